@@ -8,8 +8,9 @@ registries        `registry_session` (connections, authentication), `registry` a
                   `registry_auth`, `registry_errors`, `registry_tls`, `destinations`, `http_body`; `registry_hosts` and
                   `hosts_file` find `endpoints`, `connector` opens them, `sources` uses them in order; `transfers` holds
                   what all operations share; `inspection`, `search`
-creation          `pull` with `download`, `archive_load` with `archive_receive` and `archive_file`, `imports` with `fetch`,
-                  `committed`, `changes`; `progress` reports to the client, `shared` runs work once for several operations
+creation          `pull` with `download`, `archive_load` with `archive_receive`, `archive_file` and `archive_index`,
+                  `imports` with `fetch`, `committed`, `changes`; `progress` reports to the client, `shared` runs work once
+                  for several operations
 leaving           `outgoing`: manifest, descriptors and blobs of an image that is pushed or saved; `archive_save` with
                   `archive_layout`; `push` with `upload`, `compression` and `blob_repositories`
 views, removal    `views`, `image_manifests`, `image_usage`, `listing`, `removal`, `remover`

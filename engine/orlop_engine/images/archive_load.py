@@ -7,8 +7,8 @@ the configuration, and blobs of a layout must match their digests.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import msgspec
 import trio
@@ -20,12 +20,14 @@ from orlop_sdk import DriverError, InvalidParameter, NotFound
 
 from . import documents, manifests, platforms
 from .archive_file import Archive, Member
+from .archive_index import attachments, blob_path, chosen
 from .archive_receive import Decompress, receive
 from .content import DigestMismatch
 from .documents import MAX_MANIFEST
 from .image_store import CLEANUP_SECONDS, ImageStore
 from .leases import Lease
 from .manifests import MAX_ENTRIES, Descriptor, Index, Manifest
+from .meanings import IndexSource
 from .platforms import Platform
 from .policy import UNRESTRICTED, ImagePolicy, check_names
 from .progress import Record, Report, amount
@@ -59,6 +61,8 @@ class _Found:
     layers: tuple[tuple[Member, str], ...]
     names: tuple[Reference, ...]
     manifests: tuple[bytes, ...] = ()
+    index: IndexSource | None = None
+    attachments: tuple[Member, ...] = ()
 
 
 def _tag(text: str) -> Reference:
@@ -74,10 +78,6 @@ def _check_count(count: int, what: str) -> None:
     """Limits the count: the archive is untrusted, and everything it names is committed, reported and shown."""
     if count > MAX_ENTRIES:
         raise InvalidParameter(f"cannot read the archive: it contains {count} {what}, at most {MAX_ENTRIES} are allowed")
-
-
-def _blob_path(digest: str) -> str:
-    return "blobs/sha256/" + digest.removeprefix("sha256:")
 
 
 def _check_size(part: Descriptor, size: int) -> None:
@@ -122,11 +122,14 @@ class Loader:
         self, archive: Archive, lease: Lease, platform: Platform | None, quiet: bool, report: Report
     ) -> list[tuple[Image, tuple[Reference, ...]]]:
         loaded = []
+        told: set[Reference] = set()
         for found in await trio.to_thread.run_sync(self._find, archive, platform):
             image = await self._one(archive, found, lease, (lambda _: None) if quiet else report, report)
             loaded.append((image, found.names))
             for name in found.names:
-                report(Record(stream=f"Loaded image: {name.familiar}\n"))
+                if name not in told or found.index is None:  # once for all platforms
+                    report(Record(stream=f"Loaded image: {name.familiar}\n"))
+                told.add(name)
             if not found.names:
                 report(Record(stream=f"Loaded image ID: {image.id}\n"))
         return loaded
@@ -145,7 +148,9 @@ class Loader:
                 layout = msgspec.json.decode(archive.read("index.json", MAX_MANIFEST), type=_Layout)
                 entries = layout.manifests or []
                 _check_count(len(entries), "images")
-                return [self._oci(archive, entry, platform) for entry in entries]
+                found = [image for entry in entries for image in self._oci(archive, entry, platform)]
+                _check_count(len(found), "images")
+                return found
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             raise InvalidParameter(f"cannot read the archive: {error}") from error
         raise InvalidParameter("invalid archive: does not contain a manifest.json")
@@ -177,33 +182,42 @@ class Loader:
         layers = tuple((archive.need(path), "") for path in paths)
         return _Found(raw, layers, names, (manifest,) if manifest else ())
 
-    def _oci(self, archive: Archive, entry: Descriptor, platform: Platform | None) -> _Found:
-        kept = [self._verified(archive, entry)]
-        found: Manifest | Index = manifests.parse(entry.media_type, kept[0])
-        if isinstance(found, Index):
-            entry_of = manifests.choose(found, platform or platforms.host())
-            kept.append(self._verified(archive, entry_of))
-            found = manifests.parse(entry_of.media_type, kept[1])
-            if isinstance(found, Index):
-                raise DriverError("cannot read the archive: a manifest list is inside another one")
-        raw = self._verified(archive, found.config)
+    def _oci(self, archive: Archive, entry: Descriptor, platform: Platform | None) -> Iterator[_Found]:
+        """The image of a manifest, or the images of an index."""
+        data = self._verified(archive, entry)
+        found = manifests.parse(entry.media_type, data)
         notes = entry.annotations or {}
         text = notes.get(_NAME) or notes.get(_REF_NAME, "")
         # Under the second name, a bare "latest" is a tag without a repository, so no name at all
         names = (_tag(text),) if ":" in text or "/" in text else ()
-        self._check(documents.parse(raw), len(found.layers), platform, names)
-        layers = tuple((self._layer(archive, part), part.media_type) for part in found.layers)
-        return _Found(raw, layers, names, tuple(kept))
+        if isinstance(found, Manifest):
+            yield self._image(archive, found, platform, _Found(b"", (), names, (data,)))
+            return
+        source = IndexSource.of(entry.digest, found)
+        for part in chosen(archive, found, platform):
+            one = self._verified(archive, part)
+            manifest = manifests.parse(part.media_type, one)
+            if isinstance(manifest, Index):
+                raise DriverError("cannot read the archive: a manifest list is inside another one")
+            kept = attachments(archive, found, part.digest)
+            yield self._image(archive, manifest, platform, _Found(b"", (), names, (data, one), source, kept))
+
+    def _image(self, archive: Archive, manifest: Manifest, platform: Platform | None, found: _Found) -> _Found:
+        """The same with the configuration and the layers of its manifest."""
+        raw = self._verified(archive, manifest.config)
+        self._check(documents.parse(raw), len(manifest.layers), platform, found.names)
+        layers = tuple((self._layer(archive, part), part.media_type) for part in manifest.layers)
+        return replace(found, raw=raw, layers=layers)
 
     def _layer(self, archive: Archive, part: Descriptor) -> Member:
-        member = archive.need(_blob_path(part.digest))
+        member = archive.need(blob_path(part.digest))
         if member.digest != part.digest:
             raise DigestMismatch(part.digest, member.digest, resumed=False)
         _check_size(part, member.size)
         return member
 
     def _verified(self, archive: Archive, part: Descriptor) -> bytes:
-        data = archive.read(_blob_path(part.digest), MAX_MANIFEST)
+        data = archive.read(blob_path(part.digest), MAX_MANIFEST)
         if documents.digest(data) != part.digest:
             raise InvalidParameter(f"cannot read the archive: content of blob {part.digest[:100]} does not match its digest")
         _check_size(part, len(data))
@@ -250,9 +264,13 @@ class Loader:
             layers.append(Layer(member.digest, media_type, member.size, diff_id, chain_id, built))
         for data in (found.raw, *found.manifests):
             await self._image_store.content.put(data)
-        self._tell_moves(found.names, id, report)
-        record = ImageRecord(id, tuple(layers), tuple(map(documents.digest, found.manifests)))
-        return await self._image_store.add(record, document, found.raw, found.names, policy=self._policy)
+        for member in found.attachments:
+            await self._image_store.hold(lease, blob=member.digest)
+            await trio.to_thread.run_sync(archive.publish, member)
+        self._tell_moves(found, id, report)
+        kept = tuple(member.digest for member in found.attachments)
+        record = ImageRecord(id, tuple(layers), tuple(map(documents.digest, found.manifests)), attachments=kept)
+        return await self._image_store.add(record, document, found.raw, found.names, index=found.index, policy=self._policy)
 
     def _check_space(self, found: _Found, chain_ids: Sequence[str]) -> None:
         """Runs on a thread. The archive itself is stored already."""
@@ -263,10 +281,12 @@ class Loader:
             f"load {found.names[0].familiar if found.names else 'image'}", unpacked=unpacked
         )
 
-    def _tell_moves(self, names: tuple[Reference, ...], id: str, report: Report) -> None:
-        for name in names:
-            old = self._image_store.catalog.references.get(name)
-            if old not in (None, id):
+    def _tell_moves(self, found: _Found, id: str, report: Report) -> None:
+        catalog = self._image_store.catalog
+        for name in found.names:
+            old, target = catalog.references.get(name), catalog.targets.get(name)
+            stays = target is not None and found.index is not None and target.index == found.index.digest
+            if old not in (None, id) and not stays:
                 text = f"The image {name.familiar} already exists, renaming the old one with ID {old} to empty string\n"
                 report(Record(stream=text))
 

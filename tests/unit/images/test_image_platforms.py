@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
-from tests.registry import Blob, Image, image, index, layer
+from tests.registry import Blob, Image, blob, image, index, layer
+from tests.registry.build import OCI_INDEX, OCI_MANIFEST, Content, encode, tar
 from tests.registry.fakes import DirectoryStorage, ImagesFixture, drain, open_images
 from tests.registry.hostile import Hostile, serving
 
@@ -20,7 +21,7 @@ from orlop_engine.images.records import NameRecord, decode_name, encode_name
 from orlop_engine.images.references import parse
 from orlop_engine.images.removal import ImageUser
 from orlop_kernel.store import Put, Store
-from orlop_sdk import Conflict, NotFound
+from orlop_sdk import Conflict, InvalidParameter, NotFound
 
 HERE = platforms.host()
 OLD, NEW = (1, 45), (1, 51)
@@ -325,6 +326,91 @@ def test_rows_of_earlier_versions(tmp_path: Path) -> None:
     run(tmp_path, fill, storage)
     trio.run(age)
     run(tmp_path, check, storage)
+
+
+def attested() -> tuple[Blob, list[Blob]]:
+    """An attestation: its manifest, and what it consists of."""
+    config, document = (
+        Blob(b"{}", "application/vnd.oci.image.config.v1+json"),
+        Blob(b'{"a":1}', "application/vnd.in-toto+json"),
+    )
+    manifest = {"schemaVersion": 2, "config": config.descriptor, "layers": [document.descriptor]}
+    return blob(manifest, OCI_MANIFEST), [config, document]
+
+
+def archive(
+    *images: Image, absent: Sequence[Image] = (), attestation: Blob | None = None, parts: Sequence[Blob] = ()
+) -> bytes:
+    """An OCI layout with an index named app:x. `absent` images are in the index only."""
+    entries = [{**one.manifest.descriptor, "platform": one.platform} for one in (*images, *absent)]
+    if attestation:
+        notes = {
+            "vnd.docker.reference.type": "attestation-manifest",
+            "vnd.docker.reference.digest": images[0].manifest.digest,
+        }
+        unknown = {"os": "unknown", "architecture": "unknown"}
+        entries.append({**attestation.descriptor, "platform": unknown, "annotations": notes})
+    both = blob({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}, OCI_INDEX)
+    blobs = [both, *parts, *([attestation] if attestation else [])]
+    blobs += [part for one in images for part in (one.manifest, one.config, *one.layers)]
+    members: dict[str, Content] = {f"blobs/sha256/{part.digest[7:]}": part.data for part in blobs}
+    named = {**both.descriptor, "annotations": {"io.containerd.image.name": "docker.io/library/app:x"}}
+    return tar({**members, "index.json": encode({"schemaVersion": 2, "manifests": [named]})})
+
+
+async def load(images: ImagesFixture, data: bytes, platform: Platform | None = None) -> list[dict[str, Any]]:
+    async def body() -> AsyncIterator[bytes]:
+        yield data
+
+    return await drain(images.images.load_archive(body(), platform))
+
+
+def test_a_load_brings_all_platforms_of_an_index(tmp_path: Path) -> None:
+    async def test(images: ImagesFixture, registry: Hostile) -> None:
+        manifest, parts = attested()
+        data = archive(MINE, BIG, absent=[ARM], attestation=manifest, parts=parts)
+        assert await load(images, data) == [{"stream": "Loaded image: app:x\n"}]
+        assert images.images.resolve("app:x").id == images.images.resolve("app:x", newest=True).id == MINE.id
+        assert images.images.resolve("app:x", S390X).id == BIG.id
+        (item,) = await listed(images, manifests=True)
+        shown = {one["ID"]: one for one in item["Manifests"]}
+        assert [one["Available"] for one in item["Manifests"]] == [True, True, False, True]
+        attestation = shown[manifest.digest]
+        assert (attestation["Kind"], attestation["AttestationData"]) == ("attestation", {"For": MINE.manifest.digest})
+        size = len(manifest.data) + sum(len(part.data) for part in parts)
+        assert attestation["Size"] == {"Content": size, "Total": size}
+        await images.images.prune({})
+        assert {manifest.digest[7:], *(part.digest[7:] for part in parts)} <= images.blobs(), "attestations are kept"
+        assert await load(images, data) == [{"stream": "Loaded image: app:x\n"}], "nothing is renamed"
+        await images.images.remove("app:x")
+        assert images.is_empty()
+
+    run(tmp_path, test)
+
+
+def test_a_load_of_one_platform(tmp_path: Path) -> None:
+    async def test(images: ImagesFixture, registry: Hostile) -> None:
+        await load(images, archive(MINE, BIG), S390X)
+        assert [one.id for one in images.images.all()] == [BIG.id]
+        await load(images, archive(MINE, BIG), HERE)
+        assert len(images.images.all_platforms("app:x")) == 2
+        with pytest.raises(InvalidParameter, match="it has no file"):
+            await load(images, archive(MINE, absent=[BIG]), S390X)
+        with pytest.raises(NotFound, match="no matching manifest for linux/arm/v7 in the manifest list entries"):
+            await load(images, archive(MINE), ARM7)
+
+    run(tmp_path, test)
+
+
+def test_an_incomplete_attestation_is_left_out(tmp_path: Path) -> None:
+    async def test(images: ImagesFixture, registry: Hostile) -> None:
+        manifest, parts = attested()
+        await load(images, archive(MINE, attestation=manifest, parts=parts[:1]))
+        (item,) = await listed(images, manifests=True)
+        assert [(one["Kind"], one["Available"]) for one in item["Manifests"]] == [("image", True), ("attestation", False)]
+        assert manifest.digest[7:] not in images.blobs()
+
+    run(tmp_path, test)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,68 @@
+"""An index (manifest list) in an archive of images: the platforms to load, and the attestations that come with them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from orlop_sdk import NotFound
+
+from . import manifests, platforms
+from .archive_file import Archive, Member
+from .documents import MAX_MANIFEST
+from .manifests import ATTESTATION_OF, IMAGE_MANIFESTS, Descriptor, Index
+from .platforms import Platform
+
+__all__ = ["attachments", "blob_path", "chosen"]
+
+
+class _Attestation(msgspec.Struct):
+    """What an attestation consists of. Its layers are documents, not file systems, so it is no manifest of an image."""
+
+    config: Descriptor | None = None
+    layers: list[Descriptor] = []
+
+
+def blob_path(digest: str) -> str:
+    return "blobs/sha256/" + digest.removeprefix("sha256:")
+
+
+def _member(archive: Archive, part: Descriptor) -> Member | None:
+    member = archive.find(blob_path(part.digest))
+    return member if member is not None and (member.digest, member.size) == (part.digest, part.size) else None
+
+
+def chosen(archive: Archive, index: Index, platform: Platform | None) -> list[Descriptor]:
+    """The manifests to load: the best for a platform, else all that the archive has, that for this host last. `NotFound` if
+    there is none for the platform, or without one for this host in an archive that has none at all."""
+    if platform is not None:
+        return [manifests.choose(index, platform)]
+    present = [
+        entry
+        for entry in index.manifests
+        if entry.media_type in IMAGE_MANIFESTS and not manifests.is_attestation(entry) and _member(archive, entry)
+    ]
+    if len(present) < 2:
+        return present or [manifests.choose(index, platforms.host())]
+    try:
+        best = manifests.choose(Index(index.media_type, tuple(present)), platforms.host())
+    except NotFound:
+        return present
+    return [*(entry for entry in present if entry != best), best]
+
+
+def attachments(archive: Archive, index: Index, manifest: str) -> tuple[Member, ...]:
+    """The attestations about a manifest that the archive has, with their content. One that is incomplete is left out."""
+    found: list[Member] = []
+    for entry in index.manifests:
+        if not manifests.is_attestation(entry) or (entry.annotations or {}).get(ATTESTATION_OF) != manifest:
+            continue
+        own = _member(archive, entry)
+        if own is None:
+            continue
+        try:
+            parts = msgspec.json.decode(archive.read(blob_path(entry.digest), MAX_MANIFEST), type=_Attestation)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            continue
+        members = [_member(archive, part) for part in (parts.config, *parts.layers) if part is not None]
+        found += [own, *filter(None, members)] if all(members) else []
+    return tuple(found)
