@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -103,7 +103,7 @@ def compare(rows_read: Rows) -> Iterator[Finding]:
 
 
 def _identities(rows_read: Rows) -> Iterator[Finding]:
-    kept: list[tuple[str, Mapping[str, Any], str]] = [
+    kept: list[tuple[str, Mapping[str, object], str]] = [
         ("containers", rows_read.containers, "id"),
         ("images", rows_read.images, "id"),
         ("networks", rows_read.networks, "id"),

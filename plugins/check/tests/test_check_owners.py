@@ -202,8 +202,3 @@ def test_a_report() -> None:
         "repaired": ["did"],
     }
     assert report([Finding(severity=INFO, area="a", object="o", text="t")]).ok
-
-
-def test_the_check_of_a_plugin_is_selected_with_it() -> None:
-    assert list(assembly.check_plugins(Config())) == ["engine", "listeners"]
-    assert list(assembly.check_plugins(Config(services=(), front_ends=("check",), guards=()))) == []
