@@ -35,6 +35,9 @@ def mount_all(top: str, mounts: Iterable[Mount]) -> None:
     root = -1
     try:
         for mount in mounts:
+            if mount.mountpoint:
+                linux.mount(mount.type, mount.source, mount.mountpoint, mount.options)
+                continue
             if mount.target.strip("/") in ("", "."):
                 linux.mount(mount.type, mount.source, top, mount.options)
                 if root >= 0:

@@ -58,8 +58,8 @@ def detachable(entries: Sequence[MountEntry], needed: Iterable[str], trees: Iter
 
 
 def _paths(mounts: Iterable[Mount]) -> set[str]:
-    """All absolute paths in the sources and options of mounts, such as an overlay's lowerdirs."""
-    found = {mount.source for mount in mounts}
+    """All absolute paths in mounts, such as an overlay's lowerdirs in its options."""
+    found = {path for mount in mounts for path in (mount.source, mount.mountpoint)}
     for mount in mounts:
         for option in mount.options:
             found.update(option.partition("=")[2].split(":"))

@@ -118,6 +118,8 @@ def test_a_propagating_root_pins_nothing() -> None:
 def test_paths_of_an_overlay_are_needed() -> None:
     mount = Mount("overlay", "overlay", "", ("lowerdir=/a/1:/b/2", "upperdir=/c", "ro", "index=off"))
     assert _paths([mount]) == {"/a/1", "/b/2", "/c"}
+    image = Mount("erofs", "/a/layer.erofs", "", ("ro", "device=/b/layer.tar"), "/c/diff")
+    assert _paths([image]) == {"/a/layer.erofs", "/b/layer.tar", "/c/diff"}
 
 
 # --- streams --------------------------------------------------------------------------------------------------------

@@ -12,13 +12,18 @@ class Mount(msgspec.Struct, frozen=True):
 
     `type` is a file system type or "bind". `target` is relative to the mount point that the kernel chose; "" is the mount
     point itself. `options` are mount(8) options: known ones ("ro", "nosuid", "rbind", "rprivate", ...) become mount flags,
-    the rest are joined by commas and passed to the file system as data.
+    the rest are joined by commas and passed to the file system as data. "loop" attaches `source`, and the files of `device=`
+    options, to loop devices first.
+
+    `mountpoint`, if set, is used instead of `target`: the absolute path of a directory of the driver's own, for a mount that
+    a later one uses (a layer of an overlay). Such mounts, too, are made in a private mount namespace.
     """
 
     type: str
     source: str
     target: str = ""
     options: tuple[str, ...] = ()
+    mountpoint: str = ""
 
 
 class Command(msgspec.Struct, frozen=True):

@@ -11,8 +11,10 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+
+from . import loopdevices
 
 __all__ = [
     "CLONE_NEWNET",
@@ -21,6 +23,7 @@ __all__ = [
     "change_mount",
     "clone_tree",
     "close_other_fds",
+    "detached_mount",
     "in_network_namespace",
     "is_process",
     "is_stopped",
@@ -39,6 +42,7 @@ __all__ = [
     "set_subreaper",
     "setns",
     "share_one_arena",
+    "start_writeback",
     "umount",
     "unshare",
     "use_huge_pages",
@@ -81,6 +85,10 @@ _MOUNT_DATA = 4095  # mount(2) copies one page of options, including the termina
 _PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
 _SYS_OPENAT2, _SYS_PIDFD_SEND_SIGNAL = 437, 424
 _SYS_OPEN_TREE, _SYS_MOVE_MOUNT = 428, 429
+_SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 430, 431, 432
+_SYNC_FILE_RANGE_WRITE = 2
+_FSOPEN_CLOEXEC = _FSMOUNT_CLOEXEC = 1
+_FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
 _OPEN_TREE_CLONE, _AT_RECURSIVE, _AT_FDCWD = 1, 0x8000, -100
 _MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_SYMLINKS = 0x04, 0x10
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_BENEATH, _RESOLVE_IN_ROOT = 0x02, 0x08, 0x10
@@ -125,10 +133,14 @@ def _mount(source: str, target: str, kind: str | None, flags: int, data: str | N
     )
 
 
-def mount(kind: str, source: str, target: str, options: Iterable[str] = ()) -> None:
+def mount(kind: str, source: str, target: str, options: Collection[str] = ()) -> None:
     """Mount with the options of mount(8). Flags of a bind mount (ro, nosuid, ...) and propagation need a second mount(2),
-    because the kernel ignores them in the first."""
+    because the kernel ignores them in the first. For "loop" see `loopdevices`."""
     flags, propagation, data = 0, 0, []
+    if "loop" in options:
+        with loopdevices.attached(source, options) as (device, rest):
+            mount(kind, device, target, rest)
+        return
     for word in options:
         if word in FLAGS:
             flags |= FLAGS[word]
@@ -201,6 +213,33 @@ def attach_tree(fd: int, target: str) -> None:
     """move_mount(2): attach a tree made by `clone_tree`. Follows a symlink: `target` may be in /proc/self/fd."""
     flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_SYMLINKS
     _check(_libc.syscall(_SYS_MOVE_MOUNT, fd, b"", _AT_FDCWD, os.fsencode(target), flags), target)
+
+
+def detached_mount(kind: str, source: str, options: Collection[str] = ()) -> int:
+    """Mount a file system read-only, without a mount point. Returns a descriptor of its root directory; the mount ends when
+    that is closed. `options` as for `mount`, without those that become mount flags. The `OSError` names `source`."""
+    if "loop" in options:
+        with loopdevices.attached(source, options) as (device, rest):
+            return detached_mount(kind, device, rest)
+    fs = _check(_libc.syscall(_SYS_FSOPEN, os.fsencode(kind), _FSOPEN_CLOEXEC), source)
+    try:
+        pairs = [("source", source), *(word.partition("=")[::2] for word in options if word not in IGNORED)]
+        for name, value in pairs:
+            what = _FSCONFIG_SET_STRING if value else _FSCONFIG_SET_FLAG
+            text = os.fsencode(value) if value else None
+            _check(_libc.syscall(_SYS_FSCONFIG, fs, what, os.fsencode(name), text, 0), source)
+        if "ro" not in options:
+            _check(_libc.syscall(_SYS_FSCONFIG, fs, _FSCONFIG_SET_FLAG, b"ro", None, 0), source)
+        _check(_libc.syscall(_SYS_FSCONFIG, fs, _FSCONFIG_CMD_CREATE, None, None, 0), source)
+        return _check(_libc.syscall(_SYS_FSMOUNT, fs, _FSMOUNT_CLOEXEC, MS_RDONLY), source)
+    finally:
+        os.close(fs)
+
+
+def start_writeback(fd: int, offset: int, size: int) -> None:
+    """sync_file_range(2): start writing a part of a file to disk, so that a later fsync has less to wait for. Promises
+    nothing, so errors are ignored."""
+    _libc.sync_file_range(fd, ctypes.c_int64(offset), ctypes.c_int64(size), _SYNC_FILE_RANGE_WRITE)
 
 
 def umount(target: str) -> None:

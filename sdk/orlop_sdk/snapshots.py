@@ -116,9 +116,13 @@ class SnapshotIndex:
             found.append(Drift("stray", f"directory {ident}", text, repair, note=ident))
         return found
 
+    def read(self) -> dict[str, SnapshotRecord]:
+        """The valid records, by key. Changes nothing, unlike `load`."""
+        return self._read()[0]
+
     def knows(self, ident: str) -> bool:
         """Whether a snapshot with this id exists."""
-        return any(record.id == ident for record in self._read()[0].values())
+        return any(record.id == ident for record in self.read().values())
 
     def add(self, key: str, ident: str, parent: str | None, *, committed: bool = False) -> None:
         """Add an active snapshot, or one whose files exist already as a committed one. Atomic, but not synced to disk."""

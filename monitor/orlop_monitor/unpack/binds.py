@@ -57,19 +57,20 @@ def _source(bind: Bind, scratch: str) -> _Source:
     """Open a bind's source. `scratch` is a directory that is used as a temporary mount point."""
     if not bind.mounts:
         return _Source(bind, open_subpath(bind.source, bind.subpath), detached=False)
-    made = 0
+    made: list[str] = []
     try:
         for each in bind.mounts:
-            mount(each.type, each.source, scratch, each.options)
-            made += 1
+            target = each.mountpoint or scratch
+            mount(each.type, each.source, target, each.options)
+            made.append(target)
         part = open_subpath(scratch, bind.subpath)
         try:
             return _Source(bind, clone_tree(f"/proc/self/fd/{part}"), detached=True)
         finally:
             os.close(part)
     finally:
-        for _ in range(made):
-            umount(scratch)
+        for target in reversed(made):
+            umount(target)
 
 
 def _nested(sources: Sequence[_Source]) -> list[_Source]:

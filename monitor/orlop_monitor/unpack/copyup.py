@@ -19,6 +19,7 @@ def mount_root(mounts: tuple[Mount, ...], mountpoint: str) -> None:
     """Mount a snapshot at `mountpoint`. The caller must be in its own mount namespace."""
     for each in mounts:
         target = os.path.join(mountpoint, each.target.lstrip("/")) if each.target else mountpoint
+        target = each.mountpoint or target
         mount(each.type, each.source, target, each.options)
 
 

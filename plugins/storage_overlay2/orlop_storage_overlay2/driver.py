@@ -24,11 +24,11 @@ from orlop_sdk import (
     Usage,
 )
 from orlop_sdk.files import filesystem_type, tree_usage
+from orlop_sdk.overlay import MAX_LOWERS, check_root, overlay_changes, overlay_mount, plain_mount
 from orlop_sdk.snapshots import check_key
 
-from .changes import overlay_changes
 from .layout import Layout, Snapshot
-from .options import MAX_LOWERS, check_options, check_root, overlay_mount, plain_mount
+from .options import check_options
 
 __all__ = ["Overlay2"]
 

@@ -13,10 +13,10 @@ import pytest
 import trio
 
 from orlop_sdk import DriverError, InvalidParameter, StorageContext
+from orlop_sdk.overlay import overlay_mount
 from orlop_sdk.snapshots import SnapshotIndex
 from orlop_sdk.testing.durability import no_descriptors_left, recorded
 from orlop_storage_overlay2 import Overlay2, layout
-from orlop_storage_overlay2.options import overlay_mount
 
 
 @pytest.fixture

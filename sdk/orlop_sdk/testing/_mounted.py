@@ -103,7 +103,8 @@ def _main() -> int:
         root = os.path.join(base, "root")
         os.mkdir(root)
         for mount in msgspec.convert(request["mounts"], list[Mount]):
-            linux.mount(mount.type, mount.source, os.path.join(root, mount.target) if mount.target else root, mount.options)
+            target = os.path.join(root, mount.target) if mount.target else root
+            linux.mount(mount.type, mount.source, mount.mountpoint or target, mount.options)
         try:
             apply(root, request["operations"])
         except OSError as error:

@@ -1,8 +1,6 @@
-"""The changes of an upper directory against its lower directories, read from overlayfs's whiteouts and opaque xattrs instead
-of comparing whole trees.
+"""Overlay mounts and what they leave in the upper directory, for storage drivers that stack layers by overlayfs.
 
-The upper directory may belong to a running container, so it is read relative to descriptors. Lower directories never change,
-so paths into them are safe if each component is known to be a directory and not a symlink.
+Nothing here may import trio.
 """
 
 from __future__ import annotations
@@ -11,10 +9,53 @@ import os
 import stat
 from collections.abc import Sequence
 
-from orlop_sdk import Change, ChangeKind
-from orlop_sdk.files import walk
+from .common import Mount
+from .errors import DriverError, InvalidParameter
+from .files import walk
+from .storage import Change, ChangeKind
 
-__all__ = ["overlay_changes"]
+__all__ = ["MAX_LOWERS", "check_root", "overlay_changes", "overlay_mount", "plain_mount"]
+
+MAX_LOWERS = 128  # Docker's; `max depth exceeded`
+_PAGE = 4095  # mount(2) copies one page of options, including the terminating NUL
+
+# Set explicitly, because a host may change the defaults by module parameters. Other values would change the format of layers
+# (metacopy, redirect_dir), or refuse lower directories that several mounts share (index).
+_FIXED = ("index=off", "xino=off", "metacopy=off", "redirect_dir=off", "nfs_export=off")
+
+
+def check_root(root: str) -> None:
+    """Raise `InvalidParameter` when `root` contains a character that has a meaning in mount options."""
+    for character in ",:\\":
+        if character in root:
+            raise InvalidParameter(f"cannot use {root} for overlay mounts: its path must not contain {character!r}")
+
+
+def plain_mount(diff: str, *, readonly: bool) -> tuple[Mount, ...]:
+    """The mount of a single layer, which needs no overlay."""
+    return (Mount("bind", diff, "", ("bind", "ro" if readonly else "rw", "rprivate")),)
+
+
+def overlay_mount(
+    root: str, lowers: Sequence[str], directory: str | None = None, *, volatile: bool = False
+) -> tuple[Mount, ...]:
+    """Stack `lowers` (paths below `root`, uppermost first) below the writable layer `directory` (None: read-only). Raises
+    `DriverError` when the options do not fit in a page even with paths relative to `root`, which `linux.mount` uses if
+    necessary. 128 layers fit."""
+    options = [*_FIXED, "lowerdir=" + ":".join(f"{root}/{path}" for path in lowers)]
+    if directory is not None:
+        options += [f"upperdir={directory}/diff", f"workdir={directory}/work"]
+    if directory is not None and volatile:
+        options.append("volatile")
+    length = len(os.fsencode(",".join(options))) - len(os.fsencode(root) + b"/") * (
+        len(lowers) + 2 * (directory is not None)
+    )
+    if len(lowers) > MAX_LOWERS or length > _PAGE:
+        raise DriverError(f"cannot mount {len(lowers)} layers: max depth exceeded, {MAX_LOWERS} is the most")
+    return (Mount("overlay", "overlay", "", ("rw" if directory is not None else "ro", *options)),)
+
+
+# --- changes
 
 
 def _whiteout(info: os.stat_result) -> bool:
@@ -71,7 +112,11 @@ def _unchanged(new: os.stat_result, old: os.stat_result) -> bool:
 
 
 def overlay_changes(upper: str, lowers: Sequence[str]) -> list[Change]:
-    """All changes, sorted by path."""
+    """All changes of the directory `upper` against `lowers`, sorted by path. They are read from overlayfs's whiteouts and
+    opaque xattrs, instead of comparing whole trees.
+
+    The upper directory may belong to a running container, so it is read relative to descriptors. Lower directories never
+    change, so paths into them are safe if each component is known to be a directory and not a symlink."""
     found: dict[str, ChangeKind] = {}
     below: dict[str, list[str]] = {"": list(lowers)}
 
