@@ -29,11 +29,12 @@ from orlop_monitor.unpack.request import (
     MakeInitLayer,
     Progress,
     Request,
+    Stream,
     Unpack,
     decode_answer,
     encode,
 )
-from orlop_sdk import DriverError, InvalidParameter, Mount, NotFound, OrlopError, UnpackTarget
+from orlop_sdk import DriverError, InvalidParameter, Mount, NotFound, OrlopError, StreamTarget, UnpackTarget, Usage
 
 __all__ = [
     "AnswerReader",
@@ -63,11 +64,13 @@ class Spawner(Protocol):
 
 
 class Unpacked(msgspec.Struct, frozen=True):
-    """`diff_id` is the digest of the uncompressed stream, `size` its length in bytes."""
+    """`diff_id` is the digest of the uncompressed stream, `size` its length in bytes. `usage` is that of the layer, for a
+    `StreamTarget` only."""
 
     diff_id: str
     size: int
     entries: int
+    usage: Usage = Usage(0)
 
 
 @asynccontextmanager
@@ -174,21 +177,26 @@ async def _feed(source: AsyncIterable[bytes], pipe: trio.lowlevel.FdStream) -> N
 async def unpack(
     zygote: Spawner,
     source: AsyncIterable[bytes] | int,
-    target: UnpackTarget,
+    target: UnpackTarget | StreamTarget,
     *,
     expect_diff_id: str | None = None,
     limits: Limits | None = None,
     progress: Callable[[int], None] | None = None,
     timeout: float = math.inf,
 ) -> Unpacked:
-    """Unpack a tar stream, compressed or not, into `target`. `source` is a descriptor (a blob's file, at its beginning; the
-    caller closes it) or the bytes themselves. `progress` is called with the number of compressed bytes read so far, about
-    ten times a second.
+    """Unpack a tar stream, compressed or not, into `target`, or have the target's program make a layer of it. `source` is a
+    descriptor (a blob's file, at its beginning; the caller closes it) or the bytes themselves. `progress` is called with the
+    number of compressed bytes read so far, about ten times a second.
 
     Raises `InvalidParameter` when the archive is damaged, malicious, beyond `limits`, or has another diffID than
     expected; `DriverError` when this host fails (disk full, ...). The caller then removes the snapshot. Exceptions of
     `source` pass through. Cancelling kills the worker. Does not sync to disk: `Storage.commit` does that."""
-    request = Unpack(target.overlay_whiteouts, limits or Limits(), ownership=os.geteuid() == 0)
+    limits = limits or Limits()
+    request: Unpack | Stream
+    if isinstance(target, StreamTarget):
+        request = Stream(target.argv, target.keep, limits)
+    else:
+        request = Unpack(target.overlay_whiteouts, limits, ownership=os.geteuid() == 0)
     directory = os.open(target.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with trio.fail_after(timeout) if timeout < math.inf else trio.CancelScope():
@@ -203,7 +211,7 @@ async def unpack(
         os.close(directory)
     if expect_diff_id is not None and done.diff_id != expect_diff_id:
         raise InvalidParameter(f"invalid diffID: expected {expect_diff_id}, got {done.diff_id}")
-    return Unpacked(done.diff_id, done.size, done.entries)
+    return Unpacked(done.diff_id, done.size, done.entries, Usage(done.content, done.inodes))
 
 
 async def decompress(

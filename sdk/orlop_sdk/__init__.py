@@ -60,10 +60,12 @@ from .runtime import (
 from .storage import (
     Change,
     ChangeKind,
+    LayerStream,
     Storage,
     StorageAudit,
     StorageCapabilities,
     StorageContext,
+    StreamTarget,
     UnpackTarget,
     Usage,
 )
@@ -89,6 +91,7 @@ __all__ = [
     "Execution",
     "Forbidden",
     "InvalidParameter",
+    "LayerStream",
     "LinkedPort",
     "LogBlock",
     "LogCapabilities",
@@ -120,6 +123,7 @@ __all__ = [
     "StorageAudit",
     "StorageCapabilities",
     "StorageContext",
+    "StreamTarget",
     "Subnet",
     "Task",
     "Unauthorized",

@@ -2,6 +2,9 @@
 
 The kernel pulls a layer by `prepare`, `unpack_target` (it writes the files itself) and `commit`. It creates a container by
 `prepare` on a committed snapshot, and calls `mounts` for each start.
+
+A driver that stores a layer as something else than a tree of files (a file system image, for example) also implements
+`LayerStream`: the kernel then calls `stream_target` and `stream_written` instead of `unpack_target`.
 """
 
 from __future__ import annotations
@@ -17,10 +20,12 @@ from .common import Drift, Mount
 __all__ = [
     "Change",
     "ChangeKind",
+    "LayerStream",
     "Storage",
     "StorageAudit",
     "StorageCapabilities",
     "StorageContext",
+    "StreamTarget",
     "UnpackTarget",
     "Usage",
 ]
@@ -49,6 +54,16 @@ class UnpackTarget(msgspec.Struct, frozen=True):
 
     directory: str
     overlay_whiteouts: bool
+
+
+class StreamTarget(msgspec.Struct, frozen=True):
+    """The program that makes a layer of a tar stream (see `LayerStream`). `argv` begins with the program's absolute path.
+    Its working directory is `directory`, the only place where it can write. `keep` is the name of a file in `directory` to
+    which the kernel writes the same tar, "" for none."""
+
+    directory: str
+    argv: tuple[str, ...]
+    keep: str = ""
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -143,6 +158,37 @@ class Storage(Protocol):
 
     async def status(self) -> Sequence[tuple[str, str]]:
         """`DriverStatus` of `GET /info`: (name, value) rows."""
+        ...
+
+
+@runtime_checkable
+class LayerStream(Protocol):
+    """Optional methods of a storage driver that makes a layer of a tar stream instead of a tree of files. They belong to
+    version 1 of the storage contract, as does the form of the tar.
+
+    The kernel decompresses the layer, computes its diffID, and checks it as for an unpacked layer. It rewrites the tar to a
+    normalized one, so that the program reads no header that an image's author has written:
+
+    - ustar with pax headers for `path`, `linkpath`, `uid`, `gid`, `size`, `mtime` and `SCHILY.xattr.*`; types 0 to 6 only,
+      no GNU extensions and no sparse files.
+    - The first entry is the root, `./`. Other names are relative, without empty, "." and ".." components. A directory comes
+      before its content, and nothing is below a symlink or a file. The target of a hard link came before.
+    - A name may come again. It replaces the earlier entry with everything below; a directory that comes again as a directory
+      keeps its content and gets new attributes.
+    - Last come the whiteouts (OCI image specification): `.wh.NAME` in a directory where the layer has no NAME, and
+      `.wh..wh..opq` in a directory that hides those of lower layers. No other name begins with `.wh.`.
+
+    The program reads it from standard input while the layer streams in. It runs without privileges, network and access to
+    files other than system libraries and `directory`, with limits of time and memory, and is killed with its worker. Exit
+    code 0 is success. Otherwise the kernel reports the end of its standard error, and removes the snapshot."""
+
+    async def stream_target(self, key: str) -> StreamTarget:
+        """The program for the layer of the active snapshot `key`. `Conflict` when it is committed."""
+        ...
+
+    async def stream_written(self, key: str, usage: Usage) -> None:
+        """The program has succeeded, and the layer has the expected diffID. `usage` is that of the layer's files. `commit`
+        follows."""
         ...
 
 

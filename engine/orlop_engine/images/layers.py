@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import msgspec
 import trio
 
-from orlop_sdk import Conflict, OrlopError, Storage, UnpackTarget
+from orlop_sdk import Conflict, LayerStream, OrlopError, Storage, StreamTarget, UnpackTarget, Usage
 
 from . import tar_split
 from .content import ContentStore
@@ -51,21 +51,24 @@ def chain_of_init_layer(key: str) -> str | None:
 
 
 class Unpacked(Protocol):
-    """The unpacker's result: the digest of the uncompressed tar."""
+    """The unpacker's result: the digest of the uncompressed tar, and what a `LayerStream` is told of the layer."""
 
     @property
     def diff_id(self) -> str: ...
 
+    @property
+    def usage(self) -> Usage: ...
+
 
 class Unpack(Protocol):
-    """`engine.unpacking.unpack`: a sandboxed child writes a layer's files. `progress` is called with compressed bytes
-    read."""
+    """`engine.unpacking.unpack`: a sandboxed child writes a layer's files, or feeds a program. `progress` is called with
+    compressed bytes read."""
 
     def __call__(
         self,
         zygote: Any,
         source: int,
-        target: UnpackTarget,
+        target: UnpackTarget | StreamTarget,
         *,
         expect_diff_id: str | None,
         progress: Callable[[int], None] | None,
@@ -100,8 +103,7 @@ class Layers:
         self._shared: SharedWork[Built] = SharedWork(nursery)
 
     async def sweep(self) -> list[str]:
-        """At boot: remove temporary snapshots and orphaned init layers. Returns the chain IDs that the storage driver
-        has."""
+        """At boot: remove temporary snapshots and orphaned init layers. Returns the chain IDs in the storage driver."""
         keys = set(await self._storage.keys())
         for key in keys:
             below = chain_of_init_layer(key)
@@ -163,9 +165,7 @@ class Layers:
         try:
             await trio.to_thread.run_sync(self._check_space, blob, source)
             await self._storage.prepare(key, parent or None)
-            target = await self._storage.unpack_target(key)
-            unpack = self._unpack or _sandboxed()
-            unpacked = await unpack(self._zygote, source, target, expect_diff_id=diff_id, progress=progress)
+            unpacked = await self._write(key, source, diff_id, progress)
             if hold is not None:
                 await hold(chain_id or unpacked.diff_id)
             await self._storage.commit(key, chain_id or unpacked.diff_id)
@@ -178,6 +178,16 @@ class Layers:
     def _check_space(self, blob: str, source: int) -> None:
         size = least_unpacked(source, os.fstat(source).st_size)
         self._content.space.check(f"unpack layer {blob.removeprefix('sha256:')[:12]}", unpacked=size)
+
+    async def _write(self, key: str, source: int, diff_id: str | None, progress: Callable[[int], None] | None) -> Unpacked:
+        """Write a layer's files into the active snapshot `key`, in the way of the storage driver."""
+        streams = self._storage if isinstance(self._storage, LayerStream) else None
+        target = await (streams.stream_target(key) if streams else self._storage.unpack_target(key))
+        unpack = self._unpack or _sandboxed()
+        unpacked = await unpack(self._zygote, source, target, expect_diff_id=diff_id, progress=progress)
+        if streams:
+            await streams.stream_written(key, unpacked.usage)
+        return unpacked
 
     def depth(self, chain_id: str) -> int:
         """The number of layers below."""

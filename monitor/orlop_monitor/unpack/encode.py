@@ -13,6 +13,7 @@ from .header import BLOCK, Entry
 __all__ = ["END", "entry_header", "padding"]
 
 END = bytes(2 * BLOCK)
+_SECOND = 1_000_000_000
 _OCTAL_11 = 8**11
 _OCTAL_7 = 8**7
 _MAGIC = b"ustar\x0000"
@@ -55,7 +56,7 @@ def _sum(data: bytes) -> int:
 
 
 def _block(name: bytes, prefix: bytes, entry: Entry, kind: bytes, size: int, link: bytes) -> bytes:
-    seconds = entry.mtime_ns // 1_000_000_000
+    seconds = entry.mtime_ns // _SECOND
     numbers = b"%07o\0%07o\0%07o\0%011o\0%011o\0" % (
         entry.mode,
         entry.uid if entry.uid < _OCTAL_7 else 0,
@@ -92,7 +93,8 @@ def _is_plain(entry: Entry) -> bool:
         and entry.uid < _OCTAL_7
         and entry.gid < _OCTAL_7
         and entry.size < _OCTAL_11
-        and 0 <= entry.mtime_ns < _OCTAL_11 * 1_000_000_000
+        and 0 <= entry.mtime_ns < _OCTAL_11 * _SECOND
+        and not entry.mtime_ns % _SECOND
     )
 
 
@@ -127,8 +129,10 @@ def entry_header(entry: Entry, sparse: tuple[int, bytes] | None = None) -> bytes
     ):
         if value >= limit:
             records.append((key, str(value).encode()))
-    seconds = entry.mtime_ns // 1_000_000_000
-    if not 0 <= seconds < _OCTAL_11:
+    seconds, fraction = divmod(entry.mtime_ns, _SECOND)
+    if fraction:
+        records.append((b"mtime", b"%d.%09d" % (seconds, fraction)))
+    elif not 0 <= seconds < _OCTAL_11:
         records.append((b"mtime", str(seconds).encode()))
     records += [(b"SCHILY.xattr." + key, value) for key, value in entry.xattrs]
     block = _block(split[1], split[0], entry, entry.type, entry_size, link)

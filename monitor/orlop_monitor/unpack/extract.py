@@ -6,6 +6,7 @@ entries of its own layer, whether before or after it (OCI image spec, "Whiteouts
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -18,15 +19,16 @@ from .stream import Uncompressed, write_whole
 from .tree import Parent, Tree, clean, is_whiteout, remove
 from .whiteout import Whiteouts, whiteouts_for
 
-__all__ = ["extract"]
+__all__ = ["extract", "is_accepted_xattr"]
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SPECIAL = {b"3": stat.S_IFCHR, b"4": stat.S_IFBLK, b"6": stat.S_IFIFO}
-_UNSUPPORTED = 95  # EOPNOTSUPP
+_UNSUPPORTED = errno.EOPNOTSUPP
+_REPLACED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # a later entry replaced the directory, or one above it by a symlink
 
 
-def _wanted(xattr: bytes) -> bool:
+def is_accepted_xattr(xattr: bytes) -> bool:
     """Whether a layer may set an extended attribute. `trusted.` is refused, because overlayfs's own attributes could make a
     layer refer to other layers. Labels of the host's security modules are refused too."""
     if xattr.startswith(b"user."):
@@ -224,7 +226,7 @@ class _Extractor:
 
     def _set_xattrs(self, fd: int, entry: Entry) -> None:
         for key, value in entry.xattrs:
-            if not _wanted(key):
+            if not is_accepted_xattr(key):
                 continue
             try:
                 os.setxattr(fd, key, value)
@@ -240,8 +242,9 @@ class _Extractor:
                 parent = self._tree.directory(head, create=False)
                 if stat.S_ISDIR(os.stat(name, dir_fd=parent.fd, follow_symlinks=False).st_mode):
                     os.utime(name, ns=(mtime, mtime), dir_fd=parent.fd, follow_symlinks=False)
-            except (FileNotFoundError, NotADirectoryError):
-                pass  # a later entry replaced it
+            except OSError as error:
+                if error.errno not in _REPLACED:
+                    raise
 
 
 _MAKERS: dict[bytes, Callable[[_Extractor, Parent, bytes, bytes, Entry], None]] = {

@@ -32,6 +32,7 @@ __all__ = [
     "Progress",
     "Request",
     "StatPath",
+    "Stream",
     "Unpack",
     "View",
     "decode_answer",
@@ -72,6 +73,15 @@ class Decompress(msgspec.Struct, frozen=True, tag=True):
     zeros become holes."""
 
     size: int
+
+
+class Stream(msgspec.Struct, frozen=True, tag=True):
+    """Normalize the tar stream of the first descriptor (see `normalize`), and run `argv` with the result as standard input,
+    in the directory of the second. `keep` is the name of a file there that gets a copy of it, "" for none."""
+
+    argv: tuple[str, ...]
+    keep: str = ""
+    limits: Limits = Limits()
 
 
 class CopyUp(msgspec.Struct, frozen=True, tag=True):
@@ -179,12 +189,14 @@ class Progress(msgspec.Struct, frozen=True, tag=True):
 
 class Done(msgspec.Struct, frozen=True, tag=True):
     """The request succeeded. Files are not synced to disk. `size` is that of the uncompressed stream. `copied` is the result
-    of `CopyUp`."""
+    of `CopyUp`. `content` (bytes of file content) and `inodes` are results of `Stream`."""
 
     diff_id: str = ""
     size: int = 0
     entries: int = 0
     copied: bool = False
+    content: int = 0
+    inodes: int = 0
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
@@ -197,7 +209,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     missing: bool = False
 
 
-Request = Unpack | Decompress | CopyUp | MakeDirectory | MakeInitLayer | StatPath | Pack | ExtractInto
+Request = Unpack | Stream | Decompress | CopyUp | MakeDirectory | MakeInitLayer | StatPath | Pack | ExtractInto
 Answer = Progress | Found | Done | Failed
 
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)

@@ -15,16 +15,19 @@ import os
 import platform
 import resource
 import struct
+from collections.abc import Collection
 
 from orlop_sdk.linux import CLONE_NEWNET, CLONE_NEWNS, mount, umount, unshare
 
-__all__ = ["confine", "enter", "enter_nothing", "own_mounts"]
+__all__ = ["confine", "enter", "enter_nothing", "own_mounts", "pivot"]
 
 _CLONE_NEWIPC, _CLONE_NEWUTS = 0x0800_0000, 0x0400_0000
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP = 24, 38, 22
 _CAP_VERSION_3 = 0x20080522
 _CHOWN, _DAC_OVERRIDE, _FOWNER, _FSETID, _SYS_ADMIN, _MKNOD, _SETFCAP = 0, 1, 3, 4, 21, 27, 31
 _LAST_CAP = 40
+_MAKING_FILES = (_CHOWN, _DAC_OVERRIDE, _FOWNER, _FSETID, _MKNOD, _SETFCAP)
+_MEMORY = 4 << 30
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -92,6 +95,11 @@ def enter(directory: str, *, recursive: bool = False) -> None:
     """Make `directory` the root, and detach everything else. Call `own_mounts` first. `recursive`: keep the mounts below
     it."""
     mount("bind", directory, directory, ("rbind" if recursive else "bind", "nosuid", "nodev", "noexec"))
+    pivot(directory)
+
+
+def pivot(directory: str) -> None:
+    """Make the mount at `directory` the root, and detach everything else."""
     os.chdir(directory)
     _check(_libc.pivot_root(b".", b"."), "pivot_root")
     umount(".")
@@ -104,23 +112,29 @@ def enter_nothing() -> None:
     enter("/proc")
 
 
-def confine(*, file_size: int, trusted_xattrs: bool) -> None:
+def confine(
+    *,
+    file_size: int,
+    trusted_xattrs: bool = False,
+    makes_files: bool = True,
+    memory: int = _MEMORY,
+    allowed: Collection[str] = (),
+) -> None:
     """Drop privileges and lower resource limits for good. Call it before starting a thread. Without root, only limits are
-    lowered."""
+    lowered. `makes_files`: keep the capabilities that creating files of any owner and type needs. `allowed` are names in
+    `_REFUSED` that are not refused. `memory` is a limit of address space."""
     _lower_limit(resource.RLIMIT_CORE, 0)
     _lower_limit(resource.RLIMIT_FSIZE, file_size)
-    _lower_limit(resource.RLIMIT_AS, 4 << 30)
+    _lower_limit(resource.RLIMIT_AS, memory)
     if os.geteuid():
         return
     _lower_limit(resource.RLIMIT_NOFILE, 2048)
     # If the seccomp filter refuses sockets, a network namespace is not needed; it would cost 3 ms for each layer.
     known = platform.machine() in _ARCHITECTURES
     unshare(_CLONE_NEWIPC | _CLONE_NEWUTS | (0 if known else CLONE_NEWNET))
-    _drop_capabilities(
-        {_CHOWN, _DAC_OVERRIDE, _FOWNER, _FSETID, _MKNOD, _SETFCAP, *([_SYS_ADMIN] if trusted_xattrs else [])}
-    )
+    _drop_capabilities({*(_MAKING_FILES if makes_files else ()), *([_SYS_ADMIN] if trusted_xattrs else ())})
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
-    _filter_system_calls()
+    _filter_system_calls(allowed)
 
 
 def _lower_limit(kind: int, most: int) -> None:
@@ -143,7 +157,7 @@ def _drop_capabilities(keep: set[int]) -> None:
     _check(_libc.capset(header, data), "capset")
 
 
-def _filter_system_calls() -> None:
+def _filter_system_calls(allowed: Collection[str]) -> None:
     """Install a seccomp filter (classic BPF): refused calls fail with EPERM, calls of another architecture kill the
     process."""
     known = _ARCHITECTURES.get(platform.machine())
@@ -155,8 +169,9 @@ def _filter_system_calls() -> None:
     program = [(load, 0, 0, 4), (equal, 1, 0, audit), (result, 0, 0, kill), (load, 0, 0, 0)]
     if column == 0:
         program += [(at_least, 0, 1, 0x40000000), (result, 0, 0, kill)]  # the x32 ABI
-    for numbers in _REFUSED.values():
-        program += [(equal, 0, 1, numbers[column]), (result, 0, 0, refuse)]
+    for name, numbers in _REFUSED.items():
+        if name not in allowed:
+            program += [(equal, 0, 1, numbers[column]), (result, 0, 0, refuse)]
     program.append((result, 0, 0, allow))
     code = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
     buffer = ctypes.create_string_buffer(code, len(code))

@@ -9,9 +9,9 @@ from typing import Protocol
 from .errors import UnpackError, shown
 from .tree import Parent, Tree, is_whiteout, remove
 
-__all__ = ["Whiteouts", "whiteouts_for"]
+__all__ = ["OPAQUE", "Whiteouts", "hidden_name", "whiteouts_for"]
 
-_OPAQUE = b".wh..wh..opq"
+OPAQUE = b".wh..wh..opq"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -33,7 +33,8 @@ class Whiteouts(Protocol):
         ...
 
 
-def _hidden(head: bytes, name: bytes) -> bytes:
+def hidden_name(head: bytes, name: bytes) -> bytes:
+    """The name that the whiteout `name` in `head` hides."""
     hidden = name[4:]
     if hidden in (b"", b".", b".."):
         raise UnpackError(f"{shown(head + b'/' + name)}: it is no valid whiteout")
@@ -56,10 +57,10 @@ class _Overlay:
 
     def apply(self, head: bytes, name: bytes) -> None:
         parent = self.directory(head)
-        if name == _OPAQUE:
+        if name == OPAQUE:
             os.setxattr(parent.fd, b"trusted.overlay.opaque", b"y")
         elif not name.startswith(b".wh..wh."):
-            hidden = _hidden(head, name)
+            hidden = hidden_name(head, name)
             try:
                 os.mknod(hidden, stat.S_IFCHR, os.makedev(0, 0), dir_fd=parent.fd)
             except FileExistsError:
@@ -101,13 +102,13 @@ class _Plain:
         self._added: set[bytes] = set()
 
     def apply(self, head: bytes, name: bytes) -> None:
-        if name == _OPAQUE:
+        if name == OPAQUE:
             parent = self._tree.directory(head)
             self._added_with_parents(head)
             self._clear(parent.fd, head)
             self._tree.forget()
         elif not name.startswith(b".wh..wh."):
-            hidden = _hidden(head, name)
+            hidden = hidden_name(head, name)
             try:
                 parent = self._tree.directory(head, create=False)
             except (FileNotFoundError, NotADirectoryError):

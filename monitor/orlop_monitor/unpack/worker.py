@@ -21,7 +21,9 @@ from .copyup import copy_up, mount_root
 from .errors import UnpackError
 from .extract import extract
 from .layer import pack_layer
+from .normalize import normalize
 from .pack import Packer
+from .program import Program
 from .request import (
     CopyUp,
     Decompress,
@@ -34,6 +36,7 @@ from .request import (
     Progress,
     Request,
     StatPath,
+    Stream,
     Unpack,
     View,
     encode,
@@ -46,6 +49,7 @@ from .tree import Tree, clean
 __all__ = ["run"]
 
 _PROGRESS_EVERY = 0.1  # seconds; Docker's clients do not redraw more often
+_HEADERS = 4096  # bytes that the headers of an entry take in a normalized tar, at most on average
 
 
 class _Abandoned(Exception):
@@ -92,6 +96,8 @@ def _serve(connection: socket.socket, request: Request, fds: list[int]) -> Done 
                 return _unpack(connection, request, *fds)
             case Decompress():
                 return _decompress(connection, request, *fds)
+            case Stream():
+                return _stream(connection, request, *fds)
             case CopyUp():
                 return _copy_up(request, *fds)
             case MakeDirectory():
@@ -141,6 +147,22 @@ def _decompress(connection: socket.socket, request: Decompress, source_fd: int, 
             tick()
         os.ftruncate(target_fd, source.size)
         return Done(source.digest(), source.size)
+
+
+def _stream(connection: socket.socket, request: Stream, source_fd: int, target_fd: int) -> Done:
+    limits = request.limits
+    program = Program(request.argv, target_fd, request.keep)
+    if os.geteuid() == 0:
+        os.fchdir(target_fd)
+        own_mounts()
+        enter(os.getcwd())
+    os.close(target_fd)
+    confine(file_size=limits.size + limits.entries * _HEADERS, makes_files=False)
+    with Uncompressed(source_fd, limits.size) as source:
+        tick = _Reporter(connection, source)
+        made = normalize(source, program, limits, tick)
+        program.finish(tick)
+        return Done(source.digest(), source.size, made.entries, content=made.content, inodes=made.inodes)
 
 
 def _copy_up(request: CopyUp, target_fd: int) -> Done:

@@ -5,6 +5,9 @@
         def factory(self):
             return MyDriver                     # StorageContext -> Storage
 
+A driver with `LayerStream` gets most layers as tar streams. The suite runs the program that the driver names, without a
+sandbox.
+
 The suite opens the driver on an empty directory, and opens it again to test a restart. As root it makes the driver's mounts,
 in new mount namespaces. Without root it can test only drivers whose mounts are a single bind mount.
 """
@@ -23,6 +26,7 @@ import trio
 from orlop_sdk import (
     Conflict,
     InvalidParameter,
+    LayerStream,
     NotFound,
     OrlopError,
     Storage,
@@ -32,7 +36,7 @@ from orlop_sdk import (
 )
 
 from ._fake_storage import FakeStorage
-from ._members import unpack_members
+from ._members import stream_members, unpack_members
 from ._mounted import ReadOnlyError, apply, look
 
 __all__ = ["FakeStorage", "StorageSuite", "unpack_members"]
@@ -41,9 +45,13 @@ Factory = Callable[[StorageContext], Storage]
 
 
 async def _layer(driver: Storage, name: str, parent: str | None, *members: tuple[str, bytes | None]) -> None:
-    """Pull a layer: prepare, unpack, commit."""
+    """Pull a layer: prepare, unpack or stream, commit."""
     await driver.prepare(f"pull-{name}", parent)
-    unpack_members(await driver.unpack_target(f"pull-{name}"), *members)
+    if isinstance(driver, LayerStream):
+        target = await driver.stream_target(f"pull-{name}")
+        await driver.stream_written(f"pull-{name}", await trio.to_thread.run_sync(stream_members, target, *members))
+    else:
+        unpack_members(await driver.unpack_target(f"pull-{name}"), *members)
     await driver.commit(f"pull-{name}", name)
 
 
@@ -322,6 +330,49 @@ class StorageSuite:
 
         trio.run(before)
         trio.run(after)
+
+    def test_layers_may_come_in_either_way(self, factory: Factory, context: StorageContext) -> None:
+        """A driver with `LayerStream` also takes directories, as the layer with a container's mount points is one."""
+
+        async def main() -> None:
+            driver = factory(context)
+            if not isinstance(driver, LayerStream):
+                return
+            await _layer(driver, "one", None, ("a", b"1"), ("d", None), ("d/x", b"x"))
+            await driver.prepare("init", "one")
+            unpack_members(await driver.unpack_target("init"), ("b", b"2"), (".wh.a", b""))
+            await driver.commit("init", "two")
+            await _layer(driver, "three", "two", ("d/y", b"y"), ("d/.wh.x", b""))
+            await driver.prepare("c", "three")
+            seen = {"b": "2", "d": None, "d/y": "y"}
+            assert await look(await driver.mounts("c")) == seen
+            for key in ("base", "one", "three"):
+                with pytest.raises((Conflict, NotFound)):
+                    await driver.stream_target(key)
+            again = factory(context)
+            assert await look(await again.mounts("c"), ["remove", "d/y"]) == {"b": "2", "d": None}
+            assert [(change.path, change.kind.name) for change in await again.changes("c")] == [
+                ("/d", "MODIFIED"),
+                ("/d/y", "DELETED"),
+            ]
+
+        trio.run(main)
+
+    def test_a_stream_that_failed_is_written_again(self, driver: Storage) -> None:
+        """`stream_target` after a program that failed half-way starts over."""
+
+        async def main() -> None:
+            if not isinstance(driver, LayerStream):
+                return
+            await driver.prepare("pull", None)
+            target = await driver.stream_target("pull")
+            stream_members(target, ("a", b"first"))
+            await driver.stream_written("pull", stream_members(await driver.stream_target("pull"), ("b", b"second")))
+            await driver.commit("pull", "base")
+            assert await look(await driver.mounts("base")) == {"b": "second"}
+            assert (await driver.usage("base")).size == 6
+
+        trio.run(main)
 
     def test_calls_at_the_same_time(self, driver: Storage) -> None:
         async def main() -> None:
