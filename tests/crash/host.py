@@ -40,7 +40,7 @@ _UNSTEADY = re.compile(
         )
     )
 )
-_IDS = re.compile(r"\b[0-9a-f]{64}\b|\b[0-9a-f]{32}\b|(?<=/l/)[A-Z0-9]{26}$|(?<=\.json\.)\d+$")
+_IDS = re.compile(r"\b[0-9a-f]{64}\b|\b[0-9a-f]{32}\b|(?<=/l/)[A-Z0-9]{26}$|(?<=\.json\.)\d+$|(?<=/erofs/)[0-9a-f]{20}\b")
 _IPV4 = re.compile(r"\b\d+\.\d+\.\d+\.\d+\b(?!/)")
 _IPV4_NET = re.compile(r"\b\d+\.\d+\.\d+\.\d+/\d+\b")
 _PORT = re.compile(r"\b[2-6]\d{4}\b")

@@ -259,6 +259,13 @@ def _unpull(engine: Engine) -> None:
     ask(engine, "DELETE", f"/images/{registry()}/two:latest", None, 404)
 
 
+_commit = _step("POST", "/commit?container=xx&repo=committed&tag=one")
+_uncommit = _step("DELETE", "/images/committed:one", None, 404)
+_changed = _all(
+    container("xx", "sh", "-c", "echo new > /etc/new; rm /etc/passwd; mkdir /made; echo begun; exec sleep 600"),
+    _start,
+    lambda engine: _until_logged(engine, b"begun"),
+)
 _unload = _step("DELETE", f"/images/{_SMALL}", None, 404)
 _tag = _step("POST", f"/images/{BUSYBOX}/tag?repo=other&tag=one")
 _untag = _step("DELETE", "/images/other:one", None, 404)
@@ -329,6 +336,7 @@ OPERATIONS = {
         Operation("load", (_load,), undo=_unload),
         Operation("save", (_save,), _load, _unload),
         Operation("import", (_import,), undo=_unimport),
+        Operation("commit", (_commit,), _changed, _all(_gone, _uncommit)),
         Operation("tag", (_tag,), undo=_untag),
         Operation("untag", (_step("DELETE", "/images/other:one"),), _tag, _untag),
         Operation("rmi", (_step("DELETE", f"/images/{_SMALL}"),), _load, _unload),
@@ -345,6 +353,7 @@ OPERATIONS = {
         Operation("monitor-again", (_all(_kill_init, _until_run_again),),
                   _all(container("xx", RestartPolicy={"Name": "always"}), _start), _gone, "monitor"),
         Operation("worker-pull", (_pull,), undo=_unpull, victim="fork", resumes=True),
+        Operation("worker-load", (_load,), undo=_unload, victim="fork"),
         Operation("zygote-run", (_published, _start), undo=_gone, victim="zygote"),
         Operation("zygote-pull", (_pull,), undo=_unpull, victim="zygote", resumes=True),
     )

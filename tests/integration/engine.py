@@ -5,7 +5,8 @@
 event loop watchdog is on, and what it reports fails the test.
 
 `./dev vm` runs the same tests in other environments: ORLOP_TEST_RUNTIME and ORLOP_TEST_CGROUP_DRIVER choose how all daemons
-run containers, ORLOP_TEST_SLOWNESS multiplies every time limit for an emulated processor.
+run containers, ORLOP_TEST_SLOWNESS multiplies every time limit for an emulated processor. ORLOP_TEST_STORAGE chooses the
+storage driver, for `./dev crash`, too.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ __all__ = ["BUSYBOX", "Engine", "Result", "Terminal", "archive", "free_subnets",
 BUSYBOX = "busybox:latest"
 RUNTIME = os.environ.get("ORLOP_TEST_RUNTIME", "")
 CGROUP_DRIVER = os.environ.get("ORLOP_TEST_CGROUP_DRIVER", "")
+STORAGE = os.environ.get("ORLOP_TEST_STORAGE", "")
 SLOWNESS = float(os.environ.get("ORLOP_TEST_SLOWNESS", "1"))
 DEADLINE = 20.0
 BLOCKED = "event loop blocked"
@@ -455,6 +457,7 @@ def _ground() -> dict[str, Any]:
     options = {
         "default-runtime": RUNTIME,
         "runtimes": {RUNTIME: {"path": RUNTIME}} if RUNTIME not in ("", "runc") else {},
+        "storage-driver": STORAGE,
         "exec-opts": [f"native.cgroupdriver={CGROUP_DRIVER}"] if CGROUP_DRIVER else [],
     }
     return {key: value for key, value in options.items() if value}
