@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -169,11 +169,14 @@ def in_memory(path: str) -> Iterator[None]:
 
 
 @contextmanager
-def orlop(top: str, runtime: str = "runc", name: str = "orlop") -> Iterator[Engine]:
+def orlop(
+    top: str, runtime: str = "runc", name: str = "orlop", config: Mapping[str, object] | None = None
+) -> Iterator[Engine]:
     base = f"{top}/{name}"
     os.makedirs(base, exist_ok=True)
     with open(f"{base}/daemon.json", "w") as file:
-        json.dump({"runtimes": {"crun": {"path": "crun"}}, "default-runtime": runtime, "log-driver": "json-file"}, file)
+        ours = {"runtimes": {"crun": {"path": "crun"}}, "default-runtime": runtime, "log-driver": "json-file"}
+        json.dump({**ours, **(config or {})}, file)
     roots = ["--data-root", f"{base}/data", "--exec-root", f"{top}/run/{name}"]
     command = [f"{BIN}/orlopd", "--config-file", f"{base}/daemon.json", *roots, "-H", f"unix://{base}/s.sock"]
     with _engine(name, top, command) as engine:
