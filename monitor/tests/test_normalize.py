@@ -148,3 +148,11 @@ def test_symlinks_without_end_are_refused() -> None:
         normalized(*chain, member("l50", D), member("l0/f"))
     assert names(*chain[20:], member("l50", D), member("l20/f"))[-1] == "l50/f"
     assert os.sep not in names(member("x"))[-1]
+
+
+def test_a_name_that_replaces_a_directory_of_its_own_path() -> None:
+    """`a/l/a` is `a`, so the path `a/l` of the entry before does not exist any more."""
+    link = member("a/l", S, linkname="/")
+    assert names(member("a", D), link, member("a/l/b"))[-1] == "b"
+    with pytest.raises(UnpackError, match="a/l: Not a directory"):
+        normalized(member("a", D), link, member("a/l/a", content=b"x"), member("a/l/b"))

@@ -185,6 +185,19 @@ def test_only_empty_directories_without_a_snapshot_are_discarded(root: Path) -> 
     trio.run(main)
 
 
+def test_a_stream_starts_without_files_of_an_earlier_one(root: Path) -> None:
+    async def main() -> None:
+        await opened(root).prepare("pull", None)
+        directory = Path((await opened(root).stream_target("pull")).directory)
+        for name in ("layer.erofs", "layer.tar"):
+            (directory / name).write_text("half")
+        await opened(root).stream_written("pull", Usage(1))
+        await opened(root, mode="full").stream_target("pull")
+        assert sorted(os.listdir(directory)) == ["diff", "work"]
+
+    trio.run(main)
+
+
 def test_a_committed_layer_takes_no_stream(root: Path) -> None:
     async def main() -> None:
         erofs = opened(root)
