@@ -12,7 +12,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from . import application
+from tests.registry import running
+
+from . import application, pushing
 from .engines import Connection, Engine
 
 __all__ = ["ALL", "IMAGE", "Measure"]
@@ -236,6 +238,22 @@ def save_application(engine: Engine) -> float:
         return timed(lambda: engine.docker("save", application.APPLICATION, stdout=nothing))
 
 
+def push_large(engine: Engine) -> float:
+    with pushing.to_push(engine) as name:
+        return timed(lambda: engine.docker("push", name))
+
+
+def push_again(engine: Engine) -> float:
+    with pushing.to_push(engine) as name, running() as second:
+        engine.docker("push", name)
+        other = f"{second.host}/large"
+        engine.docker("tag", name, other)
+        try:
+            return timed(lambda: engine.docker("push", other))
+        finally:
+            engine.docker("rmi", other)
+
+
 def boot(engine: Engine) -> float:
     engine.stop()
     return engine.start()
@@ -264,5 +282,7 @@ ALL = (
     Measure("cp-small", "docker cp of 10,000 small files, to -", 0.7, with_files("cp", "files:/many", "-"), 5),
     Measure("load", "docker load of 187 MB in 8,600 files", 0.4, load_application, 5),
     Measure("save", "docker save of the same image", 0.5, save_application, 5),
+    Measure("push", "docker push of a layer of 256 MB, empty registry", 0.5, push_large, 3),
+    Measure("push-again", "the same image again, to a second empty registry", 0.3, push_again, 3),
     Measure("export", "docker export of the two", 0.7, with_files("export", "files"), 5),
 )

@@ -5,7 +5,7 @@ layer, so the next push finds it, also after a restart. Crash-safe like a pull: 
 names it; what is left over is collected. The same tar gives the same blob: nothing but the content goes into it.
 
 One thread reads and hashes the tar (a layer damaged on disk must not be pushed), others compress. One layer is compressed at
-a time, because it keeps all processors busy; memory is bounded by a few blocks of 1 MiB for each thread.
+a time, because it keeps all processors busy; memory is bounded by a few blocks for each thread.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Compression = Literal["gzip", "zstd"]
 _PUSHABLE = ("gzip", "zstd")
 _GZIP_LEVEL = 1  # of isal's 0..3: 2 and 3 are a third slower and save 2 %
 _ZSTD_LEVEL = 3  # zstd's default
-_BLOCK = 1 << 20
+_BLOCK = 256 << 10
 _THREADS = min(4, os.cpu_count() or 1)
 _REPORT_EVERY = 0.1  # seconds
 
@@ -83,10 +83,11 @@ def _blocks(pieces: Iterator[bytes]) -> Iterator[bytes]:
     on how much a read returned."""
     pending = b""
     for piece in pieces:
-        pending = pending + piece if pending else piece
-        while len(pending) >= _BLOCK:
-            yield pending[:_BLOCK]
-            pending = pending[_BLOCK:]
+        data = pending + piece if pending else piece
+        whole = len(data) - len(data) % _BLOCK
+        for at in range(0, whole, _BLOCK):
+            yield data[at : at + _BLOCK]
+        pending = data[whole:]
     if pending:
         yield pending
 

@@ -26,7 +26,7 @@ __all__ = ["PushRegistry"]
 
 _RANGE = re.compile(r"(?:bytes=)?0-(\d{1,18})")
 _MAX_LOCATION = 16 << 10
-_PIECE = 1 << 20
+_PIECE = 256 << 10
 
 
 def _with_digest(location: str, digest: str) -> str:
