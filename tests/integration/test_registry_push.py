@@ -3,7 +3,10 @@ complete, or there is a clear error; nothing is left over here or there."""
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +15,8 @@ import pytest
 import trio
 import trio.testing
 from tests.registry import Image, docker_archive, image, layer, oci_archive
-from tests.registry.build import DOCKER_MANIFEST, OCI_MANIFEST, Content
-from tests.registry.fakes import DirectoryStorage, ImagesFixture, drain, open_images
+from tests.registry.build import DOCKER_MANIFEST, OCI_MANIFEST, Content, tar
+from tests.registry.fakes import DirectoryStorage, Done, ImagesFixture, Unpacker, drain, open_images
 from tests.registry.hostile import serving
 from tests.registry.receiving import Answer, Receiving, carried_out_and_cut, cut, forget, hang, lie, receiving, refuse, reply
 
@@ -171,6 +174,31 @@ def test_a_pulled_image_goes_back_byte_for_byte(tmp_path: Path, pulled: Image) -
         assert [states(records, part.diff_id[7:19]) for part in pulled.layers] == [["Preparing", "Pushed"]] * 2
 
     run(tmp_path, check, archive=docker_archive({"unrelated:x": image([layer({"x": b"y"})])}))
+
+
+@pytest.mark.parametrize("compress", [bz2.compress, lzma.compress], ids=["bzip2", "xz"])
+def test_a_layer_in_a_compression_that_registries_do_not_take(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
+    raw = tar(FILES[1])
+    table = [{"Config": "c", "RepoTags": ["odd:v1"], "Layers": ["l"]}]
+    odd = image([layer(FILES[1])])
+    archive = tar({"l": compress(raw), "c": odd.config.data, "manifest.json": json.dumps(table).encode()})
+
+    async def check(images: ImagesFixture, registry: Receiving) -> None:
+        await images.images.tag("odd:v1", f"{registry.host}/app", "v1")
+        assert not error_of(await pushed(images, registry))
+        (part,) = json.loads(registry.pushed("app", "v1").data)["layers"]
+        assert gzip.decompress(registry.blobs["app", part["digest"]]) == raw
+        assert not images.partials()
+
+    run(tmp_path, check, archive=archive, unpacker=AnyUnpacker())
+
+
+class AnyUnpacker(Unpacker):
+    """Takes layers without a look at them."""
+
+    async def __call__(self, zygote: Any, source: int, target: Any, *, expect_diff_id: str | None, progress: Any) -> Done:
+        await trio.lowlevel.checkpoint()
+        return Done(expect_diff_id or "", 1, 1)
 
 
 def test_equal_layers_are_uploaded_once(tmp_path: Path) -> None:
@@ -388,7 +416,7 @@ def test_a_client_that_leaves_cancels_its_push(tmp_path: Path) -> None:
         registry.gate.set()
         assert not error_of(await pushed(images, registry))
 
-    run(tmp_path, check)
+    run(tmp_path, check, max_concurrent_uploads=1)
 
 
 def test_a_removed_image_is_pushed_to_the_end_and_stays_removed(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from functools import partial
 from typing import IO, Literal, Protocol, cast
 
@@ -23,8 +23,6 @@ import zstandard
 from isal import igzip_threaded
 from msgspec.structs import replace
 
-from orlop_monitor.unpack.errors import UnpackError
-from orlop_monitor.unpack.stream import CompressedFile, decompress
 from orlop_sdk import DriverError
 
 from .content import DamagedBlob, Ingest
@@ -35,9 +33,10 @@ from .progress import Report, amount
 from .records import Layer
 from .shared import SharedWork
 
-__all__ = ["Compression", "LayerCompression"]
+__all__ = ["Compression", "Expand", "LayerCompression"]
 
 Compression = Literal["gzip", "zstd"]
+Expand = Callable[[AsyncIterable[bytes], int], Awaitable[None]]
 
 _PUSHABLE = ("gzip", "zstd")
 _GZIP_LEVEL = 1  # of isal's 0..3: 2 and 3 are a third slower and save 2 %
@@ -93,10 +92,13 @@ def _blocks(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 class LayerCompression:
-    """`kind` returns the configured compression. A layer is compressed once, however many pushes wait for it."""
+    """`kind` returns the configured compression. A layer is compressed once, however many pushes wait for it. `expand`
+    decompresses a stream into a file, in a sandbox."""
 
-    def __init__(self, image_store: ImageStore, nursery: trio.Nursery, kind: Callable[[], Compression]) -> None:
-        self._image_store, self._kind = image_store, kind
+    def __init__(
+        self, image_store: ImageStore, nursery: trio.Nursery, kind: Callable[[], Compression], expand: Expand
+    ) -> None:
+        self._image_store, self._kind, self._expand = image_store, kind, expand
         self._shared: SharedWork[Layer] = SharedWork(nursery)
         self._limiter = trio.CapacityLimiter(1)
 
@@ -124,7 +126,7 @@ class LayerCompression:
             await store.hold(lease, blob=layer.blob)
             ingest = await store.content.ingest(None)
             try:
-                async with open_layer(store.content, layer) as fd:
+                async with self._open_plain(layer) as fd:
                     await trio.to_thread.run_sync(self._copy, fd, layer, ingest, report, limiter=self._limiter)
                 size = ingest.offset
                 digest = await ingest.commit(lambda digest: store.hold(lease, blob=digest))
@@ -136,22 +138,40 @@ class LayerCompression:
             await store.replace_layer(done)
             return done
 
+    @asynccontextmanager
+    async def _open_plain(self, layer: Layer) -> AsyncIterator[int]:
+        """The layer's tar. An archive may have brought it in bzip2 or xz: it is decompressed first."""
+        content = self._image_store.content
+        async with open_layer(content, layer) as fd:
+            if not await compression_of(content, layer):
+                yield fd
+                return
+            spool = content.spool()
+            try:
+                async with aclosing(_read(fd)) as pieces:
+                    await self._expand(pieces, spool)
+                os.lseek(spool, 0, os.SEEK_SET)
+                yield spool
+            finally:
+                os.close(spool)
+
     def _copy(self, fd: int, layer: Layer, ingest: Ingest, report: Report) -> None:
-        """On a thread. Archives may hold layers in bzip2 or xz, which become gzip as well."""
-        id, source, found = layer.diff_id.removeprefix("sha256:")[:12], CompressedFile(fd), hashlib.sha256()
+        """On a thread."""
+        id, found, done = layer.diff_id.removeprefix("sha256:")[:12], hashlib.sha256(), 0
         reported = time.monotonic()
-        try:
-            with _compressor(self._kind(), _Output(ingest)) as sink:
-                for block in _blocks(decompress(source)):
-                    trio.from_thread.check_cancelled()
-                    found.update(block)
-                    sink.write(block)
-                    if time.monotonic() >= reported + _REPORT_EVERY:
-                        reported = time.monotonic()
-                        trio.from_thread.run_sync(
-                            report, amount(id, "Compressing", source.consumed, layer.blob_size or layer.size)
-                        )
-        except (UnpackError, EOFError, ValueError) as error:
-            raise DamagedBlob(f"cannot compress layer {layer.diff_id}: {error}") from error
+        with _compressor(self._kind(), _Output(ingest)) as sink:
+            for block in _blocks(iter(partial(os.read, fd, _BLOCK), b"")):
+                trio.from_thread.check_cancelled()
+                found.update(block)
+                sink.write(block)
+                done += len(block)
+                if time.monotonic() >= reported + _REPORT_EVERY:
+                    reported = time.monotonic()
+                    trio.from_thread.run_sync(report, amount(id, "Compressing", done, max(done, layer.size)))
         if f"sha256:{found.hexdigest()}" != layer.diff_id:
             raise DamagedBlob(f"cannot compress layer {layer.diff_id}: its content is damaged; load or make the image again")
+
+
+async def _read(fd: int) -> AsyncGenerator[bytes, None]:
+    while piece := await trio.to_thread.run_sync(os.read, fd, _BLOCK):
+        yield piece

@@ -132,7 +132,14 @@ class Images:
             timeouts=self._timeouts or Timeouts(),
             certificates=self._certificates,
             retry_wait=self._retry_wait,
+            expand=self._expand,
         )
+
+    async def _expand(self, stream: AsyncIterable[bytes], target: int) -> None:
+        """Decompress a stream into a file, in a sandbox."""
+        from orlop_engine.unpacking import decompress
+
+        await (self._decompress or decompress)(self._zygote, stream, target, progress=None)
 
     @cached_property
     def _importer(self) -> Importer:

@@ -30,7 +30,7 @@ from .registry_hosts import Timeouts
 from .upload import Uploads
 
 if TYPE_CHECKING:
-    from .compression import LayerCompression
+    from .compression import Expand, LayerCompression
     from .destinations import Refuse
     from .inspection import DistributionInspect
     from .platforms import Platform
@@ -51,7 +51,7 @@ class PushRequest:
 
 
 class Transfers:
-    """`tell` publishes an event: (action, name, image)."""
+    """`tell` publishes an event: (action, name, image). `expand`: see `compression`."""
 
     def __init__(
         self,
@@ -62,6 +62,7 @@ class Transfers:
         counters: Counters,
         max_depth: int,
         *,
+        expand: Expand,
         timeouts: Timeouts,
         certificates: tuple[str, ...],
         retry_wait: float,
@@ -74,6 +75,7 @@ class Transfers:
         self._downloads = Downloads(content, nursery, slots, attempts, retry_wait)
         self._uploads = Uploads(config.max_concurrent_uploads, config.max_upload_attempts, retry_wait)
         self._compression: LayerCompression | None = None
+        self._expand = expand
         self._puller = Puller(image_store, self._downloads, self._connector, self._pulled, max_depth)
 
     def reconfigure(self, config: Config) -> None:
@@ -104,6 +106,7 @@ class Transfers:
                         self._image_store,
                         self._nursery,
                         lambda: "zstd" if self._config.image_compression == "zstd" else "gzip",
+                        self._expand,
                     )
                 await Pusher(self._image_store, self._uploads, self._compression, self._connector).push(request, report)
             catalog = self._image_store.catalog
