@@ -12,7 +12,7 @@ import pytest
 import trio
 from tests.registry import Registry, image, index, layer, push, push_blob, push_index, push_manifest, running
 from tests.registry.fakes import FAST, ImagesFixture, drain, open_images
-from tests.registry.hostile import Hostile, flip, serving, status, truncate
+from tests.registry.hostile import Hostile, flip, redirect, serving, status, truncate
 from tests.registry.tls import certificate
 
 from orlop_engine.config import Config
@@ -255,6 +255,31 @@ def test_credentials_and_headers_stay_with_their_host(tmp_path: Path) -> None:
             assert {headers.get("authorization") for _, _, headers in upstream.requests} == {"Bearer of-the-file"}
             assert all("x-secret" not in headers for _, _, headers in upstream.requests)
             assert all(path.endswith(f"?ns={NAME}") for _, path, _ in (*mirror.requests, *upstream.requests))
+
+        run(tmp_path, test)
+
+
+def test_headers_do_not_follow_a_redirect(tmp_path: Path) -> None:
+    """Storage that a mirror refers to gets none of the headers of the file."""
+    with serving() as mirror, serving() as storage:
+        mirror.add("app", "v1", APP)
+        storage.add("app", "v1", APP)
+        mirror.misbehave(BASE.digest, redirect(f"http://{storage.host}/v2/app/blobs/{BASE.digest}"))
+        configure(
+            tmp_path,
+            f"""
+            server = "http://{mirror.host}"
+            [header]
+            authorization = "Bearer of-the-mirror"
+            x-secret = "s"
+            """,
+        )
+
+        async def test(images: ImagesFixture) -> None:
+            assert await pulled(images, f"{NAME}/app:v1") == APP.id
+            assert all(headers.get("x-secret") == "s" for _, _, headers in mirror.requests)
+            ((_, _, headers),) = storage.requests
+            assert not {"x-secret", "authorization"} & headers.keys()
 
         run(tmp_path, test)
 

@@ -39,11 +39,9 @@ def with_image(
     """The meaning of a name that is given to an image of this platform."""
     if index is None:
         return NameRecord((id,), owner=owner)
-    before = catalog.targets.get(name)
-    same = before is not None and before.index == index.digest
 
     def stays(image: Image) -> bool:
-        listed = same or not index.entries.isdisjoint(image.record.manifests)
+        listed = not index.entries.isdisjoint(image.record.manifests)
         return image.id != id and image.platform != platform and listed
 
     others = [other for other in catalog.members(name) if stays(catalog.images[other])]

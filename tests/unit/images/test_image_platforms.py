@@ -153,6 +153,9 @@ def test_a_new_index_of_the_registry(tmp_path: Path) -> None:
         await pull(images, name)
         assert {one.id for one in images.images.all_platforms(name)} == {newer.id, BIG.id}
         assert [item["RepoTags"] for item in await listed(images)] == [[name], []]
+        publish(registry, MINE, newer, BIG)  # two of one platform: the name means the first
+        await pull(images, name)
+        assert {one.id for one in images.images.all_platforms(name)} == {MINE.id, BIG.id}
         publish(registry, MINE)
         await pull(images, name)
         assert [one.id for one in images.images.all_platforms(name)] == [MINE.id]
