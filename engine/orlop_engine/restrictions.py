@@ -19,7 +19,7 @@ __all__ = ["NO_RESTRICTIONS", "Restrictions"]
 class Restrictions(msgspec.Struct, frozen=True):
     """By default the caller has no restrictions.
 
-    `hide_host`: answers contain nothing about the host. `labels`: added to every object that the call creates.
+    `hide_host`: `top` shows pids as in the container, not the host's. `labels`: added to every object that the call creates.
     `check_volume` is called with each volume that an operation finds or creates, and raises if the caller may not use
     it. `images` decides which names and images the caller may use. `refuse` returns the error for an address to which
     the daemon must not connect for the caller; None allows every address."""

@@ -50,7 +50,7 @@ LATER = {
     "orlop_engine.system.service",
     "orlop_engine.unpacking",
 }
-_MOST = 260  # modules of Orlop
+_MOST = 262  # modules of Orlop
 
 
 def test_a_start_imports_little() -> None:

@@ -174,7 +174,7 @@ class Container:
             raise
 
     def touch(self) -> None:
-        """Drop the cached views, because the record changed."""
+        """Drop the cached views, because something that they show has changed: the record, an exec, the health."""
         self.views.clear()
 
     def release_attach_waiters(self) -> None:

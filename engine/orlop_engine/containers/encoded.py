@@ -1,4 +1,6 @@
-"""Encoded answers of inspect and list. Without sizes they call no driver that can hang, and take no lock."""
+"""Encoded answers of inspect and list, from the cache `Container.views` or made by `view`. Without sizes they call no driver
+that can hang, and take no lock.
+"""
 
 from __future__ import annotations
 

@@ -11,13 +11,14 @@ from orlop_sdk.numbers import natural
 
 from .container import Container
 from .ports import Ports
+from .state import PHASES
 from .view import network_settings, published_ports, shown_mounts
 
 __all__ = ["prunable", "select"]
 
 Filters = Mapping[str, Sequence[str]]
 
-_STATUSES = frozenset({"created", "restarting", "running", "removing", "paused", "exited", "dead"})
+_STATUSES = PHASES | {"removing"}
 _HEALTH = frozenset({"none", "starting", "healthy", "unhealthy"})
 _KNOWN = frozenset(
     "id name label status exited ancestor before since volume network publish expose health isolation is-task".split()

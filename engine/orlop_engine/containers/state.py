@@ -2,7 +2,9 @@
 
 `State` is a frozen value. Each event has a method that checks the table and returns the next value, with everything that
 changes along with the phase (pid, times, exit code, error); the caller assigns that value to `ContainerRecord.state`. No
-other code sets a phase. Docker's booleans are properties, derived from the phase.
+other code of the engine sets a phase. A new phase also needs `view.status_text`, `ContainerIndex.counts`, and each place
+that asks for `running` or `paused`; what has a process is `RUNNING_PHASES`. Docker's booleans are properties, derived
+from the phase.
 
 Two things are no phases. "Starting" belongs to the run (`Run.settled`): no client sees it and no row holds it, because a
 start that a crash interrupts is undone. "Removing" is `ContainerRecord.removing`: a removal that fails leaves the
@@ -19,7 +21,7 @@ from enum import Enum
 import msgspec
 from msgspec.structs import replace
 
-__all__ = ["TRANSITIONS", "Event", "InvalidTransition", "Phase", "State"]
+__all__ = ["PHASES", "RUNNING_PHASES", "TRANSITIONS", "Event", "InvalidTransition", "Phase", "State"]
 
 
 class Phase(Enum):
@@ -241,3 +243,6 @@ class State(msgspec.Struct, frozen=True):
 
 
 _RUNNING = (Phase.RUNNING, Phase.PAUSED, Phase.RESTARTING)
+PHASES = frozenset(phase.value for phase in Phase)
+RUNNING_PHASES = frozenset(phase.value for phase in _RUNNING)
+"""The phases in which Docker says `Running`."""

@@ -132,7 +132,8 @@ def image_name(images: Images, record: ContainerRecord) -> str:
 
 
 def form(version: tuple[int, int]) -> str:
-    """The oldest API version whose inspect answer has the same form as that of `version`."""
+    """The key of the cached inspect answer: the oldest API version whose answer has the same fields. A field that begins
+    with another version needs a line here."""
     return "1.52" if version >= (1, 52) else "1.45" if version >= (1, 45) else "1.24"
 
 

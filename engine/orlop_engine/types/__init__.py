@@ -1,7 +1,5 @@
-"""The Engine API and daemon.json as msgspec Structs: public, versioned with the SPI, imports no trio.
-
-One module per resource; `base` has what they share. Field names in JSON are exactly Docker's.
-"""
+"""Structs with Docker's field names: what a container, an image, a network or a volume shall be, as requests and rows
+have it, and the answers about containers and images. No logic, no trio. Other answers: `orlop_api_docker.wire`."""
 
 from __future__ import annotations
 

@@ -154,6 +154,7 @@ def _check_rights(config: Config, hosts_by_tcp: bool) -> None:
 
 
 def _rights(entry: Listener) -> object:
+    """What clients of an entry may do. Entries that differ in it must not trust the same CA."""
     return entry.role, frozenset(entry.labels), entry.shared_images, entry.show_env, frozenset(entry.image_names)
 
 

@@ -38,7 +38,10 @@ DEFAULT_TLS_HOST = "tcp://localhost:2376"
 class Listener(ConfigBase, frozen=True, kw_only=True, omit_defaults=True):
     """An entry of `listeners`: one more socket, and what its clients may do. `mode` is octal; without it 0660 if there is a
     `group`, else 0600. `labels`: only objects with all of these labels are visible. `tlscacert`: the CA of its clients over
-    TCP; without it the daemon's. `image_names`: patterns of the image names that its clients may assign, move and remove."""
+    TCP; without it the daemon's. `image_names`: patterns of the image names that its clients may assign, move and remove.
+
+    The guard decides what `role`, `labels` and the other rights mean. A new member that is a right must be in
+    `boot.tls._rights` (a test compares the fields)."""
 
     host: str
     role: str
@@ -53,10 +56,11 @@ class Listener(ConfigBase, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Keys(ConfigBase, frozen=True, kw_only=True):
-    """Base of a plugin's own keys of daemon.json: each field is a key, with "_" for "-", and has a default. Registered with
-    the hook `orlop_keys`, under the name of the service, front end or guard. `HELP` has a line for each key that no
-    flag of orlopd sets, `RELOADABLE` the keys that a reload applies. `REFUSED` and `IGNORED` have the reason why a key is an
-    error unless it has its default value (or says `"enable": false`), or is accepted with a warning."""
+    """Base of a plugin's own keys of daemon.json: each field is a key, with "_" for "-", and has a default. Registered
+    with the hook `orlop_keys`, under the name of the service, front end or guard. `HELP` has a line for each key that no
+    flag of orlopd sets (the help of a flag is in `flags.py`), `RELOADABLE` the keys that a reload applies. `REFUSED` and
+    `IGNORED` have the reason why a key is an error unless it has its default value (or says `"enable": false`), or is
+    accepted with a warning."""
 
     HELP: ClassVar[Mapping[str, str]] = {}
     RELOADABLE: ClassVar[frozenset[str]] = frozenset()

@@ -11,12 +11,14 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
 
-from orlop_kernel.boot import exposure, listen, logs, pidfile, process, systemd
+from orlop_kernel.boot import exposure, listen, logs, pidfile, process, systemd, tls
 from orlop_kernel.config import Config, ConfigError, Listener
 
 
@@ -351,3 +353,16 @@ def test_quick_answers_import_neither_trio_nor_the_engine() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("\n[]\n")
+
+
+def test_each_member_of_a_listener_is_a_right_or_known_to_be_none() -> None:
+    """Entries with other rights must not trust the same CA, so a new member has to be named on one side."""
+    none = {"host", "tlscacert", "owner", "group", "mode"}
+    values: dict[str, Any] = {"role": "no-exec", "labels": ("a=b",), "image_names": ("x/*",)}
+    plain = Listener(host="tcp://h:1", role="full")
+    rights = {
+        field
+        for field in Listener.__struct_fields__
+        if tls._rights(msgspec.structs.replace(plain, **{field: values.get(field, True)})) != tls._rights(plain)
+    }
+    assert rights == set(Listener.__struct_fields__) - none

@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
+from orlop_engine.containers.state import RUNNING_PHASES
 from orlop_engine.system.usage import Measured
 from orlop_engine.volumes.record import VolumeUsage
 
@@ -15,8 +16,6 @@ from .wire.system import DiskUsage, ObjectUsage
 from .wire.volumes import UsageData, Volume, volume_view
 
 __all__ = ["disk_usage"]
-
-_UP = ("running", "paused", "restarting")
 
 
 def disk_usage(measured: Measured, types: Collection[str], version: tuple[int, int], *, verbose: bool) -> DiskUsage:
@@ -70,7 +69,7 @@ def _images(measured: Measured, verbose: bool) -> ObjectUsage | UnsetType:
 def _containers(found: Sequence[Mapping[str, Any]] | None, verbose: bool) -> ObjectUsage | UnsetType:
     if found is None:
         return UNSET
-    sizes = [(each["State"] in _UP, each.get("SizeRw", 0)) for each in found]
+    sizes = [(each["State"] in RUNNING_PHASES, each.get("SizeRw", 0)) for each in found]
     idle = sum(size for up, size in sizes if not up)
     return _usage(sum(up for up, _ in sizes), idle, sum(size for _, size in sizes), found, verbose)
 

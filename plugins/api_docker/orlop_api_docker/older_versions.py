@@ -1,6 +1,7 @@
 """Applies the rules of older API versions to requests: removes fields that a version did not have, fills in its defaults,
 and refuses what needs a newer version. Pure; rules and messages are Docker's (moby
-daemon/server/router/container/container_routes.go).
+daemon/server/router/container/container_routes.go). Answers of older versions: `orlop_engine.containers.view.form` and
+`orlop_engine.images.views`.
 """
 
 from __future__ import annotations

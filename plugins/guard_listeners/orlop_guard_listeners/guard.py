@@ -355,7 +355,7 @@ def _refuse(line: Line, error: Exception, decision: str = "denied") -> None:
 
 
 def _refused(policy: ListenerPolicy, line: Line | None, what: str) -> Denied:
-    """See orlop_kernel.routing.call.Call. Recorded here, because the router answers the error."""
+    """The error for `Restrictions.refuse`. Recorded here, because the router answers it."""
     error = policy.denied(what)
     if line:
         _refuse(line, error)

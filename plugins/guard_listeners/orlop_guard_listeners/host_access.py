@@ -20,7 +20,7 @@ __all__ = ["OWN_MOUNTS", "PS_ARGS", "of_container", "of_network", "of_update", "
 
 PS_ARGS = frozenset({"", "-ef", "aux", "-aux"})
 """Allowed arguments of `ps`: others, such as `ef`, show the environment of processes, and some make `ps` list all processes
-of the host (`engine.top`)."""
+of the host (`containers.processes`)."""
 
 OWN_MOUNTS = frozenset({"volume", "tmpfs"})
 """Mount types that use nothing of the host, except volumes on a host directory (`VolumeRecord.is_host_path`)."""

@@ -1,4 +1,7 @@
-"""The guard's keys of daemon.json, and the rules of `listeners`, whose sockets the kernel opens."""
+"""The guard's keys of daemon.json, and the checks of entries of `listeners`.
+
+The kernel opens the sockets, so the struct of an entry is `orlop_kernel.config.Listener`. A new member that gives rights
+also needs `ListenerPolicy.of` and `orlop_kernel.boot.tls._rights`."""
 
 from __future__ import annotations
 

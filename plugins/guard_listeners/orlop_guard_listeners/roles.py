@@ -49,7 +49,8 @@ class Scope(Enum):
 
 
 class Host(Enum):
-    """What of the host a route could reveal or change, and how restricted clients are kept from it."""
+    """What of the host a route could reveal or change. Only `FILES` is enforced by this table alone (`Guard._check`); for
+    `BODY` add a branch to `Guard._host_requests`. The others describe the route, for docs/access.md."""
 
     NOTHING = "nothing"
     FACTS = "names and figures, no content of files"
