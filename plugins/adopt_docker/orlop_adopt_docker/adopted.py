@@ -10,6 +10,7 @@ objects, in one commit. Giving back is the reverse. A crash leaves links without
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import Enum
 
 import msgspec
 
@@ -36,10 +37,13 @@ class Entry(msgspec.Struct, frozen=True):
     committed: bool
 
 
-class Phase:
+class Phase(Enum):
     """`MOVING` and `RETURNING` are completed by the next start."""
 
-    IN_PLACE, MOVING, MOVED, RETURNING = "in place", "moving", "moved", "returning"
+    IN_PLACE = "in place"
+    MOVING = "moving"
+    MOVED = "moved"
+    RETURNING = "returning"
 
 
 class Adopted(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +54,7 @@ class Adopted(msgspec.Struct, frozen=True, kw_only=True):
     root: str
     engine_id: str
     time_ns: int
-    phase: str = Phase.IN_PLACE
+    phase: Phase = Phase.IN_PLACE
     transactions: dict[str, int] = {}
     directories: tuple[Link, ...] = ()
     made: tuple[str, ...] = ()

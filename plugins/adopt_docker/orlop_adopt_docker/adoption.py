@@ -90,6 +90,7 @@ async def adopt(config: Config, root: str, *, for_good: bool = False) -> Outcome
     root = os.path.realpath(root)
     _check_config(config, root)
     docker_root.check(root)
+    _check_place(config, root)
     drivers = Drivers(config)
     try:
         async with Store.open(os.path.join(config.data_root, "orlop.db")) as store:
@@ -97,7 +98,6 @@ async def adopt(config: Config, root: str, *, for_good: bool = False) -> Outcome
             if found is not None:
                 return Outcome(await _again(store, config.data_root, found, root, for_good=for_good), None)
             with docker_root.locked(root):
-                _check_place(config, root)
                 await clean_up(store, config.data_root)
                 plan = await _plan(config, root, drivers)
                 made = await _carry_out(store, config.data_root, plan, for_good=for_good)

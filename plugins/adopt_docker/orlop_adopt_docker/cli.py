@@ -92,7 +92,7 @@ def adopt(root: str, dry_run: bool, for_good: bool, form: str | None, **flags: s
         _show(outcome.plan, form, done=True)
         print(f"Adopted {outcome.plan.inventory.root}: {report.sentence(outcome.plan)}.", file=sys.stderr)
     elif outcome.adopted is not None:
-        print(f"{outcome.adopted.root} was adopted before ({outcome.adopted.phase}).", file=sys.stderr)
+        print(f"{outcome.adopted.root} was adopted before ({outcome.adopted.phase.value}).", file=sys.stderr)
 
 
 @click.command("give-back", short_help="Give an adopted Docker root back, so that dockerd can start on it again")

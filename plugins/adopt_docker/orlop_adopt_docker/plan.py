@@ -107,10 +107,12 @@ class Plan:
             found[item.kind] = (comes + item.comes, stays + (not item.comes))
         return found
 
-    def _stays(self, kind: str, name: str, id: str, why: object) -> None:
+    def leave(self, kind: str, name: str, id: str, why: object) -> None:
+        """List an object that does not come."""
         self.items.append(Item(kind, name, id, False, str(why)))
 
-    def _comes(self, kind: str, name: str, id: str, text: str = "") -> None:
+    def take(self, kind: str, name: str, id: str, text: str = "") -> None:
+        """List an object that comes."""
         self.items.append(Item(kind, name, id, True, text))
 
 
@@ -123,7 +125,7 @@ async def make(inventory: Inventory, known: Known, config: Config, drivers: Driv
     around = containers.Surroundings(drivers, known.images | {image.id for image in plan.images}, volumes, reachable)
     await _containers(plan, known, around)
     for remark in inventory.remarks:
-        plan._stays(remark.kind, remark.name, "", remark.text)
+        plan.leave(remark.kind, remark.name, "", remark.text)
     return plan
 
 
@@ -135,11 +137,11 @@ def _images(plan: Plan, known: Known) -> None:
     for image in store.images.values():
         name = next(iter(image.names), "<none>")
         if image.id in known.images:
-            plan._stays("image", name, image.id, "it is there already")
+            plan.leave("image", name, image.id, "it is there already")
             continue
         missing = [layer.chain_id for layer in image.layers if layer.chain_id not in {*store.layers, *known.snapshots}]
         if missing:
-            plan._stays("image", name, image.id, f"the files of its layer {missing[0]} are missing")
+            plan.leave("image", name, image.id, f"the files of its layer {missing[0]} are missing")
             continue
         free = [each for each in map(_reference, image.names) if each and each not in known.references]
         known.references.update(free)
@@ -147,7 +149,7 @@ def _images(plan: Plan, known: Known) -> None:
         plan.operations.append(Put("images", image.id, msgspec.json.encode(_image_row(image))))
         plan.operations += [Put("images", f"{_REF}{each}", encode_name(NameRecord((image.id,)))) for each in free]
         taken = len(image.names) - len(free)
-        plan._comes("image", name, image.id, f"without {taken} of its names, which are taken" if taken else "")
+        plan.take("image", name, image.id, f"without {taken} of its names, which are taken" if taken else "")
         for layer in image.layers:
             if layer.chain_id not in placed and layer.chain_id not in known.snapshots:
                 placed.add(layer.chain_id)
@@ -197,11 +199,11 @@ def _volumes(plan: Plan, known: Known, config: Config) -> set[str]:
     for volume in plan.inventory.volumes:
         if volume.name in known.volumes:
             usable.discard(volume.name)  # another volume, with other data
-            plan._stays("volume", volume.name, "", "a volume of this name is there already")
+            plan.leave("volume", volume.name, "", "a volume of this name is there already")
         elif volume.driver not in installed:
-            plan._stays("volume", volume.name, "", f'its driver "{volume.driver}" is not installed')
+            plan.leave("volume", volume.name, "", f'its driver "{volume.driver}" is not installed')
         elif volume.driver == "local" and (more := sorted(set(volume.options) - _VOLUME_OPTIONS)):
-            plan._stays("volume", volume.name, "", f"its option {more[0]} is not supported: there are no quotas")
+            plan.leave("volume", volume.name, "", f"its option {more[0]} is not supported: there are no quotas")
         else:
             mountpoint = os.path.join(config.data_root, "volumes", volume.name, "_data") if volume.path else ""
             row = VolumeRecord(
@@ -209,7 +211,7 @@ def _volumes(plan: Plan, known: Known, config: Config) -> set[str]:
             )
             plan.volumes.append(volume)
             plan.operations.append(Put("volumes", volume.name, encode_volume(row)))
-            plan._comes("volume", volume.name, "")
+            plan.take("volume", volume.name, "")
             usable.add(volume.name)
     return usable
 
@@ -225,18 +227,18 @@ def _networks(plan: Plan, known: Known) -> dict[str, NetworkRecord]:
             continue  # containers on it go to ours
         if ours is not None:
             usable.pop(network.name, None)
-            plan._stays("network", network.name, network.id, "a network of this name is there already")
+            plan.leave("network", network.name, network.id, "a network of this name is there already")
             continue
         try:
             row = networks.record(network, installed, taken)
         except OrlopError as error:
-            plan._stays("network", network.name, network.id, error)
+            plan.leave("network", network.name, network.id, error)
             continue
         usable[row.name] = usable[row.id] = row
         taken += [parse_subnet(each.subnet) for each in row.subnets]
         plan.networks.append(row.id)
         plan.operations.append(Put("networks", row.id, encode_network(row)))
-        plan._comes("network", row.name, row.id)
+        plan.take("network", row.name, row.id)
     for name, driver in networks.PREDEFINED.items():  # of a root that has never been started on
         usable.setdefault(name, NetworkRecord(id=name, name=name, driver=driver, created_ns=0, predefined=True))
     return usable
@@ -256,7 +258,7 @@ async def _containers(plan: Plan, known: Known, around: containers.Surroundings)
                 raise InvalidParameter(f"the name {container.name} is taken by another container")
             row, changes = await containers.record(container, around)
         except OrlopError as error:
-            plan._stays("container", container.name, container.id, error)
+            plan.leave("container", container.name, container.id, error)
             continue
         names.add(container.name)
         rows[container.id] = container, row, "; ".join(changes)
@@ -265,7 +267,7 @@ async def _containers(plan: Plan, known: Known, around: containers.Surroundings)
         plan.containers.append(container)
         plan.operations.append(Put("containers", container.id, encode_container(row)))
         plan.snapshots += [_placed(each, plan, known) for each in container.snapshots]
-        plan._comes("container", container.name, container.id, text)
+        plan.take("container", container.name, container.id, text)
 
 
 def _drop_dependents(plan: Plan, known: Known, rows: dict[str, tuple[Container, ContainerRecord, str]]) -> None:
@@ -281,7 +283,7 @@ def _drop_dependents(plan: Plan, known: Known, rows: dict[str, tuple[Container, 
             return
         for id, other in lost.items():
             container, _, _ = rows.pop(id)
-            plan._stays(
+            plan.leave(
                 "container", container.name, id, f"it shares a namespace with container {other[:12]}, which does not come"
             )
 

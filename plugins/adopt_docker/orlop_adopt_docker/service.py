@@ -18,7 +18,7 @@ from orlop_kernel.store import Store
 from orlop_sdk import OrlopError
 
 from . import adopted as rows
-from . import adoption, docker_root, give_back
+from . import adoption, docker_root, files, give_back
 from .adopted import Adopted, Phase
 
 __all__ = ["watch"]
@@ -46,7 +46,11 @@ async def watch(store: Store, data_root: str, stack: ExitStack) -> None:
         log.warning("giving %s back was interrupted, and is completed", found.root)
         await give_back.finish_return(store, data_root, found)
         return
-    now = docker_root.transactions(found.root)
+    try:
+        now = docker_root.transactions(found.root)
+    except files.Unreadable as error:
+        log.error("cannot tell whether dockerd has run on the adopted root: %s", error)
+        return
     if now != found.transactions:
         await _report(found)
         await store.commit([rows.put(msgspec.structs.replace(found, transactions=now))])

@@ -17,7 +17,7 @@ from orlop_adopt_docker import adoption, give_back, service
 from orlop_adopt_docker.adopted import Phase
 from orlop_engine.config import Config
 from orlop_engine.images.records import NameRecord, decode_name, encode_name
-from orlop_kernel.store import Put, Store, examine
+from orlop_kernel.store import Delete, Put, Store, examine
 from orlop_sdk import Conflict, NotFound, linux
 from orlop_sdk.snapshots import SnapshotIndex
 from orlop_sdk.testing.durability import no_descriptors_left, recorded
@@ -174,6 +174,8 @@ def test_links_are_on_disk_before_their_rows(config: Config, docker_root: Any, m
         *(f"{data}/content/tar-split", f"{data}/content/blobs/sha256"),
     }
     (blob,) = [path for what, path in steps if what == "rename" and "/blobs/" in path]
+    (staged,) = [path for what, path in steps if what == "sync" and "/ingest/" in path]
+    assert steps.index(("sync", staged)) < steps.index(("rename", blob)), "synced, then published"
     assert steps.index(("rename", blob)) < steps.index(("sync", os.path.dirname(blob))), "published, then synced"
 
 
@@ -421,11 +423,55 @@ def test_a_root_that_is_not_mounted_is_no_loss(config: Config, docker_root: Any,
     assert objects(config)["containers"] == {CONTAINER}
 
 
+def test_a_damaged_database_of_docker_does_not_prevent_a_start(
+    config: Config, docker_root: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = docker_root.write()
+    adopt(config, root)
+    (root / "volumes/metadata.db").write_bytes(b"x")
+    boot(config)
+    assert "cannot tell whether dockerd has run on the adopted root" in caplog.text
+
+
 def test_another_root_is_refused(config: Config, docker_root: Any, tmp_path: Path) -> None:
     adopt(config, docker_root.write())
     other = type(docker_root)(tmp_path / "second").write()
     with pytest.raises(Conflict, match=r"was adopted before\. Give it back first: orlop system give-back"):
         adopt(config, other)
+
+
+def test_what_replaced_a_link_stays(config: Config, docker_root: Any, tmp_path: Path) -> None:
+    """An administrator has moved the volume to another disk."""
+    adopt(config, docker_root.write())
+    volume = Path(config.data_root, "volumes/named")
+    volume.unlink()
+    volume.symlink_to(tmp_path)
+    trio.run(give_back.give_back, config)
+    assert volume.readlink() == tmp_path
+
+
+def test_objects_that_are_there_already(config: Config, docker_root: Any, tmp_path: Path) -> None:
+    """The data root has had the same image, and a container and a network of these names, from another root."""
+    first = type(docker_root)(tmp_path / "first")
+    first.config |= {"ID": "d" * 64}
+    root = first.write()
+    (root / "containers" / CONTAINER).rename(root / "containers" / ("d" * 64))
+    (root / "image/overlay2/layerdb/mounts" / CONTAINER).rename(root / "image/overlay2/layerdb/mounts" / ("d" * 64))
+    adopt(config, root)
+
+    async def forget() -> None:
+        async with Store.open(f"{config.data_root}/orlop.db") as store:
+            await store.commit([Delete("meta", "adoption")])
+
+    trio.run(forget)
+    plan = adopt(config, docker_root.write()).plan
+    assert plan is not None
+    assert {f"{item.kind} {item.name}": item.text for item in plan.items if not item.comes} == {
+        "image app:1": "it is there already",
+        "volume named": "a volume of this name is there already",
+        "network front": "a network of this name is there already",
+        "container web": "the name web is taken by another container",
+    }
 
 
 def test_names_that_are_taken(config: Config, docker_root: Any) -> None:

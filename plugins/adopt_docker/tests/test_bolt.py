@@ -63,6 +63,13 @@ def test_a_page_below_itself_is_damage(write_bolt: Callable[..., bytes]) -> None
         everything(bytes(data))
 
 
+def test_a_page_that_is_cut_off_is_damage(write_bolt: Callable[..., bytes]) -> None:
+    data = bytearray(write_bolt({"k": b"value"}))
+    struct.pack_into("<I", data, 2 * PAGE + 12, 1000)  # it says that 1,000 more pages belong to it
+    with pytest.raises(BoltError, match="a page is cut off"):
+        everything(bytes(data))
+
+
 def test_a_value_outside_its_page_is_damage(write_bolt: Callable[..., bytes]) -> None:
     data = bytearray(write_bolt({"k": b"value"}))
     struct.pack_into("<I", data, 2 * PAGE + 16 + 12, 1 << 30)

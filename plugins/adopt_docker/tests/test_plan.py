@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import trio
 
-from orlop_adopt_docker import adoption, containers, docker_root, report
+from orlop_adopt_docker import adoption, containers, docker_root, files, report
 from orlop_adopt_docker.plan import Plan
 from orlop_engine.config import Config
 from orlop_engine.containers.record import decode as decode_container
@@ -186,6 +187,50 @@ def test_a_volume_that_cannot_come_is_left(config: Config, docker_root: Any, cha
     docker_root.volume.update(change)
     found = stays(look(config, docker_root))
     assert found == {"volume named": why, "container web": "its volume named does not come"}
+
+
+def test_files_are_bounded_and_no_links(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x" * 100)
+    (tmp_path / "link").symlink_to("file")
+    assert files.raw(str(tmp_path / "file"), 100) == b"x" * 100
+    with pytest.raises(files.Unreadable, match="it is larger than"):
+        files.raw(str(tmp_path / "file"), 99)
+    with pytest.raises(files.Unreadable, match="cannot read"):
+        files.raw(str(tmp_path / "link"))
+
+
+def test_a_configuration_with_another_digest_is_left(config: Config, docker_root: Any) -> None:
+    root = docker_root.write()
+    (root / "image/overlay2/imagedb/content/sha256" / docker_root.image[7:]).write_bytes(docker_root.document + b" ")
+    found = stays(trio.run(adoption.look, config, str(root)))
+    assert found[f"image {docker_root.image}"] == "its configuration is damaged"
+
+
+def test_a_container_in_the_directory_of_another_is_left(config: Config, docker_root: Any) -> None:
+    root = docker_root.write()
+    (root / "containers" / CONTAINER).rename(root / "containers" / OTHER)
+    found = stays(trio.run(adoption.look, config, str(root)))
+    assert "names another container" in found[f"container {OTHER[:12]}"]
+
+
+def test_a_volume_with_an_impossible_name_is_left(config: Config, docker_root: Any) -> None:
+    docker_root.volume["Name"] = "x"
+    root = docker_root.write()
+    (root / "volumes" / ".hidden" / "_data").mkdir(parents=True)
+    assert (
+        "invalid characters for a local volume name" in stays(trio.run(adoption.look, config, str(root)))["volume .hidden"]
+    )
+
+
+def test_another_file_system_is_refused(docker_root: Any) -> None:
+    root = docker_root.write()
+    if os.stat("/dev/shm").st_dev == os.stat(root).st_dev:
+        pytest.skip("/dev/shm is on the file system of the tests")
+    config = Config(data_root="/dev/shm/orlop-none/data")
+    for work in (adoption.look, adoption.adopt):
+        with pytest.raises(InvalidParameter, match="it is on another file system than the data root"):
+            trio.run(work, config, str(root))
+    assert not os.path.exists("/dev/shm/orlop-none")
 
 
 def test_damaged_objects_are_left(config: Config, docker_root: Any) -> None:
