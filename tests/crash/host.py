@@ -263,7 +263,8 @@ def relaxed(found: HostState) -> HostState:
 
 def without_fetched(found: HostState) -> HostState:
     """The state without what a pull has fetched and unpacked for the next one to resume."""
-    kept = re.compile(r"file ~/data/(content/(blobs/sha256|ingest)/|overlay2/(\*|l/|\.orlop/committed/))|row images resume:")
+    layers = r"(overlay2|erofs)/(\*|l/|\.orlop/committed/)"
+    kept = re.compile(rf"file ~/data/(content/(blobs/sha256|ingest)/|{layers})|row images resume:")
     return Counter(line for line in found.elements() if not kept.match(line))
 
 
