@@ -89,15 +89,20 @@ async def adopt(config: Config, root: str, *, for_good: bool = False) -> Outcome
     """Adopt everything that can be. Raises `Conflict` while a dockerd runs on the root, or when another root was adopted."""
     root = os.path.realpath(root)
     _check_config(config, root)
-    docker_root.check(root)
-    _check_place(config, root)
+    database = os.path.join(config.data_root, "orlop.db")
+    if not os.path.exists(database):  # a refusal must not leave a new data root
+        docker_root.check(root)
+        with docker_root.locked(root):
+            _check_place(config, root)
     drivers = Drivers(config)
     try:
-        async with Store.open(os.path.join(config.data_root, "orlop.db")) as store:
+        async with Store.open(database) as store:
             found = rows.load(store)
             if found is not None:
                 return Outcome(await _again(store, config.data_root, found, root, for_good=for_good), None)
+            docker_root.check(root)
             with docker_root.locked(root):
+                _check_place(config, root)
                 await clean_up(store, config.data_root)
                 plan = await _plan(config, root, drivers)
                 made = await _carry_out(store, config.data_root, plan, for_good=for_good)

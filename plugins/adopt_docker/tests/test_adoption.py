@@ -296,6 +296,7 @@ def test_a_root_in_use_is_refused(config: Config, docker_root: Any, path: str) -
             Conflict, match=r"a running dockerd has it open\. Stop it first: systemctl stop docker\.socket docker"
         ):
             adopt(config, root)
+    assert os.listdir(config.data_root) == []
     adopt(config, root)
 
 
@@ -419,6 +420,7 @@ def test_a_root_that_is_not_mounted_is_no_loss(config: Config, docker_root: Any,
     root.rename(root.with_name("elsewhere"))
     boot(config)
     assert "is not there: its images, containers and volumes cannot be used" in caplog.text
+    assert adopt(config, root).plan is None, "`orlopd --adopt` starts, too"
     root.with_name("elsewhere").rename(root)
     assert objects(config)["containers"] == {CONTAINER}
 
