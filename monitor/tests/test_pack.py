@@ -6,12 +6,16 @@ import stat
 import tarfile
 import threading
 
+import msgspec
 import pytest
 
 from orlop_monitor.unpack.archive import entries
 from orlop_monitor.unpack.encode import END, entry_header, padding
 from orlop_monitor.unpack.header import Entry
+from orlop_monitor.unpack.layer import pack_layer
 from orlop_monitor.unpack.pack import Packer, go_mode
+from orlop_monitor.unpack.request import Change
+from orlop_sdk.testing.durability import no_descriptors_left
 
 
 def entry(name=b"f", kind=b"0", **more):
@@ -151,3 +155,33 @@ def test_modes_as_go_has_them():
     assert go_mode(stat.S_IFLNK | 0o777) == (1 << 27) | 0o777
     assert go_mode(stat.S_IFREG | 0o6755) == (1 << 23) | (1 << 22) | 0o755
     assert padding(0) == b"" and len(padding(1)) == 511
+
+
+def test_a_layer_of_changes(tmp_path):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/new").write_bytes(b"content")
+    (tmp_path / "d/other").write_bytes(b"not listed")
+    base = str(tmp_path)
+    changes = [
+        Change(f"{base}/d", False),
+        Change(f"{base}/d/new", False),
+        Change(f"{base}/d/old", True),
+        Change(f"{base}/d/deleted-since", False),
+        Change(f"{base}/deleted-since/f", False),
+        Change("/orlop-was-here", True),
+        Change("/tmp", False),
+    ]
+    listed = os.memfd_create("changes")
+    os.write(listed, b"\n".join(map(msgspec.json.encode, changes)))
+    os.lseek(listed, 0, os.SEEK_SET)
+    try:
+        with no_descriptors_left():
+            data = packed(tmp_path, lambda packer, root: pack_layer(packer, listed))
+    finally:
+        os.close(listed)
+    inside = base.lstrip("/")
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        expected = [f"{inside}/d", f"{inside}/d/new", f"{inside}/d/.wh.old", ".wh.orlop-was-here", "tmp"]
+        assert tar.getnames() == expected
+        assert tar.extractfile(f"{inside}/d/new").read() == b"content"
+        assert tar.getmember(".wh.orlop-was-here").size == 0

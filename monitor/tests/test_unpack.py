@@ -8,12 +8,8 @@ import gzip
 import io
 import lzma
 import os
-import shutil
 import stat
 import tarfile
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,78 +17,15 @@ import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from unpacking import archive, directory, member, picture, unpack
 
 from orlop_monitor.unpack.errors import UnpackError, shown
-from orlop_monitor.unpack.extract import extract
 from orlop_monitor.unpack.header import parse_header, parse_pax
-from orlop_monitor.unpack.request import Limits, Unpack
-from orlop_monitor.unpack.stream import Uncompressed, sniff
+from orlop_monitor.unpack.request import Limits
+from orlop_monitor.unpack.stream import sniff
 from orlop_monitor.unpack.tree import clean
 
-ROOT = os.geteuid() == 0
 quick = settings(deadline=None, max_examples=80, suppress_health_check=list(HealthCheck))
-
-
-@contextmanager
-def directory() -> Iterator[str]:
-    path = tempfile.mkdtemp()
-    try:
-        yield path
-    finally:
-        for each, names, _ in os.walk(path):
-            for name in names:
-                if not os.path.islink(os.path.join(each, name)):
-                    os.chmod(os.path.join(each, name), 0o700)
-        shutil.rmtree(path)
-
-
-def unpack(data: bytes, target: str, *, overlay: bool = False, **options: Any) -> int:
-    source = os.memfd_create("archive")
-    os.write(source, data)
-    os.lseek(source, 0, os.SEEK_SET)
-    root = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
-    before = os.umask(0)
-    try:
-        request = Unpack(overlay, ownership=ROOT, **options)
-        with Uncompressed(source, request.limits.size) as stream:
-            return extract(stream, root, request)
-    finally:
-        os.umask(before)
-        os.close(root)
-        os.close(source)
-
-
-def archive(members: list[tuple[tarfile.TarInfo, bytes]], form: int = tarfile.PAX_FORMAT) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=form, errors="surrogateescape") as tar:
-        for info, content in members:
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return out.getvalue()
-
-
-def member(name: str, kind: bytes = tarfile.REGTYPE, content: bytes = b"", **fields: Any) -> tuple[tarfile.TarInfo, bytes]:
-    info = tarfile.TarInfo(name)
-    info.type, info.mode = kind, 0o755 if kind == tarfile.DIRTYPE else 0o644
-    for key, value in fields.items():
-        setattr(info, key, value)
-    return info, content
-
-
-def picture(root: str) -> dict[str, tuple[Any, ...]]:
-    """All attributes that unpacking sets, by path, except the times of symlinks, which tarfile does not set. Hard links have
-    equal inode numbers, counted in order of path."""
-    found: dict[str, tuple[Any, ...]] = {}
-    inodes: dict[int, int] = {}
-    for path in sorted(Path(root).rglob("*")):
-        info = os.lstat(path)
-        kind = stat.S_IFMT(info.st_mode)
-        what: Any = path.read_bytes() if kind == stat.S_IFREG else os.readlink(path) if kind == stat.S_IFLNK else None
-        mode = None if kind == stat.S_IFLNK else stat.S_IMODE(info.st_mode)
-        inode = inodes.setdefault(info.st_ino, len(inodes))
-        time = None if kind == stat.S_IFLNK else info.st_mtime_ns // 1000
-        found[str(path.relative_to(root))] = (kind, mode, info.st_uid, info.st_gid, time, info.st_rdev, inode, what)
-    return found
 
 
 # --- comparison with tarfile

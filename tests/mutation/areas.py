@@ -48,7 +48,13 @@ AREAS = {
     ),
     "unpack": Area(
         _in("orlop_monitor.unpack", "archive binds copyup extract header layer request stream tree view whiteout"),
-        ("monitor/tests/test_unpack.py", "monitor/tests/test_pack.py"),
+        (
+            "monitor/tests/test_unpack.py",
+            "monitor/tests/test_unpack_archive.py",
+            "monitor/tests/test_unpack_extract.py",
+            "monitor/tests/test_unpack_stream.py",
+            "monitor/tests/test_pack.py",
+        ),
     ),
     "lifecycle": Area(
         _in("orlop_engine.containers", "exits lifecycle removal restarts restore state"),

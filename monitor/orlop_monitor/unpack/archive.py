@@ -6,7 +6,17 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from .errors import CUT_OFF, UnpackError, shown
-from .header import BLOCK, Entry, apply_pax, parse_gnu_sparse, parse_header, parse_pax, parse_pax_sparse
+from .header import (
+    BLOCK,
+    Entry,
+    Segment,
+    apply_pax,
+    parse_decimal,
+    parse_gnu_sparse,
+    parse_header,
+    parse_pax,
+    parse_pax_sparse,
+)
 
 __all__ = ["Source", "entries"]
 
@@ -41,14 +51,19 @@ def _padded(source: Source, size: int, what: str) -> bytes:
     return data[:size]
 
 
-def _check_map(entry: Entry) -> None:
-    """A sparse map must be ascending without overlaps, lie within the file, and describe exactly the data that follows."""
+def _check_map(entry: Entry, segments: list[Segment]) -> None:
+    """A sparse map must be ascending without overlaps, lie within the file, and describe exactly the data that follows. Only
+    files have one, as in Go: other entries have no content, so what follows would be read as the next header."""
+    if entry.type not in (b"0", b"7"):
+        raise UnpackError(f"damaged tar archive: {shown(entry.name)} has a sparse map, but is not a file")
+    if entry.real_size < 0:
+        raise UnpackError(f"damaged tar archive: {shown(entry.name)} has a negative size")
     at = 0
-    for offset, length in entry.segments or ():
+    for offset, length in segments:
         if offset < at or length < 0 or offset + length > entry.real_size:
             raise UnpackError(f"damaged tar archive: the sparse map of {shown(entry.name)} is out of order")
         at = offset + length
-    if sum(length for _, length in entry.segments or ()) != entry.size:
+    if sum(length for _, length in segments) != entry.size:
         raise UnpackError(f"damaged tar archive: the sparse map of {shown(entry.name)} does not add up")
 
 
@@ -82,15 +97,12 @@ def _sparse_1_0(source: Source, entry: Entry) -> None:
     while text.count(b"\n") < lines:
         text += _exactly(source, BLOCK)
         first, _, _ = text.partition(b"\n")
-        count = int(first) if first.isdigit() and len(first) < 8 else -1
-        if not 0 <= count <= SPARSE_LIMIT or len(text) > META_LIMIT:
-            raise UnpackError(f"damaged tar archive: the sparse map of {shown(entry.name)} is malformed")
+        count = parse_decimal(first, "a sparse map")
+        if count > SPARSE_LIMIT or len(text) > META_LIMIT:
+            raise UnpackError(f"{shown(entry.name)}: the sparse map is longer than the limit")
         lines = 1 + 2 * count
-    numbers = text.split(b"\n")[1:lines]
-    if not all(number.isdigit() for number in numbers):
-        raise UnpackError(f"damaged tar archive: the sparse map of {shown(entry.name)} is malformed")
-    plain = [int(number) for number in numbers]
-    entry.segments = list(zip(plain[::2], plain[1::2], strict=True))
+    numbers = [parse_decimal(number, "a sparse map") for number in text.split(b"\n")[1:lines]]
+    entry.segments = list(zip(numbers[::2], numbers[1::2], strict=True))
     entry.size -= len(text)
 
 
@@ -99,10 +111,7 @@ def _pax_sparse(source: Source, entry: Entry, records: list[tuple[bytes, bytes]]
     if not values:
         return
     entry.name = values.get(b"name", entry.name)
-    size = values.get(b"realsize", values.get(b"size", b""))
-    if not size.isdigit():
-        raise UnpackError(f"damaged tar archive: sparse file {shown(entry.name)} has no size")
-    entry.real_size = int(size)
+    entry.real_size = parse_decimal(values.get(b"realsize", values.get(b"size", b"")), "the size of a sparse file")
     entry.segments = segments
     if segments is None:
         _sparse_1_0(source, entry)
@@ -147,10 +156,10 @@ def entries(source: Source) -> Iterator[Entry]:
             elif records:
                 _pax_sparse(source, entry, records)
             if entry.segments is not None:
-                _check_map(entry)
-            elif kind not in b"07":
+                _check_map(entry, entry.segments)
+            elif kind in b"123456":
                 # Only regular files have content. Old tars set a hard link's size to that of its target.
-                entry.size = 0 if kind in b"123456" else entry.size
+                entry.size = 0
             yield entry
             source.skip(-entry.size % BLOCK)
             records, long_name, long_link = [], b"", b""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from .archive import entries
 from .errors import UnpackError, shown
-from .header import Entry
+from .header import Entry, Segment
 from .request import Unpack
 from .stream import Uncompressed, write_whole
 from .tree import Parent, Tree, clean, is_whiteout, remove
@@ -107,7 +107,6 @@ class _Extractor:
         """The path exists already: remove it, and open the parent again, because its cached descriptor may have been
         closed."""
         remove(name, parent.fd)
-        self._times.pop(path, None)
         self._tree.forget()
         return self._tree.directory(path.rpartition(b"/")[0])
 
@@ -124,7 +123,7 @@ class _Extractor:
             if entry.segments is None:
                 self._copy(fd, entry.size)
             else:
-                self._copy_sparse(fd, entry)
+                self._copy_sparse(fd, entry, entry.segments)
             # Set the owner first, because chown drops set-id bits and capabilities; then mode, attributes, time.
             if self._request.ownership and (entry.uid or entry.gid or not parent.plain):
                 os.chown(fd, entry.uid, entry.gid)
@@ -142,16 +141,15 @@ class _Extractor:
             if size > len(piece):
                 self._tick()
 
-    def _copy_sparse(self, fd: int, entry: Entry) -> None:
+    def _copy_sparse(self, fd: int, entry: Entry, segments: list[Segment]) -> None:
         if entry.real_size > self._request.limits.size:
             raise UnpackError(f"{shown(entry.name)}: the sparse file is larger than {self._request.limits.size} bytes")
         os.truncate(fd, entry.real_size)
-        for offset, length in entry.segments or ():
+        for offset, length in segments:
             os.lseek(fd, offset, os.SEEK_SET)
             self._copy(fd, length)
 
     def _directory(self, parent: Parent, path: bytes, name: bytes, entry: Entry) -> None:
-        self._source.skip(entry.size)
         plain = parent.plain
         try:
             os.mkdir(name, entry.mode & 0o777, dir_fd=parent.fd)

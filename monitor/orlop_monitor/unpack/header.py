@@ -16,6 +16,7 @@ __all__ = [
     "Entry",
     "Segment",
     "apply_pax",
+    "parse_decimal",
     "parse_gnu_sparse",
     "parse_header",
     "parse_pax",
@@ -26,6 +27,7 @@ BLOCK = 512
 _LAYOUT = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s")
 _SPARSE = struct.Struct("12s12s")
 _XATTR = b"SCHILY.xattr."
+_DIGITS = 20  # of 2**64 - 1
 
 Segment = tuple[int, int]
 """(offset, length) of one piece of data in a sparse file."""
@@ -63,6 +65,13 @@ def _number(raw: bytes) -> int:
         return int(text, 8)
     except ValueError:
         raise UnpackError(NO_TAR) from None
+
+
+def parse_decimal(text: bytes, what: str) -> int:
+    """Decode a decimal number of at most 64 bits, for `what`."""
+    if not text.isdigit() or len(text) > _DIGITS:
+        raise UnpackError(f"damaged tar archive: {what} is malformed")
+    return int(text)
 
 
 def _text(raw: bytes) -> bytes:
@@ -121,7 +130,7 @@ def parse_pax(data: bytes) -> list[tuple[bytes, bytes]]:
         digits = data[at:blank] if blank > 0 else b""
         end = at + int(digits) if digits.isdigit() else at
         equals = data.find(b"=", blank, end)
-        if end <= blank + 2 or end > len(data) or data[end - 1] != 0x0A or equals < 0:
+        if equals < 0 or end > len(data) or data[end - 1] != 0x0A:
             raise UnpackError("damaged tar archive: a pax header is malformed")
         records.append((data[blank + 1 : equals], data[equals + 1 : end - 1]))
         at = end
@@ -181,7 +190,7 @@ def parse_pax_sparse(records: list[tuple[bytes, bytes]]) -> tuple[list[Segment] 
         numbers = [value for key, value in records if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes")]
     else:
         return None, values
-    if len(numbers) % 2 or not all(number.isdigit() for number in numbers):
+    if len(numbers) % 2:
         raise UnpackError("damaged tar archive: a sparse map is malformed")
-    plain = [int(number) for number in numbers]
+    plain = [parse_decimal(number, "a sparse map") for number in numbers]
     return list(zip(plain[::2], plain[1::2], strict=True)), values
