@@ -201,7 +201,8 @@ class Uncompressed:
         if self._ended:
             return False
         item = self._queue.get()
-        if isinstance(item, (UnpackError, OSError)) and not isinstance(item, igzip.BadGzipFile):
+        # Of the decompressors, gzip and bzip2 raise `OSError` for damaged data, but without an errno.
+        if isinstance(item, UnpackError) or (isinstance(item, OSError) and item.errno is not None):
             raise item
         if isinstance(item, BaseException):
             raise UnpackError(f"damaged compressed stream: {item}") from item

@@ -1,0 +1,231 @@
+"""Streams that end early, are damaged or too long; and the protocol of the unpack worker."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import lzma
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import zstandard
+
+from orlop_monitor.unpack.errors import CUT_OFF, UnpackError
+from orlop_monitor.unpack.request import FRAME_LIMIT, HEADER, Decompress, Stream, encode, receive_request
+from orlop_monitor.unpack.stream import CHUNK, CompressedFile, Uncompressed, write_sparse, write_whole
+from orlop_sdk.testing.durability import no_descriptors_left
+
+NOISE = os.urandom(3 * CHUNK + 5)
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": lambda data: gzip.compress(data, 1),
+    "zstd": zstandard.ZstdCompressor(write_checksum=True).compress,
+    "bzip2": bz2.compress,
+    "xz": lambda data: lzma.compress(data, preset=0),
+}
+
+
+@contextmanager
+def memory(data: bytes = b"") -> Iterator[int]:
+    fd = os.memfd_create("stream")
+    try:
+        write_whole(fd, data)
+        os.lseek(fd, 0, os.SEEK_SET)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def read_whole(data: bytes, limit: int = 1 << 30) -> tuple[bytes, str]:
+    with no_descriptors_left(), memory(data) as fd, Uncompressed(fd, limit) as stream:
+        whole = b"".join(map(bytes, stream.rest()))
+        assert (stream.size, stream.consumed, stream.read(5)) == (len(whole), len(data), b"")
+        return whole, stream.digest()
+
+
+# --- compressed streams
+
+
+@pytest.mark.parametrize("kind", ["", *PACKERS])
+def test_every_compression(kind: str) -> None:
+    packed = PACKERS[kind](NOISE) if kind else NOISE
+    assert read_whole(packed) == (NOISE, f"sha256:{hashlib.sha256(NOISE).hexdigest()}")
+
+
+@pytest.mark.parametrize("kind", PACKERS)
+def test_compressed_streams_that_are_damaged(kind: str) -> None:
+    packed = bytearray(PACKERS[kind](NOISE[:50_000]))
+    packed[len(packed) // 2] ^= 1
+    with pytest.raises(UnpackError, match=r"^damaged compressed stream: "):
+        read_whole(bytes(packed))
+
+
+@pytest.mark.parametrize("kind", ["gzip", "bzip2", "xz"])
+@pytest.mark.parametrize("left", [12, 30_000, -1])
+def test_compressed_streams_that_end_early(kind: str, left: int) -> None:
+    packed = PACKERS[kind](NOISE[:50_000])
+    with pytest.raises(UnpackError, match=r"^damaged compressed stream: "):
+        read_whole(packed[:left])
+
+
+def test_zeros_after_the_last_member() -> None:
+    for kind in ("bzip2", "xz"):
+        assert read_whole(PACKERS[kind](b"data") + bytes(2 * CHUNK))[0] == b"data"
+
+
+def test_the_uncompressed_size_is_limited() -> None:
+    bomb = gzip.compress(bytes(4 * CHUNK))
+    assert read_whole(bomb, 4 * CHUNK)[0] == bytes(4 * CHUNK)
+    with pytest.raises(UnpackError, match=f"^it holds more than {4 * CHUNK - 1} bytes uncompressed, which is the limit"):
+        read_whole(bomb, 4 * CHUNK - 1)
+
+
+def test_errors_of_the_source_are_those_of_the_system(tmp_path: str) -> None:
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with pytest.raises(IsADirectoryError), Uncompressed(fd, 1) as stream:
+            stream.drain()
+    finally:
+        os.close(fd)
+
+
+# --- reading
+
+
+def test_reads_of_every_size() -> None:
+    with memory(NOISE) as fd, Uncompressed(fd, 1 << 30) as stream:
+        assert stream.read(0) == b""
+        assert stream.read(10) == NOISE[:10]
+        assert stream.read(CHUNK) == NOISE[10 : CHUNK + 10]  # from two chunks
+        assert stream.read(CHUNK - 10) == NOISE[CHUNK + 10 : 2 * CHUNK]  # up to the end of one
+        stream.skip(CHUNK)
+        assert stream.read(100) == NOISE[-5:]
+        stream.skip(0)
+        with pytest.raises(UnpackError, match=CUT_OFF):
+            stream.skip(1)
+
+
+def test_the_digest_is_that_of_the_whole_stream() -> None:
+    with memory(NOISE) as fd, Uncompressed(fd, 1 << 30) as stream:
+        stream.read(1)
+        stream.drain()
+        assert stream.digest() == f"sha256:{hashlib.sha256(NOISE).hexdigest()}"
+
+
+def test_nothing_is_left_of_a_stream_that_is_not_read() -> None:
+    with no_descriptors_left(), memory(bytes(20 * CHUNK)) as fd, Uncompressed(fd, 1 << 30) as stream:
+        stream.read(1)
+        thread = stream._thread
+    thread.join(10)
+    assert not thread.is_alive() and stream.size < 20 * CHUNK
+
+
+def test_a_compressed_file_counts_what_was_read() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # one message a read
+    with ours, theirs:
+        ours.setblocking(False)
+        for message in (b"abc", b"defgh"):
+            theirs.send(message)
+        file = CompressedFile(ours.fileno())
+        assert (file.peek(8), file.peek(3), file.consumed) == (b"abcdefgh", b"abc", 0)
+        assert (file.read(2), file.consumed) == (b"ab", 2)
+        buffer = bytearray(4)
+        assert (file.readinto(buffer), bytes(buffer), file.consumed) == (4, b"cdef", 6)
+        assert (file.read(), file.consumed) == (b"gh", 8)
+        theirs.send(b"more")
+        assert (file.read(), file.consumed) == (b"more", 12)
+        theirs.close()
+        assert (file.peek(8), file.read()) == (b"", b"")
+    with memory(b"0123456789") as fd:
+        file = CompressedFile(fd)
+        assert (file.read(4), file.read(0), file.read(100), file.consumed) == (b"0123", b"", b"456789", 10)
+
+
+# --- writing
+
+
+def test_short_writes_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    with memory() as fd:
+        monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:3]))
+        write_whole(fd, b"0123456789")
+        write_whole(fd, b"")
+        assert os.pread(fd, 20, 0) == b"0123456789"
+
+
+def test_zeros_become_holes() -> None:
+    with memory() as fd:
+        for data in (bytes(CHUNK), b"data", bytes(CHUNK)):
+            write_sparse(fd, memoryview(data))
+        assert os.lseek(fd, 0, os.SEEK_CUR) == 2 * CHUNK + 4 and os.fstat(fd).st_size == CHUNK + 4
+        assert os.fstat(fd).st_blocks * 512 < CHUNK and os.pread(fd, 10, CHUNK) == b"data"
+
+
+# --- requests
+
+
+def received(*parts: bytes) -> object:
+    """What a worker makes of these messages of the daemon, which then closes its end."""
+    ours, theirs = socket.socketpair()
+
+    def send() -> None:
+        with theirs:
+            for part in parts:
+                theirs.sendall(part)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        with ours:
+            return receive_request(ours)
+    finally:
+        sender.join()
+
+
+def test_requests_arrive_in_pieces() -> None:
+    """Each byte is sent when the one before has been read."""
+    whole = encode(Decompress(7))
+
+    class Connection(socket.socket):
+        def recvmsg(self, size: int, *more: int) -> tuple[bytes, list[tuple[int, int, bytes]], int, object]:
+            return self.recv(size), [], 0, None
+
+        def recv(self, size: int, flags: int = 0) -> bytes:
+            return super().recv(min(size, 1))
+
+    ours, theirs = socket.socketpair()
+    with theirs, Connection(fileno=ours.detach()) as connection:
+        theirs.sendall(whole + b"\1")
+        assert receive_request(connection) == (Decompress(7), [])
+        assert connection.recv(9) == b"\1", "it has read no further than its request"
+
+
+def test_descriptors_come_with_a_request() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, memory(b"content") as fd:
+        socket.send_fds(theirs, [encode(Decompress(7))], [fd])
+        request, (copy,) = receive_request(ours)
+        try:
+            assert request == Decompress(7) and os.pread(copy, 10, 0) == b"content"
+        finally:
+            os.close(copy)
+
+
+def test_the_size_of_a_request_is_limited() -> None:
+    overhead = len(encode(Stream(("x" * 70_000,)))) - HEADER.size - 70_000
+    largest = Stream(("x" * (FRAME_LIMIT - overhead),))
+    frame = encode(largest)
+    assert len(frame) == HEADER.size + FRAME_LIMIT
+    assert received(frame) == (largest, [])
+    with pytest.raises(ValueError, match=f"^a request of {FRAME_LIMIT + 1} bytes"):
+        received(HEADER.pack(FRAME_LIMIT + 1))
+
+
+@pytest.mark.parametrize("parts", [(), (b"\1",), (HEADER.pack(5),), (HEADER.pack(5), b"1234")])
+def test_a_daemon_that_goes_away(parts: tuple[bytes, ...]) -> None:
+    with pytest.raises(EOFError, match="the daemon went away"):
+        received(*parts)
