@@ -348,5 +348,12 @@ def test_the_number_of_segments_is_limited() -> None:
 
 
 def test_a_map_in_the_content_may_be_as_long_as_a_pax_header() -> None:
-    text = b"1\n" + b"0".rjust(20, b"0") + b"\n10\n"
-    assert one(pax_1_0(text=text)).segments == [(0, 10)]
+    count = (META_LIMIT - 8) // 42  # two numbers of 20 digits each
+    text = b"%d\n" % count + b"%020d\n%020d\n" % (20, 0) * count
+    assert META_LIMIT - 512 < len(text) <= META_LIMIT
+    assert one(pax_1_0(text=text, data=b"")).segments == [(20, 0)] * count
+
+
+def test_an_empty_sparse_file() -> None:
+    entry = one(old_gnu(real=octal(0), data=b""))
+    assert (entry.segments, entry.real_size) == ([], 0)
