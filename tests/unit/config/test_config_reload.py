@@ -247,7 +247,7 @@ def test_whatever_goes_wrong_nothing_is_applied_and_systemd_is_told(
     trio.run(daemon._reload)
     assert daemon._loaded is before
     assert service.engine.config.data_root == str(tmp_path)
-    assert "it stays as it is: cannot check it: ZeroDivisionError: a bug" in caplog.text
+    assert "the present one stays in force: cannot check it: ZeroDivisionError: a bug" in caplog.text
     assert told[0].startswith("RELOADING=1")
     assert told[1:] == ["READY=1\nSTATUS=serving; the last reload was refused, its reasons are in the log"]
 
