@@ -14,6 +14,7 @@ import trio
 from orlop_engine.config import Config
 from orlop_engine.networks.records import Sandbox
 from orlop_engine.processes import runs
+from orlop_engine.processes.watchdog import PATIENCE
 from orlop_kernel.failures import as_orlop_error
 
 from . import adoption, lifecycle, needs, prepared_sandbox, removal, restarts, run_cleanup, stopping, volumes
@@ -154,6 +155,9 @@ async def _bring_up(ports: Ports, known: Mapping[str, trio.Event], tried: Mappin
             await known[container.id].wait()
         elif not ports.config.live_restore:
             log.warning("stopping container %s: a daemon without live-restore left it running", container.name)
+            if container.run is not None:  # whether it is frozen is known once its monitor has been asked
+                with trio.move_on_after(PATIENCE):
+                    await container.run.settled.wait()
             await _stop_orderly(ports, container, _patience(ports.config, container))
         with trio.move_on_after(_NEEDED):
             for other in wanted[container.id] & tried.keys():

@@ -526,3 +526,26 @@ def test_networks_are_restored_once_requests_are_answered(tmp_path, monkeypatch)
             assert len(restored) == 1
 
     run_fast(main)
+
+
+def test_a_stop_at_boot_waits_until_it_is_known_whether_the_container_is_frozen(tmp_path, monkeypatch):
+    """A frozen process does not see SIGTERM. Only after its monitor has answered does the stop thaw it."""
+
+    async def test(h, left):
+        slow, monitor = left.add("slow", SICK, sick=True)
+        sent = []
+
+        async def signal(signum):
+            sent.append(signum)
+            monitor.run = slow.run
+            monitor.exit(0)
+
+        monitor.signal = signal
+        await restore.restore(h.ports)
+        await trio.sleep(3)
+        assert (sent, left.signals) == ([], [])
+        monitor.answers.set()
+        await trio.sleep(1)
+        assert sent == [15]
+
+    boot(tmp_path, monkeypatch, test, live_restore=False)
