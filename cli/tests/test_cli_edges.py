@@ -554,7 +554,7 @@ def test_commands_of_docker_alone(daemon: RecordedDaemon, orlop: Any, words: lis
     assert daemon.requests == []
 
 
-def test_none_of_them_is_here_and_all_are_on_the_page() -> None:
+def test_commands_that_only_docker_has_are_documented_and_absent() -> None:
     from orlop_cli import _docker_only
 
     page = (Path(__file__).parents[2] / "docs/cli.md").read_text()

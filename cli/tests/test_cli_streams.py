@@ -30,7 +30,7 @@ def split(data: bytes, at: list[int]) -> list[bytes]:
     st.lists(st.tuples(st.sampled_from([0, 1, 2]), st.binary(max_size=30)), max_size=15),
     st.lists(st.integers(0, 999), max_size=40),
 )
-def test_any_frames_any_cuts(frames: Frames, at: list[int]) -> None:
+def test_frames_that_are_cut_anywhere_are_decoded(frames: Frames, at: list[int]) -> None:
     data = b"".join(frame(stream, payload) for stream, payload in frames)
     seen = runs(Demultiplexer(), split(data, at))
     for stream in (0, 1, 2):

@@ -57,7 +57,7 @@ def _fail(text: str) -> int:
 
 
 def _check_machine(loaded: Loaded) -> None:
-    """Raise ConfigError for every problem that a start would find; warnings go where those of a start go."""
+    """Raise ConfigError for every problem that a start would find; print warnings to standard error."""
     logging.basicConfig(format="warning: %(message)s", level=logging.WARNING)
     from orlop_kernel import assembly
     from orlop_kernel.boot import machine

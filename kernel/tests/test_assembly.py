@@ -165,7 +165,7 @@ def test_plugins_that_are_what_they_should_be() -> None:
         (config(guards=("open",)), 'cannot use guard plugin "open": Bare lacks `guard` of Guards'),
     ],
 )
-def test_plugins_that_are_not(wrong: Config, text: str) -> None:
+def test_objects_that_do_not_implement_their_protocol_are_refused(wrong: Config, text: str) -> None:
     with pytest.raises(DriverError, match=text):
         opened(wrong)
 

@@ -74,7 +74,7 @@ def test_what_was_in_use_is_released_when_it_no_longer_is() -> None:
     process.run(main)
 
 
-def test_how_much_there_is() -> None:
+def test_resident_memory_is_measured() -> None:
     before = memory.resident()
     held = bytearray(64 * MIB)
     assert memory.resident() - before > 60 * MIB

@@ -452,7 +452,7 @@ print(said[-1], said.index("answered") < said.index("came"), said.count("tried")
     ) == ["came", "True", "True"]
 
 
-def test_a_name_server_that_is_closed_while_it_looks_away() -> None:
+def test_a_name_server_that_is_closed_while_accept_is_paused() -> None:
     """After `close`, a delayed accept must not use the descriptor numbers of closed sockets, which may be reused."""
     assert _in_a_process(
         """

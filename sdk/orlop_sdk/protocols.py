@@ -61,13 +61,13 @@ def members(protocol: type) -> dict[str, Any]:
 
 
 def has_all(plugin: object, protocol: type) -> bool:
-    """Like `isinstance` of Python 3.12, which runs no code of the plugin; that of 3.11 does."""
+    """Like `isinstance` in Python 3.12, which runs no code of the plugin. In Python 3.11, `isinstance` does."""
     return all(inspect.getattr_static(plugin, name, None) is not None for name in members(protocol))
 
 
 @functools.cache
 def returned(function: Callable[..., Any] | None) -> Any:
-    """What a member of a Protocol returns. Evaluated at its first call: those of all members take 3 ms of a start."""
+    """The annotated result of a Protocol's member. Evaluated at its first call: all members together take 3 ms."""
     try:
         return get_type_hints(function).get("return") if function else None
     except NameError:  # an annotation that is imported for type checkers alone
@@ -76,7 +76,7 @@ def returned(function: Callable[..., Any] | None) -> Any:
 
 @functools.cache
 def checkable(function: Callable[..., Any] | None) -> type | None:
-    """What `isinstance` can say of an answer."""
+    """The type that `isinstance` can check an answer against; None if there is none."""
     hint = returned(function)
     origin = get_origin(hint) or hint
     if not isinstance(origin, type) or origin is type(None) or is_protocol(origin):

@@ -162,6 +162,6 @@ def _elsewhere(given: Resources) -> list[str]:
             setattr(given, field, 0)
     for field, name in (("kernel_memory", "KernelMemory"), ("kernel_memory_tcp", "KernelMemoryTCP")):
         if getattr(given, field):
-            warnings.append(f"Limits of kernel memory are no longer set: kernels dropped them. {name} discarded.")
+            warnings.append(f"Linux no longer supports limits of kernel memory. {name} discarded.")
             setattr(given, field, UNSET)
     return warnings

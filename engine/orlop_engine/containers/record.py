@@ -49,12 +49,12 @@ class MountRecord(msgspec.Struct, frozen=True):
 class ContainerRecord(msgspec.Struct, kw_only=True):
     """`args` is the resolved entrypoint and command. `endpoints` are the networks of the container, by name or full id, with
     the endpoint settings of the client; rows without `endpoints_complete` were written by a daemon that left out the network
-    of the network mode (see `connections.complete`). `monitor_pid` is the monitor of the last recorded start, which tells an
-    unrecorded run apart; 0 before the first start, None in rows of a daemon that did not store it. `image_labels` are the
-    names of labels that only the image sets. `no_new_privileges` is that of the last start; None before the first start and
-    in rows of a daemon that did not store it. `paused_by_engine`: the engine pauses the container for a moment, and resumes
-    it also after a crash; stored as `held`. `emulated` is the platform that the client asked for, if
-    it is of another architecture than the host."""
+    of the network mode (see `connections.complete`). `monitor_pid` is the monitor of the last recorded start: a run
+    with another one was not recorded; 0 before the first start, None in rows of a daemon that did not store it.
+    `image_labels` are the names of labels that only the image sets. `no_new_privileges` is that of the last start; None
+    before the first start and in rows of a daemon that did not store it. `paused_by_engine`: the engine pauses the
+    container for a moment, and resumes it also after a crash; stored as `held`. `emulated` is the platform that the client
+    asked for, if it is of another architecture than the host."""
 
     schema: int = SCHEMA
     id: str

@@ -74,8 +74,8 @@ class Rows:
         those fields are published, all at once. After a failure nothing has changed. Changes of one container wait for each
         other. The block must not await.
 
-        Fields that are published without a commit meanwhile (by an exit, for example) win over those of the draft, in the
-        row with the next commit of it."""
+        A field that is published without a commit meanwhile (by an exit, for example) keeps that value, not the draft's.
+        The next commit writes it to the row."""
         async with container.row_lock:
             base, draft = container.record, copy(container.record)
             yield draft
@@ -94,8 +94,8 @@ class Rows:
         await self._commit(container, container.record)
 
     async def _commit(self, container: Container, record: ContainerRecord) -> None:
-        """The row of a container that was removed meanwhile is not written again. The store carries out commits in their
-        order, so that of several saves the last one stays."""
+        """The row of a container that was removed meanwhile is not written again. The store commits in
+        order, so the last of several saves wins."""
         if container.id in self._index and not container.row_going:
             await self._store.commit([Put(_TABLE, container.id, encode(record))])
 

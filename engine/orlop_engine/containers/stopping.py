@@ -103,8 +103,8 @@ def _patience(config: Config, container: Container, seconds: int | None) -> floa
 
 
 async def _begin_stop(ports: Ports, container: Container, signum: int, seconds: int | None) -> tuple[Run | None, float]:
-    """Send the stop signal, and prevent a restart. Returns the run and its seconds to end; None when it has ended
-    already."""
+    """Send the stop signal, and prevent a restart. Returns the run, and the seconds that it has to end;
+    without a run when it has ended already."""
     patience = _patience(ports.config, container, seconds)
     if not (ports.state.closing or container.being_restarted):
         _note_manual_stop(container)

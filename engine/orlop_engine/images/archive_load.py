@@ -203,7 +203,7 @@ class Loader:
             yield self._image(archive, manifest, platform, _Found(b"", (), names, (data, one), source, kept))
 
     def _image(self, archive: Archive, manifest: Manifest, platform: Platform | None, found: _Found) -> _Found:
-        """The same with the configuration and the layers of its manifest."""
+        """`found` with the configuration and the layers of the manifest added."""
         raw = self._verified(archive, manifest.config)
         self._check(documents.parse(raw), len(manifest.layers), platform, found.names)
         layers = tuple((self._layer(archive, part), part.media_type) for part in manifest.layers)

@@ -54,8 +54,8 @@ class _Selected:
 
 async def _select(catalog: Catalog, names: Iterable[str], platforms: Sequence[Platform]) -> list[_Selected]:
     """The images and their tags, in the order in which they are named first (rules: moby's tarexport `parseNames`). A name
-    without a tag means all its tags, an ID means the image without tags. Of a name of several platforms, the images of these
-    platforms, or without any the one for this host. `NotFound` with Docker's messages."""
+    without a tag means all its tags, an ID means the image without tags. If a name has images of several platforms: those
+    of `platforms`, or if it is empty the one for this host. `NotFound` with Docker's messages."""
     found: dict[str, _Selected] = {}
 
     def add(default: Image, tag: Reference | None = None) -> None:
@@ -95,7 +95,8 @@ def _by_id(catalog: Catalog, text: str) -> Image:
 
 
 async def _tags(catalog: Catalog, repository: Reference) -> list[Reference]:
-    """The references of a repository, sorted. None of them has gone since, as the last step is no checkpoint."""
+    """The references of a repository, sorted. All exist when this returns: the last step drops those that
+    are gone, and has no checkpoint."""
     pace, found = Pace(), []
     for reference in list(catalog.references):
         if reference.path == repository.path and reference.domain == repository.domain:

@@ -124,8 +124,8 @@ class Catalog:
         return NameRecord(target.images, target.index, self.owners.get(reference, ""))
 
     def newest(self, reference: Reference) -> str:
-        """The image that a tag was given last, or a digest first: what the name means to clients that know one platform per
-        name."""
+        """What the name means to clients that know one platform per name: for a tag the image that was added last, for a
+        digest the one that was added first."""
         return self.members(reference)[0]
 
     def shares_names(self, id: str) -> bool:

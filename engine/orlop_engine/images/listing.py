@@ -156,7 +156,8 @@ class _Wanted:
         self._patterns = [glob(pattern) for pattern in patterns]
 
     async def names(self, image: Image, pace: Pace) -> tuple[list[str], list[str]] | None:
-        """The matching tags and digests. None if the image belongs to the entries of others: all of its names mean them."""
+        """The matching tags and digests. None if the image has names, but each of them means
+        another image in this list."""
         shared = self._catalog.shares_names(image.id)
         if not self._patterns and not shared:
             return image.repo_tags, image.repo_digests

@@ -107,7 +107,7 @@ async def describe_oci(content: ContentStore, image: Image) -> Outgoing:
 
 
 def _kept(content: ContentStore, image: Image) -> Outgoing | None:
-    """With the newest manifest received that describes exactly this image; None if there is none."""
+    """The image with the newest received manifest that describes exactly this image; None without such a manifest."""
     for digest in reversed(image.record.manifests):
         try:
             data = content.read(digest, MAX_MANIFEST)

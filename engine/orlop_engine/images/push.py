@@ -168,7 +168,8 @@ class _ImagePush:
         self._report(_aux(Tag=name.tag, Digest=found.digest, Size=len(found.manifest)))
 
     def _mounts(self, digest: str, name: Reference) -> Sequence[str]:
-        """Repositories from which the registry may mount the blob. A restricted client would learn what others use."""
+        """Repositories from which the registry may mount the blob. Empty for a restricted client, which
+        would learn what others use."""
         if self._request.policy is not UNRESTRICTED:
             return ()
         return self._image_store.repositories.candidates(digest, name)

@@ -62,9 +62,9 @@ class ImageRecord(msgspec.Struct, frozen=True):
 
 
 class NameRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The row `ref:<full reference>`: what a name means. `images` have different platforms; the one that a tag was given
-    last, or a digest first, comes first. `index`: digest of the index (manifest list) that they are from, "" if there is
-    none. `owner`: see `policy`."""
+    """The row `ref:<full reference>`: what a name means. `images` have different platforms: for a tag, the
+    image that was added last comes first; for a digest, the one that was added first. `index`: digest of the index
+    (manifest list) that they are from, "" if there is none. `owner`: see `policy`."""
 
     images: tuple[str, ...]
     index: str = ""

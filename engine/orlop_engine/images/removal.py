@@ -170,9 +170,9 @@ def plan(
 def prune(
     catalog: Catalog, users: Users, images: Iterable[Image], removal: Removal, policy: ImagePolicy = UNRESTRICTED
 ) -> Iterator[None]:
-    """Plan a prune of these images (daemon/images/image_prune.go): removes each name like `docker rmi`, and skips what that
-    refuses. So an image in use keeps one name. Adds to `removal`; yields after each name, so that the caller can let other
-    tasks run."""
+    """Plan a prune of these images (daemon/images/image_prune.go): removes each name as `docker rmi` would, and skips
+    names that `docker rmi` refuses to remove, so an image in use keeps one name. Adds to `removal`; yields after each name,
+    so that the caller can let other tasks run."""
     planner = _Planner(catalog, users, policy)
     for image in images:
         names = list(image.names)

@@ -1,4 +1,4 @@
-"""Runs work once that several operations wait for: two pulls of one layer, two unpackings of one chain.
+"""Runs work only once if several operations wait for it: two pulls of one layer, two unpackings of one chain.
 
 The work runs in the engine's nursery, not in a waiting task. It is cancelled when the last waiting task leaves. If it fails,
 only the task that started it gets the error. The others try again themselves, because they may have a better source (another

@@ -208,8 +208,8 @@ class Expander:
         return "".join(out) + value[at:]
 
     def _matcher(self, parts: list[str], length: int, longest: bool) -> re.Pattern[str]:
-        """A pattern in which each part between two stars matches at its first possible position only, except the last part
-        if the longest match is wanted."""
+        """A regular expression for the pattern. The text after each star matches at its first possible position only; for
+        the longest match, the text after the last star matches at its last possible position."""
         self._spend((length + 1) * (1 + len(parts)))
         pieces = [""]
         for part in parts:

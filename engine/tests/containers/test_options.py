@@ -67,7 +67,7 @@ def test_security_options_in_both_notations():
         ("writable-cgroups=2", 2),
     ],
 )
-def test_security_options_that_there_are_not(option, number):
+def test_unknown_security_options_are_refused(option, number):
     with pytest.raises(InvalidParameter) as raised:
         security.parse([option])
     assert str(raised.value) == f'invalid --security-opt {number}: "{option}"'

@@ -116,6 +116,6 @@ def test_ps_is_not_asked_about_all_of_the_host_for_who_may_not_see_it(monkeypatc
     assert asked == [("-ef", "-q7")] * 2
 
 
-def test_no_pid_no_list() -> None:
+def test_output_of_ps_without_a_pid_column_is_an_error() -> None:
     with pytest.raises(DriverError, match="Couldn't find PID field in ps output"):
         parse("CMD\nsleep\n", [1])

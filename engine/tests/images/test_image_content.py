@@ -472,7 +472,7 @@ def test_shared_work_ends_with_its_last_asker() -> None:
     shared(check)
 
 
-def test_a_failure_is_its_starters() -> None:
+def test_only_the_starter_of_shared_work_gets_its_failure() -> None:
     async def check(work: SharedWork[int]) -> None:
         gate = trio.Event()
         results: list[object] = []

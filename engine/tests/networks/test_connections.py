@@ -258,7 +258,7 @@ def test_what_cannot_be_saved_has_not_been_joined(ship: Callable[..., None], sav
     ship(body, record(bindings=bindings))
 
 
-def test_files_that_cannot_be_told_keep_nobody(ship: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_rewrite_of_files_prevents_no_change(ship: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(containers: Any, container: Any, before: Any) -> None:
         raise ValueError("not what was written")
 

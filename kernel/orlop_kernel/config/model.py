@@ -58,9 +58,9 @@ class Listener(ConfigBase, frozen=True, kw_only=True, omit_defaults=True):
 class Keys(ConfigBase, frozen=True, kw_only=True):
     """Base of a plugin's own keys of daemon.json: each field is a key, with "_" for "-", and has a default. Registered
     with the hook `orlop_keys`, under the name of the service, front end or guard. `HELP` has a line for each key that no
-    flag of orlopd sets (the help of a flag is in `flags.py`), `RELOADABLE` the keys that a reload applies. `REFUSED` and
-    `IGNORED` have the reason why a key is an error unless it has its default value (or says `"enable": false`), or is
-    accepted with a warning."""
+    flag of orlopd sets (the help of a flag is in `flags.py`), `RELOADABLE` the keys that a reload applies. `REFUSED`
+    has the reason why a key is an error, unless it has its default value or says `"enable": false`; `IGNORED` the reason
+    why a key is accepted with a warning only."""
 
     HELP: ClassVar[Mapping[str, str]] = {}
     RELOADABLE: ClassVar[frozenset[str]] = frozenset()

@@ -26,8 +26,8 @@ class Level(IntEnum):
 class Scope(Enum):
     """How a listener with labels judges a route (`label_scope.LabelScope`)."""
 
-    OPEN = "about nothing of anybody's"
-    ABSENT = "of a kind that Orlop does not have"
+    OPEN = "concerns no object"
+    ABSENT = "Orlop has no such objects"
     FILTER = "lists or prunes by filters: the labels are added to them"
     CONTAINER = "the container of the path"
     EXEC = "the container of the exec of the path"
@@ -45,7 +45,7 @@ class Scope(Enum):
     DISCONNECT = "the same"
     NEW_NETWORK = "a network in the making"
     NEW_VOLUME = "a volume in the making"
-    CLOSED = "about everybody's things: refused"
+    CLOSED = "covers objects of all owners: refused"
 
 
 class Host(Enum):
