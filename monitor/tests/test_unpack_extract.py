@@ -98,6 +98,12 @@ def test_every_kind_replaces_every_other(target: str, old: str, new: str) -> Non
         assert info.st_ino == os.stat(f"{target}/f").st_ino
 
 
+def test_a_directory_that_became_a_symlink_is_followed(target: str) -> None:
+    members = [member("e", DIR), member("d/x"), member("d", LINK, linkname="e"), member("d/y")]
+    unpack(archive(members), target)
+    assert os.listdir(f"{target}/e") == ["y"]
+
+
 def test_symlinks_that_cannot_be(target: str) -> None:
     refused(target, "l: a symlink to '' cannot be made", member("l", LINK))
     with pytest.raises(UnpackError, match=r"l: a symlink to 'a.*b' cannot be made"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import hashlib
+import io
 import lzma
 import os
 import socket
@@ -18,6 +19,7 @@ import zstandard
 from orlop_monitor.unpack.errors import CUT_OFF, UnpackError
 from orlop_monitor.unpack.request import FRAME_LIMIT, HEADER, Decompress, Stream, encode, receive_request
 from orlop_monitor.unpack.stream import CHUNK, CompressedFile, Uncompressed, write_sparse, write_whole
+from orlop_monitor.unpack.zstd_frames import ZstdFrames
 from orlop_sdk.testing.durability import no_descriptors_left
 
 NOISE = os.urandom(3 * CHUNK + 5)
@@ -64,12 +66,42 @@ def test_compressed_streams_that_are_damaged(kind: str) -> None:
         read_whole(bytes(packed))
 
 
-@pytest.mark.parametrize("kind", ["gzip", "bzip2", "xz"])
+@pytest.mark.parametrize("kind", PACKERS)
 @pytest.mark.parametrize("left", [12, 30_000, -1])
 def test_compressed_streams_that_end_early(kind: str, left: int) -> None:
     packed = PACKERS[kind](NOISE[:50_000])
     with pytest.raises(UnpackError, match=r"^damaged compressed stream: "):
         read_whole(packed[:left])
+
+
+def zstd_frames() -> list[bytes]:
+    """Frames with all forms of headers and blocks."""
+    noise, zeros = NOISE[:300], bytes(300)
+    frames = [zstandard.ZstdCompressor().compress(b"text " * 100), zstandard.ZstdCompressor().compress(b"")]
+    for sized in (True, False):
+        packer = zstandard.ZstdCompressor(write_checksum=not sized, write_content_size=sized)
+        frames += [packer.compress(data) for data in (noise, zeros, NOISE[:70_000], bytes(300_000))]
+    streaming = zstandard.ZstdCompressor(write_checksum=True).compressobj()
+    frames.append(streaming.compress(noise) + streaming.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK) + streaming.flush())
+    frames += [b"\x50\x2a\x4d\x18" + (7).to_bytes(4, "little") + b"ignored", b"\x5f\x2a\x4d\x18" + bytes(4)]
+    return frames
+
+
+def test_zstd_streams_end_with_a_frame() -> None:
+    """Whatever pieces they are read in."""
+    frames = zstd_frames()
+    whole = b"".join(frames)
+    ends = {sum(map(len, frames[:count])) for count in range(len(frames) + 1)}
+    for piece in (1, 3, 1000):
+        file = ZstdFrames(io.BytesIO(whole))
+        at = 0
+        while data := file.read(piece):
+            at += len(data)
+            assert file.complete == (at in ends)
+    for frame in frames:
+        read_whole(frame)
+        with pytest.raises(UnpackError, match="the compressed stream ends early"):
+            read_whole(frame[:-1])
 
 
 def test_zeros_after_the_last_member() -> None:

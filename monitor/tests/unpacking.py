@@ -94,7 +94,7 @@ def header(name: bytes = b"f", kind: bytes = b"0", /, *, signed: bool = False, *
     block = bytearray(512)
     block[: len(name)] = name
     block[156:157] = kind
-    for key, value in {"magic": b"ustar\x0000", **fields}.items():
+    for key, value in {"mode": b"0000644", "magic": b"ustar\x0000", **fields}.items():
         block[_OFFSETS[key] : _OFFSETS[key] + len(value)] = value
     block[148:156] = b" " * 8
     block[148:156] = b"%06o\0 " % (sum(block) - 256 * signed * sum(byte > 127 for byte in block))

@@ -20,6 +20,7 @@ import zstandard
 from isal import igzip
 
 from .errors import CUT_OFF, UnpackError
+from .zstd_frames import ZstdFrames, is_skippable
 
 __all__ = ["CHUNK", "COMPRESSIONS", "CompressedFile", "Uncompressed", "decompress", "sniff", "write_sparse", "write_whole"]
 
@@ -34,6 +35,7 @@ _MAGIC = (
     (b"BZh", "bzip2"),
     (b"\xfd7zXZ\x00", "xz"),
 )
+_ENDS_EARLY = "the compressed stream ends early"
 COMPRESSIONS = tuple(name for _, name in _MAGIC)
 
 
@@ -43,9 +45,7 @@ def sniff(head: bytes) -> str:
     for magic, name in _MAGIC:
         if head.startswith(magic):
             return name
-    if len(head) >= 4 and head[1:4] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50:
-        return "zstd"
-    return ""
+    return "zstd" if len(head) >= 4 and is_skippable(head[:4]) else ""
 
 
 def write_whole(fd: int, data: bytes | memoryview) -> None:
@@ -121,7 +121,7 @@ def _members(file: CompressedFile, make: Callable[[], _Decompressor]) -> Iterato
             if member.needs_input and not pending:
                 pending = file.read(CHUNK)
                 if not pending:
-                    raise EOFError("the compressed stream ends early")
+                    raise EOFError(_ENDS_EARLY)
             data = member.decompress(pending, CHUNK)
             pending = b""
             if data:
@@ -139,9 +139,12 @@ def decompress(file: CompressedFile) -> Iterator[bytes]:
             yield data
     elif kind == "zstd":
         zstd = zstandard.ZstdDecompressor(max_window_size=1 << 27)
-        with zstd.stream_reader(cast(BinaryIO, file), read_size=CHUNK, read_across_frames=True, closefd=False) as frames:
-            while data := frames.read(CHUNK):
+        frames = ZstdFrames(file)
+        with zstd.stream_reader(cast(BinaryIO, frames), read_size=CHUNK, read_across_frames=True, closefd=False) as stream:
+            while data := stream.read(CHUNK):
                 yield data
+        if not frames.complete:
+            raise EOFError(_ENDS_EARLY)
     elif kind == "bzip2":
         yield from _members(file, bz2.BZ2Decompressor)
     elif kind == "xz":
