@@ -388,6 +388,13 @@ def test_whiteouts_in_a_plain_tree(target: str, members: list[str], left: list[s
     assert sorted(str(path.relative_to(target)) for path in Path(target).rglob("*")) == left
 
 
+@pytest.mark.parametrize("whiteout", ["d/.wh..wh..opq", "d/.wh.sub"])
+def test_a_directory_that_a_whiteout_removed_is_made_again(target: str, whiteout: str) -> None:
+    unpack(archive([member("d/sub/x")]), target)
+    unpack(archive([member("h", HARD, linkname="d/sub/x"), member(whiteout), member("d/sub/new")]), target)
+    assert os.listdir(f"{target}/d/sub") == ["new"] and os.stat(f"{target}/h").st_nlink == 1
+
+
 def overlay_picture(target: str) -> dict[str, str]:
     """All files below `target`: whiteouts, opaque directories and others."""
     found = {}
