@@ -250,6 +250,8 @@ def test_headers() -> None:
 def test_compression_is_told_by_its_first_bytes() -> None:
     heads = (b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"\x52\x2a\x4d\x18", b"BZh9", b"\xfd7zXZ\0", b"ustar")
     assert [sniff(head) for head in heads] == ["gzip", "zstd", "zstd", "bzip2", "xz", ""]
+    for other in (b"PK\3\4 zip", b"\x60\x2a\x4d\x18", b"\x50\x2a\x4d", b"BZ", b""):
+        assert sniff(other) == ""
 
 
 def test_streams_of_several_members() -> None:
