@@ -22,6 +22,8 @@ from orlop_monitor.unpack.stream import CHUNK, CompressedFile, Uncompressed, wri
 from orlop_monitor.unpack.zstd_frames import ZstdFrames
 from orlop_sdk.testing.durability import no_descriptors_left
 
+pytestmark = pytest.mark.timeout(15)  # each takes less than a second, unless a reader does not see the end
+
 NOISE = os.urandom(3 * CHUNK + 5)
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": lambda data: gzip.compress(data, 1),
