@@ -9,6 +9,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -24,6 +25,8 @@ __all__ = ["Coverage", "lines_reached", "passes", "source_of"]
 _SURE = 4.0
 """A mutant that takes so many times as long as the tests take without it, and some seconds, hangs: it is killed."""
 _SECONDS = 8.0
+_MEMORY = 4 << 30
+"""Bytes of address space of a run: a mutant may allocate without end."""
 
 _MARKED = "not alone" if os.geteuid() == 0 else "not alone and not root"
 """The conformance suites of drivers need root."""
@@ -69,6 +72,7 @@ def _pytest(tests: Iterable[str], scratch: str) -> int:
     for fd in (0, 1, 2):
         os.dup2(null, fd)
     os.setsid()
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     options = ["-x", "-q", "-p", "no:cacheprovider", "-m", _MARKED, f"--basetemp={scratch}/run"]
     imported = "-Wignore::pytest.PytestAssertRewriteWarning"  # hypothesis, before the fork
     return int(pytest.main([*options, imported, *tests]))
