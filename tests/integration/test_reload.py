@@ -29,7 +29,7 @@ def reload(engine: Engine, config: dict[str, Any] | str) -> str:
     assert engine.process is not None
     before = len(engine.log())
     engine.process.send_signal(signal.SIGHUP)
-    until(lambda: any(text in engine.log()[before:] for text in ("configuration reloaded", "it stays as it is")), "a reload")
+    until(lambda: any(text in engine.log()[before:] for text in ("configuration reloaded", "stays in force")), "a reload")
     return engine.log()[before:]
 
 
