@@ -133,6 +133,11 @@ def test_a_changed_file_is_applied_or_not_at_all(fresh: Callable[..., Engine]) -
     assert "applied: nothing, all is unchanged" in reload(engine, FIRST)
 
 
+def deleted(engine: Engine) -> None:
+    """Wait until the runtime has deleted what ran: `run --rm` returns before."""
+    until(lambda: not os.listdir(engine.home / "run" / "run"), "the runtime's delete")
+
+
 def test_a_runtime_held_in_memory_is_not_run_once_another_is_named(fresh: Callable[..., Engine]) -> None:
     engine = fresh(FIRST)
     first, first_ran = wrapper(engine, "first")
@@ -141,11 +146,13 @@ def test_a_runtime_held_in_memory_is_not_run_once_another_is_named(fresh: Callab
     engine.restart()  # the new zygote loads the runtime's program into memory
     engine.ok("run", "--rm", BUSYBOX, "true")
     assert first_ran.exists()
+    deleted(engine)
     first_ran.unlink()
     reload(engine, {**FIRST, "runtimes": {"own": {"path": second}}, "default-runtime": "own"})
     engine.ok("run", "--rm", BUSYBOX, "true")
     assert second_ran.exists()
     assert not first_ran.exists()
+    deleted(engine)
     second_ran.unlink()
     reload(engine, FIRST)
     assert engine.ok("run", "--rm", BUSYBOX, "echo", "runc") == "runc"
