@@ -30,6 +30,10 @@ _BOUNDED = frozenset({"events"})  # tables with a size limit of their own
 _FILES = frozenset({"orlop.db-wal", "orlop.db-shm"})
 
 
+_IDLE_THREAD = "Trio thread"
+"""trio keeps a thread for ten seconds after its last use, and a census uses one. A thread at work has another name."""
+
+
 def _plain(text: str, home: str) -> str:
     return _ID.sub("*", text.replace(home, ""))
 
@@ -66,7 +70,8 @@ def _process(kind: str, pid: int, home: str) -> Iterator[str]:
     for task in os.listdir(f"/proc/{pid}/task"):
         with contextlib.suppress(OSError):  # it has ended
             name = Path(f"/proc/{pid}/task/{task}/comm").read_text().strip()
-            yield f"{kind} thread {name.rstrip('0123456789')}".rstrip()
+            if not name.startswith(_IDLE_THREAD):
+                yield f"{kind} thread {name.rstrip('0123456789')}".rstrip()
 
 
 def _processes(engine: Engine) -> Iterator[str]:
