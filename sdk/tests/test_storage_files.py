@@ -207,7 +207,7 @@ def copied(source: Path, target: Path) -> None:
         os.close(two)
 
 
-def test_a_directory_that_another_took_the_place_of_is_not_walked(tmp_path: Path) -> None:
+def test_a_walk_goes_on_at_the_root_after_a_directory_was_moved(tmp_path: Path) -> None:
     """The walk goes up by "..": where that leads elsewhere, it goes on at the root."""
     root = tmp_path / "root"
     for name in ("a/x", "a/y", "z"):

@@ -43,7 +43,7 @@ log = logging.getLogger("orlop.containers")
 
 T = TypeVar("T")
 _PATIENCE = 20.0
-_LOOKS = Abandonable("access to mount sources", 16)
+_SOURCE_CHECKS = Abandonable("access to mount sources", 16)
 _NOTE = "volumes:"
 _ANONYMOUS = "com.docker.volume.anonymous"
 
@@ -59,7 +59,7 @@ async def patiently(look: Callable[[], T]) -> T:
         return look()
 
     with trio.move_on_after(_PATIENCE):
-        return await _LOOKS.run(begin)
+        return await _SOURCE_CHECKS.run(begin)
     why = "its file system gave no answer" if begun else "too many others wait for one that gives no answer, and did"
     raise DeadlineExceeded(f"cannot access a mount source: {why} in {_PATIENCE:g} s")
 

@@ -34,7 +34,7 @@ from orlop_sdk import (
 from . import planning
 from .ports import Bound, PortAllocator, PortBindings, Wanted, wanted_ports
 from .records import AttachedEndpoint, NetworkRecord, Plan, PlannedEndpoint, Sandbox
-from .state import Network, drivers_own, mac_for, new_id
+from .state import Network, mac_for, new_id, reported_addresses
 
 __all__ = ["Attachments", "Listeners"]
 
@@ -200,7 +200,7 @@ class Attachments:
         if driver.capabilities.addresses:
             return attached
         try:
-            addresses = drivers_own(planned.driver, state)
+            addresses = reported_addresses(planned.driver, state)
         except DriverError:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDO_SECONDS):
                 await self._detach_one(attached, ending=False)

@@ -11,7 +11,7 @@ from orlop_sdk import Address, DriverError, Endpoint, EndpointState, InvalidPara
 from .ipam import AddressPool, derived_mac, parse_subnet
 from .records import AttachedEndpoint, NetworkRecord, Sandbox
 
-__all__ = ["Network", "drivers_own", "mac_for", "new_id"]
+__all__ = ["Network", "mac_for", "new_id", "reported_addresses"]
 
 
 def new_id() -> str:
@@ -100,7 +100,7 @@ def mac_for(settings: EndpointSettings, addresses: tuple[Address, ...]) -> str:
     return ""
 
 
-def drivers_own(name: str, state: EndpointState) -> tuple[Address, ...]:
+def reported_addresses(name: str, state: EndpointState) -> tuple[Address, ...]:
     """The addresses that a driver with its own address management has given to an endpoint. `DriverError` if it reports what
     is no address: that would break the tables of names."""
     for each in state.addresses:
