@@ -1,0 +1,1 @@
+"""From a Dockerfile to LLB: pure functions, without files or network."""
