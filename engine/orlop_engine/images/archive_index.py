@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import msgspec
-
-from orlop_sdk import NotFound
+from orlop_sdk import DriverError, NotFound
 
 from . import manifests, platforms
 from .archive_file import Archive, Member
+from .attestations import parts_of
 from .documents import MAX_MANIFEST
 from .manifests import ATTESTATION_OF, IMAGE_MANIFESTS, Descriptor, Index
 from .platforms import Platform
 
 __all__ = ["attachments", "blob_path", "chosen"]
-
-
-class _Attestation(msgspec.Struct):
-    """What an attestation consists of. Its layers are documents, not file systems, so it is no manifest of an image."""
-
-    config: Descriptor | None = None
-    layers: list[Descriptor] = []
 
 
 def blob_path(digest: str) -> str:
@@ -60,9 +52,9 @@ def attachments(archive: Archive, index: Index, manifest: str) -> tuple[Member, 
         if own is None:
             continue
         try:
-            parts = msgspec.json.decode(archive.read(blob_path(entry.digest), MAX_MANIFEST), type=_Attestation)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            parts = parts_of(archive.read(blob_path(entry.digest), MAX_MANIFEST))
+        except DriverError:
             continue
-        members = [_member(archive, part) for part in (parts.config, *parts.layers) if part is not None]
+        members = [_member(archive, part) for part in parts]
         found += [own, *filter(None, members)] if all(members) else []
     return tuple(found)

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 
 import msgspec
 
-from orlop_sdk import OrlopError
+from orlop_sdk import DriverError, OrlopError
 
 from .content import ContentStore
 from .documents import MAX_MANIFEST
 from .manifests import Descriptor
 from .records import Image
+from .references import is_digest
 
-__all__ = ["Attestation", "attestations"]
+__all__ = ["Attestation", "attestations", "parts_of"]
 
 log = logging.getLogger("orlop.images")
 
@@ -39,7 +40,23 @@ class Attestation:
 
 
 class _Manifest(msgspec.Struct):
+    """Layers of an attestation are documents, not file systems, so it is no manifest of an image."""
+
+    config: Descriptor | None = None
     layers: list[Descriptor] = []
+
+
+def parts_of(manifest: bytes) -> tuple[Descriptor, ...]:
+    """What an attestation's manifest names: its configuration and its statements. `DriverError` if it is none."""
+    try:
+        found = msgspec.json.decode(manifest, type=_Manifest)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise DriverError(f"cannot read attestation: {error}") from error
+    parts = tuple(filter(None, (found.config, *found.layers)))
+    for part in parts:
+        if not is_digest(part.digest) or part.size < 0:
+            raise DriverError(f"cannot read attestation: unsupported digest or size of {part.digest[:100]!r}")
+    return parts
 
 
 def attestations(content: ContentStore, image: Image, types: Collection[str], *, statements: bool) -> list[Attestation]:
@@ -61,10 +78,10 @@ def _statements_of(content: ContentStore, digest: str) -> list[Descriptor]:
     if content.size(digest) > MAX_MANIFEST:
         return []
     try:
-        layers = msgspec.json.decode(content.read(digest, MAX_MANIFEST), type=_Manifest).layers
-    except (OrlopError, msgspec.MsgspecError, RecursionError):
+        parts = parts_of(content.read(digest, MAX_MANIFEST))
+    except OrlopError:
         return []
-    return [part for part in layers if part.media_type == _IN_TOTO and _PREDICATE_TYPE in (part.annotations or {})]
+    return [part for part in parts if part.media_type == _IN_TOTO and _PREDICATE_TYPE in (part.annotations or {})]
 
 
 def _statement(content: ContentStore, part: Descriptor) -> msgspec.Raw | None:

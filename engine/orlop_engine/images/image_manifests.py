@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
-import msgspec
 import trio
 from msgspec import UNSET
 
@@ -26,6 +25,7 @@ from orlop_engine.types.images import (
 from orlop_sdk import OrlopError
 
 from . import manifests, outgoing
+from .attestations import parts_of
 from .catalog import Catalog
 from .content import ContentStore
 from .documents import MAX_MANIFEST
@@ -38,13 +38,6 @@ __all__ = ["summaries"]
 log = logging.getLogger("orlop.images")
 
 Users = Mapping[str, Sequence[ImageUser]]
-
-
-class _Parts(msgspec.Struct):
-    """What an attestation consists of."""
-
-    config: Descriptor | None = None
-    layers: list[Descriptor] = []
 
 
 async def summaries(catalog: Catalog, content: ContentStore, image: Image, users: Users) -> list[ManifestSummary]:
@@ -119,10 +112,10 @@ def _attestation(content: ContentStore, entry: Descriptor) -> ManifestSummary:
     size, available = content.size(entry.digest), content.has(entry.digest)
     if available:
         try:
-            parts = msgspec.json.decode(content.read(entry.digest, MAX_MANIFEST), type=_Parts)
-            sizes = [content.size(part.digest) for part in (parts.config, *parts.layers) if part]
-            size, available = size + sum(sizes), all(sizes)
-        except (OrlopError, msgspec.MsgspecError, RecursionError):
+            parts = parts_of(content.read(entry.digest, MAX_MANIFEST))
+            size += sum(content.size(part.digest) for part in parts)
+            available = all(content.has(part.digest) for part in parts)
+        except OrlopError:
             available = False
     return ManifestSummary(
         entry.digest, _descriptor(entry), available, ManifestSize(size, size), "attestation", attestation_data=about

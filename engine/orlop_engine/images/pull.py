@@ -7,7 +7,7 @@ waits for continue. Messages are Docker's (daemon/internal/distribution/pull_v2.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ import trio
 from orlop_engine.types.images import ImageDocument
 from orlop_sdk import DriverError, Forbidden, InvalidParameter, NotFound, OrlopError
 
-from . import documents, manifests, platforms
+from . import attestation_pull, documents, manifests, platforms
 from .connector import Access, Connector
 from .download import Downloads, short
 from .image_store import CLEANUP_SECONDS, ImageStore
@@ -63,6 +63,7 @@ class _Plan:
     chain_ids: tuple[str, ...]
     policy: ImagePolicy
     index: IndexSource | None
+    attestations: Sequence[Descriptor]
 
     @property
     def diff_ids(self) -> list[str]:
@@ -137,10 +138,11 @@ class Puller:
         """Choose the platform, fetch the configuration, and check that both match each other and this host."""
         kept = [first[1]]
         found = manifests.parse(*first)
-        index = None
+        index, about = None, list[Descriptor]()
         if isinstance(found, Index):
             index = IndexSource.of(documents.digest(first[1]), found)
             entry = manifests.choose(found, request.platform or platforms.host())
+            about = attestation_pull.attestations_of(found, entry.digest)
             media_type, data = await sources.manifest(entry.digest)
             kept.append(data)
             found = manifests.parse(media_type, data)
@@ -156,7 +158,7 @@ class Puller:
         chain_ids = tuple(documents.chain_ids(document.rootfs.diff_ids))
         if len(chain_ids) > self._max_depth:
             raise DriverError(f"cannot pull {reference.familiar}: max depth exceeded: {len(chain_ids)} layers")
-        return _Plan(reference, found, tuple(kept), document, raw, chain_ids, request.policy, index)
+        return _Plan(reference, found, tuple(kept), document, raw, chain_ids, request.policy, index, about)
 
     def _check(self, document: ImageDocument, request: PullRequest, reference: Reference) -> None:
         if document.os.lower() not in ("linux", ""):
@@ -182,16 +184,18 @@ class Puller:
         await self._image_store.barrier()
         image = self._image_store.catalog.images.get(plan.manifest.config.digest)
         # The configuration is known, so its layers exist: Docker reports none of them
+        attached = _Attached(self._image_store, self._downloads, sources, plan, lease)
         if image is not None and self._image_store.complete(image.layers):
             layers: Sequence[Layer] = image.layers
+            await attached.fetch()
         else:
             known = self._present(plan, lease)
             await trio.to_thread.run_sync(self._check_space, plan)
             await self._image_store.begin(name, lease)
-            layers = await _LayerPull(self._image_store, self._downloads, sources, plan, known, report).run()
+            layers = await _LayerPull(self._image_store, self._downloads, sources, plan, known, report).run(attached.fetch)
         for data in plan.kept:
             await self._image_store.content.put(data)
-        record = ImageRecord(plan.manifest.config.digest, tuple(layers), tuple(digests))
+        record = ImageRecord(plan.manifest.config.digest, tuple(layers), tuple(digests), attachments=attached.digests)
         newer = record.id not in self._image_store.catalog.members(names[-1])
         image = await self._image_store.add(
             record, plan.document, plan.raw, names, index=plan.index, resumed=name, policy=plan.policy
@@ -228,6 +232,20 @@ class Puller:
         return result
 
 
+class _Attached:
+    """The attestations about an image. `digests`: their blobs, once `fetch` has ended."""
+
+    def __init__(self, image_store: ImageStore, downloads: Downloads, sources: Sources, plan: _Plan, lease: Lease) -> None:
+        self._image_store, self._downloads, self._sources = image_store, downloads, sources
+        self._wanted, self._lease = plan.attestations, lease
+        self.digests: tuple[str, ...] = ()
+
+    async def fetch(self) -> None:
+        self.digests = await attestation_pull.fetch(
+            self._image_store, self._downloads, self._sources, self._wanted, self._lease
+        )
+
+
 class _LayerPull:
     """The layers of one image: downloads all at once, and unpacks each when it and those below it are ready."""
 
@@ -245,9 +263,11 @@ class _LayerPull:
         self._ready: dict[str, trio.Event] = {}
         self._failures: list[Exception] = []
 
-    async def run(self) -> Sequence[Layer]:
+    async def run(self, beside: Callable[[], Awaitable[None]]) -> Sequence[Layer]:
+        """`beside` runs at the same time; it must not fail."""
         result: list[Layer] = []
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(beside)
             for chain_id, part in zip(self._plan.chain_ids, self._plan.manifest.layers, strict=True):
                 if chain_id in self._known:
                     self._report(state(short(part.digest), "Already exists"))

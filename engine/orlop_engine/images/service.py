@@ -261,9 +261,9 @@ class Images:
         return views.history(image, self._image_store.catalog)
 
     async def attestations(
-        self, name: str, platform: Platform, types: Collection[str], *, statements: bool
+        self, name: str, platform: Platform | None, types: Collection[str], *, statements: bool
     ) -> list[Attestation]:
-        """The attestations about the image of a name for one platform."""
+        """The attestations about the image of a name for a platform, or for this host."""
         from .attestations import attestations
 
         image = self.resolve(name, platform)

@@ -172,14 +172,12 @@ class _Routes:
         return json_response(self.images.history(call.params["name"], _platform(call, (1, 48)), version=call.version))
 
     async def attestations(self, call: Call) -> Answer:
-        from orlop_engine.images import platforms
-
         from .wire.images import attestation_view
 
         wanted = [text for text in call.args("platform") if text]
         if len(wanted) > 1:
             raise InvalidParameter("only one platform can be given")
-        platform = _platform_json(wanted[0]) if wanted else platforms.host()
+        platform = _platform_json(wanted[0]) if wanted else None
         types = frozenset(call.args("type"))
         found = await self.images.attestations(call.params["name"], platform, types, statements=call.flag("statement"))
         return json_response([attestation_view(each) for each in found])

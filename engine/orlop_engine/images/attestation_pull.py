@@ -1,0 +1,90 @@
+"""Downloads the attestations about a pulled image, which its index lists beside the image's manifest.
+
+They are documents about the image, not part of it: one that is missing, damaged or too large is left out and logged, and the
+pull goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from orlop_sdk import DriverError, OrlopError
+
+from . import manifests
+from .attestations import parts_of
+from .documents import MAX_MANIFEST
+from .download import Downloads
+from .image_store import ImageStore
+from .leases import Lease
+from .manifests import ATTESTATION_OF, Descriptor, Index
+from .progress import Record
+from .sources import Sources
+
+__all__ = ["attestations_of", "fetch"]
+
+log = logging.getLogger("orlop.images")
+
+_MOST = 16
+_MAX_BYTES = 64 << 20
+"""Of the content of all attestations about one image. A bill of materials has some MiB."""
+
+
+def _quiet(_: Record) -> None:
+    """Attestations are not reported: Docker reports layers only."""
+
+
+def attestations_of(index: Index, manifest: str) -> list[Descriptor]:
+    """The entries of an index that are attestations about a manifest."""
+    return [
+        entry
+        for entry in index.manifests
+        if manifests.is_attestation(entry) and (entry.annotations or {}).get(ATTESTATION_OF) == manifest
+    ]
+
+
+async def fetch(
+    image_store: ImageStore, downloads: Downloads, sources: Sources, wanted: Sequence[Descriptor], lease: Lease
+) -> tuple[str, ...]:
+    """Download attestations into the content store. Returns the digests of their blobs, which the lease holds."""
+    found: dict[str, None] = {}
+    left, failed = _MAX_BYTES, False
+    for entry in wanted[:_MOST]:
+        try:
+            with image_store.leases.hold() as own:  # so that of an incomplete attestation nothing stays
+                size = await _one(image_store, downloads, sources, entry, own, left)
+                lease.blobs.update(own.blobs)
+        except (OrlopError, OSError) as error:
+            log.warning("cannot pull attestation %s: %s", entry.digest, error)
+            failed = True
+            continue
+        found.update(dict.fromkeys((entry.digest, *own.blobs)))
+        left -= size
+    if failed:
+        await image_store.collect()
+    return tuple(found)
+
+
+async def _one(
+    image_store: ImageStore, downloads: Downloads, sources: Sources, entry: Descriptor, lease: Lease, left: int
+) -> int:
+    """Returns the bytes of the attestation. The lease holds all of it."""
+    content = image_store.content
+    await image_store.hold(lease, blob=entry.digest)
+    if content.has(entry.digest):
+        data = content.read(entry.digest, MAX_MANIFEST)
+    else:
+        _, data = await sources.manifest(entry.digest)
+    if len(data) != entry.size:
+        raise DriverError(f"its manifest has {len(data)} bytes, not {entry.size}")
+    parts = parts_of(data)
+    size = sum(part.size for part in parts)
+    if size > left:
+        raise DriverError(f"the attestations about one image have more than {_MAX_BYTES} bytes")
+    content.space.check("pull attestations", stored=size)
+    lease.blobs.update(part.digest for part in parts)
+    await image_store.barrier()
+    for part in parts:
+        await downloads.fetch(sources, part, _quiet)
+    await content.put(data)
+    return size

@@ -1,0 +1,162 @@
+"""Attestations of pulled images: what a pull keeps, and what it leaves out without failing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from tests.registry import Blob, Image, blob, image, index, layer
+from tests.registry.build import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, encode
+from tests.registry.fakes import ImagesFixture, drain, open_images
+from tests.registry.hostile import Answer, Hostile, flip, serving, status
+
+from orlop_engine.images import attestation_pull, platforms
+from orlop_engine.images.pull import PullRequest
+from orlop_engine.images.references import parse
+
+HERE = platforms.host()
+APP = image([layer({"app": b"1"})], platform={"os": "linux", "architecture": HERE.architecture}, oci=True)
+OTHER = image([layer({"other": b"1"})], platform={"os": "linux", "architecture": "s390x"}, oci=True)
+PROVENANCE = "https://slsa.dev/provenance/v1"
+Test = Callable[[ImagesFixture, Hostile], Awaitable[None]]
+
+
+def run(tmp_path: Path, test: Test) -> None:
+    async def main() -> None:
+        with serving() as registry, trio.fail_after(30):
+            async with open_images(str(tmp_path)) as images:
+                await test(images, registry)
+
+    trio.run(main)
+
+
+class Attested:
+    """An index of APP and OTHER, each with an attestation; what they consist of is in `blobs`."""
+
+    def __init__(self, *, size_off: int = 0, claims: int = 0) -> None:
+        self.attestations: list[Blob] = []
+        self.blobs: list[Blob] = []
+        base = json.loads(index([APP, OTHER], oci=True).data)
+        for one in (APP, OTHER):
+            manifest = self._attest(one, claims)
+            notes = {
+                "vnd.docker.reference.type": "attestation-manifest",
+                "vnd.docker.reference.digest": one.manifest.digest,
+            }
+            entry = {**manifest.descriptor, "annotations": notes, "platform": {"os": "unknown", "architecture": "unknown"}}
+            base["manifests"].append({**entry, "size": entry["size"] + size_off})
+        self.index = Blob(encode(base), OCI_INDEX)
+
+    def _attest(self, one: Image, claims: int) -> Blob:
+        config = Blob(encode({"architecture": "unknown", "of": one.id}), OCI_CONFIG)
+        statement = Blob(encode({"predicateType": PROVENANCE, "about": one.id}), "application/vnd.in-toto+json")
+        notes = {"in-toto.io/predicate-type": PROVENANCE}
+        part = {**statement.descriptor, "annotations": notes}
+        part["size"] += claims
+        manifest = blob({"schemaVersion": 2, "config": config.descriptor, "layers": [part]}, OCI_MANIFEST)
+        self.attestations.append(manifest)
+        self.blobs += [config, statement]
+        return manifest
+
+    def publish(self, registry: Hostile) -> str:
+        for one in (APP, OTHER):
+            registry.add("app", one.manifest.digest, one)
+        for manifest in self.attestations:
+            registry.add_manifest("app", manifest.digest, manifest)
+        for part in self.blobs:
+            registry._blobs[part.digest] = part
+        registry.add_manifest("app", "v1", self.index)
+        return f"{registry.host}/app:v1"
+
+
+async def pull(images: ImagesFixture, name: str) -> list[dict[str, Any]]:
+    records = await drain(images.images.pull(PullRequest(parse(name))))
+    assert "error" not in records[-1], records[-1]
+    return records
+
+
+async def shown(images: ImagesFixture, name: str) -> list[tuple[str, bool, int]]:
+    """Kind, availability and bytes of each manifest of a name."""
+    found = await images.images.inspect(name, manifests=True)
+    assert found.manifests
+    return [(one.kind, one.available, one.size.content) for one in found.manifests]
+
+
+def test_the_attestations_about_the_pulled_image_are_kept(tmp_path: Path) -> None:
+    async def test(images: ImagesFixture, registry: Hostile) -> None:
+        about = Attested()
+        name = about.publish(registry)
+        records = await pull(images, name)
+        own, foreign = about.attestations
+        size = sum(len(part.data) for part in (own, *about.blobs[:2]))
+        mine, other, attestation, missing = await shown(images, name)
+        assert (mine[1], other[1]) == (True, False)
+        assert (attestation, missing) == (("attestation", True, size), ("attestation", False, 0))
+        assert not registry.paths(foreign.digest), "that of the other platform is not asked for"
+        assert not any(own.digest[7:19] in str(record) for record in records)
+        (found,) = await images.images.attestations(name, None, (), statements=True)
+        assert found.statement is not None and bytes(found.statement) == about.blobs[1].data
+        before = len(registry.requests)
+        await pull(images, name)
+        assert not [path for _, path, _ in registry.requests[before:] if own.digest in path], "once is enough"
+        await images.images.remove(name)
+        assert images.is_empty()
+
+    run(tmp_path, test)
+
+
+def test_an_image_pulled_without_its_attestations_gains_them(tmp_path: Path) -> None:
+    async def test(images: ImagesFixture, registry: Hostile) -> None:
+        about = Attested()
+        name = about.publish(registry)
+        registry.misbehave(about.attestations[0].digest, status(404, "MANIFEST_UNKNOWN"))
+        await pull(images, name)
+        assert [one[1] for one in await shown(images, name)] == [True, False, False, False]
+        assert "Image is up to date" in (await pull(images, name))[-1]["status"]
+        assert [one[1] for one in await shown(images, name)] == [True, False, True, False]
+
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize(
+    ("about", "part", "answers"),
+    [
+        (Attested(), "manifest", [status(404, "MANIFEST_UNKNOWN")]),
+        (Attested(), "manifest", [flip()]),
+        (Attested(), "statement", [status(404, "BLOB_UNKNOWN")]),
+        (Attested(), "statement", [flip(), flip()]),
+        (Attested(size_off=1), "manifest", []),
+        (Attested(claims=attestation_pull._MAX_BYTES), "manifest", []),
+    ],
+)
+def test_a_bad_attestation_is_left_out(tmp_path: Path, about: Attested, part: str, answers: list[Answer]) -> None:
+    async def test(images: ImagesFixture, registry: Hostile) -> None:
+        name = about.publish(registry)
+        target = about.attestations[0] if part == "manifest" else about.blobs[1]
+        if answers:
+            registry.misbehave(target.digest, *answers)
+        await pull(images, name)
+        assert [one[1] for one in await shown(images, name)] == [True, False, False, False]
+        assert images.images.resolve(name).record.attachments == ()
+        kept = {APP.manifest, APP.config, *APP.layers, about.index}
+        assert images.blobs() == {one.digest[7:] for one in kept} and not images.partials()
+        statement = about.blobs[1].digest
+        if about.blobs[1].data and not answers:
+            assert not registry.paths(statement), "nothing is fetched that will not be kept"
+
+    run(tmp_path, test)
+
+
+def test_the_number_of_attestations_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(images: ImagesFixture, registry: Hostile) -> None:
+        about = Attested()
+        name = about.publish(registry)
+        await pull(images, name)
+        assert images.images.resolve(name).record.attachments == ()
+
+    monkeypatch.setattr(attestation_pull, "_MOST", 0)
+    run(tmp_path, test)
