@@ -7,23 +7,35 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from orlop_sdk import Mount
 
+if TYPE_CHECKING:  # orlopd imports this module, and shall not import protobuf
+    from orlop_build_dockerfile.pb.fsutil_pb2 import Stat
+    from orlop_build_dockerfile.pb.ops_pb2 import Definition, Range, SourceInfo
+
 __all__ = [
     "Backend",
     "Base",
+    "Build",
     "BuildFailed",
+    "CacheRecord",
+    "CacheTarget",
     "Credentials",
     "Download",
+    "Export",
+    "Job",
     "Layer",
     "LocalDirectory",
     "Progress",
+    "Ref",
+    "Result",
     "Session",
     "SnapshotUsage",
+    "Solver",
     "Step",
     "StepMount",
     "Transferred",
@@ -240,7 +252,15 @@ class Vertex(Protocol):
 
     def status(self, id: str, *, name: str = "", current: int = 0, total: int = 0, done: bool = False) -> None: ...
 
-    def warn(self, message: str, *, detail: Sequence[str] = (), url: str = "") -> None: ...
+    def warn(
+        self,
+        message: str,
+        *,
+        detail: Sequence[str] = (),
+        url: str = "",
+        source: SourceInfo | None = None,
+        ranges: Sequence[Range] = (),
+    ) -> None: ...
 
 
 class Progress(Protocol):
@@ -248,6 +268,121 @@ class Progress(Protocol):
 
     def vertex(self, digest: str, name: str, inputs: Sequence[str]) -> AbstractAsyncContextManager[Vertex]:
         """A vertex from its start to its end; an exception becomes its error, a cancellation "context canceled"."""
+        ...
+
+
+class Export(msgspec.Struct, frozen=True):
+    """An exporter of a build. `kind` is "moby" (or "image"), "docker", "oci", "local" or "tar". `number` is its place in the
+    client's request, which the client is told when it receives files (`Session.send_directory`, `send_archive`)."""
+
+    kind: str
+    attributes: Mapping[str, str] = {}
+    number: int = 0
+
+
+class CacheTarget(msgspec.Struct, frozen=True):
+    """Where cache is imported from or exported to. `kind` is "inline", "registry" or "local"."""
+
+    kind: str
+    attributes: Mapping[str, str] = {}
+
+
+class Build(Protocol):
+    """One build, as its client asked for it. Its end is the end of everything that only this build waits for."""
+
+    ref: str
+    """The client's name of the build."""
+    session: Session
+    progress: Progress
+    entitlements: Sequence[str]
+    """ "network.host", "security.insecure": what the client has allowed this build."""
+    cache_exports: Sequence[CacheTarget]
+    cache_imports: Sequence[CacheTarget]
+
+    async def other_session(self, id: str) -> Session:
+        """A further session of the client (`local-sessionid:NAME`), waited for."""
+        ...
+
+
+class Ref(Protocol):
+    """A value of a graph, computed when it is needed (`Job.evaluate`)."""
+
+    definition: Definition
+    """The graph. A client builds further graphs of it (`FrontendInputs`)."""
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What a frontend returns. A result for one platform has its value under "", others by platform ("linux/arm64").
+    `metadata` has the configurations of images: `containerimage.config`, or `containerimage.config/PLATFORM`."""
+
+    refs: Mapping[str, Ref]
+    metadata: Mapping[str, bytes] = {}
+
+
+class CacheRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A record of `docker buildx du`. Times are seconds since 1970. `kind` is "regular", "internal", "source.local",
+    "source.git.checkout" or "exec.cachemount"."""
+
+    id: str
+    size: int
+    created: float
+    last_used: float = 0
+    uses: int = 0
+    description: str = ""
+    kind: str = "regular"
+    parents: Sequence[str] = ()
+    mutable: bool = False
+    in_use: bool = False
+    shared: bool = False
+
+
+class Job(Protocol):
+    """What the solver does for one build. Calls raise `BuildFailed`, with the details that clients render."""
+
+    async def frontend(self, name: str, options: Mapping[str, str], inputs: Mapping[str, Definition]) -> Result:
+        """Run a frontend: "dockerfile.v0", or "gateway.v0" with the image in option `source`."""
+        ...
+
+    def define(self, definition: Definition) -> Ref:
+        """A value of a client's own graph: that of its last operation."""
+        ...
+
+    async def evaluate(self, ref: Ref) -> None: ...
+
+    async def resolve_image(self, name: str, platform: str, *, mode: str, log_name: str) -> Base:
+        """`mode` is "default", "pull" or "local"; `log_name` the name of the vertex, "" for the usual one."""
+        ...
+
+    async def read_file(self, ref: Ref, path: str, *, offset: int = 0, length: int = 0) -> bytes:
+        """Up to the end of the file when `length` is 0. Evaluates the value."""
+        ...
+
+    async def read_directory(self, ref: Ref, path: str, *, pattern: str = "") -> Sequence[Stat]: ...
+
+    async def stat(self, ref: Ref, path: str) -> Stat: ...
+
+    async def export(self, result: Result, export: Export) -> Mapping[str, str]:
+        """Returns what the client is told: `containerimage.config.digest`, `containerimage.digest`, `image.name`."""
+        ...
+
+
+class Solver(Protocol):
+    """The solver of the builder process. Builds share its work and its cache."""
+
+    capabilities: Mapping[str, str]
+    """Names of the operations and options of LLB that it executes ("exec.mount.bind"), with "", or the reason why
+    not ("mergeop")."""
+    exports: Sequence[str]
+    """Kinds of exporters."""
+
+    def open(self, build: Build) -> AbstractAsyncContextManager[Job]: ...
+
+    async def usage(self, filters: Sequence[str]) -> Sequence[CacheRecord]: ...
+
+    def prune(
+        self, filters: Sequence[str], *, all: bool, keep_seconds: float, keep_bytes: int
+    ) -> AsyncIterator[CacheRecord]:
+        """Remove records that are not in use, and yield them. `all` takes internal and shared records too."""
         ...
 
 
