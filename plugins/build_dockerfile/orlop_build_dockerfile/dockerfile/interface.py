@@ -1,0 +1,221 @@
+"""The frontend's interface: what a build asks for, what it needs of the outside while it is converted, what comes out.
+
+`frontend.convert(request)` is a generator. It yields tuples of needs, which may be answered in parallel, and takes a list
+with an answer for each, in order. What cannot be answered is answered by `Failed`. The generator returns a `Converted` or an
+`OtherFrontend`, and raises `DockerfileError`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Generator, Mapping, Sequence
+from typing import TypeAlias
+
+import msgspec
+
+from orlop_build_dockerfile.pb.ops_pb2 import Definition, Platform
+
+__all__ = [
+    "Answer",
+    "Conversion",
+    "Converted",
+    "DockerfileError",
+    "Failed",
+    "FileRange",
+    "Need",
+    "OtherFrontend",
+    "PlatformResult",
+    "Position",
+    "ReadFiles",
+    "Request",
+    "ResolveImage",
+    "ResolvedImage",
+    "SourceFile",
+    "SourceRange",
+    "Warned",
+    "platform_id",
+]
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """A build: the client's FrontendAttrs and FrontendInputs (their names are "context", "dockerfile" and those of named
+    contexts). `platforms` are those of the worker, its own first. `capabilities` are the names of those that the solver
+    has ("mergeop"...); None means all but merge and diff. `created` (RFC 3339) goes into the image, unless the build sets
+    SOURCE_DATE_EPOCH."""
+
+    options: Mapping[str, str] = {}
+    inputs: Mapping[str, Definition] = {}
+    platforms: Sequence[str] = ("linux/amd64",)
+    session: str = ""
+    created: str = ""
+    capabilities: frozenset[str] | None = None
+
+
+class ResolveImage(msgspec.Struct, frozen=True):
+    """The digest and configuration of an image. `mode` is "default" (local image, else the registry), "pull" or "local".
+    `vertex` is the name of this step of the progress."""
+
+    name: str
+    platform: str
+    mode: str
+    vertex: str
+
+
+class ResolvedImage(msgspec.Struct, frozen=True):
+    """`name` is the normalized reference, "" for that of the need. `digest` may be "" if the image has no manifest."""
+
+    digest: str
+    config: bytes
+    name: str = ""
+
+
+class FileRange(msgspec.Struct, frozen=True):
+    """`limit` is the largest number of bytes wanted; a longer file is cut there."""
+
+    path: str
+    limit: int
+
+
+class ReadFiles(msgspec.Struct, frozen=True):
+    """Files of the result of a graph. Answered by a list with the content of each, None where there is no such file."""
+
+    definition: Definition
+    files: tuple[FileRange, ...]
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """A need was not met. `code` is a gRPC status."""
+
+    message: str
+    code: int = 2
+    details: tuple[tuple[str, bytes], ...] = ()
+
+
+Need: TypeAlias = ResolveImage | ReadFiles
+Answer: TypeAlias = ResolvedImage | Sequence[bytes | None] | Failed
+
+
+class Position(msgspec.Struct, frozen=True):
+    """Lines count from 1."""
+
+    line: int
+    character: int = 0
+
+
+class SourceRange(msgspec.Struct, frozen=True):
+    start: Position
+    end: Position
+
+
+class SourceFile(msgspec.Struct, frozen=True):
+    """The text that messages point to. `definition` is the graph that it was read from."""
+
+    filename: str
+    data: bytes
+    language: str = "Dockerfile"
+    definition: Definition | None = None
+
+
+class Warned(msgspec.Struct, frozen=True):
+    """A finding of a lint check. It is reported on the vertex that loaded the Dockerfile, whose digest is `vertex`."""
+
+    rule: str
+    short: str
+    detail: tuple[str, ...]
+    url: str
+    source: SourceFile
+    ranges: tuple[SourceRange, ...]
+    vertex: str = ""
+    level: int = 1
+
+
+class PlatformResult(msgspec.Struct, frozen=True):
+    """`platform` is that of the image, normalized ("linux/arm64"), `config` the JSON of the image's configuration, whose
+    `rootfs.diff_ids` are those of the base, to be replaced when the layers are known. `base_config` is that of the base
+    image, if any. A `definition` without operations is an empty file system."""
+
+    platform: str
+    definition: Definition
+    config: bytes
+    base_config: bytes = b""
+
+
+class Converted(msgspec.Struct, frozen=True):
+    """`multi_platform` says that results are named by platform even if there is one only. A request for a list of targets,
+    an outline or a lint has no results; its answer is in `metadata`."""
+
+    results: tuple[PlatformResult, ...]
+    warnings: tuple[Warned, ...] = ()
+    multi_platform: bool = False
+    metadata: Mapping[str, bytes] = {}
+
+    def result_metadata(self) -> dict[str, bytes]:
+        """The metadata of the frontend's result, by BuildKit's names."""
+        out = dict(self.metadata)
+        for result in self.results:
+            suffix = f"/{result.platform}" if self.multi_platform else ""
+            out["containerimage.config" + suffix] = result.config
+            if result.base_config:
+                out["containerimage.base.config" + suffix] = result.base_config
+        if self.results:
+            platforms = [{"ID": r.platform, "Platform": _platform_json(r.platform)} for r in self.results]
+            out["refs.platforms"] = json.dumps({"Platforms": platforms}, separators=(",", ":")).encode()
+        return out
+
+
+class OtherFrontend(msgspec.Struct, frozen=True):
+    """The Dockerfile asks for a frontend that is not this one: run `image` with these options. `ranges` is where it does."""
+
+    image: str
+    options: Mapping[str, str]
+    source: SourceFile
+    ranges: tuple[SourceRange, ...] = ()
+
+
+class DockerfileError(Exception):
+    """The build cannot be converted. `details` are (type URL, JSON) pairs, from which clients show the lines in question."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        source: SourceFile | None = None,
+        ranges: Sequence[SourceRange] = (),
+        code: int = 2,
+        details: Sequence[tuple[str, bytes]] = (),
+    ) -> None:
+        super().__init__(message)
+        self.message, self.source, self.ranges, self.code = message, source, tuple(ranges), code
+        self._details = tuple(details)
+
+    @property
+    def details(self) -> list[tuple[str, bytes]]:
+        out = list(self._details)
+        if self.source is not None and self.ranges:
+            out.append(("github.com/moby/buildkit/errdefs.Source+json", _source_json(self.source, self.ranges)))
+        return out
+
+
+Conversion: TypeAlias = Generator[Sequence[Need], Sequence[Answer], Converted | OtherFrontend]
+
+
+def platform_id(platform: Platform) -> str:
+    """ "linux/arm/v7"."""
+    return "/".join(part for part in (platform.OS, platform.Architecture, platform.Variant) if part)
+
+
+def _platform_json(platform: str) -> dict[str, str]:
+    os, architecture, *variant = platform.split("/")
+    out = {"architecture": architecture, "os": os}
+    return out | {"variant": variant[0]} if variant else out
+
+
+def _source_json(source: SourceFile, ranges: Sequence[SourceRange]) -> bytes:
+    def position(at: Position) -> dict[str, int]:
+        return {"line": at.line, "character": at.character} if at.character else {"line": at.line}
+
+    info = {"filename": source.filename, "data": base64.b64encode(source.data).decode(), "language": source.language}
+    return json.dumps(
+        {"info": info, "ranges": [{"start": position(r.start), "end": position(r.end)} for r in ranges]}
+    ).encode()
