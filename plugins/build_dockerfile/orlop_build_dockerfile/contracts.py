@@ -1,6 +1,7 @@
 """The Protocols between the packages of the builder process, and the values that pass through them.
 
-`Backend` is the daemon as seen by the builder process, `Session` a client, `Progress` where a build reports what it does.
+`Backend` is the daemon as seen by the builder process, and `Builder` the process as seen by the daemon. `Session` is a
+client, `Progress` where a build reports what it does.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
+import trio
 
 from orlop_sdk import Mount
 
@@ -22,18 +24,23 @@ __all__ = [
     "Base",
     "Build",
     "BuildFailed",
+    "Builder",
     "CacheRecord",
     "CacheTarget",
+    "Client",
     "Credentials",
     "Download",
     "Export",
     "Job",
     "Layer",
     "LocalDirectory",
+    "Policy",
     "Progress",
+    "Pruned",
     "Ref",
     "Result",
     "Session",
+    "Settings",
     "SnapshotUsage",
     "Solver",
     "Step",
@@ -196,6 +203,73 @@ class Backend(Protocol):
 
     async def save(self, image_id: str, names: Sequence[str], archive: int) -> None:
         """Write the image as an archive (OCI layout with Docker's manifest.json) to a descriptor."""
+        ...
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """A rule of garbage collection (`builder.gc.policy` of daemon.json). Sizes are bytes, 0 for no limit; `keep_duration` is
+    seconds."""
+
+    filters: Sequence[str] = ()
+    everything: bool = False
+    keep_duration: int = 0
+    reserved: int = 0
+    maximum: int = 0
+    free: int = 0
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the daemon tells the builder process at its start. `root` is the builder's directory (`<data-root>/build`), which
+    exists. `proxies` are the daemon's own, for sources that the builder fetches (HTTP_PROXY, HTTPS_PROXY, NO_PROXY).
+    `host_gateway` is the address that `host-gateway` means in `--add-host`, "" if there is none. Without `collect` there is
+    no garbage collection; `policies` are applied in order. `entitlements` are those that a build may ask for."""
+
+    root: str
+    version: str
+    storage: str = ""
+    platforms: Sequence[str] = ()
+    proxies: Mapping[str, str] = {}
+    host_gateway: str = ""
+    collect: bool = True
+    policies: Sequence[Policy] = ()
+    entitlements: Sequence[str] = ("network.host", "security.insecure")
+
+
+class Client(msgspec.Struct, frozen=True, kw_only=True):
+    """A client's connection, handed over after the daemon has answered its request with 101. `kind` is "grpc" or "session";
+    `headers` has lower-case names, and "a, b" for a header that was sent twice. `early` are the bytes that the client has
+    sent already: they come before those of the connection."""
+
+    kind: str
+    headers: Mapping[str, str]
+    early: bytes = b""
+    peer: str = ""
+
+
+class Pruned(msgspec.Struct, frozen=True):
+    ids: Sequence[str]
+    size: int
+
+
+class Builder(Protocol):
+    """The builder process as seen by the daemon. Errors that are `OrlopError`s reach the daemon's client."""
+
+    async def serve(self, client: Client, connection: trio.SocketStream) -> None:
+        """Serve a client until its connection ends, and close it. Cancelled when the daemon gives up the connection."""
+        ...
+
+    async def usage(self) -> Sequence[CacheRecord]:
+        """The records of the build cache."""
+        ...
+
+    async def prune(
+        self, filters: Mapping[str, Sequence[str]], *, everything: bool, reserved: int, maximum: int, free: int
+    ) -> Pruned:
+        """`POST /build/prune`. `filters` are those of the Docker API, such as until=24h; limits are bytes, 0 for none."""
+        ...
+
+    async def cancel(self, build: str) -> None:
+        """`POST /build/cancel`: end the build with this id. No error if there is none."""
         ...
 
 

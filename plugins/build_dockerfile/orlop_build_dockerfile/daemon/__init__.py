@@ -1,0 +1,9 @@
+"""The part of the builder that runs in orlopd, and the connection between orlopd and the builder process.
+
+   in orlopd                                     in the builder process
+   plugin, keys: hooks, keys of daemon.json
+   service: starts and ends the process   <-->   process: the beginning of its main
+   requests: answers its requests         <-->   backend_client: implements `contracts.Backend`
+
+`link` carries calls in both directions over a socketpair, `messages` says what they are.
+"""

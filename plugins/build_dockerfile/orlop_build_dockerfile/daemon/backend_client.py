@@ -1,0 +1,107 @@
+"""`contracts.Backend` in the builder process: each method asks the daemon."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+
+from orlop_build_dockerfile.contracts import Base, Credentials, Download, Layer, SnapshotUsage, Step
+from orlop_sdk import Mount
+
+from . import messages
+from .link import Link
+
+__all__ = ["BackendClient"]
+
+
+class BackendClient:
+    """Implements `contracts.Backend`."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    async def resolve(self, name: str, platform: str, *, pull: bool, credentials: Credentials | None) -> Base:
+        found: Base = await self._link.call(messages.Resolve(name, platform, pull, credentials))
+        return found
+
+    @asynccontextmanager
+    async def base(
+        self, name: str, platform: str, *, pull: bool, credentials: Credentials | None
+    ) -> AsyncIterator[AsyncIterator[Download | Base]]:
+        """Leaving the block before the last item cancels the pull."""
+        question = messages.FetchBase(name, platform, pull, credentials)
+        failure: Exception | None = None
+        send: trio.MemorySendChannel[Download | Base]
+        send, receive = trio.open_memory_channel[Download | Base](math.inf)
+
+        async def fetch() -> None:
+            nonlocal failure
+            with send:
+                try:
+                    send.send_nowait(await self._link.call(question, report=send.send_nowait))
+                except trio.BrokenResourceError:
+                    pass  # the block was left
+                except Exception as error:
+                    failure = error
+
+        async def items() -> AsyncIterator[Download | Base]:
+            async for item in receive:
+                yield item
+            if failure is not None:
+                raise failure
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fetch)
+            with receive:
+                yield items()
+            nursery.cancel_scope.cancel()
+
+    async def release(self, digest: str) -> None:
+        await self._link.call(messages.Release(digest))
+
+    async def prepare(self, parent: str) -> str:
+        key: str = await self._link.call(messages.Prepare(parent))
+        return key
+
+    async def commit(self, key: str) -> str:
+        committed: str = await self._link.call(messages.Commit(key))
+        return committed
+
+    async def remove(self, key: str) -> None:
+        await self._link.call(messages.Remove(key))
+
+    async def mounts(self, key: str, *, readonly: bool) -> Sequence[Mount]:
+        found: tuple[Mount, ...] = await self._link.call(messages.Mounts(key, readonly))
+        return found
+
+    async def usage(self, key: str) -> SnapshotUsage:
+        found: SnapshotUsage = await self._link.call(messages.MeasureSnapshot(key))
+        return found
+
+    async def snapshots(self) -> Sequence[str]:
+        found: tuple[str, ...] = await self._link.call(messages.ListSnapshots())
+        return found
+
+    async def unpack(self, archive: int, directory: int) -> None:
+        await self._link.call(messages.Unpack(), (archive, directory))
+
+    async def run(self, step: Step, stdout: int, stderr: int) -> int:
+        code: int = await self._link.call(messages.Run(step), (stdout, stderr))
+        return code
+
+    async def pack(self, key: str) -> Layer:
+        layer: Layer = await self._link.call(messages.Pack(key))
+        return layer
+
+    async def create_image(self, config: bytes, snapshots: Sequence[str], names: Sequence[str]) -> str:
+        image_id: str = await self._link.call(messages.CreateImage(config, snapshots, names))
+        return image_id
+
+    async def tag(self, image_id: str, name: str) -> None:
+        await self._link.call(messages.Tag(image_id, name))
+
+    async def save(self, image_id: str, names: Sequence[str], archive: int) -> None:
+        await self._link.call(messages.Save(image_id, names), (archive,))

@@ -1,0 +1,228 @@
+"""Calls between orlopd and the builder process, in both directions at once, over one socket.
+
+Owns the socket, and the descriptors of calls until they are given to their handler. When the connection ends, the handlers
+of the other side's calls are cancelled and `run` returns; own calls fail with `Unavailable`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+import trio
+
+from orlop_build_dockerfile.contracts import Download
+from orlop_sdk import OrlopError, Unavailable, errors, linux
+
+from .messages import FRAME_LIMIT, HEADER, RESULTS, Answer, Call, Cancel, Failed, Frame, Item, Question, decode
+
+__all__ = ["Handler", "Link"]
+
+log = logging.getLogger("orlop.build")
+
+_READ = 256 << 10
+_FDS = 16  # of one read
+_UNDO = 60.0  # seconds for the other side to undo a cancelled call
+_CANCELLED = "Cancelled"
+_encode = msgspec.msgpack.Encoder().encode
+
+Report = Callable[[Download], Awaitable[None]]
+Handler = Callable[[Question, list[int], Report], Awaitable[Any]]
+"""Handles a call: its question, the descriptors that came with it, which it owns, and a function that reports progress."""
+
+
+class _Pending:
+    """An own call that has no answer yet."""
+
+    def __init__(self, report: Callable[[Download], None] | None) -> None:
+        self.report = report
+        self.done = trio.Event()
+        self.outcome: Answer | Failed | None = None
+
+
+class Link:
+    """Use `run` once. `call` may be used as soon as `run` has begun, by any task of this process."""
+
+    def __init__(self, sock: socket.socket, handler: Handler) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._handler = handler
+        self._sending = trio.Lock()
+        self._pending: dict[int, _Pending] = {}
+        self._running: dict[int, trio.CancelScope] = {}
+        self._last = 0
+        self._ended = False
+        self._fds: list[int] = []
+
+    # --- own calls --------------------------------------------------------------------------------------------------
+
+    async def call(
+        self, question: Question, fds: Sequence[int] = (), report: Callable[[Download], None] | None = None
+    ) -> Any:
+        """Ask the other side. Descriptors stay the caller's. When the caller is cancelled, the other side undoes the call
+        first. Raises the other side's `OrlopError`, and `Unavailable` when the connection ends."""
+        self._last += 1
+        number, pending = self._last, _Pending(report)
+        self._pending[number] = pending
+        try:
+            await self._send(Call(number, question), fds)
+            try:
+                await pending.done.wait()
+            except trio.Cancelled:
+                with trio.move_on_after(_UNDO, shield=True):
+                    await self._send(Cancel(number))
+                    await pending.done.wait()
+                raise
+        finally:
+            del self._pending[number]
+        outcome = pending.outcome
+        if isinstance(outcome, Answer):
+            wanted = RESULTS.get(type(question))
+            return msgspec.msgpack.decode(outcome.value, type=wanted) if wanted else None
+        raise _lost() if outcome is None else _error(outcome)
+
+    # --- the connection ---------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until the other side closes the connection, or has sent what is no frame."""
+        try:
+            async with trio.open_nursery() as nursery:
+                await self._receive(nursery)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._ended = True
+            for fd in self._fds:
+                os.close(fd)
+            self._fds.clear()
+            for pending in self._pending.values():
+                pending.done.set()
+            if self._socket.fileno() >= 0:
+                trio.lowlevel.notify_closing(self._socket)
+                self._socket.close()
+
+    def close(self) -> None:
+        """End the connection: `run` returns."""
+        if self._socket.fileno() >= 0:
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    async def _receive(self, nursery: trio.Nursery) -> None:
+        buffer = bytearray()
+        while True:
+            await trio.lowlevel.wait_readable(self._socket)
+            try:
+                data, fds = linux.receive_fds(self._socket, _READ, _FDS)
+            except BlockingIOError:
+                continue
+            except OSError:
+                return
+            self._fds += fds
+            if not data:
+                return
+            buffer += data
+            while len(buffer) >= HEADER.size:
+                length, count = HEADER.unpack_from(buffer)
+                if length > FRAME_LIMIT:
+                    log.error("a frame of %d bytes between daemon and builder", length)
+                    return
+                end = HEADER.size + length
+                if len(buffer) < end:
+                    break
+                taken, self._fds = self._fds[:count], self._fds[count:]
+                try:
+                    frame = decode(bytes(buffer[HEADER.size : end]))
+                except msgspec.MsgspecError as error:
+                    log.error("an invalid frame between daemon and builder: %s", error)
+                    self._fds += taken
+                    return
+                del buffer[:end]
+                self._dispatch(frame, taken, nursery)
+
+    def _dispatch(self, frame: Frame, fds: list[int], nursery: trio.Nursery) -> None:
+        if isinstance(frame, Call):
+            scope = self._running[frame.number] = trio.CancelScope()
+            nursery.start_soon(self._handle, frame, fds, scope)
+            return
+        for fd in fds:  # only calls have descriptors
+            os.close(fd)
+        if isinstance(frame, Cancel):
+            if scope_ := self._running.get(frame.number):
+                scope_.cancel()
+        elif pending := self._pending.get(frame.number):
+            if isinstance(frame, Item):
+                if pending.report:
+                    pending.report(frame.download)
+            else:
+                pending.outcome = frame
+                pending.done.set()
+
+    async def _handle(self, call: Call, fds: list[int], scope: trio.CancelScope) -> None:
+        async def report(download: Download) -> None:
+            await self._send(Item(call.number, download))
+
+        answer: Answer | Failed = Failed(call.number, _CANCELLED, "it was cancelled")
+        try:
+            with scope:
+                value = await self._handler(call.question, fds, report)
+                answer = Answer(call.number, msgspec.Raw(_encode(value)))
+        except OrlopError as error:
+            answer = Failed(call.number, _kind(error), str(error))
+        except Exception as error:
+            single = _only_error(error)
+            if single is None:
+                log.exception("cannot handle %s", type(call.question).__name__)
+            answer = Failed(call.number, _kind(single) if single else "", str(single or error))
+        finally:
+            del self._running[call.number]
+        try:
+            await self._send(answer)
+        except Unavailable:
+            pass  # the connection has ended
+
+    async def _send(self, frame: Frame, fds: Sequence[int] = ()) -> None:
+        """A frame is sent whole even if the caller is cancelled, because half a frame would end the connection."""
+        body = _encode(frame)
+        data = memoryview(HEADER.pack(len(body), len(fds)) + body)
+        async with self._sending:
+            at = 0
+            while at < len(data):
+                if self._ended:
+                    raise _lost()
+                try:
+                    if at == 0 and fds:
+                        at = socket.send_fds(self._socket, [data], list(fds))
+                    else:
+                        at += self._socket.send(data[at:])
+                except BlockingIOError:
+                    with trio.CancelScope(shield=at > 0):
+                        try:
+                            await trio.lowlevel.wait_writable(self._socket)
+                        except trio.ClosedResourceError:
+                            raise _lost() from None
+                except OSError:
+                    raise _lost() from None
+
+
+def _lost() -> Unavailable:
+    return Unavailable("the connection between the daemon and its builder has ended")
+
+
+def _only_error(error: BaseException) -> OrlopError | None:
+    """The `OrlopError` in a group of one, which nurseries make."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error if isinstance(error, OrlopError) else None
+
+
+def _kind(error: OrlopError) -> str:
+    return next((each.__name__ for each in type(error).__mro__ if each.__module__ == errors.__name__), "OrlopError")
+
+
+def _error(failed: Failed) -> Exception:
+    if failed.kind == _CANCELLED:
+        return Unavailable("the call was cancelled by the other side")
+    found = getattr(errors, failed.kind, None) if failed.kind in errors.__all__ else None
+    return found(failed.message) if found else OrlopError(failed.message or "the other side has made a mistake")

@@ -1,0 +1,118 @@
+"""The beginning of the builder process's main: a mount namespace of its own, and the connection to the daemon.
+
+`python -m orlop_build_dockerfile FD` calls `main`; FD is the socket. The process ends when the daemon closes the socket, and
+when the daemon ends in any other way: the socket is closed then, too.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import trio
+
+from orlop_build_dockerfile.contracts import Backend, Builder, Settings
+from orlop_sdk import DriverError, linux
+
+from . import messages
+from .backend_client import BackendClient
+from .link import Link, Report
+
+__all__ = ["Open", "main"]
+
+_END = 10  # seconds for builds to end after the connection to the daemon
+
+Open = Callable[[Settings, Backend], AbstractAsyncContextManager[Builder]]
+"""Makes the builder. When the context exits, no build is running any more; it is not entered twice."""
+
+
+def main(open_builder: Open) -> None:
+    """Run the builder process."""
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # that of a terminal in which the daemon runs: it tells us itself
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    sock.set_inheritable(False)
+    linux.close_other_fds([sock.fileno()])
+    linux.set_process_name("orlop-builder")
+    if os.geteuid() == 0:
+        linux.unshare(linux.CLONE_NEWNS)
+        linux.mount("", "none", "/", ["rslave"])  # mounts of the host arrive here, and none of ours there
+    trio.run(_serve, sock, open_builder)
+
+
+async def _serve(sock: socket.socket, open_builder: Open) -> None:
+    process = _Process(open_builder)
+    link = process.link = Link(sock, process.handle)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(process.hold)
+        await link.run()
+        signal.alarm(_END)  # kills this process, if a build does not end
+        nursery.cancel_scope.cancel()
+
+
+class _Process:
+    """Answers the daemon's calls, once the builder is open."""
+
+    link: Link
+
+    def __init__(self, open_builder: Open) -> None:
+        self._open = open_builder
+        self._settings: Settings | None = None
+        self._begun, self._opened = trio.Event(), trio.Event()
+        self._builder: Builder | None = None
+        self._failure: Exception | None = None
+
+    async def hold(self) -> None:
+        """Keep the builder open until the connection ends."""
+        await self._begun.wait()
+        assert self._settings is not None
+        try:
+            async with self._open(self._settings, BackendClient(self.link)) as self._builder:
+                self._opened.set()
+                await trio.sleep_forever()
+        except Exception as error:
+            if self._opened.is_set():
+                raise
+            self._failure = error
+            self._opened.set()
+
+    async def handle(self, question: messages.Question, fds: list[int], report: Report) -> Any:
+        match question:
+            case messages.Begin():
+                self._settings = question.settings
+                self._begun.set()
+                await self._opened.wait()
+                if self._failure is not None:
+                    raise DriverError(f"cannot start the builder: {self._failure}") from self._failure
+                return None
+            case messages.Serve():
+                connection = socket.socket(fileno=fds[0])
+                connection.setblocking(False)
+                stream = trio.SocketStream(trio.socket.from_stdlib_socket(connection))
+                try:
+                    return await self._running().serve(question.client, stream)
+                finally:
+                    await trio.aclose_forcefully(stream)
+            case messages.ListCache():
+                return await self._running().usage()
+            case messages.PruneCache():
+                return await self._running().prune(
+                    question.filters,
+                    everything=question.everything,
+                    reserved=question.reserved,
+                    maximum=question.maximum,
+                    free=question.free,
+                )
+            case messages.CancelBuild():
+                return await self._running().cancel(question.id)
+            case _:
+                raise DriverError(f"the builder cannot answer {type(question).__name__}")
+
+    def _running(self) -> Builder:
+        assert self._builder is not None
+        return self._builder

@@ -1,0 +1,187 @@
+"""The connection between the daemon and the builder process."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from orlop_build_dockerfile.contracts import Base, Download, Step
+from orlop_build_dockerfile.daemon import messages
+from orlop_build_dockerfile.daemon.backend_client import BackendClient
+from orlop_build_dockerfile.daemon.link import Handler, Link, Report
+from orlop_sdk import Conflict, NotFound, OrlopError, Unavailable
+
+BASE = Base("docker.io/library/a:latest", "sha256:1", b"{}", "build-1")
+
+
+async def no_handler(question: messages.Question, fds: list[int], report: Report) -> Any:
+    raise AssertionError(question)
+
+
+@asynccontextmanager
+async def connected(handler: Handler) -> AsyncIterator[tuple[BackendClient, Link]]:
+    """A client, and the daemon's end of its link."""
+    ours, theirs = socket.socketpair()
+    daemon, builder = Link(ours, handler), Link(theirs, no_handler)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(daemon.run)
+        nursery.start_soon(builder.run)
+        yield BackendClient(builder), daemon
+        daemon.close()
+
+
+def test_results_progress_and_descriptors_arrive() -> None:
+    async def handler(question: messages.Question, fds: list[int], report: Report) -> Any:
+        match question:
+            case messages.FetchBase():
+                for number in range(3):
+                    await report(Download("layer", number, 3, "downloading"))
+                return BASE
+            case messages.Run():
+                os.write(fds[0], b"out")
+                os.write(fds[1], b"err")
+                for fd in fds:
+                    os.close(fd)
+                return 7
+            case messages.CreateImage():
+                return f"{len(question.config)}"
+
+    async def main() -> None:
+        async with connected(handler) as (client, _):
+            async with client.base("a", "", pull=False, credentials=None) as items:
+                found = [item async for item in items]
+            assert found == [*(Download("layer", number, 3, "downloading") for number in range(3)), BASE]
+            pipes = [os.pipe(), os.pipe()]
+            assert await client.run(Step(root="build-1", args=["true"]), pipes[0][1], pipes[1][1]) == 7
+            for (reading, writing), expected in zip(pipes, (b"out", b"err"), strict=True):
+                os.close(writing)
+                assert os.read(reading, 10) == expected
+                assert os.read(reading, 10) == b""  # the other side has closed its copy
+                os.close(reading)
+            assert await client.create_image(bytes(3_000_000), [], []) == "3000000"  # more than a socket takes at once
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [
+        (NotFound("no such image"), NotFound),
+        (type("Own", (Conflict,), {})("it is in use"), Conflict),
+        (ExceptionGroup("", [NotFound("in a nursery")]), NotFound),
+    ],
+)
+def test_errors_keep_their_type(raised: Exception, expected: type[OrlopError]) -> None:
+    async def handler(question: messages.Question, fds: list[int], report: Report) -> Any:
+        raise raised
+
+    async def main() -> None:
+        async with connected(handler) as (client, _):
+            with pytest.raises(expected) as info:
+                await client.prepare("")
+            single = raised.exceptions[0] if isinstance(raised, ExceptionGroup) else raised
+            assert str(info.value) == str(single)
+
+    trio.run(main)
+
+
+def test_a_bug_of_the_other_side_is_an_error_of_this_call_alone(caplog: pytest.LogCaptureFixture) -> None:
+    async def handler(question: messages.Question, fds: list[int], report: Report) -> Any:
+        if isinstance(question, messages.Prepare):
+            raise ZeroDivisionError("a bug")
+        return "key"
+
+    async def main() -> None:
+        async with connected(handler) as (client, _):
+            with pytest.raises(OrlopError, match="a bug"):
+                await client.prepare("")
+            assert await client.commit("key") == "key"
+
+    trio.run(main)
+    assert "cannot handle Prepare" in caplog.text
+
+
+def test_a_cancelled_call_is_undone_before_its_caller_goes_on() -> None:
+    undone = False
+
+    async def handler(question: messages.Question, fds: list[int], report: Report) -> Any:
+        nonlocal undone
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(0.05)
+            undone = True
+
+    async def main() -> None:
+        async with connected(handler) as (client, _):
+            with trio.move_on_after(0.05) as scope:
+                await client.prepare("")
+            assert scope.cancelled_caught
+            assert undone
+
+    trio.run(main)
+
+
+def test_the_end_of_the_connection_ends_calls_and_handlers() -> None:
+    ended = trio.Event()
+
+    async def handler(question: messages.Question, fds: list[int], report: Report) -> Any:
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    async def main() -> None:
+        async with connected(handler) as (client, daemon):
+
+            async def end() -> None:
+                await trio.testing.wait_all_tasks_blocked(0.02)
+                daemon.close()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(end)
+                with pytest.raises(Unavailable):
+                    await client.prepare("")
+            assert ended.is_set()
+            with pytest.raises(Unavailable):
+                await client.prepare("")
+
+    trio.run(main)
+
+
+def test_descriptors_that_nobody_took_are_closed() -> None:
+    """Those of a call whose connection ends before its frame is complete."""
+    ours, theirs = socket.socketpair()
+
+    async def main() -> None:
+        link = Link(ours, no_handler)
+        reading, writing = os.pipe()
+        socket.send_fds(theirs, [messages.HEADER.pack(100, 1)], [writing])
+        os.close(writing)
+        theirs.close()
+        await link.run()
+        assert os.read(reading, 1) == b""
+        os.close(reading)
+
+    trio.run(main)
+
+
+def test_a_frame_that_is_too_long_ends_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+    ours, theirs = socket.socketpair()
+
+    async def main() -> None:
+        with theirs:
+            theirs.sendall(messages.HEADER.pack(messages.FRAME_LIMIT + 1, 0))
+            with trio.fail_after(5):
+                await Link(ours, no_handler).run()
+
+    trio.run(main)
+    assert "a frame of" in caplog.text
