@@ -7,6 +7,7 @@ first of these.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import import_module
 
 import trio
@@ -19,31 +20,31 @@ _LATER = 0.02  # seconds: clients that waited for the daemon are answered first
 
 # Modules that others here import come first, so that no step blocks the event loop for long
 MODULES = (
-    "spec.host",
-    "spec.security",
-    "containers.mount_spec",
-    "containers.validate",
-    "images.platforms",
-    "containers.create",
-    "spec.build",
-    "spec.seccomp",
-    "containers.bundle",
-    "unpacking",
-    "containers.launch",
-    "containers.view",
-    "images.listing",
-    "containers.listing",
-    "logs",
-    "containers.service",
-    "images.views",
+    "orlop_engine.spec.host",
+    "orlop_engine.spec.security",
+    "orlop_engine.containers.mount_spec",
+    "orlop_engine.containers.validate",
+    "orlop_engine.images.platforms",
+    "orlop_engine.containers.create",
+    "orlop_engine.spec.build",
+    "orlop_engine.spec.seccomp",
+    "orlop_engine.containers.bundle",
+    "orlop_engine.unpacking",
+    "orlop_engine.containers.launch",
+    "orlop_engine.containers.details",
+    "orlop_engine.images.listing",
+    "orlop_engine.containers.listing",
+    "orlop_engine.logs",
+    "orlop_engine.containers.service",
+    "orlop_engine.images.views",
 )
 
 
-async def run() -> None:
+async def run(modules: Iterable[str] = MODULES) -> None:
     """Import one module at a time, then evaluate the annotations of drivers' methods."""
     await trio.sleep(_LATER)
-    for name in MODULES:
-        import_module(f"{__package__}.{name}")
+    for name in modules:
+        import_module(name)
         await trio.lowlevel.checkpoint()
     for protocol in (Storage, Runtime, LogDriver, NetworkDriver, VolumeDriver):
         protocols.evaluate(protocol)

@@ -21,6 +21,8 @@ class EngineService(Service):
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self.preload = list(preload.MODULES)
+        """What `preload` imports. Front ends add modules of their own."""
 
     async def restore(self) -> None:
         """See Service."""
@@ -29,7 +31,7 @@ class EngineService(Service):
     def serving(self) -> None:
         """See Service."""
         self.engine.serving.set()
-        self.engine.nursery.start_soon(preload.run)
+        self.engine.nursery.start_soon(preload.run, self.preload)
 
     def check_reload(self, wanted: Loaded) -> None:
         """See Service."""

@@ -13,6 +13,6 @@ running              `lifecycle` (start, restart, rename), `stopping`, `signals`
                      `connections`, `probes` and `health`, `update`, `checkpoints`, `processes`
 exit and removal     `exits`, `restarts`, `run_cleanup`, `removal`
 daemon restart       `restore`, `adoption`, `reload_constraints`
-inspect and list     `encoded`, `view`, `listing`, `log_info`
+inspect and list     `details`, `listing`, `log_info`
 front ends           `service`
 """

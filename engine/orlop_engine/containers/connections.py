@@ -14,9 +14,8 @@ from msgspec.structs import replace
 
 from orlop_engine.config import defaults
 from orlop_engine.networks import planning
-from orlop_engine.networks.ports import Wanted, wanted_ports
+from orlop_engine.networks.ports import Wanted, normal_ports, wanted_ports
 from orlop_engine.networks.records import NetworkRecord, Sandbox
-from orlop_engine.networks.views import normal_ports
 from orlop_engine.processes.monitor_client import MonitorClient
 from orlop_engine.types.containers import EndpointSettings
 from orlop_sdk import Conflict, Forbidden, InvalidParameter, OrlopError, Unavailable

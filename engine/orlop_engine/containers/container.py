@@ -127,10 +127,9 @@ class Container:
         self.execs: set[str] = set()
         self.health: Health | None = None
         """The health check of the last run, if it has one."""
-        self.views: dict[str, bytes] = {}
-        """Cached encoded answers, valid until the next `touch`."""
-        self.images_seen = -1
-        """`Images.changes` at the time of the cached list item."""
+        self.revision = object()
+        """Identifies what is shown of the container now: `touch` replaces it. Whoever keeps something derived from the
+        container, such as an encoded answer, keeps the revision with it."""
 
     @property
     def id(self) -> str:
@@ -174,8 +173,8 @@ class Container:
             raise
 
     def touch(self) -> None:
-        """Drop the cached views, because something that they show has changed: the record, an exec, the health."""
-        self.views.clear()
+        """Begin a new revision, because something that is shown has changed: the record, an exec, the health."""
+        self.revision = object()
 
     def release_attach_waiters(self) -> None:
         """Tell clients that attached before the start that no stream will come: the start failed, or the container is

@@ -8,12 +8,11 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from msgspec import UNSET
 
 from orlop_engine.types.containers import ContainerConfig, Healthcheck
-from orlop_sdk.base import rfc3339
 
 __all__ = ["HEALTHY", "STARTING", "UNHEALTHY", "Health", "Result", "command"]
 
@@ -31,14 +30,6 @@ class Result(NamedTuple):
     end_ns: int
     code: int
     output: str
-
-    def view(self) -> dict[str, Any]:
-        return {
-            "Start": rfc3339(self.start_ns),
-            "End": rfc3339(self.end_ns),
-            "ExitCode": self.code,
-            "Output": self.output,
-        }
 
 
 class Health:
@@ -75,9 +66,6 @@ class Health:
         self.streak += 1
         if self.streak >= (self._check.retries if self._check.retries > 0 else _RETRIES):
             self.status = UNHEALTHY
-
-    def view(self) -> dict[str, Any]:
-        return {"Status": self.status, "FailingStreak": self.streak, "Log": [result.view() for result in self.results]}
 
 
 def _duration_or(ns: int, default: int) -> int:

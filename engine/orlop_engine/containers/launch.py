@@ -21,8 +21,8 @@ import trio
 from msgspec.structs import replace
 
 from orlop_engine.config import defaults
+from orlop_engine.networks.ports import normal_ports
 from orlop_engine.networks.records import Sandbox
-from orlop_engine.networks.views import normal_ports
 from orlop_engine.processes.monitor_client import MonitorClient, StartFailed
 from orlop_engine.terminals import rows_and_columns
 from orlop_engine.types.containers import HostConfig

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from orlop_engine.config import defaults
-from orlop_engine.networks.views import normal_ports
+from orlop_engine.networks.ports import normal_ports
 from orlop_engine.spec import link_variables
 from orlop_engine.types.containers import HostConfig
 from orlop_sdk import Conflict, DriverError, InvalidParameter, LinkedPort, NotFound

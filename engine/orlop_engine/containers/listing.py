@@ -10,9 +10,9 @@ from orlop_sdk import InvalidParameter, NotFound
 from orlop_sdk.numbers import natural
 
 from .container import Container
+from .details import networks_of, shown_mounts
 from .ports import Ports
 from .state import PHASES
-from .view import network_settings, published_ports, shown_mounts
 
 __all__ = ["prunable", "select"]
 
@@ -131,9 +131,9 @@ def _by_volume(ports: Ports, values: Sequence[str]) -> Test:
 
 def _by_network(ports: Ports, values: Sequence[str]) -> Test:
     def test(item: Container) -> bool:
-        networks = network_settings(ports.networks, item).get("Networks", {})
-        ids = [network.get("NetworkID", "") for network in networks.values()]
-        return any(value in networks or any(each.startswith(value) for each in ids) for value in values)
+        endpoints = networks_of(ports.networks, item).endpoints
+        ids = [endpoint.network_id for endpoint in endpoints.values()]
+        return any(value in endpoints or any(each.startswith(value) for each in ids) for value in values)
 
     return test
 
@@ -147,18 +147,25 @@ def _port_range(key: str, value: str) -> tuple[int, int, str]:
     return first, last, protocol.lower() or "tcp"
 
 
+def _in_range(port: int, protocol: str, ranges: Sequence[tuple[int, int, str]]) -> bool:
+    return any(low <= port <= high and protocol == wanted for low, high, wanted in ranges)
+
+
 def _by_port(ports: Ports, published: Sequence[str], exposed: Sequence[str]) -> Test:
     """Both filters select from one list of ports, and either is sufficient."""
-    wanted = [("PublicPort", *_port_range("publish", value)) for value in published]
-    wanted += [("PrivatePort", *_port_range("expose", value)) for value in exposed]
+    wanted_public = [_port_range("publish", value) for value in published]
+    wanted_private = [_port_range("expose", value) for value in exposed]
 
     def test(item: Container) -> bool:
-        shown = published_ports(item, network_settings(ports.networks, item))
-        return any(
-            low <= port.get(key, -1) <= high and port["Type"] == protocol
-            for port in shown
-            for key, low, high, protocol in wanted
-        )
+        if not item.record.state.running:
+            return False
+        for port, bindings in networks_of(ports.networks, item).ports.items():
+            number, _, protocol = port.partition("/")
+            if _in_range(int(number), protocol, wanted_private):
+                return True
+            if any(_in_range(binding.host_port, protocol, wanted_public) for binding in bindings):
+                return True
+        return False
 
     return test
 

@@ -7,20 +7,19 @@ from __future__ import annotations
 import os
 import posixpath
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from msgspec.structs import replace
 
-from orlop_engine.config import defaults
-from orlop_engine.types.containers import HostConfig, MountPoint, MountSpec
+from orlop_engine.types.containers import HostConfig, MountSpec
 from orlop_sdk import InvalidParameter, Mount
 from orlop_sdk.subpaths import is_local
 
 from . import counts
 from .record import MountRecord
 
-__all__ = ["oci", "parse_bind", "plan", "views"]
+__all__ = ["normal_target", "oci", "parse_bind", "plan"]
 
 _PROPAGATION = frozenset({"private", "rprivate", "shared", "rshared", "slave", "rslave"})
 _CONSISTENCY = frozenset({"consistent", "cached", "delegated"})  # Docker Desktop's; binds are always consistent here
@@ -292,26 +291,4 @@ def oci(record: MountRecord, volume: Iterable[Mount] = (), *, deep: bool = False
                 "options": list(dict.fromkeys(words)),
             }
         )
-    return out
-
-
-def views(records: Iterable[MountRecord], volumes: Mapping[str, str]) -> list[MountPoint]:
-    """`Mounts` of inspect and list. `volumes` maps a volume's name to its mount point. A `--tmpfs` is not listed."""
-    out = []
-    for record in records:
-        if record.type == "tmpfs" and record.mode:
-            continue
-        point = MountPoint(
-            type=record.type,
-            source=volumes.get(record.name, "") if record.type == "volume" else record.source,
-            destination=record.destination,
-            mode=record.mode,
-            rw=record.rw,
-            propagation=record.propagation,
-        )
-        if record.type == "image":
-            point.name = record.name
-        if record.type == "volume":
-            point.name, point.driver = record.name, record.driver or defaults.VOLUME_DRIVER
-        out.append(point)
     return out

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 import msgspec
 import trio
 
-from orlop_engine.types.containers import TopResponse
 from orlop_kernel import process
 from orlop_sdk import Command, Conflict, DriverError, InvalidParameter, Outcome
 
@@ -15,14 +15,21 @@ from .container import Container
 from .ports import Ports
 from .runtime import task
 
-__all__ = ["parse", "processes"]
+__all__ = ["ProcessTable", "parse", "processes"]
 
 _OUTPUT = 8 << 20
 _EXIT_RECORDED = 1.0  # seconds to wait for the exit to be recorded, when the runtime failed because of it
 _PATH = (("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("LC_ALL", "C"))
 
 
-async def processes(ports: Ports, container: Container, ps_args: str, *, apart: bool = False) -> TopResponse:
+class ProcessTable(NamedTuple):
+    """What ps printed: the titles of its columns, and a row for each process."""
+
+    titles: list[str]
+    rows: list[list[str]]
+
+
+async def processes(ports: Ports, container: Container, ps_args: str, *, apart: bool = False) -> ProcessTable:
     """`apart`: never run ps on processes outside the container. Without it a filter by the column PID must be relied on,
     which a blank in an earlier column (such as a process's name) shifts."""
     state = container.record.state
@@ -76,7 +83,7 @@ async def _ps(*arguments: str) -> Outcome:
         return Outcome(1, stderr=f"ps: {error.strerror}".encode())
 
 
-def parse(output: str, pids: list[int]) -> TopResponse:
+def parse(output: str, pids: list[int]) -> ProcessTable:
     """Select the lines of ps that belong to `pids`, and those of their threads, which have no pid. The last column takes
     the rest of its line."""
     lines = output.splitlines()
@@ -93,4 +100,4 @@ def parse(output: str, pids: list[int]) -> TopResponse:
             ours = fields[column].isdigit() and int(fields[column]) in wanted
         if ours:
             rows.append([*fields[: len(titles) - 1], " ".join(fields[len(titles) - 1 :])])
-    return TopResponse(titles=titles, processes=rows)
+    return ProcessTable(titles, rows)

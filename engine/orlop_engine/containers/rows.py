@@ -86,7 +86,7 @@ class Rows:
             container.touch()
 
     async def save(self, container: Container) -> None:
-        """Commit the record as it is published, and drop its cached views, whether or not the commit succeeds."""
+        """Commit the record as it is published, and begin a new revision, whether or not the commit succeeds."""
         container.touch()
         if container.row_lock.locked():
             async with container.row_lock:  # a change that is being committed is not in the record yet

@@ -3,12 +3,12 @@ they work with is `ports`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from orlop_engine.futures import Future
 from orlop_engine.images.policy import UNRESTRICTED, ImagePolicy
 from orlop_engine.logs import LogsRequest, LogStream, read_logs
-from orlop_engine.types.containers import CreateRequest, EndpointSettings, TopResponse, UpdateRequest
+from orlop_engine.types.containers import CreateRequest, EndpointSettings, UpdateRequest
 from orlop_engine.volumes.record import VolumeCheck
 from orlop_monitor.protocol import Attach
 
@@ -17,7 +17,7 @@ from . import (
     checkpoints,
     connections,
     create,
-    encoded,
+    details,
     launch,
     lifecycle,
     links,
@@ -121,7 +121,7 @@ class Containers:
         driver = self.ports.drivers.log(config.type)
         return read_logs(driver, log_info(self.paths, container), config.config or {}, request, ended)
 
-    async def processes(self, container: Container, ps_args: str, *, apart: bool = False) -> TopResponse:
+    async def processes(self, container: Container, ps_args: str, *, apart: bool = False) -> processes.ProcessTable:
         return await processes.processes(self.ports, container, ps_args, apart=apart)
 
     async def connect(self, container: Container, network: str, settings: EndpointSettings) -> None:
@@ -139,12 +139,33 @@ class Containers:
     async def remove_checkpoint(self, container: Container, name: str, directory: str) -> None:
         await checkpoints.remove(self.paths, container, name, directory)
 
-    async def inspect(self, container: Container, version: tuple[int, int], size: bool = False) -> bytes:
-        return await encoded.inspect(self.ports, container, version, size)
+    def select(self, *, everything: bool, limit: int, filters: listing.Filters) -> list[Container]:
+        """The containers of a list: see `listing`."""
+        return listing.select(self.ports, everything=everything, limit=limit, filters=filters)
 
-    async def summaries(
-        self, *, everything: bool, limit: int, filters: listing.Filters, size: bool, health: bool = False
-    ) -> bytes:
-        return await encoded.summaries(
-            self.ports, everything=everything, limit=limit, filters=filters, size=size, health=health
-        )
+    def summary(self, container: Container) -> details.Summary:
+        """What a list shows of a container: valid for its `revision`, as long as `images_revision` is the same."""
+        return details.summary(self.ports, container)
+
+    async def describe(self, container: Container) -> details.Details:
+        """All that is shown of a container: valid for its `revision`, except for `links`, which have names of other
+        containers."""
+        return await details.details(self.ports, container)
+
+    @property
+    def images_revision(self) -> int:
+        """Changes whenever an image's name in a summary may."""
+        return self.ports.images.changes
+
+    def linked_names(self) -> dict[str, list[str]]:
+        """The additional names that containers have by links, by container id."""
+        return links.names(self.index, self.ports.networks)
+
+    async def sizes(self, container: Container) -> details.Sizes:
+        """Ask the storage driver for a container's disk usage."""
+        return await details.sizes(self.ports, container)
+
+    async def measure(self, containers: Iterable[Container], *, at_once: int = 1 << 16) -> dict[str, details.Sizes]:
+        """The sizes by container id, without those that cannot be measured. `at_once`: so many of them at a
+        time."""
+        return await details.measure(self.ports, containers, at_once)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Protocol
 
 import trio
 
@@ -17,6 +17,7 @@ from orlop_engine.images.records import Image
 from orlop_engine.networks.attachments import Listeners
 from orlop_engine.networks.ports import PortBindings, Wanted
 from orlop_engine.networks.records import NetworkRecord, Plan, Sandbox
+from orlop_engine.networks.status import ContainerNetworks
 from orlop_engine.types.containers import EndpointSettings, ExecConfig, HostConfig
 from orlop_engine.volumes.record import VolumeRecord
 from orlop_monitor.protocol import ExecExited, Status
@@ -60,21 +61,21 @@ class NameServers(Protocol):
 
 
 class _ConfiguredNetworks(KnownNetworks, Protocol):
-    """For create and views: what a container's row says of its networks."""
+    """For create, inspect and list: what a container's row says of its networks."""
 
     def sandbox_kind(self, network_mode: str) -> str: ...
     def pin(
         self, network_mode: str, endpoints: Mapping[str, EndpointSettings | None]
     ) -> tuple[str, dict[str, EndpointSettings]]: ...
     def check(self, network_mode: str, endpoints: Mapping[str, EndpointSettings]) -> None: ...
-    def settings(
+    def of_container(
         self,
         sandbox: Sandbox | None,
         *,
         endpoints: Mapping[str, EndpointSettings] | None = None,
         exposed: Collection[str] = (),
         running: bool = True,
-    ) -> dict[str, Any]: ...
+    ) -> ContainerNetworks: ...
 
 
 class _Sandboxes(Protocol):

@@ -2,9 +2,9 @@
 
 `State` is a frozen value. Each event has a method that checks the table and returns the next value, with everything that
 changes along with the phase (pid, times, exit code, error); the caller assigns that value to `ContainerRecord.state`. No
-other code of the engine sets a phase. A new phase also needs `view.status_text`, `ContainerIndex.counts`, and each place
-that asks for `running` or `paused`; what has a process is `RUNNING_PHASES`. Docker's booleans are properties, derived
-from the phase.
+other code of the engine sets a phase. A new phase also needs `ContainerIndex.counts`, `wire.container_list.status_text` of
+the front end `docker`, and each place that asks for `running` or `paused`; what has a process is `RUNNING_PHASES`. Docker's
+booleans are properties, derived from the phase.
 
 Two things are no phases. "Starting" belongs to the run (`Run.settled`): no client sees it and no row holds it, because a
 start that a crash interrupts is undone. "Removing" is `ContainerRecord.removing`: a removal that fails leaves the

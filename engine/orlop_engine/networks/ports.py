@@ -12,7 +12,8 @@ import errno
 import ipaddress
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import trio
@@ -21,7 +22,7 @@ from orlop_engine.types.containers import PortBinding
 from orlop_sdk import DriverError, InvalidParameter, PublishedPort
 from orlop_sdk.numbers import natural
 
-__all__ = ["Bound", "PortAllocator", "Wanted", "parse_port", "wanted_ports"]
+__all__ = ["Bound", "PortAllocator", "Wanted", "normal_ports", "parse_port", "wanted_ports"]
 
 _PROTOCOLS = ("tcp", "udp", "sctp")
 _BACKLOG = 4096  # bounded by net.core.somaxconn
@@ -73,6 +74,16 @@ def parse_port(text: str) -> list[tuple[int, str]]:
     if not low:
         raise InvalidParameter(f'invalid port specification: "{text}"')
     return [(value, protocol) for value in range(low, high + 1)]
+
+
+def normal_ports(exposed: Collection[str]) -> list[str]:
+    """ "80-81" -> ["80/tcp", "81/tcp"]. Skips invalid ports: an image may contain anything, and one image must not break
+    lists."""
+    found: list[str] = []
+    for text in exposed:
+        with suppress(InvalidParameter):
+            found += [f"{port}/{protocol}" for port, protocol in parse_port(text)]
+    return found
 
 
 def _bindings(text: str, ports: list[tuple[int, str]], binding: PortBinding) -> list[Wanted]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any
 
 import msgspec
 import trio
@@ -25,7 +24,7 @@ from orlop_kernel.events import EventBus
 from orlop_kernel.store import UNREADABLE, Delete, Put, Store
 from orlop_sdk import Conflict, DriverError, Forbidden, InvalidParameter, LinkedPort, NetworkDriver, NotFound, OrlopError
 
-from . import creation, files, host, planning, views
+from . import creation, files, host, planning, status
 from .attachments import Attachments, Listeners
 from .names import Names
 from .ports import PortBindings, Wanted
@@ -435,24 +434,24 @@ class Networks:
         found = (self._networks.get(attached.network.id) for attached in sandbox.endpoints)
         return [network.record for network in found if network is not None]
 
-    def settings(
+    def of_container(
         self,
         sandbox: Sandbox | None,
         *,
         endpoints: Mapping[str, EndpointSettings] | None = None,
         exposed: Collection[str] = (),
         running: bool = True,
-    ) -> dict[str, Any]:
-        """`NetworkSettings` of inspect and list. Without an endpoint: the configured networks, those removed since by their
+    ) -> status.ContainerNetworks:
+        """The networks of a container. Without an attached endpoint: the configured networks, those removed since by their
         old names."""
         configured: dict[str, tuple[str, EndpointSettings]] = {}
         for name, settings in (endpoints or {}).items() if sandbox is None or not sandbox.endpoints else ():
             record = self.known(name)
             configured[record.name if record else name] = (record.id if record else "", settings)
-        found = views.container_settings(sandbox, configured, exposed, running=running)
-        if defaults.DEFAULT_NETWORK in found["Networks"]:
-            # The name of the daemon's own bridge is not shown, as in Docker.
-            found["Bridge"] = "" if self._config.bridge == "none" else self._config.bridge
+        found = status.container_networks(sandbox, configured, exposed, running=running)
+        # The name of the daemon's own bridge is not shown, as in Docker.
+        if defaults.DEFAULT_NETWORK in found.endpoints and self._config.bridge not in ("", "none"):
+            return msgspec.structs.replace(found, bridge=self._config.bridge)
         return found
 
 

@@ -1,4 +1,4 @@
-"""Containers in the API: requests to create one, answers of inspect and list (Engine API 1.24 to 1.55).
+"""What a container, or an exec, shall be, and requests to change it.
 
 Field names, types and zero values are Docker's; `null` and an absent field are equal. Contains no logic.
 """
@@ -7,33 +7,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgspec import UNSET, Raw, UnsetType, field
+from msgspec import UNSET, UnsetType, field
 
 from orlop_sdk.base import WireBase
 
 __all__ = [
     "ContainerConfig",
     "CreateRequest",
-    "CreateResponse",
     "Device",
     "DeviceRequest",
     "EndpointIPAMConfig",
     "EndpointSettings",
     "ExecConfig",
-    "ExecStart",
     "Healthcheck",
     "HostConfig",
     "LogConfig",
-    "MountPoint",
     "MountSpec",
     "NetworkingConfig",
     "PortBinding",
     "RestartPolicy",
-    "TopResponse",
     "Ulimit",
     "UpdateRequest",
-    "UpdateResponse",
-    "WaitResponse",
 ]
 
 
@@ -211,10 +205,6 @@ class UpdateRequest(Resources):
     restart_policy: RestartPolicy | None = None
 
 
-class UpdateResponse(WireBase):
-    warnings: list[str] | None
-
-
 class HostConfig(Resources):
     """The part of a container's configuration that depends on the host."""
 
@@ -289,38 +279,6 @@ class CreateRequest(ContainerConfig):
     networking_config: NetworkingConfig | None = None
 
 
-class CreateResponse(WireBase):
-    id: str
-    warnings: list[str] = field(default_factory=list)
-
-
-class WaitError(WireBase):
-    message: str
-
-
-class WaitResponse(WireBase):
-    status_code: int
-    error: WaitError | UnsetType = UNSET
-
-
-class TopResponse(WireBase):
-    titles: list[str]
-    processes: list[list[str]]
-
-
-class MountPoint(WireBase):
-    """A mount as inspect and list show it."""
-
-    type: str
-    name: str | UnsetType = UNSET
-    source: str = ""
-    destination: str = ""
-    driver: str | UnsetType = UNSET
-    mode: str = ""
-    rw: bool = field(default=True, name="RW")
-    propagation: str = ""
-
-
 class ExecConfig(WireBase):
     """The body of `POST /containers/{id}/exec`."""
 
@@ -336,64 +294,3 @@ class ExecConfig(WireBase):
     working_dir: str = ""
     cmd: list[str] | str | None = None
     console_size: list[int] | None = None
-
-
-class CheckpointCreate(WireBase):
-    """The body of `POST /containers/{id}/checkpoints`."""
-
-    checkpoint_id: str = field(default="", name="CheckpointID")
-    checkpoint_dir: str = ""
-    exit: bool = False
-
-
-class ExecStart(WireBase):
-    """The body of `POST /exec/{id}/start`."""
-
-    detach: bool = False
-    tty: bool = False
-    console_size: list[int] | None = None
-
-
-class StateView(WireBase, kw_only=True):
-    status: str
-    running: bool
-    paused: bool
-    restarting: bool
-    oom_killed: bool = field(name="OOMKilled")
-    dead: bool
-    pid: int
-    exit_code: int
-    error: str
-    started_at: str
-    finished_at: str
-    health: dict[str, Any] | UnsetType = UNSET
-
-
-class ContainerView(WireBase, kw_only=True):
-    """`GET /containers/{id}/json`."""
-
-    id: str
-    created: str
-    path: str
-    args: list[str]
-    state: StateView
-    image: str
-    resolv_conf_path: str
-    hostname_path: str
-    hosts_path: str
-    log_path: str
-    name: str
-    restart_count: int
-    driver: str
-    platform: str
-    mount_label: str
-    process_label: str
-    app_armor_profile: str
-    exec_ids: list[str] | None = field(name="ExecIDs")
-    host_config: HostConfig
-    graph_driver: dict[str, Any]
-    size_rw: int | UnsetType = UNSET
-    size_root_fs: int | UnsetType = UNSET
-    mounts: list[MountPoint]
-    config: ContainerConfig
-    network_settings: dict[str, Any] | Raw

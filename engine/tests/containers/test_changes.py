@@ -37,12 +37,12 @@ async def change(h, **fields):
 def test_a_change_is_seen_once_it_is_committed(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
-            before, h.container.views["list"] = h.container.record, b"of the record before"
+            before, revision = h.container.record, h.container.revision
             async with h.ports.rows.change(h.container) as draft:
                 draft.restart_count, draft.manually_stopped = 3, True
                 assert h.container.record is before and before.restart_count == 0
             assert (h.container.record.restart_count, h.container.record.manually_stopped) == (3, True)
-            assert row(h) == h.container.record and not h.container.views
+            assert row(h) == h.container.record and h.container.revision is not revision
             assert (before.restart_count, before.manually_stopped) == (0, False)  # who still reads it sees one state
 
     run_fast(main)
@@ -181,12 +181,13 @@ def test_fields_published_for_a_block_that_fails_are_restored(tmp_path, monkeypa
                 draft.sandbox = before
             with pytest.raises(KeyError), container.published(sandbox=after, removing=True):
                 assert container.record.sandbox is after and container.record.removing
-                container.views["list"] = b"of the change"
+                during = container.revision
                 raise KeyError
-            assert container.record.sandbox is before and not container.record.removing and not container.views
-            container.views["list"] = b"of the record before"
+            assert container.record.sandbox is before and not container.record.removing
+            assert container.revision is not during
+            restored = container.revision
             with container.published(sandbox=after):
-                assert not container.views
+                assert container.revision is not restored
             assert container.record.sandbox is after
 
     run_fast(main)

@@ -4,10 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orlop_engine.containers import attach, limits, mount_spec, names, restarts, signals, validate, view
+from orlop_engine.containers import attach, limits, mount_spec, names, restarts, signals, validate
 from orlop_engine.containers.configuration import merge_config
 from orlop_engine.containers.processes import parse
-from orlop_engine.containers.state import Phase, State
 from orlop_engine.spec.host import Host
 from orlop_engine.types.containers import BindOptions, ContainerConfig, HostConfig, MountSpec, Resources, RestartPolicy
 from orlop_engine.types.images import ImageConfig
@@ -214,41 +213,6 @@ def test_always_starts_at_boot_even_after_a_stop():
     assert not restarts.wants_start_at_boot(RestartPolicy(name="always"), False, False, 0, 0)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0.5, "Less than a second"),
-        (1, "1 second"),
-        (59, "59 seconds"),
-        (60, "About a minute"),
-        (180, "3 minutes"),
-        (3600, "About an hour"),
-        (7200, "2 hours"),
-        (3 * 86400, "3 days"),
-        (20 * 86400, "2 weeks"),
-        (70 * 86400, "2 months"),
-        (3 * 365 * 86400, "3 years"),
-    ],
-)
-def test_durations_in_dockers_words(seconds, words):
-    assert view.human_duration(seconds) == words
-
-
-@pytest.mark.parametrize(
-    ("state", "text"),
-    [
-        (State(), "Created"),
-        (State(Phase.RUNNING, started_ns=1), "Up 5 seconds"),
-        (State(Phase.PAUSED, started_ns=1), "Up 5 seconds (Paused)"),
-        (State(Phase.RESTARTING, started_ns=1, finished_ns=1, exit_code=3), "Restarting (3) 5 seconds ago"),
-        (State(Phase.EXITED, started_ns=1, finished_ns=1, exit_code=137), "Exited (137) 5 seconds ago"),
-        (State(Phase.DEAD), "Dead"),
-    ],
-)
-def test_status_texts(state, text):
-    assert view.status_text(state, False, "", 5_000_000_001) == text
-
-
 def test_detach_keys_are_parsed():
     assert attach.parse_detach_keys("") == b"\x10\x11"
     assert attach.parse_detach_keys("ctrl-a,x,DEL,ctrl-@") == b"\x01x\x7f\x00"
@@ -276,6 +240,6 @@ def test_nothing_typed_is_lost_until_the_sequence(chunks, keys):
 
 def test_top_takes_our_lines_only():
     shown = parse("UID PID CMD\nroot 7 sh -c x y\nroot 8 other\n", [7])
-    assert shown.processes == [["root", "7", "sh -c x y"]]
+    assert shown.rows == [["root", "7", "sh -c x y"]]
     with pytest.raises(DriverError, match="Couldn't find PID field"):
         parse("UID CMD\n", [1])

@@ -1,20 +1,20 @@
 """List filters, and names by links."""
 
-import json
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 import pytest
 import trio
 
-from orlop_engine.containers import links, listing, view
+from orlop_engine.containers import details, links, listing
 from orlop_engine.containers.container import Container
 from orlop_engine.containers.index import ContainerIndex
 from orlop_engine.containers.paths import ContainerPaths
 from orlop_engine.containers.record import ContainerRecord, MountRecord
 from orlop_engine.containers.state import Phase, State
+from orlop_engine.networks.status import ContainerNetworks, EndpointStatus
 from orlop_engine.types.containers import ContainerConfig, EndpointSettings, HostConfig
-from orlop_sdk import Conflict, InvalidParameter, NotFound
+from orlop_sdk import Conflict, DriverError, InvalidParameter, NotFound, PublishedPort
 
 RUNNING, NEW = State(Phase.RUNNING, started_ns=1), State()
 STOPPED = State(Phase.EXITED, started_ns=1, finished_ns=2, exit_code=3)
@@ -46,10 +46,11 @@ class NetworksFixture:
         return SimpleNamespace(name=name)
 
     @staticmethod
-    def settings(sandbox, *, endpoints, exposed, running):
-        published = {"80/tcp": [{"HostIp": "", "HostPort": "8080"}], "53/udp": None}
-        networks = {"bridge": {"NetworkID": "feedbeef", "Aliases": None}}
-        return {"Networks": networks, "Ports": {port: published[port] for port in exposed}}
+    def of_container(sandbox, *, endpoints, exposed, running):
+        port = PublishedPort(container_port=80, protocol="tcp", host_ip="", host_port=8080)
+        published = {"80/tcp": [port], "53/udp": []}
+        networks = {"bridge": EndpointStatus("feedbeef", EndpointSettings())}
+        return ContainerNetworks(sandbox, networks, {port: published[port] for port in exposed})
 
 
 class PortsFixture:
@@ -193,51 +194,50 @@ def test_a_link_is_removed_and_its_containers_stay(ports):
             trio.run(links.remove, ports, text)
 
 
-# --- one item
-
-
-def test_aliases_of_older_versions():
-    record = made(1, "web", RUNNING).record
-    record.config.hostname = "host"
-    networks = {"mine": {"Aliases": ["al", "host"]}, "bridge": {"Aliases": None}}
-    view._add_old_aliases(record, networks)
-    assert networks == {"mine": {"Aliases": ["al", "host", "1" * 12]}, "bridge": {"Aliases": None}}
+# --- what is shown of one container
 
 
 def test_paths_come_with_the_first_start(ports):
     record = ports.index.get("web").record
-    assert view._file_paths(ports, record) == ("", "", "")
+    assert details.file_paths(ports, record) == ("", "", "")
     record.started_before = True
     own = f"/data/containers/{record.id}"
-    assert view._file_paths(ports, record) == (f"{own}/resolv.conf", f"{own}/hostname", f"{own}/hosts")
+    assert details.file_paths(ports, record) == (f"{own}/resolv.conf", f"{own}/hostname", f"{own}/hosts")
     record.host_config.network_mode = f"container:{'2' * 64}"
-    assert view._file_paths(ports, record)[2] == f"/data/containers/{'2' * 64}/hosts"
+    assert details.file_paths(ports, record).hosts == f"/data/containers/{'2' * 64}/hosts"
 
 
-def test_summary(ports):
-    item = json.loads(view.summary(ports, ports.index.get("web"), ["app/front"], (0, 5)))
-    assert item["Names"] == ["/web", "/app/front"] and "SizeRw" not in item and item["SizeRootFs"] == 5
-    assert item["NetworkSettings"]["Networks"]["bridge"]["Aliases"] is None
-    item = json.loads(view.summary(ports, ports.index.get("web"), (), None))
-    assert item["Names"] == ["/web"] and "SizeRootFs" not in item and item["Status"].startswith("Up ")
+def test_mounts_of_volumes_are_shown_with_their_mount_point_and_driver(ports):
+    volume, bind = details.mounts(ports.volumes, ports.index.get("new").record)
+    assert (volume.name, volume.source, volume.driver) == ("vol", "/volumes/vol", "local")
+    assert (bind.type, bind.source) == ("bind", "/src")
 
 
-def test_health_is_in_the_list_when_it_is_asked_for(ports):
-    container = ports.index.get("web")
-    assert "Health" not in json.loads(view.summary(ports, container, (), None))
-    assert json.loads(view.summary(ports, container, (), None, health=True))["Health"] == {
-        "Status": "none",
-        "FailingStreak": 0,
-    }
-    container.health = SimpleNamespace(status="unhealthy", streak=3)
-    item = json.loads(view.summary(ports, container, (), (1, 2), health=True))
-    assert item["Health"] == {"Status": "unhealthy", "FailingStreak": 3}
-    assert (item["SizeRw"], item["Status"].endswith("(unhealthy)")) == (1, True)
+def test_tmpfs_of_host_config_is_no_shown_mount():
+    mounts = (MountRecord(type="tmpfs", destination="/t"), MountRecord(type="tmpfs", destination="/u", mode="size=1m"))
+    record = made(1, "web", RUNNING, mounts, tmpfs={"//u": "size=1m"}).record
+    assert [mount.destination for mount in details.shown_mounts(record)] == ["/t"]
 
 
-def test_a_form_of_inspect_is_cached_for_the_versions_that_share_it():
-    assert [view.form(version) for version in ((1, 24), (1, 44), (1, 45), (1, 51), (1, 52), (1, 55))] == [
-        *["1.24"] * 2,
-        *["1.45"] * 2,
-        *["1.52"] * 2,
-    ]
+@pytest.mark.parametrize(("means", "shown"), [("sha256:1", "x:1"), ("sha256:2", "sha256:1"), (None, "sha256:1")])
+def test_image_name_is_the_given_one_while_it_means_that_image(means, shown):
+    def all_platforms(reference):
+        if means is None:
+            raise NotFound(f"No such image: {reference}")
+        return [SimpleNamespace(id="sha256:0"), SimpleNamespace(id=means)]
+
+    record = SimpleNamespace(config=ContainerConfig(image="x:1"), image_id="sha256:1")
+    assert details.image_name(SimpleNamespace(all_platforms=all_platforms), record) == shown
+
+
+def test_a_container_that_cannot_be_measured_is_left_out(ports):
+    class Storage:
+        async def usage(self, key):
+            await trio.lowlevel.checkpoint()
+            if key.startswith("1"):
+                raise DriverError("it is gone")
+            return SimpleNamespace(size=3)
+
+    ports.storage, ports.images.get = Storage(), lambda ident: SimpleNamespace(size=5)
+    web, db = ports.index.get("web"), ports.index.get("db")
+    assert trio.run(details.measure, ports, [web, db], 1) == {db.id: (3, 8)}

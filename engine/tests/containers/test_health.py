@@ -40,13 +40,11 @@ def test_a_success_within_the_start_period_makes_failures_count():
         assert (health.streak, health.status) == (streak, status)
 
 
-def test_the_last_five_are_kept_as_docker_shows_them():
+def test_last_five_results_are_kept():
     health = Health(Healthcheck())
     for code in range(7):
         health.judge(result(health, code))
-    view = health.view()
-    assert [entry["ExitCode"] for entry in view["Log"]] == [2, 3, 4, 5, 6]
-    assert set(view["Log"][0]) == {"Start", "End", "ExitCode", "Output"}
+    assert [each.code for each in health.results] == [2, 3, 4, 5, 6]
 
 
 def test_how_often():

@@ -21,11 +21,11 @@ def test_threads_follow_their_process() -> None:
         "  PID TTY STAT TIME COMMAND\n 1 ? - 0:00 init\n - - S 0:00 -\n 7 ? - 0:00 sleep  40\n - - S 0:00 -\n 8 ? - 0:00 x\n"
     )
     found = parse(output, [7])
-    assert found.processes == [["7", "?", "-", "0:00", "sleep 40"], ["-", "-", "S", "0:00", "-"]]
+    assert found.rows == [["7", "?", "-", "0:00", "sleep 40"], ["-", "-", "S", "0:00", "-"]]
 
 
 def test_the_last_column_has_single_blanks_as_dockerds() -> None:
-    assert parse("PID CMD\n5   \\_ a  b\n\n", [5]).processes == [["5", "\\_ a b"]]
+    assert parse("PID CMD\n5   \\_ a  b\n\n", [5]).rows == [["5", "\\_ a b"]]
 
 
 def _running() -> tuple[Any, Any]:
@@ -104,7 +104,7 @@ def test_ps_is_not_asked_about_all_of_the_host_for_who_may_not_see_it(monkeypatc
     ports, container = _running()
 
     async def listed(apart: bool) -> Any:
-        return (await processes.processes(ports, container, "-ef", apart=apart)).processes
+        return (await processes.processes(ports, container, "-ef", apart=apart)).rows
 
     state = "refused"
     assert trio.run(listed, False) == [["root", "7", "all of the host's"]]

@@ -8,8 +8,8 @@ import pytest
 import trio
 
 from orlop_engine.networks import ports as ports_module
-from orlop_engine.networks.ports import Bound, PortAllocator, Wanted, parse_port, wanted_ports
-from orlop_engine.networks.views import _ports, normal_ports
+from orlop_engine.networks.ports import Bound, PortAllocator, Wanted, normal_ports, parse_port, wanted_ports
+from orlop_engine.networks.status import _ports
 from orlop_engine.types.containers import PortBinding
 from orlop_sdk import DriverError, InvalidParameter, PublishedPort
 from orlop_sdk.testing.ports import free_port
@@ -86,7 +86,7 @@ def test_what_is_no_port_is_not_shown_and_does_not_stand_in_the_way_of_the_rest(
     """Invalid ports may come from an image or an old row."""
     exposed = ["foo/tcp", "80/tcp", "70000/udp", "9-8"]
     assert normal_ports(exposed) == ["80/tcp"]
-    assert _ports(exposed, ()) == {"80/tcp": None}
+    assert _ports(exposed, ()) == {"80/tcp": []}
 
 
 def take(ports: PortAllocator, wanted: list[Wanted]) -> list[Bound]:

@@ -15,11 +15,22 @@ from networks_fixture import NETNS, NetworksFixture, address, asked, request, ro
 from orlop_engine.config import AddressPool, Config
 from orlop_engine.networks import filters, predefined
 from orlop_engine.networks.service import Networks, Sandbox
+from orlop_engine.networks.status import EndpointStatus
 from orlop_engine.types.containers import EndpointSettings, PortBinding
 from orlop_engine.types.networks import IPAM, CreateRequest, IPAMConfig
 from orlop_kernel.store import Put
 from orlop_monitor.protocol import Forward
-from orlop_sdk import Address, Conflict, DriverError, Forbidden, InvalidParameter, NotFound, OrlopError, Unavailable
+from orlop_sdk import (
+    Address,
+    Conflict,
+    DriverError,
+    Forbidden,
+    InvalidParameter,
+    NotFound,
+    OrlopError,
+    PublishedPort,
+    Unavailable,
+)
 from orlop_sdk.testing.network import FakeNetwork
 from orlop_sdk.testing.ports import free_port
 
@@ -82,8 +93,8 @@ def test_without_a_default_bridge_who_asks_for_it_has_no_network(networks_fixtur
         await h.networks.create(request("mine", "10.201.0.0/24"))
         alone = await h.start(1, bindings={"80": [PortBinding(host_port="80")]})
         assert routes(alone) == []
-        shown = h.networks.settings(alone, endpoints=asked("bridge"))["Networks"]
-        assert (list(shown), shown["bridge"]["NetworkID"]) == (["bridge"], "")
+        shown = h.networks.of_container(alone, endpoints=asked("bridge")).endpoints
+        assert (list(shown), shown["bridge"].network_id) == (["bridge"], "")
         h.networks.check("bridge", asked("bridge"))
         assert routes(await h.start(2, endpoints=asked("bridge", "mine"))) == [("mine", True, 0)]
         assert (await h.start(3, endpoints={})).endpoints == ()
@@ -281,10 +292,10 @@ def test_ports(networks_fixture: Callable[..., None]) -> None:
         plan = await h.plan(1, exposed={"80/tcp", "90/udp"}, bindings=bindings)
         assert plan.forwards == [Forward("tcp", "10.200.0.2", 80)] and len(plan.sockets) == 1
         sandbox = await h.networks.attach(plan, NETNS)
-        settings = h.networks.settings(sandbox, exposed={"80/tcp", "90/udp"})
-        assert settings["Ports"] == {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(port)}], "90/udp": None}
-        assert settings["Networks"]["bridge"]["IPAddress"] == settings["IPAddress"] == "10.200.0.2"
-        assert settings["Networks"]["bridge"]["Gateway"] == "10.200.0.1"
+        shown = h.networks.of_container(sandbox, exposed={"80/tcp", "90/udp"})
+        assert shown.ports == {"80/tcp": [PublishedPort("tcp", "127.0.0.1", port, 80)], "90/udp": []}
+        assert shown.endpoints["bridge"].attached == sandbox.endpoints[0]
+        assert address(sandbox) == "10.200.0.2/24" and sandbox.endpoints[0].endpoint.addresses[0].gateway == "10.200.0.1"
         with pytest.raises(DriverError) as caught:
             await h.plan(2, bindings=bindings)
         text = str(caught.value)
@@ -479,7 +490,7 @@ def test_connect_and_disconnect(networks_fixture: Callable[..., None]) -> None:
         assert address(grown, 1) == "10.203.0.7/24" and not grown.endpoints[1].endpoint.default_route
         with pytest.raises(Forbidden, match="already exists in network two"):
             await h.networks.connect(grown, "two", EndpointSettings(), NETNS)
-        assert set(h.networks.settings(grown)["Networks"]) == {"bridge", "two"}
+        assert set(h.networks.of_container(grown).endpoints) == {"bridge", "two"}
         shrunk = await h.networks.disconnect(grown, "two", NETNS)
         assert shrunk == sandbox
         with pytest.raises(Forbidden, match="is not connected to network two"):
@@ -495,16 +506,14 @@ def test_connect_and_disconnect(networks_fixture: Callable[..., None]) -> None:
 def test_settings_of_a_stopped_container(networks_fixture: Callable[..., None]) -> None:
     async def body(h: NetworksFixture) -> None:
         record = await h.networks.create(request("mine"))
-        settings = h.networks.settings(
+        shown = h.networks.of_container(
             None, endpoints={"mine": EndpointSettings(aliases=["x"])}, exposed={"80"}, running=False
         )
-        assert settings["Ports"] == {} and settings["SandboxID"] == ""
-        assert settings["Networks"]["mine"]["NetworkID"] == record.id
-        assert settings["Networks"]["mine"]["Aliases"] == ["x"]
-        assert settings["Networks"]["mine"]["IPAddress"] == ""
-        assert h.networks.settings(None)["Networks"] == {}
-        by_id = h.networks.settings(None, endpoints=asked(record.id, "gone", record.id[:8]))["Networks"]
-        assert {name: each["NetworkID"] for name, each in by_id.items()} == {
+        assert shown.ports == {} and shown.sandbox is None
+        assert shown.endpoints == {"mine": EndpointStatus(record.id, EndpointSettings(aliases=["x"]))}
+        assert h.networks.of_container(None).endpoints == {}
+        by_id = h.networks.of_container(None, endpoints=asked(record.id, "gone", record.id[:8])).endpoints
+        assert {name: each.network_id for name, each in by_id.items()} == {
             "mine": record.id,
             "gone": "",
             record.id[:8]: "",
@@ -548,8 +557,8 @@ def test_what_is_asked_for_is_all_there_is(networks_fixture: Callable[..., None]
         assert (mode, endpoints) == ("bridge", asked("inner"))
         sandbox = await h.start(1, mode, endpoints=endpoints)
         assert [each.network.name for each in sandbox.endpoints] == ["inner"]
-        stopped = h.networks.settings(None, endpoints=endpoints, running=False)
-        assert set(stopped["Networks"]) == {"inner"}
+        stopped = h.networks.of_container(None, endpoints=endpoints, running=False)
+        assert set(stopped.endpoints) == {"inner"}
         assert h.networks.pin("container:x", asked("inner")) == ("container:x", {})
         assert (await h.start(2, endpoints={})).endpoints == ()
 
@@ -570,7 +579,7 @@ def test_names_mean_the_same_networks_for_ever(networks_fixture: Callable[..., N
         await h.networks.remove(name)
         with pytest.raises(NotFound, match=rf"^network {name} not found$"):
             await h.plan(1, mode, endpoints=endpoints)
-        assert h.networks.settings(None, endpoints=endpoints)["Networks"][name]["NetworkID"] == ""
+        assert h.networks.of_container(None, endpoints=endpoints).endpoints[name].network_id == ""
         # A network that does not exist at create.
         assert h.networks.pin("zz", {}) == ("zz", asked("zz"))
 
@@ -599,11 +608,11 @@ def test_names_that_are_modes(networks_fixture: Callable[..., None], name: str) 
 def test_ports_are_the_gateways(networks_fixture: Callable[..., None]) -> None:
     async def body(h: NetworksFixture) -> None:
         await h.networks.create(request("inner", internal=True))
-        for mode, shown in (("bridge", {"80/tcp": None}), ("inner", {}), ("none", {})):
+        for mode, shown in (("bridge", {"80/tcp": []}), ("inner", {}), ("none", {})):
             sandbox = await h.start(1, mode, exposed={"80"})
-            assert h.networks.settings(sandbox, exposed={"80"})["Ports"] == shown
+            assert h.networks.of_container(sandbox, exposed={"80"}).ports == shown
             await h.networks.release(sandbox)
-        assert h.networks.settings(None, endpoints=asked("host"), exposed={"80"})["Ports"] == {}
+        assert h.networks.of_container(None, endpoints=asked("host"), exposed={"80"}).ports == {}
 
     networks_fixture(body)
 
@@ -658,8 +667,8 @@ def test_a_driver_gives_addresses_of_its_own(tmp_path: Path) -> None:
             first, second = await h.start(1, "office"), await h.start(2, "office")
             assert (address(first), address(second)) == ("10.9.0.7/24", "fd00::7/64")
             assert members(networks, "office") == {f"{1:064x}": "10.9.0.7/24", f"{2:064x}": "fd00::7/64"}
-            shown = networks.settings(first, endpoints={}, exposed=set(), running=True)["Networks"]["office"]
-            assert (shown["IPAddress"], shown["IPPrefixLen"], shown["Gateway"]) == ("10.9.0.7", 24, "10.9.0.1")
+            shown = networks.of_container(first).endpoints["office"].attached
+            assert [(each.address, each.gateway) for each in shown.endpoint.addresses] == [("10.9.0.7/24", "10.9.0.1")]
         h = NetworksFixture(tmp_path)
         h.drivers["dhcp"] = FakeNetwork(own_addresses=[])
         async with h.daemon(first) as networks:

@@ -16,15 +16,7 @@ from orlop_engine.containers import attach
 from orlop_engine.containers.container import Container
 from orlop_engine.futures import Future
 from orlop_engine.terminals import rows_and_columns
-from orlop_engine.types.containers import (
-    CheckpointCreate,
-    CreateRequest,
-    CreateResponse,
-    UpdateRequest,
-    UpdateResponse,
-    WaitError,
-    WaitResponse,
-)
+from orlop_engine.types.containers import CreateRequest, UpdateRequest
 from orlop_kernel.http.messages import Answer, Hijack, RawStream, Response, Streaming
 from orlop_kernel.routing.call import Call
 from orlop_kernel.routing.router import Route
@@ -32,13 +24,16 @@ from orlop_monitor.protocol import Attach
 from orlop_sdk import Conflict, InvalidParameter, NotFound, OrlopError
 
 from . import container_mac, older_versions
+from .container_views import ContainerViews
 from .responses import hijack_head, json_bytes, json_response, stream_type
 from .restricted import restrictions
+from .wire.container_requests import CheckpointCreate, CreateResponse, UpdateResponse, WaitError, WaitResponse
 
 if TYPE_CHECKING:
     from orlop_engine.containers.service import Containers
     from orlop_engine.engine import Engine
     from orlop_engine.logs import LogStream
+
 
 __all__ = ["routes"]
 
@@ -60,8 +55,8 @@ async def _refuse_body(call: Call) -> None:
 
 
 class _Routes:
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, views: ContainerViews) -> None:
+        self.engine, self.views = engine, views
 
     @property
     def containers(self) -> Containers:
@@ -94,7 +89,7 @@ class _Routes:
     async def list(self, call: Call) -> Answer:
         limit = call.integer("limit", 0)
         return json_bytes(
-            await self.containers.summaries(
+            await self.views.listed(
                 everything=call.flag("all"),
                 limit=limit,
                 filters=call.filters(),
@@ -104,7 +99,7 @@ class _Routes:
         )
 
     async def inspect(self, call: Call) -> Answer:
-        return json_bytes(await self.containers.inspect(self._of(call), call.version, call.flag("size")))
+        return json_bytes(await self.views.inspect(self._of(call), call.version, size=call.flag("size")))
 
     async def start(self, call: Call) -> Answer:
         await _refuse_body(call)
@@ -193,12 +188,14 @@ class _Routes:
         return json_response(UpdateResponse(warnings=warnings or None))
 
     async def top(self, call: Call) -> Answer:
+        from .wire.containers import top
+
         container = self._of(call)
         await container.boot_start_tried()
         apart = restrictions(call).hide_host
         listed = await self.containers.processes(container, call.arg("ps_args") or "-ef", apart=apart)
         self.containers.events.publish(container, "top")
-        return json_response(listed)
+        return json_response(top(listed))
 
     async def wait(self, call: Call) -> Answer:
         condition = call.arg("condition") if call.version >= (1, 30) else ""
@@ -298,8 +295,8 @@ class _Routes:
         return self.containers.logs(container, wanted, living=False)
 
 
-def routes(engine: Engine) -> list[Route]:
-    own = _Routes(engine)
+def routes(engine: Engine, views: ContainerViews | None = None) -> list[Route]:
+    own = _Routes(engine, views or ContainerViews(engine.containers))
     return [
         Route("POST", "/containers/create", own.create),
         Route("GET", "/containers/json", own.list),

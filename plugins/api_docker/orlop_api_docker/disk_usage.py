@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Raw, UnsetType
 from msgspec.structs import replace
 
-from orlop_engine.containers.state import RUNNING_PHASES
-from orlop_engine.system.usage import Measured
+from orlop_engine.system.usage import ContainerUsage, Measured
 from orlop_engine.volumes.record import VolumeUsage
 
+from .container_views import ContainerViews
 from .wire.system import DiskUsage, ObjectUsage
 from .wire.volumes import UsageData, Volume, volume_view
 
 __all__ = ["disk_usage"]
 
 
-def disk_usage(measured: Measured, types: Collection[str], version: tuple[int, int], *, verbose: bool) -> DiskUsage:
+def disk_usage(
+    measured: Measured, views: ContainerViews, types: Collection[str], version: tuple[int, int], *, verbose: bool
+) -> DiskUsage:
     """The answer for these types of objects."""
     volumes = None if measured.volumes is None else [_volume(each) for each in measured.volumes]
+    containers = None if measured.containers is None else _container_items(measured.containers, views)
     cache: list[Any] | None = [] if "build-cache" in types else None  # nothing is built here
     lists = DiskUsage(
         layers_size=measured.layers_size,
         images=measured.images,
-        containers=measured.containers,
+        containers=containers,
         volumes=volumes,
         build_cache=cache,
     )
@@ -36,7 +39,7 @@ def disk_usage(measured: Measured, types: Collection[str], version: tuple[int, i
     return replace(
         DiskUsage() if verbose else lists,
         image_usage=_images(measured, verbose),
-        container_usage=_containers(measured.containers, verbose),
+        container_usage=_containers(measured.containers, containers, verbose),
         volume_usage=_volumes(measured.volumes, volumes, verbose),
         build_cache_usage=UNSET if cache is None else _usage(0, 0, 0, cache, verbose),
     )
@@ -44,6 +47,11 @@ def disk_usage(measured: Measured, types: Collection[str], version: tuple[int, i
 
 def _volume(usage: VolumeUsage) -> Volume:
     return volume_view(usage.record, UsageData(ref_count=usage.users, size=usage.size))
+
+
+def _container_items(found: Sequence[ContainerUsage], views: ContainerViews) -> list[Raw]:
+    sizes = {usage.container.id: usage.sizes for usage in found}
+    return [Raw(item) for item in views.items([usage.container for usage in found], sizes)]
 
 
 def _usage(active: int, reclaimable: int, total: int, items: Sequence[Any], verbose: bool) -> ObjectUsage:
@@ -66,12 +74,14 @@ def _images(measured: Measured, verbose: bool) -> ObjectUsage | UnsetType:
     return _usage(len(used), max(total - kept, 0), total, measured.images, verbose)
 
 
-def _containers(found: Sequence[Mapping[str, Any]] | None, verbose: bool) -> ObjectUsage | UnsetType:
-    if found is None:
+def _containers(
+    found: Sequence[ContainerUsage] | None, shown: Sequence[Raw] | None, verbose: bool
+) -> ObjectUsage | UnsetType:
+    if found is None or shown is None:
         return UNSET
-    sizes = [(each["State"] in RUNNING_PHASES, each.get("SizeRw", 0)) for each in found]
+    sizes = [(each.container.record.state.running, each.sizes.written if each.sizes else 0) for each in found]
     idle = sum(size for up, size in sizes if not up)
-    return _usage(sum(up for up, _ in sizes), idle, sum(size for _, size in sizes), found, verbose)
+    return _usage(sum(up for up, _ in sizes), idle, sum(size for _, size in sizes), shown, verbose)
 
 
 def _volumes(found: Sequence[VolumeUsage] | None, shown: Sequence[Volume] | None, verbose: bool) -> ObjectUsage | UnsetType:

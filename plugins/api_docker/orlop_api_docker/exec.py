@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from trio import SocketStream
 
 from orlop_engine.containers.exec_state import ExecState
-from orlop_engine.types.containers import ExecConfig, ExecStart
+from orlop_engine.types.containers import ExecConfig
 from orlop_kernel.http.messages import Answer, Hijack, RawStream, Response
 from orlop_kernel.routing.call import Call
 from orlop_kernel.routing.router import Route
@@ -15,6 +15,7 @@ from orlop_sdk import OrlopError
 
 from . import older_versions
 from .responses import hijack_head, json_response, stdout_frame
+from .wire.container_requests import ExecStart
 
 if TYPE_CHECKING:
     from orlop_engine.engine import Engine

@@ -1,6 +1,6 @@
 """Applies the rules of older API versions to requests: removes fields that a version did not have, fills in its defaults,
 and refuses what needs a newer version. Pure; rules and messages are Docker's (moby
-daemon/server/router/container/container_routes.go). Answers of older versions: `orlop_engine.containers.view.form` and
+daemon/server/router/container/container_routes.go). Answers of older versions: `container_views` and
 `orlop_engine.images.views`.
 """
 

@@ -11,6 +11,7 @@ from orlop_sdk import Register, hookimpl
 
 from . import config as config_routes
 from . import containers, debug, exec, files, images, networks, plugins, swarm, system, volumes
+from .container_views import MODULES, ContainerViews
 from .dialect import docker_dialect
 from .keys import ApiKeys
 
@@ -18,7 +19,6 @@ __all__ = ["DockerApi"]
 
 _RESOURCES = (
     config_routes,
-    containers,
     debug,
     exec,
     files,
@@ -26,7 +26,6 @@ _RESOURCES = (
     networks,
     plugins,
     swarm,
-    system,
     volumes,
 )
 
@@ -42,9 +41,13 @@ class DockerApi:
     def __init__(self, context: Context) -> None:
         service: EngineService = context.services["engine"]
         self._engine = service.engine
+        service.preload += MODULES
         self.dialect = docker_dialect(context.config.part(ApiKeys).min_api_version)
 
     def routes(self) -> Iterator[Route]:
         """See FrontEnd."""
         for resource in _RESOURCES:
             yield from resource.routes(self._engine)
+        views = ContainerViews(self._engine.containers)
+        yield from containers.routes(self._engine, views)
+        yield from system.routes(self._engine, views)

@@ -19,6 +19,7 @@ from orlop_kernel.routing.call import Call
 from orlop_kernel.routing.router import Route
 from orlop_sdk import InvalidParameter
 
+from .container_views import ContainerViews
 from .keys import ApiKeys
 from .responses import COMMON, json_response, stream_head
 from .restricted import restrictions
@@ -104,8 +105,8 @@ class AuthConfig(Struct, frozen=True):
 
 
 class _Routes:
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, views: ContainerViews) -> None:
+        self.engine, self.views = engine, views
 
     @cached_property
     def information(self) -> Information:
@@ -118,7 +119,7 @@ class _Routes:
         from orlop_engine.system.usage import DiskUsageService
 
         engine = self.engine
-        return DiskUsageService(engine.containers, engine.images, engine.volumes, engine.storage, engine.nursery)
+        return DiskUsageService(engine.containers, engine.images, engine.volumes, engine.nursery)
 
     async def ping(self, call: Call) -> Answer:
         return self._pong(b"OK")
@@ -161,7 +162,7 @@ class _Routes:
         wanted = types or OBJECT_TYPES
         measured = await self.measuring.measure(wanted, call.version)
         verbose = call.version >= (1, 52) and call.flag("verbose")
-        return json_response(disk_usage(measured, wanted, call.version, verbose=verbose))
+        return json_response(disk_usage(measured, self.views, wanted, call.version, verbose=verbose))
 
     async def auth(self, call: Call) -> Answer:
         from orlop_engine.images.registry_auth import Credentials
@@ -173,8 +174,8 @@ class _Routes:
         return json_response({"IdentityToken": "", "Status": "Login Succeeded"})
 
 
-def routes(engine: Engine) -> list[Route]:
-    own = _Routes(engine)
+def routes(engine: Engine, views: ContainerViews | None = None) -> list[Route]:
+    own = _Routes(engine, views or ContainerViews(engine.containers))
     return [
         Route("GET", "/_ping", own.ping),
         Route("HEAD", "/_ping", own.ping_head),

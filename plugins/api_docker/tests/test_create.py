@@ -6,7 +6,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-import msgspec
 import pytest
 import trio
 from engine_fixture import engine_fixture
@@ -17,7 +16,6 @@ from orlop_engine.containers import validate, volumes
 from orlop_engine.containers.configuration import merge_config
 from orlop_engine.containers.container import Container
 from orlop_engine.containers.mount_spec import parse_spec
-from orlop_engine.containers.view import image_name
 from orlop_engine.images.catalog import Catalog
 from orlop_engine.images.records import ImageRecord
 from orlop_engine.images.references import parse
@@ -36,7 +34,7 @@ from orlop_engine.types.containers import (
 )
 from orlop_engine.types.images import ImageConfig, ImageDocument
 from orlop_engine.volumes.record import VolumeRecord
-from orlop_sdk import Forbidden, InvalidParameter, NotFound
+from orlop_sdk import Forbidden, InvalidParameter
 
 FACTS = Host(
     cgroup_version=1, cpus=2, memory=1 << 30, hugetlb_sizes=(), thermal_paths=(), time_namespace=True, apparmor=False
@@ -298,44 +296,6 @@ def test_a_volume_may_be_refused_when_it_is_known_whose_it_is():
     assert made == [planned[1].name, "theirs"]  # the volumes to discard
 
 
-# --- the image in lists ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("means", "shown"), [("sha256:1", "x:1"), ("sha256:2", "sha256:1"), (None, "sha256:1")])
-def test_the_image_in_a_list_is_the_name_as_long_as_it_means_that_image(means, shown):
-    def all_platforms(reference: str) -> Any:
-        if means is None:
-            raise NotFound(f"No such image: {reference}")
-        return [SimpleNamespace(id="sha256:0"), SimpleNamespace(id=means)]
-
-    images = SimpleNamespace(all_platforms=all_platforms)
-    record = SimpleNamespace(config=ContainerConfig(image="x:1"), image_id="sha256:1")
-    assert image_name(cast("Any", images), cast("Any", record)) == shown
-
-
-def test_a_list_is_encoded_anew_when_names_of_images_change(tmp_path, monkeypatch):
-    async def main() -> None:
-        async with engine_fixture(tmp_path, None) as home:
-            home.container.record.config.image = "x:1"
-            home.container.record.image_id = "sha256:1"
-            home.engine.images = images = SimpleNamespace(
-                changes=0, all_platforms=lambda reference: [SimpleNamespace(id=means)]
-            )
-            home.engine.networks.settings = lambda sandbox, **more: {"Networks": {}, "Ports": {}}
-
-            async def shown() -> str:
-                found = await home.containers.summaries(everything=True, limit=0, filters={}, size=False)
-                return str(msgspec.json.decode(found)[0]["Image"])
-
-            means = "sha256:1"
-            assert await shown() == "x:1"
-            means = "sha256:2"
-            images.changes += 1
-            assert await shown() == "sha256:1"
-
-    trio.run(main)
-
-
 def test_the_catalog_counts_what_changes_names() -> None:
     catalog = Catalog()
     catalog.put(ImageRecord("sha256:1", ()), ImageDocument(), b"")
@@ -397,7 +357,7 @@ def start(*pieces: bytes) -> int:
 
     container = cast("Container", object())
     containers = SimpleNamespace(start=None, get=lambda name: container)
-    own = routes._Routes(cast("Any", SimpleNamespace(containers=containers, run=run)))
+    own = routes._Routes(cast("Any", SimpleNamespace(containers=containers, run=run)), cast("Any", None))
     call = SimpleNamespace(request=SimpleNamespace(body=_Pieces(pieces)), params={"id": "x"}, arg=lambda name: "")
     trio.run(own.start, cast("Any", call))
     return len(started)

@@ -19,11 +19,13 @@ from orlop_api_docker import info_parts
 from orlop_api_docker.disk_usage import disk_usage
 from orlop_api_docker.system import event_media_type, event_pieces, parse_moment
 from orlop_engine.config import AddressPool, Config, RuntimeEntry
+from orlop_engine.containers.details import Sizes
 from orlop_engine.containers.listing import prunable
+from orlop_engine.containers.state import Phase
 from orlop_engine.system import host
 from orlop_engine.system.login import registry_host
 from orlop_engine.system.programs import Programs, parse_init_version
-from orlop_engine.system.usage import DiskUsageService, Measured
+from orlop_engine.system.usage import ContainerUsage, DiskUsageService, Measured
 from orlop_engine.volumes.record import VolumeRecord, VolumeUsage
 from orlop_kernel.events import EventBus
 from orlop_kernel.identity import daemon_id
@@ -189,7 +191,7 @@ def test_clients_that_measure_at_the_same_time_share_one_walk() -> None:
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
-            measuring = DiskUsageService(*cast(Any, (None, None, Volumes(), None, nursery)))
+            measuring = DiskUsageService(*cast(Any, (None, None, Volumes(), nursery)))
 
             async def ask(seconds: float) -> None:
                 with trio.move_on_after(seconds):
@@ -309,26 +311,35 @@ def test_an_identity_that_cannot_be_kept_is_one_all_the_same(tmp_path: Path) -> 
     assert len(made) == 36
 
 
+VIEWS = cast(Any, SimpleNamespace(items=lambda containers, sizes: [b"{}" for _ in containers]))
+
+
 def _measured() -> Measured:
     images = [SimpleNamespace(size=70, shared_size=50, containers=1), SimpleNamespace(size=60, shared_size=50, containers=0)]
-    containers = [{"State": "running", "SizeRw": 3}, {"State": "exited", "SizeRw": 4}, {"State": "created"}]
+    phases = (Phase.RUNNING, Phase.EXITED, Phase.CREATED)
+    found = [
+        SimpleNamespace(id=phase, record=SimpleNamespace(state=SimpleNamespace(running=phase is Phase.RUNNING)))
+        for phase in phases
+    ]
+    sizes = (Sizes(3, 3), Sizes(4, 5), None)
+    containers = [ContainerUsage(cast(Any, each), size) for each, size in zip(found, sizes, strict=True)]
     volumes = [VolumeUsage(VolumeRecord("a", "local", 0), 2, 5), VolumeUsage(VolumeRecord("b", "local", 0), 0, 6)]
     return Measured(80, cast(Any, images), containers, [*volumes, VolumeUsage(VolumeRecord("c", "x", 0), 0, -1)])
 
 
 def test_disk_usage_of_older_versions_is_lists() -> None:
     everything = {"image", "container", "volume", "build-cache"}
-    old = disk_usage(_measured(), everything, (1, 41), verbose=False)
+    old = disk_usage(_measured(), VIEWS, everything, (1, 41), verbose=False)
     assert (old.layers_size, old.builder_size, old.build_cache) == (80, 0, [])
     assert [volume.usage_data.size for volume in cast(Any, old.volumes)] == [5, 6, -1]
-    assert disk_usage(_measured(), everything, (1, 51), verbose=False).image_usage is UNSET
-    only = disk_usage(Measured(), {"build-cache"}, (1, 51), verbose=False)
+    assert disk_usage(_measured(), VIEWS, everything, (1, 51), verbose=False).image_usage is UNSET
+    only = disk_usage(Measured(), VIEWS, {"build-cache"}, (1, 51), verbose=False)
     assert (only.images, only.containers, only.volumes, only.build_cache) == (None, None, None, [])
 
 
 def test_disk_usage_is_summed_up_by_type_since_1_52() -> None:
     everything = {"image", "container", "volume", "build-cache"}
-    short = cast(Any, disk_usage(_measured(), everything, (1, 52), verbose=False))
+    short = cast(Any, disk_usage(_measured(), VIEWS, everything, (1, 52), verbose=False))
     sums = [
         (usage.active_count, usage.total_count, usage.reclaimable, usage.total_size)
         for usage in (short.image_usage, short.container_usage, short.volume_usage, short.build_cache_usage)
@@ -336,7 +347,7 @@ def test_disk_usage_is_summed_up_by_type_since_1_52() -> None:
     assert sums == [(1, 2, 60, 80), (1, 3, 4, 7), (1, 3, 6, 11), (0, 0, 0, 0)]
     assert short.image_usage.items is UNSET
     assert short.layers_size == 80, "the lists are there as well"
-    long = cast(Any, disk_usage(_measured(), everything, (1, 52), verbose=True))
+    long = cast(Any, disk_usage(_measured(), VIEWS, everything, (1, 52), verbose=True))
     assert (long.layers_size, long.images, len(long.image_usage.items)) == (UNSET, UNSET, 2)
-    only = cast(Any, disk_usage(Measured(), {"build-cache"}, (1, 52), verbose=False))
+    only = cast(Any, disk_usage(Measured(), VIEWS, {"build-cache"}, (1, 52), verbose=False))
     assert (only.image_usage, only.container_usage, only.volume_usage) == (UNSET, UNSET, UNSET)

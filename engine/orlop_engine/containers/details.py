@@ -1,0 +1,188 @@
+"""What front ends show of a container, beside its record. Takes no lock, and calls no driver that can hang, except for
+`sizes` and `measure`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import NamedTuple
+
+import msgspec
+import trio
+from msgspec.structs import replace
+
+from orlop_engine.config import defaults
+from orlop_engine.networks.status import ContainerNetworks
+from orlop_sdk import NotFound, OrlopError
+
+from . import apparmor_profile, links
+from .container import Container
+from .health import Health
+from .log_info import log_info
+from .mount_spec import normal_target
+from .ports import Ports
+from .record import ContainerRecord, MountRecord
+from .services import Images, Networks, Volumes
+
+__all__ = [
+    "Details",
+    "FilePaths",
+    "Sizes",
+    "Summary",
+    "details",
+    "image_name",
+    "measure",
+    "mounts",
+    "networks_of",
+    "shown_mounts",
+    "sizes",
+    "summary",
+]
+
+log = logging.getLogger("orlop.containers")
+
+
+class FilePaths(NamedTuple):
+    """Host paths of the files that the engine makes for a container; "" before its first start."""
+
+    resolv_conf: str = ""
+    hostname: str = ""
+    hosts: str = ""
+
+
+class Sizes(NamedTuple):
+    """Bytes that the container has written, and those plus the size of its image."""
+
+    written: int
+    root: int
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """What a list shows of a container. `image`: see `image_name`. `mounts`: see there."""
+
+    record: ContainerRecord
+    image: str
+    networks: ContainerNetworks
+    mounts: list[MountRecord]
+
+
+class Details(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is shown of one container. `storage` is the storage driver's description of its root. `links` are those of
+    `links.shown`."""
+
+    record: ContainerRecord
+    networks: ContainerNetworks
+    mounts: list[MountRecord]
+    storage: Mapping[str, str]
+    files: FilePaths
+    log_path: str
+    links: list[str] | None
+    app_armor_profile: str
+    execs: list[str]
+    health: Health | None
+
+
+def shown_mounts(record: ContainerRecord) -> list[MountRecord]:
+    """The mounts shown to clients. A `--tmpfs` is shown in `HostConfig` only."""
+    hidden = {normal_target(path) for path in record.host_config.tmpfs or ()}
+    return [mount for mount in record.mounts if mount.type != "tmpfs" or mount.destination not in hidden]
+
+
+def mounts(volumes: Volumes, record: ContainerRecord) -> list[MountRecord]:
+    """The shown mounts; those of volumes with mount point and driver."""
+    return [
+        replace(mount, source=volumes.mountpoint(mount.name), driver=mount.driver or defaults.VOLUME_DRIVER)
+        if mount.type == "volume"
+        else mount
+        for mount in shown_mounts(record)
+    ]
+
+
+def networks_of(networks: Networks, container: Container) -> ContainerNetworks:
+    """The container's networks and ports."""
+    record = container.record
+    return networks.of_container(
+        record.sandbox,
+        endpoints=record.endpoints,
+        exposed=set(record.config.exposed_ports or ()),
+        running=record.state.running,
+    )
+
+
+def image_name(images: Images, record: ContainerRecord) -> str:
+    """The image name given at create, or the image's id when the name now refers to another image or none."""
+    with suppress(NotFound):
+        if any(image.id == record.image_id for image in images.all_platforms(record.config.image)):
+            return record.config.image
+    return record.image_id
+
+
+def _tried(record: ContainerRecord) -> bool:
+    """Whether a start was ever tried, with or without success."""
+    return record.started_before or bool(record.state.error)
+
+
+def file_paths(ports: Ports, record: ContainerRecord) -> FilePaths:
+    """Paths of resolv.conf, hostname and hosts. The first start makes them; with a shared network they are the owner's."""
+    if not _tried(record):
+        return FilePaths()
+    owner = record.host_config.network_mode.removeprefix("container:")
+    directory = ports.paths.directory(owner if owner in ports.index else record.id)
+    return FilePaths(f"{directory}/resolv.conf", f"{directory}/hostname", f"{directory}/hosts")
+
+
+def _log_path(ports: Ports, container: Container) -> str:
+    driver = ports.drivers.log(container.record.host_config.log_config.type)
+    return driver.path(log_info(ports.paths, container))
+
+
+def summary(ports: Ports, container: Container) -> Summary:
+    record = container.record
+    networks = networks_of(ports.networks, container)
+    return Summary(record, image_name(ports.images, record), networks, mounts(ports.volumes, record))
+
+
+async def details(ports: Ports, container: Container) -> Details:
+    """The values are of one moment: nothing is awaited once the storage driver has answered."""
+    storage = await ports.storage.describe(container.id)
+    record = container.record
+    host = record.host_config
+    return Details(
+        record=record,
+        networks=networks_of(ports.networks, container),
+        mounts=mounts(ports.volumes, record),
+        storage=storage,
+        files=file_paths(ports, record),
+        log_path=_log_path(ports, container) if _tried(record) else "",
+        links=links.shown(ports.index, ports.networks, record) if host.links else host.links,
+        app_armor_profile=apparmor_profile.profile(host),
+        execs=sorted(container.execs),
+        health=container.health,
+    )
+
+
+async def sizes(ports: Ports, container: Container) -> Sizes:
+    """Ask the storage driver, which may walk directories."""
+    usage = await ports.storage.usage(container.id)
+    image = ports.images.get(container.record.image_id)
+    return Sizes(usage.size, usage.size + (image.size if image else 0))
+
+
+async def measure(ports: Ports, containers: Iterable[Container], at_once: int) -> dict[str, Sizes]:
+    """The sizes by container id, without those that cannot be measured."""
+    found: dict[str, Sizes] = {}
+    slots = trio.CapacityLimiter(at_once)
+
+    async def one(container: Container) -> None:
+        try:
+            async with slots:
+                found[container.id] = await sizes(ports, container)
+        except OrlopError as error:  # removed meanwhile, or a failure of the driver: list the others all the same
+            log.warning("cannot measure container %s: %s", container.name, error)
+
+    async with trio.open_nursery() as nursery:
+        for container in containers:
+            nursery.start_soon(one, container)
+    return found

@@ -1,0 +1,58 @@
+"""The networks of one container, as its row and its sandbox have them: what front ends show, and filters look at. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import msgspec
+
+from orlop_engine.types.containers import EndpointSettings
+from orlop_sdk import PublishedPort
+
+from .ports import normal_ports
+from .records import AttachedEndpoint, Sandbox
+
+__all__ = ["ContainerNetworks", "EndpointStatus", "container_networks"]
+
+
+class EndpointStatus(msgspec.Struct, frozen=True):
+    """A container's endpoint on one network: the settings of the client, and what is attached while the container runs.
+    `network_id` is "" if the network was removed."""
+
+    network_id: str
+    settings: EndpointSettings
+    attached: AttachedEndpoint | None = None
+
+
+class ContainerNetworks(msgspec.Struct, frozen=True):
+    """`endpoints`: by network name. `ports`: "80/tcp" -> where it is published; empty for a port that is only exposed."""
+
+    sandbox: Sandbox | None
+    endpoints: Mapping[str, EndpointStatus]
+    ports: Mapping[str, Collection[PublishedPort]]
+    bridge: str = ""
+    """The bridge of the default network that the administrator has made, if the container is on that network."""
+
+
+def _ports(exposed: Collection[str], published: Collection[PublishedPort]) -> dict[str, list[PublishedPort]]:
+    found: dict[str, list[PublishedPort]] = {port: [] for port in sorted(normal_ports(exposed))}
+    for port in published:
+        found.setdefault(f"{port.container_port}/{port.protocol}", []).append(port)
+    return found
+
+
+def container_networks(
+    sandbox: Sandbox | None,
+    configured: Mapping[str, tuple[str, EndpointSettings]],
+    exposed: Collection[str],
+    *,
+    running: bool,
+) -> ContainerNetworks:
+    """A stopped container has the networks of `configured` (network name -> (its id, the settings)). Ports are those of the
+    gateway's endpoint, as in Docker: without one (modes `host`, `none`, `container:`; internal networks) there are none."""
+    attached = sandbox.endpoints if sandbox else ()
+    endpoints = {each.network.name: EndpointStatus(each.network.id, each.settings, each) for each in attached} or {
+        name: EndpointStatus(network_id, settings) for name, (network_id, settings) in configured.items()
+    }
+    ports = _ports(exposed, sandbox.ports) if running and sandbox and sandbox.gateway else {}
+    return ContainerNetworks(sandbox, endpoints, ports)

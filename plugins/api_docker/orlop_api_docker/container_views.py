@@ -1,0 +1,108 @@
+"""Encoded answers about containers: inspect and list, kept until something that they show changes."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from .responses import encode
+
+if TYPE_CHECKING:
+    from orlop_engine.containers.container import Container
+    from orlop_engine.containers.details import Sizes
+    from orlop_engine.containers.listing import Filters
+    from orlop_engine.containers.service import Containers
+
+__all__ = ["MODULES", "ContainerViews"]
+
+MODULES = ("orlop_api_docker.wire.containers", "orlop_api_docker.wire.container_list")
+"""What answers are made with. Not needed before the daemon serves: see `orlop_engine.preload`."""
+
+
+def _form(version: tuple[int, int]) -> str:
+    """The oldest API version whose inspect answer has the same fields. A field that begins with another version needs a
+    line here."""
+    return "1.52" if version >= (1, 52) else "1.45" if version >= (1, 45) else "1.24"
+
+
+class _Kept:
+    """The answers about one revision of a container. `item` is that of lists, for one `images_revision`; `inspected` has an
+    answer for each `_form`."""
+
+    __slots__ = ("images_revision", "inspected", "item", "revision")
+
+    def __init__(self, revision: object) -> None:
+        self.revision = revision
+        self.inspected: dict[str, bytes] = {}
+        self.item = b""
+        self.images_revision = -1
+
+
+class ContainerViews:
+    """One for each front end. What is kept of a container goes with the container."""
+
+    def __init__(self, containers: Containers) -> None:
+        self._containers = containers
+        self._kept: dict[str, _Kept] = {}
+
+    async def inspect(self, container: Container, version: tuple[int, int], *, size: bool = False) -> bytes:
+        """`GET /containers/{id}/json`. Without `size` it calls no driver that can hang, and takes no lock."""
+        key = _form(version)
+        # The target of a link may be renamed, which changes the revision of the target only.
+        keep = not size and not container.record.host_config.links
+        if keep and (found := self._of(container).inspected.get(key)):
+            return found
+        from .wire.containers import container_view
+
+        sizes = await self._containers.sizes(container) if size else None
+        shown = container_view(await self._containers.describe(container), version)
+        if sizes is not None:
+            shown.size_rw, shown.size_root_fs = sizes
+        answer = encode(shown)
+        if keep:
+            self._of(container).inspected[key] = answer
+        return answer
+
+    async def listed(self, *, everything: bool, limit: int, filters: Filters, size: bool, health: bool = False) -> bytes:
+        """`GET /containers/json`. `health`: with the result of health checks."""
+        chosen = self._containers.select(everything=everything, limit=limit, filters=filters)
+        sizes = await self._containers.measure(chosen) if size else {}
+        return b"[" + b",".join(self.items(chosen, sizes, health=health)) + b"]"
+
+    def items(
+        self, containers: Iterable[Container], sizes: Mapping[str, Sizes | None], *, health: bool = False
+    ) -> list[bytes]:
+        """The items of a list."""
+        from .wire.container_list import changing
+
+        linked, images, now = self._containers.linked_names(), self._containers.images_revision, time.time_ns()
+        found = []
+        for container in containers:
+            ident = container.record.id
+            kept = self._kept.get(ident)
+            if linked and (names := linked.get(ident)):
+                item = self._item(container, names)
+            elif kept is None or kept.revision is not container.revision or kept.images_revision != images:
+                item = self._item(container, ())
+                kept = self._of(container)
+                kept.item, kept.images_revision = item, images
+            else:
+                item = kept.item
+            found.append(item[:-1] + changing(container, sizes.get(ident), now, health=health).encode() + b"}")
+        return found
+
+    def _item(self, container: Container, names: Sequence[str]) -> bytes:
+        from .wire.container_list import list_item
+
+        return encode(list_item(self._containers.summary(container), names))
+
+    def _of(self, container: Container) -> _Kept:
+        """What is kept of the container's present revision."""
+        kept = self._kept.get(container.id)
+        if kept is None:
+            weakref.finalize(container, self._kept.pop, container.id, None).atexit = False
+        if kept is None or kept.revision is not container.revision:
+            kept = self._kept[container.id] = _Kept(container.revision)
+        return kept
