@@ -1,0 +1,216 @@
+"""One call: a stream of messages in each direction, and a status at the end."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+import trio
+
+from orlop_build_dockerfile.grpc._http2 import Http2, StreamGone
+from orlop_build_dockerfile.grpc._messages import PREFIX, MessageReader, encode
+from orlop_build_dockerfile.grpc._status import Code, Headers, RpcError, from_http, status_of
+
+__all__ = ["CONTENT_TYPE", "Call", "CallOwner"]
+
+CONTENT_TYPE = ("content-type", "application/grpc")
+
+
+class CallOwner(Protocol):
+    """What a call needs of its connection."""
+
+    http2: Http2
+    client: bool
+
+    def flush(self) -> None:
+        """Have the output written."""
+        ...
+
+    async def writable(self) -> None:
+        """Wait until little output is left to write."""
+        ...
+
+    async def window_opened(self) -> None:
+        """Wait until the peer allows more data on some stream, or the connection ends."""
+        ...
+
+    def count_early(self, change: int) -> None:
+        """Count bytes that are kept though they were acknowledged. Raises RpcError when there are too many."""
+        ...
+
+
+class _Received(NamedTuple):
+    message: bytes
+    unacknowledged: int
+    early: int
+
+
+class Call:
+    """`metadata` are the headers of the request, in both roles; `headers` those of the response, in the client's. One task
+    may receive and one may send at the same time."""
+
+    def __init__(self, owner: CallOwner, stream: int, path: str, metadata: Mapping[str, list[str]], limit: int) -> None:
+        self.path, self.metadata, self.stream = path, metadata, stream
+        self.headers: Mapping[str, str] = {}
+        self.error: RpcError | None = None
+        self.scope = trio.CancelScope()  # of the handler or of the caller
+        self.started = False
+        self.mid_message = False
+        self.sent_all = False
+        self.ended = False  # the peer has sent all
+        self._owner = owner
+        self._reader = MessageReader(limit)
+        self._messages: deque[_Received] = deque()
+        self._early = 0  # bytes of the incomplete message that were acknowledged
+        self._arrived = trio.Event()
+
+    def values(self, name: str) -> list[str]:
+        return self.metadata.get(name, [])
+
+    # What the connection delivers
+
+    def deliver(self, data: bytes, size: int) -> None:
+        """Take data of the peer; `size` bytes count against its window. Raises RpcError for what is refused."""
+        acknowledge = self._owner.http2.acknowledge
+        if self.error is not None:
+            acknowledge(self.stream, size)
+            return
+        if size > len(data):
+            acknowledge(self.stream, size - len(data))  # padding
+        for message in self._reader.feed(data):
+            self._messages.append(_Received(message, PREFIX + len(message) - self._early, self._early))
+            self._early = 0
+        # A message larger than the window never arrives unless its parts are acknowledged
+        new = self._reader.pending - self._early
+        if new > 0 and self._reader.needed > self._owner.http2.limits.window // 2:
+            self._early += new
+            acknowledge(self.stream, new)
+            self._owner.count_early(new)
+        self._arrived.set()
+
+    def deliver_headers(self, headers: list[tuple[str, str]]) -> None:
+        """The headers of a response, or its trailers, or both in one."""
+        found = dict(headers)
+        status = found.get(":status", "200")
+        if "grpc-status" in found:
+            self.ended = True
+            self.error = self.error or status_of(found)
+        elif status != "200":
+            self.fail(from_http(status))
+        elif ":status" in found:
+            self.headers = found
+        self._arrived.set()
+
+    def deliver_end(self) -> None:
+        if self._owner.client and not self.ended:
+            self.fail(RpcError(Code.INTERNAL, "the peer ended the call without a status"))
+        self.ended = True
+        self._arrived.set()
+
+    def fail(self, error: RpcError) -> None:
+        """End the call at once. Messages that have not been received are lost."""
+        self.close(error)
+        self._arrived.set()
+        if not self._owner.client:
+            self.scope.cancel()
+
+    def close(self, error: RpcError) -> None:
+        """Nothing is received any more: release what has arrived."""
+        self.error = self.error or error
+        early = self._early
+        unacknowledged = self._reader.pending - early
+        for received in self._messages:
+            early += received.early
+            unacknowledged += received.unacknowledged
+        self._messages.clear()
+        self._reader = MessageReader(0)
+        self._early = 0
+        self._owner.count_early(-early)
+        self._owner.http2.acknowledge(self.stream, unacknowledged)
+
+    # Receiving
+
+    async def receive(self) -> bytes | None:
+        """The next message, or None at the end. Raises RpcError for a status other than OK, and when the call is gone."""
+        batch = await self.receive_batch(1)
+        return batch[0] if batch else None
+
+    async def receive_batch(self, most: int = 1 << 20) -> list[bytes]:
+        """The messages that have arrived, at least one, until there are `most` bytes; none at the end."""
+        while not self._messages:
+            if self.error is not None:
+                raise self.error
+            if self.ended:
+                return []
+            self._arrived = trio.Event()
+            await self._arrived.wait()
+        batch: list[bytes] = []
+        size = unacknowledged = 0
+        while self._messages and size < most:
+            received = self._messages.popleft()
+            batch.append(received.message)
+            size += PREFIX + len(received.message)
+            unacknowledged += received.unacknowledged
+            self._owner.count_early(-received.early)
+        self._owner.http2.acknowledge(self.stream, unacknowledged)
+        self._owner.flush()
+        return batch
+
+    async def receive_one(self) -> bytes:
+        """The only message of the peer: the request of a unary call, or the response to it."""
+        message = await self.receive()
+        if message is None:
+            raise RpcError(Code.INTERNAL, "the peer sent no message")
+        if await self.receive() is not None:
+            raise RpcError(Code.INTERNAL, "the peer sent more than one message")
+        return message
+
+    # Sending. Each raises RpcError when the call is gone
+
+    def start(self, metadata: Headers = ()) -> None:
+        """Send the headers of the response, if not yet sent. A client has sent its own."""
+        if self._owner.client or self.started:
+            return
+        self.started = True
+        try:
+            self._owner.http2.send_headers(self.stream, [(":status", "200"), CONTENT_TYPE, *metadata])
+        except StreamGone as error:
+            raise self._gone() from error
+        self._owner.flush()
+
+    async def send(self, *messages: bytes) -> None:
+        """Send messages, several in a frame where they fit. If it is cancelled in the midst of one, the call is lost."""
+        self.start()
+        http2 = self._owner.http2
+        rest = memoryview(b"".join(map(encode, messages)))
+        self.mid_message = True
+        while rest:
+            if self.error is not None:
+                raise self.error
+            try:
+                room = http2.room(self.stream)
+                if room:
+                    http2.send_data(self.stream, bytes(rest[:room]))
+            except StreamGone as error:
+                raise self._gone() from error
+            rest = rest[room:]
+            self._owner.flush()
+            if room:
+                await self._owner.writable()
+            else:
+                await self._owner.window_opened()
+        self.mid_message = False
+
+    def finish_sending(self) -> None:
+        """The client has sent all messages."""
+        if not self.sent_all:
+            self.sent_all = True
+            try:
+                self._owner.http2.send_data(self.stream, b"", end=True)
+            except StreamGone as error:
+                raise self._gone() from error
+            self._owner.flush()
+
+    def _gone(self) -> RpcError:
+        return self.error or RpcError(Code.CANCELLED, "context canceled")
