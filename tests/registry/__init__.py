@@ -5,10 +5,12 @@ memory and pushed with plain HTTP PUTs, so tests do not depend on the correctnes
 same call gives the same digests.
 """
 
+from .attested import Attested
 from .build import Blob, Image, blob, busybox, docker_archive, image, index, layer, oci_archive
 from .server import Registry, push, push_blob, push_index, push_manifest, running
 
 __all__ = [
+    "Attested",
     "Blob",
     "Image",
     "Registry",

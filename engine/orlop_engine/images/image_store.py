@@ -263,6 +263,29 @@ class ImageStore:
                 await pace()
             return self.catalog.images[record.id]
 
+    async def add_index(self, name: Reference, index: str, manifests: Mapping[str, str], policy: ImagePolicy) -> None:
+        """Keep an index, and the manifests in it by image ID, and give the images the index's digest as a name. Passes over
+        images that were removed meanwhile. The caller's lease holds the index and the manifests."""
+        async with self.lock:
+            images = [self.catalog.images[id] for id in manifests if id in self.catalog.images]
+            if not images:
+                return
+            check_names(policy, self.catalog, [name], images[0].id)
+            owner = owner_of_name(policy, self.catalog, name, images[0].id)
+            meaning = NameRecord(tuple(image.id for image in images), index, owner)
+            changed = []
+            for image in images:
+                kept = dict.fromkeys((*image.record.manifests, index, manifests[image.id]))
+                changed.append((image, msgspec.structs.replace(image.record, manifests=tuple(kept))))
+            if all(image.record == record for image, record in changed) and self.catalog.meaning(name) == meaning:
+                return
+            await self._commit(
+                [*(Put(_TABLE, record.id, _encode(record)) for _, record in changed), _name_row(name, meaning)]
+            )
+            for image, record in changed:
+                self.catalog.put(record, image.document, image.raw)
+            self._point(name, meaning)
+
     async def add_manifest(self, id: str, manifest: str, name: Reference, policy: ImagePolicy) -> None:
         """Keep a manifest of an image, and give the image this name by digest. Does nothing if the image was removed
         meanwhile. The caller's lease holds the manifest."""
@@ -371,10 +394,7 @@ class ImageStore:
     async def _needed_blobs(self) -> set[str]:
         pace, keep = Pace(), self.leases.blobs() | self._kept
         for image in list(self.catalog.images.values()):
-            keep.add(image.id)
-            keep.update(image.record.manifests)
-            keep.update(image.record.attachments)
-            keep.update(blob for layer in image.layers for blob in layer.blobs)
+            keep.update(image.blobs)
             await pace()
         return keep
 

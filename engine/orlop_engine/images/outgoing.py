@@ -28,7 +28,7 @@ from .manifests import DOCKER_CONFIG, DOCKER_MANIFEST, OCI_CONFIG, OCI_MANIFEST,
 from .records import Image, Layer
 from .tar_split import open_tar
 
-__all__ = ["Outgoing", "compression_of", "describe", "describe_oci", "open_layer"]
+__all__ = ["Outgoing", "compression_of", "describe", "describe_oci", "kept_as", "open_layer", "parse_kept"]
 
 _DOCKER_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 _OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
@@ -109,14 +109,21 @@ async def describe_oci(content: ContentStore, image: Image) -> Outgoing:
 def _kept(content: ContentStore, image: Image) -> Outgoing | None:
     """The image with the newest received manifest that describes exactly this image; None without such a manifest."""
     for digest in reversed(image.record.manifests):
-        try:
-            data = content.read(digest, MAX_MANIFEST)
-        except OrlopError:
-            continue  # damaged or missing: a new manifest is made
-        found = parse_kept(data)
-        if isinstance(found, Manifest) and _describes(found, image):
-            return Outgoing(image, found.media_type, data, found.config, found.layers)
+        if (found := kept_as(content, image, digest)) is not None:
+            return found
     return None
+
+
+def kept_as(content: ContentStore, image: Image, digest: str) -> Outgoing | None:
+    """The image with this received manifest; None if it does not describe exactly this image, or is damaged or missing."""
+    try:
+        data = content.read(digest, MAX_MANIFEST)
+    except OrlopError:
+        return None
+    found = parse_kept(data)
+    if not isinstance(found, Manifest) or not _describes(found, image):
+        return None
+    return Outgoing(image, found.media_type, data, found.config, found.layers)
 
 
 def parse_kept(data: bytes) -> Manifest | Index | None:

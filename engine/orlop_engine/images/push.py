@@ -1,37 +1,42 @@
 """Push: compress layers that need it, upload what the registry lacks, then the manifest; last, remember what was learnt.
 
+A name from an index (manifest list) is pushed as that index if all that the index lists is here, else as one image; the
+client is told (daemon/containerd/image_push.go).
+
 Changes nothing that a crash could leave half-way: a compressed layer replaces the plain one in a commit of its own, and the
 image gains its digest when the registry has the manifest. Messages are Docker's (daemon/internal/distribution/push_v2.go).
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
 from msgspec.structs import replace
 
-from orlop_sdk import DriverError, InvalidParameter, NotFound, OrlopError, Unauthorized
+from orlop_sdk import Conflict, DriverError, InvalidParameter, NotFound, OrlopError, Unauthorized
 
-from . import outgoing
+from . import documents, outgoing, platforms
 from .compression import LayerCompression
 from .connector import Access, Connector
 from .image_store import CLEANUP_SECONDS, ImageStore
 from .leases import Lease
 from .manifests import Descriptor
 from .outgoing import Outgoing
-from .policy import UNRESTRICTED, check_names
+from .outgoing_index import OutgoingIndex, describe_index, make_index
+from .policy import check_names
 from .progress import Record, Report, message, state
+from .push_index import push_index, push_layers
+from .push_target import PushTarget, progress_id
 from .records import Image, Layer
 from .references import Reference
 from .registry_errors import NO_CREDENTIALS, RegistryError
 from .registry_push import PushRegistry
 from .registry_rules import check_push
-from .upload import BlobUpload, Uploads
+from .tasks import run_all
+from .upload import Uploads
 
 if TYPE_CHECKING:
     from .transfers import PushRequest
@@ -78,7 +83,7 @@ class Pusher:
 
 
 class _ImagePush:
-    """The push of one image under one name. `_lease` holds its content."""
+    """The push of one name. `_lease` holds its content."""
 
     def __init__(
         self,
@@ -94,121 +99,136 @@ class _ImagePush:
         self._compressed = False
 
     async def run(self, name: Reference) -> None:
+        target = PushTarget(self._image_store, self._uploads, self._registry, self._request, name, self._report)
         try:
             with self._image_store.leases.hold() as lease:
-                image = await self._held(name, lease)
-                for layer in reversed(image.layers):
-                    self._report(state(_id(layer), "Preparing"))
-                found = await outgoing.describe(self._image_store.content, await self._layers(name, image, lease))
-                await self._finish(name, found, lease)
+                images = await self._held(name, lease)
+                index = await self._index(name, images)
+                if index is not None and index.complete:
+                    await push_layers(target, index)
+                    await self._push_index(target, index)
+                elif index is not None and index.covered and index.others and len(images) > 1:
+                    await self._push_index(target, await self._made(target, images, lease))
+                else:
+                    found = await self._image(target, self._choose(name, images), lease)
+                    if index is not None:
+                        self._report(_aux(manifestPushedInsteadOfIndex=True, **_both(index.descriptor, found.descriptor)))
         finally:
             if self._compressed:
                 with trio.move_on_after(CLEANUP_SECONDS, shield=True):
                     await self._image_store.collect()
 
-    async def _held(self, name: Reference, lease: Lease) -> Image:
-        """The image, whose content stays until the push has ended."""
-        catalog = self._image_store.catalog
+    async def _held(self, name: Reference, lease: Lease) -> list[Image]:
+        """The images of the name that the client may read, whose content stays until the push has ended. The one to push if
+        there can be only one comes first."""
+        catalog, request = self._image_store.catalog, self._request
         while True:
             if name not in catalog.references:
                 raise NotFound(f"tag does not exist: {name.familiar}")
-            image = catalog.resolve(str(name), self._request.platform)
-            if not self._request.policy.may_use(image):
-                raise self._request.policy.denied(f"pushing image {name.familiar}")
-            lease.blobs.update(
-                (image.id, *image.record.manifests, *(blob for layer in image.layers for blob in layer.blobs))
-            )
+            image = catalog.resolve(str(name), request.platform)
+            if not request.policy.may_use(image):
+                raise request.policy.denied(f"pushing image {name.familiar}")
+            others = [] if request.platform else [catalog.images[id] for id in catalog.members(name) if id != image.id]
+            images = [image, *filter(request.policy.may_use, others)]
+            lease.blobs.update(*(image.blobs for image in images))
             await self._image_store.barrier()
-            if catalog.images.get(image.id) is image:
-                return image
+            if all(catalog.images.get(image.id) is image for image in images):
+                return images
 
-    async def _layers(self, name: Reference, image: Image, lease: Lease) -> Image:
+    async def _index(self, name: Reference, images: Sequence[Image]) -> OutgoingIndex | None:
+        """The index that the name is from, unless one platform was asked for."""
+        target = self._image_store.catalog.targets.get(name)
+        if target is None or not target.index or self._request.platform:
+            return None
+        return await trio.to_thread.run_sync(describe_index, self._image_store.content, target.index, images)
+
+    def _choose(self, name: Reference, images: Sequence[Image]) -> Image:
+        """The image to push alone."""
+        if len(images) > 1 and images[0].platform not in platforms.acceptable(platforms.host()):
+            raise Conflict(
+                f"cannot push {name.familiar}: multiple matching manifests found but no specific platform requested: "
+                f"not all that its index lists is here, and what is here ({_platforms(images)}) is not for this host"
+            )
+        return images[0]
+
+    async def _push_index(self, target: PushTarget, index: OutgoingIndex) -> None:
+        await push_index(target, index)
+        self._done(target.name, index.descriptor)
+
+    async def _made(self, target: PushTarget, images: Sequence[Image], lease: Lease) -> OutgoingIndex:
+        """A new index of all images, with their layers as they are stored here. Their layers are at the registry then."""
+        made = []
+        for image in sorted(images, key=lambda image: image.id):
+            found = await outgoing.describe_oci(self._image_store.content, await self._layers(target, image, lease))
+            await self._keep(found.manifest, lease)
+            made.append(found)
+        index = make_index(made)
+        await self._keep(index.data, lease)
+        return index
+
+    async def _keep(self, data: bytes, lease: Lease) -> None:
+        await self._image_store.hold(lease, blob=documents.digest(data))
+        await self._image_store.content.put(data)
+
+    async def _image(self, target: PushTarget, image: Image, lease: Lease) -> Outgoing:
+        found = await outgoing.describe(self._image_store.content, await self._layers(target, image, lease))
+        await self._finish(target, found, lease)
+        return found
+
+    async def _layers(self, target: PushTarget, image: Image, lease: Lease) -> Image:
         """Bring all layers to the registry, from the top, as Docker does. Returns the image with its layers as pushed: equal
         layers have one blob."""
+        for layer in reversed(image.layers):
+            self._report(state(progress_id(layer), "Preparing"))
         pushed: dict[str, Layer] = {}
 
         async def one(layer: Layer) -> None:
-            pushed[layer.diff_id] = await self._layer(name, layer, lease)
+            pushed[layer.diff_id] = await self._layer(target, layer, lease)
 
         distinct = {layer.diff_id: layer for layer in image.layers}
-        await _all(partial(one, layer) for layer in reversed(distinct.values()))
+        await run_all(partial(one, layer) for layer in reversed(distinct.values()))
         layers = []
         for layer in image.layers:
             sent = pushed[layer.diff_id]
             layers.append(replace(layer, blob=sent.blob, media_type=sent.media_type, blob_size=sent.blob_size))
         return Image(replace(image.record, layers=tuple(layers)), image.document, image.raw, image.names)
 
-    async def _layer(self, name: Reference, layer: Layer, lease: Lease) -> Layer:
-        id = _id(layer)
-        async with self._uploads.slot(id, self._report):
+    async def _layer(self, target: PushTarget, layer: Layer, lease: Lease) -> Layer:
+        async with self._uploads.slot(progress_id(layer), self._report):
             sent = await self._compression.compressed(layer, lease, self._report)
             self._compressed = self._compressed or sent.blob != layer.blob
-            opened = partial(outgoing.open_layer, self._image_store.content, sent)
-            await self._uploads.upload(
-                self._registry,
-                BlobUpload(sent.blob, sent.blob_size, id, opened, self._mounts(sent.blob, name)),
-                self._report,
-            )
+            await target.layer(sent)
         return sent
 
-    async def _finish(self, name: Reference, found: Outgoing, lease: Lease) -> None:
+    async def _finish(self, target: PushTarget, found: Outgoing, lease: Lease) -> None:
         """Push configuration and manifest, and keep what the next push needs."""
-        store, by_digest = self._image_store, name.with_digest(found.digest)
+        store, by_digest = self._image_store, target.name.with_digest(found.digest)
         check_names(self._request.policy, store.catalog, [by_digest], found.image.id)
-        opened, mounts = partial(self._open, found.config), self._mounts(found.config.digest, name)
-        config = BlobUpload(found.config.digest, found.config.size, "", opened, mounts)
-        await self._uploads.upload(self._registry, config, self._report)
-        await self._uploads.repeat(partial(self._registry.put_manifest, name.tag, found.media_type, found.manifest))
-        await self._uploads.repeat(partial(self._registry.check_manifest, found.media_type, found.manifest))
-        await store.hold(lease, blob=found.digest)
-        await store.content.put(found.manifest)
+        await target.blob(found.config)
+        await target.manifest(target.name.tag, found.media_type, found.manifest)
+        await self._keep(found.manifest, lease)
         await store.add_manifest(found.image.id, found.digest, by_digest, self._request.policy)
-        await store.repositories.add(name, (part.digest for part in (found.config, *found.layers)))
-        self._report(message(f"{name.tag}: digest: {found.digest} size: {len(found.manifest)}"))
-        self._report(_aux(Tag=name.tag, Digest=found.digest, Size=len(found.manifest)))
+        await target.remember((found.config, *found.layers))
+        self._done(target.name, found.descriptor)
 
-    def _mounts(self, digest: str, name: Reference) -> Sequence[str]:
-        """Repositories from which the registry may mount the blob. Empty for a restricted client, which
-        would learn what others use."""
-        if self._request.policy is not UNRESTRICTED:
-            return ()
-        return self._image_store.repositories.candidates(digest, name)
-
-    @asynccontextmanager
-    async def _open(self, blob: Descriptor) -> AsyncIterator[int]:
-        fd = self._image_store.content.open(blob.digest)
-        try:
-            yield fd
-        finally:
-            os.close(fd)
+    def _done(self, name: Reference, pushed: Descriptor) -> None:
+        self._report(message(f"{name.tag}: digest: {pushed.digest} size: {pushed.size}"))
+        self._report(_aux(Tag=name.tag, Digest=pushed.digest, Size=pushed.size))
 
 
-def _id(layer: Layer) -> str:
-    """A layer's id in the progress records of a push: of the uncompressed tar, unlike those of a pull."""
-    return layer.diff_id.removeprefix("sha256:")[:12]
+def _platforms(images: Sequence[Image]) -> str:
+    return ", ".join(sorted(str(image.platform) for image in images))
+
+
+def _both(index: Descriptor, manifest: Descriptor) -> dict[str, Any]:
+    """The fields by which clients tell their user that one image was pushed, not the index (moby's `auxprogress`)."""
+    shown = [{"mediaType": one.media_type, "digest": one.digest, "size": one.size} for one in (index, manifest)]
+    return {"originalIndex": shown[0], "selectedManifest": shown[1]}
 
 
 def _aux(**fields: Any) -> Record:
     """The record that tells programs what was pushed."""
     return replace(state("", ""), status=None, aux=fields)
-
-
-async def _all(tasks: Iterable[Callable[[], Awaitable[None]]]) -> None:
-    """Run all tasks at once; the first error cancels the others, and is raised alone: a nursery would wrap it in a group."""
-    failures: list[OrlopError] = []
-
-    async def run(task: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
-        try:
-            await task()
-        except OrlopError as error:
-            failures.append(error)
-            scope.cancel()
-
-    async with trio.open_nursery() as nursery:
-        for task in tasks:
-            nursery.start_soon(run, task, nursery.cancel_scope)
-    if failures:
-        raise failures[0]
 
 
 def _translate(error: RegistryError) -> OrlopError:

@@ -144,6 +144,17 @@ class Image:
         return self.record.layers
 
     @property
+    def blobs(self) -> set[str]:
+        """All blobs that are kept for the image: configuration, manifests, attestations, and layers."""
+        record = self.record
+        return {
+            record.id,
+            *record.manifests,
+            *record.attachments,
+            *(blob for layer in record.layers for blob in layer.blobs),
+        }
+
+    @property
     def chain_ids(self) -> tuple[str, ...]:
         return tuple(layer.chain_id for layer in self.record.layers)
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
-from tests.registry import Blob, Image, blob, image, index, layer
-from tests.registry.build import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, encode
+from tests.registry import Attested, image, layer
 from tests.registry.fakes import ImagesFixture, drain, open_images
 from tests.registry.hostile import Answer, Hostile, flip, serving, status
 
@@ -21,7 +19,6 @@ from orlop_engine.images.references import parse
 HERE = platforms.host()
 APP = image([layer({"app": b"1"})], platform={"os": "linux", "architecture": HERE.architecture}, oci=True)
 OTHER = image([layer({"other": b"1"})], platform={"os": "linux", "architecture": "s390x"}, oci=True)
-PROVENANCE = "https://slsa.dev/provenance/v1"
 Test = Callable[[ImagesFixture, Hostile], Awaitable[None]]
 
 
@@ -32,45 +29,6 @@ def run(tmp_path: Path, test: Test) -> None:
                 await test(images, registry)
 
     trio.run(main)
-
-
-class Attested:
-    """An index of APP and OTHER, each with an attestation; what they consist of is in `blobs`."""
-
-    def __init__(self, *, size_off: int = 0, claims: int = 0) -> None:
-        self.attestations: list[Blob] = []
-        self.blobs: list[Blob] = []
-        base = json.loads(index([APP, OTHER], oci=True).data)
-        for one in (APP, OTHER):
-            manifest = self._attest(one, claims)
-            notes = {
-                "vnd.docker.reference.type": "attestation-manifest",
-                "vnd.docker.reference.digest": one.manifest.digest,
-            }
-            entry = {**manifest.descriptor, "annotations": notes, "platform": {"os": "unknown", "architecture": "unknown"}}
-            base["manifests"].append({**entry, "size": entry["size"] + size_off})
-        self.index = Blob(encode(base), OCI_INDEX)
-
-    def _attest(self, one: Image, claims: int) -> Blob:
-        config = Blob(encode({"architecture": "unknown", "of": one.id}), OCI_CONFIG)
-        statement = Blob(encode({"predicateType": PROVENANCE, "about": one.id}), "application/vnd.in-toto+json")
-        notes = {"in-toto.io/predicate-type": PROVENANCE}
-        part = {**statement.descriptor, "annotations": notes}
-        part["size"] += claims
-        manifest = blob({"schemaVersion": 2, "config": config.descriptor, "layers": [part]}, OCI_MANIFEST)
-        self.attestations.append(manifest)
-        self.blobs += [config, statement]
-        return manifest
-
-    def publish(self, registry: Hostile) -> str:
-        for one in (APP, OTHER):
-            registry.add("app", one.manifest.digest, one)
-        for manifest in self.attestations:
-            registry.add_manifest("app", manifest.digest, manifest)
-        for part in self.blobs:
-            registry._blobs[part.digest] = part
-        registry.add_manifest("app", "v1", self.index)
-        return f"{registry.host}/app:v1"
 
 
 async def pull(images: ImagesFixture, name: str) -> list[dict[str, Any]]:
@@ -88,7 +46,7 @@ async def shown(images: ImagesFixture, name: str) -> list[tuple[str, bool, int]]
 
 def test_the_attestations_about_the_pulled_image_are_kept(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
-        about = Attested()
+        about = Attested(APP, OTHER)
         name = about.publish(registry)
         records = await pull(images, name)
         own, foreign = about.attestations
@@ -111,7 +69,7 @@ def test_the_attestations_about_the_pulled_image_are_kept(tmp_path: Path) -> Non
 
 def test_an_image_pulled_without_its_attestations_gains_them(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
-        about = Attested()
+        about = Attested(APP, OTHER)
         name = about.publish(registry)
         registry.misbehave(about.attestations[0].digest, status(404, "MANIFEST_UNKNOWN"))
         await pull(images, name)
@@ -125,12 +83,12 @@ def test_an_image_pulled_without_its_attestations_gains_them(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("about", "part", "answers"),
     [
-        (Attested(), "manifest", [status(404, "MANIFEST_UNKNOWN")]),
-        (Attested(), "manifest", [flip()]),
-        (Attested(), "statement", [status(404, "BLOB_UNKNOWN")]),
-        (Attested(), "statement", [flip(), flip()]),
-        (Attested(size_off=1), "manifest", []),
-        (Attested(claims=attestation_pull._MAX_BYTES), "manifest", []),
+        (Attested(APP, OTHER), "manifest", [status(404, "MANIFEST_UNKNOWN")]),
+        (Attested(APP, OTHER), "manifest", [flip()]),
+        (Attested(APP, OTHER), "statement", [status(404, "BLOB_UNKNOWN")]),
+        (Attested(APP, OTHER), "statement", [flip(), flip()]),
+        (Attested(APP, OTHER, size_off=1), "manifest", []),
+        (Attested(APP, OTHER, claims=attestation_pull._MAX_BYTES), "manifest", []),
     ],
 )
 def test_a_bad_attestation_is_left_out(tmp_path: Path, about: Attested, part: str, answers: list[Answer]) -> None:
@@ -153,7 +111,7 @@ def test_a_bad_attestation_is_left_out(tmp_path: Path, about: Attested, part: st
 
 def test_the_number_of_attestations_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
-        about = Attested()
+        about = Attested(APP, OTHER)
         name = about.publish(registry)
         await pull(images, name)
         assert images.images.resolve(name).record.attachments == ()

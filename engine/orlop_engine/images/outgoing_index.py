@@ -1,0 +1,132 @@
+"""An index (manifest list) as it leaves this host, by push or save: the bytes that were received, and what is here of it.
+
+The index of a name lists manifests of images and of attestations. Only what belongs to the name's own images is sent: an
+index is made by others, and may list digests of content that its owner has never seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from orlop_sdk import OrlopError
+
+from . import documents, manifests, outgoing
+from .attestations import parts_of
+from .content import ContentStore
+from .documents import MAX_MANIFEST
+from .manifests import OCI_INDEX, Descriptor, Index
+from .outgoing import Outgoing
+from .records import Image
+
+__all__ = ["OutgoingAttestation", "OutgoingIndex", "describe_index", "make_index"]
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingAttestation:
+    """`parts` are what the manifest names; their content is in the content store."""
+
+    descriptor: Descriptor
+    manifest: bytes
+    parts: tuple[Descriptor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingIndex:
+    """`images` and `attestations` are those whose content is here, in the order of the index. `complete`: nothing else is in
+    the index. `others`: images that the index lists, with blobs that are not those of the listed manifest. `covered`: with
+    them, all of the index's images are here."""
+
+    descriptor: Descriptor
+    data: bytes
+    images: tuple[Outgoing, ...]
+    attestations: tuple[OutgoingAttestation, ...]
+    complete: bool
+    others: tuple[Image, ...] = ()
+    covered: bool = True
+
+
+class _Platform(msgspec.Struct, frozen=True, omit_defaults=True):
+    architecture: str
+    os: str
+    variant: str = ""
+
+
+class _Entry(msgspec.Struct, frozen=True, rename={"media_type": "mediaType"}):
+    media_type: str
+    digest: str
+    size: int
+    platform: _Platform
+
+
+class _Document(msgspec.Struct, frozen=True, rename={"schema_version": "schemaVersion", "media_type": "mediaType"}):
+    schema_version: int
+    media_type: str
+    manifests: list[_Entry]
+
+
+def describe_index(content: ContentStore, digest: str, images: Sequence[Image]) -> OutgoingIndex | None:
+    """The index `digest` with these images and the attestations about them; None if it is damaged. Reads blobs, so it runs
+    on a thread."""
+    try:
+        data = content.read(digest, MAX_MANIFEST)
+    except OrlopError:
+        return None
+    index = outgoing.parse_kept(data)
+    if not isinstance(index, Index):
+        return None
+    found: list[Outgoing] = []
+    others: list[Image] = []
+    attestations: list[OutgoingAttestation] = []
+    documents_about = 0
+    for entry in index.manifests:
+        if manifests.is_attestation(entry):
+            documents_about += 1
+            attestations += _attestation(content, entry, images)
+        elif (image := next((one for one in images if entry.digest in one.record.manifests), None)) is not None:
+            exact = _exact(content, entry, image)
+            found += [exact] if exact else []
+            others += [] if exact else [image]
+    return OutgoingIndex(
+        Descriptor(digest, len(data), index.media_type),
+        data,
+        tuple(found),
+        tuple(attestations),
+        bool(found) and len(found) + len(attestations) == len(index.manifests),
+        tuple(others),
+        len(found) + len(others) + documents_about == len(index.manifests),
+    )
+
+
+def _exact(content: ContentStore, entry: Descriptor, image: Image) -> Outgoing | None:
+    """The image as the index lists it. None if a blob is missing, or another one than that of the listed manifest is kept,
+    for example because a layer was known in another compression when the image was pulled."""
+    found = outgoing.kept_as(content, image, entry.digest)
+    return found if found and all(content.has(part.digest) for part in (found.config, *found.layers)) else None
+
+
+def _attestation(content: ContentStore, entry: Descriptor, images: Sequence[Image]) -> list[OutgoingAttestation]:
+    """[] if the attestation is not here as a whole, or belongs to none of the images."""
+    if not any(entry.digest in image.record.attachments for image in images):
+        return []
+    try:
+        data = content.read(entry.digest, MAX_MANIFEST)
+        parts = parts_of(data)
+    except OrlopError:
+        return []
+    if not all(content.has(part.digest) for part in parts):
+        return []
+    return [OutgoingAttestation(Descriptor(entry.digest, len(data), entry.media_type), data, parts)]
+
+
+def make_index(images: Sequence[Outgoing]) -> OutgoingIndex:
+    """A new index of images that cannot go out with the one that they came with. The same images give the same bytes."""
+    entries = []
+    for one in images:
+        where, about = one.image.platform, one.descriptor
+        platform = _Platform(where.architecture, where.os, where.variant)
+        entries.append(_Entry(about.media_type, about.digest, about.size, platform))
+    data = msgspec.json.encode(_Document(2, OCI_INDEX, entries))
+    return OutgoingIndex(Descriptor(documents.digest(data), len(data), OCI_INDEX), data, tuple(images), (), True)

@@ -1,0 +1,82 @@
+"""A repository at a registry that a push sends to: layers, other blobs, and manifests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+from . import outgoing
+from .image_store import ImageStore
+from .manifests import Descriptor
+from .policy import UNRESTRICTED
+from .progress import Report
+from .records import Layer
+from .references import Reference
+from .upload import BlobUpload, Uploads
+
+if TYPE_CHECKING:
+    from .registry_push import PushRegistry
+    from .transfers import PushRequest
+
+__all__ = ["PushTarget", "progress_id"]
+
+
+def progress_id(layer: Layer) -> str:
+    """A layer's id in the progress records of a push: of the uncompressed tar, unlike those of a pull."""
+    return layer.diff_id.removeprefix("sha256:")[:12]
+
+
+class PushTarget:
+    """`name` is what is pushed."""
+
+    def __init__(
+        self,
+        image_store: ImageStore,
+        uploads: Uploads,
+        registry: PushRegistry,
+        request: PushRequest,
+        name: Reference,
+        report: Report,
+    ) -> None:
+        self.name, self.request, self.report = name, request, report
+        self.image_store, self.uploads = image_store, uploads
+        self._registry = registry
+
+    async def layer(self, layer: Layer) -> None:
+        """Upload a layer's blob, and report it. The caller has one of the slots of `uploads`."""
+        opened = partial(outgoing.open_layer, self.image_store.content, layer)
+        blob = BlobUpload(layer.blob, layer.blob_size, progress_id(layer), opened, self._mounts(layer.blob))
+        await self.uploads.upload(self._registry, blob, self.report)
+
+    async def blob(self, blob: Descriptor) -> None:
+        """Upload another blob of the content store; it is not reported."""
+        opened = partial(self._open, blob)
+        upload = BlobUpload(blob.digest, blob.size, "", opened, self._mounts(blob.digest))
+        await self.uploads.upload(self._registry, upload, self.report)
+
+    async def manifest(self, reference: str, media_type: str, data: bytes) -> None:
+        """Store a manifest or index under a tag or its digest, and check that the registry serves it."""
+        await self.uploads.repeat(partial(self._registry.put_manifest, reference, media_type, data))
+        await self.uploads.repeat(partial(self._registry.check_manifest, media_type, data))
+
+    async def remember(self, parts: Iterable[Descriptor]) -> None:
+        """The repository has these blobs: later pushes can mount them from there."""
+        await self.image_store.repositories.add(self.name, (part.digest for part in parts))
+
+    def _mounts(self, digest: str) -> Sequence[str]:
+        """Repositories from which the registry may mount the blob. Empty for a restricted client, which
+        would learn what others use."""
+        if self.request.policy is not UNRESTRICTED:
+            return ()
+        return self.image_store.repositories.candidates(digest, self.name)
+
+    @asynccontextmanager
+    async def _open(self, blob: Descriptor) -> AsyncIterator[int]:
+        fd = self.image_store.content.open(blob.digest)
+        try:
+            yield fd
+        finally:
+            os.close(fd)

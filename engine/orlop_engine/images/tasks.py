@@ -1,0 +1,29 @@
+"""Runs tasks at once, with one error for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+
+import trio
+
+from orlop_sdk import OrlopError
+
+__all__ = ["run_all"]
+
+
+async def run_all(tasks: Iterable[Callable[[], Awaitable[None]]]) -> None:
+    """Run all tasks at once; the first error cancels the others, and is raised alone: a nursery would wrap it in a group."""
+    failures: list[OrlopError] = []
+
+    async def run(task: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
+        try:
+            await task()
+        except OrlopError as error:
+            failures.append(error)
+            scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for task in tasks:
+            nursery.start_soon(run, task, nursery.cancel_scope)
+    if failures:
+        raise failures[0]
