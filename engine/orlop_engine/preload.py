@@ -36,7 +36,7 @@ MODULES = (
     "orlop_engine.containers.listing",
     "orlop_engine.logs",
     "orlop_engine.containers.service",
-    "orlop_engine.images.views",
+    "orlop_engine.images.details",
 )
 
 

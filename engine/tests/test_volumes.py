@@ -162,13 +162,13 @@ def test_prune(run: Run) -> None:
             await world.volumes.create(name, "", options, {"keep": "1"} if name == "labelled" else {})
         world.used["used"] = ["c"]
         Path(world.volumes.mountpoint(anonymous), "file").write_text("12345")
-        assert await world.volumes.prune({}, (1, 42)) == ([anonymous], 5)
+        assert await world.volumes.prune({}) == ([anonymous], 5)
         assert world.events[-1] == ("volume", "prune", "", {"reclaimed": "5"})
-        assert await world.volumes.prune({"all": ["true"], "label!": ["keep"]}, (1, 42)) == (["named"], 0)
-        assert await world.volumes.prune({}, (1, 41)) == (["labelled"], 0)
+        assert await world.volumes.prune({"all": ["true"], "label!": ["keep"]}) == (["named"], 0)
+        assert await world.volumes.prune({}, named=True) == (["labelled"], 0)
         assert [volume.name for volume in world.volumes.list({})] == ["optioned", "used"]
         with pytest.raises(InvalidParameter, match="invalid filter 'all': strconv"):
-            await world.volumes.prune({"all": ["x"]}, (1, 42))
+            await world.volumes.prune({"all": ["x"]})
 
     run(test)
 
@@ -321,7 +321,7 @@ def test_two_prunes_at_a_time_are_refused(run: Run) -> None:
 
         async def prune() -> None:
             try:
-                await world.volumes.prune({}, (1, 45))
+                await world.volumes.prune({})
             except Conflict as error:
                 refused.append(str(error))
 

@@ -351,7 +351,7 @@ def test_layers_are_downloaded_and_unpacked_once_for_two_pulls(tmp_path: Path) -
         assert images.unpacker.count == 3
         assert len(images.images.all()) == 2
         shared = await images.images.listed({}, everything=True, shared_size=True)
-        assert {item["SharedSize"] for item in json.loads(shared)} == {len(NOISE)}
+        assert {item.shared_size for item in shared} == {len(NOISE)}
 
     run(tmp_path, check)
 

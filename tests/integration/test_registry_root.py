@@ -61,7 +61,7 @@ def test_pull_unpack_restart_remove(tmp_path: Path) -> None:
                     assert file.read() == "hello\n"
                 assert os.stat(f"{upper}/bin/vi").st_rdev == 0, "a whiteout"
                 shown = await images.inspect(name)
-                assert shown.graph_driver.name == "overlay2"
+                assert shown.storage_driver == "overlay2"
                 assert [step.size > 0 for step in images.history(name)] == [True, True]
             async with real_room(tmp_path) as (images, storage):
                 assert images.resolve(name).id == app.id, "it survives the daemon"

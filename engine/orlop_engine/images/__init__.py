@@ -13,5 +13,5 @@ creation          `pull` with `download`, `archive_load` with `archive_receive`,
                   for several operations
 leaving           `outgoing`: manifest, descriptors and blobs of an image that is pushed or saved; `archive_save` with
                   `archive_layout`; `push` with `upload`, `compression` and `blob_repositories`
-views, removal    `views`, `image_manifests`, `image_usage`, `listing`, `removal`, `remover`
+lists, removal    `details`, `image_manifests`, `image_usage`, `listing`, `removal`, `remover`
 """

@@ -1,4 +1,4 @@
-"""`Manifests` of list and inspect: the manifests that an image's name means, one for each platform, and their attestations.
+"""The manifests that an image's name means, one for each platform, and their attestations.
 
 An index is shown as it was received: its manifests in order, whether their content is here or not. An image without an index
 has one manifest: the one that it came with, or the one that a push or save would send.
@@ -10,39 +10,30 @@ import logging
 from collections.abc import Mapping, Sequence
 
 import trio
-from msgspec import UNSET
 
 from orlop_engine.pace import Pace
-from orlop_engine.types.images import (
-    AttestationData,
-    ImageData,
-    ManifestDescriptor,
-    ManifestPlatform,
-    ManifestSize,
-    ManifestSummary,
-    UnpackedSize,
-)
 from orlop_sdk import OrlopError
 
 from . import manifests, outgoing
 from .attestations import parts_of
 from .catalog import Catalog
 from .content import ContentStore
+from .details import ManifestDetails
 from .documents import MAX_MANIFEST
 from .manifests import Descriptor, Index
 from .platforms import Platform
 from .records import Image, ImageUser
 
-__all__ = ["summaries"]
+__all__ = ["manifests_of"]
 
 log = logging.getLogger("orlop.images")
 
 Users = Mapping[str, Sequence[ImageUser]]
 
 
-async def summaries(catalog: Catalog, content: ContentStore, image: Image, users: Users) -> list[ManifestSummary]:
+async def manifests_of(catalog: Catalog, content: ContentStore, image: Image, users: Users) -> list[ManifestDetails]:
     """The manifests of all names for which a list shows this image."""
-    pace, found = Pace(), dict[str, ManifestSummary]()
+    pace, found = Pace(), dict[str, ManifestDetails]()
     seen = set()
     images = {image.id: image}
     for name in list(image.names):
@@ -59,8 +50,8 @@ async def summaries(catalog: Catalog, content: ContentStore, image: Image, users
                 found[entry.digest] = await trio.to_thread.run_sync(_entry, content, entry, members, users)
     shown = {digest for digest, one in found.items() if one.available}
     for one in images.values():
-        if shown.isdisjoint(one.record.manifests) and (summary := await _own(content, one, users)) is not None:
-            found.setdefault(summary.id, summary)
+        if shown.isdisjoint(one.record.manifests) and (own := await _own(content, one, users)) is not None:
+            found.setdefault(own.descriptor.digest, own)
     return list(found.values())
 
 
@@ -73,7 +64,7 @@ def _index(content: ContentStore, digest: str) -> Index | None:
     return found if isinstance(found, Index) else None
 
 
-async def _own(content: ContentStore, image: Image, users: Users) -> ManifestSummary | None:
+async def _own(content: ContentStore, image: Image, users: Users) -> ManifestDetails | None:
     try:
         found = await outgoing.describe(content, image)
     except OrlopError:
@@ -81,7 +72,7 @@ async def _own(content: ContentStore, image: Image, users: Users) -> ManifestSum
     return _image(content, found.descriptor, image, image.platform, users)
 
 
-def _entry(content: ContentStore, entry: Descriptor, members: Mapping[str, Image], users: Users) -> ManifestSummary:
+def _entry(content: ContentStore, entry: Descriptor, members: Mapping[str, Image], users: Users) -> ManifestDetails:
     """An entry of an index. Runs on a thread."""
     if manifests.is_attestation(entry):
         return _attestation(content, entry)
@@ -89,26 +80,32 @@ def _entry(content: ContentStore, entry: Descriptor, members: Mapping[str, Image
     platform = Platform(given.os, given.architecture, given.variant) if given else Platform("", "")
     image = next((one for one in members.values() if entry.digest in one.record.manifests), None)
     if image is None and entry.media_type not in manifests.IMAGE_MANIFESTS:
-        return ManifestSummary(entry.digest, _descriptor(entry), False, ManifestSize(0, 0), "unknown")
+        return ManifestDetails(descriptor=entry, kind="unknown")
     return _image(content, entry, image, platform if given or image is None else image.platform, users)
 
 
 def _image(
     content: ContentStore, entry: Descriptor, image: Image | None, platform: Platform, users: Users
-) -> ManifestSummary:
+) -> ManifestDetails:
     stored = unpacked = 0
     if image is not None:
         blobs = {layer.blob: layer.blob_size for layer in image.layers if layer.blob and content.has(layer.blob)}
         stored = content.size(entry.digest) + len(image.raw) + sum(blobs.values())
         unpacked = image.size
     containers = [user.container_id for user in users.get(image.id, ())] if image else []
-    data = ImageData(_platform(platform), containers, UnpackedSize(unpacked))
-    size = ManifestSize(stored, stored + unpacked)
-    return ManifestSummary(entry.digest, _descriptor(entry), image is not None, size, "image", image_data=data)
+    return ManifestDetails(
+        descriptor=entry,
+        kind="image",
+        available=image is not None,
+        stored=stored,
+        unpacked=unpacked,
+        platform=platform,
+        containers=containers,
+    )
 
 
-def _attestation(content: ContentStore, entry: Descriptor) -> ManifestSummary:
-    about = AttestationData((entry.annotations or {}).get(manifests.ATTESTATION_OF, ""))
+def _attestation(content: ContentStore, entry: Descriptor) -> ManifestDetails:
+    about = (entry.annotations or {}).get(manifests.ATTESTATION_OF, "")
     size, available = content.size(entry.digest), content.has(entry.digest)
     if available:
         try:
@@ -117,21 +114,4 @@ def _attestation(content: ContentStore, entry: Descriptor) -> ManifestSummary:
             available = all(content.has(part.digest) for part in parts)
         except OrlopError:
             available = False
-    return ManifestSummary(
-        entry.digest, _descriptor(entry), available, ManifestSize(size, size), "attestation", attestation_data=about
-    )
-
-
-def _platform(platform: Platform) -> ManifestPlatform:
-    return ManifestPlatform(platform.architecture, platform.os, platform.variant or UNSET)
-
-
-def _descriptor(entry: Descriptor) -> ManifestDescriptor:
-    given = entry.platform
-    return ManifestDescriptor(
-        entry.media_type,
-        entry.digest,
-        entry.size,
-        entry.annotations,
-        ManifestPlatform(given.architecture, given.os, given.variant or UNSET) if given else None,
-    )
+    return ManifestDetails(descriptor=entry, kind="attestation", available=available, stored=size, about=about)

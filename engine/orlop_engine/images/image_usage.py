@@ -1,8 +1,7 @@
-"""The images of `GET /system/df`: what each of them uses on the disk, and all of them together.
+"""What each image uses on the disk, and all of them together.
 
-From API 1.47 on, the figures are those of the disk: unpacked layers and blobs, each counted once, also those of interrupted
-pulls and of images that only a container still needs. Before, they are those of dockerd's graph drivers, which keep no
-blobs.
+With blobs, the figures are those of the disk: unpacked layers and blobs, each counted once, also those of interrupted pulls
+and of images that only a container still needs. Without, they are those of dockerd's graph drivers, which keep no blobs.
 """
 
 from __future__ import annotations
@@ -10,39 +9,32 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-import msgspec
 import trio
 
 from orlop_engine.pace import Pace
-from orlop_engine.types.images import ImageSummary
 
-from . import listing, views
+from . import listing
 from .catalog import Catalog
 from .content import ContentStore
+from .details import ListedImage
 from .image_store import ImageStore
 from .records import Image, ImageUser
 
-__all__ = ["COUNTS_BLOBS", "usage"]
-
-Version = tuple[int, int]
-COUNTS_BLOBS: Version = (1, 47)
+__all__ = ["usage"]
 
 
 async def usage(
-    image_store: ImageStore, users: Mapping[str, Sequence[ImageUser]], version: Version
-) -> tuple[list[ImageSummary], int]:
-    """`Images`, with all counts, and `LayersSize`."""
-    catalog, blobs = image_store.catalog, version >= COUNTS_BLOBS
+    image_store: ImageStore, users: Mapping[str, Sequence[ImageUser]], *, blobs: bool
+) -> tuple[list[ListedImage], int]:
+    """The images with all counts, and the bytes of all of them together."""
+    catalog = image_store.catalog
     pace, result = Pace(), []
     for item in await listing.choose(catalog, {}, everything=False, newest=not blobs):
         image = item.image
-        found = views.summary(item, version, catalog.shared_size(image), len(users.get(image.id, ())))
-        if blobs:
-            members = await _members(catalog, image, pace)
-            size, shared = _sizes(catalog, members)
-            count = sum(len(users.get(member.id, ())) for member in members)
-            found = msgspec.structs.replace(found, size=size, shared_size=shared, containers=count)
-        result.append(found)
+        members = await _members(catalog, image, pace) if blobs else [image]
+        size, shared = _sizes(catalog, members) if blobs else (image.size, catalog.shared_size(image))
+        count = sum(len(users.get(member.id, ())) for member in members)
+        result.append(ListedImage(image, item.tags, item.digests, size, shared, count))
         await pace()
     if blobs:
         layers = sum(built.size for built in image_store.layers.built.values())

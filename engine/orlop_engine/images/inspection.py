@@ -1,8 +1,8 @@
-"""`GET /distribution/{name}/json`: what a registry has under a name. Imported on demand, like `registry`."""
+"""What a registry has under a name. Imported on demand, like `registry`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -11,7 +11,7 @@ from orlop_sdk import DriverError, InvalidParameter, NotFound, OrlopError, Unaut
 from . import documents
 from .connector import Access, Connector
 from .documents import MAX_MANIFEST
-from .manifests import Index
+from .manifests import Descriptor, Index
 from .manifests import parse as parse_manifest
 from .references import image_id, parse
 from .registry_errors import NO_CREDENTIALS, RegistryError
@@ -21,28 +21,24 @@ if TYPE_CHECKING:
     from .destinations import Refuse
     from .registry_auth import Credentials
 
-__all__ = ["DistributionInspect", "inspect"]
+__all__ = ["Distribution", "DistributionPlatform", "inspect"]
 
 
-class _Descriptor(msgspec.Struct, rename={"media_type": "mediaType"}):
-    media_type: str
-    digest: str
-    size: int
-
-
-class _Platform(msgspec.Struct, omit_defaults=True, rename={"os_version": "os.version", "os_features": "os.features"}):
-    """In the OCI specification's order; the first two are always there."""
+class DistributionPlatform(NamedTuple):
+    """A platform as a registry gives it, with all fields of the OCI specification."""
 
     architecture: str
     os: str
-    os_version: str = ""
-    os_features: list[str] = []
-    variant: str = ""
+    os_version: str
+    os_features: tuple[str, ...]
+    variant: str
 
 
-class DistributionInspect(msgspec.Struct, rename="pascal"):
-    descriptor: _Descriptor
-    platforms: list[_Platform] | None
+class Distribution(NamedTuple):
+    """A manifest or an index, and its platforms: None if they are not known."""
+
+    descriptor: Descriptor
+    platforms: list[DistributionPlatform] | None
 
 
 class _Offered(msgspec.Struct):
@@ -53,7 +49,7 @@ class _Offers(msgspec.Struct):
     manifests: list[_Offered] = []
 
 
-async def inspect(connector: Connector, name: str, credentials: Credentials, refuse: Refuse | None) -> DistributionInspect:
+async def inspect(connector: Connector, name: str, credentials: Credentials, refuse: Refuse | None) -> Distribution:
     """The descriptor and platforms of a manifest or index. Raises with Docker's messages and statuses."""
     if image_id(name) is not None:
         raise DriverError("no manifest found for full image ID")
@@ -70,13 +66,13 @@ async def inspect(connector: Connector, name: str, credentials: Credentials, ref
         raise _translate(error) from error
 
 
-async def _read(sources: Sources, reference: str) -> DistributionInspect:
+async def _read(sources: Sources, reference: str) -> Distribution:
     content_type, data = await sources.manifest(reference)
     found = parse_manifest(content_type, data)
-    descriptor = _Descriptor(found.media_type, documents.digest(data), len(data))
+    descriptor = Descriptor(documents.digest(data), len(data), found.media_type)
     if isinstance(found, Index):
         offers = msgspec.json.decode(data, type=_Offers).manifests
-        return DistributionInspect(descriptor, [_platform(offer.platform or {}) for offer in offers if offer.platform])
+        return Distribution(descriptor, [_platform(offer.platform or {}) for offer in offers if offer.platform])
     async with sources.blob(found.config.digest) as (_, pieces):
         raw = bytearray()
         async for piece in pieces:
@@ -88,18 +84,18 @@ async def _read(sources: Sources, reference: str) -> DistributionInspect:
     try:
         platform = _platform(msgspec.json.decode(raw, type=dict[str, Any]))
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        return DistributionInspect(descriptor, None)
-    return DistributionInspect(descriptor, [platform] if platform.os or platform.architecture else None)
+        return Distribution(descriptor, None)
+    return Distribution(descriptor, [platform] if platform.os or platform.architecture else None)
 
 
-def _platform(given: dict[str, Any]) -> _Platform:
+def _platform(given: dict[str, Any]) -> DistributionPlatform:
     features = given.get("os.features")
     texts = {key: value for key, value in given.items() if isinstance(value, str)}
-    return _Platform(
+    return DistributionPlatform(
         texts.get("architecture", ""),
         texts.get("os", ""),
         texts.get("os.version", ""),
-        [text for text in features if isinstance(text, str)] if isinstance(features, list) else [],
+        tuple(text for text in features if isinstance(text, str)) if isinstance(features, list) else (),
         texts.get("variant", ""),
     )
 

@@ -1,4 +1,4 @@
-"""`GET /images/json`, and the images that a prune selects: filters (daemon/images/image_list.go, image_prune.go)."""
+"""The images that a list shows and a prune selects: filters (daemon/images/image_list.go, image_prune.go)."""
 
 from __future__ import annotations
 

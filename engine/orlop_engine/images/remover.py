@@ -6,13 +6,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from orlop_engine.pace import Pace
-from orlop_engine.types.images import DeletedItem, PruneReport
 from orlop_kernel.events import EventBus
 from orlop_sdk import Conflict
 
 from . import listing, removal
+from .details import Pruned, RemovedItem
 from .image_store import Collected, ImageStore
-from .image_usage import COUNTS_BLOBS
 from .listing import Filters
 from .platforms import Platform
 from .policy import ImagePolicy, removable
@@ -32,7 +31,7 @@ class Remover:
 
     async def remove(
         self, name: str, *, force: bool, prune: bool, platforms: Sequence[Platform], policy: ImagePolicy
-    ) -> list[DeletedItem]:
+    ) -> list[RemovedItem]:
         async with self._image_store.lock:
             planned = removal.plan(
                 self._image_store.catalog,
@@ -46,16 +45,16 @@ class Remover:
             gone, steps = await self._carry_out(planned)
         return await self._items(steps, gone, await self._image_store.collect())
 
-    async def prune(self, filters: Filters, policy: ImagePolicy, version: tuple[int, int]) -> PruneReport:
+    async def prune(self, filters: Filters, policy: ImagePolicy, *, blobs: bool) -> Pruned:
         if self._pruning:
             raise Conflict("a prune operation is already running")
         self._pruning = True
         try:
-            return await self._prune(filters, policy, version)
+            return await self._prune(filters, policy, blobs)
         finally:
             self._pruning = False
 
-    async def _prune(self, filters: Filters, policy: ImagePolicy, version: tuple[int, int]) -> PruneReport:
+    async def _prune(self, filters: Filters, policy: ImagePolicy, blobs: bool) -> Pruned:
         async with self._image_store.lock:
             catalog = self._image_store.catalog
             chosen = await removable(policy, catalog, await listing.prunable(catalog, filters, time.time()))
@@ -65,9 +64,9 @@ class Remover:
         collected = await self._image_store.collect()
         items = await self._items(steps, gone, collected)
         space = sum(size for _, size in collected.layers)
-        space += collected.blob_bytes if version >= COUNTS_BLOBS else 0
+        space += collected.blob_bytes if blobs else 0
         self._events.publish("image", "prune", "", {"reclaimed": str(space)})
-        return PruneReport(items or None, space)
+        return Pruned(items, space)
 
     async def _plan_prune(self, images: Sequence[Image], policy: ImagePolicy) -> Removal:
         """Plan a prune; plans again if a container was created from one of the images in the meantime."""
@@ -97,20 +96,20 @@ class Remover:
     def _event(self, action: str, image: Image) -> None:
         self._events.publish("image", action, image.id, {**(image.config.labels or {}), "name": image.id})
 
-    async def _items(self, steps: Sequence[Step], gone: Iterable[Image], collected: Collected) -> list[DeletedItem]:
+    async def _items(self, steps: Sequence[Step], gone: Iterable[Image], collected: Collected) -> list[RemovedItem]:
         """The deleted items in Docker's order: for each image its names, itself, its layers from the top."""
         layers = {image.id: image.chain_ids for image in gone}
         left = {chain_id for chain_id, _ in collected.layers}
         pace, result = Pace(shielded=True), []
         for id, names, delete in steps:
             for name in names:
-                result.append(DeletedItem(untagged=name.familiar))
+                result.append(RemovedItem(untagged=name.familiar))
                 await pace()
             if delete:
-                result.append(DeletedItem(deleted=id))
+                result.append(RemovedItem(deleted=id))
                 mine = [chain_id for chain_id in reversed(layers[id]) if chain_id in left]
                 left.difference_update(mine)
-                result += [DeletedItem(deleted=chain_id) for chain_id in mine]
+                result += [RemovedItem(deleted=chain_id) for chain_id in mine]
                 await pace()
         return result
 

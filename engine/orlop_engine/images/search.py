@@ -10,7 +10,6 @@ import httpx
 import msgspec
 
 from orlop_engine.config import Config
-from orlop_engine.types.images import SearchResult
 from orlop_sdk import DriverError, InvalidParameter
 from orlop_sdk.numbers import natural
 
@@ -20,11 +19,22 @@ from .listing import Filters, boolean, check
 from .registry_hosts import HostRules, Proxies
 from .web import get
 
-__all__ = ["search"]
+__all__ = ["SearchResult", "search"]
 
 INDEX = "https://index.docker.io"
 _LIMIT = 4 << 20
 _STALL = 30.0
+
+
+class SearchResult(msgspec.Struct, frozen=True):
+    """A repository. Field names are those of the index, and of the Engine API. `is_automated` is always false
+    (deprecated)."""
+
+    star_count: int = 0
+    is_official: bool = False
+    name: str = ""
+    is_automated: bool = False
+    description: str = ""
 
 
 class _Answer(msgspec.Struct):

@@ -1,6 +1,6 @@
 """The image service of the engine.
 
-Reads (`resolve`, `get`, `names`, `summaries`, ...) use published values: no lock, no driver. Changes are serialized by the
+Reads (`resolve`, `get`, `names`, `listed`, ...) use published values: no lock, no driver. Changes are serialized by the
 image store's lock and acknowledged after their commit. Pull, push, load and import run in the engine's nursery and report
 through a `Progress`; closing it early cancels them.
 
@@ -15,7 +15,6 @@ from contextlib import AsyncExitStack, aclosing
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
-import msgspec
 import trio
 
 from orlop_engine.config import Config
@@ -23,20 +22,10 @@ from orlop_engine.counters import Counters
 from orlop_engine.pace import Pace
 from orlop_engine.processes.zygote import Zygote
 from orlop_engine.types import rfc3339
-from orlop_engine.types.images import (
-    DeletedItem,
-    HistoryItem,
-    ImageInspect,
-    ImageSummary,
-    ManifestSummary,
-    PruneReport,
-    SearchResult,
-)
 from orlop_kernel.events import EventBus
 from orlop_kernel.store import Store
 from orlop_sdk import InvalidParameter, Storage
 
-from . import documents
 from .content import ContentStore
 from .image_store import ImageStore
 from .layers import Layers, Unpack
@@ -51,24 +40,20 @@ if TYPE_CHECKING:
     from .attestations import Attestation
     from .committed import CommitRequest, Committer
     from .destinations import Refuse
+    from .details import HistoryStep, ImageDetails, ListedImage, ManifestDetails, Pruned, RemovedItem
     from .imports import Importer, ImportRequest
-    from .inspection import DistributionInspect
-    from .listing import Filters, Listed
+    from .inspection import Distribution
+    from .listing import Filters
     from .platforms import Platform
     from .pull import PullRequest
     from .registry_auth import Credentials
     from .registry_hosts import Timeouts
     from .removal import Users
     from .remover import Remover
+    from .search import SearchResult
     from .transfers import PushRequest, Transfers
 
-__all__ = ["SEVERAL_PLATFORMS", "Images"]
-
-Version = tuple[int, int]
-_NEWEST: Version = (9, 99)
-SEVERAL_PLATFORMS: Version = (1, 47)
-"""From this API version on, clients know that one name may mean images of several platforms."""
-_encode = msgspec.json.encode
+__all__ = ["Images"]
 
 
 def _nobody() -> Users:
@@ -205,60 +190,56 @@ class Images:
         filters: Filters,
         *,
         everything: bool,
+        newest: bool = False,
+        users: bool = False,
         shared_size: bool = False,
         manifests: bool = False,
-        version: Version = _NEWEST,
-    ) -> bytes:
-        """`GET /images/json`, encoded. `Containers` is counted for clients that know it (1.51), `SharedSize` and `Manifests`
-        on demand."""
-        from . import listing, views
+    ) -> list[ListedImage]:
+        """The images of a list: see `listing.choose`. `users`, `shared_size` and `manifests`: with these values."""
+        from . import listing
+        from .details import ListedImage
 
-        newest = version < SEVERAL_PLATFORMS
-        chosen = await listing.choose(self._image_store.catalog, filters, everything=everything, newest=newest)
-        counts = self.users() if version >= (1, 51) else None
-        pace, pieces = Pace(), []
-        for item in chosen:
-            found = self._summary(views.nameless(item, version), version, shared_size, counts)
-            if manifests:
-                found = msgspec.structs.replace(found, manifests=await self._manifests(item.image))
-            pieces.append(_encode(found))
+        catalog, counts = self._image_store.catalog, self.users() if users else None
+        pace, found = Pace(), []
+        for image, tags, digests in await listing.choose(catalog, filters, everything=everything, newest=newest):
+            shared = catalog.shared_size(image) if shared_size else None
+            containers = None if counts is None else len(counts.get(image.id, ()))
+            shown = await self._manifests(image) if manifests else None
+            found.append(ListedImage(image, tags, digests, image.size, shared, containers, shown))
             await pace()
-        return b"[" + b",".join(pieces) + b"]"
+        return found
 
-    async def usage(self, version: Version) -> tuple[list[ImageSummary], int]:
-        """`Images` and `LayersSize` of `GET /system/df`."""
+    async def usage(self, *, blobs: bool = True) -> tuple[list[ListedImage], int]:
+        """What the images use on the disk: each of them, and all together. `blobs`: see `image_usage`."""
         from .image_usage import usage
 
-        return await usage(self._image_store, self.users(), version)
+        return await usage(self._image_store, self.users(), blobs=blobs)
 
-    def _summary(self, item: Listed, version: Version, shared_size: bool, counts: Users | None) -> ImageSummary:
-        from . import views
+    async def _manifests(self, image: Image) -> list[ManifestDetails]:
+        from .image_manifests import manifests_of
 
-        shared = self._image_store.catalog.shared_size(item.image) if shared_size else -1
-        return views.summary(item, version, shared, -1 if counts is None else len(counts.get(item.image.id, ())))
-
-    async def _manifests(self, image: Image) -> list[ManifestSummary]:
-        from .image_manifests import summaries
-
-        return await summaries(self._image_store.catalog, self._content, image, self.users())
+        return await manifests_of(self._image_store.catalog, self._content, image, self.users())
 
     async def inspect(
-        self, name: str, version: Version = _NEWEST, platform: Platform | None = None, *, manifests: bool = False
-    ) -> ImageInspect:
-        from . import listing, views
+        self, name: str, platform: Platform | None = None, *, newest: bool = False, manifests: bool = False
+    ) -> ImageDetails:
+        """One image: see `resolve`. With `newest`, its names are those that mean it to such a client."""
+        from . import listing
+        from .details import ImageDetails
 
-        image = self.resolve(name, platform, newest=version < SEVERAL_PLATFORMS)
-        data = await self._storage.describe(image.chain_id) if image.chain_id else {}
-        names = await listing.names_of(self._image_store.catalog, image) if version < SEVERAL_PLATFORMS else None
-        show = partial(views.inspect, image, self._config.effective_storage_driver, data, version, names)
-        found = await trio.to_thread.run_sync(show) if len(image.raw) > documents.LARGE else show()
-        return msgspec.structs.replace(found, manifests=await self._manifests(image)) if manifests else found
+        image = self.resolve(name, platform, newest=newest)
+        storage = await self._storage.describe(image.chain_id) if image.chain_id else {}
+        tags, digests = image.repo_tags, image.repo_digests
+        if newest:
+            tags, digests = await listing.names_of(self._image_store.catalog, image)
+        shown = await self._manifests(image) if manifests else None
+        return ImageDetails(image, tags, digests, self._config.effective_storage_driver, storage, shown)
 
-    def history(self, name: str, platform: Platform | None = None, *, version: Version = _NEWEST) -> list[HistoryItem]:
-        from . import views
+    def history(self, name: str, platform: Platform | None = None, *, newest: bool = False) -> list[HistoryStep]:
+        """The steps that made an image, newest first."""
+        from .details import history
 
-        image = self.resolve(name, platform, newest=version < SEVERAL_PLATFORMS)
-        return views.history(image, self._image_store.catalog)
+        return history(self.resolve(name, platform, newest=newest), self._image_store.catalog)
 
     async def attestations(
         self, name: str, platform: Platform | None, types: Collection[str], *, statements: bool
@@ -286,10 +267,8 @@ class Images:
         """Start a push. Read the `Progress` to its end, or close it to cancel."""
         return self._transfers.push(request)
 
-    async def inspect_distribution(
-        self, name: str, credentials: Credentials, refuse: Refuse | None = None
-    ) -> DistributionInspect:
-        """What a registry has under a name: `GET /distribution/{name}/json`."""
+    async def inspect_distribution(self, name: str, credentials: Credentials, refuse: Refuse | None = None) -> Distribution:
+        """What a registry has under a name."""
         return await self._transfers.inspect(name, credentials, refuse)
 
     def load_archive(
@@ -383,17 +362,14 @@ class Images:
         prune: bool = True,
         platforms: Sequence[Platform] = (),
         policy: ImagePolicy = UNRESTRICTED,
-    ) -> list[DeletedItem]:
-        """`DELETE /images/{name}`: names, the image if it has no others, its layers. `Conflict` with Docker's messages. With
+    ) -> list[RemovedItem]:
+        """Remove names, the image if it has no others, its layers. `Conflict` with Docker's messages. With
         `platforms`, the name loses the images of these platforms only."""
         return await self._remover.remove(name, force=force, prune=prune, platforms=platforms, policy=policy)
 
-    async def prune(
-        self, filters: Filters, policy: ImagePolicy = UNRESTRICTED, *, version: Version = _NEWEST
-    ) -> PruneReport:
-        """Remove unused images, and content of interrupted pulls. `SpaceReclaimed` counts what `LayersSize` of `GET
-        /system/df` counts for this API version."""
-        return await self._remover.prune(filters, policy, version)
+    async def prune(self, filters: Filters, policy: ImagePolicy = UNRESTRICTED, *, blobs: bool = True) -> Pruned:
+        """Remove unused images, and content of interrupted pulls. The freed space includes blobs if `usage` does."""
+        return await self._remover.prune(filters, policy, blobs=blobs)
 
     async def collect(self) -> None:
         """Remove layers that nothing needs; call this when a container of a removed image is removed."""

@@ -14,7 +14,6 @@ import trio
 
 from orlop_engine.config import Config
 from orlop_engine.counters import Counters
-from orlop_engine.types.images import SearchResult
 
 from .connector import Connector
 from .download import Downloads
@@ -32,8 +31,9 @@ from .upload import Uploads
 if TYPE_CHECKING:
     from .compression import Expand, LayerCompression
     from .destinations import Refuse
-    from .inspection import DistributionInspect
+    from .inspection import Distribution
     from .platforms import Platform
+    from .search import SearchResult
 
 __all__ = ["PushRequest", "Transfers"]
 
@@ -115,7 +115,7 @@ class Transfers:
 
         return Progress(self._nursery, run)
 
-    async def inspect(self, name: str, credentials: Credentials, refuse: Refuse | None) -> DistributionInspect:
+    async def inspect(self, name: str, credentials: Credentials, refuse: Refuse | None) -> Distribution:
         """What a registry has under a name."""
         from .inspection import inspect
 

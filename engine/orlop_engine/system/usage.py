@@ -15,9 +15,9 @@ import trio
 from orlop_engine.containers.container import Container
 from orlop_engine.containers.details import Sizes
 from orlop_engine.containers.service import Containers
+from orlop_engine.images.details import ListedImage
 from orlop_engine.images.service import Images
 from orlop_engine.images.shared import SharedWork
-from orlop_engine.types.images import ImageSummary
 from orlop_engine.volumes.record import VolumeUsage
 from orlop_engine.volumes.service import Volumes
 
@@ -41,7 +41,7 @@ class Measured:
     of all images, each counted once."""
 
     layers_size: int = 0
-    images: Sequence[ImageSummary] | None = None
+    images: Sequence[ListedImage] | None = None
     containers: Sequence[ContainerUsage] | None = None
     volumes: Sequence[VolumeUsage] | None = None
 
@@ -59,7 +59,7 @@ class DiskUsageService:
         sizes = await self._containers.measure(found, at_once=_AT_ONCE)
         return [ContainerUsage(container, sizes.get(container.id)) for container in found]
 
-    async def measure(self, types: Collection[str], version: tuple[int, int]) -> Measured:
+    async def measure(self, types: Collection[str], *, blobs: bool = True) -> Measured:
         containers: list[ContainerUsage] | None = None
         volumes: Sequence[VolumeUsage] | None = None
 
@@ -76,7 +76,7 @@ class DiskUsageService:
                 nursery.start_soon(measure_containers)
             if "volume" in types:
                 nursery.start_soon(measure_volumes)
-        images, layers_size = await self._images.usage(version) if "image" in types else (None, 0)
+        images, layers_size = await self._images.usage(blobs=blobs) if "image" in types else (None, 0)
         return Measured(layers_size, images, containers, volumes)
 
 

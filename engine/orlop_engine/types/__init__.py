@@ -1,5 +1,5 @@
-"""Structs with Docker's field names: what a container, an image, a network or a volume shall be, as requests and rows
-have it, and the answers about containers and images. No logic, no trio. Other answers: `orlop_api_docker.wire`."""
+"""Structs with Docker's field names: what a container, an image, a network or a volume shall be, as requests, rows and
+image documents have it. No logic, no trio. Answers: `orlop_api_docker.wire`."""
 
 from __future__ import annotations
 

@@ -1,35 +1,29 @@
-"""Images: the configuration document (OCI image-spec config.md, Docker's additions), and the API's answers about images.
+"""The configuration document of an image (OCI image-spec config.md, and Docker's additions).
 
 Documents from registries may have unknown fields; their bytes are kept beside the parsed form, because an image's ID is
-their hash. Field order is Docker's, as clients show raw JSON.
+their hash.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from msgspec import UNSET, Raw, Struct, UnsetType, field
+from msgspec import Struct, field
 
 __all__ = [
-    "DeletedItem",
     "History",
-    "HistoryItem",
     "ImageConfig",
     "ImageDocument",
     "ImageHealthcheck",
-    "ImageInspect",
-    "ImageSummary",
-    "PruneReport",
     "RootFS",
-    "SearchResult",
 ]
 
 
-class _Wire(Struct, frozen=True, rename="pascal"):
-    """Frozen, unlike request bodies: all answers that show an image share these values."""
+class _Config(Struct, frozen=True, rename="pascal"):
+    """Frozen: everything that uses an image shares these values."""
 
 
-class ImageHealthcheck(_Wire, frozen=True, omit_defaults=True):
+class ImageHealthcheck(_Config, frozen=True, omit_defaults=True):
     """`HEALTHCHECK` of an image. Durations in ns."""
 
     test: list[str] | None = None
@@ -40,7 +34,7 @@ class ImageHealthcheck(_Wire, frozen=True, omit_defaults=True):
     retries: int = 0
 
 
-class ImageConfig(_Wire, frozen=True, omit_defaults=True):
+class ImageConfig(_Config, frozen=True, omit_defaults=True):
     """An image's defaults for containers created from it. `None` where the image sets none."""
 
     user: str = ""
@@ -89,144 +83,3 @@ class ImageDocument(Struct, frozen=True, omit_defaults=True):
     rootfs: RootFS | None = None
     variant: str = ""
     author: str = ""
-
-
-class ManifestPlatform(Struct, frozen=True):
-    """A platform in an OCI descriptor."""
-
-    architecture: str
-    os: str
-    variant: str | UnsetType = UNSET
-
-
-class ManifestDescriptor(Struct, frozen=True, omit_defaults=True, rename="camel"):
-    """An OCI descriptor of a manifest."""
-
-    media_type: str
-    digest: str
-    size: int
-    annotations: dict[str, str] | None = None
-    platform: ManifestPlatform | None = None
-
-
-class ManifestSize(_Wire, frozen=True):
-    """`content`: bytes of blobs; `total`: with unpacked files."""
-
-    content: int
-    total: int
-
-
-class UnpackedSize(_Wire, frozen=True):
-    unpacked: int
-
-
-class ImageData(_Wire, frozen=True):
-    platform: ManifestPlatform
-    containers: list[str]
-    size: UnpackedSize
-
-
-class AttestationData(_Wire, frozen=True):
-    """`for_`: the digest of the manifest that the attestation is about."""
-
-    for_: str = field(name="For")
-
-
-class ManifestSummary(_Wire, frozen=True):
-    """One of `Manifests` in list (1.47) and inspect (1.48). `kind` is image, attestation or unknown."""
-
-    id: str = field(name="ID")
-    descriptor: ManifestDescriptor
-    available: bool
-    size: ManifestSize
-    kind: str
-    image_data: ImageData | UnsetType = UNSET
-    attestation_data: AttestationData | UnsetType = UNSET
-
-
-class ImageSummary(_Wire, frozen=True):
-    """One item of `GET /images/json`. `virtual_size` is for clients before 1.44."""
-
-    containers: int
-    created: int
-    id: str
-    labels: dict[str, str] | None
-    parent_id: str
-    repo_digests: list[str]
-    repo_tags: list[str]
-    shared_size: int
-    size: int
-    virtual_size: int | UnsetType = UNSET
-    manifests: list[ManifestSummary] | UnsetType = UNSET
-
-
-class ImageMetadata(_Wire, frozen=True):
-    last_tag_time: str = "0001-01-01T00:00:00Z"
-
-
-class InspectRootFS(_Wire, frozen=True):
-    type: str
-    layers: list[str]
-
-
-class InspectGraphDriver(_Wire, frozen=True):
-    data: dict[str, str] | None
-    name: str
-
-
-class ImageInspect(_Wire, frozen=True):
-    """`GET /images/{name}/json`. `container_config` is for clients before 1.45, `virtual_size` before 1.44."""
-
-    id: str
-    repo_tags: list[str]
-    repo_digests: list[str]
-    parent: str
-    comment: str
-    created: str | UnsetType
-    container_config: Raw | UnsetType
-    docker_version: str
-    author: str
-    config: Raw
-    architecture: str
-    variant: str | UnsetType
-    os: str
-    os_version: str | UnsetType
-    size: int
-    virtual_size: int | UnsetType
-    graph_driver: InspectGraphDriver
-    root_fs: InspectRootFS = field(name="RootFS")
-    metadata: ImageMetadata = ImageMetadata()
-    manifests: list[ManifestSummary] | UnsetType = UNSET
-
-
-class HistoryItem(_Wire, frozen=True):
-    """One item of `GET /images/{name}/history`, newest first."""
-
-    comment: str
-    created: int
-    created_by: str
-    id: str
-    size: int
-    tags: list[str] | None
-
-
-class DeletedItem(_Wire, frozen=True, omit_defaults=True):
-    """One item of a removal's answer: exactly one field is set."""
-
-    untagged: str = ""
-    deleted: str = ""
-
-
-class SearchResult(Struct, frozen=True):
-    """One item of `GET /images/search`; field names are those of the index. `is_automated` is always false (deprecated)."""
-
-    star_count: int = 0
-    is_official: bool = False
-    name: str = ""
-    is_automated: bool = False
-    description: str = ""
-
-
-class PruneReport(_Wire, frozen=True):
-    images_deleted: list[DeletedItem] | None
-    space_reclaimed: int

@@ -42,13 +42,12 @@ def listed(filters: Filters) -> Callable[[VolumeRecord, bool], bool]:
     return accept
 
 
-def prunable(filters: Filters, version: tuple[int, int]) -> Callable[[VolumeRecord], bool]:
-    """A predicate for the unused volumes to remove. From API 1.42 on only anonymous ones, unless `all` is set; before,
-    all."""
+def prunable(filters: Filters, *, named: bool = False) -> Callable[[VolumeRecord], bool]:
+    """A predicate for the unused volumes to remove: anonymous ones, and with `named` or the filter `all` the others, too."""
     check(filters, _PRUNE_KEYS)
-    everything = version < (1, 42)
+    everything = named
     values = filters.get("all", ())
-    if values and not everything:
+    if values and not named:
         for value in values:
             if value not in _TRUE | _FALSE:
                 raise InvalidParameter(f"invalid filter 'all': strconv.ParseBool: parsing \"{value}\": invalid syntax")

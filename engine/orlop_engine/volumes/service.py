@@ -274,11 +274,11 @@ class Volumes:
         await self._store.commit([Delete(_TABLE, record.name)])
         self._records.pop(record.name, None)
 
-    async def prune(self, wanted: Filters, version: tuple[int, int]) -> tuple[Sequence[str], int]:
-        """Remove unused volumes. Returns their names and the reclaimed bytes."""
+    async def prune(self, wanted: Filters, *, named: bool = False) -> tuple[Sequence[str], int]:
+        """Remove unused volumes: see `filters.prunable`. Returns their names and the reclaimed bytes."""
         from . import filters
 
-        accept = filters.prunable(wanted, version)
+        accept = filters.prunable(wanted, named=named)
         if self._pruning:
             raise Conflict("a prune operation is already running")
         self._pruning = True

@@ -15,10 +15,7 @@ if TYPE_CHECKING:
     from orlop_engine.containers.listing import Filters
     from orlop_engine.containers.service import Containers
 
-__all__ = ["MODULES", "ContainerViews"]
-
-MODULES = ("orlop_api_docker.wire.containers", "orlop_api_docker.wire.container_list")
-"""What answers are made with. Not needed before the daemon serves: see `orlop_engine.preload`."""
+__all__ = ["ContainerViews"]
 
 
 def _form(version: tuple[int, int]) -> str:

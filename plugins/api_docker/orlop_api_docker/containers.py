@@ -27,6 +27,7 @@ from . import container_mac, older_versions
 from .container_views import ContainerViews
 from .responses import hijack_head, json_bytes, json_response, stream_type
 from .restricted import restrictions
+from .versions import SEVERAL_PLATFORMS
 from .wire.container_requests import CheckpointCreate, CreateResponse, UpdateResponse, WaitError, WaitResponse
 
 if TYPE_CHECKING:
@@ -66,7 +67,6 @@ class _Routes:
         return self.containers.get(call.params["id"])
 
     async def create(self, call: Call) -> Answer:
-        from orlop_engine.images.service import SEVERAL_PLATFORMS
         from orlop_engine.spec.host import facts
 
         request = await call.json(CreateRequest, required=True)

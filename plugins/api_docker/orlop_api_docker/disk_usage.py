@@ -12,6 +12,7 @@ from orlop_engine.system.usage import ContainerUsage, Measured
 from orlop_engine.volumes.record import VolumeUsage
 
 from .container_views import ContainerViews
+from .wire.images import ImageSummary, image_summary
 from .wire.system import DiskUsage, ObjectUsage
 from .wire.volumes import UsageData, Volume, volume_view
 
@@ -23,11 +24,12 @@ def disk_usage(
 ) -> DiskUsage:
     """The answer for these types of objects."""
     volumes = None if measured.volumes is None else [_volume(each) for each in measured.volumes]
+    images = None if measured.images is None else [image_summary(each, version) for each in measured.images]
     containers = None if measured.containers is None else _container_items(measured.containers, views)
     cache: list[Any] | None = [] if "build-cache" in types else None  # nothing is built here
     lists = DiskUsage(
         layers_size=measured.layers_size,
-        images=measured.images,
+        images=images,
         containers=containers,
         volumes=volumes,
         build_cache=cache,
@@ -38,7 +40,7 @@ def disk_usage(
         return lists
     return replace(
         DiskUsage() if verbose else lists,
-        image_usage=_images(measured, verbose),
+        image_usage=_images(measured, images, verbose),
         container_usage=_containers(measured.containers, containers, verbose),
         volume_usage=_volumes(measured.volumes, volumes, verbose),
         build_cache_usage=UNSET if cache is None else _usage(0, 0, 0, cache, verbose),
@@ -64,14 +66,14 @@ def _usage(active: int, reclaimable: int, total: int, items: Sequence[Any], verb
     )
 
 
-def _images(measured: Measured, verbose: bool) -> ObjectUsage | UnsetType:
+def _images(measured: Measured, shown: Sequence[ImageSummary] | None, verbose: bool) -> ObjectUsage | UnsetType:
     """As in Docker, what an image in use shares with others counts as reclaimable."""
-    if measured.images is None:
+    if measured.images is None or shown is None:
         return UNSET
-    used = [image for image in measured.images if image.containers > 0]
-    kept = sum(image.size - max(image.shared_size, 0) for image in used)
+    used = [image for image in measured.images if image.containers]
+    kept = sum(image.size - (image.shared_size or 0) for image in used)
     total = measured.layers_size
-    return _usage(len(used), max(total - kept, 0), total, measured.images, verbose)
+    return _usage(len(used), max(total - kept, 0), total, shown, verbose)
 
 
 def _containers(

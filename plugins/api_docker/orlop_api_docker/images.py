@@ -5,22 +5,28 @@ Modules of the engine that only such operations need are imported by them, as in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
+import trio
 
+from orlop_engine.images import documents
 from orlop_engine.images.references import Reference, parse, push_reference, with_tag_or_digest
+from orlop_engine.pace import Pace
 from orlop_kernel.http.messages import Answer, Response
 from orlop_kernel.routing.call import Call
 from orlop_kernel.routing.router import Route
 from orlop_sdk import InvalidParameter
 
-from .responses import json_bytes, json_response, stream_head
+from .responses import encode, json_bytes, json_response, stream_head
 from .restricted import restrictions
+from .versions import COUNTS_BLOBS, SEVERAL_PLATFORMS
 
 if TYPE_CHECKING:
     from orlop_engine.engine import Engine
+    from orlop_engine.images.details import ImageDetails, ListedImage
     from orlop_engine.images.platforms import Platform
     from orlop_engine.images.progress import Progress
     from orlop_engine.images.registry_auth import Credentials
@@ -91,6 +97,26 @@ async def _stream(progress: Progress) -> Answer:
     return stream_head(progress)
 
 
+async def encoded_list(found: Sequence[ListedImage], version: tuple[int, int]) -> bytes:
+    """`GET /images/json`."""
+    from .wire.images import image_summary
+
+    pace, pieces = Pace(), []
+    for item in found:
+        pieces.append(encode(image_summary(item, version)))
+        await pace()
+    return b"[" + b",".join(pieces) + b"]"
+
+
+async def encoded_view(found: ImageDetails, version: tuple[int, int]) -> bytes:
+    """`GET /images/{name}/json`. A large document is parsed on a thread."""
+    from .wire.images import image_view
+
+    if len(found.image.raw) > documents.LARGE:
+        return await trio.to_thread.run_sync(lambda: encode(image_view(found, version)))
+    return encode(image_view(found, version))
+
+
 class _Routes:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -155,21 +181,30 @@ class _Routes:
             filters["reference"] = [*filters.get("reference", []), call.arg("filter")]
         shared = call.flag("shared-size") and call.version >= (1, 42)
         manifests = call.flag("manifests") and call.version >= (1, 47)
-        return json_bytes(
-            await self.images.listed(
-                filters, everything=call.flag("all"), shared_size=shared, manifests=manifests, version=call.version
-            )
+        found = await self.images.listed(
+            filters,
+            everything=call.flag("all"),
+            newest=call.version < SEVERAL_PLATFORMS,
+            users=call.version >= (1, 51),
+            shared_size=shared,
+            manifests=manifests,
         )
+        return json_bytes(await encoded_list(found, call.version))
 
     async def inspect(self, call: Call) -> Answer:
         platform, manifests = _platform(call, (1, 49)), call.flag("manifests") and call.version >= (1, 48)
         if platform and manifests:
             raise InvalidParameter("conflicting options: manifests and platform options cannot both be set")
-        found = await self.images.inspect(call.params["name"], call.version, platform, manifests=manifests)
-        return json_response(found)
+        newest = call.version < SEVERAL_PLATFORMS
+        found = await self.images.inspect(call.params["name"], platform, newest=newest, manifests=manifests)
+        return json_bytes(await encoded_view(found, call.version))
 
     async def history(self, call: Call) -> Answer:
-        return json_response(self.images.history(call.params["name"], _platform(call, (1, 48)), version=call.version))
+        from .wire.images import history_items
+
+        newest = call.version < SEVERAL_PLATFORMS
+        steps = self.images.history(call.params["name"], _platform(call, (1, 48)), newest=newest)
+        return json_response(history_items(steps))
 
     async def attestations(self, call: Call) -> Answer:
         from .wire.images import attestation_view
@@ -189,15 +224,21 @@ class _Routes:
         return Response(201)
 
     async def remove(self, call: Call) -> Answer:
+        from .wire.images import deleted_items
+
         name, force = call.params["name"], call.flag("force")
         wanted = [_platform_json(text) for text in call.args("platforms")] if call.version >= (1, 50) else []
         prune, policy = not call.flag("noprune"), restrictions(call).images
         remove = partial(self.images.remove, name, force=force, prune=prune, platforms=wanted, policy=policy)
-        return json_response(await self.engine.run(remove))
+        return json_response(deleted_items(await self.engine.run(remove)))
 
     async def prune(self, call: Call) -> Answer:
-        prune = partial(self.images.prune, call.filters(), restrictions(call).images, version=call.version)
-        return json_response(await self.engine.run(prune))
+        from .wire.images import PruneReport, deleted_items
+
+        blobs = call.version >= COUNTS_BLOBS
+        prune = partial(self.images.prune, call.filters(), restrictions(call).images, blobs=blobs)
+        items, space = await self.engine.run(prune)
+        return json_response(PruneReport(deleted_items(items) or None, space))
 
     async def push(self, call: Call) -> Answer:
         """Without `tag`, and without one in the name, all tags of the repository."""
@@ -213,7 +254,10 @@ class _Routes:
         from orlop_engine.images.registry_auth import credentials
 
         auth = credentials(call.request.headers.get("x-registry-auth", ""))
-        return json_response(await self.images.inspect_distribution(call.params["name"], auth, restrictions(call).refuse))
+        from .wire.images import distribution_view
+
+        found = await self.images.inspect_distribution(call.params["name"], auth, restrictions(call).refuse)
+        return json_response(distribution_view(found))
 
     async def search(self, call: Call) -> Answer:
         found = await self.images.search(

@@ -1,7 +1,7 @@
 """Applies the rules of older API versions to requests: removes fields that a version did not have, fills in its defaults,
 and refuses what needs a newer version. Pure; rules and messages are Docker's (moby
 daemon/server/router/container/container_routes.go). Answers of older versions: `container_views` and
-`orlop_engine.images.views`.
+`wire.images`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from orlop_sdk import Register, hookimpl
 
 from . import config as config_routes
 from . import containers, debug, exec, files, images, networks, plugins, swarm, system, volumes
-from .container_views import MODULES, ContainerViews
+from .container_views import ContainerViews
 from .dialect import docker_dialect
 from .keys import ApiKeys
 
@@ -30,6 +30,10 @@ _RESOURCES = (
 )
 
 
+_LATER = ("wire.containers", "wire.container_list", "wire.images")
+"""Modules that many requests need and the start does not: see `orlop_engine.preload`."""
+
+
 @hookimpl
 def orlop_frontend(register: Register) -> None:
     register("docker", DockerApi)
@@ -41,7 +45,7 @@ class DockerApi:
     def __init__(self, context: Context) -> None:
         service: EngineService = context.services["engine"]
         self._engine = service.engine
-        service.preload += MODULES
+        service.preload += [f"{__package__}.{name}" for name in _LATER]
         self.dialect = docker_dialect(context.config.part(ApiKeys).min_api_version)
 
     def routes(self) -> Iterator[Route]:

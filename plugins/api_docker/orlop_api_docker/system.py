@@ -23,6 +23,7 @@ from .container_views import ContainerViews
 from .keys import ApiKeys
 from .responses import COMMON, json_response, stream_head
 from .restricted import restrictions
+from .versions import COUNTS_BLOBS
 
 if TYPE_CHECKING:
     from orlop_engine.engine import Engine
@@ -160,7 +161,7 @@ class _Routes:
         for name in types - OBJECT_TYPES:
             raise InvalidParameter(f"unknown object type: {name}")
         wanted = types or OBJECT_TYPES
-        measured = await self.measuring.measure(wanted, call.version)
+        measured = await self.measuring.measure(wanted, blobs=call.version >= COUNTS_BLOBS)
         verbose = call.version >= (1, 52) and call.flag("verbose")
         return json_response(disk_usage(measured, self.views, wanted, call.version, verbose=verbose))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from orlop_engine.types.volumes import VolumeCreateRequest
@@ -50,7 +51,8 @@ class _Routes:
         return empty(204)
 
     async def prune(self, call: Call) -> Answer:
-        deleted, reclaimed = await self.engine.run(self.volumes.prune, call.filters(), call.version)
+        prune = partial(self.volumes.prune, call.filters(), named=call.version < (1, 42))
+        deleted, reclaimed = await self.engine.run(prune)
         return json_response(VolumePruneResponse(volumes_deleted=[*deleted], space_reclaimed=reclaimed))
 
     async def update(self, call: Call) -> Answer:

@@ -22,10 +22,14 @@ from orlop_engine.config import AddressPool, Config, RuntimeEntry
 from orlop_engine.containers.details import Sizes
 from orlop_engine.containers.listing import prunable
 from orlop_engine.containers.state import Phase
+from orlop_engine.images.details import ListedImage
+from orlop_engine.images.names import Names
+from orlop_engine.images.records import Image, ImageRecord
 from orlop_engine.system import host
 from orlop_engine.system.login import registry_host
 from orlop_engine.system.programs import Programs, parse_init_version
 from orlop_engine.system.usage import ContainerUsage, DiskUsageService, Measured
+from orlop_engine.types.images import ImageDocument
 from orlop_engine.volumes.record import VolumeRecord, VolumeUsage
 from orlop_kernel.events import EventBus
 from orlop_kernel.identity import daemon_id
@@ -195,7 +199,7 @@ def test_clients_that_measure_at_the_same_time_share_one_walk() -> None:
 
             async def ask(seconds: float) -> None:
                 with trio.move_on_after(seconds):
-                    assert (await measuring.measure({"volume"}, (1, 51))).volumes == []
+                    assert (await measuring.measure({"volume"})).volumes == []
 
             async with trio.open_nursery() as clients:
                 clients.start_soon(ask, 0.5)  # one disconnects: the other still gets its answer
@@ -315,7 +319,8 @@ VIEWS = cast(Any, SimpleNamespace(items=lambda containers, sizes: [b"{}" for _ i
 
 
 def _measured() -> Measured:
-    images = [SimpleNamespace(size=70, shared_size=50, containers=1), SimpleNamespace(size=60, shared_size=50, containers=0)]
+    image = Image(ImageRecord("sha256:1", ()), ImageDocument(), b"", Names())
+    images = [ListedImage(image, [], [], 70, 50, 1), ListedImage(image, [], [], 60, 50, 0)]
     phases = (Phase.RUNNING, Phase.EXITED, Phase.CREATED)
     found = [
         SimpleNamespace(id=phase, record=SimpleNamespace(state=SimpleNamespace(running=phase is Phase.RUNNING)))
@@ -324,7 +329,7 @@ def _measured() -> Measured:
     sizes = (Sizes(3, 3), Sizes(4, 5), None)
     containers = [ContainerUsage(cast(Any, each), size) for each, size in zip(found, sizes, strict=True)]
     volumes = [VolumeUsage(VolumeRecord("a", "local", 0), 2, 5), VolumeUsage(VolumeRecord("b", "local", 0), 0, 6)]
-    return Measured(80, cast(Any, images), containers, [*volumes, VolumeUsage(VolumeRecord("c", "x", 0), 0, -1)])
+    return Measured(80, images, containers, [*volumes, VolumeUsage(VolumeRecord("c", "x", 0), 0, -1)])
 
 
 def test_disk_usage_of_older_versions_is_lists() -> None:

@@ -41,7 +41,7 @@ async def shown(images: ImagesFixture, name: str) -> list[tuple[str, bool, int]]
     """Kind, availability and bytes of each manifest of a name."""
     found = await images.images.inspect(name, manifests=True)
     assert found.manifests
-    return [(one.kind, one.available, one.size.content) for one in found.manifests]
+    return [(one.kind, one.available, one.stored) for one in found.manifests]
 
 
 def test_the_attestations_about_the_pulled_image_are_kept(tmp_path: Path) -> None:

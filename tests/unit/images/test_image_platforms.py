@@ -14,6 +14,8 @@ from tests.registry.build import OCI_INDEX, OCI_MANIFEST, Content, encode, tar
 from tests.registry.fakes import DirectoryStorage, ImagesFixture, drain, open_images
 from tests.registry.hostile import Hostile, serving
 
+from orlop_api_docker.images import encoded_list
+from orlop_api_docker.versions import SEVERAL_PLATFORMS
 from orlop_engine.images import platforms
 from orlop_engine.images.platforms import Platform
 from orlop_engine.images.pull import PullRequest
@@ -67,8 +69,8 @@ async def pull(images: ImagesFixture, name: str, platform: Platform | None = Non
 
 
 async def listed(images: ImagesFixture, version: tuple[int, int] = NEW, **options: Any) -> list[dict[str, Any]]:
-    found = await images.images.listed({}, everything=False, version=version, **options)
-    return sorted(json.loads(found), key=lambda item: (not item["RepoTags"], item["Id"]))
+    found = await images.images.listed({}, everything=False, newest=version < SEVERAL_PLATFORMS, **options)
+    return sorted(json.loads(await encoded_list(found, version)), key=lambda item: (not item["RepoTags"], item["Id"]))
 
 
 async def several(images: ImagesFixture, registry: Hostile) -> str:
@@ -119,7 +121,7 @@ def test_a_list_has_one_entry_for_a_name(tmp_path: Path) -> None:
         assert big["Descriptor"]["mediaType"] == BIG.manifest.media_type
         (item,) = await listed(images)
         assert "Manifests" not in item
-        found = await images.images.inspect(name, NEW, manifests=True)
+        found = await images.images.inspect(name, manifests=True)
         assert found.manifests and len(found.manifests) == 4
 
     run(tmp_path, test)
@@ -133,12 +135,12 @@ def test_older_clients_see_one_platform_of_a_name(tmp_path: Path) -> None:
         first, second = await listed(images, OLD)
         assert (first["Id"], first["RepoTags"], first["RepoDigests"]) == (BIG.id, [name], [])
         assert (second["Id"], second["RepoTags"], len(second["RepoDigests"])) == (MINE.id, [], 1)
-        assert (await images.images.inspect(name, OLD)).id == BIG.id
-        assert (await images.images.inspect(MINE.id, OLD)).repo_tags == []
-        assert (await images.images.inspect(MINE.id, NEW)).repo_tags == [name]
-        assert (await images.images.inspect(name, NEW)).id == MINE.id
-        assert (await images.images.inspect(name, NEW, S390X)).id == BIG.id
-        assert images.images.history(name, version=OLD) == images.images.history(name, S390X)
+        assert (await images.images.inspect(name, newest=True)).image.id == BIG.id
+        assert (await images.images.inspect(MINE.id, newest=True)).tags == []
+        assert (await images.images.inspect(MINE.id)).tags == [name]
+        assert (await images.images.inspect(name)).image.id == MINE.id
+        assert (await images.images.inspect(name, S390X)).image.id == BIG.id
+        assert images.images.history(name, newest=True) == images.images.history(name, S390X)
 
     run(tmp_path, test)
 

@@ -256,7 +256,7 @@ def test_tags_move_and_are_remembered(tmp_path: Path) -> None:
             assert images.images.names(OTHER.id) == ["a:x", "b:x"]
             assert images.images.names(APP.id) == ["reg.io/c:latest"]
             shown = await images.images.inspect("reg.io/c")
-            assert shown.metadata.last_tag_time > "2020"
+            assert shown.image.record.tagged > "2020"
 
     trio.run(main)
 

@@ -1,1 +1,1 @@
-"""The JSON of the Engine API that the engine does not know: answers, and bodies that only routes read."""
+"""The JSON of the Engine API that the engine does not know: answers made of its values, and bodies that only routes read."""

@@ -1,24 +1,333 @@
-"""Images in answers of the API."""
+"""Images in answers of the API. Field order is Docker's, as clients show raw JSON."""
 
 from __future__ import annotations
 
-from msgspec import UNSET, Raw, Struct, UnsetType
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
-from orlop_engine.images.attestations import Attestation
-from orlop_engine.types.images import ManifestDescriptor
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType, field
 
-__all__ = ["AttestationView", "attestation_view"]
+from orlop_api_docker.responses import encode
+from orlop_engine.images.documents import go_compat
+from orlop_engine.images.records import unix_time
+from orlop_engine.types.containers import ContainerConfig
+from orlop_sdk.base import ZERO_TIME
+
+if TYPE_CHECKING:
+    from orlop_engine.images.attestations import Attestation
+    from orlop_engine.images.details import HistoryStep, ImageDetails, ListedImage, ManifestDetails, RemovedItem
+    from orlop_engine.images.inspection import Distribution, DistributionPlatform
+    from orlop_engine.images.manifests import Descriptor
+    from orlop_engine.images.records import Image
+
+__all__ = [
+    "AttestationView",
+    "DeletedItem",
+    "DistributionView",
+    "HistoryItem",
+    "ImageSummary",
+    "ImageView",
+    "PruneReport",
+    "attestation_view",
+    "deleted_items",
+    "distribution_view",
+    "history_items",
+    "image_summary",
+    "image_view",
+]
+
+Version = tuple[int, int]
+
+# Fields that 1.50 and 1.51 show even if empty (api/types/image, legacy fields)
+_ALWAYS: dict[str, Any] = {
+    "Cmd": None,
+    "Entrypoint": None,
+    "Env": None,
+    "Labels": None,
+    "OnBuild": None,
+    "User": "",
+    "Volumes": None,
+    "WorkingDir": "",
+}
 
 
-class AttestationView(Struct, frozen=True, rename="pascal"):
+class _Wire(Struct, frozen=True, rename="pascal"):
+    """Frozen: answers are built once and only encoded."""
+
+
+class PlatformView(Struct, frozen=True):
+    """A platform in an OCI descriptor."""
+
+    architecture: str
+    os: str
+    variant: str | UnsetType = UNSET
+
+
+class DescriptorView(Struct, frozen=True, omit_defaults=True, rename="camel"):
+    """An OCI descriptor of a manifest."""
+
+    media_type: str
+    digest: str
+    size: int
+    annotations: dict[str, str] | None = None
+    platform: PlatformView | None = None
+
+
+class ManifestSize(_Wire, frozen=True):
+    """`content`: bytes of blobs; `total`: with unpacked files."""
+
+    content: int
+    total: int
+
+
+class UnpackedSize(_Wire, frozen=True):
+    unpacked: int
+
+
+class ImageData(_Wire, frozen=True):
+    platform: PlatformView
+    containers: list[str]
+    size: UnpackedSize
+
+
+class AttestationData(_Wire, frozen=True):
+    """`for_`: the digest of the manifest that the attestation is about."""
+
+    for_: str = field(name="For")
+
+
+class ManifestView(_Wire, frozen=True):
+    """One of `Manifests` in list (1.47) and inspect (1.48)."""
+
+    id: str = field(name="ID")
+    descriptor: DescriptorView
+    available: bool
+    size: ManifestSize
+    kind: str
+    image_data: ImageData | UnsetType = UNSET
+    attestation_data: AttestationData | UnsetType = UNSET
+
+
+class ImageSummary(_Wire, frozen=True):
+    """One item of `GET /images/json`. `virtual_size` is for clients before 1.44. -1: unknown."""
+
+    containers: int
+    created: int
+    id: str
+    labels: dict[str, str] | None
+    parent_id: str
+    repo_digests: list[str]
+    repo_tags: list[str]
+    shared_size: int
+    size: int
+    virtual_size: int | UnsetType = UNSET
+    manifests: list[ManifestView] | UnsetType = UNSET
+
+
+class ImageMetadata(_Wire, frozen=True):
+    last_tag_time: str = ZERO_TIME
+
+
+class InspectRootFS(_Wire, frozen=True):
+    type: str
+    layers: list[str]
+
+
+class InspectGraphDriver(_Wire, frozen=True):
+    data: dict[str, str] | None
+    name: str
+
+
+class ImageView(_Wire, frozen=True):
+    """`GET /images/{name}/json`. `container_config` is for clients before 1.45, `virtual_size` before 1.44."""
+
+    id: str
+    repo_tags: list[str]
+    repo_digests: list[str]
+    parent: str
+    comment: str
+    created: str | UnsetType
+    container_config: Raw | UnsetType
+    docker_version: str
+    author: str
+    config: Raw
+    architecture: str
+    variant: str | UnsetType
+    os: str
+    os_version: str | UnsetType
+    size: int
+    virtual_size: int | UnsetType
+    graph_driver: InspectGraphDriver
+    root_fs: InspectRootFS = field(name="RootFS")
+    metadata: ImageMetadata = ImageMetadata()
+    manifests: list[ManifestView] | UnsetType = UNSET
+
+
+class HistoryItem(_Wire, frozen=True):
+    """One item of `GET /images/{name}/history`, newest first."""
+
+    comment: str
+    created: int
+    created_by: str
+    id: str
+    size: int
+    tags: list[str] | None
+
+
+class DeletedItem(_Wire, frozen=True, omit_defaults=True):
+    """One item of a removal's answer: exactly one field is set."""
+
+    untagged: str = ""
+    deleted: str = ""
+
+
+class PruneReport(_Wire, frozen=True):
+    images_deleted: list[DeletedItem] | None
+    space_reclaimed: int
+
+
+class AttestationView(_Wire, frozen=True):
     """An item of `GET /images/{name}/attestations`."""
 
-    descriptor: ManifestDescriptor
+    descriptor: DescriptorView
     predicate_type: str
     statement: Raw | UnsetType = UNSET
 
 
+class DistributionPlatformView(
+    Struct, frozen=True, omit_defaults=True, rename={"os_version": "os.version", "os_features": "os.features"}
+):
+    """In the OCI specification's order; the first two are always there."""
+
+    architecture: str
+    os: str
+    os_version: str = ""
+    os_features: list[str] = []
+    variant: str = ""
+
+
+class DistributionView(_Wire, frozen=True):
+    """`GET /distribution/{name}/json`."""
+
+    descriptor: DescriptorView
+    platforms: list[DistributionPlatformView] | None
+
+
+def _descriptor(blob: Descriptor) -> DescriptorView:
+    given = blob.platform
+    platform = PlatformView(given.architecture, given.os, given.variant or UNSET) if given else None
+    return DescriptorView(blob.media_type, blob.digest, blob.size, blob.annotations, platform)
+
+
+def _manifest(found: ManifestDetails) -> ManifestView:
+    image: ImageData | UnsetType = UNSET
+    if found.platform is not None:
+        platform = PlatformView(found.platform.architecture, found.platform.os, found.platform.variant or UNSET)
+        image = ImageData(platform, list(found.containers), UnpackedSize(found.unpacked))
+    attestation = AttestationData(found.about) if found.kind == "attestation" else UNSET
+    size = ManifestSize(found.stored, found.stored + found.unpacked)
+    blob = found.descriptor
+    return ManifestView(blob.digest, _descriptor(blob), found.available, size, found.kind, image, attestation)
+
+
+def _manifests(found: Iterable[ManifestDetails] | None) -> list[ManifestView] | UnsetType:
+    return UNSET if found is None else [_manifest(each) for each in found]
+
+
+def image_summary(item: ListedImage, version: Version) -> ImageSummary:
+    """One item of a list. Before 1.43 an image without names is called `<none>:<none>`."""
+    image, tags, digests = item.image, item.tags, item.digests
+    if version < (1, 43) and not tags and not digests:
+        tags, digests = ["<none>:<none>"], ["<none>@<none>"]
+    return ImageSummary(
+        containers=-1 if item.containers is None else item.containers,
+        created=image.created_unix,
+        id=image.id,
+        labels=image.config.labels,
+        parent_id=image.parent,
+        repo_digests=digests,
+        repo_tags=tags,
+        shared_size=-1 if item.shared_size is None else item.shared_size,
+        size=item.size,
+        virtual_size=image.size if version < (1, 44) else UNSET,
+        manifests=_manifests(item.manifests),
+    )
+
+
+def _config(image: Image, version: Version) -> Raw:
+    if version >= (1, 50):
+        shown = msgspec.to_builtins(image.config)
+        return Raw(encode(shown if version >= (1, 52) else {**_ALWAYS, **shown}))
+    raw = go_compat(msgspec.json.decode(image.raw))
+    try:
+        old = msgspec.convert(raw.get("config", {}), ContainerConfig)
+    except msgspec.ValidationError:
+        # Fields that only old builders wrote may have any content; those that matter were checked when the image was added
+        old = msgspec.convert(msgspec.to_builtins(image.config), ContainerConfig)
+    return Raw(encode(old))
+
+
+def _last_comment(image: Image) -> str:
+    steps = image.document.history
+    return steps[-1].comment if steps else ""
+
+
+def image_view(found: ImageDetails, version: Version) -> ImageView:
+    """Before 1.50 it parses the image's document, which may be large."""
+    image, document = found.image, found.image.document
+    return ImageView(
+        id=image.id,
+        repo_tags=found.tags,
+        repo_digests=found.digests,
+        parent=image.parent,
+        comment=document.comment or _last_comment(image),
+        created=document.created or (ZERO_TIME if version < (1, 44) else UNSET),
+        container_config=Raw(encode(ContainerConfig())) if version < (1, 45) else UNSET,
+        docker_version=document.docker_version,
+        author=document.author,
+        config=_config(image, version),
+        architecture=image.architecture,
+        variant=image.variant or UNSET,
+        os=image.os,
+        os_version=document.os_version or UNSET,
+        size=image.size,
+        virtual_size=image.size if version < (1, 44) else UNSET,
+        graph_driver=InspectGraphDriver(dict(found.storage) or None, found.storage_driver),
+        root_fs=InspectRootFS("layers", [layer.diff_id for layer in image.layers]),
+        metadata=ImageMetadata(image.record.tagged or ZERO_TIME),
+        manifests=_manifests(found.manifests),
+    )
+
+
+def history_items(steps: Iterable[HistoryStep]) -> list[HistoryItem]:
+    return [
+        HistoryItem(
+            comment=step.comment,
+            created=unix_time(step.created),
+            created_by=step.created_by,
+            id=image.id if image else "<missing>",
+            size=size,
+            tags=image.repo_tags or None if image else None,
+        )
+        for step, size, image in steps
+    ]
+
+
+def deleted_items(items: Iterable[RemovedItem]) -> list[DeletedItem]:
+    return [DeletedItem(*item) for item in items]
+
+
 def attestation_view(found: Attestation) -> AttestationView:
     blob = found.descriptor
-    descriptor = ManifestDescriptor(blob.media_type, blob.digest, blob.size, blob.annotations)
+    descriptor = DescriptorView(blob.media_type, blob.digest, blob.size, blob.annotations)
     return AttestationView(descriptor, found.predicate_type, UNSET if found.statement is None else found.statement)
+
+
+def _distribution_platform(found: DistributionPlatform) -> DistributionPlatformView:
+    return DistributionPlatformView(found.architecture, found.os, found.os_version, list(found.os_features), found.variant)
+
+
+def distribution_view(found: Distribution) -> DistributionView:
+    platforms = None if found.platforms is None else [_distribution_platform(each) for each in found.platforms]
+    return DistributionView(_descriptor(found.descriptor), platforms)

@@ -1,0 +1,116 @@
+"""JSON of images in lists, inspect, history and removals."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from orlop_api_docker.responses import encode
+from orlop_api_docker.wire import images as wire
+from orlop_engine.images.catalog import Catalog
+from orlop_engine.images.details import HistoryStep, ImageDetails, ListedImage, ManifestDetails, RemovedItem, history
+from orlop_engine.images.inspection import Distribution, DistributionPlatform
+from orlop_engine.images.manifests import Descriptor
+from orlop_engine.images.names import Names
+from orlop_engine.images.platforms import Platform
+from orlop_engine.images.records import Image, ImageRecord, Layer
+from orlop_engine.types.images import History, ImageConfig, ImageDocument
+
+LAYER = Layer("sha256:b", "application/x-tar", 10, "sha256:d", "sha256:c", 7)
+DOCUMENT = ImageDocument(
+    architecture="arm",
+    os="linux",
+    variant="v7",
+    created="2024-01-02T03:04:05Z",
+    config=ImageConfig(cmd=["sh"], labels={"a": "b"}),
+    history=[History("2024-01-01T00:00:00Z", "ADD"), History("2024-01-02T03:04:05Z", "CMD", comment="c", empty_layer=True)],
+)
+
+
+def image(ident: str = "sha256:1", parent: str = "", document: ImageDocument = DOCUMENT) -> Image:
+    return Image(ImageRecord(ident, (LAYER,), parent=parent), document, msgspec.json.encode(document), Names())
+
+
+def view(version: tuple[int, int], **fields: Any) -> Any:
+    found = ImageDetails(image(), ["x:1"], [], "overlay2", {}, **fields)
+    return json.loads(encode(wire.image_view(found, version)))
+
+
+def summary(version: tuple[int, int], *, tags: tuple[str, ...] = (), **fields: Any) -> Any:
+    return json.loads(encode(wire.image_summary(ListedImage(image(), list(tags), [], 7, **fields), version)))
+
+
+def test_list_item() -> None:
+    item = summary((1, 52), tags=("x:1",))
+    assert (item["Id"], item["RepoTags"], item["Labels"], item["Size"]) == ("sha256:1", ["x:1"], {"a": "b"}, 7)
+    assert (item["SharedSize"], item["Containers"]) == (-1, -1)
+    assert "VirtualSize" not in item and "Manifests" not in item
+    item = summary((1, 43), shared_size=3, containers=0, manifests=[])
+    assert (item["SharedSize"], item["Containers"], item["VirtualSize"], item["Manifests"]) == (3, 0, 7, [])
+
+
+@pytest.mark.parametrize(
+    ("version", "tags", "shown"),
+    [((1, 42), (), ["<none>:<none>"]), ((1, 43), (), []), ((1, 42), ("x:1",), ["x:1"])],
+)
+def test_image_without_names_before_api_1_43(version: tuple[int, int], tags: tuple[str, ...], shown: list[str]) -> None:
+    assert summary(version, tags=tags)["RepoTags"] == shown
+
+
+def test_manifests() -> None:
+    descriptor = Descriptor("sha256:m", 5, "application/json")
+    manifests = [
+        ManifestDetails(descriptor=descriptor, kind="image", stored=4, unpacked=3, platform=Platform("linux", "arm", "v7")),
+        ManifestDetails(descriptor=descriptor, kind="attestation", available=True, stored=2, about="sha256:a"),
+        ManifestDetails(descriptor=descriptor, kind="unknown"),
+    ]
+    mine, attestation, unknown = view((1, 52), manifests=manifests)["Manifests"]
+    assert mine["Size"] == {"Content": 4, "Total": 7} and mine["ImageData"]["Size"] == {"Unpacked": 3}
+    assert mine["ImageData"]["Platform"] == {"architecture": "arm", "os": "linux", "variant": "v7"}
+    assert mine["Descriptor"] == {"mediaType": "application/json", "digest": "sha256:m", "size": 5}
+    assert attestation["AttestationData"] == {"For": "sha256:a"} and "ImageData" not in attestation
+    assert unknown["Kind"] == "unknown" and not unknown["Available"] and "ImageData" not in unknown
+
+
+def test_inspect_by_version() -> None:
+    newest, middle, old = view((1, 52)), view((1, 50)), view((1, 43))
+    assert newest["Config"] == {"Cmd": ["sh"], "Labels": {"a": "b"}}
+    assert middle["Config"]["User"] == "" and middle["Config"]["Volumes"] is None
+    assert "AttachStdin" in old["Config"] and "ContainerConfig" in old and old["VirtualSize"] == 7
+    assert "ContainerConfig" not in newest and "VirtualSize" not in newest
+    assert (newest["Comment"], newest["Variant"]) == ("c", "v7")
+    assert newest["RootFS"] == {"Type": "layers", "Layers": ["sha256:d"]}
+    assert newest["GraphDriver"] == {"Data": None, "Name": "overlay2"}
+    assert newest["Metadata"] == {"LastTagTime": "0001-01-01T00:00:00Z"}
+
+
+def test_history() -> None:
+    catalog = Catalog()
+    parent, child = image("sha256:1"), image("sha256:2", parent="sha256:1")
+    for each in (parent, child):
+        catalog.put(each.record, each.document, each.raw)
+    steps = history(child, catalog)
+    assert [(step.step.created_by, step.size) for step in steps] == [("CMD", 0), ("ADD", 7)]
+    assert [item.id for item in wire.history_items(steps)] == ["sha256:2", "sha256:1"]
+    (item,) = wire.history_items([HistoryStep(History(), 0, None)])
+    assert (item.id, item.tags, item.created) == ("<missing>", None, -62135596800)
+
+
+def test_removed_items() -> None:
+    shown = encode(wire.deleted_items([RemovedItem(untagged="x:1"), RemovedItem(deleted="sha256:1")]))
+    assert json.loads(shown) == [{"Untagged": "x:1"}, {"Deleted": "sha256:1"}]
+
+
+def test_platforms_of_a_registry() -> None:
+    descriptor = Descriptor("sha256:m", 5, "application/json")
+    platforms = [DistributionPlatform("arm", "linux", "", (), ""), DistributionPlatform("", "", "10", ("x",), "v8")]
+    shown = json.loads(encode(wire.distribution_view(Distribution(descriptor, platforms))))
+    assert shown["Descriptor"] == {"mediaType": "application/json", "digest": "sha256:m", "size": 5}
+    assert shown["Platforms"] == [
+        {"architecture": "arm", "os": "linux"},
+        {"architecture": "", "os": "", "os.version": "10", "os.features": ["x"], "variant": "v8"},
+    ]
+    assert json.loads(encode(wire.distribution_view(Distribution(descriptor, None))))["Platforms"] is None
