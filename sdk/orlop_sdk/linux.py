@@ -91,7 +91,7 @@ _FSOPEN_CLOEXEC = _FSMOUNT_CLOEXEC = 1
 _FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
 _OPEN_TREE_CLONE, _AT_RECURSIVE, _AT_FDCWD = 1, 0x8000, -100
 _MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_SYMLINKS = 0x04, 0x10
-_RESOLVE_NO_MAGICLINKS, _RESOLVE_BENEATH, _RESOLVE_IN_ROOT = 0x02, 0x08, 0x10
+_RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH, _RESOLVE_IN_ROOT = 0x02, 0x04, 0x08, 0x10
 _OPENAT2_TRIES = 64  # a rename anywhere on the machine makes a path with ".." fail with EAGAIN
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
@@ -295,9 +295,11 @@ def open_in_root(root: int, path: str | bytes, flags: int, mode: int = 0) -> int
     return _openat2(root, path, _OpenHow(flags | os.O_CLOEXEC, mode, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS))
 
 
-def open_beneath(root: int, path: str | bytes, flags: int) -> int:
-    """openat2(RESOLVE_BENEATH): raises EXDEV when a symlink or ".." would lead out of the directory descriptor `root`."""
-    return _openat2(root, path, _OpenHow(flags | os.O_CLOEXEC, 0, _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS))
+def open_beneath(root: int, path: str | bytes, flags: int, *, symlinks: bool = True) -> int:
+    """openat2(RESOLVE_BENEATH): raises EXDEV when a symlink or ".." would lead out of the directory descriptor `root`, and
+    without `symlinks` ELOOP for any symlink on the way."""
+    resolve = _RESOLVE_BENEATH | (_RESOLVE_NO_MAGICLINKS if symlinks else _RESOLVE_NO_SYMLINKS)
+    return _openat2(root, path, _OpenHow(flags | os.O_CLOEXEC, 0, resolve))
 
 
 def _openat2(root: int, path: str | bytes, how: _OpenHow) -> int:

@@ -203,8 +203,8 @@ class Call:
         self.mid_message = False
 
     def finish_sending(self) -> None:
-        """The client has sent all messages."""
-        if not self.sent_all:
+        """All messages of the client are sent. Nothing for a server, whose call ends with its handler."""
+        if self._owner.client and not self.sent_all:
             self.sent_all = True
             try:
                 self._owner.http2.send_data(self.stream, b"", end=True)

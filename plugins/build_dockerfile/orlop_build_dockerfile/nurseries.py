@@ -1,0 +1,37 @@
+"""Nurseries whose caller is interested in one error."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from orlop_build_dockerfile.contracts import BuildFailed
+
+__all__ = ["leading_error", "nursery"]
+
+
+def leading_error(error: BaseException) -> BaseException:
+    """The error of a group that says why: the first BuildFailed in it, else its first exception."""
+    found: list[BaseException] = []
+
+    def collect(each: BaseException) -> None:
+        if isinstance(each, BaseExceptionGroup):
+            for inner in each.exceptions:
+                collect(inner)
+        else:
+            found.append(each)
+
+    collect(error)
+    return next((each for each in found if isinstance(each, BuildFailed)), found[0])
+
+
+@asynccontextmanager
+async def nursery() -> AsyncIterator[trio.Nursery]:
+    """A nursery that raises one error of its tasks instead of a group of them."""
+    try:
+        async with trio.open_nursery() as opened:
+            yield opened
+    except ExceptionGroup as group:
+        raise leading_error(group) from None

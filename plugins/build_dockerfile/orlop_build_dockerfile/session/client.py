@@ -1,0 +1,212 @@
+"""`contracts.Session`: what the builder asks of a client, over the connection that the client has opened for it."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
+
+import trio
+
+from orlop_build_dockerfile.contracts import BuildFailed, Credentials, LocalDirectory, Transferred, Vertex
+from orlop_build_dockerfile.grpc import Call, Code, Connection, Headers, RpcError
+from orlop_build_dockerfile.nurseries import nursery
+from orlop_build_dockerfile.pb import session_pb2 as pb
+from orlop_build_dockerfile.session.packets import encode_metadata
+from orlop_build_dockerfile.session.transfer import options, receive_directory, send_directory
+
+__all__ = ["ClientSession"]
+
+DIFF_COPY = "/moby.filesync.v1.FileSync/DiffCopy"
+FILE_SEND = "/moby.filesync.v1.FileSend/DiffCopy"
+CREDENTIALS = "/moby.filesync.v1.Auth/Credentials"
+SECRET = "/moby.buildkit.secrets.v1.Secrets/GetSecret"  # noqa: S105 - a method's name
+CHECK_AGENT, FORWARD_AGENT = "/moby.sshforward.v1.SSH/CheckAgent", "/moby.sshforward.v1.SSH/ForwardAgent"
+PULL = "/moby.upload.v1.Upload/Pull"
+HEALTH = "/grpc.health.v1.Health/Check"
+
+_ANSWER = 60.0  # seconds; a client may ask its user for a passphrase or run a program for credentials
+_CHECK_EVERY, _CHECK_TIMEOUT = 10.0, 30.0
+_PROGRESS_EVERY = 0.15  # seconds, BuildKit's interval
+_CHUNK = 1 << 20
+_SECRET_LIMIT = 500 << 10  # BuildKit's limit of a secret's size
+
+
+class ClientSession:
+    """One client. `run` must run meanwhile; afterwards `ended` is set and all calls fail. `methods` are the paths that the
+    client serves, empty if it did not say."""
+
+    def __init__(self, id: str, shared_key: str, methods: Collection[str], connection: Connection) -> None:
+        self.id, self.shared_key = id, shared_key
+        self.ended = trio.Event()
+        self._methods, self._connection = frozenset(methods), connection
+
+    async def run(self, early: bytes = b"") -> None:
+        """Serve the session until the client ends it or no longer answers."""
+        try:
+            async with nursery() as tasks:
+                tasks.start_soon(self._check_health)
+                await self._connection.run(early)
+                tasks.cancel_scope.cancel()
+        finally:
+            self.ended.set()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    async def _check_health(self) -> None:
+        """A client that is stopped or hangs keeps its connection. (PING would do, but grpc-go's servers refuse frequent
+        ones.)"""
+        if HEALTH not in self._methods:
+            return
+        while True:
+            await trio.sleep(_CHECK_EVERY)
+            try:
+                await self._connection.unary(HEALTH, b"", timeout=_CHECK_TIMEOUT)
+            except RpcError as error:
+                if error.code == Code.DEADLINE_EXCEEDED:
+                    self.close()
+                    return
+
+    def serves(self, method: str) -> bool:
+        return not self._methods or method in self._methods
+
+    @asynccontextmanager
+    async def _call(self, method: str, metadata: Headers = ()) -> AsyncIterator[Call]:
+        if not self.serves(method):
+            raise BuildFailed(f"the client does not offer {method}", code=Code.UNIMPLEMENTED)
+        try:
+            async with self._connection.call(method, metadata) as call:
+                yield call
+        except RpcError as error:
+            raise self._failure(error) from error
+
+    async def _ask(self, method: str, message: bytes) -> bytes:
+        """A unary call. Raises RpcError."""
+        if not self.serves(method):
+            raise RpcError(Code.UNIMPLEMENTED, f"the client does not offer {method}")
+        return await self._connection.unary(method, message, timeout=_ANSWER)
+
+    def _failure(self, error: RpcError) -> BuildFailed:
+        if error.code == Code.UNAVAILABLE:
+            return BuildFailed("the client has ended its session", code=Code.CANCELLED)
+        return BuildFailed(error.message, code=error.code)
+
+    # Files
+
+    async def receive(self, wanted: LocalDirectory, target: str, progress: Vertex) -> Transferred:
+        tell = _Teller(progress, f"transferring {wanted.name}:")
+        async with self._call(DIFF_COPY, options(wanted)) as call:
+            result = await receive_directory(call, target, tell)
+        tell.finish(result.size)
+        return result
+
+    async def send_directory(self, exporter: str, directory: int) -> None:
+        async with self._call(FILE_SEND, [("buildkit-attachable-exporter-id", exporter)]) as call:
+            await send_directory(call, directory, lambda sent: None)
+
+    async def send_archive(self, exporter: str, chunks: AsyncIterator[bytes], metadata: Mapping[str, str]) -> None:
+        headers = [("buildkit-attachable-exporter-id", exporter)]
+        for name, value in metadata.items():
+            headers += encode_metadata(f"exporter-md-{name.lower()}", [value])
+        async with self._call(FILE_SEND, headers) as call:
+            async for chunk in chunks:
+                for start in range(0, len(chunk), _CHUNK):
+                    await call.send(pb.Bytes(data=chunk[start : start + _CHUNK]).SerializeToString())
+            call.finish_sending()
+            while await call.receive_batch():
+                pass
+
+    @asynccontextmanager
+    async def upload(self, path: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        headers = [("urlpath", "/" + path.lstrip("/")), ("urlhost", "buildkit-session")]
+        async with self._call(PULL, headers) as call:
+            call.finish_sending()
+            yield _bytes(call)
+
+    # Secrets
+
+    async def secret(self, id: str) -> bytes | None:
+        try:
+            answer = await self._ask(SECRET, pb.GetSecretRequest(ID=id).SerializeToString())
+        except RpcError as error:
+            if error.code in (Code.NOT_FOUND, Code.UNIMPLEMENTED):
+                return None
+            raise self._failure(error) from error
+        data = pb.GetSecretResponse.FromString(answer).data
+        if len(data) > _SECRET_LIMIT:
+            raise BuildFailed(f"secret {id} is larger than {_SECRET_LIMIT} bytes", code=Code.INVALID_ARGUMENT)
+        return data
+
+    async def credentials(self, host: str) -> Credentials | None:
+        try:
+            answer = await self._ask(CREDENTIALS, pb.CredentialsRequest(Host=host).SerializeToString())
+        except RpcError as error:
+            if error.code in (Code.NOT_FOUND, Code.UNIMPLEMENTED):
+                return None
+            raise self._failure(error) from error
+        found = pb.CredentialsResponse.FromString(answer)
+        if not found.Secret:
+            return None
+        if not found.Username or found.Username == "<token>":  # what `docker login` stores for an identity token
+            return Credentials(token=found.Secret)
+        return Credentials(username=found.Username, password=found.Secret)
+
+    # SSH
+
+    async def has_ssh_agent(self, id: str) -> bool:
+        try:
+            await self._ask(CHECK_AGENT, pb.CheckAgentRequest(ID=id).SerializeToString())
+        except RpcError as error:
+            if error.code == Code.UNAVAILABLE:
+                raise self._failure(error) from error
+            return False
+        return True
+
+    async def ssh_agent(self, id: str, connection: int) -> None:
+        """Connect a stream socket with the client's agent, until either end closes. The descriptor stays the caller's."""
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(socket.socket(fileno=os.dup(connection))))
+        async with stream, self._call(FORWARD_AGENT, [("buildkit.ssh.id", id)]) as call, nursery() as tasks:
+            tasks.start_soon(_forward, stream, call, tasks.cancel_scope)
+            async for data in _bytes(call):
+                try:
+                    await stream.send_all(data)
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    break
+            tasks.cancel_scope.cancel()
+
+
+async def _forward(stream: trio.SocketStream, call: Call, scope: trio.CancelScope) -> None:
+    try:
+        while data := await stream.receive_some(32 << 10):
+            await call.send(pb.Bytes(data=bytes(data)).SerializeToString())
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        scope.cancel()
+        return
+    call.finish_sending()
+
+
+async def _bytes(call: Call) -> AsyncIterator[bytes]:
+    """The data of messages that carry bytes. (Nothing is awaited between items that would have to be cleaned up.)"""
+    while batch := await call.receive_batch():
+        data = b"".join(pb.Bytes.FromString(each).data for each in batch)
+        if data:
+            yield data
+
+
+class _Teller:
+    """Reports the bytes of a transfer at most every so often."""
+
+    def __init__(self, vertex: Vertex, status: str) -> None:
+        self._vertex, self._status, self._last = vertex, status, -math.inf
+
+    def __call__(self, current: int) -> None:
+        now = trio.current_time()
+        if now - self._last >= _PROGRESS_EVERY:
+            self._last = now
+            self._vertex.status(self._status, current=current)
+
+    def finish(self, current: int) -> None:
+        self._vertex.status(self._status, current=current, done=True)

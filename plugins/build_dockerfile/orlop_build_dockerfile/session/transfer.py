@@ -1,0 +1,187 @@
+"""Transfers of directories in calls: the client's come here, results go there."""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from collections.abc import Callable, Iterator
+
+import trio
+from google.protobuf.message import DecodeError
+
+from orlop_build_dockerfile.contracts import BuildFailed, LocalDirectory, Transferred
+from orlop_build_dockerfile.grpc import Call, Headers
+from orlop_build_dockerfile.nurseries import nursery
+from orlop_build_dockerfile.pb import fsutil_pb2 as pb
+from orlop_build_dockerfile.session.packets import CHUNK, DATA, ERR, FIN, REQ, STAT, encode_metadata, go_mode
+from orlop_build_dockerfile.session.receiver import Receiver
+from orlop_sdk import linux
+
+__all__ = ["options", "receive_directory", "send_directory"]
+
+_BATCH = 1 << 20
+_END = 5  # seconds for the receiver to end a call whose files it has received
+_threads = trio.CapacityLimiter(8)  # so that slow disks do not use up the threads of other work
+
+
+def options(wanted: LocalDirectory) -> Headers:
+    """The headers of a request for a directory."""
+    return [
+        *encode_metadata("dir-name", [wanted.name]),
+        *encode_metadata("include-patterns", wanted.include),
+        *encode_metadata("exclude-patterns", wanted.exclude),
+        *encode_metadata("followpaths", wanted.follow),
+    ]
+
+
+async def receive_directory(call: Call, target: str, progress: Callable[[int], None]) -> Transferred:
+    """Make directory `target` equal to the one that the other side of a call sends. Raises BuildFailed and RpcError."""
+    try:
+        receiver = await trio.to_thread.run_sync(Receiver, target, limiter=_threads)
+        try:
+            while batch := await call.receive_batch(_BATCH):
+                answers = await trio.to_thread.run_sync(receiver.feed, batch, limiter=_threads)
+                if answers:
+                    await call.send(*answers)
+                progress(receiver.size)
+                if receiver.done:
+                    call.finish_sending()
+            if not receiver.done:
+                raise BuildFailed("the client ended the transfer early")
+        finally:
+            receiver.close()
+    except OSError as error:
+        raise BuildFailed(f"cannot write the files of the client: {error.strerror}") from error
+    return Transferred(receiver.requested, receiver.size)
+
+
+class _Sender:
+    """The files of a directory, as packets. Blocks."""
+
+    def __init__(self, root: int) -> None:
+        self._root = root
+        self._paths: list[bytes | None] = []  # those of regular files, by their place in the list
+
+    def entries(self) -> Iterator[bytes]:
+        """STAT packets: each directory before its entries, these by their bytes."""
+        linked: dict[tuple[int, int], bytes] = {}
+        waiting: list[bytes] = [b""]
+        while waiting:
+            path = waiting.pop()
+            if path:
+                info = self._stat(path)
+                if stat.S_ISSOCK(info.st_mode):
+                    continue
+                yield self._packet(path, info, linked)
+                if not stat.S_ISDIR(info.st_mode):
+                    continue
+            fd = self._open(path or b".", os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                names = sorted(map(os.fsencode, os.listdir(fd)), reverse=True)
+            finally:
+                os.close(fd)
+            waiting += [path + b"/" + name if path else name for name in names]
+        yield pb.Packet(type=STAT).SerializeToString()
+
+    def _open(self, path: bytes, flags: int) -> int:
+        return linux.open_beneath(self._root, path, flags, symlinks=False)
+
+    def _stat(self, path: bytes) -> os.stat_result:
+        fd = self._open(path, os.O_PATH | os.O_NOFOLLOW)
+        try:
+            return os.fstat(fd)
+        finally:
+            os.close(fd)
+
+    def _packet(self, path: bytes, info: os.stat_result, linked: dict[tuple[int, int], bytes]) -> bytes:
+        regular = stat.S_ISREG(info.st_mode)
+        entry = pb.Entry(path=path, mode=go_mode(info.st_mode), uid=info.st_uid, gid=info.st_gid, modTime=info.st_mtime_ns)
+        if stat.S_ISLNK(info.st_mode):
+            fd = self._open(path, os.O_PATH | os.O_NOFOLLOW)
+            try:
+                entry.linkname = os.fsencode(os.readlink(b"", dir_fd=fd))
+            finally:
+                os.close(fd)
+        elif regular:
+            entry.size = info.st_size
+            if info.st_nlink > 1:
+                first = linked.setdefault((info.st_dev, info.st_ino), path)
+                entry.linkname = first if first != path else b""
+        elif stat.S_ISCHR(info.st_mode) or stat.S_ISBLK(info.st_mode):
+            entry.devmajor, entry.devminor = os.major(info.st_rdev), os.minor(info.st_rdev)
+        self._paths.append(path if regular else None)
+        return pb.Packet(type=STAT, stat=entry).SerializeToString()
+
+    def batches(self, packets: Iterator[bytes]) -> Iterator[list[bytes]]:
+        batch, size = [], 0
+        for packet in packets:
+            batch.append(packet)
+            size += len(packet)
+            if size >= _BATCH:
+                yield batch
+                batch, size = [], 0
+        yield batch
+
+    def content(self, number: int) -> Iterator[bytes]:
+        """DATA packets of a file. Raises BuildFailed if the receiver may not ask for it."""
+        path = self._paths[number] if number < len(self._paths) else None
+        if path is None:
+            raise BuildFailed(f"the client asks for file {number}, which was not sent", code=3)
+        fd = self._open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            while data := os.read(fd, CHUNK):
+                yield pb.Packet(type=DATA, ID=number, data=data).SerializeToString()
+        finally:
+            os.close(fd)
+        yield pb.Packet(type=DATA, ID=number).SerializeToString()
+
+
+async def send_directory(call: Call, directory: int, progress: Callable[[int], None]) -> None:
+    """Send a directory to the other side of a call, which asks for the files that it wants. Raises BuildFailed, RpcError."""
+    sender = _Sender(directory)
+    wanted, numbers = trio.open_memory_channel[int](math.inf)  # each file may be asked for once
+    sent = 0
+
+    async def send(packets: Iterator[bytes]) -> None:
+        nonlocal sent
+        batches = sender.batches(packets)
+        while batch := await trio.to_thread.run_sync(next, batches, None, limiter=_threads):
+            await call.send(*batch)
+            sent += sum(map(len, batch))
+            progress(sent)
+
+    try:
+        async with nursery() as tasks:
+            # Requests come while the list is sent: if they were not received then, either side could wait for the other
+            tasks.start_soon(_receive_requests, call, wanted)
+            await send(sender.entries())
+            async for number in numbers:
+                await send(sender.content(number))
+            await call.send(pb.Packet(type=FIN).SerializeToString())
+            call.finish_sending()
+    except OSError as error:
+        raise BuildFailed(f"cannot read the files of the result: {error}") from error
+    with trio.move_on_after(_END):
+        while await call.receive_batch():
+            pass
+
+
+async def _receive_requests(call: Call, wanted: trio.MemorySendChannel[int]) -> None:
+    asked: set[int] = set()
+    with wanted:
+        while batch := await call.receive_batch():
+            for raw in batch:
+                try:
+                    packet = pb.Packet.FromString(raw)
+                except DecodeError as error:
+                    raise BuildFailed("the client sent an invalid packet", code=3) from error
+                if packet.type == FIN:
+                    return
+                if packet.type == ERR:
+                    raise BuildFailed(f"error from receiver: {packet.data[:4096].decode('utf-8', 'replace')}")
+                if packet.type != REQ or packet.ID in asked:
+                    raise BuildFailed("the client sent an unexpected packet", code=3)
+                asked.add(packet.ID)
+                wanted.send_nowait(packet.ID)
+    raise BuildFailed("the client ended the transfer early")
