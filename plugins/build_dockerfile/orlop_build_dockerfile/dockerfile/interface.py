@@ -142,8 +142,8 @@ class PlatformResult(msgspec.Struct, frozen=True):
 
 
 class Converted(msgspec.Struct, frozen=True):
-    """`multi_platform` says that results are named by platform even if there is one only. A request for a list of targets,
-    an outline or a lint has no results; its answer is in `metadata`."""
+    """`multi_platform` says that results are named by platform even if there is one only. A request for a list of
+    targets, an outline or a lint has no results; its answer is in `metadata`."""
 
     results: tuple[PlatformResult, ...]
     warnings: tuple[Warned, ...] = ()
@@ -188,6 +188,15 @@ class DockerfileError(Exception):
         super().__init__(message)
         self.message, self.source, self.ranges, self.code = message, source, tuple(ranges), code
         self._details = tuple(details)
+
+    def located(self, ranges: Sequence[SourceRange]) -> DockerfileError:
+        """The same error with these lines, unless it has lines of its own."""
+        if not self.ranges:
+            self.ranges = tuple(ranges)
+        return self
+
+    def __str__(self) -> str:
+        return self.message
 
     @property
     def details(self) -> list[tuple[str, bytes]]:

@@ -1,0 +1,94 @@
+"""Parser directives: `# syntax=`, `# escape=` and `# check=` before everything else."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+
+import msgspec
+
+from .interface import DockerfileError, Position, SourceRange
+
+__all__ = ["Directive", "DirectiveReader", "find_syntax", "read_directives"]
+
+_DIRECTIVE = re.compile(r"([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*", re.ASCII | re.DOTALL)
+_KNOWN = {"syntax", "escape", "check"}
+
+
+class Directive(msgspec.Struct, frozen=True):
+    name: str
+    value: str
+    line: int
+
+    @property
+    def ranges(self) -> tuple[SourceRange, ...]:
+        return (SourceRange(Position(self.line), Position(self.line)),)
+
+
+class DirectiveReader:
+    """Takes lines, from the first on. The first line that is no directive ends them."""
+
+    def __init__(self, comment: str = "#", line: int = 0) -> None:
+        self._comment, self._line = comment, line
+        self._seen: set[str] = set()
+        self.done = False
+
+    def line(self, text: str) -> Directive | None:
+        self._line += 1
+        if self.done:
+            return None
+        match = None
+        if text.startswith(self._comment):
+            match = _DIRECTIVE.fullmatch(text[len(self._comment) :].lstrip())
+        if match is None or (name := match[1].lower()) not in _KNOWN:
+            self.done = True
+            return None
+        if name in self._seen:
+            raise DockerfileError(f"only one {name} parser directive can be used", ranges=_at(self._line))
+        self._seen.add(name)
+        return Directive(name, match[2], self._line)
+
+
+def _at(line: int) -> tuple[SourceRange, ...]:
+    return (SourceRange(Position(line), Position(line)),)
+
+
+def read_directives(text: str, comment: str = "#") -> dict[str, Directive]:
+    """The directives at the beginning of a Dockerfile, after a byte order mark and a line that begins with "#!"."""
+    text = text.removeprefix("\ufeff")
+    first = 0
+    if text.startswith("#!"):
+        text = text.partition("\n")[2]
+        first = 1
+    reader = DirectiveReader(comment, first)
+    return {found.name: found for found in _read(reader, text)}
+
+
+def _read(reader: DirectiveReader, text: str) -> Iterable[Directive]:
+    at = 0
+    while not reader.done and at < len(text):
+        end = text.find("\n", at)
+        end = len(text) if end < 0 else end
+        try:
+            found = reader.line(text[at:end].removesuffix("\r"))
+        except DockerfileError:
+            return  # the parser reports it
+        if found:
+            yield found
+        at = end + 1
+
+
+def find_syntax(text: str) -> Directive | None:
+    """What `# syntax=` says; also "// syntax=" and a JSON object with such a key, as other frontends' files have it."""
+    for comment in ("#", "//"):
+        if found := read_directives(text, comment).get("syntax"):
+            return found
+    if text.lstrip("\ufeff \t\r\n").startswith("{"):
+        try:
+            value = json.loads(text.lstrip("\ufeff"))
+        except (ValueError, RecursionError):
+            return None
+        if isinstance(value, dict) and isinstance(value.get("syntax"), str):
+            return Directive("syntax", value["syntax"], 0)
+    return None

@@ -1,0 +1,126 @@
+"""The Dockerfile frontend: from a client's request to graphs and images, one for each platform."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from . import subrequests
+from .build_instructions import read_stages
+from .context import Contexts
+from .convert import PlatformConversion
+from .directives import find_syntax
+from .interface import Conversion, Converted, DockerfileError, OtherFrontend, PlatformResult, Request, SourceFile, Warned
+from .limits import Budget
+from .lint import Finding
+from .options import Options, read_options
+from .parser import parse
+from .references import parse_reference
+from .together import Steps, together
+
+__all__ = ["convert"]
+
+_BUILD_ONLY = ("", "frontend.lint", "frontend.outline", "frontend.targets", "frontend.subrequests.describe")
+
+
+def convert(request: Request) -> Conversion:
+    """See `interface`."""
+    options = read_options(request)
+    contexts = Contexts(request, options)
+    yield from contexts.detect()
+    source = yield from contexts.read_dockerfile()
+    try:
+        other = _other_frontend(options, source)
+        if other is not None:
+            return other
+        return (yield from _convert(request, options, contexts, source))
+    except DockerfileError as error:
+        error.source = error.source or source
+        raise
+
+
+def _other_frontend(options: Options, source: SourceFile) -> OtherFrontend | None:
+    """The frontend that the Dockerfile asks for, unless it is this one: "docker/dockerfile:1" and later versions of it."""
+    if "cmdline" in options.raw:
+        return None  # this one was chosen by such a line already
+    named = options.raw.get("build-arg:BUILDKIT_SYNTAX")
+    found = find_syntax(source.data.decode("utf-8", "surrogateescape")) if named is None else None
+    line = found.value if found else (named or "").strip()
+    if not line:
+        return None
+    image = line.split()[0]
+    if _is_ours(image):
+        return None
+    given = {**options.raw, "cmdline": line, "source": image}
+    return OtherFrontend(image, given, source, found.ranges if found else ())
+
+
+def _is_ours(image: str) -> bool:
+    try:
+        reference = parse_reference(image)
+    except ValueError:
+        return False
+    if (reference.domain, reference.path) not in (
+        ("docker.io", "docker/dockerfile"),
+        ("docker.io", "docker/dockerfile-upstream"),
+    ):
+        return False
+    tag = reference.tag or "latest"
+    return tag in ("latest", "labs", "master", "experimental") or tag.split(".", 1)[0].split("-", 1)[0] == "1"
+
+
+def _convert(request: Request, options: Options, contexts: Contexts, source: SourceFile) -> Conversion:
+    asked = options.raw.get("requestid", "")
+    if asked not in _BUILD_ONLY:
+        raise DockerfileError(f"unsupported request {asked}", code=12)
+    budget = Budget()
+    if asked == "frontend.subrequests.describe":
+        return Converted((), metadata=subrequests.describe())
+    if asked == "frontend.targets":
+        text = source.data.decode("utf-8", "surrogateescape")
+        return Converted((), metadata=subrequests.targets(source, read_stages(parse(text, budget).nodes, budget)))
+    platforms = options.targets or (None,)
+    if asked:
+        platforms = platforms[:1]
+    conversions = [
+        PlatformConversion(
+            source,
+            options,
+            contexts,
+            platform,
+            budget,
+            all_stages=asked == "frontend.lint" and not options.target,
+            created=request.created,
+        )
+        for platform in platforms
+    ]
+    if asked == "frontend.lint":
+        return (yield from _lint(source, conversions[0]))
+    results = yield from _run_all(conversions)
+    if asked == "frontend.outline":
+        target = conversions[0].target
+        assert target is not None
+        return Converted((), metadata=subrequests.outline(source, target))
+    warnings = tuple(_warned(finding, source) for finding in conversions[0].linter.found)
+    return Converted(tuple(results), warnings, options.multi_platform)
+
+
+def _run_all(conversions: Sequence[PlatformConversion]) -> Steps[list[PlatformResult]]:
+    return (yield from together([conversion.run() for conversion in conversions]))
+
+
+def _lint(source: SourceFile, conversion: PlatformConversion) -> Conversion:
+    error: DockerfileError | None = None
+    try:
+        yield from conversion.run()
+    except DockerfileError as found:
+        error = found
+    if error is not None and error.message.startswith("lint violation found"):
+        error = None
+    return Converted((), metadata=subrequests.lint(source, list(conversion.linter.found), error))
+
+
+def _warned(finding: Finding, source: SourceFile) -> Warned:
+    rule = finding.rule
+    line = finding.ranges[0].start.line if finding.ranges else 0
+    short = f"{rule.name}: {finding.message}" + (f" (line {line})" if line else "")
+    return Warned(rule.name, short, (rule.description,), rule.url, source, finding.ranges)

@@ -1,0 +1,216 @@
+"""The instructions of a Dockerfile, as values. Each has the text that it was made of, before variables are expanded."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from .arguments import Pair
+from .heredocs import Heredoc
+from .mounts import Device
+from .parser import Lines
+
+__all__ = [
+    "Add",
+    "Arg",
+    "ArgPair",
+    "Cmd",
+    "CommandLine",
+    "Copy",
+    "Entrypoint",
+    "Env",
+    "Expose",
+    "Files",
+    "Health",
+    "Healthcheck",
+    "Inline",
+    "Instruction",
+    "Label",
+    "Maintainer",
+    "Onbuild",
+    "Run",
+    "Shell",
+    "Stage",
+    "Stopsignal",
+    "User",
+    "Volume",
+    "Workdir",
+]
+
+
+class _Base(msgspec.Struct, frozen=True, kw_only=True):
+    """`name` is spelled as in the file; `code` is the logical line; `comments` are those before it."""
+
+    name: str
+    code: str
+    lines: Lines
+    comments: tuple[str, ...] = ()
+
+
+class Inline(msgspec.Struct, frozen=True):
+    """A file of COPY or ADD whose content is in the Dockerfile. `expand` says that variables in it are expanded."""
+
+    path: str
+    data: str
+    expand: bool
+
+
+class Files(msgspec.Struct, frozen=True):
+    sources: tuple[str, ...]
+    inline: tuple[Inline, ...]
+    destination: str
+
+
+class CommandLine(msgspec.Struct, frozen=True):
+    """`shell` says that a shell runs `words`, which then is one string."""
+
+    words: tuple[str, ...]
+    shell: bool
+    heredocs: tuple[Heredoc, ...] = ()
+
+
+class Env(_Base, frozen=True):
+    pairs: tuple[Pair, ...]
+
+
+class Label(_Base, frozen=True):
+    pairs: tuple[Pair, ...]
+
+
+class Maintainer(_Base, frozen=True):
+    maintainer: str
+
+
+class Add(_Base, frozen=True, kw_only=True):
+    files: Files
+    chown: str = ""
+    chmod: str = ""
+    checksum: str = ""
+    excludes: tuple[str, ...] = ()
+    link: bool = False
+    keep_git_dir: bool | None = None
+    unpack: bool | None = None
+
+
+class Copy(_Base, frozen=True, kw_only=True):
+    """`source` is that of --from."""
+
+    files: Files
+    source: str = ""
+    chown: str = ""
+    chmod: str = ""
+    excludes: tuple[str, ...] = ()
+    link: bool = False
+    parents: bool = False
+
+
+class Onbuild(_Base, frozen=True):
+    expression: str
+
+
+class Workdir(_Base, frozen=True):
+    path: str
+
+
+class Run(_Base, frozen=True, kw_only=True):
+    """`mounts` are the values of --mount, to be parsed when variables are known."""
+
+    command: CommandLine
+    mounts: tuple[str, ...] = ()
+    network: str = "default"
+    security: str = "sandbox"
+    devices: tuple[Device, ...] = ()
+
+
+class Cmd(_Base, frozen=True):
+    command: CommandLine
+
+
+class Entrypoint(_Base, frozen=True):
+    command: CommandLine
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """Durations in nanoseconds."""
+
+    test: tuple[str, ...]
+    interval: int = 0
+    timeout: int = 0
+    start_period: int = 0
+    start_interval: int = 0
+    retries: int = 0
+
+
+class Healthcheck(_Base, frozen=True):
+    health: Health
+
+
+class Expose(_Base, frozen=True):
+    ports: tuple[str, ...]
+
+
+class User(_Base, frozen=True):
+    user: str
+
+
+class Volume(_Base, frozen=True):
+    paths: tuple[str, ...]
+
+
+class Stopsignal(_Base, frozen=True):
+    signal: str
+
+
+class ArgPair(msgspec.Struct, frozen=True):
+    """`description` is that of the comment "NAME what it is for"."""
+
+    name: str
+    value: str | None
+    description: str = ""
+
+
+class Arg(_Base, frozen=True):
+    pairs: tuple[ArgPair, ...]
+
+
+class Shell(_Base, frozen=True):
+    shell: tuple[str, ...]
+
+
+Instruction: TypeAlias = (
+    Env
+    | Label
+    | Maintainer
+    | Add
+    | Copy
+    | Onbuild
+    | Workdir
+    | Run
+    | Cmd
+    | Entrypoint
+    | Healthcheck
+    | Expose
+    | User
+    | Volume
+    | Stopsignal
+    | Arg
+    | Shell
+)
+
+
+class Stage(msgspec.Struct, frozen=True, kw_only=True):
+    """FROM and what follows. `keyword` is "FROM" as it is spelled; `alias` is the name as it is spelled, `keyword_as`
+    the word before it."""
+
+    base: str
+    name: str
+    code: str
+    platform: str
+    lines: Lines
+    keyword: str
+    alias: str = ""
+    keyword_as: str = ""
+    description: str = ""
+    comments: tuple[str, ...] = ()
+    instructions: tuple[Instruction, ...] = ()

@@ -1,0 +1,186 @@
+"""Graphs of operations, and how they are written: BuildKit's LLB.
+
+A `Vertex` is an operation. Its message names inputs by their index; `Inputs` gives indexes out. Digests are made when
+a graph is written, by `definition`, since a vertex may be completed late: which files of the context are used is
+known at the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+
+from orlop_build_dockerfile.pb import ops_pb2 as pb
+
+from .interface import SourceFile, SourceRange
+from .limits import Budget
+from .platforms import Platform
+
+__all__ = ["Inputs", "Output", "Vertex", "definition", "imported", "internal", "set_platform"]
+
+
+class Vertex:
+    """One operation. `op` is complete but for its inputs. `name` is what clients show."""
+
+    __slots__ = ("_digest", "description", "ignore_cache", "inputs", "name", "op", "ranges")
+
+    def __init__(
+        self,
+        op: pb.Op,
+        inputs: Sequence[Output] = (),
+        *,
+        name: str = "",
+        description: Mapping[str, str] | None = None,
+        ranges: Sequence[SourceRange] = (),
+        ignore_cache: bool = False,
+    ) -> None:
+        self.op, self.inputs, self.name = op, inputs, name
+        self.description = dict(description or {})
+        self.ranges, self.ignore_cache = ranges, ignore_cache
+
+    def output(self, index: int = 0) -> Output:
+        return Output(self, index)
+
+
+class Output:
+    """What a vertex makes: a file system."""
+
+    __slots__ = ("index", "vertex")
+
+    def __init__(self, vertex: Vertex, index: int = 0) -> None:
+        self.vertex, self.index = vertex, index
+
+
+class Inputs:
+    """The inputs of an operation that is being built, each once."""
+
+    def __init__(self) -> None:
+        self.outputs: list[Output] = []
+        self._known: dict[tuple[int, int], int] = {}
+
+    def add(self, output: Output | None) -> int:
+        """The index of an input; -1 for an empty file system."""
+        if output is None:
+            return -1
+        key = (id(output.vertex), output.index)
+        if key not in self._known:
+            self._known[key] = len(self.outputs)
+            self.outputs.append(output)
+        return self._known[key]
+
+
+def internal(name: str) -> str:
+    return f"[internal] {name}"
+
+
+def set_platform(op: pb.Op, platform: Platform) -> pb.Op:
+    op.platform.CopyFrom(platform.message())
+    op.constraints.SetInParent()
+    return op
+
+
+class _Written:
+    def __init__(self, budget: Budget | None) -> None:
+        self.budget = budget
+        self.digests: dict[int, str] = {}
+        self.known: set[str] = set()
+        self.result = pb.Definition()
+        self.locations: dict[str, list[Sequence[SourceRange]]] = {}
+
+    def write(self, vertex: Vertex) -> None:
+        op = pb.Op()
+        op.CopyFrom(vertex.op)
+        for source in vertex.inputs:
+            op.inputs.append(pb.Input(digest=self.digests[id(source.vertex)], index=source.index))
+        data = op.SerializeToString(deterministic=True)
+        digest = "sha256:" + hashlib.sha256(data).hexdigest()
+        self.digests[id(vertex)] = digest
+        if vertex.ranges and vertex.ranges not in self.locations.setdefault(digest, []):
+            self.locations[digest].append(vertex.ranges)
+        if digest in self.known:
+            self.result.metadata[digest].ignore_cache |= vertex.ignore_cache
+            return
+        self.known.add(digest)
+        if self.budget:
+            self.budget.spend(len(data))
+        _append(self.result, data)
+        metadata = self.result.metadata[digest]
+        metadata.ignore_cache = vertex.ignore_cache
+        for key, value in vertex.description.items():
+            metadata.description[key] = value
+        if vertex.name:
+            metadata.description["llb.customname"] = vertex.name
+
+
+def definition(output: Output | None, source: SourceFile | None = None, budget: Budget | None = None) -> pb.Definition:
+    """The graph that makes `output`: operations after their inputs, then one that names the output. Empty for no output."""
+    if output is None:
+        return pb.Definition()
+    written = _Written(budget)
+    for vertex in _in_order(output.vertex):
+        written.write(vertex)
+    last = pb.Op(inputs=[pb.Input(digest=written.digests[id(output.vertex)], index=output.index)])
+    data = last.SerializeToString(deterministic=True)
+    _append(written.result, data)
+    digest = "sha256:" + hashlib.sha256(data).hexdigest()
+    written.result.metadata[digest].SetInParent()
+    if source is not None:
+        _add_source(written, source)
+    return written.result
+
+
+def _append(result: pb.Definition, data: bytes) -> None:
+    getattr(result, "def").append(data)
+
+
+def _in_order(last: Vertex) -> Iterable[Vertex]:
+    """Vertices after those that they need. Without recursion: a graph may be 50,000 deep."""
+    seen: set[int] = {id(last)}
+    stack: list[tuple[Vertex, int]] = [(last, 0)]
+    while stack:
+        vertex, at = stack.pop()
+        if at < len(vertex.inputs):
+            stack.append((vertex, at + 1))
+            needed = vertex.inputs[at].vertex
+            if id(needed) not in seen:
+                seen.add(id(needed))
+                stack.append((needed, 0))
+        else:
+            yield vertex
+
+
+def _add_source(written: _Written, source: SourceFile) -> None:
+    info = written.result.Source.infos.add(filename=source.filename, data=source.data, language=source.language)
+    if source.definition is not None:
+        info.definition.CopyFrom(source.definition)
+    for digest, all_ranges in written.locations.items():
+        for ranges in all_ranges:
+            location = written.result.Source.locations[digest].locations.add(sourceIndex=0)
+            for item in ranges:
+                added = location.ranges.add()
+                added.start.line, added.start.character = item.start.line, item.start.character
+                added.end.line, added.end.character = item.end.line, item.end.character
+
+
+def imported(graph: pb.Definition) -> Output | None:
+    """The output of a graph that came from elsewhere. `ValueError` if it is not one."""
+    operations: dict[str, Vertex] = {}
+    last: pb.Op | None = None
+    for data in getattr(graph, "def"):
+        op = pb.Op()
+        op.ParseFromString(data)
+        digest = "sha256:" + hashlib.sha256(data).hexdigest()
+        try:
+            inputs = [operations[source.digest].output(source.index) for source in op.inputs]
+        except KeyError as error:
+            raise ValueError(f"an input of a graph is missing: {error}") from None
+        last = pb.Op()
+        last.CopyFrom(op)
+        del op.inputs[:]
+        metadata = graph.metadata[digest] if digest in graph.metadata else pb.OpMetadata()
+        description = dict(metadata.description)
+        name = description.pop("llb.customname", "")
+        operations[digest] = Vertex(op, inputs, name=name, description=description, ignore_cache=metadata.ignore_cache)
+    if last is None or not last.inputs:
+        return None
+    return operations[last.inputs[0].digest].output(last.inputs[0].index)

@@ -1,0 +1,193 @@
+"""From the text of a Dockerfile to instructions with their arguments: lines, continuations, comments, heredocs.
+
+Follows buildkit frontend/dockerfile/parser, which keeps many rules of old: whitespace at the beginning of a continued line
+stays, a comment between continued lines is left out, an empty one too (with a warning).
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from .arguments import Arguments, parse_arguments, split_instruction
+from .directives import DirectiveReader, read_directives
+from .heredocs import Heredoc, heredocs_of_line
+from .interface import DockerfileError, Position, SourceRange
+from .limits import MAX_INSTRUCTIONS, Budget
+from .words import WordError
+
+__all__ = ["Lines", "Node", "Parsed", "parse", "parse_node"]
+
+_HEREDOCS = {"add", "copy", "run"}
+_GO_SPACE = " \t\n\v\f\r\x85\xa0"
+
+
+class Lines(msgspec.Struct, frozen=True):
+    """Lines of the file, from 1, both included."""
+
+    start: int
+    end: int
+
+    @property
+    def ranges(self) -> tuple[SourceRange, ...]:
+        """One range a line, as BuildKit reports them."""
+        end = max(self.start, self.end)
+        return tuple(SourceRange(Position(line), Position(line)) for line in range(self.start, end + 1))
+
+
+class Node(msgspec.Struct, frozen=True):
+    """An instruction. `name` is spelled as in the file, `original` is its logical line, `comments` those directly
+    before it."""
+
+    name: str
+    flags: tuple[str, ...]
+    arguments: Arguments
+    original: str
+    lines: Lines
+    heredocs: tuple[Heredoc, ...] = ()
+    comments: tuple[str, ...] = ()
+
+
+class Parsed(msgspec.Struct, frozen=True):
+    """`empty_continuations` are the instructions with empty lines in them."""
+
+    nodes: tuple[Node, ...]
+    escape: str
+    empty_continuations: tuple[Lines, ...]
+
+
+class _Physical:
+    """The lines of a text, with their ends, and the number of the last one."""
+
+    def __init__(self, text: str) -> None:
+        self._text, self._at, self.number = text, 0, 0
+
+    def next(self) -> str | None:
+        if self._at >= len(self._text):
+            return None
+        end = self._text.find("\n", self._at) + 1 or len(self._text)
+        line, self._at = self._text[self._at : end], end
+        self.number += 1
+        return line
+
+
+def parse(text: str, budget: Budget) -> Parsed:
+    """`DockerfileError` with the lines in question."""
+    return _Parser(text, budget).parse()
+
+
+class _Parser:
+    def __init__(self, text: str, budget: Budget) -> None:
+        self._lines = _Physical(text.removeprefix("\ufeff"))
+        self._budget = budget
+        self._directives = DirectiveReader()
+        self._set_escape("\\")
+        self._comments: list[str] = []
+        self._empty: list[Lines] = []
+
+    def _set_escape(self, escape: str) -> None:
+        self.escape = escape
+        token = re.escape(escape)
+        # Not after another escape character: that is an escaped one at the end of the line
+        self._continued = re.compile(f"(?:(?<=[^{token}])|^){token}[ \t]*$")
+
+    def parse(self) -> Parsed:
+        nodes = []
+        while (line := self._lines.next()) is not None:
+            node = self._instruction(line)
+            if node is not None:
+                nodes.append(node)
+                self._comments = []
+            if len(nodes) > MAX_INSTRUCTIONS:
+                raise DockerfileError(f"a Dockerfile cannot have more than {MAX_INSTRUCTIONS} instructions", code=8)
+        if not nodes:
+            raise DockerfileError("file with no instructions", ranges=Lines(self._lines.number, 0).ranges)
+        return Parsed(tuple(nodes), self.escape, tuple(self._empty))
+
+    def _instruction(self, line: str) -> Node | None:
+        text = line.rstrip("\r\n").lstrip(_GO_SPACE)
+        is_directive = self._directive(text)
+        is_comment = text.startswith("#")
+        if is_comment:
+            comment = "" if is_directive else text[1:].strip()
+            self._comments = [*self._comments, comment] if comment else []
+            text = ""
+        start = self._lines.number
+        logical, ended = self._trimmed(text)
+        if ended and not logical:
+            if not is_comment:
+                self._comments = []
+            return None
+        if not ended:
+            logical = self._continuations(logical, start)
+        return self._node(logical, start)
+
+    def _directive(self, text: str) -> bool:
+        found = self._directives.line(text)
+        if found is None or found.name != "escape":
+            return found is not None
+        if found.value not in ("`", "\\"):
+            raise DockerfileError(f"invalid escape token '{found.value}' does not match ` or \\", ranges=found.ranges)
+        self._set_escape(found.value)
+        return True
+
+    def _trimmed(self, line: str) -> tuple[str, bool]:
+        """The line without its continuation character, and whether it had none."""
+        match = self._continued.search(line)
+        return (line, True) if match is None else (line[: match.start()], False)
+
+    def _continuations(self, first: str, start: int) -> str:
+        parts = [first]
+        ended = empty = False
+        while not ended and (line := self._lines.next()) is not None:
+            text = line.rstrip("\r\n")
+            stripped = text.lstrip(_GO_SPACE)
+            if stripped.startswith("#"):
+                continue
+            if not stripped:
+                empty = True
+                continue
+            part, ended = self._trimmed(text)
+            parts.append(part)
+        if empty:
+            self._empty.append(Lines(start, self._lines.number))
+        return "".join(parts)
+
+    def _node(self, logical: str, start: int) -> Node:
+        self._budget.spend(len(logical))
+        try:
+            node = parse_node(logical, self.escape, Lines(start, self._lines.number), tuple(self._comments))
+            if not _takes_heredocs(node):
+                return node
+            heredocs = tuple(self._content(heredoc) for heredoc in heredocs_of_line(logical, self._budget))
+        except (ValueError, WordError) as error:
+            raise DockerfileError(str(error), ranges=Lines(start, self._lines.number).ranges) from None
+        return msgspec.structs.replace(node, heredocs=heredocs, lines=Lines(start, self._lines.number))
+
+    def _content(self, heredoc: Heredoc) -> Heredoc:
+        lines: list[str] = []
+        while (line := self._lines.next()) is not None:
+            text = line.rstrip("\r\n")
+            if (text.lstrip("\t") if heredoc.chomp else text) == heredoc.name:
+                return msgspec.structs.replace(heredoc, content="".join(lines))
+            lines.append(line)
+        raise ValueError("unterminated heredoc")
+
+
+def _takes_heredocs(node: Node) -> bool:
+    if node.name.lower() == "onbuild":
+        return node.arguments.child in _HEREDOCS and not node.arguments.json
+    return node.name.lower() in _HEREDOCS and not node.arguments.json
+
+
+def parse_node(line: str, escape: str, lines: Lines, comments: tuple[str, ...] = ()) -> Node:
+    """One logical line. `ValueError` with the message of what is wrong with its arguments."""
+    name, flags, rest = split_instruction(line)
+    return Node(name, flags, parse_arguments(name.lower(), rest, escape), line, lines, (), comments)
+
+
+def read_check(text: str) -> str:
+    """The value of `# check=`."""
+    found = read_directives(text).get("check")
+    return found.value if found else ""

@@ -1,0 +1,158 @@
+"""Stages of a build, what they need of each other, and which of them a target needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+
+from . import instructions as ins
+from .image import Image
+from .interface import DockerfileError, SourceRange
+from .llb import Output
+from .outline import Outline
+from .platforms import Platform
+from .suggest import suggestion
+
+__all__ = ["Command", "StageState", "StageTable", "reachable", "refuse_cycles"]
+
+
+class Command(msgspec.Struct, frozen=True):
+    """An instruction to convert. `sources` are the stages of COPY --from, or of each mount of RUN. `trigger` marks
+    those of ONBUILD."""
+
+    instruction: ins.Instruction
+    sources: tuple[StageState | None, ...] = ()
+    trigger: bool = False
+
+
+class StageState:
+    """A stage while it is converted: its file system, the environment of its next step, the configuration of its image.
+
+    `anonymous` stages are images that COPY --from or a mount names. `context_paths` are what it uses of the main context,
+    `paths` what others use of it. `late` completes the operation of a named context.
+    """
+
+    def __init__(self, stage: ins.Stage, *, name: str, platform: Platform | None = None, anonymous: bool = False) -> None:
+        self.stage, self.name, self.platform, self.anonymous = stage, name, platform, anonymous
+        self.base: StageState | None = None
+        self.context_key: str | None = None
+        self.late: Callable[[tuple[str, ...]], None] | None = None
+        self.needs: dict[StageState, ins.Instruction] = {}
+        self.commands: list[Command] = []
+        self.output: Output | None = None
+        self.image: Image | None = None
+        self.base_config = b""
+        self.env: dict[str, str] = {}
+        self.args: dict[str, str | None] = {}
+        self.directory, self.user = "/", ""
+        self.context_paths: dict[str, None] = {}
+        self.paths: dict[str, None] = {}
+        self.ignore_cache = False
+        self.resolved = self.dispatched = self.triggers_done = False
+        self.steps_done = self.steps = 0
+        self.in_trigger = False
+        self.directory_set = False
+        self.outline = Outline()
+        self.last: dict[str, tuple[SourceRange, ...]] = {}
+        """ Where CMD, ENTRYPOINT and HEALTHCHECK were last: only the last of each counts."""
+
+    @property
+    def ranges(self) -> tuple[SourceRange, ...]:
+        return self.stage.lines.ranges
+
+    def inherit(self) -> None:
+        """Begin where the base stage ended."""
+        base = self.base
+        assert base is not None and base.image is not None
+        self.output, self.platform, self.image = base.output, base.platform, base.image.copied()
+        self.base_config = base.base_config
+        self.paths, self.directory_set = base.paths, base.directory_set
+        self.args = base.args | self.args
+
+
+class StageTable:
+    """All stages, by name and number."""
+
+    def __init__(self) -> None:
+        self.states: list[StageState] = []
+        self.named = 0
+        self._by_name: dict[str, StageState] = {}
+        self._anonymous: set[StageState] = set()
+
+    def add(self, state: StageState) -> None:
+        self.states.append(state)
+        if not state.anonymous:
+            self.named = len(self.states)
+        if state.context_key is None:
+            state.base = self._by_name.get(state.stage.base)
+        if state.base is not None:
+            state.outline = state.base.outline.copied()
+        if state.stage.name:
+            self._by_name[state.stage.name] = state
+
+    def find(self, name: str) -> StageState | None:
+        return self._by_name.get(name.lower())
+
+    def at(self, index: int) -> StageState:
+        if not 0 <= index < self.named:
+            raise DockerfileError(f"invalid stage index {index}")
+        return self.states[index]
+
+    @property
+    def names(self) -> list[str]:
+        return [state.name for state in self.states if state.name]
+
+    def target(self, name: str) -> StageState:
+        if not name:
+            return self.states[self.named - 1]
+        found = self.find(name)
+        if found is None and name.isdecimal() and len(name) < 10 and int(name) < self.named:
+            found = self.states[int(name)]
+        if found is None:
+            raise DockerfileError(f'target stage "{name}" could not be found{suggestion(name, self.names)}')
+        return found
+
+    def require(self, state: StageState, needed: StageState, instruction: ins.Instruction) -> None:
+        state.needs.setdefault(needed, instruction)
+        if needed.anonymous and needed not in self._anonymous:
+            self._anonymous.add(needed)
+            self.add(needed)
+
+
+def reachable(target: StageState) -> set[StageState]:
+    """The target and all that it needs."""
+    found = {target}
+    waiting = [target]
+    while waiting:
+        state = waiting.pop()
+        for needed in (*((state.base,) if state.base else ()), *state.needs):
+            if needed not in found:
+                found.add(needed)
+                waiting.append(needed)
+    return found
+
+
+def refuse_cycles(states: Sequence[StageState]) -> None:
+    """A stage can copy from a later one by name, so stages may need each other."""
+    done: set[StageState] = set()
+    for first in states:
+        if first in done:
+            continue
+        path: dict[StageState, ins.Instruction | None] = {first: None}
+        stack: list[tuple[StageState, Iterator[tuple[StageState, ins.Instruction]]]] = [(first, iter(first.needs.items()))]
+        while stack:
+            state, rest = stack[-1]
+            for needed, instruction in rest:
+                if needed in path:
+                    instructions = [*(found for found in path.values() if found), instruction]
+                    ranges = [item for found in instructions for item in found.lines.ranges]
+                    raise DockerfileError(f"circular dependency detected on stage: {first.name}", ranges=ranges)
+                if needed not in done:
+                    path[needed] = instruction
+                    stack.append((needed, iter(needed.needs.items())))
+                    break
+            else:
+                done.add(state)
+                path.pop(state)
+                stack.pop()
