@@ -45,6 +45,7 @@ class Daemon:
     def __init__(self, loaded: Loaded, parsed: Parsed, began: float) -> None:
         self._loaded, self._parsed, self._phases = loaded, parsed, Phases(began)
         self._phases.end("configuration")
+        self._priority = process.BootPriority()
         self._environ = dict(os.environ)
         self._stop = trio.Event()
         self._expedite = trio.CancelScope()
@@ -67,6 +68,7 @@ class Daemon:
         with pidfile.held(config.pid_path), process.roots(config):
             async with assembly.processes(plugins, config) as processes, trio.open_nursery() as outer:
                 process.set_limits()
+                self._priority.raise_()
                 outer.start_soon(systemd.feed_watchdog, os.environ, os.getpid())
                 await outer.start(self._watch_signals)
                 # The processes just started import their modules on the other processor while we import ours
@@ -135,6 +137,7 @@ class Daemon:
         gc.freeze()  # objects made at boot live until exit: the collector need not visit them again
         gc.enable()
         self._serving = True
+        self._priority.restore()
         self._watch_loop(self._loaded.config)
         self._phases.end("listening")
         _log.info("orlopd %s is ready after %s", __version__, self._phases)

@@ -205,6 +205,46 @@ def test_only_the_daemon_is_spared(engine: Engine, name: str) -> None:
     assert scores(f"{name}c") == [0, 0, 300]
 
 
+# --- priority ---------------------------------------------------------------------------------------------------------
+
+
+def priorities(pid: int) -> set[int]:
+    """The nice values of all threads of a process; none if it has ended."""
+    try:
+        return {os.getpriority(os.PRIO_PROCESS, int(thread)) for thread in os.listdir(f"/proc/{pid}/task")}
+    except OSError:
+        return set()
+
+
+def test_only_a_boot_has_a_higher_priority(fresh: Fresh) -> None:
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    engine = fresh(config={"bridge": "none"})
+    engine.ok("run", "-d", "--name", "started", "--restart", "always", "--network", "none", BUSYBOX, "sleep", "1000")
+    engine.stop()  # without live-restore the container ends, and the next boot starts it
+    seen: set[int] = set()
+    watching = threading.Event()
+
+    def watch() -> None:
+        while not watching.is_set():
+            if engine.process is not None:
+                seen.update(priorities(engine.process.pid))
+            time.sleep(0.002)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        engine.start()
+    finally:
+        watching.set()
+        watcher.join()
+    assert min(seen) == min(usual, -10)
+    assert engine.process is not None
+    until(lambda: engine.state("started") == "running", "the container")
+    init = engine.inspect("started")["State"]["Pid"]
+    for pid in (engine.process.pid, engine.zygote, parent_of(init), init):
+        assert priorities(pid) == {usual}, Path(f"/proc/{pid}/comm").read_text()
+
+
 # --- events -----------------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,5 @@
-"""Sets up this process: its directories, locks and limits. Called after the zygote has started, because containers are
-forked from the zygote and must not inherit these settings.
+"""Sets up this process: its directories, locks, limits and priority. Called after the zygote has started, because
+containers are forked from the zygote and must not inherit these settings.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from orlop_kernel.config import Config, ConfigError
 from orlop_kernel.http.messages import Limits
 from orlop_sdk import linux
 
-__all__ = ["client_limits", "refuse_foreign", "roots", "set_limits"]
+__all__ = ["BootPriority", "client_limits", "refuse_foreign", "roots", "set_limits"]
 
 _log = logging.getLogger("orlop.daemon")
 _MOST_CONNECTIONS = 16_384  # each also costs some 10 KiB of memory
@@ -23,6 +23,7 @@ _FEWEST = 16
 _MOST_BUFFERED = 64 << 20  # sixteen bodies of the largest size at once, per client
 _BUFFERS = 2 << 20  # buffers that relaying a stream allocates and frees repeatedly
 _OOM_SCORE = -500  # dockerd's: killed late, but before the machine has no memory left
+_BOOT_NICE = -10
 # Directories of the data roots of dockerd, podman and containerd, and of an Orlop root that lost its database
 _FOREIGN_DIRECTORIES = frozenset(
     {"containers", "image", "overlay-containers", "volumes", "buildkit", "io.containerd.metadata.v1.bolt"}
@@ -73,6 +74,31 @@ def set_limits() -> None:
                 file.write(str(_OOM_SCORE))
     except OSError as error:
         _log.debug("cannot adjust the OOM score: %s", error)  # happens in a container without CAP_SYS_RESOURCE
+
+
+class BootPriority:
+    """A higher priority while the daemon boots. A boot takes a quarter of a second of processor time; while containers keep
+    all processors busy, it would get a small share of them, and the API would not answer for seconds."""
+
+    def __init__(self) -> None:
+        self._usual = os.getpriority(os.PRIO_PROCESS, 0)
+
+    def raise_(self) -> None:
+        """Raise the priority of this thread, and so of threads and processes that it starts."""
+        if self._usual <= _BOOT_NICE:
+            return
+        try:
+            os.setpriority(os.PRIO_PROCESS, 0, _BOOT_NICE)
+        except OSError as error:
+            _log.debug("cannot raise the priority of the boot: %s", error)  # happens without CAP_SYS_NICE
+
+    def restore(self) -> None:
+        """Give all threads the usual priority."""
+        for thread in os.listdir("/proc/self/task"):
+            try:
+                os.setpriority(os.PRIO_PROCESS, int(thread), self._usual)
+            except ProcessLookupError:
+                pass  # the thread has ended
 
 
 def client_limits(guarded: int) -> tuple[Limits, Limits]:
