@@ -7,7 +7,6 @@ no exec refers to it. `reconcile` handles exits that were reported while the con
 
 from __future__ import annotations
 
-import base64
 import logging
 import os
 import signal
@@ -325,28 +324,9 @@ class Execs:
         assert state.container.run is not None and state.container.run.monitor is not None
         await state.container.run.monitor.resize(*rows_and_columns((rows, columns)), state.id)
 
-    def inspect(self, exec_id: str) -> dict[str, Any]:
-        state = self.get(exec_id)
-        config = state.config
-        return {
-            "ID": state.id,
-            "Running": state.running,
-            "ExitCode": state.exit_code,
-            "ProcessConfig": {
-                "tty": config.tty,
-                "entrypoint": state.command[0],
-                "arguments": state.command[1:],
-                "privileged": config.privileged,
-                **({"user": config.user} if config.user else {}),
-            },
-            "OpenStdin": config.attach_stdin,
-            "OpenStderr": config.attach_stderr,
-            "OpenStdout": config.attach_stdout,
-            "CanRemove": trio.current_time() > state.ended_at + KEEP_ENDED / 2,  # it will be removed soon
-            "ContainerID": state.container.id,
-            "DetachKeys": base64.b64encode(state.detach_keys).decode() if config.detach_keys else "",
-            "Pid": state.pid,
-        }
+    def is_expiring(self, state: ExecState) -> bool:
+        """Whether it ended some time ago and will be forgotten soon."""
+        return trio.current_time() > state.ended_at + KEEP_ENDED / 2
 
 
 def _attachment(config: ExecConfig, framed: bool | None) -> Attach | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
 import pytest
 import trio
 
-from orlop_kernel.events import LOST, Event, EventBus, EventFilter, Subscription, to_wire
+from orlop_kernel.events import LOST, Event, EventBus, EventFilter, Subscription
 from orlop_kernel.events.bus import BUFFER
 from orlop_kernel.events.event import decode
 from orlop_kernel.store import Put, Store
@@ -240,18 +239,3 @@ def test_image_filter_knows_long_and_short_names() -> None:
     assert EventFilter({"image": ["alpine"]})(pulled)
     with_port = event("image", "pull", "localhost:5000/a/b@sha256:00", name="localhost:5000/a/b")
     assert EventFilter({"image": ["localhost:5000/a/b"]})(with_port)
-
-
-def test_the_wire_new_and_old() -> None:
-    happened = event(image="alpine", name="web")
-    expected = {
-        "Type": "container",
-        "Action": "start",
-        "Actor": {"ID": "c0ffee", "Attributes": {"image": "alpine", "name": "web"}},
-        "scope": "local",
-        "time": 1_700_000_000,
-        "timeNano": 1_700_000_000_123_456_789,
-    }
-    assert json.loads(to_wire(happened, legacy=False)) == expected
-    assert json.loads(to_wire(happened, legacy=True)) == {"status": "start", "id": "c0ffee", "from": "alpine", **expected}
-    assert "status" not in json.loads(to_wire(event("network", "create"), legacy=True))

@@ -43,8 +43,8 @@ def test_an_exec_that_is_over_before_its_start_is_told(tmp_path, monkeypatch):
                 "exec_start",
                 "exec_die",
             ]
-            found = execs.inspect(made)
-            assert (found["Running"], found["ExitCode"], found["Pid"]) == (False, 5, 78)
+            found = execs.get(made)
+            assert (found.running, found.exit_code, found.pid) == (False, 5, 78)
 
     run_fast(main)
 
@@ -78,7 +78,7 @@ def test_an_exec_that_cannot_be_written_has_ended(tmp_path, monkeypatch):
             os.rmdir(h.paths.run_dir(ID))
             with pytest.raises(DriverError, match="cannot run the exec"):
                 await execs.start(made, detach=True, console_size=None)
-            assert not execs.inspect(made)["Running"] and not h.container.execs
+            assert not execs.get(made).running and not h.container.execs
 
     run_fast(main)
 
@@ -117,7 +117,7 @@ def test_ended_execs_are_forgotten_in_time_and_keep_no_task(tmp_path, monkeypatc
                 made = execs.create(h.container, ExecConfig(cmd=["true"]))
                 await execs.start(made, detach=True, console_size=None)
                 execs.exited(h.container, ExecExited(made, 0, 1))
-            assert execs.inspect(made)["ExitCode"] == 0
+            assert execs.get(made).exit_code == 0
             assert len(h.engine.nursery.child_tasks) == tasks
             await trio.sleep(601)
             execs.create(h.container, ExecConfig(cmd=["true"]))
@@ -134,23 +134,15 @@ def test_an_exec_can_be_removed_when_it_will_be_forgotten(tmp_path, monkeypatch)
             h.run.monitor.exec = started
             made = execs.create(h.container, ExecConfig(cmd=["sh", "-c", "x"], privileged=True, user="1", detach_keys="a,b"))
             await execs.start(made, detach=True, console_size=None)
-            assert (execs.inspect(made)["CanRemove"], execs.inspect(made)["Pid"]) == (False, 78)
+            found = execs.get(made)
+            assert (execs.is_expiring(found), found.pid) == (False, 78)
             execs.exited(h.container, ExecExited(made, 0, 1))
-            found = execs.inspect(made)
-            assert not found["CanRemove"]
-            assert found["DetachKeys"] == "YWI="  # bytes, which Go encodes as base64 in JSON
-            assert found["ProcessConfig"] == {
-                "tty": False,
-                "entrypoint": "sh",
-                "arguments": ["-c", "x"],
-                "privileged": True,
-                "user": "1",
-            }
+            assert not execs.is_expiring(found)
             await trio.sleep(301)
-            assert execs.inspect(made)["CanRemove"]
+            assert execs.is_expiring(found)
             del h.index.by_id[h.container.id]
             with pytest.raises(NotFound, match="No such exec instance"):
-                execs.inspect(made)
+                execs.get(made)
 
     run_fast(main)
 
@@ -178,11 +170,11 @@ def test_what_the_monitor_does_not_know_any_more_has_ended(tmp_path, monkeypatch
             execs.reconcile(
                 h.container, Status("running", 1, execs={kept: 78}, unreported_exits={unreported_exits: 3}), asked_at
             )
-            assert (execs.inspect(unreported_exits)["Running"], execs.inspect(unreported_exits)["ExitCode"]) == (False, 3)
-            assert (execs.inspect(lost)["Running"], execs.inspect(lost)["ExitCode"]) == (False, 255)
+            assert (execs.get(unreported_exits).running, execs.get(unreported_exits).exit_code) == (False, 3)
+            assert (execs.get(lost).running, execs.get(lost).exit_code) == (False, 255)
             assert h.engine.actions()[-1] == "exec_die"
-            assert execs.inspect(kept)["Running"] and execs.inspect(late)["Running"]
-            assert execs.inspect(idle)["ExitCode"] is None
+            assert execs.get(kept).running and execs.get(late).running
+            assert execs.get(idle).exit_code is None
             assert h.container.execs == {kept, late, idle}
 
     run_fast(main)
@@ -229,6 +221,6 @@ def test_a_runtime_that_hangs_is_named_with_its_deadline(tmp_path, monkeypatch):
             made = execs.create(h.container, ExecConfig(cmd=["true"]))
             with pytest.raises(DeadlineExceeded, match="OCI runtime exec failed: true: no answer within 120 s"):
                 await execs.start(made, detach=True, console_size=None)
-            assert (execs.inspect(made)["Running"], execs.inspect(made)["ExitCode"]) == (False, 126)
+            assert (execs.get(made).running, execs.get(made).exit_code) == (False, 126)
 
     run_fast(main)

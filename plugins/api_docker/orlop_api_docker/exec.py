@@ -36,7 +36,10 @@ class _Routes:
         return json_response({"Id": self.execs.create(container, config)}, 201)
 
     async def inspect(self, call: Call) -> Answer:
-        return json_response(self.execs.inspect(call.params["id"]))
+        from .wire.execs import exec_view
+
+        state = self.execs.get(call.params["id"])
+        return json_response(exec_view(state, can_remove=self.execs.is_expiring(state)))
 
     async def resize(self, call: Call) -> Answer:
         await self.execs.resize(call.params["id"], *call.terminal_size())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from orlop_api_docker import API_VERSION
-from orlop_kernel.events import Subscription, to_wire
+from orlop_kernel.events import Subscription
 from orlop_kernel.http.messages import Answer, Response
 from orlop_kernel.routing.call import Call
 from orlop_kernel.routing.router import Route
@@ -82,13 +82,15 @@ def event_media_type(accept: str, version: tuple[int, int]) -> str:
 
 async def event_pieces(subscription: Subscription, version: tuple[int, int], sequence: bool) -> AsyncIterator[bytes]:
     """Encoded records: one JSON object a line, or a JSON text sequence, in which each begins with RS (RFC 7464)."""
+    from .wire.events import encode_event
+
     head = b"\x1e" if sequence else b""
     legacy = version < (1, 52)
     try:
         async for event in subscription:
             if event.type == "image" and event.action == "create" and version < (1, 46):
                 continue  # clients of that API version would misinterpret it
-            yield head + to_wire(event, legacy=legacy) + b"\n"
+            yield head + encode_event(event, legacy=legacy) + b"\n"
     finally:
         subscription.close()
 
