@@ -31,21 +31,11 @@ V2 = {
 
 def test_v2(tmp_path):
     found = Source.find([tree(tmp_path / "c", V2)]).read()
-    assert found["cpu_stats"]["cpu_usage"] == {
-        "total_usage": 3_000_000,
-        "usage_in_kernelmode": 1_000_000,
-        "usage_in_usermode": 2_000_000,
-    }
-    assert found["cpu_stats"]["throttling_data"] == {"periods": 5, "throttled_periods": 2, "throttled_time": 7000}
-    memory = found["memory_stats"]
-    assert (memory["usage"], memory["failcnt"], memory["limit"]) == (1 << 20, 3, reading.host_memory())
-    assert memory["stats"] == {"anon": 4096, "inactive_file": 12} and "max_usage" not in memory
-    assert found["pids_stats"] == {"current": 4}
-    assert found["blkio_stats"]["io_service_bytes_recursive"] == [
-        {"major": 8, "minor": 0, "op": "read", "value": 10},
-        {"major": 8, "minor": 0, "op": "write", "value": 20},
-    ]
-    assert found["blkio_stats"]["io_time_recursive"] is None
+    times = {"total": 3_000_000, "kernel": 1_000_000, "user": 2_000_000}
+    assert found.cpu == reading.Cpu(**times, periods=5, throttled_periods=2, throttled=7000)
+    assert found.memory == reading.Memory(1 << 20, reading.host_memory(), {"anon": 4096, "inactive_file": 12}, failures=3)
+    assert found.pids == (4, None) and found.version == 2
+    assert found.io == [(8, 0, "read", 10), (8, 0, "write", 20)]
 
 
 def test_v1_and_the_empty_v2_tree_of_a_hybrid_host(tmp_path):
@@ -81,20 +71,18 @@ def test_v1_and_the_empty_v2_tree_of_a_hybrid_host(tmp_path):
     )
     assert not source.unified
     found = source.read()
-    assert found["cpu_stats"]["cpu_usage"]["percpu_usage"] == [100, 200]
-    assert found["cpu_stats"]["throttling_data"]["throttled_time"] == 4
-    assert found["memory_stats"]["limit"] == reading.host_memory() and found["memory_stats"]["max_usage"] == 6
-    assert "failcnt" not in found["memory_stats"]
-    assert [entry["op"] for entry in found["blkio_stats"]["io_service_bytes_recursive"]] == ["Read", "Write", "Total"]
-    assert found["pids_stats"] == {"current": 1, "limit": 50}
+    assert (found.version, found.cpu.each, found.cpu.throttled) == (1, [100, 200], 4)
+    assert (found.memory.limit, found.memory.highest, found.memory.failures) == (reading.host_memory(), 6, 0)
+    assert [entry.operation for entry in found.io] == ["Read", "Write", "Total"]
+    assert found.pids == (1, 50)
 
 
-def test_what_is_gone_reads_as_nothing(tmp_path):
+def test_removed_cgroup_reads_as_zeros(tmp_path):
     source = Source.find([tree(tmp_path / "c", V2)])
     for file in (tmp_path / "c").iterdir():
         file.unlink()
     found = source.read()
-    assert found["cpu_stats"]["cpu_usage"]["total_usage"] == 0 and found["pids_stats"] == {"current": 0}
+    assert found.cpu.total == 0 and found.pids == (0, None)
     assert Source.find([str(tmp_path / "never")]) == Source()
 
 
@@ -113,7 +101,7 @@ def test_a_tick_that_fails_costs_one_sample_and_not_the_daemon(tmp_path, monkeyp
         if failing:
             raise RuntimeError(failing.pop())
         for item in watched:
-            item.line += b"."
+            item.latest = (*(item.latest or ()), ".")
 
     monkeypatch.setattr(Stats, "_sample", sample)
 
@@ -122,9 +110,9 @@ def test_a_tick_that_fails_costs_one_sample_and_not_the_daemon(tmp_path, monkeyp
             engine_fixture(tmp_path, monkeypatch) as h,
             aclosing(Stats(h.index, h.engine.nursery).stream(h.container)) as stream,
         ):
-            assert await anext(stream) == b"."
+            assert await anext(stream) == (".",)
             failing[:] = ["can't start new thread"] * 2
-            assert [await anext(stream) for _ in range(3)] == [b".", b".", b".."]
+            assert [await anext(stream) for _ in range(3)] == [(".",), (".",), (".", ".")]
             assert len(caplog.records) == 1
 
     run_fast(main)

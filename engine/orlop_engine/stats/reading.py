@@ -1,4 +1,4 @@
-"""Convert cgroup files to the fields of `GET /containers/{id}/stats`, for cgroup v1, v2 and hybrid hosts.
+"""Read the resource usage of a container from its cgroup, for cgroup v1, v2 and hybrid hosts.
 
 `Source.find` determines once which files a container has; `Source.read` opens only those. A removed cgroup reads as
 zeros, because its container has just ended. All functions may block in the kernel.
@@ -10,26 +10,84 @@ import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
-__all__ = ["NO_BLKIO", "Source", "host_memory", "networks", "online_cpus", "system_cpu"]
+__all__ = [
+    "Cpu",
+    "Interface",
+    "Io",
+    "Memory",
+    "Pids",
+    "Source",
+    "Traffic",
+    "Usage",
+    "host_memory",
+    "networks",
+    "online_cpus",
+    "system_cpu",
+]
 
 _TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _BLKIO = "blkio.throttle.io_service_bytes_recursive", "blkio.throttle.io_service_bytes"
-NO_BLKIO = dict.fromkeys(
-    (
-        "io_service_bytes_recursive",
-        "io_serviced_recursive",
-        "io_queue_recursive",
-        "io_service_time_recursive",
-        "io_wait_time_recursive",
-        "io_merged_recursive",
-        "io_time_recursive",
-        "sectors_recursive",
-    )
-)
-_NETWORK = ("bytes", "packets", "errors", "dropped")
-_NETWORK_COLUMNS = (0, 1, 2, 3)  # received columns of /proc/net/dev; the sent ones follow eight columns later
+
+
+class Cpu(NamedTuple):
+    """Times in ns. `each` processor's time is known for cgroup v1 only."""
+
+    total: int = 0
+    kernel: int = 0
+    user: int = 0
+    each: list[int] | None = None
+    periods: int = 0
+    throttled_periods: int = 0
+    throttled: int = 0
+
+
+class Memory(NamedTuple):
+    """Bytes. `figures`: what memory.stat has. `highest` is known for cgroup v1 only. `limit` is at most the host's memory.
+    `failures`: how often the limit was hit (v1), or how often memory ran out (v2)."""
+
+    usage: int
+    limit: int
+    figures: dict[str, int]
+    failures: int = 0
+    highest: int | None = None
+
+
+class Io(NamedTuple):
+    """Bytes that an operation ("read", "write", and others of cgroup v1) has transferred to or from a device."""
+
+    major: int
+    minor: int
+    operation: str
+    size: int
+
+
+class Pids(NamedTuple):
+    current: int
+    limit: int | None
+
+
+class Usage(NamedTuple):
+    """What a cgroup of this version has used. `pids` is None without that controller."""
+
+    version: int
+    cpu: Cpu
+    memory: Memory
+    io: list[Io]
+    pids: Pids | None
+
+
+class Traffic(NamedTuple):
+    bytes: int
+    packets: int
+    errors: int
+    dropped: int
+
+
+class Interface(NamedTuple):
+    received: Traffic
+    sent: Traffic
 
 
 def _text(path: str) -> str:
@@ -101,78 +159,63 @@ class Source:
             return cls(unified=found["unified"])
         return cls(**found)
 
-    def read(self) -> dict[str, Any]:
-        """Return `cpu_stats` (without the host's usage), `memory_stats`, `blkio_stats` and `pids_stats`."""
+    def read(self) -> Usage:
         return self._read_v2() if self.unified else self._read_v1()
 
-    def _read_v1(self) -> dict[str, Any]:
+    def _read_v1(self) -> Usage:
         ticks = _table(f"{self.cpuacct}/cpuacct.stat")
         throttled = _table(f"{self.cpu}/cpu.stat")
-        memory = _table(f"{self.memory}/memory.stat")
-        return {
-            "pids_stats": self._pids(self.pids),
-            "blkio_stats": self._blkio_v1(),
-            "cpu_stats": {
-                "cpu_usage": {
-                    "total_usage": _number(f"{self.cpuacct}/cpuacct.usage"),
-                    "percpu_usage": [int(word) for word in _text(f"{self.cpuacct}/cpuacct.usage_percpu").split()],
-                    "usage_in_kernelmode": ticks.get("system", 0) * _TICK,
-                    "usage_in_usermode": ticks.get("user", 0) * _TICK,
-                },
-                "throttling_data": {
-                    "periods": throttled.get("nr_periods", 0),
-                    "throttled_periods": throttled.get("nr_throttled", 0),
-                    "throttled_time": throttled.get("throttled_time", 0),
-                },
-            },
-            "memory_stats": {
-                "usage": _number(f"{self.memory}/memory.usage_in_bytes"),
-                "max_usage": _number(f"{self.memory}/memory.max_usage_in_bytes"),
-                "stats": memory,
-                **_failures(_number(f"{self.memory}/memory.failcnt")),
-                "limit": min(_limit(f"{self.memory}/memory.limit_in_bytes") or host_memory(), host_memory()),
-            },
-        }
+        cpu = Cpu(
+            total=_number(f"{self.cpuacct}/cpuacct.usage"),
+            kernel=ticks.get("system", 0) * _TICK,
+            user=ticks.get("user", 0) * _TICK,
+            each=[int(word) for word in _text(f"{self.cpuacct}/cpuacct.usage_percpu").split()],
+            periods=throttled.get("nr_periods", 0),
+            throttled_periods=throttled.get("nr_throttled", 0),
+            throttled=throttled.get("throttled_time", 0),
+        )
+        memory = Memory(
+            usage=_number(f"{self.memory}/memory.usage_in_bytes"),
+            limit=min(_limit(f"{self.memory}/memory.limit_in_bytes") or host_memory(), host_memory()),
+            figures=_table(f"{self.memory}/memory.stat"),
+            failures=_number(f"{self.memory}/memory.failcnt"),
+            highest=_number(f"{self.memory}/memory.max_usage_in_bytes"),
+        )
+        return Usage(1, cpu, memory, self._io_v1(), self._pids(self.pids))
 
-    def _blkio_v1(self) -> dict[str, Any]:
+    def _io_v1(self) -> list[Io]:
         text = next((text for name in _BLKIO if (text := _text(f"{self.blkio}/{name}"))), "")
         entries = []
         for line in text.splitlines():
             words = line.replace(":", " ").split()
             if len(words) == 4:
-                entries.append({"major": int(words[0]), "minor": int(words[1]), "op": words[2], "value": int(words[3])})
-        return {**{name: [] for name in NO_BLKIO}, "io_service_bytes_recursive": entries}  # empty lists, as Docker's
+                entries.append(Io(int(words[0]), int(words[1]), words[2], int(words[3])))
+        return entries
 
-    def _read_v2(self) -> dict[str, Any]:
+    def _read_v2(self) -> Usage:
         top = self.unified
-        cpu, events = _table(f"{top}/cpu.stat"), _table(f"{top}/memory.events")
-        return {
-            "pids_stats": self._pids(top),
-            "blkio_stats": {**NO_BLKIO, "io_service_bytes_recursive": _io_stat(_text(f"{top}/io.stat"))},
-            "cpu_stats": {
-                "cpu_usage": {
-                    "total_usage": cpu.get("usage_usec", 0) * 1000,
-                    "usage_in_kernelmode": cpu.get("system_usec", 0) * 1000,
-                    "usage_in_usermode": cpu.get("user_usec", 0) * 1000,
-                },
-                "throttling_data": {
-                    "periods": cpu.get("nr_periods", 0),
-                    "throttled_periods": cpu.get("nr_throttled", 0),
-                    "throttled_time": cpu.get("throttled_usec", 0) * 1000,
-                },
-            },
-            "memory_stats": {
-                "usage": _number(f"{top}/memory.current"),
-                "stats": _table(f"{top}/memory.stat"),
-                **_failures(events.get("oom", 0)),
-                "limit": min(_limit(f"{top}/memory.max") or host_memory(), host_memory()),
-            },
-        }
+        times, events = _table(f"{top}/cpu.stat"), _table(f"{top}/memory.events")
+        cpu = Cpu(
+            total=times.get("usage_usec", 0) * 1000,
+            kernel=times.get("system_usec", 0) * 1000,
+            user=times.get("user_usec", 0) * 1000,
+            periods=times.get("nr_periods", 0),
+            throttled_periods=times.get("nr_throttled", 0),
+            throttled=times.get("throttled_usec", 0) * 1000,
+        )
+        memory = Memory(
+            usage=_number(f"{top}/memory.current"),
+            limit=min(_limit(f"{top}/memory.max") or host_memory(), host_memory()),
+            figures=_table(f"{top}/memory.stat"),
+            failures=events.get("oom", 0),
+        )
+        return Usage(2, cpu, memory, _io_stat(_text(f"{top}/io.stat")), self._pids(top))
 
     @staticmethod
-    def _pids(directory: str) -> dict[str, int]:
-        current, limit = _number(f"{directory}/pids.current"), _limit(f"{directory}/pids.max")
-        return {"current": current, **({"limit": limit} if limit is not None else {})} if directory else {}
+    def _pids(directory: str) -> Pids | None:
+        if not directory:
+            return None
+        return Pids(_number(f"{directory}/pids.current"), _limit(f"{directory}/pids.max"))
 
 
 def _names(directory: str) -> list[str]:
@@ -182,32 +225,27 @@ def _names(directory: str) -> list[str]:
         return []
 
 
-def _failures(count: int) -> dict[str, int]:
-    return {"failcnt": count} if count else {}
-
-
-def _io_stat(text: str) -> list[dict[str, Any]] | None:
+def _io_stat(text: str) -> list[Io]:
     entries = []
     for line in text.splitlines():
         device, *words = line.split()
         major, _, minor = device.partition(":")
         values = dict(word.partition("=")[::2] for word in words)
-        for op, key in (("read", "rbytes"), ("write", "wbytes")):
+        for operation, key in (("read", "rbytes"), ("write", "wbytes")):
             if minor.isdigit() and values.get(key, "").isdigit():
-                entries.append({"major": int(major), "minor": int(minor), "op": op, "value": int(values[key])})
-    return entries or None
+                entries.append(Io(int(major), int(minor), operation, int(values[key])))
+    return entries
 
 
-def networks(pid: int) -> dict[str, dict[str, int]]:
+def networks(pid: int) -> dict[str, Interface]:
     """The interface counters of a process's network namespace, without loopback."""
     found = {}
     for line in _text(f"/proc/{pid}/net/dev").splitlines():
         name, colon, rest = line.partition(":")
         columns = rest.split()
         if colon and len(columns) >= 16 and name.strip() != "lo":
-            received = {f"rx_{key}": int(columns[at]) for key, at in zip(_NETWORK, _NETWORK_COLUMNS, strict=True)}
-            sent = {f"tx_{key}": int(columns[at + 8]) for key, at in zip(_NETWORK, _NETWORK_COLUMNS, strict=True)}
-            found[name.strip()] = {**received, **sent}
+            numbers = [int(column) for column in columns]
+            found[name.strip()] = Interface(Traffic(*numbers[:4]), Traffic(*numbers[8:12]))
     return found
 
 

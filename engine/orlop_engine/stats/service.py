@@ -1,46 +1,54 @@
 """Stats: one sampler for all viewers.
 
 Owns, in memory only, the last sample of each watched container. One task runs while there are viewers. Each second it
-reads every watched container once, all in one call on a worker thread, and encodes each sample once for all its viewers.
+reads every watched container once, all in one call on a worker thread. All viewers of a container get the same object.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
-import msgspec
 import trio
 
 from orlop_engine.config import defaults
 from orlop_engine.containers.container import Container
 from orlop_engine.containers.index import ContainerIndex
 from orlop_engine.processes import runs
-from orlop_sdk.base import rfc3339
 
 from . import reading
 
-__all__ = ["Stats"]
+__all__ = ["Measurement", "Sample", "Stats"]
 
 _log = logging.getLogger("orlop.stats")
 _PERIOD = 1.0
 _FIRST = 0.1  # between the two samples of a single answer: long enough to compute a CPU percentage
-_NEVER = "0001-01-01T00:00:00Z"
-_NO_CPU: dict[str, Any] = {
-    "cpu_usage": {"total_usage": 0, "usage_in_kernelmode": 0, "usage_in_usermode": 0},
-    "throttling_data": {"periods": 0, "throttled_periods": 0, "throttled_time": 0},
-}
-_encode = msgspec.json.Encoder().encode
 
 
-@dataclass(slots=True)
-class _Sample:
-    read: str = _NEVER
-    figures: dict[str, Any] = field(default_factory=dict)
-    networks: dict[str, Any] = field(default_factory=dict)
+class Sample(NamedTuple):
+    """The resource usage at a time. `usage` is None while the container is not running. `system_cpu`: see `reading`."""
+
+    time_ns: int = 0
+    usage: reading.Usage | None = None
+    networks: Mapping[str, reading.Interface] = {}
+    cpus: int = 0
+    system_cpu: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Measurement:
+    """Two samples of a container, from which clients compute rates. Until there are two, `before` is empty."""
+
+    id: str
+    name: str
+    before: Sample
+    now: Sample
+
+
+_EMPTY = Sample()
 
 
 @dataclass(slots=True)
@@ -52,10 +60,14 @@ class _Watched:
     run_dir: str = ""
     pid: int = 0
     source: reading.Source = field(default_factory=reading.Source)
-    before: _Sample = field(default_factory=_Sample)
-    now: _Sample = field(default_factory=_Sample)
-    line: bytes = b""
+    before: Sample = _EMPTY
+    now: Sample = _EMPTY
+    latest: Measurement | None = None
     network: bool = True
+
+    def measured(self) -> Measurement:
+        record = self.container.record
+        return Measurement(record.id, record.name, self.before, self.now)
 
 
 class Stats:
@@ -65,29 +77,29 @@ class Stats:
         self._ticking = False
         self._ticked = trio.Event()
 
-    async def once(self, container: Container, *, twice: bool) -> bytes:
-        """One answer, as JSON. `twice` takes two samples, from which the client computes the CPU percentage."""
+    async def once(self, container: Container, *, twice: bool) -> Measurement:
+        """One measurement. `twice` takes two samples, from which the client computes the CPU percentage."""
         watched = _Watched(container)
         if container.record.state.running:
             await self._sample([watched])
             if twice:
                 await trio.sleep(_FIRST)
                 await self._sample([watched])
-        return self._encoded(watched)
+        return watched.measured()
 
-    async def stream(self, container: Container) -> AsyncGenerator[bytes, None]:
-        """Yield one line of JSON a second, the first at once, until the container is removed. A stopped container has
-        zeros."""
+    async def stream(self, container: Container) -> AsyncGenerator[Measurement, None]:
+        """Yield one measurement a second, the first at once, until the container is removed. A stopped container has empty
+        ones."""
         watched = self._watched.setdefault(container.id, _Watched(container))
         watched.viewers += 1
         try:
-            if not watched.line:
+            if watched.latest is None:
                 await self._sample([watched])
-            yield watched.line
+            yield watched.latest or watched.measured()
             self._start_ticking()
             while container.id in self._containers:
                 await self._ticked.wait()
-                yield watched.line
+                yield watched.latest or watched.measured()
         finally:
             watched.viewers -= 1
             if not watched.viewers:
@@ -123,7 +135,7 @@ class Stats:
             self._follow(item)
         await trio.to_thread.run_sync(_read_all, watched)
         for item in watched:
-            item.line = self._encoded(item) + b"\n"
+            item.latest = item.measured()
 
     def _follow(self, item: _Watched) -> None:
         """Switch to the container's current run, if it has one."""
@@ -134,29 +146,9 @@ class Stats:
             init = runs.init_record(run.run_dir) if running and run is not None else None
             item.source = reading.Source.find(init.cgroups) if init is not None else reading.Source()
             item.run_dir = run_dir
-            item.before, item.now = _Sample(), _Sample()
+            item.before, item.now = _EMPTY, _EMPTY
         item.pid = container.record.state.pid if running else 0
         item.network = container.record.host_config.network_mode != defaults.HOST_NETWORK
-
-    def _encoded(self, item: _Watched) -> bytes:
-        record, now, before = item.container.record, item.now, item.before
-        stats: dict[str, Any] = {
-            "id": record.id,
-            "name": f"/{record.name}",
-            "os_type": "linux",
-            "read": now.read,
-            "preread": before.read,
-            "num_procs": 0,
-            "storage_stats": {},
-            "pids_stats": now.figures.get("pids_stats", {}),
-            "blkio_stats": now.figures.get("blkio_stats", reading.NO_BLKIO),
-            "cpu_stats": now.figures.get("cpu_stats", _NO_CPU),
-            "precpu_stats": before.figures.get("cpu_stats", _NO_CPU),
-            "memory_stats": now.figures.get("memory_stats", {}),
-        }
-        if now.networks:
-            stats["networks"] = now.networks
-        return _encode(stats)
 
 
 def _read_all(watched: list[_Watched]) -> None:
@@ -164,9 +156,8 @@ def _read_all(watched: list[_Watched]) -> None:
     cpus = reading.online_cpus()
     for item in watched:
         if not item.pid:
-            item.before, item.now = _Sample(), _Sample()
+            item.before, item.now = _EMPTY, _EMPTY
             continue
-        figures, system = item.source.read(), reading.system_cpu(cpus)
-        figures["cpu_stats"] = {**figures["cpu_stats"], "system_cpu_usage": system, "online_cpus": cpus}
+        usage, system = item.source.read(), reading.system_cpu(cpus)
         networks = reading.networks(item.pid) if item.network else {}
-        item.before, item.now = item.now, _Sample(rfc3339(time.time_ns()), figures, networks)
+        item.before, item.now = item.now, Sample(time.time_ns(), usage, networks, cpus, system)

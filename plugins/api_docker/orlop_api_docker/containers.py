@@ -6,7 +6,7 @@ Modules of the engine that no start of the daemon needs are imported by the requ
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from orlop_engine.engine import Engine
     from orlop_engine.logs import LogStream
 
+    from .wire.stats import StatsLines
+
 
 __all__ = ["routes"]
 
@@ -58,6 +60,12 @@ async def _refuse_body(call: Call) -> None:
 class _Routes:
     def __init__(self, engine: Engine, views: ContainerViews) -> None:
         self.engine, self.views = engine, views
+
+    @cached_property
+    def stats_lines(self) -> StatsLines:
+        from .wire.stats import StatsLines
+
+        return StatsLines()
 
     @property
     def containers(self) -> Containers:
@@ -174,12 +182,14 @@ class _Routes:
         return Response(200)
 
     async def stats(self, call: Call) -> Answer:
+        from .wire.stats import encode_stats
+
         container, one_shot = self._of(call), call.flag("one-shot") and call.version >= (1, 41)
         if call.flag("stream", True):
             if one_shot:
                 raise InvalidParameter("cannot have stream=true and one-shot=true")
-            return Streaming(200, self.engine.stats.stream(container), _JSON_STREAM)
-        return json_bytes(await self.engine.stats.once(container, twice=not one_shot))
+            return Streaming(200, self.stats_lines.of(self.engine.stats.stream(container)), _JSON_STREAM)
+        return json_bytes(encode_stats(await self.engine.stats.once(container, twice=not one_shot)))
 
     async def update(self, call: Call) -> Answer:
         request = await call.json(UpdateRequest)
