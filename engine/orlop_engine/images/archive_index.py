@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from orlop_sdk import DriverError, NotFound
 
 from . import manifests, platforms
@@ -23,16 +25,12 @@ def _member(archive: Archive, part: Descriptor) -> Member | None:
     return member if member is not None and (member.digest, member.size) == (part.digest, part.size) else None
 
 
-def chosen(archive: Archive, index: Index, platform: Platform | None) -> list[Descriptor]:
-    """The manifests to load: the best for a platform, else all that the archive has, that for this host last. `NotFound` if
-    there is none for the platform, or without one for this host in an archive that has none at all."""
-    if platform is not None:
-        return [manifests.choose(index, platform)]
-    present = [
-        entry
-        for entry in index.manifests
-        if entry.media_type in IMAGE_MANIFESTS and not manifests.is_attestation(entry) and _member(archive, entry)
-    ]
+def chosen(archive: Archive, index: Index, wanted: Sequence[Platform]) -> list[Descriptor]:
+    """The manifests to load: the best for each platform, else all for Linux that the archive has, that for this host last.
+    `NotFound` if there is none for a platform, or without one for this host in an archive that has none at all."""
+    if wanted:
+        return list({entry.digest: entry for entry in (manifests.choose(index, platform) for platform in wanted)}.values())
+    present = [entry for entry in index.manifests if _is_loadable(entry) and _member(archive, entry)]
     if len(present) < 2:
         return present or [manifests.choose(index, platforms.host())]
     try:
@@ -40,6 +38,12 @@ def chosen(archive: Archive, index: Index, platform: Platform | None) -> list[De
     except NotFound:
         return present
     return [*(entry for entry in present if entry != best), best]
+
+
+def _is_loadable(entry: Descriptor) -> bool:
+    """Whether the entry is an image for Linux: images for other systems can only be left in the archive."""
+    system = entry.platform.os.lower() if entry.platform else ""
+    return entry.media_type in IMAGE_MANIFESTS and not manifests.is_attestation(entry) and system in ("linux", "")
 
 
 def attachments(archive: Archive, index: Index, manifest: str) -> tuple[Member, ...]:

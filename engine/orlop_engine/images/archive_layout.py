@@ -2,7 +2,7 @@
 `manifest.json` and `repositories` beside it, so that older engines can load it too. Sans-IO.
 
 Members are sorted and have fixed times and owners, so the same images give the same bytes every time. A blob that several
-images share is written once.
+images share is written once. Of an index, those parts are written that are here; `manifest.json` has one of its images.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from orlop_monitor.unpack.header import Entry
 
 from .manifests import OCI_INDEX, Descriptor
 from .outgoing import Outgoing
+from .outgoing_index import OutgoingIndex
 from .records import Layer
 from .references import Reference
 
-__all__ = ["LayerContent", "SavedImage", "blob_path", "parts"]
+__all__ = ["LayerContent", "Saved", "SavedImage", "SavedIndex", "blob_path", "parts"]
 
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _NAME, _REF_NAME = "io.containerd.image.name", "org.opencontainers.image.ref.name"
@@ -34,10 +35,38 @@ class SavedImage:
     outgoing: Outgoing
     tags: tuple[Reference, ...]
 
+    @property
+    def descriptor(self) -> Descriptor:
+        return self.outgoing.descriptor
+
+    @property
+    def images(self) -> tuple[Outgoing, ...]:
+        return (self.outgoing,)
+
+
+@dataclass(frozen=True, slots=True)
+class SavedIndex:
+    """An index with its tags. `outgoing` is the image for engines that know one platform of a name."""
+
+    outgoing: Outgoing
+    index: OutgoingIndex
+    tags: tuple[Reference, ...]
+
+    @property
+    def descriptor(self) -> Descriptor:
+        return self.index.descriptor
+
+    @property
+    def images(self) -> tuple[Outgoing, ...]:
+        return self.index.images
+
+
+Saved = SavedImage | SavedIndex
+
 
 @dataclass(frozen=True, slots=True)
 class LayerContent:
-    """The place of a layer's blob in the archive, which is filled with exactly `size` bytes."""
+    """The place of a layer's blob in the archive, or of a document's, which is filled with exactly `size` bytes."""
 
     layer: Layer
     size: int
@@ -69,7 +98,7 @@ def blob_path(digest: str) -> str:
     return "blobs/sha256/" + digest.removeprefix("sha256:")
 
 
-def parts(images: Sequence[SavedImage]) -> Iterator[bytes | LayerContent]:
+def parts(images: Sequence[Saved]) -> Iterator[bytes | LayerContent]:
     """The archive from its first byte to its last: bytes, and the layers between them."""
     members: dict[str, bytes | LayerContent] = dict(itertools.chain(_blobs(images), _documents(images)))
     for name in ("blobs/", "blobs/sha256/"):
@@ -87,16 +116,26 @@ def _header(name: str, size: int) -> bytes:
     return entry_header(Entry(name.encode(), kind, mode, 0, 0, size, 0, b"", 0, 0))
 
 
-def _blobs(images: Sequence[SavedImage]) -> Iterator[tuple[str, bytes | LayerContent]]:
+def _blobs(images: Sequence[Saved]) -> Iterator[tuple[str, bytes | LayerContent]]:
     for saved in images:
-        found = saved.outgoing
-        yield blob_path(found.digest), found.manifest
-        yield blob_path(found.config.digest), found.image.raw
-        for layer, descriptor in zip(found.image.layers, found.layers, strict=True):
-            yield blob_path(descriptor.digest), LayerContent(layer, descriptor.size)
+        for found in saved.images:
+            yield blob_path(found.digest), found.manifest
+            yield blob_path(found.config.digest), found.image.raw
+            for layer, descriptor in zip(found.image.layers, found.layers, strict=True):
+                yield blob_path(descriptor.digest), LayerContent(layer, descriptor.size)
+        if isinstance(saved, SavedIndex):
+            yield from _index_blobs(saved.index)
 
 
-def _documents(images: Sequence[SavedImage]) -> Iterator[tuple[str, bytes]]:
+def _index_blobs(index: OutgoingIndex) -> Iterator[tuple[str, bytes | LayerContent]]:
+    yield blob_path(index.descriptor.digest), index.data
+    for attestation in index.attestations:
+        yield blob_path(attestation.descriptor.digest), attestation.manifest
+        for part in attestation.parts:
+            yield blob_path(part.digest), LayerContent(Layer(part.digest, part.media_type, part.size, "", "", 0), part.size)
+
+
+def _documents(images: Sequence[Saved]) -> Iterator[tuple[str, bytes]]:
     encode = msgspec.json.encode
     yield "index.json", encode(_Index(2, OCI_INDEX, [entry for saved in images for entry in _index_entries(saved)]))
     yield "manifest.json", encode([_entry(saved) for saved in images])
@@ -105,9 +144,9 @@ def _documents(images: Sequence[SavedImage]) -> Iterator[tuple[str, bytes]]:
         yield "repositories", encode(repositories, order="sorted")
 
 
-def _index_entries(saved: SavedImage) -> Iterator[_Descriptor]:
+def _index_entries(saved: Saved) -> Iterator[_Descriptor]:
     """One for each tag; containerd, podman and skopeo take the names from here."""
-    manifest = saved.outgoing.descriptor
+    manifest = saved.descriptor
     for tag in saved.tags:
         yield _descriptor(manifest, {_NAME: str(tag), _REF_NAME: tag.tag})
     if not saved.tags:
@@ -118,13 +157,13 @@ def _descriptor(manifest: Descriptor, annotations: dict[str, str] | None) -> _De
     return _Descriptor(manifest.media_type, manifest.digest, manifest.size, annotations)
 
 
-def _entry(saved: SavedImage) -> _Entry:
+def _entry(saved: Saved) -> _Entry:
     tags = [tag.familiar for tag in saved.tags] or None
     layers = [blob_path(layer.digest) for layer in saved.outgoing.layers]
     return _Entry(blob_path(saved.outgoing.config.digest), tags, layers)
 
 
-def _repositories(images: Sequence[SavedImage]) -> dict[str, dict[str, str]]:
+def _repositories(images: Sequence[Saved]) -> dict[str, dict[str, str]]:
     """By repository and tag the top layer, as engines before Docker 1.10 read it. An image without layers has no entry."""
     found: dict[str, dict[str, str]] = {}
     for saved in images:

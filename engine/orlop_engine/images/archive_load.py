@@ -102,14 +102,14 @@ class Loader:
         self._policy = policy
 
     async def load(
-        self, body: AsyncIterable[bytes], platform: Platform | None, quiet: bool, report: Report
+        self, body: AsyncIterable[bytes], wanted: Sequence[Platform], quiet: bool, report: Report
     ) -> list[tuple[Image, tuple[Reference, ...]]]:
-        """Load all images of an archive; reports each as Docker does."""
+        """Load the images of an archive: all, or those for one of the platforms `wanted`. Reports each as Docker does."""
         archive = await receive(self._image_store.content, self._zygote, body, self._decompress)
         try:
             # One lease for all: the archive's files become blobs, and images may share them
             with self._image_store.leases.hold() as lease:
-                return await self._all(archive, lease, platform, quiet, report)
+                return await self._all(archive, lease, wanted, quiet, report)
         except BaseException:
             with trio.move_on_after(CLEANUP_SECONDS, shield=True):
                 await self._image_store.collect()
@@ -119,11 +119,11 @@ class Loader:
                 await trio.to_thread.run_sync(archive.close)
 
     async def _all(
-        self, archive: Archive, lease: Lease, platform: Platform | None, quiet: bool, report: Report
+        self, archive: Archive, lease: Lease, wanted: Sequence[Platform], quiet: bool, report: Report
     ) -> list[tuple[Image, tuple[Reference, ...]]]:
         loaded = []
         told: set[Reference] = set()
-        for found in await trio.to_thread.run_sync(self._find, archive, platform):
+        for found in await trio.to_thread.run_sync(self._find, archive, wanted):
             image = await self._one(archive, found, lease, (lambda _: None) if quiet else report, report)
             loaded.append((image, found.names))
             for name in found.names:
@@ -134,55 +134,81 @@ class Loader:
                 report(Record(stream=f"Loaded image ID: {image.id}\n"))
         return loaded
 
-    def _find(self, archive: Archive, platform: Platform | None) -> list[_Found]:
+    def _find(self, archive: Archive, wanted: Sequence[Platform]) -> list[_Found]:
         """The images of an archive. Checks all of them before the first is created. Runs on a thread, as there may be some
         thousand images."""
         try:
             if archive.find("manifest.json") is not None:
-                table = msgspec.json.decode(archive.read("manifest.json", MAX_MANIFEST), type=list[_Entry] | None) or []
-                _check_count(len(table), "images")
-                _check_count(sum(len(entry.repo_tags or ()) for entry in table), "names")
-                kept = self._kept(archive)
-                return [self._docker(archive, entry, platform, kept) for entry in table]
+                return self._listed(archive, wanted)
             if archive.find("index.json") is not None:
-                layout = msgspec.json.decode(archive.read("index.json", MAX_MANIFEST), type=_Layout)
-                entries = layout.manifests or []
-                _check_count(len(entries), "images")
-                found = [image for entry in entries for image in self._oci(archive, entry, platform)]
-                _check_count(len(found), "images")
-                return found
+                return self._layout(archive, wanted)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
             raise InvalidParameter(f"cannot read the archive: {error}") from error
         raise InvalidParameter("invalid archive: does not contain a manifest.json")
 
-    def _kept(self, archive: Archive) -> dict[str, bytes]:
-        """The OCI manifests beside a `manifest.json`, by the digest of their configuration, so that the image can be saved
-        and pushed again with the same manifest. Docker ignores them: one that cannot be used is no error."""
-        found: dict[str, bytes] = {}
+    def _listed(self, archive: Archive, wanted: Sequence[Platform]) -> list[_Found]:
+        """The images of Docker's manifest.json. It has one image of a name: those of all platforms are taken from an OCI
+        layout beside it."""
+        table = msgspec.json.decode(archive.read("manifest.json", MAX_MANIFEST), type=list[_Entry] | None) or []
+        _check_count(len(table), "images")
+        _check_count(sum(len(entry.repo_tags or ()) for entry in table), "names")
+        kept, found = self._beside(archive, wanted)
+        given = {name for one in found for name in one.names}
+        nameless = {documents.digest(one.raw) for one in found if not one.names}
+        left = []
+        for entry in table:
+            names = tuple(name for name in map(_tag, entry.repo_tags or ()) if name not in given)
+            if names or (not entry.repo_tags and archive.need(entry.config).digest not in nameless):
+                left.append((entry, names))
+        return found + [self._docker(archive, entry, wanted, names, kept) for entry, names in left]
+
+    def _layout(self, archive: Archive, wanted: Sequence[Platform]) -> list[_Found]:
+        entries = self._entries(archive)
+        _check_count(len(entries), "images")
+        found = [image for entry in entries for image in self._oci(archive, entry, wanted)]
+        _check_count(len(found), "images")
+        return found
+
+    def _entries(self, archive: Archive) -> list[Descriptor]:
+        return msgspec.json.decode(archive.read("index.json", MAX_MANIFEST), type=_Layout).manifests or []
+
+    def _beside(self, archive: Archive, wanted: Sequence[Platform]) -> tuple[dict[str, bytes], list[_Found]]:
+        """What an OCI layout beside a `manifest.json` adds: manifests by the digest of their configuration, so that images
+        can be saved and pushed again with the same manifest, and the images of indexes. Older versions of Docker ignore it:
+        one that cannot be used is no error."""
+        kept: dict[str, bytes] = {}
+        found: list[_Found] = []
         if archive.find("index.json") is None:
-            return found
+            return kept, found
         try:
-            layout = msgspec.json.decode(archive.read("index.json", MAX_MANIFEST), type=_Layout)
-            entries = {entry.digest: entry for entry in (layout.manifests or ())[:MAX_ENTRIES]}
-            for entry in entries.values():
+            for entry in self._entries(archive)[:MAX_ENTRIES]:
                 data = self._verified(archive, entry)
                 manifest = manifests.parse(entry.media_type, data)
                 if isinstance(manifest, Manifest):
-                    found[manifest.config.digest] = data
+                    kept[manifest.config.digest] = data
+                else:
+                    found += self._oci(archive, entry, wanted)
+                    _check_count(len(found), "images")
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, InvalidParameter, DriverError) as error:
             log.info("the index.json of an archive is not used: %s", error)
-        return found
+        return kept, found
 
-    def _docker(self, archive: Archive, entry: _Entry, platform: Platform | None, kept: dict[str, bytes]) -> _Found:
+    def _docker(
+        self,
+        archive: Archive,
+        entry: _Entry,
+        wanted: Sequence[Platform],
+        names: tuple[Reference, ...],
+        kept: dict[str, bytes],
+    ) -> _Found:
         raw = archive.read(entry.config, MAX_MANIFEST)
-        names = tuple(map(_tag, entry.repo_tags or ()))
         paths = entry.layers or []
-        self._check(documents.parse(raw), len(paths), platform, names)
+        self._check(documents.parse(raw), len(paths), wanted, names)
         manifest = kept.get(documents.digest(raw))
         layers = tuple((archive.need(path), "") for path in paths)
         return _Found(raw, layers, names, (manifest,) if manifest else ())
 
-    def _oci(self, archive: Archive, entry: Descriptor, platform: Platform | None) -> Iterator[_Found]:
+    def _oci(self, archive: Archive, entry: Descriptor, wanted: Sequence[Platform]) -> Iterator[_Found]:
         """The image of a manifest, or the images of an index."""
         data = self._verified(archive, entry)
         found = manifests.parse(entry.media_type, data)
@@ -191,21 +217,21 @@ class Loader:
         # Under the second name, a bare "latest" is a tag without a repository, so no name at all
         names = (_tag(text),) if ":" in text or "/" in text else ()
         if isinstance(found, Manifest):
-            yield self._image(archive, found, platform, _Found(b"", (), names, (data,)))
+            yield self._image(archive, found, wanted, _Found(b"", (), names, (data,)))
             return
         source = IndexSource.of(entry.digest, found)
-        for part in chosen(archive, found, platform):
+        for part in chosen(archive, found, wanted):
             one = self._verified(archive, part)
             manifest = manifests.parse(part.media_type, one)
             if isinstance(manifest, Index):
                 raise DriverError("cannot read the archive: a manifest list is inside another one")
             kept = attachments(archive, found, part.digest)
-            yield self._image(archive, manifest, platform, _Found(b"", (), names, (data, one), source, kept))
+            yield self._image(archive, manifest, wanted, _Found(b"", (), names, (data, one), source, kept))
 
-    def _image(self, archive: Archive, manifest: Manifest, platform: Platform | None, found: _Found) -> _Found:
+    def _image(self, archive: Archive, manifest: Manifest, wanted: Sequence[Platform], found: _Found) -> _Found:
         """`found` with the configuration and the layers of the manifest added."""
         raw = self._verified(archive, manifest.config)
-        self._check(documents.parse(raw), len(manifest.layers), platform, found.names)
+        self._check(documents.parse(raw), len(manifest.layers), wanted, found.names)
         layers = tuple((self._layer(archive, part), part.media_type) for part in manifest.layers)
         return replace(found, raw=raw, layers=layers)
 
@@ -223,7 +249,7 @@ class Loader:
         _check_size(part, len(data))
         return data
 
-    def _check(self, document: ImageDocument, layers: int, platform: Platform | None, names: tuple[Reference, ...]) -> None:
+    def _check(self, document: ImageDocument, layers: int, wanted: Sequence[Platform], names: tuple[Reference, ...]) -> None:
         assert document.rootfs is not None
         expected = len(document.rootfs.diff_ids)
         if expected != layers:
@@ -235,9 +261,9 @@ class Loader:
                 f'cannot load {document.os} image on linux: image operating system "{document.os}" cannot be used'
             )
         actual = Platform(document.os, document.architecture, document.variant)
-        if platform is not None and platforms.rank(platform, actual) is None:
-            what = names[0].familiar if names else "image"
-            raise NotFound(f"{what} does not match the specified platform: wanted {platform}, actual: {actual}")
+        if wanted and all(platforms.rank(platform, actual) is None for platform in wanted):
+            what, asked = names[0].familiar if names else "image", ", ".join(map(str, wanted))
+            raise NotFound(f"{what} does not match the specified platform: wanted {asked}, actual: {actual}")
 
     async def _one(self, archive: Archive, found: _Found, lease: Lease, progress: Report, report: Report) -> Image:
         document = await documents.read(found.raw)

@@ -20,11 +20,12 @@ from orlop_engine.pace import Pace
 from orlop_sdk import DriverError, NotFound
 
 from . import outgoing
-from .archive_layout import LayerContent, SavedImage, parts
+from .archive_layout import LayerContent, Saved, SavedImage, SavedIndex, parts
 from .catalog import Catalog
-from .content import DamagedBlob
+from .content import ContentStore, DamagedBlob
 from .image_store import CLEANUP_SECONDS, ImageStore
 from .leases import Lease
+from .outgoing_index import describe_index, make_index
 from .platforms import Platform
 from .policy import UNRESTRICTED, ImagePolicy
 from .records import Image
@@ -39,7 +40,8 @@ _PIECE = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class SaveRequest:
-    """`names` as the client wrote them. Each image must have one of `platforms`, if there are any."""
+    """`names` as the client wrote them. Each must have all of `platforms`, if there are any. Without `platforms`, a name of
+    several platforms is saved with its index and all platforms that are here; with one, its image alone."""
 
     names: tuple[str, ...]
     platforms: tuple[Platform, ...] = ()
@@ -48,22 +50,24 @@ class SaveRequest:
 
 @dataclass(slots=True)
 class _Selected:
-    image: Image
+    """`images` of different platforms, with the digest of the index that they are saved with; "" for a single image. The
+    first is the one for engines that know one platform of a name."""
+
+    images: list[Image]
+    index: str
     tags: list[Reference] = field(default_factory=list)
 
 
-async def _select(catalog: Catalog, names: Iterable[str], platforms: Sequence[Platform]) -> list[_Selected]:
+async def _select(catalog: Catalog, names: Iterable[str], request: SaveRequest) -> list[_Selected]:
     """The images and their tags, in the order in which they are named first (rules: moby's tarexport `parseNames`). A name
-    without a tag means all its tags, an ID means the image without tags. If a name has images of several platforms: those
-    of `platforms`, or if it is empty the one for this host. `NotFound` with Docker's messages."""
-    found: dict[str, _Selected] = {}
+    without a tag means all its tags, an ID means the image without tags. `NotFound` with Docker's messages."""
+    found: dict[tuple[str, ...], _Selected] = {}
 
-    def add(default: Image, tag: Reference | None = None) -> None:
-        text = str(tag) if tag is not None else default.id
-        for image in [catalog.resolve(text, platform) for platform in platforms] or [default]:
-            selected = found.setdefault(image.id, _Selected(image))
-            if tag is not None and tag.tag and tag not in selected.tags:
-                selected.tags.append(tag)
+    def add(image: Image, name: Reference | None = None) -> None:
+        index, images = _several(catalog, image, name, request)
+        selected = found.setdefault((index, *(image.id for image in images)), _Selected(images, index))
+        if name is not None and name.tag and name not in selected.tags:
+            selected.tags.append(name)
 
     for name in names:
         if image_id(name) or name.startswith("sha256:"):
@@ -84,6 +88,19 @@ async def _select(catalog: Catalog, names: Iterable[str], platforms: Sequence[Pl
         if not tags:
             add(_by_id(catalog, name))
     return list(found.values())
+
+
+def _several(catalog: Catalog, image: Image, name: Reference | None, request: SaveRequest) -> tuple[str, list[Image]]:
+    """The images to save for one name, and the digest of their index."""
+    if request.platforms:
+        text = str(name) if name is not None else image.id
+        chosen = [catalog.resolve(text, platform) for platform in request.platforms]
+        images = sorted({one.id: one for one in chosen}.values(), key=lambda one: one.id != image.id)
+    else:
+        others = [catalog.images[id] for id in (catalog.members(name) if name is not None else ()) if id != image.id]
+        images = [image, *filter(request.policy.may_use, others)]
+    target = catalog.targets.get(name) if name is not None and len(request.platforms) != 1 else None
+    return target.index if target is not None else "", images
 
 
 def _by_id(catalog: Catalog, text: str) -> Image:
@@ -107,29 +124,41 @@ async def _tags(catalog: Catalog, repository: Reference) -> list[Reference]:
 
 def _check(selected: Sequence[_Selected], request: SaveRequest) -> None:
     for each in selected:
-        name = each.tags[0].familiar if each.tags else each.image.id
-        if not request.policy.may_use(each.image):
+        name = each.tags[0].familiar if each.tags else each.images[0].id
+        if not all(map(request.policy.may_use, each.images)):
             raise request.policy.denied(f"saving image {name}")
 
 
 async def open_archive(image_store: ImageStore, request: SaveRequest, saved: Callable[[Image], None]) -> ImageArchive:
     """Choose the images and hold them. `saved` is called for each when all of it has been sent. The caller closes the
     archive."""
-    selected = await _select(image_store.catalog, request.names, request.platforms)
+    selected = await _select(image_store.catalog, request.names, request)
     _check(selected, request)
     async with AsyncExitStack() as resources:
         lease = resources.enter_context(image_store.leases.hold())
-        await _hold(image_store, [each.image for each in selected], lease)
+        await _hold(image_store, [image for each in selected for image in each.images], lease)
         for each in selected:
-            each.image = await image_store.with_blobs(each.image, lease)
-        content = image_store.content
-        images = [SavedImage(await outgoing.describe_oci(content, each.image), tuple(each.tags)) for each in selected]
+            each.images = [await image_store.with_blobs(image, lease) for image in each.images]
+        images = [await _described(image_store.content, each) for each in selected]
         return ImageArchive(image_store, images, resources.pop_all(), saved)
+
+
+async def _described(content: ContentStore, selected: _Selected) -> Saved:
+    """The index as it was received, byte for byte; a new one if an image is not stored as the received one lists it."""
+    images, index = selected.images, None
+    if selected.index:
+        index = await trio.to_thread.run_sync(describe_index, content, selected.index, images)
+        if index is None or len(index.images) < len(images):
+            index = make_index([await outgoing.describe_oci(content, image) for image in images]) if images[1:] else None
+    if index is None:
+        return SavedImage(await outgoing.describe_oci(content, images[0]), tuple(selected.tags))
+    shown = next(one for one in index.images if one.image.id == images[0].id)
+    return SavedIndex(shown, index, tuple(selected.tags))
 
 
 async def _hold(image_store: ImageStore, images: Sequence[Image], lease: Lease) -> None:
     for image in images:
-        lease.blobs.update((image.id, *image.record.manifests, *(blob for layer in image.layers for blob in layer.blobs)))
+        lease.blobs.update(image.blobs)
         lease.chains.update(image.chain_ids)
     await image_store.barrier()
     for image in images:
@@ -149,12 +178,12 @@ class ImageArchive:
     def __init__(
         self,
         image_store: ImageStore,
-        images: Sequence[SavedImage],
+        images: Sequence[Saved],
         resources: AsyncExitStack,
         saved: Callable[[Image], None],
     ) -> None:
         self._image_store = image_store
-        self._images = [saved.outgoing.image for saved in images]
+        self._images = list({one.image.id: one.image for saved in images for one in saved.images}.values())
         self._parts = parts(images)
         self._resources = resources
         self._saved = saved

@@ -274,19 +274,19 @@ class Images:
     def load_archive(
         self,
         body: AsyncIterable[bytes],
-        platform: Platform | None = None,
+        platforms: Sequence[Platform] = (),
         *,
         quiet: bool = True,
         policy: ImagePolicy = UNRESTRICTED,
     ) -> Progress:
-        """Load the images of a `docker save` archive or an OCI layout."""
+        """Load the images of a `docker save` archive or an OCI layout: all, or those for one of the platforms."""
 
         async def run(report: Report) -> None:
             from .archive_load import Loader  # tarfile and decompressors take two megabytes and are rarely needed
 
             pace = Pace(shielded=True)
             loader = Loader(self._image_store, self._depth, self._zygote, policy, self._decompress)
-            for image, _ in await loader.load(body, platform, quiet, report):
+            for image, _ in await loader.load(body, platforms, quiet, report):
                 self._event("load", image.id, image.id, image)
                 await pace()
 

@@ -59,7 +59,7 @@ def _platform(call: Call, since: tuple[int, int]) -> Platform | None:
 
 
 def _platforms(call: Call) -> tuple[Platform, ...]:
-    """`platform` of save, as often as given."""
+    """`platform` of save and load, as often as given (since 1.52; once before)."""
     return tuple(map(_platform_json, filter(None, call.args("platform")))) if call.version >= (1, 48) else ()
 
 
@@ -162,8 +162,8 @@ class _Routes:
     async def load(self, call: Call) -> Answer:
         # Start the answer only after the body has arrived (a client that waits for "100 Continue" would stop sending). Every
         # error is a record, as with Docker.
-        platform, quiet = _platform(call, (1, 48)), call.flag("quiet", True)
-        progress = self.images.load_archive(call.pieces(), platform, quiet=quiet, policy=restrictions(call).images)
+        platforms, quiet = _platforms(call), call.flag("quiet", True)
+        progress = self.images.load_archive(call.pieces(), platforms, quiet=quiet, policy=restrictions(call).images)
         await progress.ready()
         return stream_head(progress)
 

@@ -367,7 +367,7 @@ async def load(images: ImagesFixture, data: bytes, platform: Platform | None = N
     async def body() -> AsyncIterator[bytes]:
         yield data
 
-    return await drain(images.images.load_archive(body(), platform))
+    return await drain(images.images.load_archive(body(), [platform] if platform else []))
 
 
 def test_a_load_brings_all_platforms_of_an_index(tmp_path: Path) -> None:

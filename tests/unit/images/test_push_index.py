@@ -53,7 +53,7 @@ async def load(images: ImagesFixture, data: bytes, wanted: Platform | None = Non
     async def body() -> AsyncIterator[bytes]:
         yield data
 
-    records = await drain(images.images.load_archive(body(), wanted))
+    records = await drain(images.images.load_archive(body(), [wanted] if wanted else []))
     assert "error" not in records[-1], records[-1]
 
 

@@ -1,0 +1,210 @@
+"""Indexes between Orlop, Debian's docker-registry and other tools: what is pushed and saved is what came, attestations
+included, and docker, buildx, skopeo, podman, containerd and dockerd read it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from tests.integration.engine import Engine
+from tests.integration.test_image_archives import Dockerd, needs_dockerd, tool
+from tests.integration.test_image_archives import containerd as containerd  # fixtures
+from tests.integration.test_image_archives import dockerd as dockerd
+from tests.integration.test_image_archives import podman as podman
+from tests.registry import Attested, Registry, busybox, image, layer, running
+
+from orlop_engine.images import platforms
+
+pytestmark = pytest.mark.root
+
+HOST = platforms.default()
+FILES = {**busybox(), "said": b"well\n"}
+CONFIG = {"Cmd": ["cat", "/said"], "Env": ["PATH=/bin"]}
+MINE = image([layer(FILES, oci=True)], config=CONFIG, platform={"os": HOST.os, "architecture": HOST.architecture}, oci=True)
+OTHER = image([layer({"other": b"1"}, oci=True)], platform={"os": "linux", "architecture": "s390x"}, oci=True)
+ABOUT = Attested(OTHER, MINE)
+INDEX = ABOUT.index.digest
+ACCEPT = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json"
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    engine = Engine()
+    engine.start()
+    yield engine
+    assert engine.close() == []
+
+
+@pytest.fixture(scope="module")
+def registry() -> Iterator[Registry]:
+    with running() as registry:
+        yield registry
+
+
+@pytest.fixture
+def one(engine: Engine, registry: Registry) -> Iterator[str]:
+    """A name of two platforms, pulled for this host."""
+    name = ABOUT.push(registry, "team/app", "v1")
+    engine.ok("pull", "-q", name)
+    yield name
+    engine.docker("image", "prune", "-af", check=0)
+
+
+@pytest.fixture
+def both(engine: Engine, one: str) -> str:
+    """The same, pulled for both platforms."""
+    engine.ok("pull", "-q", "--platform", "linux/s390x", one)
+    return one
+
+
+def served(registry: Registry, repository: str, tag: str) -> bytes:
+    """The manifest or index at the registry."""
+    request = urllib.request.Request(f"http://{registry.host}/v2/{repository}/manifests/{tag}", headers={"Accept": ACCEPT})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        data = answer.read()
+        assert isinstance(data, bytes)
+        return data
+
+
+def shown(engine: Engine, name: str) -> dict[str, bool]:
+    """Which manifests of a name are here."""
+    status, found = engine.api("GET", f"/v1.48/images/{name}/json?manifests=1")
+    assert status == 200
+    return {one["ID"]: one["Available"] for one in found["Manifests"]}
+
+
+def test_a_pull_keeps_the_attestation_about_its_platform(engine: Engine, one: str) -> None:
+    other, mine = ABOUT.attestations
+    assert shown(engine, one) == {
+        OTHER.manifest.digest: False,
+        MINE.manifest.digest: True,
+        other.digest: False,
+        mine.digest: True,
+    }
+    status, found = engine.api("GET", f"/v1.55/images/{one}/attestations?statement=1")
+    assert status == 200 and [item["Statement"]["about"] for item in found] == [MINE.id]
+
+
+def test_a_pushed_index_is_what_came(engine: Engine, registry: Registry, both: str) -> None:
+    assert all(shown(engine, both).values())
+    target = f"{registry.host}/copy/app:v2"
+    engine.ok("tag", both, target)
+    said = engine.ok("push", target).splitlines()
+    assert said[-1] == f"v2: digest: {INDEX} size: {len(ABOUT.index.data)}"
+    assert served(registry, "copy/app", "v2") == ABOUT.index.data
+    for manifest in (MINE.manifest, OTHER.manifest, *ABOUT.attestations):
+        assert served(registry, "copy/app", manifest.digest) == manifest.data
+    assert f"{registry.host}/copy/app@{INDEX}" in engine.ok("inspect", "-f", "{{.RepoDigests}}", target)
+
+    text = tool("docker", "buildx", "imagetools", "inspect", target).decode()
+    assert INDEX in text and text.count("attestation-manifest") == 2 and "linux/s390x" in text
+    raw = tool("docker", "buildx", "imagetools", "inspect", "--raw", target)
+    assert raw.rstrip(b"\n") == ABOUT.index.data
+    found = json.loads(tool("docker", "manifest", "inspect", "--insecure", target))
+    assert [entry["platform"]["architecture"] for entry in found["manifests"]][:2] == ["s390x", HOST.architecture]
+    raw = tool("skopeo", "inspect", "--tls-verify=false", "--raw", f"docker://{target}")
+    assert raw == ABOUT.index.data
+
+
+def test_a_push_of_one_of_the_platforms(engine: Engine, registry: Registry, one: str) -> None:
+    target = f"{registry.host}/copy/single:v1"
+    engine.ok("tag", one, target)
+    assert engine.ok("push", target).splitlines()[-1].startswith(f"v1: digest: {MINE.manifest.digest} size: ")
+    assert served(registry, "copy/single", "v1") == MINE.manifest.data
+
+
+def test_an_index_of_one_platform_is_whole_after_a_pull(engine: Engine, registry: Registry) -> None:
+    """As BuildKit pushes an image by default: an index with the image and its attestation."""
+    about = Attested(MINE)
+    name = about.push(registry, "team/built", "v1")
+    engine.ok("pull", "-q", name)
+    target = f"{registry.host}/copy/built:v1"
+    engine.ok("tag", name, target)
+    engine.ok("push", target)
+    assert served(registry, "copy/built", "v1") == about.index.data
+    engine.ok("rmi", name, target)
+
+
+# --- archives -------------------------------------------------------------------------------------------------------------
+
+
+def save(engine: Engine, path: Path, name: str, query: str = "") -> Path:
+    status, data, _ = engine.raw("GET", f"/v1.52/images/{name}/get{query}")
+    assert status == 200
+    path.write_bytes(data)
+    return path
+
+
+def test_a_saved_index_is_what_came(engine: Engine, registry: Registry, both: str, tmp_path: Path) -> None:
+    archive = save(engine, tmp_path / "x.tar", both)
+    target = f"docker://{registry.host}/skopeo/app:v1"
+    flags = ("--tmpdir", str(tmp_path), "copy", "--all", "--insecure-policy", "--dest-tls-verify=false")
+    tool("skopeo", *flags, f"oci-archive:{archive}:v1", target)
+    assert served(registry, "skopeo/app", "v1") == ABOUT.index.data
+    engine.ok("rmi", both)
+    assert engine.ok("load", "-q", "-i", str(archive)) == f"Loaded image: {both}"
+    assert all(shown(engine, both).values())
+    assert save(engine, tmp_path / "y.tar", both).read_bytes() == archive.read_bytes()
+
+
+def test_skopeo_copies_an_index_to_orlop(engine: Engine, registry: Registry, both: str, tmp_path: Path) -> None:
+    archive = tmp_path / "x.tar"
+    source = ("--insecure-policy", "--src-tls-verify=false", f"docker://{both}")
+    tool("skopeo", "--tmpdir", str(tmp_path), "copy", "--all", *source, f"oci-archive:{archive}:{both}")
+    engine.ok("rmi", both)
+    assert engine.ok("load", "-q", "-i", str(archive)) == f"Loaded image: {both}"
+    assert all(shown(engine, both).values())
+
+
+def test_podman_loads_what_is_here_of_an_index(
+    engine: Engine,
+    one: str,
+    tmp_path: Path,
+    podman: list[str],
+) -> None:
+    archive = save(engine, tmp_path / "x.tar", one)
+    tool(*podman, "load", "-i", str(archive))
+    found = json.loads(tool(*podman, "image", "inspect", one))[0]
+    assert f"sha256:{found['Id']}" == MINE.id
+
+
+def test_containerd_imports_an_index(
+    engine: Engine,
+    both: str,
+    tmp_path: Path,
+    containerd: list[str],
+) -> None:
+    archive = save(engine, tmp_path / "x.tar", both)
+    tool(*containerd, "images", "import", "--all-platforms", "--no-unpack", str(archive))
+    assert INDEX in tool(*containerd, "images", "ls").decode()
+    assert ABOUT.attestations[0].digest in tool(*containerd, "content", "ls", "-q").decode().split()
+
+
+@needs_dockerd
+def test_dockerd_loads_the_image_for_this_host(
+    engine: Engine,
+    both: str,
+    tmp_path: Path,
+    dockerd: Dockerd,
+) -> None:
+    archive = save(engine, tmp_path / "x.tar", both)
+    dockerd.docker("load", "-i", str(archive))
+    assert dockerd.docker("inspect", "-f", "{{.Id}}", both).decode().strip() == MINE.id
+
+
+def test_one_platform_is_saved_alone(engine: Engine, both: str, tmp_path: Path) -> None:
+    """As umoci needs it, which takes a tag for one image."""
+    if not shutil.which("umoci"):
+        pytest.skip("umoci is not installed")
+    query = f"?platform={quote(json.dumps({'os': HOST.os, 'architecture': HOST.architecture}))}"
+    archive = save(engine, tmp_path / "x.tar", both, query)
+    layout = tmp_path / "layout"
+    layout.mkdir()
+    subprocess.run(["tar", "-C", str(layout), "-xf", str(archive)], check=True)
+    tool("umoci", "stat", "--image", f"{layout}:v1")
