@@ -11,13 +11,14 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from tests.integration.engine import BUSYBOX, archive, free_subnets, until
-from tests.registry import busybox, docker_archive, image, layer
+from tests.registry import Blob, Image, busybox, docker_archive, image, layer
 
-__all__ = ["APP", "MAC", "Dockerd", "differences", "snapshot"]
+__all__ = ["APP", "MAC", "Dockerd", "app", "differences", "snapshot"]
 
 APP = "reg.example/app:1"
 MAC = "02:42:0a:00:00:99"
@@ -25,12 +26,22 @@ _SLEEP = ("sleep", "1000")
 _HEALTH = ("--health-cmd", "true", "--health-interval", "1h")
 
 
-def _images() -> bytes:
-    """Two images that share a layer, with whiteouts, hard links and symlinks."""
-    base, one = layer(busybox()), layer({"d": None, "d/file": b"1" * 5000, "d/hard": ("hard", "d/file"), "d/link": "file"})
-    two = layer({"d/.wh.file": b"", "d/new": b"new"})
+@cache
+def _layers() -> tuple[Blob, Blob, Blob]:
+    """With whiteouts, hard links and symlinks."""
+    one = layer({"d": None, "d/file": b"1" * 5000, "d/hard": ("hard", "d/file"), "d/link": "file"})
+    return layer(busybox()), one, layer({"d/.wh.file": b"", "d/new": b"new"})
+
+
+def app() -> Image:
+    """The image `APP`."""
     config = {"Labels": {"k": "v"}, "Volumes": {"/vol": {}}, "ExposedPorts": {"80/tcp": {}}, "WorkingDir": "/d"}
-    return docker_archive({APP: image([base, one, two], config=config), "other:1": image([base, one])})
+    return image(_layers(), config=config)
+
+
+def _images() -> bytes:
+    """Two images that share layers."""
+    return docker_archive({APP: app(), "other:1": image(_layers()[:2])})
 
 
 class Dockerd:
@@ -135,6 +146,10 @@ class Dockerd:
         self.ok("stop", "stopped")
         self.ok("exec", "plain", "sh", "-c", "echo volume > /data/f; echo upper > /up")
         self.ok("commit", "plain", "committed:1")
+        self.note_bridges()
+
+    def note_bridges(self) -> None:
+        """Have `close` remove the bridges of the networks there are now."""
         self._bridges = tuple(f"br-{id[:12]}" for id in self.ok("network", "ls", "-q", "--no-trunc").split())
 
     def inspect(self) -> dict[str, dict[str, Any]]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
@@ -15,9 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.docker_root import APP, MAC, Dockerd, differences, snapshot
-from tests.integration.engine import Engine, Result, until
+from tests.integration.adopting import Side, adopting, running, system
+from tests.integration.docker_root import APP, MAC, app, snapshot
+from tests.integration.engine import Engine, until
+from tests.registry import push
 from tests.registry import server as registry
+
+from orlop_engine.images import documents
+from orlop_engine.images.tar_split import paths_of
 
 pytestmark = [
     pytest.mark.root,
@@ -27,60 +30,13 @@ pytestmark = [
 
 NAMES = ["created", "exited", "fixed", "joined", "limited", "linked", "plain", "stopped", "two"]
 
-# What an inspect shows of a running container, and of the two daemons themselves.
-KNOWN = (
-    r"\.State\..*",
-    r"\.NetworkSettings\.(Bridge|SandboxID|SandboxKey|EndpointID|Gateway|IPAddress|IPPrefixLen|MacAddress|Ports\..*)",
-    r"\.NetworkSettings\.Networks\.\w+\.(EndpointID|Gateway|IPAddress|IPPrefixLen|MacAddress|DNSNames|GwPriority)",
-    r"\.NetworkSettings\.Networks\.bridge\.NetworkID",  # dockerd shows none before the first start
-    r"\.Containers\..*",  # the running ones
-    r"\.EnableIPv4",  # new in API 1.47
-    r"\.IPAM\.Config\[0\]\.Gateway",  # dockerd does not show a gateway that it chose
-)
-BRIDGE = (r"\.IPAM\.Config\[0\]\.Subnet", r"\.Options\.com\.docker\.network\.bridge\.(name|enable_ip_masquerade)")
-CONTAINERD = (
-    r"\.Image",  # dockerd names the manifest, Orlop the configuration
-    r"\.Id",
-    r"\.Parent",
-    r"\.Size",
-    r"\.(Driver|GraphDriver)\b.*",
-    r"\.ImageManifestDescriptor.*",
-    r"\.(Container|ContainerConfig|DockerVersion|Metadata|Created|Author)\b.*",
-    r"\.Descriptor\b.*",
-)
-
-
-class Side:
-    """A filled root of a stopped dockerd, and what its dockerd had shown of it."""
-
-    def __init__(self, home: Path, *, containerd: bool) -> None:
-        self.containerd = containerd
-        self.dockerd = Dockerd(home, containerd=containerd)
-        self.dockerd.start()
-        self.dockerd.fill()
-        self.before = self.dockerd.inspect()
-        self.dockerd.stop()
-
-    def compare(self, engine: Engine) -> list[str]:
-        """What differs, apart from what is known."""
-        found = []
-        known = re.compile("|".join((*KNOWN, *(CONTAINERD if self.containerd else ()))))
-        for kind, objects in self.before.items():
-            for name, before in objects.items():
-                after = json.loads(engine.ok(kind, "inspect", name))[0]
-                text = json.dumps(after).replace(str(engine.data_root), str(self.dockerd.root))
-                own = known if (kind, name) != ("network", "bridge") else re.compile(known.pattern + "|" + "|".join(BRIDGE))
-                lines = differences(before, json.loads(text))
-                found += [f"{kind} {name}{line}" for line in lines if not own.fullmatch(line.partition(": ")[0])]
-        return found
-
 
 @pytest.fixture(scope="module", params=[False, True], ids=["overlay2", "containerd"])
 def side(request: pytest.FixtureRequest) -> Iterator[Side]:
     home = Path(tempfile.mkdtemp(prefix="otd-", dir="/tmp"))
     made = None
     try:
-        made = Side(home, containerd=request.param)
+        made = Side(home, lambda docker: docker.fill(), containerd=request.param)
         yield made
     finally:
         if made is not None:
@@ -90,22 +46,8 @@ def side(request: pytest.FixtureRequest) -> Iterator[Side]:
 
 @pytest.fixture
 def adopter() -> Iterator[Engine]:
-    """A data root that no daemon has been started on."""
-    engine = Engine()
-    yield engine
-    if engine.process is not None:
-        engine.stop()  # `close` would remove the containers
-    assert engine.close() == []
-
-
-def system(engine: Engine, *argv: str, check: int | None = 0) -> Result:
-    own = ["--config-file", str(engine.config_path), "--data-root", str(engine.data_root)]
-    own += ["--exec-root", str(engine.exec_root)]
-    return engine.run([sys.executable, "-m", "orlop_cli", "system", *argv, *own], check=check)
-
-
-def running(engine: Engine) -> list[str]:
-    return sorted(engine.ok("ps", "--format", "{{.Names}}").split())
+    with adopting() as engine:
+        yield engine
 
 
 def test_everything_is_used_in_place_and_given_back(side: Side, adopter: Engine) -> None:
@@ -128,8 +70,9 @@ def test_everything_is_used_in_place_and_given_back(side: Side, adopter: Engine)
     assert took < 10, "metadata only"
 
     adopter.start()
-    until(lambda: running(adopter) == ["fixed", "plain"], "those whose policy says so are started, and no others")
-    assert "\n".join(side.compare(adopter)) == ""
+    assert running(adopter) == ["fixed", "plain"], "those whose policy says so, and no others"
+    until(lambda: {adopter.state(name) for name in ("fixed", "plain")} == {"running"}, "they are started")
+    assert "\n".join(side.compare(adopter, adopter.data_root)) == ""
     assert sorted(adopter.ok("ps", "-a", "--format", "{{.Names}}").split()) == NAMES
     _use(side, adopter)
     check = json.loads(adopter.orlop("system", "check", "--format", "json").out)
@@ -233,6 +176,26 @@ def test_a_running_dockerd_is_refused(side: Side, adopter: Engine) -> None:
             assert "a running dockerd has it open. Stop it first: systemctl stop docker.socket docker" in refused.err
     finally:
         side.dockerd.stop()
+
+
+def test_a_layer_of_which_no_tar_can_be_made(side: Side, adopter: Engine) -> None:
+    """It has neither a blob nor a tar-split file: a push and a save say so, and a pull brings the blob."""
+    if side.containerd:
+        pytest.skip("its layers have blobs")
+    system(adopter, "adopt", str(side.dockerd.root))
+    adopter.start()
+    chain = documents.chain_ids([each.diff_id for each in app().layers])[-1]
+    (adopter.data_root / "content" / paths_of(chain)[0]).unlink()
+    assert "its tar is not known. Pull the image again" in adopter.docker("save", APP, check=1).err
+    with registry.running() as server:
+        push(server.host, "app", "1", app())
+        adopter.ok("pull", f"{server.host}/app:1")
+        assert adopter.ok("images", "-q", f"{server.host}/app:1") == adopter.ok("images", "-q", APP)
+        adopter.ok("rmi", f"{server.host}/app:1")
+    assert adopter.docker("save", APP, check=0).stdout
+    adopter.ok("stop", "-t", "0", *running(adopter))
+    adopter.stop()
+    system(adopter, "give-back")
 
 
 def test_both_daemons_in_turn(side: Side, adopter: Engine) -> None:

@@ -32,7 +32,7 @@ from .meanings import IndexSource, with_image, without_images
 from .policy import UNRESTRICTED, ImagePolicy, check_names, owner_of_image, owner_of_name
 from .records import Image, ImageRecord, Layer, NameRecord, ResumeRecord, decode_name, encode_name, platform_of
 from .references import Reference, parse
-from .tar_split import pack
+from .tar_split import is_known, pack
 
 __all__ = ["CLEANUP_SECONDS", "Collected", "ImageStore"]
 
@@ -164,8 +164,10 @@ class ImageStore:
             raise
 
     def complete(self, layers: Iterable[Layer]) -> bool:
-        """Whether the content store has the blob of each layer that is known to have one."""
-        return all(self.content.has(blob) for layer in layers for blob in layer.blobs)
+        """Whether each layer can be sent elsewhere: the content store has its blob, or the tar can be made of its files."""
+        return all(
+            self.content.has(layer.blob) if layer.blob else is_known(self.content, layer.chain_id) for layer in layers
+        )
 
     async def with_blobs(self, image: Image, lease: Lease) -> Image:
         """The image after each of its layers has a blob. Those that were known only unpacked get one: their tar, which the

@@ -26,7 +26,7 @@ from orlop_sdk import DriverError, linux
 from .content import ContentStore, DigestMismatch, Ingest
 from .records import Layer
 
-__all__ = ["open_tar", "pack", "paths_of", "pieces", "remove"]
+__all__ = ["is_known", "open_tar", "pack", "paths_of", "pieces", "remove"]
 
 _PIECE = 1 << 20
 _LINE = 64 << 20
@@ -37,6 +37,11 @@ def paths_of(chain_id: str) -> tuple[str, str]:
     """The paths of a layer's tar-split file and of the link to its files, relative to the content store."""
     name = os.path.join("tar-split", chain_id.removeprefix("sha256:"))
     return f"{name}.json.gz", name
+
+
+def is_known(content: ContentStore, chain_id: str) -> bool:
+    """Whether there is a tar-split file for this layer. Of a layer without one and without a blob, no tar can be made."""
+    return os.path.exists(os.path.join(content.root, paths_of(chain_id)[0]))
 
 
 def remove(content: ContentStore, chain_id: str) -> None:
@@ -105,18 +110,21 @@ def _tar(path: str, directory: str) -> Generator[bytes, None, None]:
     """The tar in pieces. Blocking. Raises OSError, ValueError."""
     import gzip  # here, because every start imports this module
 
-    root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with os.fdopen(opened, "rb") as file, gzip.GzipFile(fileobj=file) as lines:
+    except FileNotFoundError as error:
+        raise ValueError("its tar is not known. Pull the image again") from error
+    with os.fdopen(opened, "rb") as file, gzip.GzipFile(fileobj=file) as lines:
+        root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
             while line := lines.readline(_LINE):
                 entry = _entry(line)
                 if entry.type == _SEGMENT:
                     yield binascii.a2b_base64(entry.payload or "", strict_mode=True)
                 elif entry.type == _FILE and entry.size > 0:
                     yield from _content(root, entry.name_raw or os.fsencode(entry.name), entry.size)
-    finally:
-        os.close(root)
+        finally:
+            os.close(root)
 
 
 def _content(root: int, name: bytes, size: int) -> Iterator[bytes]:

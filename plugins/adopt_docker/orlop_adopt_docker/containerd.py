@@ -15,13 +15,13 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from orlop_engine.images import documents, manifests, platforms, references
-from orlop_engine.images.manifests import Index, Manifest
+from orlop_engine.images import documents
 from orlop_sdk import OrlopError
 
-from . import files
+from . import containerd_images, files
 from .bolt import BoltError
-from .inventory import Blob, Image, Layer, Remark, Snapshot, Store
+from .containerd_images import Named
+from .inventory import IndexedName, Remark, Snapshot, Store
 
 __all__ = ["NAME", "is_present", "read"]
 
@@ -30,7 +30,6 @@ _NAMESPACE = "moby"
 _INIT = "-init"
 _COMMITTED = 3
 _PARENT = "org.mobyproject.image.parent"
-_DANGLING = "moby-dangling@"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,32 +65,36 @@ def read(base: str) -> Store:
         raise files.Unreadable(f"cannot read the databases of containerd in {base}: {error}") from error
     _place(store, snapshots, os.path.join(snapshotter, "snapshots"))
     blobs = os.path.join(base, "io.containerd.content.v1.content", "blobs", "sha256")
+    sizes = {key: snapshot.size for key, snapshot in snapshots.items()}
     parents: dict[str, str] = {}
     for each in named:
         try:
-            image = _image(blobs, each, snapshots)
+            found = containerd_images.read(blobs, each, sizes)
         except (files.Unreadable, OrlopError) as error:
             store.remarks.append(Remark("image", each.name, str(error)))
             continue
-        store.images[image.id] = _joined(store.images.get(image.id), image)
-        parents[image.id] = each.parent or parents.get(image.id, "")
-    ids = {alias: image.id for image in store.images.values() for alias in image.aliases}
-    for id, parent in parents.items():
-        store.images[id] = replace(store.images[id], parent=ids.get(parent, ""))
+        store.remarks += found.remarks
+        for image in found.images:
+            store.images[image.id] = containerd_images.joined(store.images.get(image.id), image)
+            parents[image.id] = each.parent or parents.get(image.id, "")
+        if found.index:
+            indexed = IndexedName(found.index, tuple(image.id for image in found.images))
+            store.indexed.update(dict.fromkeys(found.images[0].names or (each.name,), indexed))
+    _set_parents(store, parents)
+    blobs_of = {layer.diff_id: layer.blob for image in store.images.values() for layer in image.layers if layer.blob}
+    store.images = {id: containerd_images.with_blobs(image, blobs_of) for id, image in store.images.items()}
     return store
 
 
+def _set_parents(store: Store, parents: Mapping[str, str]) -> None:
+    """Replace aliases of parents by IDs of images."""
+    for id, alias in parents.items():
+        if alias:
+            chains = [layer.chain_id for layer in store.images[id].layers]
+            store.images[id] = replace(store.images[id], parent=store.by_alias(alias, chains))
+
+
 # --- databases --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Named:
-    """An image by name. `target` is the digest of its manifest or index, `parent` that of another image's."""
-
-    name: str
-    target: str
-    media_type: str
-    parent: str
 
 
 def _varint(data: bytes) -> int:
@@ -127,13 +130,13 @@ def _key(numbered: str) -> str:
     return numbered.partition("/")[2]
 
 
-def _named(path: str) -> Iterator[_Named]:
+def _named(path: str) -> Iterator[Named]:
     found = files.bolt(path).root.find("v1", _NAMESPACE, "images")
     for name, bucket in found.buckets() if found else ():
         target, labels = bucket.find("target"), bucket.find("labels")
         values = {key: value.decode("utf-8", "replace") for key, value in (target.values() if target else {}).items()}
         parent = (labels.values() if labels else {}).get(_PARENT, b"").decode("utf-8", "replace")
-        yield _Named(name, values.get("digest", ""), values.get("mediatype", ""), parent)
+        yield Named(name, values.get("digest", ""), values.get("mediatype", ""), parent)
 
 
 # --- snapshots --------------------------------------------------------------------------------------------------------
@@ -176,58 +179,3 @@ def _place(store: Store, snapshots: Mapping[str, _Snapshot], directory: str) -> 
                 store.containers[container] = (replace(made, key=f"init-{container}"), *found)
             else:
                 store.containers[container] = (*found, made)
-
-
-# --- images ---
-
-
-def _blob(directory: str, digest: str, media_type: str = "") -> Blob:
-    path = os.path.join(directory, digest.removeprefix("sha256:"))
-    if not files.is_digest(digest) or not os.path.isfile(path):
-        raise files.Unreadable(f"its blob {digest[:100]} is missing")
-    return Blob(digest, path, os.stat(path).st_size, media_type)
-
-
-def _document(blob: Blob) -> bytes:
-    data = files.raw(blob.path, documents.MAX_MANIFEST)
-    if documents.digest(data) != blob.digest:
-        raise files.Unreadable(f"its blob {blob.digest} is damaged")
-    return data
-
-
-def _image(directory: str, named: _Named, snapshots: Mapping[str, _Snapshot]) -> Image:
-    kept = [_blob(directory, named.target)]
-    found = manifests.parse(named.media_type, _document(kept[0]))
-    if isinstance(found, Index):
-        entry = manifests.choose(found, platforms.host())
-        kept.insert(0, _blob(directory, entry.digest))
-        found = manifests.parse(entry.media_type, _document(kept[0]))
-    if not isinstance(found, Manifest):
-        raise files.Unreadable("its index names another index")
-    raw = _document(_blob(directory, found.config.digest))
-    document = documents.parse(raw, layers=len(found.layers))
-    diff_ids = document.rootfs.diff_ids if document.rootfs else []
-    layers = []
-    for part, diff_id, chain_id in zip(found.layers, diff_ids, documents.chain_ids(diff_ids), strict=True):
-        if chain_id not in snapshots:
-            raise files.Unreadable(f"its layer {chain_id} is not unpacked")
-        layers.append(Layer(diff_id, chain_id, snapshots[chain_id].size, _blob(directory, part.digest, part.media_type)))
-    names: tuple[str, ...] = ()
-    if not named.name.startswith(_DANGLING):
-        reference = references.parse(named.name)
-        names = (str(reference), str(reference.with_digest(named.target)))
-    return Image(
-        found.config.digest, raw, tuple(layers), names, manifests=tuple(kept), aliases=tuple(blob.digest for blob in kept)
-    )
-
-
-def _joined(known: Image | None, image: Image) -> Image:
-    """One image under several names, or with several manifests."""
-    if known is None:
-        return image
-    return replace(
-        known,
-        names=tuple(dict.fromkeys((*known.names, *image.names))),
-        manifests=tuple({blob.digest: blob for blob in (*known.manifests, *image.manifests)}.values()),
-        aliases=tuple(dict.fromkeys((*known.aliases, *image.aliases))),
-    )

@@ -117,8 +117,10 @@ async def record(container: Container, around: Surroundings) -> tuple[ContainerR
     _check_kind(container, found, config, host, around)
     _complete(host, around.drivers)
     main = endpoints.get(host.network_mode)
-    if main is not None and not main.mac_address:  # before 25.0, the address was in the container's configuration only
-        main.mac_address = config.mac_address or ""
+    if main is not None:
+        # Before 25.0, the address was in the container's configuration only; since then, it is there from the first start on
+        main.mac_address = main.mac_address or config.mac_address or ""
+        config.mac_address = main.mac_address or UNSET
     changes = await _check_options(config, host, around)
     _check_networks(host, endpoints, around.networks)
     exited = found.has_been_started_before or bool(started)

@@ -12,7 +12,7 @@ import fcntl
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -23,7 +23,7 @@ from orlop_sdk import Conflict, InvalidParameter
 
 from . import containerd, files, overlay2
 from .bolt import BoltError
-from .inventory import Container, Inventory, Network, Remark, Store, Volume
+from .inventory import Container, Inventory, Network, Remark, Snapshot, Store, Volume
 
 __all__ = ["SYSTEM_CONTAINERD", "check", "locked", "read", "transactions"]
 
@@ -48,12 +48,18 @@ def check(root: str) -> None:
     """Raises `InvalidParameter` where there is nothing to adopt."""
     if not os.path.isdir(root):
         raise InvalidParameter(f"cannot adopt {root}: there is no such directory")
-    if _REMAPPED.fullmatch(os.path.basename(root)):
+    known = all(os.path.isdir(os.path.join(root, name)) for name in ("containers", "network"))
+    if _REMAPPED.fullmatch(os.path.basename(root)) or (not known and _remapped(root)):
         raise InvalidParameter(
             f"cannot adopt {root}: it belongs to a dockerd with userns-remap, whose files are owned by mapped users"
         )
-    if not os.path.isdir(os.path.join(root, "containers")) or not os.path.isdir(os.path.join(root, "network")):
+    if not known:
         raise InvalidParameter(f"cannot adopt {root}: it is not the data root of a dockerd")
+
+
+def _remapped(root: str) -> list[str]:
+    """The roots of dockerds with userns-remap in this directory: "<uid>.<gid>"."""
+    return sorted(name for name in os.listdir(root) if _REMAPPED.fullmatch(name))
 
 
 @contextmanager
@@ -111,13 +117,12 @@ def read(root: str) -> Inventory:
         found.networks = list(_networks(root, remarks))
     except files.Unreadable as error:
         raise InvalidParameter(f"cannot adopt {root}: {error}") from error
-    aliases = {alias: image.id for image in store.images.values() for alias in image.aliases}
     for id, (config, host_config) in configs.items():
         name = str(config.get("Name", "")).removeprefix("/")
-        image = str(config.get("Image", ""))
         snapshots = store.containers.get(id, ())
+        image = _image(config, store, snapshots)
         logs = tuple(_logs(os.path.join(root, "containers", id), id))
-        found.containers.append(Container(id, name, config, host_config, aliases.get(image, image), snapshots, logs))
+        found.containers.append(Container(id, name, config, host_config, image, snapshots, logs))
     remarks += store.remarks
     remarks += _without_place(root)
     return found
@@ -160,6 +165,18 @@ def _store(root: str, configs: Mapping[str, tuple[dict[str, Any], dict[str, Any]
             "adopted"
         )
     return Store(overlay2.NAME)
+
+
+def _image(config: Mapping[str, Any], store: Store, snapshots: Sequence[Snapshot]) -> str:
+    """The ID of a container's image. With the containerd image store, `Image` may be the digest of an index, which means
+    several; since 24.0, `ImageManifest` describes the one."""
+    named = str(config.get("Image", ""))
+    manifest = config.get("ImageManifest")
+    exact = str(manifest.get("digest", "")) if isinstance(manifest, dict) else ""
+    if named in store.images:
+        return named
+    chains = (store.chain_below(snapshots),)
+    return store.by_alias(exact or named, chains) or named
 
 
 def _logs(directory: str, id: str) -> Iterator[str]:
@@ -256,8 +273,7 @@ def _without_place(root: str) -> Iterator[Remark]:
         except (files.Unreadable, KeyError, TypeError):
             name = id[:12]
         yield Remark("plugin", name, "managed plugins are not supported")
-    remapped = sorted(name for name in os.listdir(root) if _REMAPPED.fullmatch(name))
-    for name in remapped:
+    for name in _remapped(root):
         yield Remark("root", name, "is the root of a dockerd with userns-remap, whose files are owned by mapped users")
     if os.path.isdir(os.path.join(root, "buildkit")):
         yield Remark("build cache", "", "the cache of `docker build` stays with Docker")

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Blob", "Container", "Image", "Inventory", "Layer", "Network", "Remark", "Snapshot", "Store", "Volume"]
+__all__ = [
+    "Blob",
+    "Container",
+    "Image",
+    "IndexedName",
+    "Inventory",
+    "Layer",
+    "Network",
+    "Remark",
+    "Snapshot",
+    "Store",
+    "Volume",
+]
 
 Json = Mapping[str, Any]
 
@@ -57,7 +69,8 @@ class Layer:
 @dataclass(frozen=True, slots=True)
 class Image:
     """`id` is the digest of `config`. `names` are references as Docker stores them. `tagged`: RFC 3339, "" for never.
-    `aliases` are other IDs under which containers name the image: its manifest's, its index's."""
+    `aliases` are other IDs under which containers name the image: its manifest's, its index's, which it may
+    share with images of other platforms. `attachments` are attestations about it, with their content."""
 
     id: str
     config: bytes
@@ -67,6 +80,7 @@ class Image:
     tagged: str = ""
     manifests: tuple[Blob, ...] = ()
     aliases: tuple[str, ...] = ()
+    attachments: tuple[Blob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +119,38 @@ class Network:
     record: Json
 
 
+@dataclass(frozen=True, slots=True)
+class IndexedName:
+    """A name that refers to an index, by its digest: the IDs of its images, the best for this host first."""
+
+    index: str
+    images: tuple[str, ...]
+
+
 @dataclass(slots=True)
 class Store:
-    """An image store and the snapshots of containers. `containers` are by container ID: root last, its init layer before."""
+    """An image store and the snapshots of containers. `indexed` are the names that refer to an index. `containers` are by
+    container ID: root last, its init layer before."""
 
     name: str
     images: dict[str, Image] = field(default_factory=dict)
+    indexed: dict[str, IndexedName] = field(default_factory=dict)
     layers: dict[str, Snapshot] = field(default_factory=dict)
     containers: dict[str, tuple[Snapshot, ...]] = field(default_factory=dict)
     remarks: list[Remark] = field(default_factory=list)
+
+    def by_alias(self, alias: str, chains: Collection[str]) -> str:
+        """The ID of the image with this alias, "" for none. The digest of an index is an alias of several images: of
+        these, the one whose top layer is in `chains`, else the best for this host."""
+        indexed = next((name.images for name in self.indexed.values() if name.index == alias), ())
+        found = [self.images[id] for id in indexed] or [x for x in self.images.values() if alias in x.aliases]
+        fitting = [image for image in found if image.layers and image.layers[-1].chain_id in chains]
+        return next((image.id for image in (*fitting, *found)), "")
+
+    def chain_below(self, snapshots: Collection[Snapshot]) -> str:
+        """The chain ID of the layer that a container's snapshots are on; "" for none."""
+        below = {each.parent for each in snapshots}
+        return next((key for key, layer in self.layers.items() if layer.id in below), "")
 
 
 @dataclass(slots=True)

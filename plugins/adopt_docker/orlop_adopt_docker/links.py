@@ -96,7 +96,7 @@ def _files(plan: Plan) -> Iterator[Link]:
         for layer in image.layers:
             if layer.tar_split:
                 found[os.path.join("content", paths_of(layer.chain_id)[0])] = layer.tar_split
-        for blob in (*image.manifests, *(layer.blob for layer in image.layers if layer.blob)):
+        for blob in (*image.manifests, *image.attachments, *(layer.blob for layer in image.layers if layer.blob)):
             found[_blob(blob.digest)] = blob.path
     return (Link(source, target) for target, source in found.items())
 

@@ -19,6 +19,7 @@ __all__ = ["PREDEFINED", "record"]
 PREDEFINED = {"bridge": "bridge", "host": "host", "none": "null"}
 """The networks that every daemon has, and their drivers."""
 
+_SWARM_GATEWAY = "docker_gwbridge"  # a local bridge, by which a swarm's services reach other hosts
 _GENERIC = "com.docker.network.generic"
 
 
@@ -73,7 +74,7 @@ def record(network: Network, drivers: Collection[str], taken: Collection[IPNetwo
     the subnets of our networks."""
     found = dict(network.record)
     predefined = PREDEFINED.get(network.name) == network.driver
-    if found.get("scope", "local") not in ("", "local") or found.get("ingress"):
+    if found.get("scope", "local") not in ("", "local") or found.get("ingress") or network.name == _SWARM_GATEWAY:
         raise InvalidParameter("it is a network of a swarm")
     if found.get("configOnly") or found.get("configFrom"):
         raise InvalidParameter("configuration-only networks are not supported")

@@ -27,7 +27,7 @@ from orlop_kernel.store import UNREADABLE, Examined, Put, examine
 from orlop_sdk import InvalidParameter, OrlopError, Unavailable, discovery
 
 from . import containers, networks
-from .inventory import Container, Image, Inventory, Snapshot, Volume
+from .inventory import Container, Image, Inventory, Snapshot, Store, Volume
 
 __all__ = ["Item", "Known", "Plan", "make"]
 
@@ -134,26 +134,53 @@ async def make(inventory: Inventory, known: Known, config: Config, drivers: Driv
 
 def _images(plan: Plan, known: Known) -> None:
     store, placed = plan.inventory.store, set[str]()
+    names, present = _names(store, known), {*store.layers, *known.snapshots}
     for image in store.images.values():
         name = next(iter(image.names), "<none>")
         if image.id in known.images:
             plan.leave("image", name, image.id, "it is there already")
             continue
-        missing = [layer.chain_id for layer in image.layers if layer.chain_id not in {*store.layers, *known.snapshots}]
+        missing = [layer.chain_id for layer in image.layers if layer.chain_id not in present]
         if missing:
             plan.leave("image", name, image.id, f"the files of its layer {missing[0]} are missing")
             continue
-        free = [each for each in map(_reference, image.names) if each and each not in known.references]
-        known.references.update(free)
         plan.images.append(image)
         plan.operations.append(Put("images", image.id, msgspec.json.encode(_image_row(image))))
-        plan.operations += [Put("images", f"{_REF}{each}", encode_name(NameRecord((image.id,)))) for each in free]
-        taken = len(image.names) - len(free)
-        plan.take("image", name, image.id, f"without {taken} of its names, which are taken" if taken else "")
+        plan.take("image", name, image.id, "; ".join(_changes(image, names)))
         for layer in image.layers:
             if layer.chain_id not in placed and layer.chain_id not in known.snapshots:
                 placed.add(layer.chain_id)
                 plan.snapshots.append(_placed(store.layers[layer.chain_id], plan, known))
+    plan.operations += _name_rows(plan, names)
+
+
+def _changes(image: Image, names: Mapping[str, NameRecord]) -> Iterator[str]:
+    """What is different for the image."""
+    taken = sum(image.id not in names.get(_reference(each), NameRecord(())).images for each in image.names)
+    if taken:
+        yield f"without {taken} of its names, which are taken"
+    if any(layer.blob is None and not layer.tar_split for layer in image.layers):
+        yield "to push or save it, pull it again: an archive of a layer is missing"
+
+
+def _names(store: Store, known: Known) -> dict[str, NameRecord]:
+    """What each name means that is free. Of images that claim a name, the first has it, unless they are from one index."""
+    found: dict[str, NameRecord] = {}
+    for image in store.images.values():
+        for each in image.names:
+            name = _reference(each)
+            if name and name not in known.references and name not in found:
+                indexed = store.indexed.get(each)
+                found[name] = NameRecord(indexed.images, indexed.index) if indexed else NameRecord((image.id,))
+    return found
+
+
+def _name_rows(plan: Plan, names: Mapping[str, NameRecord]) -> Iterator[Put]:
+    coming = {image.id for image in plan.images}
+    for name, meaning in names.items():
+        images = tuple(id for id in meaning.images if id in coming)
+        if images:
+            yield Put("images", f"{_REF}{name}", encode_name(msgspec.structs.replace(meaning, images=images)))
 
 
 def _reference(text: str) -> str:
@@ -176,7 +203,8 @@ def _image_row(image: Image) -> ImageRecord:
         )
         for layer in image.layers
     )
-    return ImageRecord(image.id, layers, tuple(blob.digest for blob in image.manifests), image.parent, image.tagged)
+    manifests, attachments = (tuple(blob.digest for blob in blobs) for blobs in (image.manifests, image.attachments))
+    return ImageRecord(image.id, layers, manifests, image.parent, image.tagged, attachments=attachments)
 
 
 def _placed(snapshot: Snapshot, plan: Plan, known: Known) -> Snapshot:

@@ -8,18 +8,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
 from orlop_adopt_docker import adoption, containerd
 from orlop_adopt_docker import docker_root as roots
 from orlop_adopt_docker.files import Unreadable
+from orlop_adopt_docker.inventory import IndexedName
 from orlop_engine.config import Config
 from orlop_engine.images import platforms
+from orlop_engine.images.platforms import Platform
+from orlop_engine.images.records import ImageRecord, decode_name
 from orlop_sdk.snapshots import SnapshotIndex
 
 CONTAINER = "c" * 64
-APP = "docker.io/library/app:1"
+APP, MULTI = "docker.io/library/app:1", "docker.io/library/multi:1"
+HERE = platforms.host()
 MANIFEST, INDEX = "application/vnd.oci.image.manifest.v1+json", "application/vnd.oci.image.index.v1+json"
 WriteBolt = Callable[..., bytes]
 pytestmark = pytest.mark.usefixtures("drivers")
@@ -48,15 +53,19 @@ class ContainerdStore:
         self.tars = [b"lower", b"upper"]
         lower, upper = (digest(tar) for tar in self.tars)
         self.chains = [lower, digest(f"{lower} {upper}".encode())]
-        self.app = self._image("docker.io/library/app:1", self.tars[:1], index=True)
-        self.committed = self._image("moby-dangling@sha256:" + "9" * 64, self.tars, parent=self.app)
+        self.app = self._name("docker.io/library/app:1", self._index(self._manifest(self.tars[:1])))
+        self.committed = self._name("moby-dangling@sha256:" + "9" * 64, self._manifest(self.tars), parent=self.app)
         self._snapshot(4, self.chains[0], "", 3)
         self._snapshot(5, f"{CONTAINER}-init", f"moby/1/{self.chains[0]}", 3)
         self._snapshot(6, CONTAINER, f"moby/2/{CONTAINER}-init", 2)
         self._snapshot(300, self.chains[1], f"moby/2/{CONTAINER}-init", 3)  # committed from the container
 
+    @property
+    def blobs(self) -> Path:
+        return self.base / "io.containerd.content.v1.content/blobs/sha256"
+
     def blob(self, data: bytes) -> str:
-        path = self.base / "io.containerd.content.v1.content/blobs/sha256" / digest(data)[7:]
+        path = self.blobs / digest(data)[7:]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         return digest(data)
@@ -64,25 +73,49 @@ class ContainerdStore:
     def _described(self, data: bytes, media_type: str, **more: Any) -> dict[str, Any]:
         return {"mediaType": media_type, "digest": self.blob(data), "size": len(data), **more}
 
-    def _image(self, name: str, tars: list[bytes], parent: str = "", *, index: bool = False) -> str:
+    def _manifest(self, tars: list[bytes], platform: Platform = HERE, archive: bytes = b"gzip ") -> dict[str, Any]:
         rootfs = {"type": "layers", "diff_ids": [digest(tar) for tar in tars]}
-        config = json.dumps({"os": "linux", "architecture": "amd64", "config": {}, "rootfs": rootfs}).encode()
+        where = {"os": platform.os, "architecture": platform.architecture}
+        config = json.dumps({**where, "config": {}, "rootfs": rootfs}).encode()
         document = {
             "schemaVersion": 2,
             "mediaType": MANIFEST,
             "config": self._described(config, "application/vnd.oci.image.config.v1+json"),
-            "layers": [self._described(b"gzip " + tar, "application/vnd.oci.image.layer.v1.tar+gzip") for tar in tars],
+            "layers": [self._described(archive + tar, "application/vnd.oci.image.layer.v1.tar+gzip") for tar in tars],
         }
-        target, media_type = self._described(json.dumps(document).encode(), MANIFEST), MANIFEST
-        if index:
-            here = platforms.host()
-            target["platform"] = {"os": here.os, "architecture": here.architecture}
-            listed = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [target]}
-            target, media_type = self._described(json.dumps(listed).encode(), INDEX), INDEX
+        return self._described(json.dumps(document).encode(), MANIFEST, platform=where)
+
+    def _attestation(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        statement = self._described(b'{"predicate": {}}', "application/vnd.in-toto+json")
+        document = {"schemaVersion": 2, "mediaType": MANIFEST, "config": statement, "layers": [statement]}
+        notes = {"vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": manifest["digest"]}
+        where = {"os": "unknown", "architecture": "unknown"}
+        return self._described(json.dumps(document).encode(), MANIFEST, platform=where, annotations=notes)
+
+    def _index(self, *entries: dict[str, Any]) -> dict[str, Any]:
+        listed = {"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}
+        return self._described(json.dumps(listed).encode(), INDEX)
+
+    def _name(self, name: str, target: dict[str, Any], parent: str = "") -> str:
         labels = {"org.mobyproject.image.parent": parent.encode()} if parent else {}
-        described = {"digest": target["digest"].encode(), "mediatype": media_type.encode(), "size": b"\2"}
+        described = {
+            "digest": target["digest"].encode(),
+            "mediatype": target["mediaType"].encode(),
+            "size": b"\2",
+        }
         self.images[name] = {"labels": labels, "target": described, "createdat": b"x"}
         return str(target["digest"])
+
+    def add_platforms(self) -> tuple[list[str], str]:
+        """`multi:1` refers to an index of four manifests: that of another platform and of this one with an attestation, one
+        that is not unpacked, and one that was not pulled. Returns the first two, and the index."""
+        other, mine = self._manifest([b"other"], Platform("linux", "s390x")), self._manifest([b"mine"])
+        packed = self._manifest([b"packed"], Platform("linux", "riscv64"))
+        absent = {**mine, "digest": "sha256:" + "7" * 64, "platform": {"os": "linux", "architecture": "ppc64le"}}
+        index = self._name(MULTI, self._index(other, self._attestation(mine), mine, packed, absent))
+        self._snapshot(7, digest(b"other"), "", 3)
+        self._snapshot(8, digest(b"mine"), "", 3)
+        return [other["digest"], mine["digest"]], index
 
     def _snapshot(self, number: int, key: str, parent: str, kind: int) -> None:
         row = {"id": varint(number), "kind": varint(kind), "size": varint(20), "parent": parent.encode()}
@@ -149,6 +182,59 @@ def test_it_is_adopted(store: ContainerdStore, docker_root: Any, config: Config)
     assert blob.samefile(data / "content/blobs/sha256" / store.app[7:])
 
 
+def test_every_platform_of_an_index(store: ContainerdStore) -> None:
+    (other, mine), index = store.add_platforms()
+    found = containerd.read(store.write())
+    by_manifest = {image.manifests[0].digest: image for image in found.images.values()}
+    assert {other, mine} < set(by_manifest)
+    names = (MULTI, f"docker.io/library/multi@{index}")
+    assert by_manifest[other].names == by_manifest[mine].names == names
+    assert (
+        found.indexed[MULTI] == found.indexed[names[1]] == IndexedName(index, (by_manifest[mine].id, by_manifest[other].id))
+    ), "the one for this host comes first"
+    assert [len(by_manifest[each].attachments) for each in (mine, other)] == [2, 0]
+    assert [remark.name for remark in found.remarks] == [f"{MULTI} (linux/riscv64)"]
+    assert "is not unpacked" in found.remarks[0].text, "what was not pulled is not mentioned"
+    assert found.by_alias(index, ()) == by_manifest[mine].id
+    assert found.by_alias(index, [digest(b"other")]) == by_manifest[other].id
+    assert found.by_alias(other, ()) == by_manifest[other].id and found.by_alias("sha256:1", ()) == ""
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_platforms_are_adopted(store: ContainerdStore, docker_root: Any, config: Config, exact: bool) -> None:
+    """A container of the other platform keeps its image, if dockerd has stored its manifest, and if not."""
+    (other, mine), index = store.add_platforms()
+    store.snapshots[f"moby/5/{CONTAINER}-init"]["parent"] = f"moby/7/{digest(b'other')}".encode()
+    docker_root.config |= {"Driver": "overlayfs", "Image": index}
+    if exact:
+        docker_root.config["ImageManifest"] = {"digest": other}
+    root = docker_root.write()
+    store.write()
+    (root / "image").rename(root / "no-image")
+    outcome = trio.run(adoption.adopt, config, str(root))
+    assert outcome.plan is not None and [item.name for item in outcome.plan.items if not item.comes] == [
+        f"{MULTI} (linux/riscv64)"
+    ]
+    rows = {(each.table, each.key): each.value for each in outcome.plan.operations}
+    records = [msgspec.json.decode(value, type=ImageRecord) for (_, key), value in rows.items() if key[:7] == "sha256:"]
+    ids = {record.manifests[0]: record.id for record in records if index in record.manifests}
+    for name in (MULTI, f"docker.io/library/multi@{index}"):
+        meaning = decode_name(rows["images", f"ref:{name}"])
+        assert (meaning.index, meaning.images) == (index, (ids[mine], ids[other]))
+    assert json.loads(rows["containers", CONTAINER])["image_id"] == ids[other]
+    (kept,) = [record.attachments for record in records if record.id == ids[mine]]
+    blobs = Path(config.data_root, "content/blobs/sha256")
+    assert all((blobs / each.removeprefix("sha256:")).is_file() for each in (index, mine, other, *kept)) and len(kept) == 2
+
+
+def test_a_container_whose_platform_is_missing_is_left(store: ContainerdStore, docker_root: Any) -> None:
+    _, index = store.add_platforms()
+    docker_root.config |= {"Driver": "overlayfs", "Image": index, "ImageManifest": {"digest": "sha256:" + "7" * 64}}
+    root = docker_root.write()
+    store.write()
+    assert [container.image for container in roots.read(str(root)).containers] == [index]
+
+
 @pytest.mark.parametrize("preferred", ["overlay2", "overlayfs"])
 def test_of_two_stores_the_one_in_use_is_taken(store: ContainerdStore, docker_root: Any, preferred: str) -> None:
     docker_root.config["Driver"] = preferred
@@ -188,6 +274,24 @@ def test_damaged_images_are_left(store: ContainerdStore, damage: Callable[[Conta
     damage(store)
     remarks = containerd.read(store.write()).remarks
     assert why in next(remark.text for remark in remarks if remark.name.startswith("docker.io/library/app:1"))
+
+
+def test_a_layer_without_its_archive(store: ContainerdStore, docker_root: Any, config: Config) -> None:
+    """containerd fetches no archive of a layer that it has unpacked already: that of another image is used, or none."""
+    alone = b"only here"
+    store._name(MULTI, store._manifest([store.tars[0], alone], archive=b"other gzip "))
+    store._snapshot(9, digest(f"{store.chains[0]} {digest(alone)}".encode()), f"moby/4/{store.chains[0]}", 3)
+    for tar in (store.tars[0], alone):
+        (store.blobs / digest(b"other gzip " + tar)[7:]).unlink()
+    docker_root.config |= {"Driver": "overlayfs", "Image": store.app}
+    root = docker_root.write()
+    store.write()
+    (root / "image").rename(root / "no-image")
+    plan = trio.run(adoption.look, config, str(root))
+    (item,) = [item for item in plan.items if item.name == MULTI]
+    assert item.comes and item.text == "to push or save it, pull it again: an archive of a layer is missing"
+    row = next(msgspec.json.decode(each.value, type=ImageRecord) for each in plan.operations if each.key == item.id)
+    assert [layer.blob for layer in row.layers] == [digest(b"gzip " + store.tars[0]), ""]
 
 
 def test_a_blob_with_other_content_is_left(store: ContainerdStore) -> None:

@@ -118,7 +118,7 @@ def test_a_mac_address_that_was_chosen_is_kept(
     docker_root.config["Config"]["MacAddress"] = config_mac
     docker_root.config["NetworkSettings"]["Networks"]["front"] |= {"DesiredMacAddress": desired, "MacAddress": "02:42::3"}
     record = decode_container(row(look(config, docker_root), "containers", CONTAINER))
-    assert record.endpoints["front"].mac_address == kept
+    assert record.endpoints["front"].mac_address == record.config.mac_address == kept
 
 
 def test_mounts_keep_what_dockerd_chose(config: Config, docker_root: Any) -> None:
@@ -163,6 +163,7 @@ def test_containers_that_share_a_namespace_stay_together(config: Config, docker_
     [
         (network(scope="swarm"), "it is a network of a swarm"),
         (network(ingress=True), "it is a network of a swarm"),
+        (network(name="docker_gwbridge"), "it is a network of a swarm"),
         (network(networkType="macvlan"), 'its driver "macvlan" is not installed'),
         (network(ipamType="other"), 'its IPAM driver "other" is not supported'),
         (network(configOnly=True), "configuration-only networks are not supported"),
@@ -173,7 +174,8 @@ def test_containers_that_share_a_namespace_stay_together(config: Config, docker_
 def test_a_network_that_cannot_come_is_left(config: Config, docker_root: Any, change: Change, why: str) -> None:
     change(docker_root)
     found = stays(look(config, docker_root))
-    assert why in found["network front"] and found["container web"] == "its network front does not come"
+    name = docker_root.network["name"]
+    assert why in found[f"network {name}"] and found["container web"] == "its network front does not come"
 
 
 @pytest.mark.parametrize(
@@ -262,8 +264,9 @@ def test_what_has_no_place_is_named(config: Config, docker_root: Any) -> None:
     [
         (lambda root: None, "there is no such directory"),
         (lambda root: root.mkdir(), "it is not the data root of a dockerd"),
+        (lambda root: (root / "165536.165536").mkdir(parents=True), "it belongs to a dockerd with userns-remap"),
     ],
-    ids=["missing", "empty"],
+    ids=["missing", "empty", "remapped"],
 )
 def test_other_directories_are_refused(config: Config, tmp_path: Path, prepare: Callable[[Path], None], why: str) -> None:
     prepare(tmp_path / "x")
