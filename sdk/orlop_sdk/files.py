@@ -18,7 +18,7 @@ from fcntl import ioctl
 
 from .storage import Usage
 
-__all__ = ["Trash", "copy_tree", "delete_tree", "docker_name", "filesystem_type", "tree_usage", "walk"]
+__all__ = ["Trash", "copy_content", "copy_tree", "delete_tree", "docker_name", "filesystem_type", "tree_usage", "walk"]
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FICLONE = 0x40049409
@@ -183,7 +183,7 @@ def _copy_file(source: int, target: int, name: str) -> None:
         info = os.fstat(reader)
         writer = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target)
         try:
-            _copy_content(reader, writer, info)
+            copy_content(reader, writer, info)
             _copy_attributes(reader, writer, info)
         finally:
             os.close(writer)
@@ -191,7 +191,9 @@ def _copy_file(source: int, target: int, name: str) -> None:
         os.close(reader)
 
 
-def _copy_content(reader: int, writer: int, info: os.stat_result) -> None:
+def copy_content(reader: int, writer: int, info: os.stat_result) -> None:
+    """Copy a file's bytes into an empty one, without its holes. Shares blocks if the file system can. `info` is the
+    reader's."""
     if not info.st_size:
         return
     try:

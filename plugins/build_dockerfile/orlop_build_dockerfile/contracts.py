@@ -220,12 +220,14 @@ class Policy(msgspec.Struct, frozen=True):
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What the daemon tells the builder process at its start. `root` is the builder's directory (`<data-root>/build`), which
-    exists. `proxies` are the daemon's own, for sources that the builder fetches (HTTP_PROXY, HTTPS_PROXY, NO_PROXY).
+    exists, `runtime` one for what must be in memory alone, such as secrets (below `<exec-root>`; "" for one in `root`).
+    `proxies` are the daemon's own, for sources that the builder fetches (HTTP_PROXY, HTTPS_PROXY, NO_PROXY).
     `host_gateway` is the address that `host-gateway` means in `--add-host`, "" if there is none. Without `collect` there is
     no garbage collection; `policies` are applied in order. `entitlements` are those that a build may ask for."""
 
     root: str
     version: str
+    runtime: str = ""
     storage: str = ""
     platforms: Sequence[str] = ()
     proxies: Mapping[str, str] = {}

@@ -1,0 +1,174 @@
+"""What the cache holds, and what of it is removed: `du`, `prune`, garbage collection.
+
+A record is removed only if no build uses it and no other record stands on it; so the newest go first along a chain, as in
+BuildKit.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+
+import msgspec
+import trio
+
+from orlop_build_dockerfile.contracts import CacheRecord, Settings
+from orlop_sdk import OrlopError
+
+from .filters import Fields, compile_filters
+from .records import Record, Records
+
+__all__ = ["Collector"]
+
+_log = logging.getLogger("orlop.build")
+_PAUSE = 60.0  # seconds between collections, while builds end
+_PRIVATE = ("internal",)
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What to remove. Sizes are bytes, 0 for no limit."""
+
+    filters: Sequence[str] = ()
+    everything: bool = False
+    keep_seconds: float = 0
+    reserved: int = 0
+    maximum: int = 0
+    free: int = 0
+
+    def keep(self, total: int, available: int) -> int:
+        """How many bytes to keep; 0 to keep nothing that may be removed (BuildKit's `calculateKeepBytes`)."""
+        keep, excess = self.maximum, self.free - available
+        if self.free and excess > 0:
+            keep = min(keep, total - excess) if keep else total - excess
+        return max(keep, self.reserved)
+
+
+class Collector:
+    def __init__(self, records: Records, settings: Settings) -> None:
+        self._records, self._settings = records, settings
+        self._pruning = trio.Lock()
+        self._wake = trio.Event()
+
+    # --- what there is
+
+    async def usage(self, filters: Sequence[str]) -> list[CacheRecord]:
+        matches = compile_filters(filters)
+        records = self._records
+        found = [record for record in list(records.all.values()) if matches(self._fields(record))]
+        for record in found:
+            await records.measure(record)
+        return [self._shown(record) for record in sorted(found, key=lambda record: -record.size) if not record.removed]
+
+    def _fields(self, record: Record) -> Fields:
+        busy, mutable = record.leases > 0, bool(record.path)
+        return {
+            "id": record.id,
+            "parents": ";".join(parent.id for parent in self._records.parents(record)),
+            "description": record.description,
+            "type": record.kind,
+            "inuse": "" if busy else None,
+            "mutable": "" if mutable else None,
+            "immutable": None if mutable else "",
+            "shared": None,
+            "private": "",
+        }
+
+    def _shown(self, record: Record) -> CacheRecord:
+        return CacheRecord(
+            id=record.id,
+            size=max(record.size, 0),
+            created=record.created,
+            last_used=record.used,
+            uses=record.uses,
+            description=record.description,
+            kind=record.kind,
+            parents=tuple(parent.id for parent in self._records.parents(record)),
+            mutable=bool(record.path),
+            in_use=record.leases > 0,
+        )
+
+    # --- removal
+
+    async def prune(
+        self, filters: Sequence[str], *, everything: bool, keep_seconds: float, keep_bytes: int
+    ) -> AsyncIterator[CacheRecord]:
+        limits = Limits(filters=filters, everything=everything, keep_seconds=keep_seconds, maximum=keep_bytes)
+        async for record in self._remove(limits):
+            yield record
+
+    async def _remove(self, limits: Limits) -> AsyncIterator[CacheRecord]:
+        matches = compile_filters(limits.filters)
+        async with self._pruning:
+            total = 0
+            if limits.maximum or limits.reserved or limits.free:
+                for record in list(self._records.all.values()):
+                    total += await self._records.measure(record)
+            keep = limits.keep(total, self._available())
+            limited = bool(limits.maximum or limits.reserved or limits.free)
+            while True:
+                removed = 0
+                for record in self._candidates(limits, matches):
+                    if limited and total <= keep:
+                        return
+                    size = await self._records.measure(record)
+                    shown = self._shown(record)
+                    if await self._records.remove(record):
+                        removed += 1
+                        total -= size
+                        yield shown  # noqa: ASYNC119 - callers close the iterator
+                if not removed:
+                    return
+
+    def _candidates(self, limits: Limits, matches: object) -> list[Record]:
+        assert callable(matches)
+        latest = time.time() - limits.keep_seconds if limits.keep_seconds else float("inf")
+        return sorted(
+            (
+                record
+                for record in self._records.all.values()
+                if (limits.everything or record.kind not in _PRIVATE)
+                and record.used <= latest
+                and not self._records.is_busy(record)
+                and matches(self._fields(record))
+            ),
+            key=lambda record: record.used,
+        )
+
+    def _available(self) -> int:
+        found = os.statvfs(self._settings.root)
+        return found.f_bavail * found.f_frsize
+
+    # --- garbage collection
+
+    def wake(self) -> None:
+        """A build has ended: collect soon."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Apply the policies after builds."""
+        while True:
+            await self._wake.wait()
+            self._wake = trio.Event()
+            try:
+                await self.collect()
+            except OrlopError as error:
+                _log.warning("cannot collect the garbage of the build cache: %s", error)
+            await trio.sleep(_PAUSE)
+
+    async def collect(self) -> int:
+        """Apply the policies in order. Returns how many records were removed."""
+        count = 0
+        for policy in self._settings.policies:
+            limits = Limits(
+                filters=policy.filters,
+                everything=policy.everything,
+                keep_seconds=policy.keep_duration,
+                reserved=policy.reserved,
+                maximum=policy.maximum,
+                free=policy.free,
+            )
+            async for _ in self._remove(limits):
+                count += 1
+        return count

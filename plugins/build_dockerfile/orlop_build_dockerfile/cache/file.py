@@ -1,0 +1,152 @@
+"""The SQLite file of the cache. All functions block; `Records` calls them on one worker thread at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+__all__ = ["CacheFile", "StoredRecord"]
+
+_log = logging.getLogger("orlop.build")
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE records (id TEXT PRIMARY KEY, key TEXT NOT NULL, kind TEXT NOT NULL, description TEXT NOT NULL,
+    created REAL NOT NULL, used REAL NOT NULL, uses INTEGER NOT NULL, size INTEGER NOT NULL, path TEXT NOT NULL,
+    snapshots TEXT NOT NULL, extra TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE keys (key TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX keys_of_record ON keys (record);
+"""
+
+Statement = tuple[str, Sequence[Any]]
+
+
+class StoredRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """`snapshots` are (output, snapshot, parent) for each output; snapshot "" is an empty file system. `path` is the
+    directory of a record without snapshots. `size` -1 is not measured yet."""
+
+    id: str
+    key: str
+    kind: str
+    description: str
+    created: float
+    used: float
+    uses: int = 0
+    size: int = -1
+    path: str = ""
+    snapshots: tuple[tuple[int, str, str], ...] = ()
+    extra: dict[str, str] = {}
+
+
+class CacheFile:
+    """Opens or makes the file. An unreadable file is moved aside: its content is a cache."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        try:
+            self._db = self._open()
+        except sqlite3.DatabaseError as error:
+            _log.error("cannot read the build cache %s: %s; starting with an empty one", path, error)
+            for suffix in ("", "-wal", "-shm"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(path + suffix, f"{path}.damaged-{int(time.time())}{suffix}")
+            self._db = self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=NORMAL")
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;")
+            elif version != _VERSION:
+                raise sqlite3.DatabaseError(f"version {version} is not {_VERSION}")
+            if db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+                raise sqlite3.DatabaseError("the consistency check failed")
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def load(self) -> tuple[list[StoredRecord], dict[str, str]]:
+        """All records, and the record of each key. Rows that cannot be read are dropped."""
+        records = []
+        for row in self._db.execute(
+            "SELECT id, key, kind, description, created, used, uses, size, path, snapshots, extra FROM records"
+        ):
+            try:
+                snapshots = msgspec.json.decode(row[9], type=tuple[tuple[int, str, str], ...])
+                extra = msgspec.json.decode(row[10], type=dict[str, str])
+            except msgspec.DecodeError:
+                continue
+            records.append(
+                StoredRecord(
+                    id=row[0],
+                    key=row[1],
+                    kind=row[2],
+                    description=row[3],
+                    created=row[4],
+                    used=row[5],
+                    uses=row[6],
+                    size=row[7],
+                    path=row[8],
+                    snapshots=snapshots,
+                    extra=extra,
+                )
+            )
+        return records, dict(self._db.execute("SELECT key, record FROM keys"))
+
+    def write(self, statements: Iterable[Statement]) -> None:
+        """All of the statements, or none of them."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            for sql, values in statements:
+                self._db.execute(sql, values)
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def put(record: StoredRecord) -> Statement:
+    values = (
+        record.id,
+        record.key,
+        record.kind,
+        record.description,
+        record.created,
+        record.used,
+        record.uses,
+        record.size,
+        record.path,
+        msgspec.json.encode(record.snapshots).decode(),
+        msgspec.json.encode(record.extra).decode(),
+    )
+    return "INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values
+
+
+def put_key(key: str, record: str) -> Statement:
+    return "INSERT OR REPLACE INTO keys VALUES (?, ?)", (key, record)
+
+
+def delete(record: str) -> list[Statement]:
+    return [("DELETE FROM keys WHERE record = ?", (record,)), ("DELETE FROM records WHERE id = ?", (record,))]
+
+
+def touch(record: str, used: float, uses: int) -> Statement:
+    return "UPDATE records SET used = ?, uses = ? WHERE id = ?", (used, uses, record)
+
+
+def measure(record: str, size: int) -> Statement:
+    return "UPDATE records SET size = ? WHERE id = ?", (size, record)

@@ -1,0 +1,31 @@
+"""From a result to what the client wants of it.
+
+image.py     an image in the daemon            config.py   its configuration: layers and history joined
+files.py     files sent to the client, as a directory or a tar
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from orlop_build_dockerfile.contracts import BuildFailed, Export, Result
+
+if TYPE_CHECKING:
+    from orlop_build_dockerfile.solver.job import SolverJob
+
+__all__ = ["KINDS", "run_export"]
+
+KINDS = ("moby", "image", "local", "tar")
+
+
+async def run_export(job: SolverJob, result: Result, export: Export) -> Mapping[str, str]:
+    if export.kind in ("moby", "image"):
+        from .image import export_image
+
+        return await export_image(job, result, export)
+    if export.kind in ("local", "tar"):
+        from .files import export_files
+
+        return await export_files(job, result, export)
+    raise BuildFailed(f"exporter {export.kind!r} could not be found", code=5)

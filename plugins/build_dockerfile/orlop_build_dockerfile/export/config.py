@@ -1,0 +1,91 @@
+"""The configuration of an image: that of the frontend, with the layers that were made, and a history that fits them.
+
+Pure functions. History entries without `empty_layer` belong to the layers in order (OCI image specification).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from orlop_build_dockerfile.contracts import BuildFailed
+
+__all__ = ["BuiltLayer", "complete"]
+
+
+class BuiltLayer(msgspec.Struct, frozen=True):
+    """`created` is when the layer was made (seconds since 1970), 0 if unknown: a layer of the base."""
+
+    diff_id: str
+    created: float = 0
+    description: str = ""
+
+
+def timestamp(seconds: float) -> str:
+    """RFC 3339 with nanoseconds, as Go writes it."""
+    whole, fraction = divmod(round(seconds * 1_000_000_000), 1_000_000_000)
+    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
+    return text + (f".{fraction:09d}".rstrip("0") if fraction else "") + "Z"
+
+
+def complete(config: bytes, layers: Sequence[BuiltLayer], *, platform: str, epoch: int | None, now: float) -> bytes:
+    """The JSON of the image's configuration. `epoch` is SOURCE_DATE_EPOCH, the latest time that may be in the image.
+    Raises `BuildFailed` if `config` is no configuration."""
+    document = _document(config, platform)
+    document["rootfs"] = {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]}
+    history = [entry for entry in document.get("history") or [] if isinstance(entry, dict)]
+    document["history"] = history = _fit(history, layers, now)
+    if epoch is not None:
+        for entry in history:
+            entry["created"] = min(entry.get("created") or timestamp(epoch), timestamp(epoch))
+        document["created"] = timestamp(epoch)
+    elif not document.get("created"):
+        times = [entry["created"] for entry in history if entry.get("created")]
+        document["created"] = times[-1] if times else timestamp(now)
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _document(config: bytes, platform: str) -> dict[str, Any]:
+    try:
+        document = json.loads(config) if config else {}
+    except ValueError as error:
+        raise BuildFailed(f"failed to parse image config: {error}") from None
+    if not isinstance(document, dict):
+        raise BuildFailed("failed to parse image config: it is not an object")
+    if not document.get("os"):
+        parts = platform.split("/")
+        document["os"], document["architecture"] = parts[0], parts[1]
+        if len(parts) > 2:
+            document["variant"] = parts[2]
+    document.setdefault("config", {})
+    return document
+
+
+def _fit(history: list[dict[str, Any]], layers: Sequence[BuiltLayer], now: float) -> list[dict[str, Any]]:
+    """Give each entry of a layer its time, and make as many such entries as there are layers."""
+    found, used = [], 0
+    for entry in history:
+        if not entry.get("empty_layer"):
+            if used == len(layers):
+                entry = {**entry, "empty_layer": True}  # a step that has made no layer
+            else:
+                layer = layers[used]
+                used += 1
+                if not entry.get("created"):
+                    entry = {"created": timestamp(layer.created or now), **entry}
+        found.append(entry)
+    for layer in layers[used:]:
+        created = timestamp(layer.created or now)
+        comment = "buildkit.exporter.image.v0"
+        found.append({"created": created, "created_by": layer.description or comment, "comment": comment})
+    last = timestamp(now)
+    for entry in reversed(found):  # an entry without a layer has the time of the next that has one
+        if entry.get("created"):
+            last = entry["created"]
+        else:
+            entry["created"] = last
+    return found

@@ -1,0 +1,90 @@
+"""Cache mounts: directories that outlive builds, by id, with the sharing modes shared, private and locked.
+
+Records of the cache, of type exec.cachemount. Their use is leased, so that prune leaves those that are mounted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import trio
+
+from orlop_build_dockerfile.cache.records import Lease, Record
+from orlop_build_dockerfile.pb import ops_pb2
+from orlop_build_dockerfile.solver.values import Value, join_key
+from orlop_sdk.files import copy_tree
+
+from . import paths
+
+if TYPE_CHECKING:
+    from orlop_build_dockerfile.solver.job import SolverJob
+
+__all__ = ["cache_mount"]
+
+
+@contextlib.asynccontextmanager
+async def cache_mount(job: SolverJob, mount: ops_pb2.Mount, source: Value | None) -> AsyncIterator[str]:
+    """The directory of a cache mount while it is in use. It begins as a copy of `source`, whose key belongs to its name."""
+    options = mount.cacheOpt
+    base = await source.key() if source is not None else ""
+    key = join_key("cachemount", options.ID or mount.dest, base, mount.selector if base else "")
+    lease = Lease()
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(lease.end)
+        if options.sharing == ops_pb2.LOCKED:
+            await stack.enter_async_context(_locked(job, key))
+        record = await _find(job, key, options.sharing, mount, source, lease)
+        job.core.records.use(record, lease)
+        yield os.path.join(record.path, "tree")
+
+
+@contextlib.asynccontextmanager
+async def _locked(job: SolverJob, key: str) -> AsyncIterator[None]:
+    locks = job.core.cache_mounts
+    lock = locks.setdefault(key, trio.Lock())
+    try:
+        async with lock:
+            yield
+    finally:
+        if not lock.locked() and locks.get(key) is lock:
+            del locks[key]
+
+
+async def _find(job: SolverJob, key: str, sharing: int, mount: ops_pb2.Mount, source: Value | None, lease: Lease) -> Record:
+    records = job.core.records
+    number = 0
+    while (record := records.find(f"{key}:{number}")) is not None:
+        if sharing != ops_pb2.PRIVATE or not record.leases:
+            return record
+        number += 1
+    name = f"{key}:{number}"
+    if sharing == ops_pb2.PRIVATE:
+        return await _make(job, name, mount, source, lease)
+    made: Record = await job.core.steps.run(("cachemount", name), lambda: _make(job, name, mount, source, lease))
+    return made
+
+
+async def _make(job: SolverJob, name: str, mount: ops_pb2.Mount, source: Value | None, lease: Lease) -> Record:
+    path = os.path.join(job.core.directory, "cachemounts", secrets.token_hex(12))
+    tree = os.path.join(path, "tree")
+    await job.core.file_work(lambda: os.makedirs(tree, 0o755))
+    os.chmod(os.path.dirname(path), 0o700)
+    if source is not None:
+        async with source.view() as root:
+            await job.core.file_work(lambda: _fill(root, mount.selector, tree))
+    description = f"cached mount {mount.dest} from exec"
+    if mount.cacheOpt.ID:
+        description += f" with id {mount.cacheOpt.ID!r}"
+    return await job.core.records.add(name, {}, lease, kind="exec.cachemount", description=description, path=path)
+
+
+def _fill(root: int, selector: str, tree: str) -> None:
+    with (
+        paths.opened(paths.open_directory(root, selector or "/")) as source,
+        paths.opened(os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as target,
+    ):
+        copy_tree(source, target)

@@ -1,0 +1,341 @@
+"""Copies files and trees from one root into another, as COPY does (the rules of BuildKit's fsutil/copy).
+
+Relative to descriptors, so that no link in either tree leads out of it. All functions block.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+
+import msgspec
+
+from orlop_build_dockerfile.contracts import BuildFailed
+from orlop_sdk.files import copy_content
+
+from .paths import Attributes, clean, lookup, make_directories, open_directory, opened, parent_of, split, stat_in
+from .patterns import Matcher
+
+__all__ = ["Copier", "Options"]
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_MAX_DEPTH = 400  # two descriptors a level
+_SMALL = 256 << 10
+_NO_XATTR = frozenset({errno.EOPNOTSUPP, errno.EPERM, errno.ENODATA, errno.EINVAL})
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """`mode` gives the new permissions of a file's `st_mode`. `contents` copies what is in a source directory instead of
+    the directory. `replace` removes what is in the way, of whatever type."""
+
+    attributes: Attributes = Attributes()
+    mode: Callable[[int], int] | None = None
+    contents: bool = False
+    follow: bool = False
+    replace: bool = False
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+class _Pending:
+    """A directory of the target that is made when the first thing is copied into it: its source may hold nothing that the
+    patterns include. `fd` is -1 until then."""
+
+    def __init__(self, above: _Pending | None, name: str, source: int, info: os.stat_result) -> None:
+        self.above, self.name, self.source, self.info = above, name, source, info
+        self.fd, self.made = -1, False
+
+
+class Copier:
+    """Copies from the directory `source` into the directory `target`; hard links within one copy are kept."""
+
+    def __init__(self, source: int, target: int, options: Options) -> None:
+        self._source, self._target, self._options = source, target, options
+        self._include = Matcher(options.include) if options.include else None
+        self._exclude = Matcher(options.exclude) if options.exclude else None
+        self._owner, self._time = options.attributes.owner, options.attributes.time_ns
+        self._self = (os.geteuid(), os.getegid())
+        self._links: dict[tuple[int, int], tuple[int, str]] = {}
+        self._base = -1
+
+    def copy(self, path: str, destination: str) -> None:
+        """Copy what is at `path` of the source to `destination`. A destination that ends with "/", or that is a directory,
+        takes the source under its own name. Directories above it are made."""
+        attributes = self._options.attributes
+        info = stat_in(self._source, path, follow=self._options.follow)
+        directory = stat.S_ISDIR(info.st_mode)
+        if destination.endswith(("/", "/.")):
+            os.close(make_directories(self._target, destination, attributes=attributes))
+        there = lookup(self._target, destination, follow=True)
+        is_directory = there is not None and stat.S_ISDIR(there.st_mode)
+        destination = clean(destination)
+        if (not self._options.contents and directory and there is not None) or (not directory and is_directory):
+            destination = os.path.join(destination, split(path)[1])
+        above, name = split(destination)
+        with opened(make_directories(self._target, above, attributes=attributes)) as base:
+            self._base = base
+            self._links.clear()
+            if directory:
+                with opened(self._open_source(path)) as source:
+                    self._top(source, base, name, destination)
+            else:
+                parent, leaf = self._locate(path)
+                with opened(parent):
+                    self._leave_link(base, name, destination)
+                    self._entry(parent, leaf, base, name, info, name)
+
+    def _locate(self, path: str) -> tuple[int, str]:
+        """The directory and the name of a source that is no directory; links are followed if the options say so."""
+        for _ in range(40):
+            parent, name = parent_of(self._source, path)
+            try:
+                if not self._options.follow or not stat.S_ISLNK(os.lstat(name, dir_fd=parent).st_mode):
+                    return parent, name
+                target = os.readlink(name, dir_fd=parent)
+            except BaseException:
+                os.close(parent)
+                raise
+            os.close(parent)
+            path = target if target.startswith("/") else f"{split(path)[0]}/{target}"
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+
+    def _open_source(self, path: str) -> int:
+        if self._options.follow:
+            return open_directory(self._source, path)
+        parent, name = parent_of(self._source, path)
+        with opened(parent):
+            return os.open(name, _DIRECTORY, dir_fd=parent)
+
+    def _leave_link(self, base: int, name: str, destination: str) -> None:
+        """A destination that is a link to nothing, or out of a directory: it is replaced, never followed."""
+        if name in (".", ""):
+            raise BuildFailed(f"cannot copy to {destination}: it is a directory")
+
+    def _top(self, source: int, base: int, name: str, destination: str) -> None:
+        """Copy a directory. A directory that exists keeps its owner, mode and time, except what is below it."""
+        info = os.fstat(source)
+        if not name:
+            with opened(os.open(".", _DIRECTORY, dir_fd=base)) as fd:
+                self._fill(source, fd, None, "", "", 0)
+            return
+        top = _Pending(None, name, source, info)
+        there = lookup(base, name, follow=False)
+        if there is not None and stat.S_ISLNK(there.st_mode):
+            with opened(open_directory(self._target, destination)) as fd:
+                self._base = fd
+                self._fill(source, fd, None, "", "", 0)
+            return
+        if there is not None and not stat.S_ISDIR(there.st_mode):
+            if not self._options.replace:
+                raise BuildFailed(f"cannot copy to non-directory: {destination}")
+            os.unlink(name, dir_fd=base)
+            there = None
+        if there is None:
+            os.mkdir(name, 0o700, dir_fd=base)
+        top.fd = os.open(name, _DIRECTORY, dir_fd=base)
+        with opened(top.fd):
+            self._fill(source, top.fd, None, "", name, 0)
+            if there is None:
+                self._finish(source, top.fd, info)
+
+    def _fill(self, source: int, target: int, pending: _Pending | None, path: str, place: str, depth: int) -> None:
+        """Copy the entries of a directory. `path` is that below the copied directory, for patterns; `place` that below the
+        base, for hard links. `pending` is set when the target is not made yet; `target` is -1 then."""
+        if depth > _MAX_DEPTH:
+            raise BuildFailed(f"cannot copy {path[:200]}: directories are nested deeper than {_MAX_DEPTH}")
+        with os.scandir(source) as entries:
+            found = sorted(((entry.name, entry) for entry in entries), key=lambda each: each[0])
+        for name, entry in found:
+            info = entry.stat(follow_symlinks=False)
+            inner = f"{path}/{name}" if path else name
+            included = self._included(inner)
+            if stat.S_ISDIR(info.st_mode):
+                self._directory(source, target, pending, name, info, inner, f"{place}/{name}", included, depth)
+            elif included:
+                if pending is not None:
+                    target = self._make(pending)
+                self._entry(source, name, target, name, info, f"{place}/{name}")
+
+    def _included(self, path: str) -> bool:
+        if self._include is not None and not self._include.match(path):
+            return False
+        return self._exclude is None or not self._exclude.match(path)
+
+    def _directory(
+        self,
+        source: int,
+        target: int,
+        pending: _Pending | None,
+        name: str,
+        info: os.stat_result,
+        path: str,
+        place: str,
+        included: bool,
+        depth: int,
+    ) -> None:
+        with opened(os.open(name, _DIRECTORY, dir_fd=source)) as inner:
+            step = _Pending(pending, name, inner, info)
+            if pending is None:
+                step.above = _Pending(None, "", source, info)
+                step.above.fd = target
+            try:
+                if included:
+                    self._make(step)
+                self._fill(inner, step.fd, None if step.fd >= 0 else step, path, place, depth + 1)
+                if step.fd >= 0:
+                    self._finish(inner, step.fd, info)
+            finally:
+                if step.fd >= 0:
+                    os.close(step.fd)
+
+    def _make(self, step: _Pending) -> int:
+        """The descriptor of a pending directory, made now with those above it."""
+        if step.fd >= 0:
+            return step.fd
+        assert step.above is not None
+        above = self._make(step.above)
+        try:
+            os.mkdir(step.name, 0o700, dir_fd=above)
+        except FileExistsError:
+            if not stat.S_ISDIR(os.lstat(step.name, dir_fd=above).st_mode):
+                if not self._options.replace:
+                    raise BuildFailed(f"cannot copy to non-directory: {step.name}") from None
+                os.unlink(step.name, dir_fd=above)
+                os.mkdir(step.name, 0o700, dir_fd=above)
+        step.fd = os.open(step.name, _DIRECTORY, dir_fd=above)
+        return step.fd
+
+    def _entry(self, source: int, name: str, target: int, new: str, info: os.stat_result, place: str) -> None:
+        """Copy what is no directory, in place of what is there."""
+        if info.st_nlink > 1:
+            if self._link(info, target, new):
+                return
+            self._links[info.st_dev, info.st_ino] = (self._base, place)
+        if stat.S_ISREG(info.st_mode):
+            self._file(source, name, target, new)
+            return
+        self._clear(target, new)
+        if stat.S_ISLNK(info.st_mode):
+            os.symlink(os.readlink(name, dir_fd=source), new, dir_fd=target)
+        else:
+            os.mknod(new, info.st_mode, info.st_rdev, dir_fd=target)
+        owner = self._owner or (info.st_uid, info.st_gid)
+        if owner != self._self:
+            os.chown(new, *owner, dir_fd=target, follow_symlinks=False)
+        if not stat.S_ISLNK(info.st_mode):
+            os.chmod(new, self._permissions(info.st_mode), dir_fd=target)
+        times = (info.st_atime_ns, info.st_mtime_ns) if self._time is None else (self._time, self._time)
+        os.utime(new, ns=times, dir_fd=target, follow_symlinks=False)
+
+    def _link(self, info: os.stat_result, target: int, new: str) -> bool:
+        known = self._links.get((info.st_dev, info.st_ino))
+        if known is None:
+            return False
+        self._clear(target, new)
+        try:
+            os.link(known[1].lstrip("/"), new, src_dir_fd=known[0], dst_dir_fd=target, follow_symlinks=False)
+        except OSError as error:
+            if error.errno in (errno.EMLINK, errno.ENAMETOOLONG):
+                return False
+            raise
+        return True
+
+    def _clear(self, target: int, name: str) -> None:
+        try:
+            os.unlink(name, dir_fd=target)
+        except FileNotFoundError:
+            pass
+        except IsADirectoryError:
+            if not self._options.replace:
+                raise BuildFailed(f"cannot replace to directory {name} with file") from None
+            remove_tree(target, name)
+
+    def _file(self, source: int, name: str, target: int, new: str) -> None:
+        with opened(os.open(name, _READ, dir_fd=source)) as reader:
+            info = os.fstat(reader)
+            try:
+                writer = os.open(new, _WRITE, 0o600, dir_fd=target)
+            except FileExistsError:
+                self._clear(target, new)
+                writer = os.open(new, _WRITE, 0o600, dir_fd=target)
+            with opened(writer):
+                if info.st_size > _SMALL:
+                    copy_content(reader, writer, info)
+                elif info.st_size:
+                    _write(writer, os.read(reader, info.st_size))
+                self._finish(reader, writer, info)
+
+    def _permissions(self, mode: int) -> int:
+        return stat.S_IMODE(mode) if self._options.mode is None else self._options.mode(mode)
+
+    def _finish(self, source: int, target: int, info: os.stat_result) -> None:
+        """Owner, mode, extended attributes and times of a file or directory, in this order: chown clears the first, and a
+        change of content the last."""
+        owner = self._owner or (info.st_uid, info.st_gid)
+        if owner != self._self or stat.S_ISDIR(info.st_mode):
+            os.fchown(target, *owner)
+        os.fchmod(target, self._permissions(info.st_mode))
+        copy_xattrs(source, target)
+        times = (info.st_atime_ns, info.st_mtime_ns) if self._time is None else (self._time, self._time)
+        os.utime(target, ns=times)
+
+
+def _write(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def copy_xattrs(source: int, target: int) -> None:
+    """Copy extended attributes; those that the target's file system or our privileges do not allow are left out."""
+    try:
+        keys = os.listxattr(source)
+    except OSError as error:
+        if error.errno not in _NO_XATTR:
+            raise
+        return
+    for key in keys:
+        if key.startswith("trusted.overlay."):
+            continue
+        try:
+            os.setxattr(target, key, os.getxattr(source, key))
+        except OSError as error:
+            if error.errno not in _NO_XATTR:
+                raise
+
+
+def remove_tree(parent: int, name: str) -> None:
+    """Remove a file or a tree, following no link. No error if there is nothing."""
+    try:
+        os.unlink(name, dir_fd=parent)
+        return
+    except FileNotFoundError:
+        return
+    except IsADirectoryError:
+        pass
+    stack: list[tuple[int, str, int, list[str]]] = []
+    fd = os.open(name, _DIRECTORY, dir_fd=parent)
+    stack.append((parent, name, fd, os.listdir(fd)))
+    try:
+        while stack:
+            above, name, fd, names = stack[-1]
+            if not names:
+                stack.pop()
+                os.close(fd)
+                os.rmdir(name, dir_fd=above)
+                continue
+            child = names.pop()
+            try:
+                os.unlink(child, dir_fd=fd)
+            except IsADirectoryError:
+                if len(stack) > _MAX_DEPTH:
+                    raise OSError(errno.ENAMETOOLONG, "directories are nested too deep", child) from None
+                inner = os.open(child, _DIRECTORY, dir_fd=fd)
+                stack.append((fd, child, inner, os.listdir(inner)))
+    finally:
+        for _, _, fd, _ in stack:
+            os.close(fd)

@@ -1,0 +1,208 @@
+"""Commands: a container on snapshots, and what it mounts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING
+
+import trio
+
+from orlop_build_dockerfile.cache.content import Selection
+from orlop_build_dockerfile.cache.records import Lease, Record
+from orlop_build_dockerfile.contracts import BuildFailed, Step, Ulimit
+from orlop_build_dockerfile.contracts import Vertex as Shown
+from orlop_build_dockerfile.pb import ops_pb2
+from orlop_build_dockerfile.solver.definition import Vertex
+from orlop_build_dockerfile.solver.values import Value, join_key
+
+from .produce import produce
+from .stepmounts import StepMounts
+from .stubs import Stubs
+
+if TYPE_CHECKING:
+    from orlop_build_dockerfile.solver.job import SolverJob
+
+__all__ = ["execute"]
+
+_VERSION = "exec 1"
+_EXIT = "github.com/moby/buildkit/gatewayapi.ExitMessage+json"
+_NETWORKS = {ops_pb2.UNSET: "", ops_pb2.HOST: "host", ops_pb2.NONE: "none"}
+_PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
+
+
+async def execute(job: SolverJob, vertex: Vertex, inputs: list[Value]) -> Mapping[int, Value]:
+    op = vertex.op.exec
+    _check_entitlements(job, op)
+
+    async def exact() -> str:
+        return join_key(_VERSION, *await _exact_parts(vertex.op, inputs))
+
+    quick = None
+    if not any(value.by_content for value in inputs):
+        text = _normalized(vertex.op).SerializeToString(deterministic=True)
+        quick = join_key(_VERSION, "quick", text, *[await value.key() for value in inputs])
+    return await produce(job, vertex, quick, exact, lambda shown, key, lease: _run(job, vertex, inputs, shown, key, lease))
+
+
+def _check_entitlements(job: SolverJob, op: ops_pb2.ExecOp) -> None:
+    wanted = []
+    if op.network == ops_pb2.HOST:
+        wanted.append("network.host")
+    if op.security == ops_pb2.INSECURE:
+        wanted.append("security.insecure")
+    for name in wanted:
+        if name not in job.build.entitlements:
+            raise BuildFailed(f"failed to load LLB: {name} is not allowed", code=7)
+
+
+def _normalized(op: ops_pb2.Op) -> ops_pb2.Op:
+    """The operation without what must not change its key: proxies, and addresses of further hosts."""
+    text = ops_pb2.Op()
+    text.CopyFrom(op)
+    text.ClearField("constraints")
+    del text.inputs[:]
+    text.exec.meta.ClearField("proxy_env")
+    for host in text.exec.meta.extraHosts:
+        host.IP = ""
+    return text
+
+
+def _read_only(mount: ops_pb2.Mount) -> bool:
+    """Whether a mount's content counts, not how it came to be: nothing can be built on it."""
+    if mount.contentCache == ops_pb2.OFF or mount.dest == "/":
+        return False
+    return mount.mountType == ops_pb2.BIND and mount.readonly and mount.output < 0
+
+
+async def _exact_parts(op: ops_pb2.Op, inputs: list[Value]) -> list[str | bytes]:
+    text = _normalized(op)
+    parts: list[str | bytes] = []
+    for mount in text.exec.mounts:
+        if not 0 <= mount.input < len(inputs):
+            continue
+        value = inputs[mount.input]
+        if not _read_only(mount):
+            parts.append(await value.key())
+            continue
+        found = await value.digests(Selection(mount.selector or "/"))
+        if not found:
+            raise BuildFailed(
+                f'failed to compute cache key: failed to calculate checksum of ref: "{mount.selector}": not found', code=5
+            )
+        parts += [digest for _, digest in found]
+        mount.selector = ""
+    return [text.SerializeToString(deterministic=True), *parts]
+
+
+async def _run(job: SolverJob, vertex: Vertex, inputs: list[Value], shown: Shown, key: str, lease: Lease) -> Record:
+    core, op = job.core, vertex.op.exec
+    async with StepMounts(job, op, inputs, vertex.op.platform) as mounts:
+        env = await _environment(job, op)
+        async with core.running:
+            step = Step(
+                root=mounts.root,
+                readonly_root=mounts.readonly_root,
+                args=tuple(op.meta.args),
+                env=env,
+                cwd=op.meta.cwd or "/",
+                user=op.meta.user,
+                hostname=op.meta.hostname or "buildkitsandbox",
+                mounts=tuple(mounts.steps),
+                network=_NETWORKS.get(op.network, ""),
+                privileged=op.security == ops_pb2.INSECURE,
+                extra_hosts=tuple((host.Host, host.IP) for host in op.meta.extraHosts),
+                ulimits=tuple(Ulimit(limit.Name, limit.Soft, limit.Hard) for limit in op.meta.ulimit),
+                cgroup_parent=op.meta.cgroupParent,
+                shm_size=mounts.shm_size,
+                devices=tuple(device.name for device in op.cdiDevices),
+                platform=_platform(vertex.op.platform),
+            )
+            targets = [mount.target for mount in mounts.steps]
+            stubs = Stubs(core.views, targets, recursive=op.meta.removeMountStubsRecursive)
+            if mounts.active_root is not None:
+                await stubs.look(mounts.active_root.parent)
+            code = await run_step(job, step, shown)
+            if code not in (op.meta.validExitCodes or (0,)):
+                raise _failed(op, code)
+            if mounts.active_root is not None:
+                await stubs.remove(mounts.active_root.key)
+            outputs = await mounts.commit()
+        description = f"mount / from exec {' '.join(op.meta.args)}"[:500]
+        return await core.records.add(key, outputs, lease, description=description)
+
+
+async def _environment(job: SolverJob, op: ops_pb2.ExecOp) -> tuple[str, ...]:
+    env = list(op.meta.env)
+    names = {text.partition("=")[0] for text in env}
+    for name in _PROXIES:
+        value = getattr(op.meta.proxy_env, name)
+        if value:
+            env += [f"{each}={value}" for each in (name.upper(), name) if each not in names]
+    for secret in op.secretenv:
+        data = await job.build.session.secret(secret.ID)
+        if data is None:
+            if not secret.optional:
+                raise BuildFailed(f"secret {secret.ID}: not found", code=5)
+            continue
+        if b"\0" in data:
+            raise BuildFailed(f"secret {secret.ID} holds a NUL, and cannot be an environment variable")
+        env.append(f"{secret.name}={data.decode('utf-8', 'surrogateescape')}")
+    return tuple(env)
+
+
+def _platform(platform: ops_pb2.Platform) -> str:
+    return "/".join(part for part in (platform.OS, platform.Architecture, platform.Variant) if part)
+
+
+def _failed(op: ops_pb2.ExecOp, code: int) -> BuildFailed:
+    command = " ".join(op.meta.args)
+    detail = (_EXIT, json.dumps({"Code": code}).encode())
+    return BuildFailed(f'process "{command}" did not complete successfully: exit code: {code}', details=[detail])
+
+
+async def run_step(job: SolverJob, step: Step, shown: Shown) -> int:
+    """Run a step, and show what it prints. Returns its exit code."""
+    async with contextlib.AsyncExitStack() as stack:
+        ends = [await stack.enter_async_context(_pipe()) for _ in range(2)]
+        async with trio.open_nursery() as nursery:
+            for number, (reader, _) in enumerate(ends, 1):
+                nursery.start_soon(_show, reader, shown, number)
+            try:
+                return await job.core.backend.run(step, ends[0][1].fileno(), ends[1][1].fileno())
+            finally:
+                for _, writer in ends:
+                    writer.close()
+                # A process that a step has left behind may hold the pipe: what the step printed is in it already
+                nursery.cancel_scope.deadline = trio.current_time() + 5
+
+
+@contextlib.asynccontextmanager
+async def _pipe() -> AsyncIterator[tuple[trio.lowlevel.FdStream, _Writer]]:
+    read, write = os.pipe2(os.O_CLOEXEC)
+    writer = _Writer(write)
+    async with trio.lowlevel.FdStream(read) as reader:
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+
+
+class _Writer:
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+async def _show(reader: trio.lowlevel.FdStream, shown: Shown, stream: int) -> None:
+    async for data in reader:
+        shown.log(bytes(data), stream)

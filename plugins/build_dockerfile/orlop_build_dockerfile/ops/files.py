@@ -1,0 +1,179 @@
+"""File operations: copy, mkfile, mkdir, rm, symlink, on snapshots."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING
+
+import trio
+
+from orlop_build_dockerfile.cache.content import Selection
+from orlop_build_dockerfile.cache.records import Lease, Record
+from orlop_build_dockerfile.contracts import BuildFailed
+from orlop_build_dockerfile.pb import ops_pb2
+from orlop_build_dockerfile.solver.definition import Vertex
+from orlop_build_dockerfile.solver.values import Empty, Value, join_key
+
+from . import actions, paths
+from .owners import resolve_owner
+from .produce import produce
+
+if TYPE_CHECKING:
+    from orlop_build_dockerfile.solver.core import ActiveSnapshot
+    from orlop_build_dockerfile.solver.job import SolverJob
+
+__all__ = ["change_files"]
+
+_VERSION = "file 1"
+Owner = tuple[int, int] | None
+
+
+async def change_files(job: SolverJob, vertex: Vertex, inputs: list[Value]) -> Mapping[int, Value]:
+    op = vertex.op.file
+
+    async def exact() -> str:
+        return join_key(_VERSION, *await _exact_parts(op, inputs))
+
+    quick = None
+    if not any(value.by_content for value in inputs):
+        quick = join_key(_VERSION, "quick", op.SerializeToString(deterministic=True), *[await v.key() for v in inputs])
+    return await produce(job, vertex, quick, exact, lambda _, key, lease: _Run(job, vertex, inputs).make(key, lease))
+
+
+async def _exact_parts(op: ops_pb2.FileOp, inputs: list[Value]) -> list[str | bytes]:
+    """What the result depends on: what COPY takes counts by its content, and of its path the last name alone."""
+    parts: list[str | bytes] = []
+    for action in op.actions:
+        text = ops_pb2.FileAction()
+        text.CopyFrom(action)
+        if 0 <= action.input < len(inputs):
+            parts.append(await inputs[action.input].key())
+        if action.HasField("copy"):
+            parts += await _selected(text.copy, action, inputs)
+        parts.append(text.SerializeToString(deterministic=True))
+    return parts
+
+
+async def _selected(text: ops_pb2.FileActionCopy, action: ops_pb2.FileAction, inputs: list[Value]) -> list[str]:
+    copy = action.copy
+    if action.secondaryInput >= len(inputs):
+        return []
+    source = inputs[action.secondaryInput] if action.secondaryInput >= 0 else None
+    wanted = Selection(
+        copy.src,
+        follow=copy.followSymlink,
+        wildcard=copy.allowWildcard,
+        include=tuple(copy.include_patterns),
+        exclude=tuple(copy.exclude_patterns),
+    )
+    found = [] if source is None else await source.digests(wanted)
+    if not found and not (copy.allowWildcard and copy.allowEmptyWildcard):
+        raise BuildFailed(
+            f'failed to compute cache key: failed to calculate checksum of ref: "{paths.clean(copy.src)}": not found', code=5
+        )
+    text.src = ""  # its last name comes with the digests
+    return [part for pair in found for part in pair]
+
+
+class _Run:
+    """One execution. An action's result is taken over by the action that uses it, if that is the only one: a chain of
+    actions makes one snapshot. Otherwise it is committed."""
+
+    def __init__(self, job: SolverJob, vertex: Vertex, inputs: list[Value]) -> None:
+        self._job, self._core, self._op, self._inputs = job, job.core, vertex.op.file, inputs
+        self._count = len(inputs)
+        self._active: dict[int, ActiveSnapshot] = {}
+        self._committed: dict[int, tuple[str, str]] = {}
+        self._stack = contextlib.AsyncExitStack()
+
+    async def make(self, key: str, lease: Lease) -> Record:
+        async with self._core.running, self._stack:
+            for number in range(len(self._op.actions)):
+                await self._action(number)
+            outputs = {
+                (action.output if action.output >= 0 else -1 - number): self._committed[number]
+                for number, action in enumerate(self._op.actions)
+                if number in self._committed
+            }
+            return await self._core.records.add(key, outputs, lease, description=description(self._op))
+
+    def _shared(self, number: int) -> bool:
+        """Whether an action's result is used by more than the next change of it."""
+        index = self._count + number
+        later = list(self._op.actions)[number + 1 :]
+        uses = sum(action.input == index for action in later)
+        read = any(action.HasField("copy") and action.secondaryInput == index for action in later)
+        return self._op.actions[number].output >= 0 or read or uses != 1
+
+    async def _action(self, number: int) -> None:
+        action = self._op.actions[number]
+        active = await self._target(action.input)
+        self._active[number] = active
+        async with contextlib.AsyncExitStack() as stack:
+            root = await stack.enter_async_context(self._core.views.write(active.key))
+            source = await stack.enter_async_context(self._read(action)) if action.HasField("copy") else -1
+            owner = await self._owner(action, root)
+            await self._core.file_work(lambda: self._act(root, source, action, owner))
+        if self._shared(number):
+            self._committed[number] = (await active.commit(), active.parent)
+
+    async def _target(self, index: int) -> ActiveSnapshot:
+        if index >= self._count:
+            number = index - self._count
+            if number not in self._committed:
+                return self._active[number]
+            parent = self._committed[number][0]
+        else:
+            parent = await self._inputs[index].snapshot() if index >= 0 else ""
+        return await self._stack.enter_async_context(self._core.active(parent))
+
+    @contextlib.asynccontextmanager
+    async def _read(self, action: ops_pb2.FileAction) -> AsyncIterator[int]:
+        index = action.secondaryInput
+        if index >= self._count:
+            async with self._core.views.read(self._committed[index - self._count][0]) as fd:
+                yield fd
+        else:
+            value = self._inputs[index] if index >= 0 else Empty(self._core)
+            async with value.view() as fd:
+                yield fd
+
+    async def _owner(self, action: ops_pb2.FileAction, root: int) -> Owner:
+        body = getattr(action, str(action.WhichOneof("action")))
+        if not (hasattr(body, "owner") and body.HasField("owner")):
+            return None
+        chown: ops_pb2.ChownOpt = body.owner
+        named = [opt.byName.input for opt in (chown.user, chown.group) if opt.HasField("byName")]
+        if named and 0 <= named[0] < self._count and named[0] != action.input:
+            async with self._inputs[named[0]].view() as fd:
+                return await trio.to_thread.run_sync(resolve_owner, fd, chown)
+        return await trio.to_thread.run_sync(resolve_owner, root, chown)
+
+    def _act(self, root: int, source: int, action: ops_pb2.FileAction, owner: Owner) -> None:
+        if action.HasField("copy"):
+            actions.copy(root, source, action.copy, owner, self._unpack)
+        elif action.HasField("mkdir"):
+            actions.mkdir(root, action.mkdir, owner)
+        elif action.HasField("mkfile"):
+            actions.mkfile(root, action.mkfile, owner)
+        elif action.HasField("symlink"):
+            actions.symlink(root, action.symlink, owner)
+        else:
+            actions.rm(root, action.rm)
+
+    def _unpack(self, archive: int, directory: int) -> None:
+        trio.from_thread.run(self._core.backend.unpack, archive, directory)
+
+
+def description(op: ops_pb2.FileOp) -> str:
+    """What `docker buildx du --verbose` shows."""
+    words = []
+    for action in op.actions:
+        kind = str(action.WhichOneof("action"))
+        body = getattr(action, kind)
+        if kind == "copy":
+            words.append(f"copy {body.src} {body.dest}")
+        else:
+            words.append(f"{kind} {body.newpath if kind == 'symlink' else body.path}")
+    return ", ".join(words)[:500]

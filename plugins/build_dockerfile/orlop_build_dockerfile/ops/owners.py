@@ -1,0 +1,64 @@
+"""Owners by name, looked up in the files of an image, which its author controls: read inside its root, up to a limit."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+
+from orlop_build_dockerfile.contracts import BuildFailed
+from orlop_build_dockerfile.pb import ops_pb2
+from orlop_sdk import linux
+
+from .paths import opened
+
+__all__ = ["resolve_owner"]
+
+_LIMIT = 4 << 20
+
+
+def resolve_owner(root: int, chown: ops_pb2.ChownOpt) -> tuple[int, int]:
+    """User and group. A user without a group has that of its entry in passwd if it is a name, else the group of the same
+    number. Raises `BuildFailed` for an unknown name."""
+    uid = gid = 0
+    if chown.HasField("user"):
+        uid, gid = _user(root, chown.user)
+    if chown.HasField("group"):
+        gid = chown.group.byID if chown.group.HasField("byID") else _group(root, chown.group.byName.name)
+    return uid, gid
+
+
+def _user(root: int, option: ops_pb2.UserOpt) -> tuple[int, int]:
+    if option.HasField("byID"):
+        return option.byID, option.byID
+    if not option.HasField("byName"):
+        return 0, 0
+    name = option.byName.name
+    for parts in _lines(root, "/etc/passwd", 4):
+        if parts[0] == name and parts[2].isdecimal() and parts[3].isdecimal():
+            return int(parts[2]), int(parts[3])
+    raise BuildFailed(
+        f"unable to convert uid/gid chown string to host mapping: can't find uid for user {name}: no such user"
+    )
+
+
+def _group(root: int, name: str) -> int:
+    for parts in _lines(root, "/etc/group", 3):
+        if parts[0] == name and parts[2].isdecimal():
+            return int(parts[2])
+    raise BuildFailed(
+        f"unable to convert uid/gid chown string to host mapping: can't find gid for group {name}: no such group"
+    )
+
+
+def _lines(root: int, path: str, fields: int) -> Iterator[list[str]]:
+    try:
+        fd = linux.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:
+        return
+    with opened(fd):
+        text = os.read(fd, _LIMIT).decode("utf-8", "replace") if stat.S_ISREG(os.fstat(fd).st_mode) else ""
+    for line in text.splitlines():
+        parts = line.strip().split(":")
+        if len(parts) >= fields and not line.startswith("#"):
+            yield parts

@@ -1,0 +1,136 @@
+"""Paths inside a root: a snapshot that an image's author or a build has filled, so links in it may lead anywhere.
+
+Everything is resolved relative to the root's descriptor, as for a process that is chrooted there. All functions block.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+
+import msgspec
+
+from orlop_sdk import linux
+
+__all__ = ["Attributes", "clean", "lookup", "make_directories", "open_directory", "opened", "parent_of", "split", "stat_in"]
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_MAX_LINKS = 40
+
+
+class Attributes(msgspec.Struct, frozen=True):
+    """Owner and time (ns) that are set on what is made; None leaves them."""
+
+    owner: tuple[int, int] | None = None
+    time_ns: int | None = None
+
+
+def clean(path: str) -> str:
+    """The path from the root, without "." and ".." and doubled slashes, as Go's `filepath.Join("/", path)`."""
+    return os.path.normpath("/" + path.lstrip("/"))
+
+
+def split(path: str) -> tuple[str, str]:
+    """Directory and name of a cleaned path; the name is "" for the root itself."""
+    directory, name = os.path.split(clean(path))
+    return directory, name
+
+
+@contextlib.contextmanager
+def opened(fd: int) -> Iterator[int]:
+    """Close a descriptor at the end of a block."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def open_directory(root: int, path: str) -> int:
+    """A directory below the root; links are followed inside it."""
+    return linux.open_in_root(root, clean(path), _DIRECTORY)
+
+
+def parent_of(root: int, path: str) -> tuple[int, str]:
+    """A descriptor of the directory that holds `path`, and the name in it ("." for the root)."""
+    directory, name = split(path)
+    return open_directory(root, directory), name or "."
+
+
+def stat_in(root: int, path: str, *, follow: bool) -> os.stat_result:
+    """Raises `OSError`. Without `follow`, a link at the end of the path is not followed."""
+    flags = os.O_PATH | (0 if follow else os.O_NOFOLLOW)
+    with opened(linux.open_in_root(root, clean(path), flags)) as fd:
+        return os.fstat(fd)
+
+
+def lookup(root: int, path: str, *, follow: bool) -> os.stat_result | None:
+    """As `stat_in`, None if there is nothing at the path."""
+    try:
+        return stat_in(root, path, follow=follow)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def set_attributes(fd: int, attributes: Attributes) -> None:
+    if attributes.owner is not None:
+        os.fchown(fd, *attributes.owner)
+    if attributes.time_ns is not None:
+        os.utime(fd, ns=(attributes.time_ns, attributes.time_ns))
+
+
+def make_directories(root: int, path: str, mode: int = 0o755, attributes: Attributes = Attributes()) -> int:  # noqa: B008
+    """Make a directory and those above it that are missing, and return its descriptor. A link is followed inside the root,
+    even to a place that does not exist yet. What exists is left as it is."""
+    try:
+        return open_directory(root, path)
+    except FileNotFoundError:
+        pass
+    waiting = [part for part in reversed(path.split("/")) if part not in ("", ".")]
+    done: list[str] = []
+    links = 0
+    fd = os.open(".", _DIRECTORY, dir_fd=root)
+    try:
+        while waiting:
+            name = waiting.pop()
+            if name == "..":
+                done = done[:-1]
+                fd = _swap(fd, open_directory(root, "/".join(done)))
+                continue
+            info = _make(fd, name, mode, attributes)
+            if info is not None and stat.S_ISLNK(info.st_mode):
+                links += 1
+                if links > _MAX_LINKS:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+                target = os.readlink(name, dir_fd=fd)
+                if target.startswith("/"):
+                    done = []
+                    fd = _swap(fd, os.open(".", _DIRECTORY, dir_fd=root))
+                waiting += [part for part in reversed(target.split("/")) if part not in ("", ".")]
+                continue
+            fd = _swap(fd, os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=fd))
+            done.append(name)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _swap(old: int, new: int) -> int:
+    os.close(old)
+    return new
+
+
+def _make(fd: int, name: str, mode: int, attributes: Attributes) -> os.stat_result | None:
+    """Make a directory, unless there is something: then return what it is."""
+    try:
+        os.mkdir(name, 0o700, dir_fd=fd)
+    except FileExistsError:
+        return os.stat(name, dir_fd=fd, follow_symlinks=False)
+    with opened(os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)) as made:
+        set_attributes(made, Attributes(attributes.owner))
+        os.fchmod(made, mode)
+        set_attributes(made, Attributes(None, attributes.time_ns))
+    return None

@@ -1,0 +1,137 @@
+"""What all builds share: the cache, mounted snapshots, running steps, limits."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import trio
+
+from orlop_build_dockerfile.cache.content import ContentHasher, Selection
+from orlop_build_dockerfile.cache.records import Lease, Record, Records
+from orlop_build_dockerfile.contracts import Backend, BuildFailed, Settings
+from orlop_build_dockerfile.ops.views import Views
+from orlop_sdk import OrlopError
+
+from .broadcast import Broadcast
+from .tasks import SharedTasks
+
+if TYPE_CHECKING:
+    from .job import SolverJob
+
+__all__ = ["Core", "failure"]
+
+T = TypeVar("T")
+_REMEMBERED = 4096
+_CLEANUP = 30.0
+
+
+def failure(error: OSError) -> BuildFailed:
+    """A file operation that failed, with the path alone: descriptors mean nothing to a user."""
+    path = f" {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
+    return BuildFailed(f"cannot change files:{path}: {(error.strerror or str(error)).lower()}")
+
+
+class Core:
+    def __init__(self, backend: Backend, settings: Settings, nursery: trio.Nursery) -> None:
+        self.backend, self.settings, self._nursery = backend, settings, nursery
+        self._first: dict[str, SolverJob] = {}
+        self.directory = settings.root
+        self.runtime = settings.runtime or os.path.join(settings.root, "run")
+        self.records = Records(backend, settings.root)
+        self.views = Views(backend, settings.root)
+        self.steps: SharedTasks[Any] = SharedTasks(nursery)
+        processors = os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()
+        self.running = trio.CapacityLimiter(max(4, processors or 1))
+        self.hashing = trio.CapacityLimiter(max(2, processors or 1))
+        self.cache_mounts: dict[str, trio.Lock] = {}
+        self.broadcasts: dict[str, Broadcast] = {}
+        self._digests: OrderedDict[tuple[str, Selection], list[tuple[str, str]]] = OrderedDict()
+
+    def read(self, snapshot: str) -> contextlib.AbstractAsyncContextManager[int]:
+        return self.views.read(snapshot)
+
+    async def digests(self, snapshot: str, wanted: Selection) -> list[tuple[str, str]]:
+        """Digests of what a selection takes of a snapshot. Remembered, because snapshots do not change."""
+        known = self._digests.get((snapshot, wanted))
+        if known is not None:
+            self._digests.move_to_end((snapshot, wanted))
+            return known
+
+        async def compute() -> list[tuple[str, str]]:
+            async with self.views.read(snapshot) as fd:
+                return await self.file_work(lambda: ContentHasher(fd).digest(wanted), self.hashing)
+
+        found: list[tuple[str, str]] = await self.steps.run(("digests", snapshot, wanted), compute)
+        self._digests[snapshot, wanted] = found
+        if len(self._digests) > _REMEMBERED:
+            self._digests.popitem(last=False)
+        return found
+
+    async def file_work(self, work: Callable[[], T], limiter: trio.CapacityLimiter | None = None) -> T:
+        """Run blocking work on files on a thread. Its errors become `BuildFailed`."""
+        try:
+            return await trio.to_thread.run_sync(work, limiter=limiter)
+        except OSError as error:
+            raise failure(error) from error
+
+    @contextlib.asynccontextmanager
+    async def active(self, parent: str) -> AsyncIterator[ActiveSnapshot]:
+        """A new active snapshot, which is removed at the end unless it was committed."""
+        active = ActiveSnapshot(self.backend, await self.backend.prepare(parent), parent)
+        try:
+            yield active
+        finally:
+            await active.discard()
+
+    async def shared_step(self, job: SolverJob, key: str, work: Callable[[Lease], Awaitable[Record]]) -> Record:
+        """Run a step, unless an equal one runs already, for this build or another. A step that failed because the build that
+        began it has ended is run again for those who still want it. `work` gets the lease for what it records."""
+
+        async def run() -> Record:
+            lease = Lease()
+            try:
+                return await work(lease)
+            finally:
+                self._nursery.start_soon(_end_soon, lease)
+
+        while True:
+            first = self._first.setdefault(key, job)
+            try:
+                record: Record = await self.steps.run(("step", key), run)
+            except BuildFailed:
+                if first is job or not first.closed:
+                    raise
+            else:
+                self.records.use(record, job.lease)
+                return record
+            finally:
+                if self._first.get(key) is job:
+                    del self._first[key]
+
+
+async def _end_soon(lease: Lease) -> None:
+    """End a step's own lease when the builds that waited for the step have theirs: they are woken together, and take it
+    before their next await."""
+    for _ in range(10):
+        await trio.lowlevel.checkpoint()
+    lease.end()
+
+
+class ActiveSnapshot:
+    def __init__(self, backend: Backend, key: str, parent: str) -> None:
+        self._backend, self.key, self.parent = backend, key, parent
+        self.committed = ""
+
+    async def commit(self) -> str:
+        self.committed = await self._backend.commit(self.key)
+        return self.committed
+
+    async def discard(self) -> None:
+        if self.committed:
+            return
+        with trio.move_on_after(_CLEANUP, shield=True), contextlib.suppress(OrlopError):
+            await self._backend.remove(self.key)

@@ -1,0 +1,306 @@
+"""The graphs of one build, executed: each vertex once, independent ones at the same time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import trio
+
+from orlop_build_dockerfile.cache.records import Lease
+from orlop_build_dockerfile.contracts import Base, Build, BuildFailed, Export, Ref, Result
+from orlop_build_dockerfile.contracts import Vertex as Shown
+from orlop_build_dockerfile.ops import paths
+from orlop_build_dockerfile.ops.patterns import Matcher
+from orlop_build_dockerfile.pb.fsutil_pb2 import Stat
+from orlop_build_dockerfile.pb.ops_pb2 import Definition
+from orlop_sdk import NotFound, OrlopError, linux
+
+from .core import Core, failure
+from .definition import Graph, Output, Vertex, decode, source_details
+from .tasks import SharedTasks
+from .values import Empty, Image, Value
+
+__all__ = ["GraphRef", "SolverJob"]
+
+_VERTEX_ERROR = "github.com/moby/buildkit/errdefs.Vertex+json"
+_FILE_LIMIT = 64 << 20
+_LIST_LIMIT = 100_000
+
+
+Operation = Callable[["SolverJob", Vertex, list[Value]], Awaitable[Mapping[int, Value]]]
+
+
+class GraphRef:
+    """Implements `contracts.Ref`."""
+
+    def __init__(self, definition: Definition, graph: Graph) -> None:
+        self.definition, self.graph = definition, graph
+
+
+class SolverJob:
+    """Implements `contracts.Job`."""
+
+    def __init__(self, core: Core, build: Build, nursery: trio.Nursery) -> None:
+        self.core, self.build = core, build
+        self.id = uuid.uuid4().hex
+        self.lease = Lease()
+        self.cleanups = contextlib.AsyncExitStack()
+        self._outputs: SharedTasks[Mapping[int, Value]] = SharedTasks(nursery, keep=True)
+        self._bases: SharedTasks[Base] = SharedTasks(nursery, keep=True)
+        self._resolved: SharedTasks[Base] = SharedTasks(nursery, keep=True)
+        self._held: list[str] = []
+        self.closed = False
+        self.images: list[Image] = []
+        self.shown: dict[str, Shown] = {}
+        """Vertices of local sources by digest: findings of lint checks are shown on the one that loaded the Dockerfile."""
+
+    async def close(self) -> None:
+        self.closed = True
+        self._outputs.clear()
+        await self.cleanups.aclose()
+        for digest in self._held:
+            with contextlib.suppress(OrlopError):
+                await self.core.backend.release(digest)
+        self.lease.end()
+
+    # --- graphs
+
+    def define(self, definition: Definition) -> GraphRef:
+        return GraphRef(definition, decode(definition))
+
+    def _graph(self, ref: Ref) -> Graph:
+        return ref.graph if isinstance(ref, GraphRef) else decode(ref.definition)
+
+    async def value(self, ref: Ref) -> Value:
+        """The value of a reference. Its layers may not exist yet."""
+        graph = self._graph(ref)
+        if graph.head is None:
+            return Empty(self.core)
+        return await self.output(graph, graph.head)
+
+    async def evaluate(self, ref: Ref) -> None:
+        await self.snapshot(ref)
+
+    async def snapshot(self, ref: Ref) -> str:
+        with _translated():
+            return await (await self.value(ref)).snapshot()
+
+    async def output(self, graph: Graph, wanted: Output) -> Value:
+        vertex = graph.vertices[wanted[0]]
+        key = (vertex.digest, vertex.ignore_cache)
+        made = await self._outputs.run(key, lambda: self._vertex(graph, vertex))
+        if wanted[1] not in made:
+            raise BuildFailed(f"vertex {vertex.digest} has no output {wanted[1]}")
+        return made[wanted[1]]
+
+    async def _vertex(self, graph: Graph, vertex: Vertex) -> Mapping[int, Value]:
+        inputs = await self._inputs(graph, vertex)
+        kind = str(vertex.op.WhichOneof("op"))
+        try:
+            with _translated():
+                return await _operation(kind)(self, vertex, inputs)
+        except BuildFailed as error:
+            if not any(name == _VERTEX_ERROR for name, _ in error.details):
+                error.details.append((_VERTEX_ERROR, json.dumps({"digest": vertex.digest}).encode()))
+                error.details += source_details(graph.definition, vertex.digest)
+            raise
+
+    async def _inputs(self, graph: Graph, vertex: Vertex) -> list[Value]:
+        found: list[Value | None] = [None] * len(vertex.inputs)
+
+        async def one(number: int, wanted: Output) -> None:
+            found[number] = await self.output(graph, wanted)
+
+        if len(found) == 1:
+            await one(0, vertex.inputs[0])
+        elif found:
+            async with _first_error(), trio.open_nursery() as nursery:
+                for number, wanted in enumerate(vertex.inputs):
+                    nursery.start_soon(one, number, wanted)
+        return [value for value in found if value is not None]
+
+    # --- images
+
+    async def resolve_image(self, name: str, platform: str, *, mode: str, log_name: str) -> Base:
+        vertex = log_name or f"[internal] load metadata for {name}"
+        digest = "sha256:" + uuid.uuid4().hex * 2
+
+        async def resolve() -> Base:
+            async with self.build.progress.vertex(digest, vertex, ()):
+                with _translated(name):
+                    return await self.resolve(name, platform, mode)
+
+        return await self._resolved.run(("metadata", name, platform, mode), resolve)
+
+    async def resolve(self, name: str, platform: str, mode: str) -> Base:
+        """Find an image once for the build, so that all of it uses the same image even if the tag moves meanwhile."""
+
+        async def ask() -> Base:
+            credentials = await self.build.session.credentials(name.split("/", 1)[0])
+            return await self.core.backend.resolve(name, platform, pull=mode == "pull", credentials=credentials)
+
+        return await self._resolved.run((name, platform, mode == "pull"), ask)
+
+    async def base(self, name: str, platform: str, digest: str, work: Any) -> Base:
+        """An image with its layers, held until the build ends. `work` pulls it."""
+        base = await self._bases.run((name, platform, digest), work)
+        if base.digest not in self._held:
+            self._held.append(base.digest)
+        return base
+
+    async def base_of(self, snapshot: str) -> Base | None:
+        """The image of this build whose top layer is the snapshot, with its layers."""
+        for image in self.images:
+            if await image.snapshot() == snapshot:
+                return await image.fetched()
+        return None
+
+    # --- files of results
+
+    @contextlib.asynccontextmanager
+    async def _view(self, ref: Ref) -> AsyncIterator[int]:
+        async with (await self.value(ref)).view() as fd:
+            yield fd
+
+    async def read_file(self, ref: Ref, path: str, *, offset: int = 0, length: int = 0) -> bytes:
+        def read(root: int) -> bytes:
+            try:
+                with paths.opened(linux.open_in_root(root, paths.clean(path), os.O_RDONLY | os.O_NONBLOCK)) as fd:
+                    info = os.fstat(fd)
+                    if not stat.S_ISREG(info.st_mode):
+                        raise BuildFailed(f"read {path}: is not a regular file")
+                    wanted = min(length or info.st_size, info.st_size - offset)
+                    if wanted > _FILE_LIMIT:
+                        raise BuildFailed(f"read {path}: the file is larger than {_FILE_LIMIT >> 20} MiB")
+                    return os.pread(fd, max(wanted, 0), offset)
+            except OSError as error:
+                raise _missing("open", path, error) from None
+
+        with _translated():
+            async with self._view(ref) as root:
+                return await trio.to_thread.run_sync(read, root)
+
+    async def read_directory(self, ref: Ref, path: str, *, pattern: str = "") -> Sequence[Stat]:
+        def read(root: int) -> list[Stat]:
+            try:
+                with paths.opened(paths.open_directory(root, path)) as fd:
+                    names = sorted(os.listdir(fd))
+                    if pattern:
+                        matcher = Matcher([pattern])
+                        names = [name for name in names if matcher.match(name)]
+                    if len(names) > _LIST_LIMIT:
+                        raise BuildFailed(f"read {path}: the directory has more than {_LIST_LIMIT} entries")
+                    return [_stat(fd, name) for name in names]
+            except OSError as error:
+                raise _missing("open", path, error) from None
+
+        with _translated():
+            async with self._view(ref) as root:
+                return await trio.to_thread.run_sync(read, root)
+
+    async def stat(self, ref: Ref, path: str) -> Stat:
+        def read(root: int) -> Stat:
+            try:
+                parent, name = paths.parent_of(root, path)
+                with paths.opened(parent):
+                    return _stat(parent, name)
+            except OSError as error:
+                raise _missing("lstat", path, error) from None
+
+        with _translated():
+            async with self._view(ref) as root:
+                return await trio.to_thread.run_sync(read, root)
+
+    # --- frontends and exporters
+
+    async def frontend(self, name: str, options: Mapping[str, str], inputs: Mapping[str, Definition]) -> Result:
+        from .frontends import run_frontend
+
+        return await run_frontend(self, name, options, inputs)
+
+    async def export(self, result: Result, export: Export) -> Mapping[str, str]:
+        from orlop_build_dockerfile.export import run_export
+
+        with _translated():
+            async with _first_error():
+                return await run_export(self, result, export)
+
+
+def _operation(kind: str) -> Operation:
+    from orlop_build_dockerfile.ops.execute import execute
+    from orlop_build_dockerfile.ops.files import change_files
+    from orlop_build_dockerfile.ops.source import source
+
+    table: dict[str, Operation] = {"source": source, "exec": execute, "file": change_files}
+    if kind not in table:
+        raise BuildFailed(f"operation {kind} is not supported", code=12)
+    return table[kind]
+
+
+@contextlib.contextmanager
+def _translated(name: str = "") -> Any:
+    """Errors of the daemon and of files, as errors of the build."""
+    try:
+        yield
+    except NotFound as error:
+        raise BuildFailed(f"{name}: {error}" if name else str(error), code=5) from error
+    except OrlopError as error:
+        raise BuildFailed(f"{name}: {error}" if name else str(error)) from error
+    except OSError as error:
+        raise failure(error) from error
+
+
+@contextlib.asynccontextmanager
+async def _first_error() -> AsyncIterator[None]:
+    """The error of a nursery: that of the first task that failed."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        found: BaseException = group
+        while isinstance(found, BaseExceptionGroup):
+            found = next((e for e in found.exceptions if not _is_cancelled(e)), found.exceptions[0])
+        raise found from None
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_cancelled, error.exceptions))
+    return isinstance(error, trio.Cancelled)
+
+
+def _missing(verb: str, path: str, error: OSError) -> BuildFailed:
+    code = 5 if isinstance(error, FileNotFoundError | NotADirectoryError) else 2
+    return BuildFailed(f"{verb} {path}: {(error.strerror or str(error)).lower()}", code=code)
+
+
+_TYPES = {stat.S_IFDIR: 1 << 31, stat.S_IFLNK: 1 << 27, stat.S_IFIFO: 1 << 25, stat.S_IFSOCK: 1 << 24}
+
+
+def go_mode(mode: int) -> int:
+    """`st_mode` as Go's `os.FileMode`."""
+    kind = stat.S_IFMT(mode)
+    bits = _TYPES.get(kind, 0)
+    if kind in (stat.S_IFBLK, stat.S_IFCHR):
+        bits = 1 << 26 | (1 << 21 if kind == stat.S_IFCHR else 0)
+    bits |= (1 << 23 if mode & stat.S_ISUID else 0) | (1 << 22 if mode & stat.S_ISGID else 0)
+    return bits | (1 << 20 if mode & stat.S_ISVTX else 0) | mode & 0o777
+
+
+def _stat(parent: int, name: str) -> Stat:
+    info = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    link = os.readlink(name, dir_fd=parent) if stat.S_ISLNK(info.st_mode) else ""
+    return Stat(
+        path=name,
+        mode=go_mode(info.st_mode),
+        uid=info.st_uid,
+        gid=info.st_gid,
+        size=info.st_size if stat.S_ISREG(info.st_mode) else 0,
+        modTime=info.st_mtime_ns,
+        linkname=link,
+    )

@@ -1,0 +1,81 @@
+"""Implements `contracts.Solver`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+
+from orlop_build_dockerfile.cache.collect import Collector
+from orlop_build_dockerfile.contracts import Backend, Build, CacheRecord, Settings
+from orlop_build_dockerfile.export import KINDS
+
+from .capabilities import CAPABILITIES
+from .core import Core
+from .job import SolverJob
+
+__all__ = ["LLBSolver", "open_solver"]
+
+_CLOSING = 60.0
+
+
+class LLBSolver:
+    """Made by `open_solver`."""
+
+    capabilities: Mapping[str, str] = CAPABILITIES
+    exports: Sequence[str] = KINDS
+
+    def __init__(self, core: Core, nursery: trio.Nursery) -> None:
+        self.core, self._nursery = core, nursery
+        self.collector = Collector(core.records, core.settings)
+
+    @asynccontextmanager
+    async def open(self, build: Build) -> AsyncIterator[SolverJob]:
+        job = SolverJob(self.core, build, self._nursery)
+        try:
+            yield job
+        finally:
+            with trio.move_on_after(_CLOSING, shield=True):
+                await job.close()
+                await self.core.records.flush()
+            self.collector.wake()
+
+    async def usage(self, filters: Sequence[str]) -> Sequence[CacheRecord]:
+        return await self.collector.usage(filters)
+
+    def prune(
+        self, filters: Sequence[str], *, all: bool, keep_seconds: float, keep_bytes: int
+    ) -> AsyncIterator[CacheRecord]:
+        return self.collector.prune(filters, everything=all, keep_seconds=keep_seconds, keep_bytes=keep_bytes)
+
+
+@asynccontextmanager
+async def open_solver(backend: Backend, settings: Settings) -> AsyncIterator[LLBSolver]:
+    """A solver, with its cache read and compared with the backend's snapshots. `settings.root` exists. The calling process
+    has a mount namespace of its own."""
+    os.umask(0)  # modes of files in images are set exactly
+    async with trio.open_nursery() as nursery:
+        core = Core(backend, settings, nursery)
+        await trio.to_thread.run_sync(_tidy, core)
+        await core.records.open()
+        solver = LLBSolver(core, nursery)
+        if settings.collect:
+            nursery.start_soon(solver.collector.run)
+        try:
+            yield solver
+        finally:
+            nursery.cancel_scope.cancel()
+            with trio.move_on_after(_CLOSING, shield=True):
+                await core.records.close()
+
+
+def _tidy(core: Core) -> None:
+    """Remove what a builder that was killed has left: mount points, secrets of steps."""
+    for name in os.listdir(core.directory):
+        if name.startswith("view-"):
+            os.rmdir(os.path.join(core.directory, name))
+    shutil.rmtree(core.runtime, ignore_errors=True)
+    os.makedirs(core.runtime, 0o700, exist_ok=True)

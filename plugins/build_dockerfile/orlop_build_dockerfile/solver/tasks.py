@@ -1,0 +1,94 @@
+"""Work that several wait for: it runs once for each key, and is cancelled when nobody waits for it any more."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+import trio
+
+from orlop_build_dockerfile.contracts import BuildFailed
+
+__all__ = ["SharedTasks"]
+
+_log = logging.getLogger("orlop.build")
+T = TypeVar("T")
+
+
+class _Task(Generic[T]):
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.scope = trio.CancelScope()
+        self.waiting = 0
+        self.value: T | None = None
+        self.error: Exception | None = None
+
+
+def _fresh(error: Exception) -> Exception:
+    """An error for one of several who wait for it: a traceback must not grow with each."""
+    if isinstance(error, BuildFailed):
+        return BuildFailed(error.message, code=error.code, details=error.details)
+    return error
+
+
+class SharedTasks(Generic[T]):
+    """Tasks run in `nursery`, not in those of their callers. With `keep`, results are kept until `clear`."""
+
+    def __init__(self, nursery: trio.Nursery, *, keep: bool = False) -> None:
+        self._nursery, self._keep = nursery, keep
+        self._tasks: dict[Hashable, _Task[T]] = {}
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    async def run(self, key: Hashable, work: Callable[[], Awaitable[T]]) -> T:
+        """The result of `work`, or of the equal work that runs already. Raises what it raises."""
+        task = self._tasks.get(key)
+        if task is None:
+            task = self._tasks[key] = _Task()
+            self._nursery.start_soon(self._run, key, task, work)
+        task.waiting += 1
+        try:
+            await task.done.wait()
+        finally:
+            task.waiting -= 1
+            if not task.waiting and not task.done.is_set():
+                self._forget(key, task)
+                task.scope.cancel()
+        if task.error is not None:
+            raise _fresh(task.error)
+        return task.value  # type: ignore[return-value]  # T may be optional
+
+    async def _run(self, key: Hashable, task: _Task[T], work: Callable[[], Awaitable[T]]) -> None:
+        try:
+            with task.scope:
+                task.value = await work()
+        except Exception as error:
+            task.error = _single(error)
+            self._forget(key, task)
+        except BaseException:
+            task.error = BuildFailed("context canceled", code=1)
+            self._forget(key, task)
+            raise
+        else:
+            if task.scope.cancelled_caught or not self._keep:
+                self._forget(key, task)
+        finally:
+            task.done.set()
+
+    def _forget(self, key: Hashable, task: _Task[T]) -> None:
+        if self._tasks.get(key) is task:
+            del self._tasks[key]
+
+    def clear(self) -> None:
+        self._tasks.clear()
+
+
+def _single(error: Exception) -> Exception:
+    """The error of a nursery: the first of its tasks' errors that the build is about."""
+    while isinstance(error, ExceptionGroup):
+        error = next((each for each in error.exceptions if isinstance(each, BuildFailed)), error.exceptions[0])
+    if not isinstance(error, BuildFailed):
+        _log.debug("a step failed", exc_info=error)
+    return error

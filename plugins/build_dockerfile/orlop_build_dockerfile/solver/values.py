@@ -1,0 +1,113 @@
+"""What vertices give: file systems, named by keys that are equal only if what is in them may be taken for equal.
+
+A value is computed as late as possible: the layers of an image are not pulled if every step on top of it is in the cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Protocol
+
+from orlop_build_dockerfile.cache.content import Selection
+from orlop_build_dockerfile.cache.records import Record
+from orlop_build_dockerfile.contracts import Base, BuildFailed
+
+__all__ = ["Empty", "Image", "Made", "Value", "join_key"]
+
+Digests = list[tuple[str, str]]
+
+
+def join_key(*parts: str | bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "big") + data)
+    return digest.hexdigest()
+
+
+class Reader(Protocol):
+    """What values need to be read (`core.Core`)."""
+
+    def read(self, snapshot: str) -> contextlib.AbstractAsyncContextManager[int]: ...
+
+    async def digests(self, snapshot: str, wanted: Selection) -> Digests: ...
+
+
+class Value(Protocol):
+    by_content: bool
+    """Whether the key is known without looking at all of the content."""
+
+    async def key(self) -> str: ...
+
+    async def snapshot(self) -> str:
+        """The committed snapshot, "" for an empty file system. Made now if need be."""
+        ...
+
+    async def digests(self, wanted: Selection) -> Digests:
+        """(name, digest) of what the selection names."""
+        ...
+
+    def view(self) -> contextlib.AbstractAsyncContextManager[int]:
+        """A descriptor of the root, to read from."""
+        ...
+
+
+class _Snapshot:
+    by_content = False
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    async def snapshot(self) -> str:
+        raise NotImplementedError
+
+    async def digests(self, wanted: Selection) -> Digests:
+        return await self._reader.digests(await self.snapshot(), wanted)
+
+    @contextlib.asynccontextmanager
+    async def view(self) -> AsyncIterator[int]:
+        async with self._reader.read(await self.snapshot()) as fd:
+            yield fd
+
+
+class Empty(_Snapshot):
+    async def key(self) -> str:
+        return "scratch"
+
+    async def snapshot(self) -> str:
+        return ""
+
+
+class Made(_Snapshot):
+    """The output of a step. The record is leased by the build."""
+
+    def __init__(self, reader: Reader, record: Record, output: int) -> None:
+        super().__init__(reader)
+        self.record, self._output = record, output
+
+    async def key(self) -> str:
+        return f"{self.record.id}:{self._output}"
+
+    async def snapshot(self) -> str:
+        if self._output not in self.record.snapshots:
+            raise BuildFailed(f"the step has no output {self._output}")
+        return self.record.snapshots[self._output]
+
+
+class Image(_Snapshot):
+    """An image whose layers are pulled by `pull` when they are needed. `base` is what is known without them."""
+
+    def __init__(self, reader: Reader, base: Base, platform: str, pull: Callable[[], Awaitable[Base]]) -> None:
+        super().__init__(reader)
+        self.base, self._platform, self._pull = base, platform, pull
+
+    async def key(self) -> str:
+        return join_key("image", self.base.digest, self._platform)
+
+    async def snapshot(self) -> str:
+        return (await self._pull()).snapshot
+
+    async def fetched(self) -> Base:
+        return await self._pull()
