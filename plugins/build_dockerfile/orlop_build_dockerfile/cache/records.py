@@ -28,7 +28,7 @@ __all__ = ["Lease", "Record", "Records"]
 
 _log = logging.getLogger("orlop.build")
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
-_FLUSH = 64
+_WRITING = 60.0
 T = TypeVar("T")
 
 
@@ -208,7 +208,7 @@ class Records:
         for each in keys:
             self._lead(each, record)
         rows = [file.put_key(each, ident) for each in {key, *keys}]
-        with trio.CancelScope(shield=True):  # a local write: the record must not exist in memory alone
+        with trio.move_on_after(_WRITING, shield=True):  # the record must not exist in memory alone
             await self._write([file.put(_stored(record)), *rows])
         return record
 
@@ -229,7 +229,7 @@ class Records:
             del self._keys[key]
         record.keys.clear()
         self._touched.discard(record)
-        with trio.CancelScope(shield=True):
+        with trio.move_on_after(_WRITING, shield=True):
             await self._write(file.delete(record.id))
             for snapshot in filter(None, record.snapshots.values()):
                 with contextlib.suppress(OrlopError):  # the next start tries again

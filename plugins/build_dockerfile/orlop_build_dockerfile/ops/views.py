@@ -96,5 +96,5 @@ class Views:
 
 async def _close(fd: int) -> None:
     """Closing the last descriptor of a mount writes its data, so it is done on a thread."""
-    with trio.CancelScope(shield=True):  # a system call that ends by itself
+    with trio.move_on_after(60, shield=True):
         await trio.to_thread.run_sync(os.close, fd)
