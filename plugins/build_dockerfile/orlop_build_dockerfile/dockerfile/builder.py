@@ -48,7 +48,9 @@ class StageBuilder:
         self.platform = state.platform = state.platform or setting.platform
         if not any(name == "PATH" for name, _ in self.image.env()) and self.platform.os != "windows":
             self.image.set_env("PATH", default_path(self.platform.os))
-        state.env = dict(state.base.env) if state.base is not None else dict(self.image.env())
+        state.env = dict(state.base.env) if state.base is not None else {}
+        for name, value in self.image.env():  # after the base's arguments, as BuildKit orders them
+            self.set_variable(name, value)
         setting.lexer.budget.spend(sum(len(name) + len(value) for name, value in state.env.items()))
         state.directory = joined("/", self.image.config.get("WorkingDir") or "/")
         state.user = self.image.config.get("User") or ""
@@ -61,7 +63,7 @@ class StageBuilder:
         """One word, with the variables of this stage."""
         found = (lexer or self.setting.lexer).expand(text, self.state.env)
         if found.unmatched:
-            checks.variables(found.unmatched, self.state.args, self.state.env, instruction, self.linter)
+            checks.variables(found.unmatched, self.state.declared, self.state.env, instruction, self.linter)
         return found.text
 
     def name_step(

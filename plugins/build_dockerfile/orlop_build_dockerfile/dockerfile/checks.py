@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from . import instructions as ins
 from .build_instructions import Stages
@@ -32,7 +32,7 @@ def stage_names(stages: Sequence[ins.Stage], linter: Linter) -> None:
         own = linter.with_comments(stage.comments)
         if stage.alias and stage.alias != stage.name:
             own.report("StageNameCasing", stage.lines.ranges, f"Stage name '{stage.alias}' should be lowercase")
-        if stage.keyword_as and not _same_casing(stage.keyword, stage.keyword_as):
+        if stage.keyword_as and not _matches_casing(stage.keyword, stage.keyword_as):
             message = f"'{stage.keyword_as}' and '{stage.keyword}' keywords' casing do not match"
             own.report("FromAsCasing", stage.lines.ranges, message)
         if stage.name in _RESERVED:
@@ -44,8 +44,11 @@ def stage_names(stages: Sequence[ins.Stage], linter: Linter) -> None:
         seen.add(stage.name)
 
 
-def _same_casing(one: str, other: str) -> bool:
-    return (one == one.lower()) == (other == other.lower()) and (one == one.upper()) == (other == other.upper())
+def _matches_casing(keyword: str, word: str) -> bool:
+    """A keyword of mixed case is reported by another rule."""
+    if keyword == keyword.lower():
+        return word == word.lower()
+    return keyword != keyword.upper() or word == word.upper()
 
 
 def casing(stages: Sequence[ins.Stage], linter: Linter) -> None:
@@ -77,12 +80,12 @@ def descriptions(stages: Sequence[ins.Stage], arguments: Sequence[ins.Arg], lint
 def _description(
     what: str, names: list[str], comments: tuple[str, ...], ranges: tuple[SourceRange, ...], linter: Linter
 ) -> None:
-    if not names or not comments or any(comment.startswith("check=") for comment in comments):
+    if not names or not comments or comments[-1].startswith("check="):
         return
-    if not any(comment.startswith(f"{name} ") for comment in comments for name in names):
+    if comments[-1].split(" ", 1)[0] not in names:
         shown = names[0] if len(names) == 1 else "<arg_key>"
-        message = f"Comment for {'build stage' if what == 'FROM' else 'build argument'} should follow the format: "
-        linter.report("InvalidDefinitionDescription", ranges, message + f"`# {shown} <description>`")
+        message = f"Comment for {what} should follow the format: `# {shown} <description>`"
+        linter.report("InvalidDefinitionDescription", ranges, message)
 
 
 def maintainers(stages: Sequence[ins.Stage], linter: Linter) -> None:
@@ -142,7 +145,7 @@ def base_platform(name: str, wanted: Platform, found: Platform, ranges: Sequence
 
 def variables(
     unmatched: Iterable[str],
-    arguments: Mapping[str, str | None],
+    arguments: Collection[str],
     env: Mapping[str, str],
     instruction: ins.Instruction,
     linter: Linter,
@@ -154,7 +157,8 @@ def variables(
             linter.report("UndefinedVar", instruction.lines.ranges, message)
 
 
-def legacy_format(keyword: str, instruction: ins.Instruction, linter: Linter) -> None:
+def legacy_format(instruction: ins.Instruction, linter: Linter) -> None:
+    keyword = instruction.name
     message = f'"{keyword} key=value" should be used instead of legacy "{keyword} key value" format'
     linter.report("LegacyKeyValueFormat", instruction.lines.ranges, message)
 

@@ -106,13 +106,13 @@ class Contexts:
         self.is_local = self._main is None
         subdirectory = self._options.raw.get("contextsubdir")
         if subdirectory and self._main is not None:
-            self._main = _copied(self._main, subdirectory, contents=True, platform=self._options.build_platform)
+            self._main = _copied(self._main, subdirectory, contents=True)
 
     def _http(self, location: str) -> Steps[None]:
         output = sources.http(location, "context", llb.internal("load remote build context"))
         (head,) = yield from read_files(output, [("context", 1024)], "failed to read downloaded context")
         if head is not None and (head.startswith(_ARCHIVES) or head[_TAR_MAGIC] == b"ustar"):
-            output = _copied(output, "/context", contents=False, platform=self._options.build_platform)
+            output = _copied(output, "/context", contents=False)
         else:
             self.filename = "context"
         self._main = self._dockerfile = output
@@ -221,7 +221,7 @@ class Contexts:
             reference = parse_reference(found.name)
         if found.digest:
             reference = reference.with_digest(found.digest)
-        return NamedContext(sources.image(str(reference), platform, mode, f"[context {key}] {reference}"), image)
+        return NamedContext(sources.image(str(reference), platform, mode, f"[context {key}] {name}"), image)
 
     def _layout_context(self, key: str, name: str, platform: Platform) -> Steps[NamedContext]:
         store, at, digest = name.partition("@")
@@ -297,15 +297,15 @@ def _input(graph: pb.Definition) -> llb.Output | None:
         raise DockerfileError(f"failed to parse frontend input: {error}") from None
 
 
-def _copied(output: llb.Output, path: str, *, contents: bool, platform: Platform) -> llb.Output:
+def _copied(output: llb.Output, path: str, *, contents: bool) -> llb.Output:
     """Part of a context, or the files of an archive."""
-    op = llb.set_platform(pb.Op(), platform)
+    op = llb.file_op()
     copy = op.file.actions.add(input=-1, secondaryInput=0, output=0).copy
     copy.src = posixpath.normpath(posixpath.join("/", path))
     copy.dest, copy.mode, copy.timestamp = "/", -1, -1
     copy.dirCopyContents = contents
     copy.attemptUnpackDockerCompatibility = not contents
-    return llb.Vertex(op, [output]).output()
+    return llb.Vertex(op, [output], name=llb.internal("load build context")).output()
 
 
 def _patterns(data: bytes, name: str) -> list[str]:

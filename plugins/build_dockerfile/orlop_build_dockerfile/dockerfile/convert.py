@@ -71,6 +71,8 @@ class PlatformConversion:
         self._arguments: dict[str, str] = {}
         self._lexer = Lexer("\\", budget)
         self.target: StageState | None = None
+        self._needed: set[StageState] = set()
+        self._ignored: list[str] = []
 
     def run(self) -> Steps[PlatformResult]:
         if not self.source.data:
@@ -80,8 +82,8 @@ class PlatformConversion:
         self._prepare(parsed)
         target = self.target = self.table.target(self.options.target)
         self._link()
-        needed = yield from self._resolve(target)
-        yield from self._dispatch(needed, target)
+        yield from together([self._resolve(target), self._read_ignored()])
+        self._dispatch(target)
         return self._result(target)
 
     def _prepare(self, parsed: Parsed) -> None:
@@ -152,7 +154,8 @@ class PlatformConversion:
             for instruction in state.stage.instructions:
                 state.commands.append(self._command(state, instruction))
         refuse_cycles(self.table.states)
-        if len(self.table.states) == 1:
+        mounts = any(isinstance(item, ins.Run) and item.mounts for item in self.table.states[0].stage.instructions)
+        if len(self.table.states) == 1 and not mounts:  # BuildKit has one more stage where a step has mounts
             self.table.states[0].name = ""
 
     def _command(self, state: StageState, instruction: ins.Instruction, *, trigger: bool = False) -> Command:
@@ -191,10 +194,12 @@ class PlatformConversion:
         found = self.table.find(name)
         if found is not None:
             return found
-        stage = ins.Stage(base=name, name="", code="", platform="", lines=instruction.lines, keyword="FROM")
-        return StageState(stage, name="", anonymous=True)
+        return self.table.image(name, instruction.lines)
 
-    def _resolve(self, target: StageState) -> Steps[set[StageState]]:
+    def _read_ignored(self) -> Steps[None]:
+        self._ignored = yield from self.contexts.ignore_patterns()
+
+    def _resolve(self, target: StageState) -> Steps[None]:
         """Bases of all stages that are needed. Their triggers may need more stages."""
         while True:
             needed = set(self.table.states) if self._all_stages else reachable(target)
@@ -204,7 +209,8 @@ class PlatformConversion:
             for state in [s for s in self.table.states if s in needed and not s.triggers_done]:
                 more |= self._triggers(state)
             if not more:
-                return needed
+                self._needed = needed
+                return
 
     def _resolve_base(self, state: StageState) -> Steps[None]:
         state.resolved = True
@@ -293,8 +299,8 @@ class PlatformConversion:
             refuse_cycles(self.table.states)
         return len(state.needs) > before
 
-    def _dispatch(self, needed: set[StageState], target: StageState) -> Steps[None]:
-        patterns = yield from self.contexts.ignore_patterns()
+    def _dispatch(self, target: StageState) -> None:
+        needed, patterns = self._needed, self._ignored
         context, complete = self.contexts.main_context(patterns)
         setting = Setting(
             options=self.options,

@@ -217,7 +217,7 @@ def _has_wildcards(path: str) -> bool:
 
 
 def _inline_file(builder: StageBuilder, name: str, data: str) -> llb.Output:
-    op = llb.set_platform(pb.Op(), builder.platform)
+    op = llb.file_op()
     action = op.file.actions.add(input=-1, secondaryInput=-1, output=0)
     action.mkfile.path = posixpath.normpath(posixpath.join("/", name))
     action.mkfile.mode, action.mkfile.timestamp = 0o644, -1
@@ -233,7 +233,7 @@ def _write(work: _Copy) -> None:
     if not linked:
         state.output = vertex.output()
         return
-    merge = llb.set_platform(pb.Op(), builder.platform)
+    merge = llb.file_op()
     inputs = llb.Inputs()
     for output in (state.output, vertex.output()):
         if output is not None:
@@ -244,7 +244,7 @@ def _write(work: _Copy) -> None:
 
 
 def _file_vertex(work: _Copy, base: llb.Output | None) -> llb.Vertex:
-    op = llb.set_platform(pb.Op(), work.builder.platform)
+    op = llb.file_op()
     inputs = llb.Inputs()
     base_index = inputs.add(base)
     indexes = [inputs.add(output) for output, _ in work.actions]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from . import checks
 from . import instructions as ins
 from .builder import StageBuilder
-from .goformat import duration, map_keys, quote_list, words
+from .goformat import duration, map_keys, quote_list, quote_rune, words
 from .outline import ArgInfo
 from .ports import parse_ports
 from .signals import is_signal
@@ -53,7 +53,7 @@ def convert_env(builder: StageBuilder, env: ins.Env) -> None:
     pairs = [(builder.expand(p.name, env), builder.expand(p.value, env), p.legacy) for p in env.pairs]
     for name, value, legacy in pairs:
         if legacy:
-            checks.legacy_format("ENV", env, builder.linter)
+            checks.legacy_format(env, builder.linter)
         checks.secret_name("ENV", name, env, builder.linter)
         builder.set_variable(name, value)
         builder.image.set_env(name, value)
@@ -79,7 +79,9 @@ def convert_arg(builder: StageBuilder, arg: ins.Arg) -> None:
             outline.args[pair.name] = ArgInfo(pair.name, value, pair.description, arg.lines.ranges)
         outline.used.add(pair.name)
         builder.state.args[pair.name] = value
-        shown.append(pair.name if value is None else f"{pair.name}={value}")
+        builder.state.declared.add(pair.name)
+        own = value if pair.value is not None else None  # of an ARG without a default, BuildKit does not record the value
+        shown.append(pair.name if own is None else f"{pair.name}={own}")
     builder.record("ARG " + " ".join(shown))
 
 
@@ -88,7 +90,7 @@ def _label(builder: StageBuilder, label: ins.Label) -> None:
     labels = dict(builder.image.config.get("Labels") or {})
     for name, value, legacy in pairs:
         if legacy:
-            checks.legacy_format("LABEL", label, builder.linter)
+            checks.legacy_format(label, builder.linter)
         labels[name] = value
     builder.image.config["Labels"] = labels
     builder.record("LABEL " + " ".join(f"{name}={value}" for name, value, _ in pairs))
@@ -136,15 +138,15 @@ def _healthcheck(builder: StageBuilder, healthcheck: ins.Healthcheck) -> None:
     }
     numbers = {name: value for name, value in (times | {"Retries": health.retries}).items() if value}
     builder.image.config["Healthcheck"] = {"Test": list(health.test)} | numbers
-    shown = " ".join(f"{name}:{duration(value)}" for name, value in times.items())
-    builder.record(f"HEALTHCHECK {{Test:{words(health.test)} {shown} Retries:{health.retries}}}")
+    shown = " ".join(f'"{duration(value)}"' for value in times.values())
+    builder.record(f"HEALTHCHECK &{{{quote_list(health.test)} {shown} {quote_rune(health.retries)}}}")
 
 
 def _expose(builder: StageBuilder, expose: ins.Expose) -> None:
     specs = []
     for port in expose.ports:
         found = builder.setting.lexer.expand(port, builder.state.env)
-        checks.variables(found.unmatched, builder.state.args, builder.state.env, expose, builder.linter)
+        checks.variables(found.unmatched, builder.state.declared, builder.state.env, expose, builder.linter)
         specs += found.words
     ports = [port for spec in specs for port in parse_ports(spec)]
     checks.exposed(specs, expose, builder.linter)

@@ -82,7 +82,7 @@ def _command(builder: StageBuilder, run: ins.Run, step: _Exec) -> tuple[list[str
             data = without_tabs(first.content) if first.chomp else first.content
             extra = f" ({_summary(first.content)})"
             if data.startswith("#!") and builder.image.platform.os != "windows":
-                return [_script(builder, step, first.name, data)], extra
+                data = _script(builder, step, first.name, data)
             args = [data]
         else:
             args = [args[0] + "".join(f"\n{heredoc.content}{heredoc.name}" for heredoc in command.heredocs)]
@@ -98,7 +98,7 @@ def _summary(text: str) -> str:
 
 def _script(builder: StageBuilder, step: _Exec, name: str, data: str) -> str:
     """Mounts a heredoc that begins with "#!" as a file. Returns its path."""
-    op = llb.set_platform(pb.Op(), builder.platform)
+    op = llb.file_op()
     action = op.file.actions.add(input=-1, secondaryInput=-1, output=0)
     action.mkfile.path, action.mkfile.mode = f"/{name}", 0o755
     action.mkfile.data, action.mkfile.timestamp = data.encode("utf-8", "surrogateescape"), -1
@@ -170,7 +170,7 @@ def _add_mount(builder: StageBuilder, run: ins.Run, step: _Exec, mount: Mount, s
         output = builder.setting.context
     path = posixpath.normpath(posixpath.join("/", mount.source)).replace("//", "/")
     if mount.type == "cache":
-        _cache(builder, message, mount, target)
+        _cache(builder, message, mount)
     if path != "/":
         message.selector = path
     elif mount.type == "cache" and (mount.uid, mount.gid, mount.mode) != (None, None, None):
@@ -183,15 +183,15 @@ def _add_mount(builder: StageBuilder, run: ins.Run, step: _Exec, mount: Mount, s
     step.mounts.append((message, output))
 
 
-def _cache(builder: StageBuilder, message: pb.Mount, mount: Mount, target: str) -> None:
+def _cache(builder: StageBuilder, message: pb.Mount, mount: Mount) -> None:
     message.mountType = pb.CACHE
-    message.cacheOpt.ID = f"{builder.options.cache_namespace}/{mount.id or target}"
+    message.cacheOpt.ID = f"{builder.options.cache_namespace}/{mount.id or posixpath.normpath(mount.target)}"
     message.cacheOpt.sharing = _SHARING[mount.sharing]  # type: ignore[assignment]
 
 
 def _owned_directory(builder: StageBuilder, mount: Mount, base: llb.Output | None) -> llb.Output:
     """What a cache begins with, if it has an owner or a mode."""
-    op = llb.set_platform(pb.Op(), builder.platform)
+    op = llb.file_op()
     inputs = llb.Inputs()
     action = op.file.actions.add(input=inputs.add(base), secondaryInput=-1, output=0)
     made = action.mkdir

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from orlop_build_dockerfile.pb import ops_pb2 as pb
-
 from . import checks, llb
 from . import instructions as ins
 from .builder import StageBuilder, joined
@@ -28,7 +26,7 @@ def convert_workdir(builder: StageBuilder, workdir: ins.Workdir) -> None:
 
 def _make_directory(builder: StageBuilder, workdir: ins.Workdir) -> None:
     state = builder.state
-    op = llb.set_platform(pb.Op(), builder.platform)
+    op = llb.file_op()
     inputs = llb.Inputs()
     base = inputs.add(state.output)
     made = op.file.actions.add(input=base, secondaryInput=-1, output=0).mkdir

@@ -25,12 +25,12 @@ class Flags:
         for flag in given:
             name, equals, value = flag.removeprefix("--").partition("=")
             if name not in strings + bools + lists:
-                raise ValueError(f"unknown flag: --{name}{suggestion(name, strings + bools + lists)}")
+                raise ValueError(f"unknown flag: {name}{suggestion(name, strings + bools + lists)}")
             if name in used and name not in lists:
-                raise ValueError(f"duplicate flag specified: --{name}")
+                raise ValueError(f"duplicate flag specified: {name}")
             used.add(name)
             if (not equals and name not in bools) or (equals and not value and name in bools):
-                raise ValueError(f"missing a value on flag: --{name}")
+                raise ValueError(f"missing a value on flag: {name}")
             if name in lists:
                 self._lists[name].append(value)
             elif name in strings:
@@ -38,7 +38,7 @@ class Flags:
             elif value.lower() in ("", "true", "false"):
                 self._bools[name] = value.lower() != "false"
             else:
-                raise ValueError(f"expecting boolean value for flag --{name}, not: {value}")
+                raise ValueError(f"expecting boolean value for flag {name}, not: {value}")
 
     def text(self, name: str, default: str = "") -> str:
         return self._strings.get(name, default)

@@ -95,13 +95,16 @@ def _convert(request: Request, options: Options, contexts: Contexts, source: Sou
     ]
     if asked == "frontend.lint":
         return (yield from _lint(source, conversions[0]))
-    results = yield from _run_all(conversions)
+    try:
+        results = yield from _run_all(conversions)
+    except DockerfileError as error:
+        error.warnings = _warnings(source, conversions[0])
+        raise
     if asked == "frontend.outline":
         target = conversions[0].target
         assert target is not None
         return Converted((), metadata=subrequests.outline(source, target))
-    warnings = tuple(_warned(finding, source) for finding in conversions[0].linter.found)
-    return Converted(tuple(results), warnings, options.multi_platform)
+    return Converted(tuple(results), _warnings(source, conversions[0]), options.multi_platform)
 
 
 def _run_all(conversions: Sequence[PlatformConversion]) -> Steps[list[PlatformResult]]:
@@ -114,9 +117,12 @@ def _lint(source: SourceFile, conversion: PlatformConversion) -> Conversion:
         yield from conversion.run()
     except DockerfileError as found:
         error = found
-    if error is not None and error.message.startswith("lint violation found"):
-        error = None
     return Converted((), metadata=subrequests.lint(source, list(conversion.linter.found), error))
+
+
+def _warnings(source: SourceFile, conversion: PlatformConversion) -> tuple[Warned, ...]:
+    """Those of the first platform: others find the same."""
+    return tuple(_warned(finding, source) for finding in conversion.linter.found)
 
 
 def _warned(finding: Finding, source: SourceFile) -> Warned:

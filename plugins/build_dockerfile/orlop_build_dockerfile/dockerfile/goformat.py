@@ -14,6 +14,7 @@ __all__ = [
     "parse_size",
     "quote",
     "quote_list",
+    "quote_rune",
     "words",
 ]
 
@@ -55,6 +56,14 @@ def _quoted(char: str) -> str:
 def quote_list(items: Iterable[str]) -> str:
     """A list as %q prints it."""
     return "[" + " ".join(quote(item) for item in items) + "]"
+
+
+def quote_rune(code: int) -> str:
+    """An integer as %q prints it: as a character."""
+    if code > 0x10FFFF or 0xD800 <= code < 0xE000:
+        return "'\ufffd'"
+    char = chr(code)
+    return {"'": "'\\''", '"': "'\"'"}.get(char) or f"'{_quoted(char)}'"
 
 
 def words(items: Iterable[str]) -> str:

@@ -150,5 +150,6 @@ class Image:
             self.data["variant"] = normalized.variant
         else:
             self.data.pop("variant", None)
-        self.data["history"] = self._history.all()
+        if history := self._history.all():
+            self.data["history"] = history
         return json.dumps(self.data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogateescape")

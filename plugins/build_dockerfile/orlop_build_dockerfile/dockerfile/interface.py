@@ -53,8 +53,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResolveImage(msgspec.Struct, frozen=True):
-    """The digest and configuration of an image. `mode` is "default" (local image, else the registry), "pull" or "local".
-    `vertex` is the name of this step of the progress."""
+    """The digest and configuration of an image. A `name` that begins with "oci-layout://" is "STORE@DIGEST" in a
+    store of the client's session. `mode` is "default" (local image, else the registry), "pull" or "local". `vertex`
+    is the name of this step of the progress."""
 
     name: str
     platform: str
@@ -174,7 +175,8 @@ class OtherFrontend(msgspec.Struct, frozen=True):
 
 
 class DockerfileError(Exception):
-    """The build cannot be converted. `details` are (type URL, JSON) pairs, from which clients show the lines in question."""
+    """The build cannot be converted. `warnings` are findings made before. `details` are (type URL, JSON) pairs, from
+    which clients show the lines in question."""
 
     def __init__(
         self,
@@ -187,6 +189,7 @@ class DockerfileError(Exception):
     ) -> None:
         super().__init__(message)
         self.message, self.source, self.ranges, self.code = message, source, tuple(ranges), code
+        self.warnings: tuple[Warned, ...] = ()
         self._details = tuple(details)
 
     def located(self, ranges: Sequence[SourceRange]) -> DockerfileError:

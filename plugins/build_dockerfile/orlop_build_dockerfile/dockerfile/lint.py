@@ -162,4 +162,5 @@ class Linter:
         """`check=error=true`."""
         if self.config.error and self.found:
             rules = dict.fromkeys(finding.rule.name for finding in self.found)
-            raise DockerfileError(f"lint violation found for rules: {', '.join(rules)}")
+            ranges = sorted({item for finding in self.found for item in finding.ranges}, key=lambda item: item.start.line)
+            raise DockerfileError(f"lint violation found for rules: {', '.join(rules)}", ranges=ranges)

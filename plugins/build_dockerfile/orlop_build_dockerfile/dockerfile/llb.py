@@ -16,7 +16,7 @@ from .interface import SourceFile, SourceRange
 from .limits import Budget
 from .platforms import Platform
 
-__all__ = ["Inputs", "Output", "Vertex", "definition", "imported", "internal", "set_platform"]
+__all__ = ["Inputs", "Output", "Vertex", "definition", "file_op", "imported", "internal", "set_platform"]
 
 
 class Vertex:
@@ -71,6 +71,13 @@ class Inputs:
 
 def internal(name: str) -> str:
     return f"[internal] {name}"
+
+
+def file_op() -> pb.Op:
+    """An operation on files. It has no platform: its result is the same for all."""
+    op = pb.Op()
+    op.constraints.SetInParent()
+    return op
 
 
 def set_platform(op: pb.Op, platform: Platform) -> pb.Op:

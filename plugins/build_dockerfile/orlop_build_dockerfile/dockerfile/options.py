@@ -195,6 +195,6 @@ def _epoch(text: str) -> int | None:
     try:
         value = parse_int(text, 10, 64, signed=True)
         datetime.fromtimestamp(value, UTC)
-    except (ValueError, OverflowError, OSError):
-        raise ValueError(f"invalid SOURCE_DATE_EPOCH: {text}") from None
+    except (ValueError, OverflowError, OSError) as error:
+        raise ValueError(f"invalid SOURCE_DATE_EPOCH: {text}: {error}") from None
     return value

@@ -50,7 +50,7 @@ class Node(msgspec.Struct, frozen=True):
 
 
 class Parsed(msgspec.Struct, frozen=True):
-    """`empty_continuations` are the instructions with empty lines in them."""
+    """`empty_continuations` are the last lines of instructions with empty lines in them."""
 
     nodes: tuple[Node, ...]
     escape: str
@@ -120,7 +120,7 @@ class _Parser:
                 self._comments = []
             return None
         if not ended:
-            logical = self._continuations(logical, start)
+            logical = self._continuations(logical)
         return self._node(logical, start)
 
     def _directive(self, text: str) -> bool:
@@ -137,7 +137,7 @@ class _Parser:
         match = self._continued.search(line)
         return (line, True) if match is None else (line[: match.start()], False)
 
-    def _continuations(self, first: str, start: int) -> str:
+    def _continuations(self, first: str) -> str:
         parts = [first]
         ended = empty = False
         while not ended and (line := self._lines.next()) is not None:
@@ -151,7 +151,7 @@ class _Parser:
             part, ended = self._trimmed(text)
             parts.append(part)
         if empty:
-            self._empty.append(Lines(start, self._lines.number))
+            self._empty.append(Lines(self._lines.number, self._lines.number))
         return "".join(parts)
 
     def _node(self, logical: str, start: int) -> Node:

@@ -15,23 +15,23 @@ def parse_ports(spec: str) -> list[str]:
     ip, host, container = ":".join(parts[:-2]), parts[-2] if len(parts) > 1 else "", parts[-1]
     port, _, protocol = container.partition("/")
     if not port:
-        raise ValueError(f"no port specified: {container}<empty>")
+        raise ValueError(f"No port specified: {container}<empty>")
     protocol = protocol.lower() or "tcp"
     if protocol not in ("tcp", "udp", "sctp"):
-        raise ValueError(f"invalid proto: {protocol}")
+        raise ValueError(f"Invalid proto: {protocol}")
     if ip:
         _check_address(ip)
     try:
         first, last = _range(port)
     except ValueError:
-        raise ValueError(f"invalid containerPort: {port}") from None
+        raise ValueError(f"Invalid containerPort: {port}") from None
     if host:
         try:
             host_first, host_last = _range(host)
         except ValueError:
-            raise ValueError(f"invalid hostPort: {host}") from None
+            raise ValueError(f"Invalid hostPort: {host}") from None
         if last - first != host_last - host_first and last != first:
-            raise ValueError(f"invalid ranges specified for container and host Ports: {port} and {host}")
+            raise ValueError(f"Invalid ranges specified for container and host Ports: {port} and {host}")
     return [f"{number}/{protocol}" for number in range(first, last + 1)]
 
 
@@ -40,7 +40,7 @@ def _check_address(ip: str) -> None:
     try:
         ipaddress.ip_address(bare)
     except ValueError:
-        raise ValueError(f"invalid IP address: {ip}") from None
+        raise ValueError(f"Invalid ip address: {ip}") from None
 
 
 def _range(text: str) -> tuple[int, int]:

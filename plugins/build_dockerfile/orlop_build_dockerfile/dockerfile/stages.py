@@ -11,6 +11,7 @@ from .image import Image
 from .interface import DockerfileError, SourceRange
 from .llb import Output
 from .outline import Outline
+from .parser import Lines
 from .platforms import Platform
 from .suggest import suggestion
 
@@ -29,12 +30,14 @@ class Command(msgspec.Struct, frozen=True):
 class StageState:
     """A stage while it is converted: its file system, the environment of its next step, the configuration of its image.
 
-    `anonymous` stages are images that COPY --from or a mount names. `context_paths` are what it uses of the main context,
-    `paths` what others use of it. `late` completes the operation of a named context.
+    `anonymous` stages are images that COPY --from or a mount names (`known` once they are in the table).
+    `context_paths` are what it uses of the main context, `paths` what others use of it. `args` are the ARGs of this
+    stage, `declared` also has those of its bases. `late` completes the operation of a named context.
     """
 
     def __init__(self, stage: ins.Stage, *, name: str, platform: Platform | None = None, anonymous: bool = False) -> None:
         self.stage, self.name, self.platform, self.anonymous = stage, name, platform, anonymous
+        self.known = False
         self.base: StageState | None = None
         self.context_key: str | None = None
         self.late: Callable[[tuple[str, ...]], None] | None = None
@@ -45,6 +48,7 @@ class StageState:
         self.base_config = b""
         self.env: dict[str, str] = {}
         self.args: dict[str, str | None] = {}
+        self.declared: set[str] = set()
         self.directory, self.user = "/", ""
         self.context_paths: dict[str, None] = {}
         self.paths: dict[str, None] = {}
@@ -68,7 +72,7 @@ class StageState:
         self.output, self.platform, self.image = base.output, base.platform, base.image.copied()
         self.base_config = base.base_config
         self.paths, self.directory_set = base.paths, base.directory_set
-        self.args = base.args | self.args
+        self.declared = set(base.declared)
 
 
 class StageTable:
@@ -78,7 +82,7 @@ class StageTable:
         self.states: list[StageState] = []
         self.named = 0
         self._by_name: dict[str, StageState] = {}
-        self._anonymous: set[StageState] = set()
+        self._anonymous: dict[str, StageState] = {}
 
     def add(self, state: StageState) -> None:
         self.states.append(state)
@@ -113,10 +117,17 @@ class StageTable:
             raise DockerfileError(f'target stage "{name}" could not be found{suggestion(name, self.names)}')
         return found
 
+    def image(self, name: str, lines: Lines) -> StageState:
+        """The stage of an image that an instruction names; the same for all that name it, so that it is loaded once."""
+        if name not in self._anonymous:
+            stage = ins.Stage(base=name, name="", code="", platform="", lines=lines, keyword="FROM")
+            self._anonymous[name] = StageState(stage, name="", anonymous=True)
+        return self._anonymous[name]
+
     def require(self, state: StageState, needed: StageState, instruction: ins.Instruction) -> None:
         state.needs.setdefault(needed, instruction)
-        if needed.anonymous and needed not in self._anonymous:
-            self._anonymous.add(needed)
+        if needed.anonymous and not needed.known:
+            needed.known = True
             self.add(needed)
 
 

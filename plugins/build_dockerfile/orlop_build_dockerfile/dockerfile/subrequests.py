@@ -127,8 +127,6 @@ def lint(source: SourceFile, found: Sequence[Finding], error: DockerfileError | 
     if error is not None:
         value["buildError"] = {"message": error.message, "location": _location(error.ranges)}
     text = "".join(_warning(source, item) for item in ordered)
-    if error is not None:
-        text += f"{error.message}\n" + (_excerpt(source, error.ranges) if error.ranges else "")
     return _result(value, text, 1 if warnings or error is not None else 0)
 
 

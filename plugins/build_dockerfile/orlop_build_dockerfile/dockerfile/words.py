@@ -192,7 +192,7 @@ class _Reader:
         if not modifier or modifier not in _MODIFIERS:
             if colon:  # BuildKit reads the word of any modifier after a colon before it looks at the modifier
                 self._inner("}", False, depth)
-            raise WordError(f"unsupported modifier ({colon}{modifier}) in substitution")
+            raise WordError(f"unsupported modifier ({colon}{modifier or chr(0xFFFD)}) in substitution")
         word = self._inner("}", modifier in "#%", depth)
         value = self._value(name)
         if value is None and self._lexer.skip_unset:
