@@ -4,11 +4,14 @@ and other clients wait during each slice (limit: no request delays another clien
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import perf_counter
 
 import trio
 
-__all__ = ["Pace"]
+__all__ = ["Pace", "no_full_collection"]
 
 SLICE = 0.01
 """Seconds that a computation may run before other tasks get their turn."""
@@ -29,3 +32,16 @@ class Pace:
         if perf_counter() >= self._until:
             await self._checkpoint()
             self._until = perf_counter() + SLICE
+
+
+@contextmanager
+def no_full_collection() -> Iterator[None]:
+    """For work that makes hundreds of thousands of objects. A full garbage collection would visit all of them in one step,
+    however the work is paced. Collections of young objects go on."""
+    young, middle, old = gc.get_threshold()
+    gc.set_threshold(young, middle, 1 << 30)
+    try:
+        yield
+    finally:
+        if gc.get_threshold()[2] == 1 << 30:
+            gc.set_threshold(young, middle, old)

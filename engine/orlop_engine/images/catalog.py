@@ -134,9 +134,9 @@ class Catalog:
 
     def _for_host(self, images: Sequence[str]) -> str:
         """The best image for this host; the newest if none is for it."""
-        from .platforms import acceptable, host  # not needed at boot, unless a name has several platforms
+        from .platforms import acceptable_here  # not needed at boot, unless a name has several platforms
 
-        wanted = acceptable(host())
+        wanted = acceptable_here()
 
         def place(id: str) -> int:
             platform = self.images[id].platform

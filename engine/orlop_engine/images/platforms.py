@@ -10,7 +10,7 @@ from functools import cache
 
 from orlop_sdk import InvalidParameter
 
-__all__ = ["Platform", "acceptable", "amd64_level", "default", "host", "normalise", "parse", "rank"]
+__all__ = ["Platform", "acceptable", "acceptable_here", "amd64_level", "default", "host", "normalise", "parse", "rank"]
 
 _PART = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
 _ARCHITECTURES = {
@@ -122,6 +122,12 @@ def acceptable(wanted: Platform) -> list[Platform]:
     elif wanted.architecture == "arm" and wanted.variant in _ARM:
         result += [Platform(wanted.os, "arm", variant) for variant in _ARM[_ARM.index(wanted.variant) + 1 :]]
     return result
+
+
+@cache
+def acceptable_here() -> tuple[Platform, ...]:
+    """The platforms that can run on this host, best first."""
+    return tuple(acceptable(host()))
 
 
 def rank(wanted: Platform, offered: Platform) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -196,9 +197,14 @@ class Image:
 
 
 def platform_of(document: ImageDocument) -> Platform:
+    return _platform(document.os, document.architecture, document.variant)
+
+
+@lru_cache(256)
+def _platform(os: str, architecture: str, variant: str) -> Platform:
     from .platforms import Platform, normalise  # not needed at boot
 
-    return normalise(Platform(document.os, document.architecture, document.variant))
+    return normalise(Platform(os, architecture, variant))
 
 
 _NO_CONFIG = ImageConfig()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from orlop_engine.pace import Pace
+from orlop_engine.pace import Pace, no_full_collection
 from orlop_kernel.events import EventBus
 from orlop_sdk import Conflict
 
@@ -32,6 +32,12 @@ class Remover:
     async def remove(
         self, name: str, *, force: bool, prune: bool, platforms: Sequence[Platform], policy: ImagePolicy
     ) -> list[RemovedItem]:
+        with no_full_collection():
+            return await self._remove(name, force, prune, platforms, policy)
+
+    async def _remove(
+        self, name: str, force: bool, prune: bool, platforms: Sequence[Platform], policy: ImagePolicy
+    ) -> list[RemovedItem]:
         async with self._image_store.lock:
             planned = removal.plan(
                 self._image_store.catalog,
@@ -50,7 +56,8 @@ class Remover:
             raise Conflict("a prune operation is already running")
         self._pruning = True
         try:
-            return await self._prune(filters, policy, blobs)
+            with no_full_collection():
+                return await self._prune(filters, policy, blobs)
         finally:
             self._pruning = False
 

@@ -25,6 +25,7 @@ from orlop_api_docker.images import encoded_list, encoded_view
 from orlop_engine.images import archive_file, listing, remover
 from orlop_engine.images.catalog import Catalog
 from orlop_engine.images.committed import CommitRequest
+from orlop_engine.images.image_store import ImageStore
 from orlop_engine.images.names import Names
 from orlop_engine.images.records import ImageRecord
 from orlop_engine.images.references import parse
@@ -197,6 +198,28 @@ def test_a_prune_of_many_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert copies == [MANY + 1], "all names are copied once, not once a name"
 
 
+def test_removals_allow_no_full_garbage_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One would visit the objects of 100,000 names in a single step, which takes 110 ms."""
+    usual, seen, forget = gc.get_threshold(), [], ImageStore.forget
+
+    async def forgotten(store: ImageStore, names: Any, ids: Any) -> Any:
+        seen.append(gc.get_threshold())
+        return await forget(store, names, ids)
+
+    monkeypatch.setattr(ImageStore, "forget", forgotten)
+
+    async def main() -> None:
+        async with open_images(str(tmp_path)) as fixture:
+            await drain(fixture.images.load_archive(pieces(docker_archive({"a:x": APP, "a:y": APP}))))
+            await fixture.images.remove("a:x")
+            await fixture.images.prune({"dangling": ["false"]})
+
+    trio.run(main)
+    assert [threshold[:2] for threshold in seen] == [usual[:2]] * 2, "young objects are collected as usual"
+    assert [threshold[2] > 1e9 for threshold in seen] == [True, True]
+    assert gc.get_threshold() == usual
+
+
 def test_no_work_on_all_names_is_done_in_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """A dictionary of 100,000 names made in one step blocks the event loop for 100 ms."""
     paced = [0]
@@ -247,7 +270,6 @@ def test_names_of_nothing_are_set_aside_together(tmp_path: Path) -> None:
 @asynccontextmanager
 async def opened_images(tmp_path: Path, store: Store) -> AsyncIterator[None]:
     from orlop_engine.images.content import ContentStore
-    from orlop_engine.images.image_store import ImageStore
     from orlop_engine.images.layers import Layers
 
     async with trio.open_nursery() as nursery:
