@@ -20,7 +20,7 @@ from orlop_sdk import OrlopError
 from .filters import Fields, compile_filters
 from .records import Record, Records
 
-__all__ = ["Collector"]
+__all__ = ["Collector", "Limits"]
 
 _log = logging.getLogger("orlop.build")
 _PAUSE = 60.0  # seconds between collections, while builds end
@@ -91,14 +91,8 @@ class Collector:
 
     # --- removal
 
-    async def prune(
-        self, filters: Sequence[str], *, everything: bool, keep_seconds: float, keep_bytes: int
-    ) -> AsyncIterator[CacheRecord]:
-        limits = Limits(filters=filters, everything=everything, keep_seconds=keep_seconds, maximum=keep_bytes)
-        async for record in self._remove(limits):
-            yield record
-
-    async def _remove(self, limits: Limits) -> AsyncIterator[CacheRecord]:
+    async def prune(self, limits: Limits) -> AsyncIterator[CacheRecord]:
+        """Remove records, and yield each after its removal."""
         matches = compile_filters(limits.filters)
         async with self._pruning:
             total = 0
@@ -169,6 +163,6 @@ class Collector:
                 maximum=policy.maximum,
                 free=policy.free,
             )
-            async for _ in self._remove(limits):
+            async for _ in self.prune(limits):
                 count += 1
         return count

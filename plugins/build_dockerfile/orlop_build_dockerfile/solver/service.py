@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from orlop_build_dockerfile.cache.collect import Collector
+from orlop_build_dockerfile.cache.collect import Collector, Limits
 from orlop_build_dockerfile.contracts import Backend, Build, CacheRecord, Settings
 from orlop_build_dockerfile.export import KINDS
 
@@ -47,9 +47,25 @@ class LLBSolver:
         return await self.collector.usage(filters)
 
     def prune(
-        self, filters: Sequence[str], *, all: bool, keep_seconds: float, keep_bytes: int
+        self,
+        filters: Sequence[str],
+        *,
+        all: bool,
+        keep_seconds: float,
+        keep_bytes: int,
+        reserved: int = 0,
+        free: int = 0,
     ) -> AsyncIterator[CacheRecord]:
-        return self.collector.prune(filters, everything=all, keep_seconds=keep_seconds, keep_bytes=keep_bytes)
+        return self.collector.prune(
+            Limits(
+                filters=filters,
+                everything=all,
+                keep_seconds=keep_seconds,
+                reserved=reserved,
+                maximum=keep_bytes,
+                free=free,
+            )
+        )
 
 
 @asynccontextmanager
