@@ -6,7 +6,7 @@ client, `Progress` where a build reports what it does.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Protocol
 
@@ -456,9 +456,18 @@ class Solver(Protocol):
     async def usage(self, filters: Sequence[str]) -> Sequence[CacheRecord]: ...
 
     def prune(
-        self, filters: Sequence[str], *, all: bool, keep_seconds: float, keep_bytes: int
-    ) -> AsyncIterator[CacheRecord]:
-        """Remove records that are not in use, and yield them. `all` takes internal and shared records too."""
+        self,
+        filters: Sequence[str],
+        *,
+        all: bool,
+        keep_seconds: float,
+        keep_bytes: int,
+        reserved: int = 0,
+        free: int = 0,
+    ) -> AsyncGenerator[CacheRecord, None]:
+        """Remove records that are not in use, and yield them. `all` takes internal and shared records too. At least
+        `reserved` bytes are kept; at most `keep_bytes`, and not more than leaves `free` on the file system; 0 for no limit.
+        Callers close the generator."""
         ...
 
 

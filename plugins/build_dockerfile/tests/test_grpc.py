@@ -316,6 +316,19 @@ async def test_an_answer_before_the_end_of_the_request_stops_the_sender() -> Non
 
 
 @trio_test
+async def test_a_server_that_answers_early_needs_no_end_of_the_request() -> None:
+    async def handler(call: Call) -> None:
+        await call.send(b"answer")
+
+    async with connected({"/w": handler}) as (client, _), client.call("/w") as call:
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert await client.unary("/w", b"") == b"answer"  # makes h2 forget the first stream
+        assert await call.receive() == b"answer"
+        call.finish_sending()
+        assert await call.receive() is None
+
+
+@trio_test
 async def test_bytes_read_before_are_taken() -> None:
     near, far = streams()
     client, server = Connection(near, client=True), Connection(far, handlers={"/e": echo})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import msgspec
 import trio
@@ -91,7 +91,7 @@ class Collector:
 
     # --- removal
 
-    async def prune(self, limits: Limits) -> AsyncIterator[CacheRecord]:
+    async def prune(self, limits: Limits) -> AsyncGenerator[CacheRecord, None]:
         """Remove records, and yield each after its removal."""
         matches = compile_filters(limits.filters)
         async with self._pruning:

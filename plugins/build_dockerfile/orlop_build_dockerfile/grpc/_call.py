@@ -209,7 +209,8 @@ class Call:
             try:
                 self._owner.http2.send_data(self.stream, b"", end=True)
             except StreamGone as error:
-                raise self._gone() from error
+                if not self.ended:  # a server that has answered resets the rest of the request (RFC 9113, 8.1)
+                    raise self._gone() from error
             self._owner.flush()
 
     def _gone(self) -> RpcError:

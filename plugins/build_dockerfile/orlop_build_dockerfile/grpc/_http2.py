@@ -299,7 +299,7 @@ class Http2:
     def send_data(self, stream: int, data: bytes, *, end: bool = False) -> None:
         try:
             self._h2.send_data(stream, data, end_stream=end)
-        except h2.exceptions.ProtocolError as error:
+        except (h2.exceptions.ProtocolError, KeyError) as error:  # KeyError: h2 has forgotten the stream
             raise StreamGone(str(error)) from error
         self._collect()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import trio
@@ -55,7 +55,7 @@ class LLBSolver:
         keep_bytes: int,
         reserved: int = 0,
         free: int = 0,
-    ) -> AsyncIterator[CacheRecord]:
+    ) -> AsyncGenerator[CacheRecord, None]:
         return self.collector.prune(
             Limits(
                 filters=filters,

@@ -1,0 +1,178 @@
+"""The service LLBBridge: what a frontend asks for, be it in the client (on /grpc) or in a container.
+
+A client names the build in a header of each call. Values of graphs are known to the frontend by names (`ActiveBuild.keep`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import trio
+
+from orlop_build_dockerfile.contracts import BuildFailed, CacheTarget, Job, Result
+from orlop_build_dockerfile.control.builds import ActiveBuild, Builds
+from orlop_build_dockerfile.control.worker import Worker, platform_text
+from orlop_build_dockerfile.grpc import Call, Code, Handler
+from orlop_build_dockerfile.nurseries import nursery
+from orlop_build_dockerfile.pb import control_pb2
+from orlop_build_dockerfile.pb import gateway_pb2 as pb
+
+__all__ = ["Bridge"]
+
+_BRIDGE = "/moby.buildkit.v1.frontend.LLBBridge/"
+_BUILD = "buildkit-controlapi-buildid"
+_IMAGE = "docker-image://"
+
+
+class Bridge:
+    """`handlers` are those of a server connection, by path."""
+
+    def __init__(self, builds: Builds, worker: Worker) -> None:
+        self._builds, self._worker = builds, worker
+        self.handlers: Mapping[str, Handler] = {
+            _BRIDGE + "Ping": self._ping,
+            _BRIDGE + "Solve": self._solve,
+            _BRIDGE + "Evaluate": self._evaluate,
+            _BRIDGE + "ResolveImageConfig": self._resolve_image,
+            _BRIDGE + "ResolveSourceMeta": self._resolve_source,
+            _BRIDGE + "ReadFile": self._read_file,
+            _BRIDGE + "ReadDir": self._read_directory,
+            _BRIDGE + "StatFile": self._stat,
+            _BRIDGE + "Inputs": self._inputs,
+            _BRIDGE + "Warn": self._warn,
+            _BRIDGE + "Return": self._return,
+        }
+
+    async def _build(self, call: Call) -> ActiveBuild:
+        ids = call.values(_BUILD)
+        if not ids:
+            raise BuildFailed(f"the request has no {_BUILD}", code=Code.INVALID_ARGUMENT)
+        return await self._builds.get(ids[0])
+
+    async def _job(self, call: Call) -> tuple[ActiveBuild, Job]:
+        build = await self._build(call)
+        return build, await build.begun()
+
+    async def _ping(self, call: Call) -> None:
+        await call.receive_one()
+        await self._build(call)
+        await call.send(self._worker.pong().SerializeToString())
+
+    async def _solve(self, call: Call) -> None:
+        request = pb.SolveRequest.FromString(await call.receive_one())
+        build, job = await self._job(call)
+        imports = [_cache_target(each) for each in request.CacheImports]
+        build.cache_imports = [*build.cache_imports, *(each for each in imports if each not in build.cache_imports)]
+        if request.Frontend:
+            inputs = dict(request.FrontendInputs)
+            result = await job.frontend(request.Frontend, dict(request.FrontendOpt), inputs)
+        elif getattr(request.Definition, "def"):
+            result = Result({"": await trio.to_thread.run_sync(job.define, request.Definition)})
+        else:
+            result = Result({})
+        if request.Evaluate:
+            async with nursery() as tasks:
+                for ref in result.refs.values():
+                    tasks.start_soon(job.evaluate, ref)
+        await call.send(pb.SolveResponse(result=_result(build, result)).SerializeToString())
+
+    async def _evaluate(self, call: Call) -> None:
+        request = pb.EvaluateRequest.FromString(await call.receive_one())
+        build, job = await self._job(call)
+        await job.evaluate(build.value(request.Ref))
+        await call.send(pb.EvaluateResponse().SerializeToString())
+
+    async def _resolve_image(self, call: Call) -> None:
+        request = pb.ResolveImageConfigRequest.FromString(await call.receive_one())
+        _, job = await self._job(call)
+        base = await job.resolve_image(
+            request.Ref,
+            platform_text(request.Platform),
+            mode=request.ResolveMode or "default",
+            log_name=request.LogName,
+        )
+        answer = pb.ResolveImageConfigResponse(Digest=base.digest, Config=base.config, Ref=base.name)
+        await call.send(answer.SerializeToString())
+
+    async def _resolve_source(self, call: Call) -> None:
+        """Sources that are no images are what they are, and are checked when they are fetched."""
+        request = pb.ResolveSourceMetaRequest.FromString(await call.receive_one())
+        _, job = await self._job(call)
+        answer = pb.ResolveSourceMetaResponse(Source=request.Source)
+        identifier = request.Source.identifier
+        if identifier.startswith(_IMAGE):
+            base = await job.resolve_image(
+                identifier.removeprefix(_IMAGE),
+                platform_text(request.Platform),
+                mode=request.ResolveMode or request.Source.attrs.get("image.resolvemode", "") or "default",
+                log_name=request.LogName,
+            )
+            answer.Image.Digest, answer.Image.Config = base.digest, base.config
+        await call.send(answer.SerializeToString())
+
+    async def _read_file(self, call: Call) -> None:
+        request = pb.ReadFileRequest.FromString(await call.receive_one())
+        build, job = await self._job(call)
+        part = request.Range
+        data = await job.read_file(
+            build.value(request.Ref), request.FilePath, offset=max(0, part.Offset), length=max(0, part.Length)
+        )
+        await call.send(pb.ReadFileResponse(Data=data).SerializeToString())
+
+    async def _read_directory(self, call: Call) -> None:
+        request = pb.ReadDirRequest.FromString(await call.receive_one())
+        build, job = await self._job(call)
+        entries = await job.read_directory(build.value(request.Ref), request.DirPath, pattern=request.IncludePattern)
+        await call.send(pb.ReadDirResponse(entries=entries).SerializeToString())
+
+    async def _stat(self, call: Call) -> None:
+        request = pb.StatFileRequest.FromString(await call.receive_one())
+        build, job = await self._job(call)
+        stat = await job.stat(build.value(request.Ref), request.Path)
+        await call.send(pb.StatFileResponse(stat=stat).SerializeToString())
+
+    async def _inputs(self, call: Call) -> None:
+        await call.receive_one()
+        build, _ = await self._job(call)
+        await call.send(pb.InputsResponse(Definitions=build.inputs).SerializeToString())
+
+    async def _warn(self, call: Call) -> None:
+        request = pb.WarnRequest.FromString(await call.receive_one())
+        build = await self._build(call)
+        build.reports.warn(
+            control_pb2.VertexWarning(
+                vertex=request.digest,
+                level=request.level,
+                short=request.short,
+                detail=request.detail,
+                url=request.url,
+                info=request.info if request.HasField("info") else None,
+                ranges=request.ranges,
+            )
+        )
+        await call.send(pb.WarnResponse().SerializeToString())
+
+    async def _return(self, call: Call) -> None:
+        request = pb.ReturnRequest.FromString(await call.receive_one())
+        build = await self._build(call)
+        build.finish(request)
+        await call.send(pb.ReturnResponse().SerializeToString())
+
+
+def _cache_target(entry: control_pb2.CacheOptionsEntry) -> CacheTarget:
+    return CacheTarget(entry.Type, dict(entry.Attrs))
+
+
+def _result(build: ActiveBuild, result: Result) -> pb.Result:
+    """A result whose values are named. With them goes their graph: clients use it as an input of other builds."""
+    answer = pb.Result(metadata=result.metadata)
+    for platform, ref in result.refs.items():
+        named = pb.Ref(id=build.keep(ref))
+        getattr(named, "def").CopyFrom(ref.definition)
+        if platform:
+            answer.refs.refs[platform].CopyFrom(named)
+        else:
+            answer.ref.CopyFrom(named)
+    if not result.refs:
+        answer.ref.SetInParent()
+    return answer

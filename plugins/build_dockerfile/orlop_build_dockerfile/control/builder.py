@@ -1,0 +1,97 @@
+"""`contracts.Builder`: the builder process as the daemon sees it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+
+import trio
+
+from orlop_build_dockerfile.contracts import Backend, BuildFailed, CacheRecord, Client, Pruned, Settings, Solver
+from orlop_build_dockerfile.control.builds import Builds
+from orlop_build_dockerfile.control.service import Control, client_session
+from orlop_build_dockerfile.grpc import Connection
+from orlop_build_dockerfile.session import Sessions
+from orlop_build_dockerfile.solver import open_solver
+from orlop_sdk import InvalidParameter
+
+__all__ = ["DockerfileBuilder", "open_builder"]
+
+
+class DockerfileBuilder:
+    def __init__(self, solver: Solver, settings: Settings, nursery: trio.Nursery) -> None:
+        self._solver = solver
+        self._sessions = Sessions()
+        self._builds = Builds(self._sessions, nursery)
+        self._control = Control(solver, settings, self._sessions, self._builds)
+
+    async def serve(self, client: Client, connection: trio.SocketStream) -> None:
+        if client.kind == "grpc":
+            await Connection(connection, handlers=self._control.handlers).run(client.early)
+            return
+        try:
+            session = client_session(client.headers, Connection(connection, client=True))
+            await self._sessions.run(session, client.early)
+        except BuildFailed as error:
+            raise InvalidParameter(error.message) from error
+
+    async def usage(self) -> Sequence[CacheRecord]:
+        return await self._solver.usage(())
+
+    async def prune(
+        self, filters: Mapping[str, Sequence[str]], *, everything: bool, reserved: int, maximum: int, free: int
+    ) -> Pruned:
+        keep_seconds = _keep_seconds([*filters.get("until", ()), *filters.get("unused-for", ())])
+        removed = self._solver.prune(
+            [",".join(_conditions(filters))],
+            all=everything,
+            keep_seconds=keep_seconds,
+            keep_bytes=maximum,
+            reserved=reserved,
+            free=free,
+        )
+        ids, size = [], 0
+        try:
+            async with aclosing(removed):
+                async for record in removed:
+                    ids.append(record.id)
+                    size += record.size
+        except BuildFailed as error:
+            raise InvalidParameter(error.message) from error
+        return Pruned(ids, size)
+
+    async def cancel(self, build: str) -> None:
+        self._builds.cancel(build)
+
+
+def _keep_seconds(until: Sequence[str]) -> float:
+    if not until:
+        return 0
+    if len(until) > 1:
+        raise InvalidParameter("filters expect only one value")
+    from orlop_engine.images.listing import moment  # loads a part of the engine, which no build needs
+
+    now = time.time()
+    return max(0.0, now - moment(until[0], now))
+
+
+def _conditions(filters: Mapping[str, Sequence[str]]) -> list[str]:
+    """Filters of the Docker API, as those of the protocol."""
+    found = []
+    for name in ("id", "parent", "type", "description", "inuse", "shared", "private"):
+        values = filters.get(name)
+        if values is None:
+            continue
+        if len(values) > 1:
+            raise InvalidParameter("filters expect only one value")
+        found.append(name + ("~=" if name == "id" else "==") + values[0] if values else name)
+    return found
+
+
+@asynccontextmanager
+async def open_builder(settings: Settings, backend: Backend) -> AsyncIterator[DockerfileBuilder]:
+    """The builder, for as long as the block lasts. At its end no build runs any more."""
+    async with open_solver(backend, settings) as solver, trio.open_nursery() as nursery:
+        yield DockerfileBuilder(solver, settings, nursery)
+        nursery.cancel_scope.cancel()

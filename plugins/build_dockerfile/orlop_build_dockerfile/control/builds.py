@@ -1,0 +1,129 @@
+"""Builds in progress, by their clients' names for them. A build's calls come on several connections, in any order."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+
+from orlop_build_dockerfile.contracts import BuildFailed, CacheTarget, Job, Progress, Ref, Session
+from orlop_build_dockerfile.control.progress import BuildProgress
+from orlop_build_dockerfile.grpc import Code
+from orlop_build_dockerfile.pb import gateway_pb2
+from orlop_build_dockerfile.pb.ops_pb2 import Definition
+from orlop_build_dockerfile.session import Sessions
+
+__all__ = ["ActiveBuild", "Builds"]
+
+_WAIT = 5.0  # seconds for the other calls of a build to come, BuildKit's
+_LINGER = 10.0  # seconds for a Status call to come after the end of its build
+_REFS = 10_000
+
+
+class ActiveBuild:
+    """Implements `contracts.Build`. `inputs` are graphs that the client gives its frontend."""
+
+    session: Session
+    job: Job
+
+    def __init__(self, ref: str, sessions: Sessions) -> None:
+        self.ref = ref
+        self.reports = BuildProgress()
+        self.progress: Progress = self.reports
+        self.entitlements: Sequence[str] = ()
+        self.cache_exports: Sequence[CacheTarget] = ()
+        self.cache_imports: Sequence[CacheTarget] = ()
+        self.inputs: Mapping[str, Definition] = {}
+        self.scope = trio.CancelScope()
+        self.over = False
+        self.result: gateway_pb2.ReturnRequest | None = None
+        self._sessions = sessions
+        self._refs: dict[str, Ref] = {}
+        self._begun, self._returned = trio.Event(), trio.Event()
+
+    async def other_session(self, id: str) -> Session:
+        return await self._sessions.get(id)
+
+    # The client's gateway calls
+
+    def begin(self, job: Job) -> None:
+        self.job = job
+        self._begun.set()
+
+    async def begun(self) -> Job:
+        """The build's job, once the client's session is there."""
+        with trio.move_on_after(_WAIT):
+            await self._begun.wait()
+            return self.job
+        raise BuildFailed(f"build {self.ref} has not begun", code=Code.UNAVAILABLE)
+
+    def keep(self, ref: Ref) -> str:
+        """Keep a value for the client. Returns the name by which it refers to it."""
+        if len(self._refs) >= _REFS:
+            raise BuildFailed(f"the build has more than {_REFS} results", code=Code.RESOURCE_EXHAUSTED)
+        name = f"{self.ref}-{len(self._refs)}"
+        self._refs[name] = ref
+        return name
+
+    def value(self, name: str) -> Ref:
+        found = self._refs.get(name)
+        if found is None:
+            raise BuildFailed(f"no such ref: {name[:100]}", code=Code.NOT_FOUND)
+        return found
+
+    def finish(self, request: gateway_pb2.ReturnRequest) -> None:
+        """The client's frontend returns the result that is exported."""
+        if self._returned.is_set():
+            raise BuildFailed(f"build {self.ref} has a result already", code=Code.FAILED_PRECONDITION)
+        self.result = request
+        self._returned.set()
+
+    async def returned(self) -> gateway_pb2.ReturnRequest:
+        await self._returned.wait()
+        assert self.result is not None
+        return self.result
+
+
+class Builds:
+    """Those that have ended are forgotten by tasks of `nursery`."""
+
+    def __init__(self, sessions: Sessions, nursery: trio.Nursery) -> None:
+        self._sessions, self._nursery = sessions, nursery
+        self._builds: dict[str, ActiveBuild] = {}
+        self._changed = trio.lowlevel.ParkingLot()
+
+    def __len__(self) -> int:
+        return len(self._builds)
+
+    @asynccontextmanager
+    async def open(self, ref: str) -> AsyncIterator[ActiveBuild]:
+        """A new build, until the end of the block. Its progress may be read for a while afterwards."""
+        if not ref or (ref in self._builds and not self._builds[ref].over):
+            raise BuildFailed(f"build {ref!r} exists already", code=Code.ALREADY_EXISTS)
+        build = self._builds[ref] = ActiveBuild(ref, self._sessions)
+        self._changed.unpark_all()
+        try:
+            yield build
+        finally:
+            build.over = True
+            build.reports.close()
+            self._nursery.start_soon(self._forget, build)
+
+    async def _forget(self, build: ActiveBuild) -> None:
+        await trio.sleep(_LINGER)
+        if self._builds.get(build.ref) is build:
+            del self._builds[build.ref]
+
+    async def get(self, ref: str) -> ActiveBuild:
+        """Wait for a build. Raises BuildFailed if it does not come."""
+        with trio.move_on_after(_WAIT):
+            while ref not in self._builds:
+                await self._changed.park()
+            return self._builds[ref]
+        raise BuildFailed(f"no such job {ref[:100]}", code=Code.NOT_FOUND)
+
+    def cancel(self, ref: str) -> None:
+        """End a build. No error if there is none."""
+        if build := self._builds.get(ref):
+            build.scope.cancel()

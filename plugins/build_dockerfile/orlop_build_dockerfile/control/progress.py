@@ -1,0 +1,174 @@
+"""`contracts.Progress`: what a build reports, kept until all who read it have read it.
+
+Each report is a serialized StatusResponse. Readers get several at once, joined: messages of protobuf that are concatenated
+are one message with the fields of all. What is kept is bounded: what all readers have read is dropped first, then output.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+
+from orlop_build_dockerfile.contracts import BuildFailed
+from orlop_build_dockerfile.control.logs import LogLimit
+from orlop_build_dockerfile.nurseries import leading_error
+from orlop_build_dockerfile.pb import control_pb2 as pb
+from orlop_build_dockerfile.pb.ops_pb2 import Range, SourceInfo
+
+__all__ = ["BuildProgress"]
+
+KEEP = 8 << 20  # bytes kept for readers who come later
+MOST = 32 << 20  # bytes kept for readers who are slow
+_BATCH = 256 << 10
+
+
+class BuildProgress:
+    """Close it at the end of the build: readers end when they have read all."""
+
+    def __init__(self) -> None:
+        self._reports: list[bytes] = []
+        self._dropped = 0  # reports that are no longer kept
+        self._size = 0
+        self._readers: list[_Reader] = []
+        self._news = trio.lowlevel.ParkingLot()
+        self._closed = False
+
+    def close(self) -> None:
+        self._closed = True
+        self._news.unpark_all()
+
+    def report(self, report: pb.StatusResponse, *, output: bool = False) -> None:
+        """`output` may be dropped if there is too much."""
+        if self._closed or (output and self._size > MOST):
+            return
+        raw = report.SerializeToString()
+        self._reports.append(raw)
+        self._size += len(raw)
+        if self._size > KEEP:
+            self._drop()
+        self._news.unpark_all()
+
+    def _drop(self) -> None:
+        """Drop what all readers have read."""
+        if not self._readers:
+            return
+        read = min(reader.position for reader in self._readers) - self._dropped
+        if read > 0:
+            self._size -= sum(map(len, self._reports[:read]))
+            del self._reports[:read]
+            self._dropped += read
+
+    async def read(self) -> AsyncGenerator[bytes, None]:
+        """Serialized StatusResponses, from the beginning to the end of the build. Close the iterator."""
+        reader = _Reader(self._dropped)
+        self._readers.append(reader)
+        try:
+            while True:
+                index = reader.position - self._dropped
+                batch, size = [], 0
+                while index < len(self._reports) and size < _BATCH:
+                    batch.append(self._reports[index])
+                    size += len(self._reports[index])
+                    index += 1
+                if batch:
+                    reader.position += len(batch)
+                    yield b"".join(batch)
+                elif self._closed:
+                    return
+                else:
+                    await self._news.park()
+        finally:
+            self._readers.remove(reader)
+
+    @asynccontextmanager
+    async def vertex(self, digest: str, name: str, inputs: Sequence[str]) -> AsyncIterator[_Vertex]:
+        vertex = _Vertex(self, digest, name, inputs)
+        vertex.show()
+        try:
+            yield vertex
+        except BaseException as error:
+            vertex.error = _words(error)
+            raise
+        finally:
+            vertex.complete()
+
+    def warn(self, warning: pb.VertexWarning) -> None:
+        self.report(pb.StatusResponse(warnings=[warning]))
+
+
+def _words(error: BaseException) -> str:
+    """An error as clients show it. They show "context canceled" as CANCELED."""
+    error = leading_error(error)
+    if isinstance(error, trio.Cancelled):
+        return "context canceled"
+    return error.message if isinstance(error, BuildFailed) else str(error) or type(error).__name__
+
+
+class _Reader:
+    def __init__(self, position: int) -> None:
+        self.position = position
+
+
+class _Vertex:
+    """`contracts.Vertex`."""
+
+    def __init__(self, progress: BuildProgress, digest: str, name: str, inputs: Sequence[str]) -> None:
+        self.cached = False
+        self.error = ""
+        self._progress = progress
+        self._vertex = pb.Vertex(digest=digest, name=name, inputs=inputs)
+        self._vertex.started.GetCurrentTime()
+        self._began = time.monotonic()
+        self._limits: dict[int, LogLimit] = {}
+        self._statuses: dict[str, pb.VertexStatus] = {}
+
+    def show(self) -> None:
+        self._progress.report(pb.StatusResponse(vertexes=[self._vertex]))
+
+    def complete(self) -> None:
+        self._vertex.cached, self._vertex.error = self.cached, self.error
+        self._vertex.completed.GetCurrentTime()
+        self.show()
+
+    def log(self, data: bytes, stream: int = 1) -> None:
+        limit = self._limits.setdefault(stream, LogLimit(self._began))
+        if not (data := limit.take(data, time.monotonic())):
+            return
+        entry = pb.VertexLog(vertex=self._vertex.digest, stream=stream, msg=data)
+        entry.timestamp.GetCurrentTime()
+        self._progress.report(pb.StatusResponse(logs=[entry]), output=True)
+
+    def status(self, id: str, *, name: str = "", current: int = 0, total: int = 0, done: bool = False) -> None:
+        status = self._statuses.get(id)
+        if status is None:
+            status = self._statuses[id] = pb.VertexStatus(ID=id, vertex=self._vertex.digest)
+            status.started.GetCurrentTime()
+        status.name, status.current, status.total = name, current, total
+        status.timestamp.GetCurrentTime()
+        if done:
+            status.completed.CopyFrom(status.timestamp)
+        self._progress.report(pb.StatusResponse(statuses=[status]), output=not done)
+
+    def warn(
+        self,
+        message: str,
+        *,
+        detail: Sequence[str] = (),
+        url: str = "",
+        source: SourceInfo | None = None,
+        ranges: Sequence[Range] = (),
+    ) -> None:
+        self._progress.warn(
+            pb.VertexWarning(
+                vertex=self._vertex.digest,
+                level=1,
+                short=message.encode("utf-8", "replace"),
+                detail=[line.encode("utf-8", "replace") for line in detail],
+                url=url,
+                info=source,
+                ranges=ranges,
+            )
+        )
