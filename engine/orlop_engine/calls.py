@@ -10,8 +10,9 @@ Whatever a plugin does, its caller gets an answer, an `OrlopError` or its own ca
 - After `MISSES` deadline failures in a row the gate is degraded: calls fail at once with `Unavailable`. After a delay, which
   doubles from `SHORTEST_DELAY` to `LONGEST_DELAY`, one call is let through as a trial. An answer, also an error, ends it.
 
-Synchronous methods run on the event loop, without a deadline: their contracts say that they wait for nothing. Imports and
-factories may take long; `Gate.make` and `Gate.make_blocking` run them on threads that can be abandoned.
+Synchronous methods and properties run on the event loop: their contracts say that they wait for nothing. One that takes longer
+than `SYNCHRONOUS` is interrupted by a signal, and counts as a missed deadline. Imports and factories may take long; `Gate.make`
+and `Gate.make_blocking` run them on threads that can be abandoned.
 """
 
 from __future__ import annotations
@@ -29,15 +30,17 @@ from typing import Any, TypeVar
 
 import trio
 
+from orlop_engine import interrupt
 from orlop_kernel import abandoned
 from orlop_kernel.failures import as_orlop_error
 from orlop_sdk import DeadlineExceeded, DriverError, OrlopError, Unavailable, protocols
 
-__all__ = ["DEADLINE", "LONGEST_DELAY", "MISSES", "SHORTEST_DELAY", "Gate", "guard"]
+__all__ = ["DEADLINE", "LONGEST_DELAY", "MISSES", "SHORTEST_DELAY", "SYNCHRONOUS", "Gate", "guard"]
 
 T = TypeVar("T")
 
 DEADLINE = 60.0
+SYNCHRONOUS = 5.0  # seconds; long, because a machine under load may not run the daemon for a second
 MISSES = 3
 SHORTEST_DELAY = 1.0
 LONGEST_DELAY = 60.0
@@ -120,6 +123,26 @@ class Gate:
         if call.answered:
             return typing.cast("T", call.value)
         raise self.failure(verb, call.error or DriverError(f"cannot {verb}: {self.label} gave its call up"))
+
+    def call_now(self, verb: str, function: Callable[..., T], args: Sequence[Any], kwargs: Mapping[str, Any]) -> T:
+        """Call a synchronous function of the plugin."""
+        trial = self._missed >= MISSES and self._admit(verb)
+        try:
+            value = interrupt.within(SYNCHRONOUS, function, args, kwargs)
+        except trio.Cancelled:
+            if trial:
+                self._on_trial = False
+            raise
+        except interrupt.TooLong:
+            self._miss(trial)
+            raise DeadlineExceeded(f"cannot {verb}: {self.label} gave no answer in {SYNCHRONOUS:g} s") from None
+        except BaseException as error:
+            if self._missed:
+                self._answer()
+            raise self.failure(verb, error) from error
+        if self._missed:
+            self._answer()
+        return value
 
     def failure(self, verb: str, error: BaseException) -> OrlopError:
         """What a caller gets for an exception of the plugin."""
@@ -365,10 +388,7 @@ def _wrong(gate: Gate, verb: str, value: object, wanted: type) -> OrlopError:
 def _property(name: str, member: Callable[..., Any] | None) -> property:
     def read(self: _Proxy) -> Any:
         verb = f"read {name}"
-        try:
-            value = getattr(self._plugin, name)
-        except BaseException as error:
-            raise self._gate.failure(verb, error) from None
+        value = self._gate.call_now(verb, getattr, (self._plugin, name), {})
         wanted = protocols.checkable(member)
         if wanted is not None and not isinstance(value, wanted):
             raise _wrong(self._gate, verb, value, wanted)
@@ -391,17 +411,16 @@ def _method(name: str, member: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def _call_member(plugin: object, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    return getattr(plugin, name)(*args, **kwargs)
+
+
 def _function(name: str, member: Callable[..., Any]) -> Callable[..., Any]:
     verb = name.replace("_", " ")
 
     @functools.wraps(member)
     def call(self: _Proxy, *args: Any, **kwargs: Any) -> Any:
-        try:
-            value = getattr(self._plugin, name)(*args, **kwargs)
-        except trio.Cancelled:
-            raise
-        except BaseException as error:
-            raise self._gate.failure(verb, error) from error
+        value = self._gate.call_now(verb, _call_member, (self._plugin, name, args, kwargs), {})
         wanted, hint = protocols.checkable(member), protocols.returned(member)
         if wanted is not None and not isinstance(value, wanted):
             raise _wrong(self._gate, verb, value, wanted)

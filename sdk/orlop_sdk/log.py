@@ -111,8 +111,8 @@ class LogReader(Protocol):
 class LogDriver(Protocol):
     """A log driver. The factory is called once per process; the object holds no state of a container.
 
-    The daemon calls `validate`, `path` and `capabilities` on its event loop without a deadline: they must not wait for
-    anything."""
+    The daemon calls `validate`, `path` and `capabilities` on its event loop: they must not wait for anything, and are
+    interrupted after 5 seconds."""
 
     @property
     def capabilities(self) -> LogCapabilities: ...

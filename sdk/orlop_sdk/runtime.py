@@ -101,8 +101,8 @@ class RuntimeCheckpoints(Protocol):
 @runtime_checkable
 class Runtime(Protocol):
     """All methods are pure: they only build the command to run, and may be called at any time, in any order. A command that
-    fails exits with a status other than 0. The daemon calls them on its event loop without a deadline: they must not wait
-    for anything."""
+    fails exits with a status other than 0. The daemon calls them on its event loop: they must not wait for anything, and
+    are interrupted after 5 seconds."""
 
     @property
     def capabilities(self) -> RuntimeCapabilities: ...
