@@ -10,9 +10,9 @@ Whatever a plugin does, its caller gets an answer, an `OrlopError` or its own ca
 - After `MISSES` deadline failures in a row the gate is degraded: calls fail at once with `Unavailable`. After a delay, which
   doubles from `SHORTEST_DELAY` to `LONGEST_DELAY`, one call is let through as a trial. An answer, also an error, ends it.
 
-Synchronous methods and properties run on the event loop: their contracts say that they wait for nothing. One that takes longer
-than `SYNCHRONOUS` is interrupted by a signal, and counts as a missed deadline. Imports and factories may take long; `Gate.make`
-and `Gate.make_blocking` run them on threads that can be abandoned.
+Synchronous methods and properties run on the event loop: their contracts say that they wait for nothing. One that takes
+longer than `SYNCHRONOUS` is interrupted by a signal, and counts as a missed deadline. Imports and factories may take long;
+`Gate.make` and `Gate.make_blocking` run them on threads that can be abandoned.
 """
 
 from __future__ import annotations
