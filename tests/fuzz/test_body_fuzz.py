@@ -8,8 +8,8 @@ import random
 
 import pytest
 
+from orlop_api_docker.decode import decode_json
 from orlop_engine.types.containers import CreateRequest
-from orlop_kernel.routing.decode import decode_json
 from orlop_sdk.errors import InvalidParameter
 
 MEMBERS: dict[str, object] = {

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, memory_stream_pair
 
+from orlop_api_docker.decode import decode_json
 from orlop_api_docker.dialect import docker_router
 from orlop_api_docker.errors import answer_error
 from orlop_api_docker.responses import hijack_head, json_response, stream_head
@@ -22,7 +23,6 @@ from orlop_engine.types import WireBase
 from orlop_kernel.http import Answer, Hijack, Limits, Peer, RawStream, serve_connection
 from orlop_kernel.http.framing import Chunked
 from orlop_kernel.routing.call import Call
-from orlop_kernel.routing.decode import decode_json
 from orlop_kernel.routing.router import Route
 from orlop_sdk.errors import InvalidParameter
 

@@ -10,9 +10,9 @@ import msgspec
 
 import orlop_kernel.config as kernel
 from orlop_kernel.config import Keys, Problem
-from orlop_kernel.config.values import parse_size
 from orlop_sdk import Register, hookimpl
 from orlop_sdk.base import ConfigBase
+from orlop_sdk.sizes import parse_size
 
 from . import defaults, policy
 

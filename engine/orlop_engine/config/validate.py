@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from orlop_kernel.config import Problem
-from orlop_kernel.config.values import key_value, parse_size
+from orlop_kernel.config.values import key_value
+from orlop_sdk.sizes import parse_size
 
 from .defaults import RUNTIME
 from .keys import EngineKeys

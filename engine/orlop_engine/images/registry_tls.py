@@ -6,7 +6,7 @@ import os
 import ssl
 from collections.abc import Sequence
 
-from orlop_kernel.trust import client_context
+from orlop_engine.server_tls import client_context
 from orlop_sdk import InvalidParameter
 
 from .endpoints import HostSettings

@@ -2,6 +2,5 @@
 
 from .bus import LOST, EventBus, Subscription
 from .event import Event
-from .filters import EventFilter
 
-__all__ = ["LOST", "Event", "EventBus", "EventFilter", "Subscription"]
+__all__ = ["LOST", "Event", "EventBus", "Subscription"]

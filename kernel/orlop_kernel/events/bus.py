@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from weakref import WeakSet
 
 import trio
@@ -20,7 +20,6 @@ from orlop_kernel.store import UNREADABLE, Delete, Put, Store
 from orlop_sdk.errors import OrlopError
 
 from .event import Event, decode, encode
-from .filters import EventFilter
 
 __all__ = ["BUFFER", "HISTORY", "HISTORY_BYTES", "LOST", "EventBus", "Subscription"]
 
@@ -40,10 +39,17 @@ def _key(event: Event) -> str:
     return f"{event.time_ns:020d}"
 
 
+Filter = Callable[[Event], bool]
+
+
+def _every(_event: Event) -> bool:
+    return True
+
+
 class Subscription:
     """An async iterator over the events that match one subscription. Ends at `until`; close or drop it to unsubscribe."""
 
-    def __init__(self, wanted: EventFilter, past: list[Event], until_ns: int, live: bool) -> None:
+    def __init__(self, wanted: Filter, past: list[Event], until_ns: int, live: bool) -> None:
         self._wanted = wanted
         self._past = deque(past)
         self._waiting: deque[Event] = deque()
@@ -153,11 +159,10 @@ class EventBus:
         self,
         since_ns: int | None = None,
         until_ns: int | None = None,
-        filters: Mapping[str, Collection[str]] | None = None,
+        wanted: Filter = _every,
     ) -> Subscription:
         """Events from now on. With `since_ns` or `until_ns` (Unix time), past events come first. An `until_ns` in the past
         returns only those; scripts pass 0 to read the whole history. No event is lost between past and present."""
-        wanted = EventFilter(filters)
         past: list[Event] = []
         if since_ns is not None or until_ns is not None:
             since, end = since_ns or 0, until_ns or self._last_ns

@@ -10,13 +10,15 @@ import msgspec
 import trio
 
 from orlop_kernel.http.messages import BodyError, Request
-from orlop_kernel.routing.decode import INLINE, decode_json
 from orlop_kernel.routing.dialect import PLAIN, Dialect
 from orlop_sdk.errors import InvalidParameter
 
 __all__ = ["JSON_LIMIT", "Call", "parse_integer"]
 
 T = TypeVar("T")
+
+_INLINE = 64 << 10
+"""Bytes of a body that decodes within a few ms, whatever it contains."""
 
 JSON_LIMIT = 4 << 20
 """Bytes of a JSON body: as many as Docker shows to authorization plugins. A create request with every field set takes some
@@ -40,7 +42,7 @@ def parse_integer(text: str) -> int:
 
 class Call:
     """`params` are the decoded parameters of the path; `version` is the one requested, else the newest. `pattern` is the
-    route's, for policies, metrics and the audit log; `dialect` formats errors.
+    route's, for policies, metrics and the audit log; `dialect` reads bodies and formats errors.
 
     A guard narrows the call: `only` are labels that `filters` requires in addition; `restrictions` are interpreted by the
     front end and the engine, None when there are none."""
@@ -153,10 +155,10 @@ class Call:
         if self._value is None or (required and not data):
             if not data and not required:
                 self._value = kind()
-            elif len(data) <= INLINE:
-                self._value = decode_json(data, kind)
+            elif len(data) <= _INLINE:
+                self._value = self.dialect.decode(data, kind)
             else:
-                self._value = await trio.to_thread.run_sync(decode_json, data, kind)
+                self._value = await trio.to_thread.run_sync(self.dialect.decode, data, kind)
         elif type(self._value) is not (get_origin(kind) or kind):
             raise TypeError(f"the body of {self.pattern} was judged as {type(self._value).__name__}, not {kind.__name__}")
         value: T = self._value

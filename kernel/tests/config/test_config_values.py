@@ -1,36 +1,11 @@
-"""Sizes, ulimits, and reload plans."""
+"""Ulimits, and reload plans."""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from orlop_kernel.config import Config, Loaded, plan, reload_attributes
-from orlop_kernel.config.values import format_size, key_value, parse_size, parse_size_decimal, parse_ulimit
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("64M", 64 << 20), ("64mb", 64 << 20), ("1.5GiB", 3 << 29), ("10", 10), ("10b", 10), ("32 kB", 32768), ("0", 0)],
-)
-def test_sizes(text: str, size: int) -> None:
-    assert parse_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "M", "-1", "1x", "1 2", "0x10", "1..5m"])
-def test_sizes_that_are_none(text: str) -> None:
-    with pytest.raises(ValueError, match="invalid size"):
-        parse_size(text)
-
-
-def test_decimal_sizes() -> None:
-    assert parse_size_decimal("10m") == 10_000_000
-
-
-@given(st.integers(0, 1 << 60))
-def test_sizes_survive_being_written(size: int) -> None:
-    assert parse_size(format_size(size)) == size
+from orlop_kernel.config.values import key_value, parse_ulimit
 
 
 def test_ulimits() -> None:

@@ -10,6 +10,7 @@ from orlop_kernel.routing.dialect import Dialect
 from orlop_kernel.routing.router import Guard, OnAnswer, Route, Router
 from orlop_sdk.errors import InvalidParameter
 
+from .decode import decode_json
 from .errors import answer_error
 from .responses import empty, with_common
 from .versions import API_VERSION, MIN_API_VERSION, parse_version
@@ -26,6 +27,7 @@ def docker_dialect(oldest: str = MIN_API_VERSION) -> Dialect:
         decorate=with_common,
         check_version=partial(_check_version, oldest=oldest),
         newest=parse_version(API_VERSION),
+        decode=decode_json,
         not_found=_NOT_FOUND,
         options=empty(200),
     )

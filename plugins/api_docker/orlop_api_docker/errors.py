@@ -11,8 +11,9 @@ from orlop_api_docker.responses import error_response
 from orlop_kernel import descriptors
 from orlop_kernel.http import BadRequest
 from orlop_kernel.http.messages import BodyError, Request, Response
-from orlop_kernel.routing.decode import explain_validation
 from orlop_sdk import errors
+
+from .decode import explain_validation
 
 __all__ = ["STATUS", "answer_error"]
 

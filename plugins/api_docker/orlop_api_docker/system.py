@@ -145,8 +145,10 @@ class _Routes:
         since, until = parse_moment(call.arg("since"), "since"), parse_moment(call.arg("until"), "until")
         if since is not None and until is not None and until < since:
             raise InvalidParameter(f"`since` time ({call.arg('since')}) cannot be after `until` time ({call.arg('until')})")
+        from .event_filters import EventFilter
+
         media = event_media_type(call.request.headers.get("accept", ""), call.version)
-        subscription = self.engine.events.subscribe(since, until, call.filters())
+        subscription = self.engine.events.subscribe(since, until, EventFilter(call.filters()))
         return stream_head(event_pieces(subscription, call.version, media == _SEQUENCE), media)
 
     async def prune_builds(self, call: Call) -> Answer:

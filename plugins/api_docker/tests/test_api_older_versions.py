@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from orlop_api_docker import container_mac
+from orlop_api_docker.decode import decode_json
 from orlop_api_docker.older_versions import (
     create_warnings,
     flat_read_only,
@@ -30,7 +31,6 @@ from orlop_engine.types.containers import (
     UpdateRequest,
     VolumeOptions,
 )
-from orlop_kernel.routing.decode import decode_json
 from orlop_sdk import InvalidParameter
 
 NEWEST = (1, 55)

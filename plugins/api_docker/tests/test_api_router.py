@@ -13,7 +13,8 @@ import pytest
 import trio
 
 from orlop_api_docker import API_VERSION
-from orlop_api_docker.dialect import docker_router
+from orlop_api_docker.decode import decode_json
+from orlop_api_docker.dialect import docker_dialect, docker_router
 from orlop_api_docker.errors import answer_error
 from orlop_api_docker.responses import COMMON, empty, error_response, hijack_head, json_response, stream_head, stream_type
 from orlop_engine.types import WireBase
@@ -21,7 +22,6 @@ from orlop_engine.types.containers import CreateRequest
 from orlop_kernel.http.head import HeadParser
 from orlop_kernel.http.messages import Answer, BodyError, Hijack, Limits, Peer, RawStream, Request, Response, Streaming
 from orlop_kernel.routing.call import Call
-from orlop_kernel.routing.decode import decode_json
 from orlop_kernel.routing.router import Route, Router
 from orlop_sdk import errors
 
@@ -328,7 +328,7 @@ def test_labels_of_a_scope_are_added_to_filters() -> None:
 
 def call(query: str = "", body: bytes = b"", content_type: str = "", upgrade: bool = False, version: int = 51) -> Call:
     headers = ({"content-type": content_type} if content_type else {}) | ({"upgrade": "tcp"} if upgrade else {})
-    return Call(request("GET", f"/x?{query}", body, headers), (1, version), {})
+    return Call(request("GET", f"/x?{query}", body, headers), (1, version), {}, dialect=docker_dialect())
 
 
 @pytest.mark.parametrize("text", ["", "0", "no", "FALSE", "none", "%20No%20"])

@@ -20,10 +20,10 @@ import msgspec
 import trio
 
 from orlop_kernel.config import ConfigError
-from orlop_kernel.config.values import parse_size_decimal
 from orlop_kernel.http.messages import Peer
 from orlop_sdk import Unavailable
 from orlop_sdk.base import rfc3339
+from orlop_sdk.sizes import parse_size_decimal
 
 from .audit_file import AuditFile
 from .keys import AuditLog

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from orlop_engine.server_tls import client_context
 from orlop_kernel.config import ConfigError
-from orlop_kernel.trust import client_context
 
 __all__ = ["SOCKETS", "SPECS", "Address", "find"]
 

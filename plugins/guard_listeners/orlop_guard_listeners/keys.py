@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from orlop_kernel.config import Config, Keys, Listener, Problem
-from orlop_kernel.config.values import parse_size_decimal
 from orlop_sdk import Register, hookimpl
 from orlop_sdk.base import ConfigBase
+from orlop_sdk.sizes import parse_size_decimal
 
 __all__ = ["ROLES", "AccessKeys", "AuditLog"]
 

@@ -21,6 +21,7 @@ from orlop_guard_listeners.roles import Scope
 from orlop_kernel.config import Listener
 from orlop_kernel.http.messages import Peer, Request
 from orlop_kernel.routing.call import Call
+from orlop_kernel.routing.dialect import PLAIN
 from orlop_sdk import NotFound
 
 TEAM = "com.example.team"
@@ -127,7 +128,8 @@ def call(pattern: str, body: Any = None, query: dict[str, list[str]] | None = No
     data = msgspec.json.encode(body) if body is not None else b""
     headers = {"content-type": "application/json"} if data else {}
     asked = Request("POST", pattern, pattern, query or {}, headers, cast("Any", Body(data)), Peer("unix"))
-    return Call(asked, (1, 51), params, pattern)
+    dialect = PLAIN._replace(decode=lambda data, kind: msgspec.json.decode(data, type=kind))
+    return Call(asked, (1, 51), params, pattern, dialect)
 
 
 def judged(made: LabelScope, asked: Call, scope: Scope) -> Call:
@@ -217,9 +219,9 @@ def test_lists_are_narrowed() -> None:
 def test_a_container_gets_the_labels_and_ids() -> None:
     made = created(
         judge(shared_images=True),
-        image="plain",
-        labels={"other": "x"},
-        hostconfig={"NetworkMode": "container:mine", "PidMode": "container:mine", "VolumesFrom": ["mine:ro"]},
+        Image="plain",
+        Labels={"other": "x"},
+        HostConfig={"NetworkMode": "container:mine", "PidMode": "container:mine", "VolumesFrom": ["mine:ro"]},
     )
     assert made.labels == {TEAM: "web", "other": "x"}
     assert made.host_config

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 
 from orlop_sdk.errors import InvalidParameter
+from orlop_sdk.sizes import parse_size, parse_size_decimal
 
 from ._attributes import ATTRIBUTE_OPTIONS, check_attribute_options
 
 __all__ = ["FileOptions", "buffer_size", "check_options", "file_options"]
 
-_DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "p": 10**15}
-_BINARY = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
-_SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+) ?(?:([kmgtp]?)(?:i?b)?|b)", re.IGNORECASE | re.ASCII)
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 _BOOLEANS = dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True) | dict.fromkeys(
     ("0", "f", "F", "FALSE", "false", "False"), False
@@ -41,14 +39,11 @@ def _wrong(key: str, value: str, cause: str) -> InvalidParameter:
     return InvalidParameter(f"cannot use log option {key}={value}: {cause}")
 
 
-def _size(key: str, value: str, units: Mapping[str, int]) -> int:
-    found = _SIZE.fullmatch(value)
-    if found is None:
-        raise _wrong(key, value, f"invalid size: '{value}'")
-    size = float(found[1]) * units[(found[2] or "").lower()]
-    if size >= 1 << 63:
-        raise _wrong(key, value, f"invalid size: '{value}'")
-    return int(size)
+def _size(key: str, value: str, parse: Callable[[str], int] = parse_size_decimal) -> int:
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise _wrong(key, value, str(error)) from None
 
 
 def _integer(key: str, value: str) -> int:
@@ -68,7 +63,7 @@ def file_options(options: Mapping[str, str], default: FileOptions) -> FileOption
     `default`. Raises `InvalidParameter`."""
     max_size, max_files, compress = default.max_size, default.max_files, default.compress
     if (value := options.get("max-size")) is not None:
-        max_size = _size("max-size", value, _DECIMAL)
+        max_size = _size("max-size", value)
         if max_size <= 0:
             raise _wrong("max-size", value, "max-size must be a positive number")
     if (value := options.get("max-file")) is not None:
@@ -85,7 +80,7 @@ def file_options(options: Mapping[str, str], default: FileOptions) -> FileOption
 
 def buffer_size(options: Mapping[str, str]) -> int:
     """`max-buffer-size` of `mode=non-blocking`, in bytes. The default is 1 MiB."""
-    return _size("max-buffer-size", options.get("max-buffer-size", "1m"), _BINARY)
+    return _size("max-buffer-size", options.get("max-buffer-size", "1m"), parse_size)
 
 
 def check_options(driver: str, options: Mapping[str, str], known: Collection[str] = ()) -> None:
@@ -105,7 +100,7 @@ def check_options(driver: str, options: Mapping[str, str], known: Collection[str
         if key in options:
             _boolean(key, options[key])
     if "cache-max-size" in options:
-        _size("cache-max-size", options["cache-max-size"], _DECIMAL)
+        _size("cache-max-size", options["cache-max-size"])
     if "cache-max-file" in options:
         _integer("cache-max-file", options["cache-max-file"])
     if set(known) >= ATTRIBUTE_OPTIONS:

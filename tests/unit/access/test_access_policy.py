@@ -15,6 +15,7 @@ import pytest
 
 import orlop_api_docker as api
 import orlop_check
+from orlop_api_docker.decode import decode_json
 from orlop_engine.types.containers import CreateRequest, HostConfig, ThrottleDevice, UpdateRequest
 from orlop_engine.types.networks import CreateRequest as NetworkRequest
 from orlop_engine.types.volumes import VolumeCreateRequest
@@ -25,7 +26,6 @@ from orlop_guard_listeners.keys import ROLES, AccessKeys, AuditLog
 from orlop_guard_listeners.listener_policy import ListenerPolicy
 from orlop_guard_listeners.roles import ROLE_LEVEL, ROUTES, UNKNOWN, Host, Level, Rule, Scope
 from orlop_kernel.config import ConfigError, Listener, load
-from orlop_kernel.routing.decode import decode_json
 
 
 def test_what_nobody_thought_about_is_for_role_full_without_labels() -> None:

@@ -21,13 +21,13 @@ from msgspec import inspect
 
 from orlop_sdk.errors import InvalidParameter
 
-__all__ = ["INLINE", "decode_json", "explain_validation"]
+__all__ = ["decode_json", "explain_validation"]
 
 T = TypeVar("T")
 _Shape = Callable[[Any], Any]
 
-INLINE = 64 << 10
-"""Bytes of a body that decodes within a few ms, whatever it contains."""
+_SMALL = 64 << 10
+"""Bytes of a body that cannot contain more than `_MAX_VALUES`, or takes a few ms at most."""
 
 _MAX_VALUES = 50_000
 """Values in a larger body: parsing is one C call that holds the GIL and takes 0.2 us a value."""
@@ -61,9 +61,8 @@ class _DuplicateKeyError(Exception):
 
 
 def decode_json(data: bytes, kind: type[T]) -> T:
-    """A body as a value of `kind`. Raises InvalidParameter in Docker's words; a type error names the field. Call it in a
-    thread for more than `INLINE` bytes."""
-    if len(data) > INLINE:
+    """A body as a value of `kind`. Raises InvalidParameter in Docker's words; a type error names the field."""
+    if len(data) > _SMALL:
         _check_size(data)
     try:
         shaped = _shape_of(kind)(_parse(data))  # type: ignore[arg-type]  # classes are hashable, which mypy does not see in type[T]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
-from .event import Event
+from orlop_kernel.events import Event
 
 __all__ = ["EventFilter"]
 

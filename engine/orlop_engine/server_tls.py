@@ -1,6 +1,6 @@
 """TLS verification of servers: registries, web servers, authorization plugins. The same rules for all, which are Go's.
 
-The daemon's own TLS listeners are in `boot.tls`.
+The daemon's own TLS listeners are in `orlop_kernel.boot.tls`.
 """
 
 from __future__ import annotations
