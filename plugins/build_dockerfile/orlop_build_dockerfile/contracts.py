@@ -38,6 +38,7 @@ __all__ = [
     "Progress",
     "Pruned",
     "Ref",
+    "Resources",
     "Result",
     "Session",
     "Settings",
@@ -238,14 +239,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Client(msgspec.Struct, frozen=True, kw_only=True):
-    """A client's connection, handed over after the daemon has answered its request with 101. `kind` is "grpc" or "session";
-    `headers` has lower-case names, and "a, b" for a header that was sent twice. `early` are the bytes that the client has
-    sent already: they come before those of the connection."""
+    """A client's connection, handed over after the daemon has answered its request with 101. `kind` is "grpc" or "session".
+    Of a "build" (`POST /build`), the connection brings the request's body up to its end, and takes the body of the answer;
+    `query` has the request's parameters. `headers` has lower-case names, and "a, b" for a header that was sent twice.
+    `early` are the bytes that the client has sent already: they come before those of the connection."""
 
     kind: str
     headers: Mapping[str, str]
     early: bytes = b""
     peer: str = ""
+    query: Mapping[str, Sequence[str]] = {}
 
 
 class Pruned(msgspec.Struct, frozen=True):
@@ -356,6 +359,18 @@ class Export(msgspec.Struct, frozen=True):
     number: int = 0
 
 
+class Resources(msgspec.Struct, frozen=True):
+    """Limits of every step of a build, as in `Step`. BuildKit's protocol has none."""
+
+    memory: int = 0
+    memory_swap: int = 0
+    cpu_shares: int = 0
+    cpu_period: int = 0
+    cpu_quota: int = 0
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+
+
 class CacheTarget(msgspec.Struct, frozen=True):
     """Where cache is imported from or exported to. `kind` is "inline", "registry" or "local"."""
 
@@ -372,6 +387,7 @@ class Build(Protocol):
     progress: Progress
     entitlements: Sequence[str]
     """ "network.host", "security.insecure": what the client has allowed this build."""
+    resources: Resources
     cache_exports: Sequence[CacheTarget]
     cache_imports: Sequence[CacheTarget]
 

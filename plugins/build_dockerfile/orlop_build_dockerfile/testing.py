@@ -23,6 +23,7 @@ from orlop_build_dockerfile.contracts import (
     Download,
     Layer,
     LocalDirectory,
+    Resources,
     Session,
     SnapshotUsage,
     Step,
@@ -331,6 +332,7 @@ class FakeBuild:
         self.ref, self.session = uuid.uuid4().hex, session
         self.progress = FakeProgress()
         self.entitlements = entitlements
+        self.resources = Resources()
         self.cache_exports: Sequence[CacheTarget] = ()
         self.cache_imports: Sequence[CacheTarget] = ()
 

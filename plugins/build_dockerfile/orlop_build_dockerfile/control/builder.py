@@ -8,6 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 
 import trio
 
+from orlop_build_dockerfile.classic import ClassicEndpoint
 from orlop_build_dockerfile.contracts import Backend, BuildFailed, CacheRecord, Client, Pruned, Settings, Solver
 from orlop_build_dockerfile.control.builds import Builds
 from orlop_build_dockerfile.control.service import Control, client_session
@@ -24,11 +25,15 @@ class DockerfileBuilder:
         self._solver = solver
         self._sessions = Sessions()
         self._builds = Builds(self._sessions, nursery)
+        self._classic = ClassicEndpoint(solver, self._sessions, self._builds)
         self._control = Control(solver, settings, self._sessions, self._builds)
 
     async def serve(self, client: Client, connection: trio.SocketStream) -> None:
         if client.kind == "grpc":
             await Connection(connection, handlers=self._control.handlers).run(client.early)
+            return
+        if client.kind == "build":
+            await self._classic.serve(client, connection)
             return
         try:
             session = client_session(client.headers, Connection(connection, client=True))

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from orlop_build_dockerfile.contracts import BuildFailed, CacheTarget, Job, Progress, Ref, Session
+from orlop_build_dockerfile.contracts import BuildFailed, CacheTarget, Job, Progress, Ref, Resources, Session
 from orlop_build_dockerfile.control.progress import BuildProgress
 from orlop_build_dockerfile.grpc import Code
 from orlop_build_dockerfile.pb import gateway_pb2
@@ -32,6 +32,7 @@ class ActiveBuild:
         self.reports = BuildProgress()
         self.progress: Progress = self.reports
         self.entitlements: Sequence[str] = ()
+        self.resources = Resources()
         self.cache_exports: Sequence[CacheTarget] = ()
         self.cache_imports: Sequence[CacheTarget] = ()
         self.inputs: Mapping[str, Definition] = {}

@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING
 
+import msgspec
 import trio
 
 from orlop_build_dockerfile.cache.content import Selection
@@ -119,6 +120,7 @@ async def _run(job: SolverJob, vertex: Vertex, inputs: list[Value], shown: Shown
                 shm_size=mounts.shm_size,
                 devices=tuple(device.name for device in op.cdiDevices),
                 platform=_platform(vertex.op.platform),
+                **msgspec.structs.asdict(job.build.resources),
             )
             targets = [mount.target for mount in mounts.steps]
             stubs = Stubs(core.views, targets, recursive=op.meta.removeMountStubsRecursive)

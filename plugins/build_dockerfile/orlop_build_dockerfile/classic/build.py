@@ -1,0 +1,124 @@
+"""Runs a build for a client of `POST /build`."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from contextlib import aclosing
+
+import trio
+
+from orlop_build_dockerfile.contracts import BuildFailed, Client, Export, Job, Solver
+from orlop_build_dockerfile.control.builds import ActiveBuild, Builds
+from orlop_build_dockerfile.dockerfile.references import parse_reference
+from orlop_build_dockerfile.nurseries import nursery
+from orlop_build_dockerfile.session import Sessions
+from orlop_sdk import Forbidden, InvalidParameter, NotFound, OrlopError, Unavailable
+
+from .output import Renderer, error_line, image_line, result_lines, trace_line
+from .request import ClassicRequest, parse_request
+from .session import RequestSession
+from .steps import Steps
+
+__all__ = ["ClassicEndpoint"]
+
+_LAST = 5.0  # seconds for a slow client to take the last reports
+_ERRORS: dict[int, type[OrlopError]] = {5: NotFound, 7: Forbidden, 14: Unavailable}
+_NO_DOCKERFILE = re.compile(r"failed to read dockerfile: open (.*): no such file or directory", re.DOTALL)
+
+
+class ClassicEndpoint:
+    """`connection` brings the request's body up to its end, and takes the body of the answer. What fails before the answer
+    has begun is an `OrlopError`, which becomes its status; later failures are a line of it."""
+
+    def __init__(self, solver: Solver, sessions: Sessions, builds: Builds) -> None:
+        self._solver, self._sessions, self._builds = solver, sessions, builds
+
+    async def serve(self, client: Client, connection: trio.SocketStream) -> None:
+        request = parse_request(client)
+        answer, renderer = _Answer(connection), Renderer()
+        try:
+            async with self._builds.open(request.id or uuid.uuid4().hex) as build:
+                await self._prepare(build, request, connection)
+                with build.scope:
+                    await self._run(build, request, answer, renderer)
+                if build.scope.cancelled_caught:
+                    raise BuildFailed("context canceled", code=1)
+        except BuildFailed as error:
+            if not answer.begun and not renderer.begun:
+                raise _refusal(error) from error
+            await answer.send(error_line(error))
+
+    async def _prepare(self, build: ActiveBuild, request: ClassicRequest, connection: trio.SocketStream) -> None:
+        if request.session:
+            build.session = await self._sessions.get(request.session)
+        else:
+            build.session = RequestSession(uuid.uuid4().hex, connection, request.credentials)
+        build.entitlements, build.resources = request.entitlements, request.resources
+        build.cache_imports = request.imports
+
+    async def _run(self, build: ActiveBuild, request: ClassicRequest, answer: _Answer, renderer: Renderer) -> None:
+        async with self._solver.open(build) as job:
+            build.begin(job)
+            async with nursery() as tasks:
+                shown = trio.Event()
+                tasks.start_soon(_show, build, request, answer, renderer, shown)
+                try:
+                    image = await _image(job, request, renderer)
+                finally:
+                    build.reports.close()
+                    with trio.move_on_after(_LAST, shield=True):  # what explains a failure is shown before it
+                        await shown.wait()
+        if request.session:
+            await answer.send(image_line(image))
+            return
+        if not request.quiet:
+            for line in renderer.finish():
+                await answer.send(line)
+        names = [parse_reference(name).familiar for name in request.names]
+        for line in result_lines(image, names, quiet=request.quiet):
+            await answer.send(line)
+
+
+class _Answer:
+    """The body of the answer. `begun`: something was sent, so the status has been, too."""
+
+    def __init__(self, connection: trio.SocketStream) -> None:
+        self._connection, self._lock = connection, trio.Lock()
+        self.begun = False
+
+    async def send(self, line: bytes) -> None:
+        self.begun = True
+        async with self._lock:
+            try:
+                await self._connection.send_all(line)
+            except trio.BrokenResourceError:
+                raise Unavailable("the client of the build has gone") from None
+
+
+async def _show(build: ActiveBuild, request: ClassicRequest, answer: _Answer, renderer: Renderer, shown: trio.Event) -> None:
+    """Send the build's progress, to its end."""
+    try:
+        async with aclosing(build.reports.read()) as reports:
+            async for report in reports:
+                lines = [trace_line(report)] if request.session else renderer.render(report)
+                for line in lines:
+                    if not request.quiet:
+                        await answer.send(line)
+    finally:
+        shown.set()
+
+
+async def _image(job: Job, request: ClassicRequest, renderer: Renderer) -> str:
+    result = await job.frontend("dockerfile.v0", request.options, {})
+    for ref in result.refs.values():
+        renderer.steps = await trio.to_thread.run_sync(Steps.of, ref.definition)
+        await job.evaluate(ref)
+    response = await job.export(result, Export("moby", {"name": ",".join(request.names)}))
+    return response["containerimage.config.digest"]
+
+
+def _refusal(error: BuildFailed) -> OrlopError:
+    if match := _NO_DOCKERFILE.search(error.message):
+        return InvalidParameter(f"Cannot locate specified Dockerfile: {match[1]}")
+    return _ERRORS.get(error.code, InvalidParameter)(error.message)

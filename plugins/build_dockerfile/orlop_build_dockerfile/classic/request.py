@@ -1,0 +1,201 @@
+"""The parameters of `POST /build` (Docker Engine API, ImageBuild). Sans-IO."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from orlop_build_dockerfile.contracts import CacheTarget, Client, Credentials, Resources
+from orlop_build_dockerfile.dockerfile.references import parse_reference
+from orlop_sdk import InvalidParameter
+
+__all__ = ["CONTEXT", "ClassicRequest", "parse_request"]
+
+CONTEXT = "http://buildkit-session/context"
+"""The frontend's main context: the session's `upload` yields the request's body."""
+_CLIENT_SESSION = "client-session"
+_FALSE = frozenset({"", "0", "no", "false", "none"})
+_HUB = ("docker.io", "https://index.docker.io/v1/", "index.docker.io")
+_UNSUPPORTED = {
+    "squash": "squash is only supported with experimental mode",
+    "outputs": "outputs are only supported by BuildKit: use `docker buildx build`",
+}
+
+
+class _Auth(msgspec.Struct):
+    username: str = ""
+    password: str = ""
+    auth: str = ""
+    identitytoken: str = ""
+
+
+class _Ulimit(msgspec.Struct, rename="pascal"):
+    name: str
+    soft: int = 0
+    hard: int = 0
+
+
+class ClassicRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """`options` are those of the Dockerfile frontend; `names` are normalized. `session` is that of a client which speaks
+    BuildKit's protocol as of Docker 18.09 (version=2): it offers the files, and wants the protocol's own progress."""
+
+    id: str
+    options: Mapping[str, str]
+    names: Sequence[str]
+    session: str
+    quiet: bool
+    entitlements: Sequence[str]
+    resources: Resources
+    imports: Sequence[CacheTarget]
+    credentials: Mapping[str, Credentials]
+
+
+class _Query:
+    def __init__(self, query: Mapping[str, Sequence[str]]) -> None:
+        self._query = query
+
+    def text(self, name: str) -> str:
+        values = self._query.get(name)
+        return values[0] if values else ""
+
+    def texts(self, name: str) -> list[str]:
+        return [value for value in self._query.get(name, ()) if value]
+
+    def flag(self, name: str) -> bool:
+        return self.text(name).strip().lower() not in _FALSE
+
+    def number(self, name: str) -> int:
+        """As dockerd: what is no number counts as 0."""
+        text = self.text(name)
+        return int(text) if re.fullmatch(r"[+-]?[0-9]{1,18}", text, re.ASCII) else 0
+
+    def decoded(self, name: str, type: type, what: str) -> object:
+        text = self.text(name)
+        if not text:
+            return type()
+        try:
+            return msgspec.json.decode(text, type=type) if type is not list else msgspec.json.decode(text, type=list[str])
+        except msgspec.MsgspecError as error:
+            raise InvalidParameter(f"error reading {what}: {error}") from None
+
+
+def parse_request(client: Client) -> ClassicRequest:
+    """Raises `InvalidParameter`."""
+    query = _Query(client.query)
+    for name, message in _UNSUPPORTED.items():
+        if query.flag(name):
+            raise InvalidParameter(message)
+    if query.text("isolation").lower() not in ("", "default"):
+        raise InvalidParameter(f"invalid isolation: {query.text('isolation')}: only default is supported")
+    if query.flag("securityopt"):
+        raise InvalidParameter("the daemon does not support setting security options on build")
+    options, entitlements = _options(query)
+    return ClassicRequest(
+        id=query.text("buildid"),
+        options=options,
+        names=_names(query.texts("t")),
+        session=query.text("session") if query.text("version") == "2" else "",
+        quiet=query.flag("q"),
+        entitlements=entitlements,
+        resources=Resources(
+            memory=query.number("memory"),
+            memory_swap=query.number("memswap"),
+            cpu_shares=query.number("cpushares"),
+            cpu_period=query.number("cpuperiod"),
+            cpu_quota=query.number("cpuquota"),
+            cpuset_cpus=query.text("cpusetcpus"),
+            cpuset_mems=query.text("cpusetmems"),
+        ),
+        imports=[
+            CacheTarget("registry", {"ref": name}) for name in _strings(query.decoded("cachefrom", list, "cache-from"))
+        ],
+        credentials=_credentials(client.headers.get("x-registry-config", "")),
+    )
+
+
+def _strings(found: object) -> list[str]:
+    assert isinstance(found, list)
+    return found
+
+
+def _names(texts: Sequence[str]) -> list[str]:
+    try:
+        found = [parse_reference(text) for text in texts]
+    except ValueError as error:
+        raise InvalidParameter(str(error)) from None
+    if any(name.digest for name in found):
+        raise InvalidParameter("build tag cannot contain a digest")
+    return list(dict.fromkeys(str(name.tagged()) for name in found))
+
+
+def _options(query: _Query) -> tuple[dict[str, str], list[str]]:
+    """Options of the frontend, and the entitlements that they need."""
+    options: dict[str, str] = {}
+    remote = query.text("remote")
+    if remote != _CLIENT_SESSION:
+        options["context"] = _remote(remote) if remote else CONTEXT
+    simple = {"dockerfile": "filename", "target": "target", "platform": "platform", "cgroupparent": "cgroup-parent"}
+    for name, option in simple.items():
+        if text := query.text(name):
+            options[option] = text
+    if shm := query.number("shmsize"):
+        options["shm-size"] = str(shm)
+    if query.flag("nocache"):
+        options["no-cache"] = ""
+    if query.flag("pull"):
+        options["image-resolve-mode"] = "pull"
+    for kind, name, what in (("build-arg", "buildargs", "build args"), ("label", "labels", "labels")):
+        found = query.decoded(name, dict[str, str | None], what)
+        assert isinstance(found, dict)
+        options.update({f"{kind}:{key}": value for key, value in found.items() if value is not None})
+    if hosts := [_host(text) for text in query.texts("extrahosts")]:
+        options["add-hosts"] = ",".join(hosts)
+    ulimits = query.decoded("ulimits", list[_Ulimit], "ulimits")
+    assert isinstance(ulimits, list)
+    if ulimits:
+        options["ulimit"] = ",".join(f"{each.name}={each.soft}:{each.hard}" for each in ulimits)
+    entitlements = []
+    network = query.text("networkmode")
+    if network in ("host", "none"):
+        options["force-network-mode"] = network
+        entitlements = ["network.host"] if network == "host" else []
+    elif network not in ("", "default", "bridge"):
+        raise InvalidParameter(f"network mode {network!r} is not supported by builds: use default, host or none")
+    return options, entitlements
+
+
+def _remote(url: str) -> str:
+    if not re.match(r"(https?|git|ssh)://|git@|github\.com/", url):
+        raise InvalidParameter(f"remoteURL ({url}) could not be recognized as URL")
+    return f"https://{url}" if url.startswith("github.com/") else url
+
+
+def _host(text: str) -> str:
+    """ "name:address", where the address may have colons."""
+    name, colon, address = text.partition(":")
+    if not colon or not name or not address:
+        raise InvalidParameter(f"bad format for add-host: {text!r}")
+    return f"{name}={address.strip('[]')}"
+
+
+def _credentials(header: str) -> dict[str, Credentials]:
+    """`X-Registry-Config`: a JSON object of credentials by registry, in base64url. A damaged one is ignored, as in
+    dockerd."""
+    try:
+        raw = base64.urlsafe_b64decode(header + "=" * (-len(header) % 4))
+        found = msgspec.json.decode(raw, type=dict[str, _Auth]) if raw else {}
+    except (ValueError, msgspec.MsgspecError):
+        return {}
+    result = {}
+    for host, each in found.items():
+        username, password = each.username, each.password
+        if each.auth and not username:
+            try:
+                username, _, password = base64.b64decode(each.auth, validate=True).decode().partition(":")
+            except ValueError:
+                continue
+        result[_HUB[0] if host in _HUB else host] = Credentials(username, password, each.identitytoken)
+    return result
