@@ -40,6 +40,7 @@ from .processes.zygote import Zygote
 from .volumes.service import Volumes
 
 if TYPE_CHECKING:
+    from .building.service import Building
     from .containers.service import Containers
     from .files.service import Files
     from .stats.service import Stats
@@ -124,6 +125,12 @@ class Engine:
 
         return Stats(self.index, self.nursery)
 
+    @cached_property
+    def building(self) -> Building:
+        from .building.service import Building
+
+        return Building(self)
+
     def _volume_users(self) -> dict[str, list[str]]:
         return self.index.users_of_volumes()
 
@@ -146,6 +153,8 @@ class Engine:
             reload_constraints.check_at_start(
                 engine.index, engine.paths, config
             )  # before anything is changed to match this configuration
+            if rows := list(store.load("builds")):
+                await engine.building.load(rows)
             await engine.images.load()
             await engine.volumes.load()
             await engine.networks.load()
@@ -161,6 +170,8 @@ class Engine:
         """Adopt living containers, account for those that exited while no daemon ran, remove orphaned files, and start
         containers as their restart policies require."""
         self.nursery.start_soon(self.networks.names.write_again)
+        if "building" in vars(self) or self.images.image_store.layers.of_builds:
+            self.ports.background.start(self.building.snapshots.sweep)
         await restore.restore(self.ports)
 
     async def shutdown(self, *, leave_running: bool) -> None:

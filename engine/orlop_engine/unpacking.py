@@ -49,6 +49,7 @@ __all__ = [
     "make_init_layer",
     "refusal",
     "unpack",
+    "unpack_files",
     "worker",
 ]
 
@@ -212,6 +213,14 @@ async def unpack(
     if expect_diff_id is not None and done.diff_id != expect_diff_id:
         raise InvalidParameter(f"invalid diffID: expected {expect_diff_id}, got {done.diff_id}")
     return Unpacked(done.diff_id, done.size, done.entries, Usage(done.content, done.inodes))
+
+
+async def unpack_files(zygote: Spawner, source: int, directory: int) -> None:
+    """Unpack the tar stream of a descriptor, compressed or not, into the directory of another. Names of whiteouts are
+    ordinary names. Raises as `unpack` does."""
+    request = Unpack(overlay_whiteouts=False, layer=False, ownership=os.geteuid() == 0)
+    async with worker(zygote, request, (source, directory)) as stream:
+        await _result(stream, None, "unpack the archive")
 
 
 async def decompress(

@@ -378,7 +378,7 @@ class RealLaunch:
     def wanted(self, paths, container, *of):
         return Launch(container.id, paths.run_dir(container.id), paths.root(container.id), ())
 
-    async def launch(self, *of):
+    async def launch(self, *of, **more):
         monitor = FakeMonitor(self.h.container.run)
         monitor.refuse_attach, monitor.start_error = self.attach_error, self.start_error
         if self.hang:

@@ -24,7 +24,10 @@ from orlop_sdk.errors import DriverError, Unavailable
 __all__ = ["SCHEMA_VERSION", "TABLES", "Examined", "examine", "is_full", "lock_root", "open_database", "translate"]
 
 SCHEMA_VERSION = 1
-TABLES = ("containers", "images", "networks", "volumes", "execs", "events", "intents", "meta")
+TABLES = ("containers", "images", "networks", "volumes", "execs", "events", "intents", "meta", "builds")
+
+_ADDED = frozenset({"builds"})
+"""Tables that files of older versions lack until the next start."""
 
 _log = logging.getLogger("orlop.store")
 # SQLite's errors that are caused by the machine or another process, not by damage to the file
@@ -291,7 +294,10 @@ def examine(path: str) -> Examined:
             connection.execute("BEGIN")
             damage.update((line, None) for (line,) in connection.execute("PRAGMA integrity_check(20)") if line != "ok")
             schema += [text for (text,) in connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")]
+            present = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             for table in TABLES:
+                if table in _ADDED and table not in present:
+                    continue  # an older version has written the file
                 rows[table].update(connection.execute(f"SELECT key, value FROM {table}"))
             quarantined += connection.execute("SELECT source, key, reason FROM quarantine ORDER BY time")
     except sqlite3.Error as error:

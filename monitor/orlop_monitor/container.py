@@ -8,9 +8,10 @@ delay the last step, but the exit code is available before.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from orlop_monitor import commands, orphans, records
 from orlop_sdk import cgroups
@@ -22,6 +23,7 @@ from .loop import Loop
 from .oom import OomWatch
 from .protocol import Attach, Exited, ExitRecord, Failed, InitRecord, Launch, Oom, Start, Started
 from .streams import Attachment, Input, Output
+from .stubs import Stubs
 from .task import Stdio, Task, failure
 
 __all__ = ["Container"]
@@ -33,20 +35,25 @@ class Container:
     """`announce(event)` sends an event to subscribers. `on_dead` is called when the exit is recorded, before it is
     announced; `on_gone` when nothing is left to do."""
 
-    def __init__(self, loop: Loop, launch: Launch, announce: Callable[[Exited | Oom], object]) -> None:
+    def __init__(
+        self, loop: Loop, launch: Launch, announce: Callable[[Exited | Oom], object], outputs: Sequence[int] = ()
+    ) -> None:
+        """`outputs`: see `Launch`."""
         self._loop = loop
         self._launch = launch
         self._announce = announce
         self._log: LogSink | None = None
         self._input = Input(loop, launch.terminal)
         self._output = Output(loop, self._write_log if launch.log else None)
-        self._stdio = Stdio(loop, self._input, self._output, launch.terminal, (launch.stdin, True, True))
+        self._stdio = Stdio(loop, self._input, self._output, launch.terminal, (launch.stdin, True, True), outputs)
+        self._stubs = Stubs(launch.root, launch.stubs) if launch.stubs else None
         self._task: Task | None = None
         self._start: Start | None = None
         self._oom = OomWatch(loop, "", lambda: None)
         self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         self.phase = "launched"
         self.exited: Exited | None = None
+        self._doomed = False
         self.on_dead: Callable[[], None] = lambda: None
         self.on_gone: Callable[[], None] = lambda: None
 
@@ -62,6 +69,20 @@ class Container:
     @property
     def started(self) -> bool:
         return self._start is not None
+
+    @property
+    def bound(self) -> bool:
+        """Whether it ends with the monitor's first connection."""
+        return self._launch.bound
+
+    def kill(self) -> None:
+        """Kill the container's init, and with it all of its processes; if it is being started, as soon as it runs."""
+        self._doomed = True
+        if self.task:
+            try:
+                self.task.signal(signal.SIGKILL)
+            except ProcessLookupError:
+                pass
 
     def attachment(self, request: Attach) -> Callable[..., Attachment]:
         """A function that attaches a channel to the streams. May be called before the start."""
@@ -106,6 +127,8 @@ class Container:
         records.write(self._launch.run_dir, InitRecord(started.pid, started.start_time, started.time_ns, found))
         self._oom = OomWatch(self._loop, cgroups.oom_file(found), self._out_of_memory)
         connection.reply(serial, started)
+        if self._doomed:
+            self.kill()
 
     def _out_of_memory(self) -> None:
         self._announce(Oom(time.time_ns()))
@@ -118,6 +141,8 @@ class Container:
         self._output.finish_attachments()
         if self._log:
             self._log.close()
+        if self._stubs:
+            self._stubs.remove()
         start = self._start
 
         def deleted(status: int) -> None:
@@ -151,6 +176,8 @@ class Container:
         oom = self._oom.happened
         records.write(self._launch.run_dir, ExitRecord(code, time_ns, oom))
         self.exited = Exited(code, time_ns, oom)
+        if self._stubs:
+            self._stubs.remove()
         self.on_dead()
         self._announce(self.exited)
         self._output.finish_attachments()

@@ -1,11 +1,12 @@
 """The monitor: one process for one container. It is forked by the zygote and receives requests over its first connection.
 
 It exits when its container has ended and is deleted. Until it has started a container, it exits when its first connection is
-closed.
+closed. A container that is bound to that connection (see `protocol.Launch`) is killed then.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -94,8 +95,12 @@ class Monitor:
 
     def _disconnected(self, connection: Connection) -> None:
         self._connections.discard(connection)
-        if connection is self._first and not (self._container and self._container.started):
+        if connection is not self._first:
+            return
+        if not (self._container and self._container.started):
             self._loop.stop()
+        elif self._container.bound:
+            self._container.kill()
 
     def _request(self, connection: Connection, request: Request) -> None:
         self._handlers[type(request.body)](connection, request.serial, request.body)
@@ -149,10 +154,13 @@ class Monitor:
         if self._container is not None:
             connection.reply(serial, Failed("launched already"))
             return
+        outputs = connection.take_fds(2 if request.outputs else 0)
         try:
+            if request.outputs and len(outputs) != 2:
+                raise OSError(errno.EBADF, f"two descriptors for its output, got {len(outputs)}")
             records.clear(request.run_dir)
             self._netns = self._build(request)
-            self._container = container = Container(self._loop, request, self._announce)
+            self._container = container = Container(self._loop, request, self._announce, outputs)
             self._listener = Listener(self._loop, request.run_dir, self._accept)
             start_time = linux.process_start_time(os.getpid())
             records.write(request.run_dir, MonitorRecord(os.getpid(), start_time, request.id))

@@ -38,6 +38,7 @@ __all__ = [
     "Launch",
     "Log",
     "MonitorRecord",
+    "MountPoint",
     "Oom",
     "Reply",
     "Request",
@@ -81,6 +82,13 @@ class Tree(msgspec.Struct, frozen=True):
     path: str = ""
 
 
+class MountPoint(msgspec.Struct, frozen=True):
+    """A mount point in the container's root. It is a file if `source`, the path of what is mounted there, is one."""
+
+    path: str
+    source: str = ""
+
+
 class Launch(msgspec.Struct, frozen=True, tag=True):
     """The first request, sent once: build the sandbox. `mounts` are made at `root` in order, in the monitor's mount
     namespace. `network` is "new", "" for the host's network, or a path below /proc of a namespace to join. `detach` are
@@ -101,6 +109,13 @@ class Launch(msgspec.Struct, frozen=True, tag=True):
     stage: str = ""
     """The directory for `trees`, below a mount that does not propagate; "" when there are none."""
     trees: tuple[Tree, ...] = ()
+    outputs: bool = False
+    """The container writes to the two descriptors that come with this request, for standard output and standard error,
+    instead of to the monitor. Nothing is logged then, and an attachment gets no output."""
+    bound: bool = False
+    """The container ends with the first connection: it is killed when that is closed."""
+    stubs: tuple[MountPoint, ...] = ()
+    """Mount points that shall not remain in the root (see `stubs`)."""
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):

@@ -10,7 +10,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from orlop_monitor import commands, orphans
 from orlop_sdk import linux, smallfiles
@@ -43,9 +43,18 @@ def _tail(path: str) -> bytes:
 
 class Stdio:
     """The descriptors between a process and the monitor: pipes for the wanted streams and /dev/null for the others, or a
-    terminal. Owns the process's ends until `close_theirs`, and the monitor's ends until they are taken."""
+    terminal. Owns the process's ends until `close_theirs`, and the monitor's ends until they are taken. `given` are the
+    process's ends for standard output and standard error, if the monitor has no part in these."""
 
-    def __init__(self, loop: Loop, input_: Input, output: Output, terminal: bool, wanted: tuple[bool, bool, bool]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        input_: Input,
+        output: Output,
+        terminal: bool,
+        wanted: tuple[bool, bool, bool],
+        given: Sequence[int] = (),
+    ) -> None:
         self._loop = loop
         self._input = input_
         self._output = output
@@ -58,18 +67,21 @@ class Stdio:
         if terminal:
             return
         try:
-            self._open(wanted)
+            self._open(wanted, given)
         except OSError:
             self.close_theirs()
             self.close()
             raise
 
-    def _open(self, wanted: tuple[bool, bool, bool]) -> None:
+    def _open(self, wanted: tuple[bool, bool, bool], given: Sequence[int]) -> None:
         if wanted[0]:
             self._theirs[0], ours = os.pipe()
             self._input.open(ours)
         else:
             self._input.close()
+        if given:
+            self._theirs[1:] = given
+            return
         for number, stream in ((1, "stdout"), (2, "stderr")):
             if wanted[number]:
                 self._ours[stream], self._theirs[number] = os.pipe()

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from orlop_engine.config import defaults
-from orlop_engine.images.layers import chain_of_init_layer
+from orlop_engine.images.layers import BUILD, below_init_layer
 from orlop_sdk import Drift
 from orlop_sdk.findings import ERROR, INFO, WARNING, Finding, Remedy
 
@@ -66,7 +66,8 @@ def _snapshots(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
     if storage.keys is None:
         yield Finding(severity=ERROR, area="storage", object=f"storage driver {storage.name}", text=storage.failure)
         return
-    wanted = {layer.chain_id for image in rows_read.images.values() for layer in image.layers}
+    wanted = {layer.key for image in rows_read.images.values() for layer in image.layers}
+    wanted |= {layer.key for base in rows_read.bases.values() for layer in base.layers}
     held = {chain for resume in rows_read.resumes.values() for chain in resume.chains}
     for key in sorted(storage.keys):
         if _CONTAINER_ID.fullmatch(key):
@@ -80,7 +81,12 @@ def _snapshots(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
                     id=key,
                     remedy=Remedy("discard-container", key) if _swept(facts, rows_read) else None,
                 )
-        elif not _needed(key, wanted | held | rows_read.containers.keys()) and not _held_by_container(rows_read):
+        elif key.startswith(BUILD):
+            if key not in rows_read.builds and key not in wanted:
+                yield _no_build(facts, rows_read, key)
+        elif not _needed(
+            key, wanted | held | rows_read.builds.keys() | rows_read.containers.keys()
+        ) and not _held_by_container(rows_read):
             yield _unused(facts, rows_read, f"snapshot {key[:19]}", "is a layer that no image uses", "storage")
     for record in rows_read.containers.values():
         if record.id not in storage.keys and record.storage_driver == storage.name:
@@ -93,18 +99,36 @@ def _snapshots(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
             )
     for image in rows_read.images.values():
         for layer in image.layers:
-            if layer.chain_id not in storage.keys:
+            if layer.key not in storage.keys:
                 yield Finding(
                     severity=ERROR,
                     area="images",
                     object=f"image {image.id[:19]}",
-                    text=f"its layer {layer.chain_id[:19]} is not in storage: pull or load it again",
+                    text=f"its layer {layer.chain_id[:19]} is not in storage: pull, load or build it again",
                 )
+    for key in rows_read.builds.keys() - storage.keys:
+        yield Finding(
+            severity=_swept(facts, rows_read) or WARNING,
+            area="storage",
+            object=f"snapshot {key}",
+            text="of the build cache is not in storage: the next start forgets it",
+            id=key,
+        )
+
+
+def _no_build(facts: Facts, rows_read: Rows, key: str) -> Finding:
+    return Finding(
+        severity=_swept(facts, rows_read) or WARNING,
+        area="storage",
+        object=f"snapshot {key}",
+        text="belongs to no build: the next start removes it",
+        id=key,
+    )
 
 
 def _needed(key: str, owners: set[str]) -> bool:
     """`owners`: chain IDs of layers, and IDs of containers, which may have an init layer of their own."""
-    below = chain_of_init_layer(key)
+    below = below_init_layer(key)
     return key in owners or below == "" or below in owners
 
 

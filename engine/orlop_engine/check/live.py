@@ -28,11 +28,20 @@ def in_progress(engine: Engine, finding: Finding) -> bool:
         return True
     if finding.remedy is not None and finding.remedy.step == "kill":
         pid = int(finding.remedy.subject.partition(" ")[0])
-        return any(item.run and item.run.monitor and item.run.monitor.pid == pid for item in index)
+        items = [*index, *(engine.building.steps.running.values() if "building" in vars(engine) else ())]
+        return any(item.run and item.run.monitor and item.run.monitor.pid == pid for item in items)
+    if "building" in vars(engine) and _building(engine, about):
+        return True
     item = index.by_id.get(about) or index.by_run_name(about)
     if item is not None:
         return _changing(engine, item)
     return any(key.startswith(about) for key in index.names.values() if key not in index)  # the container is being created
+
+
+def _building(engine: Engine, about: str) -> bool:
+    """Whether a build explains it: a snapshot that it works on, or what a running step has."""
+    building = engine.building
+    return building.is_active(about) or any(key.startswith(about) for key in building.steps.running)
 
 
 def _changing(engine: Engine, item: Container) -> bool:

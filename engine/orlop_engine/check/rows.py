@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
+from orlop_engine.building.records import BASE, BaseRecord, SnapshotRecord, decode_base, decode_snapshot
 from orlop_engine.containers.record import ContainerRecord
 from orlop_engine.containers.record import decode as decode_container
 from orlop_engine.images.records import ImageRecord, NameRecord, ResumeRecord, decode_name
@@ -40,6 +41,8 @@ class Rows:
     resumes: dict[str, ResumeRecord] = field(default_factory=dict)
     networks: dict[str, NetworkRecord] = field(default_factory=dict)
     volumes: dict[str, VolumeRecord] = field(default_factory=dict)
+    builds: dict[str, SnapshotRecord] = field(default_factory=dict)
+    bases: dict[str, BaseRecord] = field(default_factory=dict)
     quarantined: frozenset[str] = frozenset()
     images_incomplete: bool = False
     rows_incomplete: bool = False
@@ -67,6 +70,8 @@ def read(database: Examined) -> tuple[Rows, list[Finding]]:
     refs = {key: value for key, value in rows["images"].items() if key.startswith(_REF)}
     resumes = {key: value for key, value in rows["images"].items() if key.startswith(_RESUME)}
     images = {key: value for key, value in rows["images"].items() if key not in refs and key not in resumes}
+    builds = rows["builds"]
+    bases = {key: value for key, value in builds.items() if key.startswith(BASE)}
     rows_read = Rows(
         containers=decoded("containers", decode_container, rows["containers"]),
         images=decoded("images", _image, images),
@@ -74,6 +79,8 @@ def read(database: Examined) -> tuple[Rows, list[Finding]]:
         resumes=decoded("images", _resume, resumes),
         networks=decoded("networks", decode_network, rows["networks"]),
         volumes=decoded("volumes", decode_volume, rows["volumes"]),
+        builds=decoded("builds", decode_snapshot, {key: value for key, value in builds.items() if key not in bases}),
+        bases=decoded("builds", decode_base, bases),
         quarantined=frozenset(key for table, key, _ in database.quarantined if table == "containers"),
     )
     rows_read.rows_incomplete = bool(database.damage or database.damaged_files)

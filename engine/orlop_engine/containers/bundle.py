@@ -7,6 +7,7 @@ host); `engine.spec` builds the document.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -54,10 +55,13 @@ async def write(
     linked = links.environment(ports.index, ports.networks, record)
     init = _init_binary(ports.config, record.host_config)
     args = ["/sbin/docker-init", "--", *record.args] if init else record.args
+    process = process_input(ports.config, record, identity, args, bounding, linked)
+    if container.unlisted:  # the environment is complete, but for HOME
+        process = replace(process, env=environment.with_home(record.config.env or (), identity.home))
     spec = build.build(
         build.SpecInput(
             root=ports.paths.root(record.id),
-            process=process_input(ports.config, record, identity, args, bounding, linked),
+            process=process,
             host_config=record.host_config,
             hostname=record.config.hostname,
             domainname=record.config.domainname,

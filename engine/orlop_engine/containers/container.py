@@ -21,11 +21,12 @@ from orlop_engine.locks import StateLock
 from orlop_engine.processes import runs
 from orlop_engine.processes.monitor_client import MonitorClient
 from orlop_monitor.protocol import Attach, Exited, Launch
+from orlop_sdk import Mount
 
 from .health import Health
 from .record import ContainerRecord
 
-__all__ = ["AttachWaiter", "Container", "Joined", "PreparedSandbox", "Run"]
+__all__ = ["AttachWaiter", "Container", "Joined", "PreparedSandbox", "Run", "TreeMount", "Unlisted"]
 
 _BOOT_START = 30.0  # seconds
 
@@ -97,8 +98,28 @@ class PreparedSandbox:
         self.over = trio.Event()
 
 
+class TreeMount(msgspec.Struct, frozen=True):
+    """A tree that the monitor mounts at `target` of the container: `mounts`, or the part of them at `subpath`."""
+
+    target: str
+    mounts: tuple[Mount, ...]
+    subpath: str = ""
+    readonly: bool = False
+
+
+class Unlisted(msgspec.Struct, frozen=True):
+    """A container that is not the API's, such as a step of a build. It has no row and is in no index, so that no list shows
+    it; it publishes no events, is not restarted, and ends with the daemon. Its root is a snapshot that belongs to someone
+    else and may become a layer. `outputs` are the descriptors of its standard output and standard error."""
+
+    snapshot: str
+    outputs: tuple[int, int]
+    trees: tuple[TreeMount, ...] = ()
+
+
 class Container:
-    def __init__(self, record: ContainerRecord) -> None:
+    def __init__(self, record: ContainerRecord, unlisted: Unlisted | None = None) -> None:
+        self.unlisted = unlisted
         self.record = record
         """Never changed in place, but replaced as a whole (see `Rows.change` and `publish`): so a reader that keeps it sees
         one state of it. After an await it may have been replaced."""

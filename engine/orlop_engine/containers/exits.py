@@ -1,7 +1,7 @@
 """Account for the end of a run: release the network, commit the row, publish events, wake waiters, and decide what follows.
 
 One task for each run waits for the monitor's `Exited`, or for the monitor's end without one (then the exit code is read
-from `exit.json`, or is 255 without it). No other code accounts for an exit.
+from `exit.json`, or is 255 without it). No other code accounts for an exit of a container that has a row.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .container import Container, Run
 from .ports import DaemonState, Ports
 from .rows import Rows
 
-__all__ = ["UNKNOWN_EXIT", "Then", "watch"]
+__all__ = ["UNKNOWN_EXIT", "Then", "outcome", "watch"]
 
 log = logging.getLogger("orlop.containers")
 
@@ -43,18 +43,23 @@ class Then(Enum):
 
 async def watch(ports: Ports, container: Container, run: Run) -> Then:
     """Wait for the end of a run, and account for it. Returns what the caller must do then."""
+    exited = await outcome(ports, container, run)
+    await run.settled.wait()
+    return await account(ports, container, run, exited) if container.run is run else Then.NOTHING
+
+
+async def outcome(ports: Ports, container: Container, run: Run) -> Exited:
+    """Wait for the end of a run. When its monitor died, remove what the runtime has left of it, too."""
     assert run.monitor is not None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_told, run, nursery.cancel_scope)
         await run.monitor.ended()
         nursery.cancel_scope.cancel()
     if run.exited.is_set():
-        exited = await run.exited.get()
-    else:
-        exited = await _found(run)
-        await runtime.clean(ports, container)
-    await run.settled.wait()
-    return await account(ports, container, run, exited) if container.run is run else Then.NOTHING
+        return await run.exited.get()
+    exited = await _found(run)
+    await runtime.clean(ports, container)
+    return exited
 
 
 async def _told(run: Run, scope: trio.CancelScope) -> None:

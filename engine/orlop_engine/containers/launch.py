@@ -27,7 +27,7 @@ from orlop_engine.processes.monitor_client import MonitorClient, StartFailed
 from orlop_engine.terminals import rows_and_columns
 from orlop_engine.types.containers import HostConfig
 from orlop_kernel.process import describe_timeout
-from orlop_monitor.protocol import Launch, Log, Start, Started
+from orlop_monitor.protocol import Launch, Log, MountPoint, Start, Started
 from orlop_sdk import Command, DeadlineExceeded, InvalidParameter, OrlopError, Outcome, Runtime
 
 from . import apparmor_profile, bundle, checkpoints, links, mount_plan, netfiles, prepared_sandbox
@@ -169,7 +169,17 @@ def _wanted(
         log=log,
         stage=paths.stage(record.id) if plan.trees else "",
         trees=plan.trees,
+        outputs=container.unlisted is not None,
+        bound=container.unlisted is not None,
+        stubs=_mount_points(plan) if container.unlisted else (),
     )
+
+
+def _mount_points(plan: mount_plan.MountPlan) -> tuple[MountPoint, ...]:
+    """All mount points in the root, except those below other default mounts."""
+    files = [MountPoint(target, "/dev/null") for target in netfiles.targets()]
+    own = [MountPoint(str(item["destination"]), str(item["source"]) if item["type"] == "bind" else "") for item in plan.oci]
+    return (*(MountPoint(path) for path in ("/proc", "/dev", "/sys")), *files, *own)
 
 
 async def _start(ports: Ports, container: Container, runtime: Runtime, monitor: MonitorClient, command: Command) -> Started:

@@ -20,4 +20,5 @@ def on_event(ports: Ports, container: Container, run: Run, event: Event) -> None
         run.oom_told = True
         with container.publish() as draft:  # committed with the exit, if it follows
             draft.state = draft.state.after_oom()
-        ports.events.publish(container, "oom")
+        if container.unlisted is None:
+            ports.events.publish(container, "oom")

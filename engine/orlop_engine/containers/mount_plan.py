@@ -58,6 +58,11 @@ async def mounted(ports: Ports, container: Container, runtime: Runtime) -> Mount
             await volumes.patiently(partial(_check_propagation, mount))
         deep = not mount.rw and await _can_be_deep(ports.programs, runtime, mount)
         oci += mount_spec.oci(mount, sources, deep=deep)
+    for number, tree in enumerate(container.unlisted.trees if container.unlisted else ()):
+        name = f"tree{number}"
+        more.append(Tree(name, tree.mounts, tree.subpath))
+        record_ = MountRecord("bind", tree.target, f"{ports.paths.stage(record.id)}/{name}", rw=not tree.readonly)
+        oci += mount_spec.oci(record_)
     return MountPlan(oci, (*trees, *more), shm)
 
 
@@ -69,7 +74,7 @@ async def _sources(ports: Ports, mount: MountRecord) -> tuple[Mount, ...]:
     image = ports.images.get(mount.name)
     if image is None:
         raise NotFound(f"No such image: {mount.source}")
-    return tuple(await ports.storage.mounts(image.chain_id, readonly=True))
+    return tuple(await ports.storage.mounts(image.snapshot, readonly=True))
 
 
 def _shared_memory(ports: Ports, record: ContainerRecord) -> tuple[tuple[Tree, ...], str]:

@@ -14,6 +14,7 @@ from orlop_sdk import DriverError
 
 from . import links
 from .container import Container
+from .paths import ContainerPaths
 from .ports import Ports
 from .services import Networks
 
@@ -38,7 +39,7 @@ def write(ports: Ports, container: Container, network: str) -> dict[str, str]:
     """Write the files for a start, and return the binds (destination: source). A container that shares another's network
     gets the files of that one. Raises `DriverError` when host-gateway has no address."""
     record = container.record
-    directory = ports.paths.directory(record.id)
+    directory = _directory(ports.paths, container)
     if network not in ("", "new"):
         directory = ports.paths.directory(ports.index.get(record.host_config.network_mode.removeprefix("container:")).id)
     else:
@@ -49,6 +50,17 @@ def write(ports: Ports, container: Container, network: str) -> dict[str, str]:
                 file.write(text.encode())
             os.chmod(path, 0o644)
     return {f"/etc/{name}": f"{directory}/{name}" for name in NAMES}
+
+
+def targets() -> tuple[str, ...]:
+    """The paths in the container where the files are mounted."""
+    return tuple(f"/etc/{name}" for name in NAMES)
+
+
+def _directory(paths: ContainerPaths, container: Container) -> str:
+    """Unlisted containers have no directory of their own, and change nothing of what they find there between two runs."""
+    ident = container.record.id
+    return paths.run_dir(ident) if container.unlisted else paths.directory(ident)
 
 
 def refresh(ports: Ports, container: Container, before: Sandbox | None) -> None:

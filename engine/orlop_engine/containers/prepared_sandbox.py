@@ -34,9 +34,14 @@ async def fork(ports: Ports, container: Container, wanted: Launch, runtime: Runt
     for mount_point in (wanted.root, wanted.stage):
         if mount_point:
             os.makedirs(mount_point, mode=0o700, exist_ok=True)
-    throwaway = container.record.host_config.auto_remove  # removed at exit, so its root need not be synced to disk
-    mounts = (*await ports.storage.mounts(wanted.id, volatile=throwaway), *runtime.monitor_mounts())
-    monitor, _ = await MonitorClient.launch(ports.zygote, replace(wanted, mounts=mounts), ports.background.nursery)
+    unlisted = container.unlisted
+    # A root that is removed at exit need not be synced to disk, and a commit syncs the root of a step
+    volatile = container.record.host_config.auto_remove or unlisted is not None
+    key = unlisted.snapshot if unlisted else wanted.id
+    mounts = (*await ports.storage.mounts(key, volatile=volatile), *runtime.monitor_mounts())
+    wanted = replace(wanted, mounts=mounts)
+    outputs = unlisted.outputs if unlisted else ()
+    monitor, _ = await MonitorClient.launch(ports.zygote, wanted, ports.background.nursery, fds=outputs)
     return monitor
 
 

@@ -24,28 +24,28 @@ __all__ = ["prepare"]
 async def prepare(ports: Ports, record: ContainerRecord, image: Image) -> None:
     """Create the writable snapshot. Also used at boot, for a snapshot that was lost in a power failure."""
     storage, options = ports.storage, record.host_config.storage_opt or None
-    below = init_layer(image.chain_id)
+    below = init_layer(image.snapshot)
     try:
         await storage.prepare(record.id, below, options=options)
     except NotFound:
-        await _make_init_layer(ports, record, image.chain_id)
+        await _make_init_layer(ports, record, image.snapshot)
         await storage.prepare(record.id, below, options=options)
 
 
-async def _make_init_layer(ports: Ports, record: ContainerRecord, chain_id: str) -> None:
+async def _make_init_layer(ports: Ports, record: ContainerRecord, layer: str) -> None:
     """Create the init layer. When several tasks create the same layer, the first one committed is kept."""
     from orlop_engine.unpacking import make_init_layer  # no start of the daemon needs it
 
     storage, key = ports.storage, temporary_key()
     mountpoint = ports.paths.root(record.id)
-    await storage.prepare(key, chain_id or None)
+    await storage.prepare(key, layer or None)
     try:
         os.makedirs(mountpoint, mode=0o700, exist_ok=True)
         try:
             await make_init_layer(ports.zygote, await storage.mounts(key), mountpoint)
         finally:
             os.rmdir(mountpoint)
-        await storage.commit(key, init_layer(chain_id))
+        await storage.commit(key, init_layer(layer))
     finally:
         with trio.move_on_after(30, shield=True):
             await storage.remove(key)

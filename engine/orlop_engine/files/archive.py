@@ -6,20 +6,20 @@ import errno
 import fcntl
 import os
 import posixpath
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 
 import trio
 
 from orlop_engine.containers.container import Container
 from orlop_engine.containers.ports import Ports
-from orlop_engine.unpacking import AnswerReader, WorkerRefused, feed, refusal, worker
+from orlop_engine.unpacking import AnswerReader, Spawner, WorkerRefused, feed, refusal, worker
 from orlop_monitor.unpack.request import Answer, Done, ExtractInto, Failed, Found, Pack, StatPath, View
 from orlop_sdk import DriverError, InvalidParameter, NotFound
 
 from . import views
 
-__all__ = ["TarStream", "look", "pack", "place", "stream"]
+__all__ = ["TarStream", "look", "pack", "packed", "place", "stream"]
 
 _PIPE = 1 << 20
 _SILENCE = 60.0  # seconds of silence from a client that keeps a stopped container locked
@@ -96,16 +96,21 @@ async def stream(
     it is the root alone. `changes` is the descriptor of a layer's list of changes."""
     async with AsyncExitStack() as resources:
         seen = await resources.enter_async_context(views.opened(ports, container, mounts=bool(request(View("")).path)))
-        reading, writing = os.pipe2(os.O_CLOEXEC)
-        try:
-            with suppress(OSError):
-                fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE)
-            pipe = await resources.enter_async_context(trio.lowlevel.FdStream(reading))
-            fds = (*seen.fds, *((changes,) if changes >= 0 else ()), writing)
-            channel = await resources.enter_async_context(worker(ports.zygote, request(seen.view), fds))
-        finally:
-            os.close(writing)
-        return TarStream(resources.pop_all(), pipe, AnswerReader(channel), what)
+        fds = (*seen.fds, *((changes,) if changes >= 0 else ()))
+        return await packed(ports.zygote, request(seen.view), fds, what, resources)
+
+
+async def packed(zygote: Spawner, request: Pack, fds: Sequence[int], what: str, resources: AsyncExitStack) -> TarStream:
+    """Start a worker that packs. The stream takes over what is in `resources`."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    try:
+        with suppress(OSError):
+            fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE)
+        pipe = await resources.enter_async_context(trio.lowlevel.FdStream(reading))
+        channel = await resources.enter_async_context(worker(zygote, request, (*fds, writing)))
+    finally:
+        os.close(writing)
+    return TarStream(resources.pop_all(), pipe, AnswerReader(channel), what)
 
 
 async def pack(ports: Ports, container: Container, path: str) -> tuple[Found, TarStream]:

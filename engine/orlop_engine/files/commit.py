@@ -30,7 +30,7 @@ from orlop_sdk.storage import ChangeKind
 
 from . import archive
 
-__all__ = ["Committer", "commit", "export"]
+__all__ = ["Committer", "commit", "export", "listed_changes"]
 
 log = logging.getLogger("orlop.files")
 
@@ -108,7 +108,7 @@ async def commit(
         policy=policy,
     )
     async with _still(ports, container, pause), AsyncExitStack() as stack:
-        listed = _listed(await ports.storage.changes(container.id))
+        listed = listed_changes(await ports.storage.changes(container.id))
         stack.callback(os.close, listed)
         packing = partial(Pack, layer=True, sparse=False)
         what = f"commit container {container.name}"
@@ -147,7 +147,7 @@ async def _resume(ports: Ports, container: Container) -> None:
         log.error("container %s is still frozen: it did not thaw in %g s", container.name, _THAW)
 
 
-def _listed(changes: Sequence[Change]) -> int:
+def listed_changes(changes: Sequence[Change]) -> int:
     """Write the changes to an anonymous memory file for the worker."""
     fd = os.memfd_create("changes", os.MFD_CLOEXEC)
     with open(fd, "wb", closefd=False) as file:

@@ -86,7 +86,7 @@ async def _binds(ports: Ports, container: Container) -> tuple[Bind, ...]:
             # A volume that its driver mounts in the container's namespace is not reachable here.
             sources = [mount.source for mount in await ports.volumes.mounts(record.name) if mount.type == "bind"]
         elif record.type == "image" and (image := ports.images.get(record.name)) is not None:
-            layers = tuple(await ports.storage.mounts(image.chain_id, readonly=True))
+            layers = tuple(await ports.storage.mounts(image.snapshot, readonly=True))
             found.append(Bind("", record.destination, True, record.subpath, layers))
         found += [Bind(source, record.destination, not record.rw, record.subpath) for source in sources]
     directory = ports.paths.directory(container.id)

@@ -134,6 +134,15 @@ async def open_archive(image_store: ImageStore, request: SaveRequest, saved: Cal
     archive."""
     selected = await _select(image_store.catalog, request.names, request)
     _check(selected, request)
+    return await _opened(image_store, selected, saved)
+
+
+async def open_archive_of(image_store: ImageStore, image_id: str, tags: Sequence[Reference]) -> ImageArchive:
+    """An archive of one image, in which it has these names, whatever names it has here."""
+    return await _opened(image_store, [_Selected([_by_id(image_store.catalog, image_id)], "", list(tags))], lambda _: None)
+
+
+async def _opened(image_store: ImageStore, selected: Sequence[_Selected], saved: Callable[[Image], None]) -> ImageArchive:
     async with AsyncExitStack() as resources:
         lease = resources.enter_context(image_store.leases.hold())
         await _hold(image_store, [image for each in selected for image in each.images], lease)

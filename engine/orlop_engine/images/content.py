@@ -17,7 +17,8 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 
 import trio
 
@@ -148,6 +149,10 @@ class Ingest:
             self.abandon()
 
 
+def _no_builder(snapshot: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+    raise DriverError(f"cannot pack snapshot {snapshot}: no row says what it is")
+
+
 class ContentStore:
     """Blobs by digest. Methods that are not async only touch directory entries and take microseconds."""
 
@@ -156,6 +161,8 @@ class ContentStore:
         self.space = DiskSpace(root)
         self.blobs = os.path.join(root, "blobs", "sha256")
         self.partial = os.path.join(root, "ingest")
+        self.packed: Callable[[str], AbstractAsyncContextManager[AsyncIterator[bytes]]] = _no_builder
+        """The tar of a layer that was built here, by its storage key; set by `building`."""
 
     def prepare(self) -> None:
         """Create the layout, and remove unnamed content that a crash left. Call once, at boot."""

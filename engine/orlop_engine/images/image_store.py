@@ -125,13 +125,13 @@ class ImageStore:
             self.content.remove(record.id)  # otherwise a pull would take it for valid
             raise
         document = documents.parse(raw, layers=len(record.layers))
-        missing = [layer.chain_id for layer in record.layers if layer.chain_id not in stored]
+        missing = [layer.key for layer in record.layers if layer.key not in stored]
         if missing:
             raise OrlopError(f"cannot use image {key}: its layer {missing[0]} is not in storage")
         self.catalog.put(record, document, raw)
         parent = ""
         for layer in record.layers:
-            self.layers.built[layer.chain_id] = Built(layer.diff_id, parent, layer.size)
+            self.layers.built[layer.chain_id] = Built(layer.diff_id, parent, layer.size, layer.snapshot)
             parent = layer.chain_id
 
     def _load_name(self, key: str, value: bytes) -> None:
@@ -165,9 +165,7 @@ class ImageStore:
 
     def complete(self, layers: Iterable[Layer]) -> bool:
         """Whether each layer can be sent elsewhere: the content store has its blob, or the tar can be made of its files."""
-        return all(
-            self.content.has(layer.blob) if layer.blob else is_known(self.content, layer.chain_id) for layer in layers
-        )
+        return all(self.content.has(layer.blob) if layer.blob else is_known(self.content, layer) for layer in layers)
 
     async def with_blobs(self, image: Image, lease: Lease) -> Image:
         """The image after each of its layers has a blob. Those that were known only unpacked get one: their tar, which the
@@ -208,10 +206,23 @@ class ImageStore:
             await documents.read(raw)
         except DriverError as error:
             raise InvalidParameter(f"cannot make the image: {error}") from error
+        return await self.make_of(raw, document, layers, [name] if name else [], lease, parent, policy)
+
+    async def make_of(
+        self,
+        raw: bytes,
+        document: ImageDocument,
+        layers: Sequence[Layer],
+        names: Sequence[Reference],
+        lease: Lease,
+        parent: str = "",
+        policy: ImagePolicy = UNRESTRICTED,
+    ) -> Image:
+        """The same of a configuration that is encoded already. `document` is what `raw` says."""
         record = ImageRecord(documents.digest(raw), tuple(layers), parent=parent)
         await self.hold(lease, blob=record.id)
         await self.content.put(raw)
-        return await self.add(record, document, raw, [name] if name else [], policy=policy)
+        return await self.add(record, document, raw, names, policy=policy)
 
     async def add(
         self,

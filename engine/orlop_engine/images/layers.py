@@ -1,7 +1,8 @@
 """The layers of images in the storage driver: unpacks each chain once, tracks what exists, removes what is not needed.
 
-A layer's storage key is its chain ID. While it is unpacked it is an active snapshot `extract-<random>`; boot removes those
-that a crash left. Add a layer to a lease (`leases`) before asking for it.
+A layer's storage key is its chain ID, or for a layer that was built here, the key of the builder's snapshot. While it is
+unpacked it is an active snapshot `extract-<random>`; boot removes those that a crash left. Add a layer to a lease (`leases`)
+before asking for it.
 
 A layer that containers were created from has an init layer on top (`engine.containers.rootfs`), which is removed with it.
 Init layers of adopted containers are removed with the container.
@@ -26,27 +27,29 @@ from .disk_space import least_unpacked
 from .progress import Report
 from .shared import SharedWork
 
-__all__ = ["Layers", "Unpack", "Unpacked", "chain_of_init_layer", "init_layer", "temporary_key"]
+__all__ = ["BUILD", "Built", "Layers", "Unpack", "Unpacked", "below_init_layer", "init_layer", "temporary_key"]
 
 log = logging.getLogger("orlop.images")
 
-_ACTIVE = "extract-"
+_ACTIVE = ("extract-", "build-new-")
+BUILD = "build-"
+"""The beginning of the keys of all snapshots of builders."""
 _INIT = "init-"
 
 
 def temporary_key() -> str:
     """A new key for a temporary snapshot, which the next boot removes."""
-    return _ACTIVE + secrets.token_hex(12)
+    return _ACTIVE[0] + secrets.token_hex(12)
 
 
-def init_layer(chain_id: str) -> str:
-    """The key of the init layer on an image's top layer; "" for an image without layers. A container that was adopted from a
-    dockerd has an init layer of its own, whose key is made from the container's ID in the same way."""
-    return _INIT + chain_id
+def init_layer(layer: str) -> str:
+    """The key of the init layer on an image's top layer, given by its key; "" for an image without layers. A container that
+    was adopted from a dockerd has an init layer of its own, whose key is made from the container's ID in the same way."""
+    return _INIT + layer
 
 
-def chain_of_init_layer(key: str) -> str | None:
-    """The chain ID below an init layer, or the container that owns it; None if `key` is not one of an init layer."""
+def below_init_layer(key: str) -> str | None:
+    """The key of the layer below an init layer, or the container that owns it; None if `key` is not one of an init layer."""
     return key.removeprefix(_INIT) if key.startswith(_INIT) else None
 
 
@@ -76,17 +79,22 @@ class Unpack(Protocol):
 
 
 class Built(msgspec.Struct, frozen=True):
-    """A committed layer. `parent` is "" for the lowest."""
+    """A committed layer. `parent` is the chain ID of the layer below, "" for the lowest. `snapshot`: see `records.Layer`."""
 
     diff_id: str
     parent: str
     size: int
+    snapshot: str = ""
 
 
 def _sandboxed() -> Unpack:
     from orlop_engine.unpacking import unpack  # no start of the daemon needs it
 
     return unpack
+
+
+async def _is_kept(key: str) -> bool:
+    return False
 
 
 class Layers:
@@ -97,30 +105,48 @@ class Layers:
         self, storage: Storage, content: ContentStore, zygote: Any, unpack: Unpack | None, nursery: trio.Nursery
     ) -> None:
         self.built: dict[str, Built] = {}
+        self.drop_built_here: Callable[[str], Awaitable[bool]] = _is_kept
+        """Removes the snapshot of a layer that was built here, unless the builder still needs it; returns whether it is
+        gone. `Conflict` as `Storage.remove`. Set by `building`."""
+        self.of_builds = False
+        """Whether the boot has found snapshots of builders."""
         self.guard = trio.Lock()
         self._storage, self._content = storage, content
         self._zygote, self._unpack = zygote, unpack
         self._shared: SharedWork[Built] = SharedWork(nursery)
 
     async def sweep(self) -> list[str]:
-        """At boot: remove temporary snapshots and orphaned init layers. Returns the chain IDs in the storage driver."""
+        """At boot: remove temporary snapshots and orphaned init layers. Returns the keys of layers in the storage driver,
+        with those of the builder's snapshots."""
         keys = set(await self._storage.keys())
         for key in keys:
-            below = chain_of_init_layer(key)
+            below = below_init_layer(key)
             if key.startswith(_ACTIVE) or (below and below not in keys):
                 try:
                     await self._storage.remove(key)
                 except OrlopError as error:
                     log.warning("cannot remove temporary snapshot until the next start: %s", error)
-        return [key for key in keys if key.startswith("sha256:")]
+        self.of_builds = any(key.startswith(BUILD) for key in keys)
+        return [key for key in keys if key.startswith(("sha256:", BUILD))]
+
+    def key(self, chain_id: str) -> str:
+        """The storage key of a layer; "" for no layer."""
+        built = self.built.get(chain_id)
+        return built.snapshot if built and built.snapshot else chain_id
 
     async def size(self, chain_id: str) -> int:
         """Bytes of file content in this layer alone: Docker's layer size."""
-        return (await self._storage.usage(chain_id)).size
+        return await self.measure(self.key(chain_id))
 
-    async def found(self, chain_ids: Iterable[str]) -> None:
-        """Add layers that the storage driver has but no row names."""
-        for chain_id in chain_ids:
+    async def measure(self, key: str) -> int:
+        """The same of a storage key."""
+        return (await self._storage.usage(key)).size
+
+    async def found(self, keys: Iterable[str]) -> None:
+        """Add layers that the storage driver has but no row names. The builder's snapshots have rows of their own."""
+        for chain_id in keys:
+            if chain_id.startswith(BUILD):
+                continue
             try:
                 size = await self.size(chain_id)
             except OrlopError as error:
@@ -164,7 +190,7 @@ class Layers:
         source = self._content.open(blob)
         try:
             await trio.to_thread.run_sync(self._check_space, blob, source)
-            await self._storage.prepare(key, parent or None)
+            await self._storage.prepare(key, self.key(parent) or None)
             unpacked = await self._write(key, source, diff_id, progress)
             if hold is not None:
                 await hold(chain_id or unpacked.diff_id)
@@ -204,9 +230,14 @@ class Layers:
         while waiting:
             blocked = []
             for chain_id in waiting:
+                key = self.key(chain_id)
                 try:
-                    await self._storage.remove(init_layer(chain_id))
-                    await self._storage.remove(chain_id)
+                    await self._storage.remove(init_layer(key))
+                    if key.startswith(BUILD) and not await self.drop_built_here(key):
+                        self.built.pop(chain_id, None)  # it is a snapshot of the build cache now, and nothing else
+                        continue
+                    if not key.startswith(BUILD):
+                        await self._storage.remove(key)
                 except Conflict:
                     blocked.append(chain_id)
                     continue

@@ -39,12 +39,20 @@ class Leases:
 
     @contextmanager
     def hold(self) -> Iterator[Lease]:
-        lease = Lease()
-        self._active.append(lease)
+        lease = self.add()
         try:
             yield lease
         finally:
-            self._active.remove(lease)
+            self.drop(lease)
+
+    def add(self) -> Lease:
+        """A lease that lasts until `drop`."""
+        lease = Lease()
+        self._active.append(lease)
+        return lease
+
+    def drop(self, lease: Lease) -> None:
+        self._active.remove(lease)
 
     def expired(self) -> list[str]:
         """Interrupted pulls that were not resumed in time."""

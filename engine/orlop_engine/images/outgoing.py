@@ -28,7 +28,16 @@ from .manifests import DOCKER_CONFIG, DOCKER_MANIFEST, OCI_CONFIG, OCI_MANIFEST,
 from .records import Image, Layer
 from .tar_split import open_tar
 
-__all__ = ["Outgoing", "compression_of", "describe", "describe_oci", "kept_as", "open_layer", "parse_kept"]
+__all__ = [
+    "Outgoing",
+    "compression_of",
+    "describe",
+    "describe_oci",
+    "kept_as",
+    "manifest_digest",
+    "open_layer",
+    "parse_kept",
+]
 
 _DOCKER_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 _OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
@@ -104,6 +113,12 @@ async def describe_oci(content: ContentStore, image: Image) -> Outgoing:
     brought compressed with bzip2 or xz have media types of the same pattern, because OCI defines none for them."""
     kept = await trio.to_thread.run_sync(_kept, content, image)
     return kept if kept is not None and kept.media_type == OCI_MANIFEST else await _made(content, image, oci=True)
+
+
+def manifest_digest(content: ContentStore, image: Image) -> str:
+    """The digest of the received manifest that describes this image; "" without one. Blocking."""
+    kept = _kept(content, image)
+    return kept.digest if kept else ""
 
 
 def _kept(content: ContentStore, image: Image) -> Outgoing | None:

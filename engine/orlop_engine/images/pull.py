@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -36,7 +36,7 @@ from .sources import Sources
 if TYPE_CHECKING:
     from .destinations import Refuse
 
-__all__ = ["PullRequest", "Puller"]
+__all__ = ["PullRequest", "Puller", "Resolved"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,13 @@ class PullRequest:
     credentials: Credentials = ANONYMOUS
     policy: ImagePolicy = UNRESTRICTED
     refuse: Refuse | None = None
+
+
+class Resolved(NamedTuple):
+    """An image at a registry: the digest of its manifest for one platform, and its configuration."""
+
+    digest: str
+    config: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +115,20 @@ class Puller:
             raise translate(error, reference) from error
         verdict = "Downloaded newer image for" if any(newer) else "Image is up to date for"
         report(message(f"Status: {verdict} {reference.familiar}"))
+
+    async def resolve(self, request: PullRequest) -> Resolved:
+        """What a reference means at its registry now, and the configuration. Downloads no layer, and keeps nothing."""
+        reference = request.reference.with_default_tag()
+        check_pull(self._connector.config.registry_rules, reference)
+        sources = await self._connector.sources(Access(reference, request.credentials, request.refuse))
+        try:
+            async with sources.borrowed():
+                first = await sources.manifest(reference.digest or reference.tag)
+                async with self._image_store.lease_for_new_image() as lease:
+                    plan = await self._plan(sources, request, reference, first, lease)
+        except RegistryError as error:
+            raise translate(error, reference) from error
+        return Resolved(documents.digest(plan.kept[-1]), plan.raw)
 
     async def _tag(self, sources: Sources, request: PullRequest, tag: str, report: Report) -> bool:
         reference = request.reference.with_tag(tag)

@@ -32,8 +32,9 @@ __all__ = [
 
 class Layer(msgspec.Struct, frozen=True):
     """One layer. `blob` is the compressed or plain tar in the content store whose content is `diff_id`; `size` is the total
-    size of the unpacked files in bytes. `blob` is "" for a layer that is known only unpacked, because it was adopted from a
-    dockerd, which keeps no blobs: then `media_type` is "" and `blob_size` 0."""
+    size of the unpacked files in bytes. `blob` is "" for a layer that is known only unpacked, because it was built here or
+    adopted from a dockerd, which keeps no blobs: then `media_type` is "" and `blob_size` 0. `snapshot` is the storage key of
+    a layer that was built here, "" for others: their key is the chain ID."""
 
     blob: str
     media_type: str
@@ -41,6 +42,12 @@ class Layer(msgspec.Struct, frozen=True):
     diff_id: str
     chain_id: str
     size: int
+    snapshot: str = ""
+
+    @property
+    def key(self) -> str:
+        """The key of its snapshot in the storage driver."""
+        return self.snapshot or self.chain_id
 
     @property
     def blobs(self) -> tuple[str, ...]:
@@ -112,7 +119,8 @@ class ImageUser(msgspec.Struct, frozen=True):
 @dataclass(frozen=True, slots=True)
 class Image:
     """An image as the engine sees it. `names` are its current names; `repo_tags` and `repo_digests` are the same in familiar
-    form, sorted. `chain_id` is the storage key of its top layer, "" for an image without layers."""
+    form, sorted. `chain_id` and `snapshot` are the chain ID and the storage key of its top layer, "" for an image without
+    layers."""
 
     record: ImageRecord
     document: ImageDocument
@@ -162,6 +170,10 @@ class Image:
     @property
     def chain_id(self) -> str:
         return self.record.layers[-1].chain_id if self.record.layers else ""
+
+    @property
+    def snapshot(self) -> str:
+        return self.record.layers[-1].key if self.record.layers else ""
 
     @property
     def os(self) -> str:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from .inspection import Distribution
     from .listing import Filters
     from .platforms import Platform
-    from .pull import PullRequest
+    from .pull import PullRequest, Resolved
     from .registry_auth import Credentials
     from .registry_hosts import Timeouts
     from .removal import Users
@@ -148,6 +148,11 @@ class Images:
         if "_transfers" in vars(self):
             self._transfers.reconfigure(config)
 
+    @property
+    def image_store(self) -> ImageStore:
+        """For the engine's own packages that make images."""
+        return self._image_store
+
     # --- reads ------------------------------------------------------------------------------------------------------
 
     def resolve(self, reference: str, platform: Platform | None = None, *, newest: bool = False) -> Image:
@@ -228,7 +233,7 @@ class Images:
         from .details import ImageDetails
 
         image = self.resolve(name, platform, newest=newest)
-        storage = await self._storage.describe(image.chain_id) if image.chain_id else {}
+        storage = await self._storage.describe(image.snapshot) if image.snapshot else {}
         tags, digests = image.repo_tags, image.repo_digests
         if newest:
             tags, digests = await listing.names_of(self._image_store.catalog, image)
@@ -262,6 +267,14 @@ class Images:
     def pull(self, request: PullRequest) -> Progress:
         """Start a pull. Read the `Progress` to its end, or close it to cancel."""
         return self._transfers.pull(request)
+
+    async def pull_to(self, request: PullRequest, report: Report) -> None:
+        """Pull in the calling task, which may be cancelled."""
+        await self._transfers.pull_to(request, report)
+
+    async def resolve_at_registry(self, request: PullRequest) -> Resolved:
+        """What a reference means at its registry: digest of the manifest, and configuration. Downloads no layer."""
+        return await self._transfers.resolve(request)
 
     def push(self, request: PushRequest) -> Progress:
         """Start a push. Read the `Progress` to its end, or close it to cancel."""

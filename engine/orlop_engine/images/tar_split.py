@@ -1,4 +1,5 @@
-"""The tar of a layer that is known only unpacked, made again byte for byte from its files and a tar-split file.
+"""The tar of a layer that is known only unpacked, made again byte for byte: of a layer that was built here by packing its
+snapshot again, of an adopted one from its files and a tar-split file.
 
 dockerd keeps no tars of layers. It keeps everything of a tar except the contents of its files, in `tar-split.json.gz`
 (github.com/vbatts/tar-split, tar/storage): a JSON object a line, either a piece of the tar, or a file whose content follows.
@@ -39,9 +40,9 @@ def paths_of(chain_id: str) -> tuple[str, str]:
     return f"{name}.json.gz", name
 
 
-def is_known(content: ContentStore, chain_id: str) -> bool:
-    """Whether there is a tar-split file for this layer. Of a layer without one and without a blob, no tar can be made."""
-    return os.path.exists(os.path.join(content.root, paths_of(chain_id)[0]))
+def is_known(content: ContentStore, layer: Layer) -> bool:
+    """Whether the tar of a layer without a blob can be made: it was built here, or there is a tar-split file."""
+    return bool(layer.snapshot) or os.path.exists(os.path.join(content.root, paths_of(layer.chain_id)[0]))
 
 
 def remove(content: ContentStore, chain_id: str) -> None:
@@ -67,6 +68,11 @@ async def pack(content: ContentStore, layer: Layer, hold: Callable[[str], Awaita
 
 
 async def _copy(content: ContentStore, layer: Layer, ingest: Ingest) -> None:
+    if layer.snapshot:
+        async with content.packed(layer.snapshot) as tar:
+            async for piece in tar:
+                await ingest.write(piece)
+        return
     split, files = (os.path.join(content.root, path) for path in paths_of(layer.chain_id))
     async with pieces(split, files) as found:
         async for piece in found:
@@ -76,6 +82,8 @@ async def _copy(content: ContentStore, layer: Layer, ingest: Ingest) -> None:
 async def open_tar(content: ContentStore, layer: Layer) -> int:
     """A descriptor of the layer's tar, in an unnamed temporary file. The caller closes it, and compares the tar with the
     diffID."""
+    if layer.snapshot:
+        return await _spooled(content, layer.snapshot)
     split, files = (os.path.join(content.root, path) for path in paths_of(layer.chain_id))
 
     def copy() -> int:
@@ -93,6 +101,20 @@ async def open_tar(content: ContentStore, layer: Layer) -> int:
         return await trio.to_thread.run_sync(copy)
     except (OSError, EOFError, ValueError) as error:
         raise DriverError(f"cannot pack the files in {files} as a layer: {error}") from error
+
+
+async def _spooled(content: ContentStore, snapshot: str) -> int:
+    fd = content.spool()
+    try:
+        with os.fdopen(fd, "wb", closefd=False) as file:
+            async with content.packed(snapshot) as tar:
+                async for piece in tar:
+                    await trio.to_thread.run_sync(file.write, piece)
+        os.lseek(fd, 0, os.SEEK_SET)
+        return fd
+    except BaseException:
+        os.close(fd)
+        raise
 
 
 class _Entry(msgspec.Struct):

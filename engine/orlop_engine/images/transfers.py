@@ -21,7 +21,7 @@ from .image_store import ImageStore
 from .listing import Filters
 from .policy import UNRESTRICTED, ImagePolicy
 from .progress import Progress, Report
-from .pull import Puller, PullRequest
+from .pull import Puller, PullRequest, Resolved
 from .records import Image
 from .references import Reference
 from .registry_auth import ANONYMOUS, Credentials
@@ -114,6 +114,15 @@ class Transfers:
             self._tell("push", request.reference, catalog.images.get(found or ""))
 
         return Progress(self._nursery, run)
+
+    async def pull_to(self, request: PullRequest, report: Report) -> None:
+        """Pull in the calling task."""
+        with self._counters.timed("image", "pull"):
+            await self._puller.pull(request, report)
+
+    async def resolve(self, request: PullRequest) -> Resolved:
+        """What a reference means at its registry."""
+        return await self._puller.resolve(request)
 
     async def inspect(self, name: str, credentials: Credentials, refuse: Refuse | None) -> Distribution:
         """What a registry has under a name."""

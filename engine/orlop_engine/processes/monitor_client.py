@@ -85,10 +85,16 @@ class MonitorClient:
 
     @classmethod
     async def launch(
-        cls, zygote: Zygote, launch: Launch, nursery: trio.Nursery, on_event: Callable[[Event], None] = lambda _: None
+        cls,
+        zygote: Zygote,
+        launch: Launch,
+        nursery: trio.Nursery,
+        on_event: Callable[[Event], None] = lambda _: None,
+        fds: Sequence[int] = (),
     ) -> tuple[MonitorClient, Status]:
         """Fork a monitor and have it build the sandbox. Creates the run directory if necessary, and removes an earlier
-        run's records from it. Raises `MonitorFailed` when the sandbox cannot be built; the monitor has ended by then."""
+        run's records from it. `fds` are the descriptors that go with the request; they stay the caller's. Raises
+        `MonitorFailed` when the sandbox cannot be built; the monitor has ended by then."""
         os.makedirs(launch.run_dir, mode=0o700, exist_ok=True)
         records.clear(launch.run_dir)
         ours, theirs = socket.socketpair()
@@ -104,7 +110,7 @@ class MonitorClient:
         try:
             what = f"launch container {launch.id}"
             # No `MonitorWatchdog.wait` here: while the monitor builds a sandbox it mounts, and answers no other request.
-            answer = await monitor._ask_patiently(what, lambda n: Request(n, launch), _LAUNCH_DEADLINE)
+            answer = await monitor._ask_patiently(what, lambda n: Request(n, launch), _LAUNCH_DEADLINE, fds)
             status = cls._as_status(what, answer)
         except BaseException:
             monitor.kill()

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from .build import DEFAULT_PATH
 
-__all__ = ["container", "inherit", "merge"]
+__all__ = ["container", "inherit", "merge", "with_home"]
 
 
 def merge(*lists: Iterable[str]) -> list[str]:
@@ -36,7 +36,12 @@ def container(hostname: str, terminal: bool, entries: Iterable[str], home: str =
     base = [f"PATH={DEFAULT_PATH}", f"HOSTNAME={hostname}"]
     if terminal:
         base.append("TERM=xterm")
-    out = merge(base, links, entries)
+    return with_home(merge(base, links, entries), home)
+
+
+def with_home(entries: Iterable[str], home: str) -> list[str]:
+    """The entries, with HOME if unset."""
+    out = list(entries)
     if home and not any(entry.startswith("HOME=") for entry in out):
         out.append(f"HOME={home}")
     return out

@@ -20,7 +20,7 @@ class Forge:
         self.monitors, self.hold, self.error = [], None, None
         monkeypatch.setattr(MonitorClient, "launch", self.launch)
 
-    async def launch(self, zygote, message, nursery):
+    async def launch(self, zygote, message, nursery, fds=()):
         assert os.path.isdir(message.run_dir)
         if self.hold is not None:
             await self.hold.wait()

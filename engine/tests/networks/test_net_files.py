@@ -108,7 +108,7 @@ def start(tmp_path: Path, *gateways: str) -> str:
     networks = SimpleNamespace(host_gateways=lambda: gateways)
     paths = SimpleNamespace(directory=lambda key: str(tmp_path))
     ports = SimpleNamespace(networks=networks, config=Config(), paths=paths)
-    netfiles.write(cast("Any", ports), cast("Any", SimpleNamespace(record=record())), "")
+    netfiles.write(cast("Any", ports), cast("Any", SimpleNamespace(record=record(), unlisted=None)), "")
     return (tmp_path / "hosts").read_text()
 
 

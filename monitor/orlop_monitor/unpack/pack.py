@@ -7,6 +7,7 @@ its directory, without following symlinks. A file that shrinks meanwhile is padd
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator
 from .encode import END, entry_header, padding
 from .header import BLOCK, Entry
 
-__all__ = ["Packer", "go_mode"]
+__all__ = ["Measurer", "Packer", "go_mode"]
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -239,6 +240,31 @@ class Packer:
             piece = min(size, _SMALL)
             self._write(bytes(piece))
             size -= piece
+
+
+class Measurer(Packer):
+    """Hashes the tar stream instead of writing it."""
+
+    def __init__(self, *, sparse: bool = True) -> None:
+        super().__init__(-1, sparse=sparse)
+        self._hash = hashlib.sha256()
+        self._buffer = bytearray(_PIECE)
+        self.size = 0
+
+    @property
+    def digest(self) -> str:
+        return f"sha256:{self._hash.hexdigest()}"
+
+    def flush(self) -> None:
+        self._hash.update(self._pending)
+        self.size += len(self._pending)
+        self._pending.clear()
+
+    def _splice(self, fd: int, offset: int, size: int) -> int:
+        read = os.preadv(fd, [memoryview(self._buffer)[:size]], offset)
+        self._hash.update(memoryview(self._buffer)[:read])
+        self.size += read
+        return read
 
 
 def _segments(fd: int, size: int) -> Iterator[tuple[int, int]]:

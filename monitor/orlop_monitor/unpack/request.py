@@ -144,12 +144,14 @@ class StatPath(msgspec.Struct, frozen=True, tag=True):
 class Pack(msgspec.Struct, frozen=True, tag=True):
     """Write a tar stream to the last descriptor: of `path`, under its last component; of the whole root when `path` is "";
     or, with `layer`, of the changes listed in the file of the descriptor before. `sparse`: leave out holes (pax format 1.0,
-    which most tar programs read)."""
+    which most tar programs read). `measure`: write nothing, and answer with the digest and the length of the stream; then
+    there is no descriptor to write to."""
 
     view: View
     path: str = ""
     layer: bool = False
     sparse: bool = True
+    measure: bool = False
 
 
 class ExtractInto(msgspec.Struct, frozen=True, tag=True):
@@ -188,8 +190,8 @@ class Progress(msgspec.Struct, frozen=True, tag=True):
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
-    """The request succeeded. Files are not synced to disk. `size` is that of the uncompressed stream. `copied` is the result
-    of `CopyUp`. `content` (bytes of file content) and `inodes` are results of `Stream`."""
+    """The request succeeded. Files are not synced to disk. `diff_id` and `size` are those of the uncompressed stream.
+    `copied` is the result of `CopyUp`. `content` (bytes of file content) and `inodes` are results of `Stream`."""
 
     diff_id: str = ""
     size: int = 0

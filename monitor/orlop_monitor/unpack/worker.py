@@ -22,7 +22,7 @@ from .errors import UnpackError
 from .extract import extract
 from .layer import pack_layer
 from .normalize import normalize
-from .pack import Packer
+from .pack import Measurer, Packer
 from .program import Program
 from .request import (
     CopyUp,
@@ -209,8 +209,8 @@ def _stat_path(connection: socket.socket, request: StatPath, fds: list[int]) -> 
 
 def _pack(connection: socket.socket, request: Pack, fds: list[int]) -> Done:
     _enter(request.view, fds)
-    out = fds.pop()
-    packer = Packer(out, sparse=request.sparse)
+    out = -1 if request.measure else fds.pop()
+    packer = Measurer(sparse=request.sparse) if request.measure else Packer(out, sparse=request.sparse)
     if request.path:
         resolved = view.ResolvedPath(request.path)
         connection.sendall(encode(view.describe(resolved)))
@@ -220,6 +220,8 @@ def _pack(connection: socket.socket, request: Pack, fds: list[int]) -> Done:
     else:
         view.pack_all(packer)
     packer.finish()
+    if isinstance(packer, Measurer):
+        return Done(packer.digest, packer.size, packer.entries)
     os.close(out)
     return Done(entries=packer.entries)
 

@@ -1,0 +1,189 @@
+"""Images for builds: what a build starts from, and what it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import trio
+
+from orlop_engine.images import documents, outgoing, platforms
+from orlop_engine.images.image_store import ImageStore
+from orlop_engine.images.layers import Built
+from orlop_engine.images.progress import Record
+from orlop_engine.images.pull import PullRequest
+from orlop_engine.images.records import Image, Layer
+from orlop_engine.images.references import image_id, parse
+from orlop_engine.images.registry_auth import ANONYMOUS, Credentials
+from orlop_engine.images.service import Images
+from orlop_sdk import InvalidParameter, NotFound, OrlopError
+
+from .packing import Packing
+from .snapshots import Snapshots
+
+__all__ = ["BaseImage", "BaseImages", "ImageMaker", "Wanted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The image that a build asks for. `pull`: as the registry has it now. `platform` is "" for that of the host."""
+
+    name: str
+    platform: str = ""
+    pull: bool = False
+    credentials: Credentials = ANONYMOUS
+
+    @property
+    def digest(self) -> str:
+        """The digest in the name; "" if there is none."""
+        return "" if image_id(self.name) else parse(self.name).digest
+
+
+@dataclass(frozen=True, slots=True)
+class BaseImage:
+    """`digest` is that of the manifest; of the configuration, if the image was made here. `snapshot` is the storage key of
+    its top layer, "" if there is none or it was only resolved. `image` is None if it was only resolved at a registry."""
+
+    name: str
+    digest: str
+    config: bytes
+    snapshot: str = ""
+    image: Image | None = None
+
+
+class BaseImages:
+    """Finds and pulls images."""
+
+    def __init__(self, images: Images) -> None:
+        self._images = images
+
+    async def resolve(self, wanted: Wanted) -> BaseImage:
+        """Find an image without its layers, at its registry if it is not here or `pull` says so."""
+        if not wanted.pull or wanted.digest:
+            image = await self._here(wanted)
+            if image is not None:
+                return await self._of(wanted, image)
+        request = self._request(wanted)
+        found = await self._images.resolve_at_registry(request)
+        return BaseImage(str(request.reference), found.digest, found.config)
+
+    async def fetch(self, wanted: Wanted, report: Callable[[Record], None]) -> BaseImage:
+        """Make an image's layers exist. They may be removed at once: the caller checks that after it has leased them."""
+        image = await self._here(wanted) if not wanted.pull or wanted.digest else None
+        if image is None:
+            await self._images.pull_to(self._request(wanted), report)
+            image = await self._here(wanted)
+        if image is None:
+            raise NotFound(f"No such image: {wanted.name}")
+        return await self._of(wanted, image)
+
+    def _request(self, wanted: Wanted) -> PullRequest:
+        platform = platforms.parse(wanted.platform) if wanted.platform else None
+        if image_id(wanted.name):
+            raise NotFound(f"No such image: {wanted.name}")  # an ID names nothing at a registry
+        return PullRequest(parse(wanted.name).with_default_tag(), platform, wanted.credentials)
+
+    async def _here(self, wanted: Wanted) -> Image | None:
+        """The image for exactly the wanted platform, if it is here."""
+        platform = platforms.parse(wanted.platform) if wanted.platform else None
+        names = [wanted.name]
+        if wanted.digest:
+            # What `resolve` has named: a manifest, or an image that was made here, which has none
+            reference = parse(wanted.name)
+            names += [wanted.digest, *([str(reference.with_tag(reference.tag))] if reference.tag else [])]
+        for name in names:
+            try:
+                image = self._images.resolve(name, platform)
+            except NotFound:
+                continue
+            if platform is not None and platforms.rank(platform, image.platform) is None:
+                continue
+            if not wanted.digest or name == wanted.name or wanted.digest in (image.id, await self._digest(image)):
+                return image
+        return None
+
+    async def _digest(self, image: Image) -> str:
+        content = self._images.image_store.content
+        return await trio.to_thread.run_sync(outgoing.manifest_digest, content, image) or image.id
+
+    async def _of(self, wanted: Wanted, image: Image) -> BaseImage:
+        name = image.id if image_id(wanted.name) else str(parse(wanted.name).with_default_tag())
+        return BaseImage(name, await self._digest(image), image.raw, image.snapshot, image)
+
+
+class ImageMaker:
+    """Makes images of a builder's snapshots."""
+
+    def __init__(self, image_store: ImageStore, snapshots: Snapshots, packing: Packing, max_depth: int) -> None:
+        self._image_store, self._snapshots, self._packing = image_store, snapshots, packing
+        self._max_depth = max_depth
+
+    async def pack(self, key: str) -> tuple[str, int]:
+        """The diffID of a snapshot, and the length of its tar."""
+        row = self._snapshots.rows.get(key)
+        if row is None:
+            raise NotFound(f"snapshot {key} does not exist")
+        if row.diff_id:
+            return row.diff_id, row.tar_size
+        with self._snapshots.using(key):
+            diff_id, size = await self._packing.measure(key)
+            await self._snapshots.packed(key, diff_id, size)
+        return diff_id, size
+
+    async def make(self, config: bytes, keys: Sequence[str], names: Sequence[str]) -> Image:
+        """Make an image of a configuration and its layers' snapshots. `InvalidParameter` unless they fit each other."""
+        references = [parse(name).with_default_tag() for name in names]
+        for reference in references:
+            if reference.digest:
+                raise InvalidParameter("refusing to create a tag with a digest reference")
+        store = self._image_store
+        async with store.lease_for_new_image() as lease:
+            found = await self._layers(keys)
+            try:
+                document = await documents.read(config, layers=len(found))
+            except OrlopError as error:
+                raise InvalidParameter(f"cannot make the image: {error}") from error
+            diff_ids = [layer.diff_id for layer in found]
+            if document.rootfs is None or document.rootfs.diff_ids != diff_ids:
+                raise InvalidParameter("cannot make the image: its configuration names other layers than it has")
+            if len(found) > self._max_depth:
+                raise InvalidParameter(f"max depth exceeded: an image has {self._max_depth} layers at most")
+            chain_ids = documents.chain_ids(diff_ids)
+            lease.chains.update(chain_ids)
+            lease.blobs.update(blob for layer in found for blob in layer.blobs)
+            await store.barrier()
+            layers = self._known(found, chain_ids)
+            return await store.make_of(config, document, layers, references, lease)
+
+    async def _layers(self, keys: Sequence[str]) -> list[Layer]:
+        """The layers, lowest first, with chain IDs that are still to be set."""
+        found: list[Layer] = []
+        for number, key in enumerate(keys):
+            base = self._snapshots.bases.get(key)
+            if number == 0 and base is not None:
+                found += base.layers
+                continue
+            row = self._snapshots.rows.get(key)
+            if row is None:
+                raise NotFound(f"snapshot {key} does not exist")
+            diff_id, _ = await self.pack(key)
+            size = await self._image_store.layers.measure(key)
+            found.append(Layer("", "", 0, diff_id, "", size, key))
+        return found
+
+    def _known(self, found: Sequence[Layer], chain_ids: Sequence[str]) -> list[Layer]:
+        """The layers with their chain IDs. One that an image has already keeps that image's snapshot and blob."""
+        built, result, parent = self._image_store.layers.built, list[Layer](), ""
+        for layer, chain_id in zip(found, chain_ids, strict=True):
+            there, known = built.get(chain_id), self._image_store.catalog.layer(chain_id)
+            if there is not None and known is not None:
+                layer = known
+            elif there is None or (not there.snapshot and not layer.blob):  # else nothing could pack the layer
+                built[chain_id] = Built(layer.diff_id, parent, layer.size, layer.snapshot)
+                layer = msgspec.structs.replace(layer, chain_id=chain_id)
+            else:
+                layer = msgspec.structs.replace(layer, chain_id=chain_id, snapshot=there.snapshot)
+            result.append(layer)
+            parent = chain_id
+        return result

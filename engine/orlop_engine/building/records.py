@@ -1,0 +1,40 @@
+"""The rows of builders, in the table `builds`.
+
+   build-<hex>     SnapshotRecord: a committed snapshot
+   base:<key>      BaseRecord: the layers of an image on whose top layer (`key` in the storage driver) snapshots stand
+
+A snapshot is committed in the storage driver before its row. A boot removes snapshots without a row, and rows without one.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from orlop_engine.images.records import Layer
+
+__all__ = ["BASE", "TABLE", "BaseRecord", "SnapshotRecord", "decode_base", "decode_snapshot", "encode"]
+
+TABLE = "builds"
+BASE = "base:"
+
+
+class SnapshotRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`parent` is the key of the snapshot below, "" for none. `diff_id`, and the length of the tar in bytes, are known once
+    the snapshot has been packed. `released`: the builder does not need it any more; it exists because an image has it as a
+    layer, or because other snapshots stand on it."""
+
+    parent: str
+    diff_id: str = ""
+    tar_size: int = 0
+    released: bool = False
+
+
+class BaseRecord(msgspec.Struct, frozen=True):
+    """The layers, lowest first. Their blobs are kept, because images that are built on them need them for a push."""
+
+    layers: tuple[Layer, ...]
+
+
+decode_snapshot = msgspec.json.Decoder(SnapshotRecord).decode
+decode_base = msgspec.json.Decoder(BaseRecord).decode
+encode = msgspec.json.Encoder().encode

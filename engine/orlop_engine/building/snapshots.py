@@ -1,0 +1,206 @@
+"""The snapshots of builders, and what they stand on.
+
+A committed snapshot has two kinds of users: the build cache, until the builder removes it, and images, which have it as a
+layer. It is removed from the storage driver when neither needs it any more. While snapshots stand on a base, the base's
+layers and blobs are kept like those of an image.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import trio
+from msgspec.structs import replace
+
+from orlop_engine.images.image_store import ImageStore
+from orlop_engine.images.layers import BUILD
+from orlop_engine.images.records import Layer
+from orlop_kernel.store import UNREADABLE, Delete, Put, Store
+from orlop_sdk import Conflict, NotFound, OrlopError, Storage
+
+from .records import BASE, TABLE, BaseRecord, SnapshotRecord, decode_base, decode_snapshot, encode
+
+__all__ = ["Snapshots", "active_key"]
+
+log = logging.getLogger("orlop.build")
+
+_COMMIT = 300.0  # seconds: a commit writes the snapshot's files to the disk
+
+
+def active_key() -> str:
+    """A new key for an active snapshot, which the next boot removes (`images.layers`)."""
+    return f"{BUILD}new-{secrets.token_hex(12)}"
+
+
+class Snapshots:
+    """`rows` are the committed snapshots by key, `bases` what they stand on."""
+
+    def __init__(self, store: Store, storage: Storage, image_store: ImageStore) -> None:
+        self._store, self._storage, self._image_store = store, storage, image_store
+        self.rows: dict[str, SnapshotRecord] = {}
+        self.bases: dict[str, BaseRecord] = {}
+        self._in_use: dict[str, int] = {}
+        """Keys that a running builder is about to put a snapshot on, or to use otherwise."""
+        self._lease = image_store.leases.add()
+        image_store.layers.drop_built_here = self._unneeded_by_images
+
+    # --- boot -------------------------------------------------------------------------------------------------------
+
+    async def load(self, rows: Iterable[tuple[str, bytes]]) -> None:
+        """Decode the rows. Before images are loaded, because what they need must not be collected."""
+        unusable = []
+        for key, value in rows:
+            try:
+                if key.startswith(BASE):
+                    self.bases[key.removeprefix(BASE)] = decode_base(value)
+                else:
+                    self.rows[key] = decode_snapshot(value)
+            except UNREADABLE as error:
+                unusable.append((key, str(error)))
+        await self._store.quarantine_all(TABLE, unusable)
+        self._renew_lease()
+
+    async def sweep(self) -> None:
+        """At boot, after images are loaded: remove what a crash or a power cut has left half-way."""
+        stored = {key for key in await self._storage.keys() if key.startswith(BUILD)}
+        lost = [key for key in self.rows if key not in stored]
+        if lost:
+            log.warning("%d snapshots of builds are lost", len(lost))
+            await self._store.commit([Delete(TABLE, key) for key in lost])
+            for key in lost:
+                del self.rows[key]
+        if not self._store.lost_rows():
+            odd = [key for key in stored if key not in self.rows and key.startswith(BUILD)]
+            await self._remove_all([key for key in odd if not self._of_image(key)])
+        await self.reap()
+
+    async def reap(self) -> None:
+        """Remove the snapshots that were released and are not needed any more, and forget bases that nothing stands on."""
+        await self._remove_all([key for key, row in self.rows.items() if row.released and self._is_free(key)])
+        await self.drop_bases()
+
+    def _is_free(self, key: str) -> bool:
+        return key not in self._in_use and not self._of_image(key)
+
+    async def _remove_all(self, keys: list[str]) -> None:
+        """Remove snapshots that nothing needs, highest first: those below are blocked until then."""
+        while keys:
+            blocked = []
+            for key in keys:
+                try:
+                    await self._remove(key)
+                except Conflict:
+                    blocked.append(key)
+                except OrlopError as error:
+                    log.warning("cannot remove snapshot %s of a build: %s", key, error)
+            if len(blocked) == len(keys):
+                return
+            keys = blocked
+
+    # --- use --------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def using(self, key: str) -> Iterator[None]:
+        """Keep a snapshot for the duration of the block."""
+        self.use(key)
+        try:
+            yield
+        finally:
+            self.unuse(key)
+
+    def use(self, key: str) -> None:
+        self._in_use[key] = self._in_use.get(key, 0) + 1
+
+    def unuse(self, key: str) -> None:
+        left = self._in_use[key] = self._in_use[key] - 1
+        if not left:
+            del self._in_use[key]
+
+    def check(self, key: str) -> None:
+        """Raise `NotFound` unless a new snapshot may stand on this one."""
+        if key and key not in self.rows and key not in self.bases:
+            raise NotFound(f"snapshot {key} does not exist")
+
+    async def set_base(self, key: str, layers: tuple[Layer, ...]) -> None:
+        """Note the layers of an image before a snapshot stands on it. The caller holds them, and uses `key`."""
+        if key and key not in self.bases:
+            record = BaseRecord(layers)
+            await self._store.commit([Put(TABLE, BASE + key, encode(record))])
+            self.bases[key] = record
+            self._renew_lease()
+
+    async def drop_bases(self) -> None:
+        """Forget the bases that nothing stands on."""
+        needed = {row.parent for row in self.rows.values()} | self._in_use.keys()
+        gone = [key for key in self.bases if key not in needed]
+        if gone:
+            await self._store.commit([Delete(TABLE, BASE + key) for key in gone])
+            for key in gone:
+                del self.bases[key]
+            self._renew_lease()
+            await self._image_store.collect()
+
+    def _renew_lease(self) -> None:
+        self._lease.blobs = {blob for base in self.bases.values() for layer in base.layers for blob in layer.blobs}
+        self._lease.chains = {layer.chain_id for base in self.bases.values() for layer in base.layers}
+
+    # --- changes ----------------------------------------------------------------------------------------------------
+
+    async def commit(self, active: str, parent: str) -> str:
+        """Commit an active snapshot, durably. A task that is cancelled has committed nothing."""
+        key = BUILD + secrets.token_hex(12)
+        record = SnapshotRecord(parent)
+        try:
+            await self._storage.commit(active, key)
+            await self._store.commit([Put(TABLE, key, encode(record))])
+        except BaseException:
+            with trio.move_on_after(_COMMIT, shield=True):
+                await self._store.commit([Delete(TABLE, key)])
+                await self._storage.remove(key)
+            raise
+        self.rows[key] = record
+        return key
+
+    async def packed(self, key: str, diff_id: str, tar_size: int) -> None:
+        """Record the result of packing."""
+        if key in self.rows:
+            self.rows[key] = record = replace(self.rows[key], diff_id=diff_id, tar_size=tar_size)
+            await self._store.commit([Put(TABLE, key, encode(record))])
+
+    async def remove(self, key: str) -> None:
+        """The builder does not need the snapshot any more. `Conflict` when snapshots of the builder stand on it."""
+        row = self.rows.get(key)
+        if row is None or row.released:
+            return
+        if any(other.parent == key and not other.released for other in self.rows.values()):
+            raise Conflict(f"cannot remove snapshot {key}: others stand on it")
+        if self._is_free(key):
+            try:
+                await self._remove(key)
+            except Conflict:
+                pass  # a layer of an image stands on it
+            else:
+                await self.reap()
+                return
+        self.rows[key] = replace(row, released=True)
+        await self._store.commit([Put(TABLE, key, encode(self.rows[key]))])
+
+    def _of_image(self, key: str) -> bool:
+        return any(built.snapshot == key for built in self._image_store.layers.built.values())
+
+    async def _unneeded_by_images(self, key: str) -> bool:
+        """See `Layers.drop_built_here`."""
+        row = self.rows.get(key)
+        if row is not None and (not row.released or key in self._in_use):
+            return False
+        await self._remove(key)
+        return True
+
+    async def _remove(self, key: str) -> None:
+        """Raises `Conflict` while something stands on it."""
+        await self._storage.remove(key)
+        if self.rows.pop(key, None) is not None:
+            await self._store.commit([Delete(TABLE, key)])

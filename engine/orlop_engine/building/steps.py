@@ -1,0 +1,136 @@
+"""Steps of builds: containers without a row, whose root is a snapshot of the builder.
+
+A step takes the way of a container (`containers.launch`). It ends when its caller is cancelled, and with the daemon: its
+monitor kills it when the connection to the daemon ends. The next boot removes what is left when both have died, as for
+any run directory without a row.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from signal import SIGKILL
+
+import msgspec
+import trio
+
+from orlop_engine.containers import emulation, exits, names, run_cleanup, validate
+from orlop_engine.containers.configuration import with_defaults
+from orlop_engine.containers.container import Container, Run, TreeMount, Unlisted
+from orlop_engine.containers.launch import launch
+from orlop_engine.containers.ports import Ports
+from orlop_engine.containers.record import ContainerRecord, MountRecord
+from orlop_engine.images import platforms
+from orlop_engine.networks.files import parse_extra_host
+from orlop_engine.spec.build import DEFAULT_PATH
+from orlop_engine.spec.host import facts
+from orlop_engine.types.containers import ContainerConfig, HostConfig, LogConfig
+from orlop_sdk import OrlopError, Unavailable
+
+__all__ = ["StepRequest", "Steps"]
+
+log = logging.getLogger("orlop.build")
+
+_ENDING = 30.0  # seconds for a step to die
+_HOSTNAME = "buildkitsandbox"  # BuildKit's, which some Dockerfiles see
+
+
+class StepRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """`root` is the key of an active snapshot. `host` has the limits, the network mode and the privileges."""
+
+    root: str
+    args: Sequence[str]
+    env: Sequence[str] = ()
+    cwd: str = "/"
+    user: str = ""
+    hostname: str = ""
+    trees: tuple[TreeMount, ...] = ()
+    mounts: tuple[MountRecord, ...] = ()
+    host: HostConfig
+    platform: str = ""
+
+
+class Steps:
+    """`running` are the steps that run, by container ID."""
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+        self.running: dict[str, Container] = {}
+
+    async def run(self, request: StepRequest, outputs: tuple[int, int]) -> int:
+        """Run a step to its end, and return its exit code. Nothing of it is left when this returns or raises, also when it
+        is cancelled. `outputs` (standard output and error) stay the caller's."""
+        ports = self._ports
+        if ports.state.closing:
+            raise Unavailable("cannot run a step: the daemon is shutting down")
+        if request.platform and emulation.is_foreign(platforms.parse(request.platform)):
+            await trio.to_thread.run_sync(emulation.check, request.platform)
+        record = await self._record(request)
+        container = Container(record, Unlisted(request.root, outputs, request.trees))
+        self.running[container.id] = container
+        try:
+            with ports.counters.timed("build", "step"):
+                run = await launch(ports, container)
+            try:
+                exited = await exits.outcome(ports, container, run)
+            finally:
+                await self._end(container, run)
+            return exited.code
+        finally:
+            del self.running[container.id]
+
+    async def _record(self, request: StepRequest) -> ContainerRecord:
+        ports, host = self._ports, request.host
+        await ports.drivers.load(runtime=host.runtime or ports.config.default_runtime, log=ports.config.log_driver)
+        env = list(request.env)
+        if not any(entry.startswith("PATH=") for entry in env):
+            env.append(f"PATH={DEFAULT_PATH}")
+        config = ContainerConfig(
+            hostname=request.hostname or _HOSTNAME, user=request.user, env=env, working_dir=request.cwd or "/"
+        )
+        host.log_config = LogConfig(type="none")
+        host.ipc_mode = "private"
+        with_defaults(ports.config, config, host)
+        for entry in host.extra_hosts or ():
+            parse_extra_host(entry)
+        validate.check(config, host, facts())
+        ident = names.new_id()
+        return ContainerRecord(
+            id=ident,
+            name=f"build-{ident[:12]}",
+            created_ns=time.time_ns(),
+            args=list(request.args),
+            config=config,
+            host_config=host,
+            image_id="",
+            storage_driver=ports.storage_name,
+            endpoints=ports.networks.pin(host.network_mode, {})[1],
+            endpoints_complete=True,
+            mounts=request.mounts,
+        )
+
+    async def _end(self, container: Container, run: Run) -> None:
+        """Kill the step if it still runs, return its addresses, and wait until its monitor has cleaned up."""
+        ports, monitor = self._ports, run.monitor
+        assert monitor is not None
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _ENDING):
+            if not run.exited.is_set() and not monitor.is_over:
+                await self._kill(container, run)
+            sandbox = container.record.sandbox
+            if sandbox is not None:
+                await ports.networks.release(sandbox)
+            run.settled.set()
+            run.finished.set()
+            await run_cleanup.clean_up(ports, container, run)
+            run_cleanup.settle(ports.paths, container)
+            return
+        log.error("step %s does not end within %g s", container.name, _ENDING)
+
+    async def _kill(self, container: Container, run: Run) -> None:
+        assert run.monitor is not None
+        try:
+            await run.monitor.signal(SIGKILL)
+        except OrlopError:  # it has just ended, or its monitor does not answer
+            run.monitor.kill()
+        await exits.outcome(self._ports, container, run)

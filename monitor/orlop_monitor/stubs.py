@@ -1,0 +1,87 @@
+"""Mount points that a root lacks. For a container whose root becomes a layer of an image, the monitor makes them before the
+start and removes them after the exit, because the runtime would make them and leave them in the layer.
+
+What the container has put into a mount point stays. Directories keep their times: overlayfs copies a directory up whose
+entries change, and with unchanged attributes it is no part of the layer.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from orlop_sdk import linux
+
+from .protocol import MountPoint
+
+__all__ = ["Stubs"]
+
+_DEPTH = 256
+_LINKS = 40  # as the kernel's
+
+
+class Stubs:
+    """Owns a descriptor of the root until `remove`. Paths are resolved inside the root."""
+
+    def __init__(self, root: str, points: tuple[MountPoint, ...]) -> None:
+        """Make what is missing. `OSError` names the path."""
+        self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._made: list[str] = []
+        for point in points:
+            try:
+                self._make(point)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, point.path) from None
+
+    def _make(self, point: MountPoint, links: int = 0) -> None:
+        parts = [part for part in os.path.normpath(f"/{point.path}").split("/") if part]
+        if len(parts) > _DEPTH or links > _LINKS:
+            return  # the runtime refuses it
+        directory = not point.source or os.path.isdir(point.source)
+        for number in range(len(parts)):
+            path = "/".join(parts[: number + 1])
+            try:
+                os.close(linux.open_in_root(self._root, path, os.O_PATH))
+                continue
+            except FileNotFoundError:
+                pass
+            last = number == len(parts) - 1
+            with self._parent(path) as (parent, name):
+                try:
+                    if directory or not last:
+                        os.mkdir(name, 0o755, dir_fd=parent)
+                    else:
+                        os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=parent))
+                except FileExistsError:  # a symlink that leads nowhere: runtimes make what it leads to
+                    target = os.path.join(f"/{path}/..", os.readlink(name, dir_fd=parent), *parts[number + 1 :])
+                    self._make(MountPoint(target, point.source), links + 1)
+                    return
+            self._made.append(path)
+
+    @contextmanager
+    def _parent(self, path: str) -> Iterator[tuple[int, str]]:
+        """The directory of `path`, whose times are restored at the end of the block, and the name in it."""
+        head, _, name = path.rpartition("/")
+        fd = linux.open_in_root(self._root, head or "/", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            before = os.fstat(fd)
+            yield fd, name
+            os.utime(fd, ns=(before.st_atime_ns, before.st_mtime_ns))
+        finally:
+            os.close(fd)
+
+    def remove(self) -> None:
+        """Remove those that are still empty. Never fails: the container may have changed everything meanwhile."""
+        for path in reversed(self._made):
+            with suppress(OSError), self._parent(path) as (parent, name):
+                info = os.stat(name, dir_fd=parent, follow_symlinks=False)
+                if stat.S_ISDIR(info.st_mode):
+                    os.rmdir(name, dir_fd=parent)
+                elif stat.S_ISREG(info.st_mode) and not info.st_size:
+                    os.unlink(name, dir_fd=parent)
+        self._made.clear()
+        if self._root >= 0:
+            os.close(self._root)
+            self._root = -1
