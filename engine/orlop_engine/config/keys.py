@@ -73,7 +73,6 @@ class EngineKeys(Keys, frozen=True, kw_only=True):
     bip6: str = ""
     bridge: str = ""
     bridge_accept_fwmark: str = ""
-    builder: dict[str, Any] = msgspec.field(default_factory=dict)
     cdi_spec_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")
     cgroup_parent: str = ""
     containerd: str = ""
@@ -148,7 +147,6 @@ class EngineKeys(Keys, frozen=True, kw_only=True):
 
     HELP: ClassVar = {
         "allow-nondistributable-artifacts": "Without effect, as in dockerd",
-        "builder": "Ignored: there is no built-in builder",
         "deprecated-key-path": "Without effect, as in dockerd",
         "host-gateway-ip": "The older form of host-gateway-ips",
         "image-compression": "Compression of layers that are pushed: gzip or zstd",

@@ -21,7 +21,6 @@ REFUSED: dict[str, str] = {
 IGNORED: dict[str, str] = {
     "allow-direct-routing": "there is no such switch",
     "bridge-accept-fwmark": "Orlop's rules have no such exception",
-    "builder": "there is no built-in builder",
     "containerd": "Orlop uses no containerd",
     "containerd-namespace": "Orlop uses no containerd",
     "containerd-plugin-namespace": "Orlop uses no containerd",

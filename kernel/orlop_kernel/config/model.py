@@ -113,7 +113,7 @@ class Config(ConfigBase, frozen=True, kw_only=True):
     log_format: str = "text"
     log_level: str = "info"
     pidfile: str = ""
-    services: tuple[str, ...] = ("adopt", "engine", "metrics")
+    services: tuple[str, ...] = ("adopt", "engine", "build", "metrics")
     tls: bool = False
     tlscacert: str = ""
     tlscert: str = ""

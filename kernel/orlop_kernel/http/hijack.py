@@ -46,6 +46,15 @@ class HijackedStream:
         """See RawStream."""
         await self._transport.hung_up()
 
+    def share(self) -> tuple[int, bytes] | None:
+        """See RawStream."""
+        fd = self._transport.share()
+        if fd is None:
+            return None
+        early = self._inbound.buffer
+        self._inbound.leave(b"")
+        return fd, early
+
     async def aclose(self) -> None:
         """See RawStream. May be called twice."""
         await self._transport.aclose()

@@ -111,6 +111,12 @@ class RawStream(Protocol):
         """Return when the client can neither send nor read any more. A half-close is not enough."""
         ...
 
+    def share(self) -> tuple[int, bytes] | None:
+        """For a process that goes on with the connection: a duplicate of its descriptor, which the caller closes, and what
+        has been read of it already. None unless the connection is a plain socket. Nothing may be read here after that; the
+        other process is told by a shutdown when this stream is closed."""
+        ...
+
     async def aclose(self) -> None: ...
 
 

@@ -24,13 +24,14 @@ _SO_SNDBUFFORCE = 32  # exceeds the system-wide limit; needs CAP_NET_ADMIN
 class Transport:
     """A disconnected peer reads as the end, b"", even after a reset; writing to it raises trio.BrokenResourceError."""
 
-    __slots__ = ("_ended", "_fd", "_receiving", "_send_timeout", "stream")
+    __slots__ = ("_ended", "_fd", "_receiving", "_send_timeout", "_shared", "stream")
 
     def __init__(self, stream: trio.abc.Stream, send_timeout: float = 0.0) -> None:
         self.stream = stream
         self._fd = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else -1
         self._send_timeout = send_timeout
         self._ended = False
+        self._shared = False
         self._receiving: trio.CancelScope | None = None
 
     async def receive(self, limit: int = READ) -> bytes:
@@ -118,6 +119,13 @@ class Transport:
             hangups.register(stream.socket.fileno(), 0)
             await trio.lowlevel.wait_readable(hangups.fileno())
 
+    def share(self) -> int | None:
+        """A duplicate of the descriptor; None unless this is a plain socket."""
+        if self._fd < 0:
+            return None
+        self._shared = True
+        return os.dup(self._fd)
+
     async def linger(self, seconds: float = 0.5) -> None:
         """After the last answer: wait for the client to close first, and drain its input. Closing with unread input resets
         the connection, and the reset can overtake the answer (RFC 9112 section 9.6)."""
@@ -133,6 +141,9 @@ class Transport:
         """Close, even when cancelled."""
         self._fd = -1  # the number may be reused for another file
         self._ended = True
+        if self._shared and isinstance(self.stream, trio.SocketStream):
+            with suppress(OSError, trio.ClosedResourceError):
+                self.stream.socket.shutdown(socket.SHUT_RDWR)
         await trio.aclose_forcefully(self.stream)
 
 

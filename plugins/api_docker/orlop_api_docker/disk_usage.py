@@ -10,23 +10,31 @@ from msgspec.structs import replace
 
 from orlop_engine.system.usage import ContainerUsage, Measured
 from orlop_engine.volumes.record import VolumeUsage
+from orlop_sdk.base import rfc3339
 
+from .builder import CacheRecord
 from .container_views import ContainerViews
 from .wire.images import ImageSummary, image_summary
-from .wire.system import DiskUsage, ObjectUsage
+from .wire.system import BuildCache, DiskUsage, ObjectUsage
 from .wire.volumes import UsageData, Volume, volume_view
 
 __all__ = ["disk_usage"]
 
 
 def disk_usage(
-    measured: Measured, views: ContainerViews, types: Collection[str], version: tuple[int, int], *, verbose: bool
+    measured: Measured,
+    views: ContainerViews,
+    types: Collection[str],
+    version: tuple[int, int],
+    builds: Sequence[CacheRecord] = (),
+    *,
+    verbose: bool,
 ) -> DiskUsage:
-    """The answer for these types of objects."""
+    """The answer for these types of objects. `builds`: the records of the build cache."""
     volumes = None if measured.volumes is None else [_volume(each) for each in measured.volumes]
     images = None if measured.images is None else [image_summary(each, version) for each in measured.images]
     containers = None if measured.containers is None else _container_items(measured.containers, views)
-    cache: list[Any] | None = [] if "build-cache" in types else None  # nothing is built here
+    cache = [_cache(record, version) for record in builds] if "build-cache" in types else None
     lists = DiskUsage(
         layers_size=measured.layers_size,
         images=images,
@@ -35,7 +43,7 @@ def disk_usage(
         build_cache=cache,
     )
     if version < (1, 42):
-        return replace(lists, builder_size=0)
+        return replace(lists, builder_size=sum(record.size for record in builds))
     if version < (1, 52):
         return lists
     return replace(
@@ -43,7 +51,7 @@ def disk_usage(
         image_usage=_images(measured, images, verbose),
         container_usage=_containers(measured.containers, containers, verbose),
         volume_usage=_volumes(measured.volumes, volumes, verbose),
-        build_cache_usage=UNSET if cache is None else _usage(0, 0, 0, cache, verbose),
+        build_cache_usage=_builds(builds, cache, verbose),
     )
 
 
@@ -84,6 +92,32 @@ def _containers(
     sizes = [(each.container.record.state.running, each.sizes.written if each.sizes else 0) for each in found]
     idle = sum(size for up, size in sizes if not up)
     return _usage(sum(up for up, _ in sizes), idle, sum(size for _, size in sizes), shown, verbose)
+
+
+def _cache(record: CacheRecord, version: tuple[int, int]) -> BuildCache:
+    parents = list(record.parents) or None
+    return BuildCache(
+        id=record.id,
+        parent=UNSET if version >= (1, 42) or not parents else parents[0],
+        parents=parents if version >= (1, 42) and parents else UNSET,
+        type=record.kind,
+        description=record.description,
+        in_use=record.in_use,
+        shared=record.shared,
+        size=record.size,
+        created_at=rfc3339(int(record.created * 1e9)),
+        last_used_at=rfc3339(int(record.last_used * 1e9)) if record.last_used else None,
+        usage_count=record.uses,
+    )
+
+
+def _builds(found: Sequence[CacheRecord], shown: Sequence[BuildCache] | None, verbose: bool) -> ObjectUsage | UnsetType:
+    """What is shared with images counts as theirs, as in Docker."""
+    if shown is None:
+        return UNSET
+    own = [record for record in found if not record.shared]
+    idle = sum(record.size for record in own if not record.in_use)
+    return _usage(sum(record.in_use for record in found), idle, sum(record.size for record in own), shown, verbose)
 
 
 def _volumes(found: Sequence[VolumeUsage] | None, shown: Sequence[Volume] | None, verbose: bool) -> ObjectUsage | UnsetType:

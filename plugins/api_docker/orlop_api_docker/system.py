@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from orlop_engine.engine import Engine
     from orlop_engine.system.usage import DiskUsageService
 
+    from .builder import Builder
     from .info import Information
 
 __all__ = ["parse_moment", "routes"]
@@ -47,8 +48,8 @@ def _pong(body: bytes, builder: str, experimental: str) -> Response:
     return Response(200, body, headers)
 
 
-# By `features.buildkit`, which tells clients the builder to prefer, and `experimental`, without which the client hides
-# `checkpoint`. Built once: ping is the most frequent request.
+# By the builder that clients should prefer (1 without one, or by `features.buildkit`), and `experimental`, without which the
+# client hides `checkpoint`. Built once: ping is the most frequent request.
 _PONGS = {
     (body, buildkit, experimental): _pong(body, "2" if buildkit else "1", str(experimental).lower())
     for body in (b"OK", b"")
@@ -108,8 +109,8 @@ class AuthConfig(Struct, frozen=True):
 
 
 class _Routes:
-    def __init__(self, engine: Engine, views: ContainerViews) -> None:
-        self.engine, self.views = engine, views
+    def __init__(self, engine: Engine, views: ContainerViews, builder: Builder | None) -> None:
+        self.engine, self.views, self.builder = engine, views, builder
 
     @cached_property
     def information(self) -> Information:
@@ -132,7 +133,8 @@ class _Routes:
 
     def _pong(self, body: bytes) -> Response:
         config = self.engine.config
-        return _PONGS[body, config.features.get("buildkit", True), config.experimental]
+        buildkit = self.builder is not None and config.features.get("buildkit", True)
+        return _PONGS[body, buildkit, config.experimental]
 
     async def version(self, call: Call) -> Answer:
         oldest = self.engine.config.daemon.part(ApiKeys).min_api_version
@@ -151,11 +153,6 @@ class _Routes:
         subscription = self.engine.events.subscribe(since, until, EventFilter(call.filters()))
         return stream_head(event_pieces(subscription, call.version, media == _SEQUENCE), media)
 
-    async def prune_builds(self, call: Call) -> Answer:
-        """Needed by `docker system prune`. Orlop builds no images, so it never frees anything."""
-        call.filters()
-        return json_response({"CachesDeleted": None, "SpaceReclaimed": 0})
-
     async def disk_usage(self, call: Call) -> Answer:
         from orlop_engine.system.usage import OBJECT_TYPES
 
@@ -166,8 +163,9 @@ class _Routes:
             raise InvalidParameter(f"unknown object type: {name}")
         wanted = types or OBJECT_TYPES
         measured = await self.measuring.measure(wanted, blobs=call.version >= COUNTS_BLOBS)
+        cache = await self.builder.usage() if self.builder is not None and "build-cache" in wanted else ()
         verbose = call.version >= (1, 52) and call.flag("verbose")
-        return json_response(disk_usage(measured, self.views, wanted, call.version, verbose=verbose))
+        return json_response(disk_usage(measured, self.views, wanted, call.version, cache, verbose=verbose))
 
     async def auth(self, call: Call) -> Answer:
         from orlop_engine.images.registry_auth import Credentials
@@ -179,15 +177,14 @@ class _Routes:
         return json_response({"IdentityToken": "", "Status": "Login Succeeded"})
 
 
-def routes(engine: Engine, views: ContainerViews | None = None) -> list[Route]:
-    own = _Routes(engine, views or ContainerViews(engine.containers))
+def routes(engine: Engine, views: ContainerViews | None = None, builder: Builder | None = None) -> list[Route]:
+    own = _Routes(engine, views or ContainerViews(engine.containers), builder)
     return [
         Route("GET", "/_ping", own.ping),
         Route("HEAD", "/_ping", own.ping_head),
         Route("GET", "/version", own.version),
         Route("GET", "/info", own.info),
         Route("GET", "/events", own.events),
-        Route("POST", "/build/prune", own.prune_builds, (1, 31)),
         Route("GET", "/system/df", own.disk_usage, (1, 25)),
         Route("POST", "/auth", own.auth),
     ]

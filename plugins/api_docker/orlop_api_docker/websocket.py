@@ -293,6 +293,9 @@ class WebSocketStream:
         await self._raw.hung_up()
         scope.cancel()
 
+    def share(self) -> None:
+        """See RawStream. None: only this process can read the frames."""
+
     async def aclose(self) -> None:
         """See RawStream."""
         await self._raw.aclose()

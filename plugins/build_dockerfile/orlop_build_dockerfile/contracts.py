@@ -188,7 +188,8 @@ class Backend(Protocol):
         ...
 
     async def run(self, step: Step, stdout: int, stderr: int) -> int:
-        """Run a step to its end. Returns its exit code. Cancelling kills it."""
+        """Run a step to its end. Returns its exit code. Cancelling kills it. The descriptors are pipes that block. Nothing
+        else may have the root mounted for writing meanwhile, nor a snapshot that the step mounts for writing."""
         ...
 
     async def pack(self, key: str) -> Layer:
@@ -220,11 +221,12 @@ class Policy(msgspec.Struct, frozen=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the daemon tells the builder process at its start. `root` is the builder's directory (`<data-root>/build`), which
-    exists, `runtime` one for what must be in memory alone, such as secrets (below `<exec-root>`; "" for one in `root`).
-    `proxies` are the daemon's own, for sources that the builder fetches (HTTP_PROXY, HTTPS_PROXY, NO_PROXY).
-    `host_gateway` is the address that `host-gateway` means in `--add-host`, "" if there is none. Without `collect` there is
-    no garbage collection; `policies` are applied in order. `entitlements` are those that a build may ask for."""
+    """What the daemon tells the builder process at its start. `root` is the builder's directory (`<data-root>/build`), and
+    `runtime` one below exec-root, for what must not reach the disk, such as secrets ("": one in `root`); they exist, with
+    mode 0700, and steps can mount what is in them. `proxies` are the daemon's own, for sources that the builder fetches
+    (HTTP_PROXY, HTTPS_PROXY, NO_PROXY). `host_gateway` is the address that `host-gateway` means in `--add-host`, "" if there
+    is none. Without `collect` there is no garbage collection; `policies` are applied in order. `entitlements` are those that
+    a build may ask for."""
 
     root: str
     version: str
@@ -235,7 +237,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host_gateway: str = ""
     collect: bool = True
     policies: Sequence[Policy] = ()
-    entitlements: Sequence[str] = ("network.host", "security.insecure")
+    entitlements: Sequence[str] = ("network.host",)
 
 
 class Client(msgspec.Struct, frozen=True, kw_only=True):

@@ -42,7 +42,7 @@ def test_results_progress_and_descriptors_arrive() -> None:
         match question:
             case messages.FetchBase():
                 for number in range(3):
-                    await report(Download("layer", number, 3, "downloading"))
+                    report(Download("layer", number, 3, "downloading"))
                 return BASE
             case messages.Run():
                 os.write(fds[0], b"out")
@@ -57,7 +57,7 @@ def test_results_progress_and_descriptors_arrive() -> None:
         async with connected(handler) as (client, _):
             async with client.base("a", "", pull=False, credentials=None) as items:
                 found = [item async for item in items]
-            assert found == [*(Download("layer", number, 3, "downloading") for number in range(3)), BASE]
+            assert found == [Download("layer", 2, 3, "downloading"), BASE], "the latest progress of each layer is enough"
             pipes = [os.pipe(), os.pipe()]
             assert await client.run(Step(root="build-1", args=["true"]), pipes[0][1], pipes[1][1]) == 7
             for (reading, writing), expected in zip(pipes, (b"out", b"err"), strict=True):

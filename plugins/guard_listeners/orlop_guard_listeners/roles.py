@@ -172,7 +172,11 @@ ROUTES: dict[str, Rule] = {
     "POST /images/{name}/tag": Rule(_C, _S.CLOSED, _H.NOTHING),
     "DELETE /images/{name}": Rule(_C, _S.IMAGE, _H.NOTHING),
     "GET /distribution/{name}/json": Rule(_C, _S.OPEN, _H.NETWORK),
-    "POST /build/prune": Rule(_C, _S.OPEN, _H.NOTHING),  # needed by `docker system prune`; does nothing
+    "POST /build/prune": Rule(_C, _S.FILTER, _H.NOTHING),
+    # A build runs commands, with the host's network if it is allowed to, and shares a cache with all others
+    "POST /grpc": UNKNOWN,
+    "POST /session": UNKNOWN,
+    "POST /build/cancel": UNKNOWN,
     "GET /networks": Rule(_R, _S.FILTER, _H.FACTS),
     "GET /networks/": Rule(_R, _S.FILTER, _H.FACTS),
     "GET /networks/{id}": Rule(_R, _S.NETWORK, _H.FACTS),

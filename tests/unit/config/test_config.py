@@ -256,9 +256,9 @@ def test_values_that_cannot_be_used(write: Any, content: Any, text: str) -> None
 
 
 def test_ignored_keys_are_said(write: Any) -> None:
-    loaded = load_all(parse(["--config-file", write({"userland-proxy": False, "builder": {"gc": {}}})]), {})
+    loaded = load_all(parse(["--config-file", write({"userland-proxy": False, "containerd": "/run/c.sock"})]), {})
     assert loaded.warnings == (
-        "builder is ignored: there is no built-in builder",
+        "containerd is ignored: Orlop uses no containerd",
         "userland-proxy is ignored: published ports are always served on loopback, by the container's monitor",
     )
 

@@ -184,6 +184,22 @@ class ObjectUsage(_Wire, frozen=True, kw_only=True):
     items: Sequence[Any] | UnsetType = UNSET
 
 
+class BuildCache(_Wire, frozen=True, kw_only=True):
+    """A record of the build cache. API 1.42 replaced `Parent` by `Parents`."""
+
+    id: str = field(name="ID")
+    parent: str | UnsetType = UNSET
+    parents: Sequence[str] | UnsetType = UNSET
+    type: str
+    description: str
+    in_use: bool
+    shared: bool
+    size: int
+    created_at: str
+    last_used_at: str | None
+    usage_count: int
+
+
 class DiskUsage(_Wire, frozen=True, kw_only=True):
     """`GET /system/df`. Lists that were not requested are null. API 1.52 introduced the sums by type, and leaves out the
     lists in a verbose answer."""

@@ -30,7 +30,7 @@ _UNDO = 60.0  # seconds for the other side to undo a cancelled call
 _CANCELLED = "Cancelled"
 _encode = msgspec.msgpack.Encoder().encode
 
-Report = Callable[[Download], Awaitable[None]]
+Report = Callable[[Download], None]
 Handler = Callable[[Question, list[int], Report], Awaitable[Any]]
 """Handles a call: its question, the descriptors that came with it, which it owns, and a function that reports progress."""
 
@@ -144,7 +144,7 @@ class Link:
     def _dispatch(self, frame: Frame, fds: list[int], nursery: trio.Nursery) -> None:
         if isinstance(frame, Call):
             scope = self._running[frame.number] = trio.CancelScope()
-            nursery.start_soon(self._handle, frame, fds, scope)
+            nursery.start_soon(self._handle, frame, fds, scope, nursery)
             return
         for fd in fds:  # only calls have descriptors
             os.close(fd)
@@ -159,9 +159,21 @@ class Link:
                 pending.outcome = frame
                 pending.done.set()
 
-    async def _handle(self, call: Call, fds: list[int], scope: trio.CancelScope) -> None:
-        async def report(download: Download) -> None:
-            await self._send(Item(call.number, download))
+    async def _handle(self, call: Call, fds: list[int], scope: trio.CancelScope, nursery: trio.Nursery) -> None:
+        waiting: dict[tuple[str, str], Download] = {}
+        """Progress that is not sent yet, the latest of each kind: who reports it does not wait."""
+
+        async def send_items() -> None:
+            try:
+                while waiting:
+                    await self._send(Item(call.number, waiting.pop(next(iter(waiting)))))
+            except Unavailable:
+                waiting.clear()
+
+        def report(download: Download) -> None:
+            if not waiting:
+                nursery.start_soon(send_items)
+            waiting[download.layer, download.what] = download
 
         answer: Answer | Failed = Failed(call.number, _CANCELLED, "it was cancelled")
         try:
@@ -177,6 +189,7 @@ class Link:
             answer = Failed(call.number, _kind(single) if single else "", str(single or error))
         finally:
             del self._running[call.number]
+        await send_items()
         try:
             await self._send(answer)
         except Unavailable:
@@ -197,11 +210,13 @@ class Link:
                     else:
                         at += self._socket.send(data[at:])
                 except BlockingIOError:
-                    with trio.CancelScope(shield=at > 0):
+                    with trio.move_on_after(_UNDO, shield=at > 0) as patience:
                         try:
                             await trio.lowlevel.wait_writable(self._socket)
                         except trio.ClosedResourceError:
                             raise _lost() from None
+                    if patience.cancelled_caught:  # the other side does not read
+                        self.close()
                 except OSError:
                     raise _lost() from None
 

@@ -1,0 +1,62 @@
+"""What the routes of builds need of a builder: the service `build`, if daemon.json names it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from orlop_kernel.http.messages import RawStream
+
+__all__ = ["Builder", "CacheRecord", "Pruned"]
+
+
+class CacheRecord(Protocol):
+    """A record of the build cache. Times are seconds since 1970, 0 for never."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def description(self) -> str: ...
+    @property
+    def parents(self) -> Sequence[str]: ...
+    @property
+    def in_use(self) -> bool: ...
+    @property
+    def shared(self) -> bool: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def created(self) -> float: ...
+    @property
+    def last_used(self) -> float: ...
+    @property
+    def uses(self) -> int: ...
+
+
+class Pruned(Protocol):
+    @property
+    def ids(self) -> Sequence[str]: ...
+    @property
+    def size(self) -> int: ...
+
+
+class Builder(Protocol):
+    async def serve(self, kind: str, headers: Mapping[str, str], peer: str, stream: RawStream) -> None:
+        """Serve a client's connection after the upgrade, until it ends. `kind` is "grpc" or "session"."""
+        ...
+
+    async def usage(self) -> Sequence[CacheRecord]:
+        """The records of the build cache."""
+        ...
+
+    async def prune(
+        self, filters: Mapping[str, Sequence[str]], *, everything: bool, reserved: int, maximum: int, free: int
+    ) -> Pruned:
+        """Remove records that are not in use. Limits are bytes, 0 for none."""
+        ...
+
+    async def cancel(self, build: str) -> None:
+        """End a build. No error if there is none with this id."""
+        ...

@@ -1,0 +1,95 @@
+"""Routes of builds. The builder speaks BuildKit's protocol itself: `/grpc` and `/session` hand it the connection.
+
+Without a builder they answer as unknown paths do, and `/build/prune`, which `docker system prune` calls, has nothing to do.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from orlop_kernel.http.messages import Answer, Hijack, Peer
+from orlop_kernel.routing.call import Call, parse_integer
+from orlop_kernel.routing.router import Route
+from orlop_sdk import InvalidParameter, NotFound
+
+from .responses import empty, json_response
+
+if TYPE_CHECKING:
+    from orlop_engine.engine import Engine
+
+    from .builder import Builder
+
+__all__ = ["routes"]
+
+_FILTERS = frozenset({"until", "unused-for", "id", "parent", "type", "description", "inuse", "shared", "private"})
+
+
+class _Routes:
+    def __init__(self, engine: Engine, builder: Builder | None) -> None:
+        self._engine, self._builder = engine, builder
+
+    @property
+    def builder(self) -> Builder:
+        if self._builder is None:
+            raise NotFound("page not found")
+        return self._builder
+
+    async def grpc(self, call: Call) -> Answer:
+        return self._upgrade("grpc", call)
+
+    async def session(self, call: Call) -> Answer:
+        return self._upgrade("session", call)
+
+    def _upgrade(self, kind: str, call: Call) -> Answer:
+        """HTTP/2 with prior knowledge follows: without the settings header of RFC 7540, section 3.2."""
+        builder, request = self.builder, call.request
+        protocol = request.headers.get("upgrade", "")
+        if not protocol:
+            raise InvalidParameter("no upgrade proto in request")
+        if protocol != "h2c":
+            raise InvalidParameter(f"protocol {protocol[:100]} not supported")
+        head = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+        return Hijack(head, partial(builder.serve, kind, request.headers, _shown(request.peer)))
+
+    async def prune(self, call: Call) -> Answer:
+        filters = call.filters()
+        for name in filters:
+            if name not in _FILTERS and not (call.only and name == "label"):
+                raise InvalidParameter(f"invalid filter '{name}'")
+        if self._builder is None or call.only:  # records have no labels: none is this client's
+            return json_response({"CachesDeleted": None, "SpaceReclaimed": 0})
+        pruned = await self._builder.prune(
+            filters,
+            everything=call.flag("all"),
+            reserved=_bytes(call, "reserved-space") or _bytes(call, "keep-storage"),
+            maximum=_bytes(call, "max-used-space"),
+            free=_bytes(call, "min-free-space"),
+        )
+        self._engine.events.publish("builder", "prune", "", {"reclaimed": str(pruned.size)})
+        return json_response({"CachesDeleted": list(pruned.ids) or None, "SpaceReclaimed": pruned.size})
+
+    async def cancel(self, call: Call) -> Answer:
+        if not call.arg("id"):
+            raise InvalidParameter("build ID not provided")
+        await self.builder.cancel(call.arg("id"))
+        return empty(200)
+
+
+def _bytes(call: Call, name: str) -> int:
+    text = call.arg(name)
+    return parse_integer(text) if text else 0
+
+
+def _shown(peer: Peer) -> str:
+    return f"uid {peer.uid}" if peer.transport == "unix" else peer.common_name or peer.address
+
+
+def routes(engine: Engine, builder: Builder | None = None) -> list[Route]:
+    own = _Routes(engine, builder)
+    return [
+        Route("POST", "/grpc", own.grpc),
+        Route("POST", "/session", own.session),
+        Route("POST", "/build/prune", own.prune, (1, 31)),
+        Route("POST", "/build/cancel", own.cancel, (1, 31)),
+    ]

@@ -1,0 +1,305 @@
+"""Starts the builder process when a client needs it, ends it when none does, and cleans up after it.
+
+Owns the process, its connection, and its workspace in the engine. When the process ends, in whatever way, its steps are
+killed, its active snapshots removed and its bases released, before another process starts. Processes never overlap, because
+they share the directory of the build cache.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from subprocess import Popen
+from typing import Any
+
+import trio
+
+from orlop_build_dockerfile.contracts import CacheRecord, Client, Pruned, Settings
+from orlop_build_dockerfile.keys import BuildKeys
+from orlop_engine.engine import Engine
+from orlop_engine.images import platforms
+from orlop_kernel import __version__
+from orlop_kernel.http.messages import RawStream
+from orlop_kernel.kinds import Context
+from orlop_kernel.process import spawn_detached
+from orlop_sdk import DeadlineExceeded, Unavailable
+
+from . import messages
+from .link import Link
+from .policies import policies
+from .requests import Requests
+
+__all__ = ["IDLE", "PROGRAM", "Supervisor"]
+
+log = logging.getLogger("orlop.build")
+
+PROGRAM = (sys.executable, "-I", "-m", "orlop_build_dockerfile")
+IDLE = 60.0  # seconds without clients after which the process is ended
+_START = 60.0  # for a cold start on a busy machine
+_END = 15.0
+_LOG_LIMIT = 1 << 20
+_PIECE = 64 << 10
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Supervisor:
+    """At most one builder process at a time."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._engine: Engine = context.services["engine"].engine
+        self._process: _Process | None = None
+        self._starting = trio.Lock()
+        self._closed = False
+
+    # --- for front ends -----------------------------------------------------------------------------------------------
+
+    async def serve(self, kind: str, headers: Mapping[str, str], peer: str, stream: RawStream) -> None:
+        """Hand the connection to the builder process, and wait for its end."""
+        async with self._used() as process:
+            shared = stream.share()
+            if shared is not None:
+                fd, early = shared
+                try:
+                    await process.serve(Client(kind=kind, headers=headers, early=early, peer=peer), fd)
+                finally:
+                    os.close(fd)
+                return
+            ours, theirs = socket.socketpair()
+            with theirs:
+                ours.setblocking(False)
+                end = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+                async with end, trio.open_nursery() as nursery:
+                    nursery.start_soon(_splice, stream, end)
+                    await process.serve(Client(kind=kind, headers=headers, peer=peer), theirs.fileno())
+                    nursery.cancel_scope.cancel()
+
+    async def usage(self) -> Sequence[CacheRecord]:
+        """The records of the build cache; none, without a process, if there has never been one."""
+        if not self._has_cache():
+            return ()
+        async with self._used() as process:
+            found: Sequence[CacheRecord] = await process.link.call(messages.ListCache())
+            return found
+
+    async def prune(
+        self, filters: Mapping[str, Sequence[str]], *, everything: bool, reserved: int, maximum: int, free: int
+    ) -> Pruned:
+        if not self._has_cache():
+            return Pruned((), 0)
+        async with self._used() as process:
+            question = messages.PruneCache(filters, everything, reserved, maximum, free)
+            found: Pruned = await process.link.call(question)
+            return found
+
+    async def cancel(self, build: str) -> None:
+        if self._process is not None:
+            await self._process.link.call(messages.CancelBuild(build))
+
+    def _has_cache(self) -> bool:
+        return self._process is not None or os.path.isdir(self._root)
+
+    async def close(self) -> None:
+        """End the process and all builds. None is started after that."""
+        self._closed = True
+        if self._process is not None:
+            self._process.link.close()
+            await self._process.ended.wait()
+
+    # --- the process --------------------------------------------------------------------------------------------------
+
+    @property
+    def _root(self) -> str:
+        return os.path.join(self._context.config.data_root, "build")
+
+    @asynccontextmanager
+    async def _used(self) -> AsyncIterator[_Process]:
+        """The process, kept from becoming idle. Starts one if there is none."""
+        async with self._starting:
+            process = self._process
+            if process is not None and process.ending:
+                await process.ended.wait()
+                process = None
+            if process is None:
+                if self._closed:
+                    raise Unavailable("cannot build: the daemon is shutting down")
+                process = await self._start()
+            process.users += 1
+        try:
+            yield process
+        finally:
+            process.users -= 1
+            process.idle_since = trio.current_time()
+            process.released.set()
+
+    async def _start(self) -> _Process:
+        run = os.path.join(self._context.config.exec_root, "build")
+        for directory in (self._root, run):
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+            os.chmod(directory, 0o700)
+        process = _Process(self._engine, self._spawn)
+        self._context.nursery.start_soon(self._supervise, process)
+        try:
+            with trio.fail_after(_START):
+                await process.link.call(messages.Begin(self._settings(run)))
+        except BaseException as error:
+            process.kill()
+            with trio.move_on_after(_END, shield=True):
+                await process.ended.wait()
+            if isinstance(error, trio.TooSlowError):
+                raise DeadlineExceeded(f"cannot start the builder: no answer in {_START:g} s") from None
+            if isinstance(error, Unavailable):
+                raise Unavailable(f"cannot start the builder: its process has ended; see {self._log}") from error
+            raise
+        return process
+
+    @property
+    def _log(self) -> str:
+        return os.path.join(self._context.config.exec_root, "builder.log")
+
+    def _spawn(self, theirs: socket.socket) -> Popen[bytes]:
+        stderr = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            if os.fstat(stderr).st_size > _LOG_LIMIT:
+                os.ftruncate(stderr, 0)
+            env = {"PATH": os.environ.get("PATH", _PATH), "LC_ALL": "C.UTF-8", "HOME": self._root}
+            return spawn_detached([*PROGRAM, str(theirs.fileno())], env=env, pass_fds=[theirs.fileno()], stderr=stderr)
+        finally:
+            os.close(stderr)
+
+    def _settings(self, run: str) -> Settings:
+        config, engine = self._context.config, self._engine
+        own = config.part(BuildKeys).builder
+        allowed = {"network.host": own.entitlements.network_host, "security.insecure": own.entitlements.security_insecure}
+        proxies = engine.config.proxies
+        gateways = engine.networks.host_gateways()
+        return Settings(
+            root=self._root,
+            runtime=run,
+            version=__version__,
+            storage=engine.storage_name,
+            platforms=(str(platforms.default()),),
+            proxies={
+                name: value
+                for name, value in (
+                    ("HTTP_PROXY", proxies.http_proxy),
+                    ("HTTPS_PROXY", proxies.https_proxy),
+                    ("NO_PROXY", proxies.no_proxy),
+                )
+                if value
+            },
+            host_gateway=gateways[0] if gateways else "",
+            collect=own.gc.enabled,
+            policies=policies(own.gc, config.data_root) if own.gc.enabled else (),
+            entitlements=tuple(name for name, value in allowed.items() if value),
+        )
+
+    async def _supervise(self, process: _Process) -> None:
+        self._process = process
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._end_when_idle, process)
+                await process.run()
+                nursery.cancel_scope.cancel()
+        except Exception:
+            log.exception("the builder process is lost")
+        finally:
+            self._process = None
+            process.ended.set()
+
+    async def _end_when_idle(self, process: _Process) -> None:
+        while True:
+            process.released = trio.Event()
+            if process.users:
+                await process.released.wait()
+                continue
+            left = process.idle_since + IDLE - trio.current_time()
+            if left <= 0:
+                process.ending = True
+                process.link.close()
+                return
+            await trio.sleep(left)
+
+
+class _Process:
+    """One builder process. `ending`: its connection is closed, or about to be."""
+
+    def __init__(self, engine: Engine, spawn: Any) -> None:
+        ours, theirs = socket.socketpair()
+        try:
+            self._popen: Popen[bytes] = spawn(theirs)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._workspace = engine.building.workspace()
+        self.link = Link(ours, Requests(engine, self._workspace).handle)
+        self.users = 0
+        self.ending = False
+        self.idle_since = trio.current_time()
+        self.released = trio.Event()
+        self.ended = trio.Event()
+        _be_killed_first(self._popen.pid)
+
+    async def serve(self, client: Client, connection: int) -> None:
+        await self.link.call(messages.Serve(client), (connection,))
+
+    def kill(self) -> None:
+        self._popen.send_signal(signal.SIGKILL)
+
+    async def run(self) -> None:
+        """Until the process has ended, and nothing of it is left."""
+        try:
+            await self.link.run()
+        finally:
+            self.ending = True
+            with trio.move_on_after(_END, shield=True):
+                await self._reap()
+            await self._workspace.aclose()
+
+    async def _reap(self) -> None:
+        """Wait for the process, which has lost its connection, or kill it."""
+        pidfd = os.pidfd_open(self._popen.pid)
+        try:
+            with trio.move_on_after(0 if self.users else _END / 2):
+                await trio.lowlevel.wait_readable(pidfd)
+            self.kill()
+            await trio.lowlevel.wait_readable(pidfd)
+            status = self._popen.wait()
+        finally:
+            os.close(pidfd)
+        if status:
+            log.error("the builder process (pid %d) ended with status %d; its builds are lost", self._popen.pid, status)
+
+
+def _be_killed_first(pid: int) -> None:
+    """The daemon may be spared by the OOM killer, which the builder should not be."""
+    with suppress(OSError), open(f"/proc/{pid}/oom_score_adj", "r+") as file:
+        if int(file.read()) < 0:
+            file.seek(0)
+            file.write("0")
+
+
+async def _splice(client: RawStream, end: trio.SocketStream) -> None:
+    """Copy between a client and the builder's end, for connections that only this process can read (TLS)."""
+
+    async def inwards() -> None:
+        while data := await client.receive_some(_PIECE):
+            await end.send_all(data)
+        await end.send_eof()
+
+    async def outwards() -> None:
+        while data := await end.receive_some(_PIECE):
+            await client.send_all(data)
+        await client.send_eof()
+
+    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+            nursery.start_soon(inwards)
+            nursery.start_soon(outwards)
