@@ -7,7 +7,7 @@ import re
 
 from orlop_build_dockerfile.contracts import Policy
 from orlop_build_dockerfile.keys import Collection, Rule
-from orlop_kernel.config.values import parse_size
+from orlop_sdk.sizes import parse_size
 
 __all__ = ["PolicyError", "policies"]
 
