@@ -28,6 +28,7 @@ class Engine:
     def __init__(self, root: Path) -> None:
         (root / "storage").mkdir()
         (root / "build").mkdir()
+        (root / "run").mkdir()
         (root / "context").mkdir()
         self.root = root
         self.backend = FakeBackend(FakeStorage(StorageContext(str(root / "storage"))))
@@ -41,7 +42,9 @@ class Engine:
 
     @asynccontextmanager
     async def solver(self) -> AsyncIterator[LLBSolver]:
-        async with open_solver(self.backend, Settings(root=str(self.root / "build"), version="1")) as solver:
+        async with open_solver(
+            self.backend, Settings(root=str(self.root / "build"), run=str(self.root / "run"), version="1")
+        ) as solver:
             yield solver
 
 
