@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import stat
@@ -10,6 +11,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import trio
 
 from orlop_build_dockerfile.cache.records import Lease
@@ -128,13 +130,16 @@ class SolverJob:
     # --- images
 
     async def resolve_image(self, name: str, platform: str, *, mode: str, log_name: str) -> Base:
+        """An image that was made here has no manifest: its digest is "", because frontends make references of digests."""
         vertex = log_name or f"[internal] load metadata for {name}"
         digest = "sha256:" + uuid.uuid4().hex * 2
 
         async def resolve() -> Base:
             async with self.build.progress.vertex(digest, vertex, ()):
                 with _translated(name):
-                    return await self.resolve(name, platform, mode)
+                    base = await self.resolve(name, platform, mode)
+                local = base.digest == "sha256:" + hashlib.sha256(base.config).hexdigest()
+                return msgspec.structs.replace(base, digest="") if local else base
 
         return await self._resolved.run(("metadata", name, platform, mode), resolve)
 
