@@ -103,7 +103,7 @@ def copy(target: int, source: int, action: ops_pb2.FileActionCopy, owner: tuple[
             raise BuildFailed(f"failed to stat {action.dest}: no such file or directory")
     found = matches(source, action.src, follow=action.followSymlink, wildcard=action.allowWildcard)
     if not found:
-        if action.allowWildcard and action.allowEmptyWildcard:
+        if action.allowWildcard and action.allowEmptyWildcard and has_wildcard(action.src):
             return
         raise BuildFailed(f"{action.src} not found")
     options = copy_options(action, owner)

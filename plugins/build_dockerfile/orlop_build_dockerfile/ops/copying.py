@@ -15,7 +15,18 @@ import msgspec
 from orlop_build_dockerfile.contracts import BuildFailed
 from orlop_sdk.files import copy_content
 
-from .paths import Attributes, clean, lookup, make_directories, open_directory, opened, parent_of, split, stat_in
+from .paths import (
+    Attributes,
+    clean,
+    lookup,
+    make_directories,
+    open_directory,
+    opened,
+    parent_of,
+    resolve_last,
+    split,
+    stat_in,
+)
 from .patterns import Matcher
 
 __all__ = ["Copier", "Options"]
@@ -45,9 +56,9 @@ class _Pending:
     """A directory of the target that is made when the first thing is copied into it: its source may hold nothing that the
     patterns include. `fd` is -1 until then."""
 
-    def __init__(self, above: _Pending | None, name: str, source: int, info: os.stat_result) -> None:
-        self.above, self.name, self.source, self.info = above, name, source, info
-        self.fd, self.made = -1, False
+    def __init__(self, above: _Pending | None, name: str, place: str) -> None:
+        self.above, self.name, self.place = above, name, place
+        self.fd = -1
 
 
 class Copier:
@@ -60,7 +71,7 @@ class Copier:
         self._owner, self._time = options.attributes.owner, options.attributes.time_ns
         self._self = (os.geteuid(), os.getegid())
         self._links: dict[tuple[int, int], tuple[int, str]] = {}
-        self._base = -1
+        self._base, self._above = -1, "/"
 
     def copy(self, path: str, destination: str) -> None:
         """Copy what is at `path` of the source to `destination`. A destination that ends with "/", or that is a directory,
@@ -75,17 +86,19 @@ class Copier:
         destination = clean(destination)
         if (not self._options.contents and directory and there is not None) or (not directory and is_directory):
             destination = os.path.join(destination, split(path)[1])
-        above, name = split(destination)
-        with opened(make_directories(self._target, above, attributes=attributes)) as base:
+        destination = resolve_last(self._target, destination)
+        if directory and self._options.contents and there is None:
+            os.close(make_directories(self._target, destination, attributes=attributes))
+        self._above, name = split(destination)
+        with opened(make_directories(self._target, self._above, attributes=attributes)) as base:
             self._base = base
             self._links.clear()
             if directory:
                 with opened(self._open_source(path)) as source:
-                    self._top(source, base, name, destination)
+                    self._top(source, base, name)
             else:
                 parent, leaf = self._locate(path)
                 with opened(parent):
-                    self._leave_link(base, name, destination)
                     self._entry(parent, leaf, base, name, info, name)
 
     def _locate(self, path: str) -> tuple[int, str]:
@@ -110,37 +123,42 @@ class Copier:
         with opened(parent):
             return os.open(name, _DIRECTORY, dir_fd=parent)
 
-    def _leave_link(self, base: int, name: str, destination: str) -> None:
-        """A destination that is a link to nothing, or out of a directory: it is replaced, never followed."""
-        if name in (".", ""):
-            raise BuildFailed(f"cannot copy to {destination}: it is a directory")
-
-    def _top(self, source: int, base: int, name: str, destination: str) -> None:
-        """Copy a directory. A directory that exists keeps its owner, mode and time, except what is below it."""
+    def _top(self, source: int, base: int, name: str) -> None:
+        """Copy a directory. A directory that exists keeps its owner and mode, and gets the time."""
         info = os.fstat(source)
         if not name:
             with opened(os.open(".", _DIRECTORY, dir_fd=base)) as fd:
                 self._fill(source, fd, None, "", "", 0)
+                self._set_times(fd, info)
             return
-        top = _Pending(None, name, source, info)
-        there = lookup(base, name, follow=False)
-        if there is not None and stat.S_ISLNK(there.st_mode):
-            with opened(open_directory(self._target, destination)) as fd:
-                self._base = fd
-                self._fill(source, fd, None, "", "", 0)
-            return
-        if there is not None and not stat.S_ISDIR(there.st_mode):
-            if not self._options.replace:
-                raise BuildFailed(f"cannot copy to non-directory: {destination}")
-            os.unlink(name, dir_fd=base)
-            there = None
-        if there is None:
+        made = True
+        try:
             os.mkdir(name, 0o700, dir_fd=base)
-        top.fd = os.open(name, _DIRECTORY, dir_fd=base)
-        with opened(top.fd):
-            self._fill(source, top.fd, None, "", name, 0)
-            if there is None:
-                self._finish(source, top.fd, info)
+        except FileExistsError:
+            made = False
+            if not stat.S_ISDIR(os.lstat(name, dir_fd=base).st_mode):
+                self._replace_file(base, name, name)
+                made = True
+        with opened(os.open(name, _DIRECTORY, dir_fd=base)) as fd:
+            self._fill(source, fd, None, "", name, 0)
+            if made:
+                self._finish(source, fd, info)
+            else:
+                self._set_times(fd, info)
+
+    def _replace_file(self, parent: int, name: str, place: str) -> None:
+        """Make a directory in place of something else."""
+        if not self._options.replace:
+            raise BuildFailed(f"cannot copy to non-directory: {self._shown(place)}")
+        os.unlink(name, dir_fd=parent)
+        os.mkdir(name, 0o700, dir_fd=parent)
+
+    def _shown(self, place: str) -> str:
+        return os.path.join(self._above, place.lstrip("/"))
+
+    def _set_times(self, fd: int, info: os.stat_result) -> None:
+        times = (info.st_atime_ns, info.st_mtime_ns) if self._time is None else (self._time, self._time)
+        os.utime(fd, ns=times)
 
     def _fill(self, source: int, target: int, pending: _Pending | None, path: str, place: str, depth: int) -> None:
         """Copy the entries of a directory. `path` is that below the copied directory, for patterns; `place` that below the
@@ -178,9 +196,9 @@ class Copier:
         depth: int,
     ) -> None:
         with opened(os.open(name, _DIRECTORY, dir_fd=source)) as inner:
-            step = _Pending(pending, name, inner, info)
+            step = _Pending(pending, name, place)
             if pending is None:
-                step.above = _Pending(None, "", source, info)
+                step.above = _Pending(None, "", "")
                 step.above.fd = target
             try:
                 if included:
@@ -202,23 +220,20 @@ class Copier:
             os.mkdir(step.name, 0o700, dir_fd=above)
         except FileExistsError:
             if not stat.S_ISDIR(os.lstat(step.name, dir_fd=above).st_mode):
-                if not self._options.replace:
-                    raise BuildFailed(f"cannot copy to non-directory: {step.name}") from None
-                os.unlink(step.name, dir_fd=above)
-                os.mkdir(step.name, 0o700, dir_fd=above)
+                self._replace_file(above, step.name, step.place)
         step.fd = os.open(step.name, _DIRECTORY, dir_fd=above)
         return step.fd
 
     def _entry(self, source: int, name: str, target: int, new: str, info: os.stat_result, place: str) -> None:
         """Copy what is no directory, in place of what is there."""
         if info.st_nlink > 1:
-            if self._link(info, target, new):
+            if self._link(info, target, new, place):
                 return
             self._links[info.st_dev, info.st_ino] = (self._base, place)
         if stat.S_ISREG(info.st_mode):
-            self._file(source, name, target, new)
+            self._file(source, name, target, new, place)
             return
-        self._clear(target, new)
+        self._clear(target, new, place)
         if stat.S_ISLNK(info.st_mode):
             os.symlink(os.readlink(name, dir_fd=source), new, dir_fd=target)
         else:
@@ -231,11 +246,11 @@ class Copier:
         times = (info.st_atime_ns, info.st_mtime_ns) if self._time is None else (self._time, self._time)
         os.utime(new, ns=times, dir_fd=target, follow_symlinks=False)
 
-    def _link(self, info: os.stat_result, target: int, new: str) -> bool:
+    def _link(self, info: os.stat_result, target: int, new: str, place: str) -> bool:
         known = self._links.get((info.st_dev, info.st_ino))
         if known is None:
             return False
-        self._clear(target, new)
+        self._clear(target, new, place)
         try:
             os.link(known[1].lstrip("/"), new, src_dir_fd=known[0], dst_dir_fd=target, follow_symlinks=False)
         except OSError as error:
@@ -244,23 +259,23 @@ class Copier:
             raise
         return True
 
-    def _clear(self, target: int, name: str) -> None:
+    def _clear(self, target: int, name: str, place: str) -> None:
         try:
             os.unlink(name, dir_fd=target)
         except FileNotFoundError:
             pass
         except IsADirectoryError:
             if not self._options.replace:
-                raise BuildFailed(f"cannot replace to directory {name} with file") from None
+                raise BuildFailed(f"cannot replace to directory {self._shown(place)} with file") from None
             remove_tree(target, name)
 
-    def _file(self, source: int, name: str, target: int, new: str) -> None:
+    def _file(self, source: int, name: str, target: int, new: str, place: str) -> None:
         with opened(os.open(name, _READ, dir_fd=source)) as reader:
             info = os.fstat(reader)
             try:
                 writer = os.open(new, _WRITE, 0o600, dir_fd=target)
             except FileExistsError:
-                self._clear(target, new)
+                self._clear(target, new, place)
                 writer = os.open(new, _WRITE, 0o600, dir_fd=target)
             with opened(writer):
                 if info.st_size > _SMALL:
@@ -280,8 +295,7 @@ class Copier:
             os.fchown(target, *owner)
         os.fchmod(target, self._permissions(info.st_mode))
         copy_xattrs(source, target)
-        times = (info.st_atime_ns, info.st_mtime_ns) if self._time is None else (self._time, self._time)
-        os.utime(target, ns=times)
+        self._set_times(target, info)
 
 
 def _write(fd: int, data: bytes) -> None:

@@ -15,9 +15,12 @@ from orlop_build_dockerfile.cache.content import Selection
 from orlop_build_dockerfile.cache.records import Lease, Record
 from orlop_build_dockerfile.contracts import BuildFailed, Step, Ulimit
 from orlop_build_dockerfile.contracts import Vertex as Shown
+from orlop_build_dockerfile.dockerfile.goformat import quote
+from orlop_build_dockerfile.nurseries import nursery
 from orlop_build_dockerfile.pb import ops_pb2
 from orlop_build_dockerfile.solver.definition import Vertex
 from orlop_build_dockerfile.solver.values import Value, join_key
+from orlop_sdk import OrlopError
 
 from .produce import produce
 from .stepmounts import StepMounts
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["execute"]
 
 _VERSION = "exec 1"
+_NOT_STARTED = "unable to start container process"
 _EXIT = "github.com/moby/buildkit/gatewayapi.ExitMessage+json"
 _NETWORKS = {ops_pb2.UNSET: "", ops_pb2.HOST: "host", ops_pb2.NONE: "none"}
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
@@ -39,7 +43,7 @@ async def execute(job: SolverJob, vertex: Vertex, inputs: list[Value]) -> Mappin
     _check_entitlements(job, op)
 
     async def exact() -> str:
-        return join_key(_VERSION, *await _exact_parts(vertex.op, inputs))
+        return join_key(_VERSION, *await _exact_parts(vertex.op, inputs, vertex.digest[7:32]))
 
     quick = None
     if not any(value.by_content for value in inputs):
@@ -78,7 +82,7 @@ def _read_only(mount: ops_pb2.Mount) -> bool:
     return mount.mountType == ops_pb2.BIND and mount.readonly and mount.output < 0
 
 
-async def _exact_parts(op: ops_pb2.Op, inputs: list[Value]) -> list[str | bytes]:
+async def _exact_parts(op: ops_pb2.Op, inputs: list[Value], ref: str) -> list[str | bytes]:
     text = _normalized(op)
     parts: list[str | bytes] = []
     for mount in text.exec.mounts:
@@ -91,7 +95,7 @@ async def _exact_parts(op: ops_pb2.Op, inputs: list[Value]) -> list[str | bytes]
         found = await value.digests(Selection(mount.selector or "/"))
         if not found:
             raise BuildFailed(
-                f'failed to compute cache key: failed to calculate checksum of ref: "{mount.selector}": not found', code=5
+                f'failed to compute cache key: failed to calculate checksum of ref {ref}: "{mount.selector}": not found'
             )
         parts += [digest for _, digest in found]
         mount.selector = ""
@@ -126,7 +130,13 @@ async def _run(job: SolverJob, vertex: Vertex, inputs: list[Value], shown: Shown
             stubs = Stubs(core.views, targets, recursive=op.meta.removeMountStubsRecursive)
             if mounts.active_root is not None:
                 await stubs.look(mounts.active_root.parent)
-            code = await run_step(job, step, shown)
+            try:
+                code = await run_step(job, step, shown)
+            except OrlopError as error:
+                if _NOT_STARTED not in str(error):
+                    raise
+                shown.log(f"{error}\n".encode(), 2)  # as runc prints it in BuildKit
+                raise _failed(op, 1) from error
             if code not in (op.meta.validExitCodes or (0,)):
                 raise _failed(op, code)
             if mounts.active_root is not None:
@@ -147,7 +157,7 @@ async def _environment(job: SolverJob, op: ops_pb2.ExecOp) -> tuple[str, ...]:
         data = await job.build.session.secret(secret.ID)
         if data is None:
             if not secret.optional:
-                raise BuildFailed(f"secret {secret.ID}: not found", code=5)
+                raise BuildFailed(f"secret {secret.ID}: not found")
             continue
         if b"\0" in data:
             raise BuildFailed(f"secret {secret.ID} holds a NUL, and cannot be an environment variable")
@@ -160,25 +170,25 @@ def _platform(platform: ops_pb2.Platform) -> str:
 
 
 def _failed(op: ops_pb2.ExecOp, code: int) -> BuildFailed:
-    command = " ".join(op.meta.args)
+    command = quote(" ".join(op.meta.args))
     detail = (_EXIT, json.dumps({"Code": code}).encode())
-    return BuildFailed(f'process "{command}" did not complete successfully: exit code: {code}', details=[detail])
+    return BuildFailed(f"process {command} did not complete successfully: exit code: {code}", details=[detail])
 
 
 async def run_step(job: SolverJob, step: Step, shown: Shown) -> int:
     """Run a step, and show what it prints. Returns its exit code."""
     async with contextlib.AsyncExitStack() as stack:
         ends = [await stack.enter_async_context(_pipe()) for _ in range(2)]
-        async with trio.open_nursery() as nursery:
+        async with nursery() as showing:
             for number, (reader, _) in enumerate(ends, 1):
-                nursery.start_soon(_show, reader, shown, number)
+                showing.start_soon(_show, reader, shown, number)
             try:
                 return await job.core.backend.run(step, ends[0][1].fileno(), ends[1][1].fileno())
             finally:
                 for _, writer in ends:
                     writer.close()
                 # A process that a step has left behind may hold the pipe: what the step printed is in it already
-                nursery.cancel_scope.deadline = trio.current_time() + 5
+                showing.cancel_scope.deadline = trio.current_time() + 5
 
 
 @contextlib.asynccontextmanager

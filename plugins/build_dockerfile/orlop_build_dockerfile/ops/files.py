@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import secrets
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -14,9 +16,12 @@ from orlop_build_dockerfile.contracts import BuildFailed
 from orlop_build_dockerfile.pb import ops_pb2
 from orlop_build_dockerfile.solver.definition import Vertex
 from orlop_build_dockerfile.solver.values import Empty, Value, join_key
+from orlop_sdk.files import delete_tree
 
 from . import actions, paths
+from .copying import Copier, Options
 from .owners import resolve_owner
+from .patterns import has_wildcard
 from .produce import produce
 
 if TYPE_CHECKING:
@@ -33,7 +38,7 @@ async def change_files(job: SolverJob, vertex: Vertex, inputs: list[Value]) -> M
     op = vertex.op.file
 
     async def exact() -> str:
-        return join_key(_VERSION, *await _exact_parts(op, inputs))
+        return join_key(_VERSION, *await _exact_parts(op, inputs, vertex.digest[7:32]))
 
     quick = None
     if not any(value.by_content for value in inputs):
@@ -41,7 +46,7 @@ async def change_files(job: SolverJob, vertex: Vertex, inputs: list[Value]) -> M
     return await produce(job, vertex, quick, exact, lambda _, key, lease: _Run(job, vertex, inputs).make(key, lease))
 
 
-async def _exact_parts(op: ops_pb2.FileOp, inputs: list[Value]) -> list[str | bytes]:
+async def _exact_parts(op: ops_pb2.FileOp, inputs: list[Value], ref: str) -> list[str | bytes]:
     """What the result depends on: what COPY takes counts by its content, and of its path the last name alone."""
     parts: list[str | bytes] = []
     for action in op.actions:
@@ -50,12 +55,12 @@ async def _exact_parts(op: ops_pb2.FileOp, inputs: list[Value]) -> list[str | by
         if 0 <= action.input < len(inputs):
             parts.append(await inputs[action.input].key())
         if action.HasField("copy"):
-            parts += await _selected(text.copy, action, inputs)
+            parts += await _selected(text.copy, action, inputs, ref)
         parts.append(text.SerializeToString(deterministic=True))
     return parts
 
 
-async def _selected(text: ops_pb2.FileActionCopy, action: ops_pb2.FileAction, inputs: list[Value]) -> list[str]:
+async def _selected(text: ops_pb2.FileActionCopy, action: ops_pb2.FileAction, inputs: list[Value], ref: str) -> list[str]:
     copy = action.copy
     if action.secondaryInput >= len(inputs):
         return []
@@ -68,9 +73,9 @@ async def _selected(text: ops_pb2.FileActionCopy, action: ops_pb2.FileAction, in
         exclude=tuple(copy.exclude_patterns),
     )
     found = [] if source is None else await source.digests(wanted)
-    if not found and not (copy.allowWildcard and copy.allowEmptyWildcard):
+    if not found and not (copy.allowWildcard and copy.allowEmptyWildcard and has_wildcard(copy.src)):
         raise BuildFailed(
-            f'failed to compute cache key: failed to calculate checksum of ref: "{paths.clean(copy.src)}": not found', code=5
+            f'failed to compute cache key: failed to calculate checksum of ref {ref}: "{paths.clean(copy.src)}": not found'
         )
     text.src = ""  # its last name comes with the digests
     return [part for pair in found for part in pair]
@@ -163,7 +168,18 @@ class _Run:
             actions.rm(root, action.rm)
 
     def _unpack(self, archive: int, directory: int) -> None:
-        trio.from_thread.run(self._core.backend.unpack, archive, directory)
+        """Unpack in a directory of the host, where the daemon's sandbox can work, and copy from there into the snapshot,
+        which is mounted here alone."""
+        place = os.path.join(self._core.directory, f"unpack-{secrets.token_hex(8)}")
+        os.mkdir(place, 0o700)
+        try:
+            with paths.opened(os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as unpacked:
+                os.mkdir("tree", 0o755, dir_fd=unpacked)
+                with paths.opened(os.open("tree", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=unpacked)) as tree:
+                    trio.from_thread.run(self._core.backend.unpack, archive, tree)
+                    Copier(tree, directory, Options(contents=True, replace=True)).copy("/", "/")
+        finally:
+            delete_tree(place)
 
 
 def description(op: ops_pb2.FileOp) -> str:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
 
-from orlop_build_dockerfile.contracts import BuildFailed
 from orlop_build_dockerfile.pb import ops_pb2
 from orlop_sdk import linux
 
@@ -19,7 +17,7 @@ _LIMIT = 4 << 20
 
 def resolve_owner(root: int, chown: ops_pb2.ChownOpt) -> tuple[int, int]:
     """User and group. A user without a group has that of its entry in passwd if it is a name, else the group of the same
-    number. Raises `BuildFailed` for an unknown name."""
+    number. An unknown name is root's, as in BuildKit."""
     uid = gid = 0
     if chown.HasField("user"):
         uid, gid = _user(root, chown.user)
@@ -37,28 +35,23 @@ def _user(root: int, option: ops_pb2.UserOpt) -> tuple[int, int]:
     for parts in _lines(root, "/etc/passwd", 4):
         if parts[0] == name and parts[2].isdecimal() and parts[3].isdecimal():
             return int(parts[2]), int(parts[3])
-    raise BuildFailed(
-        f"unable to convert uid/gid chown string to host mapping: can't find uid for user {name}: no such user"
-    )
+    return 0, 0
 
 
 def _group(root: int, name: str) -> int:
     for parts in _lines(root, "/etc/group", 3):
         if parts[0] == name and parts[2].isdecimal():
             return int(parts[2])
-    raise BuildFailed(
-        f"unable to convert uid/gid chown string to host mapping: can't find gid for group {name}: no such group"
-    )
+    return 0
 
 
-def _lines(root: int, path: str, fields: int) -> Iterator[list[str]]:
+def _lines(root: int, path: str, fields: int) -> list[list[str]]:
+    """The entries of a file; none if there is no file."""
     try:
         fd = linux.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
-        return
+        return []
     with opened(fd):
         text = os.read(fd, _LIMIT).decode("utf-8", "replace") if stat.S_ISREG(os.fstat(fd).st_mode) else ""
-    for line in text.splitlines():
-        parts = line.strip().split(":")
-        if len(parts) >= fields and not line.startswith("#"):
-            yield parts
+    entries = (line.strip().split(":") for line in text.splitlines() if not line.startswith("#"))
+    return [entry for entry in entries if len(entry) >= fields]

@@ -15,7 +15,18 @@ import msgspec
 
 from orlop_sdk import linux
 
-__all__ = ["Attributes", "clean", "lookup", "make_directories", "open_directory", "opened", "parent_of", "split", "stat_in"]
+__all__ = [
+    "Attributes",
+    "clean",
+    "lookup",
+    "make_directories",
+    "open_directory",
+    "opened",
+    "parent_of",
+    "resolve_last",
+    "split",
+    "stat_in",
+]
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _MAX_LINKS = 40
@@ -72,6 +83,23 @@ def lookup(root: int, path: str, *, follow: bool) -> os.stat_result | None:
         return stat_in(root, path, follow=follow)
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def resolve_last(root: int, path: str) -> str:
+    """The cleaned path with links at its end replaced by what they name, whether that exists or not."""
+    path = clean(path)
+    for _ in range(_MAX_LINKS):
+        try:
+            parent, name = parent_of(root, path)
+        except (FileNotFoundError, NotADirectoryError):
+            return path
+        with opened(parent):
+            try:
+                target = os.readlink(name, dir_fd=parent)
+            except OSError:
+                return path
+        path = clean(target if target.startswith("/") else f"{split(path)[0]}/{target}")
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
 
 
 def set_attributes(fd: int, attributes: Attributes) -> None:

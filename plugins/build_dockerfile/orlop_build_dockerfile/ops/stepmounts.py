@@ -131,7 +131,7 @@ class StepMounts:
         if data is None:
             if wanted.optional:
                 return
-            raise BuildFailed(f"secret {wanted.ID}: not found", code=5)
+            raise BuildFailed(f"secret {wanted.ID}: not found")
         path = os.path.join(await self._private(), f"secret-{len(self.steps)}")
         content = data
 
@@ -151,9 +151,7 @@ class StepMounts:
         if not await session.has_ssh_agent(wanted.ID):
             if wanted.optional:
                 return
-            raise BuildFailed(
-                f"unset ssh forward key {wanted.ID}" if wanted.ID else "no SSH key forwarded from the client", code=5
-            )
+            raise BuildFailed(f"unset ssh forward key {wanted.ID}" if wanted.ID else "no SSH key forwarded from the client")
         path = os.path.join(await self._private(), f"agent-{len(self.steps)}")
         listener = trio.socket.socket(trio.socket.AF_UNIX)
         await listener.bind(path)

@@ -21,7 +21,7 @@ from orlop_build_dockerfile.ops import paths
 from orlop_build_dockerfile.ops.patterns import Matcher
 from orlop_build_dockerfile.pb.fsutil_pb2 import Stat
 from orlop_build_dockerfile.pb.ops_pb2 import Definition
-from orlop_sdk import NotFound, OrlopError, linux
+from orlop_sdk import OrlopError, linux
 
 from .core import Core, failure
 from .definition import Graph, Output, Vertex, decode, source_details
@@ -253,8 +253,6 @@ def _translated(name: str = "") -> Any:
     """Errors of the daemon and of files, as errors of the build."""
     try:
         yield
-    except NotFound as error:
-        raise BuildFailed(f"{name}: {error}" if name else str(error), code=5) from error
     except OrlopError as error:
         raise BuildFailed(f"{name}: {error}" if name else str(error)) from error
     except OSError as error:

@@ -93,5 +93,7 @@ def _tidy(core: Core) -> None:
     for name in os.listdir(core.directory):
         if name.startswith("view-"):
             os.rmdir(os.path.join(core.directory, name))
+        elif name.startswith("unpack-"):
+            shutil.rmtree(os.path.join(core.directory, name))
     shutil.rmtree(core.runtime, ignore_errors=True)
     os.makedirs(core.runtime, 0o700, exist_ok=True)
