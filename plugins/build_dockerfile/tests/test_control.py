@@ -145,7 +145,7 @@ def control_test(
 ) -> FakeSolver:
     """Run a test with a client, its session open unless told otherwise."""
     solver = options.pop("solver", None) or FakeSolver()
-    settings = Settings(root=str(tmp_path), run=str(tmp_path), version="1.2.3", **options)
+    settings = Settings(root=str(tmp_path), version="1.2.3", **options)
 
     async def main() -> None:
         sessions = Sessions()

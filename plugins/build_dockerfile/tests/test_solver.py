@@ -43,7 +43,7 @@ class Engine:
     @asynccontextmanager
     async def solver(self) -> AsyncIterator[LLBSolver]:
         async with open_solver(
-            self.backend, Settings(root=str(self.root / "build"), run=str(self.root / "run"), version="1")
+            self.backend, Settings(root=str(self.root / "build"), runtime=str(self.root / "run"), version="1")
         ) as solver:
             yield solver
 

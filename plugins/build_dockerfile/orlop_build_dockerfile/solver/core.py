@@ -40,7 +40,7 @@ class Core:
         self.backend, self.settings, self._nursery = backend, settings, nursery
         self._first: dict[str, SolverJob] = {}
         self.directory = settings.root
-        self.runtime = os.path.join(settings.run, "steps")
+        self.runtime = os.path.join(settings.runtime or settings.root, "steps")
         self.records = Records(backend, settings.root)
         self.views = Views(backend, settings.root)
         self.steps: SharedTasks[Any] = SharedTasks(nursery)
