@@ -9,6 +9,7 @@ import subprocess
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -110,6 +111,42 @@ def test_a_pushed_index_is_what_came(engine: Engine, registry: Registry, both: s
     assert [entry["platform"]["architecture"] for entry in found["manifests"]][:2] == ["s390x", HOST.architecture]
     raw = tool("skopeo", "inspect", "--tls-verify=false", "--raw", f"docker://{target}")
     assert raw == ABOUT.index.data
+
+
+def target(found: dict[str, Any]) -> str:
+    return str(found.get("Descriptor", {}).get("digest", ""))
+
+
+def test_target_and_origin_of_an_image(engine: Engine, registry: Registry, both: str) -> None:
+    """`Descriptor` since 1.48, `Identity` since 1.53 (inspect) and 1.54 (list)."""
+    path, wanted = f"/images/{both}/json", quote(json.dumps({"os": "linux", "architecture": "s390x"}))
+    filters = quote(json.dumps({"reference": [both]}))
+    assert [target(engine.api("GET", f"/v1.{minor}{path}")[1]) for minor in (47, 48)] == ["", INDEX]
+    assert target(engine.api("GET", f"/v1.49{path}?platform={wanted}")[1]) == OTHER.manifest.digest
+    assert [target(engine.api("GET", f"/v1.{n}/images/json?filters={filters}")[1][0]) for n in (47, 48)] == ["", INDEX]
+    assert target(engine.api("GET", "/v1.55/images/busybox/json")[1]) == "", "made here"
+
+    origin = {"Pull": [{"Repository": f"{registry.host}/team/app"}]}
+    assert "Identity" not in engine.api("GET", f"/v1.52{path}")[1]
+    assert engine.api("GET", f"/v1.53{path}")[1]["Identity"] == origin
+    (item,) = engine.api("GET", f"/v1.54/images/json?filters={filters}&manifests=1&identity=1")[1]
+    shown = [one["ImageData"].get("Identity") for one in item["Manifests"] if one["Kind"] == "image"]
+    assert shown == [origin, origin]
+    status, found = engine.api("GET", "/v1.54/images/json?identity=1")
+    assert (status, found["message"]) == (400, "conflicting options: identity requires manifests=1")
+    engine.ok("tag", both, f"{registry.host}/pushed/app:v1")
+    engine.ok("push", "-q", f"{registry.host}/pushed/app:v1")
+    assert engine.api("GET", f"/v1.53{path}")[1]["Identity"]["Pull"][-1] == {"Repository": f"{registry.host}/pushed/app"}
+
+
+def test_several_platforms_since_1_52(engine: Engine, both: str) -> None:
+    query = "&".join(f"platform={quote(json.dumps({'os': 'linux', 'architecture': name}))}" for name in ("s390x", "amd64"))
+    status, found = engine.api("GET", f"/v1.51/images/{both}/get?{query}")
+    assert status == 400 and found["message"].startswith(
+        "multiple platform parameters are not supported in this API version"
+    )
+    status, data, _ = engine.raw("GET", f"/v1.52/images/{both}/get?{query}")
+    assert status == 200 and ABOUT.index.data in data
 
 
 def test_a_push_of_one_of_the_platforms(engine: Engine, registry: Registry, one: str) -> None:

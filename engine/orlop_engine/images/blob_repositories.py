@@ -74,6 +74,10 @@ class BlobRepositories:
             with suppress(OrlopError):
                 await self._store.commit(operations)
 
+    def of(self, digest: str) -> tuple[str, ...]:
+        """The full names of repositories that have the blob, the newest last."""
+        return self._known.get(digest, ())
+
     def candidates(self, digest: str, target: Reference) -> list[str]:
         """Repositories of the target's registry from which it may mount the blob: their paths, the newest first."""
         domain = f"{target.domain}/"

@@ -21,7 +21,7 @@ __all__ = ["HistoryStep", "ImageDetails", "ListedImage", "ManifestDetails", "Pru
 class ManifestDetails(msgspec.Struct, frozen=True, kw_only=True):
     """One of the manifests that an image's name means: see `image_manifests`. `available`: its content is here. `stored` and
     `unpacked` are bytes, of blobs and of files. `platform` and `containers` (ids) are those of an image. `about`: the digest
-    of the manifest that an attestation is about."""
+    of the manifest that an attestation is about. `repositories`: where the image was pulled from or pushed to."""
 
     descriptor: Descriptor
     kind: Literal["image", "attestation", "unknown"]
@@ -31,6 +31,7 @@ class ManifestDetails(msgspec.Struct, frozen=True, kw_only=True):
     platform: Platform | None = None
     containers: Sequence[str] = ()
     about: str = ""
+    repositories: Sequence[str] = ()
 
 
 class ListedImage(NamedTuple):
@@ -44,10 +45,13 @@ class ListedImage(NamedTuple):
     containers: int | None = None
     """The number of containers that were made from it."""
     manifests: Sequence[ManifestDetails] | None = None
+    target: Descriptor | None = None
+    """See `image_targets`."""
 
 
 class ImageDetails(NamedTuple):
-    """One image, with the names that it is shown with. `storage`: the storage driver's description of the top layer."""
+    """One image, with the names that it is shown with. `storage`: the storage driver's description of the top layer.
+    `target`: see `image_targets`. `repositories`: where the image was pulled from or pushed to."""
 
     image: Image
     tags: list[str]
@@ -55,6 +59,8 @@ class ImageDetails(NamedTuple):
     storage_driver: str
     storage: Mapping[str, str]
     manifests: Sequence[ManifestDetails] | None = None
+    target: Descriptor | None = None
+    repositories: Sequence[str] = ()
 
 
 class HistoryStep(NamedTuple):

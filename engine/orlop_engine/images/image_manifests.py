@@ -7,7 +7,7 @@ has one manifest: the one that it came with, or the one that a push or save woul
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import trio
 
@@ -24,14 +24,22 @@ from .manifests import Descriptor, Index
 from .platforms import Platform
 from .records import Image, ImageUser
 
-__all__ = ["manifests_of"]
+__all__ = ["manifests_of", "no_origins"]
 
 log = logging.getLogger("orlop.images")
 
 Users = Mapping[str, Sequence[ImageUser]]
+Origins = Callable[[str], Sequence[str]]
+"""The repositories that an image, by its ID, was pulled from or pushed to."""
 
 
-async def manifests_of(catalog: Catalog, content: ContentStore, image: Image, users: Users) -> list[ManifestDetails]:
+def no_origins(_: str) -> Sequence[str]:
+    return ()
+
+
+async def manifests_of(
+    catalog: Catalog, content: ContentStore, image: Image, users: Users, origins: Origins = no_origins
+) -> list[ManifestDetails]:
     """The manifests of all names for which a list shows this image."""
     pace, found = Pace(), dict[str, ManifestDetails]()
     seen = set()
@@ -47,10 +55,10 @@ async def manifests_of(catalog: Catalog, content: ContentStore, image: Image, us
         index = await trio.to_thread.run_sync(_index, content, target.index)
         for entry in index.manifests if index else ():
             if entry.digest not in found:
-                found[entry.digest] = await trio.to_thread.run_sync(_entry, content, entry, members, users)
+                found[entry.digest] = await trio.to_thread.run_sync(_entry, content, entry, members, users, origins)
     shown = {digest for digest, one in found.items() if one.available}
     for one in images.values():
-        if shown.isdisjoint(one.record.manifests) and (own := await _own(content, one, users)) is not None:
+        if shown.isdisjoint(one.record.manifests) and (own := await _own(content, one, users, origins)) is not None:
             found.setdefault(own.descriptor.digest, own)
     return list(found.values())
 
@@ -64,15 +72,17 @@ def _index(content: ContentStore, digest: str) -> Index | None:
     return found if isinstance(found, Index) else None
 
 
-async def _own(content: ContentStore, image: Image, users: Users) -> ManifestDetails | None:
+async def _own(content: ContentStore, image: Image, users: Users, origins: Origins) -> ManifestDetails | None:
     try:
         found = await outgoing.describe(content, image)
     except OrlopError:
         return None  # a layer's blob is missing: the image has no manifest
-    return _image(content, found.descriptor, image, image.platform, users)
+    return _image(content, found.descriptor, image, image.platform, users, origins)
 
 
-def _entry(content: ContentStore, entry: Descriptor, members: Mapping[str, Image], users: Users) -> ManifestDetails:
+def _entry(
+    content: ContentStore, entry: Descriptor, members: Mapping[str, Image], users: Users, origins: Origins
+) -> ManifestDetails:
     """An entry of an index. Runs on a thread."""
     if manifests.is_attestation(entry):
         return _attestation(content, entry)
@@ -81,11 +91,11 @@ def _entry(content: ContentStore, entry: Descriptor, members: Mapping[str, Image
     image = next((one for one in members.values() if entry.digest in one.record.manifests), None)
     if image is None and entry.media_type not in manifests.IMAGE_MANIFESTS:
         return ManifestDetails(descriptor=entry, kind="unknown")
-    return _image(content, entry, image, platform if given or image is None else image.platform, users)
+    return _image(content, entry, image, platform if given or image is None else image.platform, users, origins)
 
 
 def _image(
-    content: ContentStore, entry: Descriptor, image: Image | None, platform: Platform, users: Users
+    content: ContentStore, entry: Descriptor, image: Image | None, platform: Platform, users: Users, origins: Origins
 ) -> ManifestDetails:
     stored = unpacked = 0
     if image is not None:
@@ -101,6 +111,7 @@ def _image(
         unpacked=unpacked,
         platform=platform,
         containers=containers,
+        repositories=origins(image.id) if image else (),
     )
 
 

@@ -60,6 +60,8 @@ class OfferedPlatform(msgspec.Struct, frozen=True):
     os: str = ""
     architecture: str = ""
     variant: str = ""
+    os_version: str = msgspec.field(name="os.version", default="")
+    os_features: tuple[str, ...] = msgspec.field(name="os.features", default=())
 
 
 class Descriptor(msgspec.Struct, frozen=True, rename={"media_type": "mediaType", "artifact_type": "artifactType"}):

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .committed import CommitRequest, Committer
     from .destinations import Refuse
     from .details import HistoryStep, ImageDetails, ListedImage, ManifestDetails, Pruned, RemovedItem
+    from .image_targets import ImageTargets
     from .imports import Importer, ImportRequest
     from .inspection import Distribution
     from .listing import Filters
@@ -199,18 +200,25 @@ class Images:
         users: bool = False,
         shared_size: bool = False,
         manifests: bool = False,
+        targets: bool = False,
+        origins: bool = False,
     ) -> list[ListedImage]:
-        """The images of a list: see `listing.choose`. `users`, `shared_size` and `manifests`: with these values."""
+        """The images of a list: see `listing.choose`. `users`, `shared_size`, `manifests` and `targets`: with these values;
+        `origins`: manifests with the repositories of their images."""
         from . import listing
         from .details import ListedImage
 
         catalog, counts = self._image_store.catalog, self.users() if users else None
         pace, found = Pace(), []
-        for image, tags, digests in await listing.choose(catalog, filters, everything=everything, newest=newest):
+        chosen = await listing.choose(catalog, filters, everything=everything, newest=newest)
+        if targets:
+            await self._targets.load(item.image for item in chosen)
+        for image, tags, digests in chosen:
             shared = catalog.shared_size(image) if shared_size else None
             containers = None if counts is None else len(counts.get(image.id, ()))
-            shown = await self._manifests(image) if manifests else None
-            found.append(ListedImage(image, tags, digests, image.size, shared, containers, shown))
+            shown = await self._manifests(image, origins) if manifests else None
+            target = self._targets.of(image) if targets else None
+            found.append(ListedImage(image, tags, digests, image.size, shared, containers, shown, target))
             await pace()
         return found
 
@@ -220,15 +228,30 @@ class Images:
 
         return await usage(self._image_store, self.users(), blobs=blobs)
 
-    async def _manifests(self, image: Image) -> list[ManifestDetails]:
-        from .image_manifests import manifests_of
+    @cached_property
+    def _targets(self) -> ImageTargets:
+        from .image_targets import ImageTargets
 
-        return await manifests_of(self._image_store.catalog, self._content, image, self.users())
+        return ImageTargets(self._image_store.catalog, self._content)
+
+    async def _manifests(self, image: Image, origins: bool) -> list[ManifestDetails]:
+        from .image_manifests import manifests_of, no_origins
+
+        repositories = self._image_store.repositories.of if origins else no_origins
+        return await manifests_of(self._image_store.catalog, self._content, image, self.users(), repositories)
 
     async def inspect(
-        self, name: str, platform: Platform | None = None, *, newest: bool = False, manifests: bool = False
+        self,
+        name: str,
+        platform: Platform | None = None,
+        *,
+        newest: bool = False,
+        manifests: bool = False,
+        targets: bool = False,
+        origins: bool = False,
     ) -> ImageDetails:
-        """One image: see `resolve`. With `newest`, its names are those that mean it to such a client."""
+        """One image: see `resolve`. With `newest`, its names are those that mean it to such a client. `manifests`, `targets`
+        and `origins`: see `listed`."""
         from . import listing
         from .details import ImageDetails
 
@@ -237,8 +260,14 @@ class Images:
         tags, digests = image.repo_tags, image.repo_digests
         if newest:
             tags, digests = await listing.names_of(self._image_store.catalog, image)
-        shown = await self._manifests(image) if manifests else None
-        return ImageDetails(image, tags, digests, self._config.effective_storage_driver, storage, shown)
+        shown = await self._manifests(image, origins) if manifests else None
+        target = None
+        if targets:
+            await self._targets.load([image])
+            target = self._targets.of(image, whole=platform is None)
+        repositories = self._image_store.repositories.of(image.id) if origins else ()
+        driver = self._config.effective_storage_driver
+        return ImageDetails(image, tags, digests, driver, storage, shown, target, repositories)
 
     def history(self, name: str, platform: Platform | None = None, *, newest: bool = False) -> list[HistoryStep]:
         """The steps that made an image, newest first."""

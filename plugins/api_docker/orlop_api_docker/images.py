@@ -59,8 +59,20 @@ def _platform(call: Call, since: tuple[int, int]) -> Platform | None:
 
 
 def _platforms(call: Call) -> tuple[Platform, ...]:
-    """`platform` of save and load, as often as given (since 1.52; once before)."""
-    return tuple(map(_platform_json, filter(None, call.args("platform")))) if call.version >= (1, 48) else ()
+    """`platform` of save and load, as often as given."""
+    given = call.args("platform") if call.version >= (1, 48) else []
+    if len(given) > 1 and call.version < (1, 52):
+        raise InvalidParameter(
+            "multiple platform parameters are not supported in this API version; use API version 1.52 or later"
+        )
+    return tuple(map(_platform_json, filter(None, given)))
+
+
+def _is_restricted(call: Call) -> bool:
+    """Whether the client may not see where images come from that others have pulled."""
+    from orlop_engine.images.policy import UNRESTRICTED
+
+    return restrictions(call).images is not UNRESTRICTED
 
 
 def _import_name(repository: str, tag: str) -> Reference | None:
@@ -181,6 +193,9 @@ class _Routes:
             filters["reference"] = [*filters.get("reference", []), call.arg("filter")]
         shared = call.flag("shared-size") and call.version >= (1, 42)
         manifests = call.flag("manifests") and call.version >= (1, 47)
+        identity = call.flag("identity") and call.version >= (1, 54)
+        if identity and not manifests:
+            raise InvalidParameter("conflicting options: identity requires manifests=1")
         found = await self.images.listed(
             filters,
             everything=call.flag("all"),
@@ -188,6 +203,8 @@ class _Routes:
             users=call.version >= (1, 51),
             shared_size=shared,
             manifests=manifests,
+            targets=call.version >= (1, 48),
+            origins=identity and not _is_restricted(call),
         )
         return json_bytes(await encoded_list(found, call.version))
 
@@ -196,7 +213,14 @@ class _Routes:
         if platform and manifests:
             raise InvalidParameter("conflicting options: manifests and platform options cannot both be set")
         newest = call.version < SEVERAL_PLATFORMS
-        found = await self.images.inspect(call.params["name"], platform, newest=newest, manifests=manifests)
+        found = await self.images.inspect(
+            call.params["name"],
+            platform,
+            newest=newest,
+            manifests=manifests,
+            targets=call.version >= (1, 48),
+            origins=call.version >= (1, 53) and not _is_restricted(call),
+        )
         return json_bytes(await encoded_view(found, call.version))
 
     async def history(self, call: Call) -> Answer:

@@ -13,7 +13,7 @@ from orlop_api_docker.wire import images as wire
 from orlop_engine.images.catalog import Catalog
 from orlop_engine.images.details import HistoryStep, ImageDetails, ListedImage, ManifestDetails, RemovedItem, history
 from orlop_engine.images.inspection import Distribution, DistributionPlatform
-from orlop_engine.images.manifests import Descriptor
+from orlop_engine.images.manifests import OCI_INDEX, Descriptor, OfferedPlatform
 from orlop_engine.images.names import Names
 from orlop_engine.images.platforms import Platform
 from orlop_engine.images.records import Image, ImageRecord, Layer
@@ -85,6 +85,32 @@ def test_inspect_by_version() -> None:
     assert newest["RootFS"] == {"Type": "layers", "Layers": ["sha256:d"]}
     assert newest["GraphDriver"] == {"Data": None, "Name": "overlay2"}
     assert newest["Metadata"] == {"LastTagTime": "0001-01-01T00:00:00Z"}
+
+
+def test_empty_texts_are_left_out_since_1_52() -> None:
+    names = ("Parent", "DockerVersion", "Author")
+    assert [view((1, 51)).get(name) for name in names] == ["", "", ""]
+    assert not set(names) & view((1, 52)).keys()
+
+
+def test_target_and_origin() -> None:
+    offered = OfferedPlatform("windows", "amd64", os_version="10.0.1", os_features=("win32k",))
+    target = Descriptor("sha256:i", 9, OCI_INDEX, artifact_type="a/b", platform=offered)
+    shown = view((1, 53), target=target, repositories=["docker.io/library/x", "registry.example.com/y"])
+    assert shown["Descriptor"] == {
+        "mediaType": OCI_INDEX,
+        "digest": "sha256:i",
+        "size": 9,
+        "platform": {"architecture": "amd64", "os": "windows", "os.version": "10.0.1", "os.features": ["win32k"]},
+        "artifactType": "a/b",
+    }
+    pulls = [{"Repository": "docker.io/library/x"}, {"Repository": "registry.example.com/y"}]
+    assert shown["Identity"] == {"Pull": pulls}
+    assert not {"Descriptor", "Identity"} & view((1, 53)).keys()
+    assert summary((1, 48), target=target)["Descriptor"]["digest"] == "sha256:i"
+    manifest = ManifestDetails(descriptor=target, kind="image", platform=Platform("linux", "arm"), repositories=["x/y"])
+    (one,) = summary((1, 54), manifests=[manifest])["Manifests"]
+    assert one["ImageData"]["Identity"] == {"Pull": [{"Repository": "x/y"}]}
 
 
 def test_history() -> None:

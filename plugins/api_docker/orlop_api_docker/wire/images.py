@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -56,12 +56,16 @@ class _Wire(Struct, frozen=True, rename="pascal"):
     """Frozen: answers are built once and only encoded."""
 
 
-class PlatformView(Struct, frozen=True):
-    """A platform in an OCI descriptor."""
+class PlatformView(
+    Struct, frozen=True, omit_defaults=True, rename={"os_version": "os.version", "os_features": "os.features"}
+):
+    """A platform in the OCI specification's order; the first two are always there."""
 
     architecture: str
     os: str
-    variant: str | UnsetType = UNSET
+    os_version: str = ""
+    os_features: list[str] = []
+    variant: str = ""
 
 
 class DescriptorView(Struct, frozen=True, omit_defaults=True, rename="camel"):
@@ -72,6 +76,7 @@ class DescriptorView(Struct, frozen=True, omit_defaults=True, rename="camel"):
     size: int
     annotations: dict[str, str] | None = None
     platform: PlatformView | None = None
+    artifact_type: str | None = None
 
 
 class ManifestSize(_Wire, frozen=True):
@@ -85,8 +90,21 @@ class UnpackedSize(_Wire, frozen=True):
     unpacked: int
 
 
+class PullIdentity(_Wire, frozen=True):
+    """A repository that the image was pulled from or pushed to."""
+
+    repository: str
+
+
+class IdentityView(_Wire, frozen=True):
+    """Where an image comes from, by what the daemon has seen itself. Signatures are not verified."""
+
+    pull: list[PullIdentity]
+
+
 class ImageData(_Wire, frozen=True):
     platform: PlatformView
+    identity: IdentityView | UnsetType
     containers: list[str]
     size: UnpackedSize
 
@@ -123,6 +141,7 @@ class ImageSummary(_Wire, frozen=True):
     size: int
     virtual_size: int | UnsetType = UNSET
     manifests: list[ManifestView] | UnsetType = UNSET
+    descriptor: DescriptorView | UnsetType = UNSET
 
 
 class ImageMetadata(_Wire, frozen=True):
@@ -140,17 +159,18 @@ class InspectGraphDriver(_Wire, frozen=True):
 
 
 class ImageView(_Wire, frozen=True):
-    """`GET /images/{name}/json`. `container_config` is for clients before 1.45, `virtual_size` before 1.44."""
+    """`GET /images/{name}/json`. `container_config` is for clients before 1.45, `virtual_size` before 1.44. Since 1.52,
+    empty texts are left out."""
 
     id: str
     repo_tags: list[str]
     repo_digests: list[str]
-    parent: str
-    comment: str
+    parent: str | UnsetType
+    comment: str | UnsetType
     created: str | UnsetType
     container_config: Raw | UnsetType
-    docker_version: str
-    author: str
+    docker_version: str | UnsetType
+    author: str | UnsetType
     config: Raw
     architecture: str
     variant: str | UnsetType
@@ -161,7 +181,9 @@ class ImageView(_Wire, frozen=True):
     graph_driver: InspectGraphDriver
     root_fs: InspectRootFS = field(name="RootFS")
     metadata: ImageMetadata = ImageMetadata()
+    descriptor: DescriptorView | UnsetType = UNSET
     manifests: list[ManifestView] | UnsetType = UNSET
+    identity: IdentityView | UnsetType = UNSET
 
 
 class HistoryItem(_Wire, frozen=True):
@@ -195,40 +217,38 @@ class AttestationView(_Wire, frozen=True):
     statement: Raw | UnsetType = UNSET
 
 
-class DistributionPlatformView(
-    Struct, frozen=True, omit_defaults=True, rename={"os_version": "os.version", "os_features": "os.features"}
-):
-    """In the OCI specification's order; the first two are always there."""
-
-    architecture: str
-    os: str
-    os_version: str = ""
-    os_features: list[str] = []
-    variant: str = ""
-
-
 class DistributionView(_Wire, frozen=True):
     """`GET /distribution/{name}/json`."""
 
     descriptor: DescriptorView
-    platforms: list[DistributionPlatformView] | None
+    platforms: list[PlatformView] | None
 
 
 def _descriptor(blob: Descriptor) -> DescriptorView:
-    given = blob.platform
-    platform = PlatformView(given.architecture, given.os, given.variant or UNSET) if given else None
-    return DescriptorView(blob.media_type, blob.digest, blob.size, blob.annotations, platform)
+    given, platform = blob.platform, None
+    if given:
+        platform = PlatformView(given.architecture, given.os, given.os_version, list(given.os_features), given.variant)
+    return DescriptorView(blob.media_type, blob.digest, blob.size, blob.annotations, platform, blob.artifact_type)
 
 
 def _manifest(found: ManifestDetails) -> ManifestView:
     image: ImageData | UnsetType = UNSET
     if found.platform is not None:
-        platform = PlatformView(found.platform.architecture, found.platform.os, found.platform.variant or UNSET)
-        image = ImageData(platform, list(found.containers), UnpackedSize(found.unpacked))
+        platform = PlatformView(found.platform.architecture, found.platform.os, variant=found.platform.variant)
+        identity = _identity(found.repositories)
+        image = ImageData(platform, identity, list(found.containers), UnpackedSize(found.unpacked))
     attestation = AttestationData(found.about) if found.kind == "attestation" else UNSET
     size = ManifestSize(found.stored, found.stored + found.unpacked)
     blob = found.descriptor
     return ManifestView(blob.digest, _descriptor(blob), found.available, size, found.kind, image, attestation)
+
+
+def _identity(repositories: Sequence[str]) -> IdentityView | UnsetType:
+    return IdentityView([PullIdentity(name) for name in repositories]) if repositories else UNSET
+
+
+def _target(found: Descriptor | None) -> DescriptorView | UnsetType:
+    return UNSET if found is None else _descriptor(found)
 
 
 def _manifests(found: Iterable[ManifestDetails] | None) -> list[ManifestView] | UnsetType:
@@ -252,6 +272,7 @@ def image_summary(item: ListedImage, version: Version) -> ImageSummary:
         size=item.size,
         virtual_size=image.size if version < (1, 44) else UNSET,
         manifests=_manifests(item.manifests),
+        descriptor=_target(item.target),
     )
 
 
@@ -276,16 +297,20 @@ def _last_comment(image: Image) -> str:
 def image_view(found: ImageDetails, version: Version) -> ImageView:
     """Before 1.50 it parses the image's document, which may be large."""
     image, document = found.image, found.image.document
+
+    def text(value: str) -> str | UnsetType:
+        return value or (UNSET if version >= (1, 52) else "")
+
     return ImageView(
         id=image.id,
         repo_tags=found.tags,
         repo_digests=found.digests,
-        parent=image.parent,
-        comment=document.comment or _last_comment(image),
+        parent=text(image.parent),
+        comment=text(document.comment or _last_comment(image)),
         created=document.created or (ZERO_TIME if version < (1, 44) else UNSET),
         container_config=Raw(encode(ContainerConfig())) if version < (1, 45) else UNSET,
-        docker_version=document.docker_version,
-        author=document.author,
+        docker_version=text(document.docker_version),
+        author=text(document.author),
         config=_config(image, version),
         architecture=image.architecture,
         variant=image.variant or UNSET,
@@ -296,7 +321,9 @@ def image_view(found: ImageDetails, version: Version) -> ImageView:
         graph_driver=InspectGraphDriver(dict(found.storage) or None, found.storage_driver),
         root_fs=InspectRootFS("layers", [layer.diff_id for layer in image.layers]),
         metadata=ImageMetadata(image.record.tagged or ZERO_TIME),
+        descriptor=_target(found.target),
         manifests=_manifests(found.manifests),
+        identity=_identity(found.repositories),
     )
 
 
@@ -324,8 +351,8 @@ def attestation_view(found: Attestation) -> AttestationView:
     return AttestationView(descriptor, found.predicate_type, UNSET if found.statement is None else found.statement)
 
 
-def _distribution_platform(found: DistributionPlatform) -> DistributionPlatformView:
-    return DistributionPlatformView(found.architecture, found.os, found.os_version, list(found.os_features), found.variant)
+def _distribution_platform(found: DistributionPlatform) -> PlatformView:
+    return PlatformView(found.architecture, found.os, found.os_version, list(found.os_features), found.variant)
 
 
 def distribution_view(found: Distribution) -> DistributionView:

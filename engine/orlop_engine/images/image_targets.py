@@ -1,0 +1,59 @@
+"""The target of an image: the descriptor of the index or manifest that its names mean.
+
+An image that was made here has none until it is pushed. Media type and size of a stored manifest never change, so they are
+read once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import trio
+
+from orlop_sdk import OrlopError
+
+from . import manifests, outgoing
+from .catalog import Catalog
+from .content import ContentStore
+from .documents import MAX_MANIFEST
+from .manifests import Descriptor
+from .records import Image
+
+__all__ = ["ImageTargets"]
+
+_MOST = 10_000  # known descriptors, of some 300 bytes each
+
+
+class ImageTargets:
+    def __init__(self, catalog: Catalog, content: ContentStore) -> None:
+        self._catalog, self._content = catalog, content
+        self._known: dict[str, Descriptor | None] = {}
+
+    async def load(self, images: Iterable[Image]) -> None:
+        """Read what `of` needs for these images."""
+        unknown = {digest for image in images for digest in image.record.manifests} - self._known.keys()
+        if unknown:
+            if len(self._known) > _MOST:
+                self._known.clear()
+            self._known.update(await trio.to_thread.run_sync(self._read, unknown))
+
+    def of(self, image: Image, *, whole: bool = True) -> Descriptor | None:
+        """The index that a name of the image is from, with `whole`; else the image's own manifest. None if there is none."""
+        own = set(image.record.manifests)
+        for name in image.names if whole and own else ():
+            target = self._catalog.targets.get(name)
+            if target is not None and target.index in own and self._catalog.references.get(name) == image.id:
+                return self._known.get(target.index)
+        found = (self._known.get(digest) for digest in reversed(image.record.manifests))
+        return next((one for one in found if one and one.media_type in manifests.IMAGE_MANIFESTS), None)
+
+    def _read(self, digests: Iterable[str]) -> dict[str, Descriptor | None]:
+        return {digest: self._descriptor(digest) for digest in digests}
+
+    def _descriptor(self, digest: str) -> Descriptor | None:
+        try:
+            data = self._content.read(digest, MAX_MANIFEST)
+        except OrlopError:
+            return None
+        found = outgoing.parse_kept(data)
+        return Descriptor(digest, len(data), found.media_type) if found else None
