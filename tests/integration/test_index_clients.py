@@ -92,7 +92,7 @@ def test_a_pull_keeps_the_attestation_about_its_platform(engine: Engine, one: st
     assert status == 200 and [item["Statement"]["about"] for item in found] == [MINE.id]
 
 
-def test_a_pushed_index_is_what_came(engine: Engine, registry: Registry, both: str) -> None:
+def test_a_pushed_index_is_what_came(engine: Engine, registry: Registry, both: str, tmp_path: Path) -> None:
     assert all(shown(engine, both).values())
     target = f"{registry.host}/copy/app:v2"
     engine.ok("tag", both, target)
@@ -103,11 +103,12 @@ def test_a_pushed_index_is_what_came(engine: Engine, registry: Registry, both: s
         assert served(registry, "copy/app", manifest.digest) == manifest.data
     assert f"{registry.host}/copy/app@{INDEX}" in engine.ok("inspect", "-f", "{{.RepoDigests}}", target)
 
-    text = tool("docker", "buildx", "imagetools", "inspect", target).decode()
+    config = str(tmp_path)  # buildx writes to it
+    text = tool("docker", "buildx", "imagetools", "inspect", target, DOCKER_CONFIG=config).decode()
     assert INDEX in text and text.count("attestation-manifest") == 2 and "linux/s390x" in text
-    raw = tool("docker", "buildx", "imagetools", "inspect", "--raw", target)
+    raw = tool("docker", "buildx", "imagetools", "inspect", "--raw", target, DOCKER_CONFIG=config)
     assert raw.rstrip(b"\n") == ABOUT.index.data
-    found = json.loads(tool("docker", "manifest", "inspect", "--insecure", target))
+    found = json.loads(tool("docker", "manifest", "inspect", "--insecure", target, DOCKER_CONFIG=config))
     assert [entry["platform"]["architecture"] for entry in found["manifests"]][:2] == ["s390x", HOST.architecture]
     raw = tool("skopeo", "inspect", "--tls-verify=false", "--raw", f"docker://{target}")
     assert raw == ABOUT.index.data

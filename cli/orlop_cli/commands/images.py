@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from orlop_cli import _config
-from orlop_cli._command import command, flag, many, option
+from orlop_cli._command import command, fail, flag, many, option
 from orlop_cli._session import Session
 from orlop_cli.daemon.client import filters_json
 from orlop_cli.tables.format import print_rows
@@ -107,7 +108,12 @@ def rows(found: list[dict[str, Any]], trunc: bool, digests: bool) -> Iterator[Im
     "List images",
     usage="[REPOSITORY[:TAG]]",
     most=1,
-    examples=["orlop images", "orlop images -f dangling=true -q | xargs orlop rmi", "orlop images --digests alpine"],
+    examples=[
+        "orlop images",
+        "orlop images --tree",
+        "orlop images -f dangling=true -q | xargs orlop rmi",
+        "orlop images --digests alpine",
+    ],
 )
 @flag("-a", "--all", "everything", help="Show all images (default hides intermediate images)")
 @flag("--digests", help="Show digests")
@@ -115,6 +121,7 @@ def rows(found: list[dict[str, Any]], trunc: bool, digests: bool) -> Iterator[Im
 @option("--format", "form", metavar="string", help="'table', 'table TEMPLATE', 'json', or a Go template")
 @flag("--no-trunc", help="Don't truncate output")
 @flag("-q", "--quiet", help="Only show image IDs")
+@flag("--tree", help="List the platforms of each image as a tree")
 def images(
     session: Session,
     args: tuple[str, ...],
@@ -124,11 +131,27 @@ def images(
     form: str | None,
     no_trunc: bool,
     quiet: bool,
+    tree: bool,
 ) -> None:
+    if tree:
+        given = {"--digests": digests, "--format": form, "--no-trunc": no_trunc, "--quiet": quiet}
+        for name in (name for name, value in given.items() if value):
+            fail(f"{name} cannot be used with --tree")
     form = form or (None if quiet else _config.text("imagesFormat"))
     conditions = [*filters, *(f"reference={name}" for name in args)]
     query = {"all": int(everything) or None, "filters": filters_json(conditions)}
+    if tree:
+        _show_tree(session, query)
+        return
     found = session.engine.get("/images/json", query)
     columns = ("Repository", "Tag", *(("Digest",) if digests else ()), "ID", "CreatedSince", "Size")
     listed = list(rows(found, not no_trunc, digests or bool(form and ".Digest" in form)))
     print_rows(listed, columns, HEADERS, form, "ID" if quiet else "")
+
+
+def _show_tree(session: Session, query: dict[str, Any]) -> None:
+    from orlop_cli.tables import image_tree
+
+    session.engine.need((1, 47), "tree")
+    found = session.engine.get("/images/json", {**query, "manifests": 1})
+    sys.stdout.write(image_tree.render(found))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from orlop_cli._command import command, each, flag
+from typing import Any
+
+from orlop_cli._command import command, each, flag, many
 from orlop_cli._session import Session
 from orlop_cli.daemon.client import segment
-from orlop_cli.values import references
+from orlop_cli.values import platforms, references
 
 
 @command(
@@ -14,12 +16,20 @@ from orlop_cli.values import references
     usage="IMAGE [IMAGE...]",
     least=1,
     most=None,
-    examples=["orlop rmi alpine:3.19", "orlop rmi -f 3f57d9401f8d      all its names, even if stopped containers use it"],
+    examples=[
+        "orlop rmi alpine:3.19",
+        "orlop rmi -f 3f57d9401f8d      all its names, even if stopped containers use it",
+        "orlop rmi --platform linux/s390x alpine",
+    ],
 )
 @flag("-f", "--force", help="Force removal of the image")
 @flag("--no-prune", help="Do not delete untagged parents")
-def rmi(session: Session, args: tuple[str, ...], force: bool, no_prune: bool) -> None:
-    query = {"force": int(force) or None, "noprune": int(no_prune) or None}
+@many("--platform", metavar="strings", help="Remove only the given platform (os/arch[/variant])")
+def rmi(session: Session, args: tuple[str, ...], force: bool, no_prune: bool, platform: tuple[str, ...]) -> None:
+    query: dict[str, Any] = {"force": int(force) or None, "noprune": int(no_prune) or None}
+    if platform:
+        query["platforms"] = platforms.query_values(platform)
+        session.engine.need((1, 50), "platform")
 
     def one(name: str) -> str:
         done = session.engine.delete(f"/images/{segment(name)}", query) or []

@@ -12,6 +12,7 @@ from orlop_cli._errors import ApiError, CliError, Exit
 from orlop_cli._session import Session
 from orlop_cli.daemon.client import Engine, segment
 from orlop_cli.tables.format import render_values
+from orlop_cli.values import platforms
 
 Fetch = Callable[[str], Any]
 
@@ -117,6 +118,23 @@ def _typed(kind: str, word: str) -> Command:
     return show
 
 
-image = _typed("image", "IMAGE")
+@command(
+    "inspect",
+    "Display detailed information on one or more images",
+    usage="IMAGE [IMAGE...]",
+    least=1,
+    most=None,
+    examples=["orlop image inspect --platform linux/s390x -f '{{.Id}}' alpine"],
+)
+@option("-f", "--format", "form", metavar="string", help="'json', or a Go template")
+@option("--platform", metavar="string", help="Inspect the image for a platform (os/arch[/variant]) of the name")
+def image(session: Session, args: tuple[str, ...], form: str | None, platform: str | None) -> None:
+    engine, query = session.engine, {}
+    if platform:
+        query["platform"] = platforms.query_value(platform)
+        engine.need((1, 49), "platform")
+    _show(args, lambda name: engine.get(f"/images/{segment(name)}/json", query), form)
+
+
 network = _typed("network", "NETWORK")
 volume = _typed("volume", "VOLUME")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 from orlop_cli import _auth, _progress
-from orlop_cli._command import command, fail, flag
+from orlop_cli._command import command, fail, flag, option
 from orlop_cli._session import Session
 from orlop_cli.daemon.client import records, segment
-from orlop_cli.values import references
+from orlop_cli.values import platforms, references
 
 
 @command(
@@ -20,8 +22,9 @@ from orlop_cli.values import references
     examples=["orlop push registry.example.com/team/app:1.0", "orlop push -a registry.example.com/team/app"],
 )
 @flag("-a", "--all-tags", help="Push all tags of an image to the repository")
+@option("--platform", metavar="string", help="Push only the image for a platform (os/arch[/variant]) of the name")
 @flag("-q", "--quiet", help="Suppress verbose output")
-def push(session: Session, args: tuple[str, ...], all_tags: bool, quiet: bool) -> None:
+def push(session: Session, args: tuple[str, ...], all_tags: bool, platform: str | None, quiet: bool) -> None:
     reference = references.parse(args[0])
     if all_tags and (reference.tag or reference.digest):
         fail("tag can't be used with --all-tags/-a")
@@ -34,10 +37,23 @@ def push(session: Session, args: tuple[str, ...], all_tags: bool, quiet: bool) -
     # Without the header the daemon looks for credentials in the body
     headers = _auth.header(reference.domain) or {"X-Registry-Auth": "e30="}
     query = {"tag": reference.tag or None}
+    if platform:
+        query["platform"] = platforms.query_value(platform)
+        session.engine.need((1, 46), "platform")
     stream = records(session.engine.open("POST", f"/images/{segment(reference.name)}/push", query, headers=headers))
     if not quiet:
-        _progress.show(stream, sys.stdout)
+        notes: list[str] = []
+        _progress.show(stream, sys.stdout, lambda aux: notes.extend(_notes(aux)))
+        sys.stderr.write("".join(notes))
         return
     for record in stream:
         _progress.raise_error(record)
     print(reference.canonical)
+
+
+def _notes(aux: Any) -> Iterator[str]:
+    """What a record says besides progress (moby's `auxprogress`)."""
+    if isinstance(aux, dict) and aux.get("manifestPushedInsteadOfIndex"):
+        whole, one = aux["originalIndex"]["digest"], aux["selectedManifest"]["digest"]
+        yield "Note: not all platforms and attestations of this image are here, so one platform was pushed alone:\n"
+        yield f"{one} instead of {whole}\n"

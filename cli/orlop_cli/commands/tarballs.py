@@ -63,8 +63,8 @@ def load(session: Session, args: tuple[str, ...], path: str | None, platform: tu
 
 
 def _platforms(session: Session, given: tuple[str, ...]) -> dict[str, list[str]]:
-    """The part of the query for `--platform`, which may be repeated and hold several, separated by commas."""
-    wanted = [platforms.query_value(text) for value in given for text in value.split(",")]
+    """The part of the query for `--platform`."""
+    wanted = platforms.query_values(given)
     if wanted:
         session.engine.need((1, 52) if len(wanted) > 1 else (1, 48), "platform")
     return {"platform": wanted} if wanted else {}

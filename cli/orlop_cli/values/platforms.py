@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 from orlop_cli._command import fail
 
@@ -13,3 +14,8 @@ def query_value(text: str) -> str:
     if not 1 < len(names) < 4 or not all(names):
         fail(f'invalid platform "{text}": the format is OS/ARCHITECTURE[/VARIANT]')
     return json.dumps(dict(zip(("os", "architecture", "variant"), names, strict=False)))
+
+
+def query_values(given: Iterable[str]) -> list[str]:
+    """The values of a flag that may be repeated, each of which may hold several, separated by commas."""
+    return [query_value(text) for value in given for text in value.split(",")]
