@@ -259,11 +259,12 @@ class _Attached:
     def __init__(self, image_store: ImageStore, downloads: Downloads, sources: Sources, plan: _Plan, lease: Lease) -> None:
         self._image_store, self._downloads, self._sources = image_store, downloads, sources
         self._wanted, self._lease = plan.attestations, lease
+        self._proof = plan.policy is not UNRESTRICTED
         self.digests: tuple[str, ...] = ()
 
     async def fetch(self) -> None:
         self.digests = await attestation_pull.fetch(
-            self._image_store, self._downloads, self._sources, self._wanted, self._lease
+            self._image_store, self._downloads, self._sources, self._wanted, self._lease, proof=self._proof
         )
 
 

@@ -118,3 +118,42 @@ def test_the_number_of_attestations_is_limited(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(attestation_pull, "_MOST", 0)
     run(tmp_path, test)
+
+
+class Restricted:
+    """A client that may do everything with its own images."""
+
+    owner = "unix:///x"
+
+    def may_use(self, image: Any) -> bool:
+        return bool(image.record.owner == self.owner)
+
+    def may_take(self, name: Any, image: Any, owner: str) -> bool:
+        return True
+
+    def may_delete(self, image: Any) -> bool:
+        return True
+
+    def denied(self, doing: str) -> Exception:
+        return PermissionError(doing)
+
+
+@pytest.mark.parametrize("answers", [[], [status(404, "BLOB_UNKNOWN")], [flip()]])
+def test_a_restricted_client_must_have_what_an_attestation_names(tmp_path: Path, answers: list[Answer]) -> None:
+    """Its registry must deliver content that is here already, else its image would get what another client has."""
+
+    async def test(images: ImagesFixture, registry: Hostile) -> None:
+        about = Attested(APP, OTHER)
+        secret = about.blobs[1]
+        assert await images.images._content.put(secret.data) == secret.digest
+        with images.images._image_store.leases.hold() as lease:
+            await images.images._image_store.hold(lease, blob=secret.digest)
+            name = about.publish(registry)
+            registry.misbehave(secret.digest, *answers)
+            request = PullRequest(parse(name), policy=Restricted())  # type: ignore[arg-type]
+            records = await drain(images.images.pull(request))
+        assert "error" not in records[-1]
+        assert bool(images.images.resolve(name).record.attachments) == (not answers)
+        assert registry.paths(secret.digest)
+
+    run(tmp_path, test)
