@@ -16,9 +16,7 @@ from typing import cast
 import msgspec
 
 from orlop_kernel import __version__
-from orlop_kernel.config import Config, ConfigError, Loaded, load_all
-from orlop_kernel.config.argv import parse
-from orlop_kernel.config.flags import help_text
+from orlop_kernel.config import Config, ConfigError, Loaded, help_of, load_all, parse
 
 __all__ = ["main"]
 
@@ -86,9 +84,9 @@ def main() -> int:
     gc.disable()  # until the daemon is ready, or this process ends: imports create many objects and free few
     _open_standard_streams()
     try:
-        parsed = parse(sys.argv[1:])._replace(directory=os.getcwd())
+        parsed = parse(sys.argv[1:], os.getcwd())
         if parsed.action == "help":
-            return _print(help_text().removesuffix("\n"))
+            return _print(help_of(sys.argv[1:]).removesuffix("\n"))
         if parsed.action == "version":
             return _print(f"Orlop version {__version__}")
         loaded = load_all(parsed, os.environ)

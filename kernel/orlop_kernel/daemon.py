@@ -192,7 +192,7 @@ class Daemon:
         status = "serving; the last reload was refused, its reasons are in the log"
         running = self._loaded.config
         try:
-            loaded = load_all(self._parsed, self._environ)
+            loaded = load_all(self._parsed._replace(read=None), self._environ)
             renewed = tls.contexts(running, listen.any_tls(self._listeners))  # same names, maybe new content
             listen.check(running, loaded.config)
             await trio.to_thread.run_sync(assembly.check, loaded)  # it imports drivers and reads files

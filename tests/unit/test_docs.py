@@ -28,7 +28,7 @@ from orlop_cli._root import root as orlop
 from orlop_engine.config.policy import IGNORED, REFUSED, SILENT
 from orlop_engine.images.hosts_file import SETTINGS
 from orlop_kernel.config import load
-from orlop_kernel.config.flags import FLAGS
+from orlop_kernel.config.keys import Schema
 from orlop_kernel.routing.router import Route
 from orlop_sdk import hooks
 
@@ -108,8 +108,9 @@ def test_every_flag_of_orlopd() -> None:
     for cells in rows(section("configuration.md", "Flags")):
         names = _CODE.findall(cells[0])
         found[names[-1]] = (names[0] if len(names) == 2 else "", cells[1])
-    assert set(found) == {f"--{flag.name}" for flag in FLAGS}
-    for flag in FLAGS:
+    flags = Schema.select({}).flags
+    assert set(found) == {f"--{name}" for name in flags}
+    for flag in flags.values():
         short, key = found[f"--{flag.name}"]
         assert short == (f"-{flag.short}" if flag.short else "")
         if flag.key:

@@ -14,7 +14,7 @@ from orlop_sdk import Register, hookimpl
 from orlop_sdk.base import ConfigBase
 from orlop_sdk.sizes import parse_size
 
-from . import defaults, policy
+from . import defaults, flags, policy
 
 __all__ = ["AddressPool", "EngineKeys", "Proxies", "RegistryRules", "RuntimeEntry", "Ulimit"]
 
@@ -145,6 +145,7 @@ class EngineKeys(Keys, frozen=True, kw_only=True):
     userland_proxy_path: str = ""
     userns_remap: str = ""
 
+    FLAGS: ClassVar = flags.FLAGS
     HELP: ClassVar = {
         "allow-nondistributable-artifacts": "Without effect, as in dockerd",
         "deprecated-key-path": "Without effect, as in dockerd",
@@ -154,6 +155,10 @@ class EngineKeys(Keys, frozen=True, kw_only=True):
         "nri-opts": "Refused",
         "registry-rules": "Repositories that may be pulled from and pushed to",
     }
+    HINTS: ClassVar = policy.HINTS
+    OLDER: ClassVar = {"host-gateway-ip": "host-gateway-ips"}
+    ZEROS: ClassVar = frozenset({"default-stop-timeout"})
+    BOTH: ClassVar = frozenset({"runtimes"})
     RELOADABLE: ClassVar = policy.RELOADABLE
     REFUSED: ClassVar = policy.REFUSED
     IGNORED: ClassVar = policy.IGNORED

@@ -6,7 +6,14 @@ Orlop does not have is ignored, with a warning at start and in `GET /info`.
 
 from __future__ import annotations
 
-__all__ = ["IGNORED", "REFUSED", "RELOADABLE", "SILENT"]
+__all__ = ["HINTS", "IGNORED", "REFUSED", "RELOADABLE", "SILENT"]
+
+HINTS = {
+    "default-init": "init",
+    "oom-score-adjust": "dockerd has dropped it; the daemon sets its own",
+    "resolv-conf": "dns, dns-opts and dns-search",
+}
+"""Names that people mistake for keys, and what to write instead."""
 
 REFUSED: dict[str, str] = {
     "cpu-rt-period": "real-time scheduling of the parent cgroup is not supported",

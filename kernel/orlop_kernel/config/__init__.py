@@ -4,7 +4,7 @@ config = load(sys.argv[1:], os.environ)
 """
 
 from .errors import ConfigError, Problem
-from .load import Loaded, load, load_all, without_password
+from .load import Loaded, help_of, load, load_all, parse, without_password
 from .model import DEFAULT_DATA_ROOT, DEFAULT_EXEC_ROOT, Config, Keys, Listener, instance_of
 from .reload import ReloadPlan, plan, reload_attributes
 
@@ -18,9 +18,11 @@ __all__ = [
     "Loaded",
     "Problem",
     "ReloadPlan",
+    "help_of",
     "instance_of",
     "load",
     "load_all",
+    "parse",
     "plan",
     "reload_attributes",
     "without_password",

@@ -5,15 +5,13 @@ from __future__ import annotations
 import codecs
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 
 from .errors import ConfigError
-from .flags import FLAGS
 from .keys import Schema
-from .policy import HINTS
 
 __all__ = ["DEFAULT_FILES", "Document", "decode", "fallback_for", "find", "key_lines", "read"]
 
@@ -25,7 +23,6 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-_PLURALS = {flag.name: flag.key for flag in FLAGS if flag.key and "." not in flag.key and flag.key != flag.name}
 _PIECE = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]]')
 _COLON = re.compile(r"\s*:")
 
@@ -102,7 +99,7 @@ def _place(text: str) -> str:
 
 
 def _hint(key: str, schema: Schema) -> str:
-    known = HINTS.get(key) or _PLURALS.get(key)
+    known = schema.hints.get(key)
     if known in schema.owners:
         return f'did you mean "{known}"?'
     if known:
@@ -129,9 +126,9 @@ def _is_zero(value: Any) -> bool:
     return value is None or (value in ("", 0) and not isinstance(value, bool))
 
 
-def _sets(key: str, value: Any) -> bool:
-    """null, "" and 0 set nothing, as in dockerd, except that default-stop-timeout may be 0."""
-    return not _is_zero(value) or (key == "default-stop-timeout" and value == 0 and value is not None)
+def _sets(key: str, value: Any, zeros: Collection[str]) -> bool:
+    """null, "" and 0 set nothing, as in dockerd, except that keys of `zeros` may be 0."""
+    return not _is_zero(value) or (key in zeros and value == 0 and value is not None)
 
 
 def decode(text: str) -> Document:
@@ -152,7 +149,9 @@ def decode(text: str) -> Document:
         lines[key] = line
     schema = Schema.select(found)
     problems = [_unknown(found, lines, schema)]
-    if "host-gateway-ip" in found and "host-gateway-ips" in found:
-        problems.append("host-gateway-ip and host-gateway-ips are the same setting: use host-gateway-ips only")
-    values = {key: value for key, value in found.items() if key in schema.owners and _sets(key, value)}
+    for name, key in schema.older.items():
+        if name in found and key in found:
+            problems.append(f"{name} and {key} are the same setting: use {key} only")
+    zeros = schema.zeros
+    values = {key: value for key, value in found.items() if key in schema.owners and _sets(key, value, zeros)}
     return Document(schema, values, lines, tuple(filter(None, problems)), tuple(notes))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -12,6 +12,7 @@ from orlop_sdk.base import ConfigBase
 from .errors import ConfigError
 from .flags import FLAGS
 from .model import Config, Keys, fields
+from .policy import HINTS
 
 __all__ = ["Schema", "replaced"]
 
@@ -25,7 +26,8 @@ def _label(owner: str) -> str:
 
 
 class Schema:
-    """The keys of the kernel, and those of plugins by the plugin's name. Raises `ConfigError` when two declare one key."""
+    """The keys and flags of the kernel, and those of plugins by the plugin's name. Raises `ConfigError` when two declare one
+    key or flag."""
 
     def __init__(self, parts: Mapping[str, type[Keys]]) -> None:
         self._parts = dict(parts)
@@ -37,6 +39,12 @@ class Schema:
                     both = f"{_label(self.owners[key])} and {_label(name)}"
                     raise ConfigError(f"the key {key} is declared by {both}; take one of the plugins out of daemon.json")
                 self.owners[key] = name
+        self.flags = {flag.name: flag for flag in FLAGS}
+        for name, keys in parts.items():
+            for flag in keys.FLAGS:
+                if flag.name in self.flags:
+                    raise ConfigError(f"the flag --{flag.name} of {_label(name)} is declared by another plugin, too")
+                self.flags[flag.name] = flag
 
     @classmethod
     def select(cls, values: Mapping[str, Any]) -> Schema:
@@ -58,6 +66,26 @@ class Schema:
     def parts(self) -> Collection[type[Keys]]:
         return self._parts.values()
 
+    @property
+    def hints(self) -> Mapping[str, str]:
+        """What to write instead of a name that is no key: names of flags, and what plugins know."""
+        found = {flag.name: flag.key.partition(".")[0] for flag in self.flags.values() if flag.key != flag.name and flag.key}
+        for part in self.parts:
+            found |= part.HINTS
+        return {**found, **HINTS}
+
+    @property
+    def zeros(self) -> frozenset[str]:
+        return frozenset().union(*(part.ZEROS for part in self.parts))
+
+    @property
+    def older(self) -> Mapping[str, str]:
+        return {name: key for part in self.parts for name, key in part.OLDER.items()}
+
+    @property
+    def both(self) -> frozenset[str]:
+        return frozenset().union(*(part.BOTH for part in self.parts))
+
     def check_type(self, key: str, value: object) -> None:
         """Raises `msgspec.ValidationError` when the key cannot have this value."""
         owner = self.owners[key]
@@ -73,15 +101,22 @@ class Schema:
 
     def unselected(self, key: str) -> str:
         """The installed plugin that has this unknown key, but is not selected; "" for none."""
-        from orlop_sdk import OrlopError, discovery
+        return next((name for name, keys in _installed() if key in keys.__struct_encode_fields__), "")
 
-        for name in discovery.installed("keys"):
-            try:
-                if key in _checked(name, discovery.find("keys", name).make).__struct_encode_fields__:
-                    return name
-            except (OrlopError, ConfigError):
-                continue
-        return ""
+    def unselected_flag(self, flag: str) -> str:
+        """The installed plugin that has this unknown flag, but is not selected; "" for none."""
+        return next((name for name, keys in _installed() if flag in {each.name for each in keys.FLAGS}), "")
+
+
+def _installed() -> Iterator[tuple[str, type[Keys]]]:
+    """The keys of all installed plugins that can be used."""
+    from orlop_sdk import OrlopError, discovery
+
+    for name in discovery.installed("keys"):
+        try:
+            yield name, _checked(name, discovery.find("keys", name).make)
+        except (OrlopError, ConfigError):
+            continue
 
 
 _SELECTING = ("services", "front-ends", "guards")
@@ -90,7 +125,7 @@ _SELECTING = ("services", "front-ends", "guards")
 def _checked(name: str, keys: object) -> type[Keys]:
     if not (isinstance(keys, type) and issubclass(keys, Keys)):
         raise ConfigError(f"cannot use the keys of {_label(name)}: {keys!r} is not a subclass of orlop_kernel.config.Keys")
-    flags = {flag.key.partition(".")[0] for flag in FLAGS}
+    flags = {flag.key.partition(".")[0] for flag in keys.FLAGS}
     if missing := [key for key in keys.__struct_encode_fields__ if key not in flags and key not in keys.HELP]:
         raise ConfigError(f"cannot use the keys of {_label(name)}: HELP lacks {', '.join(missing)}")
     return keys

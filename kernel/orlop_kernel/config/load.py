@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from .argv import Parsed, parse
+from .argv import Parsed, config_file, parse_flags
 from .errors import ConfigError, Problem
 from .file import Document, decode, fallback_for, find, read
-from .flags import FLAGS, Flag
+from .flags import Flag, help_text
 from .keys import Schema
 from .model import Config
 from .validate import validate
 
-__all__ = ["DEFAULT", "Loaded", "load", "load_all", "merge", "without_password"]
+__all__ = ["DEFAULT", "Loaded", "help_of", "load", "load_all", "merge", "parse", "without_password"]
 
 DEFAULT = "default"
 """The origin of a value that is not set anywhere."""
@@ -74,19 +74,21 @@ def _show(value: Any) -> str:
 
 
 def _conflicts(document: Document, parsed: Parsed) -> str:
-    """dockerd's message about keys set both by flag and in the file, "" when there are none. Only `runtimes` may be both."""
+    """dockerd's message about keys set both by flag and in the file, "" when there are none."""
     by_key: dict[str, list[str]] = {}
-    for flag in FLAGS:
-        if flag.name in parsed.raw and flag.key:
-            by_key.setdefault(flag.key, []).append(flag.name)
+    for each, flag in sorted(parsed.flags.items()):
+        if flag.key:
+            by_key.setdefault(flag.key, []).append(each)
     file, found = document.values, []
+    older, both = {key: name for name, key in document.schema.older.items()}, document.schema.both
     for key, names in by_key.items():
         group, dot, member = key.partition(".")
         holder: Any = file.get(group, {}) if dot else file
         name = member or key
-        if key == "host-gateway-ips" and "host-gateway-ip" in file:
-            key, name, holder = "host-gateway-ip", "host-gateway-ip", file
-        if key == "runtimes" or not isinstance(holder, Mapping) or name not in holder:
+        if older.get(key) in file:
+            key = name = older[key]
+            holder = file
+        if key in both or not isinstance(holder, Mapping) or name not in holder:
             continue
         typed = ",".join(parsed.raw[each] for each in names)
         line = f"{name}: (from flag: {typed}, from file: {_show(holder[name])})"
@@ -171,9 +173,9 @@ def _member(entry: dict[str, Any], key: str, directory: str) -> dict[str, Any]:
 
 def merge(file: Mapping[str, Any], parsed: Parsed) -> dict[str, Any]:
     values = {**file, **parsed.values}
-    for key in ("runtimes", "proxies"):
-        if isinstance(file.get(key), Mapping) and key in parsed.values:
-            values[key] = {**file[key], **parsed.values[key]}
+    for key, value in parsed.values.items():
+        if isinstance(file.get(key), Mapping) and isinstance(value, Mapping):
+            values[key] = {**file[key], **value}
     return values
 
 
@@ -181,9 +183,9 @@ def _origins(document: Document, path: str, explicit: bool, parsed: Parsed) -> d
     """Where each key is set: by flags, or in the file, noting when that is dockerd's file."""
     remark = f" (no {fallback_for(path)})" if fallback_for(path) and not explicit else ""
     found = {key: [f"{path}:{document.lines[key]}{remark}" if key in document.lines else path] for key in document.values}
-    for flag in FLAGS:
-        if flag.key and flag.name in parsed.raw:
-            found.setdefault(_key(flag), []).append(f"--{flag.name}")
+    for name, flag in sorted(parsed.flags.items()):
+        if flag.key:
+            found.setdefault(_key(flag), []).append(f"--{name}")
     return found
 
 
@@ -202,11 +204,40 @@ def _read(path: str) -> tuple[Document, list[str]]:
     return document, list(document.problems)
 
 
+def _read_first(argv: Sequence[str], directory: str = "") -> tuple[str, Document, list[str]]:
+    """The file that the arguments seem to name, its content and its errors."""
+    path = config_file(argv)
+    try:
+        return path, *_read(find(os.path.join(directory, path) if path else ""))
+    except ConfigError as error:  # even of the plugins that are selected by default, one has keys that cannot be used
+        return path, Document(Schema({}), {}, {}), list(error.problems)
+
+
+def parse(argv: Sequence[str], directory: str = "") -> Parsed:
+    """Parse the arguments (without the program's name), whose paths begin at `directory`. Their flags are the kernel's, and
+    those of the plugins that the configuration file selects. Raises `ConfigError`."""
+    seeming, document, problems = _read_first(argv, directory)
+
+    def hint(name: str) -> str:
+        owner = document.schema.unselected_flag(name)
+        return f'a flag of the plugin "{owner}", which is in none of services, front-ends and guards' if owner else ""
+
+    parsed = parse_flags(argv, document.schema.flags, hint)
+    if parsed.config_file != seeming:
+        raise ConfigError("cannot tell which file --config-file names: write --config-file=FILE, and before other flags")
+    return parsed._replace(directory=directory, read=(document, problems))
+
+
+def help_of(argv: Sequence[str]) -> str:
+    """The text of `--help` for these arguments."""
+    return help_text(_read_first(argv)[1].schema.flags.values())
+
+
 def load_all(parsed: Parsed, environ: Mapping[str, str]) -> Loaded:
     """`load` for parsed arguments, with the file's name, the warnings and the origins. Unusable values are left out and
     checking goes on, so that the error names every problem."""
     path = find(os.path.join(parsed.directory, parsed.config_file) if parsed.config_file else "")
-    document, wrong = _read(path)
+    document, wrong = parsed.read or _read(path)
     if conflicts := _conflicts(document, parsed):
         wrong.append(conflicts)
     mistyped = _mistyped(document)
@@ -216,7 +247,7 @@ def load_all(parsed: Parsed, environ: Mapping[str, str]) -> Loaded:
     known = document.schema.owners
     origins = _origins(document, path, bool(parsed.config_file), parsed)
     values = merge({key: value for key, value in document.values.items() if key not in mistyped}, parsed)
-    if foreign := [f"--{flag.name}" for flag in FLAGS if flag.name in parsed.raw and _key(flag) not in {"", *known}]:
+    if foreign := [f"--{name}" for name, flag in sorted(parsed.flags.items()) if _key(flag) not in {"", *known}]:
         problems.append(f"{', '.join(foreign)}: no plugin in services, front-ends and guards has the key of this flag")
         values = {key: value for key, value in values.items() if key in known}
     for key, name in _certificates(values, environ):

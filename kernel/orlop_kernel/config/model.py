@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from binascii import crc32
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar, TypeVar
 
@@ -17,6 +17,7 @@ import msgspec
 from orlop_sdk.base import ConfigBase
 
 from .errors import Problem
+from .flags import Flag
 from .policy import RELOADABLE
 
 __all__ = [
@@ -57,12 +58,21 @@ class Listener(ConfigBase, frozen=True, kw_only=True, omit_defaults=True):
 
 class Keys(ConfigBase, frozen=True, kw_only=True):
     """Base of a plugin's own keys of daemon.json: each field is a key, with "_" for "-", and has a default. Registered
-    with the hook `orlop_keys`, under the name of the service, front end or guard. `HELP` has a line for each key that no
-    flag of orlopd sets (the help of a flag is in `flags.py`), `RELOADABLE` the keys that a reload applies. `REFUSED`
-    has the reason why a key is an error, unless it has its default value or says `"enable": false`; `IGNORED` the reason
-    why a key is accepted with a warning only."""
+    with the hook `orlop_keys`, under the name of the service, front end or guard. `FLAGS` are flags of orlopd that set these
+    keys; `HELP` has a line for each key without one, `RELOADABLE` the keys that a reload applies. `REFUSED` has the reason
+    why a key is an error, unless it has its default value or says `"enable": false`; `IGNORED` the reason why a key is
+    accepted with a warning only.
 
+    `HINTS` says what to write instead of a name that people mistake for a key. A key of `OLDER` is the former name of
+    another one. A key of `ZEROS` may be 0, which otherwise means unset. A key of `BOTH` may be set by flags and in the file,
+    which then add up."""
+
+    FLAGS: ClassVar[Sequence[Flag]] = ()
     HELP: ClassVar[Mapping[str, str]] = {}
+    HINTS: ClassVar[Mapping[str, str]] = {}
+    OLDER: ClassVar[Mapping[str, str]] = {}
+    ZEROS: ClassVar[frozenset[str]] = frozenset()
+    BOTH: ClassVar[frozenset[str]] = frozenset()
     RELOADABLE: ClassVar[frozenset[str]] = frozenset()
     REFUSED: ClassVar[Mapping[str, str]] = {}
     IGNORED: ClassVar[Mapping[str, str]] = {}

@@ -11,7 +11,6 @@ from typing import Any
 
 import msgspec
 
-from .flags import FLAGS
 from .load import Loaded, without_password
 from .model import fields
 
@@ -38,7 +37,8 @@ def _masked(value: Any) -> Any:
 def document(loaded: Loaded, needs_restart: Collection[str] = ()) -> dict[str, Any]:
     """`needs_restart`: keys whose value in the file differs from the one that the daemon was started with."""
     values = msgspec.to_builtins(loaded.config.items())
-    helps = {flag.key.partition(".")[0]: flag.help for flag in FLAGS}
+    parts = loaded.config.parts.values()
+    helps = {flag.key.partition(".")[0]: flag.help for part in parts for flag in part.FLAGS}
     owners = {key: (name, part.HELP) for name, part in loaded.config.parts.items() for key, _ in fields(part)}
     shown = []
     for key in sorted(values):

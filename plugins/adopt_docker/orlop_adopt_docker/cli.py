@@ -16,8 +16,7 @@ import msgspec
 import trio
 
 from orlop_engine.config import Config
-from orlop_kernel.config import ConfigError, load_all
-from orlop_kernel.config.argv import parse
+from orlop_kernel.config import ConfigError, load_all, parse
 from orlop_kernel.store import lock_root
 from orlop_sdk import OrlopError
 
@@ -46,7 +45,7 @@ def _config(**flags: str | None) -> Config:
         raise click.ClickException("this needs root privileges. Try: sudo orlop system ...")
     argv = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items() if value]
     try:
-        return Config.of(load_all(parse(argv)._replace(directory=os.getcwd()), os.environ).config)
+        return Config.of(load_all(parse(argv, os.getcwd()), os.environ).config)
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
 

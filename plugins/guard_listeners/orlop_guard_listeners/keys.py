@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from orlop_kernel.config import Config, Keys, Listener, Problem
+from orlop_kernel.config.flags import LIST, flag
 from orlop_sdk import Register, hookimpl
 from orlop_sdk.base import ConfigBase
 from orlop_sdk.sizes import parse_size_decimal
@@ -40,6 +41,14 @@ class AccessKeys(Keys, frozen=True, kw_only=True):
     audit_log: AuditLog | None = None
     authorization_plugins: tuple[str, ...] = ()
 
+    FLAGS: ClassVar = (
+        flag(
+            "authorization-plugin",
+            LIST,
+            "Plugin that is asked about every request, in this order",
+            key="authorization-plugins",
+        ),
+    )
     HELP: ClassVar = {
         "audit-log": "Log of who did what: path, max-size, max-file, required",
     }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from orlop_kernel.config import Config, Keys, Problem
+from orlop_kernel.config.flags import STRING, flag
 from orlop_sdk import Register, hookimpl
 
 __all__ = ["MetricsKeys"]
@@ -12,6 +14,8 @@ __all__ = ["MetricsKeys"]
 
 class MetricsKeys(Keys, frozen=True, kw_only=True):
     metrics_addr: str = ""
+
+    FLAGS: ClassVar = (flag("metrics-addr", STRING, "Address to serve metrics for Prometheus at: 127.0.0.1:9323"),)
 
     def problems(self, config: Config) -> Iterator[Problem]:
         """See Keys."""

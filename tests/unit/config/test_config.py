@@ -21,16 +21,16 @@ from orlop_kernel.config import (
     ConfigError,
     ReloadPlan,
     file,
+    help_of,
     load,
     load_all,
+    parse,
     plan,
     reload_attributes,
     show,
     without_password,
 )
-from orlop_kernel.config.argv import parse
 from orlop_kernel.config.file import key_lines
-from orlop_kernel.config.flags import FLAGS, help_text
 from orlop_kernel.config.keys import Schema
 from orlop_kernel.config.policy import HINTS
 
@@ -295,7 +295,7 @@ def test_relative_paths_begin_at_the_working_directory(tmp_path: Path) -> None:
     }
     (tmp_path / "daemon.json").write_text(json.dumps(values))
     argv = "--tlsverify --tlscacert ca.pem --tlscert ./cert.pem --tlskey /k.pem -p o.pid --config-file daemon.json"
-    config = load_all(parse(argv.split())._replace(directory=str(tmp_path)), {}).config
+    config = load_all(parse(argv.split(), str(tmp_path)), {}).config
     engine = Config.of(config)
     assert (config.tlscacert, config.tlskey) == (f"{tmp_path}/ca.pem", "/k.pem")
     assert (config.tlscert, config.pidfile) == (f"{tmp_path}/./cert.pem", f"{tmp_path}/o.pid")
@@ -323,25 +323,24 @@ def test_storage_options_are_handed_to_their_driver_only() -> None:
 
 
 def test_tables_agree_with_each_other() -> None:
-    for flag in FLAGS:
+    for flag in FLAGS.values():
         key = flag.key.partition(".")[0]
         assert not key or key in KEYS, flag
     for table in (IGNORED, REFUSED, RELOADABLE, SILENT):
         assert set(table) <= KEYS
-    assert not set(HINTS) & KEYS
+    assert not {*HINTS, *EngineKeys.HINTS} & KEYS
     assert not REFUSED.keys() & IGNORED.keys()
     assert not (REFUSED.keys() | IGNORED.keys()) & RELOADABLE
-    assert len({flag.name for flag in FLAGS}) == len(FLAGS)
 
 
 def test_help_shows_every_flag_that_is_not_hidden() -> None:
-    text = help_text()
-    for flag in FLAGS:
-        shown = any(f"--{flag.name}{kind} " in text for kind in (f" {flag.kind}", "[=json]", " "))
+    text = help_of([])
+    for flag in FLAGS.values():
+        shown = any(f"--{flag.name}{kind} " in text for kind in (f" {flag.kind.name}", "[=json]", " "))
         assert shown != flag.hidden, flag.name
 
 
-KEYS = Schema.select({}).owners.keys()
+KEYS, FLAGS = Schema.select({}).owners.keys(), Schema.select({}).flags
 
 
 @given(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgspec
 import pytest
 
-from orlop_kernel.config import Config, ConfigError, Keys, Loaded, Problem, load_all, plan, show
-from orlop_kernel.config.argv import parse
+from orlop_kernel.config import Config, ConfigError, Keys, Loaded, Problem, help_of, load_all, parse, plan, show
+from orlop_kernel.config.flags import STRING, Kind, flag
 from orlop_kernel.config.keys import Schema
+from orlop_kernel.config.values import key_value
 from orlop_sdk import discovery
 from orlop_sdk.base import ConfigBase
 
@@ -21,12 +25,29 @@ class Rule(ConfigBase, frozen=True, kw_only=True):
     limit: int = 1
 
 
+def sized(text: str) -> dict[str, int]:
+    name, size = key_value(text)
+    return {name: int(size)}
+
+
 class Quota(Keys, frozen=True, kw_only=True):
     quota_dir: str = "/quota"
     quota_rules: tuple[Rule, ...] = ()
     quota_soft: bool = False
+    quota_path: str = ""
+    quota_grace: int = 7
+    quota_sizes: dict[str, int] = msgspec.field(default_factory=dict)
 
-    HELP: ClassVar = {"quota-dir": "Where", "quota-rules": "What", "quota-soft": "How"}
+    FLAGS: ClassVar = (
+        flag("quota-dir", STRING, "Where", short="q"),
+        flag("quota-size", Kind("size", sized), "How much", key="quota-sizes"),
+        flag("quota-limit", STRING, "The older directory", key="quota-path"),
+    )
+    HELP: ClassVar = {"quota-rules": "What", "quota-soft": "How", "quota-path": "Old", "quota-grace": "How long"}
+    HINTS: ClassVar = {"quotas": "quota-rules"}
+    OLDER: ClassVar = {"quota-path": "quota-dir"}
+    ZEROS: ClassVar = frozenset({"quota-grace"})
+    BOTH: ClassVar = frozenset({"quota-sizes"})
     RELOADABLE: ClassVar = frozenset({"quota-rules"})
 
     def problems(self, config: Config) -> Iterator[Problem]:
@@ -47,6 +68,11 @@ class Twin(Keys, frozen=True, kw_only=True):
     HELP: ClassVar = {"quota-dir": "The same"}
 
 
+class Doubling(Keys, frozen=True, kw_only=True):
+    other: str = ""
+    FLAGS: ClassVar = (flag("quota-limit", STRING, "Another", key="other"),)
+
+
 class Greedy(Keys, frozen=True, kw_only=True):
     hosts: tuple[str, ...] = ()
     HELP: ClassVar = {"hosts": "The kernel's"}
@@ -56,7 +82,14 @@ class Silent(Keys, frozen=True, kw_only=True):
     silent: str = ""
 
 
-PLUGINS: dict[str, object] = {"quota": Quota, "twin": Twin, "greedy": Greedy, "silent": Silent, "wrong": dict}
+PLUGINS: dict[str, object] = {
+    "quota": Quota,
+    "doubling": Doubling,
+    "twin": Twin,
+    "greedy": Greedy,
+    "silent": Silent,
+    "wrong": dict,
+}
 
 
 @pytest.fixture
@@ -112,15 +145,71 @@ def test_a_key_of_a_plugin_that_is_not_selected_names_the_plugin(loaded: Callabl
 
 
 def test_a_flag_of_a_plugin_that_is_not_selected(loaded: Callable[..., Loaded]) -> None:
-    said = refused(loaded, argv=("--metrics-addr", "127.0.0.1:1", "--debug"))
-    assert "--metrics-addr: no plugin in services, front-ends and guards has the key of this flag" in said
-    assert "--debug" not in said
+    said = refused(loaded, argv=("--quota-dir", "/x", "--debug"))
+    assert said.startswith(
+        'unknown flag: --quota-dir (a flag of the plugin "quota", which is in none of services, front-ends and guards)'
+    )
+
+
+def test_a_reload_that_selects_a_plugin_no_more_refuses_its_flags(loaded: Callable[..., Loaded], tmp_path: Path) -> None:
+    loaded("quota")
+    parsed = parse(["--config-file", str(tmp_path / "daemon.json"), "--quota-dir", "/x"])
+    loaded()
+    with pytest.raises(ConfigError, match="--quota-dir: no plugin in services, front-ends and guards has the key of this"):
+        load_all(parsed._replace(read=None), {})
+
+
+def test_a_pipe_is_read_once(tmp_path: Path) -> None:
+    """As in `orlopd --config-file <(make-config)`."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with ThreadPoolExecutor(1) as threads:
+        writing = threads.submit(path.write_text, '{"debug": true}')
+        assert load_all(parse(["--config-file", str(path)]), {}).config.debug
+        writing.result(5)
+
+
+def test_flags_of_a_plugin(loaded: Callable[..., Loaded], tmp_path: Path) -> None:
+    for argv in (("--quota-dir", "/x"), ("--quota-dir=/x",), ("-q", "/x"), ("-Dq/x",)):
+        found = loaded("quota", argv=argv)
+        assert (found.config.part(Quota).quota_dir, found.origin("quota-dir")) == ("/x", "--quota-dir")
+    path = str(tmp_path / "daemon.json")
+    assert "  -q, --quota-dir string" in help_of(["--config-file", path])
+    assert "quota" not in help_of(["--config-file", "/dev/null"])
+    said = refused(loaded, "quota", argv=("--quota-dir", "/x"), quota_dir="/y")
+    assert "quota-dir: (from flag: /x, from file: /y) [--quota-dir and line 5]" in said
+    assert "invalid argument" in refused(loaded, "quota", argv=("--quota-size", "many"))
+
+
+def test_values_of_flags_and_file_that_add_up(loaded: Callable[..., Loaded]) -> None:
+    found = loaded("quota", argv=("--quota-size", "a=1", "--quota-size", "b=2"), quota_sizes={"b": 5, "c": 3})
+    assert found.config.part(Quota).quota_sizes == {"a": 1, "b": 2, "c": 3}
+
+
+def test_older_names_zeros_and_hints_of_a_plugin(loaded: Callable[..., Loaded]) -> None:
+    assert "quota-path and quota-dir are the same setting" in refused(loaded, "quota", quota_dir="/x", quota_path="/y")
+    said = refused(loaded, "quota", argv=("--quota-dir", "/x"), quota_path="/y")
+    assert "quota-path: (from flag: /x, from file: /y)" in said
+    assert loaded("quota", quota_grace=0).config.part(Quota).quota_grace == 0
+    assert loaded("quota", quota_dir="").config.part(Quota).quota_dir == "/quota"
+    assert 'quotas (line 5; did you mean "quota-rules"?)' in refused(loaded, "quota", quotas=[])
+
+
+@pytest.mark.parametrize("argv", [["--pidfile", "--config-file=/x"], ["--debug", "--config-file", "/x", "--"]])
+def test_config_file_that_may_be_a_value_of_another_flag(argv: list[str]) -> None:
+    """Which flags take the next word as their value is known only when the file has been read."""
+    if "--" in argv:
+        assert parse(argv).config_file == "/x"
+    else:
+        with pytest.raises(ConfigError, match="cannot tell which file --config-file names"):
+            parse(argv)
 
 
 @pytest.mark.parametrize(
     ("services", "text"),
     [
         (("quota", "twin"), 'the key quota-dir is declared by the plugin "quota" and the plugin "twin"'),
+        (("quota", "doubling"), 'the flag --quota-limit of the plugin "doubling" is declared by another plugin, too'),
         (("greedy",), 'the key hosts is declared by the kernel and the plugin "greedy"'),
         (("silent",), 'cannot use the keys of the plugin "silent": HELP lacks silent'),
         (("wrong",), "cannot use the keys of the plugin \"wrong\": <class 'dict'> is not a subclass of"),

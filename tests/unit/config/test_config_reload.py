@@ -32,8 +32,7 @@ from orlop_engine.networks.records import AttachedEndpoint, Sandbox
 from orlop_engine.service import EngineService
 from orlop_engine.types.containers import ContainerConfig, EndpointSettings, HostConfig
 from orlop_kernel.boot import systemd
-from orlop_kernel.config import ConfigError, Loaded, load_all
-from orlop_kernel.config.argv import parse
+from orlop_kernel.config import ConfigError, Loaded, load_all, parse
 from orlop_kernel.daemon import Daemon
 from orlop_monitor import records
 from orlop_monitor.protocol import MonitorRecord

@@ -25,8 +25,7 @@ from msgspec.structs import replace
 from orlop_cli.__main__ import _guarded
 from orlop_cli.daemon import certificates
 from orlop_kernel.boot import exposure, listen, tls
-from orlop_kernel.config import Config, ConfigError, Listener, load_all
-from orlop_kernel.config.argv import parse
+from orlop_kernel.config import Config, ConfigError, Listener, load_all, parse
 from orlop_sdk.testing.ports import free_port
 
 
