@@ -13,6 +13,7 @@ __all__ = ["Arguments", "Pair", "parse_arguments", "split_instruction"]
 
 _SPACES = re.compile(r"[\t\v\f\r ]+")
 _GO_SPACE = " \t\n\v\f\r\x85\xa0"
+_GO_SPACES = re.compile(r"[ \t\n\v\f\r\x85\xa0]*")
 _FIRST_WORD = re.compile(r"(\S*)\s*(.*)", re.DOTALL)
 _MAYBE_JSON = {"cmd", "entrypoint", "run", "shell"}
 _MAYBE_JSON_OR_WORDS = {"add", "copy", "volume"}
@@ -158,28 +159,25 @@ def split_instruction(line: str) -> tuple[str, tuple[str, ...], str]:
     parts = _SPACES.split(line.strip(_GO_SPACE), maxsplit=1)
     if len(parts) == 1:
         return parts[0], (), ""
-    flags = []
-    rest = parts[1].strip(_GO_SPACE)
-    while True:
-        word, end = _flag(rest)
-        if not word.startswith("--"):
-            break
-        rest = rest[end:]
+    flags: list[str] = []
+    text = parts[1].strip(_GO_SPACE)
+    at = 0
+    while text.startswith("--", at):
+        word, at = _flag(text, at)
         if word == "--":
             break
         flags.append(word)
-        rest = rest.lstrip(_GO_SPACE)
-    return parts[0], tuple(flags), rest.strip(_GO_SPACE)
+        match = _GO_SPACES.match(text, at)
+        assert match is not None
+        at = match.end()
+    return parts[0], tuple(flags), text[at:].strip(_GO_SPACE)
 
 
-def _flag(text: str) -> tuple[str, int]:
-    """The flag at the beginning, without its quotes and escape characters, and where it ends. A backslash escapes
-    here, whatever the escape directive says."""
-    if not text.startswith("--"):
-        return "", 0
+def _flag(text: str, at: int) -> tuple[str, int]:
+    """The flag at a position, without its quotes and escape characters, and where it ends. A backslash escapes here,
+    whatever the escape directive says."""
     out: list[str] = []
     quote = ""
-    at = 0
     while at < len(text):
         char = text[at]
         if char == quote:

@@ -46,10 +46,10 @@ class StageBuilder:
         assert state.image is not None
         self.image = state.image
         self.platform = state.platform = state.platform or setting.platform
-        if not any(name == "PATH" for name, _ in self.image.env()) and self.platform.os != "windows":
+        if "PATH" not in self.image.env and self.platform.os != "windows":
             self.image.set_env("PATH", default_path(self.platform.os))
         state.env = dict(state.base.env) if state.base is not None else {}
-        for name, value in self.image.env():  # after the base's arguments, as BuildKit orders them
+        for name, value in self.image.env.items():  # after the base's arguments, as BuildKit orders them
             self.set_variable(name, value)
         setting.lexer.budget.spend(sum(len(name) + len(value) for name, value in state.env.items()))
         state.directory = joined("/", self.image.config.get("WorkingDir") or "/")

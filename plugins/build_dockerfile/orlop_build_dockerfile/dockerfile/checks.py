@@ -151,7 +151,7 @@ def variables(
     linter: Linter,
 ) -> None:
     for name in unmatched:
-        if name not in arguments and name not in _SBOM:
+        if name not in arguments and name not in _SBOM and not linter.full:
             hint = nearest(name, env)
             message = f"Usage of undefined variable '${name}'" + (f" (did you mean ${hint}?)" if hint else "")
             linter.report("UndefinedVar", instruction.lines.ranges, message)

@@ -338,7 +338,7 @@ class PlatformConversion:
             image.data["created"] = self._created
         config = image.written()
         return PlatformResult(
-            str(self.platform.normalized()), definition(target.output, self.source, self.budget), config, target.base_config
+            str(self.platform.normalized()), definition(target.output, self.source), config, target.base_config
         )
 
 

@@ -150,7 +150,7 @@ def _expose(builder: StageBuilder, expose: ins.Expose) -> None:
         specs += found.words
     ports = [port for spec in specs for port in parse_ports(spec)]
     checks.exposed(specs, expose, builder.linter)
-    builder.setting.lexer.budget.spend(16 * len(ports))
+    builder.setting.lexer.budget.spend(200 * len(ports))
     builder.image.config["ExposedPorts"] = {**(builder.image.config.get("ExposedPorts") or {}), **{p: {} for p in ports}}
     builder.record(f"EXPOSE {map_keys(dict.fromkeys(ports))}")
 

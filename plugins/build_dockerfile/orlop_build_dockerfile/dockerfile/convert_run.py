@@ -53,6 +53,7 @@ def convert_run(builder: StageBuilder, run: ins.Run, sources: Sequence[StageStat
     if step.agents and "SSH_AUTH_SOCK" not in env:
         env["SSH_AUTH_SOCK"] = next(mount.dest for mount in step.private if mount.mountType == pb.SSH)
     meta.env[:] = [f"{name}={value}" for name, value in env.items()]
+    builder.setting.lexer.budget.spend(sum(len(item) for item in meta.env))
     _write_mounts(step, state.output)
     llb.set_platform(step.op, builder.platform)
     lexer = msgspec.structs.replace(builder.setting.lexer, raw_quotes=True, skip_unset=True)

@@ -12,7 +12,7 @@ from .interface import DockerfileError, Position, SourceRange
 
 __all__ = ["Directive", "DirectiveReader", "find_syntax", "read_directives"]
 
-_DIRECTIVE = re.compile(r"([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*", re.ASCII | re.DOTALL)
+_NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9]*", re.ASCII)
 _KNOWN = {"syntax", "escape", "check"}
 
 
@@ -38,16 +38,15 @@ class DirectiveReader:
         self._line += 1
         if self.done:
             return None
-        match = None
-        if text.startswith(self._comment):
-            match = _DIRECTIVE.fullmatch(text[len(self._comment) :].lstrip())
-        if match is None or (name := match[1].lower()) not in _KNOWN:
+        name, equals, value = text[len(self._comment) :].partition("=")
+        name, value = name.strip().lower(), value.strip()
+        if not text.startswith(self._comment) or not equals or not value or not _NAME.fullmatch(name) or name not in _KNOWN:
             self.done = True
             return None
         if name in self._seen:
             raise DockerfileError(f"only one {name} parser directive can be used", ranges=_at(self._line))
         self._seen.add(name)
-        return Directive(name, match[2], self._line)
+        return Directive(name, value, self._line)
 
 
 def _at(line: int) -> tuple[SourceRange, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .platforms import Platform
@@ -40,6 +40,7 @@ class Image:
 
     def __init__(self, data: dict[str, Any], history: _History | None = None) -> None:
         self.data = data
+        self._env = dict(self._split_env())
         self._history = history or _History(None, data.get("history") or [])
 
     @classmethod
@@ -78,6 +79,7 @@ class Image:
 
     def copied(self) -> Image:
         """For a stage that begins with another: triggers do not carry over. This one is not changed any more."""
+        self._write_env()
         data = {name: value for name, value in self.data.items() if name != "history"}
         image = Image(copy.deepcopy(data), _History(self._history, []))
         image.config.pop("OnBuild", None)
@@ -105,19 +107,18 @@ class Image:
             return True
         return any(not item.get("empty_layer") for item in self._history.all())
 
-    def env(self) -> Iterable[tuple[str, str]]:
-        for item in self.config.get("Env") or []:
+    def _split_env(self) -> Iterable[tuple[str, str]]:
+        for item in self.data["config"].get("Env") or []:
             name, _, value = item.partition("=")
             yield name, value
 
+    @property
+    def env(self) -> Mapping[str, str]:
+        return self._env
+
     def set_env(self, name: str, value: str) -> None:
-        env = self.config.setdefault("Env", []) or []
-        self.config["Env"] = env
-        for number, item in enumerate(env):
-            if item.partition("=")[0] == name:
-                env[number] = f"{name}={value}"
-                return
-        env.append(f"{name}={value}")
+        """A variable that is set already keeps its place."""
+        self._env[name] = value
 
     def set_or_remove(self, name: str, value: object) -> None:
         if value:
@@ -143,6 +144,9 @@ class Image:
             elif not same:
                 self.data.pop(name, None)
 
+    def _write_env(self) -> None:
+        self.set_or_remove("Env", [f"{name}={value}" for name, value in self._env.items()])
+
     def written(self) -> bytes:
         normalized = self.platform.normalized()
         self.data["os"], self.data["architecture"] = normalized.os, normalized.architecture
@@ -150,6 +154,7 @@ class Image:
             self.data["variant"] = normalized.variant
         else:
             self.data.pop("variant", None)
+        self._write_env()
         if history := self._history.all():
             self.data["history"] = history
         return json.dumps(self.data, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogateescape")

@@ -12,6 +12,7 @@ from .interface import DockerfileError, SourceRange
 
 __all__ = ["RULES", "Finding", "LintConfig", "Linter", "Rule", "parse_lint_options"]
 
+_MOST = 500
 _URL = "https://docs.docker.com/go/dockerfile/rule/"
 
 
@@ -136,6 +137,11 @@ class Linter:
         self.config = config
         self.found: dict[Finding, None] = {} if found is None else found
 
+    @property
+    def full(self) -> bool:
+        """No more findings are kept."""
+        return len(self.found) >= _MOST
+
     def report(self, rule: str, ranges: Sequence[SourceRange], message: str) -> None:
         known = RULES[rule]
         if known.experimental:
@@ -143,7 +149,8 @@ class Linter:
                 return
         elif self.config.skip & {"all", rule}:
             return
-        self.found.setdefault(Finding(known, message, tuple(ranges)))
+        if not self.full:
+            self.found.setdefault(Finding(known, message, tuple(ranges)))
 
     def with_comments(self, comments: tuple[str, ...]) -> Linter:
         """For an instruction with "# check=skip=RULE" before it."""

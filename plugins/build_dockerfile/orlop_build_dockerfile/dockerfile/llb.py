@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from orlop_build_dockerfile.pb import ops_pb2 as pb
 
 from .interface import SourceFile, SourceRange
-from .limits import Budget
 from .platforms import Platform
 
 __all__ = ["Inputs", "Output", "Vertex", "definition", "file_op", "imported", "internal", "set_platform"]
@@ -87,8 +86,7 @@ def set_platform(op: pb.Op, platform: Platform) -> pb.Op:
 
 
 class _Written:
-    def __init__(self, budget: Budget | None) -> None:
-        self.budget = budget
+    def __init__(self) -> None:
         self.digests: dict[int, str] = {}
         self.known: set[str] = set()
         self.result = pb.Definition()
@@ -108,8 +106,6 @@ class _Written:
             self.result.metadata[digest].ignore_cache |= vertex.ignore_cache
             return
         self.known.add(digest)
-        if self.budget:
-            self.budget.spend(len(data))
         _append(self.result, data)
         metadata = self.result.metadata[digest]
         metadata.ignore_cache = vertex.ignore_cache
@@ -119,11 +115,11 @@ class _Written:
             metadata.description["llb.customname"] = vertex.name
 
 
-def definition(output: Output | None, source: SourceFile | None = None, budget: Budget | None = None) -> pb.Definition:
+def definition(output: Output | None, source: SourceFile | None = None) -> pb.Definition:
     """The graph that makes `output`: operations after their inputs, then one that names the output. Empty for no output."""
     if output is None:
         return pb.Definition()
-    written = _Written(budget)
+    written = _Written()
     for vertex in _in_order(output.vertex):
         written.write(vertex)
     last = pb.Op(inputs=[pb.Input(digest=written.digests[id(output.vertex)], index=output.index)])

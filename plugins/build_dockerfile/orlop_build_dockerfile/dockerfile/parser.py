@@ -19,6 +19,8 @@ from .words import WordError
 
 __all__ = ["Lines", "Node", "Parsed", "parse", "parse_node"]
 
+_MOST_RANGES = 1000
+_FLAG = 1000  # what a flag costs, in characters: a mount becomes messages and paths
 _HEREDOCS = {"add", "copy", "run"}
 _GO_SPACE = " \t\n\v\f\r\x85\xa0"
 
@@ -31,8 +33,10 @@ class Lines(msgspec.Struct, frozen=True):
 
     @property
     def ranges(self) -> tuple[SourceRange, ...]:
-        """One range a line, as BuildKit reports them."""
+        """One range a line, as BuildKit reports them. One for all if they are very many."""
         end = max(self.start, self.end)
+        if end - self.start >= _MOST_RANGES:
+            return (SourceRange(Position(self.start), Position(end)),)
         return tuple(SourceRange(Position(line), Position(line)) for line in range(self.start, end + 1))
 
 
@@ -111,7 +115,10 @@ class _Parser:
         is_comment = text.startswith("#")
         if is_comment:
             comment = "" if is_directive else text[1:].strip()
-            self._comments = [*self._comments, comment] if comment else []
+            if comment:
+                self._comments.append(comment)
+            else:
+                self._comments = []
             text = ""
         start = self._lines.number
         logical, ended = self._trimmed(text)
@@ -158,6 +165,7 @@ class _Parser:
         self._budget.spend(len(logical))
         try:
             node = parse_node(logical, self.escape, Lines(start, self._lines.number), tuple(self._comments))
+            self._budget.spend(_FLAG * len(node.flags))
             if not _takes_heredocs(node):
                 return node
             heredocs = tuple(self._content(heredoc) for heredoc in heredocs_of_line(logical, self._budget))

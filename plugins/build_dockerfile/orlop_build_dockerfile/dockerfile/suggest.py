@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 __all__ = ["nearest", "suggestion"]
 
 _FARTHEST = 2
-_LONGEST = 200
+_LONGEST = 100
+_MOST = 1000
 
 
 def nearest(word: str, options: Iterable[str], *, ignore_case: bool = False) -> str:
@@ -16,7 +18,7 @@ def nearest(word: str, options: Iterable[str], *, ignore_case: bool = False) -> 
     best, best_distance = "", _FARTHEST + 1
     if len(wanted) > _LONGEST:
         return ""
-    for option in options:
+    for option in itertools.islice(options, _MOST):
         candidate = option.lower() if ignore_case else option
         if candidate == wanted:
             return ""

@@ -17,6 +17,7 @@ from .limits import Budget
 __all__ = ["Expanded", "Lexer", "WordError"]
 
 _DEPTH = 50
+_VARIABLE = 100  # what one costs besides its value: each becomes a piece of a list
 _NAME = re.compile(r"[0-9]+|[@*#?\-$!]|[^\W\d]\w*")
 _MODIFIERS = "+-?#%"
 _SPACE = re.compile(r"\s+")
@@ -171,7 +172,7 @@ class _Reader:
     def _value(self, name: str) -> str | None:
         value = self._env.get(name)
         (self.unmatched if value is None else self.matched)[name] = None
-        self._lexer.budget.spend(len(value or "") + 1)
+        self._lexer.budget.spend(len(value or "") + _VARIABLE)
         return value
 
     def _braced(self, depth: int) -> str:
