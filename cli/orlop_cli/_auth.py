@@ -62,3 +62,15 @@ def _ask(helper: str, key: str) -> dict[str, str] | None:
     except (ValueError, LookupError, TypeError):
         raise CliError(f"cannot get credentials for {key}: {program}: its answer has no Username and Secret") from None
     return {"identitytoken": secret} if user == "<token>" else {"username": user, "password": secret}
+
+
+def all_registries() -> dict[str, dict[str, str]]:
+    """The stored credentials of every registry, for a build that may pull from any. Those of helpers are left out if the
+    helper has none."""
+    keys = {*_config.table("auths"), *_config.table("credHelpers")}
+    found = {}
+    for key in sorted(keys):
+        entry = _lookup(key)
+        if entry:
+            found[key] = entry
+    return found

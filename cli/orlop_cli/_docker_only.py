@@ -6,14 +6,14 @@ from orlop_cli.daemon import hosts
 
 # Commands whose function the daemon serves, or that need no daemon: by group.
 _CLIENT = {
-    "orlop": {"buildx", "checkpoint", "compose", "context", "login", "logout", "manifest", "search", "trust"},
+    "orlop": {"checkpoint", "context", "login", "logout", "manifest", "search", "trust"},
     "system": {"dial-stdio"},
 }
+_PLUGINS = {"buildx": "docker-buildx", "compose": "docker-compose"}
 # Commands whose function Orlop's daemon does not have either.
 _DAEMON = {
-    "orlop": {"build", "builder", "node", "plugin", "secret", "service", "stack", "swarm"},
+    "orlop": {"node", "plugin", "secret", "service", "stack", "swarm"},
     "config": {"create", "inspect", "ls", "rm"},
-    "image": {"build"},
     "volume": {"update"},
 }
 
@@ -21,12 +21,16 @@ _DAEMON = {
 def message(group: str, name: str) -> str:
     """The message for a command of a group, "" if docker has no such command."""
     path = name if group == "orlop" else f"{group} {name}"
+    if group == "orlop" and name in _PLUGINS:
+        return (
+            f"'{name}' is a plugin of docker's client that is not installed (Debian: {_PLUGINS[name]}). "
+            "orlop looks for plugins where docker does, in ~/.docker/cli-plugins for example"
+        )
     if name in _CLIENT.get(group, ()):
         return (
             f"'{path}' is a command of docker that orlop does not have. "
             f"The docker client works against Orlop too: DOCKER_HOST={hosts.DEFAULT_HOST}"
         )
     if name in _DAEMON.get(group, ()):
-        hint = " buildx can, with a builder of its driver docker-container." if name in ("build", "builder") else ""
-        return f"'{path}' is a command of docker that Orlop does not have, neither the client nor the daemon.{hint}"
+        return f"'{path}' is a command of docker that Orlop does not have, neither the client nor the daemon."
     return ""

@@ -9,8 +9,10 @@ import click
 
 from orlop_cli import __version__
 from orlop_cli._command import Option
+from orlop_cli._errors import CliError
 from orlop_cli._groups import Lazy, LazyGroup
 from orlop_cli._session import Session
+from orlop_cli.values.types import boolean
 
 COMMON, MANAGE = "Common Commands", "Management Commands"
 
@@ -42,6 +44,7 @@ CONTAINER = {
     "wait": Lazy("lifecycle", "wait", "Block until one or more containers stop, then print their exit codes"),
 }
 IMAGE = {
+    "build": Lazy("build", "build", "Build an image from a Dockerfile"),
     "history": Lazy("history", "history", "Show the history of an image"),
     "import": Lazy("tarballs", "import_", "Import the contents from a tarball to create a filesystem image"),
     "inspect": Lazy("inspect", "image", "Display detailed information on one or more images"),
@@ -53,6 +56,10 @@ IMAGE = {
     "rm": Lazy("images_edit", "rmi", "Remove one or more images"),
     "save": Lazy("tarballs", "save", "Save one or more images to a tar archive (streamed to STDOUT by default)"),
     "tag": Lazy("images_edit", "tag", "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE"),
+}
+BUILDER = {
+    "build": IMAGE["build"],
+    "prune": Lazy("prune", "builder", "Remove build cache"),
 }
 VOLUME = {
     "create": Lazy("volume", "create", "Create a volume"),
@@ -96,6 +103,7 @@ TABLE = {
     "run": CONTAINER["run"]._replace(section=COMMON),
     "exec": CONTAINER["exec"]._replace(section=COMMON),
     "ps": CONTAINER["ls"]._replace(section=COMMON),
+    "build": IMAGE["build"]._replace(section=COMMON),
     "pull": IMAGE["pull"]._replace(section=COMMON),
     "push": IMAGE["push"]._replace(section=COMMON),
     "images": IMAGE["ls"]._replace(section=COMMON),
@@ -110,6 +118,7 @@ TABLE = {
     "rmi": IMAGE["rm"],
     "save": IMAGE["save"],
     "tag": IMAGE["tag"],
+    "builder": Lazy("groups", "builder", "Manage builds", MANAGE),
     "config": Lazy("groups", "config", "Look at the daemon's configuration", MANAGE),
     "container": Lazy("groups", "container", "Manage containers", MANAGE),
     "debug": Lazy("groups", "debug", "Help those who look for a fault", MANAGE),
@@ -121,8 +130,25 @@ TABLE = {
 }
 
 
+_BUILDS = {"build": ("build",), "builder": ()}  # commands that are buildx' where it is installed, as in docker
+
+
 class Root(LazyGroup):
-    """`orlop`: creates the session, then runs the command."""
+    """`orlop`: creates the session, then runs the command. Words that are no command may be plugins of docker's client."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        from orlop_cli import _plugins
+
+        if cmd_name in _BUILDS and _uses_buildkit():
+            found = _plugins.command(cmd_name, "buildx", *_BUILDS[cmd_name])
+            if found is None and os.environ.get("DOCKER_BUILDKIT"):
+                raise CliError(
+                    "DOCKER_BUILDKIT is set, but docker's buildx plugin is not installed (Debian: docker-buildx); "
+                    "without the variable, the daemon builds from an archive of the context"
+                )
+            if found is not None:
+                return found
+        return super().get_command(ctx, cmd_name) or _plugins.command(cmd_name, cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:
         given = ctx.params
@@ -141,6 +167,15 @@ class Root(LazyGroup):
             return super().invoke(ctx)
         finally:
             session.close()
+
+
+def _uses_buildkit() -> bool:
+    """As docker: unless DOCKER_BUILDKIT is false."""
+    text = os.environ.get("DOCKER_BUILDKIT", "")
+    try:
+        return boolean(text) if text else True
+    except ValueError:
+        raise CliError(f"DOCKER_BUILDKIT environment variable expects boolean value: {text!r}") from None
 
 
 root = Root("orlop", "A client for the Orlop container engine, and for any Docker Engine API.", TABLE, installed=True)

@@ -46,6 +46,17 @@ class Session:
 
         return Engine(self.address, self._secure() if self._tls and not self.address.path else None)
 
+    def environment(self) -> dict[str, str]:
+        """Variables by which Docker's programs reach the same daemon."""
+        found = {"DOCKER_HOST": self.address.text}
+        if self._tls and not self.address.path:
+            found["DOCKER_TLS"] = "1"
+            if self._verify:
+                found["DOCKER_TLS_VERIFY"] = "1"
+            if any(self._files):
+                raise CliError("plugins take TLS files from DOCKER_CERT_PATH: a directory with ca.pem, cert.pem and key.pem")
+        return found
+
     def close(self) -> None:
         """Close everything that the command opened."""
         if "engine" in self.__dict__:

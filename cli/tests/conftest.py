@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from orlop_cli import __main__ as entry
+from orlop_cli import _plugins
 from orlop_cli.testing import RecordedDaemon
 
 
@@ -15,6 +16,14 @@ from orlop_cli.testing import RecordedDaemon
 def daemon(tmp_path: Path) -> Any:
     with RecordedDaemon(str(tmp_path / "d.sock")) as made:
         yield made
+
+
+@pytest.fixture(autouse=True)
+def no_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's own plugins are not found: a test would become one."""
+    monkeypatch.setattr(_plugins, "_SYSTEM", ())
+    for name in ("DOCKER_BUILDKIT", "DOCKER_CONTEXT"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

@@ -538,8 +538,6 @@ def test_lines_of_files_end_where_docker_says(daemon: RecordedDaemon, orlop: Any
     ("words", "name", "then"),
     [
         (["plugin", "ls"], "plugin", "Orlop does not have, neither the client nor the daemon."),
-        (["build", "."], "build", "neither the client nor the daemon. buildx can"),
-        (["image", "build", "x"], "image build", "neither the client nor the daemon."),
         (["config", "ls"], "config ls", "neither the client nor the daemon."),
         (["swarm", "init"], "swarm", "neither the client nor the daemon."),
         (["login"], "login", "The docker client works against Orlop too: DOCKER_HOST=unix:///run/orlop.sock"),

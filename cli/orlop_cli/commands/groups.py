@@ -1,4 +1,4 @@
-"""`orlop config`, `container`, `debug`, `image`, `network`, `system`, `tls`, `volume`."""
+"""`orlop builder`, `config`, `container`, `debug`, `image`, `network`, `system`, `tls`, `volume`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ def _group(name: str, table: dict[str, Lazy], aliases: dict[str, str]) -> LazyGr
     return LazyGroup(name, _root.TABLE[name].summary, table, aliases, installed=True)
 
 
+builder = _group("builder", _root.BUILDER, {})
 config = _group("config", _root.CONFIG, {})
 container = _group("container", _root.CONTAINER, _root.PS_ALIASES)
 debug = _group("debug", _root.DEBUG, {})

@@ -1,4 +1,4 @@
-"""`prune` of containers, images, networks and volumes, and `system prune`."""
+"""`prune` of containers, images, networks, volumes and build cache, and `system prune`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import sys
 from typing import Any
 
 from orlop_cli import _config
-from orlop_cli._command import command, flag, many
+from orlop_cli._command import command, flag, many, option
 from orlop_cli._errors import CliError
 from orlop_cli._session import Session
 from orlop_cli.daemon.client import Engine, filters_json
+from orlop_cli.values.types import BYTES
 from orlop_cli.values.units import human_size
 
 
@@ -50,8 +51,8 @@ def _images(engine: Engine, filters: str | None) -> tuple[str, int]:
     return _text("Deleted Images:", lines), int(report.get("SpaceReclaimed") or 0)
 
 
-def _build_cache(engine: Engine, everything: bool, filters: str | None) -> tuple[str, int]:
-    query = {"all": int(everything) or None, "filters": filters}
+def _build_cache(engine: Engine, everything: bool, filters: str | None, keep: int = 0) -> tuple[str, int]:
+    query = {"all": int(everything) or None, "filters": filters, "keep-storage": keep or None}
     return _listed("Deleted build cache objects:", engine.post("/build/prune", query), "CachesDeleted")
 
 
@@ -101,6 +102,25 @@ def volume(session: Session, args: tuple[str, ...], everything: bool, filters: t
 def network(session: Session, args: tuple[str, ...], filters: tuple[str, ...], force: bool) -> None:
     _confirm("This will remove all custom networks not used by at least one container.", force)
     sys.stdout.write(_networks(session.engine, _filters(filters))[0])
+
+
+@command("prune", "Remove build cache", examples=["orlop builder prune --filter until=240h", "orlop builder prune -a -f"])
+@flag("-a", "--all", "everything", help="Remove all unused build cache, not just dangling ones")
+@many("--filter", "filters", metavar="filter", help='Provide filter values (e.g. "until=24h")')
+@flag("-f", "--force", help="Do not prompt for confirmation")
+@option("--keep-storage", type=BYTES, metavar="bytes", help="Amount of disk space to keep for cache")
+def builder(
+    session: Session,
+    args: tuple[str, ...],
+    everything: bool,
+    filters: tuple[str, ...],
+    force: bool,
+    keep_storage: int | None,
+) -> None:
+    what = "all build cache" if everything else "all dangling build cache"
+    _confirm(f"This will remove {what}.", force)
+    text, reclaimed = _build_cache(session.engine, everything, _filters(filters), keep_storage or 0)
+    print(f"{text}Total:\t{human_size(reclaimed, 4)}")
 
 
 @command(

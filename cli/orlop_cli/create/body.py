@@ -152,7 +152,7 @@ def _host(options: Json) -> Json:
         "StorageOpt": values.strict_pairs(options["storage_opt"], "storage option") or None,
         "ShmSize": options["shm_size"],
         "PublishAllPorts": options["publish_all"],
-        "ExtraHosts": [_extra_host(text) for text in options["add_host"]],
+        "ExtraHosts": [extra_host(text) for text in options["add_host"]],
         "Dns": list(options["dns"]),
         "DnsOptions": list(options["dns_option"]),
         "DnsSearch": list(options["dns_search"]),
@@ -168,7 +168,7 @@ def _log(options: Json) -> Json | None:
     return {"Type": driver, "Config": given} if driver or given else None
 
 
-def _extra_host(text: str) -> str:
+def extra_host(text: str) -> str:
     name, colon, address = text.partition(":")
     if "=" in name or not colon:
         name, colon, address = text.partition("=")

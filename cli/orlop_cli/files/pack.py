@@ -6,7 +6,8 @@ import errno
 import os
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from orlop_cli._errors import CliError
 
@@ -14,29 +15,45 @@ BLOCK = 1 << 20
 _CAPABILITY = "security.capability"
 
 
-def pack(path: str, name: str) -> Iterator[bytes]:
+class Selection(NamedTuple):
+    """What is packed of a tree: `keep` says whether an entry is, `enter` whether a directory is looked into. `owner` is the
+    uid and gid of all entries, None for their own."""
+
+    keep: Callable[[str], bool] = lambda _: True
+    enter: Callable[[str], bool] = lambda _: True
+    owner: int | None = None
+
+
+ALL = Selection()
+
+
+def pack(path: str, name: str, selection: Selection = ALL) -> Iterator[bytes]:
     """The tar stream of the tree at `path`, named `name`; "" leaves the directory itself out. Owners are numeric, sockets
     are left out, files with several names become hard links. Raises CliError for files that cannot be read."""
     try:
-        yield from _entry(path, name, {})
+        yield from _entry(path, name, {}, selection)
     except OSError as error:
         raise CliError(f"{error.filename or path}: {(error.strerror or str(error)).lower()}") from None
     yield bytes(2 * tarfile.BLOCKSIZE)
 
 
-def _entry(path: str, name: str, seen: dict[tuple[int, int], str]) -> Iterator[bytes]:
+def _entry(path: str, name: str, seen: dict[tuple[int, int], str], selection: Selection) -> Iterator[bytes]:
     found = os.lstat(path)
     info = _info(path, name, found)
     if info is None:
         return
+    if selection.owner is not None:
+        info.uid = info.gid = selection.owner
+    kept = not name or selection.keep(name)
     if info.type == tarfile.REGTYPE:
-        yield from _file(path, info, seen)
+        if kept:
+            yield from _file(path, info, seen)
         return
-    if name:
+    if name and kept:
         yield _header(info)
-    if info.type == tarfile.DIRTYPE:
+    if info.type == tarfile.DIRTYPE and (not name or selection.enter(name)):
         for child in sorted(os.listdir(path)):
-            yield from _entry(os.path.join(path, child), f"{name}/{child}" if name else child, seen)
+            yield from _entry(os.path.join(path, child), f"{name}/{child}" if name else child, seen, selection)
 
 
 _KINDS = {
