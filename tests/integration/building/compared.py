@@ -74,7 +74,7 @@ def docker(socket: str, *words: str, **options: Any) -> subprocess.CompletedProc
     env = {
         **os.environ,
         "DOCKER_HOST": f"unix://{socket}",
-        "DOCKER_CONFIG": "/nonexistent",
+        "DOCKER_CONFIG": f"{socket}.client",  # beside the socket, so it goes with the engine
         "BUILDX_NO_DEFAULT_ATTESTATIONS": "1",
     }
     env.pop("DOCKER_BUILDKIT", None)
