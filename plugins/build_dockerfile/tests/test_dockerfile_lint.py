@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from dockerfile_build import BUSYBOX, build, failing, image
+from dockerfile_build import BUSYBOX, build, failing, image, operations
 
 from orlop_build_dockerfile.dockerfile.lint import RULES
 
@@ -87,12 +87,16 @@ def test_descriptions() -> None:
 
 
 def test_a_warning_has_what_clients_show() -> None:
-    (warned,) = build("FROM busybox\nCMD a\n").warnings
+    converted = build("FROM busybox\nCMD a\n")
+    (warned,) = converted.warnings
     text = "JSON arguments recommended for CMD to prevent unintended behavior related to OS signals"
     assert warned.short == f"JSONArgsRecommended: {text} (line 2)"
     assert warned.url == "https://docs.docker.com/go/dockerfile/rule/json-args-recommended/"
     assert warned.detail == (RULES["JSONArgsRecommended"].description,)
     assert warned.source.filename == "Dockerfile"
+    assert warned.source.definition is not None
+    ((digest, op),) = operations(warned.source.definition)
+    assert (warned.vertex, op.source.identifier) == (digest, "local://dockerfile")
 
 
 def test_findings_before_an_error_are_reported() -> None:

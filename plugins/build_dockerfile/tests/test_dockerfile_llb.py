@@ -97,6 +97,17 @@ def test_a_broken_graph_is_refused() -> None:
     assert "failed to parse frontend input" in failing("FROM b\n", {"context:b": "input:b"}, inputs={"b": broken}).message
 
 
+def test_equal_inputs_are_one() -> None:
+    dockerfile = "FROM busybox AS a\nFROM busybox\nCOPY --from=a --chown=u:g x y /\nCOPY <<A <<B /\nA\nB\n"
+    definition = build(dockerfile).results[0].definition
+    (_, copy), *_, (_, last) = operations(definition)[1:]
+    first, second = copy.file.actions
+    assert len(copy.inputs) == 1
+    assert (first.input, first.secondaryInput, second.input, second.secondaryInput) == (0, 0, 1, 0)
+    assert first.copy.owner.user.byName.input == 0
+    assert [action.secondaryInput for action in last.file.actions] == [1, 2]
+
+
 def test_linked_copies_are_merged_where_the_solver_merges() -> None:
     converted = build("FROM busybox\nCOPY --link a /\n", capabilities=frozenset({"mergeop"}))
     assert graph(converted).splitlines()[2:] == ["2 (1.0) file [-1,0->0] copy /a /", "3 (0.0 2.0) merge 0 1"]

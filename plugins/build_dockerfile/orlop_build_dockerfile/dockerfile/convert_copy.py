@@ -83,7 +83,7 @@ def _mode(text: str) -> tuple[int, str]:
         if text[:1].isdecimal():
             raise ValueError(wrong) from None
         check_mode(text)
-        return 0, text
+        return -1, text
     if mode > 0o7777:
         raise ValueError(wrong)
     return mode, ""
@@ -275,7 +275,9 @@ def set_owner(owner: pb.ChownOpt, text: str, base: int) -> None:
             field.byID = 0
         elif re.fullmatch(r"[0-9]{1,10}", value) and int(value) < 1 << 31:
             field.byID = int(value)
-        elif value:
+        elif not value:
+            field.byID = 0  # ":group" leaves the user at root
+        else:
             field.byName.name, field.byName.input = value, base
 
 

@@ -12,6 +12,7 @@ from .directives import find_syntax
 from .interface import Conversion, Converted, DockerfileError, OtherFrontend, PlatformResult, Request, SourceFile, Warned
 from .limits import Budget
 from .lint import Finding
+from .llb import head
 from .options import Options, read_options
 from .parser import parse
 from .references import parse_reference
@@ -129,4 +130,5 @@ def _warned(finding: Finding, source: SourceFile) -> Warned:
     rule = finding.rule
     line = finding.ranges[0].start.line if finding.ranges else 0
     short = f"{rule.name}: {finding.message}" + (f" (line {line})" if line else "")
-    return Warned(rule.name, short, (rule.description,), rule.url, source, finding.ranges)
+    vertex = head(source.definition) if source.definition is not None else ""
+    return Warned(rule.name, short, (rule.description,), rule.url, source, finding.ranges, vertex)

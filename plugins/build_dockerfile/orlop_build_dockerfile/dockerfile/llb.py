@@ -15,7 +15,7 @@ from orlop_build_dockerfile.pb import ops_pb2 as pb
 from .interface import SourceFile, SourceRange
 from .platforms import Platform
 
-__all__ = ["Inputs", "Output", "Vertex", "definition", "file_op", "imported", "internal", "set_platform"]
+__all__ = ["Inputs", "Output", "Vertex", "definition", "file_op", "head", "imported", "internal", "set_platform"]
 
 
 class Vertex:
@@ -95,24 +95,46 @@ class _Written:
     def write(self, vertex: Vertex) -> None:
         op = pb.Op()
         op.CopyFrom(vertex.op)
-        for source in vertex.inputs:
-            op.inputs.append(pb.Input(digest=self.digests[id(source.vertex)], index=source.index))
+        sources = [(self.digests[id(source.vertex)], source.index) for source in vertex.inputs]
+        once = list(dict.fromkeys(sources))
+        if len(once) < len(sources):
+            _renumber(op, [once.index(source) for source in sources], len(once))
+        for source, index in once:
+            op.inputs.append(pb.Input(digest=source, index=index))
         data = op.SerializeToString(deterministic=True)
         digest = "sha256:" + hashlib.sha256(data).hexdigest()
         self.digests[id(vertex)] = digest
         if vertex.ranges and vertex.ranges not in self.locations.setdefault(digest, []):
             self.locations[digest].append(vertex.ranges)
-        if digest in self.known:
-            self.result.metadata[digest].ignore_cache |= vertex.ignore_cache
-            return
-        self.known.add(digest)
-        _append(self.result, data)
+        if digest not in self.known:
+            self.known.add(digest)
+            _append(self.result, data)
         metadata = self.result.metadata[digest]
-        metadata.ignore_cache = vertex.ignore_cache
+        metadata.ignore_cache |= vertex.ignore_cache
         for key, value in vertex.description.items():
             metadata.description[key] = value
-        if vertex.name:
+        if vertex.name:  # of equal operations, the last one gives the name, as in BuildKit
             metadata.description["llb.customname"] = vertex.name
+
+
+def _renumber(op: pb.Op, numbers: Sequence[int], count: int) -> None:
+    """Inputs turned out to be equal: `numbers` has the new index of each, `count` is how many are left. Numbers beyond the
+    inputs are those of an operation's own actions."""
+
+    def new(index: int) -> int:
+        return index if index < 0 else numbers[index] if index < len(numbers) else index - len(numbers) + count
+
+    for mount in op.exec.mounts if op.HasField("exec") else ():
+        mount.input = new(mount.input)
+    for source in op.merge.inputs if op.HasField("merge") else ():
+        source.input = new(source.input)
+    for action in op.file.actions if op.HasField("file") else ():
+        action.input, action.secondaryInput = new(action.input), new(action.secondaryInput)
+        for name in ("copy", "mkfile", "mkdir"):
+            owner = getattr(action, name).owner if action.HasField(name) else pb.ChownOpt()
+            for user in (owner.user, owner.group):
+                if user.HasField("byName"):
+                    user.byName.input = new(user.byName.input)
 
 
 def definition(output: Output | None, source: SourceFile | None = None) -> pb.Definition:
@@ -130,6 +152,16 @@ def definition(output: Output | None, source: SourceFile | None = None) -> pb.De
     if source is not None:
         _add_source(written, source)
     return written.result
+
+
+def head(graph: pb.Definition) -> str:
+    """The digest of the operation that makes the result; "" for an empty file system."""
+    operations = getattr(graph, "def")
+    if not operations:
+        return ""
+    last = pb.Op()
+    last.ParseFromString(operations[-1])
+    return last.inputs[0].digest if last.inputs else ""
 
 
 def _append(result: pb.Definition, data: bytes) -> None:

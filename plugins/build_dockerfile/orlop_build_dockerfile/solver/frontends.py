@@ -72,6 +72,8 @@ async def _convert(job: SolverJob, request: Request) -> Converted | OtherFronten
                 return needs
             answers = await _answers(job, needs)
     except DockerfileError as error:
+        for warning in error.warnings:
+            _warn(job, warning)
         raise BuildFailed(error.message, code=error.code, details=error.details) from None
     finally:
         conversion.close()
