@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
 from orlop_kernel.http.messages import RawStream
@@ -45,6 +45,13 @@ class Pruned(Protocol):
 class Builder(Protocol):
     async def serve(self, kind: str, headers: Mapping[str, str], peer: str, stream: RawStream) -> None:
         """Serve a client's connection after the upgrade, until it ends. `kind` is "grpc" or "session"."""
+        ...
+
+    async def build(
+        self, headers: Mapping[str, str], query: Mapping[str, Sequence[str]], peer: str, body: AsyncGenerator[bytes, None]
+    ) -> AsyncIterator[bytes]:
+        """The classic endpoint: the request's body is the context. Returns the body of the answer, once it has begun; an
+        error before that has a status of its own."""
         ...
 
     async def usage(self) -> Sequence[CacheRecord]:

@@ -13,7 +13,7 @@ from orlop_kernel.routing.call import Call, parse_integer
 from orlop_kernel.routing.router import Route
 from orlop_sdk import InvalidParameter, NotFound
 
-from .responses import empty, json_response
+from .responses import empty, json_response, stream_head
 
 if TYPE_CHECKING:
     from orlop_engine.engine import Engine
@@ -51,6 +51,10 @@ class _Routes:
             raise InvalidParameter(f"protocol {protocol[:100]} not supported")
         head = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
         return Hijack(head, partial(builder.serve, kind, request.headers, _shown(request.peer)))
+
+    async def build(self, call: Call) -> Answer:
+        request = call.request
+        return stream_head(await self.builder.build(request.headers, request.query, _shown(request.peer), call.pieces()))
 
     async def prune(self, call: Call) -> Answer:
         filters = call.filters()
@@ -90,6 +94,7 @@ def routes(engine: Engine, builder: Builder | None = None) -> list[Route]:
     return [
         Route("POST", "/grpc", own.grpc),
         Route("POST", "/session", own.session),
+        Route("POST", "/build", own.build),
         Route("POST", "/build/prune", own.prune, (1, 31)),
         Route("POST", "/build/cancel", own.cancel, (1, 31)),
     ]

@@ -10,7 +10,7 @@ from orlop_kernel.kinds import Context, Service
 from orlop_sdk import Register, hookimpl
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from orlop_build_dockerfile.contracts import CacheRecord, Pruned
     from orlop_kernel.config import Config, Problem
@@ -63,6 +63,12 @@ class BuildService(Service):
     async def serve(self, kind: str, headers: Mapping[str, str], peer: str, stream: RawStream) -> None:
         """Serve a client's connection after the upgrade ("grpc" or "session"), until it ends."""
         await self.supervisor.serve(kind, headers, peer, stream)
+
+    async def build(
+        self, headers: Mapping[str, str], query: Mapping[str, Sequence[str]], peer: str, body: AsyncGenerator[bytes, None]
+    ) -> AsyncIterator[bytes]:
+        """The classic endpoint: the request's body is the context. Returns the body of the answer, once it has begun."""
+        return await self.supervisor.build(headers, query, peer, body)
 
     async def usage(self) -> Sequence[CacheRecord]:
         """The records of the build cache."""

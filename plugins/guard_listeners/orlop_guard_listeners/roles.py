@@ -174,6 +174,7 @@ ROUTES: dict[str, Rule] = {
     "GET /distribution/{name}/json": Rule(_C, _S.OPEN, _H.NETWORK),
     "POST /build/prune": Rule(_C, _S.FILTER, _H.NOTHING),
     # A build runs commands, with the host's network if it is allowed to, and shares a cache with all others
+    "POST /build": UNKNOWN,
     "POST /grpc": UNKNOWN,
     "POST /session": UNKNOWN,
     "POST /build/cancel": UNKNOWN,

@@ -51,7 +51,10 @@ class TestBuilder:
     async def _answer(self, client: Client, asked: dict[str, Any], connection: trio.SocketStream) -> None:
         try:
             answer = await self._done(client, asked)
-        except OrlopError as error:
+        except* OrlopError as group:
+            error: BaseException = group
+            while isinstance(error, BaseExceptionGroup):
+                error = error.exceptions[0]
             answer = {"error": str(error), "kind": type(error).__name__}
         await connection.send_all(json.dumps({"id": asked.get("id"), **answer}).encode() + b"\n")
 

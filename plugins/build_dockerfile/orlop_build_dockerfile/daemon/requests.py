@@ -84,11 +84,15 @@ class Requests:
                 options = ("noexec", "nosuid", "nodev", *size)
                 mounts.append(MountRecord("tmpfs", mount.target, rw=not mount.readonly, options=options))
                 continue
+            selector = mount.selector.strip("/")
             if mount.path:
-                source: tuple[Mount, ...] = (Mount("bind", self._own(mount.path), options=("rbind",)),)
+                path = self._own(mount.path)
+                if not os.path.isdir(path):  # a part of its directory, because trees are directories
+                    path, _, selector = path.rpartition("/")
+                source: tuple[Mount, ...] = (Mount("bind", path, options=("rbind",)),)
             else:
                 source = tuple(await self._workspace.mounts(mount.snapshot, readonly=mount.readonly))
-            trees.append(TreeMount(mount.target, source, mount.selector.strip("/"), mount.readonly))
+            trees.append(TreeMount(mount.target, source, selector, mount.readonly))
         return StepRequest(
             root=step.root,
             args=step.args,

@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from subprocess import Popen
 from typing import Any
@@ -30,6 +30,7 @@ from orlop_kernel.process import spawn_detached
 from orlop_sdk import DeadlineExceeded, Unavailable
 
 from . import messages
+from .bodies import BuildAnswer
 from .link import Link
 from .policies import policies
 from .requests import Requests
@@ -78,6 +79,21 @@ class Supervisor:
                     nursery.start_soon(_splice, stream, end)
                     await process.serve(Client(kind=kind, headers=headers, peer=peer), theirs.fileno())
                     nursery.cancel_scope.cancel()
+
+    async def build(
+        self, headers: Mapping[str, str], query: Mapping[str, Sequence[str]], peer: str, body: AsyncGenerator[bytes, None]
+    ) -> BuildAnswer:
+        """`POST /build`. Returns when the answer has begun; raises what was refused before."""
+        client = Client(kind="build", headers=headers, peer=peer, query=query)
+
+        async def serve(connection: int) -> None:
+            async with self._used() as process:
+                await process.serve(client, connection)
+
+        answer = BuildAnswer(body, serve)
+        self._context.nursery.start_soon(answer.run)
+        await answer.ready()
+        return answer
 
     async def usage(self) -> Sequence[CacheRecord]:
         """The records of the build cache; none, without a process, if there has never been one."""
@@ -129,7 +145,8 @@ class Supervisor:
                 if self._closed:
                     raise Unavailable("cannot build: the daemon is shutting down")
                 process = await self._start()
-            process.users += 1
+            else:
+                process.users += 1
         try:
             yield process
         finally:
@@ -143,6 +160,7 @@ class Supervisor:
             os.makedirs(directory, mode=0o700, exist_ok=True)
             os.chmod(directory, 0o700)
         process = _Process(self._engine, self._spawn)
+        process.users = 1  # the caller: it must not count as idle while it starts
         self._context.nursery.start_soon(self._supervise, process)
         try:
             with trio.fail_after(_START):
