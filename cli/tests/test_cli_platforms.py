@@ -113,3 +113,14 @@ def test_a_push_of_one_platform_instead_of_all(daemon: RecordedDaemon, orlop: An
     assert (done.code, done.out) == (0, "v1: digest: sha256:one size: 2\n")
     assert "one platform was pushed alone:\nsha256:one instead of sha256:all\n" in done.err
     assert orlop("push", "-q", "a:v1").err == ""
+
+
+@pytest.mark.parametrize(("server", "asked"), [("1.45", "/v1.43/"), ("1.51", "/v1.48/")])
+def test_platforms_of_containers(daemon: RecordedDaemon, orlop: Any, server: str, asked: str) -> None:
+    speaks(daemon, server)
+    item = {"Id": "c" * 64, "Names": ["/a"], "ImageManifestDescriptor": {"platform": ARM}}
+    daemon.on("GET", "/containers/json", answer([item]))
+    assert orlop("ps", "--format", "{{.Platform}}").out == "linux/arm/v7\n"
+    assert daemon.requests[-1].target.startswith(asked)
+    orlop("ps", "-q")
+    assert daemon.requests[-1].target.startswith("/v1.43/")

@@ -169,6 +169,25 @@ def test_an_index_of_one_platform_is_whole_after_a_pull(engine: Engine, registry
     engine.ok("rmi", name, target)
 
 
+def test_the_manifest_of_a_container(engine: Engine, both: str, name: str) -> None:
+    engine.ok("create", "--name", name, "--platform", f"linux/{HOST.architecture}", both)
+    for path in (f"/containers/{name}/json", f"/containers/json?all=1&filters={quote(json.dumps({'name': [name]}))}"):
+        assert "ImageManifestDescriptor" not in json.dumps(engine.api("GET", f"/v1.47{path}")[1])
+        found = engine.api("GET", f"/v1.48{path}")[1]
+        shown = (found[0] if isinstance(found, list) else found)["ImageManifestDescriptor"]
+        assert (shown["digest"], shown["platform"]) == (MINE.manifest.digest, MINE.platform)
+    row = engine.orlop("ps", "-a", "--filter", f"name={name}", "--format", "{{.Platform}}", check=0)
+    assert row.out == f"linux/{HOST.architecture}\n"
+    engine.ok("rm", name)
+
+
+def test_the_tree_of_orlop(engine: Engine, both: str) -> None:
+    lines = engine.orlop("images", "--tree", both, check=0).out.splitlines()
+    assert [line.split()[:2] for line in lines[2:]] == [["├─", "linux/s390x"], ["└─", f"linux/{HOST.architecture}"]]
+    assert engine.orlop("rmi", "--platform", "linux/s390x", both).code == 0
+    assert "0B" in engine.orlop("images", "--tree", both, check=0).out.splitlines()[2]
+
+
 # --- archives -------------------------------------------------------------------------------------------------------------
 
 

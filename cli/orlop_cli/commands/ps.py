@@ -170,6 +170,8 @@ def ps(
         "size": 1 if size or _asks_size(form) else None,
         "filters": filters_json(filters),
     }
+    if form and ".Platform" in form:
+        session.engine.prefer((1, 48))
     found = session.engine.get("/containers/json", query)
     columns = (*COLUMNS, "Size") if size else COLUMNS
     print_rows([Container(item, not no_trunc) for item in found], columns, HEADERS, form, "ID" if quiet else "")

@@ -85,6 +85,11 @@ class Engine:
             )
         self.version = version
 
+    def prefer(self, version: tuple[int, int]) -> None:
+        """Raise the version in use to one whose answers have more in them, if the daemon has it."""
+        if not self.pinned and self.version < version <= self.server_version():
+            self.version = version
+
     # --- requests
 
     def open(

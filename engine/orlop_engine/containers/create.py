@@ -15,7 +15,7 @@ from functools import partial
 from operator import itemgetter
 from typing import NamedTuple
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from orlop_engine.config import defaults
@@ -37,7 +37,7 @@ from .container import Container
 from .emulation import is_foreign
 from .index import ContainerIndex
 from .ports import Ports
-from .record import ContainerRecord, MountRecord, encode
+from .record import ContainerRecord, ImageManifest, MountRecord, encode
 from .services import Images, Networks
 
 __all__ = ["Created", "create"]
@@ -194,6 +194,7 @@ async def create(
     plan = partial(mount_spec.plan, host, config.volumes or (), _inherited(ports.index, host), flat_readonly=flat_readonly)
     planned = await volumes.patiently(plan) if host.mounts else plan()
     planned = tuple(_with_image(ports.images, mount) for mount in planned)
+    manifest = await _manifest(ports.images, image)
     bare = names.check(name) if name else ""
     named = [mount.name for mount in planned if mount.type == "volume"]
     made: list[str] = []
@@ -217,6 +218,7 @@ async def create(
                 image_labels=labels.of_image_alone(request, image.config),
                 monitor_pid=0,
                 emulated=str(image.platform) if platform and is_foreign(image.platform) else UNSET,
+                image_manifest=manifest,
             )
             labels.shed(draft, labels.deciding(ports.config))
             try:
@@ -234,6 +236,13 @@ async def create(
         raise
     ports.events.publish(container, "create")
     return Created(container, warnings)
+
+
+async def _manifest(images: Images, image: Image) -> ImageManifest | UnsetType:
+    found, platform = await images.manifest(image), image.platform
+    if found is None:
+        return UNSET
+    return ImageManifest(found.digest, found.size, found.media_type, platform.os, platform.architecture, platform.variant)
 
 
 async def _prepare(ports: Ports, record: ContainerRecord, image: Image) -> None:

@@ -15,7 +15,7 @@ from orlop_engine.types.containers import ContainerConfig, EndpointSettings, Hos
 
 from .state import Phase, State
 
-__all__ = ["SCHEMA", "ContainerRecord", "MountRecord", "decode", "encode"]
+__all__ = ["SCHEMA", "ContainerRecord", "ImageManifest", "MountRecord", "decode", "encode"]
 
 SCHEMA = 1
 """The version of rows that this Orlop writes. Rows without one are of version 0: their state is booleans, not a phase."""
@@ -46,6 +46,17 @@ class MountRecord(msgspec.Struct, frozen=True):
     deep_readonly: bool = False
 
 
+class ImageManifest(msgspec.Struct, frozen=True):
+    """The manifest that an image came with. `size` in bytes."""
+
+    digest: str
+    size: int
+    media_type: str
+    os: str
+    architecture: str
+    variant: str = ""
+
+
 class ContainerRecord(msgspec.Struct, kw_only=True):
     """`args` is the resolved entrypoint and command. `endpoints` are the networks of the container, by name or full id, with
     the endpoint settings of the client; rows without `endpoints_complete` were written by a daemon that left out the network
@@ -54,7 +65,8 @@ class ContainerRecord(msgspec.Struct, kw_only=True):
     `image_labels` are the names of labels that only the image sets. `no_new_privileges` is that of the last start; None
     before the first start and in rows of a daemon that did not store it. `paused_by_engine`: the engine pauses the
     container for a moment, and resumes it also after a crash; stored as `held`. `emulated` is the platform that the client
-    asked for, if it is of another architecture than the host."""
+    asked for, if it is of another architecture than the host. `image_manifest`: unset if the image was made here, and in
+    rows of a daemon that did not store it."""
 
     schema: int = SCHEMA
     id: str
@@ -81,6 +93,7 @@ class ContainerRecord(msgspec.Struct, kw_only=True):
     removing_volumes: bool = False
     platform: str = "linux"
     emulated: str | msgspec.UnsetType = msgspec.UNSET
+    image_manifest: ImageManifest | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Header(msgspec.Struct):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -27,6 +27,9 @@ from orlop_sdk.log import LogDriver
 from .container import Container
 from .exec_state import ExecState
 
+if TYPE_CHECKING:
+    from orlop_engine.images.manifests import Descriptor
+
 __all__ = ["Drivers", "Execs", "Images", "KnownNetworks", "Networks", "Volumes"]
 
 
@@ -36,6 +39,7 @@ class Images(Protocol):
     def resolve(self, reference: str, platform: Platform | None = None, *, newest: bool = False) -> Image: ...
     def all_platforms(self, reference: str) -> list[Image]: ...
     def get(self, image_id: str) -> Image | None: ...
+    async def manifest(self, image: Image) -> Descriptor | None: ...
     async def collect(self) -> None: ...
 
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from .imports import Importer, ImportRequest
     from .inspection import Distribution
     from .listing import Filters
+    from .manifests import Descriptor
     from .platforms import Platform
     from .pull import PullRequest, Resolved
     from .registry_auth import Credentials
@@ -233,6 +234,13 @@ class Images:
         from .image_targets import ImageTargets
 
         return ImageTargets(self._image_store.catalog, self._content)
+
+    async def manifest(self, image: Image) -> Descriptor | None:
+        """The newest manifest of an image that is kept; None if the image was made here and not pushed."""
+        if not image.record.manifests:
+            return None
+        await self._targets.load([image])
+        return self._targets.of(image, whole=False)
 
     async def _manifests(self, image: Image, origins: bool) -> list[ManifestDetails]:
         from .image_manifests import manifests_of, no_origins

@@ -404,6 +404,9 @@ def test_a_create_that_fails_leaves_nothing(tmp_path, monkeypatch, fails):
             async def prepare(ports, record, image):
                 pass
 
+            async def manifest(image):
+                return None
+
             async def populate(containers, record):
                 if fails == "populate":
                     raise OSError(errno.ENOSPC, "No space left on device")
@@ -424,8 +427,9 @@ def test_a_create_that_fails_leaves_nothing(tmp_path, monkeypatch, fails):
             monkeypatch.setattr(volumes, "populate", populate)
             monkeypatch.setattr(rootfs, "prepare", prepare)
             engine.volumes = SimpleNamespace(remove=remove, hold=hold)
-            image = SimpleNamespace(id="i", config=ImageConfig(cmd=["true"]), os="linux", architecture="")
+            image = SimpleNamespace(id="i", config=ImageConfig(cmd=["true"]), os="linux", architecture="", platform=None)
             engine.images.resolve = lambda name, newest: image
+            engine.images.manifest = manifest
             engine.drivers.log = lambda name: SimpleNamespace(validate=lambda options: None)
             engine.networks.check = lambda *of: None
             engine.store.full = fails == "commit"

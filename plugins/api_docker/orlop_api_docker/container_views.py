@@ -18,10 +18,14 @@ if TYPE_CHECKING:
 __all__ = ["ContainerViews"]
 
 
+_FORMS = ((1, 52), (1, 48), (1, 45))
+
+
 def _form(version: tuple[int, int]) -> str:
     """The oldest API version whose inspect answer has the same fields. A field that begins with another version needs a
     line here."""
-    return "1.52" if version >= (1, 52) else "1.45" if version >= (1, 45) else "1.24"
+    major, minor = next((form for form in _FORMS if version >= form), (1, 24))
+    return f"{major}.{minor}"
 
 
 class _Kept:
@@ -62,17 +66,24 @@ class ContainerViews:
             self._of(container).inspected[key] = answer
         return answer
 
-    async def listed(self, *, everything: bool, limit: int, filters: Filters, size: bool, health: bool = False) -> bytes:
-        """`GET /containers/json`. `health`: with the result of health checks."""
+    async def listed(
+        self, *, everything: bool, limit: int, filters: Filters, size: bool, health: bool = False, manifests: bool = False
+    ) -> bytes:
+        """`GET /containers/json`. `health`: with the result of health checks. `manifests`: with those of the images."""
         chosen = self._containers.select(everything=everything, limit=limit, filters=filters)
         sizes = await self._containers.measure(chosen) if size else {}
-        return b"[" + b",".join(self.items(chosen, sizes, health=health)) + b"]"
+        return b"[" + b",".join(self.items(chosen, sizes, health=health, manifests=manifests)) + b"]"
 
     def items(
-        self, containers: Iterable[Container], sizes: Mapping[str, Sizes | None], *, health: bool = False
+        self,
+        containers: Iterable[Container],
+        sizes: Mapping[str, Sizes | None],
+        *,
+        health: bool = False,
+        manifests: bool = False,
     ) -> list[bytes]:
         """The items of a list."""
-        from .wire.container_list import changing
+        from .wire.container_list import changing, manifest
 
         linked, images, now = self._containers.linked_names(), self._containers.images_revision, time.time_ns()
         found = []
@@ -87,7 +98,10 @@ class ContainerViews:
                 kept.item, kept.images_revision = item, images
             else:
                 item = kept.item
-            found.append(item[:-1] + changing(container, sizes.get(ident), now, health=health).encode() + b"}")
+            more = changing(container, sizes.get(ident), now, health=health).encode()
+            if manifests:
+                more = manifest(container.record) + more
+            found.append(item[:-1] + more + b"}")
         return found
 
     def _item(self, container: Container, names: Sequence[str]) -> bytes:

@@ -103,6 +103,7 @@ class _Routes:
                 filters=call.filters(),
                 size=call.flag("size"),
                 health=call.version >= (1, 52),
+                manifests=call.version >= (1, 48),
             )
         )
 

@@ -20,7 +20,7 @@ from orlop_api_docker.wire.container_networks import network_settings, networks_
 from orlop_engine.containers.container import Container
 from orlop_engine.containers.details import Details, FilePaths, Sizes, Summary
 from orlop_engine.containers.health import Health, Result
-from orlop_engine.containers.record import ContainerRecord, MountRecord
+from orlop_engine.containers.record import ContainerRecord, ImageManifest, MountRecord
 from orlop_engine.containers.state import Phase, State
 from orlop_engine.networks.status import ContainerNetworks, EndpointStatus
 from orlop_engine.types.containers import ContainerConfig, EndpointSettings, Healthcheck, HostConfig
@@ -101,9 +101,9 @@ def views(*containers: Container) -> tuple[ContainerViews, FakeContainers]:
     return ContainerViews(cast("Any", fake)), fake
 
 
-def listed(shown: ContainerViews, *, size: bool = False, health: bool = False) -> Any:
+def listed(shown: ContainerViews, *, size: bool = False, **more: bool) -> Any:
     async def main() -> bytes:
-        return await shown.listed(everything=True, limit=0, filters={}, size=size, health=health)
+        return await shown.listed(everything=True, limit=0, filters={}, size=size, **more)
 
     return json.loads(trio.run(main))
 
@@ -150,13 +150,13 @@ def test_list_item_with_names_by_links_is_not_kept() -> None:
 def test_inspect_is_encoded_once_per_revision_and_form() -> None:
     container = made()
     shown, fake = views(container)
-    for version in ((1, 24), (1, 44), (1, 45), (1, 51), (1, 52), (1, 55)):
+    for version in ((1, 24), (1, 44), (1, 45), (1, 47), (1, 48), (1, 51), (1, 52), (1, 55)):
         inspected(shown, container, version)
-    assert fake.shown == 3
+    assert fake.shown == 4
     container.execs.add("e")
     container.touch()
     assert inspected(shown, container)["ExecIDs"] == ["e"]
-    assert fake.shown == 4
+    assert fake.shown == 5
 
 
 def test_inspect_with_sizes_or_links_is_not_kept() -> None:
@@ -207,8 +207,25 @@ def test_answers_about_a_removed_container_are_dropped() -> None:
 
 
 def test_forms_of_inspect() -> None:
-    versions = ((1, 24), (1, 44), (1, 45), (1, 51), (1, 52), (1, 55))
-    assert [_form(version) for version in versions] == ["1.24"] * 2 + ["1.45"] * 2 + ["1.52"] * 2
+    versions = ((1, 24), (1, 44), (1, 45), (1, 47), (1, 48), (1, 51), (1, 52), (1, 55))
+    assert [_form(version) for version in versions] == ["1.24"] * 2 + ["1.45"] * 2 + ["1.48"] * 2 + ["1.52"] * 2
+
+
+def test_manifest_of_the_image_since_1_48() -> None:
+    plain, container = made(), made(image_manifest=ImageManifest("sha256:m", 5, "a/b", "linux", "arm", "v7"))
+    expected = {
+        "mediaType": "a/b",
+        "digest": "sha256:m",
+        "size": 5,
+        "platform": {"architecture": "arm", "os": "linux", "variant": "v7"},
+    }
+    shown, _ = views(container, plain)
+    assert inspected(shown, container, (1, 48))["ImageManifestDescriptor"] == expected
+    assert "ImageManifestDescriptor" not in inspected(shown, container, (1, 47))
+    assert "ImageManifestDescriptor" not in inspected(shown, plain, (1, 48))
+    one, other = listed(shown, manifests=True)
+    assert one["ImageManifestDescriptor"] == expected and "ImageManifestDescriptor" not in other
+    assert not any("ImageManifestDescriptor" in item for item in listed(shown))
 
 
 # --- list items -----------------------------------------------------------------------------------------------------

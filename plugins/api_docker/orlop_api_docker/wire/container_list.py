@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from msgspec import UNSET
+
+from orlop_api_docker.responses import encode
 from orlop_engine.containers.container import Container
 from orlop_engine.containers.details import Sizes, Summary
+from orlop_engine.containers.record import ContainerRecord
 from orlop_engine.containers.state import State
 
 from .container_networks import networks_in_list, published_ports
-from .containers import mount_points
+from .containers import manifest_descriptor, mount_points
 
-__all__ = ["changing", "human_duration", "list_item", "status_text"]
+__all__ = ["changing", "human_duration", "list_item", "manifest", "status_text"]
 
 
 def human_duration(seconds: float) -> str:
@@ -89,6 +93,12 @@ def list_item(found: Summary, names: Sequence[str]) -> dict[str, Any]:
         "NetworkSettings": {"Networks": networks_in_list(found.networks)},
         "Mounts": mount_points(found.mounts),
     }
+
+
+def manifest(record: ContainerRecord) -> bytes:
+    """The field about the manifest of the container's image, since API 1.48."""
+    shown = manifest_descriptor(record)
+    return b"" if shown is UNSET else b',"ImageManifestDescriptor":' + encode(shown)
 
 
 def changing(container: Container, sizes: Sizes | None, now_ns: int, *, health: bool) -> str:

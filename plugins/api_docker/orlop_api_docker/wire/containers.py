@@ -17,8 +17,18 @@ from orlop_engine.types.containers import ContainerConfig, HostConfig
 from orlop_sdk.base import ZERO_TIME, WireBase, rfc3339
 
 from .container_networks import network_settings
+from .descriptors import DescriptorView, PlatformView
 
-__all__ = ["ContainerView", "MountPoint", "StateView", "TopResponse", "container_view", "mount_points", "top"]
+__all__ = [
+    "ContainerView",
+    "MountPoint",
+    "StateView",
+    "TopResponse",
+    "container_view",
+    "manifest_descriptor",
+    "mount_points",
+    "top",
+]
 
 Version = tuple[int, int]
 _SINCE_1_52 = ("SandboxID", "SandboxKey", "Ports", "Networks")
@@ -86,6 +96,16 @@ class ContainerView(WireBase, kw_only=True):
     mounts: list[MountPoint]
     config: ContainerConfig
     network_settings: dict[str, Any]
+    image_manifest_descriptor: DescriptorView | UnsetType = UNSET
+
+
+def manifest_descriptor(record: ContainerRecord) -> DescriptorView | UnsetType:
+    """The manifest of the image that the container was created from, since API 1.48."""
+    found = record.image_manifest
+    if found is UNSET:
+        return UNSET
+    platform = PlatformView(found.architecture, found.os, variant=found.variant)
+    return DescriptorView(found.media_type, found.digest, found.size, platform=platform)
 
 
 def _when(ns: int) -> str:
@@ -167,6 +187,7 @@ def container_view(details: Details, version: Version) -> ContainerView:
         mounts=mount_points(details.mounts),
         config=config,
         network_settings=settings,
+        image_manifest_descriptor=manifest_descriptor(record) if version >= (1, 48) else UNSET,
     )
 
 

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType, field
 
 from orlop_api_docker.responses import encode
+from orlop_api_docker.wire.descriptors import DescriptorView, PlatformView
 from orlop_engine.images.documents import go_compat
 from orlop_engine.images.records import unix_time
 from orlop_engine.types.containers import ContainerConfig
@@ -54,29 +55,6 @@ _ALWAYS: dict[str, Any] = {
 
 class _Wire(Struct, frozen=True, rename="pascal"):
     """Frozen: answers are built once and only encoded."""
-
-
-class PlatformView(
-    Struct, frozen=True, omit_defaults=True, rename={"os_version": "os.version", "os_features": "os.features"}
-):
-    """A platform in the OCI specification's order; the first two are always there."""
-
-    architecture: str
-    os: str
-    os_version: str = ""
-    os_features: list[str] = []
-    variant: str = ""
-
-
-class DescriptorView(Struct, frozen=True, omit_defaults=True, rename="camel"):
-    """An OCI descriptor of a manifest."""
-
-    media_type: str
-    digest: str
-    size: int
-    annotations: dict[str, str] | None = None
-    platform: PlatformView | None = None
-    artifact_type: str | None = None
 
 
 class ManifestSize(_Wire, frozen=True):
