@@ -251,7 +251,7 @@ CASES: dict[str, Case] = {
     "run-no-such-command": Case('FROM busybox\nRUN ["/none"]\n', fails=True),
     "run-cd": Case("FROM busybox\nWORKDIR /one\nWORKDIR two\nRUN touch here ../there\n"),
     "run-changes": Case("FROM busybox\nRUN mkdir /q && touch /q/1\nRUN rm /q/1\nRUN touch /q/1\n"),
-    "user-group": Case("FROM busybox\nRUN mkdir -p -m 1777 /tmp\nUSER 3:4\nRUN id -u > /tmp/id\n"),
+    "user-group": Case("FROM busybox\nRUN mkdir -p /tmp && chmod 1777 /tmp\nUSER 3:4\nRUN id -u > /tmp/id\n"),
     "onbuild": Case("FROM busybox AS b\nONBUILD RUN touch /onbuild\nFROM b\nRUN touch /after\n"),
     "secret-missing": Case("FROM busybox\nRUN --mount=type=secret,id=none,required=true true\n", fails=True),
     "secret-optional": Case("FROM busybox\nRUN --mount=type=secret,id=none ls /run > /ls 2>&1; true\n"),
