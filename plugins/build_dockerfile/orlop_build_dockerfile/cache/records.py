@@ -29,6 +29,7 @@ __all__ = ["Lease", "Record", "Records"]
 _log = logging.getLogger("orlop.build")
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 _WRITING = 60.0
+_BASE = "base:"  # and the snapshot of an image: its diffIDs
 T = TypeVar("T")
 
 
@@ -84,6 +85,8 @@ class Records:
         self._by_snapshot: dict[str, Record] = {}
         self._children: dict[str, int] = {}
         self._touched: set[Record] = set()
+        self.base_layers: dict[str, tuple[str, ...]] = {}
+        """The diffIDs of images, by the snapshot of their top layer, as far as records stand on it."""
         self._doomed: list[str] = []
 
     # --- start and end
@@ -147,6 +150,8 @@ class Records:
             parent = record.parents.get(snapshot, "")
             if parent:
                 self._children[parent] = self._children.get(parent, 0) + 1
+            if parent and _BASE + parent in record.extra:
+                self.base_layers[parent] = tuple(record.extra[_BASE + parent].split())
 
     def _lead(self, key: str, record: Record) -> None:
         before = self._keys.get(key)
@@ -195,14 +200,16 @@ class Records:
         kind: str = "regular",
         description: str = "",
         path: str = "",
-        extra: Mapping[str, str] | None = None,
     ) -> Record:
         """Record committed `snapshots`: (snapshot, parent) by output. `keys` lead to the record too."""
         ident = "".join(secrets.choice(_ALPHABET) for _ in range(25))
         now = time.time()
-        record = Record(ident, key, kind, description, now, now, 1, path=path, extra=dict(extra or {}))
+        record = Record(ident, key, kind, description, now, now, 1, path=path)
         record.snapshots = {output: snapshot for output, (snapshot, _) in snapshots.items()}
         record.parents = {snapshot: parent for snapshot, parent in snapshots.values() if snapshot}
+        for parent in record.parents.values():
+            if parent not in self._by_snapshot and parent in self.base_layers:
+                record.extra[_BASE + parent] = " ".join(self.base_layers[parent])
         lease.add(record)
         self._index(record)
         for each in keys:

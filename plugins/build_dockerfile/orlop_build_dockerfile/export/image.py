@@ -6,11 +6,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import msgspec
 import trio
 
 from orlop_build_dockerfile.contracts import BuildFailed, Export, Layer, Ref, Result
 from orlop_build_dockerfile.contracts import Vertex as Shown
+from orlop_build_dockerfile.nurseries import nursery
+from orlop_build_dockerfile.ops.source import diff_ids
 from orlop_build_dockerfile.solver.values import join_key
 
 from .config import BuiltLayer, complete
@@ -61,9 +62,9 @@ async def _layers(job: SolverJob, shown: Shown, ref: Ref, chain: Sequence[str]) 
         async with limiter:
             packed[snapshot] = await job.core.backend.pack(snapshot)
 
-    async with trio.open_nursery() as nursery:
+    async with nursery() as packing:
         for snapshot in own:
-            nursery.start_soon(pack, snapshot)
+            packing.start_soon(pack, snapshot)
     base = [] if len(own) == len(chain) else await _base_layers(job, chain[0])
     layers = [BuiltLayer(diff_id) for diff_id in base]
     for snapshot in own:
@@ -74,20 +75,15 @@ async def _layers(job: SolverJob, shown: Shown, ref: Ref, chain: Sequence[str]) 
     return layers
 
 
-class _RootFS(msgspec.Struct):
-    diff_ids: list[str] = []
-
-
-class _Config(msgspec.Struct):
-    rootfs: _RootFS = msgspec.field(default_factory=_RootFS)
-
-
-async def _base_layers(job: SolverJob, snapshot: str) -> list[str]:
+async def _base_layers(job: SolverJob, snapshot: str) -> Sequence[str]:
     """The diffIDs of the image whose top layer is `snapshot`."""
+    known = job.core.records.base_layers.get(snapshot)
+    if known is not None:
+        return known
     base = await job.base_of(snapshot)
     if base is None:
         raise BuildFailed(f"cannot export layers: no image of this build has the snapshot {snapshot}")
-    return msgspec.json.decode(base.config, type=_Config).rootfs.diff_ids
+    return diff_ids(base.config)
 
 
 async def _create(job: SolverJob, shown: Shown, document: bytes, chain: Sequence[str], names: Sequence[str]) -> str:

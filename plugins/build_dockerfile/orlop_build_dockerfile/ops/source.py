@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-from orlop_build_dockerfile.contracts import Base, BuildFailed, Download
+import msgspec
+
+from orlop_build_dockerfile.contracts import Base, BuildFailed
 from orlop_build_dockerfile.contracts import Vertex as Shown
 from orlop_build_dockerfile.solver.definition import Vertex
 from orlop_build_dockerfile.solver.values import Image, Value
@@ -13,7 +16,7 @@ from orlop_build_dockerfile.solver.values import Image, Value
 if TYPE_CHECKING:
     from orlop_build_dockerfile.solver.job import SolverJob
 
-__all__ = ["source"]
+__all__ = ["diff_ids", "source"]
 
 
 async def source(job: SolverJob, vertex: Vertex, inputs: list[Value]) -> Mapping[int, Value]:
@@ -48,27 +51,46 @@ async def _image(job: SolverJob, vertex: Vertex, name: str) -> Value:
         shown.cached = True
 
     async def pull() -> Base:
-        async with progress.vertex(vertex.digest, vertex.name, ()) as shown:
-            return await _pull(job, shown, name, platform)
+        found = await _pull(job, vertex, name, platform)
+        job.core.records.base_layers[found.snapshot] = diff_ids(found.config)
+        return found
 
     image = Image(job.core, base, platform, lambda: job.base(name, platform, base.digest, pull))
     job.images.append(image)
     return image
 
 
-async def _pull(job: SolverJob, shown: Shown, name: str, platform: str) -> Base:
+async def _pull(job: SolverJob, vertex: Vertex, name: str, platform: str) -> Base:
+    """Make the layers exist. The vertex is shown again if there is something to download."""
     credentials = await job.build.session.credentials(name.split("/", 1)[0])
-    found: Base | None = None
-    downloads = False
-    async with job.core.backend.base(name, platform, pull=False, credentials=credentials) as items:
+    async with AsyncExitStack() as stack:
+        items = await stack.enter_async_context(job.core.backend.base(name, platform, pull=False, credentials=credentials))
+        shown: Shown | None = None
+        found: Base | None = None
         async for item in items:
-            if isinstance(item, Download):
-                downloads = True
-                done = item.what == "done"
-                shown.status(item.layer, name=item.what, current=item.current, total=item.total, done=done)
-            else:
+            if isinstance(item, Base):
                 found = item
+                continue
+            if shown is None:
+                shown = await stack.enter_async_context(job.build.progress.vertex(vertex.digest, vertex.name, ()))
+            done = item.what == "done"
+            shown.status(item.layer, name=item.what, current=item.current, total=item.total, done=done)
     if found is None:
         raise BuildFailed(f"cannot use image {name}: the daemon did not answer")
-    shown.cached = not downloads
     return found
+
+
+class _RootFS(msgspec.Struct):
+    diff_ids: tuple[str, ...] = ()
+
+
+class _Config(msgspec.Struct):
+    rootfs: _RootFS = msgspec.field(default_factory=_RootFS)
+
+
+def diff_ids(config: bytes) -> tuple[str, ...]:
+    """Those of an image's configuration, lowest first."""
+    try:
+        return msgspec.json.decode(config, type=_Config).rootfs.diff_ids
+    except msgspec.DecodeError as error:
+        raise BuildFailed(f"cannot read the configuration of an image: {error}") from None
