@@ -187,6 +187,12 @@ class Contexts:
 
     def load(self, key: str, platform: Platform) -> Steps[NamedContext]:
         """What `context:KEY` names."""
+        try:
+            return (yield from self._load(key, platform))
+        except ValueError as error:
+            raise DockerfileError(f"invalid context {key}: {error}") from None
+
+    def _load(self, key: str, platform: Platform) -> Steps[NamedContext]:
         location = self._options.raw[f"context:{key}"]
         kind, colon, rest = location.partition(":")
         if not colon:

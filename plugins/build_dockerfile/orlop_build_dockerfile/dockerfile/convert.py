@@ -263,7 +263,7 @@ class PlatformConversion:
             error.message += suggestion(original, [*self.table.names, *_COMMON])
             raise error
         found, image = resolved(answer)
-        reference = parse_reference(found.name) if found.name else parse_reference(name)
+        reference = parse_reference(found.name or name)
         state.base_config = found.config
         if state.platform is None and self._implicit:
             platform = _detected(image, platform, self.options.build_platform)

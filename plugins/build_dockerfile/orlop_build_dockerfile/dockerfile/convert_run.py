@@ -75,6 +75,8 @@ def _command(builder: StageBuilder, run: ins.Run, step: _Exec) -> tuple[list[str
     """The arguments of the process, and what is added to the name of the step."""
     command = run.command
     args, extra = list(command.words), ""
+    if any("\udc80" <= char <= "\udcff" for doc in command.heredocs if not doc.content.isascii() for char in doc.content):
+        raise ValueError("this instruction is not valid UTF-8")
     if command.heredocs and command.shell:
         if len(args) != 1:
             raise ValueError(f"parsing produced an invalid run command: {args}")

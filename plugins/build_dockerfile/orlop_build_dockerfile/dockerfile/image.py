@@ -71,9 +71,22 @@ class Image:
             raise ValueError('"history" has the wrong type')
         value["config"] = value.get("config") or {}
         value["rootfs"] = value.get("rootfs") or {"type": "layers", "diff_ids": []}
+        config = value["config"]
         for name in ("Env", "OnBuild", "Cmd", "Entrypoint", "Shell"):
-            if not all(isinstance(item, str) for item in value["config"].get(name) or []):
+            items = config.get(name) or []
+            if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
                 raise ValueError(f'"{name}" has the wrong type')
+        for name, wanted in (
+            ("User", str),
+            ("WorkingDir", str),
+            ("Labels", dict),
+            ("ExposedPorts", dict),
+            ("Volumes", dict),
+        ):
+            if not isinstance(config.get(name) or wanted(), wanted):
+                raise ValueError(f'"{name}" has the wrong type')
+        if not isinstance(value.get("os.features") or [], list):
+            raise ValueError('"os.features" has the wrong type')
         value.pop("created", None)
         return cls(value)
 

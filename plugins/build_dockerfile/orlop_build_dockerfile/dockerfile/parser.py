@@ -83,6 +83,7 @@ def parse(text: str, budget: Budget) -> Parsed:
 
 class _Parser:
     def __init__(self, text: str, budget: Budget) -> None:
+        self._has_bad_bytes = not _is_utf8(text)
         self._lines = _Physical(text.removeprefix("\ufeff"))
         self._budget = budget
         self._directives = DirectiveReader()
@@ -163,6 +164,9 @@ class _Parser:
 
     def _node(self, logical: str, start: int) -> Node:
         self._budget.spend(len(logical))
+        if self._has_bad_bytes and not _is_utf8(logical):
+            ranges = Lines(start, self._lines.number).ranges
+            raise DockerfileError("this instruction is not valid UTF-8", ranges=ranges)
         try:
             node = parse_node(logical, self.escape, Lines(start, self._lines.number), tuple(self._comments))
             self._budget.spend(_FLAG * len(node.flags))
@@ -181,6 +185,15 @@ class _Parser:
                 return msgspec.structs.replace(heredoc, content="".join(lines))
             lines.append(line)
         raise ValueError("unterminated heredoc")
+
+
+def _is_utf8(text: str) -> bool:
+    """Bytes that are not UTF-8 are in the text as surrogates. Comments may have them, and files in it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _takes_heredocs(node: Node) -> bool:
