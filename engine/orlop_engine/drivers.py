@@ -19,6 +19,7 @@ from orlop_engine.calls import DEADLINE, Gate, guard
 from orlop_engine.config import Config, RuntimeEntry, defaults
 from orlop_sdk import (
     InvalidParameter,
+    LayerRebase,
     LayerStream,
     LogDriver,
     NetworkAudit,
@@ -51,7 +52,7 @@ _BLOCKING = 20.0  # seconds that the event loop may wait for the import of a log
 
 
 def _storage(gate: Gate, made: object) -> Storage:
-    return cast("Storage", guard(gate, made, Storage, StorageAudit, LayerStream))
+    return cast("Storage", guard(gate, made, Storage, StorageAudit, LayerStream, LayerRebase))
 
 
 def _log_driver(gate: Gate, made: object) -> LogDriver:

@@ -60,6 +60,7 @@ from .runtime import (
 from .storage import (
     Change,
     ChangeKind,
+    LayerRebase,
     LayerStream,
     Storage,
     StorageAudit,
@@ -91,6 +92,7 @@ __all__ = [
     "Execution",
     "Forbidden",
     "InvalidParameter",
+    "LayerRebase",
     "LayerStream",
     "LinkedPort",
     "LogBlock",

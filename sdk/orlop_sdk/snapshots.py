@@ -25,6 +25,7 @@ __all__ = ["SnapshotIndex", "SnapshotRecord", "check_key", "fsync_directory"]
 
 _log = logging.getLogger("orlop.storage")
 _KEY = re.compile(r"[A-Za-z0-9:_.-]{1,128}")
+_CHANGED = "changed-"  # an entry that is about to replace another
 _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
@@ -64,6 +65,7 @@ class SnapshotIndex:
     `damaged/`, so that the other snapshots and the entry's key remain usable."""
 
     def __init__(self, directory: str) -> None:
+        self._directory = directory
         self._active = os.path.join(directory, "active")
         self._committed = os.path.join(directory, "committed")
         self._damaged = os.path.join(directory, "damaged")
@@ -72,6 +74,9 @@ class SnapshotIndex:
         """All snapshots, by key. Creates missing directories and quarantines invalid entries."""
         for directory in (self._active, self._committed):
             os.makedirs(directory, 0o700, exist_ok=True)
+        for name in os.listdir(self._directory):
+            if name.startswith(_CHANGED):
+                os.unlink(os.path.join(self._directory, name))
         found, damaged = self._read()
         for path in damaged:
             _log.error("%s says of no snapshot where it is: moved to %s", path, self._damaged)
@@ -136,6 +141,12 @@ class SnapshotIndex:
         os.rename(os.path.join(self._active, key), os.path.join(self._committed, name))
         fsync_directory(self._committed)
         fsync_directory(self._active)
+
+    def set_parent(self, key: str, ident: str, parent: str) -> None:
+        """Give the active `key` a parent. Atomic, but not synced to disk."""
+        changed = os.path.join(self._directory, f"{_CHANGED}{uuid.uuid4().hex}")
+        os.symlink(f"{ident}:{parent}", changed)
+        os.rename(changed, os.path.join(self._active, key))
 
     def drop(self, key: str, *, committed: bool) -> None:
         """Remove a snapshot from the index. No error when it does not exist."""

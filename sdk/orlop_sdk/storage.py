@@ -5,6 +5,9 @@ The kernel pulls a layer by `prepare`, `unpack_target` (it writes the files itse
 
 A driver that stores a layer as something else than a tree of files (a file system image, for example) also implements
 `LayerStream`: the kernel then calls `stream_target` and `stream_written` instead of `unpack_target`.
+
+A driver whose layers do not depend on the layers below also implements `LayerRebase`: the kernel then makes the layers of an
+image at the same time, and commits them in order by `commit_on`.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from .common import Drift, Mount
 __all__ = [
     "Change",
     "ChangeKind",
+    "LayerRebase",
     "LayerStream",
     "Storage",
     "StorageAudit",
@@ -158,6 +162,20 @@ class Storage(Protocol):
 
     async def status(self) -> Sequence[tuple[str, str]]:
         """`DriverStatus` of `GET /info`: (name, value) rows."""
+        ...
+
+
+@runtime_checkable
+class LayerRebase(Protocol):
+    """Optional method of a storage driver, which belongs to version 1 of the storage contract: the commit of a layer may
+    name its parent (containerd's snapshotters call this "rebase"). It needs `overlay_whiteouts`, because the files of the
+    layers below are not there while the layer is unpacked."""
+
+    async def commit_on(self, key: str, name: str, parent: str) -> None:
+        """Like `commit`, of an active snapshot that was prepared without a parent and has never been mounted. The layer has
+        the committed `parent` from then on, as if it had been prepared on it. `NotFound` for an unknown parent; `Conflict`
+        when the parent is active, or when the snapshot stands on another one. The parent gets a child before the first
+        await: it cannot be removed meanwhile."""
         ...
 
 

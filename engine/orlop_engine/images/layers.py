@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import msgspec
 import trio
 
-from orlop_sdk import Conflict, LayerStream, OrlopError, Storage, StreamTarget, UnpackTarget, Usage
+from orlop_sdk import Conflict, LayerRebase, LayerStream, OrlopError, Storage, StreamTarget, UnpackTarget, Usage
 
 from . import tar_split
 from .content import ContentStore
@@ -35,6 +35,7 @@ _ACTIVE = ("extract-", "build-new-")
 BUILD = "build-"
 """The beginning of the keys of all snapshots of builders."""
 _INIT = "init-"
+_AT_ONCE = max(2, min(4, os.cpu_count() or 1))  # a worker keeps one or two processors busy
 
 
 def temporary_key() -> str:
@@ -114,6 +115,14 @@ class Layers:
         self._storage, self._content = storage, content
         self._zygote, self._unpack = zygote, unpack
         self._shared: SharedWork[Built] = SharedWork(nursery)
+        self._writing = trio.CapacityLimiter(_AT_ONCE)
+        self._awaited: dict[str, trio.Event] = {}
+        """Set when the layer with this chain ID is built; only of those that tasks wait for."""
+
+    @property
+    def independent(self) -> bool:
+        """Whether `build` may be called for several layers of an image at once, without waiting for their parents."""
+        return isinstance(self._storage, LayerRebase)
 
     async def sweep(self) -> list[str]:
         """At boot: remove temporary snapshots and orphaned init layers. Returns the keys of layers in the storage driver,
@@ -158,11 +167,13 @@ class Layers:
         self, chain_id: str, parent: str, blob: str, diff_id: str, report: Report, progress: Callable[[Report, int], None]
     ) -> Built:
         """Make the layer exist: unpack `blob` on top of `parent` unless that was done. `progress` turns a byte count into a
-        record."""
+        record. With `independent`, another task may still build the parent: this waits for it."""
 
         async def work(share: Report) -> Built:
             if chain_id not in self.built:
                 self.built[chain_id] = await self._make(chain_id, parent, blob, diff_id, lambda n: progress(share, n))
+            if (event := self._awaited.pop(chain_id, None)) is not None:
+                event.set()
             return self.built[chain_id]
 
         return await self._shared.run(chain_id, work, report)
@@ -186,20 +197,30 @@ class Layers:
         progress: Callable[[int], None] | None,
         hold: Callable[[str], Awaitable[None]] | None = None,
     ) -> Unpacked:
-        key = temporary_key()
+        key, later = temporary_key(), bool(parent) and self.independent
         source = self._content.open(blob)
         try:
-            await trio.to_thread.run_sync(self._check_space, blob, source)
-            await self._storage.prepare(key, self.key(parent) or None)
-            unpacked = await self._write(key, source, diff_id, progress)
+            async with self._writing:
+                await trio.to_thread.run_sync(self._check_space, blob, source)
+                await self._storage.prepare(key, None if later else self.key(parent) or None)
+                unpacked = await self._write(key, source, diff_id, progress)
             if hold is not None:
                 await hold(chain_id or unpacked.diff_id)
-            await self._storage.commit(key, chain_id or unpacked.diff_id)
+            await self._commit(key, chain_id or unpacked.diff_id, parent if later else "")
             return unpacked
         finally:
             os.close(source)
             with trio.move_on_after(30, shield=True):
                 await self._storage.remove(key)
+
+    async def _commit(self, key: str, chain_id: str, parent: str) -> None:
+        """`parent`: put the layer on it when it is there; "" for a layer that has its parent, or none."""
+        if parent and isinstance(self._storage, LayerRebase):
+            while parent not in self.built:
+                await self._awaited.setdefault(parent, trio.Event()).wait()
+            await self._storage.commit_on(key, chain_id, self.key(parent))
+        else:
+            await self._storage.commit(key, chain_id)
 
     def _check_space(self, blob: str, source: int) -> None:
         size = least_unpacked(source, os.fstat(source).st_size)

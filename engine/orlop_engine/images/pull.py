@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import trio
 
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from .destinations import Refuse
 
 __all__ = ["PullRequest", "Puller", "Resolved"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +271,8 @@ class _Attached:
 
 
 class _LayerPull:
-    """The layers of one image: downloads all at once, and unpacks each when it and those below it are ready."""
+    """The layers of one image: downloads all at once, and unpacks each when it is downloaded. A storage driver may need the
+    layers below first."""
 
     def __init__(
         self,
@@ -287,44 +290,52 @@ class _LayerPull:
 
     async def run(self, beside: Callable[[], Awaitable[None]]) -> Sequence[Layer]:
         """`beside` runs at the same time; it must not fail."""
-        result: list[Layer] = []
+        plan = self._plan
         async with trio.open_nursery() as nursery:
             nursery.start_soon(beside)
-            for chain_id, part in zip(self._plan.chain_ids, self._plan.manifest.layers, strict=True):
+            for chain_id, part in zip(plan.chain_ids, plan.manifest.layers, strict=True):
                 if chain_id in self._known:
                     self._report(state(short(part.digest), "Already exists"))
                 elif part.digest not in self._ready:
                     self._report(state(short(part.digest), "Pulling fs layer"))
                     self._ready[part.digest] = trio.Event()
-                    nursery.start_soon(self._download, part, nursery.cancel_scope)
-            try:
-                for chain_id, diff_id, part in zip(
-                    self._plan.chain_ids, self._plan.diff_ids, self._plan.manifest.layers, strict=True
-                ):
-                    parent = result[-1].chain_id if result else ""
-                    result.append(self._known.get(chain_id) or await self._unpack(chain_id, parent, diff_id, part))
-            except Exception as error:
-                self._failures.append(error)  # raised below, as a single error: a nursery would wrap it in a group
-                nursery.cancel_scope.cancel()
+                    nursery.start_soon(self._try, self._download, part, nursery.cancel_scope)
+            if self._image_store.layers.independent:
+                for number in range(len(plan.chain_ids)):
+                    nursery.start_soon(self._try, self._unpack, number, nursery.cancel_scope)
+            else:
+                nursery.start_soon(self._try, self._unpack_in_order, len(plan.chain_ids), nursery.cancel_scope)
         if self._failures:
             raise self._failures[0]
-        return result
+        return [self._known[chain_id] for chain_id in plan.chain_ids]
 
-    async def _download(self, part: Descriptor, scope: trio.CancelScope) -> None:
+    async def _try(self, work: Callable[[T], Awaitable[None]], argument: T, scope: trio.CancelScope) -> None:
+        """The first failure cancels the rest, and is raised as a single error: a nursery would wrap it in a group."""
         try:
-            await self._downloads.fetch(self._sources, part, self._report)
-            self._ready[part.digest].set()
+            await work(argument)
         except Exception as error:
             self._failures.append(error)
             scope.cancel()
 
-    async def _unpack(self, chain_id: str, parent: str, diff_id: str, part: Descriptor) -> Layer:
+    async def _download(self, part: Descriptor) -> None:
+        await self._downloads.fetch(self._sources, part, self._report)
+        self._ready[part.digest].set()
+
+    async def _unpack_in_order(self, count: int) -> None:
+        for number in range(count):
+            await self._unpack(number)
+
+    async def _unpack(self, number: int) -> None:
+        plan = self._plan
+        chain_id, diff_id, part = plan.chain_ids[number], plan.diff_ids[number], plan.manifest.layers[number]
+        if chain_id in self._known:
+            return
         await self._ready[part.digest].wait()
-        id = short(part.digest)
+        id, parent = short(part.digest), plan.chain_ids[number - 1] if number else ""
 
         def progress(report: Report, done: int) -> None:
             report(amount(id, "Extracting", done, part.size))
 
         built = await self._image_store.layers.build(chain_id, parent, part.digest, diff_id, self._report, progress)
         self._report(state(id, "Pull complete"))
-        return Layer(part.digest, part.media_type, part.size, diff_id, chain_id, built.size)
+        self._known[chain_id] = Layer(part.digest, part.media_type, part.size, diff_id, chain_id, built.size)

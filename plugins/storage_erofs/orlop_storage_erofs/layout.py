@@ -126,6 +126,10 @@ class Layout:
         """Make the active snapshot an image, of the files that mkfs.erofs has written."""
         snapshot.image = images.write_image(self.path(snapshot), usage, digests=digests)
 
+    def rebase(self, snapshot: Snapshot, key: str, below: Snapshot) -> None:
+        """Put an active snapshot without a parent on one. Made durable by `commit`."""
+        self.index.set_parent(key, snapshot.id, below.id)
+
     def commit(self, snapshot: Snapshot, key: str, name: str) -> None:
         directory = self.path(snapshot)
         if snapshot.image is None:

@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class Overlay2:
-    """Implements `Storage` and `StorageAudit`."""
+    """Implements `Storage`, `LayerRebase` and `StorageAudit`."""
 
     def __init__(self, context: StorageContext) -> None:
         check_root(context.root)
@@ -105,12 +105,8 @@ class Overlay2:
                 if known.parent != parent:
                     raise Conflict(f"cannot prepare snapshot {key} on {parent}: it stands on {known.parent}")
                 return
-            below = await self._get(parent) if parent is not None else None
+            below = await self._below(key, parent) if parent is not None else None
             if below is not None:
-                if not below.committed:
-                    raise Conflict(f"cannot prepare snapshot {key}: its parent {parent} is not committed")
-                if len(below.lowers) + 1 > MAX_LOWERS:
-                    raise DriverError(f"cannot prepare snapshot {key}: max depth exceeded, {MAX_LOWERS} layers is the most")
                 below.children += 1
             try:
                 made = await self._run(f"prepare snapshot {key}", lambda: self._layout.create(key, below, parent))
@@ -120,7 +116,21 @@ class Overlay2:
                 raise
             snapshots[key] = made
 
+    async def _below(self, key: str, parent: str) -> Snapshot:
+        below = await self._get(parent)
+        if not below.committed:
+            raise Conflict(f"cannot prepare snapshot {key}: its parent {parent} is not committed")
+        if len(below.lowers) + 1 > MAX_LOWERS:
+            raise DriverError(f"cannot prepare snapshot {key}: max depth exceeded, {MAX_LOWERS} layers is the most")
+        return below
+
     async def commit(self, key: str, name: str) -> None:
+        await self._commit(key, name, None)
+
+    async def commit_on(self, key: str, name: str, parent: str) -> None:
+        await self._commit(key, name, parent)
+
+    async def _commit(self, key: str, name: str, parent: str | None) -> None:
         async with self._exclusive(key, name) as snapshots:
             there = snapshots.get(name)
             if there is not None and not there.committed and name != key:
@@ -135,10 +145,27 @@ class Overlay2:
             if there is not None and there is not snapshot:
                 await self._remove(snapshots, key)
                 return
+            if parent is not None:
+                await self._rebase(snapshot, key, parent)
             await self._run(f"commit snapshot {key}", lambda: self._layout.commit(snapshot, key, name), self._slow)
             del snapshots[key]
             snapshot.committed = True
             snapshots[name] = snapshot
+
+    async def _rebase(self, snapshot: Snapshot, key: str, parent: str) -> None:
+        """Put an active snapshot on a parent. It stays there when the commit fails."""
+        if snapshot.parent == parent:
+            return
+        if snapshot.parent is not None:
+            raise Conflict(f"cannot commit snapshot {key} on {parent}: it stands on {snapshot.parent}")
+        below = await self._below(key, parent)
+        below.children += 1
+        try:
+            await self._run(f"commit snapshot {key}", lambda: self._layout.rebase(snapshot, key, below))
+        except BaseException:
+            below.children -= 1
+            raise
+        snapshot.parent, snapshot.lowers = parent, below.as_lower()
 
     async def remove(self, key: str) -> None:
         async with self._exclusive(key) as snapshots:

@@ -153,6 +153,10 @@ class Layout:
             raise
         return snapshot
 
+    def rebase(self, snapshot: Snapshot, key: str, below: Snapshot) -> None:
+        """Put an active snapshot without a parent on one. Made durable by `commit`."""
+        self.index.set_parent(key, snapshot.id, below.id)
+
     def commit(self, snapshot: Snapshot, key: str, name: str) -> None:
         directory = self.path(snapshot)
         marker = os.open(os.path.join(directory, "committed"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)

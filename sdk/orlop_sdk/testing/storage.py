@@ -26,6 +26,7 @@ import trio
 from orlop_sdk import (
     Conflict,
     InvalidParameter,
+    LayerRebase,
     LayerStream,
     NotFound,
     OrlopError,
@@ -47,12 +48,16 @@ Factory = Callable[[StorageContext], Storage]
 async def _layer(driver: Storage, name: str, parent: str | None, *members: tuple[str, bytes | None]) -> None:
     """Pull a layer: prepare, unpack or stream, commit."""
     await driver.prepare(f"pull-{name}", parent)
-    if isinstance(driver, LayerStream):
-        target = await driver.stream_target(f"pull-{name}")
-        await driver.stream_written(f"pull-{name}", await trio.to_thread.run_sync(stream_members, target, *members))
-    else:
-        unpack_members(await driver.unpack_target(f"pull-{name}"), *members)
+    await _write(driver, f"pull-{name}", *members)
     await driver.commit(f"pull-{name}", name)
+
+
+async def _write(driver: Storage, key: str, *members: tuple[str, bytes | None]) -> None:
+    if isinstance(driver, LayerStream):
+        target = await driver.stream_target(key)
+        await driver.stream_written(key, await trio.to_thread.run_sync(stream_members, target, *members))
+    else:
+        unpack_members(await driver.unpack_target(key), *members)
 
 
 class StorageSuite:
@@ -371,6 +376,77 @@ class StorageSuite:
             await driver.commit("pull", "base")
             assert await look(await driver.mounts("base")) == {"b": "second"}
             assert (await driver.usage("base")).size == 6
+
+        trio.run(main)
+
+    def test_layers_that_get_their_parent_by_their_commit(self, factory: Factory, context: StorageContext) -> None:
+        """Layers are written before those below exist, and committed in order (drivers with `LayerRebase`)."""
+
+        async def main() -> None:
+            driver = factory(context)
+            if not isinstance(driver, LayerRebase):
+                return
+            assert driver.capabilities.overlay_whiteouts, "commit_on(): needs layers that do not depend on those below"
+            await driver.prepare("pull-two", None)
+            await _write(driver, "pull-two", (".wh.a", b""), ("o", None), ("o/.wh..wh..opq", b""), ("o/new", b"n"))
+            with pytest.raises(NotFound):
+                await driver.commit_on("pull-two", "two", "one")
+            await driver.prepare("pull-one", None)
+            with pytest.raises(Conflict):
+                await driver.commit_on("pull-two", "two", "pull-one")
+            assert sorted(await driver.keys()) == ["pull-one", "pull-two"], "commit_on() that failed must change nothing"
+            await _write(driver, "pull-one", ("a", b"1"), ("k", b""), ("o", None), ("o/old", b"o"))
+            await driver.commit("pull-one", "one")
+            await driver.commit_on("pull-two", "two", "one")
+            await driver.commit_on("pull-two", "two", "one")  # as after a crash that lost the first call's result
+            assert sorted(await driver.keys()) == ["one", "two"]
+            for opened in (driver, factory(context)):
+                assert await look(await opened.mounts("two")) == {"k": "", "o": None, "o/new": "n"}
+                with pytest.raises(Conflict):
+                    await opened.remove("one")
+                if isinstance(opened, StorageAudit):
+                    assert list(await opened.audit()) == []
+
+        trio.run(main)
+
+    def test_a_parent_that_comes_by_a_commit_is_kept_once(self, factory: Factory, context: StorageContext) -> None:
+        async def main() -> None:
+            driver = factory(context)
+            if not isinstance(driver, LayerRebase):
+                return
+            await _layer(driver, "one", None, ("a", b"1"))
+            await _layer(driver, "other", None, ("b", b"2"))
+            await driver.prepare("pull", "one")
+            with pytest.raises(Conflict):
+                await driver.commit_on("pull", "two", "other")
+            await driver.commit_on("pull", "two", "one")
+            for n in range(2):  # two pulls of one layer
+                await driver.prepare(f"pull-{n}", None)
+                await driver.commit_on(f"pull-{n}", "three", "two")
+            for key in ("three", "two", "one", "other"):
+                await driver.remove(key)
+            assert list(await driver.keys()) == []
+
+        trio.run(main)
+
+    def test_a_parent_is_removed_or_gets_a_child(self, driver: Storage) -> None:
+        async def main() -> None:
+            if not isinstance(driver, LayerRebase):
+                return
+            await _layer(driver, "one", None, ("a", b"1"))
+            await driver.prepare("pull", None)
+            refused: list[str] = []
+
+            async def attempt(call: Callable[[], Any]) -> None:
+                try:
+                    await call()
+                except OrlopError as error:
+                    refused.append(type(error).__name__)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(attempt, lambda: driver.commit_on("pull", "two", "one"))
+                nursery.start_soon(attempt, lambda: driver.remove("one"))
+            assert refused in (["NotFound"], ["Conflict"]), "commit_on(): a parent goes, or gets a child: never both"
 
         trio.run(main)
 
