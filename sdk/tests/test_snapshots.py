@@ -1,7 +1,12 @@
-"""The index of snapshots."""
+"""The index of snapshots, and what drivers tell the file system about their directories."""
 
 import os
+import struct
+from fcntl import ioctl
 
+import pytest
+
+from orlop_sdk.files import filesystem_type, spread_directories
 from orlop_sdk.snapshots import SnapshotIndex, SnapshotRecord
 
 
@@ -24,3 +29,18 @@ def test_what_a_crash_left_of_a_change_is_removed(tmp_path):
     os.symlink("id-1:id-0", tmp_path / "changed-0123")
     assert index.load() == {"pull": SnapshotRecord("id-1", None, False)}
     assert sorted(os.listdir(tmp_path)) == ["active", "committed"]
+
+
+def test_directories_are_spread(tmp_path):
+    spread_directories(str(tmp_path))
+    if filesystem_type(str(tmp_path)) != "extfs":
+        pytest.skip("only ext4 has the flag")
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        assert struct.unpack("=i", ioctl(fd, 0x80086601, bytes(4)))[0] & 0x00020000  # FS_TOPDIR_FL of FS_IOC_GETFLAGS
+    finally:
+        os.close(fd)
+
+
+def test_a_file_system_without_the_flag_is_no_error():
+    spread_directories("/proc")

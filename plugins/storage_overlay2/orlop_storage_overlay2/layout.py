@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from orlop_sdk import Drift, DriverError
-from orlop_sdk.files import Trash, filesystem_type
+from orlop_sdk.files import Trash, filesystem_type, spread_directories
 from orlop_sdk.snapshots import SnapshotIndex, fsync_directory
 
 __all__ = ["Layout", "Snapshot"]
@@ -63,6 +63,7 @@ class Layout:
         """Complete or undo operations that a crash interrupted. Returns all snapshots by key."""
         for directory in (self._links, self._private, self._staging):
             os.makedirs(directory, 0o700, exist_ok=True)
+        spread_directories(self._staging)
         if not _tells_types(self.root):
             raise DriverError(
                 f"cannot use overlay2 on {self.root}: its file system, {filesystem_type(self.root)}, does not keep the "
