@@ -1,4 +1,4 @@
-"""Runs the measures on each engine in turn, in rounds, and prints medians and the ratio to dockerd."""
+"""Runs the measures on each engine in turn, in rounds, and prints medians and ratios, most of them to dockerd."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from tests.registry import busybox, docker_archive, image, layer
@@ -16,6 +16,7 @@ from tests.registry import busybox, docker_archive, image, layer
 from . import engines
 from .measures import ALL, IMAGE, Measure
 
+_MORE = ("orlop-crun", "podman")
 _SCALE = {"ms": 1e3, "us": 1e6, "MB": 1}
 
 
@@ -49,14 +50,20 @@ def measure(measure: Measure, fleet: list[engines.Engine]) -> dict[str, float]:
 
 def report(one: Measure, found: dict[str, float]) -> bool:
     """Print a row. Returns whether Orlop is within its bound."""
-    scale, ours = _SCALE[one.unit], found["orlop"]
+    scale, first, ours = _SCALE[one.unit], one.engines[0], found[one.engines[-1]]
     cells = [f"{name} {value * scale:.1f}" for name, value in found.items()]
-    ratio = ours / found["dockerd"] if "dockerd" in found else 0.0
+    ratio = ours / found[first] if first in found and first != one.engines[-1] else 0.0
     held = ours if one.unit == "MB" else ratio
     verdict = f"ratio {ratio:.2f}" if ratio else ""
     verdict += f" (<= {one.bound}{' MB' if one.unit == 'MB' else ''})" + ("" if held <= one.bound else "  OVER")
     print(f"{one.label:48} {one.unit:3} {'  '.join(cells):60} {verdict}", flush=True)
     return held <= one.bound
+
+
+def engines_of(one: Measure, fleet: Mapping[str, engines.Engine]) -> list[engines.Engine]:
+    """Those that the measure compares, in order. `--crun` and `--podman` add to the comparisons with dockerd."""
+    more = [name for name in fleet if name in _MORE] if one.engines[0] == "dockerd" else []
+    return [fleet[name] for name in (*one.engines, *more) if name in fleet]
 
 
 def main() -> int:
@@ -68,18 +75,22 @@ def main() -> int:
         archive = f"{top}/busybox.tar"
         with open(archive, "wb") as file:
             file.write(docker_archive({IMAGE: image([layer(busybox())])}))
-        fleet = []
-        if not asked.only_orlop:
-            fleet.append(stack.enter_context(engines.dockerd(top)))
-        fleet.append(stack.enter_context(engines.orlop(top)))
+        wanted = {name for one in chosen for name in one.engines}
+        found = []
+        if not asked.only_orlop and "dockerd" in wanted:
+            found.append(stack.enter_context(engines.dockerd(top)))
+        found.append(stack.enter_context(engines.orlop(top)))
+        if "erofs" in wanted:
+            found.append(stack.enter_context(engines.orlop(top, name="erofs", config={"storage-driver": "erofs"})))
         if asked.crun:
-            fleet.append(stack.enter_context(engines.orlop(top, "crun", "orlop-crun")))
+            found.append(stack.enter_context(engines.orlop(top, "crun", "orlop-crun")))
         if asked.podman:
-            fleet.append(stack.enter_context(engines.podman(top)))
-        for engine in fleet:
+            found.append(stack.enter_context(engines.podman(top)))
+        for engine in found:
             engine.start()
             load(engine, archive)
-        good = [report(one, measure(one, fleet)) for one in chosen]
+        fleet = {engine.name: engine for engine in found}
+        good = [report(one, measure(one, engines_of(one, fleet))) for one in chosen]
     return 0 if all(good) or not asked.check else 1
 
 

@@ -11,13 +11,20 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-__all__ = ["Connection", "Engine", "dockerd", "in_memory", "orlop", "podman"]
+__all__ = ["Connection", "Engine", "dockerd", "in_memory", "orlop", "podman", "timed"]
 
 BIN = os.path.join(sys.prefix, "bin")
+
+
+def timed(action: Callable[[], object]) -> float:
+    """Seconds that the action takes."""
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
 
 
 class Connection(http.client.HTTPConnection):
@@ -33,7 +40,7 @@ class Connection(http.client.HTTPConnection):
         self.sock.connect(self.path)
 
 
-@dataclass
+@dataclass(eq=False)
 class Engine:
     name: str
     command: list[str]

@@ -12,10 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from tests.registry import running
-
-from . import application, pushing
-from .engines import Connection, Engine
+from . import images, large, storage
+from .engines import Connection, Engine, timed
 
 __all__ = ["ALL", "IMAGE", "Measure"]
 
@@ -27,8 +25,8 @@ _LINE = "abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmnopqrstuvwxyz0"
 
 @dataclass(frozen=True)
 class Measure:
-    """`bound` is the highest accepted ratio to dockerd, or for memory the megabytes; `rounds` is the number of measurements
-    per engine."""
+    """`bound` is the highest accepted ratio of the last of `engines` to the first, or for memory the megabytes; `rounds` is
+    the number of measurements per engine."""
 
     key: str
     label: str
@@ -36,12 +34,7 @@ class Measure:
     run: Callable[[Engine], float]
     rounds: int = 5
     unit: str = "ms"
-
-
-def timed(action: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    action()
-    return time.perf_counter() - began
+    engines: tuple[str, ...] = ("dockerd", "orlop")
 
 
 def run_bridge(engine: Engine) -> float:
@@ -223,37 +216,6 @@ def with_files(*words: str) -> Callable[[Engine], float]:
     return measured
 
 
-def load_application(engine: Engine) -> float:
-    archive = application.archive()
-    os.sync()  # what earlier measures wrote
-    try:
-        return timed(lambda: engine.docker("load", "-q", stdin=archive))
-    finally:
-        engine.docker("rmi", application.APPLICATION)
-
-
-def save_application(engine: Engine) -> float:
-    engine.docker("load", "-q", stdin=application.archive())
-    with open(os.devnull, "wb") as nothing:
-        return timed(lambda: engine.docker("save", application.APPLICATION, stdout=nothing))
-
-
-def push_large(engine: Engine) -> float:
-    with pushing.to_push(engine) as name:
-        return timed(lambda: engine.docker("push", name))
-
-
-def push_again(engine: Engine) -> float:
-    with pushing.to_push(engine) as name, running() as second:
-        engine.docker("push", name)
-        other = f"{second.host}/large"
-        engine.docker("tag", name, other)
-        try:
-            return timed(lambda: engine.docker("push", other))
-        finally:
-            engine.docker("rmi", other)
-
-
 def boot(engine: Engine) -> float:
     engine.stop()
     return engine.start()
@@ -280,9 +242,32 @@ ALL = (
     Measure("zeros-in", "docker run -i reading 200 MB", 0.8, zeros_in, 3),
     Measure("cp-big", "docker cp of one 500 MB file, to -", 0.7, with_files("cp", "files:/big", "-"), 5),
     Measure("cp-small", "docker cp of 10,000 small files, to -", 0.7, with_files("cp", "files:/many", "-"), 5),
-    Measure("load", "docker load of 187 MB in 8,600 files", 0.4, load_application, 5),
-    Measure("save", "docker save of the same image", 0.5, save_application, 5),
-    Measure("push", "docker push of a layer of 256 MB, empty registry", 0.5, push_large, 3),
-    Measure("push-again", "the same image again, to a second empty registry", 0.3, push_again, 3),
     Measure("export", "docker export of the two", 0.7, with_files("export", "files"), 5),
+    Measure("load", "docker load of 187 MB in 8,600 files", 0.4, images.load, 5),
+    Measure("save", "docker save of the same image", 0.5, images.save, 5),
+    Measure("pull", "docker pull of the same image", 0.35, images.pull, 5),
+    Measure("push", "docker push of the same image, empty registry", 0.5, images.push, 3),
+    Measure("push-again", "the same again: the registry has it", 0.3, images.push_again, 9),
+    Measure("push-large", "docker push of a layer of 256 MB, empty registry", 0.5, images.push_large, 3),
+    Measure("push-second", "the same image again, to a second empty registry", 0.3, images.push_second, 3),
+    Measure("pull10", "10 x docker pull at once, with shared layers", 0.4, images.pull_ten, 3),
+    Measure("images500", "docker images of 500, whole command", 0.3, images.with_many(images.list_command), 5),
+    Measure("images500-api", "GET /images/json, 500 images", 0.3, images.with_many(images.list_request), 5),
+    Measure("rmi1000", "docker rmi of 1,000 tags of one image", 0.3, images.remove_tags, 3),
+    *(
+        Measure(f"erofs-{key}", label, bound, run, rounds, engines=("orlop", "erofs"))
+        for key, label, bound, run, rounds in (
+            ("pull", "erofs to overlay2: docker pull, 14,700 files", 0.5, storage.pull, 5),
+            ("rmi", "the same: docker rmi, until the disk is free", 0.1, storage.remove, 5),
+            ("run", "the same: docker run --rm true", 1.0, storage.start, 9),
+        )
+    ),
+    *(
+        Measure(f"{name}-2gb-{key}", f"{name}, layer of 2 GB: {label}", bound, run, 1, "MB", (engine,))
+        for name, engine in (("overlay2", "orlop"), ("erofs", "erofs"))
+        for key, label, bound, run in (
+            ("daemon", "growth of the daemon", 20, large.growth),
+            ("worker", "highest RSS of a worker", 64, large.worker),
+        )
+    ),
 )

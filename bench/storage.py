@@ -13,23 +13,25 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 from tests.registry import Image, busybox, image, layer, push, running
 
-from . import engines
+from . import engines, images
 from .engines import Engine
+from .engines import timed as _timed
+
+__all__ = ["pull", "remove", "start"]
 
 _LAYERS = ((200, 50), (100, 47))  # directories, files in each
 _BYTES = 355 << 20
 
 
-def _image() -> Image:
-    """Half of each file is random: the layers compress to about 52 %."""
-    dice = random.Random(1)
+def _image(number: int = 1) -> Image:
+    """Half of each file is random: the layers compress to about 52 %. Each `number` is another image (see `application`)."""
+    dice = random.Random(number)
     count = sum(directories * files for directories, files in _LAYERS)
     layers = [layer(busybox())]
     for number, (directories, files) in enumerate(_LAYERS):
@@ -43,14 +45,9 @@ def _image() -> Image:
     return image(layers)
 
 
-def _timed(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
-def _settled(engine: Engine, storage: str) -> None:
+def _settled(engine: Engine) -> None:
     """Wait until removed layers are gone from the disk."""
+    storage = json.loads(engine.get("/info"))["Driver"]
     trash = f"{os.path.dirname(engine.socket)}/data/{storage}/.orlop/trash"
     while os.listdir(trash):
         time.sleep(0.005)
@@ -62,12 +59,43 @@ def _cached() -> float:
         return next(int(line.split()[1]) for line in file if line.startswith("Cached:")) / 1024
 
 
+@lru_cache(1)
+def _pushed(number: int) -> str:
+    push(images.registry(), f"files-{number}", "latest", _image(number))
+    return f"{images.registry()}/files-{number}"
+
+
+def pull(engine: Engine) -> float:
+    """`pull`, `remove` and `start` are measures of `./dev bench`."""
+    name = _pushed(images.number_of(engine, "erofs-pull"))
+    os.sync()
+    return _timed(partial(engine.docker, "pull", "-q", name))
+
+
+def remove(engine: Engine) -> float:
+    name = _pushed(images.number_of(engine, "erofs-rmi"))
+    engine.docker("pull", "-q", name)
+    os.sync()
+    return _timed(partial(_remove, engine, name))
+
+
+def _remove(engine: Engine, name: str) -> None:
+    engine.docker("rmi", name)
+    _settled(engine)
+
+
+def start(engine: Engine) -> float:
+    name = _pushed(0)
+    if name.encode() not in engine.get("/images/json"):
+        engine.docker("pull", "-q", name)
+    return _timed(partial(engine.docker, "run", "--rm", "--network", "none", name, "true"))
+
+
 @dataclass
 class Round:
     """The measures of one round of one driver, in ms, or MB where the label says so."""
 
     engine: Engine
-    storage: str
     name: str
 
     def run(self) -> dict[str, float]:
@@ -91,7 +119,7 @@ class Round:
         docker("rm", "-f", "first", "second")
         found["docker diff"] = self._diff()
         found["rmi"] = _timed(partial(docker, "rmi", self.name))
-        found["rmi, until the disk is free"] = found["rmi"] + _timed(partial(_settled, self.engine, self.storage))
+        found["rmi, until the disk is free"] = found["rmi"] + _timed(partial(_settled, self.engine))
         return {label: value * (1 if "MB" in label else 1000) for label, value in found.items()}
 
     def _diff(self) -> float:
@@ -121,7 +149,7 @@ def main() -> int:
             config = {"storage-driver": storage, "storage-opts": [opt for opt in asked.opt if opt.startswith(f"{storage}.")]}
             engine = stack.enter_context(engines.orlop(top, name=storage, config=config))
             engine.start()
-            rounds.append(Round(engine, storage, f"{registry.host}/bench:latest"))
+            rounds.append(Round(engine, f"{registry.host}/bench:latest"))
         found: list[list[dict[str, float]]] = [[] for _ in rounds]
         for _ in range(asked.rounds):
             for each, results in zip(rounds, found, strict=True):
