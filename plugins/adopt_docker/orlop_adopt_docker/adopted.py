@@ -38,12 +38,13 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Phase(Enum):
-    """`MOVING` and `RETURNING` are completed by the next start."""
+    """`MOVING`, `RETURNING` (after a move) and `LEAVING` (of what is used in place) are completed by the next start."""
 
     IN_PLACE = "in place"
     MOVING = "moving"
     MOVED = "moved"
     RETURNING = "returning"
+    LEAVING = "leaving"
 
 
 class Adopted(msgspec.Struct, frozen=True, kw_only=True):

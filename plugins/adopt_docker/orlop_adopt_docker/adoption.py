@@ -114,6 +114,11 @@ async def adopt(config: Config, root: str, *, for_good: bool = False) -> Outcome
 async def _again(store: Store, data_root: str, found: Adopted, root: str, *, for_good: bool) -> Adopted:
     if found.root != root:
         raise Conflict(f"cannot adopt {root}: {found.root} was adopted before. Give it back first: orlop system give-back")
+    if found.phase in (Phase.RETURNING, Phase.LEAVING):
+        raise Conflict(f"cannot adopt {root}: giving it back was interrupted. Complete that: orlop system give-back")
+    if found.phase == Phase.MOVING:
+        with docker_root.locked(root):
+            return await finish_move(store, data_root, found)
     if for_good and found.phase == Phase.IN_PLACE:
         with docker_root.locked(root):
             return await _for_good(store, data_root, found)

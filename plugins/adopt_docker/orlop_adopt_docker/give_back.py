@@ -1,6 +1,7 @@
 """Gives an adopted Docker root back: `orlop system give-back`.
 
-    check -> (after a move for good: move back) -> return the logs -> commit the removal of all rows -> remove the links
+    check -> commit the phase -> (after a move for good: move back) -> return the logs -> commit the removal of all rows
+    -> remove the links
 
 What containers wrote is in Docker's directories, because they were used in place. Docker's own records of containers are as
 they were at the adoption. The next start completes a return that was interrupted.
@@ -44,8 +45,8 @@ async def give_back(config: Config, *, force: bool = False) -> tuple[Adopted, li
             await clean_up(store, config.data_root)
             raise NotFound(f"cannot give anything back: nothing was adopted into {config.data_root}")
         with docker_root.locked(found.root):
-            _check_stopped(store)
             dependents = list(_dependents(store, found))
+            _check_stopped(store, {*found.containers, *(key for table, key, _ in dependents if table == "containers")})
             if dependents and not force:
                 raise Conflict(
                     f"cannot give {found.root} back: {'; '.join(f'{table[:-1]} {name}' for table, _, name in dependents)} "
@@ -59,9 +60,10 @@ async def give_back(config: Config, *, force: bool = False) -> tuple[Adopted, li
 async def finish_return(store: Store, data_root: str, found: Adopted) -> list[str]:
     """Return the files, then remove the rows, then the links. Returns the directories that are lost."""
     lost: list[str] = []
-    if found.phase != Phase.IN_PLACE:
-        found = msgspec.structs.replace(found, phase=Phase.RETURNING)
-        await store.commit([rows.put(found)])
+    in_place = found.phase in (Phase.IN_PLACE, Phase.LEAVING)
+    found = msgspec.structs.replace(found, phase=Phase.LEAVING if in_place else Phase.RETURNING)
+    await store.commit([rows.put(found)])  # from here on, the logs in the Docker root change
+    if not in_place:
         lost = await trio.to_thread.run_sync(moving.move_back, data_root, found)
     await trio.to_thread.run_sync(partial(moving.return_logs, data_root, found))
     operations: list[Put | Delete] = [*_rows(store, found), rows.delete(), rows.put_links(found)]
@@ -105,10 +107,11 @@ def _records(store: Store) -> Iterator[ContainerRecord]:
             continue  # quarantined by the next start
 
 
-def _check_stopped(store: Store) -> None:
+def _check_stopped(store: Store, concerned: Collection[str]) -> None:
+    """`concerned`: the containers that are given back, or that use what is given back."""
     for record in _records(store):
         state = record.state
-        if state.pid and linux.is_process(state.pid, state.pid_start_time):
+        if record.id in concerned and state.pid and linux.is_process(state.pid, state.pid_start_time):
             raise Conflict(f"cannot give anything back: container {record.name} is running. Stop it before you stop orlopd")
 
 

@@ -185,10 +185,11 @@ def remove(data_root: str, adopted: Adopted) -> None:
         if os.path.islink(path) and os.readlink(path) == each.source:
             os.unlink(path)
     files = [paths_of(entry.key)[1] for entry in adopted.entries]
+    tar_split = os.path.join("content", os.path.dirname(paths_of("")[0]))
     for target in (*(each.target for each in adopted.files), *(os.path.join("content", path) for path in files)):
         if not target.startswith(os.path.dirname(_blob("x"))):  # the next start collects blobs
             with suppress(FileNotFoundError):
                 os.unlink(os.path.join(data_root, target))
-    for made in (*adopted.made, *(each.target for each in adopted.logs)):
+    for made in (*adopted.made, *(each.target for each in adopted.logs), tar_split):
         with suppress(OSError):  # it does not exist, or it holds more
             os.rmdir(os.path.join(data_root, made))

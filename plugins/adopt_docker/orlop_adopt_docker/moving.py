@@ -21,6 +21,8 @@ def check(data_root: str, directories: Iterable[Link]) -> None:
     """Raises `Conflict` for a directory that cannot be renamed into the data root."""
     device, mounts = os.stat(data_root).st_dev, {entry.path for entry in mountinfo.read()}
     for each in directories:
+        if not os.path.lexists(each.source):
+            continue  # dockerd has removed it
         if os.path.islink(each.source):
             raise Conflict(f"cannot adopt {each.source} for good: it is a symbolic link")
         if os.stat(each.source).st_dev != device or each.source in mounts:

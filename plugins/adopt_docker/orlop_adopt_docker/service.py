@@ -42,7 +42,7 @@ async def watch(store: Store, data_root: str, stack: ExitStack) -> None:
     stack.enter_context(docker_root.locked(found.root))
     if found.phase == Phase.MOVING:
         found = await adoption.finish_move(store, data_root, found)
-    elif found.phase == Phase.RETURNING:
+    elif found.phase in (Phase.RETURNING, Phase.LEAVING):
         log.warning("giving %s back was interrupted, and is completed", found.root)
         await give_back.finish_return(store, data_root, found)
         return

@@ -7,15 +7,19 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
 from orlop_adopt_docker import adoption, give_back, service
-from orlop_adopt_docker.adopted import Phase
+from orlop_adopt_docker.adopted import Adopted, Phase
 from orlop_engine.config import Config
+from orlop_engine.containers.record import decode as decode_container
+from orlop_engine.containers.record import encode as encode_container
 from orlop_engine.images.records import NameRecord, decode_name, encode_name
 from orlop_kernel.store import Delete, Put, Store, examine
 from orlop_sdk import Conflict, NotFound, linux
@@ -249,6 +253,61 @@ def test_a_kill_at_any_step_of_giving_back(
     assert objects(config) == NOTHING and links(config) == [] and contents(root) == before
 
 
+def rotate(config: Config) -> None:
+    """What a rotation of the container's log does."""
+    ours = Path(config.data_root, "containers", CONTAINER)
+    (ours / LOG).rename(ours / f"{LOG}.1")
+    (ours / LOG).write_text("newer\n")
+
+
+def test_a_kill_while_rotated_logs_go_back(config: Config, docker_root: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    """The logs are all old while the root is adopted, and all new once it is not."""
+    root = docker_root.write()
+    theirs, killer = root / "containers" / CONTAINER, Killer(monkeypatch, tmp_path)
+    seen = set()
+
+    def prepare() -> None:
+        (theirs / f"{LOG}.1").unlink(missing_ok=True)
+        (theirs / LOG).write_text("line\n")
+        adopt(config, root)
+        rotate(config)
+
+    def again() -> None:
+        boot(config)
+        names = sorted(name for name in os.listdir(theirs) if LOG in name)
+        given_back = objects(config) == NOTHING
+        assert names == ([LOG, f"{LOG}.1"] if given_back else [LOG])
+        assert (theirs / LOG).read_text() == ("newer\n" if given_back else "line\n")
+        seen.add(given_back)
+        if given_back:
+            prepare()
+
+    prepare()
+    for _ in kill_points(killer, lambda: trio.run(give_back.give_back, config), again):
+        pass
+    assert seen == {True, False}
+
+
+def test_what_was_interrupted_is_completed_by_repeating_it(
+    config: Config, docker_root: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    root, killer = docker_root.write(), Killer(monkeypatch, tmp_path)
+
+    def phase() -> Phase:
+        row = examine(f"{config.data_root}/orlop.db").rows["meta"]["adoption"]
+        return msgspec.json.decode(row, type=Adopted).phase
+
+    adopt(config, root)
+    assert not killer.run(4, lambda: adopt(config, root, for_good=True)) and phase() == Phase.MOVING
+    adopt(config, root, for_good=True)
+    assert phase() == Phase.MOVED and not (root / "volumes/named").exists()
+    assert not killer.run(4, lambda: trio.run(give_back.give_back, config)) and phase() == Phase.RETURNING
+    with pytest.raises(Conflict, match=r"giving it back was interrupted\. Complete that: orlop system give-back"):
+        adopt(config, root)
+    trio.run(give_back.give_back, config)
+    assert objects(config) == NOTHING and (root / "volumes/named").exists()
+
+
 def adopted_files(root: Path, data: Path) -> list[str]:
     """What containers have written, wherever it is at the moment."""
     return [
@@ -279,9 +338,8 @@ def test_a_kill_at_any_step_of_a_move(config: Config, docker_root: Any, tmp_path
 def test_rotated_logs_go_back(config: Config, docker_root: Any) -> None:
     root = docker_root.write()
     adopt(config, root)
-    ours, theirs = Path(config.data_root, "containers", CONTAINER), root / "containers" / CONTAINER
-    (ours / LOG).rename(ours / f"{LOG}.1")
-    (ours / LOG).write_text("newer\n")
+    theirs = root / "containers" / CONTAINER
+    rotate(config)
     trio.run(give_back.give_back, config)
     assert (theirs / LOG).read_text() == "newer\n" and "line" in (theirs / f"{LOG}.1").read_text()
     assert not [name for name in os.listdir(theirs) if name.endswith(".orlop")]
@@ -339,19 +397,30 @@ def test_a_name_keeps_the_images_of_other_platforms(config: Config, docker_root:
     assert list(left) == [key] and decode_name(left[key]).images == (other,)
 
 
-def test_a_running_container_keeps_its_files(config: Config, docker_root: Any) -> None:
-    """With live-restore, containers run while orlopd is stopped."""
+@pytest.mark.parametrize("which", ["given back", "user of the volume", "other"])
+def test_a_running_container_keeps_its_files(config: Config, docker_root: Any, which: str) -> None:
+    """With live-restore, containers run while orlopd is stopped. One that uses nothing of Docker's is not concerned."""
     adopt(config, docker_root.write())
-    own = f'"pid":{os.getpid()},"pid_start_time":{linux.process_start_time(os.getpid())}'.encode()
+    pid, started = os.getpid(), linux.process_start_time(os.getpid())
 
     async def run_it() -> None:
         async with Store.open(f"{config.data_root}/orlop.db") as store:
-            ((key, row),) = store.load("containers")
-            await store.commit([Put("containers", key, row.replace(b'"pid":0,"pid_start_time":0', own))])
+            ((_, row),) = store.load("containers")
+            record = decode_container(row)
+            record.state = msgspec.structs.replace(record.state, pid=pid, pid_start_time=started)
+            if which != "given back":
+                record.id, record.name, record.image_id, record.endpoints = "f" * 64, "ours", "sha256:" + "9" * 64, {}
+                record.mounts = record.mounts if which == "user of the volume" else ()
+            await store.commit([Put("containers", record.id, encode_container(record))])
 
     trio.run(run_it)
-    with pytest.raises(Conflict, match=r"container web is running\. Stop it before you stop orlopd"):
+    if which == "other":
         trio.run(give_back.give_back, config)
+        assert list(objects(config)["containers"]) == ["f" * 64]
+        return
+    for force in (False, True) if which == "user of the volume" else (False,):
+        with pytest.raises(Conflict, match=r"container (web|ours) is running\. Stop it before you stop orlopd"):
+            trio.run(partial(give_back.give_back, config, force=force))
 
 
 def test_what_was_removed_after_a_move_is_named(config: Config, docker_root: Any) -> None:
