@@ -6,10 +6,10 @@ Docker's (daemon/internal/distribution/xfer/download.go, pull_v2.go).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
@@ -27,7 +27,15 @@ if TYPE_CHECKING:
 __all__ = ["Downloads", "short"]
 
 
+T = TypeVar("T")
+_MAX_WAIT = 60.0  # a registry that asks for more by Retry-After is not waited for
 _PROGRESS = 1 << 20  # less progress counts as a failed attempt: a registry must not keep a pull alive a byte at a time
+
+
+def _asked(error: RegistryError) -> float | None:
+    """The seconds after which a registry that was asked too often (429) wants to be asked again, if it says so. Docker does
+    not ask again."""
+    return error.wait if error.status == 429 and error.wait is not None and error.wait <= _MAX_WAIT else None
 
 
 def short(digest: str) -> str:
@@ -62,6 +70,18 @@ class Downloads:
         source = _Source(sources, descriptor)
         await self._shared.run(descriptor.digest, lambda share: self._download(source, share), report)
 
+    async def repeat(self, request: Callable[[], Awaitable[T]]) -> T:
+        """Make a request, and repeat it when the registry asks for a pause."""
+        tries = 0
+        while True:
+            try:
+                return await request()
+            except RegistryError as error:
+                tries, asked = tries + 1, _asked(error)
+                if asked is None or tries > self.attempts:
+                    raise
+                await self._pause(asked, "", _quiet)
+
     @asynccontextmanager
     async def _slot(self, id: str, report: Report) -> AsyncIterator[None]:
         if not self._limiter.available_tokens:
@@ -95,8 +115,8 @@ class Downloads:
             except RegistryError as error:
                 if ingest.offset >= best + _PROGRESS:
                     tries, best = 0, ingest.offset
-                tries += 1
-                if not error.retry or tries > self.attempts:
+                tries, asked = tries + 1, _asked(error)
+                if not (error.retry or asked is not None) or tries > self.attempts:
                     raise
                 if error.status == 416:
                     await ingest.restart()
@@ -108,10 +128,10 @@ class Downloads:
                 continue
             except OSError as error:
                 raise DriverError(f"cannot store layer {source.descriptor.digest}: {error.strerror}") from error
-            await self._pause(tries, short(source.descriptor.digest), report)
+            await self._pause(5 * tries if asked is None else asked, short(source.descriptor.digest), report)
 
-    async def _pause(self, tries: int, id: str, report: Report) -> None:
-        for left in range(5 * tries, 0, -1):
+    async def _pause(self, seconds: float, id: str, report: Report) -> None:
+        for left in range(max(1, round(seconds)), 0, -1):
             report(state(id, f"Retrying in {left} second{'s' if left != 1 else ''}"))
             await trio.sleep(self.wait / 5)
 
@@ -142,3 +162,7 @@ class Downloads:
             progress(ingest.offset)
         if ingest.offset < wanted.size:
             raise RegistryError(f"cannot download {wanted.digest}: unexpected EOF", retry=True)
+
+
+def _quiet(_: object) -> None:
+    """Pauses before requests for manifests are not reported."""

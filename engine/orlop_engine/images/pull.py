@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import trio
@@ -106,12 +107,13 @@ class Puller:
             raise Forbidden("'scratch' is a reserved name")
         check_pull(self._connector.config.registry_rules, reference)
         sources = await self._connector.sources(Access(reference, request.credentials, request.refuse))
+        repeat = self._downloads.repeat
         try:
             async with sources.borrowed():
                 if reference.is_name_only:
-                    newer = [await self._tag(sources, request, tag, report) for tag in await sources.tags()]
+                    newer = [await self._tag(sources, request, tag, report) for tag in await repeat(sources.tags)]
                 else:
-                    first = await sources.manifest(reference.digest or reference.tag)
+                    first = await repeat(partial(sources.manifest, reference.digest or reference.tag))
                     newer = [await self._image(sources, request, reference, first, report)]
         except RegistryError as error:
             raise translate(error, reference) from error
@@ -125,7 +127,7 @@ class Puller:
         sources = await self._connector.sources(Access(reference, request.credentials, request.refuse))
         try:
             async with sources.borrowed():
-                first = await sources.manifest(reference.digest or reference.tag)
+                first = await self._downloads.repeat(partial(sources.manifest, reference.digest or reference.tag))
                 async with self._image_store.lease_for_new_image() as lease:
                     plan = await self._plan(sources, request, reference, first, lease)
         except RegistryError as error:
@@ -134,7 +136,8 @@ class Puller:
 
     async def _tag(self, sources: Sources, request: PullRequest, tag: str, report: Report) -> bool:
         reference = request.reference.with_tag(tag)
-        return await self._image(sources, request, reference, await sources.manifest(tag), report)
+        first = await self._downloads.repeat(partial(sources.manifest, tag))
+        return await self._image(sources, request, reference, first, report)
 
     async def _image(
         self, sources: Sources, request: PullRequest, reference: Reference, first: tuple[str, bytes], report: Report
@@ -166,7 +169,7 @@ class Puller:
             index = IndexSource.of(documents.digest(first[1]), found)
             entry = manifests.choose(found, request.platform or platforms.host())
             about = attestation_pull.attestations_of(found, entry.digest)
-            media_type, data = await sources.manifest(entry.digest)
+            media_type, data = await self._downloads.repeat(partial(sources.manifest, entry.digest))
             kept.append(data)
             found = manifests.parse(media_type, data)
             if isinstance(found, Index):

@@ -191,12 +191,14 @@ class _Running:
             try:
                 location = await self._registry.mount(self.blob.digest, source)
             except RegistryError as error:
-                if not error.answered or error.status == 429:
+                if (error.retry and not error.answered) or error.status == 429:
                     raise
-                continue  # not allowed to read that repository, or mounts are not supported
+                continue  # not allowed to read that repository, mounts are not supported, or the answer is of no use
             if not location:
-                self._tell(f"Mounted from {source}")
-                return True
+                if await self._registry.has_blob(self.blob.digest, self.blob.size):
+                    self._tell(f"Mounted from {source}")
+                    return True
+                continue  # it does not have what it said it has mounted
             if self._location:
                 await self.close()
             self._location = location
