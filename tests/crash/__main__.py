@@ -9,7 +9,8 @@ import time
 import traceback
 
 from .harness import Failure, Point, Rig
-from .operations import OPERATIONS, Operation, close_registry
+from .operation import Operation
+from .operations import OPERATIONS, close_shared
 
 _SHOWN = 12  # lines shown of a failure
 
@@ -39,7 +40,7 @@ def main() -> int:
             run.operation(OPERATIONS[name], numbers)
     finally:
         run.close()
-        close_registry()
+        close_shared()
     return run.report()
 
 
@@ -52,10 +53,11 @@ class _Run:
         self._failed: list[str] = []
         self._began = time.monotonic()
 
-    @property
-    def rig(self) -> Rig:
+    def _rig_for(self, operation: Operation) -> Rig:
+        if self._rig is not None and self._rig.storage != operation.storage:
+            self.close()
         if self._rig is None:
-            self._rig = Rig().__enter__()
+            self._rig = Rig(operation.storage).__enter__()
         return self._rig
 
     def close(self) -> None:
@@ -77,7 +79,7 @@ class _Run:
 
     def operation(self, operation: Operation, numbers: list[int]) -> None:
         try:
-            calls = self.rig.learn(operation).calls
+            calls = self._rig_for(operation).learn(operation).calls
         except Exception as failure:
             self._fail(operation.name, failure)
             self._start_over()
@@ -94,7 +96,7 @@ class _Run:
             print(f"\r\033[K{operation.name} {place} of {len(chosen)}, {len(self._failed)} failed", end="", flush=True)
             self._ran[operation.name] += 1
             try:
-                self.rig.run(Point(operation, number))
+                self._rig_for(operation).run(Point(operation, number))
             except Exception as failure:
                 self._fail(f"{operation.name}:{number}", failure)
                 self._start_over()

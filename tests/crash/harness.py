@@ -16,20 +16,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from tests.integration.engine import Engine, alive, until
 
 from . import operations
 from .host import HostState, difference, is_settled, look, relaxed, without_fetched
-from .operations import Operation, Refused, ask
+from .operation import Operation, Refused, Step, ask
 from .tracer import Tracer
 
 __all__ = ["Failure", "Learned", "Point", "Rig"]
 
-_CONFIG = {"live-restore": True, "shutdown-timeout": 3}
+_CONFIG = {"shutdown-timeout": 3}
 _PATIENCE = 10.0  # for background work after a start
 _STILL = 3.0  # a state that has not changed for so long is final
 _OFF = 5  # every fifth point is tried with live-restore off
+_ITSELF = ("daemon", "boot", "command")  # victims after whose death a daemon is started
 _LOST = (OSError, http.client.HTTPException)
 
 
@@ -59,7 +61,7 @@ class Point:
     @property
     def also_daemon(self) -> bool:
         """At every fourth point where a monitor or the zygote is killed, the daemon is killed, too."""
-        return self.operation.victim not in ("daemon", "boot") and self.number % 4 == 0
+        return self.operation.victim not in _ITSELF and self.number % 4 == 0
 
     def __str__(self) -> str:
         return f"{self.operation.name}:{self.number}"
@@ -86,20 +88,25 @@ class _Client(threading.Thread):
 
 
 class Rig:
-    """A daemon with two standing containers, and the states learned with it. Use it in a `with` block."""
+    """A daemon with two standing containers, and the states learned with it. Use it in a `with` block. `storage`: its
+    storage driver, "" for the default."""
 
-    def __init__(self) -> None:
+    def __init__(self, storage: str = "") -> None:
+        self.storage = storage
         self._learned: dict[tuple[str, bool], Learned] = {}
         self._offs: dict[str, HostState] = {}
 
     def __enter__(self) -> Rig:
-        self.engine = Engine(_CONFIG)
+        self.engine = Engine(self._config())
         try:
             self._prepare()
         except BaseException:
             self.engine.close()
             raise
         return self
+
+    def _config(self, *, live: bool = True) -> dict[str, Any]:
+        return {**_CONFIG, "live-restore": live, **({"storage-driver": self.storage} if self.storage else {})}
 
     def _prepare(self) -> None:
         self.engine.start()
@@ -159,7 +166,7 @@ class Rig:
     # --- the daemon -------------------------------------------------------------------------------------------------
 
     def _boot(self, live: bool) -> None:
-        self.engine.configure({**_CONFIG, "live-restore": live})
+        self.engine.configure(self._config(live=live))
         self.engine.start()
 
     def _is_running(self) -> bool:
@@ -200,8 +207,22 @@ class Rig:
         engine, steps = self.engine, operation.steps
         operation.prepare(engine)
         before = self.steady()
+        learned = Learned(self._traced_calls(operation), [before])
+        for count in range(1, len(steps) + 1) if live else range(len(steps) + 1):
+            learned.states[count:] = [self._state_after(operation, steps[:count], live)]
+        learned.between = [self._state_after(operation, (step,), live) for step in operation.between]
+        self._undo(operation, live=True)
+        return learned
+
+    def _traced_calls(self, operation: Operation) -> list[str]:
+        """The calls that the victim makes during the operation. The daemon runs afterwards."""
+        if operation.victim == "command":
+            code, tracer = self._run_command(operation)
+            if code:
+                raise Failure(f"{operation.name} fails without any crash: exit code {code}\n{self.engine.log()[-1000:]}")
+            return tracer.calls
         with Tracer(self._victim(operation), follow=operation.victim == "fork") as tracer:
-            client = _Client(engine, operation)
+            client = _Client(self.engine, operation)
             client.join()
             tracer.settle(operation.window)
         if client.error:
@@ -209,14 +230,20 @@ class Rig:
         if not self._is_running():
             self._ended()
             self._boot(live=True)
-        learned = Learned(tracer.calls, [before])
-        for count in range(1, len(steps) + 1) if live else range(len(steps) + 1):
-            learned.states[count:] = [self._state_after(operation, steps[:count], live)]
-        learned.between = [self._state_after(operation, (step,), live) for step in operation.between]
-        self._undo(operation, live=True)
-        return learned
+        return tracer.calls
 
-    def _state_after(self, operation: Operation, steps: tuple[operations.Step, ...], live: bool) -> HostState:
+    def _run_command(self, operation: Operation, stop_at: int = 0) -> tuple[int, Tracer]:
+        """Run the operation's command while the daemon is stopped, and kill it at this call. Returns its exit code."""
+        self.engine.stop()
+        with self.engine.log_path.open("ab") as log:
+            process = subprocess.Popen(operation.command(self.engine), stdout=log, stderr=log, cwd="/")
+        with Tracer(process.pid, stop_at) as tracer:
+            until(lambda: not alive(process.pid), "the end of the command", 60)
+        process.wait()
+        self._boot(live=True)
+        return tracer.exits.get(process.pid, process.returncode), tracer
+
+    def _state_after(self, operation: Operation, steps: tuple[Step, ...], live: bool) -> HostState:
         self._undo(operation, live=True)
         operation.prepare(self.engine)
         for step in steps:
@@ -236,7 +263,7 @@ class Rig:
     def _learn_boot(self, operation: Operation, live: bool) -> Learned:
         operation.prepare(self.engine)
         self.engine.kill()
-        self.engine.configure({**_CONFIG, "live-restore": live})
+        self.engine.configure(self._config(live=live))
         with self._traced_boot() as tracer:
             until(self._pings, "the daemon answers")
             tracer.settle(0.3)
@@ -281,7 +308,8 @@ class Rig:
         operation, live = point.operation, point.live
         learned = self.learn(operation, live)
         operation.prepare(self.engine)
-        acknowledged, killed = (self._kill_boot if operation.victim == "boot" else self._kill)(point)
+        kill = {"boot": self._kill_boot, "command": self._kill_command}.get(operation.victim, self._kill)
+        acknowledged, killed = kill(point)
         try:
             self._label_scope(point, learned, acknowledged)
         except Exception as failure:
@@ -312,9 +340,15 @@ class Rig:
             raise Failure(f"{operation.name} fails without any crash: {client.error}")
         return client.acknowledged, tracer.killed or "the end of it"
 
+    def _kill_command(self, point: Point) -> tuple[int, str]:
+        code, tracer = self._run_command(point.operation, point.number)
+        if code not in (0, -signal.SIGKILL):
+            raise Failure(f"the command fails without any crash: exit code {code}\n{self.engine.log()[-1000:]}")
+        return int(code == 0), tracer.killed or "the end of it"
+
     def _kill_boot(self, point: Point) -> tuple[int, str]:
         self.engine.kill()
-        self.engine.configure({**_CONFIG, "live-restore": point.live})
+        self.engine.configure(self._config(live=point.live))
         with self._traced_boot(point.number) as tracer:
             process = self.engine.process
             assert process is not None
@@ -331,7 +365,7 @@ class Rig:
 
     def _label_scope(self, point: Point, learned: Learned, acknowledged: int) -> None:
         operation = point.operation
-        killed_other = operation.victim not in ("daemon", "boot")
+        killed_other = operation.victim not in _ITSELF
         through = relaxed if killed_other else HostState
         states = learned.states[acknowledged : acknowledged + 2]
         found = self._becomes(
@@ -350,7 +384,7 @@ class Rig:
             self._boot(live=True)
         self._undo(operation, point.live)
 
-    def _repeat(self, step: operations.Step) -> None:
+    def _repeat(self, step: Step) -> None:
         try:
             step(self.engine)
         except Refused as refused:

@@ -66,9 +66,9 @@ class _Names:
         self._known = known
         self._pattern = re.compile("|".join(sorted(map(re.escape, known), key=len, reverse=True)) or r"\0")
 
-    def __call__(self, text: str) -> str:
+    def __call__(self, text: str, *, ids_only: bool = False) -> str:
         text = text.replace(str(self.engine.home), "~").replace(self.engine._derived.instance, "INSTANCE")
-        text = self._pattern.sub(lambda found: self._known[found[0]], text)
+        text = text if ids_only else self._pattern.sub(lambda found: self._known[found[0]], text)
         return _IDS.sub("*", text)
 
 
@@ -127,11 +127,12 @@ def _default_routes(pid: int) -> Iterator[str]:
 
 
 def _files(names: _Names) -> Iterator[str]:
-    for root in (names.engine.data_root, names.engine.exec_root):
+    docker = names.engine.home / "docker"  # named alike, whether its objects are adopted or not
+    for root in (names.engine.data_root, names.engine.exec_root, docker):
         for directory, inner, files in os.walk(root):
             inner[:] = [name for name in inner if name not in _OPAQUE]
             for name in (*inner, *files):
-                path = names(os.path.join(directory, name))
+                path = names(os.path.join(directory, name), ids_only=root == docker)
                 if not _UNSTEADY.search(path):
                     yield f"file {path}"
 

@@ -1,5 +1,4 @@
-"""The interrupted operations. An operation is a list of steps, each acknowledged by itself (`docker run` is a create and a
-start), between `prepare` and `undo`. Steps raise `Refused` for an answer that is not a success.
+"""The interrupted operations.
 
 Every operation works on a container, network, volume or image named `xx` beside the standing containers: `by`, which runs,
 and `idle`, which does not. A network `aa` sorts before `bridge`, so it becomes the gateway of a container on both.
@@ -15,73 +14,24 @@ import signal
 import tarfile
 import time
 import urllib.parse
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from tests.integration.engine import BUSYBOX, Engine, UnixConnection, alive, until
+from tests.integration.engine import BUSYBOX, Engine, alive, until
 from tests.registry import Image, busybox, docker_archive, image, layer, push, running
 from tests.registry.receiving import receiving, refuse
 
 from orlop_sdk.testing.ports import free_port
 
-__all__ = ["OPERATIONS", "Operation", "Refused", "ask", "close_registry", "container"]
+from . import adoptions
+from .operation import Operation, Refused, Step, all_of, ask, request
 
-Step = Callable[[Engine], None]
+__all__ = ["OPERATIONS", "close_shared", "container"]
 
 # On SIGTERM, writes a line and exits with 3.
 _TRAPPED = ["sh", "-c", 'trap "echo told; exit 3" TERM; echo begun; while :; do sleep 600 & wait $!; done']
 _SMALL = "small:latest"
-
-
-class Refused(AssertionError):
-    """An answer that is not a success."""
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """`victim`: the process to kill. "daemon"; "boot", a daemon that is starting; "zygote"; "fork", what the zygote forks
-    during the operation (a monitor, an unpack worker); "monitor", that of `xx`. `between`: steps that lead from the prepared
-    state to a further state that a crash may leave. `window`: seconds after the last call that belong to the operation.
-    `resumes`: fetched content is kept on purpose, until the operation is repeated."""
-
-    name: str
-    steps: tuple[Step, ...]
-    prepare: Step = lambda engine: None
-    undo: Step = lambda engine: None
-    victim: str = "daemon"
-    between: tuple[Step, ...] = ()
-    window: float = 0.06
-    resumes: bool = False
-
-
-def ask(engine: Engine, method: str, path: str, body: Any = None, *also: int) -> Any:
-    """Send a request that must succeed; `also`: further accepted statuses."""
-    connection = UnixConnection(engine.socket)
-    try:
-        raw = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        kind = {"Content-Type": "application/x-tar" if isinstance(body, bytes) else "application/json"}
-        connection.request(method, path, raw, kind if raw is not None else {})
-        answer = connection.getresponse()
-        text = answer.read()
-    finally:
-        connection.close()
-    if answer.status >= 300 and answer.status not in also:
-        raise Refused(f"{method} {path}: {answer.status} {text.decode(errors='replace').strip()}")
-    return text
-
-
-def _step(method: str, path: str, body: Any = None, *also: int) -> Step:
-    return lambda engine: ask(engine, method, path, body, *also) and None
-
-
-def _all(*steps: Step) -> Step:
-    def run(engine: Engine) -> None:
-        for step in steps:
-            step(engine)
-
-    return run
 
 
 # --- containers -------------------------------------------------------------------------------------------------------
@@ -100,20 +50,20 @@ def container(name: str, *command: str, volumes: bool = False, ports: bool = Fal
             "80/tcp": [{"HostPort": str(free_port())}, {"HostIp": "127.0.0.1", "HostPort": str(free_port())}],
             "53/udp": [{"HostPort": str(free_port())}],
         }
-    return _step("POST", f"/containers/create?name={name}", body)
+    return request("POST", f"/containers/create?name={name}", body)
 
 
-_start = _step("POST", "/containers/xx/start")
+_start = request("POST", "/containers/xx/start")
 _full = container("xx", volumes=True, ports=True)  # with volumes, no sandbox is prepared at create
-_killed = _step("POST", "/containers/xx/kill")
+_killed = request("POST", "/containers/xx/kill")
 _published = container("xx", ports=True)
-_prune = _step("POST", "/containers/prune?filters=" + urllib.parse.quote('{"label": ["mine"]}'))
-_ran = _all(_published, _start, _killed)
-_running = _all(_full, _start, lambda engine: _until_logged(engine, b"begun"))
-_remove = _step("DELETE", "/containers/xx?force=1&v=1", None, 404)
-_pause, _unpause = _step("POST", "/containers/xx/pause"), _step("POST", "/containers/xx/unpause")
-_gone = _all(_remove, _step("DELETE", "/volumes/data", None, 404))
-_term = _all(
+_prune = request("POST", "/containers/prune?filters=" + urllib.parse.quote('{"label": ["mine"]}'))
+_ran = all_of(_published, _start, _killed)
+_running = all_of(_full, _start, lambda engine: _until_logged(engine, b"begun"))
+_remove = request("DELETE", "/containers/xx?force=1&v=1", None, 404)
+_pause, _unpause = request("POST", "/containers/xx/pause"), request("POST", "/containers/xx/unpause")
+_gone = all_of(_remove, request("DELETE", "/volumes/data", None, 404))
+_term = all_of(
     lambda engine: os.kill(int(engine.inspect("xx")["State"]["Pid"]), signal.SIGTERM),
     lambda engine: until(lambda: engine.state("xx") == "exited"),
 )
@@ -159,7 +109,7 @@ _TALKER = [
 ]
 
 
-_talking = _all(container("xx", *_TALKER), _start, lambda engine: _until_logged(engine, b"begun"))
+_talking = all_of(container("xx", *_TALKER), _start, lambda engine: _until_logged(engine, b"begun"))
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
@@ -192,7 +142,9 @@ def registry() -> str:
 _registries: list[contextlib.AbstractContextManager[Any]] = []
 
 
-def close_registry() -> None:
+def close_shared() -> None:
+    """Close what operations share: registries, and the roots of dockerds."""
+    adoptions.close()
     while _registries:
         _registries.pop().__exit__(None, None, None)
     registry.cache_clear()
@@ -259,34 +211,34 @@ def _unpull(engine: Engine) -> None:
     ask(engine, "DELETE", f"/images/{registry()}/two:latest", None, 404)
 
 
-_commit = _step("POST", "/commit?container=xx&repo=committed&tag=one")
-_uncommit = _step("DELETE", "/images/committed:one", None, 404)
-_changed = _all(
+_commit = request("POST", "/commit?container=xx&repo=committed&tag=one")
+_uncommit = request("DELETE", "/images/committed:one", None, 404)
+_changed = all_of(
     container("xx", "sh", "-c", "echo new > /etc/new; rm /etc/passwd; mkdir /made; echo begun; exec sleep 600"),
     _start,
     lambda engine: _until_logged(engine, b"begun"),
 )
-_unload = _step("DELETE", f"/images/{_SMALL}", None, 404)
-_tag = _step("POST", f"/images/{BUSYBOX}/tag?repo=other&tag=one")
-_untag = _step("DELETE", "/images/other:one", None, 404)
-_import = _step("POST", "/images/create?fromSrc=-&repo=imported&tag=one", layer(busybox(), compression="").data)
-_unimport = _step("DELETE", "/images/imported:one", None, 404)
+_unload = request("DELETE", f"/images/{_SMALL}", None, 404)
+_tag = request("POST", f"/images/{BUSYBOX}/tag?repo=other&tag=one")
+_untag = request("DELETE", "/images/other:one", None, 404)
+_import = request("POST", "/images/create?fromSrc=-&repo=imported&tag=one", layer(busybox(), compression="").data)
+_unimport = request("DELETE", "/images/imported:one", None, 404)
 
 
 # --- networks and volumes ---------------------------------------------------------------------------------------------
 
-_net = _step("POST", "/networks/create", {"Name": "xx"})
-_unnet = _step("DELETE", "/networks/xx", None, 404)
-_connect = _step("POST", "/networks/xx/connect", {"Container": "xx"})
-_disconnect = _step("POST", "/networks/xx/disconnect", {"Container": "xx", "Force": True})
-_on_net = _all(_net, container("xx", ports=True), _start)
-_beside_gateway = _all(_step("POST", "/networks/create", {"Name": "aa"}), container("xx", ports=True), _start)
-_to_gateway = _step("POST", "/networks/aa/connect", {"Container": "xx"})
-_to_no_gateway = _step("POST", "/networks/aa/connect", {"Container": "xx", "EndpointConfig": {"GwPriority": -1}})
-_from_gateway = _step("POST", "/networks/aa/disconnect", {"Container": "xx"})
-_ungateway = _all(_gone, _step("DELETE", "/networks/aa", None, 404))
-_volume = _step("POST", "/volumes/create", {"Name": "data"})
-_unvolume = _step("DELETE", "/volumes/data", None, 404)
+_net = request("POST", "/networks/create", {"Name": "xx"})
+_unnet = request("DELETE", "/networks/xx", None, 404)
+_connect = request("POST", "/networks/xx/connect", {"Container": "xx"})
+_disconnect = request("POST", "/networks/xx/disconnect", {"Container": "xx", "Force": True})
+_on_net = all_of(_net, container("xx", ports=True), _start)
+_beside_gateway = all_of(request("POST", "/networks/create", {"Name": "aa"}), container("xx", ports=True), _start)
+_to_gateway = request("POST", "/networks/aa/connect", {"Container": "xx"})
+_to_no_gateway = request("POST", "/networks/aa/connect", {"Container": "xx", "EndpointConfig": {"GwPriority": -1}})
+_from_gateway = request("POST", "/networks/aa/disconnect", {"Container": "xx"})
+_ungateway = all_of(_gone, request("DELETE", "/networks/aa", None, 404))
+_volume = request("POST", "/volumes/create", {"Name": "data"})
+_unvolume = request("DELETE", "/volumes/data", None, 404)
 _filters = urllib.parse.urlencode({"filters": json.dumps({"all": ["true"]})})
 
 
@@ -302,62 +254,67 @@ OPERATIONS = {
         Operation("create-lapse", (container("xx"), _lapse), undo=_gone),
         Operation("start", (_start,), _full, _gone),
         Operation("run", (_published, _start), undo=_gone),
-        Operation("run-rm", (container("xx", "true", AutoRemove=True), _all(_start, _until_removed)), undo=_gone),
-        Operation("stop", (_step("POST", "/containers/xx/stop?t=5", None, 304),), _running, _gone),
+        Operation("run-rm", (container("xx", "true", AutoRemove=True), all_of(_start, _until_removed)), undo=_gone),
+        Operation("stop", (request("POST", "/containers/xx/stop?t=5", None, 304),), _running, _gone),
         Operation("kill", (_killed,), _running, _gone),
-        Operation("restart", (_step("POST", "/containers/xx/restart?t=5"),), _running, _gone, between=(_term,)),
+        Operation("restart", (request("POST", "/containers/xx/restart?t=5"),), _running, _gone, between=(_term,)),
         Operation("pause", (_pause, _unpause), _running, _gone),
         Operation("exit", (_term,), _running, _gone),
         Operation(
             "exit-again",
-            (_all(_kill_init, _until_run_again),),
-            _all(container("xx", RestartPolicy={"Name": "always"}), _start),
+            (all_of(_kill_init, _until_run_again),),
+            all_of(container("xx", RestartPolicy={"Name": "always"}), _start),
             _gone,
         ),
-        Operation("rm", (_step("DELETE", "/containers/xx?v=1"), _unvolume), _full, _gone),
+        Operation("rm", (request("DELETE", "/containers/xx?v=1"), _unvolume), _full, _gone),
         Operation("rm-force", (_remove, _unvolume), _running, _gone, between=(_killed,)),
-        Operation("rename", (_step("POST", "/containers/xx/rename?name=yy"),), container("xx", volumes=True),
-                  _all(_step("DELETE", "/containers/yy?v=1", None, 404), _gone)),
+        Operation("rename", (request("POST", "/containers/xx/rename?name=yy"),), container("xx", volumes=True),
+                  all_of(request("DELETE", "/containers/yy?v=1", None, 404), _gone)),
         Operation("exec", (_exec,), _running, _gone),
         Operation("prune", (_prune,), container("xx", Labels={"mine": ""}), _gone),
         Operation("network-create", (_net,), undo=_unnet),
-        Operation("network-rm", (_step("DELETE", "/networks/xx"),), _net, _unnet),
-        Operation("network-connect", (_connect,), _on_net, _all(_gone, _unnet)),
-        Operation("network-disconnect", (_disconnect,), _all(_on_net, _connect), _all(_gone, _unnet)),
+        Operation("network-rm", (request("DELETE", "/networks/xx"),), _net, _unnet),
+        Operation("network-connect", (_connect,), _on_net, all_of(_gone, _unnet)),
+        Operation("network-disconnect", (_disconnect,), all_of(_on_net, _connect), all_of(_gone, _unnet)),
         Operation("gateway-connect", (_to_gateway,), _beside_gateway, _ungateway, between=(_to_no_gateway,)),
-        Operation("gateway-disconnect", (_from_gateway,), _all(_beside_gateway, _to_gateway), _ungateway),
-        Operation("network-connect-stopped", (_connect, _start), _all(_net, _full), _all(_gone, _unnet)),
-        Operation("network-prune", (_step("POST", "/networks/prune"),), _net, _unnet),
+        Operation("gateway-disconnect", (_from_gateway,), all_of(_beside_gateway, _to_gateway), _ungateway),
+        Operation("network-connect-stopped", (_connect, _start), all_of(_net, _full), all_of(_gone, _unnet)),
+        Operation("network-prune", (request("POST", "/networks/prune"),), _net, _unnet),
         Operation("volume-create", (_volume,), undo=_unvolume),
-        Operation("volume-rm", (_step("DELETE", "/volumes/data"),), _volume, _unvolume),
-        Operation("volume-prune", (_step("POST", f"/volumes/prune?{_filters}"),), _volume, _unvolume),
+        Operation("volume-rm", (request("DELETE", "/volumes/data"),), _volume, _unvolume),
+        Operation("volume-prune", (request("POST", f"/volumes/prune?{_filters}"),), _volume, _unvolume),
         Operation("pull", (_pull,), undo=_unpull, resumes=True),
         Operation("push", (_push,), _load_for_push, _unpush, between=(_compress,)),
         Operation("load", (_load,), undo=_unload),
         Operation("save", (_save,), _load, _unload),
         Operation("import", (_import,), undo=_unimport),
-        Operation("commit", (_commit,), _changed, _all(_gone, _uncommit)),
+        Operation("commit", (_commit,), _changed, all_of(_gone, _uncommit)),
         Operation("tag", (_tag,), undo=_untag),
-        Operation("untag", (_step("DELETE", "/images/other:one"),), _tag, _untag),
-        Operation("rmi", (_step("DELETE", f"/images/{_SMALL}"),), _load, _unload),
-        Operation("boot", (), _all(_running, container("yy", RestartPolicy={"Name": "always"}),
-                                   _step("POST", "/containers/yy/start")),
-                  _all(_step("DELETE", "/containers/yy?force=1", None, 404), _gone), "boot"),
+        Operation("untag", (request("DELETE", "/images/other:one"),), _tag, _untag),
+        Operation("rmi", (request("DELETE", f"/images/{_SMALL}"),), _load, _unload),
+        Operation("boot", (), all_of(_running, container("yy", RestartPolicy={"Name": "always"}),
+                                   request("POST", "/containers/yy/start")),
+                  all_of(request("DELETE", "/containers/yy?force=1", None, 404), _gone), "boot"),
         Operation("shutdown", (lambda engine: _terminate(engine),), _running, _gone, between=(_term,)),
-        Operation("monitor-start", (_start,), _full, _gone, "fork", (_all(_start, _killed),)),
+        Operation("monitor-start", (_start,), _full, _gone, "fork", (all_of(_start, _killed),)),
         Operation("monitor-run", (_published, _start), undo=_gone, victim="fork", between=(_ran,)),
         Operation("monitor-output", (_talk,), _talking, _gone, "monitor", (_killed,)),
         Operation("monitor-exec", (_exec,), _running, _gone, "monitor", (_killed,)),
         Operation("monitor-exit", (_term,), _running, _gone, "monitor"),
-        Operation("monitor-stop", (_step("POST", "/containers/xx/stop?t=5", None, 304),), _running, _gone, "monitor"),
-        Operation("monitor-again", (_all(_kill_init, _until_run_again),),
-                  _all(container("xx", RestartPolicy={"Name": "always"}), _start), _gone, "monitor"),
+        Operation("monitor-stop", (request("POST", "/containers/xx/stop?t=5", None, 304),), _running, _gone, "monitor"),
+        Operation("monitor-again", (all_of(_kill_init, _until_run_again),),
+                  all_of(container("xx", RestartPolicy={"Name": "always"}), _start), _gone, "monitor"),
         Operation("worker-pull", (_pull,), undo=_unpull, victim="fork", resumes=True),
         Operation("worker-load", (_load,), undo=_unload, victim="fork"),
         Operation("zygote-run", (_published, _start), undo=_gone, victim="zygote"),
         Operation("zygote-pull", (_pull,), undo=_unpull, victim="zygote", resumes=True),
+        *adoptions.OPERATIONS,
     )
 }  # fmt: skip
+OPERATIONS |= {
+    f"erofs-{name}": replace(OPERATIONS[name], name=f"erofs-{name}", storage="erofs")
+    for name in ("commit", "load", "pull", "rmi", "worker-load")
+}
 
 
 def _terminate(engine: Engine) -> None:

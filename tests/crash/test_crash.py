@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from .harness import Point, Rig
-from .operations import OPERATIONS, close_registry
+from .operations import OPERATIONS, close_shared
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -23,6 +23,10 @@ _SAMPLE = {
     "network-create": (30, 80),
     "network-connect": (30, 70),
     "monitor-run": (40, 80),
+    "push": (30, 70),
+    "adopt": (70, 90),
+    "give-back": (60, 80),
+    "erofs-commit": (50,),
 }
 
 
@@ -33,9 +37,12 @@ class _Rigs:
         self._rig: Rig | None = None
 
     def run(self, name: str, percent: int) -> None:
-        if self._rig is None:
-            self._rig = Rig().__enter__()
         operation = OPERATIONS[name]
+        if self._rig is not None and self._rig.storage != operation.storage:
+            self.close()
+            self._rig = None
+        if self._rig is None:
+            self._rig = Rig(operation.storage).__enter__()
         try:
             calls = self._rig.learn(operation).calls
             number = max(1, len(calls) * percent // 100)
@@ -59,7 +66,7 @@ def rigs() -> Iterator[_Rigs]:
         yield made
         made.close()
     finally:
-        close_registry()
+        close_shared()
 
 
 @pytest.mark.parametrize("name, percent", [(name, percent) for name, points in _SAMPLE.items() for percent in points])

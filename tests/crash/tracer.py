@@ -96,6 +96,8 @@ class Tracer:
         self.calls: list[str] = []
         self.killed = ""
         self.killed_pid = 0
+        self.exits: dict[int, int] = {}
+        """How processes ended, in the form of `Popen.returncode`: waiting for them is of no use after the tracer has."""
         self.last = time.monotonic()
         self._groups: dict[int, int] = {}  # thread -> process
         self._seized = threading.Event()
@@ -158,6 +160,7 @@ class Tracer:
             return ctypes.get_errno() == errno.EINTR
         if not os.WIFSTOPPED(status.value):
             self._groups.pop(tid, None)
+            self.exits[tid] = os.waitstatus_to_exitcode(status.value)
             return True
         try:
             self._stopped(tid, status.value)
