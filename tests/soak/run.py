@@ -13,6 +13,7 @@ from tests.integration.engine import Engine
 from . import census, work
 from .census import Census
 from .memory import Growth, sample
+from .transfers import TRANSFERS, Transfers
 
 __all__ = ["Report", "Size", "soak"]
 
@@ -29,6 +30,7 @@ class Size:
     execs: int
     drops: int
     rare: int
+    transfers: int = 0
     large: int = 0
     warm_up: int = 5
     long: bool = False
@@ -93,6 +95,9 @@ def soak(engine: Engine, size: Size, say: Callable[[str], None] = lambda text: N
             scene.exec()
         for kind in (*work.DROPS, *work.RARE):
             kind(scene)
+        transfers = Transfers(scene, stack)
+        for transfer in TRANSFERS if size.transfers else ():
+            transfer(transfers)
         if size.long:
             scene.fill_history()
             time.sleep(_SETTLE)
@@ -107,6 +112,9 @@ def soak(engine: Engine, size: Size, say: Callable[[str], None] = lambda text: N
         say(f"{size.rare} of each: {', '.join(kind.__name__ for kind in work.RARE)}")
         rare = cycle(work.RARE)
         _phase(report, engine, "failing", size.rare * len(work.RARE), lambda: next(rare)(scene))
+        say(f"{size.transfers} of each: {', '.join(kind.__name__ for kind in TRANSFERS)}")
+        each = cycle(TRANSFERS)
+        _phase(report, engine, "transfers", size.transfers * len(TRANSFERS), lambda: next(each)(transfers))
         say(f"{size.large} large requests and answers, {work.AT_ONCE} at once")
         _phase(report, engine, "large", size.large // work.AT_ONCE, scene.large)
         say("settling")
