@@ -200,11 +200,12 @@ class Records:
         kind: str = "regular",
         description: str = "",
         path: str = "",
+        extra: Mapping[str, str] | None = None,
     ) -> Record:
         """Record committed `snapshots`: (snapshot, parent) by output. `keys` lead to the record too."""
         ident = "".join(secrets.choice(_ALPHABET) for _ in range(25))
         now = time.time()
-        record = Record(ident, key, kind, description, now, now, 1, path=path)
+        record = Record(ident, key, kind, description, now, now, 1, path=path, extra=dict(extra or {}))
         record.snapshots = {output: snapshot for output, (snapshot, _) in snapshots.items()}
         record.parents = {snapshot: parent for snapshot, parent in snapshots.values() if snapshot}
         for parent in record.parents.values():

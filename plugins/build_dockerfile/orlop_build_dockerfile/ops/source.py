@@ -29,6 +29,14 @@ async def source(job: SolverJob, vertex: Vertex, inputs: list[Value]) -> Mapping
         from .local import local
 
         return {0: await local(job, vertex, rest)}
+    if scheme in ("http", "https"):
+        from .http_source import http_source
+
+        return {0: await http_source(job, vertex)}
+    if scheme == "git":
+        from .git_source import git_source
+
+        return {0: await git_source(job, vertex, rest)}
     raise BuildFailed(f"sources of the kind {scheme} are not supported", code=12)
 
 

@@ -1,0 +1,205 @@
+"""Files by HTTP, as ADD takes them. A file is asked for again with its ETag, or not at all if the build names its
+checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import re
+import secrets
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+
+from orlop_build_dockerfile.cache.records import Lease, Record
+from orlop_build_dockerfile.contracts import BuildFailed
+from orlop_build_dockerfile.contracts import Vertex as Shown
+from orlop_build_dockerfile.solver.definition import Vertex
+from orlop_build_dockerfile.solver.values import Made, join_key
+
+from . import paths
+
+if TYPE_CHECKING:
+    from orlop_build_dockerfile.solver.job import SolverJob
+
+__all__ = ["http_source"]
+
+_TIMEOUT = 60.0  # seconds of silence
+_CHUNK = 1 << 20
+_AGENT = "orlop-build"
+
+
+class _Wanted(msgspec.Struct, frozen=True):
+    url: str
+    checksum: str
+    filename: str
+    mode: int
+    owner: tuple[int, int]
+
+
+class _Received(msgspec.Struct, frozen=True):
+    """`digest` is "" if the server says that the file has not changed."""
+
+    digest: str = ""
+    filename: str = ""
+    etag: str = ""
+    modified: int = 0
+
+
+def _wanted(vertex: Vertex) -> _Wanted:
+    attrs = vertex.op.source.attrs
+    try:
+        mode = int(attrs.get("http.perm", "0600"), 8) & 0o7777
+        owner = int(attrs.get("http.uid", "0")), int(attrs.get("http.gid", "0"))
+    except ValueError:
+        raise BuildFailed("invalid mode or owner of an HTTP source", code=3) from None
+    checksum = attrs.get("http.checksum", "")
+    if checksum and not re.fullmatch(r"sha256:[0-9a-f]{64}", checksum):
+        raise BuildFailed(f"unsupported checksum {checksum[:100]}: only sha256 is supported", code=3)
+    return _Wanted(vertex.op.source.identifier, checksum, attrs.get("http.filename", ""), mode, owner)
+
+
+async def http_source(job: SolverJob, vertex: Vertex) -> Made:
+    wanted, records = _wanted(vertex), job.core.records
+    by_address = join_key("http", msgspec.json.encode(wanted))
+    async with job.build.progress.vertex(vertex.digest, vertex.name, ()) as shown:
+        known = None if vertex.ignore_cache else records.find(by_address)
+        if known is not None:
+            records.use(known, job.lease)
+            if wanted.checksum:
+                shown.cached = True
+                return Made(job.core, known, 0)
+
+        async def fetch(lease: Lease) -> Record:
+            return await _fetch(job, wanted, by_address, known, shown, lease)
+
+        record = await job.core.shared_step(job, f"{by_address}:{job.id if vertex.ignore_cache else ''}", fetch)
+        shown.cached = record is known
+        return Made(job.core, record, 0)
+
+
+async def _fetch(job: SolverJob, wanted: _Wanted, key: str, known: Record | None, shown: Shown, lease: Lease) -> Record:
+    core = job.core
+    path = os.path.join(core.directory, f"unpack-{secrets.token_hex(8)}")
+    etag = known.extra.get("etag", "") if known is not None else ""
+    try:
+        received = await trio.to_thread.run_sync(
+            _download, wanted, path, etag, core.settings.proxies, shown, abandon_on_cancel=True
+        )
+        if not received.digest and known is not None:
+            return known
+        if wanted.checksum and received.digest != wanted.checksum:
+            raise BuildFailed(f"digest mismatch {received.digest}: {wanted.checksum}")
+        content = join_key("http-content", msgspec.json.encode(received), str(wanted.mode), str(wanted.owner))
+        record = core.records.find(content)
+        if record is not None:
+            core.records.use(record, job.lease)
+            await core.records.link(key, record)
+            return record
+        async with core.active("") as active:
+            async with core.views.write(active.key) as root:
+                await core.file_work(lambda: _place(path, root, wanted, received))
+            snapshot = await active.commit()
+        return await core.records.add(
+            content,
+            {0: (snapshot, "")},
+            lease,
+            keys=[key],
+            description=f"http url {wanted.url}"[:500],
+            extra={"etag": received.etag},
+        )
+    finally:
+        with trio.move_on_after(10, shield=True):
+            await trio.to_thread.run_sync(_unlink, path)
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def _place(path: str, root: int, wanted: _Wanted, received: _Received) -> None:
+    from .copying import Copier, Options
+
+    directory, name = os.path.split(path)
+    with paths.opened(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as source:
+        attributes = paths.Attributes(wanted.owner, received.modified)
+        options = Options(attributes=attributes, mode=lambda _: wanted.mode)
+        Copier(source, root, options).copy(name, f"/{received.filename}")
+
+
+def _is_direct(host: str, no_proxy: str) -> bool:
+    """Whether NO_PROXY names the host, or a domain that it is in."""
+    names = [name.strip().lstrip(".").lower() for name in no_proxy.split(",") if name.strip()]
+    return any(name == "*" or host == name or host.endswith("." + name) for name in names)
+
+
+def _opener(url: str, proxies: Mapping[str, str]) -> urllib.request.OpenerDirector:
+    host = urllib.parse.urlsplit(url).hostname or ""
+    found = {scheme: proxies.get(f"{scheme.upper()}_PROXY", "") for scheme in ("http", "https")}
+    chosen = {scheme: proxy for scheme, proxy in found.items() if proxy}
+    if _is_direct(host, proxies.get("NO_PROXY", "")):
+        chosen = {}
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(chosen),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPRedirectHandler(),
+        urllib.request.HTTPErrorProcessor(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+def _download(wanted: _Wanted, path: str, etag: str, proxies: Mapping[str, str], shown: Shown) -> _Received:
+    """Download to the file `path`. On a thread; ends soon after the build is cancelled."""
+    headers = {"User-Agent": _AGENT, "Accept-Encoding": "identity", **({"If-None-Match": etag} if etag else {})}
+    request = urllib.request.Request(wanted.url, headers=headers)  # noqa: S310 - the scheme has been checked
+    try:
+        with _opener(wanted.url, proxies).open(request, timeout=_TIMEOUT) as answer:
+            digest, size = hashlib.sha256(), 0
+            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+                while data := answer.read(_CHUNK):
+                    trio.from_thread.check_cancelled()
+                    file.write(data)
+                    digest.update(data)
+                    size += len(data)
+                    total = int(answer.headers.get("Content-Length") or 0)
+                    trio.from_thread.run_sync(_show, shown, wanted.url, size, total)
+            return _received(wanted, answer, "sha256:" + digest.hexdigest())
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code == 304:
+                return _Received()
+            raise BuildFailed(f"failed to load {wanted.url}: invalid response status {error.code}") from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise BuildFailed(f"failed to load {wanted.url}: {reason}") from None
+
+
+def _show(shown: Shown, url: str, size: int, total: int) -> None:
+    shown.status(url, name="downloading", current=size, total=total, done=bool(total) and size >= total)
+
+
+def _received(wanted: _Wanted, answer: http.client.HTTPResponse, digest: str) -> _Received:
+    modified = 0
+    try:
+        modified = int(parsedate_to_datetime(answer.headers["Last-Modified"]).timestamp()) * 1_000_000_000
+    except (TypeError, ValueError, OverflowError):
+        pass
+    name = wanted.filename or answer.headers.get_filename() or urllib.parse.unquote(urllib.parse.urlsplit(answer.url).path)
+    name = os.path.basename(name.rstrip("/")) or "download"
+    if name in (".", "..") or "\0" in name:
+        name = "download"
+    return _Received(digest, name, answer.headers.get("ETag") or "", modified)
