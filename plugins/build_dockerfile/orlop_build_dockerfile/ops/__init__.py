@@ -1,10 +1,10 @@
 """What the vertices of a graph do: sources, commands, changes of files.
 
-   source.py     images                          local.py        directories of the client
-   http_source.py, git_source.py                 execute.py      commands, with stepmounts.py, cachemounts.py, stubs.py
-   files.py      file operations                 produce.py      the cache around commands and file operations
-   views.py      snapshots as directories        owners.py       owners by name
-   paths.py      paths inside a root             patterns.py     patterns of files to include or exclude
-   copying.py    copying trees                   actions.py      the actions of a file operation
-   modes.py      modes as chmod(1) takes them    archives.py     whether a file is an archive
+source.py     images                          local.py        directories of the client
+http_source.py, git_source.py                 execute.py      commands, with stepmounts.py, cachemounts.py, stubs.py
+files.py      file operations                 produce.py      the cache around commands and file operations
+views.py      snapshots as directories        owners.py       owners by name
+paths.py      paths inside a root             patterns.py     patterns of files to include or exclude
+copying.py    copying trees                   actions.py      the actions of a file operation
+modes.py      modes as chmod(1) takes them    archives.py     whether a file is an archive
 """

@@ -11,6 +11,7 @@ __all__ = ["mode_function"]
 _CLAUSE = re.compile(r"([ugoa]*)((?:[-+=](?:[rwxXst]*|[ugo]))+)")
 _ACTION = re.compile(r"([-+=])([ugo]|[rwxXst]*)")
 _SHIFT = {"u": 6, "g": 3, "o": 0}
+_SPECIAL = {"u": stat.S_ISUID, "g": stat.S_ISGID, "o": stat.S_ISVTX}
 _BITS = {"r": 4, "w": 2, "x": 1}
 
 
@@ -54,4 +55,5 @@ def _apply(mode: int, who: str, sign: str, what: str) -> int:
         return mode | wanted
     if sign == "-":
         return mode & ~wanted
+    cleared |= sum(bit for each, bit in _SPECIAL.items() if each in who)
     return mode & ~cleared | wanted
