@@ -148,7 +148,7 @@ def opened(config: Config) -> list[object]:
     return trio.run(main)
 
 
-def test_plugins_that_are_what_they_should_be() -> None:
+def test_valid_plugins_are_opened() -> None:
     assert len(opened(config(services=("clock",), front_ends=("page",), guards=("gate",)))) == 3
 
 
@@ -165,17 +165,17 @@ def test_plugins_that_are_what_they_should_be() -> None:
         (config(guards=("open",)), 'cannot use guard plugin "open": Bare lacks `guard` of Guards'),
     ],
 )
-def test_objects_that_do_not_implement_their_protocol_are_refused(wrong: Config, text: str) -> None:
+def test_plugins_that_do_not_implement_their_protocol_are_refused(wrong: Config, text: str) -> None:
     with pytest.raises(DriverError, match=text):
         opened(wrong)
 
 
-def test_a_check_is_looked_at_too() -> None:
+def test_check_plugins_are_compared_with_their_protocol() -> None:
     with pytest.raises(DriverError, match=r'cannot use check plugin "clock": Nothing.open.* does not take the arguments'):
         assembly.check_plugins(config(services=("clock",)))
 
 
-def test_validate_names_them() -> None:
+def test_validate_reports_invalid_plugins() -> None:
     found = list(assembly.problems(config(services=("clock", "bare"), guards=("bare",))))
     assert [problem.keys for problem in found] == [("services",), ("services",), ("guards",)]
     assert [problem.text for problem in found] == [
@@ -185,5 +185,5 @@ def test_validate_names_them() -> None:
     ]
 
 
-def test_the_log_says_what_is_served() -> None:
+def test_log_lists_the_front_ends_that_are_served() -> None:
     assert assembly.describe(config(services=("clock",))) == "services: clock; front ends: none; guards: none"

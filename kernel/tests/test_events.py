@@ -22,7 +22,7 @@ async def take(subscription: Subscription, count: int) -> list[Event]:
     return [await subscription.__anext__() for _ in range(count)]
 
 
-def test_subscribers_see_what_happens_from_now_on() -> None:
+def test_subscribers_get_events_published_after_the_subscription() -> None:
     async def main() -> None:
         bus = EventBus()
         bus.publish("container", "create", "a", {})
@@ -39,7 +39,7 @@ def test_subscribers_see_what_happens_from_now_on() -> None:
     trio.run(main)
 
 
-def test_a_dropped_subscription_is_forgotten() -> None:
+def test_dropped_subscription_is_removed() -> None:
     async def main() -> None:
         bus = EventBus()
         subscription = bus.subscribe()
@@ -50,7 +50,7 @@ def test_a_dropped_subscription_is_forgotten() -> None:
     trio.run(main)
 
 
-def test_the_past_comes_with_since_or_until_only() -> None:
+def test_past_events_are_sent_only_with_since_or_until() -> None:
     async def main() -> None:
         bus = EventBus()
         for number in range(3):
@@ -77,7 +77,7 @@ def test_until_in_the_future_ends_the_stream() -> None:
     trio.run(main)
 
 
-def test_a_slow_subscriber_learns_how_many_it_lost() -> None:
+def test_slow_subscriber_gets_the_number_of_lost_events() -> None:
     async def main() -> None:
         bus = EventBus()
         subscription = bus.subscribe()
@@ -93,7 +93,7 @@ def test_a_slow_subscriber_learns_how_many_it_lost() -> None:
     trio.run(main)
 
 
-def test_who_reads_the_past_loses_nothing_of_the_present() -> None:
+def test_no_event_is_lost_while_the_history_is_read() -> None:
     async def main() -> None:
         bus = EventBus()
         for number in range(BUFFER + 9):
@@ -106,7 +106,7 @@ def test_who_reads_the_past_loses_nothing_of_the_present() -> None:
     trio.run(main)
 
 
-def test_a_slow_subscriber_is_told_of_the_gap_whatever_it_asked_for() -> None:
+def test_lost_events_are_reported_whatever_the_filters() -> None:
     async def main() -> None:
         bus = EventBus()
         slow, quick = bus.subscribe(wanted=lambda event: event.type == "container"), bus.subscribe()
@@ -123,7 +123,7 @@ def test_a_slow_subscriber_is_told_of_the_gap_whatever_it_asked_for() -> None:
     trio.run(main)
 
 
-def test_big_events_make_the_history_shorter() -> None:
+def test_history_is_limited_in_bytes() -> None:
     bus = EventBus(history_bytes=10_000)
     for number in range(20):
         bus.publish("container", str(number), "a", {"label": "x" * 1000})
@@ -133,7 +133,7 @@ def test_big_events_make_the_history_shorter() -> None:
     assert [event.action for event in bus._history] == ["huge"]
 
 
-def test_a_full_disk_is_said_once_and_costs_no_history(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_full_disk_is_logged_once_and_no_event_is_lost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         async with Store.open(str(tmp_path / "db")) as store:
             bus = EventBus(store, history=3)
@@ -155,7 +155,7 @@ def test_a_full_disk_is_said_once_and_costs_no_history(tmp_path: Path, caplog: p
     trio.run(main)
 
 
-def test_time_never_repeats_or_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_event_times_strictly_increase(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([100, 100, 50, 200])
     bus = EventBus()
     monkeypatch.setattr("orlop_kernel.events.bus.time.time_ns", lambda: next(clock))

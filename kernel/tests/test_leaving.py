@@ -16,7 +16,7 @@ class Stopped:
 
 
 @pytest.mark.parametrize("running", [0, 1])
-def test_abandoned_calls_do_not_keep_the_process(monkeypatch, running):
+def test_process_exits_despite_abandoned_calls(monkeypatch, running):
     left = []
 
     def leave(status):

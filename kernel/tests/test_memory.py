@@ -42,7 +42,7 @@ class Process:
 
 
 @pytest.mark.parametrize(("grown", "busy", "released"), [(3, False, 0), (10, False, 1), (10, True, 0), (100, True, 1)])
-def test_what_has_grown_is_released_once(grown: int, busy: bool, released: int) -> None:
+def test_grown_memory_is_released_once(grown: int, busy: bool, released: int) -> None:
     process = Process()
 
     async def main() -> None:
@@ -55,7 +55,7 @@ def test_what_has_grown_is_released_once(grown: int, busy: bool, released: int) 
     process.run(main)
 
 
-def test_what_was_in_use_is_released_when_it_no_longer_is() -> None:
+def test_memory_that_was_in_use_is_released_later() -> None:
     """After a release that freed nothing, another one follows, but only after some work: otherwise nothing has been
     freed."""
     process = Process()

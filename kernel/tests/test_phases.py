@@ -3,7 +3,7 @@
 from orlop_kernel.boot import phases
 
 
-def test_each_phase_takes_from_the_end_of_the_last_one(monkeypatch):
+def test_phase_durations_begin_where_the_previous_phase_ended(monkeypatch):
     now = 100.0
     monkeypatch.setattr(phases.time, "monotonic", lambda: now)
     taken = phases.Phases(99.5)

@@ -38,7 +38,7 @@ def rows(path: Path, table: str = "containers") -> dict[str, bytes]:
     return found
 
 
-def test_rows_are_there_after_a_restart(tmp_path: Path) -> None:
+def test_rows_survive_a_restart(tmp_path: Path) -> None:
     async def body(store: Store) -> None:
         await store.commit([Put("containers", "a", b"1"), Put("containers", "b", b"2")])
         await store.commit([Put("containers", "a", b"3"), Delete("containers", "b"), Delete("containers", "never")])
@@ -47,7 +47,7 @@ def test_rows_are_there_after_a_restart(tmp_path: Path) -> None:
     assert rows(tmp_path) == {"a": b"3"}
 
 
-def test_many_writers_share_commits_and_all_are_done(tmp_path: Path) -> None:
+def test_concurrent_writers_share_commits(tmp_path: Path) -> None:
     async def body(store: Store) -> None:
         async with trio.open_nursery() as nursery:
             for number in range(300):
@@ -57,7 +57,7 @@ def test_many_writers_share_commits_and_all_are_done(tmp_path: Path) -> None:
     assert len(rows(tmp_path, "networks")) == 300
 
 
-def test_one_bad_job_does_not_undo_its_neighbours(tmp_path: Path) -> None:
+def test_failed_job_does_not_undo_others_of_its_transaction(tmp_path: Path) -> None:
     async def body(store: Store) -> None:
         outcomes: list[str] = []
 
@@ -79,7 +79,7 @@ def test_one_bad_job_does_not_undo_its_neighbours(tmp_path: Path) -> None:
     assert sorted(rows(tmp_path, "volumes")) == ["better", "first-better", "first-good", "good"]
 
 
-def test_a_cancelled_commit_is_carried_out(tmp_path: Path) -> None:
+def test_cancelled_commit_is_still_carried_out(tmp_path: Path) -> None:
     async def body(store: Store) -> None:
         with trio.CancelScope() as scope:
             scope.cancel()
@@ -89,7 +89,7 @@ def test_a_cancelled_commit_is_carried_out(tmp_path: Path) -> None:
     assert rows(tmp_path) == {"kept": b"1"}
 
 
-def test_quarantined_rows_are_out_of_the_way_and_kept(tmp_path: Path) -> None:
+def test_quarantined_rows_are_not_loaded_but_kept(tmp_path: Path) -> None:
     async def body(store: Store) -> None:
         await store.commit([Put("containers", "bad", b"garbage"), Put("containers", "good", b"1")])
         for key, _ in store.load("containers"):
@@ -102,7 +102,7 @@ def test_quarantined_rows_are_out_of_the_way_and_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("damage", "least"), [("not a database", 0), ("truncate", 1), ("middle", 50), ("empty", 0)])
-def test_a_damaged_file_is_moved_aside_and_the_store_opens(
+def test_damaged_file_is_moved_aside_and_a_new_one_is_opened(
     tmp_path: Path, damage: str, least: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "orlop.db"
@@ -146,7 +146,7 @@ def test_a_file_of_another_program_is_moved_aside(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("orlop.db.damaged-*"))) == 1
 
 
-def test_a_value_that_is_no_bytes_is_left_to_its_owner(tmp_path: Path) -> None:
+def test_value_of_another_type_is_passed_on_to_its_owner(tmp_path: Path) -> None:
     async def body(store: Store) -> None:
         store._connection.execute("INSERT INTO containers VALUES (CAST(x'ff41' AS TEXT), 7)")
         assert list(store.load("containers")) == [("\ufffdA", b"7")]
@@ -154,7 +154,7 @@ def test_a_value_that_is_no_bytes_is_left_to_its_owner(tmp_path: Path) -> None:
     in_store(tmp_path, body)
 
 
-def test_a_full_disk_is_said_and_passes(tmp_path: Path) -> None:
+def test_full_disk_is_reported_and_later_commits_succeed(tmp_path: Path) -> None:
     async def body(store: Store) -> None:
         (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
         store._connection.execute(f"PRAGMA max_page_count={pages + 2}")
@@ -186,7 +186,7 @@ class FullDisk:
         return self._release()
 
 
-def test_what_makes_room_gets_the_reserve_and_nothing_else_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_deletions_may_use_the_reserve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(store: Store) -> None:
         await store.commit([Put("containers", "old", b"1")])
         disk = FullDisk(store, monkeypatch)
@@ -214,7 +214,7 @@ def test_what_makes_room_gets_the_reserve_and_nothing_else_does(tmp_path: Path, 
     assert os.path.getsize(tmp_path / "orlop.db.reserve") == reserve.SIZE  # there is space again
 
 
-def test_a_reserve_that_is_used_up_is_no_error_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_used_up_reserve_is_reported_as_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(store: Store) -> None:
         disk = FullDisk(store, monkeypatch, more=0)
         disk.limit()
@@ -226,7 +226,7 @@ def test_a_reserve_that_is_used_up_is_no_error_of_its_own(tmp_path: Path, monkey
     in_store(tmp_path, body)
 
 
-def test_a_reserve_takes_only_what_others_do_not_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reserve_is_made_only_with_enough_free_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = reserve.Reserve(str(tmp_path / "r"))
     found = os.statvfs(tmp_path)
     blocks = [3 * reserve.SIZE - 1, 3 * reserve.SIZE]
@@ -240,7 +240,7 @@ def test_a_reserve_takes_only_what_others_do_not_need(tmp_path: Path, monkeypatc
     assert os.stat(one.path).st_blocks * 512 >= reserve.SIZE
 
 
-def test_a_row_that_cannot_be_moved_now_stops_no_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_start_succeeds_though_a_row_cannot_be_quarantined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(store: Store) -> None:
         await store.commit([Put("containers", "bad", bytes(9000))])
         disk = FullDisk(store, monkeypatch, more=0)
@@ -252,7 +252,7 @@ def test_a_row_that_cannot_be_moved_now_stops_no_start(tmp_path: Path, monkeypat
     in_store(tmp_path, body)
 
 
-def test_commits_are_told(tmp_path: Path) -> None:
+def test_observers_are_told_of_commits(tmp_path: Path) -> None:
     async def body(store: Store) -> None:
         told: list[tuple[int, float]] = []
         store.on_commit = lambda jobs, seconds: told.append((jobs, seconds))
@@ -263,7 +263,7 @@ def test_commits_are_told(tmp_path: Path) -> None:
     in_store(tmp_path, body)
 
 
-def test_a_second_process_is_refused(tmp_path: Path) -> None:
+def test_second_process_cannot_open_the_store(tmp_path: Path) -> None:
     program = (
         "import trio, sys\nfrom orlop_kernel.store import Store\n"
         "async def main():\n    async with Store.open(sys.argv[1]): pass\n"
@@ -280,7 +280,7 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
     in_store(tmp_path, body)
 
 
-def test_a_killed_writer_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+def test_acknowledged_rows_survive_sigkill(tmp_path: Path) -> None:
     program = (
         "import trio, sys, os\nfrom orlop_kernel.store import Store, Put\n"
         "async def main():\n    async with Store.open(sys.argv[1]) as store:\n"
@@ -299,7 +299,7 @@ def test_a_killed_writer_loses_nothing_that_was_acknowledged(tmp_path: Path) -> 
     assert all(str(number) in found for number in acknowledged)
 
 
-def test_unknown_tables_are_a_programming_error(tmp_path: Path) -> None:
+def test_unknown_table_raises_key_error(tmp_path: Path) -> None:
     async def body(store: Store) -> None:
         with pytest.raises(ValueError, match="unknown table"):
             await store.commit([Put("nothing", "a", b"")])
@@ -307,7 +307,7 @@ def test_unknown_tables_are_a_programming_error(tmp_path: Path) -> None:
     in_store(tmp_path, body)
 
 
-def test_a_directory_in_its_place_is_moved_aside(tmp_path: Path) -> None:
+def test_directory_instead_of_the_file_is_moved_aside(tmp_path: Path) -> None:
     (tmp_path / "orlop.db").mkdir()
     assert rows(tmp_path) == {}
     assert [path.is_dir() for path in tmp_path.glob("orlop.db.damaged-*")] == [True]
@@ -332,7 +332,7 @@ def test_a_log_of_another_database_is_moved_aside(tmp_path: Path) -> None:
     assert [path.name[-4:] for path in tmp_path.glob("orlop.db.damaged-*")] == ["-wal"]
 
 
-def test_our_own_log_is_used(tmp_path: Path) -> None:
+def test_write_ahead_log_of_the_database_is_used(tmp_path: Path) -> None:
     async def body(store: Store) -> None:
         await store.commit([Put("containers", "a", b"1")])
         for suffix in ("", "-wal"):  # as a killed daemon leaves them
@@ -344,7 +344,7 @@ def test_our_own_log_is_used(tmp_path: Path) -> None:
     assert rows(tmp_path) == {"a": b"1"}
 
 
-def test_rows_around_one_that_cannot_be_read_are_saved(tmp_path: Path) -> None:
+def test_rows_beside_an_unreadable_one_are_recovered(tmp_path: Path) -> None:
     """A page in the middle of a long row is damaged: only that row is lost, whatever the order."""
 
     async def fill(store: Store) -> None:
@@ -359,7 +359,7 @@ def test_rows_around_one_that_cannot_be_read_are_saved(tmp_path: Path) -> None:
     assert rows(tmp_path) == {"before": b"1", "after": b"2"}
 
 
-def test_rows_set_aside_are_tried_again_at_the_next_start(tmp_path: Path) -> None:
+def test_quarantined_rows_are_tried_again_at_the_next_start(tmp_path: Path) -> None:
     async def body(store: Store) -> None:
         await store.commit([Put("containers", "old", b"1"), Put("containers", "both", b"first"), Put("volumes", "v", b"1")])
         for table, key in (("containers", "old"), ("containers", "both"), ("volumes", "v")):
@@ -373,7 +373,7 @@ def test_rows_set_aside_are_tried_again_at_the_next_start(tmp_path: Path) -> Non
     assert examine(str(tmp_path / "orlop.db")).quarantined == ()
 
 
-def test_a_row_whose_key_is_no_text_can_be_set_aside(tmp_path: Path) -> None:
+def test_row_whose_key_is_not_text_can_be_quarantined(tmp_path: Path) -> None:
     async def body(store: Store) -> None:
         store._connection.execute("INSERT INTO containers VALUES (CAST(x'ff41' AS TEXT), x'00')")
         store._connection.execute("INSERT INTO containers VALUES (x'ff42', x'00')")
@@ -406,7 +406,7 @@ def test_examining_changes_nothing(tmp_path: Path) -> None:
         examine(path)
 
 
-def test_a_row_beside_a_damaged_one_stays(tmp_path: Path) -> None:
+def test_row_beside_a_damaged_one_is_kept(tmp_path: Path) -> None:
     """The key of a damaged row is no text, so all rows are searched for it; only the row with that key is quarantined."""
 
     async def body(store: Store) -> None:

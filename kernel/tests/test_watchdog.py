@@ -46,7 +46,7 @@ def dog(blocked: list[Blocked]) -> Any:
     made.close()
 
 
-def test_a_step_counts_without_the_time_in_which_it_waited_for_a_processor(
+def test_time_waiting_for_a_processor_does_not_count(
     monkeypatch: pytest.MonkeyPatch, dog: LoopWatchdog, blocked: list[Blocked]
 ) -> None:
     clocks = Clocks(monkeypatch)
@@ -58,7 +58,7 @@ def test_a_step_counts_without_the_time_in_which_it_waited_for_a_processor(
     assert (found.task, round(found.seconds, 3)) == ("a task", 0.15)
 
 
-def test_the_step_in_which_it_is_added_does_not_count(dog: LoopWatchdog, blocked: list[Blocked]) -> None:
+def test_step_that_adds_the_watchdog_does_not_count(dog: LoopWatchdog, blocked: list[Blocked]) -> None:
     task: Any = None
     dog.after_task_step(task)
     assert not blocked
@@ -84,7 +84,7 @@ def test_the_report_names_the_line_that_blocked(dog: LoopWatchdog, blocked: list
     assert not found.disk
 
 
-def test_the_daemon_has_one_while_debug_is_on_or_the_environment_asks() -> None:
+def test_watchdog_runs_with_debug_or_the_environment_variable() -> None:
     def installed() -> list[LoopWatchdog]:
         every = trio._core._run.GLOBAL_RUN_CONTEXT.runner.instruments["_all"]  # type: ignore[attr-defined]
         return [one for one in every if isinstance(one, LoopWatchdog)]
@@ -105,7 +105,7 @@ def test_the_daemon_has_one_while_debug_is_on_or_the_environment_asks() -> None:
     unwatched(main)
 
 
-def test_what_it_says_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_log_message_of_a_blocked_loop(caplog: pytest.LogCaptureFixture) -> None:
     log_blocked(Blocked("a task", 0.1324, "slow (a/b.py:1)"))
     log_blocked(Blocked("a task", 0.1324, "fsync (a/b.py:1)", disk=True))
     log_blocked(Blocked("a task", 0.1324))

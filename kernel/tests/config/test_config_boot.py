@@ -26,13 +26,13 @@ def record(message: str, *args: object) -> logging.LogRecord:
     return logging.LogRecord("orlop.x", logging.WARNING, "f", 1, message, args, None)
 
 
-def test_log_lines_are_one_line_each() -> None:
+def test_log_messages_are_written_as_one_line() -> None:
     line = logs._Text().format(record("name %s", "a\nERROR forged"))
     assert "\n" not in line
     assert line.endswith("warn  name a\\nERROR forged")
 
 
-def test_the_journal_gets_priorities_and_no_time() -> None:
+def test_journal_lines_have_a_priority_and_no_time() -> None:
     text = logs._Journal(logs._Text()).format(record("hello %d", 5))
     assert text == "<4>warn  hello 5"
     failed = record("it failed")
@@ -48,7 +48,7 @@ def test_the_journal_gets_priorities_and_no_time() -> None:
     assert logs._Journal(logs._Json()).format(record("x")).startswith('<4>{"level":"warn"')
 
 
-def test_the_journal_is_known_by_its_socket(tmp_path: Path) -> None:
+def test_journal_is_recognized_by_its_socket(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w") as file:
         info = os.fstat(file.fileno())
         assert logs._is_journal(file.fileno(), f"{info.st_dev}:{info.st_ino}")
@@ -70,7 +70,7 @@ def test_pid_file_is_written_and_removed(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_stale_pid_file_is_no_obstacle(tmp_path: Path) -> None:
+def test_stale_pid_file_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "orlop.pid"
     for content in ("1\n", "garbage", "999999999", ""):  # pid 1 lives, but is not orlopd
         path.write_text(content)
@@ -78,7 +78,7 @@ def test_a_stale_pid_file_is_no_obstacle(tmp_path: Path) -> None:
             assert path.read_text() == f"{os.getpid()}\n"
 
 
-def test_a_living_daemons_pid_file_is_refused(tmp_path: Path) -> None:
+def test_pid_file_of_a_running_daemon_is_refused(tmp_path: Path) -> None:
     program = "print(flush=True); input()"
     child = subprocess.Popen([sys.executable, "-c", program, "orlopd"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
@@ -93,7 +93,7 @@ def test_a_living_daemons_pid_file_is_refused(tmp_path: Path) -> None:
         child.communicate(b"\n")
 
 
-def test_another_engines_data_root_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_data_root_of_another_engine_is_refused_unchanged(tmp_path: Path) -> None:
     (tmp_path / "data" / "containers" / "precious").mkdir(parents=True)
     config = Config(data_root=str(tmp_path / "data"), exec_root=str(tmp_path / "run"))
     with (
@@ -104,7 +104,7 @@ def test_another_engines_data_root_is_refused_and_left_alone(tmp_path: Path) -> 
     assert os.listdir(tmp_path / "data") == ["containers"]
 
 
-def test_our_own_data_root_and_an_empty_disk_are_taken(tmp_path: Path) -> None:
+def test_own_data_root_and_empty_disk_are_accepted(tmp_path: Path) -> None:
     (tmp_path / "ours" / "containers").mkdir(parents=True)
     (tmp_path / "ours" / "orlop.db").touch()
     (tmp_path / "disk" / "lost+found").mkdir(parents=True)
@@ -113,7 +113,7 @@ def test_our_own_data_root_and_an_empty_disk_are_taken(tmp_path: Path) -> None:
             assert (tmp_path / "run" / "orlop.lock").exists()
 
 
-def test_notify_reaches_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notify_is_sent_to_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(path)
@@ -129,7 +129,7 @@ def test_notify_reaches_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     systemd.notify_stopping(30)  # no manager is listening: no error
 
 
-def test_the_watchdog_is_fed_twice_in_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_systemd_watchdog_is_notified_twice_per_period(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = str(tmp_path / "notify")
     monkeypatch.setenv("NOTIFY_SOCKET", path)
 
@@ -148,7 +148,7 @@ def test_the_watchdog_is_fed_twice_in_its_time(tmp_path: Path, monkeypatch: pyte
             manager.recv(99)
 
 
-def test_inherited_sockets_are_for_us_only() -> None:
+def test_inherited_sockets_must_name_this_process() -> None:
     assert systemd.inherited_sockets({}, 5) == {}
     environ = {"LISTEN_PID": "6", "LISTEN_FDS": "1", "OTHER": "x"}
     assert systemd.inherited_sockets(environ, 5) == {}
@@ -169,11 +169,11 @@ def opened(config: Config, inherited: dict[int, str] | None = None) -> list[obje
     return trio.run(main)
 
 
-def test_unix_sockets_belong_to_the_group(tmp_path: Path) -> None:
+def test_unix_socket_gets_group_and_mode(tmp_path: Path) -> None:
     assert 0o660 in opened(Config(hosts=(f"unix://{tmp_path}/s",), group=str(os.getgid())))
 
 
-def test_without_the_default_group_the_socket_is_roots(
+def test_socket_belongs_to_root_without_the_default_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def no_group(name: str) -> None:
@@ -187,7 +187,7 @@ def test_without_the_default_group_the_socket_is_roots(
 
 
 @pytest.mark.parametrize("host", ["tcp://0.0.0.0:0", "tcp://[::]:0", "tcp://example.org:0", "tcp://127.0.0.1.example.org:0"])
-def test_tcp_without_tls_stays_on_loopback(host: str) -> None:
+def test_tcp_without_tls_off_loopback_is_refused(host: str) -> None:
     with pytest.raises(ConfigError, match="whoever reaches this address is root"):
         opened(Config(hosts=(host,)))
 
@@ -207,13 +207,13 @@ def test_tcp_names_and_ports() -> None:
     assert exposure.split_tcp(":5", False) == ("localhost", 5)
 
 
-def test_an_empty_host_is_the_socket_and_no_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_host_means_the_default_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orlop_kernel.config.model.DEFAULT_HOST", f"unix://{tmp_path}/s")
     for hosts in (("",), (" ", f"unix://{tmp_path}/s")):
         assert opened(Config(hosts=hosts, group=str(os.getgid())))[1:] == [0o660]
 
 
-def test_a_reload_looks_at_what_the_next_start_would_listen_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_reload_checks_the_hosts_of_the_next_start(caplog: pytest.LogCaptureFixture) -> None:
     running = Config(hosts=("unix:///x",), group="0")
     listen.check(running, running)
     for wanted, text in (
@@ -227,13 +227,13 @@ def test_a_reload_looks_at_what_the_next_start_would_listen_on(caplog: pytest.Lo
     assert not caplog.text
 
 
-def test_tls_with_missing_files_says_which(tmp_path: Path) -> None:
+def test_missing_tls_files_are_named(tmp_path: Path) -> None:
     config = Config(hosts=("tcp://0.0.0.0:0",), tlsverify=True, tlscacert="/no/ca", tlscert="/no/cert", tlskey="/no/key")
     with pytest.raises(ConfigError, match="invalid TLS configuration: cannot read tlscert /no/cert: No such file"):
         opened(config)
 
 
-def test_sockets_of_systemd_are_taken_by_fd_or_name(tmp_path: Path) -> None:
+def test_systemd_sockets_are_found_by_fd_or_name(tmp_path: Path) -> None:
     sock = socket.socket(socket.AF_UNIX)
     sock.bind(str(tmp_path / "s"))
     sock.listen()
@@ -253,7 +253,7 @@ def test_a_second_daemon_on_one_socket_is_refused(tmp_path: Path) -> None:
             opened(Config(hosts=(f"unix://{tmp_path}/s",), group="0"))
 
 
-def test_when_one_host_fails_none_is_left_open(tmp_path: Path) -> None:
+def test_all_sockets_are_closed_when_one_host_fails(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         opened(Config(hosts=(f"unix://{tmp_path}/s", "tcp://0.0.0.0:0"), group="0"))
     assert not (tmp_path / "s").exists()
@@ -263,7 +263,7 @@ def orlopd(*argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "orlop_kernel", *argv], capture_output=True, text=True, timeout=30)
 
 
-def test_the_quick_answers_of_the_program(tmp_path: Path) -> None:
+def test_output_of_help_version_and_validate(tmp_path: Path) -> None:
     good, bad = tmp_path / "good.json", tmp_path / "bad.json"
     good.write_text('{"debug": true}')
     bad.write_text('{"debug": "yes"}')
@@ -294,7 +294,7 @@ BAD = """{
 """
 
 
-def test_validate_finds_at_once_what_a_start_would_refuse(tmp_path: Path) -> None:
+def test_validate_reports_all_problems_of_a_start(tmp_path: Path) -> None:
     """All errors are reported, each with the line of its key."""
     path = tmp_path / "daemon.json"
     path.write_text(BAD)
@@ -339,7 +339,7 @@ def test_validate_finds_at_once_what_a_start_would_refuse(tmp_path: Path) -> Non
         (["--fixed-cidr", "10.2.0.0/24"], "configuration OK", ""),
     ],
 )
-def test_validate_looks_at_the_default_bridge(flags: list[str], text: str, place: str) -> None:
+def test_validate_checks_the_default_bridge(flags: list[str], text: str, place: str) -> None:
     done = orlopd("--config-file", "/dev/null", "--validate", *flags)
     assert done.stderr.endswith(f"{text} [{place}]\n" if place else f"{text}\n")
     assert (done.returncode == 0) == ("OK" in text)
@@ -355,7 +355,7 @@ def test_quick_answers_import_neither_trio_nor_the_engine() -> None:
     assert done.stdout.endswith("\n[]\n")
 
 
-def test_each_member_of_a_listener_is_a_right_or_known_to_be_none() -> None:
+def test_every_listener_member_is_compared_or_listed_as_harmless() -> None:
     """Entries with other rights must not trust the same CA, so a new member has to be named on one side."""
     none = {"host", "tlscacert", "owner", "group", "mode"}
     values: dict[str, Any] = {"role": "no-exec", "labels": ("a=b",), "image_names": ("x/*",)}

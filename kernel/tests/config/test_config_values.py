@@ -6,11 +6,11 @@ from orlop_kernel.config import Config, Loaded, plan, reload_attributes
 from orlop_kernel.config.values import key_value
 
 
-def test_key_value_splits_once() -> None:
+def test_key_value_splits_at_the_first_equals_sign() -> None:
     assert key_value("a=b=c") == ("a", "b=c")
 
 
-def test_reload_applies_what_it_may_and_names_the_rest() -> None:
+def test_reload_applies_reloadable_keys_and_lists_the_others() -> None:
     running = Config(debug=False, log_level="warn", group="a")
     wanted = Config(debug=True, group="b")
     found = plan(Loaded(running), Loaded(wanted))

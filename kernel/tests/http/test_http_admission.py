@@ -38,7 +38,7 @@ def run(main: Callable[[], Awaitable[None]]) -> None:
     trio.run(main, clock=MockClock(autojump_threshold=0))
 
 
-def test_a_peer_with_too_many_loses_those_that_have_waited_longest() -> None:
+def test_longest_idle_connections_of_a_peer_over_its_limit_are_closed() -> None:
     async def main() -> None:
         admission, leases = admitted(FEW, "a", "a", "a", "b")
         leases[0].work()
@@ -51,7 +51,7 @@ def test_a_peer_with_too_many_loses_those_that_have_waited_longest() -> None:
     run(main)
 
 
-def test_connections_at_work_are_left_alone() -> None:
+def test_busy_connections_are_not_closed() -> None:
     async def main() -> None:
         admission, leases = admitted(FEW, "a", "a", "a", wait=False)
         with pytest.raises(Refused, match="a has 3 connections open"):
@@ -68,7 +68,7 @@ def test_connections_at_work_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize(("descriptor", "holders"), [(5, ("a", "a", "b", "b", "c", "d")), (100, ("a", "a", "b"))])
-def test_where_all_is_taken_the_one_with_the_most_gives_way(descriptor: int, holders: tuple[str, ...]) -> None:
+def test_at_the_total_limit_the_peer_with_most_connections_loses_one(descriptor: int, holders: tuple[str, ...]) -> None:
     """For both connections and descriptors."""
 
     async def main() -> None:
@@ -85,7 +85,7 @@ def test_where_all_is_taken_the_one_with_the_most_gives_way(descriptor: int, hol
     run(main)
 
 
-def test_nothing_is_kept_of_peers_that_have_gone() -> None:
+def test_state_of_departed_peers_is_dropped() -> None:
     async def main() -> None:
         admission = Admission(FEW)
         for number in range(50):
@@ -152,7 +152,7 @@ async def answer(stream: trio.SocketStream, request: bytes = GET) -> bytes:
 
 
 @pytest.mark.parametrize("beginning", [b"", b"GET / HTTP/1.1\r\nHost: d\r\nX-Slow: "])
-def test_a_crowd_of_waiting_connections_makes_place(tmp_path: Path, beginning: bytes) -> None:
+def test_idle_connections_are_closed_for_new_ones(tmp_path: Path, beginning: bytes) -> None:
     """They send nothing, or an incomplete request. The last client to connect is served."""
 
     async def body(server: Server, path: str) -> None:
@@ -172,7 +172,7 @@ def test_a_crowd_of_waiting_connections_makes_place(tmp_path: Path, beginning: b
     serving(tmp_path, FEW, body)
 
 
-def test_where_none_waits_the_answer_is_503(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_answer_is_503_when_no_connection_is_idle(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def body(server: Server, path: str) -> None:
         gate = trio.Event()
 
@@ -200,7 +200,7 @@ def test_where_none_waits_the_answer_is_503(tmp_path: Path, caplog: pytest.LogCa
     assert {record.__dict__["throttle"] for record in caplog.records} == {"connection refused"}
 
 
-def test_no_request_where_too_many_files_are_open(tmp_path: Path) -> None:
+def test_requests_are_refused_when_file_descriptors_run_out(tmp_path: Path) -> None:
     limits = Limits(descriptors=500, descriptors_by_request=True)
 
     async def body(server: Server, path: str) -> None:
@@ -217,7 +217,7 @@ def test_no_request_where_too_many_files_are_open(tmp_path: Path) -> None:
     serving(tmp_path, limits, body)
 
 
-def test_bodies_that_never_end_do_not_fill_memory(tmp_path: Path) -> None:
+def test_memory_of_unfinished_bodies_is_limited(tmp_path: Path) -> None:
     """Buffered bytes are limited per client; a body that is complete no longer counts."""
     head = b"POST / HTTP/1.1\r\nHost: d\r\nContent-Length: 1001\r\n\r\n"
 
@@ -264,7 +264,7 @@ class Failing(trio.abc.Listener[trio.SocketStream]):
         pass
 
 
-def test_an_accept_that_fails_is_tried_again_after_a_while(caplog: pytest.LogCaptureFixture) -> None:
+def test_failed_accept_is_retried_after_a_pause(caplog: pytest.LogCaptureFixture) -> None:
     """Not at once, which would be a busy loop. A failure of one connection does not end the server."""
 
     async def ok(request: Request) -> Answer:

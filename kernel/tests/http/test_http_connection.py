@@ -104,7 +104,7 @@ def test_pipelined_requests_are_answered_in_order() -> None:
     assert bodies(conversation(echo, sent)) == [b"/1:", b"/2:abc", b"/3:de", b"/4:"]
 
 
-def test_a_body_nobody_read_is_not_the_next_request() -> None:
+def test_unread_body_is_skipped_before_the_next_request() -> None:
     async def handler(request: Request) -> Answer:
         return Response(200, request.target.encode())
 
@@ -114,7 +114,7 @@ def test_a_body_nobody_read_is_not_the_next_request() -> None:
     assert bodies(conversation(handler, sent)) == [b"/1", b"/2"]
 
 
-def test_a_long_body_nobody_read_ends_the_connection() -> None:
+def test_long_unread_body_closes_the_connection() -> None:
     async def handler(request: Request) -> Answer:
         return Response(404, b"no")
 
@@ -143,7 +143,7 @@ def test_continue_is_sent_when_the_body_is_wanted() -> None:
     talk(echo, client)
 
 
-def test_no_continue_for_a_body_nobody_wants() -> None:
+def test_no_continue_is_sent_for_an_unread_body() -> None:
     async def handler(request: Request) -> Answer:
         return Response(401, b"no")
 
@@ -152,7 +152,7 @@ def test_no_continue_for_a_body_nobody_wants() -> None:
     assert b"Connection: close\r\n" in got
 
 
-def test_a_stream_that_reads_the_body_invites_it_before_its_head() -> None:
+def test_continue_is_sent_before_the_head_of_a_streaming_answer() -> None:
     async def handler(request: Request) -> Answer:
         async def pieces() -> AsyncIterator[bytes]:
             async for piece in request.body:
@@ -174,7 +174,7 @@ def test_a_stream_that_reads_the_body_invites_it_before_its_head() -> None:
 
 
 @pytest.mark.parametrize("announced", [True, False])
-def test_too_large_a_body(announced: bool) -> None:
+def test_too_large_body_is_refused(announced: bool) -> None:
     async def handler(request: Request) -> Answer:
         return Response(200, await request.body.read(10))
 
@@ -186,13 +186,13 @@ def test_too_large_a_body(announced: bool) -> None:
 
 
 @pytest.mark.parametrize("body", [b"zz\r\n", b"3\r\nabcd", b"3\r\nab"])
-def test_bad_or_broken_chunks(body: bytes) -> None:
+def test_invalid_chunks_are_refused(body: bytes) -> None:
     got = conversation(echo, b"PUT / HTTP/1.1\r\nHost: d\r\nTransfer-Encoding: chunked\r\n\r\n" + body, eof=True)
     assert got.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert got.count(b"HTTP/1.1") == 1
 
 
-def test_malformed_requests_get_400_and_the_end() -> None:
+def test_malformed_request_gets_400_and_the_connection_closes() -> None:
     got = conversation(echo, GET % b"/1" + b"GET / HTTP/1.1\r\n\r\n" + GET % b"/3")
     assert bodies(got) == [b"/1:", b"400 Bad Request: missing required Host header"]
 
@@ -203,7 +203,7 @@ def test_an_unfinished_request_gets_400() -> None:
     assert conversation(echo, b"\r\n", eof=True) == b""
 
 
-def test_a_bad_query_is_answered_and_the_connection_goes_on() -> None:
+def test_connection_stays_open_after_an_invalid_query() -> None:
     got = conversation(echo, GET % b"/x?a=%zz" + GET % b"/2")
     assert bodies(got) == [b'invalid URL escape "%zz"', b"/2:"]
 
@@ -224,7 +224,7 @@ def test_head_requests() -> None:
     assert b"four" not in got and b"1\r\nx" not in got
 
 
-def test_what_a_handler_raises_stays_here(caplog: pytest.LogCaptureFixture) -> None:
+def test_exception_of_a_handler_ends_its_connection_only(caplog: pytest.LogCaptureFixture) -> None:
     async def handler(request: Request) -> Answer:
         if request.path == "/header":
             return Response(200, b"", (("X", "a\r\nb"),))
@@ -237,7 +237,7 @@ def test_what_a_handler_raises_stays_here(caplog: pytest.LogCaptureFixture) -> N
     assert "control character" in caplog.text
 
 
-def test_chunked_stream_and_the_request_behind_it() -> None:
+def test_request_after_a_chunked_stream_is_answered() -> None:
     async def handler(request: Request) -> Answer:
         async def pieces() -> AsyncIterator[bytes]:
             yield b"abc"
@@ -252,7 +252,7 @@ def test_chunked_stream_and_the_request_behind_it() -> None:
     assert rest.startswith(b"3\r\nabc\r\n10\r\n" + b"d" * 16 + b"\r\n0\r\n\r\nHTTP/1.1 200 OK")
 
 
-def test_stream_to_http_1_0_ends_with_the_connection() -> None:
+def test_stream_to_an_http_1_0_client_closes_the_connection() -> None:
     async def handler(request: Request) -> Answer:
         async def pieces() -> AsyncIterator[bytes]:
             yield b"abc"
@@ -265,7 +265,7 @@ def test_stream_to_http_1_0_ends_with_the_connection() -> None:
     assert b"chunked" not in got and b"keep-alive" not in got
 
 
-def test_the_head_of_a_stream_does_not_wait_for_its_first_piece() -> None:
+def test_head_of_a_stream_is_sent_before_its_first_piece() -> None:
     gone = trio.Event()
 
     async def handler(request: Request) -> Answer:
@@ -289,7 +289,7 @@ def test_the_head_of_a_stream_does_not_wait_for_its_first_piece() -> None:
     talk(handler, client)
 
 
-def test_a_broken_stream_is_seen_to_be_broken(caplog: pytest.LogCaptureFixture) -> None:
+def test_failed_stream_has_no_final_chunk(caplog: pytest.LogCaptureFixture) -> None:
     async def handler(request: Request) -> Answer:
         async def pieces() -> AsyncIterator[bytes]:
             yield b"abc"
@@ -302,7 +302,7 @@ def test_a_broken_stream_is_seen_to_be_broken(caplog: pytest.LogCaptureFixture) 
     assert "disk on fire" in caplog.text
 
 
-def test_a_plain_answer_is_not_cancelled_by_a_client_that_leaves() -> None:
+def test_handler_of_a_plain_answer_continues_when_the_client_leaves() -> None:
     done = []
 
     async def handler(request: Request) -> Answer:
@@ -317,7 +317,7 @@ def test_a_plain_answer_is_not_cancelled_by_a_client_that_leaves() -> None:
     assert done
 
 
-def test_a_client_that_leaves_in_its_upload_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+def test_client_that_leaves_during_its_upload_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     failures: list[int] = []
 
@@ -346,7 +346,7 @@ async def shout(stream: RawStream) -> None:
 
 @pytest.mark.parametrize("headers", [b"", b"Connection: Upgrade\r\nUpgrade: tcp\r\n"])
 @pytest.mark.parametrize("body", [b"", b"{}", b"0\r\n\r\n"])
-def test_hijack_gets_what_was_sent_behind_the_request(headers: bytes, body: bytes) -> None:
+def test_hijack_gets_bytes_sent_after_the_request(headers: bytes, body: bytes) -> None:
     async def handler(request: Request) -> Answer:
         return Hijack(b"HTTP/1.1 101 UPGRADED\r\n\r\n", shout)
 
@@ -364,7 +364,7 @@ def test_hijack_gets_what_was_sent_behind_the_request(headers: bytes, body: byte
     talk(handler, client)
 
 
-def test_failures_in_a_hijack_end_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_failure_in_a_hijack_closes_the_connection(caplog: pytest.LogCaptureFixture) -> None:
     async def handler(request: Request) -> Answer:
         async def run(stream: RawStream) -> None:
             raise RuntimeError("lost")
@@ -418,7 +418,7 @@ def test_idle_time_counts_from_the_last_answer() -> None:
     talk(slow, client, LIMITS)
 
 
-def test_a_trickled_head_has_one_deadline() -> None:
+def test_slowly_sent_head_has_one_deadline() -> None:
     async def client(stream: Client) -> None:
         got = b""
         for byte in GET % b"/very-slow":
@@ -434,7 +434,7 @@ def test_a_trickled_head_has_one_deadline() -> None:
     talk(echo, client, LIMITS)
 
 
-def test_what_the_handler_sees() -> None:
+def test_handler_gets_method_path_query_and_headers() -> None:
     seen: list[Request] = []
 
     async def handler(request: Request) -> Answer:

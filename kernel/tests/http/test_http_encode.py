@@ -55,7 +55,7 @@ def test_connection_header(version: str, keep: bool, line: bytes) -> None:
         assert line in got
 
 
-def test_streams_are_chunked_to_those_who_know_it() -> None:
+def test_streams_are_chunked_for_http_1_1_only() -> None:
     assert b"Transfer-Encoding: chunked\r\n" in encode.stream_head("1.1", 200, (), keep=True)
     assert b"Transfer-Encoding" not in encode.stream_head("1.0", 200, (), keep=False)
     assert encode.chunk(b"x" * 26) == b"1a\r\n" + b"x" * 26 + b"\r\n"
@@ -64,7 +64,7 @@ def test_streams_are_chunked_to_those_who_know_it() -> None:
 @pytest.mark.parametrize(
     "header", [("X", "a\r\nSet-Cookie: b"), ("X", "a\x00"), ("X y", "a"), ("Content-Length", "3"), ("connection", "close")]
 )
-def test_headers_that_would_break_the_answer(header: tuple[str, str]) -> None:
+def test_headers_with_line_breaks_are_refused(header: tuple[str, str]) -> None:
     with pytest.raises(encode.BadHeader):
         encode.whole("1.1", 200, (header,), b"", head_only=False, keep=True)
 

@@ -21,7 +21,7 @@ def feed(framing: Framing, pieces: list[bytes]) -> tuple[bytes, bytes]:
     return content, waiting
 
 
-def test_a_counted_body_leaves_the_next_request() -> None:
+def test_body_with_a_length_ends_before_the_next_request() -> None:
     assert feed(Counted(5), [b"ab", b"cdeGET"]) == (b"abcde", b"GET")
 
 
@@ -65,7 +65,7 @@ def test_chunks_byte_by_byte() -> None:
         b"0\r\n" + b"A: bcdef\r\n" * 1000,
     ],
 )
-def test_what_is_no_chunk(wire: bytes) -> None:
+def test_invalid_chunk_sizes_are_refused(wire: bytes) -> None:
     with pytest.raises(BodyError) as caught:
         feed(Chunked(), [wire])
     assert caught.value.status == 400

@@ -26,7 +26,7 @@ def refused(data: bytes) -> BadRequest:
     return caught.value
 
 
-def test_a_head_is_taken_to_the_byte() -> None:
+def test_head_ends_at_its_last_byte() -> None:
     head = b"POST /a HTTP/1.1\r\nHost: d\r\nContent-Length: 3\r\n\r\n"
     parsed = HeadParser(LIMITS).parse(head + b"abcGET / HTTP/1.1\r\n")
     assert parsed is not None
@@ -45,7 +45,7 @@ def test_paths_and_queries_are_decoded() -> None:
     assert head.query == {"name": ["x y+z", "2"], "flag": [""], "e": [""], "f": ["a=b=c"]}
 
 
-def test_names_that_are_not_utf8_survive() -> None:
+def test_names_that_are_not_utf8_are_kept() -> None:
     assert get("/x?path=%ff").query["path"][0].encode("utf-8", "surrogateescape") == b"\xff"
 
 
@@ -57,12 +57,12 @@ def test_forms_of_the_target(target: str, path: str) -> None:
     assert get(target).path == path
 
 
-def test_a_bad_escape_in_the_query_leaves_the_request_whole() -> None:
+def test_invalid_escape_in_the_query_does_not_break_the_request() -> None:
     assert get("/x?a=%zz").query_error == 'invalid URL escape "%zz"'
     assert get("/x?a=%4").query_error == 'invalid URL escape "%4"'
 
 
-def test_a_semicolon_separates_nothing() -> None:
+def test_semicolon_is_no_separator_in_queries() -> None:
     """Go's url.Query drops such a pair, and Go's server refuses it: a plugin must see all parameters that are used."""
     assert get("/x?force=1;a").query_error == "invalid semicolon separator in query"
     assert get("/x?force=1%3Ba").query == {"force": ["1;a"]}
@@ -73,7 +73,7 @@ def test_a_target_has_no_fragment(target: str) -> None:
     assert str(refused(f"GET {target} HTTP/1.1\r\nHost: d\r\n\r\n".encode())) == "malformed request target"
 
 
-def test_unknown_methods_are_the_handlers_business() -> None:
+def test_unknown_methods_are_passed_to_the_handler() -> None:
     head = parse(b"FROB /x HTTP/1.1\r\nHost: d\r\nContent-Length: 2\r\n\r\n")
     assert (head.method, head.length) == ("FROB", 2)
 
@@ -174,15 +174,15 @@ def test_ambiguous_or_malformed_headers_are_refused(header: str) -> None:
         (b"GET / HTTP/1.1\r\nA: " + b"b" * 4096, 431),
     ],
 )
-def test_what_is_refused(head: bytes, status: int) -> None:
+def test_invalid_heads_are_refused(head: bytes, status: int) -> None:
     assert refused(head).status == status
 
 
 @pytest.mark.parametrize("beginning", [b"\x16\x03\x01\x02", b"{}", b"GET /\n", b"hello\r\n", b"GET / HTTP/1.1\nHost: d\n\n"])
-def test_noise_is_refused_before_a_head_would_end(beginning: bytes) -> None:
+def test_binary_input_is_refused_before_the_end_of_a_head(beginning: bytes) -> None:
     assert refused(beginning).status == 400
 
 
 @pytest.mark.parametrize("beginning", [b"", b"G", b"GET / HT", b"GET / HTTP/1.1\r", b"GET / HTTP/1.1\r\nHost: d\r\n"])
-def test_a_head_that_is_not_there_yet_is_waited_for(beginning: bytes) -> None:
+def test_incomplete_head_waits_for_more_bytes(beginning: bytes) -> None:
     assert HeadParser(LIMITS).parse(beginning) is None

@@ -66,7 +66,7 @@ async def answer_of(stream: trio.abc.Stream) -> bytes:
     return got
 
 
-def test_many_clients_and_their_identity(tmp_path: Path) -> None:
+def test_identity_of_concurrent_unix_clients(tmp_path: Path) -> None:
     seen = set()
 
     async def handler(request: Request) -> Answer:
@@ -88,7 +88,7 @@ def test_many_clients_and_their_identity(tmp_path: Path) -> None:
     assert seen == {("unix", os.getpid(), os.getuid(), os.getgid())}
 
 
-def test_a_slow_reader_holds_the_stream_back_and_leaving_cancels_it(tmp_path: Path) -> None:
+def test_stream_waits_for_a_slow_reader_and_is_cancelled_when_it_leaves(tmp_path: Path) -> None:
     produced = 0
     ended = trio.Event()
 
@@ -121,7 +121,7 @@ def test_a_slow_reader_holds_the_stream_back_and_leaving_cancels_it(tmp_path: Pa
 
 
 @pytest.mark.parametrize("how", ["close", "half-close"])
-def test_a_silent_stream_notices_that_its_client_left(tmp_path: Path, how: str) -> None:
+def test_stream_without_data_is_cancelled_when_the_client_leaves(tmp_path: Path, how: str) -> None:
     ended = trio.Event()
 
     async def handler(request: Request) -> Answer:
@@ -144,7 +144,7 @@ def test_a_silent_stream_notices_that_its_client_left(tmp_path: Path, how: str) 
     serving(tmp_path, handler, body)
 
 
-def test_drain_closes_the_idle_at_once_and_lets_the_others_finish(tmp_path: Path) -> None:
+def test_drain_closes_idle_connections_and_waits_for_busy_ones(tmp_path: Path) -> None:
     release = trio.Event()
 
     async def handler(request: Request) -> Answer:
@@ -174,7 +174,7 @@ def test_drain_closes_the_idle_at_once_and_lets_the_others_finish(tmp_path: Path
     serving(tmp_path, handler, body)
 
 
-def test_drain_cancels_what_takes_too_long(tmp_path: Path) -> None:
+def test_drain_cancels_requests_at_its_deadline(tmp_path: Path) -> None:
     cancelled = trio.Event()
 
     async def handler(request: Request) -> Answer:
@@ -194,7 +194,7 @@ def test_drain_cancels_what_takes_too_long(tmp_path: Path) -> None:
     serving(tmp_path, handler, body)
 
 
-def test_one_connection_that_fails_takes_no_other_along(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_failing_connection_does_not_affect_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def handler(request: Request) -> Answer:
         if request.method == "POST":
             return None  # type: ignore[return-value]  # a faulty handler
@@ -252,7 +252,7 @@ def test_unix_listener_mode_and_group(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_a_stale_socket_is_replaced_a_living_one_and_a_file_are_not(tmp_path: Path) -> None:
+def test_only_stale_sockets_are_replaced(tmp_path: Path) -> None:
     path = str(tmp_path / "s.sock")
     stale = socket.socket(socket.AF_UNIX)
     stale.bind(path)
@@ -272,7 +272,7 @@ def test_a_stale_socket_is_replaced_a_living_one_and_a_file_are_not(tmp_path: Pa
     trio.run(main)
 
 
-def test_a_name_that_became_another_daemons_is_left_alone(tmp_path: Path) -> None:
+def test_socket_of_another_daemon_is_not_removed(tmp_path: Path) -> None:
     path = str(tmp_path / "s.sock")
 
     async def main() -> None:
@@ -457,9 +457,7 @@ def test_a_connection_leaves_no_garbage(tmp_path: Path, request_: bytes, answere
 
 
 @pytest.mark.parametrize("hijacked", [False, True])
-def test_a_stream_that_fails_is_told_as_every_failure_is(
-    tmp_path: Path, hijacked: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_failure_of_a_stream_is_logged_like_others(tmp_path: Path, hijacked: bool, caplog: pytest.LogCaptureFixture) -> None:
     """By `on_error`, which does not log errors of clients as bugs; the client sees that the answer is incomplete."""
     told = []
 
