@@ -252,7 +252,7 @@ def test_start_succeeds_though_a_row_cannot_be_quarantined(tmp_path: Path, monke
     in_store(tmp_path, body)
 
 
-def test_observers_are_told_of_commits(tmp_path: Path) -> None:
+def test_on_commit_is_called_after_each_commit(tmp_path: Path) -> None:
     async def body(store: Store) -> None:
         told: list[tuple[int, float]] = []
         store.on_commit = lambda jobs, seconds: told.append((jobs, seconds))
@@ -299,7 +299,7 @@ def test_acknowledged_rows_survive_sigkill(tmp_path: Path) -> None:
     assert all(str(number) in found for number in acknowledged)
 
 
-def test_unknown_table_raises_key_error(tmp_path: Path) -> None:
+def test_unknown_table_raises_value_error(tmp_path: Path) -> None:
     async def body(store: Store) -> None:
         with pytest.raises(ValueError, match="unknown table"):
             await store.commit([Put("nothing", "a", b"")])

@@ -22,12 +22,12 @@ def _arrows(text: str) -> set[tuple[str, str]]:
     return set(re.findall(r"^    (\w+) --> (\w+)$", text, re.MULTILINE))
 
 
-def test_the_picture_is_that_of_the_code() -> None:
+def test_import_graph_of_the_page_matches_the_code() -> None:
     shown = structure.PAGE.read_text().partition(structure.BEGIN)[2].partition(structure.END)[0]
     assert _arrows(shown) == _arrows(structure.generated()), "run ./dev docs"
 
 
-def test_the_line_counts_are_about_right() -> None:
+def test_line_counts_of_the_page_are_current() -> None:
     page = structure.PAGE.read_text()
     shown = {name: int(count.replace(",", "")) for name, count in re.findall(r'(\w+)\["\w+<br/>([\d,]+) lines"\]', page)}
     found = structure.lines()
@@ -37,11 +37,11 @@ def test_the_line_counts_are_about_right() -> None:
     )
 
 
-def test_the_kernel_stays_small() -> None:
+def test_kernel_is_below_its_line_limit() -> None:
     assert structure.lines()["kernel"] <= KERNEL_LINES
 
 
-def test_containers_know_no_engine_and_import_each_other_in_no_circle() -> None:
+def test_container_modules_import_neither_the_engine_nor_each_other_in_circles() -> None:
     """Imports for type checkers alone count, too. Only the engine and front ends know the facade, `service`."""
     package = "orlop_engine.containers"
     graph: dict[str, set[str]] = {}
@@ -64,7 +64,7 @@ def test_every_place_that_the_page_names_exists() -> None:
     assert not [name for name in named if not any((root / name).exists() for root in roots)]
 
 
-def test_the_table_of_states_is_that_of_the_code() -> None:
+def test_table_of_states_matches_the_code() -> None:
     """All but the event that changes no phase."""
     section = structure.PAGE.read_text().partition("## The states of a container")[2].partition("\n## ")[0]
     head, _, *rows = [

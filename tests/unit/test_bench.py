@@ -18,6 +18,6 @@ ROOT = Path(__file__).parents[2]
         (["--check", "--only-orlop"], "--check needs what --only-orlop leaves out"),
     ],
 )
-def test_a_check_of_nothing_is_refused(argv: list[str], complaint: str) -> None:
+def test_check_without_results_is_refused(argv: list[str], complaint: str) -> None:
     done = subprocess.run([sys.executable, "-m", "bench", *argv], cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert done.returncode == 2 and complaint in done.stderr

@@ -56,14 +56,14 @@ LATER = {
 _MOST = 269  # modules of Orlop
 
 
-def test_a_start_imports_little() -> None:
+def test_start_imports_few_modules() -> None:
     done = subprocess.run([sys.executable, "-c", _START], capture_output=True, text=True, check=True)
     found = set(done.stdout.split())
     assert not found & LATER
     assert len([name for name in found if name.startswith("orlop_")]) <= _MOST
 
 
-def test_modules_that_are_imported_early_exist() -> None:
+def test_preloaded_modules_exist() -> None:
     """`preload` would fail in its task, after the first answer."""
     program = "import trio; from orlop_engine import preload; trio.run(preload.run)"
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)

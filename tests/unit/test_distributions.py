@@ -110,7 +110,7 @@ def test_a_distribution_passes_its_tests_alone(name: str, tmp_path: Path) -> Non
     assert done.returncode in (0, 5), done.stdout[-8000:] + done.stderr  # 5: all of its tests need root
 
 
-def test_the_whole_is_all_of_them_at_one_version() -> None:
+def test_metapackage_requires_all_distributions_at_one_version() -> None:
     whole = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
     assert {project["version"] for project in PROJECTS.values()} == {whole["version"]}
     assert set(whole["dependencies"]) == {f"{name}=={whole['version']}" for name in OURS}

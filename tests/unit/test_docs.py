@@ -246,7 +246,7 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
     assert not broken
 
 
-def test_every_page_is_reached_from_the_readme() -> None:
+def test_every_page_is_linked_from_the_readme() -> None:
     seen, todo = set(), [ROOT / "README.md"]
     while todo:
         page = todo.pop().resolve()

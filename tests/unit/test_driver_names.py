@@ -65,5 +65,5 @@ def test_only_the_defaults_name_drivers() -> None:
         ('shared = mode == "host"', set()),
     ],
 )
-def test_the_search_itself(source: str, names: set[str]) -> None:
+def test_search_for_driver_names_finds_examples(source: str, names: set[str]) -> None:
     assert found(source) == names

@@ -100,14 +100,14 @@ def test_openmetrics_names_counters_by_their_family_and_has_an_end() -> None:
         ("application/openmetrics-text;q=x", False),
     ],
 )
-def test_accept_decides(accept: str, wanted: bool) -> None:
+def test_accept_header_selects_the_format(accept: str, wanted: bool) -> None:
     assert wants_openmetrics(accept) is wanted
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_tally_counts_success_and_failure_and_no_cancellation() -> None:
+def test_counters_count_success_and_failure_but_not_cancellation() -> None:
     told: list[tuple[str, str]] = []
 
     async def main() -> None:
@@ -160,7 +160,7 @@ def request(method: str = "GET", path: str = "/metrics", **query: str) -> Reques
     return Request(method, path, path, {key: [value] for key, value in query.items()}, {}, None, Peer("unix"))  # type: ignore[arg-type]
 
 
-def test_everything_is_read_when_asked(tmp_path: Path) -> None:
+def test_metrics_are_collected_at_each_request(tmp_path: Path) -> None:
     async def main() -> None:
         engine = fake_engine(tmp_path)
         metrics = Metrics(engine)
@@ -203,7 +203,7 @@ def test_everything_is_read_when_asked(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_the_lag_of_the_loop_is_measured(tmp_path: Path) -> None:
+def test_event_loop_lag_is_measured(tmp_path: Path) -> None:
     async def main() -> None:
         metrics = Metrics(fake_engine(tmp_path))
         async with trio.open_nursery() as nursery:
@@ -215,7 +215,7 @@ def test_the_lag_of_the_loop_is_measured(tmp_path: Path) -> None:
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-def test_without_an_address_nothing_is_imported() -> None:
+def test_nothing_is_imported_without_an_address() -> None:
     program = (
         "import sys, orlop_kernel.daemon, orlop_engine.service, orlop_metrics_prometheus.plugin\n"
         "print(sorted(name for name in sys.modules if name.startswith('orlop_metrics_prometheus')))"
@@ -261,7 +261,7 @@ def test_debug_routes_follow_the_configuration(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_a_lock_says_who_holds_it_and_since_when() -> None:
+def test_lock_reports_its_holder_and_duration() -> None:
     async def hold(lock: StateLock, seconds: float) -> None:
         async with lock:
             await trio.sleep(seconds)
@@ -277,7 +277,7 @@ def test_a_lock_says_who_holds_it_and_since_when() -> None:
             assert lock.owner is not None
             assert lock.owner.name.endswith("hold")
             assert lock.held_for == pytest.approx(2)
-            assert dump.where(lock.owner)[0].startswith("test_a_lock_says_who_holds_it_and_since_when.<locals>.hold (unit/")
+            assert dump.where(lock.owner)[0].startswith("test_lock_reports_its_holder_and_duration.<locals>.hold (unit/")
             await trio.sleep(4)
             assert (lock.waiting, lock.held_for) == (0, pytest.approx(1))
         assert not lock.locked()
@@ -309,7 +309,7 @@ def test_a_dump_shows_tasks_and_threads(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [("-500\n", 0), ("0\n", 0), ("300\n", 300)])
-def test_a_zygote_is_not_spared(tmp_path: Path, before: str, after: int) -> None:
+def test_oom_score_of_the_zygote_is_reset(tmp_path: Path, before: str, after: int) -> None:
     score = tmp_path / "oom_score_adj"
     score.write_text(before)
     reset_oom_score(str(score))

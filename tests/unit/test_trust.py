@@ -99,7 +99,7 @@ def by_client_and_file(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("way", [by_certs_d, by_file, by_directory, by_plugin, by_client, by_client_and_file])
-def test_a_private_ca_without_key_usage(
+def test_private_ca_without_key_usage_is_accepted(
     way: Callable[[Path, Path, pytest.MonkeyPatch], ssl.SSLContext],
     made: Path,
     tmp_path: Path,
@@ -116,7 +116,9 @@ def test_a_private_ca_without_key_usage(
     shake_hands(tls_context("other:5000", False, []), server)
 
 
-def test_imports_and_searches_trust_what_pulls_do(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imports_and_searches_use_the_registry_certificates(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def main() -> None:
         with serving(server_context(made)) as server, trio.fail_after(30):
             certs = tmp_path / "certs.d" / server.host

@@ -20,7 +20,7 @@ def complaints(directory: Path) -> str:
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
-def test_systemd_understands_every_line(tmp_path: Path) -> None:
+def test_systemd_accepts_the_unit_files(tmp_path: Path) -> None:
     for unit in PACKAGING.glob("orlop.*"):
         text = unit.read_text().replace("/usr/bin/orlopd", "/bin/true")  # verify checks that the program exists
         (tmp_path / unit.name).write_text(text)
@@ -87,7 +87,7 @@ def client(tmp_path: Path, script: str) -> None:
         ("", ""),
     ],
 )
-def test_nothing_is_uninstalled_under_containers_that_may_run(tmp_path: Path, says: str, reason: str) -> None:
+def test_uninstall_is_refused_while_containers_may_run(tmp_path: Path, says: str, reason: str) -> None:
     command = f"uninstall_orlop --prefix={tmp_path}/orlop"
     if reason:
         client(tmp_path, says)
@@ -110,7 +110,7 @@ def test_nothing_is_uninstalled_under_containers_that_may_run(tmp_path: Path, sa
         ("", "-H fd:// "),
     ],
 )
-def test_a_version_is_asked_with_the_flags_that_it_will_have(tmp_path: Path, service: str, flags: str) -> None:
+def test_installer_validates_with_the_flags_of_the_unit(tmp_path: Path, service: str, flags: str) -> None:
     done = installer(tmp_path, f"install_orlop --prefix={tmp_path}/orlop", service)
     assert (done.returncode, f"orlopd {flags}--validate\n" in done.stdout) == (1, True), done.stdout + done.stderr
     assert "the new version refuses the configuration; the installation stays as it was" in done.stdout

@@ -80,7 +80,7 @@ def test_read_only_clients_see_no_environment() -> None:
         ("no-exec", "GET /networks/{id}", json_response(NETWORK)),
     ],
 )
-def test_other_answers_are_passed_on_as_they_are(role: str, route: str, answer: Response) -> None:
+def test_other_answers_are_passed_on_unchanged(role: str, route: str, answer: Response) -> None:
     assert shown(role, route, answer) == (answer.status, answer.body)
 
 
@@ -122,7 +122,7 @@ class _Pieces:
 
 
 @pytest.mark.parametrize(("whole", "outcome"), [(True, "complete"), (False, "broken off")])
-def test_the_log_says_how_a_stream_ended(tmp_path: Path, whole: bool, outcome: str) -> None:
+def test_audit_log_has_the_end_of_a_stream(tmp_path: Path, whole: bool, outcome: str) -> None:
     pieces = _Pieces()
 
     async def ask(audit: Audit) -> None:
@@ -138,7 +138,7 @@ def test_the_log_says_how_a_stream_ended(tmp_path: Path, whole: bool, outcome: s
 
 
 @pytest.mark.parametrize(("error", "outcome"), [(None, "complete"), (OSError("reset"), "broken off")])
-def test_the_log_says_how_a_hijacked_connection_ended(tmp_path: Path, error: Exception | None, outcome: str) -> None:
+def test_audit_log_has_the_end_of_a_hijacked_connection(tmp_path: Path, error: Exception | None, outcome: str) -> None:
     ran = []
 
     async def run(stream: RawStream) -> None:
@@ -160,7 +160,7 @@ def test_the_log_says_how_a_hijacked_connection_ended(tmp_path: Path, error: Exc
     assert ran == ["stream"]
 
 
-def test_the_log_has_a_call_whose_client_went_away(tmp_path: Path) -> None:
+def test_audit_log_has_calls_of_disconnected_clients(tmp_path: Path) -> None:
     async def ask(audit: Audit) -> None:
         async def handler(call: Call) -> Answer:
             await trio.sleep_forever()
@@ -175,7 +175,7 @@ def test_the_log_has_a_call_whose_client_went_away(tmp_path: Path) -> None:
     assert logged(tmp_path, ask) == [("call", "broken off")]
 
 
-def test_a_body_that_was_read_for_plugins_keeps_its_limit() -> None:
+def test_body_read_for_plugins_keeps_its_limit() -> None:
     async def main() -> None:
         body = _BufferedBody(b"12345")
         with pytest.raises(BodyError, match="5 bytes, at most 4 are allowed"):

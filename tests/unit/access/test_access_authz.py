@@ -113,7 +113,7 @@ def told(answer: Answer) -> tuple[int, str]:
     return answer.status, str(msgspec.json.decode(answer.body)["message"])
 
 
-def test_the_question_has_dockers_fields(tmp_path: Path) -> None:
+def test_request_to_a_plugin_has_dockers_fields(tmp_path: Path) -> None:
     data = b'{ "a" : 1 }'
     seen = []
 
@@ -161,7 +161,7 @@ def test_the_question_has_dockers_fields(tmp_path: Path) -> None:
         (b'{"Binds":["/:/h"]}', ""),
     ],
 )
-def test_a_body_that_a_plugin_could_read_otherwise_is_not_carried_out(tmp_path: Path, data: bytes, kind: str) -> None:
+def test_ambiguous_json_bodies_are_refused(tmp_path: Path, data: bytes, kind: str) -> None:
     async def handler(call: Call) -> Answer:
         await call.json(HostConfig)
         raise AssertionError("it is carried out")
@@ -175,7 +175,7 @@ def test_a_body_that_a_plugin_could_read_otherwise_is_not_carried_out(tmp_path: 
     trio.run(main)
 
 
-def test_the_client_for_plugins_is_imported_beside_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plugin_client_is_imported_on_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The import takes 100 ms, which must not block the event loop."""
     threads = []
 
@@ -193,7 +193,7 @@ def test_the_client_for_plugins_is_imported_beside_the_loop(tmp_path: Path, monk
     assert threads == [("orlop_guard_listeners.authz_client", False)]
 
 
-def test_a_handler_that_streams_its_body_gets_what_the_plugin_saw(tmp_path: Path) -> None:
+def test_streaming_handler_gets_the_body_that_the_plugin_saw(tmp_path: Path) -> None:
     """Also if the content only claims to be JSON."""
     seen = []
 
@@ -212,7 +212,7 @@ def test_a_handler_that_streams_its_body_gets_what_the_plugin_saw(tmp_path: Path
     assert seen == [b"tar", b"tar"]
 
 
-def test_the_first_no_ends_it(tmp_path: Path) -> None:
+def test_first_denial_ends_the_chain(tmp_path: Path) -> None:
     reached = []
 
     async def handler(call: Call) -> Answer:
@@ -241,7 +241,7 @@ def test_the_first_no_ends_it(tmp_path: Path) -> None:
         (None, 500, "plugin bad failed with error: AuthZPlugin.AuthZReq: no answer in"),
     ],
 )
-def test_everything_but_a_yes_is_a_no(
+def test_every_answer_but_an_approval_denies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdict: Any, status: int, text: str
 ) -> None:
     monkeypatch.setattr(authz, "TIMEOUT", 0.3)
@@ -257,7 +257,7 @@ def test_everything_but_a_yes_is_a_no(
     trio.run(main)
 
 
-def test_a_plugin_of_another_kind_or_none_at_all(tmp_path: Path) -> None:
+def test_plugin_that_is_missing_or_of_another_kind_denies(tmp_path: Path) -> None:
     async def main() -> None:
         fake = Fake("volumes", tmp_path, lambda method, question: ALLOW)
         fake.implements = ["VolumeDriver"]
@@ -272,7 +272,7 @@ def test_a_plugin_of_another_kind_or_none_at_all(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_a_body_too_large_to_show_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_body_too_large_for_plugins_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def handler(call: Call) -> Answer:
         raise AssertionError("it was carried out")
 
@@ -299,7 +299,7 @@ class Pieces:
         self.closed = True
 
 
-def test_streams_are_judged_before_they_begin(tmp_path: Path) -> None:
+def test_streaming_answers_are_authorized_before_their_start(tmp_path: Path) -> None:
     pieces, ran = Pieces(), []
 
     async def run(stream: RawStream) -> None:
@@ -326,7 +326,7 @@ def test_streams_are_judged_before_they_begin(tmp_path: Path) -> None:
     assert not ran
 
 
-def test_a_failure_is_told_as_it_is(tmp_path: Path) -> None:
+def test_error_of_a_handler_is_passed_on_when_a_plugin_denies_the_answer(tmp_path: Path) -> None:
     async def handler(call: Call) -> Answer:
         return json_response({"message": "No such thing"}, 404)
 
@@ -340,7 +340,7 @@ def test_a_failure_is_told_as_it_is(tmp_path: Path) -> None:
 # --- audit log --------------------------------------------------------------------------------------------------------
 
 
-def test_what_the_log_must_have_and_cannot_is_not_done(tmp_path: Path) -> None:
+def test_change_is_refused_when_a_required_audit_log_fails(tmp_path: Path) -> None:
     reached = []
 
     async def handler(call: Call) -> Answer:
@@ -380,7 +380,7 @@ def logged(tmp_path: Path, ask: Callable[[Audit], Awaitable[Any]]) -> list[dict[
     return [json.loads(line) for line in (tmp_path / "audit.log").read_text().splitlines()]
 
 
-def test_an_answer_that_a_plugin_withholds_tells_what_was_done(tmp_path: Path) -> None:
+def test_withheld_answer_says_what_was_done(tmp_path: Path) -> None:
     async def handler(call: Call) -> Answer:
         return json_response({"Id": "made"}, 201)
 
@@ -453,7 +453,7 @@ class FakeCollection:
         ),
     ],
 )
-def test_the_log_says_what_was_made_and_with_what(
+def test_audit_log_has_created_objects_and_their_settings(
     tmp_path: Path, route: str, path: str, query: Any, body: Any, answer: Any, shown: dict[str, str]
 ) -> None:
     engine: Any = SimpleNamespace(
@@ -483,7 +483,7 @@ def guarded(role: str, *labels: str, audit: Audit | None = None, **engine: Any) 
 
 
 @pytest.mark.parametrize(("role", "labels"), [("read-only", ()), ("no-exec", ()), ("full", ("a=b",))])
-def test_ps_is_asked_for_the_usual_by_all_of_them(role: str, labels: tuple[str, ...]) -> None:
+def test_top_of_restricted_listeners_hides_processes_of_the_host(role: str, labels: tuple[str, ...]) -> None:
     found = SimpleNamespace(id="1", name="c", record=SimpleNamespace(config=SimpleNamespace(labels={"a": "b"})))
     reached = []
 
@@ -506,7 +506,7 @@ def test_ps_is_asked_for_the_usual_by_all_of_them(role: str, labels: tuple[str, 
     assert reached == [True]
 
 
-def test_a_volume_is_judged_when_it_is_there(tmp_path: Path) -> None:
+def test_volume_is_checked_once_it_exists(tmp_path: Path) -> None:
     """The audit log names the role or labels that refused, although the request had already reached the engine."""
     of_host = VolumeRecord("etc", "local", 0, options={"type": "none", "o": "bind", "device": "/etc"}, labels={"a": "b"})
     plain = VolumeRecord("data", "local", 0)
@@ -537,7 +537,7 @@ def test_a_volume_is_judged_when_it_is_there(tmp_path: Path) -> None:
     ]
 
 
-def test_subnets_of_their_networks_are_of_the_pools() -> None:
+def test_restricted_networks_take_subnets_from_the_pools() -> None:
     networks = SimpleNamespace(outside_pools=lambda wanted: ["10.9.0.0/24"], overlaps_host=lambda wanted: [])
 
     async def handler(call: Call) -> Answer:
@@ -551,7 +551,7 @@ def test_subnets_of_their_networks_are_of_the_pools() -> None:
 # --- discovery --------------------------------------------------------------------------------------------------------
 
 
-def test_where_plugins_are_found(tmp_path: Path) -> None:
+def test_plugin_sockets_and_specs_are_found(tmp_path: Path) -> None:
     sockets, specs = tmp_path / "run", tmp_path / "etc"
     (sockets / "sub").mkdir(parents=True)
     specs.mkdir()
@@ -589,7 +589,7 @@ async def _socket(path: Path, found: Callable[[str], Address]) -> None:
     await listener.aclose()
 
 
-def test_known_plugins_are_kept_over_a_reload(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_known_plugins_survive_a_reload(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orlop_guard_listeners.authz.find", lambda name: Address(f"unix:///{name}", f"/{name}"))
     chain = Chain()
     first = chain.prepare(["a", "b"])

@@ -136,7 +136,7 @@ REACHED = {
 
 
 @pytest.mark.parametrize("listener", LISTENERS)
-def test_what_each_listener_reaches_of_a_container_with_a_bind_mount(listener: str) -> None:
+def test_routes_to_a_container_with_a_bind_mount_by_listener(listener: str) -> None:
     about_one = [route for route in ROUTES if route == "POST /commit" or " /containers/{" in route or " /exec/{" in route]
     bodies = {"POST /containers/{id}/update": {}, "POST /containers/{id}/exec": {}}
     reached = {route for route in about_one if ask(LISTENERS[listener], route, "bound", bodies.get(route))[0] == 200}
@@ -157,9 +157,7 @@ def test_what_each_listener_reaches_of_a_container_with_a_bind_mount(listener: s
         ("anonymous", "the volume etc, which is a directory", "the volume etc, which is a directory"),
     ],
 )
-def test_files_are_read_where_the_container_has_nothing_that_the_client_could_not_mount(
-    name: str, no_exec: str, labelled: str
-) -> None:
+def test_archive_reads_by_listener_and_host_access(name: str, no_exec: str, labelled: str) -> None:
     for listener, refused in (("no-exec", no_exec), ("no-exec, labels", labelled), ("full, labels", "")):
         for method in ("GET", "HEAD"):
             status, said, found = ask(LISTENERS[listener], f"{method} /containers/{{id}}/archive", name)
@@ -167,7 +165,7 @@ def test_files_are_read_where_the_container_has_nothing_that_the_client_could_no
             assert refused or found == ENGINE.containers.get(name).id  # by ID: the name may pass to another one
 
 
-def test_what_is_said_about_the_host_is_done() -> None:
+def test_routes_that_reach_the_host_have_a_host_rule() -> None:
     assert {route for route, rule in ROUTES.items() if rule.host is Host.FILES} == {
         "GET /containers/{id}/archive",
         "HEAD /containers/{id}/archive",
@@ -189,7 +187,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize("route", BODIES)
-def test_a_body_that_names_something_of_the_host_is_refused_before_it_is_looked_at(route: str) -> None:
+def test_host_access_in_a_body_is_refused_before_objects_are_looked_up(route: str) -> None:
     """So the answer does not reveal whether the host path exists."""
     for listener in ("no-exec", "full, labels"):
         made = msgspec.structs.replace(LISTENERS[listener], shared_images=bool(LISTENERS[listener].labels))

@@ -96,7 +96,7 @@ def on(tmp_path: Path, body: Callable[[ImagesFixture], Awaitable[None]]) -> None
 REFUSED = "is not allowed for role no-exec of listener unix:///ci"
 
 
-def test_a_name_of_others_is_not_moved(tmp_path: Path) -> None:
+def test_tag_of_another_owner_cannot_be_moved(tmp_path: Path) -> None:
     """Covers load, import and tag; commit and pull make the same two calls."""
 
     async def body(fixture: ImagesFixture) -> None:
@@ -119,7 +119,7 @@ def test_a_name_of_others_is_not_moved(tmp_path: Path) -> None:
     on(tmp_path, body)
 
 
-def test_a_name_that_somebody_gets_meanwhile(tmp_path: Path) -> None:
+def test_tag_that_another_owner_gets_meanwhile_is_not_moved(tmp_path: Path) -> None:
     """The name was free when the request came. The check that counts is made when the name would move."""
 
     async def body(fixture: ImagesFixture) -> None:
@@ -138,7 +138,7 @@ def test_a_name_that_somebody_gets_meanwhile(tmp_path: Path) -> None:
     on(tmp_path, body)
 
 
-def test_a_pull_moves_no_name_of_others(tmp_path: Path) -> None:
+def test_pull_cannot_move_a_tag_of_another_owner(tmp_path: Path) -> None:
     """A client does not fetch what it may not name. Free names may be pulled, whatever labels the listener has."""
 
     async def body(fixture: ImagesFixture) -> None:
@@ -165,7 +165,7 @@ def test_a_pull_moves_no_name_of_others(tmp_path: Path) -> None:
     on(tmp_path, body)
 
 
-def test_what_others_brought_is_not_removed(tmp_path: Path) -> None:
+def test_images_of_other_owners_cannot_be_removed(tmp_path: Path) -> None:
     async def body(fixture: ImagesFixture) -> None:
         admin, ci, other = (
             Client(fixture, UNRESTRICTED),
@@ -186,7 +186,7 @@ def test_what_others_brought_is_not_removed(tmp_path: Path) -> None:
     on(tmp_path, body)
 
 
-def test_an_image_without_names_stays_unless_it_is_ones_own(tmp_path: Path) -> None:
+def test_untagged_image_of_another_owner_cannot_be_removed(tmp_path: Path) -> None:
     async def body(fixture: ImagesFixture) -> None:
         admin, ci = Client(fixture, UNRESTRICTED), Client(fixture, policy("ci"))
         assert not await admin.load(app__1=BASE)
@@ -211,7 +211,7 @@ def test_an_image_without_names_stays_unless_it_is_ones_own(tmp_path: Path) -> N
     on(tmp_path, body)
 
 
-def test_names_that_a_listener_lists(tmp_path: Path) -> None:
+def test_image_names_of_a_listener_limit_its_tags(tmp_path: Path) -> None:
     async def body(fixture: ImagesFixture) -> None:
         admin, ci = Client(fixture, UNRESTRICTED), Client(fixture, policy("ci", "ci/*", "r.test:5000/x/*"))
         assert not await admin.load(**{"ci/app__1": BASE, "app__1": LABELLED})
@@ -229,7 +229,7 @@ def test_names_that_a_listener_lists(tmp_path: Path) -> None:
     on(tmp_path, body)
 
 
-def test_images_with_the_labels_are_the_listeners_own(tmp_path: Path) -> None:
+def test_images_with_a_listeners_labels_are_its_own(tmp_path: Path) -> None:
     async def body(fixture: ImagesFixture) -> None:
         web = Client(fixture, policy("web", labels=("team=web",)))
         assert not await Client(fixture, UNRESTRICTED).load(app__1=LABELLED, app__2=BASE)
@@ -243,7 +243,7 @@ def test_images_with_the_labels_are_the_listeners_own(tmp_path: Path) -> None:
     on(tmp_path, body)
 
 
-def test_whose_a_name_is_is_known_after_a_restart(tmp_path: Path) -> None:
+def test_owners_of_names_survive_a_restart(tmp_path: Path) -> None:
     async def before(fixture: ImagesFixture) -> None:
         assert not await Client(fixture, UNRESTRICTED).load(app__1=BASE)
         assert not await Client(fixture, policy("ci")).load(ci__1=OTHER)
@@ -261,6 +261,6 @@ def test_whose_a_name_is_is_known_after_a_restart(tmp_path: Path) -> None:
     on(tmp_path, after)
 
 
-def test_a_policy_that_may_do_everything_denies_nothing() -> None:
+def test_unrestricted_policy_denies_nothing() -> None:
     with pytest.raises(AssertionError):
         UNRESTRICTED.denied("anything")

@@ -28,12 +28,12 @@ from orlop_guard_listeners.roles import ROLE_LEVEL, ROUTES, UNKNOWN, Host, Level
 from orlop_kernel.config import ConfigError, Listener, load
 
 
-def test_what_nobody_thought_about_is_for_role_full_without_labels() -> None:
+def test_unlisted_routes_need_role_full_without_labels() -> None:
     assert UNKNOWN == (Level.FULL, Scope.CLOSED, Host.ANYTHING)
     assert tuple(ROLE_LEVEL) == ROLES
 
 
-def test_readers_change_nothing_and_get_no_files() -> None:
+def test_read_only_role_gets_no_changes_and_no_files() -> None:
     readable = {route for route, rule in ROUTES.items() if rule.level is Level.READ}
     assert {route for route in readable if not route.startswith(("GET", "HEAD"))} == {"POST /containers/{id}/wait"}
     assert not [route for route in readable if route.endswith(("/archive", "/export", "/get", "/attach/ws", "/search"))]
@@ -41,7 +41,7 @@ def test_readers_change_nothing_and_get_no_files() -> None:
         assert needed in readable
 
 
-def test_no_exec_runs_nothing_in_what_is_there() -> None:
+def test_no_exec_role_cannot_run_commands_in_containers() -> None:
     beyond = {route for route, rule in ROUTES.items() if rule.level is Level.FULL}
     assert beyond == {
         "POST /containers/{id}/exec",
@@ -56,7 +56,7 @@ def test_no_exec_runs_nothing_in_what_is_there() -> None:
     }
 
 
-def test_labels_leave_nothing_about_a_thing_open() -> None:
+def test_label_scopes_decide_every_route_of_objects() -> None:
     unjudged = {route for route, rule in ROUTES.items() if rule.scope is Scope.OPEN}
     assert not [route for route in unjudged if "{id}" in route]
     assert unjudged == {
@@ -116,11 +116,11 @@ def beyond(apart: bool = True, **host: Any) -> list[str]:
         ({"PidMode": "container:x"}, "PidMode container:x"),
     ],
 )
-def test_what_takes_something_of_the_hosts(host: dict[str, Any], what: str) -> None:
+def test_requests_for_host_access_are_refused(host: dict[str, Any], what: str) -> None:
     assert beyond(**host) == [what]
 
 
-def test_what_takes_nothing_of_the_hosts() -> None:
+def test_requests_without_host_access_are_allowed() -> None:
     harmless = {
         "Binds": ["data:/d", "/anonymous"],
         "Mounts": [{"Type": "tmpfs", "Target": "/t"}, {"Type": "volume", "Target": "/v"}],
@@ -138,7 +138,7 @@ def test_what_takes_nothing_of_the_hosts() -> None:
     assert [*host_access.of_container(CreateRequest(image="x"), apart=True)] == []
 
 
-def test_every_field_of_a_host_config_is_judged_or_known_to_name_nothing_of_the_host() -> None:
+def test_every_host_config_field_is_checked_or_listed_as_harmless() -> None:
     """Every new field must be classified: does it name a path, a device or a namespace of the host?"""
     assert {field.name for field in msgspec.structs.fields(HostConfig)} == JUDGED | HARMLESS
 
@@ -195,7 +195,7 @@ def test_other_bodies() -> None:
         ({"type": "cifs", "o": "username=u", "device": "//server/share"}, False),
     ],
 )
-def test_volumes_that_are_the_hosts(options: dict[str, str], of_host: bool) -> None:
+def test_volumes_on_host_paths_are_refused(options: dict[str, str], of_host: bool) -> None:
     assert VolumeRecord("v", "local", 0, options=options).is_host_path == of_host
 
 
@@ -252,7 +252,7 @@ def test_readers_see_no_options_of_volumes() -> None:
     assert found["HostConfig"]["Mounts"][0] == {"VolumeOptions": {"DriverConfig": hidden}}
 
 
-def test_who_is_walled_in() -> None:
+def test_policy_of_listener_entries() -> None:
     def policy(role: str, *labels: str) -> ListenerPolicy:
         return ListenerPolicy.of(Listener(host="unix:///x", role=role, labels=labels))
 
@@ -271,7 +271,7 @@ def configured(tmp_path: Path, content: dict[str, Any]) -> Any:
     return load(["--config-file", str(path)], {})
 
 
-def test_listeners_as_they_should_be(tmp_path: Path) -> None:
+def test_valid_listeners_are_accepted(tmp_path: Path) -> None:
     entry = {"host": "unix:///run/read.sock", "role": "read-only", "labels": ["com.example.team=web"], "mode": "0660"}
     config = configured(tmp_path, {"listeners": [entry], "audit-log": {"path": "/a"}, "authorization-plugins": ["opa"]})
     assert config.listeners == (
@@ -310,7 +310,7 @@ def test_listeners_as_they_should_be(tmp_path: Path) -> None:
         ({"host": "unix:///x", "role": "full", "rol": 1}, "rol"),
     ],
 )
-def test_listeners_that_cannot_be(tmp_path: Path, entry: dict[str, Any], text: str) -> None:
+def test_invalid_listeners_are_refused(tmp_path: Path, entry: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError) as error:
         configured(tmp_path, {"hosts": ["unix:///s"], "listeners": [entry]})
     assert text in str(error.value)
@@ -327,7 +327,7 @@ def test_listeners_that_cannot_be(tmp_path: Path, entry: dict[str, Any], text: s
         ({"authorization-plugins": ["../x"]}, 'invalid authorization plugin "../x"'),
     ],
 )
-def test_other_keys_that_cannot_be(tmp_path: Path, content: dict[str, Any], text: str) -> None:
+def test_invalid_audit_and_plugin_keys_are_refused(tmp_path: Path, content: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError) as error:
         configured(tmp_path, content)
     assert text in str(error.value)
@@ -336,7 +336,7 @@ def test_other_keys_that_cannot_be(tmp_path: Path, content: dict[str, Any], text
 # --- documentation ----------------------------------------------------------------------------------------------------
 
 
-def test_the_table_of_routes_is_on_its_page() -> None:
+def test_table_of_routes_is_documented() -> None:
     page = (Path(__file__).parents[3] / "docs" / "access.md").read_text()
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if re.match(r"\| `[A-Z]+ /", line)
@@ -359,7 +359,7 @@ def test_every_route_that_is_served_is_in_the_table() -> None:
     assert ROUTES.keys() == {f"{route.method} {route.pattern}" for route in made}
 
 
-def test_members_are_on_the_page() -> None:
+def test_members_of_listeners_are_documented() -> None:
     page = (Path(__file__).parents[3] / "docs" / "access.md").read_text()
     fields = {*Listener.__struct_encode_fields__, *AuditLog.__struct_encode_fields__, *Line.__struct_encode_fields__}
     assert not [field for field in fields if f"`{field}`" not in page and f'"{field}":' not in page]

@@ -124,7 +124,7 @@ def test_guard_and_handler_decode_a_body_as_the_same_object(listener: Listener, 
     assert (answer.status, seen) == (200, [True]), answer.body
 
 
-def test_bodies_that_can_ask_for_something_are_judged() -> None:
+def test_every_body_with_rights_is_checked() -> None:
     """Fails when another handler starts to decode a body: a policy may have to check it."""
     assert kinds().keys() == {
         "POST /auth",
@@ -159,7 +159,9 @@ async def done(call: Call) -> Answer:
         ("POST /containers/{id}/start", {"checkpoint-dir": ["/x"]}, 403),
     ],
 )
-def test_of_a_parameter_that_comes_twice_both_take_the_first(route: str, query: dict[str, list[str]], status: int) -> None:
+def test_guard_and_handler_use_the_first_of_repeated_parameters(
+    route: str, query: dict[str, list[str]], status: int
+) -> None:
     answer = ask(LISTENERS[0], route, done, query=query)
     assert answer.status == status
     if status == 200:
@@ -168,7 +170,7 @@ def test_of_a_parameter_that_comes_twice_both_take_the_first(route: str, query: 
 
 
 @pytest.mark.parametrize("path", ["/containers/c/attach", "/v1.24/containers/c/attach", "/v1.51/containers/c/attach"])
-def test_a_version_in_the_path_changes_no_verdict(path: str) -> None:
+def test_version_in_the_path_does_not_change_the_decision(path: str) -> None:
     assert ask(LISTENERS[0], "POST /containers/{id}/attach", done, path, {"stdin": ["1"]}).status == 403
     assert ask(LISTENERS[0], "POST /containers/{id}/attach", done, path).status == 200
 
@@ -182,7 +184,7 @@ def test_a_slash_in_a_name_is_part_of_the_name() -> None:
     assert msgspec.json.decode(answer.body)["id"] == CONTAINER.id
 
 
-def test_a_handler_that_decodes_something_else_than_what_was_judged_fails() -> None:
+def test_handler_cannot_decode_a_body_as_another_type_than_the_guard() -> None:
     async def handler(call: Call) -> Answer:
         await call.json(ContainerConfig)
         raise AssertionError("it was carried out")

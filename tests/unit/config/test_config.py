@@ -138,7 +138,7 @@ def test_repeated_map_flags_add_up() -> None:
         (["serve"], '"orlopd" accepts no arguments: serve'),
     ],
 )
-def test_wrong_flags_say_what_is_wrong(argv: list[str], text: str) -> None:
+def test_errors_of_invalid_flags(argv: list[str], text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(argv)
     assert text in str(caught.value)
@@ -152,7 +152,7 @@ def test_unknown_keys_name_the_nearest_known_one(write: Any) -> None:
     )
 
 
-def test_broken_json_says_where(write: Any) -> None:
+def test_invalid_json_is_reported_with_its_place(write: Any) -> None:
     path = write(b'{\n  "debug": true,\n  "mtu" 5\n}')
     assert f"with file {path}: invalid JSON: line 3, column 9: Expecting ':' delimiter" in complaint(path)
     assert "an object is expected, not list" in complaint(write([]))
@@ -178,7 +178,7 @@ def test_missing_file_is_an_error_only_when_named(tmp_path: Path) -> None:
     assert complaint(missing) == f"unable to configure the Docker daemon with file {missing}: No such file or directory"
 
 
-def test_flag_and_file_together_is_dockerds_error(write: Any) -> None:
+def test_key_in_both_flag_and_file_is_refused(write: Any) -> None:
     path = write({"debug": True, "hosts": ["unix:///a"], "runtimes": {"a": {"path": "/a"}}})
     text = complaint(path, "--debug=false", "-H", "unix:///b")
     assert "the following directives are specified both as a flag and in the configuration file: " in text
@@ -205,7 +205,7 @@ def test_passwords_of_proxies_are_not_shown(write: Any) -> None:
         ("", ""),
     ],
 )
-def test_user_and_password_of_a_url_are_hidden_to_its_last_at(text: str, shown: str) -> None:
+def test_password_with_an_at_sign_is_hidden(text: str, shown: str) -> None:
     assert without_password(text) == shown
 
 
@@ -249,13 +249,13 @@ def test_user_and_password_of_a_url_are_hidden_to_its_last_at(text: str, shown: 
         ({"data-root": "here"}, "an absolute path is needed"),
     ],
 )
-def test_values_that_cannot_be_used(write: Any, content: Any, text: str) -> None:
+def test_invalid_values_are_refused(write: Any, content: Any, text: str) -> None:
     found = complaint(write(content))
     assert found.startswith("merged configuration validation from file and command line flags failed: ")
     assert text in found
 
 
-def test_ignored_keys_are_said(write: Any) -> None:
+def test_ignored_keys_are_warned_about(write: Any) -> None:
     loaded = load_all(parse(["--config-file", write({"userland-proxy": False, "containerd": "/run/c.sock"})]), {})
     assert loaded.warnings == (
         "containerd is ignored: Orlop uses no containerd",
@@ -272,13 +272,13 @@ def test_ignored_keys_are_said(write: Any) -> None:
         (["-G", "crew"], False),
     ],
 )
-def test_a_group_that_no_socket_gets_is_said(argv: list[str], told: bool) -> None:
+def test_group_without_a_unix_socket_is_warned_about(argv: list[str], told: bool) -> None:
     found = load_all(parse(["--config-file", "/dev/null", *argv]), {}).warnings
     assert len(found) == told
     assert all("the socket is systemd's, it needs SocketGroup=crew" in each for each in found)
 
 
-def test_environment_counts_where_nothing_else_speaks(write: Any) -> None:
+def test_environment_is_used_where_neither_file_nor_flag_sets_a_value(write: Any) -> None:
     path = write({"proxies": {"http-proxy": "http://file"}})
     config = configured(path, HTTP_PROXY="http://env", no_proxy="a,b", DOCKER_DRIVER="vfs")
     assert (config.proxies.http_proxy, config.proxies.no_proxy) == ("http://file", "a,b")
@@ -317,7 +317,7 @@ def test_names_derive_from_the_data_root() -> None:
     assert kernel.Config().pid_path == "/run/orlop.pid"
 
 
-def test_storage_options_are_handed_to_their_driver_only() -> None:
+def test_storage_options_are_passed_to_their_driver_only() -> None:
     config = Config(storage_opts=("overlay2.size=10G", "vfs.x=1"))
     assert config.storage_options("overlay2") == (("size", "10G"),)
 
@@ -346,7 +346,7 @@ KEYS, FLAGS = Schema.select({}).owners.keys(), Schema.select({}).flags
 @given(
     st.dictionaries(st.sampled_from(sorted(KEYS)), st.one_of(st.integers(), st.text(), st.booleans(), st.lists(st.text())))
 )
-def test_any_values_give_a_configuration_or_a_plain_error(
+def test_arbitrary_values_give_a_configuration_or_config_error(
     tmp_path_factory: pytest.TempPathFactory, content: dict[str, Any]
 ) -> None:
     path = tmp_path_factory.mktemp("any") / "daemon.json"
@@ -392,7 +392,7 @@ def test_every_problem_is_named_with_its_place(write: Any) -> None:
     ]
 
 
-def test_a_key_that_stands_twice_is_said_and_the_last_one_counts(write: Any) -> None:
+def test_repeated_key_is_warned_about_and_the_last_one_counts(write: Any) -> None:
     loaded = load_all(parse(["--config-file", write(b'{\n"mtu": 1400,\n"mtu": 1300\n}')]), {})
     assert Config.of(loaded.config).mtu == 1300
     assert loaded.warnings == ("mtu stands on line 2 and on line 3: the last one counts",)
@@ -424,7 +424,7 @@ def test_every_value_has_an_origin(write: Any) -> None:
     assert loaded.config.part(ApiKeys).min_api_version == "1.40"
 
 
-def test_dockers_file_is_read_where_ours_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dockers_file_is_the_fallback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, dockers = tmp_path / "ours.json", tmp_path / "dockers.json"
     monkeypatch.setattr(file, "DEFAULT_FILES", (str(ours), str(dockers)))
     assert load_all(parse([]), {}).file == ""
@@ -437,7 +437,7 @@ def test_dockers_file_is_read_where_ours_is_missing(tmp_path: Path, monkeypatch:
     assert load_all(parse(["--config-file", str(dockers)]), {}).origin("mtu") == f"{dockers}:1"
 
 
-def test_what_is_shown_hides_passwords(write: Any) -> None:
+def test_shown_configuration_hides_passwords(write: Any) -> None:
     path = write(
         {
             "proxies": {"http-proxy": "http://me:hidden@p"},
@@ -468,7 +468,7 @@ def reloaded(write: Any, before: Any, after: Any) -> ReloadPlan:
     return plan(*found)
 
 
-def test_a_plan_sorts_what_is_applied_unchanged_and_waiting(write: Any) -> None:
+def test_reload_plan_lists_applied_unchanged_and_waiting_keys(write: Any) -> None:
     found = reloaded(
         write,
         {"labels": ["a=1"], "mtu": 1400, "debug": True, "icc": False},
@@ -480,7 +480,7 @@ def test_a_plan_sorts_what_is_applied_unchanged_and_waiting(write: Any) -> None:
     assert found.loaded.origin("mtu").endswith("daemon.json:1")
 
 
-def test_the_attributes_of_a_reload_are_dockers() -> None:
+def test_attributes_of_the_reload_event_are_dockers() -> None:
     keys = EngineKeys(
         features={"b": True, "a": False},
         runtimes={"x": RuntimeEntry(path="/x"), "a": RuntimeEntry(path="/a")},

@@ -130,7 +130,7 @@ def test_a_wrong_type_is_reported_with_file_line_and_key(loaded: Callable[..., L
     assert f"{tmp_path}/daemon.json: wrong type: quota-soft: yes: expected true or false, got a string (line 5)" in said
 
 
-def test_its_own_problems_have_the_places_of_their_keys(loaded: Callable[..., Loaded], tmp_path: Path) -> None:
+def test_problems_of_a_plugin_have_file_and_line(loaded: Callable[..., Loaded], tmp_path: Path) -> None:
     said = refused(loaded, "quota", quota_soft=True, debug=True)
     assert f"a soft quota cannot be debugged [quota-soft: {tmp_path}/daemon.json:5, debug: {tmp_path}/daemon.json:6]" in said
 
@@ -215,7 +215,7 @@ def test_config_file_that_may_be_a_value_of_another_flag(argv: list[str]) -> Non
         (("wrong",), "cannot use the keys of the plugin \"wrong\": <class 'dict'> is not a subclass of"),
     ],
 )
-def test_plugins_that_cannot_be(loaded: Callable[..., Loaded], services: tuple[str, ...], text: str) -> None:
+def test_invalid_key_plugins_are_refused(loaded: Callable[..., Loaded], services: tuple[str, ...], text: str) -> None:
     assert text in refused(loaded, *services)
 
 

@@ -39,7 +39,7 @@ from orlop_monitor.protocol import MonitorRecord
 from orlop_sdk import Endpoint, EndpointState, NetworkSpec, PublishedPort, Subnet, linux
 
 
-def test_more_downloads_may_run_as_soon_as_the_limit_is_raised(tmp_path: Path) -> None:
+def test_raised_download_limit_applies_at_once(tmp_path: Path) -> None:
     async def main() -> None:
         async with trio.open_nursery() as nursery:
             downloads = Downloads(ContentStore(str(tmp_path)), nursery, 1, 5)
@@ -127,7 +127,7 @@ def changed(**fields: Any) -> Config:
     return Config(**{"live_restore": True, "ipv6": True, **fields})
 
 
-def test_what_concerns_new_containers_only_may_change(containers: Callable[..., Living]) -> None:
+def test_settings_of_new_containers_may_change(containers: Callable[..., Living]) -> None:
     reload_constraints.check(*containers(record(1)), FITTING)
     reload_constraints.check(
         *containers(),
@@ -144,7 +144,7 @@ def test_what_concerns_new_containers_only_may_change(containers: Callable[..., 
         {"runtimes": {"other": RuntimeEntry(path="/x")}, "default_runtime": "other", "storage_driver": "overlay2"},
     ],
 )
-def test_changes_that_break_nothing(containers: Callable[..., Living], fields: dict[str, Any]) -> None:
+def test_compatible_changes_are_applied(containers: Callable[..., Living], fields: dict[str, Any]) -> None:
     reload_constraints.check(*containers(record(1)), changed(**fields))
 
 
@@ -163,7 +163,9 @@ def test_changes_that_break_nothing(containers: Callable[..., Living], fields: d
         ({"data_root": "/else"}, "live in data-root /var/lib/orlop, but data-root is /else"),
     ],
 )
-def test_changes_that_would_break_them(containers: Callable[..., Living], fields: dict[str, Any], text: str) -> None:
+def test_changes_that_break_running_containers_are_refused(
+    containers: Callable[..., Living], fields: dict[str, Any], text: str
+) -> None:
     with pytest.raises(ConfigError) as caught:
         reload_constraints.check(*containers(*map(record, range(5))), changed(**fields))
     assert f"5 running containers (c0, c1, c2 and 2 more) {text}: that cannot be changed under them; put the " in str(
@@ -175,18 +177,18 @@ def test_changes_that_would_break_them(containers: Callable[..., Living], fields
         reload_constraints.check(*containers(record(9)), changed(**fields))
 
 
-def test_a_runtime_in_use_cannot_be_taken_out(containers: Callable[..., Living]) -> None:
+def test_runtime_in_use_cannot_be_removed(containers: Callable[..., Living]) -> None:
     here = containers(record(1, runtime="own"), record(2))
     with pytest.raises(ConfigError, match=r"^1 running container \(c1\) run by runtime own, but runtimes has no such entry"):
         reload_constraints.check(*here, FITTING)
     reload_constraints.check(*here, changed(runtimes={"own": RuntimeEntry(path="/x")}))
 
 
-def test_rules_are_missed_by_who_has_some(containers: Callable[..., Living]) -> None:
+def test_iptables_may_be_turned_off_without_published_ports(containers: Callable[..., Living]) -> None:
     reload_constraints.check(*containers(record(1, ports=()), record(2, rules=False)), changed(iptables=False))
 
 
-def test_without_live_restore_they_are_not_meant_to_go_on(containers: Callable[..., Living], tmp_path: Path) -> None:
+def test_changes_are_allowed_without_live_restore(containers: Callable[..., Living], tmp_path: Path) -> None:
     """They do not survive a restart of the daemon. They do survive a reload, which applies `runtimes`."""
     here = containers(record(1, runtime="own"), config=Config(exec_root=str(tmp_path)))
     reload_constraints.check(*here, Config(storage_driver="vfs", runtimes={"own": RuntimeEntry(path="/x")}))
@@ -218,7 +220,7 @@ def engine(tmp_path: Path, check_config: Callable[[Config], None] = lambda _: No
         ({"init_path": "/no/init"}, "cannot use init-path: /no/init is not an executable"),
     ],
 )
-def test_a_file_that_the_next_start_refuses_is_refused_at_once(
+def test_reload_refuses_a_file_that_the_next_start_would_refuse(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], text: str
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
@@ -229,7 +231,7 @@ def test_a_file_that_the_next_start_refuses_is_refused_at_once(
     assert problem.keys == tuple(name.replace("_", "-") for name in fields)
 
 
-def test_whatever_goes_wrong_nothing_is_applied_and_systemd_is_told(
+def test_failed_reload_applies_nothing_and_notifies_systemd(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(config: Config) -> None:
@@ -268,7 +270,7 @@ def orlop(capfd: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]
     return int(ended.value.code or 0), captured.out, captured.err
 
 
-def test_the_client_shows_what_the_daemon_says(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_client_prints_the_result_of_a_reload(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with RecordedDaemon(str(tmp_path / "d.sock")) as daemon:
         daemon.on("GET", "/orlop/config", answer(SHOWN))
         code, out, err = orlop(capfd, "-H", daemon.host, "config", "show", "--origin")
@@ -286,7 +288,7 @@ def test_the_client_shows_what_the_daemon_says(tmp_path: Path, capfd: pytest.Cap
         assert (code, "it is not Orlop's" in err) == (1, True)
 
 
-def test_without_a_daemon_it_asks_the_program(
+def test_config_show_without_a_daemon_runs_orlopd(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / "orlopd"

@@ -77,7 +77,7 @@ def outdated(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- orlop tls
 
 
-def test_init_makes_three_pairs_with_private_keys(ready: Path) -> None:
+def test_init_creates_three_pairs_with_private_modes(ready: Path) -> None:
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in ready.iterdir()}
     assert modes == {
         "ca.pem": 0o644,
@@ -90,7 +90,7 @@ def test_init_makes_three_pairs_with_private_keys(ready: Path) -> None:
     assert (ready / "client" / "ca.pem").read_bytes() == (ready / "ca.pem").read_bytes()
 
 
-def test_the_certificate_has_the_names_of_this_machine_and_the_given_ones(ready: Path) -> None:
+def test_certificate_has_the_names_of_the_host_and_the_given_ones(ready: Path) -> None:
     certificate = certificates.read_certificate(str(ready), "server-cert.pem")
     names = certificates.names_of(certificate)
     assert names[:2] == ["build.example.org", "192.0.2.7"]
@@ -100,20 +100,20 @@ def test_the_certificate_has_the_names_of_this_machine_and_the_given_ones(ready:
     assert certificate.not_valid_after_utc - dt.datetime.now(dt.UTC) < dt.timedelta(days=30)
 
 
-def test_strict_openssl_takes_the_chain(ready: Path) -> None:
+def test_strict_openssl_accepts_the_chain(ready: Path) -> None:
     names = ["server-cert.pem", "client/cert.pem"]
     command = ["openssl", "verify", "-x509_strict", "-CAfile", "ca.pem", *names]
     done = subprocess.run(command, cwd=ready, capture_output=True, text=True, check=False)
     assert done.stdout == "".join(f"{name}: OK\n" for name in names)
 
 
-def test_the_report_says_what_to_write_and_to_call(tmp_path: Path) -> None:
+def test_report_has_the_keys_and_the_client_command(tmp_path: Path) -> None:
     text = made(tmp_path, "--name", "2001:db8::1")
     assert f'"tlscert": "{tmp_path}/server-cert.pem"' in text
     assert f"DOCKER_HOST=tcp://[2001:db8::1]:2376 DOCKER_TLS_VERIFY=1 DOCKER_CERT_PATH={tmp_path}/client" in text
 
 
-def test_nothing_is_overwritten_unless_forced(ready: Path, tmp_path: Path) -> None:
+def test_existing_files_are_overwritten_only_with_force(ready: Path, tmp_path: Path) -> None:
     here = copied(ready, tmp_path)
     before = (here / "ca.pem").read_bytes()
     assert "has ca.pem, ca-key.pem, server-cert.pem, server-key.pem already" in complaint("init", "--dir", here)
@@ -122,7 +122,7 @@ def test_nothing_is_overwritten_unless_forced(ready: Path, tmp_path: Path) -> No
     assert (here / "ca.pem").read_bytes() != before
 
 
-def test_a_client_of_the_ca_that_is_there(ready: Path, tmp_path: Path) -> None:
+def test_client_certificate_of_an_existing_ca(ready: Path, tmp_path: Path) -> None:
     here = copied(ready, tmp_path)
     assert f"DOCKER_CERT_PATH={here}/anna" in made(here, "--client", "anna")
     anna = certificates.read_certificate(str(here / "anna"), "cert.pem")
@@ -157,12 +157,12 @@ def test_renewal_keeps_the_ca_and_the_names(ready: Path, tmp_path: Path) -> None
         (["renew"], "ca.pem: No such file or directory"),
     ],
 )
-def test_bad_words(tmp_path: Path, argv: list[str], text: str) -> None:
+def test_invalid_arguments_are_refused(tmp_path: Path, argv: list[str], text: str) -> None:
     assert text in complaint(*argv, "--dir", tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
-def test_a_key_that_is_not_the_cas(ready: Path, tmp_path: Path) -> None:
+def test_key_that_does_not_match_the_ca_is_refused(ready: Path, tmp_path: Path) -> None:
     here = copied(ready, tmp_path)
     (here / "ca-key.pem").write_bytes((here / "server-key.pem").read_bytes())
     assert "ca-key.pem is not its key" in complaint("init", "--dir", here, "--client", "x")
@@ -171,14 +171,14 @@ def test_a_key_that_is_not_the_cas(ready: Path, tmp_path: Path) -> None:
 # --- how the daemon reads the files
 
 
-def test_good_files_are_taken_without_a_word(ready: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_valid_files_give_no_warning(ready: Path, caplog: pytest.LogCaptureFixture) -> None:
     context = tls.server_context(config(ready))
     assert context.verify_mode == ssl.CERT_REQUIRED
     assert tls.server_context(config(ready, tlsverify=None, tls=True)).verify_mode == ssl.CERT_REQUIRED
     assert not caplog.records
 
 
-def test_without_verification_no_ca_is_needed(ready: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_ca_is_needed_without_client_verification(ready: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert tls.server_context(config(ready, tlsverify=False, tlscacert="")).verify_mode == ssl.CERT_NONE
     assert "tlsverify is off: clients need no certificate" in caplog.text
 
@@ -189,7 +189,7 @@ def refused(found: Config) -> str:
     return str(caught.value)
 
 
-def test_files_that_are_not_what_they_should_be(ready: Path, tmp_path: Path) -> None:
+def test_invalid_files_are_named(ready: Path, tmp_path: Path) -> None:
     here = copied(ready, tmp_path)
     assert "cannot read tlscacert /no/ca: No such file" in refused(config(here, tlscacert="/no/ca"))
     assert "cannot read tlskey" in refused(config(here, tlskey=str(here)))
@@ -203,14 +203,14 @@ def test_files_that_are_not_what_they_should_be(ready: Path, tmp_path: Path) -> 
     assert f"tlskey {here}/ca-key.pem is not the key of the certificate in tlscert {here}/server-cert.pem" in wrong
 
 
-def test_a_certificate_for_clients_is_none_for_a_daemon(ready: Path) -> None:
+def test_client_certificate_is_refused_for_the_daemon(ready: Path) -> None:
     own = ready / "client"
     found = refused(config(ready, tlscert=str(own / "cert.pem"), tlskey=str(own / "key.pem")))
     assert f"clients would refuse tlscert {own}/cert.pem: " in found
     assert "purpose" in found
 
 
-def test_an_encrypted_key_asks_nobody(ready: Path, tmp_path: Path) -> None:
+def test_encrypted_key_is_refused_without_a_prompt(ready: Path, tmp_path: Path) -> None:
     key = serialization.load_pem_private_key((ready / "server-key.pem").read_bytes(), None)
     form = serialization.BestAvailableEncryption(b"secret")
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, form)
@@ -218,7 +218,9 @@ def test_an_encrypted_key_asks_nobody(ready: Path, tmp_path: Path) -> None:
     assert "tlskey is encrypted" in refused(config(ready, tlskey=str(tmp_path / "key.pem")))
 
 
-def test_what_has_expired_is_named_with_the_date(ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_expired_certificates_are_named_with_their_date(
+    ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here = copied(ready, tmp_path)
     ca = certificates.load(str(here), "ca.pem", "ca-key.pem")
     outdated(monkeypatch)
@@ -234,7 +236,7 @@ def test_what_has_expired_is_named_with_the_date(ready: Path, tmp_path: Path, mo
     assert "is not valid before " in refused(new)
 
 
-def test_warnings_of_what_should_not_stay_so(ready: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_warnings_about_expiry_and_file_modes(ready: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     here = copied(ready, tmp_path)
     ca = certificates.load(str(here), "ca.pem", "ca-key.pem")
     certificates.store(str(here), certificates.make_server(ca, ["localhost"], 3), "server-cert.pem", "server-key.pem")
@@ -244,7 +246,7 @@ def test_warnings_of_what_should_not_stay_so(ready: Path, tmp_path: Path, caplog
     assert f"chmod 600 {here}/server-key.pem" in caplog.text
 
 
-def test_validate_says_it_too(ready: Path, tmp_path: Path) -> None:
+def test_validate_reports_tls_problems(ready: Path, tmp_path: Path) -> None:
     here = copied(ready, tmp_path)
     files = ["--tlscacert", here / "ca.pem", "--tlscert", here / "server-cert.pem", "--tlskey", here / "server-key.pem"]
 
@@ -312,7 +314,7 @@ def test_one_ca_for_different_rights_is_refused(ready: Path, readers: Path, tmp_
     assert "cannot read tlscacert /no/ca" in answers(full, replace(one, tlscacert="/no/ca"))
 
 
-def test_validate_and_a_start_refuse_it_too(ready: Path, tmp_path: Path) -> None:
+def test_validate_and_start_refuse_one_ca_for_different_rights(ready: Path, tmp_path: Path) -> None:
     path, port = tmp_path / "d.json", free_port()
     found = config(ready, hosts=("unix:///run/x", f"tcp://127.0.0.1:{free_port()}"), listeners=(listener(port),))
     keys = {key: getattr(found, key) for key in ("hosts", "tlsverify", "tlscacert", "tlscert", "tlskey")}
@@ -329,7 +331,7 @@ def test_validate_and_a_start_refuse_it_too(ready: Path, tmp_path: Path) -> None
         trio.run(start)
 
 
-def test_a_listener_lets_in_the_clients_of_its_own_ca(ready: Path, readers: Path) -> None:
+def test_listener_accepts_clients_of_its_own_ca_only(ready: Path, readers: Path) -> None:
     found = config(
         ready, hosts=("tcp://127.0.0.1:0",), listeners=(listener(free_port(), tlscacert=str(readers / "ca.pem")),)
     )
@@ -370,7 +372,7 @@ def test_a_listener_lets_in_the_clients_of_its_own_ca(ready: Path, readers: Path
 # --- where to listen, and conflicting options
 
 
-def test_the_files_are_dockerds_when_nobody_names_them(ready: Path, tmp_path: Path) -> None:
+def test_default_files_are_dockerds(ready: Path, tmp_path: Path) -> None:
     (tmp_path / "d.json").write_text("{}")
     own = ready / "client"
 
@@ -400,7 +402,7 @@ def test_tlsverify_false_is_tls_without_client_certificates() -> None:
 
 
 @pytest.mark.parametrize("more", [{}, {"tls": True, "tlsverify": False}])
-def test_off_loopback_somebody_has_to_say_so(more: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+def test_tcp_off_loopback_needs_tls_or_an_explicit_key(more: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ConfigError, match=r"whoever reaches this address is root on this machine; .*--allow-insecure-tcp"):
         exposure.check("tcp://0.0.0.0:1", "0.0.0.0", Config(**more))
     exposure.check("tcp://0.0.0.0:1", "0.0.0.0", Config(allow_insecure_tcp=True, **more))
@@ -410,7 +412,7 @@ def test_off_loopback_somebody_has_to_say_so(more: dict[str, Any], caplog: pytes
     assert len(caplog.messages) == 1
 
 
-def test_tcp_sockets_of_systemd_are_guarded_as_well(ready: Path) -> None:
+def test_tcp_sockets_of_systemd_are_checked_as_well(ready: Path) -> None:
     async def opened(found: Config) -> list[str]:
         with socket.create_server(("0.0.0.0", 0)) as sock:
             async with listen.opened(found, {os.dup(sock.fileno()): ""}) as listeners:
@@ -421,7 +423,7 @@ def test_tcp_sockets_of_systemd_are_guarded_as_well(ready: Path) -> None:
     assert trio.run(opened, config(ready, hosts=("fd://",))) == ["TlsListener"]
 
 
-def test_a_renewed_certificate_is_for_the_next_connection(ready: Path, tmp_path: Path) -> None:
+def test_renewed_certificate_is_used_for_the_next_connection(ready: Path, tmp_path: Path) -> None:
     here = copied(ready, tmp_path)
     found = config(here, hosts=("tcp://127.0.0.1:0",))
     trusting = ssl.create_default_context(cafile=str(here / "ca.pem"))
@@ -453,7 +455,7 @@ def test_a_renewed_certificate_is_for_the_next_connection(ready: Path, tmp_path:
     trio.run(main)
 
 
-def test_a_handshake_that_stops_half_way_is_ended(ready: Path) -> None:
+def test_unfinished_handshake_is_closed(ready: Path) -> None:
     from trio.testing import MockClock, memory_stream_pair
 
     from orlop_kernel.http import identify as module

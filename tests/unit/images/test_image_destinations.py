@@ -44,16 +44,16 @@ def no(what: str) -> Exception:
         *("64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "2002:a00:1::1", "::127.0.0.1", "fec0::1"),
     ],
 )
-def test_addresses_inside(address: str) -> None:
+def test_private_and_local_addresses_are_refused(address: str) -> None:
     assert not is_public(address)
 
 
 @pytest.mark.parametrize("address", ["1.1.1.1", "2606:4700:4700::1111", "64:ff9b::101:101", "::ffff:1.1.1.1"])
-def test_addresses_of_the_internet(address: str) -> None:
+def test_public_addresses_are_allowed(address: str) -> None:
     assert is_public(address)
 
 
-def test_an_address_of_this_machine_is_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_addresses_of_this_host_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(destinations, "_is_own", lambda address: address == "1.1.1.1")
     assert not is_public("1.1.1.1")
     assert not is_public("::ffff:1.1.1.1")
@@ -62,7 +62,7 @@ def test_an_address_of_this_machine_is_inside(monkeypatch: pytest.MonkeyPatch) -
     assert not destinations._is_own("1.1.1.1")
 
 
-def test_what_the_administrator_has_named(tmp_path: Path) -> None:
+def test_configured_registries_and_mirrors_are_allowed(tmp_path: Path) -> None:
     rules = HostRules(("https://mirror.corp:5000/",), ("reg.corp", "own.corp:5000", "10.0.0.0/8"))
     (tmp_path / "certs.corp:443").mkdir()
 
@@ -90,7 +90,7 @@ async def pull(images: ImagesFixture, server: Hostile, host: str = "") -> None:
     await drain(images.images.pull(PullRequest(parse(f"{host or server.host}/app:v1"), refuse=no)))
 
 
-def test_a_pull_from_inside(tmp_path: Path) -> None:
+def test_pull_from_a_private_address_is_refused(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, server: Hostile) -> None:
         port = server.host.rpartition(":")[2]
         for host in ("", f"localhost:{port}", f"127.1.1.1:{port}"):
@@ -101,14 +101,16 @@ def test_a_pull_from_inside(tmp_path: Path) -> None:
     running(tmp_path, check)
 
 
-def test_a_pull_from_a_configured_registry(tmp_path: Path) -> None:
+def test_pull_from_a_configured_private_registry_is_allowed(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, server: Hostile) -> None:
         await pull(images, server)
 
     running(tmp_path, check, insecure_registries=["127.0.0.0/8"])
 
 
-def test_a_redirect_or_token_service_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redirects_and_token_services_on_private_addresses_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The rules take the registry's address for public; the addresses that it redirects to are not."""
     monkeypatch.setattr(destinations, "is_public", lambda address: address == "127.0.0.1")
 
@@ -128,7 +130,7 @@ def test_a_redirect_or_token_service_inside(tmp_path: Path, monkeypatch: pytest.
     running(tmp_path, check)
 
 
-def test_an_import_from_inside(tmp_path: Path) -> None:
+def test_import_from_a_private_address_is_refused(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, server: Hostile) -> None:
         for host in (server.host, server.host.replace("127.0.0.1", "localhost"), server.host.replace("127.0.0.1", "127.1")):
             request = ImportRequest(f"http://{host}/x.tar", refuse=no)
@@ -140,7 +142,7 @@ def test_an_import_from_inside(tmp_path: Path) -> None:
     running(tmp_path, check, insecure_registries=["127.0.0.0/16"])  # a trusted registry is not a permitted source of imports
 
 
-def test_a_search_and_a_login_inside(tmp_path: Path) -> None:
+def test_search_and_login_on_private_addresses_are_refused(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, server: Hostile) -> None:
         with pytest.raises(Forbidden, match=REFUSED):
             await images.images.search(f"{server.host}/x", 0, {}, no)
@@ -156,7 +158,7 @@ async def fetched(url: str) -> bytes:
         return b"".join([piece async for piece in pieces])
 
 
-def test_an_import_that_is_redirected_inside(tmp_path: Path) -> None:
+def test_import_redirected_to_a_private_address_is_refused(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, server: Hostile) -> None:
         server.misbehave("there", replace(b"content"))
         server.misbehave("here", redirect(f"http://{server.host}/there"))
@@ -177,7 +179,7 @@ def test_an_import_that_is_redirected_inside(tmp_path: Path) -> None:
     running(tmp_path, check)
 
 
-def test_the_address_that_was_judged_is_the_one_that_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_uses_the_address_that_was_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The daemon connects to the address that was checked, without a second DNS lookup (DNS rebinding); the first address
     that answers is used."""
 
@@ -198,7 +200,7 @@ def test_the_address_that_was_judged_is_the_one_that_is_used(tmp_path: Path, mon
     running(tmp_path, check)
 
 
-def test_what_a_foreign_server_says_is_not_told(tmp_path: Path) -> None:
+def test_answers_of_refused_servers_are_not_shown(tmp_path: Path) -> None:
     """The client may not be able to reach that server itself."""
 
     async def check(images: ImagesFixture, server: Hostile) -> None:
@@ -214,7 +216,7 @@ def test_what_a_foreign_server_says_is_not_told(tmp_path: Path) -> None:
     running(tmp_path, check)
 
 
-def test_an_import_of_an_archive_from_the_internet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_import_from_a_public_address_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(destinations, "is_public", lambda address: address == "127.0.0.1")
 
     async def check(images: ImagesFixture, server: Hostile) -> None:

@@ -82,7 +82,7 @@ async def several(images: ImagesFixture, registry: Hostile) -> str:
     return name
 
 
-def test_a_second_platform_does_not_take_the_name(tmp_path: Path) -> None:
+def test_pulling_a_second_platform_keeps_the_name_of_the_first(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         both = publish(registry, MINE, BIG, ARM)
         name = f"{registry.host}/app:v1"
@@ -101,7 +101,7 @@ def test_a_second_platform_does_not_take_the_name(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_a_list_has_one_entry_for_a_name(tmp_path: Path) -> None:
+def test_list_has_one_entry_per_name(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         name = await several(images, registry)
         both = index((MINE, BIG, ARM), oci=True, attestation=True)
@@ -145,7 +145,7 @@ def test_older_clients_see_one_platform_of_a_name(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_a_new_index_of_the_registry(tmp_path: Path) -> None:
+def test_pull_of_a_newer_index_moves_the_name(tmp_path: Path) -> None:
     """What the new index lists keeps the name; what it replaces loses it."""
 
     async def test(images: ImagesFixture, registry: Hostile) -> None:
@@ -264,7 +264,7 @@ def test_names_of_several_platforms_survive_a_restart(tmp_path: Path) -> None:
     run(tmp_path, check, storage)
 
 
-def test_one_of_the_images_is_lost(tmp_path: Path) -> None:
+def test_name_survives_the_loss_of_one_image(tmp_path: Path) -> None:
     """A name keeps the platforms whose images are usable."""
     storage = DirectoryStorage(f"{tmp_path}/layers")
 
@@ -370,7 +370,7 @@ async def load(images: ImagesFixture, data: bytes, platform: Platform | None = N
     return await drain(images.images.load_archive(body(), [platform] if platform else []))
 
 
-def test_a_load_brings_all_platforms_of_an_index(tmp_path: Path) -> None:
+def test_load_of_an_index_adds_all_platforms(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         manifest, parts = attested()
         data = archive(MINE, BIG, absent=[ARM], attestation=manifest, parts=parts)

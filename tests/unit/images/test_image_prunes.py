@@ -55,7 +55,7 @@ async def reached(test: Any) -> None:
 
 
 @pytest.mark.parametrize("digest", [APP.config.digest, BASE.digest, TOP.digest])
-def test_a_pull_that_downloads(tmp_path: Path, digest: str) -> None:
+def test_prune_during_a_download(tmp_path: Path, digest: str) -> None:
     async def main() -> None:
         with serving() as registry, trio.fail_after(30):
             registry.add("app", "v1", APP)
@@ -75,7 +75,7 @@ def test_a_pull_that_downloads(tmp_path: Path, digest: str) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_pull_that_unpacks(tmp_path: Path, count: int) -> None:
+def test_prune_during_unpacking(tmp_path: Path, count: int) -> None:
     class Slow(Unpacker):
         async def __call__(self, *args: Any, **options: Any) -> Any:
             self.gate = gate if self.count + 1 == count else None
@@ -100,7 +100,7 @@ def test_a_pull_that_unpacks(tmp_path: Path, count: int) -> None:
     trio.run(main)
 
 
-def test_a_pull_that_is_pruned_can_still_be_resumed(tmp_path: Path) -> None:
+def test_pull_can_be_resumed_after_a_prune(tmp_path: Path) -> None:
     """A prune gives up interrupted pulls, but not one that runs: after a broken connection it is resumed."""
 
     async def main() -> None:
@@ -128,7 +128,7 @@ def test_a_pull_that_is_pruned_can_still_be_resumed(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_a_load(tmp_path: Path) -> None:
+def test_prune_during_a_load(tmp_path: Path) -> None:
     gate = trio.Event()
     unpacker = Unpacker(gate=gate)
 
@@ -154,7 +154,7 @@ def test_a_load(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("filters", FILTERS)
-def test_a_save(tmp_path: Path, filters: Mapping[str, Sequence[str]]) -> None:
+def test_prune_during_a_save(tmp_path: Path, filters: Mapping[str, Sequence[str]]) -> None:
     from orlop_engine.images.archive_save import SaveRequest
 
     async def body() -> AsyncIterator[bytes]:

@@ -96,7 +96,7 @@ def layout(count: int) -> bytes:
     ],
     ids=["names", "images", "layout"],
 )
-def test_an_archive_of_too_much_leaves_nothing(tmp_path: Path, data: Callable[[], bytes], message: str) -> None:
+def test_archive_over_the_limits_leaves_nothing(tmp_path: Path, data: Callable[[], bytes], message: str) -> None:
     async def main() -> None:
         async with open_images(str(tmp_path)) as images:
             with pytest.raises(InvalidParameter, match=message):
@@ -121,7 +121,7 @@ def test_one_configuration_under_many_names_counts_each_time(tmp_path: Path, mon
     trio.run(main)
 
 
-def test_as_many_names_as_may_be(tmp_path: Path) -> None:
+def test_load_of_the_most_names_allowed(tmp_path: Path) -> None:
     async def main() -> None:
         async with open_images(str(tmp_path)) as images:
             data = archive([entry([f"n{n}:x" for n in range(4096)])])
@@ -198,7 +198,7 @@ def test_a_prune_of_many_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert copies == [MANY + 1], "all names are copied once, not once a name"
 
 
-def test_removals_allow_no_full_garbage_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_removals_do_not_start_a_full_garbage_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One would visit the objects of 100,000 names in a single step, which takes 110 ms."""
     usual, seen, forget = gc.get_threshold(), [], ImageStore.forget
 
@@ -220,7 +220,7 @@ def test_removals_allow_no_full_garbage_collection(tmp_path: Path, monkeypatch: 
     assert gc.get_threshold() == usual
 
 
-def test_no_work_on_all_names_is_done_in_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_on_all_names_is_split_into_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """A dictionary of 100,000 names made in one step blocks the event loop for 100 ms."""
     paced = [0]
 
@@ -249,7 +249,7 @@ def test_no_work_on_all_names_is_done_in_one_step(monkeypatch: pytest.MonkeyPatc
     trio.run(main)
 
 
-def test_names_of_nothing_are_set_aside_together(tmp_path: Path) -> None:
+def test_names_without_images_are_quarantined_together(tmp_path: Path) -> None:
     """With a commit for each name, 100,000 of them would take minutes at boot."""
 
     async def main() -> None:
@@ -279,7 +279,7 @@ async def opened_images(tmp_path: Path, store: Store) -> AsyncIterator[None]:
         yield
 
 
-def test_many_images_share_and_depend_at_no_cost() -> None:
+def test_shared_sizes_and_children_of_many_images_are_fast() -> None:
     """5,000 images on one base: shared sizes and children are found without scanning the others."""
     catalog = Catalog()
     base = "sha256:" + "0" * 64
@@ -294,7 +294,7 @@ def test_many_images_share_and_depend_at_no_cost() -> None:
     assert time.thread_time() - began < 2
 
 
-def test_a_pattern_of_many_stars() -> None:
+def test_pattern_of_many_stars_is_fast() -> None:
     """A backtracking matcher would take years."""
     catalog = Catalog()
     catalog.put(ImageRecord(APP.id, ()), ImageDocument(), b"")
@@ -321,7 +321,7 @@ def test_a_pattern_of_many_stars() -> None:
     [ImageConfig(labels={"a": "x" * (5 << 20)}), ImageConfig(env=["A=" + "x" * (5 << 20)])],
     ids=["labels", "environment"],
 )
-def test_an_image_that_the_next_start_would_not_read_is_not_made(tmp_path: Path, config: ImageConfig) -> None:
+def test_unreadable_configurations_are_not_created(tmp_path: Path, config: ImageConfig) -> None:
     async def main() -> None:
         async with open_images(str(tmp_path)) as images:
             await drain(images.images.load_archive(pieces(docker_archive({"a:x": APP}))))
@@ -335,7 +335,7 @@ def test_an_image_that_the_next_start_would_not_read_is_not_made(tmp_path: Path,
     trio.run(main)
 
 
-def test_a_commit_of_nothing_adds_no_layer(tmp_path: Path) -> None:
+def test_empty_commit_adds_no_layer(tmp_path: Path) -> None:
     async def main() -> None:
         async with open_images(str(tmp_path)) as images:
             await drain(images.images.load_archive(pieces(docker_archive({"a:x": APP}))))
@@ -354,7 +354,7 @@ def test_a_commit_of_nothing_adds_no_layer(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_large_configurations(tmp_path: Path) -> None:
+def test_large_configurations_do_not_block_the_event_loop(tmp_path: Path) -> None:
     """At most 4 MiB each: parsed on a thread, both by a load and by an inspect of an old client."""
     large = image([layer({"x": b"1"})], config={"Labels": {f"label{n}": "x" * 20 for n in range(80_000)}})
     odd = image([layer({"x": b"1"})], nothing=[[n] for n in range(400_000)])
@@ -372,7 +372,7 @@ def test_large_configurations(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_a_blob_appears_when_no_collection_can_overlook_its_lease(tmp_path: Path) -> None:
+def test_blob_is_published_only_with_its_lease(tmp_path: Path) -> None:
     """A collection that read the leases before the blob was held would remove the blob."""
 
     async def main() -> None:

@@ -69,7 +69,7 @@ def quarantined(tmp_path: Path) -> list[str]:
     return sorted(key for _, key, _ in examine(str(tmp_path / "state" / "orlop.db")).quarantined)
 
 
-def test_nothing_is_lost_and_nothing_left_over(tmp_path: Path) -> None:
+def test_restart_keeps_images_and_removes_leftovers(tmp_path: Path) -> None:
     def leave(storage: DirectoryStorage) -> None:
         content = tmp_path / "content"
         (content / "blobs" / "sha256" / ("e" * 64)).write_bytes(b"an orphan")
@@ -87,7 +87,7 @@ def test_nothing_is_lost_and_nothing_left_over(tmp_path: Path) -> None:
     assert quarantined(tmp_path) == []
 
 
-def test_a_layer_that_a_container_stands_on_stays(tmp_path: Path) -> None:
+def test_layer_of_a_container_is_not_removed(tmp_path: Path) -> None:
     async def main() -> None:
         storage = DirectoryStorage(str(tmp_path / "layers"))
         async with open_images(str(tmp_path), storage=storage) as images:
@@ -117,7 +117,7 @@ def test_a_layer_that_a_container_stands_on_stays(tmp_path: Path) -> None:
     ],
     ids=["no configuration", "damaged configuration", "no layers"],
 )
-def test_damaged_images_are_set_aside(
+def test_damaged_images_are_quarantined(
     tmp_path: Path, damage: Callable[[Path, DirectoryStorage], None], left: list[str]
 ) -> None:
     images = reopened(tmp_path, lambda storage: damage(tmp_path, storage))
@@ -128,7 +128,7 @@ def test_damaged_images_are_set_aside(
     assert quarantined(tmp_path) == sorted(expected)
 
 
-def test_rows_that_mean_nothing_are_set_aside(tmp_path: Path) -> None:
+def test_invalid_rows_are_quarantined(tmp_path: Path) -> None:
     rows = [
         ("sha256:" + "1" * 64, b"no JSON"),
         ("sha256:" + "2" * 64, json.dumps({"id": "sha256:" + "2" * 64, "layers": []}).encode()),
@@ -141,7 +141,7 @@ def test_rows_that_mean_nothing_are_set_aside(tmp_path: Path) -> None:
     assert quarantined(tmp_path) == sorted(key for key, _ in rows)
 
 
-def test_what_may_be_an_images_is_kept_while_its_row_is_set_aside(tmp_path: Path) -> None:
+def test_content_of_quarantined_images_is_kept(tmp_path: Path) -> None:
     """While its row is quarantined, it is unknown which layers and blobs belong to the image."""
     images = reopened(tmp_path, lambda storage: None, [(APP.id, b"garbage")])
     assert names(images) == ["b:x"]
@@ -161,7 +161,7 @@ def test_what_may_be_an_images_is_kept_while_its_row_is_set_aside(tmp_path: Path
     trio.run(main)
 
 
-def test_a_damaged_blob_is_had_again(tmp_path: Path) -> None:
+def test_damaged_blob_is_downloaded_again(tmp_path: Path) -> None:
     """A layer's blob is lost but its files are not: loading the image restores the blob."""
 
     async def main() -> None:
@@ -187,7 +187,7 @@ async def forget_blobs(images: ImagesFixture, tmp_path: Path) -> None:
         await images.images._image_store.store.commit([Put("images", found.id, msgspec.json.encode(record))])
 
 
-def test_layers_known_only_unpacked_are_used_as_they_are(tmp_path: Path) -> None:
+def test_unpacked_layers_without_blob_are_used(tmp_path: Path) -> None:
     async def main() -> None:
         storage = DirectoryStorage(str(tmp_path / "layers"))
         async with open_images(str(tmp_path), storage=storage) as images:
@@ -243,7 +243,7 @@ def test_interrupted_pulls_expire(tmp_path: Path, until: float, kept: bool) -> N
     assert names(images) == ["a:x", "b:x"]
 
 
-def test_tags_move_and_are_remembered(tmp_path: Path) -> None:
+def test_moved_tags_survive_a_restart(tmp_path: Path) -> None:
     async def main() -> None:
         storage = DirectoryStorage(str(tmp_path / "layers"))
         async with open_images(str(tmp_path), storage=storage) as images:

@@ -57,7 +57,7 @@ def without_media_type(found: Image) -> Image:
     ids=["docker", "oci", "oci without media type"],
 )
 @pytest.mark.parametrize("listed", [False, True])
-def test_a_received_manifest_goes_out_byte_for_byte(tmp_path: Path, pulled: Image, listed: bool) -> None:
+def test_received_manifest_is_sent_unchanged(tmp_path: Path, pulled: Image, listed: bool) -> None:
     async def main() -> None:
         with serving() as registry:
             registry.add("app", "v1", pulled)
@@ -97,7 +97,7 @@ def test_the_newest_manifest_is_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"{}"), os.unlink], ids=["damaged", "missing"])
-def test_a_lost_manifest_is_made_again(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+def test_lost_manifest_is_created_again(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     async def check(content: ContentStore) -> None:
         kept = image([GZIP]).manifest.data
         found = await stored(content, [GZIP], [kept])

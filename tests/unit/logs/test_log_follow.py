@@ -43,7 +43,7 @@ def test_follow_a_rotating_log(driver: LogDriver, tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_reads_of_a_disk_that_hangs_use_up_no_threads_of_others() -> None:
+def test_hanging_reads_do_not_use_up_threads() -> None:
     answers = threading.Event()
 
     class Reader:

@@ -44,7 +44,7 @@ def test_a_network_by_its_options() -> None:
         ("host_ipv4", "1.2.3"),
     ],
 )
-def test_options_that_cannot_be(key: str, value: str) -> None:
+def test_invalid_options_are_refused(key: str, value: str) -> None:
     with pytest.raises(InvalidParameter):
         read_network(spec(internal=False, **{key: value}), CONTEXT)
 
@@ -92,7 +92,7 @@ def test_elements_of_ports() -> None:
         _plan.port_elements(endpoint(PublishedPort("icmp", "0.0.0.0", 1, 1)))
 
 
-def test_from_one_state_to_another() -> None:
+def test_changes_between_two_states() -> None:
     keep, gone, new = (Element("ports4", f"tcp . {port}", "10.1.0.2 . 80") for port in (1, 2, 3))
     moved = Element("ports4", "tcp . 4", "10.1.0.2 . 80")
     text = _plan.update_table("orlop", frozenset({keep, gone, moved}), frozenset({keep, new, moved._replace(value="x")}))
@@ -102,14 +102,14 @@ def test_from_one_state_to_another() -> None:
     assert text.index("delete element") < text.index("add element")
 
 
-def test_what_may_stay_until_the_restore() -> None:
+def test_existing_elements_are_kept_until_the_restore() -> None:
     wanted = frozenset({Element("inside4", "10.1.1.0/24"), Element("ports4", "tcp . 1", "new")})
     other = frozenset({Element("inside4", "10.2.0.0/16"), Element("ports4", "tcp . 2", "x"), Element("bridges", '"br1"')})
     former = frozenset({Element("inside4", "10.1.0.0/16"), Element("ports4", "tcp . 1", "old")})
     assert _plan.keep_compatible(wanted, other | former) == wanted | other
 
 
-def test_listing_is_read_back() -> None:
+def test_listed_rules_are_parsed() -> None:
     listing = {
         "nftables": [
             {"metainfo": {}},
