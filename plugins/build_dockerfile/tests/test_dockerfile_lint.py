@@ -150,6 +150,7 @@ RUN --mount=type=secret,id=key,required --mount=type=ssh true
 # final is the result
 FROM base AS final
 ARG DEBUG
+RUN --mount=type=secret,id=last true
 """
     value, text, _ = _call("outline", dockerfile, {"build-arg:DEBUG": "yes"})
     assert (value["name"], value["description"]) == ("final", "is the result")
@@ -171,6 +172,7 @@ ARG DEBUG
         "",
         "SECRET   REQUIRED",
         "key      true",
+        "last     ",
         "",
         "SSH       REQUIRED",
         "default   ",
@@ -184,16 +186,16 @@ def test_targets() -> None:
         {"name": "a", "description": "is first", "base": "busybox", "location": value["targets"][0]["location"]},
         {"name": "b", "default": True, "base": "a", "platform": "linux/arm64", "location": value["targets"][1]["location"]},
     ]
-    assert text == "TARGET        DESCRIPTION\na             is first\nb (default)   \n"
+    assert text == "TARGET      DESCRIPTION\na           is first\nb (default) \n"
 
 
 def test_describe() -> None:
     value, text, _ = _call("subrequests.describe", "FROM busybox\n")
-    assert [item["Name"] for item in value] == [
+    assert [item["name"] for item in value] == [
         "frontend.outline",
         "frontend.targets",
         "frontend.lint",
         "frontend.subrequests.describe",
     ]
-    assert "Lint a Dockerfile" in text
+    assert text.splitlines()[3] == "lint                 1.0.0   Lint a Dockerfile"
     assert image()["os"] == "linux"

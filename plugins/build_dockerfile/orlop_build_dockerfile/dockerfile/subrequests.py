@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .build_instructions import Stages
 from .interface import DockerfileError, SourceFile, SourceRange
 from .lint import Finding
+from .outline import ArgInfo, Need
 from .stages import StageState, reachable
 
 __all__ = ["describe", "lint", "outline", "targets"]
@@ -43,21 +44,23 @@ def _table(rows: Sequence[Sequence[str]], padding: int = 3) -> str:
 
 
 def describe() -> dict[str, bytes]:
-    json_and_text = [{"Name": "result.json"}, {"Name": "result.txt"}]
-    target = [{"Name": "target", "Description": "Target build stage"}]
+    def named(*names: str) -> list[dict[str, str]]:
+        return [{"name": name, "description": ""} for name in names]
 
-    def request(name: str, description: str, opts: object, metadata: object) -> dict[str, object]:
-        found = {"Name": name, "Version": "1.0.0", "Type": "rpc", "Description": description}
-        return found | {"Opts": opts, "Inputs": None, "Metadata": metadata, "Refs": None}
+    def request(name: str, description: str, opts: object, *metadata: str) -> dict[str, object]:
+        found = {"name": f"frontend.{name}", "version": "1.0.0", "type": "rpc", "description": description}
+        return found | {"opts": opts, "inputs": None, "metadata": named(*metadata), "refs": None}
 
-    value: list[dict[str, object]] = [
-        request("frontend.outline", "List all parameters current build target supports", target, json_and_text),
-        request("frontend.targets", "List all targets current build supports", [], json_and_text),
-        request("frontend.lint", "Lint a Dockerfile", [], [*json_and_text, {"Name": "result.statuscode"}]),
-        request("frontend.subrequests.describe", "List available subrequest types", None, json_and_text),
+    both = ("result.json", "result.txt")
+    target = [{"name": "target", "description": "Target build stage"}]
+    value = [
+        request("outline", "List all parameters current build target supports", target, *both),
+        request("targets", "List all targets current build supports", [], *both),
+        request("lint", "Lint a Dockerfile", [], *both, "result.statuscode"),
+        request("subrequests.describe", "List available subrequest types", None, *both),
     ]
-    rows = [(str(item["Name"]), "1.0.0", str(item["Description"])) for item in value]
-    return _result(value, _table([("NAME", "VERSION", "DESCRIPTION"), *rows]))
+    rows = [(str(item["name"]).removeprefix("frontend."), "1.0.0", str(item["description"])) for item in value]
+    return _result(value, _table([("NAME", "VERSION", "DESCRIPTION"), *rows], 1))
 
 
 def targets(source: SourceFile, found: Stages) -> dict[str, bytes]:
@@ -76,14 +79,26 @@ def targets(source: SourceFile, found: Stages) -> dict[str, bytes]:
         if shown:
             rows.append((shown, stage.description))
     result = {"targets": items, "sources": [base64.b64encode(source.data).decode()]}
-    return _result(result, _table(rows))
+    return _result(result, _table(rows, 1))
+
+
+def _needs(found: Iterable[Need]) -> list[Need]:
+    """Each once, in the order of the lines."""
+    known: dict[str, Need] = {}
+    for need in found:
+        known.setdefault(need.name, need)
+    return sorted(known.values(), key=_line)
+
+
+def _line(item: Need | ArgInfo) -> int:
+    return item.ranges[0].start.line if item.ranges else 0
 
 
 def outline(source: SourceFile, target: StageState) -> dict[str, bytes]:
     found = sorted(reachable(target), key=lambda state: state is not target)
     args = {info.name: info for state in reversed(found) for info in state.outline.used_args()}
-    secrets = {need.name: need for state in found for need in state.outline.secrets.values()}
-    agents = {need.name: need for state in found for need in state.outline.agents.values()}
+    secrets = _needs(need for state in found for need in state.outline.secrets.values())
+    agents = _needs(need for state in found for need in state.outline.agents.values())
     value: dict[str, Any] = {"name": target.stage.name} if target.stage.name else {}
     if target.stage.description:
         value["description"] = target.stage.description
@@ -92,7 +107,7 @@ def outline(source: SourceFile, target: StageState) -> dict[str, bytes]:
         rows = [("TARGET:", target.stage.name or "(default)")]
         rows += [("DESCRIPTION:", target.stage.description)] if target.stage.description else []
         text += _table(rows, 1) + "\n"
-    ordered = sorted(args.values(), key=lambda info: info.ranges[0].start.line if info.ranges else 0)
+    ordered = sorted(args.values(), key=_line)
     if ordered:
         value["args"] = [
             {"name": info.name}
@@ -107,9 +122,9 @@ def outline(source: SourceFile, target: StageState) -> dict[str, bytes]:
         if needs:
             value[key] = [
                 {"name": need.name} | ({"required": True} if need.required else {}) | {"location": _location(need.ranges)}
-                for need in needs.values()
+                for need in needs
             ]
-            text += _table([(title, "REQUIRED"), *((n.name, "true" if n.required else "") for n in needs.values())]) + "\n"
+            text += _table([(title, "REQUIRED"), *((n.name, "true" if n.required else "") for n in needs)]) + "\n"
     value["sources"] = [base64.b64encode(source.data).decode()]
     return _result(value, text)
 
