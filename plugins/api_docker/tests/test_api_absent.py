@@ -37,7 +37,7 @@ def test_a_swarm_is_unavailable_in_docker_s_words(route: str, caplog: pytest.Log
     assert not caplog.records
 
 
-def test_leaving_a_swarm_says_that_there_is_none() -> None:
+def test_leaving_a_swarm_reports_that_there_is_none() -> None:
     assert message(ask(SWARM, "POST", "/swarm/leave?force=1")) == (503, "This node is not part of a swarm")
 
 

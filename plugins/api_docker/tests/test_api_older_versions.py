@@ -67,12 +67,12 @@ def test_cgroups_are_the_host_s_by_default_before_1_41_on_cgroup_v1() -> None:
     assert host((1, 40), cgroupns_mode="private").cgroupns_mode == "private"
 
 
-def test_clients_before_1_25_remove_by_themselves() -> None:
+def test_auto_remove_is_ignored_before_1_25() -> None:
     assert not host((1, 24), auto_remove=True).auto_remove
     assert host((1, 25), auto_remove=True).auto_remove
 
 
-def test_fields_that_a_version_did_not_have() -> None:
+def test_fields_of_newer_versions_are_ignored() -> None:
     given: dict[str, Any] = {"console_size": [3, 4], "annotations": {"a": "b"}}
     assert host((1, 41), **given).console_size == [0, 0]
     assert host((1, 42), **given).console_size == [3, 4]
@@ -118,7 +118,7 @@ def test_options_of_binds() -> None:
     assert options((1, 42)) == BindOptions(non_recursive=True, create_mountpoint=True)
 
 
-def test_options_of_another_type_were_not_looked_at_before_1_42() -> None:
+def test_mount_options_of_another_type_are_ignored_before_1_42() -> None:
     both: dict[str, Any] = {"volume_options": VolumeOptions(no_copy=True), "tmpfs_options": TmpfsOptions(mode=5)}
     old = mount((1, 41), type="tmpfs", **both)
     assert (old.volume_options, old.tmpfs_options) == (None, both["tmpfs_options"])
@@ -136,7 +136,7 @@ def test_options_of_another_type_were_not_looked_at_before_1_42() -> None:
         ((1, 48), {"type": "image"}, 'Mount type "Image"'),
     ],
 )
-def test_what_an_older_version_cannot_have(since: tuple[int, int], given: dict[str, Any], words: str) -> None:
+def test_requests_that_older_versions_refuse(since: tuple[int, int], given: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidParameter, match=rf"{words} needs API v1\.{since[1]} or newer"):
         mount((since[0], since[1] - 1), **given)
     mount(since, **given)

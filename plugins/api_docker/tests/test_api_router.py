@@ -168,7 +168,7 @@ def test_options_is_empty(path: str) -> None:
         ("2.0", f"client version 2.0 is too new. Maximum supported API version is {API_VERSION}"),
     ],
 )
-def test_versions_we_do_not_speak(version: str, text: str) -> None:
+def test_unsupported_versions_are_refused(version: str, text: str) -> None:
     answer = ask(API, "GET", f"/v{version}/_ping")
     assert message(answer) == (400, text)
     assert isinstance(answer, Response)
@@ -182,12 +182,12 @@ def test_odd_versions_are_too_old(version: str) -> None:
     assert "is too old" in text
 
 
-def test_a_route_before_its_time() -> None:
+def test_route_is_not_found_before_its_version() -> None:
     assert message(ask(API, "GET", "/v1.41/new")) == (400, "GET /v1.41/new requires minimum API version 1.42")
     assert isinstance(ask(API, "GET", "/v1.42/new"), Response)
 
 
-def test_two_routes_at_one_place_are_a_mistake() -> None:
+def test_duplicate_routes_raise() -> None:
     for pattern in ("/a", "/a/{b}"):
         with pytest.raises(ValueError, match="two routes"):
             docker_router([Route("GET", pattern, describe)] * 2)
@@ -232,7 +232,7 @@ def test_unknown_errors_are_logged_and_no_traceback_leaves(caplog: pytest.LogCap
     assert "Traceback" in caplog.text
 
 
-def test_what_stands_in_the_query_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_query_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     target = "/v1.45/images/create?fromSrc=https://user:token@example.org/x"
     request = cast("Any", SimpleNamespace(method="POST", target=target))
     for error in (KeyError("x"), errors.DriverError("broken")):
@@ -269,7 +269,7 @@ def test_answers_without_the_common_headers_get_them() -> None:
         assert answer.headers == headers
 
 
-def test_a_guard_sees_the_call_and_may_refuse() -> None:
+def test_guard_gets_the_call_and_may_refuse_it() -> None:
     seen: list[tuple[str, int]] = []
     reached = []
 
@@ -306,7 +306,7 @@ def test_a_guard_sees_the_call_and_may_refuse() -> None:
     assert reached[-1] == {"a": 2}
 
 
-def test_a_body_is_not_decoded_as_something_else_than_was_judged() -> None:
+def test_body_cannot_be_decoded_as_two_types() -> None:
     asked = call(body=b'{"a":1}', content_type="application/json")
 
     async def main() -> None:
@@ -332,12 +332,12 @@ def call(query: str = "", body: bytes = b"", content_type: str = "", upgrade: bo
 
 
 @pytest.mark.parametrize("text", ["", "0", "no", "FALSE", "none", "%20No%20"])
-def test_what_is_false(text: str) -> None:
+def test_false_flags(text: str) -> None:
     assert call(f"a={text}").flag("a", True) is False
 
 
 @pytest.mark.parametrize("text", ["1", "true", "abc", "off", "2"])
-def test_everything_else_is_true(text: str) -> None:
+def test_other_flags_are_true(text: str) -> None:
     assert call(f"a={text}").flag("a") is True
 
 
@@ -354,7 +354,7 @@ def test_integers() -> None:
 
 
 @pytest.mark.parametrize("text", ["x", "1.5", "1_0", "+1", "-", "9223372036854775808", "%D9%A1", "9" * 5000])
-def test_what_is_no_integer(text: str) -> None:
+def test_invalid_integers_are_refused(text: str) -> None:
     with pytest.raises(errors.InvalidParameter, match="a: "):
         call(f"a={text}").integer("a")
 
@@ -496,12 +496,12 @@ def test_keys_of_maps_and_unknown_keys_differ_by_case() -> None:
 
 
 @pytest.mark.parametrize("number", ["1.0", "1e3", "1E3", "0.0", "-1e0"])
-def test_a_whole_number_is_written_as_one(number: str) -> None:
+def test_numbers_with_a_fraction_are_no_integers(number: str) -> None:
     with pytest.raises(errors.InvalidParameter, match=r"^invalid JSON: HostConfig.Memory: expected int, got float$"):
         decode_json(b'{"HostConfig":{"Memory":%b}}' % number.encode(), Outer)
 
 
-def test_a_large_body_is_judged_by_its_values_not_by_its_commas() -> None:
+def test_limit_of_large_bodies_counts_values() -> None:
     text = '",[{\\' * 100_000
     assert decode_json(json.dumps({"Image": text, "Labels": {"a": text}}).encode(), Outer).image == text
     for body in (b"[" + b"[]," * 50_001 + b"1]", b"[" + b'"",' * 50_001 + b"1]", b'{"a":' * 50_001):
@@ -510,7 +510,7 @@ def test_a_large_body_is_judged_by_its_values_not_by_its_commas() -> None:
 
 
 @pytest.mark.parametrize("unit", [b'\\"', b'"', b"\\", b'"\\', b"[", b" "])
-def test_the_size_of_a_body_is_found_in_linear_time(unit: bytes) -> None:
+def test_size_check_of_a_body_takes_linear_time(unit: bytes) -> None:
     began = time.thread_time()
     with pytest.raises(errors.InvalidParameter):
         decode_json(b'{"' + b"," * 50_001 + unit * (2 << 20), Outer)
@@ -598,7 +598,7 @@ def test_stream_types() -> None:
     assert stream_type((1, 41), False) == stream_type((1, 42), True) == "application/vnd.docker.raw-stream"
 
 
-def test_a_hijack_counts_as_101() -> None:
+def test_hijack_is_counted_with_status_101() -> None:
     seen = []
 
     async def run(stream: RawStream) -> None:
@@ -612,7 +612,7 @@ def test_a_hijack_counts_as_101() -> None:
     assert seen == [101]
 
 
-def test_lists_maps_and_strings_have_a_length() -> None:
+def test_length_of_lists_maps_and_strings_is_limited() -> None:
     for body, text in (
         ({"HostConfig": {"Names": ["a"] * 10_001}}, "HostConfig.Names: has more than 10000 elements"),
         ({"Labels": {str(number): "" for number in range(10_001)}}, "Labels: has more than 10000 elements"),
@@ -625,7 +625,7 @@ def test_lists_maps_and_strings_have_a_length() -> None:
     assert decode_json(json.dumps({"HostConfig": {"Names": ["a"] * 10_000}}).encode(), Outer).host_config.names
 
 
-def test_a_filter_has_so_many_values() -> None:
+def test_number_of_filter_values_is_limited() -> None:
     def filters(count: int) -> dict[str, list[str]]:
         wanted = json.dumps({"label": [f"l{number}" for number in range(count)]}, separators=(",", ":"))
         return call(f"filters={wanted}").filters()

@@ -130,7 +130,7 @@ def test_options_in_conflict(config, host, why):
 
 
 @pytest.mark.parametrize("mode", ["container:", "container"])
-def test_a_network_mode_of_nobody(mode):
+def test_network_mode_without_a_container_is_refused(mode):
     with pytest.raises(InvalidParameter, match=r"^Invalid network mode: invalid container format container:<name|id>$"):
         check({}, {"network_mode": mode})
 
@@ -166,14 +166,14 @@ def test_hosts_to_add(entry):
         (":1.1.1.1", 'bad format for add-host: ":1.1.1.1"'),
     ],
 )
-def test_hosts_that_cannot_be_added(entry, why):
+def test_invalid_extra_hosts_are_refused(entry, why):
     with pytest.raises(InvalidParameter) as caught:
         check({}, {"extra_hosts": [entry]})
     assert str(caught.value) == why
 
 
 @pytest.mark.parametrize("server", ["zzz", "", "[::1]", "1.1.1.1\nsearch evil"])
-def test_name_servers_that_are_no_address(server):
+def test_invalid_name_servers_are_refused(server):
     with pytest.raises(InvalidParameter, match=r"^bad nameserver address "):
         check({}, {"dns": [server]})
 
@@ -246,7 +246,7 @@ def test_mac_addresses_in_conflict(request_, version, why):
 
 
 @pytest.mark.parametrize("target", ["/data", "/data/", "//data", "/x/../data"])
-def test_options_of_a_volume_are_those_of_its_target_however_it_is_written(target):
+def test_volume_options_apply_to_the_normalized_target(target):
     made: list[tuple[Any, ...]] = []
 
     async def ensure(name: str, driver: str, options: dict[str, str], labels: dict[str, str]) -> tuple[None, bool]:
@@ -262,7 +262,7 @@ def test_options_of_a_volume_are_those_of_its_target_however_it_is_written(targe
     assert made == [("v", "local", {"type": "tmpfs", "device": "tmpfs"}, {"a": "1", "role": "x"})]
 
 
-def test_an_anonymous_volume_has_its_users_labels_too():
+def test_anonymous_volume_gets_the_requested_labels():
     made: list[dict[str, str]] = []
 
     async def ensure(name: str, driver: str, options: dict[str, str], labels: dict[str, str]) -> tuple[None, bool]:
@@ -275,7 +275,7 @@ def test_an_anonymous_volume_has_its_users_labels_too():
     assert made == [{"com.docker.volume.anonymous": "", "a": "1"}]
 
 
-def test_a_volume_may_be_refused_when_it_is_known_whose_it_is():
+def test_existing_volume_may_be_refused_by_its_labels():
     """Volumes are created one after another: another client may create one of the names meanwhile."""
     made: list[str] = []
 
@@ -296,7 +296,7 @@ def test_a_volume_may_be_refused_when_it_is_known_whose_it_is():
     assert made == [planned[1].name, "theirs"]  # the volumes to discard
 
 
-def test_the_catalog_counts_what_changes_names() -> None:
+def test_catalog_counts_changes_of_names() -> None:
     catalog = Catalog()
     catalog.put(ImageRecord("sha256:1", ()), ImageDocument(), b"")
     seen = {catalog.changes}
@@ -307,7 +307,7 @@ def test_the_catalog_counts_what_changes_names() -> None:
     assert len(seen) == 3
 
 
-def test_an_image_is_judged_when_its_name_has_been_looked_up(tmp_path: Path) -> None:
+def test_image_policy_is_applied_after_the_name_is_resolved(tmp_path: Path) -> None:
     """The name may move to another image between the check of the request and the creation."""
     judged = []
 
@@ -364,7 +364,7 @@ def start(*pieces: bytes) -> int:
 
 
 @pytest.mark.parametrize("pieces", [(), (b"{}",), (b"null",), (b"{}  ", b"  ")])
-def test_a_start_with_what_old_clients_send_for_nothing(pieces):
+def test_start_accepts_the_empty_bodies_of_old_clients(pieces):
     assert start(*pieces) == 1
 
 

@@ -41,7 +41,7 @@ def test_why_it_failed(error: BaseException | None, found: bool) -> None:
 
 
 @pytest.mark.parametrize("error", [EMFILE, caused(DriverError("cannot run runc"), EMFILE), ExceptionGroup("", [EMFILE])])
-def test_a_client_is_told_to_come_again_and_what_is_short(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+def test_exhaustion_is_answered_with_503_and_advice(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     request = Request("GET", "/x", "/x", {}, {}, None, None)  # type: ignore[arg-type]
     for each in (error, as_orlop_error(error, "cannot start it")):
         answer = answer_error(request, each)
@@ -51,7 +51,7 @@ def test_a_client_is_told_to_come_again_and_what_is_short(error: Exception, capl
     assert all(not record.exc_info for record in caplog.records)
 
 
-def test_refusals_of_the_same_kind_are_one_kind_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_refusals_of_one_kind_are_logged_together(caplog: pytest.LogCaptureFixture) -> None:
     request = Request("GET", "/x", "/x", {}, {}, None, None)  # type: ignore[arg-type]
     for error in (BodyError(503, "too many"), EMFILE, DriverError("of a driver")):
         answer_error(request, error)
@@ -69,7 +69,7 @@ def log() -> Iterator[tuple[logging.Logger, io.StringIO, list[float]]]:
     yield logger, text, now
 
 
-def test_one_line_and_how_many_there_were(log: tuple[logging.Logger, io.StringIO, list[float]]) -> None:
+def test_repeated_refusals_are_logged_as_one_line_with_a_count(log: tuple[logging.Logger, io.StringIO, list[float]]) -> None:
     logger, text, now = log
     for number in range(1000):
         try:

@@ -46,7 +46,7 @@ async def pair() -> AsyncIterator[tuple[HijackedStream, socket.socket]]:
 
 
 @pytest.mark.parametrize("started", [True, False])
-def test_streams_that_come_when_their_client_has_just_left_are_closed(started: bool) -> None:
+def test_streams_are_closed_when_their_client_has_left_meanwhile(started: bool) -> None:
     state = SimpleNamespace(paused=False, restarting=False)
     container: Any = SimpleNamespace(id=ID, run=None, attach_waiters=[], record=SimpleNamespace(state=state))
 
@@ -68,7 +68,7 @@ def test_streams_that_come_when_their_client_has_just_left_are_closed(started: b
     trio.run(main)
 
 
-def test_a_half_close_is_no_hangup() -> None:
+def test_half_closed_connection_is_not_a_disconnect() -> None:
     async def main() -> None:
         async with pair() as (stream, client):
             client.sendall(b"last")
@@ -130,7 +130,7 @@ def test_an_attachment_to_a_silent_container_ends_with_its_client(stdin: bool) -
     trio.run(main)
 
 
-def test_clients_by_tcp_are_asked_whether_they_live() -> None:
+def test_tcp_connections_use_keep_alive_probes() -> None:
     async def main() -> None:
         (listener,) = await open_tcp_listeners("127.0.0.1", 0)
         async with listener:
@@ -160,7 +160,7 @@ def test_received_descriptors_are_not_inheritable() -> None:
 # --- resources opened for a client ------------------------------------------------------------------------------------
 
 
-def test_an_attach_whose_head_never_goes_out_keeps_no_log_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attach_without_a_sent_head_closes_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The client disconnected, or a plugin withheld the answer: `run` of the answer is never called."""
     readers: list[Any] = []
 

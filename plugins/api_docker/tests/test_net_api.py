@@ -73,7 +73,7 @@ def serve(tmp_path: Path) -> Callable[[Callable[[Ask], Awaitable[None]]], None]:
     return start
 
 
-def test_the_life_of_a_network(serve: Callable[[Callable[[Ask], Awaitable[None]]], None]) -> None:
+def test_create_inspect_connect_and_remove_a_network(serve: Callable[[Callable[[Ask], Awaitable[None]]], None]) -> None:
     async def body(ask: Ask) -> None:
         status, created = await ask("POST", "/v1.43/networks/create", {"Name": "mine", "CheckDuplicate": True, "Unknown": 1})
         assert status == 201 and len(created["Id"]) == 64 and created["Warning"] == ""

@@ -60,7 +60,7 @@ def test_os_release_and_meminfo() -> None:
     assert host.parse_meminfo("") == 0
 
 
-def test_cgroups_of_both_kinds(tmp_path: Path) -> None:
+def test_features_of_cgroup_v1_and_v2(tmp_path: Path) -> None:
     old, new = tmp_path / "v1", tmp_path / "v2"
     (old / "memory").mkdir(parents=True)
     (old / "memory" / "memory.limit_in_bytes").touch()
@@ -117,7 +117,7 @@ def test_runtimes_pools_and_options() -> None:
         assert info_parts.security_options(config, NO_LIMITS, True, version=version) == options
 
 
-def test_warnings_say_what_has_no_effect_and_what_is_open() -> None:
+def test_warnings_about_ignored_keys_and_open_sockets() -> None:
     config = Config(daemon=kernel.Config(hosts=("tcp://127.0.0.1:1", "unix:///x")), ip_forward_no_drop=True)
     found = info_parts.warnings(config, NO_LIMITS, False, ["kata"])
     assert found is not None
@@ -161,7 +161,7 @@ def test_the_version_of_the_init(output: str, commit: str) -> None:
     assert parse_init_version(output) == commit
 
 
-def test_a_program_is_asked_once_and_after_a_failure_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_program_version_is_cached_except_after_a_failure(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class Told:
         def version(self) -> Command:
             return Command((str(tmp_path / "runtime"), "--version"))
@@ -224,7 +224,7 @@ def test_clients_that_measure_at_the_same_time_share_one_walk() -> None:
         ({"label": ["keep"], "until": ["3h"]}, set()),
     ],
 )
-def test_which_containers_a_prune_takes(filters: dict[str, list[str]], names: set[str]) -> None:
+def test_containers_selected_by_a_prune(filters: dict[str, list[str]], names: set[str]) -> None:
     """Containers that do not match must stay: a mistake here removes data."""
 
     def made(name: str, age: float, running: bool = False, **labels: str) -> Any:
@@ -239,7 +239,7 @@ def test_which_containers_a_prune_takes(filters: dict[str, list[str]], names: se
     assert {item.name for item in items if accept(item)} == names
 
 
-def test_a_prune_with_filters_it_does_not_know_takes_nothing() -> None:
+def test_prune_with_unknown_filters_is_refused() -> None:
     with pytest.raises(InvalidParameter, match="invalid filter 'status'"):
         prunable({"status": ["exited"]}, 1e6)
     with pytest.raises(InvalidParameter, match="more than one until filter specified"):
@@ -308,7 +308,7 @@ def test_a_stream_that_is_closed_unsubscribes() -> None:
     assert trio.run(main) == 0
 
 
-def test_an_identity_that_cannot_be_kept_is_one_all_the_same(tmp_path: Path) -> None:
+def test_identity_is_stable_when_it_cannot_be_stored(tmp_path: Path) -> None:
     root = str(tmp_path / "gone")
     made = daemon_id(root)
     assert made == daemon_id(root)

@@ -69,7 +69,7 @@ def serve(tmp_path: Path, test: Callable[[Ask, dict[str, list[str]]], Awaitable[
     trio.run(main)
 
 
-def test_a_volume_that_is_there_already_may_be_refused(tmp_path: Path) -> None:
+def test_existing_volume_may_be_refused_by_the_guard(tmp_path: Path) -> None:
     async def held_back(call: Call, proceed: Callable[[], Awaitable[Answer]]) -> Answer:
         def vet(volume: VolumeRecord, anonymous: bool) -> None:
             assert not anonymous

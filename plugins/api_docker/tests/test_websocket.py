@@ -38,7 +38,7 @@ def masked(opcode: int, data: bytes, *, final: bool = True, mask: bytes = b"\x01
     return head + mask + bytes(byte ^ mask[at % 4] for at, byte in enumerate(data))
 
 
-def test_the_answer_of_the_rfc() -> None:
+def test_handshake_of_the_rfc_example() -> None:
     head = handshake(asking())
     assert head.startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
     assert b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" in head
@@ -56,13 +56,13 @@ def test_the_answer_of_the_rfc() -> None:
         ({"sec_websocket_key": "???"}, 400),
     ],
 )
-def test_what_is_no_handshake(headers: dict[str, str], status: int) -> None:
+def test_invalid_handshakes_are_refused(headers: dict[str, str], status: int) -> None:
     with pytest.raises(HandshakeError) as caught:
         handshake(asking(**headers))
     assert caught.value.status == status
 
 
-def test_pages_from_elsewhere() -> None:
+def test_cross_origin_handshakes_are_refused() -> None:
     for origin in ("http://here:2375", "HTTP://HERE:2375"):
         assert handshake(asking("tcp", origin=origin))
     for origin in ("http://elsewhere:2375", "http://here:80", "null", "http://[", "https://here"):
@@ -83,13 +83,13 @@ def text_of(events: list[Any]) -> bytes:
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 65535, 65536, 200_001])
-def test_every_length(size: int) -> None:
+def test_frames_of_every_length_encoding(size: int) -> None:
     data = os.urandom(size)
     assert text_of(read(masked(2, data))) == data
     assert len(frame(2, data)) == size + (2 if size < 126 else 4 if size < 65536 else 10)
 
 
-def test_any_cut() -> None:
+def test_frames_may_arrive_in_any_pieces() -> None:
     sent = masked(1, b"one ", final=False) + masked(9, b"are you?") + masked(0, b"two") + masked(8, b"\x03\xe8bye")
     for step in range(1, len(sent)):
         events = read(*(sent[at : at + step] for at in range(0, len(sent), step)))
@@ -97,11 +97,11 @@ def test_any_cut() -> None:
         assert [event for event in events if not isinstance(event, Data)] == [Ping(b"are you?"), Close(b"\x03\xe8")]
 
 
-def test_pieces_come_before_their_frame_is_whole() -> None:
+def test_data_is_passed_on_before_its_frame_is_complete() -> None:
     assert text_of(read(masked(2, b"x" * 1000)[:508])) == b"x" * 500
 
 
-def test_nothing_counts_after_a_close() -> None:
+def test_frames_after_a_close_are_ignored() -> None:
     assert read(masked(8, b"") + masked(2, b"x"), masked(2, b"y")) == [Close(b"")]
 
 
@@ -122,7 +122,7 @@ def test_nothing_counts_after_a_close() -> None:
         b"\x82\xff\x80" + bytes(11),
     ],
 )
-def test_broken_rules(sent: bytes) -> None:
+def test_protocol_errors_are_detected(sent: bytes) -> None:
     with pytest.raises(ProtocolError):
         read(sent)
 
@@ -150,7 +150,7 @@ class Raw:
         await self.stream.aclose()
 
 
-def test_a_conversation() -> None:
+def test_messages_in_both_directions() -> None:
     async def main() -> None:
         ours, theirs = memory_stream_pair()
         socket = WebSocketStream(Raw(ours), binary=True)
@@ -171,7 +171,7 @@ def test_a_conversation() -> None:
     trio.run(main)
 
 
-def test_who_breaks_the_rules_is_told_and_left() -> None:
+def test_protocol_error_is_reported_and_closes_the_connection() -> None:
     async def main() -> None:
         ours, theirs = memory_stream_pair()
         socket = WebSocketStream(Raw(ours), binary=True)
@@ -183,7 +183,7 @@ def test_who_breaks_the_rules_is_told_and_left() -> None:
     trio.run(main)
 
 
-def test_text_is_always_text() -> None:
+def test_text_messages_are_valid_utf8() -> None:
     async def main() -> None:
         ours, theirs = memory_stream_pair()
         socket = WebSocketStream(Raw(ours), binary=False)
@@ -198,7 +198,7 @@ def test_text_is_always_text() -> None:
     trio.run(main)
 
 
-def test_a_client_that_vanishes() -> None:
+def test_disconnected_client_ends_the_session() -> None:
     async def main() -> None:
         ours, theirs = memory_stream_pair()
         socket = WebSocketStream(Raw(ours), binary=True)

@@ -96,7 +96,7 @@ async def make_database(config: Config) -> None:
         pass
 
 
-def test_offline(litter: Litter, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_without_a_daemon(litter: Litter, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = config_of(tmp_path)
     assert offline.main(config, ()) == offline.UNABLE, "there is no database"
     capsys.readouterr()
@@ -122,7 +122,7 @@ def test_offline(litter: Litter, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert litter.opened == litter.closed == 3
 
 
-def test_an_owner_that_fails_is_a_finding(litter: Litter, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failing_check_is_a_finding(litter: Litter, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = config_of(tmp_path)
     trio.run(make_database, config)
     (litter.directory / "broken").touch()
@@ -139,7 +139,7 @@ async def checker_of(config: Config) -> AsyncIterator[online.Checker]:
         yield online.Checker(context)
 
 
-def test_online(litter: Litter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_with_a_running_daemon(litter: Litter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(online, "_PAUSES", (0.01, 0.03, 0.06, 0.12))
 
     async def main() -> None:
@@ -181,14 +181,14 @@ def test_only_quarantined_rows_are_dropped(tmp_path: Path) -> None:
         ({"quarantined": (("volumes", "x", "why"),)}, ERROR, "quarantined row volumes/x", "could not be used: why"),
     ],
 )
-def test_the_database(changes: dict[str, Any], severity: str, thing: str, text: str) -> None:
+def test_check_of_the_database(changes: dict[str, Any], severity: str, thing: str, text: str) -> None:
     assert list(compare(EMPTY)) == []
     (finding,) = compare(EMPTY._replace(**changes))
     assert (finding.severity, finding.object) == (severity, thing)
     assert text in finding.text
 
 
-def test_a_report() -> None:
+def test_report_of_findings() -> None:
     findings = [
         Finding(severity=WARNING, area="b", object="x", text="t", repair="r"),
         Finding(severity=ERROR, area="z", object="y", text="t"),

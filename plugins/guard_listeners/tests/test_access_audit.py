@@ -43,7 +43,7 @@ class Disk:
         return self.write(fd, data[: max(4, len(data) // 2)] if self.full else data)
 
 
-def test_the_file_is_roots_alone_and_appended_to(tmp_path: Path) -> None:
+def test_audit_file_is_private_to_root_and_appended_to(tmp_path: Path) -> None:
     path = tmp_path / "made" / "audit.log"
     path.parent.mkdir()
     path.write_bytes(b"before\n")
@@ -55,7 +55,7 @@ def test_the_file_is_roots_alone_and_appended_to(tmp_path: Path) -> None:
     file.close()
 
 
-def test_links_and_pipes_are_no_logs(tmp_path: Path) -> None:
+def test_links_and_pipes_are_refused(tmp_path: Path) -> None:
     (tmp_path / "target").touch()
     (tmp_path / "link").symlink_to("target")
     os.mkfifo(tmp_path / "pipe")
@@ -64,7 +64,7 @@ def test_links_and_pipes_are_no_logs(tmp_path: Path) -> None:
             AuditFile(str(tmp_path / name), 1 << 20, 2).open()
 
 
-def test_rotation_keeps_so_many_files(tmp_path: Path) -> None:
+def test_rotation_keeps_max_file_files(tmp_path: Path) -> None:
     path = tmp_path / "audit.log"
     file = AuditFile(str(path), 10, 3)
     for number in range(5):
@@ -83,7 +83,7 @@ def test_rotation_keeps_so_many_files(tmp_path: Path) -> None:
     single.close()
 
 
-def test_a_file_that_was_moved_away_is_made_anew(tmp_path: Path) -> None:
+def test_moved_file_is_created_again(tmp_path: Path) -> None:
     path = tmp_path / "audit.log"
     file = AuditFile(str(path), 1 << 20, 2)
     file.append(b"one\n")
@@ -93,7 +93,7 @@ def test_a_file_that_was_moved_away_is_made_anew(tmp_path: Path) -> None:
     file.close()
 
 
-def test_half_a_write_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_partial_write_is_truncated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk, path = Disk(monkeypatch), tmp_path / "audit.log"
     file = AuditFile(str(path), 1 << 20, 2)
     file.append(b"one whole line\n")
@@ -116,7 +116,7 @@ def run(path: Path, body: Callable[[Audit], Any], **settings: Any) -> None:
     trio.run(main)
 
 
-def test_lines_are_written_soon_and_at_the_end(tmp_path: Path) -> None:
+def test_lines_are_written_after_a_delay_and_at_shutdown(tmp_path: Path) -> None:
     path = tmp_path / "audit.log"
 
     async def body(audit: Audit) -> None:
@@ -143,7 +143,7 @@ def test_a_daemon_that_is_cancelled_still_writes(tmp_path: Path) -> None:
     assert len(lines(path)) == 1
 
 
-def test_a_disk_without_an_answer_holds_up_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+def test_hanging_disk_does_not_delay_the_shutdown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
     """The shield that lets the writer finish ends after a time counted from the cancellation, not from the end of other
     shutdown work."""
     monkeypatch.setattr(audit, "_PATIENCE", 0.2)
@@ -174,7 +174,7 @@ def test_a_disk_without_an_answer_holds_up_no_end(tmp_path: Path, monkeypatch: p
     assert "the last 1 lines of the audit log may be lost" in caplog.text
 
 
-def test_a_full_disk_stops_nothing_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+def test_full_disk_delays_lines_but_loses_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
     disk, path = Disk(monkeypatch), tmp_path / "audit.log"
 
     async def body(audit: Audit) -> None:
@@ -191,7 +191,7 @@ def test_a_full_disk_stops_nothing_and_loses_nothing(tmp_path: Path, monkeypatch
     assert "is written again" in caplog.text
 
 
-def test_what_has_no_room_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_over_the_buffer_limit_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orlop_guard_listeners.audit._KEEP", 200)
     disk, path = Disk(monkeypatch), tmp_path / "audit.log"
 
@@ -210,7 +210,7 @@ def test_what_has_no_room_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(kept) + lost["count"] == 10
 
 
-def test_what_is_no_place_for_a_log_is_an_error_at_the_start(tmp_path: Path) -> None:
+def test_unusable_audit_path_fails_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     async def body(audit: Audit) -> None:

@@ -149,7 +149,7 @@ def created(made: LabelScope, **body: Any) -> CreateRequest:
     return trio.run(main)
 
 
-def test_a_name_becomes_the_id_of_what_was_judged() -> None:
+def test_names_in_paths_are_replaced_by_the_checked_id() -> None:
     assert judged(judge(), call("/containers/{id}/start", id="mine"), Scope.CONTAINER).params == {"id": "1" * 64}
     assert judged(judge(), call("/networks/{id}", id="mine"), Scope.NETWORK).params == {"id": "n"}
     with pytest.raises(
@@ -186,24 +186,24 @@ OTHERS = FakeCollection(
         ({"ipc_mode": "container:later"}, ["IpcMode container:later, which does not exist,"]),
     ],
 )
-def test_nothing_of_the_hosts_comes_by_way_of_others(host: dict[str, Any], what: list[str]) -> None:
+def test_host_access_cannot_be_inherited_from_other_containers(host: dict[str, Any], what: list[str]) -> None:
     assert [*inherited_access.of_others(cast("Any", OTHERS), HostConfig(**host))] == what
 
 
-def test_what_was_judged_is_what_is_joined() -> None:
+def test_references_in_a_create_are_replaced_by_checked_ids() -> None:
     """The name may move to another container while a plugin takes its time."""
     host = HostConfig(volumes_from=["plain:ro", "hosts"], network_mode="container:plain", pid_mode="container:joined")
     assert not [*inherited_access.of_others(cast("Any", OTHERS), host)]
     assert (host.volumes_from, host.network_mode, host.pid_mode) == (["p:ro", "h"], "container:p", "container:j")
 
 
-def test_what_is_closed_is_refused_and_what_is_open_is_not() -> None:
+def test_closed_scopes_are_refused_and_open_ones_allowed() -> None:
     with pytest.raises(Denied, match="POST /commit is outside the labels"):
         judged(judge(), call("/commit"), Scope.CLOSED)
     judged(judge(), call("/version"), Scope.OPEN)
 
 
-def test_every_scope_is_judged_somehow() -> None:
+def test_every_scope_has_a_check() -> None:
     known = {Scope.OPEN, Scope.ABSENT, Scope.CLOSED, *judge()._by_route}
     assert known == set(Scope)
 
@@ -249,7 +249,7 @@ def test_a_container_gets_the_labels_and_ids() -> None:
         {"NetworkingConfig": {"EndpointsConfig": {"mine": {"Links": ["theirs:x"]}}}},
     ],
 )
-def test_what_a_container_may_not_name(body: dict[str, Any]) -> None:
+def test_references_outside_the_scope_are_refused(body: dict[str, Any]) -> None:
     with pytest.raises(Denied):
         created(judge(shared_images=True), Image="plain", **body)
 
@@ -267,14 +267,14 @@ def test_what_a_container_may_not_name(body: dict[str, Any]) -> None:
         ),
     ],
 )
-def test_networks_are_meant_by_their_ids(body: dict[str, Any], mode: str, networks: dict[str, str]) -> None:
+def test_network_names_are_replaced_by_ids(body: dict[str, Any], mode: str, networks: dict[str, str]) -> None:
     made = created(judge(shared_images=True), Image="plain", **body)
     assert made.host_config and made.host_config.network_mode == mode
     assert made.networking_config and made.networking_config.endpoints_config
     assert {name: each and each.network_id for name, each in made.networking_config.endpoints_config.items()} == networks
 
 
-def test_links_are_meant_by_the_ids_of_what_they_lead_to() -> None:
+def test_link_targets_are_replaced_by_ids() -> None:
     given = ["mine", "/mine:/other/alias"]
     pinned = [f"{'1' * 64}:mine", f"{'1' * 64}:/other/alias"]
     networks = {"EndpointsConfig": {"mine": {"Links": [*given]}}}
@@ -289,7 +289,7 @@ def test_links_are_meant_by_the_ids_of_what_they_lead_to() -> None:
 
 
 @pytest.mark.parametrize("link", ["theirs:x", "nobody:x"])
-def test_links_of_a_connect_are_judged(link: str) -> None:
+def test_links_of_a_connect_are_checked(link: str) -> None:
     body = {"Container": "mine", "EndpointConfig": {"Links": [link]}}
     with pytest.raises(Denied, match=f"container {link[:6]}"):
         judged(judge(), call("/networks/{id}/connect", body, id="mine"), Scope.CONNECT)
@@ -297,7 +297,7 @@ def test_links_of_a_connect_are_judged(link: str) -> None:
         created(judge(shared_images=True), Image="plain", HostConfig={"Links": [link]})
 
 
-def test_a_link_that_is_removed_is_its_parents() -> None:
+def test_removed_link_belongs_to_its_parent() -> None:
     asked = {"link": ["1"]}
     for text in ("mine/alias", "/mine/alias"):
         made = judged(judge(), call("/containers/{id}", query=asked, id=text), Scope.CONTAINER)
@@ -307,7 +307,7 @@ def test_a_link_that_is_removed_is_its_parents() -> None:
         judged(judge(), call("/containers/{id}", query=asked, id="theirs/alias"), Scope.CONTAINER)
 
 
-def test_a_volume_that_somebody_else_made_meanwhile() -> None:
+def test_volume_created_meanwhile_outside_the_scope_is_refused() -> None:
     theirs, mine = (VolumeRecord("v", "local", 0, labels={TEAM: team}) for team in ("db", "web"))
     judge().check_volume(mine, False)
     judge().check_volume(theirs, True)  # of a container that was checked
@@ -315,7 +315,7 @@ def test_a_volume_that_somebody_else_made_meanwhile() -> None:
         judge().check_volume(theirs, False)
 
 
-def test_an_anonymous_volume_of_the_host_is_not_the_containers_own() -> None:
+def test_anonymous_volume_on_a_host_path_is_refused() -> None:
     """A volume on a host directory is allowed only by its label, even when it has no name."""
     assert created(judge(shared_images=True), Image="plain", HostConfig={"VolumesFrom": ["own"]})
     with pytest.raises(Denied, match="the volume etc, which is a directory or device of the host, is not allowed"):
@@ -326,7 +326,7 @@ def test_an_anonymous_volume_of_the_host_is_not_the_containers_own() -> None:
             judge().check_volume(VolumeRecord("v", "local", 0, options=OF_HOST), anonymous)
 
 
-def test_all_labels_of_a_listener_have_to_be_there() -> None:
+def test_all_labels_of_a_listener_are_required() -> None:
     """An object with one of two labels is outside the scope."""
     made = judge(f"{TEAM}=web", "com.example.env")
     assert made.matches({TEAM: "web", "com.example.env": "test", "more": ""})
@@ -358,7 +358,7 @@ def test_each_image_of_a_push_needs_the_label_unless_they_are_shared() -> None:
     judged(judge(), call("/images/{name}/push", name="ours"), Scope.PUSH)
 
 
-def test_a_label_without_a_value_has_to_be_there() -> None:
+def test_label_without_a_value_must_be_present() -> None:
     made = judge(TEAM, shared_images=True)
     assert created(made, Image="plain", Labels={TEAM: "any"}).labels == {TEAM: "any"}
     with pytest.raises(Denied, match="a container with these labels is outside"):
@@ -411,7 +411,7 @@ def test_a_new_volume_does_not_take_the_name_of_one_outside_the_scope() -> None:
         judged(judge(), call("/volumes/create", {"Name": "theirs"}), Scope.NEW_VOLUME)
 
 
-def test_members_of_a_network_are_of_the_scope_or_not() -> None:
+def test_network_with_members_outside_the_scope() -> None:
     engine = SimpleNamespace(
         containers=SimpleNamespace(index=SimpleNamespace(by_id={"1": MINE, "2": container("2", **{TEAM: "db"})}))
     )
@@ -421,7 +421,7 @@ def test_members_of_a_network_are_of_the_scope_or_not() -> None:
     assert [scope.has_container(each) for each in "123"] == [True, False, False]
 
 
-def test_a_long_circle_of_shared_namespaces_is_found() -> None:
+def test_long_cycle_of_shared_namespaces_is_detected() -> None:
     circle = FakeCollection(
         **{each: container(each, modes={"pid_mode": f"container:{to}"}) for each, to in ("ab", "bc", "cb")}
     )

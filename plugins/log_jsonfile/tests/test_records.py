@@ -75,7 +75,7 @@ def test_golden_records() -> None:
         assert encode(LogBlock("stdout", data, NS)) == b'{"log":"' + log + b'",' + tail
 
 
-def test_a_block_is_its_records() -> None:
+def test_block_equals_its_records_encoded_one_by_one() -> None:
     encode = JsonEncoder({})
     lines = [b"one\n", b"\n", b'"two"\n', b"\xff\n"]
     whole = encode(LogBlock("stderr", b"".join(lines), NS))
@@ -83,7 +83,7 @@ def test_a_block_is_its_records() -> None:
     assert [json.loads(line)["log"] for line in whole.splitlines()] == ["one\n", "\n", '"two"\n', "\ufffd\n"]
 
 
-def test_a_piece_has_no_newline() -> None:
+def test_partial_record_has_no_newline() -> None:
     record = JsonEncoder({})(LogBlock("stdout", b"pie\xc3\xa9ce", NS, partial=True))
     assert record == b'{"log":"pie\xc3\xa9ce","stream":"stdout","time":"2025-11-24T09:13:11.661595082Z"}\n'
 
@@ -97,7 +97,7 @@ def test_decode_gives_back_what_utf8_allows(lines: list[bytes]) -> None:
     assert all(record.attrs == {"a": "b"} and record.time == "2025-11-24T09:13:11.661595082Z" for record in records)
 
 
-def test_damage_is_left_out() -> None:
+def test_damaged_records_are_skipped() -> None:
     good = JsonEncoder({})(LogBlock("stdout", b"good\n", NS))
     for bad in (
         b"\n",
@@ -119,7 +119,7 @@ def test_dockerd_leaves_out_an_empty_log() -> None:
 
 
 @given(st.lists(st.integers(0, 40), max_size=40), st.integers(0, 45), st.booleans())
-def test_last_counts_backwards(lengths: list[int], count: int, torn: bool) -> None:
+def test_last_counts_records_from_the_end(lengths: list[int], count: int, torn: bool) -> None:
     data = b"".join(b"x" * length + b"\n" for length in lengths) + (b"torn" if torn else b"")
     fd = os.memfd_create("log")
     try:

@@ -64,7 +64,7 @@ def test_a_prefix_ends_where_a_frame_ends(data: st.DataObject) -> None:
 
 
 @given(st.data())
-def test_a_changed_byte_costs_one_frame(data: st.DataObject) -> None:
+def test_changed_byte_loses_one_frame(data: st.DataObject) -> None:
     whole = bytearray(b"".join(frame(number) for number in range(6)))
     at = data.draw(st.integers(0, len(whole) - 1))
     whole[at] ^= data.draw(st.integers(1, 255))
@@ -72,7 +72,7 @@ def test_a_changed_byte_costs_one_frame(data: st.DataObject) -> None:
     assert seen(bytes(whole)) == [number for number in range(6) if number != hit]
 
 
-def test_sync_from_anywhere() -> None:
+def test_reading_can_start_at_any_offset() -> None:
     whole = b"".join(frame(number) for number in range(5))
     size = len(frame(0))
     for cut in range(len(whole) - size):
@@ -82,7 +82,7 @@ def test_sync_from_anywhere() -> None:
     assert Frames().sync(b"nothing here") == 12
 
 
-def test_a_magic_in_the_output_is_output() -> None:
+def test_magic_bytes_in_the_output_are_no_frame() -> None:
     text = MAGIC + b"\x20\x00\x00\x00" + MAGIC + b"\n"
     data = encode(LogBlock("stdout", text, 1), b"", 1 << 20) + frame(7)
     assert [record.data for record in Frames().decode(data)] == [text, b"007\n"]
@@ -95,7 +95,7 @@ def test_a_limit_cuts_at_lines() -> None:
     assert Frames().next_end(data, 1) < 64 + 40
 
 
-def test_last_and_sound() -> None:
+def test_last_intact_frames_are_found() -> None:
     whole = b"".join(frame(number) for number in range(10))
     size = len(frame(0))
     damaged = bytearray(whole)
@@ -118,7 +118,7 @@ def test_last_and_sound() -> None:
             os.close(fd)
 
 
-def test_nothing_sound() -> None:
+def test_file_without_intact_frames() -> None:
     fd = os.memfd_create("log")
     try:
         os.write(fd, b"garbage" * 50_000)

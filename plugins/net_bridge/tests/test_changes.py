@@ -55,7 +55,7 @@ def test_another_subnet() -> None:
     in_own_network(main)
 
 
-def test_a_new_data_root_takes_the_bridge_over() -> None:
+def test_bridge_is_taken_over_by_a_new_data_root() -> None:
     async def main() -> None:
         driver = BridgeDriver(CONTEXT)
         await driver.create_network(NETWORK)
@@ -89,7 +89,7 @@ def test_a_table_of_another_version() -> None:
     in_own_network(main)
 
 
-def test_what_makes_no_sense_costs_the_others_nothing() -> None:
+def test_invalid_network_does_not_affect_others() -> None:
     async def main() -> None:
         driver = BridgeDriver(CONTEXT)
         sick = NetworkSpec(id="b" * 64, name="sick", subnets=(Subnet("10.212.0.0/16", "10.212.0.1"),))
@@ -110,7 +110,7 @@ def test_what_makes_no_sense_costs_the_others_nothing() -> None:
     in_own_network(main)
 
 
-def test_without_iptables_no_rules_of_before_are_left() -> None:
+def test_earlier_rules_are_removed_without_iptables() -> None:
     async def main() -> None:
         driver = BridgeDriver(CONTEXT)
         await driver.create_network(NETWORK)

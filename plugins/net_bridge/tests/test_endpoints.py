@@ -83,7 +83,7 @@ def on_host(body: Callable[[Host], None], bridge: Bridge = BRIDGE) -> None:
     in_own_network(main)
 
 
-def test_what_a_crash_left_half_made() -> None:
+def test_half_made_links_are_recognized_after_a_crash() -> None:
     """A link that was made but has no alias yet is recognized by its group: a bridge is taken over, or removed as stray."""
 
     def body(host: Host) -> None:
@@ -104,7 +104,7 @@ def test_what_a_crash_left_half_made() -> None:
     on_host(body)
 
 
-def test_both_ends() -> None:
+def test_attach_configures_both_ends_of_the_link() -> None:
     def body(host: Host) -> None:
         name, mac = host.links.connect(host.endpoint(FOUR, SIX, sysctls=(("net.ipv4.conf.IFNAME.forwarding", "1"),)), BRIDGE)
         assert mac == MAC
@@ -208,7 +208,7 @@ def test_a_silenced_port() -> None:
     on_host(body)
 
 
-def test_a_port_that_cannot_be_silenced_goes() -> None:
+def test_port_that_cannot_be_silenced_is_removed() -> None:
     def body(host: Host) -> None:
         name, _ = host.links.connect(host.endpoint(FOUR), BRIDGE)
         run("ip", "link", "set", name, "nomaster")
@@ -218,7 +218,7 @@ def test_a_port_that_cannot_be_silenced_goes() -> None:
     on_host(body)
 
 
-def test_an_endpoint_of_an_earlier_try_gives_way() -> None:
+def test_endpoint_of_an_earlier_attempt_is_replaced() -> None:
     def body(host: Host) -> None:
         first, _ = host.links.connect(host.endpoint(FOUR), BRIDGE)
         second, _ = host.links.connect(host.endpoint(FOUR), BRIDGE)
@@ -238,7 +238,7 @@ def test_a_link_of_the_containers_own() -> None:
     on_host(body)
 
 
-def test_what_fails_inside_leaves_nothing() -> None:
+def test_failed_attach_leaves_nothing() -> None:
     def body(host: Host) -> None:
         unreachable = msgspec.structs.replace(FOUR, gateway="192.0.2.1")
         cases: list[tuple[Endpoint, str]] = [
@@ -294,7 +294,7 @@ def test_requests_of_one_datagram_are_answered_each() -> None:
     in_own_network(main)
 
 
-def test_only_the_kernel_is_believed() -> None:
+def test_netlink_messages_of_other_processes_are_ignored() -> None:
     """A process in the container's network forges a success before the kernel's refusal; it must be ignored."""
 
     async def main() -> None:
@@ -310,7 +310,7 @@ def test_only_the_kernel_is_believed() -> None:
     in_own_network(main)
 
 
-def test_an_answer_that_got_lost() -> None:
+def test_lost_netlink_answer_fails_the_request() -> None:
     with RouteSocket() as route:
         route._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", 0, 1000))
         with pytest.raises(TimeoutError, match="no answer from the kernel"):

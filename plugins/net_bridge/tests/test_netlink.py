@@ -102,12 +102,12 @@ def test_default_route(gateway: str, family: int) -> None:
 
 
 @pytest.mark.parametrize("address", ["10.1.2/16", "10.1.2.3.4", "fd00::g/64", ""])
-def test_what_is_no_address(address: str) -> None:
+def test_invalid_addresses_are_refused(address: str) -> None:
     with pytest.raises(OSError, match="illegal IP address"):
         _netlink.add_address(4, address)
 
 
-def test_a_datagram_of_several() -> None:
+def test_datagram_with_several_messages() -> None:
     requests = [_netlink.mark_port(NAME, ALIAS + "x" * extra, False) for extra in range(4)]
     datagram = _netlink.encode(requests, 0xFFFFFFFE)
     seen = []

@@ -12,7 +12,7 @@ from orlop_net_bridge._worker import Worker
 from orlop_sdk import DriverError
 
 
-def test_one_at_a_time_in_one_thread() -> None:
+def test_calls_run_one_at_a_time_in_one_thread() -> None:
     async def main() -> None:
         worker = Worker("test")
         seen: list[int] = []
@@ -62,7 +62,7 @@ def test_cancelled_work_is_undone() -> None:
     trio.run(main)
 
 
-def test_put_off_work_is_done_at_the_close() -> None:
+def test_deferred_work_runs_at_close() -> None:
     async def main() -> None:
         worker = Worker("test")
         done: list[str] = []

@@ -52,7 +52,7 @@ def test_update_sends_json() -> None:
     assert json.loads(_runc().update(TASK, {"pids": {"limit": 5}}).stdin) == {"pids": {"limit": 5}}
 
 
-def test_hybrid_is_seen() -> None:
+def test_hybrid_cgroups_are_detected() -> None:
     v1 = "32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n"
     unified = "41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
     assert hybrid_mounts(v1 + unified) == ("/sys/fs/cgroup/unified",)
@@ -112,7 +112,7 @@ def test_explain(runtime: str, said: str, expected: str) -> None:
     assert explain(runtime, Outcome(1), _log("earlier", said)) == expected
 
 
-def test_crun_does_not_say_that_it_was_an_exec() -> None:
+def test_errors_of_crun_exec_are_explained() -> None:
     said = _log("executable file `x` not found in $PATH: No such file or directory")
     assert explain("crun", Outcome(1), said, "exec") == (
         "OCI runtime exec failed: exec failed: unable to start container process: "
@@ -124,9 +124,9 @@ def test_explain_without_a_log_uses_stderr() -> None:
     assert explain("runc", Outcome(1, b"", b"noise\nrunc run failed: no\n"), b"not json\n").endswith("failed: no")
 
 
-def test_explain_a_silent_one() -> None:
+def test_explain_a_runtime_killed_by_a_signal() -> None:
     assert "signal 9" in explain("runc", Outcome(-9), b"")
 
 
-def test_explain_a_late_one() -> None:
+def test_explain_a_runtime_that_timed_out() -> None:
     assert "gave no answer in time" in explain("runc", Outcome(-9, b"", b"", True), b"")

@@ -16,7 +16,7 @@ from orlop_volume_local import driver as driver_module
 from orlop_volume_local.driver import LocalVolumes
 
 
-def test_what_was_being_made_when_the_last_daemon_died_is_removed(tmp_path: Path) -> None:
+def test_half_made_volumes_are_removed_at_the_start(tmp_path: Path) -> None:
     (tmp_path / ".new" / "0123" / "_data").mkdir(parents=True)
     (tmp_path / ".trash" / "4567" / "_data").mkdir(parents=True)
     driver = LocalVolumes(VolumeContext(str(tmp_path)))
@@ -33,7 +33,7 @@ def test_what_was_being_made_when_the_last_daemon_died_is_removed(tmp_path: Path
     assert sorted(os.listdir(tmp_path / "data")) == ["_data", "opts.json"]
 
 
-def test_a_volume_that_fails_half_way_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_create_leaves_no_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     driver = LocalVolumes(VolumeContext(str(tmp_path)))
 
     def rename(*of: object) -> None:
@@ -57,9 +57,7 @@ def test_a_directory_that_an_administrator_made_becomes_a_volume(tmp_path: Path)
     assert (tmp_path / "disk" / "_data").is_dir()
 
 
-def test_a_device_on_a_server_that_is_gone_is_given_up_at_the_deadline(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreachable_server_fails_the_mount_at_its_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers, exists = threading.Event(), os.path.exists
     monkeypatch.setattr(os.path, "exists", lambda path: answers.wait(10) if path == "/dead/server" else exists(path))
     driver = LocalVolumes(VolumeContext(str(tmp_path)))
@@ -81,7 +79,7 @@ def test_a_device_on_a_server_that_is_gone_is_given_up_at_the_deadline(
         answers.set()
 
 
-def test_a_mount_that_never_ends_fails_and_lets_the_next_one_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hanging_mount_fails_and_can_be_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     helper = tmp_path / "bin" / "mount"
     helper.parent.mkdir()
     helper.write_text(f"#!/bin/sh\ntrap '' TERM\necho $$ >>{tmp_path}/pids\nexec /bin/sleep 30\n")
@@ -101,7 +99,7 @@ def test_a_mount_that_never_ends_fails_and_lets_the_next_one_try(tmp_path: Path,
     assert len(pids) == 2 and not any(os.path.exists(f"/proc/{pid}") for pid in pids)
 
 
-def test_a_mount_that_not_even_a_signal_ends_is_left_to_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unkillable_mount_is_abandoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ends = threading.Event()
     monkeypatch.setattr(driver_module.subprocess, "run", lambda *args, **options: ends.wait(30))
     driver = LocalVolumes(VolumeContext(str(tmp_path)))

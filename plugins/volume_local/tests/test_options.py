@@ -59,7 +59,7 @@ def test_options_are_kept_in_docker_s_form(tmp_path: Path) -> None:
 
 
 @pytest.mark.root
-def test_a_tmpfs_is_one_for_all_and_goes_with_the_volume(tmp_path: Path) -> None:
+def test_tmpfs_volume_is_shared_and_removed_with_the_volume(tmp_path: Path) -> None:
     async def main() -> None:
         driver = LocalVolumes(VolumeContext(str(tmp_path)))
         await driver.create("fast", {"type": "tmpfs", "device": "tmpfs", "o": "size=1m,mode=1777"})
