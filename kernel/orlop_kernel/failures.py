@@ -11,7 +11,7 @@ import logging
 from orlop_kernel import descriptors
 from orlop_sdk import DriverError, OrlopError, Unavailable
 
-__all__ = ["as_orlop_error"]
+__all__ = ["as_orlop_error", "forget_frames"]
 
 log = logging.getLogger("orlop.daemon")
 
@@ -37,3 +37,18 @@ def as_orlop_error(error: BaseException, what: str) -> OrlopError:
         return DriverError(f"{what}: {name}{first.strerror or first}")
     log.error("%s", what, exc_info=error)  # a bug: the log gets the traceback, which clients must not see
     return DriverError(f"{what}: {type(first).__name__}: {first}")
+
+
+def forget_frames(error: BaseException) -> None:
+    """Drop the tracebacks of an error that has been handled, and of those that led to it. Frames that keep their own
+    exception form reference cycles; with them the body of a failed request would stay until a full garbage collection."""
+    waiting, seen = [error], set[int]()
+    while waiting:
+        each = waiting.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        each.__traceback__ = None
+        waiting += [cause for cause in (each.__cause__, each.__context__) if cause is not None]
+        if isinstance(each, BaseExceptionGroup):
+            waiting += each.exceptions

@@ -79,3 +79,23 @@ def test_resident_memory_is_measured() -> None:
     held = bytearray(64 * MIB)
     assert memory.resident() - before > 60 * MIB
     del held
+
+
+def test_a_slow_collection_is_not_repeated_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, collections = [0.0], [0]
+    monkeypatch.setattr(memory, "_FEW_OBJECTS", 1 << 40)
+    monkeypatch.setattr(memory, "_QUICK", -1.0)  # every one is slow
+
+    def collect() -> None:
+        collections[0] += 1
+
+    release = memory.Releaser(lambda: now[0], collect)
+    for at, wanted in ((0.0, 1), (5.0, 1), (599.0, 1), (601.0, 2)):
+        now[0] = at
+        release()
+        assert collections[0] == wanted
+    monkeypatch.setattr(memory, "_QUICK", 60.0)
+    for at, wanted in ((1300.0, 3), (1301.0, 4)):
+        now[0] = at
+        release()
+        assert collections[0] == wanted

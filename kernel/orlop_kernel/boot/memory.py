@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import trio
 
 from orlop_sdk import linux
 
-__all__ = ["release_when_idle", "resident"]
+__all__ = ["Releaser", "release_when_idle", "resident"]
 
 _log = logging.getLogger("orlop.daemon")
 _EVERY = 5.0
@@ -26,6 +27,7 @@ _IDLE_GROWTH = 4 << 20  # growth over the minimum that is released while idle
 _URGENT_GROWTH = 64 << 20  # growth since the last release that is released at once
 _MIN_WORK = 0.01  # seconds of processor time
 _QUICK = 0.03
+_PAUSE = 600.0  # seconds after a collection that was not quick
 _FEW_OBJECTS = 150_000  # that a full collection visits in some 20 ms; what a boot made is frozen and does not count
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -39,19 +41,20 @@ def resident() -> int:
         return 0
 
 
-class _Releaser:
-    """Runs the garbage collector, then `malloc_trim`. Failed requests leave reference cycles of frames, which hold their
-    bodies until a full collection. Once a collection took long, it is left to the interpreter, because it delays all
-    requests."""
+class Releaser:
+    """Runs the garbage collector, then `malloc_trim`. Exceptions leave reference cycles of frames, which hold what these
+    frames used until a full collection. One that took long is not repeated for a while, because it delays all requests."""
 
-    def __init__(self) -> None:
-        self._collects = True
+    def __init__(self, clock: Callable[[], float] = time.monotonic, collect: Callable[[], object] = gc.collect) -> None:
+        self._clock, self._collect = clock, collect
+        self._next = -math.inf
 
     def __call__(self) -> None:
-        if self._collects and len(gc.get_objects(generation=2)) < _FEW_OBJECTS:
+        if self._clock() >= self._next and len(gc.get_objects(generation=2)) < _FEW_OBJECTS:
             began = time.thread_time()
-            gc.collect()
-            self._collects = time.thread_time() - began < _QUICK
+            self._collect()
+            if time.thread_time() - began > _QUICK:
+                self._next = self._clock() + _PAUSE
         linux.release_freed_memory()
 
 
@@ -61,7 +64,7 @@ async def release_when_idle(
     release: Callable[[], None] | None = None,
 ) -> None:
     """Runs as long as the daemon. The parameters are for tests."""
-    release = release or _Releaser()
+    release = release or Releaser()
     least = left = resident()
     worked = 0.0  # processor time at the last release: without work since then nothing has been freed
     while True:

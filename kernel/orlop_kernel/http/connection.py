@@ -12,6 +12,7 @@ from collections.abc import Callable
 import trio
 
 from orlop_kernel import descriptors
+from orlop_kernel.failures import forget_frames
 from orlop_kernel.http.admission import Admission, Lease
 from orlop_kernel.http.body import RequestBody
 from orlop_kernel.http.encode import LAST_CHUNK, BadHeader, chunk, plain_error, stream_head, whole
@@ -142,6 +143,7 @@ class Connection:
             answer = await self._handler(request)
         except Exception as error:
             answer = self._on_error(request, error)
+            forget_frames(error)
         try:
             if isinstance(answer, Response):
                 return await self._respond(head, body, answer)

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 
+from orlop_kernel.failures import forget_frames
 from orlop_kernel.http.messages import Answer, Request, Response, Streaming
 from orlop_kernel.routing.call import Call
 from orlop_kernel.routing.dialect import Dialect, Version
@@ -137,6 +138,7 @@ class Router:
             answer = self.dialect.decorate(await route.handler(call))
         except Exception as error:
             answer = self.dialect.answer_error(request, error)
+            forget_frames(error)
         if self.on_answer:
             status = answer.status if isinstance(answer, Response | Streaming) else 101
             self.on_answer(call, status, time.perf_counter() - began)
