@@ -33,6 +33,7 @@ class Stubs:
             try:
                 self._make(point)
             except OSError as error:
+                self.remove()
                 raise OSError(error.errno, error.strerror, point.path) from None
 
     def _make(self, point: MountPoint, links: int = 0) -> None:

@@ -1,5 +1,6 @@
 """Packing files as tar: headers that every tar program reads, and trees that change meanwhile. Without root."""
 
+import hashlib
 import io
 import os
 import stat
@@ -13,7 +14,7 @@ from orlop_monitor.unpack.archive import entries
 from orlop_monitor.unpack.encode import END, entry_header, padding
 from orlop_monitor.unpack.header import Entry
 from orlop_monitor.unpack.layer import pack_layer
-from orlop_monitor.unpack.pack import Packer, go_mode
+from orlop_monitor.unpack.pack import Measurer, Packer, go_mode
 from orlop_monitor.unpack.request import Change
 from orlop_sdk.testing.durability import no_descriptors_left
 
@@ -185,3 +186,38 @@ def test_a_layer_of_changes(tmp_path):
         assert tar.getnames() == expected
         assert tar.extractfile(f"{inside}/d/new").read() == b"content"
         assert tar.getmember(".wh.orlop-was-here").size == 0
+
+
+def test_a_measured_stream_is_the_written_one(tmp_path):
+    """The digest of a layer is known without its tar; the tar that is made later must have it. The digest below is part of
+    what is stored of images that were built: a change of the packer's bytes would make them unusable for a push."""
+    tree = tmp_path / "tree"
+    (tree / "d").mkdir(parents=True)
+    (tree / "d/small").write_bytes(b"x" * 100)
+    (tree / "d/large").write_bytes(bytes(range(256)) * 12345)
+    os.link(tree / "d/small", tree / "hard")
+    (tree / "soft").symlink_to("d/small")
+    with (tree / "sparse").open("wb") as file:
+        file.truncate(3 << 20)
+    for path in (tree / "d/small", tree / "d/large", tree / "sparse", tree / "d", tree):
+        os.chmod(path, 0o755 if path.is_dir() else 0o640)
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    os.utime(tree / "soft", (1_000_000_000, 1_000_000_000), follow_symlinks=False)
+
+    def pack(packer):
+        fd = os.open(tree, os.O_RDONLY)
+        try:
+            packer.content(fd, b"")
+            packer.finish()
+        finally:
+            os.close(fd)
+
+    out = tmp_path / "out.tar"
+    with out.open("wb") as file:
+        pack(Packer(file.fileno(), sparse=False))
+    measurer = Measurer(sparse=False)
+    pack(measurer)
+    data = out.read_bytes()
+    assert (measurer.digest, measurer.size) == (f"sha256:{hashlib.sha256(data).hexdigest()}", len(data))
+    if (os.getuid(), os.getgid()) == (0, 0):  # owners are in it
+        assert measurer.digest == "sha256:064ffdf58431b9fcb132935c4e53da6b07daf032393d311e243727d6d6de2f42"

@@ -367,6 +367,8 @@ def test_an_image_shares_its_layer_with_the_cache(own: Callable[..., BuildingEng
     image, key = built(client, "made:1", "first")
     assert engine.ok("run", "--rm", "made:1", "cat", "/made") == "first"
     assert engine.ok("image", "ls", "-q", "--no-trunc", "made:1") == image
+    told = engine.ok("events", "--since", "1h", "--until", f"{time.time() + 1:.3f}", "--filter", "event=tag")
+    assert [line.partition(" ")[2] for line in told.splitlines()] == [f"image tag {image} (name=made:1)"]
     client.result("remove", key=key)  # a prune of the cache
     assert client.result("snapshots") == []
     assert engine.ok("run", "--rm", "made:1", "cat", "/made") == "first"

@@ -151,7 +151,9 @@ class Workspace:
         self._image_store.leases.drop(lease)
 
     async def create_image(self, config: bytes, keys: Sequence[str], names: Sequence[str]) -> Image:
-        return await self._building.maker.make(config, keys, names)
+        image = await self._building.maker.make(config, keys, names)
+        self._building.engine.images.announce_tags(image, [parse(name).with_default_tag() for name in names])
+        return image
 
     async def save(self, image_id: str, names: Sequence[str], archive: int) -> None:
         """Write an image as an archive, in which it has these names."""

@@ -117,12 +117,12 @@ class Steps:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _ENDING):
             if not run.exited.is_set() and not monitor.is_over:
                 await self._kill(container, run)
-            sandbox = container.record.sandbox
-            if sandbox is not None:
-                await ports.networks.release(sandbox)
             run.settled.set()
             run.finished.set()
-            await run_cleanup.clean_up(ports, container, run)
+            async with trio.open_nursery() as nursery:  # meanwhile the monitor has the runtime delete the container
+                if container.record.sandbox is not None:
+                    nursery.start_soon(ports.networks.release, container.record.sandbox)
+                await run_cleanup.clean_up(ports, container, run)
             run_cleanup.settle(ports.paths, container)
             return
         log.error("step %s does not end within %g s", container.name, _ENDING)

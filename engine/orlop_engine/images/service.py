@@ -10,7 +10,7 @@ Modules that only such operations need are imported by them: a start of the daem
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -297,6 +297,11 @@ class Images:
     def _event(self, action: str, actor: str, name: str, image: Image | None = None) -> None:
         labels = (image.config.labels if image else None) or {}
         self._events.publish("image", action, actor, {**labels, "name": name})
+
+    def announce_tags(self, image: Image, names: Iterable[Reference]) -> None:
+        """Publish the event `tag` of each name that an image was given when it was made."""
+        for name in names:
+            self._event("tag", image.id, name.familiar, image)
 
     def _transferred(self, action: str, reference: Reference, image: Image | None) -> None:
         self._event(action, reference.familiar, reference.familiar_name, image)

@@ -236,6 +236,39 @@ def test_hijacked_stream_can_be_closed_while_it_is_read(tmp_path: Path) -> None:
     serving(tmp_path, handler, body)
 
 
+def test_a_connection_goes_on_in_another_process(tmp_path: Path) -> None:
+    """Its descriptor and what was read already; when this side closes, the other's client is told."""
+
+    async def handler(request: Request) -> Answer:
+        async def run(stream: RawStream) -> None:
+            shared = stream.share()
+            assert shared is not None
+            fd, early = shared
+            assert not os.get_inheritable(fd)
+            with socket.socket(fileno=fd) as other:  # stands for the other process
+                other.setblocking(False)
+                other.sendall(b"early: " + early)
+                await trio.lowlevel.wait_readable(other)
+                other.sendall(b", later: " + other.recv(100))
+                await stream.aclose()
+                assert other.recv(1) == b""
+
+        return Hijack(b"HTTP/1.1 101 UPGRADED\r\n\r\n", run)
+
+    async def body(server: Server, path: str) -> None:
+        async with await trio.open_unix_socket(path) as stream:
+            await stream.send_all(GET + b"one")
+            received = b""
+            while not received.endswith(b"one"):
+                received += await stream.receive_some()
+            await stream.send_all(b"two")
+            while data := await stream.receive_some():
+                received += data
+            assert received == b"HTTP/1.1 101 UPGRADED\r\n\r\nearly: one, later: two"
+
+    serving(tmp_path, handler, body)
+
+
 def test_unix_listener_mode_and_group(tmp_path: Path) -> None:
     path = str(tmp_path / "deep" / "s.sock")
 

@@ -14,6 +14,7 @@ import trio
 
 from orlop_build_dockerfile.contracts import Backend, Base, CacheRecord, Client, Pruned, Settings, Step
 from orlop_build_dockerfile.daemon.process import main
+from orlop_monitor.mounting import mount_all
 from orlop_sdk import OrlopError, linux
 
 
@@ -103,12 +104,13 @@ class TestBuilder:
     async def _mounted(self, key: str, *, readonly: bool) -> AsyncIterator[str]:
         place = os.path.join(self.settings.runtime, f"mnt-{key}")
         os.makedirs(place, exist_ok=True)
-        for mount in await self.backend.mounts(key, readonly=readonly):
-            linux.mount(mount.type, mount.source, place, mount.options)
+        mounts = await self.backend.mounts(key, readonly=readonly)
+        mount_all(place, mounts)
         try:
             yield place
         finally:
-            linux.umount(place)
+            for mount in reversed(mounts):
+                linux.umount(mount.mountpoint or os.path.join(place, mount.target.strip("/")).rstrip("/"))
             os.rmdir(place)
 
     async def _write(self, key: str, path: str, text: str) -> None:

@@ -1,0 +1,222 @@
+"""The snapshots of builders: who needs them, and what a boot finds of a crash."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from orlop_engine.building.records import BASE, TABLE
+from orlop_engine.building.snapshots import Snapshots, active_key
+from orlop_engine.images.content import ContentStore
+from orlop_engine.images.image_store import ImageStore
+from orlop_engine.images.layers import Built, Layers
+from orlop_engine.images.records import Layer
+from orlop_kernel.store import Store
+from orlop_sdk import Conflict, NotFound, StorageContext, Unavailable
+from orlop_sdk.testing import FakeStorage
+
+CHAIN = "sha256:" + "1" * 64
+
+
+class Fixture:
+    def __init__(self, store: Store, storage: FakeStorage, image_store: ImageStore) -> None:
+        self.store, self.storage, self.image_store = store, storage, image_store
+        self.snapshots = Snapshots(store, storage, image_store)
+
+    async def made(self, parent: str = "") -> str:
+        key = active_key()
+        await self.storage.prepare(key, parent or None)
+        return await self.snapshots.commit(key, parent)
+
+    def rows(self) -> set[str]:
+        return {key for key, _ in self.store.load(TABLE)}
+
+    async def keys(self) -> set[str]:
+        return set(await self.storage.keys())
+
+
+@asynccontextmanager
+async def booted(path: Path) -> AsyncIterator[Fixture]:
+    """An image store and a builder's snapshots, as a boot makes them."""
+    (path / "storage").mkdir(exist_ok=True)
+    async with Store.open(str(path / "orlop.db")) as store, trio.open_nursery() as nursery:
+        storage = FakeStorage(StorageContext(str(path / "storage")))
+        content = ContentStore(str(path / "content"))
+        image_store = ImageStore(store, content, Layers(storage, content, None, None, nursery))
+        fixture = Fixture(store, storage, image_store)
+        await fixture.snapshots.load(list(store.load(TABLE)))
+        await image_store.load()
+        await fixture.snapshots.sweep()
+        yield fixture
+        nursery.cancel_scope.cancel()
+
+
+def test_snapshots_survive_a_boot_and_go_when_the_builder_says_so(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with booted(tmp_path) as one:
+            lower = await one.made()
+            upper = await one.made(lower)
+            left = active_key()
+            await one.storage.prepare(left, upper)
+        async with booted(tmp_path) as two:
+            assert await two.keys() == {lower, upper} == two.rows(), "an active snapshot belongs to a build, which is over"
+            with pytest.raises(Conflict):
+                await two.snapshots.remove(lower)
+            await two.snapshots.remove(upper)
+            await two.snapshots.remove(lower)
+            assert await two.keys() == set() == two.rows()
+
+    trio.run(main)
+
+
+def test_a_commit_without_a_row_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with booted(tmp_path) as fixture:
+            commit = fixture.store.commit
+
+            async def full(operations: Sequence[Any]) -> None:
+                if any(hasattr(operation, "value") for operation in operations):
+                    raise Unavailable("no space left on device")
+                await commit(operations)
+
+            monkeypatch.setattr(fixture.store, "commit", full)
+            with pytest.raises(Unavailable):
+                await fixture.made()
+            assert await fixture.keys() == set() == fixture.rows()
+            assert fixture.snapshots.rows == {}
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_boot_removes_what_has_no_row_unless_rows_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: bool
+) -> None:
+    """A crash between the driver's commit and the row."""
+    monkeypatch.setattr(Store, "lost_rows", lambda self: lost)
+
+    async def main() -> None:
+        async with booted(tmp_path) as one:
+            key = active_key()
+            await one.storage.prepare(key, None)
+            await one.storage.commit(key, "build-unknown")
+            known = await one.made()
+        async with booted(tmp_path) as two:
+            assert await two.keys() == ({known, "build-unknown"} if lost else {known})
+
+    trio.run(main)
+
+
+def test_a_row_without_its_snapshot_is_forgotten(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with booted(tmp_path) as one:
+            key = await one.made()
+            await one.storage.remove(key)  # as after a power cut
+        async with booted(tmp_path) as two:
+            assert two.rows() == set() and two.snapshots.rows == {}
+            with pytest.raises(NotFound):
+                two.snapshots.check(key)
+
+    trio.run(main)
+
+
+def test_a_snapshot_that_an_image_has_stays(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with booted(tmp_path) as fixture:
+            key = await fixture.made()
+            layers = fixture.image_store.layers
+            layers.built[CHAIN] = Built(CHAIN, "", 0, key)
+            await fixture.snapshots.remove(key)
+            assert await fixture.keys() == {key} == fixture.rows(), "the image needs it"
+            await fixture.image_store.collect()  # no image has the layer
+            assert await fixture.keys() == set() == fixture.rows()
+
+    trio.run(main)
+
+
+def test_the_cache_keeps_what_images_do_not_need(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with booted(tmp_path) as fixture:
+            key = await fixture.made()
+            layers = fixture.image_store.layers
+            layers.built[CHAIN] = Built(CHAIN, "", 77, key)
+            collected = await fixture.image_store.collect()
+            assert collected.layers == () and CHAIN not in layers.built, "nothing is freed"
+            assert await fixture.keys() == {key} == fixture.rows()
+
+    trio.run(main)
+
+
+def test_a_snapshot_in_use_is_removed_later(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with booted(tmp_path) as fixture:
+            key = await fixture.made()
+            with fixture.snapshots.using(key):
+                await fixture.snapshots.remove(key)
+                await fixture.snapshots.reap()
+                assert await fixture.keys() == {key}
+            await fixture.snapshots.reap()
+            assert await fixture.keys() == set() == fixture.rows()
+
+    trio.run(main)
+
+
+def test_released_snapshots_go_with_the_last_that_stands_on_them(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with booted(tmp_path) as one:
+            lower = await one.made()
+            middle = await one.made(lower)
+            one.image_store.layers.built[CHAIN] = Built(CHAIN, "", 0, middle)
+            await one.snapshots.remove(middle)
+            await one.snapshots.remove(lower)
+            assert await one.keys() == {lower, middle}, "an image has the upper one"
+        async with booted(tmp_path) as two:  # the image's row is gone
+            assert await two.keys() == set() == two.rows()
+
+    trio.run(main)
+
+
+def test_what_snapshots_stand_on_is_kept(tmp_path: Path) -> None:
+    """Layers and blobs of a base whose image has been removed; also over a boot."""
+
+    async def main() -> None:
+        async with booted(tmp_path) as one:
+            store = one.image_store
+            blob = await store.content.put(b"a layer")
+            other = await store.content.put(b"of nobody")
+            await one.storage.prepare("extract-x", None)
+            await one.storage.commit("extract-x", CHAIN)
+            store.layers.built[CHAIN] = Built(CHAIN, "", 7)
+            with one.snapshots.using(CHAIN):
+                await one.snapshots.set_base(CHAIN, (Layer(blob, "", 7, CHAIN, CHAIN, 7),))
+                key = await one.made(CHAIN)
+            await one.snapshots.reap()
+            await store.collect()
+            assert store.content.has(blob) and not store.content.has(other)
+        async with booted(tmp_path) as two:
+            assert two.image_store.content.has(blob) and await two.keys() == {CHAIN, key}
+            assert two.rows() == {key, BASE + CHAIN}
+            two.snapshots.check(CHAIN)
+            await two.snapshots.remove(key)
+            assert not two.image_store.content.has(blob)
+            assert await two.keys() == set() == two.rows()
+
+    trio.run(main)
+
+
+def test_damaged_rows_are_quarantined(tmp_path: Path) -> None:
+    async def main() -> None:
+        from orlop_kernel.store import Put
+
+        async with booted(tmp_path) as one:
+            await one.store.commit([Put(TABLE, "build-bad", b"{"), Put(TABLE, BASE + "x", b"[]")])
+        async with booted(tmp_path) as two:
+            assert two.rows() == set()
+            assert {key for table, key, _ in two.store.quarantined() if table == TABLE} == {"build-bad", BASE + "x"}
+
+    trio.run(main)
