@@ -29,9 +29,13 @@ class ImageTargets:
         self._catalog, self._content = catalog, content
         self._known: dict[str, Descriptor | None] = {}
 
-    async def load(self, images: Iterable[Image]) -> None:
+    async def load(self, images: Iterable[Image], *, whole: bool = True) -> None:
         """Read what `of` needs for these images."""
-        unknown = {digest for image in images for digest in image.record.manifests} - self._known.keys()
+        wanted: set[str] = set()
+        for image in images:
+            index = self._index(image) if whole else ""
+            wanted.update((index,) if index else image.record.manifests)
+        unknown = wanted - self._known.keys()
         if unknown:
             if len(self._known) > _MOST:
                 self._known.clear()
@@ -39,13 +43,18 @@ class ImageTargets:
 
     def of(self, image: Image, *, whole: bool = True) -> Descriptor | None:
         """The index that a name of the image is from, with `whole`; else the image's own manifest. None if there is none."""
-        own = set(image.record.manifests)
-        for name in image.names if whole and own else ():
-            target = self._catalog.targets.get(name)
-            if target is not None and target.index in own and self._catalog.references.get(name) == image.id:
-                return self._known.get(target.index)
+        if whole and (index := self._index(image)):
+            return self._known.get(index)
         found = (self._known.get(digest) for digest in reversed(image.record.manifests))
         return next((one for one in found if one and one.media_type in manifests.IMAGE_MANIFESTS), None)
+
+    def _index(self, image: Image) -> str:
+        own = image.record.manifests
+        for name in image.names if own else ():
+            target = self._catalog.targets.get(name)
+            if target is not None and target.index in own and self._catalog.references.get(name) == image.id:
+                return target.index
+        return ""
 
     def _read(self, digests: Iterable[str]) -> dict[str, Descriptor | None]:
         return {digest: self._descriptor(digest) for digest in digests}

@@ -239,7 +239,7 @@ class Images:
         """The newest manifest of an image that is kept; None if the image was made here and not pushed."""
         if not image.record.manifests:
             return None
-        await self._targets.load([image])
+        await self._targets.load([image], whole=False)
         return self._targets.of(image, whole=False)
 
     async def _manifests(self, image: Image, origins: bool) -> list[ManifestDetails]:
@@ -271,7 +271,7 @@ class Images:
         shown = await self._manifests(image, origins) if manifests else None
         target = None
         if targets:
-            await self._targets.load([image])
+            await self._targets.load([image], whole=platform is None)
             target = self._targets.of(image, whole=platform is None)
         repositories = self._image_store.repositories.of(image.id) if origins else ()
         driver = self._config.effective_storage_driver

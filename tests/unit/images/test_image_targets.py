@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import trio
 from tests.registry import Attested, docker_archive, image, layer, oci_archive
 from tests.registry.fakes import ImagesFixture, drain, open_images
@@ -51,6 +52,10 @@ def test_targets(tmp_path: Path) -> None:
             PLAIN.id: PLAIN.manifest.digest,
             LOCAL.id: None,
         }
+        catalog = images.images._image_store.catalog
+        swapped = (MINE.manifest.digest, ALL.index.digest)
+        record = msgspec.structs.replace(catalog.images[MINE.id].record, manifests=swapped)
+        catalog.put(record, catalog.images[MINE.id].document, catalog.images[MINE.id].raw)
         await images.images.tag(MINE.id, "alone", "x")
         await images.images.remove("app:x")
         found = await target("alone:x")
