@@ -25,6 +25,7 @@ MODULES = (
     "orlop_engine.containers.mount_spec",
     "orlop_engine.containers.validate",
     "orlop_engine.images.platforms",
+    "orlop_engine.images.image_targets",
     "orlop_engine.containers.create",
     "orlop_engine.spec.build",
     "orlop_engine.spec.seccomp",

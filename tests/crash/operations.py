@@ -19,7 +19,7 @@ from functools import cache
 from typing import Any
 
 from tests.integration.engine import BUSYBOX, Engine, alive, until
-from tests.registry import Image, busybox, docker_archive, image, layer, push, running
+from tests.registry import Attested, Image, busybox, docker_archive, image, layer, push, running
 from tests.registry.receiving import receiving, refuse
 
 from orlop_sdk.testing.ports import free_port
@@ -125,6 +125,13 @@ def _one_layer() -> Image:
     return image([layer({"etc/words": os.urandom(200_000)})])
 
 
+@cache
+def _attested() -> Attested:
+    """An index of two platforms, with an attestation about each."""
+    other = image([layer({"etc/other": b"1"}, oci=True)], platform={"os": "linux", "architecture": "s390x"}, oci=True)
+    return Attested(image([layer({"etc/words": os.urandom(200_000)}, oci=True)], oci=True), other)
+
+
 def _names_for_push() -> tuple[str, str]:
     return f"{registry()}/pushed:one", f"{_refusing()}/pushed:one"
 
@@ -135,6 +142,7 @@ def registry() -> str:
     opened = running()
     found = opened.__enter__()
     push(found.host, "two", "latest", _two_layers())
+    _attested().push(found, "attested", "v1")
     _registries.append(opened)
     return found.host
 
@@ -200,6 +208,37 @@ def _compress(engine: Engine) -> None:
     said = ask(engine, "POST", f"/images/{_names_for_push()[1]}/push", {})
     if b"denied: no" not in said:
         raise Refused(f"push: {said[-300:]!r}")
+
+
+def _pull_attested(engine: Engine) -> None:
+    said = ask(engine, "POST", f"/images/create?fromImage={registry()}/attested&tag=v1")
+    if b'"errorDetail"' in said or b"Status: " not in said:
+        raise Refused(f"pull: {said[-300:]!r}")
+    shown = json.loads(ask(engine, "GET", f"/images/{registry()}/attested:v1/json?manifests=1"))["Manifests"]
+    if [one["Available"] for one in shown] != [True, False, True, False]:
+        raise Refused("pull: the attestation is missing")
+
+
+def _unpull_attested(engine: Engine) -> None:
+    ask(engine, "DELETE", f"/images/{registry()}/attested:v1", None, 404)
+
+
+def _load_index(engine: Engine) -> None:
+    ask(engine, "POST", "/images/load?quiet=1", _attested().archive(f"{registry()}/pushed:index"))
+
+
+def _push_index(engine: Engine) -> None:
+    name = f"{registry()}/pushed:index"
+    said = ask(engine, "POST", f"/images/{name}/push", {})
+    digest = _attested().index.digest
+    if f'"Digest":"{digest}"'.encode() not in said:
+        raise Refused(f"push: {said[-300:]!r}")
+    if not json.loads(ask(engine, "GET", f"/images/{registry()}/pushed@{digest}/json"))["RepoDigests"]:
+        raise Refused("push: the image has no digest")
+
+
+def _unpush_index(engine: Engine) -> None:
+    ask(engine, "DELETE", f"/images/{registry()}/pushed:index", None, 404)
 
 
 def _unpush(engine: Engine) -> None:
@@ -284,6 +323,8 @@ OPERATIONS = {
         Operation("volume-rm", (request("DELETE", "/volumes/data"),), _volume, _unvolume),
         Operation("volume-prune", (request("POST", f"/volumes/prune?{_filters}"),), _volume, _unvolume),
         Operation("pull", (_pull,), undo=_unpull, resumes=True),
+        Operation("pull-attested", (_pull_attested,), undo=_unpull_attested, resumes=True),
+        Operation("push-index", (_push_index,), _load_index, _unpush_index),
         Operation("push", (_push,), _load_for_push, _unpush, between=(_compress,)),
         Operation("load", (_load,), undo=_unload),
         Operation("save", (_save,), _load, _unload),

@@ -65,7 +65,7 @@ async def manifests_of(
 
 def _index(content: ContentStore, digest: str) -> Index | None:
     try:
-        found = outgoing.parse_kept(content.read(digest, MAX_MANIFEST)) if digest else None
+        found = manifests.parse_kept(content.read(digest, MAX_MANIFEST)) if digest else None
     except OrlopError as error:
         log.warning("cannot read index %s: %s", digest, error)
         return None

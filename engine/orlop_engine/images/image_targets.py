@@ -12,7 +12,7 @@ import trio
 
 from orlop_sdk import OrlopError
 
-from . import manifests, outgoing
+from . import manifests
 from .catalog import Catalog
 from .content import ContentStore
 from .documents import MAX_MANIFEST
@@ -64,5 +64,5 @@ class ImageTargets:
             data = self._content.read(digest, MAX_MANIFEST)
         except OrlopError:
             return None
-        found = outgoing.parse_kept(data)
+        found = manifests.parse_kept(data)
         return Descriptor(digest, len(data), found.media_type) if found else None

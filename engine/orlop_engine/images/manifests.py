@@ -28,6 +28,7 @@ __all__ = [
     "choose",
     "is_attestation",
     "parse",
+    "parse_kept",
 ]
 
 MAX_ENTRIES, _MAX_SIZE = 4096, 1 << 50
@@ -163,6 +164,16 @@ def parse(content_type: str, data: bytes) -> Manifest | Index:
     if raw.manifests is not None and (raw.config is not None or raw.layers is not None):
         raise DriverError("cannot read manifest: it is a manifest and a manifest list at once")
     return _index(media_type, raw) if media_type in (DOCKER_LIST, OCI_INDEX) else _image(media_type, raw)
+
+
+def parse_kept(data: bytes) -> Manifest | Index | None:
+    """A stored manifest; None if it is neither. Only OCI's may lack a media type of their own (image-spec manifest.md)."""
+    for media_type in ("", OCI_MANIFEST):
+        try:
+            return parse(media_type, data)
+        except DriverError:
+            continue
+    return None
 
 
 def is_attestation(entry: Descriptor) -> bool:

@@ -24,7 +24,7 @@ from orlop_sdk import DriverError, OrlopError
 from . import documents, manifests
 from .content import ContentStore
 from .documents import MAX_MANIFEST
-from .manifests import DOCKER_CONFIG, DOCKER_MANIFEST, OCI_CONFIG, OCI_MANIFEST, Descriptor, Index, Manifest
+from .manifests import DOCKER_CONFIG, DOCKER_MANIFEST, OCI_CONFIG, OCI_MANIFEST, Descriptor, Manifest
 from .records import Image, Layer
 from .tar_split import open_tar
 
@@ -36,7 +36,6 @@ __all__ = [
     "kept_as",
     "manifest_digest",
     "open_layer",
-    "parse_kept",
 ]
 
 _DOCKER_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
@@ -135,20 +134,10 @@ def kept_as(content: ContentStore, image: Image, digest: str) -> Outgoing | None
         data = content.read(digest, MAX_MANIFEST)
     except OrlopError:
         return None
-    found = parse_kept(data)
+    found = manifests.parse_kept(data)
     if not isinstance(found, Manifest) or not _describes(found, image):
         return None
     return Outgoing(image, found.media_type, data, found.config, found.layers)
-
-
-def parse_kept(data: bytes) -> Manifest | Index | None:
-    """A stored manifest; None if it is neither. Only OCI's may lack a media type of their own (image-spec manifest.md)."""
-    for media_type in ("", OCI_MANIFEST):
-        try:
-            return manifests.parse(media_type, data)
-        except DriverError:
-            continue
-    return None
 
 
 def _describes(manifest: Manifest, image: Image) -> bool:

@@ -74,7 +74,7 @@ def describe_index(content: ContentStore, digest: str, images: Sequence[Image]) 
         data = content.read(digest, MAX_MANIFEST)
     except OrlopError:
         return None
-    index = outgoing.parse_kept(data)
+    index = manifests.parse_kept(data)
     if not isinstance(index, Index):
         return None
     found: list[Outgoing] = []
