@@ -453,9 +453,16 @@ def test_a_plain_layer_damaged_on_disk_is_not_pushed(tmp_path: Path, change: byt
         path.write_bytes(change or b"")
         assert "its content is damaged; load or make the image again" in error_of(await pushed(images, registry))
         await settled(images)
-        assert not registry.manifests
+        assert not registry.manifests and not path.exists() and quarantined(images, path).read_bytes() == change
+        await drain(images.images.load_archive(pieces(docker_archive({f"{registry.host}/app:v1": APP}))))
+        assert not error_of(await pushed(images, registry)), "a load has brought it again"
+        registry.pushed("app", "v1")
 
     run(tmp_path, check)
+
+
+def quarantined(images: ImagesFixture, path: Path) -> Path:
+    return Path(images.images._content.root, "quarantine", path.name)
 
 
 def test_a_compressed_layer_damaged_on_disk_is_not_pushed(tmp_path: Path) -> None:
@@ -464,9 +471,17 @@ def test_a_compressed_layer_damaged_on_disk_is_not_pushed(tmp_path: Path) -> Non
         path = Path(images.images._content.path(layers(images)[0].blob))
         path.write_bytes(path.read_bytes()[:-1] + b"?")
         assert "its content on this host is damaged; pull or load" in error_of(await pushed(images, registry))
-        path.write_bytes(path.read_bytes()[:-9])
+        assert not path.exists() and quarantined(images, path).exists()
+        whole = next(part.data for part in OCI.layers if part.digest[7:] == path.name)
+        path.write_bytes(whole[:-9])
         assert "bytes less than its record says" in error_of(await pushed(images, registry))
         assert not registry.manifests and not registry.uploads
+        assert not path.exists() and quarantined(images, path).read_bytes() == whole[:-9]
+        registry.put("other", OCI)
+        registry.manifests["other", "v1"] = registry.manifests["other", OCI.manifest.digest] = OCI.manifest
+        await drain(images.images.pull(PullRequest(parse(f"{registry.host}/other:v1"))))
+        assert path.read_bytes() == whole, "a pull has brought it again"
+        assert not error_of(await pushed(images, registry))
 
     run(tmp_path, check, archive=oci_archive({"app:v1": OCI}))
 

@@ -8,7 +8,6 @@ is sent: if its content is damaged, the stream is broken off before the layer's 
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
@@ -32,8 +31,6 @@ from .records import Image
 from .references import Reference, image_id, parse
 
 __all__ = ["ImageArchive", "SaveRequest", "open_archive"]
-
-log = logging.getLogger("orlop.images")
 
 _PIECE = 1 << 20
 
@@ -282,8 +279,7 @@ class _LayerReader:
 
     async def _damaged(self) -> None:
         blob = self._content.layer.blob
-        log.error("blob %s is damaged and quarantined: pull or load its images again", blob)
-        await trio.to_thread.run_sync(self._image_store.content.quarantine, blob)
+        await self._image_store.quarantine(blob)
         raise DamagedBlob(f"cannot read blob {blob}: its content is damaged")
 
     async def aclose(self) -> None:

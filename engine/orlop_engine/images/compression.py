@@ -130,6 +130,10 @@ class LayerCompression:
                     await trio.to_thread.run_sync(self._copy, fd, layer, ingest, report, limiter=self._limiter)
                 size = ingest.offset
                 digest = await ingest.commit(lambda digest: store.hold(lease, blob=digest))
+            except DamagedBlob:
+                if layer.blob:
+                    await store.quarantine(layer.blob)
+                raise
             except OSError as error:
                 raise DriverError(f"cannot compress layer {layer.diff_id}: {error.strerror or error}") from error
             finally:

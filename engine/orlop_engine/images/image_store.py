@@ -180,6 +180,11 @@ class ImageStore:
         layers = [layer if layer.blob else await pack(self.content, layer, hold) for layer in image.layers]
         return await self.add(msgspec.structs.replace(image.record, layers=tuple(layers)), image.document, image.raw, ())
 
+    async def quarantine(self, blob: str) -> None:
+        """Put a blob whose content was found damaged aside: the next pull or load of an image with it stores it again."""
+        log.error("blob %s is damaged and quarantined: pull or load its images again", blob)
+        await trio.to_thread.run_sync(self.content.quarantine, blob)
+
     async def receive(self, pieces: AsyncIterable[bytes], lease: Lease) -> tuple[str, int]:
         """Store a stream as a blob. Returns its digest and its size."""
         ingest = await self.content.ingest(None)

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from . import outgoing
+from .content import DamagedBlob
 from .image_store import ImageStore
 from .manifests import Descriptor
 from .policy import UNRESTRICTED
@@ -49,7 +50,11 @@ class PushTarget:
         """Upload a layer's blob, and report it. The caller has one of the slots of `uploads`."""
         opened = partial(outgoing.open_layer, self.image_store.content, layer)
         blob = BlobUpload(layer.blob, layer.blob_size, progress_id(layer), opened, self._mounts(layer.blob))
-        await self.uploads.upload(self._registry, blob, self.report)
+        try:
+            await self.uploads.upload(self._registry, blob, self.report)
+        except DamagedBlob:
+            await self.image_store.quarantine(layer.blob)
+            raise
 
     async def blob(self, blob: Descriptor) -> None:
         """Upload another blob of the content store; it is not reported."""

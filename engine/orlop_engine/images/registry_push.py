@@ -15,8 +15,7 @@ from urllib.parse import quote
 import httpx
 import trio
 
-from orlop_sdk import DriverError
-
+from .content import DamagedBlob
 from .documents import digest as digest_of
 from .registry_errors import RegistryError
 from .registry_session import Session
@@ -55,7 +54,7 @@ class _Stream(httpx.AsyncByteStream):
             raise StopAsyncIteration
         data = await trio.to_thread.run_sync(os.pread, self._part.fd, min(_PIECE, left), self._at)
         if not data:
-            raise DriverError(f"cannot push a blob: its file has {left} bytes less than its record says")
+            raise DamagedBlob(f"cannot push a blob: its file has {left} bytes less than its record says")
         self._at += len(data)
         self._sent(self._at)
         return data
