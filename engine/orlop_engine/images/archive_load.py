@@ -7,8 +7,9 @@ the configuration, and blobs of a layout must match their digests.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterable, Iterator, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import msgspec
 import trio
@@ -33,6 +34,7 @@ from .policy import UNRESTRICTED, ImagePolicy, check_names
 from .progress import Record, Report, amount
 from .records import Image, ImageRecord, Layer
 from .references import Reference, parse
+from .tasks import run_all
 
 __all__ = ["Loader"]
 
@@ -276,18 +278,7 @@ class Loader:
         lease.blobs.update((id, *map(documents.digest, found.manifests)))
         await self._image_store.barrier()
         await trio.to_thread.run_sync(self._check_space, found, chain_ids)
-        layers: list[Layer] = []
-        for (member, media_type), diff_id, chain_id in zip(found.layers, diff_ids, chain_ids, strict=True):
-            parent = layers[-1].chain_id if layers else ""
-            have = self._image_store.catalog.layer(chain_id)
-            if have is not None and chain_id in self._image_store.layers.built and self._image_store.content.has(have.blob):
-                lease.blobs.add(have.blob)
-                layers.append(have)
-                continue
-            await self._image_store.hold(lease, blob=member.digest)
-            await trio.to_thread.run_sync(archive.publish, member)
-            built = await self._build(chain_id, parent, member, diff_id, len(layers), progress)
-            layers.append(Layer(member.digest, media_type, member.size, diff_id, chain_id, built))
+        layers = await self._layers(archive, found, diff_ids, chain_ids, lease, progress)
         for data in (found.raw, *found.manifests):
             await self._image_store.content.put(data)
         for member in found.attachments:
@@ -295,8 +286,43 @@ class Loader:
             await trio.to_thread.run_sync(archive.publish, member)
         self._tell_moves(found, id, report)
         kept = tuple(member.digest for member in found.attachments)
-        record = ImageRecord(id, tuple(layers), tuple(map(documents.digest, found.manifests)), attachments=kept)
+        record = ImageRecord(id, layers, tuple(map(documents.digest, found.manifests)), attachments=kept)
         return await self._image_store.add(record, document, found.raw, found.names, index=found.index, policy=self._policy)
+
+    async def _layers(
+        self,
+        archive: Archive,
+        found: _Found,
+        diff_ids: Sequence[str],
+        chain_ids: Sequence[str],
+        lease: Lease,
+        progress: Report,
+    ) -> tuple[Layer, ...]:
+        """Store and unpack the layers: at the same time, if the storage driver can."""
+        store = self._image_store
+        layers: dict[int, Layer] = {}
+        waiting: list[Callable[[], Awaitable[None]]] = []
+
+        async def build(number: int) -> None:
+            (member, media_type), chain_id = found.layers[number], chain_ids[number]
+            parent = chain_ids[number - 1] if number else ""
+            size = await self._build(chain_id, parent, member, diff_ids[number], number, progress)
+            layers[number] = Layer(member.digest, media_type, member.size, diff_ids[number], chain_id, size)
+
+        for number, ((member, _), chain_id) in enumerate(zip(found.layers, chain_ids, strict=True)):
+            have = store.catalog.layer(chain_id)
+            if have is not None and chain_id in store.layers.built and store.content.has(have.blob):
+                lease.blobs.add(have.blob)
+                layers[number] = have
+                continue
+            await store.hold(lease, blob=member.digest)
+            await trio.to_thread.run_sync(archive.publish, member)
+            if store.layers.independent:
+                waiting.append(partial(build, number))
+            else:
+                await build(number)
+        await run_all(waiting)
+        return tuple(layers[number] for number in range(len(chain_ids)))
 
     def _check_space(self, found: _Found, chain_ids: Sequence[str]) -> None:
         """Runs on a thread. The archive itself is stored already."""
