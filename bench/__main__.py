@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import subprocess
@@ -55,7 +56,8 @@ def report(one: Measure, found: dict[str, float]) -> bool:
     ratio = ours / found[first] if first in found and first != one.engines[-1] else 0.0
     held = ours if one.unit == "MB" else ratio
     verdict = f"ratio {ratio:.2f}" if ratio else ""
-    verdict += f" (<= {one.bound}{' MB' if one.unit == 'MB' else ''})" + ("" if held <= one.bound else "  OVER")
+    if one.bound < math.inf:
+        verdict += f" (<= {one.bound}{' MB' if one.unit == 'MB' else ''})" + ("" if held <= one.bound else "  OVER")
     print(f"{one.label:48} {one.unit:3} {'  '.join(cells):60} {verdict}", flush=True)
     return held <= one.bound
 

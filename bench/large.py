@@ -12,6 +12,7 @@ import random
 import tarfile
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -91,6 +92,15 @@ def _status(pid: int, field: str) -> float:
     """A field of /proc/PID/status, in MB."""
     with open(f"/proc/{pid}/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith(field)) / 1024
+
+
+def _settled(pid: int) -> float:
+    """The RSS of a daemon that has ended what it does after its start: it has not changed for a second."""
+    before = 0.0
+    while (now := _status(pid, "VmRSS")) != before:
+        before = now
+        time.sleep(1)
+    return now
 
 
 @dataclass
@@ -175,7 +185,7 @@ def _measured(engine: Engine) -> Mapping[str, Peaks]:
     assert engine.process is not None
     pid = engine.process.pid
     engine.get("/info")
-    idle = _status(pid, "VmRSS")
+    idle = _settled(pid)
 
     def watch(direction: str, work: Callable[[Engine], None]) -> None:
         with _watched(pid, idle) as peaks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import socket
@@ -246,12 +247,15 @@ ALL = (
     Measure("load", "docker load of 187 MB in 8,600 files", 0.4, images.load, 5),
     Measure("save", "docker save of the same image", 0.5, images.save, 5),
     Measure("pull", "docker pull of the same image", 0.35, images.pull, 5),
+    Measure(
+        "unpack", "for comparison: gunzip and sha256 of its layers", math.inf, images.unpack_alone, 3, engines=("orlop",)
+    ),
     Measure("push", "docker push of the same image, empty registry", 0.5, images.push, 3),
     Measure("push-again", "the same again: the registry has it", 0.3, images.push_again, 9),
     Measure("push-large", "docker push of a layer of 256 MB, empty registry", 0.5, images.push_large, 3),
     Measure("push-second", "the same image again, to a second empty registry", 0.3, images.push_second, 3),
     Measure("pull10", "10 x docker pull at once, with shared layers", 0.4, images.pull_ten, 3),
-    Measure("images500", "docker images of 500, whole command", 0.3, images.with_many(images.list_command), 5),
+    Measure("images500", "docker images of 500, whole command", 0.9, images.with_many(images.list_command), 5),
     Measure("images500-api", "GET /images/json, 500 images", 0.3, images.with_many(images.list_request), 5),
     Measure("rmi1000", "docker rmi of 1,000 tags of one image", 0.3, images.remove_tags, 3),
     *(
