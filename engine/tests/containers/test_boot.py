@@ -137,7 +137,7 @@ def ran_before(h, name="db", key=WELL, code=0, **host):
 # --- a monitor that does not answer ---------------------------------------------------------------------------------
 
 
-def test_one_silent_monitor_holds_up_nobody_and_is_adopted_once_it_answers(tmp_path, monkeypatch, caplog):
+def test_silent_monitor_does_not_delay_others_and_is_adopted_when_it_answers(tmp_path, monkeypatch, caplog):
     async def test(h, left):
         sick, monitor = left.add("sick", SICK, sick=True)
         well, _ = left.add("well", WELL)
@@ -175,7 +175,7 @@ def test_a_stopped_monitor_is_reported_at_once(tmp_path, monkeypatch, caplog):
     boot(tmp_path, monkeypatch, test)
 
 
-def test_monitors_are_asked_when_requests_are_served(tmp_path, monkeypatch):
+def test_monitors_are_asked_once_requests_are_served(tmp_path, monkeypatch):
     """The first answer waits for no monitor; until then their containers are shown as running. An exec waits for the
     adoption, which would remove its files."""
 
@@ -202,7 +202,7 @@ def test_monitors_are_asked_when_requests_are_served(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("what", ["kill", "rm", "stop", "restart"])
-def test_a_container_with_a_silent_monitor_can_be_ended(tmp_path, monkeypatch, what):
+def test_container_with_a_silent_monitor_can_be_killed(tmp_path, monkeypatch, what):
     """By its process and its cgroup: neither by its monitor, nor waiting for it."""
 
     async def test(h, left):
@@ -226,7 +226,7 @@ def test_a_container_with_a_silent_monitor_can_be_ended(tmp_path, monkeypatch, w
     boot(tmp_path, monkeypatch, test)
 
 
-def test_a_container_that_heeds_its_stop_signal_is_not_waited_for_longer(tmp_path, monkeypatch):
+def test_stop_with_a_silent_monitor_returns_once_the_container_has_exited(tmp_path, monkeypatch):
     """Its monitor will never report the exit."""
 
     async def test(h, left):
@@ -244,7 +244,7 @@ def test_a_container_that_heeds_its_stop_signal_is_not_waited_for_longer(tmp_pat
     boot(tmp_path, monkeypatch, test)
 
 
-def test_a_silent_monitor_of_a_run_that_nobody_was_told_of_is_ended(tmp_path, monkeypatch):
+def test_silent_monitor_of_an_unrecorded_run_is_killed(tmp_path, monkeypatch):
     """Meanwhile its container is not shown as running, and cannot be started twice."""
 
     async def test(h, left):
@@ -257,7 +257,7 @@ def test_a_silent_monitor_of_a_run_that_nobody_was_told_of_is_ended(tmp_path, mo
     boot(tmp_path, monkeypatch, test)
 
 
-def test_a_network_that_was_given_at_boot_is_given_back_by_who_is_found_dead_later(tmp_path, monkeypatch):
+def test_network_is_released_when_a_container_is_found_dead_after_the_boot(tmp_path, monkeypatch):
     async def test(h, left):
         sick, monitor = left.add("sick", SICK, sick=True, told=False)
         os.unlink(h.paths.run_dir(SICK) + "/init.json")
@@ -275,7 +275,7 @@ def test_a_network_that_was_given_at_boot_is_given_back_by_who_is_found_dead_lat
     boot(tmp_path, monkeypatch, test)
 
 
-def test_a_connect_waits_for_no_monitor_whose_namespace_is_unknown(tmp_path, monkeypatch):
+def test_connect_does_not_wait_for_a_monitor_without_a_known_namespace(tmp_path, monkeypatch):
     async def test(h, left):
         sick, _ = left.add("sick", SICK, sick=True)
         await restore.restore(h.ports)
@@ -285,7 +285,7 @@ def test_a_connect_waits_for_no_monitor_whose_namespace_is_unknown(tmp_path, mon
     boot(tmp_path, monkeypatch, test)
 
 
-def test_one_that_will_not_stop_holds_up_no_boot(tmp_path, monkeypatch):
+def test_container_that_does_not_stop_does_not_delay_the_boot(tmp_path, monkeypatch):
     """A daemon without live-restore stops containers that a crashed daemon left running, and serves requests meanwhile."""
 
     async def test(h, left):
@@ -323,9 +323,7 @@ def test_one_that_will_not_stop_holds_up_no_boot(tmp_path, monkeypatch):
         ("no", 1, False, "exited"),
     ],
 )
-def test_what_will_be_started_is_shown_as_restarting_by_the_first_answer(
-    tmp_path, monkeypatch, policy, code, manually, status
-):
+def test_containers_due_for_a_start_are_shown_as_restarting(tmp_path, monkeypatch, policy, code, manually, status):
     async def test(h, left):
         container = ran_before(h, code=code, restart_policy=RestartPolicy(name=policy))
         container.record.manually_stopped = manually
@@ -340,7 +338,7 @@ def test_what_will_be_started_is_shown_as_restarting_by_the_first_answer(
     boot(tmp_path, monkeypatch, test)
 
 
-def test_operations_wait_for_a_start_that_the_boot_owes(tmp_path, monkeypatch):
+def test_operations_wait_for_the_start_that_is_due_at_boot(tmp_path, monkeypatch):
     """dockerd tries these starts before it serves requests."""
 
     async def test(h, left):
@@ -364,7 +362,7 @@ def test_operations_wait_for_a_start_that_the_boot_owes(tmp_path, monkeypatch):
     boot(tmp_path, monkeypatch, test)
 
 
-def test_a_stop_before_the_start_is_a_stop(tmp_path, monkeypatch):
+def test_stop_cancels_the_start_that_is_due_at_boot(tmp_path, monkeypatch):
     async def test(h, left):
         first = ran_before(h, restart_policy=ALWAYS)
         second = ran_before(h, "web", SICK, restart_policy=ALWAYS, network_mode=f"container:{WELL}")
@@ -393,7 +391,7 @@ def test_a_start_that_fails_at_boot_leaves_a_stopped_container(tmp_path, monkeyp
     boot(tmp_path, monkeypatch, test)
 
 
-def test_a_shutdown_takes_the_promise_back(tmp_path, monkeypatch):
+def test_shutdown_cancels_starts_that_are_due(tmp_path, monkeypatch):
     async def test(h, left):
         ran_before(h, restart_policy=ALWAYS)
         waiting = ran_before(h, "web", SICK, restart_policy=ALWAYS, network_mode=f"container:{WELL}")
@@ -407,7 +405,7 @@ def test_a_shutdown_takes_the_promise_back(tmp_path, monkeypatch):
     boot(tmp_path, monkeypatch, test)
 
 
-def test_a_crash_before_the_start_is_no_exit(tmp_path, monkeypatch):
+def test_crash_before_the_start_is_not_recorded_as_an_exit(tmp_path, monkeypatch):
     """The row was written in between, for another reason."""
 
     async def test(h, left):
@@ -428,7 +426,7 @@ def test_a_crash_before_the_start_is_no_exit(tmp_path, monkeypatch):
     boot(tmp_path, monkeypatch, test)
 
 
-def test_what_others_need_is_started_first(tmp_path, monkeypatch):
+def test_containers_that_others_need_are_started_first(tmp_path, monkeypatch):
     async def test(h, left):
         keys = [letter * 64 for letter in "fedba"]
         for key, other in zip(keys, [*keys[1:], None], strict=True):
@@ -453,7 +451,7 @@ def test_what_others_need_is_started_first(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("slow", [0, 1, 12])
-def test_a_shutdown_says_once_what_it_waits_for(tmp_path, monkeypatch, caplog, slow):
+def test_shutdown_logs_once_what_it_waits_for(tmp_path, monkeypatch, caplog, slow):
     async def test(h, left):
         for number in range(slow):
             container = h.add(f"slow{number:02}", f"{number:064x}")
@@ -479,7 +477,7 @@ def test_a_shutdown_says_once_what_it_waits_for(tmp_path, monkeypatch, caplog, s
     boot(tmp_path, monkeypatch, test)
 
 
-def test_one_monitor_that_does_not_end_keeps_no_other_from_being_cleaned_up(tmp_path, monkeypatch):
+def test_monitor_that_does_not_end_does_not_delay_cleaning_up_others(tmp_path, monkeypatch):
     async def test(h, left):
         both = [h.add(name, key) for name, key in (("hangs", SICK), ("ends", WELL))]
         for container in both:

@@ -34,7 +34,7 @@ async def change(h, **fields):
             setattr(draft, name, value)
 
 
-def test_a_change_is_seen_once_it_is_committed(tmp_path, monkeypatch):
+def test_change_is_published_after_its_commit(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             before, revision = h.container.record, h.container.revision
@@ -119,7 +119,7 @@ def test_a_save_waits_for_no_other_save(tmp_path, monkeypatch):
     run_fast(main)
 
 
-def test_what_is_published_during_a_commit_stays(tmp_path, monkeypatch):
+def test_fields_published_during_a_commit_are_kept(tmp_path, monkeypatch):
     """An exit takes no lock, and its row is committed after that of the change."""
 
     async def main():
@@ -140,7 +140,7 @@ def test_what_is_published_during_a_commit_stays(tmp_path, monkeypatch):
     run_fast(main)
 
 
-def test_a_network_that_cannot_be_recorded_is_not_joined(tmp_path, monkeypatch):
+def test_network_is_not_connected_when_the_row_cannot_be_saved(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             mine = SimpleNamespace(id="n" * 64, name="mine")
@@ -193,7 +193,7 @@ def test_fields_published_for_a_block_that_fails_are_restored(tmp_path, monkeypa
     run_fast(main)
 
 
-def test_what_was_published_again_meanwhile_is_not_restored(tmp_path, monkeypatch):
+def test_fields_published_again_meanwhile_are_not_restored(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             container, other = h.container, sandbox("other")

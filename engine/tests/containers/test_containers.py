@@ -32,7 +32,7 @@ class Everything:
         return True
 
 
-def test_a_made_up_name_falls_back_to_the_id():
+def test_generated_name_falls_back_to_the_id():
     assert names.generate(Everything(), "abcdef0123456789") == "abcdef012345"
 
 
@@ -50,23 +50,23 @@ def test_bind_strings(text, kind, source, destination, rw):
     assert (made.type, made.source or made.name, made.destination, made.rw) == (kind, source, destination, rw)
 
 
-def test_an_anonymous_volume_is_named_by_chance():
+def test_anonymous_volume_gets_a_random_name():
     made = mount_spec.parse_bind("/in")
     assert made.anonymous and len(made.name) == 64
 
 
 @pytest.mark.parametrize("text", ["", ":", "a:b", "/a:/b:zz", "/a:/b:ro,ro", "a:/", "/a:/b:ro:rw", "data:/in:rshared"])
-def test_wrong_bind_strings(text):
+def test_invalid_bind_strings_are_refused(text):
     with pytest.raises(InvalidParameter):
         mount_spec.parse_bind(text)
 
 
-def test_one_place_one_mount():
+def test_duplicate_mount_points_are_refused():
     with pytest.raises(InvalidParameter, match="Duplicate mount point: /x"):
         mount_spec.plan(HostConfig(binds=["/a:/x", "/b:/x"]), ())
 
 
-def test_image_volumes_yield_to_what_the_user_mounts():
+def test_image_volumes_are_replaced_by_user_mounts():
     planned = mount_spec.plan(HostConfig(binds=["/a:/x"]), ["/x", "/y"])
     assert [(m.destination, m.type) for m in planned] == [("/x", "bind"), ("/y", "volume")]
 
@@ -119,7 +119,7 @@ def test_wrong_signals(text):
         ({"memory_swappiness": 101}, "valid memory swappiness range"),
     ],
 )
-def test_limits_that_cannot_be(given, message):
+def test_invalid_limits_are_refused(given, message):
     with pytest.raises(InvalidParameter, match=message):
         limits.check(Resources(**given), FACTS)
 
@@ -148,7 +148,7 @@ def test_swap_defaults_to_twice_the_memory():
         ({}, {"restart_policy": RestartPolicy(name="always"), "auto_remove": True}),
     ],
 )
-def test_requests_that_cannot_be(config, host):
+def test_invalid_create_requests_are_refused(config, host):
     with pytest.raises(InvalidParameter):
         validate.check(ContainerConfig(**config), HostConfig(**host), FACTS)
 
@@ -171,7 +171,7 @@ def test_entrypoint_and_cmd(given, entrypoint, cmd):
     assert (merged.entrypoint, merged.cmd) == (entrypoint, cmd)
 
 
-def test_the_users_settings_win_by_key():
+def test_user_settings_override_image_settings_by_key():
     merged = merge_config(ContainerConfig(env=["A=mine"], labels={"b": "1"}), IMAGE, "0123456789abcdef")
     assert merged.env == ["A=mine", "PATH=/img"]
     assert merged.labels == {"a": "img", "b": "1"}
@@ -198,7 +198,7 @@ def test_restart_delays_double_to_a_minute_and_reset():
         ("on-failure", 1, 0, False, True),
     ],
 )
-def test_who_is_restarted(policy, code, tries, by_user, again):
+def test_restart_policies_after_an_exit(policy, code, tries, by_user, again):
     assert restarts.wants_restart(RestartPolicy(name=policy), code, tries, by_user) is again
 
 
@@ -222,7 +222,7 @@ def test_detach_keys_are_parsed():
 
 
 @given(st.lists(st.binary(max_size=6)), st.sampled_from([b"\x10\x11", b"ab", b"aab", b"x"]))
-def test_nothing_typed_is_lost_until_the_sequence(chunks, keys):
+def test_input_before_the_detach_sequence_is_passed_on(chunks, keys):
     """However input is chunked, all of it before the first complete sequence passes, and nothing after."""
     finder, out, done = attach.DetachKeys(keys), b"", False
     for chunk in chunks:
@@ -238,7 +238,7 @@ def test_nothing_typed_is_lost_until_the_sequence(chunks, keys):
         assert typed.startswith(out) and keys.startswith(held) and held != keys
 
 
-def test_top_takes_our_lines_only():
+def test_top_lists_processes_of_the_container_only():
     shown = parse("UID PID CMD\nroot 7 sh -c x y\nroot 8 other\n", [7])
     assert shown.rows == [["root", "7", "sh -c x y"]]
     with pytest.raises(DriverError, match="Couldn't find PID field"):

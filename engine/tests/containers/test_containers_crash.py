@@ -15,7 +15,7 @@ from orlop_sdk import Conflict, DriverError, NotFound
 
 
 @pytest.mark.parametrize("known", [0, FakeMonitor.pid + 1])
-def test_a_run_that_no_row_tells_of_is_ended(tmp_path, monkeypatch, known):
+def test_unrecorded_run_is_killed(tmp_path, monkeypatch, known):
     """Its network is not in the row, and no client was told that it runs."""
 
     async def main():
@@ -32,7 +32,7 @@ def test_a_run_that_no_row_tells_of_is_ended(tmp_path, monkeypatch, known):
 
 
 @pytest.mark.parametrize("known", [None, FakeMonitor.pid])
-def test_a_run_that_the_row_tells_of_is_adopted(tmp_path, monkeypatch, known):
+def test_recorded_run_is_adopted(tmp_path, monkeypatch, known):
     """The row of an older daemon, which has no monitor pid, counts as one that knows the run."""
 
     async def main():
@@ -45,7 +45,7 @@ def test_a_run_that_the_row_tells_of_is_adopted(tmp_path, monkeypatch, known):
     run_fast(main)
 
 
-def test_one_whose_cgroup_has_no_name_any_more_is_adopted_all_the_same(tmp_path, monkeypatch):
+def test_run_with_a_removed_cgroup_is_adopted(tmp_path, monkeypatch):
     """The cgroup driver has been changed, and the parent is no slice."""
 
     async def main():
@@ -63,7 +63,7 @@ def test_one_whose_cgroup_has_no_name_any_more_is_adopted_all_the_same(tmp_path,
     run_fast(main)
 
 
-def test_anonymous_volumes_of_containers_that_are_no_more_are_taken_back(tmp_path, monkeypatch):
+def test_anonymous_volumes_of_removed_containers_are_removed(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             mounts = [
@@ -109,7 +109,7 @@ def test_anonymous_volumes_of_containers_that_are_no_more_are_taken_back(tmp_pat
         ("tasks", "", False),
     ],
 )
-def test_a_pause_that_no_row_tells_of_is_seen(tmp_path, monkeypatch, file, text, frozen):
+def test_unrecorded_pause_is_detected(tmp_path, monkeypatch, file, text, frozen):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             monitor = surviving_monitor(h, monkeypatch, cgroup=str(tmp_path / "cgroup"))
@@ -122,7 +122,7 @@ def test_a_pause_that_no_row_tells_of_is_seen(tmp_path, monkeypatch, file, text,
     run_fast(main)
 
 
-def test_execs_of_the_last_daemon_leave_no_files(tmp_path, monkeypatch):
+def test_files_of_execs_of_the_last_daemon_are_removed(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             surviving_monitor(h, monkeypatch, execs={"a" * 64: 100})
@@ -140,7 +140,7 @@ def test_execs_of_the_last_daemon_leave_no_files(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("left", ["cgroup", "state", ""])
-def test_what_a_monitor_did_not_live_to_clean_up_is_cleaned_up(tmp_path, monkeypatch, left):
+def test_remains_of_a_killed_monitor_are_removed(tmp_path, monkeypatch, left):
     """The monitor reported the exit, and died before the runtime's delete. systemd removes cgroups by itself."""
     cleaned = []
 

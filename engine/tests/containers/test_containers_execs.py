@@ -25,7 +25,7 @@ def executing(h, monkeypatch):
     return h.engine.execs
 
 
-def test_an_exec_that_is_over_before_its_start_is_told(tmp_path, monkeypatch):
+def test_exec_that_ends_before_its_start_is_reported(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
@@ -69,7 +69,7 @@ def test_an_exec_waits_for_the_adoption_of_its_container(tmp_path, monkeypatch):
     run_fast(main)
 
 
-def test_an_exec_that_cannot_be_written_has_ended(tmp_path, monkeypatch):
+def test_exec_whose_files_cannot_be_written_has_ended(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
@@ -84,7 +84,7 @@ def test_an_exec_that_cannot_be_written_has_ended(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("kept", "quiet"), [(False, False), (None, True)])
-def test_an_exec_is_as_its_container_was_started(tmp_path, monkeypatch, kept, quiet):
+def test_exec_uses_the_settings_of_the_containers_start(tmp_path, monkeypatch, kept, quiet):
     """Whatever the default is after a reload. The row of an older daemon does not contain it. An exec needs no init
     either."""
 
@@ -102,7 +102,7 @@ def test_an_exec_is_as_its_container_was_started(tmp_path, monkeypatch, kept, qu
     run_fast(main)
 
 
-def test_ended_execs_are_forgotten_in_time_and_keep_no_task(tmp_path, monkeypatch):
+def test_ended_execs_are_forgotten_after_a_while(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
@@ -151,7 +151,7 @@ async def started(message):
     return Started(78, 1, 1), None
 
 
-def test_what_the_monitor_does_not_know_any_more_has_ended(tmp_path, monkeypatch):
+def test_execs_unknown_to_the_monitor_have_ended(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
@@ -189,7 +189,7 @@ def test_what_the_monitor_does_not_know_any_more_has_ended(tmp_path, monkeypatch
         ({"attach_stdin": True}, Attach(stdin=True, stdin_once=True, framed=True)),
     ],
 )
-def test_only_what_is_wanted_is_attached(tmp_path, monkeypatch, wanted, attach):
+def test_only_requested_streams_are_attached(tmp_path, monkeypatch, wanted, attach):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)

@@ -38,7 +38,7 @@ from orlop_sdk import Command, DeadlineExceeded, DriverError, InvalidParameter, 
         KeyError("a bug"),
     ],
 )
-def test_whatever_a_start_fails_with_is_recorded_and_told(tmp_path, monkeypatch, error):
+def test_failure_of_a_start_is_recorded_and_reported(tmp_path, monkeypatch, error):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             pending = h.containers.waiting(h.container, "next-exit")
@@ -96,7 +96,7 @@ def test_a_monitor_that_hangs_at_its_end_is_killed_for_the_next_start(tmp_path, 
     trio.run(main, clock=MockClock(autojump_threshold=0.2))
 
 
-def test_a_launch_that_fails_gives_everything_back(tmp_path, monkeypatch):
+def test_failed_launch_releases_everything(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, None) as h, trio.open_nursery() as nursery:
             real = RealLaunch(h, monkeypatch)
@@ -122,7 +122,7 @@ def test_a_launch_that_fails_gives_everything_back(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("release_error", [None, OSError(errno.EIO, "Input/output error")])
-def test_a_monitor_that_ends_during_the_start_is_a_start_that_failed(tmp_path, monkeypatch, release_error):
+def test_start_fails_when_the_monitor_ends(tmp_path, monkeypatch, release_error):
     async def main():
         async with engine_fixture(tmp_path, None) as h:
             real = RealLaunch(h, monkeypatch)
@@ -137,7 +137,7 @@ def test_a_monitor_that_ends_during_the_start_is_a_start_that_failed(tmp_path, m
     trio.run(main)
 
 
-def test_a_runtime_that_hangs_keeps_no_addresses(tmp_path, monkeypatch):
+def test_addresses_are_released_when_the_runtime_hangs(tmp_path, monkeypatch):
     async def forever(containers, container):
         await trio.sleep_forever()
 
@@ -180,7 +180,7 @@ def test_an_attach_in_the_middle_of_a_start_gets_its_stream(tmp_path, monkeypatc
 # --- exits ----------------------------------------------------------------------------------------------------------
 
 
-def test_an_exit_is_accounted_for_whatever_else_fails(tmp_path, monkeypatch):
+def test_exit_is_recorded_though_cleaning_up_fails(tmp_path, monkeypatch):
     """Even if the monitor died, the runtime is not installed any more and the network driver fails."""
 
     async def main():
@@ -208,7 +208,7 @@ def left_running(h, container):
 
 
 @pytest.mark.parametrize("what", ["runtime", "disk", "bug"])
-def test_one_sick_container_does_not_keep_the_daemon_from_starting(tmp_path, monkeypatch, what):
+def test_broken_container_does_not_prevent_the_daemons_start(tmp_path, monkeypatch, what):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             left_running(h, h.container)
@@ -229,7 +229,7 @@ def test_one_sick_container_does_not_keep_the_daemon_from_starting(tmp_path, mon
     run_fast(main)
 
 
-def test_a_removal_that_a_crash_cut_short_is_finished_at_boot(tmp_path, monkeypatch):
+def test_interrupted_removal_is_finished_at_boot(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             h.container.record.removing = h.container.record.started_before = True
@@ -242,7 +242,7 @@ def test_a_removal_that_a_crash_cut_short_is_finished_at_boot(tmp_path, monkeypa
     run_fast(main)
 
 
-def test_a_shutdown_stops_what_is_just_being_started_and_starts_nothing_more(tmp_path, monkeypatch):
+def test_shutdown_stops_containers_that_are_being_started(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
             h.launching = trio.Event()
@@ -262,7 +262,7 @@ def test_a_shutdown_stops_what_is_just_being_started_and_starts_nothing_more(tmp
     run_fast(main)
 
 
-def test_a_shutdown_that_leaves_containers_leaves_a_start_to_be_undone(tmp_path, monkeypatch):
+def test_live_restore_shutdown_leaves_an_unfinished_start_to_the_next_boot(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
             h.launching = trio.Event()
@@ -277,7 +277,7 @@ def test_a_shutdown_that_leaves_containers_leaves_a_start_to_be_undone(tmp_path,
     run_fast(main)
 
 
-def test_a_shutdown_has_time_for_what_is_just_being_started(tmp_path, monkeypatch):
+def test_shutdown_waits_for_containers_that_are_being_started(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             h.engine.config.shutdown_timeout = 3
@@ -293,7 +293,7 @@ def test_a_shutdown_has_time_for_what_is_just_being_started(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("case", ["quarantined", "damaged", "unknown"])
-def test_the_boot_sweeps_nothing_whose_row_may_only_be_unreadable(tmp_path, monkeypatch, case):
+def test_boot_keeps_files_whose_rows_may_be_unreadable(tmp_path, monkeypatch, case):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             lost = "e" * 64
@@ -312,7 +312,7 @@ def test_the_boot_sweeps_nothing_whose_row_may_only_be_unreadable(tmp_path, monk
     run_fast(main)
 
 
-def test_rows_are_missing_while_a_damaged_database_lies_there(tmp_path):
+def test_rows_count_as_lost_beside_a_damaged_database(tmp_path):
     path = tmp_path / "state" / "orlop.db"
 
     async def boot():
@@ -324,7 +324,7 @@ def test_rows_are_missing_while_a_damaged_database_lies_there(tmp_path):
     assert [trio.run(boot), trio.run(boot)] == [True, True]
 
 
-def test_a_path_of_a_file_system_that_hangs_holds_up_nobody_else(monkeypatch):
+def test_hanging_bind_source_does_not_delay_others(monkeypatch):
     answers = threading.Event()
     monkeypatch.setattr(volumes.os.path, "exists", lambda path: answers.wait(10))
     mount = MountRecord(type="bind", destination="/in", source="/dead/server")
@@ -339,7 +339,7 @@ def test_a_path_of_a_file_system_that_hangs_holds_up_nobody_else(monkeypatch):
         answers.set()
 
 
-def test_file_systems_that_hang_take_the_threads_of_who_asks_for_them_only(monkeypatch):
+def test_hanging_file_systems_use_a_limited_number_of_threads(monkeypatch):
     answers, looking = threading.Event(), []
     monkeypatch.setattr(volumes, "_PATIENCE", 0.2)
 
@@ -369,7 +369,7 @@ def test_file_systems_that_hang_take_the_threads_of_who_asks_for_them_only(monke
         answers.set()
 
 
-def test_a_volume_on_a_server_that_is_gone_holds_up_its_create_only(monkeypatch):
+def test_hanging_volume_delays_its_own_create_only(monkeypatch):
     answers = threading.Event()
     monkeypatch.setattr(volumes, "open_subpath", lambda *path: answers.wait(10))
     monkeypatch.setattr(volumes, "_PATIENCE", 0.2)
@@ -447,7 +447,7 @@ def test_a_create_that_fails_leaves_nothing(tmp_path, monkeypatch, fails):
     run_fast(main)
 
 
-def test_one_kill_for_memory_is_told_once(tmp_path, monkeypatch):
+def test_out_of_memory_kill_is_reported_once(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
@@ -468,7 +468,7 @@ def test_one_kill_for_memory_is_told_once(tmp_path, monkeypatch):
 # --- boundaries -----------------------------------------------------------------------------------------------------
 
 
-def test_a_program_that_does_not_die_keeps_nobody(monkeypatch):
+def test_unkillable_process_does_not_block_operations(monkeypatch):
     """A process in uninterruptible sleep ignores SIGKILL: simulated by a `kill` that does nothing."""
     started = []
     kill = process.subprocess.Popen.kill
@@ -486,7 +486,7 @@ def test_a_program_that_does_not_die_keeps_nobody(monkeypatch):
         kill(started[0])
 
 
-def test_an_operation_that_is_cut_short_by_the_end_of_the_daemon_tells_its_asker():
+def test_operation_interrupted_by_the_shutdown_is_answered_with_an_error():
     """Also an operation that ends with an exception group that contains its cancellation."""
 
     async def operation():
@@ -518,7 +518,7 @@ def test_an_operation_that_is_cut_short_by_the_end_of_the_daemon_tells_its_asker
     trio.run(main, clock=MockClock(autojump_threshold=0))
 
 
-def test_a_signal_whose_work_fails_does_not_end_the_daemon(tmp_path):
+def test_failing_signal_handler_does_not_end_the_daemon(tmp_path):
     async def main():
         config = SimpleNamespace(exec_root=str(tmp_path / "not there"))
         one = daemon.Daemon(SimpleNamespace(config=config), None, 0.0)
@@ -534,7 +534,7 @@ def test_a_signal_whose_work_fails_does_not_end_the_daemon(tmp_path):
     trio.run(main)
 
 
-def test_a_client_that_breaks_off_with_its_input_held_up_ends_the_input():
+def test_disconnected_client_ends_input_that_is_blocked():
     """For example `cat` whose output is not read: its input is full, and its only client disconnects."""
 
     class Channel:

@@ -27,7 +27,7 @@ def test_a_removal_ends_every_wait(tmp_path, monkeypatch, condition):
     run_fast(main)
 
 
-def test_a_removal_ends_an_attach_to_what_never_started(tmp_path, monkeypatch):
+def test_removal_ends_an_attach_to_a_container_that_never_started(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
             got = []
@@ -47,7 +47,7 @@ def test_a_removal_ends_an_attach_to_what_never_started(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("by", ["stop", "kill"])
-def test_a_stop_between_restarts_is_the_end_that_is_waited_for(tmp_path, monkeypatch, by):
+def test_stop_between_restarts_wakes_waiters(tmp_path, monkeypatch, by):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, restart_policy=RestartPolicy(name="always")) as h:
             await h.containers.start(h.container)
@@ -68,7 +68,7 @@ def test_a_stop_between_restarts_is_the_end_that_is_waited_for(tmp_path, monkeyp
 # --- removal against other operations -------------------------------------------------------------------------------
 
 
-def test_a_restart_starts_nothing_that_was_removed_meanwhile(tmp_path, monkeypatch):
+def test_restart_does_not_start_a_container_removed_meanwhile(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
             async with h.container.lock:
@@ -90,7 +90,7 @@ def test_a_restart_starts_nothing_that_was_removed_meanwhile(tmp_path, monkeypat
     run_fast(main)
 
 
-def test_a_forced_removal_kills_what_a_restart_has_just_started(tmp_path, monkeypatch):
+def test_forced_removal_kills_a_container_that_was_just_restarted(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
             await h.containers.start(h.container)
@@ -108,7 +108,7 @@ def test_a_forced_removal_kills_what_a_restart_has_just_started(tmp_path, monkey
     run_fast(main)
 
 
-def test_a_forced_removal_of_what_is_being_started_is_quick(tmp_path, monkeypatch):
+def test_forced_removal_does_not_wait_for_a_start(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
             h.launching = trio.Event()
@@ -124,7 +124,7 @@ def test_a_forced_removal_of_what_is_being_started_is_quick(tmp_path, monkeypatc
     run_fast(main)
 
 
-def test_a_kill_of_what_is_being_started_waits_for_it(tmp_path, monkeypatch):
+def test_kill_waits_for_a_start_in_progress(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
             h.launching = trio.Event()
@@ -140,7 +140,7 @@ def test_a_kill_of_what_is_being_started_waits_for_it(tmp_path, monkeypatch):
     run_fast(main)
 
 
-def test_a_second_removal_finds_nothing(tmp_path, monkeypatch):
+def test_second_removal_raises_not_found(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             answers = []
@@ -181,7 +181,7 @@ def test_a_removal_that_failed_can_be_tried_again(tmp_path, monkeypatch, force):
     run_fast(main)
 
 
-def test_nothing_saves_a_row_that_is_being_deleted(tmp_path, monkeypatch):
+def test_row_that_is_being_deleted_is_not_saved(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
             h.engine.store.slow = trio.Event()
@@ -196,7 +196,7 @@ def test_nothing_saves_a_row_that_is_being_deleted(tmp_path, monkeypatch):
     run_fast(main)
 
 
-def test_a_rename_of_what_was_removed_meanwhile_takes_no_name(tmp_path, monkeypatch):
+def test_rename_of_a_removed_container_takes_no_name(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
             failures = []

@@ -45,7 +45,7 @@ def froze(monkeypatch):
 # --- waiting for a container that does not exit ---------------------------------------------------------------------
 
 
-def test_a_later_stop_may_be_shorter(tmp_path, monkeypatch):
+def test_later_stop_may_shorten_the_timeout(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
             await h.containers.start(h.container)
@@ -61,7 +61,7 @@ def test_a_later_stop_may_be_shorter(tmp_path, monkeypatch):
     run_fast(main)
 
 
-def test_a_stop_holds_up_no_other_operation(tmp_path, monkeypatch):
+def test_stop_does_not_block_other_operations(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
             await h.containers.start(h.container)
@@ -79,7 +79,7 @@ def test_a_stop_holds_up_no_other_operation(tmp_path, monkeypatch):
     run_fast(main)
 
 
-def test_a_shutdown_waits_no_longer_than_it_would_for_its_own_stop(tmp_path, monkeypatch):
+def test_shutdown_shortens_a_stop_in_progress(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, restart_policy=RestartPolicy(name="unless-stopped")) as h:
             h.container.record.config.stop_timeout = 2
@@ -95,7 +95,7 @@ def test_a_shutdown_waits_no_longer_than_it_would_for_its_own_stop(tmp_path, mon
 
 
 @pytest.mark.parametrize("by", ["stop", "shutdown"])
-def test_a_restart_that_waits_is_cut_short(tmp_path, monkeypatch, by):
+def test_shutdown_shortens_a_restart_in_progress(tmp_path, monkeypatch, by):
     """It holds the lock until the container has been started again."""
 
     async def main():
@@ -121,7 +121,7 @@ def test_a_restart_that_waits_is_cut_short(tmp_path, monkeypatch, by):
     run_fast(main)
 
 
-def test_a_container_that_goes_with_its_end_goes_after_a_stop(tmp_path, monkeypatch):
+def test_auto_remove_container_is_removed_after_a_stop(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, auto_remove=True) as h:
             await h.containers.start(h.container)
@@ -137,7 +137,7 @@ def test_a_container_that_goes_with_its_end_goes_after_a_stop(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("by", ["stop", "kill"])
-def test_a_stop_while_an_exit_is_written_down_is_not_followed_by_a_restart(tmp_path, monkeypatch, by):
+def test_stop_during_the_recording_of_an_exit_prevents_a_restart(tmp_path, monkeypatch, by):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, restart_policy=ALWAYS) as h, trio.open_nursery() as nursery:
             await h.containers.start(h.container)
@@ -160,7 +160,7 @@ def test_a_stop_while_an_exit_is_written_down_is_not_followed_by_a_restart(tmp_p
     run_fast(main)
 
 
-def test_a_kill_while_the_last_run_is_cleaned_up_is_not_followed_by_a_restart(tmp_path, monkeypatch):
+def test_kill_during_cleaning_up_prevents_a_restart(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, restart_policy=ALWAYS) as h:
             await h.containers.start(h.container)
@@ -194,7 +194,7 @@ def test_a_kill_between_restarts_is_remembered(tmp_path, monkeypatch, closing):
 # --- pauses by the engine -------------------------------------------------------------------------------------------
 
 
-def test_what_a_commit_paused_is_thawed_when_the_daemon_ends(tmp_path, monkeypatch, froze):
+def test_container_paused_by_commit_is_resumed_at_shutdown(tmp_path, monkeypatch, froze):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
@@ -208,7 +208,7 @@ def test_what_a_commit_paused_is_thawed_when_the_daemon_ends(tmp_path, monkeypat
     run_fast(main)
 
 
-def test_a_runtime_that_does_not_thaw_keeps_the_daemon_from_ending_for_a_while_only(tmp_path, monkeypatch, froze):
+def test_hanging_resume_delays_the_shutdown_for_a_limited_time(tmp_path, monkeypatch, froze):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
@@ -222,7 +222,7 @@ def test_a_runtime_that_does_not_thaw_keeps_the_daemon_from_ending_for_a_while_o
     run_fast(main)
 
 
-def test_a_user_s_pause_outlives_a_commit(tmp_path, monkeypatch, froze):
+def test_pause_by_a_user_survives_a_commit(tmp_path, monkeypatch, froze):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
@@ -238,7 +238,7 @@ def test_a_user_s_pause_outlives_a_commit(tmp_path, monkeypatch, froze):
 
 
 @pytest.mark.parametrize("row", ["before the pause", "after"])
-def test_what_a_commit_of_the_last_daemon_paused_is_thawed(tmp_path, monkeypatch, froze, row):
+def test_container_paused_by_an_interrupted_commit_is_resumed_at_boot(tmp_path, monkeypatch, froze, row):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             surviving_monitor(h, monkeypatch, cgroup=str(tmp_path / "cgroup"))
@@ -254,7 +254,7 @@ def test_what_a_commit_of_the_last_daemon_paused_is_thawed(tmp_path, monkeypatch
     run_fast(main)
 
 
-def test_a_pause_that_fails_leaves_nothing_frozen(tmp_path, monkeypatch):
+def test_failed_pause_leaves_no_frozen_process(tmp_path, monkeypatch):
     """As with runc, whose freeze request to the cgroup stays in force."""
     frozen = []
 
@@ -289,7 +289,7 @@ def wanting(h, *names, **host):
 
 
 @pytest.mark.parametrize("by", ["links", "network_mode", "ipc_mode", "pid_mode"])
-def test_what_a_container_needs_is_started_before_it(tmp_path, monkeypatch, by):
+def test_needed_containers_are_started_first(tmp_path, monkeypatch, by):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             web, db = wanting(h, "web", "db")
@@ -311,7 +311,7 @@ def test_what_a_container_needs_is_started_before_it(tmp_path, monkeypatch, by):
 
 
 @pytest.mark.parametrize("case", ["a ring", "itself", "nobody", "a hung one"])
-def test_needs_hold_up_no_boot(tmp_path, monkeypatch, case):
+def test_needed_containers_do_not_block_the_boot(tmp_path, monkeypatch, case):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             names = "abcdefghij"
@@ -339,7 +339,7 @@ def test_needs_hold_up_no_boot(tmp_path, monkeypatch, case):
     run_fast(main)
 
 
-def test_who_has_had_all_its_tries_is_not_started_at_boot(tmp_path, monkeypatch):
+def test_container_without_retries_left_is_not_started_at_boot(tmp_path, monkeypatch):
     policy = RestartPolicy(name="on-failure", maximum_retry_count=2)
     tried = [restarts.wants_start_at_boot(policy, True, False, 1, tries) for tries in range(3)]
     assert tried == [True, True, False]
@@ -361,7 +361,7 @@ def test_who_has_had_all_its_tries_is_not_started_at_boot(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_a_full_disk_does_not_keep_a_living_container_from_being_looked_after(tmp_path, monkeypatch, known):
+def test_running_container_is_adopted_on_a_full_disk(tmp_path, monkeypatch, known):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             monitor = surviving_monitor(h, monkeypatch)
@@ -385,7 +385,7 @@ def test_a_full_disk_does_not_keep_a_living_container_from_being_looked_after(tm
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_new_name_is_in_the_row_of_the_network_too(tmp_path, monkeypatch, fails):
+def test_rename_updates_the_name_in_the_sandbox(tmp_path, monkeypatch, fails):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             told = []
@@ -403,7 +403,7 @@ def test_a_new_name_is_in_the_row_of_the_network_too(tmp_path, monkeypatch, fail
     run_fast(main)
 
 
-def test_a_container_that_ends_while_it_is_renamed_is_on_no_network(tmp_path, monkeypatch):
+def test_container_that_ends_during_a_rename_leaves_its_networks(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
             await h.containers.start(h.container)

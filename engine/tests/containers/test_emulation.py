@@ -38,7 +38,7 @@ def complaint(text: str, directory: str) -> str:
     return str(caught.value)
 
 
-def test_a_handler_for_the_architecture(tmp_path: Path) -> None:
+def test_binfmt_handler_is_found(tmp_path: Path) -> None:
     directory = write(tmp_path, **{"qemu-aarch64": AARCH64, "qemu-s390x": S390X, "jar": "enabled\nextension .jar\n"})
     emulation.check("linux/arm64", directory)
     emulation.check("linux/s390x", directory)
@@ -49,7 +49,7 @@ def test_a_handler_for_the_architecture(tmp_path: Path) -> None:
     )
 
 
-def test_a_handler_that_is_no_use(tmp_path: Path) -> None:
+def test_unusable_binfmt_handlers_are_explained(tmp_path: Path) -> None:
     write(tmp_path, **{"qemu-aarch64": AARCH64.replace("enabled", "disabled"), "broken": "enabled\nmagic xyz\n"})
     assert "has no emulator" in complaint("linux/arm64", str(tmp_path))
     write(tmp_path, **{"qemu-aarch64": AARCH64.replace("POCF", "OC")})
@@ -75,6 +75,6 @@ def test_architectures_without_a_known_machine_are_not_refused(tmp_path: Path) -
         ("riscv64", "", False),
     ],
 )
-def test_what_is_foreign(monkeypatch: pytest.MonkeyPatch, here: str, there: str, foreign: bool) -> None:
+def test_foreign_architectures(monkeypatch: pytest.MonkeyPatch, here: str, there: str, foreign: bool) -> None:
     monkeypatch.setattr(platforms, "default", lambda: Platform("linux", here))
     assert emulation.is_foreign(Platform("linux", there)) is foreign

@@ -144,7 +144,7 @@ def test_a_removal_is_told_when_no_client_sees_anything_of_it_and_answered_when_
     run_fast(main)
 
 
-def test_a_root_that_cannot_go_while_it_is_mounted_goes_with_its_monitor(tmp_path, monkeypatch):
+def test_mounted_root_is_removed_after_its_monitor_ends(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, auto_remove=True) as h:
             removed = h.engine.storage.remove
@@ -167,7 +167,7 @@ def test_a_root_that_cannot_go_while_it_is_mounted_goes_with_its_monitor(tmp_pat
     run_fast(main)
 
 
-def test_a_volume_that_cannot_go_while_it_is_mounted_goes_with_the_monitor(tmp_path, monkeypatch):
+def test_mounted_volume_is_removed_after_the_monitor_ends(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, auto_remove=True) as h:
             finished = []
@@ -192,7 +192,7 @@ def test_a_volume_that_cannot_go_while_it_is_mounted_goes_with_the_monitor(tmp_p
     run_fast(main)
 
 
-def test_processes_in_another_pid_namespace_end_before_their_files_go(tmp_path, monkeypatch):
+def test_processes_in_a_shared_pid_namespace_end_before_their_files_are_removed(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             h.container.record.host_config = HostConfig(auto_remove=True, pid_mode="host", network_mode="bridge")

@@ -16,7 +16,7 @@ from orlop_sdk import Conflict
 
 
 @pytest.mark.parametrize("cut", ["start", "bundle"])
-def test_an_undo_is_finished_when_the_start_is_cut_off(tmp_path, monkeypatch, cut):
+def test_undo_of_a_cancelled_start_is_completed(tmp_path, monkeypatch, cut):
     """For example by the daemon's end: without a shield, each await of the undo would end it."""
 
     async def main():
@@ -136,7 +136,7 @@ async def wait_for(condition):
         ("always", "", True),
     ],
 )
-def test_a_kill_by_a_user_is_a_stop_to_its_restart_policy(tmp_path, monkeypatch, policy, how, again):
+def test_kill_by_a_user_counts_as_a_stop_for_restart_policies(tmp_path, monkeypatch, policy, how, again):
     """As Docker: any signal from a user prevents a restart by `unless-stopped`; one that ends the container also
     prevents one by `always`, until the next start or boot. `how` "": the container exits by itself."""
 

@@ -47,7 +47,7 @@ def test_last_five_results_are_kept():
     assert [each.code for each in health.results] == [2, 3, 4, 5, 6]
 
 
-def test_how_often():
+def test_pause_between_probes():
     health = Health(Healthcheck(start_period=60 * SECOND))
     now = health._began_ns
     assert health.pause(now) == 5 * SECOND
@@ -59,7 +59,7 @@ def test_how_often():
     assert quick.pause(quick._began_ns) == SECOND
 
 
-def test_durations_that_only_an_image_can_bring_are_the_defaults():
+def test_invalid_durations_of_images_are_replaced_by_defaults():
     for ns in (-1, 1, 999_999, -(10**400)):
         check = Healthcheck(interval=ns, timeout=ns, start_period=60 * SECOND, start_interval=ns, retries=-1)
         health = Health(check)
@@ -80,7 +80,7 @@ def test_durations_that_only_an_image_can_bring_are_the_defaults():
         Healthcheck(test=[""]),
     ],
 )
-def test_no_check_ends_its_watcher(tmp_path, monkeypatch, check):
+def test_watcher_ends_without_a_check(tmp_path, monkeypatch, check):
     async def main():
         async with engine_fixture(tmp_path, None) as home:
             home.container.record.config.healthcheck = check
@@ -117,7 +117,7 @@ def test_the_command(test, shell, expected):
     assert command(ContainerConfig(healthcheck=Healthcheck(test=test), shell=shell)) == expected
 
 
-def test_no_check_at_all():
+def test_container_without_a_check():
     assert command(ContainerConfig()) is None
 
 

@@ -151,7 +151,7 @@ def test_without_a_parser_there_is_no_default(apparmor_host):
         ({"devices": [Device("/dev/null", "/dev/x", "rwx")]}, "invalid device mode: rwx"),
     ],
 )
-def test_limits_that_cannot_be(given, message):
+def test_invalid_limits_are_refused(given, message):
     with pytest.raises(InvalidParameter, match=message):
         limits.check(Resources(**given), V1)
 
@@ -196,12 +196,12 @@ def test_unlimited_ulimits_and_free_lists_are_fine():
         "/a:/",
     ],
 )
-def test_binds_that_cannot_be(text):
+def test_invalid_binds_are_refused(text):
     with pytest.raises(InvalidParameter, match="invalid volume specification"):
         mount_spec.parse_bind(text)
 
 
-def test_an_empty_mode_is_none():
+def test_empty_mode_is_ignored():
     assert mount_spec.parse_bind("/a:/b:") == mount_spec.parse_bind("/a:/b")
 
 
@@ -237,7 +237,7 @@ def test_an_empty_mode_is_none():
         ),
     ],
 )
-def test_mounts_that_cannot_be(spec, message):
+def test_invalid_mounts_are_refused(spec, message):
     with pytest.raises(InvalidParameter, match=message):
         mount_spec.parse_spec(spec)
 
@@ -252,13 +252,13 @@ def test_options_of_a_tmpfs_take_the_defaults_back():
 
 
 @pytest.mark.parametrize("words", ["shared", "rslave", "private", "size=1m,rshared", "unbindable", "mand", "defaults"])
-def test_words_that_docker_takes_for_a_tmpfs(words: str) -> None:
+def test_accepted_tmpfs_options(words: str) -> None:
     (made,) = mount_spec.plan(HostConfig(tmpfs={"/t": words}), ())
     assert made.options[3:] == tuple(words.split(","))
 
 
 @pytest.mark.parametrize(("word", "name"), [("huge=always", "huge"), ("bind", "bind"), ("remount", "remount"), ("x", "x")])
-def test_words_that_it_does_not_take(word: str, name: str) -> None:
+def test_refused_tmpfs_options(word: str, name: str) -> None:
     with pytest.raises(InvalidParameter, match=f'invalid tmpfs option "{name}"'):
         mount_spec.plan(HostConfig(tmpfs={"/t": word}), ())
 
@@ -388,7 +388,7 @@ def test_a_later_directory_goes_before_an_earlier_one_and_two_files_of_one_are_n
         "!!python/object/apply:os.system ['touch /tmp/owned']",
     ],
 )
-def test_a_file_that_is_no_cdi_file_is_left_out_and_takes_no_other_along(tmp_path, text, caplog):
+def test_invalid_cdi_file_is_skipped(tmp_path, text, caplog):
     (tmp_path / "bad.yaml").write_text(text)
     (tmp_path / "good.yml").write_text(YAML)
     (tmp_path / "no.txt").write_text(YAML)
@@ -397,7 +397,7 @@ def test_a_file_that_is_no_cdi_file_is_left_out_and_takes_no_other_along(tmp_pat
 
 
 @pytest.mark.parametrize("off", [{"features": {"cdi": False}}, {"cdi_spec_dirs": ("",)}])
-def test_cdi_that_is_switched_off(tmp_path, off):
+def test_cdi_devices_are_refused_when_cdi_is_off(tmp_path, off):
     (tmp_path / "good.yml").write_text(YAML)
     request = _request("vendor.com/class=two")
     devices.inject(_spec(), [request], Config(features={"cdi": True}, cdi_spec_dirs=(str(tmp_path),)).cdi_directories)
@@ -406,12 +406,12 @@ def test_cdi_that_is_switched_off(tmp_path, off):
 
 
 @pytest.mark.parametrize("name", ["vendor.com/class", "vendor=a", "../x/y=z", "a/b=", "a/b/c=d", "v.com/c=a b"])
-def test_names_that_no_cdi_device_has(name):
+def test_unknown_cdi_devices_are_refused(name):
     with pytest.raises(InvalidParameter, match="invalid device name"):
         devices.inject(_spec(), [_request(name)], [])
 
 
-def test_a_device_node_that_is_not_there_is_said(tmp_path):
+def test_missing_device_node_is_reported(tmp_path):
     edits = cdi.Edits(device_nodes=[cdi.DeviceNode("/dev/x", host_path=str(tmp_path / "none"))])
     with pytest.raises(InvalidParameter, match="no such file or directory"):
         cdi.apply(_spec(), edits)

@@ -45,7 +45,7 @@ def with_engine_fixture(tmp_path, monkeypatch, body):
     trio.run(main, clock=MockClock(autojump_threshold=0.1))
 
 
-def test_a_start_takes_what_was_made_and_the_moment_passes_over_it(tmp_path, monkeypatch):
+def test_start_uses_the_prepared_sandbox(tmp_path, monkeypatch):
     async def body(h, forge):
         prepared_sandbox.begin(h.ports, h.container, wanted(h), FakeRuntime())
         forge.hold = trio.Event()
@@ -60,7 +60,7 @@ def test_a_start_takes_what_was_made_and_the_moment_passes_over_it(tmp_path, mon
     with_engine_fixture(tmp_path, monkeypatch, body)
 
 
-def test_what_is_no_longer_wanted_is_ended_first(tmp_path, monkeypatch):
+def test_outdated_prepared_sandbox_is_ended_before_the_start(tmp_path, monkeypatch):
     async def body(h, forge):
         prepared_sandbox.begin(h.ports, h.container, wanted(h), FakeRuntime())
         await wait_all_tasks_blocked()
@@ -74,7 +74,7 @@ def test_what_is_no_longer_wanted_is_ended_first(tmp_path, monkeypatch):
     with_engine_fixture(tmp_path, monkeypatch, body)
 
 
-def test_without_a_start_nothing_stays(tmp_path, monkeypatch):
+def test_prepared_sandbox_without_a_start_is_ended(tmp_path, monkeypatch):
     async def body(h, forge):
         prepared_sandbox.begin(h.ports, h.container, wanted(h), FakeRuntime())
         await trio.sleep(3)
@@ -83,7 +83,7 @@ def test_without_a_start_nothing_stays(tmp_path, monkeypatch):
     with_engine_fixture(tmp_path, monkeypatch, body)
 
 
-def test_a_removal_ends_it(tmp_path, monkeypatch):
+def test_removal_ends_the_prepared_sandbox(tmp_path, monkeypatch):
     async def body(h, forge):
         prepared_sandbox.begin(h.ports, h.container, wanted(h), FakeRuntime())
         await wait_all_tasks_blocked()
@@ -94,7 +94,7 @@ def test_a_removal_ends_it(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [DriverError("no such layer"), OSError(28, "No space left on device")])
-def test_a_failure_is_the_starts_to_tell(tmp_path, monkeypatch, error):
+def test_failure_to_prepare_is_left_to_the_start(tmp_path, monkeypatch, error):
     async def body(h, forge):
         forge.error = error
         prepared_sandbox.begin(h.ports, h.container, wanted(h), FakeRuntime())
@@ -104,7 +104,7 @@ def test_a_failure_is_the_starts_to_tell(tmp_path, monkeypatch, error):
     with_engine_fixture(tmp_path, monkeypatch, body)
 
 
-def test_only_a_few_at_a_time_and_none_for_who_needs_others(tmp_path, monkeypatch):
+def test_number_of_prepared_sandboxes_is_limited(tmp_path, monkeypatch):
     async def body(h, forge):
         for n in range(12):
             other = h.add(f"c{n}", f"{n:064}")
@@ -119,7 +119,7 @@ def test_only_a_few_at_a_time_and_none_for_who_needs_others(tmp_path, monkeypatc
     with_engine_fixture(tmp_path, monkeypatch, body)
 
 
-def test_a_failed_start_ends_what_it_took(tmp_path, monkeypatch):
+def test_failed_start_ends_the_prepared_sandbox(tmp_path, monkeypatch):
     async def body(h, forge):
         monkeypatch.setattr(launch, "_wanted", lambda *of: wanted(h))
         h.engine.networks.plan_made = None

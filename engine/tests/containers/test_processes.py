@@ -42,7 +42,7 @@ def _running() -> tuple[Any, Any]:
     ("listed", "error"),
     [(b"null", Conflict), (b"[]", Conflict), (b"{}", DriverError), (DriverError("container does not exist"), DriverError)],
 )
-def test_a_list_that_is_empty_means_that_the_container_has_ended(
+def test_empty_process_list_means_that_the_container_has_ended(
     monkeypatch: pytest.MonkeyPatch, listed: bytes | Exception, error: type[Exception]
 ) -> None:
     """runc writes `null` when no process is left, and the exit is not recorded yet."""
@@ -59,7 +59,7 @@ def test_a_list_that_is_empty_means_that_the_container_has_ended(
 
 
 @pytest.mark.parametrize(("ends", "error"), [(True, Conflict), (False, DriverError)])
-def test_a_runtime_that_no_longer_knows_the_container(
+def test_process_list_of_a_container_that_the_runtime_has_forgotten(
     monkeypatch: pytest.MonkeyPatch, ends: bool, error: type[Exception]
 ) -> None:
     """A failure of the runtime is reported, unless the container exits within a moment."""
@@ -87,7 +87,7 @@ async def _set_later(event: trio.Event) -> None:
     event.set()
 
 
-def test_ps_is_not_asked_about_all_of_the_host_for_who_may_not_see_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ps_of_restricted_clients_is_limited_to_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, ...]] = []
     answers = {"refused": Outcome(1, b"", b"ps: -q cannot be combined"), "ended": Outcome(1, b"UID PID CMD\n")}
 

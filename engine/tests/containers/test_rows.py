@@ -43,7 +43,7 @@ def phaseless(row):
 
 
 @pytest.mark.parametrize("which", OLD)
-def test_a_row_of_booleans_is_read(which):
+def test_row_of_schema_0_is_read(which):
     record = decode(packed(OLD[which]))
     assert record.state.phase is PHASES[which] and record.schema == SCHEMA
     again = json.loads(encode(record))
@@ -72,7 +72,7 @@ def spoiled(key, **state):
     return row | {"id": key, "name": key[:4]} | ({"state": row["state"] | state} if state else {})
 
 
-def test_a_row_that_cannot_be_used_is_quarantined_alone(tmp_path, monkeypatch):
+def test_only_the_invalid_row_is_quarantined(tmp_path, monkeypatch):
     keys = [letter * 64 for letter in "abdef"]
     rows = {
         keys[0]: packed(spoiled(keys[0])),

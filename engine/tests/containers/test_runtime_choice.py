@@ -29,26 +29,26 @@ def test_a_runtime_type_names_the_driver(tmp_path, monkeypatch):
     assert asked == [("runtime", "mine"), ("runtime", "runc")]
 
 
-def test_a_driver_that_is_not_installed_lists_those_that_are(tmp_path, monkeypatch):
+def test_unknown_runtime_driver_lists_the_installed_ones(tmp_path, monkeypatch):
     monkeypatch.setattr(plugins, "installed", lambda kind: ["runc"])
     drivers = Drivers(config(tmp_path, mine=RuntimeEntry(runtime_type="nobody-has-this")))
     with pytest.raises(NotFound, match="installed runtime drivers are: runc"):
         drivers.runtime("mine")
 
 
-def test_a_runtime_that_is_not_configured_lists_those_that_are(tmp_path):
+def test_unknown_runtime_lists_the_configured_ones(tmp_path):
     with pytest.raises(InvalidParameter, match=r"unknown or invalid runtime name: no \(configured: runc\)"):
         Drivers(config(tmp_path)).runtime("no")
 
 
-def test_a_program_that_is_not_there(tmp_path, monkeypatch):
+def test_missing_runtime_program_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(plugins, "find", lambda kind, name: plugins.Factory(kind, name, FakeRuntime, 1, "mine", "1"))
     drivers = Drivers(config(tmp_path, gone=RuntimeEntry(path="/no/such/program")))
     with pytest.raises(InvalidParameter, match="/no/such/program is not installed"):
         drivers.runtime("gone")
 
 
-def test_a_driver_that_cannot_be_made_is_that_drivers_failure(tmp_path, monkeypatch):
+def test_failing_runtime_driver_is_reported(tmp_path, monkeypatch):
     def make(context):
         raise ValueError("no such mode")
 

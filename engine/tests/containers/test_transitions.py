@@ -38,7 +38,7 @@ def row(h):
     return decode(h.engine.store.rows[h.container.id])
 
 
-def test_a_container_that_does_not_thaw_stays_paused(tmp_path, monkeypatch, runtime):
+def test_container_that_cannot_be_resumed_stays_paused(tmp_path, monkeypatch, runtime):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
@@ -54,7 +54,7 @@ def test_a_container_that_does_not_thaw_stays_paused(tmp_path, monkeypatch, runt
     run_fast(main)
 
 
-def test_an_exit_during_a_thaw_that_fails_is_not_undone(tmp_path, monkeypatch, runtime):
+def test_exit_during_a_failed_resume_is_kept(tmp_path, monkeypatch, runtime):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
@@ -111,7 +111,7 @@ def test_a_container_whose_pause_cannot_be_recorded_is_shown_as_paused(tmp_path,
     run_fast(main)
 
 
-def test_a_restart_that_is_under_way_is_not_cancelled(tmp_path, monkeypatch):
+def test_shutdown_does_not_cancel_a_restart_in_progress(tmp_path, monkeypatch):
     """A shutdown cancels starts that the boot has not begun. A start that it has begun is followed by a stop."""
 
     async def main():

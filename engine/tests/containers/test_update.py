@@ -9,7 +9,7 @@ from orlop_sdk import Conflict, InvalidParameter
 MB = 1 << 20
 
 
-def test_what_is_given_changes_and_the_rest_stays():
+def test_update_changes_only_the_given_fields():
     host = HostConfig(memory=64 * MB, memory_swap=128 * MB, cpu_shares=10, pids_limit=5, privileged=True)
     after = merge(host, UpdateRequest(memory=100 * MB, pids_limit=0, cpuset_cpus="0"))
     assert (after.memory, after.memory_swap, after.cpu_shares, after.cpuset_cpus) == (100 * MB, 128 * MB, 10, "0")
@@ -72,6 +72,6 @@ def test_unlimited_swap_stays_unlimited():
         ({"memory_swappiness": 3}, "MemorySwappiness"),
     ],
 )
-def test_what_is_fixed_is_said_to_be(given, name):
+def test_fixed_settings_are_refused(given, name):
     with pytest.raises(InvalidParameter, match=f"cannot update {name}"):
         merge(HostConfig(), UpdateRequest(**given))
