@@ -236,6 +236,12 @@ class FakeBackend:
         os.write(archive, self.made[image_id][0])
 
 
+async def _pieces(data: bytes) -> AsyncIterator[bytes]:
+    for at in range(0, len(data), 1000):
+        yield data[at : at + 1000]
+        await trio.lowlevel.checkpoint()
+
+
 class FakeSession:
     """Implements `contracts.Session`. `directories` are the client's, by name. Patterns are not applied."""
 
@@ -245,6 +251,7 @@ class FakeSession:
         self.secrets: dict[str, bytes] = {}
         self.received: list[LocalDirectory] = []
         self.sent: dict[str, bytes] = {}
+        self.uploads: dict[str, bytes] = {}
 
     async def receive(self, wanted: LocalDirectory, target: str, progress: Vertex) -> Transferred:
         self.received.append(wanted)
@@ -274,8 +281,9 @@ class FakeSession:
 
     @asynccontextmanager
     async def upload(self, path: str) -> AsyncIterator[AsyncIterator[bytes]]:
-        raise BuildFailed("nothing to upload")
-        yield
+        if path not in self.uploads:
+            raise BuildFailed("nothing to upload")
+        yield _pieces(self.uploads[path])
 
     async def send_directory(self, exporter: str, directory: int) -> None:
         for name in os.listdir(directory):

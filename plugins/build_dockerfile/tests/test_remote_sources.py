@@ -122,6 +122,21 @@ def test_a_checksum_needs_no_second_request_and_must_match(tmp_path: Path, serve
     solve(tmp_path, test)
 
 
+def test_a_client_uploads_its_own_context(tmp_path: Path) -> None:
+    """Each build gets what its client sends, although the address is the same."""
+
+    async def test(solver: LLBSolver, session: FakeSession) -> None:
+        for content in (b"one" * 1000, b"two", b"one" * 1000):
+            session.uploads["context"] = content
+            found, _, _ = await fetch(solver, session, "http://buildkit-session/context", "/context")
+            assert found == content
+        assert len([record for record in await solver.usage(()) if record.kind == "regular"]) == 2, "by content"
+        with pytest.raises(BuildFailed, match="nothing to upload"):
+            await fetch(solver, session, "http://buildkit-session/other", "/other")
+
+    solve(tmp_path, test)
+
+
 @contextmanager
 def repository(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """A repository and its address, served by git's own daemon."""

@@ -82,10 +82,18 @@ def _fit(history: list[dict[str, Any]], layers: Sequence[BuiltLayer], now: float
         created = timestamp(layer.created or now)
         comment = "buildkit.exporter.image.v0"
         found.append({"created": created, "created_by": layer.description or comment, "comment": comment})
-    last = timestamp(now)
-    for entry in reversed(found):  # an entry without a layer has the time of the next that has one
-        if entry.get("created"):
-            last = entry["created"]
-        else:
-            entry["created"] = last
+    _date(found, timestamp(now))
     return found
+
+
+def _date(history: list[dict[str, Any]], now: str) -> None:
+    """Give entries without a layer the time of the layer before them; those before the first new layer, that layer's. So a
+    build whose steps are all cached gives the same image again (as buildkit exporter/containerimage/writer.go)."""
+    times = [entry.get("created") for entry in history]
+    new = next((number for number, time in enumerate(times) if not time), len(times))
+    last = next((time for time in times[new:] if time), None) or next((time for time in reversed(times) if time), now)
+    for number, entry in enumerate(history):
+        if times[number] and number > new:
+            last = times[number]
+        elif not times[number]:
+            entry["created"] = last

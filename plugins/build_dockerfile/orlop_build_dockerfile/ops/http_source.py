@@ -1,5 +1,5 @@
-"""Files by HTTP, as ADD takes them. A file is asked for again with its ETag, or not at all if the build names its
-checksum."""
+"""Files by HTTP, as ADD takes them, and what a client uploads. A file is asked for again with its ETag, or not at all if
+the build names its checksum."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ __all__ = ["http_source"]
 _TIMEOUT = 60.0  # seconds of silence
 _CHUNK = 1 << 20
 _AGENT = "orlop-build"
+_SESSION = "http://buildkit-session/"  # an address of the client: it sends its context as an archive
 
 
 class _Wanted(msgspec.Struct, frozen=True):
@@ -68,7 +69,8 @@ def _wanted(vertex: Vertex) -> _Wanted:
 
 async def http_source(job: SolverJob, vertex: Vertex) -> Made:
     wanted, records = _wanted(vertex), job.core.records
-    by_address = join_key("http", msgspec.json.encode(wanted))
+    own = job.id if wanted.url.startswith(_SESSION) else ""  # each build uploads its own
+    by_address = join_key("http", msgspec.json.encode(wanted), own)
     async with job.build.progress.vertex(vertex.digest, vertex.name, ()) as shown:
         known = None if vertex.ignore_cache else records.find(by_address)
         if known is not None:
@@ -90,9 +92,12 @@ async def _fetch(job: SolverJob, wanted: _Wanted, key: str, known: Record | None
     path = os.path.join(core.directory, f"unpack-{secrets.token_hex(8)}")
     etag = known.extra.get("etag", "") if known is not None else ""
     try:
-        received = await trio.to_thread.run_sync(
-            _download, wanted, path, etag, core.settings.proxies, shown, abandon_on_cancel=True
-        )
+        if wanted.url.startswith(_SESSION):
+            received = await _upload(job, wanted, path, shown)
+        else:
+            received = await trio.to_thread.run_sync(
+                _download, wanted, path, etag, core.settings.proxies, shown, abandon_on_cancel=True
+            )
         if not received.digest and known is not None:
             return known
         if wanted.checksum and received.digest != wanted.checksum:
@@ -118,6 +123,21 @@ async def _fetch(job: SolverJob, wanted: _Wanted, key: str, known: Record | None
     finally:
         with trio.move_on_after(10, shield=True):
             await trio.to_thread.run_sync(_unlink, path)
+
+
+async def _upload(job: SolverJob, wanted: _Wanted, path: str, shown: Shown) -> _Received:
+    """Write what the client uploads to the file `path`."""
+    digest, size = hashlib.sha256(), 0
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+        async with job.build.session.upload(wanted.url.removeprefix(_SESSION)) as pieces:
+            async for piece in pieces:
+                await trio.to_thread.run_sync(file.write, piece)
+                digest.update(piece)
+                size += len(piece)
+                shown.status(wanted.url, name="transferring", current=size)
+        await trio.to_thread.run_sync(file.flush)
+    shown.status(wanted.url, name="transferring", current=size, done=True)
+    return _Received("sha256:" + digest.hexdigest(), wanted.filename or "context")
 
 
 def _unlink(path: str) -> None:
