@@ -53,3 +53,15 @@ def test_much_is_converted(dockerfile: str) -> None:
     start = time.process_time()
     assert build(dockerfile).results[0].definition.metadata
     assert time.process_time() - start < 20
+
+
+def test_findings_and_ranges_are_limited() -> None:
+    converted = build("FROM busybox\n" + "".join(f"ENV A=$undefined{number}\n" for number in range(2000)))
+    assert len(converted.warnings) == 500
+    definition = build("FROM busybox\nRUN <<E\n" + "x\n" * 5000 + "E\n").results[0].definition
+    ranges = [len(found.ranges) for each in definition.Source.locations.values() for found in each.locations]
+    assert sorted(ranges) == [1, 1]
+
+
+def test_the_length_of_words_limits_suggestions() -> None:
+    assert "did you mean" not in failing("FROM busybox\n" + "RUN" * 50 + " x\n").message
