@@ -41,8 +41,8 @@ class _Copy:
         self.chown, self.chmod = expand(copy.chown), expand(copy.chmod)
         self.checksum = expand(copy.checksum) if isinstance(copy, ins.Add) else ""
         self.excludes = [expand(text) for text in copy.excludes]
-        self.destination = expand(copy.files.destination)
         self.sources = [expand(text) for text in copy.files.sources]
+        self.destination = expand(copy.files.destination)
         self.inline = [
             (inline.path, builder.expand(inline.data, copy, raw) if inline.expand else inline.data)
             for inline in copy.files.inline
