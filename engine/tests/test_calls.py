@@ -90,7 +90,7 @@ async def hang(name):
 # --- deadlines --------------------------------------------------------------------------------------------------------
 
 
-def test_a_call_that_hangs_ends_at_its_deadline():
+def test_hanging_call_ends_at_its_deadline():
     async def main():
         gate, driver = volume(hang)
         with pytest.raises(DeadlineExceeded, match='cannot get: volume driver "x" gave no answer in 60 s'):
@@ -101,7 +101,7 @@ def test_a_call_that_hangs_ends_at_its_deadline():
     fast(main)
 
 
-def test_a_call_that_shields_itself_is_abandoned_and_its_answer_discarded(caplog):
+def test_shielded_call_is_abandoned_at_its_deadline(caplog):
     caplog.set_level(logging.INFO)
     released = trio.Event()
 
@@ -148,7 +148,7 @@ def test_a_call_that_blocks_a_thread_is_abandoned():
     trio.run(main)
 
 
-def test_a_late_answer_in_the_grace_counts():
+def test_answer_within_the_grace_period_is_used():
     async def slow(name):
         with trio.CancelScope(shield=True):
             await trio.sleep(DEADLINE + 0.5)
@@ -204,7 +204,7 @@ def test_a_cancelled_caller_waits_no_longer_than_the_deadline():
     fast(main)
 
 
-def test_what_was_done_when_the_caller_is_cancelled_is_answered():
+def test_result_of_a_completed_call_is_returned_to_a_cancelled_caller():
     """A caller must learn what it has to undo."""
 
     async def finish(name):
@@ -229,7 +229,7 @@ RAISED = [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), KeyError("v"), Ba
 
 
 @pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
-def test_what_an_async_method_raises_is_its_callers_error_alone(error):
+def test_exception_of_an_async_method_becomes_a_driver_error(error):
     async def broken(name):
         await trio.lowlevel.checkpoint()
         raise error
@@ -243,7 +243,7 @@ def test_what_an_async_method_raises_is_its_callers_error_alone(error):
     fast(main)
 
 
-def test_a_thread_may_raise_them_too():
+def test_exceptions_of_threads_become_driver_errors():
     def leave():
         raise SystemExit(1)
 
@@ -278,7 +278,7 @@ def test_what_a_synchronous_method_raises_is_a_driver_error(error):
         _ = driver.capabilities
 
 
-def test_errors_of_the_contract_pass():
+def test_errors_of_the_sdk_are_passed_on():
     async def taken(name):
         raise ExceptionGroup("teardown", [NotFound("no such volume")])
 
@@ -388,7 +388,7 @@ def test_an_answer_of_another_type_is_the_drivers_failure():
 # --- breaker ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_driver_that_does_not_answer_is_left_alone_for_a_while(caplog):
+def test_breaker_opens_after_missed_deadlines(caplog):
     caplog.set_level(logging.INFO)
     asked, answers = [], []
 
@@ -436,7 +436,7 @@ def test_a_driver_that_does_not_answer_is_left_alone_for_a_while(caplog):
     assert len(told) == 2 and "did not answer 3 calls in a row" in told[0] and "answers again" in told[1]
 
 
-def test_failures_in_a_row_alone_count():
+def test_breaker_counts_consecutive_failures_only():
     slow = [True, True, False, True, True]
 
     async def behave(name):
@@ -454,7 +454,7 @@ def test_failures_in_a_row_alone_count():
     fast(main)
 
 
-def test_a_trial_whose_caller_is_cancelled_decides_nothing():
+def test_cancelled_trial_leaves_the_breaker_open():
     async def main():
         _, driver = volume(hang)
         for _ in range(3):

@@ -44,7 +44,7 @@ def lacking(*context):
     ("make", "cause"), [(leave, "SystemExit: 1"), (nothing, "its factory returned None"), (lacking, "object lacks `capab")]
 )
 @pytest.mark.parametrize("kind", ["storage", "log", "network", "volume", "runtime"])
-def test_a_factory_that_does_not_make_a_driver(made, kind, make, cause):
+def test_factory_that_returns_no_driver_is_refused(made, kind, make, cause):
     async def main():
         made.make = make
         name = "runc" if kind == "runtime" else "mine"
@@ -58,7 +58,7 @@ def test_a_factory_that_does_not_make_a_driver(made, kind, make, cause):
 
 
 @pytest.mark.parametrize("kind", ["network", "volume"])
-def test_a_factory_that_hangs_keeps_its_operation_alone_waiting(made, kind):
+def test_hanging_factory_delays_its_operation_only(made, kind):
     released = threading.Event()
 
     async def main():
@@ -80,7 +80,7 @@ def test_a_factory_that_hangs_keeps_its_operation_alone_waiting(made, kind):
     trio.run(main)
 
 
-def test_a_trial_whose_caller_is_cancelled_does_not_keep_others_out(made):
+def test_cancelled_trial_does_not_block_later_ones(made):
     released = threading.Event()
 
     async def main():
@@ -104,7 +104,7 @@ def test_a_trial_whose_caller_is_cancelled_does_not_keep_others_out(made):
 
 
 @pytest.mark.parametrize("start", [trio.to_thread, threading.Thread])
-def test_no_more_threads(made, monkeypatch, start):
+def test_failure_to_start_a_thread_is_reported(made, monkeypatch, start):
     async def refused(*_, **options):
         refuse()
 
@@ -128,7 +128,7 @@ def test_no_more_threads(made, monkeypatch, start):
 
 
 @pytest.mark.parametrize("kind", ["log", "runtime"])
-def test_a_factory_that_hangs_holds_the_event_loop_up_for_a_while_only(made, kind, monkeypatch):
+def test_hanging_factory_blocks_the_event_loop_for_a_limited_time(made, kind, monkeypatch):
     monkeypatch.setattr(module, "_BLOCKING", 0.01)
     released = threading.Event()
     made.make = lambda *context: released.wait()
@@ -225,7 +225,7 @@ def test_info_warns_of_a_driver_that_does_not_answer(made):
 
 
 @pytest.mark.parametrize("where", ["import", "hook"])
-def test_a_plugin_whose_import_or_hook_exits(monkeypatch, where):
+def test_plugin_that_calls_exit_is_reported(monkeypatch, where):
     class Plugin:
         @discovery.hooks.hookimpl
         def orlop_log(self, register):

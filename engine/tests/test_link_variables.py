@@ -50,6 +50,6 @@ def test_three_ports_in_a_row_have_a_range() -> None:
     ]
 
 
-def test_what_the_user_says_wins() -> None:
+def test_user_variables_override_link_variables() -> None:
     found = environment.container("host", False, ["D_NAME=mine"], "/root", variables())
     assert found == [found[0], "HOSTNAME=host", "D_NAME=mine", "D_ENV_A=1", "D_ENV_B=x=y", "HOME=/root"]

@@ -218,7 +218,7 @@ class Failing:
 
 
 @pytest.mark.parametrize("multiplexed", [True, False])
-def test_errors_in_the_middle_are_told_in_band(multiplexed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_during_a_stream_are_sent_in_band(multiplexed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         driver, reader = FakeLog(), Failing()
         monkeypatch.setattr(driver, "open_reader", lambda *_: reader)
@@ -231,7 +231,7 @@ def test_errors_in_the_middle_are_told_in_band(multiplexed: bool, monkeypatch: p
     trio.run(main)
 
 
-def test_a_disk_that_hangs_holds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hanging_disk_does_not_block_the_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request cancelled while a thread reads returns at once, and the thread closes the reader later."""
 
     class Hanging(Failing):

@@ -68,7 +68,7 @@ def test_a_death_by_signal_is_128_and_the_signal(tmp_path: Path) -> None:
     _run(tmp_path, test)
 
 
-def test_what_cannot_start(tmp_path: Path) -> None:
+def test_command_that_cannot_start(tmp_path: Path) -> None:
     async def test(host: MonitorHost) -> None:
         case = await host.case(["nosuch"])
         with pytest.raises(StartFailed) as failure:
@@ -230,7 +230,7 @@ def test_listeners_are_handed_over(tmp_path: Path) -> None:
     _run(tmp_path, test)
 
 
-def test_a_second_client_hears_of_an_end_that_has_been(tmp_path: Path) -> None:
+def test_later_client_is_told_of_an_earlier_exit(tmp_path: Path) -> None:
     async def test(host: MonitorHost) -> None:
         case = await host.case(["sleep", "60"])
         await case.start()
@@ -246,7 +246,7 @@ def test_a_second_client_hears_of_an_end_that_has_been(tmp_path: Path) -> None:
     _run(tmp_path, test)
 
 
-def test_nonsense_ends_one_connection_only(tmp_path: Path) -> None:
+def test_invalid_message_closes_its_connection_only(tmp_path: Path) -> None:
     async def test(host: MonitorHost) -> None:
         case = await host.case(["sleep", "60"])
         await case.start()

@@ -160,7 +160,7 @@ def test_a_seccomp_profile_is_passed_on_whole():
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '"/etc/passwd"', "{}", '{"defaultAction":"x","architectures":["a"],"archMap":[{}]}']
 )
-def test_what_is_no_seccomp_profile_is_refused(text):
+def test_invalid_seccomp_profiles_are_refused(text):
     with pytest.raises(InvalidParameter, match="Decoding seccomp profile failed"):
         seccomp.parse(text, ())
 
@@ -238,7 +238,7 @@ def test_resources_become_limits():
     assert spec["devices"][0] == {"allow": False, "access": "rwm"}
 
 
-def test_a_device_that_is_none_is_refused():
+def test_file_that_is_no_device_is_refused():
     with pytest.raises(InvalidParameter, match="not a device node"):
         resources.device_nodes([Device(path_on_host="/etc/passwd", path_in_container="/dev/x")])
 

@@ -53,7 +53,7 @@ def test_a_synchronous_method_that_hangs_is_interrupted(behave):
     assert gate.failures == {"deadline": 1}
 
 
-def test_the_signal_comes_again_when_a_method_swallows_it():
+def test_signal_is_repeated_when_a_method_ignores_it():
     """The first one ends the suppressed sleep. The loop then ends by itself, and its answer counts."""
     hits = []
 
@@ -71,7 +71,7 @@ def test_the_signal_comes_again_when_a_method_swallows_it():
     assert len(hits) == 2 and gate.failures == {"deadline": 1}
 
 
-def test_the_event_loop_goes_on_after_a_method_that_hung():
+def test_event_loop_continues_after_a_hanging_method():
     async def main():
         _, driver = log_driver(lambda: time.sleep(100))
         with pytest.raises(DeadlineExceeded):
@@ -120,7 +120,7 @@ def test_an_error_is_an_answer():
     assert not gate.degraded
 
 
-def test_a_timer_that_was_set_goes_on():
+def test_earlier_timer_is_restored():
     """pytest's own time limit is such a timer, and its handler stays in force."""
     fired = []
     before = signal.signal(signal.SIGALRM, lambda *_: fired.append(1))

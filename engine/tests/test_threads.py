@@ -56,7 +56,7 @@ async def pass_time(seconds: float) -> None:
     await wait_all_tasks_blocked()
 
 
-def test_quick_work_takes_turns() -> None:
+def test_short_work_takes_turns() -> None:
     kind = Abandonable("test", 8, turns=2)
     at_once, most, lock = 0, 0, threading.Lock()
 
@@ -78,7 +78,7 @@ def test_quick_work_takes_turns() -> None:
     assert most == 2
 
 
-def test_work_that_does_not_come_back_gives_its_turn_away() -> None:
+def test_hanging_work_gives_up_its_slot() -> None:
     kind = Abandonable("test", 4, turns=2)
 
     async def main(device: Device) -> None:
@@ -98,7 +98,7 @@ def test_work_that_does_not_come_back_gives_its_turn_away() -> None:
     run(main)
 
 
-def test_what_nobody_waits_for_any_more_still_counts() -> None:
+def test_abandoned_work_still_counts() -> None:
     kind = Abandonable("test", 1)
 
     async def main(device: Device) -> None:

@@ -39,7 +39,7 @@ def test_configuration_is_kebab_and_strict() -> None:
         (-1, "1969-12-31T23:59:59.999999999Z"),
     ],
 )
-def test_times_there_and_back(ns: int, text: str) -> None:
+def test_times_are_formatted_and_parsed(ns: int, text: str) -> None:
     assert rfc3339(ns) == text
     assert parse_rfc3339(text) == ns
 
@@ -54,6 +54,6 @@ def test_other_spellings_of_a_time() -> None:
 @pytest.mark.parametrize(
     "text", ["now", "2023-11-14", "2023-11-14T22:13:20", "2023-13-14T22:13:20Z", "2023-11-14T25:13:20Z"]
 )
-def test_what_is_no_time(text: str) -> None:
+def test_invalid_times_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not an RFC 3339 time"):
         parse_rfc3339(text)

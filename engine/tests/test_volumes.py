@@ -184,7 +184,7 @@ def test_usage(run: Run) -> None:
     run(test)
 
 
-def test_a_removal_that_was_cut_short_is_finished(run: Run) -> None:
+def test_interrupted_removal_is_finished_at_boot(run: Run) -> None:
     async def before(world: World) -> None:
         record = await world.volumes.create("data")
         await world.store.commit([Put("volumes", "data", encode(msgspec.structs.replace(record, removing=True)))])
@@ -234,7 +234,7 @@ def test_content_without_a_row_is_adopted_and_bad_rows_are_set_aside(run: Run) -
     run(after)
 
 
-def test_a_volume_that_cannot_be_recorded_is_not_made(run: Run) -> None:
+def test_volume_is_not_kept_when_its_row_cannot_be_saved(run: Run) -> None:
     async def test(world: World) -> None:
         async def full(operations: Any) -> None:
             raise Unavailable("no space left on device")
@@ -248,7 +248,7 @@ def test_a_volume_that_cannot_be_recorded_is_not_made(run: Run) -> None:
     run(test)
 
 
-def test_two_creates_of_one_name_make_one(run: Run) -> None:
+def test_concurrent_creates_of_one_name_make_one_volume(run: Run) -> None:
     async def test(world: World) -> None:
         made: list[tuple[VolumeRecord, bool]] = []
 

@@ -40,7 +40,7 @@ def in_case(monkeypatch, test):
     run_fast(main)
 
 
-def test_a_stopped_one_is_found_at_once_and_told_how_to_go_on(monkeypatch):
+def test_stopped_monitor_is_detected_and_explained(monkeypatch):
     async def test(case):
         case.stopped = True
         await case.fails_within(
@@ -54,7 +54,7 @@ def test_a_stopped_one_is_found_at_once_and_told_how_to_go_on(monkeypatch):
     in_case(monkeypatch, test)
 
 
-def test_one_that_hangs_is_found_long_before_the_deadline_and_fails_fast_from_then_on(monkeypatch):
+def test_hanging_monitor_is_detected_early_and_then_fails_fast(monkeypatch):
     async def test(case):
         case.deaf = True
         await case.fails_within(PATIENCE + 2, "does not answer")
@@ -71,7 +71,7 @@ def test_one_that_hangs_is_found_long_before_the_deadline_and_fails_fast_from_th
     in_case(monkeypatch, test)
 
 
-def test_a_long_request_to_one_that_answers_is_left_alone(monkeypatch):
+def test_long_request_to_a_responsive_monitor_is_not_interrupted(monkeypatch):
     async def test(case):
         async def answer():
             await trio.sleep(300)
@@ -96,7 +96,7 @@ def test_what_is_overdue_counts_only_if_nothing_was_heard_since(monkeypatch):
     in_case(monkeypatch, test)
 
 
-def test_nobody_looks_when_nobody_waits(monkeypatch):
+def test_nothing_is_checked_without_waiters(monkeypatch):
     async def test(case):
         await case.answers.wait("ask", trio.lowlevel.checkpoint)
         await trio.sleep(60)

@@ -117,7 +117,7 @@ def found(spoil: Spoil) -> list[Finding]:
     return compare(facts)
 
 
-def test_what_agrees_is_no_finding() -> None:
+def test_consistent_state_has_no_findings() -> None:
     assert compare(sound()) == []
     facts = sound()
     facts.serving, facts.daemon_pid, facts.processes = False, 0, facts.processes[1:]
@@ -281,7 +281,7 @@ def with_(**values: Any) -> Spoil:
         ),
     ],
 )
-def test_a_disagreement(spoil: Spoil, severity: str, thing: str, text: str, step: str) -> None:
+def test_inconsistencies_are_found(spoil: Spoil, severity: str, thing: str, text: str, step: str) -> None:
     findings = [each for each in found(spoil) if each.object == thing and text in each.text]
     assert len(findings) == 1, found(spoil)
     (finding,) = findings
@@ -325,14 +325,14 @@ def test_nothing_is_garbage_while_rows_may_be_missing() -> None:
     assert {each.severity for each in findings} == {WARNING}
 
 
-def test_with_a_damaged_file_nothing_else_is_said() -> None:
+def test_only_the_damage_of_the_database_is_reported() -> None:
     def spoil(facts: Facts) -> None:
         facts.database = Examined({table: {} for table in TABLES}, damage=("malformed",))
 
     assert found(spoil) == []
 
 
-def test_files_of_a_row_that_is_set_aside_are_its() -> None:
+def test_files_of_quarantined_rows_are_kept() -> None:
     def spoil(facts: Facts) -> None:
         facts.database = facts.database._replace(quarantined=(("containers", STRANGER, "why"),))
         facts.directories |= {STRANGER}
@@ -368,7 +368,7 @@ def test_adopted_images_and_containers_are_sound() -> None:
     assert finding.object == "snapshot init-eeeeeeeeeeeeee"
 
 
-def test_what_the_next_start_settles_is_sound() -> None:
+def test_state_that_the_next_start_repairs_is_no_finding() -> None:
     """As after a crash: while no daemon runs, no client sees the inconsistency."""
 
     def spoil(facts: Facts) -> None:

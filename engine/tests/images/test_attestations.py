@@ -41,7 +41,7 @@ def image(content: ContentStore, *layers: dict[str, Any], others: tuple[str, ...
     return Image(record, ImageDocument(), b"", Names())
 
 
-def test_statements_are_found_by_type_and_shown_as_they_came(content: ContentStore) -> None:
+def test_statements_are_selected_by_type_and_returned_unchanged(content: ContentStore) -> None:
     one, two = kept(content, b'{ "predicate": 1 }', b'{"packages": []}')
     found = image(content, part(one), part(two, PACKAGES), others=(one, two))
     short = attestations(content, found, (), statements=False)
@@ -54,7 +54,7 @@ def test_statements_are_found_by_type_and_shown_as_they_came(content: ContentSto
     assert attestations(content, found, {"https://example.com/other"}, statements=True) == []
 
 
-def test_what_cannot_be_read_is_left_out(content: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_statements_are_left_out(content: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
     good, broken, big = kept(content, b"{}", b"not JSON", b'"' + b"x" * 5000 + b'"')
     missing = "sha256:" + "0" * 64
     found = image(

@@ -49,7 +49,7 @@ def test_blocks(size: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gzip", "zstd"])
-def test_the_same_bytes_from_the_same_tar(kind: Compression, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compression_is_deterministic(kind: Compression, monkeypatch: pytest.MonkeyPatch) -> None:
     """However it is read, and on any number of processors."""
     found = {compressed(kind, size) for size in (1000, 100_000, 1 << 20)}
     for threads in (1, 2, 3):

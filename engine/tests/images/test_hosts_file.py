@@ -83,7 +83,7 @@ def test_urls_of_hosts() -> None:
         ("a = " + "[" * 5000, 1, ""),
     ],
 )
-def test_an_error_names_file_line_and_reason(text: str, line: int, what: str) -> None:
+def test_errors_name_file_line_and_reason(text: str, line: int, what: str) -> None:
     with pytest.raises(DriverError) as caught:
         parse(text, "/etc/certs.d/a/hosts.toml")
     assert str(caught.value).startswith(f"/etc/certs.d/a/hosts.toml:{line}: {what}")
@@ -177,7 +177,7 @@ def test_which_certificates_are_verified(tmp_path: Path) -> None:
     ]
 
 
-def test_a_wrong_file_is_an_error_of_its_registry_alone(tmp_path: Path) -> None:
+def test_invalid_file_affects_its_registry_only(tmp_path: Path) -> None:
     path = write(tmp_path, "a/r.example", "server = 1")
     with pytest.raises(DriverError, match=rf"^{path}:1: server: a URL is needed"):
         endpoints(tmp_path, "r.example/a")
@@ -190,7 +190,7 @@ def test_a_wrong_file_is_an_error_of_its_registry_alone(tmp_path: Path) -> None:
         endpoints(tmp_path, "r.example/a")
 
 
-def test_an_outage_is_remembered_for_a_while() -> None:
+def test_unreachable_host_is_skipped_for_a_while() -> None:
     async def main() -> None:
         clock = trio.lowlevel.current_clock()
         assert isinstance(clock, trio.testing.MockClock)

@@ -49,7 +49,7 @@ def test_look_up_order() -> None:
         (f"nope@{DIGEST}", f"No such image: nope@{DIGEST}"),
     ],
 )
-def test_misses(text: str, message: str) -> None:
+def test_unknown_names_are_not_found(text: str, message: str) -> None:
     with pytest.raises(NotFound) as caught:
         catalog({ONE: []}).resolve(text)
     assert str(caught.value) == message
@@ -65,7 +65,7 @@ def test_ambiguous_prefix_and_bad_names() -> None:
         found.resolve("")
 
 
-def test_a_name_that_moves() -> None:
+def test_moved_name_means_the_new_image() -> None:
     found = catalog({ONE: ["a:latest"], TWO: ["b:latest"]})
     found.point(parse("a:latest"), TWO)
     assert (found.images[ONE].repo_tags, found.images[TWO].repo_tags) == ([], ["a:latest", "b:latest"])
@@ -115,7 +115,7 @@ def test_conflicts(names: list[str], text: str, users: list[ImageUser], force: b
     assert str(caught.value) == f"conflict: unable to delete 111111111111 {message}"
 
 
-def test_the_last_name_of_an_image_in_use() -> None:
+def test_removal_of_the_last_name_of_an_image_in_use_is_refused() -> None:
     for user in (RUNNING, STOPPED):
         with pytest.raises(Conflict) as caught:
             remove({ONE: ["a:x"]}, "a:x", users={ONE: [user]})
@@ -184,7 +184,7 @@ def test_list_filters(filters: listing.Filters, expected: str) -> None:
     assert listed(filters) == expected
 
 
-def test_everything_shows_the_parents() -> None:
+def test_all_lists_parents() -> None:
     assert listed({}, everything=True) == "321"
     assert listed({"dangling": ["1"]}, everything=True) == "2"
 
@@ -234,7 +234,7 @@ def pruned(
 ALL = {"dangling": ["false"]}
 
 
-def test_a_prune_takes_what_has_no_tag() -> None:
+def test_prune_selects_untagged_images() -> None:
     names = {ONE: ["a:x", f"a@{DIGEST}"], TWO: [], THREE: [f"c@{DIGEST}"]}
     assert pruned(names, {}) == [(TWO, [], True), (THREE, [f"c@{DIGEST}"], True)]
     assert pruned(names, {}, users={TWO: [STOPPED], THREE: [STOPPED]}) == []
@@ -243,7 +243,7 @@ def test_a_prune_takes_what_has_no_tag() -> None:
     assert pruned(names, {"until": ["2024-01-02"]}) == [(TWO, [], True)]
 
 
-def test_a_prune_of_all_leaves_an_image_in_use_one_name() -> None:
+def test_prune_of_all_leaves_one_name_to_an_image_in_use() -> None:
     names = {ONE: ["a:x", "a:y", "b:x"], TWO: ["c:x", f"c@{DIGEST}"], THREE: ["d:x"]}
     assert pruned(names, ALL, users={ONE: [RUNNING], TWO: [STOPPED]}) == [
         (ONE, ["a:x", "a:y"], False),
@@ -253,7 +253,7 @@ def test_a_prune_of_all_leaves_an_image_in_use_one_name() -> None:
     assert pruned(mixed, ALL, users={ONE: [STOPPED]}) == [(ONE, ["a:x", f"a@{DIGEST}"], False)]
 
 
-def test_a_prune_takes_parents_with_their_last_child() -> None:
+def test_prune_removes_parents_with_their_last_child() -> None:
     parents = {TWO: ONE, THREE: TWO}
     assert pruned({ONE: [], TWO: [], THREE: ["a:x"]}, {}, parents=parents) == []
     everything = [(THREE, ["a:x"], True), (TWO, [], True), (ONE, [], True)]
@@ -263,7 +263,7 @@ def test_a_prune_takes_parents_with_their_last_child() -> None:
     assert pruned(named, ALL, parents=parents, users={THREE: [RUNNING]}) == [(ONE, ["base:x"], False)]
 
 
-def test_a_bad_filter_of_a_prune() -> None:
+def test_invalid_prune_filters_are_refused() -> None:
     with pytest.raises(InvalidParameter, match="invalid filter 'reference'"):
         pruned({}, {"reference": ["a"]})
     with pytest.raises(InvalidParameter, match="more than one until filter specified"):
@@ -282,7 +282,7 @@ def test_a_list_shows_the_names_that_were_asked_for() -> None:
     assert names({"dangling": ["true"], "reference": ["a@*"]}) == [([], [f"a@{DIGEST}"])]
 
 
-def test_images_of_one_second_have_an_order() -> None:
+def test_images_created_in_one_second_are_sorted_by_its_fraction() -> None:
     found = Catalog()
     for id, fraction in ((ONE, ".000000001"), (TWO, ".5"), (THREE, ".500000001")):
         document = ImageDocument(os="linux", created=f"2024-01-01T00:00:00{fraction}Z")

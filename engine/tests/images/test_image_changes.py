@@ -174,7 +174,7 @@ def test_which_instructions_expand(change: str, field: str, expected: object) ->
     ],
     ids=["doubling", "nested", "patterns", "replacements", "ports"],
 )
-def test_what_grows_is_refused(changes: list[str]) -> None:
+def test_results_over_the_size_limit_are_refused(changes: list[str]) -> None:
     began = time.thread_time()
     with pytest.raises(InvalidParameter, match=r"expansion is too large|nested too deeply|cannot expose more"):
         apply(BASE, changes)

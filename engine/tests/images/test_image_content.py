@@ -37,7 +37,7 @@ def store(path: Path) -> ContentStore:
     return content
 
 
-def test_a_blob_comes_and_goes(tmp_path: Path) -> None:
+def test_write_read_and_remove_a_blob(tmp_path: Path) -> None:
     content = store(tmp_path)
 
     async def main() -> None:
@@ -57,7 +57,7 @@ def test_a_blob_comes_and_goes(tmp_path: Path) -> None:
         content.open(DIGEST)
 
 
-def test_a_damaged_blob_is_noticed(tmp_path: Path) -> None:
+def test_damaged_blob_is_detected(tmp_path: Path) -> None:
     content = store(tmp_path)
     trio.run(content.put, DATA)
     Path(content.path(DIGEST)).write_bytes(b"x" * 3000)
@@ -65,7 +65,7 @@ def test_a_damaged_blob_is_noticed(tmp_path: Path) -> None:
         content.read(DIGEST, 4000)
 
 
-def test_an_ingest_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_interrupted_ingest_is_continued(tmp_path: Path) -> None:
     content = store(tmp_path)
 
     async def main() -> None:
@@ -103,7 +103,7 @@ def test_wrong_bytes_are_not_published(tmp_path: Path) -> None:
     assert content.digests() == [DIGEST] and not content.partials()
 
 
-def test_boot_drops_what_has_no_name(tmp_path: Path) -> None:
+def test_boot_removes_temporary_files(tmp_path: Path) -> None:
     content = store(tmp_path)
     for name in ("tmp-1", "a" * 64):
         (tmp_path / "content" / "ingest" / name).write_bytes(b"12345")
@@ -112,7 +112,7 @@ def test_boot_drops_what_has_no_name(tmp_path: Path) -> None:
     assert content.remove_partials(content.partials()) == 5
 
 
-def test_a_blob_is_durable_before_it_has_its_name(tmp_path: Path) -> None:
+def test_blob_is_synced_before_it_is_renamed(tmp_path: Path) -> None:
     content = store(tmp_path)
     with no_descriptors_left(), recorded() as steps:
         trio.run(content.put, DATA)
@@ -122,7 +122,7 @@ def test_a_blob_is_durable_before_it_has_its_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("end", ["abandon", "keep", "commit"])
-def test_an_ingest_ends_once_and_holds_nothing_afterwards(tmp_path: Path, end: str) -> None:
+def test_ingest_is_closed_once_and_keeps_no_descriptor(tmp_path: Path, end: str) -> None:
     content = store(tmp_path)
 
     async def main() -> None:
@@ -140,7 +140,7 @@ def test_an_ingest_ends_once_and_holds_nothing_afterwards(tmp_path: Path, end: s
     assert (content.has(DIGEST), content.partials()) == (end == "commit", [DIGEST] if end == "keep" else [])
 
 
-def test_an_ingest_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_ingest_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = store(tmp_path)
 
     def full(path: str) -> None:
@@ -173,7 +173,7 @@ def test_bytes_are_hashed_and_written_in_batches(tmp_path: Path, monkeypatch: py
     assert written == [100, 99]
 
 
-def test_an_ingest_that_starts_over_forgets_what_is_on_disk(tmp_path: Path) -> None:
+def test_restarted_ingest_discards_earlier_bytes(tmp_path: Path) -> None:
     content = store(tmp_path)
 
     async def main() -> None:
@@ -199,7 +199,7 @@ def test_foreign_files_in_the_store_are_no_blobs(tmp_path: Path) -> None:
     assert (content.digests(), content.partials()) == ([], [])
 
 
-def test_a_wrong_digest_is_told_in_dockers_words(tmp_path: Path) -> None:
+def test_digest_mismatch_is_reported_in_dockers_words(tmp_path: Path) -> None:
     assert str(DigestMismatch(DIGEST, "sha256:0", resumed=False)) == (
         f"filesystem layer verification failed for digest {DIGEST}"
     )
@@ -273,7 +273,7 @@ def test_archive_members_and_links(tmp_path: Path, compress: Callable[[bytes], b
         archive.close()
 
 
-def test_a_large_member_becomes_a_blob_by_a_rename(tmp_path: Path) -> None:
+def test_large_archive_member_is_renamed_to_a_blob(tmp_path: Path) -> None:
     content, large = store(tmp_path), bytes(70_000) + os.urandom(200_000) + bytes(70_000)
 
     async def main() -> None:
@@ -296,7 +296,7 @@ def test_a_large_member_becomes_a_blob_by_a_rename(tmp_path: Path) -> None:
     assert os.listdir(content.partial) == []
 
 
-def test_every_member_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_archive_limits_count_every_member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive_file, "_MAX_MEMBERS", 10)
     members = [("same", DIR, b"")] * 10
     opened(tmp_path, tar(*members)).close()
@@ -305,7 +305,7 @@ def test_every_member_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("data", [b"no tar at all" * 100, SAMPLE[:700], gzip.compress(SAMPLE)[:-20], b"\x1f\x8bjunk"])
-def test_bad_archives(tmp_path: Path, data: bytes) -> None:
+def test_invalid_archives_are_refused(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(InvalidParameter):
         opened(tmp_path, data)
 
@@ -353,7 +353,7 @@ def test_records_as_docker_writes_them() -> None:
     ]
 
 
-def test_byte_counts_are_thinned_out_and_states_are_not() -> None:
+def test_progress_of_bytes_is_throttled_but_states_are_not() -> None:
     async def run(report: Report) -> None:
         for number in range(1, 1001):
             report(amount("i", "Downloading", number, 1000))

@@ -76,7 +76,7 @@ def test_reads_an_image() -> None:
     assert (found.config.digest, [layer.digest for layer in found.layers]) == (A, [B])
 
 
-def test_the_documents_media_type_may_be_missing() -> None:
+def test_media_type_of_a_document_may_be_missing() -> None:
     assert isinstance(manifests.parse(OCI_MANIFEST, image(mediaType=None)), Manifest)
     assert isinstance(manifests.parse("text/plain", image()), Manifest)
 

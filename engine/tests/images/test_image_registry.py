@@ -141,7 +141,7 @@ def test_endpoints() -> None:
     assert len(endpoints("192.0.2.1:5001/a", insecure=("192.0.2.1:5000", "198.51.100.0/24"))) == 1
 
 
-def test_tls_is_not_given_up_for_what_a_name_server_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_http_needs_all_addresses_in_insecure_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
     async def forged(name: str) -> list[str]:
         return ["127.0.0.1", "203.0.113.9"]
 
@@ -163,7 +163,7 @@ def test_tls_is_not_given_up_for_what_a_name_server_says(monkeypatch: pytest.Mon
         ("", "https://mirror.lan:5000", False),
     ],
 )
-def test_a_mirror_gets_no_credentials_of_others(server: str, url: str, own: bool) -> None:
+def test_mirror_gets_no_credentials_of_other_registries(server: str, url: str, own: bool) -> None:
     sent = auth.Credentials("u", "p", server=server)
     assert connector._credentials_match(sent, Endpoint(url, True, mirror=True)) is own
     assert connector._credentials_match(sent, Endpoint("https://registry-1.docker.io", True))
@@ -229,7 +229,7 @@ def test_lists_of_tags_are_bounded(monkeypatch: pytest.MonkeyPatch, page: bytes,
         ("unix:///run/orlop.sock", 'unsupported protocol scheme "unix"'),
     ],
 )
-def test_where_an_upload_may_lead(location: str, expected: str) -> None:
+def test_upload_locations_that_are_allowed(location: str, expected: str) -> None:
     registry = PushRegistry(Endpoint("https://r.lan", True), "a/b", auth.ANONYMOUS, Timeouts())
     url = "https://r.lan/v2/a/b/blobs/uploads"
     if expected.startswith("https:"):

@@ -45,7 +45,7 @@ EXPECTED = {
 }
 
 
-def test_all_is_made_in_an_empty_root(made):
+def test_files_are_created_in_an_empty_root(made):
     assert made() == EXPECTED
     assert EXPECTED["/etc/mtab"] == (stat.S_IFLNK, "/proc/mounts")
 
@@ -88,7 +88,7 @@ def with_layers(tmp_path, act):
     trio.run(main)
 
 
-def test_it_goes_with_the_layer_below_it(tmp_path):
+def test_init_layer_is_removed_with_the_layer_below_it(tmp_path):
     async def act(storage, layers):
         await storage.prepare("container", init_layer(HIGH))
         assert await layers.remove([LOW, HIGH]) == []
@@ -99,7 +99,7 @@ def test_it_goes_with_the_layer_below_it(tmp_path):
     with_layers(tmp_path, act)
 
 
-def test_a_boot_removes_those_that_are_half_made_or_stand_on_nothing(tmp_path):
+def test_boot_removes_unfinished_and_orphaned_init_layers(tmp_path):
     async def act(storage, layers):
         await storage.prepare(temporary_key(), HIGH)
         await storage.prepare("a", None)

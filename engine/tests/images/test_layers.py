@@ -122,7 +122,7 @@ def test_a_driver_without_rebase_gets_the_parent_first(run):
     run(test, storage=FakeStorage)
 
 
-def test_as_many_at_once_as_there_are_slots(run):
+def test_concurrent_unpacks_are_limited(run):
     async def test(fixture, nursery):
         fixture.layers._writing.total_tokens = 2
         async with trio.open_nursery() as building:

@@ -49,7 +49,7 @@ DIGEST = "sha256:" + "ab" * 32
         ("*", "localhost/a", True),
     ],
 )
-def test_what_a_rule_is_about(pattern: str, name: str, about: bool) -> None:
+def test_names_that_a_rule_matches(pattern: str, name: str, about: bool) -> None:
     assert matches(pattern, parse(name)) is about
     assert not [*problems(RegistryRules(pull=(pattern,)))]
 
@@ -83,7 +83,7 @@ def test_messages_name_the_rule() -> None:
 @pytest.mark.parametrize(
     "pattern", ["", "alpine", "library/alpine", "R.example", "https://r.example", "r.example/", "r.e x"]
 )
-def test_wrong_rules(pattern: str) -> None:
+def test_invalid_rules_are_refused(pattern: str) -> None:
     for rules in (
         RegistryRules(pull=(pattern,)),
         RegistryRules(push=("a.b", pattern)),
@@ -103,7 +103,7 @@ def servers() -> Iterator[list[str]]:
         assert not other.requests, "asked although it is forbidden"
 
 
-def test_nothing_is_asked_before(tmp_path: Path, servers: list[str]) -> None:
+def test_refused_repositories_are_not_contacted(tmp_path: Path, servers: list[str]) -> None:
     async def main() -> None:
         rules = RegistryRules(pull=(servers[0],))
         async with open_images(str(tmp_path), registry_rules=rules) as images:

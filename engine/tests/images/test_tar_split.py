@@ -56,7 +56,7 @@ def packed(split: str, directory: str) -> bytes:
     return trio.run(main)
 
 
-def test_the_tar_is_made_again(tmp_path: Path) -> None:
+def test_tar_is_reassembled_unchanged(tmp_path: Path) -> None:
     assert hashlib.sha256(packed(*write(tmp_path, entries()))).digest() == hashlib.sha256(TAR).digest()
 
 
@@ -70,7 +70,7 @@ def test_the_tar_is_made_again(tmp_path: Path) -> None:
     ],
     ids=["missing file", "directory", "base64", "type"],
 )
-def test_damage_is_a_sentence(tmp_path: Path, listed: list[dict[str, Any]]) -> None:
+def test_damaged_tar_split_files_are_reported(tmp_path: Path, listed: list[dict[str, Any]]) -> None:
     with pytest.raises(DriverError, match="cannot pack the files in"):
         packed(*write(tmp_path, listed))
 
@@ -104,7 +104,7 @@ def adopted(tmp_path: Path, listed: list[dict[str, Any]]) -> tuple[ContentStore,
     return content, Layer("", "", 0, DIFF, CHAIN, 5)
 
 
-def test_the_layer_gets_its_blob(tmp_path: Path) -> None:
+def test_reassembled_tar_becomes_the_layers_blob(tmp_path: Path) -> None:
     content, layer = adopted(tmp_path, entries())
     held: list[str] = []
 
@@ -117,7 +117,7 @@ def test_the_layer_gets_its_blob(tmp_path: Path) -> None:
     assert content.read(DIFF, len(TAR)) == TAR and not content.partials()
 
 
-def test_files_that_have_changed_are_no_layer(tmp_path: Path) -> None:
+def test_changed_files_are_detected(tmp_path: Path) -> None:
     content, layer = adopted(tmp_path, entries())
     (tmp_path / "diff" / "d" / "b").write_bytes(b"3")
 

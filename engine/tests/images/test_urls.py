@@ -48,7 +48,7 @@ def test_urls(url: str) -> None:
         ("http://h:-1/", "invalid host or port"),
     ],
 )
-def test_what_is_no_url(url: str, message: str) -> None:
+def test_invalid_urls_are_refused(url: str, message: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
         check_url(url)
     assert message in str(caught.value)

@@ -143,7 +143,7 @@ def test_rows_of_older_daemons(ship: Callable[..., None]) -> None:
 
 
 @pytest.mark.parametrize("running", [True, False])
-def test_the_only_network_is_left_and_another_joined(ship: Callable[..., None], running: bool) -> None:
+def test_disconnect_from_the_only_network_and_connect_to_another(ship: Callable[..., None], running: bool) -> None:
     async def body(h: NetworksFixture, s: LiveFixture) -> None:
         if running:
             await s.run(h)
@@ -170,7 +170,7 @@ def test_the_only_network_is_left_and_another_joined(ship: Callable[..., None], 
     ship(body)
 
 
-def test_what_a_container_is_on_decides(ship: Callable[..., None]) -> None:
+def test_conflicts_depend_on_the_connected_networks(ship: Callable[..., None]) -> None:
     async def body(h: NetworksFixture, s: LiveFixture) -> None:
         await s.run(h)
         with pytest.raises(InvalidParameter, match=r"private \(none\) mode"):
@@ -184,7 +184,7 @@ def test_what_a_container_is_on_decides(ship: Callable[..., None]) -> None:
 
 
 @pytest.mark.parametrize("mode", ["host", "container:x"])
-def test_who_has_no_network_of_its_own(ship: Callable[..., None], mode: str) -> None:
+def test_connect_is_refused_for_containers_without_their_own_network(ship: Callable[..., None], mode: str) -> None:
     async def body(h: NetworksFixture, s: LiveFixture) -> None:
         with pytest.raises(InvalidParameter, match="container sharing network namespace"):
             await s.connect("two")
@@ -212,7 +212,7 @@ def test_gateway_and_ports_follow(ship: Callable[..., None]) -> None:
     ship(body, record("inner", bindings=bindings))
 
 
-def test_a_port_that_is_taken_refuses_the_connect(ship: Callable[..., None]) -> None:
+def test_connect_is_refused_when_a_port_is_taken(ship: Callable[..., None]) -> None:
     bindings = {"80": [PortBinding(host_port=str(free_port()))]}
 
     async def body(h: NetworksFixture, s: LiveFixture) -> None:
@@ -227,7 +227,7 @@ def test_a_port_that_is_taken_refuses_the_connect(ship: Callable[..., None]) -> 
     ship(body, record("inner", bindings=bindings))
 
 
-def test_what_cannot_be_saved_has_not_been_left(ship: Callable[..., None]) -> None:
+def test_disconnect_is_undone_when_the_row_cannot_be_saved(ship: Callable[..., None]) -> None:
     async def body(h: NetworksFixture, s: LiveFixture) -> None:
         await s.run(h)
         await s.connect("two")
@@ -242,7 +242,7 @@ def test_what_cannot_be_saved_has_not_been_left(ship: Callable[..., None]) -> No
 
 
 @pytest.mark.parametrize("saves", [0, 1])
-def test_what_cannot_be_saved_has_not_been_joined(ship: Callable[..., None], saves: int) -> None:
+def test_connect_is_undone_when_the_row_cannot_be_saved(ship: Callable[..., None], saves: int) -> None:
     bindings = {"80": [PortBinding(host_port=str(free_port()))]}
 
     async def body(h: NetworksFixture, s: LiveFixture) -> None:
@@ -272,7 +272,7 @@ def test_a_failed_rewrite_of_files_prevents_no_change(ship: Callable[..., None],
     ship(body)
 
 
-def test_a_gateway_that_cannot_be_moved_keeps_nobody(ship: Callable[..., None]) -> None:
+def test_disconnect_succeeds_though_the_gateway_cannot_be_moved(ship: Callable[..., None]) -> None:
     async def body(h: NetworksFixture, s: LiveFixture) -> None:
         await s.run(h)
         await s.connect("two")
@@ -283,7 +283,7 @@ def test_a_gateway_that_cannot_be_moved_keeps_nobody(ship: Callable[..., None]) 
     ship(body)
 
 
-def test_an_exit_in_the_middle_of_a_connect_leaves_no_ghost(ship: Callable[..., None]) -> None:
+def test_exit_during_a_connect_leaves_no_endpoint(ship: Callable[..., None]) -> None:
     async def body(h: NetworksFixture, s: LiveFixture) -> None:
         await s.run(h)
         attach = h.bridge.attach

@@ -25,12 +25,12 @@ def test_default_pools_in_order() -> None:
     ]
 
 
-def test_what_the_host_uses_is_avoided() -> None:
+def test_subnets_in_use_by_the_host_are_avoided() -> None:
     avoid = [ip_network("172.17.5.0/24"), ip_network("172.18.0.9/32"), ip_network("fd00::/8")]
     assert str(find_subnet(4, DEFAULT_POOLS, [], avoid)) == "172.19.0.0/16"
 
 
-def test_exhaustion() -> None:
+def test_exhausted_pools_are_reported() -> None:
     with pytest.raises(InvalidParameter, match=r"^all predefined address pools have been fully subnetted$"):
         find_subnet(4, [("10.0.0.0/24", 24)], [ip_network("10.0.0.128/25")])
 
@@ -48,13 +48,13 @@ def test_another_size() -> None:
         ("x", "invalid subnet x: invalid CIDR block notation"),
     ],
 )
-def test_subnets_that_cannot_be(text: str, message: str) -> None:
+def test_invalid_subnets_are_refused(text: str, message: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
         parse_subnet(text)
     assert str(caught.value) == message
 
 
-def test_overlap_with_a_network_of_ours() -> None:
+def test_overlap_with_another_network_is_refused() -> None:
     with pytest.raises(Forbidden, match=r"^invalid pool request: Pool overlaps with other one on this address space$"):
         ipam.check_overlap(ip_network("10.0.0.0/8"), [ip_network("10.1.0.0/16")])
     ipam.check_overlap(ip_network("fd00::/64"), [ip_network("10.1.0.0/16")])

@@ -70,7 +70,7 @@ def test_a_boot_writes_each_table_once_with_all_members(tmp_path: Path, writes: 
     run_fast(main)
 
 
-def test_what_a_full_disk_refused_is_written_once_there_is_space(tmp_path: Path, writes: list[str]) -> None:
+def test_tables_are_written_once_the_disk_has_space(tmp_path: Path, writes: list[str]) -> None:
     async def main() -> None:
         networks_fixture = NetworksFixture(tmp_path)
         async with networks_fixture.daemon() as networks, trio.open_nursery() as nursery:

@@ -117,7 +117,7 @@ def test_the_hosts_gateway_is_the_default_bridges_on_every_network(tmp_path: Pat
     assert "\n172.17.0.1\tme\nfd00::1\tme\n" in text
 
 
-def test_without_a_gateway_there_is_no_start(tmp_path: Path) -> None:
+def test_start_with_host_gateway_fails_without_a_gateway(tmp_path: Path) -> None:
     with pytest.raises(DriverError, match=r"^unable to derive the IP value for host-gateway$"):
         start(tmp_path)
 
@@ -125,7 +125,7 @@ def test_without_a_gateway_there_is_no_start(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("made", "follows"), [(b"old\n", True), (b"old\n# mine\n", False), (b"\xff", False), (1 << 40, False)]
 )
-def test_a_container_s_own_changes_stay_whatever_they_are(
+def test_changes_by_the_container_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: bytes | int, follows: bool
 ) -> None:
     path = tmp_path / "hosts"

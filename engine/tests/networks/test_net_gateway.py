@@ -76,7 +76,7 @@ def test_ports_of_a_gateway_that_comes_late(networks_fixture: Callable[..., None
     networks_fixture(body)
 
 
-def test_listeners_that_are_served_late_end(networks_fixture: Callable[..., None]) -> None:
+def test_listeners_served_after_the_deadline_are_closed(networks_fixture: Callable[..., None]) -> None:
     class Late(FakeListeners):
         async def serve(self, forwards: Sequence[Forward], sockets: Sequence[socket.socket]) -> None:
             await super().serve(forwards, sockets)
@@ -95,7 +95,7 @@ def test_listeners_that_are_served_late_end(networks_fixture: Callable[..., None
     networks_fixture(body)
 
 
-def test_a_gateway_that_cannot_be_moved(networks_fixture: Callable[..., None]) -> None:
+def test_gateway_that_cannot_be_moved_stays(networks_fixture: Callable[..., None]) -> None:
     async def body(h: NetworksFixture) -> None:
         await h.networks.create(request("two"))
         sandbox = await h.start(1, bindings={"80": [PortBinding(host_port=str(free_port()))]})
@@ -138,7 +138,7 @@ def test_a_boot_keeps_the_gateway_of_the_row(tmp_path: Path) -> None:
     trio.run(body)
 
 
-def test_a_boot_ends_listeners_of_which_no_row_tells(tmp_path: Path) -> None:
+def test_boot_closes_unrecorded_listeners(tmp_path: Path) -> None:
     async def body() -> None:
         h, listeners, port = NetworksFixture(tmp_path), FakeListeners(), str(free_port())
         wanted = wanted_ports((), {"80": [PortBinding(host_port=port)]}, False)

@@ -37,7 +37,7 @@ def test_port_texts(text: str, ports: list[tuple[int, str]]) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "80/icmp", "82-80", "65536", "0", "-1", "٣"])
-def test_port_texts_that_cannot_be(text: str) -> None:
+def test_invalid_port_texts_are_refused(text: str) -> None:
     with pytest.raises(InvalidParameter):
         parse_port(text)
 
@@ -70,19 +70,19 @@ def test_bindings() -> None:
         {"80": [PortBinding(host_port="70000")]},
     ],
 )
-def test_bindings_that_cannot_be(bindings: dict[str, list[PortBinding]]) -> None:
+def test_invalid_bindings_are_refused(bindings: dict[str, list[PortBinding]]) -> None:
     with pytest.raises(InvalidParameter):
         wanted_ports([], bindings, publish_all=False)
 
 
 @pytest.mark.parametrize("text", ["foo/tcp", "80/foo", "70000/tcp", "80-79", ""])
 @pytest.mark.parametrize("publish_all", [False, True])
-def test_exposed_ports_that_cannot_be(text: str, publish_all: bool) -> None:
+def test_invalid_exposed_ports_are_refused(text: str, publish_all: bool) -> None:
     with pytest.raises(InvalidParameter, match=r"^invalid port specification: "):
         wanted_ports([text], {}, publish_all)
 
 
-def test_what_is_no_port_is_not_shown_and_does_not_stand_in_the_way_of_the_rest() -> None:
+def test_invalid_exposed_ports_are_skipped_in_answers() -> None:
     """Invalid ports may come from an image or an old row."""
     exposed = ["foo/tcp", "80/tcp", "70000/udp", "9-8"]
     assert normal_ports(exposed) == ["80/tcp"]
@@ -104,7 +104,7 @@ def test_both_families_get_one_port(held: list[Bound]) -> None:
             pass
 
 
-def test_taken_by_us(held: list[Bound]) -> None:
+def test_port_taken_by_another_container(held: list[Bound]) -> None:
     ports = PortAllocator()
     held += take(ports, [Wanted("tcp", 80, "127.0.0.1", 0, 0)])
     port = held[0].port.host_port
@@ -114,14 +114,14 @@ def test_taken_by_us(held: list[Bound]) -> None:
     held += take(ports, [Wanted("udp", 80, "127.0.0.1", port, port)])
 
 
-def test_taken_by_a_stranger(held: list[Bound]) -> None:
+def test_port_taken_by_another_program(held: list[Bound]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(DriverError, match=rf"^failed to bind host port 0\.0\.0\.0:{port}/tcp: address already in use$"):
             take(PortAllocator(), [Wanted("tcp", 80, "", port, port)])
 
 
-def test_an_address_that_is_not_the_hosts() -> None:
+def test_address_that_the_host_does_not_have() -> None:
     with pytest.raises(DriverError, match="cannot assign requested address"):
         take(PortAllocator(), [Wanted("tcp", 80, "192.0.2.77", 8080, 8080)])
 
@@ -170,7 +170,7 @@ def test_sctp_has_no_listener() -> None:
     assert bound.socket is None and bound.port == PublishedPort("sctp", "127.0.0.1", 8080, 80)
 
 
-def test_a_container_has_so_many_ports_and_no_more() -> None:
+def test_number_of_ports_is_limited() -> None:
     range_of_all = {"1-65535/tcp": None}
     for exposed, bindings, publish_all, what in (
         ((), range_of_all, False, "published ports: a container may have 4096"),
@@ -184,7 +184,7 @@ def test_a_container_has_so_many_ports_and_no_more() -> None:
     assert len(wanted_ports([], {"10001-14096/udp": [PortBinding(host_port="10001-14096")]}, publish_all=False)) == 4_096
 
 
-def test_many_ports_are_taken_with_looks_at_other_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_ports_do_not_block_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also takes linear time: the ports in use are read once, not for each port."""
     monkeypatch.setattr(ports_module, "_open", lambda *_: None)
     turns = 0

@@ -146,7 +146,7 @@ def test_options_of_new_networks(networks_fixture: Callable[..., None]) -> None:
     networks_fixture(body, default_network_opts={"bridge": {"com.docker.network.enable_ipv6": "true"}})
 
 
-def test_a_row_that_cannot_be_read_is_set_aside(networks_fixture: Callable[..., None]) -> None:
+def test_unreadable_row_is_quarantined(networks_fixture: Callable[..., None]) -> None:
     async def body(h: NetworksFixture) -> None:
         await h.store.commit([Put("networks", "x" * 64, b"\xff\xff")])
         networks = Networks(h.store, h.events, h.driver, h.config)  # type: ignore[arg-type]
@@ -191,7 +191,7 @@ def test_resolve(networks_fixture: Callable[..., None]) -> None:
         (request("n", enable_ipv4=False), InvalidParameter, "IPv4 or IPv6 must be enabled"),
     ],
 )
-def test_networks_that_cannot_be(
+def test_invalid_networks_are_refused(
     networks_fixture: Callable[..., None], given: CreateRequest, error: type[OrlopError], message: str
 ) -> None:
     async def body(h: NetworksFixture) -> None:
@@ -227,7 +227,7 @@ def test_create_inspect_remove(networks_fixture: Callable[..., None]) -> None:
     networks_fixture(body)
 
 
-def test_a_network_whose_driver_fails_is_not_there(networks_fixture: Callable[..., None]) -> None:
+def test_failed_create_leaves_no_network(networks_fixture: Callable[..., None]) -> None:
     async def body(h: NetworksFixture) -> None:
         h.bridge.fail["create_network"] = DriverError("cannot create bridge: no memory")
         with pytest.raises(DriverError):
@@ -310,7 +310,7 @@ def test_ports(networks_fixture: Callable[..., None]) -> None:
     networks_fixture(body)
 
 
-def test_a_plan_that_came_to_nothing(networks_fixture: Callable[..., None]) -> None:
+def test_abandoned_plan_releases_everything(networks_fixture: Callable[..., None]) -> None:
     async def body(h: NetworksFixture) -> None:
         bindings = {"80/tcp": [PortBinding(host_port=str(free_port()))]}
         plan = await h.plan(1, bindings=bindings)
@@ -369,7 +369,7 @@ def test_several_networks(networks_fixture: Callable[..., None]) -> None:
     networks_fixture(body)
 
 
-def test_modes_that_do_not_go_together(networks_fixture: Callable[..., None]) -> None:
+def test_conflicting_modes_are_refused(networks_fixture: Callable[..., None]) -> None:
     async def body(h: NetworksFixture) -> None:
         assert h.networks.sandbox_kind("container:x") == "container:x"
         assert h.networks.sandbox_kind("host") == "host"
@@ -424,7 +424,7 @@ def test_restart_with_living_containers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["address", "port"])
-def test_a_row_that_makes_no_sense_costs_the_others_nothing(tmp_path: Path, damage: str) -> None:
+def test_invalid_row_does_not_affect_others(tmp_path: Path, damage: str) -> None:
     async def main() -> None:
         h = NetworksFixture(tmp_path)
         async with h.daemon():
@@ -446,7 +446,7 @@ def test_a_row_that_makes_no_sense_costs_the_others_nothing(tmp_path: Path, dama
     trio.run(main)
 
 
-def test_a_removal_that_failed_is_made_good_by_the_next_start(networks_fixture: Callable[..., None]) -> None:
+def test_failed_removal_is_finished_by_the_next_start(networks_fixture: Callable[..., None]) -> None:
     async def body(h: NetworksFixture) -> None:
         commit = h.store.commit
 
@@ -468,7 +468,7 @@ def test_a_removal_that_failed_is_made_good_by_the_next_start(networks_fixture: 
     networks_fixture(body)
 
 
-def test_a_network_that_cannot_be_made_at_boot(tmp_path: Path) -> None:
+def test_network_that_cannot_be_restored_at_boot(tmp_path: Path) -> None:
     async def main() -> None:
         networks_fixture = NetworksFixture(tmp_path)
         networks_fixture.bridge.fail["create_network"] = DriverError("cannot create bridge: no module")
@@ -548,7 +548,7 @@ def test_list_filters(networks_fixture: Callable[..., None]) -> None:
 # --- which networks a container is on -------------------------------------------------------------------------------
 
 
-def test_what_is_asked_for_is_all_there_is(networks_fixture: Callable[..., None]) -> None:
+def test_only_requested_networks_are_pinned(networks_fixture: Callable[..., None]) -> None:
     async def body(h: NetworksFixture) -> None:
         await h.networks.create(request("inner", internal=True))
         assert h.networks.pin("", {}) == ("bridge", asked("bridge"))
@@ -565,7 +565,7 @@ def test_what_is_asked_for_is_all_there_is(networks_fixture: Callable[..., None]
     networks_fixture(body)
 
 
-def test_names_mean_the_same_networks_for_ever(networks_fixture: Callable[..., None]) -> None:
+def test_names_are_pinned_to_their_networks(networks_fixture: Callable[..., None]) -> None:
     async def body(h: NetworksFixture) -> None:
         mine = await h.networks.create(request("mine"))
         assert h.networks.pin(mine.id[:6], asked(mine.id[:6], "mine")) == (mine.id, asked("mine"))
@@ -605,7 +605,7 @@ def test_names_that_are_modes(networks_fixture: Callable[..., None], name: str) 
     networks_fixture(body)
 
 
-def test_ports_are_the_gateways(networks_fixture: Callable[..., None]) -> None:
+def test_ports_belong_to_the_gateways_endpoint(networks_fixture: Callable[..., None]) -> None:
     async def body(h: NetworksFixture) -> None:
         await h.networks.create(request("inner", internal=True))
         for mode, shown in (("bridge", {"80/tcp": []}), ("inner", {}), ("none", {})):
@@ -679,7 +679,7 @@ def test_a_driver_gives_addresses_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", [Address("nowhere/24"), Address("10.9.0.7"), Address("10.9.0.7/24", "gateway")])
-def test_what_a_driver_reports_must_be_addresses(tmp_path: Path, bad: Address) -> None:
+def test_addresses_reported_by_a_driver_are_validated(tmp_path: Path, bad: Address) -> None:
     async def main() -> None:
         h = NetworksFixture(tmp_path)
         h.drivers["dhcp"] = FakeNetwork(own_addresses=[bad])
