@@ -32,9 +32,9 @@ def policies(gc: Collection, data_root: str) -> tuple[Policy, ...]:
     if gc.policy is not None:
         return tuple(_policy(rule, reserved, maximum, free) for rule in gc.policy)
     reserved = reserved or (0 if maximum or free else _disk(data_root) // _SHARE)
-    easily_made = "type==source.local,type==exec.cachemount,type==source.git.checkout"
+    easily_made = ("type==source.local", "type==exec.cachemount", "type==source.git.checkout")
     return (
-        Policy((easily_made,), keep_duration=_TWO_DAYS, maximum=_TEMPORARY),
+        Policy(easily_made, keep_duration=_TWO_DAYS, maximum=_TEMPORARY),
         Policy(keep_duration=_TWO_MONTHS, reserved=reserved, maximum=maximum, free=free),
         Policy(reserved=reserved, maximum=maximum, free=free),
         Policy(everything=True, reserved=reserved, maximum=maximum, free=free),

@@ -323,7 +323,10 @@ def copy_xattrs(source: int, target: int) -> None:
 
 
 def remove_tree(parent: int, name: str) -> None:
-    """Remove a file or a tree, following no link. No error if there is nothing."""
+    """Remove a file or a tree, following no link. No error if there is nothing. `name` is one component: an absolute path,
+    or one with "..", would be resolved outside of the root."""
+    if "/" in name or name in ("", ".", ".."):
+        raise ValueError(f"{name!r} is not the name of an entry")
     try:
         os.unlink(name, dir_fd=parent)
         return
