@@ -95,12 +95,14 @@ def test_the_orlop_client_saves_to_a_pipe_and_a_file(engine: Engine, tmp_path: P
 
 
 class Dockerd:
-    def __init__(self, home: str) -> None:
+    """`options`: flags. A daemon in another `home` has data of its own."""
+
+    def __init__(self, home: str, *options: str) -> None:
         self.socket = f"{home}/dockerd.sock"
         flags = ("--bridge", "none", "--iptables=false", "--ip6tables=false", "-H", f"unix://{self.socket}")
         roots = ("--data-root", f"{home}/dd", "--exec-root", f"{home}/dx", "--pidfile", f"{home}/dpid")
         with open(f"{home}/dockerd.log", "wb") as log:
-            self._process = subprocess.Popen(["dockerd", *roots, *flags], stdout=log, stderr=log)
+            self._process = subprocess.Popen(["dockerd", *roots, *flags, *options], stdout=log, stderr=log)
         self.home = home
 
     def docker(self, *argv: str, stdin: bytes = b"") -> bytes:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import tarfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from tests.integration.engine import Engine
+from tests.integration.engine import Engine, until
 from tests.integration.test_image_archives import Dockerd, needs_dockerd, tool
 from tests.integration.test_image_archives import containerd as containerd  # fixtures
 from tests.integration.test_image_archives import dockerd as dockerd
@@ -253,6 +254,58 @@ def test_dockerd_loads_the_image_for_this_host(
     archive = save(engine, tmp_path / "x.tar", both)
     dockerd.docker("load", "-i", str(archive))
     assert dockerd.docker("inspect", "-f", "{{.Id}}", both).decode().strip() == MINE.id
+
+
+@pytest.fixture
+def containerd_store(tmp_path: Path) -> Iterator[Dockerd]:
+    """A dockerd whose images are in containerd's store, as newer versions have it by default."""
+    config = tmp_path / "dockerd.json"
+    config.write_text('{"features": {"containerd-snapshotter": true}}')
+    found = Dockerd(str(tmp_path), "--config-file", str(config))
+    try:
+        until(found.answers, "dockerd", 60)
+        yield found
+    finally:
+        found.close()
+
+
+@needs_dockerd
+def test_dockerds_containerd_store_and_back(
+    engine: Engine, registry: Registry, both: str, tmp_path: Path, containerd_store: Dockerd
+) -> None:
+    """It keeps and pushes the index that Orlop saved, and saves the same documents."""
+    archive, target = save(engine, tmp_path / "x.tar", both), f"{registry.host}/docker/app:v1"
+    containerd_store.docker("load", "-i", str(archive))
+    assert containerd_store.docker("inspect", "-f", "{{.Id}}", both).decode().strip() == INDEX
+    containerd_store.docker("tag", both, target)
+    containerd_store.docker("push", target)
+    assert served(registry, "docker/app", "v1") == ABOUT.index.data
+    theirs = tmp_path / "y.tar"
+    theirs.write_bytes(containerd_store.docker("save", both))
+    assert blobs_of(theirs) == blobs_of(archive)
+    engine.ok("rmi", both)
+    assert engine.ok("load", "-q", "-i", str(theirs)) == f"Loaded image: {both}"
+    assert all(shown(engine, both).values())
+
+
+@needs_dockerd
+def test_a_partly_pulled_index_of_dockerds_containerd_store(
+    engine: Engine, one: str, tmp_path: Path, containerd_store: Dockerd
+) -> None:
+    """It saves the whole index with what it has; so does Orlop, which has the attestation as well."""
+    containerd_store.docker("pull", "-q", one)
+    theirs, ours = tmp_path / "y.tar", save(engine, tmp_path / "x.tar", one)
+    theirs.write_bytes(containerd_store.docker("save", one))
+    attestation = {part.digest[7:] for part in (ABOUT.attestations[1], *ABOUT.blobs[2:])}
+    assert blobs_of(theirs) == blobs_of(ours) - attestation
+    engine.ok("rmi", one)
+    assert engine.ok("load", "-q", "-i", str(theirs)) == f"Loaded image: {one}"
+    assert list(shown(engine, one).values()) == [False, True, False, False]
+
+
+def blobs_of(archive: Path) -> set[str]:
+    with tarfile.open(archive) as found:
+        return {name.rpartition("/")[2] for name in found.getnames() if name.startswith("blobs/sha256/")}
 
 
 def test_one_platform_is_saved_alone(engine: Engine, both: str, tmp_path: Path) -> None:
