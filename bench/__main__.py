@@ -18,7 +18,7 @@ from . import engines
 from .measures import ALL, IMAGE, Measure
 
 _MORE = ("orlop-crun", "podman")
-_SCALE = {"ms": 1e3, "us": 1e6, "MB": 1}
+_SCALE = {"ms": 1e3, "us": 1e6, "MB": 1, "x": 1}
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -52,9 +52,9 @@ def measure(measure: Measure, fleet: list[engines.Engine]) -> dict[str, float]:
 def report(one: Measure, found: dict[str, float]) -> bool:
     """Print a row. Returns whether Orlop is within its bound."""
     scale, first, ours = _SCALE[one.unit], one.engines[0], found[one.engines[-1]]
-    cells = [f"{name} {value * scale:.1f}" for name, value in found.items()]
+    cells = [f"{name} {value * scale:.{2 if one.unit == 'x' else 1}f}" for name, value in found.items()]
     ratio = ours / found[first] if first in found and first != one.engines[-1] else 0.0
-    held = ours if one.unit == "MB" else ratio
+    held = ours if one.unit in ("MB", "x") else ratio
     verdict = f"ratio {ratio:.2f}" if ratio else ""
     if one.bound < math.inf:
         verdict += f" (<= {one.bound}{' MB' if one.unit == 'MB' else ''})" + ("" if held <= one.bound else "  OVER")

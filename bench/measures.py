@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from . import images, large, storage
+from . import builds, images, large, storage
 from .engines import Connection, Engine, timed
 
 __all__ = ["ALL", "IMAGE", "Measure"]
@@ -26,8 +26,8 @@ _LINE = "abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmnopqrstuvwxyz0"
 
 @dataclass(frozen=True)
 class Measure:
-    """`bound` is the highest accepted ratio of the last of `engines` to the first, or for memory the megabytes; `rounds` is
-    the number of measurements per engine."""
+    """`bound` is the highest accepted ratio of the last of `engines` to the first; for memory the megabytes, and for the
+    unit "x" the engine's own figure. `rounds` is the number of measurements per engine."""
 
     key: str
     label: str
@@ -258,6 +258,17 @@ ALL = (
     Measure("images500", "docker images of 500, whole command", 0.9, images.with_many(images.list_command), 5),
     Measure("images500-api", "GET /images/json, 500 images", 0.3, images.with_many(images.list_request), 5),
     Measure("rmi1000", "docker rmi of 1,000 tags of one image", 0.3, images.remove_tags, 3),
+    Measure("build-cached", "docker build, 10 steps, all cached", 0.6, builds.cached_steps, 5),
+    Measure("build-cold", "docker build, 10 x RUN true", 0.4, builds.cold_steps, 3),
+    Measure("build-context", "docker build with a file of 500 MB", 0.9, builds.large_context, 3),
+    Measure("build-files", "docker build with 20,000 files", 1.0, builds.many_files, 3),
+    Measure("build-unchanged", "the same again, nothing changed", 0.5, builds.many_files_again, 3),
+    Measure("build-copy", "docker build, COPY of 20,000 files", 0.7, builds.copy_many, 3),
+    Measure("build-export", "docker build, RUN that writes 500 MB", 0.6, builds.export_large, 3),
+    Measure("build-parallel", "4 stages apart, to 4 steps in a row", 0.63, builds.parallel_stages, 3, "x"),
+    Measure("classic-cached", "classic build, 10 steps, all cached", 0.5, builds.classic(builds.cached_steps), 5),
+    Measure("classic-cold", "classic build, 10 x RUN true", 0.5, builds.classic(builds.cold_steps), 3),
+    Measure("classic-context", "classic build with a file of 500 MB", 0.5, builds.classic(builds.large_context), 3),
     *(
         Measure(f"erofs-{key}", label, bound, run, rounds, engines=("orlop", "erofs"))
         for key, label, bound, run, rounds in (

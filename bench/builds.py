@@ -1,0 +1,165 @@
+"""Builds, with the docker client and its buildx plugin (the default builder of each engine), and with the classic endpoint.
+
+Each measure is the whole command. A directory of the context is made once for all engines.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import cache
+
+from .engines import Engine, timed
+
+__all__ = [
+    "cached_steps",
+    "classic",
+    "cold_steps",
+    "copy_many",
+    "export_large",
+    "large_context",
+    "many_files",
+    "many_files_again",
+    "parallel_stages",
+]
+
+IMAGE = "bench/busybox:latest"
+_NAME = "bench/built"
+_count = itertools.count()
+_MANY = 20_000
+
+
+def build(engine: Engine, directory: str, *words: str, buildkit: bool = True) -> float:
+    os.environ["DOCKER_BUILDKIT"] = "1" if buildkit else "0"
+    try:
+        return timed(lambda: engine.docker("build", "-q", "-t", _NAME, *words, directory))
+    finally:
+        del os.environ["DOCKER_BUILDKIT"]
+
+
+def _context(dockerfile: str) -> str:
+    """A new directory with a Dockerfile. It goes with the benchmark's temporary files."""
+    directory = tempfile.mkdtemp(prefix="orlop-bench-build-")
+    with open(f"{directory}/Dockerfile", "w") as file:
+        file.write(dockerfile)
+    return directory
+
+
+def _fresh() -> str:
+    """An argument that no build had before, so that its steps are not cached."""
+    return f"--build-arg=FRESH={os.getpid()}-{next(_count)}"
+
+
+def _steps(count: int) -> str:
+    lines = "".join(f"RUN true {number}\n" for number in range(count))
+    return f"FROM {IMAGE}\nARG FRESH\n{lines}"
+
+
+def cached_steps(engine: Engine, *, buildkit: bool = True) -> float:
+    directory = _context(_steps(10))
+    try:
+        build(engine, directory, "--build-arg=FRESH=cached", buildkit=buildkit)
+        return build(engine, directory, "--build-arg=FRESH=cached", buildkit=buildkit)
+    finally:
+        shutil.rmtree(directory)
+
+
+def cold_steps(engine: Engine, *, buildkit: bool = True) -> float:
+    directory = _context(_steps(10))
+    try:
+        return build(engine, directory, _fresh(), buildkit=buildkit)
+    finally:
+        shutil.rmtree(directory)
+
+
+def classic(measure: Callable[..., float]) -> Callable[[Engine], float]:
+    """The same measure by `POST /build`."""
+    return lambda engine: measure(engine, buildkit=False)
+
+
+@cache
+def _large_file() -> str:
+    directory = _context("FROM scratch\nARG FRESH\nCOPY big /\n")
+    with open(f"{directory}/big", "wb") as file:
+        file.writelines(os.urandom(1_000_000) for _ in range(500))
+    return directory
+
+
+def _touch_large() -> str:
+    """Change the file, so that it is sent again."""
+    directory = _large_file()
+    with open(f"{directory}/big", "r+b") as file:
+        file.write(os.urandom(64))
+    return directory
+
+
+def large_context(engine: Engine, *, buildkit: bool = True) -> float:
+    return build(engine, _touch_large(), buildkit=buildkit)
+
+
+@cache
+def _many_files() -> str:
+    directory = _context("FROM scratch\nCOPY . /\n")
+    for number in range(_MANY):
+        where = f"{directory}/many/d{number // 100}"
+        os.makedirs(where, exist_ok=True)
+        with open(f"{where}/f{number}", "w") as file:
+            file.write(f"{number}\n" * 40)
+    return directory
+
+
+def many_files(engine: Engine, *, buildkit: bool = True) -> float:
+    """A copy of the directory at another place is a context that the engine has not seen."""
+    directory = tempfile.mkdtemp(prefix="orlop-bench-build-")
+    try:
+        shutil.copytree(_many_files(), f"{directory}/context")
+        os.sync()
+        return build(engine, f"{directory}/context", buildkit=buildkit)
+    finally:
+        shutil.rmtree(directory)
+
+
+def many_files_again(engine: Engine, *, buildkit: bool = True) -> float:
+    directory = _many_files()
+    build(engine, directory, buildkit=buildkit)
+    return build(engine, directory, buildkit=buildkit)
+
+
+def copy_many(engine: Engine, *, buildkit: bool = True) -> float:
+    """The context is there; the copy into the image is new."""
+    directory = _many_files()
+    with open(f"{directory}/Dockerfile", "w") as file:
+        file.write(f"FROM scratch\nCOPY many /to-{next(_count)}\n")
+    return build(engine, directory, buildkit=buildkit)
+
+
+_STAGES = """FROM {image} AS base
+ARG FRESH
+{stages}FROM scratch
+{copies}"""
+_WORK = "RUN echo $FRESH > /out; i=0; while [ $i -lt 150000 ]; do i=$((i+1)); done"
+
+
+def parallel_stages(engine: Engine) -> float:
+    """Seconds of four stages that depend on each other, over those of four that do not: how much two processors help."""
+    stages = "".join(f"FROM base AS s{number}\nARG FRESH\n{_WORK}\n" for number in range(4))
+    copies = "".join(f"COPY --from=s{number} /out /{number}\n" for number in range(4))
+    apart = _context(_STAGES.format(image=IMAGE, stages=stages, copies=copies))
+    row = _context(f"FROM {IMAGE}\nARG FRESH\n" + f"{_WORK}\n" * 4)
+    try:
+        return build(engine, apart, _fresh()) / build(engine, row, _fresh())
+    finally:
+        shutil.rmtree(apart)
+        shutil.rmtree(row)
+
+
+def export_large(engine: Engine, *, buildkit: bool = True) -> float:
+    """A step that writes 500 MB, and the image of it."""
+    directory = _context(f"FROM {IMAGE}\nARG FRESH\nRUN echo $FRESH; head -c 500000000 /dev/urandom > /big\n")
+    try:
+        return build(engine, directory, _fresh(), buildkit=buildkit)
+    finally:
+        shutil.rmtree(directory)
