@@ -94,7 +94,8 @@ async def test_from_run_copy_and_an_image(engine: Engine) -> None:
             assert await job.read_file(ref, "/x/a.txt") == b"hello"
             assert await job.read_file(ref, "/made") == b"yes"
         image = answer["containerimage.config.digest"]
-        assert engine.backend.tags == {"x:1": image, "x:2": image} and answer["image.name"] == "x:1,x:2"
+        names = ["docker.io/library/x:1", "docker.io/library/x:2"]
+        assert engine.backend.tags == dict.fromkeys(names, image) and answer["image.name"] == ",".join(names)
         document = json.loads(engine.backend.made[image][0])
         assert len(document["rootfs"]["diff_ids"]) == 3 and document["rootfs"]["diff_ids"][0] == "sha256:" + "b" * 64
         assert all(entry["created"].endswith("Z") for entry in document["history"]) and document["created"]

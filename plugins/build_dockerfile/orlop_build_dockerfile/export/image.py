@@ -10,6 +10,7 @@ import trio
 
 from orlop_build_dockerfile.contracts import BuildFailed, Export, Layer, Ref, Result
 from orlop_build_dockerfile.contracts import Vertex as Shown
+from orlop_build_dockerfile.dockerfile.references import parse_reference
 from orlop_build_dockerfile.nurseries import nursery
 from orlop_build_dockerfile.ops.source import diff_ids
 from orlop_build_dockerfile.solver.values import join_key
@@ -30,7 +31,7 @@ async def export_image(job: SolverJob, result: Result, export: Export) -> Mappin
     ((platform, ref),) = result.refs.items()
     snapshot = await job.snapshot(ref)
     config = result.metadata.get("containerimage.config" + (f"/{platform}" if platform else ""), b"")
-    names = [name.strip() for name in export.attributes.get("name", "").split(",") if name.strip()]
+    names = [_normalized(name.strip()) for name in export.attributes.get("name", "").split(",") if name.strip()]
     digest = "sha256:" + join_key("exporter", job.id, str(export.number), export.kind)
     async with job.build.progress.vertex(digest, "exporting to image", ()) as shown:
         chain = list(job.core.records.chain(snapshot))[::-1]
@@ -43,6 +44,14 @@ async def export_image(job: SolverJob, result: Result, export: Export) -> Mappin
     if names:
         answer["image.name"] = ",".join(names)
     return answer
+
+
+def _normalized(name: str) -> str:
+    """As clients are told it: with its registry, and without the tag that is implied."""
+    try:
+        return str(parse_reference(name))
+    except ValueError as error:
+        raise BuildFailed(f"failed to parse target name {name!r}: {error}", code=3) from None
 
 
 def _epoch(export: Export) -> int | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar, TypeVarTuple
 
 import trio
 from google.protobuf.message import DecodeError
@@ -21,8 +22,15 @@ from orlop_sdk import linux
 __all__ = ["options", "receive_directory", "send_directory"]
 
 _BATCH = 1 << 20
+_REQUESTS = 1000
 _END = 5  # seconds for the receiver to end a call whose files it has received
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 _threads = trio.CapacityLimiter(8)  # so that slow disks do not use up the threads of other work
+
+
+async def _thread(function: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
+    return await trio.to_thread.run_sync(function, *arguments, limiter=_threads)
 
 
 def options(wanted: LocalDirectory) -> Headers:
@@ -38,12 +46,10 @@ def options(wanted: LocalDirectory) -> Headers:
 async def receive_directory(call: Call, target: str, progress: Callable[[int], None]) -> Transferred:
     """Make directory `target` equal to the one that the other side of a call sends. Raises BuildFailed and RpcError."""
     try:
-        receiver = await trio.to_thread.run_sync(Receiver, target, limiter=_threads)
+        receiver = await _thread(Receiver, target)
         try:
             while batch := await call.receive_batch(_BATCH):
-                answers = await trio.to_thread.run_sync(receiver.feed, batch, limiter=_threads)
-                if answers:
-                    await call.send(*answers)
+                await call.send(*await _thread(receiver.feed, batch))
                 progress(receiver.size)
                 if receiver.done:
                     call.finish_sending()
@@ -123,6 +129,10 @@ class _Sender:
                 batch, size = [], 0
         yield batch
 
+    def contents(self, numbers: Sequence[int]) -> Iterator[bytes]:
+        for number in numbers:
+            yield from self.content(number)
+
     def content(self, number: int) -> Iterator[bytes]:
         """DATA packets of a file. Raises BuildFailed if the receiver may not ask for it."""
         path = self._paths[number] if number < len(self._paths) else None
@@ -146,7 +156,7 @@ async def send_directory(call: Call, directory: int, progress: Callable[[int], N
     async def send(packets: Iterator[bytes]) -> None:
         nonlocal sent
         batches = sender.batches(packets)
-        while batch := await trio.to_thread.run_sync(next, batches, None, limiter=_threads):
+        while batch := await _thread(next, batches, None):
             await call.send(*batch)
             sent += sum(map(len, batch))
             progress(sent)
@@ -157,7 +167,7 @@ async def send_directory(call: Call, directory: int, progress: Callable[[int], N
             tasks.start_soon(_receive_requests, call, wanted)
             await send(sender.entries())
             async for number in numbers:
-                await send(sender.content(number))
+                await send(sender.contents(_at_once(number, numbers)))
             await call.send(pb.Packet(type=FIN).SerializeToString())
             call.finish_sending()
     except OSError as error:
@@ -165,6 +175,17 @@ async def send_directory(call: Call, directory: int, progress: Callable[[int], N
     with trio.move_on_after(_END):
         while await call.receive_batch():
             pass
+
+
+def _at_once(number: int, numbers: trio.MemoryReceiveChannel[int]) -> list[int]:
+    """This request and those that wait, up to a bound."""
+    found = [number]
+    while len(found) < _REQUESTS:
+        try:
+            found.append(numbers.receive_nowait())
+        except (trio.WouldBlock, trio.EndOfChannel):
+            break
+    return found
 
 
 async def _receive_requests(call: Call, wanted: trio.MemorySendChannel[int]) -> None:
