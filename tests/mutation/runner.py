@@ -11,6 +11,7 @@ import importlib.util
 import os
 import resource
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -19,6 +20,8 @@ from dataclasses import dataclass, field
 from types import CodeType, FrameType, ModuleType
 
 import pytest
+
+from orlop_sdk import linux
 
 __all__ = ["Coverage", "lines_reached", "passes", "source_of"]
 
@@ -66,8 +69,32 @@ class _Loader(importlib.machinery.SourceFileLoader):
         return compile(self._tree, self.path, "exec")
 
 
+def _confine(scratch: str) -> None:
+    """Make everything but `scratch` and fresh temporary directories read-only for this process: a mutant that runs as root
+    may delete what its guard protected, up to the machine's own files."""
+    linux.unshare(linux.CLONE_NEWNS)
+    steps = [
+        ("--make-rprivate", "/"),
+        ("--bind", scratch, scratch),
+        ("-o", "remount,bind,ro=recursive", "/"),
+        ("-o", "remount,bind,rw", scratch),
+        ("-o", "remount,bind,rw", "/proc"),
+        *(("-t", "tmpfs", "tmpfs", path) for path in ("/tmp", "/run", "/dev/shm")),
+    ]
+    for step in steps:
+        subprocess.run(["mount", *step], check=True)
+    os.chdir(os.getcwd())  # the directory as it is now, read-only
+
+
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    """Not below a directory that `_confine` covers."""
+    return tempfile.TemporaryDirectory(prefix="orlop-mutant-", dir="/var/tmp", ignore_cleanup_errors=True)
+
+
 def _pytest(tests: Iterable[str], scratch: str) -> int:
     """The exit status of pytest, in a process of its own."""
+    if os.geteuid() == 0:
+        _confine(scratch)
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
@@ -80,7 +107,7 @@ def _pytest(tests: Iterable[str], scratch: str) -> int:
 
 def passes(module: str, tree: ast.Module, tests: Sequence[str], usual: float) -> bool:
     """Whether the tests pass with the changed module. A run that hangs does not pass."""
-    with tempfile.TemporaryDirectory(prefix="orlop-mutant-", ignore_cleanup_errors=True) as scratch:
+    with _scratch() as scratch:
         child = os.fork()
         if child == 0:
             code = 70
@@ -126,7 +153,7 @@ class Coverage:
 
 def lines_reached(test_file: str, sources: Sequence[str]) -> Coverage:
     """Run a file of tests without a change. Raises `RuntimeError` if it fails."""
-    with tempfile.TemporaryDirectory(prefix="orlop-mutant-", ignore_cleanup_errors=True) as scratch:
+    with _scratch() as scratch:
         report = os.path.join(scratch, "lines")
         began = time.monotonic()
         child = os.fork()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -79,3 +80,37 @@ def test_a_result_counts_survivors() -> None:
     result = Result("access", 20, ("m:f: leave out: sync(data)",))
     assert str(result) == "access: 19 of 20 noticed (95.0%)\n    m:f: leave out: sync(data)"
     assert Result("access", 0, ()).killed == 1
+
+
+@pytest.mark.root
+def test_a_mutant_that_runs_as_root_cannot_harm_the_machine() -> None:
+    """The test looks at flags, and tries its own file alone: it must be harmless even without the protection."""
+    places = ("/", "/usr", "/dev", "/var/tmp", str(_ROOT))
+    harm = Path("/var/tmp") / f"test_orlop_harm_{os.getpid()}.py"  # /tmp is hidden from it
+    victim = harm.with_suffix(".victim")
+    harm.write_text(
+        "import os, pytest\n"
+        "def test_harm(tmp_path):\n"
+        "    (tmp_path / 'own').touch()\n"
+        f"    assert [path for path in {places} if not os.statvfs(path).f_flag & os.ST_RDONLY] == []\n"
+        "    with pytest.raises(OSError, match='Read-only'):\n"
+        f"        os.unlink({str(victim)!r})\n"
+    )
+    trial = (
+        "import os, sys; from tests.mutation.runner import _pytest, _scratch, _wait\n"
+        "with _scratch() as scratch:\n"
+        "    child = os.fork()\n"
+        "    if child == 0:\n"
+        "        os._exit(_pytest([sys.argv[1]], scratch))\n"
+        "    sys.exit(_wait(child, 60))\n"
+    )
+    victim.touch()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", trial, str(harm)], cwd=_ROOT, capture_output=True, text=True, check=False
+        )
+        assert victim.exists()
+    finally:
+        harm.unlink()
+        victim.unlink(missing_ok=True)
+    assert done.returncode == 0, done.stdout + done.stderr
