@@ -112,7 +112,7 @@ def test_modules_of_operations_are_imported_after_the_first_answer(daemon: Orlop
     found = {line.rpartition("|")[2].strip() for line in daemon.lines if line.startswith("import time:")}
     assert found > {"trio", "orlop_engine.service", "orlop_api_docker.containers"}
     assert not found & LATER, found & LATER
-    daemon.wait_for(" orlop_engine.containers.counts\n")
+    daemon.wait_for(" orlop_engine.containers.entry_limits\n")
     assert daemon.get("/containers/json") == []
 
 

@@ -59,7 +59,7 @@ AREAS = {
         ),
     ),
     "lifecycle": Area(
-        _in("orlop_engine.containers", "exits lifecycle removal restarts restore state"),
+        _in("orlop_engine.containers", "adoption exits lifecycle pausing removal restarts restore rows state stopping"),
         ("engine/tests/containers",),
     ),
 }

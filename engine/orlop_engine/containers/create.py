@@ -31,7 +31,7 @@ from orlop_engine.volumes.record import VolumeCheck
 from orlop_kernel.store import Put
 from orlop_sdk import InvalidParameter, NotFound
 
-from . import counts, labels, links, mount_spec, names, removal, rootfs, validate, volumes
+from . import entry_limits, labels, links, mount_spec, names, removal, rootfs, validate, volumes
 from .configuration import clean_path, merge_config, with_defaults
 from .container import Container
 from .emulation import is_foreign
@@ -88,8 +88,8 @@ def _inherited(index: ContainerIndex, host: HostConfig) -> list[MountRecord]:
             shared = [mount for mount in index.get(name).record.mounts if mount.type != "tmpfs"]
         except NotFound as error:  # a 404 would mean a missing image
             raise InvalidParameter(str(error)) from None
-        if len(found) + len(shared) > counts.MOUNTS:
-            raise InvalidParameter(f"too many mounts in VolumesFrom: a container may have {counts.MOUNTS}")
+        if len(found) + len(shared) > entry_limits.MOUNTS:
+            raise InvalidParameter(f"too many mounts in VolumesFrom: a container may have {entry_limits.MOUNTS}")
         found += [replace(mount, rw=mount.rw and mode != "ro", mode="", copy=False) for mount in shared]
     return found
 
@@ -147,7 +147,7 @@ def _wanted(
 ) -> _Wanted:
     """Merge and validate the request. Does not access paths of the host."""
     given = request.host_config or HostConfig()
-    counts.check(request, given)
+    entry_limits.check(request, given)
     image, warnings = _image(ports.images, request, platform, newest)
     if not images.may_use(image):
         raise images.denied(f"image {request.image}")

@@ -16,7 +16,7 @@ from orlop_engine.types.containers import HostConfig, MountSpec
 from orlop_sdk import InvalidParameter, Mount
 from orlop_sdk.subpaths import is_local
 
-from . import counts
+from . import entry_limits
 from .record import MountRecord
 
 __all__ = ["normal_target", "oci", "parse_bind", "plan"]
@@ -252,8 +252,8 @@ def plan(
             found[destination] = MountRecord(
                 type="volume", destination=destination, name=secrets.token_hex(32), anonymous=True
             )
-    if len(found) > counts.MOUNTS:
-        raise InvalidParameter(f"too many mounts: {len(found)}, a container may have {counts.MOUNTS}")
+    if len(found) > entry_limits.MOUNTS:
+        raise InvalidParameter(f"too many mounts: {len(found)}, a container may have {entry_limits.MOUNTS}")
     return tuple(found.values())
 
 

@@ -2,9 +2,12 @@
 
 `State` is a frozen value. Each event has a method that checks the table and returns the next value, with everything that
 changes along with the phase (pid, times, exit code, error); the caller assigns that value to `ContainerRecord.state`. No
-other code of the engine sets a phase. A new phase also needs `ContainerIndex.counts`, `wire.container_list.status_text` of
-the front end `docker`, and each place that asks for `running` or `paused`; what has a process is `RUNNING_PHASES`. Docker's
-booleans are properties, derived from the phase.
+other code sets a phase, but for the migration of old rows (`record`). Docker's booleans are properties, derived from the
+phase.
+
+A new phase also needs: each place that asks for `running`, `paused` or `restarting`; `adoption`, which decides at boot;
+`ContainerIndex.counts`; `check.rows`; `wire.container_list.status_text` of the front end `docker`; `_states` of the metrics;
+`_LIVING` of the client (`commands/system.py`); and a schema version of the rows (`record.SCHEMA`).
 
 Two things are no phases. "Starting" belongs to the run (`Run.settled`): no client sees it and no row holds it, because a
 start that a crash interrupts is undone. "Removing" is `ContainerRecord.removing`: a removal that fails leaves the
@@ -21,7 +24,7 @@ from enum import Enum
 import msgspec
 from msgspec.structs import replace
 
-__all__ = ["PHASES", "RUNNING_PHASES", "TRANSITIONS", "Event", "InvalidTransition", "Phase", "State"]
+__all__ = ["PHASES", "TRANSITIONS", "Event", "InvalidTransition", "Phase", "State"]
 
 
 class Phase(Enum):
@@ -244,5 +247,3 @@ class State(msgspec.Struct, frozen=True):
 
 _RUNNING = (Phase.RUNNING, Phase.PAUSED, Phase.RESTARTING)
 PHASES = frozenset(phase.value for phase in Phase)
-RUNNING_PHASES = frozenset(phase.value for phase in _RUNNING)
-"""The phases in which Docker says `Running`."""

@@ -197,7 +197,7 @@ class Guard:
         """Remove what this client may not see."""
         if not isinstance(answer, Response) or answer.status != 200 or call.request.method != "GET":
             return answer
-        hide = redact.READERS.get(call.pattern) if policy.level is Level.READ else None
+        hide = redact.READERS.get(call.pattern) if policy.level < Level.CHANGE else None
         narrow = self._label_scope is not None and call.pattern == "/networks/{id}"
         if hide is None and not narrow:
             return answer

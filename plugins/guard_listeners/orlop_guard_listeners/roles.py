@@ -13,7 +13,8 @@ __all__ = ["ROLE_LEVEL", "ROUTES", "UNKNOWN", "Host", "Level", "Rule", "Scope"]
 
 
 class Level(IntEnum):
-    """What a route lets its caller do. Each role includes the levels below its own."""
+    """What a route lets its caller do. Each role includes the levels below its own. Below CHANGE, environments and other
+    secrets are removed from answers (`redact`)."""
 
     READ = 1
     """See objects and their state; read logs. No files of containers or images."""
