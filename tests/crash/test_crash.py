@@ -23,7 +23,6 @@ _SAMPLE = {
     "network-create": (30, 80),
     "network-connect": (30, 70),
     "monitor-run": (40, 80),
-    "push": (30, 70),
     "adopt": (70, 90),
     "give-back": (60, 80),
     "erofs-commit": (50,),
