@@ -29,7 +29,7 @@ def arguments() -> Size:
         "--drops", type=int, default=1200, help="connections broken off, twelve kinds in turn (default 1200)"
     )
     parser.add_argument("--rare", type=int, default=20, help="restarts, failures, cancelled pulls: of each (default 20)")
-    parser.add_argument("--transfers", type=int, default=100, help="pushes, saves and loads: of each kind (default 100)")
+    parser.add_argument("--transfers", type=int, default=50, help="pushes, saves and loads: of each kind (default 50)")
     parser.add_argument("--large", type=int, default=7200, help="requests and answers of megabytes (default 7200)")
     asked = parser.parse_args()
     return Size(asked.cycles, asked.execs, asked.drops, asked.rare, asked.transfers, asked.large, long=True)
