@@ -505,6 +505,41 @@ def test_archives_are_unpacked_into_directories(client: BuilderClient, tmp_path:
     assert client.call("unpack", archive=str(archive), directory=str(root))["kind"] == "InvalidParameter"
 
 
+def test_a_daemon_that_is_killed_at_any_call_leaves_nothing_half_way(own: Callable[..., BuildingEngine]) -> None:
+    """Snapshots whose commit was acknowledged are there, others are there or not; an image is whole or not there."""
+    engine = own()
+    for number, delay in enumerate([0.0, 0.002, 0.005, 0.01, 0.02] * 2):
+        client = engine.builder()
+        found = base(client)
+        key = client.result("prepare", parent=found["snapshot"])
+        client.result("write", key=key, path="/made", text=str(number))
+        made = client.result("commit", key=key)
+        active = client.result("prepare", parent=made)
+        config = json.loads(found["config"])
+        if number % 2:
+            client.send("commit", key=active)
+        else:
+            config["rootfs"]["diff_ids"].append(client.result("pack", key=made)["diff_id"])
+            args = {"config": json.dumps(config), "snapshots": [found["snapshot"], made], "names": ["made:1"]}
+            client.send("create_image", **args)
+        time.sleep(delay)
+        engine.kill()
+        client.close()
+        engine.start()
+        sound(engine)
+        client = engine.builder()
+        left = client.result("snapshots")
+        assert made in left and len(left) <= 2, (number, left)
+        if engine.ok("image", "ls", "-q", "made:1"):
+            assert engine.ok("run", "--rm", "made:1", "cat", "/made") == str(number)
+            engine.ok("rmi", "made:1")
+        for each in sorted(left, key=lambda one: one == made):
+            client.result("remove", key=each)
+        client.close()
+        sound(engine)
+        assert not [name for name in _keys(engine) if name.startswith("build-")]
+
+
 # --- the API ----------------------------------------------------------------------------------------------------------
 
 
