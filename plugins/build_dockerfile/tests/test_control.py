@@ -15,6 +15,7 @@ import trio.testing
 
 from orlop_build_dockerfile.contracts import Base, Build, BuildFailed, CacheRecord, Export, Policy, Ref, Result, Settings
 from orlop_build_dockerfile.control.builds import Builds
+from orlop_build_dockerfile.control.errors import status_of
 from orlop_build_dockerfile.control.logs import SIZE, SPEED, LogLimit
 from orlop_build_dockerfile.control.progress import KEEP, MOST, BuildProgress
 from orlop_build_dockerfile.control.service import Control, client_session
@@ -432,6 +433,31 @@ def test_a_build_without_its_session_or_its_other_calls(tmp_path: Path) -> None:
             await client.ask(BRIDGE + "Ping", gateway_pb2.PingRequest(), gateway_pb2.PongResponse)
 
     control_test(test, tmp_path, session=False, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_values_of_a_build_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orlop_build_dockerfile.control.builds._REFS", 2)
+
+    async def test(client: Client) -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def solve() -> None:
+                await client.solve()
+
+            nursery.start_soon(solve)
+            request = gateway_pb2.SolveRequest(Definition=GRAPH)
+            for _ in range(2):
+                await client.bridge("Solve", request)
+            with pytest.raises(RpcError, match="more than 2 results"):
+                await client.bridge("Solve", request)
+            await client.bridge("Return", gateway_pb2.ReturnRequest())
+
+    control_test(test, tmp_path)
+
+
+def test_details_that_no_client_could_receive_are_left_out() -> None:
+    error = BuildFailed("why", details=[("small", b"{}"), ("large", bytes(5 << 20)), ("last", b"{}")])
+    assert [each.type_url for each in status_pb2.Status.FromString(status_of(error).details).details] == ["small"]
 
 
 def test_two_builds_of_one_name(tmp_path: Path) -> None:

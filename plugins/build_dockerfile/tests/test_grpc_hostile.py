@@ -295,6 +295,20 @@ def test_a_peer_that_pings_and_does_not_read_is_not_read() -> None:
     attack(test)
 
 
+def test_a_peer_that_does_not_read_is_not_sent_all_at_once() -> None:
+    async def talk(call: Call) -> None:
+        for _ in range(64):
+            await call.send(bytes(1 << 20))
+
+    async def test(peer: Peer) -> None:
+        await peer.send(frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 1 << 30)), frame(8, 0, 0, struct.pack(">I", 1 << 30)))
+        await peer.begin()
+        await trio.testing.wait_all_tasks_blocked(0.2)
+        assert peer.server.http2.backlog < 2 << 20
+
+    attack(test, handler=talk)
+
+
 def test_data_for_a_stream_that_was_reset_uses_up_nothing() -> None:
     async def refuse(call: Call) -> None:
         await call.receive()

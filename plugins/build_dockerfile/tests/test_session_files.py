@@ -240,6 +240,20 @@ def test_a_link_that_was_there_is_not_followed(target: Path, tmp_path: Path) -> 
     assert (outside / "f").read_text() == "safe"
 
 
+def test_a_link_that_leads_to_another_directory_inside_is_not_followed(target: Path) -> None:
+    receiver = Receiver(str(target))
+    names = [b"d", b"d/x", b"e", b"e/x"]
+    entries = [packet(STAT, path=name, mode=DIR | 0o755) for name in names]
+    [wanted] = receiver.feed([*entries[:2], packet(STAT, path=b"d/x/f", mode=0o644, size=1), *entries[2:]])
+    (target / "d" / "x").rmdir()
+    (target / "d").rmdir()
+    (target / "d").symlink_to("e")
+    with pytest.raises(OSError):
+        receiver.feed([packet(DATA, pb.Packet.FromString(wanted).ID, b"x")])
+    receiver.close()
+    assert not os.listdir(target / "e" / "x")
+
+
 def test_stale_files_below_a_new_link_are_not_removed_through_it(target: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()

@@ -39,7 +39,7 @@ __all__ = [
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 MAX_FRAME = 16384  # what a peer may send without our SETTINGS_MAX_FRAME_SIZE, and all that grpc-go sends
-DATA, HEADERS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0x0, 0x1, 0x6, 0x7, 0x8, 0x9
+DATA, HEADERS, PING, GOAWAY, WINDOW_UPDATE = 0x0, 0x1, 0x6, 0x7, 0x8
 END_STREAM, ACK, END_HEADERS, PADDED = 0x1, 0x1, 0x4, 0x8
 _FRAME = struct.Struct(">HBBBI")
 _FIRST_WINDOW = 65535
@@ -200,9 +200,7 @@ class Http2:
                 break
             position = start + size
             stream &= 0x7FFFFFFF
-            if self._in_headers:
-                if kind != CONTINUATION:  # h2 would not see it if it is one of those handled here
-                    raise PeerError("a header block is interrupted")
+            if self._in_headers:  # h2 refuses all but CONTINUATION
                 self._in_headers = not flags & END_HEADERS
                 self._feed(data[start - 9 : position], events)
             elif kind == DATA:
