@@ -73,8 +73,8 @@ def test_df_and_prune_of_everything(fresh: Callable[..., Engine], monkeypatch: p
 
 def test_df_of_the_kinds_that_are_asked_for(engine: Engine) -> None:
     only = engine.api("GET", "/v1.45/system/df?type=container&type=build-cache")[1]
-    assert (only["Images"], only["Volumes"], only["BuildCache"]) == (None, None, [])
-    assert isinstance(only["Containers"], list)
+    assert (only["Images"], only["Volumes"]) == (None, None)
+    assert isinstance(only["Containers"], list) and isinstance(only["BuildCache"], list)
     assert engine.api("GET", "/v1.45/system/df?type=ship")[0] == 400
 
 

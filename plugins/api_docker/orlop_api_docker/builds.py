@@ -57,10 +57,8 @@ class _Routes:
         return stream_head(await self.builder.build(request.headers, request.query, _shown(request.peer), call.pieces()))
 
     async def prune(self, call: Call) -> Answer:
-        filters = call.filters()
-        for name in filters:
-            if name not in _FILTERS and not (call.only and name == "label"):
-                raise InvalidParameter(f"invalid filter '{name}'")
+        # As in dockerd, others have no effect: `docker system prune` sends those of images as well
+        filters = {name: values for name, values in call.filters().items() if name in _FILTERS}
         if self._builder is None or call.only:  # records have no labels: none is this client's
             return json_response({"CachesDeleted": None, "SpaceReclaimed": 0})
         pruned = await self._builder.prune(

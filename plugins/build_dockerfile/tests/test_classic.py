@@ -26,6 +26,7 @@ from orlop_build_dockerfile.session import Sessions
 from orlop_sdk import InvalidParameter, NotFound
 
 DOCKERFILE = b"# a comment\nFROM busybox AS a\nENV A=b\nRUN echo \\\n  hi\nCOPY f /f\n"
+ARCHIVE = b"f".ljust(257, b"\0") + b"ustar".ljust(1000, b"\0")
 IMAGE = "sha256:" + "12ab" * 16
 
 
@@ -260,7 +261,7 @@ def built(
     asked: Client,
     *,
     work: Callable[[Build], Awaitable[None]] = nothing,
-    body: bytes = b"",
+    body: bytes = ARCHIVE,
     during: Callable[[Builds], Awaitable[None]] | None = None,
 ) -> str:
     """What the client gets."""
@@ -307,8 +308,8 @@ def test_a_build_from_its_context_to_its_image() -> None:
         async with build.progress.vertex("run", "[2/2] RUN", ()) as vertex:
             vertex.log(b"hi\n")
 
-    lines = [json.loads(line) for line in built(client(t="app"), work=work, body=b"a tar").splitlines()]
-    assert b"".join(taken) == b"a tar"
+    lines = [json.loads(line) for line in built(client(t="app"), work=work).splitlines()]
+    assert b"".join(taken) == ARCHIVE
     text = "".join(line.get("stream", "") for line in lines)
     assert text == (
         "Step 1/4 : FROM busybox AS a\n ---> Using cache\nStep 2/4 : ENV A=b\nStep 3/4 : RUN echo   hi\nhi\n"
@@ -326,6 +327,20 @@ def test_what_fails_before_the_answer_begins_is_an_error_status() -> None:
         built(client(buildargs='{"FAIL":"dockerfile parse error on line 1: unknown instruction: FOO"}'))
     with pytest.raises(InvalidParameter, match="Cannot locate specified Dockerfile: D"):
         built(client(buildargs='{"FAIL":"failed to read dockerfile: open D: no such file or directory"}'))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "Cannot locate specified Dockerfile: Dockerfile"),
+        (bytes(10240), "Cannot locate specified Dockerfile: Dockerfile"),
+        (b"FROM busybox\n" * 100, "the body of the request is not a tar archive"),
+    ],
+)
+def test_the_body_must_be_an_archive(body: bytes, message: str) -> None:
+    with pytest.raises(InvalidParameter, match=message):
+        built(client(), body=body)
+    assert "Successfully built" in built(client(remote="https://host/x.tar"), body=b"")
 
 
 def test_what_fails_later_is_a_line() -> None:

@@ -16,7 +16,7 @@ from orlop_build_dockerfile.session import Sessions
 from orlop_sdk import Forbidden, InvalidParameter, NotFound, OrlopError, Unavailable
 
 from .output import Renderer, error_line, image_line, result_lines, trace_line
-from .request import ClassicRequest, parse_request
+from .request import CONTEXT, ClassicRequest, parse_request
 from .session import RequestSession
 from .steps import Steps
 
@@ -24,6 +24,7 @@ __all__ = ["ClassicEndpoint"]
 
 _LAST = 5.0  # seconds for a slow client to take the last reports
 _ERRORS: dict[int, type[OrlopError]] = {5: NotFound, 7: Forbidden, 14: Unavailable}
+_PLATFORM = re.compile(r"failed to parse target platform [^:]*: (.*)", re.DOTALL)
 _NO_DOCKERFILE = re.compile(r"failed to read dockerfile: open (.*): no such file or directory", re.DOTALL)
 
 
@@ -53,7 +54,9 @@ class ClassicEndpoint:
         if request.session:
             build.session = await self._sessions.get(request.session)
         else:
-            build.session = RequestSession(uuid.uuid4().hex, connection, request.credentials)
+            session = build.session = RequestSession(uuid.uuid4().hex, connection, request.credentials)
+            if request.options["context"] == CONTEXT:
+                await session.check_archive()
         build.entitlements, build.resources = request.entitlements, request.resources
         build.cache_imports = request.imports
 
@@ -121,4 +124,6 @@ async def _image(job: Job, request: ClassicRequest, renderer: Renderer) -> str:
 def _refusal(error: BuildFailed) -> OrlopError:
     if match := _NO_DOCKERFILE.search(error.message):
         return InvalidParameter(f"Cannot locate specified Dockerfile: {match[1]}")
+    if match := _PLATFORM.fullmatch(error.message):
+        return InvalidParameter(match[1])
     return _ERRORS.get(error.code, InvalidParameter)(error.message)

@@ -12,6 +12,9 @@ from orlop_build_dockerfile.contracts import BuildFailed, Credentials, LocalDire
 __all__ = ["RequestSession"]
 
 _PIECE = 256 << 10
+_BLOCK = 512
+_MAGIC = slice(257, 262)
+_COMPRESSED = (b"BZh", b"\x1f\x8b\x08", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
 
 
 class RequestSession:
@@ -22,6 +25,16 @@ class RequestSession:
     def __init__(self, id: str, body: trio.abc.ReceiveStream, credentials: Mapping[str, Credentials]) -> None:
         self.id = id
         self._body, self._credentials, self._taken = body, credentials, False
+        self._head = b""
+
+    async def check_archive(self) -> None:
+        """Read the beginning of the body. Raises `BuildFailed` unless an archive with some file begins there."""
+        while len(self._head) < _BLOCK and (piece := await self._body.receive_some(_PIECE)):
+            self._head += bytes(piece)
+        if not self._head.strip(b"\0"):
+            raise BuildFailed("failed to read dockerfile: open Dockerfile: no such file or directory")
+        if not self._head.startswith(_COMPRESSED) and self._head[_MAGIC] != b"ustar":
+            raise BuildFailed("the body of the request is not a tar archive", code=3)
 
     async def receive(self, wanted: LocalDirectory, target: str, progress: Vertex) -> Transferred:
         raise BuildFailed(f"the client has no directory {wanted.name}: it sent its context as a tar", code=5)
@@ -46,6 +59,9 @@ class RequestSession:
         yield self._pieces()
 
     async def _pieces(self) -> AsyncIterator[bytes]:
+        head, self._head = self._head, b""
+        if head:
+            yield head
         while piece := await self._body.receive_some(_PIECE):
             yield bytes(piece)
 

@@ -84,7 +84,7 @@ class Supervisor:
         self, headers: Mapping[str, str], query: Mapping[str, Sequence[str]], peer: str, body: AsyncGenerator[bytes, None]
     ) -> BuildAnswer:
         """`POST /build`. Returns when the answer has begun; raises what was refused before."""
-        client = Client(kind="build", headers=headers, peer=peer, query=query)
+        client = Client(kind="build", headers=headers, peer=peer, query=dict(query))
 
         async def serve(connection: int) -> None:
             async with self._used() as process:
