@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from orlop_engine.containers.details import Sizes
     from orlop_engine.containers.listing import Filters
     from orlop_engine.containers.service import Containers
+    from orlop_engine.engine import Engine
 
 __all__ = ["ContainerViews"]
 
@@ -44,9 +45,13 @@ class _Kept:
 class ContainerViews:
     """One for each front end. What is kept of a container goes with the container."""
 
-    def __init__(self, containers: Containers) -> None:
-        self._containers = containers
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._kept: dict[str, _Kept] = {}
+
+    @property
+    def _containers(self) -> Containers:
+        return self._engine.containers  # imported at the first request: no start of the daemon needs it
 
     async def inspect(self, container: Container, version: tuple[int, int], *, size: bool = False) -> bytes:
         """`GET /containers/{id}/json`. Without `size` it calls no driver that can hang, and takes no lock."""

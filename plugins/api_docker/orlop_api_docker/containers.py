@@ -307,7 +307,7 @@ class _Routes:
 
 
 def routes(engine: Engine, views: ContainerViews | None = None) -> list[Route]:
-    own = _Routes(engine, views or ContainerViews(engine.containers))
+    own = _Routes(engine, views or ContainerViews(engine))
     return [
         Route("POST", "/containers/create", own.create),
         Route("GET", "/containers/json", own.list),

@@ -57,7 +57,7 @@ class DockerApi:
         """See FrontEnd."""
         for resource in _RESOURCES:
             yield from resource.routes(self._engine)
-        views = ContainerViews(self._engine.containers)
+        views = ContainerViews(self._engine)
         yield from containers.routes(self._engine, views)
         yield from system.routes(self._engine, views, self._builder)
         yield from builds.routes(self._engine, self._builder)

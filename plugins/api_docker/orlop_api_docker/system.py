@@ -178,7 +178,7 @@ class _Routes:
 
 
 def routes(engine: Engine, views: ContainerViews | None = None, builder: Builder | None = None) -> list[Route]:
-    own = _Routes(engine, views or ContainerViews(engine.containers), builder)
+    own = _Routes(engine, views or ContainerViews(engine), builder)
     return [
         Route("GET", "/_ping", own.ping),
         Route("HEAD", "/_ping", own.ping_head),

@@ -98,7 +98,7 @@ def details(container: Container, *, links: list[str] | None = None, networks: C
 
 def views(*containers: Container) -> tuple[ContainerViews, FakeContainers]:
     fake = FakeContainers(*containers)
-    return ContainerViews(cast("Any", fake)), fake
+    return ContainerViews(cast("Any", SimpleNamespace(containers=fake))), fake
 
 
 def listed(shown: ContainerViews, *, size: bool = False, **more: bool) -> Any:
