@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from typing import NoReturn
 
 import click
@@ -20,6 +21,8 @@ __all__ = ["command", "find", "installed", "run"]
 
 _PREFIX = "docker-"
 _NAME = re.compile(r"[a-z][a-z0-9]*")
+_CALLER = "DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND"
+"""Set for plugins that are called by a client: without it, they expect other arguments."""
 _SYSTEM = (
     "/usr/local/lib/docker/cli-plugins",
     "/usr/local/libexec/docker/cli-plugins",
@@ -77,6 +80,7 @@ def run(session: Session | None, program: str, arguments: tuple[str, ...]) -> No
     assert session is not None
     environment = {key: value for key, value in os.environ.items() if key != "DOCKER_CONTEXT"}
     environment.update(session.environment())
+    environment[_CALLER] = sys.argv[0]
     try:
         os.execve(program, [program, *arguments], environment)  # noqa: S606 - an argv list
     except OSError as error:

@@ -40,7 +40,13 @@ def plugin(directory: Path, name: str) -> None:
     """A plugin that prints how it was called."""
     path = directory / "cli-plugins" / f"docker-{name}"
     path.parent.mkdir(exist_ok=True)
-    path.write_text('#!/bin/sh\necho "$0" "$@" "$DOCKER_HOST" "${DOCKER_CONTEXT-unset}"\nexit 7\n')
+    lines = (
+        "#!/bin/sh",
+        'echo "$0" "$@" "$DOCKER_HOST" "${DOCKER_CONTEXT-unset}"',
+        '[ "$DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND" ] || echo "called by nobody"',
+        "exit 7",
+    )
+    path.write_text("\n".join((*lines, "")))
     path.chmod(0o755)
 
 

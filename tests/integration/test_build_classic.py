@@ -193,3 +193,13 @@ def running(*command: str) -> bool:
         except OSError:
             continue
     return False
+
+
+@pytest.mark.skipif(not Path("/usr/libexec/docker/cli-plugins/docker-buildx").exists(), reason="no buildx")
+def test_orlop_builds_by_buildx(shared: Engine, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text(f"FROM {BUSYBOX}\nRUN true\n")
+    env = {**os.environ, "ORLOP_HOST": f"unix://{shared.socket}", "DOCKER_CONFIG": str(tmp_path / "client")}
+    env.pop("DOCKER_BUILDKIT", None)
+    words = [sys.executable, "-m", "orlop_cli", "build", "--progress=plain", "-t", "classic-buildx", str(tmp_path)]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0 and "naming to docker.io/library/classic-buildx" in done.stderr, done.stderr
