@@ -70,8 +70,8 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
 
 def _confine(scratch: str) -> None:
-    """Make everything but `scratch` and fresh temporary directories read-only for this process: a mutant that runs as root
-    may delete what its guard protected, up to the machine's own files."""
+    """Make everything but `scratch`, which becomes the directory of temporary files, read-only for this process: a mutant
+    that runs as root may delete what its guard protected, up to the machine's own files."""
     linux.unshare(linux.CLONE_NEWNS)
     steps = [
         ("--make-rprivate", "/"),
@@ -79,15 +79,16 @@ def _confine(scratch: str) -> None:
         ("-o", "remount,bind,ro=recursive", "/"),
         ("-o", "remount,bind,rw", scratch),
         ("-o", "remount,bind,rw", "/proc"),
-        *(("-t", "tmpfs", "tmpfs", path) for path in ("/tmp", "/run", "/dev/shm")),
+        *(("-t", "tmpfs", "tmpfs", path) for path in ("/run", "/dev/shm")),
     ]
     for step in steps:
         subprocess.run(["mount", *step], check=True)
     os.chdir(os.getcwd())  # the directory as it is now, read-only
+    os.environ["TMPDIR"] = tempfile.tempdir = scratch
 
 
 def _scratch() -> tempfile.TemporaryDirectory[str]:
-    """Not below a directory that `_confine` covers."""
+    """Not below a directory that `_confine` covers. Its path is short, because sockets lie in it."""
     return tempfile.TemporaryDirectory(prefix="orlop-mutant-", dir="/var/tmp", ignore_cleanup_errors=True)
 
 

@@ -86,7 +86,7 @@ def test_a_result_counts_survivors() -> None:
 def test_a_mutant_that_runs_as_root_cannot_harm_the_machine() -> None:
     """The test looks at flags, and tries its own file alone: it must be harmless even without the protection."""
     places = ("/", "/usr", "/dev", "/var/tmp", str(_ROOT))
-    harm = Path("/var/tmp") / f"test_orlop_harm_{os.getpid()}.py"  # /tmp is hidden from it
+    harm = Path("/var/tmp") / f"test_orlop_harm_{os.getpid()}.py"
     victim = harm.with_suffix(".victim")
     harm.write_text(
         "import os, pytest\n"

@@ -371,7 +371,8 @@ def test_hanging_file_systems_use_a_limited_number_of_threads(monkeypatch):
 
 def test_hanging_volume_delays_its_own_create_only(monkeypatch):
     answers = threading.Event()
-    monkeypatch.setattr(volumes, "open_subpath", lambda *path: answers.wait(10))
+    # The late answer is a descriptor, which the abandoned thread closes
+    monkeypatch.setattr(volumes, "open_subpath", lambda *path: answers.wait(10) and os.open(os.devnull, os.O_RDONLY))
     monkeypatch.setattr(volumes, "_PATIENCE", 0.2)
 
     async def mounts(name):
