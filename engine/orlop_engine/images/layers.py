@@ -171,22 +171,17 @@ class Layers:
 
         async def work(share: Report) -> Built:
             if chain_id not in self.built:
-                self.built[chain_id] = await self._make(chain_id, parent, blob, diff_id, lambda n: progress(share, n))
+                await self._into(chain_id, parent, blob, diff_id, lambda n: progress(share, n))
             if (event := self._awaited.pop(chain_id, None)) is not None:
                 event.set()
             return self.built[chain_id]
 
         return await self._shared.run(chain_id, work, report)
 
-    async def _make(self, chain_id: str, parent: str, blob: str, diff_id: str, progress: Callable[[int], None]) -> Built:
-        await self._into(chain_id, parent, blob, diff_id, progress)
-        return Built(diff_id, parent, await self.size(chain_id))
-
     async def make_first(self, blob: str, hold: Callable[[str], Awaitable[None]]) -> tuple[str, Built]:
         """Unpack a lowest layer whose diffID is not known; calls `hold` with its chain ID before it is committed."""
         diff_id = (await self._into(None, "", blob, None, None, hold)).diff_id
-        built = self.built[diff_id] = Built(diff_id, "", await self.size(diff_id))
-        return diff_id, built
+        return diff_id, self.built[diff_id]
 
     async def _into(
         self,
@@ -197,6 +192,8 @@ class Layers:
         progress: Callable[[int], None] | None,
         hold: Callable[[str], Awaitable[None]] | None = None,
     ) -> Unpacked:
+        """Unpack and commit a layer. It is in `built` as soon as it is committed, even if the caller is cancelled then:
+        otherwise no collection would find it."""
         key, later = temporary_key(), bool(parent) and self.independent
         source = self._content.open(blob)
         try:
@@ -204,9 +201,12 @@ class Layers:
                 await trio.to_thread.run_sync(self._check_space, blob, source)
                 await self._storage.prepare(key, None if later else self.key(parent) or None)
                 unpacked = await self._write(key, source, diff_id, progress)
+                size = await self.measure(key)
+            name = chain_id or unpacked.diff_id
             if hold is not None:
-                await hold(chain_id or unpacked.diff_id)
-            await self._commit(key, chain_id or unpacked.diff_id, parent if later else "")
+                await hold(name)
+            await self._commit(key, name, parent if later else "")
+            self.built[name] = Built(unpacked.diff_id, parent, size)
             return unpacked
         finally:
             os.close(source)

@@ -1,8 +1,8 @@
 """Runs work only once if several operations wait for it: two pulls of one layer, two unpackings of one chain.
 
-The work runs in the engine's nursery, not in a waiting task. It is cancelled when the last waiting task leaves. If it fails,
-only the task that started it gets the error. The others try again themselves, because they may have a better source (another
-registry, other credentials).
+The work runs in the engine's nursery, not in a waiting task. It is cancelled when the last waiting task leaves; that task
+waits until the work has ended. If it fails, only the task that started it gets the error. The others try again themselves,
+because they may have a better source (another registry, other credentials).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from .progress import Record, Report
 __all__ = ["SharedWork"]
 
 T = TypeVar("T")
+_UNDO = 30.0  # seconds for cancelled work to release what it holds
 
 
 class _Entry(Generic[T]):
@@ -84,3 +85,5 @@ class SharedWork(Generic[T]):
             entry.watchers.remove(report)
             if not entry.watchers:
                 entry.scope.cancel()
+                with trio.move_on_after(_UNDO, shield=True):  # what it stored is known then, and can be collected
+                    await entry.done.wait()

@@ -466,6 +466,7 @@ def test_shared_work_ends_with_its_last_asker() -> None:
                 nursery.start_soon(work.run, "k", job, quiet)
                 await trio.testing.wait_all_tasks_blocked()
                 one.cancel()
+        assert states == ["begun", "ended"], "the last asker leaves when the work has ended, to collect what it stored"
         assert await work.run("k", second, quiet) == 1
         assert states == ["begun", "ended", "anew"], "never two at once"
 

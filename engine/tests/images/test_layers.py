@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from orlop_engine.images.content import ContentStore
 from orlop_engine.images.documents import digest
@@ -179,3 +180,33 @@ def test_a_cancelled_wait_for_a_parent_leaves_nothing(run):
         assert list(await fixture.storage.keys()) == []
 
     run(test)
+
+
+class Committing(FakeStorage):
+    """Its commit does what it is asked to, although its caller is cancelled meanwhile."""
+
+    committing = trio.Event()
+
+    async def commit(self, key, name):
+        with trio.CancelScope(shield=True):
+            await super().commit(key, name)
+            self.committing.set()
+            await trio.testing.wait_all_tasks_blocked()
+
+
+def test_layer_that_is_committed_as_its_pull_is_cancelled_is_known(run):
+    """A layer that only the storage driver knew would stay until the next boot."""
+
+    async def test(fixture, nursery):
+        fixture.unpack.finish(LAYERS[0][1])
+        async with trio.open_nursery() as building:
+            building.start_soon(fixture.build, 0)
+            await fixture.storage.committing.wait()
+            building.cancel_scope.cancel()
+        chain_id = LAYERS[0][0]
+        assert list(await fixture.storage.keys()) == [chain_id]
+        assert fixture.layers.built[chain_id].size == len(LAYERS[0][1])
+        assert [key for key, _ in await fixture.layers.remove([chain_id])] == [chain_id]
+        assert list(await fixture.storage.keys()) == []
+
+    run(test, storage=Committing)
