@@ -549,7 +549,7 @@ def test_the_cache_in_disk_usage_and_prune(building: BuildingEngine) -> None:
     pruned = building.api("POST", '/build/prune?all=1&keep-storage=7&filters={"until":["24h"]}')[1]
     assert json.loads(pruned["CachesDeleted"][0]) == [{"until": ["24h"]}, True, 7, 0, 0]
     assert pruned["SpaceReclaimed"] == 5
-    assert building.api("POST", '/build/prune?filters={"bogus":["1"]}')[0] == 400
+    assert building.api("POST", '/build/prune?filters={"bogus":["1"]}')[0] == 200, "as in dockerd"
     assert "cancelled x" in building.api("POST", "/build/cancel?id=x")[1]["message"]
     connection = UnixConnection(building.socket)
     connection.request("HEAD", "/_ping")
