@@ -14,7 +14,7 @@ import stat
 import struct
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from fcntl import ioctl
 
 from .storage import Usage
@@ -23,6 +23,7 @@ __all__ = [
     "Trash",
     "copy_content",
     "copy_tree",
+    "copy_xattrs",
     "delete_tree",
     "docker_name",
     "filesystem_type",
@@ -262,24 +263,30 @@ def _copy_range(reader: int, writer: int, at: int, end: int) -> int:
     return at
 
 
-def _copy_attributes(source: int, target: int, info: os.stat_result) -> None:
-    if (info.st_uid, info.st_gid) != (os.geteuid(), os.getegid()):
-        os.chown(target, info.st_uid, info.st_gid)
-    os.chmod(target, stat.S_IMODE(info.st_mode))
+def copy_xattrs(source: int, target: int, *, ignored: Collection[int] = ()) -> None:
+    """Copy extended attributes, except those of overlayfs. Those that the target's file system or our privileges do not
+    allow, or that fail with an error number in `ignored`, are left out."""
     try:
         keys = os.listxattr(source)
     except OSError as error:
-        if error.errno not in _NO_XATTR:
+        if error.errno not in _NO_XATTR and error.errno not in ignored:
             raise
-        keys = []
+        return
     for key in keys:
         if key.startswith("trusted.overlay."):
             continue
         try:
             os.setxattr(target, key, os.getxattr(source, key))
         except OSError as error:
-            if error.errno not in _NO_XATTR:
+            if error.errno not in _NO_XATTR and error.errno not in ignored:
                 raise
+
+
+def _copy_attributes(source: int, target: int, info: os.stat_result) -> None:
+    if (info.st_uid, info.st_gid) != (os.geteuid(), os.getegid()):
+        os.chown(target, info.st_uid, info.st_gid)
+    os.chmod(target, stat.S_IMODE(info.st_mode))
+    copy_xattrs(source, target)
     os.utime(target, ns=(info.st_atime_ns, info.st_mtime_ns))
 
 

@@ -363,13 +363,13 @@ def use_huge_pages(fd: int) -> None:
     if not size:
         return
     # The mapping must be aligned to huge pages, which mmap guarantees only with MAP_FIXED.
-    room = _check(_libc.mmap(None, size + _HUGE_PAGE, _PROT_NONE, _MAP_PRIVATE | _MAP_ANONYMOUS, -1, 0))
+    mapping = _check(_libc.mmap(None, size + _HUGE_PAGE, _PROT_NONE, _MAP_PRIVATE | _MAP_ANONYMOUS, -1, 0))
     try:
-        start = -(-room // _HUGE_PAGE) * _HUGE_PAGE
+        start = -(-mapping // _HUGE_PAGE) * _HUGE_PAGE
         _check(_libc.mmap(start, size, _PROT_READ, _MAP_SHARED | _MAP_FIXED, fd, 0))
         _check(_libc.madvise(start, size, _MADV_COLLAPSE))
     finally:
-        _libc.munmap(room, size + _HUGE_PAGE)
+        _libc.munmap(mapping, size + _HUGE_PAGE)
 
 
 def pidfd_send_signal(pidfd: int, signum: int) -> None:

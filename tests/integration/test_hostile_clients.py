@@ -16,7 +16,7 @@ from tests.soak.memory import sample
 pytestmark = pytest.mark.root
 
 PATIENCE = 2.0  # seconds for an answer to other clients meanwhile, on a busy machine
-ROOM = 48 << 10  # KiB that the daemon may grow by meanwhile
+GROWTH = 48 << 10  # KiB that the daemon may grow by meanwhile
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +115,7 @@ def test_clients_that_never_read(engine: Engine, name: str) -> None:
         _others_are_served(engine)
         assert engine.ok("exec", f"{name}q", "echo", "well") == "well"
         grown = [sample(pid)["Rss"] - old for pid, old in zip(pids, before, strict=True)]
-        assert max(grown) < ROOM, f"KiB more in the daemon and the monitor: {grown}"
+        assert max(grown) < GROWTH, f"KiB more in the daemon and the monitor: {grown}"
         engine.ok("kill", name)  # a container that waits for slow clients can be killed
 
 
@@ -124,7 +124,7 @@ def test_a_flood_of_output_that_nobody_asked_for(engine: Engine, name: str) -> N
     monitor = engine.monitor(name)
     before = sample(monitor)["Rss"]
     _others_are_served(engine)
-    assert sample(monitor)["Rss"] - before < ROOM
+    assert sample(monitor)["Rss"] - before < GROWTH
     engine.ok("kill", name)
 
 
@@ -145,5 +145,5 @@ def test_a_giant_body_is_refused_early(engine: Engine, framing: str) -> None:
             assert sock.recv(4096).startswith(b"HTTP/1.1 413")
         except ConnectionResetError:
             pass
-    assert sample(engine.process.pid)["Rss"] - before < ROOM
+    assert sample(engine.process.pid)["Rss"] - before < GROWTH
     _others_are_served(engine)

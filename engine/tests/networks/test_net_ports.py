@@ -130,7 +130,7 @@ def test_the_first_free_of_a_range(held: list[Bound]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         if port > 65500:
-            pytest.fail("no room above the port the kernel chose")
+            pytest.fail("no free port above the port the kernel chose")
         held += take(PortAllocator(), [Wanted("tcp", 80, "127.0.0.1", port, port + 30)])
         assert port < held[0].port.host_port <= port + 30
 

@@ -16,8 +16,6 @@ import trio.testing
 from orlop_build_dockerfile.contracts import Base, Build, BuildFailed, CacheRecord, Export, Policy, Ref, Result, Settings
 from orlop_build_dockerfile.control.builds import Builds
 from orlop_build_dockerfile.control.errors import status_of
-from orlop_build_dockerfile.control.logs import SIZE, SPEED, LogLimit
-from orlop_build_dockerfile.control.progress import KEEP, MOST, BuildProgress
 from orlop_build_dockerfile.control.service import Control, client_session
 from orlop_build_dockerfile.control.tunnel import Tunnel
 from orlop_build_dockerfile.grpc import Call, Code, Connection, RpcError
@@ -545,68 +543,3 @@ def test_a_session_in_a_tunnel(tmp_path: Path) -> None:
     solver: Any = Solver()
     control_test(test, tmp_path, solver=solver, session=False)
     assert solver.done
-
-
-def test_output_is_limited_in_size_and_speed() -> None:
-    limit = LogLimit(0)
-    assert limit.take(b"x", 0.5) == b"x"
-    cut = limit.take(bytes(SPEED), 0.6)
-    assert cut.endswith(b"\n[output clipped, log limit 200KiB/s reached]\n")
-    assert cut.count(b"\0") == SPEED - 1
-    assert limit.take(b"more", 0.7) == b""
-    assert limit.take(b"later", 1.5) == b"later"
-    fast = LogLimit(0)
-    total = b"".join(fast.take(bytes(100_000), second) for second in range(1, 60))
-    assert total.count(b"\0") == SIZE
-    assert total.endswith(b"\n[output clipped, log limit 2MiB reached]\n")
-    assert total.count(b"clipped") == 1
-
-
-def _report(size: int) -> control_pb2.StatusResponse:
-    return control_pb2.StatusResponse(logs=[control_pb2.VertexLog(msg=bytes(size))])
-
-
-def test_reports_are_bounded() -> None:
-    async def main() -> None:
-        progress = BuildProgress()
-        slow = progress.read()
-        progress.report(_report(1))
-        await anext(slow)
-        for _ in range(MOST // 100_000 * 2):
-            progress.report(_report(100_000), output=True)
-        assert progress._size < MOST + 200_000  # for a reader who is slow
-        kept = len([raw async for raw in _all(slow, MOST)])
-        assert kept > 100
-        progress.report(_report(1))
-        assert progress._size < KEEP
-        progress.close()
-        await slow.aclose()
-        assert not progress._readers
-
-    async def _all(reports: AsyncGenerator[bytes, None], most: int) -> AsyncIterator[bytes]:
-        total = 0
-        while total < most - 500_000:
-            raw = await anext(reports)
-            total += len(raw)
-            yield raw
-
-    trio.run(main)
-
-
-def test_errors_of_vertices() -> None:
-    async def main() -> None:
-        progress = BuildProgress()
-        with pytest.raises(BuildFailed):
-            async with progress.vertex("d", "n", []):
-                raise BuildFailed("why")
-        with pytest.raises(ExceptionGroup):
-            async with progress.vertex("d", "n", []):
-                raise ExceptionGroup("", [ValueError("other"), BuildFailed("inner")])
-        with trio.move_on_after(0):
-            async with progress.vertex("d", "n", []), trio.open_nursery() as nursery:
-                nursery.start_soon(trio.sleep_forever)
-        progress.close()
-        merged = control_pb2.StatusResponse.FromString(b"".join([raw async for raw in progress.read()]))
-        assert [v.error for v in merged.vertexes if v.completed.seconds] == ["why", "inner", "context canceled"]
-
-    trio.run(main)

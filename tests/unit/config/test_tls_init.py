@@ -363,8 +363,8 @@ def test_listener_accepts_clients_of_its_own_ca_only(ready: Path, readers: Path)
 
     async def main() -> list[bool]:
         async with listen.opened(found, {}) as hosts, listen.opened_entries(found, hosts) as entries:
-            doors = [*hosts, *(each for _, own in entries for each in own)]
-            return [await accepted(policy, client) for policy in doors for client in (ready, readers)]
+            policies = [*hosts, *(each for _, own in entries for each in own)]
+            return [await accepted(policy, client) for policy in policies for client in (ready, readers)]
 
     assert trio.run(main) == [True, False, False, True]
 

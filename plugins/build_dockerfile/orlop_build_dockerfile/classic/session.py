@@ -8,13 +8,11 @@ from contextlib import asynccontextmanager
 import trio
 
 from orlop_build_dockerfile.contracts import BuildFailed, Credentials, LocalDirectory, Transferred, Vertex
+from orlop_build_dockerfile.dockerfile.archives import HEAD, begins_archive
 
 __all__ = ["RequestSession"]
 
 _PIECE = 256 << 10
-_BLOCK = 512
-_MAGIC = slice(257, 262)
-_COMPRESSED = (b"BZh", b"\x1f\x8b\x08", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
 
 
 class RequestSession:
@@ -29,11 +27,11 @@ class RequestSession:
 
     async def check_archive(self) -> None:
         """Read the beginning of the body. Raises `BuildFailed` unless an archive with some file begins there."""
-        while len(self._head) < _BLOCK and (piece := await self._body.receive_some(_PIECE)):
+        while len(self._head) < HEAD and (piece := await self._body.receive_some(_PIECE)):
             self._head += bytes(piece)
         if not self._head.strip(b"\0"):
             raise BuildFailed("failed to read dockerfile: open Dockerfile: no such file or directory")
-        if not self._head.startswith(_COMPRESSED) and self._head[_MAGIC] != b"ustar":
+        if not begins_archive(self._head):
             raise BuildFailed("the body of the request is not a tar archive", code=3)
 
     async def receive(self, wanted: LocalDirectory, target: str, progress: Vertex) -> Transferred:

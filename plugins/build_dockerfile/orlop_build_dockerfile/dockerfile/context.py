@@ -13,6 +13,7 @@ import msgspec
 from orlop_build_dockerfile.pb import ops_pb2 as pb
 
 from . import llb, sources
+from .archives import begins_archive
 from .giturl import parse_git_url
 from .goformat import parse_bool, quote
 from .ignore import IgnorePatterns, read_ignore_file
@@ -38,8 +39,6 @@ __all__ = ["Contexts", "NamedContext", "failure", "follow_paths", "read_files"]
 
 _IGNORE = ".dockerignore"
 _IS_HTTP = re.compile(r"https?://")
-_ARCHIVES = (b"BZh", b"\x1f\x8b\x08", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
-_TAR_MAGIC = slice(257, 262)
 
 
 def failure(answer: Failed, prefix: str = "") -> DockerfileError:
@@ -111,7 +110,7 @@ class Contexts:
     def _http(self, location: str) -> Steps[None]:
         output = sources.http(location, "context", llb.internal("load remote build context"))
         (head,) = yield from read_files(output, [("context", 1024)], "failed to read downloaded context")
-        if head is not None and (head.startswith(_ARCHIVES) or head[_TAR_MAGIC] == b"ustar"):
+        if head is not None and begins_archive(head):
             output = _copied(output, "/context", contents=False)
         else:
             self.filename = "context"

@@ -189,14 +189,14 @@ class Call:
             if self.error is not None:
                 raise self.error
             try:
-                room = http2.room(self.stream)
-                if room:
-                    http2.send_data(self.stream, bytes(rest[:room]))
+                size = http2.sendable(self.stream)
+                if size:
+                    http2.send_data(self.stream, bytes(rest[:size]))
             except StreamGone as error:
                 raise self._gone() from error
-            rest = rest[room:]
+            rest = rest[size:]
             self._owner.flush()
-            if room:
+            if size:
                 await self._owner.writable()
             else:
                 await self._owner.window_opened()

@@ -103,7 +103,7 @@ class Reset(NamedTuple):
 
 
 class WindowOpened(NamedTuple):
-    """There may be room to send."""
+    """More data may be sent."""
 
 
 class GoingAway(NamedTuple):
@@ -118,15 +118,16 @@ Event = Began | HeadersReceived | Data | Ended | Reset | WindowOpened | GoingAwa
 
 
 class _Inbound:
-    """Flow control of what is received on a stream, or on the connection (number 0)."""
+    """Flow control of what is received on a stream, or on the connection (number 0). `credit` is what the peer may still
+    send."""
 
-    def __init__(self, number: int, window: int, room: int) -> None:
-        self.number, self.window, self.room, self.consumed = number, window, room, 0
+    def __init__(self, number: int, window: int, credit: int) -> None:
+        self.number, self.window, self.credit, self.consumed = number, window, credit, 0
 
     def receive(self, size: int) -> None:
-        if size > self.room:
+        if size > self.credit:
             raise PeerError("more data than the flow-control window allows", h2.errors.ErrorCodes.FLOW_CONTROL_ERROR)
-        self.room -= size
+        self.credit -= size
 
     def consume(self, size: int) -> bytes:
         """A WINDOW_UPDATE once a quarter of the window is consumed: one for each message would double the frames."""
@@ -134,7 +135,7 @@ class _Inbound:
         if self.consumed < self.window // 4:
             return b""
         update = _frame(WINDOW_UPDATE, 0, self.number, struct.pack(">I", self.consumed))
-        self.room += self.consumed
+        self.credit += self.consumed
         self.consumed = 0
         return update
 
@@ -286,7 +287,7 @@ class Http2:
         except h2.exceptions.ProtocolError as error:
             raise StreamGone(str(error)) from error
 
-    def room(self, stream: int) -> int:
+    def sendable(self, stream: int) -> int:
         """How many bytes may be sent in one frame now. Raises StreamGone."""
         try:
             window: int = self._h2.local_flow_control_window(stream)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from orlop_build_dockerfile.contracts import BuildFailed
-from orlop_sdk.files import copy_content
+from orlop_sdk.files import copy_content, copy_xattrs
 
 from .paths import (
     Attributes,
@@ -36,7 +36,6 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_DEPTH = 400  # two descriptors a level
 _SMALL = 256 << 10
-_NO_XATTR = frozenset({errno.EOPNOTSUPP, errno.EPERM, errno.ENODATA, errno.EINVAL})
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -294,7 +293,7 @@ class Copier:
         if owner != self._self or stat.S_ISDIR(info.st_mode):
             os.fchown(target, *owner)
         os.fchmod(target, self._permissions(info.st_mode))
-        copy_xattrs(source, target)
+        copy_xattrs(source, target, ignored=(errno.EINVAL,))
         self._set_times(target, info)
 
 
@@ -302,24 +301,6 @@ def _write(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
-
-
-def copy_xattrs(source: int, target: int) -> None:
-    """Copy extended attributes; those that the target's file system or our privileges do not allow are left out."""
-    try:
-        keys = os.listxattr(source)
-    except OSError as error:
-        if error.errno not in _NO_XATTR:
-            raise
-        return
-    for key in keys:
-        if key.startswith("trusted.overlay."):
-            continue
-        try:
-            os.setxattr(target, key, os.getxattr(source, key))
-        except OSError as error:
-            if error.errno not in _NO_XATTR:
-                raise
 
 
 def remove_tree(parent: int, name: str) -> None:

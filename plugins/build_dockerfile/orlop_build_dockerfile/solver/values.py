@@ -5,6 +5,7 @@ A value is computed as late as possible: the layers of an image are not pulled i
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -54,14 +55,14 @@ class Value(Protocol):
         ...
 
 
-class _Snapshot:
+class _Snapshot(abc.ABC):
     by_content = False
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
 
-    async def snapshot(self) -> str:
-        raise NotImplementedError
+    @abc.abstractmethod
+    async def snapshot(self) -> str: ...
 
     async def digests(self, wanted: Selection) -> Digests:
         return await self._reader.digests(await self.snapshot(), wanted)
