@@ -243,6 +243,12 @@ def test_only_a_boot_has_a_higher_priority(fresh: Fresh) -> None:
     init = engine.inspect("started")["State"]["Pid"]
     for pid in (engine.process.pid, engine.zygote, parent_of(init), init):
         assert priorities(pid) == {usual}, Path(f"/proc/{pid}/comm").read_text()
+    # A zygote that is started again while the daemon has another priority does not inherit it
+    os.setpriority(os.PRIO_PROCESS, engine.process.pid, usual - 5)
+    old = engine.zygote
+    os.kill(old, signal.SIGKILL)
+    until(lambda: not alive(old) and len(engine.children("orlop-zygote")) == 1, "another zygote")
+    until(lambda: priorities(engine.zygote) == {usual}, "its priority")
 
 
 # --- events -----------------------------------------------------------------------------------------------------------

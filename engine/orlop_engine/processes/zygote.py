@@ -68,6 +68,7 @@ class Zygote:
         self._limits = {kind: resource.getrlimit(kind) for kind in (resource.RLIMIT_NOFILE, resource.RLIMIT_CORE)}
         with open("/proc/self/oom_score_adj") as file:
             self._oom_score = file.read()
+        self._priority = os.getpriority(os.PRIO_PROCESS, 0)
 
     @classmethod
     @asynccontextmanager
@@ -113,13 +114,14 @@ class Zygote:
         self._ready.set()
 
     def _stand_as_the_first(self) -> None:
-        """Give the zygote the resource limits and OOM score that the daemon was started with, before it forks:
+        """Give the zygote the resource limits, OOM score and priority that the daemon was started with, before it forks:
         containers must not inherit those that the daemon has set for itself since."""
         with suppress(OSError):  # it has ended already; `_keep` notices
             for kind, limits in self._limits.items():
                 resource.prlimit(self.pid, kind, limits)
             with open(f"/proc/{self.pid}/oom_score_adj", "w") as file:
                 file.write(self._oom_score)
+            os.setpriority(os.PRIO_PROCESS, self.pid, self._priority)
 
     async def _keep(self) -> None:
         """Restart the zygote whenever it dies. The pause doubles unless the zygote stayed up."""
