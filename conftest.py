@@ -1,5 +1,7 @@
 """Fails a test in which an event loop was blocked for longer than 100 ms. Applies to all tests, including those of drivers.
 
+Such a test is run a second time before it fails: code that blocks the loop does so again, a slow machine may not.
+
 Every `trio.run` in pytest's own thread gets the daemon's watchdog. Tests in a network namespace run in another thread, where
 they block on programs and sockets. Real daemons run with their own watchdog (`tests.integration.engine`);
 `tests/conftest.py` reads their logs.
@@ -16,9 +18,10 @@ from typing import Any
 
 import pytest
 import trio
+from _pytest.runner import runtestprotocol
 from hypothesis import settings
 
-from orlop_kernel.boot.watchdog import THRESHOLD, Blocked, LoopWatchdog
+from orlop_kernel.boot.watchdog import BLOCKED, THRESHOLD, Blocked, LoopWatchdog
 from orlop_sdk.testing.busy import tolerated
 
 # How long an example takes says how busy the machine is
@@ -26,6 +29,7 @@ settings.register_profile("orlop", deadline=None)
 settings.load_profile("orlop")
 
 _blocked: list[str] = []
+_repeated: list[str] = []
 _collecting = [0.0, 0.0]  # seconds spent in the garbage collector so far, and when it began
 _run = trio.run
 
@@ -67,6 +71,26 @@ def _count_collection(phase: str, _: object) -> None:
 def pytest_configure() -> None:
     trio.run = _watched
     gc.callbacks.append(_count_collection)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    reports = runtestprotocol(item, log=False, nextitem=nextitem)
+    failed = [report.longreprtext for report in reports if report.failed]
+    if failed and all(text.startswith(BLOCKED) for text in failed):
+        _repeated.extend(failed)
+        reports = runtestprotocol(item, log=False, nextitem=nextitem)
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _repeated:
+        terminalreporter.section("tests run a second time")
+        terminalreporter.write_line("\n".join(_repeated))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from tests.integration.engine import Engine
 
+from orlop_kernel.boot.watchdog import BLOCKED
+
 _names = itertools.count(1)
 _living: list[Engine] = []
 _logged: dict[str, int] = {}
@@ -25,7 +27,7 @@ def pytest_runtest_setup() -> None:
 def _check_loops() -> None:
     found = [line for engine in _living for line in engine.blocked()]
     if found:
-        pytest.fail("\n".join(found), pytrace=False)
+        pytest.fail(f"{BLOCKED}:\n" + "\n".join(found), pytrace=False)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -61,6 +63,8 @@ def _close(engine: Engine) -> None:
         left = engine.close()
     finally:
         _living.remove(engine)
+    if left and all(BLOCKED in line for line in left):
+        pytest.fail(f"{BLOCKED}:\n" + "\n".join(left), pytrace=False)
     assert not left, "the daemon left on the host:\n" + "\n".join(left)
 
 

@@ -116,24 +116,35 @@ def test_log_message_of_a_blocked_loop(caplog: pytest.LogCaptureFixture) -> None
     ]
 
 
-def test_a_test_that_blocks_its_loop_fails(tmp_path: Path) -> None:
-    """Runs pytest with this suite's plugin (conftest.py at the root) in a subprocess."""
-    (tmp_path / "test_it.py").write_text(
-        "import time, trio\n\ndef test_it():\n    async def main(): time.sleep(0.6)\n    trio.run(main)\n"
-    )
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "conftest",
-        str(tmp_path / "test_it.py"),
-        "--rootdir",
-        str(tmp_path),
-    ]
+def run_pytest(directory: Path, test: str) -> subprocess.CompletedProcess[str]:
+    """Run one test with this suite's plugin (conftest.py at the root) in a subprocess."""
+    file = directory / "test_it.py"
+    file.write_text(test)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "conftest", str(file), "--rootdir", str(directory)]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=directory, env=env, capture_output=True, text=True, check=False)
+
+
+def test_a_test_that_blocks_its_loop_fails(tmp_path: Path) -> None:
+    text = "import time, trio\n\ndef test_it():\n    async def main(): time.sleep(0.6)\n    trio.run(main)\n"
+    done = run_pytest(tmp_path, text)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "event loop blocked for 6" in done.stdout
     assert "main (test_a_test_that_blocks_its_lo0/test_it.py:4)" in done.stdout
+
+
+def test_a_test_that_blocks_its_loop_once_passes_and_is_named(tmp_path: Path) -> None:
+    text = (
+        "import time, trio\nnext_one = iter((0.6, 0))\n\n"
+        "def test_it():\n    async def main(): time.sleep(next(next_one))\n    trio.run(main)\n"
+    )
+    done = run_pytest(tmp_path, text)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+    assert "tests run a second time" in done.stdout
+    assert "event loop blocked for 6" in done.stdout
+
+
+def test_a_test_that_fails_otherwise_is_run_once(tmp_path: Path) -> None:
+    text = "next_one = iter((False, True))\n\ndef test_it():\n    assert next(next_one)\n"
+    assert run_pytest(tmp_path, text).returncode == 1

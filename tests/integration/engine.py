@@ -37,7 +37,7 @@ import docker
 from tests.registry import busybox, docker_archive, image, layer
 
 from orlop_engine.config import Config
-from orlop_kernel.boot.watchdog import DISK
+from orlop_kernel.boot.watchdog import BLOCKED, DISK
 from orlop_sdk import cgroups
 from orlop_sdk.testing.busy import tolerated
 
@@ -49,7 +49,6 @@ CGROUP_DRIVER = os.environ.get("ORLOP_TEST_CGROUP_DRIVER", "")
 STORAGE = os.environ.get("ORLOP_TEST_STORAGE", "")
 SLOWNESS = float(os.environ.get("ORLOP_TEST_SLOWNESS", "1"))
 DEADLINE = 20.0
-BLOCKED = "event loop blocked"
 T = str | bytes
 
 

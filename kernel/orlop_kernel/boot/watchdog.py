@@ -25,11 +25,12 @@ from types import FrameType
 
 import trio
 
-__all__ = ["DISK", "THRESHOLD", "VARIABLE", "Blocked", "LoopWatchdog", "follow", "log_blocked", "threshold"]
+__all__ = ["BLOCKED", "DISK", "THRESHOLD", "VARIABLE", "Blocked", "LoopWatchdog", "follow", "log_blocked", "threshold"]
 
 THRESHOLD = 0.1
 """Seconds. A client notices such a delay of its `ping`."""
 
+BLOCKED = "event loop blocked"
 DISK = "waiting for the disk"
 VARIABLE = "ORLOP_LOOP_WATCHDOG"
 _FRAMES = 12  # the innermost ones: enough to reach from a handler to the loop that it runs
@@ -47,7 +48,7 @@ class Blocked:
     disk: bool = False
 
     def __str__(self) -> str:
-        text = f"event loop blocked for {self.seconds * 1000:.0f} ms by task {self.task}"
+        text = f"{BLOCKED} for {self.seconds * 1000:.0f} ms by task {self.task}"
         return f"{text}{f', {DISK}' if self.disk else ''}{f': {self.frames}' if self.frames else ''}"
 
 
