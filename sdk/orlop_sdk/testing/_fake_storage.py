@@ -29,12 +29,13 @@ __all__ = ["FakeStorage"]
 
 
 class FakeStorage:
-    """A storage driver for tests of the kernel. Each snapshot is a complete copy. Needs no root, deletes synchronously, and
-    passes `StorageSuite`. The state is in `context.root` and is found again by a new instance."""
+    """A storage driver for tests of the kernel. Each snapshot is a complete copy. Needs no root, and passes `StorageSuite`.
+    The state is in `context.root` and is found again by a new instance."""
 
     def __init__(self, context: StorageContext) -> None:
         self._root = context.root
         self._index = SnapshotIndex(context.root)
+        self._changing = trio.Lock()  # trees are copied and deleted on worker threads
 
     @property
     def capabilities(self) -> StorageCapabilities:
@@ -53,10 +54,13 @@ class FakeStorage:
         return os.path.join(self._root, ident)
 
     async def prepare(self, key: str, parent: str | None, *, options: Mapping[str, str] | None = None) -> None:
-        await trio.lowlevel.checkpoint()
         check_key(key)
         if options:
             raise InvalidParameter(f"cannot apply storage option {next(iter(options))}: the fake driver has none")
+        async with self._changing:
+            await self._prepare(key, parent)
+
+    async def _prepare(self, key: str, parent: str | None) -> None:
         if key in self._index.load():
             _, known, committed = self._get(key)
             if committed or known != parent:
@@ -70,17 +74,23 @@ class FakeStorage:
         ident = secrets.token_hex(8)
         os.mkdir(self._path(ident))
         if below is not None:
-            source, target = (os.open(self._path(each), os.O_RDONLY) for each in (below, ident))
-            try:
-                copy_tree(source, target)
-            finally:
-                os.close(source)
-                os.close(target)
+            await trio.to_thread.run_sync(self._copy, below, ident)
         self._index.add(key, ident, below)
 
+    def _copy(self, below: str, ident: str) -> None:
+        source, target = (os.open(self._path(each), os.O_RDONLY) for each in (below, ident))
+        try:
+            copy_tree(source, target)
+        finally:
+            os.close(source)
+            os.close(target)
+
     async def commit(self, key: str, name: str) -> None:
-        await trio.lowlevel.checkpoint()
         check_key(name)
+        async with self._changing:
+            await self._commit(key, name)
+
+    async def _commit(self, key: str, name: str) -> None:
         records = self._index.load()
         if name in records and name != key and not records[name].committed:
             raise Conflict(f"cannot commit snapshot {key} as {name}: that is an active snapshot")
@@ -91,13 +101,16 @@ class FakeStorage:
             if name != key:
                 raise Conflict(f"cannot commit snapshot {key} as {name}: it is committed")
         elif name in records and name != key:
-            await self.remove(key)
+            await self._remove(key)
         else:
             self._index.commit(key, name)
 
     async def remove(self, key: str) -> None:
-        await trio.lowlevel.checkpoint()
         check_key(key)
+        async with self._changing:
+            await self._remove(key)
+
+    async def _remove(self, key: str) -> None:
         records = self._index.load()
         if key not in records:
             return
@@ -105,7 +118,7 @@ class FakeStorage:
         if any(record.parent == ident for record in records.values()):
             raise Conflict(f"cannot remove snapshot {key}: other snapshots stand on it")
         self._index.drop(key, committed=records[key].committed)
-        delete_tree(self._path(ident))
+        await trio.to_thread.run_sync(delete_tree, self._path(ident))
 
     async def mounts(self, key: str, *, readonly: bool = False, volatile: bool = False) -> Sequence[Mount]:
         await trio.lowlevel.checkpoint()
