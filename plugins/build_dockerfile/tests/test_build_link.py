@@ -37,7 +37,7 @@ async def connected(handler: Handler) -> AsyncIterator[tuple[BackendClient, Link
         daemon.close()
 
 
-def test_results_progress_and_descriptors_arrive() -> None:
+def test_calls_transfer_results_progress_and_descriptors() -> None:
     async def handler(question: messages.Question, fds: list[int], report: Report) -> Any:
         match question:
             case messages.FetchBase():
@@ -78,7 +78,7 @@ def test_results_progress_and_descriptors_arrive() -> None:
         (ExceptionGroup("", [NotFound("in a nursery")]), NotFound),
     ],
 )
-def test_errors_keep_their_type(raised: Exception, expected: type[OrlopError]) -> None:
+def test_raised_errors_keep_their_type_across_the_link(raised: Exception, expected: type[OrlopError]) -> None:
     async def handler(question: messages.Question, fds: list[int], report: Report) -> Any:
         raise raised
 
@@ -92,7 +92,7 @@ def test_errors_keep_their_type(raised: Exception, expected: type[OrlopError]) -
     trio.run(main)
 
 
-def test_a_bug_of_the_other_side_is_an_error_of_this_call_alone(caplog: pytest.LogCaptureFixture) -> None:
+def test_unexpected_exception_of_a_handler_fails_only_its_call(caplog: pytest.LogCaptureFixture) -> None:
     async def handler(question: messages.Question, fds: list[int], report: Report) -> Any:
         if isinstance(question, messages.Prepare):
             raise ZeroDivisionError("a bug")
@@ -108,7 +108,7 @@ def test_a_bug_of_the_other_side_is_an_error_of_this_call_alone(caplog: pytest.L
     assert "cannot handle Prepare" in caplog.text
 
 
-def test_a_cancelled_call_is_undone_before_its_caller_goes_on() -> None:
+def test_cancelled_call_returns_after_its_handler_has_cleaned_up() -> None:
     undone = False
 
     async def handler(question: messages.Question, fds: list[int], report: Report) -> Any:
@@ -130,7 +130,7 @@ def test_a_cancelled_call_is_undone_before_its_caller_goes_on() -> None:
     trio.run(main)
 
 
-def test_the_end_of_the_connection_ends_calls_and_handlers() -> None:
+def test_closed_connection_ends_calls_and_handlers() -> None:
     ended = trio.Event()
 
     async def handler(question: messages.Question, fds: list[int], report: Report) -> Any:
@@ -157,7 +157,7 @@ def test_the_end_of_the_connection_ends_calls_and_handlers() -> None:
     trio.run(main)
 
 
-def test_descriptors_that_nobody_took_are_closed() -> None:
+def test_descriptors_of_an_incomplete_frame_are_closed() -> None:
     """Those of a call whose connection ends before its frame is complete."""
     ours, theirs = socket.socketpair()
 
@@ -174,7 +174,7 @@ def test_descriptors_that_nobody_took_are_closed() -> None:
     trio.run(main)
 
 
-def test_a_frame_that_is_too_long_ends_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+def test_oversized_frame_closes_the_connection(caplog: pytest.LogCaptureFixture) -> None:
     ours, theirs = socket.socketpair()
 
     async def main() -> None:

@@ -16,7 +16,7 @@ def given(text: str) -> Collection:
     return msgspec.json.decode(text, type=BuildKeys).builder.gc
 
 
-def test_rules_of_daemon_json() -> None:
+def test_gc_policies_are_read_from_daemon_json() -> None:
     """The example of Docker's documentation."""
     found = policies(
         given(
@@ -34,7 +34,7 @@ def test_rules_of_daemon_json() -> None:
     )
 
 
-def test_default_rules_keep_a_tenth_of_the_disk_unless_told_otherwise() -> None:
+def test_default_policies_reserve_a_tenth_of_the_disk_or_the_configured_space() -> None:
     found = policies(Collection(), "/nowhere/yet")
     assert [rule.everything for rule in found] == [False, False, False, True]
     assert found[0].maximum == 512 << 20 and found[0].keep_duration == 48 * 3600
@@ -48,6 +48,6 @@ def test_default_rules_keep_a_tenth_of_the_disk_unless_told_otherwise() -> None:
     "text",
     ['{"defaultKeepStorage": "much"}', '{"policy": [{"filter": ["unused-for=48"]}]}', '{"policy": [{"minFreeSpace": "x"}]}'],
 )
-def test_what_is_no_size_and_no_time_is_refused(text: str) -> None:
+def test_invalid_sizes_and_durations_are_refused(text: str) -> None:
     with pytest.raises(PolicyError, match=r"builder\.gc"):
         policies(given(f'{{"builder": {{"gc": {text}}}}}'), "/")

@@ -32,7 +32,7 @@ def _report(size: int) -> control_pb2.StatusResponse:
     return control_pb2.StatusResponse(logs=[control_pb2.VertexLog(msg=bytes(size))])
 
 
-def test_reports_are_bounded() -> None:
+def test_unread_progress_is_bounded_in_memory() -> None:
     async def main() -> None:
         progress = BuildProgress()
         slow = progress.read()
@@ -59,7 +59,7 @@ def test_reports_are_bounded() -> None:
     trio.run(main)
 
 
-def test_errors_of_vertices() -> None:
+def test_failed_and_cancelled_vertices_report_their_error() -> None:
     async def main() -> None:
         progress = BuildProgress()
         with pytest.raises(BuildFailed):

@@ -49,7 +49,7 @@ def graph() -> Definition:
 # --- parameters -------------------------------------------------------------------------------------------------------
 
 
-def test_parameters_become_options_of_the_frontend() -> None:
+def test_query_parameters_become_frontend_options() -> None:
     request = parse_request(
         client(
             t=["app:1", "docker.io/library/app:1", "127.0.0.1:5000/x"],
@@ -111,17 +111,17 @@ def test_parameters_become_options_of_the_frontend() -> None:
         ({"securityopt": '["label=x"]'}, "does not support setting security options"),
     ],
 )
-def test_a_bad_parameter_is_refused(query: dict[str, str], message: str) -> None:
+def test_invalid_parameters_are_refused(query: dict[str, str], message: str) -> None:
     with pytest.raises(InvalidParameter, match=message):
         parse_request(client(**query))
 
 
 @pytest.mark.parametrize("url", ["https://host/x.tar", "git@host:a.git", "github.com/a/b"])
-def test_a_remote_context(url: str) -> None:
+def test_remote_becomes_the_build_context(url: str) -> None:
     assert parse_request(client(remote=url)).options["context"] in (url, f"https://{url}")
 
 
-def test_credentials_of_registries() -> None:
+def test_registry_credentials_are_read_from_the_header() -> None:
     config = {
         "https://index.docker.io/v1/": {"username": "u", "password": "p"},
         "host:5000": {"auth": base64.b64encode(b"a:b:c").decode()},
@@ -159,7 +159,7 @@ def texts(renderer: Renderer, raw: bytes) -> str:
     return "".join(line["stream"] for line in shown(renderer, raw))
 
 
-def test_steps_are_shown_in_the_order_of_the_file() -> None:
+def test_steps_are_printed_in_dockerfile_order() -> None:
     renderer = Renderer()
     assert shown(renderer, report(vertexes=[vertex("0", name="[internal] load build definition from Dockerfile")])) == []
     assert not renderer.begun
@@ -176,7 +176,7 @@ def test_steps_are_shown_in_the_order_of_the_file() -> None:
     assert list(renderer.finish()) == []
 
 
-def test_downloads_of_a_base_are_shown() -> None:
+def test_base_image_downloads_are_reported() -> None:
     renderer = Renderer()
     renderer.steps = Steps.of(graph())
     statuses = [
@@ -190,7 +190,7 @@ def test_downloads_of_a_base_are_shown() -> None:
     ]
 
 
-def test_failures_have_the_words_of_the_classic_builder() -> None:
+def test_failures_use_the_classic_builders_messages() -> None:
     message = 'process "/bin/sh -c exit 3" did not complete successfully: exit code: 3'
     detail = ("github.com/moby/buildkit/gatewayapi.ExitMessage+json", b'{"Code":3}')
     assert json.loads(error_line(BuildFailed(message, details=[detail]))) == {
@@ -299,7 +299,7 @@ def built(
         raise leading_error(group) from None
 
 
-def test_a_build_from_its_context_to_its_image() -> None:
+def test_build_reads_the_uploaded_context_and_prints_the_image() -> None:
     taken = []
 
     async def work(build: Build) -> None:
@@ -318,11 +318,11 @@ def test_a_build_from_its_context_to_its_image() -> None:
     assert {"aux": {"ID": IMAGE}} in lines
 
 
-def test_a_quiet_build_shows_its_image_alone() -> None:
+def test_quiet_build_prints_only_the_image_id() -> None:
     assert built(client(q="1", t="app")) == json.dumps({"stream": f"{IMAGE}\n"}, separators=(",", ":")) + "\n"
 
 
-def test_what_fails_before_the_answer_begins_is_an_error_status() -> None:
+def test_failure_before_the_first_line_is_an_http_error() -> None:
     with pytest.raises(InvalidParameter, match="dockerfile parse error on line 1: unknown instruction: FOO"):
         built(client(buildargs='{"FAIL":"dockerfile parse error on line 1: unknown instruction: FOO"}'))
     with pytest.raises(InvalidParameter, match="Cannot locate specified Dockerfile: D"):
@@ -337,13 +337,13 @@ def test_what_fails_before_the_answer_begins_is_an_error_status() -> None:
         (b"FROM busybox\n" * 100, "the body of the request is not a tar archive"),
     ],
 )
-def test_the_body_must_be_an_archive(body: bytes, message: str) -> None:
+def test_body_must_be_a_tar_archive(body: bytes, message: str) -> None:
     with pytest.raises(InvalidParameter, match=message):
         built(client(), body=body)
     assert "Successfully built" in built(client(remote="https://host/x.tar"), body=b"")
 
 
-def test_what_fails_later_is_a_line() -> None:
+def test_failure_after_the_first_line_is_an_error_line() -> None:
     found = built(client(buildargs='{"NOIMAGE":"x: not found"}'))
     assert json.loads(found) == {"errorDetail": {"message": "x: not found"}, "error": "x: not found"}
 
@@ -355,7 +355,7 @@ def test_what_fails_later_is_a_line() -> None:
     assert "Step 1/4" in lines[0]
 
 
-def test_a_build_can_be_cancelled_by_its_id() -> None:
+def test_build_is_cancelled_by_its_id() -> None:
     working = trio.Event()
 
     async def work(build: Build) -> None:
@@ -371,7 +371,7 @@ def test_a_build_can_be_cancelled_by_its_id() -> None:
     assert json.loads(lines[-1])["error"] == "context canceled"
 
 
-def test_two_builds_cannot_have_one_id() -> None:
+def test_id_of_a_running_build_is_refused() -> None:
     working = trio.Event()
 
     async def work(build: Build) -> None:
@@ -389,7 +389,7 @@ def test_two_builds_cannot_have_one_id() -> None:
     assert "context canceled" in built(client(buildid="b1"), work=work, during=again)
 
 
-def test_the_client_has_nothing_but_its_context() -> None:
+def test_request_session_offers_only_context_and_credentials() -> None:
     async def main() -> None:
         ours, theirs = trio.testing.memory_stream_pair()
         await ours.send_eof()
@@ -405,7 +405,7 @@ def test_the_client_has_nothing_but_its_context() -> None:
     trio.run(main)
 
 
-def test_a_session_that_does_not_come() -> None:
+def test_missing_session_is_not_found() -> None:
     async def main() -> None:
         ours, theirs = trio.testing.memory_stream_pair()
         async with trio.open_nursery() as nursery:

@@ -54,7 +54,7 @@ def digest(root: Path, wanted: Selection = WHOLE, files: dict[str, KnownFile] | 
 
 @settings(max_examples=150)
 @given(TREES, TREES)
-def test_digests_are_equal_exactly_if_the_files_are(first: Tree, second: Tree) -> None:
+def test_digests_are_equal_if_and_only_if_the_trees_are(first: Tree, second: Tree) -> None:
     base = Path(tempfile.mkdtemp())
     try:
         for name, tree in (("one", first), ("two", second)):
@@ -69,7 +69,7 @@ def test_digests_are_equal_exactly_if_the_files_are(first: Tree, second: Tree) -
         shutil.rmtree(base)
 
 
-def test_times_and_places_do_not_count(tmp_path: Path) -> None:
+def test_digest_ignores_timestamps_and_location(tmp_path: Path) -> None:
     for name in ("one", "two/deeper"):
         (tmp_path / name).mkdir(parents=True)
         write(tmp_path / name, {"d/a": ("file", "x"), "d/e/f": ("exec", "y")})
@@ -78,7 +78,7 @@ def test_times_and_places_do_not_count(tmp_path: Path) -> None:
     assert digest(tmp_path / "one", Selection("/d")) == digest(tmp_path / "two", Selection("/deeper/d"))
 
 
-def test_known_files_are_not_read_again_unless_they_changed(tmp_path: Path) -> None:
+def test_unchanged_known_files_are_not_read_again(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()
     write(tree, {"d/a": ("file", "x"), "b": ("file", "y")})
@@ -94,7 +94,7 @@ def test_known_files_are_not_read_again_unless_they_changed(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("attribute", [b"1", b"2"])
-def test_extended_attributes_count(tmp_path: Path, attribute: bytes) -> None:
+def test_extended_attributes_change_the_digest(tmp_path: Path, attribute: bytes) -> None:
     (tmp_path / "f").write_text("x")
     before = digest(tmp_path)
     try:
@@ -104,7 +104,7 @@ def test_extended_attributes_count(tmp_path: Path, attribute: bytes) -> None:
     assert digest(tmp_path) != before
 
 
-def test_patterns_leave_out_and_links_are_followed_inside(tmp_path: Path) -> None:
+def test_excluded_files_are_not_digested_and_links_stay_inside_the_root(tmp_path: Path) -> None:
     write(
         tmp_path, {"d/a": ("file", "x"), "d/b": ("file", "y"), "l": ("link", "/d/a"), "out": ("link", "../../../etc/passwd")}
     )

@@ -175,7 +175,7 @@ def control_test(
     return solver
 
 
-def test_a_build_with_a_frontend_in_the_client(tmp_path: Path) -> None:
+def test_client_runs_the_frontend_through_the_gateway(tmp_path: Path) -> None:
     async def test(client: Client) -> None:
         answers: list[dict[str, str]] = []
         statuses: list[list[control_pb2.StatusResponse]] = []
@@ -211,7 +211,7 @@ def test_a_build_with_a_frontend_in_the_client(tmp_path: Path) -> None:
     control_test(test, tmp_path)
 
 
-def test_progress_arrives_and_ends_with_the_build(tmp_path: Path) -> None:
+def test_status_streams_progress_until_the_build_ends(tmp_path: Path) -> None:
     class Solver(FakeSolver):
         async def work(self, build: Build) -> None:
             async with build.progress.vertex("sha256:1", "RUN a", []) as vertex:
@@ -253,7 +253,7 @@ def test_progress_arrives_and_ends_with_the_build(tmp_path: Path) -> None:
     control_test(test, tmp_path, solver=Solver())
 
 
-def test_a_failure_has_its_details_and_marks_its_vertex(tmp_path: Path) -> None:
+def test_failed_build_returns_details_and_marks_its_vertex(tmp_path: Path) -> None:
     class Solver(FakeSolver):
         async def work(self, build: Build) -> None:
             async with build.progress.vertex("sha256:1", "RUN false", []):
@@ -283,7 +283,7 @@ def test_a_failure_has_its_details_and_marks_its_vertex(tmp_path: Path) -> None:
     control_test(test, tmp_path, solver=Solver())
 
 
-def test_an_error_that_the_client_returns_is_that_of_the_build(tmp_path: Path) -> None:
+def test_error_returned_by_the_clients_frontend_fails_the_build(tmp_path: Path) -> None:
     async def test(client: Client) -> None:
         async def solve() -> None:
             with pytest.raises(RpcError, match="parse error") as caught:
@@ -314,7 +314,7 @@ def hanging(cancelled: trio.Event) -> FakeSolver:
 
 
 @pytest.mark.parametrize("how", ["cancel", "session", "connection", "api"])
-def test_what_ends_a_build(tmp_path: Path, how: str) -> None:
+def test_build_is_cancelled_when_call_session_or_connection_ends(tmp_path: Path, how: str) -> None:
     cancelled = trio.Event()
 
     async def test(client: Client) -> None:
@@ -357,7 +357,7 @@ def test_what_ends_a_build(tmp_path: Path, how: str) -> None:
     control_test(test, tmp_path, solver=hanging(cancelled))
 
 
-def test_gateway_calls(tmp_path: Path) -> None:
+def test_gateway_serves_solves_files_and_image_configurations(tmp_path: Path) -> None:
     async def test(client: Client) -> None:
         async with trio.open_nursery() as nursery:
 
@@ -411,7 +411,7 @@ def test_gateway_calls(tmp_path: Path) -> None:
         ({"Ref": ""}, "exists already", 6),
     ],
 )
-def test_builds_that_are_refused(tmp_path: Path, request_: dict[str, Any], words: str, code: int) -> None:
+def test_invalid_solve_requests_are_refused(tmp_path: Path, request_: dict[str, Any], words: str, code: int) -> None:
     async def test(client: Client) -> None:
         with pytest.raises(RpcError, match=words) as caught:
             await client.solve(**request_)
@@ -421,7 +421,7 @@ def test_builds_that_are_refused(tmp_path: Path, request_: dict[str, Any], words
     assert not solver.jobs
 
 
-def test_a_build_without_its_session_or_its_other_calls(tmp_path: Path) -> None:
+def test_unknown_session_build_and_build_id_are_refused(tmp_path: Path) -> None:
     async def test(client: Client) -> None:
         with pytest.raises(RpcError, match="no active session for s1"):
             await client.solve(Definition=GRAPH)
@@ -433,7 +433,7 @@ def test_a_build_without_its_session_or_its_other_calls(tmp_path: Path) -> None:
     control_test(test, tmp_path, session=False, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-def test_values_of_a_build_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_references_of_a_build_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orlop_build_dockerfile.control.builds._REFS", 2)
 
     async def test(client: Client) -> None:
@@ -453,12 +453,12 @@ def test_values_of_a_build_are_bounded(tmp_path: Path, monkeypatch: pytest.Monke
     control_test(test, tmp_path)
 
 
-def test_details_that_no_client_could_receive_are_left_out() -> None:
+def test_oversized_error_details_are_omitted() -> None:
     error = BuildFailed("why", details=[("small", b"{}"), ("large", bytes(5 << 20)), ("last", b"{}")])
     assert [each.type_url for each in status_pb2.Status.FromString(status_of(error).details).details] == ["small"]
 
 
-def test_two_builds_of_one_name(tmp_path: Path) -> None:
+def test_reference_of_a_running_build_is_refused(tmp_path: Path) -> None:
     cancelled = trio.Event()
 
     async def test(client: Client) -> None:
@@ -477,7 +477,7 @@ def test_two_builds_of_one_name(tmp_path: Path) -> None:
     control_test(test, tmp_path, solver=hanging(cancelled))
 
 
-def test_builds_are_forgotten(tmp_path: Path) -> None:
+def test_finished_builds_are_forgotten_after_a_delay(tmp_path: Path) -> None:
     async def test(client: Client) -> None:
         await client.solve(Frontend="dockerfile.v0")
         assert len(client.builds) == 1
@@ -488,7 +488,7 @@ def test_builds_are_forgotten(tmp_path: Path) -> None:
     control_test(test, tmp_path, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-def test_workers_usage_and_prune(tmp_path: Path) -> None:
+def test_control_lists_workers_and_disk_usage_and_prunes(tmp_path: Path) -> None:
     async def test(client: Client) -> None:
         listed = await client.ask(CONTROL + "ListWorkers", control_pb2.ListWorkersRequest(), control_pb2.ListWorkersResponse)
         [worker] = listed.record
@@ -514,7 +514,7 @@ def test_workers_usage_and_prune(tmp_path: Path) -> None:
     control_test(test, tmp_path, **options)
 
 
-def test_a_malformed_request(tmp_path: Path) -> None:
+def test_malformed_request_is_an_invalid_argument(tmp_path: Path) -> None:
     async def test(client: Client) -> None:
         with pytest.raises(RpcError, match="malformed") as caught:
             await client.connection.unary(CONTROL + "Solve", b"\xff\xff")
@@ -523,7 +523,7 @@ def test_a_malformed_request(tmp_path: Path) -> None:
     control_test(test, tmp_path)
 
 
-def test_a_session_in_a_tunnel(tmp_path: Path) -> None:
+def test_session_in_a_control_stream_serves_secrets(tmp_path: Path) -> None:
     class Solver(FakeSolver):
         async def work(self, build: Build) -> None:
             assert await build.session.secret("x") == b"s3cret"

@@ -70,7 +70,9 @@ def _converted_or_refused(dockerfile: bytes, options: dict[str, str]) -> None:
     ),
     st.dictionaries(st.sampled_from(OPTIONS), st.sampled_from(VALUES), max_size=3),
 )
-def test_changed_dockerfiles(lines: list[str], changes: list[tuple[int, str]], options: dict[str, str]) -> None:
+def test_mutated_dockerfiles_are_converted_or_refused(
+    lines: list[str], changes: list[tuple[int, str]], options: dict[str, str]
+) -> None:
     text = "\n".join(["FROM busybox AS a", *lines]) + "\n"
     for at, change in changes:
         text = text[:at] + change + text[at + 1 :]
@@ -79,7 +81,7 @@ def test_changed_dockerfiles(lines: list[str], changes: list[tuple[int, str]], o
 
 @RARELY_SLOW
 @given(st.binary(max_size=60))
-def test_any_bytes(data: bytes) -> None:
+def test_arbitrary_bytes_are_converted_or_refused(data: bytes) -> None:
     _converted_or_refused(b"FROM busybox\nRUN x" + data, {})
 
 
@@ -122,7 +124,9 @@ COPY --from=0 / /
         st.sampled_from(["os", "architecture", "config", "rootfs", "history", "variant", "os.features"]), _JSON, max_size=2
     ),
 )
-def test_images_with_odd_configurations(members: dict[str, Any], more: dict[str, Any]) -> None:
+def test_base_images_with_malformed_configurations_are_converted_or_refused(
+    members: dict[str, Any], more: dict[str, Any]
+) -> None:
     bad = {**BUSYBOX, "config": members, **more}
     try:
         converted = build(USES, images={"docker.io/library/bad:latest": bad})
@@ -136,18 +140,18 @@ def test_images_with_odd_configurations(members: dict[str, Any], more: dict[str,
     ("dockerfile", "lines"),
     [(b"FROM busybox\nRUN \xff\n", [2]), (b"FROM busybox\nRUN <<E\n\xff\nE\n", [2, 3, 4]), (b"FROM \xff\n", [1])],
 )
-def test_bytes_that_are_not_utf8(dockerfile: bytes, lines: list[int]) -> None:
+def test_invalid_utf8_is_refused_with_its_lines(dockerfile: bytes, lines: list[int]) -> None:
     outside = Outside({"Dockerfile": dockerfile})
     with pytest.raises(DockerfileError, match="not valid UTF-8") as caught:
         run(Request(), outside)
     assert [item.start.line for item in caught.value.ranges] == lines
 
 
-def test_bytes_in_comments_and_files_are_kept() -> None:
+def test_invalid_utf8_is_allowed_in_comments_and_heredoc_files() -> None:
     converted = build(b"# caf\xe9\nFROM busybox\nCOPY <<E /x\n\xff\xfe\nE\n")
     assert any(b"\xff\xfe\n" in data for data in getattr(converted.results[0].definition, "def"))
 
 
-def test_contexts_with_odd_names() -> None:
+def test_malformed_named_contexts_are_refused() -> None:
     assert "invalid" in failing("FROM busybox\n", {"context:busybox": "docker-image://Not A Name"}).message
     assert "has no digest" in failing("FROM busybox\n", {"context:busybox": "oci-layout://x"}).message

@@ -77,7 +77,7 @@ ALL = [(path, case) for path in sorted(HERE.glob("*.txt")) for case in _cases(pa
 
 
 @pytest.mark.parametrize(("path", "case"), ALL, ids=[f"{path.stem}-{case.name}" for path, case in ALL])
-def test_golden(path: Path, case: Case) -> None:
+def test_conversion_matches_the_recorded_result(path: Path, case: Case) -> None:
     found = _result(case)
     if os.environ.get("ORLOP_RECORD"):
         text = path.read_text()
@@ -89,6 +89,6 @@ def test_golden(path: Path, case: Case) -> None:
         assert found == case.expected
 
 
-def test_there_are_enough() -> None:
+def test_number_of_recorded_cases_does_not_shrink() -> None:
     assert len(ALL) > 200
     assert config  # used by other tests of this directory

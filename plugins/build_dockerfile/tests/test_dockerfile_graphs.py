@@ -5,7 +5,7 @@ from __future__ import annotations
 from dockerfile_build import build, config, failing, graph, names
 
 
-def test_a_stage_copies_from_another_one() -> None:
+def test_stage_copies_from_another_stage() -> None:
     converted = build(
         """
 FROM busybox AS base
@@ -35,18 +35,18 @@ COPY --from=base /app /app
     ]
 
 
-def test_a_stage_that_nothing_needs_is_left_out() -> None:
+def test_unused_stage_is_omitted() -> None:
     converted = build("FROM busybox AS a\nRUN a\nFROM busybox AS b\nRUN b\nFROM a\nRUN c\n")
     assert names(converted)[1:] == ["[a 2/2] RUN a", "[stage-2 1/1] RUN c"]
 
 
-def test_an_unknown_instruction_is_refused_with_its_line() -> None:
+def test_unknown_instruction_is_refused_with_its_line() -> None:
     error = failing("FROM busybox\n\nRUM true\n")
     assert error.message == "dockerfile parse error on line 3: unknown instruction: RUM (did you mean RUN?)"
     assert [item.start.line for item in error.ranges] == [3]
 
 
-def test_history_and_configuration() -> None:
+def test_instructions_write_history_and_image_configuration() -> None:
     value = config(build('FROM busybox\nENV A=b\nCMD ["x", "y"]\nEXPOSE 80\n'))
     assert value["config"]["Env"] == ["PATH=/bin", "A=b"]
     assert [entry["created_by"] for entry in value["history"]] == [

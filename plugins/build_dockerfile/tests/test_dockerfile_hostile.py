@@ -25,7 +25,7 @@ TOO_LARGE = "the Dockerfile is too large after the expansion of its variables"
         ("FROM busybox\n" + "RUN <<E\n" * 10_000, "unterminated heredoc"),
     ],
 )
-def test_too_much_is_refused(dockerfile: str, message: str) -> None:
+def test_expensive_dockerfiles_are_refused_in_bounded_time(dockerfile: str, message: str) -> None:
     start = time.process_time()
     assert failing(dockerfile).message == message
     assert time.process_time() - start < 20
@@ -49,13 +49,13 @@ def test_too_much_is_refused(dockerfile: str, message: str) -> None:
     ],
     ids=range(12),
 )
-def test_much_is_converted(dockerfile: str) -> None:
+def test_large_dockerfiles_are_converted_in_bounded_time(dockerfile: str) -> None:
     start = time.process_time()
     assert build(dockerfile).results[0].definition.metadata
     assert time.process_time() - start < 20
 
 
-def test_findings_and_ranges_are_limited() -> None:
+def test_numbers_of_warnings_and_ranges_are_limited() -> None:
     converted = build("FROM busybox\n" + "".join(f"ENV A=$undefined{number}\n" for number in range(2000)))
     assert len(converted.warnings) == 500
     definition = build("FROM busybox\nRUN <<E\n" + "x\n" * 5000 + "E\n").results[0].definition
@@ -63,5 +63,5 @@ def test_findings_and_ranges_are_limited() -> None:
     assert sorted(ranges) == [1, 1]
 
 
-def test_the_length_of_words_limits_suggestions() -> None:
+def test_long_words_get_no_suggestions() -> None:
     assert "did you mean" not in failing("FROM busybox\n" + "RUN" * 50 + " x\n").message

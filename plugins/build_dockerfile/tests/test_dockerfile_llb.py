@@ -20,7 +20,7 @@ RUN second
 """
 
 
-def test_inputs_come_before_what_needs_them() -> None:
+def test_inputs_precede_the_operations_that_use_them() -> None:
     definition = build(DOCKERFILE).results[0].definition
     seen: set[str] = set()
     for digest, op in operations(definition):
@@ -33,7 +33,7 @@ def test_inputs_come_before_what_needs_them() -> None:
     assert last.WhichOneof("op") is None
 
 
-def test_each_operation_is_written_once() -> None:
+def test_equal_operations_are_written_once() -> None:
     definition = (
         build("FROM busybox AS a\nFROM busybox AS b\nFROM busybox\nCOPY --from=a / /\nCOPY --from=b / /\n")
         .results[0]
@@ -43,7 +43,7 @@ def test_each_operation_is_written_once() -> None:
     assert len(digests) == len(set(digests)) == 3
 
 
-def test_reading_gives_the_same_graph() -> None:
+def test_imported_graph_is_written_unchanged() -> None:
     definition = build(DOCKERFILE, {"no-cache": ""}).results[0].definition
     again = llb.definition(llb.imported(definition))
     assert getattr(again, "def") == getattr(definition, "def")
@@ -57,7 +57,7 @@ def test_conversion_is_deterministic() -> None:
     assert one.config == other.config
 
 
-def test_locations_name_the_lines() -> None:
+def test_locations_name_the_lines_of_the_dockerfile() -> None:
     definition = build(DOCKERFILE).results[0].definition
     (info,) = definition.Source.infos
     assert (info.filename, info.data, info.language) == ("Dockerfile", DOCKERFILE.encode(), "Dockerfile")
@@ -70,7 +70,7 @@ def test_locations_name_the_lines() -> None:
     assert lines["[internal] load build context"] == []
 
 
-def test_no_cache_marks_steps_only() -> None:
+def test_no_cache_marks_only_the_named_stage() -> None:
     definition = build("FROM busybox AS a\nRUN x\nFROM a AS b\nRUN y\nCOPY z /\n", {"no-cache": "b"}).results[0].definition
     ignored = [definition.metadata[digest].ignore_cache for digest, _ in operations(definition)]
     assert dict(
@@ -80,14 +80,14 @@ def test_no_cache_marks_steps_only() -> None:
     }
 
 
-def test_a_graph_as_named_context() -> None:
+def test_named_context_may_be_a_graph() -> None:
     inner = build(DOCKERFILE).results[0].definition
     converted = build("FROM base\nRUN third\n", {"context:base": "input:base"}, inputs={"base": inner})
     assert names(converted)[-2:] == ["[stage-1 3/3] RUN second", "[1/2] RUN third"]
     assert graph(converted).splitlines()[-1].startswith("6 (5.0) exec ['/bin/sh', '-c', 'third']")
 
 
-def test_a_broken_graph_is_refused() -> None:
+def test_malformed_graph_is_refused() -> None:
     op = pb.Op(inputs=[pb.Input(digest="sha256:" + "0" * 64)])
     broken = pb.Definition()
     getattr(broken, "def").append(op.SerializeToString())
@@ -97,7 +97,7 @@ def test_a_broken_graph_is_refused() -> None:
     assert "failed to parse frontend input" in failing("FROM b\n", {"context:b": "input:b"}, inputs={"b": broken}).message
 
 
-def test_equal_inputs_are_one() -> None:
+def test_equal_inputs_are_shared() -> None:
     dockerfile = "FROM busybox AS a\nFROM busybox\nCOPY --from=a --chown=u:g x y /\nCOPY <<A <<B /\nA\nB\n"
     definition = build(dockerfile).results[0].definition
     (_, copy), *_, (_, last) = operations(definition)[1:]
@@ -108,14 +108,14 @@ def test_equal_inputs_are_one() -> None:
     assert [action.secondaryInput for action in last.file.actions] == [1, 2]
 
 
-def test_linked_copies_are_merged_where_the_solver_merges() -> None:
+def test_copy_link_uses_merge_if_the_solver_has_it() -> None:
     converted = build("FROM busybox\nCOPY --link a /\n", capabilities=frozenset({"mergeop"}))
     assert graph(converted).splitlines()[2:] == ["2 (1.0) file [-1,0->0] copy /a /", "3 (0.0 2.0) merge 0 1"]
     assert names(converted)[2:] == ["[2/2] COPY --link a /", "[2/2] LINK COPY --link a /"]
 
 
 @pytest.mark.parametrize(("text", "digest"), [("FROM busybox\n", True), ("FROM scratch\n", False)])
-def test_the_result_of_a_base_alone(text: str, digest: bool) -> None:
+def test_stage_without_instructions_is_its_base(text: str, digest: bool) -> None:
     definition = build(text).results[0].definition
     assert bool(getattr(definition, "def")) == digest
     if digest:

@@ -77,7 +77,7 @@ def _shown(node: Node) -> str:
         ("CMD <<A\nCMD b\n", ["1-1 CMD '<<A'", "2-2 CMD 'b'"]),
     ],
 )
-def test_trees(text: str, expected: list[str]) -> None:
+def test_lines_are_parsed_to_instructions(text: str, expected: list[str]) -> None:
     assert _tree(text) == expected
 
 
@@ -86,7 +86,7 @@ def test_comments_belong_to_the_next_instruction() -> None:
     assert [node.comments for node in nodes] == [("a", "b"), (), ("e",)]
 
 
-def test_directives() -> None:
+def test_directives_are_read_from_the_first_comments() -> None:
     found = read_directives("#!/bin/x\n#Syntax = a b \n#check=skip=all\n# escape=`\n# other=1\n# syntax=late\n")
     assert {name: (item.value, item.line) for name, item in found.items()} == {
         "syntax": ("a b", 2),
@@ -108,7 +108,7 @@ def test_directives() -> None:
         ('{"syntax": 1}', ""),
     ],
 )
-def test_syntax(text: str, image: str) -> None:
+def test_syntax_directive_names_the_frontend_image(text: str, image: str) -> None:
     found = find_syntax(text)
     assert (found.value if found else "") == image
 
@@ -125,6 +125,6 @@ def test_any_text_is_parsed_or_refused(text: str) -> None:
 
 
 @given(st.lists(st.text(alphabet="abc xyz", min_size=1, max_size=8), min_size=1, max_size=6))
-def test_continued_lines_are_one(parts: list[str]) -> None:
+def test_continued_lines_are_joined(parts: list[str]) -> None:
     (node,) = parse("RUN a" + "\\\n".join(parts) + "b\n", Budget()).nodes
     assert node.arguments.words == ("a" + "".join(parts) + "b",)

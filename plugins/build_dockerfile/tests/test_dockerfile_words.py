@@ -63,7 +63,7 @@ def expand(text: str, **options: bool) -> str:
         ("${STAR/\\*/-}", "x-y"),
     ],
 )
-def test_expansion(text: str, expected: str) -> None:
+def test_variables_quotes_and_escapes_are_expanded(text: str, expected: str) -> None:
     assert expand(text) == expected
 
 
@@ -86,7 +86,7 @@ def test_expansion(text: str, expected: str) -> None:
         ("${A#\\x}", "invalid pattern (\\x) in substitution: invalid escape '\\x'"),
     ],
 )
-def test_errors(text: str, message: str) -> None:
+def test_invalid_substitutions_are_refused(text: str, message: str) -> None:
     with pytest.raises(WordError) as caught:
         expand(text)
     assert str(caught.value).endswith(message)
@@ -107,11 +107,11 @@ def test_errors(text: str, message: str) -> None:
         ("$E", []),
     ],
 )
-def test_splitting(text: str, expected: list[str]) -> None:
+def test_words_are_split_at_unquoted_spaces(text: str, expected: list[str]) -> None:
     assert Lexer("\\", Budget()).expand(text, ENV).words == expected
 
 
-def test_raw_quotes_unset_variables_and_used_names() -> None:
+def test_options_keep_quotes_and_unset_variables_and_record_names() -> None:
     assert expand("'$A' \"$A\" $N ${N:-x} ${N}", raw_quotes=True, skip_unset=True) == "'$A' \"abc.def\" $N ${N:-x} ${N}"
     assert expand("\\$A", raw_escapes=True) == "\\$A"
     assert expand("'$A'", skip_quotes=True) == "'abc.def'"
@@ -128,7 +128,7 @@ def test_any_text_is_expanded_or_refused(text: str) -> None:
 
 
 @given(st.text(alphabet="abc. /", max_size=30))
-def test_text_without_special_characters_stays(text: str) -> None:
+def test_text_without_special_characters_is_unchanged(text: str) -> None:
     assert expand(text) == text
     assert expand(f"'{text}'") == text
     assert expand("".join("\\" + char for char in text)) == text
@@ -140,7 +140,7 @@ def test_text_without_special_characters_stays(text: str) -> None:
     st.booleans(),
     st.booleans(),
 )
-def test_patterns_as_the_shells(pattern: str, value: str, longest: bool, from_end: bool) -> None:
+def test_trimming_patterns_match_like_a_shells(pattern: str, value: str, longest: bool, from_end: bool) -> None:
     """Against all prefixes (or suffixes), each matched by a simple expression."""
     simple = re.compile("".join({"*": ".*", "?": "."}.get(p, re.escape(p[-1])) for p in re.findall(r"\\.|.", pattern)))
     cuts = range(len(value) + 1)
@@ -150,7 +150,7 @@ def test_patterns_as_the_shells(pattern: str, value: str, longest: bool, from_en
     assert Pattern(pattern).trimmed(value, longest=longest, from_end=from_end) == expected
 
 
-def test_work_is_limited() -> None:
+def test_expansion_is_limited_by_the_budget() -> None:
     lexer = Lexer("\\", Budget(10_000))
     value = "x" * 1000
     with pytest.raises(DockerfileError, match="too large"):
@@ -158,6 +158,6 @@ def test_work_is_limited() -> None:
             value = lexer.word("$A$A", {"A": value})
 
 
-def test_nested_substitutions_end() -> None:
+def test_deeply_nested_substitutions_are_refused() -> None:
     with pytest.raises(WordError, match="nested too deeply"):
         expand("${N:-" * 1000 + "}" * 1000)

@@ -59,7 +59,7 @@ LINKS = ["../outside", "{outside}", "x/../../outside", "l"]
 
 
 @pytest.mark.parametrize("link", LINKS)
-def test_links_in_the_target_stay_inside(place: Place, link: str) -> None:
+def test_links_in_the_target_do_not_lead_outside(place: Place, link: str) -> None:
     link = link.format(outside=place.outside)
     (place.target / "l").symlink_to(link)
     (place.source / "f").write_text("new")
@@ -84,7 +84,7 @@ def test_links_in_the_target_stay_inside(place: Place, link: str) -> None:
 
 
 @pytest.mark.parametrize("link", LINKS)
-def test_links_in_the_source_stay_inside(place: Place, link: str) -> None:
+def test_links_in_the_source_do_not_lead_outside(place: Place, link: str) -> None:
     (place.source / "l").symlink_to(link.format(outside=place.outside))
     for src in ("/l", "/l/secret", "/l/*", "/*"):
         try:
@@ -95,7 +95,7 @@ def test_links_in_the_source_stay_inside(place: Place, link: str) -> None:
     assert not [each for each in found if each.read_text() == "secret"]
 
 
-def test_a_pipe_or_device_in_place_of_a_file_blocks_nothing(place: Place) -> None:
+def test_pipes_in_place_of_files_do_not_block(place: Place) -> None:
     os.mkfifo(place.target / "pipe")
     os.mkfifo(place.source / "pipe")
     (place.source / "f").write_text("x")
@@ -117,13 +117,13 @@ def test_the_root_itself_is_not_removed(place: Place) -> None:
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../outside"])
-def test_only_entries_are_removed(place: Place, name: str) -> None:
+def test_remove_tree_refuses_paths(place: Place, name: str) -> None:
     with pytest.raises(ValueError, match="not the name of an entry"):
         place.on(place.target, lambda fd: remove_tree(fd, name))
     assert place.untouched()
 
 
-def test_trees_too_deep_are_an_error(place: Place) -> None:
+def test_too_deep_trees_are_refused(place: Place) -> None:
     fd = os.open(place.source, os.O_RDONLY)
     for _ in range(500):
         os.mkdir("d", dir_fd=fd)
@@ -156,7 +156,7 @@ def test_hard_links_sparse_files_and_attributes_are_kept(place: Place) -> None:
     assert os.getxattr(made / "set", "user.note") == b"kept" and stat.S_IMODE(made.stat().st_mode) == 0o750
 
 
-def test_only_what_is_included_is_made(place: Place) -> None:
+def test_copy_creates_only_included_paths(place: Place) -> None:
     for name in ("a/b/keep.txt", "a/c/drop.md", "e/f.md", "top.txt"):
         (place.source / name).parent.mkdir(parents=True, exist_ok=True)
         (place.source / name).write_text(name)
@@ -173,14 +173,14 @@ def test_only_what_is_included_is_made(place: Place) -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"\0" * 1024, b"x" * 600, b"\x1f\x8b\x08garbage", b"BZh9garbage", b"\xfd7zXZ\0bad", b"\x28\xb5\x2f\xfdbad"]
 )
-def test_what_is_no_archive(tmp_path: Path, data: bytes) -> None:
+def test_other_data_is_not_an_archive(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "f").write_bytes(data)
     with paths.opened(os.open(tmp_path / "f", os.O_RDONLY)) as fd:
         assert not is_archive(fd)
 
 
 @pytest.mark.parametrize("mode", ["w:", "w:gz", "w:bz2", "w:xz"])
-def test_what_is_an_archive(tmp_path: Path, mode: Any) -> None:
+def test_compressed_and_plain_tars_are_archives(tmp_path: Path, mode: Any) -> None:
     import tarfile
 
     with tarfile.open(tmp_path / "f", mode) as made:

@@ -53,7 +53,7 @@ async def echo(call: Call) -> None:
 
 
 @trio_test
-async def test_unary() -> None:
+async def test_unary_call_returns_one_message() -> None:
     async def answer(call: Call) -> None:
         await call.send(await call.receive_one() + b"!" + "".join(call.values("who")).encode())
 
@@ -64,7 +64,7 @@ async def test_unary() -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 16379, 16380, 100_000, 3 << 20, 12 << 20])
 @trio_test
-async def test_messages_of_any_size_both_ways(size: int) -> None:
+async def test_messages_of_any_size_arrive_in_both_directions(size: int) -> None:
     async with connected({"/e": echo}) as (client, _), client.call("/e") as call:
         message = bytes(i % 251 for i in range(997)) * (size // 997 + 1)
         message = message[:size]
@@ -77,7 +77,7 @@ async def test_messages_of_any_size_both_ways(size: int) -> None:
 
 
 @trio_test
-async def test_many_messages_at_once() -> None:
+async def test_many_messages_arrive_in_order() -> None:
     messages = [str(i).encode() for i in range(20_000)]
 
     async with connected({"/e": echo}) as (client, _), client.call("/e") as call:
@@ -95,7 +95,7 @@ async def test_many_messages_at_once() -> None:
 
 
 @trio_test
-async def test_status_with_message_and_details() -> None:
+async def test_status_carries_message_and_details() -> None:
     async def fail(call: Call) -> None:
         await call.receive_one()
         raise RpcError(Code.NOT_FOUND, "no file “x”: 100 % gone\n", b"\x08\x05details")
@@ -109,7 +109,7 @@ async def test_status_with_message_and_details() -> None:
 
 
 @trio_test
-async def test_messages_before_a_failure_arrive() -> None:
+async def test_messages_before_a_failure_are_received() -> None:
     async def fail(call: Call) -> None:
         await call.send(b"one", b"two")
         raise RpcError(Code.ABORTED, "enough")
@@ -122,7 +122,7 @@ async def test_messages_before_a_failure_arrive() -> None:
 
 
 @trio_test
-async def test_exception_ends_its_call_only(caplog: pytest.LogCaptureFixture) -> None:
+async def test_exception_of_a_handler_fails_only_its_call(caplog: pytest.LogCaptureFixture) -> None:
     async def fail(call: Call) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.sleep_forever)
@@ -138,7 +138,7 @@ async def test_exception_ends_its_call_only(caplog: pytest.LogCaptureFixture) ->
 
 
 @trio_test
-async def test_unknown_method() -> None:
+async def test_unknown_method_is_unimplemented() -> None:
     async with connected({}) as (client, _):
         with pytest.raises(RpcError, match="unknown method /nothing") as caught:
             await client.unary("/nothing", b"")
@@ -146,7 +146,7 @@ async def test_unknown_method() -> None:
 
 
 @trio_test
-async def test_first_headers_come_before_messages() -> None:
+async def test_initial_metadata_arrives_before_the_first_message() -> None:
     go_on = trio.Event()
 
     async def slow(call: Call) -> None:
@@ -169,7 +169,7 @@ async def _cancelled(cancelled: trio.Event) -> None:
 
 
 @trio_test
-async def test_leaving_a_call_cancels_its_handler() -> None:
+async def test_closing_a_call_cancels_its_handler() -> None:
     begun, cancelled = trio.Event(), trio.Event()
 
     async def handler(call: Call) -> None:
@@ -206,7 +206,7 @@ async def test_end_of_the_connection_cancels_handlers_and_fails_calls() -> None:
             await client.unary("/w", b"")
 
 
-def test_deadline_of_the_client_ends_the_handler() -> None:
+def test_clients_deadline_cancels_the_handler() -> None:
     trio.run(_deadline_of_the_client, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
@@ -230,7 +230,7 @@ async def _deadline_of_the_client() -> None:
 
 
 @trio_test
-async def test_deadline_is_kept_by_the_server_alone() -> None:
+async def test_server_enforces_the_deadline() -> None:
     async def handler(call: Call) -> None:
         await trio.sleep_forever()
 
@@ -243,7 +243,7 @@ async def test_deadline_is_kept_by_the_server_alone() -> None:
 
 
 @trio_test
-async def test_a_handler_that_does_not_receive_stops_the_sender() -> None:
+async def test_flow_control_blocks_the_sender_until_the_handler_receives() -> None:
     go_on = trio.Event()
 
     async def handler(call: Call) -> None:
@@ -275,7 +275,7 @@ async def test_a_handler_that_does_not_receive_stops_the_sender() -> None:
 
 
 @trio_test
-async def test_draining_lets_calls_end_and_refuses_new_ones() -> None:
+async def test_drain_finishes_calls_and_refuses_new_ones() -> None:
     begun, go_on = trio.Event(), trio.Event()
 
     async def handler(call: Call) -> None:
@@ -299,7 +299,7 @@ async def test_draining_lets_calls_end_and_refuses_new_ones() -> None:
 
 
 @trio_test
-async def test_an_answer_before_the_end_of_the_request_stops_the_sender() -> None:
+async def test_early_error_stops_the_sender() -> None:
     async def handler(call: Call) -> None:
         await call.receive()
         raise RpcError(Code.PERMISSION_DENIED, "no")
@@ -316,7 +316,7 @@ async def test_an_answer_before_the_end_of_the_request_stops_the_sender() -> Non
 
 
 @trio_test
-async def test_a_server_that_answers_early_needs_no_end_of_the_request() -> None:
+async def test_early_answer_ends_the_call_before_the_request_does() -> None:
     async def handler(call: Call) -> None:
         await call.send(b"answer")
 
@@ -329,7 +329,7 @@ async def test_a_server_that_answers_early_needs_no_end_of_the_request() -> None
 
 
 @trio_test
-async def test_bytes_read_before_are_taken() -> None:
+async def test_already_read_bytes_are_processed_first() -> None:
     near, far = streams()
     client, server = Connection(near, client=True), Connection(far, handlers={"/e": echo})
     with trio.fail_after(10):
@@ -352,7 +352,7 @@ async def _soon(condition: object) -> bool:
 
 
 @given(st.lists(st.binary(max_size=40)), st.data())
-def test_messages_are_found_in_pieces_of_any_size(messages: list[bytes], data: st.DataObject) -> None:
+def test_messages_are_decoded_from_pieces_of_any_size(messages: list[bytes], data: st.DataObject) -> None:
     wire = b"".join(map(encode, messages))
     reader, found = MessageReader(100), []
     while wire:
@@ -364,7 +364,7 @@ def test_messages_are_found_in_pieces_of_any_size(messages: list[bytes], data: s
 
 
 @given(st.text(), st.integers(1, 16), st.binary(max_size=50))
-def test_statuses_survive_headers(message: str, code: int, details: bytes) -> None:
+def test_statuses_are_encoded_in_headers_without_loss(message: str, code: int, details: bytes) -> None:
     headers = dict(status_headers(RpcError(code, message, details)))
     for value in headers.values():
         assert value.isascii()
@@ -376,7 +376,7 @@ def test_statuses_survive_headers(message: str, code: int, details: bytes) -> No
     assert found.message == message.encode("utf-8", "replace").strip().decode("utf-8", "replace")
 
 
-def test_statuses_that_are_malformed() -> None:
+def test_malformed_statuses_are_internal_errors() -> None:
     for text in ("", "x", "-1", "1e3", "9" * 20):
         found = status_of({"grpc-status": text})
         assert found is not None
@@ -387,5 +387,5 @@ def test_statuses_that_are_malformed() -> None:
 
 
 @given(st.floats(0.0001, 9e7))
-def test_timeouts_round_up(seconds: float) -> None:
+def test_timeouts_are_rounded_up(seconds: float) -> None:
     assert seconds <= parse_timeout(format_timeout(seconds)) <= seconds + 1

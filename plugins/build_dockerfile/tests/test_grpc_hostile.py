@@ -114,7 +114,7 @@ def attack(
         ([b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"], 6),
     ],
 )
-def test_violations_end_the_connection(frames: list[bytes], code: int) -> None:
+def test_protocol_violations_close_the_connection(frames: list[bytes], code: int) -> None:
     async def test(peer: Peer) -> None:
         await peer.send(*frames)
         assert (await peer.closed_with())[0] == code
@@ -122,14 +122,14 @@ def test_violations_end_the_connection(frames: list[bytes], code: int) -> None:
     attack(test)
 
 
-def test_a_client_that_does_not_speak_http2() -> None:
+def test_client_without_http2_preface_is_disconnected() -> None:
     async def test(peer: Peer) -> None:
         assert await peer.closed_with() == (1, "the client does not speak HTTP/2")
 
     attack(test, greeting=b"GET / HTTP/1.1\r\n")
 
 
-def test_data_beyond_the_window() -> None:
+def test_data_beyond_a_streams_window_closes_the_connection() -> None:
     async def test(peer: Peer) -> None:
         await peer.begin()
         with pytest.raises(trio.BrokenResourceError):
@@ -140,7 +140,7 @@ def test_data_beyond_the_window() -> None:
     attack(test, handler=ignore, limits=Limits(window=1 << 18, connection_window=1 << 20))
 
 
-def test_data_beyond_the_window_of_the_connection() -> None:
+def test_data_beyond_the_connections_window_closes_it() -> None:
     async def test(peer: Peer) -> None:
         for stream in range(1, 41, 2):
             await peer.begin(stream)
@@ -167,7 +167,7 @@ def test_padding_is_removed_and_acknowledged(padding: int) -> None:
     attack(test, limits=Limits(window=1 << 14, connection_window=1 << 16))
 
 
-def test_padding_longer_than_the_frame() -> None:
+def test_padding_longer_than_the_frame_closes_the_connection() -> None:
     async def test(peer: Peer) -> None:
         await peer.begin()
         await peer.send(frame(DATA, PADDED, 1, b"\x05abcd"))
@@ -190,7 +190,7 @@ def _trailers(frames: list[tuple[int, bytes]]) -> dict[int, dict[str, str]]:
         (struct.pack(">BI", 1, 3) + b"abc", "12", "compressed"),
     ],
 )
-def test_messages_that_are_refused_end_their_call_only(data: bytes, status: str, words: str) -> None:
+def test_invalid_message_fails_only_its_call(data: bytes, status: str, words: str) -> None:
     async def test(peer: Peer) -> None:
         await peer.begin(1)
         await peer.begin(3)
@@ -205,7 +205,7 @@ def test_messages_that_are_refused_end_their_call_only(data: bytes, status: str,
     attack(test, limits=Limits(message=1000))
 
 
-def test_many_large_messages_at_once_are_refused() -> None:
+def test_concurrent_large_messages_are_bounded() -> None:
     """Each is acknowledged as it arrives, so flow control alone would not bound them."""
 
     async def test(peer: Peer) -> None:
@@ -228,7 +228,7 @@ def test_many_large_messages_at_once_are_refused() -> None:
     attack(test, limits=Limits(window=1 << 16, connection_window=1 << 20, message=1 << 20, partial=3 << 20))
 
 
-def test_headers_larger_than_the_limit() -> None:
+def test_oversized_headers_close_the_connection() -> None:
     async def test(peer: Peer) -> None:
         await peer.begin(headers=[*REQUEST, ("x-big", "a" * 15000)])
         for stream in range(3, 9, 2):  # short on the wire: references to the dynamic table
@@ -238,7 +238,7 @@ def test_headers_larger_than_the_limit() -> None:
     attack(test, limits=Limits(header_list=32 << 10))
 
 
-def test_an_endless_header_block() -> None:
+def test_endless_header_block_closes_the_connection() -> None:
     async def test(peer: Peer) -> None:
         await peer.send(frame(HEADERS, 0, 1, b"\x82"))
         with pytest.raises(trio.BrokenResourceError):
@@ -248,7 +248,7 @@ def test_an_endless_header_block() -> None:
     attack(test)
 
 
-def test_more_streams_than_announced() -> None:
+def test_too_many_streams_close_the_connection() -> None:
     async def test(peer: Peer) -> None:
         with pytest.raises(trio.BrokenResourceError):
             for stream in range(1, 5000, 2):
@@ -258,7 +258,7 @@ def test_more_streams_than_announced() -> None:
     attack(test, handler=ignore, limits=Limits(streams=10))
 
 
-def test_streams_that_are_reset_at_once_are_bounded() -> None:
+def test_rapidly_reset_streams_are_bounded() -> None:
     """CVE-2023-44487: the peer's own limit of streams does not count those that it has reset."""
     running = most = 0
 
@@ -284,7 +284,7 @@ def test_streams_that_are_reset_at_once_are_bounded() -> None:
     attack(test, handler=stubborn, limits=Limits(streams=10))
 
 
-def test_a_peer_that_pings_and_does_not_read_is_not_read() -> None:
+def test_peer_that_pings_without_reading_is_no_longer_read() -> None:
     async def test(peer: Peer) -> None:
         with trio.move_on_after(2) as scope:
             while True:
@@ -295,7 +295,7 @@ def test_a_peer_that_pings_and_does_not_read_is_not_read() -> None:
     attack(test)
 
 
-def test_a_peer_that_does_not_read_is_not_sent_all_at_once() -> None:
+def test_messages_to_a_peer_that_does_not_read_are_bounded() -> None:
     sent = 0
 
     async def talk(call: Call) -> None:
@@ -313,7 +313,7 @@ def test_a_peer_that_does_not_read_is_not_sent_all_at_once() -> None:
     attack(test, handler=talk)
 
 
-def test_data_for_a_stream_that_was_reset_uses_up_nothing() -> None:
+def test_data_of_a_reset_stream_is_acknowledged() -> None:
     async def refuse(call: Call) -> None:
         await call.receive()
 
@@ -333,7 +333,7 @@ def test_data_for_a_stream_that_was_reset_uses_up_nothing() -> None:
     attack(test, handler=refuse, limits=Limits(window=1 << 14, connection_window=1 << 16))
 
 
-def test_not_grpc() -> None:
+def test_other_content_types_are_refused_with_415() -> None:
     async def test(peer: Peer) -> None:
         await peer.begin(headers=[*REQUEST[:4], ("content-type", "text/html")], flags=END_HEADERS | END_STREAM)
         await trio.testing.wait_all_tasks_blocked(0.05)

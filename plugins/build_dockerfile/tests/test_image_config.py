@@ -33,7 +33,9 @@ METADATA = {"created_by": "ENV", "empty_layer": True}
         ([BASE, METADATA], [OLD, OLD]),
     ],
 )
-def test_entries_without_a_layer_have_the_time_of_one(entries: list[dict[str, Any]], created: list[str]) -> None:
+def test_history_entries_without_a_layer_get_the_time_of_the_nearest_one(
+    entries: list[dict[str, Any]], created: list[str]
+) -> None:
     """So the image of a build whose steps are cached does not depend on when it is built."""
     number = sum("empty_layer" not in entry for entry in entries)
     times = iter((100.0, 200.0))
@@ -42,11 +44,11 @@ def test_entries_without_a_layer_have_the_time_of_one(entries: list[dict[str, An
         assert history(entries, layers, now=now) == (created, created[-1])
 
 
-def test_nothing_but_metadata_is_made_now() -> None:
+def test_image_without_layers_is_created_now() -> None:
     assert history([METADATA], [], now=100.0) == (["1970-01-01T00:01:40Z"], "1970-01-01T00:01:40Z")
 
 
-def test_an_epoch_is_the_latest_time() -> None:
+def test_epoch_limits_all_times() -> None:
     layers = [BuiltLayer("sha256:0"), BuiltLayer("sha256:1", 2e9)]
     assert history([BASE, LAYER, METADATA], layers, now=3e9, epoch=1_500_000_000) == (
         [OLD, "2017-07-14T02:40:00Z", "2017-07-14T02:40:00Z"],

@@ -91,7 +91,7 @@ async def fetch(solver: LLBSolver, session: FakeSession, identifier: str, path: 
         return (await job.read_file(ref, path), stat, build.progress.cached()["source"])
 
 
-def test_a_file_is_asked_for_again_with_its_etag(tmp_path: Path, server: Server) -> None:
+def test_http_source_is_revalidated_by_etag(tmp_path: Path, server: Server) -> None:
     async def test(solver: LLBSolver, session: FakeSession) -> None:
         content, stat, cached = await fetch(solver, session, f"{server.url}/dir/name.txt?x=1", "/name.txt")
         assert (content, stat.mode, stat.modTime, cached) == (b"hello", 0o600, 1_000_000_000 * 10**9, False)
@@ -106,7 +106,7 @@ def test_a_file_is_asked_for_again_with_its_etag(tmp_path: Path, server: Server)
     solve(tmp_path, test)
 
 
-def test_a_checksum_needs_no_second_request_and_must_match(tmp_path: Path, server: Server) -> None:
+def test_http_source_with_checksum_is_verified_and_not_requested_again(tmp_path: Path, server: Server) -> None:
     async def test(solver: LLBSolver, session: FakeSession) -> None:
         checksum = "sha256:" + hashlib.sha256(b"hello").hexdigest()
         options = {"http_checksum": checksum, "http_filename": "f", "http_perm": "0755"}
@@ -122,7 +122,7 @@ def test_a_checksum_needs_no_second_request_and_must_match(tmp_path: Path, serve
     solve(tmp_path, test)
 
 
-def test_a_client_uploads_its_own_context(tmp_path: Path) -> None:
+def test_uploaded_contexts_are_not_shared_between_clients(tmp_path: Path) -> None:
     """Each build gets what its client sends, although the address is the same."""
 
     async def test(solver: LLBSolver, session: FakeSession) -> None:
@@ -173,7 +173,7 @@ def repository(tmp_path: Path) -> Iterator[tuple[str, Path]]:
 
 
 @pytest.mark.skipif(not shutil.which("git"), reason="no git")
-def test_commits_of_a_repository(tmp_path: Path) -> None:
+def test_git_source_checks_out_branches_tags_and_commits(tmp_path: Path) -> None:
     async def test(solver: LLBSolver, session: FakeSession) -> None:
         name = remote.partition("://")[2]
 

@@ -69,7 +69,7 @@ def refuse(code: int, message: str) -> Handler:
     return handler
 
 
-def test_secrets() -> None:
+def test_secret_is_fetched_from_the_client() -> None:
     def answer(raw: bytes) -> bytes:
         match session_pb2.GetSecretRequest.FromString(raw).ID:
             case "there":
@@ -99,7 +99,7 @@ def test_secrets() -> None:
     trio.run(main)
 
 
-def test_credentials() -> None:
+def test_registry_credentials_are_fetched_from_the_client() -> None:
     answers = {
         "a": session_pb2.CredentialsResponse(Username="me", Secret="pw"),
         "b": session_pb2.CredentialsResponse(Username="<token>", Secret="idtoken"),
@@ -120,7 +120,7 @@ def test_credentials() -> None:
     trio.run(main)
 
 
-def test_a_directory_is_received_with_its_options(tmp_path: Path) -> None:
+def test_local_directory_is_received_with_its_options(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "target").mkdir()
     (tmp_path / "source" / "f").write_bytes(os.urandom(3_000_000))
@@ -158,7 +158,7 @@ def test_a_directory_is_received_with_its_options(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("when", ["at once", "in the list", "in a file"])
-def test_a_client_that_goes_ends_the_transfer(tmp_path: Path, when: str) -> None:
+def test_disconnected_client_fails_the_transfer(tmp_path: Path, when: str) -> None:
     async def handler(call: Call) -> None:
         stat = fsutil_pb2.Packet(type=STAT, stat=fsutil_pb2.Entry(path=b"f", mode=0o644, size=10))
         if when != "at once":
@@ -187,7 +187,7 @@ def test_a_client_that_goes_ends_the_transfer(tmp_path: Path, when: str) -> None
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_errors_of_the_sender_arrive(tmp_path: Path) -> None:
+def test_error_of_the_sender_fails_the_transfer(tmp_path: Path) -> None:
     async def handler(call: Call) -> None:
         raise RpcError(Code.NOT_FOUND, 'no access allowed to dir "context"')
 
@@ -200,7 +200,7 @@ def test_errors_of_the_sender_arrive(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_a_result_is_sent(tmp_path: Path) -> None:
+def test_local_result_is_sent_to_the_client(tmp_path: Path) -> None:
     (tmp_path / "result" / "d").mkdir(parents=True)
     (tmp_path / "result" / "d" / "f").write_bytes(bytes(2_000_000))
     (tmp_path / "result" / "link").symlink_to("d/f")
@@ -223,7 +223,7 @@ def test_a_result_is_sent(tmp_path: Path) -> None:
     assert os.readlink(tmp_path / "there" / "link") == "d/f"
 
 
-def test_a_receiver_asks_for_each_file_once(tmp_path: Path) -> None:
+def test_file_may_be_requested_only_once(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("x")
 
     async def handler(call: Call) -> None:
@@ -241,7 +241,7 @@ def test_a_receiver_asks_for_each_file_once(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_an_archive_is_sent() -> None:
+def test_archive_result_is_sent_to_the_client() -> None:
     got: list[bytes] = []
     headers: dict[str, list[str]] = {}
 
@@ -263,7 +263,7 @@ def test_an_archive_is_sent() -> None:
     assert headers["exporter-md-containerimage.digest"] == ["sha256:1"]
 
 
-def test_an_archive_that_the_client_refuses() -> None:
+def test_client_that_refuses_an_archive_fails_the_export() -> None:
     async def handler(call: Call) -> None:
         await call.receive()
         raise RpcError(Code.UNKNOWN, "no space left on device")
@@ -280,7 +280,7 @@ def test_an_archive_that_the_client_refuses() -> None:
     trio.run(main)
 
 
-def test_an_upload_is_pulled() -> None:
+def test_upload_is_read_from_the_client() -> None:
     async def handler(call: Call) -> None:
         assert call.values("urlpath") == ["/abc"]
         for _ in range(10):
@@ -321,7 +321,7 @@ def test_an_ssh_agent_is_forwarded() -> None:
     trio.run(main)
 
 
-def test_no_agent() -> None:
+def test_missing_ssh_agent_is_reported() -> None:
     async def main() -> None:
         async with session({client.CHECK_AGENT: refuse(Code.NOT_FOUND, "unset ssh forward key")}) as (found, _):
             assert not await found.has_ssh_agent("default")
@@ -329,7 +329,7 @@ def test_no_agent() -> None:
     trio.run(main)
 
 
-def test_a_client_that_hangs_ends_its_session() -> None:
+def test_session_of_an_unresponsive_client_is_ended() -> None:
     async def hang(call: Call) -> None:
         await trio.sleep_forever()
 
@@ -343,7 +343,7 @@ def test_a_client_that_hangs_ends_its_session() -> None:
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-def test_a_client_that_answers_keeps_its_session() -> None:
+def test_session_of_a_responsive_client_is_kept() -> None:
     async def main() -> None:
         async with session({client.HEALTH: unary(lambda raw: b"")}) as (found, _):
             await trio.sleep(45)
@@ -352,7 +352,7 @@ def test_a_client_that_answers_keeps_its_session() -> None:
     trio.run(partial(main), clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-def test_sessions_are_waited_for() -> None:
+def test_lookup_waits_for_a_session_to_connect() -> None:
     async def main() -> None:
         sessions = Sessions()
         a, b = (trio.SocketStream(trio.socket.from_stdlib_socket(each)) for each in socket.socketpair())
@@ -375,7 +375,7 @@ def test_sessions_are_waited_for() -> None:
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-def test_receivers_are_of_the_directory_that_they_are_given(tmp_path: Path) -> None:
+def test_receiver_does_not_follow_a_link_as_its_directory(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     with pytest.raises(OSError):

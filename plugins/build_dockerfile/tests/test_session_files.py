@@ -89,14 +89,14 @@ def target(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_directory_arrives_as_it_is(source: Path, target: Path) -> None:
+def test_received_directory_equals_the_sent_one(source: Path, target: Path) -> None:
     assert transfer(source, target).requested == 6
     assert described(target) == described(source)
     assert transfer(source, target).requested == 0
     assert described(target) == described(source)
 
 
-def test_only_what_differs_is_sent_again(source: Path, target: Path) -> None:
+def test_only_changed_files_are_sent_again(source: Path, target: Path) -> None:
     transfer(source, target)
     before = {name: (target / name).lstat().st_ctime_ns for name in described(target)}
     (source / "a.txt").write_text("other")
@@ -108,7 +108,7 @@ def test_only_what_differs_is_sent_again(source: Path, target: Path) -> None:
         assert (target / name).lstat().st_ctime_ns == before[name]
 
 
-def test_types_that_change(source: Path, target: Path) -> None:
+def test_entries_that_change_their_type_are_replaced(source: Path, target: Path) -> None:
     transfer(source, target)
     (source / "a.txt").unlink()
     (source / "a.txt").mkdir()
@@ -126,7 +126,7 @@ def test_types_that_change(source: Path, target: Path) -> None:
     assert described(target) == described(source)
 
 
-def test_a_changed_file_does_not_change_what_shares_it(source: Path, target: Path, tmp_path: Path) -> None:
+def test_changed_file_is_replaced_and_not_its_hard_links(source: Path, target: Path, tmp_path: Path) -> None:
     transfer(source, target)
     os.link(target / "a.txt", tmp_path / "shared")
     os.link(target / "script", tmp_path / "shared mode")
@@ -151,7 +151,7 @@ def test_hard_links_are_made_and_broken(source: Path, target: Path) -> None:
     assert described(target) == described(source)
 
 
-def test_a_transfer_that_was_cut_is_completed(source: Path, target: Path) -> None:
+def test_interrupted_transfer_is_completed_by_the_next(source: Path, target: Path) -> None:
     root = os.open(source, os.O_RDONLY)
     receiver, sender = Receiver(str(target)), _Sender(root)
     asked = [pb.Packet.FromString(raw).ID for raw in receiver.feed(sender.entries())]
@@ -163,7 +163,7 @@ def test_a_transfer_that_was_cut_is_completed(source: Path, target: Path) -> Non
     assert described(target) == described(source)
 
 
-def test_extended_attributes(source: Path, target: Path) -> None:
+def test_extended_attributes_are_transferred(source: Path, target: Path) -> None:
     entry = {"path": b"f", "mode": 0o644, "size": 1, "modTime": 5, "xattrs": {"user.a": b"1"}}
     try:
         os.setxattr(source / "a.txt", "user.test", b"")
@@ -216,7 +216,7 @@ def test_extended_attributes(source: Path, target: Path) -> None:
         [{"path": b"a", "mode": CHAR_DEVICE, "devmajor": 1 << 40}],
     ],
 )
-def test_paths_that_are_refused(entries: list[dict[str, object]], target: Path, tmp_path: Path) -> None:
+def test_unsafe_or_malformed_entries_are_refused(entries: list[dict[str, object]], target: Path, tmp_path: Path) -> None:
     receiver = Receiver(str(target))
     with pytest.raises(BuildFailed, match="the client sent") as caught:
         receiver.feed([packet(STAT, **{"mode": 0o644, **entry}) for entry in entries] + [packet(STAT)])
@@ -225,7 +225,7 @@ def test_paths_that_are_refused(entries: list[dict[str, object]], target: Path, 
     assert set(os.listdir(tmp_path)) == {"target"}
 
 
-def test_a_link_that_was_there_is_not_followed(target: Path, tmp_path: Path) -> None:
+def test_link_that_replaced_a_directory_is_not_followed(target: Path, tmp_path: Path) -> None:
     """Not even one that something else has put there since the directory was read."""
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -240,7 +240,7 @@ def test_a_link_that_was_there_is_not_followed(target: Path, tmp_path: Path) -> 
     assert (outside / "f").read_text() == "safe"
 
 
-def test_a_link_that_leads_to_another_directory_inside_is_not_followed(target: Path) -> None:
+def test_link_to_another_directory_inside_is_not_followed(target: Path) -> None:
     receiver = Receiver(str(target))
     names = [b"d", b"d/x", b"e", b"e/x"]
     entries = [packet(STAT, path=name, mode=DIR | 0o755) for name in names]
@@ -299,14 +299,14 @@ def test_stale_files_are_not_removed_through_a_link_inside(target: Path) -> None
         [packet(ERR, data=b"no such directory")],
     ],
 )
-def test_packets_that_are_refused(packets: list[bytes], target: Path) -> None:
+def test_unexpected_packets_are_refused(packets: list[bytes], target: Path) -> None:
     receiver = Receiver(str(target))
     with pytest.raises(BuildFailed):
         receiver.feed(packets)
     receiver.close()
 
 
-def test_files_that_come_all_at_once_are_refused(target: Path) -> None:
+def test_too_many_files_open_at_once_are_refused(target: Path) -> None:
     receiver = Receiver(str(target))
     names = [b"%05d" % number for number in range(OPEN_FILES + 1)]
     receiver.feed([packet(STAT, path=name, mode=0o644, size=1) for name in names])
@@ -315,7 +315,7 @@ def test_files_that_come_all_at_once_are_refused(target: Path) -> None:
     receiver.close()
 
 
-def test_a_size_that_lies_is_the_size_that_came(target: Path) -> None:
+def test_file_of_a_wrong_announced_size_is_sent_again(target: Path) -> None:
     for times in range(2):
         receiver = Receiver(str(target))
         receiver.feed([packet(STAT, path=b"f", mode=0o644, size=1_000_000, modTime=5), packet(STAT)])
@@ -326,7 +326,7 @@ def test_a_size_that_lies_is_the_size_that_came(target: Path) -> None:
 
 
 @pytest.mark.root
-def test_devices_are_made_but_not_whiteouts(target: Path) -> None:
+def test_devices_are_created_but_whiteouts_are_refused(target: Path) -> None:
     receiver = Receiver(str(target))
     receiver.feed([packet(STAT, path=b"null", mode=CHAR_DEVICE | 0o666, devmajor=1, devminor=3)])
     assert stat.S_ISCHR((target / "null").stat().st_mode)
@@ -358,7 +358,7 @@ NAMES = st.sampled_from(["a", "a.b", "a-", "b", "ab", "é", "z"])
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(trees=st.lists(st.dictionaries(st.lists(NAMES, min_size=1, max_size=3).map(tuple), st.integers(0, 3)), max_size=3))
-def test_any_tree_becomes_any_other(
+def test_any_tree_is_updated_to_any_other(
     trees: list[dict[tuple[str, ...], int]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     base = tmp_path_factory.mktemp("trees")
@@ -384,11 +384,11 @@ def test_any_tree_becomes_any_other(
 
 
 @given(st.integers(0, 0o7777), st.sampled_from([stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR]))
-def test_modes_survive(permissions: int, kind: int) -> None:
+def test_modes_are_converted_without_loss(permissions: int, kind: int) -> None:
     assert unix_mode(go_mode(kind | permissions)) == kind | permissions
 
 
-def test_metadata_that_a_header_cannot_carry_is_encoded() -> None:
+def test_metadata_unfit_for_headers_is_encoded() -> None:
     assert encode_metadata("k", ["a b", "c"]) == [("k", "a b"), ("k", "c")]
     assert encode_metadata("k", ["a b", "é%"]) == [("k-encoded", "1"), ("k", "a+b"), ("k", "%C3%A9%25")]
     assert encode_metadata("k", ["a\nb"]) == [("k-encoded", "1"), ("k", "a%0Ab")]

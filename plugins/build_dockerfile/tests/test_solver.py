@@ -76,7 +76,7 @@ async def build(solver: LLBSolver, engine: Engine, definition: ops_pb2.Definitio
 
 
 @trio_test
-async def test_from_run_copy_and_an_image(engine: Engine) -> None:
+async def test_image_is_made_of_from_run_and_copy(engine: Engine) -> None:
     engine.write("a.txt", "hello")
     llb = Llb()
     end = llb.copy(llb.run(llb.image(BASE), "write /made yes\necho done"), llb.local(), "/a.txt", "/x/")
@@ -105,7 +105,7 @@ async def test_from_run_copy_and_an_image(engine: Engine) -> None:
 
 
 @trio_test
-async def test_everything_is_cached_the_second_time_and_after_a_restart(engine: Engine) -> None:
+async def test_repeated_build_is_cached_even_after_a_restart(engine: Engine) -> None:
     engine.write("a.txt", "hello")
 
     def graph() -> ops_pb2.Definition:
@@ -133,7 +133,7 @@ async def test_everything_is_cached_the_second_time_and_after_a_restart(engine: 
 
 
 @trio_test
-async def test_a_renamed_source_of_a_stage_with_equal_content_is_cached(engine: Engine) -> None:
+async def test_copy_of_equal_content_is_cached(engine: Engine) -> None:
     def graph(script: str) -> ops_pb2.Definition:
         llb = Llb()
         return llb.define(llb.copy(llb.image(BASE), llb.run(llb.image(BASE), script), "/out", "/"))
@@ -147,7 +147,7 @@ async def test_a_renamed_source_of_a_stage_with_equal_content_is_cached(engine: 
 
 
 @trio_test
-async def test_ignore_cache_runs_again_and_so_does_what_follows(engine: Engine) -> None:
+async def test_ignored_cache_runs_the_step_and_its_successors_again(engine: Engine) -> None:
     def graph(ignore: bool) -> ops_pb2.Definition:
         llb = Llb()
         return llb.define(llb.run(llb.run(llb.image(BASE), "append /log x", ignore_cache=ignore), "echo after"))
@@ -162,7 +162,7 @@ async def test_ignore_cache_runs_again_and_so_does_what_follows(engine: Engine) 
 
 
 @trio_test
-async def test_builds_at_the_same_time_share_a_step(engine: Engine) -> None:
+async def test_concurrent_builds_share_a_step(engine: Engine) -> None:
     llb = Llb()
     graph = llb.define(llb.run(llb.image(BASE), "echo shared\nwait go"))
     builds: list[FakeBuild] = []
@@ -190,7 +190,7 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 
 @trio_test
-async def test_a_step_is_cancelled_with_its_last_build(engine: Engine) -> None:
+async def test_shared_step_is_cancelled_with_its_last_build(engine: Engine) -> None:
     llb = Llb()
     graph = llb.define(llb.run(llb.image(BASE), "wait go"))
     first, second = trio.CancelScope(), trio.CancelScope()
@@ -216,7 +216,7 @@ async def test_a_step_is_cancelled_with_its_last_build(engine: Engine) -> None:
 
 
 @trio_test
-async def test_independent_steps_run_at_the_same_time(engine: Engine) -> None:
+async def test_independent_steps_run_concurrently(engine: Engine) -> None:
     llb = Llb()
     base = llb.image(BASE)
     stages = [llb.run(base, f"wait {name}") for name in "abcd"]
@@ -233,7 +233,7 @@ async def test_independent_steps_run_at_the_same_time(engine: Engine) -> None:
 
 
 @trio_test
-async def test_a_failing_step_names_its_vertex_lines_and_exit_code(engine: Engine) -> None:
+async def test_failed_step_reports_vertex_lines_and_exit_code(engine: Engine) -> None:
     llb = Llb()
     output = llb.run(llb.image(BASE), "echo no\nfail 7")
     definition = llb.define(output)
@@ -250,7 +250,7 @@ async def test_a_failing_step_names_its_vertex_lines_and_exit_code(engine: Engin
 
 
 @trio_test
-async def test_a_failing_vertex_ends_the_others_of_its_build(engine: Engine) -> None:
+async def test_failed_vertex_cancels_the_others_of_its_build(engine: Engine) -> None:
     llb = Llb()
     base = llb.image(BASE)
     good, bad = llb.run(base, "wait never"), llb.run(base, "wait go\nfail 1")
@@ -269,7 +269,7 @@ async def test_a_failing_vertex_ends_the_others_of_its_build(engine: Engine) -> 
 
 
 @trio_test
-async def test_prune_leaves_what_is_in_use_and_what_others_stand_on(engine: Engine) -> None:
+async def test_prune_keeps_records_in_use_and_parents(engine: Engine) -> None:
     llb = Llb()
     lower = llb.run(llb.image(BASE), "write /a 12345")
     upper = llb.run(lower, "write /b 123")
@@ -295,7 +295,7 @@ def _prune(solver: LLBSolver, *filters: str, keep: int = 0):  # type: ignore[no-
 
 
 @trio_test
-async def test_filters_and_keep_storage_of_prune(engine: Engine) -> None:
+async def test_prune_respects_filters_and_keep_storage(engine: Engine) -> None:
     engine.write("a.txt", "x" * 100)
     llb = Llb()
     one = llb.copy(llb.image(BASE), llb.local(), "/a.txt", "/one")
@@ -313,7 +313,7 @@ async def test_filters_and_keep_storage_of_prune(engine: Engine) -> None:
 
 
 @trio_test
-async def test_snapshots_without_records_go_at_the_start(engine: Engine) -> None:
+async def test_snapshots_without_records_are_removed_at_start(engine: Engine) -> None:
     llb = Llb()
     async with engine.solver() as solver:
         await build(solver, engine, llb.define(llb.run(llb.image(BASE), "write /a 1")))
@@ -331,7 +331,7 @@ async def test_snapshots_without_records_go_at_the_start(engine: Engine) -> None
 
 
 @trio_test
-async def test_a_damaged_cache_file_is_replaced(engine: Engine) -> None:
+async def test_damaged_cache_file_is_replaced(engine: Engine) -> None:
     (engine.root / "build" / "cache.db").write_bytes(b"no database" * 1000)
     llb = Llb()
     async with engine.solver() as solver:
@@ -340,7 +340,7 @@ async def test_a_damaged_cache_file_is_replaced(engine: Engine) -> None:
 
 
 @trio_test
-async def test_cache_mounts_keep_their_content_and_secrets_leave_none(engine: Engine) -> None:
+async def test_cache_mounts_persist_and_secrets_do_not(engine: Engine) -> None:
     llb = Llb()
     engine.session.secrets["token"] = b"hidden"
     cache = ops_pb2.Mount(dest="/cache", output=-1, mountType=ops_pb2.CACHE, cacheOpt=ops_pb2.CacheOpt(ID="c"))
@@ -365,7 +365,7 @@ async def test_cache_mounts_keep_their_content_and_secrets_leave_none(engine: En
 
 
 @trio_test
-async def test_a_required_secret_that_is_missing_fails(engine: Engine) -> None:
+async def test_missing_required_secret_fails_the_step(engine: Engine) -> None:
     llb = Llb()
     secret = ops_pb2.Mount(dest="/s", output=-1, mountType=ops_pb2.SECRET, secretOpt=ops_pb2.SecretOpt(ID="none"))
     async with engine.solver() as solver:
@@ -374,7 +374,7 @@ async def test_a_required_secret_that_is_missing_fails(engine: Engine) -> None:
 
 
 @trio_test
-async def test_entitlements_are_checked(engine: Engine) -> None:
+async def test_insecure_step_needs_its_entitlement(engine: Engine) -> None:
     op = ops_pb2.ExecOp(meta=ops_pb2.Meta(args=["x", "echo x"]), security=ops_pb2.INSECURE)
     op.mounts.add(input=0, dest="/", output=0)
     llb = Llb()
@@ -389,7 +389,7 @@ async def test_entitlements_are_checked(engine: Engine) -> None:
 
 
 @trio_test
-async def test_a_directory_in_use_is_not_given_to_another_build(engine: Engine) -> None:
+async def test_local_directory_in_use_is_not_shared_with_another_build(engine: Engine) -> None:
     engine.write("a.txt", "one")
     llb = Llb()
     graph = llb.define(llb.copy(llb.image(BASE), llb.local(), "/a.txt", "/"))
