@@ -136,7 +136,7 @@ def adopt(config: Config, root: Path, **options: bool) -> adoption.Outcome:
     return trio.run(main)
 
 
-def test_files_are_used_in_place(config: Config, docker_root: Any) -> None:
+def test_adopted_files_are_used_in_place(config: Config, docker_root: Any) -> None:
     root, data = docker_root.write(), Path(config.data_root)
     before = tree(root)
     outcome = adopt(config, root)
@@ -157,7 +157,9 @@ def test_files_are_used_in_place(config: Config, docker_root: Any) -> None:
     assert again.plan is None and again.adopted == outcome.adopted, "the second time, there is nothing to do"
 
 
-def test_links_are_on_disk_before_their_rows(config: Config, docker_root: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_links_are_synced_before_their_rows_are_committed(
+    config: Config, docker_root: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root, data = docker_root.write(), config.data_root
     commit = Store.commit
 
@@ -183,7 +185,7 @@ def test_links_are_on_disk_before_their_rows(config: Config, docker_root: Any, m
     assert steps.index(("rename", blob)) < steps.index(("sync", os.path.dirname(blob))), "published, then synced"
 
 
-def test_a_move_is_on_disk_before_it_is_recorded(config: Config, docker_root: Any) -> None:
+def test_move_is_synced_before_it_is_recorded(config: Config, docker_root: Any) -> None:
     root, data = docker_root.write(), config.data_root
     with recorded() as steps:
         adopt(config, root, for_good=True)
@@ -203,7 +205,9 @@ def kill_points(killer: Killer, work: Callable[[], Any], reset: Callable[[], Non
     raise AssertionError("it never ends")
 
 
-def test_a_kill_at_any_step_of_an_adoption(config: Config, docker_root: Any, tmp_path: Path, monkeypatch: Any) -> None:
+def test_adoption_killed_at_any_step_is_complete_or_undone(
+    config: Config, docker_root: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
     root = docker_root.write()
     before, killer = tree(root), Killer(monkeypatch, tmp_path)
     seen = set()
@@ -232,7 +236,7 @@ def test_a_kill_at_any_step_of_an_adoption(config: Config, docker_root: Any, tmp
 
 
 @pytest.mark.parametrize("for_good", [False, True], ids=["in place", "for good"])
-def test_a_kill_at_any_step_of_giving_back(
+def test_give_back_killed_at_any_step_can_be_repeated(
     config: Config, docker_root: Any, tmp_path: Path, monkeypatch: Any, for_good: bool
 ) -> None:
     root, data = docker_root.write(), Path(config.data_root)
@@ -260,7 +264,9 @@ def rotate(config: Config) -> None:
     (ours / LOG).write_text("newer\n")
 
 
-def test_a_kill_while_rotated_logs_go_back(config: Config, docker_root: Any, tmp_path: Path, monkeypatch: Any) -> None:
+def test_give_back_of_rotated_logs_killed_at_any_step_loses_none(
+    config: Config, docker_root: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
     """The logs are all old while the root is adopted, and all new once it is not."""
     root = docker_root.write()
     theirs, killer = root / "containers" / CONTAINER, Killer(monkeypatch, tmp_path)
@@ -288,7 +294,7 @@ def test_a_kill_while_rotated_logs_go_back(config: Config, docker_root: Any, tmp
     assert seen == {True, False}
 
 
-def test_what_was_interrupted_is_completed_by_repeating_it(
+def test_interrupted_command_is_completed_by_repeating_it(
     config: Config, docker_root: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
     root, killer = docker_root.write(), Killer(monkeypatch, tmp_path)
@@ -316,7 +322,9 @@ def adopted_files(root: Path, data: Path) -> list[str]:
     ]
 
 
-def test_a_kill_at_any_step_of_a_move(config: Config, docker_root: Any, tmp_path: Path, monkeypatch: Any) -> None:
+def test_move_killed_at_any_step_is_complete_or_undone(
+    config: Config, docker_root: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
     root, data = docker_root.write(), Path(config.data_root)
     before, killer = contents(root), Killer(monkeypatch, tmp_path)
 
@@ -335,7 +343,7 @@ def test_a_kill_at_any_step_of_a_move(config: Config, docker_root: Any, tmp_path
     assert not (data / "overlay2/rwcccc").is_symlink() and not (root / "overlay2/rwcccc").exists()
 
 
-def test_rotated_logs_go_back(config: Config, docker_root: Any) -> None:
+def test_rotated_logs_are_given_back(config: Config, docker_root: Any) -> None:
     root = docker_root.write()
     adopt(config, root)
     theirs = root / "containers" / CONTAINER
@@ -346,7 +354,7 @@ def test_rotated_logs_go_back(config: Config, docker_root: Any) -> None:
 
 
 @pytest.mark.parametrize("path", ["network/files/local-kv.db", "volumes/metadata.db"])
-def test_a_root_in_use_is_refused(config: Config, docker_root: Any, path: str) -> None:
+def test_root_of_a_running_dockerd_is_refused(config: Config, docker_root: Any, path: str) -> None:
     root = docker_root.write()
     with open(root / path) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -358,7 +366,7 @@ def test_a_root_in_use_is_refused(config: Config, docker_root: Any, path: str) -
     adopt(config, root)
 
 
-def test_objects_of_ours_that_need_what_goes_back(config: Config, docker_root: Any) -> None:
+def test_give_back_is_refused_while_own_objects_use_adopted_ones(config: Config, docker_root: Any) -> None:
     root = docker_root.write()
     adopt(config, root)
 
@@ -382,7 +390,7 @@ def test_objects_of_ours_that_need_what_goes_back(config: Config, docker_root: A
         trio.run(give_back.give_back, config)
 
 
-def test_a_name_keeps_the_images_of_other_platforms(config: Config, docker_root: Any) -> None:
+def test_give_back_keeps_images_of_other_platforms_under_a_shared_name(config: Config, docker_root: Any) -> None:
     adopt(config, docker_root.write())
     key, other = "ref:docker.io/library/app:1", "sha256:" + "9" * 64
 
@@ -398,7 +406,7 @@ def test_a_name_keeps_the_images_of_other_platforms(config: Config, docker_root:
 
 
 @pytest.mark.parametrize("which", ["given back", "user of the volume", "other"])
-def test_a_running_container_keeps_its_files(config: Config, docker_root: Any, which: str) -> None:
+def test_give_back_is_refused_while_adopted_files_are_used(config: Config, docker_root: Any, which: str) -> None:
     """With live-restore, containers run while orlopd is stopped. One that uses nothing of Docker's is not concerned."""
     adopt(config, docker_root.write())
     pid, started = os.getpid(), linux.process_start_time(os.getpid())
@@ -423,7 +431,7 @@ def test_a_running_container_keeps_its_files(config: Config, docker_root: Any, w
             trio.run(partial(give_back.give_back, config, force=force))
 
 
-def test_what_was_removed_after_a_move_is_named(config: Config, docker_root: Any) -> None:
+def test_give_back_reports_files_removed_after_a_move(config: Config, docker_root: Any) -> None:
     root = docker_root.write()
     adopt(config, root, for_good=True)
     shutil.rmtree(Path(config.data_root, "volumes/named"))
@@ -432,7 +440,7 @@ def test_what_was_removed_after_a_move_is_named(config: Config, docker_root: Any
     assert (root / "overlay2/rwcccc/diff/written").exists()
 
 
-def test_a_link_is_not_moved(config: Config, docker_root: Any, tmp_path: Path) -> None:
+def test_move_of_a_link_is_refused(config: Config, docker_root: Any, tmp_path: Path) -> None:
     """The volume is a link of the administrator's to another disk."""
     root = docker_root.write()
     (root / "overlay2/layer0").rename(tmp_path / "elsewhere")
@@ -443,7 +451,7 @@ def test_a_link_is_not_moved(config: Config, docker_root: Any, tmp_path: Path) -
     assert objects(config) == NOTHING and links(config) == []
 
 
-def test_a_second_adoption_may_move(config: Config, docker_root: Any) -> None:
+def test_repeated_adoption_can_move(config: Config, docker_root: Any) -> None:
     root = docker_root.write()
     adopt(config, root)
     outcome = adopt(config, root, for_good=True)
@@ -451,7 +459,7 @@ def test_a_second_adoption_may_move(config: Config, docker_root: Any) -> None:
     assert not Path(config.data_root, "volumes/named").is_symlink()
 
 
-def test_what_dockerd_changed_is_said(config: Config, docker_root: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_boot_warns_of_changes_by_dockerd(config: Config, docker_root: Any, caplog: pytest.LogCaptureFixture) -> None:
     root = docker_root.write()
     adopt(config, root)
     boot(config)
@@ -483,7 +491,9 @@ def checksum(data: bytes) -> int:
     return value
 
 
-def test_a_root_that_is_not_mounted_is_no_loss(config: Config, docker_root: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_root_is_reported_and_used_when_it_is_back(
+    config: Config, docker_root: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     root = docker_root.write()
     adopt(config, root)
     root.rename(root.with_name("elsewhere"))
@@ -494,7 +504,7 @@ def test_a_root_that_is_not_mounted_is_no_loss(config: Config, docker_root: Any,
     assert objects(config)["containers"] == {CONTAINER}
 
 
-def test_a_damaged_database_of_docker_does_not_prevent_a_start(
+def test_damaged_docker_database_does_not_prevent_a_start(
     config: Config, docker_root: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = docker_root.write()
@@ -504,14 +514,14 @@ def test_a_damaged_database_of_docker_does_not_prevent_a_start(
     assert "cannot tell whether dockerd has run on the adopted root" in caplog.text
 
 
-def test_another_root_is_refused(config: Config, docker_root: Any, tmp_path: Path) -> None:
+def test_adoption_of_a_second_root_is_refused(config: Config, docker_root: Any, tmp_path: Path) -> None:
     adopt(config, docker_root.write())
     other = type(docker_root)(tmp_path / "second").write()
     with pytest.raises(Conflict, match=r"was adopted before\. Give it back first: orlop system give-back"):
         adopt(config, other)
 
 
-def test_what_replaced_a_link_stays(config: Config, docker_root: Any, tmp_path: Path) -> None:
+def test_give_back_keeps_what_replaced_a_link(config: Config, docker_root: Any, tmp_path: Path) -> None:
     """An administrator has moved the volume to another disk."""
     adopt(config, docker_root.write())
     volume = Path(config.data_root, "volumes/named")
@@ -521,7 +531,7 @@ def test_what_replaced_a_link_stays(config: Config, docker_root: Any, tmp_path: 
     assert volume.readlink() == tmp_path
 
 
-def test_objects_that_are_there_already(config: Config, docker_root: Any, tmp_path: Path) -> None:
+def test_objects_that_exist_already_are_left(config: Config, docker_root: Any, tmp_path: Path) -> None:
     """The data root has had the same image, and a container and a network of these names, from another root."""
     first = type(docker_root)(tmp_path / "first")
     first.config |= {"ID": "d" * 64}
@@ -545,7 +555,7 @@ def test_objects_that_are_there_already(config: Config, docker_root: Any, tmp_pa
     }
 
 
-def test_names_that_are_taken(config: Config, docker_root: Any) -> None:
+def test_volume_with_a_taken_name_and_its_users_are_left(config: Config, docker_root: Any) -> None:
     """The data root has a volume of the same name: it, and the container that uses the other one, stay."""
 
     async def main() -> None:

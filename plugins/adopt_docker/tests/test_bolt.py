@@ -30,7 +30,7 @@ def everything(data: bytes) -> None:
     tree(Bolt(data).root)
 
 
-def test_all_kinds_of_pages(write_bolt: Callable[..., bytes]) -> None:
+def test_all_kinds_of_pages_are_read(write_bolt: Callable[..., bytes]) -> None:
     file = Bolt(write_bolt(TREE))
     assert tree(file.root) == TREE
     assert file.transaction == 7, "the newer meta page; the other one leads nowhere"
@@ -39,7 +39,7 @@ def test_all_kinds_of_pages(write_bolt: Callable[..., bytes]) -> None:
     assert file.root.find("nested", "none", "deep") is None
 
 
-def test_the_older_meta_page_serves_while_the_newer_is_torn(write_bolt: Callable[..., bytes]) -> None:
+def test_older_meta_page_is_used_if_the_newer_is_damaged(write_bolt: Callable[..., bytes]) -> None:
     data = bytearray(write_bolt(TREE))
     newer = bytes(data[PAGE : 2 * PAGE])
     data[:PAGE], data[PAGE + 40] = newer, data[PAGE + 40] ^ 1
@@ -50,12 +50,12 @@ def test_the_older_meta_page_serves_while_the_newer_is_torn(write_bolt: Callable
 
 
 @pytest.mark.parametrize("data", [b"", b"x" * 100, b"\0" * 20000], ids=["empty", "short", "zeros"])
-def test_other_files_are_none(data: bytes) -> None:
+def test_other_files_are_refused(data: bytes) -> None:
     with pytest.raises(BoltError):
         Bolt(data)
 
 
-def test_a_page_below_itself_is_damage(write_bolt: Callable[..., bytes]) -> None:
+def test_cycle_of_pages_is_refused(write_bolt: Callable[..., bytes]) -> None:
     data = bytearray(write_bolt({f"k{number}": b"v" for number in range(20)}))
     root = struct.unpack_from("<Q", data, PAGE + 32)[0]
     struct.pack_into("<Q", data, root * PAGE + 16 + 8, root)  # the first child of the branch is the branch
@@ -63,14 +63,14 @@ def test_a_page_below_itself_is_damage(write_bolt: Callable[..., bytes]) -> None
         everything(bytes(data))
 
 
-def test_a_page_that_is_cut_off_is_damage(write_bolt: Callable[..., bytes]) -> None:
+def test_truncated_page_is_refused(write_bolt: Callable[..., bytes]) -> None:
     data = bytearray(write_bolt({"k": b"value"}))
     struct.pack_into("<I", data, 2 * PAGE + 12, 1000)  # it says that 1,000 more pages belong to it
     with pytest.raises(BoltError, match="a page is cut off"):
         everything(bytes(data))
 
 
-def test_a_value_outside_its_page_is_damage(write_bolt: Callable[..., bytes]) -> None:
+def test_value_outside_its_page_is_refused(write_bolt: Callable[..., bytes]) -> None:
     data = bytearray(write_bolt({"k": b"value"}))
     struct.pack_into("<I", data, 2 * PAGE + 16 + 12, 1 << 30)
     with pytest.raises(BoltError, match="cut off"):
@@ -81,7 +81,7 @@ def test_a_value_outside_its_page_is_damage(write_bolt: Callable[..., bytes]) ->
 @given(
     changes=st.lists(st.tuples(st.integers(2 * PAGE, 20 * PAGE), st.integers(0, 255)), max_size=20), cut=st.integers(0, 40)
 )
-def test_damage_raises_nothing_else(write_bolt: Callable[..., bytes], changes: list[tuple[int, int]], cut: int) -> None:
+def test_damage_raises_only_bolt_errors(write_bolt: Callable[..., bytes], changes: list[tuple[int, int]], cut: int) -> None:
     data = bytearray(write_bolt(TREE))
     for at, value in changes:
         data[at % len(data)] = value

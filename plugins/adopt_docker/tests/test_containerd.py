@@ -141,7 +141,7 @@ def store(tmp_path: Path, write_bolt: WriteBolt) -> ContainerdStore:
     return ContainerdStore(tmp_path / "docker/containerd/daemon", write_bolt)
 
 
-def test_images_and_snapshots(store: ContainerdStore) -> None:
+def test_images_and_snapshots_are_read(store: ContainerdStore) -> None:
     base = store.write()
     assert containerd.is_present(base) and not containerd.is_present(f"{base}/none")
     found = containerd.read(base)
@@ -161,7 +161,7 @@ def test_images_and_snapshots(store: ContainerdStore) -> None:
     assert (root.key, root.parent, root.committed) == (CONTAINER, "containerd-5", False)
 
 
-def test_it_is_adopted(store: ContainerdStore, docker_root: Any, config: Config) -> None:
+def test_containerd_store_is_adopted(store: ContainerdStore, docker_root: Any, config: Config) -> None:
     docker_root.config |= {"Driver": "overlayfs", "Image": store.app}
     root = docker_root.write()
     store.write()
@@ -182,7 +182,7 @@ def test_it_is_adopted(store: ContainerdStore, docker_root: Any, config: Config)
     assert blob.samefile(data / "content/blobs/sha256" / store.app[7:])
 
 
-def test_every_platform_of_an_index(store: ContainerdStore) -> None:
+def test_all_platforms_of_an_index_are_read(store: ContainerdStore) -> None:
     (other, mine), index = store.add_platforms()
     found = containerd.read(store.write())
     by_manifest = {image.manifests[0].digest: image for image in found.images.values()}
@@ -201,7 +201,9 @@ def test_every_platform_of_an_index(store: ContainerdStore) -> None:
 
 
 @pytest.mark.parametrize("exact", [True, False])
-def test_platforms_are_adopted(store: ContainerdStore, docker_root: Any, config: Config, exact: bool) -> None:
+def test_container_of_another_platform_keeps_its_image(
+    store: ContainerdStore, docker_root: Any, config: Config, exact: bool
+) -> None:
     """A container of the other platform keeps its image, if dockerd has stored its manifest, and if not."""
     (other, mine), index = store.add_platforms()
     store.snapshots[f"moby/5/{CONTAINER}-init"]["parent"] = f"moby/7/{digest(b'other')}".encode()
@@ -227,7 +229,7 @@ def test_platforms_are_adopted(store: ContainerdStore, docker_root: Any, config:
     assert all((blobs / each.removeprefix("sha256:")).is_file() for each in (index, mine, other, *kept)) and len(kept) == 2
 
 
-def test_a_container_whose_platform_is_missing_is_left(store: ContainerdStore, docker_root: Any) -> None:
+def test_container_of_a_missing_platform_names_the_index(store: ContainerdStore, docker_root: Any) -> None:
     _, index = store.add_platforms()
     docker_root.config |= {"Driver": "overlayfs", "Image": index, "ImageManifest": {"digest": "sha256:" + "7" * 64}}
     root = docker_root.write()
@@ -236,7 +238,7 @@ def test_a_container_whose_platform_is_missing_is_left(store: ContainerdStore, d
 
 
 @pytest.mark.parametrize("preferred", ["overlay2", "overlayfs"])
-def test_of_two_stores_the_one_in_use_is_taken(store: ContainerdStore, docker_root: Any, preferred: str) -> None:
+def test_store_that_is_in_use_is_read_if_there_are_two(store: ContainerdStore, docker_root: Any, preferred: str) -> None:
     docker_root.config["Driver"] = preferred
     root = docker_root.write()
     store.write()
@@ -245,7 +247,7 @@ def test_of_two_stores_the_one_in_use_is_taken(store: ContainerdStore, docker_ro
     assert [remark.kind for remark in found.remarks] == ["images"]
 
 
-def test_the_containerd_of_the_system(
+def test_store_of_the_system_containerd_is_found(
     store: ContainerdStore, docker_root: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     root = docker_root.write()
@@ -270,13 +272,15 @@ def test_the_containerd_of_the_system(
         (lambda store: store.snapshots.clear(), "is not unpacked"),
     ],
 )
-def test_damaged_images_are_left(store: ContainerdStore, damage: Callable[[ContainerdStore], None], why: str) -> None:
+def test_damaged_images_are_left_with_the_reason(
+    store: ContainerdStore, damage: Callable[[ContainerdStore], None], why: str
+) -> None:
     damage(store)
     remarks = containerd.read(store.write()).remarks
     assert why in next(remark.text for remark in remarks if remark.name.startswith("docker.io/library/app:1"))
 
 
-def test_a_layer_without_its_archive(store: ContainerdStore, docker_root: Any, config: Config) -> None:
+def test_layer_without_its_archive_is_adopted(store: ContainerdStore, docker_root: Any, config: Config) -> None:
     """containerd fetches no archive of a layer that it has unpacked already: that of another image is used, or none."""
     alone = b"only here"
     store._name(MULTI, store._manifest([store.tars[0], alone], archive=b"other gzip "))
@@ -294,13 +298,13 @@ def test_a_layer_without_its_archive(store: ContainerdStore, docker_root: Any, c
     assert [layer.blob for layer in row.layers] == [digest(b"gzip " + store.tars[0]), ""]
 
 
-def test_a_blob_with_other_content_is_left(store: ContainerdStore) -> None:
+def test_blob_with_a_wrong_digest_is_left(store: ContainerdStore) -> None:
     base = store.write()
     (store.base / "io.containerd.content.v1.content/blobs/sha256" / store.app[7:]).write_bytes(b"{}")
     assert "is damaged" in containerd.read(base).remarks[0].text
 
 
-def test_a_damaged_database_is_a_sentence(store: ContainerdStore) -> None:
+def test_damaged_database_is_reported(store: ContainerdStore) -> None:
     base = store.write()
     (store.base / "io.containerd.snapshotter.v1.overlayfs/metadata.db").write_bytes(b"x" * 9000)
     with pytest.raises(Unreadable, match=r"cannot read .*metadata\.db: it has no valid meta page"):

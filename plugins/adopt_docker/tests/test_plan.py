@@ -37,7 +37,7 @@ def row(plan: Plan, table: str, key: str) -> bytes:
     return next(each.value for each in plan.operations if (each.table, each.key) == (table, key))
 
 
-def test_everything_comes(config: Config, docker_root: Any) -> None:
+def test_plan_adopts_images_containers_volumes_and_networks(config: Config, docker_root: Any) -> None:
     plan = look(config, docker_root)
     assert stays(plan) == {}
     assert not Path(config.data_root, "orlop.db").exists(), "a look changes nothing"
@@ -89,7 +89,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_container_that_cannot_come_is_left(config: Config, docker_root: Any, case: str) -> None:
+def test_unsupported_container_is_left_with_its_reason(config: Config, docker_root: Any, case: str) -> None:
     change, why = REFUSED[case]
     change(docker_root)
     if case == "shared":
@@ -99,7 +99,7 @@ def test_a_container_that_cannot_come_is_left(config: Config, docker_root: Any, 
     assert list(found) == [f"container {name}"] and why in found[f"container {name}"], found
 
 
-def test_a_container_that_runs_without_dockerd_is_left(config: Config, docker_root: Any, monkeypatch: Any) -> None:
+def test_running_container_is_left(config: Config, docker_root: Any, monkeypatch: Any) -> None:
     """Live-restore: its process is in a cgroup with its ID."""
     docker_root.config["State"] |= {"Running": True, "Pid": 1}
     monkeypatch.setattr(containers, "_lives", lambda pid, container: (pid, container) == (1, CONTAINER))
@@ -112,16 +112,14 @@ def test_a_container_that_runs_without_dockerd_is_left(config: Config, docker_ro
     ("config_mac", "desired", "kept"),
     [("02:42::1", "", "02:42::1"), ("", "02:42::2", "02:42::2"), ("x", "02:42::2", "02:42::2")],
 )
-def test_a_mac_address_that_was_chosen_is_kept(
-    config: Config, docker_root: Any, config_mac: str, desired: str, kept: str
-) -> None:
+def test_chosen_mac_address_is_kept(config: Config, docker_root: Any, config_mac: str, desired: str, kept: str) -> None:
     docker_root.config["Config"]["MacAddress"] = config_mac
     docker_root.config["NetworkSettings"]["Networks"]["front"] |= {"DesiredMacAddress": desired, "MacAddress": "02:42::3"}
     record = decode_container(row(look(config, docker_root), "containers", CONTAINER))
     assert record.endpoints["front"].mac_address == record.config.mac_address == kept
 
 
-def test_mounts_keep_what_dockerd_chose(config: Config, docker_root: Any) -> None:
+def test_volumes_chosen_by_dockerd_are_kept(config: Config, docker_root: Any) -> None:
     """A volume of the image, a volume of another container (--volumes-from), --tmpfs and --mount."""
     anonymous = "a" * 64
     docker_root.config["Config"]["Volumes"] = {"/image": {}}
@@ -148,7 +146,7 @@ def test_mounts_keep_what_dockerd_chose(config: Config, docker_root: Any) -> Non
     assert stays(look(config, docker_root))["container web"] == f"its volume {anonymous} does not come"
 
 
-def test_containers_that_share_a_namespace_stay_together(config: Config, docker_root: Any) -> None:
+def test_container_sharing_a_namespace_with_one_that_is_left_is_left(config: Config, docker_root: Any) -> None:
     """The second shares the network of the first, which has a quota."""
     docker_root.host["StorageOpt"] = {"size": "1G"}
     docker_root.more[OTHER] = (
@@ -171,7 +169,7 @@ def test_containers_that_share_a_namespace_stay_together(config: Config, docker_
         (network(ipamV4Config="no JSON"), "it is not understood"),
     ],
 )
-def test_a_network_that_cannot_come_is_left(config: Config, docker_root: Any, change: Change, why: str) -> None:
+def test_unsupported_network_is_left_with_its_containers(config: Config, docker_root: Any, change: Change, why: str) -> None:
     change(docker_root)
     found = stays(look(config, docker_root))
     name = docker_root.network["name"]
@@ -185,13 +183,15 @@ def test_a_network_that_cannot_come_is_left(config: Config, docker_root: Any, ch
         ({"Options": {"size": "10G"}}, "its option size is not supported: there are no quotas"),
     ],
 )
-def test_a_volume_that_cannot_come_is_left(config: Config, docker_root: Any, change: dict[str, Any], why: str) -> None:
+def test_unsupported_volume_is_left_with_its_containers(
+    config: Config, docker_root: Any, change: dict[str, Any], why: str
+) -> None:
     docker_root.volume.update(change)
     found = stays(look(config, docker_root))
     assert found == {"volume named": why, "container web": "its volume named does not come"}
 
 
-def test_files_are_bounded_and_no_links(tmp_path: Path) -> None:
+def test_large_files_and_links_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x" * 100)
     (tmp_path / "link").symlink_to("file")
     assert files.raw(str(tmp_path / "file"), 100) == b"x" * 100
@@ -201,21 +201,21 @@ def test_files_are_bounded_and_no_links(tmp_path: Path) -> None:
         files.raw(str(tmp_path / "link"))
 
 
-def test_a_configuration_with_another_digest_is_left(config: Config, docker_root: Any) -> None:
+def test_image_configuration_with_a_wrong_digest_is_left(config: Config, docker_root: Any) -> None:
     root = docker_root.write()
     (root / "image/overlay2/imagedb/content/sha256" / docker_root.image[7:]).write_bytes(docker_root.document + b" ")
     found = stays(trio.run(adoption.look, config, str(root)))
     assert found[f"image {docker_root.image}"] == "its configuration is damaged"
 
 
-def test_a_container_in_the_directory_of_another_is_left(config: Config, docker_root: Any) -> None:
+def test_container_in_the_directory_of_another_is_left(config: Config, docker_root: Any) -> None:
     root = docker_root.write()
     (root / "containers" / CONTAINER).rename(root / "containers" / OTHER)
     found = stays(trio.run(adoption.look, config, str(root)))
     assert "names another container" in found[f"container {OTHER[:12]}"]
 
 
-def test_a_volume_with_an_impossible_name_is_left(config: Config, docker_root: Any) -> None:
+def test_volume_with_an_invalid_name_is_left(config: Config, docker_root: Any) -> None:
     docker_root.volume["Name"] = "x"
     root = docker_root.write()
     (root / "volumes" / ".hidden" / "_data").mkdir(parents=True)
@@ -224,7 +224,7 @@ def test_a_volume_with_an_impossible_name_is_left(config: Config, docker_root: A
     )
 
 
-def test_another_file_system_is_refused(docker_root: Any) -> None:
+def test_root_on_another_file_system_is_refused(docker_root: Any) -> None:
     root = docker_root.write()
     if os.stat("/dev/shm").st_dev == os.stat(root).st_dev:
         pytest.skip("/dev/shm is on the file system of the tests")
@@ -249,7 +249,7 @@ def test_damaged_objects_are_left(config: Config, docker_root: Any) -> None:
     assert "cannot read" in found[f"container {OTHER[:12]}"]
 
 
-def test_what_has_no_place_is_named(config: Config, docker_root: Any) -> None:
+def test_swarm_plugins_and_build_cache_are_reported_as_left(config: Config, docker_root: Any) -> None:
     root = docker_root.write()
     for path in ("swarm/docker-state.json", f"plugins/{OTHER}/config.json", "165536.165536/x", "buildkit/x"):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -268,7 +268,9 @@ def test_what_has_no_place_is_named(config: Config, docker_root: Any) -> None:
     ],
     ids=["missing", "empty", "remapped"],
 )
-def test_other_directories_are_refused(config: Config, tmp_path: Path, prepare: Callable[[Path], None], why: str) -> None:
+def test_directories_without_a_docker_root_are_refused(
+    config: Config, tmp_path: Path, prepare: Callable[[Path], None], why: str
+) -> None:
     prepare(tmp_path / "x")
     with pytest.raises(InvalidParameter, match=why):
         docker_root.read(str(tmp_path / "x"))
@@ -284,7 +286,7 @@ def test_other_storage_drivers_are_refused(config: Config, docker_root: Any, tmp
         trio.run(adoption.look, vfs, str(root))
 
 
-def test_the_report(config: Config, docker_root: Any) -> None:
+def test_report_counts_and_lists_what_is_adopted(config: Config, docker_root: Any) -> None:
     docker_root.host["StorageOpt"] = {"size": "1G"}
     plan = look(config, docker_root)
     assert report.sentence(plan) == "1 image, 0 containers, 1 volume, 1 network; 1 not"

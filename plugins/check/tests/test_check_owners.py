@@ -96,7 +96,9 @@ async def make_database(config: Config) -> None:
         pass
 
 
-def test_check_without_a_daemon(litter: Litter, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_offline_check_reports_and_repairs_findings(
+    litter: Litter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = config_of(tmp_path)
     assert offline.main(config, ()) == offline.UNABLE, "there is no database"
     capsys.readouterr()
@@ -139,7 +141,7 @@ async def checker_of(config: Config) -> AsyncIterator[online.Checker]:
         yield online.Checker(context)
 
 
-def test_check_with_a_running_daemon(litter: Litter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_online_check_ignores_objects_in_use(litter: Litter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(online, "_PAUSES", (0.01, 0.03, 0.06, 0.12))
 
     async def main() -> None:
@@ -181,14 +183,16 @@ def test_only_quarantined_rows_are_dropped(tmp_path: Path) -> None:
         ({"quarantined": (("volumes", "x", "why"),)}, ERROR, "quarantined row volumes/x", "could not be used: why"),
     ],
 )
-def test_check_of_the_database(changes: dict[str, Any], severity: str, thing: str, text: str) -> None:
+def test_damaged_files_and_rows_of_the_database_are_findings(
+    changes: dict[str, Any], severity: str, thing: str, text: str
+) -> None:
     assert list(compare(EMPTY)) == []
     (finding,) = compare(EMPTY._replace(**changes))
     assert (finding.severity, finding.object) == (severity, thing)
     assert text in finding.text
 
 
-def test_report_of_findings() -> None:
+def test_report_sorts_findings_and_lists_repairs() -> None:
     findings = [
         Finding(severity=WARNING, area="b", object="x", text="t", repair="r"),
         Finding(severity=ERROR, area="z", object="y", text="t"),

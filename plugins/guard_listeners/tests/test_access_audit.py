@@ -129,7 +129,7 @@ def test_lines_are_written_after_a_delay_and_at_shutdown(tmp_path: Path) -> None
     assert lines(path)[0]["path"] == "/x\n/y"
 
 
-def test_a_daemon_that_is_cancelled_still_writes(tmp_path: Path) -> None:
+def test_cancelled_daemon_still_writes_its_lines(tmp_path: Path) -> None:
     path = tmp_path / "audit.log"
 
     async def main() -> None:

@@ -208,7 +208,7 @@ def test_every_scope_has_a_check() -> None:
     assert known == set(Scope)
 
 
-def test_lists_are_narrowed() -> None:
+def test_lists_are_filtered_by_the_labels() -> None:
     assert judged(judge(), call("/containers/json"), Scope.FILTER).only == (f"{TEAM}=web",)
     before = {"filters": ['{"before":["theirs"]}']}
     with pytest.raises(Denied):
@@ -216,7 +216,7 @@ def test_lists_are_narrowed() -> None:
     assert judged(judge(shared_images=True), call("/images/json"), Scope.IMAGES).only == ()
 
 
-def test_a_container_gets_the_labels_and_ids() -> None:
+def test_created_container_gets_the_labels_and_checked_ids() -> None:
     made = created(
         judge(shared_images=True),
         Image="plain",
@@ -411,7 +411,7 @@ def test_a_new_volume_does_not_take_the_name_of_one_outside_the_scope() -> None:
         judged(judge(), call("/volumes/create", {"Name": "theirs"}), Scope.NEW_VOLUME)
 
 
-def test_network_with_members_outside_the_scope() -> None:
+def test_containers_are_in_the_scope_by_their_labels() -> None:
     engine = SimpleNamespace(
         containers=SimpleNamespace(index=SimpleNamespace(by_id={"1": MINE, "2": container("2", **{TEAM: "db"})}))
     )

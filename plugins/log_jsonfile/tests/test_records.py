@@ -50,14 +50,14 @@ def test_escapes_like_go(data: bytes) -> None:
     assert escape(data) == go_escape(data)
 
 
-def test_every_byte_and_long_runs() -> None:
+def test_all_bytes_and_long_runs_are_escaped_like_go() -> None:
     for code in range(256):
         for count in (1, 63, 64, 65, 200):
             data = b"a" + bytes([code]) * count + b"b"
             assert escape(data) == go_escape(data)
 
 
-def test_golden_records() -> None:
+def test_records_equal_those_of_dockerd() -> None:
     """Records from a file of dockerd: sorted and escaped attributes, order of keys, control characters, one U+FFFD per bad
     byte."""
     attributes = {"x<y": "1&2", "MODE": "prod", "role": "web"}
@@ -89,7 +89,7 @@ def test_partial_record_has_no_newline() -> None:
 
 
 @given(st.lists(st.binary(max_size=30).map(lambda text: text.replace(b"\n", b"")), min_size=1, max_size=10))
-def test_decode_gives_back_what_utf8_allows(lines: list[bytes]) -> None:
+def test_decoded_records_equal_the_encoded_up_to_invalid_utf8(lines: list[bytes]) -> None:
     data = JsonEncoder({"a": "b"})(LogBlock("stdout", b"".join(line + b"\n" for line in lines), NS))
     records = JsonRecords().decode(data)
     want = [json.loads(b'"%b"' % go_escape(line)).encode() + b"\n" for line in lines]
@@ -113,7 +113,7 @@ def test_damaged_records_are_skipped() -> None:
     assert [record.data for record in JsonRecords().decode(bytes(4096) + good)] == [b"good\n"]
 
 
-def test_dockerd_leaves_out_an_empty_log() -> None:
+def test_record_without_log_is_empty() -> None:
     [record] = JsonRecords().decode(b'{"stream":"stderr","time":"2024-01-01T00:00:00Z"}\n')
     assert (record.stream, record.data) == ("stderr", b"")
 
@@ -133,7 +133,7 @@ def test_last_counts_records_from_the_end(lengths: list[int], count: int, torn: 
     assert start == 0 or data[start - 1 : start] == b"\n"
 
 
-def test_last_in_a_big_file() -> None:
+def test_last_records_of_a_large_file_are_found() -> None:
     fd = os.memfd_create("log")
     try:
         os.write(fd, b"0123456789\n" * 300_000)
@@ -144,7 +144,7 @@ def test_last_in_a_big_file() -> None:
         os.close(fd)
 
 
-def test_file_name_and_attributes_of_a_container(tmp_path: Path) -> None:
+def test_log_file_is_named_after_the_container_and_has_its_attributes(tmp_path: Path) -> None:
     identity = "0123456789abcdef" * 4
     info = LogInfo(identity, "/web", "", "example/web:1", "", "", str(tmp_path), labels={"role": "web"})
     driver, options = JsonFile(), {"labels": "role", "tag": "{{.Name}}/{{.ID}}"}
@@ -160,7 +160,7 @@ def test_file_name_and_attributes_of_a_container(tmp_path: Path) -> None:
     reader.close()
 
 
-def test_an_unlimited_log_never_rotates(tmp_path: Path) -> None:
+def test_unlimited_log_is_not_rotated(tmp_path: Path) -> None:
     info = LogInfo("c", "/c", "", "", "", "", str(tmp_path))
     writer = JsonFile().open_writer(info, {"max-file": "5"})
     for _ in range(50):

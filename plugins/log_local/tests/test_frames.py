@@ -45,7 +45,7 @@ def seen(data: bytes) -> list[int]:
 
 
 @given(blocks, st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3))
-def test_round_trip(some: list[LogBlock], attributes: dict[str, str]) -> None:
+def test_encoded_records_are_decoded_unchanged(some: list[LogBlock], attributes: dict[str, str]) -> None:
     data = b"".join(encode(block, encode_attributes(attributes), 1 << 20) for block in some)
     want = [record for block in some for record in records(block, attributes or None)]
     assert Frames().decode(data) == want
@@ -54,7 +54,7 @@ def test_round_trip(some: list[LogBlock], attributes: dict[str, str]) -> None:
 
 
 @given(st.data())
-def test_a_prefix_ends_where_a_frame_ends(data: st.DataObject) -> None:
+def test_complete_length_ends_at_a_frame(data: st.DataObject) -> None:
     frames = [frame(number) for number in range(5)]
     whole = b"".join(frames)
     cut = data.draw(st.integers(0, len(whole)))
@@ -82,13 +82,13 @@ def test_reading_can_start_at_any_offset() -> None:
     assert Frames().sync(b"nothing here") == 12
 
 
-def test_magic_bytes_in_the_output_are_no_frame() -> None:
+def test_magic_bytes_in_the_output_do_not_start_a_frame() -> None:
     text = MAGIC + b"\x20\x00\x00\x00" + MAGIC + b"\n"
     data = encode(LogBlock("stdout", text, 1), b"", 1 << 20) + frame(7)
     assert [record.data for record in Frames().decode(data)] == [text, b"007\n"]
 
 
-def test_a_limit_cuts_at_lines() -> None:
+def test_size_limit_splits_frames_at_lines() -> None:
     block = LogBlock("stderr", b"".join(b"%04d\n" % number for number in range(1000)) + b"x" * 300 + b"\n", 5)
     data = encode(block, b"", 64)
     assert Frames().decode(data) == records(block)

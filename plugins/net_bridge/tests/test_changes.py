@@ -37,7 +37,7 @@ def run(*argv: str) -> str:
     return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
 
 
-def test_another_subnet() -> None:
+def test_changed_subnet_is_replaced_at_boot() -> None:
     async def main() -> None:
         driver = BridgeDriver(CONTEXT)
         await driver.create_network(NETWORK)
@@ -72,7 +72,7 @@ def test_bridge_is_taken_over_by_a_new_data_root() -> None:
     in_own_network(main)
 
 
-def test_a_table_of_another_version() -> None:
+def test_table_of_another_version_is_replaced() -> None:
     async def main() -> None:
         run(
             "nft",
@@ -127,7 +127,7 @@ def test_earlier_rules_are_removed_without_iptables() -> None:
     in_own_network(main)
 
 
-def test_names_that_are_taken() -> None:
+def test_taken_link_names_are_refused() -> None:
     async def main() -> None:
         driver = BridgeDriver(CONTEXT)
         run("ip", "link", "add", "orlt0", "type", "veth", "peer", "name", "orlt1")

@@ -135,7 +135,7 @@ def test_attach_configures_both_ends_of_the_link() -> None:
     on_host(body)
 
 
-def test_without_ipv6_and_without_a_route() -> None:
+def test_ipv6_is_disabled_and_no_route_added_without_them() -> None:
     def body(host: Host) -> None:
         host.links.connect(host.endpoint(FOUR, default_route=False), BRIDGE)
         with host.inside():
@@ -145,7 +145,7 @@ def test_without_ipv6_and_without_a_route() -> None:
     on_host(body)
 
 
-def test_the_default_route_changes_links() -> None:
+def test_default_route_moves_between_links() -> None:
     other = Bridge("b" * 64, "orlt1", ("10.212.0.1/16", "fd00:212::1/64"))
 
     def defaults(host: Host) -> list[tuple[str, str]]:
@@ -178,7 +178,7 @@ def test_the_default_route_changes_links() -> None:
     on_host(body)
 
 
-def test_ports_of_a_bridge_without_traffic_between_containers() -> None:
+def test_ports_are_isolated_without_icc() -> None:
     bridge = msgspec.structs.replace(BRIDGE, icc=False)
 
     def body(host: Host) -> None:
@@ -194,7 +194,7 @@ def test_ports_of_a_bridge_without_traffic_between_containers() -> None:
     on_host(body, bridge)
 
 
-def test_a_silenced_port() -> None:
+def test_silenced_port_is_disabled_until_it_is_removed() -> None:
     def body(host: Host) -> None:
         name, _ = host.links.connect(host.endpoint(FOUR), BRIDGE)
         host.links.silence(name)
@@ -227,7 +227,7 @@ def test_endpoint_of_an_earlier_attempt_is_replaced() -> None:
     on_host(body)
 
 
-def test_a_link_of_the_containers_own() -> None:
+def test_link_name_used_by_the_container_is_refused() -> None:
     def body(host: Host) -> None:
         with host.inside():
             run("ip", "link", "add", "eth0", "type", "bridge")
@@ -258,7 +258,7 @@ def test_failed_attach_leaves_nothing() -> None:
     on_host(body)
 
 
-def test_a_refused_address_leaves_the_default_route() -> None:
+def test_refused_address_keeps_the_default_route() -> None:
     def body(host: Host) -> None:
         with host.inside():
             run("ip", "link", "add", "other0", "up", "type", "bridge")
@@ -271,7 +271,7 @@ def test_a_refused_address_leaves_the_default_route() -> None:
     on_host(body)
 
 
-def test_requests_of_one_datagram_are_answered_each() -> None:
+def test_each_request_of_a_datagram_gets_its_answer() -> None:
     async def main() -> None:
         with RouteSocket() as route:
             route.change()

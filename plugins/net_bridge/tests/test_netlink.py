@@ -27,7 +27,7 @@ def theirs(message: Any, fields: dict[str, Any], attributes: list[tuple[str, Any
 
 @pytest.mark.parametrize("mtu", [0, 1400])
 @pytest.mark.parametrize("peer", [PEER, "e", "eth01234567890a"])
-def test_add_veth(mtu: int, peer: str) -> None:
+def test_add_veth_is_encoded_like_pyroute2(mtu: int, peer: str) -> None:
     size = [("IFLA_MTU", mtu)] if mtu else []
     inside = [("IFLA_IFNAME", peer), ("IFLA_NET_NS_FD", 7), ("IFLA_ADDRESS", MAC), *size]
     info = [("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_DATA", {"attrs": [("VETH_INFO_PEER", {"attrs": inside})]})]
@@ -44,7 +44,7 @@ def test_add_veth(mtu: int, peer: str) -> None:
 
 
 @pytest.mark.parametrize("isolated", [False, True])
-def test_mark_port(isolated: bool) -> None:
+def test_mark_port_is_encoded_like_pyroute2(isolated: bool) -> None:
     settings = [("IFLA_BRPORT_MODE", 1), ("IFLA_BRPORT_ISOLATED", int(isolated))]
     # pyroute2 needs the kind before it to encode slave data; the driver does not send it.
     kind = [("IFLA_INFO_KIND", "bridge_slave")]
@@ -61,7 +61,7 @@ def test_mark_port(isolated: bool) -> None:
     assert (request.kind, request.flags) == (16, 0x5)
 
 
-def test_links_by_name_and_by_index() -> None:
+def test_link_requests_are_encoded_like_pyroute2() -> None:
     assert _netlink.delete_link(NAME).body == theirs(ifinfmsg(), {}, [("IFLA_IFNAME", NAME)])
     assert _netlink.delete_link(NAME).kind == 17
     assert _netlink.set_up(5).body == theirs(ifinfmsg(), {"index": 5, "flags": 1, "change": 1}, [])
@@ -79,7 +79,9 @@ def test_links_by_name_and_by_index() -> None:
         ("fd00:1::2/64", {"family": 10, "prefixlen": 64}, [("IFA_FLAGS", 2)]),
     ],
 )
-def test_add_address(address: str, fields: dict[str, Any], attributes: list[tuple[str, Any]]) -> None:
+def test_add_address_is_encoded_like_pyroute2(
+    address: str, fields: dict[str, Any], attributes: list[tuple[str, Any]]
+) -> None:
     expected = theirs(
         ifaddrmsg(), {"family": 2, "index": 4, **fields}, [("IFA_ADDRESS", address.partition("/")[0]), *attributes]
     )
@@ -89,7 +91,7 @@ def test_add_address(address: str, fields: dict[str, Any], attributes: list[tupl
 
 
 @pytest.mark.parametrize(("gateway", "family"), [("10.1.0.1", 2), ("fd00:1::1", 10)])
-def test_default_route(gateway: str, family: int) -> None:
+def test_default_route_is_encoded_like_pyroute2(gateway: str, family: int) -> None:
     expected = theirs(
         rtmsg(),
         {"family": family, "table": 254, "proto": 4, "type": 1},
@@ -107,7 +109,7 @@ def test_invalid_addresses_are_refused(address: str) -> None:
         _netlink.add_address(4, address)
 
 
-def test_datagram_with_several_messages() -> None:
+def test_datagram_carries_several_messages() -> None:
     requests = [_netlink.mark_port(NAME, ALIAS + "x" * extra, False) for extra in range(4)]
     datagram = _netlink.encode(requests, 0xFFFFFFFE)
     seen = []
@@ -125,7 +127,7 @@ def answer(sequence: int, code: int, kind: int = 2, rest: bytes = b"") -> bytes:
     return struct.pack("=IHHII", HEADER + len(body), kind, 0, sequence, 77) + body + b"\0" * (-len(body) % 4)
 
 
-def test_answers() -> None:
+def test_acknowledgements_and_errors_are_decoded() -> None:
     echo = b"r" * 33  # an error contains the request
     notice = answer(9, 0, kind=16)
     datagram = answer(1, 0) + answer(2, 17, rest=echo) + notice + answer(3, 0)
@@ -134,13 +136,13 @@ def test_answers() -> None:
 
 
 @pytest.mark.parametrize("cut", range(1, 20))
-def test_answers_cut_short(cut: int) -> None:
+def test_truncated_answers_are_refused(cut: int) -> None:
     with pytest.raises(ValueError, match=r"cut short|a message of"):
         list(_netlink.read_answers(answer(1, 0) + answer(2, 0)[:-cut]))
 
 
 @pytest.mark.parametrize("length", [0, 15, 16, 19])
-def test_answers_of_an_impossible_length(length: int) -> None:
+def test_answers_with_invalid_lengths_are_refused(length: int) -> None:
     datagram = struct.pack("=IHHII", length, 2, 0, 1, 0) + b"\0" * 4
     with pytest.raises(ValueError, match=r"cut short|a message of"):
         list(_netlink.read_answers(datagram))

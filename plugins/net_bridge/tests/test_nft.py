@@ -57,7 +57,7 @@ def test_rules_are_read_back_as_written(on_nft: Callable[[Callable[[Nft], None]]
     on_nft(body)
 
 
-def test_refusals(on_nft: Callable[[Callable[[Nft], None]], None]) -> None:
+def test_refused_changes_have_no_effect(on_nft: Callable[[Callable[[Nft], None]], None]) -> None:
     def body(nft: Nft) -> None:
         nft.run(_plan.update_table("orlop", frozenset(), EVERYTHING), "create")
         free = _plan.Element("ports4", "tcp . 81", "10.0.0.3 . 80")

@@ -16,7 +16,7 @@ def read(*subnets: Subnet, internal: bool = False, **options: str) -> Bridge:
     return read_network(NetworkSpec(id="a" * 64, name="n", subnets=subnets, options=named, internal=internal), CONTEXT)
 
 
-def test_effects() -> None:
+def test_options_configure_the_bridge() -> None:
     bridge = read(
         FOUR,
         SIX,
@@ -58,6 +58,6 @@ def test_effects() -> None:
         ({"bridge__trusted_host_interfaces": "eth1"}, "is not supported"),
     ],
 )
-def test_refusals(options: dict[str, str], text: str) -> None:
+def test_invalid_options_are_refused(options: dict[str, str], text: str) -> None:
     with pytest.raises(InvalidParameter, match=text):
         read(FOUR, SIX, **options)

@@ -23,7 +23,7 @@ def _log(*messages: str) -> bytes:
     return b"".join(json.dumps({"level": "error", "msg": text}).encode() + b"\n" for text in messages)
 
 
-def test_run() -> None:
+def test_run_command_has_bundle_pid_file_and_log() -> None:
     command = _runc().run(TASK)
     assert command.argv == (
         *("/usr/bin/runc", "--root", "/r", "--log", "/l", "--log-format", "json"),
@@ -32,12 +32,12 @@ def test_run() -> None:
     assert dict(command.env).keys() == {"PATH"}
 
 
-def test_run_with_a_terminal() -> None:
+def test_run_with_a_terminal_passes_the_console_socket() -> None:
     argv = _runc().run(Task("c1", "/b", "/p", "/l", "/console")).argv
     assert argv[-3:] == ("--console-socket", "/console", "c1")
 
 
-def test_exec() -> None:
+def test_exec_command_has_process_pid_file_and_log() -> None:
     argv = _runc().exec(TASK, Execution("e", "/process", "/ep", "/el")).argv
     assert argv[argv.index("exec") :] == ("exec", "--detach", "--process", "/process", "--pid-file", "/ep", "c1")
     assert argv[argv.index("--log") + 1] == "/el"
@@ -108,7 +108,7 @@ def test_runc_needs_nothing_detached() -> None:
         ),
     ],
 )
-def test_explain(runtime: str, said: str, expected: str) -> None:
+def test_runtime_errors_are_reported_like_dockerd(runtime: str, said: str, expected: str) -> None:
     assert explain(runtime, Outcome(1), _log("earlier", said)) == expected
 
 
@@ -120,13 +120,13 @@ def test_errors_of_crun_exec_are_explained() -> None:
     )
 
 
-def test_explain_without_a_log_uses_stderr() -> None:
+def test_stderr_is_reported_if_the_log_is_unreadable() -> None:
     assert explain("runc", Outcome(1, b"", b"noise\nrunc run failed: no\n"), b"not json\n").endswith("failed: no")
 
 
-def test_explain_a_runtime_killed_by_a_signal() -> None:
+def test_runtime_killed_by_a_signal_is_reported() -> None:
     assert "signal 9" in explain("runc", Outcome(-9), b"")
 
 
-def test_explain_a_runtime_that_timed_out() -> None:
+def test_runtime_that_timed_out_is_reported() -> None:
     assert "gave no answer in time" in explain("runc", Outcome(-9, b"", b"", True), b"")

@@ -49,7 +49,7 @@ async def layer(erofs: Erofs, name: str, parent: str | None = None, content: byt
     return directory
 
 
-def test_an_image_is_mounted_below_the_overlay(root: Path) -> None:
+def test_layers_are_mounted_below_the_overlay(root: Path) -> None:
     async def main() -> None:
         erofs = opened(root)
         one = await layer(erofs, "one")
@@ -73,7 +73,7 @@ def test_an_image_is_mounted_below_the_overlay(root: Path) -> None:
     trio.run(main)
 
 
-def test_a_layer_is_on_disk_before_it_is_in_the_index(root: Path) -> None:
+def test_layer_is_synced_before_it_is_indexed(root: Path) -> None:
     async def main() -> tuple[Path, list[tuple[str, str]]]:
         with recorded() as steps:
             return await layer(opened(root), "one"), steps
@@ -84,7 +84,7 @@ def test_a_layer_is_on_disk_before_it_is_in_the_index(root: Path) -> None:
     assert synced == {f"{directory}/{name}" for name in ("layer.erofs", "layer.tar", "image")} | {str(directory), str(root)}
 
 
-def test_what_a_crash_left_is_cleared(root: Path) -> None:
+def test_leftovers_of_a_crash_are_removed(root: Path) -> None:
     async def before() -> None:
         erofs = opened(root)
         await layer(erofs, "one")
@@ -119,9 +119,7 @@ def test_what_a_crash_left_is_cleared(root: Path) -> None:
         ("image", b"{", "its record is damaged"),
     ],
 )
-def test_a_damaged_layer_is_refused_with_all_that_stands_on_it(
-    root: Path, name: str, content: bytes | None, said: str
-) -> None:
+def test_damaged_layer_and_its_descendants_are_refused(root: Path, name: str, content: bytes | None, said: str) -> None:
     async def before() -> Path:
         erofs = opened(root)
         directory = await layer(erofs, "one")
@@ -185,7 +183,7 @@ def test_only_empty_directories_without_a_snapshot_are_discarded(root: Path) -> 
     trio.run(main)
 
 
-def test_a_stream_starts_without_files_of_an_earlier_one(root: Path) -> None:
+def test_stream_removes_files_of_an_earlier_one(root: Path) -> None:
     async def main() -> None:
         await opened(root).prepare("pull", None)
         directory = Path((await opened(root).stream_target("pull")).directory)
@@ -198,7 +196,7 @@ def test_a_stream_starts_without_files_of_an_earlier_one(root: Path) -> None:
     trio.run(main)
 
 
-def test_a_committed_layer_takes_no_stream(root: Path) -> None:
+def test_committed_layer_refuses_a_stream(root: Path) -> None:
     async def main() -> None:
         erofs = opened(root)
         await layer(erofs, "one")
@@ -228,7 +226,7 @@ def test_128_layers_fit_in_the_mount_options(root: Path) -> None:
 # --- options and the host
 
 
-def test_options() -> None:
+def test_options_are_parsed_and_select_the_mkfs_command() -> None:
     assert parse_options(()) == Options("index", "", "auto", "none")
     full = parse_options((("mode", "full"), ("compression", "zstd,level=9"), ("mount", "loop"), ("verify", "digest")))
     assert full == Options("full", "zstd,level=9", "loop", "digest")
@@ -249,7 +247,7 @@ def test_options() -> None:
         Erofs(StorageContext("/data:root"))
 
 
-def test_what_is_missing_is_told_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_requirements_are_reported_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host.shutil, "which", lambda *_, **__: None)
     with pytest.raises(DriverError, match=r"mkfs\.erofs is not installed; install erofs-utils 1\.8 or newer"):
         check_options(())
@@ -261,7 +259,7 @@ def test_what_is_missing_is_told_with_what_to_install(monkeypatch: pytest.Monkey
     check_options(())
 
 
-def test_an_old_program_or_kernel_is_told(tmp_path: Path) -> None:
+def test_old_mkfs_or_kernel_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DriverError, match=r"erofs-utils 1\.8 or newer is needed.*: no --tar"):
         host.probe(("/bin/sh", "-c", "echo no --tar >&2; exit 1"), str(tmp_path), "layer.tar", "layer.erofs", "auto")
     with pytest.raises(DriverError, match=r"this kernel does not mount its images .*as a file: .*Use Linux 6.12"):

@@ -38,7 +38,7 @@ async def _image_and_container(driver: Overlay2) -> None:
     await driver.prepare("c", "base")
 
 
-def test_docker_s_layout(root: Path) -> None:
+def test_files_have_dockerds_layout(root: Path) -> None:
     async def main() -> dict[str, dict[str, str]]:
         driver = opened(root)
         await _image_and_container(driver)
@@ -66,7 +66,7 @@ def test_docker_s_layout(root: Path) -> None:
     ]
 
 
-def test_the_options_are_written_out(root: Path) -> None:
+def test_mount_options_are_explicit(root: Path) -> None:
     async def main() -> None:
         driver = opened(root)
         await _image_and_container(driver)
@@ -81,7 +81,7 @@ def test_the_options_are_written_out(root: Path) -> None:
     trio.run(main)
 
 
-def test_what_a_crash_left_is_cleared_and_what_is_not_ours_stays(root: Path) -> None:
+def test_leftovers_of_a_crash_are_removed_and_foreign_files_kept(root: Path) -> None:
     async def before() -> None:
         await _image_and_container(opened(root))
 
@@ -109,7 +109,7 @@ def test_what_a_crash_left_is_cleared_and_what_is_not_ours_stays(root: Path) -> 
     assert len(os.listdir(root / "l")) == 1
 
 
-def test_a_lost_layer_breaks_what_stands_on_it_and_nothing_else(root: Path) -> None:
+def test_missing_layer_breaks_only_its_descendants(root: Path) -> None:
     async def before() -> None:
         driver = opened(root)
         await _image_and_container(driver)
@@ -129,7 +129,7 @@ def test_a_lost_layer_breaks_what_stands_on_it_and_nothing_else(root: Path) -> N
     trio.run(after)
 
 
-def test_what_it_does_not_do_is_refused_in_words(root: Path) -> None:
+def test_unsupported_options_are_refused(root: Path) -> None:
     async def main() -> None:
         with pytest.raises(InvalidParameter, match="cannot apply storage option size: the overlay2 driver has no quotas"):
             await opened(root).prepare("c", None, options={"size": "10G"})
@@ -143,7 +143,7 @@ def test_what_it_does_not_do_is_refused_in_words(root: Path) -> None:
         Overlay2(StorageContext("/data:root"))
 
 
-def test_the_depth_limit() -> None:
+def test_more_than_128_layers_are_refused() -> None:
     links = ["l/" + "A" * 26] * 128
     root = "/a/rather/long/data/root/of/an/administrator/with/taste/overlay2"
     assert overlay_mount(root, links, f"{root}/{'f' * 64}", volatile=True)
@@ -160,7 +160,7 @@ async def _unpacked(driver: Overlay2, files: int = 3) -> Path:
     return directory
 
 
-def test_a_layer_is_on_disk_before_it_is_in_the_index(root: Path) -> None:
+def test_layer_is_synced_before_it_is_indexed(root: Path) -> None:
     async def main() -> tuple[Path, list[tuple[str, str]]]:
         driver = opened(root)
         directory = await _unpacked(driver)
@@ -176,7 +176,7 @@ def test_a_layer_is_on_disk_before_it_is_in_the_index(root: Path) -> None:
 
 
 @pytest.mark.parametrize("reason", ["many files", "a symbolic link"])
-def test_a_large_layer_is_synced_with_its_file_system(root: Path, monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
+def test_large_layer_is_synced_by_syncfs(root: Path, monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
     synced: list[str] = []
 
     class Libc:
@@ -212,7 +212,7 @@ def test_a_large_layer_is_synced_with_its_file_system(root: Path, monkeypatch: p
     trio.run(main)
 
 
-def test_a_layer_at_the_limit_is_synced_by_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layer_at_the_limit_is_synced_by_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout, "_FEW", 6)  # committed, diff, sub and its three files
 
     async def main() -> list[tuple[str, str]]:
@@ -225,7 +225,7 @@ def test_a_layer_at_the_limit_is_synced_by_file(root: Path, monkeypatch: pytest.
     assert any(path.endswith("/sub/2") for what, path in trio.run(main) if what == "sync")
 
 
-def test_a_root_has_the_mode_of_a_root_under_any_umask(root: Path) -> None:
+def test_root_directory_has_mode_755_under_any_umask(root: Path) -> None:
     async def main() -> Path:
         driver = opened(root)
         await driver.prepare("c", None)
@@ -238,7 +238,7 @@ def test_a_root_has_the_mode_of_a_root_under_any_umask(root: Path) -> None:
         os.umask(before)
 
 
-def test_a_snapshot_that_cannot_be_made_leaves_no_key(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_prepare_leaves_no_key(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         driver = opened(root)
         await driver.keys()
@@ -255,7 +255,7 @@ def test_a_snapshot_that_cannot_be_made_leaves_no_key(root: Path, monkeypatch: p
     trio.run(main)
 
 
-def test_a_removed_snapshot_leaves_no_directory_key_or_link(root: Path) -> None:
+def test_removed_snapshot_leaves_no_directory_key_or_link(root: Path) -> None:
     async def main() -> None:
         driver = opened(root)
         await _image_and_container(driver)
@@ -293,7 +293,7 @@ def test_directories_are_discarded_before_the_snapshots_are_loaded(root: Path) -
     assert not (root / "empty").exists()
 
 
-def test_the_mark_of_a_volatile_mount_is_removed_before_the_next(root: Path) -> None:
+def test_mark_of_a_volatile_mount_is_removed_before_the_next_mount(root: Path) -> None:
     async def main() -> None:
         driver = opened(root)
         await _image_and_container(driver)
@@ -306,7 +306,7 @@ def test_the_mark_of_a_volatile_mount_is_removed_before_the_next(root: Path) -> 
     trio.run(main)
 
 
-def test_a_file_system_that_does_not_tell_types_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_system_without_d_type_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout, "_tells_types", lambda directory: False)
 
     async def main() -> None:
@@ -316,7 +316,7 @@ def test_a_file_system_that_does_not_tell_types_is_refused(root: Path, monkeypat
     trio.run(main)
 
 
-def test_types_are_read_of_each_entry(root: Path) -> None:
+def test_d_type_is_detected_by_reading_entries(root: Path) -> None:
     (root / "file").touch()
     assert layout._tells_types(str(root))
     with pytest.raises(FileNotFoundError):
@@ -324,7 +324,7 @@ def test_types_are_read_of_each_entry(root: Path) -> None:
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["its directory is a link", "its files are a link"])
-def test_a_link_to_a_disk_that_is_not_mounted_is_kept(root: Path, tmp_path: Path, whole: bool) -> None:
+def test_link_to_an_unmounted_disk_is_kept(root: Path, tmp_path: Path, whole: bool) -> None:
     """Layers of a dockerd that were adopted: they are left out while they cannot be reached, and come back."""
 
     async def keys() -> list[str]:
@@ -352,7 +352,7 @@ def test_a_link_to_a_disk_that_is_not_mounted_is_kept(root: Path, tmp_path: Path
     assert trio.run(keys) == ["base"]
 
 
-def test_changes_of_a_snapshot_whose_files_are_a_link(root: Path, tmp_path: Path) -> None:
+def test_changes_are_found_through_a_linked_diff_directory(root: Path, tmp_path: Path) -> None:
     (tmp_path / "fs").mkdir()
     (tmp_path / "fs" / "file").write_text("1")
     index = SnapshotIndex(str(root / ".orlop"))

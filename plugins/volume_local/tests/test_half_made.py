@@ -51,7 +51,7 @@ def test_failed_create_leaves_no_volume(tmp_path: Path, monkeypatch: pytest.Monk
     assert os.listdir(tmp_path / ".new") == []
 
 
-def test_a_directory_that_an_administrator_made_becomes_a_volume(tmp_path: Path) -> None:
+def test_directory_made_by_an_administrator_becomes_a_volume(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     trio.run(LocalVolumes(VolumeContext(str(tmp_path))).create, "disk", {})
     assert (tmp_path / "disk" / "_data").is_dir()

@@ -23,12 +23,12 @@ from orlop_volume_local.options import Kept, address_to_resolve, check_options, 
         ({"type": "none", "o": "bind", "device": "etc"}, "is not an absolute path"),
     ],
 )
-def test_wrong_options_are_refused_in_docker_s_words(options: dict[str, str], complaint: str) -> None:
+def test_invalid_options_are_refused_with_dockers_messages(options: dict[str, str], complaint: str) -> None:
     with pytest.raises(InvalidParameter, match=complaint):
         check_options(options)
 
 
-def test_mounts() -> None:
+def test_options_become_mounts() -> None:
     assert mount_of(Kept("none", "bind,ro", "/srv")) == Mount("bind", "/srv", "", ("bind", "ro"))
     assert mount_of(Kept("tmpfs", "size=1m,uid=5", "tmpfs")) == Mount("tmpfs", "tmpfs", "", ("size=1m", "uid=5"))
     nfs = Kept("nfs", "addr=files.example,rw,nfsvers=4", ":/export")
@@ -38,7 +38,7 @@ def test_mounts() -> None:
     assert address_to_resolve(Kept("ext4", "addr=files.example", "/dev/sdz")) == ""
 
 
-def test_options_are_kept_in_docker_s_form(tmp_path: Path) -> None:
+def test_options_are_stored_in_dockers_form(tmp_path: Path) -> None:
     async def main() -> None:
         made = await LocalVolumes(context).create("data", {"type": "none", "o": "bind", "device": "/no/such"})
         assert (await LocalVolumes(context).get("data")) == made
