@@ -20,7 +20,7 @@ def query(name, kind=wire.A, ident=7, flags=0x0100, klass=1, edns=0):
     return head + labels + b"\0" + struct.pack("!2H", kind, klass) + opt
 
 
-def test_a_question_is_read():
+def test_question_is_parsed():
     asked = wire.question(query("Web.Example", edns=1232))
     assert (asked.ident, asked.name, asked.type, asked.size) == (7, "web.example", wire.A, 1232)
     assert wire.question(query("web")).size == 512
@@ -43,18 +43,18 @@ def test_a_question_is_read():
         query("web", ident=1)[:12] + b"\x3f" + b"a" * 300,
     ],
 )
-def test_what_is_no_question_is_none(data):
+def test_malformed_questions_are_ignored(data):
     assert wire.question(data) is None
 
 
-def test_what_is_said_to_it():
+def test_unsupported_queries_are_refused():
     assert wire.refusal(b"short") == b"" and wire.refusal(query("web", flags=0x8000)) == b""
     assert wire.rcode(wire.refusal(query("web", flags=0x2800))) == 4
     refused = wire.refusal(query("web", klass=3))
     assert refused[:2] == b"\0\7" and wire.rcode(refused) == 1 and len(refused) == 12
 
 
-def test_noise_never_breaks_it():
+def test_damaged_queries_raise_no_exception():
     noise = random.Random(3)
     for _ in range(3000):
         data = bytearray(query("web.example", edns=900))
@@ -68,7 +68,7 @@ def test_noise_never_breaks_it():
         wire.rcode(data)
 
 
-def test_an_answer():
+def test_answer_has_all_addresses():
     data = query("web")
     asked = wire.question(data)
     found = wire.reply(data, asked, [wire.address_record("10.1.2.3"), wire.address_record("fd00::7")])
@@ -80,7 +80,7 @@ def test_an_answer():
     assert len(many) <= 512 and struct.unpack_from("!H", many, 2)[0] & 0x0200
 
 
-def test_a_failure_claims_nothing():
+def test_failure_is_neither_authoritative_nor_recursive():
     data = query("elsewhere.test")
     for code in (wire.SERVFAIL, wire.REFUSED):
         (flags,) = struct.unpack_from("!H", wire.reply(data, wire.question(data), code=code), 2)
@@ -98,7 +98,7 @@ def test_a_failure_claims_nothing():
         ("web", ""),
     ],
 )
-def test_reverse_names(name, address):
+def test_reverse_names_are_parsed_to_addresses(name, address):
     assert wire.reverse_name(name) == address
 
 
@@ -126,7 +126,7 @@ def addresses(records):
     return sorted(record[12:] for record in records)
 
 
-def test_names_of_all_networks_the_first_that_knows_wins(tables):
+def test_first_network_that_has_the_name_answers(tables):
     assert addresses(tables.answer(wire.A, "web")) == [bytes((10, 0, 0, 2))]
     assert addresses(tables.answer(wire.A, "web.front")) == [bytes((10, 0, 0, 2))]
     assert addresses(tables.answer(wire.A, "both")) == [bytes((10, 0, 0, 9))]
@@ -136,17 +136,17 @@ def test_names_of_all_networks_the_first_that_knows_wins(tables):
     assert tables.answer(wire.A, "nobody") is None
 
 
-def test_a_known_name_without_such_an_address_is_an_empty_answer(tables):
+def test_known_name_without_this_address_type_is_an_empty_answer(tables):
     assert tables.answer(wire.AAAA, "db") == [] and tables.answer(15, "web") == []
 
 
-def test_reverse(tables):
+def test_reverse_lookup_returns_name_and_network(tables):
     (record,) = tables.answer(wire.PTR, "2.0.0.10.in-addr.arpa")
     assert record.endswith(b"\3web\5front\0")
     assert tables.answer(wire.PTR, "3.0.0.10.in-addr.arpa") is None
 
 
-def test_what_the_daemon_replaces_is_seen_and_what_it_breaks_is_not(tables, tmp_path):
+def test_replaced_table_is_read_and_a_damaged_one_ignored(tables, tmp_path):
     assert tables.answer(wire.A, "new") is None
     put(tmp_path / "n2", NetworkNames("back", {"new": ("10.1.0.5",)}))
     assert tables.answer(wire.A, "new") and tables.answer(wire.A, "db") is None

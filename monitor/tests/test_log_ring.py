@@ -39,7 +39,7 @@ def blocks(*texts: bytes) -> list[LogBlock]:
     return [LogBlock("stdout", text, 1) for text in texts]
 
 
-def test_nobody_waits_for_the_disk_and_what_has_no_room_is_dropped() -> None:
+def test_full_buffer_drops_lines_without_blocking() -> None:
     disk = Disk()
     writer = RingWriter(disk, 10)
     writer.write(blocks(b"first"))
@@ -52,7 +52,7 @@ def test_nobody_waits_for_the_disk_and_what_has_no_room_is_dropped() -> None:
     assert disk.closed.is_set()
 
 
-def test_one_block_larger_than_the_buffer_is_taken() -> None:
+def test_block_larger_than_the_buffer_is_accepted() -> None:
     disk = Disk()
     disk.may.set()
     writer = RingWriter(disk, 3)
@@ -61,7 +61,7 @@ def test_one_block_larger_than_the_buffer_is_taken() -> None:
     assert (disk.written, writer.dropped) == ([b"larger"], 0)
 
 
-def test_a_disk_that_hangs_keeps_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hanging_disk_does_not_block_close(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ring, "_LAST_WRITES", 0.05)
     disk = Disk()
     writer = RingWriter(disk, 10)
@@ -72,7 +72,7 @@ def test_a_disk_that_hangs_keeps_no_end(monkeypatch: pytest.MonkeyPatch) -> None
     assert disk.closed.wait(10)
 
 
-def test_a_writer_that_fails_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_failing_writer_is_reported_and_can_be_closed(capsys: pytest.CaptureFixture[str]) -> None:
     disk = Disk()
     disk.may.set()
     disk.broken = True
@@ -84,7 +84,7 @@ def test_a_writer_that_fails_goes_on(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().err == "log writer: OSError: no such disk\n"
 
 
-def test_which_logs_have_one() -> None:
+def test_only_non_blocking_logs_have_a_buffer() -> None:
     disk = Disk()
     assert ringed(disk, {}) is disk
     assert ringed(disk, {"mode": "blocking"}) is disk

@@ -29,7 +29,7 @@ from orlop_sdk import Mount, cgroups, linux, mountinfo, smallfiles
 # --- processes ------------------------------------------------------------------------------------------------------
 
 
-def test_a_pid_is_the_process_that_started_then_until_it_is_reaped() -> None:
+def test_process_is_identified_by_pid_and_start_time() -> None:
     child = subprocess.Popen(["true"])
     start_time = linux.process_start_time(child.pid)
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
@@ -45,7 +45,7 @@ def _frame(body: bytes) -> bytes:
     return HEADER.pack(len(body)) + body
 
 
-def test_frames_come_out_whole_however_they_arrive() -> None:
+def test_frames_are_parsed_from_pieces_of_any_size() -> None:
     data = _frame(b"one") + _frame(b"") + _frame(b"three")
     for step in (1, 2, 5, len(data)):
         parser, found = FrameParser(), []
@@ -56,7 +56,7 @@ def test_frames_come_out_whole_however_they_arrive() -> None:
         assert found == [b"one", b"", b"three"]
 
 
-def test_what_follows_the_last_frame_is_kept() -> None:
+def test_bytes_after_the_last_frame_are_kept() -> None:
     parser = FrameParser()
     parser.feed(_frame(b"attach") + b"raw input")
     assert parser.next() == b"attach"
@@ -64,7 +64,7 @@ def test_what_follows_the_last_frame_is_kept() -> None:
     assert parser.next() is None
 
 
-def test_a_frame_too_long_is_refused() -> None:
+def test_oversized_frame_is_refused() -> None:
     parser = FrameParser()
     parser.feed(HEADER.pack(1 << 30))
     with pytest.raises(ValueError, match="frame"):
@@ -91,31 +91,31 @@ def _detached(needed: set[str], trees: set[str]) -> list[str]:
     return [entry.path for entry in detachable(mountinfo.parse(MOUNTS), needed, trees)]
 
 
-def test_octal_escapes_of_mount_points() -> None:
+def test_octal_escapes_of_mount_points_are_decoded() -> None:
     assert "/mnt/usb stick" in [entry.path for entry in mountinfo.parse(MOUNTS)]
 
 
-def test_only_the_topmost_of_what_is_not_needed_goes() -> None:
+def test_only_topmost_unneeded_mounts_are_detached() -> None:
     # The parent of /media/inner propagates, so detaching it here would detach it on the host. /media therefore stays as
     # well.
     assert _detached(set(), {"/proc", "/usr"}) == ["/data", "/mnt/usb stick"]
 
 
-def test_what_leads_to_something_needed_stays() -> None:
+def test_mounts_above_needed_paths_stay() -> None:
     assert _detached({"/data/docker/overlay2"}, {"/proc", "/usr"}) == ["/mnt/usb stick"]
     assert _detached({"/data/x"}, {"/proc", "/usr"}) == ["/data/docker", "/mnt/usb stick"]
 
 
-def test_what_lies_in_a_bind_source_stays() -> None:
+def test_mounts_below_a_bind_source_stay() -> None:
     assert _detached(set(), {"/proc", "/usr", "/data"}) == ["/mnt/usb stick"]
 
 
-def test_a_propagating_root_pins_nothing() -> None:
+def test_shared_root_does_not_keep_its_children() -> None:
     entries = mountinfo.parse(MOUNTS.replace(b"/ / rw - ext4 /dev/a", b"/ / rw shared:1 - ext4 /dev/a"))
     assert [entry.path for entry in detachable(entries, set(), set())] == ["/data/docker"]
 
 
-def test_paths_of_an_overlay_are_needed() -> None:
+def test_paths_in_mount_options_are_needed() -> None:
     mount = Mount("overlay", "overlay", "", ("lowerdir=/a/1:/b/2", "upperdir=/c", "ro", "index=off"))
     assert _paths([mount]) == {"/a/1", "/b/2", "/c"}
     image = Mount("erofs", "/a/layer.erofs", "", ("ro", "device=/b/layer.tar"), "/c/diff")
@@ -158,7 +158,7 @@ class _Reads:
             self.read()
 
 
-def test_what_a_descendant_writes_after_the_end_is_bounded_for_a_slow_client() -> None:
+def test_output_after_the_exit_is_bounded_for_a_slow_client() -> None:
     loop, client, ended = _Reads(), _Slow(), []
     output = Output(loop)  # type: ignore[arg-type]  # all that it needs of one
     output.attach(client)  # type: ignore[arg-type]
@@ -174,7 +174,7 @@ def test_what_a_descendant_writes_after_the_end_is_bounded_for_a_slow_client() -
     assert ended == [True]
 
 
-def test_what_is_left_of_a_dead_process_is_read_for_a_slow_client_too() -> None:
+def test_remaining_output_is_read_for_a_slow_client() -> None:
     ours, theirs = os.pipe()
     loop, client, ended = _Reads(), _Slow(), []
     output = Output(loop)  # type: ignore[arg-type]
@@ -199,7 +199,7 @@ V1 = mountinfo.parse(
 V2 = mountinfo.parse(b"41 31 0:38 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
 
 
-def test_v1_directories() -> None:
+def test_v1_directories_of_all_controllers_are_selected() -> None:
     theirs = "4:cpu,cpuacct:/docker/abc\n3:memory:/docker/abc\n2:name=systemd:/docker/abc\n0::/\n"
     ours = "4:cpu,cpuacct:/\n3:memory:/x\n2:name=systemd:/\n0::/\n"
     assert cgroups.select(theirs, ours, V1, "abc") == (
@@ -209,7 +209,7 @@ def test_v1_directories() -> None:
     )
 
 
-def test_v2_directories_are_cut_after_the_containers() -> None:
+def test_v2_directory_ends_at_the_containers_cgroup() -> None:
     theirs = "0::/system.slice/docker-abc.scope/init.scope\n"
     assert cgroups.select(theirs, "0::/system.slice/orlop.service\n", V2, "abc") == (
         "/sys/fs/cgroup/system.slice/docker-abc.scope",
@@ -217,15 +217,15 @@ def test_v2_directories_are_cut_after_the_containers() -> None:
 
 
 @pytest.mark.parametrize("theirs", ["/", "/user", "/user/orlop"])
-def test_what_we_live_in_is_never_among_them(theirs: str) -> None:
+def test_own_cgroup_is_never_selected(theirs: str) -> None:
     assert cgroups.select(f"0::{theirs}\n", "0::/user/orlop\n", V2, "abc") == ()
 
 
-def test_a_neighbour_with_a_longer_name_is() -> None:
+def test_cgroup_beside_one_with_a_longer_name_is_selected() -> None:
     assert cgroups.select("0::/user/orlop\n", "0::/user/orlop2\n", V2, "abc") == ("/sys/fs/cgroup/user/orlop",)
 
 
-def test_a_cgroup_mount_of_a_part() -> None:
+def test_paths_are_relative_to_the_root_of_the_cgroup_mount() -> None:
     part = mountinfo.parse(b"41 31 0:38 /outer /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
     assert cgroups.select("0::/outer/c/abc\n", "0::/outer\n", part, "abc") == ("/sys/fs/cgroup/c/abc",)
 
@@ -241,11 +241,11 @@ def test_a_cgroup_mount_of_a_part() -> None:
         ("-.slice:docker:abc", "/docker-abc.scope"),
     ],
 )
-def test_cgroups_paths_of_a_spec(spec: str, path: str) -> None:
+def test_cgroups_path_of_a_spec_is_normalized(spec: str, path: str) -> None:
     assert cgroups.relative(spec) == path
 
 
-def test_oom_counters_of_both_versions(tmp_path: Path) -> None:
+def test_oom_kills_are_counted_on_both_cgroup_versions(tmp_path: Path) -> None:
     v1, v2 = tmp_path / "v1", tmp_path / "v2"
     for directory, name, text in (
         (v1, "memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n"),
@@ -258,7 +258,7 @@ def test_oom_counters_of_both_versions(tmp_path: Path) -> None:
     assert cgroups.oom_kills(cgroups.oom_file([])) == 0
 
 
-def test_a_container_that_the_kernel_may_not_kill_in_is_stopped(tmp_path: Path) -> None:
+def test_container_without_oom_killer_is_reported_as_stopped(tmp_path: Path) -> None:
     file = tmp_path / "memory.oom_control"
     for text, stopped in (
         ("oom_kill_disable 1\nunder_oom 1\noom_kill 0\n", True),
@@ -270,14 +270,14 @@ def test_a_container_that_the_kernel_may_not_kill_in_is_stopped(tmp_path: Path) 
     assert not cgroups.oom_stopped("")
 
 
-def test_killing_a_cgroup_that_is_gone_finds_it_empty(tmp_path: Path) -> None:
+def test_kill_of_a_missing_cgroup_succeeds(tmp_path: Path) -> None:
     assert cgroups.kill([str(tmp_path / "gone")])
 
 
 # --- records --------------------------------------------------------------------------------------------------------
 
 
-def test_records_come_back(tmp_path: Path) -> None:
+def test_records_are_read_as_written(tmp_path: Path) -> None:
     init, ended = InitRecord(1, 2, 3, ("/sys/fs/cgroup/x",)), ExitRecord(137, 5, True, "why")
     records.write(str(tmp_path), init)
     records.write(str(tmp_path), ended)
@@ -290,14 +290,14 @@ def test_records_come_back(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_record_that_is_torn_or_missing_is_none(tmp_path: Path) -> None:
+def test_damaged_and_missing_records_are_none(tmp_path: Path) -> None:
     (tmp_path / "exit.json").write_text('{"code": 1')
     assert records.read_exit(str(tmp_path)) is None
     assert records.read_init(str(tmp_path)) is None
     assert records.read_init(str(tmp_path / "nowhere")) is None
 
 
-def test_small_files_of_any_size(tmp_path: Path) -> None:
+def test_files_of_any_size_are_read_whole(tmp_path: Path) -> None:
     path = tmp_path / "file"
     for size in (0, 1, 16384, 16385, 300_000):
         path.write_bytes(b"x" * size)
@@ -326,7 +326,7 @@ def _in_a_process(code: str) -> list[str]:
     return done.stdout.split()
 
 
-def test_a_child_that_ends_before_it_is_claimed() -> None:
+def test_exit_of_an_unclaimed_child_is_delivered_later() -> None:
     assert _in_a_process(
         """
 loop.hold_unclaimed()
@@ -339,7 +339,7 @@ loop.run()
     ) == ["7"]
 
 
-def test_a_status_nobody_holds_is_not_kept_for_a_later_process_of_that_pid() -> None:
+def test_unheld_exit_status_is_dropped() -> None:
     assert _in_a_process(
         """
 pid = os.fork() or os._exit(7)
@@ -351,12 +351,12 @@ print(loop._unclaimed)
     ) == ["{}"]
 
 
-def test_a_signal_is_a_negative_status() -> None:
+def test_death_by_signal_is_a_negative_status() -> None:
     code = "pid = os.fork() or os.kill(os.getpid(), 9)\nloop.on_child(pid, lambda s: (print(s), loop.stop()))\nloop.run()"
     assert _in_a_process(code) == [str(-signal.SIGKILL)]
 
 
-def test_a_hangup_is_not_a_half_close() -> None:
+def test_hangup_and_half_close_are_distinguished() -> None:
     said: list[str] = []
     loop = Loop()
     try:
@@ -388,7 +388,7 @@ def test_a_hangup_is_not_a_half_close() -> None:
 # --- descriptors ----------------------------------------------------------------------------------------------------
 
 
-def test_a_listener_without_a_descriptor_left_looks_away_for_a_moment(tmp_path: Path) -> None:
+def test_listener_pauses_when_descriptors_run_out(tmp_path: Path) -> None:
     assert _in_a_process(
         f"""
 import resource, socket
@@ -411,7 +411,7 @@ print(said[-1], said.count("tried") < 9)
     ) == ["came", "True"]
 
 
-def test_a_name_server_without_a_descriptor_left_looks_away_for_a_moment() -> None:
+def test_name_server_pauses_tcp_when_descriptors_run_out() -> None:
     """Without descriptors, the name server answers by UDP; by TCP, once there are descriptors again."""
     assert _in_a_process(
         """
@@ -452,7 +452,7 @@ print(said[-1], said.index("answered") < said.index("came"), said.count("tried")
     ) == ["came", "True", "True"]
 
 
-def test_a_name_server_that_is_closed_while_accept_is_paused() -> None:
+def test_name_server_closed_during_the_pause_does_not_accept() -> None:
     """After `close`, a delayed accept must not use the descriptor numbers of closed sockets, which may be reused."""
     assert _in_a_process(
         """
@@ -479,7 +479,7 @@ print(said)
 # --- standard input -------------------------------------------------------------------------------------------------
 
 
-def test_a_process_that_does_not_read_holds_up_its_client_and_nothing_is_lost() -> None:
+def test_unread_input_blocks_the_client_and_is_not_lost() -> None:
     """The queue of standard input is bounded; a blocked client goes on when the process reads again, and no input is
     lost."""
     assert (
@@ -531,7 +531,7 @@ print(most < 2 << 20, sent == LENGTH, got.hexdigest() == hashlib.sha256(content)
     )
 
 
-def test_a_monitor_has_more_descriptors_than_what_it_starts() -> None:
+def test_monitor_raises_its_descriptor_limit_but_not_its_childrens() -> None:
     assert _in_a_process(
         """
 import resource
@@ -549,7 +549,7 @@ print(hard, resource.getrlimit(resource.RLIMIT_NOFILE) == (min(hard, 65536), har
 
 
 @pytest.mark.parametrize("made", [0, 1, 2])
-def test_streams_that_cannot_all_be_made_leave_none(monkeypatch: pytest.MonkeyPatch, made: int) -> None:
+def test_failed_creation_of_streams_leaves_no_descriptors(monkeypatch: pytest.MonkeyPatch, made: int) -> None:
     pipe, opened, closed = os.pipe, [], []
     dup, close = os.open, os.close
 
@@ -584,7 +584,7 @@ def program(tmp_path: Path, no_copies: None) -> Path:
     return Path(shutil.copy2(os.path.realpath(sys.executable), tmp_path / "program"))
 
 
-def test_a_program_runs_from_memory_until_its_file_is_replaced(program: Path) -> None:
+def test_program_runs_from_memory_until_its_file_is_replaced(program: Path) -> None:
     sealed.hold([str(program)])
     copy = sealed.executable(str(program))
     assert copy == f"/proc/self/fd/{sealed.descriptors()[0]}"
@@ -596,7 +596,7 @@ def test_a_program_runs_from_memory_until_its_file_is_replaced(program: Path) ->
     assert sealed.executable(str(program)) == str(program)
 
 
-def test_a_script_is_run_from_its_file(tmp_path: Path, no_copies: None) -> None:
+def test_script_is_run_from_its_file(tmp_path: Path, no_copies: None) -> None:
     script = tmp_path / "wrapper"
     script.write_text("#!/bin/sh\n")
     sealed.hold([str(script), str(tmp_path / "missing")])
@@ -605,7 +605,7 @@ def test_a_script_is_run_from_its_file(tmp_path: Path, no_copies: None) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 100, (5 << 20) + 7])
-def test_huge_pages_hold_what_the_file_held(size: int) -> None:
+def test_copy_on_huge_pages_equals_the_file(size: int) -> None:
     data = os.urandom(size)
     fd = os.memfd_create("huge", os.MFD_CLOEXEC)
     with open(fd, "r+b", buffering=0) as file:

@@ -113,7 +113,7 @@ def reverse(connection: socket.socket) -> None:
     connection.sendall(receive_all(connection)[::-1])
 
 
-def test_half_closed_both_ways() -> None:
+def test_half_closed_connections_pass_data_both_ways() -> None:
     """The server answers after the client has shut down writing, as HTTP/1.0 clients and `nc` do."""
 
     def client(port: int) -> None:
@@ -126,7 +126,7 @@ def test_half_closed_both_ways() -> None:
         serve(client, target=target)
 
 
-def test_more_than_buffers_hold() -> None:
+def test_more_data_than_the_buffers_hold_is_not_lost() -> None:
     """A client that sends all data before it reads blocks the relay, but no data is lost."""
     data = bytes(range(256)) * (64 << 10)
 
@@ -140,7 +140,7 @@ def test_more_than_buffers_hold() -> None:
         serve(client, target=target)
 
 
-def test_a_reader_that_stops_stops_the_writer() -> None:
+def test_unread_data_blocks_the_writer() -> None:
     taken = threading.Event()
     sent: list[int] = []
 
@@ -162,7 +162,7 @@ def test_a_reader_that_stops_stops_the_writer() -> None:
     assert 0 < sent[0] < 64 << 20, "bounded by the kernel's buffers and one chunk of ours"
 
 
-def test_nobody_listens_in_the_container() -> None:
+def test_refused_connection_resets_the_client() -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         target = unused.getsockname()[1]
 
@@ -173,14 +173,14 @@ def test_nobody_listens_in_the_container() -> None:
     serve(client, target=target)
 
 
-def test_an_unreachable_container() -> None:
+def test_unreachable_container_resets_the_client() -> None:
     def client(port: int) -> None:
         assert_reset(port)
 
     serve(client, target=80, address="255.255.255.255")
 
 
-def test_a_reset_is_passed_on() -> None:
+def test_reset_is_passed_on() -> None:
     seen: list[str] = []
     over = threading.Event()
 
@@ -206,7 +206,7 @@ def test_a_reset_is_passed_on() -> None:
     assert seen == ["reset"]
 
 
-def test_many_at_once() -> None:
+def test_many_connections_are_served_concurrently() -> None:
     def echo(connection: socket.socket) -> None:
         connection.sendall(connection.recv(100))
 
@@ -223,7 +223,7 @@ def test_many_at_once() -> None:
 
 
 @pytest.mark.parametrize("reserve", [False, True])
-def test_out_of_descriptors(reserve: bool) -> None:
+def test_clients_wait_while_descriptors_are_short(reserve: bool) -> None:
     """Without descriptors, clients wait until there are some again, and the monitor goes on. The reserve is not used."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
@@ -248,7 +248,7 @@ def test_out_of_descriptors(reserve: bool) -> None:
         serve(client, target=target)
 
 
-def test_datagrams_find_their_way_back() -> None:
+def test_replies_to_datagrams_return_to_their_client() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))
         server.settimeout(5)
@@ -269,7 +269,7 @@ def test_datagrams_find_their_way_back() -> None:
         serve(client, kind="udp", target=server.getsockname()[1])
 
 
-def test_datagrams_nobody_wants() -> None:
+def test_refused_datagrams_do_not_stop_the_proxy() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unused:
         unused.bind(("127.0.0.1", 0))
         target = unused.getsockname()[1]

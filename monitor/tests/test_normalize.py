@@ -62,12 +62,12 @@ def names(*members: Member) -> list[str]:
     return [info.name for info in read(normalized(*members)[0])]
 
 
-def test_parents_come_first_and_names_are_clean() -> None:
+def test_parents_precede_entries_and_names_are_normalized() -> None:
     assert names(member("/a/./b/../c/f"), member("a/d", D), member("a/d/g")) == [".", "a", "a/c", "a/c/f", "a/d", "a/d/g"]
     assert names() == ["."]
 
 
-def test_names_lead_through_no_link() -> None:
+def test_names_are_resolved_through_links() -> None:
     found = read(
         normalized(
             member("usr/lib", D),
@@ -80,7 +80,7 @@ def test_names_lead_through_no_link() -> None:
     assert found[-1].linkname == "usr/lib/a"
 
 
-def test_whiteouts_come_last_and_only_where_nothing_is() -> None:
+def test_whiteouts_come_last_and_only_for_missing_names() -> None:
     found = names(
         member("d/.wh.gone"),
         member(".wh.file"),
@@ -95,11 +95,11 @@ def test_whiteouts_come_last_and_only_where_nothing_is() -> None:
     assert sorted(found[6:]) == ["d/.wh.gone", "dir/.wh..wh..opq", "o/.wh..wh..opq"]
 
 
-def test_a_directory_in_the_place_of_an_opaque_one_hides_too() -> None:
+def test_replaced_opaque_directory_stays_opaque() -> None:
     assert names(member("o/.wh..wh..opq"), member("o", content=b"x"), member("o", D))[-1] == "o/.wh..wh..opq"
 
 
-def test_headers_of_the_author_do_not_pass() -> None:
+def test_unknown_headers_are_dropped() -> None:
     pax = {"SCHILY.xattr.user.a": "1", "SCHILY.xattr.trusted.x": "2", "comment": "c", "GNU.volume.label": "l"}
     out, _ = normalized(member("f", content=b"x", uname="root", gname="root", pax_headers=pax, mtime=1.5, uid=3_000_000))
     (_, info) = read(out)
@@ -111,7 +111,7 @@ def test_headers_of_the_author_do_not_pass() -> None:
         assert b"././@LongLink" not in out.data and read(out)[-1].name.endswith("m" * 200)
 
 
-def test_holes_are_given_as_such() -> None:
+def test_sparse_files_stay_sparse() -> None:
     hole = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "s", "GNU.sparse.realsize": "1000000"}
     content = b"1\n500000\n3\n".ljust(512, b"\0") + b"abc"
     out, made = normalized(member("GNUSparseFile.0/s", content=content, pax_headers=hole))
@@ -122,7 +122,7 @@ def test_holes_are_given_as_such() -> None:
         normalized(member("GNUSparseFile.0/s", content=content, pax_headers=hole), limits=Limits(size=1000))
 
 
-def test_files_are_counted_as_on_disk() -> None:
+def test_usage_counts_files_as_on_disk() -> None:
     _, made = normalized(
         member("a", content=b"12345"),
         member("b", L, linkname="a"),
@@ -135,14 +135,14 @@ def test_files_are_counted_as_on_disk() -> None:
     assert (made.content, made.inodes, made.entries) == (8, 5, 7)  # a, d, d/c, a2, and a whiteout
 
 
-def test_replacing_large_directories_again_and_again_is_cheap() -> None:
+def test_repeated_replacement_of_large_directories_is_cheap() -> None:
     many = [member(f"d/{n}") for n in range(5000)]
     again = [each for n in range(2000) for each in (member("d", content=b""), member(f"d{n % 2}", D))]
     _, made = normalized(*many, *again)
     assert made.inodes == 3 and made.entries == 9000
 
 
-def test_symlinks_without_end_are_refused() -> None:
+def test_symlink_loops_are_refused() -> None:
     chain = [member(f"l{n}", S, linkname=f"l{n + 1}") for n in range(50)]
     with pytest.raises(UnpackError, match="l0: Too many levels of symbolic links"):
         normalized(*chain, member("l50", D), member("l0/f"))
@@ -150,7 +150,7 @@ def test_symlinks_without_end_are_refused() -> None:
     assert os.sep not in names(member("x"))[-1]
 
 
-def test_a_name_that_replaces_a_directory_of_its_own_path() -> None:
+def test_entry_may_replace_a_directory_of_its_own_path() -> None:
     """`a/l/a` is `a`, so the path `a/l` of the entry before does not exist any more."""
     link = member("a/l", S, linkname="/")
     assert names(member("a", D), link, member("a/l/b"))[-1] == "b"

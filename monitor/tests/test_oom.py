@@ -31,7 +31,7 @@ class FakeLoop:
         del self.readable[fd]
 
 
-def test_a_kill_that_is_counted_after_the_wake_up_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_oom_kill_counted_after_the_wake_up_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     """cgroup v1 reports the lack of memory first, and counts the kill afterwards."""
     fd, kills, told = os.eventfd(0, os.EFD_NONBLOCK), [0], list[int]()
     monkeypatch.setattr(oom, "_eventfd", lambda path: fd)

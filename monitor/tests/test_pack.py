@@ -40,13 +40,13 @@ def read(data):
         b"d" * 150 + b"/" + b"f" * 99,
     ],
 )
-def test_names_of_every_length(name):
+def test_names_of_any_length_are_readable(name):
     with read(entry_header(entry(name))) as tar:
         (member,) = tar.getmembers()
         assert member.name.encode() == name and (member.uid, member.gid, member.mtime) == (1, 2, 5)
 
 
-def test_numbers_beyond_the_header():
+def test_numbers_beyond_the_header_use_pax():
     big = entry(uid=3_000_000, gid=2**31, mtime_ns=-(10**9), xattrs=[(b"security.capability", b"\1\0=\n")])
     with read(entry_header(big)) as tar:
         (member,) = tar.getmembers()
@@ -57,7 +57,7 @@ def test_numbers_beyond_the_header():
         assert tar.next().size == 9 * 2**30
 
 
-def test_links_and_devices():
+def test_links_and_devices_are_packed():
     long = b"to/" * 60 + b"here"
     data = entry_header(entry(b"l", b"2", link=long)) + entry_header(entry(b"d", b"3", major=10, minor=229))
     with read(data) as tar:
@@ -88,7 +88,7 @@ def packed(tmp_path, write, **options):
     return got[0]
 
 
-def test_a_tree(tmp_path):
+def test_tree_is_packed_with_links_and_pipes(tmp_path):
     (tmp_path / "t/sub").mkdir(parents=True)
     (tmp_path / "t/a").write_bytes(b"x" * 100_000)
     os.link(tmp_path / "t/a", tmp_path / "t/sub/b")
@@ -105,7 +105,7 @@ def test_a_tree(tmp_path):
     assert found["shown/pipe"].isfifo()
 
 
-def test_our_own_reader_reads_it(tmp_path):
+def test_packed_tree_is_read_by_the_unpacker(tmp_path):
     class Source(io.BytesIO):
         def skip(self, size):
             self.read(size)
@@ -116,7 +116,7 @@ def test_our_own_reader_reads_it(tmp_path):
         assert found.name == b"n" * 120 and source.read(found.size) == b"content"
 
 
-def test_holes_are_left_out_and_come_back(tmp_path):
+def test_holes_are_packed_as_sparse(tmp_path):
     with open(tmp_path / "holes", "wb") as file:
         file.seek(50 << 20)
         file.write(b"middle")
@@ -133,7 +133,7 @@ def test_holes_are_left_out_and_come_back(tmp_path):
     assert len(whole) > 100 << 20
 
 
-def test_what_shrinks_or_vanishes_does_not_break_the_stream(tmp_path):
+def test_files_that_shrink_or_vanish_do_not_break_the_stream(tmp_path):
     (tmp_path / "a").write_bytes(b"y" * 300_000)
     (tmp_path / "z").write_bytes(b"last")
 
@@ -150,7 +150,7 @@ def test_what_shrinks_or_vanishes_does_not_break_the_stream(tmp_path):
         assert tar.extractfile("a").read() == b"y" * 10 + bytes(299_990) and tar.extractfile("z").read() == b"last"
 
 
-def test_modes_as_go_has_them():
+def test_modes_are_converted_to_gos():
     assert go_mode(stat.S_IFREG | 0o644) == 0o644
     assert go_mode(stat.S_IFDIR | 0o1777) == (1 << 31) | (1 << 20) | 0o777
     assert go_mode(stat.S_IFLNK | 0o777) == (1 << 27) | 0o777
@@ -158,7 +158,7 @@ def test_modes_as_go_has_them():
     assert padding(0) == b"" and len(padding(1)) == 511
 
 
-def test_a_layer_of_changes(tmp_path):
+def test_layer_has_changes_and_whiteouts(tmp_path):
     (tmp_path / "d").mkdir()
     (tmp_path / "d/new").write_bytes(b"content")
     (tmp_path / "d/other").write_bytes(b"not listed")
@@ -188,7 +188,7 @@ def test_a_layer_of_changes(tmp_path):
         assert tar.getmember(".wh.orlop-was-here").size == 0
 
 
-def test_a_measured_stream_is_the_written_one(tmp_path):
+def test_digest_without_writing_equals_that_of_the_tar(tmp_path):
     """The digest of a layer is known without its tar; the tar that is made later must have it. The digest below is part of
     what is stored of images that were built: a change of the packer's bytes would make them unusable for a push."""
     tree = tmp_path / "tree"

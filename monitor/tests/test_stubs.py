@@ -45,7 +45,7 @@ def test_missing_mount_points_are_made_and_removed(root: Path, tmp_path: Path) -
     assert times(root / "etc")[1] == times(root)[1] == OLD[1]
 
 
-def test_what_a_container_has_put_there_stays(root: Path) -> None:
+def test_mount_points_filled_by_the_container_are_kept(root: Path) -> None:
     stubs = Stubs(
         str(root), (MountPoint("/a/b"), MountPoint("/f", "/dev/null"), MountPoint("/gone"), MountPoint("/changed"))
     )
@@ -85,7 +85,7 @@ def test_paths_stay_inside_the_root(root: Path, tmp_path: Path) -> None:
     assert not (root / "run").exists()
 
 
-def test_a_file_in_the_way_is_named(root: Path) -> None:
+def test_file_in_place_of_a_directory_is_named(root: Path) -> None:
     (root / "file").write_text("")
     with pytest.raises(NotADirectoryError) as info:
         Stubs(str(root), (MountPoint("/file/below"),))

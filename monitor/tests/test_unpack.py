@@ -82,7 +82,7 @@ def trees(draw: st.DrawFn) -> tuple[list[tuple[tarfile.TarInfo, bytes]], int]:
 
 @given(trees())
 @quick
-def test_unpacks_as_tarfile_does(tree: tuple[list[tuple[tarfile.TarInfo, bytes]], int]) -> None:
+def test_unpacks_like_tarfile(tree: tuple[list[tuple[tarfile.TarInfo, bytes]], int]) -> None:
     data = archive(*tree)
     with directory() as ours, directory() as theirs:
         assert unpack(data, ours) == len(tree[0])
@@ -103,7 +103,7 @@ kinds = st.sampled_from([*files, tarfile.SYMTYPE, tarfile.SYMTYPE, tarfile.LNKTY
 @pytest.mark.parametrize("overlay", [False, pytest.param(True, marks=pytest.mark.root)])
 @given(data=st.data())
 @quick
-def test_nothing_gets_out(overlay: bool, data: st.DataObject) -> None:
+def test_nothing_is_written_outside_the_target(overlay: bool, data: st.DataObject) -> None:
     with directory() as world:
         layer, outside = f"{world}/layer", f"{world}/outside"
         os.makedirs(f"{outside}/a")
@@ -135,7 +135,7 @@ flipped = st.tuples(st.integers(0, 6000), st.integers(0, 255))
 
 @given(flips=st.lists(flipped, min_size=1, max_size=8), cut=st.integers(0, 8000))
 @quick
-def test_damage_never_surprises(flips: list[tuple[int, int]], cut: int) -> None:
+def test_damaged_archives_raise_only_unpack_errors(flips: list[tuple[int, int]], cut: int) -> None:
     long = "n" * 150
     tree = [member("d", tarfile.DIRTYPE), member(f"d/{long}", content=b"x" * 700, pax_headers={"SCHILY.xattr.user.a": "b"})]
     data = bytearray(archive([*tree, member("d/l", tarfile.SYMTYPE, linkname=long)]))
@@ -151,7 +151,7 @@ def test_damage_never_surprises(flips: list[tuple[int, int]], cut: int) -> None:
 # --- single rules
 
 
-def test_a_plain_layer_removes_what_is_below_and_not_its_own() -> None:
+def test_whiteouts_of_a_plain_layer_remove_only_lower_entries() -> None:
     with directory() as target:
         below = [member(name) for name in ("gone", "d/old", "o/old", "o/sub/old", "o/own/old", "file")]
         unpack(archive(below), target)
@@ -171,7 +171,7 @@ def test_a_plain_layer_removes_what_is_below_and_not_its_own() -> None:
         assert sorted(picture(target)) == ["d", "file", "mine", "o", "o/first", "o/last", "o/own", "o/own/new"]
 
 
-def test_limits_name_the_entry() -> None:
+def test_exceeded_limits_name_the_entry() -> None:
     cases = [
         (Limits(entries=1), [member("a"), member("b")], "more than 1 entries"),
         (Limits(depth=2), [member("a/b/c")], "a/b/c: it is more than 2 directories deep"),
@@ -183,12 +183,12 @@ def test_limits_name_the_entry() -> None:
             unpack(archive(members), target, limits=limits)
 
 
-def test_devices_can_be_refused() -> None:
+def test_devices_are_refused_if_not_allowed() -> None:
     with directory() as target, pytest.raises(UnpackError, match="dev/sda: device nodes are not allowed"):
         unpack(archive([member("dev/sda", tarfile.BLKTYPE)]), target, devices=False)
 
 
-def test_a_later_entry_replaces_an_earlier_one() -> None:
+def test_later_entry_replaces_an_earlier_one() -> None:
     with directory() as target:
         unpack(
             archive(
@@ -212,7 +212,7 @@ def test_a_later_entry_replaces_an_earlier_one() -> None:
         assert content == {"a": b"file", "b": b"own", "c": b"two", "d": b"one", "e": None, "e/x": b"in"}
 
 
-def test_directories_of_tars_without_a_type_for_them() -> None:
+def test_trailing_slash_makes_a_directory_in_old_tars() -> None:
     with directory() as target:
         unpack(archive([member("d/", tarfile.AREGTYPE), member("f", tarfile.AREGTYPE)]), target)
         assert [shown[0] for shown in picture(target).values()] == [stat.S_IFDIR, stat.S_IFREG]
@@ -222,7 +222,7 @@ def test_directories_of_tars_without_a_type_for_them() -> None:
         assert Path(target, long).read_bytes() == b"file"
 
 
-def test_names() -> None:
+def test_names_are_normalized_and_unsafe_ones_refused() -> None:
     assert clean(b"./a//b/./c/") == b"a/b/c"
     assert clean(b"/etc/passwd") == b"etc/passwd"
     assert clean(b"a/../b") == b"b"
@@ -234,7 +234,7 @@ def test_names() -> None:
     assert len(shown(b"x" * 5000)) < 130
 
 
-def test_headers() -> None:
+def test_header_numbers_are_parsed_and_checksums_verified() -> None:
     info = tarfile.TarInfo("f")
     info.uid, info.size, info.mtime = 1 << 24, 1 << 40, -5
     entry = parse_header(info.tobuf(tarfile.GNU_FORMAT)[:512])
@@ -247,14 +247,14 @@ def test_headers() -> None:
             parse_pax(bad)
 
 
-def test_compression_is_told_by_its_first_bytes() -> None:
+def test_compression_is_detected_by_its_magic_bytes() -> None:
     heads = (b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"\x52\x2a\x4d\x18", b"BZh9", b"\xfd7zXZ\0", b"ustar")
     assert [sniff(head) for head in heads] == ["gzip", "zstd", "zstd", "bzip2", "xz", ""]
     for other in (b"PK\3\4 zip", b"\x60\x2a\x4d\x18", b"\x50\x2a\x4d", b"BZ", b""):
         assert sniff(other) == ""
 
 
-def test_streams_of_several_members() -> None:
+def test_compressed_streams_of_several_members_are_read() -> None:
     """Streams of several members, as pigz and zstd:chunked write, are read to the end."""
     data = archive([member("a", content=b"x" * 5000)])
     half = len(data) // 2

@@ -38,7 +38,7 @@ def segments(*numbers: int) -> bytes:
 # --- header blocks
 
 
-def test_a_name_may_have_a_prefix_in_ustar_but_not_in_gnu() -> None:
+def test_name_prefix_is_read_in_ustar_but_not_in_gnu() -> None:
     assert parse_header(header(b"f", prefix=b"dir")).name == b"dir/f"
     assert parse_header(header(b"f")).name == b"f"
     gnu_times = b"12345670123\0" * 2  # GNU tar has times where ustar has the prefix
@@ -63,13 +63,13 @@ def test_only_devices_have_device_numbers() -> None:
     assert (entry.major, entry.minor) == (0, 0)
 
 
-def test_checksums_of_signed_bytes() -> None:
+def test_checksums_of_signed_bytes_are_accepted() -> None:
     name = b"\x7f\x80\xff"
     assert parse_header(header(name)).name == parse_header(header(name, signed=True)).name == name
 
 
 @pytest.mark.parametrize("bad", [b"12a", b"0x1", b"8", b"\xc3"])
-def test_numbers_are_octal(bad: bytes) -> None:
+def test_numbers_that_are_not_octal_are_refused(bad: bytes) -> None:
     with pytest.raises(UnpackError, match=NO_TAR):
         parse_header(header(uid=bad)) if bad[0] < 128 else parse_header(header(uid=b" " + bad))
 
@@ -94,7 +94,7 @@ def test_numbers_are_octal(bad: bytes) -> None:
         b"9" * 5000 + b" a=b\n",
     ],
 )
-def test_torn_pax_headers(data: bytes) -> None:
+def test_malformed_pax_headers_are_refused(data: bytes) -> None:
     with pytest.raises(UnpackError, match="a pax header is malformed"):
         parse_pax(data)
 
@@ -118,7 +118,7 @@ def test_pax_records_override_the_header() -> None:
 
 @pytest.mark.parametrize("key", [b"size", b"uid", b"gid", b"mtime"])
 @pytest.mark.parametrize("value", [b"x", b"0x10", b"1e3", b"\xff", b"9" * 5000])
-def test_pax_numbers_that_are_none(key: bytes, value: bytes) -> None:
+def test_malformed_pax_numbers_are_refused(key: bytes, value: bytes) -> None:
     with pytest.raises(UnpackError, match=f"pax {key.decode()} is "):
         apply_pax(parse_header(header()), [(key, value)])
 
@@ -164,12 +164,12 @@ def test_the_size_of_headers_with_content_is_limited(kind: bytes, what: str) -> 
         ({"gid": b"\x80\0\0\0\xff\xff\xff\xff"}, "f: owner 0:4294967295 cannot be"),
     ],
 )
-def test_numbers_out_of_range(fields: dict[str, bytes], message: str) -> None:
+def test_numbers_out_of_range_are_refused(fields: dict[str, bytes], message: str) -> None:
     with pytest.raises(UnpackError, match=message):
         read(header(**fields))
 
 
-def test_numbers_at_the_end_of_their_range() -> None:
+def test_largest_numbers_are_accepted() -> None:
     entry = one(header(uid=b"\x80\0\0\0\xff\xff\xff\xfe", gid=b"\x80\0\0\0\xff\xff\xff\xfe"))
     assert (entry.uid, entry.gid) == (0xFFFFFFFE, 0xFFFFFFFE)
     for mtime, expected in ((b"0", 0), (b"9223372036.854775807", (1 << 63) - 1), (b"9223372036.854775808", 0), (b"-1", 0)):
@@ -187,7 +187,7 @@ def test_content_is_padded(kind: bytes) -> None:
         assert one(header(b"f", kind, size=octal(length)) + content(b"\1" * length)).size == length
 
 
-def test_the_end() -> None:
+def test_archive_ends_at_its_end_mark_and_truncation_is_refused() -> None:
     whole = header(b"a", size=octal(5)) + content(b"hello")
     assert [data for _, data in read(whole)] == [data for _, data in read(whole + bytes(1024) + header(b"b"))] == [b"hello"]
     for cut in (1, 511, 513, 1023):
@@ -261,7 +261,7 @@ PAX = pytest.mark.parametrize("form", [pax_0_0, pax_0_1, pax_1_0])
         (tuple(n for at in range(60) for n in (20, 0)), b""),
     ],
 )
-def test_right_sparse_maps(form: Form, numbers: tuple[int, ...], data: bytes) -> None:
+def test_valid_sparse_maps_are_read(form: Form, numbers: tuple[int, ...], data: bytes) -> None:
     entry = one(form(*numbers, data=data))
     assert (entry.name, entry.type, entry.size, entry.real_size) == (b"f", b"0", len(data), 20)
     assert entry.segments == list(zip(numbers[::2], numbers[1::2], strict=True))
@@ -280,7 +280,7 @@ def test_right_sparse_maps(form: Form, numbers: tuple[int, ...], data: bytes) ->
         ((), "does not add up"),
     ],
 )
-def test_sparse_maps_that_lie(form: Form, numbers: tuple[int, ...], message: str) -> None:
+def test_inconsistent_sparse_maps_are_refused(form: Form, numbers: tuple[int, ...], message: str) -> None:
     with pytest.raises(UnpackError, match=f"the sparse map of f .*{message}"):
         read(form(*numbers))
 
@@ -293,7 +293,7 @@ def test_only_files_are_sparse(form: Form, kind: bytes) -> None:
         read(form(0, 10, kind=kind))
 
 
-def test_negative_numbers_in_old_gnu_maps() -> None:
+def test_negative_numbers_in_old_gnu_sparse_maps_are_refused() -> None:
     with pytest.raises(UnpackError, match="f has a negative size"):
         read(old_gnu(real=base256(-1), data=b""))
     negative = header(b"f", b"S", size=octal(0), sparse=octal(5) + base256(-5) + octal(0) + octal(5), real_size=octal(20))
@@ -305,13 +305,13 @@ def test_negative_numbers_in_old_gnu_maps() -> None:
 
 @PAX
 @pytest.mark.parametrize("real", [b"", b"-1", b"x", b"9" * 21, b"9" * 5000])
-def test_sizes_of_sparse_files(form: Form, real: bytes) -> None:
+def test_malformed_sizes_of_sparse_files_are_refused(form: Form, real: bytes) -> None:
     with pytest.raises(UnpackError, match="the size of a sparse file is malformed"):
         read(form(0, 10, real=real))
 
 
 @pytest.mark.parametrize("text", [b"0", b"0,10,20", b"0,x", b"0,-1", b"x,10", b"0,", b"0," + b"9" * 21, b"0," + b"1" * 5000])
-def test_maps_in_pax_headers_that_are_none(text: bytes) -> None:
+def test_malformed_sparse_maps_in_pax_headers_are_refused(text: bytes) -> None:
     with pytest.raises(UnpackError, match="a sparse map is malformed"):
         read(pax_0_1(text=text))
 
@@ -330,12 +330,12 @@ def test_maps_in_pax_headers_that_are_none(text: bytes) -> None:
         (b"2\n0\n10\n", CUT_OFF),
     ],
 )
-def test_maps_in_the_content_that_are_none(text: bytes, message: str) -> None:
+def test_malformed_sparse_maps_in_the_content_are_refused(text: bytes, message: str) -> None:
     with pytest.raises(UnpackError, match=message):
         read(pax_1_0(text=text))
 
 
-def test_the_number_of_segments_is_limited() -> None:
+def test_number_of_sparse_segments_is_limited() -> None:
     def empty(count: int) -> list[int]:
         return [20, 0] * count
 
@@ -347,13 +347,13 @@ def test_the_number_of_segments_is_limited() -> None:
         read(old_gnu(*empty(SPARSE_LIMIT + 1), data=b""))
 
 
-def test_a_map_in_the_content_may_be_as_long_as_a_pax_header() -> None:
+def test_sparse_map_in_the_content_may_be_as_long_as_a_pax_header() -> None:
     count = (META_LIMIT - 8) // 42  # two numbers of 20 digits each
     text = b"%d\n" % count + b"%020d\n%020d\n" % (20, 0) * count
     assert META_LIMIT - 512 < len(text) <= META_LIMIT
     assert one(pax_1_0(text=text, data=b"")).segments == [(20, 0)] * count
 
 
-def test_an_empty_sparse_file() -> None:
+def test_sparse_file_may_be_empty() -> None:
     entry = one(old_gnu(real=octal(0), data=b""))
     assert (entry.segments, entry.real_size) == ([], 0)

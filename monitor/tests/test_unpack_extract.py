@@ -51,7 +51,7 @@ def text(path: str) -> str:
 # --- names and kinds
 
 
-def test_the_root_is_left_alone_and_content_of_what_is_not_made_is_skipped(target: str) -> None:
+def test_root_is_unchanged_and_its_content_skipped(target: str) -> None:
     before = os.stat(target)
     members = [member("./", DIR, mode=0o700, uid=5), member("./", content=b"x" * 600), member(".wh.a", content=b"x" * 600)]
     assert unpack(archive([*members, member("last")]), target) == 4
@@ -60,12 +60,12 @@ def test_the_root_is_left_alone_and_content_of_what_is_not_made_is_skipped(targe
 
 
 @pytest.mark.parametrize("kind", [b"V", b"M", b"D", b"Z"])
-def test_types_that_are_not_supported(target: str, kind: bytes) -> None:
+def test_unsupported_types_are_refused(target: str, kind: bytes) -> None:
     with pytest.raises(UnpackError, match=f"f: entries of type {kind.decode()} are not supported"):
         unpack(header(b"f", kind), target)
 
 
-def test_kinds_can_be_kept(target: str) -> None:
+def test_keep_kind_refuses_to_replace_directories_and_files(target: str) -> None:
     unpack(archive([member("d", DIR), member("d/f", content=b"1"), member("l", LINK, linkname="d")]), target)
     for name, kind in (("d", tarfile.REGTYPE), ("d", LINK), ("d", FIFO)):
         refused(target, "cannot overwrite directory d with non-directory", member(name, kind, linkname="x"), keep_kind=True)
@@ -88,7 +88,7 @@ KINDS = {
 
 @pytest.mark.parametrize("old", KINDS)
 @pytest.mark.parametrize("new", KINDS)
-def test_every_kind_replaces_every_other(target: str, old: str, new: str) -> None:
+def test_any_kind_replaces_any_other(target: str, old: str, new: str) -> None:
     inside = [member("x/sub/f")] if old == "directory" else []
     members = [member("f", content=b"f", mtime=5), KINDS[old], *inside, KINDS[new], member("g")]
     assert unpack(archive(members), target) == len(members)
@@ -98,20 +98,20 @@ def test_every_kind_replaces_every_other(target: str, old: str, new: str) -> Non
         assert info.st_ino == os.stat(f"{target}/f").st_ino
 
 
-def test_a_directory_that_became_a_symlink_is_followed(target: str) -> None:
+def test_symlink_that_replaced_a_directory_is_followed(target: str) -> None:
     members = [member("e", DIR), member("d/x"), member("d", LINK, linkname="e"), member("d/y")]
     unpack(archive(members), target)
     assert os.listdir(f"{target}/e") == ["y"]
 
 
-def test_symlinks_that_cannot_be(target: str) -> None:
+def test_invalid_symlinks_are_refused(target: str) -> None:
     refused(target, "l: a symlink to '' cannot be made", member("l", LINK))
     with pytest.raises(UnpackError, match=r"l: a symlink to 'a.*b' cannot be made"):
         unpack(pax((b"linkpath", b"a\0b")) + header(b"l", b"2"), target)
     assert os.listdir(target) == []
 
 
-def test_hard_links_that_cannot_be(target: str) -> None:
+def test_invalid_hard_links_are_refused(target: str) -> None:
     base = [member("d/f"), member("out", LINK, linkname="/etc")]
     for name, link, message in (
         ("f", "f", "f: a hard link to 'f' cannot be made"),
@@ -131,12 +131,12 @@ def test_hard_links_that_cannot_be(target: str) -> None:
     assert (raised.value.filename, raised.value.filename2) == ("sub/x", None), "the entry's name, not the path on the host"
 
 
-def test_a_symlink_that_leads_nowhere_holds_no_files(target: str) -> None:
+def test_entry_below_a_dangling_symlink_is_refused(target: str) -> None:
     members = [member("l", LINK, linkname="no"), member("l/f")]
     refused(target, "l: it is a symlink that leads nowhere, and cannot hold files", *members)
 
 
-def test_a_root_that_is_gone(tmp_path: Path) -> None:
+def test_removed_root_is_an_error(tmp_path: Path) -> None:
     root = os.open(tmp_path, os.O_RDONLY)
     try:
         os.rmdir(tmp_path)
@@ -146,7 +146,7 @@ def test_a_root_that_is_gone(tmp_path: Path) -> None:
         os.close(root)
 
 
-def test_names_in_messages_of_the_system(target: str) -> None:
+def test_system_errors_name_the_entry(target: str) -> None:
     with pytest.raises(OSError, match=r"File name too long: 'd/x{90}") as raised:
         unpack(archive([member("d/" + "x" * 300)]), target)
     assert raised.value.errno == errno.ENAMETOOLONG
@@ -155,7 +155,7 @@ def test_names_in_messages_of_the_system(target: str) -> None:
 # --- limits
 
 
-def test_limits_are_the_last_allowed_values(target: str) -> None:
+def test_values_at_the_limits_are_allowed(target: str) -> None:
     limits = Limits(entries=3, depth=2, path=10, size=20 * 512)
     allowed = [member("a/b"), member("x" * 10), member("l", LINK, linkname="y" * 10)]
     assert unpack(archive(allowed, tarfile.GNU_FORMAT), target, limits=limits) == 3
@@ -201,7 +201,7 @@ def test_open_directories_are_limited(target: str) -> None:
     assert max(seen) - min(seen) <= _CACHED
 
 
-def test_the_digest_covers_what_follows_the_end_mark(target: str) -> None:
+def test_digest_covers_data_after_the_end_mark(target: str) -> None:
     data = archive([member("f")]) + b"more" * CHUNK
     with open(f"{target}/archive", "w+b") as file:
         file.write(data)
@@ -218,7 +218,7 @@ def test_the_digest_covers_what_follows_the_end_mark(target: str) -> None:
 # --- attributes
 
 
-def test_extended_attributes_that_a_layer_may_set() -> None:
+def test_only_safe_extended_attributes_are_accepted() -> None:
     accepted = [b"user.a", b"security.capability", b"system.posix_acl_access", b"system.posix_acl_default"]
     others = [
         b"user.overlay.opaque",
@@ -236,7 +236,7 @@ def with_xattrs(name: str, kind: bytes, xattrs: dict[str, str]) -> Member:
     return member(name, kind, pax_headers={f"SCHILY.xattr.{key}": value for key, value in xattrs.items()})
 
 
-def test_extended_attributes_of_files_and_directories(target: str) -> None:
+def test_extended_attributes_are_set_on_files_and_directories(target: str) -> None:
     left_out = {"user.overlay.opaque", "trusted.overlay.opaque", "security.evil"}
     xattrs = {"user.a": "1", **dict.fromkeys(left_out, "y")}
     unpack(archive([with_xattrs("f", tarfile.REGTYPE, xattrs), with_xattrs("d", DIR, xattrs)]), target)
@@ -247,7 +247,7 @@ def test_extended_attributes_of_files_and_directories(target: str) -> None:
         unpack(pax((b"SCHILY.xattr.user.a\0b", b"1")) + header(b"f"), target)
 
 
-def test_file_systems_without_extended_attributes(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_extended_attributes_are_skipped_where_unsupported(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = archive([with_xattrs("f", tarfile.REGTYPE, {"user.a": "1"}), with_xattrs("d", DIR, {"user.a": "1"})])
 
     def fail(number: int) -> None:
@@ -263,7 +263,7 @@ def test_file_systems_without_extended_attributes(target: str, monkeypatch: pyte
         unpack(data, target)
 
 
-def test_modes_and_times(target: str) -> None:
+def test_modes_and_times_are_set(target: str) -> None:
     """Also of directories that exist already, and whatever is made in them later."""
     members = [
         member("made/f", mode=0o600, mtime=1),
@@ -314,7 +314,7 @@ def owners(target: str, members: list[Member]) -> dict[str, tuple[int, int]]:
 
 
 @needs_root
-def test_owners(target: str) -> None:
+def test_owners_are_set(target: str) -> None:
     """A directory with set-group-ID gives its group to what is made in it: the owner is always set there."""
     members = [member("g/early"), member("g", DIR, mode=0o2755, gid=5)]
     for name, kind in {"file": tarfile.REGTYPE, "dir": DIR, "link": LINK, "fifo": FIFO}.items():
@@ -332,7 +332,7 @@ def test_owners(target: str) -> None:
 
 
 @needs_root
-def test_devices(target: str) -> None:
+def test_devices_are_created(target: str) -> None:
     null = member("null", CHAR, devmajor=1, devminor=3, mode=0o4666)
     assert unpack(archive([member("null"), null]), target) == 2
     info = os.stat(f"{target}/null")
@@ -352,12 +352,12 @@ OVERLAY = pytest.mark.parametrize("overlay", [False, pytest.param(True, marks=py
 
 @OVERLAY
 @pytest.mark.parametrize("name", [".wh.", "d/.wh..", ".wh..."])
-def test_whiteouts_without_a_name(target: str, overlay: bool, name: str) -> None:
+def test_whiteouts_without_a_name_are_refused(target: str, overlay: bool, name: str) -> None:
     refused(target, f"{name}: it is no valid whiteout", member(name), overlay=overlay)
 
 
 @OVERLAY
-def test_names_of_whiteouts_are_ordinary_outside_of_layers(target: str, overlay: bool) -> None:
+def test_whiteout_names_are_ordinary_outside_layers(target: str, overlay: bool) -> None:
     names = [".wh.a", ".wh..wh..opq", "d/.wh."]
     unpack(archive([member(name) for name in names]), target, layer=False, overlay=overlay)
     assert all(os.path.isfile(f"{target}/{name}") for name in names)
@@ -382,14 +382,14 @@ def test_whiteouts_of_aufs_are_ignored(target: str, overlay: bool) -> None:
         (["d/z/.wh.x", "gone/.wh.x"], ["d", "d/sub", "d/sub/x", "d/z", "l"]),
     ],
 )
-def test_whiteouts_in_a_plain_tree(target: str, members: list[str], left: list[str]) -> None:
+def test_whiteouts_remove_entries_of_a_plain_tree(target: str, members: list[str], left: list[str]) -> None:
     unpack(archive([member("d/sub/x"), member("d/z"), member("l", LINK, linkname="d")]), target)
     unpack(archive([member(name) for name in members]), target)
     assert sorted(str(path.relative_to(target)) for path in Path(target).rglob("*")) == left
 
 
 @pytest.mark.parametrize("whiteout", ["d/.wh..wh..opq", "d/.wh.sub"])
-def test_a_directory_that_a_whiteout_removed_is_made_again(target: str, whiteout: str) -> None:
+def test_directory_removed_by_a_whiteout_can_be_created_again(target: str, whiteout: str) -> None:
     unpack(archive([member("d/sub/x")]), target)
     unpack(archive([member("h", HARD, linkname="d/sub/x"), member(whiteout), member("d/sub/new")]), target)
     assert os.listdir(f"{target}/d/sub") == ["new"] and os.stat(f"{target}/h").st_nlink == 1
@@ -430,7 +430,7 @@ def overlay_picture(target: str) -> dict[str, str]:
         ([member("null", CHAR, devmajor=1, devminor=3), member("null", DIR)], {"null": "dir"}),
     ],
 )
-def test_whiteouts_in_an_overlay(target: str, members: list[Member], expected: dict[str, str]) -> None:
+def test_whiteouts_become_those_of_overlayfs(target: str, members: list[Member], expected: dict[str, str]) -> None:
     unpack(archive(members), target, overlay=True)
     assert overlay_picture(target) == expected
     assert not any("opaque" in each for each in os.listxattr(target))
@@ -448,6 +448,6 @@ def test_files_below_files_are_refused(target: str) -> None:
 
 
 @needs_root
-def test_an_opaque_root(target: str) -> None:
+def test_opaque_root_is_marked(target: str) -> None:
     unpack(archive([member(".wh..wh..opq")]), target, overlay=True)
     assert os.getxattr(target, "trusted.overlay.opaque") == b"y" and os.listdir(target) == []

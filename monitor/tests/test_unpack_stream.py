@@ -55,13 +55,13 @@ def read_whole(data: bytes, limit: int = 1 << 30) -> tuple[bytes, str]:
 
 
 @pytest.mark.parametrize("kind", ["", *PACKERS])
-def test_every_compression(kind: str) -> None:
+def test_every_compression_is_read(kind: str) -> None:
     packed = PACKERS[kind](NOISE) if kind else NOISE
     assert read_whole(packed) == (NOISE, f"sha256:{hashlib.sha256(NOISE).hexdigest()}")
 
 
 @pytest.mark.parametrize("kind", PACKERS)
-def test_compressed_streams_that_are_damaged(kind: str) -> None:
+def test_damaged_compressed_streams_are_refused(kind: str) -> None:
     packed = bytearray(PACKERS[kind](NOISE[:50_000]))
     packed[len(packed) // 2] ^= 1
     with pytest.raises(UnpackError, match=r"^damaged compressed stream: "):
@@ -70,7 +70,7 @@ def test_compressed_streams_that_are_damaged(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", PACKERS)
 @pytest.mark.parametrize("left", [12, 30_000, -1])
-def test_compressed_streams_that_end_early(kind: str, left: int) -> None:
+def test_truncated_compressed_streams_are_refused(kind: str, left: int) -> None:
     packed = PACKERS[kind](NOISE[:50_000])
     with pytest.raises(UnpackError, match=r"^damaged compressed stream: "):
         read_whole(packed[:left])
@@ -89,7 +89,7 @@ def zstd_frames() -> list[bytes]:
     return frames
 
 
-def test_zstd_streams_end_with_a_frame() -> None:
+def test_zstd_streams_must_end_with_a_frame() -> None:
     """Whatever pieces they are read in."""
     frames = zstd_frames()
     whole = b"".join(frames)
@@ -106,19 +106,19 @@ def test_zstd_streams_end_with_a_frame() -> None:
             read_whole(frame[:-1])
 
 
-def test_zeros_after_the_last_member() -> None:
+def test_zeros_after_the_last_member_are_ignored() -> None:
     for kind in ("bzip2", "xz"):
         assert read_whole(PACKERS[kind](b"data") + bytes(2 * CHUNK))[0] == b"data"
 
 
-def test_the_uncompressed_size_is_limited() -> None:
+def test_uncompressed_size_is_limited() -> None:
     bomb = gzip.compress(bytes(4 * CHUNK))
     assert read_whole(bomb, 4 * CHUNK)[0] == bytes(4 * CHUNK)
     with pytest.raises(UnpackError, match=f"^it holds more than {4 * CHUNK - 1} bytes uncompressed, which is the limit"):
         read_whole(bomb, 4 * CHUNK - 1)
 
 
-def test_errors_of_the_source_are_those_of_the_system(tmp_path: str) -> None:
+def test_read_errors_of_the_source_are_os_errors(tmp_path: str) -> None:
     fd = os.open(tmp_path, os.O_RDONLY)
     try:
         with pytest.raises(IsADirectoryError), Uncompressed(fd, 1) as stream:
@@ -130,7 +130,7 @@ def test_errors_of_the_source_are_those_of_the_system(tmp_path: str) -> None:
 # --- reading
 
 
-def test_reads_of_every_size() -> None:
+def test_reads_of_any_size_return_the_stream() -> None:
     with memory(NOISE) as fd, Uncompressed(fd, 1 << 30) as stream:
         assert stream.read(0) == b""
         assert stream.read(10) == NOISE[:10]
@@ -143,14 +143,14 @@ def test_reads_of_every_size() -> None:
             stream.skip(1)
 
 
-def test_the_digest_is_that_of_the_whole_stream() -> None:
+def test_digest_covers_the_whole_stream() -> None:
     with memory(NOISE) as fd, Uncompressed(fd, 1 << 30) as stream:
         stream.read(1)
         stream.drain()
         assert stream.digest() == f"sha256:{hashlib.sha256(NOISE).hexdigest()}"
 
 
-def test_nothing_is_left_of_a_stream_that_is_not_read() -> None:
+def test_unread_stream_leaves_no_thread_or_descriptor() -> None:
     with no_descriptors_left(), memory(bytes(20 * CHUNK)) as fd, Uncompressed(fd, 1 << 30) as stream:
         stream.read(1)
         thread = stream._thread
@@ -158,7 +158,7 @@ def test_nothing_is_left_of_a_stream_that_is_not_read() -> None:
     assert not thread.is_alive() and stream.size < 20 * CHUNK
 
 
-def test_a_compressed_file_counts_what_was_read() -> None:
+def test_compressed_file_counts_bytes_read() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # one message a read
     with ours, theirs:
         ours.setblocking(False)
@@ -182,7 +182,7 @@ def test_a_compressed_file_counts_what_was_read() -> None:
 # --- writing
 
 
-def test_short_writes_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_writes_are_continued(monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
     with memory() as fd:
         monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:3]))
@@ -220,7 +220,7 @@ def received(*parts: bytes) -> object:
         sender.join()
 
 
-def test_requests_arrive_in_pieces() -> None:
+def test_requests_are_read_from_pieces() -> None:
     """Each byte is sent when the one before has been read."""
     whole = encode(Decompress(7))
 
@@ -238,7 +238,7 @@ def test_requests_arrive_in_pieces() -> None:
         assert connection.recv(9) == b"\1", "it has read no further than its request"
 
 
-def test_descriptors_come_with_a_request() -> None:
+def test_descriptors_are_received_with_a_request() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs, memory(b"content") as fd:
         socket.send_fds(theirs, [encode(Decompress(7))], [fd])
@@ -249,7 +249,7 @@ def test_descriptors_come_with_a_request() -> None:
             os.close(copy)
 
 
-def test_the_size_of_a_request_is_limited() -> None:
+def test_size_of_a_request_is_limited() -> None:
     overhead = len(encode(Stream(("x" * 70_000,)))) - HEADER.size - 70_000
     largest = Stream(("x" * (FRAME_LIMIT - overhead),))
     frame = encode(largest)
@@ -260,6 +260,6 @@ def test_the_size_of_a_request_is_limited() -> None:
 
 
 @pytest.mark.parametrize("parts", [(), (b"\1",), (HEADER.pack(5),), (HEADER.pack(5), b"1234")])
-def test_a_daemon_that_goes_away(parts: tuple[bytes, ...]) -> None:
+def test_disconnected_daemon_is_an_eof_error(parts: tuple[bytes, ...]) -> None:
     with pytest.raises(EOFError, match="the daemon went away"):
         received(*parts)

@@ -34,7 +34,7 @@ def found(path: str) -> tuple[str, int, str]:
         os.close(resolved.parent)
 
 
-def test_paths_are_resolved_as_in_docker(base: str) -> None:
+def test_paths_are_resolved_like_docker(base: str) -> None:
     """The last component of a path is followed only if the path ends with "/" or "/."."""
     assert found(f"{base}/d/f") == ("f", stat.S_IFREG, "")
     assert found(f"{base}/d/../l/f") == ("f", stat.S_IFREG, "")
@@ -45,7 +45,7 @@ def test_paths_are_resolved_as_in_docker(base: str) -> None:
     assert found("/") == found("") == found("//") == ("/", stat.S_IFDIR, "")
 
 
-def test_paths_that_do_not_resolve(base: str) -> None:
+def test_missing_paths_and_files_used_as_directories_are_refused(base: str) -> None:
     for missing in ("gone", "gone/x", "nowhere/", "nowhere/x"):
         with pytest.raises(NoSuchPath, match=missing):
             ResolvedPath(f"{base}/{missing}")
@@ -54,7 +54,7 @@ def test_paths_that_do_not_resolve(base: str) -> None:
             ResolvedPath(f"{base}/{file}")
 
 
-def test_the_directory_to_unpack_into(base: str) -> None:
+def test_target_directory_is_opened_through_links(base: str) -> None:
     for path in ("d", "l"):
         fd = directory(f"{base}/{path}")
         assert os.listdir(fd) == ["f"]

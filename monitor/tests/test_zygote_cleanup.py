@@ -26,7 +26,7 @@ def run(directory, pid, cgroup):
     records.write(directory, InitRecord(100 + pid, 1, 1, (cgroup,)))
 
 
-def test_what_a_dead_monitor_leaves_is_killed_and_recorded(one, tmp_path):
+def test_cgroup_of_a_dead_monitor_is_killed_and_its_exit_recorded(one, tmp_path):
     run(str(tmp_path), 1, "/sys/fs/cgroup/first")
     one._ended(1, -9, str(tmp_path))
     one.later.pop()()
@@ -35,7 +35,7 @@ def test_what_a_dead_monitor_leaves_is_killed_and_recorded(one, tmp_path):
     assert found.code == 137 and found.error == "the container's monitor ended (signal 9); the container was killed"
 
 
-def test_the_next_run_in_the_same_place_is_left_alone(one, tmp_path):
+def test_cleanup_does_not_touch_the_next_run(one, tmp_path):
     run(str(tmp_path), 1, "/sys/fs/cgroup/first")
     one._ended(1, -9, str(tmp_path))
     run(str(tmp_path), 2, "/sys/fs/cgroup/second")

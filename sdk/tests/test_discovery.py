@@ -22,7 +22,7 @@ _INFO = {
 }
 
 
-def test_plugins_are_scanned_once_and_new_ones_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scan_is_cached_and_finds_new_plugins_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """One scan of the installed distributions, which takes milliseconds, serves many lookups; a later scan finds new
     plugins."""
     points = [EntryPoint("a", "nowhere", "orlop.log"), EntryPoint("x", "nowhere", "console_scripts")]
@@ -57,7 +57,7 @@ def _found() -> list[tuple[str, str, str]]:
     return [(point.group, point.name, point.value) for point in entrypoints.every()]
 
 
-def test_entry_points_are_those_of_importlib_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entry_points_equal_those_of_importlib_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = tmp_path / "My.Plugin-1.2.dist-info"
     own.mkdir()
     for name, text in _INFO.items():
@@ -83,7 +83,7 @@ def test_entry_points_are_those_of_importlib_metadata(tmp_path: Path, monkeypatc
     assert EntryPoint("a", "b", "c", str(tmp_path / "absent")).distribution() == ("", "")
 
 
-def test_attributes_are_loaded() -> None:
+def test_entry_point_loads_its_attribute() -> None:
     assert EntryPoint("a", "os", "g").load() is os
     assert EntryPoint("a", "os:path.join", "g").load() is os.path.join
     assert EntryPoint("a", "os.path : join [extra]", "g").load() is os.path.join
@@ -92,7 +92,7 @@ def test_attributes_are_loaded() -> None:
 
 
 @pytest.mark.parametrize("where", ["zip", "finder"])
-def test_distributions_that_are_no_directories_are_found(
+def test_distributions_in_archives_and_finders_are_found(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = tmp_path / "archive"
@@ -132,7 +132,7 @@ def test_distributions_that_are_no_directories_are_found(
         (1, (1, 1), ""),
     ],
 )
-def test_a_plugin_for_another_version_of_its_contract(
+def test_plugin_for_another_contract_version_is_refused(
     monkeypatch: pytest.MonkeyPatch, kind: str, written_for: object, served: tuple[int, int], remedy: str
 ) -> None:
     known = hooks.KINDS[kind]

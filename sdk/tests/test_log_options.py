@@ -37,7 +37,7 @@ INFO = LogInfo(
         ("1t", 10**12),
     ],
 )
-def test_max_size_is_decimal(text: str, size: int) -> None:
+def test_max_size_is_parsed_in_decimal_units(text: str, size: int) -> None:
     assert file_options({"max-size": text}, DEFAULT).max_size == size
 
 
@@ -58,14 +58,14 @@ def test_max_size_is_decimal(text: str, size: int) -> None:
         ({"compress": "true", "max-file": "2"}, "compress cannot be true"),
     ],
 )
-def test_wrong_file_options(options: dict[str, str], cause: str) -> None:
+def test_invalid_file_options_are_refused(options: dict[str, str], cause: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
         file_options(options, DEFAULT)
     assert cause in str(caught.value)
     assert str(caught.value).startswith("cannot use log option ")
 
 
-def test_defaults_stay_where_nothing_is_said() -> None:
+def test_options_override_defaults() -> None:
     default = FileOptions(max_size=20 << 20, max_files=5, compress=True)
     assert file_options({}, default) == default
     assert file_options({"max-file": "1"}, default) == FileOptions(20 << 20, 1, False)
@@ -92,13 +92,13 @@ def test_defaults_stay_where_nothing_is_said() -> None:
         ({"tag": "{{}}"}, "cannot parse log tag {{}}: missing value for command"),
     ],
 )
-def test_refused(options: dict[str, str], message: str) -> None:
+def test_invalid_options_are_refused_with_dockerds_message(options: dict[str, str], message: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
         check_options("json-file", options, FILE_AND_ATTRIBUTE_OPTIONS)
     assert str(caught.value) == message
 
 
-def test_wrong_regular_expression() -> None:
+def test_invalid_regular_expression_is_refused() -> None:
     with pytest.raises(InvalidParameter, match=r"^cannot use log option env-regex=\(: error parsing regexp: "):
         check_options("json-file", {"env-regex": "("}, FILE_AND_ATTRIBUTE_OPTIONS)
 
@@ -116,7 +116,7 @@ def test_wrong_regular_expression() -> None:
         ({"tag": ""}, {}),
     ],
 )
-def test_attributes(options: dict[str, str], attributes: dict[str, str]) -> None:
+def test_labels_and_variables_become_attributes(options: dict[str, str], attributes: dict[str, str]) -> None:
     found = extra_attributes(INFO, options)
     assert found == attributes
     assert list(found) == sorted(found)
@@ -151,5 +151,5 @@ def test_attributes(options: dict[str, str], attributes: dict[str, str]) -> None
         ("{{print .Config}}", "map[labels:role tag:{{print .Config}}]"),
     ],
 )
-def test_tag(tag: str, text: str) -> None:
+def test_tag_template_is_expanded(tag: str, text: str) -> None:
     assert extra_attributes(INFO, {"labels": "role", "tag": tag})["tag"] == text

@@ -88,7 +88,7 @@ def per_record(lines: list[bytes], limit: int) -> list[list[bytes]]:
     st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=12), min_size=1, max_size=6),
     st.integers(1, 200),
 )
-def test_rotation_in_a_batch_is_as_record_by_record(batches: list[list[int]], limit: int) -> None:
+def test_batches_rotate_like_single_records(batches: list[list[int]], limit: int) -> None:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "log"
         file = RotatingFile(str(path), FileOptions(limit, 1000), Lines())
@@ -104,7 +104,7 @@ def test_rotation_in_a_batch_is_as_record_by_record(batches: list[list[int]], li
         assert len(os.listdir(directory)) == len(wanted)
 
 
-def test_mode_and_names(tmp_path: Path) -> None:
+def test_rotated_files_are_numbered_and_private(tmp_path: Path) -> None:
     path = tmp_path / "log"
     file = RotatingFile(str(path), FileOptions(50, 3), Lines())
     for number in range(20):
@@ -115,7 +115,7 @@ def test_mode_and_names(tmp_path: Path) -> None:
     assert {stat.S_IMODE(os.stat(tmp_path / name).st_mode) for name in names(path)} == {0o640}
 
 
-def test_one_file_is_started_again(tmp_path: Path) -> None:
+def test_single_file_is_truncated_at_its_limit(tmp_path: Path) -> None:
     path = tmp_path / "log"
     file = RotatingFile(str(path), FileOptions(50, 1), Lines())
     file.append(b"".join(line(number) for number in range(11)), 1)
@@ -124,7 +124,7 @@ def test_one_file_is_started_again(tmp_path: Path) -> None:
     assert contents(path) == [line(number)[:-1] for number in (9, 10)]
 
 
-def test_compressed_files_are_dockers(tmp_path: Path) -> None:
+def test_compressed_files_have_dockers_format(tmp_path: Path) -> None:
     path = tmp_path / "log"
     file = RotatingFile(str(path), FileOptions(50, 4, True), Lines())
     for number in range(9):
@@ -138,7 +138,7 @@ def test_compressed_files_are_dockers(tmp_path: Path) -> None:
     assert contents(path) == [line(number)[:-1] for number in range(9)]
 
 
-def test_an_interrupted_compression_is_done_again(tmp_path: Path) -> None:
+def test_interrupted_compression_is_repeated(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(line(2))
     (tmp_path / "log.1").write_bytes(line(1))
@@ -150,7 +150,7 @@ def test_an_interrupted_compression_is_done_again(tmp_path: Path) -> None:
     assert contents(path) == [line(1)[:-1], line(2)[:-1]]
 
 
-def test_a_compression_can_be_given_up(tmp_path: Path) -> None:
+def test_compression_can_be_cancelled(tmp_path: Path) -> None:
     source = tmp_path / "log.1"
     source.write_bytes(line(1) * 200_000)
     one = compression.Compression(str(source), "")
@@ -159,7 +159,7 @@ def test_a_compression_can_be_given_up(tmp_path: Path) -> None:
     assert names(source) in (["log.1"], ["log.1.gz"])
 
 
-def test_a_full_disk_while_compressing_leaves_the_plain_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_while_compressing_keeps_the_plain_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(fd: int, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
@@ -170,7 +170,7 @@ def test_a_full_disk_while_compressing_leaves_the_plain_file(tmp_path: Path, mon
     assert names(source) == ["log.1"]
 
 
-def test_torn_tail_is_cut_at_open(tmp_path: Path) -> None:
+def test_incomplete_last_record_is_removed_at_open(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(line(1) + line(2)[:-4])
     assert contents(path) == [line(1)[:-1]]
@@ -180,19 +180,19 @@ def test_torn_tail_is_cut_at_open(tmp_path: Path) -> None:
     assert path.read_bytes() == line(1) + line(3)
 
 
-def test_cannot_open(tmp_path: Path) -> None:
+def test_missing_directory_fails_the_open(tmp_path: Path) -> None:
     with pytest.raises(DriverError, match=r"^cannot open log .*/none/log: No such file or directory$"):
         RotatingFile(str(tmp_path / "none" / "log"), FileOptions(), Lines())
 
 
-def test_a_symlink_is_not_followed(tmp_path: Path) -> None:
+def test_symlink_instead_of_a_log_is_refused(tmp_path: Path) -> None:
     (tmp_path / "log").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(DriverError):
         RotatingFile(str(tmp_path / "log"), FileOptions(), Lines())
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_full_disk_cuts_back_to_a_whole_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_removes_the_incomplete_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     containers = [70]
 
     def write(fd: int, data: bytes) -> int:
@@ -217,7 +217,7 @@ def test_full_disk_cuts_back_to_a_whole_record(tmp_path: Path, monkeypatch: pyte
     assert path.read_bytes() == line(0) + line(1) + line(2) + line(8)
 
 
-def test_no_inode_for_a_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rotation_without_free_inodes_deletes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rotation that fails for lack of an inode is not started again, so that no old file is deleted."""
     path = tmp_path / "log"
     file = RotatingFile(str(path), FileOptions(50, 4), Lines())
@@ -238,7 +238,7 @@ def test_no_inode_for_a_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert contents(path) == [line(number)[:-1] for number in (0, 1, 2, 3, 4, 5, 12)]
 
 
-def test_someone_empties_the_file(tmp_path: Path) -> None:
+def test_truncated_log_is_continued(tmp_path: Path) -> None:
     path = tmp_path / "log"
     file = RotatingFile(str(path), FileOptions(100, 3), Lines())
     reader = FileLogReader(str(path), Lines(), LogQuery(follow=True))
@@ -253,7 +253,7 @@ def test_someone_empties_the_file(tmp_path: Path) -> None:
     file.close()
 
 
-def test_someone_removes_the_file(tmp_path: Path) -> None:
+def test_removed_log_is_created_again(tmp_path: Path) -> None:
     path = tmp_path / "log"
     file = RotatingFile(str(path), FileOptions(50, 3), Lines())
     file.append(line(0) * 3, 1)
@@ -264,7 +264,7 @@ def test_someone_removes_the_file(tmp_path: Path) -> None:
     assert path.read_bytes() == line(1)
 
 
-def test_since_in_a_big_file_reads_little_of_it(tmp_path: Path) -> None:
+def test_since_skips_most_of_a_large_file(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(b"".join(line(number, 80) for number in range(30_000)))
     reader = FileLogReader(str(path), Lines(), LogQuery(since=25_000 * SECOND))
@@ -278,7 +278,7 @@ def test_since_in_a_big_file_reads_little_of_it(tmp_path: Path) -> None:
     assert found == list(range(25_000, 30_000))
 
 
-def test_since_finds_what_an_older_time_hides(tmp_path: Path) -> None:
+def test_since_finds_entries_next_to_older_times(tmp_path: Path) -> None:
     """`since` finds entries next to entries with older times, such as the last piece of a long line."""
     path = tmp_path / "log"
     times = [1 if number % 3 else number for number in range(30_000)]
@@ -302,7 +302,7 @@ def test_since_skips_compressed_files_by_their_header(tmp_path: Path) -> None:
     reader.close()
 
 
-def test_until_ends_the_reading(tmp_path: Path) -> None:
+def test_until_ends_reading(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(b"".join(line(number, 80) for number in range(30_000)))
     reader = FileLogReader(str(path), Lines(), LogQuery(until=10 * SECOND))
@@ -312,13 +312,13 @@ def test_until_ends_the_reading(tmp_path: Path) -> None:
     reader.close()
 
 
-def test_a_record_longer_than_a_chunk(tmp_path: Path) -> None:
+def test_record_longer_than_a_chunk_is_read(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(line(1, 3 << 20) + line(2))
     assert [len(one) for one in contents(path)] == [2 + (3 << 20), 22]
 
 
-def test_follow_from_a_file_that_was_compressed_since(tmp_path: Path) -> None:
+def test_follower_continues_after_its_file_was_compressed(tmp_path: Path) -> None:
     path = tmp_path / "log"
     file = RotatingFile(str(path), FileOptions(50, 9, True), Lines())
     file.append(line(0), 1)
@@ -333,7 +333,7 @@ def test_follow_from_a_file_that_was_compressed_since(tmp_path: Path) -> None:
     assert found == [line(number)[:-1] for number in range(20)]
 
 
-def test_without_inotify_a_clock_wakes_readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readers_poll_without_inotify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def add(directory: str, watch: watching.Watch) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
 
@@ -374,7 +374,7 @@ def test_followers_share_one_inotify_instance(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fails", ["listdir", "fstat", "stat"])
 @pytest.mark.parametrize("after", range(6))
-def test_a_reader_that_cannot_open_all_keeps_nothing_open(
+def test_reader_that_fails_to_open_leaves_no_descriptors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str, after: int
 ) -> None:
     for name in ("log", "log.1", "log.2"):
@@ -415,5 +415,5 @@ def _descriptors() -> list[str]:
         (1_700_000_000_000_000_000, "2023-11-14T22:13:20Z"),
     ],
 )
-def test_times(time_ns: int, text: str) -> None:
+def test_times_are_formatted_as_rfc3339(time_ns: int, text: str) -> None:
     assert rfc3339(time_ns) == text

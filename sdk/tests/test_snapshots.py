@@ -10,7 +10,7 @@ from orlop_sdk.files import filesystem_type, spread_directories
 from orlop_sdk.snapshots import SnapshotIndex, SnapshotRecord
 
 
-def test_a_parent_is_set_and_committed(tmp_path):
+def test_parent_is_set_before_the_commit(tmp_path):
     index = SnapshotIndex(str(tmp_path))
     index.load()
     index.add("below", "id-0", None, committed=True)
@@ -22,7 +22,7 @@ def test_a_parent_is_set_and_committed(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["active", "committed"]
 
 
-def test_what_a_crash_left_of_a_change_is_removed(tmp_path):
+def test_leftovers_of_an_interrupted_change_are_removed(tmp_path):
     index = SnapshotIndex(str(tmp_path))
     index.load()
     index.add("pull", "id-1", None)
@@ -31,7 +31,7 @@ def test_what_a_crash_left_of_a_change_is_removed(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["active", "committed"]
 
 
-def test_directories_are_spread(tmp_path):
+def test_directories_are_spread_over_block_groups(tmp_path):
     spread_directories(str(tmp_path))
     if filesystem_type(str(tmp_path)) != "extfs":
         pytest.skip("only ext4 has the flag")
@@ -42,5 +42,5 @@ def test_directories_are_spread(tmp_path):
         os.close(fd)
 
 
-def test_a_file_system_without_the_flag_is_no_error():
+def test_spreading_ignores_file_systems_without_the_flag():
     spread_directories("/proc")

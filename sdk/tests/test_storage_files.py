@@ -49,7 +49,7 @@ def test_deep_trees_are_walked_and_deleted(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_walk_stays_inside_and_goes_on_when_things_move(tmp_path: Path) -> None:
+def test_walk_stays_inside_the_root_when_directories_move(tmp_path: Path) -> None:
     root = tmp_path / "root"
     for name in ("a/x/y", "b", "c"):
         (root / name).mkdir(parents=True)
@@ -75,7 +75,7 @@ def test_usage_counts_hard_links_once(tmp_path: Path) -> None:
     assert (tree_usage(str(tmp_path)).size, tree_usage(str(tmp_path)).inodes) == (5, 2)
 
 
-def test_copies_are_equal(tmp_path: Path) -> None:
+def test_copy_equals_its_source(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     (source / "d/e").mkdir(parents=True)
     target.mkdir()
@@ -114,7 +114,7 @@ def test_copies_are_equal(tmp_path: Path) -> None:
     assert os.readlink(target / "link") == "/nowhere"
 
 
-def test_trash_empties_itself_and_what_a_crash_left(tmp_path: Path) -> None:
+def test_trash_deletes_trees_and_leftovers_of_a_crash(tmp_path: Path) -> None:
     (tmp_path / "trash/left/over").mkdir(parents=True)
     (tmp_path / "tree/sub").mkdir(parents=True)
     (tmp_path / "tree/sub/file").touch()
@@ -126,7 +126,7 @@ def test_trash_empties_itself_and_what_a_crash_left(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "trash") == []
 
 
-def test_the_index_of_snapshots(tmp_path: Path) -> None:
+def test_index_records_snapshots_and_their_parents(tmp_path: Path) -> None:
     index = SnapshotIndex(str(tmp_path))
     assert index.load() == {}
     index.add("pull-1", "id1", None)
@@ -145,7 +145,7 @@ def test_the_index_of_snapshots(tmp_path: Path) -> None:
             check_key(bad)
 
 
-def test_an_index_that_was_damaged(tmp_path: Path) -> None:
+def test_damaged_index_entries_are_quarantined(tmp_path: Path) -> None:
     """Invalid index entries are quarantined, and their keys can be used again."""
     index = SnapshotIndex(str(tmp_path))
     index.load()
@@ -167,7 +167,7 @@ def test_an_index_that_was_damaged(tmp_path: Path) -> None:
     assert sum(each.kind == "damaged" for each in found) == 4
 
 
-def test_the_file_system_has_a_name(tmp_path: Path) -> None:
+def test_file_system_type_is_detected(tmp_path: Path) -> None:
     assert filesystem_type(str(tmp_path)) != "unknown"
     assert filesystem_type("/proc") == "proc"
 
@@ -183,11 +183,11 @@ def test_the_file_system_has_a_name(tmp_path: Path) -> None:
         ("zfs", "zfs"),
     ],
 )
-def test_docker_has_names_of_its_own_for_file_systems(kernel: str, docker: str) -> None:
+def test_file_systems_are_named_as_by_docker(kernel: str, docker: str) -> None:
     assert docker_name(kernel) == docker
 
 
-def test_many_layers_are_named_from_where_they_are() -> None:
+def test_long_mount_options_use_relative_paths() -> None:
     options = [
         "index=off",
         "lowerdir=/var/lib/o/l/A:/var/lib/o/l/B",
@@ -207,7 +207,7 @@ def copied(source: Path, target: Path) -> None:
         os.close(two)
 
 
-def test_a_walk_goes_on_at_the_root_after_a_directory_was_moved(tmp_path: Path) -> None:
+def test_walk_continues_at_the_root_after_a_directory_was_moved(tmp_path: Path) -> None:
     """The walk goes up by "..": where that leads elsewhere, it goes on at the root."""
     root = tmp_path / "root"
     for name in ("a/x", "a/y", "z"):
@@ -242,13 +242,13 @@ def test_other_file_systems_are_not_entered(tmp_path: Path, monkeypatch: pytest.
         os.close(fd)
 
 
-def test_a_directory_with_many_subdirectories_is_no_hard_link(tmp_path: Path) -> None:
+def test_directories_with_subdirectories_are_not_counted_as_hard_links(tmp_path: Path) -> None:
     for name in ("a/1", "a/2", "b/1"):
         (tmp_path / name).mkdir(parents=True)
     assert tree_usage(str(tmp_path)).inodes == 5
 
 
-def test_a_copy_of_deeply_nested_directories_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copy_of_deeply_nested_directories_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "_COPY_DEPTH", 3)
     (tmp_path / "source/1/2/3").mkdir(parents=True)
     copied(tmp_path / "source", tmp_path / "target")
@@ -258,7 +258,7 @@ def test_a_copy_of_deeply_nested_directories_is_refused(tmp_path: Path, monkeypa
     assert caught.value.errno == errno.ENAMETOOLONG
 
 
-def test_a_hard_link_that_cannot_be_made_becomes_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_hard_link_becomes_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source/a").write_text("content")
     os.link(tmp_path / "source/a", tmp_path / "source/b")
@@ -277,7 +277,7 @@ def test_a_hard_link_that_cannot_be_made_becomes_a_copy(tmp_path: Path, monkeypa
         copied(tmp_path / "source", tmp_path / "again")
 
 
-def test_a_file_with_one_name_is_no_hard_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_with_one_name_is_not_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source/a").write_text("1")
     monkeypatch.setattr(files.os, "link", None)
@@ -294,7 +294,7 @@ def test_a_file_with_one_name_is_no_hard_link(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("in_kernel", [True, False])
-def test_content_is_copied_however_the_file_system_does_it(
+def test_content_is_copied_with_and_without_help_of_the_kernel(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_kernel: bool
 ) -> None:
     """By the kernel, or by reading and writing, in pieces."""
@@ -321,7 +321,7 @@ def test_content_is_copied_however_the_file_system_does_it(
 
 
 @pytest.mark.parametrize("call", ["ioctl", "copy_file_range", "listxattr", "setxattr", "lseek"])
-def test_a_failing_disk_fails_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+def test_disk_error_fails_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source/file").write_bytes(b"x" * 5000)
     os.setxattr(tmp_path / "source/file", "user.note", b"kept")
@@ -342,7 +342,7 @@ def test_a_failing_disk_fails_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert caught.value.errno == errno.EIO
 
 
-def test_a_file_system_without_attributes_is_copied_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_extended_attributes_are_skipped_where_unsupported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source/file").write_text("x")
     os.setxattr(tmp_path / "source/file", "user.note", b"kept")
@@ -357,7 +357,7 @@ def test_a_file_system_without_attributes_is_copied_without(tmp_path: Path, monk
     assert (tmp_path / "again/file").read_text() == "x"
 
 
-def test_owners_and_modes_of_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copy_keeps_owners_and_modes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another owner is set; one's own is not, so that the copy works without root."""
     (tmp_path / "source").mkdir()
     (tmp_path / "source/file").write_text("x")
@@ -375,7 +375,7 @@ def test_owners_and_modes_of_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert owned == [me] * 4  # file, fifo, link and the directory
 
 
-def test_what_cannot_be_deleted_is_reported_and_the_rest_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_deletion_is_reported_and_the_rest_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("tree/a", "tree/b/c"):
         (tmp_path / name).mkdir(parents=True)
     rmdir = os.rmdir
@@ -390,7 +390,7 @@ def test_what_cannot_be_deleted_is_reported_and_the_rest_is_gone(tmp_path: Path,
         delete_tree(str(tmp_path / "tree"))
 
 
-def test_the_index_is_synced_in_the_order_that_a_crash_needs(tmp_path: Path) -> None:
+def test_index_entries_are_synced_in_crash_safe_order(tmp_path: Path) -> None:
     index = SnapshotIndex(str(tmp_path))
     index.load()
     index.add("pull-1", "id1", None)
@@ -400,7 +400,7 @@ def test_the_index_is_synced_in_the_order_that_a_crash_needs(tmp_path: Path) -> 
     assert steps == [("rename", renamed), ("sync", str(tmp_path / "committed")), ("sync", str(tmp_path / "active"))]
 
 
-def test_the_index_knows_each_snapshot(tmp_path: Path) -> None:
+def test_index_knows_its_snapshots(tmp_path: Path) -> None:
     index = SnapshotIndex(str(tmp_path))
     index.load()
     index.add("one", "id1", None)
@@ -408,7 +408,7 @@ def test_the_index_knows_each_snapshot(tmp_path: Path) -> None:
     assert [index.knows(ident) for ident in ("id1", "id2", "id3")] == [True, True, False]
 
 
-def test_a_layer_whose_parent_is_missing_is_damaged(tmp_path: Path) -> None:
+def test_layer_without_its_parent_is_reported_as_damaged(tmp_path: Path) -> None:
     index = SnapshotIndex(str(tmp_path))
     index.load()
     index.add("top", "id2", "id1")

@@ -23,7 +23,7 @@ from orlop_sdk.subpaths import is_local, open_subpath
         ("..a", True),
     ],
 )
-def test_names_that_stay_inside(subpath, local):
+def test_paths_that_leave_the_volume_are_not_local(subpath, local):
     assert is_local(subpath) is local
 
 
@@ -41,7 +41,7 @@ def volume(tmp_path):
 
 
 @pytest.mark.parametrize("subpath", ["sub", "in", "around", "sub/../in", "sub/."])
-def test_a_directory_inside(volume, subpath):
+def test_links_inside_the_volume_are_followed(volume, subpath):
     fd = open_subpath(str(volume), subpath)
     try:
         assert os.path.samestat(os.fstat(fd), os.stat(volume / "sub"))
@@ -50,7 +50,7 @@ def test_a_directory_inside(volume, subpath):
 
 
 @pytest.mark.parametrize("subpath", ["up", "absolute", "absolute/etc", "own"])
-def test_what_leads_out_is_refused_in_dockerds_words(volume, subpath):
+def test_links_out_of_the_volume_are_refused_with_dockerds_message(volume, subpath):
     with pytest.raises(OSError) as caught:
         open_subpath(str(volume), subpath)
     assert caught.value.errno == errno.EXDEV
@@ -58,7 +58,7 @@ def test_what_leads_out_is_refused_in_dockerds_words(volume, subpath):
     assert caught.value.strerror == words
 
 
-def test_what_is_not_there(volume):
+def test_missing_paths_are_reported_with_dockerds_message(volume):
     with pytest.raises(FileNotFoundError) as caught:
         open_subpath(str(volume), "no")
     assert caught.value.strerror == f"cannot access path {volume}/no: lstat {volume}/no: no such file or directory"

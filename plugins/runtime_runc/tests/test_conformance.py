@@ -36,5 +36,5 @@ class TestCrun(RuntimeSuite):
         return _driver("crun", tmp_path)
 
     @pytest.mark.skipif(not ctypes.util.find_library("criu"), reason="crun needs libcriu for checkpoints")
-    def test_checkpoint_and_restore(self, driver: Runtime, bundle: Callable[..., Any], tmp_path: Path) -> None:
-        super().test_checkpoint_and_restore(driver, bundle, tmp_path)
+    def test_checkpointed_task_is_restored(self, driver: Runtime, bundle: Callable[..., Any], tmp_path: Path) -> None:
+        super().test_checkpointed_task_is_restored(driver, bundle, tmp_path)

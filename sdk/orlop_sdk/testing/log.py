@@ -148,7 +148,7 @@ class LogWriterSuite:
     def test_is_a_driver(self, driver: LogDriver) -> None:
         assert isinstance(driver, LogDriver)
 
-    def test_takes_no_options(self, driver: LogDriver) -> None:
+    def test_accepts_no_options(self, driver: LogDriver) -> None:
         driver.validate({})
 
     def test_writes_and_closes_twice(self, driver: LogDriver, info: LogInfo) -> None:
@@ -159,20 +159,20 @@ class LogWriterSuite:
         writer.close()
         writer.close()
 
-    def test_readable_is_what_it_says(self, driver: LogDriver, info: LogInfo) -> None:
+    def test_readable_capability_is_true(self, driver: LogDriver, info: LogInfo) -> None:
         if driver.capabilities.readable:
             driver.open_reader(info, {}, LogQuery()).close()
         else:
             with pytest.raises(NotImplementedHere, match=r"^configured logging driver does not support reading$"):
                 driver.open_reader(info, {}, LogQuery())
 
-    def test_path_is_what_it_says(self, driver: LogDriver, info: LogInfo) -> None:
+    def test_path_exists_if_the_driver_stores(self, driver: LogDriver, info: LogInfo) -> None:
         write(driver, info, {}, [entry(0)])
         path = driver.path(info)
         assert bool(path) == driver.capabilities.stores
         assert not path or os.path.isfile(path)
 
-    def test_keeps_to_its_directory(self, driver: LogDriver, info: LogInfo, tmp_path: os.PathLike[str]) -> None:
+    def test_writes_only_in_its_directory(self, driver: LogDriver, info: LogInfo, tmp_path: os.PathLike[str]) -> None:
         write(driver, info, {}, [entry(0)])
         assert os.listdir(tmp_path) == ["container"]
 
@@ -189,22 +189,22 @@ class LogSuite(LogWriterSuite):
     def rotated(self, request: pytest.FixtureRequest, rotating: dict[str, str]) -> dict[str, str]:
         return rotating | {"compress": "true" if request.param == "compressed" else "false"}
 
-    def test_unknown_option(self, driver: LogDriver) -> None:
+    def test_unknown_option_is_refused(self, driver: LogDriver) -> None:
         with pytest.raises(InvalidParameter, match=f"^unknown log opt 'colour' for {self.name} log driver$"):
             driver.validate({"colour": "red"})
 
-    def test_mode_and_buffer(self, driver: LogDriver) -> None:
+    def test_mode_and_buffer_size_are_validated(self, driver: LogDriver) -> None:
         driver.validate({"mode": "non-blocking", "max-buffer-size": "4m"})
         driver.validate({"mode": "blocking"})
         for wrong in ({"mode": "sometimes"}, {"max-buffer-size": "4m"}, {"mode": "non-blocking", "max-buffer-size": "x"}):
             with pytest.raises(InvalidParameter):
                 driver.validate(wrong)
 
-    def test_nothing_written_yet(self, driver: LogDriver, info: LogInfo) -> None:
+    def test_empty_log_is_read(self, driver: LogDriver, info: LogInfo) -> None:
         assert read(driver, info, {}, LogQuery()) == []
         assert read(driver, info, {}, LogQuery(tail=5)) == []
 
-    def test_order_streams_and_times(self, driver: LogDriver, info: LogInfo) -> None:
+    def test_order_streams_and_times_are_kept(self, driver: LogDriver, info: LogInfo) -> None:
         blocks = [
             LogBlock("stdout", b"a\nb\n\nc\n", BASE),
             LogBlock("stderr", b"oops\n", BASE + 1_500_000_000),
@@ -229,12 +229,12 @@ class LogSuite(LogWriterSuite):
         ]
         assert all(record.attrs is None for record in records)
 
-    def test_text_comes_back_as_it_went(self, driver: LogDriver, info: LogInfo) -> None:
+    def test_text_is_read_as_written(self, driver: LogDriver, info: LogInfo) -> None:
         text = "".join(map(chr, range(1, 0x250))).replace("\n", "") + '\u2028\u2029\ufffd\U0001f680 <&> \\n "q" ?'
         write(driver, info, {}, [LogBlock("stdout", text.encode() + b"\n", BASE)])
         assert [record.data for record in read(driver, info, {}, LogQuery())] == [text.encode() + b"\n"]
 
-    def test_partial_pieces(self, driver: LogDriver, info: LogInfo) -> None:
+    def test_partial_pieces_stay_partial(self, driver: LogDriver, info: LogInfo) -> None:
         piece = b"x" * 16384
         blocks = [
             LogBlock("stdout", piece, BASE, partial=True),
@@ -252,24 +252,24 @@ class LogSuite(LogWriterSuite):
             write(driver, info, {}, [entry(number)])
         assert numbers(read(driver, info, {}, LogQuery())) == [0, 1, 2]
 
-    def test_tail(self, driver: LogDriver, info: LogInfo, rotated: dict[str, str]) -> None:
+    def test_tail_returns_the_last_entries(self, driver: LogDriver, info: LogInfo, rotated: dict[str, str]) -> None:
         write(driver, info, rotated, [entry(number) for number in range(2000)])
         for tail in (0, 1, 2, 10, 700, 1999, 2000, 2001):
             assert numbers(read(driver, info, rotated, LogQuery(tail=tail))) == list(range(max(0, 2000 - tail), 2000))
 
-    def test_tail_within_a_block(self, driver: LogDriver, info: LogInfo) -> None:
+    def test_tail_may_start_within_a_block(self, driver: LogDriver, info: LogInfo) -> None:
         lines = b"".join(b"entry %06d\n" % number for number in range(5000))
         write(driver, info, {}, [LogBlock("stdout", lines, BASE), entry(5000)])
         assert numbers(read(driver, info, {}, LogQuery(tail=1500))) == list(range(3501, 5001))
 
-    def test_since_and_until(self, driver: LogDriver, info: LogInfo, rotated: dict[str, str]) -> None:
+    def test_since_and_until_are_inclusive(self, driver: LogDriver, info: LogInfo, rotated: dict[str, str]) -> None:
         write(driver, info, rotated, [entry(number) for number in range(2000)])
         for since, until in ((0, 0), (0, 1999), (500, 1000), (1990, 1990), (1999, 5000), (3000, 0)):
             query = LogQuery(since=since and BASE + since * SECOND, until=until and BASE + until * SECOND)
             wanted = range(since, min(1999, until or 1999) + 1)
             assert numbers(read(driver, info, rotated, query)) == list(wanted)
 
-    def test_since_between_two_entries(self, driver: LogDriver, info: LogInfo) -> None:
+    def test_since_may_be_between_two_entries(self, driver: LogDriver, info: LogInfo) -> None:
         write(driver, info, {}, [entry(number) for number in range(10)])
         query = LogQuery(since=BASE + 3 * SECOND + 1, until=BASE + 7 * SECOND - 1)
         assert numbers(read(driver, info, {}, query)) == [4, 5, 6]
@@ -279,12 +279,12 @@ class LogSuite(LogWriterSuite):
         assert numbers(read(driver, info, {}, LogQuery(tail=5, since=BASE + 7 * SECOND))) == [7, 8, 9]
         assert numbers(read(driver, info, {}, LogQuery(tail=2, since=BASE + 3 * SECOND))) == [8, 9]
 
-    def test_follow_starts_before_the_log(self, driver: LogDriver, info: LogInfo) -> None:
+    def test_follow_may_start_before_the_log(self, driver: LogDriver, info: LogInfo) -> None:
         follower = Follower(driver.open_reader(info, {}, LogQuery(follow=True)), last=4)
         write(driver, info, {}, [entry(number) for number in range(5)])
         assert follower.join() == list(range(5))
 
-    def test_follow_after_tail(self, driver: LogDriver, info: LogInfo) -> None:
+    def test_follow_continues_after_tail(self, driver: LogDriver, info: LogInfo) -> None:
         write(driver, info, {}, [entry(number) for number in range(10)])
         for tail, first in ((0, 10), (3, 7)):
             reader = driver.open_reader(info, {}, LogQuery(follow=True, tail=tail))
@@ -295,7 +295,7 @@ class LogSuite(LogWriterSuite):
         write(driver, info, {}, [entry(number) for number in range(10, 13)])
         assert follower.join() == [10, 11, 12]
 
-    def test_descriptor_is_quiet_until_something_is_written(self, driver: LogDriver, info: LogInfo) -> None:
+    def test_descriptor_is_readable_only_after_a_write(self, driver: LogDriver, info: LogInfo) -> None:
         """`fileno` polls readable only after a write. Otherwise the daemon would spin, or miss entries."""
         writer = driver.open_writer(info, {})
         reader = driver.open_reader(info, {}, LogQuery(follow=True))
@@ -308,7 +308,7 @@ class LogSuite(LogWriterSuite):
         reader.close()
         writer.close()
 
-    def test_a_reader_that_does_not_follow_ends(self, driver: LogDriver, info: LogInfo) -> None:
+    def test_reader_without_follow_ends(self, driver: LogDriver, info: LogInfo) -> None:
         writer = driver.open_writer(info, {})
         writer.write([entry(0)])
         reader = driver.open_reader(info, {}, LogQuery())
@@ -318,7 +318,7 @@ class LogSuite(LogWriterSuite):
         reader.close()
         writer.close()
 
-    def test_follow_across_rotations(self, driver: LogDriver, info: LogInfo, rotated: dict[str, str]) -> None:
+    def test_follow_continues_across_rotations(self, driver: LogDriver, info: LogInfo, rotated: dict[str, str]) -> None:
         """A follower sees each entry once and in order, across rotations and batch sizes."""
         total = 6000
         follower = Follower(driver.open_reader(info, rotated, LogQuery(follow=True)), last=total - 1)
@@ -332,7 +332,9 @@ class LogSuite(LogWriterSuite):
         assert follower.join() == list(range(total))
         assert numbers(read(driver, info, rotated, LogQuery())) == list(range(total))
 
-    def test_readers_under_rotation_that_deletes(self, driver: LogDriver, info: LogInfo, rotated: dict[str, str]) -> None:
+    def test_readers_continue_while_rotation_deletes_files(
+        self, driver: LogDriver, info: LogInfo, rotated: dict[str, str]
+    ) -> None:
         """While rotation deletes old files, readers see the remaining entries once and in order, including the last."""
         options = rotated | {"max-file": "3"}
         total = 6000
@@ -348,7 +350,7 @@ class LogSuite(LogWriterSuite):
         assert seen[-1] == total - 1
         assert all(one < other for one, other in pairwise(seen))
 
-    def test_torn_tail(self, driver: LogDriver, info: LogInfo) -> None:
+    def test_truncated_log_loses_only_its_last_record(self, driver: LogDriver, info: LogInfo) -> None:
         write(driver, info, {}, [entry(number) for number in range(10)])
         torn = max(files(info), key=os.path.getsize, default="")
         kept = list(range(9)) if torn else list(range(10))
@@ -359,7 +361,7 @@ class LogSuite(LogWriterSuite):
         write(driver, info, {}, [entry(20)])
         assert numbers(read(driver, info, {}, LogQuery())) == [*kept, 20]
 
-    def test_damage_in_the_middle(self, driver: LogDriver, info: LogInfo) -> None:
+    def test_damage_loses_only_damaged_records(self, driver: LogDriver, info: LogInfo) -> None:
         write(driver, info, {}, [entry(number) for number in range(30)])
         for name in files(info):
             with open(name, "r+b") as file:
@@ -370,7 +372,7 @@ class LogSuite(LogWriterSuite):
         assert (whole[0], whole[-1]) == (0, 29)
         assert len(whole) >= 27
 
-    def test_full_disk(self, driver: LogDriver, info: LogInfo) -> None:
+    def test_full_disk_drops_whole_entries(self, driver: LogDriver, info: LogInfo) -> None:
         """On a full disk the writer drops entries, writes no torn record, and goes on when there is space again."""
         writer = driver.open_writer(info, {})
         with file_size_limit(10_000):

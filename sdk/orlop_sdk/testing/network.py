@@ -269,7 +269,7 @@ class NetworkSuite:
 
         self._with_driver(factory, body)
 
-    def test_networks_are_made_again_and_removed_twice(self, factory: Factory) -> None:
+    def test_network_calls_can_be_repeated(self, factory: Factory) -> None:
         async def body(driver: NetworkDriver) -> None:
             network = self.network()
             await driver.create_network(network)
@@ -279,7 +279,7 @@ class NetworkSuite:
 
         self._with_driver(factory, body)
 
-    def test_attach_and_detach(self, factory: Factory) -> None:
+    def test_endpoint_is_attached_and_detached(self, factory: Factory) -> None:
         async def body(driver: NetworkDriver) -> None:
             network = self.network()
             await driver.create_network(network)
@@ -301,7 +301,7 @@ class NetworkSuite:
 
         self._with_driver(factory, body)
 
-    def test_detach_of_what_has_ended(self, factory: Factory) -> None:
+    def test_detach_after_the_container_ended_frees_its_ports(self, factory: Factory) -> None:
         async def body(driver: NetworkDriver) -> None:
             network = self.network()
             await driver.create_network(network)
@@ -317,7 +317,7 @@ class NetworkSuite:
 
         self._with_driver(factory, body)
 
-    def test_attach_again_after_a_crash(self, factory: Factory) -> None:
+    def test_attach_can_be_repeated_after_a_crash(self, factory: Factory) -> None:
         async def body(driver: NetworkDriver) -> None:
             network = self.network()
             await driver.create_network(network)
@@ -330,7 +330,7 @@ class NetworkSuite:
 
         self._with_driver(factory, body)
 
-    def test_a_taken_port_is_a_conflict_and_leaves_nothing(self, factory: Factory) -> None:
+    def test_taken_port_is_a_conflict_and_leaves_nothing(self, factory: Factory) -> None:
         async def body(driver: NetworkDriver) -> None:
             if not driver.capabilities.publishes:
                 return
@@ -357,7 +357,7 @@ class NetworkSuite:
 
         self._with_driver(factory, body)
 
-    def test_another_gateway(self, factory: Factory) -> None:
+    def test_update_moves_ports_and_default_route(self, factory: Factory) -> None:
         """`update` moves the ports and the default route of a running container from one network to another."""
 
         async def body(driver: NetworkDriver) -> None:
@@ -393,7 +393,7 @@ class NetworkSuite:
 
         self._with_driver(factory, body)
 
-    def test_protocols_and_addresses_are_apart(self, factory: Factory) -> None:
+    def test_ports_differ_by_protocol_and_address(self, factory: Factory) -> None:
         async def body(driver: NetworkDriver) -> None:
             if not driver.capabilities.publishes:
                 return
@@ -415,7 +415,7 @@ class NetworkSuite:
 
         self._with_driver(factory, body)
 
-    def test_an_audit_tells_what_is_whose(self, factory: Factory) -> None:
+    def test_audit_reports_stray_and_missing_objects(self, factory: Factory) -> None:
         """`audit` reports stray and missing objects, and `repair` removes strays (drivers with `NetworkAudit`)."""
 
         async def body(driver: NetworkDriver) -> None:
@@ -446,7 +446,7 @@ class NetworkSuite:
 
         self._with_driver(factory, body)
 
-    def test_restore_keeps_the_living_and_drops_the_dead(self, factory: Factory) -> None:
+    def test_restore_keeps_running_endpoints_and_removes_others(self, factory: Factory) -> None:
         async def main() -> None:
             driver = factory(self.context())
             network = self.network()
@@ -476,7 +476,7 @@ class NetworkSuite:
 
         self.host(main)
 
-    def test_daemons_side_by_side(self, factory: Factory) -> None:
+    def test_two_daemons_do_not_disturb_each_other(self, factory: Factory) -> None:
         async def main() -> None:
             one, two = factory(self.context("one")), factory(self.context("two"))
             first, second = self.network("a", "10.211.0"), self.network("b", "10.212.0")

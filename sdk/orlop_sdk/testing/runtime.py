@@ -261,12 +261,12 @@ class RuntimeSuite:
         for item in made:
             item.finish()
 
-    def test_it_is_a_runtime(self, driver: Runtime) -> None:
+    def test_is_a_runtime(self, driver: Runtime) -> None:
         assert isinstance(driver, Runtime)
         assert isinstance(driver.capabilities, RuntimeCapabilities)
         assert list(driver.monitor_mounts()) == []
 
-    def test_version(self, driver: Runtime, tmp_path: Path) -> None:
+    def test_version_command_prints_a_version(self, driver: Runtime, tmp_path: Path) -> None:
         command = driver.version()
         done = subprocess.run(command.argv, env=dict(command.env), capture_output=True, timeout=30, check=True)
         assert done.stdout.strip()
@@ -279,7 +279,7 @@ class RuntimeSuite:
             assert all(isinstance(word, str) for word in command.argv)
         assert sorted(tmp_path.rglob("*")) == before
 
-    def test_a_task_runs_with_our_stdio(self, bundle: Callable[..., _Bundle]) -> None:
+    def test_task_inherits_standard_streams(self, bundle: Callable[..., _Bundle]) -> None:
         made = bundle("sh", "-c", "echo out; echo err >&2; exec sleep 60")
         pid = made.run()
         deadline = time.monotonic() + 10
@@ -288,7 +288,7 @@ class RuntimeSuite:
         assert made.output.read_bytes() == b"out\nerr\n"
         os.kill(pid, 0)
 
-    def test_delete_forces(self, driver: Runtime, bundle: Callable[..., _Bundle]) -> None:
+    def test_delete_kills_the_task(self, driver: Runtime, bundle: Callable[..., _Bundle]) -> None:
         made = bundle("sleep", "60")
         pidfd = os.pidfd_open(made.run())
         try:
@@ -297,18 +297,18 @@ class RuntimeSuite:
         finally:
             os.close(pidfd)
 
-    def test_delete_of_nothing_says_nothing(self, driver: Runtime, bundle: Callable[..., _Bundle]) -> None:
+    def test_delete_of_a_missing_task_is_silent(self, driver: Runtime, bundle: Callable[..., _Bundle]) -> None:
         made = bundle("true")
         assert made.capture(driver.delete(made.task)) == b""
         assert made.capture(driver.delete(made.task)) == b""
 
-    def test_an_id_can_be_used_again(self, driver: Runtime, bundle: Callable[..., _Bundle]) -> None:
+    def test_id_can_be_used_again(self, driver: Runtime, bundle: Callable[..., _Bundle]) -> None:
         made = bundle("sleep", "60")
         first = made.run()
         made.finish()
         assert made.run() != first
 
-    def test_signal(self, driver: Runtime, bundle: Callable[..., _Bundle]) -> None:
+    def test_signal_reaches_the_task(self, driver: Runtime, bundle: Callable[..., _Bundle]) -> None:
         made = bundle("sleep", "60")
         pidfd = os.pidfd_open(made.run())
         try:
@@ -317,7 +317,7 @@ class RuntimeSuite:
         finally:
             os.close(pidfd)
 
-    def test_exec_runs_beside_it(self, driver: Runtime, bundle: Callable[..., _Bundle]) -> None:
+    def test_exec_runs_a_second_process(self, driver: Runtime, bundle: Callable[..., _Bundle]) -> None:
         made = bundle("sleep", "60")
         init = made.run()
         execution = made.execution(["sleep", "61"])
@@ -326,7 +326,7 @@ class RuntimeSuite:
         assert pid != init
         assert sorted(json.loads(made.capture(driver.processes(made.task)))) == sorted([init, pid])
 
-    def test_pause_and_resume(self, driver: Runtime, bundle: Callable[..., _Bundle], tmp_path: Path) -> None:
+    def test_paused_task_resumes(self, driver: Runtime, bundle: Callable[..., _Bundle], tmp_path: Path) -> None:
         made = bundle("sh", "-c", "while true; do echo x; sleep 0.01; done")
         made.run()
         assert made.call(driver.pause(made.task)).status == 0
@@ -339,7 +339,7 @@ class RuntimeSuite:
             select.select([], [], [], 0.01)
         assert made.output.stat().st_size > size
 
-    def test_checkpoint_and_restore(self, driver: Runtime, bundle: Callable[..., _Bundle], tmp_path: Path) -> None:
+    def test_checkpointed_task_is_restored(self, driver: Runtime, bundle: Callable[..., _Bundle], tmp_path: Path) -> None:
         if not isinstance(driver, RuntimeCheckpoints) or not _can_checkpoint(driver):
             pytest.skip("it has no checkpoints, or not on this host")
         made = bundle("sh", "-c", "while true; do echo x; sleep 0.01; done")
@@ -372,12 +372,12 @@ class RuntimeSuite:
             os.close(reading)
             os.close(writing)
 
-    def test_update(self, driver: Runtime, bundle: Callable[..., _Bundle]) -> None:
+    def test_update_changes_limits(self, driver: Runtime, bundle: Callable[..., _Bundle]) -> None:
         made = bundle("sleep", "60")
         made.run()
         assert made.call(driver.update(made.task, {"pids": {"limit": 64}})).status == 0
 
-    def test_the_console_comes_over_the_socket(self, driver: Runtime, bundle: Callable[..., _Bundle]) -> None:
+    def test_console_is_sent_over_the_socket(self, driver: Runtime, bundle: Callable[..., _Bundle]) -> None:
         made = bundle("sh", "-c", "stty size; sleep 60", terminal=True)
         with closing(socket.socket(socket.AF_UNIX)) as listener:
             listener.bind(made.task.console_socket)
@@ -394,7 +394,7 @@ class RuntimeSuite:
         finally:
             os.close(fds[0])
 
-    def test_a_missing_program_is_explained(self, driver: Runtime, bundle: Callable[..., _Bundle]) -> None:
+    def test_missing_program_is_explained(self, driver: Runtime, bundle: Callable[..., _Bundle]) -> None:
         made = bundle("nosuch")
         outcome = made.call(driver.run(made.task))
         assert outcome.status != 0
@@ -402,7 +402,7 @@ class RuntimeSuite:
         assert text.startswith("OCI runtime create failed: ")
         assert text.endswith('exec: "nosuch": executable file not found in $PATH')
 
-    def test_a_missing_program_of_an_exec_is_explained(self, driver: Runtime, bundle: Callable[..., _Bundle]) -> None:
+    def test_missing_program_of_an_exec_is_explained(self, driver: Runtime, bundle: Callable[..., _Bundle]) -> None:
         made = bundle("sleep", "60")
         made.run()
         execution = made.execution(["nosuch"])

@@ -77,12 +77,12 @@ class StorageSuite:
     def driver(self, factory: Factory, context: StorageContext) -> Storage:
         return factory(context)
 
-    def test_it_is_a_storage_driver(self, driver: Storage) -> None:
+    def test_is_a_storage_driver(self, driver: Storage) -> None:
         assert isinstance(driver, Storage), "the factory's object lacks a method of orlop_sdk.Storage"
         assert isinstance(driver.capabilities, StorageCapabilities)
         assert driver.capabilities.max_depth >= 100, "images of 100 layers exist"
 
-    def test_the_life_of_a_snapshot(self, driver: Storage) -> None:
+    def test_snapshot_is_prepared_committed_and_removed(self, driver: Storage) -> None:
         async def main() -> None:
             assert list(await driver.keys()) == [], "keys(): an empty store has none"
             await driver.prepare("pull-1", None)
@@ -97,7 +97,7 @@ class StorageSuite:
 
         trio.run(main)
 
-    def test_an_audit_of_what_is_well_finds_nothing(self, factory: Factory, context: StorageContext) -> None:
+    def test_audit_of_a_sound_store_finds_nothing(self, factory: Factory, context: StorageContext) -> None:
         """`audit` reports nothing on a sound store, even as the first call (drivers with `StorageAudit`)."""
 
         async def main() -> None:
@@ -118,7 +118,7 @@ class StorageSuite:
 
         trio.run(main)
 
-    def test_prepare_again(self, driver: Storage) -> None:
+    def test_prepare_can_be_repeated(self, driver: Storage) -> None:
         async def main() -> None:
             await _layer(driver, "base", None, ("a", b"1"))
             await _layer(driver, "other", None, ("a", b"2"))
@@ -141,7 +141,7 @@ class StorageSuite:
 
         trio.run(main)
 
-    def test_commit_again(self, driver: Storage) -> None:
+    def test_commit_can_be_repeated(self, driver: Storage) -> None:
         async def main() -> None:
             await _layer(driver, "base", None, ("a", b"first"))
             await driver.commit("pull-base", "base")  # as after a crash that lost the first call's result
@@ -161,7 +161,7 @@ class StorageSuite:
 
         trio.run(main)
 
-    def test_remove(self, driver: Storage) -> None:
+    def test_remove_can_be_repeated_and_refuses_parents(self, driver: Storage) -> None:
         async def main() -> None:
             await driver.remove("missing")
             await _layer(driver, "base", None, ("a", b""))
@@ -189,7 +189,7 @@ class StorageSuite:
 
         trio.run(main)
 
-    def test_unknown_keys(self, driver: Storage) -> None:
+    def test_unknown_and_invalid_keys_are_refused(self, driver: Storage) -> None:
         async def main() -> None:
             for call in (driver.mounts, driver.unpack_target, driver.usage, driver.changes, driver.describe):
                 with pytest.raises(NotFound):
@@ -202,7 +202,7 @@ class StorageSuite:
 
         trio.run(main)
 
-    def test_children_see_parents_and_change_nothing_there(self, driver: Storage) -> None:
+    def test_children_see_their_parents_without_changing_them(self, driver: Storage) -> None:
         async def main() -> None:
             await _layer(driver, "one", None, ("a", b"1"), ("d", None), ("d/x", b"x"))
             await _layer(driver, "two", "one", ("b", b"2"))
@@ -215,7 +215,7 @@ class StorageSuite:
 
         trio.run(main)
 
-    def test_read_only_mounts(self, driver: Storage) -> None:
+    def test_read_only_mounts_refuse_writes(self, driver: Storage) -> None:
         async def main() -> None:
             await _layer(driver, "one", None, ("a", b"1"))
             await _layer(driver, "two", "one", ("b", b"2"))
@@ -228,7 +228,7 @@ class StorageSuite:
 
         trio.run(main)
 
-    def test_mounts_may_be_volatile_and_mounted_again(self, driver: Storage) -> None:
+    def test_volatile_mounts_can_be_mounted_again(self, driver: Storage) -> None:
         async def main() -> None:
             await _layer(driver, "one", None, ("a", b"1"))
             await driver.prepare("c", "one")
@@ -239,7 +239,7 @@ class StorageSuite:
 
         trio.run(main)
 
-    def test_layers_delete_what_is_below(self, driver: Storage) -> None:
+    def test_whiteouts_delete_entries_of_lower_layers(self, driver: Storage) -> None:
         async def main() -> None:
             below = (("a", b"1"), ("d", None), ("d/x", b"x"), ("o", None), ("o/old", b"o"), ("k", b""))
             await _layer(driver, "one", None, *below)
@@ -254,7 +254,7 @@ class StorageSuite:
 
         trio.run(main)
 
-    def test_changes(self, driver: Storage) -> None:
+    def test_changes_lists_added_modified_and_deleted_paths(self, driver: Storage) -> None:
         async def main() -> None:
             base = (("etc", None), ("etc/a", b"1"), ("etc/b", b"2"), ("gone", None), ("gone/x", b""), ("k", b""))
             await _layer(driver, "base", None, *base)
@@ -281,7 +281,7 @@ class StorageSuite:
 
         trio.run(main)
 
-    def test_changes_of_a_directory_that_was_replaced(self, driver: Storage) -> None:
+    def test_changes_of_a_replaced_directory_are_complete(self, driver: Storage) -> None:
         async def main() -> None:
             base = (("d", None), ("d/keep", b"1"), ("d/lost", b"2"), ("d/sub", None), ("d/sub/x", b""))
             await _layer(driver, "base", None, *base)
@@ -296,7 +296,7 @@ class StorageSuite:
 
         trio.run(main)
 
-    def test_usage_counts_a_snapshot_s_own(self, driver: Storage) -> None:
+    def test_usage_counts_only_the_snapshot_itself(self, driver: Storage) -> None:
         async def main() -> None:
             await _layer(driver, "base", None, ("a", b"x" * 1000), ("b", b"y" * 50))
             await _layer(driver, "top", "base", ("c", b"z" * 7))
@@ -309,7 +309,7 @@ class StorageSuite:
 
         trio.run(main)
 
-    def test_a_restart_finds_everything(self, factory: Factory, context: StorageContext) -> None:
+    def test_snapshots_survive_a_restart(self, factory: Factory, context: StorageContext) -> None:
         async def before() -> None:
             driver = factory(context)
             await _layer(driver, "one", None, ("a", b"1"))
@@ -336,7 +336,7 @@ class StorageSuite:
         trio.run(before)
         trio.run(after)
 
-    def test_layers_may_come_in_either_way(self, factory: Factory, context: StorageContext) -> None:
+    def test_layers_are_accepted_as_stream_and_directory(self, factory: Factory, context: StorageContext) -> None:
         """A driver with `LayerStream` also takes directories, as the layer with a container's mount points is one."""
 
         async def main() -> None:
@@ -363,7 +363,7 @@ class StorageSuite:
 
         trio.run(main)
 
-    def test_a_stream_that_failed_is_written_again(self, driver: Storage) -> None:
+    def test_failed_stream_can_be_written_again(self, driver: Storage) -> None:
         """`stream_target` after a program that failed half-way starts over."""
 
         async def main() -> None:
@@ -379,7 +379,7 @@ class StorageSuite:
 
         trio.run(main)
 
-    def test_layers_that_get_their_parent_by_their_commit(self, factory: Factory, context: StorageContext) -> None:
+    def test_commit_sets_the_parent_of_a_layer(self, factory: Factory, context: StorageContext) -> None:
         """Layers are written before those below exist, and committed in order (drivers with `LayerRebase`)."""
 
         async def main() -> None:
@@ -409,7 +409,9 @@ class StorageSuite:
 
         trio.run(main)
 
-    def test_a_parent_that_comes_by_a_commit_is_kept_once(self, factory: Factory, context: StorageContext) -> None:
+    def test_commit_on_refuses_another_parent_and_ignores_duplicates(
+        self, factory: Factory, context: StorageContext
+    ) -> None:
         async def main() -> None:
             driver = factory(context)
             if not isinstance(driver, LayerRebase):
@@ -429,7 +431,7 @@ class StorageSuite:
 
         trio.run(main)
 
-    def test_a_parent_is_removed_or_gets_a_child(self, driver: Storage) -> None:
+    def test_concurrent_commit_and_removal_of_a_parent_conflict(self, driver: Storage) -> None:
         async def main() -> None:
             if not isinstance(driver, LayerRebase):
                 return
@@ -450,7 +452,7 @@ class StorageSuite:
 
         trio.run(main)
 
-    def test_calls_at_the_same_time(self, driver: Storage) -> None:
+    def test_concurrent_calls_succeed(self, driver: Storage) -> None:
         async def main() -> None:
             await _layer(driver, "base", None, ("a", b"1"))
             async with trio.open_nursery() as nursery:
@@ -481,7 +483,7 @@ class StorageSuite:
 
         trio.run(main)
 
-    def test_cancelled_calls_can_be_made_again(self, driver: Storage) -> None:
+    def test_cancelled_calls_can_be_repeated(self, driver: Storage) -> None:
         async def main() -> None:
             await _layer(driver, "base", None, ("a", b"1"))
             with trio.CancelScope() as scope:
@@ -497,7 +499,7 @@ class StorageSuite:
 
         trio.run(main)
 
-    def test_as_deep_as_it_says(self, driver: Storage) -> None:
+    def test_snapshots_may_be_as_deep_as_max_depth(self, driver: Storage) -> None:
         async def main() -> None:
             depth = min(driver.capabilities.max_depth, 128)
             parent = None
@@ -515,7 +517,7 @@ class StorageSuite:
 
         trio.run(main)
 
-    def test_what_is_shown(self, driver: Storage) -> None:
+    def test_describe_returns_text(self, driver: Storage) -> None:
         async def main() -> None:
             await _layer(driver, "base", None, ("a", b"1"))
             await driver.prepare("c", "base")

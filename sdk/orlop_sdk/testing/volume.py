@@ -100,11 +100,11 @@ class VolumeSuite:
     def driver(self, factory: Factory, context: VolumeContext) -> VolumeDriver:
         return factory(context)
 
-    def test_it_is_a_volume_driver(self, driver: VolumeDriver) -> None:
+    def test_is_a_volume_driver(self, driver: VolumeDriver) -> None:
         assert isinstance(driver, VolumeDriver), "the factory's object lacks a method of orlop_sdk.VolumeDriver"
         assert driver.capabilities.scope in ("local", "global")
 
-    def test_the_life_of_a_volume(self, driver: VolumeDriver) -> None:
+    def test_volume_is_created_and_removed(self, driver: VolumeDriver) -> None:
         async def main() -> None:
             assert list(await driver.names()) == []
             made = await driver.create("data", {})
@@ -118,7 +118,7 @@ class VolumeSuite:
 
         trio.run(main)
 
-    def test_create_and_remove_again(self, driver: VolumeDriver) -> None:
+    def test_create_and_remove_can_be_repeated(self, driver: VolumeDriver) -> None:
         async def main() -> None:
             made = await driver.create("data", {})
             await look(await driver.mounts("data"), ["write", "kept", "x"])
@@ -132,7 +132,7 @@ class VolumeSuite:
 
         trio.run(main)
 
-    def test_what_is_wrong(self, driver: VolumeDriver) -> None:
+    def test_unknown_and_invalid_names_are_refused(self, driver: VolumeDriver) -> None:
         async def main() -> None:
             for call in (driver.get, driver.mounts, driver.usage):
                 with pytest.raises(NotFound, match="get missing: no such volume"):
@@ -156,7 +156,7 @@ class VolumeSuite:
 
         trio.run(main)
 
-    def test_a_restart_finds_everything(self, factory: Factory, context: VolumeContext) -> None:
+    def test_volumes_survive_a_restart(self, factory: Factory, context: VolumeContext) -> None:
         async def main() -> None:
             before = factory(context)
             made = await before.create("data", {})
@@ -170,7 +170,7 @@ class VolumeSuite:
 
         trio.run(main)
 
-    def test_calls_at_the_same_time(self, driver: VolumeDriver) -> None:
+    def test_concurrent_calls_succeed(self, driver: VolumeDriver) -> None:
         async def main() -> None:
             async with trio.open_nursery() as nursery:
                 for n in range(20):
