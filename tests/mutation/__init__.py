@@ -2,6 +2,8 @@
 
 areas.py        what is changed, and the tests that must notice
 mutants.py      the changes
-runner.py       runs the tests against one change, in a forked process
-survivors.txt   changes that no test notices, each with the reason why that is accepted
+runner.py       collects the tests once, and tries each change in a forked process
+confinement.py  keeps changed code from the machine's files and processes
+forks.py patching.py coverage.py    what the runner needs
+results.txt     how many changes were noticed, and those that were not
 """

@@ -9,10 +9,11 @@ __all__ = ["AREAS", "Area"]
 
 @dataclass(frozen=True)
 class Area:
-    """`modules` are changed; `tests` are files or directories of tests that need no root."""
+    """`modules` are changed; `tests` are files or directories of tests. With `root`, those that need root are run, too."""
 
     modules: tuple[str, ...]
     tests: tuple[str, ...]
+    root: bool = False
 
 
 def _in(package: str, names: str) -> tuple[str, ...]:
@@ -45,6 +46,7 @@ AREAS = {
             "plugins/storage_overlay2/tests",
             "sdk/tests/test_storage_files.py",
         ),
+        root=True,
     ),
     "unpack": Area(
         # Without binds, copyup and view, which mount: test_cp_mounts, test_files and test_unpack_worker of tests/integration

@@ -162,7 +162,7 @@ def _never(node: ast.AST) -> None:
 
 def _no_filter(node: ast.AST) -> None:
     assert isinstance(node, ast.comprehension)
-    node.ifs = []
+    node.ifs = [ast.BoolOp(ast.Or(), [ast.Constant(True), *node.ifs])]
 
 
 def _exchange(node: ast.AST) -> None:
@@ -182,8 +182,11 @@ def _turn_comparison(node: ast.AST) -> None:
 
 
 def _leave_out(node: ast.AST) -> None:
-    """Make a statement do nothing, without changing its place in the tree."""
-    node.__class__ = ast.Pass
+    """Make a statement do nothing. It stays in the tree: its function keeps its closure, and `patching` can exchange it."""
+    assert isinstance(node, ast.stmt)
+    statement = copy.copy(node)
+    node.__class__ = ast.If
+    node.__dict__.update(test=ast.Constant(False), body=[statement], orelse=[])
 
 
 def _turn_name(node: ast.AST) -> None:

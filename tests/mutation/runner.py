@@ -1,209 +1,212 @@
-"""Runs pytest in forked processes: pytest and the third-party packages are imported once, and the changed module is compiled
-in memory, so that nothing on disk changes and several mutants run at a time.
+"""Tries mutants: pytest collects the tests once, in a confined process; a forked process changes the functions of a mutant,
+and runs the tests that reach its lines.
 """
 
 from __future__ import annotations
 
 import ast
-import importlib.abc
-import importlib.machinery
+import gc
+import importlib
 import importlib.util
+import json
 import os
-import resource
-import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from types import CodeType, FrameType, ModuleType
+from pathlib import Path
 
 import pytest
 
-from orlop_sdk import linux
+from . import confinement, forks
+from .areas import Area
+from .coverage import LinesReached
+from .mutants import Mutant, mutants
+from .patching import Functions
 
-__all__ = ["Coverage", "lines_reached", "passes", "source_of"]
+__all__ = ["Outcome", "source_of", "try_mutants"]
 
 _SURE = 4.0
 """A mutant that takes so many times as long as the tests take without it, and some seconds, hangs: it is killed."""
 _SECONDS = 8.0
-_MEMORY = 4 << 30
-"""Bytes of address space of a run: a mutant may allocate without end."""
+_FILE_SECONDS = 600.0
+_NOT_LOADED = 71
+"""Exit status of a process whose mutant changes no function: the code runs at the import alone."""
 
-_MARKED = "not alone" if os.geteuid() == 0 else "not alone and not root"
-"""The conformance suites of drivers need root."""
+
+@dataclass(frozen=True)
+class Outcome:
+    """Names of mutants, in the order of the source. Tests in `failing` fail without a change, so they were left out."""
+
+    tried: int
+    survivors: tuple[str, ...]
+    failing: tuple[str, ...]
 
 
 def source_of(module: str) -> str:
-    """The path of a module's source. Imports nothing: a module that is imported here could not be changed after a fork."""
+    """The path of a module's source."""
     package, *names = module.split(".")
     spec = importlib.util.find_spec(package)
     assert spec is not None and spec.submodule_search_locations
     return os.path.join(spec.submodule_search_locations[0], *names) + ".py"
 
 
-class _Changed(importlib.abc.MetaPathFinder):
-    """Finds one module with other code than that on disk."""
-
-    def __init__(self, module: str, tree: ast.Module) -> None:
-        self._module, self._tree = module, tree
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if name != self._module:
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path)
-        assert spec is not None and spec.origin is not None
-        spec.loader = _Loader(name, spec.origin, self._tree)
-        return spec
-
-
-class _Loader(importlib.machinery.SourceFileLoader):
-    def __init__(self, name: str, path: str, tree: ast.Module) -> None:
-        super().__init__(name, path)
-        self._tree = tree
-
-    def get_code(self, fullname: str) -> CodeType:
-        return compile(self._tree, self.path, "exec")
-
-
-def _confine(scratch: str) -> None:
-    """Make everything but `scratch`, which becomes the directory of temporary files, read-only for this process: a mutant
-    that runs as root may delete what its guard protected, up to the machine's own files."""
-    linux.unshare(linux.CLONE_NEWNS)
-    steps = [
-        ("--make-rprivate", "/"),
-        ("--bind", scratch, scratch),
-        ("-o", "remount,bind,ro=recursive", "/"),
-        ("-o", "remount,bind,rw", scratch),
-        ("-o", "remount,bind,rw", "/proc"),
-        *(("-t", "tmpfs", "tmpfs", path) for path in ("/run", "/dev/shm")),
-    ]
-    for step in steps:
-        subprocess.run(["mount", *step], check=True)
-    os.chdir(os.getcwd())  # the directory as it is now, read-only
-    os.environ["TMPDIR"] = tempfile.tempdir = scratch
-
-
-def _scratch() -> tempfile.TemporaryDirectory[str]:
-    """Not below a directory that `_confine` covers. Its path is short, because sockets lie in it."""
-    return tempfile.TemporaryDirectory(prefix="orlop-mutant-", dir="/var/tmp", ignore_cleanup_errors=True)
-
-
-def _pytest(tests: Iterable[str], scratch: str) -> int:
-    """The exit status of pytest, in a process of its own."""
-    if os.geteuid() == 0:
-        _confine(scratch)
-    null = os.open(os.devnull, os.O_RDWR)
-    for fd in (0, 1, 2):
-        os.dup2(null, fd)
-    os.setsid()
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-m", _MARKED, f"--basetemp={scratch}/run"]
-    imported = "-Wignore::pytest.PytestAssertRewriteWarning"  # hypothesis, before the fork
-    return int(pytest.main([*options, imported, *tests]))
-
-
-def passes(module: str, tree: ast.Module, tests: Sequence[str], usual: float) -> bool:
-    """Whether the tests pass with the changed module. A run that hangs does not pass."""
-    with _scratch() as scratch:
+def try_mutants(area: Area, wanted: Callable[[str], bool], jobs: int) -> Outcome:
+    """Try the mutants of an area whose name is `wanted`, in a process of its own. Raises `RuntimeError` if that fails."""
+    with tempfile.TemporaryFile() as result, tempfile.TemporaryFile() as log:
         child = os.fork()
         if child == 0:
             code = 70
             try:
-                sys.meta_path.insert(0, _Changed(module, tree))
-                code = _pytest(tests, scratch)
+                null = os.open(os.devnull, os.O_RDONLY)
+                for fd, place in enumerate((null, log.fileno(), log.fileno())):
+                    os.dup2(place, fd)
+                confinement.confine(root=area.root)
+                code = _run_pytest(_Trials(area, wanted, jobs, result.fileno()), area)
+            except BaseException:
+                traceback.print_exc()
             finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
                 os._exit(code)
-        return _wait(child, _SURE * usual + _SECONDS) == 0
+        status = os.waitpid(child, 0)[1]
+        log.seek(0)
+        result.seek(0)
+        if status or not (text := result.read()):
+            raise RuntimeError(f"the tests cannot be run:\n{log.read().decode(errors='replace')}")
+        tried, survivors, failing = json.loads(text)
+        return Outcome(tried, tuple(survivors), tuple(failing))
 
 
-def _wait(child: int, seconds: float) -> int:
-    deadline = time.monotonic() + seconds
-    pause = 0.02
-    while True:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            break
-        if time.monotonic() > deadline:
-            os.kill(child, signal.SIGKILL)
-            status = os.waitpid(child, 0)[1]
-            break
-        time.sleep(pause)
-    _kill_group(child)
-    return os.waitstatus_to_exitcode(status)
-
-
-def _kill_group(leader: int) -> None:
-    """End what the tests left running: a mutant may have kept them from doing it."""
-    try:
-        os.killpg(leader, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
+def _run_pytest(plugin: _Trials, area: Area) -> int:
+    marked = "not alone" if os.geteuid() == 0 else "not alone and not root"
+    options = ["-q", "-s", "-p", "no:cacheprovider", "-m", marked, "--hypothesis-seed=0"]
+    return int(pytest.main([*options, *area.tests], plugins=[plugin]))
 
 
 @dataclass
-class Coverage:
-    """What one file of tests reaches: line numbers by source file; and how long it takes, in seconds."""
+class _Reach:
+    """The numbers of the tests that reach a line, and the seconds that each test takes."""
 
-    lines: Mapping[str, frozenset[int]] = field(default_factory=dict)
-    seconds: float = 0.0
+    tests: dict[tuple[str, int], set[int]] = field(default_factory=dict)
+    seconds: dict[int, float] = field(default_factory=dict)
+    failing: set[int] = field(default_factory=set)
 
-
-def lines_reached(test_file: str, sources: Sequence[str]) -> Coverage:
-    """Run a file of tests without a change. Raises `RuntimeError` if it fails."""
-    with _scratch() as scratch:
-        report = os.path.join(scratch, "lines")
-        began = time.monotonic()
-        child = os.fork()
-        if child == 0:
-            code = 70
-            try:
-                reached = _watch_lines(frozenset(sources))
-                code = _pytest([test_file], scratch)
-                with open(report, "w") as file:
-                    file.writelines(f"{path}:{line}\n" for path, lines in reached.items() for line in lines)
-            finally:
-                os._exit(code)
-        if (code := _wait(child, 600)) not in (0, int(pytest.ExitCode.NO_TESTS_COLLECTED)):
-            raise RuntimeError(f"{test_file} fails without any change (pytest: {code})")
-        seconds = time.monotonic() - began
-        found: dict[str, set[int]] = {}
-        with open(report) as file:
-            for entry in file:
-                path, _, line = entry.rpartition(":")
-                found.setdefault(path, set()).add(int(line))
-        return Coverage({path: frozenset(lines) for path, lines in found.items()}, seconds)
+    def reaching(self, source: str, mutant: Mutant) -> list[int]:
+        """The quickest first."""
+        lines = range(mutant.first, mutant.last + 1)
+        found = set().union(*(self.tests.get((source, line), ()) for line in lines)) - self.failing
+        return sorted(found, key=lambda number: self.seconds[number])
 
 
-def _watch_lines(sources: frozenset[str]) -> dict[str, set[int]]:
-    reached: dict[str, set[int]] = {}
+class _Trials:
+    """A plugin of pytest, which does not run the collected tests, but tries mutants with them."""
 
-    def line(frame: FrameType, event: str, _: object) -> object:
-        reached.setdefault(frame.f_code.co_filename, set()).add(frame.f_lineno)
-        return line
+    def __init__(self, area: Area, wanted: Callable[[str], bool], jobs: int, result: int) -> None:
+        self._sources = {module: source_of(module) for module in area.modules}
+        self._wanted, self._jobs, self._result = wanted, jobs, result
 
-    def call(frame: FrameType, event: str, _: object) -> object:
-        if frame.f_code.co_filename not in sources:
-            return None
-        return line(frame, event, None)
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        if session.testsfailed:
+            raise session.Interrupted("a file of tests cannot be imported")
+        for module in self._sources:
+            importlib.import_module(module)
+        functions = Functions(list(self._sources.values()))
+        gc.freeze()
+        reach = self._measure(session)
+        tried: list[str] = []
+        trials: list[tuple[str, forks.Fork]] = []
+        for module, source in self._sources.items():
+            tree = ast.parse(Path(source).read_text())
+            for mutant in mutants(module, tree):
+                if not self._wanted(mutant.name):
+                    continue
+                tried.append(mutant.name)
+                tests = reach.reaching(source, mutant)
+                trial = _Trial(session, functions, source, tree, mutant, tests)
+                trials.append((mutant.name, forks.Fork(trial.run, _limit(reach, tests))))
+        survivors = set()
+        for number, status in forks.run([fork for _, fork in trials], self._jobs):
+            if status == forks.FAILED:
+                raise RuntimeError(f"cannot try {trials[number][0]}")
+            if status in (0, _NOT_LOADED):
+                survivors.add(trials[number][0])
+        failing = sorted(session.items[number].nodeid for number in reach.failing)
+        text = json.dumps([len(tried), [name for name in tried if name in survivors], failing])
+        os.write(self._result, text.encode())
+        return True
 
-    if sys.version_info < (3, 12):
-        import threading
+    def _measure(self, session: pytest.Session) -> _Reach:
+        """Run every test once, without a change."""
+        files: dict[str, list[int]] = {}
+        for number, item in enumerate(session.items):
+            files.setdefault(item.nodeid.partition("::")[0], []).append(number)
+        numbers = list(files.values())
+        reports = [os.memfd_create("reached") for _ in numbers]
+        works = [
+            forks.Fork(lambda tests=tests, report=report: self._observe(session, tests, report), _FILE_SECONDS)
+            for tests, report in zip(numbers, reports, strict=True)
+        ]
+        reach = _Reach()
+        for done, status in forks.run(works, self._jobs):
+            os.lseek(reports[done], 0, os.SEEK_SET)
+            with open(reports[done], "rb") as file:
+                text = file.read()
+            if status != 0:
+                raise RuntimeError(f"{session.items[numbers[done][0]].nodeid}: exit status {status} without a change")
+            for number, seconds, passed, lines in json.loads(text):
+                reach.seconds[number] = seconds
+                if not passed:
+                    reach.failing.add(number)
+                for source, line in lines:
+                    reach.tests.setdefault((source, line), set()).add(number)
+        return reach
 
-        threading.settrace(call)  # type: ignore[arg-type]
-        sys.settrace(call)  # type: ignore[arg-type]
-        return reached
-    monitoring = sys.monitoring
-    monitoring.use_tool_id(monitoring.COVERAGE_ID, "orlop-mutation")
+    def _observe(self, session: pytest.Session, tests: Sequence[int], report: int) -> int:
+        lines = LinesReached(self._sources.values())
+        found = []
+        for number, following in zip(tests, [*tests[1:], None], strict=True):
+            lines.take()
+            began = time.monotonic()
+            passed = _passes(session, number, following)
+            found.append((number, time.monotonic() - began, passed, lines.take()))
+        os.write(report, json.dumps(found).encode())
+        return 0
 
-    def seen(code: CodeType, number: int) -> object:
-        if code.co_filename in sources:
-            reached.setdefault(code.co_filename, set()).add(number)
-        return monitoring.DISABLE
 
-    monitoring.register_callback(monitoring.COVERAGE_ID, monitoring.events.LINE, seen)
-    monitoring.set_events(monitoring.COVERAGE_ID, monitoring.events.LINE)
-    return reached
+def _limit(reach: _Reach, tests: Sequence[int]) -> float:
+    return _SURE * sum(reach.seconds[number] for number in tests) + _SECONDS
+
+
+def _passes(session: pytest.Session, number: int, following: int | None) -> bool:
+    """Run a test. What the one that follows does not need is torn down."""
+    item = session.items[number]
+    failed = session.testsfailed
+    item.ihook.pytest_runtest_protocol(item=item, nextitem=None if following is None else session.items[following])
+    return session.testsfailed == failed
+
+
+@dataclass(frozen=True)
+class _Trial:
+    session: pytest.Session
+    functions: Functions
+    source: str
+    tree: ast.Module
+    mutant: Mutant
+    tests: Sequence[int]
+
+    def run(self) -> int:
+        """The exit status: 0 if all tests pass."""
+        if not self.functions.exchange(self.source, self.mutant.tree(self.tree)):
+            return _NOT_LOADED
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        following = [*self.tests[1:], None][: len(self.tests)]
+        try:
+            return int(not all(_passes(self.session, *pair) for pair in zip(self.tests, following, strict=True)))
+        except BaseException:  # pytest passes SystemExit and KeyboardInterrupt on
+            return 1

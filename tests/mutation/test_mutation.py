@@ -23,22 +23,24 @@ def store(data, limit):
 """
 
 _ROOT = Path(__file__).parents[2]
-_TRIAL = """
-import ast
-import subprocess
+_TRY = """
 import sys
-from pathlib import Path
-from tests.mutation.mutants import mutants
-from tests.mutation.runner import lines_reached, passes, source_of
+from tests.mutation.areas import Area
+from tests.mutation.runner import try_mutants
 
-module, tests = "orlop_kernel.boot.phases", "kernel/tests/test_phases.py"
-source = source_of(module)
-tree = ast.parse(Path(source).read_text())
-seen = lines_reached(tests, [source])
-mutant = next(mutant for mutant in mutants(module, tree) if "leave out" in mutant.name)
-results = passes(module, tree, [tests], seen.seconds), passes(module, mutant.tree(tree), [tests], seen.seconds)
-print(f"reached: {mutant.first in seen.lines[source]}, unchanged: {results[0]}, changed: {results[1]}")
+tests, root = sys.argv[1:]
+area = Area(("orlop_kernel.boot.phases",), (tests,), root=root == "True")
+outcome = try_mutants(area, lambda name: "leave out" in name, 1)
+print(outcome.tried, len(outcome.survivors), *outcome.failing)
 """
+
+
+def try_phases(tests: str, *, root: bool) -> str:
+    """How many changes of a module were tried and survived, and tests that failed. In a process of its own, which forks."""
+    command = [sys.executable, "-c", _TRY, tests, str(root)]
+    done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=55, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 def test_each_kind_of_guard_is_changed() -> None:
@@ -58,7 +60,7 @@ def test_each_kind_of_guard_is_changed() -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ("leave out: sync(data)", "with CancelScope(shield=True):\n        pass"),
+        ("leave out: sync(data)", "with CancelScope(shield=True):\n        if False:\n            sync(data)"),
         ("move the limit", "len(data) >= limit"),
         ("turn the condition", "if not (not data or len(data) > limit)"),
     ],
@@ -70,10 +72,26 @@ def test_a_mutant_differs_in_one_place(change: str, expected: str) -> None:
     assert ast.unparse(tree) == ast.unparse(ast.parse(_SOURCE)), "the original stays as it is"
 
 
-def test_a_change_that_tests_notice_does_not_pass() -> None:
-    """In a process of its own: this one has imported the module already, so it could not be changed."""
-    done = subprocess.run([sys.executable, "-c", _TRIAL], cwd=_ROOT, capture_output=True, text=True, timeout=55, check=False)
-    assert (done.stdout, done.returncode) == ("reached: True, unchanged: True, changed: False\n", 0), done.stderr
+_REACHED = """
+from orlop_kernel.boot.phases import Phases
+
+def test_lines_are_reached():
+    Phases(0).end("imports")
+
+def test_fails_without_a_change():
+    Phases(0).end("imports")
+    assert False
+"""
+
+
+def test_a_change_that_a_test_notices_is_no_survivor(tmp_path: Path) -> None:
+    assert try_phases("kernel/tests/test_phases.py", root=False) == "1 0"
+    assert try_phases("kernel/tests/test_store.py", root=False) == "1 1", "no test reaches it"
+    reached = tmp_path / "test_reached.py"
+    reached.write_text(_REACHED)
+    same_user = os.geteuid() == 0
+    found = try_phases(str(reached), root=same_user)
+    assert (found[:3], found[-27:]) == ("1 1", "test_fails_without_a_change")
 
 
 def test_a_result_counts_survivors() -> None:
@@ -83,34 +101,30 @@ def test_a_result_counts_survivors() -> None:
 
 
 @pytest.mark.root
-def test_a_mutant_that_runs_as_root_cannot_harm_the_machine() -> None:
+@pytest.mark.parametrize("root", [True, False])
+def test_a_mutant_that_runs_as_root_cannot_harm_the_machine(root: bool) -> None:
     """The test looks at flags, and tries its own file alone: it must be harmless even without the protection."""
     places = ("/", "/usr", "/dev", "/var/tmp", str(_ROOT))
     harm = Path("/var/tmp") / f"test_orlop_harm_{os.getpid()}.py"
     victim = harm.with_suffix(".victim")
     harm.write_text(
         "import os, pytest\n"
+        "from orlop_kernel.boot.phases import Phases\n"
         "def test_harm(tmp_path):\n"
         "    (tmp_path / 'own').touch()\n"
         f"    assert [path for path in {places} if not os.statvfs(path).f_flag & os.ST_RDONLY] == []\n"
+        f"    assert not os.path.exists('/proc/{os.getpid()}')\n"
+        f"    assert (os.geteuid() == 0) == {root}\n"
         "    with pytest.raises(OSError, match='Read-only'):\n"
         f"        os.unlink({str(victim)!r})\n"
-    )
-    trial = (
-        "import os, sys; from tests.mutation.runner import _pytest, _scratch, _wait\n"
-        "with _scratch() as scratch:\n"
-        "    child = os.fork()\n"
-        "    if child == 0:\n"
-        "        os._exit(_pytest([sys.argv[1]], scratch))\n"
-        "    sys.exit(_wait(child, 60))\n"
+        "    phases = Phases(0)\n"
+        "    phases.end('imports')\n"
+        "    assert 'imports' in str(phases)\n"
     )
     victim.touch()
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", trial, str(harm)], cwd=_ROOT, capture_output=True, text=True, check=False
-        )
+        assert try_phases(str(harm), root=root) == "1 0", "the test passes, and notices a change"
         assert victim.exists()
     finally:
         harm.unlink()
         victim.unlink(missing_ok=True)
-    assert done.returncode == 0, done.stdout + done.stderr

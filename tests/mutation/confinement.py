@@ -1,0 +1,62 @@
+"""What a process that runs mutants may harm: a mutant may delete, or kill, what its guard protected."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import tempfile
+
+from orlop_sdk import linux
+
+__all__ = ["confine"]
+
+_CLONE_NEWPID = 0x2000_0000
+_PR_SET_DUMPABLE = 4
+_NOBODY = 65534
+_SCRATCH = "/run/m"
+"""Sockets lie below it: its path is short."""
+
+
+def confine(*, root: bool) -> None:
+    """Make the machine read-only for this process and its children, except for a new directory of temporary files, and hide
+    all other processes. With `root` false, the process runs as nobody afterwards. Without root, changes nothing but the
+    directory of temporary files. The process must be single-threaded; it is another process afterwards."""
+    if os.geteuid() != 0:
+        _use(tempfile.mkdtemp(prefix="om-", dir="/var/tmp"))
+        return
+    linux.unshare(linux.CLONE_NEWNS | _CLONE_NEWPID)
+    _become_child()
+    steps = [
+        ("--make-rprivate", "/"),
+        ("-o", "remount,bind,ro=recursive", "/"),
+        ("-t", "proc", "proc", "/proc"),
+        *(("-t", "tmpfs", "tmpfs", path) for path in ("/run", "/dev/shm")),
+    ]
+    for step in steps:
+        subprocess.run(["mount", *step], check=True)
+    os.chdir(os.getcwd())  # the directory as it is now, read-only
+    os.mkdir(_SCRATCH)
+    if not root:
+        os.chown(_SCRATCH, _NOBODY, _NOBODY)
+        os.setgroups([])
+        os.setresgid(_NOBODY, _NOBODY, _NOBODY)
+        os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # else /proc/self belongs to root
+    os.environ.update(HOME=_SCRATCH, LOGNAME="root" if root else "nobody")
+    _use(_SCRATCH)
+
+
+def _use(scratch: str) -> None:
+    os.environ["TMPDIR"] = tempfile.tempdir = scratch
+
+
+def _become_child() -> None:
+    """Fork. The parent passes on the exit status of the child, which is the first process of the new namespace: with it,
+    all others end."""
+    child = os.fork()
+    if child == 0:
+        linux.set_parent_death_signal(9)
+        return
+    status = os.waitpid(child, 0)[1]
+    os._exit(abs(os.waitstatus_to_exitcode(status)))
