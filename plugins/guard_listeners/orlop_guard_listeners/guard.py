@@ -231,8 +231,8 @@ class Guard:
         """The answer, unless a plugin withholds it. Error answers are always passed on, as by Docker."""
         try:
             await self._plugins.check_answer(question.with_answer(answer))
-        except Exception:
-            if isinstance(answer, Response) and answer.status >= 400:
+        except BaseException as error:  # also when the client leaves meanwhile: a stream holds what its handler opened
+            if isinstance(error, Exception) and isinstance(answer, Response) and answer.status >= 400:
                 return answer
             if isinstance(answer, Streaming):
                 with trio.move_on_after(5, shield=True):

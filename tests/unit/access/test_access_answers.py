@@ -65,9 +65,10 @@ def shown(role: str, route: str, answer: Answer, *labels: str) -> tuple[int, byt
     return found.status, found.body
 
 
-def test_read_only_clients_see_no_environment() -> None:
-    status, body = shown("read-only", "GET /containers/{id}/json", json_response(INSPECT))
-    assert (status, msgspec.json.decode(body)["Config"]["Env"]) == (200, [f"PASSWORD={HIDDEN}"])
+@pytest.mark.parametrize("labels", [(), ("a=b",)])
+def test_read_only_clients_see_no_environment(labels: tuple[str, ...]) -> None:
+    status, body = shown("read-only", "GET /containers/{id}/json", json_response(INSPECT), *labels)
+    assert (status, msgspec.json.decode(body)) == (200, {**INSPECT, "Config": {"Env": [f"PASSWORD={HIDDEN}"]}})
 
 
 @pytest.mark.parametrize(
@@ -78,10 +79,12 @@ def test_read_only_clients_see_no_environment() -> None:
         ("read-only", "GET /containers/{id}/logs", Response(200, b"no JSON")),
         ("read-only", "HEAD /_ping", Response(200, b"no JSON")),
         ("no-exec", "GET /networks/{id}", json_response(NETWORK)),
+        ("full a=b", "GET /info", json_response({"Containers": 2})),
     ],
 )
 def test_other_answers_are_passed_on_unchanged(role: str, route: str, answer: Response) -> None:
-    assert shown(role, route, answer) == (answer.status, answer.body)
+    role, *labels = role.split()
+    assert shown(role, route, answer, *labels) == (answer.status, answer.body)
 
 
 def test_a_network_shows_only_the_members_of_the_scope() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import trio
@@ -12,14 +14,21 @@ from tests.registry import docker_archive, image, layer
 from tests.registry.fakes import ImagesFixture, drain, open_images
 from tests.registry.hostile import serving
 
+from orlop_api_docker.dialect import docker_router
+from orlop_api_docker.responses import json_response
 from orlop_engine.images.imports import ImportRequest
 from orlop_engine.images.policy import UNRESTRICTED, ImagePolicy
 from orlop_engine.images.pull import PullRequest
 from orlop_engine.images.references import parse
+from orlop_guard_listeners.authz import Chain
+from orlop_guard_listeners.guard import Guard, _BufferedBody
 from orlop_guard_listeners.image_names import ListenerImages
 from orlop_guard_listeners.label_scope import LabelScope
 from orlop_guard_listeners.listener_policy import Denied, ListenerPolicy
 from orlop_kernel.config import Listener
+from orlop_kernel.http.messages import Answer, Peer, Request
+from orlop_kernel.routing.call import Call
+from orlop_kernel.routing.router import Route
 from orlop_sdk import OrlopError
 
 BASE, LABELLED = image([layer({"a": b"1"})]), image([layer({"b": b"2"})], config={"Labels": {"team": "web"}})
@@ -227,6 +236,32 @@ def test_image_names_of_a_listener_limit_its_tags(tmp_path: Path) -> None:
         assert pulling.may_take(parse("free:1"), None, "")
 
     on(tmp_path, body)
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "pulling"),
+    [
+        ("/images/create", {"fromImage": ["free"]}, True),
+        ("/images/create", {"fromSrc": ["-"], "repo": ["free"]}, False),
+        ("/images/app/push", {}, True),
+        ("/images/app/tag", {"repo": ["free"]}, False),
+    ],
+)
+def test_only_a_registry_gives_an_image_a_name_that_is_not_listed(
+    path: str, query: dict[str, list[str]], pulling: bool
+) -> None:
+    taken = []
+
+    async def handler(call: Call) -> Answer:
+        taken.append(call.restrictions.images.may_take(parse("free:1"), None, ""))
+        return json_response({})
+
+    listener = Listener(host="unix:///ci", role="no-exec", image_names=("ci/*",))
+    guard = Guard(cast("Any", SimpleNamespace()), ListenerPolicy.of(listener), None, Chain())
+    pattern = path.replace("/app/", "/{name}/")
+    request = Request("POST", path, path, query, {}, cast("Any", _BufferedBody(b"")), Peer("unix"))
+    trio.run(docker_router([Route("POST", pattern, handler)], guard=guard), request)
+    assert taken == [pulling]
 
 
 def test_images_with_a_listeners_labels_are_its_own(tmp_path: Path) -> None:

@@ -175,6 +175,11 @@ def test_version_in_the_path_does_not_change_the_decision(path: str) -> None:
     assert ask(LISTENERS[0], "POST /containers/{id}/attach", done, path).status == 200
 
 
+def test_role_full_includes_standard_input() -> None:
+    answer = ask(LISTENERS[1], "POST /containers/{id}/attach", done, query={"stdin": ["1"]})
+    assert (answer.status, msgspec.json.decode(answer.body)["stdin"]) == (200, True)
+
+
 def test_a_slash_in_a_name_is_part_of_the_name() -> None:
     """The path is decoded before routing, so guard and handler see the same name, which does not exist."""
     labelled = LISTENERS[1]
