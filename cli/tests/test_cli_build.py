@@ -68,7 +68,7 @@ def query(request: Request) -> dict[str, list[str]]:
 # --- build ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_directory_is_sent_and_built(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
+def test_directory_is_sent_as_the_context(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
     daemon.on("GET", "/_ping", answer())
     daemon.on("POST", "/build", chunked(BUILT))
     context = tmp_path / "context"
@@ -111,7 +111,7 @@ def test_a_directory_is_sent_and_built(daemon: RecordedDaemon, orlop: Any, tmp_p
     assert asked["platform"] == ["linux/amd64"] and "dockerfile" not in asked
 
 
-def test_a_failing_build_ends_with_its_error(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
+def test_failed_build_prints_its_error(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
     daemon.on("GET", "/_ping", answer())
     daemon.on(
         "POST", "/build", chunked([b'{"errorDetail":{"message":"The command failed"},"error":"The command failed"}\n'])
@@ -120,7 +120,7 @@ def test_a_failing_build_ends_with_its_error(daemon: RecordedDaemon, orlop: Any,
     assert (done.code, done.err) == (1, "orlop: The command failed\n")
 
 
-def test_quiet_prints_the_image_alone(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
+def test_quiet_build_prints_only_the_image_id(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
     daemon.on("GET", "/_ping", answer())
     daemon.on("POST", "/build", chunked([b'{"stream":"' + IMAGE.encode() + b'\\n"}\n']))
     done = orlop("build", "-q", str(tmp_path))
@@ -128,7 +128,7 @@ def test_quiet_prints_the_image_alone(daemon: RecordedDaemon, orlop: Any, tmp_pa
     assert query(daemon.find("POST", "/build"))["q"] == ["1"]
 
 
-def test_a_remote_context_is_named(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_remote_context_is_sent_as_a_parameter(daemon: RecordedDaemon, orlop: Any) -> None:
     daemon.on("GET", "/_ping", answer())
     daemon.on("POST", "/build", chunked(BUILT))
     assert orlop("build", "-f", "D", "https://host/x.git").code == 0
@@ -137,7 +137,7 @@ def test_a_remote_context_is_named(daemon: RecordedDaemon, orlop: Any) -> None:
     assert request.body == b""
 
 
-def test_stored_credentials_go_along(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
+def test_stored_credentials_are_sent_with_a_build(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
     daemon.on("GET", "/_ping", answer())
     daemon.on("POST", "/build", chunked(BUILT))
     auth = base64.b64encode(b"u:p").decode()
@@ -158,7 +158,7 @@ def test_stored_credentials_go_along(daemon: RecordedDaemon, orlop: Any, tmp_pat
         ([], "'orlop build' requires 1 argument"),
     ],
 )
-def test_mistakes(daemon: RecordedDaemon, orlop: Any, words: list[str], message: str) -> None:
+def test_invalid_arguments_send_no_request(daemon: RecordedDaemon, orlop: Any, words: list[str], message: str) -> None:
     done = orlop("build", *words)
     assert done.code in (1, 125) and message in done.err
     assert daemon.requests == []
@@ -172,7 +172,7 @@ def body(context: contexts.Context) -> bytes:
     return b"".join(context.body)
 
 
-def test_a_dockerfile_outside_of_the_context_is_sent_along(tmp_path: Path) -> None:
+def test_dockerfile_outside_the_context_is_added_to_it(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     (tmp_path / "D").write_text("FROM other\n")
     found = contexts.of_directory(str(tmp_path / "c"), str(tmp_path / "D"))
@@ -182,7 +182,7 @@ def test_a_dockerfile_outside_of_the_context_is_sent_along(tmp_path: Path) -> No
         assert member is not None and member.read() == b"FROM other\n"
 
 
-def test_a_dockerfile_in_the_context_is_named(tmp_path: Path) -> None:
+def test_dockerfile_in_the_context_is_named(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "D").write_text("FROM x\n")
     assert contexts.of_directory(str(tmp_path), str(tmp_path / "sub" / "D")).dockerfile == "sub/D"
@@ -224,20 +224,20 @@ def test_standard_input_is_a_dockerfile_or_an_archive(monkeypatch: pytest.Monkey
         ("./y/../z", ["z"], ["y"]),
     ],
 )
-def test_ignored_files(patterns: str, excluded: list[str], included: list[str]) -> None:
+def test_dockerignore_patterns_exclude_files(patterns: str, excluded: list[str], included: list[str]) -> None:
     ignore = Ignore(parse(patterns.encode()))
     assert [path for path in excluded if not ignore.excludes(path)] == []
     assert [path for path in included if ignore.excludes(path)] == []
 
 
 @pytest.mark.parametrize("pattern", ["!", "a[", "a\\"])
-def test_an_invalid_pattern_is_refused(tmp_path: Path, pattern: str) -> None:
+def test_invalid_ignore_pattern_is_refused(tmp_path: Path, pattern: str) -> None:
     (tmp_path / ".dockerignore").write_text(pattern)
     with pytest.raises(CliError, match=r"cannot read \.dockerignore"):
         contexts.of_directory(str(tmp_path), "")
 
 
-def test_a_directory_that_is_ignored_is_not_read(tmp_path: Path) -> None:
+def test_ignored_directory_is_not_read(tmp_path: Path) -> None:
     """Unless an exception may bring back what is in it."""
     (tmp_path / "big").mkdir()
     (tmp_path / "big" / "f").write_text("x")
@@ -260,7 +260,7 @@ def test_a_directory_that_is_ignored_is_not_read(tmp_path: Path) -> None:
 # --- plugins ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_word_that_is_no_command_may_be_a_plugin(tmp_path: Path) -> None:
+def test_unknown_command_runs_its_plugin(tmp_path: Path) -> None:
     plugin(tmp_path, "mine")
     done = called(tmp_path, "-H", "unix:///x.sock", "mine", "-f", "a", "--help", "b")
     path = tmp_path / "cli-plugins" / "docker-mine"
@@ -268,7 +268,7 @@ def test_a_word_that_is_no_command_may_be_a_plugin(tmp_path: Path) -> None:
     assert called(tmp_path, "other").returncode == 1
 
 
-def test_builds_are_those_of_buildx_where_it_is_installed(tmp_path: Path) -> None:
+def test_build_runs_buildx_if_it_is_installed(tmp_path: Path) -> None:
     plugin(tmp_path, "buildx")
     host = "unix:///x.sock"
     done = called(tmp_path, "build", "-t", "x", ".", ORLOP_HOST=host, DOCKER_CONTEXT="other")
@@ -279,7 +279,7 @@ def test_builds_are_those_of_buildx_where_it_is_installed(tmp_path: Path) -> Non
     assert "unable to prepare context" in done.stderr
 
 
-def test_buildkit_that_was_asked_for_and_is_not_there(orlop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_buildx_is_reported_if_buildkit_is_required(orlop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_BUILDKIT", "1")
     done = orlop("build", ".")
     assert done.code == 1 and "docker's buildx plugin is not installed (Debian: docker-buildx)" in done.err
@@ -287,13 +287,13 @@ def test_buildkit_that_was_asked_for_and_is_not_there(orlop: Any, monkeypatch: p
     assert "expects boolean value" in orlop("build", ".").err
 
 
-def test_plugins_that_are_not_installed(orlop: Any) -> None:
+def test_missing_plugins_name_their_package(orlop: Any) -> None:
     for name in ("buildx", "compose"):
         done = orlop(name, "x")
         assert done.code == 1 and f"(Debian: docker-{name})" in done.err
 
 
-def test_plugins_are_programs_in_docker_s_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plugins_are_found_in_dockers_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plugin(tmp_path, "one")
     (tmp_path / "cli-plugins" / "docker-two").write_text("")  # not executable
     (tmp_path / "cli-plugins" / "docker-Three").write_text("")
@@ -302,13 +302,13 @@ def test_plugins_are_programs_in_docker_s_directories(tmp_path: Path, monkeypatc
     assert _plugins.find("../x") is None
 
 
-def test_tls_files_of_flags_cannot_be_handed_on(tmp_path: Path) -> None:
+def test_plugins_refuse_tls_files_given_by_flags(tmp_path: Path) -> None:
     plugin(tmp_path, "mine")
     done = called(tmp_path, "-H", "tcp://h:1", "--tls", "--tlscacert", "/ca", "mine")
     assert done.returncode == 1 and "DOCKER_CERT_PATH" in done.stderr
 
 
-def test_builder_prune_without_buildx(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_builder_prune_works_without_buildx(daemon: RecordedDaemon, orlop: Any) -> None:
     daemon.on("POST", "/build/prune", answer({"CachesDeleted": ["a"], "SpaceReclaimed": 1000}))
     done = orlop("builder", "prune", "-f", "-a", "--keep-storage", "1k")
     assert (done.code, done.out) == (0, "Deleted build cache objects:\na\n\nTotal:\t1kB\n")

@@ -40,7 +40,7 @@ def container(**fields: Any) -> dict[str, Any]:
 # --- ps
 
 
-def test_ps_is_one_round_trip(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_ps_sends_one_request(daemon: RecordedDaemon, orlop: Any) -> None:
     daemon.on("GET", "/containers/json", answer([container()]))
     done = orlop("ps")
     assert daemon.seen() == ["GET /containers/json"]
@@ -65,13 +65,13 @@ def test_ps_is_one_round_trip(daemon: RecordedDaemon, orlop: Any) -> None:
         ),
     ],
 )
-def test_ps_query(daemon: RecordedDaemon, orlop: Any, flags: list[str], query: str) -> None:
+def test_ps_flags_become_query_parameters(daemon: RecordedDaemon, orlop: Any, flags: list[str], query: str) -> None:
     daemon.on("GET", "/containers/json", answer([]))
     assert orlop("ps", *flags).code == 0
     assert daemon.requests[0].target == "/v1.43/containers/json" + query
 
 
-def test_ps_quiet_and_configured_format(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
+def test_ps_quiet_and_psformat_select_the_output(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
     from orlop_cli import _config
 
     daemon.on("GET", "/containers/json", answer([container()]))
@@ -99,14 +99,14 @@ def test_ps_quiet_and_configured_format(daemon: RecordedDaemon, orlop: Any, tmp_
         ),
     ],
 )
-def test_another_version_is_taken_when_the_daemon_says_so(daemon: RecordedDaemon, orlop: Any, text: str, then: str) -> None:
+def test_api_version_is_lowered_to_the_daemons(daemon: RecordedDaemon, orlop: Any, text: str, then: str) -> None:
     daemon.on("GET", "/containers/json", answer([]))
     daemon.on("GET", "/containers/json", answer({"message": text}, 400), times=1)
     assert orlop("ps").code == 0
     assert [request.target.split("containers")[0] for request in daemon.requests] == ["/v1.43/", then]
 
 
-def test_pinned_version(daemon: RecordedDaemon, orlop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_api_version_of_the_environment_is_used(daemon: RecordedDaemon, orlop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_API_VERSION", "1.30")
     daemon.on("GET", "/containers/json", answer([]))
     orlop("ps")
@@ -116,7 +116,7 @@ def test_pinned_version(daemon: RecordedDaemon, orlop: Any, monkeypatch: pytest.
 # --- errors
 
 
-def test_no_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_daemon_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         entry.main(["-H", f"unix://{tmp_path}/none", "ps"])
     assert ended.value.code == 1
@@ -158,7 +158,7 @@ def test_permission_denied_names_owner_and_group(monkeypatch: pytest.MonkeyPatch
         b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n[]",
     ],
 )
-def test_a_server_that_is_no_daemon(daemon: RecordedDaemon, orlop: Any, said: bytes) -> None:
+def test_answers_that_are_not_a_daemons_are_reported(daemon: RecordedDaemon, orlop: Any, said: bytes) -> None:
     def speak(connection: Any, request: Request) -> None:
         connection.sendall(said)
 
@@ -169,7 +169,7 @@ def test_a_server_that_is_no_daemon(daemon: RecordedDaemon, orlop: Any, said: by
     assert "Traceback" not in done.err
 
 
-def test_many_arguments_go_on_after_failures(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_commands_continue_after_a_failed_argument(daemon: RecordedDaemon, orlop: Any) -> None:
     daemon.on("POST", "/containers/nope/stop", MISSING)
     daemon.on("POST", "/containers/a/stop", answer(status=204))
     daemon.on("POST", "/containers/b/stop", answer(status=304))
@@ -179,7 +179,7 @@ def test_many_arguments_go_on_after_failures(daemon: RecordedDaemon, orlop: Any)
     assert daemon.requests[0].target.endswith("?t=3")
 
 
-def test_rm_force_of_a_missing_one_is_no_failure(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_rm_force_of_a_missing_container_succeeds(daemon: RecordedDaemon, orlop: Any) -> None:
     daemon.on("DELETE", "/containers/nope", MISSING)
     assert orlop("rm", "nope").code == 1
     done = orlop("rm", "-fv", "nope")
@@ -202,7 +202,7 @@ def test_rm_force_of_a_missing_one_is_no_failure(daemon: RecordedDaemon, orlop: 
         (["ps", "-f", "x"], 125, "bad format of filter"),
     ],
 )
-def test_usage_errors(daemon: RecordedDaemon, orlop: Any, args: list[str], code: int, text: str) -> None:
+def test_usage_errors_set_the_exit_code(daemon: RecordedDaemon, orlop: Any, args: list[str], code: int, text: str) -> None:
     done = orlop(*args)
     assert done.code == code
     assert text in done.err
@@ -215,7 +215,7 @@ def test_usage_errors(daemon: RecordedDaemon, orlop: Any, args: list[str], code:
 
 @pytest.mark.parametrize("kind", ["application/vnd.docker.multiplexed-stream", "application/vnd.docker.raw-stream"])
 @pytest.mark.parametrize("tty", [True, False])
-def test_logs(daemon: RecordedDaemon, orlop: Any, kind: str, tty: bool) -> None:
+def test_logs_are_written_to_stdout_and_stderr(daemon: RecordedDaemon, orlop: Any, kind: str, tty: bool) -> None:
     if tty and "multiplexed" in kind:
         return  # daemons do not multiplex a TTY's log
     body = b"all\n" if tty else frame(1, b"out\n") + frame(2, b"err\n")
@@ -244,7 +244,9 @@ EVENT = {
         (["--format", "json"], json.dumps(EVENT, separators=(",", ":"))),
     ],
 )
-def test_events(daemon: RecordedDaemon, orlop: Any, flags: list[str], line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_are_printed(
+    daemon: RecordedDaemon, orlop: Any, flags: list[str], line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import time
 
     time.tzset()
@@ -261,7 +263,7 @@ def test_inspect_finds_any_type_and_reports_what_is_missing(daemon: RecordedDaem
     assert orlop("inspect", "nope").out == "[]\n"
 
 
-def test_exec(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_exec_prints_output_and_returns_the_exit_code(daemon: RecordedDaemon, orlop: Any) -> None:
     def start(connection: Any, request: Request) -> None:
         connection.sendall(UPGRADED + frame(1, b"hi\n"))
 
@@ -282,7 +284,9 @@ def test_exec(daemon: RecordedDaemon, orlop: Any) -> None:
         ({"Running": True, "Restarting": True}, "cannot attach to a restarting container, wait until it is running"),
     ],
 )
-def test_attach_refuses(daemon: RecordedDaemon, orlop: Any, state: dict[str, bool], text: str) -> None:
+def test_attach_to_a_container_that_does_not_run_is_refused(
+    daemon: RecordedDaemon, orlop: Any, state: dict[str, bool], text: str
+) -> None:
     daemon.on(
         "GET", "/containers/web/json", answer({"Id": ID, "State": state, "Config": {"Tty": False, "OpenStdin": False}})
     )
@@ -296,7 +300,7 @@ def test_wait_prints_codes(daemon: RecordedDaemon, orlop: Any) -> None:
     assert orlop("wait", "a", "b").out == "3\n0\n"
 
 
-def test_port(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_port_prints_published_ports(daemon: RecordedDaemon, orlop: Any) -> None:
     ports = {"443/tcp": None, "80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}, {"HostIp": "::", "HostPort": "8080"}]}
     daemon.on("GET", "/containers/web/json", answer({"NetworkSettings": {"Ports": ports}}))
     assert orlop("port", "web").out == "80/tcp -> 0.0.0.0:8080\n80/tcp -> [::]:8080\n"
@@ -317,7 +321,7 @@ SAMPLE = {
 }
 
 
-def test_stats(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_stats_prints_usage(daemon: RecordedDaemon, orlop: Any) -> None:
     daemon.on("GET", "/containers/json", answer([container()]))
     daemon.on("GET", "/containers/0123456789ab/stats", answer(SAMPLE))
     form = "{{.Name}} {{.CPUPerc}} {{.MemUsage}} {{.MemPerc}} {{.NetIO}} {{.BlockIO}} {{.PIDs}}"
@@ -325,13 +329,13 @@ def test_stats(daemon: RecordedDaemon, orlop: Any) -> None:
     assert done.out == "web 20.00% 25MiB / 100MiB 25.00% 1.5kB / 20B 4.1kB / 10B 3\n"
 
 
-def test_stats_of_a_missing_container(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_stats_of_a_missing_container_fails(daemon: RecordedDaemon, orlop: Any) -> None:
     daemon.on("GET", "/containers/nope/stats", MISSING)
     done = orlop("stats", "--no-stream", "nope")
     assert (done.code, done.err) == (1, "orlop: Error response from daemon: No such container: nope\n")
 
 
-def test_images(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_images_prints_rows(daemon: RecordedDaemon, orlop: Any) -> None:
     image = {
         "Id": "sha256:" + "a" * 64,
         "Created": 1_700_000_000,
@@ -351,7 +355,7 @@ def test_images(daemon: RecordedDaemon, orlop: Any) -> None:
     assert "reference" in daemon.requests[-1].target
 
 
-def test_network_create(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_network_create_sends_its_addresses(daemon: RecordedDaemon, orlop: Any) -> None:
     daemon.on("POST", "/networks/create", answer({"Id": "n1"}, 201))
     flags = ["--subnet", "10.1.0.0/16", "--subnet", "fd00::/64", "--gateway", "10.1.0.1", "--ip-range", "10.1.5.0/24"]
     assert orlop("network", "create", *flags, "--aux-address", "a=10.1.0.2", "--internal", "back").out == "n1\n"
@@ -362,7 +366,7 @@ def test_network_create(daemon: RecordedDaemon, orlop: Any) -> None:
     assert orlop("network", "create", "--gateway", "10.1.0.1", "x").err == "orlop: no matching subnet for 10.1.0.1\n"
 
 
-def test_prune_asks(daemon: RecordedDaemon, orlop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prune_asks_for_confirmation(daemon: RecordedDaemon, orlop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import io
 
     daemon.on("POST", "/containers/prune", answer({"ContainersDeleted": [ID], "SpaceReclaimed": 1500}))
@@ -376,7 +380,7 @@ def test_prune_asks(daemon: RecordedDaemon, orlop: Any, monkeypatch: pytest.Monk
     assert "label%21" in daemon.requests[0].target
 
 
-def test_version_without_a_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_without_a_daemon_prints_the_client(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         entry.main(["-H", f"unix://{tmp_path}/none", "version"])
     captured = capsys.readouterr()
@@ -404,7 +408,7 @@ ALL = [
 
 
 @pytest.mark.parametrize(("path", "lazy"), ALL, ids=lambda value: " ".join(value) if isinstance(value, tuple) else "")
-def test_help(path: tuple[str, ...], lazy: Lazy, orlop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_command_has_help(path: tuple[str, ...], lazy: Lazy, orlop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every command has help, and its first line is the one in the table, which help prints without importing the
     command."""
     monkeypatch.setenv("COLUMNS", "120")
@@ -443,7 +447,7 @@ def test_installed_commands_are_loaded_when_called(monkeypatch: pytest.MonkeyPat
     assert orlop("system", "check", "--help").out.count("checked") == 0, "a name without a group is the root's"
 
 
-def test_installed_commands_of_a_group(monkeypatch: pytest.MonkeyPatch, orlop: Any) -> None:
+def test_commands_of_a_group_can_be_installed(monkeypatch: pytest.MonkeyPatch, orlop: Any) -> None:
     import importlib.metadata
 
     @click.command("take", help="Take it")
@@ -463,7 +467,7 @@ def test_installed_commands_of_a_group(monkeypatch: pytest.MonkeyPatch, orlop: A
     assert orlop("take").code == orlop("volume", "take").code == 1
 
 
-def test_a_broken_installed_command_does_not_break_help(monkeypatch: pytest.MonkeyPatch, orlop: Any) -> None:
+def test_broken_installed_command_does_not_break_help(monkeypatch: pytest.MonkeyPatch, orlop: Any) -> None:
     import importlib.metadata
 
     class Entry:

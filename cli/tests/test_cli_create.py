@@ -34,7 +34,7 @@ def body(daemon: RecordedDaemon, *flags: str) -> dict[str, Any]:
     return made
 
 
-def test_plain(daemon: RecordedDaemon, capsys: pytest.CaptureFixture[str]) -> None:
+def test_create_without_flags_sends_defaults(daemon: RecordedDaemon, capsys: pytest.CaptureFixture[str]) -> None:
     made = body(daemon, "busybox", "echo", "-n", "--rm", "x")
     assert made["Cmd"] == ["echo", "-n", "--rm", "x"]
     assert (made["AttachStdin"], made["AttachStdout"], made["AttachStderr"]) == (False, True, True)
@@ -181,18 +181,18 @@ HOST = [
 
 
 @pytest.mark.parametrize(("flags", "expected"), CONFIG, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
-def test_config(daemon: RecordedDaemon, flags: list[str], expected: dict[str, Any]) -> None:
+def test_config_flags_become_config_fields(daemon: RecordedDaemon, flags: list[str], expected: dict[str, Any]) -> None:
     made = body(daemon, *flags, "busybox")
     assert {key: made.get(key) for key in expected} == expected
 
 
 @pytest.mark.parametrize(("flags", "expected"), HOST, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
-def test_host_config(daemon: RecordedDaemon, flags: list[str], expected: dict[str, Any]) -> None:
+def test_host_flags_become_host_config_fields(daemon: RecordedDaemon, flags: list[str], expected: dict[str, Any]) -> None:
     made = body(daemon, *flags, "busybox")["HostConfig"]
     assert {key: made.get(key) for key in expected} == expected
 
 
-def test_nothing_given_nothing_sent(daemon: RecordedDaemon) -> None:
+def test_unset_flags_are_not_sent(daemon: RecordedDaemon) -> None:
     made = body(daemon, "busybox")
     given = {
         "Image",
@@ -224,27 +224,29 @@ NETWORKS = [
 
 
 @pytest.mark.parametrize(("flags", "mode", "endpoints"), NETWORKS)
-def test_networks(daemon: RecordedDaemon, flags: list[str], mode: str, endpoints: dict[str, Any]) -> None:
+def test_network_flags_become_endpoints(
+    daemon: RecordedDaemon, flags: list[str], mode: str, endpoints: dict[str, Any]
+) -> None:
     daemon.on("GET", "/_ping", answer())
     made = body(daemon, *flags, "busybox")
     assert made["HostConfig"]["NetworkMode"] == mode
     assert made["NetworkingConfig"]["EndpointsConfig"] == endpoints
 
 
-def test_a_flag_of_a_newer_api_raises_the_version(daemon: RecordedDaemon) -> None:
+def test_flag_of_a_newer_api_raises_the_version(daemon: RecordedDaemon) -> None:
     daemon.on("GET", "/_ping", answer())
     body(daemon, "--health-cmd", "x", "--health-start-interval", "1s", "busybox")
     assert daemon.find("POST", "/containers/create").target.startswith("/v1.44/")
 
 
-def test_a_daemon_too_old_for_a_flag(daemon: RecordedDaemon, capsys: pytest.CaptureFixture[str]) -> None:
+def test_flag_unknown_to_the_daemon_is_refused(daemon: RecordedDaemon, capsys: pytest.CaptureFixture[str]) -> None:
     daemon.on("GET", "/_ping", answer())
     assert orlop(daemon, "create", "--mount", "type=image,src=x,dst=/x", "busybox") == 1
     assert '"type=image" requires API version 1.48, but the daemon\'s API version is 1.45' in capsys.readouterr().err
     assert daemon.seen() == ["GET /_ping"]
 
 
-def test_env_and_label_files(daemon: RecordedDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_env_and_label_files_are_read(daemon: RecordedDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "env").write_text("\ufeffA=1\n# no\n\n  B=2 # kept\nFROM_US\nNOT_SET_HERE\n")
     (tmp_path / "labels").write_text("x=1\ny\n")
     monkeypatch.setenv("FROM_US", "yes")
@@ -255,18 +257,18 @@ def test_env_and_label_files(daemon: RecordedDaemon, tmp_path: Path, monkeypatch
     assert made["Labels"] == {"x": "1", "y": ""}
 
 
-def test_seccomp_profile_is_read_here(daemon: RecordedDaemon, tmp_path: Path) -> None:
+def test_seccomp_profile_is_read_by_the_client(daemon: RecordedDaemon, tmp_path: Path) -> None:
     (tmp_path / "p.json").write_text('{\n  "defaultAction": "SCMP_ACT_ALLOW"\n}')
     made = body(daemon, "--security-opt", f"seccomp={tmp_path}/p.json", "busybox")
     assert made["HostConfig"]["SecurityOpt"] == ['seccomp={"defaultAction":"SCMP_ACT_ALLOW"}']
 
 
-def test_relative_bind(daemon: RecordedDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_bind_becomes_absolute(daemon: RecordedDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert body(daemon, "-v", "./x:/y", "busybox")["HostConfig"]["Binds"] == [f"{tmp_path}/x:/y"]
 
 
-def test_proxies_of_the_config(daemon: RecordedDaemon, tmp_path: Path) -> None:
+def test_proxies_of_config_json_become_variables(daemon: RecordedDaemon, tmp_path: Path) -> None:
     from orlop_cli import _config
 
     _config.load.cache_clear()
@@ -282,7 +284,9 @@ def test_proxies_of_the_config(daemon: RecordedDaemon, tmp_path: Path) -> None:
         _config.load.cache_clear()
 
 
-def test_cidfile(daemon: RecordedDaemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cidfile_holds_the_id_and_is_not_overwritten(
+    daemon: RecordedDaemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "cid"
     body(daemon, "--cidfile", str(path), "busybox")
     assert path.read_text() == ID
@@ -320,7 +324,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("flags", "message"), REFUSED, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
-def test_refused_with_125_and_no_request(
+def test_invalid_flags_exit_with_125_and_send_no_request(
     daemon: RecordedDaemon, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
 ) -> None:
     daemon.on("GET", "/_ping", answer())

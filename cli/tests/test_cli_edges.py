@@ -61,7 +61,7 @@ def logs(daemon: RecordedDaemon) -> None:
     ("redirected", "open_ones"),
     [(">&-", "err"), ("2>&-", "out"), ("<&-", "out err"), ("<&- >&-", "err"), ("<&- >&- 2>&-", "")],
 )
-def test_the_daemon_gets_nothing_of_what_closed_descriptors_do_not(
+def test_closed_descriptors_are_not_reused_for_the_connection(
     daemon: RecordedDaemon, redirected: str, open_ones: str
 ) -> None:
     logs(daemon)
@@ -74,18 +74,18 @@ def test_the_daemon_gets_nothing_of_what_closed_descriptors_do_not(
 
 @pytest.mark.parametrize("redirected", [">&-", "2>&-", "<&- >&- 2>&-"])
 @pytest.mark.parametrize(("args", "code"), [(["--help"], 0), (["nosuch"], 1), (["run", "--bogus"], 125)])
-def test_closed_descriptors_are_no_error(redirected: str, args: list[str], code: int) -> None:
+def test_closed_standard_descriptors_are_no_error(redirected: str, args: list[str], code: int) -> None:
     done = program(CLIENT, *args, redirected=redirected)
     assert done.returncode == code
     assert b"Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(("redirected", "code"), [(">&-", 0), ("<&- >&- 2>&-", 0), ("2>&-", 0)])
-def test_orlopd_does_without_descriptors(redirected: str, code: int) -> None:
+def test_orlopd_starts_without_standard_descriptors(redirected: str, code: int) -> None:
     assert program(ORLOPD, "--version", redirected=redirected).returncode == code
 
 
-def test_what_is_opened_next_is_not_stderr() -> None:
+def test_files_opened_later_do_not_become_stderr() -> None:
     """Children inherit descriptors 0 to 2."""
     script = (
         "import os, sys\n"
@@ -105,7 +105,7 @@ def test_what_is_opened_next_is_not_stderr() -> None:
     ("module", "args"),
     [(CLIENT, ["--help"]), (CLIENT, ["-H", "HOST", "ps"]), (CLIENT, ["-H", "HOST", "logs", "web"]), (ORLOPD, ["--help"])],
 )
-def test_a_full_stdout_is_a_message(daemon: RecordedDaemon, module: str, args: list[str]) -> None:
+def test_full_stdout_is_reported(daemon: RecordedDaemon, module: str, args: list[str]) -> None:
     daemon.on("GET", "/containers/json", answer([]))
     logs(daemon)
     done = program(module, *(daemon.host if arg == "HOST" else arg for arg in args), redirected=">/dev/full")
@@ -118,14 +118,14 @@ def test_a_full_stdout_is_a_message(daemon: RecordedDaemon, module: str, args: l
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 @pytest.mark.parametrize(("args", "code"), [(["nosuch"], 1), (["run", "--bogus"], 125)])
-def test_a_full_stderr_leaves_the_exit_code(args: list[str], code: int) -> None:
+def test_full_stderr_keeps_the_exit_code(args: list[str], code: int) -> None:
     assert program(CLIENT, *args, redirected="2>/dev/full").returncode == code
 
 
 # --- encodings
 
 
-def test_a_terminal_of_ascii(daemon: RecordedDaemon) -> None:
+def test_output_to_an_ascii_terminal_is_escaped(daemon: RecordedDaemon) -> None:
     item = {"Id": ID, "Names": ["/web"], "Image": "x", "Command": "sleep " + "1" * 40, "Created": 1, "Status": "Up"}
     daemon.on("GET", "/containers/json", answer([item]))
     done = program(CLIENT, "-H", daemon.host, "ps", redirected="", PYTHONIOENCODING="ascii")
@@ -133,7 +133,7 @@ def test_a_terminal_of_ascii(daemon: RecordedDaemon) -> None:
     assert b"\\u2026" in done.stdout
 
 
-def test_bytes_that_are_no_text_go_to_the_daemon_as_they_are(daemon: RecordedDaemon) -> None:
+def test_undecodable_arguments_are_sent_unchanged(daemon: RecordedDaemon) -> None:
     daemon.on("DELETE", "/containers/%FF", answer(status=204))
     done = program(CLIENT, "-H", daemon.host, "rm", b"\xff", redirected="")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"\\udcff\n", b"")
@@ -148,7 +148,9 @@ def test_bytes_that_are_no_text_go_to_the_daemon_as_they_are(daemon: RecordedDae
         ("\udcff".encode, "'utf-8' codec can't encode character '\\udcff' in position 0: surrogates not allowed"),
     ],
 )
-def test_the_last_resort(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Any, said: str) -> None:
+def test_unexpected_errors_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Any, said: str
+) -> None:
     def fail(*_: object) -> int:
         if callable(error):
             error()
@@ -170,13 +172,13 @@ def test_detach_keys_are_single_bytes(daemon: RecordedDaemon, orlop: Any, keys: 
 
 
 @pytest.mark.parametrize("text", ["inf", "-Infinity", "nan", "sNaN", "1e9999999999999", "1e400", "99999999999", "x"])
-def test_cpus_that_are_no_number(text: str) -> None:
+def test_cpus_must_be_a_finite_number(text: str) -> None:
     with pytest.raises(ValueError, match="as a rational number"):
         units.parse_cpus(text)
 
 
 @pytest.mark.parametrize("parse", [units.parse_bytes, units.parse_duration])
-def test_sizes_and_durations_that_no_integer_holds(parse: Callable[[str], int]) -> None:
+def test_huge_sizes_and_durations_are_refused(parse: Callable[[str], int]) -> None:
     with pytest.raises(ValueError, match="invalid"):
         parse("9" * 5000 + "m")
 
@@ -185,7 +187,7 @@ def test_sizes_and_durations_that_no_integer_holds(parse: Callable[[str], int]) 
 
 
 @pytest.mark.parametrize("body", [b'{"Type":"container"}\n<html>\n', b"[1]\n", b"[" * 100_000 + b"\n"])
-def test_events_that_are_no_json(daemon: RecordedDaemon, orlop: Any, body: bytes) -> None:
+def test_invalid_json_of_events_is_reported(daemon: RecordedDaemon, orlop: Any, body: bytes) -> None:
     daemon.on("GET", "/events", chunked([body]))
     done = orlop("events", "--format", "{{.Type}}")
     assert done.code == 1
@@ -193,7 +195,7 @@ def test_events_that_are_no_json(daemon: RecordedDaemon, orlop: Any, body: bytes
 
 
 @pytest.mark.parametrize("length", [b"x", b"-5", b"1_0", b"+1", b"5, 5", b"", b"9" * 5000])
-def test_a_length_that_is_none(daemon: RecordedDaemon, orlop: Any, length: bytes) -> None:
+def test_invalid_content_length_is_reported(daemon: RecordedDaemon, orlop: Any, length: bytes) -> None:
     said = b"HTTP/1.1 200 OK\r\nContent-Length: " + length + b"\r\n\r\n[]"
     daemon.on("GET", "/containers/json", lambda connection, request: connection.sendall(said))
     done = orlop("ps")
@@ -203,7 +205,7 @@ def test_a_length_that_is_none(daemon: RecordedDaemon, orlop: Any, length: bytes
 @pytest.mark.parametrize(
     "said", [b"HTTP/1.1 \xb2\xb2\xb2 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-3\r\n"]
 )
-def test_other_numbers_that_are_none(daemon: RecordedDaemon, orlop: Any, said: bytes) -> None:
+def test_invalid_status_and_chunk_size_are_reported(daemon: RecordedDaemon, orlop: Any, said: bytes) -> None:
     daemon.on("GET", "/containers/json", lambda connection, request: connection.sendall(said))
     done = orlop("ps")
     assert (done.code, done.err.count("\n")) == (1, 1)
@@ -231,7 +233,7 @@ def config(tmp_path: Path, content: Any) -> None:
         ({"credsStore": True}, ["pull", "reg.io/x"], "credsStore is not a string"),
     ],
 )
-def test_members_of_another_type(
+def test_wrong_types_in_config_json_are_reported(
     daemon: RecordedDaemon, orlop: Any, tmp_path: Path, content: Any, args: list[str], said: str
 ) -> None:
     running = {"Id": ID, "State": {"Running": True}, "Config": {"Tty": False, "OpenStdin": False}}
@@ -241,13 +243,13 @@ def test_members_of_another_type(
     assert (done.code, done.err) == (1, f"orlop: cannot read {tmp_path}/config.json: {said}\n")
 
 
-def test_null_is_nothing(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
+def test_null_in_config_json_is_ignored(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
     daemon.on("GET", "/containers/json", answer([]))
     config(tmp_path, {"psFormat": None})
     assert orlop("ps").code == 0
 
 
-def test_a_directory_in_place_of_the_file(orlop: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_config_json_is_reported(orlop: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config.json").mkdir()
     assert orlop("ps").err == f"orlop: cannot read {tmp_path}/config.json: is a directory\n"
     monkeypatch.setenv("DOCKER_CONFIG", "/dev/null")
@@ -255,7 +257,9 @@ def test_a_directory_in_place_of_the_file(orlop: Any, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("said", ["no JSON", "[]", '{"Username": "me"}'])
-def test_a_helper_that_talks_nonsense(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+def test_invalid_answer_of_a_credential_helper_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
     helper = tmp_path / "docker-credential-x"
     helper.write_text(f"#!/bin/sh\ncat >/dev/null\necho '{said}'\n")
     helper.chmod(0o755)
@@ -275,7 +279,7 @@ def elsewhere(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     return capsys.readouterr().err
 
 
-def test_a_chosen_context_is_not_passed_over(
+def test_chosen_docker_context_is_refused(
     daemon: RecordedDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(hosts, "DEFAULT_HOST", daemon.host)
@@ -290,7 +294,7 @@ def test_a_chosen_context_is_not_passed_over(
 
 
 @pytest.mark.parametrize("named", ["-H", "ORLOP_HOST", "DOCKER_HOST", "default"])
-def test_a_context_does_not_matter_to_who_names_the_daemon(
+def test_named_daemon_overrides_the_docker_context(
     daemon: RecordedDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
 ) -> None:
     monkeypatch.setenv("DOCKER_CONTEXT", "default" if named == "default" else "prod")
@@ -304,7 +308,7 @@ def test_a_context_does_not_matter_to_who_names_the_daemon(
     assert (ended.value.code, daemon.seen()) == (0, ["DELETE /containers/web"])
 
 
-def test_help_asks_for_no_daemon(monkeypatch: pytest.MonkeyPatch, orlop: Any) -> None:
+def test_help_needs_no_daemon(monkeypatch: pytest.MonkeyPatch, orlop: Any) -> None:
     monkeypatch.setenv("DOCKER_CONTEXT", "prod")
     monkeypatch.setenv("DOCKER_HOST", "nonsense://")
     with pytest.raises(SystemExit) as ended:
@@ -321,14 +325,14 @@ def test_help_asks_for_no_daemon(monkeypatch: pytest.MonkeyPatch, orlop: Any) ->
         ("~/x", os.path.expanduser("~/x")),
     ],
 )
-def test_a_path_is_not_taken_for_a_name(text: str, meant: str) -> None:
+def test_host_without_scheme_suggests_unix(text: str, meant: str) -> None:
     with pytest.raises(CliError) as caught:
         hosts.parse(text, tls=False)
     assert caught.value.message == f'unable to parse daemon host "{text}": did you mean unix://{meant}?'
 
 
 @pytest.mark.parametrize("port", ["65536", "99999999999999999999", "²", "-1", ""])
-def test_ports_that_are_none(port: str) -> None:
+def test_invalid_ports_are_refused(port: str) -> None:
     with pytest.raises(CliError, match="invalid port"):
         hosts.parse(f"tcp://h:{port}", tls=False)
 
@@ -339,7 +343,7 @@ def unreachable(host: str) -> str:
     return caught.value.message
 
 
-def test_why_there_is_no_daemon(tmp_path: Path) -> None:
+def test_unreachable_daemon_is_reported_with_its_cause(tmp_path: Path) -> None:
     path = str(tmp_path / "d.sock")
     sentence = "Cannot connect to the Orlop daemon at {}. Is the daemon running?\n({})"
     assert unreachable(f"unix://{path}") == sentence.format(f"unix://{path}", "no such file or directory")
@@ -351,7 +355,7 @@ def test_why_there_is_no_daemon(tmp_path: Path) -> None:
     assert unreachable("tcp://a..b:1").startswith(sentence.format("tcp://a..b:1", "")[:-1])
 
 
-def test_a_firewall_is_no_matter_of_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusal_by_a_firewall_does_not_mention_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
@@ -359,7 +363,7 @@ def test_a_firewall_is_no_matter_of_groups(monkeypatch: pytest.MonkeyPatch) -> N
     assert unreachable("tcp://h:1").endswith("Is the daemon running?\n(operation not permitted)")
 
 
-def test_how_to_start_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_default_daemon_says_how_to_start_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hosts, "DEFAULT_HOST", "unix:///nosuch/orlop.sock")
     assert unreachable("unix:///nosuch/orlop.sock").endswith(
         "\nStart it with `systemctl start orlop` or `sudo orlopd`, or name another with -H or ORLOP_HOST."
@@ -398,7 +402,7 @@ def test_save_writes_a_whole_file_or_none(daemon: RecordedDaemon, orlop: Any, tm
     assert "y.tar" not in os.listdir(tmp_path), "a broken archive is not kept"
 
 
-def test_platforms_of_save_and_load(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
+def test_save_and_load_accept_platforms(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
     daemon.on("HEAD", "/_ping", answer().replace(b"1.45", b"1.51"))
     daemon.on("GET", "/_ping", answer().replace(b"1.45", b"1.51"))
     daemon.on("GET", "/images/get", chunked([b"tar"]))
@@ -414,7 +418,7 @@ def test_platforms_of_save_and_load(daemon: RecordedDaemon, orlop: Any, tmp_path
     assert 'invalid platform "x"' in orlop("save", "--platform", "x", "a:1").err
 
 
-def test_export_goes_through_a_link(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
+def test_export_follows_a_link_to_its_target(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
     daemon.on("GET", "/containers/web/export", chunked([b"tar"]))
     (tmp_path / "there").mkdir()
     for target in ("there/old", "there/new"):
@@ -428,7 +432,7 @@ def test_export_goes_through_a_link(daemon: RecordedDaemon, orlop: Any, tmp_path
 
 
 @pytest.mark.parametrize("args", [["export", "-o", "{}/new", "web"], ["cp", "web:/f", "{}"]])
-def test_a_lost_daemon_is_not_a_file_that_cannot_be_written(
+def test_lost_daemon_is_not_reported_as_a_write_error(
     daemon: RecordedDaemon, orlop: Any, tmp_path: Path, args: list[str]
 ) -> None:
     told = base64.b64encode(b'{"name":"f","mode":420}')
@@ -444,14 +448,14 @@ def test_a_lost_daemon_is_not_a_file_that_cannot_be_written(
     assert os.listdir(tmp_path) == before
 
 
-def test_export_says_what_it_cannot_write_before_it_asks(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
+def test_export_checks_its_file_before_the_request(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("gone/x")
     done = orlop("export", "-o", str(tmp_path / "link"), "web")
     assert (done.code, done.err) == (1, f"orlop: cannot write {tmp_path}/link: no such file or directory\n")
     assert daemon.requests == []
 
 
-def test_a_file_that_cannot_be_finished_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_incomplete_file_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -465,7 +469,7 @@ def test_a_file_that_cannot_be_finished_is_not_left(tmp_path: Path, monkeypatch:
     assert os.listdir(tmp_path) == []
 
 
-def test_a_bundle_has_no_options_of_volumes() -> None:
+def test_debug_bundle_omits_volume_options() -> None:
     options = {"type": "cifs", "o": "username=u,password=S3cret"}
     mounts = [{"Type": "volume", "VolumeOptions": {"DriverConfig": {"Name": "local", "Options": options}}}]
     for found in (
@@ -479,7 +483,7 @@ def test_a_bundle_has_no_options_of_volumes() -> None:
     assert bundle.masked([network], False) == [network]
 
 
-def test_a_bundle_takes_nobody_elses_file(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
+def test_debug_bundle_does_not_overwrite_files(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
     for path in (tmp_path, Path("/dev/null")):
         assert orlop("debug", "bundle", "-o", str(path)).err == f"orlop: cannot write {path}: it is there already\n"
     assert orlop("debug", "bundle", "-o", "/nosuch/x").err == "orlop: cannot write /nosuch/x: no such file or directory\n"
@@ -487,9 +491,7 @@ def test_a_bundle_takes_nobody_elses_file(daemon: RecordedDaemon, orlop: Any, tm
 
 
 @pytest.mark.parametrize("command", ["create", "run"])
-def test_a_cidfile_that_cannot_be_costs_no_container(
-    daemon: RecordedDaemon, orlop: Any, tmp_path: Path, command: str
-) -> None:
+def test_unwritable_cidfile_creates_no_container(daemon: RecordedDaemon, orlop: Any, tmp_path: Path, command: str) -> None:
     (tmp_path / "dangling").symlink_to("gone")
     for path, said in (
         ("/nosuch/cid", "cannot write /nosuch/cid: no such file or directory"),
@@ -501,14 +503,14 @@ def test_a_cidfile_that_cannot_be_costs_no_container(
     assert daemon.requests == []
 
 
-def test_a_failed_create_leaves_no_cidfile(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
+def test_failed_create_leaves_no_cidfile(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
     daemon.on("POST", "/containers/create", answer({"message": "no"}, 409))
     assert orlop("run", "--cidfile", f"{tmp_path}/cid", "x").code == 125
     assert orlop("run", "--cidfile", f"{tmp_path}/cid", "--rm", "--restart", "always", "x").code == 125
     assert not (tmp_path / "cid").exists()
 
 
-def test_the_container_of_an_unwritten_cidfile_is_named(
+def test_container_is_named_if_its_cidfile_cannot_be_written(
     daemon: RecordedDaemon, orlop: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -522,7 +524,7 @@ def test_the_container_of_an_unwritten_cidfile_is_named(
     assert not (tmp_path / "cid").exists()
 
 
-def test_lines_of_files_end_where_docker_says(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
+def test_env_and_label_files_are_split_like_dockers(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
     daemon.on("POST", "/containers/create", answer({"Id": ID}, 201))
     (tmp_path / "env").write_bytes("\ufeffA=a\fb\u2028c\x85d\x1ee\rf\r\n  B=b\r\r\n\n#C=c\nD=d".encode())
     assert orlop("create", "--env-file", f"{tmp_path}/env", "--label-file", f"{tmp_path}/env", "x").code == 0
@@ -544,7 +546,9 @@ def test_lines_of_files_end_where_docker_says(daemon: RecordedDaemon, orlop: Any
         (["help", "search"], "search", "The docker client works against Orlop too"),
     ],
 )
-def test_commands_of_docker_alone(daemon: RecordedDaemon, orlop: Any, words: list[str], name: str, then: str) -> None:
+def test_commands_that_only_docker_has_are_explained(
+    daemon: RecordedDaemon, orlop: Any, words: list[str], name: str, then: str
+) -> None:
     done = orlop(*words)
     assert done.code == 1
     assert done.err.startswith(f"orlop: '{name}' is a command of docker that ")
@@ -574,7 +578,7 @@ def test_commands_that_only_docker_has_are_documented_and_absent() -> None:
 
 
 @pytest.mark.parametrize("words", [[], ["run"], ["container"], ["container", "list"], ["help"], ["system", "prune"]])
-def test_help_is_a_command_too(orlop: Any, words: list[str]) -> None:
+def test_help_command_equals_help_flag(orlop: Any, words: list[str]) -> None:
     if words:
         assert orlop("help", *words).out == orlop(*words, "--help").out != ""
     else:
@@ -582,12 +586,12 @@ def test_help_is_a_command_too(orlop: Any, words: list[str]) -> None:
     assert orlop("help", *words).code == 0
 
 
-def test_help_of_what_is_not_there(orlop: Any) -> None:
+def test_help_of_an_unknown_command_suggests_one(orlop: Any) -> None:
     done = orlop("help", "container", "lss")
     assert (done.code, done.err.splitlines()[1]) == (1, "Did you mean 'orlop container ls'?")
 
 
-def test_a_short_flag_for_help(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_h_prints_help(daemon: RecordedDaemon, orlop: Any) -> None:
     assert orlop("ps", "-h").out == orlop("ps", "--help").out
     assert orlop("network", "create", "-h").code == 0
     assert daemon.requests == []

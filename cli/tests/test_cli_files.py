@@ -63,7 +63,7 @@ def orlop(daemon: RecordedDaemon, capfd: pytest.CaptureFixture[str]) -> Any:
         ("web:a:b", ("web", "a:b")),
     ],
 )
-def test_split(argument: str, found: tuple[str, str]) -> None:
+def test_arguments_are_split_into_container_and_path(argument: str, found: tuple[str, str]) -> None:
     assert rules.split(argument) == found
 
 
@@ -81,7 +81,7 @@ def test_split(argument: str, found: tuple[str, str]) -> None:
         (".", (".", ".")),
     ],
 )
-def test_parent_and_name(path: str, found: tuple[str, str]) -> None:
+def test_path_is_split_into_parent_and_name(path: str, found: tuple[str, str]) -> None:
     assert rules.parent_and_name(path) == found
 
 
@@ -95,7 +95,7 @@ def test_parent_and_name(path: str, found: tuple[str, str]) -> None:
         ("/a/l", "../../../b", "/b"),
     ],
 )
-def test_link_target(path: str, target: str, found: str) -> None:
+def test_link_target_is_resolved(path: str, target: str, found: str) -> None:
     assert rules.link_target(path, target) == found
 
 
@@ -117,7 +117,7 @@ FILE, TREE, CONTENTS = Source(False, "f"), Source(True, "d"), Source(True, "")
         (CONTENTS, Place("/w/g"), ("/w", "g")),
     ],
 )
-def test_settle(source: Source, place: Place, found: tuple[str, str] | str) -> None:
+def test_destination_depends_on_what_exists(source: Source, place: Place, found: tuple[str, str] | str) -> None:
     if isinstance(found, str):
         with pytest.raises(CliError, match=found):
             rules.settle(source, place)
@@ -136,7 +136,7 @@ def test_settle(source: Source, place: Place, found: tuple[str, str] | str) -> N
         (["a:x", "/dev/null"], 'invalid output path: "/dev/null" must be a directory or a regular file: got a device'),
     ],
 )
-def test_what_cp_refuses(daemon: RecordedDaemon, orlop: Any, args: list[str], text: str) -> None:
+def test_invalid_cp_arguments_send_no_request(daemon: RecordedDaemon, orlop: Any, args: list[str], text: str) -> None:
     assert orlop("cp", *args) == (1, "", f"orlop: {text}\n")
     assert daemon.requests == []
 
@@ -170,7 +170,7 @@ def pieces(data: bytes, size: int = 700) -> Iterator[bytes]:
         yield data[at : at + size]
 
 
-def test_round_trip(tmp_path: Path) -> None:
+def test_packed_tree_is_unpacked_unchanged(tmp_path: Path) -> None:
     tree, out = tmp_path / "tree", tmp_path / "out"
     (tree / "deep/er").mkdir(parents=True)
     out.mkdir()
@@ -198,7 +198,7 @@ def test_round_trip(tmp_path: Path) -> None:
     (copy / "deep").chmod(0o700)
 
 
-def test_contents_go_into_what_is_there(tmp_path: Path) -> None:
+def test_contents_are_merged_into_an_existing_directory(tmp_path: Path) -> None:
     (tmp_path / "old").write_text("stays")
     (tmp_path / "f").write_text("goes")
     before = os.stat(tmp_path).st_mode
@@ -243,7 +243,7 @@ def test_hostile_archives_write_nothing_outside(tmp_path: Path, hostile: list[An
     assert os.stat(secret / "file").st_nlink == 1
 
 
-def test_links_of_the_destination_are_not_followed_below_it(tmp_path: Path) -> None:
+def test_links_below_the_destination_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out").mkdir()
     (tmp_path / "out/d").symlink_to(tmp_path / "elsewhere")
@@ -255,13 +255,13 @@ def test_links_of_the_destination_are_not_followed_below_it(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("cut", [0, 100, 512, 900, 1500])
-def test_broken_archives(tmp_path: Path, cut: int) -> None:
+def test_truncated_archives_are_refused(tmp_path: Path, cut: int) -> None:
     data = archive(("f", b"x" * 1000))[:cut]
     with pytest.raises(CliError, match="broken"):
         unpack(pieces(data), str(tmp_path), "f", "f")
 
 
-def test_a_file_that_shrinks_is_told(tmp_path: Path) -> None:
+def test_shrinking_file_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_bytes(b"x" * (3 << 20))
     stream = pack(str(path), "f")
@@ -279,7 +279,7 @@ def stat_header(mode: int, link: str = "") -> dict[str, str]:
     return {"X-Docker-Container-Path-Stat": base64.b64encode(json.dumps(told).encode()).decode()}
 
 
-def test_cp_out(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
+def test_cp_copies_out_of_a_container(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
     daemon.on("GET", "/containers/web/archive", chunked([archive(("f", b"data"))], stat_header(0o644)))
     assert orlop("cp", "--quiet=false", "web:/etc/f", f"{tmp_path}/g") == (
         0,
@@ -290,7 +290,7 @@ def test_cp_out(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
     assert daemon.requests[0].target == "/v1.43/containers/web/archive?path=%2Fetc%2Ff"
 
 
-def test_cp_follows_what_the_daemon_says(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
+def test_cp_resolves_links_by_the_daemons_answers(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
     daemon.on(
         "HEAD",
         "/containers/web/archive",
@@ -302,7 +302,7 @@ def test_cp_follows_what_the_daemon_says(daemon: RecordedDaemon, orlop: Any, tmp
     assert daemon.requests[1].target.endswith("?path=%2Fd%2Fone")
 
 
-def test_cp_in(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
+def test_cp_copies_into_a_container(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
     (tmp_path / "f").write_text("data")
     daemon.on("HEAD", "/containers/web/archive", answer(status=404).partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
     daemon.on("PUT", "/containers/web/archive", answer())
@@ -312,7 +312,7 @@ def test_cp_in(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
     assert put.headers["transfer-encoding"] == "chunked"
 
 
-def test_export_leaves_nothing_of_a_failure(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
+def test_failed_export_leaves_no_file(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhal"
     daemon.on("GET", "/containers/web/export", lambda connection, request: connection.sendall(head))
@@ -321,7 +321,7 @@ def test_export_leaves_nothing_of_a_failure(daemon: RecordedDaemon, orlop: Any, 
     assert "does not exist" in orlop("export", "-o", "/nosuch/x", "web")[2]
 
 
-def test_diff_and_commit(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_diff_and_commit_send_their_requests(daemon: RecordedDaemon, orlop: Any) -> None:
     kinds = [{"Path": "/a", "Kind": 0}, {"Path": "/b", "Kind": 1}, {"Path": "/c", "Kind": 2}]
     daemon.on("GET", "/containers/web/changes", answer(kinds))
     assert orlop("diff", "web")[1] == "C /a\nA /b\nD /c\n"
@@ -338,7 +338,7 @@ def test_diff_and_commit(daemon: RecordedDaemon, orlop: Any) -> None:
     assert orlop("commit", "web", "BAD")[0] == 1
 
 
-def test_update(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_update_sends_limits_and_reports_failures(daemon: RecordedDaemon, orlop: Any) -> None:
     daemon.on("POST", "/containers/a/update", answer({"Warnings": ["no swap"]}))
     daemon.on("POST", "/containers/b/update", answer({"message": "no"}, 404))
     code, out, said = orlop("update", "-m", "64m", "--cpus", "1.5", "--restart", "on-failure:2", "a", "b")
@@ -353,7 +353,7 @@ def test_update(daemon: RecordedDaemon, orlop: Any) -> None:
     assert orlop("update", "--restart", "on-failure:x", "a")[0] == 1
 
 
-def test_history(daemon: RecordedDaemon, orlop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_history_prints_layers(daemon: RecordedDaemon, orlop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "UTC")
     steps = [
         {
@@ -378,7 +378,7 @@ def test_history(daemon: RecordedDaemon, orlop: Any, monkeypatch: pytest.MonkeyP
     assert "requires API version 1.48" in orlop("history", "--platform", "linux/arm64", "a/b:1")[2]
 
 
-def test_ps_needs_none_of_it(tmp_path: Path) -> None:
+def test_ps_does_not_import_modules_of_cp(tmp_path: Path) -> None:
     """The modules that cp needs are imported only when it is called."""
     script = "import orlop_cli._root, sys; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()

@@ -49,7 +49,7 @@ def chunks(pieces: list[bytes]) -> bytes:
 
 
 @given(st.lists(st.binary(max_size=40), max_size=12), st.lists(st.integers(0, 2000), max_size=30), st.binary(max_size=8))
-def test_chunks_survive_any_cut(pieces: list[bytes], at: list[int], after: bytes) -> None:
+def test_chunks_split_anywhere_are_decoded(pieces: list[bytes], at: list[int], after: bytes) -> None:
     decoder = ChunkedDecoder()
     parts = [part for part in cut(chunks(pieces), at) if part]
     parts[-1] += after
@@ -62,24 +62,24 @@ def test_chunks_survive_any_cut(pieces: list[bytes], at: list[int], after: bytes
     assert decoder.rest == after
 
 
-def test_many_chunks_come_as_one_piece() -> None:
+def test_many_chunks_are_joined() -> None:
     assert ChunkedDecoder().feed(chunks([b"ab"] * 1000)) == b"ab" * 1000
 
 
-def test_chunk_extensions_and_trailers() -> None:
+def test_chunk_extensions_and_trailers_are_ignored() -> None:
     decoder = ChunkedDecoder()
     assert decoder.feed(b"3;x=y\r\nabc\r\n0\r\nTrailer: 1\r\n\r\n") == b"abc"
     assert decoder.done
 
 
 @pytest.mark.parametrize("size", [b"xyz", b"-1z", b""])
-def test_bad_chunk_size(size: bytes) -> None:
+def test_invalid_chunk_size_is_refused(size: bytes) -> None:
     with pytest.raises(ProtocolError):
         ChunkedDecoder().feed(size + b"\r\n")
 
 
 @given(st.lists(st.integers(0, 200), max_size=20))
-def test_counted_body_and_the_next_answer(at: list[int]) -> None:
+def test_connection_is_reused_after_a_body_with_length(at: list[int]) -> None:
     wire = Wire(cut(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nApi-Version: 1.43\r\n\r\nhello", at))
     connection = Connection(wire, "h")
     first = connection.request("GET", "/a", {})
@@ -116,7 +116,7 @@ def test_head_has_no_body() -> None:
     assert connection.request("HEAD", "/", {}).read() == b""
 
 
-def test_hijack_keeps_what_came_with_the_head() -> None:
+def test_hijack_keeps_bytes_received_with_the_head() -> None:
     wire = Wire([b"HTTP/1.1 101 UPGRADED\r\nUpgrade: tcp\r\n\r\nearly"])
     stream, rest = Connection(wire, "h").request("POST", "/attach", {}).hijack()
     assert stream is wire
@@ -129,7 +129,7 @@ def test_streamed_body_is_chunked() -> None:
     assert wire.sent.endswith(b"\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
 
 
-def test_an_early_refusal_is_read_although_the_body_could_not_be_sent() -> None:
+def test_early_error_is_read_although_the_body_could_not_be_sent() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.sendall(b"HTTP/1.1 400 Bad\r\nContent-Length: 2\r\n\r\nno")
@@ -149,13 +149,13 @@ def test_an_early_refusal_is_read_although_the_body_could_not_be_sent() -> None:
     [b"", b"SSH-2.0-OpenSSH\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Le", b"HTTP/1.1 abc\r\n\r\n"],
     ids=["nothing", "ssh", "half a head", "no status"],
 )
-def test_not_http(said: bytes) -> None:
+def test_answer_that_is_not_http_is_refused(said: bytes) -> None:
     with pytest.raises(ProtocolError):
         Connection(Wire([said]), "h").request("GET", "/", {})
 
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 9", b"Transfer-Encoding: chunked"])
-def test_a_body_cut_short_is_an_error(framing: bytes) -> None:
+def test_truncated_body_is_an_error(framing: bytes) -> None:
     connection = Connection(Wire([b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n\r\n5\r\nab"]), "h")
     with pytest.raises(ProtocolError, match="in the middle"):
         connection.request("GET", "/", {}).read()

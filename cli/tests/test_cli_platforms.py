@@ -31,7 +31,7 @@ def manifest(letter: str, platform: dict[str, str], content: int, unpacked: int,
     return {"ID": "sha256:" + letter * 64, "Kind": "image", "Available": bool(content), "Size": size, "ImageData": data}
 
 
-def test_images_as_a_tree(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_images_tree_lists_platforms(daemon: RecordedDaemon, orlop: Any) -> None:
     attestation = {
         "ID": "sha256:" + "f" * 64,
         "Kind": "attestation",
@@ -65,12 +65,12 @@ def test_images_as_a_tree(daemon: RecordedDaemon, orlop: Any) -> None:
 
 
 @pytest.mark.parametrize("flags", [["--digests"], ["--format", "json"], ["--no-trunc"], ["-q"]])
-def test_a_tree_has_one_form(orlop: Any, flags: list[str]) -> None:
+def test_images_tree_refuses_other_formats(orlop: Any, flags: list[str]) -> None:
     done = orlop("images", "--tree", *flags)
     assert done.code == 1 and "cannot be used with --tree" in done.err
 
 
-def test_a_platform_of_inspect_push_and_rmi(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_platform_is_sent_by_inspect_push_and_rmi(daemon: RecordedDaemon, orlop: Any) -> None:
     speaks(daemon, "1.51")
     daemon.on("GET", "/images/a/json", answer({"Id": "sha256:1"}))
     assert orlop("image", "inspect", "--platform", "linux/s390x", "-f", "{{.Id}}", "a").out == "sha256:1\n"
@@ -94,14 +94,16 @@ def test_a_platform_of_inspect_push_and_rmi(daemon: RecordedDaemon, orlop: Any) 
         (["image", "inspect", "--platform", "linux/arm64", "a"], "platform", "1.49"),
     ],
 )
-def test_older_daemons(daemon: RecordedDaemon, orlop: Any, argv: list[str], what: str, version: str) -> None:
+def test_flags_for_newer_daemons_are_refused(
+    daemon: RecordedDaemon, orlop: Any, argv: list[str], what: str, version: str
+) -> None:
     speaks(daemon, "1.45")
     done = orlop(*argv)
     assert done.code == 1
     assert f'"{what}" requires API version {version}, but the daemon\'s API version is 1.45' in done.err
 
 
-def test_a_push_of_one_platform_instead_of_all(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_push_of_one_platform_instead_of_all_is_noted(daemon: RecordedDaemon, orlop: Any) -> None:
     told = {
         "manifestPushedInsteadOfIndex": True,
         "originalIndex": {"digest": "sha256:all"},
@@ -116,7 +118,7 @@ def test_a_push_of_one_platform_instead_of_all(daemon: RecordedDaemon, orlop: An
 
 
 @pytest.mark.parametrize(("server", "asked"), [("1.45", "/v1.43/"), ("1.51", "/v1.48/")])
-def test_platforms_of_containers(daemon: RecordedDaemon, orlop: Any, server: str, asked: str) -> None:
+def test_ps_shows_platforms(daemon: RecordedDaemon, orlop: Any, server: str, asked: str) -> None:
     speaks(daemon, server)
     item = {"Id": "c" * 64, "Names": ["/a"], "ImageManifestDescriptor": {"platform": ARM}}
     daemon.on("GET", "/containers/json", answer([item]))

@@ -50,7 +50,7 @@ def attached(daemon: RecordedDaemon, output: bytes, code: int, start: bytes | No
     daemon.on("POST", f"/containers/{ID}/start", go)
 
 
-def test_run_attached(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_attached_run_prints_output_and_returns_the_exit_code(daemon: RecordedDaemon, orlop: Any) -> None:
     attached(daemon, frame(1, b"out\n") + frame(2, b"err\n"), 7)
     done = orlop("run", "--rm", "busybox", "x")
     assert (done.code, done.out, done.err) == (7, "out\n", "err\n")
@@ -63,7 +63,7 @@ def test_run_attached(daemon: RecordedDaemon, orlop: Any) -> None:
     assert daemon.requests[2].target.endswith("/wait?condition=removed")
 
 
-def test_run_detached(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_detached_run_prints_the_id(daemon: RecordedDaemon, orlop: Any) -> None:
     daemon.on("POST", "/containers/create", answer({"Id": ID, "Warnings": []}, 201))
     daemon.on("POST", f"/containers/{ID}/start", answer(status=204))
     done = orlop("run", "-d", "--name", "n", "busybox")
@@ -82,7 +82,7 @@ def test_run_detached(daemon: RecordedDaemon, orlop: Any) -> None:
         ("driver failed programming external connectivity", 125),
     ],
 )
-def test_run_codes_of_a_failed_start(daemon: RecordedDaemon, orlop: Any, text: str, code: int) -> None:
+def test_failed_start_sets_the_exit_code(daemon: RecordedDaemon, orlop: Any, text: str, code: int) -> None:
     attached(daemon, b"", 0, answer({"message": text}, 400))
     done = orlop("run", "--rm", "busybox", "x")
     assert done.code == code
@@ -101,13 +101,15 @@ def test_run_pulls_a_missing_image(daemon: RecordedDaemon, orlop: Any) -> None:
 
 
 @pytest.mark.parametrize(("message", "flags"), [("No such image: x", ["--pull", "never"]), ("network x not found", [])])
-def test_run_does_not_pull(daemon: RecordedDaemon, orlop: Any, message: str, flags: list[str]) -> None:
+def test_run_does_not_pull_if_told_so_or_after_other_errors(
+    daemon: RecordedDaemon, orlop: Any, message: str, flags: list[str]
+) -> None:
     daemon.on("POST", "/containers/create", answer({"message": message}, 404))
     assert orlop("run", *flags, "x").code == 125
     assert daemon.seen() == ["POST /containers/create"]
 
 
-def test_a_tty_needs_a_terminal(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_tty_without_a_terminal_is_refused(daemon: RecordedDaemon, orlop: Any) -> None:
     done = orlop("run", "-it", "busybox")
     assert (done.code, done.err) == (1, "orlop: the input device is not a TTY\n")
     assert daemon.requests == []
@@ -130,7 +132,7 @@ PULL = [
 ]
 
 
-def test_pull_without_a_terminal(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_pull_without_a_terminal_prints_lines(daemon: RecordedDaemon, orlop: Any) -> None:
     whole = b"".join(PULL)
     daemon.on("POST", "/images/create", chunked([whole[:70], whole[70:]]))
     done = orlop("pull", "nginx")
@@ -147,7 +149,7 @@ def test_pull_without_a_terminal(daemon: RecordedDaemon, orlop: Any) -> None:
     ]
 
 
-def test_a_pull_that_fails_half_way(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_failed_pull_prints_its_error(daemon: RecordedDaemon, orlop: Any) -> None:
     last = b'{"errorDetail":{"message":"unexpected EOF"},"error":"unexpected EOF"}\r\n'
     daemon.on("POST", "/images/create", chunked([*PULL[:3], last]))
     done = orlop("pull", "-q", "nginx")
@@ -167,7 +169,7 @@ PUSH = [
 ]
 
 
-def test_push_without_a_terminal(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_push_without_a_terminal_prints_lines(daemon: RecordedDaemon, orlop: Any) -> None:
     daemon.on("POST", "/images/reg.io/x/push", chunked(PUSH))
     done = orlop("push", "reg.io/x")
     assert (done.code, done.out.splitlines()) == (
@@ -195,12 +197,12 @@ def test_push_without_a_terminal(daemon: RecordedDaemon, orlop: Any) -> None:
         (["X"], "repository name (library/X) must be lowercase"),
     ],
 )
-def test_what_cannot_be_pushed(daemon: RecordedDaemon, orlop: Any, words: list[str], message: str) -> None:
+def test_invalid_push_arguments_are_refused(daemon: RecordedDaemon, orlop: Any, words: list[str], message: str) -> None:
     done = orlop("push", *words)
     assert done.code == 1 and message in done.err and not daemon.requests
 
 
-def test_a_push_that_fails(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_failed_push_prints_its_error(daemon: RecordedDaemon, orlop: Any) -> None:
     last = b'{"errorDetail":{"message":"denied: no"},"error":"denied: no"}\r\n'
     daemon.on("POST", "/images/reg.io/x/push", chunked([*PUSH[:2], last]))
     for words in (["reg.io/x"], ["-q", "reg.io/x"]):
@@ -208,7 +210,7 @@ def test_a_push_that_fails(daemon: RecordedDaemon, orlop: Any) -> None:
         assert (done.code, done.err) == (1, "orlop: denied: no\n")
 
 
-def test_stored_credentials_are_sent(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
+def test_stored_credentials_are_sent_with_pull_and_push(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
     import base64
 
     from orlop_cli import _config

@@ -37,7 +37,7 @@ def cpu_of(command: list[str], environment: dict[str, str]) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def test_ps_within_its_cpu_budget(tmp_path: Path) -> None:
+def test_ps_stays_within_its_cpu_budget(tmp_path: Path) -> None:
     """Compares the best of several runs, because other processes only add time. Measured against the bare interpreter, so
     that a slow machine does not fail the test."""
     paths = [path for path in sys.path if (path and Path(path, "orlop_cli").is_dir()) or Path(path or ".", "click").is_dir()]

@@ -30,7 +30,7 @@ def split(data: bytes, at: list[int]) -> list[bytes]:
     st.lists(st.tuples(st.sampled_from([0, 1, 2]), st.binary(max_size=30)), max_size=15),
     st.lists(st.integers(0, 999), max_size=40),
 )
-def test_frames_that_are_cut_anywhere_are_decoded(frames: Frames, at: list[int]) -> None:
+def test_frames_split_anywhere_are_decoded(frames: Frames, at: list[int]) -> None:
     data = b"".join(frame(stream, payload) for stream, payload in frames)
     seen = runs(Demultiplexer(), split(data, at))
     for stream in (0, 1, 2):
@@ -49,30 +49,30 @@ def test_frames_that_are_cut_anywhere_are_decoded(frames: Frames, at: list[int])
     assert order(seen) == order(frames)
 
 
-def test_neighbours_of_one_stream_are_one_run() -> None:
+def test_adjacent_frames_of_a_stream_are_joined() -> None:
     found = Demultiplexer().feed(frame(1, b"a") + frame(1, b"b") + frame(2, b"c") + frame(1, b"d"))
     assert [(stream, len(pieces)) for stream, pieces in found] == [(1, 2), (2, 1), (1, 1)]
 
 
-def test_a_payload_is_passed_on_before_it_is_complete() -> None:
+def test_incomplete_payload_is_passed_on() -> None:
     demultiplexer = Demultiplexer()
     assert runs(demultiplexer, [frame(1, b"abcdef")[:11]]) == [(1, b"abc")]
     assert runs(demultiplexer, [b"def"]) == [(1, b"def")]
 
 
 @pytest.mark.parametrize("at", [0, 4, 8, 10])
-def test_daemon_error_in_the_stream(at: int) -> None:
+def test_error_frame_raises_the_daemons_error(at: int) -> None:
     data = frame(3, b"disk on fire")
     with pytest.raises(CliError, match="error from daemon in stream: disk on fire"):
         runs(Demultiplexer(), [frame(1, b"x") + data[:at], data[at:]])
 
 
-def test_unknown_stream() -> None:
+def test_unknown_stream_is_refused() -> None:
     with pytest.raises(CliError, match="unrecognized stream: 9"):
         Demultiplexer().feed(frame(9, b"x"))
 
 
-def test_streams_go_to_their_descriptors_and_others_nowhere() -> None:
+def test_streams_without_a_descriptor_are_dropped() -> None:
     reader, writer = os.pipe()
     try:
         write = framed_writer({STDOUT: writer})
@@ -84,7 +84,7 @@ def test_streams_go_to_their_descriptors_and_others_nowhere() -> None:
 
 
 @pytest.mark.parametrize("size", [10, 20_000], ids=["joined", "writev"])
-def test_everything_is_written_to_a_slow_non_blocking_reader(size: int) -> None:
+def test_slow_non_blocking_reader_gets_all_output(size: int) -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     pieces = [memoryview(bytes([number % 251]) * size) for number in range(3000 if size == 10 else 100)]
@@ -113,12 +113,12 @@ def test_everything_is_written_to_a_slow_non_blocking_reader(size: int) -> None:
         ("a,b,c", b"abc"),
     ],
 )
-def test_detach_keys(keys: str | None, expected: bytes) -> None:
+def test_detach_keys_are_parsed(keys: str | None, expected: bytes) -> None:
     assert detach_bytes(keys) == expected
 
 
 @pytest.mark.parametrize("keys", ["ctrl-", "ctrl-A", "shift-a", "ctrl-a,", "ctrl-1"])
-def test_bad_detach_keys(keys: str) -> None:
+def test_invalid_detach_keys_are_refused(keys: str) -> None:
     with pytest.raises(CliError, match="invalid detach keys"):
         detach_bytes(keys)
 
@@ -133,6 +133,6 @@ def test_bad_detach_keys(keys: str) -> None:
         ([b"\x11\x10"], False),
     ],
 )
-def test_sequence(typed: list[bytes], matches: bool) -> None:
+def test_detach_sequence_is_recognized_across_reads(typed: list[bytes], matches: bool) -> None:
     sequence = Sequence(b"\x10\x11")
     assert (True in [sequence.feed(data) for data in typed]) is matches

@@ -93,7 +93,7 @@ def df(daemon: RecordedDaemon, orlop: Any) -> Any:
     return call
 
 
-def test_df_sums_as_docker_does(df: Any) -> None:
+def test_df_sums_like_docker(df: Any) -> None:
     assert df() == (
         "TYPE            TOTAL     ACTIVE    SIZE      RECLAIMABLE\n"
         "Images          2         1         10MB      7.5MB (75%)\n"
@@ -103,7 +103,7 @@ def test_df_sums_as_docker_does(df: Any) -> None:
     )
 
 
-def test_df_of_nothing(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_df_of_an_empty_daemon_prints_zeros(daemon: RecordedDaemon, orlop: Any) -> None:
     daemon.on(
         "GET", "/system/df", answer({"LayersSize": 0, "Images": [], "Containers": None, "Volumes": [], "BuildCache": None})
     )
@@ -111,7 +111,7 @@ def test_df_of_nothing(daemon: RecordedDaemon, orlop: Any) -> None:
     assert [line.split()[-1] for line in lines] == ["0B"] * 4
 
 
-def test_df_verbose_has_a_table_of_each(df: Any) -> None:
+def test_df_verbose_prints_a_table_per_type(df: Any) -> None:
     text = df("-v")
     images, containers, volumes, cache = (block.splitlines() for block in _titled(text))
     assert (
@@ -135,7 +135,7 @@ def _titled(text: str) -> list[str]:
     return re.split(r"(?:^|\n)(?:\w+ )+(?:space )?usage: ?\w*\n\n", text)[1:]
 
 
-def test_df_in_other_forms(df: Any) -> None:
+def test_df_supports_json_templates_and_tables(df: Any) -> None:
     first = json.loads(df("--format", "json").splitlines()[0])
     assert first == {"Type": "Images", "TotalCount": "2", "Active": "1", "Size": "10MB", "Reclaimable": "7.5MB (75%)"}
     assert df("--format", "{{.Type}}={{.Active}}").splitlines()[1] == "Containers=1"
@@ -154,7 +154,7 @@ def prunes(daemon: RecordedDaemon) -> None:
     daemon.on("POST", "/build/prune", answer({"CachesDeleted": ["d4"], "SpaceReclaimed": 4_000_000}))
 
 
-def test_prune_adds_up_what_came_back(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_system_prune_sums_reclaimed_space(daemon: RecordedDaemon, orlop: Any) -> None:
     prunes(daemon)
     done = orlop("system", "prune", "-f", "--volumes")
     assert done.out == (
@@ -165,7 +165,7 @@ def test_prune_adds_up_what_came_back(daemon: RecordedDaemon, orlop: Any) -> Non
     assert kinds == ["containers", "networks", "volumes", "images", "build"]
 
 
-def test_prune_without_volumes_leaves_them(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_system_prune_without_volumes_keeps_them(daemon: RecordedDaemon, orlop: Any) -> None:
     prunes(daemon)
     assert orlop("system", "prune", "-f").code == 0
     assert not [line for line in daemon.seen() if "volumes" in line]
@@ -188,7 +188,7 @@ def test_prune_without_volumes_leaves_them(daemon: RecordedDaemon, orlop: Any) -
         ),
     ],
 )
-def test_prune_warns_and_takes_no_for_an_answer(
+def test_system_prune_warns_and_can_be_declined(
     daemon: RecordedDaemon, orlop: Any, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...], warning: str
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
@@ -198,19 +198,19 @@ def test_prune_warns_and_takes_no_for_an_answer(
     assert not [line for line in daemon.seen() if line.startswith("POST")]
 
 
-def test_until_does_not_go_with_volumes(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_until_filter_is_refused_with_volumes(daemon: RecordedDaemon, orlop: Any) -> None:
     done = orlop("system", "prune", "-f", "--volumes", "--filter", "until=3h")
     assert (done.code, 'The "until" filter is not supported with "--volumes"' in done.err) == (1, True)
     assert not daemon.seen()
 
 
-def test_top_level_names_are_the_same_commands() -> None:
+def test_system_commands_are_available_at_the_top_level() -> None:
     assert set(_root.SYSTEM) == {"check", "df", "events", "info", "prune"}
     assert _root.TABLE["info"][:2] == _root.SYSTEM["info"][:2]
     assert _root.TABLE["events"] == _root.SYSTEM["events"]
 
 
-def test_info_tells_of_the_client(daemon: RecordedDaemon, orlop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_info_describes_the_client(daemon: RecordedDaemon, orlop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     daemon.on("GET", "/info", answer({"Containers": 2, "Images": 1, "ServerVersion": "1", "Warnings": ["WARNING: open"]}))
     done = orlop("system", "info")
     head = f"Client: Orlop\n Version:    {__version__}\n Context:    default\n Host:       {daemon.host}\n"

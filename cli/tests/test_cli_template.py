@@ -66,7 +66,7 @@ WEB = {
         ("no actions", "no actions"),
     ],
 )
-def test_renders(source: str, expected: str) -> None:
+def test_templates_render_like_go(source: str, expected: str) -> None:
     assert Template(source).render(WEB) == expected
 
 
@@ -100,7 +100,7 @@ def test_renders(source: str, expected: str) -> None:
         ("{{&}}", "unexpected '&'"),
     ],
 )
-def test_says_what_is_wrong(source: str, message: str) -> None:
+def test_template_errors_name_the_cause(source: str, message: str) -> None:
     with pytest.raises(CliError) as caught:
         Template(source).render(WEB)
     assert caught.value.message.startswith("template parsing error: ")
@@ -141,7 +141,7 @@ def rendered(form: str | None, trunc: bool = True) -> str:
         ("table {{.Names}} {{upper .State}}\\t{{.Image}}", "NAMES STATE   IMAGE\nweb RUNNING   nginx:1\n"),
     ],
 )
-def test_rows(form: str, expected: str) -> None:
+def test_placeholders_of_a_table_row_are_filled(form: str, expected: str) -> None:
     assert rendered(form) == expected
 
 

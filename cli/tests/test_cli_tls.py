@@ -81,7 +81,7 @@ def everything(stream: Stream) -> bytes:
     return b"".join(pieces)
 
 
-def test_half_close_keeps_the_other_direction(serve: Any, files: tuple[str, str]) -> None:
+def test_half_close_keeps_the_other_direction_open(serve: Any, files: tuple[str, str]) -> None:
     answer = os.urandom(SIZE)
     got: list[bytes] = []
 
@@ -98,7 +98,7 @@ def test_half_close_keeps_the_other_direction(serve: Any, files: tuple[str, str]
     stream.close()
 
 
-def test_nothing_is_lost_or_stuck_with_both_directions_full(serve: Any, files: tuple[str, str]) -> None:
+def test_full_buffers_in_both_directions_do_not_deadlock(serve: Any, files: tuple[str, str]) -> None:
     """A peer that echoes stops reading while we do not read; we half-close while its data is in transit."""
 
     def handle(peer: ssl.SSLSocket) -> None:
@@ -120,7 +120,7 @@ def test_nothing_is_lost_or_stuck_with_both_directions_full(serve: Any, files: t
     stream.close()
 
 
-def test_an_unknown_certificate_is_refused_unless_asked_not_to_verify(serve: Any) -> None:
+def test_untrusted_certificate_is_refused_unless_verification_is_off(serve: Any) -> None:
     with pytest.raises(CannotConnect, match=r"cannot set up TLS with tcp://localhost:.*certificate"):
         hosts.connect(serve(lambda peer: None), hosts.Tls(True, None, None, None))
     stream = hosts.connect(serve(lambda peer: peer.sendall(b"hi")), hosts.Tls(False, None, None, None))
@@ -128,13 +128,13 @@ def test_an_unknown_certificate_is_refused_unless_asked_not_to_verify(serve: Any
     stream.close()
 
 
-def test_a_name_that_is_not_in_the_certificate(serve: Any, files: tuple[str, str]) -> None:
+def test_wrong_host_name_is_refused(serve: Any, files: tuple[str, str]) -> None:
     address = serve(lambda peer: None)._replace(host="127.0.0.2")
     with pytest.raises(CannotConnect, match=r"IP address mismatch, certificate is not valid for '127\.0\.0\.2'"):
         hosts.connect(address, hosts.Tls(True, files[0], None, None))
 
 
-def test_missing_files_are_named(serve: Any) -> None:
+def test_missing_tls_files_are_named(serve: Any) -> None:
     with pytest.raises(CliError, match="cannot read TLS file /nonexistent"):
         hosts.connect(serve(lambda peer: None), hosts.Tls(True, "/nonexistent", None, None))
 
@@ -149,17 +149,17 @@ def test_missing_files_are_named(serve: Any) -> None:
         ("tcp://", False, ("127.0.0.1", 2375)),
     ],
 )
-def test_addresses(text: str, tls: bool, expected: tuple[str, int]) -> None:
+def test_tcp_addresses_are_parsed(text: str, tls: bool, expected: tuple[str, int]) -> None:
     address = hosts.parse(text, tls)
     assert (address.host, address.port) == expected
 
 
 @pytest.mark.parametrize("text", ["ssh://x", "tcp://h:x", "npipe://y"])
-def test_addresses_refused(text: str) -> None:
+def test_invalid_addresses_are_refused(text: str) -> None:
     with pytest.raises(CliError, match="unable to parse daemon host"):
         hosts.parse(text, tls=False)
 
 
-def test_unix_address() -> None:
+def test_unix_addresses_are_parsed() -> None:
     assert hosts.parse("unix:///a/b", tls=True).path == "/a/b"
     assert hosts.parse("unix://", tls=False).path == "/run/orlop.sock"

@@ -145,7 +145,7 @@ def is_raw(mode: list[Any]) -> bool:
     return not mode[3] & (termios.ICANON | termios.ECHO | termios.ISIG)
 
 
-def test_run_it(daemon: RecordedDaemon, terminal: Any) -> None:
+def test_interactive_run_sets_raw_mode_and_restores_it(daemon: RecordedDaemon, terminal: Any) -> None:
     shell = Shell(daemon)
     here = terminal("run", "-it", "busybox")
     here.see(b"$ ")
@@ -160,7 +160,7 @@ def test_run_it(daemon: RecordedDaemon, terminal: Any) -> None:
     assert daemon.find("POST", f"/containers/{ID}/resize").target.endswith("?h=30&w=100")
 
 
-def test_the_size_follows_the_window(daemon: RecordedDaemon, terminal: Any) -> None:
+def test_terminal_size_follows_the_window(daemon: RecordedDaemon, terminal: Any) -> None:
     Shell(daemon)
     here = terminal("run", "-it", "busybox")
     here.see(b"$ ")
@@ -172,7 +172,9 @@ def test_the_size_follows_the_window(daemon: RecordedDaemon, terminal: Any) -> N
 
 
 @pytest.mark.parametrize(("flags", "keys"), [([], b"\x10\x11"), (["--detach-keys", "ctrl-a,d"], b"\x01d")])
-def test_detach(daemon: RecordedDaemon, terminal: Any, flags: list[str], keys: bytes) -> None:
+def test_detach_keys_leave_the_container_running(
+    daemon: RecordedDaemon, terminal: Any, flags: list[str], keys: bytes
+) -> None:
     Shell(daemon, keys)
     here = terminal("run", "-it", *flags, "busybox")
     here.see(b"$ ")
@@ -186,7 +188,7 @@ def test_detach(daemon: RecordedDaemon, terminal: Any, flags: list[str], keys: b
         assert "detachKeys=ctrl-a%2Cd" in daemon.find("POST", f"/containers/{ID}/attach").target
 
 
-def test_a_signal_is_forwarded(daemon: RecordedDaemon, terminal: Any) -> None:
+def test_signal_is_forwarded(daemon: RecordedDaemon, terminal: Any) -> None:
     Shell(daemon)
     here = terminal("run", "-it", "busybox")
     here.see(b"$ ")
@@ -198,7 +200,7 @@ def test_a_signal_is_forwarded(daemon: RecordedDaemon, terminal: Any) -> None:
     assert here.wait() == 3
 
 
-def test_a_fatal_signal_restores_the_terminal(daemon: RecordedDaemon, terminal: Any) -> None:
+def test_fatal_signal_restores_the_terminal(daemon: RecordedDaemon, terminal: Any) -> None:
     Shell(daemon)
     here = terminal("run", "-it", "--sig-proxy=false", "busybox")
     here.see(b"$ ")
@@ -208,7 +210,7 @@ def test_a_fatal_signal_restores_the_terminal(daemon: RecordedDaemon, terminal: 
     assert here.mode() == here.before
 
 
-def test_a_killed_daemon_restores_the_terminal(daemon: RecordedDaemon, terminal: Any) -> None:
+def test_lost_daemon_restores_the_terminal(daemon: RecordedDaemon, terminal: Any) -> None:
     shell = Shell(daemon)
 
     def die(connection: Any, request: Request) -> None:
@@ -231,7 +233,7 @@ def test_a_killed_daemon_restores_the_terminal(daemon: RecordedDaemon, terminal:
     assert here.mode() == here.before
 
 
-def test_exec_it(daemon: RecordedDaemon, terminal: Any) -> None:
+def test_interactive_exec_sets_raw_mode_and_restores_it(daemon: RecordedDaemon, terminal: Any) -> None:
     shell = Shell(daemon)
     daemon.on("POST", "/containers/web/exec", answer({"Id": "e1"}, 201))
     daemon.on("POST", "/exec/e1/start", shell.attach)
@@ -289,7 +291,7 @@ def test_pull_shows_a_line_per_layer(daemon: RecordedDaemon, terminal: Any) -> N
     assert end.index(b"Digest: sha256:12") < end.index(b"Status: Downloaded newer image") < end.index(b"docker.io/library/x")
 
 
-def test_input_ends_and_output_goes_on(daemon: RecordedDaemon, tmp_path: Path) -> None:
+def test_output_continues_after_the_end_of_input(daemon: RecordedDaemon, tmp_path: Path) -> None:
     """Without a terminal, EOF of stdin closes one direction only."""
     import subprocess
 
@@ -311,7 +313,7 @@ def test_input_ends_and_output_goes_on(daemon: RecordedDaemon, tmp_path: Path) -
     assert b"".join(got) == data
 
 
-def test_a_reader_that_goes_away_ends_the_client_by_sigpipe(daemon: RecordedDaemon) -> None:
+def test_closed_output_ends_the_client_by_sigpipe(daemon: RecordedDaemon) -> None:
     import subprocess
 
     body = (b"\x01\x00\x00\x00\x00\x00\x00\x02y\n") * 1000

@@ -17,14 +17,14 @@ from orlop_cli.values import ports, references, times, units
     ("size", "text"),
     [(0, "0B"), (999, "999B"), (1000, "1kB"), (1_234_567, "1.23MB"), (2_026_471, "2.03MB"), (999_900, "1000kB")],
 )
-def test_human_size(size: int, text: str) -> None:
+def test_human_size_uses_decimal_units(size: int, text: str) -> None:
     assert units.human_size(size) == text
 
 
 @pytest.mark.parametrize(
     ("size", "text"), [(0, "0B"), (507904, "496KiB"), (13_107_200, "12.5MiB"), (25_276_514_304, "23.54GiB")]
 )
-def test_bytes_size(size: int, text: str) -> None:
+def test_bytes_size_uses_binary_units(size: int, text: str) -> None:
     assert units.bytes_size(size) == text
 
 
@@ -32,12 +32,12 @@ def test_bytes_size(size: int, text: str) -> None:
     ("text", "size"),
     [("512m", 512 << 20), ("1.5g", 3 << 29), ("64k", 65536), ("100", 100), ("10MiB", 10 << 20), ("1GB", 1 << 30)],
 )
-def test_parse_bytes(text: str, size: int) -> None:
+def test_sizes_are_parsed_in_binary_units(text: str, size: int) -> None:
     assert units.parse_bytes(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "m", "-1", "1x", "1..5g", "1 2"])
-def test_parse_bytes_refuses(text: str) -> None:
+def test_invalid_sizes_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="invalid size"):
         units.parse_bytes(text)
 
@@ -45,12 +45,12 @@ def test_parse_bytes_refuses(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "seconds"), [("1h30m", 5400), ("1.5s", 1.5), ("-2m", -120), ("0", 0), ("300ms", 0.3), ("1h1m1s1ms", 3661.001)]
 )
-def test_parse_duration(text: str, seconds: float) -> None:
+def test_durations_are_parsed(text: str, seconds: float) -> None:
     assert units.parse_duration(text) == int(seconds * 1000) * 10**6
 
 
 @pytest.mark.parametrize("text", ["", "1", "1d", "h", "1h 2m", "x1s"])
-def test_parse_duration_refuses(text: str) -> None:
+def test_invalid_durations_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="invalid duration"):
         units.parse_duration(text)
 
@@ -74,11 +74,11 @@ def test_parse_duration_refuses(text: str) -> None:
         (730 * 86400, "2 years"),
     ],
 )
-def test_human_duration(seconds: float, text: str) -> None:
+def test_durations_are_printed_like_docker(seconds: float, text: str) -> None:
     assert units.human_duration(seconds) == text
 
 
-def test_cpus_are_exact() -> None:
+def test_cpus_are_converted_exactly() -> None:
     assert units.parse_cpus("0.1") == 100_000_000
     with pytest.raises(ValueError, match="too precise"):
         units.parse_cpus("0.0000000001")
@@ -96,11 +96,11 @@ def test_cpus_are_exact() -> None:
         ("", None),
     ],
 )
-def test_query_time(text: str, expected: str | None) -> None:
+def test_times_of_queries_are_converted(text: str, expected: str | None) -> None:
     assert times.query_time(text, now=1_700_000_000) == expected
 
 
-def test_query_time_refuses() -> None:
+def test_invalid_query_times_are_refused() -> None:
     with pytest.raises(CliError, match="yesterday"):
         times.query_time("yesterday")
 
@@ -121,7 +121,7 @@ def port(private: int, public: int = 0, ip: str = "", kind: str = "tcp") -> dict
         ([port(80, 8080, "0.0.0.0"), port(90)], "90/tcp, 0.0.0.0:8080->80/tcp"),
     ],
 )
-def test_displayable_ports(published: list[dict[str, Any]], text: str) -> None:
+def test_published_ports_are_displayed_like_docker(published: list[dict[str, Any]], text: str) -> None:
     shown = ports.displayable(published)
     assert sorted(shown.split(", ")) == sorted(text.split(", "))
     assert ("->" not in shown) or shown.index("->") >= (text.index("->") if "->" in text else 0)
@@ -140,19 +140,19 @@ def test_displayable_ports(published: list[dict[str, Any]], text: str) -> None:
         ("published=8080,target=80,protocol=udp", {"80/udp": [{"HostIp": "", "HostPort": "8080"}]}),
     ],
 )
-def test_publish(text: str, expected: dict[str, Any]) -> None:
+def test_publish_flag_is_parsed(text: str, expected: dict[str, Any]) -> None:
     assert ports.parse_publish(text) == expected
 
 
 @pytest.mark.parametrize(
     "text", ["foo", "8080:", "1:2:3:4", "80/xyz", "70000", "1-2:3-5", "300.1.1.1:1:2", "published=1", "[::1:80"]
 )
-def test_publish_refuses(text: str) -> None:
+def test_invalid_publish_flags_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"inval|no port"):
         ports.parse_publish(text)
 
 
-def test_table_widths() -> None:
+def test_columns_are_as_wide_as_their_cells() -> None:
     assert table.layout([["ID", "NAME"], ["a-longer-one", "x"]]) == "ID             NAME\na-longer-one   x\n"
     assert table.layout([["A", "B", "C"], ["x"], ["aaaaaaaaaaaaaa", "b", "c"]]).splitlines()[0] == "A         B         C"
 
@@ -168,13 +168,13 @@ def test_table_widths() -> None:
         ("x@sha256:" + "a" * 64, "docker.io/library/x@sha256:" + "a" * 64, "x"),
     ],
 )
-def test_references(text: str, canonical: str, name: str) -> None:
+def test_image_references_are_normalized(text: str, canonical: str, name: str) -> None:
     reference = references.parse(text).with_default_tag()
     assert (reference.canonical, reference.name) == (canonical, name)
 
 
 @pytest.mark.parametrize("text", ["Foo", "a:b:c", "", "-x", "a//b", "x:", "x@sha256:12", "a b"])
-def test_bad_references(text: str) -> None:
+def test_invalid_image_references_are_refused(text: str) -> None:
     with pytest.raises(CliError, match="invalid reference format"):
         references.parse(text)
 
@@ -192,5 +192,5 @@ def test_bad_references(text: str) -> None:
         (["--name=n", "--", "x"], ["--name=n", "--", "x"]),
     ],
 )
-def test_flags_as_pflag_takes_them(given: list[str], expected: list[str]) -> None:
+def test_boolean_flags_are_normalized_like_pflag(given: list[str], expected: list[str]) -> None:
     assert normalise(run, given, interspersed=False) == expected
