@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orlop_cli import __main__ as entry
-from orlop_cli import _plugins
+from orlop_cli import _config, _plugins
 from orlop_cli.testing import RecordedDaemon
 
 
@@ -24,6 +25,14 @@ def no_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_plugins, "_SYSTEM", ())
     for name in ("DOCKER_BUILDKIT", "DOCKER_CONTEXT"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def fresh_config() -> Iterator[None]:
+    """config.json is cached, and each test has its own."""
+    _config.load.cache_clear()
+    yield
+    _config.load.cache_clear()
 
 
 @pytest.fixture

@@ -118,3 +118,8 @@ class FakeListeners:
 
 def routes(sandbox: Sandbox) -> list[tuple[str, bool, int]]:
     return [(each.network.name, each.endpoint.default_route, len(each.endpoint.ports)) for each in sandbox.endpoints]
+
+
+def members(networks: Networks, name: str) -> dict[str, str]:
+    """The first address of each container on a network."""
+    return {sandbox.container_id: attached.endpoint.addresses[0].address for sandbox, attached in networks.members(name)}

@@ -16,8 +16,8 @@ from tests.integration.adopting import running, system
 from tests.integration.docker_root import snapshot
 from tests.integration.docker_root_small import IMAGE, small_root
 from tests.integration.engine import Engine
+from tests.integration.push_fixture import error_of, pieces, pushed
 from tests.integration.test_disk_space import MB, noise
-from tests.integration.test_registry_push import error_of, pieces, pushed
 from tests.registry import docker_archive, image, layer
 from tests.registry.fakes import ImagesFixture, drain, open_images
 from tests.registry.receiving import Receiving, receiving

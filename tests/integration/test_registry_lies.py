@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import trio
+from tests.integration import push_fixture as pushes
 from tests.integration import test_registry_pull as pulls
-from tests.integration import test_registry_push as pushes
+from tests.integration import test_registry_push_failures as failures
+from tests.integration.push_fixture import pushed
 from tests.integration.test_registry_pull import APP, BASE, challenge, error_of, pulled
-from tests.integration.test_registry_push import pushed
 from tests.registry.fakes import ImagesFixture
 from tests.registry.hostile import Answer, Handler, Hostile, redirect, replace, serving, status
 from tests.registry.receiving import PushHandler, Receiving, cut, hang, lie, refuse, reply
@@ -184,7 +185,7 @@ PUSH_RECOVERS: list[tuple[str, str, list[Any], str]] = [
     ("method", "answers", "path"), [case[1:] for case in PUSH_RECOVERS], ids=[case[0] for case in PUSH_RECOVERS]
 )
 def test_a_push_recovers(tmp_path: Path, method: str, answers: list[Any], path: str) -> None:
-    pushes.test_a_push_recovers(tmp_path, method, answers, path)
+    failures.test_a_push_recovers(tmp_path, method, answers, path)
 
 
 def test_a_registry_that_says_it_has_what_it_has_not(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from orlop_api_docker import plugins, swarm
 from orlop_api_docker.dialect import docker_router
 from orlop_kernel.http.messages import Response
 
-from .test_api_router import ask, message
+from .calls import ask, message
 
 NO_ENGINE: Any = SimpleNamespace()
 SWARM = docker_router(swarm.routes(NO_ENGINE))

@@ -1,0 +1,87 @@
+"""Help, and commands that only docker has."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from orlop_cli import _root
+from orlop_cli.testing import RecordedDaemon, answer
+
+pytestmark = pytest.mark.usefixtures("clean")
+
+ID = "ab" * 32
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "then"),
+    [
+        (["plugin", "ls"], "plugin", "Orlop does not have, neither the client nor the daemon."),
+        (["config", "ls"], "config ls", "neither the client nor the daemon."),
+        (["swarm", "init"], "swarm", "neither the client nor the daemon."),
+        (["login"], "login", "The docker client works against Orlop too: DOCKER_HOST=unix:///run/orlop.sock"),
+        (["help", "search"], "search", "The docker client works against Orlop too"),
+    ],
+)
+def test_commands_that_only_docker_has_are_explained(
+    daemon: RecordedDaemon, orlop: Any, words: list[str], name: str, then: str
+) -> None:
+    done = orlop(*words)
+    assert done.code == 1
+    assert done.err.startswith(f"orlop: '{name}' is a command of docker that ")
+    assert then in done.err and "Did you mean" not in done.err
+    assert daemon.requests == []
+
+
+def test_commands_that_only_docker_has_are_documented_and_absent() -> None:
+    from orlop_cli import _docker_only
+
+    page = (Path(__file__).parents[2] / "docs/cli.md").read_text()
+    listed = set(
+        re.findall("`([^`]+)`", page.partition("## Commands and flags that only docker has")[2].partition("\n## ")[0])
+    )
+    for table in (_docker_only._CLIENT, _docker_only._DAEMON):
+        for group, names in table.items():
+            ours = {"orlop": _root.TABLE, "system": _root.SYSTEM, "config": _root.CONFIG, "image": _root.IMAGE}
+            assert not names & ours.get(group, _root.VOLUME).keys()
+            if group == "orlop":
+                assert names <= listed
+    root = click.Context(_root.root, info_name="orlop")
+    for path, flags in re.findall(r"^- `([a-z ]+)`: ((?:`--[\w-]+`(?:, )?)+)", page, re.MULTILINE):
+        command: Any = _root.root
+        for word in path.split():
+            command = command.get_command(root, word)
+        assert not set(re.findall("--[a-z-]+", flags)) & {opt for param in command.params for opt in param.opts}
+
+
+@pytest.mark.parametrize("words", [[], ["run"], ["container"], ["container", "list"], ["help"], ["system", "prune"]])
+def test_help_command_equals_help_flag(orlop: Any, words: list[str]) -> None:
+    if words:
+        assert orlop("help", *words).out == orlop(*words, "--help").out != ""
+    else:
+        assert orlop("help").out == orlop("--help").out
+    assert orlop("help", *words).code == 0
+
+
+def test_help_of_an_unknown_command_suggests_one(orlop: Any) -> None:
+    done = orlop("help", "container", "lss")
+    assert (done.code, done.err.splitlines()[1]) == (1, "Did you mean 'orlop container ls'?")
+
+
+def test_h_prints_help(daemon: RecordedDaemon, orlop: Any) -> None:
+    assert orlop("ps", "-h").out == orlop("ps", "--help").out
+    assert orlop("network", "create", "-h").code == 0
+    assert daemon.requests == []
+    daemon.on("POST", "/containers/create", answer({"Id": ID}, 201))
+    assert orlop("create", "-h", "box", "x").code == 0
+    assert daemon.find("POST", "/containers/create").json()["Hostname"] == "box"
+
+
+def test_prune_does_not_promise_named_volumes(orlop: Any) -> None:
+    text = orlop("system", "prune", "--help").out
+    assert "everything no container uses" not in text
+    assert "also unused images, and anonymous volumes" in text

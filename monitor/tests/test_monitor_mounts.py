@@ -1,0 +1,54 @@
+"""Which mounts of the host a monitor detaches from its own mount namespace."""
+
+from __future__ import annotations
+
+from orlop_monitor.sandbox import _paths, detachable
+from orlop_sdk import Mount, mountinfo
+
+MOUNTS = b"""\
+20 1 8:1 / / rw - ext4 /dev/a rw
+21 20 0:5 / /proc rw - proc proc rw
+22 20 0:6 / /data rw - ext4 /dev/b rw
+23 22 0:7 / /data/docker rw - ext4 /dev/c rw
+24 20 0:8 / /mnt/usb\\040stick rw - vfat /dev/d rw
+25 20 0:9 / /srv rw shared:5 - ext4 /dev/e rw
+26 25 0:10 / /srv/x rw - ext4 /dev/f rw
+27 20 0:11 / /usr/share rw - squashfs /dev/g ro
+28 20 0:12 / /media rw shared:6 - ext4 /dev/h rw
+29 28 0:13 / /media/inner rw - ext4 /dev/i rw
+"""
+
+
+def _detached(needed: set[str], trees: set[str]) -> list[str]:
+    return [entry.path for entry in detachable(mountinfo.parse(MOUNTS), needed, trees)]
+
+
+def test_octal_escapes_of_mount_points_are_decoded() -> None:
+    assert "/mnt/usb stick" in [entry.path for entry in mountinfo.parse(MOUNTS)]
+
+
+def test_only_topmost_unneeded_mounts_are_detached() -> None:
+    # The parent of /media/inner propagates, so detaching it here would detach it on the host. /media therefore stays as
+    # well.
+    assert _detached(set(), {"/proc", "/usr"}) == ["/data", "/mnt/usb stick"]
+
+
+def test_mounts_above_needed_paths_stay() -> None:
+    assert _detached({"/data/docker/overlay2"}, {"/proc", "/usr"}) == ["/mnt/usb stick"]
+    assert _detached({"/data/x"}, {"/proc", "/usr"}) == ["/data/docker", "/mnt/usb stick"]
+
+
+def test_mounts_below_a_bind_source_stay() -> None:
+    assert _detached(set(), {"/proc", "/usr", "/data"}) == ["/mnt/usb stick"]
+
+
+def test_shared_root_does_not_keep_its_children() -> None:
+    entries = mountinfo.parse(MOUNTS.replace(b"/ / rw - ext4 /dev/a", b"/ / rw shared:1 - ext4 /dev/a"))
+    assert [entry.path for entry in detachable(entries, set(), set())] == ["/data/docker"]
+
+
+def test_paths_in_mount_options_are_needed() -> None:
+    mount = Mount("overlay", "overlay", "", ("lowerdir=/a/1:/b/2", "upperdir=/c", "ro", "index=off"))
+    assert _paths([mount]) == {"/a/1", "/b/2", "/c"}
+    image = Mount("erofs", "/a/layer.erofs", "", ("ro", "device=/b/layer.tar"), "/c/diff")
+    assert _paths([image]) == {"/a/layer.erofs", "/b/layer.tar", "/c/diff"}
