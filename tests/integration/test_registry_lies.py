@@ -185,7 +185,7 @@ PUSH_RECOVERS: list[tuple[str, str, list[Any], str]] = [
     ("method", "answers", "path"), [case[1:] for case in PUSH_RECOVERS], ids=[case[0] for case in PUSH_RECOVERS]
 )
 def test_a_push_recovers(tmp_path: Path, method: str, answers: list[Any], path: str) -> None:
-    failures.test_a_push_recovers(tmp_path, method, answers, path)
+    failures.test_push_recovers_from_temporary_failures(tmp_path, method, answers, path)
 
 
 def test_a_registry_that_says_it_has_what_it_has_not(tmp_path: Path) -> None:
