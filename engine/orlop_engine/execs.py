@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import trio
 
+from orlop_engine.commands import describe_timeout
 from orlop_engine.containers import links, names
 from orlop_engine.containers.attach import Detached, Duplex, parse_detach_keys, relay
 from orlop_engine.containers.container import Container
@@ -31,7 +32,6 @@ from orlop_engine.containers.waits import decided
 from orlop_engine.processes.monitor_client import StartFailed
 from orlop_engine.types.containers import ExecConfig
 from orlop_kernel.failures import as_orlop_error
-from orlop_kernel.process import describe_timeout
 from orlop_monitor.protocol import Attach, Exec, ExecExited, Status
 from orlop_sdk import Conflict, DeadlineExceeded, Execution, InvalidParameter, NotFound, OrlopError, Outcome
 

@@ -11,6 +11,7 @@ import trio
 from trio.testing import MockClock
 
 import orlop_kernel.config as kernel
+from orlop_engine import commands
 from orlop_engine.containers import bundle, launch
 from orlop_engine.containers.background import Background
 from orlop_engine.containers.container import Container, Run
@@ -26,7 +27,6 @@ from orlop_engine.execs import Execs
 from orlop_engine.networks.records import Sandbox
 from orlop_engine.processes.monitor_client import MonitorClient
 from orlop_engine.types.containers import ContainerConfig, HostConfig
-from orlop_kernel import process
 from orlop_kernel.events import EventBus
 from orlop_monitor.protocol import Exited, Launch, Started, Status
 from orlop_sdk import Command, DriverError, Outcome, Unavailable
@@ -341,7 +341,7 @@ def no_threads(monkeypatch):
         return Outcome(0, b"", b"")
 
     monkeypatch.setattr(trio.to_thread, "run_sync", at_once)
-    monkeypatch.setattr(process, "run_supervised", succeed)
+    monkeypatch.setattr(commands, "run_supervised", succeed)
 
 
 def surviving_monitor(h, monkeypatch, cgroup="/nowhere", execs=None):

@@ -25,7 +25,7 @@ from tests.integration.engine import BUSYBOX, Engine, until
 from tests.registry import busybox, docker_archive, image, layer
 from tests.soak.census import descendants
 
-from orlop_kernel.process import run_supervised
+from orlop_engine.commands import run_supervised
 from orlop_net_bridge._nft import _Program
 from orlop_sdk import Command
 

@@ -16,11 +16,11 @@ import msgspec
 import pytest
 import trio
 
+from orlop_engine.commands import run_supervised
 from orlop_engine.processes import runs
 from orlop_engine.processes.monitor_client import MonitorClient, StartFailed
 from orlop_engine.processes.zygote import Zygote
 from orlop_engine.testing import MonitorCase, MonitorHost
-from orlop_kernel.process import run_supervised
 from orlop_monitor.protocol import Attach, Event, Exited, MonitorRecord
 from orlop_runtime_runc import Runc
 from orlop_sdk import Runtime, RuntimeContext, Unavailable, linux

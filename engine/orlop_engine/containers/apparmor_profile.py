@@ -8,10 +8,10 @@ import logging
 import os
 import shutil
 
+from orlop_engine import commands
 from orlop_engine.spec import apparmor, security
 from orlop_engine.spec.host import facts
 from orlop_engine.types.containers import HostConfig
-from orlop_kernel import process
 from orlop_sdk import Command, InvalidParameter
 
 __all__ = ["ensure_profile", "has_default", "profile"]
@@ -66,7 +66,7 @@ async def ensure_profile(host: HostConfig) -> None:
         )
     text = apparmor.text(lambda name: os.path.exists(f"{_DIRECTORY}/{name}"), _own())
     command = Command((_parser() or "", "-Kr"), env=(("PATH", _PATH),), stdin=text.encode(), timeout=30)
-    await process.check(command, f"load the AppArmor profile {apparmor.DEFAULT}")
+    await commands.check(command, f"load the AppArmor profile {apparmor.DEFAULT}")
     log.info("loaded the AppArmor profile %s", apparmor.DEFAULT)
 
 

@@ -14,7 +14,7 @@ import shutil
 
 import trio
 
-from orlop_kernel import process
+from orlop_engine import commands
 from orlop_sdk import (
     Conflict,
     DeadlineExceeded,
@@ -106,7 +106,7 @@ async def create(ports: Ports, container: Container, name: str, directory: str, 
             os.makedirs(partial, mode=0o700)
             work = work_directory(ports.paths, container)
             command = runtime.checkpoint(task(ports.paths, container), partial, work, leave_running=not end)
-            await process.check(command, f"checkpoint container {container.name}")
+            await commands.check(command, f"checkpoint container {container.name}")
             os.rename(partial, final)
         except (OrlopError, OSError) as error:
             container.stop_requested = requested

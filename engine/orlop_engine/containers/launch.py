@@ -20,13 +20,13 @@ from typing import Any
 import trio
 from msgspec.structs import replace
 
+from orlop_engine.commands import describe_timeout
 from orlop_engine.config import defaults
 from orlop_engine.networks.ports import normal_ports
 from orlop_engine.networks.records import Sandbox
 from orlop_engine.processes.monitor_client import MonitorClient, StartFailed
 from orlop_engine.terminals import rows_and_columns
 from orlop_engine.types.containers import HostConfig
-from orlop_kernel.process import describe_timeout
 from orlop_monitor.protocol import Launch, Log, MountPoint, Start, Started
 from orlop_sdk import Command, DeadlineExceeded, InvalidParameter, OrlopError, Outcome, Runtime
 

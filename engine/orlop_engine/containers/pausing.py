@@ -6,7 +6,7 @@ import logging
 
 import trio
 
-from orlop_kernel import process
+from orlop_engine import commands
 from orlop_sdk import Conflict, DriverError, OrlopError, Runtime
 
 from . import probes
@@ -63,7 +63,7 @@ async def _freeze(ports: Ports, container: Container, runtime: Runtime) -> None:
     """Freeze the cgroup. A failure resumes it: a container that is shown as running must not stay frozen, or freeze
     later."""
     try:
-        await process.check(runtime.pause(task(ports.paths, container)), f"pause container {container.id}")
+        await commands.check(runtime.pause(task(ports.paths, container)), f"pause container {container.id}")
     except DriverError as error:
         await _thaw_halfway(ports.paths, container, runtime)
         await unless_it_ended(container, error)
@@ -73,7 +73,7 @@ async def _freeze(ports: Ports, container: Container, runtime: Runtime) -> None:
         await _thaw_halfway(ports.paths, container, runtime)
         raise Conflict(f"container {container.id} is not running")
     if run is not None and run.killed:
-        await process.check(runtime.resume(task(ports.paths, container)), f"unpause container {container.id}")
+        await commands.check(runtime.resume(task(ports.paths, container)), f"unpause container {container.id}")
         raise Conflict(f"container {container.id} is not running")
 
 
@@ -83,7 +83,7 @@ async def _thaw_halfway(paths: ContainerPaths, container: Container, runtime: Ru
     frozen is ignored."""
     with trio.move_on_after(KILL_DEADLINE, shield=True):
         try:
-            await process.check(runtime.resume(task(paths, container)), f"unpause container {container.id}")
+            await commands.check(runtime.resume(task(paths, container)), f"unpause container {container.id}")
         except DriverError as error:
             log.info("cannot resume a container after a failed pause: %s", error)
 
@@ -118,7 +118,7 @@ async def unpause_locked(ports: Ports, container: Container) -> None:
                 await ports.rows.save(container)
             except OrlopError as error:
                 failure = error  # a full disk must not keep it frozen
-            await process.check(runtime.resume(task(ports.paths, container)), f"unpause container {container.id}")
+            await commands.check(runtime.resume(task(ports.paths, container)), f"unpause container {container.id}")
     except BaseException:
         ports.background.start(ports.rows.save, container)
         raise

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 import trio
 
-from orlop_kernel import process
+from orlop_engine import commands
 from orlop_sdk import Command, Conflict, DriverError, InvalidParameter, Outcome
 
 from .container import Container
@@ -60,7 +60,7 @@ async def _pids(ports: Ports, container: Container) -> list[int]:
     runtime = ports.drivers.runtime(container.record.host_config.runtime)
     what = f"list processes of container {container.id}"
     try:
-        listed = await process.check(runtime.processes(task(ports.paths, container)), what, limit=_OUTPUT)
+        listed = await commands.check(runtime.processes(task(ports.paths, container)), what, limit=_OUTPUT)
     except DriverError:
         if run is not None:
             with trio.move_on_after(_EXIT_RECORDED):
@@ -76,7 +76,7 @@ async def _pids(ports: Ports, container: Container) -> list[int]:
 async def _ps(*arguments: str) -> Outcome:
     """Run ps on this host, not in the container."""
     try:
-        return await process.run_supervised(Command(("ps", *arguments), _PATH, timeout=30), limit=_OUTPUT)
+        return await commands.run_supervised(Command(("ps", *arguments), _PATH, timeout=30), limit=_OUTPUT)
     except FileNotFoundError:
         raise DriverError("cannot list processes: ps is not installed on the host (procps)") from None
     except OSError as error:  # for example more arguments than the kernel accepts

@@ -9,10 +9,10 @@ import shutil
 
 import trio
 
+from orlop_engine import commands
 from orlop_engine.config import Config
 from orlop_engine.processes import runs
 from orlop_engine.types.containers import HostConfig
-from orlop_kernel import process
 from orlop_sdk import InvalidParameter, OrlopError, Task, cgroups
 
 from .container import Container, Run
@@ -69,7 +69,7 @@ async def clean(ports: Ports, container: Container) -> None:
     record = container.record
     try:
         runtime = ports.drivers.runtime(record.host_config.runtime)
-        await process.check(
+        await commands.check(
             runtime.delete(task(ports.paths, container)), f"have the runtime forget container {container.name}"
         )
     except OrlopError as error:

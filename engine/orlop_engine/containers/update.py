@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from msgspec.structs import fields, replace
 
+from orlop_engine import commands
 from orlop_engine.spec import resources
 from orlop_engine.spec.host import facts
 from orlop_engine.types.containers import HostConfig, Resources, UpdateRequest
-from orlop_kernel import process
 from orlop_sdk import Conflict, InvalidParameter
 
 from . import limits, restarts
@@ -101,4 +101,4 @@ async def _apply(ports: Ports, container: Container, request: UpdateRequest) -> 
     if not wanted:
         return
     runtime = ports.drivers.runtime(container.record.host_config.runtime)
-    await process.check(runtime.update(task(ports.paths, container), wanted), f"update container {container.id}")
+    await commands.check(runtime.update(task(ports.paths, container), wanted), f"update container {container.id}")

@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 import msgspec
 import trio
 
-from orlop_kernel.process import spawn_detached
+from orlop_engine.commands import spawn_detached
 from orlop_monitor.forking import ENTRIES, MESSAGE_LIMIT, Fork, Forked
 from orlop_sdk import DeadlineExceeded, Unavailable
 

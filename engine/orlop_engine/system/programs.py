@@ -9,7 +9,7 @@ import re
 import msgspec
 import trio
 
-from orlop_kernel.process import run_supervised
+from orlop_engine.commands import run_supervised
 from orlop_sdk import Command, OrlopError, Runtime, RuntimeFeatures
 
 __all__ = ["Programs", "parse_init_version"]

@@ -12,6 +12,7 @@ import trio
 from engine_fixture import ID, SANDBOX, TRUE, FakeMonitor, RealLaunch, engine_fixture, no_threads, run_fast
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from orlop_engine import commands
 from orlop_engine.containers import attach, launch, monitor_events, restore, rootfs, volumes
 from orlop_engine.containers.container import Run
 from orlop_engine.containers.record import MountRecord
@@ -21,7 +22,7 @@ from orlop_engine.processes.monitor_client import MonitorClient
 from orlop_engine.service import EngineService
 from orlop_engine.types.containers import CreateRequest, HostConfig, RestartPolicy
 from orlop_engine.types.images import ImageConfig
-from orlop_kernel import daemon, process
+from orlop_kernel import daemon
 from orlop_kernel.store import Store
 from orlop_monitor.protocol import Attach, Event, Exited, Oom, Started
 from orlop_monitor.streams import Attachment, Output
@@ -472,13 +473,13 @@ def test_out_of_memory_kill_is_reported_once(tmp_path, monkeypatch):
 def test_unkillable_process_does_not_block_operations(monkeypatch):
     """A process in uninterruptible sleep ignores SIGKILL: simulated by a `kill` that does nothing."""
     started = []
-    kill = process.subprocess.Popen.kill
-    monkeypatch.setattr(process.subprocess.Popen, "kill", lambda self: started.append(self))
-    monkeypatch.setattr(process.os, "killpg", lambda *of: None)
+    kill = commands.subprocess.Popen.kill
+    monkeypatch.setattr(commands.subprocess.Popen, "kill", lambda self: started.append(self))
+    monkeypatch.setattr(commands.os, "killpg", lambda *of: None)
 
     async def main():
         with trio.fail_after(8):
-            outcome = await process.run_supervised(Command(("sleep", "20"), TRUE.env, timeout=0.05))
+            outcome = await commands.run_supervised(Command(("sleep", "20"), TRUE.env, timeout=0.05))
         assert outcome.timed_out
 
     try:

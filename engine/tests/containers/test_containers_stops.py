@@ -6,12 +6,12 @@ import trio
 from engine_fixture import ID, SANDBOX, TRUE, FakeMonitor, FakeRuntime, engine_fixture, run_fast, surviving_monitor
 from trio.testing import wait_all_tasks_blocked
 
+from orlop_engine import commands
 from orlop_engine.containers import exits, restarts, restore
 from orlop_engine.containers.record import decode
 from orlop_engine.containers.state import Phase, State
 from orlop_engine.files import commit
 from orlop_engine.types.containers import EndpointSettings, RestartPolicy
-from orlop_kernel import process
 from orlop_sdk import Conflict, DriverError, NotModified, Unavailable
 
 ALWAYS = RestartPolicy(name="always")
@@ -37,7 +37,7 @@ def froze(monkeypatch):
             await trio.sleep_forever()
         await trio.lowlevel.checkpoint()
 
-    monkeypatch.setattr(process, "check", check)
+    monkeypatch.setattr(commands, "check", check)
     monkeypatch.setattr(FakeRuntime, "pause", lambda runtime, task: TRUE)
     return asked
 
@@ -264,7 +264,7 @@ def test_failed_pause_leaves_no_frozen_process(tmp_path, monkeypatch):
         if frozen:
             raise DriverError(f"cannot {what}: unable to freeze")
 
-    monkeypatch.setattr(process, "check", check)
+    monkeypatch.setattr(commands, "check", check)
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:

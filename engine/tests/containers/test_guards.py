@@ -9,9 +9,9 @@ import trio
 from engine_fixture import FakeRuntime, RealLaunch, engine_fixture, run_fast
 from trio.testing import wait_all_tasks_blocked
 
+from orlop_engine import commands
 from orlop_engine.containers.launch import launch
 from orlop_engine.types.containers import RestartPolicy
-from orlop_kernel import process
 from orlop_sdk import Conflict
 
 
@@ -75,7 +75,7 @@ def frozen(monkeypatch):
         asked.append(verb)
         asked.first(verb)
 
-    monkeypatch.setattr(process, "check", check)
+    monkeypatch.setattr(commands, "check", check)
     monkeypatch.setattr(FakeRuntime, "pause", FakeRuntime.delete)
     return asked
 
@@ -105,11 +105,11 @@ def test_a_pause_does_not_outlive_a_kill(tmp_path, monkeypatch, frozen, by):
 
             frozen.first = killed
 
-            async def freeze(command, what, check=process.check):
+            async def freeze(command, what, check=commands.check):
                 await check(command, what)
                 await wait_for(lambda: run.killed)
 
-            monkeypatch.setattr(process, "check", freeze)
+            monkeypatch.setattr(commands, "check", freeze)
             with pytest.raises(Conflict, match="is not running"):
                 await h.containers.pause(h.container)
             assert frozen == ["pause", "unpause"] and not h.container.record.state.paused

@@ -5,10 +5,10 @@ import trio
 from engine_fixture import RealLaunch, engine_fixture, run_fast
 from trio.testing import wait_all_tasks_blocked
 
+from orlop_engine import commands
 from orlop_engine.containers import lifecycle, pausing, stopping
 from orlop_engine.containers.record import decode
 from orlop_engine.containers.state import InvalidTransition, Phase, State
-from orlop_kernel import process
 from orlop_sdk import Conflict, DriverError, Unavailable
 
 
@@ -30,7 +30,7 @@ def runtime(monkeypatch):
         if verb in asked.fails:
             raise DriverError(f"cannot {what}")
 
-    monkeypatch.setattr(process, "check", check)
+    monkeypatch.setattr(commands, "check", check)
     return asked
 
 

@@ -21,12 +21,12 @@ import trio
 
 from orlop_build_dockerfile.contracts import CacheRecord, Client, Pruned, Settings
 from orlop_build_dockerfile.keys import BuildKeys
+from orlop_engine.commands import spawn_detached
 from orlop_engine.engine import Engine
 from orlop_engine.images import platforms
 from orlop_kernel import __version__
 from orlop_kernel.http.messages import RawStream
 from orlop_kernel.kinds import Context
-from orlop_kernel.process import spawn_detached
 from orlop_sdk import DeadlineExceeded, Unavailable
 
 from . import messages

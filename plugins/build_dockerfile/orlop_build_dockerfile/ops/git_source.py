@@ -21,7 +21,7 @@ from orlop_build_dockerfile.contracts import BuildFailed
 from orlop_build_dockerfile.contracts import Vertex as Shown
 from orlop_build_dockerfile.solver.definition import Vertex
 from orlop_build_dockerfile.solver.values import Made, join_key
-from orlop_kernel.process import run_supervised
+from orlop_engine.commands import run_supervised
 from orlop_sdk import Command
 from orlop_sdk.files import delete_tree
 
