@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from orlop_engine.config import Config, RegistryRules, defaults
@@ -15,11 +16,16 @@ from orlop_sdk import NotFound, OrlopError, discovery
 
 __all__ = ["problems"]
 
+# Directories of the data roots of dockerd, podman and containerd, and of an Orlop root that lost its database
+_FOREIGN_DIRECTORIES = frozenset(
+    {"containers", "image", "overlay-containers", "volumes", "buildkit", "io.containerd.metadata.v1.bolt"}
+)
 _BRIDGE = ("bip", "bip6", "bridge", "fixed_cidr", "fixed_cidr_v6", "default_gateway", "default_gateway_v6")
 
 
 def problems(config: Config) -> Iterator[Problem]:
     """Yield every problem that would keep the engine from starting with this configuration."""
+    yield from _data_root(config)
     yield from _log_driver(config)
     yield from _storage_driver(config)
     yield from _runtimes(config)
@@ -31,6 +37,25 @@ def problems(config: Config) -> Iterator[Problem]:
 
 def _problem(error: BaseException, what: str, *keys: str) -> Problem:
     return Problem(str(as_orlop_error(error, what)), keys)
+
+
+def _data_root(config: Config) -> Iterator[Problem]:
+    """Refuse the data root of another engine, because boot removes everything that our database does not list. (dockerd's
+    daemon.json, with its data-root, is read where ours is missing.)"""
+    try:
+        names = set(os.listdir(config.data_root))
+    except FileNotFoundError:
+        return
+    except OSError as error:  # a directory that this user may not read
+        yield Problem(f"cannot check data-root: {error.strerror}", ("data-root",))
+        return
+    if "orlop.db" not in names and (found := sorted(names & _FOREIGN_DIRECTORIES)):
+        listed = ", ".join(found)
+        yield Problem(
+            f"cannot use data root {config.data_root}: it holds data of another engine ({listed}) and no orlop.db; "
+            "give Orlop a data-root of its own in /etc/orlop/daemon.json",
+            ("data-root",),
+        )
 
 
 def _log_driver(config: Config) -> Iterator[Problem]:

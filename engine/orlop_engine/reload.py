@@ -6,10 +6,16 @@
 from __future__ import annotations
 
 import logging
-from typing import Protocol
+import socket
+from typing import Any, Protocol
 
-from orlop_engine.config import Config
+import msgspec
+
+import orlop_kernel.config as kernel
+from orlop_engine.config import Config, EngineKeys
+from orlop_engine.system.identity import daemon_id
 from orlop_kernel.config import Loaded, ReloadPlan
+from orlop_kernel.events import EventBus
 from orlop_kernel.failures import as_orlop_error
 
 from .containers import reload_constraints
@@ -17,7 +23,7 @@ from .containers.index import ContainerIndex
 from .containers.paths import ContainerPaths
 from .drivers import Drivers
 
-__all__ = ["apply", "check", "warn_of_runtime"]
+__all__ = ["apply", "attributes", "check", "warn_of_runtime"]
 
 _log = logging.getLogger("orlop.daemon")
 
@@ -34,6 +40,8 @@ class Reloadable(Protocol):
 
     @property
     def config(self) -> Config: ...
+    @property
+    def events(self) -> EventBus: ...
     @property
     def drivers(self) -> Drivers: ...
     @property
@@ -66,3 +74,22 @@ def apply(engine: Reloadable, found: ReloadPlan) -> None:
     engine.loaded, engine.needs_restart = found.loaded, found.needs_restart
     engine.reconfigure(Config.of(found.config))
     warn_of_runtime(engine)
+    told = {**attributes(found.config), "name": socket.gethostname()}
+    engine.events.publish("daemon", "reload", daemon_id(found.config.data_root), told)
+
+
+def attributes(config: kernel.Config) -> dict[str, str]:
+    """The attributes of the event `reload`: every reloadable value as text, in dockerd's format. dockerd leaves out log-opts
+    and proxies, and both may hold passwords."""
+    told = config.reloadable - {"log-opts", "proxies"}
+    values = {key: _text(value) for key, value in config.items().items() if key in told}
+    return {**values, **config.part(EngineKeys).reload_attributes()}
+
+
+def _text(value: Any) -> str:
+    """As Go prints it: maps of booleans by %v, the rest as JSON."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict) and all(isinstance(item, bool) for item in value.values()):
+        return "map[" + " ".join(f"{key}:{str(item).lower()}" for key, item in sorted(value.items())) + "]"
+    return msgspec.json.encode(value).decode()

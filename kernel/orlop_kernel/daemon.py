@@ -10,8 +10,6 @@ import gc
 import logging
 import os
 import signal
-import socket
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import trio
@@ -19,10 +17,9 @@ import trio
 from orlop_kernel import __version__, abandoned, assembly
 from orlop_kernel.boot import dump, listen, logs, memory, pidfile, process, systemd, tls
 from orlop_kernel.boot.phases import Phases
-from orlop_kernel.config import Config, ConfigError, Listener, Loaded, ReloadPlan, load_all, plan, reload_attributes
+from orlop_kernel.config import Config, ConfigError, Listener, Loaded, ReloadPlan, load_all, plan
 from orlop_kernel.config.argv import Parsed
-from orlop_kernel.failures import as_orlop_error
-from orlop_kernel.identity import daemon_id
+from orlop_kernel.failures import as_orlop_error, leaves
 from orlop_sdk import OrlopError, linux
 
 if TYPE_CHECKING:
@@ -54,7 +51,6 @@ class Daemon:
         self._services: dict[str, Service] = {}
         self._guards: list[Guards] = []
         self._routers: list[tuple[Router, Listener | None]] = []
-        self._events: EventBus | None = None
         self._listeners: listen.Listeners = []
         self._own: list[tuple[Listener, listen.Listeners]] = []
         self._watchdog: LoopWatchdog | None = None
@@ -82,7 +78,7 @@ class Daemon:
                     Store.open(database_path(config.data_root)) as store,
                     trio.open_nursery() as state,  # operations that outlive the request that started them
                 ):
-                    self._events = events = EventBus(store)
+                    events = EventBus(store)
                     context = Context(self._loaded, store, events, state, {}, None)
                     async with (
                         assembly.opened(plugins, processes, context) as services,
@@ -185,7 +181,7 @@ class Daemon:
 
     async def _reload(self) -> None:
         """Read the file again and apply everything that can be applied, or nothing if any of it is invalid."""
-        if not self._serving or self._events is None:
+        if not self._serving:
             _log.warning("SIGHUP: still starting, nothing is reloaded")
             return
         systemd.notify_reloading()
@@ -218,8 +214,6 @@ class Daemon:
             logs.set_level(found.config.effective_log_level)
             self._watch_loop(found.config)
             _log_reload(found)
-            attributes = {**reload_attributes(found.config), "name": socket.gethostname()}
-            self._events.publish("daemon", "reload", daemon_id(found.config.data_root), attributes)
         finally:  # otherwise systemd would wait for READY=1
             systemd.notify_ready(status)
 
@@ -251,14 +245,6 @@ def _log_reload(found: ReloadPlan) -> None:
     _log.info("configuration reloaded; applied: %s%s", applied, unchanged)
 
 
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
-
-
 async def _live(daemon: Daemon) -> None:
     await daemon.live()
     if running := abandoned.running():
@@ -280,8 +266,7 @@ def run(loaded: Loaded, parsed: Parsed, began: float) -> int:
     try:
         trio.run(_live, Daemon(loaded, parsed, began))
     except BaseException as error:
-        leaves = list(_leaves(error))
-        for leaf in leaves:
+        for leaf in leaves(error):
             if isinstance(leaf, (ConfigError, OrlopError)):
                 for problem in leaf.problems if isinstance(leaf, ConfigError) else (leaf,):
                     _log.critical("failed to start daemon: %s", problem)

@@ -11,25 +11,26 @@ import logging
 from orlop_kernel import descriptors
 from orlop_sdk import DriverError, OrlopError, Unavailable
 
-__all__ = ["as_orlop_error", "forget_frames"]
+__all__ = ["as_orlop_error", "forget_frames", "leaves"]
 
 log = logging.getLogger("orlop.daemon")
 
 
-def _leaves(error: BaseException) -> list[BaseException]:
+def leaves(error: BaseException) -> list[BaseException]:
+    """The exceptions of a group and of the groups in it; of another exception, itself."""
     if isinstance(error, BaseExceptionGroup):
-        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+        return [leaf for inner in error.exceptions for leaf in leaves(inner)]
     return [error]
 
 
 def as_orlop_error(error: BaseException, what: str) -> OrlopError:
     """`error` itself if it is an OrlopError; of an exception group the first member that is one; else a `DriverError` that
     begins with `what`, "cannot VERB OBJECT"."""
-    leaves = _leaves(error)
-    for leaf in leaves:
+    found = leaves(error)
+    for leaf in found:
         if isinstance(leaf, OrlopError):
             return leaf
-    first = leaves[0]
+    first = found[0]
     if descriptors.is_exhaustion(error):
         return Unavailable(f"{what}: {descriptors.advice()}")
     if isinstance(first, OSError):

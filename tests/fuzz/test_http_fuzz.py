@@ -20,8 +20,9 @@ from orlop_api_docker.dialect import docker_router
 from orlop_api_docker.errors import answer_error
 from orlop_api_docker.responses import hijack_head, json_response, stream_head
 from orlop_engine.types import WireBase
-from orlop_kernel.http import Answer, Hijack, Limits, Peer, RawStream, serve_connection
 from orlop_kernel.http.framing import Chunked
+from orlop_kernel.http.messages import Answer, Hijack, Limits, Peer, RawStream
+from orlop_kernel.http.server import serve_connection
 from orlop_kernel.routing.call import Call
 from orlop_kernel.routing.router import Route
 from orlop_sdk.errors import InvalidParameter

@@ -236,6 +236,17 @@ def test_a_second_daemon_on_the_same_roots_is_refused(daemon: Orlopd) -> None:
     assert daemon.get("/info")["Containers"] == 0
 
 
+def test_start_on_another_engines_data_root_is_refused_and_changes_nothing(daemon: Orlopd) -> None:
+    """In a database that this start had made, the next one would find no row of the other engine's objects."""
+    data = daemon.home / "data"
+    (data / "containers" / "theirs").mkdir(parents=True)
+    for _ in range(2):
+        done = subprocess.run(daemon.command(), capture_output=True, text=True, timeout=30)
+        assert done.returncode == 1
+        assert "it holds data of another engine (containers) and no orlop.db" in done.stderr
+        assert [path.name for path in data.rglob("*")] == ["containers", "theirs"]
+
+
 def test_a_killed_daemon_leaves_nothing_in_the_way_of_the_next(daemon: Orlopd) -> None:
     daemon.start()
     assert daemon.process

@@ -14,7 +14,7 @@ import structure  # noqa: E402 - lies beside the page that it writes
 
 from orlop_engine.containers.state import TRANSITIONS, Event, Phase  # noqa: E402
 
-KERNEL_LINES = 6_900
+KERNEL_LINES = 6_500
 """Limit of lines, so that one reader can know the kernel. Further features belong in plugins."""
 
 

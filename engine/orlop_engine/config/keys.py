@@ -228,12 +228,10 @@ class EngineKeys(Keys, frozen=True, kw_only=True):
             yield "storage-driver", "environment DOCKER_DRIVER"
         _make_absolute(values, directory)
 
-    def announce(self, attributes: dict[str, str]) -> None:
-        """See Keys. dockerd leaves log-opts and proxies out, and both may hold passwords."""
-        for private in ("log-opts", "proxies"):
-            attributes.pop(private, None)
+    def reload_attributes(self) -> dict[str, str]:
+        """Attributes of the event `reload` that dockerd writes in another form than the key has."""
         unified = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
-        attributes |= {
+        return {
             "allow-nondistributable-artifacts": "[]",
             "default-cgroupns-mode": self.default_cgroupns_mode or ("private" if unified else "host"),
             "default-shm-size": str(self.shm_bytes),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from orlop_kernel.config import Config, ConfigError, Problem
 
-from . import exposure, listen, process, tls
+from . import exposure, listen, tls
 
 __all__ = ["problems"]
 
@@ -16,8 +16,6 @@ def problems(config: Config) -> Iterator[Problem]:
     """Every problem found; changes nothing."""
     yield from _directory(config.data_root, "data-root")
     yield from _directory(config.exec_root, "exec-root")
-    if os.path.isdir(config.data_root):
-        yield from _refused(lambda: process.refuse_foreign(config.data_root), "data-root")
     yield from _refused(lambda: listen.check_owners(config), "group", "listeners")
     yield from _refused(lambda: exposure.check_hosts(config), "hosts")
     yield from _refused(lambda: tls.contexts(config, bool(exposure.by_tcp(config))), "tlscacert", "tlscert", "tlskey")

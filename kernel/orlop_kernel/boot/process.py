@@ -15,7 +15,7 @@ from orlop_kernel.config import Config, ConfigError
 from orlop_kernel.http.messages import Limits
 from orlop_sdk import linux
 
-__all__ = ["BootPriority", "client_limits", "refuse_foreign", "roots", "set_limits"]
+__all__ = ["BootPriority", "client_limits", "roots", "set_limits"]
 
 _log = logging.getLogger("orlop.daemon")
 _MOST_CONNECTIONS = 16_384  # each also costs some 10 KiB of memory
@@ -24,21 +24,6 @@ _MOST_BUFFERED = 64 << 20  # sixteen bodies of the largest size at once, per cli
 _BUFFERS = 2 << 20  # buffers that relaying a stream allocates and frees repeatedly
 _OOM_SCORE = -500  # dockerd's: killed late, but before the machine has no memory left
 _BOOT_NICE = -10
-# Directories of the data roots of dockerd, podman and containerd, and of an Orlop root that lost its database
-_FOREIGN_DIRECTORIES = frozenset(
-    {"containers", "image", "overlay-containers", "volumes", "buildkit", "io.containerd.metadata.v1.bolt"}
-)
-
-
-def refuse_foreign(data_root: str) -> None:
-    """Refuse the data root of another engine, because boot removes everything that our database does not list.
-    (dockerd's daemon.json, with its data-root, is read where ours is missing.)"""
-    names = set(os.listdir(data_root))
-    if "orlop.db" not in names and (found := sorted(names & _FOREIGN_DIRECTORIES)):
-        raise ConfigError(
-            f"cannot use data root {data_root}: it holds data of another engine ({', '.join(found)}) and no orlop.db; "
-            "give Orlop a data-root of its own in /etc/orlop/daemon.json"
-        )
 
 
 @contextmanager
@@ -52,7 +37,6 @@ def roots(config: Config) -> Iterator[None]:
             os.makedirs(path, mode=mode, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"cannot make directory {path}: {error.strerror}") from error
-    refuse_foreign(config.data_root)
     lock = lock_root(config.exec_root, "exec root")
     try:
         yield

@@ -6,7 +6,7 @@ config = load(sys.argv[1:], os.environ)
 from .errors import ConfigError, Problem
 from .load import Loaded, help_of, load, load_all, parse, without_password
 from .model import DEFAULT_DATA_ROOT, DEFAULT_EXEC_ROOT, Config, Keys, Listener, instance_of
-from .reload import ReloadPlan, plan, reload_attributes
+from .reload import ReloadPlan, plan
 
 __all__ = [
     "DEFAULT_DATA_ROOT",
@@ -24,6 +24,5 @@ __all__ = [
     "load_all",
     "parse",
     "plan",
-    "reload_attributes",
     "without_password",
 ]

@@ -87,9 +87,6 @@ class Keys(ConfigBase, frozen=True, kw_only=True):
         `directory`. Returns each key that it adds, with the origin of the value."""
         return ()
 
-    def announce(self, attributes: dict[str, str]) -> None:
-        """Correct the attributes of the event `reload`, which has every reloadable key: leave out values that are secret."""
-
 
 def fields(keys: ConfigBase) -> Iterable[tuple[str, str]]:
     """(key, field) of each key."""

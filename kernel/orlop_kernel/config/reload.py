@@ -6,15 +6,13 @@ a restart, so that the file does not show the value in use.)
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-import msgspec
+from typing import NamedTuple
 
 from .keys import replaced
 from .load import Loaded
 from .model import Config
 
-__all__ = ["ReloadPlan", "plan", "reload_attributes"]
+__all__ = ["ReloadPlan", "plan"]
 
 
 class ReloadPlan(NamedTuple):
@@ -46,20 +44,3 @@ def plan(running: Loaded, wanted: Loaded) -> ReloadPlan:
         tuple(sorted(wanted.origins.keys() - set(changed))),
         tuple(waiting),
     )
-
-
-def _text(value: Any) -> str:
-    """As Go prints it: maps of booleans by %v, the rest as JSON."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, dict) and all(isinstance(item, bool) for item in value.values()):
-        return "map[" + " ".join(f"{key}:{str(item).lower()}" for key, item in sorted(value.items())) + "]"
-    return msgspec.json.encode(value).decode()
-
-
-def reload_attributes(config: Config) -> dict[str, str]:
-    """The attributes of the daemon's `reload` event: every reloadable value as text, in dockerd's format."""
-    found = {key: _text(value) for key, value in config.items().items() if key in config.reloadable}
-    for part in config.parts.values():
-        part.announce(found)
-    return found

@@ -93,24 +93,9 @@ def test_pid_file_of_a_running_daemon_is_refused(tmp_path: Path) -> None:
         child.communicate(b"\n")
 
 
-def test_data_root_of_another_engine_is_refused_unchanged(tmp_path: Path) -> None:
-    (tmp_path / "data" / "containers" / "precious").mkdir(parents=True)
-    config = Config(data_root=str(tmp_path / "data"), exec_root=str(tmp_path / "run"))
-    with (
-        pytest.raises(ConfigError, match=r"holds data of another engine \(containers\) and no orlop.db"),
-        process.roots(config),
-    ):
-        pass
-    assert os.listdir(tmp_path / "data") == ["containers"]
-
-
-def test_own_data_root_and_empty_disk_are_accepted(tmp_path: Path) -> None:
-    (tmp_path / "ours" / "containers").mkdir(parents=True)
-    (tmp_path / "ours" / "orlop.db").touch()
-    (tmp_path / "disk" / "lost+found").mkdir(parents=True)
-    for name in ("ours", "disk", "new"):
-        with process.roots(Config(data_root=str(tmp_path / name), exec_root=str(tmp_path / "run"))):
-            assert (tmp_path / "run" / "orlop.lock").exists()
+def test_roots_are_created_and_the_exec_root_is_locked(tmp_path: Path) -> None:
+    with process.roots(Config(data_root=str(tmp_path / "new"), exec_root=str(tmp_path / "run"))):
+        assert (tmp_path / "new").is_dir() and (tmp_path / "run" / "orlop.lock").exists()
 
 
 def test_notify_is_sent_to_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

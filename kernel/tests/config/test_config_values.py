@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orlop_kernel.config import Config, Loaded, plan, reload_attributes
+from orlop_kernel.config import Config, Loaded, plan
 from orlop_kernel.config.values import key_value
 
 
@@ -23,7 +23,3 @@ def test_reload_without_a_difference_changes_nothing() -> None:
     found = plan(Loaded(Config()), Loaded(Config()))
     assert (found.applied, found.needs_restart) == ((), ())
     assert found.config == Config()
-
-
-def test_reload_attributes_are_text() -> None:
-    assert reload_attributes(Config(debug=True)) == {"debug": "true", "log-level": "info"}

@@ -13,8 +13,10 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from orlop_kernel.http import Answer, Limits, Request, Response, Server, open_tcp_listeners, open_unix_listener
 from orlop_kernel.http.admission import Admission, Lease, Refused, peer_key
+from orlop_kernel.http.listeners import open_tcp_listeners, open_unix_listener
+from orlop_kernel.http.messages import Answer, Limits, Request, Response
+from orlop_kernel.http.server import Server
 
 GET = b"GET / HTTP/1.1\r\nHost: d\r\n\r\n"
 FEW = Limits(connections=6, connections_by_peer=3, descriptors=100)

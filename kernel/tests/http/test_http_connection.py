@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
-from orlop_kernel.http import (
+from orlop_kernel.http.messages import (
     Answer,
     BodyError,
     Handler,
@@ -20,8 +20,8 @@ from orlop_kernel.http import (
     Request,
     Response,
     Streaming,
-    serve_connection,
 )
+from orlop_kernel.http.server import serve_connection
 
 Client = trio.abc.HalfCloseableStream
 PEER = Peer("unix", pid=1, uid=0, gid=0)

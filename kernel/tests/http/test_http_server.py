@@ -17,21 +17,9 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from orlop_kernel.http import (
-    Answer,
-    Handler,
-    Hijack,
-    Limits,
-    RawStream,
-    Request,
-    Response,
-    Server,
-    Streaming,
-    TlsListener,
-    inherited_listener,
-    open_tcp_listeners,
-    open_unix_listener,
-)
+from orlop_kernel.http.listeners import TlsListener, inherited_listener, open_tcp_listeners, open_unix_listener
+from orlop_kernel.http.messages import Answer, Handler, Hijack, Limits, RawStream, Request, Response, Streaming
+from orlop_kernel.http.server import Server
 
 GET = b"GET / HTTP/1.1\r\nHost: d\r\n\r\n"
 

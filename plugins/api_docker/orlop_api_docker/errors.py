@@ -9,7 +9,7 @@ import msgspec
 
 from orlop_api_docker.responses import error_response
 from orlop_kernel import descriptors
-from orlop_kernel.http import BadRequest
+from orlop_kernel.http.head import BadRequest
 from orlop_kernel.http.messages import BodyError, Request, Response
 from orlop_sdk import errors
 

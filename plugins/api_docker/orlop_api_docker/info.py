@@ -23,12 +23,12 @@ from orlop_engine.containers.index import ContainerIndex
 from orlop_engine.drivers import Drivers
 from orlop_engine.init_programs import find_init
 from orlop_engine.system import host
+from orlop_engine.system.identity import daemon_id
 from orlop_engine.system.programs import Programs
 from orlop_engine.types import rfc3339
 from orlop_kernel import __version__
 from orlop_kernel.config import without_password
 from orlop_kernel.events import EventBus
-from orlop_kernel.identity import daemon_id
 from orlop_sdk import OrlopError, Runtime, Storage, discovery
 
 from . import info_parts

@@ -13,7 +13,7 @@ from orlop_api_docker.errors import answer_error
 from orlop_kernel import descriptors
 from orlop_kernel.boot.logs import Throttle
 from orlop_kernel.failures import as_orlop_error
-from orlop_kernel.http import BodyError, Request
+from orlop_kernel.http.messages import BodyError, Request
 from orlop_sdk import DriverError, Unavailable
 
 EMFILE = OSError(errno.EMFILE, "Too many open files")

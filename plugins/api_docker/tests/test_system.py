@@ -26,13 +26,13 @@ from orlop_engine.images.details import ListedImage
 from orlop_engine.images.names import Names
 from orlop_engine.images.records import Image, ImageRecord
 from orlop_engine.system import host
+from orlop_engine.system.identity import daemon_id
 from orlop_engine.system.login import registry_host
 from orlop_engine.system.programs import Programs, parse_init_version
 from orlop_engine.system.usage import ContainerUsage, DiskUsageService, Measured
 from orlop_engine.types.images import ImageDocument
 from orlop_engine.volumes.record import VolumeRecord, VolumeUsage
 from orlop_kernel.events import EventBus
-from orlop_kernel.identity import daemon_id
 from orlop_sdk import Command, InvalidParameter
 
 NEWEST = (1, 55)

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from orlop_engine.system.host import facts
+from orlop_engine.system.identity import daemon_id
 from orlop_kernel import __version__
-from orlop_kernel.identity import daemon_id
 
 from .registry import Family, Histogram, Labels, Values
 

@@ -28,9 +28,9 @@ from orlop_guard_listeners.guard import Guard
 from orlop_guard_listeners.keys import AuditLog
 from orlop_guard_listeners.listener_policy import ListenerPolicy
 from orlop_kernel.config import ConfigError, Listener
-from orlop_kernel.http import Server
 from orlop_kernel.http.listeners import open_unix_listener
 from orlop_kernel.http.messages import Answer, BodyError, Hijack, Peer, RawStream, Request, Response, Streaming
+from orlop_kernel.http.server import Server
 from orlop_kernel.routing.call import Call
 from orlop_kernel.routing.router import Route, Router
 from orlop_sdk import NotFound

@@ -14,6 +14,7 @@ from msgspec import structs
 import orlop_kernel.config as kernel
 from orlop_api_docker.keys import ApiKeys
 from orlop_api_docker.versions import API_VERSION
+from orlop_engine import reload
 from orlop_engine.config import Config, EngineKeys, Proxies, RuntimeEntry
 from orlop_engine.config.policy import IGNORED, REFUSED, RELOADABLE, SILENT
 from orlop_guard_listeners.keys import AccessKeys
@@ -26,7 +27,6 @@ from orlop_kernel.config import (
     load_all,
     parse,
     plan,
-    reload_attributes,
     show,
     without_password,
 )
@@ -488,7 +488,7 @@ def test_attributes_of_the_reload_event_are_dockers() -> None:
         proxies=Proxies(http_proxy="http://me:hidden@p"),
         default_cgroupns_mode="host",
     )
-    found = reload_attributes(kernel.Config(parts={"engine": keys, "listeners": AccessKeys()}))
+    found = reload.attributes(kernel.Config(parts={"engine": keys, "listeners": AccessKeys()}))
     dockers = {
         "allow-nondistributable-artifacts": "[]",
         "debug": "false",
