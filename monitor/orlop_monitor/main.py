@@ -154,10 +154,11 @@ class Monitor:
         if self._container is not None:
             connection.reply(serial, Failed("launched already"))
             return
-        outputs = connection.take_fds(2 if request.outputs else 0)
+        wanted = (3 if request.stdin else 2) if request.outputs else 0
+        outputs = connection.take_fds(wanted)
         try:
-            if request.outputs and len(outputs) != 2:
-                raise OSError(errno.EBADF, f"two descriptors for its output, got {len(outputs)}")
+            if len(outputs) != wanted:
+                raise OSError(errno.EBADF, f"{wanted} descriptors for its streams, got {len(outputs)}")
             records.clear(request.run_dir)
             self._netns = self._build(request)
             self._container = container = Container(self._loop, request, self._announce, outputs)

@@ -110,8 +110,8 @@ class Launch(msgspec.Struct, frozen=True, tag=True):
     """The directory for `trees`, below a mount that does not propagate; "" when there are none."""
     trees: tuple[Tree, ...] = ()
     outputs: bool = False
-    """The container writes to the two descriptors that come with this request, for standard output and standard error,
-    instead of to the monitor. Nothing is logged then, and an attachment gets no output."""
+    """The container writes to descriptors that come with this request, for standard output and standard error, instead of to
+    the monitor. Nothing is logged then, and an attachment gets no output. With `stdin`, a third is its standard input."""
     bound: bool = False
     """The container ends with the first connection: it is killed when that is closed."""
     stubs: tuple[MountPoint, ...] = ()

@@ -44,7 +44,7 @@ def _tail(path: str) -> bytes:
 class Stdio:
     """The descriptors between a process and the monitor: pipes for the wanted streams and /dev/null for the others, or a
     terminal. Owns the process's ends until `close_theirs`, and the monitor's ends until they are taken. `given` are the
-    process's ends for standard output and standard error, if the monitor has no part in these."""
+    process's ends for standard output, standard error and perhaps standard input, if the monitor has no part in these."""
 
     def __init__(
         self,
@@ -74,13 +74,16 @@ class Stdio:
             raise
 
     def _open(self, wanted: tuple[bool, bool, bool], given: Sequence[int]) -> None:
-        if wanted[0]:
+        if len(given) > 2:
+            self._theirs[0] = given[2]
+            self._input.close()
+        elif wanted[0]:
             self._theirs[0], ours = os.pipe()
             self._input.open(ours)
         else:
             self._input.close()
         if given:
-            self._theirs[1:] = given
+            self._theirs[1:] = given[:2]
             return
         for number, stream in ((1, "stdout"), (2, "stderr")):
             if wanted[number]:

@@ -10,11 +10,11 @@ import re
 import signal
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from tests.integration.building.clients import Client, Clients, build_clients
 from tests.integration.engine import Engine, Result, patience, until
 from tests.integration.parity import Side
 
@@ -31,73 +31,11 @@ COPY --from=two /two /
 """
 
 
-class Client:
-    """The docker client with one of the engines."""
-
-    def __init__(self, side: Side, env: dict[str, str], directory: Path) -> None:
-        self.name, self.directory = side.name, directory
-        self.env = {**env, "DOCKER_HOST": f"unix://{side.path}", "BUILDX_CONFIG": f"{directory}.buildx"}
-
-    def run(self, *argv: str, stdin: bytes = b"") -> Result:
-        done = subprocess.run(
-            ["docker", *argv],
-            input=stdin,
-            capture_output=True,
-            env=self.env,
-            cwd=self.directory,
-            timeout=patience(120),
-            check=False,
-        )
-        return Result(done.returncode, done.stdout, done.stderr)
-
-    def ok(self, *argv: str, stdin: bytes = b"") -> Result:
-        result = self.run(*argv, stdin=stdin)
-        assert result.code == 0, f"{self.name}: {argv}\n{result.out}\n{result.err}"
-        return result
-
-    def build(self, *argv: str, stdin: bytes = b"") -> Result:
-        return self.run("build", "--progress=plain", *argv, stdin=stdin)
-
-    def start(self, *argv: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            ["docker", *argv],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=self.env,
-            cwd=self.directory,
-        )
-
-
-class Clients(NamedTuple):
-    dockerd: Client
-    orlop: Client
-
-    def write(self, name: str, text: str | bytes) -> None:
-        for each in self:
-            path = each.directory / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(text.encode() if isinstance(text, str) else text)
-
-    def same(self, shown: Callable[[Client], object]) -> object:
-        """What both show, which must be equal."""
-        theirs, ours = (shown(each) for each in self)
-        assert ours == theirs
-        return ours
-
-
 @pytest.fixture
 def clients(shared: Engine, sides: tuple[Side, Side], tmp_path: Path) -> Iterator[Clients]:
-    made = []
-    for side in sides:
-        directory = tmp_path / side.name
-        directory.mkdir()
-        made.append(Client(side, shared.env, directory))
-    found = Clients(*made)
-    found.write("file", "from the context\n")
-    yield found
-    for each in found:
-        each.run("image", "rm", "-f", *(each.run("images", "-q", "--filter", "reference=tb-*").out.split() or ["none"]))
+    with build_clients(shared, sides, tmp_path) as found:
+        found.write("file", "from the context\n")
+        yield found
 
 
 def steps(result: Result) -> list[str]:

@@ -226,7 +226,7 @@ class Workspace:
 
     # --- steps ------------------------------------------------------------------------------------------------------
 
-    async def run(self, request: StepRequest, outputs: tuple[int, int]) -> int:
+    async def run(self, request: StepRequest, outputs: tuple[int, ...]) -> int:
         """Run a step on an active snapshot; for one whose root is read-only, the snapshot may be committed, too."""
         if request.root in self.active:
             return await self._building.steps.run(request, outputs)

@@ -58,15 +58,15 @@ class Steps:
         self._ports = ports
         self.running: dict[str, Container] = {}
 
-    async def run(self, request: StepRequest, outputs: tuple[int, int]) -> int:
+    async def run(self, request: StepRequest, outputs: tuple[int, ...]) -> int:
         """Run a step to its end, and return its exit code. Nothing of it is left when this returns or raises, also when it
-        is cancelled. `outputs` (standard output and error) stay the caller's."""
+        is cancelled. `outputs` (standard output and error, and perhaps standard input) stay the caller's."""
         ports = self._ports
         if ports.state.closing:
             raise Unavailable("cannot run a step: the daemon is shutting down")
         if request.platform and emulation.is_foreign(platforms.parse(request.platform)):
             await trio.to_thread.run_sync(emulation.check, request.platform)
-        record = await self._record(request)
+        record = await self._record(request, reads=len(outputs) > 2)
         container = Container(record, Unlisted(request.root, outputs, request.trees))
         self.running[container.id] = container
         try:
@@ -80,14 +80,18 @@ class Steps:
         finally:
             del self.running[container.id]
 
-    async def _record(self, request: StepRequest) -> ContainerRecord:
+    async def _record(self, request: StepRequest, *, reads: bool) -> ContainerRecord:
         ports, host = self._ports, request.host
         await ports.drivers.load(runtime=host.runtime or ports.config.default_runtime, log=ports.config.log_driver)
         env = list(request.env)
         if not any(entry.startswith("PATH=") for entry in env):
             env.append(f"PATH={DEFAULT_PATH}")
         config = ContainerConfig(
-            hostname=request.hostname or _HOSTNAME, user=request.user, env=env, working_dir=request.cwd or "/"
+            hostname=request.hostname or _HOSTNAME,
+            user=request.user,
+            env=env,
+            working_dir=request.cwd or "/",
+            open_stdin=reads,
         )
         host.log_config = LogConfig(type="none")
         host.ipc_mode = "private"

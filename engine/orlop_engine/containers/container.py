@@ -110,10 +110,11 @@ class TreeMount(msgspec.Struct, frozen=True):
 class Unlisted(msgspec.Struct, frozen=True):
     """A container that is not the API's, such as a step of a build. It has no row and is in no index, so that no list shows
     it; it publishes no events, is not restarted, and ends with the daemon. Its root is a snapshot that belongs to someone
-    else and may become a layer. `outputs` are the descriptors of its standard output and standard error."""
+    else and may become a layer. `outputs` are the descriptors of its standard output and standard error, and perhaps of its
+    standard input."""
 
     snapshot: str
-    outputs: tuple[int, int]
+    outputs: tuple[int, ...]
     trees: tuple[TreeMount, ...] = ()
 
 

@@ -16,6 +16,7 @@ import trio
 from orlop_sdk import Mount
 
 if TYPE_CHECKING:  # orlopd imports this module, and shall not import protobuf
+    from orlop_build_dockerfile.pb.control_pb2 import VertexWarning
     from orlop_build_dockerfile.pb.fsutil_pb2 import Stat
     from orlop_build_dockerfile.pb.ops_pb2 import Definition, Range, SourceInfo
 
@@ -187,9 +188,10 @@ class Backend(Protocol):
         """Unpack a tar, compressed or not, into a directory, in a sandbox. Both are descriptors."""
         ...
 
-    async def run(self, step: Step, stdout: int, stderr: int) -> int:
-        """Run a step to its end. Returns its exit code. Cancelling kills it. The descriptors are pipes that block. Nothing
-        else may have the root mounted for writing meanwhile, nor a snapshot that the step mounts for writing."""
+    async def run(self, step: Step, stdout: int, stderr: int, stdin: int = -1) -> int:
+        """Run a step to its end. Returns its exit code. Cancelling kills it. The descriptors are pipes that block; without
+        `stdin` there is nothing to read. Nothing else may have the root mounted for writing meanwhile, nor a snapshot that
+        the step mounts for writing."""
         ...
 
     async def pack(self, key: str) -> Layer:
@@ -349,6 +351,10 @@ class Progress(Protocol):
 
     def vertex(self, digest: str, name: str, inputs: Sequence[str]) -> AbstractAsyncContextManager[Vertex]:
         """A vertex from its start to its end; an exception becomes its error, a cancellation "context canceled"."""
+        ...
+
+    def warn(self, warning: VertexWarning) -> None:
+        """A warning about a vertex, which may be over."""
         ...
 
 

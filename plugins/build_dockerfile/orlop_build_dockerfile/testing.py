@@ -31,6 +31,7 @@ from orlop_build_dockerfile.contracts import (
     Vertex,
 )
 from orlop_build_dockerfile.pb import ops_pb2
+from orlop_build_dockerfile.pb.control_pb2 import VertexWarning
 from orlop_sdk import Conflict, InvalidParameter, Mount, NotFound, Storage
 from orlop_sdk.files import copy_tree, delete_tree
 
@@ -149,7 +150,7 @@ class FakeBackend:
 
     # --- steps
 
-    async def run(self, step: Step, stdout: int, stderr: int) -> int:
+    async def run(self, step: Step, stdout: int, stderr: int, stdin: int = -1) -> int:
         """Run a script of lines: `write PATH TEXT`, `append PATH TEXT`, `read PATH`, `remove PATH`, `echo TEXT`,
         `wait NAME`, `fail CODE`."""
         root = (await self.storage.mounts(step.root))[0].source
@@ -315,6 +316,7 @@ class FakeProgress:
 
     def __init__(self) -> None:
         self.vertices: list[FakeVertex] = []
+        self.warnings: list[VertexWarning] = []
 
     @asynccontextmanager
     async def vertex(self, digest: str, name: str, inputs: Sequence[str]) -> AsyncIterator[Vertex]:
@@ -325,6 +327,9 @@ class FakeProgress:
         except BaseException as error:
             made.error = str(error) or type(error).__name__
             raise
+
+    def warn(self, warning: VertexWarning) -> None:
+        self.warnings.append(warning)
 
     def cached(self) -> dict[str, bool]:
         return {vertex.name: vertex.cached for vertex in self.vertices}

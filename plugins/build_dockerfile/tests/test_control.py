@@ -434,7 +434,7 @@ def test_unknown_session_build_and_build_id_are_refused(tmp_path: Path) -> None:
 
 
 def test_references_of_a_build_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orlop_build_dockerfile.control.builds._REFS", 2)
+    monkeypatch.setattr("orlop_build_dockerfile.gateway.state._REFS", 2)
 
     async def test(client: Client) -> None:
         async with trio.open_nursery() as nursery:

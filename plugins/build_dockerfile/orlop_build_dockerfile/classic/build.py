@@ -62,7 +62,7 @@ class ClassicEndpoint:
 
     async def _run(self, build: ActiveBuild, request: ClassicRequest, answer: _Answer, renderer: Renderer) -> None:
         async with self._solver.open(build) as job:
-            build.begin(job)
+            build.frontend.begin(job)
             async with nursery() as tasks:
                 shown = trio.Event()
                 tasks.start_soon(_show, build, request, answer, renderer, shown)

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import trio
 
-from orlop_build_dockerfile.contracts import BuildFailed, CacheTarget, Job, Progress, Ref, Resources, Session
+from orlop_build_dockerfile.contracts import BuildFailed, CacheTarget, Progress, Resources, Session
 from orlop_build_dockerfile.control.progress import BuildProgress
+from orlop_build_dockerfile.gateway.state import FrontendState
 from orlop_build_dockerfile.grpc import Code
-from orlop_build_dockerfile.pb import gateway_pb2
-from orlop_build_dockerfile.pb.ops_pb2 import Definition
 from orlop_build_dockerfile.session import Sessions
 
 __all__ = ["ActiveBuild", "Builds"]
 
 _WAIT = 5.0  # seconds for the other calls of a build to come, BuildKit's
 _LINGER = 10.0  # seconds for a Status call to come after the end of its build
-_REFS = 10_000
 
 
 class ActiveBuild:
-    """Implements `contracts.Build`. `inputs` are graphs that the client gives its frontend."""
+    """Implements `contracts.Build`. `frontend` is the one in the client, if the client has one."""
 
     session: Session
-    job: Job
 
     def __init__(self, ref: str, sessions: Sessions) -> None:
         self.ref = ref
@@ -35,55 +32,13 @@ class ActiveBuild:
         self.resources = Resources()
         self.cache_exports: Sequence[CacheTarget] = ()
         self.cache_imports: Sequence[CacheTarget] = ()
-        self.inputs: Mapping[str, Definition] = {}
         self.scope = trio.CancelScope()
         self.over = False
-        self.result: gateway_pb2.ReturnRequest | None = None
+        self.frontend = FrontendState(ref, self)
         self._sessions = sessions
-        self._refs: dict[str, Ref] = {}
-        self._begun, self._returned = trio.Event(), trio.Event()
 
     async def other_session(self, id: str) -> Session:
         return await self._sessions.get(id)
-
-    # The client's gateway calls
-
-    def begin(self, job: Job) -> None:
-        self.job = job
-        self._begun.set()
-
-    async def begun(self) -> Job:
-        """The build's job, once the client's session is there."""
-        with trio.move_on_after(_WAIT):
-            await self._begun.wait()
-            return self.job
-        raise BuildFailed(f"build {self.ref} has not begun", code=Code.UNAVAILABLE)
-
-    def keep(self, ref: Ref) -> str:
-        """Keep a value for the client. Returns the name by which it refers to it."""
-        if len(self._refs) >= _REFS:
-            raise BuildFailed(f"the build has more than {_REFS} results", code=Code.RESOURCE_EXHAUSTED)
-        name = f"{self.ref}-{len(self._refs)}"
-        self._refs[name] = ref
-        return name
-
-    def value(self, name: str) -> Ref:
-        found = self._refs.get(name)
-        if found is None:
-            raise BuildFailed(f"no such ref: {name[:100]}", code=Code.NOT_FOUND)
-        return found
-
-    def finish(self, request: gateway_pb2.ReturnRequest) -> None:
-        """The client's frontend returns the result that is exported."""
-        if self._returned.is_set():
-            raise BuildFailed(f"build {self.ref} has a result already", code=Code.FAILED_PRECONDITION)
-        self.result = request
-        self._returned.set()
-
-    async def returned(self) -> gateway_pb2.ReturnRequest:
-        await self._returned.wait()
-        assert self.result is not None
-        return self.result
 
 
 class Builds:

@@ -10,11 +10,12 @@ from typing import Any
 import trio
 
 from orlop_build_dockerfile.contracts import BuildFailed, CacheRecord, CacheTarget, Export, Job, Result, Settings, Solver
-from orlop_build_dockerfile.control.bridge import Bridge
 from orlop_build_dockerfile.control.builds import ActiveBuild, Builds
-from orlop_build_dockerfile.control.errors import from_status, translated
+from orlop_build_dockerfile.control.errors import translated
 from orlop_build_dockerfile.control.tunnel import Tunnel
-from orlop_build_dockerfile.control.worker import Worker
+from orlop_build_dockerfile.gateway.bridge import Bridge
+from orlop_build_dockerfile.gateway.state import FrontendState
+from orlop_build_dockerfile.gateway.worker import Worker
 from orlop_build_dockerfile.grpc import Call, Code, Connection, Handler
 from orlop_build_dockerfile.nurseries import nursery
 from orlop_build_dockerfile.pb import control_pb2 as pb
@@ -23,6 +24,7 @@ from orlop_build_dockerfile.session import ClientSession, Sessions
 __all__ = ["Control", "client_session"]
 
 _CONTROL = "/moby.buildkit.v1.Control/"
+_BUILD = "buildkit-controlapi-buildid"
 _HEALTH = "/grpc.health.v1.Health/Check"
 _TRACES = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 _SERVING = b"\x08\x01"  # HealthCheckResponse{status: SERVING}
@@ -44,7 +46,7 @@ class Control:
             _CONTROL + "Prune": self._prune,
             _HEALTH: self._health,
             _TRACES: self._traces,
-            **Bridge(builds, self._worker).handlers,
+            **Bridge(self._frontend, self._worker).handlers,
         }
         self.handlers: Mapping[str, Handler] = {path: translated(handler) for path, handler in methods.items()}
 
@@ -84,6 +86,13 @@ class Control:
             async for record in removed:
                 await call.send(_usage(record).SerializeToString())
 
+    async def _frontend(self, call: Call) -> FrontendState:
+        """The frontend in the client that makes the call."""
+        ids = call.values(_BUILD)
+        if not ids:
+            raise BuildFailed(f"the request has no {_BUILD}", code=Code.INVALID_ARGUMENT)
+        return (await self._builds.get(ids[0])).frontend
+
     # --- sessions
 
     async def _session(self, call: Call) -> None:
@@ -111,7 +120,7 @@ class Control:
             build.session, build.entitlements = session, entitlements
             build.cache_exports = [CacheTarget(each.Type, dict(each.Attrs)) for each in request.Cache.Exports]
             build.cache_imports = [CacheTarget(each.Type, dict(each.Attrs)) for each in request.Cache.Imports]
-            build.inputs = dict(request.FrontendInputs)
+            build.frontend.inputs = dict(request.FrontendInputs)
             response = await self._run(build, session, request, exports)
         await call.send(pb.SolveResponse(ExporterResponse=response).SerializeToString())
 
@@ -124,7 +133,7 @@ class Control:
             async with nursery() as tasks:
                 tasks.start_soon(_end_with, session)
                 async with self._solver.open(build) as job:
-                    build.begin(job)
+                    build.frontend.begin(job)
                     response = await _build(build, job, request, exports)
                 tasks.cancel_scope.cancel()
         if build.scope.cancelled_caught:
@@ -157,11 +166,11 @@ async def _end_with(session: ClientSession) -> None:
 async def _build(build: ActiveBuild, job: Job, request: pb.SolveRequest, exports: Sequence[Export]) -> Mapping[str, str]:
     """Get the result, from a frontend here or at the client; compute it; export it."""
     if request.Frontend:
-        result = await job.frontend(request.Frontend, dict(request.FrontendAttrs), build.inputs)
+        result = await job.frontend(request.Frontend, dict(request.FrontendAttrs), build.frontend.inputs)
     elif getattr(request.Definition, "def"):
         result = Result({"": await trio.to_thread.run_sync(job.define, request.Definition)})
     else:
-        result = await _returned(build)
+        result = await build.frontend.result()
     async with nursery() as tasks:
         for ref in result.refs.values():
             tasks.start_soon(job.evaluate, ref)
@@ -171,25 +180,6 @@ async def _build(build: ActiveBuild, job: Job, request: pb.SolveRequest, exports
     for export in exports:
         response.update(await job.export(result, export))
     return response
-
-
-async def _returned(build: ActiveBuild) -> Result:
-    """The result of a frontend at the client."""
-    request = await build.returned()
-    if request.HasField("error") and request.error.code:
-        raise from_status(request.error)
-    found = request.result
-    metadata = dict(found.metadata)
-    match found.WhichOneof("result"):
-        case "ref":
-            return Result({"": build.value(found.ref.id)} if found.ref.id else {}, metadata)
-        case "refs":
-            return Result({name: build.value(ref.id) for name, ref in found.refs.refs.items() if ref.id}, metadata)
-        case "refDeprecated":
-            return Result({"": build.value(found.refDeprecated)} if found.refDeprecated else {}, metadata)
-        case "refsDeprecated":
-            return Result({name: build.value(ref) for name, ref in found.refsDeprecated.refs.items() if ref}, metadata)
-    return Result({}, metadata)
 
 
 def client_session(headers: Mapping[str, str], connection: Connection) -> ClientSession:

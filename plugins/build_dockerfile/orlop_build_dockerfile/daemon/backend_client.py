@@ -88,8 +88,9 @@ class BackendClient:
     async def unpack(self, archive: int, directory: int) -> None:
         await self._link.call(messages.Unpack(), (archive, directory))
 
-    async def run(self, step: Step, stdout: int, stderr: int) -> int:
-        code: int = await self._link.call(messages.Run(step), (stdout, stderr))
+    async def run(self, step: Step, stdout: int, stderr: int, stdin: int = -1) -> int:
+        given = (stdout, stderr) if stdin < 0 else (stdout, stderr, stdin)
+        code: int = await self._link.call(messages.Run(step), given)
         return code
 
     async def pack(self, key: str) -> Layer:

@@ -85,7 +85,8 @@ class Unpack(msgspec.Struct, frozen=True, tag=True):
 
 
 class Run(msgspec.Struct, frozen=True, tag=True):
-    """With two descriptors: standard output and standard error of the step."""
+    """With two descriptors: standard output and standard error of the step; or with three, the last of which is its
+    standard input."""
 
     step: Step
 

@@ -63,8 +63,8 @@ class Requests:
             case messages.Unpack():
                 return await workspace.unpack(*_given(fds, 2))
             case messages.Run():
-                stdout, stderr = _given(fds, 2)
-                return await workspace.run(await self._step(question.step), (stdout, stderr))
+                streams = tuple(_given(fds, 3 if len(fds) == 3 else 2))
+                return await workspace.run(await self._step(question.step), streams)
             case messages.Pack():
                 return Layer(*await workspace.pack(question.key))
             case messages.CreateImage():

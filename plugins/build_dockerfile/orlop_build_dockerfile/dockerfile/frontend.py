@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from . import subrequests
 from .build_instructions import read_stages
 from .context import Contexts
@@ -30,17 +32,18 @@ def convert(request: Request) -> Conversion:
     yield from contexts.detect()
     source = yield from contexts.read_dockerfile()
     try:
-        other = _other_frontend(options, source)
-        if other is not None:
-            return other
-        return (yield from _convert(request, options, contexts, source))
+        named = _named_frontend(options, source)
+        if named is not None and not _is_ours(named.image):
+            return named
+        converted = yield from _convert(request, options, contexts, source)
+        return msgspec.structs.replace(converted, syntax=named.image) if named is not None else converted
     except DockerfileError as error:
         error.source = error.source or source
         raise
 
 
-def _other_frontend(options: Options, source: SourceFile) -> OtherFrontend | None:
-    """The frontend that the Dockerfile asks for, unless it is this one: "docker/dockerfile:1" and later versions of it."""
+def _named_frontend(options: Options, source: SourceFile) -> OtherFrontend | None:
+    """The frontend that the Dockerfile asks for, which may be this one: "docker/dockerfile:1" and later versions of it."""
     if "cmdline" in options.raw:
         return None  # this one was chosen by such a line already
     named = options.raw.get("build-arg:BUILDKIT_SYNTAX")
@@ -49,8 +52,6 @@ def _other_frontend(options: Options, source: SourceFile) -> OtherFrontend | Non
     if not line:
         return None
     image = line.split()[0]
-    if _is_ours(image):
-        return None
     given = {**options.raw, "cmdline": line, "source": image}
     return OtherFrontend(image, given, source, found.ranges if found else ())
 
@@ -69,7 +70,7 @@ def _is_ours(image: str) -> bool:
     return tag in ("latest", "labs", "master", "experimental") or tag.split(".", 1)[0].split("-", 1)[0] == "1"
 
 
-def _convert(request: Request, options: Options, contexts: Contexts, source: SourceFile) -> Conversion:
+def _convert(request: Request, options: Options, contexts: Contexts, source: SourceFile) -> Steps[Converted]:
     asked = options.raw.get("requestid", "")
     if asked not in _BUILD_ONLY:
         raise DockerfileError(f"unsupported request {asked}", code=12)
@@ -112,7 +113,7 @@ def _run_all(conversions: Sequence[PlatformConversion]) -> Steps[list[PlatformRe
     return (yield from together([conversion.run() for conversion in conversions]))
 
 
-def _lint(source: SourceFile, conversion: PlatformConversion) -> Conversion:
+def _lint(source: SourceFile, conversion: PlatformConversion) -> Steps[Converted]:
     error: DockerfileError | None = None
     try:
         yield from conversion.run()

@@ -144,12 +144,14 @@ class PlatformResult(msgspec.Struct, frozen=True):
 
 class Converted(msgspec.Struct, frozen=True):
     """`multi_platform` says that results are named by platform even if there is one only. A request for a list of
-    targets, an outline or a lint has no results; its answer is in `metadata`."""
+    targets, an outline or a lint has no results; its answer is in `metadata`. `syntax` is the image that the Dockerfile
+    names as its frontend, and that this frontend stands for."""
 
     results: tuple[PlatformResult, ...]
     warnings: tuple[Warned, ...] = ()
     multi_platform: bool = False
     metadata: Mapping[str, bytes] = {}
+    syntax: str = ""
 
     def result_metadata(self) -> dict[str, bytes]:
         """The metadata of the frontend's result, by BuildKit's names."""

@@ -14,7 +14,7 @@ from orlop_build_dockerfile.cache.content import Selection
 from orlop_build_dockerfile.cache.records import Lease, Record
 from orlop_build_dockerfile.contracts import BuildFailed
 from orlop_build_dockerfile.pb import ops_pb2
-from orlop_build_dockerfile.solver.definition import Vertex
+from orlop_build_dockerfile.solver.definition import Vertex, file_description
 from orlop_build_dockerfile.solver.values import Empty, Value, join_key
 from orlop_sdk.files import delete_tree
 
@@ -101,7 +101,7 @@ class _Run:
                 for number, action in enumerate(self._op.actions)
                 if number in self._committed
             }
-            return await self._core.records.add(key, outputs, lease, description=description(self._op))
+            return await self._core.records.add(key, outputs, lease, description=file_description(self._op)[:500])
 
     def _shared(self, number: int) -> bool:
         """Whether an action's result is used by more than the next change of it."""
@@ -180,16 +180,3 @@ class _Run:
                     Copier(tree, directory, Options(contents=True, replace=True)).copy("/", "/")
         finally:
             delete_tree(place)
-
-
-def description(op: ops_pb2.FileOp) -> str:
-    """What `docker buildx du --verbose` shows."""
-    words = []
-    for action in op.actions:
-        kind = str(action.WhichOneof("action"))
-        body = getattr(action, kind)
-        if kind == "copy":
-            words.append(f"copy {body.src} {body.dest}")
-        else:
-            words.append(f"{kind} {body.newpath if kind == 'symlink' else body.path}")
-    return ", ".join(words)[:500]

@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from orlop_build_dockerfile.contracts import BuildFailed
 from orlop_build_dockerfile.pb import ops_pb2
 
-__all__ = ["Graph", "Output", "Vertex", "decode", "source_details"]
+__all__ = ["Graph", "Output", "Vertex", "decode", "file_description", "source_details"]
 
 MAX_BYTES, MAX_VERTICES, MAX_EDGES = 64 << 20, 100_000, 1_000_000
 MAX_NAME = 4096
@@ -181,7 +181,17 @@ def _check_file(digest: str, op: ops_pb2.FileOp, count: int) -> None:
             outputs.add(action.output)
 
 
-_FILE_NAMES = {"copy": "copy", "mkfile": "mkfile", "mkdir": "mkdir", "rm": "rm", "symlink": "symlink"}
+def file_description(op: ops_pb2.FileOp) -> str:
+    """What the actions of a file operation do, as BuildKit says it."""
+    return ", ".join(map(_action_name, op.actions[:20]))
+
+
+def _action_name(action: ops_pb2.FileAction) -> str:
+    kind = str(action.WhichOneof("action"))
+    body = getattr(action, kind)
+    if kind == "copy":
+        return f"copy {body.src} {body.dest}"
+    return f"{kind} {body.newpath if kind == 'symlink' else body.path}"
 
 
 def _name(op: ops_pb2.Op) -> str:
@@ -191,7 +201,7 @@ def _name(op: ops_pb2.Op) -> str:
     if op.HasField("exec"):
         return " ".join(op.exec.meta.args)
     if op.HasField("file"):
-        return ", ".join(_FILE_NAMES[str(action.WhichOneof("action"))] for action in op.file.actions[:20])
+        return file_description(op.file)
     return str(op.WhichOneof("op"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,10 @@ __all__ = ["run_frontend"]
 async def run_frontend(
     job: SolverJob, name: str, options: Mapping[str, str], inputs: Mapping[str, ops_pb2.Definition]
 ) -> Result:
+    if name == "gateway.v0":
+        from orlop_build_dockerfile.gateway.image import run_image
+
+        return await run_image(job, options, inputs)
     if name != "dockerfile.v0":
         raise BuildFailed(f"frontend {name} is not supported", code=12)
     request = Request(
@@ -42,13 +47,35 @@ async def run_frontend(
     )
     converted = await _convert(job, request)
     if isinstance(converted, OtherFrontend):
-        raise BuildFailed(f"the frontend {converted.image} (# syntax=) is not supported", code=12)
+        return await _other(job, converted, inputs)
+    if converted.syntax:
+        await _tell_syntax(job, converted.syntax)
     for warning in converted.warnings:
         _warn(job, warning)
     refs = {
         (result.platform if converted.multi_platform else ""): job.define(result.definition) for result in converted.results
     }
     return Result(refs=refs, metadata=converted.result_metadata())
+
+
+async def _tell_syntax(job: SolverJob, image: str) -> None:
+    """Show that the image is not run."""
+    digest = "sha256:" + hashlib.sha256(f"syntax {image}".encode()).hexdigest()
+    async with job.build.progress.vertex(digest, f"[internal] frontend {image}", ()) as shown:
+        shown.log(f"{image} is not pulled: the Dockerfile frontend is part of Orlop\n".encode())
+
+
+async def _other(job: SolverJob, wanted: OtherFrontend, inputs: Mapping[str, ops_pb2.Definition]) -> Result:
+    """Run the frontend that the Dockerfile asks for. An error that names no lines is about the one that does."""
+    from orlop_build_dockerfile.gateway.image import run_image
+
+    try:
+        return await run_image(job, wanted.options, inputs)
+    except BuildFailed as error:
+        if not any("errdefs.Source" in name for name, _ in error.details):
+            located = DockerfileError(error.message, source=wanted.source, ranges=wanted.ranges)
+            error.details.extend(located.details)
+        raise
 
 
 async def _convert(job: SolverJob, request: Request) -> Converted | OtherFrontend:

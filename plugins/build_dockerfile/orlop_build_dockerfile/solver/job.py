@@ -58,6 +58,8 @@ class SolverJob:
         self._resolved: SharedTasks[Base] = SharedTasks(nursery, keep=True)
         self._held: list[str] = []
         self.closed = False
+        self.frontends = 0
+        """Frontends that run as images."""
         self.images: list[Image] = []
         self.shown: dict[str, Shown] = {}
         """Vertices of local sources by digest: findings of lint checks are shown on the one that loaded the Dockerfile."""
@@ -212,9 +214,10 @@ class SolverJob:
     async def stat(self, ref: Ref, path: str) -> Stat:
         def read(root: int) -> Stat:
             try:
-                parent, name = paths.parent_of(root, path)
-                with paths.opened(parent):
-                    return _stat(parent, name)
+                with paths.opened(linux.open_in_root(root, paths.clean(path), os.O_PATH)) as fd:
+                    found = _stat(fd, "")
+                    found.path = os.path.basename(os.readlink(f"/proc/self/fd/{fd}")) or "/"
+                    return found
             except OSError as error:
                 raise _missing("lstat", path, error) from None
 
@@ -296,14 +299,15 @@ def go_mode(mode: int) -> int:
 
 
 def _stat(parent: int, name: str) -> Stat:
-    info = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    """Of an entry of a directory, or of the descriptor itself ("")."""
+    info = os.stat(name, dir_fd=parent, follow_symlinks=False) if name else os.fstat(parent)
     link = os.readlink(name, dir_fd=parent) if stat.S_ISLNK(info.st_mode) else ""
     return Stat(
         path=name,
         mode=go_mode(info.st_mode),
         uid=info.st_uid,
         gid=info.st_gid,
-        size=info.st_size if stat.S_ISREG(info.st_mode) else 0,
+        size=0 if stat.S_ISDIR(info.st_mode) else info.st_size,
         modTime=info.st_mtime_ns,
         linkname=link,
     )

@@ -1,18 +1,15 @@
-"""The service LLBBridge: what a frontend asks for, be it in the client (on /grpc) or in a container.
-
-A client names the build in a header of each call. Values of graphs are known to the frontend by names (`ActiveBuild.keep`).
-"""
+"""The service LLBBridge. Values of graphs are known to a frontend by names (`FrontendState.keep`)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
-from orlop_build_dockerfile.contracts import BuildFailed, CacheTarget, Job, Result
-from orlop_build_dockerfile.control.builds import ActiveBuild, Builds
-from orlop_build_dockerfile.control.worker import Worker, platform_text
-from orlop_build_dockerfile.grpc import Call, Code, Handler
+from orlop_build_dockerfile.contracts import CacheTarget, Job, Result
+from orlop_build_dockerfile.gateway.state import FrontendState
+from orlop_build_dockerfile.gateway.worker import Worker, platform_text
+from orlop_build_dockerfile.grpc import Call, Handler
 from orlop_build_dockerfile.nurseries import nursery
 from orlop_build_dockerfile.pb import control_pb2
 from orlop_build_dockerfile.pb import gateway_pb2 as pb
@@ -20,15 +17,14 @@ from orlop_build_dockerfile.pb import gateway_pb2 as pb
 __all__ = ["Bridge"]
 
 _BRIDGE = "/moby.buildkit.v1.frontend.LLBBridge/"
-_BUILD = "buildkit-controlapi-buildid"
 _IMAGE = "docker-image://"
 
 
 class Bridge:
-    """`handlers` are those of a server connection, by path."""
+    """`handlers` are those of a server connection, by path. `find` gives the frontend that a call is from."""
 
-    def __init__(self, builds: Builds, worker: Worker) -> None:
-        self._builds, self._worker = builds, worker
+    def __init__(self, find: Callable[[Call], Awaitable[FrontendState]], worker: Worker) -> None:
+        self._find, self._worker = find, worker
         self.handlers: Mapping[str, Handler] = {
             _BRIDGE + "Ping": self._ping,
             _BRIDGE + "Solve": self._solve,
@@ -43,25 +39,20 @@ class Bridge:
             _BRIDGE + "Return": self._return,
         }
 
-    async def _build(self, call: Call) -> ActiveBuild:
-        ids = call.values(_BUILD)
-        if not ids:
-            raise BuildFailed(f"the request has no {_BUILD}", code=Code.INVALID_ARGUMENT)
-        return await self._builds.get(ids[0])
-
-    async def _job(self, call: Call) -> tuple[ActiveBuild, Job]:
-        build = await self._build(call)
-        return build, await build.begun()
+    async def _job(self, call: Call) -> tuple[FrontendState, Job]:
+        frontend = await self._find(call)
+        return frontend, await frontend.begun()
 
     async def _ping(self, call: Call) -> None:
         await call.receive_one()
-        await self._build(call)
+        await self._find(call)
         await call.send(self._worker.pong().SerializeToString())
 
     async def _solve(self, call: Call) -> None:
         request = pb.SolveRequest.FromString(await call.receive_one())
-        build, job = await self._job(call)
+        frontend, job = await self._job(call)
         imports = [_cache_target(each) for each in request.CacheImports]
+        build = frontend.build
         build.cache_imports = [*build.cache_imports, *(each for each in imports if each not in build.cache_imports)]
         if request.Frontend:
             inputs = dict(request.FrontendInputs)
@@ -74,12 +65,12 @@ class Bridge:
             async with nursery() as tasks:
                 for ref in result.refs.values():
                     tasks.start_soon(job.evaluate, ref)
-        await call.send(pb.SolveResponse(result=_result(build, result)).SerializeToString())
+        await call.send(pb.SolveResponse(result=_result(frontend, result)).SerializeToString())
 
     async def _evaluate(self, call: Call) -> None:
         request = pb.EvaluateRequest.FromString(await call.receive_one())
-        build, job = await self._job(call)
-        await job.evaluate(build.value(request.Ref))
+        frontend, job = await self._job(call)
+        await job.evaluate(frontend.value(request.Ref))
         await call.send(pb.EvaluateResponse().SerializeToString())
 
     async def _resolve_image(self, call: Call) -> None:
@@ -112,34 +103,34 @@ class Bridge:
 
     async def _read_file(self, call: Call) -> None:
         request = pb.ReadFileRequest.FromString(await call.receive_one())
-        build, job = await self._job(call)
+        frontend, job = await self._job(call)
         part = request.Range
         data = await job.read_file(
-            build.value(request.Ref), request.FilePath, offset=max(0, part.Offset), length=max(0, part.Length)
+            frontend.value(request.Ref), request.FilePath, offset=max(0, part.Offset), length=max(0, part.Length)
         )
         await call.send(pb.ReadFileResponse(Data=data).SerializeToString())
 
     async def _read_directory(self, call: Call) -> None:
         request = pb.ReadDirRequest.FromString(await call.receive_one())
-        build, job = await self._job(call)
-        entries = await job.read_directory(build.value(request.Ref), request.DirPath, pattern=request.IncludePattern)
+        frontend, job = await self._job(call)
+        entries = await job.read_directory(frontend.value(request.Ref), request.DirPath, pattern=request.IncludePattern)
         await call.send(pb.ReadDirResponse(entries=entries).SerializeToString())
 
     async def _stat(self, call: Call) -> None:
         request = pb.StatFileRequest.FromString(await call.receive_one())
-        build, job = await self._job(call)
-        stat = await job.stat(build.value(request.Ref), request.Path)
+        frontend, job = await self._job(call)
+        stat = await job.stat(frontend.value(request.Ref), request.Path)
         await call.send(pb.StatFileResponse(stat=stat).SerializeToString())
 
     async def _inputs(self, call: Call) -> None:
         await call.receive_one()
-        build, _ = await self._job(call)
-        await call.send(pb.InputsResponse(Definitions=build.inputs).SerializeToString())
+        frontend, _ = await self._job(call)
+        await call.send(pb.InputsResponse(Definitions=frontend.inputs).SerializeToString())
 
     async def _warn(self, call: Call) -> None:
         request = pb.WarnRequest.FromString(await call.receive_one())
-        build = await self._build(call)
-        build.reports.warn(
+        frontend = await self._find(call)
+        frontend.build.progress.warn(
             control_pb2.VertexWarning(
                 vertex=request.digest,
                 level=request.level,
@@ -154,8 +145,8 @@ class Bridge:
 
     async def _return(self, call: Call) -> None:
         request = pb.ReturnRequest.FromString(await call.receive_one())
-        build = await self._build(call)
-        build.finish(request)
+        frontend = await self._find(call)
+        frontend.finish(request)
         await call.send(pb.ReturnResponse().SerializeToString())
 
 
@@ -163,11 +154,11 @@ def _cache_target(entry: control_pb2.CacheOptionsEntry) -> CacheTarget:
     return CacheTarget(entry.Type, dict(entry.Attrs))
 
 
-def _result(build: ActiveBuild, result: Result) -> pb.Result:
+def _result(frontend: FrontendState, result: Result) -> pb.Result:
     """A result whose values are named. With them goes their graph: clients use it as an input of other builds."""
     answer = pb.Result(metadata=result.metadata)
     for platform, ref in result.refs.items():
-        named = pb.Ref(id=build.keep(ref))
+        named = pb.Ref(id=frontend.keep(ref))
         getattr(named, "def").CopyFrom(ref.definition)
         if platform:
             answer.refs.refs[platform].CopyFrom(named)

@@ -1,0 +1,94 @@
+"""What one frontend knows: names of values, graphs that it was given, and the result that it has returned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import trio
+
+from orlop_build_dockerfile.contracts import Build, BuildFailed, Job, Ref, Result
+from orlop_build_dockerfile.control.errors import from_status
+from orlop_build_dockerfile.grpc import Code
+from orlop_build_dockerfile.pb import gateway_pb2
+from orlop_build_dockerfile.pb.ops_pb2 import Definition
+
+__all__ = ["FrontendState"]
+
+_WAIT = 5.0  # seconds for the other calls of a build to come, BuildKit's
+_REFS = 10_000
+
+
+class FrontendState:
+    """`name` is in the messages about it. `inputs` are graphs that its client has given to it."""
+
+    job: Job
+
+    def __init__(self, name: str, build: Build) -> None:
+        self.name, self.build = name, build
+        self.inputs: Mapping[str, Definition] = {}
+        self._refs: dict[str, Ref] = {}
+        self._request: gateway_pb2.ReturnRequest | None = None
+        self._begun, self._returned = trio.Event(), trio.Event()
+
+    def begin(self, job: Job) -> None:
+        self.job = job
+        self._begun.set()
+
+    async def begun(self) -> Job:
+        """The build's job, once the client's session is there."""
+        with trio.move_on_after(_WAIT):
+            await self._begun.wait()
+            return self.job
+        raise BuildFailed(f"build {self.name} has not begun", code=Code.UNAVAILABLE)
+
+    def keep(self, ref: Ref) -> str:
+        """Keep a value for the frontend. Returns the name by which it refers to it."""
+        if len(self._refs) >= _REFS:
+            raise BuildFailed(f"the build has more than {_REFS} results", code=Code.RESOURCE_EXHAUSTED)
+        name = f"{self.name}-{len(self._refs)}"
+        self._refs[name] = ref
+        return name
+
+    def value(self, name: str) -> Ref:
+        found = self._refs.get(name)
+        if found is None:
+            raise BuildFailed(f"no such ref: {name[:100]}", code=Code.NOT_FOUND)
+        return found
+
+    def finish(self, request: gateway_pb2.ReturnRequest) -> None:
+        """The frontend returns its result, or an error."""
+        if self._returned.is_set():
+            raise BuildFailed(f"build {self.name} has a result already", code=Code.FAILED_PRECONDITION)
+        self._request = request
+        self._returned.set()
+
+    @property
+    def returned(self) -> bool:
+        return self._returned.is_set()
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has returned an error."""
+        return self._request is not None and self._request.HasField("error") and self._request.error.code != 0
+
+    async def wait_returned(self) -> None:
+        await self._returned.wait()
+
+    async def result(self) -> Result:
+        """What the frontend has returned, waited for. Raises the error that it has returned."""
+        await self._returned.wait()
+        assert self._request is not None
+        if self.failed:
+            raise from_status(self._request.error)
+        found = self._request.result
+        metadata = dict(found.metadata)
+        match found.WhichOneof("result"):
+            case "ref":
+                return Result({"": self.value(found.ref.id)} if found.ref.id else {}, metadata)
+            case "refs":
+                return Result({name: self.value(ref.id) for name, ref in found.refs.refs.items() if ref.id}, metadata)
+            case "refDeprecated":
+                return Result({"": self.value(found.refDeprecated)} if found.refDeprecated else {}, metadata)
+            case "refsDeprecated":
+                return Result({name: self.value(ref) for name, ref in found.refsDeprecated.refs.items() if ref}, metadata)
+        return Result({}, metadata)
