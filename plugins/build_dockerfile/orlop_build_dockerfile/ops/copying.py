@@ -171,7 +171,8 @@ class Copier:
             inner = f"{path}/{name}" if path else name
             included = self._included(inner)
             if stat.S_ISDIR(info.st_mode):
-                self._directory(source, target, pending, name, info, inner, f"{place}/{name}", included, depth)
+                if included or self._entered(inner):
+                    self._directory(source, target, pending, name, info, inner, f"{place}/{name}", included, depth)
             elif included:
                 if pending is not None:
                     target = self._make(pending)
@@ -181,6 +182,10 @@ class Copier:
         if self._include is not None and not self._include.match(path):
             return False
         return self._exclude is None or not self._exclude.match(path)
+
+    def _entered(self, path: str) -> bool:
+        """Whether there may be something to copy in a directory that is not included itself."""
+        return True
 
     def _directory(
         self,

@@ -17,9 +17,8 @@ exec.mount.cache.sharing exec.mount.selector exec.mount.tmpfs exec.mount.tmpfs.s
 exec.cgroup exec.secretenv exec.validexitcode
 file.base file.rm.wildcard file.copy.includeexcludepatterns file.copy.alwaysreplaceexistingdestpaths file.rm.nofollowsymlink
 file.copy.modestring file.symlink.create
+mergeop diffop source.buildop.llbfilename
 constraints platform meta.ignorecache meta.description meta.exportcache
 """.split()
 
-_OVERLAY2 = "requires a store of snapshots that merges them"
-
-CAPABILITIES: dict[str, str] = {**dict.fromkeys(_HAVE, ""), "mergeop": _OVERLAY2, "diffop": _OVERLAY2}
+CAPABILITIES: dict[str, str] = dict.fromkeys(_HAVE, "")

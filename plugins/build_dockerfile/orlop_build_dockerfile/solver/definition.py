@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from google.protobuf.message import DecodeError
@@ -132,6 +132,14 @@ def _vertex(digest: str, op: ops_pb2.Op, definition: ops_pb2.Definition) -> Vert
         _check_exec(digest, op.exec, count)
     elif kind == "file":
         _check_file(digest, op.file, count)
+    elif kind == "merge":
+        _check_inputs(digest, [each.input for each in op.merge.inputs], count)
+    elif kind == "diff":
+        _check_inputs(digest, [op.diff.lower.input, op.diff.upper.input], count)
+    elif kind == "build":
+        _check_inputs(digest, [each.input for each in op.build.inputs.values()], count)
+        if any(each.input < 0 for each in op.build.inputs.values()):
+            raise _invalid(f"vertex {digest} builds nothing")
     elif kind == "source" and count:
         raise _invalid(f"vertex {digest} is a source and has inputs")
     ignore, name, caps = False, "", frozenset[str]()
@@ -141,6 +149,12 @@ def _vertex(digest: str, op: ops_pb2.Op, definition: ops_pb2.Definition) -> Vert
         caps = frozenset(metadata.caps)
     inputs = tuple((entry.digest, entry.index) for entry in op.inputs)
     return Vertex(digest, op, (name or _name(op))[:MAX_NAME], inputs, ignore, caps)
+
+
+def _check_inputs(digest: str, used: Sequence[int], count: int) -> None:
+    """Inputs of merge, diff and build; -1 is an empty file system."""
+    if not used or not all(-1 <= each < count for each in used):
+        raise _invalid(f"vertex {digest} uses inputs {list(used)[:10]} of {count}")
 
 
 def _check_exec(digest: str, op: ops_pb2.ExecOp, count: int) -> None:

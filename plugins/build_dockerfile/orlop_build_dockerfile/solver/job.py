@@ -176,6 +176,12 @@ class SolverJob:
             yield fd
 
     async def read_file(self, ref: Ref, path: str, *, offset: int = 0, length: int = 0) -> bytes:
+        with _translated():
+            return await self.read_value(await self.value(ref), path, offset=offset, length=length)
+
+    async def read_value(self, value: Value, path: str, *, offset: int = 0, length: int = 0) -> bytes:
+        """As `read_file`."""
+
         def read(root: int) -> bytes:
             try:
                 with paths.opened(linux.open_in_root(root, paths.clean(path), os.O_RDONLY | os.O_NONBLOCK)) as fd:
@@ -189,9 +195,8 @@ class SolverJob:
             except OSError as error:
                 raise _missing("open", path, error) from None
 
-        with _translated():
-            async with self._view(ref) as root:
-                return await trio.to_thread.run_sync(read, root)
+        async with value.view() as root:
+            return await trio.to_thread.run_sync(read, root)
 
     async def read_directory(self, ref: Ref, path: str, *, pattern: str = "") -> Sequence[Stat]:
         def read(root: int) -> list[Stat]:
@@ -243,11 +248,18 @@ class SolverJob:
 def _operation(kind: str) -> Operation:
     from orlop_build_dockerfile.ops.execute import execute
     from orlop_build_dockerfile.ops.files import change_files
+    from orlop_build_dockerfile.ops.layers import diff, merge
+    from orlop_build_dockerfile.ops.nested import build
     from orlop_build_dockerfile.ops.source import source
 
-    table: dict[str, Operation] = {"source": source, "exec": execute, "file": change_files}
-    if kind not in table:
-        raise BuildFailed(f"operation {kind} is not supported", code=12)
+    table: dict[str, Operation] = {
+        "source": source,
+        "exec": execute,
+        "file": change_files,
+        "merge": merge,
+        "diff": diff,
+        "build": build,
+    }
     return table[kind]
 
 
