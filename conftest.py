@@ -80,7 +80,10 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     failed = [report.longreprtext for report in reports if report.failed]
     if failed and all(text.startswith(BLOCKED) for text in failed):
         _repeated.extend(failed)
-        reports = runtestprotocol(item, log=False, nextitem=nextitem)
+        # A daemon that tests share knows names and events of this test: the second run gets another
+        end = pytest.CallInfo.from_call(lambda: item.session._setupstate.teardown_exact(None), "teardown")
+        ended = item.ihook.pytest_runtest_makereport(item=item, call=end)
+        reports = [ended] if ended.failed else runtestprotocol(item, log=False, nextitem=nextitem)
     for report in reports:
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)

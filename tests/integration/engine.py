@@ -260,7 +260,7 @@ class Engine:
         text = self.log()[self._looked_at :]
         self._looked_at += len(text)
         found = [line for line in text.splitlines() if BLOCKED in line and DISK not in line]
-        return [line for line in found if float(line.partition(BLOCKED)[2].split()[1]) > patience(tolerated() * 1000)]
+        return [line for line in found if float(line.partition(BLOCKED)[2].split()[1]) > tolerated() * 1000]
 
     def close(self) -> list[str]:
         """End everything. Returns what is left on the host, and what the daemon reported about its event loop."""

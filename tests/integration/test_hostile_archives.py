@@ -113,7 +113,7 @@ def test_an_archive_is_refused_or_right(engine: Engine, case: Case) -> None:
             assert shown == name or (not name and shown.startswith("sha256:")), loaded
     assert store(engine) == before, "nothing is left"
     assert took < patience(SECONDS)
-    assert max(pings.waits, default=0) < patience(tolerated()), "others wait"
+    assert max(pings.waits, default=0) < tolerated(), "others wait"
     assert engine.blocked() == []
     assert memory(engine.process.pid, "VmRSS") - size < DAEMON_GROWS
     assert not os.path.exists("/etc/orlop-hostile")
