@@ -180,7 +180,7 @@ class ImageMaker:
             if there is not None and known is not None:
                 layer = known
             elif there is None or (not there.snapshot and not layer.blob):  # else nothing could pack the layer
-                built[chain_id] = Built(layer.diff_id, parent, layer.size, layer.snapshot)
+                built[chain_id] = Built(layer.diff_id, parent, layer.size, layer.snapshot, layer.blob)
                 layer = msgspec.structs.replace(layer, chain_id=chain_id)
             else:
                 layer = msgspec.structs.replace(layer, chain_id=chain_id, snapshot=there.snapshot)

@@ -1,7 +1,8 @@
 """`POST /images/load`: images from an archive in Docker's format (`manifest.json`) or an OCI image layout (image-layout.md).
 
 Crash-safe like a pull: stores blobs, then layers, then the row. The archive is not trusted: layers must have the diffIDs of
-the configuration, and blobs of a layout must match their digests.
+the configuration, and blobs of a layout must match their digests. A layer that an image of this engine has is not compared,
+if the client may use that image.
 """
 
 from __future__ import annotations
@@ -310,9 +311,9 @@ class Loader:
             layers[number] = Layer(member.digest, media_type, member.size, diff_ids[number], chain_id, size)
 
         for number, ((member, _), chain_id) in enumerate(zip(found.layers, chain_ids, strict=True)):
-            have = store.catalog.layer(chain_id)
-            if have is not None and chain_id in store.layers.built and store.content.has(have.blob):
-                lease.blobs.add(have.blob)
+            have = next(store.catalog.layers(chain_id, self._policy), None)
+            if have is not None and chain_id in store.layers.built and store.complete([have]):
+                lease.blobs.update(have.blobs)
                 layers[number] = have
                 continue
             await store.hold(lease, blob=member.digest)

@@ -6,7 +6,6 @@ pull goes on.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
 
@@ -51,17 +50,17 @@ async def fetch(
     wanted: Sequence[Descriptor],
     lease: Lease,
     *,
-    proof: bool,
+    owner: str,
 ) -> tuple[str, ...]:
-    """Download attestations into the content store. Returns the digests of their blobs, which the lease holds. With `proof`,
-    also what is here already is downloaded: an index may list any digest, and the client of the pull can read all
-    attestations of its image, so it must not get content of other clients by its digest."""
+    """Download attestations into the content store. Returns the digests of their blobs, which the lease holds. With `owner`
+    (see `Downloads.fetch`), also what is here already is downloaded: an index may list any digest, and the client of the
+    pull can read all attestations of its image, so it must not get content of other clients by its digest."""
     found: dict[str, None] = {}
     left, failed = _MAX_BYTES, False
     for entry in wanted[:_MOST]:
         try:
             with image_store.leases.hold() as own:  # so that of an incomplete attestation nothing stays
-                size = await _one(image_store, downloads, sources, entry, own, left, proof)
+                size = await _one(image_store, downloads, sources, entry, own, left, owner)
                 lease.blobs.update(own.blobs)
         except (OrlopError, OSError) as error:
             log.warning("cannot pull attestation %s: %s", entry.digest, error)
@@ -81,12 +80,12 @@ async def _one(
     entry: Descriptor,
     lease: Lease,
     left: int,
-    proof: bool,
+    owner: str,
 ) -> int:
     """Returns the bytes of the attestation. The lease holds all of it."""
     content = image_store.content
     await image_store.hold(lease, blob=entry.digest)
-    if content.has(entry.digest) and not proof:
+    if content.has(entry.digest) and not owner:
         data = content.read(entry.digest, MAX_MANIFEST)
     else:
         _, data = await sources.manifest(entry.digest)
@@ -100,21 +99,6 @@ async def _one(
     lease.blobs.update(part.digest for part in parts)
     await image_store.barrier()
     for part in parts:
-        if proof and content.has(part.digest):
-            await _prove(sources, part)
-        await downloads.fetch(sources, part, _quiet)
+        await downloads.fetch(sources, part, _quiet, owner=owner)
     await content.put(data)
     return size
-
-
-async def _prove(sources: Sources, part: Descriptor) -> None:
-    """Download a blob without keeping it."""
-    found, size = hashlib.sha256(), 0
-    async with sources.blob(part.digest) as (_, pieces):
-        async for piece in pieces:
-            found.update(piece)
-            size += len(piece)
-            if size > part.size:
-                break
-    if f"sha256:{found.hexdigest()}" != part.digest:
-        raise DriverError(f"the registry does not have its content {part.digest}")

@@ -18,6 +18,7 @@ from .references import Reference, image_id, parse
 
 if TYPE_CHECKING:
     from .platforms import Platform
+    from .policy import ImagePolicy
 
 __all__ = ["Catalog"]
 
@@ -165,6 +166,12 @@ class Catalog:
         """The layer, if some image has it."""
         holders = self._layers.get(chain_id)
         return next(iter(holders.values())) if holders else None
+
+    def layers(self, chain_id: str, policy: ImagePolicy) -> Iterator[Layer]:
+        """The layer as it is in each image that the client may use: they may have different blobs of it."""
+        for id, layer in self._layers.get(chain_id, {}).items():
+            if policy.may_use(self.images[id]):
+                yield layer
 
     def holders(self, chain_id: str) -> list[Image]:
         """The images that have the layer."""

@@ -4,7 +4,8 @@ References are in the database.
 
     oci-layout  index.json  blobs/sha256/<hex>     immutable, verified, durable before a row names them
     ingest/<hex>                                   an incomplete download: survives a crash and is resumed
-    ingest/tmp-*                                   content whose digest is not known yet: removed at the next boot
+    ingest/tmp-*                                   content whose digest is not known yet, or that nobody else may
+                                                   continue: removed at the next boot
     quarantine/<hex>                               a blob whose content was found damaged: kept for the administrator
 
 A blob is renamed into place after its bytes were hashed and synced, and the directory is synced before `commit` returns, so
@@ -218,9 +219,10 @@ class ContentStore:
                 ingest.abandon()
         return digest
 
-    async def ingest(self, expected: str | None) -> Ingest:
-        """Begin a blob, or resume the download that `expected` names. One ingest per digest at a time."""
-        name = expected.removeprefix("sha256:") if expected else f"tmp-{secrets.token_hex(8)}"
+    async def ingest(self, expected: str | None, *, apart: bool = False) -> Ingest:
+        """Begin a blob, or resume the download that `expected` names. One ingest per digest at a time. `apart`: one that has
+        nothing of earlier downloads, beside any other; it cannot be kept."""
+        name = expected.removeprefix("sha256:") if expected and not apart else f"tmp-{secrets.token_hex(8)}"
         ingest = Ingest(self, os.path.join(self.partial, name), expected)
         await trio.to_thread.run_sync(ingest._open)
         return ingest

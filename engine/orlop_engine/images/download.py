@@ -1,7 +1,8 @@
 """Downloads one blob into the content store: resumes by Range, retries with growing delays, once for all waiting pulls.
 
-What arrived survives connection failures and crashes (`ingest/<hex>`); content with a wrong digest is removed. Messages are
-Docker's (daemon/internal/distribution/xfer/download.go, pull_v2.go).
+What arrived survives connection failures and crashes (`ingest/<hex>`); content with a wrong digest is removed. A download
+for a restricted client begins anew with each pull, because a part that is here may be from another client's pull. Messages
+are Docker's (daemon/internal/distribution/xfer/download.go, pull_v2.go).
 """
 
 from __future__ import annotations
@@ -45,8 +46,11 @@ def short(digest: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
+    """`apart`: see `ContentStore.ingest`."""
+
     sources: Sources
     descriptor: Descriptor
+    apart: bool
 
 
 class Downloads:
@@ -62,13 +66,17 @@ class Downloads:
     def reconfigure(self, slots: int, attempts: int) -> None:
         self._limiter.total_tokens, self.attempts = max(1, slots), attempts
 
-    async def fetch(self, sources: Sources, descriptor: Descriptor, report: Report) -> None:
-        """Download the blob into the store. Raises `RegistryError` or `DriverError`."""
-        if self._content.has(descriptor.digest):
+    async def fetch(self, sources: Sources, descriptor: Descriptor, report: Report, *, owner: str = "") -> None:
+        """Download the blob into the store. Raises `RegistryError` or `DriverError`.
+
+        `owner` is set for a restricted client that must prove that it can get the blob without this daemon: every byte then
+        comes from `sources`, even if the blob or a part of it is here. Only downloads for the same owner are shared."""
+        if self._content.has(descriptor.digest) and not owner:
             report(state(short(descriptor.digest), "Download complete"))
             return
-        source = _Source(sources, descriptor)
-        await self._shared.run(descriptor.digest, lambda share: self._download(source, share), report)
+        source = _Source(sources, descriptor, apart=bool(owner))
+        key = f"{owner} {descriptor.digest}"
+        await self._shared.run(key, lambda share: self._download(source, share), report)
 
     async def repeat(self, request: Callable[[], Awaitable[T]]) -> T:
         """Make a request, and repeat it when the registry asks for a pause."""
@@ -91,16 +99,17 @@ class Downloads:
 
     async def _download(self, source: _Source, report: Report) -> None:
         digest = source.descriptor.digest
-        if self._content.has(digest):
+        if self._content.has(digest) and not source.apart:
             return
         id = short(digest)
         async with source.sources.borrowed(), self._slot(id, report):
-            ingest = await self._content.ingest(digest)
+            ingest = await self._content.ingest(digest, apart=source.apart)
             try:
                 await self._retry(source, ingest, report)
                 report(state(id, "Download complete"))
             except (RegistryError, trio.Cancelled):
-                ingest.keep()
+                if not source.apart:
+                    ingest.keep()
                 raise
             finally:
                 ingest.abandon()

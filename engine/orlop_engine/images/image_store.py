@@ -131,7 +131,7 @@ class ImageStore:
         self.catalog.put(record, document, raw)
         parent = ""
         for layer in record.layers:
-            self.layers.built[layer.chain_id] = Built(layer.diff_id, parent, layer.size, layer.snapshot)
+            self.layers.built[layer.chain_id] = Built(layer.diff_id, parent, layer.size, layer.snapshot, layer.blob)
             parent = layer.chain_id
 
     def _load_name(self, key: str, value: bytes) -> None:

@@ -4,6 +4,9 @@ A layer's storage key is its chain ID, or for a layer that was built here, the k
 unpacked it is an active snapshot `extract-<random>`; boot removes those that a crash left. Add a layer to a lease (`leases`)
 before asking for it.
 
+A blob is only taken for the content of a layer after it was decompressed and hashed, also if the layer exists: a manifest or
+an archive may name any diffID beside it.
+
 A layer that containers were created from has an init layer on top (`engine.containers.rootfs`), which is removed with it.
 Init layers of adopted containers are removed with the container.
 """
@@ -80,12 +83,14 @@ class Unpack(Protocol):
 
 
 class Built(msgspec.Struct, frozen=True):
-    """A committed layer. `parent` is the chain ID of the layer below, "" for the lowest. `snapshot`: see `records.Layer`."""
+    """A committed layer. `parent` is the chain ID of the layer below, "" for the lowest. `snapshot`: see `records.Layer`.
+    `blob`: a blob that was found to contain the layer, "" if none is known."""
 
     diff_id: str
     parent: str
     size: int
     snapshot: str = ""
+    blob: str = ""
 
 
 def _sandboxed() -> Unpack:
@@ -166,8 +171,9 @@ class Layers:
     async def build(
         self, chain_id: str, parent: str, blob: str, diff_id: str, report: Report, progress: Callable[[Report, int], None]
     ) -> Built:
-        """Make the layer exist: unpack `blob` on top of `parent` unless that was done. `progress` turns a byte count into a
-        record. With `independent`, another task may still build the parent: this waits for it."""
+        """Make the layer exist: unpack `blob` on top of `parent` unless that was done. `InvalidParameter` if the blob does
+        not contain `diff_id`, also if the layer exists. `progress` turns a byte count into a record. With `independent`,
+        another task may still build the parent: this waits for it."""
 
         async def work(share: Report) -> Built:
             if chain_id not in self.built:
@@ -176,7 +182,23 @@ class Layers:
                 event.set()
             return self.built[chain_id]
 
-        return await self._shared.run(chain_id, work, report)
+        built = await self._shared.run(chain_id, work, report)
+        if blob not in (built.blob, diff_id):  # a blob with this digest is the tar itself
+            await self._verify(parent, blob, diff_id, lambda n: progress(report, n))
+        return built
+
+    async def _verify(self, parent: str, blob: str, diff_id: str, progress: Callable[[int], None]) -> None:
+        """Unpack a blob under a temporary key, with the limits of every other layer, and drop the files."""
+        key, source = temporary_key(), self._content.open(blob)
+        try:
+            async with self._writing:
+                await trio.to_thread.run_sync(self._check_space, blob, source)
+                await self._storage.prepare(key, self.key(parent) or None)
+                await self._write(key, source, diff_id, progress)
+        finally:
+            os.close(source)
+            with trio.move_on_after(30, shield=True):
+                await self._storage.remove(key)
 
     async def make_first(self, blob: str, hold: Callable[[str], Awaitable[None]]) -> tuple[str, Built]:
         """Unpack a lowest layer whose diffID is not known; calls `hold` with its chain ID before it is committed."""
@@ -206,7 +228,7 @@ class Layers:
             if hold is not None:
                 await hold(name)
             await self._commit(key, name, parent if later else "")
-            self.built[name] = Built(unpacked.diff_id, parent, size)
+            self.built[name] = Built(unpacked.diff_id, parent, size, blob=blob)
             return unpacked
         finally:
             os.close(source)

@@ -176,7 +176,10 @@ class Puller:
                 raise DriverError(f"cannot read manifest: manifest list {entry.digest} is inside another one")
         lease.blobs.add(found.config.digest)
         await self._image_store.barrier()
-        await self._downloads.fetch(sources, found.config, _quiet)
+        known = self._image_store.catalog.images.get(found.config.digest)
+        readable = known is not None and request.policy.may_use(known)
+        owner = "" if readable else request.policy.owner
+        await self._downloads.fetch(sources, found.config, _quiet, owner=owner)
         raw = self._image_store.content.read(found.config.digest, documents.MAX_MANIFEST)
         document = await documents.read(raw, layers=len(found.layers))
         self._check(document, request, reference)
@@ -211,12 +214,13 @@ class Puller:
         image = self._image_store.catalog.images.get(plan.manifest.config.digest)
         # The configuration is known, so its layers exist: Docker reports none of them
         attached = _Attached(self._image_store, self._downloads, sources, plan, lease)
-        if image is not None and self._image_store.complete(image.layers):
+        usable = image is not None and plan.policy.may_use(image)
+        if image is not None and usable and self._image_store.complete(image.layers):
             layers: Sequence[Layer] = image.layers
             await attached.fetch()
         else:
             known = self._present(plan, lease)
-            await trio.to_thread.run_sync(self._check_space, plan)
+            await trio.to_thread.run_sync(self._check_space, plan, known)
             await self._image_store.begin(name, lease)
             layers = await _LayerPull(self._image_store, self._downloads, sources, plan, known, report).run(attached.fetch)
         for data in plan.kept:
@@ -232,29 +236,33 @@ class Puller:
         self._pulled(plan.reference, image)
         return newer
 
-    def _check_space(self, plan: _Plan) -> None:
+    def _check_space(self, plan: _Plan, known: dict[str, Layer]) -> None:
         """Runs on a thread."""
-        content = self._image_store.content
-        missing = {part.digest: part.size for part in plan.manifest.layers if not content.has(part.digest)}
-        stored = sum(max(0, size - content.partial_size(digest)) for digest, size in missing.items())
-        chains = zip(plan.chain_ids, plan.manifest.layers, strict=True)
+        content, chains = self._image_store.content, list(zip(plan.chain_ids, plan.manifest.layers, strict=True))
+        if plan.policy is UNRESTRICTED:
+            missing = {part.digest: part.size for part in plan.manifest.layers if not content.has(part.digest)}
+            stored = sum(max(0, size - content.partial_size(digest)) for digest, size in missing.items())
+        else:
+            stored = sum({part.digest: part.size for chain_id, part in chains if chain_id not in known}.values())
         unpacked = sum(part.size for chain_id, part in chains if chain_id not in self._image_store.layers.built)
         content.space.check(f"pull {plan.reference.familiar}", stored=stored, unpacked=unpacked)
 
     def _present(self, plan: _Plan, lease: Lease) -> dict[str, Layer]:
-        """Layers that need no download: unpacked, and with a blob for a later push or save, unless they were adopted."""
-        result = {}
+        """Layers that need no download: unpacked, and with a blob for a later push or save, unless they were adopted. A
+        restricted client gets those of images that it may use: whoever serves a manifest may write any digest and any diffID
+        into it, without having the layer."""
+        store, result = self._image_store, dict[str, Layer]()
         for chain_id, diff_id, part in zip(plan.chain_ids, plan.diff_ids, plan.manifest.layers, strict=True):
-            built = self._image_store.layers.built.get(chain_id)
+            built = store.layers.built.get(chain_id)
             if built is None:
                 continue
-            if self._image_store.content.has(part.digest):
+            known = list(store.catalog.layers(chain_id, plan.policy))
+            unpacked_here = plan.policy is UNRESTRICTED and built.blob == part.digest  # by a pull that was interrupted
+            if store.content.has(part.digest) and (unpacked_here or any(layer.blob == part.digest for layer in known)):
                 result[chain_id] = Layer(part.digest, part.media_type, part.size, diff_id, chain_id, built.size)
-                continue
-            known = self._image_store.catalog.layer(chain_id)
-            if known is not None and self._image_store.complete([known]):
-                result[chain_id] = known
-                lease.blobs.update(known.blobs)
+            elif (layer := next((layer for layer in known if store.complete([layer])), None)) is not None:
+                result[chain_id] = layer
+                lease.blobs.update(layer.blobs)
         return result
 
 
@@ -264,12 +272,12 @@ class _Attached:
     def __init__(self, image_store: ImageStore, downloads: Downloads, sources: Sources, plan: _Plan, lease: Lease) -> None:
         self._image_store, self._downloads, self._sources = image_store, downloads, sources
         self._wanted, self._lease = plan.attestations, lease
-        self._proof = plan.policy is not UNRESTRICTED
+        self._owner = plan.policy.owner
         self.digests: tuple[str, ...] = ()
 
     async def fetch(self) -> None:
         self.digests = await attestation_pull.fetch(
-            self._image_store, self._downloads, self._sources, self._wanted, self._lease, proof=self._proof
+            self._image_store, self._downloads, self._sources, self._wanted, self._lease, owner=self._owner
         )
 
 
@@ -321,7 +329,7 @@ class _LayerPull:
             scope.cancel()
 
     async def _download(self, part: Descriptor) -> None:
-        await self._downloads.fetch(self._sources, part, self._report)
+        await self._downloads.fetch(self._sources, part, self._report, owner=self._plan.policy.owner)
         self._ready[part.digest].set()
 
     async def _unpack_in_order(self, count: int) -> None:
