@@ -49,7 +49,9 @@ class Remover:
                 policy=policy,
             )
             gone, steps = await self._carry_out(planned)
-        return await self._items(steps, gone, await self._image_store.collect())
+        # A name keeps no content by itself: a look at all layers and blobs would find nothing
+        collected = await self._image_store.collect() if gone else Collected()
+        return await self._items(steps, gone, collected)
 
     async def prune(self, filters: Filters, policy: ImagePolicy, *, blobs: bool) -> Pruned:
         if self._pruning:
