@@ -251,7 +251,8 @@ ALL = (
         "unpack", "for comparison: gunzip and sha256 of its layers", math.inf, images.unpack_alone, 3, engines=("orlop",)
     ),
     Measure("push", "docker push of the same image, empty registry", 0.5, images.push, 3),
-    Measure("push-again", "the same again: the registry has it", 0.3, images.push_again, 9),
+    Measure("push-again", "the same again: the registry has it", 0.9, images.push_again, 9),
+    Measure("push-again-api", "the same, without the client", 0.7, images.push_request, 5),
     Measure("push-large", "docker push of a layer of 256 MB, empty registry", 0.5, images.push_large, 3),
     Measure("push-second", "the same image again, to a second empty registry", 0.3, images.push_second, 3),
     Measure("pull10", "10 x docker pull at once, with shared layers", 0.4, images.pull_ten, 3),

@@ -17,7 +17,7 @@ from tests.registry import Image, docker_archive, image, layer
 from tests.registry.build import DOCKER_MANIFEST, OCI_MANIFEST, tar
 from tests.registry.fakes import DirectoryStorage, Done, ImagesFixture, Unpacker, drain, open_images
 from tests.registry.hostile import serving
-from tests.registry.receiving import Receiving, receiving, refuse
+from tests.registry.receiving import Answer, Receiving, lie, receiving, refuse
 
 from orlop_engine.images.compression import LayerCompression
 from orlop_engine.images.pull import PullRequest
@@ -77,8 +77,41 @@ def test_second_push_uploads_nothing(tmp_path: Path) -> None:
         records = await pushed(images, registry)
         assert [states(records, id) for id in IDS] == [["Preparing", "Layer already exists"]] * 2
         assert registry.sent() == 0 and registry.pushed("app", "v1") == first and images.blobs() == blobs
+        asked = [f"{method} {path}" for method, path, _ in registry.requests]
+        assert asked == ["GET /v2/", "HEAD /v2/app/manifests/v1"], "one question about the manifest is enough"
 
     restarted(tmp_path, before, again)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [refuse(404, "MANIFEST_UNKNOWN"), refuse(500, "UNKNOWN"), lie(Docker_Content_Digest="sha256:" + "0" * 64)],
+    ids=["removed", "failing", "another manifest"],
+)
+def test_moved_tag_is_pushed_again(tmp_path: Path, answer: Answer) -> None:
+    async def check(images: ImagesFixture, registry: Receiving) -> None:
+        await pushed(images, registry)
+        registry.requests.clear()
+        registry.script("HEAD", answer, path="/manifests/v1")
+        records = await pushed(images, registry)
+        assert [states(records, id) for id in IDS] == [["Preparing", "Layer already exists"]] * 2
+        assert registry.asked("PUT") == ["PUT /v2/app/manifests/v1"] and registry.sent() == 0
+
+    run(tmp_path, check)
+
+
+def test_first_push_to_a_repository_asks_for_every_blob(tmp_path: Path) -> None:
+    """A manifest that is there already was not pushed or pulled by this daemon."""
+
+    async def check(images: ImagesFixture, registry: Receiving) -> None:
+        await pushed(images, registry)
+        await images.images.tag(f"{registry.host}/app:v1", f"{registry.host}/other", "v1")
+        registry.requests.clear()
+        await pushed(images, registry, "other:v1")
+        assert "HEAD /v2/other/manifests/v1" not in registry.asked("HEAD")
+        assert len({path for path in registry.asked("HEAD") if "/blobs/" in path}) == 3
+
+    run(tmp_path, check)
 
 
 def test_layer_is_compressed_to_the_same_bytes(tmp_path: Path) -> None:

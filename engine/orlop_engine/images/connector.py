@@ -54,6 +54,7 @@ class Connector:
     def __init__(self, config: Callable[[], Config], timeouts: Timeouts, certificates: tuple[str, ...] = CERTS_D) -> None:
         self._config, self._timeouts, self._certificates = config, timeouts, certificates
         self._outages = Outages(timeouts.outage)
+        self._without_tls = Outages(timeouts.outage)
 
     @property
     def config(self) -> Config:
@@ -71,10 +72,12 @@ class Connector:
     @asynccontextmanager
     async def target(self, kind: type[S], access: Access) -> AsyncIterator[S]:
         """The one host to write to: the first with the capability `push`. Another host would not have the same content, so
-        only its plain HTTP is tried next, for an insecure registry that does not answer over TLS."""
+        only its plain HTTP is tried next, for an insecure registry that does not answer over TLS. For a while, plain HTTP is
+        tried first then."""
         rules = HostRules.of(self.config, self._certificates)
         endpoints = [one for one in await rules.endpoints(access.reference) if "push" in one.capabilities]
         endpoints = [one for one in endpoints if one.host == endpoints[0].host]
+        endpoints.sort(key=self._without_tls.has)
         error: DriverError = DriverError("there is no registry to ask: no host in hosts.toml has the capability push")
         async with AsyncExitStack() as stack:
             for endpoint in endpoints:
@@ -84,7 +87,9 @@ class Connector:
                     if failure.answered:
                         raise
                     error = failure
+                    self._without_tls.record(endpoint)
                 else:
+                    self._without_tls.clear(endpoint)
                     break
             else:
                 raise error

@@ -75,7 +75,7 @@ class Downloads:
             report(state(short(descriptor.digest), "Download complete"))
             return
         source = _Source(sources, descriptor, apart=bool(owner))
-        key = f"{owner} {descriptor.digest}"
+        key = f"{descriptor.digest} for {owner}" if owner else descriptor.digest
         await self._shared.run(key, lambda share: self._download(source, share), report)
 
     async def repeat(self, request: Callable[[], Awaitable[T]]) -> T:

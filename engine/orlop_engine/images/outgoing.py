@@ -36,6 +36,7 @@ __all__ = [
     "kept_as",
     "manifest_digest",
     "open_layer",
+    "received",
 ]
 
 _DOCKER_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
@@ -104,24 +105,24 @@ async def compression_of(content: ContentStore, layer: Layer) -> str:
 
 async def describe(content: ContentStore, image: Image) -> Outgoing:
     """The image with its manifest. The caller's lease holds the image's blobs."""
-    return await trio.to_thread.run_sync(_kept, content, image) or await _made(content, image)
+    return await trio.to_thread.run_sync(received, content, image) or await _made(content, image)
 
 
 async def describe_oci(content: ContentStore, image: Image) -> Outgoing:
     """The same with an OCI manifest, whatever was received: umoci reads no other in an OCI layout. Layers that an archive
     brought compressed with bzip2 or xz have media types of the same pattern, because OCI defines none for them."""
-    kept = await trio.to_thread.run_sync(_kept, content, image)
+    kept = await trio.to_thread.run_sync(received, content, image)
     return kept if kept is not None and kept.media_type == OCI_MANIFEST else await _made(content, image, oci=True)
 
 
 def manifest_digest(content: ContentStore, image: Image) -> str:
     """The digest of the received manifest that describes this image; "" without one. Blocking."""
-    kept = _kept(content, image)
+    kept = received(content, image)
     return kept.digest if kept else ""
 
 
-def _kept(content: ContentStore, image: Image) -> Outgoing | None:
-    """The image with the newest received manifest that describes exactly this image; None without such a manifest."""
+def received(content: ContentStore, image: Image) -> Outgoing | None:
+    """The image with the newest received manifest that describes exactly this image; None without one. Blocking."""
     for digest in reversed(image.record.manifests):
         if (found := kept_as(content, image, digest)) is not None:
             return found

@@ -1,5 +1,8 @@
 """Push: compress layers that need it, upload what the registry lacks, then the manifest; last, remember what was learnt.
 
+A push that was made before is one question: the registry is asked whether the tag means the same manifest, as by
+go-containerregistry. A registry takes a manifest only after its blobs.
+
 A name from an index (manifest list) is pushed as that index if all that the index lists is here, else as one image; the
 client is told (daemon/containerd/image_push.go).
 
@@ -105,6 +108,10 @@ class _ImagePush:
                 images = await self._held(name, lease)
                 index = await self._index(name, images)
                 if index is not None and index.complete:
+                    if await target.has(index.descriptor, index.data):
+                        target.report_present(layer for image in index.images for layer in image.image.layers)
+                        self._done(name, index.descriptor)
+                        return
                     await push_layers(target, index)
                     await self._push_index(target, index)
                 elif index is not None and index.covered and index.others and len(images) > 1:
@@ -171,6 +178,11 @@ class _ImagePush:
         await self._image_store.content.put(data)
 
     async def _image(self, target: PushTarget, image: Image, lease: Lease) -> Outgoing:
+        kept = await trio.to_thread.run_sync(outgoing.received, self._image_store.content, image)
+        if kept is not None and await target.has(kept.descriptor, kept.manifest):
+            target.report_present(image.layers)
+            self._done(target.name, kept.descriptor)
+            return kept
         found = await outgoing.describe(self._image_store.content, await self._layers(target, image, lease))
         await self._finish(target, found, lease)
         return found

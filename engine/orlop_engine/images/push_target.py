@@ -13,7 +13,7 @@ from .content import DamagedBlob
 from .image_store import ImageStore
 from .manifests import Descriptor
 from .policy import UNRESTRICTED
-from .progress import Report
+from .progress import Report, state
 from .records import Layer
 from .references import Reference
 from .upload import BlobUpload, Uploads
@@ -61,6 +61,20 @@ class PushTarget:
         opened = partial(self._open, blob)
         upload = BlobUpload(blob.digest, blob.size, "", opened, self._mounts(blob.digest))
         await self.uploads.upload(self._registry, upload, self.report)
+
+    async def has(self, manifest: Descriptor, data: bytes) -> bool:
+        """Whether the tag means this manifest or index at the registry, which then has all that belongs to it. Only asked
+        if the image has this name by digest, because it was pushed to or pulled from the repository before."""
+        if self.name.with_digest(manifest.digest) not in self.image_store.catalog.references:
+            return False
+        return await self._registry.has_manifest(self.name.tag, manifest.media_type, data)
+
+    def report_present(self, layers: Iterable[Layer]) -> None:
+        """Report the layers of an image, from the top: the registry has them."""
+        ids = [progress_id(layer) for layer in layers][::-1]
+        for text, shown in (("Preparing", ids), ("Layer already exists", list(dict.fromkeys(ids)))):
+            for id in shown:
+                self.report(state(id, text))
 
     async def manifest(self, reference: str, media_type: str, data: bytes) -> None:
         """Store a manifest or index under a tag or its digest, and check that the registry serves it."""

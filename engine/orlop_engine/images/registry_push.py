@@ -139,6 +139,15 @@ class PushRegistry(Session):
             raise RegistryError(f'{method.capitalize()} "{url}": the registry gave no location for the upload')
         return self.target(method, url, location)
 
+    async def has_manifest(self, tag: str, media_type: str, data: bytes) -> bool:
+        """Whether the registry says that the tag means this manifest. False if it does not answer well."""
+        try:
+            async with self.request("HEAD", f"/v2/{self.repository}/manifests/{tag}", {"Accept": media_type}) as response:
+                found = response.headers.get("docker-content-digest", "")
+                return found == digest_of(data) and _size(response) in (len(data), None)
+        except RegistryError:
+            return False
+
     async def put_manifest(self, reference: str, media_type: str, data: bytes) -> None:
         path = f"/v2/{self.repository}/manifests/{reference}"
         headers = {"Content-Type": media_type, "Content-Length": str(len(data))}

@@ -269,6 +269,7 @@ class Session:
                 said = await self.read_body(response, SMALL, "Get", url)
                 if response.status_code >= 400:
                     raise from_answer(response.status_code, said)
+            await self._drain(response)
         finally:
             await response.aclose()
 
