@@ -57,13 +57,13 @@ def test_everything_is_used_in_place_and_given_back(side: Side, adopter: Engine)
     report = json.loads(system(adopter, "adopt", str(root), "--format", "json").out)
     took = time.monotonic() - began
     assert snapshot(root) == untouched, "nothing in the Docker root was changed"
-    assert report["done"] and report["counts"]["container"] == {"comes": 9, "stays": 0}, report
-    assert [each for each in report["objects"] if not each["comes"]] == [
+    assert report["done"] and report["counts"]["container"] == {"adopted": 9, "left": 0}, report
+    assert [each for each in report["objects"] if not each["adopted"]] == [
         {
             "kind": "build cache",
             "name": "",
             "id": "",
-            "comes": False,
+            "adopted": False,
             "text": "the cache of `docker build` stays with Docker",
         }
     ]

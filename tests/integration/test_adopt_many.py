@@ -61,10 +61,10 @@ def test_nothing_is_lost(side: Side, adopter: Engine) -> None:
     used = processor_time() - began
     assert used < 1.0, f"{used:.2f} s of processor time, and it waits for little else: half a second on an idle machine"
     assert snapshot(root) == untouched, "nothing in the Docker root was changed"
-    assert [each["kind"] for each in report["objects"] if not each["comes"]] == ["build cache"], report
+    assert [each["kind"] for each in report["objects"] if not each["adopted"]] == ["build cache"], report
     more = int(side.containerd)
-    assert report["counts"]["container"]["comes"] == many.CONTAINERS + more
-    assert report["counts"]["image"]["comes"] == many.IMAGES + 2 * more
+    assert report["counts"]["container"]["adopted"] == many.CONTAINERS + more
+    assert report["counts"]["image"]["adopted"] == many.IMAGES + 2 * more
 
     adopter.start()
     assert running(adopter) == many.STARTED, "those whose policy says so, and no others"

@@ -1,4 +1,4 @@
-"""What of a Docker root does not come, and why: with a real dockerd that is part of a swarm and has a plugin."""
+"""What of a Docker root is not adopted, and why: with a real dockerd that is part of a swarm and has a plugin."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_swarm_and_a_plugin(docker: Dockerd) -> None:
         shown = system(engine, "adopt", str(docker.root), "--dry-run", "--format", "json")
         found = {f"{each['kind']} {each['name']}": each for each in json.loads(shown.out)["objects"]}
         assert snapshot(docker.root) == untouched and not engine.data_root.exists(), "a look changes nothing"
-        assert {name: each["text"] for name, each in found.items() if not each["comes"]} == {
+        assert {name: each["text"] for name, each in found.items() if not each["adopted"]} == {
             "network docker_gwbridge": "it is a network of a swarm",  # tasks and other networks end with dockerd
             "swarm ": "this node is part of a swarm: its services, secrets and configs stay with Docker",
             "plugin example/plugin:latest": "managed plugins are not supported",

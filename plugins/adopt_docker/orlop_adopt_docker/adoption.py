@@ -67,7 +67,7 @@ def _check_place(config: Config, root: str) -> None:
 
 
 async def look(config: Config, root: str) -> Plan:
-    """`--dry-run`: what would come. Changes nothing."""
+    """`--dry-run`: what would be adopted. Changes nothing."""
     root = os.path.realpath(root)
     _check_config(config, root)
     drivers = Drivers(config)

@@ -72,7 +72,7 @@ def _show(plan: Plan, form: str | None, *, done: bool) -> None:
 
 @click.command("adopt", short_help="Use the images, containers, volumes and networks of a stopped dockerd in place")
 @click.argument("root", default="/var/lib/docker", metavar="[PATH]")
-@click.option("--dry-run", is_flag=True, help="Show what would come and what would not, and change nothing")
+@click.option("--dry-run", is_flag=True, help="Show what would be adopted and what would not, and change nothing")
 @click.option("--for-good", is_flag=True, help="Move the files into Orlop's data root; without it, they stay where they are")
 @click.option("--format", "form", type=click.Choice(["json"]), help="Print a document instead of a table")
 @_with_config

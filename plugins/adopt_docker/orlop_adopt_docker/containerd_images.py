@@ -1,7 +1,8 @@
 """Reads images from containerd's content store: `blobs/sha256/<hex>` has manifests, indexes, configurations and layers.
 
-A name refers to a manifest, or to an index of manifests for several platforms. Of an index, every platform comes whose
-content is there and unpacked: dockerd pulls one at a time. Attestations come with the manifest that they are about.
+A name refers to a manifest, or to an index of manifests for several platforms. Of an index, every platform is read
+whose content is there and unpacked: dockerd pulls one at a time. Attestations are read with the manifest that they
+are about.
 """
 
 from __future__ import annotations

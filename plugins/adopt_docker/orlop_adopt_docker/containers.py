@@ -35,7 +35,7 @@ _STORAGE = "overlay2"
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What containers may refer to: everything of ours, and what comes with them. `networks` are by name and by ID."""
+    """What containers may refer to: our objects, and those that are adopted with them. `networks` are by name and by ID."""
 
     drivers: Drivers
     images: Collection[str]
@@ -104,8 +104,7 @@ def _ns(text: str) -> int:
 
 
 async def record(container: Container, around: Surroundings) -> tuple[ContainerRecord, list[str]]:
-    """The row, and what about the container changes. Raises `InvalidParameter`, with the reason, for one that cannot
-    come."""
+    """The row, and what changes for the container. Raises `InvalidParameter`, with the reason, if it cannot be adopted."""
     try:
         found = _as(container.config, _Config)
         config = _as(container.config.get("Config") or {}, ContainerConfig)
@@ -166,7 +165,7 @@ def _check_kind(
     if not container.snapshots or container.snapshots[-1].key != container.id:
         raise InvalidParameter("its files are not in the image store that is adopted")
     if container.image not in around.images:
-        raise InvalidParameter("its image does not come")
+        raise InvalidParameter("its image is not adopted")
     if host.storage_opt:
         raise InvalidParameter("it has a quota (--storage-opt), which the storage driver does not support")
     if not found.path:
@@ -218,7 +217,7 @@ def _check_networks(host: HostConfig, endpoints: Mapping[str, EndpointSettings],
     wanted = set(endpoints) if mode.startswith("container:") else {mode, *endpoints}
     for name in sorted(wanted):
         if name not in known:
-            raise InvalidParameter(f"its network {name} does not come")
+            raise InvalidParameter(f"its network {name} is not adopted")
 
 
 class _Endpoint(EndpointSettings):
@@ -261,7 +260,7 @@ def _mounts(found: _Config, config: ContainerConfig, host: HostConfig, around: S
     for destination, point in points.items():
         known = planned.get(destination)
         if point.type == "volume" and point.name not in around.volumes:
-            raise InvalidParameter(f"its volume {point.name} does not come")
+            raise InvalidParameter(f"its volume {point.name} is not adopted")
         if point.type not in ("bind", "volume", "tmpfs"):
             raise InvalidParameter(f'its mount {destination} has the type "{point.type}"')
         yield _resolved(point, known if known and known.type == point.type else None)

@@ -25,7 +25,7 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """Something that does not come, or not as it was. `kind` and `name` say what it is about."""
+    """Something that is not adopted, or not as it was. `kind` and `name` say what it is about."""
 
     kind: str
     name: str

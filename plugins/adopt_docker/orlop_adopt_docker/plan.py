@@ -1,4 +1,4 @@
-"""Decides what of a Docker root comes: the rows to write, the links to make, and what is left behind, with the reason."""
+"""Decides what of a Docker root is adopted: the rows to write, the links to make, and what is left, with the reason."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ _SHARING = ("network_mode", "ipc_mode", "pid_mode")
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One object. `text`: why it does not come, or what changes for it."""
+    """One object. `text`: why it is not adopted, or what changes for it."""
 
     kind: str
     name: str
     id: str
-    comes: bool
+    adopted: bool
     text: str = ""
 
 
@@ -88,7 +88,7 @@ def _decoded(rows: Mapping[str, bytes], decode: Callable[[bytes], T]) -> Iterato
 
 @dataclass(slots=True)
 class Plan:
-    """What comes. `operations` are the rows, in one commit. `snapshots` need a directory and an entry of the index."""
+    """What is adopted. `operations` are the rows, in one commit. `snapshots` need a directory and an entry of the index."""
 
     inventory: Inventory
     items: list[Item] = field(default_factory=list)
@@ -100,19 +100,19 @@ class Plan:
     networks: list[str] = field(default_factory=list)
 
     def counts(self) -> dict[str, tuple[int, int]]:
-        """By kind: how many come, and how many do not."""
+        """By kind: how many are adopted, and how many are not."""
         found: dict[str, tuple[int, int]] = {}
         for item in self.items:
-            comes, stays = found.get(item.kind, (0, 0))
-            found[item.kind] = (comes + item.comes, stays + (not item.comes))
+            taken, left = found.get(item.kind, (0, 0))
+            found[item.kind] = (taken + item.adopted, left + (not item.adopted))
         return found
 
     def leave(self, kind: str, name: str, id: str, why: object) -> None:
-        """List an object that does not come."""
+        """List an object that is not adopted."""
         self.items.append(Item(kind, name, id, False, str(why)))
 
     def take(self, kind: str, name: str, id: str, text: str = "") -> None:
-        """List an object that comes."""
+        """List an object that is adopted."""
         self.items.append(Item(kind, name, id, True, text))
 
 
@@ -299,7 +299,7 @@ async def _containers(plan: Plan, known: Known, around: containers.Surroundings)
 
 
 def _drop_dependents(plan: Plan, known: Known, rows: dict[str, tuple[Container, ContainerRecord, str]]) -> None:
-    """Leave containers that share a namespace with one that does not come, and those that share one with them."""
+    """Leave containers that share a namespace with one that is left, and those that share one with them."""
     for _ in itertools.repeat(None):
         lost = {
             id: other
@@ -312,7 +312,7 @@ def _drop_dependents(plan: Plan, known: Known, rows: dict[str, tuple[Container, 
         for id, other in lost.items():
             container, _, _ = rows.pop(id)
             plan.leave(
-                "container", container.name, id, f"it shares a namespace with container {other[:12]}, which does not come"
+                "container", container.name, id, f"it shares a namespace with container {other[:12]}, which is not adopted"
             )
 
 

@@ -18,9 +18,9 @@ def document(plan: Plan, *, done: bool) -> dict[str, Any]:
         "root": plan.inventory.root,
         "store": plan.inventory.store.name,
         "done": done,
-        "counts": {kind: {"comes": comes, "stays": stays} for kind, (comes, stays) in plan.counts().items()},
+        "counts": {kind: {"adopted": taken, "left": left} for kind, (taken, left) in plan.counts().items()},
         "objects": [
-            {"kind": item.kind, "name": item.name, "id": item.id, "comes": item.comes, "text": item.text}
+            {"kind": item.kind, "name": item.name, "id": item.id, "adopted": item.adopted, "text": item.text}
             for item in plan.items
         ],
     }
@@ -28,20 +28,20 @@ def document(plan: Plan, *, done: bool) -> dict[str, Any]:
 
 def table(plan: Plan) -> str:
     """One line for each object, but one for all images without a name."""
-    shown = [item for item in plan.items if item.name != "<none>" or not item.comes]
-    rows = [("KIND", "NAME", "COMES", "REMARK"), *(_row(item) for item in sorted(shown, key=_order))]
-    unnamed = sum(item.name == "<none>" and item.comes for item in plan.items)
+    shown = [item for item in plan.items if item.name != "<none>" or not item.adopted]
+    rows = [("KIND", "NAME", "ADOPTED", "REMARK"), *(_row(item) for item in sorted(shown, key=_order))]
+    unnamed = sum(item.name == "<none>" and item.adopted for item in plan.items)
     if unnamed:
         rows.append(("image", f"({unnamed} without a name)", "yes", ""))
     return "".join(f"{line}\n" for line in _aligned(rows))
 
 
 def _order(item: Item) -> tuple[bool, int, str]:
-    return item.comes, _KINDS.index(item.kind) if item.kind in _KINDS else len(_KINDS), item.name
+    return item.adopted, _KINDS.index(item.kind) if item.kind in _KINDS else len(_KINDS), item.name
 
 
 def _row(item: Item) -> tuple[str, str, str, str]:
-    return item.kind, item.name or "-", "yes" if item.comes else "no", item.text
+    return item.kind, item.name or "-", "yes" if item.adopted else "no", item.text
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
@@ -51,7 +51,7 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
 
 
 def sentence(plan: Plan) -> str:
-    """How many objects come."""
+    """How many objects are adopted."""
     counts = plan.counts()
     parts = [f"{counts[kind][0]} {kind}{'' if counts[kind][0] == 1 else 's'}" for kind in _KINDS if kind in counts]
     stays = sum(stays for _, stays in counts.values())

@@ -547,7 +547,7 @@ def test_objects_that_exist_already_are_left(config: Config, docker_root: Any, t
     trio.run(forget)
     plan = adopt(config, docker_root.write()).plan
     assert plan is not None
-    assert {f"{item.kind} {item.name}": item.text for item in plan.items if not item.comes} == {
+    assert {f"{item.kind} {item.name}": item.text for item in plan.items if not item.adopted} == {
         "image app:1": "it is there already",
         "volume named": "a volume of this name is there already",
         "network front": "a network of this name is there already",
@@ -565,7 +565,7 @@ def test_volume_with_a_taken_name_and_its_users_are_left(config: Config, docker_
     trio.run(main)
     plan = adopt(config, docker_root.write()).plan
     assert plan is not None
-    assert {item.name: item.text for item in plan.items if not item.comes} == {
+    assert {item.name: item.text for item in plan.items if not item.adopted} == {
         "named": "a volume of this name is there already",
-        "web": "its volume named does not come",
+        "web": "its volume named is not adopted",
     }

@@ -167,7 +167,7 @@ def test_containerd_store_is_adopted(store: ContainerdStore, docker_root: Any, c
     store.write()
     (root / "image").rename(root / "no-image")
     outcome = trio.run(adoption.adopt, config, str(root))
-    assert outcome.plan is not None and [item for item in outcome.plan.items if not item.comes] == []
+    assert outcome.plan is not None and [item for item in outcome.plan.items if not item.adopted] == []
     data = Path(config.data_root)
     assert (data / "overlay2/containerd-6/diff/file").read_text() == "6"
     assert (data / "overlay2/containerd-6/work").is_dir()
@@ -214,7 +214,7 @@ def test_container_of_another_platform_keeps_its_image(
     store.write()
     (root / "image").rename(root / "no-image")
     outcome = trio.run(adoption.adopt, config, str(root))
-    assert outcome.plan is not None and [item.name for item in outcome.plan.items if not item.comes] == [
+    assert outcome.plan is not None and [item.name for item in outcome.plan.items if not item.adopted] == [
         f"{MULTI} (linux/riscv64)"
     ]
     rows = {(each.table, each.key): each.value for each in outcome.plan.operations}
@@ -293,7 +293,7 @@ def test_layer_without_its_archive_is_adopted(store: ContainerdStore, docker_roo
     (root / "image").rename(root / "no-image")
     plan = trio.run(adoption.look, config, str(root))
     (item,) = [item for item in plan.items if item.name == MULTI]
-    assert item.comes and item.text == "to push or save it, pull it again: an archive of a layer is missing"
+    assert item.adopted and item.text == "to push or save it, pull it again: an archive of a layer is missing"
     row = next(msgspec.json.decode(each.value, type=ImageRecord) for each in plan.operations if each.key == item.id)
     assert [layer.blob for layer in row.layers] == [digest(b"gzip " + store.tars[0]), ""]
 

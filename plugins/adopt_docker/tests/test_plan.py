@@ -1,4 +1,4 @@
-"""What of a Docker root comes, what does not, and why."""
+"""What of a Docker root is adopted, what is not, and why."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def look(config: Config, root: Any) -> Plan:
 
 
 def stays(plan: Plan) -> dict[str, str]:
-    return {f"{item.kind} {item.name}": item.text for item in plan.items if not item.comes}
+    return {f"{item.kind} {item.name}": item.text for item in plan.items if not item.adopted}
 
 
 def row(plan: Plan, table: str, key: str) -> bytes:
@@ -79,9 +79,9 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "isolation": (host(Isolation="hyperv"), "invalid isolation"),
     "swarm": (lambda root: root.config["Config"]["Labels"].update({"com.docker.swarm.task.id": "x"}), "a swarm's service"),
     "dead": (lambda root: root.config["State"].update(Dead=True), "its removal was not completed"),
-    "image": (lambda root: root.config.update(Image="sha256:" + "0" * 64), "its image does not come"),
-    "network": (host(NetworkMode="gone"), "its network gone does not come"),
-    "volume": (lambda root: root.config["MountPoints"]["/data"].update(Name="gone"), "its volume gone does not come"),
+    "image": (lambda root: root.config.update(Image="sha256:" + "0" * 64), "its image is not adopted"),
+    "network": (host(NetworkMode="gone"), "its network gone is not adopted"),
+    "volume": (lambda root: root.config["MountPoints"]["/data"].update(Name="gone"), "its volume gone is not adopted"),
     "shared": (host(NetworkMode=f"container:{OTHER}"), f"it shares a namespace with container {OTHER[:12]}"),
     "type": (lambda root: root.config.update(Args="no list"), "its configuration is not understood"),
     "name": (lambda root: root.config.update(Name="/no name"), "Invalid container name"),
@@ -143,7 +143,7 @@ def test_volumes_chosen_by_dockerd_are_kept(config: Config, docker_root: Any) ->
     }
     assert mounts["/b"].source == "/nowhere" and mounts["/data"].mode == "z"
     points["/image"]["Name"] = anonymous
-    assert stays(look(config, docker_root))["container web"] == f"its volume {anonymous} does not come"
+    assert stays(look(config, docker_root))["container web"] == f"its volume {anonymous} is not adopted"
 
 
 def test_container_sharing_a_namespace_with_one_that_is_left_is_left(config: Config, docker_root: Any) -> None:
@@ -173,7 +173,7 @@ def test_unsupported_network_is_left_with_its_containers(config: Config, docker_
     change(docker_root)
     found = stays(look(config, docker_root))
     name = docker_root.network["name"]
-    assert why in found[f"network {name}"] and found["container web"] == "its network front does not come"
+    assert why in found[f"network {name}"] and found["container web"] == "its network front is not adopted"
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_unsupported_volume_is_left_with_its_containers(
 ) -> None:
     docker_root.volume.update(change)
     found = stays(look(config, docker_root))
-    assert found == {"volume named": why, "container web": "its volume named does not come"}
+    assert found == {"volume named": why, "container web": "its volume named is not adopted"}
 
 
 def test_large_files_and_links_are_not_read(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_damaged_objects_are_left(config: Config, docker_root: Any) -> None:
     found = stays(plan)
     assert "is damaged" in found[f"layer sha256:{chain}"]
     assert "its layer" in found[f"image {docker_root.image}"]
-    assert found["container web"] == "its image does not come"
+    assert found["container web"] == "its image is not adopted"
     assert "cannot read" in found[f"container {OTHER[:12]}"]
 
 
@@ -291,10 +291,10 @@ def test_report_counts_and_lists_what_is_adopted(config: Config, docker_root: An
     plan = look(config, docker_root)
     assert report.sentence(plan) == "1 image, 0 containers, 1 volume, 1 network; 1 not"
     first, second, *_ = report.table(plan).splitlines()
-    assert first.split() == ["KIND", "NAME", "COMES", "REMARK"]
+    assert first.split() == ["KIND", "NAME", "ADOPTED", "REMARK"]
     assert second.split(maxsplit=3) == [
         *("container", "web", "no"),
         "it has a quota (--storage-opt), which the storage driver does not support",
     ]
     document = report.document(plan, done=False)
-    assert document["counts"]["container"] == {"comes": 0, "stays": 1} and document["done"] is False
+    assert document["counts"]["container"] == {"adopted": 0, "left": 1} and document["done"] is False
