@@ -121,14 +121,14 @@ def _run(connection: sqlite3.Connection, operation: Operation) -> None:
 class _Job:
     """The operations of one `commit` call, and its result."""
 
-    __slots__ = ("done", "error", "makes_room", "operations")
+    __slots__ = ("done", "error", "frees_space", "operations")
 
     def __init__(self, operations: Sequence[Operation]) -> None:
         self.operations = operations
         self.done = trio.Event()
         self.error: Exception | None = None
         # Deletions free files; events may be lost on a full disk, so deleting them does not count
-        self.makes_room = any(not isinstance(each, Put) and each.table != "events" for each in operations)
+        self.frees_space = any(not isinstance(each, Put) and each.table != "events" for each in operations)
 
 
 class Store:
@@ -255,7 +255,7 @@ class Store:
         began = time.monotonic()
         error = self._transaction(group)
         if error and is_full(error):
-            group = [job for job in group if job.makes_room]
+            group = [job for job in group if job.frees_space]
             while group and error and is_full(error) and self._reserve.release():
                 error = self._transaction(group)
         if self.on_commit:
@@ -289,7 +289,7 @@ class Store:
             for operation in job.operations:
                 _run(self._connection, operation)
         except sqlite3.Error as error:
-            if not self._connection.in_transaction or (job.makes_room and is_full(error)):
+            if not self._connection.in_transaction or (job.frees_space and is_full(error)):
                 raise  # SQLite rolls back the whole transaction on a full disk; jobs that free space are retried
             job.error = translate(error)
             execute("ROLLBACK TO job")

@@ -92,7 +92,7 @@ def test_the_runtime_cannot_be_overwritten(fresh: Callable[..., Engine], tmp_pat
     shutil.copy(str(shutil.which("runc")), program)
     before = hashlib.sha256(program.read_bytes()).digest()
     engine = fresh({"runtimes": {"copy": {"path": str(program)}}, "default-runtime": "copy", "shutdown-timeout": 2})
-    hunt = """
+    watch = """
     while :; do
         for exe in /proc/[0-9]*/exe; do
             at=$(readlink $exe)
@@ -104,9 +104,9 @@ def test_the_runtime_cannot_be_overwritten(fresh: Callable[..., Engine], tmp_pat
     done 2>&1"""
     # AppArmor would hide /proc/PID/exe, which is not the defence under test
     rights = ("--cap-add", "SYS_PTRACE", "--security-opt", "apparmor=unconfined")
-    engine.ok("run", "-d", "--name", "hunter", *rights, "busybox", "sh", "-c", hunt)
-    engine.ok("exec", "hunter", "sh", "-c", "echo '#!/proc/self/exe' >/bad; chmod +x /bad")
-    monitor = engine.monitor("hunter")
+    engine.ok("run", "-d", "--name", "watcher", *rights, "busybox", "sh", "-c", watch)
+    engine.ok("exec", "watcher", "sh", "-c", "echo '#!/proc/self/exe' >/bad; chmod +x /bad")
+    monitor = engine.monitor("watcher")
     (held,) = [fd for fd in os.listdir(f"/proc/{monitor}/fd") if "memfd:runc" in os.readlink(f"/proc/{monitor}/fd/{fd}")]
     for flags in (os.O_WRONLY, os.O_RDWR | os.O_TRUNC):  # even by root on the host
         with pytest.raises(PermissionError):
@@ -118,12 +118,12 @@ def test_the_runtime_cannot_be_overwritten(fresh: Callable[..., Engine], tmp_pat
 
     def met_one() -> bool:
         for _ in range(5):
-            engine.docker("exec", "hunter", "/bad")
-            engine.docker("exec", "hunter", "true")
-        return "seen" in engine.docker("logs", "hunter").out
+            engine.docker("exec", "watcher", "/bad")
+            engine.docker("exec", "watcher", "true")
+        return "seen" in engine.docker("logs", "watcher").out
 
-    until(met_one, "the hunter meets the runtime", seconds=60)
-    log = engine.docker("logs", "hunter").out
+    until(met_one, "the watcher observes the runtime", seconds=60)
+    log = engine.docker("logs", "watcher").out
     assert "overwritten" not in log
     met = {line for line in log.splitlines() if line.startswith("seen")}
     assert met == {"seen /memfd:runc (deleted)"}

@@ -328,11 +328,11 @@ class Attachments:
             self._ports.release(() if publishes else ports)
         left = _with(former, (), False) if former else None
         changed = {each.endpoint.id: each for each in (left, new_gateway) if each}
-        elected = msgspec.structs.replace(
+        updated = msgspec.structs.replace(
             sandbox, endpoints=tuple(changed.get(each.endpoint.id, each) for each in sandbox.endpoints)
         )
-        self.update_members(elected)
-        return elected
+        self.update_members(updated)
+        return updated
 
     async def _unserve(self, chosen: AttachedEndpoint, listeners: Listeners) -> None:
         """A monitor that timed out may still serve the request later. This request cancels it, as it is handled after it."""

@@ -162,7 +162,7 @@ def test_size_check_of_a_body_takes_linear_time(unit: bytes) -> None:
     assert time.thread_time() - began < 1
 
 
-def test_null_and_missing_bodies_are_refused_if_required() -> None:
+def test_missing_body_is_refused_if_required() -> None:
     with pytest.raises(errors.InvalidParameter, match=r"^invalid JSON: got EOF while reading request body$"):
         read(call())
     assert read(call(), required=False) == Outer()

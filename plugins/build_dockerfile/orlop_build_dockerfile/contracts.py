@@ -387,7 +387,7 @@ class CacheTarget(msgspec.Struct, frozen=True):
 
 
 class Build(Protocol):
-    """One build, as its client asked for it. Its end is the end of everything that only this build waits for."""
+    """One build, as its client asked for it. When it ends, work that no other build waits for is cancelled."""
 
     ref: str
     """The client's name of the build."""

@@ -6,5 +6,5 @@
 
 A record is written after its snapshot has been committed, so a crash leaves at most a snapshot without a record, which the
 next start removes. A record whose snapshot is gone is dropped. The file is not synced at each write: a power cut loses the
-newest records, and with them nothing but time.
+newest records, and their steps run again.
 """

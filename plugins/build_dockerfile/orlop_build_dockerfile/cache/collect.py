@@ -1,4 +1,4 @@
-"""What the cache holds, and what of it is removed: `du`, `prune`, garbage collection.
+"""Lists and removes records of the cache: `du`, `prune`, garbage collection.
 
 A record is removed only if no build uses it and no other record stands on it; so the newest go first along a chain, as in
 BuildKit.

@@ -1,8 +1,8 @@
 """Digests of the content of files, for cache keys.
 
-What counts of a file is what COPY carries over: type, permissions, owner, size, link target, device, extended attributes
-(of "security." only the capability) and bytes; of a directory, its entries with their names. Times do not count, nor does
-where a file is. All functions block.
+The digest of a file covers what COPY copies: type, permissions, owner, size, link target, device, extended attributes
+(of "security." only the capability) and bytes; of a directory, its entries with their names. Times and the
+place of a file are not covered. All functions block.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The answer of `POST /build`: lines of JSON, from the reports of a build's progress. Sans-IO.
 
-The lines are those of dockerd's classic builder, where these say something here: there are no intermediate images and
-containers, so their IDs are not shown.
+The lines are those of dockerd's classic builder, without the IDs of intermediate images and containers, which do not
+exist here.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Renderer:
     def __init__(self) -> None:
         self.steps = Steps([], {})
         self.begun = False
-        """Whether an image was looked for: what fails from then on is no fault of the request."""
+        """Whether the lookup of an image has begun: later failures are not errors of the request."""
         self._begun: set[str] = set()
         self._ended: set[str] = set()
 

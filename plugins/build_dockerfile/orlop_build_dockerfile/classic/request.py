@@ -68,7 +68,7 @@ class _Query:
         return self.text(name).strip().lower() not in _FALSE
 
     def number(self, name: str) -> int:
-        """As dockerd: what is no number counts as 0."""
+        """As in dockerd, text that is not a number counts as 0."""
         text = self.text(name)
         return int(text) if re.fullmatch(r"[+-]?[0-9]{1,18}", text, re.ASCII) else 0
 

@@ -1,4 +1,4 @@
-"""`contracts.Progress`: what a build reports, kept until all who read it have read it.
+"""`contracts.Progress`: what a build reports, kept until all readers have read it.
 
 Each report is a serialized StatusResponse. Readers get several at once, joined: messages of protobuf that are concatenated
 are one message with the fields of all. What is kept is bounded: what all readers have read is dropped first, then output.

@@ -34,14 +34,15 @@ Open = Callable[[Settings, Backend], AbstractAsyncContextManager[Builder]]
 def main(open_builder: Open) -> None:
     """Run the builder process."""
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # that of a terminal in which the daemon runs: it tells us itself
+    # A terminal sends SIGINT to this process, too; the daemon, which gets it as well, ends this process itself
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     sock = socket.socket(fileno=int(sys.argv[1]))
     sock.set_inheritable(False)
     linux.close_other_fds([sock.fileno()])
     linux.set_process_name("orlop-builder")
     if os.geteuid() == 0:
         linux.unshare(linux.CLONE_NEWNS)
-        linux.mount("", "none", "/", ["rslave"])  # mounts of the host arrive here, and none of ours there
+        linux.mount("", "none", "/", ["rslave"])  # mounts of the host appear here, and ours do not appear on the host
     trio.run(_serve, sock, open_builder)
 
 

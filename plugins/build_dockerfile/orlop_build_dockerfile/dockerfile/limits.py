@@ -1,6 +1,6 @@
 """How much a Dockerfile may cost.
 
-The text is a stranger's. Variables can double at each step, and each instruction copies the whole environment into its
+The text is not trusted. Variables can double at each step, and each instruction copies the whole environment into its
 operation: so the characters that are processed and produced are counted, over all of a build.
 """
 

@@ -1,7 +1,7 @@
 """From the text of a Dockerfile to instructions with their arguments: lines, continuations, comments, heredocs.
 
-Follows buildkit frontend/dockerfile/parser, which keeps many rules of old: whitespace at the beginning of a continued line
-stays, a comment between continued lines is left out, an empty one too (with a warning).
+Follows buildkit frontend/dockerfile/parser, which keeps rules of early versions: whitespace at the beginning of a continued
+line stays, a comment between continued lines is left out, an empty one too (with a warning).
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ class Bridge:
         await call.send(answer.SerializeToString())
 
     async def _resolve_source(self, call: Call) -> None:
-        """Sources that are no images are what they are, and are checked when they are fetched."""
+        """Sources other than images are returned unchanged, and checked when they are fetched."""
         request = pb.ResolveSourceMetaRequest.FromString(await call.receive_one())
         _, job = await self._job(call)
         answer = pb.ResolveSourceMetaResponse(Source=request.Source)

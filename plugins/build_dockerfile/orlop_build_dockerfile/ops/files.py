@@ -47,7 +47,7 @@ async def change_files(job: SolverJob, vertex: Vertex, inputs: list[Value]) -> M
 
 
 async def _exact_parts(op: ops_pb2.FileOp, inputs: list[Value], ref: str) -> list[str | bytes]:
-    """What the result depends on: what COPY takes counts by its content, and of its path the last name alone."""
+    """What the cache key covers: for COPY, the content of what it copies and the last component of its path."""
     parts: list[str | bytes] = []
     for action in op.actions:
         text = ops_pb2.FileAction()

@@ -1,7 +1,7 @@
 """Directories of the client. What it sent last is kept for each shared key, so that the next build receives what changed.
 
 A directory belongs to one build at a time, from the transfer to the end of the build: another build with the same key gets
-another directory. So nothing changes under a build, and steps read the directory where it is, without a copy.
+another directory. So no directory changes during a build, and steps read the directory where it is, without a copy.
 """
 
 from __future__ import annotations

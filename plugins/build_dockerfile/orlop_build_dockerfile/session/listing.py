@@ -1,7 +1,7 @@
 """What a sender lists, checked and compared with what is already there. Pure; the sender is not trusted.
 
 Entries come in the order of a walk: each directory before its entries, these by their bytes. With that order each path is
-listed once and below a listed directory, so no entry changes what another one stands on.
+listed once and below a listed directory, so no entry replaces a directory that another entry is in.
 """
 
 from __future__ import annotations

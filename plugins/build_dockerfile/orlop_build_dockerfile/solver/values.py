@@ -1,4 +1,4 @@
-"""What vertices give: file systems, named by keys that are equal only if what is in them may be taken for equal.
+"""What vertices give: file systems, named by keys. Equal keys mean that one may be used instead of the other.
 
 A value is computed as late as possible: the layers of an image are not pulled if every step on top of it is in the cache.
 """
