@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,21 +34,30 @@ class Result:
         return "\n".join([head, *(f"    {name}" for name in self.survivors)])
 
 
-def run(name: str, only: str, among: frozenset[str] | None, jobs: int) -> Result:
-    outcome = try_mutants(AREAS[name], lambda mutant: only in mutant and (among is None or mutant in among), jobs)
+def run(name: str, only: Sequence[str], among: frozenset[str] | None, jobs: int, *, verbose: bool) -> Result:
+    def wanted(mutant: str) -> bool:
+        return (among is None or mutant in among) and (not only or any(text in mutant for text in only))
+
+    outcome = try_mutants(AREAS[name], wanted, jobs)
     for test in outcome.failing:
         print(f"left out, because it fails without a change: {test}", file=sys.stderr)
-    return Result(name, outcome.tried, outcome.survivors)
+    if verbose:
+        for mutant, test in outcome.noticed.items():
+            print(f"{mutant}\n        noticed by {test or 'the time limit'}")
+    return Result(name, len(outcome.survivors) + len(outcome.noticed), outcome.survivors)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="./dev mutation", description=__doc__, allow_abbrev=False)
     parser.add_argument("areas", nargs="*", metavar="AREA", help=f"areas to try (default: all): {', '.join(AREAS)}")
-    parser.add_argument("--only", default="", metavar="TEXT", help="only changes whose name contains TEXT")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="TEXT", help="only changes whose name contains TEXT; may be repeated"
+    )
     parser.add_argument(
         "--again", type=Path, metavar="FILE", help="only the survivors of an earlier run, whose output is in FILE"
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="changes at a time (default: one per processor)")
+    parser.add_argument("--verbose", action="store_true", help="print which test noticed a change")
     parser.add_argument(
         "--record", action="store_true", help="write the results of these areas to tests/mutation/results.txt"
     )
@@ -59,7 +69,7 @@ def main() -> int:
     among = frozenset(map(str.strip, options.again.read_text().splitlines())) if options.again else None
     results = []
     for name in options.areas or AREAS:
-        results.append(run(name, options.only, among, options.jobs))
+        results.append(run(name, options.only, among, options.jobs, verbose=options.verbose))
         print(results[-1], flush=True)
         if options.record:
             record(results[-1])

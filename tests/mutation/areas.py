@@ -61,7 +61,9 @@ AREAS = {
         ),
     ),
     "lifecycle": Area(
-        _in("orlop_engine.containers", "adoption exits lifecycle pausing removal restarts restore rows state stopping"),
+        _in(
+            "orlop_engine.containers", "adoption exits launch lifecycle pausing removal restarts restore rows state stopping"
+        ),
         ("engine/tests/containers",),
     ),
 }

@@ -48,6 +48,7 @@ def confine(*, root: bool) -> None:
 
 
 def _use(scratch: str) -> None:
+    os.environ.pop("PYTEST_DEBUG_TEMPROOT", None)  # pytest prefers it to TMPDIR
     os.environ["TMPDIR"] = tempfile.tempdir = scratch
 
 

@@ -9,13 +9,16 @@ import gc
 import importlib
 import importlib.util
 import json
+import mmap
 import os
+import struct
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -38,10 +41,11 @@ _NOT_LOADED = 71
 
 @dataclass(frozen=True)
 class Outcome:
-    """Names of mutants, in the order of the source. Tests in `failing` fail without a change, so they were left out."""
+    """Names of mutants, in the order of the source. `noticed`: the test that failed first, or "" if the change kept the
+    tests from ending. Tests in `failing` fail without a change, so they were left out."""
 
-    tried: int
     survivors: tuple[str, ...]
+    noticed: dict[str, str]
     failing: tuple[str, ...]
 
 
@@ -76,8 +80,8 @@ def try_mutants(area: Area, wanted: Callable[[str], bool], jobs: int) -> Outcome
         result.seek(0)
         if status or not (text := result.read()):
             raise RuntimeError(f"the tests cannot be run:\n{log.read().decode(errors='replace')}")
-        tried, survivors, failing = json.loads(text)
-        return Outcome(tried, tuple(survivors), tuple(failing))
+        survivors, noticed, failing = json.loads(text)
+        return Outcome(tuple(survivors), noticed, tuple(failing))
 
 
 def _run_pytest(plugin: _Trials, area: Area) -> int:
@@ -117,27 +121,33 @@ class _Trials:
         functions = Functions(list(self._sources.values()))
         gc.freeze()
         reach = self._measure(session)
-        tried: list[str] = []
-        trials: list[tuple[str, forks.Fork]] = []
+        trials: list[_Trial] = []
         for module, source in self._sources.items():
             tree = ast.parse(Path(source).read_text())
             for mutant in mutants(module, tree):
-                if not self._wanted(mutant.name):
-                    continue
-                tried.append(mutant.name)
-                tests = reach.reaching(source, mutant)
-                trial = _Trial(session, functions, source, tree, mutant, tests)
-                trials.append((mutant.name, forks.Fork(trial.run, _limit(reach, tests))))
-        survivors = set()
-        for number, status in forks.run([fork for _, fork in trials], self._jobs):
-            if status == forks.FAILED:
-                raise RuntimeError(f"cannot try {trials[number][0]}")
-            if status in (0, _NOT_LOADED):
-                survivors.add(trials[number][0])
-        failing = sorted(session.items[number].nodeid for number in reach.failing)
-        text = json.dumps([len(tried), [name for name in tried if name in survivors], failing])
-        os.write(self._result, text.encode())
+                if self._wanted(mutant.name):
+                    tests = reach.reaching(source, mutant)
+                    trials.append(_Trial(session, functions, source, tree, mutant, tests))
+        self._report(session, reach, trials)
         return True
+
+    def _report(self, session: pytest.Session, reach: _Reach, trials: Sequence[_Trial]) -> None:
+        noticed: dict[str, str] = {}
+        with mmap.mmap(-1, 4 * len(trials) or 4) as failed:
+            works = [
+                forks.Fork(partial(trial.run, failed, 4 * number), _limit(reach, trial.tests))
+                for number, trial in enumerate(trials)
+            ]
+            for number, status in forks.run(works, self._jobs):
+                name = trials[number].mutant.name
+                if status == forks.FAILED:
+                    raise RuntimeError(f"cannot try {name}")
+                if status not in (0, _NOT_LOADED):
+                    (test,) = struct.unpack_from("i", failed, 4 * number)
+                    noticed[name] = session.items[test - 1].nodeid if test else ""
+        survivors = [trial.mutant.name for trial in trials if trial.mutant.name not in noticed]
+        failing = sorted(session.items[number].nodeid for number in reach.failing)
+        os.write(self._result, json.dumps([survivors, noticed, failing]).encode())
 
     def _measure(self, session: pytest.Session) -> _Reach:
         """Run every test once, without a change."""
@@ -198,15 +208,19 @@ class _Trial:
     mutant: Mutant
     tests: Sequence[int]
 
-    def run(self) -> int:
-        """The exit status: 0 if all tests pass."""
+    def run(self, failed: mmap.mmap, place: int) -> int:
+        """The exit status: 0 if all tests pass. The number of the test that fails, from 1, is written at `place`."""
         if not self.functions.exchange(self.source, self.mutant.tree(self.tree)):
             return _NOT_LOADED
         null = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(null, fd)
-        following = [*self.tests[1:], None][: len(self.tests)]
-        try:
-            return int(not all(_passes(self.session, *pair) for pair in zip(self.tests, following, strict=True)))
-        except BaseException:  # pytest passes SystemExit and KeyboardInterrupt on
+        for number, following in zip(self.tests, [*self.tests[1:], None], strict=False):
+            try:
+                if _passes(self.session, number, following):
+                    continue
+            except BaseException:  # pytest passes SystemExit and KeyboardInterrupt on
+                pass
+            struct.pack_into("i", failed, place, number + 1)
             return 1
+        return 0
