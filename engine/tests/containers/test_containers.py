@@ -145,6 +145,7 @@ def test_swap_defaults_to_twice_the_memory():
         ({"hostname": "x"}, {"network_mode": "container:y"}),
         ({}, {"restart_policy": RestartPolicy(name="sometimes")}),
         ({}, {"restart_policy": RestartPolicy(name="always", maximum_retry_count=2)}),
+        ({}, {"restart_policy": RestartPolicy(name="on-failure", maximum_retry_count=-1)}),
         ({}, {"restart_policy": RestartPolicy(name="always"), "auto_remove": True}),
     ],
 )

@@ -1,6 +1,7 @@
 """Rows of containers: what they hold, rows of an earlier schema, and rows that cannot be used."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from engine_fixture import engine_fixture, run_fast
 from orlop_engine.containers.record import SCHEMA, decode, encode
 from orlop_engine.containers.rows import Rows
 from orlop_engine.containers.state import Phase, State
+from orlop_sdk import Unavailable
 
 OLD = json.loads((Path(__file__).parent / "rows_schema_0.json").read_text())
 """Rows of schema 0, as its encoder wrote them: the state is booleans."""
@@ -95,5 +97,86 @@ def test_only_the_invalid_row_is_quarantined(tmp_path, monkeypatch):
             assert set(h.index.quarantined) == set(reasons) == set(keys[1:])
             assert "hibernating" in reasons[keys[1]]
             assert reasons[keys[2]] == f"it has schema {SCHEMA + 1}, and this Orlop reads {SCHEMA} at most"
+
+    run_fast(main)
+
+
+def loaded(tmp_path, monkeypatch, rows, test, deciding=frozenset()):
+    """Load rows into the index of a daemon that has one container already."""
+
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+
+            async def quarantine(table, key, reason):
+                reasons[key] = reason
+
+            reasons = {}
+            await Rows(SimpleNamespace(load=lambda table: rows.items(), quarantine=quarantine), h.index).load(deciding)
+            test(h.index, reasons)
+
+    run_fast(main)
+
+
+def test_a_row_whose_id_or_name_is_not_its_own_is_quarantined(tmp_path, monkeypatch):
+    """Paths are made from the id."""
+    good, other, second, third = (letter * 64 for letter in "abde")
+    rows = {
+        good: packed(spoiled(good)),
+        other: packed(spoiled(second)),
+        "../../etc": packed(spoiled("../../etc")),
+        third: packed(spoiled(third) | {"name": good[:4]}),
+    }
+
+    def test(index, reasons):
+        assert good in index.by_id and set(reasons) == set(index.quarantined) == {other, "../../etc", third}
+        assert reasons[other] == f"row contains another id: '{second}'"
+        assert reasons["../../etc"] == "row contains another id: '../../etc'"
+        assert reasons[third] == f"row contains the name 'aaaa' of container {good[:12]}"
+
+    loaded(tmp_path, monkeypatch, rows, test)
+
+
+def test_addresses_of_a_quarantined_container_are_known(tmp_path, monkeypatch):
+    """It may be running: nobody else gets its addresses. A sandbox of another container is not believed."""
+    own, others = "a" * 64, "b" * 64
+    sandbox = {
+        "container_id": own,
+        "container_name": "x",
+        "network_mode": "bridge",
+        "hostname": "x",
+        "endpoints": [],
+    }
+    broken = {"schema": SCHEMA + 1, "sandbox": sandbox}
+    rows = {own: packed(spoiled(own) | broken), others: packed(spoiled(others) | broken)}
+
+    def test(index, reasons):
+        assert index.quarantined[own].container_id == own and index.quarantined[others] is None
+
+    loaded(tmp_path, monkeypatch, rows, test)
+
+
+def test_labels_of_an_image_that_decide_about_access_are_removed(tmp_path, monkeypatch):
+    """A listener may have been added since the container was created."""
+    key = "a" * 64
+    row = spoiled(key)
+    row["config"] = row["config"] | {"Labels": {"team": "web", "a": "b", "given": "c"}}
+    row["image_labels"] = ["team", "a"]
+
+    def test(index, reasons):
+        assert not reasons and index.by_id[key].record.config.labels == {"a": "b", "given": "c"}
+
+    loaded(tmp_path, monkeypatch, {key: packed(row)}, test, frozenset({"team", "given"}))
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_save_begins_a_new_revision(tmp_path, monkeypatch, full):
+    """Encoded answers about the container are not used any more, even if its row cannot be written."""
+
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+            before, h.engine.store.full = h.container.revision, full
+            with suppress(Unavailable):
+                await h.ports.rows.save(h.container)
+            assert h.container.revision is not before
 
     run_fast(main)

@@ -5,33 +5,10 @@ import trio
 from engine_fixture import RealLaunch, engine_fixture, run_fast
 from trio.testing import wait_all_tasks_blocked
 
-from orlop_engine import commands
 from orlop_engine.containers import lifecycle, pausing, stopping
 from orlop_engine.containers.record import decode
 from orlop_engine.containers.state import InvalidTransition, Phase, State
 from orlop_sdk import Conflict, DriverError, Unavailable
-
-
-@pytest.fixture
-def runtime(monkeypatch):
-    """A runtime that pauses and resumes. `runtime.fails`: verbs that it fails at; `runtime.first`: called before it acts."""
-
-    class Asked(list):
-        fails, first = (), None
-
-    asked = Asked()
-
-    async def check(command, what):
-        verb = what.split()[0]
-        await trio.lowlevel.checkpoint()
-        if asked.first:
-            await asked.first(verb)
-        asked.append(verb)
-        if verb in asked.fails:
-            raise DriverError(f"cannot {what}")
-
-    monkeypatch.setattr(commands, "check", check)
-    return asked
 
 
 def row(h):
@@ -89,6 +66,7 @@ def test_a_container_that_ends_while_it_is_being_paused_has_ended(tmp_path, monk
                 await pausing.pause(h.ports, h.container, paused_by_engine=held)
             state = h.container.record.state
             assert (state.phase, state.exit_code, h.container.record.paused_by_engine) == (Phase.EXITED, 3, False)
+            assert runtime == ["pause", "unpause"], "its cgroup does not stay frozen"
 
     run_fast(main)
 
