@@ -52,7 +52,7 @@ def test_empty_process_list_means_that_the_container_has_ended(
             raise listed
         return Outcome(0, listed)
 
-    monkeypatch.setattr(processes.process, "check", check)
+    monkeypatch.setattr(processes.commands, "check", check)
     monkeypatch.setattr(processes, "task", lambda *_: None)
     with pytest.raises(error):
         trio.run(processes.processes, *_running(), "-ef")
@@ -67,7 +67,7 @@ def test_process_list_of_a_container_that_the_runtime_has_forgotten(
     async def check(*_: Any, **__: Any) -> Outcome:
         raise DriverError("container does not exist")
 
-    monkeypatch.setattr(processes.process, "check", check)
+    monkeypatch.setattr(processes.commands, "check", check)
     monkeypatch.setattr(processes, "task", lambda *_: None)
     ports, container = _running()
 
@@ -99,7 +99,7 @@ def test_ps_of_restricted_clients_is_limited_to_the_container(monkeypatch: pytes
         return Outcome(0, b"[7]")
 
     monkeypatch.setattr(processes, "_ps", ps)
-    monkeypatch.setattr(processes.process, "check", check)
+    monkeypatch.setattr(processes.commands, "check", check)
     monkeypatch.setattr(processes, "task", lambda *_: None)
     ports, container = _running()
 
