@@ -209,6 +209,43 @@ def test_what_snapshots_stand_on_is_kept(tmp_path: Path) -> None:
     trio.run(main)
 
 
+def test_a_base_goes_with_the_last_image_that_stands_on_it(tmp_path: Path) -> None:
+    """An image has the snapshots as layers, and the builder does not need them any more."""
+
+    async def main() -> None:
+        async with booted(tmp_path) as fixture:
+            store, above = fixture.image_store, "sha256:" + "2" * 64
+            blob = await store.content.put(b"a layer")
+            await fixture.storage.prepare("extract-x", None)
+            await fixture.storage.commit("extract-x", CHAIN)
+            store.layers.built[CHAIN] = Built(CHAIN, "", 7)
+            with fixture.snapshots.using(CHAIN):
+                await fixture.snapshots.set_base(CHAIN, (Layer(blob, "", 7, CHAIN, CHAIN, 7),))
+                below = await fixture.made(CHAIN)
+                key = await fixture.made(below)
+            store.layers.built[above] = Built(above, CHAIN, 0, key)
+            await fixture.snapshots.remove(key)
+            await fixture.snapshots.remove(below)
+            assert fixture.rows() == {below, key, BASE + CHAIN}
+            await store.collect()  # as after the removal of the image
+            assert not store.content.has(blob)
+            assert await fixture.keys() == set() == fixture.rows()
+
+    trio.run(main)
+
+
+def test_snapshots_of_other_domains_are_left_alone(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with booted(tmp_path) as one:
+            active = active_key()
+            await one.storage.prepare(active, None)
+            key = await one.snapshots.commit(active, "", "team")
+        async with booted(tmp_path) as two:
+            assert two.snapshots.rows[key].domain == "team"
+
+    trio.run(main)
+
+
 def test_damaged_rows_are_quarantined(tmp_path: Path) -> None:
     async def main() -> None:
         from orlop_kernel.store import Put

@@ -46,6 +46,7 @@ class Snapshots:
         """Keys that a running builder is about to put a snapshot on, or to use otherwise."""
         self._lease = image_store.leases.add()
         image_store.layers.drop_built_here = self._unneeded_by_images
+        image_store.layers.after_removal = self._forget_unneeded
 
     # --- boot -------------------------------------------------------------------------------------------------------
 
@@ -79,8 +80,13 @@ class Snapshots:
 
     async def reap(self) -> None:
         """Remove the snapshots that were released and are not needed any more, and forget bases that nothing stands on."""
+        if await self._forget_unneeded():
+            await self._image_store.collect()
+
+    async def _forget_unneeded(self) -> bool:
+        """`reap`, without the layers of bases: returns whether some of them may be unneeded. See `Layers.after_removal`."""
         await self._remove_all([key for key, row in self.rows.items() if row.released and self._is_free(key)])
-        await self.drop_bases()
+        return await self._forget_bases()
 
     def _is_free(self, key: str) -> bool:
         return key not in self._in_use and not self._of_image(key)
@@ -132,8 +138,8 @@ class Snapshots:
             self.bases[key] = record
             self._renew_lease()
 
-    async def drop_bases(self) -> None:
-        """Forget the bases that nothing stands on."""
+    async def _forget_bases(self) -> bool:
+        """Forget the bases that nothing stands on. Returns whether there were any."""
         needed = {row.parent for row in self.rows.values()} | self._in_use.keys()
         gone = [key for key in self.bases if key not in needed]
         if gone:
@@ -141,7 +147,7 @@ class Snapshots:
             for key in gone:
                 del self.bases[key]
             self._renew_lease()
-            await self._image_store.collect()
+        return bool(gone)
 
     def _renew_lease(self) -> None:
         self._lease.blobs = {blob for base in self.bases.values() for layer in base.layers for blob in layer.blobs}
@@ -149,10 +155,10 @@ class Snapshots:
 
     # --- changes ----------------------------------------------------------------------------------------------------
 
-    async def commit(self, active: str, parent: str) -> str:
+    async def commit(self, active: str, parent: str, domain: str = "") -> str:
         """Commit an active snapshot, durably. A task that is cancelled has committed nothing."""
         key = BUILD + secrets.token_hex(12)
-        record = SnapshotRecord(parent)
+        record = SnapshotRecord(parent, domain=domain)
         try:
             await self._storage.commit(active, key)
             await self._store.commit([Put(TABLE, key, encode(record))])

@@ -393,6 +393,8 @@ class ImageStore:
         await self.give_up(self.leases.expired())
         async with self.layers.guard:
             gone = await self.layers.remove(await self._unneeded_layers())
+            while await self.layers.after_removal():
+                gone += await self.layers.remove(await self._unneeded_layers())
             # List the blobs before reading the leases: a blob published later is not listed, and an earlier one has a lease
             # by now
             found = await trio.to_thread.run_sync(self.content.digests)

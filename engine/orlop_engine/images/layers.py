@@ -103,6 +103,10 @@ async def _is_kept(key: str) -> bool:
     return False
 
 
+async def _nothing_freed() -> bool:
+    return False
+
+
 class Layers:
     """`built` is every committed layer by chain ID. `guard` is held during removals and while checking whether a layer
     exists."""
@@ -114,6 +118,9 @@ class Layers:
         self.drop_built_here: Callable[[str], Awaitable[bool]] = _is_kept
         """Removes the snapshot of a layer that was built here, unless the builder still needs it; returns whether it is
         gone. `Conflict` as `Storage.remove`. Set by `building`."""
+        self.after_removal: Callable[[], Awaitable[bool]] = _nothing_freed
+        """Removes what was kept only for layers that are gone now; returns whether further layers may be unneeded. The
+        caller holds `guard`. Set by `building`."""
         self.of_builds = False
         """Whether the boot has found snapshots of builders."""
         self.guard = trio.Lock()
