@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -12,8 +12,21 @@ from orlop_engine.volumes.record import VolumeCheck
 
 if TYPE_CHECKING:
     from orlop_engine.images.destinations import Refuse  # which imports httpx
+    from orlop_engine.types.containers import HostConfig
 
-__all__ = ["NO_RESTRICTIONS", "Restrictions"]
+__all__ = ["NO_RESTRICTIONS", "BuildRestrictions", "Restrictions"]
+
+
+class BuildRestrictions(msgspec.Struct, frozen=True):
+    """`domain` names the build cache that the caller's builds use, and no other caller's. `pulls` is the policy for names
+    that a pull gives. `check_pull` raises if the caller may have no image of a registry, `check_step` if a step has what
+    the caller's containers may not have. `label` returns the labels of an image that a build makes with these, or raises."""
+
+    domain: str
+    pulls: ImagePolicy
+    check_pull: Callable[[], None]
+    check_step: Callable[[HostConfig], None]
+    label: Callable[[Mapping[str, str]], Mapping[str, str]]
 
 
 class Restrictions(msgspec.Struct, frozen=True):
@@ -22,13 +35,14 @@ class Restrictions(msgspec.Struct, frozen=True):
     `hide_host`: `top` shows pids as in the container, not the host's. `labels`: added to every object that the call creates.
     `check_volume` is called with each volume that an operation finds or creates, and raises if the caller may not use
     it. `images` decides which names and images the caller may use. `refuse` returns the error for an address to which
-    the daemon must not connect for the caller; None allows every address."""
+    the daemon must not connect for the caller; None allows every address. `builds` are further restrictions of builds."""
 
     hide_host: bool = False
     labels: Mapping[str, str] = {}
     check_volume: VolumeCheck | None = None
     images: ImagePolicy = UNRESTRICTED
     refuse: Refuse | None = None
+    builds: BuildRestrictions | None = None
 
 
 NO_RESTRICTIONS = Restrictions()

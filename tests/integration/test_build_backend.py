@@ -567,31 +567,3 @@ def test_an_upgrade_to_anything_else_is_refused(building: BuildingEngine) -> Non
             sock.sendall(f"POST /grpc HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
             answer = sock.recv(65536).decode()
         assert answer.startswith("HTTP/1.1 400 ") and text in answer
-
-
-def test_restricted_listeners_may_not_build(own: Callable[..., BuildingEngine]) -> None:
-    engine = BuildingEngine()
-    entries = {
-        "no-exec": {"role": "no-exec"},
-        "read-only": {"role": "read-only"},
-        "labels": {"role": "full", "labels": ["a=b"]},
-    }
-    listeners = [{"host": f"unix://{engine.home}/{name}.sock", **entry} for name, entry in entries.items()]
-    engine.configure({"listeners": listeners})
-    engine.start()
-    try:
-        for name in entries:
-            for path in ("/grpc", "/session", "/build", "/build/cancel?id=x"):
-                with socket.socket(socket.AF_UNIX) as sock:
-                    sock.connect(f"{engine.home}/{name}.sock")
-                    sock.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n".encode())
-                    assert sock.recv(65536).startswith(b"HTTP/1.1 403 "), (name, path)
-        pruned = subprocess.run(
-            ["curl", "-s", "-XPOST", "--unix-socket", f"{engine.home}/labels.sock", "http://x/build/prune"],
-            capture_output=True,
-            check=True,
-        ).stdout
-        assert json.loads(pruned) == {"CachesDeleted": None, "SpaceReclaimed": 0}
-        assert not (engine.exec_root / "builder.log").exists(), "no builder has been started"
-    finally:
-        assert engine.close() == []

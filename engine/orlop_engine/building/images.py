@@ -20,6 +20,7 @@ from orlop_engine.images.service import Images
 from orlop_sdk import InvalidParameter, NotFound, OrlopError
 
 from .packing import Packing
+from .scope import Scope
 from .snapshots import Snapshots
 
 __all__ = ["BaseImage", "BaseImages", "ImageMaker", "Wanted"]
@@ -58,24 +59,28 @@ class BaseImages:
     def __init__(self, images: Images) -> None:
         self._images = images
 
-    async def resolve(self, wanted: Wanted) -> BaseImage:
+    async def resolve(self, wanted: Wanted, scope: Scope) -> BaseImage:
         """Find an image without its layers, at its registry if it is not here or `pull` says so."""
         if not wanted.pull or wanted.digest:
             image = await self._here(wanted)
             if image is not None:
+                scope.check_image(image, wanted.name)
                 return await self._of(wanted, image)
-        request = self._request(wanted)
+        scope.check_pull()
+        request = scope.restricted(self._request(wanted))
         found = await self._images.resolve_at_registry(request)
         return BaseImage(str(request.reference), found.digest, found.config)
 
-    async def fetch(self, wanted: Wanted, report: Callable[[Record], None]) -> BaseImage:
+    async def fetch(self, wanted: Wanted, report: Callable[[Record], None], scope: Scope) -> BaseImage:
         """Make an image's layers exist. They may be removed at once: the caller checks that after it has leased them."""
         image = await self._here(wanted) if not wanted.pull or wanted.digest else None
         if image is None:
-            await self._images.pull_to(self._request(wanted), report)
+            scope.check_pull()
+            await self._images.pull_to(scope.restricted(self._request(wanted)), report)
             image = await self._here(wanted)
         if image is None:
             raise NotFound(f"No such image: {wanted.name}")
+        scope.check_image(image, wanted.name)
         return await self._of(wanted, image)
 
     def _request(self, wanted: Wanted) -> PullRequest:
@@ -131,13 +136,13 @@ class ImageMaker:
             await self._snapshots.packed(key, diff_id, size)
         return diff_id, size
 
-    async def make(self, config: bytes, keys: Sequence[str], names: Sequence[str]) -> Image:
+    async def make(self, config: bytes, keys: Sequence[str], names: Sequence[str], scope: Scope) -> Image:
         """Make an image of a configuration and its layers' snapshots. `InvalidParameter` unless they fit each other."""
         references = [parse(name).with_default_tag() for name in names]
         for reference in references:
             if reference.digest:
                 raise InvalidParameter("refusing to create a tag with a digest reference")
-        store = self._image_store
+        store, config = self._image_store, scope.labelled(config)
         async with store.lease_for_new_image() as lease:
             found = await self._layers(keys)
             try:
@@ -154,7 +159,7 @@ class ImageMaker:
             lease.blobs.update(blob for layer in found for blob in layer.blobs)
             await store.barrier()
             layers = self._known(found, chain_ids)
-            return await store.make_of(config, document, layers, references, lease)
+            return await store.make_of(config, document, layers, references, lease, policy=scope.restrictions.images)
 
     async def _layers(self, keys: Sequence[str]) -> list[Layer]:
         """The layers, lowest first, with chain IDs that are still to be set."""

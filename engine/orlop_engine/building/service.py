@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from orlop_sdk import Conflict, Mount, NotFound, OrlopError, Usage
 
 from .images import BaseImage, BaseImages, ImageMaker, Wanted
 from .packing import Packing
+from .scope import Scope
 from .snapshots import Snapshots, active_key
 from .steps import StepRequest, Steps
 
@@ -73,10 +74,25 @@ class Building:
         """At boot, before images are loaded."""
         await self.snapshots.load(rows)
 
-    def workspace(self) -> Workspace:
-        made = Workspace(self)
+    def workspace(self, scope: Scope | None = None) -> Workspace:
+        made = Workspace(self, scope or Scope())
         self.workspaces.add(made)
         return made
+
+    async def discard(self, domain: str, kept: Collection[str]) -> None:
+        """Remove the snapshots of a domain whose builder is gone, except those that its cache refers to."""
+        waiting = [key for key, row in self.snapshots.rows.items() if not row.released and row.domain == domain]
+        waiting = [key for key in waiting if key not in kept]
+        while waiting:
+            blocked = []
+            for key in waiting:
+                try:
+                    await self.snapshots.remove(key)
+                except Conflict:  # removed after those that stand on it
+                    blocked.append(key)
+            if len(blocked) == len(waiting):
+                return
+            waiting = blocked
 
     def is_active(self, key: str) -> bool:
         """Whether a builder is at work on the snapshot."""
@@ -86,8 +102,8 @@ class Building:
 class Workspace:
     """Everything that one builder has in use. `active` maps its active snapshots to what they stand on."""
 
-    def __init__(self, building: Building) -> None:
-        self._building = building
+    def __init__(self, building: Building, scope: Scope) -> None:
+        self._building, self.scope = building, scope
         self._snapshots, self._storage = building.snapshots, building.engine.storage
         self._image_store = building.engine.images.image_store
         self.active: dict[str, str] = {}
@@ -109,7 +125,7 @@ class Workspace:
     # --- images -----------------------------------------------------------------------------------------------------
 
     async def resolve(self, wanted: Wanted) -> BaseImage:
-        return await self._building.bases.resolve(wanted)
+        return await self._building.bases.resolve(wanted, self.scope)
 
     async def base(self, wanted: Wanted, report: Callable[[Record], None]) -> BaseImage:
         """Make an image's layers exist, and keep them until `release`."""
@@ -117,7 +133,7 @@ class Workspace:
         lease = image_store.leases.add()
         try:
             while True:
-                found = await self._building.bases.fetch(wanted, report)
+                found = await self._building.bases.fetch(wanted, report, self.scope)
                 assert found.image is not None
                 lease.chains.update(found.image.chain_ids)
                 lease.blobs.update((found.image.id, *(blob for layer in found.image.layers for blob in layer.blobs)))
@@ -151,13 +167,14 @@ class Workspace:
         self._image_store.leases.drop(lease)
 
     async def create_image(self, config: bytes, keys: Sequence[str], names: Sequence[str]) -> Image:
-        image = await self._building.maker.make(config, keys, names)
+        image = await self._building.maker.make(config, keys, names, self.scope)
         self._building.engine.images.announce_tags(image, [parse(name).with_default_tag() for name in names])
         return image
 
     async def save(self, image_id: str, names: Sequence[str], archive: int) -> None:
         """Write an image as an archive, in which it has these names."""
         tags = [parse(name).with_default_tag() for name in names]
+        self.scope.check_image(self._building.engine.images.resolve(image_id), image_id)
         async with (
             aclosing(await open_archive_of(self._image_store, image_id, tags)) as saved,
             trio.lowlevel.FdStream(os.dup(archive))
@@ -166,6 +183,12 @@ class Workspace:
         ):
             async for piece in saved:
                 await stream.send_all(piece)
+
+    async def tag(self, image_id: str, name: str) -> None:
+        """Give an image a name."""
+        images = self._building.engine.images
+        self.scope.check_image(images.resolve(image_id), image_id)
+        await images.tag(image_id, name, "", self.scope.restrictions.images)
 
     # --- snapshots --------------------------------------------------------------------------------------------------
 
@@ -184,7 +207,7 @@ class Workspace:
 
     async def commit(self, key: str) -> str:
         parent = self._parent(key)
-        committed = await self._snapshots.commit(key, parent)
+        committed = await self._snapshots.commit(key, parent, self.scope.domain)
         del self.active[key]
         self._snapshots.unuse(parent)
         return committed
@@ -198,11 +221,13 @@ class Workspace:
         if key in self.active:
             await self._storage.remove(key)
             self._snapshots.unuse(self.active.pop(key))
-        else:
+        elif (row := self._snapshots.rows.get(key)) is None or row.domain == self.scope.domain:
             await self._snapshots.remove(key)
 
     def _check(self, key: str) -> None:
-        if key not in self.active and key not in self._snapshots.rows and key not in self._snapshots.bases:
+        row = self._snapshots.rows.get(key)
+        known = row is not None and (not self.scope.is_restricted or row.domain == self.scope.domain)
+        if not known and key not in self.active and key not in self._snapshots.bases:
             raise NotFound(f"snapshot {key} does not exist")
 
     async def mounts(self, key: str, *, readonly: bool) -> Sequence[Mount]:
@@ -214,8 +239,9 @@ class Workspace:
         return await self._storage.usage(key)
 
     def snapshots(self) -> Sequence[str]:
-        """The committed snapshots that builders have not removed."""
-        return [key for key, row in self._snapshots.rows.items() if not row.released]
+        """The committed snapshots of the builder's domain that it has not removed."""
+        rows = self._snapshots.rows.items()
+        return [key for key, row in rows if not row.released and row.domain == self.scope.domain]
 
     async def pack(self, key: str) -> tuple[str, int]:
         return await self._building.maker.pack(key)
@@ -228,6 +254,7 @@ class Workspace:
 
     async def run(self, request: StepRequest, outputs: tuple[int, ...]) -> int:
         """Run a step on an active snapshot; for one whose root is read-only, the snapshot may be committed, too."""
+        self.scope.check_step(request.host)
         if request.root in self.active:
             return await self._building.steps.run(request, outputs)
         self._check(request.root)

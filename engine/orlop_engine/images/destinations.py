@@ -16,44 +16,16 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from .public_addresses import is_public
 from .registry_hosts import HUB, HostRules, resolve, split_host
 from .registry_tls import CERTS_D, host_directory
 
-__all__ = ["Destinations", "Refuse", "for_registry", "is_public", "send"]
+__all__ = ["Destinations", "Refuse", "for_registry", "send"]
 
 Refuse = Callable[[str], Exception]
 """Makes the exception for a refused destination, from the name that was requested."""
 
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
-_UNICAST = ipaddress.ip_network("2000::/3")  # all unicast space assigned by IANA; the rest has old local addresses
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-def _embedded(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """The IPv4 address that is embedded in an IPv6 address, else the address itself."""
-    if isinstance(address, ipaddress.IPv6Address):
-        if address in _NAT64:
-            return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        return address.ipv4_mapped or address.sixtofour or address
-    return address
-
-
-def _is_own(address: str) -> bool:
-    """Whether this host has the address. A firewall may protect services there from other hosts, but not from the daemon."""
-    try:
-        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.bind((address, 0))
-    except OSError:
-        return False
-    return True
-
-
-def is_public(text: str) -> bool:
-    """Whether an address is public and not one of this host's."""
-    address = _embedded(ipaddress.ip_address(text))
-    if not address.is_global or address.is_multicast or (address.version == 6 and address not in _UNICAST):
-        return False
-    return not _is_own(str(address))
 
 
 class Destinations:

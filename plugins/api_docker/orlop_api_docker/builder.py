@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
+from orlop_engine.restrictions import Restrictions
 from orlop_kernel.http.messages import RawStream
 
 __all__ = ["Builder", "CacheRecord", "Pruned"]
@@ -43,27 +44,41 @@ class Pruned(Protocol):
 
 
 class Builder(Protocol):
-    async def serve(self, kind: str, headers: Mapping[str, str], peer: str, stream: RawStream) -> None:
+    async def serve(
+        self, kind: str, headers: Mapping[str, str], peer: str, stream: RawStream, restrictions: Restrictions
+    ) -> None:
         """Serve a client's connection after the upgrade, until it ends. `kind` is "grpc" or "session"."""
         ...
 
     async def build(
-        self, headers: Mapping[str, str], query: Mapping[str, Sequence[str]], peer: str, body: AsyncGenerator[bytes, None]
+        self,
+        headers: Mapping[str, str],
+        query: Mapping[str, Sequence[str]],
+        peer: str,
+        body: AsyncGenerator[bytes, None],
+        restrictions: Restrictions,
     ) -> AsyncIterator[bytes]:
         """The classic endpoint: the request's body is the context. Returns the body of the answer, once it has begun; an
         error before that has a status of its own."""
         ...
 
     async def usage(self) -> Sequence[CacheRecord]:
-        """The records of the build cache."""
+        """The records of the build cache, of all callers."""
         ...
 
     async def prune(
-        self, filters: Mapping[str, Sequence[str]], *, everything: bool, reserved: int, maximum: int, free: int
+        self,
+        filters: Mapping[str, Sequence[str]],
+        restrictions: Restrictions,
+        *,
+        everything: bool,
+        reserved: int,
+        maximum: int,
+        free: int,
     ) -> Pruned:
-        """Remove records that are not in use. Limits are bytes, 0 for none."""
+        """Remove records that are not in use and that the caller may use. Limits are bytes, 0 for none."""
         ...
 
-    async def cancel(self, build: str) -> None:
-        """End a build. No error if there is none with this id."""
+    async def cancel(self, build: str, restrictions: Restrictions) -> None:
+        """End a build of the caller's domain. No error if there is none with this id."""
         ...

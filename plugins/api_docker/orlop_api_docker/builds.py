@@ -14,6 +14,7 @@ from orlop_kernel.routing.router import Route
 from orlop_sdk import InvalidParameter, NotFound
 
 from .responses import empty, json_response, stream_head
+from .restricted import restrictions
 
 if TYPE_CHECKING:
     from orlop_engine.engine import Engine
@@ -50,19 +51,24 @@ class _Routes:
         if protocol != "h2c":
             raise InvalidParameter(f"protocol {protocol[:100]} not supported")
         head = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
-        return Hijack(head, partial(builder.serve, kind, request.headers, _shown(request.peer)))
+        serve = partial(builder.serve, kind, request.headers, _shown(request.peer), restrictions=restrictions(call))
+        return Hijack(head, serve)
 
     async def build(self, call: Call) -> Answer:
         request = call.request
-        return stream_head(await self.builder.build(request.headers, request.query, _shown(request.peer), call.pieces()))
+        answer = await self.builder.build(
+            request.headers, request.query, _shown(request.peer), call.pieces(), restrictions(call)
+        )
+        return stream_head(answer)
 
     async def prune(self, call: Call) -> Answer:
         # As in dockerd, others have no effect: `docker system prune` sends those of images as well
         filters = {name: values for name, values in call.filters().items() if name in _FILTERS}
-        if self._builder is None or call.only:  # records have no labels: none is this client's
+        if self._builder is None:
             return json_response({"CachesDeleted": None, "SpaceReclaimed": 0})
         pruned = await self._builder.prune(
             filters,
+            restrictions(call),
             everything=call.flag("all"),
             reserved=_bytes(call, "reserved-space") or _bytes(call, "keep-storage"),
             maximum=_bytes(call, "max-used-space"),
@@ -74,7 +80,7 @@ class _Routes:
     async def cancel(self, call: Call) -> Answer:
         if not call.arg("id"):
             raise InvalidParameter("build ID not provided")
-        await self.builder.cancel(call.arg("id"))
+        await self.builder.cancel(call.arg("id"), restrictions(call))
         return empty(200)
 
 

@@ -227,7 +227,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     `runtime` one below exec-root, for what must not reach the disk, such as secrets ("": one in `root`); they exist, with
     mode 0700, and steps can mount what is in them. `proxies` are the daemon's own, for sources that the builder fetches
     (HTTP_PROXY, HTTPS_PROXY, NO_PROXY). `host_gateway` is the address that `host-gateway` means in `--add-host`, "" if there
-    is none. Without `collect` there is no garbage collection; `policies` are applied in order. `entitlements` are those that
+    is none. `public_only`: sources that the builder fetches itself come from public addresses. Without `collect` there is
+    no garbage collection; `policies` are applied in order. `entitlements` are those that
     a build may ask for."""
 
     root: str
@@ -237,6 +238,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     platforms: Sequence[str] = ()
     proxies: Mapping[str, str] = {}
     host_gateway: str = ""
+    public_only: bool = False
     collect: bool = True
     policies: Sequence[Policy] = ()
     entitlements: Sequence[str] = ("network.host",)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING
 
+import trio
+
 from orlop_kernel.kinds import Context, Service
 from orlop_sdk import Register, hookimpl
 
+from .directories import domains, root
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
     from orlop_build_dockerfile.contracts import CacheRecord, Pruned
+    from orlop_engine.restrictions import Restrictions
     from orlop_kernel.config import Config, Problem
     from orlop_kernel.http.messages import RawStream
 
@@ -46,45 +52,99 @@ class BuildPlugin:
 
 
 class BuildService(Service):
-    """The builder, as front ends use it."""
+    """The builder, as front ends use it. Clients of a domain (`Restrictions.builds`) have a process and a cache of their
+    own; the domain of all clients without restrictions is ""."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._supervisor: Supervisor | None = None
+        self._supervisors: dict[str, Supervisor] = {}
 
-    @property
-    def supervisor(self) -> Supervisor:
-        if self._supervisor is None:
+    def _of(self, restrictions: Restrictions) -> Supervisor:
+        found = self._of_domain(restrictions.builds.domain if restrictions.builds else "")
+        found.scope.restrictions = restrictions
+        return found
+
+    def _of_domain(self, domain: str) -> Supervisor:
+        if domain not in self._supervisors:
             from .daemon.supervisor import Supervisor
 
-            self._supervisor = Supervisor(self._context)
-        return self._supervisor
+            self._supervisors[domain] = Supervisor(self._context, domain)
+        return self._supervisors[domain]
 
-    async def serve(self, kind: str, headers: Mapping[str, str], peer: str, stream: RawStream) -> None:
+    def _all(self) -> list[Supervisor]:
+        """That of each domain that has a cache. One whose listener does not exist any more has no restrictions: nothing
+        but its cache is ever asked for."""
+        for domain in ("", *domains(self._context.config)):
+            self._of_domain(domain)
+        return list(self._supervisors.values())
+
+    async def serve(
+        self, kind: str, headers: Mapping[str, str], peer: str, stream: RawStream, restrictions: Restrictions
+    ) -> None:
         """Serve a client's connection after the upgrade ("grpc" or "session"), until it ends."""
-        await self.supervisor.serve(kind, headers, peer, stream)
+        await self._of(restrictions).serve(kind, headers, peer, stream)
 
     async def build(
-        self, headers: Mapping[str, str], query: Mapping[str, Sequence[str]], peer: str, body: AsyncGenerator[bytes, None]
+        self,
+        headers: Mapping[str, str],
+        query: Mapping[str, Sequence[str]],
+        peer: str,
+        body: AsyncGenerator[bytes, None],
+        restrictions: Restrictions,
     ) -> AsyncIterator[bytes]:
         """The classic endpoint: the request's body is the context. Returns the body of the answer, once it has begun."""
-        return await self.supervisor.build(headers, query, peer, body)
+        return await self._of(restrictions).build(headers, query, peer, body)
 
     async def usage(self) -> Sequence[CacheRecord]:
-        """The records of the build cache."""
-        return await self.supervisor.usage()
+        """The records of the build cache, of all domains."""
+        return [record for each in self._all() for record in await each.usage()]
 
     async def prune(
-        self, filters: Mapping[str, Sequence[str]], *, everything: bool, reserved: int, maximum: int, free: int
+        self,
+        filters: Mapping[str, Sequence[str]],
+        restrictions: Restrictions,
+        *,
+        everything: bool,
+        reserved: int,
+        maximum: int,
+        free: int,
     ) -> Pruned:
-        """Remove what is not in use. Limits are bytes, 0 for none."""
-        return await self.supervisor.prune(filters, everything=everything, reserved=reserved, maximum=maximum, free=free)
+        """Remove what is not in use, in the client's domain; in all of them for a client without restrictions. Limits are
+        bytes for each domain, 0 for none."""
+        from .contracts import Pruned
 
-    async def cancel(self, build: str) -> None:
+        ids, size = list[str](), 0
+        for each in [self._of(restrictions)] if restrictions.builds else self._all():
+            pruned = await each.prune(filters, everything=everything, reserved=reserved, maximum=maximum, free=free)
+            ids += pruned.ids
+            size += pruned.size
+        return Pruned(ids, size)
+
+    async def cancel(self, build: str, restrictions: Restrictions) -> None:
         """End a build. No error if there is none with this id."""
-        await self.supervisor.cancel(build)
+        await self._of(restrictions).cancel(build)
+
+    def is_running(self, domain: str) -> bool:
+        """Whether a builder process of the domain runs."""
+        return domain in self._supervisors and self._supervisors[domain].is_running
+
+    async def without_builder(self, domain: str, work: Callable[[], None]) -> None:
+        """Do blocking work on the domain's directories. Raises `Conflict` while a builder process uses them."""
+        await self._of_domain(domain).without_process(work)
+
+    def serving(self) -> None:
+        """See Service: remove what builds have left that a crash or a power cut has ended."""
+        config = self._context.config
+        for domain in ("", *domains(config)):
+            if os.path.isdir(root(config, domain)):
+                self._context.nursery.start_soon(self._of_domain(domain).tidy)
+
+    def stop_limit(self) -> float:
+        """See Service: what `Supervisor.close` may take."""
+        return 20.0 if any(each.is_running for each in self._supervisors.values()) else 0.0
 
     async def shutdown(self) -> None:
         """See Service."""
-        if self._supervisor is not None:
-            await self._supervisor.close()
+        async with trio.open_nursery() as nursery:
+            for each in self._supervisors.values():
+                nursery.start_soon(each.close)

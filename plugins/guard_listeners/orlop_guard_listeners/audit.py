@@ -63,7 +63,8 @@ class Client(msgspec.Struct, omit_defaults=True, frozen=True):
 
 class Line(msgspec.Struct, omit_defaults=True, kw_only=True):
     """`event`: "call" for a completed call; "begin" and "end" of a stream; "request" before a call is carried out (with
-    `required`); "lost" for `count` lines that were dropped. Lines of one call have the same `id`."""
+    `required`); "build" for what was refused during a build; "lost" for `count` lines that were dropped. Lines of one call
+    have the same `id`."""
 
     time: str
     event: str

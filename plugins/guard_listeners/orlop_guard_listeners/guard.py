@@ -26,7 +26,7 @@ from orlop_kernel.routing.call import Call
 from orlop_sdk import DriverError, NotFound
 from orlop_sdk.base import rfc3339
 
-from . import host_access, inherited_access, redact
+from . import builds, host_access, inherited_access, redact
 from .audit import Audit, Client, Line
 from .authz import BODY_LIMIT, Chain, Question, is_json
 from .image_names import ListenerImages
@@ -179,6 +179,8 @@ class Guard:
             raise
 
     def _restrictions(self, policy: ListenerPolicy, call: Call, line: Line | None) -> Restrictions:
+        if call.pattern in builds.ROUTES:
+            return builds.restrictions(policy, self._label_scope, partial(self._note_in_build, line))
         refuse = partial(_refused, policy, line)
         return Restrictions(
             hide_host=True,
@@ -187,6 +189,15 @@ class Guard:
             images=self._image_policy(policy, call, refuse),
             refuse=refuse,
         )
+
+    def _note_in_build(self, line: Line | None, error: Denied) -> None:
+        """Log a refusal during a build, with what is known of the call by which the builder's latest client came."""
+        if self._audit and line:
+            found = msgspec.structs.replace(
+                line, event="build", time=rfc3339(time.time_ns()), status=0, outcome="", seconds=0
+            )
+            _refuse(found, error)
+            self._audit.write(found)
 
     def _image_policy(self, policy: ListenerPolicy, call: Call, denied: Callable[[str], Denied]) -> ImagePolicy:
         # A push gives an image its digest in the repository as a name, which cannot mean another image

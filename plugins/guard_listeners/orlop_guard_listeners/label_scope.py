@@ -58,6 +58,7 @@ class LabelScope:
             Scope.DISCONNECT: self._disconnect,
             Scope.NEW_NETWORK: self._new_network,
             Scope.NEW_VOLUME: self._new_volume,
+            Scope.BUILD: self._build,
         }
         self._by_route = by_route
 
@@ -153,8 +154,16 @@ class LabelScope:
         """The engine checks each image that it selects (`ImagePolicy.may_use`): a name may stand for all its tags."""
 
     async def _pull(self, call: Call) -> None:
-        if not self._policy.shared_images or not call.arg("fromImage"):
+        if not call.arg("fromImage"):
             raise self._policy.outside("an image from elsewhere")
+        self.check_pull()
+
+    def check_pull(self) -> None:
+        if not self._policy.shared_images:
+            raise self._policy.outside("an image from elsewhere")
+
+    async def _build(self, call: Call) -> None:
+        """The engine checks what builds name and make (`Restrictions.builds`)."""
 
     async def _push(self, call: Call) -> None:
         """The engine checks again when it holds the image (`ImagePolicy.may_use`): the name may be moved meanwhile."""
@@ -164,7 +173,11 @@ class LabelScope:
 
     # --- routes by body ---------------------------------------------------------------------------------------------
 
-    def _labelled(self, given: dict[str, str] | None, what: str) -> dict[str, str]:
+    def label_image(self, given: Mapping[str, str]) -> Mapping[str, str]:
+        """The labels of an image that a build makes."""
+        return self._labelled(given, "an image")
+
+    def _labelled(self, given: Mapping[str, str] | None, what: str) -> dict[str, str]:
         labels = {**self.required_labels, **(given or {})}
         if not self.matches(labels):
             raise self._policy.outside(f"{what} with these labels")

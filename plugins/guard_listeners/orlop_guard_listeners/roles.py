@@ -46,6 +46,7 @@ class Scope(Enum):
     DISCONNECT = "the same"
     NEW_NETWORK = "a network in the making"
     NEW_VOLUME = "a volume in the making"
+    BUILD = "a cache of the listener's own; images that a build names, and those that it makes"
     CLOSED = "covers objects of all owners: refused"
 
 
@@ -63,6 +64,7 @@ class Host(Enum):
     BODY = "the body may ask for nothing of the host"
     AS_MADE = "what the container was made with, and no more"
     INSIDE = "all that the container was made with"
+    BUILD = "steps may ask for nothing of the host; URLs lead to public addresses"
     ANYTHING = "anything: only without labels"
 
 
@@ -173,12 +175,11 @@ ROUTES: dict[str, Rule] = {
     "POST /images/{name}/tag": Rule(_C, _S.CLOSED, _H.NOTHING),
     "DELETE /images/{name}": Rule(_C, _S.IMAGE, _H.NOTHING),
     "GET /distribution/{name}/json": Rule(_C, _S.OPEN, _H.NETWORK),
-    "POST /build/prune": Rule(_C, _S.FILTER, _H.NOTHING),
-    # A build runs commands, with the host's network if it is allowed to, and shares a cache with all others
-    "POST /build": UNKNOWN,
-    "POST /grpc": UNKNOWN,
-    "POST /session": UNKNOWN,
-    "POST /build/cancel": UNKNOWN,
+    "POST /build/prune": Rule(_C, _S.BUILD, _H.NOTHING),
+    "POST /build": Rule(_C, _S.BUILD, _H.BUILD),
+    "POST /grpc": Rule(_C, _S.BUILD, _H.BUILD),
+    "POST /session": Rule(_C, _S.BUILD, _H.NOTHING),
+    "POST /build/cancel": Rule(_C, _S.BUILD, _H.NOTHING),
     "GET /networks": Rule(_R, _S.FILTER, _H.FACTS),
     "GET /networks/": Rule(_R, _S.FILTER, _H.FACTS),
     "GET /networks/{id}": Rule(_R, _S.NETWORK, _H.FACTS),

@@ -15,10 +15,11 @@ from tests.registry.fakes import ImagesFixture, drain, open_images
 from tests.registry.hostile import Hostile, redirect, replace, serving, status
 
 from orlop_engine.config import Config
-from orlop_engine.images import destinations
-from orlop_engine.images.destinations import Destinations, for_registry, is_public
+from orlop_engine.images import destinations, public_addresses
+from orlop_engine.images.destinations import Destinations, for_registry
 from orlop_engine.images.fetch import fetch
 from orlop_engine.images.imports import ImportRequest
+from orlop_engine.images.public_addresses import is_public
 from orlop_engine.images.pull import PullRequest
 from orlop_engine.images.references import parse
 from orlop_engine.images.registry_auth import Credentials
@@ -54,12 +55,12 @@ def test_public_addresses_are_allowed(address: str) -> None:
 
 
 def test_addresses_of_this_host_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(destinations, "_is_own", lambda address: address == "1.1.1.1")
+    monkeypatch.setattr(public_addresses, "_is_own", lambda address: address == "1.1.1.1")
     assert not is_public("1.1.1.1")
     assert not is_public("::ffff:1.1.1.1")
     monkeypatch.undo()
-    assert destinations._is_own("127.0.0.1")
-    assert not destinations._is_own("1.1.1.1")
+    assert public_addresses._is_own("127.0.0.1")
+    assert not public_addresses._is_own("1.1.1.1")
 
 
 def test_configured_registries_and_mirrors_are_allowed(tmp_path: Path) -> None:

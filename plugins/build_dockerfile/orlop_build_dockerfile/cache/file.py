@@ -8,11 +8,11 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-__all__ = ["CacheFile", "StoredRecord"]
+__all__ = ["CacheFile", "References", "StoredRecord", "references"]
 
 _log = logging.getLogger("orlop.build")
 _VERSION = 1
@@ -42,6 +42,25 @@ class StoredRecord(msgspec.Struct, frozen=True, kw_only=True):
     path: str = ""
     snapshots: tuple[tuple[int, str, str], ...] = ()
     extra: dict[str, str] = {}
+
+
+class References(NamedTuple):
+    """What the records of a cache refer to. `is_known`: there is a file, and it could be read."""
+
+    paths: frozenset[str] = frozenset()
+    snapshots: frozenset[str] = frozenset()
+    is_known: bool = False
+
+
+def references(path: str) -> References:
+    """Read the file without changing it. There need not be one."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+            rows = database.execute("SELECT path, snapshots FROM records").fetchall()
+        keys = {key for _, text in rows for _, key, _ in msgspec.json.decode(text, type=list[tuple[int, str, str]])}
+    except (sqlite3.Error, msgspec.DecodeError):
+        return References()
+    return References(frozenset(path for path, _ in rows if path), frozenset(filter(None, keys)), is_known=True)
 
 
 class CacheFile:

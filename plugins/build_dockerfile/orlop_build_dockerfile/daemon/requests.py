@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -12,7 +13,6 @@ from orlop_engine.building.service import Workspace
 from orlop_engine.building.steps import StepRequest
 from orlop_engine.containers.container import TreeMount
 from orlop_engine.containers.record import MountRecord
-from orlop_engine.engine import Engine
 from orlop_engine.images.progress import Record
 from orlop_engine.images.registry_auth import ANONYMOUS
 from orlop_engine.images.registry_auth import Credentials as RegistryCredentials
@@ -26,10 +26,33 @@ __all__ = ["Requests"]
 
 _PHASES = {"Downloading": "downloading", "Extracting": "extracting", "Pull complete": "done", "Already exists": "done"}
 
+_RESTRICTED = frozenset(
+    {
+        messages.Resolve,
+        messages.FetchBase,
+        messages.Release,
+        messages.Prepare,
+        messages.Commit,
+        messages.Remove,
+        messages.Mounts,
+        messages.MeasureSnapshot,
+        messages.ListSnapshots,
+        messages.Unpack,
+        messages.Run,
+        messages.Pack,
+        messages.CreateImage,
+        messages.Tag,
+        messages.Save,
+    }
+)
+"""The questions of a builder whose clients are restricted: `building.scope` judges what these name."""
+
 
 class Requests:
-    def __init__(self, engine: Engine, workspace: Workspace) -> None:
-        self._engine, self._workspace = engine, workspace
+    """`directories` are the builder's own: steps can mount what is in them."""
+
+    def __init__(self, workspace: Workspace, directories: Sequence[str]) -> None:
+        self._workspace, self._directories = workspace, directories
 
     async def handle(self, question: messages.Question, fds: list[int], report: Report) -> Any:
         """See `link.Handler`."""
@@ -40,6 +63,8 @@ class Requests:
 
     async def _answer(self, question: messages.Question, fds: list[int], report: Report) -> Any:
         workspace = self._workspace
+        if workspace.scope.is_restricted and type(question) not in _RESTRICTED:
+            raise Forbidden(f"{type(question).__name__} is not allowed to builds of a restricted listener")
         match question:
             case messages.Resolve():
                 return _base(await workspace.resolve(_wanted(question)))
@@ -70,7 +95,7 @@ class Requests:
             case messages.CreateImage():
                 return (await workspace.create_image(question.config, question.snapshots, question.names)).id
             case messages.Tag():
-                return await self._engine.images.tag(question.image_id, question.name, "")
+                return await workspace.tag(question.image_id, question.name)
             case messages.Save():
                 return await workspace.save(question.image_id, question.names, *_given(fds, 1))
             case _:
@@ -108,9 +133,8 @@ class Requests:
 
     def _own(self, path: str) -> str:
         """A path in the builder's directories. The parts of it below these are not the client's to choose."""
-        config = self._engine.config
         real = os.path.realpath(path)
-        for root in (os.path.join(config.data_root, "build"), os.path.join(config.exec_root, "build")):
+        for root in self._directories:
             if real.startswith(os.path.realpath(root) + "/"):
                 return real
         raise Forbidden(f"cannot mount {path} in a step: it is not in a directory of the builder")

@@ -12,22 +12,25 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from subprocess import Popen
 from typing import Any
 
 import trio
 
+from orlop_build_dockerfile import directories
+from orlop_build_dockerfile.cache import strays
 from orlop_build_dockerfile.contracts import CacheRecord, Client, Pruned, Settings
 from orlop_build_dockerfile.keys import BuildKeys
+from orlop_engine.building.scope import Scope
 from orlop_engine.commands import spawn_detached
 from orlop_engine.engine import Engine
 from orlop_engine.images import platforms
 from orlop_kernel import __version__
 from orlop_kernel.http.messages import RawStream
 from orlop_kernel.kinds import Context
-from orlop_sdk import DeadlineExceeded, Unavailable
+from orlop_sdk import Conflict, DeadlineExceeded, Unavailable
 
 from . import messages
 from .bodies import BuildAnswer
@@ -49,10 +52,11 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Supervisor:
-    """At most one builder process at a time."""
+    """At most one builder process at a time, for the clients of one domain, whom `scope` restricts."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self, context: Context, domain: str = "") -> None:
+        self._context, self._domain = context, domain
+        self.scope = Scope(domain)
         self._engine: Engine = context.services["engine"].engine
         self._process: _Process | None = None
         self._starting = trio.Lock()
@@ -117,6 +121,10 @@ class Supervisor:
         if self._process is not None:
             await self._process.link.call(messages.CancelBuild(build))
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None
+
     def _has_cache(self) -> bool:
         return self._process is not None or os.path.isdir(self._root)
 
@@ -131,7 +139,7 @@ class Supervisor:
 
     @property
     def _root(self) -> str:
-        return os.path.join(self._context.config.data_root, "build")
+        return directories.root(self._context.config, self._domain)
 
     @asynccontextmanager
     async def _used(self) -> AsyncIterator[_Process]:
@@ -155,11 +163,11 @@ class Supervisor:
             process.released.set()
 
     async def _start(self) -> _Process:
-        run = os.path.join(self._context.config.exec_root, "build")
+        run = directories.runtime(self._context.config, self._domain)
         for directory in (self._root, run):
             os.makedirs(directory, mode=0o700, exist_ok=True)
             os.chmod(directory, 0o700)
-        process = _Process(self._engine, self._spawn)
+        process = _Process(self._engine, self._spawn, self.scope, (self._root, run))
         process.users = 1  # the caller: it must not count as idle while it starts
         self._context.nursery.start_soon(self._supervise, process)
         try:
@@ -196,6 +204,7 @@ class Supervisor:
         allowed = {"network.host": own.entitlements.network_host, "security.insecure": own.entitlements.security_insecure}
         proxies = engine.config.proxies
         gateways = engine.networks.host_gateways()
+        restricted = self.scope.is_restricted or bool(self._domain)
         return Settings(
             root=self._root,
             runtime=run,
@@ -211,10 +220,11 @@ class Supervisor:
                 )
                 if value
             },
-            host_gateway=gateways[0] if gateways else "",
+            host_gateway=gateways[0] if gateways and not restricted else "",
             collect=own.gc.enabled,
             policies=policies(own.gc, config.data_root) if own.gc.enabled else (),
-            entitlements=tuple(name for name, value in allowed.items() if value),
+            entitlements=tuple(name for name, value in allowed.items() if value and not restricted),
+            public_only=restricted,
         )
 
     async def _supervise(self, process: _Process) -> None:
@@ -224,11 +234,36 @@ class Supervisor:
                 nursery.start_soon(self._end_when_idle, process)
                 await process.run()
                 nursery.cancel_scope.cancel()
+            if process.was_killed:
+                await self._sweep()
         except Exception:
             log.exception("the builder process is lost")
         finally:
             self._process = None
             process.ended.set()
+
+    async def tidy(self) -> None:
+        """Remove what builds have left, unless a process is running, which has done so."""
+        async with self._starting:
+            if self._process is None and not self._closed:
+                await self._sweep()
+
+    async def without_process(self, work: Callable[[], None]) -> None:
+        """Do blocking work while no process runs. Raises `Conflict` if one does."""
+        async with self._starting:
+            if self._process is not None:
+                raise Conflict("cannot change the builder's directories: a build may be running")
+            await trio.to_thread.run_sync(work)
+
+    async def _sweep(self) -> None:
+        run = directories.runtime(self._context.config, self._domain)
+        try:
+            found = await trio.to_thread.run_sync(strays.sweep, self._root, run)
+            if found.is_known:
+                await self._engine.building.discard(self._domain, found.snapshots)
+        except* OSError as failures:
+            for error in failures.exceptions:
+                log.error("cannot remove what a build has left: %s", error)
 
     async def _end_when_idle(self, process: _Process) -> None:
         while True:
@@ -247,7 +282,7 @@ class Supervisor:
 class _Process:
     """One builder process. `ending`: its connection is closed, or about to be."""
 
-    def __init__(self, engine: Engine, spawn: Any) -> None:
+    def __init__(self, engine: Engine, spawn: Any, scope: Scope, directories: Sequence[str]) -> None:
         ours, theirs = socket.socketpair()
         try:
             self._popen: Popen[bytes] = spawn(theirs)
@@ -256,10 +291,11 @@ class _Process:
             raise
         finally:
             theirs.close()
-        self._workspace = engine.building.workspace()
-        self.link = Link(ours, Requests(engine, self._workspace).handle)
+        self._workspace = engine.building.workspace(scope)
+        self.link = Link(ours, Requests(self._workspace, directories).handle)
         self.users = 0
         self.ending = False
+        self.was_killed = False
         self.idle_since = trio.current_time()
         self.released = trio.Event()
         self.ended = trio.Event()
@@ -293,6 +329,7 @@ class _Process:
         finally:
             os.close(pidfd)
         if status:
+            self.was_killed = True
             log.error("the builder process (pid %d) ended with status %d; its builds are lost", self._popen.pid, status)
 
 

@@ -88,6 +88,11 @@ async def git_source(job: SolverJob, vertex: Vertex, rest: str) -> Made:
     remote = attrs.get("git.fullurl", "") or f"https://{address}"
     if not _REMOTE.fullmatch(remote) or (ref and not _REF.fullmatch(ref)):
         raise BuildFailed(f"invalid git source {remote[:200]}#{ref[:200]}", code=3)
+    if job.core.settings.public_only:  # the program follows redirects and submodules on its own
+        raise BuildFailed(
+            "git repositories are not allowed on this listener: git's connections cannot be limited to public addresses",
+            code=7,
+        )
     program = shutil.which("git")
     if program is None:
         raise BuildFailed(f"cannot fetch {remote}: the program git is not installed on the daemon's machine")

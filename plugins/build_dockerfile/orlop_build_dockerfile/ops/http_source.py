@@ -19,7 +19,7 @@ import msgspec
 import trio
 
 from orlop_build_dockerfile.cache.records import Lease, Record
-from orlop_build_dockerfile.contracts import BuildFailed
+from orlop_build_dockerfile.contracts import BuildFailed, Settings
 from orlop_build_dockerfile.contracts import Vertex as Shown
 from orlop_build_dockerfile.solver.definition import Vertex
 from orlop_build_dockerfile.solver.values import Made, join_key
@@ -96,7 +96,7 @@ async def _fetch(job: SolverJob, wanted: _Wanted, key: str, known: Record | None
             received = await _upload(job, wanted, path, shown)
         else:
             received = await trio.to_thread.run_sync(
-                _download, wanted, path, etag, core.settings.proxies, shown, abandon_on_cancel=True
+                _download, wanted, path, etag, core.settings, shown, abandon_on_cancel=True
             )
         if not received.digest and known is not None:
             return known
@@ -163,17 +163,22 @@ def _is_direct(host: str, no_proxy: str) -> bool:
     return any(name == "*" or host == name or host.endswith("." + name) for name in names)
 
 
-def _opener(url: str, proxies: Mapping[str, str]) -> urllib.request.OpenerDirector:
+def _opener(url: str, proxies: Mapping[str, str], *, public_only: bool) -> urllib.request.OpenerDirector:
     host = urllib.parse.urlsplit(url).hostname or ""
     found = {scheme: proxies.get(f"{scheme.upper()}_PROXY", "") for scheme in ("http", "https")}
     chosen = {scheme: proxy for scheme, proxy in found.items() if proxy}
     if _is_direct(host, proxies.get("NO_PROXY", "")):
         chosen = {}
+    plain, secure = urllib.request.HTTPHandler, urllib.request.HTTPSHandler
+    if public_only:
+        from . import public_only as restricted
+
+        plain, secure = restricted.HTTPHandler, restricted.HTTPSHandler
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(chosen),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
+        plain(),
+        secure(),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPRedirectHandler(),
         urllib.request.HTTPErrorProcessor(),
@@ -182,12 +187,14 @@ def _opener(url: str, proxies: Mapping[str, str]) -> urllib.request.OpenerDirect
     return opener
 
 
-def _download(wanted: _Wanted, path: str, etag: str, proxies: Mapping[str, str], shown: Shown) -> _Received:
+def _download(wanted: _Wanted, path: str, etag: str, settings: Settings, shown: Shown) -> _Received:
     """Download to the file `path`. On a thread; ends soon after the build is cancelled."""
     headers = {"User-Agent": _AGENT, "Accept-Encoding": "identity", **({"If-None-Match": etag} if etag else {})}
     request = urllib.request.Request(wanted.url, headers=headers)  # noqa: S310 - the scheme has been checked
     try:
-        with _opener(wanted.url, proxies).open(request, timeout=_TIMEOUT) as answer:
+        with _opener(wanted.url, settings.proxies, public_only=settings.public_only).open(
+            request, timeout=_TIMEOUT
+        ) as answer:
             digest, size = hashlib.sha256(), 0
             with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
                 while data := answer.read(_CHUNK):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import trio
 
 from orlop_build_dockerfile.cache.collect import Collector, Limits
+from orlop_build_dockerfile.cache.strays import sweep
 from orlop_build_dockerfile.contracts import Backend, Build, CacheRecord, Settings
 from orlop_build_dockerfile.export import KINDS
 
@@ -89,11 +89,6 @@ async def open_solver(backend: Backend, settings: Settings) -> AsyncIterator[LLB
 
 
 def _tidy(core: Core) -> None:
-    """Remove what a builder that was killed has left: mount points, secrets of steps."""
-    for name in os.listdir(core.directory):
-        if name.startswith("view-"):
-            os.rmdir(os.path.join(core.directory, name))
-        elif name.startswith("unpack-"):
-            shutil.rmtree(os.path.join(core.directory, name))
-    shutil.rmtree(core.runtime, ignore_errors=True)
+    """Remove what a builder that was killed has left: mount points, secrets of steps, directories without a record."""
+    sweep(core.directory, os.path.dirname(core.runtime))
     os.makedirs(core.runtime, 0o700, exist_ok=True)

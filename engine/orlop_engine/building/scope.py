@@ -1,0 +1,71 @@
+"""What the clients of a builder may use and make, if a guard restricts them.
+
+A build does for its client what the client could ask for itself: pull and use images, run commands, make and name images.
+So the same restrictions apply. A builder serves clients of one domain only (`Restrictions.builds`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from orlop_engine.images.pull import PullRequest
+from orlop_engine.images.records import Image
+from orlop_engine.restrictions import NO_RESTRICTIONS, Restrictions
+from orlop_engine.types.containers import HostConfig
+from orlop_sdk import InvalidParameter
+
+__all__ = ["Scope"]
+
+
+class Scope:
+    """`restrictions` are those of the latest call of the builder's clients: a reload may have changed them."""
+
+    def __init__(self, domain: str = "") -> None:
+        self.domain = domain
+        self.restrictions: Restrictions = NO_RESTRICTIONS
+
+    @property
+    def is_restricted(self) -> bool:
+        return self.restrictions.builds is not None
+
+    def check_image(self, image: Image, name: str) -> None:
+        """Raise the policy's error if the client may not use the image."""
+        policy = self.restrictions.images
+        if not policy.may_use(image):
+            raise policy.denied(f"image {name}")
+
+    def check_pull(self) -> None:
+        if self.restrictions.builds is not None:
+            self.restrictions.builds.check_pull()
+
+    def restricted(self, request: PullRequest) -> PullRequest:
+        builds = self.restrictions.builds
+        if builds is not None:
+            request = PullRequest(
+                request.reference, request.platform, request.credentials, builds.pulls, self.restrictions.refuse
+            )
+        return request
+
+    def check_step(self, host: HostConfig) -> None:
+        if self.restrictions.builds is not None:
+            self.restrictions.builds.check_step(host)
+
+    def labelled(self, config: bytes) -> bytes:
+        """The configuration of an image, with the labels that the client's objects get."""
+        builds = self.restrictions.builds
+        if builds is None:
+            return config
+        try:
+            document = msgspec.json.decode(config, type=dict[str, msgspec.Raw])
+            own = msgspec.json.decode(document.get("config") or b"{}", type=dict[str, msgspec.Raw] | None) or {}
+            labels = msgspec.json.decode(own.get("Labels") or b"{}", type=dict[str, str] | None) or {}
+        except msgspec.MsgspecError as error:
+            raise InvalidParameter(f"cannot make the image: {error}") from error
+        wanted: Mapping[str, str] = builds.label(labels)
+        if wanted == labels:
+            return config
+        own["Labels"] = msgspec.Raw(msgspec.json.encode(wanted))
+        document["config"] = msgspec.Raw(msgspec.json.encode(own))
+        return msgspec.json.encode(document)

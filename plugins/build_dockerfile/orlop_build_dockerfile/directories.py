@@ -1,0 +1,33 @@
+"""Where builder processes keep what they own. Imported by orlopd with the service: imports nothing."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orlop_kernel.config import Config
+
+__all__ = ["domains", "root", "runtime"]
+
+
+def root(config: Config, domain: str) -> str:
+    """The directory of a domain's builder: cache, contexts, cache mounts. Durable."""
+    return _below(config.data_root, domain)
+
+
+def runtime(config: Config, domain: str) -> str:
+    """Its directory for what must not reach the disk."""
+    return _below(config.exec_root, domain)
+
+
+def _below(directory: str, domain: str) -> str:
+    return os.path.join(directory, "builds", domain) if domain else os.path.join(directory, "build")
+
+
+def domains(config: Config) -> list[str]:
+    """The domains that have a directory, except ""."""
+    try:
+        return sorted(os.listdir(os.path.join(config.data_root, "builds")))
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,80 @@
+"""Builds on restricted listeners: what a client may not do by other requests, it may not do by a build.
+
+The daemon knows of a build what the builder asks it for: images, steps, images to make. The engine checks these
+(`engine.building.scope`) with the functions that judge other requests. Each listener has a build cache of its own, because
+a cache tells what others have built, and gives it to whoever builds the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import msgspec
+
+from orlop_engine.restrictions import BuildRestrictions, Restrictions
+from orlop_engine.types.containers import CreateRequest, HostConfig
+
+from . import host_access
+from .image_names import ListenerImages
+from .label_scope import LabelScope
+from .listener_policy import Denied, ListenerPolicy
+
+__all__ = ["ROUTES", "domain", "restrictions"]
+
+ROUTES = frozenset({"/build", "/build/cancel", "/build/prune", "/grpc", "/session"})
+
+
+def domain(policy: ListenerPolicy) -> str:
+    """The name of the listener's build cache: another one when the listener gets other labels, and others' clients."""
+    key = [policy.host, sorted(policy.label_texts), policy.shared_images]
+    return hashlib.sha256(msgspec.json.encode(key)).hexdigest()[:16]
+
+
+def restrictions(policy: ListenerPolicy, scope: LabelScope | None, note: Callable[[Denied], None]) -> Restrictions:
+    """Those of a client that builds. `note` writes a refusal to the audit log: it reaches the client in the output of the
+    build, and the call that the build came by has been answered long before."""
+
+    def refuse(what: str) -> Denied:
+        error = policy.denied(what)
+        note(error)
+        return error
+
+    def check_pull() -> None:
+        if scope:
+            with _noted(note):
+                scope.check_pull()
+
+    def check_step(host: HostConfig) -> None:
+        for what in host_access.of_container(CreateRequest(host_config=host), apart=not policy.labels):
+            raise refuse(f"{what} of a build's step")
+
+    def label(labels: Mapping[str, str]) -> Mapping[str, str]:
+        if scope is None:
+            return labels
+        with _noted(note):
+            return scope.label_image(labels)
+
+    matches = scope.matches if scope else None
+    return Restrictions(
+        hide_host=True,
+        images=ListenerImages(policy, matches, refuse, pulling=False),
+        refuse=refuse,
+        builds=BuildRestrictions(
+            domain=domain(policy),
+            pulls=ListenerImages(policy, matches, refuse, pulling=True),
+            check_pull=check_pull,
+            check_step=check_step,
+            label=label,
+        ),
+    )
+
+
+@contextmanager
+def _noted(note: Callable[[Denied], None]) -> Iterator[None]:
+    try:
+        yield
+    except Denied as error:
+        note(error)
+        raise

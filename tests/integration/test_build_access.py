@@ -1,0 +1,310 @@
+"""Builds through restricted listeners: what a client may not do by other requests, it may not do by a build."""
+
+from __future__ import annotations
+
+import http.server
+import io
+import json
+import re
+import subprocess
+import tarfile
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.engine import Engine, Result, UnixConnection, patience, until
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+
+LABELS = "com.example.team"
+TEAM = f"{LABELS}=web"
+
+
+class Listeners:
+    """One engine, whose listeners have the names that tests use."""
+
+    def __init__(self) -> None:
+        self.engine = Engine()
+        entries: dict[str, dict[str, Any]] = {
+            "reader": {"role": "read-only"},
+            "noexec": {"role": "no-exec", "image-names": ["ci/*"]},
+            "web": {"role": "full", "labels": [TEAM]},
+            "db": {"role": "full", "labels": [f"{LABELS}=db"], "shared-images": True},
+            "any": {"role": "full", "labels": [LABELS]},
+        }
+        listeners = [{"host": f"unix://{self.socket(name)}", **entry} for name, entry in entries.items()]
+        config = {
+            "listeners": listeners,
+            "audit-log": {"path": str(self.engine.home / "audit.log")},
+            "builder": {"entitlements": {"security-insecure": True}},
+            "features": {"buildkit": True},
+        }
+        self.engine.configure(config)
+        self.engine.start()
+        self.engine.load()
+        self.engine.ok("tag", "busybox", "other:1")
+        self.context = self.engine.home / "context"
+        self.context.mkdir()
+        made = self._labelled_base()
+        assert made.code == 0, made.err
+
+    def _labelled_base(self) -> Result:
+        """An image of the team `web`, to build from: made with full rights."""
+        (self.context / "Dockerfile").write_text(f"FROM busybox\nLABEL {TEAM}\n")
+        return self.engine.docker("build", "-t", "base-web", str(self.context))
+
+    def socket(self, name: str) -> str:
+        return str(self.engine.home / f"{name}.sock")
+
+    def docker(self, name: str, *argv: str) -> Result:
+        env = {**self.engine.env, "DOCKER_HOST": f"unix://{self.socket(name)}"}
+        done = subprocess.run(
+            ["docker", *argv],
+            env=env,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=patience(60),
+            check=False,
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    def build(self, name: str, text: str, *argv: str, files: Mapping[str, str] | None = None) -> Result:
+        """By buildx."""
+        for file, content in {"Dockerfile": text, **(files or {})}.items():
+            (self.context / file).write_text(content)
+        return self.docker(name, "buildx", "build", "--progress=plain", *argv, str(self.context))
+
+    def classic(self, name: str, text: str, query: str = "") -> tuple[int, str]:
+        """By `POST /build`."""
+        made = io.BytesIO()
+        with tarfile.open(fileobj=made, mode="w") as archive:
+            entry = tarfile.TarInfo("Dockerfile")
+            entry.size = len(text)
+            archive.addfile(entry, io.BytesIO(text.encode()))
+        return self.api(name, "POST", f"/build?{query}", made.getvalue())
+
+    def api(self, name: str, method: str, path: str, body: bytes | None = None) -> tuple[int, str]:
+        connection = UnixConnection(self.socket(name))
+        try:
+            connection.request(method, path, body, {"Content-Type": "application/x-tar"} if body else {})
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
+
+    def labels(self, image: str) -> dict[str, str]:
+        found: dict[str, str] = json.loads(self.engine.ok("image", "inspect", "-f", "{{json .Config.Labels}}", image)) or {}
+        return found
+
+    def audit(self, **wanted: str) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in (self.engine.home / "audit.log").read_text().splitlines()]
+        return [line for line in lines if all(line.get(key) == value for key, value in wanted.items())]
+
+
+@pytest.fixture(scope="module")
+def listeners() -> Iterator[Listeners]:
+    made = Listeners()
+    yield made
+    assert made.engine.close() == []
+
+
+def is_cached(result: Result) -> bool:
+    """Whether the step of the build has been taken from the cache."""
+    assert result.code == 0, result.err
+    (number,) = set(re.findall(r"^#(\d+) \[2/2\] RUN", result.err, re.MULTILINE))
+    return f"#{number} CACHED\n" in result.err
+
+
+def refused(result: Result, text: str) -> None:
+    assert result.code != 0, result.err
+    assert text in result.err, result.err
+
+
+BASE = {"web": "base-web", "db": "busybox", "noexec": "busybox"}
+
+
+def test_a_reader_may_not_build(listeners: Listeners) -> None:
+    for path in ("/grpc", "/session", "/build", "/build/cancel?id=x", "/build/prune"):
+        assert listeners.api("reader", "POST", path)[0] == 403, path
+
+
+@pytest.mark.parametrize("name", ["web", "db", "noexec"])
+def test_a_build_within_the_scope(listeners: Listeners, name: str) -> None:
+    text = f"FROM {BASE[name]}\nRUN echo built > /made\nCOPY file /file\n"
+    tag = f"ci/{name}:1"
+    result = listeners.build(name, text, "-t", tag, files={"file": "of the context\n"})
+    assert result.code == 0, result.err
+    status, said = listeners.classic(name, f"FROM {BASE[name]}\nRUN echo classic\n", f"t=ci/{name}:2")
+    assert status == 200 and "Successfully tagged" in said, said
+    for image in (tag, f"ci/{name}:2"):
+        assert listeners.labels(image).get(LABELS) == {"web": "web", "db": "db"}.get(name)
+        ran = listeners.docker(name, "run", "--rm", "--network=none", image, "true")
+        assert ran.code == 0, ran.err
+
+
+def test_what_others_have_built_is_neither_seen_nor_used(listeners: Listeners) -> None:
+    text = "FROM busybox\nRUN echo shared between nobody; cat /proc/sys/kernel/random/uuid > /uuid\n"
+    for name in ("db", "noexec"):
+        assert not is_cached(listeners.build(name, text, "-t", f"ci/{name}-uuid"))
+        assert is_cached(listeners.build(name, text, "-t", f"ci/{name}-uuid"))
+    listeners.engine.ok("build", "-t", "uuid", str(listeners.context))
+    uuids = {
+        listeners.engine.ok("run", "--rm", "--network=none", image, "cat", "/uuid")
+        for image in ("ci/db-uuid", "ci/noexec-uuid", "uuid")
+    }
+    assert len(uuids) == 3
+    everything = listeners.engine.ok("buildx", "du", "--verbose")
+    assert "uuid" in everything
+    seen = listeners.docker("any", "buildx", "du", "--verbose")
+    assert seen.code == 0 and "uuid" not in seen.out, seen.out
+    assert listeners.docker("any", "builder", "prune", "-af").code == 0
+    assert is_cached(listeners.build("db", text, "-t", "ci/db-uuid"))
+    total = json.loads(listeners.engine.raw("GET", "/system/df?type=build-cache")[1])["BuildCache"]
+    assert len([record for record in total if "uuid" in record["Description"]]) == 3, total
+
+
+def test_directories_of_a_client_are_its_listeners(listeners: Listeners) -> None:
+    """A context that was sent before is completed by what changed: by the same listener alone."""
+    text = "FROM busybox\nCOPY . /all\n"
+    for name in ("db", "noexec"):
+        result = listeners.build(name, text, files={"large": "x" * 100_000})
+        assert result.code == 0, result.err
+        assert "transferring context: 100" in result.err, result.err
+
+
+@pytest.mark.parametrize("name, image", [("web", "busybox"), ("web", "other:1"), ("any", "other:1")])
+def test_a_base_outside_of_the_scope(listeners: Listeners, name: str, image: str) -> None:
+    refused(listeners.build(name, f"FROM {image}\n"), f"image docker.io/library/{image}")
+    refused(listeners.build(name, f"FROM scratch\nCOPY --from={image} /bin /bin\n"), "is not allowed for role full")
+    identifier = listeners.engine.ok("image", "inspect", "-f", "{{.Id}}", image)
+    result = listeners.build(name, f"FROM {identifier.removeprefix('sha256:')}\n")
+    assert result.code != 0, result.err
+    status, said = listeners.classic(name, f"FROM {image}\n")
+    assert "is not allowed for role full" in said, (status, said)
+
+
+def test_an_image_from_a_registry_needs_shared_images(listeners: Listeners) -> None:
+    refused(listeners.build("web", "FROM 203.0.113.1:5000/never:1\n"), "an image from elsewhere is outside the labels")
+    refused(listeners.build("web", f"FROM {BASE['web']}\n", "--pull"), "an image from elsewhere is outside the labels")
+    for name in ("db", "noexec"):
+        refused(listeners.build(name, "FROM 127.0.0.1:5000/never:1\n"), "which is neither public nor a registry")
+
+
+def test_labels_of_other_teams(listeners: Listeners) -> None:
+    result = listeners.build("db", f"FROM busybox\nLABEL {TEAM}\n", "-t", "ci/stolen")
+    refused(result, "an image with these labels is outside the labels")
+    refused(listeners.build("any", "FROM scratch\nLABEL a=b\n", "-t", "ci/none"), "an image with these labels is outside")
+    assert listeners.build("any", f"FROM scratch\nLABEL {LABELS}=mine\n", "-t", "ci/any").code == 0
+
+
+def test_names_of_others_are_not_moved(listeners: Listeners) -> None:
+    before = listeners.engine.ok("image", "inspect", "-f", "{{.Id}}", "other:1")
+    for name in ("db", "noexec"):
+        refused(listeners.build(name, "FROM busybox\nRUN echo evil\n", "-t", "other:1"), "moving the name other:1")
+        status, said = listeners.classic(name, "FROM busybox\nRUN echo evil\n", "t=other:1")
+        assert "moving the name other:1" in said, (status, said)
+    refused(listeners.build("noexec", "FROM busybox\nRUN echo evil\n", "-t", "free:1"), "the name free:1 is not allowed")
+    assert listeners.engine.ok("image", "inspect", "-f", "{{.Id}}", "other:1") == before
+
+
+@pytest.mark.parametrize("name", ["db", "noexec"])
+def test_what_a_step_may_not_have(listeners: Listeners, name: str) -> None:
+    run = "FROM busybox\nRUN --network=host true\n"
+    refused(listeners.build(name, run, "--allow", "network.host"), "granting entitlement network.host is not allowed")
+    refused(listeners.build(name, run), "network.host is not allowed")
+    insecure = "# syntax=docker/dockerfile:1-labs\nFROM busybox\nRUN --security=insecure true\n"
+    refused(listeners.build(name, insecure, "--allow", "security.insecure"), "security.insecure is not allowed")
+    refused(listeners.build(name, "FROM busybox\nRUN --device=vendor.com/x=y true\n"), "device")
+    refused(listeners.build(name, "FROM busybox\nRUN true\n", "--network=host"), "network.host is not allowed")
+    refused(listeners.build(name, "FROM busybox\nRUN true\n", "--cgroup-parent=/mine"), "CgroupParent of a build's step")
+    refused(listeners.build(name, "FROM busybox\nRUN true\n", "--add-host=h:host-gateway"), "host-gateway")
+    for query, text in {
+        "networkmode=host": "NetworkMode host of a build's step",
+        "cgroupparent=/mine": "CgroupParent of a build's step",
+    }.items():
+        status, said = listeners.classic(name, "FROM busybox\nRUN echo $RANDOM\n", query)
+        assert text in said, (status, said)
+
+
+class _Secret(http.server.BaseHTTPRequestHandler):
+    asked = 0
+
+    def do_GET(self) -> None:
+        type(self).asked += 1
+        self.send_response(200)
+        self.send_header("Content-Length", "6")
+        self.end_headers()
+        self.wfile.write(b"secret")
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def loopback() -> Iterator[str]:
+    """A server that only this host may reach."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Secret)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    _Secret.asked = 0
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("name", ["db", "noexec"])
+def test_addresses_of_the_host_are_not_reached(listeners: Listeners, name: str, loopback: str) -> None:
+    denied = "which is not public, is not allowed on this listener"
+    for host in (loopback, loopback.replace("127.0.0.1", "localhost"), loopback.replace("127.0.0.1", "[::ffff:127.0.0.1]")):
+        refused(listeners.build(name, f"FROM busybox\nADD http://{host}/secret /secret\n"), denied)
+    refused(listeners.docker(name, "buildx", "build", f"http://{loopback}/context.tar"), denied)
+    status, said = listeners.classic(name, "", f"remote=http://{loopback}/context.tar")
+    assert denied in said, (status, said)
+    for source in (f"http://{loopback}/repo.git", "https://github.com/a/b.git"):
+        refused(listeners.build(name, f"FROM busybox\nADD {source} /repo\n"), "git repositories are not allowed")
+    refused(listeners.docker(name, "buildx", "build", f"http://{loopback}/repo.git"), "git repositories are not allowed")
+    assert _Secret.asked == 0
+    assert listeners.engine.docker("build", "-", stdin=f"FROM busybox\nADD http://{loopback}/s /s\n").code == 0
+    assert _Secret.asked == 1
+
+
+def test_builds_of_others_are_not_ended(listeners: Listeners) -> None:
+    """By their id, which another client may know."""
+    started = "FROM busybox\nRUN echo started; sleep 2; echo done\n"
+    result: list[Result] = []
+    thread = threading.Thread(target=lambda: result.append(listeners.build("db", started, "-t", "ci/slow")))
+    thread.start()
+    builds = listeners.engine.data_root / "builds"
+    until(lambda: builds.is_dir(), "a builder")
+    for name in ("noexec", "any"):
+        assert listeners.api(name, "POST", "/build/cancel?id=x")[0] == 200
+    thread.join()
+    assert result[0].code == 0, result[0].err
+
+
+def test_builds_in_the_audit_log(listeners: Listeners) -> None:
+    refused(listeners.build("db", "FROM busybox\nRUN echo evil\n", "-t", "other:1"), "moving the name")
+    host = f"unix://{listeners.socket('db')}"
+
+    def reasons() -> list[str]:
+        return [line["reason"] for line in listeners.audit(listener=host, event="build", decision="denied", by="role full")]
+
+    until(lambda: [reason for reason in reasons() if reason.startswith("moving the name other:1")], "the denial")
+    refused(listeners.build("any", "FROM scratch\nLABEL a=b\n", "-t", "ci/none"), "an image with these labels")
+    until(lambda: listeners.audit(listener=f"unix://{listeners.socket('any')}", event="build", by="labels"), "the denial")
+    assert listeners.audit(listener=host, route="/session", event="begin", decision="allowed")
+    listeners.classic("db", "FROM busybox\n", "t=ci/seen:1")
+    until(lambda: listeners.audit(listener=host, route="/build", event="end", outcome="complete"), "a classic build")
+
+
+def test_nothing_is_left(listeners: Listeners) -> None:
+    """Of all of the above: the consistency check knows what belongs to which builder."""
+    for name in ("web", "db", "noexec", "any"):
+        assert listeners.docker(name, "builder", "prune", "-af").code == 0
+    listeners.engine.ok("builder", "prune", "-af")
+    until(lambda: listeners.engine.orlop("system", "check").code == 0, "nothing left")
+    for root in (listeners.engine.data_root / "build", *(listeners.engine.data_root / "builds").iterdir()):
+        assert not list(Path(root).glob("*/*")), root
