@@ -20,8 +20,8 @@ from typing import Any
 
 from tests.integration.engine import Engine, alive, until
 
-from . import operations
-from .host import HostState, difference, is_settled, look, relaxed, without_fetched
+from . import builds, operations
+from .host import HostState, difference, is_settled, look, relaxed, without_cache, without_fetched
 from .operation import Operation, Refused, Step, ask
 from .tracer import Tracer
 
@@ -56,7 +56,7 @@ class Point:
     @property
     def live(self) -> bool:
         operation = self.operation
-        return self.number % _OFF != 0 or operation.resumes or operation.victim not in ("daemon", "boot")
+        return self.number % _OFF != 0 or operation.resumes or operation.caches or operation.victim not in ("daemon", "boot")
 
     @property
     def also_daemon(self) -> bool:
@@ -190,6 +190,8 @@ class Rig:
             return self.engine.process.pid
         if operation.victim == "monitor":
             return self.engine.monitor("xx")
+        if operation.victim == "builder":
+            return builds.builder(self.engine)
         return self.engine.zygote
 
     # --- learning ---------------------------------------------------------------------------------------------------
@@ -366,7 +368,11 @@ class Rig:
     def _label_scope(self, point: Point, learned: Learned, acknowledged: int) -> None:
         operation = point.operation
         killed_other = operation.victim not in _ITSELF
-        through = relaxed if killed_other else HostState
+        described = relaxed if killed_other else HostState
+
+        def through(found: HostState) -> HostState:
+            return described(without_cache(found) if operation.caches else found)
+
         states = learned.states[acknowledged : acknowledged + 2]
         found = self._becomes(
             [*states, *learned.between], lambda found: through(without_fetched(found) if operation.resumes else found)

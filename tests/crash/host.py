@@ -21,7 +21,7 @@ from typing import Any
 
 from tests.integration.engine import Engine
 
-__all__ = ["HostState", "difference", "is_settled", "look", "relaxed", "without_fetched"]
+__all__ = ["HostState", "difference", "is_settled", "look", "relaxed", "without_cache", "without_fetched"]
 
 HostState = Counter[str]
 
@@ -37,15 +37,19 @@ _UNSTEADY = re.compile(
             r"/run/run/<[^>]*>/(runtime\.log|init\.pid|stats|names$)",
             r"/volumes/\.(trash|new)$",
             r"/run/network/names(/<net [^>]*>)?$",
+            r"/data/build(/cache\.db(-wal|-shm)?|/worker-id|/cachemounts|/contexts)?$",
+            r"/run/(builder\.log|build(/steps)?|files)$",
         )
     )
 )
-_IDS = re.compile(r"\b[0-9a-f]{64}\b|\b[0-9a-f]{32}\b|(?<=/l/)[A-Z0-9]{26}$|(?<=\.json\.)\d+$|(?<=/erofs/)[0-9a-f]{20}\b")
+_IDS = re.compile(
+    r"\b[0-9a-f]{64}\b|\b[0-9a-f]{32}\b|(?<=/l/)[A-Z0-9]{26}$|(?<=\.json\.)\d+$|(?<=/erofs/)[0-9a-f]{20}\b|(?<=build-)(?:new-)?[0-9a-f]{24}\b"
+)
 _IPV4 = re.compile(r"\b\d+\.\d+\.\d+\.\d+\b(?!/)")
 _IPV4_NET = re.compile(r"\b\d+\.\d+\.\d+\.\d+/\d+\b")
 _PORT = re.compile(r"\b[2-6]\d{4}\b")
 _PREFIX = re.compile(r'"len": \d+')
-_TABLES = ("containers", "images", "networks", "volumes", "execs", "intents", "quarantine")
+_TABLES = ("builds", "containers", "images", "networks", "volumes", "execs", "intents", "quarantine")
 
 
 class _Names:
@@ -229,6 +233,9 @@ def _processes(names: _Names) -> Iterator[str]:
         if comm == "orlop-zygote":
             if parent != daemon and pid not in busy:
                 yield "process of a zygote without daemon and children"
+        elif "orlop_build_dockerfile" in title:
+            if parent != daemon:
+                yield "process of a builder without daemon"
         else:
             yield f"process {names(title)[:80]}"
 
@@ -264,8 +271,19 @@ def relaxed(found: HostState) -> HostState:
 
 def without_fetched(found: HostState) -> HostState:
     """The state without what a pull has fetched and unpacked for the next one to resume."""
-    layers = r"(overlay2|erofs)/(\*|l/|\.orlop/committed/)"
-    kept = re.compile(rf"file ~/data/(content/(blobs/sha256|ingest)/|{layers})|row images resume:")
+    return _without(found, rf"file ~/data/(content/(blobs/sha256|ingest)/|{_LAYERS})|row images resume:")
+
+
+def without_cache(found: HostState) -> HostState:
+    """The state without the build cache, and without the layers that it shares with images."""
+    return _without(found, rf"file ~/data/({_LAYERS}|build/)|row builds ")
+
+
+_LAYERS = r"(overlay2|erofs)/(\*|l/|\.orlop/committed/)"
+
+
+def _without(found: HostState, pattern: str) -> HostState:
+    kept = re.compile(pattern)
     return Counter(line for line in found.elements() if not kept.match(line))
 
 

@@ -22,11 +22,13 @@ class Refused(AssertionError):
 @dataclass(frozen=True, slots=True)
 class Operation:
     """`victim`: the process to kill. "daemon"; "boot", a daemon that is starting; "zygote"; "fork", what the zygote forks
-    during the operation (a monitor, an unpack worker); "monitor", that of `xx`; "command", a program that runs while the
+    during the operation (a monitor, an unpack worker); "monitor", that of `xx`; "builder", the process that builds;
+    "command", a program that runs while the
     daemon is stopped: `command` returns its arguments, and the only step runs it. `storage`: the storage driver, "" for the
     default. `between`: steps that lead from the prepared
     state to a further state that a crash may leave. `window`: seconds after the last call that belong to the operation.
-    `resumes`: fetched content is kept on purpose, until the operation is repeated."""
+    `resumes`: fetched content is kept on purpose, until the operation is repeated. `caches`: the build cache keeps what
+    was built, until `undo`."""
 
     name: str
     steps: tuple[Step, ...]
@@ -36,6 +38,7 @@ class Operation:
     between: tuple[Step, ...] = ()
     window: float = 0.06
     resumes: bool = False
+    caches: bool = False
     command: Callable[[Engine], list[str]] = lambda engine: []
     storage: str = ""
 

@@ -24,7 +24,7 @@ from tests.registry.receiving import receiving, refuse
 
 from orlop_sdk.testing.ports import free_port
 
-from . import adoptions
+from . import adoptions, builds
 from .operation import Operation, Refused, Step, all_of, ask, request
 
 __all__ = ["OPERATIONS", "close_shared", "container"]
@@ -350,11 +350,12 @@ OPERATIONS = {
         Operation("zygote-run", (_published, _start), undo=_gone, victim="zygote"),
         Operation("zygote-pull", (_pull,), undo=_unpull, victim="zygote", resumes=True),
         *adoptions.OPERATIONS,
+        *builds.OPERATIONS,
     )
 }  # fmt: skip
 OPERATIONS |= {
     f"erofs-{name}": replace(OPERATIONS[name], name=f"erofs-{name}", storage="erofs")
-    for name in ("commit", "load", "pull", "rmi", "worker-load")
+    for name in ("build", "commit", "load", "pull", "rmi", "worker-load")
 }
 
 
