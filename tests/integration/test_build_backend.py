@@ -400,6 +400,19 @@ def test_the_cache_keeps_the_layer_of_a_removed_image(own: Callable[..., Buildin
     sound(engine)
 
 
+def test_a_base_is_kept_until_the_last_of_its_builds_has_released_it(own: Callable[..., BuildingEngine]) -> None:
+    engine = own()
+    client = engine.builder()
+    found, again = base(client), base(client)
+    assert again == found
+    client.result("release", digest=found["digest"])
+    client.result("remove", key=client.result("prepare", parent=found["snapshot"]))
+    client.result("release", digest=found["digest"])
+    assert "does not exist" in client.call("prepare", parent=found["snapshot"])["error"]
+    client.result("release", digest=found["digest"])
+    client.close()
+
+
 def test_images_of_cached_snapshots_outlive_their_base(own: Callable[..., BuildingEngine], tmp_path: Path) -> None:
     """The base is removed while only the cache stands on it: an image that is made of the cache can still be saved."""
     engine = own()

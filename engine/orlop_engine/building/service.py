@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
@@ -99,6 +100,15 @@ class Building:
         return any(key in each.active for each in self.workspaces)
 
 
+@dataclass(slots=True)
+class _Base:
+    """An image that builds stand on. `users` counts the builds."""
+
+    snapshot: str
+    lease: Lease
+    users: int = 1
+
+
 class Workspace:
     """Everything that one builder has in use. `active` maps its active snapshots to what they stand on."""
 
@@ -107,7 +117,7 @@ class Workspace:
         self._snapshots, self._storage = building.snapshots, building.engine.storage
         self._image_store = building.engine.images.image_store
         self.active: dict[str, str] = {}
-        self._bases: dict[str, tuple[str, Lease]] = {}
+        self._bases: dict[str, _Base] = {}
 
     async def aclose(self) -> None:
         """Release everything, even when cancelled. No call is in progress any more."""
@@ -128,7 +138,7 @@ class Workspace:
         return await self._building.bases.resolve(wanted, self.scope)
 
     async def base(self, wanted: Wanted, report: Callable[[Record], None]) -> BaseImage:
-        """Make an image's layers exist, and keep them until `release`."""
+        """Make an image's layers exist, and keep them until `release` has been called as often."""
         image_store = self._image_store
         lease = image_store.leases.add()
         try:
@@ -145,8 +155,9 @@ class Workspace:
             raise
         if found.digest in self._bases:
             image_store.leases.drop(lease)
+            self._bases[found.digest].users += 1
             return found
-        self._bases[found.digest] = (found.snapshot, lease)
+        self._bases[found.digest] = _Base(found.snapshot, lease)
         self._snapshots.use(found.snapshot)
         try:
             await self._snapshots.set_base(found.snapshot, found.image.layers)
@@ -156,15 +167,19 @@ class Workspace:
         return found
 
     async def release(self, digest: str) -> None:
-        """The base is no longer in use. No error if it was not."""
-        if digest in self._bases:
+        """One use of the base, which began with `base`, has ended. No error if there was none."""
+        found = self._bases.get(digest)
+        if found is None:
+            return
+        found.users -= 1
+        if not found.users:
             self._drop(digest)
             await self._snapshots.reap()
 
     def _drop(self, digest: str) -> None:
-        key, lease = self._bases.pop(digest)
-        self._snapshots.unuse(key)
-        self._image_store.leases.drop(lease)
+        dropped = self._bases.pop(digest)
+        self._snapshots.unuse(dropped.snapshot)
+        self._image_store.leases.drop(dropped.lease)
 
     async def create_image(self, config: bytes, keys: Sequence[str], names: Sequence[str]) -> Image:
         image = await self._building.maker.make(config, keys, names, self.scope)

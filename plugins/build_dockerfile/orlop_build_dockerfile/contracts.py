@@ -159,7 +159,7 @@ class Backend(Protocol):
         ...
 
     async def release(self, digest: str) -> None:
-        """The base is no longer in use."""
+        """One use of the base, which began with `base`, has ended."""
         ...
 
     async def prepare(self, parent: str) -> str:

@@ -156,10 +156,13 @@ class SolverJob:
 
     async def base(self, name: str, platform: str, digest: str, work: Any) -> Base:
         """An image with its layers, held until the build ends. `work` pulls it."""
-        base = await self._bases.run((name, platform, digest), work)
-        if base.digest not in self._held:
+
+        async def hold() -> Base:
+            base: Base = await work()
             self._held.append(base.digest)
-        return base
+            return base
+
+        return await self._bases.run((name, platform, digest), hold)
 
     async def base_of(self, snapshot: str) -> Base | None:
         """The image of this build whose top layer is the snapshot, with its layers."""
