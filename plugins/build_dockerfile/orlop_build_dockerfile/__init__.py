@@ -9,7 +9,7 @@ its own: when it is killed, its builds end, and nothing of them is left mounted.
    dockerfile/  from a Dockerfile to LLB            solver/    the graph: order, sharing, cache, progress
    ops/         sources, exec, files                export/    from a result to an image, an archive or files
    gateway/     what frontends call                 classic/   POST /build
-   daemon/      the part that runs in orlopd
+   history/     records of builds                   daemon/    the part that runs in orlopd
    contracts.py the Protocols between these packages
 
 State: `<data-root>/build/` holds the cache's database, the contexts last sent by clients, and cache mounts; snapshots are in

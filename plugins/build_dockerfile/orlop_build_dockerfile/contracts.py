@@ -228,8 +228,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mode 0700, and steps can mount what is in them. `proxies` are the daemon's own, for sources that the builder fetches
     (HTTP_PROXY, HTTPS_PROXY, NO_PROXY). `host_gateway` is the address that `host-gateway` means in `--add-host`, "" if there
     is none. `public_only`: sources that the builder fetches itself come from public addresses. Without `collect` there is
-    no garbage collection; `policies` are applied in order. `entitlements` are those that
-    a build may ask for."""
+    no garbage collection; `policies` are applied in order. `entitlements` are those that a build may ask for. Records of
+    builds are kept for `history_age` seconds, and the last `history_entries` for longer."""
 
     root: str
     version: str
@@ -242,6 +242,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     collect: bool = True
     policies: Sequence[Policy] = ()
     entitlements: Sequence[str] = ("network.host",)
+    history_age: float = 48 * 3600
+    history_entries: int = 50
 
 
 class Client(msgspec.Struct, frozen=True, kw_only=True):

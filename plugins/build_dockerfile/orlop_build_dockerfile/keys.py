@@ -9,7 +9,7 @@ from orlop_kernel.config import Config, Keys, Problem
 from orlop_sdk import Register, hookimpl
 from orlop_sdk.base import ConfigBase
 
-__all__ = ["BuildKeys", "Collection", "Entitlements", "Rule"]
+__all__ = ["BuildKeys", "Collection", "Entitlements", "History", "Rule"]
 
 
 class Rule(ConfigBase, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -42,24 +42,35 @@ class Entitlements(ConfigBase, frozen=True, kw_only=True, omit_defaults=True):
     security_insecure: bool = False
 
 
+class History(ConfigBase, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """A record of a build is deleted when it is older than `max_age` and not one of the last `max_entries`."""
+
+    max_age: str = "48h"
+    max_entries: int = 50
+
+
 class Builder(ConfigBase, frozen=True, kw_only=True, omit_defaults=True):
     gc: Collection = Collection()
     entitlements: Entitlements = Entitlements()
+    history: History = History()
 
 
 class BuildKeys(Keys, frozen=True, kw_only=True):
     builder: Builder = Builder()
 
-    HELP: ClassVar = {"builder": "The build cache's garbage collection (gc), and what builds may ask for (entitlements)"}
+    HELP: ClassVar = {
+        "builder": "The build cache's garbage collection (gc), what builds may ask for (entitlements), and their history"
+    }
 
     def problems(self, config: Config) -> Iterator[Problem]:
         """See Keys."""
         if self.builder == Builder():
             return
-        from .daemon.policies import PolicyError, policies
+        from .daemon.policies import PolicyError, history_limits, policies
 
         try:
             policies(self.builder.gc, config.data_root)
+            history_limits(self.builder.history)
         except PolicyError as error:
             yield Problem(str(error), ("builder",))
 

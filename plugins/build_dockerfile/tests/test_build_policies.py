@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from orlop_build_dockerfile.contracts import Policy
-from orlop_build_dockerfile.daemon.policies import PolicyError, policies
+from orlop_build_dockerfile.daemon.policies import PolicyError, history_limits, policies
 from orlop_build_dockerfile.keys import BuildKeys, Collection
 
 GB = 1 << 30
@@ -51,3 +51,16 @@ def test_default_policies_reserve_a_tenth_of_the_disk_or_the_configured_space() 
 def test_invalid_sizes_and_durations_are_refused(text: str) -> None:
     with pytest.raises(PolicyError, match=r"builder\.gc"):
         policies(given(f'{{"builder": {{"gc": {text}}}}}'), "/")
+
+
+def test_limits_of_the_history() -> None:
+    keys = msgspec.json.decode(b'{"builder": {"history": {"maxAge": "1h30m", "maxEntries": 7}}}', type=BuildKeys)
+    assert history_limits(keys.builder.history) == (5400, 7)
+    assert history_limits(BuildKeys().builder.history) == (48 * 3600, 50)
+
+
+@pytest.mark.parametrize("text", ['{"maxAge": "long"}', '{"maxEntries": -1}'])
+def test_invalid_limits_of_the_history_are_refused(text: str) -> None:
+    keys = msgspec.json.decode(f'{{"builder": {{"history": {text}}}}}'.encode(), type=BuildKeys)
+    with pytest.raises(PolicyError, match=r"builder\.history"):
+        history_limits(keys.builder.history)

@@ -19,6 +19,7 @@ from orlop_build_dockerfile.control.errors import status_of
 from orlop_build_dockerfile.control.service import Control, client_session
 from orlop_build_dockerfile.control.tunnel import Tunnel
 from orlop_build_dockerfile.grpc import Call, Code, Connection, RpcError
+from orlop_build_dockerfile.history.store import History
 from orlop_build_dockerfile.pb import control_pb2, gateway_pb2, session_pb2, status_pb2
 from orlop_build_dockerfile.pb.fsutil_pb2 import Stat
 from orlop_build_dockerfile.pb.ops_pb2 import Definition
@@ -153,7 +154,9 @@ def control_test(
         with trio.fail_after(50):
             async with trio.open_nursery() as nursery:
                 builds = Builds(sessions, nursery)
-                control = Control(solver, settings, sessions, builds)
+                history = History(str(tmp_path / "history"), settings.history_age, settings.history_entries)
+                history.records, history._sizes = history._read()  # no thread: it would let a MockClock jump
+                control = Control(solver, settings, sessions, builds, history, nursery)
                 server = Connection(far, handlers=control.handlers)
                 nursery.start_soon(client.run)
                 nursery.start_soon(server.run)
@@ -231,7 +234,7 @@ def test_status_streams_progress_until_the_build_ends(tmp_path: Path) -> None:
         async with trio.open_nursery() as nursery:
             for _ in range(2):
                 nursery.start_soon(status)
-            await client.solve(Definition=GRAPH)
+            await client.solve(Definition=GRAPH, Internal=True)
         late = await client.status()  # of a build that has ended a moment ago
         merged = control_pb2.StatusResponse()
         for each in late:
@@ -269,7 +272,7 @@ def test_failed_build_returns_details_and_marks_its_vertex(tmp_path: Path) -> No
         async with trio.open_nursery() as nursery:
             nursery.start_soon(status)
             with pytest.raises(RpcError, match="process did not complete") as caught:
-                await client.solve(Definition=GRAPH)
+                await client.solve(Definition=GRAPH, Internal=True)
         assert caught.value.code == 2
         status_ = status_pb2.Status.FromString(caught.value.details)
         assert [(d.type_url, d.value) for d in status_.details] == [
@@ -325,7 +328,7 @@ def test_build_is_cancelled_when_call_session_or_connection_ends(tmp_path: Path,
         async def solve() -> None:
             with scope:
                 try:
-                    await client.solve(Definition=GRAPH)
+                    await client.solve(Definition=GRAPH, Internal=True)
                 except RpcError as error:
                     errors.append(error)
 
@@ -424,7 +427,7 @@ def test_invalid_solve_requests_are_refused(tmp_path: Path, request_: dict[str, 
 def test_unknown_session_build_and_build_id_are_refused(tmp_path: Path) -> None:
     async def test(client: Client) -> None:
         with pytest.raises(RpcError, match="no active session for s1"):
-            await client.solve(Definition=GRAPH)
+            await client.solve(Definition=GRAPH, Internal=True)
         with pytest.raises(RpcError, match="no such job other"):
             await client.status("other")
         with pytest.raises(RpcError, match="buildid"):
@@ -466,12 +469,12 @@ def test_reference_of_a_running_build_is_refused(tmp_path: Path) -> None:
 
             async def first() -> None:
                 with pytest.raises(RpcError):
-                    await client.solve(Definition=GRAPH)
+                    await client.solve(Definition=GRAPH, Internal=True)
 
             nursery.start_soon(first)
             await trio.testing.wait_all_tasks_blocked(0.05)
             with pytest.raises(RpcError, match="exists already"):
-                await client.solve(Definition=GRAPH)
+                await client.solve(Definition=GRAPH, Internal=True)
             client.builds.cancel("b1")
 
     control_test(test, tmp_path, solver=hanging(cancelled))
@@ -479,11 +482,11 @@ def test_reference_of_a_running_build_is_refused(tmp_path: Path) -> None:
 
 def test_finished_builds_are_forgotten_after_a_delay(tmp_path: Path) -> None:
     async def test(client: Client) -> None:
-        await client.solve(Frontend="dockerfile.v0")
+        await client.solve(Frontend="dockerfile.v0", Internal=True)
         assert len(client.builds) == 1
         await trio.sleep(11)
         assert len(client.builds) == 0
-        await client.solve(Frontend="dockerfile.v0")
+        await client.solve(Frontend="dockerfile.v0", Internal=True)
 
     control_test(test, tmp_path, clock=trio.testing.MockClock(autojump_threshold=0))
 
@@ -537,7 +540,7 @@ def test_session_in_a_control_stream_serves_secrets(tmp_path: Path) -> None:
         headers = [("x-docker-expose-session-uuid", "s1"), ("x-docker-expose-session-grpc-method", SECRET)]
         async with client.connection.call(CONTROL + "Session", headers) as call, trio.open_nursery() as nursery:
             nursery.start_soon(Connection(Tunnel(call), handlers={SECRET: secret}).run)
-            await client.solve(Definition=GRAPH)
+            await client.solve(Definition=GRAPH, Internal=True)
             nursery.cancel_scope.cancel()
 
     solver: Any = Solver()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -13,6 +14,7 @@ from orlop_build_dockerfile.contracts import Backend, BuildFailed, CacheRecord, 
 from orlop_build_dockerfile.control.builds import Builds
 from orlop_build_dockerfile.control.service import Control, client_session
 from orlop_build_dockerfile.grpc import Connection
+from orlop_build_dockerfile.history.store import History
 from orlop_build_dockerfile.session import Sessions
 from orlop_build_dockerfile.solver import open_solver
 from orlop_sdk import InvalidParameter
@@ -21,12 +23,12 @@ __all__ = ["DockerfileBuilder", "open_builder"]
 
 
 class DockerfileBuilder:
-    def __init__(self, solver: Solver, settings: Settings, nursery: trio.Nursery) -> None:
+    def __init__(self, solver: Solver, settings: Settings, history: History, nursery: trio.Nursery) -> None:
         self._solver = solver
         self._sessions = Sessions()
         self._builds = Builds(self._sessions, nursery)
         self._classic = ClassicEndpoint(solver, self._sessions, self._builds)
-        self._control = Control(solver, settings, self._sessions, self._builds)
+        self._control = Control(solver, settings, self._sessions, self._builds, history, nursery)
 
     async def serve(self, client: Client, connection: trio.SocketStream) -> None:
         if client.kind == "grpc":
@@ -97,6 +99,8 @@ def _conditions(filters: Mapping[str, Sequence[str]]) -> list[str]:
 @asynccontextmanager
 async def open_builder(settings: Settings, backend: Backend) -> AsyncIterator[DockerfileBuilder]:
     """The builder, for as long as the block lasts. At its end no build runs any more."""
+    history = History(os.path.join(settings.root, "history"), settings.history_age, settings.history_entries)
+    await history.open()
     async with open_solver(backend, settings) as solver, trio.open_nursery() as nursery:
-        yield DockerfileBuilder(solver, settings, nursery)
+        yield DockerfileBuilder(solver, settings, history, nursery)
         nursery.cancel_scope.cancel()

@@ -52,6 +52,9 @@ class Builds:
     def __len__(self) -> int:
         return len(self._builds)
 
+    def __contains__(self, ref: str) -> bool:
+        return ref in self._builds
+
     @asynccontextmanager
     async def open(self, ref: str) -> AsyncIterator[ActiveBuild]:
         """A new build, until the end of the block. Its progress may be read for a while afterwards."""

@@ -17,6 +17,9 @@ from orlop_build_dockerfile.gateway.bridge import Bridge
 from orlop_build_dockerfile.gateway.state import FrontendState
 from orlop_build_dockerfile.gateway.worker import Worker
 from orlop_build_dockerfile.grpc import Call, Code, Connection, Handler
+from orlop_build_dockerfile.history.recorder import Recorder, Recording
+from orlop_build_dockerfile.history.service import HistoryService
+from orlop_build_dockerfile.history.store import History
 from orlop_build_dockerfile.nurseries import nursery
 from orlop_build_dockerfile.pb import control_pb2 as pb
 from orlop_build_dockerfile.session import ClientSession, Sessions
@@ -33,8 +36,17 @@ _SERVING = b"\x08\x01"  # HealthCheckResponse{status: SERVING}
 class Control:
     """`handlers` are those of a server connection. `settings` has the entitlements that builds may be given."""
 
-    def __init__(self, solver: Solver, settings: Settings, sessions: Sessions, builds: Builds) -> None:
+    def __init__(
+        self,
+        solver: Solver,
+        settings: Settings,
+        sessions: Sessions,
+        builds: Builds,
+        history: History,
+        nursery: trio.Nursery,
+    ) -> None:
         self._solver, self._settings, self._sessions, self._builds = solver, settings, sessions, builds
+        self._recorder, self._history = Recorder(history, nursery), HistoryService(history)
         self._worker = Worker(settings, solver.capabilities)
         methods: dict[str, Handler] = {
             _CONTROL + "Info": self._info,
@@ -46,6 +58,7 @@ class Control:
             _CONTROL + "Prune": self._prune,
             _HEALTH: self._health,
             _TRACES: self._traces,
+            **self._history.handlers,
             **Bridge(self._frontend, self._worker).handlers,
         }
         self.handlers: Mapping[str, Handler] = {path: translated(handler) for path, handler in methods.items()}
@@ -103,11 +116,13 @@ class Control:
     # --- builds
 
     async def _status(self, call: Call) -> None:
+        """Of a build in progress, or of one in the history."""
         request = pb.StatusRequest.FromString(await call.receive_one())
-        build = await self._builds.get(request.Ref)
+        ended = request.Ref not in self._builds and self._history.has_ended(request.Ref)
+        found = self._history.reports(request.Ref) if ended else (await self._builds.get(request.Ref)).reports.read()
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         call.start([("buildkit-current-timestamp", now)])
-        async with aclosing(build.reports.read()) as reports:
+        async with aclosing(found) as reports:
             async for report in reports:
                 await call.send(report)
 
@@ -115,13 +130,18 @@ class Control:
         request = pb.SolveRequest.FromString(await call.receive_one())
         exports = self._exports(request)
         entitlements = self._entitlements(request.Entitlements)
-        async with self._builds.open(request.Ref) as build:
-            session = await self._sessions.get(request.Session)
-            build.session, build.entitlements = session, entitlements
-            build.cache_exports = [CacheTarget(each.Type, dict(each.Attrs)) for each in request.Cache.Exports]
-            build.cache_imports = [CacheTarget(each.Type, dict(each.Attrs)) for each in request.Cache.Imports]
-            build.frontend.inputs = dict(request.FrontendInputs)
-            response = await self._run(build, session, request, exports)
+        recording = Recording()
+        try:
+            async with self._builds.open(request.Ref) as build:
+                with self._recorder.record(recording, request, build.reports):
+                    session = await self._sessions.get(request.Session)
+                    build.session, build.entitlements = session, entitlements
+                    build.cache_exports = [CacheTarget(each.Type, dict(each.Attrs)) for each in request.Cache.Exports]
+                    build.cache_imports = [CacheTarget(each.Type, dict(each.Attrs)) for each in request.Cache.Imports]
+                    build.frontend.inputs = dict(request.FrontendInputs)
+                    response = recording.response = await self._run(build, session, request, exports)
+        finally:
+            await recording.stored()
         await call.send(pb.SolveResponse(ExporterResponse=response).SerializeToString())
 
     async def _run(

@@ -6,10 +6,10 @@ import os
 import re
 
 from orlop_build_dockerfile.contracts import Policy
-from orlop_build_dockerfile.keys import Collection, Rule
+from orlop_build_dockerfile.keys import Collection, History, Rule
 from orlop_sdk.sizes import parse_size
 
-__all__ = ["PolicyError", "policies"]
+__all__ = ["PolicyError", "history_limits", "policies"]
 
 _TEMPORARY = 512 << 20
 _TWO_DAYS, _TWO_MONTHS = 48 * 3600, 60 * 24 * 3600
@@ -68,10 +68,17 @@ def _size(name: str, text: str) -> int:
         raise PolicyError(f"invalid {name} in builder.gc: {error}") from None
 
 
-def duration(text: str) -> int:
+def history_limits(history: History) -> tuple[float, int]:
+    """Seconds and number of records. Raises `PolicyError`."""
+    if history.max_entries < 0:
+        raise PolicyError(f"invalid number in builder.history: maxEntries is {history.max_entries}")
+    return duration(history.max_age, "builder.history"), history.max_entries
+
+
+def duration(text: str, key: str = "builder.gc") -> int:
     """A duration in Go's form ("48h", "1h30m") in seconds."""
     if not _DURATION.fullmatch(text):
-        raise PolicyError(f'invalid duration in builder.gc: "{text}" (48h, for example)')
+        raise PolicyError(f'invalid duration in {key}: "{text}" (48h, for example)')
     return int(sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text)))
 
 

@@ -35,7 +35,7 @@ from orlop_sdk import Conflict, DeadlineExceeded, Unavailable
 from . import messages
 from .bodies import BuildAnswer
 from .link import Link
-from .policies import policies
+from .policies import history_limits, policies
 from .requests import Requests
 
 __all__ = ["IDLE", "PROGRAM", "Supervisor"]
@@ -205,6 +205,7 @@ class Supervisor:
         proxies = engine.config.proxies
         gateways = engine.networks.host_gateways()
         restricted = self.scope.is_restricted or bool(self._domain)
+        history_age, history_entries = history_limits(own.history)
         return Settings(
             root=self._root,
             runtime=run,
@@ -225,6 +226,8 @@ class Supervisor:
             policies=policies(own.gc, config.data_root) if own.gc.enabled else (),
             entitlements=tuple(name for name, value in allowed.items() if value and not restricted),
             public_only=restricted,
+            history_age=history_age,
+            history_entries=history_entries,
         )
 
     async def _supervise(self, process: _Process) -> None:

@@ -302,14 +302,18 @@ class InfoResponse(_message.Message):
     def __init__(self, buildkitVersion: _Optional[_Union[BuildkitVersion, _Mapping]] = ...) -> None: ...
 
 class BuildHistoryRequest(_message.Message):
-    __slots__ = ("ActiveOnly", "Ref", "EarlyExit")
+    __slots__ = ("ActiveOnly", "Ref", "EarlyExit", "Filter", "Limit")
     ACTIVEONLY_FIELD_NUMBER: _ClassVar[int]
     REF_FIELD_NUMBER: _ClassVar[int]
     EARLYEXIT_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
     ActiveOnly: bool
     Ref: str
     EarlyExit: bool
-    def __init__(self, ActiveOnly: _Optional[bool] = ..., Ref: _Optional[str] = ..., EarlyExit: _Optional[bool] = ...) -> None: ...
+    Filter: _containers.RepeatedScalarFieldContainer[str]
+    Limit: int
+    def __init__(self, ActiveOnly: _Optional[bool] = ..., Ref: _Optional[str] = ..., EarlyExit: _Optional[bool] = ..., Filter: _Optional[_Iterable[str]] = ..., Limit: _Optional[int] = ...) -> None: ...
 
 class BuildHistoryEvent(_message.Message):
     __slots__ = ("type", "record")
@@ -320,7 +324,7 @@ class BuildHistoryEvent(_message.Message):
     def __init__(self, type: _Optional[int] = ..., record: _Optional[_Union[BuildHistoryRecord, _Mapping]] = ...) -> None: ...
 
 class BuildHistoryRecord(_message.Message):
-    __slots__ = ("Ref", "Frontend", "FrontendAttrs", "Exporters", "error", "CreatedAt", "CompletedAt", "logs", "ExporterResponse", "trace", "numCachedSteps", "numTotalSteps", "numCompletedSteps")
+    __slots__ = ("Ref", "Frontend", "FrontendAttrs", "Exporters", "error", "CreatedAt", "CompletedAt", "logs", "ExporterResponse", "Result", "Results", "Generation", "trace", "pinned", "numCachedSteps", "numTotalSteps", "numCompletedSteps", "externalError", "numWarnings")
     class FrontendAttrsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -335,6 +339,13 @@ class BuildHistoryRecord(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class ResultsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: BuildResultInfo
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[BuildResultInfo, _Mapping]] = ...) -> None: ...
     REF_FIELD_NUMBER: _ClassVar[int]
     FRONTEND_FIELD_NUMBER: _ClassVar[int]
     FRONTENDATTRS_FIELD_NUMBER: _ClassVar[int]
@@ -344,10 +355,16 @@ class BuildHistoryRecord(_message.Message):
     COMPLETEDAT_FIELD_NUMBER: _ClassVar[int]
     LOGS_FIELD_NUMBER: _ClassVar[int]
     EXPORTERRESPONSE_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
     TRACE_FIELD_NUMBER: _ClassVar[int]
+    PINNED_FIELD_NUMBER: _ClassVar[int]
     NUMCACHEDSTEPS_FIELD_NUMBER: _ClassVar[int]
     NUMTOTALSTEPS_FIELD_NUMBER: _ClassVar[int]
     NUMCOMPLETEDSTEPS_FIELD_NUMBER: _ClassVar[int]
+    EXTERNALERROR_FIELD_NUMBER: _ClassVar[int]
+    NUMWARNINGS_FIELD_NUMBER: _ClassVar[int]
     Ref: str
     Frontend: str
     FrontendAttrs: _containers.ScalarMap[str, str]
@@ -357,11 +374,50 @@ class BuildHistoryRecord(_message.Message):
     CompletedAt: _timestamp_pb2.Timestamp
     logs: Descriptor
     ExporterResponse: _containers.ScalarMap[str, str]
+    Result: BuildResultInfo
+    Results: _containers.MessageMap[str, BuildResultInfo]
+    Generation: int
     trace: Descriptor
+    pinned: bool
     numCachedSteps: int
     numTotalSteps: int
     numCompletedSteps: int
-    def __init__(self, Ref: _Optional[str] = ..., Frontend: _Optional[str] = ..., FrontendAttrs: _Optional[_Mapping[str, str]] = ..., Exporters: _Optional[_Iterable[_Union[Exporter, _Mapping]]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., CreatedAt: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., CompletedAt: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., logs: _Optional[_Union[Descriptor, _Mapping]] = ..., ExporterResponse: _Optional[_Mapping[str, str]] = ..., trace: _Optional[_Union[Descriptor, _Mapping]] = ..., numCachedSteps: _Optional[int] = ..., numTotalSteps: _Optional[int] = ..., numCompletedSteps: _Optional[int] = ...) -> None: ...
+    externalError: Descriptor
+    numWarnings: int
+    def __init__(self, Ref: _Optional[str] = ..., Frontend: _Optional[str] = ..., FrontendAttrs: _Optional[_Mapping[str, str]] = ..., Exporters: _Optional[_Iterable[_Union[Exporter, _Mapping]]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., CreatedAt: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., CompletedAt: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., logs: _Optional[_Union[Descriptor, _Mapping]] = ..., ExporterResponse: _Optional[_Mapping[str, str]] = ..., Result: _Optional[_Union[BuildResultInfo, _Mapping]] = ..., Results: _Optional[_Mapping[str, BuildResultInfo]] = ..., Generation: _Optional[int] = ..., trace: _Optional[_Union[Descriptor, _Mapping]] = ..., pinned: _Optional[bool] = ..., numCachedSteps: _Optional[int] = ..., numTotalSteps: _Optional[int] = ..., numCompletedSteps: _Optional[int] = ..., externalError: _Optional[_Union[Descriptor, _Mapping]] = ..., numWarnings: _Optional[int] = ...) -> None: ...
+
+class UpdateBuildHistoryRequest(_message.Message):
+    __slots__ = ("Ref", "Pinned", "Delete", "Finalize")
+    REF_FIELD_NUMBER: _ClassVar[int]
+    PINNED_FIELD_NUMBER: _ClassVar[int]
+    DELETE_FIELD_NUMBER: _ClassVar[int]
+    FINALIZE_FIELD_NUMBER: _ClassVar[int]
+    Ref: str
+    Pinned: bool
+    Delete: bool
+    Finalize: bool
+    def __init__(self, Ref: _Optional[str] = ..., Pinned: _Optional[bool] = ..., Delete: _Optional[bool] = ..., Finalize: _Optional[bool] = ...) -> None: ...
+
+class UpdateBuildHistoryResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class BuildResultInfo(_message.Message):
+    __slots__ = ("ResultDeprecated", "Attestations", "Results")
+    class ResultsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: Descriptor
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[_Union[Descriptor, _Mapping]] = ...) -> None: ...
+    RESULTDEPRECATED_FIELD_NUMBER: _ClassVar[int]
+    ATTESTATIONS_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    ResultDeprecated: Descriptor
+    Attestations: _containers.RepeatedCompositeFieldContainer[Descriptor]
+    Results: _containers.MessageMap[int, Descriptor]
+    def __init__(self, ResultDeprecated: _Optional[_Union[Descriptor, _Mapping]] = ..., Attestations: _Optional[_Iterable[_Union[Descriptor, _Mapping]]] = ..., Results: _Optional[_Mapping[int, Descriptor]] = ...) -> None: ...
 
 class Descriptor(_message.Message):
     __slots__ = ("media_type", "digest", "size", "annotations")

@@ -1,0 +1,9 @@
+"""The history of builds, as `docker buildx history` shows it: what each build was asked for, how it ended, what it printed.
+
+   store.py      records and blobs on disk, their limits, listeners
+   recorder.py   what a build reports, written while it runs
+   trace.py      the steps of a build as spans
+   service.py    the calls of clients
+
+A record is written when its build has ended. A builder that is killed loses the records of its builds in progress.
+"""
