@@ -80,8 +80,8 @@ def convert_arg(builder: StageBuilder, arg: ins.Arg) -> None:
         outline.used.add(pair.name)
         builder.state.args[pair.name] = value
         builder.state.declared.add(pair.name)
-        own = value if pair.value is not None else None  # of an ARG without a default, BuildKit does not record the value
-        shown.append(pair.name if own is None else f"{pair.name}={own}")
+        # The history has the default, not the client's value, as in BuildKit 0.13
+        shown.append(pair.name if pair.value is None else f"{pair.name}={builder.expand(pair.value, arg)}")
     builder.record("ARG " + " ".join(shown))
 
 

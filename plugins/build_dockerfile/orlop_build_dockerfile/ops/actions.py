@@ -134,7 +134,10 @@ def _open_file(root: int, path: str) -> int:
 def mkdir(target: int, action: ops_pb2.FileActionMkDir, owner: tuple[int, int] | None) -> None:
     attributes, mode = attributes_of(owner, action.timestamp), action.mode & 0o7777
     if action.makeParents:
-        os.close(make_directories(target, action.path, mode, attributes))
+        try:
+            os.close(make_directories(target, action.path, mode, attributes))
+        except NotADirectoryError as error:
+            raise BuildFailed(f"mkdir {clean(action.path)}: not a directory") from error
         return
     parent, name = parent_of(target, action.path)
     with opened(parent):

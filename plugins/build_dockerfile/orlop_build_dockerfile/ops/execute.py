@@ -60,7 +60,7 @@ def _check_entitlements(job: SolverJob, op: ops_pb2.ExecOp) -> None:
         wanted.append("security.insecure")
     for name in wanted:
         if name not in job.build.entitlements:
-            raise BuildFailed(f"failed to load LLB: {name} is not allowed", code=7)
+            raise BuildFailed(f"failed to load LLB: {name} is not allowed")
 
 
 def _normalized(op: ops_pb2.Op) -> ops_pb2.Op:
@@ -134,7 +134,8 @@ async def _run(job: SolverJob, vertex: Vertex, inputs: list[Value], shown: Shown
                 code = await run_step(job, step, shown)
             except OrlopError as error:
                 if _NOT_STARTED not in str(error):
-                    raise
+                    command = quote(" ".join(op.meta.args))
+                    raise BuildFailed(f"process {command} did not complete successfully: {error}") from error
                 shown.log(f"{error}\n".encode(), 2)  # as runc prints it in BuildKit
                 raise _failed(op, 1) from error
             if code not in (op.meta.validExitCodes or (0,)):
