@@ -221,3 +221,17 @@ def test_digest_without_writing_equals_that_of_the_tar(tmp_path):
     assert (measurer.digest, measurer.size) == (f"sha256:{hashlib.sha256(data).hexdigest()}", len(data))
     if (os.getuid(), os.getgid()) == (0, 0):  # owners are in it
         assert measurer.digest == "sha256:064ffdf58431b9fcb132935c4e53da6b07daf032393d311e243727d6d6de2f42"
+
+
+def test_times_after_the_latest_one_become_it(tmp_path):
+    for name, at in (("old", 5), ("new", 500)):
+        (tmp_path / name).write_text(name)
+        os.utime(tmp_path / name, (at, at))
+    for latest, times in ((100, [5, 100]), (None, [5, 500])):
+        data = packed(
+            tmp_path,
+            lambda packer, root: [packer.tree(root, name, name.encode()) for name in ("old", "new")],
+            latest=latest,
+        )
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            assert [member.mtime for member in tar] == times

@@ -36,10 +36,10 @@ class Packing:
         finally:
             os.close(listed)
 
-    async def measure(self, key: str) -> tuple[str, int]:
-        """The digest and the length of the tar of a snapshot's difference from its parent."""
+    async def measure(self, key: str, latest: int | None = None) -> tuple[str, int]:
+        """The digest and the length of the tar of a snapshot's difference from its parent. `latest`: see `tar`."""
         async with self._changes(key) as (view, listed):
-            request = Pack(view, layer=True, sparse=False, measure=True)
+            request = Pack(view, layer=True, sparse=False, measure=True, latest=latest)
             async with worker(self._zygote, request, (listed,)) as channel:
                 answer = await AnswerReader(channel).next()
         if not isinstance(answer, Done):
@@ -47,10 +47,10 @@ class Packing:
         return answer.diff_id, answer.size
 
     @asynccontextmanager
-    async def tar(self, key: str) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The tar itself."""
+    async def tar(self, key: str, latest: int | None = None) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The tar itself. `latest`: with later times of files written as this one (seconds since 1970)."""
         async with self._changes(key) as (view, listed):
-            request = Pack(view, layer=True, sparse=False)
+            request = Pack(view, layer=True, sparse=False, latest=latest)
             pieces = await packed(self._zygote, request, (listed,), f"pack snapshot {key}", AsyncExitStack())
             async with aclosing(pieces):
                 yield pieces

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -50,10 +51,14 @@ def go_mode(mode: int) -> int:
 
 
 class Packer:
-    """Writes a tar stream to the descriptor `out`. `sparse`: leave out holes of files. `tick` is called often."""
+    """Writes a tar stream to the descriptor `out`. `sparse`: leave out holes of files. `latest`: later times of files are
+    written as this one (seconds). `tick` is called often."""
 
-    def __init__(self, out: int, *, sparse: bool = True, tick: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, out: int, *, sparse: bool = True, latest: int | None = None, tick: Callable[[], None] = lambda: None
+    ) -> None:
         self._out, self._sparse, self._tick = out, sparse, tick
+        self._latest = math.inf if latest is None else latest
         self._pending = bytearray()
         self._links: dict[tuple[int, int], bytes] = {}
         self.entries = 0
@@ -116,7 +121,7 @@ class Packer:
     def directory_entry(self, fd: int, shown: bytes) -> None:
         """Pack an open directory without its content."""
         info = os.fstat(fd)
-        self._head(_described(shown + b"/", b"5", info, _xattrs(fd)))
+        self._head(self._described(shown + b"/", b"5", info, _xattrs(fd)))
 
     def one(self, parent: int, name: str, shown: bytes) -> None:
         """Pack `name` in the directory `parent`; of a directory, not its content."""
@@ -133,6 +138,22 @@ class Packer:
     def empty(self, shown: bytes) -> None:
         """Pack an empty file, used as a whiteout."""
         self._head(Entry(shown, b"0", 0o644, 0, 0, 0, 0, b"", 0, 0))
+
+    def _described(self, shown: bytes, kind: bytes, info: os.stat_result, xattrs: object, link: bytes = b"") -> Entry:
+        device = kind in b"34"
+        return Entry(
+            shown,
+            kind,
+            stat.S_IMODE(info.st_mode),
+            info.st_uid,
+            info.st_gid,
+            0,
+            int(min(info.st_mtime, self._latest)) * 1_000_000_000,
+            link,
+            os.major(info.st_rdev) if device else 0,
+            os.minor(info.st_rdev) if device else 0,
+            list(xattrs),  # type: ignore[call-overload]
+        )
 
     def _head(self, entry: Entry, sparse: tuple[int, bytes] | None = None) -> None:
         self.entries += 1
@@ -152,9 +173,9 @@ class Packer:
                 target = os.readlink(name, dir_fd=parent)
             except OSError:
                 return  # replaced since
-            self._head(_described(shown, kind, info, (), link=os.fsencode(target)))
+            self._head(self._described(shown, kind, info, (), link=os.fsencode(target)))
         else:
-            self._head(_described(shown, kind, info, ()))
+            self._head(self._described(shown, kind, info, ()))
 
     def _is_again(self, shown: bytes, info: os.stat_result) -> bool:
         """If this is another name of a file that was packed already, pack a hard link and return true."""
@@ -163,7 +184,7 @@ class Packer:
         first = self._links.setdefault((info.st_dev, info.st_ino), shown)
         if first == shown:
             return False
-        self._head(_described(shown, b"1", info, (), link=first))
+        self._head(self._described(shown, b"1", info, (), link=first))
         return True
 
     def _file(self, parent: int, name: str, shown: bytes) -> None:
@@ -178,7 +199,7 @@ class Packer:
             if not stat.S_ISREG(info.st_mode) or self._is_again(shown, info):
                 return
             # The only xattr is security.capability, which matters only for executable files
-            entry = _described(shown, b"0", info, _xattrs(fd) if info.st_mode & 0o111 else ())
+            entry = self._described(shown, b"0", info, _xattrs(fd) if info.st_mode & 0o111 else ())
             if self._sparse and info.st_size > _SPARSE and info.st_blocks * 512 < info.st_size // 2:
                 self._holes(fd, entry, info.st_size)
                 return
@@ -245,8 +266,8 @@ class Packer:
 class Measurer(Packer):
     """Hashes the tar stream instead of writing it."""
 
-    def __init__(self, *, sparse: bool = True) -> None:
-        super().__init__(-1, sparse=sparse)
+    def __init__(self, *, sparse: bool = True, latest: int | None = None) -> None:
+        super().__init__(-1, sparse=sparse, latest=latest)
         self._hash = hashlib.sha256()
         self._buffer = bytearray(_PIECE)
         self.size = 0
@@ -290,20 +311,3 @@ def _xattrs(fd: int) -> list[tuple[bytes, bytes]]:
         except OSError:
             continue  # the file has no such xattr, or the file system supports none
     return found
-
-
-def _described(shown: bytes, kind: bytes, info: os.stat_result, xattrs: object, link: bytes = b"") -> Entry:
-    device = kind in b"34"
-    return Entry(
-        shown,
-        kind,
-        stat.S_IMODE(info.st_mode),
-        info.st_uid,
-        info.st_gid,
-        0,
-        int(info.st_mtime) * 1_000_000_000,
-        link,
-        os.major(info.st_rdev) if device else 0,
-        os.minor(info.st_rdev) if device else 0,
-        list(xattrs),  # type: ignore[call-overload]
-    )

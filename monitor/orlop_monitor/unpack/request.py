@@ -145,13 +145,14 @@ class Pack(msgspec.Struct, frozen=True, tag=True):
     """Write a tar stream to the last descriptor: of `path`, under its last component; of the whole root when `path` is "";
     or, with `layer`, of the changes listed in the file of the descriptor before. `sparse`: leave out holes (pax format 1.0,
     which most tar programs read). `measure`: write nothing, and answer with the digest and the length of the stream; then
-    there is no descriptor to write to."""
+    there is no descriptor to write to. `latest`: later times of files are written as this one (seconds since 1970)."""
 
     view: View
     path: str = ""
     layer: bool = False
     sparse: bool = True
     measure: bool = False
+    latest: int | None = None
 
 
 class ExtractInto(msgspec.Struct, frozen=True, tag=True):

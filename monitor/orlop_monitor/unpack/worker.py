@@ -210,7 +210,11 @@ def _stat_path(connection: socket.socket, request: StatPath, fds: list[int]) -> 
 def _pack(connection: socket.socket, request: Pack, fds: list[int]) -> Done:
     _enter(request.view, fds)
     out = -1 if request.measure else fds.pop()
-    packer = Measurer(sparse=request.sparse) if request.measure else Packer(out, sparse=request.sparse)
+    packer = (
+        Measurer(sparse=request.sparse, latest=request.latest)
+        if request.measure
+        else Packer(out, sparse=request.sparse, latest=request.latest)
+    )
     if request.path:
         resolved = view.ResolvedPath(request.path)
         connection.sendall(encode(view.describe(resolved)))
