@@ -14,7 +14,8 @@ import hashlib
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import IO, Literal, Protocol, cast
 
@@ -33,17 +34,27 @@ from .progress import Report, amount
 from .records import Layer
 from .shared import SharedWork
 
-__all__ = ["Compression", "Expand", "LayerCompression"]
+__all__ = ["PLAIN", "Compression", "Expand", "LayerCompression", "Recipe"]
 
 Compression = Literal["gzip", "zstd"]
 Expand = Callable[[AsyncIterable[bytes], int], Awaitable[None]]
 
+PLAIN = "uncompressed"
 _PUSHABLE = ("gzip", "zstd")
 _GZIP_LEVEL = 1  # of isal's 0..3: 2 and 3 are a third slower and save 2 %
 _ZSTD_LEVEL = 3  # zstd's default
 _BLOCK = 256 << 10
 _THREADS = min(4, os.cpu_count() or 1)
 _REPORT_EVERY = 0.1  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a layer shall be stored: as `kind` (`PLAIN` for a tar that is not compressed). `level` is gzip's 0 to 9 or zstd's
+    0 to 22, -1 for the usual one."""
+
+    kind: Compression | Literal["uncompressed"]
+    level: int = -1
 
 
 class _Sink(Protocol):
@@ -65,15 +76,19 @@ class _Output:
 
 
 @contextmanager
-def _compressor(kind: Compression, output: _Output) -> Iterator[_Sink]:
-    if kind == "gzip":
+def _compressor(recipe: Recipe, output: _Output) -> Iterator[_Sink]:
+    if recipe.kind == PLAIN:
+        yield output
+    elif recipe.kind == "gzip":
         raw = cast(IO[bytes], output)
-        options = {"compresslevel": _GZIP_LEVEL, "threads": _THREADS, "block_size": _BLOCK}
+        level = _GZIP_LEVEL if recipe.level < 0 else min(3, -(-recipe.level // 3))  # zlib's levels, of which isal has four
+        options = {"compresslevel": level, "threads": _THREADS, "block_size": _BLOCK}
         with igzip_threaded.open(raw, "wb", **options) as writer:  # type: ignore[no-untyped-call]
             yield cast(_Sink, writer)
     else:
         # On one thread: with more, zstd takes 40 MB
-        with zstandard.ZstdCompressor(level=_ZSTD_LEVEL).stream_writer(cast(IO[bytes], output), closefd=False) as frames:
+        compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL if recipe.level < 0 else recipe.level)
+        with compressor.stream_writer(cast(IO[bytes], output), closefd=False) as frames:
             yield frames
 
 
@@ -112,6 +127,22 @@ class LayerCompression:
             if self._image_store.content.has(done.blob):  # else it was collected before this lease held it
                 return done
 
+    async def converted(
+        self,
+        layer: Layer,
+        recipe: Recipe,
+        lease: Lease,
+        report: Report,
+        opened: Callable[[], AbstractAsyncContextManager[int]] | None = None,
+    ) -> Layer:
+        """The layer with a blob as the recipe says; images keep the blob that they have. The lease holds it. `opened` opens
+        the layer's tar, if the layer is not one of the image store."""
+        if layer.blob and recipe.level < 0:
+            kind = await compression_of(self._image_store.content, layer)
+            if (kind or PLAIN) == recipe.kind:
+                return layer
+        return await self._convert(layer, recipe, lease, report, opened)
+
     async def _make(self, layer: Layer, report: Report) -> Layer:
         store = self._image_store
         known = store.catalog.layer(layer.chain_id)
@@ -122,29 +153,40 @@ class LayerCompression:
         ):
             return known
         with store.leases.hold() as lease:
-            lease.chains.add(layer.chain_id)  # a layer without a blob is read from its files
-            await store.hold(lease, blob=layer.blob)
-            ingest = await store.content.ingest(None)
-            try:
-                async with self._open_plain(layer) as fd:
-                    await trio.to_thread.run_sync(self._copy, fd, layer, ingest, report, limiter=self._limiter)
-                size = ingest.offset
-                digest = await ingest.commit(lambda digest: store.hold(lease, blob=digest))
-            except DamagedBlob:
-                if layer.blob:
-                    await store.quarantine(layer.blob)
-                raise
-            except OSError as error:
-                raise DriverError(f"cannot compress layer {layer.diff_id}: {error.strerror or error}") from error
-            finally:
-                ingest.abandon()
-            done = replace(layer, blob=digest, media_type="", blob_size=size)
+            done = await self._convert(layer, Recipe(self._kind()), lease, report)
             await store.replace_layer(done)
             return done
 
+    async def _convert(
+        self,
+        layer: Layer,
+        recipe: Recipe,
+        lease: Lease,
+        report: Report,
+        opened: Callable[[], AbstractAsyncContextManager[int]] | None = None,
+    ) -> Layer:
+        store = self._image_store
+        lease.chains.update(filter(None, (layer.chain_id,)))  # a layer without a blob is read from its files
+        await store.hold(lease, blob=layer.blob)
+        ingest = await store.content.ingest(None)
+        try:
+            async with opened() if opened else self._open_plain(layer) as fd:
+                await trio.to_thread.run_sync(self._copy, fd, layer, recipe, ingest, report, limiter=self._limiter)
+            size = ingest.offset
+            digest = await ingest.commit(lambda digest: store.hold(lease, blob=digest))
+        except DamagedBlob:
+            if layer.blob:
+                await store.quarantine(layer.blob)
+            raise
+        except OSError as error:
+            raise DriverError(f"cannot compress layer {layer.diff_id}: {error.strerror or error}") from error
+        finally:
+            ingest.abandon()
+        return replace(layer, blob=digest, media_type="", blob_size=size)
+
     @asynccontextmanager
     async def _open_plain(self, layer: Layer) -> AsyncIterator[int]:
-        """The layer's tar. An archive may have brought it in bzip2 or xz: it is decompressed first."""
+        """The layer's tar. A blob that is compressed, as an archive may have brought it, is decompressed first."""
         content = self._image_store.content
         async with open_layer(content, layer) as fd:
             if not await compression_of(content, layer):
@@ -159,11 +201,11 @@ class LayerCompression:
             finally:
                 os.close(spool)
 
-    def _copy(self, fd: int, layer: Layer, ingest: Ingest, report: Report) -> None:
+    def _copy(self, fd: int, layer: Layer, recipe: Recipe, ingest: Ingest, report: Report) -> None:
         """On a thread."""
         id, found, done = layer.diff_id.removeprefix("sha256:")[:12], hashlib.sha256(), 0
         reported = time.monotonic()
-        with _compressor(self._kind(), _Output(ingest)) as sink:
+        with _compressor(recipe, _Output(ingest)) as sink:
             for block in _blocks(iter(partial(os.read, fd, _BLOCK), b"")):
                 trio.from_thread.check_cancelled()
                 found.update(block)

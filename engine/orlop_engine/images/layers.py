@@ -251,6 +251,16 @@ class Layers:
         else:
             await self._storage.commit(key, chain_id)
 
+    async def write_blob(self, key: str, blob: str, diff_id: str) -> None:
+        """Unpack a blob into the active snapshot `key`, which is the caller's."""
+        source = self._content.open(blob)
+        try:
+            async with self._writing:
+                await trio.to_thread.run_sync(self._check_space, blob, source)
+                await self._write(key, source, diff_id, None)
+        finally:
+            os.close(source)
+
     def _check_space(self, blob: str, source: int) -> None:
         size = least_unpacked(source, os.fstat(source).st_size)
         self._content.space.check(f"unpack layer {blob.removeprefix('sha256:')[:12]}", unpacked=size)

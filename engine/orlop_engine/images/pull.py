@@ -33,6 +33,7 @@ from .registry_auth import ANONYMOUS, Credentials
 from .registry_errors import RegistryError, translate
 from .registry_rules import check_pull
 from .sources import Sources
+from .tasks import run_all
 
 if TYPE_CHECKING:
     from .destinations import Refuse
@@ -133,6 +134,32 @@ class Puller:
         except RegistryError as error:
             raise translate(error, reference) from error
         return Resolved(documents.digest(plan.kept[-1]), plan.raw)
+
+    async def manifest(self, request: PullRequest) -> tuple[str, bytes]:
+        """See `Transfers.fetch_manifest`."""
+        reference = request.reference.with_default_tag()
+        check_pull(self._connector.config.registry_rules, reference)
+        sources = await self._connector.sources(Access(reference, request.credentials, request.refuse))
+        try:
+            async with sources.borrowed():
+                return await self._downloads.repeat(partial(sources.manifest, reference.digest or reference.tag))
+        except RegistryError as error:
+            raise translate(error, reference) from error
+
+    async def blobs(self, request: PullRequest, blobs: Sequence[Descriptor], lease: Lease, report: Report) -> None:
+        """See `Transfers.fetch_blobs`."""
+        check_pull(self._connector.config.registry_rules, request.reference)
+        lease.blobs.update(blob.digest for blob in blobs)
+        await self._image_store.barrier()
+        content = self._image_store.content
+        missing = [blob for blob in blobs if not content.has(blob.digest)]
+        content.space.check(f"pull {request.reference.familiar}", stored=sum(blob.size for blob in missing))
+        sources = await self._connector.sources(Access(request.reference, request.credentials, request.refuse))
+        try:
+            async with sources.borrowed():
+                await run_all(partial(self._downloads.fetch, sources, blob, report) for blob in missing)
+        except RegistryError as error:
+            raise translate(error, request.reference) from error
 
     async def _tag(self, sources: Sources, request: PullRequest, tag: str, report: Report) -> bool:
         reference = request.reference.with_tag(tag)

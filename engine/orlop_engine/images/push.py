@@ -44,7 +44,7 @@ from .upload import Uploads
 if TYPE_CHECKING:
     from .transfers import PushRequest
 
-__all__ = ["Pusher"]
+__all__ = ["Pusher", "translate"]
 
 
 class Pusher:
@@ -68,7 +68,7 @@ class Pusher:
                         name
                     )
         except RegistryError as error:
-            raise _translate(error) from error
+            raise translate(error) from error
 
     def _choose(self, request: PushRequest) -> list[Reference]:
         """The names to push. The client must be allowed to read each image."""
@@ -243,7 +243,7 @@ def _aux(**fields: Any) -> Record:
     return replace(state("", ""), status=None, aux=fields)
 
 
-def _translate(error: RegistryError) -> OrlopError:
+def translate(error: RegistryError) -> OrlopError:
     """The error that the client of a push gets."""
     if error.code == "UNAUTHORIZED":
         return Unauthorized(NO_CREDENTIALS if str(error).endswith(NO_CREDENTIALS) else str(error))

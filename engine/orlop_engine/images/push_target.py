@@ -56,10 +56,10 @@ class PushTarget:
             await self.image_store.quarantine(layer.blob)
             raise
 
-    async def blob(self, blob: Descriptor) -> None:
-        """Upload another blob of the content store; it is not reported."""
+    async def blob(self, blob: Descriptor, id: str = "") -> None:
+        """Upload another blob of the content store. Reported under `id`, if there is one."""
         opened = partial(self._open, blob)
-        upload = BlobUpload(blob.digest, blob.size, "", opened, self._mounts(blob.digest))
+        upload = BlobUpload(blob.digest, blob.size, id, opened, self._mounts(blob.digest))
         await self.uploads.upload(self._registry, upload, self.report)
 
     async def has(self, manifest: Descriptor, data: bytes) -> bool:

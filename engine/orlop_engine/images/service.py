@@ -322,6 +322,11 @@ class Images:
         """Start a push. Read the `Progress` to its end, or close it to cancel."""
         return self._transfers.push(request)
 
+    @property
+    def transfers(self) -> Transfers:
+        """Pieces of pulls and pushes, for a builder."""
+        return self._transfers
+
     async def inspect_distribution(self, name: str, credentials: Credentials, refuse: Refuse | None = None) -> Distribution:
         """What a registry has under a name."""
         return await self._transfers.inspect(name, credentials, refuse)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import binascii
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, suppress
 
 import msgspec
 import trio
@@ -27,7 +27,7 @@ from orlop_sdk import DriverError, linux
 from .content import ContentStore, DigestMismatch, Ingest
 from .records import Layer
 
-__all__ = ["is_known", "open_tar", "pack", "paths_of", "pieces", "remove"]
+__all__ = ["is_known", "open_tar", "pack", "paths_of", "pieces", "remove", "spooled"]
 
 _PIECE = 1 << 20
 _LINE = 64 << 20
@@ -83,7 +83,7 @@ async def open_tar(content: ContentStore, layer: Layer) -> int:
     """A descriptor of the layer's tar, in an unnamed temporary file. The caller closes it, and compares the tar with the
     diffID."""
     if layer.snapshot:
-        return await _spooled(content, layer.snapshot)
+        return await spooled(content, content.packed(layer.snapshot))
     split, files = (os.path.join(content.root, path) for path in paths_of(layer.chain_id))
 
     def copy() -> int:
@@ -103,11 +103,12 @@ async def open_tar(content: ContentStore, layer: Layer) -> int:
         raise DriverError(f"cannot pack the files in {files} as a layer: {error}") from error
 
 
-async def _spooled(content: ContentStore, snapshot: str) -> int:
+async def spooled(content: ContentStore, source: AbstractAsyncContextManager[AsyncIterator[bytes]]) -> int:
+    """A descriptor of an unnamed temporary file with a stream's content, at its beginning. The caller closes it."""
     fd = content.spool()
     try:
         with os.fdopen(fd, "wb", closefd=False) as file:
-            async with content.packed(snapshot) as tar:
+            async with source as tar:
                 async for piece in tar:
                     await trio.to_thread.run_sync(file.write, piece)
         os.lseek(fd, 0, os.SEEK_SET)

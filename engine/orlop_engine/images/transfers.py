@@ -5,7 +5,7 @@ The HTTP client and the compressors are imported with the first operation that n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ import trio
 from orlop_engine.config import Config
 from orlop_engine.counters import Counters
 
-from .connector import Connector
+from .connector import Access, Connector
 from .download import Downloads
 from .image_store import ImageStore
 from .listing import Filters
@@ -32,7 +32,10 @@ if TYPE_CHECKING:
     from .compression import Expand, LayerCompression
     from .destinations import Refuse
     from .inspection import Distribution
+    from .leases import Lease
+    from .manifests import Descriptor
     from .platforms import Platform
+    from .push_documents import Document
     from .search import SearchResult
 
 __all__ = ["PushRequest", "Transfers"]
@@ -94,26 +97,68 @@ class Transfers:
 
         return Progress(self._nursery, run)
 
+    async def compression(self) -> LayerCompression:
+        """What stores layers in another form. One for all, because it does a layer's work once."""
+        await trio.to_thread.run_sync(import_module, f"{__package__}.push")
+        from .compression import LayerCompression
+
+        if self._compression is None:
+            self._compression = LayerCompression(
+                self._image_store,
+                self._nursery,
+                lambda: "zstd" if self._config.image_compression == "zstd" else "gzip",
+                self._expand,
+            )
+        return self._compression
+
     def push(self, request: PushRequest) -> Progress:
         async def run(report: Report) -> None:
             with self._counters.timed("image", "push"):
-                await trio.to_thread.run_sync(import_module, f"{__package__}.push")
-                from .compression import LayerCompression
+                compression = await self.compression()
                 from .push import Pusher
 
-                if self._compression is None:
-                    self._compression = LayerCompression(
-                        self._image_store,
-                        self._nursery,
-                        lambda: "zstd" if self._config.image_compression == "zstd" else "gzip",
-                        self._expand,
-                    )
-                await Pusher(self._image_store, self._uploads, self._compression, self._connector).push(request, report)
+                await Pusher(self._image_store, self._uploads, compression, self._connector).push(request, report)
             catalog = self._image_store.catalog
             found = catalog.references.get(request.reference.with_default_tag())
             self._tell("push", request.reference, catalog.images.get(found or ""))
 
         return Progress(self._nursery, run)
+
+    async def push_documents(
+        self,
+        request: PushRequest,
+        found: Sequence[Document],
+        shown: Mapping[str, str],
+        report: Report,
+        *,
+        by_digest: bool = False,
+    ) -> None:
+        """Push manifests and what they name. See `push_documents`."""
+        with self._counters.timed("image", "push"):
+            await self.compression()
+            from .push import translate
+            from .push_documents import push_documents
+            from .push_target import PushTarget
+            from .registry_errors import RegistryError
+            from .registry_push import PushRegistry
+            from .registry_rules import check_push
+
+            check_push(self._config.registry_rules, request.reference)
+            access = Access(request.reference, request.credentials, request.refuse)
+            try:
+                async with self._connector.target(PushRegistry, access) as registry:
+                    target = PushTarget(self._image_store, self._uploads, registry, request, request.reference, report)
+                    await push_documents(target, found, shown, by_digest=by_digest)
+            except RegistryError as error:
+                raise translate(error) from error
+
+    async def fetch_manifest(self, request: PullRequest) -> tuple[str, bytes]:
+        """The media type and the bytes of the manifest or index that a reference means at its registry now."""
+        return await self._puller.manifest(request)
+
+    async def fetch_blobs(self, request: PullRequest, blobs: Sequence[Descriptor], lease: Lease, report: Report) -> None:
+        """Download blobs of a repository. The lease holds them."""
+        await self._puller.blobs(request, blobs, lease, report)
 
     async def pull_to(self, request: PullRequest, report: Report) -> None:
         """Pull in the calling task."""
