@@ -255,6 +255,49 @@ def loopback() -> Iterator[str]:
     server.server_close()
 
 
+@pytest.mark.parametrize("name", ["web", "db", "noexec"])
+def test_exports_within_the_scope(listeners: Listeners, name: str) -> None:
+    text = f"FROM {BASE[name]}\nCOPY file /file\n"
+    file = {"file": f"of {name}\n"}
+    archive = listeners.context.parent / f"{name}.tar"
+    result = listeners.build(name, text, "-o", f"type=oci,dest={archive},name=ci/{name}:3", files=file)
+    assert result.code == 0, result.err
+    tag = f"ci/{name}:4"
+    result = listeners.build(name, text, "-t", tag, "--provenance=true", "--annotation", "a=b", "--cache-to", "type=inline")
+    assert result.code == 0, result.err
+    assert listeners.labels(tag).get(LABELS) == {"web": "web", "db": "db"}.get(name)
+    # The manifest is that of the image with the labels
+    saved = listeners.context.parent / f"{name}-saved.tar"
+    assert listeners.engine.docker("save", "-o", str(saved), tag).code == 0
+    with tarfile.open(saved) as opened:
+        assert len(json.load(opened.extractfile("index.json"))["manifests"]) == 1  # type: ignore[arg-type]
+        index = json.load(opened.extractfile("index.json"))["manifests"][0]  # type: ignore[arg-type]
+    assert index["mediaType"].endswith("index.v1+json"), "with its attestation"
+
+
+@pytest.mark.parametrize("name", ["db", "noexec"])
+def test_pushes_and_caches_outside_of_the_scope(listeners: Listeners, name: str) -> None:
+    text = f"FROM {BASE[name]}\nRUN echo pushed\n"
+    for options in (
+        ["-t", f"127.0.0.1:5000/ci/{name}:1", "--push"],
+        ["--cache-to", "type=registry,ref=127.0.0.1:5000/ci/c:1"],
+    ):
+        result = listeners.build(name, text, *options)
+        assert result.code != 0, result.err
+        assert "neither public nor a registry" in result.err or "is not allowed" in result.err, result.err
+    refused(
+        listeners.build(name, text, "-o", "type=image,name=other:1,push=true,store=false"),
+        "moving the name other:1",
+    )
+    # A cache names layers by digests: whoever has it need not have seen them
+    result = listeners.build(name, text, "--cache-to", f"type=local,dest={listeners.context.parent}/cache-{name}")
+    assert result.code == 0, result.err
+    assert listeners.docker(name, "builder", "prune", "-af").code == 0
+    result = listeners.build(name, text, "--cache-from", f"type=local,src={listeners.context.parent}/cache-{name}")
+    assert result.code == 0, result.err
+    assert not is_cached(result)
+
+
 @pytest.mark.parametrize("name", ["db", "noexec"])
 def test_addresses_of_the_host_are_not_reached(listeners: Listeners, name: str, loopback: str) -> None:
     denied = "which is not public, is not allowed on this listener"

@@ -200,7 +200,9 @@ def test_a_writable_mount_is_kept_and_read_only_roots_are(client: BuilderClient)
     client.result("remove", key=shared)
 
 
-def test_a_layer_has_what_the_step_changed_and_nothing_else(client: BuilderClient, tmp_path: Path) -> None:
+def test_a_layer_has_what_the_step_changed_and_nothing_else(
+    engine: BuildingEngine, client: BuilderClient, tmp_path: Path
+) -> None:
     """Mount points that the base lacks are not in it, also where a symlink leads to them."""
     key = prepared(client)
     ran(client, "rm -f /etc/hosts; mkdir -p /etc; ln -s ../run/x/resolv.conf /etc/resolv.conf; touch -d @0 / /etc", key)
@@ -214,7 +216,7 @@ def test_a_layer_has_what_the_step_changed_and_nothing_else(client: BuilderClien
         "create_image", config=json.dumps(config), snapshots=[base(client)["snapshot"], below, above], names=[]
     )
     path = tmp_path / "image.tar"
-    client.result("save", image_id=image, names=["saved:1"], path=str(path))
+    engine.ok("save", "-o", str(path), image)
     members = _layer(path, config["rootfs"]["diff_ids"][-1])
     assert members == ["new"]
     client.result("remove", key=above)

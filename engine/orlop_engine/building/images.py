@@ -11,9 +11,10 @@ import trio
 from orlop_engine.images import documents, outgoing, platforms
 from orlop_engine.images.image_store import ImageStore
 from orlop_engine.images.layers import Built
+from orlop_engine.images.meanings import IndexSource
 from orlop_engine.images.progress import Record
 from orlop_engine.images.pull import PullRequest
-from orlop_engine.images.records import Image, Layer
+from orlop_engine.images.records import Image, ImageRecord, Layer
 from orlop_engine.images.references import image_id, parse
 from orlop_engine.images.registry_auth import ANONYMOUS, Credentials
 from orlop_engine.images.service import Images
@@ -23,7 +24,7 @@ from .packing import Packing
 from .scope import Scope
 from .snapshots import Snapshots
 
-__all__ = ["BaseImage", "BaseImages", "ImageMaker", "Wanted"]
+__all__ = ["BaseImage", "BaseImages", "ImageMaker", "LayerBlob", "NewImage", "Wanted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,29 @@ class BaseImage:
     config: bytes
     snapshot: str = ""
     image: Image | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerBlob:
+    """A layer as it is outside: `compression` is "gzip", "zstd" or "" for a plain tar."""
+
+    digest: str
+    size: int
+    compression: str
+    diff_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewImage:
+    """An image to be made of a configuration and its layers' snapshots, lowest first. `blobs`: the layers as its manifest
+    names them, if it has one; one whose diffID is not that of the snapshot is unpacked. `manifests` are digests of
+    blobs: its index, if there is one, and its manifest. `attachments` are attestations and what they name."""
+
+    config: bytes
+    keys: Sequence[str]
+    blobs: Sequence[LayerBlob] = ()
+    manifests: Sequence[str] = ()
+    attachments: Sequence[str] = ()
 
 
 class BaseImages:
@@ -136,32 +160,55 @@ class ImageMaker:
             await self._snapshots.packed(key, diff_id, size)
         return diff_id, size
 
-    async def make(self, config: bytes, keys: Sequence[str], names: Sequence[str], scope: Scope) -> Image:
-        """Make an image of a configuration and its layers' snapshots. `InvalidParameter` unless they fit each other."""
+    async def make(self, new: NewImage, names: Sequence[str], scope: Scope, index: IndexSource | None = None) -> Image:
+        """Make an image. `InvalidParameter` unless its parts fit each other. The caller's lease holds its blobs."""
         references = [parse(name).with_default_tag() for name in names]
         for reference in references:
             if reference.digest:
                 raise InvalidParameter("refusing to create a tag with a digest reference")
-        store, config = self._image_store, scope.labelled(config)
+        store, config = self._image_store, scope.labelled(new.config)
         async with store.lease_for_new_image() as lease:
-            found = await self._layers(keys)
+            found = await self.layers(new.keys)
             try:
-                document = await documents.read(config, layers=len(found))
+                document = await documents.read(config, layers=len(new.blobs or found))
             except OrlopError as error:
                 raise InvalidParameter(f"cannot make the image: {error}") from error
-            diff_ids = [layer.diff_id for layer in found]
+            diff_ids = [layer.diff_id for layer in new.blobs or found]
             if document.rootfs is None or document.rootfs.diff_ids != diff_ids:
                 raise InvalidParameter("cannot make the image: its configuration names other layers than it has")
-            if len(found) > self._max_depth:
+            if len(diff_ids) > self._max_depth:
                 raise InvalidParameter(f"max depth exceeded: an image has {self._max_depth} layers at most")
             chain_ids = documents.chain_ids(diff_ids)
             lease.chains.update(chain_ids)
             lease.blobs.update(blob for layer in found for blob in layer.blobs)
+            lease.blobs.update((*(blob.digest for blob in new.blobs), *new.manifests, *new.attachments))
             await store.barrier()
-            layers = self._known(found, chain_ids)
-            return await store.make_of(config, document, layers, references, lease, policy=scope.restrictions.images)
+            layers = await self._with_blobs(found, new.blobs, chain_ids) if new.blobs else self._known(found, chain_ids)
+            record = ImageRecord(
+                documents.digest(config), tuple(layers), tuple(new.manifests), attachments=tuple(new.attachments)
+            )
+            await store.hold(lease, blob=record.id)
+            await store.content.put(config)
+            return await store.add(record, document, config, references, index=index, policy=scope.restrictions.images)
 
-    async def _layers(self, keys: Sequence[str]) -> list[Layer]:
+    async def _with_blobs(self, found: Sequence[Layer], blobs: Sequence[LayerBlob], chain_ids: Sequence[str]) -> list[Layer]:
+        """The layers with these blobs. Those above the first that is another than its snapshot are unpacked."""
+        pairs = list(zip(found, blobs, strict=True))
+        same = next((at for at, (layer, blob) in enumerate(pairs) if layer.diff_id != blob.diff_id), len(pairs))
+        given = [
+            msgspec.structs.replace(layer, blob=blob.digest, media_type="", blob_size=blob.size)
+            for layer, blob in pairs[:same]
+        ]
+        layers = self._known(given, chain_ids[:same])
+        for number in range(same, len(pairs)):
+            blob, parent = blobs[number], chain_ids[number - 1] if number else ""
+            built = await self._image_store.layers.build(
+                chain_ids[number], parent, blob.digest, blob.diff_id, _quiet, lambda report, done: None
+            )
+            layers.append(Layer(blob.digest, "", blob.size, blob.diff_id, chain_ids[number], built.size, built.snapshot))
+        return layers
+
+    async def layers(self, keys: Sequence[str]) -> list[Layer]:
         """The layers, lowest first, with chain IDs that are still to be set."""
         found: list[Layer] = []
         for number, key in enumerate(keys):
@@ -183,7 +230,8 @@ class ImageMaker:
         for layer, chain_id in zip(found, chain_ids, strict=True):
             there, known = built.get(chain_id), self._image_store.catalog.layer(chain_id)
             if there is not None and known is not None:
-                layer = known
+                blob = known if known.blob else layer
+                layer = msgspec.structs.replace(known, blob=blob.blob, media_type=blob.media_type, blob_size=blob.blob_size)
             elif there is None or (not there.snapshot and not layer.blob):  # else nothing could pack the layer
                 built[chain_id] = Built(layer.diff_id, parent, layer.size, layer.snapshot, layer.blob)
                 layer = msgspec.structs.replace(layer, chain_id=chain_id)
@@ -192,3 +240,7 @@ class ImageMaker:
             result.append(layer)
             parent = chain_id
         return result
+
+
+def _quiet(_: object) -> None:
+    """Unpacking is not reported."""

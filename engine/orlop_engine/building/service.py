@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
 from msgspec.structs import replace
 
-from orlop_engine.images.archive_save import open_archive_of
+from orlop_engine.images import documents, manifests
 from orlop_engine.images.leases import Lease
+from orlop_engine.images.meanings import IndexSource
 from orlop_engine.images.progress import Record
 from orlop_engine.images.records import Image
 from orlop_engine.images.references import parse
 from orlop_engine.unpacking import unpack_files
-from orlop_sdk import Conflict, Mount, NotFound, OrlopError, Usage
+from orlop_sdk import Conflict, InvalidParameter, Mount, NotFound, OrlopError, Usage
 
-from .images import BaseImage, BaseImages, ImageMaker, Wanted
+from .artifacts import Artifacts
+from .images import BaseImage, BaseImages, ImageMaker, LayerBlob, NewImage, Wanted
 from .packing import Packing
 from .scope import Scope
 from .snapshots import Snapshots, active_key
@@ -32,27 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["Building", "Workspace"]
 
 _CLOSING = 60.0  # seconds to remove what a builder has left
-
-
-class _File:
-    """A regular file as a stream to write to."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    async def __aenter__(self) -> _File:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        pass
-
-    async def send_all(self, data: bytes) -> None:
-        def write() -> None:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._fd, view) :]
-
-        await trio.to_thread.run_sync(write)
 
 
 class Building:
@@ -116,6 +94,7 @@ class Workspace:
         self._building, self.scope = building, scope
         self._snapshots, self._storage = building.snapshots, building.engine.storage
         self._image_store = building.engine.images.image_store
+        self.artifacts = Artifacts(building, scope)
         self.active: dict[str, str] = {}
         self._bases: dict[str, _Base] = {}
 
@@ -129,6 +108,7 @@ class Workspace:
                     continue  # the next boot removes it
             for digest in list(self._bases):
                 self._drop(digest)
+            await self.artifacts.aclose()
             await self._snapshots.reap()
         self._building.workspaces.discard(self)
 
@@ -181,29 +161,59 @@ class Workspace:
         self._snapshots.unuse(dropped.snapshot)
         self._image_store.leases.drop(dropped.lease)
 
-    async def create_image(self, config: bytes, keys: Sequence[str], names: Sequence[str]) -> Image:
-        image = await self._building.maker.make(config, keys, names, self.scope)
-        self._building.engine.images.announce_tags(image, [parse(name).with_default_tag() for name in names])
-        return image
+    async def create_images(self, made: Sequence[NewImage], names: Sequence[str], index: str = "") -> list[Image]:
+        """Make the images of one build, each for a platform, with the same names: these mean the last one if no platform is
+        asked for. `index`: the digest of the index with all of their manifests, a blob that an artifact holds."""
+        source = None
+        if index:
+            found = manifests.parse_kept(self._image_store.content.read(index, documents.MAX_MANIFEST))
+            if not isinstance(found, manifests.Index):
+                raise InvalidParameter(f"cannot make the images: {index} is no index")
+            source = IndexSource.of(index, found)
+        elif len(made) != 1:
+            raise InvalidParameter("cannot make images of several platforms without an index")
+        images = [await self._building.maker.make(new, names, self.scope, source) for new in made]
+        references = [parse(name).with_default_tag() for name in names]
+        self._building.engine.images.announce_tags(images[-1], references)
+        return images
 
-    async def save(self, image_id: str, names: Sequence[str], archive: int) -> None:
-        """Write an image as an archive, in which it has these names."""
-        tags = [parse(name).with_default_tag() for name in names]
-        self.scope.check_image(self._building.engine.images.resolve(image_id), image_id)
-        async with (
-            aclosing(await open_archive_of(self._image_store, image_id, tags)) as saved,
-            trio.lowlevel.FdStream(os.dup(archive))
-            if not stat.S_ISREG(os.fstat(archive).st_mode)
-            else _File(archive) as stream,
-        ):
-            async for piece in saved:
-                await stream.send_all(piece)
+    async def prefix(self, diff_ids: Sequence[str]) -> tuple[str, int, str]:
+        """The longest part of a chain of layers that images here have: a name for `release`, the number of layers, and the
+        snapshot of the highest. Kept until `release` has been called as often. ("", 0, "") if there is none."""
+        layers = self.artifacts.prefix(diff_ids)
+        if not layers:
+            return "", 0, ""
+        name, key = f"layers:{layers[-1].chain_id}", self._image_store.layers.key(layers[-1].chain_id)
+        lease = self._image_store.leases.add()
+        lease.chains.update(layer.chain_id for layer in layers)
+        lease.blobs.update(blob for layer in layers for blob in layer.blobs)
+        await self._image_store.barrier()
+        if name in self._bases:
+            self._image_store.leases.drop(lease)
+            self._bases[name].users += 1
+            return name, len(layers), key
+        if self.artifacts.prefix(diff_ids) != layers:  # an image was removed before the lease held its layers
+            self._image_store.leases.drop(lease)
+            return await self.prefix(diff_ids)
+        self._bases[name] = _Base(key, lease)
+        self._snapshots.use(key)
+        try:
+            await self._snapshots.set_base(key, layers)
+        except BaseException:
+            self._drop(name)
+            raise
+        return name, len(layers), key
 
-    async def tag(self, image_id: str, name: str) -> None:
-        """Give an image a name."""
-        images = self._building.engine.images
-        self.scope.check_image(images.resolve(image_id), image_id)
-        await images.tag(image_id, name, "", self.scope.restrictions.images)
+    async def unpack_layer(self, artifact: str, parent: str, blob: LayerBlob) -> str:
+        """Make a committed snapshot of a layer's blob, which the artifact holds, on another. Returns its key."""
+        key = await self.prepare(parent)
+        try:
+            await self.artifacts.unpack(artifact, key, blob)
+            return await self.commit(key)
+        except BaseException:
+            with trio.move_on_after(_CLOSING, shield=True):
+                await self.remove(key)
+            raise
 
     # --- snapshots --------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from orlop_engine.images import platforms
 from orlop_engine.images.platforms import Platform
 from orlop_sdk import InvalidParameter
 
-__all__ = ["check", "is_foreign"]
+__all__ = ["check", "emulated", "is_foreign"]
 
 _DIRECTORY = "/proc/sys/fs/binfmt_misc"
 _NATIVE = {"amd64": ("amd64", "386"), "arm64": ("arm64", "arm")}
@@ -89,6 +89,17 @@ def _handlers(directory: str) -> list[_Handler]:
             continue
         if handler is not None:
             found.append(handler)
+    return found
+
+
+def emulated(directory: str = _DIRECTORY) -> list[Platform]:
+    """The platforms whose programs run by an emulator. Blocks."""
+    handlers = [handler for handler in _handlers(directory) if "F" in handler.flags]
+    found = []
+    for architecture in sorted(_MACHINES):
+        header, platform = _header(architecture), platforms.normalise(Platform("linux", architecture))
+        if is_foreign(platform) and header and any(handler.takes(header) for handler in handlers):
+            found.append(platform)
     return found
 
 

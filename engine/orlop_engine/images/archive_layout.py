@@ -8,7 +8,7 @@ images share is written once. Of an index, those parts are written that are here
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -22,7 +22,7 @@ from .outgoing_index import OutgoingIndex
 from .records import Layer
 from .references import Reference
 
-__all__ = ["LayerContent", "Saved", "SavedImage", "SavedIndex", "blob_path", "parts"]
+__all__ = ["LayerContent", "Saved", "SavedImage", "SavedIndex", "blob_content", "blob_path", "layout_parts", "parts"]
 
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _NAME, _REF_NAME = "io.containerd.image.name", "org.opencontainers.image.ref.name"
@@ -100,7 +100,36 @@ def blob_path(digest: str) -> str:
 
 def parts(images: Sequence[Saved]) -> Iterator[bytes | LayerContent]:
     """The archive from its first byte to its last: bytes, and the layers between them."""
-    members: dict[str, bytes | LayerContent] = dict(itertools.chain(_blobs(images), _documents(images)))
+    yield from _archive(dict(itertools.chain(_blobs(images), _documents(images))))
+
+
+def layout_parts(
+    root: Descriptor,
+    blobs: Sequence[Descriptor],
+    names: Sequence[Reference],
+    annotations: Mapping[str, str],
+    docker: tuple[str, Sequence[str]] | None,
+) -> Iterator[bytes | LayerContent]:
+    """The archive of one manifest or index that others have made (`building`), under some names: `blobs` are the root and
+    all that it names. `docker`: the configuration and the layers for `manifest.json`, if there shall be one."""
+    members: dict[str, bytes | LayerContent] = {blob_path(blob.digest): blob_content(blob) for blob in (root, *blobs)}
+    named = [{**annotations, _NAME: str(name), _REF_NAME: name.tag} for name in names] or [dict(annotations)]
+    entries = [_Descriptor(root.media_type, root.digest, root.size, entry or None) for entry in named]
+    members["index.json"] = msgspec.json.encode(_Index(2, OCI_INDEX, entries))
+    members["oci-layout"] = _LAYOUT
+    if docker is not None:
+        config, layers = docker
+        entry = _Entry(blob_path(config), [name.familiar for name in names] or None, [blob_path(one) for one in layers])
+        members["manifest.json"] = msgspec.json.encode([entry])
+    yield from _archive(members)
+
+
+def blob_content(blob: Descriptor) -> LayerContent:
+    """The place of a blob of the content store."""
+    return LayerContent(Layer(blob.digest, blob.media_type, blob.size, "", "", 0), blob.size)
+
+
+def _archive(members: Mapping[str, bytes | LayerContent]) -> Iterator[bytes | LayerContent]:
     for name in ("blobs/", "blobs/sha256/"):
         yield _header(name, 0)
     for name, content in sorted(members.items()):
@@ -132,7 +161,7 @@ def _index_blobs(index: OutgoingIndex) -> Iterator[tuple[str, bytes | LayerConte
     for attestation in index.attestations:
         yield blob_path(attestation.descriptor.digest), attestation.manifest
         for part in attestation.parts:
-            yield blob_path(part.digest), LayerContent(Layer(part.digest, part.media_type, part.size, "", "", 0), part.size)
+            yield blob_path(part.digest), blob_content(part)
 
 
 def _documents(images: Sequence[Saved]) -> Iterator[tuple[str, bytes]]:

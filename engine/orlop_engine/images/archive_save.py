@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
@@ -30,7 +30,7 @@ from .policy import UNRESTRICTED, ImagePolicy
 from .records import Image
 from .references import Reference, image_id, parse
 
-__all__ = ["ImageArchive", "SaveRequest", "open_archive"]
+__all__ = ["ImageArchive", "SaveRequest", "open_archive", "open_archive_of_parts"]
 
 _PIECE = 1 << 20
 
@@ -134,9 +134,9 @@ async def open_archive(image_store: ImageStore, request: SaveRequest, saved: Cal
     return await _opened(image_store, selected, saved)
 
 
-async def open_archive_of(image_store: ImageStore, image_id: str, tags: Sequence[Reference]) -> ImageArchive:
-    """An archive of one image, in which it has these names, whatever names it has here."""
-    return await _opened(image_store, [_Selected([_by_id(image_store.catalog, image_id)], "", list(tags))], lambda _: None)
+def open_archive_of_parts(image_store: ImageStore, parts: Iterator[bytes | LayerContent]) -> ImageArchive:
+    """An archive of blobs that the caller holds until it is closed."""
+    return ImageArchive(image_store, [], parts, AsyncExitStack(), lambda _: None)
 
 
 async def _opened(image_store: ImageStore, selected: Sequence[_Selected], saved: Callable[[Image], None]) -> ImageArchive:
@@ -146,7 +146,8 @@ async def _opened(image_store: ImageStore, selected: Sequence[_Selected], saved:
         for each in selected:
             each.images = [await image_store.with_blobs(image, lease) for image in each.images]
         images = [await _described(image_store.content, each) for each in selected]
-        return ImageArchive(image_store, images, resources.pop_all(), saved)
+        all_of = list({one.image.id: one.image for saved in images for one in saved.images}.values())
+        return ImageArchive(image_store, all_of, parts(images), resources.pop_all(), saved)
 
 
 async def _described(content: ContentStore, selected: _Selected) -> Saved:
@@ -184,13 +185,13 @@ class ImageArchive:
     def __init__(
         self,
         image_store: ImageStore,
-        images: Sequence[Saved],
+        images: Sequence[Image],
+        parts: Iterator[bytes | LayerContent],
         resources: AsyncExitStack,
         saved: Callable[[Image], None],
     ) -> None:
         self._image_store = image_store
-        self._images = list({one.image.id: one.image for saved in images for one in saved.images}.values())
-        self._parts = parts(images)
+        self._images, self._parts = images, parts
         self._resources = resources
         self._saved = saved
         self._layer: _LayerReader | None = None

@@ -42,6 +42,8 @@ def test_binfmt_handler_is_found(tmp_path: Path) -> None:
     directory = write(tmp_path, **{"qemu-aarch64": AARCH64, "qemu-s390x": S390X, "jar": "enabled\nextension .jar\n"})
     emulation.check("linux/arm64", directory)
     emulation.check("linux/s390x", directory)
+    assert [str(each) for each in emulation.emulated(directory)] == ["linux/arm64", "linux/s390x"]
+    assert emulation.emulated(str(tmp_path / "none")) == []
     said = complaint("linux/riscv64", directory)
     assert said == (
         f"cannot run programs of linux/riscv64 on this host ({platforms.default()}): the kernel has no emulator for them "
@@ -53,6 +55,7 @@ def test_unusable_binfmt_handlers_are_explained(tmp_path: Path) -> None:
     write(tmp_path, **{"qemu-aarch64": AARCH64.replace("enabled", "disabled"), "broken": "enabled\nmagic xyz\n"})
     assert "has no emulator" in complaint("linux/arm64", str(tmp_path))
     write(tmp_path, **{"qemu-aarch64": AARCH64.replace("POCF", "OC")})
+    assert emulation.emulated(str(tmp_path)) == [], "not visible in containers"
     assert "the emulator qemu-aarch64 is not visible in containers" in complaint("linux/arm64", str(tmp_path))
     write(tmp_path, "disabled", **{"qemu-aarch64": AARCH64})
     assert "has no emulator" in complaint("linux/arm64", str(tmp_path))

@@ -8,9 +8,10 @@ its own: when it is killed, its builds end, and nothing of them is left mounted.
    control/     what clients call (/grpc)           session/   what the builder calls at the client (/session)
    dockerfile/  from a Dockerfile to LLB            solver/    the graph: order, sharing, cache, progress
    ops/         sources, exec, files                export/    from a result to an image, an archive or files
+   attest/      provenance, bills of materials      remote/    caches in registries, directories and images
    gateway/     what frontends call                 classic/   POST /build
    history/     records of builds                   daemon/    the part that runs in orlopd
-   contracts.py the Protocols between these packages
+   contracts.py the Protocols between these packages, with artifacts.py
 
 State: `<data-root>/build/` holds the cache's database, the contexts last sent by clients, and cache mounts; snapshots are in
 the storage driver, under keys that begin with `build-`.

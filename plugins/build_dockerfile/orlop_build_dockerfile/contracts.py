@@ -13,6 +13,19 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 import trio
 
+from orlop_build_dockerfile.artifacts import (
+    Archive,
+    Artifacts,
+    Blob,
+    Credentials,
+    Download,
+    ImagePart,
+    LayerBlob,
+    LayerForm,
+    Manifest,
+    Prefix,
+    Report,
+)
 from orlop_sdk import Mount
 
 if TYPE_CHECKING:  # orlopd imports this module, and shall not import protobuf
@@ -21,8 +34,11 @@ if TYPE_CHECKING:  # orlopd imports this module, and shall not import protobuf
     from orlop_build_dockerfile.pb.ops_pb2 import Definition, Range, SourceInfo
 
 __all__ = [
+    "Archive",
+    "Artifacts",
     "Backend",
     "Base",
+    "Blob",
     "Build",
     "BuildFailed",
     "Builder",
@@ -32,13 +48,19 @@ __all__ = [
     "Credentials",
     "Download",
     "Export",
+    "ImagePart",
     "Job",
     "Layer",
+    "LayerBlob",
+    "LayerForm",
     "LocalDirectory",
+    "Manifest",
     "Policy",
+    "Prefix",
     "Progress",
     "Pruned",
     "Ref",
+    "Report",
     "Resources",
     "Result",
     "Session",
@@ -51,23 +73,6 @@ __all__ = [
     "Ulimit",
     "Vertex",
 ]
-
-
-class Credentials(msgspec.Struct, frozen=True):
-    """`token` is an identity token; with it, `username` may be empty."""
-
-    username: str = ""
-    password: str = ""
-    token: str = ""
-
-
-class Download(msgspec.Struct, frozen=True):
-    """Progress of one layer of a pull."""
-
-    layer: str
-    current: int
-    total: int
-    what: str  # "resolving", "downloading", "extracting", "done"
 
 
 class Base(msgspec.Struct, frozen=True):
@@ -143,10 +148,10 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     """ "linux/arm64", for another processor than the host's: the backend refuses what the host cannot run."""
 
 
-class Backend(Protocol):
-    """The daemon: images, snapshots, containers of steps. Errors are `OrlopError`s with the daemon's words. A call that is
-    cancelled is undone. Everything that the builder has in use (bases, active snapshots, running steps) is released when
-    its connection to the daemon ends."""
+class Backend(Artifacts, Protocol):
+    """The daemon: images, snapshots, containers of steps, and artifacts. Errors are `OrlopError`s with the daemon's words.
+    A call that is cancelled is undone. Everything that the builder has in use (bases, active snapshots, running steps) is
+    released when its connection to the daemon ends."""
 
     async def resolve(self, name: str, platform: str, *, pull: bool, credentials: Credentials | None) -> Base:
         """Find an image's configuration, at the registry if `pull` or if the image is not here. Downloads no layer."""
@@ -198,15 +203,9 @@ class Backend(Protocol):
         """The layer that a committed snapshot of the builder is on its parent. Computed once for each snapshot."""
         ...
 
-    async def create_image(self, config: bytes, snapshots: Sequence[str], names: Sequence[str]) -> str:
-        """Make an image of a configuration and its layers' snapshots, lowest first (a base comes first). `pack` has seen
-        each of them. Returns the image's ID."""
-        ...
-
-    async def tag(self, image_id: str, name: str) -> None: ...
-
-    async def save(self, image_id: str, names: Sequence[str], archive: int) -> None:
-        """Write the image as an archive (OCI layout with Docker's manifest.json) to a descriptor."""
+    async def create_images(self, parts: Sequence[ImagePart], names: Sequence[str], index: str = "") -> Sequence[str]:
+        """Make the image of a build, or those for several platforms: then `index` is the digest of their index. `pack` has
+        seen each of their own snapshots. Returns their IDs."""
         ...
 
 
@@ -228,8 +227,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     mode 0700, and steps can mount what is in them. `proxies` are the daemon's own, for sources that the builder fetches
     (HTTP_PROXY, HTTPS_PROXY, NO_PROXY). `host_gateway` is the address that `host-gateway` means in `--add-host`, "" if there
     is none. `public_only`: sources that the builder fetches itself come from public addresses. Without `collect` there is
-    no garbage collection; `policies` are applied in order. `entitlements` are those that a build may ask for. Records of
-    builds are kept for `history_age` seconds, and the last `history_entries` for longer."""
+    no garbage collection; `policies` are applied in order. `entitlements` are those that a build may ask for. `platforms`
+    are the host's, and then those that it has emulators for. Records of builds are kept for `history_age` seconds, and the
+    last `history_entries` for longer."""
 
     root: str
     version: str
@@ -325,9 +325,20 @@ class Session(Protocol):
         """A tar that the client sends as its context (`docker build -`)."""
         ...
 
-    async def send_directory(self, exporter: str, directory: int) -> None: ...
+    async def send_directory(self, exporter: str, directory: int, *, below: str = "", time: int | None = None) -> None:
+        """Send a directory, to be a directory `below` that of the client if that is set. `time`: of all files, in seconds
+        since 1970, instead of their own."""
+        ...
 
     async def send_archive(self, exporter: str, chunks: AsyncIterator[bytes], metadata: Mapping[str, str]) -> None: ...
+
+    async def has_content(self, store: str, digest: str) -> bool:
+        """Whether a content store of the client has a blob."""
+        ...
+
+    async def write_content(self, store: str, digest: str, size: int, chunks: AsyncIterator[bytes]) -> None: ...
+
+    def read_content(self, store: str, digest: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]: ...
 
 
 class Vertex(Protocol):
@@ -400,6 +411,8 @@ class Build(Protocol):
     entitlements: Sequence[str]
     """ "network.host", "security.insecure": what the client has allowed this build."""
     resources: Resources
+    options: Mapping[str, str]
+    """The client's options for the frontend."""
     cache_exports: Sequence[CacheTarget]
     cache_imports: Sequence[CacheTarget]
 
@@ -467,6 +480,10 @@ class Job(Protocol):
 
     async def export(self, result: Result, export: Export) -> Mapping[str, str]:
         """Returns what the client is told: `containerimage.config.digest`, `containerimage.digest`, `image.name`."""
+        ...
+
+    async def export_cache(self, result: Result, target: CacheTarget) -> Mapping[str, str]:
+        """One of the build's `cache_exports`. Returns what the client is told: `cache.manifest`."""
         ...
 
 

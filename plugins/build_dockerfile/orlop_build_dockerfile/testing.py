@@ -21,6 +21,7 @@ from orlop_build_dockerfile.contracts import (
     CacheTarget,
     Credentials,
     Download,
+    ImagePart,
     Layer,
     LocalDirectory,
     Resources,
@@ -32,6 +33,7 @@ from orlop_build_dockerfile.contracts import (
 )
 from orlop_build_dockerfile.pb import ops_pb2
 from orlop_build_dockerfile.pb.control_pb2 import VertexWarning
+from orlop_build_dockerfile.testing_artifacts import FakeArtifacts
 from orlop_sdk import Conflict, InvalidParameter, Mount, NotFound, Storage
 from orlop_sdk.files import copy_tree, delete_tree
 
@@ -55,10 +57,11 @@ class StepLog:
         return self.waiting.setdefault(name, trio.Event())
 
 
-class FakeBackend:
+class FakeBackend(FakeArtifacts):
     """Implements `contracts.Backend`. `images` maps names to (configuration, {path: content})."""
 
     def __init__(self, storage: Storage) -> None:
+        super().__init__()
         self.storage = storage
         self.log = StepLog()
         self.images: dict[str, tuple[dict[str, Any], dict[str, str]]] = {}
@@ -205,7 +208,30 @@ class FakeBackend:
 
     # --- results
 
+    async def files_of(self, key: str) -> dict[str, str]:
+        root = (await self.storage.mounts(key, readonly=True))[0].source
+        found = {}
+        for directory, _, names in os.walk(root):
+            for name in names:
+                full = os.path.join(directory, name)
+                with open(full) as file:
+                    found[os.path.relpath(full, root)] = file.read()
+        return found
+
+    async def snapshot_with(self, parent: str, files: Mapping[str, str]) -> str:
+        key = await self.prepare(parent)
+        root = (await self.storage.mounts(key))[0].source
+        for path, content in files.items():
+            full = os.path.join(root, path)
+            os.makedirs(os.path.dirname(full), exist_ok=True)
+            with open(full, "w") as file:
+                file.write(content)
+        return await self.commit(key)
+
     async def pack(self, key: str) -> Layer:
+        for name, (config, _) in self.images.items():
+            if key == "image-" + self._find(name, "").digest[7:27]:
+                return Layer(config["rootfs"]["diff_ids"][-1], 0)
         changes = [(change.path, int(change.kind)) for change in await self.storage.changes(key)]
         source = (await self.storage.mounts(key, readonly=True))[0].source
         digest = hashlib.sha256(json.dumps(changes).encode())
@@ -219,22 +245,18 @@ class FakeBackend:
                 size += len(data)
         return Layer(f"sha256:{digest.hexdigest()}", size)
 
-    async def create_image(self, config: bytes, snapshots: Sequence[str], names: Sequence[str]) -> str:
-        layers = json.loads(config)["rootfs"]["diff_ids"]
-        own = [snapshot for snapshot in snapshots if snapshot.startswith("build-")]
-        packed = [(await self.pack(snapshot)).diff_id for snapshot in own]
-        if packed != layers[len(layers) - len(own) :]:
-            raise InvalidParameter("cannot make the image: its configuration names other layers than it has")
-        image = "sha256:" + hashlib.sha256(config).hexdigest()
-        self.made[image] = (config, list(snapshots))
-        self.tags.update(dict.fromkeys(names, image))
-        return image
-
-    async def tag(self, image_id: str, name: str) -> None:
-        self.tags[name] = image_id
-
-    async def save(self, image_id: str, names: Sequence[str], archive: int) -> None:
-        os.write(archive, self.made[image_id][0])
+    async def create_images(self, parts: Sequence[ImagePart], names: Sequence[str], index: str = "") -> Sequence[str]:
+        ids = []
+        for part in parts:
+            layers = json.loads(part.config)["rootfs"]["diff_ids"]
+            own = [snapshot for snapshot in part.snapshots if snapshot.startswith("build-")]
+            packed = [(await self.pack(snapshot)).diff_id for snapshot in own]
+            if packed != layers[len(layers) - len(own) :]:
+                raise InvalidParameter("cannot make the image: its configuration names other layers than it has")
+            ids.append("sha256:" + hashlib.sha256(part.config).hexdigest())
+            self.made[ids[-1]] = (part.config, list(part.snapshots))
+        self.tags.update(dict.fromkeys(names, ids[0]))
+        return ids
 
 
 async def _pieces(data: bytes) -> AsyncIterator[bytes]:
@@ -253,6 +275,7 @@ class FakeSession:
         self.received: list[LocalDirectory] = []
         self.sent: dict[str, bytes] = {}
         self.uploads: dict[str, bytes] = {}
+        self.contents: dict[str, dict[str, bytes]] = {}
 
     async def receive(self, wanted: LocalDirectory, target: str, progress: Vertex) -> Transferred:
         self.received.append(wanted)
@@ -286,12 +309,27 @@ class FakeSession:
             raise BuildFailed("nothing to upload")
         yield _pieces(self.uploads[path])
 
-    async def send_directory(self, exporter: str, directory: int) -> None:
+    async def send_directory(self, exporter: str, directory: int, *, below: str = "", time: int | None = None) -> None:
         for name in os.listdir(directory):
-            self.sent[name] = b""
+            with open(name, "rb", opener=lambda path, flags: os.open(path, flags, dir_fd=directory)) as file:
+                self.sent[os.path.join(below, name)] = file.read()
 
     async def send_archive(self, exporter: str, chunks: AsyncIterator[bytes], metadata: Mapping[str, str]) -> None:
         self.sent[exporter] = b"".join([chunk async for chunk in chunks])
+
+    async def has_content(self, store: str, digest: str) -> bool:
+        return digest in self.contents.get(store, {})
+
+    async def write_content(self, store: str, digest: str, size: int, chunks: AsyncIterator[bytes]) -> None:
+        data = b"".join([chunk async for chunk in chunks])
+        assert (len(data), "sha256:" + hashlib.sha256(data).hexdigest()) == (size, digest)
+        self.contents.setdefault(store, {})[digest] = data
+
+    @asynccontextmanager
+    async def read_content(self, store: str, digest: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        if not await self.has_content(store, digest):
+            raise BuildFailed("not found", code=5)
+        yield _pieces(self.contents[store][digest])
 
 
 class FakeVertex:
@@ -346,6 +384,7 @@ class FakeBuild:
         self.progress = FakeProgress()
         self.entitlements = entitlements
         self.resources = Resources()
+        self.options: Mapping[str, str] = {}
         self.cache_exports: Sequence[CacheTarget] = ()
         self.cache_imports: Sequence[CacheTarget] = ()
 

@@ -50,8 +50,8 @@ def test_calls_transfer_results_progress_and_descriptors() -> None:
                 for fd in fds:
                     os.close(fd)
                 return 7
-            case messages.CreateImage():
-                return f"{len(question.config)}"
+            case messages.PutBlob():
+                return f"{len(question.data)}"
 
     async def main() -> None:
         async with connected(handler) as (client, _):
@@ -65,7 +65,7 @@ def test_calls_transfer_results_progress_and_descriptors() -> None:
                 assert os.read(reading, 10) == expected
                 assert os.read(reading, 10) == b""  # the other side has closed its copy
                 os.close(reading)
-            assert await client.create_image(bytes(3_000_000), [], []) == "3000000"  # more than a socket takes at once
+            assert await client.put("artifact", bytes(3_000_000)) == "3000000"  # more than a socket takes at once
 
     trio.run(main)
 

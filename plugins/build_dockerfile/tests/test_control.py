@@ -496,7 +496,10 @@ def test_control_lists_workers_and_disk_usage_and_prunes(tmp_path: Path) -> None
         listed = await client.ask(CONTROL + "ListWorkers", control_pb2.ListWorkersRequest(), control_pb2.ListWorkersResponse)
         [worker] = listed.record
         assert (worker.platforms[0].OS, worker.platforms[0].Architecture) == ("linux", "arm64")
-        assert dict(worker.Labels) == {"org.mobyproject.buildkit.worker.moby.host-gateway-ip": "172.17.0.1"}
+        assert dict(worker.Labels) == {
+            "org.mobyproject.buildkit.worker.moby.host-gateway-ip": "172.17.0.1",
+            "org.mobyproject.buildkit.worker.snapshotter": "overlay2",
+        }
         assert (worker.GCPolicy[0].keepDuration, worker.GCPolicy[0].keepBytes) == (5 * 10**9, 7)
         assert (tmp_path / "worker-id").read_text() == worker.ID
         other = control_pb2.ListWorkersRequest(filter=["id==other"])

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import trio
 
-from orlop_build_dockerfile.contracts import Backend, Base, CacheRecord, Client, Pruned, Settings, Step
+from orlop_build_dockerfile.contracts import Backend, Base, CacheRecord, Client, ImagePart, Pruned, Settings, Step
 from orlop_build_dockerfile.daemon.process import main
 from orlop_monitor.mounting import mount_all
 from orlop_sdk import OrlopError, linux
@@ -89,12 +89,9 @@ class TestBuilder:
                     await backend.unpack(archive.fileno(), directory)
                     os.close(directory)
                 return {}
-            case "save":
-                with open(given["path"], "wb") as archive:
-                    await backend.save(given["image_id"], given["names"], archive.fileno())
-                return {}
             case "create_image":
-                return {"result": await backend.create_image(given["config"].encode(), given["snapshots"], given["names"])}
+                part = ImagePart(given["config"].encode(), given["snapshots"])
+                return {"result": (await backend.create_images([part], given["names"]))[0]}
             case "mounts":
                 return {"result": msgspec.to_builtins(await backend.mounts(given["key"], readonly=True))}
         result = await getattr(backend, name)(**given)

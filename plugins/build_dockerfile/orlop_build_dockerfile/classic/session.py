@@ -63,8 +63,19 @@ class RequestSession:
         while piece := await self._body.receive_some(_PIECE):
             yield bytes(piece)
 
-    async def send_directory(self, exporter: str, directory: int) -> None:
+    async def send_directory(self, exporter: str, directory: int, *, below: str = "", time: int | None = None) -> None:
         raise BuildFailed("the client cannot receive files")
 
     async def send_archive(self, exporter: str, chunks: AsyncIterator[bytes], metadata: Mapping[str, str]) -> None:
         raise BuildFailed("the client cannot receive files")
+
+    async def has_content(self, store: str, digest: str) -> bool:
+        return False
+
+    async def write_content(self, store: str, digest: str, size: int, chunks: AsyncIterator[bytes]) -> None:
+        raise BuildFailed("the client cannot receive files")
+
+    @asynccontextmanager
+    async def read_content(self, store: str, digest: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        raise BuildFailed("the client has no content store", code=5)
+        yield self._pieces()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import trio
@@ -30,6 +30,7 @@ class ActiveBuild:
         self.progress: Progress = self.reports
         self.entitlements: Sequence[str] = ()
         self.resources = Resources()
+        self.options: Mapping[str, str] = {}
         self.cache_exports: Sequence[CacheTarget] = ()
         self.cache_imports: Sequence[CacheTarget] = ()
         self.scope = trio.CancelScope()

@@ -138,7 +138,7 @@ class Control:
                     build.session, build.entitlements = session, entitlements
                     build.cache_exports = [CacheTarget(each.Type, dict(each.Attrs)) for each in request.Cache.Exports]
                     build.cache_imports = [CacheTarget(each.Type, dict(each.Attrs)) for each in request.Cache.Imports]
-                    build.frontend.inputs = dict(request.FrontendInputs)
+                    build.frontend.inputs, build.options = dict(request.FrontendInputs), dict(request.FrontendAttrs)
                     response = recording.response = await self._run(build, session, request, exports)
         finally:
             await recording.stored()
@@ -199,6 +199,9 @@ async def _build(build: ActiveBuild, job: Job, request: pb.SolveRequest, exports
     }
     for export in exports:
         response.update(await job.export(result, export))
+    # Clients write the manifest that they are told last into the index of their directory
+    for target in sorted(build.cache_exports, key=lambda each: each.kind == "local"):
+        response.update(await job.export_cache(result, target))
     return response
 
 

@@ -8,7 +8,22 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from orlop_build_dockerfile.contracts import Base, Credentials, Download, Layer, SnapshotUsage, Step
+from orlop_build_dockerfile.contracts import (
+    Archive,
+    Base,
+    Blob,
+    Credentials,
+    Download,
+    ImagePart,
+    Layer,
+    LayerBlob,
+    LayerForm,
+    Manifest,
+    Prefix,
+    Report,
+    SnapshotUsage,
+    Step,
+)
 from orlop_sdk import Mount
 
 from . import messages
@@ -97,12 +112,63 @@ class BackendClient:
         layer: Layer = await self._link.call(messages.Pack(key))
         return layer
 
-    async def create_image(self, config: bytes, snapshots: Sequence[str], names: Sequence[str]) -> str:
-        image_id: str = await self._link.call(messages.CreateImage(config, snapshots, names))
-        return image_id
+    async def create_images(self, parts: Sequence[ImagePart], names: Sequence[str], index: str = "") -> Sequence[str]:
+        ids: tuple[str, ...] = await self._link.call(messages.CreateImages(parts, names, index))
+        return ids
 
-    async def tag(self, image_id: str, name: str) -> None:
-        await self._link.call(messages.Tag(image_id, name))
+    async def labelled(self, config: bytes) -> bytes:
+        found: bytes = await self._link.call(messages.LabelConfig(config))
+        return found
 
-    async def save(self, image_id: str, names: Sequence[str], archive: int) -> None:
-        await self._link.call(messages.Save(image_id, names), (archive,))
+    # --- artifacts
+
+    async def layers(self, artifact: str, snapshots: Sequence[str], form: LayerForm, report: Report) -> Sequence[LayerBlob]:
+        question = messages.StoreLayers(artifact, snapshots, form)
+        found: tuple[LayerBlob, ...] = await self._link.call(question, report=report)
+        return found
+
+    async def put(self, artifact: str, data: bytes) -> str:
+        digest: str = await self._link.call(messages.PutBlob(artifact, data))
+        return digest
+
+    async def receive(self, artifact: str, digest: str, source: int) -> None:
+        await self._link.call(messages.ReceiveBlob(artifact, digest), (source,))
+
+    async def read(self, artifact: str, digest: str, target: int) -> None:
+        await self._link.call(messages.ReadBlob(artifact, digest), (target,))
+
+    async def push(
+        self,
+        artifact: str,
+        name: str,
+        manifests: Sequence[Manifest],
+        credentials: Credentials | None,
+        report: Report,
+        *,
+        by_digest: bool = False,
+    ) -> None:
+        question = messages.PushArtifact(artifact, name, manifests, credentials, by_digest)
+        await self._link.call(question, report=report)
+
+    async def save(self, artifact: str, archive: Archive, target: int) -> None:
+        await self._link.call(messages.SaveArtifact(artifact, archive), (target,))
+
+    async def fetch_manifest(self, name: str, credentials: Credentials | None) -> tuple[str, bytes]:
+        found: tuple[str, bytes] = await self._link.call(messages.FetchManifest(name, credentials))
+        return found
+
+    async def fetch(
+        self, artifact: str, name: str, blobs: Sequence[Blob], credentials: Credentials | None, report: Report
+    ) -> None:
+        await self._link.call(messages.FetchBlobs(artifact, name, blobs, credentials), report=report)
+
+    async def prefix(self, diff_ids: Sequence[str]) -> Prefix:
+        found: Prefix = await self._link.call(messages.FindPrefix(diff_ids))
+        return found
+
+    async def unpack_layer(self, artifact: str, parent: str, blob: LayerBlob) -> str:
+        key: str = await self._link.call(messages.UnpackLayer(artifact, parent, blob))
+        return key
+
+    async def drop(self, artifact: str) -> None:
+        await self._link.call(messages.DropArtifact(artifact))

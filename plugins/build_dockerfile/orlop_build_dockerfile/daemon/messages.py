@@ -13,12 +13,19 @@ from typing import Any
 import msgspec
 
 from orlop_build_dockerfile.contracts import (
+    Archive,
     Base,
+    Blob,
     CacheRecord,
     Client,
     Credentials,
     Download,
+    ImagePart,
     Layer,
+    LayerBlob,
+    LayerForm,
+    Manifest,
+    Prefix,
     Pruned,
     Settings,
     SnapshotUsage,
@@ -95,22 +102,82 @@ class Pack(msgspec.Struct, frozen=True, tag=True):
     key: str
 
 
-class CreateImage(msgspec.Struct, frozen=True, tag=True):
+class CreateImages(msgspec.Struct, frozen=True, tag=True):
+    parts: Sequence[ImagePart]
+    names: Sequence[str]
+    index: str
+
+
+class LabelConfig(msgspec.Struct, frozen=True, tag=True):
     config: bytes
+
+
+class StoreLayers(msgspec.Struct, frozen=True, tag=True):
+    """Progress is an `Item`, as with `PushArtifact` and `FetchBlobs`."""
+
+    artifact: str
     snapshots: Sequence[str]
-    names: Sequence[str]
+    form: LayerForm
 
 
-class Tag(msgspec.Struct, frozen=True, tag=True):
-    image_id: str
+class PutBlob(msgspec.Struct, frozen=True, tag=True):
+    artifact: str
+    data: bytes
+
+
+class ReceiveBlob(msgspec.Struct, frozen=True, tag=True):
+    """With one descriptor: the pipe that it comes from."""
+
+    artifact: str
+    digest: str
+
+
+class ReadBlob(msgspec.Struct, frozen=True, tag=True):
+    """With one descriptor: the pipe that it is written to."""
+
+    artifact: str
+    digest: str
+
+
+class PushArtifact(msgspec.Struct, frozen=True, tag=True):
+    artifact: str
     name: str
+    manifests: Sequence[Manifest]
+    credentials: Credentials | None
+    by_digest: bool
 
 
-class Save(msgspec.Struct, frozen=True, tag=True):
-    """With one descriptor: the archive."""
+class SaveArtifact(msgspec.Struct, frozen=True, tag=True):
+    """With one descriptor: the pipe that the archive is written to."""
 
-    image_id: str
-    names: Sequence[str]
+    artifact: str
+    archive: Archive
+
+
+class FetchManifest(msgspec.Struct, frozen=True, tag=True):
+    name: str
+    credentials: Credentials | None
+
+
+class FetchBlobs(msgspec.Struct, frozen=True, tag=True):
+    artifact: str
+    name: str
+    blobs: Sequence[Blob]
+    credentials: Credentials | None
+
+
+class FindPrefix(msgspec.Struct, frozen=True, tag=True):
+    diff_ids: Sequence[str]
+
+
+class UnpackLayer(msgspec.Struct, frozen=True, tag=True):
+    artifact: str
+    parent: str
+    blob: LayerBlob
+
+
+class DropArtifact(msgspec.Struct, frozen=True, tag=True):
+    artifact: str
 
 
 # --- asked by the daemon --------------------------------------------------------------------------------------------
@@ -157,9 +224,19 @@ Question = (
     | Unpack
     | Run
     | Pack
-    | CreateImage
-    | Tag
-    | Save
+    | CreateImages
+    | LabelConfig
+    | StoreLayers
+    | PutBlob
+    | ReceiveBlob
+    | ReadBlob
+    | PushArtifact
+    | SaveArtifact
+    | FetchManifest
+    | FetchBlobs
+    | FindPrefix
+    | UnpackLayer
+    | DropArtifact
     | Begin
     | Serve
     | ListCache
@@ -177,7 +254,13 @@ RESULTS: dict[type, Any] = {
     ListSnapshots: tuple[str, ...],
     Run: int,
     Pack: Layer,
-    CreateImage: str,
+    CreateImages: tuple[str, ...],
+    LabelConfig: bytes,
+    StoreLayers: tuple[LayerBlob, ...],
+    PutBlob: str,
+    FetchManifest: tuple[str, bytes],
+    FindPrefix: Prefix,
+    UnpackLayer: str,
     ListCache: tuple[CacheRecord, ...],
     PruneCache: Pruned,
 }

@@ -7,12 +7,28 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from orlop_build_dockerfile.contracts import Base, Credentials, Download, Layer, SnapshotUsage, Step
-from orlop_engine.building.images import BaseImage, Wanted
+import msgspec
+
+from orlop_build_dockerfile.contracts import (
+    Base,
+    Blob,
+    Credentials,
+    Download,
+    ImagePart,
+    Layer,
+    LayerBlob,
+    Prefix,
+    SnapshotUsage,
+    Step,
+)
+from orlop_engine.building.artifacts import Archive, LayerForm, Manifest
+from orlop_engine.building.images import BaseImage, NewImage, Wanted
+from orlop_engine.building.images import LayerBlob as StoredLayer
 from orlop_engine.building.service import Workspace
 from orlop_engine.building.steps import StepRequest
 from orlop_engine.containers.container import TreeMount
 from orlop_engine.containers.record import MountRecord
+from orlop_engine.images.manifests import Descriptor
 from orlop_engine.images.progress import Record
 from orlop_engine.images.registry_auth import ANONYMOUS
 from orlop_engine.images.registry_auth import Credentials as RegistryCredentials
@@ -24,7 +40,16 @@ from .link import Report
 
 __all__ = ["Requests"]
 
-_PHASES = {"Downloading": "downloading", "Extracting": "extracting", "Pull complete": "done", "Already exists": "done"}
+_PHASES = {
+    "Downloading": "downloading",
+    "Extracting": "extracting",
+    "Pull complete": "done",
+    "Already exists": "done",
+    "Compressing": "compressing",
+    "Pushing": "pushing",
+    "Pushed": "done",
+    "Layer already exists": "done",
+}
 
 _RESTRICTED = frozenset(
     {
@@ -40,12 +65,19 @@ _RESTRICTED = frozenset(
         messages.Unpack,
         messages.Run,
         messages.Pack,
-        messages.CreateImage,
-        messages.Tag,
-        messages.Save,
+        messages.CreateImages,
+        messages.LabelConfig,
+        messages.StoreLayers,
+        messages.PutBlob,
+        messages.ReceiveBlob,
+        messages.ReadBlob,
+        messages.PushArtifact,
+        messages.SaveArtifact,
+        messages.DropArtifact,
     }
 )
-"""The questions of a builder whose clients are restricted: `building.scope` judges what these name."""
+"""The questions of a builder whose clients are restricted: `building.scope` judges what these name. Others, of imported
+caches, name layers by digests, which the client need not have seen."""
 
 
 class Requests:
@@ -92,12 +124,57 @@ class Requests:
                 return await workspace.run(await self._step(question.step), streams)
             case messages.Pack():
                 return Layer(*await workspace.pack(question.key))
-            case messages.CreateImage():
-                return (await workspace.create_image(question.config, question.snapshots, question.names)).id
-            case messages.Tag():
-                return await workspace.tag(question.image_id, question.name)
-            case messages.Save():
-                return await workspace.save(question.image_id, question.names, *_given(fds, 1))
+            case messages.CreateImages():
+                parts = [_new_image(part) for part in question.parts]
+                return [image.id for image in await workspace.create_images(parts, question.names, question.index)]
+            case messages.LabelConfig():
+                return workspace.scope.labelled(question.config)
+            case messages.FindPrefix():
+                return Prefix(*await workspace.prefix(question.diff_ids))
+            case messages.UnpackLayer():
+                return await workspace.unpack_layer(question.artifact, question.parent, _layer_blob(question.blob))
+            case _:
+                return await self._artifact(question, fds, report)
+
+    async def _artifact(self, question: messages.Question, fds: list[int], report: Report) -> Any:
+        artifacts = self._workspace.artifacts
+        match question:
+            case messages.StoreLayers():
+                form = LayerForm(*msgspec.structs.astuple(question.form))
+                found = await artifacts.layers(question.artifact, question.snapshots, form, _reporter(report))
+                return [LayerBlob(one.digest, one.size, one.compression, one.diff_id) for one in found]
+            case messages.PutBlob():
+                return await artifacts.put(question.artifact, question.data)
+            case messages.ReceiveBlob():
+                return await artifacts.receive(question.artifact, question.digest, *_given(fds, 1))
+            case messages.ReadBlob():
+                return await artifacts.read(question.artifact, question.digest, *_given(fds, 1))
+            case messages.PushArtifact():
+                manifests = [Manifest(_blob(one.descriptor), tuple(map(_blob, one.blobs))) for one in question.manifests]
+                shown = {digest: name for one in question.manifests for digest, name in one.layers.items()}
+                return await artifacts.push(
+                    question.artifact,
+                    question.name,
+                    manifests,
+                    shown,
+                    _credentials(question.credentials),
+                    _reporter(report),
+                    by_digest=question.by_digest,
+                )
+            case messages.SaveArtifact():
+                asked = question.archive
+                archive = Archive(
+                    _blob(asked.root), tuple(map(_blob, asked.blobs)), tuple(asked.names), asked.annotations, asked.docker
+                )
+                return await artifacts.save(question.artifact, archive, *_given(fds, 1))
+            case messages.FetchManifest():
+                return await artifacts.fetch_manifest(question.name, _credentials(question.credentials))
+            case messages.FetchBlobs():
+                blobs = list(map(_blob, question.blobs))
+                credentials = _credentials(question.credentials)
+                return await artifacts.fetch(question.artifact, question.name, blobs, credentials, _reporter(report))
+            case messages.DropArtifact():
+                return await artifacts.drop(question.artifact)
             case _:
                 raise InvalidParameter(f"the daemon cannot answer {type(question).__name__}")
 
@@ -163,6 +240,18 @@ def _host(step: Step) -> HostConfig:
     )
 
 
+def _blob(given: Blob) -> Descriptor:
+    return Descriptor(given.digest, given.size, given.media_type)
+
+
+def _layer_blob(given: LayerBlob) -> StoredLayer:
+    return StoredLayer(given.digest, given.size, given.compression, given.diff_id)
+
+
+def _new_image(part: ImagePart) -> NewImage:
+    return NewImage(part.config, part.snapshots, list(map(_layer_blob, part.blobs)), part.manifests, part.attachments)
+
+
 def _given(fds: list[int], count: int) -> list[int]:
     if len(fds) != count:
         raise InvalidParameter(f"{len(fds)} descriptors instead of {count}")
@@ -185,7 +274,8 @@ def _reporter(report: Report) -> Any:
     """Turns records of a pull into `Download`s. Those of layers only."""
 
     def tell(record: Record) -> None:
-        phase = _PHASES.get(record.status or "")
+        status = record.status or ""
+        phase = "done" if status.startswith("Mounted from") else _PHASES.get(status)
         if phase is not None and record.id:
             detail = record.detail
             report(Download(record.id, detail.current if detail else 0, detail.total if detail else 0, phase))

@@ -25,6 +25,7 @@ from orlop_build_dockerfile.contracts import CacheRecord, Client, Pruned, Settin
 from orlop_build_dockerfile.keys import BuildKeys
 from orlop_engine.building.scope import Scope
 from orlop_engine.commands import spawn_detached
+from orlop_engine.containers.emulation import emulated
 from orlop_engine.engine import Engine
 from orlop_engine.images import platforms
 from orlop_kernel import __version__
@@ -211,7 +212,7 @@ class Supervisor:
             runtime=run,
             version=__version__,
             storage=engine.storage_name,
-            platforms=(str(platforms.default()),),
+            platforms=tuple(map(str, (platforms.default(), *emulated()))),
             proxies={
                 name: value
                 for name, value in (

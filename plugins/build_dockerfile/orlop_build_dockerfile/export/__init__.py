@@ -1,6 +1,8 @@
 """From a result to what the client wants of it.
 
-image.py     an image in the daemon            config.py   its configuration: layers and history joined
+image.py     images in the daemon, or at a registry   archives.py    an image as a file of the client ("docker", "oci")
+compose.py   the documents of images                  documents.py   their form; options.py: what the client may say
+config.py    configurations: layers and history joined
 files.py     files sent to the client, as a directory or a tar
 """
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "run_export"]
 
-KINDS = ("moby", "image", "local", "tar")
+KINDS = ("moby", "image", "docker", "oci", "local", "tar")
 
 
 async def run_export(job: SolverJob, result: Result, export: Export) -> Mapping[str, str]:
@@ -24,6 +26,10 @@ async def run_export(job: SolverJob, result: Result, export: Export) -> Mapping[
         from .image import export_image
 
         return await export_image(job, result, export)
+    if export.kind in ("docker", "oci"):
+        from .archives import export_archive
+
+        return await export_archive(job, result, export)
     if export.kind in ("local", "tar"):
         from .files import export_files
 

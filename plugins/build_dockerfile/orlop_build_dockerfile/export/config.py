@@ -5,6 +5,7 @@ Pure functions. History entries without `empty_layer` belong to the layers in or
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from collections.abc import Sequence
@@ -32,21 +33,45 @@ def timestamp(seconds: float) -> str:
     return text + (f".{fraction:09d}".rstrip("0") if fraction else "") + "Z"
 
 
-def complete(config: bytes, layers: Sequence[BuiltLayer], *, platform: str, epoch: int | None, now: float) -> bytes:
-    """The JSON of the image's configuration. `epoch` is SOURCE_DATE_EPOCH, the latest time that may be in the image.
-    Raises `BuildFailed` if `config` is no configuration."""
+def complete(
+    config: bytes,
+    layers: Sequence[BuiltLayer],
+    *,
+    platform: str,
+    epoch: int | None,
+    now: float,
+    base: bytes = b"",
+    cache: bytes = b"",
+) -> bytes:
+    """The JSON of the image's configuration. `epoch` is SOURCE_DATE_EPOCH, the latest time that may be in the image, but
+    for the history of its base image, whose configuration `base` is. `cache` is an inline cache. Raises `BuildFailed` if
+    `config` is no configuration."""
     document = _document(config, platform)
     document["rootfs"] = {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]}
     history = [entry for entry in document.get("history") or [] if isinstance(entry, dict)]
     document["history"] = history = _fit(history, layers, now)
+    if cache:
+        document["moby.buildkit.cache.v0"] = base64.b64encode(cache).decode()
     if epoch is not None:
-        for entry in history:
+        for entry in history[_inherited(history, base) :]:
             entry["created"] = min(entry.get("created") or timestamp(epoch), timestamp(epoch))
         document["created"] = timestamp(epoch)
     elif not document.get("created"):
         times = [entry["created"] for entry in history if entry.get("created")]
         document["created"] = times[-1] if times else timestamp(now)
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _inherited(history: Sequence[Any], base: bytes) -> int:
+    """How many entries are those of the base image."""
+    try:
+        known = json.loads(base).get("history") or [] if base else []
+    except (ValueError, AttributeError):
+        return 0
+    count = 0
+    while count < min(len(history), len(known)) and history[count] == known[count]:
+        count += 1
+    return count
 
 
 def _document(config: bytes, platform: str) -> dict[str, Any]:

@@ -1,103 +1,104 @@
-"""The exporter "moby": an image in the daemon's store, made of the snapshots themselves."""
+"""The exporters "moby" and "image": images in the daemon's store, and at a registry.
+
+An image that stays here is made of the snapshots themselves. One that is pushed, annotated or attested, or that has several
+platforms, gets manifests, and its layers get blobs.
+"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import trio
-
-from orlop_build_dockerfile.contracts import BuildFailed, Export, Layer, Ref, Result
+from orlop_build_dockerfile.attest import predicates
+from orlop_build_dockerfile.attest.parse import parse
+from orlop_build_dockerfile.attest.statements import Predicate
+from orlop_build_dockerfile.contracts import BuildFailed, Export, Result
 from orlop_build_dockerfile.contracts import Vertex as Shown
 from orlop_build_dockerfile.dockerfile.references import parse_reference
-from orlop_build_dockerfile.nurseries import nursery
-from orlop_build_dockerfile.ops.source import diff_ids
-from orlop_build_dockerfile.solver.values import join_key
+from orlop_build_dockerfile.solver.values import join_key, registry_of
 
-from .config import BuiltLayer, complete
+from .compose import Composed, Composer, Target, artifact, reporter, targets
+from .documents import root_descriptor
+from .options import ImageOptions, read_options
 
 if TYPE_CHECKING:
     from orlop_build_dockerfile.solver.job import SolverJob
 
-__all__ = ["export_image"]
+__all__ = ["attested", "export_image"]
 
-_PACKING = 2  # layers at once
+
+async def attested(job: SolverJob, found: Sequence[Target], options: ImageOptions) -> Mapping[str, Sequence[Predicate]]:
+    """What there is to say about the results, as far as the client wants it there. They exist then."""
+    for target in found:
+        await job.evaluate(target.ref)
+    wanted = parse(job.build.options)
+    if not wanted or (wanted.only_inline and not options.inline):
+        return {}
+    return await predicates(job, found, wanted)
 
 
 async def export_image(job: SolverJob, result: Result, export: Export) -> Mapping[str, str]:
-    if len(result.refs) != 1:
-        raise BuildFailed("exporting an image of several platforms is not supported by this exporter", code=12)
-    ((platform, ref),) = result.refs.items()
-    snapshot = await job.snapshot(ref)
-    config = result.metadata.get("containerimage.config" + (f"/{platform}" if platform else ""), b"")
-    names = [_normalized(name.strip()) for name in export.attributes.get("name", "").split(",") if name.strip()]
+    found = targets(job, result)
+    options = read_options(export, result.metadata, job.build.options, frozenset(target.platform for target in found))
     digest = "sha256:" + join_key("exporter", job.id, str(export.number), export.kind)
-    async with job.build.progress.vertex(digest, "exporting to image", ()) as shown:
-        chain = list(job.core.records.chain(snapshot))[::-1]
-        layers = await _layers(job, shown, ref, chain)
-        epoch = _epoch(export)
-        host = (job.core.settings.platforms or ("linux/amd64",))[0]
-        document = complete(config, layers, platform=platform or host, epoch=epoch, now=time.time())
-        image = await _create(job, shown, document, chain, names)
-    answer = {"containerimage.config.digest": image, "containerimage.digest": image}
-    if names:
-        answer["image.name"] = ",".join(names)
+    said = await attested(job, found, options)
+    async with artifact(job) as name, job.build.progress.vertex(digest, "exporting to image", ()) as shown:
+        composer = Composer(job, shown, result, options)
+        shown.status("exporting layers", name="exporting layers")
+        inline = any(each.kind == "inline" for each in job.build.cache_exports)
+        if options.is_plain and len(found) == 1 and not any(said.values()) and not inline:
+            part = await composer.plain(found[0])
+            shown.status("exporting layers", name="exporting layers", done=True)
+            image = (await job.core.backend.create_images([part], options.names))[0]
+            answer = {"containerimage.config.digest": image, "containerimage.digest": image}
+            _tell(shown, [image], options.names)
+        else:
+            index = len(found) > 1 or any(said.values()) or ("" not in result.refs and options.push)
+            composed = await composer.compose(name, found, said, index=index)
+            shown.status("exporting layers", name="exporting layers", done=True)
+            answer = await _store_and_push(job, shown, name, composed, options)
+    if options.names:
+        answer["image.name"] = ",".join(options.names)
     return answer
 
 
-def _normalized(name: str) -> str:
-    """As clients are told it: with its registry, and without the tag that is implied."""
-    try:
-        return str(parse_reference(name))
-    except ValueError as error:
-        raise BuildFailed(f"failed to parse target name {name!r}: {error}", code=3) from None
-
-
-def _epoch(export: Export) -> int | None:
-    text = export.attributes.get("source-date-epoch", "")
-    return int(text) if text.isdecimal() and len(text) < 12 else None
-
-
-async def _layers(job: SolverJob, shown: Shown, ref: Ref, chain: Sequence[str]) -> list[BuiltLayer]:
-    """The layers of a chain of snapshots, lowest first, of which the first may be that of an image."""
-    shown.status("exporting layers", name="exporting layers")
-    records = job.core.records
-    own = [snapshot for snapshot in chain if records.of_snapshot(snapshot) is not None]
-    packed: dict[str, Layer] = {}
-    limiter = trio.CapacityLimiter(_PACKING)
-
-    async def pack(snapshot: str) -> None:
-        async with limiter:
-            packed[snapshot] = await job.core.backend.pack(snapshot)
-
-    async with nursery() as packing:
-        for snapshot in own:
-            packing.start_soon(pack, snapshot)
-    base = [] if len(own) == len(chain) else await _base_layers(job, chain[0])
-    layers = [BuiltLayer(diff_id) for diff_id in base]
-    for snapshot in own:
-        record = records.of_snapshot(snapshot)
-        assert record is not None
-        layers.append(BuiltLayer(packed[snapshot].diff_id, record.created, record.description))
-    shown.status("exporting layers", name="exporting layers", done=True)
-    return layers
-
-
-async def _base_layers(job: SolverJob, snapshot: str) -> Sequence[str]:
-    """The diffIDs of the image whose top layer is `snapshot`."""
-    known = job.core.records.base_layers.get(snapshot)
-    if known is not None:
-        return known
-    base = await job.base_of(snapshot)
-    if base is None:
-        raise BuildFailed(f"cannot export layers: no image of this build has the snapshot {snapshot}")
-    return diff_ids(base.config)
-
-
-async def _create(job: SolverJob, shown: Shown, document: bytes, chain: Sequence[str], names: Sequence[str]) -> str:
-    image: str = await job.core.backend.create_image(document, chain, names)
-    shown.status(f"writing image {image}", name=f"writing image {image}", done=True)
+def _tell(shown: Shown, images: Sequence[str], names: Sequence[str]) -> None:
+    for image in images:
+        shown.status(f"writing image {image}", name=f"writing image {image}", done=True)
     for name in names:
         shown.status(f"naming to {name}", name=f"naming to {name}", done=True)
-    return image
+
+
+async def _store_and_push(
+    job: SolverJob, shown: Shown, name: str, composed: Composed, options: ImageOptions
+) -> dict[str, str]:
+    if options.push and not options.names:
+        raise BuildFailed("tag is needed when pushing to registry", code=3)
+    if options.store:
+        # The name means the image that it was given to last, unless a platform is asked for
+        host = job.core.settings.platforms[:1]
+        parts = [part for _, part in sorted(composed.parts, key=lambda each: each[0] in host)]
+        images = await job.core.backend.create_images(parts, options.names, composed.index)
+        _tell(shown, images, options.names)
+    for target in options.names if options.push else ():
+        await _push(job, shown, name, composed, target, by_digest=options.by_digest)
+    answer = {
+        "containerimage.digest": composed.root.digest,
+        "containerimage.descriptor": root_descriptor(composed.root, composed.annotations, composed.platform),
+    }
+    if composed.config:
+        answer["containerimage.config.digest"] = composed.config
+    return answer
+
+
+async def _push(job: SolverJob, shown: Shown, name: str, composed: Composed, target: str, *, by_digest: bool) -> None:
+    """Push with the credentials of the client. The progress is the build's."""
+    credentials = await job.build.session.credentials(registry_of(target))
+    shown.status("pushing layers", name="pushing layers")
+    what = f"pushing manifest for {parse_reference(target).tagged()}@{composed.root.digest}"
+    try:
+        await job.core.backend.push(name, target, composed.manifests, credentials, reporter(shown), by_digest=by_digest)
+    except Exception as error:
+        raise BuildFailed(f"failed to push {target}: {error}") from error
+    shown.status("pushing layers", name="pushing layers", done=True)
+    shown.status(what, name=what, done=True)

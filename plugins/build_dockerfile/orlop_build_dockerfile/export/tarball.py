@@ -1,50 +1,63 @@
-"""A directory as a tar. Blocks: call it on a thread."""
+"""Directories as a tar. Blocks: call it on a thread."""
 
 from __future__ import annotations
 
 import os
 import stat
 import tarfile
+from collections.abc import Sequence
 
 from orlop_build_dockerfile.ops.paths import opened
 
-__all__ = ["pack_directory"]
+__all__ = ["pack_directories"]
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def pack_directory(root: int, output: int, prefix: str) -> None:
-    """Write everything below the directory `root` to the descriptor `output`, and close that. Stops without an error when
-    the reader has gone."""
+def pack_directories(roots: Sequence[tuple[int, str]], output: int, time: int | None = None) -> None:
+    """Write everything below directories to the descriptor `output`, and close that: each below a directory of the archive,
+    if that is not "". `time`: of all files, instead of their own. Stops without an error when the reader has gone."""
     try:
         with (
             open(output, "wb", buffering=1 << 20) as file,
             tarfile.open(mode="w|", fileobj=file, format=tarfile.PAX_FORMAT, bufsize=1 << 20) as archive,
         ):
-            _add(archive, root, f"{prefix}/" if prefix else "", {})
+            for root, below in roots:
+                if below:
+                    made = tarfile.TarInfo(below)
+                    made.type, made.mode, made.mtime = tarfile.DIRTYPE, 0o755, time or 0
+                    archive.addfile(made)
+                _Packer(archive, time).add(root, f"{below}/" if below else "", {})
     except BrokenPipeError:
         pass
 
 
-def _add(archive: tarfile.TarFile, directory: int, path: str, links: dict[tuple[int, int], str]) -> None:
-    for name in sorted(os.listdir(directory), key=os.fsencode):
-        info = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        entry = _entry(path + name, directory, name, info, links)
-        if entry is None:
-            continue
-        if entry.isreg():
-            with opened(os.open(name, _READ, dir_fd=directory)) as fd, open(fd, "rb", closefd=False) as content:
-                _attributes(entry, fd)
-                archive.addfile(entry, content)
-            continue
-        if not entry.isdir():
-            archive.addfile(entry)
-            continue
-        with opened(os.open(name, _DIRECTORY, dir_fd=directory)) as inner:
-            _attributes(entry, inner)
-            archive.addfile(entry)
-            _add(archive, inner, f"{path}{name}/", links)
+class _Packer:
+    def __init__(self, archive: tarfile.TarFile, time: int | None) -> None:
+        self._archive, self._time = archive, time
+
+    def add(self, directory: int, path: str, links: dict[tuple[int, int], str]) -> None:
+        archive = self._archive
+        for name in sorted(os.listdir(directory), key=os.fsencode):
+            info = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            entry = _entry(path + name, directory, name, info, links)
+            if entry is None:
+                continue
+            if self._time is not None:
+                entry.mtime = self._time
+            if entry.isreg():
+                with opened(os.open(name, _READ, dir_fd=directory)) as fd, open(fd, "rb", closefd=False) as content:
+                    _attributes(entry, fd)
+                    archive.addfile(entry, content)
+                continue
+            if not entry.isdir():
+                archive.addfile(entry)
+                continue
+            with opened(os.open(name, _DIRECTORY, dir_fd=directory)) as inner:
+                _attributes(entry, inner)
+                archive.addfile(entry)
+                self.add(inner, f"{path}{name}/", links)
 
 
 def _entry(

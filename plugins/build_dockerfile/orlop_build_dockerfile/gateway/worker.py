@@ -19,6 +19,8 @@ solve.base resolveimage resolveimage.resolvemode readfile readdir statfile retur
 frontend.inputs gateway.solve.metadata gateway.evaluate gateway.solve.evaluate gateway.warnings source.metaresolver
 """.split()
 _HOST_GATEWAY = "org.mobyproject.buildkit.worker.moby.host-gateway-ip"
+# With this label, buildx offers archives, export of caches, several platforms and attestations for the builder of a daemon
+_SNAPSHOTTER = "org.mobyproject.buildkit.worker.snapshotter"
 
 
 class Worker:
@@ -32,6 +34,7 @@ class Worker:
     def record(self) -> control_pb2.WorkerRecord:
         record = control_pb2.WorkerRecord(ID=self._id, BuildkitVersion=self.version())
         record.platforms.extend(map(parse_platform, self._settings.platforms or ("linux/amd64",)))
+        record.Labels[_SNAPSHOTTER] = self._settings.storage or "overlay2"
         if self._settings.host_gateway:
             record.Labels[_HOST_GATEWAY] = self._settings.host_gateway
         if self._settings.collect:

@@ -29,7 +29,7 @@ from .stubs import Stubs
 if TYPE_CHECKING:
     from orlop_build_dockerfile.solver.job import SolverJob
 
-__all__ = ["execute"]
+__all__ = ["exact_parts", "execute"]
 
 _VERSION = "exec 1"
 _NOT_STARTED = "unable to start container process"
@@ -43,7 +43,7 @@ async def execute(job: SolverJob, vertex: Vertex, inputs: list[Value]) -> Mappin
     _check_entitlements(job, op)
 
     async def exact() -> str:
-        return join_key(_VERSION, *await _exact_parts(vertex.op, inputs, vertex.digest[7:32]))
+        return join_key(_VERSION, *await exact_parts(vertex.op, inputs, vertex.digest[7:32]))
 
     quick = None
     if not any(value.by_content for value in inputs):
@@ -82,7 +82,7 @@ def _read_only(mount: ops_pb2.Mount) -> bool:
     return mount.mountType == ops_pb2.BIND and mount.readonly and mount.output < 0
 
 
-async def _exact_parts(op: ops_pb2.Op, inputs: list[Value], ref: str) -> list[str | bytes]:
+async def exact_parts(op: ops_pb2.Op, inputs: list[Value], ref: str) -> list[str | bytes]:
     text = _normalized(op)
     parts: list[str | bytes] = []
     for mount in text.exec.mounts:

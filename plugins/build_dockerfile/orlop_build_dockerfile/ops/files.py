@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from orlop_build_dockerfile.solver.core import ActiveSnapshot
     from orlop_build_dockerfile.solver.job import SolverJob
 
-__all__ = ["change_files"]
+__all__ = ["change_files", "exact_parts"]
 
 _VERSION = "file 1"
 Owner = tuple[int, int] | None
@@ -38,7 +38,7 @@ async def change_files(job: SolverJob, vertex: Vertex, inputs: list[Value]) -> M
     op = vertex.op.file
 
     async def exact() -> str:
-        return join_key(_VERSION, *await _exact_parts(op, inputs, vertex.digest[7:32]))
+        return join_key(_VERSION, *await exact_parts(op, inputs, vertex.digest[7:32]))
 
     quick = None
     if not any(value.by_content for value in inputs):
@@ -46,7 +46,7 @@ async def change_files(job: SolverJob, vertex: Vertex, inputs: list[Value]) -> M
     return await produce(job, vertex, quick, exact, lambda _, key, lease: _Run(job, vertex, inputs).make(key, lease))
 
 
-async def _exact_parts(op: ops_pb2.FileOp, inputs: list[Value], ref: str) -> list[str | bytes]:
+async def exact_parts(op: ops_pb2.FileOp, inputs: list[Value], ref: str) -> list[str | bytes]:
     """What the cache key covers: for COPY, the content of what it copies and the last component of its path."""
     parts: list[str | bytes] = []
     for action in op.actions:

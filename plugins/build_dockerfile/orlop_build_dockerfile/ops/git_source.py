@@ -101,6 +101,7 @@ async def git_source(job: SolverJob, vertex: Vertex, rest: str) -> Made:
         tool = _Git(job, program, await _authorization(job, vertex))
         commit = ref if _COMMIT.fullmatch(ref) else await _resolve(tool, remote, ref)
         _check(attrs.get("git.checksum", ""), commit)
+        job.materials[vertex.digest] = (f"{remote}#{ref}" if ref else remote, f"sha1:{commit}")
         submodules = attrs.get("git.skipsubmodules", "") != "true"
         key = join_key("git", remote, commit, paths.clean(subdir), str(keep), str(submodules), ref if keep else "")
         record = None if vertex.ignore_cache else job.core.records.find(key)

@@ -77,6 +77,7 @@ async def http_source(job: SolverJob, vertex: Vertex) -> Made:
             records.use(known, job.lease)
             if wanted.checksum:
                 shown.cached = True
+                job.materials[vertex.digest] = (wanted.url, wanted.checksum)
                 return Made(job.core, known, 0)
 
         async def fetch(lease: Lease) -> Record:
@@ -84,6 +85,8 @@ async def http_source(job: SolverJob, vertex: Vertex) -> Made:
 
         record = await job.core.shared_step(job, f"{by_address}:{job.id if vertex.ignore_cache else ''}", fetch)
         shown.cached = record is known
+        if digest := wanted.checksum or record.extra.get("digest", ""):
+            job.materials[vertex.digest] = (wanted.url, digest)
         return Made(job.core, record, 0)
 
 
@@ -118,7 +121,7 @@ async def _fetch(job: SolverJob, wanted: _Wanted, key: str, known: Record | None
             lease,
             keys=[key],
             description=f"http url {wanted.url}"[:500],
-            extra={"etag": received.etag},
+            extra={"etag": received.etag, "digest": received.digest},
         )
     finally:
         with trio.move_on_after(10, shield=True):

@@ -11,7 +11,7 @@ import msgspec
 from orlop_build_dockerfile.contracts import Base, BuildFailed
 from orlop_build_dockerfile.contracts import Vertex as Shown
 from orlop_build_dockerfile.solver.definition import Vertex
-from orlop_build_dockerfile.solver.values import Image, Value
+from orlop_build_dockerfile.solver.values import Image, Value, registry_of
 
 if TYPE_CHECKING:
     from orlop_build_dockerfile.solver.job import SolverJob
@@ -70,7 +70,7 @@ async def _image(job: SolverJob, vertex: Vertex, name: str) -> Value:
 
 async def _pull(job: SolverJob, vertex: Vertex, name: str, platform: str) -> Base:
     """Make the layers exist. The vertex is shown again if there is something to download."""
-    credentials = await job.build.session.credentials(name.split("/", 1)[0])
+    credentials = await job.build.session.credentials(registry_of(name))
     async with AsyncExitStack() as stack:
         items = await stack.enter_async_context(job.core.backend.base(name, platform, pull=False, credentials=credentials))
         shown: Shown | None = None

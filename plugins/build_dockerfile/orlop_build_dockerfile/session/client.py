@@ -13,7 +13,9 @@ import trio
 from orlop_build_dockerfile.contracts import BuildFailed, Credentials, LocalDirectory, Transferred, Vertex
 from orlop_build_dockerfile.grpc import Call, Code, Connection, Headers, RpcError
 from orlop_build_dockerfile.nurseries import nursery
+from orlop_build_dockerfile.pb import content_pb2
 from orlop_build_dockerfile.pb import session_pb2 as pb
+from orlop_build_dockerfile.session import content
 from orlop_build_dockerfile.session.packets import encode_metadata
 from orlop_build_dockerfile.session.transfer import options, receive_directory, send_directory
 
@@ -27,6 +29,7 @@ CHECK_AGENT, FORWARD_AGENT = "/moby.sshforward.v1.SSH/CheckAgent", "/moby.sshfor
 PULL = "/moby.upload.v1.Upload/Pull"
 HEALTH = "/grpc.health.v1.Health/Check"
 
+_HUB = "registry-1.docker.io"  # as clients know Docker Hub
 _ANSWER = 60.0  # seconds; a client may ask its user for a passphrase or run a program for credentials
 _CHECK_EVERY, _CHECK_TIMEOUT = 10.0, 30.0
 _PROGRESS_EVERY = 0.15  # seconds, BuildKit's interval
@@ -103,9 +106,9 @@ class ClientSession:
         tell.finish(result.size)
         return result
 
-    async def send_directory(self, exporter: str, directory: int) -> None:
+    async def send_directory(self, exporter: str, directory: int, *, below: str = "", time: int | None = None) -> None:
         async with self._call(FILE_SEND, [("buildkit-attachable-exporter-id", exporter)]) as call:
-            await send_directory(call, directory, lambda sent: None)
+            await send_directory(call, directory, lambda sent: None, below=os.fsencode(below), time=time)
 
     async def send_archive(self, exporter: str, chunks: AsyncIterator[bytes], metadata: Mapping[str, str]) -> None:
         headers = [("buildkit-attachable-exporter-id", exporter)]
@@ -126,6 +129,33 @@ class ClientSession:
             call.finish_sending()
             yield _bytes(call)
 
+    # Content stores of the client
+
+    async def has_content(self, store: str, digest: str) -> bool:
+        try:
+            async with self._connection.call(content.INFO, [(content.STORE, store)]) as call:
+                await call.send(content_pb2.InfoRequest(digest=digest).SerializeToString())
+                call.finish_sending()
+                await call.receive_one()
+        except RpcError as error:
+            if error.code == Code.NOT_FOUND:
+                return False
+            raise self._failure(error) from error
+        return True
+
+    async def write_content(self, store: str, digest: str, size: int, chunks: AsyncIterator[bytes]) -> None:
+        try:
+            async with self._call(content.WRITE, [(content.STORE, store)]) as call:
+                await content.write(call, digest, size, chunks)
+        except BuildFailed as error:
+            if error.code != Code.ALREADY_EXISTS:
+                raise
+
+    @asynccontextmanager
+    async def read_content(self, store: str, digest: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        async with self._call(content.READ, [(content.STORE, store)]) as call:
+            yield content.read(call, digest)
+
     # Secrets
 
     async def secret(self, id: str) -> bytes | None:
@@ -142,7 +172,8 @@ class ClientSession:
 
     async def credentials(self, host: str) -> Credentials | None:
         try:
-            answer = await self._ask(CREDENTIALS, pb.CredentialsRequest(Host=host).SerializeToString())
+            request = pb.CredentialsRequest(Host=_HUB if host == "docker.io" else host)
+            answer = await self._ask(CREDENTIALS, request.SerializeToString())
         except RpcError as error:
             if error.code in (Code.NOT_FOUND, Code.UNIMPLEMENTED):
                 return None

@@ -22,6 +22,7 @@ from orlop_sdk import linux
 __all__ = ["options", "receive_directory", "send_directory"]
 
 _BATCH = 1 << 20
+_SECOND = 1_000_000_000
 _REQUESTS = 1000
 _END = 5  # seconds for the receiver to end a call whose files it has received
 T = TypeVar("T")
@@ -63,16 +64,20 @@ async def receive_directory(call: Call, target: str, progress: Callable[[int], N
 
 
 class _Sender:
-    """The files of a directory, as packets. Blocks."""
+    """The files of a directory, as packets. Blocks. `below`, `time`: see `contracts.Session.send_directory`."""
 
-    def __init__(self, root: int) -> None:
-        self._root = root
+    def __init__(self, root: int, below: bytes = b"", time: int | None = None) -> None:
+        self._root, self._below, self._time = root, below, time
         self._paths: list[bytes | None] = []  # those of regular files, by their place in the list
 
     def entries(self) -> Iterator[bytes]:
         """STAT packets: each directory before its entries, these by their bytes."""
         linked: dict[tuple[int, int], bytes] = {}
         waiting: list[bytes] = [b""]
+        if self._below:
+            made = pb.Entry(path=self._below, mode=go_mode(stat.S_IFDIR | 0o755), modTime=(self._time or 0) * _SECOND)
+            self._paths.append(None)
+            yield pb.Packet(type=STAT, stat=made).SerializeToString()
         while waiting:
             path = waiting.pop()
             if path:
@@ -102,7 +107,9 @@ class _Sender:
 
     def _packet(self, path: bytes, info: os.stat_result, linked: dict[tuple[int, int], bytes]) -> bytes:
         regular = stat.S_ISREG(info.st_mode)
-        entry = pb.Entry(path=path, mode=go_mode(info.st_mode), uid=info.st_uid, gid=info.st_gid, modTime=info.st_mtime_ns)
+        shown = self._below + b"/" + path if self._below else path
+        time = info.st_mtime_ns if self._time is None else self._time * _SECOND
+        entry = pb.Entry(path=shown, mode=go_mode(info.st_mode), uid=info.st_uid, gid=info.st_gid, modTime=time)
         if stat.S_ISLNK(info.st_mode):
             fd = self._open(path, os.O_PATH | os.O_NOFOLLOW)
             try:
@@ -112,8 +119,8 @@ class _Sender:
         elif regular:
             entry.size = info.st_size
             if info.st_nlink > 1:
-                first = linked.setdefault((info.st_dev, info.st_ino), path)
-                entry.linkname = first if first != path else b""
+                first = linked.setdefault((info.st_dev, info.st_ino), shown)
+                entry.linkname = first if first != shown else b""
         elif stat.S_ISCHR(info.st_mode) or stat.S_ISBLK(info.st_mode):
             entry.devmajor, entry.devminor = os.major(info.st_rdev), os.minor(info.st_rdev)
         self._paths.append(path if regular else None)
@@ -147,9 +154,11 @@ class _Sender:
         yield pb.Packet(type=DATA, ID=number).SerializeToString()
 
 
-async def send_directory(call: Call, directory: int, progress: Callable[[int], None]) -> None:
+async def send_directory(
+    call: Call, directory: int, progress: Callable[[int], None], *, below: bytes = b"", time: int | None = None
+) -> None:
     """Send a directory to the other side of a call, which asks for the files that it wants. Raises BuildFailed, RpcError."""
-    sender = _Sender(directory)
+    sender = _Sender(directory, below, time)
     wanted, numbers = trio.open_memory_channel[int](math.inf)  # each file may be asked for once
     sent = 0
 

@@ -18,6 +18,7 @@ exec.cgroup exec.secretenv exec.validexitcode
 file.base file.rm.wildcard file.copy.includeexcludepatterns file.copy.alwaysreplaceexistingdestpaths file.rm.nofollowsymlink
 file.copy.modestring file.symlink.create
 mergeop diffop source.buildop.llbfilename
+exporter.image.attestations exporter.sourcedateepoch exporter.multiple exporter.image.annotations
 constraints platform meta.ignorecache meta.description meta.exportcache
 """.split()
 

@@ -7,15 +7,16 @@ import hashlib
 import json
 import os
 import stat
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
 
 from orlop_build_dockerfile.cache.records import Lease
-from orlop_build_dockerfile.contracts import Base, Build, BuildFailed, Export, Ref, Result
+from orlop_build_dockerfile.contracts import Base, Build, BuildFailed, CacheTarget, Export, Ref, Result
 from orlop_build_dockerfile.contracts import Vertex as Shown
 from orlop_build_dockerfile.ops import paths
 from orlop_build_dockerfile.ops.patterns import Matcher
@@ -26,7 +27,10 @@ from orlop_sdk import OrlopError, linux
 from .core import Core, failure
 from .definition import Graph, Output, Vertex, decode, source_details
 from .tasks import SharedTasks
-from .values import Empty, Image, Value
+from .values import Empty, Image, Value, registry_of
+
+if TYPE_CHECKING:
+    from orlop_build_dockerfile.remote.steps import RemoteSteps
 
 __all__ = ["GraphRef", "SolverJob"]
 
@@ -57,12 +61,30 @@ class SolverJob:
         self._bases: SharedTasks[Base] = SharedTasks(nursery, keep=True)
         self._resolved: SharedTasks[Base] = SharedTasks(nursery, keep=True)
         self._held: list[str] = []
+        self._remote: RemoteSteps | None = None
         self.closed = False
         self.frontends = 0
         """Frontends that run as images."""
         self.images: list[Image] = []
+        self.started = self.now()
+        self.request: tuple[str, Mapping[str, str]] = ("", {})
+        """The frontend that has made the result, and its options."""
+        self.materials: dict[str, tuple[str, str]] = {}
+        """Address and digest of what sources were, by the digests of their vertices."""
+        self.resolved_images: list[tuple[str, str, str]] = []
+        """Name, digest and platform of images."""
         self.shown: dict[str, Shown] = {}
         """Vertices of local sources by digest: findings of lint checks are shown on the one that loaded the Dockerfile."""
+
+    @property
+    def remote(self) -> RemoteSteps | None:
+        """Caches elsewhere; None if the build has none to do with any."""
+        build = self.build
+        if self._remote is None and (build.cache_imports or build.cache_exports):
+            from orlop_build_dockerfile.remote.steps import RemoteSteps
+
+            self._remote = RemoteSteps(self)
+        return self._remote
 
     async def close(self) -> None:
         self.closed = True
@@ -78,12 +100,15 @@ class SolverJob:
     def define(self, definition: Definition) -> GraphRef:
         return GraphRef(definition, decode(definition))
 
-    def _graph(self, ref: Ref) -> Graph:
+    def now(self) -> float:
+        return time.time()
+
+    def graph(self, ref: Ref) -> Graph:
         return ref.graph if isinstance(ref, GraphRef) else decode(ref.definition)
 
     async def value(self, ref: Ref) -> Value:
         """The value of a reference. Its layers may not exist yet."""
-        graph = self._graph(ref)
+        graph = self.graph(ref)
         if graph.head is None:
             return Empty(self.core)
         return await self.output(graph, graph.head)
@@ -104,6 +129,13 @@ class SolverJob:
         return made[wanted[1]]
 
     async def _vertex(self, graph: Graph, vertex: Vertex) -> Mapping[int, Value]:
+        if self.remote is None:
+            return await self._made(graph, vertex)
+        made = await self.remote.find(graph, vertex) or await self._made(graph, vertex)
+        self.remote.note(vertex, made)
+        return made
+
+    async def _made(self, graph: Graph, vertex: Vertex) -> Mapping[int, Value]:
         inputs = await self._inputs(graph, vertex)
         kind = str(vertex.op.WhichOneof("op"))
         try:
@@ -149,8 +181,10 @@ class SolverJob:
         """Find an image once for the build, so that all of it uses the same image even if the tag moves meanwhile."""
 
         async def ask() -> Base:
-            credentials = await self.build.session.credentials(name.split("/", 1)[0])
-            return await self.core.backend.resolve(name, platform, pull=mode == "pull", credentials=credentials)
+            credentials = await self.build.session.credentials(registry_of(name))
+            base = await self.core.backend.resolve(name, platform, pull=mode == "pull", credentials=credentials)
+            self.resolved_images.append((name, base.digest, platform))
+            return base
 
         return await self._resolved.run((name, platform, mode == "pull"), ask)
 
@@ -159,10 +193,14 @@ class SolverJob:
 
         async def hold() -> Base:
             base: Base = await work()
-            self._held.append(base.digest)
+            self.hold(base.digest)
             return base
 
         return await self._bases.run((name, platform, digest), hold)
+
+    def hold(self, digest: str) -> None:
+        """Release something of the daemon when the build ends, as often as it was held."""
+        self._held.append(digest)
 
     async def base_of(self, snapshot: str) -> Base | None:
         """The image of this build whose top layer is the snapshot, with its layers."""
@@ -238,6 +276,7 @@ class SolverJob:
     async def frontend(self, name: str, options: Mapping[str, str], inputs: Mapping[str, Definition]) -> Result:
         from .frontends import run_frontend
 
+        self.request = self.request if self.request[0] else (name, options)  # one frontend may call another
         return await run_frontend(self, name, options, inputs)
 
     async def export(self, result: Result, export: Export) -> Mapping[str, str]:
@@ -246,6 +285,14 @@ class SolverJob:
         with _translated():
             async with _first_error():
                 return await run_export(self, result, export)
+
+    async def export_cache(self, result: Result, target: CacheTarget) -> Mapping[str, str]:
+        from orlop_build_dockerfile.remote.exports import export_cache
+
+        assert self.remote is not None
+        with _translated():
+            async with _first_error():
+                return await export_cache(self, self.remote, result, target)
 
 
 def _operation(kind: str) -> Operation:

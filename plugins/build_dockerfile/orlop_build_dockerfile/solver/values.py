@@ -14,8 +14,9 @@ from typing import Protocol
 from orlop_build_dockerfile.cache.content import Selection
 from orlop_build_dockerfile.cache.records import Record
 from orlop_build_dockerfile.contracts import Base, BuildFailed
+from orlop_build_dockerfile.dockerfile.references import parse_reference
 
-__all__ = ["Empty", "Image", "Made", "Value", "join_key"]
+__all__ = ["Empty", "Image", "Made", "Value", "join_key", "registry_of"]
 
 Digests = list[tuple[str, str]]
 
@@ -26,6 +27,14 @@ def join_key(*parts: str | bytes) -> str:
         data = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
         digest.update(len(data).to_bytes(8, "big") + data)
     return digest.hexdigest()
+
+
+def registry_of(name: str) -> str:
+    """The registry of an image's name, as clients know credentials for it; "" if the name is none."""
+    try:
+        return parse_reference(name).domain
+    except ValueError:
+        return ""
 
 
 class Reader(Protocol):

@@ -1,0 +1,312 @@
+"""What builds take from registries and give to them, beyond images of the store: blobs, manifests, archives.
+
+A builder has names for its artifacts. Each has a lease, which holds its blobs until the builder drops the artifact, or its
+workspace is closed. Manifests are made by the builder; this package stores, pushes and packs them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from orlop_engine.images import documents
+from orlop_engine.images.content import DigestMismatch
+from orlop_engine.images.image_store import CLEANUP_SECONDS
+from orlop_engine.images.leases import Lease
+from orlop_engine.images.manifests import Descriptor
+from orlop_engine.images.outgoing import compression_of
+from orlop_engine.images.policy import UNRESTRICTED, check_names
+from orlop_engine.images.progress import Record
+from orlop_engine.images.pull import PullRequest
+from orlop_engine.images.records import Layer
+from orlop_engine.images.references import Reference, parse
+from orlop_engine.images.registry_auth import Credentials
+from orlop_engine.images.tar_split import spooled
+from orlop_sdk import InvalidParameter, NotFound
+
+from .images import LayerBlob
+from .scope import Scope
+
+if TYPE_CHECKING:
+    from orlop_engine.images.compression import LayerCompression, Recipe
+
+    from .service import Building
+
+__all__ = ["Archive", "Artifacts", "LayerForm", "Manifest"]
+
+_PIECE = 1 << 20
+_MAX_BLOB = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class LayerForm:
+    """How layers are stored outside. `kind` is "gzip", "zstd", "uncompressed", or "" as configured; `level` is -1 for the
+    usual one. Layers that have a blob already keep it, unless `force`. `latest`: later times of files in layers that were
+    built here become this one (seconds since 1970)."""
+
+    kind: str = ""
+    level: int = -1
+    force: bool = False
+    latest: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A manifest or an index, a blob of the artifact. `blobs` are what it names, without other manifests: of an image, the
+    configuration comes first."""
+
+    descriptor: Descriptor
+    blobs: tuple[Descriptor, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """An archive of `root`: see `archive_layout.layout_parts`."""
+
+    root: Descriptor
+    blobs: tuple[Descriptor, ...]
+    names: tuple[str, ...]
+    annotations: Mapping[str, str]
+    docker: tuple[str, tuple[str, ...]] | None
+
+
+class Artifacts:
+    """Those of one workspace."""
+
+    def __init__(self, building: Building, scope: Scope) -> None:
+        self._building, self._scope = building, scope
+        self._store = building.engine.images.image_store
+        self._leases: dict[str, Lease] = {}
+
+    def _lease(self, artifact: str) -> Lease:
+        lease = self._leases.get(artifact)
+        if lease is None:
+            lease = self._leases[artifact] = self._store.leases.add()
+        return lease
+
+    def _check(self, artifact: str, blobs: Sequence[str]) -> None:
+        held = self._lease(artifact).blobs
+        for blob in blobs:
+            if blob not in held:
+                raise NotFound(f"blob {blob} is not part of the artifact")
+
+    async def drop(self, artifact: str) -> None:
+        """What the artifact holds may go. No error if there is none."""
+        lease = self._leases.pop(artifact, None)
+        if lease is not None:
+            self._store.leases.drop(lease)
+            with trio.move_on_after(CLEANUP_SECONDS, shield=True):
+                await self._store.collect()
+
+    async def aclose(self) -> None:
+        for artifact in list(self._leases):
+            await self.drop(artifact)
+
+    # --- blobs ------------------------------------------------------------------------------------------------------
+
+    async def put(self, artifact: str, data: bytes) -> str:
+        if len(data) > _MAX_BLOB:
+            raise InvalidParameter(f"cannot store a document of {len(data)} bytes")
+        digest = documents.digest(data)
+        await self._store.hold(self._lease(artifact), blob=digest)
+        await self._store.content.put(data)
+        return digest
+
+    async def receive(self, artifact: str, digest: str, source: int) -> None:
+        """Store what a pipe brings as a blob, which must have this digest. Even if it is here: a client that knows the
+        digest of something need not have it."""
+
+        async def check(found: str) -> None:
+            if found != digest:
+                raise DigestMismatch(digest, found, resumed=False)
+            await self._store.hold(self._lease(artifact), blob=digest)
+
+        ingest = await self._store.content.ingest(None)
+        try:
+            async with trio.lowlevel.FdStream(os.dup(source)) as stream:
+                async for piece in stream:
+                    await ingest.write(bytes(piece))
+            await ingest.commit(check)
+        finally:
+            ingest.abandon()
+
+    async def read(self, artifact: str, digest: str, target: int) -> None:
+        """Write a blob to a pipe."""
+        self._check(artifact, [digest])
+        fd = self._store.content.open(digest)
+        try:
+            async with trio.lowlevel.FdStream(os.dup(target)) as stream:
+                while piece := await trio.to_thread.run_sync(os.read, fd, _PIECE):
+                    await stream.send_all(piece)
+        finally:
+            os.close(fd)
+
+    async def layers(
+        self, artifact: str, keys: Sequence[str], form: LayerForm, report: Callable[[Record], None]
+    ) -> list[LayerBlob]:
+        """Store the layers of a chain of snapshots, lowest first. The first may be that of an image."""
+        lease = self._lease(artifact)
+        found = await self._building.maker.layers(keys)
+        chain_ids = documents.chain_ids([layer.diff_id for layer in found])
+        own = [key for key in keys if key in self._building.snapshots.rows]
+        compression = await self._building.engine.images.transfers.compression()
+        result = []
+        for number, (layer, chain_id) in enumerate(zip(found, chain_ids, strict=True)):
+            key = own[number - len(found)] if number >= len(found) - len(own) else ""
+            layer = await self._named(layer, chain_id, lease)
+            stored = await self._stored(compression, layer, key, form, lease, report)
+            kind = await compression_of(self._store.content, stored)
+            result.append(LayerBlob(stored.blob, stored.blob_size, kind, stored.diff_id))
+        return result
+
+    async def _named(self, layer: Layer, chain_id: str, lease: Lease) -> Layer:
+        """The layer with its chain ID, and with the blob that an image has of it."""
+        await self._store.hold(lease, chain_id=chain_id)
+        known = self._store.catalog.layer(chain_id)
+        if not layer.blob and known is not None and known.blob:
+            await self._store.hold(lease, blob=known.blob)
+            if self._store.content.has(known.blob):
+                return known
+        lease.blobs.update(layer.blobs)
+        return Layer(layer.blob, layer.media_type, layer.blob_size, layer.diff_id, chain_id, layer.size, layer.snapshot)
+
+    async def _stored(
+        self,
+        compression: LayerCompression,
+        layer: Layer,
+        key: str,
+        form: LayerForm,
+        lease: Lease,
+        report: Callable[[Record], None],
+    ) -> Layer:
+        if key and form.latest is not None:
+            packing = self._building.packing
+            diff_id, size = await packing.measure(key, form.latest)
+            if diff_id != layer.diff_id:
+                clamped = Layer("", "", 0, diff_id, "", size)
+                opened = partial(self._spooled, key, form.latest)
+                return await compression.converted(clamped, _recipe(form), lease, report, opened)
+        if not form.kind or (not form.force and not key and layer.blob):
+            return await compression.compressed(layer, lease, report)
+        return await compression.converted(layer, _recipe(form), lease, report)
+
+    @asynccontextmanager
+    async def _spooled(self, key: str, latest: int) -> AsyncIterator[int]:
+        fd = await spooled(self._store.content, self._building.packing.tar(key, latest))
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    # --- registries and archives ------------------------------------------------------------------------------------
+
+    async def push(
+        self,
+        artifact: str,
+        name: str,
+        manifests: Sequence[Manifest],
+        shown: Mapping[str, str],
+        credentials: Credentials,
+        report: Callable[[Record], None],
+        *,
+        by_digest: bool,
+    ) -> None:
+        """Push manifests, the root last, under a name. `shown`: see `push_documents`."""
+        from orlop_engine.images.push_documents import Document
+        from orlop_engine.images.transfers import PushRequest
+
+        content = self._store.content
+        found = []
+        for manifest in manifests:
+            self._check(artifact, [manifest.descriptor.digest, *(blob.digest for blob in manifest.blobs)])
+            data = await trio.to_thread.run_sync(content.read, manifest.descriptor.digest, _MAX_BLOB)
+            found.append(Document(manifest.descriptor.media_type, data, manifest.blobs))
+        restrictions = self._scope.restrictions
+        request = PushRequest(_tag(name), credentials, restrictions.images, restrictions.refuse)
+        image = manifests[-1].blobs[0].digest if manifests[-1].blobs else manifests[-1].descriptor.digest
+        check_names(restrictions.images, self._store.catalog, [request.reference], image)
+        transfers = self._building.engine.images.transfers
+        await transfers.push_documents(request, found, shown, report, by_digest=by_digest)
+        await self._remember(request.reference, manifests)
+
+    async def _remember(self, reference: Reference, pushed: Sequence[Manifest]) -> None:
+        """Give images that are in the store the digest under which they were pushed as a name."""
+        root, images = pushed[-1].descriptor.digest, self._store.catalog.images
+        builds = self._scope.restrictions.builds
+        policy = builds.pulls if builds is not None else UNRESTRICTED
+        there = {
+            manifest.blobs[0].digest: manifest.descriptor.digest
+            for manifest in pushed
+            if manifest.blobs and manifest.blobs[0].digest in images
+        }
+        if len(pushed) > 1:
+            await self._store.add_index(reference.with_digest(root), root, there, policy)
+        for id, digest in there.items() if len(pushed) == 1 else ():
+            await self._store.add_manifest(id, digest, reference.with_digest(root), policy)
+
+    async def save(self, artifact: str, archive: Archive, target: int) -> None:
+        """Write an archive to a pipe."""
+        from orlop_engine.images.archive_layout import layout_parts
+        from orlop_engine.images.archive_save import open_archive_of_parts
+
+        self._check(artifact, [archive.root.digest, *(blob.digest for blob in archive.blobs)])
+        names = [_tag(name) for name in archive.names]
+        parts = layout_parts(archive.root, archive.blobs, names, archive.annotations, archive.docker)
+        async with (
+            aclosing(open_archive_of_parts(self._store, parts)) as saved,
+            trio.lowlevel.FdStream(os.dup(target)) as stream,
+        ):
+            async for piece in saved:
+                await stream.send_all(piece)
+
+    async def fetch_manifest(self, name: str, credentials: Credentials) -> tuple[str, bytes]:
+        """The media type and the bytes of the manifest or index that a name means at its registry now."""
+        request = PullRequest(parse(name).with_default_tag(), None, credentials)
+        return await self._building.engine.images.transfers.fetch_manifest(request)
+
+    async def fetch(
+        self,
+        artifact: str,
+        name: str,
+        blobs: Sequence[Descriptor],
+        credentials: Credentials,
+        report: Callable[[Record], None],
+    ) -> None:
+        """Download blobs of a repository."""
+        request = PullRequest(parse(name).with_default_tag(), None, credentials)
+        transfers = self._building.engine.images.transfers
+        await transfers.fetch_blobs(request, blobs, self._lease(artifact), report)
+
+    async def unpack(self, artifact: str, key: str, blob: LayerBlob) -> None:
+        """Unpack a layer into an active snapshot of the workspace."""
+        self._check(artifact, [blob.digest])
+        await self._store.layers.write_blob(key, blob.digest, blob.diff_id)
+
+    def prefix(self, diff_ids: Sequence[str]) -> tuple[Layer, ...]:
+        """The longest part of a chain, from its lowest layer up, that images here have."""
+        found: list[Layer] = []
+        for chain_id in documents.chain_ids(diff_ids):
+            layer = self._store.catalog.layer(chain_id)
+            if layer is None or chain_id not in self._store.layers.built:
+                break
+            found.append(layer)
+        return tuple(found)
+
+
+def _recipe(form: LayerForm) -> Recipe:
+    from orlop_engine.images.compression import Recipe
+
+    return Recipe(form.kind or "gzip", form.level)  # type: ignore[arg-type]  # checked by the builder
+
+
+def _tag(name: str) -> Reference:
+    reference = parse(name).with_default_tag()
+    if reference.digest:
+        raise InvalidParameter(f"cannot push {name}: it has a digest")
+    return reference

@@ -1,0 +1,64 @@
+"""Pipes between a client and the daemon, which has blobs."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import AsyncIterator
+
+import trio
+
+__all__ = ["PipeReader", "PipeWriter", "pipe"]
+
+_CHUNK, _SIZE = 1 << 20, 1 << 20
+
+
+class PipeWriter:
+    """The end that is given to the daemon: close it when the daemon is done."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def fileno(self) -> int:
+        return self._fd
+
+    async def send(self, data: bytes) -> None:
+        """Write here what the other end reads. The pipe blocks, so it is written to on a thread."""
+
+        def write() -> None:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._fd, view) :]
+
+        await trio.to_thread.run_sync(write, abandon_on_cancel=True)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class PipeReader:
+    def __init__(self, stream: trio.lowlevel.FdStream) -> None:
+        self._stream = stream
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        while data := await self._stream.receive_some(_CHUNK):
+            yield bytes(data)
+
+
+@contextlib.asynccontextmanager
+async def pipe() -> AsyncIterator[tuple[PipeReader, PipeWriter]]:
+    read, write = os.pipe2(os.O_CLOEXEC)
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, _SIZE)
+    writer = PipeWriter(write)
+    async with trio.lowlevel.FdStream(read) as stream:
+        try:
+            yield PipeReader(stream), writer
+        finally:
+            writer.close()

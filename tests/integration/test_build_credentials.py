@@ -1,0 +1,92 @@
+"""Registries that ask for credentials: those of the client's session are used for base images and for pushes."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.integration.engine import Engine
+from tests.integration.parity import Side
+from tests.integration.test_build_clients import Client, Clients
+from tests.registry.tokens import PASSWORD, USER, with_password, with_tokens
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+
+
+@pytest.fixture
+def both(shared: Engine, sides: tuple[Side, Side], tmp_path: Path) -> Iterator[Clients]:
+    """Clients with dockerd and with Orlop, with a configuration of their own."""
+    made = []
+    for side in sides:
+        (tmp_path / side.name).mkdir()
+        client = Client(side, {**shared.env, "DOCKER_CONFIG": str(tmp_path / f"{side.name}-config")}, tmp_path / side.name)
+        made.append(client)
+    yield Clients(*made)
+
+
+def _prepare(client: Client, host: str) -> str:
+    """Push busybox to a registry, and remove it here. Returns its name there."""
+    name = f"{host}/private/base:1"
+    client.ok("login", "-u", USER, "--password-stdin", host, stdin=PASSWORD.encode())
+    client.ok("tag", "busybox", name)
+    client.ok("push", "-q", name)
+    client.ok("image", "rm", name)
+    return name
+
+
+def _pull_and_push(both: Clients, host: str) -> None:
+    name = _prepare(both.orlop, host)
+    both.write("Dockerfile", f"FROM {name}\nRUN echo from a private base > /made\n")
+    for each in both:
+        each.run("logout", host)
+        # Docker and Orlop both find the layers of busybox here; what they ask for at the registry is its manifest
+        refused = each.build("--pull", "-t", "tb-private", ".")
+        assert refused.code != 0, each.name
+        assert name in refused.err
+        each.ok("login", "-u", USER, "--password-stdin", host, stdin=PASSWORD.encode())
+        result = each.build("--pull", "--no-cache", "-t", "tb-private", ".")
+        assert result.code == 0, f"{each.name}: {result.err}"
+        assert f"load metadata for {name}" in result.err
+        each.run("image", "rm", "-f", "tb-private", name)
+    orlop = both.orlop
+    pushed = f"{host}/private/made:1"
+    result = orlop.run("buildx", "build", "--progress=plain", "-t", pushed, "--push", "--provenance=false", ".")
+    assert result.code == 0, result.err
+    assert "pushing layers" in result.err
+    orlop.ok("image", "rm", "-f", pushed)
+    orlop.run("logout", host)
+    again = orlop.run("buildx", "build", "-t", f"{host}/private/other:1", "--push", ".")
+    assert again.code != 0
+    assert "no basic auth credentials" in again.err or "denied" in again.err or "unauthorized" in again.err
+
+
+def test_a_registry_with_passwords(both: Clients, tmp_path: Path) -> None:
+    with with_password(tmp_path) as registry:
+        _pull_and_push(both, registry.host)
+
+
+def test_a_registry_with_tokens(both: Clients, tmp_path: Path) -> None:
+    with with_tokens(tmp_path) as (registry, service):
+        _pull_and_push(both, registry.host)
+        assert (USER, ["repository:private/made:pull,push"]) in [(user, sorted(scopes)) for user, scopes in service.asked]
+
+
+def test_the_layers_of_a_base_are_shown_while_they_come(both: Clients, tmp_path: Path) -> None:
+    """A base that is not here at all."""
+    (both.orlop.directory / "large").write_bytes(os.urandom(10_240_000))
+    both.write("Dockerfile", "FROM scratch\nCOPY large /\n")
+    with with_tokens(tmp_path) as (registry, _):
+        name = f"{registry.host}/private/large:1"
+        orlop = both.orlop
+        orlop.ok("login", "-u", USER, "--password-stdin", registry.host, stdin=PASSWORD.encode())
+        orlop.ok("buildx", "build", "-t", name, "--push", "--provenance=false", ".")
+        orlop.ok("image", "rm", "-f", name)
+        orlop.ok("builder", "prune", "-af")
+        both.write("Dockerfile", f"FROM {name}\nCOPY Dockerfile /\n")
+        result = orlop.build("-t", "tb-large", ".")
+        assert result.code == 0, result.err
+        assert re.search(r"^#\d+ [0-9a-f]{12} .*done$", result.err, re.MULTILINE), result.err
+        orlop.ok("image", "rm", "-f", "tb-large", name)
