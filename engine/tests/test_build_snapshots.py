@@ -166,7 +166,7 @@ def test_a_snapshot_in_use_is_removed_later(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_released_snapshots_go_with_the_last_that_stands_on_them(tmp_path: Path) -> None:
+def test_released_snapshots_are_removed_with_the_last_one_above_them(tmp_path: Path) -> None:
     async def main() -> None:
         async with booted(tmp_path) as one:
             lower = await one.made()
@@ -181,7 +181,7 @@ def test_released_snapshots_go_with_the_last_that_stands_on_them(tmp_path: Path)
     trio.run(main)
 
 
-def test_what_snapshots_stand_on_is_kept(tmp_path: Path) -> None:
+def test_layers_and_blobs_below_snapshots_are_kept(tmp_path: Path) -> None:
     """Layers and blobs of a base whose image has been removed; also over a boot."""
 
     async def main() -> None:

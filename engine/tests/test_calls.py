@@ -258,7 +258,7 @@ def test_exceptions_of_threads_become_driver_errors():
 
 
 @pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
-def test_what_a_synchronous_method_raises_is_a_driver_error(error):
+def test_exceptions_of_synchronous_methods_become_driver_errors(error):
     class Broken(FakeLog):
         def validate(self, options):
             raise error
@@ -296,7 +296,7 @@ def test_errors_of_the_sdk_are_passed_on():
     fast(main)
 
 
-def test_what_a_reader_of_logs_raises():
+def test_exceptions_of_log_readers_become_driver_errors():
     class Reader:
         def read(self):
             raise SystemExit

@@ -178,7 +178,7 @@ def test_a_driver_is_made_once(made):
     trio.run(main)
 
 
-def test_nothing_is_kept_of_names_that_are_not_installed(made):
+def test_names_that_are_not_installed_leave_no_state(made):
     async def main():
         for kind in ("network", "volume"):
             with pytest.raises(NotFound):

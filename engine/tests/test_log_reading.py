@@ -105,7 +105,7 @@ def test_reads_all_and_ends() -> None:
     trio.run(main)
 
 
-def test_a_backlog_comes_in_big_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backlog_is_sent_in_big_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     class Slices:
         def __init__(self) -> None:
             self._left = 300

@@ -158,7 +158,7 @@ def test_a_terminal_is_raw(tmp_path: Path) -> None:
     _run(tmp_path, test)
 
 
-def test_an_exec_whose_child_keeps_its_output_ends_all_the_same(tmp_path: Path) -> None:
+def test_exec_ends_although_a_child_keeps_its_output_open(tmp_path: Path) -> None:
     async def test(host: MonitorHost) -> None:
         case = await host.case(["sleep", "60"])
         await case.start()
@@ -230,7 +230,7 @@ def test_listeners_are_handed_over(tmp_path: Path) -> None:
     _run(tmp_path, test)
 
 
-def test_later_client_is_told_of_an_earlier_exit(tmp_path: Path) -> None:
+def test_client_that_subscribes_after_the_exit_gets_it(tmp_path: Path) -> None:
     async def test(host: MonitorHost) -> None:
         case = await host.case(["sleep", "60"])
         await case.start()

@@ -209,7 +209,7 @@ def test_unknown_capability_is_refused():
         capabilities.effective(["fly"], [], privileged=False)
 
 
-def test_a_mount_replaces_the_default_at_its_place_and_deeper_ones_come_later():
+def test_mounts_replace_the_default_at_their_path_and_are_sorted_by_depth():
     mounts = [
         {"destination": "/a/b", "type": "bind", "source": "/x", "options": ["rbind", "rslave"]},
         {"destination": "/a", "type": "bind", "source": "/y", "options": ["rbind", "rprivate"]},

@@ -17,7 +17,7 @@ class Config(ConfigBase, frozen=True):
     data_root: str = ""
 
 
-def test_the_wire_is_pascal_and_tolerant() -> None:
+def test_wire_types_use_pascal_case_and_ignore_unknown_members() -> None:
     assert msgspec.json.encode(Wire(host_config=1)) == b'{"HostConfig":1,"ID":""}'
     assert msgspec.json.decode(b'{"HostConfig":2,"New":1}', type=Wire).host_config == 2
 

@@ -83,7 +83,7 @@ def test_long_request_to_a_responsive_monitor_is_not_interrupted(monkeypatch):
     in_case(monkeypatch, test)
 
 
-def test_what_is_overdue_counts_only_if_nothing_was_heard_since(monkeypatch):
+def test_overdue_answer_counts_only_if_nothing_was_heard_since(monkeypatch):
     async def test(case):
         asked_at = trio.current_time()
         await trio.sleep(5)
@@ -96,7 +96,7 @@ def test_what_is_overdue_counts_only_if_nothing_was_heard_since(monkeypatch):
     in_case(monkeypatch, test)
 
 
-def test_nothing_is_checked_without_waiters(monkeypatch):
+def test_no_pings_are_sent_without_waiters(monkeypatch):
     async def test(case):
         await case.answers.wait("ask", trio.lowlevel.checkpoint)
         await trio.sleep(60)

@@ -57,6 +57,6 @@ def test_a_member_in_any_spelling_is_the_same(seed: int) -> None:
 
 @pytest.mark.parametrize("name", [*MEMBERS, "Binds", "Memory", "Name", "Type"])
 @pytest.mark.parametrize("seed", range(5))
-def test_a_member_that_comes_twice_is_refused(seed: int, name: str) -> None:
+def test_duplicate_member_is_refused(seed: int, name: str) -> None:
     with pytest.raises(InvalidParameter, match=r"^invalid JSON: duplicate key "):
         decode_json(text(MEMBERS, random.Random(seed), twice=name).encode(), CreateRequest)

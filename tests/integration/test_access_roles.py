@@ -67,7 +67,7 @@ def test_sockets_have_the_configured_owner_and_mode(engine_fixture: EngineFixtur
     assert (stat.S_IMODE(env.st_mode), env.st_gid) == (0o660, 65534)
 
 
-def test_no_exec_clients_run_containers_and_nothing_in_existing_ones(engine_fixture: EngineFixture) -> None:
+def test_no_exec_clients_run_new_containers_but_nothing_in_existing_ones(engine_fixture: EngineFixture) -> None:
     assert engine_fixture.ok("ci", "run", "--rm", "-v", "ci-data:/d", "busybox", "echo", "made") == "made"
     for argv, what in (
         ("exec web1 true", "POST /containers/{id}/exec"),

@@ -76,7 +76,7 @@ def test_attach_gives_output_and_code(engine: Engine, name: str) -> None:
     assert client.returncode == 137
 
 
-def test_end_of_input_of_a_started_one(engine: Engine, name: str) -> None:
+def test_end_of_input_reaches_a_container_of_start_attach(engine: Engine, name: str) -> None:
     engine.ok("create", "-i", "--name", name, *ECHO)
     result = engine.docker("start", "-ai", name, stdin="one\ntwo\n")
     assert (result.code, result.out) == (0, "got one\ngot two\nover\n")

@@ -194,7 +194,7 @@ def test_configuration(engine: Engine, tmp_path: Path, text: str, words: list[st
     assert "Traceback" not in result.err
 
 
-def test_configuration_that_is_not_there(engine: Engine, tmp_path: Path) -> None:
+def test_missing_configuration_file_is_reported(engine: Engine, tmp_path: Path) -> None:
     result = engine.run([engine.command[0], "-m", "orlop_kernel", "--config-file", str(tmp_path / "none.json")])
     assert result.code == 1
     assert "none.json" in result.err

@@ -343,7 +343,7 @@ def test_builds_in_the_audit_log(listeners: Listeners) -> None:
     until(lambda: listeners.audit(listener=host, route="/build", event="end", outcome="complete"), "a classic build")
 
 
-def test_nothing_is_left(listeners: Listeners) -> None:
+def test_pruned_caches_leave_nothing(listeners: Listeners) -> None:
     """Of all of the above: the consistency check knows what belongs to which builder."""
     for name in ("web", "db", "noexec", "any"):
         assert listeners.docker(name, "builder", "prune", "-af").code == 0

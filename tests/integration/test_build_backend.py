@@ -88,7 +88,7 @@ def ran(client: BuilderClient, script: str, key: str = "", **step: Any) -> dict[
 # --- steps ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_builder_process_is_told_what_it_needs(building: BuildingEngine, client: BuilderClient) -> None:
+def test_builder_process_gets_its_settings(building: BuildingEngine, client: BuilderClient) -> None:
     hello = client.hello
     assert hello["kind"] == "grpc" and hello["headers"]["x-test"] == "yes"
     settings = hello["settings"]
@@ -308,7 +308,7 @@ def test_a_step_dies_with_its_daemon(own: Callable[..., BuildingEngine], live: b
     again.close()
 
 
-def test_a_step_whose_monitor_dies_is_over(building: BuildingEngine) -> None:
+def test_step_fails_if_its_monitor_dies(building: BuildingEngine) -> None:
     client, marker = running(building)
     (name,) = os.listdir(building.exec_root / "run")
     monitor = json.loads((building.exec_root / "run" / name / "monitor.json").read_text())["pid"]
@@ -450,7 +450,7 @@ def _keys(engine: BuildingEngine) -> list[str]:
     return [name for part in ("active", "committed") for name in os.listdir(index / part)]
 
 
-def test_snapshots_that_others_stand_on(client: BuilderClient) -> None:
+def test_snapshot_below_another_one_cannot_be_removed(client: BuilderClient) -> None:
     lower = client.result("commit", key=client.result("prepare", parent=""))
     upper = client.result("commit", key=client.result("prepare", parent=lower))
     assert client.call("remove", key=lower)["kind"] == "Conflict"
@@ -462,7 +462,7 @@ def test_snapshots_that_others_stand_on(client: BuilderClient) -> None:
     assert client.call("commit", key=lower)["kind"] == "NotFound"
 
 
-def test_equal_layers_are_one(client: BuilderClient, building: BuildingEngine) -> None:
+def test_committed_layer_with_known_content_is_shared(client: BuilderClient, building: BuildingEngine) -> None:
     """A layer with the content of one that an image has already is that one."""
     key = client.result("prepare", parent="")
     assert ran(client, "true", key).get("kind"), "there is no shell in an empty root"
@@ -558,7 +558,7 @@ def test_a_daemon_that_is_killed_at_any_call_leaves_nothing_half_way(own: Callab
 # --- the API ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_cache_in_disk_usage_and_prune(building: BuildingEngine) -> None:
+def test_build_cache_is_shown_in_disk_usage_and_pruned(building: BuildingEngine) -> None:
     found = building.api("GET", "/v1.43/system/df?type=build-cache")[1]["BuildCache"]
     assert found[0]["ID"] == "abc" and found[0]["Size"] == 123 and found[0]["CreatedAt"].startswith("2001-09-09T01:46:40")
     pruned = building.api("POST", '/build/prune?all=1&keep-storage=7&filters={"until":["24h"]}')[1]

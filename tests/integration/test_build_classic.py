@@ -79,7 +79,7 @@ STATUS = {  # dockerd answers 500 where the request is at fault
 
 @needs_dockerd
 @pytest.mark.parametrize("name", CASES)
-def test_failures_are_told_in_the_same_words(sides: tuple[Side, Side], name: str) -> None:
+def test_failures_have_the_same_messages_as_dockerd(sides: tuple[Side, Side], name: str) -> None:
     files, query = CASES[name]
     theirs, ours = (post(side.path, tar(**files), **query) for side in sides)
     assert (theirs[0], ours[0]) == STATUS.get(name, (theirs[0], theirs[0]))

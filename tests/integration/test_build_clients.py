@@ -215,14 +215,14 @@ def test_an_ssh_agent(clients: Clients, tmp_path: Path) -> None:
         agent.wait()
 
 
-def test_standard_input(clients: Clients) -> None:
+def test_dockerfile_from_standard_input(clients: Clients) -> None:
     assert clients.same(lambda each: each.build("-f", "-", ".", stdin=SIMPLE.encode()).code) == 0
     only = b"FROM busybox\nRUN echo alone\n"
     assert "alone" in str(clients.same(lambda each: steps(each.build("-", stdin=only))))
 
 
 @pytest.mark.parametrize("kind", ["", "gz"])
-def test_an_archive_on_standard_input(clients: Clients, kind: str) -> None:
+def test_context_archive_from_standard_input(clients: Clients, kind: str) -> None:
     clients.write("Dockerfile", SIMPLE)
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode=f"w:{kind}", format=tarfile.GNU_FORMAT) as archive:
@@ -317,7 +317,7 @@ def test_compose_build(clients: Clients) -> None:
         assert each.ok("run", "--rm", "--network=none", "tb-db", "cat", "/db").out == "db\n"
 
 
-def test_the_cache_is_listed_and_pruned(clients: Clients) -> None:
+def test_build_cache_is_listed_and_pruned(clients: Clients) -> None:
     clients.write("Dockerfile", SIMPLE)
     client = clients.orlop
     assert client.build(".").code == 0

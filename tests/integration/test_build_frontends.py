@@ -50,7 +50,7 @@ def test_a_frontend_makes_an_image(clients: Clients) -> None:
         assert each.ok("run", "--rm", "--network=none", "tb-made").out == "by the frontend\n"
 
 
-def test_what_a_frontend_sees(clients: Clients) -> None:
+def test_frontend_reads_files_of_references(clients: Clients) -> None:
     script = "mkdir /dir; cd /dir; echo 0123456789 > a.txt; echo b > b; ln -s b link; chmod 640 b; chown 3:4 a.txt"
     asks(clients, "look", run=script)
     found = []
@@ -101,7 +101,7 @@ def test_another_frontend_is_asked(clients: Clients) -> None:
         assert each.ok("run", "--rm", "--network=none", "tb-nested").out == "nested\n"
 
 
-def test_the_lines_of_a_nested_failure_are_shown(clients: Clients) -> None:
+def test_failure_of_a_nested_frontend_shows_its_lines(clients: Clients) -> None:
     asks(clients, "forward", to="dockerfile.v0", options={"filename": "Other"})
     clients.write("Other", "FROM busybox\nRUN exit 7\n")
     for each in clients:
@@ -191,7 +191,7 @@ def test_an_interrupted_build_ends_its_frontend(clients: Clients, shared: Engine
     until(lambda: shared.orlop("system", "check").code == 0, "nothing left")
 
 
-def test_a_frontend_that_goes_on_after_its_result(clients: Clients, shared: Engine) -> None:
+def test_frontend_that_keeps_running_after_its_result_is_ended(clients: Clients, shared: Engine) -> None:
     asks(clients, "broken", how="linger")
     result = clients.orlop.build("-t", "tb-lingered", ".")
     assert result.code == 0, result.err

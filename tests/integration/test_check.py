@@ -83,7 +83,7 @@ def _nft(command: str) -> None:
     subprocess.run(["nft", *command.split()], check=True)
 
 
-def test_what_is_wrong_is_found_and_repaired(litter: Engine) -> None:
+def test_damage_and_leftovers_are_found_and_repaired(litter: Engine) -> None:
     report = check(litter)
     found = {(finding["area"], finding["object"].split()[0]) for finding in report["findings"]}
     assert found == {

@@ -153,7 +153,7 @@ def test_archives_and_owners(engine: Engine, box: str, tmp_path: Path) -> None:
     assert (said.out, said.err) == ("", f"Successfully copied 2.05kB to {tmp_path}\n")
 
 
-def test_a_sparse_file_stays_one(engine: Engine, box: str, tmp_path: Path) -> None:
+def test_sparse_file_stays_sparse(engine: Engine, box: str, tmp_path: Path) -> None:
     engine.ok("exec", box, "sh", "-c", "dd if=/dev/zero of=/holes bs=1 count=1 seek=1G 2>/dev/null; echo end >>/holes")
     engine.orlop("cp", f"{box}:/holes", str(tmp_path / "holes"), check=0)
     info = os.stat(tmp_path / "holes")

@@ -112,7 +112,7 @@ def test_rows_of_garbage_and_of_other_versions(live: Engine) -> None:
     assert live.inspect("good")["State"]["Pid"] == pid
 
 
-def test_a_row_comes_back_when_it_can_be_read_again(live: Engine) -> None:
+def test_quarantined_row_is_restored_when_it_can_be_read_again(live: Engine) -> None:
     """As after a downgrade and a later upgrade."""
     bad = live.ok("create", "--name", "bad", *SLEEP)
     live.stop()
@@ -129,7 +129,7 @@ def test_a_row_comes_back_when_it_can_be_read_again(live: Engine) -> None:
     assert check(live) == {"findings": [], "ok": True}
 
 
-def test_what_runs_outlives_its_row(live: Engine) -> None:
+def test_container_keeps_running_while_its_row_is_unreadable(live: Engine) -> None:
     """As after a downgrade with a running container, and a later upgrade."""
     port, serve = free_port(), "mkdir /www; echo page > /www/index.html; exec httpd -f -h /www"
     container = live.ok("run", "-d", "--name", "web", "-p", f"{port}:80", BUSYBOX, "sh", "-c", serve)

@@ -247,7 +247,7 @@ def test_start_on_another_engines_data_root_is_refused_and_changes_nothing(daemo
         assert [path.name for path in data.rglob("*")] == ["containers", "theirs"]
 
 
-def test_a_killed_daemon_leaves_nothing_in_the_way_of_the_next(daemon: Orlopd) -> None:
+def test_daemon_starts_after_the_previous_one_was_killed(daemon: Orlopd) -> None:
     daemon.start()
     assert daemon.process
     assert daemon.process.stderr
@@ -280,7 +280,7 @@ def test_a_wrong_log_driver_or_option_is_a_plain_message(daemon: Orlopd) -> None
     assert mounts_below(daemon.home) == []
 
 
-def test_the_tasks_of_a_daemon_can_be_looked_at(daemon: Orlopd) -> None:
+def test_sigusr1_writes_the_tasks_to_a_file(daemon: Orlopd) -> None:
     daemon.start()
     assert daemon.process
     daemon.process.send_signal(signal.SIGUSR1)
@@ -303,7 +303,7 @@ class LockedRegistry(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_what_blocks_the_event_loop_is_in_the_log_if_that_is_wanted(daemon: Orlopd, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocked_event_loop_is_logged_if_configured(daemon: Orlopd, monkeypatch: pytest.MonkeyPatch) -> None:
     daemon.start()
     daemon.get("/info")
     daemon.stop()

@@ -174,7 +174,7 @@ def test_the_reserve_of_large_disks_is_bounded(tmp_path: Path, monkeypatch: pyte
     DiskSpace("/x").check("do it")
 
 
-def test_how_large_a_layer_is_at_least(tmp_path: Path) -> None:
+def test_least_unpacked_size_comes_from_the_gzip_trailer_or_the_length(tmp_path: Path) -> None:
     def least(data: bytes) -> int:
         path = tmp_path / "layer"
         path.write_bytes(data)

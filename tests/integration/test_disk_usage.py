@@ -66,7 +66,7 @@ def agree(engine: Engine, disk: Path) -> None:
     assert abs(ours - theirs) <= theirs / 100, (ours, theirs)
 
 
-def test_the_sum_is_what_the_disk_says(disk: Path, fresh: Callable[..., Engine]) -> None:
+def test_sum_of_disk_usage_equals_what_the_disk_says(disk: Path, fresh: Callable[..., Engine]) -> None:
     """Shared layers, blobs, two platforms, a writable layer, a volume, an image that only a container needs."""
     engine = fresh(config={"bridge": "none"}, data_root=disk / "data")
     engine.ok("rmi", BUSYBOX)

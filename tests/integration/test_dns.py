@@ -105,7 +105,7 @@ def test_links(engine, net):
     assert stopped.code == 125 and "Cannot link to a non running container" in stopped.err
 
 
-def test_a_link_to_a_container_that_comes_later(engine, net):
+def test_link_to_a_container_that_is_created_later(engine, net):
     """On a user-defined network, links are resolved at lookup, as in Docker."""
     sleeper(engine, "early", "--network", net, "--link", "late:db")
     assert not lookup(engine, "early", "db")
@@ -217,7 +217,7 @@ while True:
 """
 
 
-def test_no_answer_is_wrong_while_daemons_come_and_go(fresh):
+def test_names_resolve_correctly_while_daemons_restart(fresh):
     """A boot replaces the names table of a network only when the new one is complete. With an incomplete one, name servers
     would forward missing names to outside servers, and the containers would get "no such host"."""
     engine = fresh({"live-restore": True, "shutdown-timeout": 3})

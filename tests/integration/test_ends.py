@@ -22,7 +22,7 @@ def test_no_volume_is_left_when_run_rm_returns_and_no_file_soon_after(engine):
     until(lambda: os.listdir(engine.data_root / "containers") == [], "no directories of containers")
 
 
-def test_nothing_is_left_when_rm_returns(engine, name):
+def test_all_files_are_removed_when_rm_returns(engine, name):
     for _ in range(ROUNDS):
         snapshots = set(os.listdir(engine.data_root / "overlay2"))
         engine.ok("run", "--name", name, BUSYBOX, "true")
@@ -31,7 +31,7 @@ def test_nothing_is_left_when_rm_returns(engine, name):
         assert set(os.listdir(engine.data_root / "overlay2")) == snapshots
 
 
-def test_no_name_network_or_volume_is_held_when_destroy_is_told(engine, name):
+def test_name_network_and_volume_are_free_at_the_destroy_event(engine, name):
     """A client can recreate a container on its `destroy` event, with the same name, network and volume."""
     for _ in range(ROUNDS):
         engine.ok("network", "create", name)
@@ -93,7 +93,7 @@ def test_inspect_knows_of_the_end_of_followed_logs(engine, name):
         engine.ok("rm", name)
 
 
-def test_a_root_shared_with_the_hosts_processes_goes_too(engine, name):
+def test_remaining_processes_are_killed_before_removal_with_pid_host(engine, name):
     """With `--pid host`, remaining processes are killed before the container's files are removed."""
     before = engine.ok("volume", "ls", "-q")
     script = "(while :; do echo > /v/$RANDOM; done) & sleep 0.1"

@@ -137,7 +137,7 @@ def test_execs_end_with_their_container(engine: Engine, box: str) -> None:
     assert not alive(pid)
 
 
-def test_client_that_goes_leaves_the_exec(engine: Engine, box: str) -> None:
+def test_exec_continues_after_its_client_disconnects(engine: Engine, box: str) -> None:
     running = engine.background("exec", box, "sh", "-c", "echo started; while :; do echo x; sleep 0.01; done")
     assert running.stdout is not None
     assert running.stdout.readline() == b"started\n"

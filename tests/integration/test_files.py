@@ -74,7 +74,7 @@ def _tar(files, **more):
     return out.getvalue()
 
 
-def test_the_api_in_dockers_words(engine, name):
+def test_archive_requests_answer_with_messages_of_dockerd(engine, name):
     sleeper(engine, name, script="mkdir /d; echo x > /d/f; ln -s /d/f /l; sleep 1000")
     engine.ok("exec", name, "sh", "-c", "until [ -e /l ]; do :; done")
     put = lambda path, body, query="": engine.api("PUT", f"/containers/{name}/archive?path={path}{query}", body)  # noqa: E731
@@ -88,7 +88,7 @@ def test_the_api_in_dockers_words(engine, name):
     engine.ok("rm", "-f", name)
 
 
-def test_whose_everything_becomes(engine, name):
+def test_copy_uid_gid_gives_files_to_the_user_of_the_container(engine, name):
     sleeper(engine, name, "-u", "12:34")
     status, _ = engine.api("PUT", f"/containers/{name}/archive?path=/tmp&copyUIDGID=1", _tar({"mine": b"1"}, uid=7))
     if status == 404:
@@ -184,7 +184,7 @@ def test_commit(engine, name):
     engine.ok("rmi", f"commit-{name}:v1", again)
 
 
-def test_commit_pauses_and_goes_on(engine, name):
+def test_commit_pauses_and_resumes_the_container(engine, name):
     sleeper(engine, name, script="while :; do echo x >> /growing; done")
     image = engine.ok("commit", name)
     assert engine.state(name) == "running"

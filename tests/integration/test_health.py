@@ -54,7 +54,7 @@ def test_a_probe_that_hangs_is_killed(engine):
         assert engine.ok("top", "hung").count("sleep 777") <= 1
 
 
-def test_what_cannot_run_is_ill_and_none_is_no_check(engine):
+def test_check_that_cannot_run_is_unhealthy_and_none_disables_checks(engine):
     engine.ok(
         *("run", "-d", "--name", "lacking", *_FAST, "--health-cmd", "exit 0", "--entrypoint", "sleep"),
         *("-e", "X=1", BUSYBOX, "1000"),
@@ -74,7 +74,7 @@ def test_what_cannot_run_is_ill_and_none_is_no_check(engine):
     assert last["ExitCode"] == -1 and "/nosuch" in last["Output"]
 
 
-def test_checks_go_on_with_the_next_daemon(fresh):
+def test_health_checks_continue_with_the_next_daemon(fresh):
     engine = fresh({"live-restore": True})
     engine.ok("run", "-d", "--name", "lives", *_FAST, "--health-cmd", "true", BUSYBOX, "sleep", "1000")
     until(lambda: status(engine, "lives") == "healthy")

@@ -70,7 +70,7 @@ def test_a_slow_request_holds_only_itself(engine: Engine) -> None:
         assert crowd[0].recv(4096).startswith(b"HTTP/1.1 200")  # slow requests are answered
 
 
-def test_the_memory_of_slow_requests_is_given_back(engine: Engine) -> None:
+def test_memory_of_slow_requests_is_freed(engine: Engine) -> None:
     """Headers of 60 KB that never end."""
     assert engine.process is not None
     before = sample(engine.process.pid)["Rss"]

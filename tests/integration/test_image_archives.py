@@ -71,7 +71,7 @@ def ids(engine: Engine) -> dict[str, str]:
     return {name: engine.ok("inspect", "-f", "{{.Id}}", name) for name in NAMES}
 
 
-def test_what_is_saved_loads_again_and_runs(engine: Engine) -> None:
+def test_saved_images_load_again_and_run(engine: Engine) -> None:
     before = ids(engine)
     data = save(engine, *NAMES)
     assert save(engine, *NAMES) == data

@@ -170,7 +170,7 @@ def test_an_index_of_one_platform_is_whole_after_a_pull(engine: Engine, registry
     engine.ok("rmi", name, target)
 
 
-def test_the_manifest_of_a_container(engine: Engine, both: str, name: str) -> None:
+def test_image_manifest_descriptor_of_a_container_since_1_48(engine: Engine, both: str, name: str) -> None:
     engine.ok("create", "--name", name, "--platform", f"linux/{HOST.architecture}", both)
     for path in (f"/containers/{name}/json", f"/containers/json?all=1&filters={quote(json.dumps({'name': [name]}))}"):
         assert "ImageManifestDescriptor" not in json.dumps(engine.api("GET", f"/v1.47{path}")[1])
@@ -182,7 +182,7 @@ def test_the_manifest_of_a_container(engine: Engine, both: str, name: str) -> No
     engine.ok("rm", name)
 
 
-def test_the_tree_of_orlop(engine: Engine, both: str) -> None:
+def test_orlop_images_tree_shows_each_platform(engine: Engine, both: str) -> None:
     lines = engine.orlop("images", "--tree", both, check=0).out.splitlines()
     assert [line.split()[:2] for line in lines[2:]] == [["├─", "linux/s390x"], ["└─", f"linux/{HOST.architecture}"]]
     assert engine.orlop("rmi", "--platform", "linux/s390x", both).code == 0

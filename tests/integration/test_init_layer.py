@@ -60,7 +60,7 @@ def test_a_running_container_has_the_table_of_mounts(engine, created):
     assert engine.ok("exec", created, "readlink", "/etc/mtab") == "/proc/mounts"
 
 
-def test_an_image_goes_with_its_init_layer(engine, created):
+def test_init_layer_is_removed_with_its_image(engine, created):
     before = set(os.listdir(engine.data_root / "overlay2"))
     engine.ok("import", "-", f"own-{created}", stdin=engine.docker("export", created, check=0).stdout)
     engine.ok("create", "--name", f"{created}-own", f"own-{created}", "true")

@@ -373,12 +373,12 @@ def test_the_program_has_the_layer_and_nothing_else(layer: Path) -> None:
         ("import os; os.write(2, b'No space left on device'); os._exit(1)", SMALL, "No space left on device"),
     ],
 )
-def test_a_program_that_fails_is_told(layer: Path, text: str, data: bytes, said: str) -> None:
+def test_failure_of_the_program_is_reported(layer: Path, text: str, data: bytes, said: str) -> None:
     with pytest.raises(DriverError, match=f"(?s)cannot unpack layer: .*{said}"):
         run(data, script(layer, text))
 
 
-def test_a_program_that_is_not_there(layer: Path) -> None:
+def test_missing_program_is_reported(layer: Path) -> None:
     with pytest.raises(DriverError, match=r"mkfs\.erofs ended early with exit code 126: cannot run it: .*No such file"):
         run(SMALL, StreamTarget(str(layer), ("/usr/bin/no/mkfs.erofs",)))
 
@@ -414,7 +414,7 @@ def test_the_program_dies_with_its_worker(layer: Path) -> None:
         assert time.monotonic() < deadline, "the program outlived its worker"
 
 
-def test_a_full_disk_is_told(layer: Path) -> None:
+def test_full_disk_is_reported(layer: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(layer)], check=True)
     try:
         with pytest.raises(DriverError, match="No space left on device"):
@@ -481,7 +481,7 @@ def test_sparse_files_keep_their_holes(tmp_path: Path) -> None:
     assert os.stat(tmp_path / "image/layer.tar").st_blocks * 512 < 1 << 20
 
 
-def test_damage_is_told(layer: Path) -> None:
+def test_damaged_stream_is_refused(layer: Path) -> None:
     whole = gzip.compress(archive(member("a", content=os.urandom(100_000))))
     for broken in (whole[:-50_000], whole[:2000] + bytes(100) + whole[2100:], b"not a tar archive" * 100):
         with pytest.raises(InvalidParameter, match=r"cannot unpack layer: (damaged|archive.tar: invalid|unexpected EOF)"):

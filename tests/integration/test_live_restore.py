@@ -215,7 +215,7 @@ def _end_of(path: Path) -> bytes:
         return file.read()
 
 
-def test_log_goes_on_across_restarts_of_the_daemon(live: Engine) -> None:
+def test_log_has_no_gap_across_restarts_of_the_daemon(live: Engine) -> None:
     script = "i=0; while :; do i=$((i+1)); echo $i; [ $((i % 500)) != 0 ] || sleep 0.01; done"
     live.ok("run", "-d", "--name", "cc", "busybox", "sh", "-c", script)
     for end in (live.stop, live.kill, live.stop):
@@ -369,7 +369,7 @@ def test_boot_after_a_crash_cleans_up(fresh: Callable[..., Engine]) -> None:
     assert engine.inspect("again")["State"]["Pid"] not in pids
 
 
-def test_what_others_need_is_started_first_at_boot(fresh: Callable[..., Engine]) -> None:
+def test_containers_start_at_boot_after_those_they_depend_on(fresh: Callable[..., Engine]) -> None:
     engine = fresh({"shutdown-timeout": 3})
     options = ("-d", "--restart", "always", "--stop-timeout", "0")
     for number in range(3):
@@ -394,7 +394,7 @@ def test_a_renamed_container_is_found_by_its_name_after_a_restart(live: Engine) 
     assert live.docker("exec", "asks", "ping", "-c", "1", "old").code != 0
 
 
-def test_what_a_commit_had_paused_when_the_daemon_was_killed_goes_on(live: Engine) -> None:
+def test_container_paused_by_a_commit_is_resumed_after_a_kill_of_the_daemon(live: Engine) -> None:
     live.ok("run", "-d", "--name", "cc", "busybox", "sh", "-c", "head -c 300000000 /dev/urandom >/big; echo ok; sleep 600")
     until(lambda: live.ok("logs", "cc") == "ok", "there is something to commit")
     commit = live.background("commit", "cc", "image")

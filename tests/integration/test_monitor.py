@@ -115,7 +115,7 @@ def test_exit_code_output_and_record(place: Place) -> None:
     place.run(test)
 
 
-def test_nothing_of_it_is_on_the_host_while_it_runs(place: Place) -> None:
+def test_root_of_a_running_container_is_not_mounted_on_the_host(place: Place) -> None:
     async def test(host: MonitorHost) -> None:
         case = await host.case(["sleep", "60"])
         started = await case.start()
@@ -164,7 +164,7 @@ def test_a_terminal(place: Place) -> None:
     place.run(test)
 
 
-def test_fifty_megabytes_through_standard_input(runc: Place) -> None:
+def test_standard_input_of_fifty_megabytes_arrives_complete(runc: Place) -> None:
     size = 50 << 20
 
     async def test(host: MonitorHost) -> None:
@@ -181,7 +181,7 @@ def test_fifty_megabytes_through_standard_input(runc: Place) -> None:
     runc.run(test)
 
 
-def test_the_end_of_one_attached_input_is_not_the_containers(runc: Place) -> None:
+def test_end_of_one_attached_input_keeps_the_input_of_the_container_open(runc: Place) -> None:
     async def test(host: MonitorHost) -> None:
         case = await host.case(["cat"], stdin=True)
         first = await case.monitor.attach(Attach(stdin=True, stdout=True))
@@ -277,7 +277,7 @@ def test_a_sandbox_that_cannot_be_built(runc: Place) -> None:
     runc.run(test)
 
 
-def test_out_of_memory_is_told(place: Place) -> None:
+def test_out_of_memory_is_reported(place: Place) -> None:
     async def test(host: MonitorHost) -> None:
         limit = {"memory": {"limit": 20 << 20, "swap": 20 << 20}}
         case = await host.case(["dd", "if=/dev/zero", "of=/dev/null", "bs=60M", "count=1"], resources=limit)
@@ -317,7 +317,7 @@ def test_two_hundred_megabytes_reach_a_slow_reader_whole(runc: Place) -> None:
     runc.run(test)
 
 
-def test_a_client_that_goes_away_is_forgotten(runc: Place) -> None:
+def test_disconnected_client_does_not_block_the_container(runc: Place) -> None:
     async def test(host: MonitorHost) -> None:
         case = await host.case(["head", "-c", "20000000", "/dev/zero"])
         stream = await case.monitor.attach(Attach(stdout=True))

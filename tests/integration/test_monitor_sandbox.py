@@ -58,7 +58,7 @@ def _on_a_host(top: Path, script: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_root_is_seen_inside_only(tmp_path: Path) -> None:
+def test_mount_of_the_root_does_not_reach_the_host(tmp_path: Path) -> None:
     _on_a_host(
         tmp_path,
         """

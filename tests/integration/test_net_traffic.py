@@ -64,7 +64,7 @@ async def test_outgoing_has_the_address_of_ones_choice(host: Host) -> None:
 
 
 @on_host()
-async def test_what_is_not_published_is_not_reached(host: Host) -> None:
+async def test_unpublished_ports_are_not_reachable(host: Host) -> None:
     await host.driver.create_network(NETWORK)
     await host.driver.create_network(OTHER)
     await host.container(2, HTTP)
@@ -194,7 +194,7 @@ async def test_a_restart_is_not_noticed(host: Host) -> None:
 
 
 @on_host()
-async def test_flushed_rules_come_back(host: Host) -> None:
+async def test_flushed_rules_are_restored_at_the_next_start(host: Host) -> None:
     """Another program flushes the firewall: the next start restores all rules."""
     await host.driver.create_network(NETWORK)
     await host.container(2, HTTP)
@@ -228,7 +228,7 @@ async def test_beside_dockerd(host: Host) -> None:
 
 
 @on_host()
-async def test_strangers_links_are_left_alone(host: Host) -> None:
+async def test_bridge_and_links_of_others_are_kept(host: Host) -> None:
     """A bridge made by an administrator, and other links on it, remain when the network is removed."""
     run("ip", "link", "add", "br-admin", "type", "bridge")
     run("ip", "link", "add", "veth1234567", "type", "veth", "peer", "name", "other0")

@@ -174,7 +174,7 @@ def test_fixed_address(engine: Engine, name: str) -> None:
         engine.ok("network", "rm", network)
 
 
-def test_a_link_goes_with_its_container(engine: Engine, name: str) -> None:
+def test_link_is_removed_with_its_container(engine: Engine, name: str) -> None:
     def ports() -> list[str]:
         links = json.loads(engine.run(["ip", "-j", "link", "show", "master", engine.bridge], check=0).out)
         return [link["ifname"] for link in links]

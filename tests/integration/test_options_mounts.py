@@ -31,7 +31,7 @@ def _run(engine: Engine, mounts: list[str], script: str, *flags: str) -> Result:
     return engine.docker("run", "--rm", "--network", "none", *flags, *words, "busybox", "sh", "-c", script)
 
 
-def test_read_only_goes_all_the_way_down_unless_that_is_not_wanted(engine: Engine, tmp_path: Path) -> None:
+def test_read_only_mounts_include_mounts_below_unless_switched_off(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     script = "touch /x/a 2>/dev/null && echo top; touch /x/sub/a 2>/dev/null && echo below; ls -d /x/sub/mark 2>/dev/null"
     with mounted(tmp_path / "sub"):

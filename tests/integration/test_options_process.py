@@ -68,7 +68,7 @@ def _profile() -> str:
 
 
 @pytest.mark.parametrize("user", ["4294967296", "-1", "0x0", "2147483648", "1000:-1", "1000:4294967296", " 0", "+0"])
-def test_a_user_that_is_none_is_refused_and_never_root(engine: Engine, name: str, user: str) -> None:
+def test_unknown_user_is_refused_and_never_root(engine: Engine, name: str, user: str) -> None:
     body = {"Image": "busybox", "User": user, "Cmd": ["true"], "HostConfig": {"NetworkMode": "none"}}
     assert engine.api("POST", f"/containers/create?name={name}", body)[0] == 201
     status, answer = engine.api("POST", f"/containers/{name}/start")

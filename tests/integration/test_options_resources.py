@@ -151,13 +151,15 @@ def _remove_empty(engine: Engine) -> None:
         ({"Annotations": {"": "x"}}, "invalid Annotations: the empty string is not permitted as an annotation key"),
     ],
 )
-def test_what_cannot_be_is_refused_and_leaves_nothing(engine: Engine, resources: dict[str, object], message: str) -> None:
+def test_impossible_limits_are_refused_without_a_container(
+    engine: Engine, resources: dict[str, object], message: str
+) -> None:
     status, answer = engine.api("POST", "/containers/create", {"Image": "busybox", "HostConfig": resources})
     assert status == 400 and message in answer["message"]
     assert engine.docker("ps", "-aq").out == ""
 
 
-def test_what_this_host_has_not_is_discarded_with_a_warning(engine: Engine) -> None:
+def test_unsupported_limits_are_discarded_with_a_warning(engine: Engine) -> None:
     limits = {"CpuCount": 2, "CpuPercent": 50, "KernelMemory": 1 << 20, "KernelMemoryTCP": 1 << 20}
     status, answer = engine.api("POST", "/containers/create", {"Image": "busybox", "HostConfig": limits})
     assert status == 201 and len(answer["Warnings"]) == 4
@@ -176,7 +178,7 @@ def test_a_sysctl_must_be_of_a_namespace_of_the_containers_own(engine: Engine) -
 
 
 @pytest.mark.skipif(facts().cgroup_version == 2, reason="cgroup v2 has no oom_kill_disable")
-def test_a_container_that_waits_for_memory_is_told_of(engine: Engine, name: str) -> None:
+def test_oom_event_of_a_container_that_is_not_killed(engine: Engine, name: str) -> None:
     limits = ("--memory", "8m", "--memory-swap", "8m", "--oom-kill-disable")
     engine.docker("run", "-d", "--name", name, *limits, "busybox", "sh", "-c", "a=x; while :; do a=$a$a; done")
     until(lambda: "oom" in engine.events(container=name), "the event")

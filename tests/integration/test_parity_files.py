@@ -118,7 +118,7 @@ def test_starts_with_a_part_of_a_volume(sides: tuple[Side, Side], subpath: str) 
     assert theirs == ours
 
 
-def test_what_has_happened_at_the_end_of_a_container(sides: tuple[Side, Side]) -> None:
+def test_events_at_the_end_of_a_container_are_those_of_dockerd(sides: tuple[Side, Side]) -> None:
     """Events in order; `destroy` comes after the events of the volumes."""
 
     def do(side: Side) -> Any:

@@ -67,7 +67,7 @@ def created(side: Side, version: str, body: dict[str, Any]) -> tuple[int, Any]:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_what_a_create_means(sides: tuple[Side, Side], version: str) -> None:
+def test_creates_of_each_api_version_mean_the_same_as_in_dockerd(sides: tuple[Side, Side], version: str) -> None:
     wrong = []
     for body in CREATED:
         theirs, ours = (created(side, version, body) for side in sides)
@@ -97,7 +97,7 @@ def rows(side: Side, version: str) -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_what_other_requests_mean(sides: tuple[Side, Side], version: str) -> None:
+def test_other_requests_of_each_api_version_mean_the_same_as_in_dockerd(sides: tuple[Side, Side], version: str) -> None:
     theirs, ours = (dict(rows(side, version)) for side in sides)
     assert ours == theirs
 

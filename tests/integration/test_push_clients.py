@@ -130,7 +130,7 @@ def test_orlop_push(engine: Engine, registry: Registry, app: str) -> None:
     )
 
 
-def test_what_others_read(engine: Engine, registry: Registry, app: str, tmp_path: Path) -> None:
+def test_pushed_image_is_read_by_other_programs(engine: Engine, registry: Registry, app: str, tmp_path: Path) -> None:
     digest = engine.ok("push", app).rpartition("digest: ")[2].partition(" ")[0]
     shown = json.loads(engine.ok("manifest", "inspect", "--insecure", app))
     assert shown["config"]["digest"] == APP.id and len(shown["layers"]) == 2
@@ -174,7 +174,7 @@ def test_a_registry_with_passwords(engine: Engine, app: str, tmp_path: Path) -> 
         engine.ok("rmi", name)
 
 
-def test_nothing_is_left_of_a_killed_client(engine: Engine, registry: Registry, name: str) -> None:
+def test_push_succeeds_after_its_client_was_killed(engine: Engine, registry: Registry, name: str) -> None:
     large = os.urandom(64 << 20)
     big = f"{registry.host}/big:{name}"
     engine.docker("load", stdin=docker_archive({big: image([layer({"large": large})])}), check=0)

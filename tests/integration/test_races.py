@@ -139,7 +139,7 @@ def traffic(engine: Engine) -> Iterator[None]:
             going.clear()
 
 
-def test_a_start_after_the_daemon_died_in_the_middle_of_one(fresh: Callable[..., Engine]) -> None:
+def test_container_starts_again_after_a_kill_of_the_daemon_during_its_start(fresh: Callable[..., Engine]) -> None:
     engine = fresh({"live-restore": True})
     engine.ok("create", "--name", "again", *QUICK)
     for round_ in range(6):
@@ -154,7 +154,7 @@ def test_a_start_after_the_daemon_died_in_the_middle_of_one(fresh: Callable[...,
 
 
 @pytest.mark.parametrize("live", [True, False])
-def test_the_daemon_is_killed_in_the_middle_of_everything(fresh: Callable[..., Engine], live: bool) -> None:
+def test_state_is_consistent_after_a_kill_during_traffic(fresh: Callable[..., Engine], live: bool) -> None:
     engine = fresh({"live-restore": live, "shutdown-timeout": 3})
     for moment in (0.35, 0.5, 0.75):
         with traffic(engine):
@@ -186,7 +186,7 @@ def _shown_as_it_is(engine: Engine, container: str) -> bool:
     return status == 404 or not found["State"]["Running"] or alive(found["State"]["Pid"])
 
 
-def test_the_daemon_is_stopped_in_the_middle_of_everything(fresh: Callable[..., Engine]) -> None:
+def test_state_is_consistent_after_a_stop_during_traffic(fresh: Callable[..., Engine]) -> None:
     engine = fresh({"shutdown-timeout": 3})
     for moment in (0.35, 0.6):
         with traffic(engine):
@@ -197,9 +197,7 @@ def test_the_daemon_is_stopped_in_the_middle_of_everything(fresh: Callable[..., 
         assert engine.ok("ps", "-q") == ""
 
 
-def test_a_container_whose_runtime_is_gone_does_not_keep_the_daemon_from_starting(
-    fresh: Callable[..., Engine], tmp_path: Path
-) -> None:
+def test_daemon_starts_although_the_runtime_of_a_container_is_missing(fresh: Callable[..., Engine], tmp_path: Path) -> None:
     program = tmp_path / "other-runc"
     shutil.copy(str(shutil.which("runc")), program)
     engine = fresh({"runtimes": {"other": {"path": str(program)}}, "shutdown-timeout": 3})

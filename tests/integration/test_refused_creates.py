@@ -53,7 +53,7 @@ def things(engine):
 
 
 @pytest.mark.parametrize(("body", "status", "message"), FAILURES)
-def test_nothing_is_left(engine, name, body, status, message):
+def test_refused_create_leaves_nothing(engine, name, body, status, message):
     engine.ok("rm", engine.ok("create", BUSYBOX, "true"))  # creates the image's init layer
     engine.ok("volume", "create", f"kept-{name}")
     before = things(engine)
@@ -67,7 +67,7 @@ def test_nothing_is_left(engine, name, body, status, message):
     engine.ok("volume", "rm", f"kept-{name}")
 
 
-def test_joining_what_is_not_there(engine, name):
+def test_joining_a_missing_container_is_refused_at_create(engine, name):
     """The client gets the error, and no container is created; but a missing network may be named, as in dockerd."""
     for flag in ("--pid", "--ipc"):
         refused = engine.docker("run", "--name", name, flag, "container:nosuch", BUSYBOX, "true")
@@ -80,7 +80,7 @@ def test_joining_what_is_not_there(engine, name):
     engine.ok("rm", "-f", name, f"late-{name}")
 
 
-def test_a_device_that_is_none(engine, name, tmp_path):
+def test_file_that_is_not_a_device_is_refused(engine, name, tmp_path):
     for path in ("/etc", str(tmp_path), "/etc/passwd"):
         refused = engine.docker("run", "--rm", "--device", path, BUSYBOX, "true")
         assert refused.code == 125

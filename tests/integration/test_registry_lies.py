@@ -142,7 +142,7 @@ MOUNTS: list[tuple[str, Callable[[PushHandler], None]]] = [
 
 
 @pytest.mark.parametrize("answer", [case[1] for case in MOUNTS], ids=[case[0] for case in MOUNTS])
-def test_a_mount_that_is_none_becomes_an_upload(tmp_path: Path, answer: Any) -> None:
+def test_blob_is_uploaded_if_the_registry_does_not_mount_it(tmp_path: Path, answer: Any) -> None:
     async def check(images: ImagesFixture, registry: Receiving) -> None:
         await pushed(images, registry)
         await images.images.tag(f"{registry.host}/app:v1", f"{registry.host}/two", "v1")

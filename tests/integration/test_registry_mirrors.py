@@ -101,7 +101,7 @@ def partial_mirror(mirror: Registry) -> None:
     data.rmdir()
 
 
-def test_a_blob_that_a_mirror_lacks_comes_from_the_registry(tmp_path: Path) -> None:
+def test_blob_missing_on_a_mirror_is_fetched_from_the_registry(tmp_path: Path) -> None:
     with running() as mirror, running() as upstream:
         partial_mirror(mirror)
         push(upstream.host, "app", "v1", APP)
@@ -155,7 +155,7 @@ def test_capabilities(tmp_path: Path) -> None:
         run(tmp_path, test)
 
 
-def test_nothing_may_resolve(tmp_path: Path) -> None:
+def test_pull_fails_if_no_host_may_resolve(tmp_path: Path) -> None:
     configure(tmp_path, 'server = "http://127.0.0.1:1"\ncapabilities = ["push"]')
 
     async def test(images: ImagesFixture) -> None:
@@ -359,7 +359,7 @@ def test_a_mirror_named_by_the_administrator_is_allowed_to_restricted_clients(tm
         run(tmp_path, test)
 
 
-def test_a_login_goes_to_the_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_login_asks_the_registry_not_the_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orlop_engine.images.registry_tls.CERTS_D", (str(tmp_path / "certs.d"),))
     with serving() as mirror, serving() as server:
         server.ping = status(401, "UNAUTHORIZED", "", WWW_Authenticate='Basic realm="x"')
@@ -373,7 +373,7 @@ def test_a_login_goes_to_the_registry(tmp_path: Path, monkeypatch: pytest.Monkey
         trio.run(main)
 
 
-def test_what_an_interrupted_pull_got_from_a_mirror_is_continued_at_the_registry(tmp_path: Path) -> None:
+def test_download_interrupted_at_a_mirror_is_continued_at_the_registry(tmp_path: Path) -> None:
     with serving() as mirror, running() as upstream:
         mirror.add("app", "v1", APP)
         mirror.misbehave(BASE.digest, truncate(2000))

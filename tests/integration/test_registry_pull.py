@@ -263,7 +263,7 @@ def test_platforms(tmp_path: Path) -> None:
     run(tmp_path, check)
 
 
-def test_a_broken_download_goes_on_by_range(tmp_path: Path) -> None:
+def test_broken_download_is_resumed_by_range(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, registry: Hostile) -> None:
         registry.misbehave(BASE.digest, truncate(300_000), truncate(100_000))
         records = await pulled(images, registry)
@@ -300,7 +300,7 @@ def test_a_bad_piece_of_an_earlier_try_is_forgotten(tmp_path: Path) -> None:
     run(tmp_path, check)
 
 
-def test_a_pull_goes_on_after_the_daemon_was_killed(tmp_path: Path) -> None:
+def test_pull_is_resumed_after_a_kill_of_the_daemon(tmp_path: Path) -> None:
     async def main() -> None:
         storage = DirectoryStorage(str(tmp_path / "layers"))
         with serving() as registry, trio.fail_after(30):

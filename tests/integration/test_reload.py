@@ -187,7 +187,7 @@ def refused(engine: Engine, config: dict[str, Any], *flags: str) -> str:
     return done.stderr
 
 
-def test_what_living_containers_stand_on_cannot_be_changed(fresh: Callable[..., Engine]) -> None:
+def test_settings_that_running_containers_depend_on_cannot_be_changed(fresh: Callable[..., Engine]) -> None:
     live = {**FIRST, "live-restore": True, "runtimes": {"own": {"path": "runc"}}}
     engine = fresh(live)
     engine.ok("run", "-d", "--name", "web", "--runtime", "own", BUSYBOX, "sleep", "1000")

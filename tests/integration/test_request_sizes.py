@@ -125,7 +125,7 @@ def big(shared: Engine) -> Iterator[None]:
 
 @pytest.mark.parametrize("case", REFUSED)
 @pytest.mark.usefixtures("big")
-def test_what_nobody_needs_is_refused_and_leaves_nothing(shared: Engine, case: str) -> None:
+def test_excessive_requests_are_refused_and_leave_nothing(shared: Engine, case: str) -> None:
     body, reason = REFUSED[case]
     before = left(shared)
     with pinging(shared):

@@ -22,7 +22,7 @@ def lines(engine, name, count, got):
     connection.close()
 
 
-def test_what_a_container_uses(engine):
+def test_stats_show_the_usage_of_a_container(engine):
     engine.ok("run", "-d", "--name", "busy", "-m", "64m", "--pids-limit", "50", BUSYBOX, *_BUSY)
     time.sleep(0.5)
     address = engine.inspect("busy")["NetworkSettings"]["Networks"]["bridge"]["IPAddress"]

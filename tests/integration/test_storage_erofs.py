@@ -158,7 +158,7 @@ def test_a_kill_while_a_layer_streams_in_leaves_nothing(index: Engine) -> None:
     sound(index)
 
 
-def test_damage_is_found_and_told(index: Engine) -> None:
+def test_damaged_layers_are_reported_by_check_and_run(index: Engine) -> None:
     index.docker("load", stdin=docker_archive({"layered:latest": layered()}), check=0)
     index.stop()
     for directory in _layers(index):
@@ -213,7 +213,7 @@ def test_options_are_validated(options: list[str], said: str) -> None:
         engine.close()
 
 
-def test_a_host_without_mkfs_erofs_is_told_what_to_install(tmp_path: Path) -> None:
+def test_missing_mkfs_erofs_is_reported_with_the_package_to_install(tmp_path: Path) -> None:
     """In a mount namespace where the program is covered."""
     engine = Engine(EROFS)
     (tmp_path / "empty").touch(mode=0o644)

@@ -79,7 +79,7 @@ def test_input_once_of_two_clients(engine: Engine, name: str) -> None:
     engine.wait_state(name, "exited")
 
 
-def test_who_cannot_attach(engine: Engine, name: str) -> None:
+def test_attach_requests_that_are_refused(engine: Engine, name: str) -> None:
     client = Hijacked(engine, "/containers/no-such/attach?stream=1")
     assert client.status == 404
     engine.ok("run", "-d", "--name", name, "--log-driver", "none", "busybox", "sleep", "600")

@@ -29,7 +29,7 @@ def counting(fresh: Callable[..., Engine]) -> Iterator[Engine]:
 
 
 @pytest.mark.skipif(not criu_works() or RUNTIME not in ("", "runc"), reason="CRIU does not work here")
-def test_it_goes_on_where_it_was(counting: Engine) -> None:
+def test_restored_container_continues_where_it_was(counting: Engine) -> None:
     engine = counting
     assert engine.ok("checkpoint", "create", "--leave-running", "cc", "living") == "living"
     assert engine.state("cc") == "running"

@@ -75,7 +75,9 @@ def _gone(engine: Remote) -> None:
     assert not left, left
 
 
-def test_who_gets_in(remote: Callable[..., Remote], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clients_need_a_certificate_of_the_configured_ca(
+    remote: Callable[..., Remote], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`tls` without `tlsverify` verifies, too, as in dockerd."""
     own, other = tmp_path / "own", tmp_path / "other"
     tls("init", "--dir", own)
@@ -106,7 +108,7 @@ def test_who_gets_in(remote: Callable[..., Remote], tmp_path: Path, monkeypatch:
     assert "Client sent an HTTP request to an HTTPS server." in plain.err
 
 
-def test_clients_of_a_listeners_own_ca_stay_there(remote: Callable[..., Remote], tmp_path: Path) -> None:
+def test_clients_of_the_ca_of_one_listener_are_refused_on_others(remote: Callable[..., Remote], tmp_path: Path) -> None:
     """Also after a reload, which reads all files again."""
     own, readers, port = tmp_path / "own", tmp_path / "readers", free_port()
     for directory in (own, readers):

@@ -195,7 +195,7 @@ def test_bombs_stop(world: Path) -> None:
     assert_contained(world)
 
 
-def test_damage_is_told(world: Path) -> None:
+def test_damaged_layer_is_refused(world: Path) -> None:
     whole = gzip.compress(archive(member("a", content=os.urandom(100_000))))
     flipped = whole[:2000] + bytes(100) + whole[2100:]
     for broken in (whole[:-50_000], flipped, b"not a tar archive" * 100, b"\x1f\x8bgarbage"):
@@ -321,7 +321,7 @@ def test_cancelling_kills_the_worker(world: Path) -> None:
     assert spawner.reap() == [-signal.SIGKILL]
 
 
-def test_the_source_s_own_error_comes_through(world: Path) -> None:
+def test_error_of_the_source_is_raised_unchanged(world: Path) -> None:
     async def broken() -> AsyncIterator[bytes]:
         yield archive(member("a"))[:512]
         raise ConnectionError("the registry went away")

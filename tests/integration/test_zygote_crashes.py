@@ -295,7 +295,7 @@ def test_a_monitor_is_known_by_its_start_time(top: Path) -> None:
     _run(top, test)
 
 
-def test_what_a_container_inherits(top: Path) -> None:
+def test_container_inherits_only_standard_descriptors_and_no_signal_masks(top: Path) -> None:
     async def test(host: MonitorHost, zygote: Zygote) -> None:
         case = await host.case(["sleep", "100"])
         started = await case.start()
@@ -313,7 +313,7 @@ def test_what_a_container_inherits(top: Path) -> None:
     _run(top, test)
 
 
-def test_spawn_refuses_what_it_does_not_know_and_goes_on(top: Path) -> None:
+def test_cancelled_spawn_leaves_the_next_answer_right(top: Path) -> None:
     async def test(host: MonitorHost, zygote: Zygote) -> None:
         assert (await host.run(["true"]))[0].exit
         with trio.move_on_after(0) as scope:
@@ -325,7 +325,7 @@ def test_spawn_refuses_what_it_does_not_know_and_goes_on(top: Path) -> None:
     _run(top, test)
 
 
-def test_what_a_monitor_costs(top: Path) -> None:
+def test_private_memory_of_a_monitor_is_bounded(top: Path) -> None:
     async def test(host: MonitorHost, zygote: Zygote) -> None:
         case = await host.case(["sleep", "100"])
         await case.start()

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.root
 
 
 @pytest.mark.timeout(180)
-def test_nothing_is_left_of_what_was_done(fresh: Callable[..., Engine]) -> None:
+def test_repeated_operations_leak_nothing(fresh: Callable[..., Engine]) -> None:
     report = soak(fresh({"shutdown-timeout": 3}), Size(cycles=25, execs=20, drops=24, rare=1, transfers=1, warm_up=2))
     assert not report.leaks, "\n".join(f"{key}: {first} -> {last}" for key, (first, last) in report.leaks.items())
 

@@ -85,7 +85,7 @@ def test_reloadable_keys_are_marked() -> None:
 
 
 @pytest.mark.parametrize("key", [*_KEYS])
-def test_the_default_of_a_key(key: str) -> None:
+def test_documented_default_of_each_key_is_right(key: str) -> None:
     """As JSON; or in words, if the configuration has no default and something else decides."""
     default = _VALUES[key]
     written = _KEYS[key][1].strip("`")

@@ -215,7 +215,7 @@ def test_event_loop_lag_is_measured(tmp_path: Path) -> None:
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-def test_nothing_is_imported_without_an_address() -> None:
+def test_metrics_modules_are_not_imported_without_an_address() -> None:
     program = (
         "import sys, orlop_kernel.daemon, orlop_engine.service, orlop_metrics_prometheus.plugin\n"
         "print(sorted(name for name in sys.modules if name.startswith('orlop_metrics_prometheus')))"

@@ -22,7 +22,7 @@ GROUNDS = ("runc/systemd", "runc/cgroupfs", "crun/systemd", "crun/cgroupfs")
 SLOWNESS = 10
 CHOSEN = {
     "update": "limits_change a_stopped_container",
-    "stats": "what_a_container_uses",
+    "stats": "show_the_usage",
     "hostile_containers": "fork_bomb does_not_see_its_monitor",
     "run": "hello missing_command rm_leaves_nothing memory_limit out_of_memory capabilities privileged init seccomp sysctl",
     "lifecycle": "stop_kills_after pause test_top restart_always_comes_back",

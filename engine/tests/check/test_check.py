@@ -312,7 +312,7 @@ def test_names_are_unique() -> None:
     assert "2 rows have this name" in [each.text for each in findings if each.object == "container name runs"]
 
 
-def test_nothing_is_garbage_while_rows_may_be_missing() -> None:
+def test_unknown_files_are_not_garbage_while_rows_may_be_missing() -> None:
     def spoil(facts: Facts) -> None:
         facts.database = facts.database._replace(damaged_files=("orlop.db.damaged-1",))
         facts.directories |= {STRANGER}

@@ -69,7 +69,7 @@ def test_an_exec_waits_for_the_adoption_of_its_container(tmp_path, monkeypatch):
     run_fast(main)
 
 
-def test_exec_whose_files_cannot_be_written_has_ended(tmp_path, monkeypatch):
+def test_exec_whose_files_cannot_be_written_fails_and_is_ended(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)

@@ -197,7 +197,7 @@ def test_a_link_is_removed_and_its_containers_stay(ports):
 # --- what is shown of one container
 
 
-def test_paths_come_with_the_first_start(ports):
+def test_file_paths_are_empty_before_the_first_start(ports):
     record = ports.index.get("web").record
     assert details.file_paths(ports, record) == ("", "", "")
     record.started_before = True

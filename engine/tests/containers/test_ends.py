@@ -89,7 +89,7 @@ class Volumes:
 
 
 @pytest.mark.parametrize("by", ["the end of --rm", "rm -v"])
-def test_a_removal_is_told_when_no_client_sees_anything_of_it_and_answered_when_nothing_is_left(tmp_path, monkeypatch, by):
+def test_destroy_comes_when_no_client_sees_the_container_and_the_answer_when_its_files_are_gone(tmp_path, monkeypatch, by):
     async def main():
         async with (
             engine_fixture(tmp_path, monkeypatch, auto_remove=by == "the end of --rm") as h,

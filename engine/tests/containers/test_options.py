@@ -274,7 +274,7 @@ def test_a_device_is_a_node_or_a_directory_with_some(tmp_path: Path) -> None:
     assert (node["path"], node["type"], node["major"], node["minor"]) == ("/dev/x", "c", 1, 3)
 
 
-def test_what_is_below_a_read_only_mount_is_read_only_unless_that_is_not_wanted():
+def test_read_only_mounts_are_recursive_unless_switched_off():
     def words(spec: MountSpec, deep: bool) -> list[str]:
         return list(mount_spec.oci(mount_spec.parse_spec(spec), deep=deep)[0]["options"])
 
@@ -356,7 +356,7 @@ def test_a_cdi_device_changes_what_its_file_says(tmp_path):
     assert spec["linux"]["intelRdt"] == {"closID": "x", "enableCMT": True}
 
 
-def test_a_later_directory_goes_before_an_earlier_one_and_two_files_of_one_are_none(tmp_path):
+def test_cdi_device_of_a_later_directory_wins_and_a_conflict_within_a_directory_drops_the_device(tmp_path):
     def write(path: str, value: str, device: str = "d") -> None:
         Path(tmp_path, path).parent.mkdir(exist_ok=True)
         text = '{"cdiVersion":"0.3.0","kind":"v.com/c","devices":[{"name":"%s","containerEdits":{"env":["X=%s"]}}]}'

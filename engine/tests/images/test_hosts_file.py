@@ -108,7 +108,7 @@ def write(root: Path, directory: str, text: str) -> Path:
     return path
 
 
-def test_hosts_come_first_and_the_registry_last(tmp_path: Path) -> None:
+def test_hosts_are_tried_before_the_registry_itself(tmp_path: Path) -> None:
     write(tmp_path, "b/r.example:5000", '[host."https://m.example"]\ncapabilities = ["pull"]\n[host."http://n.example"]')
     mirror, plain, own = endpoints(tmp_path, "r.example:5000/a:1")
     assert (mirror.url, mirror.mirror, mirror.capabilities, mirror.verify) == ("https://m.example", True, {"pull"}, True)
@@ -150,7 +150,7 @@ def test_a_registry_replaced_by_a_server(tmp_path: Path) -> None:
     assert [one.url for one in trio.run(rules.login_endpoints, reference("r.example/a"))] == ["https://r.example"]
 
 
-def test_which_certificates_are_verified(tmp_path: Path) -> None:
+def test_certificates_are_verified_except_with_skip_verify_or_on_loopback(tmp_path: Path) -> None:
     write(
         tmp_path,
         "a/r.example",

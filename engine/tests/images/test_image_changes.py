@@ -159,7 +159,7 @@ def test_variables_of_the_environment(changes: list[str], expected: dict[str, st
         ("HEALTHCHECK CMD echo $A", "healthcheck", ImageHealthcheck(["CMD-SHELL", "echo $A"])),
     ],
 )
-def test_which_instructions_expand(change: str, field: str, expected: object) -> None:
+def test_variables_expand_only_in_some_instructions(change: str, field: str, expected: object) -> None:
     assert getattr(apply(BASE, [change]), field) == expected
 
 

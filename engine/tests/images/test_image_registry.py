@@ -179,7 +179,7 @@ def test_proxies() -> None:
     assert proxy_for("https://a.io/", Proxies(https_proxy="q:2", no_proxy="*")) is None
 
 
-def test_client_certificates_come_in_pairs(tmp_path: Path) -> None:
+def test_client_certificate_without_its_key_is_refused_and_the_reverse(tmp_path: Path) -> None:
     (tmp_path / "h:1").mkdir()
     (tmp_path / "h:1" / "client.cert").write_text("x")
     with pytest.raises(InvalidParameter, match=r"missing key client.key for client certificate client.cert"):

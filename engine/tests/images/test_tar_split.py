@@ -145,7 +145,7 @@ def test_it_is_read_like_a_blob(tmp_path: Path) -> None:
         trio.run(main)
 
 
-def test_it_goes_with_its_layer(tmp_path: Path) -> None:
+def test_tar_split_file_is_removed_with_its_layer(tmp_path: Path) -> None:
     content, _ = adopted(tmp_path, entries())
     remove(content, CHAIN)
     remove(content, CHAIN)

@@ -57,7 +57,7 @@ def test_public_servers_when_none_is_left() -> None:
     assert "nameserver 2001:4860:4860::8888" in resolv_conf(host, ipv6=True)
 
 
-def test_overrides_replace_and_a_dot_is_none() -> None:
+def test_overrides_of_resolv_conf_replace_and_a_dot_removes_search() -> None:
     text = resolv_conf(parse_resolv_conf(TEXT), Overrides(["127.0.0.1"], ["."], ["ndots:2"]))
     assert settings(text) == ["nameserver 127.0.0.1", "options ndots:2", "sortlist 10.0.0.0"]
     assert "# Overrides: [nameservers search options]" in text
@@ -144,7 +144,7 @@ def test_changes_by_the_container_are_kept(
         assert path.read_bytes() == (b"new\n" if follows else made)
 
 
-def test_which_gateway() -> None:
+def test_host_gateways_come_from_the_configuration_or_the_bridge() -> None:
     bridge = NetworkRecord(
         id="b",
         name="bridge",

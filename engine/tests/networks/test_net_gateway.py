@@ -48,7 +48,7 @@ def test_the_gateway_follows(networks_fixture: Callable[..., None]) -> None:
     networks_fixture(body)
 
 
-def test_ports_of_a_gateway_that_comes_late(networks_fixture: Callable[..., None]) -> None:
+def test_ports_are_published_when_a_gateway_is_connected_later(networks_fixture: Callable[..., None]) -> None:
     async def body(h: NetworksFixture) -> None:
         await h.networks.create(request("inner", internal=True))
         port = free_port()

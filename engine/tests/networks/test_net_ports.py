@@ -158,7 +158,7 @@ def test_release_and_adopt(held: list[Bound]) -> None:
     held += take(ports, [Wanted("tcp", 80, "127.0.0.1", number, number)])
 
 
-def test_ephemeral_ports_go_on_from_the_last(held: list[Bound]) -> None:
+def test_ephemeral_ports_continue_after_the_last_one(held: list[Bound]) -> None:
     ports = PortAllocator("127.0.0.1")
     held += take(ports, [Wanted("tcp", number, "", 0, 0) for number in (80, 81, 82)])
     numbers = [bound.port.host_port for bound in held]

@@ -224,7 +224,7 @@ def test_hijacked_stream_can_be_closed_while_it_is_read(tmp_path: Path) -> None:
     serving(tmp_path, handler, body)
 
 
-def test_a_connection_goes_on_in_another_process(tmp_path: Path) -> None:
+def test_connection_continues_in_another_process(tmp_path: Path) -> None:
     """Its descriptor and what was read already; when this side closes, the other's client is told."""
 
     async def handler(request: Request) -> Answer:

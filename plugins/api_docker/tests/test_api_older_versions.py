@@ -80,7 +80,7 @@ def test_fields_of_newer_versions_are_ignored() -> None:
     assert host((1, 43), **given).annotations == {"a": "b"}
 
 
-def test_the_interval_of_health_checks_while_a_container_starts_is_of_1_44() -> None:
+def test_start_interval_of_health_checks_needs_api_1_44() -> None:
     for version, interval in (((1, 43), 0), ((1, 44), 5)):
         request = CreateRequest(healthcheck=Healthcheck(start_interval=5))
         settle_create(request, version, 1)
@@ -153,7 +153,7 @@ def test_limits_of_processes_are_updated_since_1_40() -> None:
         assert request.pids_limit == limit
 
 
-def test_the_size_of_an_exec_s_terminal_is_of_1_42() -> None:
+def test_console_size_of_an_exec_needs_api_1_42() -> None:
     for version, size in (((1, 41), None), ((1, 42), [3, 4])):
         config = ExecConfig(console_size=[3, 4])
         settle_exec(config, version)

@@ -36,7 +36,7 @@ def caused(error: Exception, cause: Exception) -> Exception:
         (None, False),
     ],
 )
-def test_why_it_failed(error: BaseException | None, found: bool) -> None:
+def test_exhaustion_of_descriptors_is_recognized_in_nested_errors(error: BaseException | None, found: bool) -> None:
     assert descriptors.is_exhaustion(error) is found
 
 

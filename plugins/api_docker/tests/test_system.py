@@ -39,7 +39,7 @@ NEWEST = (1, 55)
 NO_LIMITS = host.Cgroups("1", False, True, True, True, True, True, True, True)
 
 
-def test_the_identity_is_made_once(tmp_path: Path) -> None:
+def test_daemon_id_is_created_once(tmp_path: Path) -> None:
     daemon_id.cache_clear()
     made = daemon_id(str(tmp_path))
     assert len(made) == 36
@@ -157,7 +157,7 @@ def test_runtime_versions(output: str, version: str | None, commit: str | None) 
     ("output", "commit"),
     [("tini version 0.19.0 - git.de40ad0\n", "de40ad0"), ("tini version 0.19.0\n", "0.19.0"), ("catatonit 0.2\n", "")],
 )
-def test_the_version_of_the_init(output: str, commit: str) -> None:
+def test_init_version_is_parsed(output: str, commit: str) -> None:
     assert parse_init_version(output) == commit
 
 

@@ -90,7 +90,7 @@ def test_init_creates_three_pairs_with_private_modes(ready: Path) -> None:
     assert (ready / "client" / "ca.pem").read_bytes() == (ready / "ca.pem").read_bytes()
 
 
-def test_certificate_has_the_names_of_the_host_and_the_given_ones(ready: Path) -> None:
+def test_certificate_names_the_host_and_the_given_names(ready: Path) -> None:
     certificate = certificates.read_certificate(str(ready), "server-cert.pem")
     names = certificates.names_of(certificate)
     assert names[:2] == ["build.example.org", "192.0.2.7"]

@@ -427,7 +427,7 @@ def test_an_incomplete_attestation_is_left_out(tmp_path: Path) -> None:
         NameRecord(("sha256:1",), "sha256:3"),
     ],
 )
-def test_the_row_of_a_name(record: NameRecord) -> None:
+def test_row_of_a_name_survives_encoding(record: NameRecord) -> None:
     assert decode_name(encode_name(record)) == record
 
 

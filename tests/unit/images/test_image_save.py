@@ -132,7 +132,7 @@ def test_an_archive_is_an_oci_layout_with_docker_s_table(tmp_path: Path) -> None
         (["docker.io/library/a:x"], {APP.id: ["a:x"]}),
     ],
 )
-def test_what_a_name_means(tmp_path: Path, names: list[str], tags: dict[str, list[str] | None]) -> None:
+def test_names_select_images_and_tags(tmp_path: Path, names: list[str], tags: dict[str, list[str] | None]) -> None:
     @on(tmp_path, docker_archive({"a:x": APP}), docker_archive({"a:y": OTHER}), docker_archive({"a:z": APP}))
     async def _(fixture: ImagesFixture) -> None:
         table = json.loads(members(await saved(fixture, *names))["manifest.json"])
@@ -151,7 +151,7 @@ def test_what_a_name_means(tmp_path: Path, names: list[str], tags: dict[str, lis
         ("", InvalidParameter, "invalid reference format"),
     ],
 )
-def test_refusals_come_before_the_first_byte(tmp_path: Path, name: str, kind: type[Exception], message: str) -> None:
+def test_save_is_refused_before_the_first_byte(tmp_path: Path, name: str, kind: type[Exception], message: str) -> None:
     @on(tmp_path, BOTH)
     async def _(fixture: ImagesFixture) -> None:
         with pytest.raises(kind) as caught:
@@ -338,7 +338,7 @@ def test_a_damaged_layer_breaks_the_stream_off(tmp_path: Path, damage: str) -> N
         assert fixture.unpacker.count == 3, "its files were never unpacked again"
 
 
-def test_an_index_goes_out_without_what_is_not_here(tmp_path: Path) -> None:
+def test_saved_index_leaves_out_missing_manifests(tmp_path: Path) -> None:
     mine, other = image([TOP], oci=True), image([TOP], oci=True, platform={"os": "linux", "architecture": "riscv64"})
     whole = index([other, mine], oci=True)
     made = Image(whole, mine.config, (*mine.layers, mine.manifest))

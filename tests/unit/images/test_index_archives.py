@@ -82,7 +82,7 @@ async def kinds(images: ImagesFixture, name: str) -> dict[str, bool]:
     return {one.descriptor.digest: one.available for one in found.manifests}
 
 
-def test_an_index_goes_out_and_comes_in_byte_for_byte(tmp_path: Path) -> None:
+def test_saved_index_loads_byte_for_byte(tmp_path: Path) -> None:
     async def test(images: ImagesFixture) -> None:
         await load(images, ALL.archive(NAME))
         await images.images.tag("app:x", "copy", "y")

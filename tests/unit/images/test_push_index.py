@@ -70,7 +70,7 @@ def puts(registry: Receiving) -> list[str]:
     return [path.rpartition("/")[2] for method, path, _ in registry.requests if method == "PUT" and "/manifests/" in path]
 
 
-def test_an_index_goes_out_as_it_came(tmp_path: Path) -> None:
+def test_pushed_index_is_unchanged(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Receiving) -> None:
         records = await pushed(images, registry)
         index = ALL.index
@@ -143,7 +143,7 @@ def test_one_image_instead_of_an_incomplete_index(tmp_path: Path, about: Atteste
     run(tmp_path, test, about, absent)
 
 
-def test_an_index_whose_layers_are_stored_otherwise(tmp_path: Path) -> None:
+def test_index_is_rebuilt_if_layers_are_stored_with_another_compression(tmp_path: Path) -> None:
     """A layer that was loaded as a plain tar before: manifests and index are made anew, and stay the same."""
 
     async def main() -> None:
