@@ -112,12 +112,14 @@ def _many_files() -> str:
 
 
 def many_files(engine: Engine, *, buildkit: bool = True) -> float:
-    """A copy of the directory at another place is a context that the engine has not seen."""
+    """A copy of the directory under another name is a context that the engine has not seen: buildx tells engines contexts
+    apart by their last name alone."""
     directory = tempfile.mkdtemp(prefix="orlop-bench-build-")
+    context = f"{directory}/context-{next(_count)}"
     try:
-        shutil.copytree(_many_files(), f"{directory}/context")
+        shutil.copytree(_many_files(), context)
         os.sync()
-        return build(engine, f"{directory}/context", buildkit=buildkit)
+        return build(engine, context, buildkit=buildkit)
     finally:
         shutil.rmtree(directory)
 
