@@ -268,7 +268,7 @@ async def test_flow_control_blocks_the_sender_until_the_handler_receives() -> No
             nursery.start_soon(send)
             await trio.testing.wait_all_tasks_blocked(0.05)
             assert 500_000 <= sent <= 1 << 20
-            kept = sum(len(m.message) for c in server._calls.values() for m in c._messages)
+            kept = sum(len(message) for c in server._calls.values() for each in c._received for message in each.messages)
             assert kept <= 1 << 20
             go_on.set()
         assert await call.receive_one() == b"10000000"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import trio
 
@@ -27,6 +27,10 @@ class CallOwner(Protocol):
         """Have the output written."""
         ...
 
+    def sent(self) -> None:
+        """Note that a message was sent, which the peer may be waiting for."""
+        ...
+
     async def writable(self) -> None:
         """Wait until little output is left to write."""
         ...
@@ -40,10 +44,15 @@ class CallOwner(Protocol):
         ...
 
 
-class _Received(NamedTuple):
-    message: bytes
-    unacknowledged: int
-    early: int
+class _Received:
+    """Messages that have arrived together. `size` counts their bytes with their prefixes, of which `early` (of the first
+    message) were acknowledged when they came."""
+
+    __slots__ = ("early", "messages", "size")
+
+    def __init__(self, messages: list[bytes], early: int) -> None:
+        self.messages, self.early = deque(messages), early
+        self.size = sum(map(len, messages)) + PREFIX * len(messages)
 
 
 class Call:
@@ -61,7 +70,7 @@ class Call:
         self.ended = False  # the peer has sent all
         self._owner = owner
         self._reader = MessageReader(limit)
-        self._messages: deque[_Received] = deque()
+        self._received: deque[_Received] = deque()
         self._early = 0  # bytes of the incomplete message that were acknowledged
         self._arrived = trio.Event()
 
@@ -78,8 +87,8 @@ class Call:
             return
         if size > len(data):
             acknowledge(self.stream, size - len(data))  # padding
-        for message in self._reader.feed(data):
-            self._messages.append(_Received(message, PREFIX + len(message) - self._early, self._early))
+        if messages := self._reader.feed(data):
+            self._received.append(_Received(messages, self._early))
             self._early = 0
         # A message larger than the window never arrives unless its parts are acknowledged
         new = self._reader.pending - self._early
@@ -120,10 +129,10 @@ class Call:
         self.error = self.error or error
         early = self._early
         unacknowledged = self._reader.pending - early
-        for received in self._messages:
+        for received in self._received:
             early += received.early
-            unacknowledged += received.unacknowledged
-        self._messages.clear()
+            unacknowledged += received.size - received.early
+        self._received.clear()
         self._reader = MessageReader(0)
         self._early = 0
         self._owner.count_early(-early)
@@ -138,7 +147,7 @@ class Call:
 
     async def receive_batch(self, most: int = 1 << 20) -> list[bytes]:
         """The messages that have arrived, at least one, until there are `most` bytes; none at the end."""
-        while not self._messages:
+        while not self._received:
             if self.error is not None:
                 raise self.error
             if self.ended:
@@ -146,14 +155,25 @@ class Call:
             self._arrived = trio.Event()
             await self._arrived.wait()
         batch: list[bytes] = []
-        size = unacknowledged = 0
-        while self._messages and size < most:
-            received = self._messages.popleft()
-            batch.append(received.message)
-            size += PREFIX + len(received.message)
-            unacknowledged += received.unacknowledged
-            self._owner.count_early(-received.early)
-        self._owner.http2.acknowledge(self.stream, unacknowledged)
+        size = acknowledged = 0
+        while self._received and size < most:
+            received = self._received[0]
+            if size + received.size <= most:
+                batch += received.messages
+                size += received.size
+                acknowledged += received.early
+                self._received.popleft()
+                continue
+            acknowledged += received.early
+            received.early = 0
+            while received.messages and size < most:
+                batch.append(received.messages.popleft())
+                size += PREFIX + len(batch[-1])
+                received.size -= PREFIX + len(batch[-1])
+            if not received.messages:
+                self._received.popleft()
+        self._owner.count_early(-acknowledged)
+        self._owner.http2.acknowledge(self.stream, size - acknowledged)
         self._owner.flush()
         return batch
 
@@ -185,6 +205,7 @@ class Call:
         http2 = self._owner.http2
         rest = memoryview(b"".join(map(encode, messages)))
         self.mid_message = True
+        self._owner.sent()
         while rest:
             if self.error is not None:
                 raise self.error

@@ -42,6 +42,9 @@ log = logging.getLogger("orlop.build.grpc")
 READ_SIZE = 1 << 18
 HIGH_WATER = 1 << 18  # bytes of output at which those who send wait
 READ_STOP = 1 << 20  # bytes of output (acknowledgements of PING, mostly) at which a peer that does not read is not read
+SMALL_READ, SMALL_READS, SMALL_PAUSE = 16 << 10, 16, 0.001
+"""A peer that sends so many small pieces one after the other, and is not answered meanwhile, is read only this often
+(seconds): waking up for each piece would cost more than the pieces."""
 NO_ERROR, REFUSED, CANCEL, CALM = 0, 7, 8, 11
 
 Handler = Callable[[Call], Awaitable[None]]
@@ -79,6 +82,7 @@ class Connection:
         self._early = 0
         self._over: RpcError | None = None  # no further calls
         self._draining = False
+        self._sent = False  # a message since the last read
         self._ready = trio.Event()
         self._output = trio.Event()
         self._written = trio.lowlevel.ParkingLot()
@@ -118,15 +122,22 @@ class Connection:
     # Reading and writing
 
     async def _read(self, data: bytes | bytearray) -> None:
+        small = 0
         with self._reading:
             try:
                 while True:
                     if data:
-                        for event in self.http2.receive(data):
+                        events = self.http2.receive(data)
+                        for event in events:
                             self._handle(event)
                         self.flush()
+                        alone = len(data) < SMALL_READ and all(type(event) is Data for event in events)
+                        small = small + 1 if alone and not self._sent else 0
+                        self._sent = False
                     while self.http2.backlog > READ_STOP and self._over is None:
                         await self._written.park()
+                    if small >= SMALL_READS:  # the peer sends a long list, entry by entry
+                        await trio.sleep(SMALL_PAUSE)
                     data = await self._stream.receive_some(READ_SIZE)
                     if not data:
                         return
@@ -166,6 +177,9 @@ class Connection:
 
     def flush(self) -> None:
         self._output.set()
+
+    def sent(self) -> None:
+        self._sent = True
 
     async def writable(self) -> None:
         while self.http2.backlog > HIGH_WATER and self._over is None:

@@ -205,7 +205,10 @@ class Http2:
                 self._in_headers = not flags & END_HEADERS
                 self._feed(data[start - 9 : position], events)
             elif kind == DATA:
-                self._data(stream, flags, data[start:position], events)
+                if not flags and stream in self._streams:
+                    position = self._run(stream, data, start, position, events)
+                else:
+                    self._data(stream, flags, data[start:position], events)
             elif kind == PING and size == 8 and stream == 0:
                 if not flags & ACK:
                     self._out += _frame(PING, ACK, 0, data[start:position])
@@ -218,6 +221,27 @@ class Http2:
                 self._feed(data[start - 9 : position], events)
         self._rest = data[position:]
         return events
+
+    def _run(self, number: int, data: bytes, start: int, end: int, events: list[Event]) -> int:
+        """One event of a DATA frame without flags, and of those on the same stream that follow it in `data`: grpc-go sends
+        each message in a frame of its own. `start` and `end` are those of the first frame's payload. Returns where the last
+        frame ends."""
+        pieces, total = [data[start:end]], end - start
+        unpack, limit = _FRAME.unpack_from, len(data) - 9
+        while end <= limit:
+            high, low, kind, flags, stream = unpack(data, end)
+            start = end + 9
+            following = start + (high << 8 | low)
+            if kind != DATA or flags or stream != number or following > limit + 9 or following - start > MAX_FRAME:
+                break
+            pieces.append(data[start:following])
+            total += following - start
+            end = following
+        self._inbound.receive(total)
+        self._streams[number].receive(total)
+        if total:
+            events.append(Data(number, b"".join(pieces) if len(pieces) > 1 else pieces[0], total))
+        return end
 
     def _data(self, number: int, flags: int, payload: bytes, events: list[Event]) -> None:
         size = len(payload)
