@@ -297,8 +297,12 @@ class LocalDirectory(msgspec.Struct, frozen=True):
 
 
 class Transferred(msgspec.Struct, frozen=True):
+    """`state` is a name for what the directory holds now: as long as transfers give the same, nothing in it has changed. ""
+    is no such name."""
+
     files: int
     size: int
+    state: str = ""
 
 
 class Session(Protocol):
@@ -308,7 +312,8 @@ class Session(Protocol):
     shared_key: str
 
     async def receive(self, wanted: LocalDirectory, target: str, progress: Vertex) -> Transferred:
-        """Make directory `target` equal to the client's, by sending what differs from its present content."""
+        """Make directory `target` equal to the client's, by sending what differs from its present content. Nothing else
+        changes it. The session keeps a file beside it, `target` with ".list" at the end."""
         ...
 
     async def secret(self, id: str) -> bytes | None: ...

@@ -273,6 +273,8 @@ class FakeSession:
         self.directories = directories
         self.secrets: dict[str, bytes] = {}
         self.received: list[LocalDirectory] = []
+        self.state = ""
+        """What transfers return as `Transferred.state`."""
         self.sent: dict[str, bytes] = {}
         self.uploads: dict[str, bytes] = {}
         self.contents: dict[str, dict[str, bytes]] = {}
@@ -289,7 +291,7 @@ class FakeSession:
         finally:
             os.close(source)
             os.close(copy)
-        return Transferred(1, 1)
+        return Transferred(1, 1, self.state)
 
     async def secret(self, id: str) -> bytes | None:
         return self.secrets.get(id)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from orlop_build_dockerfile.contracts import BuildFailed
 from orlop_build_dockerfile.pb import fsutil_pb2 as pb
+from orlop_build_dockerfile.session import last
 from orlop_build_dockerfile.session.packets import DATA, ERR, FIN, REQ, STAT, encode_metadata, go_mode, unix_mode
 from orlop_build_dockerfile.session.receiver import OPEN_FILES, Receiver
 from orlop_build_dockerfile.session.transfer import _Sender
@@ -26,13 +29,17 @@ def packet(kind: int, number: int = 0, data: bytes = b"", **entry: object) -> by
     return result.SerializeToString()
 
 
-def transfer(source: Path, target: Path) -> Receiver:
+def transfer(source: Path, target: Path, beside: str = "") -> Receiver:
     """Send one directory to another, without a connection."""
     root = os.open(source, os.O_RDONLY)
-    receiver = Receiver(str(target))
+    receiver = Receiver(str(target), beside)
     try:
         sender = _Sender(root)
-        answers = receiver.feed(sender.entries())
+        answers: list[bytes] = []
+        packets = list(sender.entries())
+        for place in range(0, len(packets), 3):
+            found = receiver.match(packets[place : place + 3])
+            answers += receiver.feed(packets[place : place + 3]) if found is None else found
         for raw in answers:
             asked = pb.Packet.FromString(raw)
             if asked.type == REQ:
@@ -323,6 +330,109 @@ def test_file_of_a_wrong_announced_size_is_sent_again(target: Path) -> None:
         receiver.feed([packet(DATA, 0, b"short"), packet(DATA, 0), packet(FIN)])
         receiver.close()
     assert (target / "f").read_bytes() == b"short"
+
+
+def flat(root: Path) -> None:
+    """Files and directories without hard links, whose inodes a list does not have."""
+    (root / "d" / "e").mkdir(parents=True)
+    for name in ("a", "d/b", "d/e/c", "z"):
+        (root / name).write_text(name)
+    (root / "link").symlink_to("a")
+
+
+def test_equal_list_is_answered_without_a_look_at_the_directory(tmp_path: Path, target: Path) -> None:
+    flat(tmp_path / "source")
+    beside = str(tmp_path / "list")
+    first = transfer(tmp_path / "source", target, beside)
+    (target / "d" / "b").write_text("what no transfer has written")  # nobody does that
+    again = transfer(tmp_path / "source", target, beside)
+    assert (again.requested, again.state) == (0, first.state) and first.state
+    assert again.size == sum(map(len, last.load(beside, os.open(target, os.O_RDONLY)).packets)) + len(packet(FIN))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("hard_links", [False, True])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda root: (root / "a").write_text("other"),
+        lambda root: (root / "d" / "new").write_text("new"),
+        lambda root: (root / "zz").symlink_to("a"),
+        lambda root: (root / "z").unlink(),
+        lambda root: (root / "a").unlink(),
+        lambda root: (root / "d" / "e").chmod(0o700),
+        lambda root: ((root / "a").unlink(), (root / "a").mkdir()),
+        lambda root: os.rename(root / "d", root / "moved"),
+    ],
+)
+def test_list_that_differs_is_compared_from_where_it_differs(
+    change: Callable[[Path], object], hard_links: bool, tmp_path: Path, target: Path
+) -> None:
+    source, beside = tmp_path / "source", str(tmp_path / "list")
+    flat(source)
+    if hard_links:
+        os.link(source / "d" / "b", source / "d" / "same")
+    first = transfer(source, target, beside)
+    change(source)
+    second = transfer(source, target, beside)
+    assert second.state not in ("", first.state)
+    assert described(target) == described(source)
+    assert transfer(source, target, beside).state == second.state
+
+
+def test_interrupted_transfer_leaves_no_list(tmp_path: Path, target: Path) -> None:
+    source, beside = tmp_path / "source", str(tmp_path / "list")
+    flat(source)
+    transfer(source, target, beside)
+    receiver = Receiver(str(target), beside)
+    wanted = receiver.feed([packet(STAT, path=b"a", mode=0o644, size=5, modTime=1)])
+    receiver.feed([packet(DATA, pb.Packet.FromString(wanted[0]).ID, b"part")])
+    receiver.close()
+    assert transfer(source, target, beside).requested == 1
+    assert described(target) == described(source)
+
+
+def test_list_is_ignored_after_a_boot_and_for_another_directory(
+    tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, beside = tmp_path / "source", str(tmp_path / "list")
+    flat(source)
+    transfer(source, target, beside)
+    (target / "a").unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(last, "_boot", lambda: "another")
+        assert transfer(source, target, beside).requested == 1
+    transfer(source, target, beside)
+    target.rename(tmp_path / "before")
+    target.mkdir()
+    assert transfer(source, target, beside).requested == 4
+    Path(beside).write_bytes(b"damaged")
+    assert transfer(source, target, beside).requested == 0
+
+
+def test_list_is_not_kept_if_a_file_had_another_size(tmp_path: Path, target: Path) -> None:
+    beside = str(tmp_path / "list")
+    for times in range(2):
+        receiver = Receiver(str(target), beside)
+        assert receiver.match([packet(STAT, path=b"f", mode=0o644, size=9, modTime=5), packet(STAT)]) is None, times
+        receiver.feed([packet(STAT, path=b"f", mode=0o644, size=9, modTime=5), packet(STAT)])
+        assert receiver.requested == 1, times
+        receiver.feed([packet(DATA, 0, b"short"), packet(DATA, 0), packet(FIN)])
+        receiver.close()
+        assert receiver.state == ""
+
+
+def test_packets_after_an_equal_list_are_refused(tmp_path: Path, target: Path) -> None:
+    source, beside = tmp_path / "source", str(tmp_path / "list")
+    flat(source)
+    transfer(source, target, beside)
+    with contextlib.closing(Receiver(str(target), beside)) as receiver:
+        root = os.open(source, os.O_RDONLY)
+        assert receiver.match(list(_Sender(root).entries())) == [packet(FIN)]
+        os.close(root)
+        for raw in (packet(STAT, path=b"y", mode=0o644), packet(STAT), packet(DATA, 0, b"x")):
+            with pytest.raises(BuildFailed):
+                receiver.feed([raw])
+    assert described(target) == described(source)
 
 
 @pytest.mark.root

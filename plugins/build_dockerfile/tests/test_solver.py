@@ -401,3 +401,21 @@ async def test_local_directory_in_use_is_not_shared_with_another_build(engine: E
             assert kinds.count("source.local") == 2
         await build(solver, engine, graph)
         assert [record.kind for record in await solver.usage(())].count("source.local") == 2
+
+
+@trio_test
+async def test_digests_are_remembered_while_the_state_of_a_directory_is_the_same(engine: Engine) -> None:
+    llb = Llb()
+    graph = llb.define(llb.copy(llb.image(BASE), llb.local(), "/a.txt", "/"))
+    engine.session.state = "first"
+    engine.write("a.txt", "one")
+    async with engine.solver() as solver:
+        assert (await build(solver, engine, graph, "/a.txt")).ref == "one"
+    engine.write("a.txt", "two")  # and a session that says that nothing has changed is believed
+    async with engine.solver() as solver:
+        assert (await build(solver, engine, graph, "/a.txt")).ref == "one"
+        engine.session.state = "second"
+        assert (await build(solver, engine, graph, "/a.txt")).ref == "two"
+        engine.write("a.txt", "three")
+        engine.session.state = ""
+        assert (await build(solver, engine, graph, "/a.txt")).ref == "three"

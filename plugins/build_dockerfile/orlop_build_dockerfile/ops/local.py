@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
+import trio
 
 from orlop_build_dockerfile.cache.content import ContentHasher, KnownFile, Selection
 from orlop_build_dockerfile.cache.records import Lease, Record
@@ -28,28 +29,59 @@ if TYPE_CHECKING:
 
 __all__ = ["Directory", "local"]
 
+_SELECTIONS = 1000  # whose digests are kept
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(dict[str, KnownFile])
 
 
+class _Selections(msgspec.Struct, frozen=True, array_like=True):
+    """Digests that were computed when the directory was in this state (`Transferred.state`)."""
+
+    state: str
+    digests: list[tuple[Selection, list[tuple[str, str]]]]
+
+
+_SELECTION_DECODER = msgspec.msgpack.Decoder(_Selections)
+
+
 class Directory:
-    """A `Value` that is a directory of the builder. `table` is the file with the digests of the last time."""
+    """A `Value` that is a directory of the builder: `tree` in `place`, where files with the digests of the last time are,
+    too: of files, by path, and of selections, as long as nothing changes."""
 
     by_content = True
 
-    def __init__(self, job: SolverJob, path: str, table: str) -> None:
-        self._job, self.path, self._table = job, path, table
+    def __init__(self, job: SolverJob, place: str, state: str) -> None:
+        self._job, self._state = job, state
+        self.path = os.path.join(place, "tree")
+        self._table, self._selections = os.path.join(place, "digests"), os.path.join(place, "selections")
+        self._hashing = trio.Lock()
         self._files: dict[str, KnownFile] | None = None
         self._memo: dict[Selection, list[tuple[str, str]]] = {}
+        if state:
+            self._memo = self._remembered()
 
     async def key(self) -> str:
         (found,) = await self.digests(Selection())
         return join_key("content", found[1])
 
     async def digests(self, wanted: Selection) -> list[tuple[str, str]]:
-        if wanted not in self._memo:
-            self._memo[wanted] = await self._job.core.file_work(lambda: self._hash(wanted), self._job.core.hashing)
+        async with self._hashing:  # selections overlap, and the second finds the files that the first has hashed
+            if wanted not in self._memo:
+                self._memo[wanted] = await self._job.core.file_work(lambda: self._hash(wanted), self._job.core.hashing)
+                if self._state and len(self._memo) <= _SELECTIONS:
+                    await self._job.core.file_work(self._remember)
         return self._memo[wanted]
+
+    def _remembered(self) -> dict[Selection, list[tuple[str, str]]]:
+        try:
+            with open(self._selections, "rb") as file:
+                found = _SELECTION_DECODER.decode(file.read())
+        except (OSError, msgspec.DecodeError):
+            return {}
+        return dict(found.digests) if found.state == self._state else {}
+
+    def _remember(self) -> None:
+        _replace(self._selections, _ENCODER.encode(_Selections(self._state, list(self._memo.items()))))
 
     def _hash(self, wanted: Selection) -> list[tuple[str, str]]:
         files = dict(self._load() if self._files is None else self._files)
@@ -70,9 +102,7 @@ class Directory:
             return {}
 
     def _save(self, files: dict[str, KnownFile]) -> None:
-        with open(self._table + ".new", "wb") as file:
-            file.write(_ENCODER.encode(files))
-        os.rename(self._table + ".new", self._table)
+        _replace(self._table, _ENCODER.encode(files))
 
     @contextlib.asynccontextmanager
     async def view(self) -> AsyncIterator[int]:
@@ -103,6 +133,12 @@ class Directory:
         )
 
 
+def _replace(path: str, data: bytes) -> None:
+    with open(path + ".new", "wb") as file:
+        file.write(data)
+    os.rename(path + ".new", path)
+
+
 def _list(vertex: Vertex, name: str) -> Sequence[str]:
     text = vertex.op.source.attrs.get(name, "")
     if not text:
@@ -128,9 +164,8 @@ async def local(job: SolverJob, vertex: Vertex, name: str) -> Directory:
     async with job.build.progress.vertex(vertex.digest, vertex.name, ()) as shown:
         job.shown[vertex.digest] = shown
         record = await _take(job, session, wanted, attrs.get("local.sharedkeyhint", name))
-        tree = os.path.join(record.path, "tree")
-        await session.receive(wanted, tree, shown)
-    return Directory(job, tree, os.path.join(record.path, "digests"))
+        received = await session.receive(wanted, os.path.join(record.path, "tree"), shown)
+    return Directory(job, record.path, received.state)
 
 
 async def _take(job: SolverJob, session: Session, wanted: LocalDirectory, hint: str) -> Record:

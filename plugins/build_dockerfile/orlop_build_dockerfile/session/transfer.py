@@ -45,12 +45,17 @@ def options(wanted: LocalDirectory) -> Headers:
 
 
 async def receive_directory(call: Call, target: str, progress: Callable[[int], None]) -> Transferred:
-    """Make directory `target` equal to the one that the other side of a call sends. Raises BuildFailed and RpcError."""
+    """Make directory `target` equal to the one that the other side of a call sends. What it sent last is kept in a file
+    beside the directory. Raises BuildFailed and RpcError."""
     try:
-        receiver = await _thread(Receiver, target)
+        receiver = await _thread(Receiver, target, target + ".list")
         try:
             while batch := await call.receive_batch(_BATCH):
-                await call.send(*await _thread(receiver.feed, batch))
+                answers = receiver.match(batch)
+                if answers is None:
+                    answers = await _thread(receiver.feed, batch)
+                if answers:
+                    await call.send(*answers)
                 progress(receiver.size)
                 if receiver.done:
                     call.finish_sending()
@@ -60,7 +65,7 @@ async def receive_directory(call: Call, target: str, progress: Callable[[int], N
             receiver.close()
     except OSError as error:
         raise BuildFailed(f"cannot write the files of the client: {error.strerror}") from error
-    return Transferred(receiver.requested, receiver.size)
+    return Transferred(receiver.requested, receiver.size, receiver.state)
 
 
 class _Sender:

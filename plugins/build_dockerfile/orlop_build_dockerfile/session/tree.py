@@ -25,15 +25,15 @@ _WHITEOUT = 0  # a character device of overlayfs, which hides a file of the laye
 
 
 class Tree:
-    """Close it after use. `owners` says whether it sets owners: root does."""
+    """Close it after use. `root` is a descriptor. `owners` says whether it sets owners: root does."""
 
     def __init__(self, root: str) -> None:
-        self._root = os.open(root, _DIRECTORY)
+        self.root = os.open(root, _DIRECTORY)
         self.owners = os.geteuid() == 0
         self._parents: OrderedDict[bytes, int] = OrderedDict()
 
     def close(self) -> None:
-        for fd in (self._root, *self._parents.values()):
+        for fd in (self.root, *self._parents.values()):
             os.close(fd)
         self._parents.clear()
 
@@ -43,7 +43,7 @@ class Tree:
         waiting = [b""]
         while waiting:
             above = waiting.pop()
-            fd = self._open_directory(above) if above else os.dup(self._root)
+            fd = self._open_directory(above) if above else os.dup(self.root)
             try:
                 with os.scandir(fd) as entries:
                     for entry in entries:
@@ -68,13 +68,13 @@ class Tree:
         return found
 
     def _open_directory(self, path: bytes) -> int:
-        return linux.open_beneath(self._root, path, os.O_RDONLY | os.O_DIRECTORY, symlinks=False)
+        return linux.open_beneath(self.root, path, os.O_RDONLY | os.O_DIRECTORY, symlinks=False)
 
     def _parent(self, path: bytes) -> tuple[int, bytes]:
         """A descriptor of the directory that holds `path`, which stays ours, and the name in it."""
         above, _, name = path.rpartition(b"/")
         if not above:
-            return self._root, name
+            return self.root, name
         fd = self._parents.get(above)
         if fd is None:
             fd = self._parents[above] = self._open_directory(above)
