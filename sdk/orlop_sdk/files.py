@@ -22,6 +22,7 @@ from .storage import Usage
 __all__ = [
     "Trash",
     "copy_content",
+    "copy_directory",
     "copy_tree",
     "copy_xattrs",
     "delete_tree",
@@ -154,6 +155,19 @@ def copy_tree(source: int, target: int) -> None:
     Preserves hard links, holes, devices and extended attributes; shares blocks if the file system can. Leaves out sockets,
     as layers do. No other process may change `target` meanwhile. Raises `OSError`."""
     _copy_directory(source, target, {}, 0)
+
+
+def copy_directory(source: str, target: str) -> None:
+    """`copy_tree` by paths, whose last components are not followed when they are symlinks."""
+    reader = os.open(source, _DIRECTORY)
+    try:
+        writer = os.open(target, _DIRECTORY)
+        try:
+            copy_tree(reader, writer)
+        finally:
+            os.close(writer)
+    finally:
+        os.close(reader)
 
 
 def _copy_directory(source: int, target: int, linked: dict[tuple[int, int], str], depth: int, path: str = "") -> None:

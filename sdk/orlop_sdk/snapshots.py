@@ -10,6 +10,7 @@ All functions block. Nothing here may import trio.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import re
@@ -21,9 +22,10 @@ import msgspec
 from .common import Drift
 from .errors import InvalidParameter
 
-__all__ = ["SnapshotIndex", "SnapshotRecord", "check_key", "fsync_directory"]
+__all__ = ["SnapshotIndex", "SnapshotRecord", "check_key", "fsync_directory", "fsync_file", "sync_filesystem"]
 
 _log = logging.getLogger("orlop.storage")
+_libc = ctypes.CDLL(None, use_errno=True)
 _KEY = re.compile(r"[A-Za-z0-9:_.-]{1,128}")
 _CHANGED = "changed-"  # an entry that is about to replace another
 _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
@@ -41,6 +43,26 @@ def fsync_directory(path: str) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def fsync_file(path: str) -> None:
+    """Make a file's content durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_filesystem(path: str) -> None:
+    """Make everything on the file system that holds the directory `path` durable (syncfs(2))."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if _libc.syncfs(fd) < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), path)
     finally:
         os.close(fd)
 

@@ -25,7 +25,7 @@ import importlib, pkgutil, sys
 sys.path[:0] = [sys.argv[1]]
 package = importlib.import_module(sys.argv[2])
 for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-    if ".testing" not in module.name and not module.name.endswith("__main__"):
+    if not {"testing", "trees", "__main__"} & set(module.name.split(".")):  # those need an extra of the sdk
         importlib.import_module(module.name)
 """
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import trio
 
-from orlop_sdk import DriverError, InvalidParameter, StorageContext
+from orlop_sdk import DriverError, InvalidParameter, StorageContext, snapshots
 from orlop_sdk.overlay import overlay_mount
 from orlop_sdk.snapshots import SnapshotIndex
 from orlop_sdk.testing.durability import no_descriptors_left, recorded
-from orlop_storage_overlay2 import Overlay2, layout
+from orlop_storage_overlay2 import Overlay2, driver, host
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_leftovers_of_a_crash_are_removed_and_foreign_files_kept(root: Path) -> 
         assert sorted(await driver.keys()) == ["base", "c"]
         (mount,) = await driver.mounts("c")
         assert mount.type == "overlay"
-        assert driver._layout.trash and driver._layout.trash.wait(10)
+        assert driver.trash.wait(10)
 
     trio.run(before)
     foreign = root / ("f" * 64)
@@ -180,7 +180,6 @@ def test_large_layer_is_synced_by_syncfs(root: Path, monkeypatch: pytest.MonkeyP
     synced: list[str] = []
 
     class Libc:
-        readdir, opendir, closedir = layout._libc.readdir, layout._libc.opendir, layout._libc.closedir
         failing = False
 
         def syncfs(self, fd: int) -> int:
@@ -196,11 +195,11 @@ def test_large_layer_is_synced_by_syncfs(root: Path, monkeypatch: pytest.MonkeyP
         driver = opened(root)
         directory = await _unpacked(driver, files=3)
         if reason == "many files":
-            monkeypatch.setattr(layout, "_FEW", 4)
+            monkeypatch.setattr(host, "_FEW", 4)
             (directory / "more").touch()
         else:
             (directory / "link").symlink_to("sub")
-        monkeypatch.setattr(layout, "_libc", libc)
+        monkeypatch.setattr(snapshots, "_libc", libc)
         libc.failing = True
         with pytest.raises(DriverError, match="Input/output error"):
             await driver.commit("pull", "base")
@@ -213,7 +212,7 @@ def test_large_layer_is_synced_by_syncfs(root: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_layer_at_the_limit_is_synced_by_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "_FEW", 6)  # committed, diff, sub and its three files
+    monkeypatch.setattr(host, "_FEW", 6)  # committed, diff, sub and its three files
 
     async def main() -> list[tuple[str, str]]:
         driver = opened(root)
@@ -246,7 +245,7 @@ def test_failed_prepare_leaves_no_key(root: Path, monkeypatch: pytest.MonkeyPatc
         def full(*names: Any) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(layout.os, "rename", full)
+        monkeypatch.setattr(os, "rename", full)
         with pytest.raises(DriverError, match="No space left on device"):
             await driver.prepare("c", None)
         assert await driver.keys() == []
@@ -261,7 +260,7 @@ def test_removed_snapshot_leaves_no_directory_key_or_link(root: Path) -> None:
         await _image_and_container(driver)
         for key in ("c", "base"):
             await driver.remove(key)
-        assert driver._layout.trash and driver._layout.trash.wait(10)
+        assert driver.trash.wait(10)
 
     trio.run(main)
     assert sorted(os.listdir(root)) == [".orlop", "l"]
@@ -280,8 +279,8 @@ def test_only_empty_directories_without_a_snapshot_are_discarded(root: Path) -> 
         found = {each.note: each.repair for each in await driver.audit()}
         assert found == {"empty": "remove it", "full": ""}
         for name in ("empty", "full", "other", container):
-            driver._layout.discard(name)
-        assert driver._layout.trash and driver._layout.trash.wait(10)
+            driver.discard(name)
+        assert driver.trash.wait(10)
         assert [(root / name).exists() for name in ("empty", "full", "other", container)] == [False, True, True, True]
 
     trio.run(main)
@@ -289,7 +288,7 @@ def test_only_empty_directories_without_a_snapshot_are_discarded(root: Path) -> 
 
 def test_directories_are_discarded_before_the_snapshots_are_loaded(root: Path) -> None:
     (root / "empty/diff").mkdir(parents=True)
-    layout.Layout(str(root)).discard("empty")
+    opened(root).discard("empty")
     assert not (root / "empty").exists()
 
 
@@ -307,7 +306,7 @@ def test_mark_of_a_volatile_mount_is_removed_before_the_next_mount(root: Path) -
 
 
 def test_file_system_without_d_type_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "_tells_types", lambda directory: False)
+    monkeypatch.setattr(driver, "tells_types", lambda directory: False)
 
     async def main() -> None:
         with pytest.raises(DriverError, match="does not keep the types of files"):
@@ -318,9 +317,9 @@ def test_file_system_without_d_type_is_refused(root: Path, monkeypatch: pytest.M
 
 def test_d_type_is_detected_by_reading_entries(root: Path) -> None:
     (root / "file").touch()
-    assert layout._tells_types(str(root))
+    assert host.tells_types(str(root))
     with pytest.raises(FileNotFoundError):
-        layout._tells_types(str(root / "nowhere"))
+        host.tells_types(str(root / "nowhere"))
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["its directory is a link", "its files are a link"])

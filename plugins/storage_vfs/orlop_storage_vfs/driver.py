@@ -1,38 +1,15 @@
-"""The driver. The trio thread keeps the snapshots in memory; trees are copied, compared and measured on worker threads.
-There is one lock per key. A parent with children cannot be removed; its count of children is raised before the first
-await."""
+"""The driver: complete trees, each a copy of its parent's."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TypeVar
-from weakref import WeakValueDictionary
+import os
+from collections.abc import Iterable
 
-import trio
-
-from orlop_sdk import (
-    Change,
-    Conflict,
-    Drift,
-    DriverError,
-    InvalidParameter,
-    Mount,
-    NotFound,
-    StorageCapabilities,
-    StorageContext,
-    UnpackTarget,
-    Usage,
-)
-from orlop_sdk.files import filesystem_type
-from orlop_sdk.snapshots import check_key
-
-from .compare import tree_changes, tree_growth
-from .layout import Layout, Snapshot
+from orlop_sdk import InvalidParameter, StorageContext
+from orlop_sdk.files import copy_directory
+from orlop_sdk.trees import Snapshot, TreeStorage
 
 __all__ = ["Vfs", "check_options"]
-
-T = TypeVar("T")
 
 
 def check_options(options: Iterable[tuple[str, str]]) -> None:
@@ -41,166 +18,17 @@ def check_options(options: Iterable[tuple[str, str]]) -> None:
         raise InvalidParameter(f"vfs: unknown option vfs.{name}")
 
 
-class Vfs:
-    """Implements `Storage` and `StorageAudit`."""
+class Vfs(TreeStorage[Snapshot]):
+    """Implements `Storage` and `StorageAudit`. `GraphDriver.Data` of Docker's vfs is null, so there is no `describe`."""
+
+    name = "vfs"
+    place = "dir"
 
     def __init__(self, context: StorageContext) -> None:
         check_options(context.options)
-        self._layout = Layout(context.root)
-        self._snapshots: dict[str, Snapshot] | None = None
-        self._loading = trio.Lock()
-        self._locks: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
-        self._usage: dict[str, Usage] = {}
-        self._threads = trio.CapacityLimiter(4)
+        super().__init__(context)
 
-    @property
-    def capabilities(self) -> StorageCapabilities:
-        return StorageCapabilities(overlay_whiteouts=False, max_depth=1 << 16)
-
-    async def _all(self) -> dict[str, Snapshot]:
-        if self._snapshots is None:
-            async with self._loading:
-                if self._snapshots is None:
-                    self._snapshots = await self._run("read snapshots", self._layout.load)
-        return self._snapshots
-
-    async def _run(self, what: str, work: Callable[[], T]) -> T:
-        try:
-            return await trio.to_thread.run_sync(work, limiter=self._threads)
-        except OSError as error:
-            where = f": {error.filename}" if error.filename else ""
-            raise DriverError(f"cannot {what}: {error.strerror}{where}") from error
-
-    @asynccontextmanager
-    async def _exclusive(self, *keys: str) -> AsyncIterator[dict[str, Snapshot]]:
-        for key in keys:
-            check_key(key)
-        snapshots = await self._all()
-        async with AsyncExitStack() as stack:
-            for key in sorted(set(keys)):
-                lock = self._locks.get(key)
-                if lock is None:
-                    lock = self._locks[key] = trio.Lock()
-                await stack.enter_async_context(lock)
-            yield snapshots
-
-    async def _get(self, key: str) -> Snapshot:
-        snapshot = (await self._all()).get(key)
-        if snapshot is None:
-            raise NotFound(f"snapshot {key} does not exist")
-        return snapshot
-
-    async def prepare(self, key: str, parent: str | None, *, options: Mapping[str, str] | None = None) -> None:
-        if options:
-            raise InvalidParameter(
-                f"cannot apply storage option {next(iter(options))}: the vfs driver has no quotas "
-                "(--storage-opt is not supported)"
-            )
-        async with self._exclusive(key) as snapshots:
-            known = snapshots.get(key)
-            if known is not None:
-                if known.committed:
-                    raise Conflict(f"cannot prepare snapshot {key}: it is committed")
-                if known.parent != parent:
-                    raise Conflict(f"cannot prepare snapshot {key} on {parent}: it stands on {known.parent}")
-                return
-            below = await self._get(parent) if parent is not None else None
-            if below is not None:
-                if not below.committed:
-                    raise Conflict(f"cannot prepare snapshot {key}: its parent {parent} is not committed")
-                below.children += 1
-            try:
-                made = await self._run(f"prepare snapshot {key}", lambda: self._layout.create(key, below, parent))
-            except BaseException:
-                if below is not None:
-                    below.children -= 1
-                raise
-            snapshots[key] = made
-
-    async def commit(self, key: str, name: str) -> None:
-        async with self._exclusive(key, name) as snapshots:
-            there = snapshots.get(name)
-            if there is not None and not there.committed and name != key:
-                raise Conflict(f"cannot commit snapshot {key} as {name}: that is an active snapshot")
-            if key not in snapshots and there is not None:
-                return
-            snapshot = await self._get(key)
-            if snapshot.committed:
-                if key != name:
-                    raise Conflict(f"cannot commit snapshot {key} as {name}: it is committed")
-                return
-            if there is not None and there is not snapshot:
-                await self._remove(snapshots, key)
-                return
-            await self._run(f"commit snapshot {key}", lambda: self._layout.commit(snapshot, key, name))
-            del snapshots[key]
-            snapshot.committed = True
-            snapshots[name] = snapshot
-
-    async def remove(self, key: str) -> None:
-        async with self._exclusive(key) as snapshots:
-            snapshot = snapshots.get(key)
-            if snapshot is None:
-                return
-            if snapshot.children:
-                raise Conflict(f"cannot remove snapshot {key}: {snapshot.children} other snapshots stand on it")
-            await self._remove(snapshots, key)
-
-    async def _remove(self, snapshots: dict[str, Snapshot], key: str) -> None:
-        snapshot = snapshots.pop(key)  # from here on it cannot become a parent
-        self._usage.pop(key, None)
-        try:
-            await self._run(f"remove snapshot {key}", lambda: self._layout.remove(snapshot, key))
-        except BaseException:
-            snapshots[key] = snapshot
-            raise
-        below = snapshots.get(snapshot.parent or "")
-        if below is not None:
-            below.children -= 1
-
-    async def mounts(self, key: str, *, readonly: bool = False, volatile: bool = False) -> Sequence[Mount]:
-        snapshot = await self._get(key)
-        access = "ro" if readonly or snapshot.committed else "rw"
-        return (Mount("bind", self._layout.path(snapshot), "", ("bind", access, "rprivate")),)
-
-    async def unpack_target(self, key: str) -> UnpackTarget:
-        snapshot = await self._get(key)
-        if snapshot.committed:
-            raise Conflict(f"cannot unpack into snapshot {key}: it is committed")
-        return UnpackTarget(self._layout.path(snapshot), False)
-
-    async def _trees(self, key: str) -> tuple[Snapshot, str, str | None]:
-        snapshot = await self._get(key)
-        below = (await self._all()).get(snapshot.parent or "")
-        return snapshot, self._layout.path(snapshot), self._layout.path(below) if below else None
-
-    async def usage(self, key: str) -> Usage:
-        snapshot, new, old = await self._trees(key)
-        known = self._usage.get(key)
-        if known is None:
-            known = await self._run(f"measure snapshot {key}", lambda: tree_growth(new, old))
-            if snapshot.committed:
-                self._usage[key] = known
-        return known
-
-    async def changes(self, key: str) -> Sequence[Change]:
-        _, new, old = await self._trees(key)
-        return await self._run(f"list changes of snapshot {key}", lambda: tree_changes(new, old))
-
-    async def describe(self, key: str) -> dict[str, str]:
-        await self._get(key)
-        return {}  # GraphDriver.Data of Docker's vfs is null
-
-    async def keys(self) -> Sequence[str]:
-        return list(await self._all())
-
-    async def audit(self) -> Sequence[Drift]:
-        return await self._run("compare snapshots", self._layout.audit)
-
-    async def repair(self, found: Drift) -> None:
-        if found.note:
-            await self._run(f"remove {found.object}", lambda: self._layout.discard(found.note))
-
-    async def status(self) -> Sequence[tuple[str, str]]:
-        backing = await self._run("read the file system's type", lambda: filesystem_type(self._layout.root))
-        return (("Backing Filesystem", backing),)
+    def create(self, snapshot: Snapshot, directory: str) -> None:
+        os.chmod(directory, 0o755)  # noqa: S103 - it becomes the root of a container
+        if snapshot.below:
+            copy_directory(self.tree(snapshot.below), directory)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import stat
 
-from orlop_sdk import Change, ChangeKind, Usage
 from orlop_sdk.files import walk
+from orlop_sdk.storage import Change, ChangeKind, Usage
 
 __all__ = ["tree_changes", "tree_growth"]
 

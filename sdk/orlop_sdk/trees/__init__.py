@@ -1,0 +1,22 @@
+"""A base for storage drivers that keep each snapshot in a directory. It needs trio (the extra `storage` of the SDK).
+
+`TreeStorage` implements `Storage` and `StorageAudit`. A driver derives from it and says how a new tree is made (`create`),
+and, where that differs, how it is mounted, synced, measured, compared and destroyed. `OverlayStorage` is the base of drivers
+that stack layers by overlayfs; it implements `LayerRebase`, too.
+
+The base owns everything below the driver's root:
+
+    <place>/<id>                             a snapshot
+    .orlop/{active,committed}/<key>          index: the directory and the parent of each key (orlop_sdk.snapshots)
+    .orlop/staging/<id>                      being made; deleted at the next start
+    .orlop/trash/<id>                        removed; deleted in the background
+
+A snapshot exists when its key is in `.orlop`. After a crash at any point, the next start deletes partial work. Directories
+that `.orlop` does not name (of a dockerd that used the same directory) are never touched.
+"""
+
+from ._compare import tree_changes, tree_growth
+from ._overlay import OverlaySnapshot, OverlayStorage
+from ._storage import Snapshot, TreeStorage
+
+__all__ = ["OverlaySnapshot", "OverlayStorage", "Snapshot", "TreeStorage", "tree_changes", "tree_growth"]
