@@ -44,7 +44,7 @@ class Access:
 
 
 async def load_http() -> None:
-    """Import the HTTP client on a thread: 80 ms once."""
+    """Import the HTTP client on a thread: 80 ms once. Call before the import of a module that uses it."""
     await trio.to_thread.run_sync(import_module, f"{__package__}.registry")
 
 

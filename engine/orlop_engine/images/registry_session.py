@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Self
 from urllib.parse import urljoin, urlsplit
 
+import httpcore  # noqa: F401 - httpx would import it with its first client, on the event loop
 import httpx
 import trio
 

@@ -370,6 +370,9 @@ class Images:
             async with AsyncExitStack() as stack:
                 source = body
                 if request.source != "-":
+                    from .connector import load_http
+
+                    await load_http()
                     from .destinations import Destinations
                     from .fetch import fetch
 

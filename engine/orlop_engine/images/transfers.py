@@ -15,7 +15,7 @@ import trio
 from orlop_engine.config import Config
 from orlop_engine.counters import Counters
 
-from .connector import Access, Connector
+from .connector import Access, Connector, load_http
 from .download import Downloads
 from .image_store import ImageStore
 from .listing import Filters
@@ -176,6 +176,7 @@ class Transfers:
         return await inspect(self._connector, name, credentials, refuse)
 
     async def search(self, term: str, limit: int, filters: Filters, refuse: Refuse | None) -> list[SearchResult]:
+        await load_http()
         from .search import search
 
         return await search(term, limit, filters, self._config, self._certificates, refuse)

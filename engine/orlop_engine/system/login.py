@@ -25,6 +25,9 @@ async def check_login(config: Config, server: str, credentials: Credentials, ref
     """Return if the registry accepts the credentials. `Unauthorized` if it does not, `DriverError` if it cannot be reached.
     `refuse`: see `engine.images.destinations`."""
     # Imported here: the HTTP client takes 90 ms to import, which only the first login or pull should pay
+    from orlop_engine.images.connector import load_http
+
+    await load_http()
     from orlop_engine.images.destinations import for_registry
     from orlop_engine.images.references import parse
     from orlop_engine.images.registry import Registry
