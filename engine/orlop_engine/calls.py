@@ -58,7 +58,7 @@ def _now() -> float:
 
 class Gate:
     """The calls of one plugin. `label` names it in messages: 'storage driver "overlay2"'. `failures` counts by reason,
-    "deadline" or "exception"; `abandoned` is how many calls run on that nobody waits for any more."""
+    "deadline" or "exception"; `abandoned` is the number of calls that still run after their caller has given up."""
 
     def __init__(self, label: str, seconds: float = DEADLINE) -> None:
         self.label = label

@@ -174,7 +174,7 @@ class LayerRebase(Protocol):
     async def commit_on(self, key: str, name: str, parent: str) -> None:
         """Like `commit`, of an active snapshot that was prepared without a parent and has never been mounted. The layer has
         the committed `parent` from then on, as if it had been prepared on it. `NotFound` for an unknown parent; `Conflict`
-        when the parent is active, or when the snapshot stands on another one. The parent gets a child before the first
+        when the parent is active, or when the snapshot has another one. The parent gets a child before the first
         await: it cannot be removed meanwhile."""
         ...
 

@@ -416,7 +416,7 @@ def test_a_base_is_kept_until_the_last_of_its_builds_has_released_it(own: Callab
 
 
 def test_images_of_cached_snapshots_outlive_their_base(own: Callable[..., BuildingEngine], tmp_path: Path) -> None:
-    """The base is removed while only the cache stands on it: an image that is made of the cache can still be saved."""
+    """The base is removed while only the cache uses it: an image that is made of the cache can still be saved."""
     engine = own()
     client = engine.builder()
     found = base(client)
@@ -437,7 +437,7 @@ def test_images_of_cached_snapshots_outlive_their_base(own: Callable[..., Buildi
     client.result("remove", key=made)
     client.close()
     sound(engine)
-    assert not [name for name in _keys(engine) if name.startswith(("build-", "sha256:"))], "nothing stands on the base"
+    assert not [name for name in _keys(engine) if name.startswith(("build-", "sha256:"))], "nothing uses the base"
     engine.ok("load", "-i", str(tmp_path / "late.tar"))
     assert engine.ok("run", "--rm", "late:1", "cat", "/made") == "x"
 

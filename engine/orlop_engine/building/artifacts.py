@@ -97,7 +97,7 @@ class Artifacts:
                 raise NotFound(f"blob {blob} is not part of the artifact")
 
     async def drop(self, artifact: str) -> None:
-        """What the artifact holds may go. No error if there is none."""
+        """Release what the artifact holds. No error if there is no such artifact."""
         lease = self._leases.pop(artifact, None)
         if lease is not None:
             self._store.leases.drop(lease)
@@ -119,8 +119,8 @@ class Artifacts:
         return digest
 
     async def receive(self, artifact: str, digest: str, source: int) -> None:
-        """Store what a pipe brings as a blob, which must have this digest. Even if it is here: a client that knows the
-        digest of something need not have it."""
+        """Store the bytes from a pipe as a blob, which must have this digest. They are read even if the blob exists: a
+        client may know the digest of content that it does not have."""
 
         async def check(found: str) -> None:
             if found != digest:

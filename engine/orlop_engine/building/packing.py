@@ -1,7 +1,7 @@
 """The tars of snapshots: packed by a worker, and not stored.
 
 Packing a snapshot again gives the same bytes, because its files do not change and the packer sorts them. So the tar of a
-layer that was built here is made when somebody wants it (`docker save`, a push), and only its digest is kept.
+layer that was built here is made when it is needed (`docker save`, a push), and only its digest is kept.
 """
 
 from __future__ import annotations

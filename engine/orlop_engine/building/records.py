@@ -21,7 +21,7 @@ BASE = "base:"
 class SnapshotRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """`parent` is the key of the snapshot below, "" for none. `diff_id`, and the length of the tar in bytes, are known once
     the snapshot has been packed. `released`: the builder does not need it any more; it exists because an image has it as a
-    layer, or because other snapshots stand on it. `domain` is that of the builder (`Restrictions.builds`)."""
+    layer, or because it is the parent of other snapshots. `domain` is that of the builder (`Restrictions.builds`)."""
 
     parent: str
     diff_id: str = ""

@@ -67,7 +67,7 @@ class Building:
             for key in waiting:
                 try:
                     await self.snapshots.remove(key)
-                except Conflict:  # removed after those that stand on it
+                except Conflict:  # removed after its children
                     blocked.append(key)
             if len(blocked) == len(waiting):
                 return
@@ -80,7 +80,7 @@ class Building:
 
 @dataclass(slots=True)
 class _Base:
-    """An image that builds stand on. `users` counts the builds."""
+    """An image that builds use as their base. `users` counts the builds."""
 
     snapshot: str
     lease: Lease
@@ -88,7 +88,7 @@ class _Base:
 
 
 class Workspace:
-    """Everything that one builder has in use. `active` maps its active snapshots to what they stand on."""
+    """Everything that one builder has in use. `active` maps its active snapshots to their parents."""
 
     def __init__(self, building: Building, scope: Scope) -> None:
         self._building, self.scope = building, scope

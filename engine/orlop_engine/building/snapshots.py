@@ -1,7 +1,7 @@
-"""The snapshots of builders, and what they stand on.
+"""The snapshots of builders, and the images below them (their bases).
 
 A committed snapshot has two kinds of users: the build cache, until the builder removes it, and images, which have it as a
-layer. It is removed from the storage driver when neither needs it any more. While snapshots stand on a base, the base's
+layer. It is removed from the storage driver when neither needs it any more. While a base has snapshots on it, the base's
 layers and blobs are kept like those of an image.
 """
 
@@ -36,7 +36,7 @@ def active_key() -> str:
 
 
 class Snapshots:
-    """`rows` are the committed snapshots by key, `bases` what they stand on."""
+    """`rows` are the committed snapshots by key, `bases` the images below them."""
 
     def __init__(self, store: Store, storage: Storage, image_store: ImageStore) -> None:
         self._store, self._storage, self._image_store = store, storage, image_store
@@ -79,7 +79,7 @@ class Snapshots:
         await self.reap()
 
     async def reap(self) -> None:
-        """Remove the snapshots that were released and are not needed any more, and forget bases that nothing stands on."""
+        """Remove the snapshots that were released and are not needed any more, and forget bases without snapshots."""
         if await self._forget_unneeded():
             await self._image_store.collect()
 
@@ -126,12 +126,12 @@ class Snapshots:
             del self._in_use[key]
 
     def check(self, key: str) -> None:
-        """Raise `NotFound` unless a new snapshot may stand on this one."""
+        """Raise `NotFound` unless this snapshot may be the parent of a new one."""
         if key and key not in self.rows and key not in self.bases:
             raise NotFound(f"snapshot {key} does not exist")
 
     async def set_base(self, key: str, layers: tuple[Layer, ...]) -> None:
-        """Note the layers of an image before a snapshot stands on it. The caller holds them, and uses `key`."""
+        """Note the layers of an image before it gets a snapshot. The caller holds them, and uses `key`."""
         if key and key not in self.bases:
             record = BaseRecord(layers)
             await self._store.commit([Put(TABLE, BASE + key, encode(record))])
@@ -139,7 +139,7 @@ class Snapshots:
             self._renew_lease()
 
     async def _forget_bases(self) -> bool:
-        """Forget the bases that nothing stands on. Returns whether there were any."""
+        """Forget the bases without snapshots. Returns whether there were any."""
         needed = {row.parent for row in self.rows.values()} | self._in_use.keys()
         gone = [key for key in self.bases if key not in needed]
         if gone:
@@ -177,17 +177,17 @@ class Snapshots:
             await self._store.commit([Put(TABLE, key, encode(record))])
 
     async def remove(self, key: str) -> None:
-        """The builder does not need the snapshot any more. `Conflict` when snapshots of the builder stand on it."""
+        """The builder does not need the snapshot any more. `Conflict` when it is the parent of another of the builder."""
         row = self.rows.get(key)
         if row is None or row.released:
             return
         if any(other.parent == key and not other.released for other in self.rows.values()):
-            raise Conflict(f"cannot remove snapshot {key}: others stand on it")
+            raise Conflict(f"cannot remove snapshot {key}: it is the parent of others")
         if self._is_free(key):
             try:
                 await self._remove(key)
             except Conflict:
-                pass  # a layer of an image stands on it
+                pass  # it is the parent of a layer of an image
             else:
                 await self.reap()
                 return
@@ -206,7 +206,7 @@ class Snapshots:
         return True
 
     async def _remove(self, key: str) -> None:
-        """Raises `Conflict` while something stands on it."""
+        """Raises `Conflict` while it has children."""
         await self._storage.remove(key)
         if self.rows.pop(key, None) is not None:
             await self._store.commit([Delete(TABLE, key)])

@@ -179,7 +179,7 @@ async def measure(ports: Ports, containers: Iterable[Container], at_once: int) -
         try:
             async with slots:
                 found[container.id] = await sizes(ports, container)
-        except OrlopError as error:  # removed meanwhile, or a failure of the driver: list the others all the same
+        except OrlopError as error:  # removed meanwhile, or a failure of the driver: list the others anyway
             log.warning("cannot measure container %s: %s", container.name, error)
 
     async with trio.open_nursery() as nursery:

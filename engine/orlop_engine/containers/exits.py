@@ -89,7 +89,7 @@ async def account(ports: Ports, container: Container, run: Run, exited: Exited) 
     ports.events.publish_volumes(container, "unmount")
     ran_for = (exited.time_ns - container.record.state.started_ns) / 1e9
     again = _wanted_again(ports.state, container, exited.code)
-    with container.publish() as draft:  # before the commit: on a full disk the container has ended all the same
+    with container.publish() as draft:  # before the commit: on a full disk the container has ended anyway
         draft.paused_by_engine = False
         draft.state = draft.state.after_exit(exited.code, exited.time_ns, exited.oom, restart=again)
     gone = container.record.host_config.auto_remove and not again and not container.being_restarted
@@ -121,7 +121,7 @@ def _wanted_again(state: DaemonState, container: Container, code: int) -> bool:
 
 
 async def _record(rows: Rows, container: Container, run: Run) -> None:
-    """Commit the row. On a full disk the exit is published all the same, and recorded as soon as there is space. Until
+    """Commit the row. On a full disk the exit is published anyway, and recorded as soon as there is space. Until
     then the run directory is kept: its exit record tells the next daemon."""
     try:
         await rows.save(container)

@@ -1,4 +1,4 @@
-"""What log drivers are told of a container."""
+"""The description of a container that log drivers get."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ A new phase also needs: each place that asks for `running`, `paused` or `restart
 `ContainerIndex.counts`; `check.rows`; `wire.container_list.status_text` of the front end `docker`; `_states` of the metrics;
 `_LIVING` of the client (`commands/system.py`); and a schema version of the rows (`record.SCHEMA`).
 
-Two things are no phases. "Starting" belongs to the run (`Run.settled`): no client sees it and no row holds it, because a
-start that a crash interrupts is undone. "Removing" is `ContainerRecord.removing`: a removal that fails leaves the
+Two conditions are not phases. "Starting" belongs to the run (`Run.settled`): no client sees it and no row holds it, because
+a start that a crash interrupts is undone. "Removing" is `ContainerRecord.removing`: a removal that fails leaves the
 container in the phase that it had.
 
 Sans-IO, like h11's `_state.py`, which the table is modelled on.

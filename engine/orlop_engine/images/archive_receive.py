@@ -36,8 +36,8 @@ class Decompress(Protocol):
 
 
 async def receive(content: ContentStore, zygote: Any, body: AsyncIterable[bytes], decompress: Decompress) -> Archive:
-    """The archive that a client sends, compressed or not. `InvalidParameter` if it is none. Reads the body to its end even
-    then: a client that still sends might not see the answer."""
+    """The archive that a client sends, compressed or not. `InvalidParameter` if it is not an archive. Reads the body to
+    its end even then: a client that still sends might not see the answer."""
     async with aclosing(_batches(body)) as batches:
         first = await anext(batches, b"")
         if not sniff(first[:_MAGIC]):

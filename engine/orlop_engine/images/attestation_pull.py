@@ -53,8 +53,8 @@ async def fetch(
     owner: str,
 ) -> tuple[str, ...]:
     """Download attestations into the content store. Returns the digests of their blobs, which the lease holds. With `owner`
-    (see `Downloads.fetch`), also what is here already is downloaded: an index may list any digest, and the client of the
-    pull can read all attestations of its image, so it must not get content of other clients by its digest."""
+    (see `Downloads.fetch`), blobs that exist already are downloaded again: an index may list any digest, and the client of
+    the pull can read all attestations of its image. It must not get content of other clients by naming a digest."""
     found: dict[str, None] = {}
     left, failed = _MAX_BYTES, False
     for entry in wanted[:_MOST]:

@@ -47,7 +47,7 @@ class _Manifest(msgspec.Struct):
 
 
 def parts_of(manifest: bytes) -> tuple[Descriptor, ...]:
-    """What an attestation's manifest names: its configuration and its statements. `DriverError` if it is none."""
+    """What an attestation's manifest names: its configuration and its statements. `DriverError` if it is not one."""
     try:
         found = msgspec.json.decode(manifest, type=_Manifest)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
@@ -74,7 +74,7 @@ def attestations(content: ContentStore, image: Image, types: Collection[str], *,
 
 
 def _statements_of(content: ContentStore, digest: str) -> list[Descriptor]:
-    """The statements in a manifest of attestations; [] if the blob is none, for example a statement itself."""
+    """The statements in a manifest of attestations; [] if the blob is something else, for example a statement."""
     if content.size(digest) > MAX_MANIFEST:
         return []
     try:

@@ -60,7 +60,7 @@ class Endpoint:
         return urlsplit(self.url).netloc
 
     def at(self, path: str) -> str:
-        """The URL of a path that begins with `/v2/`. A mirror is told the registry by the parameter `ns`, as by
+        """The URL of a path that begins with `/v2/`. For a mirror, the parameter `ns` names the registry, as in
         containerd."""
         url = self.url + (path.removeprefix("/v2") if self.settings.override_path else path)
         if not self.namespace:

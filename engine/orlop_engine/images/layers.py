@@ -58,7 +58,7 @@ def below_init_layer(key: str) -> str | None:
 
 
 class Unpacked(Protocol):
-    """The unpacker's result: the digest of the uncompressed tar, and what a `LayerStream` is told of the layer."""
+    """The unpacker's result: the digest of the uncompressed tar, and the layer's usage for a `LayerStream`."""
 
     @property
     def diff_id(self) -> str: ...

@@ -42,7 +42,7 @@ class RegistryError(DriverError):
         super().__init__(message)
         self.code, self.status, self.retry = code, status, retry
         self.wait: float | None = None
-        """Seconds after which the registry wants to be asked again; None if it gave none."""
+        """Seconds to wait before the next request, as the registry asked; None if it did not."""
 
     @property
     def answered(self) -> bool:

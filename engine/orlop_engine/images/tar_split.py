@@ -1,8 +1,8 @@
-"""The tar of a layer that is known only unpacked, made again byte for byte: of a layer that was built here by packing its
-snapshot again, of an adopted one from its files and a tar-split file.
+"""Rebuilds, byte for byte, the tar of a layer of which only the unpacked files are kept. A layer that was built here is
+packed again from its snapshot; an adopted layer is put together from its files and a tar-split file.
 
 dockerd keeps no tars of layers. It keeps everything of a tar except the contents of its files, in `tar-split.json.gz`
-(github.com/vbatts/tar-split, tar/storage): a JSON object a line, either a piece of the tar, or a file whose content follows.
+(github.com/vbatts/tar-split, tar/storage): each line is a JSON object, a piece of the tar or a file whose content follows.
 An adoption adds two links to the content store, which are removed with their layer:
 
     tar-split/<chain>.json.gz      the tar-split file
@@ -53,8 +53,8 @@ def remove(content: ContentStore, chain_id: str) -> None:
 
 
 async def pack(content: ContentStore, layer: Layer, hold: Callable[[str], Awaitable[None]]) -> Layer:
-    """Store the tar of a layer that is known only unpacked. Returns the layer with that blob. `hold` is called with the
-    blob's digest before it is published. `DriverError` if the files have changed since they were unpacked."""
+    """Store the tar of a layer of which only the unpacked files are kept. Returns the layer with that blob. `hold`
+    is called with the blob's digest before it is published. `DriverError` if the files have changed since they were unpacked."""
     ingest = await content.ingest(layer.diff_id)
     try:
         await ingest.restart()  # an earlier attempt may have left pieces

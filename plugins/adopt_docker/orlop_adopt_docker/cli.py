@@ -95,7 +95,7 @@ def adopt(root: str, dry_run: bool, for_good: bool, form: str | None, **flags: s
 
 
 @click.command("give-back", short_help="Give an adopted Docker root back, so that dockerd can start on it again")
-@click.option("--force", is_flag=True, help="Remove images and containers made here that stand on what is given back")
+@click.option("--force", is_flag=True, help="Remove images and containers made here that depend on what is given back")
 @_with_config
 def give_back_command(force: bool, **flags: str | None) -> None:
     """Give an adopted Docker root back to dockerd, with what its containers have written since. orlopd must be stopped."""

@@ -6,7 +6,7 @@
     io.containerd.snapshotter.v1.overlayfs/snapshots/<number>/{fs,work}
 
 The key of a layer is its chain ID, that of a container its ID, that of its init layer ends in "-init". A layer that was
-committed from a container stands on that container's init layer, which holds nothing of the image: it is left out.
+committed from a container has that container's init layer below it, which is no part of the image: it is left out.
 """
 
 from __future__ import annotations

@@ -377,7 +377,7 @@ def test_give_back_is_refused_while_own_objects_use_adopted_ones(config: Config,
             await store.commit([Put("containers", "f" * 64, other)])
 
     trio.run(add_container)
-    with pytest.raises(Conflict, match="container ours made here would lose what they stand on"):
+    with pytest.raises(Conflict, match="container ours made here would lose what they depend on"):
         trio.run(give_back.give_back, config)
     assert CONTAINER in objects(config)["containers"]
 

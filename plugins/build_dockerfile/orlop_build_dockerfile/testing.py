@@ -128,7 +128,7 @@ class FakeBackend(FakeArtifacts):
 
     async def remove(self, key: str) -> None:
         if key in self.parents.values():
-            raise Conflict(f"cannot remove snapshot {key}: another stands on it")
+            raise Conflict(f"cannot remove snapshot {key}: it is the parent of another")
         await self.storage.remove(key)
         self.parents.pop(key, None)
 

@@ -243,7 +243,7 @@ class TreeStorage(Generic[S]):
                 if known.committed:
                     raise Conflict(f"cannot prepare snapshot {key}: it is committed")
                 if known.parent != parent:
-                    raise Conflict(f"cannot prepare snapshot {key} on {parent}: it stands on {known.parent}")
+                    raise Conflict(f"cannot prepare snapshot {key} on {parent}: its parent is {known.parent}")
                 return
             snapshot = self._new(secrets.token_hex(self.id_bytes))
             snapshot.parent = parent
@@ -317,7 +317,7 @@ class TreeStorage(Generic[S]):
         if snapshot.parent == parent:
             return
         if snapshot.parent is not None:
-            raise Conflict(f"cannot commit snapshot {key} on {parent}: it stands on {snapshot.parent}")
+            raise Conflict(f"cannot commit snapshot {key} on {parent}: its parent is {snapshot.parent}")
         below = await self._below(key, parent)
         below.children += 1
         try:
@@ -333,7 +333,7 @@ class TreeStorage(Generic[S]):
             if snapshot is None:
                 return
             if snapshot.children:
-                raise Conflict(f"cannot remove snapshot {key}: {snapshot.children} other snapshots stand on it")
+                raise Conflict(f"cannot remove snapshot {key}: it is the parent of {snapshot.children} other snapshots")
             await self._remove(snapshots, key)
 
     async def _remove(self, snapshots: dict[str, S], key: str) -> None:

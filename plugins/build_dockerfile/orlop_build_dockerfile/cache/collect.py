@@ -1,6 +1,6 @@
 """Lists and removes records of the cache: `du`, `prune`, garbage collection.
 
-A record is removed only if no build uses it and no other record stands on it; so the newest go first along a chain, as in
+A record is removed only if no build uses it and no other record depends on it; so the newest go first along a chain, as in
 BuildKit.
 """
 

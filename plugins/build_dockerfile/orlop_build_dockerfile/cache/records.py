@@ -1,7 +1,7 @@
 """Records of the cache in memory, the keys that lead to them, and leases.
 
 A record with a lease is not removed. A build leases each record that it uses until it ends. A record is also kept while a
-snapshot of another record stands on one of its own.
+snapshot of another record has one of its own as an ancestor.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Records:
         self._children: dict[str, int] = {}
         self._touched: set[Record] = set()
         self.base_layers: dict[str, tuple[str, ...]] = {}
-        """The diffIDs of images, by the snapshot of their top layer, as far as records stand on it."""
+        """The diffIDs of images, by the snapshot of their top layer, as far as records depend on it."""
         self._doomed: list[str] = []
 
     # --- start and end
@@ -112,7 +112,7 @@ class Records:
         await self._remove_snapshots(present - self._by_snapshot.keys())
 
     async def _remove_snapshots(self, strays: set[str]) -> None:
-        """Remove snapshots without records, those that stand on others first."""
+        """Remove snapshots without records, children before their parents."""
         while strays:
             removed = set()
             for snapshot in strays:
@@ -275,7 +275,7 @@ class Records:
         return max(record.size, 0)
 
     def chain(self, snapshot: str) -> Iterator[str]:
-        """The builder's snapshots from `snapshot` down, and last the base that they stand on, if any."""
+        """The builder's snapshots from `snapshot` down, and last their base, if any."""
         while snapshot:
             yield snapshot
             snapshot = self.parent(snapshot) or ""

@@ -1,7 +1,7 @@
 """Operations on layers: merge applies the layers of values on each other, and diff makes a layer of the difference of two.
 
-A layer of a value is a snapshot of the build cache on its parent. The image that a value stands on counts as one layer.
-Storage drivers cannot give a layer another parent, so its files are copied. A layer that diff has made stands on nothing;
+A layer of a value is a snapshot of the build cache on its parent. The image below a value counts as one layer.
+Storage drivers cannot give a layer another parent, so its files are copied. A layer that diff has made has no parent;
 what it deletes in others is in its record.
 """
 
