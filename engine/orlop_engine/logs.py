@@ -140,7 +140,7 @@ class _Lease:
         self._closed = False
 
     def open(self) -> None:
-        """Make the reader. Raises what the driver raises."""
+        """Make the reader. Raises the errors of the driver."""
         reader = self._make()
         with self._lock:
             if not self._closed:

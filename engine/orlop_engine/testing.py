@@ -244,7 +244,7 @@ class MonitorHost:
 async def decompress_here(
     zygote: Any, source: AsyncIterable[bytes], target: int, *, progress: Callable[[int], None] | None
 ) -> None:
-    """Decompresses in this process, what the real one does in a sandboxed worker."""
+    """Decompresses in this process; the real one uses a sandboxed worker."""
     data = b"".join([piece async for piece in source])
     with tempfile.TemporaryFile() as file:
         file.write(data)

@@ -33,7 +33,7 @@ _UNDO_SECONDS = 20
 
 
 async def release(ports: Ports, container: Container) -> None:
-    """Return what a run had of its networks."""
+    """Release the addresses and ports of a run."""
     async with container.network_lock:
         sandbox = container.record.sandbox
         if sandbox is None:

@@ -34,8 +34,8 @@ _PROGRESS = 1 << 20  # less progress counts as a failed attempt: a registry must
 
 
 def _asked(error: RegistryError) -> float | None:
-    """The seconds to wait that a registry named in an answer 429 (too many requests); None if it named none, or more than we wait.
-    Docker does not ask again."""
+    """The seconds to wait that a registry named in an answer 429 (too many requests); None if it named none, or more than
+    we wait. Docker does not ask again."""
     return error.wait if error.status == 429 and error.wait is not None and error.wait <= _MAX_WAIT else None
 
 

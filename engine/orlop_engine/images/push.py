@@ -1,10 +1,11 @@
-"""Push: compress layers that need it, upload what the registry lacks, then the manifest; last, remember what was learnt.
+"""Push: compress layers that need it, upload the blobs that the registry lacks, then the manifest; last, remember where
+the blobs are.
 
-A push that was made before is one question: the registry is asked whether the tag means the same manifest, as by
-go-containerregistry. A registry takes a manifest only after its blobs.
+A push that was made before takes one request, which asks the registry whether the tag means the same manifest, as in
+go-containerregistry. A registry accepts a manifest only after its blobs.
 
-A name from an index (manifest list) is pushed as that index if all that the index lists is here, else as one image; the
-client is told (daemon/containerd/image_push.go).
+A name from an index (manifest list) is pushed as that index if everything that the index lists is stored, else as one image;
+the client is told (daemon/containerd/image_push.go).
 
 Changes nothing that a crash could leave half-way: a compressed layer replaces the plain one in a commit of its own, and the
 image gains its digest when the registry has the manifest. Messages are Docker's (daemon/internal/distribution/push_v2.go).

@@ -66,7 +66,7 @@ class PushRegistry(Session):
     actions = "pull,push"
 
     def _check_digest(self, response: httpx.Response, wanted: str, what: str) -> None:
-        """Registries confirm what they have by a header. A wrong one means that a client would get something else."""
+        """The registry's answer names the digest that it stored. A client would get other content if that differs."""
         found = response.headers.get("docker-content-digest", "")
         if found and found != wanted:
             raise RegistryError(f"cannot push {what} {wanted}: the registry has it as {found[:100]}")

@@ -54,7 +54,8 @@ def remove(content: ContentStore, chain_id: str) -> None:
 
 async def pack(content: ContentStore, layer: Layer, hold: Callable[[str], Awaitable[None]]) -> Layer:
     """Store the tar of a layer of which only the unpacked files are kept. Returns the layer with that blob. `hold`
-    is called with the blob's digest before it is published. `DriverError` if the files have changed since they were unpacked."""
+    is called with the blob's digest before it is published. `DriverError` if the files have changed since they were
+    unpacked."""
     ingest = await content.ingest(layer.diff_id)
     try:
         await ingest.restart()  # an earlier attempt may have left pieces

@@ -456,7 +456,7 @@ class Networks:
 
 
 def _checked(key: str, record: NetworkRecord, others: Iterable[NetworkRecord]) -> NetworkRecord:
-    """The record, if it can coexist with the others. Raises what is wrong with it."""
+    """The record, if it can coexist with the others. Raises an error that says what is wrong with it."""
     if record.id != key:
         raise ValueError(f"row contains another id: {record.id[:80]!r}")
     if any(other.name == record.name for other in others):
