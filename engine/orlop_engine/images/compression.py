@@ -50,7 +50,7 @@ _REPORT_EVERY = 0.1  # seconds
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a layer shall be stored: as `kind` (`PLAIN` for a tar that is not compressed). `level` is gzip's 0 to 9 or zstd's
+    """How a layer is to be stored: as `kind` (`PLAIN` for a tar that is not compressed). `level` is gzip's 0 to 9 or zstd's
     0 to 22, -1 for the usual one."""
 
     kind: Compression | Literal["uncompressed"]

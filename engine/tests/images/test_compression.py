@@ -12,7 +12,7 @@ import pytest
 import zstandard
 
 from orlop_engine.images import compression
-from orlop_engine.images.compression import Compression, _blocks, _compressor, _Output
+from orlop_engine.images.compression import Compression, Recipe, _blocks, _compressor, _Output
 
 DATA = os.urandom(300_000) + b"text\n" * 300_000 + b"end"
 
@@ -35,7 +35,7 @@ def cut(size: int) -> Iterator[bytes]:
 
 def compressed(kind: Compression, size: int) -> bytes:
     kept: Any = Kept()
-    with _compressor(kind, _Output(kept)) as sink:
+    with _compressor(Recipe(kind), _Output(kept)) as sink:
         for block in _blocks(cut(size)):
             sink.write(block)
     return bytes(kept.data)
