@@ -1,5 +1,5 @@
 """Drivers that stack layers by overlayfs. A snapshot's directory has `diff` with its own files, and `work`, which overlayfs
-needs, if it stands on another."""
+needs, if it has a parent."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ class TreeStorage(Generic[S]):
 
     def create(self, snapshot: S, directory: str) -> None:
         """Make the content of the new, empty `directory` (mode 0710), which becomes the snapshot's after this call. The
-        snapshot stands on `snapshot.below`. Set modes explicitly: the daemon may run with umask 022 or 077."""
+        snapshot has `snapshot.below` below it. Set modes explicitly: the daemon may run with umask 022 or 077."""
         raise NotImplementedError
 
     def opened(self) -> None:
