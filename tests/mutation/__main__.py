@@ -43,7 +43,7 @@ def run(name: str, only: Sequence[str], among: frozenset[str] | None, jobs: int,
         print(f"left out, because it fails without a change: {test}", file=sys.stderr)
     if verbose:
         for mutant, test in outcome.noticed.items():
-            print(f"{mutant}\n        noticed by {test or 'the time limit'}")
+            print(f"noticed by {test or 'the time limit'}: {mutant}")
     return Result(name, len(outcome.survivors) + len(outcome.noticed), outcome.survivors)
 
 

@@ -47,6 +47,7 @@ AREAS = {
             "tests/unit/images",
             "engine/tests/test_volumes.py",
             "plugins/storage_overlay2/tests",
+            "sdk/tests/test_snapshots.py",
             "sdk/tests/test_storage_files.py",
         ),
         root=True,
