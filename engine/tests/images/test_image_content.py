@@ -121,6 +121,16 @@ def test_blob_is_synced_before_it_is_renamed(tmp_path: Path) -> None:
     assert rest == [("rename", content.path(DIGEST)), ("sync", content.blobs)]
 
 
+def test_damaged_blob_does_not_come_back_after_a_power_failure(tmp_path: Path) -> None:
+    content = store(tmp_path)
+    trio.run(content.put, DATA)
+    with no_descriptors_left(), recorded() as steps:
+        content.quarantine(DIGEST)
+        content.quarantine(DIGEST)  # it is gone
+    quarantined = os.path.join(content.root, "quarantine", DIGEST.removeprefix("sha256:"))
+    assert steps == [("rename", quarantined), ("sync", content.blobs)]
+
+
 @pytest.mark.parametrize("end", ["abandon", "keep", "commit"])
 def test_ingest_is_closed_once_and_keeps_no_descriptor(tmp_path: Path, end: str) -> None:
     content = store(tmp_path)
