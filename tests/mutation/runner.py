@@ -34,7 +34,7 @@ __all__ = ["Outcome", "source_of", "try_mutants"]
 _SURE = 4.0
 """A mutant that takes so many times as long as the tests take without it, and some seconds, hangs: it is killed."""
 _SECONDS = 8.0
-_FILE_SECONDS = 600.0
+_FILE_SECONDS = 1800.0
 _NOT_LOADED = 71
 """Exit status of a process whose mutant changes no function: the code runs at the import alone."""
 
@@ -121,6 +121,7 @@ class _Trials:
         functions = Functions(list(self._sources.values()))
         gc.freeze()
         reach = self._measure(session)
+        self._leave_out_dependent(session, reach)
         trials: list[_Trial] = []
         for module, source in self._sources.items():
             tree = ast.parse(Path(source).read_text())
@@ -174,6 +175,22 @@ class _Trials:
                 for source, line in lines:
                     reach.tests.setdefault((source, line), set()).add(number)
         return reach
+
+    def _leave_out_dependent(self, session: pytest.Session, reach: _Reach) -> None:
+        """Run all tests in the order of a trial, without a change. A test that fails now depends on another one, and would
+        notice every change."""
+        tests = sorted(reach.seconds.keys() - reach.failing, key=lambda number: reach.seconds[number])
+        with mmap.mmap(-1, len(session.items) or 1) as failed:
+
+            def run() -> int:
+                for number, following in zip(tests, [*tests[1:], None], strict=False):
+                    failed[number] = not _passes(session, number, following)
+                return 0
+
+            for _, status in forks.run([forks.Fork(run, _FILE_SECONDS)], 1):
+                if status != 0:
+                    raise RuntimeError(f"exit status {status} without a change")
+            reach.failing |= {number for number in tests if failed[number]}
 
     def _observe(self, session: pytest.Session, tests: Sequence[int], report: int) -> int:
         lines = LinesReached(self._sources.values())
