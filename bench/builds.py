@@ -13,12 +13,15 @@ from collections.abc import Callable
 from functools import cache
 
 from .engines import Engine, timed
+from .large import settled, status
 
 __all__ = [
+    "builder_peak",
     "cached_steps",
     "classic",
     "cold_steps",
     "copy_many",
+    "daemon_growth",
     "export_large",
     "large_context",
     "many_files",
@@ -165,3 +168,38 @@ def export_large(engine: Engine, *, buildkit: bool = True) -> float:
         return build(engine, directory, _fresh(), buildkit=buildkit)
     finally:
         shutil.rmtree(directory)
+
+
+def _started_again(engine: Engine) -> int:
+    """Start the engine again, so that it has no builder process. Returns its pid when its start is over."""
+    engine.stop()
+    engine.start()
+    assert engine.process is not None
+    pid = engine.process.pid
+    settled(pid)
+    return pid
+
+
+def _name(pid: int) -> str:
+    with open(f"/proc/{pid}/comm") as file:
+        return file.read().strip()
+
+
+def builder_peak(engine: Engine) -> float:
+    """The highest RSS of a new builder process that receives 20,000 files and copies them into an image."""
+    _started_again(engine)
+    many_files(engine)
+    names = {pid: _name(pid) for pid in engine.processes()}
+    return max(status(pid, "VmHWM") for pid, name in names.items() if name == "orlop-builder")
+
+
+def daemon_growth(engine: Engine) -> float:
+    """How much the daemon's RSS grows by its first builds. One that has built before loads a part at its start."""
+    engine.docker("image", "rm", "-f", _NAME)
+    engine.docker("image", "prune", "-f")
+    engine.docker("builder", "prune", "-af")
+    pid = _started_again(engine)
+    before = status(pid, "VmRSS")
+    cold_steps(engine)
+    many_files(engine)
+    return status(pid, "VmRSS") - before

@@ -88,16 +88,16 @@ def _archive() -> str:
     return path
 
 
-def _status(pid: int, field: str) -> float:
+def status(pid: int, field: str) -> float:
     """A field of /proc/PID/status, in MB."""
     with open(f"/proc/{pid}/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith(field)) / 1024
 
 
-def _settled(pid: int) -> float:
+def settled(pid: int) -> float:
     """The RSS of a daemon that has ended what it does after its start: it has not changed for a second."""
     before = 0.0
-    while (now := _status(pid, "VmRSS")) != before:
+    while (now := status(pid, "VmRSS")) != before:
         before = now
         time.sleep(1)
     return now
@@ -122,7 +122,7 @@ def _watched(pid: int, idle: float) -> Iterator[Peaks]:
                     with open(f"/proc/{each}/comm") as file:
                         name = file.read().strip()
                     if name in _COMMANDS:
-                        peaks.workers[name] = max(peaks.workers.get(name, 0), _status(int(each), "VmHWM"))
+                        peaks.workers[name] = max(peaks.workers.get(name, 0), status(int(each), "VmHWM"))
                 except (OSError, StopIteration):
                     continue
 
@@ -135,7 +135,7 @@ def _watched(pid: int, idle: float) -> Iterator[Peaks]:
     finally:
         ended.set()
         watcher.join()
-        peaks.growth = _status(pid, "VmHWM") - idle
+        peaks.growth = status(pid, "VmHWM") - idle
 
 
 def _load(engine: Engine) -> None:
@@ -185,7 +185,7 @@ def _measured(engine: Engine) -> Mapping[str, Peaks]:
     assert engine.process is not None
     pid = engine.process.pid
     engine.get("/info")
-    idle = _settled(pid)
+    idle = settled(pid)
 
     def watch(direction: str, work: Callable[[Engine], None]) -> None:
         with _watched(pid, idle) as peaks:

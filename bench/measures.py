@@ -270,6 +270,9 @@ ALL = (
     Measure("classic-cached", "classic build, 10 steps, all cached", 0.5, builds.classic(builds.cached_steps), 5),
     Measure("classic-cold", "classic build, 10 x RUN true", 0.5, builds.classic(builds.cold_steps), 3),
     Measure("classic-context", "classic build with a file of 500 MB", 0.5, builds.classic(builds.large_context), 3),
+    Measure("classic-files", "classic build with 20,000 files", 0.5, builds.classic(builds.many_files), 3),
+    Measure("builder-memory", "builder, 20,000 files: highest RSS", 65, builds.builder_peak, 1, "MB", ("orlop",)),
+    Measure("builder-daemon", "growth of the daemon by its first builds", 5, builds.daemon_growth, 1, "MB", ("orlop",)),
     *(
         Measure(f"erofs-{key}", label, bound, run, rounds, engines=("orlop", "erofs"))
         for key, label, bound, run, rounds in (
