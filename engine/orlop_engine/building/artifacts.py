@@ -267,7 +267,7 @@ class Artifacts:
 
     async def fetch_manifest(self, name: str, credentials: Credentials) -> tuple[str, bytes]:
         """The media type and the bytes of the manifest or index that a name means at its registry now."""
-        request = PullRequest(parse(name).with_default_tag(), None, credentials)
+        request = self._scope.restricted(PullRequest(parse(name).with_default_tag(), None, credentials))
         return await self._building.engine.images.transfers.fetch_manifest(request)
 
     async def fetch(
@@ -279,7 +279,7 @@ class Artifacts:
         report: Callable[[Record], None],
     ) -> None:
         """Download blobs of a repository."""
-        request = PullRequest(parse(name).with_default_tag(), None, credentials)
+        request = self._scope.restricted(PullRequest(parse(name).with_default_tag(), None, credentials))
         transfers = self._building.engine.images.transfers
         await transfers.fetch_blobs(request, blobs, self._lease(artifact), report)
 
@@ -289,10 +289,11 @@ class Artifacts:
         await self._store.layers.write_blob(key, blob.digest, blob.diff_id)
 
     def prefix(self, diff_ids: Sequence[str]) -> tuple[Layer, ...]:
-        """The longest part of a chain, from its lowest layer up, that images here have."""
-        found: list[Layer] = []
+        """The longest part of a chain, from its lowest layer up, that images here have which the client may use."""
+        builds, found = self._scope.restrictions.builds, list[Layer]()
+        policy = builds.pulls if builds is not None else UNRESTRICTED
         for chain_id in documents.chain_ids(diff_ids):
-            layer = self._store.catalog.layer(chain_id)
+            layer = next(self._store.catalog.layers(chain_id, policy), None)
             if layer is None or chain_id not in self._store.layers.built:
                 break
             found.append(layer)

@@ -151,13 +151,13 @@ class Puller:
         check_pull(self._connector.config.registry_rules, request.reference)
         lease.blobs.update(blob.digest for blob in blobs)
         await self._image_store.barrier()
-        content = self._image_store.content
-        missing = [blob for blob in blobs if not content.has(blob.digest)]
+        content, owner = self._image_store.content, request.policy.owner
+        missing = [blob for blob in blobs if owner or not content.has(blob.digest)]  # see `_present`
         content.space.check(f"pull {request.reference.familiar}", stored=sum(blob.size for blob in missing))
         sources = await self._connector.sources(Access(request.reference, request.credentials, request.refuse))
         try:
             async with sources.borrowed():
-                await run_all(partial(self._downloads.fetch, sources, blob, report) for blob in missing)
+                await run_all(partial(self._downloads.fetch, sources, blob, report, owner=owner) for blob in missing)
         except RegistryError as error:
             raise translate(error, request.reference) from error
 

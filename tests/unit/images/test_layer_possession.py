@@ -15,6 +15,7 @@ from tests.registry.build import tar
 from tests.registry.fakes import DirectoryStorage, ImagesFixture, drain, open_images
 from tests.registry.hostile import Hostile, flip, hold, serving
 
+from orlop_engine.images.manifests import Descriptor
 from orlop_engine.images.policy import UNRESTRICTED, ImagePolicy
 from orlop_engine.images.progress import Progress
 from orlop_engine.images.pull import PullRequest
@@ -239,3 +240,16 @@ def test_layers_without_an_image(tmp_path: Path) -> None:
                     assert "diffID" in await load(images, archive_of(forged(SECRET), OWN.data), policy)
 
     trio.run(main)
+
+
+def test_blobs_for_a_build_of_a_restricted_client(tmp_path: Path) -> None:
+    async def test(images: ImagesFixture, registry: Hostile) -> None:
+        request = PullRequest(parse(f"{registry.host}/attack:1"), policy=RESTRICTED)
+        wanted = [Descriptor(SECRET.digest, len(SECRET.data), SECRET.media_type)]
+        with images.images._image_store.leases.hold() as lease:
+            with pytest.raises(OrlopError):
+                await images.images.transfers.fetch_blobs(request, wanted, lease, lambda _: None)
+            registry._blobs[SECRET.digest] = SECRET
+            await images.images.transfers.fetch_blobs(request, wanted, lease, lambda _: None)
+
+    run(tmp_path, test)
