@@ -15,8 +15,7 @@ A snapshot exists when its key is in `.orlop`. After a crash at any point, the n
 that `.orlop` does not name (of a dockerd that used the same directory) are never touched.
 """
 
-from ._compare import tree_changes, tree_growth
 from ._overlay import OverlaySnapshot, OverlayStorage
 from ._storage import Snapshot, TreeStorage
 
-__all__ = ["OverlaySnapshot", "OverlayStorage", "Snapshot", "TreeStorage", "tree_changes", "tree_growth"]
+__all__ = ["OverlaySnapshot", "OverlayStorage", "Snapshot", "TreeStorage"]

@@ -24,8 +24,6 @@ from orlop_sdk.overlay import plain_mount
 from orlop_sdk.snapshots import SnapshotIndex, check_key, fsync_directory, sync_filesystem
 from orlop_sdk.storage import Change, StorageCapabilities, StorageContext, UnpackTarget, Usage
 
-from ._compare import tree_changes, tree_growth
-
 __all__ = ["Snapshot", "TreeStorage"]
 
 T = TypeVar("T")
@@ -114,9 +112,13 @@ class TreeStorage(Generic[S]):
         self.trash.take(self.path(snapshot))
 
     def measure(self, snapshot: S) -> Usage:
+        from ._compare import tree_growth  # drivers that compare otherwise need not import it
+
         return tree_growth(self.tree(snapshot), self.tree(snapshot.below) if snapshot.below else None)
 
     def compare(self, snapshot: S) -> Sequence[Change]:
+        from ._compare import tree_changes
+
         return tree_changes(self.tree(snapshot), self.tree(snapshot.below) if snapshot.below else None)
 
     def is_empty(self, snapshot: S) -> bool:
