@@ -37,6 +37,42 @@ async def connected(handler: Handler) -> AsyncIterator[tuple[BackendClient, Link
         daemon.close()
 
 
+def test_a_shielded_handler_does_not_outlive_the_connection() -> None:
+    """The builder removes a snapshot in a shielded scope; the daemon is killed meanwhile."""
+
+    async def never(question: messages.Question, fds: list[int], report: Report) -> Any:
+        await trio.sleep_forever()
+
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        asked, failed = trio.Event(), trio.Event()
+
+        async def remove(question: messages.Question, fds: list[int], report: Report) -> Any:
+            asked.set()
+            with trio.move_on_after(60, shield=True):
+                try:
+                    await BackendClient(builder).remove("build-1")
+                except Unavailable:
+                    failed.set()
+
+        daemon, builder = Link(ours, never), Link(theirs, remove)
+
+        async def prune() -> None:
+            with pytest.raises(Unavailable):
+                await daemon.call(messages.PruneCache({}, True, 0, 0, 0))
+
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(daemon.run)
+                nursery.start_soon(builder.run)
+                nursery.start_soon(prune)
+                await asked.wait()
+                daemon.close()
+            assert failed.is_set()
+
+    trio.run(main)
+
+
 def test_calls_transfer_results_progress_and_descriptors() -> None:
     async def handler(question: messages.Question, fds: list[int], report: Report) -> Any:
         match question:

@@ -92,17 +92,22 @@ class Link:
         try:
             async with trio.open_nursery() as nursery:
                 await self._receive(nursery)
+                self._lose()  # handlers may be waiting for own calls, shielded from cancellation
                 nursery.cancel_scope.cancel()
         finally:
-            self._ended = True
+            self._lose()
             for fd in self._fds:
                 os.close(fd)
             self._fds.clear()
-            for pending in self._pending.values():
-                pending.done.set()
             if self._socket.fileno() >= 0:
                 trio.lowlevel.notify_closing(self._socket)
                 self._socket.close()
+
+    def _lose(self) -> None:
+        """The connection has ended: own calls fail."""
+        self._ended = True
+        for pending in self._pending.values():
+            pending.done.set()
 
     def close(self) -> None:
         """End the connection: `run` returns."""
