@@ -338,6 +338,33 @@ def test_build_cache_is_listed_and_pruned(clients: Clients) -> None:
     assert records() == []
 
 
+def test_what_images_share_is_kept_by_a_prune(clients: Clients) -> None:
+    """`prune` without --all, as dockerd's: removing what an image has as a layer would free nothing."""
+    clients.write("Dockerfile", "FROM busybox\nRUN echo shared > /shared\nCOPY file /shared\n")
+
+    def cached(each: Client, *options: str) -> list[tuple[str, str]]:
+        text = each.ok("buildx", "du", "--verbose", *options).out
+        found = re.findall(r"^Shared:\s+(\w+)\nSize:.*\nDescription:\s+(.*)$", text, re.MULTILINE)
+        return sorted({(shared, words.split(" ")[0]) for shared, words in found if "/shared" in words})
+
+    for each in clients:
+        each.ok("builder", "prune", "-af")
+        assert each.build("-t", "tb-shared", ".").code == 0
+    kept = clients.same(cached)
+    assert isinstance(kept, list) and {shared for shared, _ in kept} == {"true"}
+    clients.same(lambda each: cached(each, "--filter", "shared=true"))
+    assert clients.same(lambda each: cached(each, "--filter", "private=true")) == []
+    for each in clients:
+        each.ok("builder", "prune", "-f")
+    assert clients.same(cached) == kept
+    for each in clients:
+        assert each.build("-t", "tb-shared", ".").err.count("CACHED") >= 2
+        each.ok("builder", "prune", "-af")
+    assert clients.same(cached) == []
+    for each in clients:
+        assert each.ok("run", "--rm", "--network=none", "tb-shared", "cat", "/shared").out == "from the context\n"
+
+
 def test_buildx_describes_the_builder(clients: Clients) -> None:
     shown = clients.orlop.ok("buildx", "inspect").out
     assert re.search(r"^Status:\s+running$", shown, re.MULTILINE)

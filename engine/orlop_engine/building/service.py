@@ -268,6 +268,12 @@ class Workspace:
         rows = self._snapshots.rows.items()
         return [key for key, row in rows if not row.released and row.domain == self.scope.domain]
 
+    def shared(self) -> Sequence[str]:
+        """Those of them that images have as layers."""
+        store = self._image_store
+        used = {built.snapshot for chain, built in store.layers.built.items() if store.catalog.layer(chain) is not None}
+        return [key for key in self.snapshots() if key in used]
+
     async def pack(self, key: str) -> tuple[str, int]:
         return await self._building.maker.pack(key)
 

@@ -189,6 +189,10 @@ class Backend(Artifacts, Protocol):
         """The keys of the builder's committed snapshots."""
         ...
 
+    async def shared(self) -> Sequence[str]:
+        """The keys of the builder's snapshots that images have as layers."""
+        ...
+
     async def unpack(self, archive: int, directory: int) -> None:
         """Unpack a tar, compressed or not, into a directory, in a sandbox. Both are descriptors."""
         ...
@@ -443,7 +447,7 @@ class Result(msgspec.Struct, frozen=True):
 
 class CacheRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A record of `docker buildx du`. Times are seconds since 1970. `kind` is "regular", "internal", "source.local",
-    "source.git.checkout" or "exec.cachemount"."""
+    "source.git.checkout" or "exec.cachemount". `shared`: images have it as a layer, so that removing it frees nothing."""
 
     id: str
     size: int

@@ -143,6 +143,9 @@ class FakeBackend(FakeArtifacts):
         keys = await self.storage.keys()
         return [key for key in keys if key.startswith("build-") and not key.startswith("build-active-")]
 
+    async def shared(self) -> Sequence[str]:
+        return [key for _, keys in self.made.values() for key in keys]
+
     async def unpack(self, archive: int, directory: int) -> None:
         import tarfile
 

@@ -1,7 +1,7 @@
 """Lists and removes records of the cache: `du`, `prune`, garbage collection.
 
 A record is removed only if no build uses it and no other record depends on it; so the newest go first along a chain, as in
-BuildKit.
+BuildKit. Records that images share are removed only by a prune of everything, and count for no limit, for the same reason.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 
 import msgspec
 import trio
@@ -55,13 +55,26 @@ class Collector:
 
     async def usage(self, filters: Sequence[str]) -> list[CacheRecord]:
         matches = compile_filters(filters)
-        records = self._records
-        found = [record for record in list(records.all.values()) if matches(self._fields(record))]
+        records, shared = self._records, await self._shared()
+        found = [record for record in list(records.all.values()) if matches(self._fields(record, shared))]
         for record in found:
             await records.measure(record)
-        return [self._shown(record) for record in sorted(found, key=lambda record: -record.size) if not record.removed]
+        return [
+            self._shown(record, shared) for record in sorted(found, key=lambda record: -record.size) if not record.removed
+        ]
 
-    def _fields(self, record: Record) -> Fields:
+    async def _shared(self) -> set[Record]:
+        """The records that images share, and those below them."""
+        found = set[Record]()
+        for snapshot in await self._records.backend.shared():
+            for key in self._records.chain(snapshot):
+                record = self._records.of_snapshot(key)
+                if record is None or record in found:
+                    break
+                found.add(record)
+        return found
+
+    def _fields(self, record: Record, shared: Collection[Record]) -> Fields:
         busy, mutable = record.leases > 0, bool(record.path)
         return {
             "id": record.id,
@@ -71,11 +84,11 @@ class Collector:
             "inuse": "" if busy else None,
             "mutable": "" if mutable else None,
             "immutable": None if mutable else "",
-            "shared": None,
-            "private": "",
+            "shared": "" if record in shared else None,
+            "private": None if record in shared else "",
         }
 
-    def _shown(self, record: Record) -> CacheRecord:
+    def _shown(self, record: Record, shared: Collection[Record]) -> CacheRecord:
         return CacheRecord(
             id=record.id,
             size=max(record.size, 0),
@@ -87,6 +100,7 @@ class Collector:
             parents=tuple(parent.id for parent in self._records.parents(record)),
             mutable=bool(record.path),
             in_use=record.leases > 0,
+            shared=record in shared,
         )
 
     # --- removal
@@ -95,37 +109,37 @@ class Collector:
         """Remove records, and yield each after its removal."""
         matches = compile_filters(limits.filters)
         async with self._pruning:
-            total = 0
+            total, shared = 0, await self._shared()
             if limits.maximum or limits.reserved or limits.free:
-                for record in list(self._records.all.values()):
+                for record in set(self._records.all.values()) - shared:
                     total += await self._records.measure(record)
             keep = limits.keep(total, self._available())
             limited = bool(limits.maximum or limits.reserved or limits.free)
             while True:
                 removed = 0
-                for record in self._candidates(limits, matches):
+                for record in self._candidates(limits, matches, shared):
                     if limited and total <= keep:
                         return
                     size = await self._records.measure(record)
-                    shown = self._shown(record)
+                    shown = self._shown(record, shared)
                     if await self._records.remove(record):
                         removed += 1
-                        total -= size
+                        total -= 0 if record in shared else size
                         yield shown  # noqa: ASYNC119 - callers close the iterator
                 if not removed:
                     return
 
-    def _candidates(self, limits: Limits, matches: object) -> list[Record]:
+    def _candidates(self, limits: Limits, matches: object, shared: Collection[Record]) -> list[Record]:
         assert callable(matches)
         latest = time.time() - limits.keep_seconds if limits.keep_seconds else float("inf")
         return sorted(
             (
                 record
                 for record in self._records.all.values()
-                if (limits.everything or record.kind not in _PRIVATE)
+                if (limits.everything or (record.kind not in _PRIVATE and record not in shared))
                 and record.used <= latest
                 and not self._records.is_busy(record)
-                and matches(self._fields(record))
+                and matches(self._fields(record, shared))
             ),
             key=lambda record: record.used,
         )

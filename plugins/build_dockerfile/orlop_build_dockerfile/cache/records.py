@@ -77,7 +77,7 @@ class Lease:
 
 class Records:
     def __init__(self, backend: Backend, directory: str) -> None:
-        self._backend, self._directory = backend, directory
+        self.backend, self._directory = backend, directory
         self._file: CacheFile | None = None
         self._one = trio.CapacityLimiter(1)  # statements are written in the order of the calls
         self.all: dict[str, Record] = {}
@@ -95,7 +95,7 @@ class Records:
         """Read the file, and compare it with the snapshots that there are."""
         self._file = await self._run(lambda: CacheFile(os.path.join(self._directory, "cache.db")))
         stored, keys = await self._run(self._file.load)
-        present = set(await self._backend.snapshots())
+        present = set(await self.backend.snapshots())
         dropped: list[Statement] = []
         for row in stored:
             record = _record(row)
@@ -117,7 +117,7 @@ class Records:
             removed = set()
             for snapshot in strays:
                 try:
-                    await self._backend.remove(snapshot)
+                    await self.backend.remove(snapshot)
                 except Conflict:
                     continue
                 except OrlopError as error:
@@ -241,7 +241,7 @@ class Records:
             await self._write(file.delete(record.id))
             for snapshot in filter(None, record.snapshots.values()):
                 with contextlib.suppress(OrlopError):  # the next start tries again
-                    await self._backend.remove(snapshot)
+                    await self.backend.remove(snapshot)
                 self._by_snapshot.pop(snapshot, None)
                 parent = record.parents.get(snapshot, "")
                 if parent:
@@ -267,7 +267,7 @@ class Records:
             size = 0
             for snapshot in filter(None, record.snapshots.values()):
                 try:
-                    size += (await self._backend.usage(snapshot)).size
+                    size += (await self.backend.usage(snapshot)).size
                 except OrlopError:
                     return 0
             record.size = size

@@ -100,6 +100,10 @@ class BackendClient:
         found: tuple[str, ...] = await self._link.call(messages.ListSnapshots())
         return found
 
+    async def shared(self) -> Sequence[str]:
+        found: Sequence[str] = await self._link.call(messages.ListShared())
+        return found
+
     async def unpack(self, archive: int, directory: int) -> None:
         await self._link.call(messages.Unpack(), (archive, directory))
 

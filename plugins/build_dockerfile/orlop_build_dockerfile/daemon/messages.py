@@ -87,6 +87,10 @@ class ListSnapshots(msgspec.Struct, frozen=True, tag=True):
     pass
 
 
+class ListShared(msgspec.Struct, frozen=True, tag=True):
+    pass
+
+
 class Unpack(msgspec.Struct, frozen=True, tag=True):
     """With two descriptors: the archive and the directory."""
 
@@ -221,6 +225,7 @@ Question = (
     | Mounts
     | MeasureSnapshot
     | ListSnapshots
+    | ListShared
     | Unpack
     | Run
     | Pack
@@ -252,6 +257,7 @@ RESULTS: dict[type, Any] = {
     Mounts: tuple[Mount, ...],
     MeasureSnapshot: SnapshotUsage,
     ListSnapshots: tuple[str, ...],
+    ListShared: tuple[str, ...],
     Run: int,
     Pack: Layer,
     CreateImages: tuple[str, ...],

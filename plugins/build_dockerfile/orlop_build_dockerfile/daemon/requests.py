@@ -62,6 +62,7 @@ _RESTRICTED = frozenset(
         messages.Mounts,
         messages.MeasureSnapshot,
         messages.ListSnapshots,
+        messages.ListShared,
         messages.Unpack,
         messages.Run,
         messages.Pack,
@@ -117,6 +118,8 @@ class Requests:
                 return SnapshotUsage(usage.size, usage.inodes)
             case messages.ListSnapshots():
                 return workspace.snapshots()
+            case messages.ListShared():
+                return workspace.shared()
             case messages.Unpack():
                 return await workspace.unpack(*_given(fds, 2))
             case messages.Run():

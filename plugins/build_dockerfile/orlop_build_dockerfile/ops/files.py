@@ -14,7 +14,7 @@ from orlop_build_dockerfile.cache.content import Selection
 from orlop_build_dockerfile.cache.records import Lease, Record
 from orlop_build_dockerfile.contracts import BuildFailed
 from orlop_build_dockerfile.pb import ops_pb2
-from orlop_build_dockerfile.solver.definition import Vertex, file_description
+from orlop_build_dockerfile.solver.definition import Vertex
 from orlop_build_dockerfile.solver.values import Empty, Value, join_key
 from orlop_sdk.files import delete_tree
 
@@ -87,7 +87,7 @@ class _Run:
 
     def __init__(self, job: SolverJob, vertex: Vertex, inputs: list[Value]) -> None:
         self._job, self._core, self._op, self._inputs = job, job.core, vertex.op.file, inputs
-        self._count = len(inputs)
+        self._count, self._name = len(inputs), vertex.name
         self._active: dict[int, ActiveSnapshot] = {}
         self._committed: dict[int, tuple[str, str]] = {}
         self._stack = contextlib.AsyncExitStack()
@@ -101,7 +101,7 @@ class _Run:
                 for number, action in enumerate(self._op.actions)
                 if number in self._committed
             }
-            return await self._core.records.add(key, outputs, lease, description=file_description(self._op)[:500])
+            return await self._core.records.add(key, outputs, lease, description=self._name[:500])
 
     def _shared(self, number: int) -> bool:
         """Whether an action's result is used by more than the next change of it."""
