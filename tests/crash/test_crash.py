@@ -23,6 +23,8 @@ _SAMPLE = {
     "network-create": (30, 80),
     "network-connect": (30, 70),
     "monitor-run": (40, 80),
+    "build-classic": (60,),
+    "builder-build-classic": (35,),
     "adopt": (70, 90),
     "give-back": (60, 80),
     "erofs-commit": (50,),

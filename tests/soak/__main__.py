@@ -31,8 +31,9 @@ def arguments() -> Size:
     parser.add_argument("--rare", type=int, default=20, help="restarts, failures, cancelled pulls: of each (default 20)")
     parser.add_argument("--transfers", type=int, default=50, help="pushes, saves and loads: of each kind (default 50)")
     parser.add_argument("--large", type=int, default=7200, help="requests and answers of megabytes (default 7200)")
+    parser.add_argument("--builds", type=int, default=40, help="builds, whole and broken off: of each kind (default 40)")
     asked = parser.parse_args()
-    return Size(asked.cycles, asked.execs, asked.drops, asked.rare, asked.transfers, asked.large, long=True)
+    return Size(asked.cycles, asked.execs, asked.drops, asked.rare, asked.transfers, asked.large, asked.builds, long=True)
 
 
 def tell(report: Report) -> bool:

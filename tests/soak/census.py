@@ -27,7 +27,7 @@ Census = Counter[str]
 _ID = re.compile(r"[0-9a-f]{12,}|(?<=[:\[/.-])\d+")
 _NAMESPACES = ("mnt", "net", "pid", "ipc", "uts", "cgroup", "user")
 _BOUNDED = frozenset({"events"})  # tables with a size limit of their own
-_FILES = frozenset({"orlop.db-wal", "orlop.db-shm"})
+_FILES = frozenset({"orlop.db-wal", "orlop.db-shm", "cache.db-wal", "cache.db-shm"})
 
 
 _IDLE_THREAD = "Trio thread"
@@ -87,6 +87,8 @@ def _processes(engine: Engine) -> Iterator[str]:
             yield f"process {name}" + (" (zombie)" if state == "Z" else "")
             if name == "orlop-monitor":
                 yield from _process("monitor", pid, home)
+            if name == "orlop-builder":
+                yield from _process("builder", pid, home)
             namespaces |= {os.readlink(f"/proc/{pid}/ns/{kind}") for kind in _NAMESPACES}
     yield from (f"namespace {name.partition(':')[0]}" for name in namespaces)
 

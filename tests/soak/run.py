@@ -11,6 +11,7 @@ from itertools import cycle
 from tests.integration.engine import Engine
 
 from . import census, work
+from .builds import BUILDS, Builds
 from .census import Census
 from .memory import Growth, sample
 from .transfers import TRANSFERS, Transfers
@@ -32,6 +33,7 @@ class Size:
     rare: int
     transfers: int = 0
     large: int = 0
+    builds: int = 0
     warm_up: int = 5
     long: bool = False
 
@@ -98,6 +100,9 @@ def soak(engine: Engine, size: Size, say: Callable[[str], None] = lambda text: N
         transfers = Transfers(scene, stack)
         for transfer in TRANSFERS if size.transfers else ():
             transfer(transfers)
+        builds = Builds(scene)
+        for build in BUILDS * 2 if size.builds else ():
+            build(builds)
         if size.long:
             scene.fill_history()
             time.sleep(_SETTLE)
@@ -115,6 +120,9 @@ def soak(engine: Engine, size: Size, say: Callable[[str], None] = lambda text: N
         say(f"{size.transfers} of each: {', '.join(kind.__name__ for kind in TRANSFERS)}")
         each = cycle(TRANSFERS)
         _phase(report, engine, "transfers", size.transfers * len(TRANSFERS), lambda: next(each)(transfers))
+        say(f"{size.builds} of each: {', '.join(kind.__name__ for kind in BUILDS)}")
+        builder = cycle(BUILDS)
+        _phase(report, engine, "builds", size.builds * len(BUILDS), lambda: next(builder)(builds))
         say(f"{size.large} large requests and answers, {work.AT_ONCE} at once")
         _phase(report, engine, "large", size.large // work.AT_ONCE, scene.large)
         say("settling")
