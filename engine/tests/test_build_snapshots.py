@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from orlop_engine.building.records import BASE, TABLE
 from orlop_engine.building.snapshots import Snapshots, active_key
@@ -205,6 +206,36 @@ def test_layers_and_blobs_below_snapshots_are_kept(tmp_path: Path) -> None:
             await two.snapshots.remove(key)
             assert not two.image_store.content.has(blob)
             assert await two.keys() == set() == two.rows()
+
+    trio.run(main)
+
+
+def test_a_base_that_is_used_again_while_it_is_forgotten_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One build ends while another begins on the same image."""
+
+    async def main() -> None:
+        async with booted(tmp_path) as fixture:
+            snapshots = fixture.snapshots
+            await fixture.storage.prepare("x", None)
+            await fixture.storage.commit("x", CHAIN)
+            await snapshots.set_base(CHAIN, ())
+            commit, forgetting, go_on = fixture.store.commit, trio.Event(), trio.Event()
+
+            async def slow(changes: Sequence[Any]) -> None:
+                forgetting.set()
+                await go_on.wait()
+                await commit(changes)
+
+            monkeypatch.setattr(fixture.store, "commit", slow)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(snapshots.reap)
+                await forgetting.wait()
+                snapshots.use(CHAIN)
+                nursery.start_soon(snapshots.set_base, CHAIN, ())
+                await trio.testing.wait_all_tasks_blocked()
+                go_on.set()
+            snapshots.check(CHAIN)
+            assert BASE + CHAIN in fixture.rows()
 
     trio.run(main)
 

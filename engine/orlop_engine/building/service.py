@@ -136,25 +136,29 @@ class Workspace:
         if found.digest in self._bases:
             image_store.leases.drop(lease)
             self._bases[found.digest].users += 1
-            return found
-        self._bases[found.digest] = _Base(found.snapshot, lease)
-        self._snapshots.use(found.snapshot)
+        else:
+            self._bases[found.digest] = _Base(found.snapshot, lease)
+            self._snapshots.use(found.snapshot)
         try:
             await self._snapshots.set_base(found.snapshot, found.image.layers)
         except BaseException:
-            self._drop(found.digest)
+            self._unuse(found.digest)
             raise
         return found
 
     async def release(self, digest: str) -> None:
         """One use of the base, which began with `base`, has ended. No error if there was none."""
-        found = self._bases.get(digest)
-        if found is None:
-            return
-        found.users -= 1
-        if not found.users:
-            self._drop(digest)
+        if digest in self._bases and self._unuse(digest):
             await self._snapshots.reap()
+
+    def _unuse(self, digest: str) -> bool:
+        """Count one user less. Returns whether it was the last one."""
+        found = self._bases[digest]
+        found.users -= 1
+        if found.users:
+            return False
+        self._drop(digest)
+        return True
 
     def _drop(self, digest: str) -> None:
         dropped = self._bases.pop(digest)

@@ -42,6 +42,7 @@ class Snapshots:
         self._store, self._storage, self._image_store = store, storage, image_store
         self.rows: dict[str, SnapshotRecord] = {}
         self.bases: dict[str, BaseRecord] = {}
+        self._bases_lock = trio.Lock()
         self._in_use: dict[str, int] = {}
         """Keys that a running builder is about to put a snapshot on, or to use otherwise."""
         self._lease = image_store.leases.add()
@@ -132,22 +133,26 @@ class Snapshots:
 
     async def set_base(self, key: str, layers: tuple[Layer, ...]) -> None:
         """Note the layers of an image before it gets a snapshot. The caller holds them, and uses `key`."""
-        if key and key not in self.bases:
-            record = BaseRecord(layers)
-            await self._store.commit([Put(TABLE, BASE + key, encode(record))])
-            self.bases[key] = record
-            self._renew_lease()
+        if not key:
+            return
+        async with self._bases_lock:  # the base may be on its way to be forgotten, or noted by another build
+            if key not in self.bases:
+                record = BaseRecord(layers)
+                await self._store.commit([Put(TABLE, BASE + key, encode(record))])
+                self.bases[key] = record
+                self._renew_lease()
 
     async def _forget_bases(self) -> bool:
         """Forget the bases without snapshots. Returns whether there were any."""
-        needed = {row.parent for row in self.rows.values()} | self._in_use.keys()
-        gone = [key for key in self.bases if key not in needed]
-        if gone:
-            await self._store.commit([Delete(TABLE, BASE + key) for key in gone])
-            for key in gone:
-                del self.bases[key]
-            self._renew_lease()
-        return bool(gone)
+        async with self._bases_lock:
+            needed = {row.parent for row in self.rows.values()} | self._in_use.keys()
+            gone = [key for key in self.bases if key not in needed]
+            if gone:
+                await self._store.commit([Delete(TABLE, BASE + key) for key in gone])
+                for key in gone:
+                    del self.bases[key]
+                self._renew_lease()
+            return bool(gone)
 
     def _renew_lease(self) -> None:
         self._lease.blobs = {blob for base in self.bases.values() for layer in base.layers for blob in layer.blobs}
