@@ -120,9 +120,16 @@ def _unpacked(target: int, source: int, path: str, destination: str, options: Op
     with opened(_open_file(source, path)) as archive:
         if not is_archive(archive):
             return False
-        with opened(make_directories(target, destination, attributes=options.attributes)) as directory:
+        with opened(_make(target, destination, 0o755, options.attributes)) as directory:
             unpack(archive, directory)
     return True
+
+
+def _make(root: int, path: str, mode: int, attributes: Attributes) -> int:
+    try:
+        return make_directories(root, path, mode, attributes)
+    except NotADirectoryError as error:
+        raise BuildFailed(f"mkdir {clean(path)}: not a directory") from error
 
 
 def _open_file(root: int, path: str) -> int:
@@ -134,10 +141,7 @@ def _open_file(root: int, path: str) -> int:
 def mkdir(target: int, action: ops_pb2.FileActionMkDir, owner: tuple[int, int] | None) -> None:
     attributes, mode = attributes_of(owner, action.timestamp), action.mode & 0o7777
     if action.makeParents:
-        try:
-            os.close(make_directories(target, action.path, mode, attributes))
-        except NotADirectoryError as error:
-            raise BuildFailed(f"mkdir {clean(action.path)}: not a directory") from error
+        os.close(_make(target, action.path, mode, attributes))
         return
     parent, name = parent_of(target, action.path)
     with opened(parent):

@@ -19,6 +19,7 @@ import trio
 from orlop_build_dockerfile.cache.records import Lease, Record
 from orlop_build_dockerfile.contracts import BuildFailed
 from orlop_build_dockerfile.contracts import Vertex as Shown
+from orlop_build_dockerfile.dockerfile.goformat import quote
 from orlop_build_dockerfile.solver.definition import Vertex
 from orlop_build_dockerfile.solver.values import Made, join_key
 from orlop_engine.commands import run_supervised
@@ -37,6 +38,7 @@ _TIMEOUT = 1800.0
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REMOTE = re.compile(r"(https?|ssh|git)://[^\s-]\S*|[\w.-]+@[\w.-]+:\S+")
 _REF = re.compile(r"[^-\s:~^?*\[\\][^\s:~^?*\[\\]*")
+_UMASK = ("/bin/sh", "-c", 'umask 022; exec "$0" "$@"')  # the builder's own is 0, and git's files are an image's
 _SAFE = (
     *("-c", "core.hooksPath=/dev/null"),
     *("-c", "protocol.allow=never"),
@@ -73,7 +75,7 @@ class _Git:
                 "GIT_CONFIG_KEY_0": "http.extraHeader",
                 "GIT_CONFIG_VALUE_0": f"Authorization: {self._header}",
             }
-        command = Command((self._program, *_SAFE, *words), tuple(env.items()), cwd, timeout=_TIMEOUT)
+        command = Command((*_UMASK, self._program, *_SAFE, *words), tuple(env.items()), cwd, timeout=_TIMEOUT)
         outcome = await run_supervised(command, limit=4 << 20)
         if outcome.status or outcome.timed_out:
             said = outcome.stderr.decode("utf-8", "replace").strip()[-2000:]
@@ -140,7 +142,7 @@ async def _resolve(tool: _Git, remote: str, ref: str) -> str:
     order = [f"refs/tags/{wanted}^{{}}", f"refs/tags/{wanted}", f"refs/heads/{wanted}", wanted]
     commit = next((found[name] for name in order if name in found), "")
     if not _COMMIT.fullmatch(commit):
-        raise BuildFailed(f"repository does not contain ref {wanted}, output: {listed[:500]!r}")
+        raise BuildFailed(f"repository does not contain ref {wanted}, output: {quote(listed[:500])}")
     return commit
 
 
