@@ -88,6 +88,23 @@ def _to_directory(engine: Engine) -> None:
     _client(engine, "-o", f"type=local,dest={engine.home / 'result'}")
 
 
+def _index(engine: Engine) -> None:
+    """Images of two platforms with attestations: one commit has all of them."""
+    root = _directory(engine)
+    (root / "Platforms").write_text("FROM scratch\nARG TARGETARCH\nCOPY file /of-$TARGETARCH\n")
+    platforms = "--platform=linux/amd64,linux/s390x"
+    _client(engine, "-t", "built:one", "-f", str(root / "Platforms"), platforms, "--provenance=true")
+
+
+def _export_cache(engine: Engine) -> None:
+    _client(engine, "-t", "built:one", "--cache-to", f"type=local,dest={engine.home / 'cache'},mode=max")
+    _unbuild(engine)
+
+
+def _import_cache(engine: Engine) -> None:
+    _client(engine, "-t", "built:one", "--cache-from", f"type=local,src={engine.home / 'cache'}")
+
+
 _prune = request("POST", "/build/prune?all=1")
 _unbuild = all_of(request("DELETE", "/images/built:one", None, 404), _prune)
 
@@ -130,6 +147,8 @@ _BUILDS = (
     Operation("build", (_buildkit,), undo=_unbuild, caches=True),
     Operation("build-classic", (_classic,), undo=_unbuild, caches=True),
     Operation("build-local", (_to_directory,), undo=_unbuild, caches=True),
+    Operation("build-index", (_index,), undo=_unbuild, caches=True),
+    Operation("build-import", (_import_cache,), _export_cache, _unbuild, caches=True),
     Operation("build-prune", (_prune,), _classic, _unbuild, caches=True),
 )
 OPERATIONS = (

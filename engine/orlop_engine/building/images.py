@@ -11,13 +11,14 @@ import trio
 from orlop_engine.images import documents, outgoing, platforms
 from orlop_engine.images.image_store import ImageStore
 from orlop_engine.images.layers import Built
-from orlop_engine.images.meanings import IndexSource
+from orlop_engine.images.leases import Lease
 from orlop_engine.images.progress import Record
 from orlop_engine.images.pull import PullRequest
 from orlop_engine.images.records import Image, ImageRecord, Layer
 from orlop_engine.images.references import image_id, parse
 from orlop_engine.images.registry_auth import ANONYMOUS, Credentials
 from orlop_engine.images.service import Images
+from orlop_engine.types.images import ImageDocument
 from orlop_sdk import InvalidParameter, NotFound, OrlopError
 
 from .packing import Packing
@@ -160,36 +161,46 @@ class ImageMaker:
             await self._snapshots.packed(key, diff_id, size)
         return diff_id, size
 
-    async def make(self, new: NewImage, names: Sequence[str], scope: Scope, index: IndexSource | None = None) -> Image:
-        """Make an image. `InvalidParameter` unless its parts fit each other. The caller's lease holds its blobs."""
+    async def make(self, made: Sequence[NewImage], names: Sequence[str], scope: Scope, index: str = "") -> list[Image]:
+        """Make an image, or all images of an index. `InvalidParameter` unless their parts fit each other. The caller's lease
+        holds their blobs."""
         references = [parse(name).with_default_tag() for name in names]
         for reference in references:
             if reference.digest:
                 raise InvalidParameter("refusing to create a tag with a digest reference")
-        store, config = self._image_store, scope.labelled(new.config)
+        store, policy = self._image_store, scope.restrictions.images
         async with store.lease_for_new_image() as lease:
-            found = await self.layers(new.keys)
-            try:
-                document = await documents.read(config, layers=len(new.blobs or found))
-            except OrlopError as error:
-                raise InvalidParameter(f"cannot make the image: {error}") from error
-            diff_ids = [layer.diff_id for layer in new.blobs or found]
-            if document.rootfs is None or document.rootfs.diff_ids != diff_ids:
-                raise InvalidParameter("cannot make the image: its configuration names other layers than it has")
-            if len(diff_ids) > self._max_depth:
-                raise InvalidParameter(f"max depth exceeded: an image has {self._max_depth} layers at most")
-            chain_ids = documents.chain_ids(diff_ids)
-            lease.chains.update(chain_ids)
-            lease.blobs.update(blob for layer in found for blob in layer.blobs)
-            lease.blobs.update((*(blob.digest for blob in new.blobs), *new.manifests, *new.attachments))
-            await store.barrier()
-            layers = await self._with_blobs(found, new.blobs, chain_ids) if new.blobs else self._known(found, chain_ids)
-            record = ImageRecord(
-                documents.digest(config), tuple(layers), tuple(new.manifests), attachments=tuple(new.attachments)
-            )
-            await store.hold(lease, blob=record.id)
-            await store.content.put(config)
-            return await store.add(record, document, config, references, index=index, policy=scope.restrictions.images)
+            ready = [await self._prepared(new, scope, lease) for new in made]
+            if index:
+                return await store.add_together(ready, references, index, policy)
+            ((record, document, config),) = ready
+            return [await store.add(record, document, config, references, policy=policy)]
+
+    async def _prepared(self, new: NewImage, scope: Scope, lease: Lease) -> tuple[ImageRecord, ImageDocument, bytes]:
+        """An image whose content is stored, and that no row names yet."""
+        store, config = self._image_store, scope.labelled(new.config)
+        found = await self.layers(new.keys)
+        try:
+            document = await documents.read(config, layers=len(new.blobs or found))
+        except OrlopError as error:
+            raise InvalidParameter(f"cannot make the image: {error}") from error
+        diff_ids = [layer.diff_id for layer in new.blobs or found]
+        if document.rootfs is None or document.rootfs.diff_ids != diff_ids:
+            raise InvalidParameter("cannot make the image: its configuration names other layers than it has")
+        if len(diff_ids) > self._max_depth:
+            raise InvalidParameter(f"max depth exceeded: an image has {self._max_depth} layers at most")
+        chain_ids = documents.chain_ids(diff_ids)
+        lease.chains.update(chain_ids)
+        lease.blobs.update(blob for layer in found for blob in layer.blobs)
+        lease.blobs.update((*(blob.digest for blob in new.blobs), *new.manifests, *new.attachments))
+        await store.barrier()
+        layers = await self._with_blobs(found, new.blobs, chain_ids) if new.blobs else self._known(found, chain_ids)
+        record = ImageRecord(
+            documents.digest(config), tuple(layers), tuple(new.manifests), attachments=tuple(new.attachments)
+        )
+        await store.hold(lease, blob=record.id)
+        await store.content.put(config)
+        return record, document, config
 
     async def _with_blobs(self, found: Sequence[Layer], blobs: Sequence[LayerBlob], chain_ids: Sequence[str]) -> list[Layer]:
         """The layers with these blobs. Those above the first that is another than its snapshot are unpacked."""

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING
 import trio
 from msgspec.structs import replace
 
-from orlop_engine.images import documents, manifests
 from orlop_engine.images.leases import Lease
-from orlop_engine.images.meanings import IndexSource
 from orlop_engine.images.progress import Record
 from orlop_engine.images.records import Image
 from orlop_engine.images.references import parse
@@ -167,16 +165,11 @@ class Workspace:
 
     async def create_images(self, made: Sequence[NewImage], names: Sequence[str], index: str = "") -> list[Image]:
         """Make the images of one build, each for a platform, with the same names: these mean the last one if no platform is
-        asked for. `index`: the digest of the index with all of their manifests, a blob that an artifact holds."""
-        source = None
-        if index:
-            found = manifests.parse_kept(self._image_store.content.read(index, documents.MAX_MANIFEST))
-            if not isinstance(found, manifests.Index):
-                raise InvalidParameter(f"cannot make the images: {index} is no index")
-            source = IndexSource.of(index, found)
-        elif len(made) != 1:
+        asked for. `index`: the digest of the index with all of their manifests, a blob that an artifact holds.
+        All are made in one commit."""
+        if not index and len(made) != 1:
             raise InvalidParameter("cannot make images of several platforms without an index")
-        images = [await self._building.maker.make(new, names, self.scope, source) for new in made]
+        images = await self._building.maker.make(made, names, self.scope, index)
         references = [parse(name).with_default_tag() for name in names]
         self._building.engine.images.announce_tags(images[-1], references)
         return images

@@ -244,23 +244,7 @@ class ImageStore:
         image keeps its record and gains manifests. If the names come from an `index`, they keep images of other platforms
         that are in it. `resumed` ends that interrupted pull."""
         async with self.lock:
-            known = self.catalog.images.get(record.id)
-            if known is not None:
-                manifests = dict.fromkeys((*known.record.manifests, *record.manifests))
-                attachments = dict.fromkeys((*known.record.attachments, *record.attachments))
-                layers = known.record.layers
-                if not self.complete(layers):
-                    layers = record.layers  # the existing image is damaged
-                elif len(layers) == len(record.layers):  # layers that were known only unpacked may have a blob now
-                    layers = tuple(old if old.blob else new for old, new in zip(layers, record.layers, strict=True))
-                record = msgspec.structs.replace(
-                    known.record,
-                    layers=layers,
-                    manifests=tuple(manifests),
-                    attachments=tuple(attachments),
-                    parent=known.parent or record.parent,
-                )
-            record = msgspec.structs.replace(record, owner=owner_of_image(policy, known))
+            record = self._joined(record, policy)
             names = list(names)
             check_names(policy, self.catalog, names, record.id)
             platform = platform_of(document)
@@ -280,6 +264,47 @@ class ImageStore:
                 self._point(name, meaning)
                 await pace()
             return self.catalog.images[record.id]
+
+    def _joined(self, record: ImageRecord, policy: ImagePolicy) -> ImageRecord:
+        """The record after the image was added: an existing image keeps its own, and gains what the new one has."""
+        known = self.catalog.images.get(record.id)
+        if known is not None:
+            layers = known.record.layers
+            if not self.complete(layers):
+                layers = record.layers  # the existing image is damaged
+            elif len(layers) == len(record.layers):  # layers that were known only unpacked may have a blob now
+                layers = tuple(old if old.blob else new for old, new in zip(layers, record.layers, strict=True))
+            record = msgspec.structs.replace(
+                known.record,
+                layers=layers,
+                manifests=tuple(dict.fromkeys((*known.record.manifests, *record.manifests))),
+                attachments=tuple(dict.fromkeys((*known.record.attachments, *record.attachments))),
+                parent=known.parent or record.parent,
+            )
+        return msgspec.structs.replace(record, owner=owner_of_image(policy, known))
+
+    async def add_together(
+        self,
+        images: Sequence[tuple[ImageRecord, ImageDocument, bytes]],
+        names: Sequence[Reference],
+        index: str,
+        policy: ImagePolicy = UNRESTRICTED,
+    ) -> list[Image]:
+        """Acknowledge all images of an index that was made here, with its names, in one commit. If no platform is asked for,
+        the names mean the last image. The caller's lease holds the content."""
+        async with self.lock:
+            joined = [(self._joined(record, policy), document, raw) for record, document, raw in images]
+            ids = tuple(dict.fromkeys(record.id for record, _, _ in reversed(joined)))
+            check_names(policy, self.catalog, names, ids[0])
+            meanings = [NameRecord(ids, index, owner_of_name(policy, self.catalog, name, ids[0])) for name in names]
+            await self._commit(
+                [*(Put(_TABLE, record.id, _encode(record)) for record, _, _ in joined), *map(_name_row, names, meanings)]
+            )
+            for record, document, raw in joined:
+                self.catalog.put(record, document, raw)
+            for name, meaning in zip(names, meanings, strict=True):
+                self._point(name, meaning)
+            return [self.catalog.images[record.id] for record, _, _ in joined]
 
     async def add_index(self, name: Reference, index: str, manifests: Mapping[str, str], policy: ImagePolicy) -> None:
         """Keep an index, and the manifests in it by image ID, and give the images the index's digest as a name. Passes over
