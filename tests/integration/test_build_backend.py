@@ -201,7 +201,7 @@ def test_a_writable_mount_is_kept_and_read_only_roots_are(client: BuilderClient)
 
 
 def test_a_layer_has_what_the_step_changed_and_nothing_else(
-    engine: BuildingEngine, client: BuilderClient, tmp_path: Path
+    building: BuildingEngine, client: BuilderClient, tmp_path: Path
 ) -> None:
     """Mount points that the base lacks are not in it, also where a symlink leads to them."""
     key = prepared(client)
@@ -216,7 +216,7 @@ def test_a_layer_has_what_the_step_changed_and_nothing_else(
         "create_image", config=json.dumps(config), snapshots=[base(client)["snapshot"], below, above], names=[]
     )
     path = tmp_path / "image.tar"
-    engine.ok("save", "-o", str(path), image)
+    building.ok("save", "-o", str(path), image)
     members = _layer(path, config["rootfs"]["diff_ids"][-1])
     assert members == ["new"]
     client.result("remove", key=above)

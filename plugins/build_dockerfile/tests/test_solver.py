@@ -419,3 +419,21 @@ async def test_digests_are_remembered_while_the_state_of_a_directory_is_the_same
         engine.write("a.txt", "three")
         engine.session.state = ""
         assert (await build(solver, engine, graph, "/a.txt")).ref == "three"
+
+
+@trio_test
+async def test_selections_of_one_context_are_hashed_at_the_same_time(engine: Engine) -> None:
+    """Each writes the table of digests, by a file of the same name."""
+    names = [f"{number}.txt" for number in range(20)]
+    for name in names:
+        engine.write(name, name * 1000)
+    llb = Llb()
+    context = llb.local()
+    ends = [llb.copy(llb.image(BASE), context, f"/{name}", "/") for name in names]
+    async with engine.solver() as solver:
+        made = FakeBuild(engine.session)
+        async with solver.open(made) as job:
+            refs = [job.define(llb.define(end)) for end in ends]
+            async with trio.open_nursery() as nursery:
+                for ref in refs:
+                    nursery.start_soon(job.evaluate, ref)
