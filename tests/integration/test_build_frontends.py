@@ -128,6 +128,16 @@ def test_inputs_of_bake(clients: Clients) -> None:
         assert each.ok("run", "--rm", "--network=none", "tb-bake-b").out == "bake\n"
 
 
+def test_a_frontend_without_a_capability(clients: Clients) -> None:
+    """The client is told which one, and says what that means."""
+    asks(clients, "build", run="true")
+    clients.write("Dockerfile", (clients.orlop.directory / "Dockerfile").read_text().replace(IMAGE, "tb-plain"))
+    for each in clients:
+        each.ok("build", "-q", "-t", "tb-plain", "-", stdin=f"FROM {IMAGE}\nLABEL moby.buildkit.frontend.caps=\n".encode())
+    said = clients.same(lambda each: error(each, "--build-context", "x=."))
+    assert "Named contexts are supported since Dockerfile v1.4" in str(said)
+
+
 def test_errors_of_frontends(clients: Clients) -> None:
     asks(clients, "fail", message="the frontend refuses")
     assert clients.same(error) == "ERROR: failed to solve: the frontend refuses"
