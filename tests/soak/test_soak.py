@@ -21,7 +21,9 @@ pytestmark = pytest.mark.root
 
 @pytest.mark.timeout(180)
 def test_repeated_operations_leak_nothing(fresh: Callable[..., Engine]) -> None:
-    report = soak(fresh({"shutdown-timeout": 3}), Size(cycles=25, execs=20, drops=24, rare=1, transfers=1, warm_up=2))
+    report = soak(
+        fresh({"shutdown-timeout": 3}), Size(cycles=25, execs=20, drops=24, rare=1, transfers=1, builds=1, warm_up=2)
+    )
     assert not report.leaks, "\n".join(f"{key}: {first} -> {last}" for key, (first, last) in report.leaks.items())
 
 

@@ -243,6 +243,7 @@ class Workspace:
         if key in self.active:
             await self._storage.remove(key)
             self._snapshots.unuse(self.active.pop(key))
+            await self._snapshots.reap()  # the base may have been released before
         elif (row := self._snapshots.rows.get(key)) is None or row.domain == self.scope.domain:
             await self._snapshots.remove(key)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -70,6 +70,59 @@ def test_a_shielded_handler_does_not_outlive_the_connection() -> None:
                 daemon.close()
             assert failed.is_set()
 
+    trio.run(main)
+
+
+def test_progress_after_the_end_of_a_pull_is_dropped() -> None:
+    async def handler(question: messages.Question, fds: list[int], report: Report) -> Any:
+        if isinstance(question, messages.FetchBase):
+            report(Download("layer", 0, 3, "downloading"))
+            try:
+                await trio.sleep_forever()
+            finally:
+                report(Download("layer", 1, 3, "downloading"))
+        return ()
+
+    async def main() -> None:
+        async with connected(handler) as (client, _):
+            async with client.base("a", "", pull=False, credentials=None) as items, aclosing(items):  # type: ignore[type-var]
+                async for _ in items:
+                    break
+            assert await client.snapshots() == (), "the connection works"
+
+    trio.run(main)
+
+
+def test_what_was_done_in_spite_of_a_cancellation_is_taken_back() -> None:
+    asked: list[messages.Question] = []
+
+    async def handler(question: messages.Question, fds: list[int], report: Report) -> Any:
+        asked.append(question)
+        if isinstance(question, messages.Prepare | messages.FetchBase):
+            with trio.CancelScope(shield=True):
+                cancelled.set()
+                await trio.sleep(0.01)
+            return "build-new" if isinstance(question, messages.Prepare) else BASE
+        return None
+
+    async def main() -> None:
+        nonlocal cancelled
+        async with connected(handler) as (client, _):
+
+            async def fetch() -> None:
+                async with client.base("a", "", pull=False, credentials=None) as items:
+                    async for _ in items:
+                        pass
+
+            for call in (lambda: client.prepare(""), fetch):
+                cancelled = trio.Event()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(call)
+                    await cancelled.wait()
+                    nursery.cancel_scope.cancel()
+        assert asked[1] == messages.Remove("build-new") and asked[3] == messages.Release(BASE.digest)
+
+    cancelled = trio.Event()
     trio.run(main)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import trio
 
@@ -31,6 +31,8 @@ from .link import Link
 
 __all__ = ["BackendClient"]
 
+_UNDO = 60.0
+
 
 class BackendClient:
     """Implements `contracts.Backend`."""
@@ -52,13 +54,21 @@ class BackendClient:
         send: trio.MemorySendChannel[Download | Base]
         send, receive = trio.open_memory_channel[Download | Base](math.inf)
 
+        def report(download: Download) -> None:
+            with suppress(trio.BrokenResourceError):  # the block was left, and the other side has not heard of it yet
+                send.send_nowait(download)
+
         async def fetch() -> None:
             nonlocal failure
             with send:
                 try:
-                    send.send_nowait(await self._link.call(question, report=send.send_nowait))
-                except trio.BrokenResourceError:
-                    pass  # the block was left
+                    base: Base = await self._link.call(
+                        question, report=report, undo=lambda base: messages.Release(base.digest)
+                    )
+                    send.send_nowait(base)
+                except trio.BrokenResourceError:  # the block was left
+                    with trio.move_on_after(_UNDO, shield=True):
+                        await self.release(base.digest)
                 except Exception as error:
                     failure = error
 
@@ -78,11 +88,11 @@ class BackendClient:
         await self._link.call(messages.Release(digest))
 
     async def prepare(self, parent: str) -> str:
-        key: str = await self._link.call(messages.Prepare(parent))
+        key: str = await self._link.call(messages.Prepare(parent), undo=messages.Remove)
         return key
 
     async def commit(self, key: str) -> str:
-        committed: str = await self._link.call(messages.Commit(key))
+        committed: str = await self._link.call(messages.Commit(key), undo=messages.Remove)
         return committed
 
     async def remove(self, key: str) -> None:

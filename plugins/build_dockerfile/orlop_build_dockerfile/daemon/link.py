@@ -61,10 +61,15 @@ class Link:
     # --- own calls --------------------------------------------------------------------------------------------------
 
     async def call(
-        self, question: Question, fds: Sequence[int] = (), report: Callable[[Download], None] | None = None
+        self,
+        question: Question,
+        fds: Sequence[int] = (),
+        report: Callable[[Download], None] | None = None,
+        undo: Callable[[Any], Question] | None = None,
     ) -> Any:
         """Ask the other side. Descriptors stay the caller's. When the caller is cancelled, the other side undoes the call
-        first. Raises the other side's `OrlopError`, and `Unavailable` when the connection ends."""
+        first; if it has carried out the call already, `undo` makes of the result the question that takes it back. Raises the
+        other side's `OrlopError`, and `Unavailable` when the connection ends."""
         self._last += 1
         number, pending = self._last, _Pending(report)
         self._pending[number] = pending
@@ -76,14 +81,14 @@ class Link:
                 with trio.move_on_after(_UNDO, shield=True):
                     await self._send(Cancel(number))
                     await pending.done.wait()
+                    if undo is not None and isinstance(pending.outcome, Answer):
+                        await self.call(undo(_result(question, pending.outcome)))
                 raise
         finally:
             del self._pending[number]
-        outcome = pending.outcome
-        if isinstance(outcome, Answer):
-            wanted = RESULTS.get(type(question))
-            return msgspec.msgpack.decode(outcome.value, type=wanted) if wanted else None
-        raise _lost() if outcome is None else _error(outcome)
+        if isinstance(pending.outcome, Answer):
+            return _result(question, pending.outcome)
+        raise _lost() if pending.outcome is None else _error(pending.outcome)
 
     # --- the connection ---------------------------------------------------------------------------------------------
 
@@ -224,6 +229,11 @@ class Link:
                         self.close()
                 except OSError:
                     raise _lost() from None
+
+
+def _result(question: Question, answer: Answer) -> Any:
+    wanted = RESULTS.get(type(question))
+    return msgspec.msgpack.decode(answer.value, type=wanted) if wanted else None
 
 
 def _lost() -> Unavailable:
