@@ -37,7 +37,7 @@ _UNSTEADY = re.compile(
             r"/run/run/<[^>]*>/(runtime\.log|init\.pid|stats|names$)",
             r"/volumes/\.(trash|new)$",
             r"/run/network/names(/<net [^>]*>)?$",
-            r"/data/build(/cache\.db(-wal|-shm)?|/worker-id|/cachemounts|/contexts)?$",
+            r"/data/build(/cache\.db(-wal|-shm)?|/worker-id|/cachemounts|/contexts|/history(/.*)?)?$",
             r"/run/(builder\.log|build(/steps)?|files)$",
         )
     )
