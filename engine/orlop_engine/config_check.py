@@ -30,6 +30,7 @@ def problems(config: Config) -> Iterator[Problem]:
     yield from _storage_driver(config)
     yield from _runtimes(config)
     yield from _init(config)
+    yield from _userns_remap(config)
     yield from _seccomp(config)
     yield from _bridge(config)
     yield from _registry_rules(config)
@@ -93,6 +94,23 @@ def _storage_driver(config: Config) -> Iterator[Problem]:
             found.check_options(config.storage_options(name))
         except BaseException as error:
             yield _problem(error, "cannot use storage-opts", "storage-opts")
+
+
+def _userns_remap(config: Config) -> Iterator[Problem]:
+    if config.userns_remap:
+        from orlop_engine.config import remapping
+
+        try:
+            ids = remapping.id_map(config.userns_remap)
+        except OrlopError as error:
+            yield Problem(str(error), ("userns-remap",))
+            return
+        if ids and (closed := remapping.closed_directory(config.exec_root)):
+            yield Problem(
+                f"cannot use userns-remap: directory {closed} of the path {config.exec_root} restricts access to the "
+                "remapped root uid/gid; please fix by allowing 'o+x' permissions on it",
+                ("userns-remap",),
+            )
 
 
 def _runtimes(config: Config) -> Iterator[Problem]:

@@ -21,7 +21,8 @@ from orlop_engine.counters import Counters
 from orlop_kernel.config import Loaded
 from orlop_kernel.events import EventBus
 from orlop_kernel.store import Store
-from orlop_sdk import cgroups
+from orlop_sdk import InvalidParameter, cgroups
+from orlop_sdk.idmaps import IdMap
 
 from .containers import connections, labels, links, reload_constraints, restore
 from .containers.background import Background
@@ -101,6 +102,7 @@ class Engine:
             zygote=zygote,
             counters=self.counters,
             serving=self.serving,
+            ids=self._id_map(),
         )
         self.images.users = self.index.users_of_images
         self.images.counters = self.counters
@@ -131,6 +133,18 @@ class Engine:
 
         return Building(self)
 
+    def _id_map(self) -> IdMap | None:
+        if not self.config.userns_remap:
+            return None
+        from .config.remapping import id_map
+
+        ids = id_map(self.config.userns_remap)
+        if ids and not self.storage.capabilities.idmapped_mounts:
+            raise InvalidParameter(
+                f'cannot use userns-remap with storage driver "{self.storage_name}": its mounts cannot be id-mapped'
+            )
+        return ids
+
     def _volume_users(self) -> dict[str, list[str]]:
         return self.index.users_of_volumes()
 
@@ -145,7 +159,7 @@ class Engine:
     ) -> AsyncIterator[Engine]:
         """Create the services and load their rows. Containers are not touched yet."""
         mount_points = os.path.join(config.exec_root, "mnt")
-        private_directory(mount_points)
+        private_directory(mount_points, 0o711 if config.userns_remap else 0o700)
         engine = cls(config, store, events, zygote, nursery)
         try:
             engine.paths.make_roots()

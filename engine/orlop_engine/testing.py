@@ -33,8 +33,8 @@ __all__ = ["FakeZygote", "MonitorCase", "MonitorHost", "decompress_here", "read_
 _EventBody = TypeVar("_EventBody", Exited, ExecExited, Oom)
 _NO_SANDBOX = """
 import socket, sys
-from orlop_monitor import main
-main.run(socket.socket(fileno=int(sys.argv[1])), lambda launch: -1)
+from orlop_monitor import main, sandbox
+main.run(socket.socket(fileno=int(sys.argv[1])), lambda launch: sandbox.Namespaces())
 """
 _ids = itertools.count()
 

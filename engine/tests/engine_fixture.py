@@ -375,7 +375,8 @@ class RealLaunch:
         monkeypatch.setattr(launch, "_wanted", self.wanted)
         monkeypatch.setattr(FakeRuntime, "delete", lambda runtime, task: self.clean.append(task.id) or TRUE)
 
-    def wanted(self, paths, container, *of):
+    def wanted(self, ports, container, *of):
+        paths = ports.paths
         return Launch(container.id, paths.run_dir(container.id), paths.root(container.id), ())
 
     async def launch(self, *of, **more):

@@ -46,7 +46,7 @@ class Container:
         self._input = Input(loop, launch.terminal)
         self._output = Output(loop, self._write_log if launch.log else None)
         self._stdio = Stdio(loop, self._input, self._output, launch.terminal, (launch.stdin, True, True), outputs)
-        self._stubs = Stubs(launch.root, launch.stubs) if launch.stubs else None
+        self._stubs = Stubs(launch.root, launch.stubs, launch.ids) if launch.stubs else None
         self._task: Task | None = None
         self._start: Start | None = None
         self._oom = OomWatch(loop, "", lambda: None)

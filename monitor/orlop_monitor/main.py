@@ -46,6 +46,7 @@ from .protocol import (
     Status,
     Subscribe,
 )
+from .sandbox import Namespaces
 from .streams import Attachment
 from .task import Task, failure
 
@@ -55,7 +56,7 @@ __all__ = ["run"]
 class Monitor:
     """Owns the loop, the connections and the container. Dispatches requests."""
 
-    def __init__(self, sock: socket.socket, build: Callable[[Launch], int]) -> None:
+    def __init__(self, sock: socket.socket, build: Callable[[Launch], Namespaces]) -> None:
         self._loop = Loop()
         self._build = build
         self._connections: set[Connection] = set()
@@ -64,7 +65,7 @@ class Monitor:
         self._execs = Execs(self._loop, self._become_stream, self._announce)
         self._forwarder: Forwarder | None = None
         self._names: NameServer | None = None
-        self._netns = -1
+        self._netns = self._userns = -1
         self._listener: Listener | None = None
         self._handlers: dict[type, Callable[[Connection, int, Any], None]] = {
             Launch: self._launch,
@@ -146,6 +147,7 @@ class Monitor:
             monitor_pid=os.getpid(),
             pid=container.pid if container else 0,
             netns_fd=self._netns,
+            userns_fd=self._userns,
             execs=self._execs.pids,
             unreported_exits=self._execs.unreported_exits,
         )
@@ -160,7 +162,7 @@ class Monitor:
             if len(outputs) != wanted:
                 raise OSError(errno.EBADF, f"{wanted} descriptors for its streams, got {len(outputs)}")
             records.clear(request.run_dir)
-            self._netns = self._build(request)
+            self._netns, self._userns = self._build(request)
             self._container = container = Container(self._loop, request, self._announce, outputs)
             self._listener = Listener(self._loop, request.run_dir, self._accept)
             start_time = linux.process_start_time(os.getpid())
@@ -256,7 +258,7 @@ class Monitor:
         connection.reply(serial, self._status())
 
 
-def run(connection: socket.socket, build: Callable[[Launch], int] = sandbox.build) -> None:
+def run(connection: socket.socket, build: Callable[[Launch], Namespaces] = sandbox.build) -> None:
     """Run a monitor that is controlled by `connection`. Returns when it has nothing left to do. `build` makes the sandbox
     and returns its network namespace; it is the only step that needs root."""
     for signum in IGNORED_SIGNALS:

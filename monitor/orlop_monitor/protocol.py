@@ -22,6 +22,7 @@ import struct
 import msgspec
 
 from orlop_sdk.common import Command, Mount
+from orlop_sdk.idmaps import IdMap
 from orlop_sdk.log import LogInfo
 
 __all__ = [
@@ -73,7 +74,8 @@ class Log(msgspec.Struct, frozen=True):
 class Tree(msgspec.Struct, frozen=True):
     """A part of a volume or an image, or shared memory of several containers. It is mounted at `<stage>/<name>`, a path that
     no container can change, and the OCI spec binds it from there. The content is `mounts`; or, with `pid`, a copy of the
-    mounts that this process (another monitor) has at `path`. `subpath` is resolved inside the content, by descriptor."""
+    mounts that this process (another monitor) has at `path`. `subpath` is resolved inside the content, by descriptor. The
+    content is id-mapped for a container with a user namespace, if it can be."""
 
     name: str
     mounts: tuple[Mount, ...] = ()
@@ -116,6 +118,13 @@ class Launch(msgspec.Struct, frozen=True, tag=True):
     """The container ends with the first connection: it is killed when that is closed."""
     stubs: tuple[MountPoint, ...] = ()
     """Mount points that shall not remain in the root (see `stubs`)."""
+    ids: IdMap | None = None
+    """The mapping of the container's user namespace, which the monitor creates; None for the host's. There is a `stage`
+    then."""
+    user: str = ""
+    """With `ids`: the path of another container's user namespace to join, of which namespaces are joined, too."""
+    layers: str = ""
+    """With `ids`: the storage driver's directory, which is id-mapped for `mounts` and `trees`."""
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):
@@ -227,6 +236,8 @@ class Status(msgspec.Struct, frozen=True, tag=True):
     netns_fd: int = -1
     execs: dict[str, int] = {}
     unreported_exits: dict[str, int] = {}
+    userns_fd: int = -1
+    """As `netns_fd`, of the user namespace."""
     version: int = PROTOCOL_VERSION
 
 

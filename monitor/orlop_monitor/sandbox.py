@@ -12,15 +12,18 @@ import socket
 import struct
 import sys
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from orlop_monitor import mounting, staging
 from orlop_sdk import linux, mountinfo
 from orlop_sdk.common import Mount
+from orlop_sdk.idmaps import user_namespace
 from orlop_sdk.mountinfo import MountEntry
 
 from .protocol import Launch
+from .shifting import Shift
 
-__all__ = ["build", "detachable"]
+__all__ = ["Namespaces", "build", "detachable"]
 
 # Trees that the monitor and runtimes need, including the mounts below them.
 _TREES = ("/proc", "/sys", "/dev", "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc", "/opt", "/nix/store",
@@ -67,7 +70,7 @@ def _paths(mounts: Iterable[Mount]) -> set[str]:
 
 
 def _detach_unneeded(launch: Launch) -> None:
-    needed = {launch.run_dir, launch.root, launch.stage, *_paths(launch.mounts)}
+    needed = {launch.run_dir, launch.root, launch.stage, launch.layers, *_paths(launch.mounts)}
     sources = {path for tree in launch.trees for path in _paths(tree.mounts)}
     if launch.log:
         needed.add(launch.log.info.directory)
@@ -102,23 +105,38 @@ def _loopback_up(netns: int) -> None:
         fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | _IFF_UP))
 
 
-def _network(wanted: str) -> int:
-    if not wanted:
-        return -1
-    if wanted != "new":
-        return os.open(wanted, os.O_RDONLY | os.O_CLOEXEC)
-    netns = linux.new_network_namespace()
-    _loopback_up(netns)  # runtimes bring loopback up only in namespaces that they create
-    return netns
+class Namespaces(NamedTuple):
+    """Descriptors of the namespaces that this process holds for the container, -1 for the host's."""
+
+    network: int = -1
+    user: int = -1
 
 
-def build(launch: Launch) -> int:
-    """Move this process into a new mount namespace and build the sandbox. Returns the network namespace's descriptor, -1 for
-    the host's. `OSError` names the path; the process must exit then, which destroys the partial sandbox."""
+def _namespaces(launch: Launch) -> Namespaces:
+    user, network, wanted = -1, -1, launch.network
+    if launch.ids is not None:
+        user, network = user_namespace(launch.ids, network=wanted == "new", join=launch.user)
+    elif wanted == "new":
+        network = linux.new_network_namespace()
+    if wanted == "new":
+        _loopback_up(network)  # runtimes bring loopback up only in namespaces that they create
+    elif wanted:
+        network = os.open(wanted, os.O_RDONLY | os.O_CLOEXEC)
+    return Namespaces(network, user)
+
+
+def build(launch: Launch) -> Namespaces:
+    """Move this process into a new mount namespace and build the sandbox. `OSError` names the path; the process must exit
+    then, which destroys the partial sandbox."""
     linux.unshare(linux.CLONE_NEWNS)
     _detach_unneeded(launch)
     _detach(launch.detach)
-    netns = _network(launch.network)
-    staging.build(launch.stage, launch.trees)
-    mounting.mount_all(launch.root, launch.mounts)
-    return netns
+    namespaces = _namespaces(launch)
+    if launch.ids is None:
+        staging.build(launch.stage, launch.trees)
+        mounting.mount_all(launch.root, launch.mounts)
+    else:
+        shift = Shift(launch.ids, namespaces.user, launch.layers, launch.stage)
+        staging.build(launch.stage, launch.trees, shift)
+        shift.mount_layers(launch.root, launch.mounts)
+    return namespaces

@@ -17,21 +17,27 @@ from orlop_sdk.subpaths import open_subpath
 
 from . import mounting
 from .protocol import Tree
+from .shifting import Shift
 
 __all__ = ["build"]
 
 
-def build(stage: str, trees: Sequence[Tree]) -> None:
-    """Mount all trees below `stage`. `OSError` names the path."""
-    if not trees:
+def build(stage: str, trees: Sequence[Tree], shift: Shift | None = None) -> None:
+    """Mount all trees below `stage`. `OSError` names the path. With `shift`, they are id-mapped, and the runtime, which is
+    another user then, may pass through the stage."""
+    if not trees and shift is None:
         return
-    linux.mount("tmpfs", "tmpfs", stage, ["mode=0700", "size=1m"])
+    linux.mount("tmpfs", "tmpfs", stage, ["mode=0711" if shift else "mode=0700", "size=1m"])
+    if shift:
+        shift.open()
     for tree in trees:
         place = f"{stage}/{tree.name}"
         whole = f"{place}.whole" if tree.subpath else place
         os.mkdir(whole, 0o700)
         if tree.pid:
             _copy(tree, whole)
+        elif shift:
+            shift.mount_tree(whole, tree.mounts)
         else:
             mounting.mount_all(whole, tree.mounts)
         linux.mount("", "none", whole, ["rprivate"])

@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 from orlop_sdk import linux
+from orlop_sdk.idmaps import IdMap, file_system_ids
 
 from .protocol import MountPoint
 
@@ -23,18 +24,24 @@ _LINKS = 40  # as the kernel's
 
 
 class Stubs:
-    """Owns a descriptor of the root until `remove`. Paths are resolved inside the root."""
+    """Owns a descriptor of the root until `remove`. Paths are resolved inside the root. `ids` is the mapping of the
+    container's user namespace: files are made by its root, as the host's has no id in its layers."""
 
-    def __init__(self, root: str, points: tuple[MountPoint, ...]) -> None:
+    def __init__(self, root: str, points: tuple[MountPoint, ...], ids: IdMap | None = None) -> None:
         """Make what is missing. `OSError` names the path."""
+        self._ids = ids
         self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._made: list[str] = []
         for point in points:
             try:
-                self._make(point)
+                with self._as_owner():
+                    self._make(point)
             except OSError as error:
                 self.remove()
                 raise OSError(error.errno, error.strerror, point.path) from None
+
+    def _as_owner(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._ids is None else file_system_ids(*self._ids.root)
 
     def _make(self, point: MountPoint, links: int = 0) -> None:
         parts = [part for part in os.path.normpath(f"/{point.path}").split("/") if part]
@@ -76,7 +83,7 @@ class Stubs:
     def remove(self) -> None:
         """Remove those that are still empty. Never fails: the container may have changed everything meanwhile."""
         for path in reversed(self._made):
-            with suppress(OSError), self._parent(path) as (parent, name):
+            with suppress(OSError), self._as_owner(), self._parent(path) as (parent, name):
                 info = os.stat(name, dir_fd=parent, follow_symlinks=False)
                 if stat.S_ISDIR(info.st_mode):
                     os.rmdir(name, dir_fd=parent)

@@ -38,10 +38,12 @@ __all__ = [
 class StorageCapabilities(msgspec.Struct, frozen=True):
     """`overlay_whiteouts`: layers record deletions as overlayfs does (a 0:0 character device, an opaque xattr). When false,
     a layer is a complete tree, and a deleted path is absent from it. `max_depth`: the greatest number of layers of an
-    image."""
+    image. `idmapped_mounts`: all files that the mounts name are in the driver's root, on one file system that can be
+    id-mapped (see `orlop_sdk.idmaps`), so that containers may have a user namespace."""
 
     overlay_whiteouts: bool = False
     max_depth: int = 128
+    idmapped_mounts: bool = False
 
 
 class StorageContext(msgspec.Struct, frozen=True):

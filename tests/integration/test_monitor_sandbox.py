@@ -41,7 +41,7 @@ def in_sandbox(check, **launch):
     pid = os.fork()
     if pid == 0:
         try:
-            check(sandbox.build(Launch(**values)))
+            check(sandbox.build(Launch(**values)).network)
             os._exit(0)
         except BaseException:
             import traceback
@@ -154,7 +154,7 @@ def check(netns):
         with socket.create_server(("127.0.0.1", 0)) as server:  # lo is up
             socket.create_connection(server.getsockname()).close()
     path = f"/proc/self/fd/{netns}"
-    assert os.fstat(sandbox._network(path)).st_ino == os.fstat(netns).st_ino
+    assert os.fstat(sandbox._namespaces(Launch("c", "", "", (), path)).network).st_ino == os.fstat(netns).st_ino
 in_sandbox(check, network="new")
 """,
     )

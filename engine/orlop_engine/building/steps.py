@@ -15,6 +15,7 @@ from signal import SIGKILL
 import msgspec
 import trio
 
+from orlop_engine.config import defaults
 from orlop_engine.containers import emulation, exits, names, run_cleanup, validate
 from orlop_engine.containers.configuration import with_defaults
 from orlop_engine.containers.container import Container, Run, TreeMount, Unlisted
@@ -95,6 +96,8 @@ class Steps:
         )
         host.log_config = LogConfig(type="none")
         host.ipc_mode = "private"
+        if host.privileged or host.network_mode == defaults.HOST_NETWORK:  # entitlements that a user namespace would refuse
+            host.userns_mode = "host"
         with_defaults(ports.config, config, host)
         for entry in host.extra_hosts or ():
             parse_extra_host(entry)

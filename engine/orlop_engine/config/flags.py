@@ -144,5 +144,5 @@ FLAGS: tuple[Flag, ...] = (
     flag("swarm-default-advertise-addr", STRING, "Accepted and ignored (swarm)", hidden=True),
     flag("userland-proxy", BOOL, "Accepted and ignored: no proxy program is used", hidden=True),
     flag("userland-proxy-path", STRING, "Accepted and ignored: Orlop has no proxy program", hidden=True),
-    flag("userns-remap", STRING, "Refused", hidden=True),
+    flag("userns-remap", STRING, "User or group whose subordinate ids containers get"),
 )

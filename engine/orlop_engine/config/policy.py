@@ -21,7 +21,6 @@ REFUSED: dict[str, str] = {
     "nri-opts": "NRI plugins are not supported; those that enforce a policy would not be asked",
     "rootless": "Orlop runs as root",
     "selinux-enabled": "SELinux labels are not supported; containers would run unconfined",
-    "userns-remap": "user namespaces are not supported; containers would run with the host's user ids",
 }
 """Keys that are an error unless they have their default value (or say `"enable": false`), and the reason."""
 

@@ -21,8 +21,9 @@ from orlop_engine.spec.host import facts
 from orlop_engine.terminals import rows_and_columns
 from orlop_engine.types.containers import HostConfig
 from orlop_sdk import InvalidParameter, users
+from orlop_sdk.idmaps import IdMap
 
-from . import apparmor_profile, devices, links, netfiles
+from . import apparmor_profile, devices, links, netfiles, user_namespaces
 from .container import Container
 from .index import ContainerIndex
 from .paths import ContainerPaths
@@ -46,6 +47,7 @@ async def write(
     record = container.record
     identity = resolve_user(ports.paths, container, monitor, record.config.user, record.host_config.group_add or ())
     names = _namespaces(ports.index, container, monitor, network)
+    ids = user_namespaces.ids_of(ports.ids, record.host_config)
     files = netfiles.write(ports, container, network)
     bounding = bounding_set(record.host_config)
     asked = security.parse(record.host_config.security_opt or ())
@@ -75,7 +77,7 @@ async def write(
             init_binary=init,
             shm=shm,
             writable_cgroups=asked.writable_cgroups,
-            sysctls=_sysctls(record.host_config, network, names),
+            sysctls=_sysctls(record.host_config, network, names, ids),
         )
     )
     devices.inject(spec, record.host_config.device_requests or (), ports.config.cdi_directories)
@@ -181,13 +183,16 @@ def _namespaces(index: ContainerIndex, container: Container, monitor: MonitorCli
         out[kind] = index.namespace_of(joined, kind) if joined != mode else ""
     if host.cgroupns_mode == "private":
         out["cgroup"] = ""
+    if monitor.userns_path:
+        out["user"] = monitor.userns_path
     return out
 
 
-def _sysctls(host: HostConfig, network: str, names: dict[str, str]) -> dict[str, str]:
+def _sysctls(host: HostConfig, network: str, names: dict[str, str], ids: IdMap | None) -> dict[str, str]:
     out = {}
     if network == "new":
-        out = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
+        groups = (1 << 31) - 1 if ids is None else next(each.size for each in ids.gids if each.inside == 0) - 1
+        out = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": f"0 {groups}"}
     for name, value in (host.sysctls or {}).items():
         if name.startswith("net.") and "network" not in names:
             raise InvalidParameter(f"sysctl {name} is not allowed in the host's network namespace")

@@ -41,6 +41,8 @@ _ENDING = 10.0  # seconds until the exit of a container that its checkpoint stop
 def runtime_of(drivers: Drivers, container: Container) -> RuntimeCheckpoints:
     """The container's runtime, if it supports checkpoints on this host."""
     name = container.record.host_config.runtime
+    if container.run is not None and container.run.monitor is not None and container.run.monitor.userns_path:
+        raise NotImplementedHere(f"cannot checkpoint container {container.name}: it has a user namespace")
     runtime = drivers.runtime(name)
     if not isinstance(runtime, RuntimeCheckpoints):
         raise NotImplementedHere(f'cannot checkpoint container {container.name}: runtime "{name}" has no checkpoints')

@@ -31,7 +31,7 @@ from orlop_engine.volumes.record import VolumeCheck
 from orlop_kernel.store import Put
 from orlop_sdk import InvalidParameter, NotFound
 
-from . import entry_limits, labels, links, mount_spec, names, removal, rootfs, validate, volumes
+from . import entry_limits, labels, links, mount_spec, names, removal, rootfs, user_namespaces, validate, volumes
 from .configuration import clean_path, merge_config, with_defaults
 from .container import Container
 from .emulation import is_foreign
@@ -161,6 +161,7 @@ def _wanted(
     if host.uts_mode != "host" and host.network_mode == defaults.HOST_NETWORK and not request.hostname:
         config.hostname = os.uname().nodename
     warnings += validate.check(request, host, facts())
+    user_namespaces.check(ports.ids, host)
     _joined(ports.index, host)
     links.check(ports.index, host)
     endpoints = _endpoints(ports.networks, request, host)

@@ -14,6 +14,7 @@ After a power failure the restart policies apply.
 from __future__ import annotations
 
 import logging
+import os
 from functools import partial
 from typing import Any
 
@@ -30,13 +31,12 @@ from orlop_engine.types.containers import HostConfig
 from orlop_monitor.protocol import Launch, Log, MountPoint, Start, Started
 from orlop_sdk import Command, DeadlineExceeded, InvalidParameter, OrlopError, Outcome, Runtime
 
-from . import apparmor_profile, bundle, checkpoints, links, mount_plan, netfiles, prepared_sandbox
+from . import apparmor_profile, bundle, checkpoints, links, mount_plan, netfiles, prepared_sandbox, user_namespaces
 from . import runtime as runtimes
 from .container import Container, Joined, Run
 from .index import ContainerIndex
 from .log_info import log_info
 from .monitor_events import on_event
-from .paths import ContainerPaths
 from .ports import Ports
 from .runtime import task
 
@@ -62,11 +62,12 @@ async def launch(ports: Ports, container: Container, image: str = "") -> Run:
     plan = None
     try:
         # Look up other containers before anything is made.
+        user_namespaces.check(ports.ids, record.host_config)
         network = _network_namespace(ports, record.host_config)
         _share_names(ports.index, container)
         inside = await mount_plan.mounted(ports, container, runtime)
         await apparmor_profile.ensure_profile(record.host_config)
-        wanted = _wanted(ports.paths, container, runtime, network, inside)
+        wanted = _wanted(ports, container, runtime, network, inside)
         run.monitor = await prepared_sandbox.take(ports, container, wanted)
         if network == "new":
             plan = await ports.networks.plan(
@@ -143,14 +144,13 @@ def begin(ports: Ports, container: Container) -> None:
         return
     runtime = ports.drivers.runtime(record.host_config.runtime)
     network = _network_namespace(ports, record.host_config)
-    prepared_sandbox.begin(ports, container, _wanted(ports.paths, container, runtime, network, inside), runtime)
+    prepared_sandbox.begin(ports, container, _wanted(ports, container, runtime, network, inside), runtime)
 
 
-def _wanted(
-    paths: ContainerPaths, container: Container, runtime: Runtime, network: str, plan: mount_plan.MountPlan
-) -> Launch:
+def _wanted(ports: Ports, container: Container, runtime: Runtime, network: str, plan: mount_plan.MountPlan) -> Launch:
     """The launch request without its mounts."""
-    record = container.record
+    record, paths = container.record, ports.paths
+    ids = user_namespaces.ids_of(ports.ids, record.host_config)
     config = record.host_config.log_config
     log = None
     if config.type != defaults.NO_LOG_DRIVER:
@@ -167,11 +167,14 @@ def _wanted(
         terminal=record.config.tty,
         stdin=record.config.open_stdin,
         log=log,
-        stage=paths.stage(record.id) if plan.trees else "",
+        stage=paths.stage(record.id) if plan.trees or ids else "",
         trees=plan.trees,
         outputs=container.unlisted is not None,
         bound=container.unlisted is not None,
         stubs=_mount_points(plan) if container.unlisted else (),
+        ids=ids,
+        user=user_namespaces.joined(ports.index, record.host_config) if ids else "",
+        layers=os.path.join(ports.config.data_root, ports.storage_name) if ids else "",
     )
 
 

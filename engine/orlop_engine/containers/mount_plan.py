@@ -13,7 +13,7 @@ from orlop_engine.system.programs import Programs
 from orlop_monitor.protocol import Tree
 from orlop_sdk import InvalidParameter, Mount, NotFound, Runtime, mountinfo
 
-from . import mount_spec, volumes
+from . import mount_spec, user_namespaces, volumes
 from .container import Container
 from .ports import Ports
 from .record import ContainerRecord, MountRecord
@@ -47,11 +47,12 @@ async def mounted(ports: Ports, container: Container, runtime: Runtime) -> Mount
     trees, shm = _shared_memory(ports, record)
     more: list[Tree] = []
     oci: list[dict[str, Any]] = []
+    mapped = user_namespaces.ids_of(ports.ids, record.host_config) is not None
     for number, mount in enumerate(record.mounts):
         sources = await _sources(ports, mount)
         if mount.type == "volume" and mount.subpath and len(sources) == 1 and sources[0].type == "bind":
             await volumes.patiently(partial(volumes.check_subpath, sources[0].source, mount.subpath))
-        if mount.type in ("volume", "image") and (mount.type == "image" or mount.subpath):
+        if mount.type == "image" or (mount.type == "volume" and (mount.subpath or mapped)):
             more.append(Tree(str(number), sources, mount.subpath))
             sources = (Mount("bind", f"{ports.paths.stage(record.id)}/{number}"),)
         if mount.type == "bind" and mount.propagation.removeprefix("r") in ("shared", "slave"):

@@ -12,7 +12,7 @@ from orlop_engine.networks.names import is_named
 from orlop_engine.networks.records import Sandbox
 from orlop_sdk import DriverError
 
-from . import links
+from . import links, user_namespaces
 from .container import Container
 from .paths import ContainerPaths
 from .ports import Ports
@@ -44,11 +44,14 @@ def write(ports: Ports, container: Container, network: str) -> dict[str, str]:
         directory = ports.paths.directory(ports.index.get(record.host_config.network_mode.removeprefix("container:")).id)
     else:
         _check_gateway(ports.networks, record.host_config.extra_hosts or ())
+        ids = user_namespaces.ids_of(ports.ids, record.host_config)
+        owner = ids.root if ids else (os.geteuid(), os.getegid())  # the container's root may edit them
         for name, text in _texts(ports, container, record.sandbox).items():
             path = f"{directory}/{name}"
             with open(path, "wb") as file:
                 file.write(text.encode())
             os.chmod(path, 0o644)
+            os.chown(path, *owner)
     return {f"/etc/{name}": f"{directory}/{name}" for name in NAMES}
 
 

@@ -15,6 +15,7 @@ from orlop_engine.processes.zygote import Zygote
 from orlop_engine.system.programs import Programs
 from orlop_kernel.store import Store
 from orlop_sdk import Storage
+from orlop_sdk.idmaps import IdMap
 
 from .background import Background
 from .container import PreparedSandbox
@@ -47,7 +48,8 @@ class DaemonState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """`serving` is set when the daemon serves requests. `prepared_sandboxes` are those of containers, by id."""
+    """`serving` is set when the daemon serves requests. `prepared_sandboxes` are those of containers, by id.
+    `ids` is the mapping of containers with a user namespace (`userns-remap`)."""
 
     index: ContainerIndex
     paths: ContainerPaths
@@ -68,6 +70,7 @@ class Ports:
     counters: Counters
     serving: trio.Event
     programs: Programs = field(default_factory=Programs)
+    ids: IdMap | None = None
     prepared_sandboxes: dict[str, PreparedSandbox] = field(default_factory=dict)
 
     @property

@@ -33,7 +33,8 @@ async def fork(ports: Ports, container: Container, wanted: Launch, runtime: Runt
     os.makedirs(wanted.run_dir, mode=0o700)
     for mount_point in (wanted.root, wanted.stage):
         if mount_point:
-            os.makedirs(mount_point, mode=0o700, exist_ok=True)
+            # The runtime passes through it as the root of a user namespace
+            os.makedirs(mount_point, mode=0o711 if wanted.ids else 0o700, exist_ok=True)
     unlisted = container.unlisted
     # A root that is removed at exit need not be synced to disk, and a commit syncs the root of a step
     volatile = container.record.host_config.auto_remove or unlisted is not None

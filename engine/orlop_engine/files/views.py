@@ -32,7 +32,6 @@ class Seen(NamedTuple):
 async def opened(ports: Ports, container: Container, *, mounts: bool, write: bool = False) -> AsyncIterator[Seen]:
     """Prepare the view. `mounts`: include volumes and binds; without it the view is the root alone, as for an export."""
     async with AsyncExitStack() as stack:
-        binds = await _binds(ports, container) if mounts else ()
         readonly = write and container.record.host_config.readonly_rootfs
         namespace = _namespace(container)
         if namespace < 0 and write:
@@ -42,13 +41,17 @@ async def opened(ports: Ports, container: Container, *, mounts: bool, write: boo
                 raise Conflict(f"container {container.id} has been removed")
         if namespace >= 0:
             stack.callback(os.close, namespace)
-            yield Seen(
-                View(ports.paths.root(container.id), binds=binds, joined=True, writable=write, readonly=readonly),
-                (namespace,),
-            )
+            user = _user_namespace(container)
+            if user >= 0:
+                stack.callback(os.close, user)
+            root, mapped = ports.paths.root(container.id), user >= 0
+            binds = await _binds(ports, container, mapped=mapped) if mounts else ()
+            view = View(root, binds=binds, joined=True, writable=write, readonly=readonly, mapped=mapped)
+            yield Seen(view, (namespace, user) if mapped else (namespace,))
             return
         if write:
             await prepared_sandbox.drop(ports, container)
+        binds = await _binds(ports, container) if mounts else ()
         layers = tuple(await ports.storage.mounts(container.id, readonly=not write))
         yield Seen(View(_mount_point(ports), layers, binds, writable=write, readonly=readonly), ())
 
@@ -76,10 +79,24 @@ def _namespace(container: Container) -> int:
     return fd
 
 
-async def _binds(ports: Ports, container: Container) -> tuple[Bind, ...]:
+def _user_namespace(container: Container) -> int:
+    """A descriptor of a running container's user namespace; -1 when it is the host's. The monitor cannot have been replaced:
+    its mount namespace is open."""
+    assert container.run is not None and container.run.monitor is not None
+    path = container.run.monitor.userns_path
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path else -1
+
+
+async def _binds(ports: Ports, container: Container, *, mapped: bool = False) -> tuple[Bind, ...]:
+    """`mapped`: of a running container with a user namespace, for whose volumes and images its monitor has mounts on the
+    stage."""
     found: list[Bind] = []
-    for record in container.record.mounts:
+    for number, record in enumerate(container.record.mounts):
         sources: Sequence[str] = ()
+        if mapped and record.type in ("volume", "image"):
+            source = f"{ports.paths.stage(container.id)}/{number}"
+            found.append(Bind(source, record.destination, not record.rw or record.type == "image"))
+            continue
         if record.type == "bind":
             sources = [record.source]
         elif record.type == "volume":

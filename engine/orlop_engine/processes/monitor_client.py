@@ -74,7 +74,7 @@ class MonitorClient:
         self.on_event = on_event
         self.on_resumed: Callable[[Status, float], None] = lambda status, asked_at: None
         self._pidfd = pidfd
-        self._netns = -1
+        self._netns = self._userns = -1
         self._control: Control | None = None
         self._watchdog: MonitorWatchdog | None = None
         self._dead = trio.Event()
@@ -117,7 +117,7 @@ class MonitorClient:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _DEADLINE):
                 await monitor.ended()
             raise
-        monitor._netns = status.netns_fd
+        monitor._netns, monitor._userns = status.netns_fd, status.userns_fd
         return monitor, status
 
     @classmethod
@@ -292,7 +292,7 @@ class MonitorClient:
         what = "subscribe to the container's events"
         answer = await self._ask_patiently(what, lambda n: Request(n, Subscribe()), math.inf)
         status = self._as_status(what, answer)
-        self._netns = status.netns_fd
+        self._netns, self._userns = status.netns_fd, status.userns_fd
         return status
 
     async def state(self) -> Status:
@@ -393,6 +393,11 @@ class MonitorClient:
     def netns_path(self) -> str:
         """Path that opens the container's network namespace while the monitor lives; "" for the host's namespace."""
         return f"/proc/{self.pid}/fd/{self._netns}" if self._netns >= 0 else ""
+
+    @property
+    def userns_path(self) -> str:
+        """Like `netns_path`, for the user namespace."""
+        return f"/proc/{self.pid}/fd/{self._userns}" if self._userns >= 0 else ""
 
     @property
     def is_over(self) -> bool:

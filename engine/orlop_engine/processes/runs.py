@@ -113,11 +113,12 @@ def kill_cgroups(init: InitRecord, seconds: float = 10.0) -> bool:
     return True
 
 
-def private_directory(path: str) -> None:
+def private_directory(path: str, mode: int = 0o700) -> None:
     """Make `path` a private mount point, once. Mounts that monitors make below it in their own namespaces then never
     propagate to the host."""
-    os.makedirs(path, mode=0o700, exist_ok=True)
+    os.makedirs(path, mode=mode, exist_ok=True)
     path = os.path.realpath(path)
+    os.chmod(path, mode)
     if not any(entry.path == path for entry in mountinfo.read()):
         linux.mount("bind", path, path)
     linux.mount("", "none", path, ["private"])

@@ -107,7 +107,7 @@ def record(**more: Any) -> SimpleNamespace:
 def start(tmp_path: Path, *gateways: str) -> str:
     networks = SimpleNamespace(host_gateways=lambda: gateways)
     paths = SimpleNamespace(directory=lambda key: str(tmp_path))
-    ports = SimpleNamespace(networks=networks, config=Config(), paths=paths)
+    ports = SimpleNamespace(networks=networks, config=Config(), paths=paths, ids=None)
     netfiles.write(cast("Any", ports), cast("Any", SimpleNamespace(record=record(), unlisted=None)), "")
     return (tmp_path / "hosts").read_text()
 

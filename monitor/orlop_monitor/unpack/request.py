@@ -123,8 +123,9 @@ class Bind(msgspec.Struct, frozen=True):
 
 class View(msgspec.Struct, frozen=True):
     """A container's files. With `joined`, the first descriptor is the mount namespace of the container's monitor, and `root`
-    is the path of the root there. Otherwise `root` is where the worker mounts `mounts`. `binds` are mounted in the root.
-    `writable`: missing mount points are created. `readonly`: the root is read-only."""
+    is the path of the root there; with `mapped`, too, the second is its user namespace, whose ids the files have. Otherwise
+    `root` is where the worker mounts `mounts`. `binds` are mounted in the root. `writable`: missing mount points are
+    created. `readonly`: the root is read-only."""
 
     root: str
     mounts: tuple[Mount, ...] = ()
@@ -132,6 +133,7 @@ class View(msgspec.Struct, frozen=True):
     joined: bool = False
     writable: bool = False
     readonly: bool = False
+    mapped: bool = False
 
 
 class StatPath(msgspec.Struct, frozen=True, tag=True):

@@ -17,11 +17,11 @@ import resource
 import struct
 from collections.abc import Collection
 
-from orlop_sdk.linux import CLONE_NEWNET, CLONE_NEWNS, mount, umount, unshare
+from orlop_sdk.linux import CLONE_NEWNET, CLONE_NEWNS, mount, setns, umount, unshare
 
 __all__ = ["confine", "enter", "enter_nothing", "own_mounts", "pivot"]
 
-_CLONE_NEWIPC, _CLONE_NEWUTS = 0x0800_0000, 0x0400_0000
+_CLONE_NEWIPC, _CLONE_NEWUTS, _CLONE_NEWUSER = 0x0800_0000, 0x0400_0000, 0x1000_0000
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP = 24, 38, 22
 _CAP_VERSION_3 = 0x20080522
 _CHOWN, _DAC_OVERRIDE, _FOWNER, _FSETID, _SYS_ADMIN, _MKNOD, _SETFCAP = 0, 1, 3, 4, 21, 27, 31
@@ -104,6 +104,16 @@ def pivot(directory: str) -> None:
     _check(_libc.pivot_root(b".", b"."), "pivot_root")
     umount(".")
     os.chdir("/")
+
+
+def enter_user_namespace(fd: int) -> None:
+    """Become the root of a container's user namespace, so that files have the ids that the container's processes see, and
+    cannot get others. The descriptor is closed. Mounts must have been made before."""
+    setns(fd, _CLONE_NEWUSER)
+    os.close(fd)
+    os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
 
 
 def enter_nothing() -> None:

@@ -16,14 +16,14 @@ from .copyup import mount_root
 from .errors import UnpackError
 from .pack import Packer, go_mode
 from .request import Found, View
-from .sandbox import confine, enter, own_mounts
+from .sandbox import confine, enter, enter_user_namespace, own_mounts
 
 __all__ = ["NoSuchPath", "ResolvedPath", "describe", "directory", "make", "pack", "pack_all"]
 
 
-def make(view: View, namespace: int) -> None:
+def make(view: View, namespace: int, user: int = -1) -> None:
     """Make the view the root of this process. `namespace` is the mount namespace of a running container's monitor, or -1 for
-    a container that does not run."""
+    a container that does not run. `user` is its user namespace, -1 for the host's."""
     if namespace >= 0:
         setns(namespace, CLONE_NEWNS)
         os.close(namespace)
@@ -34,6 +34,8 @@ def make(view: View, namespace: int) -> None:
     enter(view.root, recursive=True)
     if view.readonly:
         change_mount("/", ("ro", *binds.DANGER))
+    if user >= 0:
+        enter_user_namespace(user)
     confine(file_size=1 << 62, trusted_xattrs=False)
 
 

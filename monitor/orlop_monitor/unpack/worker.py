@@ -198,7 +198,8 @@ def _make_init_layer(request: MakeInitLayer) -> Done:
 
 
 def _enter(wanted: View, fds: list[int]) -> None:
-    view.make(wanted, fds.pop(0) if wanted.joined else -1)
+    namespace = fds.pop(0) if wanted.joined else -1
+    view.make(wanted, namespace, fds.pop(0) if wanted.mapped else -1)
 
 
 def _stat_path(connection: socket.socket, request: StatPath, fds: list[int]) -> Done:

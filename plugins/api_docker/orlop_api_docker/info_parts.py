@@ -82,6 +82,8 @@ def security_options(
     options = ["name=apparmor"] if apparmor else []
     if seccomp:
         options.append(f"name=seccomp,profile={config.seccomp_profile}")
+    if config.userns_remap not in ("", "host"):
+        options.append("name=userns")
     if cgroups.version == "2" and config.default_cgroupns_mode != "host":
         options.append("name=cgroupns")
     if config.no_new_privileges:

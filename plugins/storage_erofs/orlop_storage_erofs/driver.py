@@ -35,6 +35,7 @@ class Erofs(OverlayStorage[Snapshot]):
     """Implements `Storage`, `LayerStream`, `LayerRebase` and `StorageAudit`."""
 
     name = "erofs"
+    idmapped_mounts = False  # images are mounted beside the directories
     id_bytes = 10  # short, so that 128 lower directories fit in the mount options
     snapshot_type = Snapshot
 

@@ -64,6 +64,8 @@ class TreeStorage(Generic[S]):
     overlay_whiteouts: ClassVar[bool] = False
     """See `StorageCapabilities`. When false, each snapshot is complete: it remains usable when its parent is lost."""
     max_depth: ClassVar[int] = 1 << 16
+    idmapped_mounts: ClassVar[bool] = True
+    """See `StorageCapabilities`. False if a snapshot's mounts need more than its directory."""
     place: ClassVar[str] = ""
     """The directory of all snapshots, below the root."""
     files: ClassVar[str] = ""
@@ -218,7 +220,7 @@ class TreeStorage(Generic[S]):
 
     @property
     def capabilities(self) -> StorageCapabilities:
-        return StorageCapabilities(overlay_whiteouts=self.overlay_whiteouts, max_depth=self.max_depth)
+        return StorageCapabilities(self.overlay_whiteouts, self.max_depth, self.idmapped_mounts)
 
     @asynccontextmanager
     async def _exclusive(self, *keys: str) -> AsyncIterator[dict[str, S]]:

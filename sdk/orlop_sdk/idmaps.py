@@ -1,0 +1,137 @@
+"""User namespaces and id-mapped mounts: the ids that a container sees, and those of the host behind them.
+
+Files keep the ids on disk that they have in a container without a user namespace. A mount of them is id-mapped
+(mount_setattr(2)), so that the mapping of a container may change at each start, and no image is unpacked twice. The zygote
+imports this module, so nothing here may import trio.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import msgspec
+
+from .linux import CLONE_NEWNET, setns, unshare
+
+__all__ = ["IdMap", "IdRange", "file_system_ids", "map_tree", "user_namespace"]
+
+CLONE_NEWUSER = 0x10000000
+_SYS_MOUNT_SETATTR = 442
+_AT_EMPTY_PATH, _AT_RECURSIVE, _MOUNT_ATTR_IDMAP = 0x1000, 0x8000, 0x100000
+_CAP_VERSION_3 = 0x20080522
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class IdRange(msgspec.Struct, frozen=True):
+    """`size` ids, from `inside` in the container and from `outside` on the host."""
+
+    inside: int
+    outside: int
+    size: int
+
+
+class IdMap(msgspec.Struct, frozen=True):
+    """The mapping of a user namespace. Both must map the id 0."""
+
+    uids: tuple[IdRange, ...]
+    gids: tuple[IdRange, ...]
+
+    @property
+    def root(self) -> tuple[int, int]:
+        """The host's (uid, gid) of the container's root."""
+        uid, gid = (next(each.outside for each in ranges if each.inside == 0) for ranges in (self.uids, self.gids))
+        return uid, gid
+
+
+def _check(result: int) -> None:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def user_namespace(ids: IdMap, *, network: bool = False, join: str = "") -> tuple[int, int]:
+    """Create a user namespace, or `join` one by its path, with the same mapping. With `network`, also create a network
+    namespace that belongs to it: runtimes mount sysfs and set sysctls only in such a one. Returns their descriptors, -1 for
+    no network namespace. Needs CAP_SYS_ADMIN, CAP_SETUID and CAP_SETGID, and a process of one thread."""
+    joined = os.open(join, os.O_RDONLY | os.O_CLOEXEC) if join else -1
+    if joined >= 0 and not network:
+        return joined, -1
+    ready, made = os.pipe()
+    hold, release = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(release)
+            if joined >= 0:
+                setns(joined, CLONE_NEWUSER)
+            unshare((0 if joined >= 0 else CLONE_NEWUSER) | (CLONE_NEWNET if network else 0))
+            os.write(made, b"1")
+            os.read(hold, 1)  # until the parent has opened the namespaces, or has ended
+        except OSError as error:
+            os.write(made, str(error.errno).encode())
+        finally:
+            os._exit(0)
+    try:
+        os.close(made)
+        made = -1
+        answer = os.read(ready, 16)
+        if answer != b"1":
+            number = int(answer or b"5")
+            raise OSError(number, os.strerror(number), "a user namespace")
+        if joined < 0:
+            for name, ranges in (("uid_map", ids.uids), ("gid_map", ids.gids)):
+                _write_map(f"/proc/{pid}/{name}", ranges)
+        user = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        return user, os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC) if network else -1
+    finally:
+        for fd in (ready, made, hold, release, joined):
+            if fd >= 0:
+                os.close(fd)
+        os.waitpid(pid, 0)
+
+
+def _write_map(path: str, ranges: Sequence[IdRange]) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, "".join(f"{each.inside} {each.outside} {each.size}\n" for each in ranges).encode())
+    finally:
+        os.close(fd)
+
+
+def map_tree(tree: int, user: int) -> None:
+    """Id-map a detached tree of mounts (`linux.clone_tree`) by the user namespace `user`. `OSError` (EINVAL) when one of the
+    file systems cannot be id-mapped, such as overlayfs and NFS."""
+    attributes = struct.pack("QQQQ", _MOUNT_ATTR_IDMAP, 0, 0, user)
+    flags = _AT_EMPTY_PATH | _AT_RECURSIVE
+    _check(_libc.syscall(_SYS_MOUNT_SETATTR, tree, b"", flags, attributes, len(attributes)))
+
+
+@contextmanager
+def file_system_ids(uid: int, gid: int) -> Iterator[None]:
+    """Run the block with other file system ids (setfsuid(2)), and with all capabilities. overlayfs keeps the credentials of
+    the process that mounts it, and creates files with these ids: they must be mapped in the mounts of its layers, or the
+    overlay is read-only."""
+    restored: list[Callable[[], object]] = []
+    try:
+        for change, ident in ((_libc.setfsgid, gid), (_libc.setfsuid, uid)):
+            before = change(ident)
+            restored.append(lambda change=change, before=before: change(before))  # type: ignore[misc]
+        _raise_capabilities()  # the kernel lowers those of files with the ids
+        yield
+    finally:
+        for restore in reversed(restored):
+            restore()
+        _raise_capabilities()
+
+
+def _raise_capabilities() -> None:
+    """Make all permitted capabilities of the thread effective."""
+    header, data = struct.pack("=Ii", _CAP_VERSION_3, 0), ctypes.create_string_buffer(24)
+    _check(_libc.capget(header, data))
+    _, low, inherited_low, _, high, inherited_high = struct.unpack("=6I", data.raw)
+    _check(_libc.capset(header, struct.pack("=6I", low, low, inherited_low, high, high, inherited_high)))
