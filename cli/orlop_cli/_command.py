@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from orlop_cli._errors import ApiError, CliError, Exit, UsageProblem
 from orlop_cli._session import Session
 from orlop_cli.values.types import boolean
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 Function = Callable[..., Any]
 
@@ -33,6 +36,12 @@ class Option(click.Option):
         left = f"{short}, {long}" if short and long else short or f"    {long}"
         kind = "" if self.is_flag else " " + (self.metavar or self.type.name.replace("text", "string"))
         return left + kind, self.help or ""
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        from orlop_cli import _completion
+
+        long = next((opt[2:] for opt in self.opts if len(opt) > 2), "")
+        return _completion.value(ctx, long, incomplete) or super().shell_complete(ctx, incomplete)
 
 
 def option(*names: str, section: str = "", **kwargs: Any) -> Callable[[Function], Function]:
@@ -180,11 +189,16 @@ def command(
 
     def decorate(function: Function) -> Command:
         params: list[click.Parameter] = list(reversed(getattr(function, "__click_params__", [])))
-        params.append(click.Argument(["args"], nargs=-1, type=click.UNPROCESSED))
+
+        def complete(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+            from orlop_cli import _completion
+
+            return _completion.arguments(context, usage, context.params.get("args") or (), incomplete)
 
         def callback(args: tuple[str, ...], **flags: Any) -> None:
             function(click.get_current_context().find_object(Session), args, **flags)
 
+        params.append(click.Argument(["args"], nargs=-1, type=click.UNPROCESSED, shell_complete=complete))
         return Command(
             name,
             callback=callback,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -111,6 +112,7 @@ TABLE = {
     "info": SYSTEM["info"]._replace(section=COMMON),
     "events": SYSTEM["events"],
     "help": Lazy("help", "help_", "Show what a command does, its flags and examples"),
+    "completion": Lazy("completion", "completion", "Print what a shell needs to complete orlop's commands, flags and names"),
     "history": IMAGE["history"],
     "import": IMAGE["import"],
     "inspect": Lazy("inspect", "inspect", "Return low-level information on containers, images, networks and volumes"),
@@ -159,14 +161,16 @@ class Root(LazyGroup):
             os.environ["DOCKER_CONFIG"] = given["config"]
         if given["debug"]:
             os.environ["DEBUG"] = "1"
-        session = Session(
-            given["host"], given["tls"], given["tlsverify"], given["tlscacert"], given["tlscert"], given["tlskey"]
-        )
-        ctx.obj = session
+        ctx.obj = session = session_of(given)
         try:
             return super().invoke(ctx)
         finally:
             session.close()
+
+
+def session_of(flags: Mapping[str, Any]) -> Session:
+    """The session that global flags describe."""
+    return Session(flags["host"], flags["tls"], flags["tlsverify"], flags["tlscacert"], flags["tlscert"], flags["tlskey"])
 
 
 def _uses_buildkit() -> bool:

@@ -18,13 +18,18 @@ import socket
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID as Usage
-from cryptography.x509.oid import NameOID
-
 from orlop_cli._errors import CliError
+
+try:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import ExtendedKeyUsageOID as Usage
+    from cryptography.x509.oid import NameOID
+except ModuleNotFoundError:
+    raise CliError(
+        "making certificates needs the Python package cryptography, which is not installed (Debian: python3-cryptography)"
+    ) from None
 
 CA, CA_KEY, SERVER, SERVER_KEY = "ca.pem", "ca-key.pem", "server-cert.pem", "server-key.pem"
 _CA_DAYS = 3650

@@ -1,0 +1,121 @@
+"""Shell completion of arguments and of flags' values: names of the daemon's objects, and files.
+
+click completes commands and flags. What an argument is, the command's usage text says: for `orlop network connect` it is
+"NETWORK CONTAINER", so the first is a network and the second a container. If the daemon does not answer within a
+second, there are no completions.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem, get_completion_class
+
+if TYPE_CHECKING:
+    from orlop_cli.daemon.client import Engine
+
+SHELLS = ("bash", "fish", "zsh")
+VARIABLE = "_ORLOP_COMPLETE"
+_TIMEOUT = 1.0
+_ONLY_RUNNING = frozenset("attach exec kill pause port stats stop top unpause".split())
+_FLAGS = {"network": "NETWORK", "volumes-from": "CONTAINER", "link": "CONTAINER"}
+_FILES = frozenset(
+    "cidfile config env-file file iidfile input label-file metadata-file output tlscacert tlscert tlskey".split()
+)
+
+
+def arguments(context: click.Context, usage: str, given: Sequence[str], incomplete: str) -> list[CompletionItem]:
+    """What may come after the arguments `given` of a command with this usage text."""
+    words = usage.split()
+    if not words or (len(given) >= len(words) and not words[-1].endswith("...]")):
+        return []
+    word = words[min(len(given), len(words) - 1)]
+    found = _named(context, re.sub(r"(\[|\]|:|\.|\|-).*", "", word.lstrip("[")), incomplete)
+    return [item for item in found if item.value not in given]
+
+
+def value(context: click.Context, flag: str, incomplete: str) -> list[CompletionItem]:
+    """What may be the value of `--FLAG`."""
+    if flag in _FILES:
+        return [CompletionItem(incomplete, type="file")]
+    return _named(context, _FLAGS.get(flag, ""), incomplete)
+
+
+def script(shell: str) -> str:
+    """What a shell has to run so that it completes `orlop`."""
+    found = get_completion_class(shell)
+    assert found is not None
+    return found(click.Command("orlop"), {}, "orlop", VARIABLE).source()
+
+
+def _named(context: click.Context, word: str, incomplete: str) -> list[CompletionItem]:
+    if word.lower() in ("path", "file", "src_path", "dest_path"):
+        return [CompletionItem(incomplete, type="file")]
+    source = _SOURCES.get(word.removeprefix("SOURCE_").removeprefix("TARGET_"))
+    if source is None:
+        return []
+    try:
+        names = set(_within(_TIMEOUT, lambda: list(source(_engine(context), str(context.command.name)))))
+    except Exception:
+        return []  # its message would appear in the middle of the command line
+    return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
+
+
+def _within(seconds: float, action: Callable[[], list[str]]) -> list[str]:
+    def late(*_: object) -> None:
+        raise TimeoutError
+
+    signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        return action()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _engine(context: click.Context) -> Engine:
+    from orlop_cli._root import session_of
+
+    return session_of(context.find_root().params).engine
+
+
+def _containers(engine: Engine, command: str) -> Iterable[str]:
+    every = engine.get("/containers/json", {"all": 0 if command in _ONLY_RUNNING else 1})
+    for each in every:
+        if command != "start" or each["State"] != "running":
+            yield from (name.removeprefix("/") for name in each["Names"] if "/" not in name[1:])
+
+
+def _images(engine: Engine, _: str) -> Iterable[str]:
+    for each in engine.get("/images/json", {}):
+        for tag in each["RepoTags"] or ():
+            yield tag
+            if tag.endswith(":latest"):
+                yield tag.removesuffix(":latest")
+
+
+def _networks(engine: Engine, _: str) -> Iterable[str]:
+    return (each["Name"] for each in engine.get("/networks", {}))
+
+
+def _volumes(engine: Engine, _: str) -> Iterable[str]:
+    return (each["Name"] for each in engine.get("/volumes", {})["Volumes"] or ())
+
+
+def _objects(engine: Engine, command: str) -> Iterable[str]:
+    for source in (_containers, _images, _networks, _volumes):
+        yield from source(engine, command)
+
+
+_SOURCES: dict[str, Callable[[Any, str], Iterable[str]]] = {
+    "CONTAINER": _containers,
+    "IMAGE": _images,
+    "NAME": _images,
+    "NAME|ID": _objects,
+    "NETWORK": _networks,
+    "VOLUME": _volumes,
+}

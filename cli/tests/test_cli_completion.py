@@ -1,0 +1,119 @@
+"""Shell completion: what a shell gets for the words of a command line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orlop_cli._root import TABLE
+from orlop_cli.testing import RecordedDaemon, answer
+
+CONTAINERS = [
+    {"Names": ["/web", "/db/alias"], "State": "running"},
+    {"Names": ["/web-old"], "State": "exited"},
+]
+Complete = Callable[..., list[str]]
+
+
+@pytest.fixture
+def complete(daemon: RecordedDaemon, clean: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Complete:
+    """Complete a command line, whose last word is incomplete; returns the values, files as "<file>"."""
+    daemon.on("GET", "/containers/json", answer(CONTAINERS))
+    daemon.on("GET", "/images/json", answer([{"RepoTags": ["busybox:latest", "alpine:3"]}, {"RepoTags": None}]))
+    daemon.on("GET", "/networks", answer([{"Name": "bridge"}, {"Name": "back"}]))
+    daemon.on("GET", "/volumes", answer({"Volumes": [{"Name": "data"}]}))
+    monkeypatch.setenv("DOCKER_HOST", daemon.host)
+    monkeypatch.setenv("DOCKER_BUILDKIT", "0")  # otherwise `build` is the machine's plugin
+
+    def call(*words: str) -> list[str]:
+        environment = {
+            "COMP_WORDS": " ".join(["orlop", *words]),
+            "COMP_CWORD": str(len(words)),
+            "_ORLOP_COMPLETE": "bash_complete",
+        }
+        code = f"import os; os.environ |= {environment}; from orlop_cli.__main__ import main; main()"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert not done.stderr
+        found = [line.partition(",")[::2] for line in done.stdout.split()]
+        return [f"<{kind}>" if kind == "file" else value for kind, value in found]
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["network", "con"], ["connect"]),
+        (["run", "--network-al"], ["--network-alias"]),
+        (["rm", ""], ["web", "web-old"]),
+        (["rm", "web", ""], ["web-old"]),
+        (["stop", "web"], ["web", "web-old"]),
+        (["start", ""], ["web-old"]),
+        (["run", "bu"], ["busybox", "busybox:latest"]),
+        (["run", "busybox", ""], []),
+        (["rmi", "al"], ["alpine:3"]),
+        (["tag", "al"], ["alpine:3"]),
+        (["network", "connect", ""], ["back", "bridge"]),
+        (["network", "connect", "back", ""], ["web", "web-old"]),
+        (["network", "connect", "back", "web", ""], []),
+        (["run", "--network", "ba"], ["back"]),
+        (["run", "--env-file", ""], ["<file>"]),
+        (["volume", "rm", ""], ["data"]),
+        (["inspect", "b"], ["back", "bridge", "busybox", "busybox:latest"]),
+        (["cp", "web:/etc/passwd", ""], ["<file>"]),
+        (["build", "do"], ["<file>"]),
+    ],
+)
+def test_names_files_and_flags(complete: Complete, words: list[str], expected: list[str]) -> None:
+    assert complete(*words) == expected
+
+
+def test_only_running_containers_are_asked_for(complete: Complete, daemon: RecordedDaemon) -> None:
+    complete("stop", "")
+    assert daemon.requests[-1].target.endswith("?all=0")
+    complete("rm", "")
+    assert daemon.requests[-1].target.endswith("?all=1")
+
+
+def test_no_completions_without_a_daemon(complete: Complete, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere.sock")
+    assert complete("rm", "") == []
+
+
+def test_no_completions_from_a_daemon_that_hangs(complete: Complete, daemon: RecordedDaemon) -> None:
+    daemon.on("GET", "/containers/json", lambda *_: time.sleep(5))
+    began = time.monotonic()
+    assert complete("rm", "") == []
+    assert time.monotonic() - began < 4
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_script_of_a_shell(orlop: Any, shell: str) -> None:
+    assert f"_ORLOP_COMPLETE={shell}_complete" in orlop("completion", shell).out
+
+
+def test_unknown_shell(orlop: Any) -> None:
+    result = orlop("completion", "tcsh")
+    assert (result.code, result.err) == (1, "orlop: cannot complete in 'tcsh': supported shells are bash, fish, zsh\n")
+
+
+def test_bash_completes(complete: Complete, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bash itself, with the script that `orlop completion bash` prints."""
+    program = tmp_path / "orlop"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m orlop_cli "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    press_tab = 'COMP_WORDS=(orlop rm we) COMP_CWORD=2; _orlop_completion orlop; echo "${COMPREPLY[@]}"'
+    script = f'eval "$(orlop completion bash)"; {press_tab}'
+    done = subprocess.run(["bash", "--norc", "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["web", "web-old"], done.stderr
+
+
+def test_every_command_is_completed(complete: Complete) -> None:
+    assert set(TABLE) <= set(complete(""))
