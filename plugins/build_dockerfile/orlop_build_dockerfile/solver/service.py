@@ -72,7 +72,7 @@ class LLBSolver:
 async def open_solver(backend: Backend, settings: Settings) -> AsyncIterator[LLBSolver]:
     """A solver, with its cache read and compared with the backend's snapshots. `settings.root` exists. The calling process
     has a mount namespace of its own."""
-    os.umask(0)  # modes of files in images are set exactly
+    umask = os.umask(0)  # modes of files in images are set exactly
     async with trio.open_nursery() as nursery:
         core = Core(backend, settings, nursery)
         await trio.to_thread.run_sync(_tidy, core)
@@ -86,6 +86,7 @@ async def open_solver(backend: Backend, settings: Settings) -> AsyncIterator[LLB
             nursery.cancel_scope.cancel()
             with trio.move_on_after(_CLOSING, shield=True):
                 await core.records.close()
+            os.umask(umask)
 
 
 def _tidy(core: Core) -> None:
