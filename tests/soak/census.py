@@ -27,6 +27,7 @@ Census = Counter[str]
 _ID = re.compile(r"[0-9a-f]{12,}|(?<=[:\[/.-])\d+")
 _NAMESPACES = ("mnt", "net", "pid", "ipc", "uts", "cgroup", "user")
 _BOUNDED = frozenset({"events"})  # tables with a size limit of their own
+_HISTORY = "history"  # of builds, with a size limit of its own
 _FILES = frozenset({"orlop.db-wal", "orlop.db-shm", "cache.db-wal", "cache.db-shm"})
 
 
@@ -112,6 +113,8 @@ def _tasks(engine: Engine) -> Iterator[str]:
 
 def _tree(kind: str, top: Path) -> Iterator[str]:
     for directory, names, files in os.walk(top):
+        if _HISTORY in names:
+            names.remove(_HISTORY)
         for name in (*names, *files):
             if name not in _FILES:
                 yield f"{kind} {_plain(os.path.relpath(os.path.join(directory, name), top), '')}"
