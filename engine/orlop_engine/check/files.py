@@ -151,6 +151,7 @@ def _unused(facts: Facts, rows_read: Rows, what: str, text: str, area: str) -> F
 
 def _blobs(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
     keep: set[str] = {blob for resume in rows_read.resumes.values() for blob in resume.blobs}
+    keep |= {blob for base in rows_read.bases.values() for layer in base.layers for blob in layer.blobs}
     for image in rows_read.images.values():
         name = f"image {image.id[:19]}"
         keep.update(

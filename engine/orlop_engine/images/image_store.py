@@ -346,12 +346,16 @@ class ImageStore:
             self._point(name, meaning)
 
     async def replace_layer(self, layer: Layer) -> None:
-        """Store another blob for a layer, in one commit: that of every image with this chain ID. The caller's lease holds
-        the new blob; the old one is collected when nothing else needs it."""
+        """Store another blob for a layer, in one commit: that of every image with this chain ID. Its snapshot stays that of
+        the image: a build may have one of its own of the same layer. The caller's lease holds the new blob; the old one is
+        collected when nothing else needs it."""
+        blob = {"blob": layer.blob, "media_type": layer.media_type, "blob_size": layer.blob_size}
         async with self.lock:
             changed, pace = [], Pace()
             for image in self.catalog.holders(layer.chain_id):
-                layers = tuple(layer if one.chain_id == layer.chain_id else one for one in image.layers)
+                layers = tuple(
+                    msgspec.structs.replace(one, **blob) if one.chain_id == layer.chain_id else one for one in image.layers
+                )
                 changed.append((image, msgspec.structs.replace(image.record, layers=layers)))
                 await pace()
             await self._commit([Put(_TABLE, record.id, _encode(record)) for _, record in changed])

@@ -303,3 +303,21 @@ def test_import(tmp_path: Path) -> None:
             assert images.is_empty()
 
     trio.run(main)
+
+
+def test_another_blob_of_a_layer_leaves_the_snapshots_of_images(tmp_path: Path) -> None:
+    """A build may have a snapshot of its own of a layer that images have, and compress it: the images keep theirs."""
+
+    async def main() -> None:
+        async with open_images(str(tmp_path)) as images:
+            assert not await load(images, docker_archive({"a:x": APP}))
+            store = images.images._image_store
+            (found,) = store.catalog.images.values()
+            before = found.layers[0]
+            other = msgspec.structs.replace(before, blob=found.layers[1].blob, blob_size=7, snapshot="build-other", size=1)
+            await store.replace_layer(other)
+            after = store.catalog.images[found.id].layers[0]
+            assert (after.blob, after.blob_size) == (other.blob, 7)
+            assert (after.snapshot, after.size, after.key) == (before.snapshot, before.size, before.key)
+
+    trio.run(main)
