@@ -229,6 +229,8 @@ def test_steps_of_other_platforms_run_by_an_emulator(
         assert f"[{platform} 2/3] RUN" in result.err
     assert result.err.count("was here\n") == 2
     assert "linux/s390x" in client.ok("buildx", "inspect").out
+    tags = [tag for each in shared.api("GET", "/images/json")[1] for tag in each["RepoTags"] or ()]
+    assert not [tag for tag in tags if "@" in tag], "a base that was pulled by digest has no tag"
 
 
 def test_default_builds_have_no_attestation_and_pushed_ones_have(client: Client, registry: Registry) -> None:

@@ -112,7 +112,10 @@ class BaseImages:
         platform = platforms.parse(wanted.platform) if wanted.platform else None
         if image_id(wanted.name):
             raise NotFound(f"No such image: {wanted.name}")  # an ID names nothing at a registry
-        return PullRequest(parse(wanted.name).with_default_tag(), platform, wanted.credentials)
+        reference = parse(wanted.name).with_default_tag()
+        if reference.digest:
+            reference = reference.with_digest(reference.digest)
+        return PullRequest(reference, platform, wanted.credentials)
 
     async def _here(self, wanted: Wanted) -> Image | None:
         """The image for exactly the wanted platform, if it is here."""
