@@ -197,6 +197,7 @@ class Engine:
             "HOME": str(self.home),
             "DOCKER_HOST": f"unix://{self.socket}",
             "DOCKER_CONFIG": str(self.home / "client"),
+            "TMPDIR": str(self.home),  # a client that fails leaves files
             "LANG": "C.UTF-8",
             "TERM": "xterm",
         }
@@ -254,6 +255,13 @@ class Engine:
 
     def log(self) -> str:
         return self.log_path.read_text() if self.log_path.exists() else ""
+
+    def until_sound(self) -> None:
+        """Wait until the consistency check finds nothing: no mount, cgroup, link or file is left."""
+        with contextlib.suppress(AssertionError):
+            until(lambda: self.orlop("system", "check").code == 0)
+        found = self.orlop("system", "check")
+        assert found.code == 0, found.out
 
     def blocked(self) -> list[str]:
         """What the daemon has reported about its event loop since the last call, except waits for a busy disk."""

@@ -71,7 +71,7 @@ def processes(engine: Engine, text: str) -> list[str]:
 
 def nothing_left(engine: Engine) -> None:
     """No mount, cgroup, link or file of a build: what the consistency check finds."""
-    until(lambda: engine.orlop("system", "check").code == 0, "nothing left")
+    engine.until_sound()
     assert not [path for path in engine.data_root.glob("build/view-*") if path.is_mount()]
 
 

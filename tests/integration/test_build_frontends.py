@@ -198,7 +198,7 @@ def test_an_interrupted_build_ends_its_frontend(clients: Clients, shared: Engine
     child.send_signal(signal.SIGINT)
     child.communicate(timeout=patience(30))
     until(lambda: not processes(shared), "the end of the frontend")
-    until(lambda: shared.orlop("system", "check").code == 0, "nothing left")
+    shared.until_sound()
 
 
 def test_frontend_that_keeps_running_after_its_result_is_ended(clients: Clients, shared: Engine) -> None:

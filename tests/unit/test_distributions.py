@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata as metadata
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -113,7 +114,13 @@ def test_a_distribution_passes_its_tests_alone(name: str, tmp_path: Path) -> Non
 def test_metapackage_requires_all_distributions_at_one_version() -> None:
     whole = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
     assert {project["version"] for project in PROJECTS.values()} == {whole["version"]}
-    assert set(whole["dependencies"]) == {f"{name}=={whole['version']}" for name in OURS}
+    hook = runpy.run_path(str(TOP / "packaging/dependencies.py"))
+    assert set(hook["dependencies"](TOP, release=True)) == {f"{name}=={whole['version']}" for name in OURS}
+    in_place = {
+        each.partition(" @ ")[0]: each.partition(" @ file://")[2] for each in hook["dependencies"](TOP, release=False)
+    }
+    assert in_place.keys() == set(OURS)
+    assert all(Path(path, "pyproject.toml").exists() for path in in_place.values())
 
 
 def test_a_start_imports_no_http_client() -> None:

@@ -39,6 +39,7 @@ def docker(socket: str, *words: str, env: Mapping[str, str] | None = None) -> su
         "DOCKER_HOST": f"unix://{socket}",
         "DOCKER_CONFIG": f"{socket}.client",  # beside the socket, so it goes with the engine
         "BUILDX_NO_DEFAULT_ATTESTATIONS": "1",
+        "TMPDIR": os.path.dirname(socket),
     }
     given |= env or {}
     # `docker build` runs this program; without the detour a build takes a third less of the processor
@@ -106,6 +107,8 @@ def _message(text: str) -> tuple[str, str]:
     line = text[text.rindex(line) :].strip() if line in text else line
     for pattern, put in (
         (r"ref \S+:", "ref REF:"),
+        # BuildKit says either, as its cache of the context has been used before or not
+        (r"failed to walk \S+/(\w+): lstat \S+: no such file or directory", r'"/\1/passwd": not found'),
         (r"/\S*/overlay2/\w+/merged", ""),
         (r"sha256:[0-9a-f]{64}", "sha256:..."),
         (r"/tmp/\S*?/context", "CONTEXT"),
