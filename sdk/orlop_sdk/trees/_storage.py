@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class Snapshot:
 S = TypeVar("S", bound=Snapshot)
 
 
-class TreeStorage(Generic[S]):
+class TreeStorage(ABC, Generic[S]):
     """Base of storage drivers. A driver sets `name` and implements `create`; the other methods under "What drivers override"
     have defaults for drivers whose snapshots are complete trees. Those that are not async run on worker threads, and may
     raise `OSError`."""
@@ -89,10 +90,10 @@ class TreeStorage(Generic[S]):
 
     # --- What drivers override
 
+    @abstractmethod
     def create(self, snapshot: S, directory: str) -> None:
         """Make the content of the new, empty `directory` (mode 0710), which becomes the snapshot's after this call. The
         snapshot has `snapshot.below` below it. Set modes explicitly: the daemon may run with umask 022 or 077."""
-        raise NotImplementedError
 
     def opened(self) -> None:
         """Called once, before the snapshots are read. Refuse an unsuitable root by `DriverError`."""
