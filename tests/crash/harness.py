@@ -20,6 +20,8 @@ from typing import Any
 
 from tests.integration.engine import Engine, alive, until
 
+from orlop_kernel.boot.watchdog import BLOCKED
+
 from . import builds, operations
 from .host import HostState, difference, is_settled, look, relaxed, without_cache, without_fetched
 from .operation import Operation, Refused, Step, ask
@@ -126,6 +128,8 @@ class Rig:
             with suppress(AssertionError):
                 self.engine.start()
         left = self.engine.close()
+        if left and all(BLOCKED in line for line in left):
+            raise Failure(f"{BLOCKED}:\n  " + "\n  ".join(left))
         if left:
             raise Failure("left on the host after everything was removed:\n  " + "\n  ".join(left))
 
