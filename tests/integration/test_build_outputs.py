@@ -16,7 +16,7 @@ import pytest
 from tests.integration.engine import Engine
 from tests.integration.parity import Side
 from tests.integration.test_build_clients import Client
-from tests.integration.test_platforms_client import MINE, OTHER, binfmt, emulator
+from tests.integration.test_platforms_client import MINE, binfmt, emulated, emulator
 from tests.registry import index, push_index
 from tests.registry.server import Registry, running
 
@@ -218,8 +218,8 @@ def test_several_platforms_are_one_image(client: Client, registry: Registry, sid
 def test_steps_of_other_platforms_run_by_an_emulator(
     client: Client, registry: Registry, shared: Engine, emulator: None
 ) -> None:
-    name = f"{registry.host}/tb/multi:1"
-    push_index(registry.host, "tb/multi", "1", index([OTHER, MINE], oci=True), (OTHER, MINE))
+    name, other = f"{registry.host}/tb/multi:1", emulated("base")
+    push_index(registry.host, "tb/multi", "1", index([other, MINE], oci=True), (other, MINE))
     for pid in shared.children("orlop-builder"):
         os.kill(pid, signal.SIGKILL)  # the next one sees the emulator
     (client.directory / "Dockerfile").write_text(f'FROM {name}\nRUN ["/bin/echo", "was here"]\nCOPY file /\n')

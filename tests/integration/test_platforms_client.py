@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import pytest
 from tests.integration.engine import Engine
-from tests.registry import busybox, image, index, layer, push_index, running
+from tests.registry import Image, busybox, image, index, layer, push_index, running
 
 from orlop_engine.images import platforms
 
@@ -21,11 +21,18 @@ BINFMT = Path("/proc/sys/fs/binfmt_misc")
 S390X = b"\x7fELF\x02\x02\x01" + bytes(9) + b"\x00\x02\x00\x16" + bytes(44)
 """The header of a program for s390x."""
 MINE = image([layer(busybox())], platform={"os": "linux", "architecture": platforms.host().architecture})
-OTHER = image(
-    [layer({"bin/": None, "bin/echo": S390X}), layer({"other": b"1"})],
-    platform={"os": "linux", "architecture": "s390x"},
-    config={"Env": ["PATH=/bin"], "Cmd": ["/bin/echo", "emulated"]},
-)
+
+
+def emulated(said: str) -> Image:
+    """An image for s390x that says this with an emulator."""
+    return image(
+        [layer({"bin/": None, "bin/echo": S390X}), layer({"other": said.encode()})],
+        platform={"os": "linux", "architecture": "s390x"},
+        config={"Env": ["PATH=/bin"], "Cmd": ["/bin/echo", said]},
+    )
+
+
+OTHER = emulated("emulated")
 
 
 @pytest.fixture(scope="module")
