@@ -173,19 +173,19 @@ class Daemon:
             _log.info("%s: shutting down", name)
             self._stop.set()
         elif self._signals == 2:
-            _log.warning("%s again: not waiting for containers and clients any longer", name)
+            _log.warning("%s again: no longer waiting for containers and clients", name)
             self._expedite.cancel()
         else:
-            _log.error("%s a third time: leaving at once", name)
+            _log.error("%s a third time: exiting immediately", name)
             os._exit(128 + signum)
 
     async def _reload(self) -> None:
         """Read the file again and apply everything that can be applied, or nothing if any of it is invalid."""
         if not self._serving:
-            _log.warning("SIGHUP: still starting, nothing is reloaded")
+            _log.warning("SIGHUP ignored: the daemon is still starting")
             return
         systemd.notify_reloading()
-        status = "serving; the last reload was refused, its reasons are in the log"
+        status = "serving; the last reload was refused, see the log"
         running = self._loaded.config
         try:
             loaded = load_all(self._parsed._replace(read=None), self._environ)
@@ -199,7 +199,7 @@ class Daemon:
         except Exception as error:
             refused = error if isinstance(error, ConfigError) else ConfigError(str(as_orlop_error(error, "cannot check it")))
             for problem in refused.problems:
-                _log.error("cannot reload the configuration; the present one stays in force: %s", problem)
+                _log.error("cannot reload the configuration; the current one stays in use: %s", problem)
         else:
             status = "serving"
             self._loaded = found.loaded
@@ -240,7 +240,7 @@ def _log_reload(found: ReloadPlan) -> None:
         _log.warning("%s", warning)
     if found.needs_restart:
         _log.warning("changed, but needs a restart of the daemon: %s", ", ".join(found.needs_restart))
-    applied = ", ".join(found.applied) or "nothing, all is unchanged"
+    applied = ", ".join(found.applied) or "nothing"
     unchanged = f"; unchanged: {', '.join(found.unchanged)}" if found.unchanged else ""
     _log.info("configuration reloaded; applied: %s%s", applied, unchanged)
 
@@ -248,7 +248,7 @@ def _log_reload(found: ReloadPlan) -> None:
 async def _live(daemon: Daemon) -> None:
     await daemon.live()
     if running := abandoned.running():
-        _log.warning("%d calls of drivers have not ended; the daemon leaves without them", running)
+        _log.warning("%d calls of drivers have not returned; the daemon exits without waiting for them", running)
         logging.shutdown()
         os._exit(0)
 

@@ -61,6 +61,6 @@ class Reserve:
                 os.posix_fallocate(fd, 0, SIZE)
                 self.whole = True
         except OSError as error:
-            _log.debug("no reserve is held in %s: %s", os.path.dirname(self.path), error.strerror)
+            _log.debug("cannot reserve disk space in %s: %s", os.path.dirname(self.path), error.strerror)
         finally:
             os.close(fd)

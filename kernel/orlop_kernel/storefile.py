@@ -201,7 +201,7 @@ def open_database(path: str) -> sqlite3.Connection:
         try:
             return _connect(path)
         except _ForeignLog:
-            _log.error("the WAL beside %s belongs to another database: moved to %s", path, _set_aside(path, "-wal", "-shm"))
+            _log.error("the WAL of %s was written for another database: moved to %s", path, _set_aside(path, "-wal", "-shm"))
             return _connect(path)
         except sqlite3.OperationalError as error:
             if is_full(error):
@@ -214,7 +214,7 @@ def open_database(path: str) -> sqlite3.Connection:
         aside = _set_aside(path, "", "-wal", "-shm")
         _log.error("state database %s is damaged (%s): moved to %s", path, error, aside)
         fresh = _connect(path)
-        _log.error("%d rows of it could still be read and are used", _salvage(aside, fresh))
+        _log.error("%d rows of the damaged database could be read and are kept", _salvage(aside, fresh))
         return fresh
 
 

@@ -144,10 +144,10 @@ def test_full_disk_is_logged_once_and_no_event_is_lost(tmp_path: Path, caplog: p
             for number in range(5):
                 bus.publish("container", str(number), "a", {"label": "x" * 5000})
                 await bus.flush()
-            assert len([line for line in caplog.messages if "cannot be kept" in line]) == 1
+            assert len([line for line in caplog.messages if "cannot store events" in line]) == 1
             store._connection.execute("PRAGMA max_page_count=100000")
             await bus.flush()
-            assert "events are kept over a restart again" in caplog.messages
+            assert "events are stored again" in caplog.messages
             assert [decode(row).action for _, row in store.load("events")] == ["2", "3", "4"]
             assert not bus._unsaved
 

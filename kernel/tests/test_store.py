@@ -130,7 +130,7 @@ def test_damaged_file_is_moved_aside_and_a_new_one_is_opened(
     assert found.items() <= written.items()
     assert len(list(tmp_path.glob("orlop.db.damaged-*"))) == 1
     assert "is damaged" in caplog.text
-    assert f"{len(found)} rows of it could still be read" in caplog.text
+    assert f"{len(found)} rows of the damaged database could be read" in caplog.text
 
     async def known(store: Store) -> None:
         assert store.lost_rows()

@@ -140,7 +140,7 @@ def test_without_a_daemon(fresh: Callable[..., Engine]) -> None:
     down = one.orlop("system", "check")
     assert down.code == 2
     assert "`orlopd --check` checks without a daemon" in down.err
-    assert one.run([*one.command, "--repair"]).err.startswith("--repair goes with --check")
+    assert one.run([*one.command, "--repair"]).err.startswith("--repair needs --check")
 
     (one.exec_root / "run" / STRANGER[:32]).mkdir()
     (one.data_root / "containers" / STRANGER).mkdir()

@@ -107,7 +107,7 @@ def test_streams_of_a_guarded_socket_do_not_keep_the_administrator_out(guarded: 
         works(engine)
         answer = said(path)
         assert answer.startswith(b"HTTP/1.1 503") and b"Retry-After: 1\r\n" in answer
-        assert b"as many as one client may" in answer
+        assert b"which is the limit for a client" in answer
         docker = engine.docker("-H", f"unix://{path}", "ps")
         assert docker.code == 1 and "user 0 has" in docker.err, docker
         assert "connection refused: user 0 has" in engine.log()

@@ -231,7 +231,7 @@ def test_the_whole_database(live: Engine) -> None:
         assert aside(live), damage
         live.stop()
         if damage is foreign_log:
-            assert live.home.joinpath("orlopd.log").read_text().count("belongs to another database") == 1
+            assert live.home.joinpath("orlopd.log").read_text().count("was written for another database") == 1
         for path in (*aside(live), database(live)):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         shutil.copy(backup, database(live))

@@ -189,7 +189,7 @@ def test_a_reload_applies_or_changes_nothing(daemon: Orlopd) -> None:
     assert daemon.get("/info")["Labels"] == ["ship=second"]
     daemon.config.write_text('{"labels": ["ship=third"], "debug": "loud"}')
     daemon.process.send_signal(signal.SIGHUP)
-    assert "debug: loud: expected true or false" in daemon.wait_for("the present one stays in force")
+    assert "debug: loud: expected true or false" in daemon.wait_for("the current one stays in use")
     assert daemon.get("/info")["Labels"] == ["ship=second"]
     _, body = daemon.request("GET", f"/events?since=1&until={time.time():.3f}")
     (event,) = [json.loads(line) for line in body.splitlines()]

@@ -99,14 +99,14 @@ def test_a_full_disk_stops_nothing_that_runs(disk: Disk, fresh: Callable[..., En
     disk.fill()
     assert engine.ok("rm", "idle") == "idle"
     assert engine.ok("ps", "-a", "--format", "{{.Names}}").split() == ["two"]
-    for complaint in ("events cannot be kept", "deletions now use reserved space"):
+    for complaint in ("cannot store events", "deletions now use reserved space"):
         assert engine.log().count(complaint) == 1
     assert "Traceback" not in engine.log()
 
     # With free space, everything works again
     disk.empty()
     until(lambda: disk.reserve == reserve.SIZE, "the reserve is whole again")
-    until(lambda: "events are kept over a restart again" in engine.log(), "events are kept")
+    until(lambda: "events are stored again" in engine.log(), "events are stored")
     assert engine.ok("run", "--rm", "--network", "none", BUSYBOX, "echo", "back") == "back"
     engine.kill()
     engine.start()

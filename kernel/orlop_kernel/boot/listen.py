@@ -40,7 +40,7 @@ def _group(name: str) -> int | None:
     except KeyError:
         if name != Config().group:
             raise ConfigError(f"cannot make the socket: group {name} not found") from None
-        _log.warning('could not change group of the socket to docker: there is no group "docker"; only root can use it')
+        _log.warning("could not change group of the socket to docker: there is no such group; only root can use the socket")
         return None
 
 
@@ -66,11 +66,13 @@ def _adopt_inherited(rest: str, inherited: Mapping[int, str], config: Config, co
     """`fd://` takes all sockets that systemd opened, `fd://3` or `fd://name` those. TCP sockets are checked like configured
     ones."""
     if not inherited:
-        raise ConfigError(f"cannot listen on fd://{rest}: no sockets were passed by systemd (LISTEN_FDS is not set for us)")
+        raise ConfigError(
+            f"cannot listen on fd://{rest}: systemd passed no sockets (LISTEN_FDS is not set for this process)"
+        )
     fds = [fd for fd, name in inherited.items() if rest in ("", name, str(fd))]
     if not fds:
         have = ", ".join(f"{fd} ({name})" if name else str(fd) for fd, name in inherited.items())
-        raise ConfigError(f"cannot listen on fd://{rest}: systemd passed {have}")
+        raise ConfigError(f"cannot listen on fd://{rest}: systemd passed only {have}")
     try:
         listeners = [inherited_listener(fd) for fd in fds]
     except OSError as error:

@@ -74,7 +74,7 @@ class Throttle(logging.Filter):
                 return False
             self._kinds[kind] = now, 0
         if held:
-            record.msg, record.args = f"{record.getMessage()} (and {held} more since the last such line)", ()
+            record.msg, record.args = f"{record.getMessage()} ({held} similar messages were suppressed before it)", ()
         return True
 
 

@@ -47,7 +47,7 @@ def _check_form(key: str, path: str) -> None:
 
 
 def _no_passphrase() -> NoReturn:
-    _refuse("tlskey is encrypted, and a daemon has nobody to ask for the passphrase")
+    _refuse("tlskey is encrypted, and the daemon cannot ask for its passphrase: use a key without one")
 
 
 def _load_pair(context: ssl.SSLContext, config: Config) -> None:
@@ -146,9 +146,9 @@ def _check_rights(config: Config, hosts_by_tcp: bool) -> None:
         for other, theirs in seen:
             if _rights(entry) != _rights(other) and trusted & theirs:
                 _refuse(
-                    f"{entry.host} (role {entry.role}) has other rights than {other.host} (role {other.role}) and trusts "
-                    "the same CA: clients of one could use the other; give its entry of listeners a tlscacert of its own "
-                    "(`orlop tls init --dir DIR` makes one), or let hosts name no tcp address"
+                    f"{entry.host} (role {entry.role}) and {other.host} (role {other.role}) trust the same CA, but give "
+                    f"different rights: clients of one could use the other; in listeners, give {entry.host} a tlscacert of "
+                    "its own (`orlop tls init --dir DIR` makes one), or remove the tcp addresses from hosts"
                 )
         seen.append((entry, trusted))
 
@@ -179,5 +179,5 @@ def warnings(config: Config, certificate: dict[str, Any]) -> list[str]:
     if os.stat(config.tlskey).st_mode & 0o007:
         found.append(f"tlskey {config.tlskey} can be read by every user of this machine: chmod 600 {config.tlskey}")
     if not config.verifies_clients:
-        found.append("tlsverify is off: clients need no certificate, and whoever reaches the daemon is root on this machine")
+        found.append("tlsverify is off: clients need no certificate, so whoever reaches the daemon can become root here")
     return found

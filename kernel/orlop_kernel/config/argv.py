@@ -152,6 +152,6 @@ def parse_flags(argv: Sequence[str], flags: Mapping[str, Flag], hint: Callable[[
     if action == "check":
         action = " ".join(("check", *sorted(actions & _WITH_CHECK)))
     elif stray := actions & _WITH_CHECK:
-        raise ConfigError(f"--{min(stray)} goes with --check\nSee 'orlopd --help'.")
+        raise ConfigError(f"--{min(stray)} needs --check\nSee 'orlopd --help'.")
     chosen = shown if action == "show-config" else action
     return Parsed(values, given, raw, named["config-file"], chosen, adopt=named["adopt"])

@@ -105,7 +105,7 @@ def _hint(key: str, schema: Schema) -> str:
     if known:
         return known
     if owner := schema.unselected(key):
-        return f'a key of the plugin "{owner}", which is in none of services, front-ends and guards'
+        return f'a key of the plugin "{owner}", which none of services, front-ends and guards selects'
     from difflib import get_close_matches
 
     near = get_close_matches(key, schema.owners, 1)
@@ -145,7 +145,7 @@ def decode(text: str) -> Document:
     notes = []
     for key, line in key_lines(text):
         if key in lines:
-            notes.append(f"{key} stands on line {lines[key]} and on line {line}: the last one counts")
+            notes.append(f"{key} is set on line {lines[key]} and again on line {line}: the last value is used")
         lines[key] = line
     schema = Schema.select(found)
     problems = [_unknown(found, lines, schema)]

@@ -70,15 +70,15 @@ ACTION = Kind("action", parse_bool, "true")
 SHOW = Kind("show", _show, "text")
 
 FLAGS: tuple[Flag, ...] = (
-    flag("adopt", STRING, "Use the data of the stopped dockerd with this data root, unless that was done before", key=""),
-    flag("allow-insecure-tcp", BOOL, "Listen off loopback where nobody has to show a certificate: whoever connects is root"),
-    flag("check", ACTION, "Compare database, files and the kernel's state, print what does not agree and exit", key=""),
+    flag("adopt", STRING, "Adopt the data of the stopped dockerd with this data root, unless already adopted", key=""),
+    flag("allow-insecure-tcp", BOOL, "Allow TCP off loopback without client certificates: clients can become root"),
+    flag("check", ACTION, "Compare database, files and the kernel's state, print the differences and exit", key=""),
     flag("config-file", STRING, "Configuration file (default /etc/orlop/daemon.json, else /etc/docker/daemon.json)", key=""),
     flag("data-root", STRING, "Root directory of persistent state (default /var/lib/orlop)"),
     flag("debug", BOOL, "Enable debug mode", short="D"),
     flag("deep", ACTION, "With --check: also read all blobs of images", key=""),
     flag("exec-root", STRING, "Root directory of execution state (default /run/orlop)"),
-    flag("facts", ACTION, "With --check: add what a debug bundle has of this machine", key=""),
+    flag("facts", ACTION, "With --check: also print the facts about this machine that a debug bundle contains", key=""),
     flag("group", STRING, "Group that owns the unix socket (default docker)", short="G"),
     flag("help", ACTION, "Print usage", key="", short="h"),
     flag(
@@ -87,7 +87,7 @@ FLAGS: tuple[Flag, ...] = (
     flag("log-format", STRING, "Format of the daemon's own log: text or json"),
     flag("log-level", STRING, "Level of the daemon's own log: debug, info, warn, error, fatal (default info)", short="l"),
     flag("pidfile", STRING, "File for the daemon's process id (default /run/orlop.pid)", short="p"),
-    flag("repair", ACTION, "With --check: remove what belongs to nothing; user data is never touched", key=""),
+    flag("repair", ACTION, "With --check: repair what was found, without touching user data", key=""),
     flag(
         "show-config", SHOW, "Print every key, its value and where it comes from, and exit: text (default) or json", key=""
     ),
@@ -95,7 +95,7 @@ FLAGS: tuple[Flag, ...] = (
     flag("tlscacert", STRING, "Trust clients with certificates signed by this CA only (default ~/.docker/ca.pem)"),
     flag("tlscert", STRING, "TLS certificate file (default ~/.docker/cert.pem)"),
     flag("tlskey", STRING, "TLS key file (default ~/.docker/key.pem)"),
-    flag("tlsverify", BOOL, "Use TLS and verify clients; =false: encrypt only"),
+    flag("tlsverify", BOOL, "Use TLS and verify clients; with =false, only encrypt"),
     flag("validate", ACTION, "Validate the configuration, print the verdict and exit", key=""),
     flag("version", ACTION, "Print version information and quit", key="", short="v"),
 )
@@ -107,9 +107,9 @@ def help_text(flags: Iterable[Flag]) -> str:
         "",
         "A container engine that serves the Docker Engine API.",
         "",
-        "Every option but --config-file, --validate, --show-config, --help and --version may instead stand in the",
-        "configuration file, under the same name (lists in the plural); one that stands in both is an error. To try out",
-        "a second daemon:",
+        "Every option but --config-file, --validate, --show-config, --help and --version can instead be set in the",
+        "configuration file, under the same name (lists in the plural). An option that is set in both is an error.",
+        "To try out a second daemon:",
         "",
         "  orlopd --data-root /tmp/o/data --exec-root /tmp/o/run -H unix:///tmp/o/orlop.sock",
         "",

@@ -37,13 +37,13 @@ class Schema:
             for key in keys.__struct_encode_fields__:
                 if key in self.owners:
                     both = f"{_label(self.owners[key])} and {_label(name)}"
-                    raise ConfigError(f"the key {key} is declared by {both}; take one of the plugins out of daemon.json")
+                    raise ConfigError(f"the key {key} is declared by both {both}; remove one plugin from daemon.json")
                 self.owners[key] = name
         self.flags = {flag.name: flag for flag in FLAGS}
         for name, keys in parts.items():
             for flag in keys.FLAGS:
                 if flag.name in self.flags:
-                    raise ConfigError(f"the flag --{flag.name} of {_label(name)} is declared by another plugin, too")
+                    raise ConfigError(f"the flag --{flag.name} of {_label(name)} is also declared by another plugin")
                 self.flags[flag.name] = flag
 
     @classmethod

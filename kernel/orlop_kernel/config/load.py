@@ -139,7 +139,7 @@ def _warnings(values: Mapping[str, Any], config: Config) -> Iterator[str]:
         yield from (f"{key} is ignored: {reason}" for key, reason in part.IGNORED.items() if key in values)
     schemes = {host.partition("://")[0] for host in config.effective_hosts}
     if config.group != Config().group and "fd" in schemes and "unix" not in schemes:
-        yield f"group is ignored: the socket is systemd's, it needs SocketGroup={config.group} (systemctl edit orlop.socket)"
+        yield f"group is ignored: systemd makes the socket; set SocketGroup={config.group} (systemctl edit orlop.socket)"
 
 
 def certificates(environ: Mapping[str, str]) -> str:
@@ -220,11 +220,11 @@ def parse(argv: Sequence[str], directory: str = "") -> Parsed:
 
     def hint(name: str) -> str:
         owner = document.schema.unselected_flag(name)
-        return f'a flag of the plugin "{owner}", which is in none of services, front-ends and guards' if owner else ""
+        return f'a flag of the plugin "{owner}", which none of services, front-ends and guards selects' if owner else ""
 
     parsed = parse_flags(argv, document.schema.flags, hint)
     if parsed.config_file != seeming:
-        raise ConfigError("cannot tell which file --config-file names: write --config-file=FILE, and before other flags")
+        raise ConfigError("cannot tell which file --config-file names: write --config-file=FILE before all other flags")
     return parsed._replace(directory=directory, read=(document, problems))
 
 
@@ -248,7 +248,7 @@ def load_all(parsed: Parsed, environ: Mapping[str, str]) -> Loaded:
     origins = _origins(document, path, bool(parsed.config_file), parsed)
     values = merge({key: value for key, value in document.values.items() if key not in mistyped}, parsed)
     if foreign := [f"--{name}" for name, flag in sorted(parsed.flags.items()) if _key(flag) not in {"", *known}]:
-        problems.append(f"{', '.join(foreign)}: no plugin in services, front-ends and guards has the key of this flag")
+        problems.append(f"{', '.join(foreign)}: no plugin that services, front-ends and guards select declares this flag")
         values = {key: value for key, value in values.items() if key in known}
     for key, name in _certificates(values, environ):
         origins.setdefault(key, []).append(name)

@@ -61,7 +61,7 @@ def _hosts(config: Config) -> Problems:
         text = "invalid TLS configuration: tlscert and tlskey are needed; there are none in DOCKER_CERT_PATH or ~/.docker"
         yield _problem(text, *tls, "tlscert", "tlskey")
     if config.verifies_clients and not config.tlscacert:
-        text = 'invalid TLS configuration: tlscacert is needed to verify clients ("tlsverify": false does not)'
+        text = 'invalid TLS configuration: tlscacert is needed to verify clients (or set "tlsverify": false)'
         yield _problem(text, *tls, "tlscacert")
 
 

@@ -198,11 +198,11 @@ class EventBus:
         except OrlopError as error:
             self._unsaved = {**batch, **self._unsaved}
             if not self._behind:
-                _log.warning("events cannot be kept over a restart for now: %s", error)
+                _log.warning("cannot store events, a restart would lose them: %s", error)
             self._behind = True
         else:
             if self._behind:
-                _log.info("events are kept over a restart again")
+                _log.info("events are stored again")
             self._behind = False
 
     async def run(self) -> None:

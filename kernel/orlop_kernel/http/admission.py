@@ -111,11 +111,11 @@ class Admission:
     def _excess(self, peer: _Peer, descriptor: int) -> str:
         limits = self.limits
         if limits.connections_by_peer and peer.open >= limits.connections_by_peer:
-            return f"{peer.key or 'the client'} has {peer.open} connections open, as many as one client may"
+            return f"{peer.key or 'the client'} has {peer.open} connections open, which is the limit for a client"
         if limits.connections and self._open >= limits.connections:
-            return f"{self._open} connections are open here, as many as are allowed"
+            return f"{self._open} connections are open on this listener, which is the limit"
         if limits.descriptors and descriptor >= limits.descriptors:
-            return f"the daemon has {descriptor} files open, and keeps the rest for its own work"
+            return f"the daemon has {descriptor} files open, and reserves the rest for its own work"
         return ""
 
     def _evict_waiting(self, peer: _Peer) -> bool:

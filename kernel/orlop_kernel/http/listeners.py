@@ -62,7 +62,7 @@ def _refuse_living(path: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise FileExistsError(errno.EEXIST, "there is a file that is not a socket", path)
+        raise FileExistsError(errno.EEXIST, "this path is a file that is not a socket", path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1)
         try:

@@ -77,7 +77,7 @@ class Transport:
         with trio.move_on_after(self._send_timeout) as scope:
             await self.stream.send_all(data)
         if scope.cancelled_caught:
-            raise trio.BrokenResourceError("the client takes nothing")
+            raise trio.BrokenResourceError("the client does not read")
 
     def widen(self) -> None:
         """Enlarge the send buffer, so that the producer can make the next piece while the client reads the last."""

@@ -160,7 +160,8 @@ class Call:
             else:
                 self._value = await trio.to_thread.run_sync(self.dialect.decode, data, kind)
         elif type(self._value) is not (get_origin(kind) or kind):
-            raise TypeError(f"the body of {self.pattern} was judged as {type(self._value).__name__}, not {kind.__name__}")
+            first = type(self._value).__name__
+            raise TypeError(f"cannot decode the body of {self.pattern} as {kind.__name__}: it was decoded as {first} before")
         value: T = self._value
         return value
 

@@ -25,7 +25,7 @@ def test_body_cannot_be_decoded_as_two_types() -> None:
 
     async def main() -> None:
         assert await asked.json(dict[str, int]) is await asked.json(dict[str, int])
-        with pytest.raises(TypeError, match="was judged as dict"):
+        with pytest.raises(TypeError, match="it was decoded as dict before"):
             await asked.json(list)
 
     trio.run(main)

@@ -84,7 +84,7 @@ def test_repeated_refusals_are_logged_as_one_line_with_a_count(log: tuple[loggin
     assert lines[0].startswith("cannot do 0: too many open files: the daemon may have ")
     assert lines[1] == "another failure"
     assert lines[2].startswith("and again: too many open files") and lines[2].endswith(
-        "(and 999 more since the last such line)"
+        "(999 similar messages were suppressed before it)"
     )
 
 

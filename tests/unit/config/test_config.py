@@ -274,7 +274,7 @@ def test_ignored_keys_are_warned_about(write: Any) -> None:
 def test_group_without_a_unix_socket_is_warned_about(argv: list[str], told: bool) -> None:
     found = load_all(parse(["--config-file", "/dev/null", *argv]), {}).warnings
     assert len(found) == told
-    assert all("the socket is systemd's, it needs SocketGroup=crew" in each for each in found)
+    assert all("systemd makes the socket; set SocketGroup=crew" in each for each in found)
 
 
 def test_environment_is_used_where_neither_file_nor_flag_sets_a_value(write: Any) -> None:
@@ -394,7 +394,7 @@ def test_every_problem_is_named_with_its_place(write: Any) -> None:
 def test_repeated_key_is_warned_about_and_the_last_one_counts(write: Any) -> None:
     loaded = load_all(parse(["--config-file", write(b'{\n"mtu": 1400,\n"mtu": 1300\n}')]), {})
     assert Config.of(loaded.config).mtu == 1300
-    assert loaded.warnings == ("mtu stands on line 2 and on line 3: the last one counts",)
+    assert loaded.warnings == ("mtu is set on line 2 and again on line 3: the last value is used",)
     assert loaded.origin("mtu").endswith("daemon.json:3")
 
 

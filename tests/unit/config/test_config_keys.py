@@ -141,13 +141,13 @@ def test_an_unknown_key_stays_an_error(loaded: Callable[..., Loaded]) -> None:
 
 def test_a_key_of_a_plugin_that_is_not_selected_names_the_plugin(loaded: Callable[..., Loaded]) -> None:
     said = refused(loaded, quota_dir="/x")
-    assert 'quota-dir (line 3; a key of the plugin "quota", which is in none of services, front-ends and guards)' in said
+    assert 'quota-dir (line 3; a key of the plugin "quota", which none of services, front-ends and guards selects)' in said
 
 
 def test_a_flag_of_a_plugin_that_is_not_selected(loaded: Callable[..., Loaded]) -> None:
     said = refused(loaded, argv=("--quota-dir", "/x", "--debug"))
     assert said.startswith(
-        'unknown flag: --quota-dir (a flag of the plugin "quota", which is in none of services, front-ends and guards)'
+        'unknown flag: --quota-dir (a flag of the plugin "quota", which none of services, front-ends and guards selects)'
     )
 
 
@@ -155,7 +155,9 @@ def test_a_reload_that_selects_a_plugin_no_more_refuses_its_flags(loaded: Callab
     loaded("quota")
     parsed = parse(["--config-file", str(tmp_path / "daemon.json"), "--quota-dir", "/x"])
     loaded()
-    with pytest.raises(ConfigError, match="--quota-dir: no plugin in services, front-ends and guards has the key of this"):
+    with pytest.raises(
+        ConfigError, match="--quota-dir: no plugin that services, front-ends and guards select declares this"
+    ):
         load_all(parsed._replace(read=None), {})
 
 
@@ -208,9 +210,9 @@ def test_config_file_that_may_be_a_value_of_another_flag(argv: list[str]) -> Non
 @pytest.mark.parametrize(
     ("services", "text"),
     [
-        (("quota", "twin"), 'the key quota-dir is declared by the plugin "quota" and the plugin "twin"'),
-        (("quota", "doubling"), 'the flag --quota-limit of the plugin "doubling" is declared by another plugin, too'),
-        (("greedy",), 'the key hosts is declared by the kernel and the plugin "greedy"'),
+        (("quota", "twin"), 'the key quota-dir is declared by both the plugin "quota" and the plugin "twin"'),
+        (("quota", "doubling"), 'the flag --quota-limit of the plugin "doubling" is also declared by another plugin'),
+        (("greedy",), 'the key hosts is declared by both the kernel and the plugin "greedy"'),
         (("silent",), 'cannot use the keys of the plugin "silent": HELP lacks silent'),
         (("wrong",), "cannot use the keys of the plugin \"wrong\": <class 'dict'> is not a subclass of"),
     ],

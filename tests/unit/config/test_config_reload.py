@@ -248,9 +248,9 @@ def test_failed_reload_applies_nothing_and_notifies_systemd(
     trio.run(daemon._reload)
     assert daemon._loaded is before
     assert service.engine.config.data_root == str(tmp_path)
-    assert "the present one stays in force: cannot check it: ZeroDivisionError: a bug" in caplog.text
+    assert "the current one stays in use: cannot check it: ZeroDivisionError: a bug" in caplog.text
     assert told[0].startswith("RELOADING=1")
-    assert told[1:] == ["READY=1\nSTATUS=serving; the last reload was refused, its reasons are in the log"]
+    assert told[1:] == ["READY=1\nSTATUS=serving; the last reload was refused, see the log"]
 
 
 # --- orlop config show --------------------------------------------------------------------------------------------------
