@@ -20,9 +20,6 @@ Filters = Mapping[str, Sequence[str]]
 
 _STATUSES = PHASES | {"removing"}
 _HEALTH = frozenset({"none", "starting", "healthy", "unhealthy"})
-_KNOWN = frozenset(
-    "id name label status exited ancestor before since volume network publish expose health isolation is-task".split()
-)
 
 
 def select(ports: Ports, *, everything: bool, limit: int, filters: Filters) -> list[Container]:
@@ -196,3 +193,5 @@ _TESTS: dict[str, Callable[[Ports, Sequence[str]], Test]] = {
     "health": _by_health,
     "is-task": _by_task,
 }
+_KNOWN = _TESTS.keys() | {"before", "since", "publish", "expose", "isolation"}
+"""`select` itself applies the first four. `isolation` has no effect, as in dockerd on Linux."""
