@@ -70,8 +70,8 @@ def _opaque(target: int | str) -> bool:
 
 
 def _lookup(lowers: Sequence[str], path: str) -> tuple[os.stat_result | None, list[str]]:
-    """The entry that the merged `lowers` show at `path` (None for none), and those lower layers in which `path` is a
-    directory that contributes to the merged one. The parent of `path` must be a directory in each of `lowers`."""
+    """What is visible at `path` when `lowers` are merged (None: nothing), and, if it is a directory, the layers whose
+    directories are merged into it, uppermost first. The parent of `path` must be a directory in each of `lowers`."""
     shown: os.stat_result | None = None
     merged: list[str] = []
     for lower in lowers:

@@ -1,1 +1,2 @@
-"""One module per command or small group of commands; imported by orlop_cli._groups when called."""
+"""One module for each command, or for a few similar ones. `orlop_cli._groups` imports a module when one of its commands is
+called; `orlop_cli._root` has the table of all commands."""

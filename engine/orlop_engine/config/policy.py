@@ -76,4 +76,5 @@ RELOADABLE = frozenset(
         "shutdown-timeout",
     }
 )
-"""Keys that SIGHUP applies to the running daemon: dockerd's, and others that are only read when needed."""
+"""Keys that a reload (SIGHUP) applies: those that dockerd reloads, and others whose value is read again at each use, or
+passed on by `Engine.reconfigure`."""

@@ -5,9 +5,17 @@ changes along with the phase (pid, times, exit code, error); the caller assigns 
 other code sets a phase, but for the migration of old rows (`record`). Docker's booleans are properties, derived from the
 phase.
 
-A new phase also needs: each place that asks for `running`, `paused` or `restarting`; `adoption`, which decides at boot;
-`ContainerIndex.counts`; `check.rows`; `wire.container_list.status_text` of the front end `docker`; `_states` of the metrics;
-`_LIVING` of the client (`commands/system.py`); and a schema version of the rows (`record.SCHEMA`).
+A new phase also concerns:
+
+- the decisions at boot: `restore` and `adoption`;
+- the operation that leads to it. `pausing` is a model: it checks the state, commits the change and publishes its event. It
+  also needs a route;
+- other code that asks for the phase, most of it in `stopping`, `lifecycle`, `removal` and `execs`; find all of it with
+  `grep -rE 'state.(running|paused|restarting)'`;
+- `ContainerIndex.counts`, `check.rows`, `wire.container_list.status_text` of the front end `docker`, and `_states` of the
+  metrics;
+- the client: `_LIVING` in `commands/system.py`, and `_completion.py`;
+- a new schema version of the rows (`record.SCHEMA`).
 
 Two conditions are not phases. "Starting" belongs to the run (`Run.settled`): no client sees it and no row holds it, because
 a start that a crash interrupts is undone. "Removing" is `ContainerRecord.removing`: a removal that fails leaves the
