@@ -97,8 +97,8 @@ class ServicePlugin(Protocol):
 
 
 class FrontEnd(Protocol):
-    """Serves an API; its factory takes the `Context`. Where no handler answers, the `dialect` of the first front end that
-    has one does."""
+    """Serves an API; its factory takes the `Context`. All routes use the same dialect: that of the first front end whose
+    `dialect` is not None."""
 
     dialect: Dialect | None
 
