@@ -17,7 +17,8 @@ from tests.registry import busybox, docker_archive, image, layer
 from . import engines
 from .measures import ALL, IMAGE, Measure
 
-_MORE = ("orlop-crun", "podman")
+_OTHER = "orlop-other"  # of another checkout
+_MORE = (_OTHER, "orlop-crun", "podman")
 _SCALE = {"ms": 1e3, "us": 1e6, "MB": 1, "x": 1}
 
 
@@ -26,6 +27,9 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("measures", nargs="*", help=f"which (default all): {' '.join(m.key for m in ALL)}")
     parser.add_argument("--crun", action="store_true", help="also Orlop with crun")
     parser.add_argument("--podman", action="store_true", help="also podman")
+    parser.add_argument(
+        "--against", metavar="CHECKOUT", help="also Orlop of another checkout, set up there with ./dev setup"
+    )
     parser.add_argument("--only-orlop", action="store_true", help="no comparison; for work on one measure")
     parser.add_argument("--check", action="store_true", help="exit with 1 when a ratio is over its bound")
     asked = parser.parse_args(argv)
@@ -56,6 +60,8 @@ def report(one: Measure, found: dict[str, float]) -> bool:
     ratio = ours / found[first] if first in found and first != one.engines[-1] else 0.0
     held = ours if one.unit in ("MB", "x") else ratio
     verdict = f"ratio {ratio:.2f}" if ratio else ""
+    if _OTHER in found:
+        verdict += f", to the other checkout {ours / found[_OTHER]:.2f}"
     if one.bound < math.inf:
         verdict += f" (<= {one.bound}{' MB' if one.unit == 'MB' else ''})" + ("" if held <= one.bound else "  OVER")
     print(f"{one.label:48} {one.unit:3} {'  '.join(cells):60} {verdict}", flush=True)
@@ -63,7 +69,7 @@ def report(one: Measure, found: dict[str, float]) -> bool:
 
 
 def engines_of(one: Measure, fleet: Mapping[str, engines.Engine]) -> list[engines.Engine]:
-    """Those that the measure compares, in order. `--crun` and `--podman` add to the comparisons with dockerd."""
+    """Those that the measure compares, in order. Comparisons with dockerd include the engines that options have added."""
     more = [name for name in fleet if name in _MORE] if one.engines[0] == "dockerd" else []
     return [fleet[name] for name in (*one.engines, *more) if name in fleet]
 
@@ -84,6 +90,9 @@ def main() -> int:
         found.append(stack.enter_context(engines.orlop(top)))
         if "erofs" in wanted:
             found.append(stack.enter_context(engines.orlop(top, name="erofs", config={"storage-driver": "erofs"})))
+        if asked.against:
+            programs = os.path.join(asked.against, ".venv/bin")
+            found.append(stack.enter_context(engines.orlop(top, name=_OTHER, programs=programs)))
         if asked.crun:
             found.append(stack.enter_context(engines.orlop(top, "crun", "orlop-crun")))
         if asked.podman:

@@ -177,7 +177,11 @@ def in_memory(path: str) -> Iterator[None]:
 
 @contextmanager
 def orlop(
-    top: str, runtime: str = "runc", name: str = "orlop", config: Mapping[str, object] | None = None
+    top: str,
+    runtime: str = "runc",
+    name: str = "orlop",
+    config: Mapping[str, object] | None = None,
+    programs: str = BIN,
 ) -> Iterator[Engine]:
     base = f"{top}/{name}"
     os.makedirs(base, exist_ok=True)
@@ -185,9 +189,9 @@ def orlop(
         ours = {"runtimes": {"crun": {"path": "crun"}}, "default-runtime": runtime, "log-driver": "json-file"}
         json.dump({**ours, **(config or {})}, file)
     roots = ["--data-root", f"{base}/data", "--exec-root", f"{top}/run/{name}"]
-    command = [f"{BIN}/orlopd", "--config-file", f"{base}/daemon.json", *roots, "-H", f"unix://{base}/s.sock"]
+    command = [f"{programs}/orlopd", "--config-file", f"{base}/daemon.json", *roots, "-H", f"unix://{base}/s.sock"]
     with _engine(name, top, command) as engine:
-        engine.client = f"{BIN}/orlop"
+        engine.client = f"{programs}/orlop"
         yield engine
 
 
