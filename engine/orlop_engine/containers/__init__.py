@@ -1,12 +1,12 @@
-"""Containers: from the create request to the removal of everything that belongs to a container. The row in table
-`containers` is authoritative; the next boot accounts for, or removes, what a crash leaves behind.
+"""Containers, from the create request to the removal. A container's row in table `containers` is authoritative. After a
+crash, the next boot accounts for containers that ended meanwhile, and removes files and directories without a row.
 
-Operations are functions. They take a container and `ports.Ports`, or the few ports that they need.
+Operations are functions. A function takes a container and `ports.Ports`, or only the ports that it needs.
 
-what there is        `index`, `container`, `record`, `state`, `rows`, `paths`, `events`, `names`, `labels`
-what they need       `ports`, `services` (the other services, as Protocols), `background`
-create               `create`, with `configuration`, `validate`, `limits`, `counts`, `mount_spec`, `volumes`, `links`,
-                     `rootfs`
+data                 `index`, `container`, `record`, `state`, `rows`, `paths`, `events`, `names`, `labels`
+dependencies         `ports`, `services` (the other services, as Protocols), `background`
+create               `create`, with `configuration`, `validate`, `limits`, `entry_limits`, `mount_spec`, `volumes`,
+                     `links`, `rootfs`
 start                `launch`, with `prepared_sandbox`, `bundle`, `apparmor_profile`, `devices`, `mount_plan`, `netfiles`,
                      `runtime`, `needs`, `monitor_events`
 running              `lifecycle` (start, restart, rename), `stopping`, `signals`, `pausing`, `waits`, `attach`,

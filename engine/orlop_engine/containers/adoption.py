@@ -1,10 +1,11 @@
-"""Recovery of containers at boot: adopt living monitors, account for exits while no daemon ran. The exit code comes from
-`exit.json`; without that file it is 255.
+"""Recovery of containers at boot: adopt living monitors, and account for exits that happened while no daemon ran. The
+exit code comes from `exit.json`; without that file the exit code is 255.
 
-A container whose monitor lives (the process with the pid and start time of its record) is shown as the previous daemon
-left it until the monitor answers, which is after the first requests: the daemon answers without waiting for a monitor. A
-monitor that does not answer (its disk hangs, its process is stopped) delays no other container: operations that need it
-fail at once with the reason, the container can be killed and removed, and it is adopted as soon as the monitor answers.
+A monitor lives if there is a process with the pid and start time of the monitor's record. The daemon serves requests
+before the monitors have answered; until its monitor answers, a container is shown as the previous daemon left it. A
+monitor that does not answer (its disk hangs, its process is stopped) delays no other container: operations that need this
+monitor fail immediately with the reason, but its container can be killed and removed. The container is adopted as soon as
+the monitor answers.
 """
 
 from __future__ import annotations
@@ -36,13 +37,14 @@ __all__ = ["kill_monitor", "recover"]
 
 log = logging.getLogger("orlop.containers")
 
-_PROMPT = 0.1  # seconds in which a monitor answers that is neither stopped nor stuck
+_PROMPT = 0.1  # seconds in which a monitor answers, unless it is stopped or stuck
 
 
 async def recover(ports: Ports, container: Container, known: trio.Event, turns: trio.Lock) -> None:
-    """Recover one container. `known` is set once records on disk and the kernel have shown whether it lives; the caller
-    sets it after an error. Its monitor is asked when requests are served, one monitor in each of the `turns`. Errors are
-    logged, because one broken container or a full disk must not keep the daemon from starting."""
+    """Recover one container. `known` is set once the records on disk and the kernel have shown whether the container
+    runs; after an error the caller sets `known`. The monitors are asked when the daemon serves requests, one at a time:
+    `turns` is the lock for this. Errors are logged, because one broken container or a full disk must not keep the daemon
+    from starting."""
     try:
         async with container.lock:
             run = await _living_run(ports, container)
@@ -61,14 +63,15 @@ async def recover(ports: Ports, container: Container, known: trio.Event, turns: 
 
 
 async def _living_run(ports: Ports, container: Container) -> Run | None:
-    """The living run, shown as running from now on. None when there is none: its end has been accounted for."""
+    """The container's run, if its monitor lives: the container is shown as running from now on. Otherwise account for the
+    end of the run and return None."""
     run = Run(ports.paths.run_dir(container.id))
     if not os.path.isdir(run.run_dir):
         await _account_lost(ports, container)
         return None
     run.monitor = monitor = await _reach(ports, container, run)
     record = container.record
-    # Without a row that contains its network, no client was told that it runs
+    # If the row does not name this monitor, no client was told that the container runs
     if monitor is not None and record.monitor_pid in (None, monitor.pid):
         if _is_accounted(record, run):
             await _adopt_ended(ports, container, run)
@@ -105,8 +108,8 @@ async def _reach(ports: Ports, container: Container, run: Run) -> MonitorClient 
 
 
 async def _has_started(monitor: MonitorClient) -> bool:
-    """Whether a monitor without a record of the start has started its container. A monitor that does not answer in time
-    counts as not started, because no client was told of the start."""
+    """Whether a monitor without a record of the start has started its container. If the monitor does not answer in time,
+    the answer is False, because no client was told of the start."""
     with trio.move_on_after(PATIENCE), suppress(OrlopError):
         return (await monitor.subscribe()).phase != "launched"
     return False
@@ -119,7 +122,7 @@ async def _adopt_once_it_answers(ports: Ports, container: Container, run: Run) -
         try:
             status = await monitor.subscribe()
         except OrlopError:
-            with trio.move_on_after(1):  # it has ended, or dropped the connection, which is reconnecting
+            with trio.move_on_after(1):  # it has ended, or it dropped the connection and the client reconnects
                 await monitor.ended()
         else:
             if status.phase != "launched":
@@ -131,7 +134,7 @@ async def _adopt_once_it_answers(ports: Ports, container: Container, run: Run) -
 
 
 async def _report_silence(container: Container, run: Run) -> None:
-    """Log that a container's monitor does not answer, once that is certain."""
+    """Log that a container's monitor does not answer, unless it answers within `_PROMPT`."""
     assert run.monitor is not None
     with trio.move_on_after(_PROMPT):
         await run.settled.wait()
@@ -176,7 +179,8 @@ async def _adopt(ports: Ports, container: Container, run: Run, status: Status) -
     monitor = run.monitor
     assert monitor is not None
     monitor.on_resumed = partial(ports.execs.reconcile, container)
-    with container.publish() as draft:  # the previous daemon died before the kill, and reported no removal
+    # The previous daemon died before it killed the container for the removal, and reported no removal
+    with container.publish() as draft:
         draft.removing = False
     init = runs.init_record(run.run_dir)
     if init is None or runs.monitor_record(run.run_dir) is None:
@@ -184,7 +188,8 @@ async def _adopt(ports: Ports, container: Container, run: Run, status: Status) -
         init = runs.init_record(run.run_dir)
     news = _note_init(container, init)
     if init is not None and not container.record.state.paused and cgroups.is_frozen(init.cgroups):
-        news = True  # the row lacks the pause, or has an unpause that failed
+        # Frozen, but not paused in the row: the pause was not saved, or the unpause was saved but not carried out
+        news = True
         with container.publish() as draft:
             draft.state = draft.state.after_pause()
     ports.execs.adopt(container, status)
@@ -237,15 +242,16 @@ async def _record(ports: Ports, container: Container) -> None:
 
 
 async def _account_lost(ports: Ports, container: Container, *, never: bool = False) -> None:
-    """Account for a container whose monitor is gone. `never`: its start was reported to no client, so it counts as not
-    started. It is shown as ended from the beginning."""
+    """Account for a container whose monitor is gone. `never`: no client was told of the start, so the container is
+    treated as not started. The container is shown as ended before this function first awaits."""
     record = container.record
     run = Run(ports.paths.run_dir(record.id))
     left = os.path.isdir(run.run_dir)
     init = runs.init_record(run.run_dir) if left else None
     between = record.state.restarting and (init is None or _is_accounted(record, run))
     died = not between and (record.state.running or (init is not None and not never))
-    with container.publish() as draft:  # before the commit: it does not run, whatever the disk says
+    # Published without waiting for the commit, which may fail: the container does not run
+    with container.publish() as draft:
         if between:  # between two runs: the last exit is accounted for, and the boot decides on a restart
             draft.state = draft.state.after_cancelled_restart()
         elif died:

@@ -1,7 +1,7 @@
-"""Attach: relay between a client's connection and the streams of a container or an exec.
+"""Attach: relay bytes between a client's connection and the streams of a container or an exec.
 
-The monitor makes the frames, which are Docker's; the daemon only relays bytes. It inspects them in one case: detach
-keys, which are active only with a terminal.
+The monitor makes Docker's stream frames; the daemon relays them unchanged. It inspects only the client's input, for
+detach keys, and only with a terminal.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = logging.getLogger("orlop.containers")
 
 DEFAULT_DETACH_KEYS = b"\x10\x11"
 _CHUNK = 256 << 10
-_LAST_WORDS = 1.0  # seconds for the last input of a client that hung up to reach a container that is being started
+_LAST_WORDS = 1.0  # seconds to deliver the input of a client that hung up while the container was being started
 
 
 class Duplex(Protocol):
@@ -97,8 +97,9 @@ def check(container: Container) -> None:
 
 
 async def join(container: Container, request: Attach) -> Joined | None:
-    """Attach to the container's streams; before a start, wait for it. During a start the monitor already accepts
-    attachments. Returns None when the start failed or the container has just exited."""
+    """Attach to the container's streams. If the container is not started yet, wait for its start; while the start is in
+    progress, the monitor already accepts attachments. Returns None when the start failed or the container has just
+    exited."""
     check(container)
     run = container.run
     if run is not None and run.monitor is not None and not run.finished.is_set():

@@ -58,7 +58,7 @@ async def write(
     init = _init_binary(ports.config, record.host_config)
     args = ["/sbin/docker-init", "--", *record.args] if init else record.args
     process = process_input(ports.config, record, identity, args, bounding, linked)
-    if container.unlisted:  # the environment is complete, but for HOME
+    if container.unlisted:  # the environment is complete, except for HOME
         process = replace(process, env=environment.with_home(record.config.env or (), identity.home))
     spec = build.build(
         build.SpecInput(
@@ -115,8 +115,9 @@ def process_input(
     bounding: tuple[str, ...],
     linked: list[str],
 ) -> build.ProcessInput:
-    """The inputs of the container's first process, which execs share. An exec keeps the privileges of its container's
-    start, whatever the daemon's default is now. `linked`: environment variables of linked containers."""
+    """The inputs of the spec for the container's first process and for its execs. An exec has the privileges that its
+    container was started with, even if the daemon's default has changed since. `linked`: environment variables of linked
+    containers."""
     host = record.host_config
     started_with = record.no_new_privileges
     return build.ProcessInput(
@@ -146,8 +147,8 @@ def _no_new_privileges(config: Config, host: HostConfig) -> bool:
 
 
 def _seccomp(config: Config, host: HostConfig, asked: str, bounding: tuple[str, ...]) -> dict[str, Any] | None:
-    """`asked` is "", a keyword, or the profile itself, because the client reads the file. The daemon's setting is a
-    path."""
+    """`asked` is "", a keyword, or the text of the profile, because the client reads the profile's file. The daemon's own
+    setting is a path."""
     profile = asked or ("unconfined" if host.privileged else config.seccomp_profile)
     if profile == "unconfined":
         return None

@@ -1,9 +1,10 @@
 """Checkpoints: the runtime writes the processes of a running container to disk (with CRIU), and a start restores them.
 
-Owns `checkpoints/NAME` in the container's directory (or NAME in a directory that the client chose), and `criu`, with the
-runtime's logs of the last attempt. A checkpoint is written under a temporary name and renamed when it is complete, so a
-crash leaves no partial checkpoint; the temporary directory is removed when the name is used again, or with the
-container. The container's root is not part of a checkpoint: a restore uses the root as it is then.
+Owns `checkpoints/NAME` in the container's directory (or NAME in a directory that the client chose), and the directory
+`criu` with the runtime's logs of the last attempt. A checkpoint is written under a temporary name and renamed when it is
+complete, so a crash leaves no partial checkpoint; the temporary directory is removed when the name is used again, or
+together with the container. The container's root file system is not part of a checkpoint: a restore uses the root's
+current files.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from .services import Drivers
 __all__ = ["complaint", "create", "find", "names", "remove", "runtime_of", "work_directory"]
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
-_ENDING = 10.0  # seconds until the exit of a container that its checkpoint stopped must be accounted for
+_ENDING = 10.0  # seconds to wait until the exit is accounted for, when the checkpoint stopped the container
 
 
 def runtime_of(drivers: Drivers, container: Container) -> RuntimeCheckpoints:
@@ -72,7 +73,7 @@ def work_directory(paths: ContainerPaths, container: Container) -> str:
 
 
 def complaint(work: str) -> str:
-    """The last error in CRIU's logs, to append to the runtime's message, which only names a log file."""
+    """The last error in CRIU's logs. It is appended to the runtime's message, because that only names a log file."""
     found = ""
     for name in ("dump.log", "restore.log"):
         try:
@@ -85,7 +86,7 @@ def complaint(work: str) -> str:
 
 
 async def create(ports: Ports, container: Container, name: str, directory: str, *, end: bool) -> None:
-    """Write the checkpoint; `end` stops the container with it. The checkpoint is complete when this returns."""
+    """Write a checkpoint. `end`: also stop the container. The checkpoint is complete when this function returns."""
     _check_name(name)
     base = _base(ports.paths, container, directory)
     final, partial = os.path.join(base, name), os.path.join(base, f".{name}.partial")

@@ -1,5 +1,5 @@
-"""The configuration of a new container: the user's request over its image's configuration over the daemon's defaults, as in
-Docker."""
+"""The configuration of a new container. As in Docker, the user's request overrides the image's configuration, which
+overrides the daemon's defaults."""
 
 from __future__ import annotations
 
@@ -72,7 +72,8 @@ def _merge_health(given: Healthcheck | None, image: ImageConfig) -> object:
 
 
 def with_defaults(daemon: Config, config: ContainerConfig, host: HostConfig) -> HostConfig:
-    """Fill in the daemon's defaults, and write what has several forms in one. Changes `host`, and returns it."""
+    """Fill in the daemon's defaults, and bring values that clients write in several ways into one form. Changes `host`,
+    and returns it."""
     if host.network_mode in ("", "default"):
         host.network_mode = defaults.DEFAULT_NETWORK
     if config.network_disabled is True:

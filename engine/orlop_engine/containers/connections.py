@@ -1,6 +1,6 @@
-"""The networks that a container is on: connect and disconnect it, running or stopped, and release what a run had.
-
-A change by connect or disconnect is stored before the request is answered, and the next boot applies what the row says.
+"""The networks that a container is on: connect and disconnect a running or stopped container, and release the addresses
+and ports of a run. Connect and disconnect commit the change before the request is answered; the next boot applies what
+the row says.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ async def release(ports: Ports, container: Container) -> None:
         sandbox = container.record.sandbox
         if sandbox is None:
             return
-        with container.publish() as draft:  # the commit is that of the exit or of the removal
+        with container.publish() as draft:  # committed together with the exit or the removal
             draft.sandbox = None
         with ports.counters.timed("network", "release"):
             await ports.networks.release(sandbox)
@@ -62,14 +62,14 @@ def _configured(networks: Networks, container: Container, record: NetworkRecord)
 
 
 def complete(networks: Networks, container: Container) -> None:
-    """Complete the record of an older daemon, which left out the network of the mode and kept abbreviated ids. The row
-    changes with its next commit."""
+    """Complete a record that an older daemon wrote: add the network of the network mode, and replace abbreviated ids by
+    full ones. The row is updated by its next commit."""
     record = container.record
     if record.endpoints_complete:
         return
     mode = record.host_config.network_mode or defaults.DEFAULT_NETWORK
     endpoints = {mode: EndpointSettings(), **record.endpoints} if not mode.startswith("container:") else {}
-    with suppress(InvalidParameter):  # an id that is ambiguous by now: the next start reports it
+    with suppress(InvalidParameter):  # an abbreviated id has become ambiguous: the next start reports it
         mode, endpoints = networks.pin(mode, endpoints)
     with container.publish() as draft:
         draft.endpoints, draft.endpoints_complete = endpoints, True
@@ -86,7 +86,7 @@ def _running(container: Container) -> _Running | None:
     sandbox, run = container.record.sandbox, container.run
     if not container.record.state.running or sandbox is None or run is None or run.monitor is None:
         return None
-    if not run.settled.is_set():  # the path of its network namespace comes from its monitor
+    if not run.settled.is_set():  # the path of the network namespace comes from the monitor
         raise Unavailable(f"cannot change the networks of container {container.name}: its monitor has not answered yet")
     return _Running(sandbox, run.monitor)
 
@@ -114,7 +114,8 @@ async def connect(ports: Ports, container: Container, network: str, settings: En
 
 
 def _key(given: str, record: NetworkRecord) -> str:
-    """A full id is stored as the id, so that it never comes to mean another network that gets the same name."""
+    """The key under which the row lists the network: the id if the client gave the full id, otherwise the name. A stored
+    id always means this network, even if another network gets the same name later."""
     return record.id if given == record.id else record.name
 
 
@@ -189,7 +190,7 @@ async def disconnect(ports: Ports, container: Container, network: str) -> None:
         if running:
             ports.networks.without(running.sandbox, record.id)  # raises if the container is not on this network
             sandbox = await _with_gateway(ports.networks, container, running, leaving=record.id)
-            _publish(container, sandbox)  # the gateway has moved, whatever follows
+            _publish(container, sandbox)  # the gateway has changed, even if a later step fails
         # Save the row first: a boot removes an endpoint that no row lists, but does not recreate a missing one.
         try:
             async with ports.rows.change(container) as draft:
@@ -226,7 +227,8 @@ async def _with_gateway(networks: Networks, container: Container, running: _Runn
 
 
 async def keep_gateway(networks: Networks, container: Container) -> None:
-    """Reapply the gateway at boot. With one network there is nothing to choose, so nothing can have been interrupted."""
+    """Set the gateway again at boot, because a crash may have interrupted a change of the gateway. A container on one
+    network has no choice of gateway, so its gateway never changed."""
     await networks.wait_restored()
     async with container.lock, container.network_lock:
         running = _running(container)

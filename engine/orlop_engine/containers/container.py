@@ -1,7 +1,7 @@
 """One container in memory: its record, the tasks that wait for it, and its current run.
 
-Only the record is durable; the rest is built again when the daemon starts. `lock` serialises operations that change the
-container's state; readers do not take it.
+Only the record is stored; everything else is built again when the daemon starts. `lock` serialises operations that change
+the container's state; readers do not take it.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _BOOT_START = 30.0  # seconds
 
 class Run(msgspec.Struct, eq=False):
     """One run, from the launch of its monitor to the monitor's end. `settled` is set once the start has succeeded or
-    failed; an exit that is reported earlier waits for it. `finished` is set once the exit has been accounted for.
-    `recorded`: the row contains the exit."""
+    failed; an exit that is reported earlier is accounted for only then. `finished` is set once the exit has been
+    accounted for. `recorded`: the row contains the exit."""
 
     run_dir: str
     monitor: MonitorClient | None = None
@@ -43,14 +43,14 @@ class Run(msgspec.Struct, eq=False):
     finished: trio.Event = field(default_factory=trio.Event)
     recorded: bool = True
     oom_told: bool = False
-    """The event `oom` has been published at the time of the kill."""
+    """The event `oom` has been published already, when the kernel killed the process."""
     killed: bool = False
     """SIGKILL is about to be sent: the container must not be paused any more, because a frozen process does not die."""
     graces: set[trio.CancelScope] = set()
     """Tasks that hold the container's lock and wait for its exit register here, so that `expedite` can shorten their
     wait."""
     latest: float = float("inf")
-    """No such wait lasts beyond this time."""
+    """The time at which every wait in `grace` ends at the latest."""
 
     async def grace(self, seconds: float) -> None:
         """Wait for the exit, for at most `seconds`, or less if `expedite` shortens the wait."""
@@ -90,7 +90,8 @@ class AttachWaiter(msgspec.Struct, eq=False):
 
 
 class PreparedSandbox:
-    """See `prepared_sandbox`. `wanted` is the launch request without mounts; the mounts are resolved once, at the fork."""
+    """See the module `prepared_sandbox`. `wanted` is the launch request without mounts: the mounts are resolved only when
+    the monitor is forked."""
 
     def __init__(self, wanted: Launch) -> None:
         self.wanted = wanted
@@ -99,7 +100,8 @@ class PreparedSandbox:
 
 
 class TreeMount(msgspec.Struct, frozen=True):
-    """A tree that the monitor mounts at `target` of the container: `mounts`, or the part of them at `subpath`."""
+    """A tree that the monitor mounts at `target` in the container: all of `mounts`, or only the path `subpath` inside
+    them."""
 
     target: str
     mounts: tuple[Mount, ...]
@@ -108,10 +110,10 @@ class TreeMount(msgspec.Struct, frozen=True):
 
 
 class Unlisted(msgspec.Struct, frozen=True):
-    """A container that is not the API's, such as a step of a build. It has no row and is in no index, so that no list shows
-    it; it publishes no events, is not restarted, and ends with the daemon. Its root is a snapshot that belongs to someone
-    else and may become a layer. `outputs` are the descriptors of its standard output and standard error, and perhaps of its
-    standard input."""
+    """Marks a container that was not created through the API, such as a step of a build. It has no row and is in no
+    index, so that no list shows it; it publishes no events, is not restarted, and ends with the daemon. Its root is a
+    snapshot that belongs to the caller and may become a layer. `outputs` are the file descriptors of its standard output
+    and standard error, and optionally of its standard input."""
 
     snapshot: str
     outputs: tuple[int, ...]
@@ -122,10 +124,10 @@ class Container:
     def __init__(self, record: ContainerRecord, unlisted: Unlisted | None = None) -> None:
         self.unlisted = unlisted
         self.record = record
-        """Never changed in place, but replaced as a whole (see `Rows.change` and `publish`): so a reader that keeps it sees
-        one state of it. After an await it may have been replaced."""
+        """Never changed in place, but replaced as a whole (see `Rows.change` and `publish`): a reader that keeps a
+        reference sees one consistent state. After an await, `record` may be a newer record."""
         self.row_lock = trio.Lock()
-        """Held by `Rows.change` while its row is being committed and not published yet."""
+        """Held by `Rows.change` from before the row is committed until the new record is published."""
         self.lock = StateLock()
         self.network_lock = trio.Lock()
         """Held by tasks that change `record.sandbox` across an await: connect, disconnect, and the exit, which does not
@@ -137,7 +139,7 @@ class Container:
         self.restart_timer: trio.CancelScope | None = None
         self.restart_delay = 0.0
         self.stop_requested = False
-        """A user or the shutdown ends the current run: its exit is not followed by a restart."""
+        """A user or the shutdown is ending the current run: the restart policy must not restart the container."""
         self.owed_start: trio.Event | None = None
         """Set once the start that the restart policy requires at boot has been tried. Until then the container is shown
         as restarting. None when no such start is due."""
@@ -150,8 +152,8 @@ class Container:
         self.health: Health | None = None
         """The health check of the last run, if it has one."""
         self.revision = object()
-        """Identifies what is shown of the container now: `touch` replaces it. Whoever keeps something derived from the
-        container, such as an encoded answer, keeps the revision with it."""
+        """Identifies the shown state of the container: `touch` replaces the revision. Code that caches something derived
+        from the container, such as an encoded answer, stores the revision with it and compares."""
 
     @property
     def id(self) -> str:
@@ -162,17 +164,17 @@ class Container:
         return self.record.name
 
     async def boot_start_tried(self) -> None:
-        """Wait for the start that is due at boot. Clients of dockerd never see that state: dockerd serves no request
-        before the starts have been tried."""
+        """Wait until the start that is due at boot has been tried. With dockerd no client sees a container before that,
+        because dockerd serves no request until the starts have been tried."""
         if self.owed_start is not None:
             with trio.move_on_after(_BOOT_START):
                 await self.owed_start.wait()
 
     @contextmanager
     def publish(self) -> Iterator[ContainerRecord]:
-        """Change the record without a commit: the block sets fields of a copy, which replaces the record at its end. The
-        block must not await. For changes that must be visible whether or not a commit succeeds; for all others there is
-        `Rows.change`."""
+        """Change the record without a commit: the `with` block sets fields of a copy, and the copy replaces the record at
+        the end of the block. The block must not await. Use this for changes that must be visible whether or not a commit
+        succeeds, and `Rows.change` for all others."""
         draft = copy(self.record)
         yield draft
         self.record = draft
@@ -180,9 +182,9 @@ class Container:
 
     @contextmanager
     def published(self, **fields: object) -> Iterator[None]:
-        """Publish fields for a block that changes the kernel's state to match, or that they mark as in progress. If the
-        block fails they are restored, except those that were published again meanwhile: an exit takes no lock, and its
-        values must stay."""
+        """Publish fields before a block that changes the kernel's state to match them, or whose work they mark as in
+        progress. If the block fails, the fields are restored, except fields that were published again meanwhile: an exit
+        takes no lock, and the values that it published must stay."""
         before = {name: getattr(self.record, name) for name in fields}
         self.record = replace(self.record, **fields)
         self.touch()

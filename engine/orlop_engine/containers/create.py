@@ -1,6 +1,6 @@
-"""Create: merge the request, the image's configuration and the daemon's defaults into one record. Then make the writable
-snapshot and the container's directory, and commit the row last: a container without a row does not exist, and boot
-removes what a crash left of it.
+"""Create a container: merge the request, the image's configuration and the daemon's defaults into one record, make the
+writable snapshot and the container's directory, and commit the row last. A container without a row does not exist: after
+a crash, the next boot removes its snapshot and directory.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def _joined(index: ContainerIndex, host: HostConfig) -> None:
             setattr(host, name, f"container:{index.get(mode.removeprefix('container:')).id}")
         except NotFound as error:
             if name != "network_mode":
-                raise InvalidParameter(str(error)) from None  # clients take a 404 for a missing image, and pull
+                # On a 404, clients pull: they believe that the image is missing
+                raise InvalidParameter(str(error)) from None
 
 
 def _inherited(index: ContainerIndex, host: HostConfig) -> list[MountRecord]:
@@ -104,7 +105,7 @@ def _with_image(images: Images, mount: MountRecord) -> MountRecord:
 
 
 def _image(images: Images, request: CreateRequest, platform: str, newest: bool) -> tuple[Image, list[str]]:
-    """The image for a platform, or by default for this host, and warnings. `newest`: see the service's `resolve`."""
+    """The image for `platform` (by default for this host), and warnings. `newest`: see `resolve` of the image service."""
     if not request.image:
         raise InvalidParameter("no image specified: set Image in the request")
     reference = request.image
@@ -130,8 +131,8 @@ def _image(images: Images, request: CreateRequest, platform: str, newest: bool) 
 
 
 def _endpoints(networks: Networks, request: CreateRequest, host: HostConfig) -> dict[str, EndpointSettings]:
-    """The container's networks, with the settings for each. The container's own MAC address applies to the network of
-    the network mode; ambiguous requests have been refused before."""
+    """The container's networks, with the settings for each. The MAC address of the request's top level applies to the
+    network of the network mode; ambiguous requests have been refused before."""
     given = (request.networking_config.endpoints_config or {}) if request.networking_config else {}
     if request.network_disabled is True:
         given = {}
@@ -184,8 +185,9 @@ async def create(
     flat_readonly: bool = False,
     newest: bool = False,
 ) -> Created:
-    """Create a container. Raises with everything undone. New volumes also get `volume_labels`; `vet` may refuse volumes,
-    and `images` the image. `flat_readonly`: see `mount_spec.plan`; `newest`: see the service's `resolve` of images."""
+    """Create a container. If it raises, everything has been undone. New volumes also get `volume_labels`; `vet` may
+    refuse volumes, and `images` the image. `flat_readonly`: see `mount_spec.plan`; `newest`: see `resolve` of the image
+    service."""
     container_id = names.new_id()
     given = request.host_config or HostConfig()
     await ports.drivers.load(
@@ -232,7 +234,7 @@ async def create(
             container = Container(draft)
             ports.index.add(container)
     except Exception:
-        await volumes.discard(ports.volumes, made)  # only now: they are not held any more
+        await volumes.discard(ports.volumes, made)  # only here, because the volumes are no longer held
         await volumes.clear_intent(ports.store, cleared)
         raise
     ports.events.publish(container, "create")
@@ -249,7 +251,7 @@ async def _manifest(images: Images, image: Image) -> ImageManifest | UnsetType:
 async def _prepare(ports: Ports, record: ContainerRecord, image: Image) -> None:
     await rootfs.prepare(ports, record, image)
     os.mkdir(ports.paths.directory(record.id), 0o710)
-    os.chmod(ports.paths.directory(record.id), 0o710)  # noqa: S103 - Docker's mode: log shippers get in by group
+    os.chmod(ports.paths.directory(record.id), 0o710)  # noqa: S103 - Docker's mode: log shippers have access through the group
     asked = record.config.working_dir
     if asked not in ("", "/", clean_path(image.config.working_dir)):  # the runtime makes the image's own
         await _make_working_directory(ports, record, asked)
@@ -257,7 +259,8 @@ async def _prepare(ports: Ports, record: ContainerRecord, image: Image) -> None:
 
 
 async def _make_working_directory(ports: Ports, record: ContainerRecord, path: str) -> None:
-    """At create, as with Docker: files may be copied into it before the start."""
+    """Create the container's working directory already at create, as Docker does: clients may copy files into it before
+    the start."""
     root = ports.paths.root(record.id)
     os.makedirs(root, mode=0o700, exist_ok=True)
     try:
@@ -267,14 +270,14 @@ async def _make_working_directory(ports: Ports, record: ContainerRecord, path: s
 
 
 def _check_networks(networks: Networks, host: HostConfig, endpoints: Mapping[str, EndpointSettings]) -> None:
-    """Refuse impossible endpoints. A missing network is no error before the start, because clients take a 404 of create for
-    a missing image, and pull."""
+    """Refuse impossible endpoints. A missing network is reported only at the start: if create answered with 404, clients
+    would believe that the image is missing, and pull it."""
     with suppress(NotFound):
         networks.check(host.network_mode, endpoints)
 
 
 async def _undo(ports: Ports, record: ContainerRecord) -> None:
-    """Remove what was created. Errors are only logged, because the user must see the original one. If the daemon ends
+    """Remove what was created. Errors are only logged, because the user must see the original error. If the daemon ends
     meanwhile, the next boot cleans up."""
     try:
         await removal.discard_files(ports, record.id)

@@ -1,5 +1,5 @@
-"""What front ends show of a container, beside its record. Takes no lock, and calls no driver that can hang, except for
-`sizes` and `measure`.
+"""What front ends show of a container in addition to its record. The functions take no lock, and only `sizes` and
+`measure` call drivers that can hang.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ class FilePaths(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """Bytes that the container has written, and those plus the size of its image."""
+    """`written`: bytes that the container has written. `root`: these bytes plus the size of its image."""
 
     written: int
     root: int
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """What a list shows of a container. `image`: see `image_name`. `mounts`: see there."""
+    """What a list shows of a container. `image`: see `image_name`. `mounts`: see the function `mounts`."""
 
     record: ContainerRecord
     image: str
@@ -91,7 +91,7 @@ def shown_mounts(record: ContainerRecord) -> list[MountRecord]:
 
 
 def mounts(volumes: Volumes, record: ContainerRecord) -> list[MountRecord]:
-    """The shown mounts; those of volumes with mount point and driver."""
+    """The mounts that are shown to clients. Mounts of volumes include the volume's mount point and driver."""
     return [
         replace(mount, source=volumes.mountpoint(mount.name), driver=mount.driver or defaults.VOLUME_DRIVER)
         if mount.type == "volume"
@@ -125,7 +125,8 @@ def _tried(record: ContainerRecord) -> bool:
 
 
 def file_paths(ports: Ports, record: ContainerRecord) -> FilePaths:
-    """Paths of resolv.conf, hostname and hosts. The first start makes them; with a shared network they are the owner's."""
+    """Paths of resolv.conf, hostname and hosts. The first start creates the files; a container that shares another
+    container's network has that container's files."""
     if not _tried(record):
         return FilePaths()
     owner = record.host_config.network_mode.removeprefix("container:")
@@ -145,7 +146,7 @@ def summary(ports: Ports, container: Container) -> Summary:
 
 
 async def details(ports: Ports, container: Container) -> Details:
-    """The values are of one moment: nothing is awaited once the storage driver has answered."""
+    """The values belong to one moment: after the storage driver's answer, nothing is awaited."""
     storage = await ports.storage.describe(container.id)
     record = container.record
     host = record.host_config

@@ -1,6 +1,7 @@
-"""Devices for `DeviceRequests`: CDI devices, described in files on the host, and NVIDIA GPUs, by the hook of its toolkit.
+"""Devices for `DeviceRequests`: CDI devices, which files on the host describe, and NVIDIA GPUs, through the hook of
+NVIDIA's container toolkit.
 
-The files are read at each start, because a vendor's tool may have rewritten them.
+The CDI files are read at each start, because a vendor's tool may have rewritten them.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def _files(directory: str) -> dict[str, cdi.Spec]:
             try:
                 found[path] = cdi.parse(_decode(path))
             except (OSError, ValueError, RecursionError) as error:
-                log.warning("CDI file %s is left out: %s", path, error)
+                log.warning("CDI file %s is ignored: %s", path, error)
     return found
 
 

@@ -1,7 +1,7 @@
 """Programs of other architectures: whether the kernel has an emulator for them (Linux: admin-guide/binfmt-misc.rst).
 
-Without one, the container would end with "exec format error" in its output. A container that was created for another
-platform on purpose (`--platform`) is not started then; the error says what to install.
+Without one, the container would end with "exec format error" in its output. So a container that was explicitly created
+for another platform (`--platform`) is not started; the error says what to install.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _handlers(directory: str) -> list[_Handler]:
 
 
 def emulated(directory: str = _DIRECTORY) -> list[Platform]:
-    """The platforms whose programs run by an emulator. Blocks."""
+    """The platforms whose programs can run through an emulator. Blocks."""
     handlers = [handler for handler in _handlers(directory) if "F" in handler.flags]
     found = []
     for architecture in sorted(_MACHINES):

@@ -31,4 +31,4 @@ class ExecState:
     """Set when the process runs, or has failed to start."""
     ended: Future[int] = field(default_factory=Future)
     early: int | None = None
-    """The exit code, if it is reported before the start. The two arrive on different connections."""
+    """The exit code, if the exit is reported before the start: the two reports arrive on different connections."""

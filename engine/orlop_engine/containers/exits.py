@@ -1,7 +1,8 @@
 """Account for the end of a run: release the network, commit the row, publish events, wake waiters, and decide what follows.
 
-One task for each run waits for the monitor's `Exited`, or for the monitor's end without one (then the exit code is read
-from `exit.json`, or is 255 without it). No other code accounts for an exit of a container that has a row.
+One task for each run waits for the monitor's message `Exited`, or for the end of the monitor. If the monitor ended
+without the message, the exit code is read from `exit.json`; without that file it is 255. No other code accounts for the
+exit of a container that has a row.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Then(Enum):
     """The container was created with `--rm`."""
     CLEAN_UP = auto()
     NOTHING = auto()
-    """It was not the container's current run."""
+    """The run that ended was not the container's current run."""
 
 
 async def watch(ports: Ports, container: Container, run: Run) -> Then:
@@ -49,7 +50,7 @@ async def watch(ports: Ports, container: Container, run: Run) -> Then:
 
 
 async def outcome(ports: Ports, container: Container, run: Run) -> Exited:
-    """Wait for the end of a run. When its monitor died, remove what the runtime has left of it, too."""
+    """Wait for the end of a run. If its monitor died, also remove the runtime's state and the cgroups of the run."""
     assert run.monitor is not None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_told, run, nursery.cancel_scope)
@@ -69,8 +70,8 @@ async def _told(run: Run, scope: trio.CancelScope) -> None:
 
 
 async def _found(run: Run) -> Exited:
-    """The exit of a run whose monitor died. The zygote empties the cgroup and writes the record; if it died too, do it
-    here."""
+    """The exit of a run whose monitor died. The zygote empties the cgroup and writes the exit record; if the zygote died
+    too, this function does it."""
     with trio.move_on_after(ZYGOTE_PATIENCE):
         while (record := runs.exit_record(run.run_dir)) is None:  # noqa: ASYNC110 - a file of another process
             await trio.sleep(0.01)
@@ -81,7 +82,8 @@ async def _found(run: Run) -> Exited:
 
 
 async def account(ports: Ports, container: Container, run: Run, exited: Exited) -> Then:
-    """Account for the exit: network, row, events, waiters. Returns what the restart policy and `--rm` ask for."""
+    """Account for the exit: release the network, commit the row, publish events, wake waiters. Returns what the restart
+    policy and `--rm` ask for."""
     try:
         await connections.release(ports, container)
     except Exception:
@@ -89,13 +91,15 @@ async def account(ports: Ports, container: Container, run: Run, exited: Exited) 
     ports.events.publish_volumes(container, "unmount")
     ran_for = (exited.time_ns - container.record.state.started_ns) / 1e9
     again = _wanted_again(ports.state, container, exited.code)
-    with container.publish() as draft:  # before the commit: on a full disk the container has ended anyway
+    # Published before the commit: the container has ended even if a full disk prevents the commit
+    with container.publish() as draft:
         draft.paused_by_engine = False
         draft.state = draft.state.after_exit(exited.code, exited.time_ns, exited.oom, restart=again)
     gone = container.record.host_config.auto_remove and not again and not container.being_restarted
     if not gone:
         await _record(ports.rows, container, run)
-    if again and not _wanted_again(ports.state, container, exited.code):  # a stop or a kill came while the row was written
+    # A stop or a kill was requested while the row was written
+    if again and not _wanted_again(ports.state, container, exited.code):
         again = False
         with container.publish() as draft:
             draft.state = draft.state.after_cancelled_restart()

@@ -1,6 +1,6 @@
-"""The health of a container, derived from the results of its probes. Pure: `probes` runs them.
+"""The health of a container, derived from the results of its probes. Pure: module `probes` runs the probes.
 
-In memory only: after a restart of the daemon a check begins again with `starting`, as with Docker.
+Health is kept in memory only: after a restart of the daemon it is `starting` again, as with Docker.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class Health:
 
 
 def _duration_or(ns: int, default: int) -> int:
-    """The configured duration, or the default. An image may contain values that create refuses: one too large for sleep,
-    or so short that the host would do nothing but probe."""
+    """The configured duration, or the default. An image may contain durations that a create request may not: too long for
+    a sleep, or so short that the host would do nothing but run probes."""
     return min(ns, _LONGEST) if ns >= SHORTEST else default
 
 

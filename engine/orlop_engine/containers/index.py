@@ -1,4 +1,4 @@
-"""All containers in memory, by id and by name. Owns no rows: after a crash the index is built again from them."""
+"""All containers in memory, by id and by name. At every boot the index is built from the rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ __all__ = ["ContainerIndex"]
 
 
 class ContainerIndex:
-    """Iterates over all containers. `find_linked` resolves additional names that links create ("parent/alias")."""
+    """Iterating over the index yields all containers. `find_linked` resolves the additional names that links create
+    ("parent/alias")."""
 
     def __init__(self, find_linked: Callable[[ContainerIndex, str], Container | None] = lambda index, name: None) -> None:
         self.by_id: dict[str, Container] = {}
@@ -81,7 +82,7 @@ class ContainerIndex:
         self.release_name(container.name, container.id)
 
     def release_name(self, name: str, container_id: str) -> None:
-        """Free a name, if it is this container's."""
+        """Free a name, if it belongs to this container."""
         if self.names.get(name) == container_id:
             del self.names[name]
 

@@ -1,5 +1,5 @@
-"""Labels that grant access to a container (those of `listeners`) must come from the create request, never from the
-image: an image could otherwise assign its containers to any team.
+"""The labels by which the configured `listeners` grant access to a container. Such a label must come from the create
+request, never from the image: an image could otherwise give any team access to its containers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def of_image_alone(given: ContainerConfig, image: ImageConfig) -> tuple[str, ...
 
 
 def shed(record: ContainerRecord, names: frozenset[str]) -> None:
-    """Remove those labels that came from the image. Also applied at boot, because a listener may have been added since."""
+    """Remove the labels in `names` that came from the image. Also called at boot, because a listener may have been added
+    since the create."""
     for name in names.intersection(record.image_labels):
         if record.config.labels:
             record.config.labels.pop(name, None)

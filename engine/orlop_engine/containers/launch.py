@@ -4,11 +4,11 @@
    storage returns (often prepared before the start) -> the network is attached to it -> files and spec are written,
    clients that attached before the start get their streams -> the runtime runs
 
-When a step fails, the monitor is ended (and with it its mounts and its network namespace) and the reservations are
-released. The row is committed *while* the runtime starts, with the sandbox, the monitor's pid and the fact of the start.
-If the daemon dies in between, the next one finds the monitor by its run directory. It adopts the monitor and its
-endpoints if the row contains them; otherwise it ends the monitor, because no client was told that the container runs.
-After a power failure the restart policies apply.
+When a step fails, the monitor is ended, which also ends its mounts and its network namespace, and the reservations are
+released. The row is committed *while* the runtime starts; it contains the network sandbox, the monitor's pid and
+`started_before`. If the daemon dies in between, the next daemon finds the monitor by its run directory. If the row
+contains this monitor, the daemon adopts the monitor and its network endpoints; otherwise it ends the monitor, because no
+client was told that the container runs. After a power failure the restart policies apply.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ _CREATE = "failed to create task for container: failed to create shim task"
 
 
 async def launch(ports: Ports, container: Container, image: str = "") -> Run:
-    """Run the container, from a checkpoint if an `image` is given. It runs when this returns (or has exited already, if
-    it is short). Raises with everything undone."""
+    """Start the container, from a checkpoint if `image` (the checkpoint's directory) is given. When this function
+    returns, the container runs, or has already exited. If it raises, everything has been undone."""
     record = container.record
     runtime = ports.drivers.runtime(record.host_config.runtime)
     command, work = runtime.run(task(ports.paths, container)), ""
@@ -61,7 +61,7 @@ async def launch(ports: Ports, container: Container, image: str = "") -> Run:
     container.run = run
     plan = None
     try:
-        # Look up other containers before anything is made.
+        # Look up other containers before anything is created.
         user_namespaces.check(ports.ids, record.host_config)
         network = _network_namespace(ports, record.host_config)
         _share_names(ports.index, container)
@@ -96,7 +96,8 @@ async def launch(ports: Ports, container: Container, image: str = "") -> Run:
         await bundle.write(ports, container, monitor, inside.oci, network, inside.shm)
         await _attach_waiters(container, run, monitor)
         started = await _start(ports, container, runtime, monitor, command)
-        with container.publish() as draft:  # the row has the start already, and gets the pid later (see `start_locked`)
+        # The row contains the start already; the pid is saved later (see `start_locked`)
+        with container.publish() as draft:
             draft.state = draft.state.after_start(started.pid, started.start_time, started.time_ns)
     except BaseException as error:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDOING):
@@ -118,7 +119,7 @@ def _explain(runtime: Runtime, error: StartFailed) -> str:
 
 
 def _network_namespace(ports: Ports, host: HostConfig) -> str:
-    """ "new", "" for the host's namespace, or the path of another container's."""
+    """ "new"; "" for the host's network namespace; or the path of another container's network namespace."""
     kind = ports.networks.sandbox_kind(host.network_mode)
     if kind.startswith("container:"):
         return ports.index.namespace_of(kind.removeprefix("container:"), "net")
@@ -126,7 +127,8 @@ def _network_namespace(ports: Ports, host: HostConfig) -> str:
 
 
 def _share_names(index: ContainerIndex, container: Container) -> None:
-    """A container that shares another's network also shares its host name, as in Docker, because it shares /etc/hosts."""
+    """If the container shares another container's network, give it that container's host name too, as Docker does,
+    because both share /etc/hosts."""
     mode = container.record.host_config.network_mode
     if mode.startswith("container:"):
         other = index.get(mode.removeprefix("container:")).record.config
@@ -135,7 +137,8 @@ def _share_names(index: ContainerIndex, container: Container) -> None:
 
 
 def begin(ports: Ports, container: Container) -> None:
-    """Prepare the sandbox before the start, unless it depends on other containers or needs a call of a volume driver."""
+    """Prepare the sandbox before the start, unless the mounts depend on other containers or need a call of a volume
+    driver."""
     record = container.record
     inside = mount_plan.beforehand(ports, record)
     if inside is None:
@@ -220,15 +223,15 @@ async def _start(ports: Ports, container: Container, runtime: Runtime, monitor: 
 
 
 def _publish_sandbox(container: Container, sandbox: Sandbox | None) -> None:
-    """Before it is committed, with the start or its failure: the name server and the network files are made from the record,
-    and an undo finds it there."""
+    """Publish the network sandbox before it is committed (together with the start or its failure): the name server and
+    the network files are made from the record, and an undo finds the sandbox there."""
     with container.publish() as draft:
         draft.sandbox = sandbox
 
 
 async def _attach_waiters(container: Container, run: Run, monitor: MonitorClient) -> None:
-    """Give clients that attached before the start their streams, before there is output to miss. Clients that attach
-    from now on find the monitor themselves (see `attach.join`)."""
+    """Give clients that attached before the start their streams before the container runs, so that they miss no output.
+    Clients that attach later ask the monitor themselves (see `attach.join`)."""
     while container.attach_waiters:
         waiter = container.attach_waiters[0]
         stream = await monitor.attach(waiter.request)
@@ -240,8 +243,9 @@ async def _attach_waiters(container: Container, run: Run, monitor: MonitorClient
 
 
 async def _undo(ports: Ports, container: Container, run: Run, plan: Any, *, deleted: bool) -> None:
-    """Undo a failed start. Every step is tried: resources that others may want come first, the runtime last, because it
-    may hang until the deadline. `deleted`: the monitor has called the runtime's delete, unless that was killed as well."""
+    """Undo a failed start. Every step is tried. Resources that other containers may need are released first; the
+    runtime's delete is called last, because it may hang until the deadline. `deleted`: the monitor has called the
+    runtime's delete already, unless the monitor was killed."""
     container.release_attach_waiters()
     sandbox = container.record.sandbox
     _publish_sandbox(container, None)
@@ -252,7 +256,7 @@ async def _undo(ports: Ports, container: Container, run: Run, plan: Any, *, dele
                 await run.monitor.ended()
         try:
             if plan is not None:
-                await ports.networks.abandon(plan)  # after `attach`, this only closes its sockets
+                await ports.networks.abandon(plan)  # after `attach`, this only closes the plan's sockets
             if sandbox is not None:
                 await ports.networks.release(sandbox)
         finally:

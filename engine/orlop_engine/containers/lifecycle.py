@@ -35,7 +35,7 @@ async def start(ports: Ports, container: Container, checkpoint: str = "", direct
             raise Conflict("container is marked for removal and cannot be started")
         if state.paused:
             raise Conflict("cannot start a paused container, try unpause instead")
-        if state.running:  # also while a restart policy waits for the next try
+        if state.running:  # also while a restart policy waits before the next start
             raise NotModified("container is already running")
         image = ""
         if checkpoint:
@@ -47,16 +47,16 @@ async def start(ports: Ports, container: Container, checkpoint: str = "", direct
 
 
 def _reset_restarts(container: Container) -> None:
-    """Before a start by a user. The start commits it."""
+    """Reset the restart delay and count before a start by a user. The start commits the change."""
     container.restart_delay = 0.0
     with container.publish() as draft:
         draft.restart_count = 0
 
 
 async def start_locked(ports: Ports, container: Container, image: str = "", *, again: bool = False) -> None:
-    """Start from any state but running; the lock is held. `image`: the directory of a checkpoint. `again`: a restart by
-    policy, which is skipped if a stop or a kill came first."""
-    from .launch import launch  # no start of the daemon needs it before requests are served
+    """Start a container in any state except running; the caller holds the lock. `image`: the directory of a checkpoint.
+    `again`: a restart by the restart policy; it is skipped if a stop or a kill came first."""
+    from .launch import launch  # imported here, because the daemon needs it only once it serves requests
 
     if container.record.removing or container.row_going or container.record.state.dead:
         raise Conflict("container is marked for removal and cannot be started")
@@ -94,7 +94,8 @@ async def start_locked(ports: Ports, container: Container, image: str = "", *, a
 async def _failed(ports: Ports, container: Container, error: OrlopError) -> OrlopError:
     """Record why a start failed, with Docker's exit codes, which clients derive their own from."""
     text, code, answer = str(error), 128, error
-    lower = text.lower() if "failed to create task" in text else ""  # only for errors of the runtime; others are 128
+    # Only for errors of the runtime; all others have code 128
+    lower = text.lower() if "failed to create task" in text else ""
     if "permission denied" in lower or "is a directory" in lower:
         if "is a directory" in lower:
             text += ": permission denied"
@@ -112,7 +113,7 @@ async def _failed(ports: Ports, container: Container, error: OrlopError) -> Orlo
         code, answer = 127, InvalidParameter(text)
     elif lower:
         answer = DriverError(text)
-    with container.publish() as draft:  # before the commit: on a full disk the container does not run either
+    with container.publish() as draft:  # published even if a full disk prevents the commit
         draft.state = draft.state.after_failed_start(code, text)
     container.exit_announced(code)
     if container.record.host_config.auto_remove:

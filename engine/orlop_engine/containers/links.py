@@ -37,8 +37,8 @@ def _parse(link: str) -> tuple[str, str]:
 
 
 def check(index: ContainerIndex, host: HostConfig) -> None:
-    """Validate links at create. Linked containers must exist, except on user-defined networks, which resolve names on
-    use."""
+    """Validate links at create. Linked containers must exist, except on user-defined networks, where a name is resolved
+    only when it is used."""
     for link in host.links or ():
         name, alias = _parse(link)
         if not name or not alias:
@@ -58,7 +58,7 @@ def _is_user_defined(mode: str) -> bool:
 
 
 def _sharing(index: ContainerIndex, name: str) -> Container:
-    """The container of this name, or the one whose network it shares. Raises `NotFound`."""
+    """The container of this name, or the container whose network it shares. Raises `NotFound`."""
     seen: set[str] = set()
     other = index.get(name)
     while (mode := other.record.host_config.network_mode).startswith("container:") and other.id not in seen:
@@ -84,7 +84,8 @@ def hosts(index: ContainerIndex, networks: KnownNetworks, record: ContainerRecor
 
 
 def environment(index: ContainerIndex, networks: KnownNetworks, record: ContainerRecord) -> list[str]:
-    """Environment variables for linked containers that are running. (At a start all are: see `hosts`.)"""
+    """Environment variables for linked containers that are running. (At a start all linked containers run: see
+    `hosts`.)"""
     found: list[str] = []
     for ident, alias in _legacy(index, networks, record) if _on_bridge(networks, record) else ():
         other = index.by_id[ident]
@@ -96,7 +97,7 @@ def environment(index: ContainerIndex, networks: KnownNetworks, record: Containe
 
 
 def _addresses(other: Container) -> list[str]:
-    """Its addresses on the default bridge, IPv4 first; empty when the container is not running."""
+    """The container's addresses on the default bridge, IPv4 first; empty when it is not running."""
     sandbox = other.record.sandbox
     if sandbox is None or not other.record.state.running:
         return []
@@ -129,7 +130,8 @@ def aliases(index: ContainerIndex, networks: KnownNetworks, record: ContainerRec
 
 
 def _on_bridge(networks: KnownNetworks, record: ContainerRecord) -> bool:
-    """Whether its links are links on the default bridge. Decided by its current networks, not by its network mode."""
+    """Whether the container's links are links on the default bridge. Its current networks decide this, not its network
+    mode."""
     if not record.host_config.links:
         return False
     found = map(networks.known, record.endpoints)
@@ -137,7 +139,7 @@ def _on_bridge(networks: KnownNetworks, record: ContainerRecord) -> bool:
 
 
 def _legacy(index: ContainerIndex, networks: KnownNetworks, record: ContainerRecord) -> Iterator[tuple[str, str]]:
-    """(id of the linked container, alias) of the links that create names "parent/alias"."""
+    """Yields (id of the linked container, alias) for the links that create names "parent/alias"."""
     alone = record.host_config.network_mode in (defaults.HOST_NETWORK, defaults.NO_NETWORK)
     if not record.host_config.links or not (alone or _on_bridge(networks, record)):
         return
@@ -145,7 +147,7 @@ def _legacy(index: ContainerIndex, networks: KnownNetworks, record: ContainerRec
         try:
             yield _sharing(index, name).id, alias
         except (NotFound, InvalidParameter):
-            continue  # removed since
+            continue  # the linked container was removed
 
 
 def linked(index: ContainerIndex, networks: KnownNetworks, record: ContainerRecord) -> Iterator[str]:

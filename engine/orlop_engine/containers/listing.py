@@ -23,8 +23,9 @@ _HEALTH = frozenset({"none", "starting", "healthy", "unhealthy"})
 
 
 def select(ports: Ports, *, everything: bool, limit: int, filters: Filters) -> list[Container]:
-    """Newest first. Values of one key are alternatives (for labels all are required); all keys are required; a key
-    without values is ignored. Stopped containers are included with `everything`, a limit or a `status` filter only."""
+    """The containers that match all filters, newest first. Several values of one key are alternatives, except that all
+    values of `label` must match. A key without values is ignored. Stopped containers are included only with `everything`,
+    a limit or a `status` filter."""
     for key in filters:
         if key not in _KNOWN:
             raise InvalidParameter(f"invalid filter '{key}'")
@@ -53,7 +54,8 @@ _PRUNE_KEYS = frozenset({"until", "label", "label!"})
 
 
 def prunable(filters: Filters, now: float) -> Test:
-    """The stopped containers that a prune removes. `now` is Unix time, to which `until` may be relative."""
+    """A test for the stopped containers that a prune removes. `now` is the current Unix time: `until` may be relative to
+    it."""
     check(filters, _PRUNE_KEYS)
     until = filters.get("until", ())
     if len(until) > 1:
@@ -149,7 +151,7 @@ def _in_range(port: int, protocol: str, ranges: Sequence[tuple[int, int, str]]) 
 
 
 def _by_port(ports: Ports, published: Sequence[str], exposed: Sequence[str]) -> Test:
-    """Both filters select from one list of ports, and either is sufficient."""
+    """The filters `publish` and `expose`: a container matches if either of them selects one of its ports."""
     wanted_public = [_port_range("publish", value) for value in published]
     wanted_private = [_port_range("expose", value) for value in exposed]
 
@@ -175,7 +177,7 @@ def _by_health(ports: Ports, values: Sequence[str]) -> Test:
 
 
 def _by_task(ports: Ports, values: Sequence[str]) -> Test:
-    """Filter on swarm tasks: no container is one."""
+    """The filter `is-task`: no container is a swarm task."""
     if len(values) != 1 or values[0].lower() not in ("1", "true", "0", "false"):
         raise InvalidParameter(f"invalid filter 'is-task=[{' '.join(values)}]'")
     return lambda item: values[0].lower() in ("0", "false")

@@ -1,4 +1,4 @@
-"""The description of a container that log drivers get."""
+"""The description of a container that is passed to log drivers."""
 
 from __future__ import annotations
 

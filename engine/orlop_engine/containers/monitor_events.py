@@ -1,4 +1,4 @@
-"""What a container's monitor reports while the container runs: its exit, those of its execs, a lack of memory."""
+"""Handles the reports of a container's monitor: exit of the container, exit of an exec, out of memory."""
 
 from __future__ import annotations
 

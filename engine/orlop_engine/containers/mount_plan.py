@@ -1,5 +1,6 @@
-"""The mounts of a start: a container's records as OCI mounts, and the trees that its monitor prepares for mounts that
-are not simply a directory of the host (a part of a volume, an image, shared memory of several containers).
+"""The mounts of a start: the OCI mounts made from a container's mount records, and the mount trees that its monitor
+prepares. Trees are for mounts that are not just a directory of the host: a part of a volume, an image, or shared memory
+of several containers.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class MountPlan(NamedTuple):
 
 
 def beforehand(ports: Ports, record: ContainerRecord) -> MountPlan | None:
-    """The mount plan for a prepared sandbox; None if it depends on other objects or needs a call of a volume driver."""
+    """The mount plan for a prepared sandbox; None if the plan depends on other containers, volumes or images."""
     if any(mount.type in ("volume", "image") for mount in record.mounts):
         return None
     if record.host_config.ipc_mode.startswith("container:"):
@@ -79,7 +80,8 @@ async def _sources(ports: Ports, mount: MountRecord) -> tuple[Mount, ...]:
 
 
 def _shared_memory(ports: Ports, record: ContainerRecord) -> tuple[tuple[Tree, ...], str]:
-    """/dev/shm goes with the IPC namespace, because POSIX shared memory consists of files there."""
+    """The tree for /dev/shm, and the source of its bind. Containers that share an IPC namespace also share /dev/shm,
+    because POSIX shared memory consists of files there."""
     mode, place = record.host_config.ipc_mode, f"{ports.paths.stage(record.id)}/shm"
     if mode == "host":
         return (), "/dev/shm"

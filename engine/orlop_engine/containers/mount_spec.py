@@ -1,5 +1,5 @@
-"""Parse `--volume`, `--mount`, `--tmpfs` and image VOLUMEs into `MountRecord`s, and convert records to OCI mounts. Pure,
-except that sources of binds are checked for existence.
+"""Parse `--volume`, `--mount`, `--tmpfs` and the VOLUMEs of images into `MountRecord`s, and convert records to OCI
+mounts. Pure, except that it checks whether the sources of binds exist.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .record import MountRecord
 __all__ = ["normal_target", "oci", "parse_bind", "plan"]
 
 _PROPAGATION = frozenset({"private", "rprivate", "shared", "rshared", "slave", "rslave"})
-_CONSISTENCY = frozenset({"consistent", "cached", "delegated"})  # Docker Desktop's; binds are always consistent here
+_CONSISTENCY = frozenset({"consistent", "cached", "delegated"})  # for Docker Desktop; has no effect on Linux
 # A mode has at most one word of each set.
 _MODES = (frozenset({"ro", "rw"}), frozenset({"z", "Z"}), frozenset({"nocopy"}), _CONSISTENCY, _PROPAGATION)
 _TMPFS_TEXT = 4095  # mount(2) accepts one page of options
@@ -48,7 +48,8 @@ def _destination(path: str, text: str) -> str:
 
 
 def parse_bind(text: str) -> MountRecord:
-    """Parse `[source:]destination[:mode]`. An absolute source is a bind, any other one is the name of a volume."""
+    """Parse `[source:]destination[:mode]`. An absolute path as source makes a bind; any other source is the name of a
+    volume."""
     parts = text.split(":")
     if not 1 <= len(parts) <= 3 or not all(parts[:2]):
         raise InvalidParameter(f"invalid volume specification: '{text}'")
@@ -217,7 +218,8 @@ def plan(
     flat_readonly: bool = False,
 ) -> tuple[MountRecord, ...]:
     """All mounts of a container, in Docker's order of precedence: volumes-from, then binds, then mounts and tmpfs, then
-    the image's volumes where no other mount is. `flat_readonly`: by default, read-only binds leave submounts as they are."""
+    the image's volumes where no other mount is. `flat_readonly`: by default, mounts below a read-only bind stay
+    writable."""
     found: dict[str, MountRecord] = {mount.destination: mount for mount in inherited}
     own: set[str] = set()
 

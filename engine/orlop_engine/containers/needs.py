@@ -16,7 +16,7 @@ __all__ = ["needed", "order"]
 
 
 def order(index: ContainerIndex, networks: KnownNetworks) -> dict[str, set[str]]:
-    """Container id -> ids of the containers that must run before it. Cycles are broken: one member does not wait."""
+    """Container id -> ids of the containers that must run before it. In a cycle, one dependency is ignored."""
     needs = {item.id: needed(index, networks, item.record) for item in index}
     while True:
         try:

@@ -1,5 +1,5 @@
-"""A container's hosts, hostname and resolv.conf: written to its directory and mounted into it. The container may change
-them.
+"""A container's hosts, hostname and resolv.conf. They are written to the container's directory and mounted into the
+container, which may change them.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def _check_gateway(networks: Networks, extra_hosts: Iterable[str]) -> None:
 
 
 def write(ports: Ports, container: Container, network: str) -> dict[str, str]:
-    """Write the files for a start, and return the binds (destination: source). A container that shares another's network
-    gets the files of that one. Raises `DriverError` when host-gateway has no address."""
+    """Write the files for a start, and return the binds (destination: source). A container that shares another
+    container's network gets that container's files. Raises `DriverError` when host-gateway has no address."""
     record = container.record
     directory = _directory(ports.paths, container)
     if network not in ("", "new"):
@@ -45,7 +45,7 @@ def write(ports: Ports, container: Container, network: str) -> dict[str, str]:
     else:
         _check_gateway(ports.networks, record.host_config.extra_hosts or ())
         ids = user_namespaces.ids_of(ports.ids, record.host_config)
-        owner = ids.root if ids else (os.geteuid(), os.getegid())  # the container's root may edit them
+        owner = ids.root if ids else (os.geteuid(), os.getegid())  # the container's root user may edit them
         for name, text in _texts(ports, container, record.sandbox).items():
             path = f"{directory}/{name}"
             with open(path, "wb") as file:
@@ -61,14 +61,14 @@ def targets() -> tuple[str, ...]:
 
 
 def _directory(paths: ContainerPaths, container: Container) -> str:
-    """Unlisted containers have no directory of their own, and change nothing of what they find there between two runs."""
+    """The directory of the files. An unlisted container has only a run directory."""
     ident = container.record.id
     return paths.run_dir(ident) if container.unlisted else paths.directory(ident)
 
 
 def refresh(ports: Ports, container: Container, before: Sandbox | None) -> None:
-    """Rewrite the files of a running container whose networks have changed. In place, because the files are mounted.
-    Files that its processes have edited are kept."""
+    """Rewrite the files of a running container whose networks have changed. They are rewritten in place, because they are
+    mounted. A file that the container's processes have edited is kept."""
     texts, old = _texts(ports, container, container.record.sandbox), _texts(ports, container, before)
     for name, text in texts.items():
         path, ours = f"{ports.paths.directory(container.id)}/{name}", old[name].encode()

@@ -1,6 +1,6 @@
-"""The directories of containers. `<data-root>/containers/ID` holds what lasts; below exec-root are the run directories
-(`run/NAME`) and the mount points of roots (`mnt/NAME`). A boot finds what a crash left by the run directories, so a run
-directory is removed after its mount points.
+"""The directories of containers. `<data-root>/containers/ID` contains the files that outlive a run. Below exec-root are
+the run directories (`run/NAME`) and the mount points of the containers' roots (`mnt/NAME`). After a crash, the boot finds
+the mount points by the run directories, so a run directory is removed after its mount points.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class ContainerPaths:
         return os.path.join(self.exec_root, "mnt", self.run_name(container_id))
 
     def stage(self, container_id: str) -> str:
-        """The directory beside the root where the monitor prepares further mounts, if there are any. As hidden as the
-        root."""
+        """The directory, next to the root's mount point, where the monitor prepares additional mounts. Like the root,
+        they are mounted only in the monitor's mount namespace."""
         return self.root(container_id) + runs.STAGE
 
     def remove_run(self, name: str) -> None:

@@ -22,8 +22,8 @@ log = logging.getLogger("orlop.containers")
 
 
 async def pause(ports: Ports, container: Container, *, paused_by_engine: bool = False) -> None:
-    """Pause a container. `paused_by_engine`: the engine calls `resume` later; its row is committed before the container is
-    frozen, so that a boot after a crash resumes it."""
+    """Pause a container. `paused_by_engine`: the engine calls `resume` later. The row is committed before the container
+    is frozen, so that after a crash the next boot resumes the container."""
     await container.boot_start_tried()
     async with container.lock:
         state = container.record.state
@@ -44,9 +44,7 @@ async def pause(ports: Ports, container: Container, *, paused_by_engine: bool = 
         except OrlopError:
             _publish_pause_by_engine(container, False)
             raise
-        with (
-            container.publish() as draft
-        ):  # before the commit: if that fails the container stays paused, its cgroup is frozen
+        with container.publish() as draft:  # published before the commit: if the commit fails, the cgroup is still frozen
             draft.state = draft.state.after_pause()
         await ports.rows.save(container)
         probes.suspend(container)
@@ -54,13 +52,14 @@ async def pause(ports: Ports, container: Container, *, paused_by_engine: bool = 
 
 
 def _publish_pause_by_engine(container: Container, value: bool) -> None:
-    """Set `paused_by_engine` of a container that is not frozen: its row may have it for longer, which a boot ignores."""
+    """Set `paused_by_engine` of a container that is not frozen. The row may still contain the old value, which does no
+    harm: a boot resumes only frozen containers."""
     with container.publish() as draft:
         draft.paused_by_engine = value
 
 
 async def _freeze(ports: Ports, container: Container, runtime: Runtime) -> None:
-    """Freeze the cgroup. A failure resumes it: a container that is shown as running must not stay frozen, or freeze
+    """Freeze the cgroup. After a failure, thaw it: a container that is shown as running must not stay frozen, or freeze
     later."""
     try:
         await commands.check(runtime.pause(task(ports.paths, container)), f"pause container {container.id}")
@@ -103,9 +102,9 @@ async def unpause(ports: Ports, container: Container) -> None:
 
 
 async def unpause_locked(ports: Ports, container: Container) -> None:
-    """Resume, after committing the row: a boot detects that a container is frozen, but not that it should have been
-    resumed. A container that the engine paused stays `paused_by_engine` until it has been resumed, so that a boot in
-    between resumes it."""
+    """Commit the row first, then resume: a boot can detect that a container is frozen, but not that it should have been
+    resumed. A container that the engine paused stays `paused_by_engine` until it has been resumed: if the daemon dies in
+    between, the next boot resumes it."""
     record = container.record
     if not record.state.paused:
         _publish_pause_by_engine(container, False)

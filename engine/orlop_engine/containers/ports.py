@@ -1,6 +1,6 @@
-"""What operations on containers work with. Functions that need one port alone, such as the index, take just that.
+"""`Ports`: the dependencies of operations on containers. A function that needs a single port takes only this port.
 
-The engine makes one `Ports`, and hands it to the operations; no operation knows the engine.
+The engine makes one `Ports`, and passes it to the operations; no operation knows the engine.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ class CurrentConfig:
 
 @dataclass(slots=True)
 class DaemonState:
-    """How far the daemon's start or shutdown has come."""
+    """The progress of the daemon's start and shutdown."""
 
     closing: bool = False
     """The daemon is shutting down: no container starts any more."""
     networks_restored: bool = False
-    """Set at boot, once the networks are told of the sandboxes of living containers: from then on these must be
-    released."""
+    """Set at boot, once the network service knows the sandboxes of living containers: from then on a sandbox must be
+    released when its container ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """`serving` is set when the daemon serves requests. `prepared_sandboxes` are those of containers, by id.
-    `ids` is the mapping of containers with a user namespace (`userns-remap`)."""
+    """`serving` is set when the daemon serves requests. `prepared_sandboxes`: by container id. `ids` is the id mapping
+    for containers with a user namespace (`userns-remap`)."""
 
     index: ContainerIndex
     paths: ContainerPaths

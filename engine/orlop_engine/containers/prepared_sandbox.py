@@ -1,8 +1,9 @@
-"""Sandboxes prepared before a start: a client such as `docker run` takes some milliseconds between create and start, in
-which the monitor can be forked and its sandbox built. A start takes the prepared sandbox if it still matches.
+"""Sandboxes prepared before a start: a client such as `docker run` takes some milliseconds between create and start. In
+this time the monitor is forked and builds the sandbox. The start uses the prepared sandbox if it still matches the launch
+request.
 
-Owns monitors that have not started anything. Each ends with the daemon, with its container, or when no start follows
-within a second. All functions except `begin` are called with the container's lock held.
+Owns monitors that have not started a container. Such a monitor ends when the daemon ends, when its container is removed,
+or when no start follows within a second. All functions except `begin` are called with the container's lock held.
 """
 
 from __future__ import annotations
@@ -28,15 +29,17 @@ _MOST = 8  # prepared sandboxes at a time, for clients that only create
 
 
 async def fork(ports: Ports, container: Container, wanted: Launch, runtime: Runtime) -> MonitorClient:
-    """Fork a monitor and have it build its sandbox. It mounts the storage's mounts first, then the runtime's."""
+    """Fork a monitor and have it build its sandbox. The monitor mounts the storage driver's mounts first, then the
+    runtime's."""
     shutil.rmtree(wanted.run_dir, ignore_errors=True)
     os.makedirs(wanted.run_dir, mode=0o700)
     for mount_point in (wanted.root, wanted.stage):
         if mount_point:
-            # The runtime passes through it as the root of a user namespace
+            # The runtime, as root of a user namespace, must be able to traverse the directory
             os.makedirs(mount_point, mode=0o711 if wanted.ids else 0o700, exist_ok=True)
     unlisted = container.unlisted
-    # A root that is removed at exit need not be synced to disk, and a commit syncs the root of a step
+    # The root of a container with --rm is removed at exit and need not be synced to disk. The commit of a build step
+    # syncs the step's root
     volatile = container.record.host_config.auto_remove or unlisted is not None
     key = unlisted.snapshot if unlisted else wanted.id
     mounts = (*await ports.storage.mounts(key, volatile=volatile), *runtime.monitor_mounts())
@@ -68,7 +71,7 @@ async def _keep(ports: Ports, container: Container, prepared_sandbox: PreparedSa
 
 
 async def take(ports: Ports, container: Container, wanted: Launch) -> MonitorClient | None:
-    """The prepared monitor, if it matches what is wanted now; else None."""
+    """The prepared monitor, if it matches the launch request `wanted`; otherwise None."""
     prepared_sandbox = ports.prepared_sandboxes.pop(container.id, None)
     if prepared_sandbox is None:
         return None

@@ -1,4 +1,5 @@
-"""Health checks: probe a container periodically. One task for each run; probes are execs, and appear as such in events."""
+"""Health checks: probe a container periodically, in one task for each run. Probes are execs, and appear as execs in
+events."""
 
 from __future__ import annotations
 
@@ -65,7 +66,7 @@ def _take(ports: Ports, container: Container, health: Health, result: Result) ->
 
 
 def _change(container: Container, health: Health, status: str) -> bool:
-    """Set the status. Returns whether it was another one before."""
+    """Set the status. Returns whether it has changed."""
     if health.status == status:
         return False
     health.status = status
@@ -90,7 +91,8 @@ async def _probe(execs: Execs, container: Container, argv: list[str], timeout_ns
     except trio.TooSlowError:
         return Result(start_ns, time.time_ns(), -1, f"Health check did not begin within {_BEGIN:g} s")
     except Exception as error:
-        # Also our own bugs with an image's values (a NUL, a size): they must end this probe only, not the watcher.
+        # Also bugs in handling an image's values (a NUL, a size): such an error must end only this probe, not the
+        # watching task.
         return Result(start_ns, time.time_ns(), -1, str(as_orlop_error(error, "cannot run the health check")))
     text = output.text()
     if code is None:
@@ -111,7 +113,7 @@ async def _finish(execs: Execs, state: ExecState, stream: trio.SocketStream, out
 
 
 class _Output:
-    """The beginning of a probe's output: both streams interleaved, without stream frames."""
+    """The first bytes of a probe's output: both streams interleaved, without stream frames."""
 
     def __init__(self) -> None:
         self._kept = bytearray()

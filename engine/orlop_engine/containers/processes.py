@@ -18,20 +18,21 @@ from .runtime import task
 __all__ = ["ProcessTable", "parse", "processes"]
 
 _OUTPUT = 8 << 20
-_EXIT_RECORDED = 1.0  # seconds to wait for the exit to be recorded, when the runtime failed because of it
+_EXIT_RECORDED = 1.0  # seconds to wait until an exit that made the runtime fail is recorded
 _PATH = (("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("LC_ALL", "C"))
 
 
 class ProcessTable(NamedTuple):
-    """What ps printed: the titles of its columns, and a row for each process."""
+    """The output of ps: the titles of the columns, and a row for each process."""
 
     titles: list[str]
     rows: list[list[str]]
 
 
 async def processes(ports: Ports, container: Container, ps_args: str, *, apart: bool = False) -> ProcessTable:
-    """`apart`: never run ps on processes outside the container. Without it a filter by the column PID must be relied on,
-    which a blank in an earlier column (such as a process's name) shifts."""
+    """`apart`: never run ps on processes outside the container. Without `apart`, if ps refuses the list of pids, all
+    processes of the host are listed and filtered by the column PID. This filter is not safe: a blank in an earlier column
+    (such as a process's name) shifts the columns."""
     state = container.record.state
     if not state.running:
         raise Conflict(f"container {container.id} is not running")
@@ -54,8 +55,8 @@ async def processes(ports: Ports, container: Container, ps_args: str, *, apart: 
 
 
 async def _pids(ports: Ports, container: Container) -> list[int]:
-    """The pids of the container's processes, from the runtime. Empty when the last process has just ended: runc then
-    prints `null`, or has forgotten the container before its exit is recorded here."""
+    """The pids of the container's processes, from the runtime. Empty when the last process has just ended: then runc
+    prints `null`, or does not know the container any more while the exit is not recorded yet."""
     run = container.run
     runtime = ports.drivers.runtime(container.record.host_config.runtime)
     what = f"list processes of container {container.id}"
@@ -79,13 +80,13 @@ async def _ps(*arguments: str) -> Outcome:
         return await commands.run_supervised(Command(("ps", *arguments), _PATH, timeout=30), limit=_OUTPUT)
     except FileNotFoundError:
         raise DriverError("cannot list processes: ps is not installed on the host (procps)") from None
-    except OSError as error:  # for example more arguments than the kernel accepts
+    except OSError as error:  # for example if there are more arguments than the kernel accepts
         return Outcome(1, stderr=f"ps: {error.strerror}".encode())
 
 
 def parse(output: str, pids: list[int]) -> ProcessTable:
-    """Select the lines of ps that belong to `pids`, and those of their threads, which have no pid. The last column takes
-    the rest of its line."""
+    """Select the lines of ps that belong to `pids` or to their threads (lines without a pid). The last column takes the
+    rest of its line."""
     lines = output.splitlines()
     titles = lines[0].split() if lines else []
     if "PID" not in titles:

@@ -1,7 +1,7 @@
 """The stored row of a container, in the table `containers`.
 
-Fields are added, never renamed, and each has a default: so rows of older and newer versions decode. An incompatible change
-increments `SCHEMA` and adds a function that reads the old form.
+Fields are added, never renamed, and each field has a default, so that rows of older and newer versions can be decoded. An
+incompatible change increments `SCHEMA` and adds a function that reads the old form.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from .state import Phase, State
 __all__ = ["SCHEMA", "ContainerRecord", "ImageManifest", "MountRecord", "decode", "encode"]
 
 SCHEMA = 1
-"""The version of rows that this Orlop writes. Rows without one are of version 0: their state is booleans, not a phase."""
+"""The version of the rows that this Orlop writes. A row without a version has version 0: its state is stored as booleans,
+not as a phase."""
 
 
 class MountRecord(msgspec.Struct, frozen=True):
@@ -26,8 +27,8 @@ class MountRecord(msgspec.Struct, frozen=True):
 
     `source` is a host path for binds, and the reference as given for images. Volumes are looked up by name and images by
     ID at start: `name` holds either. `options` are those of a tmpfs. With `copy`, an empty volume is filled from the
-    image. Mounts below a read-only mount are read-only too where kernel and runtime support that: `flat_readonly` turns it
-    off, and `deep_readonly` fails where it is not supported."""
+    image. Mounts below a read-only bind are read-only too if kernel and runtime support that. `flat_readonly` turns this
+    off; with `deep_readonly`, a start fails if it is not supported."""
 
     type: str
     destination: str
@@ -47,7 +48,7 @@ class MountRecord(msgspec.Struct, frozen=True):
 
 
 class ImageManifest(msgspec.Struct, frozen=True):
-    """The manifest that an image came with. `size` in bytes."""
+    """The manifest that an image was pulled or loaded with. `size` in bytes."""
 
     digest: str
     size: int
@@ -60,13 +61,13 @@ class ImageManifest(msgspec.Struct, frozen=True):
 class ContainerRecord(msgspec.Struct, kw_only=True):
     """`args` is the resolved entrypoint and command. `endpoints` are the networks of the container, by name or full id, with
     the endpoint settings of the client; rows without `endpoints_complete` were written by a daemon that left out the network
-    of the network mode (see `connections.complete`). `monitor_pid` is the monitor of the last recorded start: a run
-    with another one was not recorded; 0 before the first start, None in rows of a daemon that did not store it.
-    `image_labels` are the names of labels that only the image sets. `no_new_privileges` is that of the last start; None
-    before the first start and in rows of a daemon that did not store it. `paused_by_engine`: the engine pauses the
-    container for a moment, and resumes it also after a crash; stored as `held`. `emulated` is the platform that the client
-    asked for, if it is of another architecture than the host. `image_manifest`: unset if the image was made here, and in
-    rows of a daemon that did not store it."""
+    of the network mode (see `connections.complete`). `monitor_pid` is the pid of the monitor of the last recorded start
+    (a run of another monitor was not recorded); 0 before the first start, None in rows of a daemon that did not store it.
+    `image_labels` are the names of labels that only the image sets. `no_new_privileges` is the value at the last start;
+    None before the first start and in rows of a daemon that did not store it. `paused_by_engine`: the engine has paused
+    the container for a moment, and will resume it, also after a crash; stored as `held`. `emulated` is the platform that
+    the client asked for, if its architecture is not the host's. `image_manifest`: unset if the image was built or
+    imported on this host, and in rows of a daemon that did not store it."""
 
     schema: int = SCHEMA
     id: str
@@ -101,7 +102,7 @@ class _Header(msgspec.Struct):
 
 
 class _State0(msgspec.Struct):
-    """The fields of a state of schema 0 that the phase replaces. All others are unchanged."""
+    """The fields of a state of schema 0 that the phase has replaced. All other fields are unchanged."""
 
     running: bool = False
     paused: bool = False
@@ -111,7 +112,7 @@ class _State0(msgspec.Struct):
 
     @property
     def phase(self) -> Phase:
-        """What `status` was for these booleans."""
+        """The phase that corresponds to these booleans."""
         if self.running:
             return Phase.PAUSED if self.paused else Phase.RESTARTING if self.restarting else Phase.RUNNING
         if self.dead:
@@ -129,7 +130,7 @@ _encode = msgspec.json.Encoder().encode
 
 @functools.cache
 def _decoder() -> msgspec.json.Decoder[ContainerRecord]:
-    """Made when there is a row: it takes 5 ms."""
+    """Created only when there is a row, because that takes 5 ms."""
     return msgspec.json.Decoder(ContainerRecord)
 
 
@@ -151,6 +152,6 @@ def decode(row: bytes) -> ContainerRecord:
 
 
 def _migrate_0(record: ContainerRecord, row: bytes) -> None:
-    """The row itself changes with its next commit."""
+    """Convert the record. The row is updated by its next commit."""
     record.state = msgspec.structs.replace(record.state, phase=msgspec.json.decode(row, type=_Row0).state.phase)
     record.schema = SCHEMA

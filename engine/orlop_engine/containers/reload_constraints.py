@@ -1,7 +1,8 @@
 """Settings that must not change while containers keep running across a restart of the daemon (live-restore).
 
 Owns `<exec-root>/data-root`, which names the data root of the containers that run below this exec-root. It is checked
-before any cleanup: without it, a daemon with another data root would remove the running containers of the first as garbage.
+before any cleanup: otherwise a daemon with another data root would treat these running containers as garbage and remove
+them.
 
 Settings that only concern new containers (cgroup driver and parent, default runtime, address pools, log driver, MTU) may
 change.
@@ -63,7 +64,8 @@ def _runtimes(living: Sequence[ContainerRecord], config: Config) -> Iterator[Con
 
 
 def _bridge(living: Sequence[ContainerRecord], config: Config) -> Iterator[ConfigError]:
-    """The bridge and the addresses must stay. Compared with the network that each container got at its start."""
+    """The bridge and the addresses must not change. The configuration is compared with the network that each container
+    got at its start."""
     found: dict[tuple[str, str], list[ContainerRecord]] = {}
     for record in living:
         for attached in record.sandbox.endpoints if record.sandbox else ():
@@ -75,7 +77,7 @@ def _bridge(living: Sequence[ContainerRecord], config: Config) -> Iterator[Confi
 
 
 def _differences(network: NetworkSpec, config: Config) -> Iterator[tuple[str, str]]:
-    """Yield the properties of this network that a container relies on, each with the differing setting."""
+    """For each setting that conflicts with this network: yield the property that containers rely on, and the setting."""
     link = network.options.get(_LINK, config.bridge_name)
     if config.bridge_name != link:
         yield f"are on bridge {link}", f"bridge is {config.bridge_name or 'none'}"
@@ -103,14 +105,15 @@ def _same(key: str, text: str, subnet: Subnet) -> bool:
 
 
 def _rules(living: Sequence[ContainerRecord], config: Config) -> Iterator[ConfigError]:
-    """Published ports need firewall rules: with iptables off, the driver would remove the existing ones."""
+    """Published ports need firewall rules: with iptables off, the driver would remove the existing rules."""
     led = [record for record in living if record.sandbox and record.sandbox.iptables and record.sandbox.ports]
     if led and not config.iptables:
-        yield _conflict(led, "have published ports that rules of the firewall lead to", "iptables is false")
+        yield _conflict(led, "have published ports, which need firewall rules", "iptables is false")
 
 
 def _roots(living: Sequence[ContainerRecord], running: Config, config: Config) -> Iterator[ConfigError]:
-    """Roots must stay. Used on reload only: at start, changed roots are detected by what they contain."""
+    """The data root and the exec root must not change. Checked only on reload: at start, a changed root is detected by
+    its contents."""
     for key, old, new in (
         ("data-root", running.data_root, config.data_root),
         ("exec-root", running.exec_root, config.exec_root),
@@ -121,8 +124,8 @@ def _roots(living: Sequence[ContainerRecord], running: Config, config: Config) -
 
 def check(index: Iterable[Container], paths: ContainerPaths, running: Config, config: Config) -> None:
     """Raise `ConfigError` when running containers are incompatible with this configuration. A reload applies some keys
-    at once, which affects all running containers. The other keys take effect at the next restart, which containers
-    survive only with live-restore."""
+    immediately, so these are checked for all running containers. The other keys take effect when the daemon restarts, so
+    they are checked only with live-restore, because otherwise no container survives the restart."""
     living = _living(index, paths)
     checks = (_storage, _runtimes, _bridge, _rules) if config.live_restore else (_runtimes,)
     found = [error for each in checks for error in each(living, config)]
@@ -134,7 +137,8 @@ def check(index: Iterable[Container], paths: ContainerPaths, running: Config, co
 
 def check_at_start(index: Iterable[Container], paths: ContainerPaths, config: Config) -> None:
     """The same check before containers are restored. Also raise when containers are running that this daemon would not
-    find, or would remove as garbage; without live-restore too, because they could not be stopped."""
+    find, or would remove as garbage. This is checked without live-restore too, because such containers could not be
+    stopped."""
     _check_data_root(paths, config)
     lost = [
         item.record
@@ -148,8 +152,8 @@ def check_at_start(index: Iterable[Container], paths: ContainerPaths, config: Co
 
 
 def _runs_elsewhere(record: ContainerRecord) -> bool:
-    """Compare pid and start time, and look for the id in the cgroup's name, because pids and start times repeat after a
-    reboot."""
+    """Whether the container runs under another exec-root. Compare pid and start time, and look for the id in the name of
+    the process's cgroup, because pids and start times repeat after a reboot."""
     if not record.state.pid or not linux.is_process(record.state.pid, record.state.pid_start_time):
         return False
     try:

@@ -1,15 +1,15 @@
 """Remove a container. One operation, in this order:
 
-   1. its exit has been accounted for, and its network is released
-   2. the row is deleted, and with the same commit an intent for its anonymous volumes is recorded: its id and name are free
+   1. the exit has been accounted for, and the network is released
+   2. the row is deleted; the same commit records an intent for its anonymous volumes. Now its id and name are free
    3. its anonymous volumes are removed
    4. `destroy` is published, and waiters for the removal are woken; `docker run --rm` returns
-   5. its snapshot, log and files are removed; when its monitor has ended, what was busy until then, and its run directory
+   5. the snapshot, log and files are removed; once the monitor has ended, its run directory and what was busy, too
    6. the request to remove it, if there was one, is answered
 
-From 4 on a client finds no trace of the container: nothing that is left can be named or counted, or blocks another
-operation. The layers of an image that was removed after 4 are removed after 5. What a crash after 2 leaves has no row and
-is removed at the next boot, so a removed container never comes back and leaves nothing behind.
+From step 4 on, a client finds no trace of the container: the remaining files can neither be named nor counted, and block
+no other operation. The layers of an image that is removed between 4 and 5 are removed after 5. What a crash after step 2
+leaves has no row and is removed at the next boot, so a removed container never comes back and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -56,19 +56,19 @@ async def remove(ports: Ports, container: Container, *, force: bool, volumes: bo
     if record.removing:
         raise Conflict(f"removal of container {record.name} is already in progress")
     container.stop_requested = True
-    # Committed with the exit, for the boot that completes a removal after a crash
+    # Committed together with the exit: after a crash, the next boot completes the removal
     with container.published(removing=True, removing_volumes=volumes):
         await stopping.kill_now(ports, container)
         async with container.lock:
             _check_there(ports.index, container)
-            # The previous holder of the lock may have started it again.
+            # The previous holder of the lock may have started the container again.
             container.stop_requested = True
             await stopping.kill_now(ports, container)
             await _remove_locked(ports, container, volumes=volumes)
 
 
 def _check_there(index: ContainerIndex, container: Container) -> None:
-    """Raise `NotFound` if another removal was faster."""
+    """Raise `NotFound` if another task has removed the container meanwhile."""
     if container.id not in index:
         raise NotFound(f"No such container: {container.id}")
 
@@ -91,7 +91,7 @@ async def _remove_stopped(ports: Ports, container: Container, *, volumes: bool) 
     async with container.lock:
         _check_there(ports.index, container)
         _check_stopped(container)
-        with container.published(removing=True):  # what still exists after a failure can be removed again
+        with container.published(removing=True):  # after a failure, the removal can be tried again
             await _remove_locked(ports, container, volumes=volumes)
 
 
@@ -120,14 +120,15 @@ async def _remove_locked(ports: Ports, container: Container, *, volumes: bool) -
 
 
 async def _remove_rest(ports: Ports, container: Container, run: Run | None, *, volumes: bool) -> None:
-    """Remove the container's resources. Wait for the monitor last: the runtime's delete takes longest, and clients do
-    not see its effects. Removals that failed because of mounts are retried then."""
+    """Remove the container's resources. The monitor is waited for last: the runtime's delete takes longest, and clients
+    do not see its effects. Then removals that failed because of mounts are retried."""
     record = container.record
     busy, busy_volumes = False, []
     try:
         await prepared_sandbox.drop(ports, container)
         if run is not None and record.host_config.pid_mode:
-            # Processes in another PID namespace may outlive init, and write. In their own they cannot: pid_namespaces(7).
+            # In another PID namespace, processes may outlive the container's init and still write. In a PID namespace of
+            # their own, the kernel kills them when init exits: pid_namespaces(7).
             await _end_run(ports, container, run)
         if volumes:
             busy_volumes = await container_volumes.discard(ports.volumes, container_volumes.anonymous(record.mounts))
@@ -145,7 +146,7 @@ async def _remove_rest(ports: Ports, container: Container, run: Run | None, *, v
     # The root's mount point must outlive the monitor (see `launch`).
     ports.paths.remove_run_directories(record.id)
     if ports.images.get(record.image_id) is None:
-        await ports.images.collect()  # the image was removed before its last container: now its layers can go
+        await ports.images.collect()  # the image was removed before its last container: now its layers can be removed
 
 
 async def _end_run(ports: Ports, container: Container, run: Run) -> None:
@@ -166,7 +167,7 @@ async def auto_remove(ports: Ports, container: Container) -> None:
     """Remove a container with `--rm` after its exit."""
     async with container.lock:
         if container.record.removing or container.id not in ports.index or container.record.state.running:
-            return  # removed by another task, or started again
+            return  # another task has removed it, or it was started again
         try:
             with container.published(removing=True):
                 await _remove_locked(ports, container, volumes=True)
@@ -215,8 +216,8 @@ async def _discard_data(ports: Ports, container_id: str) -> None:
 
 async def sweep(ports: Ports) -> None:
     """At boot, reconcile directories and snapshots with the rows. Those without a row are removed, unless the row is
-    quarantined: then they may be the only copy. A snapshot lost in a power failure is created again, empty, because its
-    writes had not reached the disk."""
+    quarantined: then they may be the only copy. A snapshot that was lost in a power failure is created again, but empty,
+    because the writes to it had not reached the disk."""
     store = ports.store
     known = {*ports.index.by_id, *(key for table, key, _ in store.quarantined() if table == "containers")}
     if sweeping := not store.lost_rows():
@@ -229,7 +230,7 @@ async def sweep(ports: Ports) -> None:
     for key in keys:
         if sweeping and _CONTAINER_ID.fullmatch(key) and key not in known:
             await _try(f"snapshot {key[:12]} of no container stays", ports.storage.remove(key))
-    for container in list(ports.index):  # a copy: one with --rm may exit and leave the index meanwhile
+    for container in list(ports.index):  # a copy, because a container with --rm may exit and leave the index meanwhile
         image = ports.images.get(container.record.image_id)
         if container.id not in keys and container.id in ports.index and image is not None:
             log.warning(

@@ -1,5 +1,5 @@
-"""Restart policies: whether to restart a container, and after what delay. Docker's numbers: 100 ms, doubled at each
-restart up to a minute, reset after a run of ten seconds.
+"""Restart policies: whether to restart a container, and after what delay. The delays are Docker's: 100 ms at first,
+doubled at each restart up to a minute, and reset after a run of at least ten seconds.
 """
 
 from __future__ import annotations

@@ -30,21 +30,22 @@ log = logging.getLogger("orlop.containers")
 
 _STARTS = 8
 _NEEDED = 30.0  # seconds that a start waits for the starts of the containers that it needs
-_PROMPT = 0.1  # seconds that boot waits for containers that ended meanwhile, before it serves requests
+_PROMPT = 0.1  # seconds that the boot waits until the state of all containers is known, before it serves requests
 _SLOW = 1.0  # seconds after which a shutdown logs what it waits for; most containers have ended by then
 _NAMED = 10  # containers named in that log line
 
 
 async def restore(ports: Ports) -> None:
-    """Restore all containers. Returns when requests can be served: running containers are shown as running, and those
-    that a restart policy starts now as restarting. The rest continues in the background, for each container separately."""
+    """Restore all containers. Returns when requests can be served: running containers are shown as running, and
+    containers that a restart policy is about to start are shown as restarting. The remaining steps run in the background,
+    for each container separately."""
     known, turns = {item.id: trio.Event() for item in ports.index}, trio.Lock()
     for container in list(ports.index):
         ports.background.start(_recover, ports, container, known[container.id], turns)
     with trio.move_on_after(_PROMPT):
         for event in known.values():
             await event.wait()
-    # Loading network drivers takes longest. It begins when requests are served; those that need a network wait.
+    # Loading network drivers takes longest. It begins when requests are served; requests that need a network wait.
     quarantined = _quarantined_alive(ports)
     ports.background.start(_restore_networks, ports, [sandbox for sandbox in quarantined.values() if sandbox is not None])
     await _sweep_runs(ports, {*quarantined, *(container.id for container in _undecided(ports.index, known))})
@@ -69,8 +70,8 @@ def _undecided(index: ContainerIndex, known: Mapping[str, trio.Event]) -> list[C
 
 
 def _quarantined_alive(ports: Ports) -> dict[str, Sandbox | None]:
-    """Quarantined containers that are running. Their run directories are kept, because another version may be able to
-    read their rows; this one cannot operate on them."""
+    """Quarantined containers that are running. Their run directories are kept, because another version of Orlop may be
+    able to read their rows; this version cannot operate on them."""
     if not ports.config.live_restore:
         return {}
     found = {key: ports.index.quarantined[key] for key in quarantined_alive(ports.index, ports.paths)}
@@ -124,7 +125,7 @@ async def _sweep_run(paths: ContainerPaths, name: str) -> None:
 
 
 def _patience(config: Config, container: Container) -> int:
-    """Seconds for a container to stop at boot. Never infinite, or boot might not end."""
+    """Seconds for a container to stop at boot. Never infinite: otherwise the boot might not end."""
     own, config = stopping.stop_timeout(config, container), config
     return next(seconds for seconds in (own, config.shutdown_timeout, config.default_stop_timeout) if seconds >= 0)
 
@@ -143,9 +144,9 @@ async def _stop_orderly(ports: Ports, container: Container, seconds: int | None 
 
 
 async def _bring_up(ports: Ports, known: Mapping[str, trio.Event], tried: Mapping[str, trio.Event]) -> None:
-    """Stop what must not run, and start what the restart policies want. In parallel, so that one that hangs does not
-    delay all; containers that others need start first. `known`: set once a container's state is known; `tried`: once its
-    start was tried."""
+    """Stop containers that must not run, and start those that the restart policies want. This happens in parallel, so
+    that a container that hangs does not delay the others; containers that others need are started first. `known` is set
+    once a container's state is known, `tried` once its start was tried."""
     limit = trio.CapacityLimiter(_STARTS)
     wanted = needs.order(ports.index, ports.networks)
     living = [item for item in ports.index if item.run is not None and item.owed_start is None]
@@ -155,7 +156,7 @@ async def _bring_up(ports: Ports, known: Mapping[str, trio.Event], tried: Mappin
             await known[container.id].wait()
         elif not ports.config.live_restore:
             log.warning("stopping container %s: a daemon without live-restore left it running", container.name)
-            if container.run is not None:  # whether it is frozen is known once its monitor has been asked
+            if container.run is not None:  # only its monitor's answer shows whether it is frozen
                 with trio.move_on_after(PATIENCE):
                     await container.run.settled.wait()
             await _stop_orderly(ports, container, _patience(ports.config, container))
@@ -175,16 +176,17 @@ async def _bring_up(ports: Ports, known: Mapping[str, trio.Event], tried: Mappin
             container.owed_start = None
 
     async with trio.open_nursery() as nursery:
-        for container in [ports.index.by_id[key] for key in wanted if key in tried]:  # not containers created since
+        # Without containers that were created meanwhile
+        for container in [ports.index.by_id[key] for key in wanted if key in tried]:
             nursery.start_soon(one, container)
 
 
 def _announce_start(container: Container, tried: trio.Event) -> None:
-    """Show a container as restarting until its start is tried. Clients of dockerd see such containers started already,
-    because dockerd serves no requests before."""
+    """Show a container as restarting until its start has been tried. (dockerd serves no requests before these starts, so
+    its clients never see this state.)"""
     if container.owed_start is None and _is_owed_a_start(container.record):
         container.owed_start = tried
-        with container.publish() as draft:  # no row says so: the next boot decides again
+        with container.publish() as draft:  # without a commit: the next boot decides again
             draft.state = draft.state.after_start_announcement()
 
 
@@ -208,7 +210,7 @@ async def _start_if_wanted(ports: Ports, container: Container, tried: trio.Event
             record = container.record
             # unless a client has stopped, started or removed it meanwhile
             if record.state.restarting and container.id in ports.index and not record.removing:
-                with container.publish() as draft:  # as dockerd: a start at boot resets the count. The start commits it
+                with container.publish() as draft:  # as in dockerd, a start at boot resets the count; the start commits it
                     draft.restart_count = 0
                 await lifecycle.start_locked(ports, container)
     elif record.state.running:
@@ -224,8 +226,8 @@ async def _start_if_wanted(ports: Ports, container: Container, tried: trio.Event
 
 
 async def shutdown(ports: Ports, *, leave_running: bool) -> None:
-    """Stop all containers in parallel, each within its own timeout, or leave all to their monitors. No container starts
-    from now on."""
+    """Stop all containers in parallel, each within its own timeout; with `leave_running`, leave all to their monitors. No
+    container starts from now on."""
     ports.state.closing = True
     for container in ports.index:
         if container.restart_timer is not None:
@@ -241,7 +243,7 @@ async def shutdown(ports: Ports, *, leave_running: bool) -> None:
                 for container in running:
                     nursery.start_soon(_stop_orderly, ports, container)
             reporting.cancel_scope.cancel()
-    # Monitors of exited containers need a moment to clean up; their cgroups and mounts would look alive.
+    # Monitors of exited containers need a moment to clean up. Otherwise their cgroups and mounts would still exist.
     with trio.move_on_after(5):
         async with trio.open_nursery() as nursery:
             for container in list(ports.index):
@@ -270,7 +272,7 @@ async def _settle_run(ports: Ports, container: Container) -> None:
             await prepared_sandbox.drop(ports, container)
     run = container.run
     if run is not None and not container.record.state.running and run.monitor is not None:
-        # a run without a monitor is being started; the end of the daemon undoes it
+        # a run without a monitor is being started; the end of the daemon undoes the start
         await run.monitor.ended()
         if run.recorded and container.run is run:
             run_cleanup.settle(ports.paths, container)

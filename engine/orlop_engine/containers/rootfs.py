@@ -1,8 +1,8 @@
 """A container's root: a snapshot on top of the init layer of its image.
 
 The first container of an image creates the init layer. All containers of the image share it, and it is removed with the
-image's layers (`engine.images.layers`). A container's changes are computed against the init layer, so its files appear
-in no diff and no commit until the container itself changes them, as with dockerd.
+image's layers (`engine.images.layers`). A container's changes are computed against the init layer. So, as with dockerd,
+the files of the init layer appear in no diff and no commit unless the container itself changes them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ async def prepare(ports: Ports, record: ContainerRecord, image: Image) -> None:
 
 async def _make_init_layer(ports: Ports, record: ContainerRecord, layer: str) -> None:
     """Create the init layer. When several tasks create the same layer, the first one committed is kept."""
-    from orlop_engine.unpacking import make_init_layer  # no start of the daemon needs it
+    from orlop_engine.unpacking import make_init_layer  # imported here, because the daemon's start does not need it
 
     storage, key = ports.storage, temporary_key()
     mountpoint = ports.paths.root(record.id)

@@ -1,7 +1,8 @@
 """The rows of containers (table `containers` of the store), and changes of records: copy, commit, swap.
 
-A published record is never changed in place. `Rows.change` commits first, and then publishes the new one. What must be
-visible before its commit (an exit, also on a full disk) is published by `Container.publish`, and committed by `Rows.save`.
+A published record is never changed in place. `Rows.change` commits the new record first, and then publishes it. A change
+that must be visible even if its commit fails (such as an exit when the disk is full) is published by `Container.publish`,
+and committed by `Rows.save`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class _OnNetworks(msgspec.Struct):
 
 
 def _sandbox(key: str, row: bytes) -> Sandbox | None:
-    """The sandbox in a row that cannot be decoded otherwise."""
+    """The sandbox in a row whose other fields cannot be decoded."""
     try:
         sandbox = msgspec.json.decode(row, type=_OnNetworks).sandbox
     except UNREADABLE:
@@ -70,12 +71,12 @@ class Rows:
 
     @asynccontextmanager
     async def change(self, container: Container) -> AsyncIterator[ContainerRecord]:
-        """Change a record by copy, commit, swap: the block sets fields of a draft; at its end the row is committed, and then
-        those fields are published, all at once. After a failure nothing has changed. Changes of one container wait for each
-        other. The block must not await.
+        """Change a record by copy, commit, swap: the `with` block sets fields of a draft. At the end of the block the row
+        is committed, and then these fields are published in one step. After a failure nothing has changed. Changes of one
+        container wait for each other. The block must not await.
 
-        A field that is published without a commit meanwhile (by an exit, for example) keeps that value, not the draft's.
-        The next commit writes it to the row."""
+        If another task publishes a field without a commit meanwhile (an exit, for example), that value stays, not the
+        draft's. The next commit writes it to the row."""
         async with container.row_lock:
             base, draft = container.record, copy(container.record)
             yield draft
@@ -94,8 +95,8 @@ class Rows:
         await self._commit(container, container.record)
 
     async def _commit(self, container: Container, record: ContainerRecord) -> None:
-        """The row of a container that was removed meanwhile is not written again. The store commits in
-        order, so the last of several saves wins."""
+        """Commit the row, unless the container was removed meanwhile. The store commits in order, so the last of several
+        saves wins."""
         if container.id in self._index and not container.row_going:
             await self._store.commit([Put(_TABLE, container.id, encode(record))])
 

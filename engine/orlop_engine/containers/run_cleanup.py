@@ -1,5 +1,5 @@
-"""Clean up after a run whose exit is accounted for: its monitor has ended, and nothing of the runtime, and no run directory,
-is left.
+"""Clean up after a run whose exit is accounted for: wait for the end of its monitor, and remove the runtime's state and
+the run directory.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _CLEAN_UP = 30.0
 
 async def clean_up(ports: Ports, container: Container, run: Run) -> None:
     """Wait until a run has been cleaned up: its exit is accounted for, and its monitor has ended. If the monitor died
-    after it reported the exit, do the rest of its cleanup here; if it hangs, kill it. Raises `DeadlineExceeded` when it
-    does not die."""
+    after it reported the exit, this function does the rest of the monitor's cleanup; if the monitor hangs, it is killed.
+    Raises `DeadlineExceeded` when the monitor does not die."""
     await run.finished.wait()
     monitor = run.monitor
     assert monitor is not None
@@ -48,7 +48,7 @@ async def clean_up(ports: Ports, container: Container, run: Run) -> None:
 
 
 async def finish(ports: Ports, container: Container, run: Run) -> None:
-    """Clean up after an exit without restart: wait until the run is cleaned up, and its exit recorded."""
+    """Clean up after an exit without restart: wait until the run is cleaned up and its exit is recorded."""
     await clean_up(ports, container, run)
     if not run.recorded:
         await record_again(ports, container)

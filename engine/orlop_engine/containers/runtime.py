@@ -56,16 +56,16 @@ def has_state(paths: ContainerPaths, container: Container) -> bool:
 
 
 def is_left(paths: ContainerPaths, container: Container, run: Run) -> bool:
-    """Whether the runtime's delete has not run: it removes the runtime's state and the cgroups (systemd removes them by
-    itself)."""
+    """Whether the runtime's delete still has to run, which removes the runtime's state and the cgroups. (With systemd,
+    the cgroups are removed by systemd.)"""
     init = runs.init_record(run.run_dir)
     made = init.cgroups if init is not None else ()
     return has_state(paths, container) or any(map(os.path.isdir, made))
 
 
 async def clean(ports: Ports, container: Container) -> None:
-    """Run the runtime's delete, which the monitor normally does; without it the container could not start again. Never
-    raises: an exit must be accounted for even when its runtime hangs or is no longer installed."""
+    """Run the runtime's delete. Normally the monitor runs it; without it the container could not start again. Never
+    raises: an exit must be accounted for even when the runtime hangs or is no longer installed."""
     record = container.record
     try:
         runtime = ports.drivers.runtime(record.host_config.runtime)
@@ -78,14 +78,14 @@ async def clean(ports: Ports, container: Container) -> None:
         log.exception("cannot remove the runtime's state of container %s", container.name)
     try:
         await _remove_cgroups(cgroup_path(ports.config, container.id, record.host_config))
-        shutil.rmtree(_state(ports.paths, container), ignore_errors=True)  # usually gone by now
+        shutil.rmtree(_state(ports.paths, container), ignore_errors=True)  # usually removed already
     except Exception:
         log.exception("cannot remove the runtime's state and cgroups of container %s", container.name)
 
 
 async def _remove_cgroups(path: str) -> None:
-    """Remove the container's cgroups. A runtime that was killed during a start has made them, but has no state to delete
-    yet."""
+    """Remove the container's cgroups. A runtime that was killed during a start may have created cgroups, but no state
+    that its delete could find."""
     found = cgroups.named(path)
     with trio.move_on_after(_EMPTYING):
         while not (cgroups.kill(found) and cgroups.remove(found)):  # noqa: ASYNC110 - the kernel sends no notification

@@ -1,5 +1,5 @@
-"""The operations on containers, for front ends and other services of the engine. Each is a function of this package; what
-they work with is `ports`."""
+"""The operations on containers, for front ends and other services of the engine. Each method calls a function of this
+package with the `Ports`."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Containers:
         await attach.attach(self.ports.events, container, client, request, detach_keys)
 
     def logs(self, container: Container, request: LogsRequest, *, living: bool) -> LogStream:
-        """The container's log. Without `living` a stream that follows ends at once."""
+        """The container's log. Without `living`, a request with `follow` ends after the existing records."""
         config, run = container.record.host_config.log_config, container.run
         ended = run.finished if living and run is not None else None
         driver = self.ports.drivers.log(config.type)
@@ -144,17 +144,18 @@ class Containers:
         return listing.select(self.ports, everything=everything, limit=limit, filters=filters)
 
     def summary(self, container: Container) -> details.Summary:
-        """What a list shows of a container: valid for its `revision`, as long as `images_revision` is the same."""
+        """What a list shows of a container. Valid as long as the container's `revision` and `images_revision` are the
+        same."""
         return details.summary(self.ports, container)
 
     async def describe(self, container: Container) -> details.Details:
-        """All that is shown of a container: valid for its `revision`, except for `links`, which have names of other
-        containers."""
+        """All that is shown of a container. Valid as long as its `revision` is the same, except for `links`, which
+        contain names of other containers."""
         return await details.details(self.ports, container)
 
     @property
     def images_revision(self) -> int:
-        """Changes whenever an image's name in a summary may."""
+        """A number that changes whenever the name of an image in a summary may have changed."""
         return self.ports.images.changes
 
     def linked_names(self) -> dict[str, list[str]]:
@@ -166,6 +167,6 @@ class Containers:
         return await details.sizes(self.ports, container)
 
     async def measure(self, containers: Iterable[Container], *, at_once: int = 1 << 16) -> dict[str, details.Sizes]:
-        """The sizes by container id, without those that cannot be measured. `at_once`: so many of them at a
+        """The sizes by container id, without those that cannot be measured. `at_once`: how many are measured at the same
         time."""
         return await details.measure(self.ports, containers, at_once)

@@ -1,7 +1,7 @@
-"""What operations on containers need of the engine's other services. The services satisfy these Protocols without knowing
-of them; their own classes document the methods.
+"""Protocols of what operations on containers need of the engine's other services. The services satisfy these Protocols
+without importing them; the classes of the services document the methods.
 
-Of the lower layers the concrete types are used: the store, the configuration and the zygote.
+For the lower layers (store, configuration, zygote) the concrete types are used.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class NameServers(Protocol):
 
 
 class _ConfiguredNetworks(KnownNetworks, Protocol):
-    """For create, inspect and list: what a container's row says of its networks."""
+    """For create, inspect and list: the networks that a container's row lists."""
 
     def sandbox_kind(self, network_mode: str) -> str: ...
     def pin(
@@ -124,7 +124,7 @@ class _ChangingNetworks(Protocol):
 
 
 class Networks(_ConfiguredNetworks, _Sandboxes, _ChangingNetworks, Protocol):
-    """All that operations on containers need of networks."""
+    """All methods of the network service that operations on containers need."""
 
 
 class Drivers(Protocol):

@@ -1,9 +1,9 @@
 """The state machine of a container: its phases, the events that change them, and the one table of allowed transitions.
 
-`State` is a frozen value. Each event has a method that checks the table and returns the next value, with everything that
-changes along with the phase (pid, times, exit code, error); the caller assigns that value to `ContainerRecord.state`. No
-other code sets a phase, but for the migration of old rows (`record`). Docker's booleans are properties, derived from the
-phase.
+`State` is a frozen value. Each event has a method that checks the table and returns the next value, including the fields
+that change together with the phase (pid, times, exit code, error). The caller assigns this value to
+`ContainerRecord.state`. No other code sets a phase, except for the migration of old rows (`record`). Docker's booleans
+are properties, derived from the phase.
 
 A new phase also concerns:
 
@@ -17,9 +17,9 @@ A new phase also concerns:
 - the client: `_LIVING` in `commands/system.py`, and `_completion.py`;
 - a new schema version of the rows (`record.SCHEMA`).
 
-Two conditions are not phases. "Starting" belongs to the run (`Run.settled`): no client sees it and no row holds it, because
-a start that a crash interrupts is undone. "Removing" is `ContainerRecord.removing`: a removal that fails leaves the
-container in the phase that it had.
+Two conditions are not phases. "Starting" belongs to the run (`Run.settled`): no client sees it and no row contains it,
+because a start that a crash interrupts is undone. "Removing" is `ContainerRecord.removing`: after a failed removal, the
+container is in the same phase as before.
 
 Sans-IO, like h11's `_state.py`, which the table is modelled on.
 """
@@ -36,7 +36,7 @@ __all__ = ["PHASES", "TRANSITIONS", "Event", "InvalidTransition", "Phase", "Stat
 
 
 class Phase(Enum):
-    """The values are Docker's words for `State.Status`; rows hold them."""
+    """The values are Docker's words for `State.Status`; they are stored in the rows."""
 
     CREATED = "created"
     """It has never run. A start may have failed."""
@@ -44,11 +44,11 @@ class Phase(Enum):
     PAUSED = "paused"
     """It runs, and its cgroup is frozen."""
     RESTARTING = "restarting"
-    """It has no process. Its restart policy, or the boot, is about to start it. Clients see it as running."""
+    """It has no process. Its restart policy, or the boot, is about to start it. `State.Running` is true, as in Docker."""
     EXITED = "exited"
-    """It has run."""
+    """It has run and ended."""
     DEAD = "dead"
-    """It has ended, and its automatic removal has failed. It can only be removed."""
+    """It has ended, and its automatic removal (`--rm`) has failed. It can only be removed."""
 
 
 class Event(Enum):
@@ -57,7 +57,8 @@ class Event(Enum):
     PAUSED = "paused"
     RESUMED = "resumed"
     OUT_OF_MEMORY = "out of memory"
-    """The kernel has killed a process of the container. Its exit, if it follows, is an event of its own."""
+    """The kernel has killed a process of the container. If the container exits because of this, the exit is a separate
+    event."""
     EXITED = "exited"
     """The exit has been reported, or read from what the monitor left, and no restart follows it."""
     WILL_RESTART = "will restart"
@@ -66,7 +67,7 @@ class Event(Enum):
     """The boot is going to start the container by its restart policy."""
     RESTART_CANCELLED = "restart cancelled"
     ADOPTED = "adopted"
-    """The boot has found a process that the row does not know."""
+    """The boot has found a process that is not in the row."""
     LOST = "lost"
     """The boot has found neither the process that the row names nor an exit record."""
     AUTO_REMOVE_FAILED = "auto-remove failed"
@@ -74,13 +75,14 @@ class Event(Enum):
 
 _STOPPED = Phase.EXITED  # CREATED instead for a container that has never run: see `State._next`
 
-# Events that the daemon causes are refused where they make no sense. Events that it observes (an exit, a living process, no
-# process) are accepted from almost every phase: a crash or a full disk may have prevented any number of commits.
+# Events that the daemon causes are refused in phases where they make no sense. Events that it observes (an exit, a living
+# process, no process) are accepted in almost every phase: a crash or a full disk may have prevented any number of
+# commits.
 TRANSITIONS: Mapping[Phase, Mapping[Event, Phase]] = {
     Phase.CREATED: {
         Event.STARTED: Phase.RUNNING,
         Event.START_FAILED: _STOPPED,
-        Event.OUT_OF_MEMORY: Phase.CREATED,  # before its start has been reported
+        Event.OUT_OF_MEMORY: Phase.CREATED,  # the kernel kills a process before the start has been reported
         Event.EXITED: _STOPPED,
         Event.WILL_RESTART: Phase.RESTARTING,
         Event.START_ANNOUNCED: Phase.RESTARTING,
@@ -97,7 +99,7 @@ TRANSITIONS: Mapping[Phase, Mapping[Event, Phase]] = {
         Event.LOST: _STOPPED,
     },
     Phase.PAUSED: {
-        Event.PAUSED: Phase.PAUSED,  # the adoption by a boot may see that the cgroup is frozen before `pause` returns
+        Event.PAUSED: Phase.PAUSED,  # the adoption at boot may see the frozen cgroup before `pause` returns
         Event.RESUMED: Phase.RUNNING,
         Event.OUT_OF_MEMORY: Phase.PAUSED,
         Event.EXITED: _STOPPED,
@@ -137,7 +139,8 @@ TRANSITIONS: Mapping[Phase, Mapping[Event, Phase]] = {
 
 
 class InvalidTransition(RuntimeError):
-    """An event in a phase that the table does not allow: a mistake in Orlop, never a client's or a driver's."""
+    """The table does not allow the event in this phase. This is a bug in Orlop, never a mistake of a client or a
+    driver."""
 
     def __init__(self, phase: Phase, event: Event) -> None:
         super().__init__(f'internal error: event "{event.value}" is not allowed for a container that is {phase.value}')
@@ -145,8 +148,9 @@ class InvalidTransition(RuntimeError):
 
 
 class State(msgspec.Struct, frozen=True):
-    """`pid` is 0 without a process, which includes a container that is restarting. `pid_start_time` is in clock ticks since
-    the boot of the host; `started_ns` and `finished_ns` are Unix times, 0 for never. `error` is of the last start."""
+    """`pid` is 0 if there is no process, also while the container is restarting. `pid_start_time` is in clock ticks since
+    the boot of the host; `started_ns` and `finished_ns` are Unix times, 0 for never. `error` is the error of the last
+    start."""
 
     phase: Phase = Phase.CREATED
     oom_killed: bool = False
@@ -161,7 +165,7 @@ class State(msgspec.Struct, frozen=True):
 
     @property
     def running(self) -> bool:
-        """Docker's `Running`: also of a container that is paused or restarting."""
+        """Docker's `Running`: also true for a container that is paused or restarting."""
         return self.phase in _RUNNING
 
     @property
@@ -195,7 +199,7 @@ class State(msgspec.Struct, frozen=True):
         )
 
     def after_failed_start(self, exit_code: int, error: str) -> State:
-        """`exit_code` is the one that Docker's client ends with."""
+        """`exit_code` is the exit status that Docker's client ends with."""
         return replace(self, phase=self._next(Event.START_FAILED), pid=0, pid_start_time=0, exit_code=exit_code, error=error)
 
     def after_pause(self) -> State:
@@ -220,7 +224,7 @@ class State(msgspec.Struct, frozen=True):
         )
 
     def after_unseen_exit(self, started_ns: int, exit_code: int, time_ns: int, oom: bool) -> State:
-        """The exit of a run that began and ended while no daemon looked, at `started_ns`."""
+        """The exit of a run that began (at `started_ns`) and ended without being recorded."""
         return replace(self, started_ns=started_ns).after_exit(exit_code, time_ns, oom)
 
     def after_start_announcement(self) -> State:

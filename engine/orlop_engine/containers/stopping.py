@@ -1,5 +1,5 @@
-"""Stop and kill. Each takes the container's lock, checks the state (errors have Docker's messages), acts, commits, and
-publishes events.
+"""Stop and kill. Each operation takes the container's lock, checks the state (errors have Docker's messages), acts,
+commits, and publishes events.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ log = logging.getLogger("orlop.containers")
 
 
 def cancel_restart(container: Container) -> None:
-    """Cancel a pending start, by the restart policy or by the boot."""
+    """Cancel a pending start that the restart policy or the boot wants."""
     if container.restart_timer is not None:
         container.restart_timer.cancel()
     if container.record.state.restarting and (container.run is None or container.run.finished.is_set()):
-        with container.publish() as draft:  # before the commit by the caller: the container does not restart any more
+        with container.publish() as draft:  # published before the caller commits: the container is not restarting any more
             draft.state = draft.state.after_cancelled_restart()
 
 
 def _note_manual_stop(container: Container) -> None:
-    """For the restart policy. The exit commits it."""
+    """Note for the restart policy that a user stopped the container. Committed together with the exit."""
     with container.publish() as draft:
         draft.manually_stopped = True
 
 
 async def _signal(container: Container, signum: int) -> None:
-    """Send a signal through the monitor, which knows whether the process has just ended; directly if the monitor is
-    silent."""
+    """Send a signal through the monitor, which knows whether the process has just ended. If the monitor does not answer,
+    send it directly."""
     run = container.run
     if run is None or run.monitor is None:
         raise Conflict(f"container {container.id} is not running")
@@ -61,8 +61,8 @@ def stop_signal(container: Container, given: str) -> int:
 
 
 async def stop(ports: Ports, container: Container, given: str = "", seconds: int | None = None) -> None:
-    """Signal, wait, kill. `seconds` below 0 waits for ever. The lock is released during the wait, so that a later stop
-    can shorten it. A restart that holds the lock while it waits is cut short."""
+    """Send the stop signal, wait, kill. With `seconds` below 0, wait for ever. The lock is released during the wait, so
+    that a later stop can shorten it. If a restart holds the lock and waits for the exit, its wait is shortened."""
     signum = stop_signal(container, given)
     expedite(ports.config, container, seconds)
     async with container.lock:
@@ -83,7 +83,8 @@ def stop_timeout(config: Config, container: Container) -> int:
 
 
 async def stop_locked(ports: Ports, container: Container, signum: int, seconds: int | None) -> None:
-    """Stop with the lock held during the wait, for callers that continue from there. `expedite` cuts it short."""
+    """Stop the container and hold the lock during the wait, for callers that still need the lock afterwards. `expedite`
+    shortens the wait."""
     run, patience = await _begin_stop(ports, container, signum, seconds)
     if run is not None:
         await run.grace(patience)
@@ -103,8 +104,8 @@ def _patience(config: Config, container: Container, seconds: int | None) -> floa
 
 
 async def _begin_stop(ports: Ports, container: Container, signum: int, seconds: int | None) -> tuple[Run | None, float]:
-    """Send the stop signal, and prevent a restart. Returns the run, and the seconds that it has to end;
-    without a run when it has ended already."""
+    """Send the stop signal, and prevent a restart. Returns the run (None if it has ended already), and the seconds that
+    it has to end."""
     patience = _patience(ports.config, container, seconds)
     if not (ports.state.closing or container.being_restarted):
         _note_manual_stop(container)
@@ -118,12 +119,12 @@ async def _begin_stop(ports: Ports, container: Container, signum: int, seconds: 
     try:
         await _send(ports.events, container, signum)
     except (OSError, OrlopError):
-        patience = SIGNAL_FAILED  # the container is most likely just ending
+        patience = SIGNAL_FAILED  # most likely the container is just ending
     return run, patience
 
 
 async def _end(ports: Ports, container: Container, run: Run) -> None:
-    if not run.finished.is_set():  # `run` is still the current run, because no other can have begun
+    if not run.finished.is_set():  # `run` is still the container's current run, because no other run can have begun
         await kill_now(ports, container)
 
 
@@ -144,8 +145,8 @@ async def _end_restarting(rows: Rows, container: Container) -> None:
 
 
 async def _thaw(ports: Ports, container: Container) -> None:
-    """Unpause before a signal that is to end the container. A failure is only logged, because SIGKILL may work all the
-    same."""
+    """Unpause the container before a signal that is to end it. A failure is only logged, because SIGKILL may work
+    anyway."""
     try:
         await unpause_locked(ports, container)
     except OrlopError as error:
@@ -170,7 +171,7 @@ async def kill_now(ports: Ports, container: Container) -> None:
     with trio.move_on_after(patience):
         await run.ended()
         return
-    # End a monitor that does not answer; the zygote then kills the container through its cgroup.
+    # End a monitor that does not answer; then the zygote kills the container through its cgroup.
     if run.monitor is not None:
         run.monitor.kill()
     with trio.move_on_after(2 * KILL_DEADLINE):

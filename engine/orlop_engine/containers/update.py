@@ -1,6 +1,6 @@
 """Update: change the limits and the restart policy of a container, running or not.
 
-The runtime applies the limits first: if it refuses one, record and container stay unchanged.
+The runtime applies the limits first: if it refuses a limit, the record and the container stay unchanged.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _DEVICES = (
     "blkio_device_read_iops",
     "blkio_device_write_iops",
 )
-"""Lists of limits by device: null leaves them as they are, and an empty list removes them."""
+"""Lists of limits by device: with null the limits stay as they are, and an empty list removes them."""
 _CONFLICTS = (
     ("nano_cpus", "cpu_period", "Nano CPUs cannot be updated as CPU Period has already been set"),
     ("nano_cpus", "cpu_quota", "Nano CPUs cannot be updated as CPU Quota has already been set"),
@@ -67,7 +67,7 @@ def merge(host: HostConfig, request: UpdateRequest) -> HostConfig:
     changed = {name: value for name in _CHANGEABLE if (value := getattr(request, name))}
     changed |= {name: value or None for name in _DEVICES if (value := getattr(request, name)) is not None}
     if request.pids_limit is not None:
-        changed["pids_limit"] = max(request.pids_limit, 0)  # inspect shows 0 for "no limit", however it was written
+        changed["pids_limit"] = max(request.pids_limit, 0)  # inspect shows 0 for "no limit", however the client wrote it
     policy = request.restart_policy
     if policy is not None and policy.name:
         restarts.check(policy, auto_remove=False)

@@ -1,4 +1,5 @@
-"""User namespaces of containers (`userns-remap`): which containers have one, and what they cannot have then."""
+"""User namespaces of containers (`userns-remap`): which containers have one, and which options such containers cannot
+have."""
 
 from __future__ import annotations
 
@@ -17,13 +18,13 @@ _HOST = "use --userns=host"
 
 
 def ids_of(ids: IdMap | None, host: HostConfig) -> IdMap | None:
-    """The mapping of a container; `ids` is the daemon's. None: it has the host's ids."""
+    """The id mapping of a container; `ids` is the daemon's mapping. None: the container has the host's ids."""
     return None if host.userns_mode == "host" else ids
 
 
 def check(ids: IdMap | None, host: HostConfig) -> None:
-    """Refuse what a container with a user namespace cannot have, in Docker's words. Called for a start, too: the container
-    may have been created before the daemon's configuration changed."""
+    """Refuse options that a container with a user namespace cannot have, with Docker's messages. Also called at a start,
+    because the container may have been created before the daemon's configuration changed."""
     if ids_of(ids, host) is None:
         return
     if host.privileged:
@@ -40,8 +41,9 @@ def check(ids: IdMap | None, host: HostConfig) -> None:
 
 
 def joined(index: ContainerIndex, host: HostConfig) -> str:
-    """The path of the user namespace of the container whose network, IPC or PID namespace is joined: a namespace is shared
-    with the user namespace to which it belongs. "" when none is. Raises if that is the host's."""
+    """The path of the user namespace that the container must join: if it joins the network, IPC or PID namespace of
+    another container, it must also join that container's user namespace. "" if it joins none. Raises if the other
+    container has the host's user namespace."""
     for mode in (host.network_mode, host.ipc_mode, host.pid_mode):
         other = mode.removeprefix("container:")
         if other == mode:

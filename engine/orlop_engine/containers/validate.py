@@ -27,7 +27,7 @@ _DEVICE_RULE = re.compile(r"[acb] (\d{1,10}|\*):(\d{1,10}|\*) [rwm]{1,3}\Z")
 
 
 def check(config: ContainerConfig, host: HostConfig, facts: Host) -> list[str]:
-    """Refuse invalid requests. Settings that this host does not support are reset; returns warnings about them."""
+    """Refuse invalid requests. Settings that this host does not support are reset; returns a warning about each."""
     _check_config(config)
     restarts.check(host.restart_policy, host.auto_remove)
     _check_modes(config, host)
@@ -58,7 +58,7 @@ def check(config: ContainerConfig, host: HostConfig, facts: Host) -> list[str]:
 
 
 def _check_server(server: str) -> None:
-    """Docker accepts any text here and fails when the container starts."""
+    """Refuse an invalid address already at create. (Docker accepts any text, and fails when the container starts.)"""
     try:
         ipaddress.ip_address(server)
     except ValueError:
@@ -98,8 +98,8 @@ def _check_config(config: ContainerConfig) -> None:
 
 
 def _check_network_mode(config: ContainerConfig, host: HostConfig) -> None:
-    """A container that shares another's network cannot configure it. Like Docker, check the request only: ports that the
-    image exposes are no conflict."""
+    """A container that shares another container's network cannot configure the network. Like Docker, check only the
+    request: ports that the image exposes are no conflict."""
     kind, _, other = host.network_mode.partition(":")
     if kind != "container":
         return

@@ -49,8 +49,8 @@ _ANONYMOUS = "com.docker.volume.anonymous"
 
 
 async def patiently(look: Callable[[], T]) -> T:
-    """Access paths that users name on a worker thread with a deadline: a path on a dead server (NFS) would block the
-    daemon for ever."""
+    """Access a path that a user chose: on a worker thread and with a deadline, because a path on a dead server (NFS)
+    would block the daemon for ever."""
     begun = False
 
     def begin() -> T:
@@ -60,14 +60,14 @@ async def patiently(look: Callable[[], T]) -> T:
 
     with trio.move_on_after(_PATIENCE):
         return await _SOURCE_CHECKS.run(begin)
-    why = "its file system gave no answer" if begun else "too many others wait for one that gives no answer, and did"
-    raise DeadlineExceeded(f"cannot access a mount source: {why} in {_PATIENCE:g} s")
+    why = "its file system gave no answer" if begun else "too many other requests are waiting for their file systems"
+    raise DeadlineExceeded(f"cannot access a mount source within {_PATIENCE:g} s: {why}")
 
 
 def note(container_id: str, mounts: Sequence[MountRecord]) -> tuple[list[Put], list[Delete]]:
-    """Rows that record an intent for the anonymous volumes of a container, and the deletes that clear it. The intent is
-    committed before the first volume is created, or together with the deletion of the container's row; a crash in
-    between would otherwise orphan the volumes."""
+    """The rows that record the intent to remove the anonymous volumes of a container, and the deletes that clear this
+    intent. The intent is committed before the first volume is created, or together with the deletion of the container's
+    row: otherwise a crash could leave volumes that belong to no container."""
     names = anonymous(mounts)
     if not names:
         return [], []
@@ -76,7 +76,7 @@ def note(container_id: str, mounts: Sequence[MountRecord]) -> tuple[list[Put], l
 
 
 async def clear_intent(store: Store, intents: Sequence[Delete]) -> None:
-    """Delete the intent once the volumes are gone."""
+    """Delete the intent once the volumes have been removed."""
     try:
         if intents:
             await store.commit(intents)
@@ -85,7 +85,7 @@ async def clear_intent(store: Store, intents: Sequence[Delete]) -> None:
 
 
 async def discard_orphans(ports: Ports) -> None:
-    """At boot, remove anonymous volumes of containers whose create did not finish, or whose removal did not."""
+    """At boot, remove the anonymous volumes of containers whose create or removal did not finish."""
     for key, row in ports.store.load("intents"):
         if not key.startswith(_NOTE):
             continue
@@ -110,8 +110,8 @@ async def ensure(
 ) -> tuple[MountRecord, ...]:
     """Create missing volumes, with `labels` and their own ones, and missing source directories of `--volume` binds.
     Appends the names of new volumes to `made`, even when it raises, so that the caller can discard them. `vet` checks
-    each volume that the container gets, because a volume that did not exist when the request was authorized may have
-    been created by someone else since. The caller holds the volumes, so that the result stays valid."""
+    each volume that the container gets: a volume that did not exist when the request was authorized may have been created
+    by another client since. The caller holds the volumes, so that the result stays valid."""
     from .mount_spec import normal_target  # no start of the daemon needs it
 
     out = []
@@ -141,13 +141,13 @@ async def ensure(
 
 def _promised(source: str) -> None:
     if not os.path.exists(source):
-        # Docker creates missing sources for --volume only; for --mount the parser has refused them.
+        # Docker creates missing sources only for --volume; for --mount, the parser has refused them.
         os.makedirs(source, mode=0o755, exist_ok=True)
 
 
 async def populate(ports: Ports, record: ContainerRecord) -> None:
-    """Fill empty volumes with the image's files, as Docker does. Only volumes that are a directory on this host: a
-    volume that its driver mounts (nfs, tmpfs) is not mounted before the container's start."""
+    """Fill empty volumes with the image's files, as Docker does. Only volumes that are a directory on this host are
+    filled: a volume that its driver mounts (nfs, tmpfs) is not mounted before the container's start."""
     for mount in record.mounts:
         if mount.type != "volume" or not mount.copy:
             continue
@@ -155,7 +155,7 @@ async def populate(ports: Ports, record: ContainerRecord) -> None:
         if len(sources) != 1 or sources[0].type != "bind":
             continue
         source, subpath = sources[0].source, mount.subpath
-        if not await patiently(partial(_is_empty, source, subpath)):  # may be a user's bind on a dead server, too
+        if not await patiently(partial(_is_empty, source, subpath)):  # the volume may be a bind of a path on a dead server
             continue
         target = _open_directory(source, subpath)
         if target >= 0:
@@ -188,7 +188,8 @@ def _is_empty(source: str, subpath: str) -> bool:
 
 
 def _open_directory(source: str, subpath: str) -> int:
-    """-1 when there is no such directory, or it is outside the volume; the start refuses the latter."""
+    """A descriptor of the directory; -1 when the directory does not exist, or is outside the volume, which the start
+    refuses."""
     try:
         return open_subpath(source, subpath, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Waiting for what happens to a container: the end of a start, its exit, its removal."""
+"""Wait for the end of a container's start, for its exit, or for its removal."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def unless_it_ended(container: Container, error: OrlopError) -> None:
 
 
 def waiting(container: Container, condition: str) -> Future[int]:
-    """The exit code, as soon as `condition` holds. The future is taken at once, so that no exit is missed. Removal of the
+    """A future of the exit code, set as soon as `condition` holds. No exit after this call is missed. The removal of the
     container ends every wait."""
     if condition == "removed" or container.removed.is_set():
         return container.removed

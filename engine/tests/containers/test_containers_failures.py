@@ -355,7 +355,7 @@ def test_hanging_file_systems_use_a_limited_number_of_threads(monkeypatch):
             try:
                 await volumes.patiently(look)
             except DeadlineExceeded as error:
-                told.append("too many others wait" in str(error))
+                told.append("too many other requests" in str(error))
 
         async with trio.open_nursery() as nursery:
             for _ in range(60):  # more than all of trio's threads
