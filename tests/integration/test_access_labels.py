@@ -144,7 +144,7 @@ def test_images_are_shared_only_if_configured(engine_fixture: EngineFixture) -> 
     assert f"image {BUSYBOX.removesuffix(':latest')} is outside the labels" in engine_fixture.denied(
         "db", "run", "busybox", "true"
     )
-    assert "an image from elsewhere is outside" in engine_fixture.denied("db", "pull", "nowhere.invalid/x")
+    assert "pulling or importing images is outside" in engine_fixture.denied("db", "pull", "nowhere.invalid/x")
     assert "outside" in engine_fixture.denied("web", "load", "-i", "/dev/null")
 
 

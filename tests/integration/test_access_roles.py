@@ -164,7 +164,7 @@ def test_host_access_is_not_inherited_from_other_containers(engine_fixture: Engi
     engine_fixture.engine.ok("volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "-o", "o=size=1m,uid=7", "share")
     for argv, what in (
         ("--volumes-from manager", "VolumesFrom manager, which has the bind mount of /etc,"),
-        ("--network container:exporter", "NetworkMode container:exporter, which has the host's,"),
+        ("--network container:exporter", "NetworkMode container:exporter, which uses the host's namespace,"),
     ):
         assert f"{what} is not allowed for role no-exec" in engine_fixture.denied("ci", "create", *argv.split(), "busybox")
     subnet = engine_fixture.engine.ok(

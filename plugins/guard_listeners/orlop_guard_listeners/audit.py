@@ -172,7 +172,8 @@ class Audit:
             await self._flush()
 
     async def _limit(self) -> None:
-        """A disk that does not respond delays the daemon's exit by this long, counted from the cancellation."""
+        """Give the last lines `_PATIENCE` seconds after the cancellation: a disk that does not respond must not prevent the
+        daemon's exit."""
         try:
             await trio.sleep_forever()
         finally:

@@ -1,8 +1,8 @@
 """Docker's authorization plugins: each is asked about every request before it is carried out, and about the answer before
-the client gets it. The first denial is final; a plugin that fails, is missing or is slow denies.
+the client gets it. The first denial is final. If a plugin fails, is missing or is slow, the request is denied.
 
-Stateless. Messages and fields are Docker's (pkg/authorization). A plugin sees the body of a request if it is JSON, byte for
-byte as the handler decodes it, and that of an answer if it is JSON and does not stream.
+Stateless. Messages and fields are Docker's (pkg/authorization). A plugin gets the body of a request if it is JSON:
+exactly the bytes that the handler decodes. It gets the body of an answer if it is JSON and is not streamed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BODY_LIMIT = 4 << 20
 """Docker's limit. A larger body is refused, because a plugin cannot judge what it does not see."""
 
 TIMEOUT = 10.0
-"""Seconds for a plugin to answer. Every request waits for it."""
+"""Seconds that a plugin has for an answer. Every request waits for the plugin."""
 
 _HIDDEN = frozenset({"authorization", "x-registry-auth", "x-registry-config", "host", "transfer-encoding"})
 
@@ -103,7 +103,7 @@ def _headers(items: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 class PluginFailed(DriverError):
-    """The plugin gave no verdict, which counts as a denial."""
+    """The plugin gave no verdict. The request is denied."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"plugin {name} failed with error: {reason}")
@@ -188,7 +188,7 @@ class Chain:
         return tuple(known.get(name) or Plugin(name, find(name)) for name in dict.fromkeys(names))
 
     def replace(self, plugins: tuple[Plugin, ...]) -> None:
-        """Use these plugins from the next question on. Calls in progress keep the ones they began with."""
+        """Use these plugins from the next question on. Calls in progress keep the plugins that they began with."""
         self._retired += [plugin for plugin in self._plugins if plugin not in plugins]
         self._plugins = plugins
 

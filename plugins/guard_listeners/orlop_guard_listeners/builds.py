@@ -1,8 +1,8 @@
 """Builds on restricted listeners: what a client may not do by other requests, it may not do by a build.
 
-The daemon knows of a build what the builder asks it for: images, steps, images to make. The engine checks these
-(`engine.building.scope`) with the functions that judge other requests. Each listener has a build cache of its own, because
-a cache tells what others have built, and gives it to whoever builds the same.
+The daemon sees only what the builder asks it for: base images, steps, images to make. The engine checks these
+(`engine.building.scope`) with the functions that check other requests. Each listener has its own build cache, because a
+shared one would show what others have built, and give it to a client that builds the same.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ ROUTES = frozenset({"/build", "/build/cancel", "/build/prune", "/grpc", "/sessio
 
 
 def domain(policy: ListenerPolicy) -> str:
-    """The name of the listener's build cache: another one when the listener gets other labels, and others' clients."""
+    """The name of the listener's build cache. It changes when the listener gets other labels: its clients may be others."""
     key = [policy.host, sorted(policy.label_texts), policy.shared_images]
     return hashlib.sha256(msgspec.json.encode(key)).hexdigest()[:16]
 
 
 def restrictions(policy: ListenerPolicy, scope: LabelScope | None, note: Callable[[Denied], None]) -> Restrictions:
-    """Those of a client that builds. `note` writes a refusal to the audit log: it reaches the client in the output of the
-    build, and the call that the build came by has been answered long before."""
+    """The restrictions of a client that builds. `note` writes a refusal to the audit log, because the call that began the
+    build has already been answered: the client gets the refusal in the output of the build."""
 
     def refuse(what: str) -> Denied:
         error = policy.denied(what)

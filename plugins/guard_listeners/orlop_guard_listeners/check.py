@@ -57,7 +57,7 @@ class AuditCheck:
         return True
 
     async def facts(self, database: Examined) -> dict[str, str]:
-        """See Check. The log names people and what they did: a bundle has none of it."""
+        """See Check. The log says what people did, so no part of it is in a bundle."""
         return {}
 
 

@@ -191,7 +191,7 @@ class Guard:
         )
 
     def _note_in_build(self, line: Line | None, error: Denied) -> None:
-        """Log a refusal during a build, with what is known of the call by which the builder's latest client came."""
+        """Log a refusal during a build, with the connection of the latest client of the listener's builder."""
         if self._audit and line:
             found = msgspec.structs.replace(
                 line, event="build", time=rfc3339(time.time_ns()), status=0, outcome="", seconds=0
@@ -242,7 +242,7 @@ class Guard:
         """The answer, unless a plugin withholds it. Error answers are always passed on, as by Docker."""
         try:
             await self._plugins.check_answer(question.with_answer(answer))
-        except BaseException as error:  # also when the client leaves meanwhile: a stream holds what its handler opened
+        except BaseException as error:  # also when the client disconnects: a stream keeps open what its handler opened
             if isinstance(error, Exception) and isinstance(answer, Response) and answer.status >= 400:
                 return answer
             if isinstance(answer, Streaming):

@@ -1,4 +1,4 @@
-"""What clients that must not become root may not request: resources of the host, and access to running containers. Judges
+"""What clients that must not become root may not request: resources of the host, and access to running containers. Checks
 the decoded bodies that the handlers use. Pure.
 
 This does not isolate containers from each other: a client may mount any volume and join any network that it can name.
@@ -73,7 +73,7 @@ def _of_mounts(host: HostConfig) -> Iterator[str]:
 
 
 def of_container(request: CreateRequest, *, apart: bool) -> Iterator[str]:
-    """Each thing that a container requests beyond its own. `apart`: it may not access other containers either."""
+    """Each item that gives the new container access to the host; with `apart`, also to processes of other containers."""
     host = request.host_config
     if host is None:
         return
@@ -108,7 +108,7 @@ def of_volume(request: VolumeCreateRequest) -> Iterator[str]:
 
 
 def of_network(request: NetworkRequest) -> Iterator[str]:
-    """A link of the host may not become part of a network."""
+    """Each item that gives the new network a link or an address of the host."""
     options: Mapping[str, str] = request.options or {}
     if request.driver not in ("", "bridge"):
         yield f"a network of driver {request.driver}"

@@ -21,8 +21,8 @@ __all__ = ["ListenerImages"]
 
 
 class ListenerImages:
-    """An `ImagePolicy` for one call, with its `denied`. `matches`: whether given labels match the listener's; None without
-    labels. `pulling`: the name and content of an image are a registry's."""
+    """An `ImagePolicy` for one call; `denied` makes its errors. `matches`: whether given labels match the listener's; None
+    for a listener without labels. `pulling`: the name and content of an image come from a registry."""
 
     def __init__(
         self,

@@ -1,5 +1,5 @@
 """Host access through another container, on restricted listeners: a new container can take over host files and namespaces
-from an existing one, and the API reads files of a container with all its mounts. `host_access` judges what a new container
+from an existing one, and the API can read files below all mounts of a container. `host_access` checks what a new container
 requests directly.
 
 Checked containers are pinned: their ID replaces the name in the request, because the name may move to another container. A
@@ -36,7 +36,7 @@ def outside_mount(record: ContainerRecord) -> str:
 
 def of_others(index: ContainerIndex, host: HostConfig) -> Iterator[str]:
     """Each host resource that comes with another container. A container that does not exist yet is refused too, because it
-    could have any."""
+    could be created with any of them."""
     given = host.volumes_from or []
     for at, text in enumerate(given):
         name, colon, access = text.partition(":")
@@ -66,12 +66,12 @@ def _leads_to_host(index: ContainerIndex, field: str, other: Container) -> str:
     while mode.startswith(_PREFIX):
         following = _find(index, mode.removeprefix(_PREFIX))
         if following is None:
-            return "joins what does not exist"
+            return "joins a container that does not exist"
         if following.id in seen:
-            return "leads in a circle"
+            return "is part of a cycle"
         seen.add(following.id)
         mode = getattr(following.record.host_config, field)
-    return "has the host's" if mode == "host" else ""
+    return "uses the host's namespace" if mode == "host" else ""
 
 
 def _find(index: ContainerIndex, name: str) -> Container | None:

@@ -1,7 +1,7 @@
 """The guard's keys of daemon.json, and the checks of entries of `listeners`.
 
 The kernel opens the sockets, so the struct of an entry is `orlop_kernel.config.Listener`. A new member that gives rights
-also needs `ListenerPolicy.of` and `orlop_kernel.boot.tls._rights`."""
+must also be added to `ListenerPolicy.of` and `orlop_kernel.boot.tls._rights`."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ ROLES = ("read-only", "no-exec", "full")
 
 _PLUGIN = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 _IMAGE_NAMES = re.compile(r"[a-zA-Z0-9*?._/:-]+")  # characters of image names and the wildcards: no character classes
-# Attributes that events carry beside an object's labels: a scope by one of these would match things that are not labels.
+# Events have these attributes in addition to an object's labels, so a label of this name would match an attribute.
 _NO_LABELS = frozenset(
     {"container", "driver", "execDuration", "execID", "exitCode", "id", "image", "name", "reclaimed", "signal", "type"}
 )
 
 
 class AuditLog(ConfigBase, frozen=True, kw_only=True, omit_defaults=True):
-    """The log of who did what, as JSON lines. `required`: a change that cannot be logged is refused."""
+    """The audit log, in JSON lines. `required`: a change that cannot be logged is refused."""
 
     path: str
     max_size: str = "100m"
@@ -102,16 +102,16 @@ def _rights(listener: Listener) -> Iterator[str]:
         if not key:
             yield f'label "{label}" has no name'
         elif key in _NO_LABELS:
-            yield f'label "{key}" cannot be told from what events say of an object by that name: use com.example.{key}'
+            yield f'label "{key}" has the name of an attribute of events: use com.example.{key}'
     if len({label.partition("=")[0] for label in listener.labels}) < len(listener.labels):
-        yield "one label stands there twice"
+        yield "one label is listed twice"
     if listener.shared_images and not listener.labels:
         yield "shared-images is for listeners with labels"
     if listener.image_names and (listener.role == "read-only" or (listener.role == "full" and not listener.labels)):
         yield f"image-names is not for role {listener.role}{'' if listener.role == 'read-only' else ' without labels'}"
     for pattern in listener.image_names:
         if not _IMAGE_NAMES.fullmatch(pattern):
-            yield f'image-names "{pattern}" is no pattern of names, as in "registry.example.com/ci/*"'
+            yield f'image-names "{pattern}" is not a pattern of image names, as in "registry.example.com/ci/*"'
 
 
 def _listeners(config: Config) -> Iterator[Problem]:
@@ -119,7 +119,7 @@ def _listeners(config: Config) -> Iterator[Problem]:
     for listener in config.listeners:
         wrong = [*_place(listener, config), *_rights(listener)]
         if listener.host in seen:
-            wrong.append("something else listens there already")
+            wrong.append("another listener or one of hosts has this address")
         seen.add(listener.host)
         for text in wrong:
             yield Problem(f"invalid listener ({listener.host or 'without a host'}): {text}", ("listeners",))

@@ -104,7 +104,7 @@ class LabelScope:
             raise self._policy.outside(f"volume {volume.name}")
 
     def _check_image(self, text: str) -> None:
-        """Of a name of several platforms, all images: the request may ask for any of them."""
+        """A name may have an image for each of several platforms. All must match: the request may ask for any of them."""
         if not all(self.matches(image.config.labels) for image in self._engine.images.all_platforms(text)):
             raise self._policy.outside(f"image {text}")
 
@@ -151,22 +151,22 @@ class LabelScope:
         self._check_image(call.params["name"])
 
     async def _save(self, call: Call) -> None:
-        """The engine checks each image that it selects (`ImagePolicy.may_use`): a name may stand for all its tags."""
+        """Nothing is checked here: a name may select several tags. The engine checks each image (`ImagePolicy.may_use`)."""
 
     async def _pull(self, call: Call) -> None:
         if not call.arg("fromImage"):
-            raise self._policy.outside("an image from elsewhere")
+            raise self._policy.outside("pulling or importing images")
         self.check_pull()
 
     def check_pull(self) -> None:
         if not self._policy.shared_images:
-            raise self._policy.outside("an image from elsewhere")
+            raise self._policy.outside("pulling or importing images")
 
     async def _build(self, call: Call) -> None:
-        """The engine checks what builds name and make (`Restrictions.builds`)."""
+        """Nothing is checked here: the engine checks the images that a build uses and makes (`Restrictions.builds`)."""
 
     async def _push(self, call: Call) -> None:
-        """The engine checks again when it holds the image (`ImagePolicy.may_use`): the name may be moved meanwhile."""
+        """The engine checks the image again when it pushes it (`ImagePolicy.may_use`): the name may be moved meanwhile."""
         if not self._policy.shared_images:
             for name in self._engine.images.pushed_names(call.params["name"], call.arg("tag")):
                 self._check_image(str(name))
@@ -223,7 +223,7 @@ class LabelScope:
                 self._check_volumes_of(self._engine.containers.get(text.partition(":")[0]).record)
 
     def _check_volumes_of(self, record: ContainerRecord) -> None:
-        """Other volumes of a container in this scope may be outside the scope, and must not be passed on."""
+        """A container in this scope may have volumes outside the scope. A new container must not get them."""
         for mount in record.mounts:
             if mount.type == "volume" and not mount.anonymous:
                 self._check_volume_name(mount.name)

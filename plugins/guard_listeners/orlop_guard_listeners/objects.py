@@ -35,8 +35,8 @@ _MADE = {
 
 
 def describe(engine: Engine, call: Call) -> dict[str, str]:
-    """Before the call. {} when it concerns no single object. An object that does not exist has the name given by the
-    client."""
+    """The object of a call that is about to be carried out; {} if the call concerns no single object. An object that does
+    not exist has the name given by the client."""
     kind = _KINDS.get(call.pattern[1:].partition("/")[0], "")
     text = call.params.get("id") or call.params.get("name") or ""
     if call.pattern == "/containers/create":
@@ -59,7 +59,7 @@ def describe(engine: Engine, call: Call) -> dict[str, str]:
 
 
 def describe_made(engine: Engine, call: Call, answer: Answer) -> dict[str, str]:
-    """After the call: the object that it created."""
+    """The object that the call has created."""
     member, key = _MADE.get(call.pattern, ("", ""))
     if not member or not isinstance(answer, Response) or answer.status != 201:
         return {}
@@ -74,7 +74,7 @@ def describe_made(engine: Engine, call: Call, answer: Answer) -> dict[str, str]:
 
 
 def describe_body(engine: Engine, call: Call) -> dict[str, str]:
-    """At the end of the call: the container named in its body, if the body was decoded."""
+    """The container that the body of a finished call names, if the body was decoded."""
     body = call.body
     return _container(engine, body.container) if isinstance(body, ConnectRequest | DisconnectRequest) else {}
 

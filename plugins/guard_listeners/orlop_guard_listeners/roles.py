@@ -13,40 +13,40 @@ __all__ = ["ROLE_LEVEL", "ROUTES", "UNKNOWN", "Host", "Level", "Rule", "Scope"]
 
 
 class Level(IntEnum):
-    """What a route lets its caller do. Each role includes the levels below its own. Below CHANGE, environments and other
-    secrets are removed from answers (`redact`)."""
+    """What a route lets its caller do. Each role includes the levels below its own. Below CHANGE, answers
+    have no environments or other secrets (`redact`)."""
 
     READ = 1
     """See objects and their state; read logs. No files of containers or images."""
     CHANGE = 2
-    """Create, run and remove objects; read their files. No code or files into existing ones."""
+    """Create, run and remove objects; read their files. Put no code or files into existing containers."""
     FULL = 3
     """Everything. Root on the machine, unless the listener has labels."""
 
 
 class Scope(Enum):
-    """How a listener with labels judges a route (`label_scope.LabelScope`)."""
+    """How a listener with labels checks a route (`label_scope.LabelScope`)."""
 
     OPEN = "concerns no object"
     ABSENT = "Orlop has no such objects"
-    FILTER = "lists or prunes by filters: the labels are added to them"
+    FILTER = "the labels are added to the filters"
     CONTAINER = "the container of the path"
     EXEC = "the container of the exec of the path"
     NETWORK = "the network of the path"
     VOLUME = "the volume of the path"
     IMAGE = "the image of the path"
     READ_IMAGE = "the image of the path; any, if images are shared"
-    IMAGES = "lists by filters: the labels are added to them, unless images are shared"
+    IMAGES = "the labels are added to the filters, unless images are shared"
     SAVE = "every image that the names select; any, if images are shared"
     PULL = "only if images are shared"
     PUSH = "each image that is pushed; any, if images are shared"
-    CREATE = "a container in the making, and all that it names"
+    CREATE = "the new container, and all objects that the body names"
     EXEC_CREATE = "the container of the path; the exec may not be privileged"
     CONNECT = "the network of the path, and the container of the body"
-    DISCONNECT = "the same"
-    NEW_NETWORK = "a network in the making"
-    NEW_VOLUME = "a volume in the making"
-    BUILD = "a cache of the listener's own; images that a build names, and those that it makes"
+    DISCONNECT = "the same as for `connect`"
+    NEW_NETWORK = "the new network"
+    NEW_VOLUME = "the new volume"
+    BUILD = "the listener's own build cache; images that a build uses or makes"
     CLOSED = "covers objects of all owners: refused"
 
 
@@ -56,15 +56,15 @@ class Host(Enum):
 
     NOTHING = "nothing"
     FACTS = "names and figures, no content of files"
-    NETWORK = "connections to public addresses, and to registries that are configured"
+    NETWORK = "connections to public addresses, and to configured registries"
     OUTPUT = "what the container writes to its output"
-    PROCESSES = "the container's processes, by the usual words for `ps`"
+    PROCESSES = "the container's processes, with common options of `ps`"
     ROOT = "the container's own files, no mounts"
     FILES = "`no-exec`: refused if the container has files of the host"
-    BODY = "the body may ask for nothing of the host"
-    AS_MADE = "what the container was made with, and no more"
-    INSIDE = "all that the container was made with"
-    BUILD = "steps may ask for nothing of the host; URLs lead to public addresses"
+    BODY = "the body must not request anything of the host"
+    AS_MADE = "nothing new: the container runs as it was created"
+    INSIDE = "everything that the container was created with"
+    BUILD = "steps must not request anything of the host; URLs must lead to public addresses"
     ANYTHING = "anything: only without labels"
 
 

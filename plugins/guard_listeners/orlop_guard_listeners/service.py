@@ -97,4 +97,4 @@ class ListenerGuards:
 
 
 def _nothing() -> None:
-    """Applies a reload without authorization plugins, before and after."""
+    """Apply a reload when there were no authorization plugins, and there are none now."""

@@ -179,10 +179,10 @@ OTHERS = FakeCollection(
         ({"volumes_from": ["plain", "bound:ro"]}, ["VolumesFrom bound, which has the bind mount of /etc,"]),
         ({"volumes_from": ["pictured"]}, ["VolumesFrom pictured, which has the image mount of /etc,"]),
         ({"volumes_from": ["later"]}, ["VolumesFrom later, which does not exist,"]),
-        ({"network_mode": "container:hosts"}, ["NetworkMode container:hosts, which has the host's,"]),
-        ({"network_mode": "container:joined"}, ["NetworkMode container:joined, which has the host's,"]),
-        ({"pid_mode": "container:hosts"}, ["PidMode container:hosts, which has the host's,"]),
-        ({"pid_mode": "container:loop"}, ["PidMode container:loop, which leads in a circle,"]),
+        ({"network_mode": "container:hosts"}, ["NetworkMode container:hosts, which uses the host's namespace,"]),
+        ({"network_mode": "container:joined"}, ["NetworkMode container:joined, which uses the host's namespace,"]),
+        ({"pid_mode": "container:hosts"}, ["PidMode container:hosts, which uses the host's namespace,"]),
+        ({"pid_mode": "container:loop"}, ["PidMode container:loop, which is part of a cycle,"]),
         ({"ipc_mode": "container:later"}, ["IpcMode container:later, which does not exist,"]),
     ],
 )
@@ -426,4 +426,4 @@ def test_long_cycle_of_shared_namespaces_is_detected() -> None:
         **{each: container(each, modes={"pid_mode": f"container:{to}"}) for each, to in ("ab", "bc", "cb")}
     )
     host = HostConfig(pid_mode="container:a")
-    assert [*inherited_access.of_others(cast("Any", circle), host)] == ["PidMode container:a, which leads in a circle,"]
+    assert [*inherited_access.of_others(cast("Any", circle), host)] == ["PidMode container:a, which is part of a cycle,"]
