@@ -158,7 +158,7 @@ def test_compatible_changes_are_applied(containers: Callable[..., Living], field
         ({"bip6": "fd01::1/64"}, "have addresses of fd00::/64 with gateway fd00::1, but bip6 is fd01::1/64"),
         ({"fixed_cidr_v6": "fd01::/64"}, "have addresses of fd00::/64 with gateway fd00::1, but fixed-cidr-v6 is fd01::/64"),
         ({"ipv6": False}, "have addresses of fd00::/64, but ipv6 is false"),
-        ({"iptables": False}, "have published ports that rules of the firewall lead to, but iptables is false"),
+        ({"iptables": False}, "have published ports, which need firewall rules, but iptables is false"),
         ({"exec_root": "/else"}, "live in exec-root /run/orlop, but exec-root is /else"),
         ({"data_root": "/else"}, "live in data-root /var/lib/orlop, but data-root is /else"),
     ],
