@@ -122,7 +122,7 @@ class Gate:
             self._answer()
         if call.answered:
             return typing.cast("T", call.value)
-        raise self.failure(verb, call.error or DriverError(f"cannot {verb}: {self.label} gave its call up"))
+        raise self.failure(verb, call.error or DriverError(f"cannot {verb}: {self.label} cancelled the call itself"))
 
     def call_now(self, verb: str, function: Callable[..., T], args: Sequence[Any], kwargs: Mapping[str, Any]) -> T:
         """Call a synchronous function of the plugin."""
@@ -229,7 +229,7 @@ class Gate:
             self._retry_at = _now() + self._delay
         elif self.degraded and not was:
             self._retry_at = _now() + self._delay
-            _log.warning("%s; until then its calls fail at once", self.describe())
+            _log.warning("%s; until then its calls fail immediately", self.describe())
 
     def count_abandoned(self, change: int) -> None:
         with self._lock:
@@ -239,7 +239,7 @@ class Gate:
         call.abandoned = True
         abandoned.count(1)
         self.count_abandoned(1)
-        _log.warning("%s does not end although it was cancelled; it is abandoned (%d in all)", call, self.abandoned)
+        _log.warning("%s did not end after cancellation and is abandoned (%d abandoned calls)", call, self.abandoned)
 
 
 class _Call:
@@ -287,7 +287,7 @@ class _Call:
         elif self.abandoned:
             abandoned.count(-1)
             self._gate.count_abandoned(-1)
-            _log.info("%s has ended after all; its answer is discarded", self)
+            _log.info("%s was abandoned and has now ended; its answer is discarded", self)
 
     async def wait(self) -> None:
         """Until it has ended. An event for one waiter, without what makes a `trio.Event` twice as slow."""
@@ -332,7 +332,7 @@ class _Making(typing.Generic[T]):
                 return
             self._abandoned = True
             self._gate.count_abandoned(1)
-        _log.warning("loading %s does not end; it is abandoned", self._gate.label)
+        _log.warning("loading %s takes too long and is abandoned", self._gate.label)
 
 
 # --- objects whose calls go through a gate ----------------------------------------------------------------------------

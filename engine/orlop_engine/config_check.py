@@ -86,7 +86,7 @@ def _storage_driver(config: Config) -> Iterator[Problem]:
     for option in config.storage_opts:
         if option.partition("=")[0].strip().partition(".")[0] not in known:
             yield Problem(
-                f'invalid storage option "{option}": it begins with no storage driver, as in {name}.NAME=VALUE',
+                f'invalid storage option "{option}": it must begin with a storage driver, as in {name}.NAME=VALUE',
                 ("storage-opts",),
             )
     if found.check_options is not None:

@@ -122,7 +122,7 @@ def test_shielded_call_is_abandoned_at_its_deadline(caplog):
 
     fast(main)
     told = [record.message for record in caplog.records if "the call get" in record.message]
-    assert len(told) == 2 and "is abandoned" in told[0] and "has ended after all" in told[1]
+    assert len(told) == 2 and "is abandoned" in told[0] and "has now ended" in told[1]
 
 
 def test_a_call_that_blocks_a_thread_is_abandoned():

@@ -44,7 +44,7 @@ def test_stopped_monitor_is_detected_and_explained(monkeypatch):
     async def test(case):
         case.stopped = True
         await case.fails_within(
-            1.5, rf"cannot run the exec: its monitor \(pid {PID}\) is stopped: continue it by kill -CONT {PID}"
+            1.5, rf"cannot run the exec: its monitor \(pid {PID}\) is stopped; `kill -CONT {PID}` resumes it"
         )
         await case.fails_within(0.1, "docker kill and docker rm -f work without its monitor")
         assert case.answers.silent

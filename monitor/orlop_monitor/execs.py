@@ -45,7 +45,7 @@ class Execs:
     def start(self, connection: Connection, serial: int, request: Exec) -> None:
         """Start an exec and answer on the connection. With `attach`, the connection becomes a stream after the answer."""
         if request.exec_id in self._tasks:
-            connection.reply(serial, Failed(f"exec {request.exec_id} runs already"))
+            connection.reply(serial, Failed(f"exec {request.exec_id} is already running"))
             return
         attach = request.attach
         wanted = (

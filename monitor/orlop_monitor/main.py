@@ -160,7 +160,7 @@ class Monitor:
         outputs = connection.take_fds(wanted)
         try:
             if len(outputs) != wanted:
-                raise OSError(errno.EBADF, f"{wanted} descriptors for its streams, got {len(outputs)}")
+                raise OSError(errno.EBADF, f"expected {wanted} descriptors for streams, got {len(outputs)}")
             records.clear(request.run_dir)
             self._netns, self._userns = self._build(request)
             self._container = container = Container(self._loop, request, self._announce, outputs)
@@ -188,7 +188,7 @@ class Monitor:
         if len(fds) != len(request.forwards):
             for sock in sockets:
                 sock.close()
-            connection.reply(serial, Failed(f"{len(request.forwards)} listeners to serve, {len(fds)} sockets"))
+            connection.reply(serial, Failed(f"expected {len(request.forwards)} sockets, got {len(fds)}"))
             return
         if self._forwarder is None:
             self._forwarder = Forwarder(self._loop)
@@ -205,7 +205,7 @@ class Monitor:
             ready = lambda: connection.reply(serial, self._status())  # noqa: E731
             self._names = NameServer(self._loop, self._netns, tables, ready)
         except OSError as error:
-            connection.reply(serial, failure("cannot answer names:", error))
+            connection.reply(serial, failure("cannot start the name server:", error))
 
     def _attach(self, connection: Connection, serial: int, request: Attach) -> None:
         container = self._container

@@ -76,7 +76,7 @@ def _part(whole: str, subpath: str, place: str) -> None:
         fd = open_subpath(whole, subpath)
     except OSError as error:
         number = error.errno or 0
-        why = "it leads out" if number == errno.EXDEV else os.strerror(number).lower()
+        why = "it leads outside of the mount source" if number == errno.EXDEV else os.strerror(number).lower()
         raise OSError(number, why, f"cannot access path {subpath}") from None
     try:
         mode = os.fstat(fd).st_mode

@@ -102,7 +102,7 @@ class Zygote:
 
     def _fork(self, request: Fork, fds: list[int]) -> Forked:
         if request.entry not in _ENTRIES or len(fds) != 1:
-            return Forked(request.serial, 0, "no such entry, or no connection came along")
+            return Forked(request.serial, 0, "unknown kind of process, or no connection was passed")
         pid = os.fork()
         if pid == 0:
             self._title.set(f"orlop-{request.entry} {os.path.basename(request.run_dir)}".rstrip())
@@ -135,7 +135,7 @@ class Zygote:
             return
         reason = f"{dead.reason}; the container was killed"
         if not empty:
-            reason += f", but not all of it died within {_KILL_SECONDS:g} s"
+            reason += f", but some of its processes did not end within {_KILL_SECONDS:g} s"
         try:
             if _is_of(dead.run_dir, dead.pid):
                 records.write(dead.run_dir, ExitRecord(137, time.time_ns(), error=reason))

@@ -119,11 +119,11 @@ def test_invalid_hard_links_are_refused(target: str) -> None:
         ("x", "", "x: a hard link to '' cannot be made"),
         ("x", "/", "x: a hard link to '/' cannot be made"),
         ("x", "../x", "leads outside of the root"),
-        ("x", "gone", "x: it is a hard link to gone, which is not there"),
-        ("x", "gone/f", "which is not there"),
-        ("x", "d/f/g", "which is not there"),
-        ("x", "out/passwd", "which is not there"),  # /etc in the root, not the host's
-        ("d/f", "gone", "which is not there"),
+        ("x", "gone", "x: it is a hard link to gone, which does not exist"),
+        ("x", "gone/f", "which does not exist"),
+        ("x", "d/f/g", "which does not exist"),
+        ("x", "out/passwd", "which does not exist"),  # /etc in the root, not the host's
+        ("d/f", "gone", "which does not exist"),
     ):
         refused(target, message, *base, member(name, HARD, linkname=link))
     with pytest.raises(PermissionError) as raised:
@@ -353,7 +353,7 @@ OVERLAY = pytest.mark.parametrize("overlay", [False, pytest.param(True, marks=py
 @OVERLAY
 @pytest.mark.parametrize("name", [".wh.", "d/.wh..", ".wh..."])
 def test_whiteouts_without_a_name_are_refused(target: str, overlay: bool, name: str) -> None:
-    refused(target, f"{name}: it is no valid whiteout", member(name), overlay=overlay)
+    refused(target, f"{name}: it is not a valid whiteout", member(name), overlay=overlay)
 
 
 @OVERLAY

@@ -261,5 +261,5 @@ def test_size_of_a_request_is_limited() -> None:
 
 @pytest.mark.parametrize("parts", [(), (b"\1",), (HEADER.pack(5),), (HEADER.pack(5), b"1234")])
 def test_disconnected_daemon_is_an_eof_error(parts: tuple[bytes, ...]) -> None:
-    with pytest.raises(EOFError, match="the daemon went away"):
+    with pytest.raises(EOFError, match="the daemon closed the connection"):
         received(*parts)

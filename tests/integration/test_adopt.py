@@ -186,7 +186,7 @@ def test_a_layer_of_which_no_tar_can_be_made(side: Side, adopter: Engine) -> Non
     adopter.start()
     chain = documents.chain_ids([each.diff_id for each in app().layers])[-1]
     (adopter.data_root / "content" / paths_of(chain)[0]).unlink()
-    assert "its tar is not known. Pull the image again" in adopter.docker("save", APP, check=1).err
+    assert "the file that describes its tar is missing. Pull the image again" in adopter.docker("save", APP, check=1).err
     with registry.running() as server:
         push(server.host, "app", "1", app())
         adopter.ok("pull", f"{server.host}/app:1")

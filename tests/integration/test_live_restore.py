@@ -78,7 +78,7 @@ def test_a_monitor_that_is_silent_at_boot(live: Engine) -> None:
         "the reason in the log",
     )
     failed = live.docker("exec", "cc", "echo", "well")
-    assert failed.code and f"its monitor (pid {monitor}) is stopped: continue it by kill -CONT {monitor}" in failed.out
+    assert failed.code and f"its monitor (pid {monitor}) is stopped; `kill -CONT {monitor}` resumes it" in failed.out
     os.kill(others, signal.SIGKILL)
     until(lambda: live.state("ended") == "exited", "the end of the one whose monitor died")
     os.kill(monitor, signal.SIGCONT)

@@ -116,7 +116,7 @@ def test_image_mounts(engine: Engine, name: str) -> None:
         assert (b"in the image" in copied.stdout) == content
     outside = {"Image": "busybox", "Cmd": ["true"], "HostConfig": {"Mounts": [mount("/root2", "data/up")]}}
     assert engine.api("POST", f"/containers/create?name=out-{name}", outside)[0] == 201
-    assert "cannot access path data/up: it leads out" in engine.docker("start", f"out-{name}").err
+    assert "cannot access path data/up: it leads outside of the mount source" in engine.docker("start", f"out-{name}").err
     assert engine.raw("HEAD", f"/containers/out-{name}/archive?path=/root2/etc")[0] == 404
     engine.ok("rm", f"out-{name}")
     used = engine.docker("rmi", f"other-{name}")

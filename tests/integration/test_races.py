@@ -105,7 +105,7 @@ def test_a_monitor_that_hangs(engine: Engine, name: str) -> None:
             assert time.monotonic() - began < 5
             status, answer = refused.result(20)
             assert status == 503 or status == 500
-            assert "is stopped: continue it by kill -CONT" in answer["message"]
+            assert "is stopped; `kill -CONT" in answer["message"]
             assert removed.result(40).code == 0
     finally:
         if alive(monitor):

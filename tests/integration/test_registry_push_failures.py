@@ -63,10 +63,22 @@ FAILS: list[tuple[str, str, list[Answer | None], str, str]] = [
     ("too many requests for ever", "POST", [refuse(429)] * 99, "", "toomanyrequests: too many requests"),
     ("no location", "POST", [reply(202, Location="")] * 2, "", "the registry gave no location for the upload"),
     ("a file", "POST", [reply(202, Location="file:///etc/passwd")] * 2, "", 'unsupported protocol scheme "file"'),
-    ("another blob at the look-up", "HEAD", [reply(200, Docker_Content_Digest=DIGEST)], "/blobs/", "the registry has it as"),
-    ("another blob at the end", "PUT", [lie(Docker_Content_Digest=DIGEST)] * 3, "uploads", "the registry has it as"),
-    ("another manifest", "PUT", [lie(Docker_Content_Digest=DIGEST)], "manifests", "the registry has it as"),
-    ("serves another manifest", "HEAD", [lie(Docker_Content_Digest=DIGEST)], "manifests", "the registry has it as"),
+    (
+        "another blob at the look-up",
+        "HEAD",
+        [reply(200, Docker_Content_Digest=DIGEST)],
+        "/blobs/",
+        "the registry reports the digest",
+    ),
+    (
+        "another blob at the end",
+        "PUT",
+        [lie(Docker_Content_Digest=DIGEST)] * 3,
+        "uploads",
+        "the registry reports the digest",
+    ),
+    ("another manifest", "PUT", [lie(Docker_Content_Digest=DIGEST)], "manifests", "the registry reports the digest"),
+    ("serves another manifest", "HEAD", [lie(Docker_Content_Digest=DIGEST)], "manifests", "the registry reports the digest"),
     ("serves no manifest", "HEAD", [refuse(404)] * 99, "manifests", "the registry accepted it, but does not have it"),
     ("serves a part of it", "HEAD", [reply(200, length=7)], "manifests", "the registry has 7 bytes of it"),
     ("refuses the manifest", "PUT", [refuse(400, "MANIFEST_INVALID", "no")], "manifests", "manifest invalid: no"),
@@ -200,7 +212,7 @@ def test_damaged_compressed_layer_is_not_pushed(tmp_path: Path) -> None:
         assert not path.exists() and quarantined(images, path).exists()
         whole = next(part.data for part in OCI.layers if part.digest[7:] == path.name)
         path.write_bytes(whole[:-9])
-        assert "bytes less than its record says" in error_of(await pushed(images, registry))
+        assert "bytes shorter than recorded" in error_of(await pushed(images, registry))
         assert not registry.manifests and not registry.uploads
         assert not path.exists() and quarantined(images, path).read_bytes() == whole[:-9]
         registry.put("other", OCI)

@@ -70,7 +70,7 @@ class Snapshots:
         stored = {key for key in await self._storage.keys() if key.startswith(BUILD)}
         lost = [key for key in self.rows if key not in stored]
         if lost:
-            log.warning("%d snapshots of builds are lost", len(lost))
+            log.warning("%d snapshots of builds are missing in storage; removing their rows", len(lost))
             await self._store.commit([Delete(TABLE, key) for key in lost])
             for key in lost:
                 del self.rows[key]

@@ -132,7 +132,7 @@ class Steps:
                 await run_cleanup.clean_up(ports, container, run)
             run_cleanup.settle(ports.paths, container)
             return
-        log.error("step %s does not end within %g s", container.name, _ENDING)
+        log.error("step %s has not ended within %g s", container.name, _ENDING)
 
     async def _kill(self, container: Container, run: Run) -> None:
         assert run.monitor is not None

@@ -67,6 +67,6 @@ def _cgroups(facts: Facts) -> Iterator[str]:
 async def _dump(drivers: Drivers, name: str) -> str:
     try:
         driver = await drivers.network(name)
-        return await driver.dump() if isinstance(driver, NetworkAudit) else "the driver tells nothing\n"
+        return await driver.dump() if isinstance(driver, NetworkAudit) else "the driver has no such information\n"
     except OrlopError as error:
-        return f"cannot be had: {error}\n"
+        return f"not available: {error}\n"

@@ -94,7 +94,7 @@ def _snapshots(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
                 severity=ERROR,
                 area="storage",
                 object=f"container {record.name}",
-                text="has no root file system: its written data is lost; the next start of the daemon creates an empty one",
+                text="has no root file system: the data it wrote is lost; the next start of the daemon creates an empty one",
                 id=record.id,
             )
     for image in rows_read.images.values():
@@ -111,7 +111,7 @@ def _snapshots(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
             severity=_swept(facts, rows_read) or WARNING,
             area="storage",
             object=f"snapshot {key}",
-            text="of the build cache is not in storage: the next start forgets it",
+            text="of the build cache is not in storage: the next start removes its row",
             id=key,
         )
 

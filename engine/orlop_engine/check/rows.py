@@ -142,7 +142,7 @@ def _containers(rows_read: Rows) -> Iterator[Finding]:
                     severity=ERROR,
                     area="volumes",
                     object=what,
-                    text=f"has the volume {mount.name}, which has no row: it cannot start",
+                    text=f"uses the volume {mount.name}, which has no row: the container cannot start",
                     id=record.id,
                 )
         if record.state.running and record.sandbox is not None:

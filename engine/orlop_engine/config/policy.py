@@ -10,7 +10,7 @@ __all__ = ["HINTS", "IGNORED", "REFUSED", "RELOADABLE", "SILENT"]
 
 HINTS = {
     "default-init": "init",
-    "oom-score-adjust": "dockerd has dropped it; the daemon sets its own",
+    "oom-score-adjust": "dockerd has removed this key; the daemon sets its OOM score itself",
     "resolv-conf": "dns, dns-opts and dns-search",
 }
 """Names that people mistake for keys, and what to write instead."""
@@ -18,21 +18,21 @@ HINTS = {
 REFUSED: dict[str, str] = {
     "cpu-rt-period": "real-time scheduling of the parent cgroup is not supported",
     "cpu-rt-runtime": "real-time scheduling of the parent cgroup is not supported",
-    "nri-opts": "NRI plugins are not supported; those that enforce a policy would not be asked",
+    "nri-opts": "NRI plugins are not supported; a plugin that enforces a policy would not be called",
     "rootless": "Orlop runs as root",
     "selinux-enabled": "SELinux labels are not supported; containers would run unconfined",
 }
 """Keys that are an error unless they have their default value (or say `"enable": false`), and the reason."""
 
 IGNORED: dict[str, str] = {
-    "allow-direct-routing": "there is no such switch",
-    "bridge-accept-fwmark": "Orlop's rules have no such exception",
+    "allow-direct-routing": "Orlop has no such setting",
+    "bridge-accept-fwmark": "Orlop's rules make no exception for packet marks",
     "containerd": "Orlop uses no containerd",
     "containerd-namespace": "Orlop uses no containerd",
     "containerd-plugin-namespace": "Orlop uses no containerd",
     "cri-containerd": "Orlop uses no containerd",
     "ip-forward-no-drop": "Orlop never changes the FORWARD policy",
-    "ip6tables": "rules for IPv6 come and go with iptables",
+    "ip6tables": "iptables controls the rules for IPv6, too",
     "network-control-plane-mtu": "Orlop has no swarm mode",
     "network-diagnostic-port": "Orlop has no network diagnostic server",
     "node-generic-resources": "Orlop has no swarm mode",

@@ -112,7 +112,7 @@ def check(text: str, directory: str = _DIRECTORY) -> None:
     taking = [handler for handler in _handlers(directory) if handler.takes(header)]
     if any("F" in handler.flags for handler in taking):
         return
-    missing = "the kernel has no emulator for them (binfmt_misc)"
+    missing = "no emulator for this platform is registered (binfmt_misc)"
     if taking:
         missing = f"the emulator {taking[0].name} is not visible in containers (it is registered without the flag F)"
     raise InvalidParameter(

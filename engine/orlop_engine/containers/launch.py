@@ -263,7 +263,7 @@ async def _undo(ports: Ports, container: Container, run: Run, plan: Any, *, dele
             if run.monitor is not None and (not deleted or runtimes.has_state(ports.paths, container)):
                 await runtimes.clean(ports, container)
     except Exception:
-        log.exception("cannot undo all of the start of container %s", container.name)
+        log.exception("cannot undo the failed start of container %s completely", container.name)
     finally:
         ports.paths.remove_run_directories(container.id)
         container.run = None

@@ -39,8 +39,8 @@ def _who(records: Sequence[ContainerRecord]) -> str:
 
 def _conflict(records: Sequence[ContainerRecord], uses: str, now: str) -> ConfigError:
     return ConfigError(
-        f"{_who(records)} {uses}, but {now}: that cannot be changed under them; "
-        "put the former value back, and stop them before you change it"
+        f"{_who(records)} {uses}, but {now}: this setting cannot change while they run; "
+        "restore the former value, and stop these containers before you change it"
     )
 
 

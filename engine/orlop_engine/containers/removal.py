@@ -229,7 +229,7 @@ async def sweep(ports: Ports) -> None:
     keys = set(await ports.storage.keys())
     for key in keys:
         if sweeping and _CONTAINER_ID.fullmatch(key) and key not in known:
-            await _try(f"snapshot {key[:12]} of no container stays", ports.storage.remove(key))
+            await _try(f"cannot remove snapshot {key[:12]}, which belongs to no container", ports.storage.remove(key))
     for container in list(ports.index):  # a copy, because a container with --rm may exit and leave the index meanwhile
         image = ports.images.get(container.record.image_id)
         if container.id not in keys and container.id in ports.index and image is not None:
@@ -237,14 +237,16 @@ async def sweep(ports: Ports) -> None:
                 "container %s: its snapshot is missing, so what it had written is lost; creating an empty one",
                 container.name,
             )
-            await _try(f"container {container.name} has no root", _prepare_again(ports, container, image))
+            await _try(
+                f"cannot create a root file system for container {container.name}", _prepare_again(ports, container, image)
+            )
 
 
 async def _sweep_unknown(ports: Ports, known: set[str]) -> None:
     for name in os.listdir(ports.paths.containers_root):
         if name not in known:
             log.info("removing files of container %s, which has no row", name[:12])
-            await _try(f"what is left of container {name[:12]} stays", discard_files(ports, name))
+            await _try(f"cannot remove files of container {name[:12]}, which has no row", discard_files(ports, name))
 
 
 async def _prepare_again(ports: Ports, container: Container, image: Image) -> None:

@@ -121,7 +121,7 @@ async def _sweep_run(paths: ContainerPaths, name: str) -> None:
         if os.path.lexists(run_dir) and not os.path.isdir(run_dir):
             os.unlink(run_dir)  # not a run directory
     except Exception as error:
-        log.error("cannot remove files of run %s: %s", name, as_orlop_error(error, "cannot sweep it"))
+        log.error("cannot remove files of run %s: %s", name, as_orlop_error(error, "cannot remove them"))
 
 
 def _patience(config: Config, container: Container) -> int:
@@ -155,7 +155,7 @@ async def _bring_up(ports: Ports, known: Mapping[str, trio.Event], tried: Mappin
         if container not in living:
             await known[container.id].wait()
         elif not ports.config.live_restore:
-            log.warning("stopping container %s: a daemon without live-restore left it running", container.name)
+            log.warning("stopping container %s, which an earlier daemon left running: live-restore is off", container.name)
             if container.run is not None:  # only its monitor's answer shows whether it is frozen
                 with trio.move_on_after(PATIENCE):
                     await container.run.settled.wait()
@@ -258,7 +258,7 @@ async def _report_slow(ports: Ports, stopping: Sequence[Container]) -> None:
     if len(slow) > _NAMED:
         named.append(f"and {len(slow) - _NAMED} more")
     if named:
-        log.info("waiting for containers to stop, each until it is killed: %s", ", ".join(named))
+        log.info("waiting for containers to stop; each is killed after its timeout: %s", ", ".join(named))
 
 
 def _shown_patience(config: Config, container: Container) -> str:

@@ -78,7 +78,7 @@ class Connector:
         endpoints = [one for one in await rules.endpoints(access.reference) if "push" in one.capabilities]
         endpoints = [one for one in endpoints if one.host == endpoints[0].host]
         endpoints.sort(key=self._without_tls.has)
-        error: DriverError = DriverError("there is no registry to ask: no host in hosts.toml has the capability push")
+        error: DriverError = DriverError("no registry to push to: no host in hosts.toml has the capability push")
         async with AsyncExitStack() as stack:
             for endpoint in endpoints:
                 try:

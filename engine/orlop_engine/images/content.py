@@ -151,7 +151,7 @@ class Ingest:
 
 
 def _no_builder(snapshot: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-    raise DriverError(f"cannot pack snapshot {snapshot}: no row says what it is")
+    raise DriverError(f"cannot pack snapshot {snapshot}: it has no row")
 
 
 class ContentStore:

@@ -95,7 +95,9 @@ def _settings(table: dict[str, Any], where: tuple[str, ...]) -> _Settings:
         key = next(filter(None, field.groups())) if field else ""
         if field and field[2]:
             known = ", ".join(SETTINGS)
-            raise _Wrong(f'unknown key "{key}" (known are {known}; server and host at the top)', *where, key) from None
+            raise _Wrong(
+                f'unknown key "{key}" (known keys are {known}; server and host only at the top level)', *where, key
+            ) from None
         text = str(error).partition(" - at ")[0]
         raise _Wrong(f"{key}: {text[:1].lower()}{text[1:]}".replace("`", ""), *where, *filter(None, (key,))) from None
 
@@ -109,7 +111,7 @@ def _url(text: str, override_path: bool, where: tuple[str, ...]) -> str:
     except ValueError:
         valid = False
     if not valid or parts.username is not None or parts.query or parts.fragment or not whole.isprintable() or " " in whole:
-        raise _Wrong(f'"{text}" is no http:// or https:// URL without user, query and fragment', *where)
+        raise _Wrong(f'"{text}" is not an http:// or https:// URL without user, query and fragment', *where)
     path = parts.path.rstrip("/")
     return f"{parts.scheme}://{parts.netloc}{path if override_path else path.removesuffix('/v2')}"
 
@@ -127,20 +129,20 @@ def _headers(header: dict[str, str | list[str]], where: tuple[str, ...]) -> Iter
     for name, values in header.items():
         for value in [values] if isinstance(values, str) else values:
             if not _HEADER_NAME.fullmatch(name) or not (value.isascii() and value.isprintable()):
-                raise _Wrong(f'header: "{name}" is no header of HTTP with printable ASCII values', *where, "header", name)
+                raise _Wrong(f'header: "{name}" is not an HTTP header with printable ASCII values', *where, "header", name)
             yield name, value
 
 
 def _timeout(text: str, where: tuple[str, ...]) -> float | None:
     match = _DURATION.fullmatch(text)
     if text and match is None:
-        raise _Wrong(f'dial_timeout: "{text}" is no duration, as in "10s"', *where, "dial_timeout")
+        raise _Wrong(f'dial_timeout: "{text}" is not a duration, as in "10s"', *where, "dial_timeout")
     return float(match[1]) * _SECONDS[match[2]] if match else None
 
 
 def _proxy(text: str, where: tuple[str, ...]) -> str:
     if text and re.fullmatch(r"https?://[^/?#\s]+/?", text) is None:
-        raise _Wrong(f'proxy: "{text}" is no URL of an HTTP proxy, as in "http://proxy:3128"', *where, "proxy")
+        raise _Wrong(f'proxy: "{text}" is not the URL of an HTTP proxy, as in "http://proxy:3128"', *where, "proxy")
     return text
 
 
@@ -168,7 +170,7 @@ def _parse(document: dict[str, Any], directory: str) -> HostsFile:
     hosts = []
     for url, table in tables.items():
         if not isinstance(table, dict):
-            raise _Wrong(f'host: "{url}" is no table, as in [host."https://mirror.example.com"]', "host", url)
+            raise _Wrong(f'host: "{url}" is not a table, as in [host."https://mirror.example.com"]', "host", url)
         hosts.append(_host(url, table, directory, ("host", url)))
     return HostsFile(tuple(hosts), _host(server, document, directory, ()))
 

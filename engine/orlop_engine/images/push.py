@@ -155,7 +155,8 @@ class _ImagePush:
         if len(images) > 1 and images[0].platform not in platforms.acceptable(platforms.host()):
             raise Conflict(
                 f"cannot push {name.familiar}: multiple matching manifests found but no specific platform requested: "
-                f"not all that its index lists is here, and what is here ({_platforms(images)}) is not for this host"
+                f"this host does not store all images of its index, and those it stores ({_platforms(images)}) "
+                "are for other platforms"
             )
         return images[0]
 

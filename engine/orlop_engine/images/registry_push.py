@@ -54,7 +54,7 @@ class _Stream(httpx.AsyncByteStream):
             raise StopAsyncIteration
         data = await trio.to_thread.run_sync(os.pread, self._part.fd, min(_PIECE, left), self._at)
         if not data:
-            raise DamagedBlob(f"cannot push a blob: its file has {left} bytes less than its record says")
+            raise DamagedBlob(f"cannot push a blob: its file is {left} bytes shorter than recorded")
         self._at += len(data)
         self._sent(self._at)
         return data
@@ -69,7 +69,7 @@ class PushRegistry(Session):
         """The registry's answer names the digest that it stored. A client would get other content if that differs."""
         found = response.headers.get("docker-content-digest", "")
         if found and found != wanted:
-            raise RegistryError(f"cannot push {what} {wanted}: the registry has it as {found[:100]}")
+            raise RegistryError(f"cannot push {what} {wanted}: the registry reports the digest {found[:100]}")
 
     async def has_blob(self, digest: str, size: int) -> bool:
         """Whether the repository has the blob. One of another size counts as missing, so that it is uploaded again."""
@@ -123,7 +123,9 @@ class PushRegistry(Session):
         async with self.request("GET", location, {}) as response:
             received = _received(response)
             if response.status_code != 204 or received is None:
-                raise RegistryError("cannot resume the upload: the registry does not tell what it has", status=404)
+                raise RegistryError(
+                    "cannot resume the upload: the registry does not say how much it has received", status=404
+                )
             has_location = "location" in response.headers
             return self._location("GET", response, location) if has_location else location, received
 

@@ -91,7 +91,7 @@ class Sources:
         endpoint = self._served.get(digest)
         if endpoint is None or endpoint == self._candidates("pull")[-1]:
             return False
-        self._fail(endpoint, DriverError(f"its content of {digest} is wrong"))
+        self._fail(endpoint, DriverError(f"it sent wrong content for {digest}"))
         return True
 
     def _candidates(self, capability: Capability) -> list[Endpoint]:
@@ -108,7 +108,7 @@ class Sources:
         """The result of the first endpoint that answers well. Passes over a mirror that fails. Falls back to plain HTTP only
         for insecure registries, and only if nothing answered over TLS."""
         error: OrlopError = DriverError(
-            f"there is no registry to ask: no host in hosts.toml has the capability {capability}"
+            f"no registry to {capability} from: no host in hosts.toml has the capability {capability}"
         )
         for endpoint in self._usable(capability):
             try:

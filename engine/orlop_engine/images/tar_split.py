@@ -137,7 +137,7 @@ def _tar(path: str, directory: str) -> Generator[bytes, None, None]:
     try:
         opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        raise ValueError("its tar is not known. Pull the image again") from error
+        raise ValueError("the file that describes its tar is missing. Pull the image again") from error
     with os.fdopen(opened, "rb") as file, gzip.GzipFile(fileobj=file) as lines:
         root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

@@ -255,7 +255,7 @@ class Networks:
                 await driver.delete_network(network.spec)
                 await self._store.commit([Delete("networks", record.id)])
             except BaseException as error:
-                network.fault = f"it was being removed: {error}"  # the driver may have removed part of it
+                network.fault = f"its removal failed: {error}"  # the driver may have removed part of it
                 self._networks[record.id] = self._by_name[record.name] = network
                 raise
         self.names.drop(record.id)

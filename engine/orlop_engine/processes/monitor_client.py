@@ -284,7 +284,7 @@ class MonitorClient:
     def _as_status(what: str, answer: Body) -> Status:
         if isinstance(answer, Status):
             return answer
-        raise MonitorFailed(what, answer if isinstance(answer, Failed) else Failed("an answer to something else"))
+        raise MonitorFailed(what, answer if isinstance(answer, Failed) else Failed("an answer of another type"))
 
     async def subscribe(self) -> Status:
         """Receive events from now on, and return the status. For an adopted monitor. Waits without a deadline until the

@@ -47,9 +47,9 @@ class MonitorWatchdog:
         return self._silent
 
     def complaint(self, what: str) -> Unavailable:
-        how = f"is stopped: continue it by kill -CONT {self._pid}" if self._stopped else "does not answer"
+        how = f"is stopped; `kill -CONT {self._pid}` resumes it" if self._stopped else "does not answer"
         return Unavailable(
-            f"cannot {what}: its monitor (pid {self._pid}) {how}. The container itself runs on; "
+            f"cannot {what}: its monitor (pid {self._pid}) {how}. The container itself keeps running; "
             "docker kill and docker rm -f work without its monitor"
         )
 

@@ -31,7 +31,7 @@ def daemon_id(data_root: str) -> str:
         _keep(path, made)
     except OSError as error:
         # `info` must work on a full disk too; the next daemon tries again to save an ID.
-        _log.warning("the engine's id is not kept: %s: %s", path, error.strerror)
+        _log.warning("cannot store the engine's id in %s: %s", path, error.strerror)
     return made
 
 

@@ -46,20 +46,20 @@ def test_binfmt_handler_is_found(tmp_path: Path) -> None:
     assert emulation.emulated(str(tmp_path / "none")) == []
     said = complaint("linux/riscv64", directory)
     assert said == (
-        f"cannot run programs of linux/riscv64 on this host ({platforms.default()}): the kernel has no emulator for them "
-        "(binfmt_misc). Install qemu-user-static and binfmt-support, and start the container again"
+        f"cannot run programs of linux/riscv64 on this host ({platforms.default()}): no emulator for this platform is "
+        "registered (binfmt_misc). Install qemu-user-static and binfmt-support, and start the container again"
     )
 
 
 def test_unusable_binfmt_handlers_are_explained(tmp_path: Path) -> None:
     write(tmp_path, **{"qemu-aarch64": AARCH64.replace("enabled", "disabled"), "broken": "enabled\nmagic xyz\n"})
-    assert "has no emulator" in complaint("linux/arm64", str(tmp_path))
+    assert "no emulator for this platform" in complaint("linux/arm64", str(tmp_path))
     write(tmp_path, **{"qemu-aarch64": AARCH64.replace("POCF", "OC")})
     assert emulation.emulated(str(tmp_path)) == [], "not visible in containers"
     assert "the emulator qemu-aarch64 is not visible in containers" in complaint("linux/arm64", str(tmp_path))
     write(tmp_path, "disabled", **{"qemu-aarch64": AARCH64})
-    assert "has no emulator" in complaint("linux/arm64", str(tmp_path))
-    assert "has no emulator" in complaint("linux/arm64", str(tmp_path / "none")), "binfmt_misc is not mounted"
+    assert "no emulator for this platform" in complaint("linux/arm64", str(tmp_path))
+    assert "no emulator for this platform" in complaint("linux/arm64", str(tmp_path / "none")), "binfmt_misc is not mounted"
 
 
 def test_architectures_without_a_known_machine_are_not_refused(tmp_path: Path) -> None:

@@ -393,7 +393,7 @@ def test_invalid_cdi_file_is_skipped(tmp_path, text, caplog):
     (tmp_path / "good.yml").write_text(YAML)
     (tmp_path / "no.txt").write_text(YAML)
     devices.inject(_spec(), [_request("vendor.com/class=two")], [str(tmp_path)])
-    assert "bad.yaml is left out" in caplog.text
+    assert "bad.yaml is ignored" in caplog.text
 
 
 @pytest.mark.parametrize("off", [{"features": {"cdi": False}}, {"cdi_spec_dirs": ("",)}])

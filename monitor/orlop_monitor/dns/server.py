@@ -102,11 +102,11 @@ class NameServer:
         if self._closed:
             return
         if status:
-            print(f"names are answered on port 53 itself: nft ended with {status}", file=sys.stderr)
+            print(f"the name server listens on port 53, because nft ended with {status}", file=sys.stderr)
             try:
                 udp, tcp = self._bind(_PORT)
             except OSError as error:
-                print(f"names are not answered: {error}", file=sys.stderr)
+                print(f"the name server does not run: {error}", file=sys.stderr)
             else:
                 self._forget_sockets()
                 self._udp, self._tcp = udp, tcp

@@ -73,7 +73,7 @@ def _check_numbers(entry: Entry) -> None:
     if entry.size < 0:
         raise UnpackError(f"damaged tar archive: {shown(entry.name)} has a negative size")
     if not (0 <= entry.uid < _NO_ID and 0 <= entry.gid < _NO_ID):
-        raise UnpackError(f"{shown(entry.name)}: owner {entry.uid}:{entry.gid} cannot be")
+        raise UnpackError(f"{shown(entry.name)}: owner {entry.uid}:{entry.gid} is out of range")
     if not 0 <= entry.mtime_ns < 1 << 63:
         entry.mtime_ns = 0
 

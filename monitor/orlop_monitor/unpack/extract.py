@@ -201,7 +201,9 @@ class _Extractor:
                 source = self._tree.directory(head, create=False)
                 os.link(last, name, src_dir_fd=source.fd, dst_dir_fd=parent.fd, follow_symlinks=False)
         except (FileNotFoundError, NotADirectoryError):
-            raise UnpackError(f"{shown(entry.name)}: it is a hard link to {shown(entry.link)}, which is not there") from None
+            raise UnpackError(
+                f"{shown(entry.name)}: it is a hard link to {shown(entry.link)}, which does not exist"
+            ) from None
 
     def _special(self, parent: Parent, path: bytes, name: bytes, entry: Entry) -> None:
         if entry.type != b"6" and not self._request.devices:

@@ -216,7 +216,7 @@ class _Normalizer:
                 raise UnpackError(f"{shown(entry.name)}: a hard link to {said!r} cannot be made")
             node = directory.children.get(last)
         if node is None:
-            raise UnpackError(f"{shown(entry.name)}: it is a hard link to {said}, which is not there")
+            raise UnpackError(f"{shown(entry.name)}: it is a hard link to {said}, which does not exist")
         if node.kind == _DIRECTORY or self._is_above(entry.name, base, last):
             raise UnpackError(f"{shown(entry.name)}: a hard link to {said!r} cannot be made")
         entry.link = base + b"/" + last if base else last

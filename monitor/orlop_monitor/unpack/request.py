@@ -249,5 +249,5 @@ def receive_request(connection: socket.socket) -> tuple[Request, list[int]]:
 def _some(connection: socket.socket, size: int) -> bytes:
     data = connection.recv(size)
     if not data:
-        raise EOFError("the daemon went away")
+        raise EOFError("the daemon closed the connection")
     return data

@@ -25,7 +25,7 @@ def clean(name: bytes) -> bytes:
     """The name relative to the root, without empty, "." and ".." components; b"" is the root itself. Raises `UnpackError`
     when it leads out of the root (Docker: "breakout") or is not a valid path."""
     if b"\0" in name:
-        raise UnpackError(f"{shown(name)}: the name holds a NUL")
+        raise UnpackError(f"{shown(name)}: the name contains a NUL")
     parts = [part for part in name.split(b"/") if part and part != b"."]
     if b".." in parts:
         kept: list[bytes] = []

@@ -37,7 +37,7 @@ def hidden_name(head: bytes, name: bytes) -> bytes:
     """The name that the whiteout `name` in `head` hides."""
     hidden = name[4:]
     if hidden in (b"", b".", b".."):
-        raise UnpackError(f"{shown(head + b'/' + name)}: it is no valid whiteout")
+        raise UnpackError(f"{shown(head + b'/' + name)}: it is not a valid whiteout")
     return hidden
 
 

@@ -168,8 +168,9 @@ def test_changes_that_break_running_containers_are_refused(
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         reload_constraints.check(*containers(*map(record, range(5))), changed(**fields))
-    assert f"5 running containers (c0, c1, c2 and 2 more) {text}: that cannot be changed under them; put the " in str(
-        caught.value
+    assert (
+        f"5 running containers (c0, c1, c2 and 2 more) {text}: this setting cannot change while they run; restore the "
+        in str(caught.value)
     )
     reload_constraints.check(*containers(), changed(**fields))
     with pytest.MonkeyPatch.context() as patch:
