@@ -22,8 +22,8 @@ __all__ = ["main"]
 
 
 def _open_standard_streams() -> None:
-    """Open descriptors 0 to 2 if they are closed. Otherwise the next socket or database would become stderr and be printed
-    to."""
+    """Open descriptors 0 to 2 if they are closed. Otherwise the next socket or database would get the descriptor of stderr,
+    and messages would be written to it."""
     for fd, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(fd)

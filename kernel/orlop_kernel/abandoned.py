@@ -1,6 +1,6 @@
-"""Tasks that were abandoned: cancelled, but shielded or waiting for a thread, and nobody waits for them any more.
+"""Counts abandoned tasks: cancelled, but still running, because they are shielded or wait for a thread.
 
-`trio.run` does not return while one runs. The daemon asks here when all else is closed, and leaves without them.
+`trio.run` does not return while one runs. When all else is closed, the daemon therefore exits the process without them.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ _running = 0
 
 
 def count(change: int) -> None:
-    """One more is abandoned (1), or one has ended after all (-1). On the event loop only."""
+    """`change` is 1 when a task is abandoned, -1 when it has ended after all. Call it on the event loop only."""
     global _running
     _running += change
 
 
 def running() -> int:
-    """How many there are now."""
+    """The number of abandoned tasks that still run."""
     return _running

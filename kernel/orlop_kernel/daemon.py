@@ -1,7 +1,7 @@
 """The daemon's lifetime: boot -> restore -> serve -> reload -> shutdown. `Daemon.live` is the whole tree of nurseries.
 
-Decides only the order. Everything that a running container needs is in its monitor, so this process may die at any point and
-the next daemon adopts the containers.
+Decides only the order of the steps. Everything that a running container needs is in its monitor, so this process may die at
+any point and the next daemon adopts the containers.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ class Daemon:
             self._on_stop_signal(signum)
 
     def _on_stop_signal(self, signum: int) -> None:
-        """The first signal stops the daemon, the second cuts the waiting short, the third exits at once."""
+        """The first signal stops the daemon, the second ends all waiting, the third exits immediately."""
         self._signals += 1
         name = signal.Signals(signum).name
         if self._signals == 1:

@@ -12,7 +12,7 @@ _EXHAUSTION = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 def in_use() -> int:
-    """A lower bound: the kernel gives a new descriptor the lowest number that is free."""
+    """A lower bound of open files: the kernel gives a new descriptor the lowest free number."""
     try:
         with socket.socket(socket.AF_UNIX) as probe:
             return probe.fileno()

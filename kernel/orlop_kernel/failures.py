@@ -17,14 +17,14 @@ log = logging.getLogger("orlop.daemon")
 
 
 def leaves(error: BaseException) -> list[BaseException]:
-    """The exceptions of a group and of the groups in it; of another exception, itself."""
+    """The exceptions of a group and of the groups in it; [error] if it is no group."""
     if isinstance(error, BaseExceptionGroup):
         return [leaf for inner in error.exceptions for leaf in leaves(inner)]
     return [error]
 
 
 def as_orlop_error(error: BaseException, what: str) -> OrlopError:
-    """`error` itself if it is an OrlopError; of an exception group the first member that is one; else a `DriverError` that
+    """`error` itself if it is an OrlopError; for an exception group, its first OrlopError; else a `DriverError` that
     begins with `what`, "cannot VERB OBJECT"."""
     found = leaves(error)
     for leaf in found:

@@ -52,7 +52,7 @@ class Service:
         await trio.lowlevel.checkpoint()
 
     def serving(self) -> None:
-        """Called once requests are answered: the moment for work that would delay the first answer."""
+        """Called when requests are answered: do work here that would delay the first answer."""
 
     def check_reload(self, wanted: Loaded) -> None:
         """Raise ConfigError or OrlopError when this configuration cannot be applied. Changes nothing."""
@@ -83,7 +83,7 @@ class ServicePlugin(Protocol):
 
     def problems(self, config: Config) -> Iterable[Problem]:
         """Everything that would keep the service from starting with this configuration on this machine. Changes nothing;
-        `open` and `check_reload` refuse the same."""
+        `open` and `check_reload` refuse the same configurations."""
         ...
 
     def processes(self, config: Config) -> AbstractAsyncContextManager[Any]:
@@ -133,8 +133,8 @@ class Check(Protocol):
 
     async def examine(self, database: Examined, *, deep: bool) -> Sequence[Finding]:
         """Every inconsistency, found without changing anything. `database` is one snapshot of all tables, the same for every
-        check. `deep`: also what takes long, such as reading all content; a later call without it reports the same findings
-        while they may still hold."""
+        check. `deep`: also what takes long, such as reading all content; later calls without `deep` report these findings
+        again as long as they may hold."""
         ...
 
     def in_progress(self, finding: Finding) -> bool:
@@ -142,8 +142,8 @@ class Check(Protocol):
         ...
 
     async def repair(self, finding: Finding) -> bool:
-        """Do what `finding.repair` describes, after checking that it still holds. False when only a running daemon can.
-        Raises any exception on failure."""
+        """Do what `finding.repair` describes, after checking that it still holds. False if only a running daemon can
+        do it. Raises any exception on failure."""
         ...
 
     async def facts(self, database: Examined) -> Mapping[str, str]:

@@ -13,13 +13,13 @@ __all__ = ["SIZE", "Reserve"]
 
 SIZE = 2 << 20
 _STEP = 256 << 10  # a deletion needs a few pages of 4 KiB; other writers may take the rest of the step
-_AMPLE = 2 * SIZE  # must remain free besides, or the reserve itself would fill the disk
+_AMPLE = 2 * SIZE  # must remain free in addition, or the reserve itself would fill the disk
 
 _log = logging.getLogger("orlop.store")
 
 
 class Reserve:
-    """`whole` is whether the file has its full size."""
+    """`whole`: the file has its full size."""
 
     def __init__(self, path: str) -> None:
         self.path = path

@@ -8,7 +8,7 @@ carried out even if the task that waits for it is cancelled.
 Every acknowledged commit survives a crash. A damaged file never prevents a start (see `storefile`). A row that its owner
 cannot decode moves to the table `quarantine`, and each start tries it again. An flock excludes other processes.
 
-On a full disk a commit fails with `Unavailable`, except that jobs which free space may use the space held by `reserve`. The
+On a full disk a commit fails with `Unavailable`, except that jobs that free space may use the space held by `reserve`. The
 database opens on a full disk, and commits succeed again once there is space.
 """
 
@@ -49,7 +49,7 @@ UNREADABLE = (ValueError, RecursionError)
 
 _log = logging.getLogger("orlop.store")
 _GROUP = 256  # jobs in one transaction: bounds the wait of the first of them
-_NAMED = 100  # quarantined rows that are logged one by one; the rest are counted
+_NAMED = 100  # quarantined rows that are logged one by one; of the rest, only the number is logged
 _REFILL = 5.0  # seconds between two checks of free space while the reserve is not whole
 
 
@@ -127,7 +127,7 @@ class _Job:
         self.operations = operations
         self.done = trio.Event()
         self.error: Exception | None = None
-        # Deletions free files; events may be lost on a full disk, so deleting them does not count
+        # Deletions free files, except those of events, which may be lost on a full disk
         self.frees_space = any(not isinstance(each, Put) and each.table != "events" for each in operations)
 
 
@@ -185,8 +185,8 @@ class Store:
             raise job.error
 
     async def quarantine(self, table: str, key: str, reason: str) -> None:
-        """Move an unusable row to the table `quarantine`, so that it is preserved but no longer loaded. If moving fails, the
-        next start tries again: a start never fails for it."""
+        """Move an unusable row to the table `quarantine`, so that it is preserved but no longer loaded. If this fails, the
+        next start tries again: a start never fails because of such a row."""
         await self.quarantine_all(table, [(key, reason)])
 
     async def quarantine_all(self, table: str, rows: Sequence[tuple[str, str]]) -> None:
@@ -209,7 +209,7 @@ class Store:
         return [*self._connection.execute("SELECT source, key, reason FROM quarantine ORDER BY time"), *self._unmoved]
 
     def lost_rows(self) -> bool:
-        """Whether a damaged database file was moved aside and still exists. Rows may be missing then, so objects without a
+        """Whether a damaged database file was renamed and still exists. Rows may be missing then, so objects without a
         row must not be removed as garbage."""
         directory, name = os.path.split(self.path)
         return any(entry.startswith(f"{name}.damaged-") for entry in os.listdir(directory))

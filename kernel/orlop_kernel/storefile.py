@@ -1,8 +1,8 @@
 # ruff: noqa: S608 - table names in SQL text are those of TABLES; values are always bound
-"""The database file: opening it in any condition, and reading it beside a running daemon. `store` does the rest.
+"""The database file: opening it in any condition, and reading it while a daemon runs. `store` does the rest.
 
-A file that is damaged, empty or no database is moved aside, and its readable rows are copied to a new one; a log that
-belongs to another database is moved aside alone. Nothing is repaired in place. A start fails only for a failing
+A file that is damaged, empty or not a database is renamed, and its readable rows are copied to a new file. If only the log
+belongs to another database, only the log is renamed. Nothing is repaired in place. A start fails only for a failing
 disk, a newer schema or another process that holds the database.
 """
 
@@ -180,8 +180,8 @@ def _connect(path: str, *, alone: bool = False) -> sqlite3.Connection:
 
 
 def _emptied(path: str) -> bool:
-    """Whether the file was truncated to nothing, which SQLite would take for a new one. It is new only in an empty data
-    root."""
+    """Whether the file was truncated to nothing, which SQLite would take for a new file. A file is new only in an empty
+    data root."""
     directory, name = os.path.split(path)
     try:
         if os.path.getsize(path):
@@ -227,7 +227,8 @@ def _set_aside(path: str, *suffixes: str) -> str:
 
 
 def _salvage(aside: str, fresh: sqlite3.Connection) -> int:
-    """Copy the readable rows of a damaged database and return their number. Their owners validate each as usual."""
+    """Copy the readable rows of a damaged database and return their number. The owners of the rows validate them as
+    usual."""
     count = 0
     for table in TABLES:
         for key, value in _readable(aside, table):

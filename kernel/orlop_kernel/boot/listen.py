@@ -63,8 +63,8 @@ async def _open_tcp(url: str, config: Config, context: ssl.SSLContext | None) ->
 
 
 def _adopt_inherited(rest: str, inherited: Mapping[int, str], config: Config, context: ssl.SSLContext | None) -> Listeners:
-    """`fd://` takes all sockets that systemd opened, `fd://3` or `fd://name` those. TCP sockets are checked like configured
-    ones."""
+    """`fd://` means all sockets that systemd opened, `fd://3` or `fd://name` the one with this number or name. TCP sockets
+    are checked like configured ones."""
     if not inherited:
         raise ConfigError(
             f"cannot listen on fd://{rest}: systemd passed no sockets (LISTEN_FDS is not set for this process)"

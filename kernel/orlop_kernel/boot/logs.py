@@ -45,7 +45,7 @@ def _time(record: logging.LogRecord) -> str:
 
 
 class Throttle(logging.Filter):
-    """Lets one record of a kind through every ten seconds and appends the number suppressed to the next one. The caller
+    """Lets one record of a kind through every ten seconds and appends the number of suppressed ones to the next. The caller
     names the kind (`extra={"throttle": "..."}`). Failures for lack of descriptors are one kind wherever they occur, and are
     logged without tracebacks, because the limit explains them."""
 
@@ -126,7 +126,7 @@ def set_level(level: str) -> None:
 
 
 def _is_journal(fd: int, stream: str) -> bool:
-    """JOURNAL_STREAM names the device and inode of the journal's socket. Compare: standard error may be redirected since."""
+    """JOURNAL_STREAM names the device and inode of the journal's socket. Standard error may have been redirected since."""
     try:
         info = os.fstat(fd)
     except OSError:

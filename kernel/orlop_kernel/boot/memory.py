@@ -1,6 +1,6 @@
 """Returns freed memory to the kernel: bodies, logs and lists leave a heap that is mostly free, and malloc keeps it.
 
-Small objects that live on lie scattered between large freed ones, so malloc by itself shrinks only the end of the heap.
+Small objects that stay in use lie between large freed ones, so malloc by itself shrinks only the end of the heap.
 `malloc_trim` releases the free pages in between. It takes milliseconds, and pages needed again must be faulted in. It runs
 while the daemon is idle, or when there is much to release.
 """
@@ -24,11 +24,11 @@ _log = logging.getLogger("orlop.daemon")
 _EVERY = 5.0
 _IDLE = 0.02  # processor share; the daemon is idle below it
 _IDLE_GROWTH = 4 << 20  # growth over the minimum that is released while idle
-_URGENT_GROWTH = 64 << 20  # growth since the last release that is released at once
+_URGENT_GROWTH = 64 << 20  # growth since the last release that is released even while busy
 _MIN_WORK = 0.01  # seconds of processor time
 _QUICK = 0.03
 _PAUSE = 600.0  # seconds after a collection that was not quick
-_FEW_OBJECTS = 150_000  # that a full collection visits in some 20 ms; what a boot made is frozen and does not count
+_FEW_OBJECTS = 150_000  # that a full collection visits in some 20 ms; objects of the boot are frozen, so not visited
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -42,8 +42,9 @@ def resident() -> int:
 
 
 class Releaser:
-    """Runs the garbage collector, then `malloc_trim`. Exceptions leave reference cycles of frames, which hold what these
-    frames used until a full collection. One that took long is not repeated for a while, because it delays all requests."""
+    """Runs the garbage collector, then `malloc_trim`. Exceptions leave reference cycles of frames, which keep what these
+    frames used until a full collection. A collection that took long is not repeated for a while, because it delays all
+    requests."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, collect: Callable[[], object] = gc.collect) -> None:
         self._clock, self._collect = clock, collect

@@ -31,7 +31,7 @@ def roots(config: Config) -> Iterator[None]:
     """Create the directories and lock the exec root (the store locks the data root)."""
     from orlop_kernel.store import lock_root
 
-    # As Docker's data root: no user may reach a setuid program in a volume by its path on the host.
+    # The mode of Docker's data root: no user may reach a setuid program in a volume by its path on the host.
     for path, mode in ((config.data_root, 0o710), (config.exec_root, 0o711)):
         try:
             os.makedirs(path, mode=mode, exist_ok=True)
@@ -88,7 +88,7 @@ class BootPriority:
 def client_limits(guarded: int) -> tuple[Limits, Limits]:
     """Limits for clients of `hosts`, and for those of each of `guarded` further listeners, as shares of the file limit. A
     connection takes one file, and its request up to three more while it streams. One sixteenth is reserved for the daemon's
-    own work, and another one is closed to the further listeners, so that an administrator can always connect."""
+    own work. The further listeners may not use another sixteenth, so that an administrator can always connect."""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     share = min(max(files // 16, 32), 1024)
     here = min(files // 4, _MOST_CONNECTIONS)

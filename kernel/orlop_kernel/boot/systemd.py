@@ -56,7 +56,7 @@ async def feed_watchdog(environ: MutableMapping[str, str], pid: int) -> None:
 
 def inherited_sockets(environ: MutableMapping[str, str], pid: int) -> dict[int, str]:
     """The sockets that systemd opened, by fd, with their names. Removes the variables from `environ`, so that children do
-    not take the sockets for theirs."""
+    not use the sockets."""
     for_whom, count, names = (environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"))
     if for_whom != str(pid) or not count.isdigit():
         return {}

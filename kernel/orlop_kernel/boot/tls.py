@@ -124,7 +124,7 @@ def server_context(config: Config) -> ssl.SSLContext:
 
 def contexts(config: Config, hosts_by_tcp: bool) -> dict[str, ssl.SSLContext]:
     """`server_context` by CA, for every CA whose clients may connect: that of `hosts`, and those of `listeners`. Raises
-    `ConfigError` also when a certificate for one address would open another address with other rights."""
+    `ConfigError` also when a client certificate for one address would be accepted at an address with other rights."""
     if not config.uses_tls:
         return {}
     made = {config.tlscacert: server_context(config)}
@@ -154,18 +154,18 @@ def _check_rights(config: Config, hosts_by_tcp: bool) -> None:
 
 
 def _rights(entry: Listener) -> object:
-    """What clients of an entry may do. Entries that differ in it must not trust the same CA."""
+    """What clients of an entry may do. Entries with different rights must not trust the same CA."""
     return entry.role, frozenset(entry.labels), entry.shared_images, entry.show_env, frozenset(entry.image_names)
 
 
 def _certificates(path: str) -> set[bytes]:
-    """The certificates in a file already checked. Compared by content: two files may hold the same CA, with others."""
+    """The certificates in a checked file. They are compared by content, because two files may hold the same CA."""
     with open(path, encoding="ascii", errors="replace") as file:
         return {ssl.PEM_cert_to_DER_cert(text) for text in _CERTIFICATE.findall(file.read())}
 
 
 def same(one: Config, other: Config) -> bool:
-    """Whether both configurations use the same files and ask clients for the same."""
+    """Whether both configurations use the same files and require the same of clients."""
     keys = ("uses_tls", "verifies_clients", "tlscacert", "tlscert", "tlskey", "listeners", "effective_hosts")
     return all(getattr(one, key) == getattr(other, key) for key in keys)
 

@@ -17,8 +17,8 @@ __all__ = ["Parsed", "config_file", "parse_flags"]
 
 
 class Parsed(NamedTuple):
-    """`values` are by daemon.json key, in daemon.json's shapes; the other flags have no key. `flags` are those that were
-    given, `raw` their texts."""
+    """`values` has the value of each key, in daemon.json's form; flags that set no key are in other fields. `flags` are the
+    flags that were given, `raw` their texts."""
 
     values: dict[str, Any]
     flags: dict[str, Flag]
@@ -28,8 +28,8 @@ class Parsed(NamedTuple):
     """"" to run, or "help", "version", "validate", "show-config", "show-config=json", "check" ("check deep",
     "check deep repair", ...)."""
     directory: str = ""
-    """The base of relative paths, also when a reload reads the file again: the working directory at the start, which the
-    daemon leaves."""
+    """The working directory at the start. Relative paths begin there, also when a reload reads the file again: the daemon
+    itself changes to "/"."""
     adopt: str = ""
     read: tuple[Document, list[str]] | None = None
     """The configuration file and its errors, which `load.parse` has read to know the flags: a pipe can be read only once. A
@@ -37,8 +37,8 @@ class Parsed(NamedTuple):
 
 
 def _join(old: Any, new: Any) -> Any:
-    """Combine repeated flags: lists are extended, maps merged (two levels deep for network options), else the last
-    counts."""
+    """Combine repeated flags: lists are extended, maps are merged (two levels deep for network options),
+    otherwise the last value is used."""
     if isinstance(new, list):
         return [*(old or []), *new]
     if isinstance(new, dict):
@@ -50,7 +50,7 @@ def _join(old: Any, new: Any) -> Any:
 
 
 def config_file(argv: Sequence[str]) -> str:
-    """The value of `--config-file` as it seems, before it is known which flags take the next word as their value."""
+    """The likely value of `--config-file`: it is not known yet which flags take the next word as their value."""
     found = ""
     for word, following in zip(argv, [*argv[1:], ""], strict=False):
         if word == "--":

@@ -15,8 +15,8 @@ __all__ = ["BOOL", "FLAGS", "INT", "LIST", "MAP", "STRING", "Flag", "Kind", "fla
 
 class Kind(NamedTuple):
     """The form of a flag's value. `parse` returns it in daemon.json's shape, or raises ValueError. Values of a repeated flag
-    are combined: lists are extended and maps are merged, two levels deep; otherwise the last one counts. `alone` is the
-    value of a flag given without one; with "" the next word is the value."""
+    are combined: lists are extended and maps are merged, two levels deep; otherwise the last one is used. `alone` is
+    the value of a flag that is given without a value; if it is "", the next word is the value."""
 
     name: str
     parse: Callable[[str], Any]
@@ -66,7 +66,7 @@ INT = Kind("int", _integer)
 LIST = Kind("list", _list)
 MAP = Kind("map", _map)
 ACTION = Kind("action", parse_bool, "true")
-"""Asks `orlopd` to do something else than to run."""
+"""Asks `orlopd` to do something other than run the daemon."""
 SHOW = Kind("show", _show, "text")
 
 FLAGS: tuple[Flag, ...] = (
@@ -96,7 +96,7 @@ FLAGS: tuple[Flag, ...] = (
     flag("tlscert", STRING, "TLS certificate file (default ~/.docker/cert.pem)"),
     flag("tlskey", STRING, "TLS key file (default ~/.docker/key.pem)"),
     flag("tlsverify", BOOL, "Use TLS and verify clients; with =false, only encrypt"),
-    flag("validate", ACTION, "Validate the configuration, print the verdict and exit", key=""),
+    flag("validate", ACTION, "Validate the configuration, print the result and exit", key=""),
     flag("version", ACTION, "Print version information and quit", key="", short="v"),
 )
 

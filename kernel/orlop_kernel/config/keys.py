@@ -26,8 +26,8 @@ def _label(owner: str) -> str:
 
 
 class Schema:
-    """The keys and flags of the kernel, and those of plugins by the plugin's name. Raises `ConfigError` when two declare one
-    key or flag."""
+    """The keys and flags of the kernel, and those of plugins by the plugin's name. Raises `ConfigError` when two declare the
+    same key or flag."""
 
     def __init__(self, parts: Mapping[str, type[Keys]]) -> None:
         self._parts = dict(parts)
@@ -48,7 +48,7 @@ class Schema:
 
     @classmethod
     def select(cls, values: Mapping[str, Any]) -> Schema:
-        """The schema for raw values: they name the plugins. Raises `ConfigError`."""
+        """The schema for raw values, with the keys of the plugins that the values name. Raises `ConfigError`."""
         from orlop_sdk import OrlopError, discovery
 
         try:

@@ -1,5 +1,5 @@
-"""Merges defaults, daemon.json and flags into one `Config`. Reads the file, and looks whether dockerd's default certificates
-exist. Reports all errors at once and records where each value came from.
+"""Merges defaults, daemon.json and flags into one `Config`. Reads the file, and checks whether dockerd's default
+certificates exist. Reports all errors together, and records the origin of each value.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _PASSWORD = re.compile(r"(://)[^/]*@")  # up to the last "@" of the authority: a
 
 class Loaded(NamedTuple):
     """A configuration with the file it came from ("" for none), the warnings, and the origins of each key that was set:
-    "FILE:LINE", "--flag", "environment NAME". A key that is combined has several."""
+    "FILE:LINE", "--flag", "environment NAME". A key whose values are combined has several origins."""
 
     config: Config
     file: str = ""
@@ -100,7 +100,7 @@ def _conflicts(document: Document, parsed: Parsed) -> str:
 
 
 def _wrong_member(values: Mapping[str, Any], key: str, schema: Schema) -> tuple[str, str]:
-    """The wrong member of a map, which msgspec does not name, as a suffix of the key; and the value to show."""
+    """The wrong member of a map, which msgspec does not name: a suffix of the key, and the value to show."""
     members = values.get(key)
     if isinstance(members, Mapping):
         for name, value in members.items():
@@ -209,12 +209,12 @@ def _read_first(argv: Sequence[str], directory: str = "") -> tuple[str, Document
     path = config_file(argv)
     try:
         return path, *_read(find(os.path.join(directory, path) if path else ""))
-    except ConfigError as error:  # even of the plugins that are selected by default, one has keys that cannot be used
+    except ConfigError as error:  # a plugin that is selected by default has keys that cannot be used
         return path, Document(Schema({}), {}, {}), list(error.problems)
 
 
 def parse(argv: Sequence[str], directory: str = "") -> Parsed:
-    """Parse the arguments (without the program's name), whose paths begin at `directory`. Their flags are the kernel's, and
+    """Parse the arguments (without the program's name). Relative paths begin at `directory`. The flags are the kernel's, and
     those of the plugins that the configuration file selects. Raises `ConfigError`."""
     seeming, document, problems = _read_first(argv, directory)
 
@@ -235,7 +235,7 @@ def help_of(argv: Sequence[str]) -> str:
 
 def load_all(parsed: Parsed, environ: Mapping[str, str]) -> Loaded:
     """`load` for parsed arguments, with the file's name, the warnings and the origins. Unusable values are left out and
-    checking goes on, so that the error names every problem."""
+    the rest is checked, so that the error names every problem."""
     path = find(os.path.join(parsed.directory, parsed.config_file) if parsed.config_file else "")
     document, wrong = parsed.read or _read(path)
     if conflicts := _conflicts(document, parsed):

@@ -1,7 +1,7 @@
 """`Config`: the daemon's configuration as one frozen value. Field names are daemon.json's keys, with "_" for "-".
 
-Holds the kernel's own keys; the keys of plugins are in `parts`. Names of objects of the host contain the `instance`, so that
-daemons with different data roots never share one.
+Holds the kernel's own keys; the keys of plugins are in `parts`. The names that the daemon gives to objects of the host
+contain the `instance`, so that daemons with different data roots never share an object.
 """
 
 from __future__ import annotations
@@ -57,15 +57,15 @@ class Listener(ConfigBase, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Keys(ConfigBase, frozen=True, kw_only=True):
-    """Base of a plugin's own keys of daemon.json: each field is a key, with "_" for "-", and has a default. Registered
-    with the hook `orlop_keys`, under the name of the service, front end or guard. `FLAGS` are flags of orlopd that set these
-    keys; `HELP` has a line for each key without one, `RELOADABLE` the keys that a reload applies. `REFUSED` has the reason
-    why a key is an error, unless it has its default value or says `"enable": false`; `IGNORED` the reason why a key is
-    accepted with a warning only.
+    """Base of a plugin's own keys of daemon.json: each field is a key, with "_" for "-", and has a default. Registered with
+    the hook `orlop_keys`, under the name of the service, front end or guard. `FLAGS` are flags of orlopd that set these
+    keys; `HELP` has a line for each key without a flag, `RELOADABLE` the keys that a reload applies. `REFUSED` has the
+    reason why a key is an error, unless it has its default value or says `"enable": false`; `IGNORED` the reason why a key
+    is accepted with a warning only.
 
     `HINTS` says what to write instead of a name that people mistake for a key. A key of `OLDER` is the former name of
-    another one. A key of `ZEROS` may be 0, which otherwise means unset. A key of `BOTH` may be set by flags and in the file,
-    which then add up."""
+    another one. A key of `ZEROS` may be 0, which otherwise means unset. A key of `BOTH` may be set by flags and in the file;
+    the values are combined."""
 
     FLAGS: ClassVar[Sequence[Flag]] = ()
     HELP: ClassVar[Mapping[str, str]] = {}
@@ -78,7 +78,7 @@ class Keys(ConfigBase, frozen=True, kw_only=True):
     IGNORED: ClassVar[Mapping[str, str]] = {}
 
     def problems(self, config: Config) -> Iterable[Problem]:
-        """What is wrong with these values. Reads no file and imports little: a start waits for it."""
+        """What is wrong with these values. Reads no file and imports little, because every start calls it."""
         return ()
 
     @classmethod
@@ -99,7 +99,7 @@ Part = TypeVar("Part", bound=Keys)
 
 @lru_cache(maxsize=16)
 def instance_of(data_root: str) -> str:
-    """Kept: it resolves two paths, and a boot asks for each container."""
+    """Cached: it resolves two paths, and a boot calls it for each container."""
     root = os.path.realpath(data_root)
     return "" if root == os.path.realpath(DEFAULT_DATA_ROOT) else f"{crc32(os.fsencode(root)):08x}"
 
@@ -151,15 +151,15 @@ class Config(ConfigBase, frozen=True, kw_only=True):
 
     @property
     def effective_hosts(self) -> tuple[str, ...]:
-        """The addresses to listen on. With TLS and no `hosts`, dockerd listens on its TLS port of loopback; Orlop listens on
-        the socket too. An empty host means the socket, never an address."""
+        """The addresses to listen on. With TLS and no `hosts`, dockerd listens on the TLS port of loopback only; Orlop
+        listens on the socket, too. An empty host means the socket, never an address."""
         if self.hosts:
             return tuple(dict.fromkeys(host if host.strip() else DEFAULT_HOST for host in self.hosts))
         return (DEFAULT_HOST, DEFAULT_TLS_HOST) if self.uses_tls else (DEFAULT_HOST,)
 
     @property
     def pid_path(self) -> str:
-        """The path of the pid file: beside the default exec root, inside any other."""
+        """The path of the pid file: next to the default exec root, or inside any other exec root."""
         if self.pidfile:
             return self.pidfile
         return "/run/orlop.pid" if self.exec_root == DEFAULT_EXEC_ROOT else os.path.join(self.exec_root, "orlop.pid")

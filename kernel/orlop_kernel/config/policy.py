@@ -1,4 +1,4 @@
-"""Which of the kernel's keys a reload applies, and names that are mistaken for keys. Data, no code."""
+"""Which of the kernel's keys a reload applies, and names that people mistake for keys. Data, no code."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Checks a merged configuration: the kernel's keys, and the plugins' by their own checks. Pure.
 
-Reports every problem, each with the keys that it is about, where known in dockerd's words.
+Reports every problem, each with the keys that cause it, where possible in dockerd's words.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ HISTORY = 4096
 HISTORY_BYTES = 8 << 20  # attributes include the object's labels, whose length users choose
 BUFFER = 1024  # Docker's limit: a subscriber this far behind loses events
 LOST = "events-lost"
-"""The action, of type `daemon`, that tells a subscriber where it lost events, and how many in the attribute `count`. It
-bypasses the filters, goes to that subscriber only, and is not in the history."""
+"""An event of type `daemon` with this action tells a subscriber that it lost events at this point; the attribute `count` has
+their number. The event bypasses the filters, goes to that subscriber only, and is not in the history."""
 
 _GATHER = 0.1
 _AGAIN = 2.0
@@ -188,8 +188,8 @@ class EventBus:
             yield Delete("events", key) if row is None else Put("events", key, row)
 
     async def flush(self) -> None:
-        """Write unsaved events to the store. When the store cannot be written, they are kept and written with the next
-        batch; they are lost only if that stays so until the daemon exits."""
+        """Write unsaved events to the store. If the store cannot be written, they are kept and written with the next
+        batch; they are lost only if the store cannot be written until the daemon exits."""
         batch, self._unsaved = self._unsaved, {}
         if not (self._store and batch):
             return
@@ -207,7 +207,7 @@ class EventBus:
 
     async def run(self) -> None:
         """The task that writes. Events within a tenth of a second go into one commit: one start makes three events, and each
-        commit would delay the commits that users wait for. `kill -9` loses that much history."""
+        commit would delay the commits that users wait for. `kill -9` loses the events of that time."""
         while True:
             if not self._behind:
                 await self._work.wait()

@@ -73,7 +73,7 @@ class Lease:
         return True
 
     def end(self) -> None:
-        """Cancel the connection and free its slot at once."""
+        """Cancel the connection, and free its slot immediately."""
         self.release()
         self.scope.cancel()
 

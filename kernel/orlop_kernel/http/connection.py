@@ -38,7 +38,7 @@ def default_on_error(request: Request, error: Exception) -> Response:
 
 
 class Connection:
-    """`scope` cancels the connection. So does its `lease`, which also records whether it waits for a request."""
+    """`scope` cancels the connection. So does its `lease`, which also records whether the connection waits for a request."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Connection:
         self._last = False
 
     def finish(self) -> None:
-        """End the connection: at once when idle, else after the current answer."""
+        """End the connection: immediately if it is idle, else after the current answer."""
         self._last = True
         if self._lease.waits and not self._inbound.buffer:
             self.scope.cancel()
@@ -221,7 +221,7 @@ def _client_left(error: BaseException) -> bool:
 
 
 async def _close(answer: Streaming) -> None:
-    """Close the generator with a deadline, even when the client or the daemon is going away."""
+    """Close the generator with a deadline, even if the client has disconnected or the daemon stops."""
     aclose = getattr(answer.pieces, "aclose", None)
     if aclose is None:
         return

@@ -21,8 +21,8 @@ _TRAILER_LIMIT = 8192
 
 
 class Framing(Protocol):
-    """`done` is true when the body has ended. `take` returns the content found in `data`, and the remaining input. Without
-    content and not `done`, more input is needed. Raises BodyError(400)."""
+    """`done` is true when the body has ended. `take` returns the content found in `data`, and the remaining input. If it
+    returns no content and `done` is false, more input is needed. Raises BodyError(400)."""
 
     done: bool
 

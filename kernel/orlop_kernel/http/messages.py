@@ -1,4 +1,4 @@
-"""The interface of handlers: a request in, one of three kinds of answer out. Knows nothing of Docker."""
+"""The interface of handlers, which take a request and return one of three kinds of answer. Knows nothing of Docker."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Response(msgspec.Struct, frozen=True):
 
 class Streaming(msgspec.Struct, frozen=True):
     """An answer of unknown length, chunked (to HTTP/1.0 clients: until close). The head is sent before the first piece is
-    produced; each piece is sent at once. Cancelled when the client disconnects. An exception in `pieces` breaks the
+    produced; each piece is sent immediately. Cancelled when the client disconnects. An exception in `pieces` breaks the
     connection, so that the client sees that the answer is incomplete."""
 
     status: int
@@ -112,9 +112,9 @@ class RawStream(Protocol):
         ...
 
     def share(self) -> tuple[int, bytes] | None:
-        """For a process that goes on with the connection: a duplicate of its descriptor, which the caller closes, and what
-        has been read of it already. None unless the connection is a plain socket. Nothing may be read here after that; the
-        other process is told by a shutdown when this stream is closed."""
+        """Let another process continue the connection: returns a duplicate of its descriptor, which the caller closes, and
+        the bytes that have already been read from it. None unless the connection is a plain socket. This process must not
+        read from it any more. When this stream is closed, a shutdown of the socket tells the other process."""
         ...
 
     async def aclose(self) -> None: ...
@@ -145,12 +145,12 @@ class Limits(msgspec.Struct, frozen=True):
     send_timeout: float = 0.0
     """For a client to take one piece; 0 means that it may take for ever."""
     connections: int = 0
-    """At once, by all clients of a server."""
+    """Open at the same time, by all clients of a server."""
     connections_by_peer: int = 0
-    """At once, by one local user or one remote address."""
+    """Open at the same time, by one local user or one remote address."""
     buffered_by_peer: int = 0
-    """Bytes of bodies being read whole (`Body.read`), by one peer at once."""
+    """Bytes of bodies that one peer has not sent completely yet, and that `Body.read` buffers."""
     descriptors: int = 0
     """Connections are refused while the process has this many open files."""
     descriptors_by_request: bool = False
-    """Requests are refused then, too: for clients that must not hold up others."""
+    """Requests are refused then, too. For clients that must not delay others."""

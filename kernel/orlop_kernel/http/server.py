@@ -81,7 +81,7 @@ class Server:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Accept on `listeners` and close them at the end. Returns when `drain` has ended the last connection; cancelling it
-        ends everything at once. Reports started when it accepts."""
+        ends all connections immediately. Calls `task_status.started` when it accepts."""
         async with trio.open_nursery() as connections:
             connections.start_soon(self._watch_idle)
             with self._accepting:

@@ -22,7 +22,7 @@ _SO_SNDBUFFORCE = 32  # exceeds the system-wide limit; needs CAP_NET_ADMIN
 
 
 class Transport:
-    """A disconnected peer reads as the end, b"", even after a reset; writing to it raises trio.BrokenResourceError."""
+    """After the peer has disconnected, even by a reset, reading returns b"", and writing raises trio.BrokenResourceError."""
 
     __slots__ = ("_ended", "_fd", "_receiving", "_send_timeout", "_shared", "stream")
 
@@ -56,7 +56,7 @@ class Transport:
         return b""
 
     async def answer(self, data: bytes) -> None:
-        """Send all of it. Not a checkpoint when the socket takes it at once: for answers that are followed by a wait."""
+        """Send all of it. Not a checkpoint if one write sends everything: for answers that are followed by a wait."""
         if self._fd >= 0:
             try:
                 sent = os.write(self._fd, data)

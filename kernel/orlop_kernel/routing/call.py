@@ -21,8 +21,8 @@ _INLINE = 64 << 10
 """Bytes of a body that decodes within a few ms, whatever it contains."""
 
 JSON_LIMIT = 4 << 20
-"""Bytes of a JSON body: as many as Docker shows to authorization plugins. A create request with every field set takes some
-KiB."""
+"""Bytes of a JSON body: Docker's limit for bodies that authorization plugins see. A create request with every field set
+takes some KiB."""
 
 _FALSE = frozenset({"", "0", "no", "false", "none"})
 _INTEGER = re.compile(r"[+-]?[0-9]+")
@@ -41,8 +41,8 @@ def parse_integer(text: str) -> int:
 
 
 class Call:
-    """`params` are the decoded parameters of the path; `version` is the one requested, else the newest. `pattern` is the
-    route's, for policies, metrics and the audit log; `dialect` reads bodies and formats errors.
+    """`params` are the decoded parameters of the path; `version` is the API version that the path names, else the newest.
+    `pattern` is the route's, for guards, metrics and the audit log; `dialect` decodes bodies and formats errors.
 
     A guard narrows the call: `only` are labels that `filters` requires in addition; `restrictions` are interpreted by the
     front end and the engine, None when there are none."""
@@ -133,7 +133,7 @@ class Call:
             raise InvalidParameter(f"cannot read the request's body: {error}") from error
 
     async def json_bytes(self, limit: int = JSON_LIMIT) -> bytes:
-        """The JSON body unparsed, b"" when there is none; may be called again. A policy therefore sees the same bytes that
+        """The JSON body unparsed, b"" when there is none; may be called again. A guard therefore sees the same bytes that
         the handler decodes. Raises InvalidParameter when the content type is not JSON, BodyError when it is too large."""
         if self._json is None:
             declared = self.request.headers.get("content-type", "")
@@ -150,7 +150,7 @@ class Call:
 
     async def json(self, kind: type[T], required: bool = False, limit: int = JSON_LIMIT) -> T:
         """The body as a value of `kind`. A missing body is an error if it is `required`, else decoded as `{}`, as nearly
-        everywhere in Docker. Decoded once: every caller gets the same object, including changes that a policy made."""
+        everywhere in Docker. Decoded once: every caller gets the same object, including changes that a guard made."""
         data = await self.json_bytes(limit)
         if self._value is None or (required and not data):
             if not data and not required:

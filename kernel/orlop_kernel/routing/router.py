@@ -24,11 +24,12 @@ __all__ = ["Guard", "OnAnswer", "Route", "RouteHandler", "Router"]
 RouteHandler = Callable[[Call], Awaitable[Answer]]
 
 Guard = Callable[[Call, Callable[[], Awaitable[Answer]]], Awaitable[Answer]]
-"""Wraps every call, including unknown routes (`pattern` ""). It awaits the second argument for the answer, once, or answers
-itself. It sees the same Call as the handler: `call.json` returns the same object to both."""
+"""Wraps every call, including unknown routes (`pattern` ""). It awaits the second argument once to get the answer, or
+answers itself. It sees the same Call as the handler: `call.json` returns the same object to both."""
 
 OnAnswer = Callable[[Call, int, float], None]
-"""Called after a handler with the status and the seconds until the answer (for streams: until it began). 101 is a hijack."""
+"""Called after a handler, with the status and the seconds until the answer (a stream: until its beginning). 101: a
+hijack."""
 
 
 class Route(NamedTuple):
@@ -54,8 +55,8 @@ def _expression(pattern: str) -> re.Pattern[str]:
 
 
 class Router:
-    """The handler. Routes are fixed at construction; two with the same method and pattern are an error. `guard` and
-    `on_answer` may be set or removed at any time, and apply from the next request on, on every connection."""
+    """The handler. Routes are fixed at construction; two routes with the same method and pattern are an error. `guard`
+    and `on_answer` may be set or removed at any time, and apply from the next request on, on every connection."""
 
     def __init__(
         self,
