@@ -15,8 +15,8 @@ class Mount(msgspec.Struct, frozen=True):
     the rest are joined by commas and passed to the file system as data. "loop" attaches `source`, and the files of `device=`
     options, to loop devices first.
 
-    `mountpoint`, if set, is used instead of `target`: the absolute path of a directory of the driver's own, for a mount that
-    a later one uses (a layer of an overlay). Such mounts, too, are made in a private mount namespace.
+    `mountpoint`, if set, is used instead of `target`: the absolute path of a directory of the driver. It is for mounts that
+    only later mounts use (a layer of an overlay). Such mounts, too, are made in a private mount namespace.
     """
 
     type: str

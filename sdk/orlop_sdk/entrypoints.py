@@ -1,8 +1,8 @@
 """Entry points of the installed distributions, read as importlib.metadata reads them.
 
 importlib.metadata itself takes a tenth of a start of the daemon (it imports zipfile and email), and reads each
-distribution's metadata as a mail message. It is used where something else than a directory may hold distributions: a zip
-file or an egg on `sys.path`, or an importer that finds them in a way of its own.
+distribution's metadata as a mail message. It is used only if something other than a directory may hold distributions: a
+zip file or an egg on `sys.path`, or another importer that can find distributions.
 
 Format: https://packaging.python.org/specifications/entry-points/
 """
@@ -32,7 +32,7 @@ class EntryPoint(NamedTuple):
     known: tuple[str, str] = ("", "")
 
     def load(self) -> Any:
-        """Import what it names. Raises what the import raises."""
+        """Import the object that `value` names. Raises what the import raises."""
         module, _, attributes = self.value.partition("[")[0].partition(":")
         found = import_module(module.strip())
         for name in filter(None, attributes.strip().split(".")):
@@ -53,7 +53,7 @@ class EntryPoint(NamedTuple):
 
 
 def every() -> Iterator[EntryPoint]:
-    """All entry points. A distribution that is hidden by another of the same name comes after it."""
+    """All entry points. If a distribution is hidden by another of the same name, it comes after that one."""
     if not _only_directories():
         yield from _by_metadata()
         return

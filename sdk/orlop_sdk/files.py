@@ -99,8 +99,8 @@ def _subdirectories(entries: list[Entry], device: int) -> list[str]:
 
 
 def _up(fd: int, root: int, stack: list[tuple[str, tuple[int, int], list[str]]]) -> int:
-    """Go from the directory `fd`, whose stack entry was just popped, to its parent. If the directory has been moved, go on
-    at the root and drop the levels between."""
+    """Go from the directory `fd`, whose stack entry was just popped, to its parent. If the directory has been moved,
+    continue at the root and drop the levels in between."""
     if not stack:
         return fd
     parent = os.open("..", _DIRECTORY, dir_fd=fd)
@@ -114,8 +114,9 @@ def _up(fd: int, root: int, stack: list[tuple[str, tuple[int, int], list[str]]])
 
 def spread_directories(path: str) -> None:
     """Tell ext4 that the subdirectories of `path` are unrelated (chattr +T): each gets inodes in another part of the disk.
-    Otherwise a new tree gets those where another was deleted before; as ext4 does not reuse them for some minutes, it passes
-    over all of them for each new file (`recently_deleted` in fs/ext4/ialloc.c). Other file systems ignore it."""
+    Otherwise a new tree gets inodes where another tree was deleted. ext4 does not reuse deleted inodes for some minutes, so
+    it would search past all of them for each new file (`recently_deleted` in fs/ext4/ialloc.c). Other file systems ignore
+    it."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         flags = struct.unpack("=i", ioctl(fd, _GET_FLAGS, bytes(4)))[0]
@@ -127,8 +128,8 @@ def spread_directories(path: str) -> None:
 
 
 def tree_usage(path: str) -> Usage:
-    """Bytes of regular files, and number of inodes, below `path` (not counting `path` itself). Hard links count once, as in
-    Docker."""
+    """Bytes of regular files, and number of inodes, below `path` (not counting `path` itself). Hard links are counted once,
+    as in Docker."""
     size = inodes = 0
     linked: set[int] = set()
     root = os.open(path, _DIRECTORY)
@@ -258,7 +259,7 @@ def copy_content(reader: int, writer: int, info: os.stat_result) -> None:
 
 
 def _copy_range(reader: int, writer: int, at: int, end: int) -> int:
-    """Copy [at, end). Returns the offset to go on at, which is beyond the end when the file was truncated meanwhile."""
+    """Copy [at, end). Returns the offset at which to continue: beyond the end if the file was truncated meanwhile."""
     in_kernel = True
     while at < end:
         if in_kernel:
@@ -308,8 +309,8 @@ def _copy_attributes(source: int, target: int, info: os.stat_result) -> None:
 
 
 def delete_tree(path: str) -> None:
-    """Delete a file or a directory tree of any depth, with two descriptors: a subdirectory that is not empty is moved beside
-    `path` and deleted after its parent. A file that cannot be deleted (chattr +i) is left, and the `OSError` is raised at
+    """Delete a file or a directory tree of any depth, with two descriptors: a subdirectory that is not empty is moved next
+    to `path` and deleted after its parent. A file that cannot be deleted (chattr +i) is left, and the `OSError` is raised at
     the end."""
     home = os.open(os.path.dirname(path), _DIRECTORY)
     failure: OSError | None = None
@@ -382,7 +383,7 @@ class Trash:
         with self._lock:
             self._queue.put(name)
             if self._thread is None:
-                # A daemon thread: the process does not wait for it at exit, and the next start goes on.
+                # A daemon thread: the process does not wait for it at exit, and the next start continues.
                 self._thread = threading.Thread(target=self._run, name="orlop-trash", daemon=True)
                 self._thread.start()
 

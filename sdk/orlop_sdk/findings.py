@@ -24,9 +24,9 @@ class Remedy(msgspec.Struct, frozen=True):
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """One inconsistency. `severity`: "error", something is lost or does not work; "warning", something is left over or will
-    fail; "info", the next start settles it. `area` is the part of the daemon, `object` names the thing, `text` says what is
-    wrong, `repair` what a repair does about it ("" = nothing; fix it by hand). `id` is the object that an operation may be
-    changing just now, which would explain the finding; "" for none."""
+    fail; "info", the next start corrects it. `area` is the part of the daemon, `object` names the thing, `text` says what is
+    wrong, `repair` what a repair would do ("": nothing; an administrator must correct it). `id` is the object that an
+    operation may be changing just now, which would explain the finding; "" for none."""
 
     severity: str
     area: str
@@ -38,5 +38,5 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def identity(self) -> tuple[str, str, str]:
-        """Findings of two checks are the same when this is equal."""
+        """Two runs of the check have found the same inconsistency if this is equal."""
         return self.area, self.object, self.text

@@ -1,7 +1,7 @@
-"""User namespaces and id-mapped mounts: the ids that a container sees, and those of the host behind them.
+"""User namespaces and id-mapped mounts: the ids that a container sees, and the host's ids that they stand for.
 
-Files keep the ids on disk that they have in a container without a user namespace. A mount of them is id-mapped
-(mount_setattr(2)), so that the mapping of a container may change at each start, and no image is unpacked twice. The zygote
+Files on disk have the ids that they have in a container without a user namespace. Their mounts are id-mapped
+(mount_setattr(2)), so that the mapping may change at each start of a container, and no image is unpacked twice. The zygote
 imports this module, so nothing here may import trio.
 """
 
@@ -55,9 +55,10 @@ def _check(result: int) -> None:
 
 
 def user_namespace(ids: IdMap, *, network: bool = False, join: str = "") -> tuple[int, int]:
-    """Create a user namespace, or `join` one by its path, with the same mapping. With `network`, also create a network
-    namespace that belongs to it: runtimes mount sysfs and set sysctls only in such a one. Returns their descriptors, -1 for
-    no network namespace. Needs CAP_SYS_ADMIN, CAP_SETUID and CAP_SETGID, and a process of one thread."""
+    """Create a user namespace; with `join`, open the one at this path instead, which has the same mapping. With `network`,
+    also create a network namespace that belongs to it: runtimes mount sysfs and set sysctls only in such a namespace.
+    Returns their descriptors, -1 for no network namespace. Needs CAP_SYS_ADMIN, CAP_SETUID and CAP_SETGID, and a process of
+    one thread."""
     joined = os.open(join, os.O_RDONLY | os.O_CLOEXEC) if join else -1
     if joined >= 0 and not network:
         return joined, -1
@@ -121,7 +122,7 @@ def file_system_ids(uid: int, gid: int) -> Iterator[None]:
         for change, ident in ((_libc.setfsgid, gid), (_libc.setfsuid, uid)):
             before = change(ident)
             restored.append(lambda change=change, before=before: change(before))  # type: ignore[misc]
-        _raise_capabilities()  # the kernel lowers those of files with the ids
+        _raise_capabilities()  # setfsuid(2) to a user other than root drops the capabilities for files
         yield
     finally:
         for restore in reversed(restored):

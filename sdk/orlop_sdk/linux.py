@@ -243,7 +243,7 @@ def start_writeback(fd: int, offset: int, size: int) -> None:
 
 
 def umount(target: str) -> None:
-    """Detach a mount at once (MNT_DETACH); processes that use it keep it until they close it. Follows no symlink."""
+    """Detach a mount immediately (MNT_DETACH); processes that use it keep it until they close it. Follows no symlink."""
     _check(_libc.umount2(os.fsencode(target), MNT_DETACH | UMOUNT_NOFOLLOW), target)
 
 

@@ -1,4 +1,4 @@
-"""Overlay mounts and what they leave in the upper directory, for storage drivers that stack layers by overlayfs.
+"""Overlay mounts, and the changes that they leave in the upper directory, for storage drivers that use overlayfs.
 
 Nothing here may import trio.
 """

@@ -1,5 +1,5 @@
-"""Whether an object implements a Protocol, by its members and their signatures. Checked when a plugin is loaded, so that a
-mistake is reported before its first call.
+"""Checks whether an object implements a Protocol, by its members and their signatures. A plugin is checked when it is
+loaded, so that a mistake is reported before its first call.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ __all__ = ["checkable", "evaluate", "has_all", "is_protocol", "members", "mismat
 
 
 def mismatch(plugin: object, protocol: type) -> str | None:
-    """Why an object does not implement a Protocol: a sentence without its subject."""
+    """Why an object does not implement a Protocol, for a message "cannot use X: ..."; None if it does."""
     kind = type(plugin).__name__
     if plugin is None:
         return f"its factory returned None, not a {protocol.__name__}"
@@ -32,7 +32,7 @@ def mismatch(plugin: object, protocol: type) -> str | None:
             if wanted is not None and not isinstance(found, wanted):
                 return f"{kind}.{name} is of type {type(found).__name__}, not {wanted.__name__}"
         elif not callable(found):
-            return f"{kind}.{name} is no method"
+            return f"{kind}.{name} is not a method"
         elif inspect.iscoroutinefunction(found) and not inspect.iscoroutinefunction(member):
             return f"{kind}.{name} is async, {protocol.__name__}.{name} is not"
         elif not _accepts(found, member):

@@ -29,7 +29,7 @@ def write(path: str, data: bytes) -> None:
 
 
 def read_tail(path: str, size: int = 256 << 10) -> str:
-    """The last `size` bytes of a file as text, for a debug bundle; of a file that cannot be read, the reason."""
+    """The last `size` bytes of a file as text, for a debug bundle; if the file cannot be read, the reason."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -39,4 +39,4 @@ def read_tail(path: str, size: int = 256 << 10) -> str:
         finally:
             os.close(fd)
     except OSError as error:
-        return f"cannot be had: {error.strerror}\n"
+        return f"cannot be read: {error.strerror}\n"

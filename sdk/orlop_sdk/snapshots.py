@@ -101,7 +101,7 @@ class SnapshotIndex:
                 os.unlink(os.path.join(self._directory, name))
         found, damaged = self._read()
         for path in damaged:
-            _log.error("%s says of no snapshot where it is: moved to %s", path, self._damaged)
+            _log.error("%s does not name the directory of a snapshot: moved to %s", path, self._damaged)
             os.makedirs(self._damaged, 0o700, exist_ok=True)
             os.rename(path, os.path.join(self._damaged, f"{os.path.basename(path)[:100]}-{uuid.uuid4().hex[:8]}"))
         return found
@@ -129,7 +129,9 @@ class SnapshotIndex:
         without a record may be removed only when it is empty: if not, its record may have been lost."""
         records, damaged = self._read()
         lost = [*damaged, *(os.path.join(self._damaged, name) for name in _listed(self._damaged))]
-        found = [Drift("damaged", f"index entry {path}", "says of no snapshot where it is") for path in sorted(lost)]
+        found = [
+            Drift("damaged", f"index entry {path}", "does not name the directory of a snapshot") for path in sorted(lost)
+        ]
         ids = {record.id for record in records.values()}
         for key, record in sorted(records.items()):
             if record.id not in present:
@@ -137,9 +139,9 @@ class SnapshotIndex:
             elif record.parent is not None and record.parent not in ids:
                 found.append(Drift("damaged", f"snapshot {key[:19]}", "a layer below it is missing", id=key))
         for ident in sorted(set(present) - ids):
-            text, repair = "is of no snapshot, and holds files", ""
+            text, repair = "belongs to no snapshot, and holds files", ""
             if is_empty(ident):
-                text, repair = "is of no snapshot, and empty", "remove it"
+                text, repair = "belongs to no snapshot, and is empty", "remove it"
             found.append(Drift("stray", f"directory {ident}", text, repair, note=ident))
         return found
 

@@ -3,7 +3,7 @@
 The kernel pulls a layer by `prepare`, `unpack_target` (it writes the files itself) and `commit`. It creates a container by
 `prepare` on a committed snapshot, and calls `mounts` for each start.
 
-A driver that stores a layer as something else than a tree of files (a file system image, for example) also implements
+A driver that stores a layer in another form than a tree of files (a file system image, for example) also implements
 `LayerStream`: the kernel then calls `stream_target` and `stream_written` instead of `unpack_target`.
 
 A driver whose layers do not depend on the layers below also implements `LayerRebase`: the kernel then makes the layers of an
@@ -146,12 +146,12 @@ class Storage(Protocol):
         ...
 
     async def usage(self, key: str) -> Usage:
-        """Disk usage of the snapshot without its parents. An active snapshot is counted anew by each call."""
+        """Disk usage of the snapshot without its parents. Each call measures an active snapshot again."""
         ...
 
     async def changes(self, key: str) -> Sequence[Change]:
         """The differences of the active snapshot from its parents, sorted by path. The parent directories of a changed path
-        are included as MODIFIED. Of a deleted tree only the top directory is listed."""
+        are included as MODIFIED. If a tree was deleted, only its top directory is listed."""
         ...
 
     async def describe(self, key: str) -> dict[str, str]:
@@ -171,13 +171,13 @@ class Storage(Protocol):
 class LayerRebase(Protocol):
     """Optional method of a storage driver, which belongs to version 1 of the storage contract: the commit of a layer may
     name its parent (containerd's snapshotters call this "rebase"). It needs `overlay_whiteouts`, because the files of the
-    layers below are not there while the layer is unpacked."""
+    layers below do not exist yet while the layer is unpacked."""
 
     async def commit_on(self, key: str, name: str, parent: str) -> None:
         """Like `commit`, of an active snapshot that was prepared without a parent and has never been mounted. The layer has
         the committed `parent` from then on, as if it had been prepared on it. `NotFound` for an unknown parent; `Conflict`
-        when the parent is active, or when the snapshot has another one. The parent gets a child before the first
-        await: it cannot be removed meanwhile."""
+        when the parent is active, or when the snapshot has another parent. The parent gets a child before the
+        first await, so it cannot be removed meanwhile."""
         ...
 
 
@@ -192,9 +192,9 @@ class LayerStream(Protocol):
     - ustar with pax headers for `path`, `linkpath`, `uid`, `gid`, `size`, `mtime` and `SCHILY.xattr.*`; types 0 to 6 only,
       no GNU extensions and no sparse files.
     - The first entry is the root, `./`. Other names are relative, without empty, "." and ".." components. A directory comes
-      before its content, and nothing is below a symlink or a file. The target of a hard link came before.
-    - A name may come again. It replaces the earlier entry with everything below; a directory that comes again as a directory
-      keeps its content and gets new attributes.
+      before its content, and nothing is below a symlink or a file. The target of a hard link comes before the link.
+    - A name may occur again. The later entry replaces the earlier one and everything below it; but a directory that occurs
+      again as a directory keeps its content and gets new attributes.
     - Last come the whiteouts (OCI image specification): `.wh.NAME` in a directory where the layer has no NAME, and
       `.wh..wh..opq` in a directory that hides those of lower layers. No other name begins with `.wh.`.
 
@@ -217,8 +217,8 @@ class StorageAudit(Protocol):
     """Optional methods of a storage driver: compare its directory with its own index, for `orlop system check`."""
 
     async def audit(self) -> Sequence[Drift]:
-        """Damaged and missing snapshots, and directories that belong to none. Reads the disk and changes nothing. May be the
-        first method called after the factory."""
+        """Damaged and missing snapshots, and directories that belong to no snapshot. Reads the disk and changes nothing. May
+        be the first method called after the factory."""
         ...
 
     async def repair(self, found: Drift) -> None:

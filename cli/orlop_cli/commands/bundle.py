@@ -74,7 +74,7 @@ def _tried(get: Callable[[], str]) -> str:
     except CannotConnect:
         raise
     except (CliError, OSError, ValueError, subprocess.SubprocessError) as error:
-        return f"cannot be had: {getattr(error, 'message', error)}\n"
+        return f"cannot be read: {getattr(error, 'message', error)}\n"
 
 
 # --- with a daemon ----------------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ def _local(config_file: str | None, with_env: bool) -> Iterator[tuple[str, str]]
 
 def _journal() -> str:
     if shutil.which(_JOURNAL[0]) is None:
-        return "cannot be had: no journalctl here\n"
+        return "cannot be read: there is no journalctl\n"
     done = subprocess.run(_JOURNAL, capture_output=True, text=True, timeout=_SECONDS, check=False, errors="replace")
     return str(masked(done.stdout or done.stderr, False))
 
@@ -184,7 +184,7 @@ def bundle(session: Session, args: tuple[str, ...], config_file: str | None, out
         write(_archive(path, parts))
     print(path)
     for name, text in parts.items():
-        reason = f"  ({text.strip()})" if text.startswith("cannot be had: ") else ""
+        reason = f"  ({text.strip()})" if text.startswith("cannot be read: ") else ""
         print(f"  {name}  {len(text.encode('utf-8', 'replace'))} bytes{reason}")
     if not with_env:
         print("Values of containers' environments are masked. Look through it before you send it.")

@@ -6,8 +6,8 @@ A driver implements only the record format (`RecordFormat`). The files are named
 
 The writer (`RotatingFile`) belongs to the container's monitor, readers (`FileLogReader`) to the daemon. They share only the
 directory: a reader finds its position after a rotation by the inode of the file that it holds open. A killed writer can
-leave a torn record at the end of the current file (readers skip it, and the next open cuts it off), and a rotated file that
-is not compressed yet with a `.tmp` beside it (the next open compresses again).
+leave a torn record at the end of the current file: readers skip it, and the next open cuts it off. It can also leave an
+unfinished `.tmp` file next to a rotated file that is not compressed yet: the next open compresses the file again.
 
 `orlop_sdk` does not import this package, so that only log drivers pay for the import.
 """

@@ -15,7 +15,7 @@ class RecordFormat(Protocol):
 
     def complete_length(self, data: bytes) -> int:
         """The length of the longest prefix of `data` that ends at the end of a record; 0 if `data` holds no complete record.
-        `data` begins at the beginning of a record. Bytes that can never become a record count as one."""
+        `data` begins at the beginning of a record. Bytes that can never become a record are treated as one."""
         ...
 
     def next_end(self, data: bytes, offset: int) -> int:

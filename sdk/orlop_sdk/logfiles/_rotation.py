@@ -111,7 +111,7 @@ class RotatingFile:
         return not self._torn
 
     def _rotate(self, limit: int) -> bool:
-        """Go on in a new file. Returns false when it cannot be created."""
+        """Continue in a new file. Returns false when it cannot be created."""
         try:
             status = os.fstat(self._fd)
             if status.st_size < limit:  # a user emptied the file (`truncate -s 0`): keep using it

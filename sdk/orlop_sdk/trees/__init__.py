@@ -1,8 +1,8 @@
 """A base for storage drivers that keep each snapshot in a directory. It needs trio (the extra `storage` of the SDK).
 
-`TreeStorage` implements `Storage` and `StorageAudit`. A driver derives from it and says how a new tree is made (`create`),
-and, where that differs, how it is mounted, synced, measured, compared and destroyed. `OverlayStorage` is the base of drivers
-that stack layers by overlayfs; it implements `LayerRebase`, too.
+`TreeStorage` implements `Storage` and `StorageAudit`. A driver derives from it and defines how a new tree is made
+(`create`). Where the defaults do not fit, it also defines how a tree is mounted, synced, measured, compared and destroyed.
+`OverlayStorage` is the base of drivers that stack layers by overlayfs; it implements `LayerRebase`, too.
 
 The base owns everything below the driver's root:
 
@@ -12,7 +12,7 @@ The base owns everything below the driver's root:
     .orlop/trash/<id>                        removed; deleted in the background
 
 A snapshot exists when its key is in `.orlop`. After a crash at any point, the next start deletes partial work. Directories
-that `.orlop` does not name (of a dockerd that used the same directory) are never touched.
+that `.orlop` does not name (those of a dockerd that used the same directory) are never touched.
 """
 
 from ._overlay import OverlaySnapshot, OverlayStorage

@@ -16,8 +16,8 @@ __all__ = ["tree_changes", "tree_growth"]
 
 
 def _differs(new: os.stat_result, old: os.stat_result) -> bool:
-    """Docker's rule (moby archive/changes_unix.go): compare mode, owner, device and time, and the size except of
-    directories."""
+    """Docker's rule (moby archive/changes_unix.go): compare mode, owner, device and time, and, except for
+    directories, the size."""
     if (new.st_mode, new.st_uid, new.st_gid, new.st_rdev) != (old.st_mode, old.st_uid, old.st_gid, old.st_rdev):
         return True
     return new.st_mtime_ns != old.st_mtime_ns or (not stat.S_ISDIR(new.st_mode) and new.st_size != old.st_size)
@@ -62,7 +62,7 @@ def tree_changes(new: str, old: str | None) -> list[Change]:
 
 
 def tree_growth(new: str, old: str | None) -> Usage:
-    """The usage that a snapshot adds to its parent: new and different files; hard links count once."""
+    """The usage that a snapshot adds to its parent: new and different files; hard links are counted once."""
     size = inodes = 0
     below: dict[str, str | None] = {"": old}
     linked: set[int] = set()

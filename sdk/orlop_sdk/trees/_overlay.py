@@ -20,7 +20,7 @@ __all__ = ["OverlaySnapshot", "OverlayStorage"]
 
 @dataclass(slots=True, eq=False)
 class OverlaySnapshot(Snapshot):
-    """`marked`: it may have been mounted volatile; true after a restart."""
+    """`marked`: it may have the mark of a volatile mount; always true after a restart."""
 
     marked: bool = True
 
@@ -85,7 +85,7 @@ class OverlayStorage(TreeStorage[O], Generic[O]):
         return self.mount_plan(snapshot, readonly=readonly, volatile=volatile)
 
     def _allow_remount(self, snapshot: O) -> None:
-        """Remove the mark of a volatile mount, because of which the kernel would refuse the next mount
+        """Remove the mark that a volatile mount leaves, because the kernel refuses the next mount while it exists
         (Documentation/filesystems/overlayfs.rst, "Volatile mount"). Volatile data may be lost by definition."""
         mark = self.path(snapshot, "work", "work", "incompat")
         if os.path.isdir(mark):

@@ -32,9 +32,9 @@ T = TypeVar("T")
 
 @dataclass(slots=True, eq=False)
 class Snapshot:
-    """`id` is the name of its directory. `parent` is the key of the snapshot on which it stands, and `below` that snapshot,
-    None if it is lost. `children` is the number of snapshots on top of this one. `broken`: why it and those on top of it
-    cannot be used, as a clause. `usage` is known of committed snapshots that were measured."""
+    """`id` is the name of its directory. `parent` is the key of its parent, and `below` the parent itself, None if that is
+    lost. `children` is the number of snapshots on top of this one. `broken`: why this snapshot and those on top of it cannot
+    be used; "" if they can. `usage` is set for committed snapshots that were measured."""
 
     id: str
     parent: str | None = None
@@ -70,7 +70,7 @@ class TreeStorage(ABC, Generic[S]):
     place: ClassVar[str] = ""
     """The directory of all snapshots, below the root."""
     files: ClassVar[str] = ""
-    """The directory of a snapshot's files, below the snapshot's own."""
+    """The directory of a snapshot's files, inside the snapshot's directory."""
     id_bytes: ClassVar[int] = 32
     """Snapshots are named by random numbers of this size, in hexadecimal."""
     snapshot_type: ClassVar[type[Any]] = Snapshot
@@ -92,8 +92,8 @@ class TreeStorage(ABC, Generic[S]):
 
     @abstractmethod
     def create(self, snapshot: S, directory: str) -> None:
-        """Make the content of the new, empty `directory` (mode 0710), which becomes the snapshot's after this call. The
-        snapshot has `snapshot.below` below it. Set modes explicitly: the daemon may run with umask 022 or 077."""
+        """Make the content of the new, empty `directory` (mode 0710), which becomes the snapshot's directory after
+        this call. `snapshot.below` is the parent. Set modes explicitly: the daemon may run with umask 022 or 077."""
 
     def opened(self) -> None:
         """Called once, before the snapshots are read. Refuse an unsuitable root by `DriverError`."""
@@ -131,8 +131,8 @@ class TreeStorage(ABC, Generic[S]):
     # --- What drivers use
 
     def path(self, snapshot: S, *names: str) -> str:
-        """The directory of a snapshot, or one below it. Files of another daemon that were adopted may be a link: then the
-        path of that directory, which may be opened without following links."""
+        """The directory of a snapshot, or a path below it. Below a snapshot that was adopted from another daemon, this may
+        be a symbolic link: then the path of its target is returned, which can be opened without following links."""
         path = os.path.join(self.directory, snapshot.id, *names)
         return os.path.realpath(path) if names and os.path.islink(path) else path
 
@@ -290,7 +290,7 @@ class TreeStorage(ABC, Generic[S]):
         await self._commit(key, name, None)
 
     async def _commit(self, key: str, name: str, parent: str | None) -> None:
-        """`parent` is that of `LayerRebase.commit_on`."""
+        """`parent`: see `LayerRebase.commit_on`."""
         async with self._exclusive(key, name) as snapshots:
             there = snapshots.get(name)
             if there is not None and not there.committed and name != key:
@@ -318,7 +318,7 @@ class TreeStorage(ABC, Generic[S]):
         self.index.commit(key, name)
 
     async def _rebase(self, snapshot: S, key: str, parent: str) -> None:
-        """Put an active snapshot on a parent. It stays there when the commit, which makes it durable, fails."""
+        """Give an active snapshot a parent. It keeps the parent even if the commit, which makes this durable, fails."""
         if snapshot.parent == parent:
             return
         if snapshot.parent is not None:
@@ -352,7 +352,7 @@ class TreeStorage(ABC, Generic[S]):
             snapshot.below.children -= 1
 
     def _destroy(self, snapshot: S, key: str) -> None:
-        """The directory, then the key: `_load` drops a key without a directory after a crash between the two."""
+        """Remove the directory, then the key: after a crash between the two, `_load` drops the key without a directory."""
         self.destroy(snapshot)
         self.index.drop(key, committed=snapshot.committed)
 
