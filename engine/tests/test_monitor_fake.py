@@ -199,12 +199,12 @@ def test_a_detached_exec_that_hangs_keeps_no_signal_from_the_container(tmp_path:
 def test_resize_without_a_terminal_is_refused(tmp_path: Path) -> None:
     async def test(host: MonitorHost) -> None:
         case = await host.case(["sleep", "60"])
-        with pytest.raises(MonitorFailed, match="it is not running"):
+        with pytest.raises(MonitorFailed, match="the process is not running"):
             await case.monitor.resize(1, 1)
         await case.start()
         with pytest.raises(MonitorFailed, match="it has no terminal"):
             await case.monitor.resize(1, 1)
-        with pytest.raises(MonitorFailed, match="it is not running"):
+        with pytest.raises(MonitorFailed, match="the process is not running"):
             await case.monitor.resize(1, 1, "no such exec")
         await case.monitor.signal(signal.SIGKILL)
         await case.monitor.ended()

@@ -142,8 +142,8 @@ class Connection:
 
 
 class Listener:
-    """The listening socket `sock` in the run directory, whose mode 0700 is the access control. Closed by the process's
-    end."""
+    """The listening socket `sock` in the run directory, whose mode 0700 is the access control. It is closed when the process
+    ends."""
 
     def __init__(self, loop: Loop, run_dir: str, on_socket: Callable[[socket.socket], None]) -> None:
         self._loop = loop

@@ -72,11 +72,12 @@ class Container:
 
     @property
     def bound(self) -> bool:
-        """Whether it ends with the monitor's first connection."""
+        """Whether the container is killed when the monitor's first connection is closed."""
         return self._launch.bound
 
     def kill(self) -> None:
-        """Kill the container's init, and with it all of its processes; if it is being started, as soon as it runs."""
+        """Kill the container's init, and thereby all of its processes. A container that is being started is killed as soon
+        as it runs."""
         self._doomed = True
         if self.task:
             try:

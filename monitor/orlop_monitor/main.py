@@ -1,7 +1,7 @@
 """The monitor: one process for one container. It is forked by the zygote and receives requests over its first connection.
 
 It exits when its container has ended and is deleted. Until it has started a container, it exits when its first connection is
-closed. A container that is bound to that connection (see `protocol.Launch`) is killed then.
+closed. A container that is bound to the first connection (see `protocol.Launch`) is killed when that connection is closed.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Monitor:
         make(channel).join(early)
 
     def _dead(self) -> None:
-        """Called before the exit is announced, because a subscriber may want to reuse the ports at once."""
+        """Called before the exit is announced, because a subscriber may want to reuse the ports immediately."""
         self._execs.end_all()
         if self._forwarder:
             self._forwarder.close()
@@ -154,7 +154,7 @@ class Monitor:
 
     def _launch(self, connection: Connection, serial: int, request: Launch) -> None:
         if self._container is not None:
-            connection.reply(serial, Failed("launched already"))
+            connection.reply(serial, Failed("the monitor was launched already"))
             return
         wanted = (3 if request.stdin else 2) if request.outputs else 0
         outputs = connection.take_fds(wanted)
@@ -178,7 +178,7 @@ class Monitor:
 
     def _start(self, connection: Connection, serial: int, request: Start) -> None:
         if self._container is None:
-            connection.reply(serial, Failed("not launched yet"))
+            connection.reply(serial, Failed("the monitor is not launched yet"))
             return
         self._container.start(connection, serial, request)
 
@@ -229,7 +229,7 @@ class Monitor:
     def _on_task(self, connection: Connection, serial: int, exec_id: str, what: str, act: Callable[[Task], None]) -> None:
         task = self._task(exec_id)
         if task is None:
-            connection.reply(serial, Failed(f"{what}: it is not running", errno=3))
+            connection.reply(serial, Failed(f"{what}: the process is not running", errno=3))
             return
         try:
             act(task)

@@ -47,7 +47,7 @@ def _eventfd(path: str) -> int:
 
 
 class OomWatch:
-    """Calls `on_oom()` each time that the counter has grown or a process was stopped. `happened`: it was called."""
+    """Calls `on_oom()` each time that the counter has grown or a process was stopped. `happened`: whether it was called."""
 
     def __init__(self, loop: Loop, file: str, on_oom: Callable[[], None]) -> None:
         self._loop = loop
@@ -72,7 +72,7 @@ class OomWatch:
             os.read(self._fd, 4096)
         except BlockingIOError:
             return
-        # Each wake-up is a new stop: the kernel does not report its end
+        # Each wake-up reports a new stop, because the kernel sends no event when a stop ends
         if cgroups.oom_stopped(self._file):
             self._out_of_memory()
         else:

@@ -21,8 +21,8 @@ def _parent(pid: str) -> tuple[int, bytes]:
 
 
 def kill_child_of_file(path: str) -> None:
-    """Kill the process whose pid a runtime wrote to the file `path`, if it is a child of this process (the pid was not
-    reused)."""
+    """Kill the process whose pid a runtime wrote to the file `path`, if it is a child of this process. Otherwise the pid was
+    reused."""
     try:
         pid = smallfiles.read(path).decode().strip()
         if pid.isdecimal() and _parent(pid)[0] == os.getpid():
@@ -32,8 +32,8 @@ def kill_child_of_file(path: str) -> None:
 
 
 def kill_children(keep: Container[int]) -> bool:
-    """Kill all children that are not in `keep`. Returns true when there were none. Children of killed processes become
-    children of this process, so call it again until then."""
+    """Kill all children that are not in `keep`. Returns true if there were none. The children of a killed process become
+    children of this process, so call this function until it returns true."""
     me, none = os.getpid(), True
     for name in os.listdir("/proc"):
         if not name.isdecimal() or int(name) in keep:

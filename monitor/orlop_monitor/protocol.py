@@ -74,8 +74,8 @@ class Log(msgspec.Struct, frozen=True):
 class Tree(msgspec.Struct, frozen=True):
     """A part of a volume or an image, or shared memory of several containers. It is mounted at `<stage>/<name>`, a path that
     no container can change, and the OCI spec binds it from there. The content is `mounts`; or, with `pid`, a copy of the
-    mounts that this process (another monitor) has at `path`. `subpath` is resolved inside the content, by descriptor. The
-    content is id-mapped for a container with a user namespace, if it can be."""
+    mounts that the process `pid` (another monitor) has at `path`. `subpath` is resolved inside the content, by descriptor.
+    If the container has a user namespace, the content is id-mapped where its file system supports that."""
 
     name: str
     mounts: tuple[Mount, ...] = ()
@@ -85,7 +85,8 @@ class Tree(msgspec.Struct, frozen=True):
 
 
 class MountPoint(msgspec.Struct, frozen=True):
-    """A mount point in the container's root. It is a file if `source`, the path of what is mounted there, is one."""
+    """A mount point in the container's root. `source` is the path that is mounted there. If it is a file, the mount point is
+    a file too."""
 
     path: str
     source: str = ""
@@ -112,19 +113,21 @@ class Launch(msgspec.Struct, frozen=True, tag=True):
     """The directory for `trees`, below a mount that does not propagate; "" when there are none."""
     trees: tuple[Tree, ...] = ()
     outputs: bool = False
-    """The container writes to descriptors that come with this request, for standard output and standard error, instead of to
-    the monitor. Nothing is logged then, and an attachment gets no output. With `stdin`, a third is its standard input."""
+    """The container's standard output and standard error are descriptors that are sent with this request, instead of pipes
+    to the monitor. Then nothing is logged, and an attachment gets no output. With `stdin`, a third descriptor is the
+    container's standard input."""
     bound: bool = False
-    """The container ends with the first connection: it is killed when that is closed."""
+    """The container is killed when the first connection is closed."""
     stubs: tuple[MountPoint, ...] = ()
-    """Mount points that shall not remain in the root (see `stubs`)."""
+    """Mount points that must not remain in the root after the exit (see `stubs`)."""
     ids: IdMap | None = None
-    """The mapping of the container's user namespace, which the monitor creates; None for the host's. There is a `stage`
-    then."""
+    """The mapping of the container's user namespace, which the monitor creates; None for the host's user namespace. A
+    mapping needs a `stage`."""
     user: str = ""
-    """With `ids`: the path of another container's user namespace to join, of which namespaces are joined, too."""
+    """With `ids`: the path of another container's user namespace, which is joined instead of creating one. Other namespaces
+    of that container are joined too."""
     layers: str = ""
-    """With `ids`: the storage driver's directory, which is id-mapped for `mounts` and `trees`."""
+    """With `ids`: the storage driver's directory. It is id-mapped for `mounts` and `trees`."""
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):
@@ -152,7 +155,8 @@ class Forward(msgspec.Struct, frozen=True):
 
 class Serve(msgspec.Struct, frozen=True, tag=True):
     """Serve additional listeners, whose sockets are attached (SCM_RIGHTS) in order. Before that, for each pair in `moved`,
-    change the target of listeners from the first address to the second; "" closes them. Answer: `Status`."""
+    change the target of listeners from the first address to the second; if the second is "", close these listeners. Answer:
+    `Status`."""
 
     forwards: tuple[Forward, ...]
     moved: tuple[tuple[str, str], ...] = ()
@@ -166,9 +170,9 @@ class Resolve(msgspec.Struct, frozen=True, tag=True):
 
 
 class Attach(msgspec.Struct, frozen=True, tag=True):
-    """Attach to the container's standard streams. `stdin_once`: the end of this client's input closes the container's.
-    `framed`: output is sent in Docker's frames; None means framed unless there is a terminal. Answer: `Status`, then the raw
-    stream."""
+    """Attach to the container's standard streams. `stdin_once`: the end of this client's input closes the container's
+    standard input. `framed`: output is sent in Docker's frames; None means framed unless there is a terminal. Answer:
+    `Status`, then the raw stream."""
 
     stdin: bool = False
     stdout: bool = False
@@ -237,7 +241,7 @@ class Status(msgspec.Struct, frozen=True, tag=True):
     execs: dict[str, int] = {}
     unreported_exits: dict[str, int] = {}
     userns_fd: int = -1
-    """As `netns_fd`, of the user namespace."""
+    """As `netns_fd`, but for the user namespace."""
     version: int = PROTOCOL_VERSION
 
 

@@ -37,7 +37,7 @@ def _read(run_dir: str, kind: type[_Record]) -> _Record | None:
     try:
         return msgspec.json.decode(smallfiles.read(os.path.join(run_dir, _NAMES[kind])), type=kind)
     except (OSError, ValueError, RecursionError):
-        return None  # an unreadable record counts as missing
+        return None  # an unreadable record is treated as missing
 
 
 def read_monitor(run_dir: str) -> MonitorRecord | None:

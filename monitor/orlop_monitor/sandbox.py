@@ -39,8 +39,8 @@ def detachable(entries: Sequence[MountEntry], needed: Iterable[str], trees: Iter
     """The topmost mounts that can be detached. Their copies in this namespace would keep file systems busy that the host
     unmounts.
 
-    A mount whose parent propagates keeps nothing busy, because the host's umount is propagated here, and must not be
-    detached, because that would be propagated to the host. A mount stays if it is needed, lies in or leads to one of
+    If the parent of a mount propagates, the mount keeps nothing busy, because the host's umount is propagated here. It must
+    not be detached, because this would be propagated to the host. A mount also stays if it is needed, is in or above one of
     `trees`, or has a mount below it that stays.
     """
     by_id = {entry.id: entry for entry in entries}

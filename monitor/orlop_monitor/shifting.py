@@ -28,7 +28,8 @@ def _moved(path: str, directory: str, place: str) -> str:
 
 
 class Shift:
-    """Makes mounts for the user namespace `user`. `directory` is the storage driver's, `place` where its clone is."""
+    """Makes mounts for the user namespace `user`. `directory` is the storage driver's directory, `place` the path of its
+    clone."""
 
     def __init__(self, ids: IdMap, user: int, directory: str, stage: str) -> None:
         self._ids, self._user = ids, user
@@ -61,7 +62,7 @@ class Shift:
         return replace(mount, source=moved(mount.source), options=tuple(options))
 
     def mount_layers(self, top: str, mounts: Iterable[Mount]) -> None:
-        """Make the mounts of a snapshot at `top`, and others that name no path of the driver's."""
+        """Make the mounts of a snapshot at `top`. Mounts without a path in the driver's directory are made unchanged."""
         with file_system_ids(*self._ids.root):
             mounting.mount_all(top, [self._layered(mount) for mount in mounts])
 

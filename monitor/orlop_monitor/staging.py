@@ -1,4 +1,4 @@
-"""The stage: trees next to the container's root, from which its OCI spec binds (see `protocol.Tree`).
+"""The stage: trees outside of the container's root, which the OCI spec binds into the root (see `protocol.Tree`).
 
 A subpath of a volume is resolved inside the volume and mounted by descriptor, in the monitor's mount namespace. The runtime
 then binds from this mount, so that other containers cannot redirect it by changing symlinks in the volume. The stage is a
@@ -23,8 +23,8 @@ __all__ = ["build"]
 
 
 def build(stage: str, trees: Sequence[Tree], shift: Shift | None = None) -> None:
-    """Mount all trees below `stage`. `OSError` names the path. With `shift`, they are id-mapped, and the runtime, which is
-    another user then, may pass through the stage."""
+    """Mount all trees below `stage`. `OSError` names the path. With `shift`, the trees are id-mapped, and other users may
+    pass through the stage, because the runtime then is another user."""
     if not trees and shift is None:
         return
     linux.mount("tmpfs", "tmpfs", stage, ["mode=0711" if shift else "mode=0700", "size=1m"])

@@ -1,8 +1,9 @@
 """The standard streams of one process, and the clients attached to them.
 
 `Output` reads the process's pipes or terminal and passes each read to the log and to all attachments. `Input` writes to the
-process's standard input. `Attachment` connects one client to both. Up to 1 MiB is queued for a slow client; then the process
-is not read until the client has caught up (dockerd does the same, with 1 MB). A client that disconnects is removed at once.
+process's standard input. `Attachment` connects one client to both. Up to 1 MiB is queued for a slow client; then no more
+output is read until the client has caught up (dockerd does the same, with 1 MB). A client that disconnects is removed
+immediately.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _STREAMS = {"stdout": 1, "stderr": 2}
 _SLOW = 1 << 20
 _LAST = 16 << 20
 """Bytes read from a dead process even when clients are slow. This is more than its pipes hold. It limits the memory for the
-output of a descendant that goes on writing."""
+output of a descendant that continues to write."""
 _LARGE, _TRIM_AFTER = 32 << 10, 10.0
 _READ, _READ_UNLOGGED = 64 << 10, 256 << 10
 """Bytes per read. Larger reads are faster for a stream that is only passed on. When a stream is encoded for a log, 64 KiB
@@ -162,7 +163,8 @@ class Output:
             self._adjust()
 
     def _adjust(self) -> None:
-        """Read unless a client is slow. Of a dead process, `_LAST` bytes are read even then, because the time is limited."""
+        """Read unless a client is slow. After the process's end, up to `_LAST` bytes are read for slow clients too, because
+        the time is limited."""
         wanted = self._running and (self._last > 0 or not any(a.slow for a in self._attachments))
         for source in self._sources:
             self._loop.on_readable(source.fd, partial(self._read, source) if wanted else None)
@@ -228,7 +230,7 @@ class Output:
             self._ended()
 
     def end_now(self) -> None:
-        """End at once, as if the timeout of `end` had expired."""
+        """End immediately, as if the timeout of `end` had expired."""
         if self._on_end:
             self._ended()
 
@@ -295,8 +297,8 @@ class Attachment:
         self._channel.resume()
 
     def _input_ended(self) -> None:
-        """The peer's write shutdown. As in dockerd: with StdinOnce and without a terminal it closes the process's input, and
-        output goes on. Otherwise it ends this attachment if standard input is attached, and is ignored if not."""
+        """The peer has shut down writing. As in dockerd: with StdinOnce and without a terminal, the process's input is
+        closed, and output continues. Otherwise this attachment ends if it has standard input; if not, nothing happens."""
         if self._input is None:
             return
         if self._request.stdin_once and not self._input.terminal:
@@ -310,7 +312,7 @@ class Attachment:
         self._channel.finish()
 
     def _gone(self) -> None:
-        """The connection is gone. Its EOF may not have been read while input was paused, so end the input here as well."""
+        """The connection is gone. While input is paused, EOF is not read, so end the input here as well."""
         self._output.detach(self)
         if self._input is not None and self._request.stdin_once:
             self._input.end()

@@ -1,8 +1,8 @@
-"""Mount points that a root lacks. For a container whose root becomes a layer of an image, the monitor makes them before the
-start and removes them after the exit, because the runtime would make them and leave them in the layer.
+"""Missing mount points in a container's root. If the root becomes a layer of an image, the monitor creates them before the
+start and removes them after the exit. Otherwise the runtime would create them and leave them in the layer.
 
-What the container has put into a mount point stays. Directories keep their times: overlayfs copies a directory up whose
-entries change, and with unchanged attributes it is no part of the layer.
+A mount point with files of the container stays. Directories keep their times: overlayfs copies a directory up when its
+entries change, and a directory with unchanged attributes is not part of the layer.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ _LINKS = 40  # as the kernel's
 
 class Stubs:
     """Owns a descriptor of the root until `remove`. Paths are resolved inside the root. `ids` is the mapping of the
-    container's user namespace: files are made by its root, as the host's has no id in its layers."""
+    container's user namespace: files are created with the ids of its root, because the host's root has no id in its
+    layers."""
 
     def __init__(self, root: str, points: tuple[MountPoint, ...], ids: IdMap | None = None) -> None:
-        """Make what is missing. `OSError` names the path."""
+        """Create the missing mount points. `OSError` names the path."""
         self._ids = ids
         self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._made: list[str] = []
@@ -62,7 +63,7 @@ class Stubs:
                         os.mkdir(name, 0o755, dir_fd=parent)
                     else:
                         os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=parent))
-                except FileExistsError:  # a symlink that leads nowhere: runtimes make what it leads to
+                except FileExistsError:  # a dangling symlink: runtimes create its target
                     target = os.path.join(f"/{path}/..", os.readlink(name, dir_fd=parent), *parts[number + 1 :])
                     self._make(MountPoint(target, point.source), links + 1)
                     return
@@ -81,7 +82,7 @@ class Stubs:
             os.close(fd)
 
     def remove(self) -> None:
-        """Remove those that are still empty. Never fails: the container may have changed everything meanwhile."""
+        """Remove the mount points that are still empty. Errors are ignored, because the container may have changed them."""
         for path in reversed(self._made):
             with suppress(OSError), self._as_owner(), self._parent(path) as (parent, name):
                 info = os.stat(name, dir_fd=parent, follow_symlinks=False)

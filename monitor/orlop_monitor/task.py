@@ -24,8 +24,8 @@ from .streams import Input, Output
 __all__ = ["DRAIN_SECONDS", "Stdio", "Task", "failure"]
 
 DRAIN_SECONDS = 2.0
-"""Seconds to wait for the end of the output after the process's end, when a descendant keeps it open. The same as
-dockerd's."""
+"""Seconds to wait for the end of the output when the process has ended, because a descendant may keep the output open. As in
+dockerd."""
 _TAIL = 64 << 10
 
 
@@ -44,7 +44,7 @@ def _tail(path: str) -> bytes:
 class Stdio:
     """The descriptors between a process and the monitor: pipes for the wanted streams and /dev/null for the others, or a
     terminal. Owns the process's ends until `close_theirs`, and the monitor's ends until they are taken. `given` are the
-    process's ends for standard output, standard error and perhaps standard input, if the monitor has no part in these."""
+    process's standard output, standard error and perhaps standard input, if they do not lead to the monitor."""
 
     def __init__(
         self,
@@ -188,11 +188,11 @@ class Task:
         try:
             self.pid = int(smallfiles.read(pid_file))
         except (OSError, ValueError):
-            self._fail(Failed("the runtime reported success and no process id", log=_tail(log_file)))
+            self._fail(Failed("the runtime reported success, but no process id", log=_tail(log_file)))
             return
         if not self._stdio.connect():
             self._kill_unseen()
-            self._fail(Failed("the runtime sent no terminal", log=_tail(log_file)))
+            self._fail(Failed("the runtime did not send the terminal", log=_tail(log_file)))
             return
         self._started()
 

@@ -1,4 +1,4 @@
-"""Sets the name of a forked process in `ps`, so that monitors can be told from the zygote."""
+"""Sets the name of a forked process in `ps`, so that monitors can be distinguished from the zygote."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ __all__ = ["Title"]
 
 
 class Title:
-    """The memory from which the kernel reads this process's command line, between arg_start and arg_end (proc(5)). A fork
-    keeps it. Look it up once, before the first fork."""
+    """The memory from which the kernel reads this process's command line, between arg_start and arg_end (proc(5)). It is the
+    same in forked processes, so look it up once, before the first fork."""
 
     def __init__(self) -> None:
         fields = smallfiles.read("/proc/self/stat").rpartition(b") ")[2].split()
@@ -19,8 +19,8 @@ class Title:
         self._room = int(fields[46]) - self._start
 
     def set(self, title: str) -> None:
-        """Set comm to the first word of `title`, and overwrite the command line, truncated to its size. When the last byte
-        is not a NUL, the kernel shows it up to the first NUL (the setproctitle convention)."""
+        """Set comm to the first word of `title`, and overwrite the command line with `title`, truncated to its size. If the
+        last byte is not a NUL, the kernel shows the text up to the first NUL (the setproctitle convention)."""
         linux.set_process_name(title.split()[0])
         if self._start and self._room > 1:
             text = title.encode()[: self._room - 2]

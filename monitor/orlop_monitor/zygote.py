@@ -6,8 +6,8 @@ Orlopd starts it in a new session. It is the parent of every monitor, and a subr
 (its container's init, an interrupted runtime) become its children. When a monitor ends without an exit record, the zygote
 kills the processes in the container's cgroups and writes the record.
 
-Crashes: when orlopd dies, its socket reaches EOF; the zygote forks no more and exits with its last child. When the zygote
-dies, monitors go on as children of pid 1, and the daemon takes over writing exit records.
+Crashes: when orlopd dies, its socket reaches EOF; the zygote forks no more and exits when its last child has ended. When the
+zygote dies, monitors continue as children of pid 1, and the daemon writes their exit records instead.
 """
 
 from __future__ import annotations
@@ -168,8 +168,8 @@ def _child(entry: str, fd: int) -> NoReturn:
 
 
 def reset_oom_score(path: str = "/proc/self/oom_score_adj") -> None:
-    """Reset a negative oom_score_adj. It is inherited from the daemon, which the OOM killer should spare, but containers
-    should not be spared."""
+    """Reset a negative oom_score_adj, which is inherited from the daemon: the OOM killer should spare the daemon, but not
+    containers."""
     with open(path, "r+") as file:
         if int(file.read()) < 0:
             file.seek(0)

@@ -102,7 +102,7 @@ def test_short_lines_of_a_read_form_one_block() -> None:
     assert splitter.flush(3) == []
 
 
-def test_line_of_the_limit_is_a_piece_and_a_newline() -> None:
+def test_line_of_exactly_the_limit_becomes_a_piece_and_a_newline() -> None:
     line = b"y" * LINE_LIMIT
     assert entries(split([line, b"\n"])) == [(line, 0), (b"\n", 0)]
     assert entries(split([line[1:] + b"\n"])) == [(line[1:] + b"\n", 0)]

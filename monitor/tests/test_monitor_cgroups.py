@@ -1,4 +1,4 @@
-"""The cgroups of a container: found, counted, killed."""
+"""Finding the cgroups of a container, counting their OOM kills, and killing their processes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_own_cgroup_is_never_selected(theirs: str) -> None:
     assert cgroups.select(f"0::{theirs}\n", "0::/user/orlop\n", V2, "abc") == ()
 
 
-def test_cgroup_beside_one_with_a_longer_name_is_selected() -> None:
+def test_cgroup_whose_name_begins_the_own_cgroups_name_is_selected() -> None:
     assert cgroups.select("0::/user/orlop\n", "0::/user/orlop2\n", V2, "abc") == ("/sys/fs/cgroup/user/orlop",)
 
 

@@ -1,4 +1,4 @@
-"""A monitor without descriptors left, and the limit that it gives to programs."""
+"""A monitor that has run out of file descriptors, and the descriptor limit of the programs that it starts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ print(said[-1], said.count("tried") < 9)
 
 
 def test_name_server_pauses_tcp_when_descriptors_run_out() -> None:
-    """Without descriptors, the name server answers by UDP; by TCP, once there are descriptors again."""
+    """While no descriptor is free, the name server answers by UDP. It answers by TCP when descriptors are free again."""
     assert in_a_process(
         """
 import resource, socket, struct, types

@@ -42,7 +42,7 @@ def test_mounts_below_a_bind_source_stay() -> None:
     assert _detached(set(), {"/proc", "/usr", "/data"}) == ["/mnt/usb stick"]
 
 
-def test_shared_root_does_not_keep_its_children() -> None:
+def test_mounts_directly_below_a_shared_root_are_not_detached() -> None:
     entries = mountinfo.parse(MOUNTS.replace(b"/ / rw - ext4 /dev/a", b"/ / rw shared:1 - ext4 /dev/a"))
     assert [entry.path for entry in detachable(entries, set(), set())] == ["/data/docker"]
 

@@ -79,7 +79,7 @@ def test_remaining_output_is_read_for_a_slow_client() -> None:
 
 
 def test_unread_input_blocks_the_client_and_is_not_lost() -> None:
-    """The queue of standard input is bounded; a blocked client goes on when the process reads again, and no input is
+    """The queue of standard input is bounded. A blocked client continues when the process reads again, and no input is
     lost."""
     assert (
         in_a_process(
@@ -108,7 +108,7 @@ def send():
     loop.on_writable(client.fileno(), None)
     client.shutdown(socket.SHUT_WR)
 def watch(before):
-    # Nothing moves any more: the client is held up
+    # No more data is sent: the client is blocked
     global most
     if sent != before:
         loop.call_later(0.05, lambda: watch(sent))

@@ -224,7 +224,7 @@ def test_many_connections_are_served_concurrently() -> None:
 
 @pytest.mark.parametrize("reserve", [False, True])
 def test_clients_wait_while_descriptors_are_short(reserve: bool) -> None:
-    """Without descriptors, clients wait until there are some again, and the monitor goes on. The reserve is not used."""
+    """While no descriptor is free, clients wait, and the monitor continues to work. The reserve is not used."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     def client(port: int) -> None:

@@ -150,7 +150,7 @@ def test_files_that_shrink_or_vanish_do_not_break_the_stream(tmp_path):
         assert tar.extractfile("a").read() == b"y" * 10 + bytes(299_990) and tar.extractfile("z").read() == b"last"
 
 
-def test_modes_are_converted_to_gos():
+def test_modes_are_converted_to_go_file_modes():
     assert go_mode(stat.S_IFREG | 0o644) == 0o644
     assert go_mode(stat.S_IFDIR | 0o1777) == (1 << 31) | (1 << 20) | 0o777
     assert go_mode(stat.S_IFLNK | 0o777) == (1 << 27) | 0o777
@@ -189,8 +189,9 @@ def test_layer_has_changes_and_whiteouts(tmp_path):
 
 
 def test_digest_without_writing_equals_that_of_the_tar(tmp_path):
-    """The digest of a layer is known without its tar; the tar that is made later must have it. The digest below is part of
-    what is stored of images that were built: a change of the packer's bytes would make them unusable for a push."""
+    """The digest of a layer is computed without writing its tar, and a tar that is made later must have the same digest. The
+    digest below must not change: such digests are stored for images that were built. If the packer wrote other bytes, these
+    images could not be pushed any more."""
     tree = tmp_path / "tree"
     (tree / "d").mkdir(parents=True)
     (tree / "d/small").write_bytes(b"x" * 100)
@@ -223,7 +224,7 @@ def test_digest_without_writing_equals_that_of_the_tar(tmp_path):
         assert measurer.digest == "sha256:064ffdf58431b9fcb132935c4e53da6b07daf032393d311e243727d6d6de2f42"
 
 
-def test_times_after_the_latest_one_become_it(tmp_path):
+def test_times_after_the_latest_time_are_replaced_by_it(tmp_path):
     for name, at in (("old", 5), ("new", 500)):
         (tmp_path / name).write_text(name)
         os.utime(tmp_path / name, (at, at))

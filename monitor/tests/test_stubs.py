@@ -1,4 +1,4 @@
-"""Mount points that the monitor makes and removes."""
+"""Mount points that the monitor creates before the start and removes after the exit."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def test_invalid_hard_links_are_refused(target: str) -> None:
 
 def test_entry_below_a_dangling_symlink_is_refused(target: str) -> None:
     members = [member("l", LINK, linkname="no"), member("l/f")]
-    refused(target, "l: it is a symlink that leads nowhere, and cannot hold files", *members)
+    refused(target, "l: it is a dangling symlink, and cannot contain files", *members)
 
 
 def test_removed_root_is_an_error(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_extended_attributes_are_skipped_where_unsupported(target: str, monkeypa
 
 
 def test_modes_and_times_are_set(target: str) -> None:
-    """Also of directories that exist already, and whatever is made in them later."""
+    """Also for directories that exist already, and for directories in which files are created later."""
     members = [
         member("made/f", mode=0o600, mtime=1),
         member("made", DIR, mode=0o2701, mtime=2),
@@ -315,7 +315,7 @@ def owners(target: str, members: list[Member]) -> dict[str, tuple[int, int]]:
 
 @needs_root
 def test_owners_are_set(target: str) -> None:
-    """A directory with set-group-ID gives its group to what is made in it: the owner is always set there."""
+    """A directory with set-group-ID gives its group to new files, so the owner of these files is always set."""
     members = [member("g/early"), member("g", DIR, mode=0o2755, gid=5)]
     for name, kind in {"file": tarfile.REGTYPE, "dir": DIR, "link": LINK, "fifo": FIFO}.items():
         members.append(member(f"g/{name}", kind, linkname="to"))

@@ -90,7 +90,7 @@ def zstd_frames() -> list[bytes]:
 
 
 def test_zstd_streams_must_end_with_a_frame() -> None:
-    """Whatever pieces they are read in."""
+    """Also if they are read in pieces of any size."""
     frames = zstd_frames()
     whole = b"".join(frames)
     ends = {sum(map(len, frames[:count])) for count in range(len(frames) + 1)}
@@ -203,7 +203,7 @@ def test_zeros_become_holes() -> None:
 
 
 def received(*parts: bytes) -> object:
-    """What a worker makes of these messages of the daemon, which then closes its end."""
+    """What a worker receives if the daemon sends these messages and then closes its end."""
     ours, theirs = socket.socketpair()
 
     def send() -> None:

@@ -49,7 +49,7 @@ _RULES = """table ip orlop_dns {{
 
 
 class NameServer:
-    """Calls `on_ready` once, when names resolve, or when they cannot and the reason has been logged."""
+    """Calls `on_ready` once: when names resolve, or when this has failed and the reason has been logged."""
 
     def __init__(self, loop: Loop, netns: int, tables: Tables, on_ready: Callable[[], None]) -> None:
         self._loop, self._netns, self._tables, self._on_ready = loop, netns, tables, on_ready
@@ -171,7 +171,7 @@ class NameServer:
             return
         container = self._tables.container
         if container.dotted and "." not in asked.name and asked.type in (wire.A, wire.AAAA):
-            answer(wire.reply(query, asked))  # an empty answer: the client goes on with its search list
+            answer(wire.reply(query, asked))  # an empty answer: the client continues with its search list
             return
         servers = container.servers[:_SERVERS]
         if not servers or len(self._asking) >= _MOST:
@@ -187,7 +187,7 @@ class NameServer:
 
 
 class _Asking:
-    """One query that is forwarded to the upstream servers in turn, over the transport that it came by."""
+    """One query, which is forwarded to one upstream server after another, by UDP or TCP as it came from the client."""
 
     def __init__(
         self,

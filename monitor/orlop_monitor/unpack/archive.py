@@ -53,7 +53,7 @@ def _padded(source: Source, size: int, what: str) -> bytes:
 
 def _check_map(entry: Entry, segments: list[Segment]) -> None:
     """A sparse map must be ascending without overlaps, lie within the file, and describe exactly the data that follows. Only
-    files have one, as in Go: other entries have no content, so what follows would be read as the next header."""
+    files may have one, as in Go: other entries have no content, so this data would be read as the next header."""
     if entry.type not in (b"0", b"7"):
         raise UnpackError(f"damaged tar archive: {shown(entry.name)} has a sparse map, but is not a file")
     if entry.real_size < 0:
@@ -64,7 +64,7 @@ def _check_map(entry: Entry, segments: list[Segment]) -> None:
             raise UnpackError(f"damaged tar archive: the sparse map of {shown(entry.name)} is out of order")
         at = offset + length
     if sum(length for _, length in segments) != entry.size:
-        raise UnpackError(f"damaged tar archive: the sparse map of {shown(entry.name)} does not add up")
+        raise UnpackError(f"damaged tar archive: the sparse map of {shown(entry.name)} does not match its size")
 
 
 def _check_numbers(entry: Entry) -> None:

@@ -1,4 +1,4 @@
-"""Rewrites a layer's tar for a program that makes a file system image of it; the form is that of `orlop_sdk.LayerStream`.
+"""Rewrites a layer's tar for a program that makes a file system image of it, in the form that `orlop_sdk.LayerStream` has.
 
 The rules for entries are those of `extract`. Instead of a directory on disk there is a tree of `_Node`s in memory, which
 holds kinds and names but no attributes. Whiteouts are written last, because an entry of the same layer may come after its
@@ -47,8 +47,8 @@ class Normalized:
 
 
 class _Node:
-    """A file of the layer; hard links share one node. `kind` is the tar's type. Of a directory, `children` are its entries,
-    `hidden` the names of its whiteouts, and `opaque` tells of an opaque whiteout."""
+    """A file of the layer; hard links share one node. `kind` is the tar's type. For a directory, `children` are its entries,
+    `hidden` the names that its whiteouts hide, and `opaque` says whether it has an opaque whiteout."""
 
     __slots__ = ("children", "counted", "hidden", "kind", "link", "opaque", "size")
 
@@ -127,7 +127,7 @@ class _Normalizer:
         return node, real
 
     def _walk(self, path: bytes, *, create: bool) -> tuple[_Node, bytes]:
-        """Resolve a directory as in a chroot. Raises `UnpackError` when it is something else; `FileNotFoundError` when it
+        """Resolve a directory as in a chroot. Raises `UnpackError` if it is not a directory, and `FileNotFoundError` if it
         does not exist and `create` is false."""
         nodes, names = [self._root], list[bytes]()
         parts, of_links, links = deque(path.split(b"/") if path else ()), 0, 0
@@ -156,7 +156,7 @@ class _Normalizer:
                 if not create:
                     raise FileNotFoundError
                 if of_link:
-                    raise UnpackError(f"{shown(path)}: it is a symlink that leads nowhere, and cannot hold files")
+                    raise UnpackError(f"{shown(path)}: it is a dangling symlink, and cannot contain files")
                 node = self._make(nodes[-1], names, part)
             elif node.kind != _DIRECTORY:
                 raise UnpackError(f"{shown(path)}: Not a directory")
@@ -189,7 +189,7 @@ class _Normalizer:
                     raise UnpackError(f"{shown(entry.name)}: a symlink to {shown(link)!r} cannot be made")
             node = _Node(entry.type, link, self._size(entry))
         if before is not None and before is not node:
-            self._found = None  # it may have been a directory on the way to the last one
+            self._found = None  # the replaced node may be a parent of this directory
             if before.opaque:
                 parent.hide(name)
         parent.children[name] = node
@@ -202,7 +202,7 @@ class _Normalizer:
         return entry.size if entry.segments is None else entry.real_size
 
     def _linked(self, parent: _Node, name: bytes, entry: Entry) -> _Node:
-        """The target of a hard link, whose name in `entry` becomes the one without symlinks."""
+        """The target of a hard link. Its name in `entry` is replaced by the name without symlinks."""
         said = shown(entry.link)
         target = clean(entry.link)
         head, _, last = target.rpartition(b"/")
@@ -300,6 +300,6 @@ class _Normalizer:
 
 
 def normalize(source: Uncompressed, out: Output, limits: Limits, tick: Callable[[], None] = lambda: None) -> Normalized:
-    """Read all of `source` and write it to `out`. Raises `UnpackError` for an invalid archive, and what `out` raises. `tick`
-    is called often."""
+    """Read all of `source` and write it to `out`. Raises `UnpackError` for an invalid archive, and the errors of `out`.
+    `tick` is called often."""
     return _Normalizer(source, out, limits, tick).run()

@@ -51,8 +51,8 @@ def go_mode(mode: int) -> int:
 
 
 class Packer:
-    """Writes a tar stream to the descriptor `out`. `sparse`: leave out holes of files. `latest`: later times of files are
-    written as this one (seconds). `tick` is called often."""
+    """Writes a tar stream to the descriptor `out`. `sparse`: leave out holes of files. `latest` (seconds): later times of
+    files are replaced by it. `tick` is called often."""
 
     def __init__(
         self, out: int, *, sparse: bool = True, latest: int | None = None, tick: Callable[[], None] = lambda: None
@@ -124,7 +124,7 @@ class Packer:
         self._head(self._described(shown + b"/", b"5", info, _xattrs(fd)))
 
     def one(self, parent: int, name: str, shown: bytes) -> None:
-        """Pack `name` in the directory `parent`; of a directory, not its content."""
+        """Pack `name` in the directory `parent`; if it is a directory, without its content."""
         info = os.stat(name, dir_fd=parent, follow_symlinks=False)
         if stat.S_ISDIR(info.st_mode):
             fd = os.open(name, _DIRECTORY, dir_fd=parent)

@@ -1,8 +1,8 @@
-"""Runs the program that makes a layer of a tar stream (`orlop_sdk.LayerStream`), in a sandbox of its own.
+"""Runs the program that turns a tar stream into a layer (`orlop_sdk.LayerStream`), in a separate sandbox.
 
 The program is a child of the worker, and the kernel kills it when the worker dies. Its root is a tmpfs with the layer's
-directory, the only place where it can write, and read-only binds of the host's programs and libraries. It has no capability,
-no socket and the system call filter of the worker, apart from execve.
+directory, the only place where it can write, and read-only binds of the host's programs and libraries. It has no
+capabilities and no sockets. Its system call filter is that of the worker, but allows execve.
 """
 
 from __future__ import annotations
@@ -47,12 +47,13 @@ _SHOWN = 2000
 
 class Program:
     """`directory` is a descriptor of the layer's directory. `keep` is the name of a file there that gets a copy of the tar,
-    "" for none. Implements `normalize.Output`. Make it before the worker has threads and before it drops its privileges."""
+    "" for none. Implements `normalize.Output`. Create it before the worker has threads and before it drops its
+    privileges."""
 
     def __init__(self, argv: Sequence[str], directory: int, keep: str) -> None:
         self._pending = bytearray()
         self._kept = -1
-        self._started = 0  # up to where writing to disk has begun
+        self._started = 0  # bytes of the copy whose writeback to disk was started
         if keep:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
             self._kept = os.open(keep, flags, 0o600, dir_fd=directory)
@@ -143,7 +144,7 @@ class Program:
             text = os.read(self._errors, 65536)[-_SHOWN:].decode("utf-8", "backslashreplace").strip()
         except BlockingIOError:
             text = ""
-        # Not all programs say so: mkfs.erofs reports a wrong checksum of what it could not write
+        # Programs may not report a full disk: mkfs.erofs reports a wrong checksum of data that it could not write
         free = os.statvfs("/")  # the worker's root is the layer's directory
         if free.f_bavail * free.f_frsize < _FULL or os.strerror(errno.ENOSPC) in text:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -77,7 +77,7 @@ class Decompress(msgspec.Struct, frozen=True, tag=True):
 
 class Stream(msgspec.Struct, frozen=True, tag=True):
     """Normalize the tar stream of the first descriptor (see `normalize`), and run `argv` with the result as standard input,
-    in the directory of the second. `keep` is the name of a file there that gets a copy of it, "" for none."""
+    in the directory of the second. `keep` is the name of a file there that gets a copy of the result, "" for none."""
 
     argv: tuple[str, ...]
     keep: str = ""
@@ -85,9 +85,9 @@ class Stream(msgspec.Struct, frozen=True, tag=True):
 
 
 class CopyUp(msgspec.Struct, frozen=True, tag=True):
-    """Copy the content, owner and mode of the directory `path` of the root made by `mounts` into the directory of the only
-    descriptor, if that is empty. `mountpoint` is an empty directory at which the worker mounts the root, in its own mount
-    namespace."""
+    """Copy the content, owner and mode of the directory `path` into the directory of the only descriptor, if that directory
+    is empty. `path` is in the root made by `mounts`, which the worker mounts at `mountpoint`, an empty directory, in its own
+    mount namespace."""
 
     mounts: tuple[Mount, ...]
     mountpoint: str
@@ -123,9 +123,9 @@ class Bind(msgspec.Struct, frozen=True):
 
 class View(msgspec.Struct, frozen=True):
     """A container's files. With `joined`, the first descriptor is the mount namespace of the container's monitor, and `root`
-    is the path of the root there; with `mapped`, too, the second is its user namespace, whose ids the files have. Otherwise
-    `root` is where the worker mounts `mounts`. `binds` are mounted in the root. `writable`: missing mount points are
-    created. `readonly`: the root is read-only."""
+    is the path of the root in it. With `joined` and `mapped`, the second descriptor is the container's user namespace, and
+    files have the ids of that namespace. Without `joined`, `root` is where the worker mounts `mounts`. `binds` are mounted
+    in the root. `writable`: missing mount points are created. `readonly`: the root is read-only."""
 
     root: str
     mounts: tuple[Mount, ...] = ()
@@ -144,10 +144,11 @@ class StatPath(msgspec.Struct, frozen=True, tag=True):
 
 
 class Pack(msgspec.Struct, frozen=True, tag=True):
-    """Write a tar stream to the last descriptor: of `path`, under its last component; of the whole root when `path` is "";
-    or, with `layer`, of the changes listed in the file of the descriptor before. `sparse`: leave out holes (pax format 1.0,
-    which most tar programs read). `measure`: write nothing, and answer with the digest and the length of the stream; then
-    there is no descriptor to write to. `latest`: later times of files are written as this one (seconds since 1970)."""
+    """Write a tar stream to the last descriptor. It contains `path`, under its last component; if `path` is "", the whole
+    root; or, with `layer`, the changes that are listed in the file of the descriptor before. `sparse`: leave out holes (pax
+    format 1.0, which most tar programs read). `measure`: write nothing, and answer with the digest and the length of the
+    stream; then there is no descriptor to write to. `latest` (seconds since 1970): later times of files are replaced by
+    it."""
 
     view: View
     path: str = ""
@@ -206,7 +207,7 @@ class Done(msgspec.Struct, frozen=True, tag=True):
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
     """The request failed. `archive`: the archive or the request is invalid, and would fail on any machine; otherwise `errno`
-    tells what failed here. `missing`: the path does not exist in the container."""
+    is the error of this machine. `missing`: the path does not exist in the container."""
 
     message: str
     archive: bool = False

@@ -2,10 +2,10 @@
 
 There are two layers of protection. First, `tree` resolves every path by openat2 relative to the root. This makes a malicious
 archive harmless, needs no privileges (tests run it without root), and is as fast as a chroot, because parents are cached.
-Second, this module contains a bug in a decompressor, which is C code. The worker gets a mount namespace whose root is only
-the target directory (pivot_root, so that no open descriptor leads out and no host file system is kept busy), mounted nodev,
-nosuid and noexec; no sockets; only the capabilities that creating files needs; and a seccomp filter, because CAP_SYS_ADMIN
-is needed for `trusted.overlay.opaque`.
+Second, this module limits what a bug in a decompressor, which is C code, can do. The worker gets a mount namespace whose
+root is only the target directory (pivot_root, so that no open descriptor leads out and no host file system is kept busy),
+mounted nodev, nosuid and noexec; no sockets; only the capabilities that creating files needs; and a seccomp filter, because
+CAP_SYS_ADMIN is needed for `trusted.overlay.opaque`.
 """
 
 from __future__ import annotations

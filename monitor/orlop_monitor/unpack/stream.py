@@ -49,14 +49,15 @@ def sniff(head: bytes) -> str:
 
 
 def write_whole(fd: int, data: bytes | memoryview) -> None:
-    """Write all of it, however many calls that takes."""
+    """Write all of `data`, with as many calls as needed."""
     done = os.write(fd, data)
     while done < len(data):
         done += os.write(fd, data[done:])
 
 
 def write_sparse(fd: int, data: bytes | memoryview) -> None:
-    """The same, but a run of zeros becomes a hole. At the end the caller sets the file's size: it may end with a hole."""
+    """Like `write_whole`, but a run of zeros becomes a hole. At the end the caller must set the file's size, because the
+    file may end with a hole."""
     if data == _ZEROS[: len(data)]:
         os.lseek(fd, len(data), os.SEEK_CUR)
     else:

@@ -109,7 +109,7 @@ class Tree:
         try:
             os.mkdir(name, 0o755, dir_fd=above)
         except FileExistsError:
-            raise UnpackError(f"{shown(path)}: it is a symlink that leads nowhere, and cannot hold files") from None
+            raise UnpackError(f"{shown(path)}: it is a dangling symlink, and cannot contain files") from None
         finally:
             os.close(above)
         return self._open(path)

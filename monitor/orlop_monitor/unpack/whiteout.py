@@ -75,12 +75,12 @@ class _Overlay:
         try:
             return self._tree.directory(path)
         except NotADirectoryError:
-            self._replace_whiteouts(path)
+            self._replace_whiteout(path)
             return self._tree.directory(path)
 
-    def _replace_whiteouts(self, path: bytes) -> None:
-        """Replace whiteouts among the parents of `path` by opaque directories: the layer has a whiteout and then files below
-        the same name, without an entry for the directory."""
+    def _replace_whiteout(self, path: bytes) -> None:
+        """Replace the first whiteout on the way to `path` (or at it) by an opaque directory. Needed when a layer has a
+        whiteout and later files below the same name, but no entry for the directory."""
         parts = path.split(b"/")
         for index, name in enumerate(parts):
             parent = self._tree.directory(b"/".join(parts[:index]))

@@ -49,7 +49,7 @@ from .tree import Tree, clean
 __all__ = ["run"]
 
 _PROGRESS_EVERY = 0.1  # seconds; Docker's clients do not redraw more often
-_HEADERS = 4096  # bytes that the headers of an entry take in a normalized tar, at most on average
+_HEADERS = 4096  # bytes; upper limit of the average size of an entry's headers in a normalized tar
 
 
 class _Abandoned(Exception):

@@ -1,7 +1,7 @@
 """Follows the frames of a zstd stream (RFC 8878, section 3.1) while a decompressor reads it.
 
-The library returns what it has when a stream ends within a frame, without an error, and does not tell whether the last frame
-was complete. A torn archive would be taken for a whole one.
+If a stream ends within a frame, the library returns the data that it has, without an error, and does not tell whether the
+last frame was complete. So a truncated archive would be treated as complete.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class ZstdFrames:
 
     @property
     def complete(self) -> bool:
-        """Whether what was read ends with a frame."""
+        """Whether the data that was read ends at the end of a frame."""
         return self._first and not self._skip and not self._part
 
     def read(self, size: int) -> bytes:

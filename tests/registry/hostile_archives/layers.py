@@ -17,7 +17,7 @@ def layer(name: str, content: bytes, error: str | None, *below: bytes) -> None:
 
 layer("absolute name", member("/etc/orlop-hostile", b"x"), None)
 layer("climbing name", member("../../../etc/orlop-hostile", b"x"), "leads outside of the root")
-layer("through a symlink", member("a", kind=b"2", link="/etc") + member("a/orlop-hostile", b"x"), "leads nowhere")
+layer("through a symlink", member("a", kind=b"2", link="/etc") + member("a/orlop-hostile", b"x"), "dangling symlink")
 layer("hard link outside", member("a", kind=b"1", link="/etc/passwd"), "which does not exist")
 layer("hard link to itself", member("a", kind=b"1", link="a"), "cannot be made")
 layer("symlink to nothing", member("a", kind=b"2", link=""), "cannot be made")
