@@ -92,7 +92,7 @@ def test_restricted_clients_cannot_reach_private_addresses(engine_fixture: Engin
     """The daemon could reach more addresses than the client (SSRF). It sends nothing, and the audit log names the client."""
     with hostile.serving() as inside:
         port = inside.host.rpartition(":")[2]
-        what = "which is neither public nor a registry that is configured, is not allowed for role"
+        what = "which is neither public nor a configured registry, is not allowed for role"
         for policy in ("ci", "web"):
             for argv in (
                 ("pull", f"{inside.host}/app"),
@@ -124,7 +124,7 @@ def test_push_is_checked_by_role_labels_and_destination(engine_fixture: EngineFi
         assert "not allowed for role read-only" in engine_fixture.denied("read", "push", name)
         assert f"image {name} is outside the labels" in engine_fixture.denied("db", "push", name)
         for policy in ("ci", "web"):
-            assert "which is neither public nor a registry that is configured" in engine_fixture.denied(policy, "push", name)
+            assert "which is neither public nor a configured registry" in engine_fixture.denied(policy, "push", name)
             status, answer = engine_fixture.api(policy, "GET", f"/distribution/{name}/json")
             assert (status, "which is neither public" in answer["message"]) == (403, True)
         assert inside.requests == []

@@ -1,8 +1,9 @@
 """The members of an image archive that a client sent. Nothing is extracted.
 
 No name in the archive becomes a path on this host. Members are looked up in a table, and symlinks lead only to other
-members. The content of small members is in one unnamed file. A larger one, such as a layer, has a temporary file of its own,
-is hashed while it is written, and becomes a blob by a rename. The next boot removes temporary files that a crash left.
+members. The content of small members is in one unnamed file. A larger member, such as a layer, is written to its own
+temporary file and hashed at the same time; a rename makes the file a blob. The next boot removes temporary files that a
+crash left.
 """
 
 from __future__ import annotations
@@ -27,20 +28,20 @@ __all__ = ["Archive", "Member", "Source"]
 _SMALL = 64 << 10  # larger members get a file of their own
 _MAX_MEMBERS = 1 << 17
 _MAX_LINKS = 16
-_MAX_READ = 64 << 20  # total bytes of members read whole: the manifests of 4,096 images are some 40 MiB
+_MAX_READ = 64 << 20  # total bytes of the members that `read` returns: the manifests of 4,096 images have some 40 MiB
 
 
 class Source(archive.Source, Protocol):
     """A tar stream, read on a thread."""
 
     def pieces(self, size: int) -> Iterator[bytes | memoryview]:
-        """Exactly `size` bytes. Raises `UnpackError` when the stream ends before."""
+        """Yields exactly `size` bytes. Raises `UnpackError` when the stream ends earlier."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A regular file. Its content is at `offset` of the archive's unnamed file, or in the temporary file `path`."""
+    """A regular file. Its content is in the archive's unnamed file, from `offset` on, or in the temporary file `path`."""
 
     size: int
     digest: str
@@ -49,8 +50,8 @@ class Member:
 
 
 class Archive:
-    """The members of a tar archive. Owns their files; call `close`. Methods block: call them on a thread, but for `find` and
-    `need`."""
+    """The members of a tar archive. Owns their files; call `close`. Methods block, except for `find` and `need`: call
+    them on a thread."""
 
     def __init__(self, content: ContentStore) -> None:
         self._content = content
@@ -74,7 +75,7 @@ class Archive:
                 raise InvalidParameter(f"cannot read the archive: it has more than {_MAX_MEMBERS} members")
             member = None
             if entry.segments is not None or entry.type not in (b"0", b"\0", b"7"):
-                source.skip(entry.size)  # a sparse file, or no file
+                source.skip(entry.size)  # a sparse file, or not a file
             elif entry.size > _SMALL:
                 member = self._store(source, entry.size)
             else:
@@ -119,7 +120,7 @@ class Archive:
     # --- members --------------------------------------------------------------------------------------------------------
 
     def find(self, name: str) -> Member | None:
-        """The regular file with this name, following links within the archive."""
+        """The regular file with this name; links are followed within the archive. None if there is none."""
         path = _normal(name)
         for _ in range(_MAX_LINKS):
             if path in self._files:
@@ -146,8 +147,8 @@ class Archive:
         return member
 
     def read(self, name: str, limit: int) -> bytes:
-        """The content of a member, which may have at most `limit` bytes. Several names may lead to one member; every read
-        counts towards the limit of all reads."""
+        """The content of a member, which may have at most `limit` bytes. Several names may lead to one member: each read
+        adds to the total, which is limited to `_MAX_READ`."""
         member = self.need(name)
         if member.size > limit:
             raise InvalidParameter(f"cannot read the archive: {name[:200]!r} is larger than {limit} bytes")
@@ -163,7 +164,8 @@ class Archive:
             return file.read()
 
     def publish(self, member: Member) -> None:
-        """Make a member a blob of the content store, unless it is one. A lease must hold its digest."""
+        """Make a member a blob of the content store, unless the store has the blob already. A lease must hold its
+        digest."""
         if self._content.has(member.digest):
             return
         path = member.path

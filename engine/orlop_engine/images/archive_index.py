@@ -26,8 +26,9 @@ def _member(archive: Archive, part: Descriptor) -> Member | None:
 
 
 def chosen(archive: Archive, index: Index, wanted: Sequence[Platform]) -> list[Descriptor]:
-    """The manifests to load: the best for each platform, else all for Linux that the archive has, that for this host last.
-    `NotFound` if there is none for a platform, or without one for this host in an archive that has none at all."""
+    """The manifests to load: the best one for each platform in `wanted`. If `wanted` is empty: all manifests for Linux
+    that are in the archive, with the one for this host last. `NotFound` if there is no manifest for a wanted platform; or,
+    with an empty `wanted`, if the archive contains no manifest for Linux and the index lists none for this host."""
     if wanted:
         return list({entry.digest: entry for entry in (manifests.choose(index, platform) for platform in wanted)}.values())
     present = [entry for entry in index.manifests if _is_loadable(entry) and _member(archive, entry)]
@@ -41,13 +42,14 @@ def chosen(archive: Archive, index: Index, wanted: Sequence[Platform]) -> list[D
 
 
 def _is_loadable(entry: Descriptor) -> bool:
-    """Whether the entry is an image for Linux: images for other systems can only be left in the archive."""
+    """Whether the entry is an image for Linux. Images for other systems are not loaded."""
     system = entry.platform.os.lower() if entry.platform else ""
     return entry.media_type in IMAGE_MANIFESTS and not manifests.is_attestation(entry) and system in ("linux", "")
 
 
 def attachments(archive: Archive, index: Index, manifest: str) -> tuple[Member, ...]:
-    """The attestations about a manifest that the archive has, with their content. One that is incomplete is left out."""
+    """The archive's attestations about a manifest: the members with their manifests and contents. An attestation that is
+    not complete in the archive is skipped."""
     found: list[Member] = []
     for entry in index.manifests:
         if not manifests.is_attestation(entry) or (entry.annotations or {}).get(ATTESTATION_OF) != manifest:

@@ -1,8 +1,9 @@
-"""The files of an image archive as `docker save` writes it: an OCI image layout (image-spec image-layout.md), with Docker's
-`manifest.json` and `repositories` beside it, so that older engines can load it too. Sans-IO.
+"""The files of an image archive as `docker save` writes it: an OCI image layout (image-spec image-layout.md), and also
+Docker's `manifest.json` and `repositories`, so that older engines can load the archive. Sans-IO.
 
 Members are sorted and have fixed times and owners, so the same images give the same bytes every time. A blob that several
-images share is written once. Of an index, those parts are written that are here; `manifest.json` has one of its images.
+images share is written once. Of an index, only those parts are written that are stored on this host; `manifest.json`
+lists one of its images.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _NAME, _REF_NAME = "io.containerd.image.name", "org.opencontainers.image.ref.nam
 
 @dataclass(frozen=True, slots=True)
 class SavedImage:
-    """An image with the tags under which it is saved; none for one that was named by its ID."""
+    """An image with the tags under which it is saved. `tags` is empty if the request named the image by its ID."""
 
     outgoing: Outgoing
     tags: tuple[Reference, ...]
@@ -46,7 +47,7 @@ class SavedImage:
 
 @dataclass(frozen=True, slots=True)
 class SavedIndex:
-    """An index with its tags. `outgoing` is the image for engines that know one platform of a name."""
+    """An index with its tags. `outgoing` is the image for engines where a name means an image of a single platform."""
 
     outgoing: Outgoing
     index: OutgoingIndex
@@ -66,7 +67,8 @@ Saved = SavedImage | SavedIndex
 
 @dataclass(frozen=True, slots=True)
 class LayerContent:
-    """The place of a layer's blob in the archive, or of a document's, which is filled with exactly `size` bytes."""
+    """Stands for the content of a blob (a layer or a document), exactly `size` bytes, which are read when the archive is
+    sent."""
 
     layer: Layer
     size: int
@@ -99,7 +101,7 @@ def blob_path(digest: str) -> str:
 
 
 def parts(images: Sequence[Saved]) -> Iterator[bytes | LayerContent]:
-    """The archive from its first byte to its last: bytes, and the layers between them."""
+    """The archive from its first byte to its last: bytes, and between them the blobs whose content must be inserted."""
     yield from _archive(dict(itertools.chain(_blobs(images), _documents(images))))
 
 
@@ -110,8 +112,9 @@ def layout_parts(
     annotations: Mapping[str, str],
     docker: tuple[str, Sequence[str]] | None,
 ) -> Iterator[bytes | LayerContent]:
-    """The archive of one manifest or index that others have made (`building`), under some names: `blobs` are the root and
-    all that it names. `docker`: the configuration and the layers for `manifest.json`, if there shall be one."""
+    """The archive of one manifest or index (`root`) that `building` has made, with these names. `blobs` are all blobs
+    that the root refers to. `docker`: the configuration and the layers for `manifest.json`; None to write no
+    `manifest.json`."""
     members: dict[str, bytes | LayerContent] = {blob_path(blob.digest): blob_content(blob) for blob in (root, *blobs)}
     named = [{**annotations, _NAME: str(name), _REF_NAME: name.tag} for name in names] or [dict(annotations)]
     entries = [_Descriptor(root.media_type, root.digest, root.size, entry or None) for entry in named]
@@ -125,7 +128,7 @@ def layout_parts(
 
 
 def blob_content(blob: Descriptor) -> LayerContent:
-    """The place of a blob of the content store."""
+    """The `LayerContent` for a blob of the content store."""
     return LayerContent(Layer(blob.digest, blob.media_type, blob.size, "", "", 0), blob.size)
 
 
@@ -174,7 +177,7 @@ def _documents(images: Sequence[Saved]) -> Iterator[tuple[str, bytes]]:
 
 
 def _index_entries(saved: Saved) -> Iterator[_Descriptor]:
-    """One for each tag; containerd, podman and skopeo take the names from here."""
+    """The entries of `index.json`: one for each tag. containerd, podman and skopeo take the names from these."""
     manifest = saved.descriptor
     for tag in saved.tags:
         yield _descriptor(manifest, {_NAME: str(tag), _REF_NAME: tag.tag})
@@ -193,7 +196,7 @@ def _entry(saved: Saved) -> _Entry:
 
 
 def _repositories(images: Sequence[Saved]) -> dict[str, dict[str, str]]:
-    """By repository and tag the top layer, as engines before Docker 1.10 read it. An image without layers has no entry."""
+    """Repository -> tag -> top layer, for engines before Docker 1.10. An image without layers has no entry."""
     found: dict[str, dict[str, str]] = {}
     for saved in images:
         for tag in saved.tags if saved.outgoing.layers else ():

@@ -1,8 +1,9 @@
-"""`POST /images/load`: images from an archive in Docker's format (`manifest.json`) or an OCI image layout (image-layout.md).
+"""`POST /images/load`: load images from an archive in Docker's format (`manifest.json`) or from an OCI image layout
+(image-layout.md).
 
-Crash-safe like a pull: stores blobs, then layers, then the row. The archive is not trusted: layers must have the diffIDs of
-the configuration, and blobs of a layout must match their digests. A layer that an image of this engine has is not compared,
-if the client may use that image.
+Crash-safe like a pull: stores blobs, then layers, then the row. The archive is not trusted: layers must have the diffIDs
+of the configuration, and blobs of a layout must match their digests. A layer is not checked if the client may use an
+image that has this layer already.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ def _tag(text: str) -> Reference:
 
 
 def _check_count(count: int, what: str) -> None:
-    """Limits the count: the archive is untrusted, and everything it names is committed, reported and shown."""
+    """Limit the count of images and names: the archive is not trusted, and all of them are committed, reported and
+    listed."""
     if count > MAX_ENTRIES:
         raise InvalidParameter(f"cannot read the archive: it contains {count} {what}, at most {MAX_ENTRIES} are allowed")
 
@@ -107,10 +109,11 @@ class Loader:
     async def load(
         self, body: AsyncIterable[bytes], wanted: Sequence[Platform], quiet: bool, report: Report
     ) -> list[tuple[Image, tuple[Reference, ...]]]:
-        """Load the images of an archive: all, or those for one of the platforms `wanted`. Reports each as Docker does."""
+        """Load the images of an archive: all of them, or those for the platforms in `wanted`. Reports each image as
+        Docker does."""
         archive = await receive(self._image_store.content, self._zygote, body, self._decompress)
         try:
-            # One lease for all: the archive's files become blobs, and images may share them
+            # One lease for all images, because they may share blobs
             with self._image_store.leases.hold() as lease:
                 return await self._all(archive, lease, wanted, quiet, report)
         except BaseException:
@@ -130,7 +133,7 @@ class Loader:
             image = await self._one(archive, found, lease, (lambda _: None) if quiet else report, report)
             loaded.append((image, found.names))
             for name in found.names:
-                if name not in told or found.index is None:  # once for all platforms
+                if name not in told or found.index is None:  # reported once for all platforms of a name
                     report(Record(stream=f"Loaded image: {name.familiar}\n"))
                 told.add(name)
             if not found.names:
@@ -138,8 +141,8 @@ class Loader:
         return loaded
 
     def _find(self, archive: Archive, wanted: Sequence[Platform]) -> list[_Found]:
-        """The images of an archive. Checks all of them before the first is created. Runs on a thread, as there may be some
-        thousand images."""
+        """The images of an archive. All are checked before the first one is created. Runs on a thread, because there may
+        be some thousand images."""
         try:
             if archive.find("manifest.json") is not None:
                 return self._listed(archive, wanted)
@@ -150,8 +153,8 @@ class Loader:
         raise InvalidParameter("invalid archive: does not contain a manifest.json")
 
     def _listed(self, archive: Archive, wanted: Sequence[Platform]) -> list[_Found]:
-        """The images of Docker's manifest.json. It has one image of a name: those of all platforms are taken from an OCI
-        layout beside it."""
+        """The images in Docker's manifest.json. It lists only one image for a name; if the archive also contains an OCI
+        layout, the images of the other platforms are taken from there."""
         table = msgspec.json.decode(archive.read("manifest.json", MAX_MANIFEST), type=list[_Entry] | None) or []
         _check_count(len(table), "images")
         _check_count(sum(len(entry.repo_tags or ()) for entry in table), "names")
@@ -176,9 +179,9 @@ class Loader:
         return msgspec.json.decode(archive.read("index.json", MAX_MANIFEST), type=_Layout).manifests or []
 
     def _beside(self, archive: Archive, wanted: Sequence[Platform]) -> tuple[dict[str, bytes], list[_Found]]:
-        """What an OCI layout beside a `manifest.json` adds: manifests by the digest of their configuration, so that images
-        can be saved and pushed again with the same manifest, and the images of indexes. Older versions of Docker ignore it:
-        one that cannot be used is no error."""
+        """What an OCI layout adds to the archive's `manifest.json`: manifests by the digest of their configuration, so
+        that images can be saved and pushed again with the same manifest; and the images of indexes. A layout that cannot
+        be used is no error, because older versions of Docker ignore it."""
         kept: dict[str, bytes] = {}
         found: list[_Found] = []
         if archive.find("index.json") is None:
@@ -217,7 +220,7 @@ class Loader:
         found = manifests.parse(entry.media_type, data)
         notes = entry.annotations or {}
         text = notes.get(_NAME) or notes.get(_REF_NAME, "")
-        # Under the second name, a bare "latest" is a tag without a repository, so no name at all
+        # The value of `_REF_NAME` may be only a tag, such as "latest": without a repository it is no name
         names = (_tag(text),) if ":" in text or "/" in text else ()
         if isinstance(found, Manifest):
             yield self._image(archive, found, wanted, _Found(b"", (), names, (data,)))
@@ -299,7 +302,7 @@ class Loader:
         lease: Lease,
         progress: Report,
     ) -> tuple[Layer, ...]:
-        """Store and unpack the layers: at the same time, if the storage driver can."""
+        """Store and unpack the layers; several at the same time, if the storage driver supports that."""
         store = self._image_store
         layers: dict[int, Layer] = {}
         waiting: list[Callable[[], Awaitable[None]]] = []
@@ -326,7 +329,7 @@ class Loader:
         return tuple(layers[number] for number in range(len(chain_ids)))
 
     def _check_space(self, found: _Found, chain_ids: Sequence[str]) -> None:
-        """Runs on a thread. The archive itself is stored already."""
+        """Raise if the unpacked layers cannot fit on the disk; the archive itself is stored already. Runs on a thread."""
         built = self._image_store.layers.built
         layers = zip(found.layers, chain_ids, strict=True)
         unpacked = sum(member.size for (member, _), chain_id in layers if chain_id not in built)

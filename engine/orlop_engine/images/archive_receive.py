@@ -1,5 +1,5 @@
-"""Receives an image archive: the tar is read while it arrives, on a thread. A compressed archive is first decompressed to an
-unnamed file by a sandboxed worker, so that the daemon runs no decompressor on a client's data.
+"""Receives an image archive. A thread reads the tar while it arrives. If the archive is compressed, a sandboxed worker
+first decompresses it into an unnamed file, so that the daemon runs no decompressor on a client's data.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Decompress(Protocol):
 
 
 async def receive(content: ContentStore, zygote: Any, body: AsyncIterable[bytes], decompress: Decompress) -> Archive:
-    """The archive that a client sends, compressed or not. `InvalidParameter` if it is not an archive. Reads the body to
-    its end even then: a client that still sends might not see the answer."""
+    """Read the archive that a client sends, compressed or not. Raises `InvalidParameter` if it is not an archive. The
+    body is always read to its end, because a client that is still sending might not see the answer."""
     async with aclosing(_batches(body)) as batches:
         first = await anext(batches, b"")
         if not sniff(first[:_MAGIC]):
@@ -55,7 +55,7 @@ def _check_space(content: ContentStore, _: int) -> None:
 
 
 async def _read_ahead(content: ContentStore, batches: AsyncIterable[bytes], first: bytes) -> Archive:
-    """Receive the next pieces while a thread hashes and writes the last."""
+    """Receive the next pieces while a thread hashes and writes the previous ones."""
     found: Archive | None = None
     failure: Exception | None = None
     sender, receiver = trio.open_memory_channel[bytes | Exception](_AHEAD)
@@ -78,7 +78,7 @@ async def _pump(batches: AsyncIterable[bytes], channel: trio.MemorySendChannel[b
             async for batch in batches:
                 await channel.send(batch)
         except Exception as error:
-            await channel.send(error)  # such as a body that broke off; raised to the reader
+            await channel.send(error)  # for example the client disconnected; the reader raises it
 
 
 async def _read(content: ContentStore, source: _Stream | _File) -> Archive:
@@ -98,7 +98,7 @@ async def _read(content: ContentStore, source: _Stream | _File) -> Archive:
 
 
 async def _batches(body: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
-    """The body in pieces of about a MiB, because each costs a change of threads."""
+    """The body in pieces of about a MiB, because each piece is passed to another thread."""
     pending: list[bytes] = []
     waiting = 0
     async for piece in body:
@@ -118,7 +118,7 @@ async def _joined(first: bytes, rest: AsyncIterable[bytes]) -> AsyncIterator[byt
 
 
 class _Stream:
-    """The body as a `Source`. The thread waits for the event loop when it needs more."""
+    """The body as a `Source`. The reading thread asks the event loop for more data, and waits."""
 
     def __init__(self, channel: trio.MemoryReceiveChannel[bytes | Exception], first: bytes) -> None:
         self._channel = channel

@@ -1,8 +1,8 @@
 """`GET /images/get`: images as one archive, streamed from the content store without a temporary copy.
 
-Everything that can fail for the request's sake (unknown names, platforms, permissions) fails before the first byte. A lease
-holds the blobs until the archive is closed, so that removals and prunes cannot take them away. Each layer is hashed while it
-is sent: if its content is damaged, the stream is broken off before the layer's end, and the blob is quarantined.
+All errors of the request (unknown names, platforms, missing permissions) are raised before the first byte is sent. A
+lease holds the blobs until the archive is closed, so that removals and prunes do not delete them. Each layer is hashed
+while it is sent: if its content is damaged, the stream is aborted before the layer's end, and the blob is quarantined.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ _PIECE = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class SaveRequest:
-    """`names` as the client wrote them. Each must have all of `platforms`, if there are any. Without `platforms`, a name of
-    several platforms is saved with its index and all platforms that are here; with one, its image alone."""
+    """`names` are as the client wrote them. Each name must have an image for each of `platforms`. Without `platforms`, a
+    name of several platforms is saved with its index and all images that are stored; with one platform, only the image is
+    saved."""
 
     names: tuple[str, ...]
     platforms: tuple[Platform, ...] = ()
@@ -47,8 +48,8 @@ class SaveRequest:
 
 @dataclass(slots=True)
 class _Selected:
-    """`images` of different platforms, with the digest of the index that they are saved with; "" for a single image. The
-    first is the one for engines that know one platform of a name."""
+    """`images` are of different platforms; `index` is the digest of the index that they are saved with, "" for a single
+    image. The first image is the one for engines where a name means an image of a single platform."""
 
     images: list[Image]
     index: str
@@ -56,8 +57,9 @@ class _Selected:
 
 
 async def _select(catalog: Catalog, names: Iterable[str], request: SaveRequest) -> list[_Selected]:
-    """The images and their tags, in the order in which they are named first (rules: moby's tarexport `parseNames`). A name
-    without a tag means all its tags, an ID means the image without tags. `NotFound` with Docker's messages."""
+    """The images and their tags, in the order in which they are named first (rules: moby's tarexport `parseNames`). A
+    name without a tag means all tags of the repository; an ID means the image without tags. Raises `NotFound` with
+    Docker's messages."""
     found: dict[tuple[str, ...], _Selected] = {}
 
     def add(image: Image, name: Reference | None = None) -> None:
@@ -109,8 +111,8 @@ def _by_id(catalog: Catalog, text: str) -> Image:
 
 
 async def _tags(catalog: Catalog, repository: Reference) -> list[Reference]:
-    """The references of a repository, sorted. All exist when this returns: the last step drops those that
-    are gone, and has no checkpoint."""
+    """The references of a repository, sorted. All of them exist when this function returns: its last step omits
+    references that were removed meanwhile, and awaits nothing."""
     pace, found = Pace(), []
     for reference in list(catalog.references):
         if reference.path == repository.path and reference.domain == repository.domain:
@@ -127,15 +129,15 @@ def _check(selected: Sequence[_Selected], request: SaveRequest) -> None:
 
 
 async def open_archive(image_store: ImageStore, request: SaveRequest, saved: Callable[[Image], None]) -> ImageArchive:
-    """Choose the images and hold them. `saved` is called for each when all of it has been sent. The caller closes the
-    archive."""
+    """Choose the images and hold them. `saved` is called for each image once it has been sent completely. The caller
+    closes the archive."""
     selected = await _select(image_store.catalog, request.names, request)
     _check(selected, request)
     return await _opened(image_store, selected, saved)
 
 
 def open_archive_of_parts(image_store: ImageStore, parts: Iterator[bytes | LayerContent]) -> ImageArchive:
-    """An archive of blobs that the caller holds until it is closed."""
+    """An archive of `parts`. The caller holds their blobs until the archive is closed."""
     return ImageArchive(image_store, [], parts, AsyncExitStack(), lambda _: None)
 
 
@@ -151,7 +153,8 @@ async def _opened(image_store: ImageStore, selected: Sequence[_Selected], saved:
 
 
 async def _described(content: ContentStore, selected: _Selected) -> Saved:
-    """The index as it was received, byte for byte; a new one if an image is not stored as the received one lists it."""
+    """The image or index to write. An index is written as it was received, byte for byte; but if the stored blobs of an
+    image are not those that the index lists, a new index is made."""
     images, index = selected.images, None
     if selected.index:
         index = await trio.to_thread.run_sync(describe_index, content, selected.index, images)
@@ -177,10 +180,10 @@ async def _hold(image_store: ImageStore, images: Sequence[Image], lease: Lease) 
 
 
 class ImageArchive:
-    """The archive's bytes, in pieces of at most a MiB. Iterate over it once. `aclose` releases the images; it may be called
-    at any time, and more than once.
+    """Iterating over it (once) yields the archive's bytes, in pieces of at most a MiB. `aclose` releases the images; it
+    may be called at any time, and more than once.
 
-    Not an async generator: one that was never started does nothing when it is closed."""
+    This is not an async generator, because closing a generator that was never started runs none of its code."""
 
     def __init__(
         self,
@@ -232,11 +235,11 @@ class ImageArchive:
             finally:
                 await self._resources.aclose()
             if any(self._image_store.catalog.images.get(image.id) is None for image in self._images):
-                await self._image_store.collect()  # removed meanwhile: only the lease kept its content
+                await self._image_store.collect()  # an image was removed meanwhile: only the lease kept its content
 
 
 class _LayerReader:
-    """Reads a layer and compares it with its digest. The last piece is returned only if the whole layer is right."""
+    """Reads a layer and checks its digest. The last piece is returned only if the digest of the whole layer is right."""
 
     def __init__(self, image_store: ImageStore, content: LayerContent, resources: AsyncExitStack, fd: int) -> None:
         self._image_store, self._content = image_store, content
@@ -251,7 +254,7 @@ class _LayerReader:
             return cls(image_store, content, resources.pop_all(), fd)
 
     async def read(self) -> bytes:
-        """The next piece; b"" at the end, when the layer is closed. `DamagedBlob` if the content is wrong."""
+        """The next piece. At the end, close the layer and return b"". Raises `DamagedBlob` if the content is wrong."""
         if not self._left:
             await self.aclose()
             return b""
@@ -262,7 +265,7 @@ class _LayerReader:
         return piece
 
     def _next(self) -> bytes:
-        """On a thread. b"" if the layer is too short, too long or wrong."""
+        """Runs on a thread. Returns b"" if the layer is too short, too long or has the wrong digest."""
         wanted, found = min(self._left, _PIECE), []
         while wanted and (data := os.read(self._fd, wanted)):
             found.append(data)

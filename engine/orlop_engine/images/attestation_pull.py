@@ -1,7 +1,7 @@
-"""Downloads the attestations about a pulled image, which its index lists beside the image's manifest.
+"""Downloads the attestations about a pulled image. The image's index lists them next to the image's manifest.
 
-They are documents about the image, not part of it: one that is missing, damaged or too large is left out and logged, and the
-pull goes on.
+Attestations are documents about the image, not part of it: if one is missing, damaged or too large, this is logged, and
+the pull continues without it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = logging.getLogger("orlop.images")
 
 _MOST = 16
 _MAX_BYTES = 64 << 20
-"""Of the content of all attestations about one image. A bill of materials has some MiB."""
+"""The limit for all attestations about one image together. A bill of materials has some MiB."""
 
 
 def _quiet(_: Record) -> None:
@@ -52,14 +52,16 @@ async def fetch(
     *,
     owner: str,
 ) -> tuple[str, ...]:
-    """Download attestations into the content store. Returns the digests of their blobs, which the lease holds. With `owner`
-    (see `Downloads.fetch`), blobs that exist already are downloaded again: an index may list any digest, and the client of
-    the pull can read all attestations of its image. It must not get content of other clients by naming a digest."""
+    """Download attestations into the content store. Returns the digests of their blobs, which the lease holds. With
+    `owner` (see `Downloads.fetch`), blobs are downloaded even if they exist already: an index may list any digest, and
+    the client can read all attestations of the image that it pulled. Otherwise a client could read other clients' content
+    by listing its digest."""
     found: dict[str, None] = {}
     left, failed = _MAX_BYTES, False
     for entry in wanted[:_MOST]:
         try:
-            with image_store.leases.hold() as own:  # so that of an incomplete attestation nothing stays
+            # A lease of its own: the blobs of an incomplete attestation are not kept
+            with image_store.leases.hold() as own:
                 size = await _one(image_store, downloads, sources, entry, own, left, owner)
                 lease.blobs.update(own.blobs)
         except (OrlopError, OSError) as error:
@@ -82,7 +84,7 @@ async def _one(
     left: int,
     owner: str,
 ) -> int:
-    """Returns the bytes of the attestation. The lease holds all of it."""
+    """Download one attestation; the lease holds its blobs. Returns its size in bytes."""
     content = image_store.content
     await image_store.hold(lease, blob=entry.digest)
     if content.has(entry.digest) and not owner:

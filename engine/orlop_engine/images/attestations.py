@@ -1,7 +1,7 @@
 """Attestations of an image: in-toto statements (provenance, a bill of materials) that came with its index.
 
-The manifests and statements are kept as blobs, `ImageRecord.attachments`. They come from a registry or an archive and are
-not trusted: sizes are limited, and what cannot be read is left out.
+The manifests and statements are kept as blobs, whose digests are in `ImageRecord.attachments`. They come from a registry
+or an archive and are not trusted: sizes are limited, and attestations that cannot be read are skipped.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MAX_STATEMENT = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Attestation:
-    """`statement` is the JSON as it came; None if it was not asked for."""
+    """`statement` is the JSON as it was received; None if the caller did not ask for it."""
 
     descriptor: Descriptor
     predicate_type: str
@@ -40,14 +40,16 @@ class Attestation:
 
 
 class _Manifest(msgspec.Struct):
-    """Layers of an attestation are documents, not file systems, so it is no manifest of an image."""
+    """The manifest of an attestation. Its layers are documents, not file systems, so `manifests.parse` would refuse
+    it."""
 
     config: Descriptor | None = None
     layers: list[Descriptor] = []
 
 
 def parts_of(manifest: bytes) -> tuple[Descriptor, ...]:
-    """What an attestation's manifest names: its configuration and its statements. `DriverError` if it is not one."""
+    """The descriptors in an attestation's manifest: its configuration and its statements. Raises `DriverError` if the
+    manifest cannot be read."""
     try:
         found = msgspec.json.decode(manifest, type=_Manifest)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
@@ -60,7 +62,8 @@ def parts_of(manifest: bytes) -> tuple[Descriptor, ...]:
 
 
 def attestations(content: ContentStore, image: Image, types: Collection[str], *, statements: bool) -> list[Attestation]:
-    """The attestations of these predicate types, or all. Reads blobs, so it runs on a thread."""
+    """The attestations of these predicate types; all attestations if `types` is empty. Reads blobs: call it on a
+    thread."""
     found: list[Attestation] = []
     for digest in image.record.attachments:
         for part in _statements_of(content, digest):
@@ -87,7 +90,7 @@ def _statements_of(content: ContentStore, digest: str) -> list[Descriptor]:
 def _statement(content: ContentStore, part: Descriptor) -> msgspec.Raw | None:
     try:
         data = content.read(part.digest, _MAX_STATEMENT)
-        msgspec.json.decode(data)  # what is passed on must be JSON
+        msgspec.json.decode(data)  # the raw text becomes part of a JSON answer
     except (OrlopError, msgspec.MsgspecError, RecursionError) as error:
         log.warning("cannot read attestation %s: %s", part.digest, error)
         return None

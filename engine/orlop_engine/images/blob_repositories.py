@@ -1,9 +1,10 @@
-"""The repositories in which a blob is known to be, because it was pulled from or pushed to them: a push can mount it from
-there instead of uploading it again.
+"""The repositories that are known to have a blob, because it was pulled from them or pushed to them. A push can ask the
+registry to mount the blob from such a repository, instead of uploading it again.
 
-Rows of the table `meta`: `blob-repositories:<digest>`, at most `_REPOSITORIES` names, the newest last. A row is removed with
-its blob, so their number is bounded by the content store. They are hints: a damaged row is dropped, a row that cannot be
-written is no error, and a registry that no longer has the blob starts an upload instead.
+Stored in rows of the table `meta`: `blob-repositories:<digest>` contains at most `_REPOSITORIES` names, the newest last.
+A row is removed together with its blob, so there are never more rows than blobs. The rows are only hints: a damaged row
+is dropped, a row that cannot be written is no error, and if the registry no longer has the blob there, the blob is
+uploaded.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class BlobRepositories:
         await self.forget(dropped)
 
     async def add(self, repository: Reference, digests: Iterable[str]) -> None:
-        """The repository has these blobs."""
+        """Record that the repository has these blobs."""
         puts = []
         for digest in filter(self._content.has, dict.fromkeys(digests)):
             before = self._known.get(digest, ())
@@ -63,7 +64,7 @@ class BlobRepositories:
         await self._commit(puts)
 
     async def forget(self, digests: Sequence[str]) -> None:
-        """These blobs are no longer on this host."""
+        """Drop the rows of blobs that are no longer on this host."""
         deletes = [Delete(_TABLE, _KEY + digest) for digest in digests]
         for digest in digests:
             self._known.pop(digest, None)
@@ -75,11 +76,11 @@ class BlobRepositories:
                 await self._store.commit(operations)
 
     def of(self, digest: str) -> tuple[str, ...]:
-        """The full names of repositories that have the blob, the newest last."""
+        """The full names of the repositories that are known to have the blob, the newest last."""
         return self._known.get(digest, ())
 
     def candidates(self, digest: str, target: Reference) -> list[str]:
-        """Repositories of the target's registry from which it may mount the blob: their paths, the newest first."""
+        """The paths of repositories, at the target's registry, from which the blob may be mounted; the newest first."""
         domain = f"{target.domain}/"
         names = [name for name in reversed(self._known.get(digest, ())) if name.startswith(domain) and name != target.name]
         return [name.removeprefix(domain) for name in names[:_CANDIDATES]]

@@ -33,13 +33,13 @@ def _drop(index: dict[str, dict[str, T]], key: str, id: str) -> None:
 
 
 class Catalog:
-    """Images by ID, references by their full form. A reference has a tag or a digest, never both. It means one image, or one
-    for each of several platforms."""
+    """Images by ID, references by their full form. A reference has a tag or a digest, never both. It means one image, or
+    several images of different platforms."""
 
     def __init__(self) -> None:
         self.images: dict[str, Image] = {}
         self.references: dict[Reference, str] = {}
-        """The image that each name means, unless a platform is asked for: the best one for this host."""
+        """The image that each name means if no platform is asked for: the best image for this host."""
         self.targets: dict[Reference, NameRecord] = {}
         """Names that mean images of several platforms, or that come from an index. `owner` is not kept here."""
         self.owners: dict[Reference, str] = {}
@@ -81,8 +81,8 @@ class Catalog:
             _drop(self._children, image.parent, image.id)
 
     def point(self, reference: Reference, *images: str, owner: str = "", index: str = "") -> None:
-        """Make a reference mean these images, of different platforms, instead of what it meant. The first one: see
-        `newest`."""
+        """Make a reference mean these images, which are of different platforms, and no other image. For the meaning of
+        the first image, see `newest`."""
         if reference in self.references:
             self.drop(reference)
         self.changes += 1
@@ -118,23 +118,23 @@ class Catalog:
         return (id,) if id is not None else ()
 
     def meaning(self, reference: Reference) -> NameRecord | None:
-        """What a name means, with its owner."""
+        """The images, index and owner of a name; None if there is no such name."""
         if reference not in self.references:
             return None
         target = self.targets.get(reference) or NameRecord((self.references[reference],))
         return NameRecord(target.images, target.index, self.owners.get(reference, ""))
 
     def newest(self, reference: Reference) -> str:
-        """What the name means to clients that know one platform per name: for a tag the image that was added last, for a
-        digest the one that was added first."""
+        """The image that the name means to clients that know one platform per name: for a tag, the image that was added
+        last; for a digest, the image that was added first."""
         return self.members(reference)[0]
 
     def shares_names(self, id: str) -> bool:
-        """Whether some name of the image means images of other platforms, too."""
+        """Whether a name of the image also means images of other platforms."""
         return id in self._several
 
     def _for_host(self, images: Sequence[str]) -> str:
-        """The best image for this host; the newest if none is for it."""
+        """The best image for this host; the newest if no image is for this host."""
         from .platforms import acceptable_here  # not needed at boot, unless a name has several platforms
 
         wanted = acceptable_here()
@@ -146,7 +146,7 @@ class Catalog:
         return min(images, key=place)
 
     def tags(self, repository: Reference) -> list[Reference]:
-        """The references with a tag that have the repository of this one, sorted."""
+        """The references with a tag in this repository, sorted."""
         wanted = (repository.domain, repository.path)
         return sorted(name for name in self.references if name.tag and (name.domain, name.path) == wanted)
 
@@ -168,7 +168,7 @@ class Catalog:
         return next(iter(holders.values())) if holders else None
 
     def layers(self, chain_id: str, policy: ImagePolicy) -> Iterator[Layer]:
-        """The layer as it is in each image that the client may use: they may have different blobs of it."""
+        """The layer's entries in the images that the client may use. The images may have different blobs of the layer."""
         for id, layer in self._layers.get(chain_id, {}).items():
             if policy.may_use(self.images[id]):
                 yield layer
@@ -178,7 +178,7 @@ class Catalog:
         return [self.images[id] for id in self._layers.get(chain_id, ())]
 
     def is_shared(self, chain_id: str, own: Collection[str]) -> bool:
-        """Whether other images than these have the layer."""
+        """Whether images other than `own` have the layer."""
         holders = self._layers.get(chain_id, {})
         return len(holders) > sum(id in holders for id in own)
 
@@ -202,15 +202,15 @@ class Catalog:
         return self.images[found[0]]
 
     def find(self, text: str, *, newest: bool = False) -> Image | None:
-        """An image by ID, reference or unique ID prefix, in this order. `InvalidParameter` if the text can be none of them.
-        `newest`: see there."""
+        """An image by ID, reference or unique ID prefix, in this order. `InvalidParameter` if the text can be none of
+        them. `newest`: use the image that the method `newest` returns."""
         reference = self.reference(text)
         if reference is not None:
             return self.images[self.newest(reference) if newest else self.references[reference]]
         return self.images.get(whole) if (whole := image_id(text)) is not None else self.by_prefix(text)
 
     def reference(self, text: str) -> Reference | None:
-        """The name that the text means; None if it means an image by ID, or nothing."""
+        """The existing reference that the text means; None if the text is an ID, or no such reference exists."""
         if image_id(text) is not None:
             return None
         try:
@@ -225,7 +225,8 @@ class Catalog:
         return reference if reference in self.references else None
 
     def resolve(self, text: str, platform: Platform | None = None, *, newest: bool = False) -> Image:
-        """Like `find`, and `NotFound` if there is none. With a platform: the image of exactly this platform."""
+        """Like `find`, but raises `NotFound` if there is no image. With a platform: the image of exactly this
+        platform."""
         image = self.find(text, newest=newest)
         if image is None:
             name = text if image_id(text) else parse(text).with_default_tag().familiar

@@ -170,7 +170,8 @@ class _Builder:
 
     def entrypoint(self, text: str) -> None:
         self._other["entrypoint"] = self._command(text)
-        self._other.setdefault("cmd", None)  # the base image's CMD was for its own entrypoint; CMD in `changes` is kept
+        # The base image's CMD belongs to its own entrypoint; a CMD in `changes` is kept
+        self._other.setdefault("cmd", None)
 
     def env(self, text: str) -> None:
         self._env.update(self._expanded("ENV", text))
@@ -232,7 +233,7 @@ _RULES: dict[str, Callable[[_Builder, str], None]] = {
 
 
 def _lines(changes: Iterable[str]) -> Iterator[str]:
-    """The instructions, one per line: without comments and empty lines; a trailing backslash continues a line."""
+    """The instructions, one for each line, without comments and empty lines. A trailing backslash continues a line."""
     begun = ""
     for line in "\n".join(changes).split("\n"):
         if not line.strip() or line.lstrip().startswith("#"):

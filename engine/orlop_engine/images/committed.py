@@ -1,4 +1,5 @@
-"""`docker commit`: an image with the layers of the container's image, one layer of its changes, and a configuration."""
+"""`docker commit`: make an image from the layers of the container's image, a layer with the container's changes, and a
+configuration."""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
-"""Compresses a layer that is stored as a plain tar, before its first push: once, streaming, on threads.
+"""Compresses a layer that is stored as a plain tar, before its first push: only once, in a stream, and on threads.
 
-Registries and clients expect compressed layers. The compressed blob takes the plain one's place in every image that has the
-layer, so the next push finds it, also after a restart. Crash-safe like a pull: first the blob is durable, then one commit
-names it; what is left over is collected. The same tar gives the same blob: nothing but the content goes into it.
+Registries and clients expect compressed layers. The compressed blob replaces the plain blob in every image that has the
+layer, so the next push finds it, also after a restart. Crash-safe like a pull: the blob is made durable before one commit
+refers to it; blobs that nothing refers to are collected. The same tar always gives the same blob, because the blob
+contains no names or times.
 
-One thread reads and hashes the tar (a layer damaged on disk must not be pushed), others compress. One layer is compressed at
-a time, because it keeps all processors busy; memory is bounded by a few blocks for each thread.
+One thread reads and hashes the tar (a layer that is damaged on disk must not be pushed), other threads compress. One
+layer is compressed at a time, because it keeps all processors busy; memory is bounded by a few blocks for each thread.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ Expand = Callable[[AsyncIterable[bytes], int], Awaitable[None]]
 
 PLAIN = "uncompressed"
 _PUSHABLE = ("gzip", "zstd")
-_GZIP_LEVEL = 1  # of isal's 0..3: 2 and 3 are a third slower and save 2 %
+_GZIP_LEVEL = 1  # isal has levels 0 to 3: levels 2 and 3 are a third slower and save 2 %
 _ZSTD_LEVEL = 3  # zstd's default
 _BLOCK = 256 << 10
 _THREADS = min(4, os.cpu_count() or 1)
@@ -50,8 +51,8 @@ _REPORT_EVERY = 0.1  # seconds
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a layer is to be stored: as `kind` (`PLAIN` for a tar that is not compressed). `level` is gzip's 0 to 9 or zstd's
-    0 to 22, -1 for the usual one."""
+    """How to store a layer: compressed as `kind` (`PLAIN`: not compressed). `level` is 0 to 9 for gzip and 0 to 22 for
+    zstd; -1 means the default level."""
 
     kind: Compression | Literal["uncompressed"]
     level: int = -1
@@ -81,7 +82,7 @@ def _compressor(recipe: Recipe, output: _Output) -> Iterator[_Sink]:
         yield output
     elif recipe.kind == "gzip":
         raw = cast(IO[bytes], output)
-        level = _GZIP_LEVEL if recipe.level < 0 else min(3, -(-recipe.level // 3))  # zlib's levels, of which isal has four
+        level = _GZIP_LEVEL if recipe.level < 0 else min(3, -(-recipe.level // 3))  # maps zlib's ten levels to isal's four
         options = {"compresslevel": level, "threads": _THREADS, "block_size": _BLOCK}
         with igzip_threaded.open(raw, "wb", **options) as writer:  # type: ignore[no-untyped-call]
             yield cast(_Sink, writer)
@@ -93,8 +94,8 @@ def _compressor(recipe: Recipe, output: _Output) -> Iterator[_Sink]:
 
 
 def _blocks(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """The stream in pieces of exactly `_BLOCK` bytes. Each becomes a block of the compressed stream, which must not depend
-    on how much a read returned."""
+    """The stream in pieces of exactly `_BLOCK` bytes (the last one may be shorter). Each piece becomes a block of the
+    compressed stream, so that the compressed bytes do not depend on how much each read returned."""
     pending = b""
     for piece in pieces:
         data = pending + piece if pending else piece
@@ -107,8 +108,8 @@ def _blocks(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 class LayerCompression:
-    """`kind` returns the configured compression. A layer is compressed once, however many pushes wait for it. `expand`
-    decompresses a stream into a file, in a sandbox."""
+    """`kind` returns the configured compression. A layer is compressed only once, even if several pushes wait for it.
+    `expand` decompresses a stream into a file, in a sandbox."""
 
     def __init__(
         self, image_store: ImageStore, nursery: trio.Nursery, kind: Callable[[], Compression], expand: Expand
@@ -118,13 +119,14 @@ class LayerCompression:
         self._limiter = trio.CapacityLimiter(1)
 
     async def compressed(self, layer: Layer, lease: Lease, report: Report) -> Layer:
-        """The layer with a compressed blob: its own, one that another image has, or a new one. The lease holds it."""
+        """The layer with a compressed blob: its own blob, a blob of another image with this layer, or a new blob. The
+        lease holds the blob."""
         if layer.blob and await compression_of(self._image_store.content, layer) in _PUSHABLE:
             return layer
         while True:
             done = await self._shared.run(layer.chain_id, partial(self._make, layer), report)
             await self._image_store.hold(lease, blob=done.blob)
-            if self._image_store.content.has(done.blob):  # else it was collected before this lease held it
+            if self._image_store.content.has(done.blob):  # otherwise the blob was collected before this lease held it
                 return done
 
     async def converted(
@@ -135,8 +137,8 @@ class LayerCompression:
         report: Report,
         opened: Callable[[], AbstractAsyncContextManager[int]] | None = None,
     ) -> Layer:
-        """The layer with a blob as the recipe says; images keep the blob that they have. The lease holds it. `opened` opens
-        the layer's tar, if the layer is not one of the image store."""
+        """The layer with a blob as the recipe says. The lease holds the blob; images keep the blobs that they have.
+        `opened` opens the layer's tar if the layer is not in the image store."""
         if layer.blob and recipe.level < 0:
             kind = await compression_of(self._image_store.content, layer)
             if (kind or PLAIN) == recipe.kind:
@@ -186,7 +188,7 @@ class LayerCompression:
 
     @asynccontextmanager
     async def _open_plain(self, layer: Layer) -> AsyncIterator[int]:
-        """The layer's tar. A blob that is compressed, as an archive may have brought it, is decompressed first."""
+        """Open the layer's tar. A compressed blob (an archive may contain one) is decompressed first."""
         content = self._image_store.content
         async with open_layer(content, layer) as fd:
             if not await compression_of(content, layer):

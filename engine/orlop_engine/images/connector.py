@@ -1,5 +1,5 @@
-"""Opens a repository at its registry, for pull, push and inspection, with the credentials and destinations that the client
-may use there."""
+"""Connects to the registry of a repository, for pull, push and inspection, with the client's credentials and the
+destinations that the client may reach."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ S = TypeVar("S", bound="Session")
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """A repository, and what the client brings to it. `refuse` is set for a client whose destinations are restricted (see
-    `destinations`)."""
+    """A repository, and the client's credentials for it. `refuse` is set for a client whose destinations are restricted
+    (see `destinations`)."""
 
     reference: Reference
     credentials: Credentials = ANONYMOUS
@@ -44,7 +44,8 @@ class Access:
 
 
 async def load_http() -> None:
-    """Import the HTTP client on a thread: 80 ms once. Call before the import of a module that uses it."""
+    """Import the HTTP client on a thread, because the first import takes 80 ms. Call this before importing a module that
+    uses the HTTP client."""
     await trio.to_thread.run_sync(import_module, f"{__package__}.registry")
 
 
@@ -71,9 +72,9 @@ class Connector:
 
     @asynccontextmanager
     async def target(self, kind: type[S], access: Access) -> AsyncIterator[S]:
-        """The one host to write to: the first with the capability `push`. Another host would not have the same content, so
-        only its plain HTTP is tried next, for an insecure registry that does not answer over TLS. For a while, plain HTTP is
-        tried first then."""
+        """The host to push to: the first host with the capability `push`. No other host is tried, because it would not
+        have the same content. But if the registry is insecure and does not answer over TLS, plain HTTP is tried; for a
+        while after that, plain HTTP is tried first."""
         rules = HostRules.of(self.config, self._certificates)
         endpoints = [one for one in await rules.endpoints(access.reference) if "push" in one.capabilities]
         endpoints = [one for one in endpoints if one.host == endpoints[0].host]
@@ -115,7 +116,8 @@ class Connector:
 
 
 def _credentials_match(credentials: Credentials, endpoint: Endpoint) -> bool:
-    """Credentials of Docker Hub are not sent to its mirrors. A mirror gets only its own, and only over TLS."""
+    """Whether to send these credentials to the endpoint. Credentials of Docker Hub are not sent to its mirrors: a mirror
+    gets only credentials that the client gave for the mirror, and only over TLS."""
     if not endpoint.mirror:
         return True
     address = credentials.server

@@ -4,7 +4,7 @@ References are in the database.
 
     oci-layout  index.json  blobs/sha256/<hex>     immutable, verified, durable before a row names them
     ingest/<hex>                                   an incomplete download: survives a crash and is resumed
-    ingest/tmp-*                                   content whose digest is not known yet, or that nobody else may
+    ingest/tmp-*                                   content whose digest is not known yet, or that no other ingest may
                                                    continue: removed at the next boot
     quarantine/<hex>                               a blob whose content was found damaged: kept for the administrator
 
@@ -31,7 +31,7 @@ from .documents import digest as digest_of
 __all__ = ["ContentStore", "DamagedBlob", "DigestMismatch", "Ingest"]
 
 _HEX = re.compile(r"[0-9a-f]{64}")
-_BATCH = 1 << 20  # one thread hop per MiB: hashing it takes about a millisecond, too long for the event loop
+_BATCH = 1 << 20  # bytes passed to a thread at a time: hashing a MiB takes about a millisecond, too long for the event loop
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _INDEX = b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}'
 
@@ -41,8 +41,8 @@ class DamagedBlob(DriverError):
 
 
 class DigestMismatch(DriverError):
-    """The received bytes do not match the digest. `resumed`: some are from an earlier attempt, so a retry from the start may
-    help."""
+    """The received bytes do not match the digest. `resumed`: some bytes are from an earlier attempt, so a retry from the
+    start may help."""
 
     def __init__(self, expected: str, found: str, *, resumed: bool) -> None:
         super().__init__(f"filesystem layer verification failed for digest {expected}")
@@ -68,7 +68,7 @@ class Ingest:
         self._pending: list[bytes] = []
         self._waiting = 0
         self.resumed = False
-        """Pieces came from several attempts: if the digest is wrong, a retry from the start may help."""
+        """The bytes come from several attempts: if the digest is wrong, a retry from the start may help."""
         self.offset = 0
         """Bytes received so far, including those of earlier attempts."""
 
@@ -103,15 +103,16 @@ class Ingest:
             view = view[os.write(self._fd, view) :]
 
     async def restart(self) -> None:
-        """Discard what was received: the source starts over from the first byte."""
+        """Discard the received bytes: the source starts again with the first byte."""
         self._pending, self._waiting, self.offset, self.resumed = [], 0, 0, False
         self._hash = hashlib.sha256()
         os.ftruncate(self._fd, 0)
         os.lseek(self._fd, 0, os.SEEK_SET)
 
     async def commit(self, hold: Callable[[str], Awaitable[None]] | None = None) -> str:
-        """Verify, make durable, publish. Calls `hold` with the digest before publishing, so that a lease protects the blob
-        from garbage collection. `DigestMismatch` leaves the ingest open, for `restart` or `abandon`."""
+        """Verify the content, make it durable, and publish it as a blob. Calls `hold` with the digest before publishing,
+        so that a lease protects the blob from garbage collection. After a `DigestMismatch` the ingest is still open, for
+        `restart` or `abandon`."""
         await self._flush()
         found = "sha256:" + self._hash.hexdigest()
         if self._expected is not None and found != self._expected:
@@ -133,13 +134,14 @@ class Ingest:
             self._fd = -1
 
     def abandon(self) -> None:
-        """Remove what was received. Does nothing after `commit` or `keep`."""
+        """Remove the received bytes. Does nothing after `commit` or `keep`."""
         if self._fd >= 0:
             os.unlink(self._path)
             self._close()
 
     def keep(self) -> None:
-        """Stop here; a later ingest of the same digest resumes. An empty ingest is removed."""
+        """End the ingest, and keep the received bytes: a later ingest of the same digest resumes it. An empty ingest is
+        removed."""
         if self._fd < 0:
             return
         if self._pending:
@@ -163,7 +165,7 @@ class ContentStore:
         self.blobs = os.path.join(root, "blobs", "sha256")
         self.partial = os.path.join(root, "ingest")
         self.packed: Callable[[str], AbstractAsyncContextManager[AsyncIterator[bytes]]] = _no_builder
-        """The tar of a layer that was built here, by its storage key; set by `building`."""
+        """Opens the tar of a layer that was built by this engine, given its storage key. Set by `building`."""
 
     def prepare(self) -> None:
         """Create the layout, and remove unnamed content that a crash left. Call once, at boot."""
@@ -220,15 +222,17 @@ class ContentStore:
         return digest
 
     async def ingest(self, expected: str | None, *, apart: bool = False) -> Ingest:
-        """Begin a blob, or resume the download that `expected` names. One ingest per digest at a time. `apart`: one that has
-        nothing of earlier downloads, beside any other; it cannot be kept."""
+        """Begin to receive a blob, or resume an interrupted download of the digest `expected`. Only one ingest per digest
+        at a time. `apart`: begin a separate ingest that uses no earlier download. It may run at the same time as another
+        ingest of the digest, and cannot be kept."""
         name = expected.removeprefix("sha256:") if expected and not apart else f"tmp-{secrets.token_hex(8)}"
         ingest = Ingest(self, os.path.join(self.partial, name), expected)
         await trio.to_thread.run_sync(ingest._open)
         return ingest
 
     def temporary(self) -> str:
-        """The path of a new temporary file, for `adopt` or to be removed by the caller; the next boot removes it too."""
+        """The path of a new temporary file. The caller passes it to `adopt` or removes it; otherwise the next boot
+        removes it."""
         return os.path.join(self.partial, f"tmp-{secrets.token_hex(8)}")
 
     def adopt(self, path: str, digest: str) -> None:
@@ -242,16 +246,16 @@ class ContentStore:
         _sync_directory(self.blobs)
 
     def remove(self, digest: str) -> None:
-        """Remove a blob; ignores a missing one. Durable with the next sync of the directory; a crash before that leaves an
-        orphan."""
+        """Remove a blob, if it exists. The removal is durable after the next sync of the directory; a crash before that
+        leaves a blob that nothing needs."""
         try:
             os.unlink(self.path(digest))
         except FileNotFoundError:
             pass
 
     def quarantine(self, digest: str) -> None:
-        """Move a damaged blob away, so that the next pull or load stores it again. Ignores a missing one. Replaces a blob of
-        this digest that was damaged earlier, so that a failing disk does not fill up."""
+        """Move a damaged blob away, so that the next pull or load stores it again. Does nothing if the blob does not
+        exist. Replaces an older quarantined blob of this digest, so that a failing disk does not fill up."""
         directory = os.path.join(self.root, "quarantine")
         os.makedirs(directory, 0o700, exist_ok=True)
         try:
@@ -287,5 +291,6 @@ class ContentStore:
         return total
 
     def spool(self) -> int:
-        """An unnamed temporary file, for a body that must be read twice. It is gone with its descriptor, also in a crash."""
+        """An unnamed temporary file, for a body that must be read twice. It disappears when its descriptor is closed,
+        also in a crash."""
         return os.open(self.partial, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)

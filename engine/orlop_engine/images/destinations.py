@@ -1,9 +1,10 @@
 """Restricts where the daemon connects for a client that is limited by a role or labels (protection against SSRF).
 
-Such a client names registries and URLs, and the daemon connects to them as root of this host, which can reach its loopback,
-its private networks and a cloud's metadata service (169.254.169.254). For such a client, the daemon connects only to public
-addresses and to registries that the administrator has configured. Every connection is checked, also those of redirects and
-token services, and goes to the address that was checked: a second DNS lookup could return another one.
+Such a client chooses registries and URLs, and the daemon connects to them. From this host, it can reach the loopback
+addresses, private networks and a cloud's metadata service (169.254.169.254). For such a client, the daemon therefore
+connects only to public addresses and to registries that the administrator has configured. Every connection is checked,
+also after redirects and to token services, and goes to the address that was checked: a second DNS lookup could return
+another address.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from .registry_tls import CERTS_D, host_directory
 __all__ = ["Destinations", "Refuse", "for_registry", "send"]
 
 Refuse = Callable[[str], Exception]
-"""Makes the exception for a refused destination, from the name that was requested."""
+"""Makes the exception for a refused destination. The argument says what was refused."""
 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -40,15 +41,16 @@ class Destinations:
         for text in found:
             known = any(ipaddress.ip_address(text) in network for network in self._networks)
             if not known and not is_public(text):
-                raise self._refuse(f"connecting to {host[:255]}, which is neither public nor a registry that is configured,")
+                raise self._refuse(f"connecting to {host[:255]}, which is neither public nor a configured registry,")
         return found
 
 
 def for_registry(
     refuse: Refuse | None, rules: HostRules, host: str, certificates: Sequence[str] = CERTS_D
 ) -> Destinations | None:
-    """The destinations allowed for a client of this registry; None allows everything. A registry that the administrator has
-    configured (a mirror, `insecure-registries`, a directory in `certs.d`) is trusted, and so are its redirects."""
+    """The allowed destinations for a client's requests to this registry; None allows all. A registry that the
+    administrator has configured (a mirror, `insecure-registries`, a directory in `certs.d`) is trusted, including its
+    redirects."""
     if refuse is None or host == HUB:
         return None
     name, _ = split_host(host, 443)
@@ -69,7 +71,7 @@ async def send(
     proxied: bool,
     patience: float | None = None,
 ) -> httpx.Response:
-    """Send one request without following redirects; the body of the answer is not read yet. Raises what httpx raises.
+    """Send one request without following redirects; the body of the answer is not read yet. Raises httpx's exceptions.
     `patience` replaces the client's timeout for reading."""
     timeout = client.timeout
     if patience:
@@ -86,7 +88,7 @@ async def send(
         return await client.send(build(url, headers), stream=True)
     target = httpx.URL(url)
     addresses = await destinations.addresses(target.host)
-    if proxied:  # the proxy connects, so it gets the name
+    if proxied:  # the proxy connects and looks up the name
         return await client.send(build(url, headers), stream=True)
     if not addresses:
         raise httpx.ConnectError("no such host") from socket.gaierror()

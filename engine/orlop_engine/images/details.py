@@ -1,4 +1,4 @@
-"""What front ends show of images, in values of the engine. Sans-IO."""
+"""The values that the engine gives front ends to show images. Sans-IO."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ __all__ = ["HistoryStep", "ImageDetails", "ListedImage", "ManifestDetails", "Pru
 
 
 class ManifestDetails(msgspec.Struct, frozen=True, kw_only=True):
-    """One of the manifests that an image's name means: see `image_manifests`. `available`: its content is here. `stored` and
-    `unpacked` are bytes, of blobs and of files. `platform` and `containers` (ids) are those of an image. `about`: the digest
-    of the manifest that an attestation is about. `repositories`: where the image was pulled from or pushed to."""
+    """One of the manifests that an image's name means: see `image_manifests`. `available`: its content is stored.
+    `stored` and `unpacked`: bytes of its blobs, and of its unpacked files. `platform` and `containers` (ids) are set for
+    an image. `about`: for an attestation, the digest of the manifest that it describes. `repositories`: where the image
+    was pulled from or pushed to."""
 
     descriptor: Descriptor
     kind: Literal["image", "attestation", "unknown"]
@@ -35,7 +36,8 @@ class ManifestDetails(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ListedImage(NamedTuple):
-    """An image in a list, with the names that a list shows of it. Sizes are in bytes. None: not asked for."""
+    """An image in a list, with the names that the list shows for it. Sizes are in bytes. None: the client did not ask for
+    the value."""
 
     image: Image
     tags: list[str]
@@ -43,7 +45,7 @@ class ListedImage(NamedTuple):
     size: int
     shared_size: int | None = None
     containers: int | None = None
-    """The number of containers that were made from it."""
+    """The number of containers that were created from the image."""
     manifests: Sequence[ManifestDetails] | None = None
     target: Descriptor | None = None
     """See `image_targets`."""
@@ -64,7 +66,7 @@ class ImageDetails(NamedTuple):
 
 
 class HistoryStep(NamedTuple):
-    """`image`: the image that the step resulted in, if it still exists here."""
+    """`image`: the image that this step resulted in, if it still exists on this host."""
 
     step: History
     size: int
@@ -72,7 +74,8 @@ class HistoryStep(NamedTuple):
 
 
 class RemovedItem(NamedTuple):
-    """What a removal took away: a name in familiar form, or an image or a layer by its ID. The other field is ""."""
+    """One removed thing: a name, in familiar form (`untagged`), or the ID of an image or a layer (`deleted`). The other
+    field is ""."""
 
     untagged: str = ""
     deleted: str = ""
@@ -86,7 +89,8 @@ class Pruned(NamedTuple):
 
 
 def history(image: Image, catalog: Catalog) -> list[HistoryStep]:
-    """Newest step first. Images are known for the last step, and for those of the parents that still exist."""
+    """The steps of an image's history, newest first. The resulting image is known for the last step, and for the steps of
+    parent images that still exist."""
     found: dict[str, Image] = {}
     at: Image | None = image
     while at is not None and at.id not in found:

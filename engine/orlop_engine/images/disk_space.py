@@ -1,8 +1,8 @@
 """Refuses a pull or load that cannot fit on the disk, before it fills the disk.
 
-The need is a lower bound, so that nothing is refused that fits. Before a download only the compressed sizes are known, and
-unpacked content is at least as large. Before a layer is unpacked its size is known better: gzip stores it (RFC 1952, ISIZE).
-A reserve stays free for containers, logs and the database.
+The check uses a lower bound of the needed space, so that it refuses nothing that would fit. Before a download, only the
+compressed sizes are known, and the unpacked files are at least as large. Before a layer is unpacked, its size is known
+better, because gzip stores it (RFC 1952, ISIZE). A reserve stays free for containers, logs and the database.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from orlop_sdk import DriverError
 __all__ = ["DiskSpace", "least_unpacked"]
 
 _RESERVE = 512_000_000
-_RESERVE_PART = 50  # of small disks, the fiftieth part at most
+_RESERVE_PART = 50  # on a small disk, the reserve is at most a fiftieth of the disk
 
 
 def _readable(size: int) -> str:
-    """As `docker system df` shows sizes: decimal units, three digits."""
+    """Format a size as `docker system df` does: decimal units, three digits."""
     value, units = float(size), iter(("B", "kB", "MB", "GB", "TB"))
     unit = next(units)
     while value >= 999.5 and unit != "TB":
@@ -27,9 +27,10 @@ def _readable(size: int) -> str:
 
 
 def least_unpacked(fd: int, size: int) -> int:
-    """The least number of bytes that a layer of `size` bytes unpacks to. ISIZE is about the last gzip member, modulo 4 GiB,
-    so it may only raise the bound."""
-    from orlop_monitor.unpack.stream import sniff  # with its decompressors; no start of the daemon needs it
+    """A lower bound of the unpacked size of a layer of `size` bytes. ISIZE is the size of only the last gzip member,
+    modulo 4 GiB, so it can raise the bound, but not lower it."""
+    # Imported here, because it loads decompressors, which the daemon's start does not need
+    from orlop_monitor.unpack.stream import sniff
 
     if sniff(os.pread(fd, 8, 0)) != "gzip" or size < 18:
         return size
@@ -37,7 +38,7 @@ def least_unpacked(fd: int, size: int) -> int:
 
 
 class DiskSpace:
-    """The file system of `path`. `check` blocks for a system call: call it on a thread."""
+    """The file system of `path`. `check` makes a system call that may block: call it on a thread."""
 
     def __init__(self, path: str) -> None:
         self._path = path

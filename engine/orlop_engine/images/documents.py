@@ -1,4 +1,5 @@
-"""The configuration document of an image: parses what a registry or archive sent, and computes identities."""
+"""The configuration document of an image: parses documents from registries and archives, and computes digests and chain
+IDs."""
 
 from __future__ import annotations
 
@@ -54,7 +55,8 @@ def chain_ids(diff_ids: Iterable[str]) -> list[str]:
 
 
 def go_compat(value: Any) -> Any:
-    """Like Go's decoder, treat null as absent, and accept one string for a list of commands."""
+    """Like Go's decoder, treat null as absent; and accept a string where a list of strings is expected (Cmd, Entrypoint,
+    Shell)."""
     if isinstance(value, dict):
         result = {key: go_compat(item) for key, item in value.items() if item is not None}
         for name in ("Cmd", "Entrypoint", "Shell"):
@@ -65,7 +67,8 @@ def go_compat(value: Any) -> Any:
 
 
 def parse(data: bytes, *, layers: int | None = None) -> ImageDocument:
-    """Raises `DriverError` if it is no configuration, or has another number of layers than the manifest."""
+    """Parse a configuration. Raises `DriverError` if it is invalid, or if its number of layers is not `layers`, the
+    number in the manifest."""
     if len(data) > MAX_MANIFEST:
         raise DriverError(f"cannot read image configuration: larger than {MAX_MANIFEST} bytes")
     try:

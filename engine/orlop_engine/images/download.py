@@ -1,8 +1,9 @@
-"""Downloads one blob into the content store: resumes by Range, retries with growing delays, once for all waiting pulls.
+"""Downloads blobs into the content store: resumes with Range requests, retries with growing delays, and shares one
+download between all pulls that wait for the blob.
 
-What arrived survives connection failures and crashes (`ingest/<hex>`); content with a wrong digest is removed. A download
-for a restricted client begins anew with each pull, because a part that is here may be from another client's pull. Messages
-are Docker's (daemon/internal/distribution/xfer/download.go, pull_v2.go).
+The received bytes survive connection failures and crashes (`ingest/<hex>`); content with a wrong digest is removed. A
+download for a restricted client always begins with the first byte, because stored parts may be from another client's
+pull. Messages are Docker's (daemon/internal/distribution/xfer/download.go, pull_v2.go).
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ __all__ = ["Downloads", "short"]
 
 
 T = TypeVar("T")
-_MAX_WAIT = 60.0  # a registry that asks for more by Retry-After is not waited for
-_PROGRESS = 1 << 20  # less progress counts as a failed attempt: a registry must not keep a pull alive a byte at a time
+_MAX_WAIT = 60.0  # if a registry asks for a longer pause (Retry-After), do not wait
+# An attempt with less progress is a failed attempt: otherwise a registry could prolong a pull by sending single bytes
+_PROGRESS = 1 << 20
 
 
 def _asked(error: RegistryError) -> float | None:
-    """The seconds to wait that a registry named in an answer 429 (too many requests); None if it named none, or more than
-    we wait. Docker does not ask again."""
+    """The seconds that the registry asks to wait, in an answer 429 (too many requests); None if it asks for no pause, or
+    for more than `_MAX_WAIT`. (Docker does not retry after a 429.)"""
     return error.wait if error.status == 429 and error.wait is not None and error.wait <= _MAX_WAIT else None
 
 
@@ -69,8 +71,9 @@ class Downloads:
     async def fetch(self, sources: Sources, descriptor: Descriptor, report: Report, *, owner: str = "") -> None:
         """Download the blob into the store. Raises `RegistryError` or `DriverError`.
 
-        `owner` is set for a restricted client that must prove that it can get the blob without this daemon: every byte then
-        comes from `sources`, even if the blob or a part of it is here. Only downloads for the same owner are shared."""
+        `owner` is set for a restricted client, which must prove that it can get the blob without this daemon: then every
+        byte comes from `sources`, even if the blob or a part of it is stored. Only downloads for the same owner are
+        shared."""
         if self._content.has(descriptor.digest) and not owner:
             report(state(short(descriptor.digest), "Download complete"))
             return
@@ -115,7 +118,7 @@ class Downloads:
                 ingest.abandon()
 
     async def _retry(self, source: _Source, ingest: Ingest, report: Report) -> None:
-        """Retry until the blob is complete or a retry is pointless. Progress resets the count of attempts."""
+        """Retry until the blob is complete, or a retry cannot help. Progress resets the count of attempts."""
         tries, best = 0, ingest.offset
         while True:
             try:
@@ -132,7 +135,7 @@ class Downloads:
             except DigestMismatch as error:
                 if not source.sources.reject(source.descriptor.digest) and not error.resumed:
                     raise
-                await ingest.restart()  # the part from an earlier attempt, or a mirror's, may be wrong
+                await ingest.restart()  # the part from an earlier attempt, or from a mirror, may be wrong
                 best = 0
                 continue
             except OSError as error:

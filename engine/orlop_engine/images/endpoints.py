@@ -1,4 +1,5 @@
-"""Where a registry is reached: `Endpoint`, and `Outages`, which remembers mirrors that do not answer. Sans-IO."""
+"""`Endpoint`, the address and settings of a registry or mirror, and `Outages`, which remembers mirrors that do not
+answer. Sans-IO."""
 
 from __future__ import annotations
 
@@ -19,9 +20,9 @@ _MOST_OUTAGES = 1000
 
 @dataclass(frozen=True, slots=True)
 class HostSettings:
-    """What `hosts.toml` says about a host. `url` is without the `/v2` in which the API of a registry begins, or with
-    `override_path` the whole URL of the API; "" is the registry itself. `ca` and `client` (certificate, key) are absolute
-    paths. `dial_timeout` in seconds."""
+    """The settings of a host in `hosts.toml`. `url` does not include the `/v2` of a registry's API, except with
+    `override_path`: then it is the whole URL of the API. "" means the registry itself. `ca` and `client` (certificate,
+    key) are absolute paths. `dial_timeout` in seconds."""
 
     url: str = ""
     override_path: bool = False
@@ -43,9 +44,10 @@ _NO_SETTINGS = HostSettings()
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One endpoint. `url` has no trailing slash; `verify`: TLS is required and its certificate is verified. `mirror`: it is
-    not the registry that the image's name names. `namespace`: that registry, for a mirror of several. `configured`: the
-    administrator has named it."""
+    """One endpoint. `url` has no trailing slash. `verify`: TLS is required and its certificate is verified. `mirror`: the
+    endpoint is a mirror, not the registry of the image's name. `namespace`: for a mirror from `hosts.toml`, the registry
+    of the image's name, sent as `ns` because one mirror may serve several registries; else "". `configured`: the endpoint
+    is in the administrator's configuration."""
 
     url: str
     verify: bool
@@ -60,7 +62,7 @@ class Endpoint:
         return urlsplit(self.url).netloc
 
     def at(self, path: str) -> str:
-        """The URL of a path that begins with `/v2/`. For a mirror, the parameter `ns` names the registry, as in
+        """The URL of a path that begins with `/v2/`. With a `namespace`, it is added as the parameter `ns`, as in
         containerd."""
         url = self.url + (path.removeprefix("/v2") if self.settings.override_path else path)
         if not self.namespace:
@@ -69,7 +71,7 @@ class Endpoint:
 
 
 class Outages:
-    """Mirrors that did not answer, by URL: they are passed over for `seconds`, so that not every pull waits for them."""
+    """Mirrors that did not answer, by URL. They are skipped for `seconds`, so that not every pull waits for them."""
 
     def __init__(self, seconds: float = 60.0) -> None:
         self._seconds = seconds

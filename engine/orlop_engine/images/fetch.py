@@ -30,8 +30,8 @@ async def _counted(pieces: AsyncIterator[bytes], total: int, report: Report) -> 
 async def fetch(
     url: str, proxies: Proxies, certificates: Sequence[str], destinations: Destinations | None, report: Report
 ) -> AsyncIterator[AsyncIterator[bytes]]:
-    """The body of a URL. Raises `NotFound` and `DriverError` with Docker's messages. They omit the server's error text: a
-    client could use it to read from a server that it cannot reach itself."""
+    """The body of a URL. Raises `NotFound` and `DriverError` with Docker's messages. The messages omit the server's error
+    text: otherwise a client could read from a server that only this host can reach."""
     async with get(url, proxies=proxies, certificates=certificates, destinations=destinations, timeout=_STALL) as answer:
         if answer.status_code >= 400:
             text = f"failed to GET {url} with status {answer.status_code} {answer.reason_phrase}"

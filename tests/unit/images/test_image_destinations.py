@@ -29,7 +29,7 @@ from orlop_sdk import DriverError, Forbidden
 
 APP = image([layer({"app": b"1"})])
 LOOPBACK = [ipaddress.ip_network("127.0.0.1/32")]
-REFUSED = "connecting to .*, which is neither public nor a registry that is configured,"
+REFUSED = "connecting to .*, which is neither public nor a configured registry,"
 
 
 def no(what: str) -> Exception:
