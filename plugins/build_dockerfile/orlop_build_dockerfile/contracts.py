@@ -476,7 +476,8 @@ class Job(Protocol):
     async def evaluate(self, ref: Ref) -> None: ...
 
     async def resolve_image(self, name: str, platform: str, *, mode: str, log_name: str) -> Base:
-        """`mode` is "default", "pull" or "local"; `log_name` the name of the vertex, "" for the usual one."""
+        """A `name` that begins with "oci-layout://" is `STORE@DIGEST` in a content store of the session. `mode` is
+        "default", "pull" or "local"; `log_name` the name of the vertex, "" for the usual one."""
         ...
 
     async def read_file(self, ref: Ref, path: str, *, offset: int = 0, length: int = 0) -> bytes:

@@ -17,7 +17,7 @@ from orlop_build_dockerfile.pb import gateway_pb2 as pb
 __all__ = ["Bridge"]
 
 _BRIDGE = "/moby.buildkit.v1.frontend.LLBBridge/"
-_IMAGE = "docker-image://"
+_IMAGE, _LAYOUT = "docker-image://", "oci-layout://"
 
 
 class Bridge:
@@ -91,9 +91,12 @@ class Bridge:
         _, job = await self._job(call)
         answer = pb.ResolveSourceMetaResponse(Source=request.Source)
         identifier = request.Source.identifier
-        if identifier.startswith(_IMAGE):
+        name = identifier.removeprefix(_IMAGE)
+        if identifier.startswith(_LAYOUT):
+            name = f"{_LAYOUT}{request.Source.attrs.get('oci.store', '')}@{identifier.rpartition('@')[2]}"
+        if identifier.startswith((_IMAGE, _LAYOUT)):
             base = await job.resolve_image(
-                identifier.removeprefix(_IMAGE),
+                name,
                 platform_text(request.Platform),
                 mode=request.ResolveMode or request.Source.attrs.get("image.resolvemode", "") or "default",
                 log_name=request.LogName,

@@ -1,4 +1,4 @@
-"""Sources: images, directories of the client, files by HTTP, git repositories."""
+"""Sources: images, OCI layouts and directories of the client, files by HTTP, git repositories."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from orlop_build_dockerfile.solver.values import Image, Value, registry_of
 if TYPE_CHECKING:
     from orlop_build_dockerfile.solver.job import SolverJob
 
-__all__ = ["diff_ids", "source"]
+__all__ = ["diff_ids", "platform_of", "source"]
 
 
 async def source(job: SolverJob, vertex: Vertex, inputs: list[Value]) -> Mapping[int, Value]:
@@ -37,20 +37,25 @@ async def source(job: SolverJob, vertex: Vertex, inputs: list[Value]) -> Mapping
         from .git_source import git_source
 
         return {0: await git_source(job, vertex, rest)}
+    if scheme == "oci-layout":
+        from .layout_source import layout_source
+
+        return {0: await layout_source(job, vertex, rest)}
     raise BuildFailed(f"sources of the kind {scheme} are not supported", code=12)
 
 
 _MODES = {"default": "default", "local": "default", "pull": "pull", "forcepull": "pull"}
 
 
-def _platform(vertex: Vertex) -> str:
+def platform_of(vertex: Vertex) -> str:
+    """ "linux/arm64", or "" for the host's."""
     platform = vertex.op.platform
     return "/".join(part for part in (platform.OS, platform.Architecture, platform.Variant) if part)
 
 
 async def _image(job: SolverJob, vertex: Vertex, name: str) -> Value:
     mode = _MODES.get(vertex.op.source.attrs.get("image.resolvemode", "default"), "default")
-    platform = _platform(vertex)
+    platform = platform_of(vertex)
     progress = job.build.progress
     async with progress.vertex(vertex.digest, vertex.name, ()) as shown:
         shown.status(f"resolve {name}", name="resolving")
@@ -60,10 +65,11 @@ async def _image(job: SolverJob, vertex: Vertex, name: str) -> Value:
 
     async def pull() -> Base:
         found = await _pull(job, vertex, name, platform)
+        job.hold(found.digest)
         job.core.records.base_layers[found.snapshot] = diff_ids(found.config)
         return found
 
-    image = Image(job.core, base, platform, lambda: job.base(name, platform, base.digest, pull))
+    image = Image(job.core, base, platform, lambda: job.base((name, platform, base.digest), pull))
     job.images.append(image)
     return image
 

@@ -1,4 +1,7 @@
-"""Layers of a cache as snapshots. Each becomes a record, so that a layer is fetched once, whatever step it belongs to."""
+"""Layers of caches and of OCI layouts as snapshots.
+
+Each becomes a record, so that a layer is fetched once, whatever step it belongs to.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +27,9 @@ __all__ = ["snapshot_of"]
 
 async def snapshot_of(
     job: SolverJob, source: Source, layers: Sequence[CachedLayer], description: str, shown: Shown
-) -> Record | None:
-    """The record of the highest of these layers, which are fetched as far as they are not here. None if the highest is a
-    layer of an image, and not of the cache."""
+) -> tuple[str, Record | None]:
+    """The snapshot of the highest of these layers, which are fetched as far as they are not here, and its record. None if
+    images here have all of them."""
     chain = [layer.diff_id for layer in layers]
     count, parent = await _base(job, chain)
     records, record = job.core.records, None
@@ -35,7 +38,7 @@ async def snapshot_of(
         records.use(known, job.lease)
         record, parent, count = known, known.snapshots[0], count + 1
     if count == len(chain):
-        return record
+        return parent, record
     async with artifact(job) as name:
         await source.fetch(name, [layer.blob for layer in layers[count:]], reporter(shown))
         for number in range(count, len(chain)):
@@ -48,7 +51,7 @@ async def snapshot_of(
 
             record = await job.core.shared_step(job, keys[number], make)
             parent = record.snapshots[0]
-    return record
+    return parent, record
 
 
 def _key(chain: Sequence[str], base: Sequence[str]) -> str:

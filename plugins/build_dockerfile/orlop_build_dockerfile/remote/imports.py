@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from orlop_build_dockerfile.contracts import Blob, BuildFailed, CacheTarget, Credentials, Report
+from orlop_build_dockerfile.contracts import Blob, BuildFailed, CacheTarget, Credentials, Download, Report
 from orlop_build_dockerfile.export.documents import digest_of
 from orlop_build_dockerfile.export.pipes import pipe
 from orlop_build_dockerfile.nurseries import nursery
@@ -141,19 +141,26 @@ class StoreSource:
 
     async def fetch(self, artifact: str, blobs: Sequence[Blob], report: Report) -> None:
         for blob in blobs:
-            async with pipe() as (reader, writer), nursery() as tasks:
-                tasks.start_soon(self._backend.receive, artifact, blob.digest, reader.fileno())
-                try:
-                    async with self._session.read_content(self._store, blob.digest) as chunks:
-                        async for chunk in chunks:
-                            await writer.send(chunk)
-                finally:
-                    writer.close()
+            await self._fetch(artifact, blob, report)
+
+    async def _fetch(self, artifact: str, blob: Blob, report: Report) -> None:
+        done, name = 0, blob.digest.removeprefix("sha256:")[:12]
+        async with pipe() as (reader, writer), nursery() as tasks:
+            tasks.start_soon(self._backend.receive, artifact, blob.digest, reader.fileno())
+            try:
+                async with self._session.read_content(self._store, blob.digest) as chunks:
+                    async for chunk in chunks:
+                        await writer.send(chunk)
+                        done += len(chunk)
+                        report(Download(name, done, blob.size, "downloading"))
+            finally:
+                writer.close()
+        report(Download(name, done, blob.size, "done"))
 
 
 def _checked(size: int) -> int:
     if not 0 <= size <= _LIMIT:
-        raise BuildFailed(f"cannot read the cache: its manifest or configuration has {size} bytes")
+        raise BuildFailed(f"cannot read a manifest or configuration of {size} bytes")
     return size
 
 

@@ -107,7 +107,7 @@ class RemoteSteps:
                 ) as shown:
                     self._shown.add(vertex.digest)
                     shown.cached = True
-                    record = await snapshot_of(self._job, each.source, layers, vertex.name, shown)
+                    _, record = await snapshot_of(self._job, each.source, layers, vertex.name, shown)
             except (BuildFailed, OrlopError):
                 continue  # a cache that has lost its layers: the step is run
             if record is not None:

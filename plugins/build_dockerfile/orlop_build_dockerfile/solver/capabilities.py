@@ -6,7 +6,7 @@ from __future__ import annotations
 __all__ = ["CAPABILITIES"]
 
 _HAVE = """
-source.image source.image.resolvemode source.metaresolver
+source.image source.image.resolvemode source.metaresolver source.ocilayout
 source.local source.local.unique source.local.sessionid source.local.includepatterns source.local.followpaths
 source.local.excludepatterns source.local.sharedkeyhint
 source.http source.http.checksum source.http.perm source.http.uidgid

@@ -30,11 +30,13 @@ from .tasks import SharedTasks
 from .values import Empty, Image, Value, registry_of
 
 if TYPE_CHECKING:
+    from orlop_build_dockerfile.ops.layout_source import Layout
     from orlop_build_dockerfile.remote.steps import RemoteSteps
 
 __all__ = ["GraphRef", "SolverJob"]
 
 _VERTEX_ERROR = "github.com/moby/buildkit/errdefs.Vertex+json"
+_LAYOUT = "oci-layout://"
 _FILE_LIMIT = 64 << 20
 _LIST_LIMIT = 100_000
 
@@ -60,6 +62,7 @@ class SolverJob:
         self._outputs: SharedTasks[Mapping[int, Value]] = SharedTasks(nursery, keep=True)
         self._bases: SharedTasks[Base] = SharedTasks(nursery, keep=True)
         self._resolved: SharedTasks[Base] = SharedTasks(nursery, keep=True)
+        self._layouts: SharedTasks[Layout] = SharedTasks(nursery, keep=True)
         self._held: list[str] = []
         self._remote: RemoteSteps | None = None
         self.closed = False
@@ -178,7 +181,10 @@ class SolverJob:
         return await self._resolved.run(("metadata", name, platform, mode), resolve)
 
     async def resolve(self, name: str, platform: str, mode: str) -> Base:
-        """Find an image once for the build, so that all of it uses the same image even if the tag moves meanwhile."""
+        """Find an image once for the build, so that all of it uses the same image even if the tag moves meanwhile. A name
+        that begins with "oci-layout://" is `STORE@DIGEST` in a content store of the client."""
+        if name.startswith(_LAYOUT):
+            return (await self.layout(name.removeprefix(_LAYOUT), platform)).base
 
         async def ask() -> Base:
             credentials = await self.build.session.credentials(registry_of(name))
@@ -188,15 +194,15 @@ class SolverJob:
 
         return await self._resolved.run((name, platform, mode == "pull"), ask)
 
-    async def base(self, name: str, platform: str, digest: str, work: Any) -> Base:
-        """An image with its layers, held until the build ends. `work` pulls it."""
+    async def layout(self, place: str, platform: str) -> Layout:
+        """An image in a content store of the client, read once for the build."""
+        from orlop_build_dockerfile.ops.layout_source import read_layout
 
-        async def hold() -> Base:
-            base: Base = await work()
-            self.hold(base.digest)
-            return base
+        return await self._layouts.run((place, platform), lambda: read_layout(self, place, platform))
 
-        return await self._bases.run((name, platform, digest), hold)
+    async def base(self, key: tuple[str, ...], work: Callable[[], Awaitable[Base]]) -> Base:
+        """An image with its layers. `work`, which runs once for equal keys, makes them exist until the build ends."""
+        return await self._bases.run(key, work)
 
     def hold(self, digest: str) -> None:
         """Release something of the daemon when the build ends, as often as it was held."""
