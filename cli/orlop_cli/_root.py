@@ -90,7 +90,7 @@ TLS = {
     "renew": Lazy("tls", "renew", "Make a new certificate for the daemon, of the same CA and names"),
 }
 CONFIG = {"show": Lazy("config", "show", "Show the daemon's configuration")}
-DEBUG = {"bundle": Lazy("bundle", "bundle", "Write what a report of a bug needs into one file, without secrets")}
+DEBUG = {"bundle": Lazy("bundle", "bundle", "Collect what a bug report needs in one file, without secrets")}
 LIST_ALIASES = {"list": "ls", "remove": "rm"}
 PS_ALIASES = {**LIST_ALIASES, "ps": "ls"}
 
@@ -112,7 +112,9 @@ TABLE = {
     "info": SYSTEM["info"]._replace(section=COMMON),
     "events": SYSTEM["events"],
     "help": Lazy("help", "help_", "Show what a command does, its flags and examples"),
-    "completion": Lazy("completion", "completion", "Print what a shell needs to complete orlop's commands, flags and names"),
+    "completion": Lazy(
+        "completion", "completion", "Print a script that makes a shell complete orlop's commands, flags and names"
+    ),
     "history": IMAGE["history"],
     "import": IMAGE["import"],
     "inspect": Lazy("inspect", "inspect", "Return low-level information on containers, images, networks and volumes"),
@@ -121,9 +123,9 @@ TABLE = {
     "save": IMAGE["save"],
     "tag": IMAGE["tag"],
     "builder": Lazy("groups", "builder", "Manage builds", MANAGE),
-    "config": Lazy("groups", "config", "Look at the daemon's configuration", MANAGE),
+    "config": Lazy("groups", "config", "Inspect the daemon's configuration", MANAGE),
     "container": Lazy("groups", "container", "Manage containers", MANAGE),
-    "debug": Lazy("groups", "debug", "Help those who look for a fault", MANAGE),
+    "debug": Lazy("groups", "debug", "Collect information for troubleshooting", MANAGE),
     "image": Lazy("groups", "image", "Manage images", MANAGE),
     "network": Lazy("groups", "network", "Manage networks", MANAGE),
     "system": Lazy("groups", "system", "Manage the daemon's data and show what it does", MANAGE),

@@ -134,7 +134,7 @@ def test_debug_bundle_omits_volume_options() -> None:
 
 def test_debug_bundle_does_not_overwrite_files(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
     for path in (tmp_path, Path("/dev/null")):
-        assert orlop("debug", "bundle", "-o", str(path)).err == f"orlop: cannot write {path}: it is there already\n"
+        assert orlop("debug", "bundle", "-o", str(path)).err == f"orlop: cannot write {path}: the file already exists\n"
     assert orlop("debug", "bundle", "-o", "/nosuch/x").err == "orlop: cannot write /nosuch/x: no such file or directory\n"
     assert daemon.requests == []
 
@@ -168,7 +168,7 @@ def test_container_is_named_if_its_cidfile_cannot_be_written(
     monkeypatch.setattr(outputs, "write_all", full)
     daemon.on("POST", "/containers/create", answer({"Id": ID}, 201))
     done = orlop("create", "--cidfile", f"{tmp_path}/cid", "x")
-    said = f"cannot write {tmp_path}/cid: no space left on device; container {ID} is there without it"
+    said = f"cannot write {tmp_path}/cid: no space left on device; container {ID} was created all the same"
     assert (done.code, done.err) == (125, f"orlop: {said}\n")
     assert not (tmp_path / "cid").exists()
 

@@ -113,7 +113,7 @@ def test_push_of_one_platform_instead_of_all_is_noted(daemon: RecordedDaemon, or
     daemon.on("POST", "/images/a/push", chunked([json.dumps(line).encode() + b"\r\n" for line in lines]))
     done = orlop("push", "a:v1")
     assert (done.code, done.out) == (0, "v1: digest: sha256:one size: 2\n")
-    assert "one platform was pushed alone:\nsha256:one instead of sha256:all\n" in done.err
+    assert "only one platform was pushed:\nsha256:one instead of sha256:all\n" in done.err
     assert orlop("push", "-q", "a:v1").err == ""
 
 

@@ -215,8 +215,8 @@ def test_both_daemons_in_turn(side: Side, adopter: Engine) -> None:
     adopter.start()
     log = adopter.log()
     assert f"dockerd has run on the adopted root {docker.root} since" in log
-    assert "it has removed 1 adopted containers: " in log and "it has 1 volumes that are not adopted" in log
-    assert "it has removed 1 adopted images: " in log
+    assert "dockerd has removed 1 adopted containers: " in log and "dockerd has 1 volumes that are not adopted" in log
+    assert "dockerd has removed 1 adopted images: " in log
     assert "plain" in running(adopter) and adopter.ok("images", "-q", APP)
     assert adopter.ok("images", "-q", "committed:1") == "", "its top layer is gone, so that it is quarantined"
     adopter.stop()

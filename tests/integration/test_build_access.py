@@ -218,11 +218,11 @@ def test_what_a_step_may_not_have(listeners: Listeners, name: str) -> None:
     refused(listeners.build(name, insecure, "--allow", "security.insecure"), "security.insecure is not allowed")
     refused(listeners.build(name, "FROM busybox\nRUN --device=vendor.com/x=y true\n"), "device")
     refused(listeners.build(name, "FROM busybox\nRUN true\n", "--network=host"), "network.host is not allowed")
-    refused(listeners.build(name, "FROM busybox\nRUN true\n", "--cgroup-parent=/mine"), "CgroupParent of a build's step")
+    refused(listeners.build(name, "FROM busybox\nRUN true\n", "--cgroup-parent=/mine"), "CgroupParent in a step of a build")
     refused(listeners.build(name, "FROM busybox\nRUN true\n", "--add-host=h:host-gateway"), "host-gateway")
     for query, text in {
-        "networkmode=host": "NetworkMode host of a build's step",
-        "cgroupparent=/mine": "CgroupParent of a build's step",
+        "networkmode=host": "NetworkMode host in a step of a build",
+        "cgroupparent=/mine": "CgroupParent in a step of a build",
     }.items():
         status, said = listeners.classic(name, "FROM busybox\nRUN echo $RANDOM\n", query)
         assert text in said, (status, said)

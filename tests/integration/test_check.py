@@ -100,7 +100,7 @@ def test_damage_and_leftovers_are_found_and_repaired(litter: Engine) -> None:
     }
     texts = " ".join(finding["text"] for finding in report["findings"])
     assert "with 1 processes in it" in texts
-    assert "leads packets for nobody: tcp . 64999" in texts
+    assert "has an element of no running container: tcp . 64999" in texts
     assert "lacks tcp . " in texts
 
     text = litter.orlop("system", "check", "--repair", check=1).out
@@ -210,7 +210,7 @@ def test_a_debug_bundle(fresh: Callable[..., Engine]) -> None:
 
     assert "hidden2" in "".join(bundle(one, "two.tar.gz", "--with-env")[0].values())
     again = one.orlop("debug", "bundle", "-o", str(one.home / "two.tar.gz"))
-    assert (again.code, "it is there already" in again.err) == (1, True)
+    assert (again.code, "the file already exists" in again.err) == (1, True)
 
     one.stop()
     config = one.home / "all.json"
@@ -218,7 +218,7 @@ def test_a_debug_bundle(fresh: Callable[..., Engine]) -> None:
     config.write_text(json.dumps({**json.loads(one.config_path.read_text()), **roots}))
     one.env["PATH"] = f"{Path(sys.executable).parent}:{one.env['PATH']}"
     found, complaint = bundle(one, "three.tar.gz", "--config-file", str(config))
-    assert "The bundle has what can be had without it" in complaint
+    assert "The bundle contains what is available without the daemon" in complaint
     assert json.loads(found["check.json"]) == SOUND
     assert json.loads(found["monitors.json"])[ident[:32]]["alive"] is True
     assert found["config.json"].startswith("{")

@@ -45,14 +45,14 @@ def write(path: str, value: str) -> None:
 
 # The damage; and a word of the finding
 DAMAGES: dict[str, tuple[Callable[[str], object], str]] = {
-    "bridge deleted": (lambda link: run("ip", "link", "del", BRIDGE), "is not there"),
+    "bridge deleted": (lambda link: run("ip", "link", "del", BRIDGE), "is missing"),
     "bridge down": (lambda link: run("ip", "link", "set", BRIDGE, "down"), "is down"),
     "address gone": (lambda link: run("ip", "addr", "del", "10.211.0.1/24", "dev", BRIDGE), "lacks the address 10.211"),
     "another address": (lambda link: run("ip", "addr", "add", "10.9.9.1/24", "dev", BRIDGE), "has the address 10.9.9.1"),
     "IPv6 address gone": (lambda link: run("ip", "addr", "del", "fd00:211::1/64", "dev", BRIDGE), "lacks the address fd00"),
     "bridge's MTU": (lambda link: run("ip", "link", "set", BRIDGE, "mtu", "1300"), "MTU of 1300"),
-    "veth deleted": (lambda link: run("ip", "link", "del", link), "is not there"),
-    "veth unplugged": (lambda link: run("ip", "link", "set", link, "nomaster"), "is no port of"),
+    "veth deleted": (lambda link: run("ip", "link", "del", link), "is missing"),
+    "veth unplugged": (lambda link: run("ip", "link", "set", link, "nomaster"), "is not a port of"),
     "veth down": (lambda link: run("ip", "link", "set", link, "down"), "is down"),
     "veth's MTU": (lambda link: run("ip", "link", "set", link, "mtu", "1300"), "MTU of 1300"),
     "hairpin off": (lambda link: run("bridge", "link", "set", "dev", link, "hairpin", "off"), "its own published ports"),
@@ -64,7 +64,7 @@ DAMAGES: dict[str, tuple[Callable[[str], object], str]] = {
         lambda link: run("nft", "add", "chain", *TABLE, "mine", "{ type filter hook input priority 0; }"),
         "sets",
     ),
-    "element added": (lambda link: run("nft", *PORT_RULE), "leads packets for nobody"),
+    "element added": (lambda link: run("nft", *PORT_RULE), "has an element of no running container"),
     "table deleted": (lambda link: run("nft", "delete", "table", *TABLE), "sets and rules"),
     "forwarding off": (lambda link: write("/proc/sys/net/ipv4/ip_forward", "0"), "switched off"),
     "IPv6 forwarding off": (lambda link: write("/proc/sys/net/ipv6/conf/all/forwarding", "0"), "switched off"),
@@ -174,7 +174,7 @@ async def test_accepts_that_dockerd_needs(host: Host) -> None:
     assert list(await host.driver.audit([NETWORK], [])) == []
     run("nft", "flush", "chain", "ip", "filter", "DOCKER-USER")
     (found,) = await host.driver.audit([NETWORK], [])
-    assert found.text == f"lacks the accepts of {BRIDGE}"
+    assert found.text == f"lacks the accept rules for bridge {BRIDGE}"
     await host.driver.repair(found)
     assert list(await host.driver.audit([NETWORK], [])) == []
 
@@ -210,7 +210,7 @@ def test_a_daemon_repairs_its_networks(fresh: Callable[..., Engine]) -> None:
     links = [link["ifname"] for link in json.loads(run("ip", "-j", "link", "show", "master", engine.bridge))]
     assert len(links) == 1
     run("ip", "link", "del", links[0])
-    assert "is not there" in str(check(engine))
+    assert "is missing" in str(check(engine))
     assert check(engine, "--repair")["ok"]
     works()
     engine.ok("stop", "-t", "0", "web")

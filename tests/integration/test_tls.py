@@ -103,7 +103,7 @@ def test_clients_need_a_certificate_of_the_configured_ca(
     deceived = engine.by("docker", *flags(other), "-H", engine.url, *show)
     assert (deceived.code, "x509: certificate signed by unknown authority" in deceived.err) == (1, True)
     nobody = engine.by("orlop", "--tls", "-H", engine.url, "ps")
-    assert (nobody.code, "the daemon refuses us: certificate required" in nobody.err) == (1, True)
+    assert (nobody.code, "the daemon refused the TLS connection: certificate required" in nobody.err) == (1, True)
     plain = engine.by("docker", "-H", engine.url, "ps")
     assert "Client sent an HTTP request to an HTTPS server." in plain.err
 

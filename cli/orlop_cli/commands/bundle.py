@@ -164,19 +164,19 @@ def _gathered(engine: Engine, config_file: str | None, with_env: bool) -> Parts:
     try:
         parts: Parts = dict(_asked(engine, with_env))
     except CannotConnect as error:
-        print(f"orlop: {error.message}\nThe bundle has what can be had without it.", file=sys.stderr)
+        print(f"orlop: {error.message}\nThe bundle contains what is available without the daemon.", file=sys.stderr)
         parts = {"daemon.txt": error.message + "\n", **dict(_local(config_file, with_env))}
     return {**parts, "journal.log": _tried(_journal)}
 
 
 @command(
     "bundle",
-    "Write what a report of a bug needs into one file, without secrets",
+    "Collect what a bug report needs in one file, without secrets",
     examples=["orlop debug bundle", "orlop debug bundle -o /tmp/orlop.tar.gz"],
 )
-@option("--config-file", "config_file", metavar="file", help="Configuration of a daemon that is down")
+@option("--config-file", "config_file", metavar="file", help="Configuration file to read if the daemon is down")
 @option("-o", "--output", metavar="file", help="Where to write (default orlop-debug-TIME.tar.gz)")
-@flag("--with-env", help="Leave the values of containers' environments in")
+@flag("--with-env", help="Include the values of containers' environment variables")
 def bundle(session: Session, args: tuple[str, ...], config_file: str | None, output: str | None, with_env: bool) -> None:
     path = output or time.strftime("orlop-debug-%Y%m%dT%H%M%SZ.tar.gz", time.gmtime())
     with new_file(path, 0o600) as write:
@@ -187,4 +187,4 @@ def bundle(session: Session, args: tuple[str, ...], config_file: str | None, out
         reason = f"  ({text.strip()})" if text.startswith("cannot be read: ") else ""
         print(f"  {name}  {len(text.encode('utf-8', 'replace'))} bytes{reason}")
     if not with_env:
-        print("Values of containers' environments are masked. Look through it before you send it.")
+        print("Values of containers' environment variables are masked. Look through the file before you send it.")

@@ -23,7 +23,9 @@ def ask(session: Session, *, repair: bool, deep: bool, forget: tuple[str, ...] =
         raise CliError(f"{error.message}\n`orlopd --check` checks without a daemon", UNABLE) from None
     except ApiError as error:
         if error.status == 404:
-            raise CliError(f"the daemon at {session.address.text} cannot check: it is not Orlop's", UNABLE) from None
+            raise CliError(
+                f"the daemon at {session.address.text} has no consistency check: it is not orlopd", UNABLE
+            ) from None
         raise CliError(error.message, UNABLE) from None
 
 
@@ -34,7 +36,7 @@ def text(report: dict[str, Any]) -> str:
         lines.append(f"{finding['severity']:9} {finding['area']}: {finding['object']} {finding['text']}")
         if finding["repair"]:
             lines.append(f"{'':9} --repair: {finding['repair']}")
-    lines.append("All is sound." if report["ok"] else f"{len(report['findings'])} findings.")
+    lines.append("No problems found." if report["ok"] else f"{len(report['findings'])} findings.")
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -44,14 +46,14 @@ def text(report: dict[str, Any]) -> str:
     examples=[
         "orlop system check",
         "orlop system check --deep                        also read all blobs of images",
-        "orlop system check --repair                      remove what belongs to nothing; no user data",
+        "orlop system check --repair                      repair what is found, without touching user data",
         "orlop system check --forget containers/0123...   drop a quarantined row",
     ],
 )
 @flag("--deep", help="Also read all blobs of images and compare them with their digests")
 @many("--forget", metavar="row", help="Drop this quarantined row (TABLE/KEY) and, at the next start, its files")
 @option("--format", "form", metavar="string", help="'json', or a Go template")
-@flag("--repair", help="Do what is safe about each finding, and say what was done")
+@flag("--repair", help="Make the safe repair of each finding, and print what was done")
 def check(
     session: Session, args: tuple[str, ...], deep: bool, forget: tuple[str, ...], form: str | None, repair: bool
 ) -> None:

@@ -9,7 +9,7 @@ from orlop_cli._session import Session
 
 @command(
     "completion",
-    "Print what a shell needs to complete orlop's commands, flags and names",
+    "Print a script that makes a shell complete orlop's commands, flags and names",
     usage="bash | fish | zsh",
     least=1,
     most=1,

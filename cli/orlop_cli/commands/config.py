@@ -24,7 +24,7 @@ def _running(session: Session) -> Found:
     except ApiError as error:
         if error.status != 404:
             raise
-        raise CliError(f"the daemon at {session.address.text} does not show its configuration: it is not Orlop's") from None
+        raise CliError(f"the daemon at {session.address.text} does not show its configuration: it is not orlopd") from None
 
 
 def _offline() -> Found | None:

@@ -207,7 +207,7 @@ def _decoded(header: str) -> Stat:
         told: dict[str, Any] = json.loads(base64.b64decode(header))
         return Stat(int(told["mode"]), str(told.get("linkTarget") or ""))
     except (ValueError, KeyError, TypeError):
-        raise CliError("the daemon does not say what is at the path") from None
+        raise CliError("the daemon's answer does not describe the path") from None
 
 
 class Progress:

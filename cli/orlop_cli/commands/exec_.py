@@ -28,7 +28,7 @@ FIRST_RESIZES = 10  # tries of the first resize: the process may not have starte
     examples=[
         "orlop exec -it web sh                   a shell inside",
         "orlop exec -u root web id               as another user",
-        "orlop exec -i db psql < dump.sql        with our stdin",
+        "orlop exec -i db psql < dump.sql        with stdin from a file",
     ],
 )
 @flag("-d", "--detach", help="Detached mode: run command in the background")

@@ -55,5 +55,5 @@ def _notes(aux: Any) -> Iterator[str]:
     """What a record says besides progress (moby's `auxprogress`)."""
     if isinstance(aux, dict) and aux.get("manifestPushedInsteadOfIndex"):
         whole, one = aux["originalIndex"]["digest"], aux["selectedManifest"]["digest"]
-        yield "Note: not all platforms and attestations of this image are here, so one platform was pushed alone:\n"
+        yield "Note: not all platforms and attestations of this image are stored here, so only one platform was pushed:\n"
         yield f"{one} instead of {whole}\n"

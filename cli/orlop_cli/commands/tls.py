@@ -30,14 +30,25 @@ def _days(days: int) -> int:
     examples=[
         "orlop tls init",
         "orlop tls init --name build.example.org --name 192.0.2.7",
-        "orlop tls init --client anna      one more client of the CA that is there",
+        "orlop tls init --client anna      one more client, signed by the existing CA",
     ],
 )
-@option("--dir", "directory", metavar="string", default=DIRECTORY, help=f"Where to put them (default {DIRECTORY})")
-@many("--name", "names", metavar="host|ip", help="Further name or address of the daemon; this machine's own are known")
-@option("--days", type=int, default=DAYS, metavar="int", help=f"How long they are valid (default {DAYS}); the CA ten years")
+@option("--dir", "directory", metavar="string", default=DIRECTORY, help=f"Directory for the files (default {DIRECTORY})")
+@many(
+    "--name",
+    "names",
+    metavar="host|ip",
+    help="Further name or address of the daemon; those of this machine are always included",
+)
+@option(
+    "--days",
+    type=int,
+    default=DAYS,
+    metavar="int",
+    help=f"Days for which they are valid (default {DAYS}); the CA is valid for ten years",
+)
 @option("--client", metavar="name", help="Only add a certificate for this client, signed by the CA in the directory")
-@flag("--force", help="Replace what is there: with a new CA, all clients need new certificates")
+@flag("--force", help="Replace existing files: with a new CA, all clients need new certificates")
 def init(
     session: Session,
     args: tuple[str, ...],
@@ -52,7 +63,7 @@ def init(
     directory, days = os.path.abspath(directory), _days(days)
     if client is not None:
         if names:
-            raise CliError("--name is the daemon's, and --client makes no certificate for it")
+            raise CliError("--name is for the daemon's certificate, and --client makes only the client's")
         made.check_client(client)
         _add_client(directory, made.load(directory, made.CA, made.CA_KEY), client, days, force)
         print(f"Client certificate in {os.path.join(directory, client)}; to use it:\n\n" + _how(directory, client, "HOST"))
@@ -63,7 +74,7 @@ def init(
     if there and not force:
         raise CliError(
             f"{directory} has {', '.join(there)} already; --client adds a client, `orlop tls renew` renews the daemon's "
-            "certificate, --force makes everything anew"
+            "certificate, --force replaces everything"
         )
     made.make_directory(directory)
     ca = made.make_ca(days)
@@ -80,9 +91,9 @@ def init(
     "Make a new certificate for the daemon, of the same CA and names",
     examples=["orlop tls renew && systemctl reload orlop"],
 )
-@option("--dir", "directory", metavar="string", default=DIRECTORY, help=f"Where they are (default {DIRECTORY})")
-@many("--name", "names", metavar="host|ip", help="Names and addresses instead of those it has")
-@option("--days", type=int, default=DAYS, metavar="int", help=f"How long it is valid (default {DAYS})")
+@option("--dir", "directory", metavar="string", default=DIRECTORY, help=f"Directory of the files (default {DIRECTORY})")
+@many("--name", "names", metavar="host|ip", help="Names and addresses instead of those in the old certificate")
+@option("--days", type=int, default=DAYS, metavar="int", help=f"Days for which it is valid (default {DAYS})")
 def renew(session: Session, args: tuple[str, ...], directory: str, names: tuple[str, ...], days: int) -> None:
     from orlop_cli.daemon import certificates as made
 
@@ -91,7 +102,7 @@ def renew(session: Session, args: tuple[str, ...], directory: str, names: tuple[
     every = list(names) or made.names_of(made.read_certificate(directory, made.SERVER))
     server = made.make_server(ca, every, _days(days))
     made.store(directory, server, made.SERVER, made.SERVER_KEY)
-    print(f"{_validity(server, every)}\nThe daemon takes it at its next reload: systemctl reload orlop, or SIGHUP.")
+    print(f"{_validity(server, every)}\nThe daemon uses it after its next reload: systemctl reload orlop, or SIGHUP.")
 
 
 def _exists(*parts: str) -> bool:
@@ -125,8 +136,8 @@ def _report(directory: str, server: Pair, names: list[str]) -> str:
     settings = json.dumps(keys, indent=2)
     return (
         f"Made a CA, a certificate for the daemon and one for a client in {directory}.\n{_validity(server, names)}\n"
-        f"Who has ca-key.pem can make clients, and every client is root on this machine.\n\n"
-        f"1. In /etc/orlop/daemon.json (leave hosts out where the unit of systemd says -H), then restart orlopd:\n\n"
+        f"Whoever has ca-key.pem can make client certificates, and every client can become root on this machine.\n\n"
+        f"1. In /etc/orlop/daemon.json (without hosts if the systemd unit has -H), then restart orlopd:\n\n"
         f"{settings}\n\n"
         f"2. Copy {os.path.join(directory, CLIENT)} to the client's machine, and there:\n\n"
         + _how(directory, CLIENT, names[0])

@@ -41,7 +41,7 @@ _PROCESS: list[Decorator] = [
 
 _IDENTITY: list[Decorator] = [
     _text("--name", section=NAMES, help="Assign a name to the container"),
-    many("-e", "--env", section=NAMES, help="Set environment variables (KEY alone passes ours on)"),
+    many("-e", "--env", section=NAMES, help="Set environment variables (KEY alone passes the client's value)"),
     many("--env-file", section=NAMES, help="Read in a file of environment variables"),
     many("-l", "--label", section=NAMES, help="Set meta data on a container"),
     many("--label-file", section=NAMES, help="Read in a line delimited file of labels"),

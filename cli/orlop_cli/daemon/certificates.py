@@ -168,7 +168,9 @@ def load(directory: str, certificate: str, key: str) -> Pair:
     except (ValueError, TypeError) as error:
         raise CliError(f"cannot use {certificate} and {key} in {directory}: {error}") from None
     if not isinstance(private, ec.EllipticCurvePrivateKey) or private.public_key() != found.public_key():
-        raise CliError(f"cannot use {certificate} in {directory}: {key} is not its key, or not of the kind made here")
+        raise CliError(
+            f"cannot use {certificate} in {directory}: {key} is not its key, or is of another kind than orlop makes"
+        )
     return Pair(found, private)
 
 
@@ -204,7 +206,7 @@ def make_directory(path: str) -> None:
     try:
         os.makedirs(path, 0o700, exist_ok=True)
     except OSError as error:
-        raise CliError(f"cannot make directory {path}: {error.strerror}; --dir names another") from None
+        raise CliError(f"cannot make directory {path}: {error.strerror}; use --dir to name another directory") from None
 
 
 def _write(path: str, content: bytes, mode: int) -> None:

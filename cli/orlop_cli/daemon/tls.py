@@ -36,7 +36,7 @@ def context(ca: str | None, cert: str | None, key: str | None, verify: bool) -> 
 def _told(error: ssl.SSLError) -> str:
     """In TLS 1.3 a daemon refuses our certificate only after the handshake has finished for us."""
     _, alert, why = (error.reason or "").partition("_ALERT_")
-    return f"the daemon refuses us: {why.replace('_', ' ').lower()}" if alert else f"TLS: {error.reason}"
+    return f"the daemon refused the TLS connection: {why.replace('_', ' ').lower()}" if alert else f"TLS: {error.reason}"
 
 
 class TlsStream:

@@ -18,7 +18,7 @@ def new_file(path: str, mode: int = 0o666, code: int = 1, exists: str = "") -> I
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     except FileExistsError:
-        raise CliError(exists or f"cannot write {path}: it is there already", code) from None
+        raise CliError(exists or f"cannot write {path}: the file already exists", code) from None
     except OSError as error:
         raise _cannot(path, error, code) from None
     try:

@@ -91,7 +91,7 @@ def _file(path: str, info: tarfile.TarInfo, seen: dict[tuple[int, int], str]) ->
     try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
-            raise CliError(f"{path}: is no regular file any more")
+            raise CliError(f"{path}: is no longer a regular file")
         key = (found.st_dev, found.st_ino)
         if found.st_nlink > 1 and key in seen:
             info.type, info.linkname = tarfile.LNKTYPE, seen[key]

@@ -161,7 +161,7 @@ class _Tree:
 
     def _link(self, info: tarfile.TarInfo, parts: list[str], target: list[str]) -> None:
         if not target:
-            raise CliError(f"the archive has a link to nothing: {info.name!r}")
+            raise CliError(f"the archive has a hard link without a target: {info.name!r}")
         source = os.dup(self._enter(target[:-1]))
         try:
             os.link(target[-1], parts[-1], src_dir_fd=source, dst_dir_fd=self._enter(parts[:-1]), follow_symlinks=False)

@@ -45,7 +45,7 @@ def query_time(text: str | None, now: float | None = None) -> str | None:
         try:
             nanoseconds = int((time.time() if now is None else now) * 10**9) - parse_duration(text)
         except ValueError:
-            raise CliError(f'invalid value for "since" or "until": {text} is no time stamp and no duration') from None
+            raise CliError(f'invalid value for "since" or "until": {text} is neither a time stamp nor a duration') from None
     return f"{nanoseconds // 10**9}.{nanoseconds % 10**9:09d}"
 
 

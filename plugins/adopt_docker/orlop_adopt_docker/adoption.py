@@ -53,16 +53,16 @@ def _check_place(config: Config, root: str) -> None:
     mounted = any(entry.path == root for entry in mountinfo.read())
     if mounted and os.stat(root).st_dev == os.stat(os.path.dirname(root)).st_dev:  # a bind mount of the root on itself
         raise Conflict(
-            f"cannot adopt {root}: a dockerd that did not end in order has left a mount there, across which files cannot be "
-            f"linked. Remove it: umount {root}"
+            f"cannot adopt {root}: a dockerd that did not stop cleanly has left a mount there, and files cannot be linked "
+            f"across mounts. Remove it: umount {root}"
         )
     place = config.data_root
     while not os.path.isdir(place):
         place = os.path.dirname(place)
     if os.stat(place).st_dev != os.stat(root).st_dev:
         raise InvalidParameter(
-            f"cannot adopt {root}: it is on another file system than the data root {config.data_root}, and nothing is "
-            "copied. Choose a data-root on its file system"
+            f"cannot adopt {root}: it is on another file system than the data root {config.data_root}, and adoption copies "
+            "no files. Choose a data-root on its file system"
         )
 
 
@@ -115,7 +115,7 @@ async def _again(store: Store, data_root: str, found: Adopted, root: str, *, for
     if found.root != root:
         raise Conflict(f"cannot adopt {root}: {found.root} was adopted before. Give it back first: orlop system give-back")
     if found.phase in (Phase.RETURNING, Phase.LEAVING):
-        raise Conflict(f"cannot adopt {root}: giving it back was interrupted. Complete that: orlop system give-back")
+        raise Conflict(f"cannot adopt {root}: giving it back was interrupted. First complete this: orlop system give-back")
     if found.phase == Phase.MOVING:
         with docker_root.locked(root):
             return await finish_move(store, data_root, found)

@@ -127,7 +127,7 @@ class Bucket:
 
     def _walk(self, number: int, seen: set[int], depth: int) -> Iterator[tuple[bytes, bytes | Bucket]]:
         if number in seen or depth > _DEPTH:
-            raise BoltError(f"page {number} is below itself")
+            raise BoltError(f"page {number} is its own descendant")
         seen.add(number)
         page = self._file.page(number)
         if page.flags & _IS_LEAF:

@@ -95,13 +95,13 @@ def adopt(root: str, dry_run: bool, for_good: bool, form: str | None, **flags: s
 
 
 @click.command("give-back", short_help="Give an adopted Docker root back, so that dockerd can start on it again")
-@click.option("--force", is_flag=True, help="Remove images and containers made here that depend on what is given back")
+@click.option("--force", is_flag=True, help="Remove images and containers made by Orlop that depend on adopted ones")
 @_with_config
 def give_back_command(force: bool, **flags: str | None) -> None:
-    """Give an adopted Docker root back to dockerd, with what its containers have written since. orlopd must be stopped."""
+    """Give an adopted Docker root back to dockerd, with all that containers have written since. orlopd must be stopped."""
     config = _config(**flags)
 
     found, lost = _run(config, partial(give_back.give_back, config, force=force))
     for path in lost:
-        print(f"warning: {path} was removed here and cannot be given back", file=sys.stderr)
+        print(f"warning: {path} was removed by Orlop and cannot be given back", file=sys.stderr)
     print(f"Gave {found.root} back. dockerd can be started.", file=sys.stderr)

@@ -146,7 +146,7 @@ def _symlink(source: str, target: str) -> None:
     try:
         os.symlink(source, target)
     except FileExistsError:
-        raise Conflict(f"cannot link {target} to {source}: something else is there") from None
+        raise Conflict(f"cannot link {target} to {source}: {target} already exists") from None
 
 
 def _hard_link(source: str, target: str) -> None:
@@ -155,7 +155,7 @@ def _hard_link(source: str, target: str) -> None:
         os.link(source, target, follow_symlinks=False)
     except FileExistsError:  # blobs and layers that are there already have the same content: they are named by it
         if "-json.log" in target and not os.path.samefile(source, target):
-            raise Conflict(f"cannot link {target} to {source}: something else is there") from None
+            raise Conflict(f"cannot link {target} to {source}: {target} already exists") from None
 
 
 def _write_configurations(data_root: str, plan: Plan) -> None:

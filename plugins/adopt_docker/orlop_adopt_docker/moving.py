@@ -24,9 +24,9 @@ def check(data_root: str, directories: Iterable[Link]) -> None:
         if not os.path.lexists(each.source):
             continue  # dockerd has removed it
         if os.path.islink(each.source):
-            raise Conflict(f"cannot adopt {each.source} for good: it is a symbolic link")
+            raise Conflict(f"cannot adopt {each.source} with --for-good: it is a symbolic link")
         if os.stat(each.source).st_dev != device or each.source in mounts:
-            raise Conflict(f"cannot adopt {each.source} for good: it is on another file system than {data_root}")
+            raise Conflict(f"cannot adopt {each.source} with --for-good: it is on another file system than {data_root}")
 
 
 def move_here(data_root: str, adopted: Adopted) -> None:

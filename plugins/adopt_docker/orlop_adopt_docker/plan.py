@@ -138,7 +138,7 @@ def _images(plan: Plan, known: Known) -> None:
     for image in store.images.values():
         name = next(iter(image.names), "<none>")
         if image.id in known.images:
-            plan.leave("image", name, image.id, "it is there already")
+            plan.leave("image", name, image.id, "it exists in Orlop already")
             continue
         missing = [layer.chain_id for layer in image.layers if layer.chain_id not in present]
         if missing:
@@ -227,7 +227,7 @@ def _volumes(plan: Plan, known: Known, config: Config) -> set[str]:
     for volume in plan.inventory.volumes:
         if volume.name in known.volumes:
             usable.discard(volume.name)  # another volume, with other data
-            plan.leave("volume", volume.name, "", "a volume of this name is there already")
+            plan.leave("volume", volume.name, "", "a volume of this name exists in Orlop already")
         elif volume.driver not in installed:
             plan.leave("volume", volume.name, "", f'its driver "{volume.driver}" is not installed')
         elif volume.driver == "local" and (more := sorted(set(volume.options) - _VOLUME_OPTIONS)):
@@ -255,7 +255,7 @@ def _networks(plan: Plan, known: Known) -> dict[str, NetworkRecord]:
             continue  # containers on it go to ours
         if ours is not None:
             usable.pop(network.name, None)
-            plan.leave("network", network.name, network.id, "a network of this name is there already")
+            plan.leave("network", network.name, network.id, "a network of this name exists in Orlop already")
             continue
         try:
             row = networks.record(network, installed, taken)
@@ -281,7 +281,7 @@ async def _containers(plan: Plan, known: Known, around: containers.Surroundings)
     for container in plan.inventory.containers:
         try:
             if container.id in known.containers:
-                raise InvalidParameter("it is there already")
+                raise InvalidParameter("it exists in Orlop already")
             if container.name in names:
                 raise InvalidParameter(f"the name {container.name} is taken by another container")
             row, changes = await containers.record(container, around)

@@ -33,17 +33,17 @@ async def watch(store: Store, data_root: str, stack: ExitStack) -> None:
     while dockerd runs on the adopted root."""
     found = rows.load(store)
     if found is None:
-        log.warning("an adoption was interrupted: its links are removed. To adopt again: orlop system adopt")
+        log.warning("an adoption was interrupted, so its links are removed. To adopt again: orlop system adopt")
         await adoption.clean_up(store, data_root)
         return
     if not os.path.isdir(found.root):
-        log.error("the adopted Docker root %s is not there: its images, containers and volumes cannot be used", found.root)
+        log.error("the adopted Docker root %s is missing: its images, containers and volumes cannot be used", found.root)
         return
     stack.enter_context(docker_root.locked(found.root))
     if found.phase == Phase.MOVING:
         found = await adoption.finish_move(store, data_root, found)
     elif found.phase in (Phase.RETURNING, Phase.LEAVING):
-        log.warning("giving %s back was interrupted, and is completed", found.root)
+        log.warning("giving %s back was interrupted and is now completed", found.root)
         await give_back.finish_return(store, data_root, found)
         return
     try:
@@ -58,11 +58,11 @@ async def watch(store: Store, data_root: str, stack: ExitStack) -> None:
 
 async def _report(found: Adopted) -> None:
     """Log what dockerd has changed."""
-    log.warning("dockerd has run on the adopted root %s since", found.root)
+    log.warning("dockerd has run on the adopted root %s since its adoption", found.root)
     try:
         there = await trio.to_thread.run_sync(docker_root.read, found.root)
     except OrlopError as error:
-        log.error("cannot read what it has changed: %s", error)
+        log.error("cannot read what dockerd has changed: %s", error)
         return
     names = {container.id: container.name for container in there.containers}
     usable = {
@@ -85,6 +85,6 @@ def _report_kind(what: str, before: Collection[str], after: Collection[str], nam
         return f"{text} and {len(keys) - _NAMED} more" if len(keys) > _NAMED else text
 
     if gone := sorted(set(before) - set(after)):
-        log.warning("it has removed %d adopted %ss: %s", len(gone), what, shown(gone))
+        log.warning("dockerd has removed %d adopted %ss: %s", len(gone), what, shown(gone))
     if new := sorted(set(after) - set(before)):
-        log.warning("it has %d %ss that are not adopted: %s", len(new), what, shown(new))
+        log.warning("dockerd has %d %ss that are not adopted: %s", len(new), what, shown(new))

@@ -308,7 +308,7 @@ def test_interrupted_command_is_completed_by_repeating_it(
     adopt(config, root, for_good=True)
     assert phase() == Phase.MOVED and not (root / "volumes/named").exists()
     assert not killer.run(4, lambda: trio.run(give_back.give_back, config)) and phase() == Phase.RETURNING
-    with pytest.raises(Conflict, match=r"giving it back was interrupted\. Complete that: orlop system give-back"):
+    with pytest.raises(Conflict, match=r"giving it back was interrupted\. First complete this: orlop system give-back"):
         adopt(config, root)
     trio.run(give_back.give_back, config)
     assert objects(config) == NOTHING and (root / "volumes/named").exists()
@@ -445,7 +445,7 @@ def test_move_of_a_link_is_refused(config: Config, docker_root: Any, tmp_path: P
     root = docker_root.write()
     (root / "overlay2/layer0").rename(tmp_path / "elsewhere")
     (root / "overlay2/layer0").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(Conflict, match="layer0 for good: it is a symbolic link"):
+    with pytest.raises(Conflict, match="layer0 with --for-good: it is a symbolic link"):
         adopt(config, root, for_good=True)
     boot(config)
     assert objects(config) == NOTHING and links(config) == []
@@ -475,9 +475,9 @@ def test_boot_warns_of_changes_by_dockerd(config: Config, docker_root: Any, capl
         path.rename(path.with_name("gone"))
     boot(config)
     assert [message.partition(":")[0] for message in caplog.messages] == [
-        f"dockerd has run on the adopted root {root} since",
-        "it has removed 1 adopted containers",
-        "it has removed 1 adopted images",
+        f"dockerd has run on the adopted root {root} since its adoption",
+        "dockerd has removed 1 adopted containers",
+        "dockerd has removed 1 adopted images",
     ]
     caplog.clear()
     boot(config)
@@ -498,7 +498,7 @@ def test_missing_root_is_reported_and_used_when_it_is_back(
     adopt(config, root)
     root.rename(root.with_name("elsewhere"))
     boot(config)
-    assert "is not there: its images, containers and volumes cannot be used" in caplog.text
+    assert "is missing: its images, containers and volumes cannot be used" in caplog.text
     assert adopt(config, root).plan is None, "`orlopd --adopt` starts, too"
     root.with_name("elsewhere").rename(root)
     assert objects(config)["containers"] == {CONTAINER}
@@ -548,9 +548,9 @@ def test_objects_that_exist_already_are_left(config: Config, docker_root: Any, t
     plan = adopt(config, docker_root.write()).plan
     assert plan is not None
     assert {f"{item.kind} {item.name}": item.text for item in plan.items if not item.adopted} == {
-        "image app:1": "it is there already",
-        "volume named": "a volume of this name is there already",
-        "network front": "a network of this name is there already",
+        "image app:1": "it exists in Orlop already",
+        "volume named": "a volume of this name exists in Orlop already",
+        "network front": "a network of this name exists in Orlop already",
         "container web": "the name web is taken by another container",
     }
 
@@ -566,6 +566,6 @@ def test_volume_with_a_taken_name_and_its_users_are_left(config: Config, docker_
     plan = adopt(config, docker_root.write()).plan
     assert plan is not None
     assert {item.name: item.text for item in plan.items if not item.adopted} == {
-        "named": "a volume of this name is there already",
+        "named": "a volume of this name exists in Orlop already",
         "web": "its volume named is not adopted",
     }

@@ -72,7 +72,7 @@ class _Routes:
         self.engine = engine
         self._profiles: dict[str, tuple[str, Callable[[], str]]] = {
             "cmdline": ("The command line, its words separated by NUL", lambda: "\0".join(_command_line())),
-            "goroutine": ("What each task waits for: trio's tasks are our goroutines", lambda: "".join(dump.tasks())),
+            "goroutine": ("What each trio task waits for (in place of goroutines)", lambda: "".join(dump.tasks())),
             "threadcreate": ("What each thread does", lambda: "".join(dump.threads())),
         }
 

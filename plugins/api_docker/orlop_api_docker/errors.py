@@ -64,7 +64,7 @@ def answer_error(request: Request, error: Exception) -> Response:
     message = explain_validation(leaf) if isinstance(leaf, msgspec.ValidationError) else str(leaf)
     if isinstance(leaf, OSError) and leaf.errno == errno.ENOSPC:
         # Not a bug, and the one failure of the machine that users can fix themselves.
-        status, message = 500, "no space left on device: free some space, the request can then be made again"
+        status, message = 500, "no space left on device: free some space, then repeat the request"
     exhausted = descriptors.is_exhaustion(error)
     if exhausted and status != 503:
         status, message = 503, descriptors.advice()

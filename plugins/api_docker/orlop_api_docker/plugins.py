@@ -42,7 +42,7 @@ async def _of_one(call: Call) -> Answer:
 
 async def _install(call: Call) -> Answer:
     raise NotImplementedHere(
-        "cannot install a plugin: Orlop has no plugins of Docker's kind, its drivers are Python packages"
+        "cannot install a plugin: Orlop does not run Docker's managed plugins; its drivers are Python packages"
     )
 
 

@@ -175,20 +175,20 @@ class FrameParser:
         if buffer[0] & 0x70:
             raise ProtocolError("reserved bits are set")
         if not buffer[1] & 0x80:
-            raise ProtocolError("a client's frames are masked")
+            raise ProtocolError("a frame of the client is not masked")
         if opcode not in (_CONTINUATION, TEXT, BINARY, _CLOSE, _PING, _PONG):
             raise ProtocolError(f"unknown opcode {opcode}")
         if opcode >= _CLOSE:
             if not final or short > _CONTROL_LIMIT:
-                raise ProtocolError("a control frame that is too long, or in fragments")
+                raise ProtocolError("a control frame is too long or fragmented")
         elif (opcode == _CONTINUATION) != self._in_message:
-            raise ProtocolError("a fragment out of its order")
+            raise ProtocolError("a fragment is out of order")
         extra = {126: 2, 127: 8}.get(short, 0)
         if len(buffer) < 2 + extra + 4:
             return False
         size = int.from_bytes(buffer[2 : 2 + extra], "big") if extra else short
         if size >= 1 << 63 or (extra and size < (126 if extra == 2 else 1 << 16)):
-            raise ProtocolError("a length that is not written as it should be")
+            raise ProtocolError("a length is not in its shortest encoding")
         self._mask = buffer[2 + extra : 6 + extra]
         self._buffer = buffer[6 + extra :]
         self._opcode, self._left, self._at = opcode, size, 0
@@ -202,7 +202,7 @@ class FrameParser:
             events.append(Ping(data))
         elif opcode == _CLOSE:
             if len(data) == 1:
-                raise ProtocolError("half a close code")
+                raise ProtocolError("a close code has one byte")
             self._closed = True
             events.append(Close(data[:2]))
 

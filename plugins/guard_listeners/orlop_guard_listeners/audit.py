@@ -155,7 +155,7 @@ class Audit:
                     break
         if not number or self._written < number:
             reason = self._trouble or f"no answer from its disk in {_PATIENCE:g} s"
-            raise Unwritable(f"cannot write the audit log, and nothing may be changed without it: {reason}")
+            raise Unwritable(f"cannot write the audit log, so the request is refused: {reason}")
 
     async def _run(self) -> None:
         with self._life:  # shielded, to log what the shutdown cancels; `_limit` sets the deadline

@@ -48,7 +48,7 @@ def restrictions(policy: ListenerPolicy, scope: LabelScope | None, note: Callabl
 
     def check_step(host: HostConfig) -> None:
         for what in host_access.of_container(CreateRequest(host_config=host), apart=not policy.labels):
-            raise refuse(f"{what} of a build's step")
+            raise refuse(f"{what} in a step of a build")
 
     def label(labels: Mapping[str, str]) -> Mapping[str, str]:
         if scope is None:

@@ -45,7 +45,7 @@ class AccessKeys(Keys, frozen=True, kw_only=True):
         flag(
             "authorization-plugin",
             LIST,
-            "Plugin that is asked about every request, in this order",
+            "Plugin that allows or refuses requests; repeat the flag for several, asked in this order",
             key="authorization-plugins",
         ),
     )
@@ -73,21 +73,21 @@ def orlop_keys(register: Register) -> None:
 def _place(listener: Listener, config: Config) -> Iterator[str]:
     scheme, separator, rest = listener.host.partition("://")
     if not separator or scheme not in ("unix", "tcp"):
-        yield "its host is unix://PATH or tcp://HOST:PORT"
+        yield "its host must be unix://PATH or tcp://HOST:PORT"
     elif scheme == "unix":
         if not os.path.isabs(rest):
             yield "an absolute path is needed"
         if listener.tlscacert:
-            yield "tlscacert is for tcp"
+            yield "tlscacert is only for tcp hosts"
     elif scheme == "tcp":
         host, colon, port = rest.rpartition(":")
         if not (host and colon and port.isdigit() and 0 < int(port) < 65536):
-            yield "its host is tcp://HOST:PORT"
+            yield "its host must be tcp://HOST:PORT"
         if not config.verifies_clients:
-            yield "tcp needs client certificates: tlsverify"
+            yield "a tcp host needs client certificates: set tlsverify"
         for key in ("owner", "group", "mode"):
             if getattr(listener, key):
-                yield f"{key} is for unix sockets"
+                yield f"{key} is only for unix sockets"
 
 
 def _rights(listener: Listener) -> Iterator[str]:
@@ -106,7 +106,7 @@ def _rights(listener: Listener) -> Iterator[str]:
     if len({label.partition("=")[0] for label in listener.labels}) < len(listener.labels):
         yield "one label is listed twice"
     if listener.shared_images and not listener.labels:
-        yield "shared-images is for listeners with labels"
+        yield "shared-images is only for listeners with labels"
     if listener.image_names and (listener.role == "read-only" or (listener.role == "full" and not listener.labels)):
         yield f"image-names is not for role {listener.role}{'' if listener.role == 'read-only' else ' without labels'}"
     for pattern in listener.image_names:

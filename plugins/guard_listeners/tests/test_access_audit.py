@@ -180,7 +180,7 @@ def test_full_disk_delays_lines_but_loses_none(tmp_path: Path, monkeypatch: pyte
     async def body(audit: Audit) -> None:
         disk.full = True
         for number in (1, 2):
-            with pytest.raises(Unwritable, match="nothing may be changed without it: No space left on device"):
+            with pytest.raises(Unwritable, match="so the request is refused: No space left on device"):
                 await audit.wait(audit.write(line(number)))
         assert caplog.text.count("cannot write the audit log") == 1
         disk.full = False

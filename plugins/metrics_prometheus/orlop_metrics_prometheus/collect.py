@@ -89,7 +89,7 @@ class Metrics:
         )
         self._lag = Histogram(
             "orlop_loop_lag_seconds",
-            "Seconds that a task woke up late, measured once a second: what any request had to wait for others",
+            "Seconds by which a task woke up late, measured once a second: how long the event loop delays requests",
             buckets=_LAG_BUCKETS,
         )
         self.families: list[Family] = [*self._actions.values(), self._latency, self._commit_seconds, self._lag]
@@ -203,7 +203,7 @@ class Metrics:
             ),
             _counter(
                 "orlop_driver_failures_total",
-                "Calls of drivers that gave no answer in time (reason deadline) or raised what they should not (exception)",
+                "Calls of drivers without an answer in time (reason deadline) or with an unexpected exception (exception)",
                 lambda: {
                     (*key, reason): gate.failures[reason]
                     for key, gate in engine.drivers.gates.items()
@@ -213,7 +213,7 @@ class Metrics:
             ),
             _gauge(
                 "orlop_driver_degraded",
-                "1 for a driver whose calls fail at once, as it gave no answer to several in a row",
+                "1 for a driver whose calls fail immediately, because it did not answer several calls in a row",
                 lambda: {key: gate.degraded for key, gate in engine.drivers.gates.items()},
                 ("kind", "driver"),
             ),
@@ -226,10 +226,10 @@ class Metrics:
             _counter("orlop_store_transactions_total", "Transactions of the state database", lambda: self._transactions),
             _counter(
                 "orlop_store_commits_total",
-                "Commits asked of the state database; those that wait together share a transaction",
+                "Commits requested of the state database; commits that wait at the same time share a transaction",
                 lambda: self._commits,
             ),
-            _gauge("orlop_data_root_free_bytes", "Bytes that the data root's file system has left", self._free),
+            _gauge("orlop_data_root_free_bytes", "Free bytes of the data root's file system", self._free),
             _gauge("orlop_images", "Images", lambda: engine.images.count),
             _gauge("orlop_monitors", "Monitor processes of running containers", self._monitors),
             _gauge("orlop_tasks", "Tasks of the daemon", lambda: trio.lowlevel.current_statistics().tasks_living),

@@ -82,13 +82,11 @@ def compare_table(
     rules are those that this daemon writes. `expected`: see `Wanted.elements`."""
     name = f"nft table inet {table}"
     if held is None or not whole:
-        yield Drift(
-            "damaged", name, "its sets and rules are not those that this daemon writes", "write it anew", note="table"
-        )
+        yield Drift("damaged", name, "its sets and rules are not those that this daemon writes", "rewrite it", note="table")
     if held is None:
         return
     for element in sorted(held - expected.keys()):
-        text = f"leads packets for nobody: {_words(element)}"
+        text = f"has an element of no running container: {_words(element)}"
         yield Drift("stray", f"{name} {element.set}", text, "remove it", note=f"element {'|'.join(element)}")
     for element in sorted(expected.keys() - held):
         text = f"lacks {_words(element)}"
@@ -107,7 +105,7 @@ def routed_families(bridges: Collection[Bridge]) -> set[int]:
 def compare_forwarding(off: Collection[int]) -> Iterator[Drift]:
     """`off`: the IP versions whose packets the host should forward but does not."""
     for version in sorted(off):
-        text = "is switched off: containers reach nothing beyond their bridge, and are not reached"
+        text = "is switched off: containers can neither reach other networks nor be reached from them"
         yield Drift("damaged", f"IPv{version} forwarding", text, "switch it on", note=f"forwarding {version}")
 
 
@@ -125,7 +123,7 @@ def compare_links(host: Host, wanted: Wanted) -> Iterator[Drift]:
         made = links.get(bridge.name)
         note = f"bridge {bridge.network_id}"
         if made is None:
-            text = f"is the bridge of network {bridge.network_id[:12]} and is not there"
+            text = f"is the bridge of network {bridge.network_id[:12]} and is missing"
             yield Drift("missing", f"link {bridge.name}", text, "make it", bridge.network_id, note)
         else:
             for text in _bridge_faults(made, bridge, frozenset(host.addresses.get(bridge.name, ()))):
@@ -140,7 +138,7 @@ def compare_links(host: Host, wanted: Wanted) -> Iterator[Drift]:
 def _bridge_faults(link: Link, bridge: Bridge, addresses: frozenset[str]) -> Iterator[str]:
     """The faults of a bridge. A bridge that an administrator made may have other addresses and another MTU."""
     if link.type != "bridge":
-        yield "is no bridge"
+        yield "is not a bridge"
         return
     if not link.up:
         yield "is down"
@@ -148,7 +146,7 @@ def _bridge_faults(link: Link, bridge: Bridge, addresses: frozenset[str]) -> Ite
         yield f"lacks the address {address}"
     if link.kind == "network":
         for address in sorted(addresses - set(bridge.addresses)):
-            yield f"has the address {address}, which is not its network's"
+            yield f"has the address {address}, which its network does not have"
         if bridge.mtu and link.mtu != bridge.mtu:
             yield f"has an MTU of {link.mtu}, not {bridge.mtu}"
 
@@ -160,7 +158,7 @@ def compare_endpoint(
     where = f"container {endpoint.container_id[:12]} to {endpoint.network.name}"
     name, note = f"link {state.host_link}", f"endpoint {endpoint.id}"
     if link is None:
-        text = f"connects {where} and is not there"
+        text = f"connects {where} and is missing"
         yield Drift("missing", name, text, "make it again, in the running container", endpoint.id, note)
         return
     for text in _port_faults(link, endpoint, bridge, isolated):
@@ -169,15 +167,15 @@ def compare_endpoint(
 
 def _port_faults(link: Link, endpoint: Endpoint, bridge: Bridge, isolated: bool) -> Iterator[str]:
     if link.ident != endpoint.id:
-        yield "does not say so by its alias"
+        yield "has another alias than this endpoint's"
     if link.master != bridge.name:
-        yield f"is a port of {link.master}, not of {bridge.name}" if link.master else f"is no port of {bridge.name}"
+        yield f"is a port of {link.master}, not of {bridge.name}" if link.master else f"is not a port of {bridge.name}"
         return
     if not link.up:
         yield "is down"
     if bridge.mtu and link.mtu != bridge.mtu:
         yield f"has an MTU of {link.mtu}, not {bridge.mtu}"
     if not link.hairpin:
-        yield "does not return what the container sends to its own published ports"
+        yield "does not return packets that the container sends to its own published ports"
     if link.isolated != isolated:
         yield "is isolated from its neighbours" if link.isolated else "is not isolated from its neighbours"

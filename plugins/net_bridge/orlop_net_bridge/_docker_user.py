@@ -85,7 +85,7 @@ def admit(nft: Nft, table: str, bridges: list[str]) -> None:
                     for side in _SIDES
                 ]
         if lines:
-            nft.run("\n".join(lines), "admit our bridges to DOCKER-USER")
+            nft.run("\n".join(lines), "add rules for bridges to DOCKER-USER")
 
 
 def withdraw(nft: Nft, table: str, keep: list[str]) -> None:
@@ -100,4 +100,4 @@ def withdraw(nft: Nft, table: str, keep: list[str]) -> None:
             for rule in rules
         ]
         if lines:
-            nft.run("\n".join(lines), "remove our rules from DOCKER-USER")
+            nft.run("\n".join(lines), "remove rules for bridges from DOCKER-USER")

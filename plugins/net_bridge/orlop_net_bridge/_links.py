@@ -127,7 +127,7 @@ class Links:
             else:
                 (link,) = self._host.link("get", index=index)
                 if (link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND")) != "bridge":
-                    raise Conflict(f"cannot create bridge {bridge.name}: a link of this name exists and is no bridge")
+                    raise Conflict(f"cannot create bridge {bridge.name}: a link of this name exists and is not a bridge")
                 alias = link.get_attr("IFLA_IFALIAS") or ""
                 # A bridge of another network id is taken over too: its network was lost with a wiped data root.
                 ours = alias.startswith(self._bridge_alias("")) or self._is_half_made(link)

@@ -53,7 +53,7 @@ def _ports_of(endpoint: Endpoint) -> frozenset[_plan.Element]:
     try:
         return _plan.port_elements(endpoint)
     except (OrlopError, ValueError) as error:
-        _log.error("the ports of container %s are not restored: %s", endpoint.container_id[:12], error)
+        _log.error("cannot restore the published ports of container %s: %s", endpoint.container_id[:12], error)
         return frozenset()
 
 
@@ -117,7 +117,7 @@ class BridgeDriver:
         try:
             return read_network(network, self._context)
         except (OrlopError, ValueError) as error:
-            _log.error("network %s is not restored: %s", network.name, error)
+            _log.error("cannot restore network %s: %s", network.name, error)
             return None
 
     async def audit(
@@ -430,7 +430,9 @@ class BridgeDriver:
         expected = wanted.elements() | dict.fromkeys(self._find_uplinks() if names else (), "")
         yield from _audit.compare_table(table.name, _plan.read_elements(listing), whole, expected)
         for name in table.not_admitted(names):
-            yield Drift("missing", "chain DOCKER-USER", f"lacks the accepts of {name}", "add them", note="docker-user")
+            yield Drift(
+                "missing", "chain DOCKER-USER", f"lacks the accept rules for bridge {name}", "add them", note="docker-user"
+            )
 
     def _repair(self, found: Drift) -> None:
         what, _, token = found.note.partition(" ")

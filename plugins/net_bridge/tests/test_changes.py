@@ -131,7 +131,7 @@ def test_taken_link_names_are_refused() -> None:
     async def main() -> None:
         driver = BridgeDriver(CONTEXT)
         run("ip", "link", "add", "orlt0", "type", "veth", "peer", "name", "orlt1")
-        with pytest.raises(Conflict, match="is no bridge"):
+        with pytest.raises(Conflict, match="is not a bridge"):
             await driver.create_network(NETWORK)
         run("ip", "link", "delete", "orlt0")
         await driver.create_network(NETWORK)

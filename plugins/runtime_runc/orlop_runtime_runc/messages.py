@@ -77,7 +77,7 @@ def explain(runtime: str, outcome: Outcome, log: bytes, verb: str = "create") ->
         text = "the runtime gave no answer in time and was killed" + (f": {text}" if text else "")
     elif not text:
         how = f"signal {-outcome.status}" if outcome.status < 0 else f"exit status {outcome.status}"
-        text = f"{runtime} ended with {how} and said nothing"
+        text = f"{runtime} ended with {how} and gave no reason"
     if verb == "exec":
         return f"OCI runtime exec failed: exec failed: {text}"
     return f"OCI runtime create failed: {runtime} create failed: {text}"

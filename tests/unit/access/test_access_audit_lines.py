@@ -43,7 +43,7 @@ def test_change_is_refused_when_a_required_audit_log_fails(tmp_path: Path) -> No
             path.unlink()
             path.mkdir()
             refused = told(await served(request("POST", "/x")))
-            assert (refused[0], "nothing may be changed without it: Is a directory" in refused[1]) == (503, True), refused
+            assert (refused[0], "so the request is refused: Is a directory" in refused[1]) == (503, True), refused
             await served(request("GET", "/x"))
             path.rmdir()
         last = [json.loads(line) for line in path.read_text().splitlines()]

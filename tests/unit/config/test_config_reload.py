@@ -286,7 +286,7 @@ def test_client_prints_the_result_of_a_reload(tmp_path: Path, capfd: pytest.Capt
     with RecordedDaemon(str(tmp_path / "e.sock")) as daemon:
         daemon.on("GET", "/orlop/config", answer({"message": "page not found"}, 404))
         code, _, err = orlop(capfd, "-H", daemon.host, "config", "show")
-        assert (code, "it is not Orlop's" in err) == (1, True)
+        assert (code, "it is not orlopd" in err) == (1, True)
 
 
 def test_config_show_without_a_daemon_runs_orlopd(

@@ -153,7 +153,7 @@ def test_renewal_keeps_the_ca_and_the_names(ready: Path, tmp_path: Path) -> None
         (["init", "--days", "0"], "invalid --days 0: 1 to 36500"),
         (["init", "--client", "../x"], 'invalid client name "../x"'),
         (["init", "--client", "x"], "ca.pem: No such file or directory"),
-        (["init", "--client", "x", "--name", "y"], "--client makes no certificate for it"),
+        (["init", "--client", "x", "--name", "y"], "--client makes only the client's"),
         (["renew"], "ca.pem: No such file or directory"),
     ],
 )
