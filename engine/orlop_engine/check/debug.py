@@ -69,4 +69,4 @@ async def _dump(drivers: Drivers, name: str) -> str:
         driver = await drivers.network(name)
         return await driver.dump() if isinstance(driver, NetworkAudit) else "the driver has no such information\n"
     except OrlopError as error:
-        return f"not available: {error}\n"
+        return f"cannot be read: {error}\n"

@@ -95,5 +95,5 @@ class Owners:
             try:
                 found |= await check.facts(rows)
             except Exception as error:
-                found[f"check-{name}.txt"] = f"not available: {as_orlop_error(error, 'cannot collect it')}\n"
+                found[f"check-{name}.txt"] = f"cannot be read: {as_orlop_error(error, 'cannot collect it')}\n"
         return found | bundle.tasks() if serving else found

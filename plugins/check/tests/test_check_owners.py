@@ -131,7 +131,7 @@ def test_failing_check_is_a_finding(litter: Litter, tmp_path: Path, capsys: pyte
     assert offline.main(config, ["facts"]) == offline.UNSOUND
     answer = json.loads(capsys.readouterr().out)
     assert [(each["object"], each["text"]) for each in answer["findings"]] == [("check litter", "the litter bin is stuck")]
-    assert answer["facts"]["check-litter.txt"] == "not available: the litter bin is stuck\n"
+    assert answer["facts"]["check-litter.txt"] == "cannot be read: the litter bin is stuck\n"
 
 
 @asynccontextmanager
