@@ -135,7 +135,7 @@ def describe(config: Config) -> str:
 
 
 def check(loaded: Loaded) -> None:
-    """Raise ConfigError for all `problems` at once, each with the place where its keys are set."""
+    """Raise one ConfigError for all `problems`, each with the origin of its keys."""
     if found := [loaded.located(problem) for problem in problems(loaded.config)]:
         raise ConfigError(*found)
 

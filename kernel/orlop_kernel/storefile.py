@@ -95,7 +95,7 @@ def _make_private(path: str) -> None:
 
 
 class _ForeignLog(Exception):
-    """The log beside the file belongs to another database; SQLite would apply its pages to this one."""
+    """The WAL of this file belongs to another database; SQLite would copy its pages into the file."""
 
 
 _IDENTITY = slice(60, 64)  # the user version, in SQLite's file format (section 1.3)

@@ -66,7 +66,7 @@ def test_a_failed_request_leaves_no_reference_to_its_body(failing: Callable[[Bod
         gc.enable()
 
 
-def test_errors_that_refer_to_each_other() -> None:
+def test_tracebacks_of_errors_in_a_cycle_are_forgotten() -> None:
     first, second = ValueError(), ValueError()
     first.__context__, second.__context__ = second, first
     forget_frames(first)

@@ -105,7 +105,7 @@ def test_watchdog_runs_with_debug_or_the_environment_variable() -> None:
     unwatched(main)
 
 
-def test_log_message_of_a_blocked_loop(caplog: pytest.LogCaptureFixture) -> None:
+def test_log_message_describes_the_blocked_loop(caplog: pytest.LogCaptureFixture) -> None:
     log_blocked(Blocked("a task", 0.1324, "slow (a/b.py:1)"))
     log_blocked(Blocked("a task", 0.1324, "fsync (a/b.py:1)", disk=True))
     log_blocked(Blocked("a task", 0.1324))

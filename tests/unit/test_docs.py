@@ -70,7 +70,7 @@ _VALUES = _DEFAULTS.items()
 _KEYS = {_CODE.findall(cells[0])[0]: cells for cells in rows(section("configuration.md", "Keys"))}
 
 
-def test_every_key_is_in_its_section() -> None:
+def test_configuration_page_lists_every_key_in_its_section() -> None:
     def table(title: str) -> set[str]:
         return {_CODE.findall(cells[0])[0] for cells in rows(section("configuration.md", title))}
 
@@ -79,7 +79,7 @@ def test_every_key_is_in_its_section() -> None:
     assert set(_KEYS) == _VALUES.keys() - IGNORED.keys() - SILENT - REFUSED.keys()
 
 
-def test_reloadable_keys_are_marked() -> None:
+def test_configuration_page_marks_reloadable_keys() -> None:
     assert {key for key, cells in _KEYS.items() if cells[2] == "yes"} == _DEFAULTS.reloadable
     assert {cells[2] for cells in _KEYS.values()} == {"yes", ""}
 
@@ -99,12 +99,12 @@ def test_documented_default_of_each_key_is_right(key: str) -> None:
         assert written == msgspec.json.encode(default).decode()
 
 
-def test_every_key_of_hosts_toml() -> None:
+def test_registries_page_lists_every_key_of_hosts_toml() -> None:
     found = {_CODE.findall(cells[0])[0] for cells in rows(section("registries.md", "Mirrors"))}
     assert found == {"server", *SETTINGS}
 
 
-def test_every_flag_of_orlopd() -> None:
+def test_configuration_page_lists_every_flag_of_orlopd() -> None:
     found = {}
     for cells in rows(section("configuration.md", "Flags")):
         names = _CODE.findall(cells[0])
@@ -129,7 +129,7 @@ class _Anything(SimpleNamespace):
         return _Anything()
 
 
-def test_every_route() -> None:
+def test_api_page_lists_every_route() -> None:
     found = {}
     for cells in rows(section("api.md", "Routes")):
         found[cells[0].strip("`")] = cells[1]
@@ -155,7 +155,7 @@ def _protocols() -> Iterator[tuple[str, type]]:
 
 
 @pytest.mark.parametrize(("name", "protocol"), [*_protocols()])
-def test_every_protocol_method(name: str, protocol: type) -> None:
+def test_drivers_page_lists_every_protocol_method(name: str, protocol: type) -> None:
     texts = [section("drivers.md", title) for title in ("Storage", "Network", "Runtime", "Volume", "Log")]
     homes = [text for text in texts if re.search(rf"`{name}`", text)]
     assert len(homes) == 1, f"docs/drivers.md says nothing of the Protocol {name}"
@@ -164,14 +164,14 @@ def test_every_protocol_method(name: str, protocol: type) -> None:
     assert not [member for member in members if f"`{member}`" not in homes[0]]
 
 
-def test_every_hook_and_group() -> None:
+def test_drivers_page_names_every_hook_and_entry_point_group() -> None:
     page = (DOCS / "drivers.md").read_text()
     specs = [name for name in vars(hooks) if name.startswith("orlop_")]
     assert specs == [kind.hook for kind in hooks.KINDS.values()]
     assert not [name for name in (*specs, *(f"orlop.{kind}" for kind in hooks.KINDS)) if f"`{name}`" not in page]
 
 
-def test_every_kind_of_the_daemon_has_an_example() -> None:
+def test_plugins_page_has_an_example_of_every_kind() -> None:
     """tests/integration/test_plugin_guide.py runs it. Commands are Orlop's own."""
     page = (DOCS / "plugins.md").read_text()
     for name, kind in hooks.KINDS.items():
@@ -198,7 +198,7 @@ def _commands(group: click.Group, path: str) -> Iterator[tuple[str, click.Comman
             yield f"{path} {name}", command
 
 
-def test_every_command_and_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_page_lists_every_command_and_flag(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_plugins, "find", lambda _: None)  # commands that a plugin of this machine replaces
     text = section("cli.md", "Commands")
     shared = section("cli.md", "Flags of create")
@@ -211,12 +211,12 @@ def test_every_command_and_flag(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == {name: _options(command) for name, command in _commands(orlop, "orlop")}
 
 
-def test_every_global_flag() -> None:
+def test_client_page_lists_every_global_flag() -> None:
     found = {flag for cells in rows(section("cli.md", "Connecting to a daemon")) for flag in _CODE.findall(cells[0])}
     assert found == _options(orlop)
 
 
-def test_every_variable_of_the_client() -> None:
+def test_client_page_names_every_environment_variable() -> None:
     page = (DOCS / "cli.md").read_text()
     source = "".join(path.read_text() for path in (ROOT / "cli" / "orlop_cli").rglob("*.py"))
     names = set(re.findall(r"""["']((?:DOCKER|ORLOP)_[A-Z_]+)["']""", source))
@@ -268,7 +268,7 @@ _UNWANTED = {
 
 
 @pytest.mark.parametrize("what", [*_UNWANTED])
-def test_no_file_has(what: str) -> None:
+def test_no_file_contains(what: str) -> None:
     unwanted = re.compile(_UNWANTED[what])
     texts = ("dev", ".py", ".md", ".toml", ".txt", ".in", ".json", ".service", ".socket", ".sh", ".yml", "LICENSE", "NOTICE")
     found = [str(path.relative_to(ROOT)) for path in _tracked(*texts) if unwanted.search(path.read_text())]

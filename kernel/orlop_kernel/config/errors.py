@@ -16,7 +16,7 @@ class Problem(NamedTuple):
 
 class ConfigError(Exception):
     """The configuration cannot be used; the text is for its author. `problems` lists everything found, one a line, so that
-    all of it can be corrected at once."""
+    the user can correct all of it together."""
 
     def __init__(self, *problems: str) -> None:
         super().__init__("\n".join(problems))

@@ -48,7 +48,7 @@ class Loaded(NamedTuple):
     origins: Mapping[str, str] = {}
 
     def located(self, problem: Problem) -> str:
-        """A problem with the places where its keys were set: file and line, flag, environment."""
+        """The text of a problem, with the origins of its keys: file and line, flag, environment."""
         return _located(problem, self.origins)
 
     def origin(self, key: str) -> str:

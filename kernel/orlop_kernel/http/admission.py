@@ -1,4 +1,4 @@
-"""Limits connections: how many a server has at once, and how many of them belong to one peer.
+"""Limits connections: how many a server has at a time, and how many of them belong to one peer.
 
 A peer is a user of this machine, or a remote address. When a peer has too many, its connections that wait for a request are
 closed, longest wait first; when none waits, the new connection is refused. So a client that opens many idle connections, or

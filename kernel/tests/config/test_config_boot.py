@@ -184,7 +184,7 @@ def test_tcp_on_loopback_is_served(caplog: pytest.LogCaptureFixture) -> None:
     assert "has no TLS" in caplog.text
 
 
-def test_tcp_names_and_ports() -> None:
+def test_missing_parts_of_a_tcp_address_have_defaults() -> None:
     assert exposure.split_tcp("", False) == ("localhost", 2375)
     assert exposure.split_tcp("0.0.0.0", True) == ("0.0.0.0", 2376)
     assert exposure.split_tcp("[::1]:99", False) == ("::1", 99)
@@ -248,7 +248,7 @@ def orlopd(*argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "orlop_kernel", *argv], capture_output=True, text=True, timeout=30)
 
 
-def test_output_of_help_version_and_validate(tmp_path: Path) -> None:
+def test_help_version_and_validate_print_and_exit(tmp_path: Path) -> None:
     good, bad = tmp_path / "good.json", tmp_path / "bad.json"
     good.write_text('{"debug": true}')
     bad.write_text('{"debug": "yes"}')

@@ -82,7 +82,7 @@ async def until(stream: Client, text: bytes) -> bytes:
     return got
 
 
-def test_keep_alive_and_close() -> None:
+def test_connection_is_kept_until_the_client_asks_to_close_it() -> None:
     async def client(stream: Client) -> None:
         for _ in range(3):
             await stream.send_all(GET % b"/a")
@@ -124,7 +124,7 @@ def test_long_unread_body_closes_the_connection() -> None:
 
 
 @pytest.mark.parametrize("keep", [b"", b"Connection: keep-alive\r\n"])
-def test_http_1_0(keep: bytes) -> None:
+def test_http_1_0_connection_is_kept_only_on_request(keep: bytes) -> None:
     sent = b"GET /1 HTTP/1.0\r\n" + keep + b"\r\n"
     got = conversation(echo, sent * 2)
     assert bodies(got) == ([b"/1:"] * 2 if keep else [b"/1:"])
@@ -208,7 +208,7 @@ def test_connection_stays_open_after_an_invalid_query() -> None:
     assert bodies(got) == [b'invalid URL escape "%zz"', b"/2:"]
 
 
-def test_head_requests() -> None:
+def test_head_requests_get_no_body() -> None:
     async def handler(request: Request) -> Answer:
         if request.path == "/stream":
             return Streaming(200, endless())
@@ -386,7 +386,7 @@ LIMITS = Limits(head_timeout=3, idle_timeout=60, body_timeout=7)
         (b"PUT / HTTP/1.1\r\nHost: d\r\nContent-Length: 2\r\n\r\na", 7, b"HTTP/1.1 408 Request Timeout"),
     ],
 )
-def test_slow_clients(sent: bytes, seconds: float, answer: bytes) -> None:
+def test_slow_clients_are_disconnected_in_time(sent: bytes, seconds: float, answer: bytes) -> None:
     async def client(stream: Client) -> None:
         began = trio.current_time()
         if sent:

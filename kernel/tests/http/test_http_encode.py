@@ -11,7 +11,7 @@ def lines(data: bytes) -> list[str]:
     return data.decode().split("\r\n")
 
 
-def test_order_of_a_whole_answer() -> None:
+def test_parts_of_an_answer_come_in_order() -> None:
     got = lines(encode.whole("1.1", 200, (("X-A", "1"), ("Content-Type", "t")), b"OK", head_only=False, keep=True))
     assert got[:4] == ["HTTP/1.1 200 OK", "X-A: 1", "Content-Type: t", "Content-Length: 2"]
     assert got[4].startswith("Date: ") and got[4].endswith(" GMT")
@@ -31,7 +31,7 @@ def test_head_has_the_length_but_no_body() -> None:
 
 
 @pytest.mark.parametrize("status", [204, 304])
-def test_statuses_without_a_body(status: int) -> None:
+def test_204_and_304_have_neither_body_nor_length(status: int) -> None:
     got = encode.whole("1.1", status, (), b"lost", head_only=False, keep=True)
     assert b"Content-Length" not in got
     assert got.endswith(b"GMT\r\n\r\n")
@@ -46,7 +46,7 @@ def test_statuses_without_a_body(status: int) -> None:
         ("1.0", False, b""),
     ],
 )
-def test_connection_header(version: str, keep: bool, line: bytes) -> None:
+def test_connection_header_is_sent_only_where_needed(version: str, keep: bool, line: bytes) -> None:
     for got in (
         encode.whole(version, 200, (), b"", head_only=False, keep=keep),
         encode.stream_head(version, 200, (), keep=keep),

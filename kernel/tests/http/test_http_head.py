@@ -53,7 +53,7 @@ def test_names_that_are_not_utf8_are_kept() -> None:
     ("target", "path"),
     [("http://docker/_ping?a=1", "/_ping"), ("http://docker", "/"), ("http://docker?x", "/"), ("*", "*")],
 )
-def test_forms_of_the_target(target: str, path: str) -> None:
+def test_path_is_found_in_every_form_of_the_target(target: str, path: str) -> None:
     assert get(target).path == path
 
 
@@ -69,7 +69,7 @@ def test_semicolon_is_no_separator_in_queries() -> None:
 
 
 @pytest.mark.parametrize("target", ["/#a", "/containers/a?v=0#&force=1", "http://docker/_ping#x"])
-def test_a_target_has_no_fragment(target: str) -> None:
+def test_target_with_a_fragment_is_refused(target: str) -> None:
     assert str(refused(f"GET {target} HTTP/1.1\r\nHost: d\r\n\r\n".encode())) == "malformed request target"
 
 
@@ -89,12 +89,12 @@ def test_unknown_methods_are_passed_to_the_handler() -> None:
         ("1.0", "Keep-Alive", True),
     ],
 )
-def test_keep_alive(version: str, connection: str, keep: bool) -> None:
+def test_keep_alive_is_parsed_from_version_and_header(version: str, connection: str, keep: bool) -> None:
     line = f"Connection: {connection}\r\n" if connection else ""
     assert parse(f"GET / HTTP/{version}\r\nHost: d\r\n{line}\r\n".encode()).keep_alive is keep
 
 
-def test_expectation_counts_only_with_a_body() -> None:
+def test_expect_header_is_used_only_with_a_body() -> None:
     def expects(version: str, length: int) -> bool:
         head = f"PUT / HTTP/{version}\r\nHost: d\r\nExpect: 100-Continue\r\nContent-Length: {length}\r\n\r\n"
         return parse(head.encode()).expects

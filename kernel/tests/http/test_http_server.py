@@ -54,7 +54,7 @@ async def answer_of(stream: trio.abc.Stream) -> bytes:
     return got
 
 
-def test_identity_of_concurrent_unix_clients(tmp_path: Path) -> None:
+def test_concurrent_unix_clients_are_identified(tmp_path: Path) -> None:
     seen = set()
 
     async def handler(request: Request) -> Answer:
@@ -307,7 +307,7 @@ def test_socket_of_another_daemon_is_not_removed(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_inherited_sockets(tmp_path: Path) -> None:
+def test_listening_socket_is_inherited(tmp_path: Path) -> None:
     sock = socket.socket(socket.AF_UNIX)
     sock.bind(str(tmp_path / "s.sock"))
 
@@ -364,7 +364,7 @@ def certificate(directory: Path) -> tuple[str, str]:
     return cert, key
 
 
-def test_mutual_tls_with_hijack_and_plain_clients(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_mutual_tls_works_with_hijack_and_refuses_plain_clients(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     cert, key = certificate(tmp_path)
     server_side = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=cert)
     server_side.load_cert_chain(cert, key)

@@ -373,7 +373,7 @@ class LogSuite(LogWriterSuite):
         assert len(whole) >= 27
 
     def test_full_disk_drops_whole_entries(self, driver: LogDriver, info: LogInfo) -> None:
-        """On a full disk the writer drops entries, writes no torn record, and goes on when there is space again."""
+        """On a full disk the writer drops entries, writes no torn record, and accepts entries when there is space again."""
         writer = driver.open_writer(info, {})
         with file_size_limit(10_000):
             for number in range(0, 1000, 10):
