@@ -314,7 +314,8 @@ def test_step_fails_if_its_monitor_dies(building: BuildingEngine) -> None:
     monitor = json.loads((building.exec_root / "run" / name / "monitor.json").read_text())["pid"]
     os.kill(monitor, signal.SIGKILL)
     answer = client.receive()
-    assert answer["code"] == 137, answer
+    # Unavailable, if the daemon has not been told yet that the step runs
+    assert answer.get("code") == 137 or answer.get("kind") == "Unavailable", answer
     assert not _steps(building, marker)
     client.close()
     sound(building)
