@@ -29,7 +29,7 @@ settings.register_profile("orlop", deadline=None)
 settings.load_profile("orlop")
 
 _blocked: list[str] = []
-_repeated: list[str] = []
+_REPEATED = "repeated"  # the property of a report that holds why its test ran a second time
 _collecting = [0.0, 0.0]  # seconds spent in the garbage collector so far, and when it began
 _run = trio.run
 
@@ -79,11 +79,11 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     reports = runtestprotocol(item, log=False, nextitem=nextitem)
     failed = [report.longreprtext for report in reports if report.failed]
     if failed and all(text.startswith(BLOCKED) for text in failed):
-        _repeated.extend(failed)
         # A daemon that tests share knows names and events of this test: the second run gets another
         end = pytest.CallInfo.from_call(lambda: item.session._setupstate.teardown_exact(None), "teardown")
         ended = item.ihook.pytest_runtest_makereport(item=item, call=end)
         reports = [ended] if ended.failed else runtestprotocol(item, log=False, nextitem=nextitem)
+        reports[0].user_properties.append((_REPEATED, "\n".join([item.nodeid, *failed])))
     for report in reports:
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
@@ -91,9 +91,11 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _repeated:
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    texts = {text for report in reports for name, text in getattr(report, "user_properties", ()) if name == _REPEATED}
+    if texts:
         terminalreporter.section("tests run a second time")
-        terminalreporter.write_line("\n".join(_repeated))
+        terminalreporter.write_line("\n".join(sorted(texts)))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -45,12 +46,15 @@ def multi() -> Iterator[str]:
 
 @pytest.fixture
 def binfmt() -> Iterator[Path]:
-    mounted = (BINFMT / "register").exists()
-    if not mounted:
-        subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", BINFMT], check=True)
-    yield BINFMT
-    if not mounted:
-        subprocess.run(["umount", BINFMT], check=True)
+    """For one test at a time on this host, because two would register the same emulator."""
+    with open(BINFMT.parent) as place:
+        fcntl.flock(place, fcntl.LOCK_EX)
+        mounted = (BINFMT / "register").exists()
+        if not mounted:
+            subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", BINFMT], check=True)
+        yield BINFMT
+        if not mounted:
+            subprocess.run(["umount", BINFMT], check=True)
 
 
 @pytest.fixture

@@ -144,7 +144,7 @@ def test_names_select_images_and_tags(tmp_path: Path, names: list[str], tags: di
     [
         ("nosuch", NotFound, "No such image: nosuch"),
         ("a:nosuch", NotFound, "reference does not exist"),
-        (f"a@{APP.id}", NotFound, "reference does not exist"),
+        pytest.param(f"a@{APP.id}", NotFound, "reference does not exist", id="by an id"),
         ("sha256:" + "0" * 64, NotFound, "No such image: sha256:" + "0" * 64),
         ("sha256:zz", NotFound, "No such image: sha256:zz"),
         ("A", InvalidParameter, "invalid reference format: repository name (library/A) must be lowercase"),
