@@ -1,7 +1,7 @@
 """The log driver `json-file`: one JSON object per line, byte for byte as dockerd writes it.
 
-The format is in `records`, the driver in `driver`; rotation, compression and reading come from `orlop_sdk.logfiles`.
-Options that all drivers of files have are in `orlop_sdk.logfiles._options`; one of this driver alone belongs into `driver`.
+The format is in `records`, the driver in `driver`; rotation, compression and reading come from `orlop_sdk.logfiles`. Options
+of all drivers that write files are in `orlop_sdk.logfiles._options`; options of only this driver belong in `driver`.
 """
 
 from orlop_sdk import Register, hookimpl

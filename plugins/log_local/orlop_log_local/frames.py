@@ -5,12 +5,12 @@ All integers are little endian:
     magic    4 bytes   c5 4f 4c 01
     length   u32       of the body
     body               flags u8 (1: stderr, 2: partial) | attributes length u24 | entries u32 | time u64 (Unix ns)
-                       | attributes (JSON object, or nothing) | output as it came
+                       | attributes (JSON object, or nothing) | output, unchanged
     crc      u32       CRC-32 of the body
     length   u32       again, so that a file can be read from its end
 
 A file is a sequence of frames in the order of writing. A frame that is cut short or does not match its crc is skipped:
-reading goes on at the next magic.
+reading continues at the next magic.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def test_last_intact_frames_are_found() -> None:
             os.close(fd)
 
 
-def test_file_without_intact_frames() -> None:
+def test_file_without_intact_frames_has_no_records() -> None:
     fd = os.memfd_create("log")
     try:
         os.write(fd, b"garbage" * 50_000)
@@ -128,7 +128,7 @@ def test_file_without_intact_frames() -> None:
         os.close(fd)
 
 
-def test_bounded_and_compressed_by_default(tmp_path: Path) -> None:
+def test_log_is_bounded_and_compressed_by_default(tmp_path: Path) -> None:
     info = LogInfo("c", "/c", "", "", "", "", str(tmp_path))
     driver = LocalLog()
     writer = driver.open_writer(info, {})

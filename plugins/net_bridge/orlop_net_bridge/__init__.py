@@ -1,7 +1,7 @@
 """The network driver `bridge`: Linux bridges, veth pairs, and one nftables table.
 
 The driver owns on the host: the bridges that it made, the host ends of its veth pairs (`veth` and seven hex digits), both
-marked by their alias, and the table `inet orlop` (`inet orlop_INSTANCE` beside other daemons).
+marked by their alias, and the table `inet orlop` (`inet orlop_INSTANCE` for a daemon with another data root).
 
 It changes no other table, with one exception. Dockerd, and programs that imitate it, set the FORWARD policy to drop, and an
 accept in Orlop's table cannot undo a drop in another chain. The driver therefore adds two accept rules for each of its

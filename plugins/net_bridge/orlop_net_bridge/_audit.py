@@ -1,4 +1,4 @@
-"""Comparison of the host's rules, bridges and bridge ports with the kernel's records. No I/O.
+"""Comparison of the host's rules, bridges and bridge ports with the engine's records. No I/O.
 
 `Drift.note` tells the driver's `repair` what to do: "link NAME ALIAS" and "element SET|KEY|VALUE" are removed, "bridge
 NETWORK" and "endpoint ID" are made or corrected, "table", "docker-user" and "forwarding FAMILY" are restored.
@@ -55,7 +55,7 @@ class Host(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """The kernel's records: bridges by network id, and endpoints with their state."""
+    """The engine's records: bridges by network id, and endpoints with their state."""
 
     bridges: Mapping[str, Bridge]
     endpoints: Collection[tuple[Endpoint, EndpointState]]
@@ -116,7 +116,7 @@ def compare_links(host: Host, wanted: Wanted) -> Iterator[Drift]:
     known = {"network": set(wanted.bridges), "endpoint": {endpoint.id for endpoint, _ in wanted.endpoints}}
     for link in host.links:
         if link.kind in known and link.ident not in known[link.kind]:
-            text = f"is of the {link.kind} {link.ident[:12]}, which does not exist"
+            text = f"belongs to {link.kind} {link.ident[:12]}, which does not exist"
             yield Drift("stray", f"link {link.name}", text, "remove it", link.ident, f"link {link.name} {link.alias}")
     links = {link.name: link for link in host.links}
     for bridge in wanted.bridges.values():
@@ -162,7 +162,7 @@ def compare_endpoint(
         yield Drift("missing", name, text, "make it again, in the running container", endpoint.id, note)
         return
     for text in _port_faults(link, endpoint, bridge, isolated):
-        yield Drift("damaged", name, f"connects {where} and {text}", "correct it", endpoint.id, note)
+        yield Drift("damaged", name, f"connects {where}, but {text}", "correct it", endpoint.id, note)
 
 
 def _port_faults(link: Link, endpoint: Endpoint, bridge: Bridge, isolated: bool) -> Iterator[str]:

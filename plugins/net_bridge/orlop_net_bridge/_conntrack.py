@@ -1,7 +1,7 @@
 """Removal of UDP flows from the kernel's connection table (conntrack).
 
-A UDP client that keeps sending keeps its entry, and with it the container that its first packet was forwarded to (or none),
-even when the rules have changed since. The entries of a port are therefore removed when it is published.
+While a UDP client keeps sending, its entry stays, and its packets are forwarded to the same container as its first packet
+(or to none), even if the rules have changed since. The entries of a port are therefore removed when the port is published.
 
 For the network thread only.
 """

@@ -1,10 +1,10 @@
 """Accept rules in the chain `DOCKER-USER`, two for each bridge. Without them, dockerd's FORWARD policy would drop packets
 that Orlop's table accepts.
 
-`DOCKER-USER` is evaluated before Docker's isolation of its own networks. It therefore accepts only packets that Orlop's
-chain `admit` has marked: those whose other end is not a bridge of another program. Packets to or from Docker's bridges are
-still filtered by Docker. The decision is passed in the mark because iptables, which dockerd runs on this table, cannot parse
-a rule that matches the kind of a link, and would then refuse the whole table.
+`DOCKER-USER` is evaluated before Docker's isolation of its own networks. Orlop's rules therefore accept only packets that
+Orlop's chain `admit` has marked: packets whose other end is not a bridge of another program. Packets to or from Docker's
+bridges are still filtered by Docker. The decision is passed in the mark because iptables, which dockerd runs on this table,
+cannot parse a rule that matches the kind of a link, and would then refuse the whole table.
 
 These are Orlop's only rules in a foreign table; each has a comment with the table's name. Nothing is done if the chain does
 not exist.

@@ -40,7 +40,7 @@ def set_up_inside(endpoint: Endpoint) -> None:
     try:
         index = socket.if_nametoindex(endpoint.ifname)
     except OSError as error:
-        raise DriverError(f"cannot find {endpoint.ifname}, just made") from error
+        raise DriverError(f"cannot find {endpoint.ifname}, which was just created") from error
     with RouteSocket() as inside:
         inside.change(
             set_up(_LOOPBACK),

@@ -4,7 +4,7 @@ Bridges and listings use pyroute2; connecting and disconnecting containers uses 
 
 Each link that the driver makes has an alias, `orlop:KIND:ID` (`orlop-INSTANCE:...`), so that a later daemon recognizes its
 own links and touches no others. The request that creates a link cannot set an alias, but it can set a link group. The group
-is derived from the owner's name: a link with this group and no alias was left half made by a daemon that died.
+is derived from the owner's name: a link with this group and no alias is incomplete: a daemon died before it set the alias.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ def _index(name: str) -> int | None:
 
 
 def isolates(bridge: Bridge) -> bool:
-    """Whether the bridge's ports must be isolated from each other (icc=false). Not when br_netfilter passes bridged packets
-    through nftables: the rules then enforce icc=false. Isolated ports would also block traffic to a published port that is
-    forwarded to another port of the same bridge."""
+    """Whether the bridge's ports must be isolated from each other (icc=false). They are not isolated if br_netfilter passes
+    bridged packets through nftables, because the rules then enforce icc=false. Isolated ports would also block traffic to a
+    published port that is forwarded to another port of the same bridge."""
     if bridge.icc:
         return False
     try:
@@ -121,7 +121,7 @@ class Links:
                 )
                 index = _index(bridge.name)
                 if index is None:
-                    raise DriverError(f"cannot create bridge {bridge.name}: it vanished")
+                    raise DriverError(f"cannot create bridge {bridge.name}: it was removed at the same time")
                 self._host.link("set", index=index, ifalias=self._bridge_alias(bridge.network_id))
                 ours = True
             else:
@@ -189,7 +189,7 @@ class Links:
 
     def connect(self, endpoint: Endpoint, bridge: Bridge, host_link: str = "") -> tuple[str, str]:
         """Connect the namespace to the bridge by a veth pair; returns (host link, MAC). On failure the pair is removed.
-        `host_link` is the name of the host end of a lost pair that is made again; by default a new name."""
+        `host_link` is the name of the host end if a lost pair is created again; by default a new name is chosen."""
         what = f"connect container {endpoint.container_id[:12]} to network {endpoint.network.name}"
         with _errors(what):
             master = _index(bridge.name)
@@ -264,7 +264,7 @@ class Links:
             self._pairs.change(_netlink.mark_port(name, self._endpoint_alias(endpoint.id), isolates(bridge)))
         except Refused as error:
             if error.errno == errno.ENODEV:
-                raise DriverError(f"cannot find {name}, just made: the network namespace has ended") from error
+                raise DriverError(f"cannot find {name}, which was just created: the network namespace has ended") from error
             raise
 
     def _delete_pair(self, name: str) -> None:
@@ -283,8 +283,8 @@ class Links:
                 self._delete_pair(host_link)
 
     def silence(self, host_link: str) -> None:
-        """Disable this bridge port at once, because its address may be given to another container. Faster than removing
-        it."""
+        """Disable this bridge port immediately, because its address may be given to another container. This is faster than
+        removing the port."""
         try:
             self._pairs.change(_netlink.silence_port(host_link))
         except OSError as error:

@@ -64,7 +64,7 @@ def _mtu(options: Mapping[str, str], subnets: Sequence[str], default: int) -> in
 
 
 def _check_unused(options: Mapping[str, str]) -> None:
-    """Validate the options that this driver does not use: some are used by the kernel, others have no effect."""
+    """Validate the options that this driver does not use: the engine uses some of them, others have no effect."""
     binding = options.get(_PREFIX + "bridge.host_binding_ipv4", "")
     if binding:
         _address(_PREFIX + "bridge.host_binding_ipv4", binding, 4)

@@ -29,8 +29,8 @@ def write_sysctl(key: str, value: str) -> None:
 
 
 def skip_duplicate_search(link: str) -> None:
-    """Disable duplicate address detection. Until the link-local address has passed it, a second or two, the kernel resolves
-    no neighbours on the link, so no packet leaves."""
+    """Disable duplicate address detection. Until the link-local address has passed it, which takes a second or two, the
+    kernel resolves no neighbours on the link, so no packet leaves."""
     write_sysctl(f"net/ipv6/conf/{link}/accept_dad", "0")
 
 

@@ -1,8 +1,8 @@
 """The driver: the order of operations. All methods that are not async run in the network thread.
 
-The driver keeps a copy of the table's wanted content in memory. It tells which elements belong to an endpoint, and restores
-the table after a flush of the ruleset. Attach makes the link, then publishes ports; detach withdraws ports, then removes the
-link.
+The driver keeps a copy of the table's wanted content in memory. The copy shows which elements belong to an endpoint, and is
+written again after a flush of the ruleset. Attach makes the link, then publishes ports; detach withdraws ports, then removes
+the link.
 """
 
 from __future__ import annotations
@@ -362,8 +362,8 @@ class BridgeDriver:
             _log.error("%s", failure)  # do not fail the boot; `audit` reports it as well
 
     def _remove_rules(self) -> None:
-        """Remove rules of an earlier daemon that ran with iptables on. They would forward ports to containers that have got
-        the address since."""
+        """Remove rules of an earlier daemon that ran with iptables on. They would forward ports to other containers, which
+        have the addresses now."""
         with contextlib.suppress(DriverError):  # without nftables there are no rules
             table = Table(_plan.table_name(self._context.instance))
             try:
@@ -467,7 +467,7 @@ class BridgeDriver:
             table.rebuild(self._wanted())
 
     def _remove_element(self, table: Table, element: _plan.Element) -> None:
-        """Remove a stray element from the table, and from endpoints that the kernel no longer knows. Elements of a known
+        """Remove a stray element from the table, and from endpoints that the engine no longer has. Elements of an existing
         network are kept."""
         if any(element in _plan.network_elements(bridge) for bridge in self._bridges.values()):
             return

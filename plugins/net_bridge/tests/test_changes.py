@@ -104,7 +104,7 @@ def test_invalid_network_does_not_affect_others() -> None:
         await driver.restore([NETWORK, sick], [(endpoint, EndpointState()) for endpoint in endpoints])
         table = run("nft", "list", "table", "inet", "orlop")
         assert '"orlt0"' in table and "tcp . 8080 : 10.211.0.2 . 80" in table
-        assert "br-bbbbbbbbbbbb" in run("ip", "-o", "link"), "what it has is left to it"
+        assert "br-bbbbbbbbbbbb" in run("ip", "-o", "link"), "its bridge is kept"
         await driver.close()
 
     in_own_network(main)

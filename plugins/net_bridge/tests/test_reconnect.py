@@ -11,7 +11,7 @@ from orlop_net_bridge.driver import _reachable
 
 
 def test_ended_containers_are_not_reconnected(tmp_path: Path) -> None:
-    """Their network namespaces are gone, and an attempt would log an error for each."""
+    """Their network namespaces no longer exist, and an attempt would log an error for each container."""
     (tmp_path / "living").touch()
     endpoints = [(SimpleNamespace(netns=str(tmp_path / name)), name) for name in ("ended", "living")]
     left = _reachable(Wanted({}, cast("Any", endpoints))).endpoints

@@ -60,7 +60,7 @@ def test_hybrid_cgroups_are_detected() -> None:
     assert hybrid_mounts("41 31 0:38 / /sys/fs/cgroup rw shared:9 - cgroup2 cgroup2 rw\n") == ()
 
 
-def test_runc_needs_nothing_detached() -> None:
+def test_runc_needs_no_mount_to_be_detached() -> None:
     assert _runc().capabilities.detach_mounts == ()
 
 

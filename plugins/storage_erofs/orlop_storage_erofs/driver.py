@@ -1,4 +1,4 @@
-"""The driver: images of layers, and their mounts below those of overlayfs."""
+"""The driver: images of layers, and their mounts, on which overlayfs is mounted."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ __all__ = ["Erofs"]
 
 @dataclass(slots=True, eq=False)
 class Snapshot(OverlaySnapshot):
-    """`image` is set when the snapshot is an image; otherwise it is a directory. `verified`: the digests of its image were
-    checked since the start."""
+    """`image` is set when the snapshot is an image; otherwise it is a directory. `verified`: the digests of its image have
+    been checked since the start of the daemon."""
 
     image: Image | None = None
     verified: bool = False
@@ -35,7 +35,7 @@ class Erofs(OverlayStorage[Snapshot]):
     """Implements `Storage`, `LayerStream`, `LayerRebase` and `StorageAudit`."""
 
     name = "erofs"
-    idmapped_mounts = False  # images are mounted beside the directories
+    idmapped_mounts = False  # each mounted image would have to be id-mapped, not only the directory
     id_bytes = 10  # short, so that 128 lower directories fit in the mount options
     snapshot_type = Snapshot
 
@@ -107,7 +107,7 @@ class Erofs(OverlayStorage[Snapshot]):
         return Mount("erofs", self.path(snapshot, IMAGE), "", tuple(options), mountpoint)
 
     def mount_plan(self, snapshot: Snapshot, *, readonly: bool, volatile: bool) -> Sequence[Mount]:
-        """The images below first, each at the directory that the overlay names as a lower one."""
+        """First the mounts of the images, each at the directory that the overlay uses as a lower directory."""
         plan = super().mount_plan(snapshot, readonly=readonly, volatile=volatile)
         if snapshot.below is None:
             return plan if snapshot.image is None else (self._image_mount(snapshot),)
@@ -127,7 +127,7 @@ class Erofs(OverlayStorage[Snapshot]):
     @contextmanager
     def _lower_directories(self, snapshot: Snapshot) -> Iterator[list[str]]:
         """Paths of the trees below a snapshot, uppermost first. Images are mounted without a mount point during the block:
-        nobody sees the mounts, and none remains when the daemon is killed."""
+        no other process sees the mounts, and none remains when the daemon is killed."""
         with ExitStack() as stack:
             found = []
             for each in snapshot.below.stack() if snapshot.below is not None else ():
@@ -141,7 +141,7 @@ class Erofs(OverlayStorage[Snapshot]):
             yield found
 
     def shown(self, snapshot: Snapshot) -> str:
-        """As for overlay2, but a layer that is an image is named by the image's file, as it has no directory."""
+        """As for overlay2. A layer that is an image has no directory; for it, this is the path of the image."""
         return self.path(snapshot, IMAGE) if snapshot.image else super().shown(snapshot)
 
     async def status(self) -> Sequence[tuple[str, str]]:
@@ -156,7 +156,7 @@ class Erofs(OverlayStorage[Snapshot]):
     # --- consistency check
 
     def find_drift(self) -> list[Drift]:
-        """Compare images with their records, too."""
+        """Also compare images with their records."""
         found = super().find_drift()
         for key, record in sorted(self.index.read().items()):
             directory = self.path(Snapshot(record.id))

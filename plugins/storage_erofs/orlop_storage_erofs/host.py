@@ -27,7 +27,7 @@ _NO_KERNEL = (
 
 
 def check_installed() -> str:
-    """The path of mkfs.erofs. `DriverError` when the program or the kernel's file system is not there. Runs nothing."""
+    """The path of mkfs.erofs. `DriverError` if the program is not installed or the kernel has no EROFS. Runs no program."""
     program = shutil.which("mkfs.erofs", path=_PATH)
     if program is None:
         raise DriverError(_NO_PROGRAM)
@@ -49,9 +49,10 @@ def _has_filesystem() -> bool:
 
 
 def probe(command: Sequence[str], directory: str, tar: str, image: str, how: str) -> bool:
-    """Make an image of an empty layer and mount it, with nothing visible to others. `command` writes `image`, and `tar` is
-    the file that it refers to ("" for none), both in `directory`, which exists. Returns whether images need loop devices.
-    `how` is "file", "loop", or "auto" for what the kernel can do. `DriverError` says what is missing."""
+    """Make an image of an empty layer, and mount it so that no other process sees the mount. `command` writes `image`, and
+    `tar` is the file to which the image refers ("" for none); both are in the existing `directory`. Returns whether images
+    need loop devices. `how` is "file", "loop", or "auto", which tries both in this order. `DriverError` says what is
+    missing."""
     source = os.path.join(directory, "probe.tar")
     with tarfile.open(source, "w"):
         pass
@@ -65,8 +66,8 @@ def probe(command: Sequence[str], directory: str, tar: str, image: str, how: str
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip()[-400:]
         raise DriverError(
-            f"cannot use storage driver erofs: mkfs.erofs failed; erofs-utils 1.8 or newer is needed, or a version that was "
-            f"built with the compression of erofs.compression: {said}"
+            f"cannot use storage driver erofs: mkfs.erofs failed; erofs-utils 1.8 or newer is needed, and it must support "
+            f"the compression in erofs.compression: {said}"
         )
     if tar:
         os.rename(source, os.path.join(directory, tar))

@@ -16,8 +16,8 @@ IMAGE, TAR, RECORD = "layer.erofs", "layer.tar", "image"
 
 
 class Image(msgspec.Struct, frozen=True):
-    """The record of an image, in JSON. `files` are sizes by name; `digests` are "sha256:..." by name, if they were wanted.
-    `content` and `inodes` are the layer's `Usage`."""
+    """The record of an image, in JSON. `files` maps names to sizes; `digests` maps names to "sha256:...", if they were
+    wanted. `content` and `inodes` are the layer's `Usage`."""
 
     files: dict[str, int]
     content: int
@@ -49,7 +49,7 @@ def write_image(directory: str, usage: Usage, *, digests: bool) -> Image:
 
 
 def read_image(directory: str) -> Image | None:
-    """The record in `directory`; None for a snapshot that is no image. Raises `ValueError` for a damaged record."""
+    """The record in `directory`; None for a snapshot that is not an image. Raises `ValueError` for a damaged record."""
     try:
         with open(os.path.join(directory, RECORD), "rb") as file:
             return _decoder.decode(file.read())
@@ -60,7 +60,7 @@ def read_image(directory: str) -> Image | None:
 
 
 def damage(directory: str, image: Image, *, digests: bool = False) -> str:
-    """What is wrong with the files of an image, as a clause; "" when they are sound. `digests`: read and hash them."""
+    """The damage of an image's files, as a clause; "" if there is none. `digests`: also read and hash the files."""
     return _damage(directory, image.files, image.digests if digests else {})
 
 
@@ -74,7 +74,7 @@ def _damage(directory: str, sizes: Mapping[str, int], digests: Mapping[str, str]
             return f"its file {name} has {found} bytes instead of {size}"
     for name, wanted in digests.items():
         if _digest(os.path.join(directory, name)) != wanted:
-            return f"its file {name} has been changed: it does not have the digest that it was stored with"
+            return f"its file {name} has been changed: its digest is not the recorded one"
     return ""
 
 

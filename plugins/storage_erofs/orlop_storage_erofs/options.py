@@ -40,11 +40,13 @@ def parse_options(pairs: Iterable[tuple[str, str]]) -> Options:
             raise InvalidParameter("cannot use storage option erofs.size: this driver has no quotas")
         if name == "compression":
             if not _COMPRESSION.fullmatch(value):
-                raise InvalidParameter(f"invalid erofs.compression {value!r}: it is lz4, lz4hc[,level=N] or zstd[,level=N]")
+                raise InvalidParameter(
+                    f"invalid erofs.compression {value!r}: it must be lz4, lz4hc[,level=N] or zstd[,level=N]"
+                )
         elif name not in _VALUES:
             raise InvalidParameter(f"erofs: unknown option erofs.{name}")
         elif value not in _VALUES[name]:
-            raise InvalidParameter(f"invalid erofs.{name} {value!r}: it is {' or '.join(_VALUES[name])}")
+            raise InvalidParameter(f"invalid erofs.{name} {value!r}: it must be {' or '.join(_VALUES[name])}")
         given[name] = value
     if "compression" in given and given.get("mode") != "full":
         raise InvalidParameter("cannot use erofs.compression without erofs.mode=full: an index refers to a plain tar")

@@ -19,7 +19,7 @@ MKFS = "/sbin/mkfs.erofs"
 
 @pytest.fixture(autouse=True)
 def capable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host that has everything, and mounts files."""
+    """A host that has mkfs.erofs, and a kernel that mounts images as files."""
     monkeypatch.setattr(driver, "check_installed", lambda: MKFS)
     monkeypatch.setattr(driver, "probe", lambda *_: False)
 
@@ -183,7 +183,7 @@ def test_only_empty_directories_without_a_snapshot_are_discarded(root: Path) -> 
     trio.run(main)
 
 
-def test_stream_removes_files_of_an_earlier_one(root: Path) -> None:
+def test_stream_removes_files_of_an_earlier_stream(root: Path) -> None:
     async def main() -> None:
         await opened(root).prepare("pull", None)
         directory = Path((await opened(root).stream_target("pull")).directory)

@@ -1,4 +1,4 @@
-"""The driver: Docker's short names of layers, beside what every driver that stacks layers by overlayfs has."""
+"""The driver: the base class for layers that overlayfs stacks, with Docker's short names of layers."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Overlay2(OverlayStorage[Snapshot]):
         os.makedirs(self._links, 0o700, exist_ok=True)
         if not tells_types(self.root):
             raise DriverError(
-                f"cannot use overlay2 on {self.root}: its file system, {filesystem_type(self.root)}, does not keep the "
-                "types of files in directories (d_type). Format xfs with ftype=1, or use the vfs storage driver"
+                f"cannot use overlay2 on {self.root}: its file system, {filesystem_type(self.root)}, does not store "
+                "file types in directories (d_type). Format xfs with ftype=1, or use the vfs storage driver"
             )
         self._found_links = self._load_links()
 
@@ -68,8 +68,8 @@ class Overlay2(OverlayStorage[Snapshot]):
             snapshot.link = self._new_link(snapshot.id)
 
     def is_offline(self, snapshot: Snapshot) -> bool:
-        """Whether the directory, or its files, are a link to what is not there. The disk of a dockerd whose data was adopted
-        may not be mounted: the snapshot is left out until a later start finds its files."""
+        """Whether the snapshot, whose files are missing, is a link to the data of an adopted dockerd. The disk with this
+        data may not be mounted, so the snapshot is left out until a later start finds its files."""
         directory = self.path(snapshot)
         return os.path.islink(directory) or os.path.islink(os.path.join(directory, "diff"))
 

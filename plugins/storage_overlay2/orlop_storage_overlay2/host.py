@@ -1,4 +1,4 @@
-"""The host's file system: syncing a small layer, and whether directories tell the types of files. All functions block."""
+"""The host's file system: syncing a small layer, and whether directories contain the types of files. All functions block."""
 
 from __future__ import annotations
 

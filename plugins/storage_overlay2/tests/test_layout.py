@@ -203,7 +203,7 @@ def test_large_layer_is_synced_by_syncfs(root: Path, monkeypatch: pytest.MonkeyP
         libc.failing = True
         with pytest.raises(DriverError, match="Input/output error"):
             await driver.commit("pull", "base")
-        assert (await driver.keys(), synced) == (["pull"], []), "what is not on disk is not committed"
+        assert (await driver.keys(), synced) == (["pull"], []), "a layer that is not on disk is not committed"
         libc.failing = False
         await driver.commit("pull", "base")
         assert synced == [str(directory.parent)]
@@ -309,7 +309,7 @@ def test_file_system_without_d_type_is_refused(root: Path, monkeypatch: pytest.M
     monkeypatch.setattr(driver, "tells_types", lambda directory: False)
 
     async def main() -> None:
-        with pytest.raises(DriverError, match="does not keep the types of files"):
+        with pytest.raises(DriverError, match="does not store file types"):
             await opened(root).keys()
 
     trio.run(main)
@@ -324,7 +324,7 @@ def test_d_type_is_detected_by_reading_entries(root: Path) -> None:
 
 @pytest.mark.parametrize("whole", [True, False], ids=["its directory is a link", "its files are a link"])
 def test_link_to_an_unmounted_disk_is_kept(root: Path, tmp_path: Path, whole: bool) -> None:
-    """Layers of a dockerd that were adopted: they are left out while they cannot be reached, and come back."""
+    """Adopted layers of a dockerd are left out while their disk is not mounted, and can be used when it is mounted again."""
 
     async def keys() -> list[str]:
         driver = opened(root)
@@ -368,4 +368,4 @@ def test_changes_are_found_through_a_linked_diff_directory(root: Path, tmp_path:
         assert await driver.keys() == []
 
     trio.run(main)
-    assert (tmp_path / "fs" / "file").exists(), "the link is removed, not what it leads to"
+    assert (tmp_path / "fs" / "file").exists(), "the link is removed, not its target"

@@ -61,7 +61,7 @@ class LocalVolumes:
         return os.path.join(self._root, name, *names)
 
     def _sweep(self) -> None:
-        """Clean up after a crash: remove half-made volumes, and go on deleting removed ones."""
+        """Clean up after a crash: remove incomplete volumes, and continue to delete removed volumes."""
         if os.path.isdir(trash := os.path.join(self._root, ".trash")):
             self._trash = Trash(trash)
         with contextlib.suppress(FileNotFoundError):
@@ -102,7 +102,7 @@ class LocalVolumes:
     async def remove(self, name: str) -> None:
         check_name(name)
         async with self._mounting:
-            if await self._run("look at mounts", lambda: os.path.ismount(self._path(name, "_data"))):
+            if await self._run("check mounts", lambda: os.path.ismount(self._path(name, "_data"))):
                 await self._mount_program("umount", self._path(name, "_data"))
         await self._run(f"remove volume {name}", lambda: self._discard(name))
 
@@ -162,7 +162,7 @@ class LocalVolumes:
     async def _mount_shared(self, mount: Mount, data: str) -> None:
         """Mount a tmpfs volume on the host, so that all containers share it and it outlives each of them."""
         async with self._mounting:
-            if not await self._run("look at mounts", lambda: os.path.ismount(data)):
+            if not await self._run("check mounts", lambda: os.path.ismount(data)):
                 options = ["-o", ",".join(mount.options)] if mount.options else []
                 await self._mount_program("mount", "-t", mount.type, *options, mount.source, data)
 
