@@ -37,7 +37,7 @@ def _open_standard_streams() -> None:
 
 
 def _print(text: str) -> int:
-    """Print to stdout and flush: at exit Python would only report a full disk with status 120."""
+    """Print to stdout and flush. Without the flush, Python would report a full disk only at exit, with status 120."""
     import signal
 
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the reader may close early, as `head` does

@@ -36,7 +36,8 @@ __all__ = [
 
 
 def _made(kind: str, name: str, protocol: type, *args: object) -> object:
-    """The object that a plugin's factory makes. Raises NotFound, DriverError, also when it does not implement `protocol`."""
+    """The object that a plugin's factory makes. Raises NotFound, or DriverError, also if it does not implement
+    `protocol`."""
     made: object = discovery.find(kind, name).make(*args)
     check_protocol(made, protocol, f'{kind} plugin "{name}"')
     return made

@@ -128,8 +128,8 @@ def _identify(connection: sqlite3.Connection) -> None:
 
 
 def _retry_quarantined(connection: sqlite3.Connection) -> None:
-    """Move quarantined rows back, because this version may read what another could not. A row with the same key written
-    since then replaces the old one. On a full disk they stay where they are."""
+    """Move quarantined rows back, because this version may read what another could not. If a row with the same key was
+    written since then, the quarantined row is dropped. On a full disk they stay in quarantine."""
     if connection.execute("SELECT 1 FROM quarantine LIMIT 1").fetchone() is None:
         return  # a transaction would wait for the disk
     try:

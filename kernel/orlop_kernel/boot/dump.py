@@ -50,7 +50,7 @@ def threads() -> Iterator[str]:
 
 
 def where(task: trio.lowlevel.Task) -> list[str]:
-    """The task's stack, one frame a line, outermost first."""
+    """The task's stack, one frame per line, outermost first."""
     return [f"{frame.f_code.co_qualname} ({_short(frame)}:{line})" for frame, line in task.iter_await_frames()]
 
 

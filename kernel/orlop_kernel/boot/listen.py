@@ -30,7 +30,7 @@ Listeners = list[trio.abc.Listener[Any]]
 
 
 def _group(name: str) -> int | None:
-    """The gid of the socket's group. None when the default group does not exist; the socket is then root's alone."""
+    """The gid of the socket's group. None when the default group does not exist: then only root can use the socket."""
     if name.isdigit():
         return int(name)
     if not name:

@@ -15,7 +15,7 @@ class Problem(NamedTuple):
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used; the text is for its author. `problems` lists everything found, one a line, so that
+    """The configuration cannot be used; the text is for its author. `problems` lists all errors, each on one line, so that
     the user can correct all of it together."""
 
     def __init__(self, *problems: str) -> None:

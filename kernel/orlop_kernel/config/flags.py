@@ -1,6 +1,7 @@
-"""Flags of `orlopd`: what a flag is, and the kernel's own. Plugins declare those that set their keys (`Keys.FLAGS`). Pure.
+"""Flags of `orlopd`: the types of a flag, and the kernel's flags. Plugins declare the flags that set their keys
+(`Keys.FLAGS`).
 
-Names are dockerd's, as far as it has the flag.
+A flag that dockerd has, too, has dockerd's name. Pure.
 """
 
 from __future__ import annotations

@@ -143,7 +143,8 @@ def _warnings(values: Mapping[str, Any], config: Config) -> Iterator[str]:
 
 
 def certificates(environ: Mapping[str, str]) -> str:
-    """The directory where dockerd looks for certificates by default: the client's, of the user it runs as."""
+    """The directory where dockerd looks for certificates by default: that of the client, for the user that runs the
+    daemon."""
     return environ.get("DOCKER_CERT_PATH") or environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
 
 
@@ -180,7 +181,7 @@ def merge(file: Mapping[str, Any], parsed: Parsed) -> dict[str, Any]:
 
 
 def _origins(document: Document, path: str, explicit: bool, parsed: Parsed) -> dict[str, list[str]]:
-    """Where each key is set: by flags, or in the file, noting when that is dockerd's file."""
+    """The origins of each key: flags, or a line of the file, with a remark if that is dockerd's file."""
     remark = f" (no {fallback_for(path)})" if fallback_for(path) and not explicit else ""
     found = {key: [f"{path}:{document.lines[key]}{remark}" if key in document.lines else path] for key in document.values}
     for name, flag in sorted(parsed.flags.items()):

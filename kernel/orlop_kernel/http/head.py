@@ -37,8 +37,8 @@ class BadRequest(Exception):
 
 
 class Head:
-    """A parsed head. `length` is the body's in bytes, -1 when it is chunked. `query_error` says why the query is invalid:
-    since the head can still be delimited, the API may answer in its own format."""
+    """A parsed head. `length` is the size of the body in bytes, -1 when it is chunked. `query_error` says why the query is
+    invalid: since the head can still be delimited, the API may answer in its own format."""
 
     __slots__ = ("expects", "headers", "keep_alive", "length", "method", "path", "query", "query_error", "target", "version")
 
@@ -99,7 +99,7 @@ def _unescape(text: str) -> str:
 
 
 def _parse_query(text: str) -> Mapping[str, list[str]]:
-    if ";" in text:  # once a separator of pairs; Go's server refuses it, and Go's url.Query drops the pair
+    if ";" in text:  # formerly a separator of pairs; Go's server refuses it, and Go's url.Query drops the pair
         raise BadRequest(400, "invalid semicolon separator in query")
     query: dict[str, list[str]] = {}
     for pair in text.split("&"):

@@ -28,7 +28,7 @@ _KEEPALIVE = (
 
 
 class UnixListener(trio.abc.Listener[trio.SocketStream]):
-    """A listening unix socket that removes its name on close, unless the name is another socket's by then."""
+    """A listening unix socket that removes its name on close, unless another socket has the name by then."""
 
     def __init__(self, sock: socket.socket, path: str) -> None:
         self.path = path

@@ -28,8 +28,8 @@ Guard = Callable[[Call, Callable[[], Awaitable[Answer]]], Awaitable[Answer]]
 answers itself. It sees the same Call as the handler: `call.json` returns the same object to both."""
 
 OnAnswer = Callable[[Call, int, float], None]
-"""Called after a handler, with the status and the seconds until the answer (a stream: until its beginning). 101: a
-hijack."""
+"""Called after a handler, with the status and the seconds until the answer (a stream: until its beginning). Status
+101 means a hijack."""
 
 
 class Route(NamedTuple):

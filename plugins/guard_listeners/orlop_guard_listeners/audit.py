@@ -1,4 +1,4 @@
-"""The audit log: who requested what, what was decided, and the result. One JSON object a line.
+"""The audit log: who requested what, what was decided, and the result. One JSON object per line.
 
 `write` appends to a list: no request waits for the disk. One task writes the lines in batches in a thread, so a crash of the
 daemon loses the lines of the last `_GATHER` seconds, and a power cut those that the kernel had not written. With `required`,
@@ -38,7 +38,7 @@ _RETRY = 5.0
 _PATIENCE = 10.0
 _KEEP = 8 << 20
 _PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
-"""Disk errors that may pass; at the start, any other error is a wrong configuration."""
+"""Disk errors that may be temporary; at the start, any other error is a wrong configuration."""
 
 
 class Unwritable(Unavailable):

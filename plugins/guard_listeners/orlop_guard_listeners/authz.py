@@ -38,7 +38,7 @@ _HIDDEN = frozenset({"authorization", "x-registry-auth", "x-registry-config", "h
 
 
 class Question(msgspec.Struct, omit_defaults=True, rename="pascal"):
-    """The message to a plugin; the members about the answer are set once there is one."""
+    """The message to a plugin; the members about the answer are set only when there is an answer."""
 
     user: str = ""
     user_authn_method: str = msgspec.field(default="", name="UserAuthNMethod")

@@ -1,6 +1,6 @@
 """The checks around one call: role, labels, plugins, the handler, plugins again; and the audit log of the call.
 
-Implements `orlop_kernel.routing.router.Guard`. All checks judge the same `Call` that the handler gets: the object that
+Implements `orlop_kernel.routing.router.Guard`. All checks use the same `Call` that the handler gets: the object that
 `label_scope` resolves is the one used, and the body that a plugin sees is the one that is decoded.
 """
 

@@ -15,7 +15,7 @@ class FakeStorage(TreeStorage[Snapshot]):
     name = "fake"
 
     def sync(self, snapshot: Snapshot) -> None:
-        """Survives no power cut: tests would wait for the disk."""
+        """Does nothing, because tests would wait for the disk: commits do not survive a power cut."""
 
     def create(self, snapshot: Snapshot, directory: str) -> None:
         if snapshot.below:

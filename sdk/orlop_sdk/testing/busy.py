@@ -14,7 +14,7 @@ def tolerated() -> float:
     """Seconds that an event loop may be blocked in a test.
 
     On a busy machine a step takes longer, although the watchdog leaves out the time in which its thread waited for a
-    processor: caches are cold, and a virtual processor is not always there. ORLOP_TEST_SLOWNESS says how much slower an
+    processor: caches are cold, and a virtual processor is not always scheduled. ORLOP_TEST_SLOWNESS says how much slower an
     emulated processor is."""
     busy = os.getloadavg()[0] > _BUSY * (os.cpu_count() or 1)
     return (_BLOCKED_BUSY if busy else _BLOCKED) * float(os.environ.get("ORLOP_TEST_SLOWNESS", "1"))

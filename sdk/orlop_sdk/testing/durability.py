@@ -1,5 +1,5 @@
-"""What a test needs to know about crash safety: what was synced to disk and renamed, in which order, and whether descriptors
-are left open.
+"""For tests of crash safety: records what is synced to disk and renamed, in which order, and finds descriptors that are left
+open.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _open_files() -> dict[int, str]:
         try:
             target = os.readlink(f"/proc/self/fd/{name}")
         except FileNotFoundError:
-            continue  # that of the listing
+            continue  # the descriptor of the listing itself
         if target.startswith("/") and not target.startswith(("/dev/", "/proc/")):
             found[int(name)] = target
     return found

@@ -55,8 +55,8 @@ Main = Callable[[], Awaitable[None]]
 class FakeNetwork:
     """A network driver for tests of the kernel, which only records networks, endpoints and ports. `log` lists the calls as
     (method, subject). `fail` maps a method to the error that its next call raises. `shared` holds the ports of a host that
-    several drivers share. `own_addresses`, as a driver with its own address management would give them, one for each
-    `attach`."""
+    several drivers share. `own_addresses` are those that the fake gives to endpoints, one for each `attach`, as a driver
+    with its own address management does."""
 
     def __init__(
         self,

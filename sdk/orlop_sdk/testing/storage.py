@@ -337,7 +337,7 @@ class StorageSuite:
         trio.run(after)
 
     def test_layers_are_accepted_as_stream_and_directory(self, factory: Factory, context: StorageContext) -> None:
-        """A driver with `LayerStream` also takes directories, as the layer with a container's mount points is one."""
+        """A driver with `LayerStream` also accepts a directory, such as the layer with a container's mount points."""
 
         async def main() -> None:
             driver = factory(context)
