@@ -1,7 +1,7 @@
-"""Parses `hosts.toml`, containerd's file of a registry's hosts (containerd: docs/hosts.md). Sans-IO.
+"""Parses `hosts.toml`, containerd's configuration file for the hosts of a registry (containerd: docs/hosts.md). Sans-IO.
 
-Unlike containerd, an unknown key or a wrong value is an error, not ignored: a misspelt `skip_verify` or `capabilities` would
-change which host is trusted. Imported on demand, because of tomllib.
+Unlike in containerd, an unknown key or a wrong value is an error: if it were ignored, a misspelt `skip_verify` or
+`capabilities` would change which host is trusted. Imported on demand, because it imports tomllib.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
 class _Settings(msgspec.Struct, forbid_unknown_fields=True):
-    """The keys of the root, which are about the server, and of each `host` table."""
+    """The keys of a `host` table. At the top of the file, the same keys apply to the server."""
 
     capabilities: list[Capability] = []
     ca: str | list[str] = []
@@ -47,14 +47,14 @@ SETTINGS = _Settings.__struct_fields__
 
 @dataclass(frozen=True, slots=True)
 class HostsFile:
-    """The hosts, which are tried in this order, and the server, which is tried last."""
+    """The hosts are tried in this order; the server is tried last."""
 
     hosts: tuple[HostSettings, ...]
     server: HostSettings
 
 
 class _Wrong(Exception):
-    """What is wrong with the value of `keys` (table, key)."""
+    """The value of `keys` (table, key) is invalid. The message says why."""
 
     def __init__(self, text: str, *keys: str) -> None:
         super().__init__(text)
@@ -70,8 +70,8 @@ def _has(document: object, keys: tuple[str, ...]) -> bool:
 
 
 def _line_of(text: str, keys: tuple[str, ...]) -> int:
-    """The line where this key is set; 1 if it is not found. The shortest beginning of the file that has the key ends with
-    its value."""
+    """The line where this key is set; 1 if it is not found. Parses longer and longer beginnings of the file: the first
+    one that contains the key ends with the key's value."""
     lines = text.splitlines(keepends=True)
     for at, line in enumerate(lines):
         if not keys or keys[-1] not in line:
@@ -80,7 +80,7 @@ def _line_of(text: str, keys: tuple[str, ...]) -> int:
             try:
                 document = tomllib.loads("".join(lines[:end]))
             except tomllib.TOMLDecodeError:
-                continue  # a value of several lines
+                continue  # the line ends inside a value
             if _has(document, keys):
                 return at + 1
             break
@@ -103,7 +103,7 @@ def _settings(table: dict[str, Any], where: tuple[str, ...]) -> _Settings:
 
 
 def _url(text: str, override_path: bool, where: tuple[str, ...]) -> str:
-    """The URL of a host. As in containerd, one without a scheme is reached over TLS."""
+    """The URL of a host. As in containerd, a host without a scheme is reached over TLS."""
     whole = text if "://" in text else f"https://{text}"
     try:
         parts = urlsplit(whole)

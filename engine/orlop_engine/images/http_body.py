@@ -12,10 +12,10 @@ __all__ = ["body"]
 
 
 async def body(response: httpx.Response) -> AsyncGenerator[bytes, None]:
-    """The bytes as sent, not decoded. Closes the response at the end; use it in `aclosing`.
+    """The bytes of the body as they were sent, not decoded. Closes the response at the end; use it in `aclosing`.
 
-    httpx reads through five nested generators and closes only the outermost; trio would warn of the rest when they are
-    collected. With the connection closed, reading on makes each of them end with an error.
+    httpx reads through five nested generators and closes only the outermost one; trio would warn about the others when
+    they are garbage-collected. So after the connection was closed, one more read makes each generator end with an error.
     """
     pieces = response.aiter_raw()
     try:

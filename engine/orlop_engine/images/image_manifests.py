@@ -1,7 +1,8 @@
 """The manifests that an image's name means, one for each platform, and their attestations.
 
-An index is shown as it was received: its manifests in order, whether their content is here or not. An image without an index
-has one manifest: the one that it came with, or the one that a push or save would send.
+An index is shown as it was received: its manifests in order, including those whose content is not stored. An image
+without an index has one manifest: the manifest that it was pulled or loaded with, or else the manifest that a push or
+save would send.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ log = logging.getLogger("orlop.images")
 
 Users = Mapping[str, Sequence[ImageUser]]
 Origins = Callable[[str], Sequence[str]]
-"""The repositories that an image, by its ID, was pulled from or pushed to."""
+"""Given the ID of an image: the repositories that it was pulled from or pushed to."""
 
 
 def no_origins(_: str) -> Sequence[str]:

@@ -1,8 +1,9 @@
-"""The image store: rows, blobs and layers of images, and garbage collection of what nothing references.
+"""The image store: rows, blobs and layers of images, and garbage collection of layers and blobs that nothing references.
 
-Order for a new image: blobs durable -> layers committed -> one commit with its row and all its names. So a row never refers
-to missing content, and a crash leaves only surplus: boot removes everything that no image, container or interrupted pull
-needs. An image that lost its content (a damaged disk) is quarantined; the daemon starts without it.
+Order for a new image: blobs durable -> layers committed -> one commit with its row and all its names. So a row never
+refers to missing content; a crash can only leave content without a row. Boot removes all content that no image, container
+or interrupted pull needs. An image that lost its content (because of a damaged disk) is quarantined; the daemon starts
+without it.
 
 Rows of the table `images`: `sha256:<hex>` (ImageRecord), `ref:<full reference>` (NameRecord), `resume:<full reference>`
 (ResumeRecord).
@@ -41,7 +42,7 @@ log = logging.getLogger("orlop.images")
 _TABLE = "images"
 _REF, _RESUME = "ref:", "resume:"
 _COMMIT_SECONDS = 30.0
-CLEANUP_SECONDS = 60.0  # limit for cleaning up after an operation that failed or was cancelled
+CLEANUP_SECONDS = 60.0  # time limit of the cleanup after an operation that failed or was cancelled
 
 _record = msgspec.json.Decoder(ImageRecord)
 _resume = msgspec.json.Decoder(ResumeRecord)
@@ -53,14 +54,14 @@ def _name_row(name: Reference, meaning: NameRecord) -> Put:
 
 
 class Collected(msgspec.Struct, frozen=True):
-    """What a collection removed: layers with their sizes, highest first, and bytes of blobs."""
+    """What a collection has removed: layers with their sizes, highest first, and the bytes of blobs."""
 
     layers: tuple[tuple[str, int], ...] = ()
     blob_bytes: int = 0
 
 
 class ImageStore:
-    """`lock` serializes changes of rows and names; readers use `catalog` without it."""
+    """`lock` serializes changes of rows and names; readers use `catalog` without the lock."""
 
     def __init__(self, store: Store, content: ContentStore, layers: Layers) -> None:
         self.store, self.content, self.layers = store, content, layers
@@ -69,7 +70,7 @@ class ImageStore:
         self.repositories = BlobRepositories(store, content)
         self.lock = trio.Lock()
         self._kept: frozenset[str] | set[str] = frozenset()
-        """Layers and blobs to keep, all found at boot, because rows of images may be missing."""
+        """Layers and blobs to keep: if rows of images may be missing, all that were found at boot."""
 
     # --- boot -------------------------------------------------------------------------------------------------------
 
@@ -107,7 +108,8 @@ class ImageStore:
             log.warning("cannot collect unreferenced layers and blobs yet: %s", error)
 
     def _rows_are_missing(self) -> bool:
-        """If so, unreferenced content may be all that is left of an image, and is kept."""
+        """Whether rows of images may be missing. Then unreferenced content is kept, because it may be the last copy of an
+        image."""
         return self.store.lost_rows() or any(
             table == _TABLE and not key.startswith((_REF, _RESUME)) for table, key, _ in self.store.quarantined()
         )
@@ -122,7 +124,7 @@ class ImageStore:
         try:
             raw = self.content.read(record.id, documents.MAX_MANIFEST)
         except DamagedBlob:
-            self.content.remove(record.id)  # otherwise a pull would take it for valid
+            self.content.remove(record.id)  # otherwise a pull would use it as a valid blob
             raise
         document = documents.parse(raw, layers=len(record.layers))
         missing = [layer.key for layer in record.layers if layer.key not in stored]
@@ -148,13 +150,14 @@ class ImageStore:
     # --- changes ----------------------------------------------------------------------------------------------------
 
     async def _commit(self, operations: Sequence[Put | Delete]) -> None:
-        """Commit, uninterrupted by cancellation: the catalog is only changed once the commit is known to have succeeded."""
+        """Commit, shielded from cancellation: the caller changes the catalog only if it knows that the commit has
+        succeeded."""
         with trio.fail_after(_COMMIT_SECONDS, shield=True):
             await self.store.commit(operations)
 
     @asynccontextmanager
     async def lease_for_new_image(self) -> AsyncIterator[Lease]:
-        """A lease for an image that is being created. If creation fails, what it stored is collected."""
+        """A lease for an image that is being created. If creation fails, the content that it has stored is collected."""
         try:
             with self.leases.hold() as lease:
                 yield lease
@@ -164,12 +167,13 @@ class ImageStore:
             raise
 
     def complete(self, layers: Iterable[Layer]) -> bool:
-        """Whether each layer can be sent elsewhere: the content store has its blob, or the tar can be made of its files."""
+        """Whether each layer can be saved and pushed: the content store has its blob, or the tar can be rebuilt from its
+        files."""
         return all(self.content.has(layer.blob) if layer.blob else is_known(self.content, layer) for layer in layers)
 
     async def with_blobs(self, image: Image, lease: Lease) -> Image:
-        """The image after each of its layers has a blob. Those that were known only unpacked get one: their tar, which the
-        row names from now on. The lease holds the blobs."""
+        """Give each layer of the image a blob, and return the image. If only a layer's unpacked files are stored, its tar
+        is stored as a blob and added to the row. The lease holds the blobs."""
         lease.blobs.update(blob for layer in image.layers for blob in layer.blobs)
         if all(layer.blob for layer in image.layers):
             return image
@@ -181,7 +185,8 @@ class ImageStore:
         return await self.add(msgspec.structs.replace(image.record, layers=tuple(layers)), image.document, image.raw, ())
 
     async def quarantine(self, blob: str) -> None:
-        """Put a blob whose content was found damaged aside: the next pull or load of an image with it stores it again."""
+        """Move a damaged blob to the quarantine. The next pull or load of an image with this blob stores the blob
+        again."""
         log.error("blob %s is damaged and quarantined: pull or load its images again", blob)
         await trio.to_thread.run_sync(self.content.quarantine, blob)
 
@@ -223,7 +228,7 @@ class ImageStore:
         parent: str = "",
         policy: ImagePolicy = UNRESTRICTED,
     ) -> Image:
-        """The same of a configuration that is encoded already. `document` is what `raw` says."""
+        """Like `make`, but the configuration is already encoded as `raw`; `document` is the same, decoded."""
         record = ImageRecord(documents.digest(raw), tuple(layers), parent=parent)
         await self.hold(lease, blob=record.id)
         await self.content.put(raw)
@@ -240,9 +245,10 @@ class ImageStore:
         resumed: str = "",
         policy: ImagePolicy = UNRESTRICTED,
     ) -> Image:
-        """Acknowledge an image with its names, in one commit. The caller's lease holds its blobs and layers. An existing
-        image keeps its record and gains manifests. If the names come from an `index`, they keep images of other platforms
-        that are in it. `resumed` ends that interrupted pull."""
+        """Acknowledge an image with its names, in one commit. The caller's lease holds its blobs and layers. If the image
+        exists already, its record stays and the new manifests are added. If the names come from an `index`, they keep
+        their images of other platforms that are in the index. `resumed`: the name of an interrupted pull, which is
+        complete now."""
         async with self.lock:
             record = self._joined(record, policy)
             names = list(names)
@@ -266,13 +272,14 @@ class ImageStore:
             return self.catalog.images[record.id]
 
     def _joined(self, record: ImageRecord, policy: ImagePolicy) -> ImageRecord:
-        """The record after the image was added: an existing image keeps its own, and gains what the new one has."""
+        """The record to store for an added image. If the image exists already, its record is extended by the parts of the
+        new record."""
         known = self.catalog.images.get(record.id)
         if known is not None:
             layers = known.record.layers
             if not self.complete(layers):
                 layers = record.layers  # the existing image is damaged
-            elif len(layers) == len(record.layers):  # layers that were known only unpacked may have a blob now
+            elif len(layers) == len(record.layers):  # layers that were stored only as unpacked files may have a blob now
                 layers = tuple(old if old.blob else new for old, new in zip(layers, record.layers, strict=True))
             record = msgspec.structs.replace(
                 known.record,
@@ -290,8 +297,8 @@ class ImageStore:
         index: str,
         policy: ImagePolicy = UNRESTRICTED,
     ) -> list[Image]:
-        """Acknowledge all images of an index that was made here, with its names, in one commit. If no platform is asked for,
-        the names mean the last image. The caller's lease holds the content."""
+        """Acknowledge all images of an index that this engine has made, with its names, in one commit. Without a
+        platform, the names mean the last image. The caller's lease holds the content."""
         async with self.lock:
             joined = [(self._joined(record, policy), document, raw) for record, document, raw in images]
             ids = tuple(dict.fromkeys(record.id for record, _, _ in reversed(joined)))
@@ -307,8 +314,8 @@ class ImageStore:
             return [self.catalog.images[record.id] for record, _, _ in joined]
 
     async def add_index(self, name: Reference, index: str, manifests: Mapping[str, str], policy: ImagePolicy) -> None:
-        """Keep an index, and the manifests in it by image ID, and give the images the index's digest as a name. Passes over
-        images that were removed meanwhile. The caller's lease holds the index and the manifests."""
+        """Keep an index and its `manifests` (by image ID), and give the images the index's digest as a name. Skips images
+        that were removed meanwhile. The caller's lease holds the index and the manifests."""
         async with self.lock:
             images = [self.catalog.images[id] for id in manifests if id in self.catalog.images]
             if not images:
@@ -346,9 +353,9 @@ class ImageStore:
             self._point(name, meaning)
 
     async def replace_layer(self, layer: Layer) -> None:
-        """Store another blob for a layer, in one commit: that of every image with this chain ID. Its snapshot stays that of
-        the image: a build may have one of its own of the same layer. The caller's lease holds the new blob; the old one is
-        collected when nothing else needs it."""
+        """Store another blob for a layer in every image with this chain ID, in one commit. The images keep their
+        snapshots of the layer: a build may have its own snapshot of the same layer. The caller's lease holds the new
+        blob; the old blob is collected when nothing else needs it."""
         blob = {"blob": layer.blob, "media_type": layer.media_type, "blob_size": layer.blob_size}
         async with self.lock:
             changed, pace = [], Pace()
@@ -378,8 +385,8 @@ class ImageStore:
         self._point(name, meaning)
 
     async def forget(self, names: Mapping[Reference, Collection[str]], ids: Sequence[str]) -> list[Reference]:
-        """Take names from images, and remove images that have no other names, in one commit. Returns the names that no image
-        has any more. The caller holds `lock`."""
+        """Take `names` from images, and remove the images `ids`, in one commit. Returns the names that no image has any
+        more. The caller holds `lock`."""
         pace = Pace(shielded=True)  # the rows are changed: the catalog must follow, even if the caller is cancelled
         operations: list[Put | Delete] = []
         left: list[tuple[Reference, NameRecord | None]] = []
@@ -390,7 +397,7 @@ class ImageStore:
             await pace()
         operations += [Delete(_TABLE, id) for id in ids]
         await self._commit(operations)
-        for name, meaning in reversed(left):  # in reverse order, where a removal moves no other entries
+        for name, meaning in reversed(left):  # in reverse order, so that a removal moves no other entries (see `Names`)
             if meaning:
                 self._point(name, meaning)
             else:
@@ -402,7 +409,7 @@ class ImageStore:
         return [name for name, meaning in left if meaning is None]
 
     async def begin(self, name: str, lease: Lease) -> None:
-        """Store what a pull is about to fetch, so that the next pull can resume."""
+        """Record the content that a pull is about to fetch, so that the next pull can resume."""
         record, lease.resumed = lease.record(), name
         await self._commit([Put(_TABLE, _RESUME + name, _encode(record))])
         self.leases.resumable[name] = record
@@ -424,8 +431,8 @@ class ImageStore:
             gone = await self.layers.remove(await self._unneeded_layers())
             while await self.layers.after_removal():
                 gone += await self.layers.remove(await self._unneeded_layers())
-            # List the blobs before reading the leases: a blob published later is not listed, and an earlier one has a lease
-            # by now
+            # List the blobs before reading the leases: a blob that is published later is not in the list, and a blob that
+            # was published earlier has a lease by now
             found = await trio.to_thread.run_sync(self.content.digests)
             keep = await self._needed_blobs()
             removed, total = await trio.to_thread.run_sync(self._remove_blobs, found, keep)
@@ -457,14 +464,14 @@ class ImageStore:
         return removed, total
 
     async def hold(self, lease: Lease, *, blob: str = "", chain_id: str = "") -> None:
-        """Add what is about to be stored to a lease. It may exist already and a collection may be about to remove it: that
-        collection has finished when this returns."""
+        """Add content that is about to be stored to a lease. If the content exists already, a running collection may be
+        about to remove it; that collection has finished when this method returns."""
         lease.blobs.update(filter(None, (blob,)))
         lease.chains.update(filter(None, (chain_id,)))
         await self.barrier()
 
     async def barrier(self) -> None:
-        """Wait for a collection that may not have seen the leases' content. What a lease held before this call is safe after
-        it."""
+        """Wait for a collection that may not have seen the latest content of the leases. After this call, content that a
+        lease held before the call is safe."""
         async with self.layers.guard:
             return

@@ -1,7 +1,8 @@
-"""What each image uses on the disk, and all of them together.
+"""The disk usage of each image, and of all images together.
 
-With blobs, the figures are those of the disk: unpacked layers and blobs, each counted once, also those of interrupted pulls
-and of images that only a container still needs. Without, they are those of dockerd's graph drivers, which keep no blobs.
+With `blobs`, the total is the real disk usage: unpacked layers and blobs, each counted once, including those of
+interrupted pulls and of removed images that a container still needs. Without `blobs`, the sizes are as with dockerd's
+graph drivers, which keep no blobs.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ __all__ = ["usage"]
 async def usage(
     image_store: ImageStore, users: Mapping[str, Sequence[ImageUser]], *, blobs: bool
 ) -> tuple[list[ListedImage], int]:
-    """The images with all counts, and the bytes of all of them together."""
+    """The images with their sizes and counts, and the bytes of all images together."""
     catalog = image_store.catalog
     pace, result = Pace(), []
     for item in await listing.choose(catalog, {}, everything=False, newest=not blobs):
@@ -58,7 +59,7 @@ async def _members(catalog: Catalog, image: Image, pace: Pace) -> list[Image]:
 
 
 def _sizes(catalog: Catalog, members: Sequence[Image]) -> tuple[int, int]:
-    """Bytes of the images, with blobs; and how many of them other images use as well."""
+    """The bytes of the images, including blobs; and how many of these bytes other images share."""
     own = {image.id for image in members}
     layers = {layer.chain_id: layer for image in members for layer in image.layers}
     size = sum(len(image.raw) for image in members)

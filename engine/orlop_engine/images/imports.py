@@ -1,4 +1,4 @@
-"""`POST /images/create?fromSrc=`: an image of one layer, from a tar that the client or a web server sends."""
+"""`POST /images/create?fromSrc=`: make an image with one layer from a tar that the client or a web server sends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a registry has under a name. Imported on demand, like `registry`."""
+"""Ask a registry for the manifest or index of a name. Imported on demand, like `registry`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class DistributionPlatform(NamedTuple):
 
 
 class Distribution(NamedTuple):
-    """A manifest or an index, and its platforms: None if they are not known."""
+    """A manifest or an index, and its platforms; None if the platforms are not known."""
 
     descriptor: Descriptor
     platforms: list[DistributionPlatform] | None

@@ -1,14 +1,15 @@
-"""The layers of images in the storage driver: unpacks each chain once, tracks what exists, removes what is not needed.
+"""The layers of images in the storage driver: unpacks each chain only once, tracks which layers exist, and removes layers
+that nothing needs.
 
-A layer's storage key is its chain ID, or for a layer that was built here, the key of the builder's snapshot. While it is
-unpacked it is an active snapshot `extract-<random>`; boot removes those that a crash left. Add a layer to a lease (`leases`)
-before asking for it.
+A layer's storage key is its chain ID; for a layer that a builder of this engine made, the key of the builder's snapshot.
+While a layer is being unpacked, it is an active snapshot `extract-<random>`; boot removes such snapshots if a crash left
+any. Add a layer to a lease (`leases`) before asking for it.
 
-A blob is only taken for the content of a layer after it was decompressed and hashed, also if the layer exists: a manifest or
-an archive may name any diffID beside it.
+A blob is accepted as the content of a layer only after it was decompressed and hashed, even if the layer exists already:
+a manifest or an archive may combine any blob with any diffID.
 
-A layer that containers were created from has an init layer on top (`engine.containers.rootfs`), which is removed with it.
-Init layers of adopted containers are removed with the container.
+A layer that containers were created from has an init layer on top (`engine.containers.rootfs`), which is removed together
+with the layer. Init layers of adopted containers are removed together with the container.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def init_layer(layer: str) -> str:
 
 
 def below_init_layer(key: str) -> str | None:
-    """The key of the layer below an init layer, or the container that owns it; None if `key` is not one of an init layer."""
+    """The key of the layer below an init layer, or the ID of the container that owns the init layer; None if `key` is not
+    the key of an init layer."""
     return key.removeprefix(_INIT) if key.startswith(_INIT) else None
 
 
@@ -84,7 +86,7 @@ class Unpack(Protocol):
 
 class Built(msgspec.Struct, frozen=True):
     """A committed layer. `parent` is the chain ID of the layer below, "" for the lowest. `snapshot`: see `records.Layer`.
-    `blob`: a blob that was found to contain the layer, "" if none is known."""
+    `blob`: a blob that is known to contain the layer, "" if none is known."""
 
     diff_id: str
     parent: str
@@ -94,7 +96,7 @@ class Built(msgspec.Struct, frozen=True):
 
 
 def _sandboxed() -> Unpack:
-    from orlop_engine.unpacking import unpack  # no start of the daemon needs it
+    from orlop_engine.unpacking import unpack  # imported here, because the daemon's start does not need it
 
     return unpack
 
@@ -116,11 +118,11 @@ class Layers:
     ) -> None:
         self.built: dict[str, Built] = {}
         self.drop_built_here: Callable[[str], Awaitable[bool]] = _is_kept
-        """Removes the snapshot of a layer that was built here, unless the builder still needs it; returns whether it is
-        gone. `Conflict` as `Storage.remove`. Set by `building`."""
+        """Removes the snapshot of a layer that was built by this engine, unless the builder still needs it; returns
+        whether it was removed. Raises `Conflict` like `Storage.remove`. Set by `building`."""
         self.after_removal: Callable[[], Awaitable[bool]] = _nothing_freed
-        """Removes what was kept only for layers that are gone now; returns whether further layers may be unneeded. The
-        caller holds `guard`. Set by `building`."""
+        """Removes content that was kept only for layers that have now been removed; returns whether more layers may have
+        become unneeded. The caller holds `guard`. Set by `building`."""
         self.of_builds = False
         """Whether the boot has found snapshots of builders."""
         self.guard = trio.Lock()
@@ -129,7 +131,7 @@ class Layers:
         self._shared: SharedWork[Built] = SharedWork(nursery)
         self._writing = trio.CapacityLimiter(_AT_ONCE)
         self._awaited: dict[str, trio.Event] = {}
-        """Set when the layer with this chain ID is built; only of those that tasks wait for."""
+        """An event for each chain ID that tasks wait for, set when that layer is built."""
 
     @property
     def independent(self) -> bool:
@@ -137,8 +139,8 @@ class Layers:
         return isinstance(self._storage, LayerRebase)
 
     async def sweep(self) -> list[str]:
-        """At boot: remove temporary snapshots and orphaned init layers. Returns the keys of layers in the storage driver,
-        with those of the builder's snapshots."""
+        """At boot: remove temporary snapshots and orphaned init layers. Returns the keys of the layers in the storage
+        driver, including the builder's snapshots."""
         keys = set(await self._storage.keys())
         for key in keys:
             below = below_init_layer(key)
@@ -156,15 +158,16 @@ class Layers:
         return built.snapshot if built and built.snapshot else chain_id
 
     async def size(self, chain_id: str) -> int:
-        """Bytes of file content in this layer alone: Docker's layer size."""
+        """Bytes of file content in this layer, without the layers below: Docker's layer size."""
         return await self.measure(self.key(chain_id))
 
     async def measure(self, key: str) -> int:
-        """The same of a storage key."""
+        """Like `size`, given a storage key."""
         return (await self._storage.usage(key)).size
 
     async def found(self, keys: Iterable[str]) -> None:
-        """Add layers that the storage driver has but no row names. The builder's snapshots have rows of their own."""
+        """Add layers that are in the storage driver but in no row. The builder's snapshots have rows of their own, and
+        are skipped."""
         for chain_id in keys:
             if chain_id.startswith(BUILD):
                 continue
@@ -178,9 +181,10 @@ class Layers:
     async def build(
         self, chain_id: str, parent: str, blob: str, diff_id: str, report: Report, progress: Callable[[Report, int], None]
     ) -> Built:
-        """Make the layer exist: unpack `blob` on top of `parent` unless that was done. `InvalidParameter` if the blob does
-        not contain `diff_id`, also if the layer exists. `progress` turns a byte count into a record. With `independent`,
-        another task may still build the parent: this waits for it."""
+        """Make sure that the layer exists: unpack `blob` on top of `parent`, unless the layer exists already. Raises
+        `InvalidParameter` if the content of the blob is not `diff_id`, even if the layer exists. `progress` turns a byte
+        count into a record. With `independent`, another task may still be building the parent; then this method waits for
+        the parent."""
 
         async def work(share: Report) -> Built:
             if chain_id not in self.built:
@@ -190,12 +194,13 @@ class Layers:
             return self.built[chain_id]
 
         built = await self._shared.run(chain_id, work, report)
-        if blob not in (built.blob, diff_id):  # a blob with this digest is the tar itself
+        if blob not in (built.blob, diff_id):  # a blob whose digest is the diffID is the tar itself
             await self._verify(parent, blob, diff_id, lambda n: progress(report, n))
         return built
 
     async def _verify(self, parent: str, blob: str, diff_id: str, progress: Callable[[int], None]) -> None:
-        """Unpack a blob under a temporary key, with the limits of every other layer, and drop the files."""
+        """Check that a blob contains the layer: unpack it under a temporary key, with the same limits as any layer, and
+        remove the files."""
         key, source = temporary_key(), self._content.open(blob)
         try:
             async with self._writing:
@@ -208,7 +213,8 @@ class Layers:
                 await self._storage.remove(key)
 
     async def make_first(self, blob: str, hold: Callable[[str], Awaitable[None]]) -> tuple[str, Built]:
-        """Unpack a lowest layer whose diffID is not known; calls `hold` with its chain ID before it is committed."""
+        """Unpack a layer without a parent whose diffID is not known yet. Calls `hold` with its chain ID before it is
+        committed."""
         diff_id = (await self._into(None, "", blob, None, None, hold)).diff_id
         return diff_id, self.built[diff_id]
 
@@ -221,8 +227,8 @@ class Layers:
         progress: Callable[[int], None] | None,
         hold: Callable[[str], Awaitable[None]] | None = None,
     ) -> Unpacked:
-        """Unpack and commit a layer. It is in `built` as soon as it is committed, even if the caller is cancelled then:
-        otherwise no collection would find it."""
+        """Unpack and commit a layer. It is added to `built` as soon as it is committed, even if the caller is cancelled
+        at that moment: otherwise no collection would find it."""
         key, later = temporary_key(), bool(parent) and self.independent
         source = self._content.open(blob)
         try:
@@ -243,7 +249,8 @@ class Layers:
                 await self._storage.remove(key)
 
     async def _commit(self, key: str, chain_id: str, parent: str) -> None:
-        """`parent`: put the layer on it when it is there; "" for a layer that has its parent, or none."""
+        """Commit the snapshot `key` as the layer `chain_id`. `parent`: wait for this layer and make it the parent; "" if
+        the snapshot already has its parent, or needs none."""
         if parent and isinstance(self._storage, LayerRebase):
             while parent not in self.built:
                 await self._awaited.setdefault(parent, trio.Event()).wait()
@@ -266,7 +273,7 @@ class Layers:
         self._content.space.check(f"unpack layer {blob.removeprefix('sha256:')[:12]}", unpacked=size)
 
     async def _write(self, key: str, source: int, diff_id: str | None, progress: Callable[[int], None] | None) -> Unpacked:
-        """Write a layer's files into the active snapshot `key`, in the way of the storage driver."""
+        """Write a layer's files into the active snapshot `key`, in the way that the storage driver wants."""
         streams = self._storage if isinstance(self._storage, LayerStream) else None
         target = await (streams.stream_target(key) if streams else self._storage.unpack_target(key))
         unpack = self._unpack or _sandboxed()
@@ -294,7 +301,8 @@ class Layers:
                 try:
                     await self._storage.remove(init_layer(key))
                     if key.startswith(BUILD) and not await self.drop_built_here(key):
-                        self.built.pop(chain_id, None)  # it is a snapshot of the build cache now, and nothing else
+                        # The build cache still needs the snapshot, but it is no longer a layer of an image
+                        self.built.pop(chain_id, None)
                         continue
                     if not key.startswith(BUILD):
                         await self._storage.remove(key)
@@ -306,5 +314,5 @@ class Layers:
                 removed.append((chain_id, built.size if built else 0))
             if len(blocked) == len(waiting):
                 break
-            waiting = blocked  # after a crash the order of layers is unknown: removals may have unblocked some
+            waiting = blocked  # after a crash the order of the layers is unknown: try again those that may be unblocked now
         return removed

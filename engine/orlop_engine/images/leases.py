@@ -1,4 +1,4 @@
-"""Leases protect content that no image references yet, such as what a running pull has fetched, from garbage collection.
+"""Leases protect content that no image references yet, such as the blobs of a running pull, from garbage collection.
 
 A lease lives in memory and ends with its operation. A pull's lease is also a row (`resume:<reference>`), so that after a
 crash, a broken connection or a cancellation the next pull can resume; such rows expire after a day.
@@ -24,14 +24,14 @@ class Lease:
         self.blobs: set[str] = set()
         self.chains: set[str] = set()
         self.resumed = ""
-        """The name under which a pull that runs could be resumed."""
+        """For a running pull: the name under which it could be resumed."""
 
     def record(self) -> ResumeRecord:
         return ResumeRecord(tuple(sorted(self.blobs)), tuple(sorted(self.chains)), time.time() + RESUME_SECONDS)
 
 
 class Leases:
-    """All leases. `resumable` are pulls that run or were interrupted, by full reference."""
+    """All leases. `resumable`: running and interrupted pulls, by full reference."""
 
     def __init__(self) -> None:
         self._active: list[Lease] = []
@@ -60,7 +60,7 @@ class Leases:
         return [name for name, record in self.resumable.items() if record.until < now]
 
     def interrupted(self) -> list[str]:
-        """Pulls that could be resumed and do not run."""
+        """Pulls that could be resumed and are not running."""
         running = {lease.resumed for lease in self._active}
         return [name for name in self.resumable if name not in running]
 

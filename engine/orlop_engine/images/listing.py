@@ -23,7 +23,7 @@ LIST_FILTERS = frozenset({"dangling", "label", "label!", "before", "since", "ref
 PRUNE_FILTERS = frozenset({"dangling", "label", "label!", "until"})
 _LONGEST_PATTERN, _MOST_PATTERNS = 1024, 100  # each must be compiled, and is matched against every name
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
-_LONGEST = 64  # no real time is longer, and a longer number may not fit into a float
+_LONGEST = 64  # characters: no real duration is longer, and a longer number may not fit into a float
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -45,7 +45,8 @@ def boolean(filters: Filters, name: str, default: bool) -> bool:
 
 
 def moment(text: str, now: float) -> float:
-    """`until`: Unix seconds, an RFC 3339 date (possibly abbreviated), or a Go duration before now."""
+    """The time that an `until` filter means, as Unix time: given in Unix seconds, as an RFC 3339 date (possibly
+    abbreviated), or as a Go duration before now."""
     if re.fullmatch(r"\d{1,15}(\.\d+)?", text, re.ASCII):
         return float(text)
     pieces = _DURATION.findall(text) if len(text) < _LONGEST else []
@@ -60,7 +61,8 @@ def moment(text: str, now: float) -> float:
 
 
 def labels_match(filters: Filters, labels: Mapping[str, str] | None) -> bool:
-    """`label`: all must match; `label!`: none may match."""
+    """Whether labels match the filters `label` (all its values must match) and `label!` (none of its values may
+    match)."""
     have = labels or {}
 
     def has(wanted: str) -> bool:
@@ -124,7 +126,7 @@ def glob(pattern: str) -> re.Pattern[str]:
 
 
 def name_matches(patterns: Sequence[re.Pattern[str]], name: Reference) -> bool:
-    """Matches the familiar and the full form, with and without the tag."""
+    """Whether a pattern matches the name in its familiar or full form, with or without the tag."""
     forms = (name.familiar, name.familiar_name, str(name), name.name)
     return any(pattern.fullmatch(form) for pattern in patterns for form in forms)
 
@@ -156,8 +158,8 @@ class _Wanted:
         self._patterns = [glob(pattern) for pattern in patterns]
 
     async def names(self, image: Image, pace: Pace) -> tuple[list[str], list[str]] | None:
-        """The matching tags and digests. None if the image has names, but each of them means
-        another image in this list."""
+        """The matching tags and digests. None if the image has names, but each name belongs to another image in this
+        list."""
         shared = self._catalog.shares_names(image.id)
         if not self._patterns and not shared:
             return image.repo_tags, image.repo_digests
@@ -198,9 +200,10 @@ async def names_of(catalog: Catalog, image: Image) -> tuple[list[str], list[str]
 async def choose(
     catalog: Catalog, filters: Filters, *, everything: bool, newest: bool = False, now: float | None = None
 ) -> list[Listed]:
-    """The images a list shows, newest first. Untagged images with children are shown only with `everything`. A name of
-    several platforms belongs to the image for this host; the others have no entry. With `newest`, for clients that know one
-    platform per name, it belongs to the image that was added last; the others are shown as untagged."""
+    """The images that a list shows, newest first. Untagged images with children are shown only with `everything`. A name
+    of several platforms is shown with the image for this host; its other images have no entry. With `newest`, for clients
+    that know one platform per name, the name is shown with the image that was added last; its other images are shown as
+    untagged."""
     wanted = _Wanted(catalog, filters, everything, time.time() if now is None else now, newest)
     pace, result = Pace(), []
     for image in list(catalog.images.values()):
@@ -216,8 +219,8 @@ async def choose(
 
 
 async def prunable(catalog: Catalog, filters: Filters, now: float) -> list[Image]:
-    """The images a prune tries to remove: those without a tag, or (`dangling=false`) all. An image without names is removed
-    with the last of its children."""
+    """The images that a prune tries to remove: images without a tag, or with `dangling=false` all images. An image
+    without names that has children is removed together with its last child."""
     check(filters, PRUNE_FILTERS)
     only_untagged = boolean(filters, "dangling", True)
     values = list(filters.get("until", ()))

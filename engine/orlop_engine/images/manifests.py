@@ -1,7 +1,7 @@
 """Manifests and indexes, Docker's and OCI's (image-spec manifest.md, image-index.md): parse, check, choose. Sans-IO.
 
-The input comes from a registry and is not trusted: sizes are limited before parsing; digests are checked for syntax here,
-and against the content where it is received.
+The input comes from a registry and is not trusted: sizes are limited before parsing. This module checks the syntax of
+digests; the code that receives the content compares the content with its digest.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 _CONFIGS = {DOCKER_CONFIG, OCI_CONFIG, "application/octet-stream", "application/json", ""}
 ATTESTATION_OF = "vnd.docker.reference.digest"
-"""The annotation of an attestation's entry with the digest of the manifest that it is about."""
+"""An annotation of an attestation's entry in an index: the digest of the manifest that the attestation is about."""
 
 _LAYER = re.compile(
     r"application/vnd\.(docker\.image\.rootfs\.(foreign\.)?diff\.tar(\.gzip|\.zstd)?"
@@ -167,7 +167,8 @@ def parse(content_type: str, data: bytes) -> Manifest | Index:
 
 
 def parse_kept(data: bytes) -> Manifest | Index | None:
-    """A stored manifest; None if it is neither. Only OCI's may lack a media type of their own (image-spec manifest.md)."""
+    """Parse a stored manifest or index; None if it is neither. Only OCI documents may lack the field `mediaType`
+    (image-spec manifest.md)."""
     for media_type in ("", OCI_MANIFEST):
         try:
             return parse(media_type, data)

@@ -1,7 +1,7 @@
-"""What a name means after an image was added to it, or removed from it. Sans-IO.
+"""Computes which images a name means after an image was added to the name or removed from it. Sans-IO.
 
 A name from an index (manifest list) means images of several platforms. Pulling another platform of the same index adds an
-image. If the registry's index has changed, the images that the new one lists stay; the others lose the name.
+image. If the registry's index has changed, images that the new index lists keep the name; the others lose it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["IndexSource", "with_image", "without_images"]
 
 @dataclass(frozen=True, slots=True)
 class IndexSource:
-    """The index that an image was chosen from: its digest, and those of the manifests that it lists."""
+    """The index that an image was chosen from: its digest, and the digests of the manifests in it."""
 
     digest: str
     entries: frozenset[str]
@@ -36,7 +36,7 @@ class IndexSource:
 def with_image(
     catalog: Catalog, name: Reference, id: str, platform: Platform, index: IndexSource | None, owner: str
 ) -> NameRecord:
-    """The meaning of a name that is given to an image of this platform."""
+    """The meaning of a name after it was given to image `id`, which is of this platform."""
     if index is None:
         return NameRecord((id,), owner=owner)
 

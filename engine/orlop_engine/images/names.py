@@ -1,7 +1,7 @@
 """The references of one image, in the order in which they are shown. Sans-IO.
 
-An archive or a client decides how many names an image has: adding one, and finding those of one repository, must not scan
-the others.
+An archive or a client decides how many names an image has: adding a name, or finding the names in one repository, must
+not scan all names.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ class _Entry(NamedTuple):
 
 
 class Names:
-    """Only the catalog changes it, in place, so an `Image` that was looked up earlier shows the current names.
+    """The names of one image. Only the catalog changes this object. It does so in place, so an `Image` that was looked up
+    earlier shows the current names.
 
-    An insertion only moves pointers (some 10 us among 100,000), and none at the end of the order: boot reads rows in that
-    order, and removals go through it in reverse.
+    An insertion only moves pointers (some 10 us for 100,000 names), and an insertion at the end moves none: boot adds
+    names in order, and removals go through them in reverse order.
     """
 
     __slots__ = ("_entries", "tagged")
@@ -33,7 +34,7 @@ class Names:
     def __init__(self) -> None:
         self._entries: list[_Entry] = []
         self.tagged = 0
-        """The number of names with a tag; the others have a digest."""
+        """The number of names with a tag. All other names have a digest."""
 
     def add(self, reference: Reference) -> None:
         text = str(reference)
@@ -61,7 +62,7 @@ class Names:
 
     @property
     def tags(self) -> list[str]:
-        """In familiar form."""
+        """The tags, in familiar form."""
         return [entry.familiar for entry in self._entries if entry.reference.tag]
 
     @property
@@ -69,8 +70,8 @@ class Names:
         return [entry.familiar for entry in self._entries if entry.reference.digest]
 
     def tags_of(self, repository: str) -> int:
-        """The number of tags in one repository. They are adjacent, before its digests: no character of a name sorts between
-        ":" and "@"."""
+        """The number of tags in one repository. They are adjacent, and followed by its digests, because no character of a
+        name sorts between ":" and "@"."""
         return self._at(f"{repository}@") - self._at(f"{repository}:")
 
     def digests_of(self, repository: str) -> list[Reference]:
@@ -82,7 +83,7 @@ class Names:
 
     @property
     def is_single(self) -> bool:
-        """Whether all names are of one repository, with at most one tag. False without any name."""
+        """Whether all names are in one repository, with at most one tag. False if there are no names."""
         if not self._entries or self.tagged > 1:
             return False
         name = self._entries[0].reference.name

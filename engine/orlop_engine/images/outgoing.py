@@ -1,11 +1,12 @@
-"""An image as it leaves this host, by push or save: its manifest, the descriptors in it, and the source of each blob.
+"""An image as it is pushed or saved: its manifest, the descriptors in the manifest, and the source of each blob.
 
-An image from a registry goes out with the manifest that was received, byte for byte, as long as that manifest describes the
-image's configuration and layers. For any other image a manifest is made of its layers as they are stored: Docker's schema 2
-if every layer is compressed with gzip, else OCI's, because schema 2 has no other compression. The result depends only on the
-image's record, so it has the same digest every time. A push compresses uncompressed layers before it (see `compression`).
+An image from a registry is sent with the manifest that was received, byte for byte, if that manifest describes the
+image's configuration and layers. For any other image, a manifest is made from its layers as they are stored: Docker's
+schema 2 if every layer is compressed with gzip, else an OCI manifest, because schema 2 has no other compression. The
+manifest depends only on the image's record, so it has the same digest every time. A push compresses uncompressed layers
+before it (see `compression`).
 
-A layer is read through `open_layer` and nothing else, because adopted layers have no blob (see `tar_split`).
+Layers are read only through `open_layer`, because adopted layers have no blob (see `tar_split`).
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ _HEAD = 8
 @dataclass(frozen=True, slots=True)
 class Outgoing:
     """An image with its manifest. `layers` are the descriptors in the manifest, lowest first, one for each of
-    `image.layers`. The content of `config` is `image.raw`; that of a layer is read with `open_layer`."""
+    `image.layers`. The content of `config` is `image.raw`; the content of a layer is read with `open_layer`."""
 
     image: Image
     media_type: str
@@ -84,9 +85,9 @@ class _Document(msgspec.Struct, frozen=True, rename={"schema_version": "schemaVe
 
 @asynccontextmanager
 async def open_layer(content: ContentStore, layer: Layer) -> AsyncIterator[int]:
-    """A descriptor of the layer's blob, to be read once from start to end; a regular file. Closed with the block. `NotFound`
-    if the blob is missing. Of a layer that is known only unpacked, the tar that is made of its files: the caller checks its
-    digest."""
+    """Open the layer's blob: a file descriptor of a regular file, to be read once from start to end. It is closed at the
+    end of the block. Raises `NotFound` if the blob is missing. If only the layer's unpacked files are stored, this is a
+    tar made from them; the caller must check the tar's digest."""
     fd = content.open(layer.blob) if layer.blob else await open_tar(content, layer)
     try:
         yield fd
@@ -95,8 +96,8 @@ async def open_layer(content: ContentStore, layer: Layer) -> AsyncIterator[int]:
 
 
 async def compression_of(content: ContentStore, layer: Layer) -> str:
-    """How the layer's blob is compressed: gzip, zstd, bzip2, xz, or "" for a plain tar. Detected from the content, because
-    archives do not tell and media types may be wrong."""
+    """How the layer's blob is compressed: gzip, zstd, bzip2, xz, or "" for a plain tar. Detected from the content,
+    because archives do not say it and media types may be wrong."""
     if layer.blob in ("", layer.diff_id):
         return ""
     async with open_layer(content, layer) as fd:
@@ -109,20 +110,21 @@ async def describe(content: ContentStore, image: Image) -> Outgoing:
 
 
 async def describe_oci(content: ContentStore, image: Image) -> Outgoing:
-    """The same with an OCI manifest, whatever was received: umoci reads no other in an OCI layout. Layers that an archive
-    brought compressed with bzip2 or xz have media types of the same pattern, because OCI defines none for them."""
+    """Like `describe`, but always with an OCI manifest, because umoci reads only these in an OCI layout. Layers
+    compressed with bzip2 or xz (from an archive) get media types of the same pattern, because OCI defines none for
+    them."""
     kept = await trio.to_thread.run_sync(received, content, image)
     return kept if kept is not None and kept.media_type == OCI_MANIFEST else await _made(content, image, oci=True)
 
 
 def manifest_digest(content: ContentStore, image: Image) -> str:
-    """The digest of the received manifest that describes this image; "" without one. Blocking."""
+    """The digest of the received manifest that describes this image; "" if there is none. Blocking."""
     kept = received(content, image)
     return kept.digest if kept else ""
 
 
 def received(content: ContentStore, image: Image) -> Outgoing | None:
-    """The image with the newest received manifest that describes exactly this image; None without one. Blocking."""
+    """The image with the newest received manifest that describes exactly this image; None if there is none. Blocking."""
     for digest in reversed(image.record.manifests):
         if (found := kept_as(content, image, digest)) is not None:
             return found

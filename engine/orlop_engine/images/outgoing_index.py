@@ -1,7 +1,7 @@
-"""An index (manifest list) as it leaves this host, by push or save: the bytes that were received, and what is here of it.
+"""An index (manifest list) as it is pushed or saved: the bytes that were received, and the parts of it that are stored.
 
-The index of a name lists manifests of images and of attestations. Only what belongs to the name's own images is sent: an
-index is made by others, and may list digests of content that its owner has never seen.
+The index of a name lists manifests of images and of attestations. Only content that belongs to the name's own images is
+sent: an index comes from outside, and may list digests of content that its author has never had.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["OutgoingAttestation", "OutgoingIndex", "describe_index", "make_index
 
 @dataclass(frozen=True, slots=True)
 class OutgoingAttestation:
-    """`parts` are what the manifest names; their content is in the content store."""
+    """`parts` are the descriptors in the manifest; their content is in the content store."""
 
     descriptor: Descriptor
     manifest: bytes
@@ -35,9 +35,9 @@ class OutgoingAttestation:
 
 @dataclass(frozen=True, slots=True)
 class OutgoingIndex:
-    """`images` and `attestations` are those whose content is here, in the order of the index. `complete`: nothing else is in
-    the index. `others`: images that the index lists, with blobs that are not those of the listed manifest. `covered`: with
-    them, all of the index's images are here."""
+    """`images` and `attestations` are those whose content is stored, in the order of the index. `complete`: the index
+    lists nothing else. `others`: images in the index that are stored with other blobs than their listed manifest has.
+    `covered`: all images of the index are in `images` or `others`."""
 
     descriptor: Descriptor
     data: bytes
@@ -101,14 +101,14 @@ def describe_index(content: ContentStore, digest: str, images: Sequence[Image]) 
 
 
 def _exact(content: ContentStore, entry: Descriptor, image: Image) -> Outgoing | None:
-    """The image as the index lists it. None if a blob is missing, or another one than that of the listed manifest is kept,
-    for example because a layer was known in another compression when the image was pulled."""
+    """The image as the index lists it. None if the blobs of the listed manifest are not all stored, for example because a
+    layer was already stored in another compression when the image was pulled."""
     found = outgoing.kept_as(content, image, entry.digest)
     return found if found and all(content.has(part.digest) for part in (found.config, *found.layers)) else None
 
 
 def _attestation(content: ContentStore, entry: Descriptor, images: Sequence[Image]) -> list[OutgoingAttestation]:
-    """[] if the attestation is not here as a whole, or belongs to none of the images."""
+    """The attestation, in a list; [] if it is not stored completely, or belongs to none of the images."""
     if not any(entry.digest in image.record.attachments for image in images):
         return []
     try:
@@ -122,7 +122,8 @@ def _attestation(content: ContentStore, entry: Descriptor, images: Sequence[Imag
 
 
 def make_index(images: Sequence[Outgoing]) -> OutgoingIndex:
-    """A new index of images that cannot go out with the one that they came with. The same images give the same bytes."""
+    """A new index, for images that cannot be sent with the index that they came with. The same images give the same
+    bytes."""
     entries = []
     for one in images:
         where, about = one.image.platform, one.descriptor

@@ -68,7 +68,8 @@ def amd64_level(flags: Collection[str]) -> str:
 
 
 def default() -> Platform:
-    """The platform of this host, for what is created here: any processor of this architecture runs it."""
+    """The platform of images that are created on this host: without a variant, so that any processor of this architecture
+    runs them."""
     return normalise(Platform("linux", machine.machine()))
 
 
@@ -131,7 +132,7 @@ def acceptable_here() -> tuple[Platform, ...]:
 
 
 def rank(wanted: Platform, offered: Platform) -> int | None:
-    """How well `offered` matches `wanted`: 0 is exact, higher is worse, None is not at all."""
+    """How well `offered` matches `wanted`: 0 is an exact match, higher is worse, None is no match."""
     try:
         return acceptable(wanted).index(normalise(offered))
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a client may do to existing names and images. Checked under the lock under which they change."""
+"""What a client may do to existing names and images. Checked while holding the lock for changes of names and images."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ class ImagePolicy(Protocol):
     def owner(self) -> str: ...
 
     def may_take(self, name: Reference, image: Image | None, owner: str) -> bool:
-        """Whether the client may give `name` to an image, or remove it. `image` is the image that has the name now, with the
-        name's `owner`; None: the name is free."""
+        """Whether the client may give `name` to an image, or remove it. `image` is the image that has the name now, and
+        `owner` is the name's owner; None: the name is free."""
         ...
 
     def may_delete(self, image: Image) -> bool:
-        """Whether an image may be removed with its last name."""
+        """Whether the client may delete an image, also by removing its last remaining name."""
         ...
 
     def may_use(self, image: Image) -> bool:
-        """Whether a container may be created from an image, or the image be saved. Checked after the final look-up of its
-        name: at the earlier check of the request, the name may have meant another image."""
+        """Whether the client may create a container from an image, or save the image. Checked after the final look-up of
+        its name: when the request was checked earlier, the name may have meant another image."""
         ...
 
     def denied(self, what: str) -> Exception:
-        """The exception to raise if the client may not."""
+        """The exception to raise for a denied operation. `what` says what was denied."""
         ...
 
 
@@ -76,7 +76,7 @@ def check_names(policy: ImagePolicy, catalog: Catalog, names: Iterable[Reference
 
 
 async def removable(policy: ImagePolicy, catalog: Catalog, images: Sequence[Image]) -> Sequence[Image]:
-    """The images that may be removed with all of their names."""
+    """The images that the client may remove together with all their names."""
     if policy is UNRESTRICTED:
         return images
     pace, found = Pace(), []
@@ -99,5 +99,5 @@ def owner_of_name(policy: ImagePolicy, catalog: Catalog, name: Reference, id: st
 
 
 def owner_of_image(policy: ImagePolicy, known: Image | None) -> str:
-    """The owner of an image that the client adds. An image that clients with different owners added has no owner."""
+    """The owner of an image that the client adds. An image that was added under different owners has no owner."""
     return policy.owner if known is None or known.record.owner == policy.owner else ""

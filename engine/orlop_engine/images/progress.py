@@ -1,7 +1,7 @@
 """Progress records of pull, load and import (format: Docker's JSON message stream), streamed to one client.
 
-Producers never wait. Byte counts of one layer replace each other until they are sent, at most every 100 ms (as in Docker);
-every other record is kept. So a slow client delays nothing and costs little memory.
+Producers never wait. Records are sent at most every 100 ms (as in Docker); until then, a newer byte count of a layer
+replaces the older one, and all other records are kept. So a slow client delays no operation and costs little memory.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename={"detail": "progressDetail", "failure": "errorDetail"}):
-    """One record, in Docker's order of fields. `detail` is an empty object for a layer's states, absent elsewhere."""
+    """One record, in Docker's order of fields. `detail` is an empty object in a record of a layer's state, and absent in
+    other records."""
 
     stream: str | None = None
     status: str | None = None
@@ -71,7 +72,7 @@ def encode(record: Record) -> bytes:
 
 
 class Progress:
-    """The records of one operation, to be iterated once as encoded pieces. Stopping early cancels the operation.
+    """The records of one operation. Iterate over it once: it yields encoded pieces. Stopping early cancels the operation.
 
     `run` is the operation; its error becomes the last record, unless `started` raised it.
     """
@@ -94,7 +95,7 @@ class Progress:
         except (OrlopError, OSError) as error:
             self._error = error
         except Exception as error:
-            # A request body that broke off, or a bug: either way only this operation fails
+            # An incomplete request body, or a bug: only this operation fails
             _log.exception("an image operation failed")
             self._error = error
         finally:
@@ -120,14 +121,14 @@ class Progress:
             raise
 
     async def started(self) -> None:
-        """Like `ready`, but raise the operation's error if it precedes any record: it can still be answered with an HTTP
-        error."""
+        """Like `ready`, but if the operation has failed before its first record, raise its error, so that it can be
+        answered with an HTTP error."""
         await self.ready()
         if self._error is not None and not self._any:
             raise self._error
 
     async def finished(self) -> None:
-        """Wait for the end and raise the operation's error, whatever was reported."""
+        """Wait for the end of the operation, and raise its error, even if records were reported."""
         try:
             while not self._done:
                 await self._wait()

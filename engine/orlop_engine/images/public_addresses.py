@@ -1,4 +1,4 @@
-"""Which addresses are public. Also imported by the builder process: imports little."""
+"""Decides which addresses are public. The builder process imports this module too, so it imports little."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import socket
 __all__ = ["is_public"]
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
-_UNICAST = ipaddress.ip_network("2000::/3")  # all unicast space assigned by IANA; the rest has old local addresses
+# All unicast addresses that IANA has assigned; outside are, for example, old site-local addresses
+_UNICAST = ipaddress.ip_network("2000::/3")
 
 
 def _embedded(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
@@ -21,7 +22,8 @@ def _embedded(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddre
 
 
 def _is_own(address: str) -> bool:
-    """Whether this host has the address. A firewall may protect services there from other hosts, but not from the daemon."""
+    """Whether the address belongs to this host. A firewall may protect services of this host from other hosts, but not
+    from the daemon."""
     try:
         with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.bind((address, 0))

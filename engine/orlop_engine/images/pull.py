@@ -1,8 +1,8 @@
 """Pull: manifest -> configuration and layers (in parallel) -> verify -> unpack in order -> one commit.
 
-Survives a crash at any point: blobs and partial blobs are kept for the next pull of the same reference, committed layers are
-found again, and the image appears only with its row. A client that disconnects cancels its pull; layers that another pull
-waits for continue. Messages are Docker's (daemon/internal/distribution/pull_v2.go).
+A pull survives a crash at any point: blobs and partial blobs are kept for the next pull of the same reference, committed
+layers are found again, and the image exists only once its row is committed. A client that disconnects cancels its pull,
+except for layers that another pull waits for. Messages are Docker's (daemon/internal/distribution/pull_v2.go).
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class _Plan:
 
 
 def _quiet(_: object) -> None:
-    """The download of the configuration is not reported."""
+    """Reports nothing: the download of the configuration is not shown."""
 
 
 class Puller:
@@ -122,7 +122,7 @@ class Puller:
         report(message(f"Status: {verdict} {reference.familiar}"))
 
     async def resolve(self, request: PullRequest) -> Resolved:
-        """What a reference means at its registry now, and the configuration. Downloads no layer, and keeps nothing."""
+        """Ask the registry for the image that a reference means now. Downloads no layers, and keeps nothing."""
         reference = request.reference.with_default_tag()
         check_pull(self._connector.config.registry_rules, reference)
         sources = await self._connector.sources(Access(reference, request.credentials, request.refuse))
@@ -178,8 +178,8 @@ class Puller:
                 return await self._fetch(sources, plan, name, lease, report)
         except BaseException as error:
             with trio.move_on_after(CLEANUP_SECONDS, shield=True):
-                # After a broken connection or a disconnected client, the content is valid and the next pull resumes. After
-                # any other error it is invalid, or the disk is full.
+                # After a broken connection or a disconnect of the client, the content is valid, and the next pull
+                # resumes. After any other error, the content is invalid or the disk is full, so it is dropped.
                 if isinstance(error, OrlopError) and not (isinstance(error, RegistryError) and error.retry):
                     await self._image_store.give_up([name])
                 await self._image_store.collect()
@@ -239,7 +239,7 @@ class Puller:
         lease.chains.update(plan.chain_ids)
         await self._image_store.barrier()
         image = self._image_store.catalog.images.get(plan.manifest.config.digest)
-        # The configuration is known, so its layers exist: Docker reports none of them
+        # If the configuration exists, its layers exist too, and Docker does not report them
         attached = _Attached(self._image_store, self._downloads, sources, plan, lease)
         usable = image is not None and plan.policy.may_use(image)
         if image is not None and usable and self._image_store.complete(image.layers):
@@ -275,16 +275,16 @@ class Puller:
         content.space.check(f"pull {plan.reference.familiar}", stored=stored, unpacked=unpacked)
 
     def _present(self, plan: _Plan, lease: Lease) -> dict[str, Layer]:
-        """Layers that need no download: unpacked, and with a blob for a later push or save, unless they were adopted. A
-        restricted client gets those of images that it may use: whoever serves a manifest may write any digest and any diffID
-        into it, without having the layer."""
+        """Layers that need no download: they are unpacked, and (unless they were adopted) have a blob for a later push or
+        save. For a restricted client, only layers of images that it may use: a manifest may contain any digest and
+        diffID, so it does not prove that the registry has the layer."""
         store, result = self._image_store, dict[str, Layer]()
         for chain_id, diff_id, part in zip(plan.chain_ids, plan.diff_ids, plan.manifest.layers, strict=True):
             built = store.layers.built.get(chain_id)
             if built is None:
                 continue
             known = list(store.catalog.layers(chain_id, plan.policy))
-            unpacked_here = plan.policy is UNRESTRICTED and built.blob == part.digest  # by a pull that was interrupted
+            unpacked_here = plan.policy is UNRESTRICTED and built.blob == part.digest  # unpacked by an interrupted pull
             if store.content.has(part.digest) and (unpacked_here or any(layer.blob == part.digest for layer in known)):
                 result[chain_id] = Layer(part.digest, part.media_type, part.size, diff_id, chain_id, built.size)
             elif (layer := next((layer for layer in known if store.complete([layer])), None)) is not None:
@@ -294,7 +294,7 @@ class Puller:
 
 
 class _Attached:
-    """The attestations about an image. `digests`: their blobs, once `fetch` has ended."""
+    """The attestations about an image. `digests`: the digests of their blobs, after `fetch` has returned."""
 
     def __init__(self, image_store: ImageStore, downloads: Downloads, sources: Sources, plan: _Plan, lease: Lease) -> None:
         self._image_store, self._downloads, self._sources = image_store, downloads, sources
@@ -309,8 +309,8 @@ class _Attached:
 
 
 class _LayerPull:
-    """The layers of one image: downloads all at once, and unpacks each when it is downloaded. A storage driver may need the
-    layers below first."""
+    """The layers of one image: downloads them all in parallel, and unpacks each layer once it is downloaded. If the
+    storage driver needs it, layers are unpacked in order."""
 
     def __init__(
         self,
@@ -327,7 +327,7 @@ class _LayerPull:
         self._failures: list[Exception] = []
 
     async def run(self, beside: Callable[[], Awaitable[None]]) -> Sequence[Layer]:
-        """`beside` runs at the same time; it must not fail."""
+        """Pull the layers. Returns them lowest first. `beside` runs at the same time, and must not fail."""
         plan = self._plan
         async with trio.open_nursery() as nursery:
             nursery.start_soon(beside)
@@ -348,7 +348,8 @@ class _LayerPull:
         return [self._known[chain_id] for chain_id in plan.chain_ids]
 
     async def _try(self, work: Callable[[T], Awaitable[None]], argument: T, scope: trio.CancelScope) -> None:
-        """The first failure cancels the rest, and is raised as a single error: a nursery would wrap it in a group."""
+        """The first error cancels the other tasks, and is raised as a single error: a nursery would wrap it in a
+        group."""
         try:
             await work(argument)
         except Exception as error:

@@ -1,14 +1,14 @@
-"""Push: compress layers that need it, upload the blobs that the registry lacks, then the manifest; last, remember where
-the blobs are.
+"""Push: compress layers if necessary, upload the blobs that the registry does not have, and then the manifest. At the
+end, record which repository has the blobs.
 
-A push that was made before takes one request, which asks the registry whether the tag means the same manifest, as in
+A repeated push needs only one request, which asks the registry whether the tag already means the same manifest, as in
 go-containerregistry. A registry accepts a manifest only after its blobs.
 
-A name from an index (manifest list) is pushed as that index if everything that the index lists is stored, else as one image;
-the client is told (daemon/containerd/image_push.go).
+A name from an index (manifest list) is pushed as that index if everything that the index lists is stored. Otherwise one
+image is pushed, and the client is told so (daemon/containerd/image_push.go).
 
-Changes nothing that a crash could leave half-way: a compressed layer replaces the plain one in a commit of its own, and the
-image gains its digest when the registry has the manifest. Messages are Docker's (daemon/internal/distribution/push_v2.go).
+A crash leaves nothing incomplete: a compressed layer replaces the plain layer in its own commit, and the image gets its
+digest only after the registry has the manifest. Messages are Docker's (daemon/internal/distribution/push_v2.go).
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Pusher:
             raise translate(error) from error
 
     def _choose(self, request: PushRequest) -> list[Reference]:
-        """The names to push. The client must be allowed to read each image."""
+        """The names to push."""
         reference, catalog = request.reference, self._image_store.catalog
         if reference.digest:
             raise InvalidParameter("cannot push a digest reference")
@@ -127,8 +127,8 @@ class _ImagePush:
                     await self._image_store.collect()
 
     async def _held(self, name: Reference, lease: Lease) -> list[Image]:
-        """The images of the name that the client may read, whose content stays until the push has ended. The one to push if
-        there can be only one comes first."""
+        """The images of the name that the client may read. The lease holds their content until the push has ended. The
+        first image is the one to push if only one can be pushed."""
         catalog, request = self._image_store.catalog, self._request
         while True:
             if name not in catalog.references:
@@ -144,14 +144,14 @@ class _ImagePush:
                 return images
 
     async def _index(self, name: Reference, images: Sequence[Image]) -> OutgoingIndex | None:
-        """The index that the name is from, unless one platform was asked for."""
+        """The index that the name comes from; None if the client asked for one platform."""
         target = self._image_store.catalog.targets.get(name)
         if target is None or not target.index or self._request.platform:
             return None
         return await trio.to_thread.run_sync(describe_index, self._image_store.content, target.index, images)
 
     def _choose(self, name: Reference, images: Sequence[Image]) -> Image:
-        """The image to push alone."""
+        """The image to push if no index is pushed."""
         if len(images) > 1 and images[0].platform not in platforms.acceptable(platforms.host()):
             raise Conflict(
                 f"cannot push {name.familiar}: multiple matching manifests found but no specific platform requested: "
@@ -165,7 +165,7 @@ class _ImagePush:
         self._done(target.name, index.descriptor)
 
     async def _made(self, target: PushTarget, images: Sequence[Image], lease: Lease) -> OutgoingIndex:
-        """A new index of all images, with their layers as they are stored here. Their layers are at the registry then."""
+        """Upload the layers of all images as they are stored on this host, and make a new index of the images."""
         made = []
         for image in sorted(images, key=lambda image: image.id):
             found = await outgoing.describe_oci(self._image_store.content, await self._layers(target, image, lease))
@@ -190,8 +190,8 @@ class _ImagePush:
         return found
 
     async def _layers(self, target: PushTarget, image: Image, lease: Lease) -> Image:
-        """Bring all layers to the registry, from the top, as Docker does. Returns the image with its layers as pushed: equal
-        layers have one blob."""
+        """Upload all layers, the top layer first, as Docker does. Returns the image with its layers as they were pushed:
+        equal layers have the same blob."""
         for layer in reversed(image.layers):
             self._report(state(progress_id(layer), "Preparing"))
         pushed: dict[str, Layer] = {}
@@ -215,7 +215,7 @@ class _ImagePush:
         return sent
 
     async def _finish(self, target: PushTarget, found: Outgoing, lease: Lease) -> None:
-        """Push configuration and manifest, and keep what the next push needs."""
+        """Push the configuration and the manifest, and record what the next push needs."""
         store, by_digest = self._image_store, target.name.with_digest(found.digest)
         check_names(self._request.policy, store.catalog, [by_digest], found.image.id)
         await target.blob(found.config)
@@ -235,7 +235,7 @@ def _platforms(images: Sequence[Image]) -> str:
 
 
 def _both(index: Descriptor, manifest: Descriptor) -> dict[str, Any]:
-    """The fields by which clients tell their user that one image was pushed, not the index (moby's `auxprogress`)."""
+    """The fields from which clients see that one image was pushed, not the index (moby's `auxprogress`)."""
     shown = [{"mediaType": one.media_type, "digest": one.digest, "size": one.size} for one in (index, manifest)]
     return {"originalIndex": shown[0], "selectedManifest": shown[1]}
 

@@ -1,4 +1,5 @@
-"""Push of manifests that others have written (`building`): the blobs that they name, then the manifests, the root last."""
+"""Push manifests that `building` has written: first the blobs that they refer to, then the manifests, and the root
+last."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ __all__ = ["Document", "push_documents"]
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A manifest or an index. `blobs` are what it names, without other documents."""
+    """A manifest or an index. `blobs` are the blobs that it refers to, without other documents."""
 
     media_type: str
     data: bytes
@@ -30,10 +31,11 @@ class Document:
 async def push_documents(
     target: PushTarget, found: Sequence[Document], shown: Mapping[str, str], *, by_digest: bool
 ) -> None:
-    """Push documents: an index comes after what it lists, and the last gets the target's tag, unless `by_digest`. `shown`:
-    the names of blobs in progress records. The caller's lease holds the blobs."""
+    """Push documents, in an order in which an index follows the manifests that it lists. The last document gets the
+    target's tag, unless `by_digest`. `shown`: the ids of blobs in progress records. The caller's lease holds the
+    blobs."""
     blobs = {blob.digest: blob for document in found for blob in document.blobs}
-    # The largest first: small ones fill the gaps
+    # Upload the largest blobs first, so that all slots are busy until the end
     order = sorted(blobs.values(), key=lambda blob: -blob.size)
     await run_all(partial(_blob, target, blob, shown.get(blob.digest, "")) for blob in order)
     for document in found:

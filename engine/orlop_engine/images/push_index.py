@@ -1,6 +1,6 @@
-"""Push of an index (manifest list): layers of all platforms at once, then each image and attestation, last the index.
+"""Push an index (manifest list): the layers of all platforms in parallel, then each image and attestation, last the index.
 
-A registry accepts an index only after the manifests that it lists, so one that fails on the way leaves no tag.
+A registry accepts an index only after the manifests that it lists, so a push that fails leaves no tag.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["push_index", "push_layers"]
 
 
 async def push_layers(target: PushTarget, index: OutgoingIndex) -> None:
-    """Bring the layers of all images of an index to the registry, each once."""
+    """Upload the layers of all images of an index, each layer once."""
     images = [image.image for image in index.images]
     for image in images:
         for layer in reversed(image.layers):
@@ -34,8 +34,7 @@ async def _layer(target: PushTarget, layer: Layer) -> None:
 
 
 async def push_index(target: PushTarget, index: OutgoingIndex) -> None:
-    """Bring an index, whose layers are there, to the registry under the target's tag. The caller's lease holds its
-    content."""
+    """Push an index under the target's tag, after its layers were uploaded. The caller's lease holds its content."""
     store, by_digest = target.image_store, target.name.with_digest(index.descriptor.digest)
     check_names(target.request.policy, store.catalog, [by_digest], index.images[0].image.id)
     for image in index.images:

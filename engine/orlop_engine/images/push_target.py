@@ -1,4 +1,4 @@
-"""A repository at a registry that a push sends to: layers, other blobs, and manifests."""
+"""The repository at a registry to which a push sends layers, other blobs, and manifests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ __all__ = ["PushTarget", "progress_id"]
 
 
 def progress_id(layer: Layer) -> str:
-    """A layer's id in the progress records of a push: of the uncompressed tar, unlike those of a pull."""
+    """A layer's id in the progress records of a push: from the digest of the uncompressed tar. (A pull uses the blob's
+    digest.)"""
     return layer.diff_id.removeprefix("sha256:")[:12]
 
 
@@ -47,7 +48,7 @@ class PushTarget:
         self._registry = registry
 
     async def layer(self, layer: Layer) -> None:
-        """Upload a layer's blob, and report it. The caller has one of the slots of `uploads`."""
+        """Upload a layer's blob, and report the progress. The caller holds one of the slots of `uploads`."""
         opened = partial(outgoing.open_layer, self.image_store.content, layer)
         blob = BlobUpload(layer.blob, layer.blob_size, progress_id(layer), opened, self._mounts(layer.blob))
         try:
@@ -57,20 +58,21 @@ class PushTarget:
             raise
 
     async def blob(self, blob: Descriptor, id: str = "") -> None:
-        """Upload another blob of the content store. Reported under `id`, if there is one."""
+        """Upload a blob of the content store that is not a layer. With `id`, the progress is reported under this id."""
         opened = partial(self._open, blob)
         upload = BlobUpload(blob.digest, blob.size, id, opened, self._mounts(blob.digest))
         await self.uploads.upload(self._registry, upload, self.report)
 
     async def has(self, manifest: Descriptor, data: bytes) -> bool:
-        """Whether the tag means this manifest or index at the registry, which then has all that belongs to it. Only asked
-        if the image has this name by digest, because it was pushed to or pulled from the repository before."""
+        """Whether the tag already means this manifest or index at the registry, which then has all its blobs. The
+        registry is asked only if the image was pushed to this repository or pulled from it before: then the image has a
+        name with this digest."""
         if self.name.with_digest(manifest.digest) not in self.image_store.catalog.references:
             return False
         return await self._registry.has_manifest(self.name.tag, manifest.media_type, data)
 
     def report_present(self, layers: Iterable[Layer]) -> None:
-        """Report the layers of an image, from the top: the registry has them."""
+        """Report that the registry has the layers of an image already, the top layer first."""
         ids = [progress_id(layer) for layer in layers][::-1]
         for text, shown in (("Preparing", ids), ("Layer already exists", list(dict.fromkeys(ids)))):
             for id in shown:
@@ -82,12 +84,12 @@ class PushTarget:
         await self.uploads.repeat(partial(self._registry.check_manifest, media_type, data))
 
     async def remember(self, parts: Iterable[Descriptor]) -> None:
-        """The repository has these blobs: later pushes can mount them from there."""
+        """Record that the repository has these blobs, so that later pushes can mount them from it."""
         await self.image_store.repositories.add(self.name, (part.digest for part in parts))
 
     def _mounts(self, digest: str) -> Sequence[str]:
-        """Repositories from which the registry may mount the blob. Empty for a restricted client, which
-        would learn what others use."""
+        """Repositories from which the registry may mount the blob. Empty for a restricted client, because it would learn
+        which repositories others use."""
         if self.request.policy is not UNRESTRICTED:
             return ()
         return self.image_store.repositories.candidates(digest, self.name)
