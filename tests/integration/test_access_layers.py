@@ -57,7 +57,7 @@ def archive_of(attack: Image, members: list[bytes]) -> bytes:
 
 
 @pytest.mark.parametrize("listener", ["ci", "web"])
-def test_a_pull_of_a_manifest_without_its_layers(attacked: tuple[Engine, Hostile], listener: str) -> None:
+def test_pull_of_a_manifest_without_its_layers_is_refused(attacked: tuple[Engine, Hostile], listener: str) -> None:
     engine, registry = attacked
     registry.add("attack", listener, MINE)
     for part in MINE.layers:
@@ -72,7 +72,7 @@ def test_a_pull_of_a_manifest_without_its_layers(attacked: tuple[Engine, Hostile
     engine.ok("rmi", name)
 
 
-def test_a_load_of_an_archive_without_its_layers(attacked: tuple[Engine, Hostile], tmp_path: Path) -> None:
+def test_load_of_an_archive_without_its_layers_is_refused(attacked: tuple[Engine, Hostile], tmp_path: Path) -> None:
     engine, _ = attacked
     for members in ([b"", b""], [layer({"x": b""}, compression="none").data] * 2, [BASE.data, BASE.data]):
         (tmp_path / "attack.tar").write_bytes(archive_of(MINE, members))

@@ -178,7 +178,7 @@ def test_a_running_dockerd_is_refused(side: Side, adopter: Engine) -> None:
         side.dockerd.stop()
 
 
-def test_a_layer_of_which_no_tar_can_be_made(side: Side, adopter: Engine) -> None:
+def test_save_of_a_layer_without_its_tar_description_is_refused(side: Side, adopter: Engine) -> None:
     """It has neither a blob nor a tar-split file: a push and a save say so, and a pull brings the blob."""
     if side.containerd:
         pytest.skip("its layers have blobs")
@@ -198,7 +198,7 @@ def test_a_layer_of_which_no_tar_can_be_made(side: Side, adopter: Engine) -> Non
     system(adopter, "give-back")
 
 
-def test_both_daemons_in_turn(side: Side, adopter: Engine) -> None:
+def test_removals_by_dockerd_are_reported_at_the_next_start(side: Side, adopter: Engine) -> None:
     """dockerd runs on the adopted root and removes objects: orlopd says so, and starts with the rest."""
     docker = side.dockerd
     system(adopter, "adopt", str(docker.root))
@@ -226,7 +226,7 @@ def test_both_daemons_in_turn(side: Side, adopter: Engine) -> None:
     system(adopter, "give-back")
 
 
-def test_a_mount_that_dockerd_left_is_named(side: Side, adopter: Engine) -> None:
+def test_adoption_names_a_mount_that_dockerd_left(side: Side, adopter: Engine) -> None:
     """A dockerd that is killed leaves a bind mount of its root on itself, across which nothing can be linked."""
     root = str(side.dockerd.root)
     subprocess.run(["mount", "--bind", root, root], check=True)
@@ -236,7 +236,7 @@ def test_a_mount_that_dockerd_left_is_named(side: Side, adopter: Engine) -> None
         subprocess.run(["umount", root], check=True)
 
 
-def test_a_move_for_good_and_back(side: Side, adopter: Engine) -> None:
+def test_adoption_for_good_moves_files_and_give_back_returns_them(side: Side, adopter: Engine) -> None:
     docker, data = side.dockerd, adopter.data_root
     system(adopter, "adopt", str(docker.root), "--for-good")
     assert not any(path.is_symlink() for path in (data / "volumes").iterdir())

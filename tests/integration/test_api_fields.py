@@ -283,19 +283,19 @@ def unused(found: dict[str, set[str]], reasons: Reasons) -> list[str]:
     return [pattern for pattern in chain(*reasons.values()) if not any(re.fullmatch(pattern, one) for one in fields)]
 
 
-def test_described_fields_are_answered(answers: Answers) -> None:
+def test_answers_contain_all_described_fields(answers: Answers) -> None:
     absent = {route: answers.known[route] - answers.came[route] for route in ROUTES}
     assert unexplained(absent, ABSENT) == []
     assert unused(absent, ABSENT) == [], "these reasons explain nothing"
 
 
-def test_answered_fields_are_described(answers: Answers) -> None:
+def test_answers_contain_no_field_that_is_not_described(answers: Answers) -> None:
     more = {route: answers.came[route] - answers.known[route] for route in ROUTES}
     assert unexplained(more, MORE) == []
     assert unused(more, MORE) == [], "these reasons explain nothing"
 
 
-def test_most_fields_come(answers: Answers) -> None:
+def test_most_described_fields_appear_in_some_answer(answers: Answers) -> None:
     """Outside of swarm mode, signatures and disk accesses, so that the reasons hide no route."""
     relevant = [
         (route, field)

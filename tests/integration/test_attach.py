@@ -13,7 +13,7 @@ pytestmark = pytest.mark.root
 ECHO = ("busybox", "sh", "-c", "while read line; do echo got $line; done; echo over")
 
 
-def test_shell_on_a_terminal(engine: Engine, name: str) -> None:
+def test_terminal_has_size_name_and_exit_code(engine: Engine, name: str) -> None:
     terminal = engine.terminal("run", "-it", "--name", name, "busybox", "sh", rows=33, columns=101)
     terminal.expect("/ # ")
     terminal.type("stty size; tty; echo $TERM\n")
@@ -26,7 +26,7 @@ def test_shell_on_a_terminal(engine: Engine, name: str) -> None:
     assert engine.inspect(name)["State"]["ExitCode"] == 9
 
 
-def test_ctrl_c_on_a_terminal(engine: Engine) -> None:
+def test_ctrl_c_interrupts_the_command_on_a_terminal(engine: Engine) -> None:
     terminal = engine.terminal(
         "run", "-it", "--rm", "busybox", "sh", "-c", "trap 'exit 44' INT; echo rea''dy; while :; do sleep 0.05; done"
     )
@@ -35,7 +35,7 @@ def test_ctrl_c_on_a_terminal(engine: Engine) -> None:
     assert terminal.wait() == 44
 
 
-def test_detach_and_attach_again(engine: Engine, name: str) -> None:
+def test_shell_keeps_its_state_after_a_detach(engine: Engine, name: str) -> None:
     terminal = engine.terminal("run", "-it", "--name", name, "busybox", "sh")
     terminal.expect("/ # ")
     terminal.type("A=kept\n")
@@ -50,7 +50,7 @@ def test_detach_and_attach_again(engine: Engine, name: str) -> None:
     assert again.wait() == 3
 
 
-def test_own_detach_keys(engine: Engine, name: str) -> None:
+def test_detach_keys_of_attach_leave_the_container_running(engine: Engine, name: str) -> None:
     engine.ok("run", "-dit", "--name", name, "busybox", "cat")
     terminal = engine.terminal("attach", "--detach-keys", "ctrl-a,b", name)
     terminal.type(b"x\x01y\n")  # an incomplete detach sequence is passed on
@@ -63,7 +63,7 @@ def test_own_detach_keys(engine: Engine, name: str) -> None:
     assert result.code == 1
 
 
-def test_attach_gives_output_and_code(engine: Engine, name: str) -> None:
+def test_attach_prints_output_and_returns_the_exit_code(engine: Engine, name: str) -> None:
     engine.ok("run", "-di", "--name", name, *ECHO)
     client = engine.background("attach", name, stdin=subprocess.PIPE)
     assert client.stdin is not None
@@ -82,7 +82,7 @@ def test_end_of_input_reaches_a_container_of_start_attach(engine: Engine, name: 
     assert (result.code, result.out) == (0, "got one\ngot two\nover\n")
 
 
-def test_several_clients_see_the_same(engine: Engine, name: str) -> None:
+def test_all_attached_clients_get_the_same_output(engine: Engine, name: str) -> None:
     engine.ok("run", "-di", "--name", name, *ECHO)
     clients = [engine.background("attach", "--no-stdin", name) for _ in range(3)]
     writer = engine.background("attach", name, stdin=subprocess.PIPE)
@@ -99,7 +99,7 @@ def test_several_clients_see_the_same(engine: Engine, name: str) -> None:
         assert client.returncode == 137
 
 
-def test_attach_to_what_is_not_running(engine: Engine, name: str) -> None:
+def test_attach_to_a_container_that_does_not_run_is_refused(engine: Engine, name: str) -> None:
     engine.ok("create", "--name", name, "busybox", "true")
     assert engine.docker("attach", name).err.startswith("You cannot attach to a stopped container")
     engine.ok("start", name)
@@ -111,7 +111,7 @@ def test_attach_to_what_is_not_running(engine: Engine, name: str) -> None:
     engine.ok("unpause", f"{name}p")
 
 
-def test_client_that_does_not_read_stops_nobody(engine: Engine, name: str) -> None:
+def test_client_that_does_not_read_does_not_block_others(engine: Engine, name: str) -> None:
     engine.ok("run", "-d", "--name", name, "busybox", "sh", "-c", "sleep 0.2; seq 1 200000; echo end; sleep 600")
     deaf = engine.background("attach", "--no-stdin", name)
     until(lambda: engine.ok("logs", "--tail", "1", name) == "end", "the container wrote all")
@@ -120,7 +120,7 @@ def test_client_that_does_not_read_stops_nobody(engine: Engine, name: str) -> No
     deaf.communicate()
 
 
-def test_signals_go_to_the_container(engine: Engine, name: str) -> None:
+def test_signals_of_an_attached_client_reach_the_container(engine: Engine, name: str) -> None:
     script = "trap 'echo got it; exit 12' USR1; echo ready; while :; do sleep 0.05; done"
     client = engine.background("run", "--name", name, "busybox", "sh", "-c", script)
     assert client.stdout is not None

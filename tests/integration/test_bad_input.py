@@ -50,7 +50,7 @@ CREATE = "/v1.43/containers/create"
         (b'{"Image":"BAD NAME"}', 400, ["invalid reference format"]),
     ],
 )
-def test_create(engine: Engine, body: bytes, status: int, words: list[str]) -> None:
+def test_invalid_create_requests_are_refused(engine: Engine, body: bytes, status: int, words: list[str]) -> None:
     found, answer = engine.api("POST", CREATE, body)
     assert (found, sorted(answer)) == (status, ["message"]), answer
     for word in words:
@@ -85,11 +85,11 @@ def test_create(engine: Engine, body: bytes, status: int, words: list[str]) -> N
         ),
     ],
 )
-def test_docker_says_the_same(engine: Engine, method: str, path: str, status: int, message: str) -> None:
+def test_refusals_have_the_messages_of_dockerd(engine: Engine, method: str, path: str, status: int, message: str) -> None:
     assert engine.api(method, path) == (status, {"message": message})
 
 
-def test_new_client(engine: Engine) -> None:
+def test_request_of_a_newer_api_version_is_refused(engine: Engine) -> None:
     status, answer = engine.api("GET", "/v9.99/containers/json")
     assert status == 400
     assert answer["message"].startswith("client version 9.99 is too new. Maximum supported API version is 1.")
@@ -107,18 +107,18 @@ def test_new_client(engine: Engine) -> None:
         ("/v1.43/volumes/create", {"Name": "v1", "DriverOpts": {"x": "y"}}, 400, "x"),
     ],
 )
-def test_networks_and_volumes(engine: Engine, path: str, body: Any, status: int, words: str) -> None:
+def test_invalid_networks_and_volumes_are_refused(engine: Engine, path: str, body: Any, status: int, words: str) -> None:
     found, answer = engine.api("POST", path, body)
     assert found == status, answer
     assert words in answer["message"]
 
 
-def test_wrong_content_type(engine: Engine) -> None:
+def test_wrong_content_type_is_refused(engine: Engine) -> None:
     status, answer = engine.api("POST", CREATE, b'{"Image":"busybox"}', {"Content-Type": "text/plain"})
     assert (status, answer["message"]) == (400, "unsupported Content-Type header (text/plain): must be 'application/json'")
 
 
-def test_names(engine: Engine, name: str) -> None:
+def test_invalid_names_are_refused(engine: Engine, name: str) -> None:
     for bad in ("a", "-x", "a/b", "a b"):
         result = engine.docker("create", "--name", bad, "busybox")
         assert result.code == 1
@@ -138,7 +138,7 @@ def test_names(engine: Engine, name: str) -> None:
     assert (status, answer["message"]) == (400, "Bad parameters: you must choose at least one stream")
 
 
-def test_ambiguous_prefix(engine: Engine) -> None:
+def test_ambiguous_id_prefix_is_refused(engine: Engine) -> None:
     ids: list[str] = []
     while len({one[0] for one in ids}) == len(ids):
         ids.append(engine.ok("create", "busybox"))
@@ -149,7 +149,7 @@ def test_ambiguous_prefix(engine: Engine) -> None:
     assert (status, answer["message"]) == (404, f"No such container: {prefix}") or "multiple IDs found" in answer["message"]
 
 
-def test_clients_that_break_off(engine: Engine) -> None:
+def test_disconnecting_clients_leave_nothing(engine: Engine) -> None:
     """A client that disconnects within a request affects no other."""
     import socket
 
@@ -182,7 +182,9 @@ def test_clients_that_break_off(engine: Engine) -> None:
         ('{"log-opts": {"no-such": "1"}}', ["no-such"]),
     ],
 )
-def test_configuration(engine: Engine, tmp_path: Path, text: str, words: list[str]) -> None:
+def test_invalid_configuration_is_reported_without_a_traceback(
+    engine: Engine, tmp_path: Path, text: str, words: list[str]
+) -> None:
     path = tmp_path / "daemon.json"
     path.write_text(text)
     roots = ["--data-root", str(tmp_path / "d"), "--exec-root", str(tmp_path / "r"), "-H", f"unix://{tmp_path}/s"]
@@ -213,7 +215,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     until(lambda: subprocess.run(["umount", str(disk)], check=False).returncode == 0, "the disk can be unmounted")
 
 
-def test_full_disk(small_disk: Path, fresh: Callable[..., Engine]) -> None:
+def test_operations_on_a_full_disk_fail_and_work_again_afterwards(small_disk: Path, fresh: Callable[..., Engine]) -> None:
     engine = fresh({"shutdown-timeout": 3}, data_root=small_disk / "data")
     engine.ok("run", "-d", "--name", "before", "--stop-timeout", "0", "busybox", "sleep", "600")
     engine.ok("create", "--name", "ready", "busybox", "echo", "ready")

@@ -105,7 +105,7 @@ def effect(side: Side, text: str, names: list[str]) -> Effect:
     return status, {name: (shown["HostConfig"] if name in HOST else shown["Config"]).get(name) for name in names}, ""
 
 
-def test_bodies_beside_dockerd(sides: tuple[Side, Side]) -> None:
+def test_random_bodies_have_the_same_effect_as_in_dockerd(sides: tuple[Side, Side]) -> None:
     chance = random.Random(20261128)
     wrong = []
     for _ in range(CASES):

@@ -63,18 +63,18 @@ def _pull_and_push(both: Clients, host: str) -> None:
     assert "no basic auth credentials" in again.err or "denied" in again.err or "unauthorized" in again.err
 
 
-def test_a_registry_with_passwords(both: Clients, tmp_path: Path) -> None:
+def test_build_uses_the_password_of_a_registry(both: Clients, tmp_path: Path) -> None:
     with with_password(tmp_path) as registry:
         _pull_and_push(both, registry.host)
 
 
-def test_a_registry_with_tokens(both: Clients, tmp_path: Path) -> None:
+def test_build_uses_the_token_service_of_a_registry(both: Clients, tmp_path: Path) -> None:
     with with_tokens(tmp_path) as (registry, service):
         _pull_and_push(both, registry.host)
         assert (USER, ["repository:private/made:pull,push"]) in [(user, sorted(scopes)) for user, scopes in service.asked]
 
 
-def test_the_layers_of_a_base_are_shown_while_they_come(both: Clients, tmp_path: Path) -> None:
+def test_download_of_base_layers_is_shown(both: Clients, tmp_path: Path) -> None:
     """A base that is not here at all."""
     (both.orlop.directory / "large").write_bytes(os.urandom(10_240_000))
     both.write("Dockerfile", "FROM scratch\nCOPY large /\n")

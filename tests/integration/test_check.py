@@ -112,7 +112,7 @@ def test_damage_and_leftovers_are_found_and_repaired(litter: Engine) -> None:
     assert litter.ok("exec", "orderly", "echo", "well") == "well"
 
 
-def test_a_daemon_at_work_is_sound(engine: Engine) -> None:
+def test_running_operations_are_not_findings(engine: Engine) -> None:
     """Containers come and go meanwhile: operations in progress are not reported."""
     loop = "for n in 1 2 3 4 5 6; do docker run --rm -v /x busybox true; docker run -d --name w$0 busybox sleep 9; "
     loop += "docker rm -f w$0; done"
@@ -129,7 +129,7 @@ def test_a_daemon_at_work_is_sound(engine: Engine) -> None:
     assert check(engine, "--deep") == SOUND
 
 
-def test_without_a_daemon(fresh: Callable[..., Engine]) -> None:
+def test_check_without_a_daemon_reports_and_repairs(fresh: Callable[..., Engine]) -> None:
     one = fresh({"live-restore": True, "shutdown-timeout": 3})
     one.ok("run", "-d", "--name", "cc", *SLEEP)
     code, answer = offline(one)
@@ -185,7 +185,7 @@ def bundle(engine: Engine, name: str, *flags: str) -> tuple[dict[str, str], str]
     return found, result.err
 
 
-def test_a_debug_bundle(fresh: Callable[..., Engine]) -> None:
+def test_debug_bundle_contains_state_and_no_secrets(fresh: Callable[..., Engine]) -> None:
     one = fresh({"live-restore": True, "shutdown-timeout": 3, "proxies": {"http-proxy": "http://joe:hidden1@proxy:3128"}})
     ident = one.ok("run", "-d", "--name", "cc", "-e", "PASSWORD=hidden2", "-e", "URL=http://u:hidden3@x/", *SLEEP)
     found, _ = bundle(one, "one.tar.gz")

@@ -276,7 +276,7 @@ def test_unpack_workers_hold_their_layer(exposed: Exposed) -> None:
     exposed.ok("rmi", "big")
 
 
-def test_programs_of_the_daemon_get_what_is_listed(tmp_path: Path) -> None:
+def test_programs_get_only_listed_descriptors_and_variables(tmp_path: Path) -> None:
     """`process.run_supervised`, the gateway for all programs, and nft, which net_bridge runs if the library is missing."""
     program = witness(tmp_path / "witness", shutil.which("true") or "", tmp_path / "seen")
     answer = tmp_path / "nft"
@@ -321,7 +321,7 @@ def _is_listener(line: str, name: str) -> bool:
     return len(fields) == 8 and fields[3] == "00010000" and fields[7].startswith((name, f"{directory}/.{base}."))
 
 
-def test_no_socket_in_the_abstract_namespace(exposed: Exposed) -> None:
+def test_no_process_has_a_socket_in_the_abstract_namespace(exposed: Exposed) -> None:
     engine = exposed
     engine.ok("run", "-dit", "--name", "talks", "busybox", "sh", "-c", "while sleep 0.05; do echo word; done")
     clients = [engine.background("logs", "-f", "talks"), engine.background("attach", "--no-stdin", "talks")]
@@ -342,7 +342,7 @@ def test_no_socket_in_the_abstract_namespace(exposed: Exposed) -> None:
         client.communicate(timeout=10)
 
 
-def test_image_and_environment_of_the_test_are_what_they_seem(exposed: Exposed) -> None:
+def test_image_and_environment_of_the_tests_are_as_expected(exposed: Exposed) -> None:
     """Checks that the daemon itself inherited these, without which the tests above would prove nothing."""
     assert exposed.process is not None
     environment, held = _environment(exposed.process.pid), _descriptors(exposed.process.pid).values()

@@ -69,7 +69,7 @@ def compared(engine: Engine, index: int, words: Callable[[str], list[str]]) -> N
     assert seen[0] == seen[1], given
 
 
-def test_out_as_docker_does(engine: Engine, box: str, tmp_path: Path) -> None:
+def test_cp_out_of_a_container_equals_docker(engine: Engine, box: str, tmp_path: Path) -> None:
     cases = [(["-q"], *case) for case in OUT] + [(["-q", "-L"], *case) for case in FOLLOWED]
     for index, (flags, source, target) in enumerate(cases):
         for client in ("docker", "orlop"):
@@ -108,7 +108,7 @@ IN = [
 ]
 
 
-def test_in_as_docker_does(engine: Engine, box: str, tmp_path: Path) -> None:
+def test_cp_into_a_container_equals_docker(engine: Engine, box: str, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     (tree / "d").mkdir(parents=True)
     (tree / "f").write_text("two")
@@ -135,7 +135,7 @@ def test_in_as_docker_does(engine: Engine, box: str, tmp_path: Path) -> None:
     assert engine.ok("exec", box, "cat", "/w/followed") == "two"
 
 
-def test_archives_and_owners(engine: Engine, box: str, tmp_path: Path) -> None:
+def test_cp_of_archives_keeps_owners(engine: Engine, box: str, tmp_path: Path) -> None:
     out = engine.orlop("cp", f"{box}:/data", "-", check=0)
     with tarfile.open(fileobj=io.BytesIO(out.stdout)) as tar:
         owners = {member.name: (member.uid, member.gid) for member in tar}
@@ -163,7 +163,7 @@ def test_sparse_file_stays_sparse(engine: Engine, box: str, tmp_path: Path) -> N
         assert file.read() == b"end\n"
 
 
-def test_export_diff_commit_history(engine: Engine, box: str, tmp_path: Path) -> None:
+def test_export_diff_commit_and_history_print_their_results(engine: Engine, box: str, tmp_path: Path) -> None:
     engine.orlop("export", "-o", str(tmp_path / "root.tar"), box, check=0)
     with tarfile.open(tmp_path / "root.tar") as tar:
         assert {"data/one", "bin/busybox"} <= set(tar.getnames())
@@ -182,7 +182,7 @@ def test_export_diff_commit_history(engine: Engine, box: str, tmp_path: Path) ->
     engine.ok("rmi", "-f", image)
 
 
-def test_update(engine: Engine, box: str) -> None:
+def test_update_changes_limits_and_reports_missing_containers(engine: Engine, box: str) -> None:
     flags = ["-m", "64m", "--memory-swap", "128m", "--cpus", "0.5", "--pids-limit", "90", "--restart", "on-failure:3"]
     done = engine.orlop("update", *flags, box, "nosuch", check=1)
     assert done.out == f"{box}\n" and done.err == "orlop: Error response from daemon: No such container: nosuch\n"

@@ -29,7 +29,7 @@ _PROJECT = {
 }
 
 
-def test_a_project(engine, name, tmp_path):
+def test_compose_project_starts_and_stops(engine, name, tmp_path):
     if engine.docker("compose", "version").code:
         pytest.skip("the compose plugin of the docker client is not installed")
     project = json.loads(json.dumps(_PROJECT))

@@ -87,7 +87,7 @@ def works(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("says", [IDLE, SLOW_HEAD])
-def test_connections_that_wait_make_place(guarded: tuple[Engine, str], says: bytes) -> None:
+def test_idle_connections_are_closed_for_new_ones(guarded: tuple[Engine, str], says: bytes) -> None:
     """The daemon closes a client's oldest waiting connection in favour of its next one."""
     engine, path = guarded
     with ExitStack() as stack:
@@ -115,7 +115,7 @@ def test_streams_of_a_guarded_socket_do_not_keep_the_administrator_out(guarded: 
     until(lambda: said(path).startswith(b"HTTP/1.1 200"), "they have gone")
 
 
-def test_an_administrators_own_crowd_of_streams(fresh: Callable[..., Engine]) -> None:
+def test_too_many_streams_of_the_administrator_are_refused(fresh: Callable[..., Engine]) -> None:
     """More streams than the daemon may have descriptors: some are refused, the log stays short, and nothing leaks."""
     engine = fresh(prefix=("prlimit", "--nofile=256:256"))
     rotated = ("--log-opt", "max-file=9", "--log-opt", "max-size=10k")
@@ -147,7 +147,7 @@ def test_an_administrators_own_crowd_of_streams(fresh: Callable[..., Engine]) ->
     works(engine)
 
 
-def test_idle_followers_cost_nothing(engine: Engine, name: str) -> None:
+def test_idle_log_followers_share_one_inotify_instance(engine: Engine, name: str) -> None:
     """More followers than a user may have inotify instances."""
     assert engine.process is not None
     engine.ok("run", "-d", "--name", name, "busybox", "sh", "-c", "echo first; read line; echo second; sleep 600")
@@ -182,7 +182,7 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def test_a_stop_does_not_wait_for_a_crowd_of_streams(fresh: Callable[..., Engine]) -> None:
+def test_stop_of_the_daemon_does_not_wait_for_many_streams(fresh: Callable[..., Engine]) -> None:
     """Many streams of each kind, some of them never read."""
     engine = fresh({"shutdown-timeout": 2})
     engine.ok("run", "-d", "--name", "talker", "-i", "busybox", "sh", "-c", "while :; do echo talk talk; sleep 0.05; done")

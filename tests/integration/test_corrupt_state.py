@@ -61,7 +61,7 @@ def aside(engine: Engine) -> list[Path]:
     return sorted(engine.data_root.glob("orlop.db.damaged-*"))
 
 
-def test_rows_of_garbage_and_of_other_versions(live: Engine) -> None:
+def test_invalid_rows_are_quarantined(live: Engine) -> None:
     good = live.ok("run", "-d", "--name", "good", *SLEEP)
     bad = live.ok("create", "--name", "bad", *SLEEP)
     pid = live.inspect("good")["State"]["Pid"]
@@ -166,7 +166,7 @@ def zero_a_page(live: Engine) -> None:
     database(live).write_bytes(data[:at] + bytes(size) + data[at + size :])
 
 
-def test_a_page_of_zeros(live: Engine) -> None:
+def test_database_with_a_zeroed_page_loses_only_rows_of_that_page(live: Engine) -> None:
     """A running container with an intact row keeps running; objects without a row are kept."""
     live.ok("run", "-d", "--name", "good", *SLEEP)
     lost = live.ok("create", "--name", "lost", "-e", "BIG=" + "x" * 20_000, *SLEEP)
@@ -218,7 +218,7 @@ def foreign_log(live: Engine) -> None:
     shutil.copy(other / "orlop.db-wal", f"{database(live)}-wal")
 
 
-def test_the_whole_database(live: Engine) -> None:
+def test_daemon_starts_with_a_destroyed_database_and_reads_a_restored_one(live: Engine) -> None:
     """The daemon starts with any damage; with the original file restored, all objects are back."""
     live.ok("run", "--name", "cc", "-v", "data:/data", BUSYBOX, "sh", "-c", "echo kept > /file; echo kept > /data/file")
     live.stop()
@@ -241,7 +241,7 @@ def test_the_whole_database(live: Engine) -> None:
     assert live.ok("run", "--rm", "--volumes-from", "cc", BUSYBOX, "cat", "/data/file") == "kept"
 
 
-def test_records_of_runs(live: Engine) -> None:
+def test_damaged_run_records_are_written_again(live: Engine) -> None:
     """What the files no longer contain comes from the monitor."""
     live.ok("run", "-d", "--name", "cc", *SLEEP)
     pid = live.inspect("cc")["State"]["Pid"]
@@ -265,8 +265,7 @@ def test_records_of_runs(live: Engine) -> None:
     assert check(live) == {"findings": [], "ok": True}
 
 
-def test_content_and_layers(live: Engine) -> None:
-    """Damaged images are quarantined, and can be loaded again."""
+def test_damaged_images_are_quarantined_and_can_be_loaded_again(live: Engine) -> None:
     live.ok("create", "--name", "cc", BUSYBOX, "echo", "well")
     image = live.ok("images", "-q", "--no-trunc")
     live.stop()

@@ -47,7 +47,7 @@ def bring(engine, name, state):
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_mount_points_that_the_image_lacks(engine, name, volume, tmp_path, state):
+def test_cp_reads_mount_points_that_the_image_lacks(engine, name, volume, tmp_path, state):
     (tmp_path / "file").write_bytes(b"bound\n")
     (tmp_path / "dir").mkdir()
     (tmp_path / "dir/inner").write_bytes(b"nested\n")
@@ -79,7 +79,7 @@ def test_reading_changes_neither_container_nor_volume(engine, name, volume, tmp_
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_copying_into_them(engine, name, volume, tmp_path, state):
+def test_cp_writes_into_volumes_and_binds(engine, name, volume, tmp_path, state):
     create(engine, name, "-v", f"{volume}:/backup")
     bring(engine, name, state)
     (tmp_path / "file").write_bytes(b"copied\n")
@@ -95,7 +95,7 @@ def test_copying_into_them(engine, name, volume, tmp_path, state):
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_read_only_volumes(engine, name, volume, tmp_path, state):
+def test_cp_into_a_read_only_volume_is_refused(engine, name, volume, tmp_path, state):
     create(engine, name, "-v", f"{volume}:/fixed:ro")
     bring(engine, name, state)
     (tmp_path / "file").write_bytes(b"copied\n")
@@ -105,7 +105,7 @@ def test_read_only_volumes(engine, name, volume, tmp_path, state):
     engine.ok("rm", "-f", name)
 
 
-def test_tmpfs_is_the_processes_alone(engine, name):
+def test_cp_does_not_see_a_tmpfs(engine, name):
     """As in dockerd: what is copied to its path is stored in the root file system below the tmpfs."""
     create(engine, name, "--tmpfs", "/t")
     assert content(engine, f"{name}:/t") == {}
@@ -127,7 +127,7 @@ def test_a_subpath_that_leads_out_shows_nothing(engine, name, volume):
     engine.ok("rm", name)
 
 
-def test_copy_up_into_a_part_of_a_volume(engine, name, volume):
+def test_files_of_the_image_are_copied_into_a_volume_subpath(engine, name, volume):
     def etc(subpath):
         mount = f"type=volume,src={volume},dst=/etc,volume-subpath={subpath}"
         return engine.docker("run", "--rm", "--network", "none", "--mount", mount, BUSYBOX, "ls", "/etc").out.split()

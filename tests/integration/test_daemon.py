@@ -116,7 +116,7 @@ def test_modules_of_operations_are_imported_after_the_first_answer(daemon: Orlop
     assert daemon.get("/containers/json") == []
 
 
-def test_it_boots_answers_and_stops_without_a_trace(daemon: Orlopd) -> None:
+def test_daemon_boots_answers_and_leaves_nothing_when_it_stops(daemon: Orlopd) -> None:
     daemon.start()
     assert daemon.process
     assert (daemon.home / "run" / "orlop.pid").read_text() == f"{daemon.process.pid}\n"
@@ -135,7 +135,7 @@ def test_it_boots_answers_and_stops_without_a_trace(daemon: Orlopd) -> None:
     assert "Traceback" not in "".join(daemon.lines)
 
 
-def test_version_and_info_as_the_sdk_reads_them(daemon: Orlopd) -> None:
+def test_docker_py_reads_version_and_info(daemon: Orlopd) -> None:
     daemon.start()
     client = docker.DockerClient(base_url=f"unix://{daemon.socket}")
     try:
@@ -157,7 +157,7 @@ def test_version_and_info_as_the_sdk_reads_them(daemon: Orlopd) -> None:
     assert any(item["Distribution"] for item in info["OrlopDrivers"])
 
 
-def test_disk_usage_of_nothing(daemon: Orlopd) -> None:
+def test_disk_usage_of_an_empty_daemon_is_zero(daemon: Orlopd) -> None:
     daemon.start()
     everything = daemon.get("/v1.43/system/df")
     assert everything == {"LayersSize": 0, "Images": [], "Containers": [], "Volumes": [], "BuildCache": []}
@@ -168,7 +168,7 @@ def test_disk_usage_of_nothing(daemon: Orlopd) -> None:
     assert b"unknown object type: ship" in body
 
 
-def test_login_to_a_registry_that_is_not_there_is_no_success(daemon: Orlopd) -> None:
+def test_login_to_an_unreachable_registry_fails(daemon: Orlopd) -> None:
     daemon.start()
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -198,7 +198,7 @@ def test_a_reload_applies_or_changes_nothing(daemon: Orlopd) -> None:
     assert event["Actor"]["Attributes"]["name"] == socket.gethostname()
 
 
-def test_events_are_remembered_over_a_restart(daemon: Orlopd) -> None:
+def test_events_survive_a_restart(daemon: Orlopd) -> None:
     daemon.start()
     assert daemon.process
     daemon.process.send_signal(signal.SIGHUP)
@@ -259,7 +259,7 @@ def test_daemon_starts_after_the_previous_one_was_killed(daemon: Orlopd) -> None
     assert daemon.get("/info")["ID"] == identity
 
 
-def test_a_wrong_storage_driver_is_a_plain_message(daemon: Orlopd) -> None:
+def test_wrong_storage_driver_is_reported_in_one_line(daemon: Orlopd) -> None:
     done = subprocess.run(daemon.command("-s", "nosuch"), capture_output=True, text=True, timeout=30)
     assert done.returncode == 1
     assert 'cannot find storage driver "nosuch"' in done.stderr
@@ -268,7 +268,7 @@ def test_a_wrong_storage_driver_is_a_plain_message(daemon: Orlopd) -> None:
     assert mounts_below(daemon.home) == []
 
 
-def test_a_wrong_log_driver_or_option_is_a_plain_message(daemon: Orlopd) -> None:
+def test_wrong_log_driver_or_option_is_reported_in_one_line(daemon: Orlopd) -> None:
     for flags, text in (
         (["--log-driver", "nosuch"], 'error looking up logging plugin nosuch: plugin "nosuch" not found'),
         (["--log-opt", "max-sise=1m"], "unknown log opt 'max-sise' for json-file log driver"),
@@ -315,7 +315,7 @@ def test_blocked_event_loop_is_logged_if_configured(daemon: Orlopd, monkeypatch:
     assert "warn  event loop blocked for " in "".join(daemon.lines)
 
 
-def test_login_asks_the_registry(daemon: Orlopd) -> None:
+def test_login_checks_the_password_at_the_registry(daemon: Orlopd) -> None:
     daemon.start()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), LockedRegistry) as registry:
         threading.Thread(target=registry.serve_forever, daemon=True).start()

@@ -61,7 +61,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     subprocess.run(["umount", path], check=True)
 
 
-def test_a_full_disk_stops_nothing_that_runs(disk: Disk, fresh: Callable[..., Engine]) -> None:
+def test_full_disk_does_not_stop_containers(disk: Disk, fresh: Callable[..., Engine]) -> None:
     engine = fresh(config=CONFIG, data_root=disk.data)
     for name in ("one", "two", "three"):
         engine.ok("run", "-d", "--network", "none", "--name", name, BUSYBOX, "sleep", "1000")
@@ -114,7 +114,7 @@ def test_a_full_disk_stops_nothing_that_runs(disk: Disk, fresh: Callable[..., En
     assert engine.all_events(event="destroy")[0]["Actor"]["Attributes"]["name"] == "one"
 
 
-def test_a_daemon_starts_on_a_full_disk(disk: Disk, fresh: Callable[..., Engine]) -> None:
+def test_daemon_starts_on_a_full_disk(disk: Disk, fresh: Callable[..., Engine]) -> None:
     """Without a reserve, and with a row that cannot be quarantined for lack of space."""
     engine = fresh(config={**CONFIG, "live-restore": True}, data_root=disk.data)
     engine.ok("run", "-d", "--network", "none", "--name", "good", BUSYBOX, "sleep", "1000")

@@ -81,7 +81,7 @@ def run(disk: Disk, test: Callable[[ImagesFixture, Receiving], Awaitable[None]])
     trio.run(main)
 
 
-def test_a_push_that_cannot_store_what_it_compresses(disk: Disk) -> None:
+def test_push_without_space_for_compressed_layers_fails_and_leaves_nothing(disk: Disk) -> None:
     async def check(images: ImagesFixture, registry: Receiving) -> None:
         before = images.blobs()
         disk.fill(leave=1 << 20)
@@ -94,7 +94,7 @@ def test_a_push_that_cannot_store_what_it_compresses(disk: Disk) -> None:
     run(disk, check)
 
 
-def test_a_push_that_cannot_be_remembered(disk: Disk) -> None:
+def test_push_that_cannot_be_recorded_fails_and_can_be_repeated(disk: Disk) -> None:
     """Its layers are compressed already; what cannot be stored is the manifest, or the row with the digest."""
 
     async def check(images: ImagesFixture, registry: Receiving) -> None:
@@ -111,7 +111,7 @@ def test_a_push_that_cannot_be_remembered(disk: Disk) -> None:
     run(disk, check)
 
 
-def test_a_save_needs_no_space(disk: Disk) -> None:
+def test_save_works_on_a_full_disk(disk: Disk) -> None:
     async def check(images: ImagesFixture, registry: Receiving) -> None:
         request = SaveRequest([f"{registry.host}/app:v1"])
         before = [piece async for piece in await images.images.save(request)]
@@ -143,7 +143,7 @@ def adopter(disk: Disk) -> Iterator[Engine]:
 LEVELS = [4096 * pages for pages in (0, 8, 24, 64, 512)]
 
 
-def test_an_adoption_on_a_full_disk(disk: Disk, root: Path, adopter: Engine) -> None:
+def test_adoption_on_a_full_disk_changes_nothing_in_the_docker_root(disk: Disk, root: Path, adopter: Engine) -> None:
     """With ever more space, so that it fails in every part of its work."""
     docker = disk.path / "docker"
     subprocess.run(["cp", "-a", root, docker], check=True)
@@ -172,7 +172,7 @@ def test_an_adoption_on_a_full_disk(disk: Disk, root: Path, adopter: Engine) -> 
 
 
 @pytest.mark.parametrize("for_good", [False, True], ids=["in place", "moved"])
-def test_a_return_on_a_full_disk(disk: Disk, root: Path, adopter: Engine, for_good: bool) -> None:
+def test_give_back_on_a_full_disk_can_be_repeated(disk: Disk, root: Path, adopter: Engine, for_good: bool) -> None:
     """It frees space, so it is possible; if not, it can be repeated, and nothing is lost."""
     docker = disk.path / "docker"
     if for_good and not (root / "image/overlay2/layerdb").is_dir():
@@ -195,7 +195,7 @@ def test_a_return_on_a_full_disk(disk: Disk, root: Path, adopter: Engine, for_go
         adopter.stop()
 
 
-def test_a_save_of_a_layer_that_must_be_packed(disk: Disk, root: Path, adopter: Engine) -> None:
+def test_save_of_a_layer_without_a_blob_fails_cleanly_on_a_full_disk(disk: Disk, root: Path, adopter: Engine) -> None:
     """A layer that is known only unpacked gets its blob by the first save."""
     docker = disk.path / "docker"
     if not (root / "image/overlay2/layerdb").is_dir():

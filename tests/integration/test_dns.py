@@ -41,7 +41,7 @@ def address(engine, container, network):
     return engine.inspect(container)["NetworkSettings"]["Networks"][network]["IPAddress"]
 
 
-def test_containers_of_a_network_know_each_other(engine, net):
+def test_containers_of_a_network_resolve_each_others_names(engine, net):
     sleeper(engine, "one", "--network", net)
     sleeper(engine, "two", "--network", net, "--network-alias", "service", "--hostname", "Second")
     sleeper(engine, "three", "--network", net, "--network-alias", "service")
@@ -67,7 +67,7 @@ def test_a_container_may_run_a_name_server_of_its_own(engine, net):
     engine.run(["nsenter", "-t", pid, "-n", sys.executable, "-c", bind], check=0)
 
 
-def test_connect_and_disconnect_are_followed_at_once(engine, net):
+def test_names_change_immediately_on_connect_and_disconnect(engine, net):
     sleeper(engine, "walker")
     sleeper(engine, "home", "--network", net)
     assert "127.0.0.11" not in engine.ok("exec", "walker", "cat", "/etc/resolv.conf")
@@ -81,7 +81,7 @@ def test_connect_and_disconnect_are_followed_at_once(engine, net):
     assert there not in engine.ok("exec", "walker", "cat", "/etc/hosts")
 
 
-def test_links(engine, net):
+def test_links_give_names_to_containers(engine, net):
     sleeper(engine, "store", "--network", net)
     sleeper(engine, "user", "--network", net, "--link", "store:db")
     assert lookup(engine, "user", "db") == [address(engine, "store", net)]
@@ -158,7 +158,7 @@ class Upstream:
         self.udp.close()
 
 
-def test_other_names_are_asked_outside(engine, net):
+def test_other_names_are_forwarded_to_the_hosts_servers(engine, net):
     gateway = json.loads(engine.ok("network", "inspect", net))[0]["IPAM"]["Config"][0]["Gateway"]
     server = Upstream(gateway)
     try:

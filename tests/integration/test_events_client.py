@@ -25,7 +25,7 @@ def happened(engine: Engine, name: str) -> list[str]:
 engine_ids: dict[str, str] = {}
 
 
-def test_order_of_start_stop_and_rm(engine: Engine, name: str) -> None:
+def test_start_stop_and_rm_emit_events_in_order(engine: Engine, name: str) -> None:
     script = "trap 'exit 0' TERM; echo ready; while :; do sleep 0.05; done"
     engine_ids[name] = engine.ok("run", "-d", "--name", name, "-v", f"{name}:/v", "busybox", "sh", "-c", script)
     until(lambda: engine.ok("logs", name) == "ready", "it traps")
@@ -48,7 +48,7 @@ def test_order_of_start_stop_and_rm(engine: Engine, name: str) -> None:
     ]
 
 
-def test_order_of_an_attached_run(engine: Engine, name: str) -> None:
+def test_attached_run_emits_events_in_order(engine: Engine, name: str) -> None:
     engine_ids[name] = ""
     engine.docker("run", "--rm", "--name", name, "busybox", "sh", "-c", "exit 3", check=3)
     until(lambda: "container destroy" in happened(engine, name), "it is removed")
@@ -56,13 +56,13 @@ def test_order_of_an_attached_run(engine: Engine, name: str) -> None:
     assert found == ["container create", "container attach", "container start", "container die", "container destroy"]
 
 
-def test_rm_force(engine: Engine, name: str) -> None:
+def test_rm_force_emits_kill_die_and_destroy(engine: Engine, name: str) -> None:
     engine_ids[name] = engine.ok("run", "-d", "--name", name, "busybox", "sleep", "600")
     engine.ok("rm", "-f", name)
     assert happened(engine, name)[-4:] == ["container kill", "network disconnect", "container die", "container destroy"]
 
 
-def test_attributes(engine: Engine, name: str) -> None:
+def test_events_have_attributes_of_their_object(engine: Engine, name: str) -> None:
     container = engine.ok("run", "-d", "--name", name, "-l", "role=test", "busybox", "sleep", "600")
     engine.ok("exec", name, "true")
     engine.ok("rename", name, f"{name}-new")
@@ -85,7 +85,7 @@ def test_attributes(engine: Engine, name: str) -> None:
     assert found["die"]["Actor"]["Attributes"]["execDuration"].isdigit()
 
 
-def test_live_with_filters_and_format(engine: Engine, name: str) -> None:
+def test_events_are_streamed_with_filters_and_format(engine: Engine, name: str) -> None:
     name, other = f"live-{name}", f"other-{name}"  # cannot be a prefix of an ID
     filters = [f"--filter={one}" for one in (f"container={name}", "type=container", "event=start", "event=die")]
     watching = engine.background("events", "--since", "0", *filters, "--format", "{{.Action}} {{.Actor.Attributes.name}}")
@@ -96,7 +96,7 @@ def test_live_with_filters_and_format(engine: Engine, name: str) -> None:
     assert [watching.stdout.readline().decode() for _ in range(2)] == [f"start {name}\n", f"die {name}\n"]
 
 
-def test_since_and_until(engine: Engine, name: str) -> None:
+def test_since_and_until_select_past_events(engine: Engine, name: str) -> None:
     engine.ok("run", "-d", "--name", name, "busybox", "sleep", "600")
     start = next(event for event in engine.all_events() if event["Action"] == "start" and name in str(event))
     at = f"{start['timeNano'] // 10**9}.{start['timeNano'] % 10**9:09d}"

@@ -18,38 +18,38 @@ def box(engine: Engine, name: str) -> Iterator[str]:
     yield name
 
 
-def test_output_and_code(engine: Engine, box: str) -> None:
+def test_exec_prints_output_and_returns_the_exit_code(engine: Engine, box: str) -> None:
     result = engine.docker("exec", box, "sh", "-c", "echo out; echo err >&2; exit 5")
     assert (result.code, result.out, result.err) == (5, "out\n", "err\n")
     assert engine.docker("exec", box, "true").code == 0
 
 
-def test_input(engine: Engine, box: str) -> None:
+def test_exec_passes_input_only_if_interactive(engine: Engine, box: str) -> None:
     assert engine.docker("exec", "-i", box, "cat", stdin="through\n").out == "through\n"
     assert engine.docker("exec", box, "cat", stdin="not\n").out == ""
 
 
-def test_ten_megabytes_through_cat(engine: Engine, box: str) -> None:
+def test_exec_passes_ten_megabytes_unchanged(engine: Engine, box: str) -> None:
     data = os.urandom(10 << 20)
     result = engine.docker("exec", "-i", box, "cat", stdin=data)
     assert result.code == 0
     assert hashlib.sha256(result.stdout).digest() == hashlib.sha256(data).digest()
 
 
-def test_user_environment_directory(engine: Engine, box: str) -> None:
+def test_exec_takes_or_overrides_user_environment_and_directory(engine: Engine, box: str) -> None:
     assert engine.ok("exec", box, "sh", "-c", "echo $FROM; pwd; id -u") == "container\n/tmp\n0"
     flags = ["-u", "nobody", "-e", "FROM=exec", "-e", "B=2", "-w", "/etc"]
     assert engine.ok("exec", *flags, box, "sh", "-c", "echo $FROM $B; pwd; id -u") == "exec 2\n/etc\n65534"
 
 
-def test_capabilities(engine: Engine, box: str) -> None:
+def test_exec_has_the_containers_capabilities_unless_privileged(engine: Engine, box: str) -> None:
     script = ["awk", "/CapEff/ {print $2}", "/proc/self/status"]
     assert int(engine.ok("exec", box, *script), 16) == 0xA80425FB
     assert int(engine.ok("exec", "--privileged", box, *script), 16) > 0xA80425FB
     assert int(engine.ok("exec", "-u", "nobody", box, *script), 16) == 0
 
 
-def test_missing_command(engine: Engine, box: str) -> None:
+def test_missing_command_exits_with_127_and_dockers_message(engine: Engine, box: str) -> None:
     result = engine.docker("exec", box, "no-such-command")
     assert result.code == 127
     assert result.out.startswith("OCI runtime exec failed: exec failed: unable to start container process: ")
@@ -59,19 +59,19 @@ def test_missing_command(engine: Engine, box: str) -> None:
     assert b"executable file not found in $PATH\r" in terminal.output
 
 
-def test_command_that_is_a_directory(engine: Engine, box: str) -> None:
+def test_command_that_is_a_directory_exits_with_126(engine: Engine, box: str) -> None:
     result = engine.docker("exec", box, "/etc")
     assert result.code == 126
     assert 'exec: "/etc": is a directory' in result.out
 
 
-def test_missing_directory(engine: Engine, box: str) -> None:
+def test_missing_working_directory_is_reported(engine: Engine, box: str) -> None:
     result = engine.docker("exec", "-w", "/no/where", box, "true")
     assert result.code in (126, 127)
     assert 'chdir to cwd ("/no/where") set in config.json failed: no such file or directory' in result.out
 
 
-def test_refusals(engine: Engine, box: str) -> None:
+def test_exec_is_refused_for_unknown_users_and_stopped_containers(engine: Engine, box: str) -> None:
     result = engine.docker("exec", "-u", "captain", box, "true")
     assert (result.code, result.out) == (126, "unable to find user captain: no matching entries in passwd file\r\n")
     assert engine.docker("exec", "no-such", "true").err == "Error response from daemon: No such container: no-such\n"
@@ -81,18 +81,18 @@ def test_refusals(engine: Engine, box: str) -> None:
     assert (result.code, result.err) == (1, f"Error response from daemon: container {container} is not running\n")
 
 
-def test_detached(engine: Engine, box: str) -> None:
+def test_detached_exec_runs_in_the_background(engine: Engine, box: str) -> None:
     assert engine.ok("exec", "-d", box, "sh", "-c", "echo done > /tmp/f") == ""
     until(lambda: engine.docker("exec", box, "cat", "/tmp/f").out == "done\n", "the file")
 
 
-def test_detached_missing_command(engine: Engine, box: str) -> None:
+def test_detached_exec_of_a_missing_command_fails(engine: Engine, box: str) -> None:
     result = engine.docker("exec", "-d", box, "no-such-command")
     assert result.code != 0
     assert "executable file not found in $PATH" in result.err
 
 
-def test_terminal(engine: Engine, box: str) -> None:
+def test_exec_has_a_terminal_that_can_be_resized(engine: Engine, box: str) -> None:
     terminal = engine.terminal("exec", "-it", box, "sh", rows=31, columns=77)
     terminal.expect("/tmp # ")
     terminal.type("stty size\n")
@@ -104,7 +104,7 @@ def test_terminal(engine: Engine, box: str) -> None:
     assert terminal.wait() == 6
 
 
-def test_detach_keys(engine: Engine, box: str) -> None:
+def test_detach_keys_leave_the_exec_running(engine: Engine, box: str) -> None:
     terminal = engine.terminal("exec", "-it", "--detach-keys", "ctrl-x,x", box, "sh")
     terminal.expect("# ")
     terminal.type(b"\x18x")
@@ -112,7 +112,7 @@ def test_detach_keys(engine: Engine, box: str) -> None:
     assert [word for word in engine.ok("exec", box, "ps", "-o", "args").split("\n") if word == "sh"]  # it still runs
 
 
-def test_inspect(engine: Engine, box: str) -> None:
+def test_inspect_shows_state_and_exit_code_of_an_exec(engine: Engine, box: str) -> None:
     container = engine.inspect(box)["Id"]
     status, made = engine.api("POST", f"/containers/{box}/exec", {"Cmd": ["sh", "-c", "exit 3"], "AttachStdout": True})
     assert status == 201

@@ -53,7 +53,7 @@ def percentile(values: list[float], part: float) -> float:
     return statistics.quantiles(values, n=100, method="inclusive")[round(part * 100) - 1]
 
 
-def test_a_thousand_containers_are_back_at_once(fresh: Callable[..., Engine]) -> None:
+def test_boot_and_list_are_fast_with_a_thousand_containers(fresh: Callable[..., Engine]) -> None:
     engine = fresh({"live-restore": True, "shutdown-timeout": 3})
     model = engine.ok("run", "-d", "--name", "model", BUSYBOX, "true")
     engine.wait_state("model", "exited")
