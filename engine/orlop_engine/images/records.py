@@ -1,4 +1,4 @@
-"""What is stored about an image: its row in the table `images`, and `Image`, the value that the rest of the engine uses."""
+"""The rows of images in the table `images`, and `Image`, the value that the rest of the engine uses."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ __all__ = [
 
 
 class Layer(msgspec.Struct, frozen=True):
-    """One layer. `blob` is the compressed or plain tar in the content store whose content is `diff_id`; `size` is the total
-    size of the unpacked files in bytes. `blob` is "" for a layer that is known only unpacked, because it was built here or
-    adopted from a dockerd, which keeps no blobs: then `media_type` is "" and `blob_size` 0. `snapshot` is the storage key of
-    a layer that was built here, "" for others: their key is the chain ID."""
+    """One layer. `blob` is the digest of the compressed or plain tar in the content store; the plain tar has the digest
+    `diff_id`. `size` is the total size of the unpacked files in bytes. `blob` is "" if only the layer's unpacked files
+    are stored, because it was built by this engine or adopted from a dockerd, which keeps no blobs: then `media_type` is
+    "" and `blob_size` 0. `snapshot` is the storage key of a layer that was built by this engine; "" for other layers,
+    whose key is the chain ID."""
 
     blob: str
     media_type: str
@@ -46,7 +47,7 @@ class Layer(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> str:
-        """The key of its snapshot in the storage driver."""
+        """The key of the layer's snapshot in the storage driver."""
         return self.snapshot or self.chain_id
 
     @property
@@ -56,9 +57,9 @@ class Layer(msgspec.Struct, frozen=True):
 
 
 class ImageRecord(msgspec.Struct, frozen=True):
-    """The row of an image, by its ID. `manifests` are blobs kept because a reference by digest names them: the manifest, and
-    the index it was chosen from. `attachments` are blobs of attestations about the image: manifests and their content.
-    `tagged`: RFC 3339, "" for never. `owner`: see `policy`."""
+    """The row of an image; its key is the image's ID. `manifests` are kept because references by digest refer to them:
+    the image's manifests, and the indexes that they were chosen from. `attachments` are blobs of attestations about the
+    image: manifests and their content. `tagged`: RFC 3339, "" for never. `owner`: see `policy`."""
 
     id: str
     layers: tuple[Layer, ...]
@@ -70,9 +71,9 @@ class ImageRecord(msgspec.Struct, frozen=True):
 
 
 class NameRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The row `ref:<full reference>`: what a name means. `images` have different platforms: for a tag, the
-    image that was added last comes first; for a digest, the one that was added first. `index`: digest of the index
-    (manifest list) that they are from, "" if there is none. `owner`: see `policy`."""
+    """The row `ref:<full reference>`: the images that a name means. `images` have different platforms. The first one is,
+    for a tag, the image that was added last; for a digest, the image that was added first. `index`: digest of the index
+    (manifest list) that the images come from, "" if there is none. `owner`: see `policy`."""
 
     images: tuple[str, ...]
     index: str = ""
@@ -83,14 +84,15 @@ _decode_name = msgspec.json.Decoder(NameRecord).decode
 
 
 def encode_name(record: NameRecord) -> bytes:
-    """One image without an index is stored as its ID, and if the name has an owner, a space and the owner."""
+    """A name of one image, without an index, is stored as the image's ID. If the name has an owner, a space and the owner
+    follow."""
     if record.index or len(record.images) > 1:
         return msgspec.json.encode(record)
     return f"{record.images[0]} {record.owner}".rstrip().encode()
 
 
 def decode_name(value: bytes) -> NameRecord:
-    """Raises `ValueError` (also msgspec's)."""
+    """Decode a row. Raises `ValueError` (msgspec's errors are a subclass)."""
     if value.startswith(b"{"):
         record = _decode_name(value)
         if not record.images:
@@ -101,8 +103,8 @@ def decode_name(value: bytes) -> NameRecord:
 
 
 class ResumeRecord(msgspec.Struct, frozen=True):
-    """The row `resume:<reference>`: what an interrupted pull has fetched, kept for the next attempt until `until` (Unix
-    time, seconds)."""
+    """The row `resume:<reference>`: the content of an interrupted pull, which is kept for the next attempt until `until`
+    (Unix time, seconds)."""
 
     blobs: tuple[str, ...]
     chains: tuple[str, ...]
@@ -110,7 +112,7 @@ class ResumeRecord(msgspec.Struct, frozen=True):
 
 
 class ImageUser(msgspec.Struct, frozen=True):
-    """A container that was made from an image."""
+    """A container that was created from an image."""
 
     container_id: str
     running: bool
@@ -118,9 +120,9 @@ class ImageUser(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image as the engine sees it. `names` are its current names; `repo_tags` and `repo_digests` are the same in familiar
-    form, sorted. `chain_id` and `snapshot` are the chain ID and the storage key of its top layer, "" for an image without
-    layers."""
+    """An image as the engine sees it. `names` are its current names; `repo_tags` and `repo_digests` are these names in
+    familiar form, sorted. `chain_id` and `snapshot` are the chain ID and the storage key of its top layer, "" for an
+    image without layers."""
 
     record: ImageRecord
     document: ImageDocument

@@ -31,7 +31,7 @@ _HEX_RE = re.compile(r"[0-9a-f]{64}")
 
 
 class Reference(msgspec.Struct, frozen=True, order=True):
-    """`domain/path[:tag][@digest]`. `str()` gives the full form, `familiar` the one shown to users."""
+    """`domain/path[:tag][@digest]`. `str()` gives the full form, `familiar` the form that is shown to users."""
 
     domain: str
     path: str
@@ -49,7 +49,7 @@ class Reference(msgspec.Struct, frozen=True, order=True):
         short = self.path.removeprefix(LIBRARY)
         if "/" not in short:
             return short
-        # "library/a/b" is no official image, and "docker.io/x.y/z" without its domain would name another registry
+        # "library/a/b" is not an official image, and "docker.io/x.y/z" without the domain would refer to another registry
         return self.path if _split_domain(self.path) == (self.domain, self.path) else self.name
 
     @property
@@ -76,7 +76,8 @@ class Reference(msgspec.Struct, frozen=True, order=True):
         return replace(self, tag=tag, digest="")
 
     def with_digest(self, digest: str) -> Reference:
-        """The reference by digest only: the digest decides, so a tag beside it is ignored (graph-driver stores drop it)."""
+        """The reference with only this digest. A tag is dropped, as in dockerd's graph-driver stores, because the digest
+        alone decides."""
         return replace(self, tag="", digest=parse_digest(digest))
 
 
@@ -97,7 +98,7 @@ def parse_digest(text: str) -> str:
 
 
 def image_id(text: str) -> str | None:
-    """The full ID if `text` is one ("sha256:" is optional), else None."""
+    """The full image ID if `text` is an image ID ("sha256:" is optional), else None."""
     if is_digest(text):
         return text
     return f"sha256:{text}" if _HEX_RE.fullmatch(text) else None
@@ -144,6 +145,6 @@ def with_tag_or_digest(name: str, tag: str) -> Reference:
 
 
 def push_reference(name: str, tag: str) -> Reference:
-    """`name` and `tag` of a push: `tag` overrides one in `name`. Without any, all tags are meant."""
+    """`name` and `tag` of a push: `tag` overrides a tag in `name`. Without a tag, the reference means all tags."""
     reference = parse(name)
     return reference.with_tag(tag) if tag else reference

@@ -1,6 +1,7 @@
 """A client of a registry (distribution spec, pull): manifests, blobs and tags of one repository at one endpoint.
 
-Imported on demand, like `registry_session`. Limits: `MAX_MANIFEST`, `_ALL_TAGS`, and for blobs the caller's.
+Imported on demand, like `registry_session`. Answers are limited by `MAX_MANIFEST` and `_ALL_TAGS`; the caller limits the
+size of blobs.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ class _Tags(msgspec.Struct):
 
 
 class Registry(Session):
-    """One repository, to read. Open with `Registry.connect`."""
+    """A connection for reading one repository. Open it with `Registry.connect`."""
 
     async def manifest(self, reference: str) -> tuple[str, bytes]:
-        """Media type and bytes of a manifest or index, by tag or digest. With a digest they are verified."""
+        """Media type and bytes of a manifest or index, by tag or digest. With a digest, the bytes are verified."""
         path = f"/v2/{self.repository}/manifests/{reference}"
         async with self.request("GET", path, {"Accept": ", ".join(ACCEPT)}) as response:
             data = await self.read_body(response, MAX_MANIFEST, "Get", self.endpoint.at(path))
@@ -48,7 +49,8 @@ class Registry(Session):
 
     @asynccontextmanager
     async def blob(self, digest: str, offset: int = 0) -> AsyncIterator[tuple[int, AsyncIterator[bytes]]]:
-        """A blob from `offset` on, or from the start if the registry ignores ranges: (its offset, pieces)."""
+        """A blob from `offset` on, or from the start if the registry ignores ranges. Returns (offset of the first byte,
+        pieces)."""
         path = f"/v2/{self.repository}/blobs/{digest}"
         headers = {"Range": f"bytes={offset}-"} if offset else {}
         async with self.request("GET", path, headers) as response:

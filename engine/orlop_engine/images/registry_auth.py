@@ -44,14 +44,14 @@ class _TokenAnswer(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a client sent in `X-Registry-Auth`. The representation contains no secret, so it may be logged."""
+    """The credentials that a client sent in `X-Registry-Auth`. The `repr` contains no secret, so it may be logged."""
 
     username: str = ""
     password: str = field(default="", repr=False)
     identity_token: str = field(default="", repr=False)
     registry_token: str = field(default="", repr=False)
     server: str = ""
-    """The registry for which they are valid, as the client spells it."""
+    """The registry that the credentials are for, as the client spells it."""
 
     @property
     def basic(self) -> str:
@@ -66,7 +66,7 @@ ANONYMOUS = Credentials()
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """One challenge of `WWW-Authenticate`; names are lower case."""
+    """One challenge of a `WWW-Authenticate` header. The names of parameters are in lower case."""
 
     scheme: str
     parameters: dict[str, str]
@@ -79,8 +79,8 @@ class Token:
 
 
 def credentials(header: str) -> Credentials:
-    """`X-Registry-Auth`: base64url of JSON, padding optional. As in Docker, an invalid header counts as anonymous, and only
-    the first of several values is used."""
+    """`X-Registry-Auth`: base64url of JSON, padding optional. As in Docker, an invalid header means anonymous access, and
+    only the first of several values is used."""
     try:
         text = header.partition(",")[0].rstrip("=")
         return credentials_of(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
@@ -89,7 +89,8 @@ def credentials(header: str) -> Credentials:
 
 
 def credentials_of(data: bytes) -> Credentials:
-    """The content of `X-Registry-Auth`, which a push may also have as its body. `ValueError` if it is invalid."""
+    """Decode the content of `X-Registry-Auth`. A push may send the same content as its body. Raises `ValueError` if it is
+    invalid."""
     found = msgspec.json.decode(data, type=_AuthConfig)
     if found.auth and not found.username:
         user, _, secret = base64.b64decode(found.auth).decode().partition(":")
@@ -114,7 +115,7 @@ def challenges(header: str) -> list[Challenge]:
 
 
 def token_url(realm: str, service: str, scopes: list[str], account: str) -> str:
-    """The URL from which to GET a token."""
+    """The URL for a GET request that returns a token."""
     query = [("account", account)] if account else []
     query += [("scope", scope) for scope in scopes]
     query += [("service", service)] if service else []

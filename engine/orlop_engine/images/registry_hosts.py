@@ -1,7 +1,7 @@
-"""Finds the endpoints of a repository's registry, and how far they are trusted: mirrors, insecure registries, proxies.
+"""Finds the endpoints for a repository: the registry and its mirrors, whether TLS is required, and the proxy to use.
 
-The rules are dockerd's (formats: registry, host), and containerd's for `hosts.toml`. Reads `certs.d` and resolves names;
-keeps no state.
+The rules are those of dockerd, and for `hosts.toml` those of containerd.
+Reads `certs.d` and resolves names; keeps no state.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _NO_SETTINGS = HostSettings()
 
 
 class Proxies(Protocol):
-    """`proxies` of daemon.json, completed from the environment."""
+    """The `proxies` of daemon.json; missing values are taken from the environment."""
 
     @property
     def http_proxy(self) -> str: ...
@@ -55,9 +55,9 @@ class Proxies(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Timeouts in seconds. `ping`: for the first answer (Docker's 15); `stall`: without a byte; `small`: for a manifest or
-    token; `finish`: for the answer to a complete upload, which the registry verifies and may copy first; `outage`: how long
-    a mirror that did not answer is passed over."""
+    """Timeouts in seconds. `ping`: for the first answer (15, as in Docker). `stall`: the longest time without a received
+    byte. `small`: for a manifest or token. `finish`: for the answer to a complete upload, because the registry first
+    verifies, and maybe copies, the blob. `outage`: how long a mirror that did not answer is skipped."""
 
     connect: float = 30.0
     ping: float = 15.0
@@ -83,7 +83,7 @@ async def resolve(name: str) -> list[str]:
             found = await trio.socket.getaddrinfo(name, None, type=trio.socket.SOCK_STREAM)
             return [str(entry[4][0]).partition("%")[0] for entry in found]
     except OSError:
-        pass  # the connection will report the error better
+        pass  # connecting will fail too, with a better message
     return []
 
 
@@ -96,7 +96,7 @@ def _is_loopback(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class HostRules:
-    """`registry-mirrors` and `insecure-registries` of daemon.json, and the directories of `hosts.toml` files."""
+    """The `registry-mirrors` and `insecure-registries` of daemon.json, and the directories with `hosts.toml` files."""
 
     mirrors: tuple[str, ...] = ()
     insecure: tuple[str, ...] = ()
@@ -116,9 +116,10 @@ class HostRules:
         return found
 
     async def is_insecure(self, host: str) -> bool:
-        """Whether a registry may be used without TLS: by name (with and without the port), or by CIDRs that contain all of
-        its addresses. Always for loopback, but only by address or `localhost`: other names are resolved by DNS, and whoever
-        can forge DNS answers must not be able to disable TLS."""
+        """Whether a registry may be used without TLS: its name is listed (with or without the port), or listed CIDRs
+        contain all of its addresses. This is always allowed for a loopback address and for `localhost`. It is not allowed
+        for other names that resolve to a loopback address, because an attacker who can forge DNS answers must not be able
+        to disable TLS."""
         name, _ = split_host(host, 443)
         if host in self.insecure or name in self.insecure or _is_loopback(name):
             return True
@@ -127,7 +128,7 @@ class HostRules:
         return bool(addresses) and all(any(address in network for network in networks) for address in addresses)
 
     async def own_endpoints(self, reference: Reference, settings: HostSettings = _NO_SETTINGS) -> list[Endpoint]:
-        """The endpoints of the registry itself; TLS first."""
+        """The endpoints of the registry itself; the endpoint with TLS comes first."""
         hub = reference.domain == DEFAULT_DOMAIN
         host = HUB if hub else reference.domain
         insecure = not hub and not settings.ca and await self.is_insecure(host)
@@ -137,13 +138,13 @@ class HostRules:
         return [secure, replace(secure, url=f"http://{host}")]
 
     async def login_endpoints(self, reference: Reference) -> list[Endpoint]:
-        """The endpoints that check credentials for the registry: not its mirrors."""
+        """The endpoints at which to check a client's credentials for the registry: all except mirrors."""
         own = [endpoint for endpoint in await self.endpoints(reference) if not endpoint.mirror]
         return own or await self.own_endpoints(reference)
 
     async def endpoints(self, reference: Reference) -> list[Endpoint]:
         """The endpoints for a repository, in order of preference: `registry-mirrors`, the hosts of `hosts.toml`, the
-        registry. `DriverError` if `hosts.toml` is wrong."""
+        registry. Raises `DriverError` if `hosts.toml` is invalid."""
         result: list[Endpoint] = []
         if reference.domain == DEFAULT_DOMAIN:
             for mirror in self.mirrors:
@@ -159,12 +160,12 @@ class HostRules:
         return [*result, *await self.own_endpoints(reference, replace(file.server, capabilities=ALL))]
 
     async def _configured(self, reference: Reference, settings: HostSettings) -> list[Endpoint]:
-        """The endpoints of a host in `hosts.toml`. As in containerd, plain HTTP together with settings of TLS means that TLS
-        is tried first."""
+        """The endpoints of a host in `hosts.toml`. As in containerd, if an http:// URL has TLS settings, TLS is tried
+        first."""
         scheme, _, rest = settings.url.partition("://")
         host = rest.partition("/")[0]
         if host in (DEFAULT_DOMAIN, LEGACY_DOMAIN):
-            rest = HUB + rest.removeprefix(host)  # these names serve web pages only
+            rest = HUB + rest.removeprefix(host)  # these hosts only serve web pages
         mirror = rest.partition("/")[0] != (HUB if reference.domain == DEFAULT_DOMAIN else reference.domain)
         verify = not settings.skip_verify and (bool(settings.ca) or not await self.is_insecure(host))
 
@@ -188,7 +189,7 @@ class HostRules:
         path = os.path.join(directory, "hosts.toml")
         if not directory or not os.path.exists(path):
             return None
-        from .hosts_file import parse  # tomllib is rarely needed
+        from .hosts_file import parse  # imported here, because tomllib is rarely needed
 
         try:
             with open(path, "rb") as file:
@@ -201,7 +202,8 @@ class HostRules:
 
 
 def _is_exempt(host: str, no_proxy: str) -> bool:
-    """Go's rules: loopback never uses a proxy; NO_PROXY has names, .suffixes, addresses, CIDRs, or `*`."""
+    """Whether to connect to a host without the proxy, by Go's rules: loopback addresses never use a proxy; NO_PROXY
+    contains names, .suffixes, addresses, CIDRs, or `*`."""
     name = host.lower().rstrip(".")
     try:
         address = ipaddress.ip_address(name)

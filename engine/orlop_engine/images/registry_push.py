@@ -1,6 +1,6 @@
-"""A client of a registry (distribution spec, push): uploads of blobs, and manifests, for one repository at one endpoint.
+"""A client of a registry (distribution spec, push): uploads blobs and manifests to one repository at one endpoint.
 
-Imported on demand, like `registry_session`. One method is one request; retries and resumption are in `upload`.
+Imported on demand, like `registry_session`. Each method makes one request; retries and resumption are in `upload`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PIECE = 256 << 10
 
 
 def _with_digest(location: str, digest: str) -> str:
-    """The location may have a query of its own, which must stay."""
+    """Add the digest to an upload's location, which may already have a query."""
     return f"{location}{'&' if '?' in location else '?'}digest={quote(digest)}"
 
 
@@ -39,7 +39,8 @@ def _size(response: httpx.Response) -> int | None:
 
 
 class _Stream(httpx.AsyncByteStream):
-    """Reads a part of a file on threads. Not a generator: httpx does not close it when a request breaks off."""
+    """Reads a part of a file on threads. This is not a generator, because httpx does not close a generator when a request
+    fails."""
 
     def __init__(self, part: Part, sent: Callable[[int], None]) -> None:
         self._part, self._sent = part, sent
@@ -61,18 +62,19 @@ class _Stream(httpx.AsyncByteStream):
 
 
 class PushRegistry(Session):
-    """One repository, to write. Open with `PushRegistry.connect`."""
+    """A connection for writing to one repository. Open it with `PushRegistry.connect`."""
 
     actions = "pull,push"
 
     def _check_digest(self, response: httpx.Response, wanted: str, what: str) -> None:
-        """The registry's answer names the digest that it stored. A client would get other content if that differs."""
+        """Raise if the registry's answer contains another digest: then it has stored other content."""
         found = response.headers.get("docker-content-digest", "")
         if found and found != wanted:
             raise RegistryError(f"cannot push {what} {wanted}: the registry reports the digest {found[:100]}")
 
     async def has_blob(self, digest: str, size: int) -> bool:
-        """Whether the repository has the blob. One of another size counts as missing, so that it is uploaded again."""
+        """Whether the repository has the blob. False if the registry's blob has another size, so that it is uploaded
+        again."""
         try:
             async with self.request("HEAD", f"/v2/{self.repository}/blobs/{digest}", {}) as response:
                 self._check_digest(response, digest, "blob")
@@ -89,8 +91,8 @@ class PushRegistry(Session):
             return self._location("POST", response, self.endpoint.at(path))
 
     async def mount(self, digest: str, source: str) -> str:
-        """Mount a blob of another repository of this registry. Returns "" if it is mounted, else the location of the upload
-        that the registry started instead."""
+        """Mount a blob from another repository of this registry. Returns "" if the registry has mounted it, otherwise the
+        location of the upload that the registry has started instead."""
         path = f"/v2/{self.repository}/blobs/uploads/?mount={quote(digest)}&from={quote(source)}"
         async with self.request("POST", path, {"Content-Length": "0"}, source=source) as response:
             if response.status_code == 201:
@@ -99,8 +101,8 @@ class PushRegistry(Session):
             return self._location("POST", response, self.endpoint.at(path))
 
     async def append(self, location: str, part: Part, sent: Callable[[int], None]) -> tuple[str, int | None]:
-        """Send bytes of a blob. Returns the next location, and how many bytes the registry has by its own account. Calls
-        `sent` with the end of what is being sent."""
+        """Send bytes of a blob. Returns the location for the next request, and the number of bytes that the registry says
+        it has (None if it does not say). Calls `sent` with the offset up to which bytes are being sent."""
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(part.length)}
         if part.ranged:
             headers["Content-Range"] = f"{part.start}-{part.start + part.length - 1}"
@@ -108,7 +110,8 @@ class PushRegistry(Session):
             return self._location("PATCH", response, location), _received(response)
 
     async def finish(self, location: str, digest: str, part: Part | None, sent: Callable[[int], None]) -> None:
-        """Complete an upload, with the whole blob or nothing more. The registry verifies the digest, which may take long."""
+        """Complete an upload. `part` is the whole blob, or None if all bytes were sent before. The registry verifies the
+        digest, which may take long."""
         length = part.length if part else 0
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(length)}
         body = partial(_Stream, part, sent) if part else None
@@ -119,7 +122,7 @@ class PushRegistry(Session):
             self._check_digest(response, digest, "blob")
 
     async def state(self, location: str) -> tuple[str, int]:
-        """The location at which to continue an upload, and how many bytes of it the registry has."""
+        """The location at which to continue an upload, and the number of bytes that the registry has received."""
         async with self.request("GET", location, {}) as response:
             received = _received(response)
             if response.status_code != 204 or received is None:
@@ -130,7 +133,8 @@ class PushRegistry(Session):
             return self._location("GET", response, location) if has_location else location, received
 
     async def cancel(self, location: str) -> None:
-        """Drop an upload, so that nothing of it stays at the registry. Errors are ignored: registries expire uploads."""
+        """Cancel an upload, so that the registry removes its data. Errors are ignored, because registries remove old
+        uploads anyway."""
         with trio.move_on_after(5, shield=True), suppress(RegistryError):
             async with self.request("DELETE", location, {"Content-Length": "0"}):
                 pass
@@ -142,7 +146,7 @@ class PushRegistry(Session):
         return self.target(method, url, location)
 
     async def has_manifest(self, tag: str, media_type: str, data: bytes) -> bool:
-        """Whether the registry says that the tag means this manifest. False if it does not answer well."""
+        """Whether the tag means this manifest at the registry. False if the request fails."""
         try:
             async with self.request("HEAD", f"/v2/{self.repository}/manifests/{tag}", {"Accept": media_type}) as response:
                 found = response.headers.get("docker-content-digest", "")
@@ -159,8 +163,8 @@ class PushRegistry(Session):
             self._check_digest(response, digest_of(data), "manifest")
 
     async def check_manifest(self, media_type: str, data: bytes) -> None:
-        """Check that the registry serves this manifest under its digest. A 404 is worth a retry: some registries are
-        replicated."""
+        """Check that the registry serves this manifest under its digest. After a 404, a retry may help, because some
+        registries are replicated."""
         digest = digest_of(data)
         path = f"/v2/{self.repository}/manifests/{digest}"
         try:
@@ -176,7 +180,8 @@ class PushRegistry(Session):
 
 
 def _received(response: httpx.Response) -> int | None:
-    """`Range` of an upload: "0-<last byte>". "0-0" also means that nothing has arrived."""
+    """The number of received bytes, from the header `Range`: "0-<last byte>". "0-0" can also mean that nothing was
+    received."""
     given = _RANGE.fullmatch(response.headers.get("range", ""))
     if given is None:
         return None

@@ -1,6 +1,6 @@
 """`registry-rules` of daemon.json: which repositories may be pulled from and pushed to. Sans-IO.
 
-The rules are about names, so they are checked before the first request, and mirrors do not matter.
+The rules apply to names, so they are checked before the first request, whichever mirror is used.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def _components(pattern: str) -> list[re.Pattern[str]]:
 
 
 def matches(pattern: str, reference: Reference) -> bool:
-    """Whether the pattern is the name of the repository, or of one above it. `*` matches any characters but a slash."""
+    """Whether the pattern matches the name of the repository, or a leading part of the name that ends before a slash. `*`
+    matches any characters except a slash."""
     name = [reference.domain.lower().removesuffix(_TLS_PORT), *reference.path.split("/")]
     wanted = _components(pattern)
     return len(wanted) <= len(name) and all(part.fullmatch(text) for part, text in zip(wanted, name, strict=False))
@@ -76,7 +77,7 @@ def _wrong(pattern: str) -> str | None:
 
 
 def problems(rules: RegistryRules) -> Iterator[str]:
-    """What is wrong with the rules."""
+    """Yields a message for each invalid rule."""
     for key, patterns in (("pull", rules.pull), ("push", rules.push), ("digest-only", rules.digest_only)):
         for pattern in patterns or ():
             if why := _wrong(pattern):

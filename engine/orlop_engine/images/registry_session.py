@@ -1,8 +1,9 @@
-"""One repository at one endpoint of a registry, over HTTP: connections, authentication, redirects.
+"""HTTP requests to one repository at one endpoint of a registry: connections, authentication, redirects.
 
 Imported at the first pull or push: httpx takes longer to import than the rest of the daemon. Owns its HTTP connection pools.
-The input is limited: headers by the HTTP parser, small bodies by `SMALL` and the caller, and silence by `stall` seconds.
-Credentials and tokens are only sent to the registry's own origin and its token service.
+The input is limited: the HTTP parser limits headers, `SMALL` and the caller limit small bodies, and a server that sends
+nothing for `stall` seconds is an error. Credentials and tokens are only sent to the registry's own origin and its token
+service.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ _REDIRECTS = 10
 _SHORT = 64 << 10
 _PATIENT = Timeouts()
 _REDIRECTED = (301, 302, 303, 307, 308)
-_REPEATED = (307, 308)  # the others would turn a POST, PUT or PATCH into a GET (RFC 9110, section 15.4)
+_REPEATED = (307, 308)  # the other redirects would turn a POST, PUT or PATCH into a GET (RFC 9110, section 15.4)
 
 Body = bytes | Callable[[], httpx.AsyncByteStream]
-"""The body of a request. A stream is made anew for each attempt."""
+"""The body of a request. For a stream, a function that makes a new stream for each attempt."""
 
 
 def origin(url: str) -> tuple[str, str, int]:
@@ -56,7 +57,7 @@ class _Request:
 
 
 class Session:
-    """Open with `connect`. `actions` are those for which tokens are requested: "pull" or "pull,push"."""
+    """Open with `connect`. `actions` are the actions for which tokens are requested: "pull" or "pull,push"."""
 
     actions = "pull"
 
@@ -69,7 +70,8 @@ class Session:
         self._users = 0
         self._challenges: list[Challenge] = []
         self._tokens: dict[str, tuple[str, float]] = {}
-        """Tokens with their ends, by the other repository that they may read."""
+        """Tokens and the times at which they expire. The key is another repository that the token can also read, or
+        ""."""
         self._token_lock = trio.Lock()
         self._make_client: Callable[[str], httpx.AsyncClient]
         self._destinations: Destinations | None = None
@@ -88,15 +90,15 @@ class Session:
         certificates: tuple[str, ...] = CERTS_D,
         destinations: Destinations | None = None,
     ) -> AsyncIterator[Self]:
-        """Connect to the registry and learn its authentication method. `RegistryError` if it does not answer like a
-        registry."""
+        """Connect to the registry and learn its authentication method. Raises `RegistryError` if the server does not
+        answer like a registry."""
         session = cls(endpoint, reference.path, credentials, timeouts)
         session._destinations, session._proxies = destinations, proxies
 
         def make(url: str) -> httpx.AsyncClient:
             parts = urlsplit(url)
             secure = parts.scheme == "https"
-            # What hosts.toml says is for this host alone, not for token services and storage that it refers to
+            # The settings in hosts.toml are only for this host, not for token services and storage to which it redirects
             settings = endpoint.settings if origin(url) == origin(endpoint.url) else HostSettings()
             limits = httpx.Timeout(timeouts.stall, connect=settings.dial_timeout or timeouts.connect, pool=None)
             headers = httpx.Headers(settings.headers)
@@ -114,14 +116,14 @@ class Session:
 
         session._make_client = make
         async with session.borrowed():
-            if not endpoint.settings.override_path:  # such a path is often an API without its root
+            if not endpoint.settings.override_path:  # under such a path, often only a part of the API exists
                 await session._ping()
             yield session
 
     @asynccontextmanager
     async def borrowed(self) -> AsyncIterator[None]:
-        """Keep the connections open while in use: a download may be shared by several pulls and must survive the one that
-        started it. The last user closes them."""
+        """Keep the connections open while in use. Several pulls may share a download, which must continue when the pull
+        that started it ends. The last user closes the connections."""
         if self._users == 0 and self._clients:
             raise RegistryError(f"cannot use {self.endpoint.host}: its connections were closed", retry=True)
         self._users += 1
@@ -135,7 +137,7 @@ class Session:
                         await client.aclose()
 
     def _client(self, url: str) -> httpx.AsyncClient:
-        """One pool per origin, as certificates and proxy depend on the origin."""
+        """One connection pool for each origin, because certificates and proxy depend on the origin."""
         key = "{}://{}:{}".format(*origin(url))
         if key not in self._clients:
             self._clients[key] = self._make_client(url)
@@ -156,7 +158,7 @@ class Session:
         self, method: str, url: str, headers: dict[str, str], body: Body | None = None, patience: float | None = None
     ) -> httpx.Response:
         """Send one request without following redirects. The body of the response is not read yet. `patience` replaces the
-        timeout in which its first byte must come."""
+        timeout for its first byte."""
         try:
             return await send(
                 self._client(url),
@@ -182,8 +184,8 @@ class Session:
         source: str = "",
         patience: float | None = None,
     ) -> AsyncIterator[httpx.Response]:
-        """The response below status 400, after authentication and redirects; else `RegistryError`. `source`: a repository
-        that the request also reads from."""
+        """The response, after authentication and redirects. Raises `RegistryError` for a status of 400 or above.
+        `source`: another repository that the request also reads from."""
         url = path if "://" in path else self.endpoint.at(path)
         for attempt in (1, 2):
             response = await self._follow(_Request(method, headers, body, source, patience), url)
@@ -200,7 +202,7 @@ class Session:
                     await response.aclose()
 
     async def _drain(self, response: httpx.Response) -> None:
-        """Read what is left of a short answer, so that its connection serves the next request."""
+        """Read the rest of a short answer, so that the connection can be used for the next request."""
         length = response.headers.get("content-length", "")
         short = response.request.method == "HEAD" or response.status_code == 204
         if not response.is_closed and (short or (length.isdigit() and int(length) <= _SHORT)):
@@ -214,8 +216,8 @@ class Session:
         return error
 
     async def _follow(self, request: _Request, url: str) -> httpx.Response:
-        """Follow redirects, which lead to the blobs' storage. The Authorization header is only sent to the registry's own
-        origin."""
+        """Send a request, and follow redirects (usually to the storage of the blobs). The Authorization header is only
+        sent to the registry's own origin."""
         home, method = origin(self.endpoint.url), request.method
         for _ in range(_REDIRECTS):
             proof = await self._authorization(request.source) if origin(url) == home else ""
@@ -229,7 +231,8 @@ class Session:
         raise RegistryError(f'{method.capitalize()} "{url}": stopped after {_REDIRECTS} redirects')
 
     def target(self, method: str, url: str, location: str) -> str:
-        """The absolute URL of a `Location` in the answer from `url`. Refuses other schemes than HTTP, and to leave TLS."""
+        """The absolute URL of a `Location` in the answer from `url`. Raises for schemes other than HTTP and HTTPS, and
+        for a redirect from TLS to plain HTTP."""
         target = urljoin(url, location)
         scheme = urlsplit(target).scheme
         if scheme not in ("http", "https"):
@@ -277,7 +280,7 @@ class Session:
     async def _authorization(self, source: str) -> str:
         """The Authorization header for a request to the registry; "" if none is needed or there are no credentials."""
         if any(name.lower() == "authorization" for name, _ in self.endpoint.settings.headers):
-            return ""  # sent with every request
+            return ""  # from hosts.toml, and sent with every request
         if self._credentials.registry_token:
             return f"Bearer {self._credentials.registry_token}"
         for challenge in self._challenges:

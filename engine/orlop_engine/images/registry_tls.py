@@ -1,4 +1,4 @@
-"""The TLS settings of registries: certificates in `certs.d`, and those that `hosts.toml` names."""
+"""The TLS settings of registries: certificates in `certs.d`, and certificates from `hosts.toml`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _NONE = HostSettings()
 
 
 def host_directory(host: str, roots: Sequence[str] = CERTS_D, *, default: bool = False) -> str:
-    """The directory of a registry: `HOST_PORT_` (containerd's spelling) or `HOST:PORT`, in the first of `roots` that has
-    one; with `default`, `_default` if there is none. "" if there is none."""
+    """The directory of a registry, `HOST_PORT_` (containerd's spelling) or `HOST:PORT`, in the first of `roots` that
+    contains one. If none does, `default` allows the directory `_default`. "" if there is no directory."""
     name, colon, port = host.rpartition(":")
     spellings = [f"{name}_{port}_", host] if colon and not port.endswith("]") else [host]
     for names in (spellings, [_DEFAULT] if default else []):
@@ -61,8 +61,8 @@ def _load_named(context: ssl.SSLContext, settings: HostSettings) -> None:
 
 
 def tls_context(host: str, verify: bool, roots: Sequence[str] = CERTS_D, settings: HostSettings = _NONE) -> ssl.SSLContext:
-    """Trusts the system's authorities, those of `certs.d/<host>` and those in `settings`. Without `verify`, any server is
-    trusted, but client certificates are still presented."""
+    """A TLS context that trusts the system's authorities, the authorities in `certs.d/<host>`, and those in `settings`.
+    Without `verify`, any server is trusted, but client certificates are still sent."""
     context = client_context(verify=verify)
     if directory := host_directory(host, roots):
         try:

@@ -1,4 +1,4 @@
-"""Plans the removal of an image: which names are removed, whether the image is, and conflicts. Sans-IO.
+"""Plans the removal of an image: which names are removed, whether the image is removed too, and conflicts. Sans-IO.
 
 The rules are those of daemon/images/image_delete.go. A plan is made from the catalog and the containers that use an image;
 the service carries it out under its lock.
@@ -27,7 +27,8 @@ Step = tuple[str, list[Reference], bool]
 
 @dataclass(slots=True)
 class Removal:
-    """What to do, in the order in which it is reported. `steps` are (image ID, names to take from it, delete the image)."""
+    """The planned steps, in the order in which they are reported: (image ID, names to take from the image, whether to
+    delete the image)."""
 
     steps: list[Step] = field(default_factory=list)
 
@@ -119,11 +120,12 @@ class _Planner:
             )
         gone = [reference]
         if reference.tag and names.tags_of(reference.name) == 1:
-            gone += names.digests_of(reference.name)  # without a tag these digests would keep the image for no user
+            # Otherwise only these digests would keep the image, which has no tag any more
+            gone += names.digests_of(reference.name)
         self._check(image, gone)
         delete = len(gone) == len(names) and self._policy.may_delete(image)
         if delete:
-            # Remove the name in any case; an image that a container or a child needs stays, without names
+            # The name is removed in any case. An image that a container or a child needs stays, without names
             delete = self._conflict(image, force=force, named=False) is None
         self._step(removal, image, gone, delete)
 
@@ -149,8 +151,8 @@ def plan(
     platforms: Sequence[Platform] = (),
     policy: ImagePolicy = UNRESTRICTED,
 ) -> Removal:
-    """Plan `DELETE /images/{text}`: the images of all platforms, or of these. `NotFound` and `Conflict` with Docker's
-    messages."""
+    """Plan `DELETE /images/{text}`: remove the images of all platforms, or of `platforms`. Raises `NotFound` and
+    `Conflict` with Docker's messages."""
     removal, planner = Removal(), _Planner(catalog, users, policy)
     image = catalog.resolve(text)
     reference = None if _is_id(image, text) else catalog.reference(text)

@@ -23,7 +23,7 @@ __all__ = ["Remover"]
 
 
 class Remover:
-    """`users`: by image, the containers that were created from it."""
+    """`users` returns, by image ID, the containers that were created from the image."""
 
     def __init__(self, image_store: ImageStore, events: EventBus, users: Callable[[], Users]) -> None:
         self._image_store, self._events, self._users = image_store, events, users
@@ -49,7 +49,7 @@ class Remover:
                 policy=policy,
             )
             gone, steps = await self._carry_out(planned)
-        # A name keeps no content by itself: a look at all layers and blobs would find nothing
+        # If only names were removed, all content is still needed: a collection would find nothing
         collected = await self._image_store.collect() if gone else Collected()
         return await self._items(steps, gone, collected)
 
@@ -78,7 +78,7 @@ class Remover:
         return Pruned(items, space)
 
     async def _plan_prune(self, images: Sequence[Image], policy: ImagePolicy) -> Removal:
-        """Plan a prune; plans again if a container was created from one of the images in the meantime."""
+        """Plan a prune. If a container is created from one of the images meanwhile, plan again."""
         while True:
             users, planned, pace = self._users(), Removal(), Pace()
             for _ in removal.prune(self._image_store.catalog, users, images, planned, policy):
@@ -88,7 +88,7 @@ class Remover:
                 return planned
 
     async def _carry_out(self, planned: Removal) -> tuple[list[Image], list[Step]]:
-        """Returns the removed images, and the steps to report."""
+        """Carry out a plan. Returns the removed images, and the steps to report."""
         gone = [self._image_store.catalog.images[id] for id in planned.images]
         images = {id: self._image_store.catalog.images[id] for id, _, _ in planned.steps}
         untagged = await self._image_store.forget(await _lost_names(planned.steps), planned.images)
@@ -106,7 +106,8 @@ class Remover:
         self._events.publish("image", action, image.id, {**(image.config.labels or {}), "name": image.id})
 
     async def _items(self, steps: Sequence[Step], gone: Iterable[Image], collected: Collected) -> list[RemovedItem]:
-        """The deleted items in Docker's order: for each image its names, itself, its layers from the top."""
+        """The deleted items in Docker's order: for each image its names, the image itself, and its layers, the top layer
+        first."""
         layers = {image.id: image.chain_ids for image in gone}
         left = {chain_id for chain_id, _ in collected.layers}
         pace, result = Pace(shielded=True), []
@@ -124,7 +125,7 @@ class Remover:
 
 
 async def _lost_names(steps: Iterable[Step]) -> dict[Reference, set[str]]:
-    """The images that lose each name. A name is gone when all of its images have lost it."""
+    """Name -> IDs of the images that lose it. The name disappears when all of its images have lost it."""
     pace, result = Pace(shielded=True), dict[Reference, set[str]]()
     for id, names, _ in steps:
         for name in names:
@@ -134,7 +135,7 @@ async def _lost_names(steps: Iterable[Step]) -> dict[Reference, set[str]]:
 
 
 async def _reported(steps: Iterable[Step], untagged: Iterable[Reference]) -> list[Step]:
-    """Report a name once, and only if no image of another platform keeps it."""
+    """The steps to report: each name is reported only once, and only if no image of another platform keeps it."""
     pace, left, result = Pace(shielded=True), set[Reference](), list[Step]()
     for name in untagged:
         left.add(name)

@@ -27,8 +27,8 @@ _STALL = 30.0
 
 
 class SearchResult(msgspec.Struct, frozen=True):
-    """A repository. Field names are those of the index, and of the Engine API. `is_automated` is always false
-    (deprecated)."""
+    """A repository. The index and the Engine API use the same field names. `is_automated` is deprecated, and always
+    false."""
 
     star_count: int = 0
     is_official: bool = False
@@ -42,7 +42,7 @@ class _Answer(msgspec.Struct):
 
 
 def _where(term: str) -> tuple[str, str]:
-    """The index to ask, and the term without it: a term may begin with a registry."""
+    """The index to ask, and the words to search for: a term may begin with a registry."""
     host, slash, rest = term.partition("/")
     if slash and ("." in host or ":" in host or host == "localhost"):
         return f"https://{host}", rest

@@ -1,10 +1,11 @@
 """The image service of the engine.
 
-Reads (`resolve`, `get`, `names`, `listed`, ...) use published values: no lock, no driver. Changes are serialized by the
-image store's lock and acknowledged after their commit. Pull, push, load and import run in the engine's nursery and report
-through a `Progress`; closing it early cancels them.
+Reads (`resolve`, `get`, `names`, `listed`, ...) use published values; they take no lock and call no driver. Changes are
+serialized by the image store's lock and acknowledged after their commit. Pull, push, load and import run in the engine's
+nursery and report through a `Progress`; closing it early cancels them.
 
-Modules that only such operations need are imported by them: a start of the daemon needs none (see `preload`).
+Modules that only such operations need are imported when an operation runs, so that they do not delay the daemon's start
+(see `preload`).
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ def _nobody() -> Users:
 
 
 class Images:
-    """The image service. The engine sets `users`: by image, the containers that were created from it."""
+    """The image service. The engine sets `users`, which returns, by image ID, the containers that were created from the
+    image."""
 
     def __init__(
         self,
@@ -141,7 +143,7 @@ class Images:
         return Committer(self._image_store, self._depth)
 
     async def load(self) -> None:
-        """At boot: read the rows, quarantine bad ones, collect garbage."""
+        """At boot: read the rows, quarantine damaged rows, collect garbage."""
         await self._image_store.load()
 
     def reconfigure(self, config: Config) -> None:
@@ -152,14 +154,15 @@ class Images:
 
     @property
     def image_store(self) -> ImageStore:
-        """For the engine's own packages that make images."""
+        """For other packages of the engine that make images."""
         return self._image_store
 
     # --- reads ------------------------------------------------------------------------------------------------------
 
     def resolve(self, reference: str, platform: Platform | None = None, *, newest: bool = False) -> Image:
-        """An image by ID, name, name@digest or unique ID prefix. `NotFound("No such image: x:latest")`. A name of several
-        platforms means the image of `platform`, else the one for this host, or with `newest` the one that was added last."""
+        """An image by ID, name, name@digest or unique ID prefix. Raises `NotFound("No such image: x:latest")`. A name of
+        several platforms means the image of `platform`; without `platform`, the image for this host, or with `newest` the
+        image that was added last."""
         return self._image_store.catalog.resolve(reference, platform, newest=newest)
 
     def all_platforms(self, reference: str) -> list[Image]:
@@ -183,7 +186,7 @@ class Images:
         return len(self._image_store.catalog.images)
 
     def pushed_names(self, name: str, tag: str) -> list[Reference]:
-        """The names that a push of `name` and `tag` sends now."""
+        """The names that a push of `name` and `tag` would push now."""
         reference = push_reference(name, tag)
         names = self._image_store.catalog.tags(reference)
         return [found for found in names if found == reference] if reference.tag else names
@@ -204,8 +207,8 @@ class Images:
         targets: bool = False,
         origins: bool = False,
     ) -> list[ListedImage]:
-        """The images of a list: see `listing.choose`. `users`, `shared_size`, `manifests` and `targets`: with these values;
-        `origins`: manifests with the repositories of their images."""
+        """The images of a list: see `listing.choose`. `users`, `shared_size`, `manifests` and `targets`: include these
+        values. `origins`: include the repositories of the images in the manifests."""
         from . import listing
         from .details import ListedImage
 
@@ -224,7 +227,7 @@ class Images:
         return found
 
     async def usage(self, *, blobs: bool = True) -> tuple[list[ListedImage], int]:
-        """What the images use on the disk: each of them, and all together. `blobs`: see `image_usage`."""
+        """The disk usage of each image, and of all images together. `blobs`: see `image_usage`."""
         from .image_usage import usage
 
         return await usage(self._image_store, self.users(), blobs=blobs)
@@ -236,7 +239,7 @@ class Images:
         return ImageTargets(self._image_store.catalog, self._content)
 
     async def manifest(self, image: Image) -> Descriptor | None:
-        """The newest manifest of an image that is kept; None if the image was made here and not pushed."""
+        """The image's newest stored manifest; None if the image was built or imported on this host and not pushed yet."""
         if not image.record.manifests:
             return None
         await self._targets.load([image], whole=False)
@@ -258,8 +261,8 @@ class Images:
         targets: bool = False,
         origins: bool = False,
     ) -> ImageDetails:
-        """One image: see `resolve`. With `newest`, its names are those that mean it to such a client. `manifests`, `targets`
-        and `origins`: see `listed`."""
+        """One image: see `resolve`. With `newest`, only the names are included that mean this image to a client that
+        knows one platform per name. `manifests`, `targets` and `origins`: see `listed`."""
         from . import listing
         from .details import ImageDetails
 
@@ -286,7 +289,7 @@ class Images:
     async def attestations(
         self, name: str, platform: Platform | None, types: Collection[str], *, statements: bool
     ) -> list[Attestation]:
-        """The attestations about the image of a name for a platform, or for this host."""
+        """The attestations about the image that a name means for `platform`, or for this host."""
         from .attestations import attestations
 
         image = self.resolve(name, platform)
@@ -299,7 +302,7 @@ class Images:
         self._events.publish("image", action, actor, {**labels, "name": name})
 
     def announce_tags(self, image: Image, names: Iterable[Reference]) -> None:
-        """Publish the event `tag` of each name that an image was given when it was made."""
+        """Publish an event `tag` for each name that an image got when it was created."""
         for name in names:
             self._event("tag", image.id, name.familiar, image)
 
@@ -311,11 +314,12 @@ class Images:
         return self._transfers.pull(request)
 
     async def pull_to(self, request: PullRequest, report: Report) -> None:
-        """Pull in the calling task, which may be cancelled."""
+        """Pull in the calling task; cancelling the task cancels the pull."""
         await self._transfers.pull_to(request, report)
 
     async def resolve_at_registry(self, request: PullRequest) -> Resolved:
-        """What a reference means at its registry: digest of the manifest, and configuration. Downloads no layer."""
+        """Ask the registry for the image that a reference means: the digest of its manifest, and its configuration.
+        Downloads no layers."""
         return await self._transfers.resolve(request)
 
     def push(self, request: PushRequest) -> Progress:
@@ -324,11 +328,11 @@ class Images:
 
     @property
     def transfers(self) -> Transfers:
-        """Pieces of pulls and pushes, for a builder."""
+        """The single steps of pulls and pushes, for a builder."""
         return self._transfers
 
     async def inspect_distribution(self, name: str, credentials: Credentials, refuse: Refuse | None = None) -> Distribution:
-        """What a registry has under a name."""
+        """The manifest or index that a registry has under a name."""
         return await self._transfers.inspect(name, credentials, refuse)
 
     def load_archive(
@@ -339,10 +343,11 @@ class Images:
         quiet: bool = True,
         policy: ImagePolicy = UNRESTRICTED,
     ) -> Progress:
-        """Load the images of a `docker save` archive or an OCI layout: all, or those for one of the platforms."""
+        """Load the images of a `docker save` archive or an OCI layout: all of them, or those for the given platforms."""
 
         async def run(report: Report) -> None:
-            from .archive_load import Loader  # tarfile and decompressors take two megabytes and are rarely needed
+            # Imported here: tarfile and decompressors take two megabytes and are rarely needed
+            from .archive_load import Loader
 
             pace = Pace(shielded=True)
             loader = Loader(self._image_store, self._depth, self._zygote, policy, self._decompress)
@@ -353,13 +358,14 @@ class Images:
         return Progress(self._nursery, run)
 
     async def save(self, request: SaveRequest) -> ImageArchive:
-        """An archive of images, to be read and closed. Errors of the request are raised before its first byte."""
+        """An archive of images, to be read and closed. Errors of the request are raised before the first byte is read."""
         from .archive_save import open_archive
 
         return await open_archive(self._image_store, request, lambda image: self._event("save", image.id, image.id, image))
 
     async def import_image(self, request: ImportRequest, body: AsyncIterable[bytes]) -> Progress:
-        """Create an image from a tar: `body`, or the content of the source's URL. Raises for an invalid change or URL."""
+        """Create an image from a tar, which is `body` or, if the request's source is a URL, the content of this URL.
+        Raises for an invalid change or URL."""
         config = await trio.to_thread.run_sync(self._importer.config, request.changes)
         if request.source != "-":
             from .urls import check_url
@@ -390,7 +396,7 @@ class Images:
         return Progress(self._nursery, run)
 
     async def commit(self, request: CommitRequest, diff: AsyncIterable[bytes]) -> Image:
-        """Create an image from a container's image and a tar of what the container changed."""
+        """Create an image from a container's image and a tar of the container's changes."""
         image = await self._committer.make(request, diff)
         if request.name:
             self._event("tag", image.id, request.name.familiar, image)
@@ -401,7 +407,7 @@ class Images:
         return await self._transfers.search(term, limit, filters, refuse)
 
     async def tag(self, name: str, repository: str, tag: str, policy: ImagePolicy = UNRESTRICTED) -> None:
-        """Add a name to an image; another image may lose it."""
+        """Add a name to an image. If another image has the name, that image loses it."""
         reference = parse(repository)
         if reference.digest:
             raise InvalidParameter("refusing to create a tag with a digest reference")
@@ -426,12 +432,13 @@ class Images:
         platforms: Sequence[Platform] = (),
         policy: ImagePolicy = UNRESTRICTED,
     ) -> list[RemovedItem]:
-        """Remove names, the image if it has no others, its layers. `Conflict` with Docker's messages. With
-        `platforms`, the name loses the images of these platforms only."""
+        """Remove names; if the image has no other names, also the image and its layers. Raises `Conflict` with Docker's
+        messages. With `platforms`, the name loses only its images of these platforms."""
         return await self._remover.remove(name, force=force, prune=prune, platforms=platforms, policy=policy)
 
     async def prune(self, filters: Filters, policy: ImagePolicy = UNRESTRICTED, *, blobs: bool = True) -> Pruned:
-        """Remove unused images, and content of interrupted pulls. The freed space includes blobs if `usage` does."""
+        """Remove unused images, and content of interrupted pulls. With `blobs`, the freed space includes blobs, as in
+        `usage`."""
         return await self._remover.prune(filters, policy, blobs=blobs)
 
     async def collect(self) -> None:

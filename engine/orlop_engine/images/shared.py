@@ -1,8 +1,8 @@
-"""Runs work only once if several operations wait for it: two pulls of one layer, two unpackings of one chain.
+"""Runs work only once if several operations need its result, such as two pulls of the same layer.
 
-The work runs in the engine's nursery, not in a waiting task. It is cancelled when the last waiting task leaves; that task
-waits until the work has ended. If it fails, only the task that started it gets the error. The others try again themselves,
-because they may have a better source (another registry, other credentials).
+The work runs in the engine's nursery, not in a waiting task. The work is cancelled when the last waiting task is
+cancelled; that task then waits until the work has ended. If the work fails, only the task that started it gets the error.
+The other tasks start the work again, because they may have a better source (another registry, other credentials).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .progress import Record, Report
 __all__ = ["SharedWork"]
 
 T = TypeVar("T")
-_UNDO = 30.0  # seconds for cancelled work to release what it holds
+_UNDO = 30.0  # seconds for cancelled work to release its resources
 
 
 class _Entry(Generic[T]):
@@ -52,13 +52,13 @@ class SharedWork(Generic[T]):
             with entry.scope:
                 entry.result = await work(entry.report)
         except Exception as error:
-            entry.error = error  # raised in the task that started it, by `run`
+            entry.error = error  # `run` raises it in the task that started the work
         finally:
             del self._entries[key]
             entry.done.set()
 
     async def run(self, key: str, work: Callable[[Report], Awaitable[T]], report: Report) -> T:
-        """The result of the work under `key`. Starts it, unless it is running already."""
+        """The result of the work with this key. Starts the work, unless it is running already."""
         while True:
             entry = self._entries.get(key)
             starter = entry is None
@@ -85,5 +85,6 @@ class SharedWork(Generic[T]):
             entry.watchers.remove(report)
             if not entry.watchers:
                 entry.scope.cancel()
-                with trio.move_on_after(_UNDO, shield=True):  # what it stored is known then, and can be collected
+                # After that, garbage collection finds the content that it stored
+                with trio.move_on_after(_UNDO, shield=True):
                     await entry.done.wait()

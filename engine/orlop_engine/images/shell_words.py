@@ -1,7 +1,7 @@
 """Words of Dockerfile instructions: quotes, escapes and variables (buildkit frontend/dockerfile/shell/lex.go). Sans-IO.
 
-The input is a client's, and variables can double a text at each step: so all work of an `Expander` is counted and limited.
-Patterns match in linear time.
+The input comes from a client, and each variable could double the text. So all work of an `Expander` is counted and
+limited, and patterns match in linear time.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class Expander:
         return "".join(piece for piece, _ in self._process(text))
 
     def words(self, text: str) -> list[str]:
-        """Expand, and split at spaces that are neither quoted nor escaped: a variable may contain several words."""
+        """Expand, and split at spaces that are neither quoted nor escaped. A variable's value may contain several
+        words."""
         out: list[str] = []
         open_word = False
         for piece, raw in self._process(text):
@@ -208,7 +209,7 @@ class Expander:
         return "".join(out) + value[at:]
 
     def _matcher(self, parts: list[str], length: int, longest: bool) -> re.Pattern[str]:
-        """A regular expression for the pattern. The text after each star matches at its first possible position only; for
+        """A regular expression for the pattern. The text after each star matches only at its first possible position. For
         the longest match, the text after the last star matches at its last possible position."""
         self._spend((length + 1) * (1 + len(parts)))
         pieces = [""]

@@ -1,8 +1,9 @@
 """The endpoints that one pull uses: mirrors in order, then the registry.
 
 Each request goes to the first endpoint that may answer it (`capabilities`) and has not failed during this pull. A mirror
-that did not answer is remembered in `Outages` and passed over by other pulls for a while; the last endpoint is always tried.
-A name is resolved to a digest by endpoints with `resolve` only; content is fetched by digest, so any mirror may have it.
+that did not answer is remembered in `Outages`, and other pulls skip it for a while; the last endpoint is always tried.
+Only endpoints with the capability `resolve` are asked for the digest of a name; content is fetched by digest, so any
+mirror may provide it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ Connect = Callable[[Endpoint], AbstractAsyncContextManager["Registry"]]
 
 
 class Sources:
-    """`connect` opens an endpoint; this happens when it is first needed. Use it inside `borrowed`."""
+    """`connect` opens an endpoint when it is first needed. Use the sources inside `borrowed`."""
 
     def __init__(self, endpoints: Sequence[Endpoint], connect: Connect, outages: Outages) -> None:
         self._endpoints, self._connect, self._outages = endpoints, connect, outages
@@ -42,12 +43,12 @@ class Sources:
         self._users = 0
         self._closed = False
         self._served: dict[str, Endpoint] = {}
-        """The endpoint that a blob's bytes came from."""
+        """Digest of a blob -> the endpoint that sent its bytes."""
 
     @asynccontextmanager
     async def borrowed(self) -> AsyncIterator[None]:
-        """Keep the connections open while in use: a download may be shared by several pulls and must survive the one that
-        started it. The last user closes them."""
+        """Keep the connections open while in use. Several pulls may share a download, which must continue when the pull
+        that started it ends. The last user closes the connections."""
         if self._closed:
             raise RegistryError("cannot use the registry: its connections were closed", retry=True)
         self._users += 1
@@ -68,8 +69,8 @@ class Sources:
 
     @asynccontextmanager
     async def blob(self, digest: str, offset: int = 0) -> AsyncIterator[tuple[int, AsyncIterator[bytes]]]:
-        """A blob from `offset` on, or from the start: (its offset, pieces). After a failure, the next call may ask another
-        endpoint: the bytes of a digest are the same everywhere."""
+        """A blob from `offset` on, or from the start. Returns (offset of the first byte, pieces). After a failure, the
+        next call may ask another endpoint, because all endpoints have the same bytes for a digest."""
 
         async def open_blob(registry: Registry) -> tuple[AsyncExitStack, tuple[int, AsyncIterator[bytes]], Endpoint]:
             async with AsyncExitStack() as stack:
@@ -87,7 +88,8 @@ class Sources:
             raise
 
     def reject(self, digest: str) -> bool:
-        """Called when a blob's content does not match its digest. Returns whether another endpoint can be asked for it."""
+        """Called when a blob's content does not match its digest. Returns whether another endpoint can be asked for the
+        blob."""
         endpoint = self._served.get(digest)
         if endpoint is None or endpoint == self._candidates("pull")[-1]:
             return False
@@ -105,8 +107,8 @@ class Sources:
                 yield endpoint
 
     async def _ask(self, capability: Capability, request: Callable[[Registry], Awaitable[T]]) -> T:
-        """The result of the first endpoint that answers well. Passes over a mirror that fails. Falls back to plain HTTP only
-        for insecure registries, and only if nothing answered over TLS."""
+        """The result of the first endpoint where the request succeeds. Skips mirrors that fail. Uses plain HTTP only for
+        insecure registries, and only if nothing answered over TLS."""
         error: OrlopError = DriverError(
             f"no registry to {capability} from: no host in hosts.toml has the capability {capability}"
         )
@@ -125,8 +127,8 @@ class Sources:
         raise error
 
     def _fail(self, endpoint: Endpoint, error: DriverError) -> None:
-        """Pass over an endpoint for the rest of this pull, unless it is the last. Other pulls pass over a mirror that did
-        not answer, too."""
+        """Skip an endpoint for the rest of this pull, unless it is the last one. If it is a mirror that did not answer,
+        other pulls skip it too."""
         if endpoint.mirror and endpoint not in self._failed:
             log.warning("cannot use mirror %s: %s", endpoint.url, error)
         if endpoint.mirror and isinstance(error, RegistryError) and (not error.answered or error.status >= 500):

@@ -1,15 +1,15 @@
-"""Rebuilds, byte for byte, the tar of a layer of which only the unpacked files are kept. A layer that was built here is
-packed again from its snapshot; an adopted layer is put together from its files and a tar-split file.
+"""Rebuilds, byte for byte, the tar of a layer if only its unpacked files are stored. A layer that was built by this
+engine is packed again from its snapshot; the tar of an adopted layer is rebuilt from its files and a tar-split file.
 
-dockerd keeps no tars of layers. It keeps everything of a tar except the contents of its files, in `tar-split.json.gz`
-(github.com/vbatts/tar-split, tar/storage): each line is a JSON object, a piece of the tar or a file whose content follows.
-An adoption adds two links to the content store, which are removed with their layer:
+dockerd keeps no tars of layers. In `tar-split.json.gz`, it keeps all parts of a tar except the contents of its files
+(github.com/vbatts/tar-split, tar/storage): each line is a JSON object, which is a piece of the tar, or a file whose
+content must be inserted there. An adoption adds two links to the content store, which are removed with their layer:
 
     tar-split/<chain>.json.gz      the tar-split file
     tar-split/<chain>              the directory with the layer's files
 
-Names and sizes come from whoever made the image: files are opened inside the layer's directory, and the digest of the result
-decides whether it is the layer.
+Names and sizes come from the author of the image and are not trusted: files are opened only inside the layer's directory,
+and the caller compares the digest of the result with the diffID.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ def paths_of(chain_id: str) -> tuple[str, str]:
 
 
 def is_known(content: ContentStore, layer: Layer) -> bool:
-    """Whether the tar of a layer without a blob can be made: it was built here, or there is a tar-split file."""
+    """Whether the tar of a layer without a blob can be rebuilt: it was built by this engine, or there is a tar-split
+    file."""
     return bool(layer.snapshot) or os.path.exists(os.path.join(content.root, paths_of(layer.chain_id)[0]))
 
 
 def remove(content: ContentStore, chain_id: str) -> None:
-    """Remove both links; no error without them."""
+    """Remove both links, if they exist."""
     for path in paths_of(chain_id):
         with suppress(FileNotFoundError, NotADirectoryError):
             os.unlink(os.path.join(content.root, path))
 
 
 async def pack(content: ContentStore, layer: Layer, hold: Callable[[str], Awaitable[None]]) -> Layer:
-    """Store the tar of a layer of which only the unpacked files are kept. Returns the layer with that blob. `hold`
-    is called with the blob's digest before it is published. `DriverError` if the files have changed since they were
-    unpacked."""
+    """Rebuild the tar of a layer, and store it as a blob. Returns the layer with this blob. `hold` is called with the
+    blob's digest before it is published. `DriverError` if the files have changed since they were unpacked."""
     ingest = await content.ingest(layer.diff_id)
     try:
         await ingest.restart()  # an earlier attempt may have left pieces
@@ -131,7 +131,7 @@ _entry = msgspec.json.Decoder(_Entry).decode
 
 
 def _tar(path: str, directory: str) -> Generator[bytes, None, None]:
-    """The tar in pieces. Blocking. Raises OSError, ValueError."""
+    """The tar of an adopted layer, in pieces. Blocking. Raises OSError, ValueError."""
     import gzip  # here, because every start imports this module
 
     try:
@@ -152,7 +152,7 @@ def _tar(path: str, directory: str) -> Generator[bytes, None, None]:
 
 
 def _content(root: int, name: bytes, size: int) -> Iterator[bytes]:
-    """The first `size` bytes of a file. A shorter file ends the tar, whose digest is wrong then."""
+    """The first `size` bytes of a file. If the file is shorter, the tar ends early, and has the wrong digest."""
     with os.fdopen(linux.open_in_root(root, name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
         while size > 0 and (piece := file.read(min(_PIECE, size))):
             size -= len(piece)
@@ -161,7 +161,8 @@ def _content(root: int, name: bytes, size: int) -> Iterator[bytes]:
 
 @asynccontextmanager
 async def pieces(path: str, directory: str) -> AsyncIterator[AsyncIterator[bytes]]:
-    """The tar, read on a thread. `directory` holds the layer's files. Raises `DriverError` when they cannot be read."""
+    """The tar of an adopted layer, read on a thread. `path` is the tar-split file, `directory` contains the layer's
+    files. Raises `DriverError` when these cannot be read."""
     with closing(_tar(path, directory)) as tar, closing(_batches(tar)) as batches:
 
         async def read() -> AsyncIterator[bytes]:
@@ -175,7 +176,7 @@ async def pieces(path: str, directory: str) -> AsyncIterator[AsyncIterator[bytes
 
 
 def _batches(found: Iterator[bytes]) -> Generator[bytes, None, None]:
-    """Join small pieces: most of a tar are headers, and each hop to a thread costs 50 us."""
+    """Join small pieces: most pieces of a tar are headers, and each call on a thread costs 50 us."""
     waiting, size = [], 0
     for piece in found:
         waiting.append(piece)

@@ -1,4 +1,4 @@
-"""Runs tasks at once, with one error for all of them."""
+"""Runs tasks in parallel, and raises a single error for all of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ __all__ = ["run_all"]
 
 
 async def run_all(tasks: Iterable[Callable[[], Awaitable[None]]]) -> None:
-    """Run all tasks at once; the first error cancels the others, and is raised alone: a nursery would wrap it in a group."""
+    """Run all tasks in parallel. The first error cancels the other tasks, and is raised as a single error: a nursery
+    would wrap it in a group."""
     failures: list[OrlopError] = []
 
     async def run(task: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:

@@ -1,6 +1,6 @@
-"""What the image service does with registries: pull, push, inspection and search, with the limits that they share.
+"""Operations of the image service that use registries: pull, push, inspection and search, and the limits that they share.
 
-The HTTP client and the compressors are imported with the first operation that needs them, on a thread.
+The HTTP client and the compressors are imported, on a thread, by the first operation that needs them.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ __all__ = ["PushRequest", "Transfers"]
 
 @dataclass(frozen=True, slots=True)
 class PushRequest:
-    """A reference without a tag means all tags of the repository. `platform`: which image of a name of several platforms,
-    else the one for this host. `refuse`: see `destinations`."""
+    """A reference without a tag means all tags of the repository. `platform`: for a name of several platforms, the image
+    to push; by default the image for this host. `refuse`: see `destinations`."""
 
     reference: Reference
     credentials: Credentials = ANONYMOUS
@@ -98,7 +98,7 @@ class Transfers:
         return Progress(self._nursery, run)
 
     async def compression(self) -> LayerCompression:
-        """What stores layers in another form. One for all, because it does a layer's work once."""
+        """The `LayerCompression` that all operations share, so that a layer is compressed only once."""
         await trio.to_thread.run_sync(import_module, f"{__package__}.push")
         from .compression import LayerCompression
 
@@ -133,7 +133,7 @@ class Transfers:
         *,
         by_digest: bool = False,
     ) -> None:
-        """Push manifests and what they name. See `push_documents`."""
+        """Push manifests and the blobs that they refer to. See `push_documents`."""
         with self._counters.timed("image", "push"):
             await self.compression()
             from .push import translate
@@ -166,11 +166,11 @@ class Transfers:
             await self._puller.pull(request, report)
 
     async def resolve(self, request: PullRequest) -> Resolved:
-        """What a reference means at its registry."""
+        """The image that a reference means at its registry."""
         return await self._puller.resolve(request)
 
     async def inspect(self, name: str, credentials: Credentials, refuse: Refuse | None) -> Distribution:
-        """What a registry has under a name."""
+        """The manifest or index that a registry has under a name."""
         from .inspection import inspect
 
         return await inspect(self._connector, name, credentials, refuse)

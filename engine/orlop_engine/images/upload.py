@@ -1,8 +1,9 @@
-"""Uploads one blob to a registry: finds it there, mounts it from another repository, or sends it; resumes and retries.
+"""Uploads blobs to a registry. If the registry does not have the blob, it is mounted from another repository or sent.
+Resumes and retries.
 
-After a broken connection the registry is asked how much it has, and the rest is sent; if it has forgotten the upload, a new
-one is started. A failed or cancelled upload is removed at the registry. Messages are Docker's
-(daemon/internal/distribution/xfer/upload.go, push_v2.go).
+After a broken connection, the registry is asked how many bytes it has, and the rest is sent; if the registry has
+forgotten the upload, a new upload is started. A failed or cancelled upload is removed at the registry. Messages are
+Docker's (daemon/internal/distribution/xfer/upload.go, push_v2.go).
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ if TYPE_CHECKING:
 
 __all__ = ["BlobUpload", "Part", "Uploads"]
 
-_WHOLE = 1 << 20  # smaller blobs are sent by the request that completes the upload: one round trip less
-_PART = 16 << 20  # for registries, or proxies before them, that refuse a larger request (413)
-_PROGRESS = 1 << 20  # an attempt that got further than this does not count
-_MAX_WAIT = 60.0  # a registry may ask for more by Retry-After, but the client of the push waits
+_WHOLE = 1 << 20  # smaller blobs are sent in the request that completes the upload: one round trip less
+_PART = 16 << 20  # size of a request after the registry, or a proxy in front of it, has refused a larger one (413)
+_PROGRESS = 1 << 20  # an attempt that sent more bytes than this is not counted as failed
+_MAX_WAIT = 60.0  # limits a registry's Retry-After, because the client waits for the push
 
 
 @dataclass(frozen=True, slots=True)
 class BlobUpload:
-    """A blob to upload. `id` names it in progress records; "" for one that is not reported. `open` opens it for reading, as
-    a regular file. `mounts` are repositories of the registry that may have it."""
+    """A blob to upload. `id` is its id in progress records; "" if it is not reported. `open` opens the blob for reading,
+    as a regular file. `mounts` are repositories of the registry that may have the blob."""
 
     digest: str
     size: int
@@ -46,8 +47,8 @@ class BlobUpload:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Bytes of a file, to be sent with one request. `ranged`: with Content-Range, which a resumed or divided upload needs.
-    Docker sends none, and some registries expect none."""
+    """Bytes of a file to be sent in one request. `ranged`: send the header Content-Range, which a resumed or divided
+    upload needs. Other uploads omit it, as Docker does, because some registries do not expect it."""
 
     fd: int
     start: int
@@ -56,8 +57,8 @@ class Part:
 
 
 class Uploads:
-    """All uploads of the daemon. `slots` is `max-concurrent-uploads`, `attempts` is `max-upload-attempts`. `wait`: the
-    seconds of five before the first retry; it grows with each."""
+    """All uploads of the daemon. `slots` is `max-concurrent-uploads`, `attempts` is `max-upload-attempts`. `wait`:
+    seconds before the first retry; the pause grows by as much with each retry."""
 
     def __init__(self, slots: int, attempts: int, wait: float = 5.0) -> None:
         self.attempts = attempts
@@ -69,14 +70,15 @@ class Uploads:
 
     @asynccontextmanager
     async def slot(self, id: str, report: Report) -> AsyncIterator[None]:
-        """One of the uploads that may run at once."""
+        """Wait until one more upload may run, and hold its slot."""
         if not self._limiter.available_tokens:
             report(state(id, "Waiting"))
         async with self._limiter:
             yield
 
     async def upload(self, registry: PushRegistry, blob: BlobUpload, report: Report) -> None:
-        """Return when the repository has the blob. Raises `RegistryError`, or `DriverError` for a local failure."""
+        """Upload the blob; when this method returns, the repository has it. Raises `RegistryError`, or `DriverError` for
+        a local failure."""
         running = _Running(registry, blob, report)
         try:
             await self._retry(running, report)
@@ -86,7 +88,7 @@ class Uploads:
             await running.close()
 
     async def repeat(self, request: Callable[[], Awaitable[None]]) -> None:
-        """Make a request that may be repeated, until it succeeds or a repetition is pointless."""
+        """Make a request, and repeat it until it succeeds or a repetition cannot help."""
         tries = 0
         while True:
             try:
@@ -115,7 +117,7 @@ class Uploads:
                 await self.pause(tries, running.blob.id, report, error.wait)
 
     async def pause(self, tries: int, id: str, report: Report, asked: float | None = None) -> None:
-        """Wait before the next attempt: longer each time, or as long as the registry asks for."""
+        """Wait before the next attempt: longer each time, or as long as the registry asks."""
         seconds = 5 * tries if asked is None else max(1, round(min(asked, _MAX_WAIT)))
         for left in range(seconds, 0, -1):
             if id:
@@ -124,20 +126,20 @@ class Uploads:
 
 
 class _Running:
-    """One upload, over all its attempts. `location` is "" when there is none at the registry."""
+    """One upload with all its attempts. `_location` is "" while no upload is open at the registry."""
 
     def __init__(self, registry: PushRegistry, blob: BlobUpload, report: Report) -> None:
         self.blob = blob
         self._registry, self._report = registry, report
         self.acknowledged = 0
-        """Bytes that the registry is known to have of this upload."""
+        """The number of bytes of this upload that the registry is known to have."""
         self._location = ""
         self._sent = False
         self._part = 0
         self._mounts = list(blob.mounts)
 
     def survives(self, error: RegistryError) -> bool:
-        """Whether another attempt may succeed. Decides how it begins."""
+        """Whether another attempt may succeed. Also sets how that attempt begins."""
         if error.status == 413 and self._part == 0:
             self._part = _PART
             return True
@@ -145,7 +147,7 @@ class _Running:
             self._location = ""  # the registry has forgotten this upload
             return True
         if error.code == "DIGEST_INVALID":
-            self._location = ""  # it ended with this answer
+            self._location = ""  # this answer has ended the upload
             return True
         return _may_pass(error) or (error.status == 416 and bool(self._location))
 
@@ -154,11 +156,11 @@ class _Running:
             await self._registry.cancel(self._location)
 
     async def attempt(self) -> None:
-        """Bring the blob to the repository, continuing an earlier attempt."""
+        """Make one attempt, which continues an earlier attempt if possible."""
         offset = await self._resume() if self._location else 0
         if not self._location:
             if await self._registry.has_blob(self.blob.digest, self.blob.size):
-                self._tell("Pushed" if self._sent else "Layer already exists")  # sent, but the answer was lost
+                self._tell("Pushed" if self._sent else "Layer already exists")  # if it was sent, only the answer was lost
                 return
             if await self._mount():
                 return
@@ -168,7 +170,7 @@ class _Running:
         self._tell("Pushed")
 
     async def _resume(self) -> int:
-        """The offset at which to continue. Gives up an upload that the registry has lost."""
+        """The offset at which to continue. If the registry has lost the upload, give it up."""
         try:
             self._location, self.acknowledged = await self._registry.state(self._location)
         except RegistryError as error:
@@ -179,13 +181,13 @@ class _Running:
         return self.acknowledged if self.acknowledged <= self.blob.size else await self._give_up()
 
     async def _give_up(self) -> int:
-        """Begin with another upload."""
+        """Close the upload; the next attempt starts a new one."""
         await self.close()
         self._location, self.acknowledged = "", 0
         return 0
 
     async def _mount(self) -> bool:
-        """Mount the blob from a repository that has it. Otherwise the last try leaves an upload."""
+        """Try to mount the blob from another repository. If no mount succeeds, the last try has started an upload."""
         while self._mounts:
             source = self._mounts.pop(0)
             try:
@@ -193,12 +195,12 @@ class _Running:
             except RegistryError as error:
                 if (error.retry and not error.answered) or error.status == 429:
                     raise
-                continue  # not allowed to read that repository, mounts are not supported, or the answer is of no use
+                continue  # the client may not read that repository, mounts are not supported, or the answer is invalid
             if not location:
                 if await self._registry.has_blob(self.blob.digest, self.blob.size):
                     self._tell(f"Mounted from {source}")
                     return True
-                continue  # it does not have what it said it has mounted
+                continue  # the registry does not have the blob, although it said that it has mounted it
             if self._location:
                 await self.close()
             self._location = location
@@ -233,13 +235,14 @@ class _Running:
 
 
 def _may_pass(error: RegistryError) -> bool:
-    """Whether the same request may succeed later. A registry's refusal does not pass, except for too many requests."""
+    """Whether the same request may succeed later. A registry's refusal is final, except for a timeout and for too many
+    requests."""
     refused = 400 <= error.status < 500 and bool(error.code)
     return error.status in (408, 429) or (error.retry and not refused)
 
 
 async def _verify(blob: BlobUpload) -> None:
-    """Tell a blob that is damaged on this host from one that was damaged on the way."""
+    """Raise `DamagedBlob` if the blob is damaged on this host. Otherwise it was damaged on the way to the registry."""
     async with blob.open() as fd:
         found = await trio.to_thread.run_sync(_digest, fd)
     if found != blob.digest:
@@ -254,4 +257,4 @@ def _digest(fd: int) -> str:
 
 
 def _quiet(_: object) -> None:
-    """Requests for manifests are not reported."""
+    """Reports nothing: requests for manifests are not shown."""

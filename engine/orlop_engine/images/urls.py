@@ -1,4 +1,4 @@
-"""Checks URLs to be fetched, with the messages of Go's `net/url` and `net/http`. Sans-IO."""
+"""Checks URLs before they are fetched, with the messages of Go's `net/url` and `net/http`. Sans-IO."""
 
 from __future__ import annotations
 
