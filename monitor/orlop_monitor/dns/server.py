@@ -319,7 +319,7 @@ class _Connection:
         except OSError:
             whole = False
         if not whole or (self._said_all and not self._owed):
-            self.close()  # the client does not read its answers, or has got all of them
+            self.close()  # the client does not read its answers, or has received all of them
 
     def close(self) -> None:
         if self._sock.fileno() >= 0:

@@ -99,7 +99,7 @@ def parse_header(block: bytes) -> Entry:
         prefix,
     ) = _LAYOUT.unpack_from(block)
     stated = _number(checksum)
-    total = sum(block) - sum(checksum) + 256  # the checksum field itself counts as eight blanks
+    total = sum(block) - sum(checksum) + 256  # the checksum field itself is summed as eight blanks
     # Some old tars sum the bytes as signed chars.
     if total != stated and total - 256 * sum(byte > 127 for byte in block[:148] + block[156:]) != stated:
         raise UnpackError(NO_TAR)

@@ -337,7 +337,7 @@ class Links:
                     self._delete(link["index"])
 
     def remove_strangers(self, network_ids: set[str], endpoint_ids: set[str]) -> None:
-        """Remove links with this driver's alias that belong to none of these networks and endpoints, and half-made links."""
+        """Remove incomplete links, and links with this driver's alias of none of these networks and endpoints."""
         with _errors("remove left-over links"):
             for link in self._host.get_links():
                 if self._is_half_made(link):

@@ -109,7 +109,7 @@ _RULES = (
     ("forward", "meta nfproto ipv6 iifname != @bridges oifname @open6 accept"),
     ("forward", "oifname @bridges drop"),
     # Mark packets that Docker need not filter: neither end is a bridge of another program. The kind of the link is checked
-    # for each packet, so a bridge that dockerd makes later is left to Docker's rules at once, even while orlopd does not
+    # for each packet, so a bridge that dockerd makes later is left to Docker's rules immediately, even while orlopd does not
     # run.
     ("admit", "iifname != @bridges oifname != @bridges return"),
     ("admit", f"meta mark set meta mark & {_OTHERS:#x}"),
