@@ -28,7 +28,7 @@ def names(data):
 
 
 @pytest.mark.parametrize("running", [True, False])
-def test_cp_out_and_in(engine, name, tmp_path, running):
+def test_cp_copies_trees_out_and_in_with_owners_and_links(engine, name, tmp_path, running):
     script = (
         "mkdir -p /data/sub; echo one > /data/one; ln -s one /data/link; ln /data/one /data/sub/hard; chown 5:6 /data/one; "
     )
@@ -97,7 +97,7 @@ def test_copy_uid_gid_gives_files_to_the_user_of_the_container(engine, name):
     engine.ok("rm", "-f", name)
 
 
-def test_volumes_and_read_only_roots(engine, name, tmp_path):
+def test_cp_writes_to_volumes_but_not_to_read_only_roots(engine, name, tmp_path):
     engine.ok("volume", "create", f"v-{name}")
     sleeper(
         engine,
@@ -122,7 +122,7 @@ def test_volumes_and_read_only_roots(engine, name, tmp_path):
     engine.ok("volume", "rm", f"v-{name}")
 
 
-def test_huge_and_sparse(engine, name, tmp_path):
+def test_cp_of_a_huge_sparse_file_stays_sparse(engine, name, tmp_path):
     sleeper(
         engine, name, script="dd if=/dev/zero of=/holes bs=1 count=1 seek=5G 2>/dev/null; echo end >> /holes; sleep 1000"
     )
@@ -141,7 +141,7 @@ def test_huge_and_sparse(engine, name, tmp_path):
     engine.ok("rm", "-f", name)
 
 
-def test_export(engine, name):
+def test_export_contains_the_root_without_content_of_volumes(engine, name):
     engine.ok("volume", "create", f"v-{name}")
     sleeper(engine, name, "-v", f"v-{name}:/vol", script="echo hidden > /vol/f; echo seen > /seen; sleep 1000")
     engine.ok("exec", name, "sh", "-c", "until [ -e /seen ]; do :; done")
@@ -153,7 +153,7 @@ def test_export(engine, name):
     engine.ok("volume", "rm", f"v-{name}")
 
 
-def test_diff(engine, name):
+def test_diff_lists_changes(engine, name):
     engine.ok("run", "--name", name, BUSYBOX, "sh", "-c", "mkdir /new; echo x > /new/file; rm /bin/sh; echo y >> /bin/ls")
     lines = engine.ok("diff", name).splitlines()
     assert lines == ["C /bin", "C /bin/ls", "D /bin/sh", "A /new", "A /new/file"]
@@ -163,7 +163,7 @@ def test_diff(engine, name):
     engine.ok("rm", name)
 
 
-def test_commit(engine, name):
+def test_commit_makes_an_image_with_the_changes(engine, name):
     script = "mkdir /new; echo x > /new/file; ln /new/file /new/hard; rm /bin/vi; chmod 700 /bin/ls"
     engine.ok("run", "--name", name, "-e", "OF=container", "-l", "kept=1", BUSYBOX, "sh", "-c", script)
     changes = ("-c", "ENV ADDED=1", "-c", 'CMD ["cat","/new/file"]', "-c", "EXPOSE 80")

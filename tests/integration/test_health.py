@@ -18,7 +18,7 @@ def status(engine, name):
     return (health(engine, name) or {}).get("Status")
 
 
-def test_it_becomes_healthy_unhealthy_and_healthy_again(engine):
+def test_container_becomes_healthy_unhealthy_and_healthy_again(engine):
     probe = "test ! -e /ill && echo well || { echo ill >&2; exit 3; }"
     engine.ok("run", "-d", "--name", "checked", *_FAST, "--health-cmd", probe, BUSYBOX, "sleep", "1000")
     assert status(engine, "checked") in ("starting", "healthy")  # on an emulated machine, "starting" may have passed

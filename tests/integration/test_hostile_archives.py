@@ -93,7 +93,7 @@ def store(engine: Engine) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-def test_an_archive_is_refused_or_right(engine: Engine, case: Case) -> None:
+def test_hostile_archive_is_refused_or_unpacked_correctly(engine: Engine, case: Case) -> None:
     assert engine.process is not None
     before, size = store(engine), memory(engine.process.pid, "VmRSS")
     pings = Pings(str(engine.socket))

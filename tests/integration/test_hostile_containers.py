@@ -68,7 +68,7 @@ def test_users_are_looked_up_in_the_container(engine: Engine, name: str, tmp_pat
         assert refused.code == 126 and "unable to find user hosts" in refused.out
 
 
-def test_a_working_directory_outside_the_root(fresh: Callable[..., Engine]) -> None:
+def test_working_directory_does_not_lead_outside_the_root(fresh: Callable[..., Engine]) -> None:
     """CVE-2024-21626: a working directory reached through a descriptor that the runtime has left open."""
     engine = fresh({"runtimes": {"crun": {"path": "crun"}}, "shutdown-timeout": 2})
     (engine.home / "marker").touch()

@@ -115,7 +115,7 @@ def box(engine: Engine) -> Engine:
     ("version", "connection", "kept"),
     [("1.1", "", True), ("1.1", "close", False), ("1.0", "", False), ("1.0", "keep-alive", True), ("1.0", "close", False)],
 )
-def test_every_read_in_every_way(dial: Dial, version: str, connection: str, kept: bool) -> None:
+def test_answers_end_as_the_clients_http_version_requires(dial: Dial, version: str, connection: str, kept: bool) -> None:
     """The body's end is marked in a way of the client's version, and the connection is kept or closed as requested."""
     for path in READS:
         wire = dial()
@@ -151,7 +151,7 @@ def test_a_head_has_no_body(dial: Dial) -> None:
         assert wire.rest() == b"OK"
 
 
-def test_streams_for_a_client_of_http_1_0(dial: Dial, box: Engine) -> None:
+def test_streams_to_an_http_1_0_client_end_with_the_connection(dial: Dial, box: Engine) -> None:
     """nginx proxies with HTTP/1.0 by default: no chunks; the end of the connection ends the body."""
     wire = dial()
     wire.send(b"GET /containers/box/logs?stdout=1&follow=1 HTTP/1.0\r\nConnection: close\r\n\r\n")
@@ -194,7 +194,7 @@ JSON = "Content-Type: application/json\r\n"
         ("POST /images/create?fromSrc=-&repo=imported", "", FILES, 200),
     ],
 )
-def test_a_body_is_asked_for_when_it_is_wanted(
+def test_body_is_requested_when_it_is_needed(
     dial: Dial, framing: str, request_line: str, fields: str, body: bytes, status: int
 ) -> None:
     wire = dial()
@@ -219,7 +219,7 @@ def test_a_body_is_asked_for_when_it_is_wanted(
         "POST /containers/nosuch/attach",
     ],
 )
-def test_a_body_that_nobody_wants_is_not_asked_for(dial: Dial, request_line: str) -> None:
+def test_unneeded_body_is_not_requested(dial: Dial, request_line: str) -> None:
     wire = dial()
     fields = f"Host: d\r\n{JSON}Expect: 100-continue\r\nContent-Length: 1000000"
     wire.send(f"{request_line} HTTP/1.1\r\n{fields}\r\n\r\n".encode())
@@ -230,7 +230,7 @@ def test_a_body_that_nobody_wants_is_not_asked_for(dial: Dial, request_line: str
     assert wire.rest() == b""
 
 
-def test_an_attach_and_an_exec_with_an_expectation(dial: Dial, box: Engine) -> None:
+def test_attach_and_exec_accept_an_expectation(dial: Dial, box: Engine) -> None:
     for upgrade, status in (("", 200), ("Connection: Upgrade\r\nUpgrade: tcp\r\n", 101)):
         wire = dial()
         target = "/containers/box/attach?stream=1&stdin=1&stdout=1"
@@ -255,7 +255,7 @@ def test_an_attach_and_an_exec_with_an_expectation(dial: Dial, box: Engine) -> N
 
 
 @pytest.mark.parametrize("options", [(), ("--http1.0",), ("-H", "Expect: 100-continue"), ("-H", "Connection: close")])
-def test_curl(box: Engine, tmp_path: Path, options: tuple[str, ...]) -> None:
+def test_curl_gets_answers_in_every_mode(box: Engine, tmp_path: Path, options: tuple[str, ...]) -> None:
     """Includes curl's own wait of a second for `100 Continue`."""
 
     def curl(*arguments: str) -> str:

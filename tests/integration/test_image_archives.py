@@ -132,7 +132,7 @@ def dockerd(engine: Engine) -> Iterator[Dockerd]:
 
 
 @needs_dockerd
-def test_dockerd_and_back(engine: Engine, dockerd: Dockerd) -> None:
+def test_dockerd_loads_saved_images_and_saves_them_unchanged(engine: Engine, dockerd: Dockerd) -> None:
     before = ids(engine)
     dockerd.docker("load", stdin=save(engine, *NAMES))
     for name in NAMES:
@@ -147,7 +147,7 @@ def test_dockerd_and_back(engine: Engine, dockerd: Dockerd) -> None:
 
 @needs_dockerd
 @pytest.mark.parametrize("names", [["app"], ["app:1", "packed:1"], ["app:1", "app:2"], ["ID"], ["app", "ID"]])
-def test_the_same_table_as_dockerd(engine: Engine, dockerd: Dockerd, names: list[str]) -> None:
+def test_save_writes_the_same_manifest_json_as_dockerd(engine: Engine, dockerd: Dockerd, names: list[str]) -> None:
     archive = docker_archive({"app:1": APP, "app:2": APP, "packed:1": PACKED})
     said = []
     engine.docker("rmi", *NAMES, check=0)
@@ -186,7 +186,7 @@ def podman(tmp_path: Path) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("form", ["docker-archive", "oci-archive"])
-def test_podman_and_back(engine: Engine, podman: list[str], form: str) -> None:
+def test_podman_loads_saved_images_and_saves_them_unchanged(engine: Engine, podman: list[str], form: str) -> None:
     before = ids(engine)
     theirs = {}
     for name in NAMES:  # podman gives the images of an archive of several other names, also of dockerd's
@@ -204,7 +204,7 @@ def test_podman_and_back(engine: Engine, podman: list[str], form: str) -> None:
 
 @pytest.mark.parametrize("form", ["oci-archive", "docker-archive", "oci", "dir-of-docker"])
 @pytest.mark.parametrize("name", NAMES)
-def test_skopeo_and_back(engine: Engine, tmp_path: Path, name: str, form: str) -> None:
+def test_skopeo_copies_saved_images_and_returns_them_unchanged(engine: Engine, tmp_path: Path, name: str, form: str) -> None:
     before = ids(engine)[name]
     (tmp_path / "ours.tar").write_bytes(save(engine, name))
     source = f"docker-archive:{tmp_path}/ours.tar:{name}" if "docker" in form else f"oci-archive:{tmp_path}/ours.tar:1"
@@ -223,7 +223,7 @@ def test_skopeo_and_back(engine: Engine, tmp_path: Path, name: str, form: str) -
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_umoci_and_back(engine: Engine, tmp_path: Path, name: str) -> None:
+def test_umoci_changes_a_saved_layout_that_loads_again(engine: Engine, tmp_path: Path, name: str) -> None:
     layout = tmp_path / "layout"
     layout.mkdir()
     subprocess.run(["tar", "-C", str(layout), "-x"], input=save(engine, name), check=True)
@@ -240,7 +240,7 @@ def test_umoci_and_back(engine: Engine, tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["docker-archive", "oci-archive"])
-def test_buildah_and_back(engine: Engine, tmp_path: Path, form: str) -> None:
+def test_buildah_pulls_saved_images_and_returns_them_unchanged(engine: Engine, tmp_path: Path, form: str) -> None:
     (tmp_path / "ours.tar").write_bytes(save(engine, "app:1"))
     buildah = ["buildah", *_store(tmp_path)]
     pulled = tool(*buildah, "pull", f"docker-archive:{tmp_path}/ours.tar", TMPDIR=str(tmp_path)).decode().split()[-1]
@@ -278,7 +278,9 @@ def containerd(tmp_path: Path) -> Iterator[list[str]]:
             Path(name).unlink(missing_ok=True)
 
 
-def test_containerd_and_back(engine: Engine, containerd: list[str], tmp_path: Path) -> None:
+def test_containerd_imports_saved_images_and_exports_them_unchanged(
+    engine: Engine, containerd: list[str], tmp_path: Path
+) -> None:
     before = ids(engine)
     (tmp_path / "ours.tar").write_bytes(save(engine, *NAMES))
     tool(*containerd, "images", "import", "--snapshotter", "native", str(tmp_path / "ours.tar"))

@@ -21,7 +21,7 @@ def test_load_again_changes_nothing(engine: Engine) -> None:
     assert engine.ok("images", "-q", "--no-trunc", "busybox") == before
 
 
-def test_ls_and_tag(engine: Engine, name: str) -> None:
+def test_images_lists_all_tags(engine: Engine, name: str) -> None:
     engine.ok("tag", "busybox", f"{name}:one")
     engine.ok("tag", "busybox", f"registry.example:5000/team/{name}:two")
     lines = engine.ok("images", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}").splitlines()
@@ -34,7 +34,7 @@ def test_ls_and_tag(engine: Engine, name: str) -> None:
     assert out == f"Untagged: {name}:one\nUntagged: registry.example:5000/team/{name}:two"
 
 
-def test_inspect_and_history(engine: Engine) -> None:
+def test_inspect_and_history_describe_an_image(engine: Engine) -> None:
     (found,) = json.loads(engine.ok("image", "inspect", "busybox"))
     assert found["RepoTags"][0] == "busybox:latest"
     assert found["Os"] == "linux"
@@ -45,7 +45,7 @@ def test_inspect_and_history(engine: Engine) -> None:
     assert engine.ok("history", "--format", "{{.CreatedBy}}", "busybox") == "ADD layer0.tar /"
 
 
-def test_images_settings_are_the_containers(engine: Engine, name: str) -> None:
+def test_container_has_the_settings_of_its_image(engine: Engine, name: str) -> None:
     config = {
         "Env": ["PATH=/bin", "A=image", "B=image"],
         "Entrypoint": ["sh", "-c"],
@@ -79,7 +79,7 @@ def test_images_settings_are_the_containers(engine: Engine, name: str) -> None:
         engine.ok("rmi", f"{name}:1")
 
 
-def test_whiteouts_of_layers(engine: Engine, name: str) -> None:
+def test_whiteouts_of_layers_remove_files(engine: Engine, name: str) -> None:
     made = image([layer(busybox()), layer({"etc/.wh.passwd": b"", "new": b"n"}), layer({".wh.new": b""})])
     engine.docker("load", stdin=docker_archive({f"{name}:1": made}), check=0)
     out = engine.ok("run", "--rm", f"{name}:1", "sh", "-c", "ls /etc/passwd /new 2>&1; ls -d /etc/group")
@@ -89,14 +89,14 @@ def test_whiteouts_of_layers(engine: Engine, name: str) -> None:
     engine.ok("rmi", f"{name}:1")
 
 
-def test_oci_layout(engine: Engine, name: str) -> None:
+def test_oci_layout_is_loaded(engine: Engine, name: str) -> None:
     made = image([layer(busybox(), oci=True), layer({"name": name.encode()}, oci=True, compression="zstd")], oci=True)
     engine.docker("load", stdin=oci_archive({f"docker.io/library/{name}:1": made}), check=0)
     assert engine.ok("run", "--rm", f"{name}:1", "cat", "/name") == name
     engine.ok("rmi", f"{name}:1")
 
 
-def test_damaged_archives(engine: Engine) -> None:
+def test_damaged_archives_are_refused(engine: Engine) -> None:
     for damaged in (b"no archive", archive()[:100_000], b""):
         result = engine.docker("load", stdin=damaged)
         assert result.code == 1, damaged[:20]
@@ -104,12 +104,12 @@ def test_damaged_archives(engine: Engine) -> None:
     assert engine.ok("run", "--rm", "busybox", "echo", "well") == "well"
 
 
-def test_rmi_of_unknown(engine: Engine) -> None:
+def test_rmi_of_an_unknown_image_is_refused(engine: Engine) -> None:
     result = engine.docker("rmi", "no-such-image")
     assert (result.code, result.err) == (1, "Error response from daemon: No such image: no-such-image:latest\n")
 
 
-def test_import_and_export(engine: Engine, name: str) -> None:
+def test_exported_root_is_imported_as_an_image(engine: Engine, name: str) -> None:
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w") as tar:
         for path, content in busybox().items():

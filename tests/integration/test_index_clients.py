@@ -93,7 +93,7 @@ def test_a_pull_keeps_the_attestation_about_its_platform(engine: Engine, one: st
     assert status == 200 and [item["Statement"]["about"] for item in found] == [MINE.id]
 
 
-def test_a_pushed_index_is_what_came(engine: Engine, registry: Registry, both: str, tmp_path: Path) -> None:
+def test_pushed_index_equals_the_pulled_one(engine: Engine, registry: Registry, both: str, tmp_path: Path) -> None:
     assert all(shown(engine, both).values())
     target = f"{registry.host}/copy/app:v2"
     engine.ok("tag", both, target)
@@ -119,7 +119,7 @@ def target(found: dict[str, Any]) -> str:
     return str(found.get("Descriptor", {}).get("digest", ""))
 
 
-def test_target_and_origin_of_an_image(engine: Engine, registry: Registry, both: str) -> None:
+def test_target_and_origin_of_an_image_are_shown_since_1_48_and_1_53(engine: Engine, registry: Registry, both: str) -> None:
     """`Descriptor` since 1.48, `Identity` since 1.53 (inspect) and 1.54 (list)."""
     path, wanted = f"/images/{both}/json", quote(json.dumps({"os": "linux", "architecture": "s390x"}))
     filters = quote(json.dumps({"reference": [both]}))
@@ -141,7 +141,7 @@ def test_target_and_origin_of_an_image(engine: Engine, registry: Registry, both:
     assert engine.api("GET", f"/v1.53{path}")[1]["Identity"]["Pull"][-1] == {"Repository": f"{registry.host}/pushed/app"}
 
 
-def test_several_platforms_since_1_52(engine: Engine, both: str) -> None:
+def test_several_platforms_are_saved_since_1_52(engine: Engine, both: str) -> None:
     query = "&".join(f"platform={quote(json.dumps({'os': 'linux', 'architecture': name}))}" for name in ("s390x", "amd64"))
     status, found = engine.api("GET", f"/v1.51/images/{both}/get?{query}")
     assert status == 400 and found["message"].startswith(
@@ -151,14 +151,14 @@ def test_several_platforms_since_1_52(engine: Engine, both: str) -> None:
     assert status == 200 and ABOUT.index.data in data
 
 
-def test_a_push_of_one_of_the_platforms(engine: Engine, registry: Registry, one: str) -> None:
+def test_push_of_a_partly_stored_index_sends_one_image(engine: Engine, registry: Registry, one: str) -> None:
     target = f"{registry.host}/copy/single:v1"
     engine.ok("tag", one, target)
     assert engine.ok("push", target).splitlines()[-1].startswith(f"v1: digest: {MINE.manifest.digest} size: ")
     assert served(registry, "copy/single", "v1") == MINE.manifest.data
 
 
-def test_an_index_of_one_platform_is_whole_after_a_pull(engine: Engine, registry: Registry) -> None:
+def test_index_of_one_platform_is_pushed_unchanged_after_a_pull(engine: Engine, registry: Registry) -> None:
     """As BuildKit pushes an image by default: an index with the image and its attestation."""
     about = Attested(MINE)
     name = about.push(registry, "team/built", "v1")
@@ -170,7 +170,7 @@ def test_an_index_of_one_platform_is_whole_after_a_pull(engine: Engine, registry
     engine.ok("rmi", name, target)
 
 
-def test_image_manifest_descriptor_of_a_container_since_1_48(engine: Engine, both: str, name: str) -> None:
+def test_image_manifest_descriptor_of_a_container_is_shown_since_1_48(engine: Engine, both: str, name: str) -> None:
     engine.ok("create", "--name", name, "--platform", f"linux/{HOST.architecture}", both)
     for path in (f"/containers/{name}/json", f"/containers/json?all=1&filters={quote(json.dumps({'name': [name]}))}"):
         assert "ImageManifestDescriptor" not in json.dumps(engine.api("GET", f"/v1.47{path}")[1])
@@ -199,7 +199,7 @@ def save(engine: Engine, path: Path, name: str, query: str = "") -> Path:
     return path
 
 
-def test_a_saved_index_is_what_came(engine: Engine, registry: Registry, both: str, tmp_path: Path) -> None:
+def test_saved_index_equals_the_pulled_one(engine: Engine, registry: Registry, both: str, tmp_path: Path) -> None:
     archive = save(engine, tmp_path / "x.tar", both)
     target = f"docker://{registry.host}/skopeo/app:v1"
     flags = ("--tmpdir", str(tmp_path), "copy", "--all", "--insecure-policy", "--dest-tls-verify=false")
@@ -220,7 +220,7 @@ def test_skopeo_copies_an_index_to_orlop(engine: Engine, registry: Registry, bot
     assert all(shown(engine, both).values())
 
 
-def test_podman_loads_what_is_here_of_an_index(
+def test_podman_loads_an_index_with_the_stored_images(
     engine: Engine,
     one: str,
     tmp_path: Path,
@@ -270,7 +270,7 @@ def containerd_store(tmp_path: Path) -> Iterator[Dockerd]:
 
 
 @needs_dockerd
-def test_dockerds_containerd_store_and_back(
+def test_index_survives_a_round_trip_through_dockerds_containerd_store(
     engine: Engine, registry: Registry, both: str, tmp_path: Path, containerd_store: Dockerd
 ) -> None:
     """It keeps and pushes the index that Orlop saved, and saves the same documents."""
@@ -289,7 +289,7 @@ def test_dockerds_containerd_store_and_back(
 
 
 @needs_dockerd
-def test_a_partly_pulled_index_of_dockerds_containerd_store(
+def test_partly_pulled_index_is_saved_like_dockerds_and_loaded(
     engine: Engine, one: str, tmp_path: Path, containerd_store: Dockerd
 ) -> None:
     """It saves the whole index with what it has; so does Orlop, which has the attestation as well."""

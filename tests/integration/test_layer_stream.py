@@ -223,7 +223,7 @@ CASES: dict[str, Members] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_an_image_shows_what_would_be_unpacked(tmp_path: Path, case: str) -> None:
+def test_streamed_image_shows_the_same_files_as_an_unpacked_layer(tmp_path: Path, case: str) -> None:
     compare(tmp_path, archive(*CASES[case]))
 
 
@@ -281,7 +281,7 @@ def some_member(dice: random.Random) -> tuple[tarfile.TarInfo, bytes]:
 
 
 @pytest.mark.parametrize("seed", range(15))
-def test_any_order_of_entries(tmp_path: Path, seed: int) -> None:
+def test_any_order_of_entries_gives_the_same_image(tmp_path: Path, seed: int) -> None:
     """Entries that replace others, through links that are replaced, too. What one way refuses, the other does."""
     dice, kept = random.Random(seed), Members()
     image, plain, tar = tmp_path / "image", tmp_path / "plain", tmp_path / "image/layer.tar"
@@ -457,7 +457,7 @@ def test_hostile_entries_are_refused_by_name(layer: Path, members: Members) -> N
     assert sorted(os.listdir(layer.parent)) == ["layer", "outside"]
 
 
-def test_bombs_stop(layer: Path) -> None:
+def test_decompression_bombs_are_stopped_at_the_limit(layer: Path) -> None:
     with pytest.raises(InvalidParameter, match="more than 1048576 bytes uncompressed"):
         run(gzip.compress(LARGE), indexed(layer), limits=Limits(size=1 << 20))
     with pytest.raises(InvalidParameter, match="more than 10 entries"):
@@ -490,7 +490,7 @@ def test_damaged_stream_is_refused(layer: Path) -> None:
         run(whole, indexed(layer), expect_diff_id="sha256:00")
 
 
-def test_through_the_zygote(layer: Path) -> None:
+def test_worker_forked_by_the_zygote_streams_a_layer(layer: Path) -> None:
     async def main() -> Unpacked:
         async with Zygote.start(str(layer.parent / "exec")) as zygote:
             return await unpack(zygote, chunks(gzip.compress(SMALL)), indexed(layer))

@@ -24,7 +24,7 @@ def ready(engine: Engine, name: str, text: str = "ready") -> None:
     until(lambda: text in engine.docker("logs", name).out, f"{text} in the log of {name}")
 
 
-def test_create_start_wait(engine: Engine, name: str) -> None:
+def test_created_container_is_started_and_waited_for(engine: Engine, name: str) -> None:
     container = engine.ok("create", "--name", name, "busybox", "sh", "-c", "exit 3")
     found = engine.inspect(name)["State"]
     assert (found["Status"], found["Running"], found["Pid"], found["StartedAt"]) == (
@@ -40,13 +40,13 @@ def test_create_start_wait(engine: Engine, name: str) -> None:
     assert found["FinishedAt"] > found["StartedAt"] > "2020"
 
 
-def test_start_of_a_running_one_is_no_error(engine: Engine, name: str) -> None:
+def test_start_of_a_running_container_succeeds(engine: Engine, name: str) -> None:
     engine.ok("run", "-d", "--name", name, *SLEEP)
     assert engine.ok("start", name) == name
     assert engine.api("POST", f"/containers/{name}/start")[0] == 304
 
 
-def test_start_attached_gives_output_and_code(engine: Engine, name: str) -> None:
+def test_start_attached_prints_output_and_returns_the_exit_code(engine: Engine, name: str) -> None:
     engine.ok("create", "--name", name, "busybox", "sh", "-c", "echo again; exit 4")
     for _ in range(2):
         result = engine.docker("start", "-a", name)
@@ -70,7 +70,7 @@ def test_stop_kills_after_the_timeout(engine: Engine, name: str) -> None:
     assert engine.inspect(name)["State"]["ExitCode"] == 137
 
 
-def test_stop_signal_of_the_container(engine: Engine, name: str) -> None:
+def test_stop_sends_the_containers_stop_signal(engine: Engine, name: str) -> None:
     script = "trap 'exit 9' USR1; echo ready; while :; do sleep 0.05; done"
     engine.ok("run", "-d", "--name", name, "--stop-signal", "SIGUSR1", "busybox", "sh", "-c", script)
     ready(engine, name)
@@ -78,7 +78,7 @@ def test_stop_signal_of_the_container(engine: Engine, name: str) -> None:
     assert engine.inspect(name)["State"]["ExitCode"] == 9
 
 
-def test_kill(engine: Engine, name: str) -> None:
+def test_kill_ends_a_container_with_137(engine: Engine, name: str) -> None:
     engine.ok("run", "-d", "--name", name, *SLEEP)
     assert engine.ok("kill", name) == name
     assert engine.ok("wait", name) == "137"
@@ -90,7 +90,7 @@ def test_kill(engine: Engine, name: str) -> None:
     )
 
 
-def test_kill_with_a_signal(engine: Engine, name: str) -> None:
+def test_kill_sends_the_given_signal(engine: Engine, name: str) -> None:
     engine.ok("run", "-d", "--name", name, *TRAPS)
     ready(engine, name)
     engine.ok("kill", "-s", "TERM", name)
@@ -99,7 +99,7 @@ def test_kill_with_a_signal(engine: Engine, name: str) -> None:
     assert result.err == f"Error response from daemon: cannot kill container: {name}: invalid signal: NOSUCH\n"
 
 
-def test_restart(engine: Engine, name: str) -> None:
+def test_restart_starts_a_new_process(engine: Engine, name: str) -> None:
     engine.ok("run", "-d", "--name", name, *SLEEP)
     before = engine.inspect(name)["State"]
     assert engine.ok("restart", "-t", "0", name) == name
@@ -112,7 +112,7 @@ def test_restart(engine: Engine, name: str) -> None:
     assert engine.state(name) == "running"
 
 
-def test_wait_of_several(engine: Engine, name: str) -> None:
+def test_wait_prints_the_exit_codes_of_several_containers(engine: Engine, name: str) -> None:
     engine.ok("run", "-d", "--name", f"{name}a", *SLEEP)
     engine.ok("run", "-d", "--name", f"{name}b", "busybox", "sh", "-c", "exit 5")
     waiting = engine.background("wait", f"{name}a", f"{name}b")
@@ -120,7 +120,7 @@ def test_wait_of_several(engine: Engine, name: str) -> None:
     assert waiting.communicate(timeout=patience(10))[0] == b"137\n5\n"
 
 
-def test_rename(engine: Engine, name: str) -> None:
+def test_rename_changes_the_name_unless_it_is_taken(engine: Engine, name: str) -> None:
     engine.ok("create", "--name", name, "busybox")
     engine.ok("create", "--name", f"{name}-other", "busybox")
     assert engine.ok("rename", name, f"{name}-new") == ""
@@ -131,7 +131,7 @@ def test_rename(engine: Engine, name: str) -> None:
     assert f'The container name "/{name}-other" is already in use by container' in result.err
 
 
-def test_rm(engine: Engine, name: str) -> None:
+def test_rm_removes_a_stopped_container_or_forces_a_running_one(engine: Engine, name: str) -> None:
     engine.ok("run", "-d", "--name", name, *SLEEP)
     result = engine.docker("rm", name)
     assert result.code == 1
@@ -147,7 +147,7 @@ def test_rm(engine: Engine, name: str) -> None:
     assert engine.docker("rm", "-f", name).code == 0  # the client ignores the error
 
 
-def test_rm_of_one_that_restarts(engine: Engine, name: str) -> None:
+def test_rm_of_a_restarting_container_is_refused(engine: Engine, name: str) -> None:
     engine.ok("run", "-d", "--name", name, "--restart", "always", "busybox", "false")
     until(lambda: engine.inspect(name)["RestartCount"] >= 3, "pauses that are long enough")
 
@@ -163,7 +163,7 @@ def test_rm_of_one_that_restarts(engine: Engine, name: str) -> None:
     assert engine.docker("inspect", name).code == 1
 
 
-def test_everything_at_once(engine: Engine, name: str) -> None:
+def test_concurrent_operations_leave_no_container_or_process(engine: Engine, name: str) -> None:
     """Concurrent operations: each succeeds or is refused, and the container is gone in the end."""
     engine.ok("run", "-d", "--name", name, *SLEEP)
     pid = engine.inspect(name)["State"]["Pid"]
@@ -184,7 +184,7 @@ def test_everything_at_once(engine: Engine, name: str) -> None:
     assert not alive(pid)
 
 
-def test_rm_with_volumes(engine: Engine, name: str) -> None:
+def test_rm_with_volumes_removes_only_anonymous_ones(engine: Engine, name: str) -> None:
     engine.ok("create", "--name", name, "-v", "/anonymous", "-v", f"{name}:/named", "busybox")
     (anonymous,) = [mount["Name"] for mount in engine.inspect(name)["Mounts"] if mount["Name"] != name]
     engine.ok("rm", "-v", name)
@@ -192,7 +192,7 @@ def test_rm_with_volumes(engine: Engine, name: str) -> None:
     engine.ok("volume", "rm", name)
 
 
-def test_prune(engine: Engine, name: str) -> None:
+def test_prune_removes_only_stopped_containers_that_match(engine: Engine, name: str) -> None:
     keep = engine.ok("run", "-d", "--name", name, *SLEEP)
     gone = engine.ok("create", "--label", f"prune={name}", "busybox")
     other = engine.ok("create", "busybox")
@@ -204,7 +204,7 @@ def test_prune(engine: Engine, name: str) -> None:
     assert other in left
 
 
-def test_pause(engine: Engine, name: str) -> None:
+def test_pause_freezes_a_container_until_unpause(engine: Engine, name: str) -> None:
     container = engine.ok("run", "-d", "--name", name, *SLEEP)
     assert engine.ok("pause", name) == name
     assert engine.state(name) == "paused"
@@ -223,7 +223,7 @@ def test_pause(engine: Engine, name: str) -> None:
     assert engine.state(name) == "exited"
 
 
-def test_top(engine: Engine, name: str) -> None:
+def test_top_lists_processes(engine: Engine, name: str) -> None:
     engine.ok("run", "-d", "--name", name, *SLEEP)
     lines = engine.ok("top", name).splitlines()
     assert lines[0].split() == ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]
@@ -232,7 +232,7 @@ def test_top(engine: Engine, name: str) -> None:
     assert lines[1].split() == [str(engine.inspect(name)["State"]["Pid"]), "sleep"]
 
 
-def test_ps(engine: Engine, name: str) -> None:
+def test_ps_lists_and_filters_containers(engine: Engine, name: str) -> None:
     running = engine.ok("run", "-d", "--name", f"{name}-up", "-l", "role=a", "-l", "tier=x", *SLEEP)
     engine.docker("run", "--name", f"{name}-over", "-l", "role=a", "busybox", "sh", "-c", "exit 2", check=2)
     engine.ok("create", "--name", f"{name}-new", "-l", "role=b", "busybox")
@@ -264,7 +264,7 @@ def test_ps(engine: Engine, name: str) -> None:
     assert engine.docker("ps", "--filter", "nonsense=1").err == "Error response from daemon: invalid filter 'nonsense'\n"
 
 
-def test_inspect(engine: Engine, name: str) -> None:
+def test_inspect_describes_a_running_container(engine: Engine, name: str) -> None:
     container = engine.ok("run", "-d", "--name", name, "-p", "127.0.0.1::80", "-e", "A=b", "-v", "/v", *SLEEP)
     (found,) = json.loads(engine.ok("inspect", name))
     image = json.loads(engine.ok("image", "inspect", "busybox"))[0]["Id"]
@@ -307,7 +307,7 @@ def test_restart_on_failure_tries_and_backs_off(engine: Engine, name: str) -> No
     assert max(pauses) < patience(2)
 
 
-def test_restart_always_until_stopped(engine: Engine, name: str) -> None:
+def test_restart_always_restarts_until_a_stop(engine: Engine, name: str) -> None:
     engine.ok("run", "-d", "--name", name, "--restart", "always", "busybox", "true")
     until(lambda: engine.inspect(name)["RestartCount"] >= 2, "two restarts")
     until(lambda: engine.state(name) == "restarting", "restarting")
@@ -320,7 +320,7 @@ def test_restart_always_until_stopped(engine: Engine, name: str) -> None:
     assert engine.inspect(name)["RestartCount"] == count
 
 
-def test_restart_always_comes_back_after_its_process_died(engine: Engine, name: str) -> None:
+def test_restart_always_restarts_after_a_killed_process(engine: Engine, name: str) -> None:
     engine.ok("run", "-d", "--name", name, "--restart", "always", *SLEEP)
     pid = engine.inspect(name)["State"]["Pid"]
     os.kill(pid, signal.SIGKILL)
@@ -339,13 +339,13 @@ def test_kill_of_unless_stopped_is_a_stop(engine: Engine, name: str) -> None:
 # --- logs ---------------------------------------------------------------------------------------------------------------
 
 
-def test_logs_of_both_streams(engine: Engine, name: str) -> None:
+def test_logs_contain_both_streams(engine: Engine, name: str) -> None:
     engine.ok("run", "--name", name, "busybox", "sh", "-c", "echo out; echo err >&2; printf unfinished")
     result = engine.docker("logs", name)
     assert (result.out, result.err) == ("out\nunfinished", "err\n")
 
 
-def test_logs_tail_and_since(engine: Engine, name: str) -> None:
+def test_logs_are_selected_by_tail_and_since(engine: Engine, name: str) -> None:
     engine.ok("run", "--name", name, "busybox", "sh", "-c", "echo 1; sleep 0.05; echo 2; sleep 0.05; echo 3")
     assert engine.ok("logs", "--tail", "2", name) == "2\n3"
     assert engine.ok("logs", "--tail", "0", name) == ""
@@ -371,7 +371,7 @@ def test_logs_follow_ends_with_the_container(engine: Engine, name: str) -> None:
     assert [int(line) for line in rest.splitlines()[:-1]] == list(range(6, 5 + len(rest.splitlines())))
 
 
-def test_log_rotation(engine: Engine, name: str) -> None:
+def test_logs_are_rotated_by_size_and_number_of_files(engine: Engine, name: str) -> None:
     options = ["--log-opt", "max-size=20k", "--log-opt", "max-file=3"]
     engine.ok("run", "--name", name, *options, "busybox", "seq", "1", "2000")
     path = Path(engine.inspect(name)["LogPath"])
@@ -384,7 +384,7 @@ def test_log_rotation(engine: Engine, name: str) -> None:
     assert json.loads(path.read_text().splitlines()[-1])["log"] == "2000\n"
 
 
-def test_other_log_drivers(engine: Engine, name: str) -> None:
+def test_log_drivers_local_and_none_keep_or_drop_output(engine: Engine, name: str) -> None:
     engine.ok("run", "--name", f"{name}l", "--log-driver", "local", "busybox", "echo", "local")
     assert engine.ok("logs", f"{name}l") == "local"
     engine.ok("run", "--name", f"{name}n", "--log-driver", "none", "busybox", "echo", "none")
@@ -401,7 +401,7 @@ def test_long_lines_are_whole_in_logs(engine: Engine, name: str) -> None:
 # --- many containers ----------------------------------------------------------------------------------------------------
 
 
-def test_many_at_once(engine: Engine, name: str) -> None:
+def test_twelve_concurrent_runs_keep_output_and_exit_codes(engine: Engine, name: str) -> None:
     running = [
         subprocess.Popen(
             ["docker", "run", "--rm", "busybox", "sh", "-c", f"echo {n}; exit {n}"], env=engine.env, stdout=subprocess.PIPE
@@ -414,7 +414,7 @@ def test_many_at_once(engine: Engine, name: str) -> None:
     until(lambda: engine.docker("ps", "-aq").out == "", "all are removed")
 
 
-def test_a_monitor_that_hangs_hangs_nothing_else(engine: Engine, name: str) -> None:
+def test_stopped_monitor_does_not_block_other_containers(engine: Engine, name: str) -> None:
     engine.ok("run", "-d", "--name", name, *SLEEP)
     pid, monitor = engine.inspect(name)["State"]["Pid"], engine.monitor(name)
     os.kill(monitor, signal.SIGSTOP)

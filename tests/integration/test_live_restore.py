@@ -30,7 +30,7 @@ def live(fresh: Callable[..., Engine]) -> Engine:
     return fresh(LIVE)
 
 
-def test_restart_of_the_daemon(live: Engine) -> None:
+def test_container_survives_a_restart_of_the_daemon_unchanged(live: Engine) -> None:
     container = live.ok("run", "-d", "--name", "cc", "-v", "data:/data", *SLEEP)
     before = live.inspect("cc")
     live.stop()
@@ -49,7 +49,7 @@ def test_restart_of_the_daemon(live: Engine) -> None:
     live.ok("volume", "rm", "data")
 
 
-def test_kill_of_the_daemon(live: Engine) -> None:
+def test_container_survives_a_kill_of_the_daemon(live: Engine) -> None:
     live.ok("run", "-d", "--name", "cc", *SLEEP)
     pid = live.inspect("cc")["State"]["Pid"]
     live.kill()
@@ -61,7 +61,7 @@ def test_kill_of_the_daemon(live: Engine) -> None:
     live.ok("rm", "-f", "cc")
 
 
-def test_a_monitor_that_is_silent_at_boot(live: Engine) -> None:
+def test_container_with_a_silent_monitor_is_adopted_once_it_answers(live: Engine) -> None:
     """As with a stalled disk: the container is listed, and usable once its monitor answers."""
     live.ok("run", "-d", "--name", "cc", *SLEEP)
     live.ok("run", "-d", "--name", "ended", *SLEEP)
@@ -135,7 +135,7 @@ def test_an_exit_that_was_recorded_is_not_recorded_again(slow: Engine) -> None:
     slow.ok("rm", "-f", "cc")
 
 
-def test_a_crash_within_a_restart_is_no_stop(slow: Engine) -> None:
+def test_crash_during_a_restart_does_not_count_as_a_stop(slow: Engine) -> None:
     slow.ok("run", "-d", "--name", "cc", "--restart", "unless-stopped", *SLEEP)
     restarting = slow.background("restart", "-t", "0", "cc")
     until(lambda: slow.state("cc") == "exited", "the first half")
@@ -146,7 +146,7 @@ def test_a_crash_within_a_restart_is_no_stop(slow: Engine) -> None:
     slow.ok("rm", "-f", "cc")
 
 
-def test_kill_of_the_zygote(live: Engine) -> None:
+def test_killed_zygote_is_replaced_and_containers_keep_running(live: Engine) -> None:
     """A daemon whose zygote is killed starts another one."""
     live.ok("run", "-d", "--name", "cc", *SLEEP)
     pid = live.inspect("cc")["State"]["Pid"]
@@ -162,7 +162,7 @@ def test_kill_of_the_zygote(live: Engine) -> None:
     live.ok("rm", "-f", "cc")
 
 
-def test_kill_of_daemon_and_zygote(live: Engine) -> None:
+def test_container_survives_a_kill_of_daemon_and_zygote(live: Engine) -> None:
     live.ok("run", "-d", "--name", "cc", *SLEEP)
     pid, zygote = live.inspect("cc")["State"]["Pid"], live.zygote
     os.kill(zygote, signal.SIGKILL)
@@ -173,7 +173,7 @@ def test_kill_of_daemon_and_zygote(live: Engine) -> None:
     live.ok("rm", "cc")
 
 
-def test_kill_of_everything(live: Engine) -> None:
+def test_container_whose_monitor_dies_with_the_daemon_is_recorded_as_exited(live: Engine) -> None:
     """Daemon, zygote and monitor are killed together: the container cannot be adopted, so it is killed and recorded as
     exited."""
     live.ok("run", "-d", "--name", "cc", *SLEEP)
@@ -196,7 +196,7 @@ def test_kill_of_everything(live: Engine) -> None:
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
-def test_log_written_while_there_is_no_daemon(live: Engine, end: str) -> None:
+def test_output_written_without_a_daemon_is_in_the_log(live: Engine, end: str) -> None:
     script = "i=0; while [ $i -lt 60000 ]; do i=$((i+1)); echo line $i; done; echo complete; sleep 600"
     live.ok("run", "-d", "--name", "cc", "busybox", "sh", "-c", script)
     path = Path(live.inspect("cc")["LogPath"])
@@ -228,7 +228,7 @@ def test_log_has_no_gap_across_restarts_of_the_daemon(live: Engine) -> None:
     live.ok("rm", "cc")
 
 
-def test_exits_that_nobody_saw(live: Engine) -> None:
+def test_exits_without_a_daemon_are_recorded_at_the_next_start(live: Engine) -> None:
     until_go = "until [ -e /go/go ]; do sleep 0.02; done"
     second = f"[ -e /go/second ] && exec sleep 600; {until_go}; touch /go/second; exit 9"
 
@@ -257,7 +257,7 @@ def test_exits_that_nobody_saw(live: Engine) -> None:
     live.ok("rm", "-f", "c0", "c3", "c77", "killed", "again")
 
 
-def test_a_new_version_adopts(live: Engine, tmp_path: Path) -> None:
+def test_daemon_of_a_new_version_adopts_containers(live: Engine, tmp_path: Path) -> None:
     live.ok("run", "-d", "--name", "cc", "--restart", "always", *SLEEP)
     pid = live.inspect("cc")["State"]["Pid"]
     live.stop()
@@ -313,7 +313,7 @@ def served(engine: Engine, port: int) -> Iterator[None]:
     engine.ok("rm", "-f", "web")
 
 
-def test_published_port_answers_all_along(live: Engine) -> None:
+def test_published_port_answers_while_the_daemon_restarts(live: Engine) -> None:
     port = free_port()
     address = own_address()
     with served(live, port):
@@ -356,7 +356,7 @@ def test_stop_of_the_daemon_stops_containers(fresh: Callable[..., Engine]) -> No
     assert engine.state("stopped-unless") == "exited"
 
 
-def test_boot_after_a_crash_cleans_up(fresh: Callable[..., Engine]) -> None:
+def test_boot_after_a_crash_stops_containers_without_live_restore(fresh: Callable[..., Engine]) -> None:
     engine = fresh({"shutdown-timeout": 3})
     engine.ok("run", "-d", "--name", "cc", "--stop-timeout", "0", *SLEEP)
     engine.ok("run", "-d", "--name", "again", "--stop-timeout", "0", "--restart", "always", *SLEEP)
@@ -406,7 +406,7 @@ def test_container_paused_by_a_commit_is_resumed_after_a_kill_of_the_daemon(live
     until(lambda: live.docker("exec", "cc", "echo", "well").out == "well\n", "it is thawed")
 
 
-def test_kill_of_a_monitor(engine: Engine, name: str) -> None:
+def test_container_of_a_killed_monitor_is_recorded_and_restarted_by_policy(engine: Engine, name: str) -> None:
     engine.ok("run", "-d", "--name", name, *SLEEP)
     engine.ok("run", "-d", "--name", f"{name}r", "--restart", "always", *SLEEP)
     waiting = engine.background("wait", name)

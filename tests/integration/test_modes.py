@@ -128,7 +128,7 @@ def _open_to_nobody(paths: list[Path]) -> list[str]:
 
 
 @pytest.mark.parametrize("mask", [0, 0o077])
-def test_modes_of_all_that_is_made(fresh: Callable[..., Engine], mask: int) -> None:
+def test_created_files_have_the_expected_modes(fresh: Callable[..., Engine], mask: int) -> None:
     before = os.umask(mask)
     try:
         engine = fresh({"shutdown-timeout": 2})
@@ -146,7 +146,7 @@ def test_modes_of_all_that_is_made(fresh: Callable[..., Engine], mask: int) -> N
     assert _open_to_nobody([Path(engine.socket)]) == []
 
 
-def test_files_of_an_earlier_daemon_are_closed_again(tmp_path: Path) -> None:
+def test_modes_of_files_of_an_earlier_daemon_are_corrected(tmp_path: Path) -> None:
     async def main() -> set[str]:
         async with Store.open(str(tmp_path / "orlop.db")):
             return {f"{path.name} {path.stat().st_mode & 0o777:o}" for path in tmp_path.glob("orlop.db*")}

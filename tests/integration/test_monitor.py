@@ -104,7 +104,7 @@ def _logged(directory: Path) -> list[tuple[str, str]]:
     return [(record["stream"], record["log"]) for record in records]
 
 
-def test_exit_code_output_and_record(place: Place) -> None:
+def test_exit_code_and_output_are_reported_and_recorded(place: Place) -> None:
     async def test(host: MonitorHost) -> None:
         case, output = await host.run(["sh", "-c", "echo out; echo err >&2; exit 3"])
         assert output == {1: b"out\n", 2: b"err\n"}
@@ -147,7 +147,7 @@ def test_the_log_is_complete_at_the_exit(runc: Place) -> None:
     runc.run(test)
 
 
-def test_a_terminal(place: Place) -> None:
+def test_terminal_can_be_resized_and_passes_input(place: Place) -> None:
     async def test(host: MonitorHost) -> None:
         case = await host.case(["sh", "-c", "stty size; read line; stty size; echo got $line"], terminal=True, stdin=True)
         stream = await case.monitor.attach(Attach(stdin=True, stdout=True, stderr=True))
@@ -199,7 +199,7 @@ def test_end_of_one_attached_input_keeps_the_input_of_the_container_open(runc: P
     runc.run(test)
 
 
-def test_execs(place: Place) -> None:
+def test_exec_passes_streams_and_exit_code(place: Place) -> None:
     async def test(host: MonitorHost) -> None:
         case = await host.case(["sleep", "60"])
         await case.start()
@@ -249,7 +249,7 @@ def test_an_exec_ends_with_its_container(runc: Place) -> None:
     runc.run(test)
 
 
-def test_a_failing_start(place: Place) -> None:
+def test_failed_start_is_reported(place: Place) -> None:
     async def test(host: MonitorHost) -> None:
         log, directory = _log(place)
         case = await host.case(["nosuch"], log=log)
@@ -268,7 +268,7 @@ def test_a_failing_start(place: Place) -> None:
     place.run(test)
 
 
-def test_a_sandbox_that_cannot_be_built(runc: Place) -> None:
+def test_sandbox_that_cannot_be_built_is_reported(runc: Place) -> None:
     async def test(host: MonitorHost) -> None:
         shutil.rmtree(runc.rootfs)
         with pytest.raises(MonitorFailed, match="cannot build the sandbox"):
@@ -291,7 +291,7 @@ def test_out_of_memory_is_reported(place: Place) -> None:
     place.run(test)
 
 
-def test_two_hundred_megabytes_reach_a_slow_reader_whole(runc: Place) -> None:
+def test_slow_reader_gets_all_of_two_hundred_megabytes(runc: Place) -> None:
     size = 200_000_000
 
     async def test(host: MonitorHost) -> None:

@@ -140,7 +140,7 @@ assert mounted() == everything
     )
 
 
-def test_the_network_namespace(tmp_path: Path) -> None:
+def test_network_namespace_is_new_and_has_only_loopback(tmp_path: Path) -> None:
     _on_a_host(
         tmp_path,
         """

@@ -78,7 +78,7 @@ class Daemon:
             await self.close()
 
 
-def test_loopback_is_the_monitors_and_outlives_the_daemon(tmp_path: Path) -> None:
+def test_ports_on_loopback_are_served_by_the_monitor_without_the_daemon(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         host = linux.new_network_namespace()
         stack.callback(os.close, host)

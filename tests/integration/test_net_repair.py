@@ -112,7 +112,7 @@ def test_damage_is_reported_and_repaired(damage: str) -> None:
 
 
 @pytest.mark.parametrize("damage", ["bridge deleted", "veth deleted", "veth unplugged", "veth down", "rule deleted"])
-def test_the_next_start_repairs(damage: str) -> None:
+def test_damage_is_repaired_by_the_next_start(damage: str) -> None:
     async def body(host: Host) -> None:
         one, two, held = await set_up(host)
         address = mac()
@@ -129,7 +129,7 @@ def test_the_next_start_repairs(damage: str) -> None:
 
 
 @on_host()
-async def test_a_repair_without_a_daemon(host: Host) -> None:
+async def test_damage_is_repaired_without_a_daemon(host: Host) -> None:
     """A new driver knows only what `audit` passes to it, and keeps what running containers have."""
     one, two, held = await set_up(host)
     await host.driver.close()
@@ -167,7 +167,7 @@ async def test_an_administrators_bridge_is_not_corrected(host: Host) -> None:
 
 
 @on_host()
-async def test_accepts_that_dockerd_needs(host: Host) -> None:
+async def test_missing_accept_rules_for_dockerd_are_added(host: Host) -> None:
     run("nft", "add", "table", "ip", "filter")
     run("nft", "add", "chain", "ip", "filter", "DOCKER-USER")
     await host.driver.create_network(NETWORK)
@@ -183,7 +183,7 @@ def check(engine: Engine, *flags: str) -> dict[str, object]:
     return dict(json.loads(engine.orlop("system", "check", "--format", "json", *flags).out))
 
 
-def test_a_daemon_repairs_its_networks(fresh: Callable[..., Engine]) -> None:
+def test_running_daemon_repairs_its_networks_on_request(fresh: Callable[..., Engine]) -> None:
     engine = fresh({"live-restore": True})
     port = free_port()
     serve = "while true; do echo well | nc -l -p 80; done"

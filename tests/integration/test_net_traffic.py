@@ -35,7 +35,7 @@ async def test_published_port_is_reached_from_everywhere(host: Host) -> None:
 
 
 @on_host()
-async def test_a_binding_to_one_address(host: Host) -> None:
+async def test_port_published_on_one_address_is_reached_only_there(host: Host) -> None:
     run("ip", "address", "add", "192.0.2.9/24", "dev", "eth0")
     await host.driver.create_network(NETWORK)
     await host.container(2, PublishedPort("tcp", "192.0.2.9", 8080, 80))
@@ -46,7 +46,7 @@ async def test_a_binding_to_one_address(host: Host) -> None:
 
 
 @on_host()
-async def test_outgoing_is_masqueraded(host: Host) -> None:
+async def test_outgoing_packets_are_masqueraded(host: Host) -> None:
     await host.driver.create_network(NETWORK)
     one, _, _ = await host.container(2)
     host.remote.serve(9000)
@@ -54,7 +54,7 @@ async def test_outgoing_is_masqueraded(host: Host) -> None:
 
 
 @on_host()
-async def test_outgoing_has_the_address_of_ones_choice(host: Host) -> None:
+async def test_outgoing_packets_have_the_configured_source_address(host: Host) -> None:
     run("ip", "address", "add", "192.0.2.9/24", "dev", "eth0")
     network = msgspec.structs.replace(NETWORK, options={"com.docker.network.host_ipv4": "192.0.2.9"})
     await host.driver.create_network(network)
@@ -79,7 +79,7 @@ async def test_unpublished_ports_are_not_reachable(host: Host) -> None:
 
 
 @on_host()
-async def test_internal_network(host: Host) -> None:
+async def test_internal_network_reaches_only_its_own_containers(host: Host) -> None:
     network = msgspec.structs.replace(NETWORK, internal=True)
     await host.driver.create_network(network)
     one, _, _ = await host.container(2, network=network)
@@ -104,12 +104,12 @@ async def no_inter_container_traffic(host: Host) -> None:
 
 
 @on_host()
-async def test_no_inter_container_traffic(host: Host) -> None:
+async def test_without_icc_containers_do_not_reach_each_other(host: Host) -> None:
     await no_inter_container_traffic(host)
 
 
 @on_host()
-async def test_no_inter_container_traffic_without_br_netfilter(host: Host) -> None:
+async def test_without_icc_and_br_netfilter_containers_do_not_reach_each_other(host: Host) -> None:
     """Without br_netfilter, port isolation of the bridge separates containers."""
     setting = "/proc/sys/net/bridge/bridge-nf-call-iptables"
     if os.path.exists(setting):
@@ -119,7 +119,7 @@ async def test_no_inter_container_traffic_without_br_netfilter(host: Host) -> No
 
 
 @on_host()
-async def test_links_where_containers_are_kept_apart(host: Host) -> None:
+async def test_without_icc_links_open_only_exposed_ports(host: Host) -> None:
     """A link allows the other container's exposed ports, even if its address changes; not a later owner of the address."""
     network = msgspec.structs.replace(NETWORK, options={"com.docker.network.bridge.enable_icc": "false"})
     await host.driver.create_network(network)
@@ -144,7 +144,7 @@ async def test_links_where_containers_are_kept_apart(host: Host) -> None:
 
 
 @on_host()
-async def test_ipv6(host: Host) -> None:
+async def test_ipv6_containers_reach_each_other_and_publish_ports(host: Host) -> None:
     network = NetworkSpec(
         id="c" * 64,
         name="net-c",
@@ -166,7 +166,7 @@ async def test_ipv6(host: Host) -> None:
 
 
 @on_host()
-async def test_a_restart_is_not_noticed(host: Host) -> None:
+async def test_connections_continue_while_the_driver_restarts(host: Host) -> None:
     """While one daemon exits and the next one restores, every new connection succeeds."""
     await host.driver.create_network(NETWORK)
     _, endpoint, state = await host.container(2, HTTP)
@@ -206,7 +206,7 @@ async def test_flushed_rules_are_restored_at_the_next_start(host: Host) -> None:
 
 
 @on_host()
-async def test_beside_dockerd(host: Host) -> None:
+async def test_accept_rules_in_docker_user_follow_the_networks(host: Host) -> None:
     """dockerd's FORWARD policy is drop; Orlop's accept rules in DOCKER-USER are added and removed with a network."""
     rules = """
         table ip filter {
@@ -245,7 +245,7 @@ async def test_bridge_and_links_of_others_are_kept(host: Host) -> None:
 
 
 @on_host(iptables=False)
-async def test_without_a_firewall(host: Host) -> None:
+async def test_without_iptables_no_rules_are_made(host: Host) -> None:
     await host.driver.create_network(NETWORK)
     await host.container(2, HTTP)
     two, _, _ = await host.container(3)
@@ -254,7 +254,7 @@ async def test_without_a_firewall(host: Host) -> None:
 
 
 @on_host()
-async def test_a_udp_client_follows_the_port(host: Host) -> None:
+async def test_udp_client_reaches_the_port_after_it_has_moved(host: Host) -> None:
     """A client keeps sending from one port while the container behind the published port is replaced."""
     await host.driver.create_network(NETWORK)
     port = PublishedPort("udp", "0.0.0.0", 5353, 53)

@@ -55,7 +55,9 @@ def route(engine: Engine, name: str) -> str:
     return next((line.split()[2] for line in lines if line.startswith("default")), "")
 
 
-def test_a_stopped_container_is_connected_twice(engine: Engine, networks: Callable[..., str], name: str) -> None:
+def test_second_connect_of_a_stopped_container_changes_nothing(
+    engine: Engine, networks: Callable[..., str], name: str
+) -> None:
     """As in dockerd: a success without effect. A running container is refused."""
     one = networks("one", "--subnet", "10.215.0.0/24")
     engine.ok("create", "--name", name, "--network", one, "--ip", "10.215.0.9", *SLEEP)
@@ -68,7 +70,7 @@ def test_a_stopped_container_is_connected_twice(engine: Engine, networks: Callab
     assert refused.code == 1 and f"endpoint with name {name} already exists in network {one}" in refused.err
 
 
-def test_without_a_default_bridge(fresh: Callable[..., Engine]) -> None:
+def test_without_a_default_bridge_containers_have_only_loopback(fresh: Callable[..., Engine]) -> None:
     """With `"bridge": "none"`, a container without other networks has none, as in Docker."""
     engine = fresh({"bridge": "none"})
     for flags in ([], ["--network", "bridge"], ["-p", f"{free_port()}:80"]):
@@ -85,7 +87,7 @@ def test_without_a_default_bridge(fresh: Callable[..., Engine]) -> None:
     assert links(engine, "cc") == 1
 
 
-def test_a_small_mtu(engine: Engine, networks: Callable[..., str], name: str) -> None:
+def test_network_may_have_an_mtu_below_1280_without_ipv6(engine: Engine, networks: Callable[..., str], name: str) -> None:
     """A link with an MTU below 1280 has no IPv6, and no IPv6 sysctls."""
     one = networks("one", "-o", "com.docker.network.driver.mtu=1000")
     assert "mtu 1000" in engine.ok("run", "--rm", "--network", one, BUSYBOX, "ip", "link", "show", "eth0")
@@ -101,7 +103,7 @@ def mode(engine: Engine, name: str) -> str:
     return str(engine.inspect(name)["HostConfig"]["NetworkMode"])
 
 
-def test_only_what_is_asked_for(engine: Engine, name: str, networks: Callable[..., str]) -> None:
+def test_container_is_only_on_the_requested_networks(engine: Engine, name: str, networks: Callable[..., str]) -> None:
     inner, other = networks("inner", "--internal"), networks("other")
     assert create(engine, name, {inner: {}})[0] == 201
     assert on(engine, name) == {inner}
@@ -124,7 +126,7 @@ def test_only_what_is_asked_for(engine: Engine, name: str, networks: Callable[..
     assert engine.inspect(f"{name}c")["NetworkSettings"]["Networks"][other]["MacAddress"] == mac
 
 
-def test_a_network_by_its_id(engine: Engine, name: str, networks: Callable[..., str]) -> None:
+def test_network_is_selected_by_its_id(engine: Engine, name: str, networks: Callable[..., str]) -> None:
     one, two = networks("one"), networks("two")
     ids = {each["Name"]: each["Id"] for each in engine.api("GET", "/networks")[1]}
     assert create(engine, name, {one: {"NetworkID": ids[two]}})[0] == 201
@@ -135,7 +137,7 @@ def test_a_network_by_its_id(engine: Engine, name: str, networks: Callable[..., 
     assert (on(engine, f"{name}c"), mode(engine, f"{name}c"), links(engine, f"{name}c")) == ({one}, ids[one], 1)
 
 
-def test_a_name_that_an_id_begins_with(engine: Engine, name: str) -> None:
+def test_removed_network_is_not_replaced_by_one_whose_id_begins_with_its_name(engine: Engine, name: str) -> None:
     """When a network is removed whose name is a prefix of another's id, its container does not get onto that one."""
     victim = engine.ok("network", "create", f"victim-{name}")
     try:
@@ -151,7 +153,7 @@ def test_a_name_that_an_id_begins_with(engine: Engine, name: str) -> None:
         engine.ok("network", "rm", f"victim-{name}")
 
 
-def test_networks_that_are_modes(engine: Engine, name: str, networks: Callable[..., str]) -> None:
+def test_networks_named_like_modes_are_refused(engine: Engine, name: str, networks: Callable[..., str]) -> None:
     other = networks("other")
     engine.ok("run", "-d", "--name", f"{name}x", *SLEEP)
     for network in ("default", "host", f"container:{engine.inspect(f'{name}x')['Id']}"):
@@ -170,7 +172,7 @@ def test_networks_that_are_modes(engine: Engine, name: str, networks: Callable[.
         assert status == 400, (endpoints, network_mode, said)
 
 
-def test_leaving_and_joining(engine: Engine, name: str, networks: Callable[..., str]) -> None:
+def test_running_container_leaves_and_joins_networks(engine: Engine, name: str, networks: Callable[..., str]) -> None:
     one, two = networks("one"), networks("two")
     engine.ok("run", "-d", "--name", name, "--network", one, *SLEEP)
     engine.ok("network", "disconnect", one, name)
@@ -204,7 +206,7 @@ def _from_every_side(engine: Engine, port: int, name: str) -> None:
         served(engine, address, name)
 
 
-def test_the_gateway_follows(engine: Engine, name: str, networks: Callable[..., str]) -> None:
+def test_gateway_follows_connects_and_disconnects(engine: Engine, name: str, networks: Callable[..., str]) -> None:
     one, two, port = networks("one"), networks("two"), free_port()
     web(engine, name, "-p", f"{port}:80")
     _from_every_side(engine, port, name)
@@ -241,7 +243,7 @@ def test_the_gateway_follows(engine: Engine, name: str, networks: Callable[..., 
     _from_every_side(engine, port, name)
 
 
-def test_ports_wait_for_a_gateway(engine: Engine, name: str, networks: Callable[..., str]) -> None:
+def test_ports_are_published_once_a_network_has_a_gateway(engine: Engine, name: str, networks: Callable[..., str]) -> None:
     inner, port = networks("inner", "--internal"), free_port()
     web(engine, name, "-p", f"{port}:80", "--network", inner)
     assert (route(engine, name), engine.ok("port", name)) == ("", "")
@@ -250,7 +252,7 @@ def test_ports_wait_for_a_gateway(engine: Engine, name: str, networks: Callable[
     _from_every_side(engine, port, name)
 
 
-def test_ports_where_they_led_before_the_daemon_died(fresh: Callable[..., Engine]) -> None:
+def test_ports_are_published_on_the_recorded_network_after_a_crash(fresh: Callable[..., Engine]) -> None:
     """The next daemon publishes ports on the network of the row."""
     engine, port = fresh({"live-restore": True, "shutdown-timeout": 3}), free_port()
     engine.ok("network", "create", "other")
@@ -268,7 +270,9 @@ def test_ports_where_they_led_before_the_daemon_died(fresh: Callable[..., Engine
     engine.ok("network", "rm", "other")
 
 
-def test_ports_of_containers_without_any(engine: Engine, name: str, networks: Callable[..., str]) -> None:
+def test_exposed_ports_are_shown_only_on_a_network_with_a_gateway(
+    engine: Engine, name: str, networks: Callable[..., str]
+) -> None:
     """As in dockerd 26: exposed ports are shown on a network with a gateway, and nowhere else."""
     inner = networks("inner", "--internal")
     engine.ok("run", "-d", "--name", f"{name}x", *SLEEP)

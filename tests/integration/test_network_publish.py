@@ -36,7 +36,7 @@ def wget(engine: Engine, address: str, *flags: str) -> str:
     return engine.docker("run", "--rm", *flags, "busybox", "wget", "-qO-", "-T", "5", f"http://{address}/").line
 
 
-def test_published_port_from_every_side(engine: Engine, name: str) -> None:
+def test_published_port_is_reached_from_every_address(engine: Engine, name: str) -> None:
     port = free_port()
     web(engine, name, "-p", f"{port}:80")
     served(engine, f"127.0.0.1:{port}", name)
@@ -57,7 +57,7 @@ def test_published_port_from_every_side(engine: Engine, name: str) -> None:
     assert engine.ok("port", name) == f"80/tcp -> 0.0.0.0:{port}\n80/tcp -> [::]:{port}"
 
 
-def test_published_on_one_address(engine: Engine, name: str) -> None:
+def test_port_published_on_one_address_is_not_reached_on_others(engine: Engine, name: str) -> None:
     port = free_port()
     web(engine, name, "-p", f"127.0.0.1:{port}:80")
     served(engine, f"127.0.0.1:{port}", name)
@@ -65,13 +65,13 @@ def test_published_on_one_address(engine: Engine, name: str) -> None:
     assert engine.ok("ps", "--filter", f"name={name}", "--format", "{{.Ports}}") == f"127.0.0.1:{port}->80/tcp"
 
 
-def test_published_on_a_port_of_the_hosts_choice(engine: Engine, name: str) -> None:
+def test_exposed_port_is_published_on_a_free_host_port(engine: Engine, name: str) -> None:
     web(engine, name, "-P", "--expose", "80")
     address = engine.ok("port", name, "80").splitlines()[0]
     served(engine, f"127.0.0.1:{address.rpartition(':')[2]}", name)
 
 
-def test_udp_port(engine: Engine, name: str) -> None:
+def test_udp_port_is_published(engine: Engine, name: str) -> None:
     port = free_port()
     engine.ok("run", "-d", "--name", name, "-p", f"{port}:5000/udp", *SLEEP)
     # busybox has no UDP server, so run one in the container's network namespace
@@ -94,7 +94,7 @@ def test_udp_port(engine: Engine, name: str) -> None:
                     assert client.recv(100) == b"got " + text
 
 
-def test_port_that_is_taken(engine: Engine, name: str) -> None:
+def test_taken_port_is_refused(engine: Engine, name: str) -> None:
     with socket.create_server(("0.0.0.0", 0)) as server:
         port = server.getsockname()[1]
         result = engine.docker("run", "-d", "--name", name, "-p", f"{port}:80", *SLEEP)
@@ -112,12 +112,12 @@ def test_port_that_is_taken(engine: Engine, name: str) -> None:
     engine.ok("start", f"{name}b")
 
 
-def test_network_none(engine: Engine) -> None:
+def test_network_none_has_only_loopback(engine: Engine) -> None:
     out = engine.ok("run", "--rm", "--network", "none", "busybox", "sh", "-c", "ls /sys/class/net; ip route")
     assert out == "lo"
 
 
-def test_network_host(engine: Engine) -> None:
+def test_network_host_shows_the_hosts_links(engine: Engine) -> None:
     own = json.loads(engine.run(["ip", "-j", "link"], check=0).out)
     out = engine.ok("run", "--rm", "--network", "host", "busybox", "sh", "-c", "ls /sys/class/net; hostname")
     assert "lo" in out.split()
@@ -125,7 +125,7 @@ def test_network_host(engine: Engine) -> None:
     assert out.splitlines()[-1] == socket.gethostname()
 
 
-def test_network_of_another_container(engine: Engine, name: str) -> None:
+def test_network_of_another_container_is_shared(engine: Engine, name: str) -> None:
     web(engine, name)
     until(lambda: wget(engine, "127.0.0.1:80", "--network", f"container:{name}") == f"page of {name}", "the shared loopback")
     out = engine.ok("run", "--rm", "--network", f"container:{name}", "busybox", "hostname")
@@ -138,7 +138,7 @@ def test_network_of_another_container(engine: Engine, name: str) -> None:
     )
 
 
-def test_missing_networks(engine: Engine, name: str) -> None:
+def test_missing_networks_are_reported(engine: Engine, name: str) -> None:
     result = engine.docker("run", "--name", name, "--network", "no-such", "busybox", "true")
     assert (result.code, result.err) == (125, "docker: Error response from daemon: network no-such not found.\n")
     assert engine.state(name) == "created"
@@ -146,7 +146,7 @@ def test_missing_networks(engine: Engine, name: str) -> None:
     assert (result.code, result.err) == (125, "docker: Error response from daemon: No such container: no-such.\n")
 
 
-def test_user_network(engine: Engine, name: str) -> None:
+def test_containers_of_a_user_network_reach_only_each_other(engine: Engine, name: str) -> None:
     network = f"n-{name}"
     engine.ok("network", "create", network)
     try:
@@ -161,7 +161,7 @@ def test_user_network(engine: Engine, name: str) -> None:
         engine.ok("network", "rm", network)
 
 
-def test_fixed_address(engine: Engine, name: str) -> None:
+def test_container_gets_a_requested_address(engine: Engine, name: str) -> None:
     network = f"n-{name}"
     (subnet,) = free_subnets(1)
     engine.ok("network", "create", "--subnet", f"{subnet}.0/24", network)
@@ -186,7 +186,7 @@ def test_link_is_removed_with_its_container(engine: Engine, name: str) -> None:
     until(lambda: ports() == [], "the link is gone")
 
 
-def test_hosts_and_resolv_conf(engine: Engine, name: str) -> None:
+def test_hosts_and_resolv_conf_contain_the_given_settings(engine: Engine, name: str) -> None:
     flags = ["--add-host", "db:10.1.2.3", "--dns", "192.0.2.53", "--dns-search", "ships.example", "--dns-option", "ndots:3"]
     out = engine.ok("run", "--rm", *flags, "busybox", "cat", "/etc/hosts", "/etc/resolv.conf").splitlines()
     assert "10.1.2.3\tdb" in out
@@ -195,7 +195,7 @@ def test_hosts_and_resolv_conf(engine: Engine, name: str) -> None:
     assert "options ndots:3" in out
 
 
-def test_bridge_that_an_administrator_chose(fresh: Callable[..., Engine]) -> None:
+def test_configured_subnet_of_the_bridge_is_used(fresh: Callable[..., Engine]) -> None:
     engine = fresh({"bip": "10.214.9.1/24", "shutdown-timeout": 3})
     engine.ok("run", "-d", "--name", "first", *SLEEP)
     assert engine.address("first") == "10.214.9.2"

@@ -25,7 +25,7 @@ CHOSEN = {
     "stats": "show_the_usage",
     "hostile_containers": "fork_bomb does_not_see_its_monitor",
     "run": "hello missing_command rm_leaves_nothing memory_limit out_of_memory capabilities privileged init seccomp sysctl",
-    "lifecycle": "stop_kills_after pause test_top restart_always_comes_back",
+    "lifecycle": "stop_kills_after pause test_top_lists_processes restart_always_comes_back",
     "options_process": "apparmor_confines",
     "exec": "output_and_code terminal execs_end_with",
     "monitor": "out_of_memory",
