@@ -49,6 +49,7 @@ AREAS = {
             "plugins/storage_overlay2/tests",
             "sdk/tests/test_snapshots.py",
             "sdk/tests/test_storage_files.py",
+            "sdk/tests/test_trees.py",
         ),
         root=True,
     ),
