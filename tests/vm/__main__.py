@@ -25,11 +25,11 @@ CHOSEN = {
     "stats": "show_the_usage",
     "hostile_containers": "fork_bomb does_not_see_its_monitor",
     "run": "hello missing_command rm_leaves_nothing memory_limit out_of_memory capabilities privileged init seccomp sysctl",
-    "lifecycle": "stop_kills_after pause test_top_lists_processes restart_always_comes_back",
+    "lifecycle": "stop_kills_after pause test_top restart_always_restarts_after",
     "options_process": "apparmor_confines",
-    "exec": "output_and_code terminal execs_end_with",
+    "exec": "returns_the_exit_code terminal execs_end_with",
     "monitor": "out_of_memory",
-    "live_restore": "kill_of_daemon_and_zygote kill_of_everything kill_of_a_monitor",
+    "live_restore": "kill_of_daemon_and_zygote dies_with_the_daemon of_a_killed_monitor",
     "zygote_crashes": "a_killed_monitor while_the_runtime_works hangs_is_killed",
 }
 PREPARE = """
