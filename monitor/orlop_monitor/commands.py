@@ -1,8 +1,8 @@
 """Runs a runtime's commands from the monitor, without blocking.
 
-It uses posix_spawn, whose child shares the parent's memory until it execs: 0.5 ms whatever the size of the process. The
-child inherits only the three standard descriptors; all others are close-on-exec. Ignored signals are reset, because the
-container's init would inherit them, and so is the monitor's raised limit of descriptors.
+It uses posix_spawn, whose child shares the parent's memory until it execs: it takes 0.5 ms, whatever the size of the
+process. The child inherits only the three standard descriptors; all others are close-on-exec. Ignored signals are reset,
+because the container's init would inherit them, and so is the monitor's raised limit of descriptors.
 """
 
 from __future__ import annotations

@@ -280,8 +280,8 @@ class _Flow:
 
 
 class _UdpListener:
-    """Relays datagrams. Each client has its own socket towards the container, so that answers can be assigned; it is closed
-    when idle."""
+    """Relays datagrams. Each client has its own socket towards the container, so that each answer is sent to the right
+    client. The socket is closed when it is idle."""
 
     def __init__(self, loop: Loop, sock: socket.socket, target: tuple[str, int]) -> None:
         self._loop, self._sock, self.target = loop, sock, target
@@ -310,8 +310,8 @@ class _UdpListener:
                 continue  # datagrams may be lost
 
     def _reply_from(self, ancillary: Sequence[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
-        """The ancillary data for an answer from the address that the client sent to, which may differ from the route's
-        source."""
+        """The ancillary data that sets the source address of an answer to the address that the client has used. The kernel
+        would choose an address by the route."""
         for level, kind, data in ancillary:
             if level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
                 return [(level, kind, bytes(4) + data[4:8] + bytes(4))]

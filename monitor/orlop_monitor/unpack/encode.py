@@ -1,7 +1,7 @@
 """Encodes an `Entry` as tar header blocks; the counterpart of `header`. No I/O.
 
-The format is ustar, preceded by a pax header if the entry does not fit, as Go's archive/tar writes. Every tar reads this,
-and the output is deterministic.
+The format is ustar, preceded by a pax header if the entry does not fit, as Go's archive/tar writes. Every tar program reads
+this format, and the output is deterministic.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _record(key: bytes, value: bytes) -> bytes:
 
 
 def _sum(data: bytes) -> int:
-    """The sum of up to 256 bytes. The lower half of their Adler-32 is the sum plus one, and is five times as fast."""
+    """The sum of up to 256 bytes: the lower half of their Adler-32 minus one, which is computed five times as fast."""
     return (adler32(data) & 0xFFFF) - 1
 
 

@@ -224,7 +224,7 @@ class _Normalizer:
 
     @staticmethod
     def _is_above(name: bytes, base: bytes, last: bytes) -> bool:
-        """Whether the target is below the link's own name, which is removed first."""
+        """Whether the target is below the link's own path. A file at this path is removed before the link is made."""
         return (base + b"/" + last).startswith(name + b"/")
 
     def _whiteout(self, head: bytes, name: bytes) -> None:

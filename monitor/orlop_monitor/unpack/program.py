@@ -133,7 +133,8 @@ class Program:
         return bool(select.select([self._pidfd], [], [], seconds)[0])
 
     def _fail(self, status: int | None = None) -> NoReturn:
-        """Raise the error of a program that has failed or no longer reads. If it still runs, it ends with this process."""
+        """Raise the error of a program that has failed or no longer reads. A program that still runs ends when this process
+        ends."""
         ended = "stopped reading"
         if status is None and self._ends_in(1.0):
             status = os.waitpid(self._pid, 0)[1]

@@ -107,8 +107,8 @@ def pivot(directory: str) -> None:
 
 
 def enter_user_namespace(fd: int) -> None:
-    """Become the root of a container's user namespace, so that files have the ids that the container's processes see, and
-    cannot get others. The descriptor is closed. Mounts must have been made before."""
+    """Become the root of a container's user namespace. Then files have the ids that the container's processes see, and
+    cannot be given other ids. The descriptor is closed. Mounts must have been made before."""
     setns(fd, _CLONE_NEWUSER)
     os.close(fd)
     os.setgroups([])

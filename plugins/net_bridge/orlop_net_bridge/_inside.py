@@ -44,7 +44,7 @@ def set_up_inside(endpoint: Endpoint) -> None:
     with RouteSocket() as inside:
         inside.change(
             set_up(_LOOPBACK),
-            # A neighbour with the address's previous MAC in its cache learns the new one at "up", not half a minute later.
+            # Neighbours that cached an earlier MAC of this address learn the new one at "up", not half a minute later.
             notify_neighbours(index),
             *(add_address(index, each.address) for each in endpoint.addresses),
             set_up(index),

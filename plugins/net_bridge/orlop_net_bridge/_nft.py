@@ -99,7 +99,7 @@ class _Program:
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
-        # A timer instead of `timeout`: with a timeout, `subprocess` polls, which doubles the time of a short child.
+        # A timer instead of `timeout`: with a timeout, `subprocess` polls, which doubles the time of a short-lived child.
         expired = threading.Event()
 
         def expire() -> None:

@@ -90,8 +90,8 @@ _RULES = (
     ("output", "ip daddr 127.0.0.0/8 return"),
     ("output", "ip6 daddr ::1 return"),
     ("output", "fib daddr type local jump publish"),
-    # A container connects to a published port of its own bridge, or its own port: the answer must come back through the
-    # host.
+    # For packets of a container to a published port of its own bridge, or to its own published port. The answer must come
+    # back through the host.
     ("postrouting", "oifname @bridges ct status dnat ip saddr @inside4 masquerade"),
     ("postrouting", "oifname @bridges ct status dnat ip6 saddr @inside6 masquerade"),
     ("postrouting", "oifname != @bridges snat ip to ip saddr map @source4"),

@@ -58,7 +58,7 @@ def _ports_of(endpoint: Endpoint) -> frozenset[_plan.Element]:
 
 
 def _reachable(wanted: Wanted) -> Wanted:
-    """Without the endpoints of containers that have ended since the daemon stopped: their namespaces are gone."""
+    """The endpoints without those of containers that have ended since the daemon stopped, whose namespaces do not exist."""
     return wanted._replace(endpoints=[each for each in wanted.endpoints if os.path.exists(each[0].netns)])
 
 

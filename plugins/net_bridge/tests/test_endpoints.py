@@ -1,4 +1,4 @@
-"""Endpoints as the kernel reports them, and cleanup when one cannot be made."""
+"""Endpoints as the kernel reports them, and cleanup when an endpoint cannot be made."""
 
 from __future__ import annotations
 

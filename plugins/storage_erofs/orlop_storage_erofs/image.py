@@ -16,8 +16,8 @@ IMAGE, TAR, RECORD = "layer.erofs", "layer.tar", "image"
 
 
 class Image(msgspec.Struct, frozen=True):
-    """The record of an image, in JSON. `files` maps names to sizes; `digests` maps names to "sha256:...", if they were
-    wanted. `content` and `inodes` are the layer's `Usage`."""
+    """The record of an image, in JSON. `files` maps names to sizes; `digests` maps names to "sha256:...", and is empty if
+    digests were not computed. `content` and `inodes` are the layer's `Usage`."""
 
     files: dict[str, int]
     content: int
