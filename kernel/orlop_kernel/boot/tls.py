@@ -47,7 +47,7 @@ def _check_form(key: str, path: str) -> None:
 
 
 def _no_passphrase() -> NoReturn:
-    _refuse("tlskey is encrypted, and the daemon cannot ask for its passphrase: use a key without one")
+    _refuse("tlskey is encrypted, and the daemon cannot ask for its passphrase: use a key without a passphrase")
 
 
 def _load_pair(context: ssl.SSLContext, config: Config) -> None:

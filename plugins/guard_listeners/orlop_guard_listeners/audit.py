@@ -195,7 +195,7 @@ class Audit:
             self._bytes -= sum(map(len, batch))
             self._written = taken
             if self._trouble:
-                _log.warning("the audit log %s is written again; %d lines were lost", self._file.path, lost)
+                _log.warning("the audit log %s can be written again; %d lines were lost", self._file.path, lost)
             self._trouble = ""
 
     def _say(self, error: OSError) -> None:

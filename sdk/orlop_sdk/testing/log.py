@@ -126,7 +126,7 @@ class LogWriterSuite:
 
     @pytest.fixture
     def driver(self) -> LogDriver:
-        raise LookupError("a conformance suite needs its fixture `driver` overridden")
+        raise LookupError("a subclass of the suite must override the fixture `driver`")
 
     @pytest.fixture
     def info(self, tmp_path: os.PathLike[str]) -> LogInfo:

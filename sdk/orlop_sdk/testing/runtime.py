@@ -244,7 +244,7 @@ class RuntimeSuite:
 
     @pytest.fixture
     def driver(self, tmp_path: Path) -> Runtime:
-        raise LookupError("a subclass overrides the fixture `driver`")
+        raise LookupError("a subclass of RuntimeSuite must override the fixture `driver`")
 
     @pytest.fixture
     def bundle(self, driver: Runtime, tmp_path: Path) -> Iterator[Callable[..., _Bundle]]:
