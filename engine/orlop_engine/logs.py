@@ -1,7 +1,8 @@
 """Read logs for clients: `GET /containers/{id}/logs`, and attach with `logs=1`.
 
-The driver's reader and the framing run on worker threads, in batches of about 1 MiB. A request that is cancelled while a
-thread reads (perhaps on a hung disk) returns at once; the thread closes the reader when its read returns.
+The driver's reader and the framing run on worker threads, in batches of about 1 MiB. If a request is cancelled while a
+thread reads (perhaps on a hung disk), the request returns immediately; the thread closes the reader when its read
+returns.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ __all__ = ["LogStream", "LogsRequest", "frame_records", "parse_tail", "parse_tim
 
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 _FRACTION = re.compile(r"\d{1,9}", re.ASCII)
-_CHUNK_MIN = 1 << 18  # bytes read in one turn of a thread, so that switching threads is a small part of the cost
+_CHUNK_MIN = 1 << 18  # least bytes to read in one call on a thread, so that switching threads is a small part of the cost
 _CHUNK_MAX = 1 << 20
 _STREAMS = {"stdout": 1, "stderr": 2}
 _SYSTEM_ERROR = 3
@@ -32,7 +33,8 @@ _READS = Abandonable("reads of logs", 40, turns=3)
 
 
 class LogsRequest(msgspec.Struct, frozen=True):
-    """A client's request. `multiplexed`: frames with a header (no terminal), otherwise raw bytes."""
+    """A client's request. `multiplexed`: send frames with a header (for containers without a terminal), otherwise raw
+    bytes."""
 
     stdout: bool = True
     stderr: bool = True
@@ -46,8 +48,8 @@ class LogsRequest(msgspec.Struct, frozen=True):
 
 
 def parse_time(text: str) -> int:
-    """Parse `since` or `until`, "s[.fraction]" of Unix time, to ns. "" and "0" are 0: no bound. The fraction is decimal:
-    "1.5" is 1.5 s. Raises `InvalidParameter` with the message of Go's strconv."""
+    """Parse `since` or `until`, "s[.fraction]" of Unix time, to ns. "" and "0" return 0, which means no bound. The
+    fraction is decimal: "1.5" is 1.5 s. Raises `InvalidParameter` with the message of Go's strconv."""
     second, _, fraction = text.partition(".")
     if not text:
         return 0
@@ -67,7 +69,7 @@ def parse_tail(text: str) -> int | None:
 
 
 def _fixed(time_text: str) -> bytes:
-    """A timestamp with nine digits of fraction, because clients align on it."""
+    """A timestamp with nine digits of fraction, because clients rely on the fixed width."""
     second, _, fraction = time_text[:-1].partition(".")
     return f"{second}.{fraction:0<9}Z ".encode()
 
@@ -78,7 +80,7 @@ def _details(attributes: Mapping[str, str] | None) -> bytes:
 
 
 class _Stamps(dict[str, bytes]):
-    """Cache of formatted timestamps: lines that were read together have the same one."""
+    """Cache of formatted timestamps: lines that were read together have the same timestamp."""
 
     def __missing__(self, key: str) -> bytes:
         stamp = self[key] = _fixed(key)
@@ -129,7 +131,7 @@ def _error_text(error: Exception, request: LogsRequest) -> bytes:
 
 
 class _Lease:
-    """A reader that may be closed while a thread reads from it; that thread closes it then."""
+    """A log reader that may be closed while a thread reads from it: then that thread closes it after its read."""
 
     def __init__(self, make: Callable[[], LogReader], request: LogsRequest) -> None:
         self._make = make
@@ -140,7 +142,7 @@ class _Lease:
         self._closed = False
 
     def open(self) -> None:
-        """Make the reader. Raises the errors of the driver."""
+        """Create the reader. Raises the errors of the driver."""
         reader = self._make()
         with self._lock:
             if not self._closed:
@@ -154,7 +156,7 @@ class _Lease:
         return self._reader
 
     def read(self) -> tuple[bytes, bool]:
-        """Read up to about `_CHUNK_MAX` bytes. Returns (data, whether more may be available at once)."""
+        """Read up to about `_CHUNK_MAX` bytes. Returns (data, whether more may be available without waiting)."""
         with self._lock:
             if self._closed:
                 return b"", False
@@ -246,7 +248,7 @@ class LogStream:
                 for start in range(0, len(data), _CHUNK_MAX):
                     yield data[start : start + _CHUNK_MAX] if len(data) > _CHUNK_MAX else data
                 if not more:
-                    if over:  # checked before the read, so the read has seen everything up to the end
+                    if over:  # `over` was checked before the read, so the read has returned everything up to the end
                         return
                     await self._wait(self._lease.reader.fileno())
         except (OrlopError, OSError) as error:
@@ -280,7 +282,7 @@ def read_logs(
 ) -> LogStream:
     """Stream a container's log: `async with read_logs(...) as chunks: async for chunk in chunks`.
 
-    `ended` is set when the container's log is closed for good; None for a stopped container, which makes `follow` end at
-    once. Opening (`async with`, or `await stream.open()`) raises `NotImplementedHere` and `DriverError`. Chunks are at
-    most 1 MiB, and at least 256 KiB while that much is available."""
+    `ended` is set when the container's log is complete. It is None for a stopped container: then `follow` ends after the
+    existing records. Opening (`async with`, or `await stream.open()`) raises `NotImplementedHere` and `DriverError`.
+    Chunks are at most 1 MiB, and at least 256 KiB while that much is available."""
     return LogStream(driver, info, options, request, ended)

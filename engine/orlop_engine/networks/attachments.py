@@ -1,7 +1,8 @@
-"""A container's endpoints, from plan to release: reserves addresses and ports, calls network drivers, returns everything.
+"""A container's endpoints, from plan to release: reserves addresses and ports, calls network drivers, and frees
+everything at the end.
 
-All state is in memory; the sandboxes are stored in the containers' rows. Reserving does not await, so two starts cannot
-interleave while they reserve.
+All state is in memory; the sandboxes are stored in the containers' rows. Addresses are reserved without an await, so that
+two starts cannot interleave meanwhile.
 """
 
 from __future__ import annotations
@@ -223,7 +224,8 @@ class Attachments:
         return joined
 
     async def _detach_one(self, attached: AttachedEndpoint, *, ending: bool = True) -> None:
-        """`ending`: the network namespace is removed as well, so the driver need not wait until its link is gone."""
+        """`ending`: the container's network namespace is removed too, so the driver need not wait until the link is
+        removed."""
         endpoint = msgspec.structs.replace(attached.endpoint, netns="") if ending else attached.endpoint
         try:
             driver = await self._drivers(attached.driver)
@@ -240,7 +242,8 @@ class Attachments:
         if network is None or network.members.pop(attached.endpoint.id, None) is None:
             return
         self._changed(network)
-        # The address stays allocated until the driver has detached the endpoint: no other container may get it before.
+        # The address stays allocated until the driver has detached the endpoint: until then, no other container may get
+        # it.
         network.planned.add(attached.endpoint.id)
         try:
             await self._detach_one(attached, ending=ending)
@@ -252,7 +255,8 @@ class Attachments:
     # --- boot -------------------------------------------------------------------------------------------------------
 
     async def restore(self, sandboxes: Sequence[Sandbox]) -> None:
-        """Does not call `changed`: a names table with only part of the members would break lookups of running containers."""
+        """Restore the endpoints of running containers at boot. Does not call `changed`: a names table without all members
+        would break lookups of running containers."""
         by_driver: dict[str, list[AttachedEndpoint]] = {network.record.driver: [] for network in self._networks.values()}
         for sandbox in sandboxes:
             for attached in sandbox.endpoints:
@@ -288,8 +292,9 @@ class Attachments:
     async def choose_gateway(
         self, sandbox: Sandbox, wanted: Sequence[Wanted], netns: str, listeners: Listeners, leaving: str
     ) -> Sandbox:
-        """Published ports keep their host address, even if the new network has another default: the monitor's listeners hold
-        them, and another program could take them in between."""
+        """Choose the gateway again and move the published ports to it. The ports keep their host address, even if the new
+        network has another default address: the monitor's listeners hold the ports, and while they were released, another
+        program could take them."""
         former, chosen = sandbox.gateway, self._chosen(sandbox, leaving)
         if former is chosen:
             return sandbox
@@ -319,7 +324,7 @@ class Attachments:
         if former and ports:
             try:
                 await listeners.redirect(_moved([former], new_gateway if publishes else None))
-            except OrlopError as error:  # the rules have moved; a stale listener is better than undoing that
+            except OrlopError as error:  # the rules have been moved; an outdated listener is better than moving them back
                 _log.warning(
                     "cannot redirect listeners of published ports of container %s: %s",
                     former.endpoint.container_id[:12],
@@ -335,7 +340,8 @@ class Attachments:
         return updated
 
     async def _unserve(self, chosen: AttachedEndpoint, listeners: Listeners) -> None:
-        """A monitor that timed out may still serve the request later. This request cancels it, as it is handled after it."""
+        """Stop serving ports at `chosen`. A monitor that timed out may still carry out the earlier request; it handles
+        this request after that one."""
         try:
             await listeners.redirect(_moved([chosen], None))
         except OrlopError as error:
@@ -350,8 +356,8 @@ class Attachments:
         return next((each for each, request in zip(able, requests, strict=True) if request is gateway), None)
 
     async def _move(self, former: AttachedEndpoint | None, new_gateway: AttachedEndpoint | None, netns: str) -> None:
-        """Moves the ports first, as only one endpoint may have them. Removes the former default route last, so that the
-        container is never without one."""
+        """Move the ports first, because only one endpoint may have them. Remove the former default route last, so that
+        the container always has a default route."""
         if former and former.endpoint.ports:
             await self._update(_with(former, (), True), netns)
         if new_gateway:
@@ -374,15 +380,17 @@ class Attachments:
             raise type(error)(f"{_FAILED}{error}") from error
 
     async def keep_gateway(self, sandbox: Sandbox, netns: str, listeners: Listeners) -> None:
-        """Reapply a container's gateway after a boot: a daemon killed within `choose_gateway` has left routes and listeners
-        that the row does not describe. (The driver's `restore` has already made the rules match the row.)"""
+        """Apply a container's gateway again after a boot: if the previous daemon was killed within `choose_gateway`,
+        routes and listeners may differ from the row. (The driver's `restore` has already made the rules match the
+        row.)"""
         gateway = sandbox.gateway
         others = [each for each in sandbox.endpoints if each is not gateway]
         for each in (gateway, *others):
             if each:
                 await self._update(each, netns)
         new_gateway = gateway if gateway and gateway.endpoint.ports else None
-        with suppress(Unavailable):  # a monitor of an older daemon does not know `redirect`, and its listeners never moved
+        # The monitor was started by an older daemon: it does not know `redirect`, so its listeners were never moved
+        with suppress(Unavailable):
             await listeners.redirect(_moved(others if new_gateway else sandbox.endpoints, new_gateway))
 
     # --- running containers -----------------------------------------------------------------------------------------
@@ -406,7 +414,7 @@ class Attachments:
         return grown
 
     def without(self, sandbox: Sandbox, record: NetworkRecord) -> Sandbox:
-        """The sandbox as `disconnect` will leave it."""
+        """The sandbox after a `disconnect` from this network."""
         rest = tuple(attached for attached in sandbox.endpoints if attached.network.id != record.id)
         if len(rest) == len(sandbox.endpoints):
             raise Forbidden(f"container {sandbox.container_id} is not connected to network {record.name}")

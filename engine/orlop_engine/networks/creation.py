@@ -32,7 +32,8 @@ PREDEFINED = (*defaults.PREDEFINED_NETWORKS, "default")
 
 
 class Choice(NamedTuple):
-    """What subnets are chosen from: the address pools, the networks that exist, the networks that the host uses."""
+    """The inputs for choosing a subnet: the address pools, the existing networks (`taken`), and the networks that the
+    host uses (`avoid`)."""
 
     pools: Sequence[tuple[str, int]]
     taken: Collection[IPNetwork]
@@ -40,8 +41,8 @@ class Choice(NamedTuple):
 
 
 def ula_pool(host_id: str) -> tuple[str, int]:
-    """A /48 of unique local addresses for this host, cut into /64 (RFC 4193). A digest of the host's id, so that it never
-    changes."""
+    """A /48 of unique local addresses for this host, cut into /64 (RFC 4193). It is a digest of the host's id, so that it
+    never changes."""
     digest = hashlib.sha256(host_id.encode()).digest()
     base = ipaddress.IPv6Network((int.from_bytes(b"\xfd" + digest[:5] + bytes(10), "big"), 48))
     return str(base), 64
@@ -58,7 +59,7 @@ def address_pools(config: Config, host_id: str) -> list[tuple[str, int]]:
 def check_request(request: CreateRequest) -> None:
     if not request.name.strip():
         raise InvalidParameter("invalid name: name is empty")
-    if request.name in PREDEFINED or request.name.startswith("container:"):  # names with a meaning as network mode
+    if request.name in PREDEFINED or request.name.startswith("container:"):  # these names have a meaning as network mode
         raise Forbidden(f"operation is not permitted on predefined {request.name} network ")
     if request.ingress or request.scope == "swarm":
         raise Forbidden("This node is not a swarm manager. Swarm-scoped networks are not available")
@@ -104,7 +105,8 @@ _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 
 
 def _wanted(given: object, options: Mapping[str, str], key: str, default: bool) -> bool:
-    """The field, else the option (older clients send it; `default-network-opts` may contain it), else the default."""
+    """The value of the field; if it is not set, of the option (from an older client, or from `default-network-opts`);
+    otherwise the default."""
     if given is not UNSET and given is not None:
         return bool(given)
     text = options.get(key)
@@ -116,7 +118,7 @@ def _wanted(given: object, options: Mapping[str, str], key: str, default: bool) 
 
 
 def families(request: CreateRequest, options: Mapping[str, str]) -> tuple[bool, bool]:
-    """Whether (IPv4, IPv6) are wanted. `options`: those of the request, completed from daemon.json."""
+    """Whether (IPv4, IPv6) are wanted. `options`: the options of the request, completed with those of daemon.json."""
     ipv4 = _wanted(request.enable_ipv4, options, "com.docker.network.enable_ipv4", True)
     ipv6 = _wanted(request.enable_ipv6, options, "com.docker.network.enable_ipv6", False)
     if not (ipv4 or ipv6):
@@ -125,7 +127,7 @@ def families(request: CreateRequest, options: Mapping[str, str]) -> tuple[bool, 
 
 
 def _sort(configs: Sequence[IPAMConfig]) -> dict[int, IPAMConfig]:
-    """The configurations by IP version, at most one each."""
+    """The configurations by IP version, at most one for each version."""
     found: dict[int, IPAMConfig] = {}
     for config in configs:
         text = config.subnet or config.gateway or config.ip_range

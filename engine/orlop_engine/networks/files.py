@@ -1,7 +1,8 @@
-"""The three network files of a container: `hostname`, `hosts`, `resolv.conf`. Builds the text only; the caller writes it.
+"""The three network files of a container: `hostname`, `hosts`, `resolv.conf`. This module only builds the texts; the
+caller writes the files.
 
-Rules and layout are Docker's. On the default bridge, a container uses the host's name servers, except those on the host's
-loopback, which it cannot reach. On user-defined networks it uses 127.0.0.11.
+Rules and layout are Docker's. On the default bridge, a container uses the host's name servers, except for loopback
+addresses, which a container cannot reach. On user-defined networks it uses 127.0.0.11.
 """
 
 from __future__ import annotations
@@ -116,8 +117,8 @@ def _render(
 
 
 def embedded_servers(host: ResolvConf, overrides: Overrides) -> list[str]:
-    """The servers to which the resolver at 127.0.0.11 forwards: `--dns`, else the host's servers. These include loopback
-    addresses, because the resolver forwards from the host's network namespace."""
+    """The servers to which the resolver at 127.0.0.11 forwards: `--dns`, else the host's servers. The host's servers may
+    be loopback addresses, because the resolver forwards from the host's network namespace."""
     return list(overrides.servers) or list(host.servers) or list(_FALLBACK)
 
 
@@ -174,7 +175,8 @@ def parse_extra_host(entry: str) -> tuple[str, str]:
 
 
 def _extra_hosts(entries: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Skips invalid entries: a row may be older than the check at create."""
+    """Parse `--add-host` entries. Invalid entries are skipped: an older daemon may have stored the row without a
+    check."""
     for entry in entries:
         with suppress(InvalidParameter):
             yield parse_extra_host(entry)
@@ -211,8 +213,8 @@ def _host_hosts() -> str:
 
 
 def host_gateways(config: Config, bridge: NetworkRecord | None) -> tuple[str, ...]:
-    """The addresses of `host-gateway`, for every container: `host-gateway-ip(s)` of daemon.json, else the host's addresses
-    on the default bridge, else nothing."""
+    """The addresses that `host-gateway` stands for: `host-gateway-ip(s)` of daemon.json, else the host's addresses on the
+    default bridge, else none."""
     if config.host_gateway_ips or config.host_gateway_ip:
         return config.host_gateway_ips or (config.host_gateway_ip,)
     return tuple(subnet.gateway for subnet in bridge.subnets if subnet.gateway) if bridge else ()
@@ -227,8 +229,8 @@ def for_container(
     gateways: Sequence[str] = (),
 ) -> dict[str, str]:
     """The files as name -> text. Without a sandbox the container shares the host's network and gets copies of the host's
-    files. On a user-defined network its name server is its monitor. `linked`: (address, names) of containers on the default
-    bridge; `gateways`: see `host_gateways`."""
+    files. On a user-defined network, the container's monitor is its name server. `linked`: (address, names) of containers
+    on the default bridge; `gateways`: see `host_gateways`."""
     overrides = Overrides(
         host.dns or config.dns,
         host.dns_search or config.dns_search,

@@ -51,7 +51,8 @@ def listed(filters: Filters) -> Callable[[NetworkRecord, bool], bool]:
 
 
 def prunable(filters: Filters, now: float) -> Callable[[NetworkRecord], bool]:
-    """`now` is Unix time in seconds; a relative `until` counts from it."""
+    """A predicate for the networks that a prune removes if they are unused. `now` is Unix time in seconds; a relative
+    `until` is subtracted from it."""
     check(filters, _PRUNE_KEYS)
     until = filters.get("until", ())
     if len(until) > 1:

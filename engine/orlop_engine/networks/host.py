@@ -24,7 +24,7 @@ __all__ = [
 
 _SIOCGIFADDR, _SIOCGIFNETMASK = 0x8915, 0x891B
 _RTF_UP, _RTF_GATEWAY = 0x1, 0x2
-# Of the thread, not of the process: tests run the daemon in a thread with its own network namespace.
+# The thread's directory, not the process's: tests run the daemon in a thread with its own network namespace.
 _PROC_NET = "/proc/thread-self/net/"
 
 
@@ -37,8 +37,8 @@ def _lines(path: str) -> list[str]:
 
 
 def on_link_routes() -> list[IPNetwork]:
-    """Networks that the host reaches without a gateway. A container network that overlaps one would cut the host off from
-    it."""
+    """Networks that the host reaches without a gateway. If a container network overlapped such a network, the host could
+    no longer reach it."""
     return _routes(0)
 
 
@@ -67,7 +67,8 @@ def _routes(gateway: int) -> list[IPNetwork]:
 
 
 def read_resolv_conf() -> str:
-    """The host's resolv.conf, or systemd-resolved's list of upstream servers if the former names only the local stub."""
+    """The host's resolv.conf; if it only contains systemd-resolved's local stub, the list of systemd-resolved's upstream
+    servers."""
     try:
         with open("/etc/resolv.conf") as file:
             text = file.read()
@@ -92,13 +93,13 @@ def nameservers(resolv_conf: str) -> list[IPNetwork]:
 
 
 def used() -> list[IPNetwork]:
-    """Networks that containers must not get addresses in unless a user asks for it."""
+    """Networks from which containers must not get addresses unless a user asks for it."""
     return on_link_routes() + nameservers(read_resolv_conf())
 
 
 def bridge_address(name: str) -> str:
-    """The first IPv4 address of a bridge that the administrator made; "" without one. Raises `InvalidParameter` with
-    Docker's message if the link does not exist."""
+    """The first IPv4 address of a bridge that the administrator has created; "" if it has none. Raises `InvalidParameter`
+    with Docker's message if the link does not exist."""
     try:
         socket.if_nametoindex(name)
     except OSError:
@@ -107,7 +108,7 @@ def bridge_address(name: str) -> str:
 
 
 def interface_address(name: str) -> str:
-    """ "10.0.0.1/24": the first IPv4 address of a link; "" without one."""
+    """ "10.0.0.1/24": the first IPv4 address of a link; "" if it has none."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         request = struct.pack("16s16x", os.fsencode(name)[:15])
         try:

@@ -66,8 +66,8 @@ def find_subnet(
     avoid: Collection[IPNetwork] = (),
     size: int | None = None,
 ) -> IPNetwork:
-    """The first subnet of the pools that overlaps neither a network of this engine (`taken`) nor one that the host uses
-    (`avoid`: on-link routes, name servers). `size` asks for another prefix length than the pool's."""
+    """The first subnet of the pools that overlaps neither a network of this engine (`taken`) nor a network that the host
+    uses (`avoid`: on-link routes, name servers). `size`: another prefix length than the pool's."""
     blocked = [*taken, *avoid]
     for pool in pools:
         if ipaddress.ip_network(pool[0]).version != version:
@@ -79,14 +79,15 @@ def find_subnet(
 
 
 def check_overlap(subnet: IPNetwork, taken: Collection[IPNetwork]) -> None:
-    """A user's subnet may overlap the host's routes, which is their decision, but no other network of this engine."""
+    """Raise if a subnet that a user chose overlaps another network of this engine. It may overlap the host's routes: that
+    is the user's decision."""
     if _overlaps(subnet, taken):
         raise Forbidden(OVERLAP)
 
 
 def derived_mac(address: str) -> str:
-    """The MAC address derived from an IPv4 address, by Docker's former scheme. An address that passes to another container
-    keeps its MAC address, so stale neighbour caches stay correct."""
+    """The MAC address derived from an IPv4 address, by Docker's former scheme. If another container gets the address
+    later, it also gets the same MAC address, so old entries in neighbour caches stay correct."""
     packed = ipaddress.IPv4Address(address).packed
     return ":".join(f"{byte:02x}" for byte in (0x02, 0x42, *packed))
 
@@ -137,17 +138,17 @@ class AddressPool:
         try:
             return ipaddress.ip_address(address) in self.subnet
         except ValueError:
-            return False  # a damaged row: the address is in no subnet
+            return False  # the row is damaged
 
     def allocate(self, requested: str = "") -> str:
-        """Give the lowest free address of the range, or the requested one (`Forbidden` if it is taken)."""
+        """Allocate the lowest free address of the range, or the requested address (`Forbidden` if it is taken)."""
         if requested:
             value = int(self._inside(requested))
             if value in self._used:
                 raise Forbidden("Address already in use")
             self._used.add(value)
             return self._text(value)
-        # Every address below the hint is taken. Counting through a /64 for each container would take forever.
+        # All addresses below the hint are taken. Without the hint, allocating many addresses would take quadratic time.
         address = self._first_free(self._hint, self._high)
         value = int(ipaddress.ip_address(address))
         self._used.add(value)
@@ -167,6 +168,7 @@ class AddressPool:
                 self._hint = min(self._hint, value)
 
     def usage(self) -> tuple[int, int]:
-        """(addresses in use, the network and broadcast address included; addresses that a container may be given)."""
+        """(number of addresses in use, including the network and broadcast address; number of addresses that can still be
+        allocated)."""
         in_range = sum(self._low <= value <= self._high for value in self._used)
         return len(self._used), self._high - self._low + 1 - in_range

@@ -1,8 +1,8 @@
-"""Writes the files from which containers' name servers answer. They are rewritten when a network's members change.
+"""Writes the files that containers' name servers answer from. The files are rewritten when a network's members change.
 
 Owns `<exec-root>/network/names/` (one file per user-defined network) and the file `names` in the run directories of
-containers on such networks. Each write replaces a whole file. Monitors read the files, even while no daemon runs. A table
-that cannot be written (the file system is full) is kept in memory, and `write_again` writes it when there is space.
+containers on such networks. Each write replaces a whole file. Monitors read the files, even while no daemon runs. If a
+table cannot be written (the file system is full), it is kept in memory, and `write_again` writes it when there is space.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ class Names:
         return path
 
     def _replace(self, path: str, content: bytes) -> None:
-        """Failures are logged only: a stale names table is better than a container that does not start."""
+        """Replace a file. A failure is only logged: an outdated names table is better than a container that does not
+        start."""
         try:
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
             self._write(path, content)
@@ -121,7 +122,7 @@ class Names:
         os.rename(half, path)
 
     async def write_again(self) -> None:
-        """Run as long as the daemon: write pending tables as soon as that is possible."""
+        """Runs until the daemon ends: writes pending tables as soon as possible."""
         while True:
             await self._failed.wait()
             self._failed = trio.Event()
@@ -132,11 +133,11 @@ class Names:
     def _write_what_is_left(self) -> None:
         for path, content in list(self._unwritten.items()):
             if not os.path.isdir(os.path.dirname(path)) and os.path.dirname(path) != self._directory:
-                del self._unwritten[path]  # the run directory of a container that has exited
+                del self._unwritten[path]  # the container has exited, and its run directory was removed
                 continue
             try:
                 self._write(path, content)
             except OSError:
-                return  # was logged when it first failed
+                return  # logged at the first failure
             del self._unwritten[path]
             _log.info("DNS names table %s written after retry", os.path.basename(path))

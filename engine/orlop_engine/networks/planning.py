@@ -1,4 +1,4 @@
-"""Checks and orders what a container asks of its networks. No I/O, allocates nothing."""
+"""Checks and orders a container's requests for networks. No I/O, allocates nothing."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def network_of(name: str, settings: EndpointSettings | None) -> str:
 
 
 def check_combination(network_mode: str, records: Sequence[NetworkRecord]) -> None:
-    """Raises `InvalidParameter` for networks that a container cannot be on together, in whatever order they were requested.
-    Only a container with network mode `host` may be on the host's network: the namespace and access checks depend on the
-    mode."""
+    """Raises `InvalidParameter` if a container cannot be on all these networks. The order of the requests does not
+    matter. Only a container with network mode `host` may be on the host's network, because the namespace and access
+    checks depend on the mode."""
     names = {record.name for record in records}
     if network_mode == defaults.HOST_NETWORK:
         if names - {defaults.HOST_NETWORK}:
@@ -120,8 +120,8 @@ def endpoint_sysctls(settings: EndpointSettings) -> tuple[tuple[str, str], ...]:
 
 
 def choose_gateway(requests: Sequence[Request]) -> Request | None:
-    """The network that provides the default route: by highest priority, then not internal, then both families, then by name.
-    None if no network can."""
+    """The request whose network provides the default route: the one with the highest priority; among equals, a network
+    with both IP families, then the first by name. Internal networks cannot provide it. None if no network can."""
     able = [request for request in requests if request.record.subnets and not request.record.internal]
     if not able:
         return None

@@ -1,9 +1,9 @@
 """Ports: parses Docker's `ExposedPorts` and `PortBindings`, and allocates host ports.
 
-The daemon takes a host port by binding it, so no other program can take it. Connections that arrive before the driver's
-rules are installed wait in the socket's queue. The sockets are passed to the container's monitor, which serves loopback and
-IPv6 with them and holds the port as long as it lives, with or without a daemon. The table here finds conflicts between
-containers.
+The daemon takes a host port by binding a socket to it, so that no other program can take it. Connections that arrive
+before the driver's rules are installed wait in the socket's queue. The sockets are passed to the container's monitor,
+which uses them to serve loopback and IPv6, and holds the port as long as the monitor lives, with or without a daemon. A
+table in this module finds conflicts between containers.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _PROTOCOLS = ("tcp", "udp", "sctp")
 _BACKLOG = 4096  # bounded by net.core.somaxconn
 _EPHEMERAL = (49153, 65535)
 _MAX_EXPOSED = 32_768
-_MAX_PUBLISHED = 4_096  # a port costs two sockets in the container's monitor, and packet filter rules
-_AT_ONCE = 64  # ports taken between two checkpoints; a port takes about 30 us
-_TRIES = 256  # other engines on this machine try ephemeral ports in the same order
+_MAX_PUBLISHED = 4_096  # each port needs two sockets in the container's monitor, and packet filter rules
+_AT_ONCE = 64  # ports to take between two checkpoints of the event loop; each takes about 30 us
+_TRIES = 256  # attempts for an ephemeral port: other engines on this host try ports in the same order
 
 PortBindings = Mapping[str, Sequence[PortBinding] | None]
 
 
 class Wanted(NamedTuple):
-    """One container port to publish. `low`..`high` is a range of host ports; the first free one is taken. (0, 0) is any
-    port."""
+    """One container port to publish. `low`..`high` is a range of host ports; the first free one is taken. (0, 0) means
+    any port."""
 
     protocol: str
     container_port: int
@@ -77,8 +77,8 @@ def parse_port(text: str) -> list[tuple[int, str]]:
 
 
 def normal_ports(exposed: Collection[str]) -> list[str]:
-    """ "80-81" -> ["80/tcp", "81/tcp"]. Skips invalid ports: an image may contain anything, and one image must not break
-    lists."""
+    """ "80-81" -> ["80/tcp", "81/tcp"]. Invalid ports are skipped: an image may contain anything, and a single image must
+    not make lists fail."""
     found: list[str] = []
     for text in exposed:
         with suppress(InvalidParameter):
@@ -106,8 +106,8 @@ def _too_many(what: str, limit: int) -> InvalidParameter:
 
 
 def wanted_ports(exposed: Iterable[str], bindings: PortBindings, publish_all: bool) -> list[Wanted]:
-    """The ports to publish, in a stable order. A port with null or an empty list of bindings gets an ephemeral port. Raises
-    for every invalid port, also for those not published, because lists show them."""
+    """The ports to publish, in a stable order. A port with null or an empty list of bindings gets an ephemeral port.
+    Raises for any invalid port, also if it is not published, because lists show it."""
     found: list[Wanted] = []
     bound: set[tuple[int, str]] = set()
     for text, given in bindings.items():
@@ -166,7 +166,7 @@ def _shown(address: str) -> str:
 
 
 def _open(protocol: str, address: str, port: int) -> socket.socket | None:
-    """Bind, and listen for TCP. Raises OSError."""
+    """Bind a socket; for TCP, also listen. Raises OSError."""
     if protocol == "sctp":
         return None
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -176,7 +176,8 @@ def _open(protocol: str, address: str, port: int) -> socket.socket | None:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if protocol == "tcp":
-            # Makes a port with connections in TIME_WAIT available. Not for UDP, where the option would share the port.
+            # Allows a port that has connections in TIME_WAIT. Not for UDP: there, the option would allow two sockets on
+            # one port.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((address, port))
         if protocol == "tcp":
@@ -188,9 +189,9 @@ def _open(protocol: str, address: str, port: int) -> socket.socket | None:
 
 
 class _Ephemeral:
-    """Ephemeral ports in the order in which they are tried: from the one after the last port given, then from the start of
-    the range. Use one object per allocation: it continues where the previous port was found, so that thousands of ports do
-    not each retry the occupied ones. Iterating gives each port once."""
+    """Ephemeral ports in the order in which they are tried: from the port after the last allocated port to the end of the
+    range, then from its start. Use one object for all ports of an allocation: iteration continues after the previous
+    port, so that not each of thousands of ports tries the occupied ports again. Each port is given once."""
 
     def __init__(self, last: int) -> None:
         self._low, self._high = ephemeral_range()
@@ -205,8 +206,8 @@ class _Ephemeral:
 
 
 class PortAllocator:
-    """The host ports that containers of this engine hold. Not stored: `adopt` is called at boot with those of running
-    containers."""
+    """The host ports that containers of this engine hold. They are not stored: at boot, `adopt` is called with the ports
+    of running containers."""
 
     def __init__(self, default_ip: str = "0.0.0.0") -> None:
         self._default_ip = default_ip
@@ -214,8 +215,8 @@ class PortAllocator:
         self._last = 0
 
     async def allocate(self, wanted: Sequence[Wanted], default_ip: str = "") -> list[Bound]:
-        """Take all ports or none. Raises `DriverError` with Docker's message. `default_ip` is the network's, for bindings
-        without an address."""
+        """Take all ports or none. Raises `DriverError` with Docker's message. `default_ip` is the network's default
+        address, for bindings without an address."""
         found: list[Bound] = []
         ephemeral = _Ephemeral(self._last) if any(not want.low for want in wanted) else None
         try:
@@ -260,7 +261,7 @@ class PortAllocator:
                 try:
                     sock = _open(want.protocol, address, port)
                 except OSError as error:
-                    # The host has IPv6 disabled at run time: the IPv4 binding suffices.
+                    # IPv6 is disabled on this host: the IPv4 binding is enough.
                     if address == "::" and len(addresses) == 2 and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                         continue
                     raise PortTaken(

@@ -40,7 +40,7 @@ def _bridge_options(config: Config) -> dict[str, str]:
 
 
 def _from_address(text: str, ip_range: str, what: str) -> SubnetRecord:
-    """`bip` gives the bridge's address and its subnet in one."""
+    """The subnet for `bip`, which contains both the bridge's address and its subnet."""
     try:
         interface = ipaddress.ip_interface(text)
     except ValueError as error:
@@ -55,7 +55,7 @@ def _network(text: str) -> str:
 
 
 def _kept(held: Sequence[SubnetRecord], version: int, ip_range: str) -> SubnetRecord | None:
-    """The subnet of the existing row, if the range lies in it."""
+    """The subnet of the existing row, if it contains the range."""
     for each in held:
         if (":" in each.subnet) != (version == 6):
             continue
@@ -65,8 +65,8 @@ def _kept(held: Sequence[SubnetRecord], version: int, ip_range: str) -> SubnetRe
 
 
 def _routed_by(record: SubnetRecord, config: Config) -> SubnetRecord:
-    """Add `default-gateway` of this family, under Docker's name: containers use that address as gateway, and none gets
-    it."""
+    """Add the `default-gateway` of this IP family as an auxiliary address, under Docker's name: containers use it as
+    gateway, and no container gets it as its own address."""
     wanted, name = (
         (config.default_gateway_v6, GATEWAY_AUXILIARIES[6])
         if ":" in record.subnet
@@ -80,8 +80,8 @@ def _routed_by(record: SubnetRecord, config: Config) -> SubnetRecord:
 def _bridge_subnets(
     config: Config, held: Sequence[SubnetRecord], choice: Callable[[], Choice], address_of: Callable[[str], str]
 ) -> tuple[SubnetRecord, ...]:
-    """The subnets of the default bridge: from daemon.json, else the administrator's bridge, else the existing row, else free
-    ones."""
+    """The subnets of the default bridge: from daemon.json, else from the administrator's bridge, else from the existing
+    row, else free subnets."""
     found: list[SubnetRecord] = []
     given = config.bip or (address_of(config.bridge) if config.bridge and config.bridge != config.default_bridge else "")
     fixed = _network(config.fixed_cidr)
@@ -107,7 +107,7 @@ def _bridge_subnets(
 
 
 def check(config: Config) -> None:
-    """Raises `InvalidParameter` for a configuration with which no boot could succeed, whatever rows exist."""
+    """Raises `InvalidParameter` for a configuration with which no boot can succeed, with or without existing rows."""
     pools = address_pools(config, "")
     predefined_records(config, {}, lambda: Choice(pools, (), ()), host.bridge_address)
 

@@ -1,4 +1,4 @@
-"""The stored records: the row of a network, and the sandbox in a container's row. Also the plan of a start."""
+"""The stored records (the row of a network, and the sandbox in a container's row), and the plan of a start."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class SubnetRecord(msgspec.Struct, frozen=True):
 
 
 class NetworkRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of the table `networks`, by `id`. Times are Unix ns."""
+    """A row of the table `networks`; the key is `id`. Times are Unix ns."""
 
     id: str
     name: str
@@ -76,8 +76,9 @@ class AttachedEndpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
-    """The complete network of a running container. The first endpoint is that of its network mode, if the container is on
-    that network. `iptables`: the setting at the start; false in a row of an older daemon, which did not store it."""
+    """The complete network of a running container. The first endpoint is on the network of the network mode, if the
+    container is on that network. `iptables`: the daemon's setting at the container's start; false in a row of an older
+    daemon, which did not store it."""
 
     container_id: str
     container_name: str
@@ -88,7 +89,7 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def gateway(self) -> AttachedEndpoint | None:
-        """The endpoint of the default route and of the published ports."""
+        """The endpoint that has the default route and the published ports."""
         return next((attached for attached in self.endpoints if attached.endpoint.default_route), None)
 
     @property
@@ -106,8 +107,8 @@ class PlannedEndpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan:
-    """What a start has reserved: pass it to `Networks.attach` or to `abandon`. Owns its sockets until they are handed over
-    (`forwards` and `sockets` correspond one to one)."""
+    """The addresses and ports that a start has reserved: pass it to `Networks.attach` or to `abandon`. Owns its sockets
+    until they are passed to the monitor (`forwards` and `sockets` correspond one to one)."""
 
     def __init__(self, container_id: str, container_name: str, network_mode: str, hostname: str) -> None:
         self.container_id = container_id

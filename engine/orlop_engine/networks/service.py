@@ -1,11 +1,11 @@
-"""The networks of the engine: rows, addresses, host ports, and what a container gets of them when it starts.
+"""The networks of the engine: rows, addresses and host ports, and the endpoints of containers.
 
 Owns the table `networks`. Addresses and ports in use are held in memory and rebuilt at boot from the sandboxes in the rows
 of running containers. A driver's objects are created before the row is written and removed before it is deleted. After a
 crash in between, `restore` has the driver remove objects without a row and create those that are missing.
 
-A start calls `plan`, which reserves everything, then `attach`, which creates the endpoints. `abandon` returns what an unused
-plan has reserved; `release` returns what a container had.
+A start calls `plan`, which reserves addresses and ports, then `attach`, which creates the endpoints. `abandon` frees the
+reservations of an unused plan; `release` frees the addresses and ports of a container.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Networks:
     # --- boot -------------------------------------------------------------------------------------------------------
 
     async def load(self) -> None:
-        """Load the rows and add the predefined networks. Calls no driver: `restore` does."""
+        """Load the rows and add the predefined networks. Calls no driver: `restore` calls them."""
         loaded: list[NetworkRecord] = []
         for key, value in self._store.load("networks"):
             try:
@@ -75,19 +75,21 @@ class Networks:
             self._add(record)
 
     def check_config(self, config: Config) -> None:
-        """Raise what `load` would raise with this configuration."""
+        """Raise the errors that `load` would raise with this configuration."""
         held = {record.name: record for record, _ in self.records() if record.predefined}
         predefined_records(config, held, self._choice, host.bridge_address)
 
     async def restore(self, sandboxes: Iterable[Sandbox]) -> None:
-        """Call once, at boot: create every network (a failure is reported by each start that needs the network), mark what
-        running containers hold, and have each driver make the host match. Changes to networks wait until this is done."""
+        """Call once, at boot: create every network, mark the addresses and ports of running containers as used, and have
+        each driver restore the host's objects. If a network cannot be created, each start that needs it reports the
+        error. Changes to networks wait until this is done."""
         try:
             for network in list(self._networks.values()):
                 await self._make(network)
             await self._attachments.restore(list(sandboxes))
             self.names.keep(self._networks)
-            for network in self._networks.values():  # once, with all members: until then the previous tables are correct
+            # Only once, when all members are known: until then the previous tables are correct
+            for network in self._networks.values():
                 self.names.publish(network)
         finally:
             self._up.set()
@@ -101,7 +103,8 @@ class Networks:
         return any(endpoint_id in network.planned for network in self._networks.values())
 
     async def remove_from_host(self) -> None:
-        """At a shutdown without running containers: remove the networks' objects from the host. `restore` recreates them."""
+        """At a shutdown without running containers: remove the networks' objects from the host. `restore` creates them
+        again."""
         await self._up.wait()
         for network in self._networks.values():
             try:
@@ -125,7 +128,7 @@ class Networks:
             _log.error("cannot create network %s: %s", network.record.name, error)
 
     async def _mend(self, network: Network) -> None:
-        """Create a network again that could not be created, or that is incomplete, before it is used."""
+        """If a network could not be created, or is incomplete, create it again before it is used."""
         if network.fault:
             await self._make(network)
         if network.fault:
@@ -139,13 +142,14 @@ class Networks:
         return creation.Choice(self._pools(), taken, host.used())
 
     def overlaps_host(self, request: CreateRequest) -> list[str]:
-        """The requested subnets that overlap the host's routes or name servers. Containers there would receive traffic that
-        the host sends elsewhere, so access control may refuse them."""
+        """The requested subnets that overlap the host's routes or name servers. Containers in such subnets would receive
+        the host's traffic for other hosts, so access control may refuse the subnets."""
         return creation.overlapping(request, host.used() + host.gateway_routes())
 
     def outside_pools(self, request: CreateRequest) -> list[str]:
-        """The requested subnets outside `default-address-pools`. Networks that the host reaches only by its default route,
-        such as other subnets of a site, show in no route; the administrator has declared that the pools are free."""
+        """The requested subnets outside `default-address-pools`. Networks that the host reaches only by its default
+        route, such as other subnets of a site, are not in its routing table. So only the pools are known to be free,
+        because the administrator has declared them."""
         return creation.subnets_outside_pools(request, self._pools())
 
     # --- lookup -----------------------------------------------------------------------------------------------------
@@ -155,8 +159,8 @@ class Networks:
         return self._resolve(name_or_id).record
 
     def known(self, ref: str) -> NetworkRecord | None:
-        """Find a network by id or name only: a stored reference must never match another network whose id happens to begin
-        with it."""
+        """Find a network by id or name only: a stored name must never match another network whose id begins with the same
+        characters."""
         found = self._known(ref)
         return found.record if found else None
 
@@ -176,11 +180,11 @@ class Networks:
         return found
 
     def members(self, name_or_id: str) -> Collection[tuple[Sandbox, AttachedEndpoint]]:
-        """The running containers of a network, each with its endpoint there."""
+        """The running containers of a network, each with its endpoint on this network."""
         return self._resolve(name_or_id).members.values()
 
     def usage(self, name_or_id: str) -> dict[str, tuple[int, int]]:
-        """Subnet -> (addresses in use, addresses free to be chosen)."""
+        """Subnet -> (number of addresses in use, number of addresses that can still be allocated)."""
         return {str(pool.subnet): pool.usage() for pool in self._resolve(name_or_id).pools}
 
     def records(self) -> list[tuple[NetworkRecord, bool]]:
@@ -255,7 +259,7 @@ class Networks:
                 await driver.delete_network(network.spec)
                 await self._store.commit([Delete("networks", record.id)])
             except BaseException as error:
-                network.fault = f"its removal failed: {error}"  # the driver may have removed part of it
+                network.fault = f"its removal failed: {error}"  # the driver may have removed a part of the network
                 self._networks[record.id] = self._by_name[record.name] = network
                 raise
         self.names.drop(record.id)
@@ -299,8 +303,8 @@ class Networks:
     def pin(
         self, network_mode: str, endpoints: Mapping[str, EndpointSettings | None]
     ) -> tuple[str, dict[str, EndpointSettings]]:
-        """At create: the mode and all requested networks, with references that keep their meaning (see `known`). The mode's
-        network is included only if no other is requested, as in Docker."""
+        """At create: the mode and all requested networks, with abbreviated ids replaced by full ids (see `known`). As in
+        Docker, the mode's network is included only if no other network is requested."""
         mode = self._pinned(defaults.DEFAULT_NETWORK if network_mode in ("", "default") else network_mode)
         if mode.startswith("container:"):
             return mode, {}
@@ -313,7 +317,7 @@ class Networks:
         return mode, dict(found.values()) or {mode: EndpointSettings()}
 
     def _pinned(self, ref: str) -> str:
-        """The full id if `ref` is a prefix of one, else `ref`, also if no such network exists yet."""
+        """The full id if `ref` is the beginning of an id; otherwise `ref`, even if no such network exists yet."""
         if ref.startswith("container:") or self._known(ref):
             return ref
         try:
@@ -341,7 +345,7 @@ class Networks:
         return planning.order(found, first.id if first else "")
 
     def check(self, network_mode: str, endpoints: Mapping[str, EndpointSettings]) -> None:
-        """At create: refuse what could never start. Raises what `plan` would."""
+        """At create: refuse requests that can never be started, with the errors that `plan` would raise."""
         if not network_mode.startswith("container:"):
             planning.interface_names(self._requests(network_mode, endpoints))
 
@@ -357,8 +361,8 @@ class Networks:
         publish_all: bool,
         links: Sequence[LinkedPort] = (),
     ) -> Plan:
-        """Reserve addresses and host ports, all or nothing. `endpoints`, by network name or full id, are all networks of the
-        container. `links` are those of the default bridge."""
+        """Reserve addresses and host ports, all or nothing. `endpoints`: all networks of the container, by network name
+        or full id. `links`: the container's links on the default bridge."""
         await self._up.wait()
         requests = self._requests(network_mode, endpoints)
         for request in requests:
@@ -369,16 +373,16 @@ class Networks:
 
     async def attach(self, plan: Plan, netns_path: str) -> Sandbox:
         """Connect the namespace to all of the plan's networks, or to none. The caller still owns the plan's sockets: it
-        hands them to the monitor and closes them."""
+        passes them to the monitor, and closes them."""
         return await self._attachments.attach(plan, netns_path)
 
     async def abandon(self, plan: Plan) -> None:
-        """Return what an unused plan has reserved. May be called twice."""
+        """Free the reservations of an unused plan. May be called twice."""
         self._attachments.abandon(plan)
 
     async def release(self, sandbox: Sandbox) -> None:
-        """A container has exited: remove its published ports and free its addresses. May be called twice. A driver's failure
-        is only logged, as no caller could act on it."""
+        """A container has exited: remove its published ports and free its addresses. May be called twice. A driver's
+        failure is only logged, because no caller could act on it."""
         await self._up.wait()
         await self._attachments.release(sandbox)
 
@@ -396,19 +400,19 @@ class Networks:
     async def choose_gateway(
         self, sandbox: Sandbox, wanted: Sequence[Wanted], netns_path: str, listeners: Listeners, *, leaving: str = ""
     ) -> Sandbox:
-        """Choose the gateway of a running container anew, after a `connect` and before a `disconnect` (`leaving`: the id of
-        that network). Moves its default route and its published ports there. `wanted`: what to publish if nothing is
-        published yet. All or nothing."""
+        """Choose the gateway of a running container again, after a `connect` or before a `disconnect` (`leaving`: the id
+        of the network to leave). Moves the default route and the published ports to the new gateway. `wanted`: the ports
+        to publish if none are published yet. All or nothing."""
         await self._up.wait()
         return await self._attachments.choose_gateway(sandbox, wanted, netns_path, listeners, leaving)
 
     async def keep_gateway(self, sandbox: Sandbox, netns_path: str, listeners: Listeners) -> None:
-        """Call once after a boot for each running container: reapplies the gateway of its row, whatever the previous daemon
-        was doing when it died."""
+        """Call once after a boot for each running container: sets the gateway of its row again, because the previous
+        daemon may have died while it changed the gateway."""
         await self._attachments.keep_gateway(sandbox, netns_path, listeners)
 
     def without(self, sandbox: Sandbox, name_or_id: str) -> Sandbox:
-        """The sandbox as `disconnect` will leave it. `Forbidden` if the container is not on this network."""
+        """The sandbox after a `disconnect` from this network. `Forbidden` if the container is not on this network."""
         return self._attachments.without(sandbox, self._resolve(name_or_id).record)
 
     async def disconnect(self, sandbox: Sandbox, name_or_id: str, netns_path: str) -> Sandbox:
@@ -425,7 +429,7 @@ class Networks:
         self._attachments.update_members(sandbox)
 
     def host_gateways(self) -> tuple[str, ...]:
-        """The addresses of `host-gateway` in `--add-host`; none without a default bridge."""
+        """The addresses that `host-gateway` stands for in `--add-host`; without a default bridge, there may be none."""
         bridge = self._by_name.get(defaults.DEFAULT_NETWORK)
         return files.host_gateways(self._config, bridge.record if bridge else None)
 
@@ -442,7 +446,7 @@ class Networks:
         exposed: Collection[str] = (),
         running: bool = True,
     ) -> status.ContainerNetworks:
-        """The networks of a container. Without an attached endpoint: the configured networks, those removed since by their
+        """The networks of a container. If no endpoint is attached: the configured networks, and removed networks by their
         old names."""
         configured: dict[str, tuple[str, EndpointSettings]] = {}
         for name, settings in (endpoints or {}).items() if sandbox is None or not sandbox.endpoints else ():
@@ -456,7 +460,7 @@ class Networks:
 
 
 def _checked(key: str, record: NetworkRecord, others: Iterable[NetworkRecord]) -> NetworkRecord:
-    """The record, if it can coexist with the others. Raises an error that says what is wrong with it."""
+    """The record, if it is valid and does not conflict with other networks. Otherwise raises an error with the reason."""
     if record.id != key:
         raise ValueError(f"row contains another id: {record.id[:80]!r}")
     if any(other.name == record.name for other in others):

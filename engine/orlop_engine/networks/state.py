@@ -52,7 +52,7 @@ class Network:
         return bool(self.members or self.planned)
 
     def allocate(self, settings: EndpointSettings) -> tuple[Address, ...]:
-        """Allocate one address per family, all or none."""
+        """Allocate one address for each IP family, all or none."""
         config = settings.ipam_config or EndpointIPAMConfig()
         for text in filter(None, (config.ipv4_address, config.ipv6_address)):
             if not any(_family(text) == pool.subnet.version and text in pool for pool in self.pools):
@@ -70,8 +70,8 @@ class Network:
         return tuple(found)
 
     def mark(self, endpoint: Endpoint) -> None:
-        """Mark the addresses of a running container. Ignores an address outside the present subnets, as no other can get
-        it."""
+        """Mark the addresses of a running container. Ignores an address outside the network's current subnets, because no
+        other container can get it."""
         for pool, address in self._placed(endpoint.addresses):
             pool.reserve(address)
 
@@ -101,8 +101,8 @@ def mac_for(settings: EndpointSettings, addresses: tuple[Address, ...]) -> str:
 
 
 def reported_addresses(name: str, state: EndpointState) -> tuple[Address, ...]:
-    """The addresses that a driver with its own address management has given to an endpoint. `DriverError` if it reports what
-    is no address: that would break the tables of names."""
+    """The addresses that a driver with its own address management has given to an endpoint. Raises `DriverError` if a
+    reported address is invalid, because that would break the names tables."""
     for each in state.addresses:
         try:
             if "/" not in each.address:

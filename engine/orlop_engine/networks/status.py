@@ -1,4 +1,4 @@
-"""The networks of one container, as its row and its sandbox have them: what front ends show, and filters look at. No I/O."""
+"""The networks of one container, from its row and its sandbox, for front ends and filters. No I/O."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["ContainerNetworks", "EndpointStatus", "container_networks"]
 
 
 class EndpointStatus(msgspec.Struct, frozen=True):
-    """A container's endpoint on one network: the settings of the client, and what is attached while the container runs.
+    """A container's endpoint on one network: the client's settings, and while the container runs, the attached endpoint.
     `network_id` is "" if the network was removed."""
 
     network_id: str
@@ -31,7 +31,7 @@ class ContainerNetworks(msgspec.Struct, frozen=True):
     endpoints: Mapping[str, EndpointStatus]
     ports: Mapping[str, Collection[PublishedPort]]
     bridge: str = ""
-    """The bridge of the default network that the administrator has made, if the container is on that network."""
+    """The bridge that the administrator has created for the default network, if the container is on that network."""
 
 
 def _ports(exposed: Collection[str], published: Collection[PublishedPort]) -> dict[str, list[PublishedPort]]:
@@ -48,8 +48,9 @@ def container_networks(
     *,
     running: bool,
 ) -> ContainerNetworks:
-    """A stopped container has the networks of `configured` (network name -> (its id, the settings)). Ports are those of the
-    gateway's endpoint, as in Docker: without one (modes `host`, `none`, `container:`; internal networks) there are none."""
+    """The networks of a container. For a stopped container they come from `configured` (network name -> (its id, the
+    settings)). As in Docker, only the endpoint of the gateway has ports; a container without a gateway (modes `host`,
+    `none`, `container:`; internal networks) has no ports."""
     attached = sandbox.endpoints if sandbox else ()
     endpoints = {each.network.name: EndpointStatus(each.network.id, each.settings, each) for each in attached} or {
         name: EndpointStatus(network_id, settings) for name, (network_id, settings) in configured.items()

@@ -11,7 +11,7 @@ from pathlib import Path
 __all__ = ["DEFAULT", "UNCONFINED", "chosen", "is_loaded", "text"]
 
 DEFAULT = "docker-default"
-"""Docker's name for its profile. Requests use it, and a dockerd on the same host loads the same rules under it."""
+"""Docker's name for its profile. Requests use this name, and a dockerd on the same host loads the same rules under it."""
 UNCONFINED = "unconfined"
 
 
@@ -33,8 +33,8 @@ def _template() -> str:
 
 
 def text(exists: Callable[[str], bool], daemon: str) -> str:
-    """The default profile for this host. `exists` tests a path below /etc/apparmor.d; `daemon` is the daemon's own
-    profile."""
+    """The text of the default profile for this host. `exists` tests a path below /etc/apparmor.d; `daemon` is the name of
+    the profile that the daemon itself runs under."""
     head = ["abi <abi/3.0>,"] if exists("abi/3.0") else []
     head.append("#include <tunables/global>" if exists("tunables/global") else "@{PROC}=/proc/")
     inner = "  #include <abstractions/base>" if exists("abstractions/base") else ""

@@ -112,7 +112,8 @@ def process(given: ProcessInput) -> dict[str, Any]:
         ]
     if given.apparmor:
         out["apparmorProfile"] = given.apparmor
-    out["oomScoreAdj"] = given.oom_score_adj  # set even when 0, else the daemon's score would be inherited
+    # Set even when it is 0, because otherwise the process would inherit the daemon's score
+    out["oomScoreAdj"] = given.oom_score_adj
     return out
 
 
@@ -141,7 +142,7 @@ def _mounts(given: SpecInput) -> list[dict[str, Any]]:
             {"destination": "/sbin/docker-init", "type": "bind", "source": given.init_binary, "options": ["bind", "ro"]}
         )
     binds += [dict(item) for item in given.mounts]
-    # A mount below another must come after it. That includes our files when a volume is mounted at /etc.
+    # A mount below another mount must come after it. This includes our files if a volume is mounted at /etc.
     return defaults + sorted(binds, key=lambda item: str(item["destination"]).rstrip("/").count("/"))
 
 
@@ -161,7 +162,7 @@ def _sysctls(given: SpecInput) -> dict[str, str]:
 
 
 def _propagation(mounts: Sequence[Mapping[str, Any]]) -> str:
-    """The strongest propagation of any mount. Always set, because runtimes differ in their default."""
+    """The strongest propagation among the mounts. It is always set, because runtimes have different defaults."""
     words = {word for mount in mounts for word in mount.get("options", ())}
     if words & {"shared", "rshared"}:
         return "rshared"

@@ -52,8 +52,9 @@ def _normalise(names: Sequence[str]) -> list[str]:
 
 
 def effective(add: Sequence[str], drop: Sequence[str], privileged: bool) -> tuple[str, ...]:
-    """The container's bounding set. Rules, in order: a privileged container has all; `--cap-add ALL` gives all minus the
-    drops; `--cap-drop ALL` gives exactly the adds; otherwise the defaults minus the drops plus the adds."""
+    """The container's bounding set. Rules, in order: a privileged container has all capabilities; `--cap-add ALL` gives
+    all except the dropped ones; `--cap-drop ALL` gives exactly the added ones; otherwise the container has the defaults
+    without the dropped ones, and with the added ones."""
     adds, drops = _normalise(add), _normalise(drop)
     if privileged:
         return available()

@@ -1,7 +1,7 @@
 """Container Device Interface (CNCF's CDI specification, 0.3 to 1.0): vendors describe devices in files, and each
 description lists edits of a container's OCI spec. Pure, except that device nodes of the host are looked up.
 
-A file has a `kind`, "vendor.com/class", and named devices; "vendor.com/class=name" identifies one. The file's edits
+A file has a `kind`, "vendor.com/class", and named devices; "vendor.com/class=name" identifies a device. The file's edits
 apply to each container that has any device of the file; a device's edits apply to the containers that have this device.
 """
 
@@ -97,7 +97,7 @@ def split(name: str) -> tuple[str, str]:
 
 
 def parse(document: object) -> Spec:
-    """Convert a file's decoded content. Raises `ValueError` that says what is wrong."""
+    """Convert the decoded content of a file. Raises `ValueError` with the reason if it is invalid."""
     spec = msgspec.convert(document, Spec)
     for device in spec.devices:
         try:
@@ -113,7 +113,7 @@ def parse(document: object) -> Spec:
 
 def described(directories: Iterable[Mapping[str, Spec]]) -> dict[str, tuple[Spec, Device]]:
     """All devices by name. `directories` map paths to files, in ascending precedence: a later directory overrides an
-    earlier one. A device that two files of one directory describe is ambiguous, and left out."""
+    earlier one. If two files of one directory describe the same device, it is ambiguous and skipped."""
     known: dict[str, tuple[Spec, Device] | None] = {}
     for files in directories:
         here: dict[str, tuple[Spec, Device] | None] = {}
@@ -126,7 +126,7 @@ def described(directories: Iterable[Mapping[str, Spec]]) -> dict[str, tuple[Spec
 
 
 def resolve(names: Iterable[str], directories: Iterable[Mapping[str, Spec]]) -> list[Edits]:
-    """The edits for these devices, out of all `described` ones."""
+    """The edits for the devices with these names. `directories`: see `described`."""
     known = described(directories)
     wanted = list(dict.fromkeys(names))
     missing = [name for name in wanted if name not in known]
@@ -188,7 +188,7 @@ def _add_node(linux: dict[str, Any], wanted: DeviceNode, user: Mapping[str, Any]
     if mode is not None:
         node["fileMode"] = mode
     for key, own in (("uid", wanted.uid), ("gid", wanted.gid)):
-        # A node without an owner belongs to the user of the process, who must be able to open it.
+        # A node without an owner is given to the user of the process, who must be able to open it.
         if (value := own if own is not None else user[key]) or own is not None:
             node[key] = value
     linux["devices"] = [other for other in linux.get("devices", ()) if other["path"] != wanted.path] + [node]

@@ -31,8 +31,8 @@ def inherit(own: Iterable[str], image: Iterable[str]) -> list[str]:
 
 
 def container(hostname: str, terminal: bool, entries: Iterable[str], home: str = "", links: Iterable[str] = ()) -> list[str]:
-    """Docker's order: PATH, HOSTNAME, TERM if there is a terminal, variables of links, then the rest. HOME is `home` if
-    unset."""
+    """The environment in Docker's order: PATH, HOSTNAME, TERM if there is a terminal, variables of links, then `entries`.
+    If HOME is not set, it is set to `home`."""
     base = [f"PATH={DEFAULT_PATH}", f"HOSTNAME={hostname}"]
     if terminal:
         base.append("TERM=xterm")
@@ -40,7 +40,7 @@ def container(hostname: str, terminal: bool, entries: Iterable[str], home: str =
 
 
 def with_home(entries: Iterable[str], home: str) -> list[str]:
-    """The entries, with HOME if unset."""
+    """The entries; if HOME is not set, it is set to `home`."""
     out = list(entries)
     if home and not any(entry.startswith("HOME=") for entry in out):
         out.append(f"HOME={home}")

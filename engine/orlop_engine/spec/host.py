@@ -14,7 +14,7 @@ __all__ = ["Host", "facts"]
 
 class Host(msgspec.Struct, frozen=True):
     cgroup_version: int
-    """2 only when the unified hierarchy is in use; 1 on hybrid hosts."""
+    """2 only if the host uses the unified hierarchy; 1 on hybrid hosts."""
     cpus: int
     memory: int
     hugetlb_sizes: tuple[str, ...]
@@ -56,8 +56,8 @@ def _text(*paths: str) -> str:
 
 
 def _weights(version: int) -> bool:
-    """Whether I/O weights work: they need the bfq scheduler, CFQ in old kernels, or io.cost. The root cgroup lacks the
-    files."""
+    """Whether I/O weights work: they need the bfq scheduler, CFQ in old kernels, or io.cost. Looks into child cgroups,
+    because the root cgroup does not have these files."""
     files = ("*/io.weight", "*/io.bfq.weight") if version == 2 else ("blkio/blkio.weight",)
     if any(glob.glob(f"/sys/fs/cgroup/{name}") for name in files):
         return True

@@ -1,5 +1,5 @@
-"""The environment variables of a link on the default bridge, such as DB_PORT_5432_TCP_ADDR: how containers found each
-other before Docker had a DNS server. Pure; names and order are Docker's (moby daemon/links/links.go).
+"""The environment variables of a link on the default bridge, such as DB_PORT_5432_TCP_ADDR. Containers used them to find
+each other before Docker had a DNS server. Pure; names and order are Docker's (moby daemon/links/links.go).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 __all__ = ["Port", "exposed", "of_link"]
 
 _PORT = re.compile(r"(\d{1,5})(-\d{1,5})?/(\w+)", re.ASCII)
-_NOT_PASSED_ON = ("HOME", "PATH")  # of the linked container's image
+_NOT_PASSED_ON = ("HOME", "PATH")  # variables of the linked container
 
 
 class Port(NamedTuple):
@@ -21,8 +21,8 @@ class Port(NamedTuple):
 
 
 def exposed(ports: Iterable[str]) -> list[Port]:
-    """Parse ports like "80/tcp" and sort them by number, TCP first. Invalid entries, which images may have, are left
-    out."""
+    """Parse ports like "80/tcp" and sort them by number, TCP first. Invalid entries, which images may contain, are
+    skipped."""
     matches = [match for match in map(_PORT.fullmatch, ports) if match]
     matches.sort(key=lambda match: (int(match[1]), match[3] != "tcp", match[3]))
     return [Port(match[1] + (match[2] or ""), match[3]) for match in matches]
@@ -60,7 +60,7 @@ def _name(prefix: str, port: Port) -> str:
 
 
 def _runs(ports: Sequence[Port]) -> Iterator[tuple[Port, Port]]:
-    """Yield the first and last port of each run of three or more consecutive numbers, whatever their protocols."""
+    """Yield the first and last port of each run of three or more consecutive numbers; their protocols do not matter."""
     begin = 0
     for index in range(1, len(ports) + 1):
         if index == len(ports) or _low(ports[index]) > _low(ports[index - 1]) + 1:

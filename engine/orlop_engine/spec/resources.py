@@ -14,9 +14,9 @@ from orlop_sdk import InvalidParameter
 
 __all__ = ["device_nodes", "host_devices", "of", "privileged_devices"]
 
-# The devices of Docker's containers, in its order: deny all, then allow zero, null, urandom, random, tty, console. Docker's
-# last rule, which denies fuse, is left out: it changes nothing, and crun's systemd manager (before 1.22) refuses any denial
-# but the first.
+# The device rules of Docker's containers, in Docker's order: deny all, then allow zero, null, urandom, random, tty,
+# console. Docker's last rule, which denies fuse, is omitted: it changes nothing, and crun's systemd manager (before 1.22)
+# refuses any denial except the first.
 _DEVICE_RULES: tuple[dict[str, Any], ...] = (
     {"allow": False, "access": "rwm"},
     *({"allow": True, "type": "c", "major": 1, "minor": minor, "access": "rwm"} for minor in (5, 3, 9, 8)),
@@ -181,7 +181,7 @@ def _below(host: str, inside: str, access: str) -> list[dict[str, Any]]:
 
 
 def privileged_devices(devices: list[Device]) -> list[dict[str, Any]]:
-    """All device nodes of the host, and those requested under another name in the container."""
+    """All device nodes of the host, and the requested devices that have another path in the container."""
     renamed = [device for device in devices if device.path_in_container not in ("", device.path_on_host)]
     return host_devices() + device_nodes(renamed)
 

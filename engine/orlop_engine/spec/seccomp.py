@@ -16,7 +16,8 @@ from orlop_sdk import InvalidParameter
 
 __all__ = ["default", "from_profile"]
 
-# Machine names of os.uname to Go's architecture names, which profiles use in includes/excludes, and to libseccomp's.
+# Maps the machine names of os.uname to Go's architecture names, which profiles use in includes/excludes. The second table
+# maps these to libseccomp's names.
 _GO_ARCH = {
     "x86_64": "amd64",
     "aarch64": "arm64",

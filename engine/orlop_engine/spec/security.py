@@ -14,8 +14,8 @@ _TRUE, _FALSE = ("1", "t", "true"), ("0", "f", "false")
 
 @dataclass(frozen=True, slots=True)
 class Security:
-    """None and "" mean the daemon's default. `seccomp` is "unconfined", "builtin" or a profile's JSON; `apparmor` is the
-    name of a profile; `labels` are SELinux's `label=` values."""
+    """The parsed options. None and "" mean the daemon's default. `seccomp` is "unconfined", "builtin" or the JSON text of
+    a profile; `apparmor` is the name of a profile; `labels` are the values of SELinux's `label=` options."""
 
     no_new_privileges: bool | None = None
     seccomp: str = ""

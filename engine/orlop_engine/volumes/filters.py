@@ -43,7 +43,8 @@ def listed(filters: Filters) -> Callable[[VolumeRecord, bool], bool]:
 
 
 def prunable(filters: Filters, *, named: bool = False) -> Callable[[VolumeRecord], bool]:
-    """A predicate for the unused volumes to remove: anonymous ones, and with `named` or the filter `all` the others, too."""
+    """A predicate for the unused volumes that a prune removes: anonymous volumes; with `named` or the filter `all`, also
+    named volumes."""
     check(filters, _PRUNE_KEYS)
     everything = named
     values = filters.get("all", ())

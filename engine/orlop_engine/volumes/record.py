@@ -20,7 +20,8 @@ _ELSEWHERE = ("nfs", "nfs4", "cifs", "smb3", "tmpfs")
 
 
 class VolumeRecord(msgspec.Struct, frozen=True):
-    """A row of the table `volumes`, by the volume's name. `removing`: a removal has started and must be completed."""
+    """A row of the table `volumes`; the key is the volume's name. `removing`: a removal has started and must be
+    completed."""
 
     name: str
     driver: str
@@ -33,14 +34,14 @@ class VolumeRecord(msgspec.Struct, frozen=True):
 
     @property
     def disposable(self) -> bool:
-        """Whether prune and disk usage include the volume: as in Docker, volumes of the default driver without options,
-        whose content is in the data root."""
+        """Whether prune and disk usage include the volume. As in Docker, these are volumes of the default driver without
+        options, because their content is in the data root."""
         return self.driver == defaults.VOLUME_DRIVER and not self.options
 
     @property
     def is_host_path(self) -> bool:
-        """Whether its options mount a directory or a device of this host, rather than a network share or memory. A type
-        alone is enough: an overlay names its directories in `o`."""
+        """Whether the volume's options mount a directory or a device of this host, rather than a network share or memory.
+        A `type` without a `device` is enough, because an overlay's directories are in the option `o`."""
         if not (self.options.get("device") or self.options.get("type")):
             return False
         bound = not {"bind", "rbind"}.isdisjoint(self.options.get("o", "").split(","))
@@ -49,7 +50,8 @@ class VolumeRecord(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class VolumeUsage:
-    """How much a volume holds and how many containers use it. `size` in bytes; -1 if the driver does not report it."""
+    """The size of a volume, and the number of containers that use it. `size` in bytes; -1 if the driver does not report
+    it."""
 
     record: VolumeRecord
     users: int

@@ -1,8 +1,8 @@
 """The volumes of this daemon: rows in the store, content in the drivers.
 
 The driver creates a volume first; it is acknowledged after its row is committed. A crash in between leaves content without a
-row, which `load` adopts from the local driver. A removal marks the row first, so that `load` completes an interrupted one;
-it is acknowledged when the row is deleted.
+row, which `load` adopts from the local driver. A removal first marks the row, so that `load` can complete an interrupted
+removal; it is acknowledged when the row is deleted.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ _TABLE = "volumes"
 
 
 class Volumes:
-    """`drivers` returns the driver of a name, `users` the IDs of the containers that use each volume, stopped ones too.
-    Reading needs neither lock nor driver."""
+    """`drivers` returns the driver with a name; `users` returns, for each volume, the IDs of the containers that use it,
+    including stopped containers. Reads need neither a lock nor a driver."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Volumes:
             log.warning("cannot list volumes of the local driver: %s", error)
 
     async def adopt(self) -> None:
-        """Create rows for volumes that the local driver has without a row."""
+        """Create rows for volumes of the local driver that have no row."""
         driver = await self._drivers(defaults.VOLUME_DRIVER)
         for name in await driver.names():
             if name not in self._records:
@@ -98,20 +98,20 @@ class Volumes:
     # --- reads
 
     def get(self, name: str) -> VolumeRecord:
-        """`NotFound("get NAME: no such volume")`."""
+        """The volume with this name. Raises `NotFound("get NAME: no such volume")`."""
         record = self._records.get(name)
         if record is None or record.removing:
             raise NotFound(f"get {name}: no such volume")
         return record
 
     def mountpoint(self, name: str) -> str:
-        """The directory of its content on the host; "" if it has none, or the volume does not exist."""
+        """The directory of the volume's content on the host; "" if it has none, or the volume does not exist."""
         record = self._records.get(name)
         return record.mountpoint if record else ""
 
     def list(self, wanted: Filters) -> list[VolumeRecord]:
         """The volumes, sorted by name. `InvalidParameter` for invalid filters."""
-        from . import filters  # no start of the daemon needs it
+        from . import filters  # imported here, because the daemon's start does not need it
 
         accept = filters.listed(wanted)
         users = self._users()
@@ -124,7 +124,7 @@ class Volumes:
         return self._users().get(name, ())
 
     async def with_usage(self) -> Sequence[VolumeUsage]:
-        """The volumes that Docker counts in its disk usage, with sizes."""
+        """The volumes that Docker includes in its disk usage, with sizes."""
         sizes: dict[str, int] = {}
         users = self._users()
 
@@ -145,7 +145,7 @@ class Volumes:
             return -1
 
     async def mounts(self, name: str) -> Sequence[Mount]:
-        """What a container's monitor mounts for the volume."""
+        """The mounts that a container's monitor makes for the volume."""
         record = self.get(name)
         return await (await self._drivers(record.driver)).mounts(name)
 
@@ -168,7 +168,7 @@ class Volumes:
             yield
         finally:
             self._held.subtract(held)
-            self._held += Counter()  # drops counts of zero
+            self._held += Counter()  # removes counts of zero
 
     async def create(
         self,
@@ -177,8 +177,9 @@ class Volumes:
         options: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> VolumeRecord:
-        """Create a volume, or return the existing one of that name and driver unchanged. Without a name it is anonymous.
-        `Conflict` if the volume exists with another driver; errors begin with "create NAME: ", as in Docker."""
+        """Create a volume, or return the existing volume with this name and driver unchanged. Without a name, the volume
+        is anonymous. `Conflict` if the volume exists with another driver; errors begin with "create NAME: ", as in
+        Docker."""
         label = dict(labels or {})
         if not name:
             name = secrets.token_hex(32)
@@ -191,7 +192,7 @@ class Volumes:
     async def ensure(
         self, name: str, driver: str, options: Mapping[str, str] | None, labels: Mapping[str, str] | None
     ) -> tuple[VolumeRecord, bool]:
-        """Like `create`, for a container that names the volume. Also returns whether the volume is new."""
+        """Like `create`, for a container that uses the volume by name. Also returns whether the volume is new."""
         async with self._locked(name):
             with _prefixed(f"create {name}"):
                 return await self._create(name, driver, dict(options or {}), dict(labels or {}))
@@ -238,7 +239,8 @@ class Volumes:
         self._records[record.name] = record
 
     async def remove(self, name: str, *, force: bool = False) -> None:
-        """Remove a volume. `Conflict`, with the containers' IDs, if containers use it; `NotFound` unless `force`."""
+        """Remove a volume. Raises `Conflict`, with the containers' IDs, if containers use it; and `NotFound` if it does
+        not exist, unless `force`."""
         async with self._locked(name):
             try:
                 record = self.get(name)
@@ -255,7 +257,7 @@ class Volumes:
                 await self._remove(record)
 
     async def finish_removal(self, name: str) -> None:
-        """Retry a removal that the driver failed earlier. Does nothing for other volumes."""
+        """Retry a removal that failed earlier in the driver. Does nothing for other volumes."""
         async with self._locked(name):
             record = self._records.get(name)
             if record is not None and record.removing:
@@ -268,8 +270,8 @@ class Volumes:
         self._events.publish("volume", "destroy", record.name, {"driver": record.driver})
 
     async def _discard(self, record: VolumeRecord) -> None:
-        """Remove the content and the row of a marked volume. If the driver fails the mark stays: clients no longer see the
-        volume, and the next create of that name, or the next boot, tries again."""
+        """Remove the content and the row of a marked volume. If the driver fails, the mark stays: clients no longer see
+        the volume, and the next create of this name, or the next boot, tries again."""
         await (await self._drivers(record.driver)).remove(record.name)
         await self._store.commit([Delete(_TABLE, record.name)])
         self._records.pop(record.name, None)
