@@ -136,7 +136,7 @@ def test_first_network_that_has_the_name_answers(tables):
     assert tables.answer(wire.A, "nobody") is None
 
 
-def test_known_name_without_this_address_type_is_an_empty_answer(tables):
+def test_known_name_without_an_address_of_the_type_gets_an_empty_answer(tables):
     assert tables.answer(wire.AAAA, "db") == [] and tables.answer(15, "web") == []
 
 

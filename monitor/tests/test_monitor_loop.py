@@ -47,7 +47,7 @@ print(loop._unclaimed)
     ) == ["{}"]
 
 
-def test_death_by_signal_is_a_negative_status() -> None:
+def test_death_by_signal_is_reported_as_a_negative_status() -> None:
     code = "pid = os.fork() or os.kill(os.getpid(), 9)\nloop.on_child(pid, lambda s: (print(s), loop.stop()))\nloop.run()"
     assert in_a_process(code) == [str(-signal.SIGKILL)]
 

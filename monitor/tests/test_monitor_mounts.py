@@ -47,7 +47,7 @@ def test_mounts_directly_below_a_shared_root_are_not_detached() -> None:
     assert [entry.path for entry in detachable(entries, set(), set())] == ["/data/docker"]
 
 
-def test_paths_in_mount_options_are_needed() -> None:
+def test_paths_in_mount_options_are_found() -> None:
     mount = Mount("overlay", "overlay", "", ("lowerdir=/a/1:/b/2", "upperdir=/c", "ro", "index=off"))
     assert _paths([mount]) == {"/a/1", "/b/2", "/c"}
     image = Mount("erofs", "/a/layer.erofs", "", ("ro", "device=/b/layer.tar"), "/c/diff")

@@ -55,7 +55,7 @@ def test_records_are_read_as_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_damaged_and_missing_records_are_none(tmp_path: Path) -> None:
+def test_damaged_and_missing_records_are_read_as_none(tmp_path: Path) -> None:
     (tmp_path / "exit.json").write_text('{"code": 1')
     assert records.read_exit(str(tmp_path)) is None
     assert records.read_init(str(tmp_path)) is None

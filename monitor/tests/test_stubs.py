@@ -85,7 +85,7 @@ def test_paths_stay_inside_the_root(root: Path, tmp_path: Path) -> None:
     assert not (root / "run").exists()
 
 
-def test_file_in_place_of_a_directory_is_named(root: Path) -> None:
+def test_error_names_a_file_in_place_of_a_directory(root: Path) -> None:
     (root / "file").write_text("")
     with pytest.raises(NotADirectoryError) as info:
         Stubs(str(root), (MountPoint("/file/below"),))

@@ -46,7 +46,7 @@ def test_name_prefix_is_read_in_ustar_but_not_in_gnu() -> None:
     assert parse_header(header(b"f", magic=b"\0" * 8, prefix=b"junk")).name == b"f"
 
 
-def test_text_ends_at_a_nul_or_with_its_field() -> None:
+def test_text_ends_at_a_nul_or_at_the_end_of_its_field() -> None:
     entry = parse_header(header(b"n" * 100, link=b"l\0junk"))
     assert (entry.name, entry.link) == (b"n" * 100, b"l")
     assert parse_header(header(b"")).name == parse_header(header()).link == b""

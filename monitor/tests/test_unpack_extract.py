@@ -136,7 +136,7 @@ def test_entry_below_a_dangling_symlink_is_refused(target: str) -> None:
     refused(target, "l: it is a dangling symlink, and cannot contain files", *members)
 
 
-def test_removed_root_is_an_error(tmp_path: Path) -> None:
+def test_unpacking_into_a_removed_root_fails(tmp_path: Path) -> None:
     root = os.open(tmp_path, os.O_RDONLY)
     try:
         os.rmdir(tmp_path)

@@ -118,7 +118,7 @@ def test_uncompressed_size_is_limited() -> None:
         read_whole(bomb, 4 * CHUNK - 1)
 
 
-def test_read_errors_of_the_source_are_os_errors(tmp_path: str) -> None:
+def test_read_errors_of_the_source_are_raised_as_os_errors(tmp_path: str) -> None:
     fd = os.open(tmp_path, os.O_RDONLY)
     try:
         with pytest.raises(IsADirectoryError), Uncompressed(fd, 1) as stream:
@@ -260,6 +260,6 @@ def test_size_of_a_request_is_limited() -> None:
 
 
 @pytest.mark.parametrize("parts", [(), (b"\1",), (HEADER.pack(5),), (HEADER.pack(5), b"1234")])
-def test_disconnected_daemon_is_an_eof_error(parts: tuple[bytes, ...]) -> None:
+def test_disconnect_of_the_daemon_raises_eof_error(parts: tuple[bytes, ...]) -> None:
     with pytest.raises(EOFError, match="the daemon closed the connection"):
         received(*parts)

@@ -135,7 +135,7 @@ def test_attach_configures_both_ends_of_the_link() -> None:
     on_host(body)
 
 
-def test_ipv6_is_disabled_and_no_route_added_without_them() -> None:
+def test_link_gets_no_ipv6_and_no_default_route_unless_requested() -> None:
     def body(host: Host) -> None:
         host.links.connect(host.endpoint(FOUR, default_route=False), BRIDGE)
         with host.inside():

@@ -11,5 +11,5 @@ class TestHost(NetworkSuite):
     def factory(self) -> NetworkFactory:
         return HostDriver
 
-    def test_runs_in_the_hosts_namespace(self, factory: NetworkFactory) -> None:
+    def test_container_runs_in_the_hosts_namespace(self, factory: NetworkFactory) -> None:
         assert factory(self.context()).capabilities.sandbox == "host"
