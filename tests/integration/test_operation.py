@@ -44,7 +44,7 @@ def samples(text: str) -> dict[str, float]:
     return {name: float(value) for name, _, value in rows}
 
 
-def test_metrics_count_what_happens(fresh: Fresh) -> None:
+def test_metrics_count_requests_and_actions(fresh: Fresh) -> None:
     port = free_port()
     engine = fresh(config={"metrics-addr": f"127.0.0.1:{port}", "bridge": "none", "shutdown-timeout": 2})
     engine.ok("run", "-d", "--network", "none", "--name", "runs", BUSYBOX, "sleep", "1000")
@@ -91,7 +91,7 @@ def test_metrics_count_what_happens(fresh: Fresh) -> None:
     assert f"metrics are at http://127.0.0.1:{port}/metrics" in engine.log()
 
 
-def test_metrics_warn_off_loopback_and_fail_in_plain_words(fresh: Fresh) -> None:
+def test_metrics_warn_off_loopback_and_report_a_taken_address(fresh: Fresh) -> None:
     port = free_port()
     engine = fresh(config={"metrics-addr": f"0.0.0.0:{port}", "bridge": "none"})
     assert f"metrics-addr: everybody who reaches 0.0.0.0:{port} can read" in engine.log()
@@ -127,7 +127,7 @@ def debugging(engine: Engine) -> Iterator[None]:
         reload(engine)
 
 
-def test_debug_routes_are_there_while_debugging(engine: Engine, name: str) -> None:
+def test_debug_routes_exist_only_with_debug(engine: Engine, name: str) -> None:
     assert engine.api("GET", "/debug/tasks") == (404, {"message": "page not found"})
     engine.ok("run", "-d", "--name", name, "--network", "none", BUSYBOX, "sleep", "1000")
     with debugging(engine):
@@ -185,7 +185,7 @@ def spared() -> int:
     return int(done.stdout)
 
 
-def test_only_the_daemon_is_spared(engine: Engine, name: str) -> None:
+def test_only_the_daemon_has_a_lower_oom_score(engine: Engine, name: str) -> None:
     def scores(container: str) -> list[int]:
         init = engine.inspect(container)["State"]["Pid"]
         return [oom_score(pid) for pid in (engine.zygote, parent_of(init), init)]
@@ -254,7 +254,7 @@ def test_only_a_boot_has_a_higher_priority(fresh: Fresh) -> None:
 # --- events -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_slow_reader_loses_events_and_nobody_else_does(engine: Engine, name: str) -> None:
+def test_only_the_slow_reader_of_events_loses_some(engine: Engine, name: str) -> None:
     """A label makes each event large, so that the buffers between daemon and client fill quickly."""
     engine.ok("run", "-d", "--name", name, "--label", f"big={'x' * 8000}", "--network", "none", BUSYBOX, "sleep", "1000")
     filters = ("--filter", f"container={name}", "--filter", "event=kill", "--format", "{{json .}}")
@@ -306,7 +306,7 @@ def test_a_slow_reader_loses_events_and_nobody_else_does(engine: Engine, name: s
 SAYS = "trap 'echo {0}; exit {1}' {0}; echo ready; while :; do sleep 0.1; done"
 
 
-def test_containers_stop_side_by_side_each_in_its_own_way(fresh: Fresh) -> None:
+def test_shutdown_stops_containers_concurrently_with_their_own_settings(fresh: Fresh) -> None:
     engine = fresh(config={"bridge": "none", "shutdown-timeout": 1, "live-restore": False})
     common = ("run", "-d", "--network", "none")
     engine.ok(*common, "--name", "term", "--stop-timeout", "9", BUSYBOX, "sh", "-c", SAYS.format("TERM", 3))
@@ -332,7 +332,7 @@ def test_containers_stop_side_by_side_each_in_its_own_way(fresh: Fresh) -> None:
     assert engine.ok("logs", "usr1").endswith("USR1")
 
 
-def test_a_second_signal_hurries(fresh: Fresh) -> None:
+def test_second_signal_ends_the_wait_for_containers(fresh: Fresh) -> None:
     """A container with an infinite stop timeout delays the shutdown until a second signal."""
     engine = fresh(config={"bridge": "none", "shutdown-timeout": 1})
     engine.ok("run", "-d", "--network", "none", "--stop-timeout", "-1", "--name", "deaf", BUSYBOX, "sleep", "1000")

@@ -52,7 +52,7 @@ def test_read_only_mounts_include_mounts_below_unless_switched_off(engine: Engin
                 assert engine.ok("start", "-a", made).split() == seen
 
 
-def test_propagation(engine: Engine, name: str, tmp_path: Path) -> None:
+def test_bind_propagation_decides_which_later_mounts_are_seen(engine: Engine, name: str, tmp_path: Path) -> None:
     top = tmp_path / "top"
     with mounted(top, shared=True):
         (top / "late").mkdir()
@@ -74,7 +74,7 @@ def test_propagation(engine: Engine, name: str, tmp_path: Path) -> None:
             assert result.code == 125 and f"path {top} is mounted on {top} but it {text}" in result.err
 
 
-def test_sources_that_are_missing(engine: Engine, tmp_path: Path) -> None:
+def test_missing_sources_are_created_or_refused(engine: Engine, tmp_path: Path) -> None:
     assert _run(engine, [], "ls -A /x", "-v", f"{tmp_path}/made/by:/x").out == ""
     assert (tmp_path / "made/by").is_dir() and os.stat(tmp_path / "made/by").st_mode & 0o777 == 0o755
     result = _run(engine, [f"type=bind,src={tmp_path}/none,dst=/x"], "true")
@@ -84,14 +84,14 @@ def test_sources_that_are_missing(engine: Engine, tmp_path: Path) -> None:
     assert status == 201 and (tmp_path / "asked").is_dir()
 
 
-def test_a_file_and_a_directory_do_not_change_places(engine: Engine, tmp_path: Path) -> None:
+def test_file_is_not_mounted_on_a_directory_or_the_reverse(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("from the host\n")
     assert _run(engine, [], "cat /new/place", "-v", f"{tmp_path}/file:/new/place:ro").out == "from the host\n"
     assert "not a directory" in _run(engine, [], "true", "-v", f"{tmp_path}/file:/etc").err
     assert "not a directory" in _run(engine, [], "true", "-v", f"{tmp_path}:/etc/passwd").err
 
 
-def test_image_mounts(engine: Engine, name: str) -> None:
+def test_images_can_be_mounted(engine: Engine, name: str) -> None:
     engine.ok(
         "run", "--name", f"maker-{name}", "busybox", "sh", "-c", "mkdir /data; echo in the image >/data/f; ln -s / /data/up"
     )
@@ -134,7 +134,7 @@ def test_image_mounts(engine: Engine, name: str) -> None:
         assert status == 400 and text in answer["message"]
 
 
-def test_tmpfs_options(engine: Engine) -> None:
+def test_options_of_a_tmpfs_are_applied(engine: Engine) -> None:
     mount = {
         "Type": "tmpfs",
         "Target": "/t",
@@ -152,7 +152,7 @@ def _volumes(engine: Engine) -> set[str]:
     return set(engine.docker("volume", "ls", "-q").out.split())
 
 
-def test_life_of_volumes(engine: Engine, name: str) -> None:
+def test_volumes_are_created_shared_and_removed_as_by_docker(engine: Engine, name: str) -> None:
     before = _volumes(engine)
     engine.ok(
         "run",
@@ -192,7 +192,7 @@ def test_life_of_volumes(engine: Engine, name: str) -> None:
         assert result.code == 1 and text in result.err
 
 
-def test_a_volume_starts_with_what_its_part_of_the_image_is(engine: Engine, name: str) -> None:
+def test_new_volume_gets_the_content_and_owner_of_its_path_in_the_image(engine: Engine, name: str) -> None:
     engine.ok(
         "run",
         "--name",

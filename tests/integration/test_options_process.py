@@ -27,7 +27,7 @@ def _status(text: str) -> dict[str, str]:
     return {key: " ".join(value.split()) for key, _, value in (line.partition(":") for line in text.splitlines())}
 
 
-def test_one_container_of_many_options(engine: Engine, name: str) -> None:
+def test_many_options_together_reach_the_process(engine: Engine, name: str) -> None:
     script = (
         "cat /proc/sys/kernel/hostname /proc/sys/kernel/domainname; pwd; stat -c %u:%g:%a .; "
         "ulimit -c; ulimit -n; ulimit -Hn; "
@@ -75,7 +75,7 @@ def test_unknown_user_is_refused_and_never_root(engine: Engine, name: str, user:
     assert status == 400 and ("unable to find user" in answer["message"] or "out of range" in answer["message"])
 
 
-def test_the_working_directory_is_there_before_the_start(engine: Engine, name: str, tmp_path: Path) -> None:
+def test_working_directory_is_created_before_the_start(engine: Engine, name: str, tmp_path: Path) -> None:
     engine.ok("create", "--name", name, "-w", "/made/here", "busybox", "cat", "file")
     (tmp_path / "file").write_text("copied\n")
     engine.ok("cp", str(tmp_path / "file"), f"{name}:/made/here/file")
@@ -125,7 +125,7 @@ def test_read_only_root(engine: Engine) -> None:
     assert "noexec" not in run and "noexec" in next(line for line in lines[8:] if " /tmp " in line)
 
 
-def test_masked_and_read_only_paths(engine: Engine, name: str) -> None:
+def test_masked_and_read_only_paths_are_enforced(engine: Engine, name: str) -> None:
     script = "cat /proc/interrupts | wc -c; echo 60 >/proc/sys/kernel/panic; grep -c ' /proc/' /proc/mounts"
 
     def seen(*flags: str) -> tuple[list[str], str]:
@@ -145,7 +145,7 @@ def test_masked_and_read_only_paths(engine: Engine, name: str) -> None:
     assert engine.ok("start", "-a", name) == ""
 
 
-def test_seccomp_profiles(engine: Engine, name: str, tmp_path: Path) -> None:
+def test_seccomp_profiles_are_enforced(engine: Engine, name: str, tmp_path: Path) -> None:
     profile = tmp_path / "no-chmod.json"
     rule = {"names": ["chmod", "fchmod", "fchmodat", "fchmodat2"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}
     profile.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}))
@@ -192,7 +192,7 @@ def test_apparmor_confines_processes_and_execs(engine: Engine, name: str) -> Non
     assert result.code == 125 and "it is not loaded" in result.err
 
 
-def test_devices(engine: Engine, name: str) -> None:
+def test_devices_have_the_given_access(engine: Engine, name: str) -> None:
     device = next(path for path in ("/dev/loop-control", "/dev/fuse", "/dev/kmsg") if os.path.exists(path))
     flags = ["--device", f"{device}:/dev/mine:r", "--device-cgroup-rule", "c 1:11 w", "--network", "none"]
     script = (
@@ -229,7 +229,7 @@ CDI = {
 }
 
 
-def test_cdi_devices(fresh: Callable[..., Engine], tmp_path: Path) -> None:
+def test_cdi_devices_are_injected(fresh: Callable[..., Engine], tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     engine = fresh({"cdi-spec-dirs": [str(tmp_path)]})
     (tmp_path / "vendor.json").write_text(json.dumps(CDI).replace("HERE", str(tmp_path)))
@@ -253,13 +253,13 @@ def test_cdi_devices(fresh: Callable[..., Engine], tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(bool(shutil.which("nvidia-container-runtime-hook")), reason="this host has NVIDIA's toolkit")
-def test_gpus_that_there_are_not(engine: Engine) -> None:
+def test_missing_gpus_are_reported(engine: Engine) -> None:
     result = engine.docker("run", "--rm", "--gpus", "all", "busybox", "true")
     assert result.code == 125
     assert 'could not select device driver "" with capabilities: [[gpu]]' in result.err
 
 
-def test_namespaces_of_the_host_and_of_others(engine: Engine, name: str) -> None:
+def test_namespaces_of_the_host_and_of_containers_are_joined(engine: Engine, name: str) -> None:
     sleep = ("busybox", "sleep", "600")
     ours = {kind: str(Path(f"/proc/self/ns/{kind}").readlink()) for kind in (*ALL_NAMESPACES, "cgroup")}
     engine.ok("run", "-d", "--name", name, "--ipc", "shareable", "--shm-size", "2m", "--cgroupns", "private", *sleep)
@@ -275,7 +275,7 @@ def test_namespaces_of_the_host_and_of_others(engine: Engine, name: str) -> None
     assert "sleep 600" in engine.ok("exec", f"{name}-two", "cat", "/proc/1/cmdline").replace("\0", " ")
 
 
-def test_shared_memory_of_containers(engine: Engine, name: str) -> None:
+def test_shared_memory_is_shared_with_ipc_mode_container(engine: Engine, name: str) -> None:
     sleep = ("--network", "none", "busybox", "sleep", "600")
     engine.ok("run", "-d", "--name", name, "--ipc", "shareable", "--shm-size", "2m", *sleep)
     engine.ok("run", "-d", "--name", f"{name}-two", "--ipc", f"container:{name}", *sleep)
@@ -309,12 +309,12 @@ def test_shared_memory_outlives_the_daemon(fresh: Callable[..., Engine]) -> None
     until(lambda: not list(engine.exec_root.glob("mnt/*")), "nothing of either is left")
 
 
-def test_runtime_of_ones_choice(engine: Engine) -> None:
+def test_unknown_runtime_is_refused(engine: Engine) -> None:
     result = engine.docker("run", "--rm", "--runtime", "no-such", "busybox", "true")
     assert result.code == 125 and "unknown or invalid runtime name: no-such" in result.err
 
 
-def test_entrypoint_rules(engine: Engine, name: str) -> None:
+def test_entrypoint_and_cmd_are_combined_like_in_docker(engine: Engine, name: str) -> None:
     def args(**fields: object) -> tuple[int, object]:
         status, made = engine.api("POST", "/containers/create", {"Image": f"with-entry-{name}", **fields})
         if status != 201:

@@ -33,7 +33,7 @@ def _untouched(outside: Path) -> None:
 
 
 @pytest.mark.parametrize("link", ["ABSOLUTE", "RELATIVE", "PROC"])
-def test_subpath_of_a_volume_that_changes_meanwhile(engine: Engine, name: str, outside: Path, link: str) -> None:
+def test_changing_subpath_never_leads_out_of_the_volume(engine: Engine, name: str, outside: Path, link: str) -> None:
     target = {
         "ABSOLUTE": str(outside),
         "RELATIVE": "../" * 12 + str(outside).lstrip("/"),
@@ -55,7 +55,7 @@ def test_subpath_of_a_volume_that_changes_meanwhile(engine: Engine, name: str, o
     engine.ok("volume", "rm", name)
 
 
-def test_mount_points_in_a_volume_that_changes_meanwhile(engine: Engine, name: str, outside: Path) -> None:
+def test_changing_mount_points_never_lead_out_of_the_container(engine: Engine, name: str, outside: Path) -> None:
     """The runtime creates a mount point below another mount whose links change."""
     loop = f"cd /v; while :; do mkdir x 2>/dev/null; rmdir x; ln -s {outside} x; rm x; done"
     engine.ok("run", "-d", "--name", name, "--network", "none", "-v", f"{name}:/v", "busybox", "sh", "-c", loop)
@@ -70,7 +70,7 @@ def test_mount_points_in_a_volume_that_changes_meanwhile(engine: Engine, name: s
     engine.ok("volume", "rm", name)
 
 
-def test_mount_points_that_an_image_leads_out(engine: Engine, name: str, outside: Path) -> None:
+def test_mount_points_never_follow_links_of_the_image_to_the_host(engine: Engine, name: str, outside: Path) -> None:
     made = (f"ln -s {outside} abs", f"ln -s ../../../../../../..{outside} rel", f"ln -s /proc/self/root{outside} proc")
     links = "; ".join(("mkdir /links; cd /links", *made))
     engine.ok("run", "--name", name, "busybox", "sh", "-c", links)
@@ -90,7 +90,7 @@ def test_mount_points_that_an_image_leads_out(engine: Engine, name: str, outside
     engine.ok("volume", "rm", "-f", name)
 
 
-def test_passwd_that_changes_meanwhile(engine: Engine, name: str, tmp_path: Path) -> None:
+def test_changing_passwd_never_reads_a_file_of_the_host(engine: Engine, name: str, tmp_path: Path) -> None:
     """Users of an exec are looked up in the files of a running container."""
     (tmp_path / "passwd").write_text("captain:x:4321:4321::/:/bin/sh\n")
     tmp_path.chmod(0o755)
@@ -105,7 +105,7 @@ def test_passwd_that_changes_meanwhile(engine: Engine, name: str, tmp_path: Path
     assert seen <= {"", "1234"}
 
 
-def test_files_of_a_volumes_part_that_changes_meanwhile(engine: Engine, name: str, outside: Path) -> None:
+def test_cp_into_a_changing_subpath_never_leads_out_of_the_volume(engine: Engine, name: str, outside: Path) -> None:
     """`docker cp` into a stopped container mounts the same volume subpaths."""
     loop = f"mkdir /v/real; cd /v; while :; do mv real x; mv x real; ln -s {outside} x; rm x; done"
     engine.ok("run", "-d", "--name", name, "--network", "none", "-v", f"{name}:/v", "busybox", "sh", "-c", loop)

@@ -60,7 +60,7 @@ def test_limits_reach_the_cgroup(engine: Engine, name: str) -> None:
 
 
 @pytest.mark.skipif(UNIFIED, reason="of cgroup v1")
-def test_limits_of_cgroup_v1(engine: Engine, name: str) -> None:
+def test_limits_reach_cgroup_v1(engine: Engine, name: str) -> None:
     flags = ["-m", "32m", "--memory-swappiness", "7", "--oom-kill-disable"]
     container = engine.ok("run", "-d", "--name", name, "--network", "none", *flags, "busybox", "sleep", "600")
     assert engine.cgroup(container, "memory", "memory.swappiness") == "7"
@@ -69,7 +69,7 @@ def test_limits_of_cgroup_v1(engine: Engine, name: str) -> None:
     assert "OOM killer is disabled for the container, but no memory limit is set" in warned.err
 
 
-def test_limits_are_met(engine: Engine, name: str) -> None:
+def test_limits_of_the_container_are_enforced(engine: Engine, name: str) -> None:
     engine.ok(
         "run",
         "-d",
@@ -104,7 +104,7 @@ def test_limits_are_met(engine: Engine, name: str) -> None:
     assert "can't fork: Resource temporarily unavailable" in result.err
 
 
-def test_size_of_memory_file_systems_is_met(engine: Engine) -> None:
+def test_sizes_of_tmpfs_and_shm_are_enforced(engine: Engine) -> None:
     script = (
         "head -c 3000000 /dev/zero >/dev/shm/x; head -c 3000000 /dev/zero >/t/x; ls -l /dev/shm/x /t/x | awk '{print $5}'"
     )
@@ -113,7 +113,7 @@ def test_size_of_memory_file_systems_is_met(engine: Engine) -> None:
     assert result.out.split() == [str(1 << 20), str(512 << 10)]
 
 
-def test_cgroup_parent(engine: Engine, name: str) -> None:
+def test_cgroup_of_the_container_is_below_the_given_parent(engine: Engine, name: str) -> None:
     parent = (
         "ot-parent.slice"
         if engine.cgroup_parent.endswith(".slice")
@@ -167,7 +167,7 @@ def test_unsupported_limits_are_discarded_with_a_warning(engine: Engine) -> None
     assert (shown["CpuCount"], shown["CpuPercent"]) == (0, 0) and "KernelMemory" not in shown
 
 
-def test_a_sysctl_must_be_of_a_namespace_of_the_containers_own(engine: Engine) -> None:
+def test_sysctl_of_a_namespace_of_the_host_is_refused(engine: Engine) -> None:
     for flags, text in (
         (["--sysctl", "vm.swappiness=1"], "vm.swappiness"),
         (["--network", "host", "--sysctl", "net.ipv4.ip_forward=1"], "net.ipv4.ip_forward"),
@@ -178,7 +178,7 @@ def test_a_sysctl_must_be_of_a_namespace_of_the_containers_own(engine: Engine) -
 
 
 @pytest.mark.skipif(facts().cgroup_version == 2, reason="cgroup v2 has no oom_kill_disable")
-def test_oom_event_of_a_container_that_is_not_killed(engine: Engine, name: str) -> None:
+def test_oom_event_is_emitted_though_the_container_keeps_running(engine: Engine, name: str) -> None:
     limits = ("--memory", "8m", "--memory-swap", "8m", "--oom-kill-disable")
     engine.docker("run", "-d", "--name", name, *limits, "busybox", "sh", "-c", "a=x; while :; do a=$a$a; done")
     until(lambda: "oom" in engine.events(container=name), "the event")

@@ -83,7 +83,7 @@ def chroot(tmp_path_factory: pytest.TempPathFactory, packages: Path) -> Iterator
     shutil.rmtree(root)
 
 
-def test_client_package_alone(chroot: Chroot) -> None:
+def test_client_package_works_alone(chroot: Chroot) -> None:
     output = chroot.sh("dpkg -i /packages/orlop-cli_*.deb >/dev/null; orlop --version; orlop system --help")
     assert output.startswith("Orlop version ")
     assert "adopt" not in output, "a command of the daemon's plugins"
@@ -91,7 +91,7 @@ def test_client_package_alone(chroot: Chroot) -> None:
     chroot.sh("dpkg -P orlop-cli; ! test -e /usr/lib/orlop-cli")
 
 
-def test_install_and_purge(chroot: Chroot) -> None:
+def test_packages_install_and_purge_completely(chroot: Chroot) -> None:
     installed = chroot.sh(
         """dpkg -i /packages/*.deb >/dev/null
         orlopd --version; orlopd --validate 2>&1; orlop system --help; getent group docker
@@ -112,7 +112,7 @@ def test_install_and_purge(chroot: Chroot) -> None:
     assert left == "/etc/orlop\n/var/lib/orlop\ndata\n{}\n"
 
 
-def test_drivers_of_other_packages(chroot: Chroot) -> None:
+def test_drivers_of_other_packages_are_found(chroot: Chroot) -> None:
     """A driver that Debian's python3 has is a driver of the installed daemon, and imports the sdk's package."""
     metadata = "/usr/lib/python3/dist-packages/acme_log-1.dist-info"
     chroot.sh(
@@ -171,6 +171,6 @@ def test_wheels_install_from_a_directory(tmp_path: Path) -> None:
     assert call(tmp_path / "venv/bin/orlopd", "--version").startswith("Orlop version ")
 
 
-def test_client_in_one_file(tmp_path: Path) -> None:
+def test_client_runs_from_one_file(tmp_path: Path) -> None:
     call("./dev", "package", "zipapp", tmp_path)
     assert call("/usr/bin/python3", "-I", "-S", tmp_path / "orlop.pyz", "run", "--help").startswith("Usage:  orlop run ")

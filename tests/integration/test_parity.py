@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.root, pytest.mark.skipif(not shutil.which("dockerd"), 
 
 
 @pytest.mark.parametrize("version", ["/v1.45", "/v1.43"])
-def test_inspect(sides: tuple[Side, Side], version: str) -> None:
+def test_inspect_equals_dockerds_in_every_api_version(sides: tuple[Side, Side], version: str) -> None:
     wrong: list[str] = []
     for name, *_ in CONTAINERS:
         shown = []
@@ -31,7 +31,7 @@ def test_inspect(sides: tuple[Side, Side], version: str) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_list(sides: tuple[Side, Side]) -> None:
+def test_list_equals_dockerds(sides: tuple[Side, Side]) -> None:
     shown = []
     for side in sides:
         items = side.api("GET", "/containers/json?all=1&size=1")[1]
@@ -89,7 +89,7 @@ FILTERS: list[dict[str, list[str]]] = [
 ]
 
 
-def test_filters(sides: tuple[Side, Side]) -> None:
+def test_filters_select_the_same_containers_as_in_dockerd(sides: tuple[Side, Side]) -> None:
     """Filters of a list, with and without `all`, and with a limit."""
     wrong = []
     for filters in FILTERS:
@@ -105,7 +105,7 @@ def test_filters(sides: tuple[Side, Side]) -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_names_that_lead_to_a_container(sides: tuple[Side, Side]) -> None:
+def test_names_and_prefixes_find_the_same_containers_as_in_dockerd(sides: tuple[Side, Side]) -> None:
     for side in sides:
         ident = next(key for key, name in side.names.items() if name == "<plain>")
         for text in (ident, ident[:7], "plain", "linked/db"):
@@ -157,7 +157,7 @@ ENDINGS: list[tuple[str, str, Any]] = [
 ]
 
 
-def test_bodies_end_as_dockers(sides: tuple[Side, Side]) -> None:
+def test_json_bodies_end_like_dockerds(sides: tuple[Side, Side]) -> None:
     """Some clients read answers by lines, and fail at an empty one."""
     wrong = []
     for method, path, body in ENDINGS:
@@ -216,7 +216,7 @@ def _event(side: Side, event: dict[str, Any]) -> str:
     return f"{event['Type']} {event['Action']} {side.text(event['Actor']['ID'])} {json.dumps(attributes)} {json.dumps(more)}"
 
 
-def test_events(sides: tuple[Side, Side]) -> None:
+def test_events_equal_dockerds(sides: tuple[Side, Side]) -> None:
     """Compares the order, too. Docker emits `die` and `stop` from two goroutines, so these two may be swapped."""
     theirs, ours = both(sides, session)
     racing = re.compile(r"container (die|stop) ")

@@ -91,7 +91,7 @@ def same(sides: tuple[Side, Side], *commands: str) -> list[str]:
 LIST = "images -a --format {{.Repository}}:{{.Tag}}"
 
 
-def test_lists(sides: tuple[Side, Side]) -> None:
+def test_image_lists_equal_dockerds(sides: tuple[Side, Side]) -> None:
     same(sides, "load", "tag base base:two", "tag base other:x", "tag m:1 base:m")
     same(sides, f"{LIST} base", f"{LIST} base:two", f"{LIST} -f reference=o* -f reference=m", f"{LIST} nosuch")
     same(sides, f"{LIST} -f reference=base:* -f dangling=false", f"{LIST} -f reference=base:* -f dangling=true")
@@ -113,7 +113,7 @@ def test_lists(sides: tuple[Side, Side]) -> None:
 
 
 @pytest.mark.parametrize("version", ["1.30", "1.43", "1.44"])
-def test_sizes_of_old_versions(sides: tuple[Side, Side], version: str) -> None:
+def test_sizes_in_old_api_versions_equal_dockerds(sides: tuple[Side, Side], version: str) -> None:
     same(sides, "load")
 
     def sizes(side: Side) -> list[list[tuple[str, object]]]:
@@ -126,7 +126,7 @@ def test_sizes_of_old_versions(sides: tuple[Side, Side], version: str) -> None:
     assert ("VirtualSize" in dict(ours[0])) == (version < "1.44")
 
 
-def test_platforms_of_one_name(sides: tuple[Side, Side]) -> None:
+def test_platforms_of_one_name_are_shown_as_by_dockerd(sides: tuple[Side, Side]) -> None:
     """At this API version a name means the platform that was pulled last, on both."""
     mine = image([BASE], platform={"os": "linux", "architecture": "amd64"})
     other = image([layer({"other": b"1"})], platform={"os": "linux", "architecture": "s390x"})
@@ -147,7 +147,7 @@ def test_platforms_of_one_name(sides: tuple[Side, Side]) -> None:
             side.docker("rmi", other.id)
 
 
-def test_prunes(sides: tuple[Side, Side]) -> None:
+def test_prunes_remove_the_same_images_as_in_dockerd(sides: tuple[Side, Side]) -> None:
     same(sides, "load", "tag m:1 m:1b", "tag m:1 other:1", "tag m:2 used:too", "tag m:2 used:three")
     for side in sides:
         side.ok("create", "--name", "user", "m:2")
@@ -182,7 +182,7 @@ def test_prunes(sides: tuple[Side, Side]) -> None:
         [""],
     ],
 )
-def test_commit_with_changes(sides: tuple[Side, Side], changes: list[str]) -> None:
+def test_commits_with_changes_equal_dockerds(sides: tuple[Side, Side], changes: list[str]) -> None:
     same(sides, "load")
     flags = [word for change in changes for word in ("-c", change)]
     said = []
@@ -199,6 +199,6 @@ def test_commit_with_changes(sides: tuple[Side, Side], changes: list[str]) -> No
 
 
 @pytest.mark.parametrize("source", ["http://%5B", "http://a%20b/", "%00", "http:x", "http://x:y/z"])
-def test_imports_of_what_is_no_url(sides: tuple[Side, Side], source: str) -> None:
+def test_imports_of_invalid_urls_fail_as_in_dockerd(sides: tuple[Side, Side], source: str) -> None:
     (theirs, _), (ours, _) = (side.api("POST", f"/v1.45/images/create?fromSrc={source}") for side in sides)
     assert ours == theirs == 400

@@ -87,7 +87,7 @@ def by_name(engine: Engine, name: str, version: str = "1.51", query: str = "") -
     return found
 
 
-def test_one_name(engine: Engine, pulled: str) -> None:
+def test_one_name_lists_its_platforms_since_1_47(engine: Engine, pulled: str) -> None:
     (item,) = by_name(engine, pulled, query="&manifests=1")
     assert item["Id"] == MINE.id
     assert [(one["Kind"], one["Available"]) for one in item["Manifests"]] == [("image", True)] * 2  # type: ignore[attr-defined]
@@ -109,7 +109,7 @@ def test_one_name(engine: Engine, pulled: str) -> None:
     assert (status, body["message"]) == (400, "conflicting options: manifests and platform options cannot both be set")
 
 
-def test_containers_by_platform(engine: Engine, pulled: str, name: str) -> None:
+def test_containers_run_the_requested_platform(engine: Engine, pulled: str, name: str) -> None:
     assert engine.ok("run", "--rm", "--network", "none", "--platform", "linux/amd64", pulled, "echo", "native") == "native"
     if os.path.exists(BINFMT / "qemu-s390x"):
         pytest.skip("this host has an emulator")
@@ -125,12 +125,12 @@ def test_containers_by_platform(engine: Engine, pulled: str, name: str) -> None:
     engine.ok("rm", name)
 
 
-def test_with_an_emulator(engine: Engine, pulled: str, emulator: None) -> None:
+def test_foreign_platform_runs_with_an_emulator(engine: Engine, pulled: str, emulator: None) -> None:
     run = ("run", "--rm", "--network", "none", "--platform", "linux/s390x")
     assert engine.ok(*run, pulled) == "emulated"
 
 
-def test_removal_of_a_platform(engine: Engine, pulled: str) -> None:
+def test_removal_of_a_platform_keeps_the_others(engine: Engine, pulled: str) -> None:
     wanted = quote('{"os":"linux","architecture":"s390x"}')
     status, body = engine.api("DELETE", f"/v1.50/images/{pulled}?force=1&platforms={wanted}")
     assert status == 200 and {"Deleted": OTHER.id} in body
@@ -138,14 +138,14 @@ def test_removal_of_a_platform(engine: Engine, pulled: str) -> None:
     assert engine.ok("images", "-q", "--no-trunc", pulled) == MINE.id
 
 
-def test_saved_by_platform(engine: Engine, pulled: str) -> None:
+def test_save_contains_the_requested_platform(engine: Engine, pulled: str) -> None:
     wanted = quote('{"os":"linux","architecture":"s390x"}')
     for query, made in (("", MINE), (f"?platform={wanted}", OTHER)):
         status, data = engine.raw("GET", f"/v1.51/images/{pulled}/get{query}")[:2]
         assert status == 200 and made.config.digest[7:].encode() in data
 
 
-def test_pushed_by_platform(engine: Engine, pulled: str, name: str) -> None:
+def test_push_sends_the_requested_platform(engine: Engine, pulled: str, name: str) -> None:
     target = f"{pulled.partition('/')[0]}/{name}"
     headers = {"X-Registry-Auth": "e30="}
     engine.ok("tag", pulled, f"{target}:x")

@@ -21,7 +21,7 @@ LIVE: Mapping[str, Any] = {"live-restore": True, "services": ["engine", "metrics
         ({"services": ["engine"], "guards": []}, "services: engine; front ends: docker, check; guards: none", (200, 200)),
     ],
 )
-def test_a_daemon_without_some_plugins(
+def test_daemon_serves_without_some_plugins(
     fresh: Callable[..., Engine],
     monkeypatch: pytest.MonkeyPatch,
     left: dict[str, Any],

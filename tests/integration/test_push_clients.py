@@ -58,7 +58,7 @@ def tool(*argv: str) -> str:
     return done.stdout
 
 
-def test_docker_push_and_again(engine: Engine, registry: Registry, app: str) -> None:
+def test_second_docker_push_uploads_nothing(engine: Engine, registry: Registry, app: str) -> None:
     said = engine.ok("push", app).splitlines()
     ids = [part.diff_id[7:19] for part in APP.layers]
     assert said[:3] == [
@@ -77,7 +77,7 @@ def test_docker_push_and_again(engine: Engine, registry: Registry, app: str) -> 
     assert engine.ok("push", "-q", app) == app
 
 
-def test_all_tags_and_mounts(engine: Engine, registry: Registry, app: str) -> None:
+def test_all_tags_are_pushed_and_layers_mounted(engine: Engine, registry: Registry, app: str) -> None:
     engine.ok("tag", app, f"{registry.host}/team/app:v2")
     said = engine.ok("push", "-a", f"{registry.host}/team/app")
     assert "v1: digest: sha256:" in said and "v2: digest: sha256:" in said
@@ -87,7 +87,7 @@ def test_all_tags_and_mounts(engine: Engine, registry: Registry, app: str) -> No
     assert uploads(registry) == sent
 
 
-def test_pulled_elsewhere_it_is_the_same_image(engine: Engine, registry: Registry, app: str) -> None:
+def test_pushed_image_is_the_same_on_another_engine(engine: Engine, registry: Registry, app: str) -> None:
     digest = engine.ok("push", app).rpartition("digest: ")[2].partition(" ")[0]
     elsewhere = Engine()
     elsewhere.start()
@@ -111,7 +111,7 @@ def test_a_commit_is_pushed(engine: Engine, registry: Registry, app: str, name: 
     assert engine.ok("run", "--rm", "--network", "none", f"{registry.host}/made:1", "cat", "/said") == "changed"
 
 
-def test_docker_py(engine: Engine, registry: Registry, app: str) -> None:
+def test_docker_py_pushes_an_image(engine: Engine, registry: Registry, app: str) -> None:
     records = list(engine.sdk.images.push(f"{registry.host}/team/app", tag="v1", stream=True, decode=True))
     (aux,) = [record["aux"] for record in records if "aux" in record]
     assert (aux["Tag"], len(aux["Digest"])) == ("v1", 71)
@@ -119,7 +119,7 @@ def test_docker_py(engine: Engine, registry: Registry, app: str) -> None:
     assert data.id == aux["Digest"] and data.has_platform("linux/amd64")
 
 
-def test_orlop_push(engine: Engine, registry: Registry, app: str) -> None:
+def test_orlop_pushes_an_image(engine: Engine, registry: Registry, app: str) -> None:
     said = engine.orlop("push", app, check=0).out
     assert said.splitlines()[-1].startswith("v1: digest: sha256:")
     assert engine.orlop("push", "-q", app, check=0).line == app
@@ -151,7 +151,7 @@ def test_skopeo_copies_a_pulled_index_image_back(engine: Engine, registry: Regis
     assert seen["Digest"] == packed.manifest.digest
 
 
-def test_a_registry_with_passwords(engine: Engine, app: str, tmp_path: Path) -> None:
+def test_push_authenticates_to_a_registry_with_passwords(engine: Engine, app: str, tmp_path: Path) -> None:
     """Basic authentication, with the credentials that the client has stored."""
     htpasswd = tmp_path / "htpasswd"
     htpasswd.write_text(tool("htpasswd", "-Bbn", "me", "secret"))

@@ -44,7 +44,7 @@ def test_wait_and_attach_end_with_a_removal(engine: Engine, name: str) -> None:
         assert waiting.result(10) == (200, {"StatusCode": 0})
 
 
-def test_attach_while_it_starts(engine: Engine, name: str) -> None:
+def test_attach_during_a_start_gets_all_output(engine: Engine, name: str) -> None:
     """Each client attaches at another moment of the start; all of them get the end of the output."""
     engine.ok("create", "--name", name, "busybox", "sh", "-c", "sleep 0.5; echo end")
     attached = []
@@ -65,7 +65,7 @@ def test_attach_while_it_starts(engine: Engine, name: str) -> None:
         client.close()
 
 
-def test_removal_by_force_in_the_middle_of_a_start(engine: Engine, name: str) -> None:
+def test_forced_removal_during_a_start_leaves_nothing(engine: Engine, name: str) -> None:
     for round_ in range(4):
         engine.ok("create", "--name", name, *SLEEP)
         start = engine.background("start", name)
@@ -78,7 +78,7 @@ def test_removal_by_force_in_the_middle_of_a_start(engine: Engine, name: str) ->
     assert not engine.recorded_late()
 
 
-def test_removal_by_force_in_the_middle_of_a_restart(engine: Engine, name: str) -> None:
+def test_forced_removal_during_a_restart_leaves_nothing(engine: Engine, name: str) -> None:
     for round_ in range(4):
         engine.ok("run", "-d", "--name", name, *SLEEP)
         restart = engine.background("restart", "-t", "0", name)
@@ -89,7 +89,7 @@ def test_removal_by_force_in_the_middle_of_a_restart(engine: Engine, name: str) 
         until(partial(_nothing_runs, engine), "nothing runs that has no row", 5)
 
 
-def test_a_monitor_that_hangs(engine: Engine, name: str) -> None:
+def test_requests_to_a_hanging_monitor_fail_and_forced_removal_works(engine: Engine, name: str) -> None:
     engine.ok("run", "-dt", "--name", name, *SLEEP)
     pid, monitor = int(engine.inspect(name)["State"]["Pid"]), engine.monitor(name)
     os.kill(monitor, signal.SIGSTOP)

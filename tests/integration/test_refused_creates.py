@@ -90,7 +90,7 @@ def test_file_that_is_not_a_device_is_refused(engine, name, tmp_path):
 
 
 @pytest.mark.parametrize("word", ["shared", "rshared", "private", "slave", "unbindable", "size=1m,shared"])
-def test_propagation_of_a_tmpfs(engine, word):
+def test_propagation_of_a_tmpfs_is_applied(engine, word):
     shown = engine.ok("run", "--rm", "--tmpfs", f"/t:{word}", BUSYBOX, "grep", " /t ", "/proc/self/mountinfo")
     fields = shown.partition(" - ")[0].split()[6:]
     expected = {"shared": "shared:", "rshared": "shared:", "size=1m,shared": "shared:", "unbindable": "unbindable"}.get(word)

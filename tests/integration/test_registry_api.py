@@ -97,7 +97,7 @@ def run(tmp_path: Path, test: Callable[[Served, str], Awaitable[None]]) -> None:
         trio.run(main, registry.host)
 
 
-def test_the_docker_client(tmp_path: Path) -> None:
+def test_docker_pulls_lists_and_removes_images(tmp_path: Path) -> None:
     async def check(api: Served, host: str) -> None:
         name = f"{host}/test/app:v1"
         told = await api.docker("pull", name)
@@ -120,7 +120,7 @@ def test_the_docker_client(tmp_path: Path) -> None:
     run(tmp_path, check)
 
 
-def test_load_and_import_by_the_docker_client(tmp_path: Path) -> None:
+def test_docker_loads_and_imports_archives(tmp_path: Path) -> None:
     async def check(api: Served, host: str) -> None:
         assert "Loaded image: test/app:v1" in await api.docker("load", stdin=docker_archive({"test/app:v1": APP}))
         told = await api.docker("load", stdin=docker_archive({"test/app:v1": NEXT, "": APP}))
@@ -189,7 +189,7 @@ SAMPLES: list[tuple[str, str, int, str]] = [
 ]
 
 
-def test_errors_in_dockers_words(tmp_path: Path) -> None:
+def test_errors_have_dockers_messages(tmp_path: Path) -> None:
     async def main() -> None:
         async with serving_api(tmp_path) as api:
             await api.call("POST", "/images/load", content=docker_archive({"app:latest": APP}))
@@ -226,7 +226,7 @@ def test_load_errors_are_records(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_versions(tmp_path: Path) -> None:
+def test_image_lists_depend_on_the_api_version(tmp_path: Path) -> None:
     async def main() -> None:
         async with serving_api(tmp_path) as api:
             await api.call("POST", "/images/load", content=docker_archive({"": APP, "b:x": NEXT}))
@@ -250,7 +250,7 @@ def test_versions(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_removal_asks_the_containers(tmp_path: Path) -> None:
+def test_images_of_containers_are_not_removed(tmp_path: Path) -> None:
     async def main() -> None:
         async with serving_api(tmp_path) as api:
             await api.call("POST", "/images/load", content=docker_archive({"a:b": APP}))
@@ -288,7 +288,7 @@ def test_credentials_reach_the_registry(tmp_path: Path) -> None:
         trio.run(main, registry.host)
 
 
-def test_a_client_that_hangs_up_cancels_its_pull(tmp_path: Path) -> None:
+def test_disconnected_client_cancels_its_pull(tmp_path: Path) -> None:
     async def main() -> None:
         with serving() as registry, trio.fail_after(30):
             registry.add("app", "v1", APP)
@@ -308,7 +308,7 @@ def test_a_client_that_hangs_up_cancels_its_pull(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [200, 404])
-def test_import_from_a_url(tmp_path: Path, status: int) -> None:
+def test_import_downloads_the_archive_of_a_url(tmp_path: Path, status: int) -> None:
     from tests.registry.hostile import replace
     from tests.registry.hostile import status as failing
 

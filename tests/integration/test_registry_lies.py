@@ -55,7 +55,7 @@ def test_a_pull_does_not_wait_for_ever(tmp_path: Path, after: str, asked: int) -
 # --- pull: tokens -------------------------------------------------------------------------------------------------------
 
 
-def test_a_pull_that_is_asked_for_another_token_for_ever(tmp_path: Path) -> None:
+def test_pull_ends_when_every_token_is_refused(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, registry: Hostile) -> None:
         registry.ping = challenge(f"http://{registry.host}/token")
         registry.misbehave("token", *[TOKEN] * 99)
@@ -67,7 +67,7 @@ def test_a_pull_that_is_asked_for_another_token_for_ever(tmp_path: Path) -> None
     pulls.run(tmp_path, check)
 
 
-def test_a_token_service_elsewhere(tmp_path: Path) -> None:
+def test_credentials_do_not_follow_redirects_of_another_token_service(tmp_path: Path) -> None:
     """As with Docker, it gets the credentials of this registry: the registry names it. Where that redirects, they do not
     follow, and its token is sent to the registry alone."""
 
@@ -110,7 +110,7 @@ SERVICES: list[tuple[str, Answer, str]] = [
 
 
 @pytest.mark.parametrize(("answer", "message"), [case[1:] for case in SERVICES], ids=[case[0] for case in SERVICES])
-def test_a_token_service_that_fails(tmp_path: Path, answer: Answer, message: str) -> None:
+def test_failure_of_a_token_service_is_reported(tmp_path: Path, answer: Answer, message: str) -> None:
     async def check(images: ImagesFixture, registry: Hostile) -> None:
         with serving() as service:
             registry.ping = challenge(f"http://{service.host}/token")
@@ -159,7 +159,7 @@ ASTRAY = ["gopher://127.0.0.1/x", "//", "http://", "http://127.0.0.1:99999/x", "
 
 @pytest.mark.parametrize("location", ASTRAY, ids=["scheme", "empty host", "no host", "port", "long", "bracket"])
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
-def test_an_upload_that_leads_nowhere(tmp_path: Path, method: str, location: str) -> None:
+def test_upload_without_a_valid_location_is_refused(tmp_path: Path, method: str, location: str) -> None:
     async def check(images: ImagesFixture, registry: Receiving) -> None:
         registry.script(method, *[reply(202, Location=location)] * 99)
         records = await pushed(images, registry)
@@ -184,11 +184,13 @@ PUSH_RECOVERS: list[tuple[str, str, list[Any], str]] = [
 @pytest.mark.parametrize(
     ("method", "answers", "path"), [case[1:] for case in PUSH_RECOVERS], ids=[case[0] for case in PUSH_RECOVERS]
 )
-def test_a_push_recovers(tmp_path: Path, method: str, answers: list[Any], path: str) -> None:
+def test_push_recovers_from_temporary_failures_of_the_registry(
+    tmp_path: Path, method: str, answers: list[Any], path: str
+) -> None:
     failures.test_push_recovers_from_temporary_failures(tmp_path, method, answers, path)
 
 
-def test_a_registry_that_says_it_has_what_it_has_not(tmp_path: Path) -> None:
+def test_push_fails_if_the_registry_only_claims_to_have_a_blob(tmp_path: Path) -> None:
     """It is believed, as by Docker, until it refuses the manifest: the push fails with its words."""
 
     async def check(images: ImagesFixture, registry: Receiving) -> None:
@@ -204,7 +206,7 @@ def test_a_registry_that_says_it_has_what_it_has_not(tmp_path: Path) -> None:
     pushes.run(tmp_path, check, max_concurrent_uploads=1)
 
 
-def test_a_pushed_image_that_is_served_otherwise(tmp_path: Path) -> None:
+def test_pull_by_digest_detects_a_changed_pushed_image(tmp_path: Path) -> None:
     """The push was right, and the registry serves another manifest or layer later: a pull by digest finds out."""
 
     async def check(images: ImagesFixture, registry: Receiving) -> None:

@@ -60,7 +60,7 @@ def manifests_and_blobs(server: Hostile) -> list[str]:
     return [path.partition("?")[0].rpartition("/")[2] for path in server.paths("/app/")]
 
 
-def test_mirrors_and_upstream_of_real_registries(tmp_path: Path) -> None:
+def test_mirrors_are_tried_before_the_registry(tmp_path: Path) -> None:
     """Three docker-registry processes: one that is down, one that lacks the image, and the registry itself."""
     with running() as empty, running() as upstream:
         push(empty.host, "other", "v1", OTHER)
@@ -113,7 +113,7 @@ def test_blob_missing_on_a_mirror_is_fetched_from_the_registry(tmp_path: Path) -
         run(tmp_path, test)
 
 
-def test_all_tags_of_a_repository(tmp_path: Path) -> None:
+def test_all_tags_are_pulled_from_a_mirror(tmp_path: Path) -> None:
     with running() as mirror:
         push(mirror.host, "app", "v1", APP)
         push(mirror.host, "app", "v2", OTHER)
@@ -126,7 +126,7 @@ def test_all_tags_of_a_repository(tmp_path: Path) -> None:
         run(tmp_path, test)
 
 
-def test_capabilities(tmp_path: Path) -> None:
+def test_mirror_without_resolve_is_not_asked_for_tags(tmp_path: Path) -> None:
     """A mirror without `resolve` is never asked what a tag means, and delivers what the registry says it means."""
     several = index([APP, OTHER])
     with serving() as mirror, serving() as push_only, running() as upstream:
@@ -165,7 +165,7 @@ def test_pull_fails_if_no_host_may_resolve(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_a_mirror_that_is_down_is_passed_over_for_a_while(tmp_path: Path) -> None:
+def test_unreachable_mirror_is_skipped_for_a_while(tmp_path: Path) -> None:
     with serving() as mirror, serving() as upstream:
         for server in (mirror, upstream):
             for tag in ("v1", "v2", "v3"):
@@ -203,7 +203,7 @@ def test_the_only_host_is_tried_although_it_was_down(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("answer", [flip(), truncate(100), status(404, "BLOB_UNKNOWN"), status(500)])
-def test_a_layer_that_a_mirror_delivers_wrongly(tmp_path: Path, answer: Any) -> None:
+def test_wrong_layer_of_a_mirror_is_fetched_from_the_registry(tmp_path: Path, answer: Any) -> None:
     with serving() as mirror, serving() as upstream:
         for server in (mirror, upstream):
             server.add("app", "v1", APP)
@@ -218,7 +218,7 @@ def test_a_layer_that_a_mirror_delivers_wrongly(tmp_path: Path, answer: Any) -> 
         run(tmp_path, test)
 
 
-def test_a_manifest_with_another_digest(tmp_path: Path) -> None:
+def test_wrong_manifest_of_a_mirror_is_fetched_from_the_registry(tmp_path: Path) -> None:
     with serving() as mirror, serving() as upstream:
         for server in (mirror, upstream):
             server.add("app", "v1", APP)
@@ -284,7 +284,7 @@ def test_headers_do_not_follow_a_redirect(tmp_path: Path) -> None:
         run(tmp_path, test)
 
 
-def test_a_registry_behind_another_path(tmp_path: Path) -> None:
+def test_registry_below_another_path_is_used(tmp_path: Path) -> None:
     with serving() as server:
         server.add("cache/app", "v1", APP)
         configure(tmp_path, f'[host."http://{server.host}/v2/cache"]\noverride_path = true')
@@ -297,7 +297,7 @@ def test_a_registry_behind_another_path(tmp_path: Path) -> None:
         run(tmp_path, test)
 
 
-def test_tls_by_the_file(tmp_path: Path) -> None:
+def test_certificates_in_hosts_toml_are_used(tmp_path: Path) -> None:
     certificate(tmp_path)
     (tmp_path / "other").mkdir()
     certificate(tmp_path / "other")
@@ -330,7 +330,7 @@ def test_tls_by_the_file(tmp_path: Path) -> None:
         run(tmp_path, test)
 
 
-def test_a_wrong_file(tmp_path: Path) -> None:
+def test_invalid_hosts_toml_affects_only_its_registry(tmp_path: Path) -> None:
     with serving() as server:
         server.add("app", "v1", APP)
         configure(tmp_path, 'server = "https://x"\n\ncapabilites = ["pull"]')

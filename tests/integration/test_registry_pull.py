@@ -92,7 +92,7 @@ def test_a_layer_that_a_save_finds_damaged_is_fetched_again(tmp_path: Path) -> N
     run(tmp_path, check)
 
 
-def test_a_pull_in_dockers_words(tmp_path: Path) -> None:
+def test_pull_prints_dockers_messages(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, registry: Hostile) -> None:
         records = await pulled(images, registry)
         assert records[0] == {"status": "Pulling from app", "id": "v1"}
@@ -140,7 +140,7 @@ BAD_LAYER: list[tuple[str, list[Answer], str]] = [
 
 
 @pytest.mark.parametrize(("answers", "message"), [case[1:] for case in BAD_LAYER], ids=[case[0] for case in BAD_LAYER])
-def test_bad_layers(tmp_path: Path, answers: list[Answer], message: str) -> None:
+def test_damaged_layers_fail_the_pull_and_leave_nothing(tmp_path: Path, answers: list[Answer], message: str) -> None:
     async def check(images: ImagesFixture, registry: Hostile) -> None:
         registry.misbehave(BASE.digest, *answers)
         records = await pulled(images, registry)
@@ -191,7 +191,7 @@ def with_manifest(**changes: Any) -> Image:
     return Image(blob(body, APP.manifest.media_type), APP.config, APP.layers, APP.platform)
 
 
-def test_documents_that_do_not_fit(tmp_path: Path) -> None:
+def test_manifests_and_configurations_that_do_not_match_are_refused(tmp_path: Path) -> None:
     lie = image([BASE, TOP], rootfs={"type": "layers", "diff_ids": [BASE.diff_id, BASE.diff_id]})
     few = image([BASE, TOP], rootfs={"type": "layers", "diff_ids": [BASE.diff_id]})
     deep = image([TOP] * 17)
@@ -237,7 +237,7 @@ def test_a_manifest_by_digest_is_verified(tmp_path: Path) -> None:
     run(tmp_path, check)
 
 
-def test_platforms(tmp_path: Path) -> None:
+def test_pull_selects_the_platform(tmp_path: Path) -> None:
     here = platforms.host()
     mine = image([TOP], platform={"os": "linux", "architecture": here.architecture})
     other = image([BASE], platform={"os": "linux", "architecture": "s390x"})
@@ -280,7 +280,7 @@ def test_broken_download_is_resumed_by_range(tmp_path: Path) -> None:
     run(tmp_path, check)
 
 
-def test_without_ranges_it_begins_again(tmp_path: Path) -> None:
+def test_broken_download_restarts_without_range_support(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, registry: Hostile) -> None:
         registry.ranges = False
         registry.misbehave(BASE.digest, truncate(300_000))
@@ -381,7 +381,7 @@ def test_a_client_that_leaves_cancels_its_own_pull_only(tmp_path: Path) -> None:
     run(tmp_path, check)
 
 
-def test_a_client_that_leaves_while_unpacking(tmp_path: Path) -> None:
+def test_disconnect_during_unpacking_cancels_the_pull(tmp_path: Path) -> None:
     unpacker = Unpacker()
 
     async def check(images: ImagesFixture, registry: Hostile) -> None:
@@ -403,7 +403,7 @@ def test_a_client_that_leaves_while_unpacking(tmp_path: Path) -> None:
     run(tmp_path, check, unpacker=unpacker)
 
 
-def test_all_tags(tmp_path: Path) -> None:
+def test_pull_of_all_tags_downloads_each(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, registry: Hostile) -> None:
         registry.add("app", "v2", image([TOP]))
         records = await pulled(images, registry, tag="")
@@ -418,7 +418,7 @@ def challenge(realm: str) -> Answer:
     return status(401, "UNAUTHORIZED", "", WWW_Authenticate=f'Bearer realm="{realm}",service="svc"')
 
 
-def test_tokens(tmp_path: Path) -> None:
+def test_pull_requests_and_uses_a_token(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, registry: Hostile) -> None:
         registry.ping = challenge(f"http://{registry.host}/token")
         registry.misbehave("token", *[replace(b'{"token":"t0k"}')] * 9)
@@ -453,7 +453,7 @@ def test_tokens_are_refused_or_missing(tmp_path: Path) -> None:
     run(tmp_path, check)
 
 
-def test_our_proof_stays_with_the_registry(tmp_path: Path) -> None:
+def test_credentials_stay_with_the_registry(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, registry: Hostile) -> None:
         with serving() as elsewhere:
             elsewhere.add("app", "v1", APP)
@@ -466,7 +466,7 @@ def test_our_proof_stays_with_the_registry(tmp_path: Path) -> None:
     run(tmp_path, check)
 
 
-def test_waiting_for_a_slot(tmp_path: Path) -> None:
+def test_layers_wait_for_a_download_slot(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, registry: Hostile) -> None:
         assert "Waiting" in {record["status"] for record in await pulled(images, registry)}
 

@@ -45,7 +45,7 @@ async def real_room(root: Path) -> AsyncIterator[tuple[Images, Storage]]:
 
 
 @pytest.mark.root
-def test_pull_unpack_restart_remove(tmp_path: Path) -> None:
+def test_pulled_image_runs_after_a_restart_and_is_removed_completely(tmp_path: Path) -> None:
     app = image([BASE, TOP], oci=True)
 
     async def main() -> None:
@@ -75,7 +75,7 @@ def test_pull_unpack_restart_remove(tmp_path: Path) -> None:
 
 @pytest.mark.root
 @pytest.mark.parametrize("kind", ["docker", "docker.gz", "oci"])
-def test_load_and_import(tmp_path: Path, kind: str) -> None:
+def test_loaded_and_imported_images_are_stored(tmp_path: Path, kind: str) -> None:
     app = image([BASE, layer({"etc/motd": b"hello\n"})])
     if kind == "oci":
         data = oci_archive({"docker.io/test/app:v1": app})
@@ -104,7 +104,7 @@ def test_load_and_import(tmp_path: Path, kind: str) -> None:
     trio.run(main)
 
 
-def test_tls(tmp_path: Path) -> None:
+def test_private_ca_of_a_registry_is_trusted_only_with_its_certificate(tmp_path: Path) -> None:
     """With `certs.d/<host>/ca.crt`, a private CA is trusted; without it the registry is refused, without a fallback to HTTP.
     Loopback needs no certificate, so the test uses a name that the rules do not take for loopback."""
     certificate(tmp_path)

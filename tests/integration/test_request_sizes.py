@@ -150,7 +150,7 @@ def test_excessive_requests_are_refused_and_leave_nothing(shared: Engine, case: 
     ],
     ids=["lists", "labels", "quotes", "depth", "blanks", "escapes", "digits", "too large"],
 )
-def test_a_body_of_any_shape_keeps_nobody_waiting(engine: Engine, text: bytes) -> None:
+def test_large_body_of_any_shape_does_not_delay_others(engine: Engine, text: bytes) -> None:
     before = left(engine)
     with pinging(engine):
         try:
@@ -162,7 +162,7 @@ def test_a_body_of_any_shape_keeps_nobody_waiting(engine: Engine, text: bytes) -
     assert not engine.blocked()
 
 
-def test_as_much_as_is_allowed_is_carried_out_beside_others(engine: Engine, name: str) -> None:
+def test_largest_allowed_request_succeeds_without_delaying_others(engine: Engine, name: str) -> None:
     body = {
         "Env": [f"A{number}=x" for number in range(9_000)],
         "Labels": {f"l{number}": "x" * 50 for number in range(9_000)},
@@ -185,7 +185,7 @@ def test_as_much_as_is_allowed_is_carried_out_beside_others(engine: Engine, name
 
 
 @pytest.mark.parametrize("path", ["/containers/json?all=1", "/volumes", "/networks", "/events?until=1", "/images/json"])
-def test_filters_of_many_values(engine: Engine, path: str) -> None:
+def test_filters_with_too_many_values_are_refused(engine: Engine, path: str) -> None:
     wanted = json.dumps({"label": [f"l{number}" for number in range(3_000)]}, separators=(",", ":"))
     mark = "&" if "?" in path else "?"
     status, answer = engine.api("GET", f"{path}{mark}filters={urllib.parse.quote(wanted)}")

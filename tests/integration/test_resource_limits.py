@@ -13,7 +13,7 @@ pytestmark = pytest.mark.root
 FEW = ("setpriv", "--bounding-set", "-sys_resource", "prlimit", "--nofile=1024:1024")
 
 
-def test_a_low_hard_limit_without_the_capability_to_raise_it(fresh: Callable[..., Engine]) -> None:
+def test_daemon_runs_with_a_low_hard_limit_that_it_cannot_raise(fresh: Callable[..., Engine]) -> None:
     """Code that lowers a limit in a child must not fail if the limit is already lower."""
     engine = fresh(prefix=FEW)  # loads an image, so a layer was unpacked
     name = engine.ok("run", "-d", "-v", "/etc", "busybox", "sleep", "600")  # the volume was filled from the image
