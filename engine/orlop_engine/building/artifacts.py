@@ -1,7 +1,8 @@
-"""What builds take from registries and give to them, beyond images of the store: blobs, manifests, archives.
+"""Artifacts of builds that are not images of the image store: blobs, manifests and archives that are fetched from
+registries, pushed or saved.
 
-A builder has names for its artifacts. Each has a lease, which holds its blobs until the builder drops the artifact, or its
-workspace is closed. Manifests are made by the builder; this package stores, pushes and packs them.
+A builder chooses the names of its artifacts. Each artifact has a lease, which holds its blobs until the builder drops the
+artifact or the workspace is closed. Manifests are made by the builder; this package stores, pushes and packs them.
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ _MAX_BLOB = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class LayerForm:
-    """How layers are stored outside. `kind` is "gzip", "zstd", "uncompressed", or "" as configured; `level` is -1 for the
-    usual one. Layers that have a blob already keep it, unless `force`. `latest`: later times of files in layers that were
-    built here become this one (seconds since 1970)."""
+    """The form of exported layers. `kind` is "gzip", "zstd", "uncompressed", or "" for the configured compression;
+    `level` is -1 for the default level. Layers that have a blob already keep it, unless `force`. `latest`: in layers that
+    were built by this engine, times of files that are later than this are set to it (seconds since 1970)."""
 
     kind: str = ""
     level: int = -1
@@ -58,8 +59,8 @@ class LayerForm:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A manifest or an index, a blob of the artifact. `blobs` are what it names, without other manifests: of an image, the
-    configuration comes first."""
+    """A manifest or an index, which is a blob of the artifact. `blobs` are the blobs that it refers to, without other
+    manifests; for an image, the configuration comes first."""
 
     descriptor: Descriptor
     blobs: tuple[Descriptor, ...] = ()
@@ -77,7 +78,7 @@ class Archive:
 
 
 class Artifacts:
-    """Those of one workspace."""
+    """The artifacts of one workspace."""
 
     def __init__(self, building: Building, scope: Scope) -> None:
         self._building, self._scope = building, scope
@@ -97,7 +98,7 @@ class Artifacts:
                 raise NotFound(f"blob {blob} is not part of the artifact")
 
     async def drop(self, artifact: str) -> None:
-        """Release what the artifact holds. No error if there is no such artifact."""
+        """Release the artifact's lease. No error if there is no such artifact."""
         lease = self._leases.pop(artifact, None)
         if lease is not None:
             self._store.leases.drop(lease)
@@ -119,8 +120,8 @@ class Artifacts:
         return digest
 
     async def receive(self, artifact: str, digest: str, source: int) -> None:
-        """Store the bytes from a pipe as a blob, which must have this digest. They are read even if the blob exists: a
-        client may know the digest of content that it does not have."""
+        """Store the bytes from a pipe as a blob, which must have this digest. The bytes are required even if the blob
+        exists already: otherwise a client could get content of which it knows only the digest."""
 
         async def check(found: str) -> None:
             if found != digest:
@@ -150,7 +151,7 @@ class Artifacts:
     async def layers(
         self, artifact: str, keys: Sequence[str], form: LayerForm, report: Callable[[Record], None]
     ) -> list[LayerBlob]:
-        """Store the layers of a chain of snapshots, lowest first. The first may be that of an image."""
+        """Store the layers of a chain of snapshots, lowest first. The first snapshot may belong to an image."""
         lease = self._lease(artifact)
         found = await self._building.maker.layers(keys)
         chain_ids = documents.chain_ids([layer.diff_id for layer in found])
@@ -166,7 +167,7 @@ class Artifacts:
         return result
 
     async def _named(self, layer: Layer, chain_id: str, lease: Lease) -> Layer:
-        """The layer with its chain ID, and with the blob that an image has of it."""
+        """The layer with its chain ID. If an image has a blob of the layer, with this blob."""
         await self._store.hold(lease, chain_id=chain_id)
         known = self._store.catalog.layer(chain_id)
         if not layer.blob and known is not None and known.blob:
@@ -236,7 +237,7 @@ class Artifacts:
         await self._remember(request.reference, manifests)
 
     async def _remember(self, reference: Reference, pushed: Sequence[Manifest]) -> None:
-        """Give images that are in the store the digest under which they were pushed as a name."""
+        """If the pushed images are in the store, give them a name with the digest under which they were pushed."""
         root, images = pushed[-1].descriptor.digest, self._store.catalog.images
         builds = self._scope.restrictions.builds
         policy = builds.pulls if builds is not None else UNRESTRICTED
@@ -289,7 +290,7 @@ class Artifacts:
         await self._store.layers.write_blob(key, blob.digest, blob.diff_id)
 
     def prefix(self, diff_ids: Sequence[str]) -> tuple[Layer, ...]:
-        """The longest part of a chain, from its lowest layer up, that images here have which the client may use."""
+        """The longest part of a chain, from its lowest layer up, that is in images that the client may use."""
         builds, found = self._scope.restrictions.builds, list[Layer]()
         policy = builds.pulls if builds is not None else UNRESTRICTED
         for chain_id in documents.chain_ids(diff_ids):

@@ -1,4 +1,4 @@
-"""Images for builds: what a build starts from, and what it makes."""
+"""Images for builds: the base images that a build starts from, and the images that it makes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ __all__ = ["BaseImage", "BaseImages", "ImageMaker", "LayerBlob", "NewImage", "Wa
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """The image that a build asks for. `pull`: as the registry has it now. `platform` is "" for that of the host."""
+    """The image that a build asks for. `pull`: ask the registry for its current image. `platform` is "" for the host's
+    platform."""
 
     name: str
     platform: str = ""
@@ -45,8 +46,9 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class BaseImage:
-    """`digest` is that of the manifest; of the configuration, if the image was made here. `snapshot` is the storage key of
-    its top layer, "" if there is none or it was only resolved. `image` is None if it was only resolved at a registry."""
+    """`digest` is the digest of the manifest; for an image that was built or imported on this host, of the configuration.
+    `snapshot` is the storage key of its top layer, "" if the image has no layers or was only resolved. `image` is None if
+    it was only resolved at a registry."""
 
     name: str
     digest: str
@@ -57,7 +59,7 @@ class BaseImage:
 
 @dataclass(frozen=True, slots=True)
 class LayerBlob:
-    """A layer as it is outside: `compression` is "gzip", "zstd" or "" for a plain tar."""
+    """A layer as a blob. `compression` is "gzip", "zstd", or "" for a plain tar."""
 
     digest: str
     size: int
@@ -67,9 +69,10 @@ class LayerBlob:
 
 @dataclass(frozen=True, slots=True)
 class NewImage:
-    """An image to be made of a configuration and its layers' snapshots, lowest first. `blobs`: the layers as its manifest
-    names them, if it has one; one whose diffID is not that of the snapshot is unpacked. `manifests` are digests of
-    blobs: its index, if there is one, and its manifest. `attachments` are attestations and what they name."""
+    """An image to be made from a configuration and the snapshots of its layers, lowest first. `blobs`: the layers in its
+    manifest, if it has a manifest; if the diffID of a blob is not that of the snapshot, the blob is unpacked. `manifests`
+    are digests of blobs: its index, if there is one, and its manifest. `attachments` are the digests of attestations and
+    of their content."""
 
     config: bytes
     keys: Sequence[str]
@@ -85,7 +88,7 @@ class BaseImages:
         self._images = images
 
     async def resolve(self, wanted: Wanted, scope: Scope) -> BaseImage:
-        """Find an image without its layers, at its registry if it is not here or `pull` says so."""
+        """Find an image, without fetching its layers. Asks the registry if the image is not stored, or with `pull`."""
         if not wanted.pull or wanted.digest:
             image = await self._here(wanted)
             if image is not None:
@@ -97,7 +100,8 @@ class BaseImages:
         return BaseImage(str(request.reference), found.digest, found.config)
 
     async def fetch(self, wanted: Wanted, report: Callable[[Record], None], scope: Scope) -> BaseImage:
-        """Make an image's layers exist. They may be removed at once: the caller checks that after it has leased them."""
+        """Make sure that an image and its layers are stored. They may be removed again before the caller has leased them,
+        so the caller must check this afterwards."""
         image = await self._here(wanted) if not wanted.pull or wanted.digest else None
         if image is None:
             scope.check_pull()
@@ -111,18 +115,18 @@ class BaseImages:
     def _request(self, wanted: Wanted) -> PullRequest:
         platform = platforms.parse(wanted.platform) if wanted.platform else None
         if image_id(wanted.name):
-            raise NotFound(f"No such image: {wanted.name}")  # an ID names nothing at a registry
+            raise NotFound(f"No such image: {wanted.name}")  # a registry cannot be asked for an image ID
         reference = parse(wanted.name).with_default_tag()
         if reference.digest:
             reference = reference.with_digest(reference.digest)
         return PullRequest(reference, platform, wanted.credentials)
 
     async def _here(self, wanted: Wanted) -> Image | None:
-        """The image for exactly the wanted platform, if it is here."""
+        """The image for exactly the wanted platform, if it is stored."""
         platform = platforms.parse(wanted.platform) if wanted.platform else None
         names = [wanted.name]
         if wanted.digest:
-            # What `resolve` has named: a manifest, or an image that was made here, which has none
+            # The digest may come from `resolve`: of a manifest, or of the configuration of an image without a manifest
             reference = parse(wanted.name)
             names += [wanted.digest, *([str(reference.with_tag(reference.tag))] if reference.tag else [])]
         for name in names:
@@ -146,7 +150,7 @@ class BaseImages:
 
 
 class ImageMaker:
-    """Makes images of a builder's snapshots."""
+    """Makes images from a builder's snapshots."""
 
     def __init__(self, image_store: ImageStore, snapshots: Snapshots, packing: Packing, max_depth: int) -> None:
         self._image_store, self._snapshots, self._packing = image_store, snapshots, packing
@@ -165,8 +169,8 @@ class ImageMaker:
         return diff_id, size
 
     async def make(self, made: Sequence[NewImage], names: Sequence[str], scope: Scope, index: str = "") -> list[Image]:
-        """Make an image, or all images of an index. `InvalidParameter` unless their parts fit each other. The caller's lease
-        holds their blobs."""
+        """Make an image, or all images of an index. Raises `InvalidParameter` if their parts do not match. The caller's
+        lease holds their blobs."""
         references = [parse(name).with_default_tag() for name in names]
         for reference in references:
             if reference.digest:
@@ -180,7 +184,7 @@ class ImageMaker:
             return [await store.add(record, document, config, references, policy=policy)]
 
     async def _prepared(self, new: NewImage, scope: Scope, lease: Lease) -> tuple[ImageRecord, ImageDocument, bytes]:
-        """An image whose content is stored, and that no row names yet."""
+        """Store the content of an image. It has no row yet."""
         store, config = self._image_store, scope.labelled(new.config)
         found = await self.layers(new.keys)
         try:
@@ -206,7 +210,7 @@ class ImageMaker:
         return record, document, config
 
     async def _with_blobs(self, found: Sequence[Layer], blobs: Sequence[LayerBlob], chain_ids: Sequence[str]) -> list[Layer]:
-        """The layers with these blobs. Those above the first that is another than its snapshot are unpacked."""
+        """The layers with these blobs. From the first blob on that does not match its snapshot, blobs are unpacked."""
         pairs = list(zip(found, blobs, strict=True))
         same = next((at for at, (layer, blob) in enumerate(pairs) if layer.diff_id != blob.diff_id), len(pairs))
         given = [
@@ -223,7 +227,7 @@ class ImageMaker:
         return layers
 
     async def layers(self, keys: Sequence[str]) -> list[Layer]:
-        """The layers, lowest first, with chain IDs that are still to be set."""
+        """The layers, lowest first. Chain IDs are not set yet, except in the layers of a base."""
         found: list[Layer] = []
         for number, key in enumerate(keys):
             base = self._snapshots.bases.get(key)
@@ -239,14 +243,14 @@ class ImageMaker:
         return found
 
     def _known(self, found: Sequence[Layer], chain_ids: Sequence[str]) -> list[Layer]:
-        """The layers with their chain IDs. One that an image has already keeps that image's snapshot and blob."""
+        """The layers with their chain IDs. If an image has the layer already, that image's snapshot and blob are used."""
         built, result, parent = self._image_store.layers.built, list[Layer](), ""
         for layer, chain_id in zip(found, chain_ids, strict=True):
             there, known = built.get(chain_id), self._image_store.catalog.layer(chain_id)
             if there is not None and known is not None:
                 blob = known if known.blob else layer
                 layer = msgspec.structs.replace(known, blob=blob.blob, media_type=blob.media_type, blob_size=blob.blob_size)
-            elif there is None or (not there.snapshot and not layer.blob):  # else nothing could pack the layer
+            elif there is None or (not there.snapshot and not layer.blob):  # otherwise the layer could not be packed
                 built[chain_id] = Built(layer.diff_id, parent, layer.size, layer.snapshot, layer.blob)
                 layer = msgspec.structs.replace(layer, chain_id=chain_id)
             else:
@@ -257,4 +261,4 @@ class ImageMaker:
 
 
 def _quiet(_: object) -> None:
-    """Unpacking is not reported."""
+    """Reports nothing: unpacking is not shown."""

@@ -1,7 +1,7 @@
-"""The tars of snapshots: packed by a worker, and not stored.
+"""The tars of snapshots. A worker packs them when they are needed; they are not stored.
 
-Packing a snapshot again gives the same bytes, because its files do not change and the packer sorts them. So the tar of a
-layer that was built here is made when it is needed (`docker save`, a push), and only its digest is kept.
+Packing a snapshot again gives the same bytes, because its files do not change and the packer sorts them. So for a layer
+that was built by this engine, only the digest of its tar is stored, and the tar is made for a `docker save` or a push.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class Packing:
 
     @asynccontextmanager
     async def tar(self, key: str, latest: int | None = None) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The tar itself. `latest`: with later times of files written as this one (seconds since 1970)."""
+        """The tar itself. `latest`: times of files that are later than this are written as this time (seconds since
+        1970)."""
         async with self._changes(key) as (view, listed):
             request = Pack(view, layer=True, sparse=False, latest=latest)
             pieces = await packed(self._zygote, request, (listed,), f"pack snapshot {key}", AsyncExitStack())

@@ -3,7 +3,8 @@
    build-<hex>     SnapshotRecord: a committed snapshot
    base:<key>      BaseRecord: the layers of an image on whose top layer (`key` in the storage driver) snapshots stand
 
-A snapshot is committed in the storage driver before its row. A boot removes snapshots without a row, and rows without one.
+A snapshot is committed in the storage driver before its row is committed. A boot removes snapshots without a row, and
+rows without a snapshot.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ BASE = "base:"
 
 
 class SnapshotRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`parent` is the key of the snapshot below, "" for none. `diff_id`, and the length of the tar in bytes, are known once
-    the snapshot has been packed. `released`: the builder does not need it any more; it exists because an image has it as a
-    layer, or because it is the parent of other snapshots. `domain` is that of the builder (`Restrictions.builds`)."""
+    """`parent` is the key of the snapshot below, "" for none. `diff_id`, and the length of the tar in bytes, are known
+    once the snapshot has been packed. `released`: the builder does not need the snapshot any more; it still exists
+    because it is a layer of an image, or the parent of other snapshots. `domain` is the builder's domain
+    (`Restrictions.builds`)."""
 
     parent: str
     diff_id: str = ""
@@ -31,7 +33,7 @@ class SnapshotRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class BaseRecord(msgspec.Struct, frozen=True):
-    """The layers, lowest first. Their blobs are kept, because images that are built on them need them for a push."""
+    """The layers, lowest first. Their blobs are kept, because images that are built on them need the blobs for a push."""
 
     layers: tuple[Layer, ...]
 

@@ -1,7 +1,7 @@
-"""What the clients of a builder may use and make, if a guard restricts them.
+"""The restrictions of a builder's clients: which images they may use and make.
 
-A build does for its client what the client could ask for itself: pull and use images, run commands, make and name images.
-So the same restrictions apply. A builder serves clients of one domain only (`Restrictions.builds`).
+A build does things that its client could also request directly: pull and use images, run commands, make and name images.
+So the same restrictions apply. A builder serves only clients of one domain (`Restrictions.builds`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Scope"]
 
 
 class Scope:
-    """`restrictions` are those of the latest call of the builder's clients: a reload may have changed them."""
+    """`restrictions` come from the latest call of the builder's clients, because a reload may change them."""
 
     def __init__(self, domain: str = "") -> None:
         self.domain = domain
@@ -53,7 +53,7 @@ class Scope:
             self.restrictions.builds.check_step(host)
 
     def labelled(self, config: bytes) -> bytes:
-        """The configuration of an image, with the labels that the client's objects get."""
+        """The configuration of an image, with the labels that the client's objects must have."""
         builds = self.restrictions.builds
         if builds is None:
             return config

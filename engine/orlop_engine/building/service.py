@@ -1,4 +1,4 @@
-"""The engine as seen by a builder."""
+"""The engine's interface for builders."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Building", "Workspace"]
 
-_CLOSING = 60.0  # seconds to remove what a builder has left
+_CLOSING = 60.0  # seconds to remove the snapshots of a builder that has ended
 
 
 class Building:
-    """One for an engine. `workspaces` are those of the builders that are connected."""
+    """There is one for each engine. `workspaces` are the workspaces of the connected builders."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -48,7 +48,7 @@ class Building:
         image_store.content.packed = self.packing.tar
 
     async def load(self, rows: Iterable[tuple[str, bytes]]) -> None:
-        """At boot, before images are loaded."""
+        """Load the rows of builders. Called at boot, before images are loaded."""
         await self.snapshots.load(rows)
 
     def workspace(self, scope: Scope | None = None) -> Workspace:
@@ -57,7 +57,7 @@ class Building:
         return made
 
     async def discard(self, domain: str, kept: Collection[str]) -> None:
-        """Remove the snapshots of a domain whose builder is gone, except those that its cache refers to."""
+        """Remove the snapshots of a domain whose builder has ended, except those in `kept`, which its cache refers to."""
         waiting = [key for key, row in self.snapshots.rows.items() if not row.released and row.domain == domain]
         waiting = [key for key in waiting if key not in kept]
         while waiting:
@@ -65,20 +65,20 @@ class Building:
             for key in waiting:
                 try:
                     await self.snapshots.remove(key)
-                except Conflict:  # removed after its children
+                except Conflict:  # it has children, which must be removed first
                     blocked.append(key)
             if len(blocked) == len(waiting):
                 return
             waiting = blocked
 
     def is_active(self, key: str) -> bool:
-        """Whether a builder is at work on the snapshot."""
+        """Whether a builder is using this active snapshot."""
         return any(key in each.active for each in self.workspaces)
 
 
 @dataclass(slots=True)
 class _Base:
-    """An image that builds use as their base. `users` counts the builds."""
+    """An image that builds use as their base. `users` is the number of these builds."""
 
     snapshot: str
     lease: Lease
@@ -86,7 +86,7 @@ class _Base:
 
 
 class Workspace:
-    """Everything that one builder has in use. `active` maps its active snapshots to their parents."""
+    """Everything that one builder is using. `active` maps its active snapshots to their parents."""
 
     def __init__(self, building: Building, scope: Scope) -> None:
         self._building, self.scope = building, scope
@@ -97,7 +97,7 @@ class Workspace:
         self._bases: dict[str, _Base] = {}
 
     async def aclose(self) -> None:
-        """Release everything, even when cancelled. No call is in progress any more."""
+        """Release everything, even when cancelled. Call this when no other call is in progress."""
         with trio.move_on_after(_CLOSING, shield=True):
             for key in list(self.active):
                 try:
@@ -116,7 +116,8 @@ class Workspace:
         return await self._building.bases.resolve(wanted, self.scope)
 
     async def base(self, wanted: Wanted, report: Callable[[Record], None]) -> BaseImage:
-        """Make an image's layers exist, and keep them until `release` has been called as often."""
+        """Make sure that an image's layers are stored, and keep them until `release` has been called as many times as
+        `base`."""
         image_store = self._image_store
         lease = image_store.leases.add()
         try:
@@ -127,7 +128,7 @@ class Workspace:
                 lease.blobs.update((found.image.id, *(blob for layer in found.image.layers for blob in layer.blobs)))
                 await image_store.barrier()
                 if found.image.id in image_store.catalog.images:
-                    break  # else it was removed before the lease held its layers
+                    break  # otherwise it was removed before the lease held its layers
         except BaseException:
             image_store.leases.drop(lease)
             raise
@@ -145,12 +146,12 @@ class Workspace:
         return found
 
     async def release(self, digest: str) -> None:
-        """One use of the base, which began with `base`, has ended. No error if there was none."""
+        """End one use of a base, which began with `base`. No error if the base is not in use."""
         if digest in self._bases and self._unuse(digest):
             await self._snapshots.reap()
 
     def _unuse(self, digest: str) -> bool:
-        """Count one user less. Returns whether it was the last one."""
+        """Decrease the number of users. Returns whether this was the last user."""
         found = self._bases[digest]
         found.users -= 1
         if found.users:
@@ -164,9 +165,9 @@ class Workspace:
         self._image_store.leases.drop(dropped.lease)
 
     async def create_images(self, made: Sequence[NewImage], names: Sequence[str], index: str = "") -> list[Image]:
-        """Make the images of one build, each for a platform, with the same names: these mean the last one if no platform is
-        asked for. `index`: the digest of the index with all of their manifests, a blob that an artifact holds.
-        All are made in one commit."""
+        """Make the images of one build, one for each platform, with the same names. If no platform is asked for, the
+        names mean the last image. `index`: the digest of the index with all their manifests, which is a blob of an
+        artifact. All images are made in one commit."""
         if not index and len(made) != 1:
             raise InvalidParameter("cannot make images of several platforms without an index")
         images = await self._building.maker.make(made, names, self.scope, index)
@@ -175,8 +176,9 @@ class Workspace:
         return images
 
     async def prefix(self, diff_ids: Sequence[str]) -> tuple[str, int, str]:
-        """The longest part of a chain of layers that images here have: a name for `release`, the number of layers, and the
-        snapshot of the highest. Kept until `release` has been called as often. ("", 0, "") if there is none."""
+        """The longest part of a chain of layers, from the lowest layer up, that stored images have. Returns a name for
+        `release`, the number of layers, and the snapshot of the highest layer; ("", 0, "") if there is none. The layers
+        are kept until `release` has been called as many times."""
         layers = self.artifacts.prefix(diff_ids)
         if not layers:
             return "", 0, ""
@@ -202,7 +204,7 @@ class Workspace:
         return name, len(layers), key
 
     async def unpack_layer(self, artifact: str, parent: str, blob: LayerBlob) -> str:
-        """Make a committed snapshot of a layer's blob, which the artifact holds, on another. Returns its key."""
+        """Make a committed snapshot on top of `parent` from a layer's blob, which the artifact holds. Returns its key."""
         key = await self.prepare(parent)
         try:
             await self.artifacts.unpack(artifact, key, blob)
@@ -243,7 +245,7 @@ class Workspace:
         if key in self.active:
             await self._storage.remove(key)
             self._snapshots.unuse(self.active.pop(key))
-            await self._snapshots.reap()  # the base may have been released before
+            await self._snapshots.reap()  # the base may have been released earlier
         elif (row := self._snapshots.rows.get(key)) is None or row.domain == self.scope.domain:
             await self._snapshots.remove(key)
 
@@ -262,12 +264,12 @@ class Workspace:
         return await self._storage.usage(key)
 
     def snapshots(self) -> Sequence[str]:
-        """The committed snapshots of the builder's domain that it has not removed."""
+        """The committed snapshots of the builder's domain that the builder has not removed."""
         rows = self._snapshots.rows.items()
         return [key for key, row in rows if not row.released and row.domain == self.scope.domain]
 
     def shared(self) -> Sequence[str]:
-        """Those of them that images have as layers."""
+        """Those of `snapshots` that are layers of images."""
         store = self._image_store
         used = {built.snapshot for chain, built in store.layers.built.items() if store.catalog.layer(chain) is not None}
         return [key for key in self.snapshots() if key in used]
@@ -276,20 +278,20 @@ class Workspace:
         return await self._building.maker.pack(key)
 
     async def unpack(self, archive: int, directory: int) -> None:
-        """Unpack a tar, compressed or not, into a directory: whiteouts are ordinary files."""
+        """Unpack a tar, compressed or not, into a directory. Whiteouts are treated as ordinary files."""
         await unpack_files(self._building.engine.zygote, archive, directory)
 
     # --- steps ------------------------------------------------------------------------------------------------------
 
     async def run(self, request: StepRequest, outputs: tuple[int, ...]) -> int:
-        """Run a step on an active snapshot; for one whose root is read-only, the snapshot may be committed, too."""
+        """Run a step on an active snapshot. If the step's root is read-only, the snapshot may also be a committed one."""
         self.scope.check_step(request.host)
         if request.root in self.active:
             return await self._building.steps.run(request, outputs)
         self._check(request.root)
         if not request.host.readonly_rootfs:
             raise Conflict(f"cannot run a step on snapshot {request.root}: it is committed")
-        own = await self.prepare(request.root)  # for the mount points that it lacks
+        own = await self.prepare(request.root)  # a snapshot of its own, for missing mount points
         try:
             return await self._building.steps.run(replace(request, root=own), outputs)
         finally:

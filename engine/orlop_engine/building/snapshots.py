@@ -1,8 +1,8 @@
-"""The snapshots of builders, and the images below them (their bases).
+"""The snapshots of builders, and their bases: the images below the snapshots.
 
-A committed snapshot has two kinds of users: the build cache, until the builder removes it, and images, which have it as a
-layer. It is removed from the storage driver when neither needs it any more. While a base has snapshots on it, the base's
-layers and blobs are kept like those of an image.
+A committed snapshot has two kinds of users: the build cache, until the builder removes the snapshot, and images that have
+it as a layer. When neither needs it any more, it is removed from the storage driver. While a base has snapshots on top,
+its layers and blobs are kept like those of an image.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def active_key() -> str:
 
 
 class Snapshots:
-    """`rows` are the committed snapshots by key, `bases` the images below them."""
+    """`rows` are the committed snapshots by key, `bases` are the images below them."""
 
     def __init__(self, store: Store, storage: Storage, image_store: ImageStore) -> None:
         self._store, self._storage, self._image_store = store, storage, image_store
@@ -44,7 +44,7 @@ class Snapshots:
         self.bases: dict[str, BaseRecord] = {}
         self._bases_lock = trio.Lock()
         self._in_use: dict[str, int] = {}
-        """Keys that a running builder is about to put a snapshot on, or to use otherwise."""
+        """The number of uses, by key: running builders use these snapshots as parents or otherwise."""
         self._lease = image_store.leases.add()
         image_store.layers.drop_built_here = self._unneeded_by_images
         image_store.layers.after_removal = self._forget_unneeded
@@ -52,7 +52,8 @@ class Snapshots:
     # --- boot -------------------------------------------------------------------------------------------------------
 
     async def load(self, rows: Iterable[tuple[str, bytes]]) -> None:
-        """Decode the rows. Before images are loaded, because what they need must not be collected."""
+        """Decode the rows. Call this before images are loaded, so that the content that the rows need is not
+        collected."""
         unusable = []
         for key, value in rows:
             try:
@@ -66,7 +67,7 @@ class Snapshots:
         self._renew_lease()
 
     async def sweep(self) -> None:
-        """At boot, after images are loaded: remove what a crash or a power cut has left half-way."""
+        """At boot, after images are loaded: remove incomplete objects that a crash or a power cut has left."""
         stored = {key for key in await self._storage.keys() if key.startswith(BUILD)}
         lost = [key for key in self.rows if key not in stored]
         if lost:
@@ -80,12 +81,13 @@ class Snapshots:
         await self.reap()
 
     async def reap(self) -> None:
-        """Remove the snapshots that were released and are not needed any more, and forget bases without snapshots."""
+        """Remove released snapshots that are not needed any more, and forget bases without snapshots."""
         if await self._forget_unneeded():
             await self._image_store.collect()
 
     async def _forget_unneeded(self) -> bool:
-        """`reap`, without the layers of bases: returns whether some of them may be unneeded. See `Layers.after_removal`."""
+        """Like `reap`, but without removing the layers of bases. Returns whether some of these layers may be unneeded.
+        See `Layers.after_removal`."""
         await self._remove_all([key for key, row in self.rows.items() if row.released and self._is_free(key)])
         return await self._forget_bases()
 
@@ -93,7 +95,7 @@ class Snapshots:
         return key not in self._in_use and not self._of_image(key)
 
     async def _remove_all(self, keys: list[str]) -> None:
-        """Remove snapshots that nothing needs, highest first: those below are blocked until then."""
+        """Remove snapshots that nothing needs, the highest first, because a snapshot with children cannot be removed."""
         while keys:
             blocked = []
             for key in keys:
@@ -132,10 +134,11 @@ class Snapshots:
             raise NotFound(f"snapshot {key} does not exist")
 
     async def set_base(self, key: str, layers: tuple[Layer, ...]) -> None:
-        """Note the layers of an image before it gets a snapshot. The caller holds them, and uses `key`."""
+        """Record the layers of an image before a snapshot is made on top of it. The caller holds the layers, and has
+        called `use` for `key`."""
         if not key:
             return
-        async with self._bases_lock:  # the base may be on its way to be forgotten, or noted by another build
+        async with self._bases_lock:  # another task may be about to forget the base, or to record it
             if key not in self.bases:
                 record = BaseRecord(layers)
                 await self._store.commit([Put(TABLE, BASE + key, encode(record))])
@@ -161,7 +164,7 @@ class Snapshots:
     # --- changes ----------------------------------------------------------------------------------------------------
 
     async def commit(self, active: str, parent: str, domain: str = "") -> str:
-        """Commit an active snapshot, durably. A task that is cancelled has committed nothing."""
+        """Commit an active snapshot, durably. If the task is cancelled, nothing has been committed."""
         key = BUILD + secrets.token_hex(12)
         record = SnapshotRecord(parent, domain=domain)
         try:
@@ -182,7 +185,8 @@ class Snapshots:
             await self._store.commit([Put(TABLE, key, encode(record))])
 
     async def remove(self, key: str) -> None:
-        """The builder does not need the snapshot any more. `Conflict` when it is the parent of another of the builder."""
+        """Release a snapshot, which the builder does not need any more. Raises `Conflict` if the snapshot is the parent
+        of another snapshot of the builder."""
         row = self.rows.get(key)
         if row is None or row.released:
             return
@@ -211,7 +215,7 @@ class Snapshots:
         return True
 
     async def _remove(self, key: str) -> None:
-        """Raises `Conflict` while it has children."""
+        """Remove a snapshot. Raises `Conflict` while it has children."""
         await self._storage.remove(key)
         if self.rows.pop(key, None) is not None:
             await self._store.commit([Delete(TABLE, key)])

@@ -1,8 +1,8 @@
-"""Steps of builds: containers without a row, whose root is a snapshot of the builder.
+"""Steps of builds: each runs in a container without a row, whose root is a snapshot of the builder.
 
-A step takes the way of a container (`containers.launch`). It ends when its caller is cancelled, and with the daemon: its
-monitor kills it when the connection to the daemon ends. The next boot removes what is left when both have died, as for
-any run directory without a row.
+A step is started like any container (`containers.launch`). It ends when its caller is cancelled or the daemon ends: its
+monitor kills it when the connection to the daemon ends. If both the monitor and the daemon die, the next boot removes the
+rest of the step, as for any run directory without a row.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ __all__ = ["StepRequest", "Steps"]
 log = logging.getLogger("orlop.build")
 
 _ENDING = 30.0  # seconds for a step to die
-_HOSTNAME = "buildkitsandbox"  # BuildKit's, which some Dockerfiles see
+_HOSTNAME = "buildkitsandbox"  # BuildKit's host name, which some Dockerfiles rely on
 
 
 class StepRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """`root` is the key of an active snapshot. `host` has the limits, the network mode and the privileges."""
+    """`root` is the key of an active snapshot. `host` contains the limits, the network mode and the privileges."""
 
     root: str
     args: Sequence[str]
@@ -53,15 +53,16 @@ class StepRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Steps:
-    """`running` are the steps that run, by container ID."""
+    """`running` are the running steps, by container ID."""
 
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
         self.running: dict[str, Container] = {}
 
     async def run(self, request: StepRequest, outputs: tuple[int, ...]) -> int:
-        """Run a step to its end, and return its exit code. Nothing of it is left when this returns or raises, also when it
-        is cancelled. `outputs` (standard output and error, and perhaps standard input) stay the caller's."""
+        """Run a step to its end, and return its exit code. When this method returns, raises or is cancelled, the step has
+        been removed completely. `outputs` (standard output and error, and optionally standard input) still belong to the
+        caller."""
         ports = self._ports
         if ports.state.closing:
             raise Unavailable("cannot run a step: the daemon is shutting down")
@@ -96,7 +97,8 @@ class Steps:
         )
         host.log_config = LogConfig(type="none")
         host.ipc_mode = "private"
-        if host.privileged or host.network_mode == defaults.HOST_NETWORK:  # entitlements that a user namespace would refuse
+        # A user namespace would not allow these entitlements
+        if host.privileged or host.network_mode == defaults.HOST_NETWORK:
             host.userns_mode = "host"
         with_defaults(ports.config, config, host)
         for entry in host.extra_hosts or ():
@@ -118,7 +120,7 @@ class Steps:
         )
 
     async def _end(self, container: Container, run: Run) -> None:
-        """Kill the step if it still runs, return its addresses, and wait until its monitor has cleaned up."""
+        """Kill the step if it still runs, free its addresses, and wait until its monitor has cleaned up."""
         ports, monitor = self._ports, run.monitor
         assert monitor is not None
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _ENDING):

@@ -15,7 +15,7 @@ def compare(facts: Facts) -> list[Finding]:
     rows_read, findings = rows.read(facts.database)
     findings += rows.compare(rows_read)
     if facts.database.damage:
-        return findings  # with rows missing, everything else would look like garbage
+        return findings  # if rows are missing, all other objects would look like garbage
     findings += files.compare(facts, rows_read)
     findings += runs.compare(facts, rows_read)
     return findings

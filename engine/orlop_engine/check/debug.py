@@ -1,4 +1,4 @@
-"""The engine's part of a debug bundle: texts by file name, of state that only the daemon or root can read.
+"""The engine's part of a debug bundle: state that only the daemon or root can read, as texts by file name.
 
 Contains no environments, command lines or credentials.
 """
@@ -23,7 +23,7 @@ __all__ = ["collect"]
 
 
 async def collect(config: Config, drivers: Drivers, facts: Facts) -> dict[str, str]:
-    """The texts. Where something cannot be read, the error takes its place."""
+    """The texts. If something cannot be read, its text is the error message."""
     found = await trio.to_thread.run_sync(_machine, config, facts)
     for name in sorted(facts.networks):
         found[f"network-{name}.txt"] = await _dump(drivers, name)

@@ -14,9 +14,10 @@ __all__ = ["Blob", "Facts", "Process", "RunFacts", "StorageFacts", "VolumeFacts"
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """One directory of `<exec-root>/run`. `alive`: the process of `monitor` lives, by pid and start time; `init_alive`
-    likewise for init. `status` is the monitor's answer, None when it gave none. `damaged` are unreadable records.
-    `sandbox_agrees`: the container's network namespace is the one its monitor holds; None when unknown."""
+    """One directory of `<exec-root>/run`. `alive`: the process of `monitor`, identified by pid and start time, exists;
+    `init_alive`: the same for init. `status` is the monitor's answer, None when it did not answer. `damaged` are the
+    names of unreadable records. `sandbox_agrees`: the container is in the network namespace that its monitor holds; None
+    when unknown."""
 
     monitor: MonitorRecord | None = None
     init: InitRecord | None = None
@@ -40,7 +41,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A file of the content store. `sound` is False when its bytes were hashed and the digest is not its name."""
+    """A file of the content store. `sound` is False if its bytes were hashed and their digest is not the file's name."""
 
     size: int
     sound: bool = True
@@ -58,7 +59,7 @@ class StorageFacts:
 
 @dataclass(frozen=True, slots=True)
 class VolumeFacts:
-    """The names of a driver's volumes; `failure` when the driver does not answer."""
+    """The names of a driver's volumes. `failure`: the error, if the driver does not answer."""
 
     names: frozenset[str] = frozenset()
     failure: str = ""
@@ -66,8 +67,8 @@ class VolumeFacts:
 
 @dataclass(slots=True)
 class Facts:
-    """`serving`: a daemon is running, so nothing is left to the next start. `settled_later` names what the next start
-    settles. Paths are absolute; `cgroups` and `runtime_states` are by container ID."""
+    """`serving`: a daemon is running, so findings are not left for the next start to repair. Paths are absolute; `cgroups`
+    and `runtime_states` are by container ID."""
 
     data_root: str
     exec_root: str

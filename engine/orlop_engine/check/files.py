@@ -1,4 +1,4 @@
-"""Compares rows with the disk: directories, snapshots, blobs, volumes, mounts, networks of the drivers. Pure."""
+"""Compares rows with the disk and the drivers: directories, snapshots, blobs, volumes, mounts, networks. Pure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def compare(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
 
 
 def _swept(facts: Facts, rows_read: Rows) -> str:
-    """The severity of container files without a row, which the next start removes; "" when they must be kept."""
+    """The severity of a finding about container files without a row, which the next start removes; "" when the files must
+    be kept."""
     return "" if rows_read.rows_incomplete else INFO if not facts.serving else WARNING
 
 
@@ -127,13 +128,15 @@ def _no_build(facts: Facts, rows_read: Rows, key: str) -> Finding:
 
 
 def _needed(key: str, owners: set[str]) -> bool:
-    """`owners`: chain IDs of layers, and IDs of containers, which may have an init layer of their own."""
+    """Whether a layer, or an init layer, is needed. `owners`: chain IDs of layers, and IDs of containers, which may have
+    their own init layer."""
     below = below_init_layer(key)
     return key in owners or below == "" or below in owners
 
 
 def _held_by_container(rows_read: Rows) -> bool:
-    """Layers of images that were removed before their containers have no row; only the storage driver knows their users."""
+    """Whether a container's image was removed before the container. The layers of such images have no row; only the
+    storage driver knows their users."""
     return any(record.image_id not in rows_read.images for record in rows_read.containers.values())
 
 
@@ -162,7 +165,7 @@ def _blobs(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
                 yield _lost_blob(name, digest, "is not in the content store")
         for layer in image.layers:
             if not layer.blob:
-                continue  # known only unpacked
+                continue  # only its unpacked files are stored
             blob = facts.blobs.get(layer.blob)
             if blob is None:
                 yield _lost_blob(name, layer.blob, "is not in the content store")
@@ -233,7 +236,7 @@ def _mounts(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
         if path.startswith(f"{others}/"):
             continue  # mounts of external volume drivers
         if os.path.dirname(path) == facts.data_root:
-            continue  # the administrator's, such as a separate disk for volumes
+            continue  # mounted by the administrator, such as a separate disk for volumes
         name, _, rest = os.path.relpath(path, volumes).partition("/")
         if rest == "_data" and name in rows_read.volumes:
             continue

@@ -1,4 +1,5 @@
-"""Reads everything that the check compares, and changes nothing. Blocking parts are marked and run in a worker thread."""
+"""Reads everything that the check compares, and changes nothing. The parts that block are marked, and run in a worker
+thread."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ from .runs import run_name
 
 __all__ = ["gather"]
 
-_ANSWER = 3.0  # seconds that a monitor has to report its status
+_ANSWER = 3.0  # seconds within which a monitor must report its status
 _HEX = re.compile(r"[0-9a-f]{64}")
 _NAMES = frozenset({"orlop-zygote", "orlop-monitor", "orlop-unpack"})
 _PIECE = 1 << 20
@@ -127,8 +128,8 @@ def _digest(path: str) -> str:
 
 
 def _container_cgroups(config: Config, rows_read: Rows) -> dict[str, dict[str, int]]:
-    """The cgroups below the parents of our containers whose name contains a container ID. A parent chosen by an
-    administrator may be shared with another engine: there, only cgroups of our own containers count."""
+    """The cgroups below the parents of our containers whose name contains a container ID. If an administrator chose the
+    parent, another engine may use it too: then only cgroups of this engine's containers are included."""
     found: dict[str, dict[str, int]] = {}
     own = config.effective_cgroup_parent
     shared = bool(config.cgroup_parent)
@@ -168,7 +169,8 @@ def _runtime_states(exec_root: str) -> dict[str, tuple[str, ...]]:
 
 
 def _processes(log: str) -> Iterable[Process]:
-    """Our processes log to one file below the exec root, which tells them from another daemon's."""
+    """The processes of this exec root. They are recognized by their log file, which is below the exec root: processes of
+    another daemon log elsewhere."""
     seen: dict[int, tuple[str, int]] = {}
     parents: Counter[int] = Counter()
     for name in os.listdir("/proc"):
@@ -193,7 +195,7 @@ def _processes(log: str) -> Iterable[Process]:
 
 
 async def _asked(exec_root: str, runs: Mapping[str, RunFacts]) -> dict[str, RunFacts]:
-    """Add the answers of the monitors that live."""
+    """Add the answers of living monitors."""
     found = dict(runs)
 
     async def ask(name: str, run: RunFacts) -> None:
@@ -257,7 +259,8 @@ async def _volumes(facts: Facts, drivers: Drivers, rows_read: Rows) -> None:
 
 
 async def _networks(facts: Facts, drivers: Drivers, rows_read: Rows) -> None:
-    """While a container lives, its networks must exist on the host; after a stop without containers, they need not."""
+    """Compare networks with the host. While a container runs, its networks must exist on the host; if the daemon is
+    stopped and no container runs, they need not exist."""
     alive = {name for name, run in facts.runs.items() if run.alive}
     living = [record for record in rows_read.running() if run_name(record.id) in alive]
     wanted = [record for record in rows_read.networks.values() if facts.serving or living]

@@ -1,5 +1,5 @@
-"""The part of the check that keeps out of a running engine's way: which findings an operation in progress explains, and the
-repairs that go through the engine or hold a container's lock."""
+"""The part of the check for a running engine: decides whether an operation in progress explains a finding, and makes
+repairs through the engine or while holding a container's lock."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def in_progress(engine: Engine, finding: Finding) -> bool:
 
 
 def _building(engine: Engine, about: str) -> bool:
-    """Whether a build explains it: a snapshot that it works on, or what a running step has."""
+    """Whether a build explains the finding: it is about a snapshot that a builder is using, or about a running step."""
     building = engine.building
     return building.is_active(about) or any(key.startswith(about) for key in building.steps.running)
 
@@ -52,7 +52,7 @@ def _changing(engine: Engine, item: Container) -> bool:
 
 
 class LiveRepairs(Repairs):
-    """All steps, for a running engine."""
+    """All repair steps, for a running engine."""
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine.config, engine.drivers, engine.storage_name)

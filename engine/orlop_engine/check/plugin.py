@@ -1,4 +1,4 @@
-"""Registers the engine's check, and joins its parts: gather, compare, repair."""
+"""Registers the engine's check, and combines its parts: gather, compare, repair."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ class EngineCheckPlugin:
 
     @asynccontextmanager
     async def open(self, config: kernel.Config, services: Services) -> AsyncIterator[EngineCheck]:
-        """See CheckPlugin. Uses the drivers of the running engine, or its own, which it closes."""
+        """See CheckPlugin. Uses the drivers of the running engine; without a running engine, loads its own drivers and
+        closes them."""
         service = services.get("engine")
         if isinstance(service, EngineService):
             yield EngineCheck(service.engine.config, service.engine.drivers, service.engine)
@@ -61,9 +62,10 @@ class EngineCheck:
         return await gather(self._config, self._drivers, self._storage_name, database, serving=serving, deep=deep)
 
     async def examine(self, database: Examined, *, deep: bool) -> list[Finding]:
-        """See Check. Blobs are hashed when `deep`; those found damaged count as damaged from then on while they exist."""
+        """See Check. With `deep`, blobs are hashed; a blob that was found damaged is reported as damaged in later checks
+        too, as long as it exists."""
         if self._engine is not None:
-            await self._engine.networks.wait_restored()  # before that, the host still has the last daemon's state
+            await self._engine.networks.wait_restored()  # before that, the host still has the state of the previous daemon
         facts = await self._gather(database, deep)
         if deep:
             self._damaged = frozenset(digest for digest, blob in facts.blobs.items() if not blob.sound)

@@ -1,7 +1,7 @@
 """Repairs findings without losing data: removes objects that have no row, and restores what the rows describe.
 
-Each step checks again before it acts, because the state may have changed since; each may run twice. User data (contents of
-volumes, files written by containers) is never touched.
+Each step checks the state again before it acts, because the state may have changed since. Each step may run twice. User
+data (contents of volumes, files written by containers) is never touched.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from orlop_sdk.findings import Remedy
 __all__ = ["Repairs"]
 
 _PAUSE = 0.01
-_KILL = 10.0  # seconds that killed processes have to exit
+_KILL = 10.0  # seconds to wait until killed processes exit
 _BLOB = re.compile(r"sha256:[0-9a-f]{64}")
 _CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 
 
 class Repairs:
-    """The steps that need no running engine; `live` adds those that do."""
+    """The repair steps that do not need a running engine. `live` adds the steps that need one."""
 
     def __init__(self, config: Config, drivers: Drivers, storage_name: str) -> None:
         self._config, self._drivers, self._storage_name = config, drivers, storage_name
@@ -47,7 +47,7 @@ class Repairs:
         }
 
     async def carry_out(self, remedy: Remedy) -> bool:
-        """False when there is no such step without a running engine."""
+        """Carry out a repair. Returns False if this repair needs a running engine."""
         step = self.steps.get(remedy.step)
         if step is None:
             return False
@@ -129,7 +129,7 @@ def _comm(pid: int) -> str:
 
 
 async def _end(pid: int, still_it: Callable[[], bool]) -> None:
-    """SIGKILL by pidfd, if the pid is still the same process; wait for its exit."""
+    """Send SIGKILL by pidfd, if the pid still belongs to the same process, and wait for its exit."""
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:

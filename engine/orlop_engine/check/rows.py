@@ -1,4 +1,4 @@
-"""Checks the database itself: rows decode, names are unique, references resolve. Pure."""
+"""Checks the database itself: can all rows be decoded, are names unique, do references resolve? Pure."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Rows:
     quarantined: frozenset[str] = frozenset()
     images_incomplete: bool = False
     rows_incomplete: bool = False
-    """Rows of any kind may be missing, so nothing without a row counts as garbage."""
+    """Rows of any kind may be missing, so objects without a row are not reported as garbage."""
 
     def running(self) -> list[ContainerRecord]:
         """Containers that are running according to their rows."""
@@ -54,7 +54,7 @@ class Rows:
 
 
 def read(database: Examined) -> tuple[Rows, list[Finding]]:
-    """Decode all rows; a finding for each row that does not decode."""
+    """Decode all rows. Returns the rows, and a finding for each row that cannot be decoded."""
     findings: list[Finding] = []
 
     def decoded(table: str, decode: Callable[[bytes], T], rows: Mapping[str, bytes]) -> dict[str, T]:

@@ -1,4 +1,5 @@
-"""Compares rows with what runs: run directories, monitors, zygotes, cgroups, state of runtimes. Pure."""
+"""Compares rows with running processes and their files: run directories, monitors, zygotes, cgroups, state of runtimes.
+Pure."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ def compare(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
 
 
 def _later(facts: Facts, severity: str) -> str:
-    """Without a daemon, the next start settles the finding, so that its severity is info."""
+    """The severity of a finding. Without a running daemon it is info, because the next start repairs it."""
     return severity if facts.serving else INFO
 
 

@@ -22,7 +22,7 @@ from . import views
 __all__ = ["TarStream", "look", "pack", "packed", "place", "stream"]
 
 _PIPE = 1 << 20
-_SILENCE = 60.0  # seconds of silence from a client that keeps a stopped container locked
+_SILENCE = 60.0  # seconds without data after which an upload fails, because the upload keeps a stopped container locked
 
 
 def _missing(container: Container, path: str) -> NotFound:
@@ -51,8 +51,8 @@ class TarStream:
     """The tar stream that a worker writes. It ends with an error if the worker failed. Iterate over it once. `aclose` ends
     the worker and removes its view; a task other than the reader may call it.
 
-    Not an async generator: a generator that yields within `async with` is finalized whenever the garbage collector finds
-    it, and trio forbids yielding within a cancel scope (python-trio#638)."""
+    This is not an async generator: a generator that yields within `async with` is closed only when the garbage collector
+    finds it, and trio forbids yielding within a cancel scope (python-trio#638)."""
 
     def __init__(self, resources: AsyncExitStack, pipe: trio.lowlevel.FdStream, answers: AnswerReader, what: str) -> None:
         self._resources = resources
@@ -77,7 +77,7 @@ class TarStream:
         raise StopAsyncIteration
 
     async def found(self) -> Found:
-        """What the packed path is, if the request names one. Call it before the first read."""
+        """The description of the packed path, for a request that names a path. Call this before the first read."""
         answer = await self._answers.next()
         if isinstance(answer, Found):
             return answer
@@ -92,8 +92,8 @@ class TarStream:
 async def stream(
     ports: Ports, container: Container, request: Callable[[View], Pack], what: str, *, changes: int = -1
 ) -> TarStream:
-    """Start a worker that packs the container as `request` says. The view has volumes if the request names a path, else
-    it is the root alone. `changes` is the descriptor of a layer's list of changes."""
+    """Start a worker that packs the container's files as `request` says. If the request names a path, the view includes
+    volumes; otherwise it is only the root. `changes` is the descriptor of a layer's list of changes."""
     async with AsyncExitStack() as resources:
         seen = await resources.enter_async_context(views.opened(ports, container, mounts=bool(request(View("")).path)))
         fds = (*seen.fds, *((changes,) if changes >= 0 else ()))
@@ -101,7 +101,7 @@ async def stream(
 
 
 async def packed(zygote: Spawner, request: Pack, fds: Sequence[int], what: str, resources: AsyncExitStack) -> TarStream:
-    """Start a worker that packs. The stream takes over what is in `resources`."""
+    """Start a worker that packs files. The returned stream owns `resources` and closes them."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
     try:
         with suppress(OSError):
@@ -145,7 +145,7 @@ async def place(
 
 
 def _words(container: Container, path: str, failed: Failed) -> str:
-    """The error message: dockerd's where dockerd has one."""
+    """The error message; dockerd's message if dockerd has one for this error."""
     if failed.errno == errno.EROFS:
         return _read_only(container, path)
     if failed.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -1,4 +1,5 @@
-"""`docker commit`: store a container's changes as a layer on its image. `docker export`: pack its root as one tar."""
+"""`docker commit`: store a container's changes as a layer on top of its image. `docker export`: pack a container's root
+as one tar."""
 
 from __future__ import annotations
 
@@ -53,7 +54,7 @@ async def export(ports: Ports, container: Container) -> archive.TarStream:
 
 
 def _image_config(config: ContainerConfig) -> ImageConfig:
-    """The part of a container's configuration that an image configuration can hold."""
+    """The fields of a container's configuration that an image configuration also has."""
     health = None
     if config.healthcheck is not UNSET:
         health = ImageHealthcheck(**{name: getattr(config.healthcheck, name) for name in ImageHealthcheck.__struct_fields__})
@@ -85,7 +86,8 @@ async def commit(
     pause: bool,
     policy: ImagePolicy = UNRESTRICTED,
 ) -> Image:
-    """Commit and return the image once it is durable. An invalid request raises before any change is made."""
+    """Commit a container, and return the image once it is durable. For an invalid request, raise before any change is
+    made."""
     record = container.record
     base = images.get(record.image_id)
     if base is None:
@@ -122,14 +124,14 @@ async def commit(
 
 @asynccontextmanager
 async def _still(ports: Ports, container: Container, pause: bool) -> AsyncIterator[None]:
-    """Pause the container during the block. A container that a user had paused stays paused."""
+    """Pause the container during the block. If a user has paused it before, it stays paused."""
     paused = False
     if pause and container.record.state.running and not container.record.state.paused:
         try:
             await pausing.pause(ports, container, paused_by_engine=True)
             paused = True
         except OrlopError:
-            if container.record.paused_by_engine:  # the kernel froze it, but the row could not be committed
+            if container.record.paused_by_engine:  # the container is frozen, but the row could not be committed
                 await _resume(ports, container)
             if container.record.state.running:
                 raise  # otherwise it has ended, and its files do not change any more

@@ -1,8 +1,8 @@
-"""The view of a container that a worker gets: how its root is mounted, and the mounts inside it.
+"""A worker's view of a container's files: how the root is mounted, and the mounts inside it.
 
-A running container's root is mounted already, in the mount namespace of its monitor; the worker joins that namespace.
-For any other container the worker mounts the root itself. It mounts read-only, so that a start need not wait for a slow
-reader; to write, it mounts while the container's lock is held.
+The root of a running container is already mounted in the mount namespace of its monitor, and the worker joins this
+namespace. For any other container, the worker mounts the root itself. For reading, it mounts the root read-only, so that
+a start need not wait for a slow reader; for writing, the container's lock is held meanwhile.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Seen", "opened"]
 
 
 class Seen(NamedTuple):
-    """A view, and the descriptors that precede all others in the message to the worker."""
+    """A view, and its descriptors. In the message to the worker, these come before all other descriptors."""
 
     view: View
     fds: tuple[int, ...]
@@ -30,7 +30,7 @@ class Seen(NamedTuple):
 
 @asynccontextmanager
 async def opened(ports: Ports, container: Container, *, mounts: bool, write: bool = False) -> AsyncIterator[Seen]:
-    """Prepare the view. `mounts`: include volumes and binds; without it the view is the root alone, as for an export."""
+    """Prepare a view. `mounts`: include volumes and binds; otherwise the view is only the root, as for an export."""
     async with AsyncExitStack() as stack:
         readonly = write and container.record.host_config.readonly_rootfs
         namespace = _namespace(container)
@@ -57,7 +57,7 @@ async def opened(ports: Ports, container: Container, *, mounts: bool, write: boo
 
 
 def _mount_point(ports: Ports) -> str:
-    """One empty directory for all workers. Each worker mounts in its own mount namespace, so workers do not see each
+    """One empty directory, where all workers mount. Each worker has its own mount namespace, so workers do not see each
     other's mounts, and no mount remains when the daemon is killed."""
     path = os.path.join(ports.config.exec_root, "files")
     os.makedirs(path, mode=0o700, exist_ok=True)
@@ -80,16 +80,16 @@ def _namespace(container: Container) -> int:
 
 
 def _user_namespace(container: Container) -> int:
-    """A descriptor of a running container's user namespace; -1 when it is the host's. The monitor cannot have been replaced:
-    its mount namespace is open."""
+    """A descriptor of a running container's user namespace; -1 when it is the host's. The monitor's pid cannot have been
+    reused, because its mount namespace is still open."""
     assert container.run is not None and container.run.monitor is not None
     path = container.run.monitor.userns_path
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path else -1
 
 
 async def _binds(ports: Ports, container: Container, *, mapped: bool = False) -> tuple[Bind, ...]:
-    """`mapped`: of a running container with a user namespace, for whose volumes and images its monitor has mounts on the
-    stage."""
+    """The binds of the container's volumes, images and host directories. `mapped`: the container runs with a user
+    namespace; then its monitor has mounted its volumes and images on the stage."""
     found: list[Bind] = []
     for number, record in enumerate(container.record.mounts):
         sources: Sequence[str] = ()
@@ -100,7 +100,7 @@ async def _binds(ports: Ports, container: Container, *, mapped: bool = False) ->
         if record.type == "bind":
             sources = [record.source]
         elif record.type == "volume":
-            # A volume that its driver mounts in the container's namespace is not reachable here.
+            # A volume that its driver mounts only in the container's namespace cannot be reached.
             sources = [mount.source for mount in await ports.volumes.mounts(record.name) if mount.type == "bind"]
         elif record.type == "image" and (image := ports.images.get(record.name)) is not None:
             layers = tuple(await ports.storage.mounts(image.snapshot, readonly=True))

@@ -1,4 +1,4 @@
-"""Framing of a control connection to a monitor: requests, their answers matched by serial, and events in between.
+"""Framing of a control connection to a monitor: requests, answers with the serial number of their request, and events.
 
 Deadlines, reconnecting and the meaning of an answer are left to `monitor_client`.
 """
@@ -69,7 +69,7 @@ async def receive(stream: trio.SocketStream) -> Reply | Event:
     try:
         return _decoder.decode(data)
     except msgspec.MsgspecError:
-        raise Disconnected from None  # not our protocol: the rest of the stream cannot be parsed
+        raise Disconnected from None  # not our protocol, so the rest of the stream cannot be parsed
 
 
 class Control:

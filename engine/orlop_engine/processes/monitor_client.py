@@ -1,8 +1,8 @@
 """The daemon's client of one monitor: launch or adopt it, send requests, receive events, wait for its end.
 
-Owns one control connection and a pidfd. Losing this object (when the daemon dies) does not affect the container;
-`MonitorClient.adopt` makes another. Every call has a deadline, because a monitor may be stopped or stuck (see `watchdog`); a
-monitor that does not answer delays no other container.
+Owns one control connection and a pidfd. If this object is lost (because the daemon dies), the container is not affected;
+the next daemon makes a new one with `MonitorClient.adopt`. Every call has a deadline, because a monitor may be stopped or
+stuck (see `watchdog`); a monitor that does not answer delays no other container.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class StartFailed(MonitorFailed):
 
 class MonitorClient:
     """`on_event(event)` is called for `Exited`, `ExecExited` and `Oom`, in order, from a task of the given nursery, and
-    never before the start. `on_resumed(status, asked_at)` is called after a broken connection was made again."""
+    never before the start. `on_resumed(status, asked_at)` is called after a broken connection was opened again."""
 
     def __init__(self, run_dir: str, pid: int, pidfd: int, on_event: Callable[[Event], None]) -> None:
         self.run_dir = run_dir
@@ -93,8 +93,8 @@ class MonitorClient:
         fds: Sequence[int] = (),
     ) -> tuple[MonitorClient, Status]:
         """Fork a monitor and have it build the sandbox. Creates the run directory if necessary, and removes an earlier
-        run's records from it. `fds` are the descriptors that go with the request; they stay the caller's. Raises
-        `MonitorFailed` when the sandbox cannot be built; the monitor has ended by then."""
+        run's records from it. `fds` are file descriptors to send with the request; they still belong to the caller.
+        Raises `MonitorFailed` when the sandbox cannot be built; then the monitor has ended already."""
         os.makedirs(launch.run_dir, mode=0o700, exist_ok=True)
         records.clear(launch.run_dir)
         ours, theirs = socket.socketpair()
@@ -109,7 +109,7 @@ class MonitorClient:
         monitor._begin(stream, nursery)
         try:
             what = f"launch container {launch.id}"
-            # No `MonitorWatchdog.wait` here: while the monitor builds a sandbox it mounts, and answers no other request.
+            # Without `MonitorWatchdog.wait`, because a monitor that builds a sandbox answers no other requests meanwhile.
             answer = await monitor._ask_patiently(what, lambda n: Request(n, launch), _LAUNCH_DEADLINE, fds)
             status = cls._as_status(what, answer)
         except BaseException:
@@ -147,7 +147,7 @@ class MonitorClient:
     @staticmethod
     async def _who_listens(run_dir: str) -> MonitorRecord | None:
         """Identify the monitor when its record cannot be read: it is the process at the other end of the socket, because
-        only a monitor of ours could have made a socket in this directory."""
+        only our monitors can create a socket in this directory."""
         if not os.path.lexists(os.path.join(run_dir, records.SOCKET)):
             return None
         try:
@@ -163,7 +163,7 @@ class MonitorClient:
             if linux.is_process(record.pid, record.start_time):
                 return await connect(run_dir)
         except OSError as error:
-            with trio.move_on_after(1):  # a monitor that is about to end accepts no connections
+            with trio.move_on_after(1):  # a monitor that is about to end accepts no connections: wait for its end
                 await trio.lowlevel.wait_readable(pidfd)
                 return None
             raise Unavailable(f"cannot adopt monitor {record.pid}: {error}") from error
@@ -179,7 +179,7 @@ class MonitorClient:
         try:
             self.on_event(event)
         except Exception:
-            log.exception("event of monitor %d", self.pid)  # a fault of the listener; the next event may be handled
+            log.exception("event of monitor %d", self.pid)  # a bug in the listener; the next event may be handled
 
     async def _listen(self, control: Control) -> None:
         """Read until the monitor ends. If the monitor lives but dropped the connection (we read too slowly), connect
@@ -206,7 +206,8 @@ class MonitorClient:
             self._heard.set()
 
     async def _resume(self, control: Control) -> None:
-        """Subscribe again, and fetch the status. Of the events missed meanwhile, only the container's exit is repeated."""
+        """Subscribe again, and fetch the status. If events were missed meanwhile, the monitor repeats only the
+        container's exit."""
         asked_at = trio.current_time()
         try:
             status = await control.ask(lambda n: Request(n, Subscribe()))
@@ -233,19 +234,20 @@ class MonitorClient:
 
     @property
     def silent(self) -> bool:
-        """Whether the monitor lives but does not answer. Requests to it fail at once until a message from it arrives."""
+        """Whether the monitor lives but does not answer. Until a message from it arrives, requests to it fail
+        immediately."""
         return self._watchdog is not None and self._watchdog.silent and not self.is_over
 
     def suspect(self, what: str) -> Unavailable:
-        """Report that an adopted monitor has owed the answer to `subscribe` for too long: it counts as silent from now
-        on. Returns the error to report."""
+        """Called when an adopted monitor has not answered `subscribe` for too long: it is treated as silent from now on.
+        Returns the error to report."""
         assert self._watchdog
         self._watchdog.suspect(math.inf)
         return self._watchdog.complaint(what)
 
     @property
     def is_stopped(self) -> bool:
-        """Whether a signal or a debugger has stopped the process: no answer is to be expected then."""
+        """Whether a signal or a debugger has stopped the process, so that it cannot answer."""
         return linux.is_stopped(self.pid)
 
     async def _ping(self) -> None:
@@ -253,7 +255,7 @@ class MonitorClient:
         try:
             await self._control.ask(lambda n: Request(n, State()))
         except Disconnected:
-            pass  # the monitor may just end, or `_listen` may reconnect
+            pass  # the monitor may be ending, or `_listen` reconnects
 
     async def _ask(
         self, what: str, request: Callable[[int], Request], seconds: float = _DEADLINE, fds: Sequence[int] = ()
@@ -287,7 +289,7 @@ class MonitorClient:
         raise MonitorFailed(what, answer if isinstance(answer, Failed) else Failed("an answer of another type"))
 
     async def subscribe(self) -> Status:
-        """Receive events from now on, and return the status. For an adopted monitor. Waits without a deadline until the
+        """Subscribe to the events of an adopted monitor, and return its status. Waits without a deadline until the
         monitor answers (see `suspect`). Raises `Unavailable` when the monitor has ended."""
         what = "subscribe to the container's events"
         answer = await self._ask_patiently(what, lambda n: Request(n, Subscribe()), math.inf)
@@ -300,7 +302,8 @@ class MonitorClient:
         return await self._status("ask for the container's state", lambda n: Request(n, State()))
 
     async def start(self, start: Start) -> Started:
-        """Run the container. Raises `StartFailed` when the runtime cannot; the monitor has cleaned up and ended by then."""
+        """Run the container. Raises `StartFailed` when the runtime cannot run it; then the monitor has already cleaned up
+        and ended."""
         seconds = start.run.timeout + start.delete.timeout + _DEADLINE
         answer = await self._ask("start the container", lambda n: Request(n, start), seconds)
         if isinstance(answer, Started):
@@ -316,8 +319,8 @@ class MonitorClient:
             await self._serve_part(Serve(tuple(forwards[at : at + _FDS_A_MESSAGE])), fds)
 
     async def redirect(self, moved: Mapping[str, str]) -> None:
-        """Make the monitor's listeners for an address (a key of `moved`) forward to another one, or close them ("").
-        Raises `Unavailable` when the monitor was started by an older daemon and does not support this."""
+        """Make the monitor's listeners for an address (a key of `moved`) forward to another address (the value), or close
+        them (""). Raises `Unavailable` when the monitor was started by an older daemon and does not support this."""
         request = Serve((), tuple(moved.items()))
         status = await self._status("redirect the container's ports", lambda n: Request(n, request))
         if status.version < 2:

@@ -33,11 +33,11 @@ __all__ = [
 
 
 STAGE = ".stage"
-"""Suffix that turns the name of a root's mount point into that of the stage beside it (see `monitor.staging`)."""
+"""The name of the stage directory is the name of the root's mount point and this suffix (see `monitor.staging`)."""
 
 
 def monitor_record(run_dir: str) -> MonitorRecord | None:
-    """The monitor that listens, or last listened, in this run directory; None when none ever did."""
+    """The monitor that listens, or last listened, in this run directory; None if there was never one."""
     return records.read_monitor(run_dir)
 
 
@@ -57,7 +57,8 @@ def exit_record(run_dir: str) -> ExitRecord | None:
 
 
 def complete(run_dir: str, container_id: str, status: Status, cgroup: str) -> None:
-    """Rewrite the records of a living monitor that are missing or unreadable: the next daemon and the zygote need them."""
+    """If records of a living monitor are missing or unreadable, write them again, because the next daemon and the zygote
+    need them."""
     with suppress(OSError):  # the monitor may be ending
         if records.read_monitor(run_dir) is None:
             start_time = linux.process_start_time(status.monitor_pid)
@@ -78,7 +79,7 @@ def signal_init(run_dir: str, signum: int) -> bool:
 
 
 async def init_ended(run_dir: str) -> bool:
-    """Wait for the end of a container's first process. Returns False when no record says which process that is."""
+    """Wait for the end of a container's first process. Returns False when no record identifies the process."""
     with suppress(ProcessLookupError), _init_pidfd(run_dir) as pidfd:
         await trio.lowlevel.wait_readable(pidfd)
         return True
@@ -103,7 +104,7 @@ def _init_pidfd(run_dir: str) -> Iterator[int]:
 
 def kill_cgroups(init: InitRecord, seconds: float = 10.0) -> bool:
     """Kill everything in the cgroups of a container that lost its monitor and the zygote, and wait until they are empty.
-    Returns False when a process survives for that time."""
+    Returns False when a process still exists after `seconds`."""
     deadline, pause = time.monotonic() + seconds, 0.001
     while not cgroups.kill(init.cgroups):
         if time.monotonic() > deadline:
@@ -114,8 +115,8 @@ def kill_cgroups(init: InitRecord, seconds: float = 10.0) -> bool:
 
 
 def private_directory(path: str, mode: int = 0o700) -> None:
-    """Make `path` a private mount point, once. Mounts that monitors make below it in their own namespaces then never
-    propagate to the host."""
+    """Make `path` a private mount point, if it is not one already. Then mounts that monitors make below it, in their own
+    namespaces, never propagate to the host."""
     os.makedirs(path, mode=mode, exist_ok=True)
     path = os.path.realpath(path)
     os.chmod(path, mode)

@@ -1,8 +1,8 @@
 """Detect a monitor that does not answer, long before the deadline of a request that may take minutes.
 
-A monitor works in small steps, so a monitor that has sent nothing for `PATIENCE` is stuck (for example on its disk). A
-monitor whose process is stopped (SIGSTOP, a debugger) sends nothing until it is continued. Pending requests to such a
-monitor fail at once, and so do new ones, until a message from the monitor arrives.
+A monitor works in small steps, so a monitor that has sent nothing for `PATIENCE` seconds is stuck (for example on its
+disk). A monitor whose process is stopped (SIGSTOP, a debugger) sends nothing until it is continued. Pending and new
+requests to such a monitor fail immediately, until a message from the monitor arrives.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ __all__ = ["PATIENCE", "MonitorWatchdog"]
 T = TypeVar("T")
 
 PATIENCE = 10.0
-"""Seconds without a message after which a monitor that owes an answer counts as silent. A ping is sent after half of
-them."""
-_LOOK = 1.0  # seconds between two checks of a monitor that owes an answer
+"""If an answer is pending and the monitor has sent no message for this number of seconds, it is treated as silent. A ping
+is sent after half of this time."""
+_LOOK = 1.0  # seconds between two checks while an answer is pending
 
 
 class MonitorWatchdog:
@@ -54,7 +54,8 @@ class MonitorWatchdog:
         )
 
     async def wait(self, what: str, answer: Callable[[], Awaitable[T]]) -> T:
-        """Await an answer. Raises `Unavailable` at once if the monitor is silent, else as soon as it is found to be."""
+        """Await an answer. Raises `Unavailable` if the monitor is silent already, or as soon as it is found to be
+        silent."""
         if self.silent:
             raise self.complaint(what)
         with trio.CancelScope() as scope:
@@ -69,7 +70,7 @@ class MonitorWatchdog:
         raise self.complaint(what)
 
     def suspect(self, asked_at: float) -> None:
-        """Report that an answer is overdue which was not awaited by `wait`."""
+        """Called when an answer that is not awaited in `wait` is overdue."""
         if self._heard_at <= asked_at:
             self._stopped = linux.is_stopped(self._pid)
             self._silent = True

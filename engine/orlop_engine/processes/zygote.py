@@ -26,7 +26,7 @@ __all__ = ["Zygote"]
 
 log = logging.getLogger("orlop.processes")
 
-_DEADLINE = 20.0  # for a cold start on a busy machine; a fork takes 0.4 ms
+_DEADLINE = 20.0  # seconds: long enough for a cold start on a busy machine; a fork takes 0.4 ms
 _RESTART_PAUSE = (0.05, 5.0)
 _LOG_LIMIT = 1 << 20
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -36,7 +36,7 @@ _decoder = msgspec.msgpack.Decoder(Forked)
 
 def _open_log(exec_root: str) -> int:
     """Open the log for tracebacks of the zygote and the monitors. They do not get the daemon's standard error, because
-    they would hold it open after the daemon's end."""
+    they would keep it open after the daemon's end."""
     path = os.path.join(exec_root, "monitors.log")
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     if os.fstat(fd).st_size > _LOG_LIMIT:
@@ -54,8 +54,8 @@ def closing_pidfd(pid: int) -> Iterator[int]:
 
 
 class Zygote:
-    """Use as `async with Zygote.start(...)`. `spawn` may be called at once: it waits until the zygote has imported its
-    modules."""
+    """Use as `async with Zygote.start(...)`. `spawn` may be called immediately: it waits until the zygote has imported
+    its modules."""
 
     def __init__(self, exec_root: str, preload: Sequence[str]) -> None:
         self._exec_root = exec_root
@@ -76,7 +76,7 @@ class Zygote:
         cls, exec_root: str, log_drivers: Sequence[str] = (), programs: Sequence[str] = ()
     ) -> AsyncIterator[Zygote]:
         """Start the zygote with these log drivers imported and these runtimes (absolute paths) held in memory (see
-        `monitor.sealed`). Returns at once: the zygote imports its modules while the daemon imports its own."""
+        `monitor.sealed`). Returns immediately: the zygote imports its modules while the daemon imports its own."""
         os.makedirs(exec_root, mode=0o711, exist_ok=True)
         zygote = cls(exec_root, (*log_drivers, *programs))
         zygote._spawn_process()
@@ -114,9 +114,9 @@ class Zygote:
         self._ready.set()
 
     def _stand_as_the_first(self) -> None:
-        """Give the zygote the resource limits, OOM score and priority that the daemon was started with, before it forks:
-        containers must not inherit those that the daemon has set for itself since."""
-        with suppress(OSError):  # it has ended already; `_keep` notices
+        """Before the zygote forks, give it the resource limits, OOM score and priority that the daemon was started with:
+        containers must not inherit the values that the daemon has set for itself since."""
+        with suppress(OSError):  # the zygote has ended already, which `_keep` notices
             for kind, limits in self._limits.items():
                 resource.prlimit(self.pid, kind, limits)
             with open(f"/proc/{self.pid}/oom_score_adj", "w") as file:
@@ -175,7 +175,7 @@ class Zygote:
                 await control.sendmsg([message], [rights])
                 break
             except (BrokenPipeError, ConnectionResetError, trio.ClosedResourceError):
-                await trio.sleep(0.01)  # the zygote died without forking; `_keep` is about to notice
+                await trio.sleep(0.01)  # the zygote died without forking, which `_keep` will notice
         forked = await self._answer(control)
         if forked is None:
             raise Unavailable(f"cannot start a {entry} process: the zygote ended; try again")
@@ -194,7 +194,8 @@ class Zygote:
             forked = _decoder.decode(data)
             if forked.serial == self._serial:
                 return forked
-            # The caller of this request was cancelled. Its child finds its connection closed and ends.
+            # This answers a request whose caller was cancelled. The forked child sees that its connection is closed, and
+            # ends.
 
     async def aclose(self) -> None:
         """Close the socket. The zygote ends with its last child; if it has none, wait for its end."""
@@ -206,4 +207,5 @@ class Zygote:
             await trio.lowlevel.wait_readable(pidfd)
             process.wait()
         if process.returncode is None:
-            process.returncode = 0  # it must outlive the daemon; this silences the ResourceWarning of `subprocess`
+            # The zygote outlives the daemon; setting this avoids the ResourceWarning of `subprocess`
+            process.returncode = 0
