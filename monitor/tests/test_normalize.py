@@ -1,4 +1,4 @@
-"""The normalized tar of a layer has the form that `orlop_sdk.LayerStream` promises. `test_layer_stream` compares files."""
+"""The normalized tar of a layer has the form that `orlop_sdk.LayerStream` needs. `test_layer_stream` compares the files."""
 
 from __future__ import annotations
 

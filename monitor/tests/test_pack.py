@@ -220,7 +220,7 @@ def test_digest_without_writing_equals_that_of_the_tar(tmp_path):
     pack(measurer)
     data = out.read_bytes()
     assert (measurer.digest, measurer.size) == (f"sha256:{hashlib.sha256(data).hexdigest()}", len(data))
-    if (os.getuid(), os.getgid()) == (0, 0):  # owners are in it
+    if (os.getuid(), os.getgid()) == (0, 0):  # the tar contains the owners, so only root gets this digest
         assert measurer.digest == "sha256:064ffdf58431b9fcb132935c4e53da6b07daf032393d311e243727d6d6de2f42"
 
 

@@ -1,4 +1,4 @@
-"""Reading a tar stream: headers, long names, pax headers and sparse maps that are damaged or lie."""
+"""Reading a tar stream: headers, long names, pax headers and sparse maps that are damaged or contradictory."""
 
 from __future__ import annotations
 
@@ -288,7 +288,7 @@ def test_inconsistent_sparse_maps_are_refused(form: Form, numbers: tuple[int, ..
 @PAX
 @pytest.mark.parametrize("kind", [b"1", b"2", b"3", b"4", b"5", b"6", b"V"])
 def test_only_files_are_sparse(form: Form, kind: bytes) -> None:
-    """Else the content of a symlink would be read as the next header."""
+    """Otherwise the content of a symlink would be read as the next header."""
     with pytest.raises(UnpackError, match="f has a sparse map, but is not a file"):
         read(form(0, 10, kind=kind))
 

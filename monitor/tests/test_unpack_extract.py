@@ -372,7 +372,7 @@ def test_whiteouts_of_aufs_are_ignored(target: str, overlay: bool) -> None:
 @pytest.mark.parametrize(
     ("members", "left"),
     [
-        (["d/.wh..wh..opq", ".wh.d"], ["d", "l"]),  # the opaque directory is of this layer
+        (["d/.wh..wh..opq", ".wh.d"], ["d", "l"]),  # the opaque directory belongs to this layer
         (["d/sub/.wh.x", "d/.wh.sub", "d/sub/new"], ["d", "d/sub", "d/sub/new", "d/z", "l"]),
         (["d/sub/.wh.x", "d/.wh..wh..opq", "d/sub/new"], ["d", "d/sub", "d/sub/new", "l"]),
         (["d/sub/new", ".wh.d"], ["d", "d/sub", "d/sub/new", "l"]),

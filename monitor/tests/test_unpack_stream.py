@@ -159,7 +159,7 @@ def test_unread_stream_leaves_no_thread_or_descriptor() -> None:
 
 
 def test_compressed_file_counts_bytes_read() -> None:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # one message a read
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # one message for each read
     with ours, theirs:
         ours.setblocking(False)
         for message in (b"abc", b"defgh"):

@@ -1,4 +1,4 @@
-"""Archives for tests of the unpacker, and what they become on disk."""
+"""Archives for tests of the unpacker, and the files that they become on disk."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ _OFFSETS = {name: int(at) for name, _, at in (field.partition(":") for field in 
 
 
 def header(name: bytes = b"f", kind: bytes = b"0", /, *, signed: bool = False, **fields: bytes) -> bytes:
-    """A header block with any bytes in its fields, and a right checksum. `signed`: sum signed bytes, as some old tars."""
+    """A header block with any bytes in its fields, and a correct checksum. `signed`: sum signed bytes, as some old tars."""
     block = bytearray(512)
     block[: len(name)] = name
     block[156:157] = kind
@@ -106,7 +106,7 @@ def octal(number: int) -> bytes:
 
 
 def base256(number: int) -> bytes:
-    """A number of 12 bytes as GNU tar writes those that are negative or too large for octal text."""
+    """A number in 12 bytes, in GNU tar's form for numbers that are negative or too large for octal text."""
     return (number & ((1 << 95) - 1) | 1 << 95).to_bytes(12, "big")
 
 

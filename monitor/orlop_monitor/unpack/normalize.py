@@ -1,4 +1,4 @@
-"""Rewrites a layer's tar for a program that makes a file system image of it, in the form that `orlop_sdk.LayerStream` has.
+"""Rewrites a layer's tar for a program that makes a file system image of it, in the form that `orlop_sdk.LayerStream` needs.
 
 The rules for entries are those of `extract`. Instead of a directory on disk there is a tree of `_Node`s in memory, which
 holds kinds and names but no attributes. Whiteouts are written last, because an entry of the same layer may come after its
@@ -39,8 +39,8 @@ class Output(Protocol):
 
 
 class Normalized:
-    """The files of a layer: `content` is the bytes of file content, `inodes` the number of files. `entries` is the number of
-    entries in the original tar."""
+    """The files of a layer: `content` is the number of bytes of file content, `inodes` the number of files. `entries` is the
+    number of entries in the original tar."""
 
     def __init__(self) -> None:
         self.entries = self.content = self.inodes = 0

@@ -98,7 +98,7 @@ class Packer:
         try:
             fd = os.open(name, _DIRECTORY, dir_fd=parent)
         except (FileNotFoundError, NotADirectoryError):
-            return  # replaced since
+            return  # the file was replaced meanwhile
         try:
             self.content(fd, shown, head=True)
         finally:
@@ -172,7 +172,7 @@ class Packer:
             try:
                 target = os.readlink(name, dir_fd=parent)
             except OSError:
-                return  # replaced since
+                return  # the file was replaced meanwhile
             self._head(self._described(shown, kind, info, (), link=os.fsencode(target)))
         else:
             self._head(self._described(shown, kind, info, ()))
@@ -192,7 +192,7 @@ class Packer:
             fd = os.open(name, _FILE, dir_fd=parent)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
-                return  # replaced since
+                return  # the file was replaced meanwhile
             raise
         try:
             info = os.fstat(fd)

@@ -34,7 +34,7 @@ _ROOT = "/run"  # where the sandbox's root is mounted until it becomes "/"
 _LAYER = "layer"
 _SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "nix")  # programs and libraries
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "TMPDIR": ".", "LC_ALL": "C"}
-_MEMORY = 2 << 30  # of address space: mkfs.erofs takes 450 bytes for each file
+_MEMORY = 2 << 30  # bytes of address space; mkfs.erofs takes 450 bytes for each file
 _CPU = 900  # seconds
 _STALLED = 120.0  # seconds in which the program reads nothing
 _ENDING = 900.0  # seconds from the end of the stream to the program's end
@@ -77,7 +77,7 @@ class Program:
             self.flush()
 
     def zeros(self, size: int) -> None:
-        """The copy gets a hole."""
+        """Write zeros, which become a hole in the copy."""
         self.flush()
         if self._kept >= 0:
             os.ftruncate(self._kept, os.lseek(self._kept, size, os.SEEK_CUR))
