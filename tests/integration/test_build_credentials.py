@@ -74,6 +74,33 @@ def test_build_uses_the_token_service_of_a_registry(both: Clients, tmp_path: Pat
         assert (USER, ["repository:private/made:pull,push"]) in [(user, sorted(scopes)) for user, scopes in service.asked]
 
 
+@pytest.mark.parametrize("by_client", [True, False])
+def test_client_asks_the_token_service_unless_it_refuses(both: Clients, tmp_path: Path, by_client: bool) -> None:
+    """So the daemon does not see its password."""
+    with with_tokens(tmp_path) as (registry, service):
+        orlop = both.orlop
+        orlop.env["BUILDKIT_NO_CLIENT_TOKEN"] = "" if by_client else "1"
+        name = _prepare(orlop, registry.host)
+        (orlop.directory / "Dockerfile").write_text(f"FROM {name}\nCOPY Dockerfile /\n")
+        service.agents.clear()
+        service.asked.clear()
+        orlop.ok("build", "--pull", "-t", f"{registry.host}/private/made:1", "--provenance=false", "--push", ".")
+        assert {user for user, _ in service.asked} == {USER}
+        asked = {
+            (scope, agent == "orlop")
+            for agent, (_, scopes) in zip(service.agents, service.asked, strict=True)
+            for scope in scopes
+        }
+        assert ("repository:private/base:pull", by_client) not in asked
+        # buildx pushes the image once more, by the Engine API with a password
+        assert (("repository:private/made:pull,push", False) in asked) == by_client
+        orlop.run("image", "rm", "-f", f"{registry.host}/private/made:1")
+        orlop.run("logout", registry.host)
+        anonymous = orlop.build("--pull", ".")
+        assert anonymous.code != 0
+        assert name in anonymous.err
+
+
 def test_download_of_base_layers_is_shown(both: Clients, tmp_path: Path) -> None:
     """A base that is not here at all."""
     (both.orlop.directory / "large").write_bytes(os.urandom(10_240_000))

@@ -30,7 +30,8 @@ def with_password(home: Path) -> Iterator[Registry]:
 
 
 class TokenService:
-    """Gives tokens to `USER`, and to others only for reading `public/...`. `asked`: user and scopes of each request."""
+    """Gives tokens to `USER`, and to others only for reading `public/...`. `asked`: user and scopes of each request;
+    `agents`: the programs that sent them."""
 
     def __init__(self, home: Path) -> None:
         self.key, self.certificate = home / "key.pem", home / "cert.pem"
@@ -43,6 +44,7 @@ class TokenService:
             capture_output=True,
         )
         self.asked: list[tuple[str, list[str]]] = []
+        self.agents: list[str] = []
         service = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -70,6 +72,7 @@ class TokenService:
     def answer(self, handler: BaseHTTPRequestHandler, query: dict[str, list[str]], user: str) -> None:
         scopes = [scope for text in query.get("scope", []) for scope in text.split()]
         self.asked.append((user, scopes))
+        self.agents.append(handler.headers.get("User-Agent", ""))
         body = json.dumps({"token": self._token(scopes, user), "access_token": self._token(scopes, user)}).encode()
         handler.send_response(200)
         handler.send_header("Content-Type", "application/json")

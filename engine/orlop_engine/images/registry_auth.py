@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
@@ -17,6 +18,7 @@ __all__ = [
     "challenges",
     "credentials",
     "credentials_of",
+    "new_token",
     "read_token",
     "token_form",
     "token_url",
@@ -42,6 +44,9 @@ class _TokenAnswer(msgspec.Struct):
     expires_in: float | None = None
 
 
+Ask = Callable[[str, str, list[str]], Awaitable["Token | Credentials"]]
+
+
 @dataclass(frozen=True, slots=True)
 class Credentials:
     """The credentials that a client sent in `X-Registry-Auth`. The `repr` contains no secret, so it may be logged."""
@@ -52,6 +57,9 @@ class Credentials:
     registry_token: str = field(default="", repr=False)
     server: str = ""
     """The registry that the credentials are for, as the client spells it."""
+    ask: Ask | None = field(default=None, repr=False, compare=False)
+    """Asks the client when the registry wants something, if nothing else is set: for a token of a realm and a service, with
+    scopes, or without realm for user and password. Answered by such a token, or by credentials. Raises `OrlopError`."""
 
     @property
     def basic(self) -> str:
@@ -142,7 +150,11 @@ def read_token(body: bytes) -> Token | None:
         answer = msgspec.json.decode(body, type=_TokenAnswer)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return None
-    value = answer.token or answer.access_token
+    return new_token(answer.token or answer.access_token, answer.expires_in or 0)
+
+
+def new_token(value: str, lifetime: float) -> Token | None:
+    """A token that is valid for so many seconds, 0 if unknown. None if it cannot be in a header."""
     if not value or not value.isascii() or not value.isprintable():
         return None
-    return Token(value, max(answer.expires_in or 0, _MIN_LIFETIME))
+    return Token(value, max(lifetime, _MIN_LIFETIME))

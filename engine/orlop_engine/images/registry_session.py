@@ -18,11 +18,13 @@ import httpcore  # noqa: F401 - httpx would import it with its first client, on 
 import httpx
 import trio
 
+from orlop_sdk import OrlopError
+
 from .destinations import Destinations, send
 from .endpoints import Endpoint, HostSettings
 from .http_body import body
 from .references import Reference
-from .registry_auth import Challenge, Credentials, challenges, read_token, token_form, token_url
+from .registry_auth import Challenge, Credentials, Token, challenges, read_token, token_form, token_url
 from .registry_errors import NO_CREDENTIALS, RegistryError, explain_os_error, from_answer, retry_after
 from .registry_hosts import Proxies, Timeouts, proxy_for, split_host
 from .registry_tls import CERTS_D, tls_context
@@ -287,6 +289,7 @@ class Session:
             if challenge.scheme == "bearer":
                 return f"Bearer {await self._bearer(challenge, source)}"
             if challenge.scheme == "basic":
+                await self._ask_client("", "", [])
                 if not self._credentials.basic:
                     raise RegistryError(f'Get "{self.endpoint.url}/v2/": {NO_CREDENTIALS}', code="UNAUTHORIZED")
                 return self._credentials.basic
@@ -308,14 +311,31 @@ class Session:
                 self._tokens[source] = await self._fetch_token(challenge, source)
             return self._tokens[source][0]
 
+    async def _ask_client(self, realm: str, service: str, scopes: list[str]) -> Token | None:
+        """A token that the client has fetched. Credentials that it gives instead are those of the session from now on."""
+        if self._credentials.ask is None:
+            return None
+        try:
+            found = await self._credentials.ask(realm, service, scopes)
+        except OrlopError as error:
+            raise RegistryError(str(error), code="UNAUTHORIZED") from error
+        if isinstance(found, Token):
+            return found
+        self._credentials = found
+        return None
+
     async def _fetch_token(self, challenge: Challenge, source: str) -> tuple[str, float]:
         realm, service = challenge.parameters.get("realm", ""), challenge.parameters.get("service", "")
         scopes = [f"repository:{self.repository}:{self.actions}", *([f"repository:{source}:pull"] if source else [])]
-        secret = self._credentials.basic or self._credentials.identity_token
         parts = urlsplit(realm)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise RegistryError(f"cannot authenticate to {self.endpoint.host}: challenge has no token service")
-        if secret and parts.scheme == "http" and self.endpoint.url.startswith("https:"):
+        # A client would send its password to a service without TLS
+        safe = parts.scheme == "https" or not self.endpoint.url.startswith("https:")
+        if (given := await self._ask_client(realm if safe else "", service, scopes)) is not None:
+            return given.value, trio.current_time() + given.lifetime * 0.9
+        secret = self._credentials.basic or self._credentials.identity_token
+        if secret and not safe:
             raise RegistryError(f"cannot authenticate to {self.endpoint.host}: its token service {realm} has no TLS")
         if self._credentials.identity_token:
             kind = {"Content-Type": "application/x-www-form-urlencoded"}

@@ -11,7 +11,9 @@ import msgspec
 __all__ = [
     "Archive",
     "Artifacts",
+    "Authorization",
     "Blob",
+    "Challenge",
     "Credentials",
     "Download",
     "ImagePart",
@@ -24,11 +26,31 @@ __all__ = [
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """`token` is an identity token; with it, `username` may be empty."""
+    """`token` is an identity token; with it, `username` may be empty. With `session`, nothing of this is known yet: the
+    daemon asks the client of the session when the registry `host` wants it (`Builder.authorize`)."""
 
     username: str = ""
     password: str = ""
     token: str = ""
+    session: str = ""
+    host: str = ""
+
+
+class Challenge(msgspec.Struct, frozen=True):
+    """What a registry asks for: a token of a service, or user and password, if there is no `realm`."""
+
+    realm: str = ""
+    service: str = ""
+    scopes: Sequence[str] = ()
+
+
+class Authorization(msgspec.Struct, frozen=True):
+    """The answer to a challenge: a `token` that the client has fetched (`lifetime` in seconds, 0 if unknown), else the
+    client's credentials, None if it has none."""
+
+    token: str = ""
+    lifetime: float = 0
+    credentials: Credentials | None = None
 
 
 class Download(msgspec.Struct, frozen=True):

@@ -16,7 +16,9 @@ import trio
 from orlop_build_dockerfile.artifacts import (
     Archive,
     Artifacts,
+    Authorization,
     Blob,
+    Challenge,
     Credentials,
     Download,
     ImagePart,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:  # orlopd imports this module, and shall not import protobuf
 __all__ = [
     "Archive",
     "Artifacts",
+    "Authorization",
     "Backend",
     "Base",
     "Blob",
@@ -44,6 +47,7 @@ __all__ = [
     "Builder",
     "CacheRecord",
     "CacheTarget",
+    "Challenge",
     "Client",
     "Credentials",
     "Download",
@@ -285,6 +289,10 @@ class Builder(Protocol):
         """`POST /build/prune`. `filters` are those of the Docker API, such as until=24h; limits are bytes, 0 for none."""
         ...
 
+    async def authorize(self, session: str, host: str, challenge: Challenge) -> Authorization:
+        """Ask the client of a session to answer a challenge of the registry `host`."""
+        ...
+
     async def cancel(self, build: str) -> None:
         """`POST /build/cancel`: end the build with this id. No error if there is none."""
         ...
@@ -322,7 +330,9 @@ class Session(Protocol):
 
     async def secret(self, id: str) -> bytes | None: ...
 
-    async def credentials(self, host: str) -> Credentials | None: ...
+    async def credentials(self, host: str) -> Credentials | None:
+        """What the client has for a registry. It may be left open until the registry asks."""
+        ...
 
     async def has_ssh_agent(self, id: str) -> bool: ...
 

@@ -13,10 +13,10 @@ import pytest
 import trio
 import trio.testing
 
-from orlop_build_dockerfile.contracts import BuildFailed, Credentials, LocalDirectory
+from orlop_build_dockerfile.contracts import Authorization, BuildFailed, Challenge, Credentials, LocalDirectory
 from orlop_build_dockerfile.grpc import Call, Code, Connection, Handler, RpcError
 from orlop_build_dockerfile.pb import fsutil_pb2, session_pb2
-from orlop_build_dockerfile.session import ClientSession, Sessions, client
+from orlop_build_dockerfile.session import ClientSession, Sessions, auth, client
 from orlop_build_dockerfile.session.packets import STAT
 from orlop_build_dockerfile.session.receiver import Receiver
 from orlop_build_dockerfile.session.transfer import receive_directory, send_directory
@@ -111,11 +111,64 @@ def test_registry_credentials_are_fetched_from_the_client() -> None:
         def answer(raw: bytes) -> bytes:
             return answers[session_pb2.CredentialsRequest.FromString(raw).Host].SerializeToString()
 
-        async with session({client.CREDENTIALS: unary(answer)}) as (found, _):
-            assert await found.credentials("a") == Credentials("me", "pw")
-            assert await found.credentials("b") == Credentials(token="idtoken")
-            assert await found.credentials("c") == Credentials(token="idtoken")
-            assert await found.credentials("d") is None
+        async with session({auth.CREDENTIALS: unary(answer)}) as (found, _):
+            assert await found.credentials("a") == Credentials(session="id", host="a")
+            for challenge in (Challenge(), Challenge("https://auth.example.com", "service", ["repository:a:pull"])):
+                for host, expected in {
+                    "a": Credentials("me", "pw"),
+                    "b": Credentials(token="idtoken"),
+                    "c": Credentials(token="idtoken"),
+                    "d": None,
+                }.items():
+                    assert await found.authorize(host, challenge) == Authorization(credentials=expected)
+
+    trio.run(main)
+
+
+def test_client_fetches_tokens() -> None:
+    asked: list[session_pb2.FetchTokenRequest] = []
+    authorities: list[str] = []
+
+    def authority(raw: bytes) -> bytes:
+        request = session_pb2.GetTokenAuthorityRequest.FromString(raw)
+        authorities.append(request.Host)
+        if request.Host == "off.example.com":
+            raise RpcError(Code.UNAVAILABLE, "client side tokens disabled")
+        assert len(request.Salt) == 32
+        return session_pb2.GetTokenAuthorityResponse(PublicKey=bytes(32)).SerializeToString()
+
+    def token(raw: bytes) -> bytes:
+        asked.append(session_pb2.FetchTokenRequest.FromString(raw))
+        if asked[-1].Service == "refuses":
+            raise RpcError(Code.UNKNOWN, "failed to fetch oauth token: 401 Unauthorized")
+        return session_pb2.FetchTokenResponse(Token="t0ken", ExpiresIn=300, IssuedAt=1).SerializeToString()
+
+    def credentials(raw: bytes) -> bytes:
+        return session_pb2.CredentialsResponse(Username="me", Secret="pw").SerializeToString()
+
+    handlers = {
+        auth.AUTHORITY: unary(authority),
+        auth.FETCH_TOKEN: unary(token),
+        auth.CREDENTIALS: unary(credentials),
+    }
+    challenge = Challenge("https://auth.example.com/token", "service", ["repository:app:pull", "repository:base:pull"])
+
+    async def main() -> None:
+        async with session(handlers) as (found, _):
+            for _ in range(2):
+                answer = await found.authorize("docker.io", challenge)
+                assert answer == Authorization(token="t0ken", lifetime=300)
+            assert asked[0].Host == "registry-1.docker.io"
+            assert (asked[0].Realm, asked[0].Service) == (challenge.realm, challenge.service)
+            assert list(asked[0].Scopes) == challenge.scopes
+            with pytest.raises(BuildFailed, match="failed to fetch oauth token"):
+                await found.authorize("docker.io", Challenge("https://auth.example.com", "refuses"))
+            count = len(asked)
+            password = Authorization(credentials=Credentials("me", "pw"))
+            assert await found.authorize("off.example.com", challenge) == password
+            assert await found.authorize("docker.io", Challenge()) == password, "a registry without a token service"
+            assert len(asked) == count
+            assert authorities == ["registry-1.docker.io", "off.example.com"]
 
     trio.run(main)
 

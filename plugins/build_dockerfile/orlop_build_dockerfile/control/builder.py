@@ -10,14 +10,24 @@ from contextlib import aclosing, asynccontextmanager
 import trio
 
 from orlop_build_dockerfile.classic import ClassicEndpoint
-from orlop_build_dockerfile.contracts import Backend, BuildFailed, CacheRecord, Client, Pruned, Settings, Solver
+from orlop_build_dockerfile.contracts import (
+    Authorization,
+    Backend,
+    BuildFailed,
+    CacheRecord,
+    Challenge,
+    Client,
+    Pruned,
+    Settings,
+    Solver,
+)
 from orlop_build_dockerfile.control.builds import Builds
 from orlop_build_dockerfile.control.service import Control, client_session
 from orlop_build_dockerfile.grpc import Connection
 from orlop_build_dockerfile.history.store import History
 from orlop_build_dockerfile.session import Sessions
 from orlop_build_dockerfile.solver import open_solver
-from orlop_sdk import InvalidParameter
+from orlop_sdk import InvalidParameter, Unauthorized
 
 __all__ = ["DockerfileBuilder", "open_builder"]
 
@@ -67,6 +77,12 @@ class DockerfileBuilder:
         except BuildFailed as error:
             raise InvalidParameter(error.message) from error
         return Pruned(ids, size)
+
+    async def authorize(self, session: str, host: str, challenge: Challenge) -> Authorization:
+        try:
+            return await (await self._sessions.get(session)).authorize(host, challenge)
+        except BuildFailed as error:
+            raise Unauthorized(error.message) from error
 
     async def cancel(self, build: str) -> None:
         self._builds.cancel(build)

@@ -14,9 +14,11 @@ import msgspec
 
 from orlop_build_dockerfile.contracts import (
     Archive,
+    Authorization,
     Base,
     Blob,
     CacheRecord,
+    Challenge,
     Client,
     Credentials,
     Download,
@@ -211,6 +213,12 @@ class PruneCache(msgspec.Struct, frozen=True, tag=True):
     free: int
 
 
+class Authorize(msgspec.Struct, frozen=True, tag=True):
+    session: str
+    host: str
+    challenge: Challenge
+
+
 class CancelBuild(msgspec.Struct, frozen=True, tag=True):
     id: str
 
@@ -246,6 +254,7 @@ Question = (
     | Serve
     | ListCache
     | PruneCache
+    | Authorize
     | CancelBuild
 )
 
@@ -269,6 +278,7 @@ RESULTS: dict[type, Any] = {
     UnpackLayer: str,
     ListCache: tuple[CacheRecord, ...],
     PruneCache: Pruned,
+    Authorize: Authorization,
 }
 """The type of a call's result; None for those that are not listed."""
 

@@ -109,6 +109,8 @@ class _Process:
                     maximum=question.maximum,
                     free=question.free,
                 )
+            case messages.Authorize():
+                return await self._running().authorize(question.session, question.host, question.challenge)
             case messages.CancelBuild():
                 return await self._running().cancel(question.id)
             case _:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from orlop_build_dockerfile.contracts import (
+    Authorization,
     Base,
     Blob,
+    Challenge,
     Credentials,
     Download,
     ImagePart,
@@ -30,7 +33,7 @@ from orlop_engine.containers.container import TreeMount
 from orlop_engine.containers.record import MountRecord
 from orlop_engine.images.manifests import Descriptor
 from orlop_engine.images.progress import Record
-from orlop_engine.images.registry_auth import ANONYMOUS
+from orlop_engine.images.registry_auth import ANONYMOUS, Token, new_token
 from orlop_engine.images.registry_auth import Credentials as RegistryCredentials
 from orlop_engine.types.containers import HostConfig, Ulimit
 from orlop_sdk import Forbidden, InvalidParameter, Mount
@@ -82,10 +85,15 @@ caches, name layers by digests, which the client need not have seen."""
 
 
 class Requests:
-    """`directories` are the builder's own: steps can mount what is in them."""
+    """`directories` are the builder's own: steps can mount what is in them. `authorize` asks the builder."""
 
-    def __init__(self, workspace: Workspace, directories: Sequence[str]) -> None:
-        self._workspace, self._directories = workspace, directories
+    def __init__(
+        self,
+        workspace: Workspace,
+        directories: Sequence[str],
+        authorize: Callable[[messages.Authorize], Awaitable[Authorization]],
+    ) -> None:
+        self._workspace, self._directories, self._authorize = workspace, directories, authorize
 
     async def handle(self, question: messages.Question, fds: list[int], report: Report) -> Any:
         """See `link.Handler`."""
@@ -100,9 +108,9 @@ class Requests:
             raise Forbidden(f"{type(question).__name__} is not allowed to builds of a restricted listener")
         match question:
             case messages.Resolve():
-                return _base(await workspace.resolve(_wanted(question)))
+                return _base(await workspace.resolve(self._wanted(question)))
             case messages.FetchBase():
-                return _base(await workspace.base(_wanted(question), _reporter(report)))
+                return _base(await workspace.base(self._wanted(question), _reporter(report)))
             case messages.Release():
                 return await workspace.release(question.digest)
             case messages.Prepare():
@@ -160,7 +168,7 @@ class Requests:
                     question.name,
                     manifests,
                     shown,
-                    _credentials(question.credentials),
+                    self._credentials(question.credentials),
                     _reporter(report),
                     by_digest=question.by_digest,
                 )
@@ -171,10 +179,10 @@ class Requests:
                 )
                 return await artifacts.save(question.artifact, archive, *_given(fds, 1))
             case messages.FetchManifest():
-                return await artifacts.fetch_manifest(question.name, _credentials(question.credentials))
+                return await artifacts.fetch_manifest(question.name, self._credentials(question.credentials))
             case messages.FetchBlobs():
                 blobs = list(map(_blob, question.blobs))
-                credentials = _credentials(question.credentials)
+                credentials = self._credentials(question.credentials)
                 return await artifacts.fetch(question.artifact, question.name, blobs, credentials, _reporter(report))
             case messages.DropArtifact():
                 return await artifacts.drop(question.artifact)
@@ -210,6 +218,23 @@ class Requests:
             host=_host(step),
             platform=step.platform,
         )
+
+    def _wanted(self, question: messages.Resolve | messages.FetchBase) -> Wanted:
+        return Wanted(question.name, question.platform, question.pull, self._credentials(question.credentials))
+
+    def _credentials(self, given: Credentials | None) -> RegistryCredentials:
+        if given is None:
+            return ANONYMOUS
+        if given.session:
+            return RegistryCredentials(ask=partial(self._ask, given))
+        return RegistryCredentials(given.username, given.password, given.token)
+
+    async def _ask(self, given: Credentials, realm: str, service: str, scopes: list[str]) -> Token | RegistryCredentials:
+        """See `RegistryCredentials.ask`."""
+        question = messages.Authorize(given.session, given.host, Challenge(realm, service, scopes))
+        found = await self._authorize(question)
+        token = new_token(found.token, found.lifetime)
+        return token if token is not None else self._credentials(found.credentials)
 
     def _own(self, path: str) -> str:
         """A path in the builder's directories. The parts of it below these are not the client's to choose."""
@@ -259,14 +284,6 @@ def _given(fds: list[int], count: int) -> list[int]:
     if len(fds) != count:
         raise InvalidParameter(f"{len(fds)} descriptors instead of {count}")
     return fds
-
-
-def _wanted(question: messages.Resolve | messages.FetchBase) -> Wanted:
-    return Wanted(question.name, question.platform, question.pull, _credentials(question.credentials))
-
-
-def _credentials(given: Credentials | None) -> RegistryCredentials:
-    return RegistryCredentials(given.username, given.password, given.token) if given else ANONYMOUS
 
 
 def _base(found: BaseImage) -> Base:

@@ -21,7 +21,7 @@ import trio
 
 from orlop_build_dockerfile import directories
 from orlop_build_dockerfile.cache import strays
-from orlop_build_dockerfile.contracts import CacheRecord, Client, Pruned, Settings
+from orlop_build_dockerfile.contracts import Authorization, CacheRecord, Client, Pruned, Settings
 from orlop_build_dockerfile.keys import BuildKeys
 from orlop_engine.building.scope import Scope
 from orlop_engine.commands import spawn_detached
@@ -296,7 +296,7 @@ class _Process:
         finally:
             theirs.close()
         self._workspace = engine.building.workspace(scope)
-        self.link = Link(ours, Requests(self._workspace, directories).handle)
+        self.link = Link(ours, Requests(self._workspace, directories, self._authorize).handle)
         self.users = 0
         self.ending = False
         self.was_killed = False
@@ -307,6 +307,10 @@ class _Process:
 
     async def serve(self, client: Client, connection: int) -> None:
         await self.link.call(messages.Serve(client), (connection,))
+
+    async def _authorize(self, question: messages.Authorize) -> Authorization:
+        found: Authorization = await self.link.call(question)
+        return found
 
     def kill(self) -> None:
         self._popen.send_signal(signal.SIGKILL)

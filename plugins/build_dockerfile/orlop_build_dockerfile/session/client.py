@@ -10,12 +10,21 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from orlop_build_dockerfile.contracts import BuildFailed, Credentials, LocalDirectory, Transferred, Vertex
+from orlop_build_dockerfile.contracts import (
+    Authorization,
+    BuildFailed,
+    Challenge,
+    Credentials,
+    LocalDirectory,
+    Transferred,
+    Vertex,
+)
 from orlop_build_dockerfile.grpc import Call, Code, Connection, Headers, RpcError
 from orlop_build_dockerfile.nurseries import nursery
 from orlop_build_dockerfile.pb import content_pb2
 from orlop_build_dockerfile.pb import session_pb2 as pb
 from orlop_build_dockerfile.session import content
+from orlop_build_dockerfile.session.auth import CREDENTIALS, FETCH_TOKEN, RegistryAuth
 from orlop_build_dockerfile.session.packets import encode_metadata
 from orlop_build_dockerfile.session.transfer import options, receive_directory, send_directory
 
@@ -23,13 +32,11 @@ __all__ = ["ClientSession"]
 
 DIFF_COPY = "/moby.filesync.v1.FileSync/DiffCopy"
 FILE_SEND = "/moby.filesync.v1.FileSend/DiffCopy"
-CREDENTIALS = "/moby.filesync.v1.Auth/Credentials"
 SECRET = "/moby.buildkit.secrets.v1.Secrets/GetSecret"  # noqa: S105 - a method's name
 CHECK_AGENT, FORWARD_AGENT = "/moby.sshforward.v1.SSH/CheckAgent", "/moby.sshforward.v1.SSH/ForwardAgent"
 PULL = "/moby.upload.v1.Upload/Pull"
 HEALTH = "/grpc.health.v1.Health/Check"
 
-_HUB = "registry-1.docker.io"  # as clients know Docker Hub
 _ANSWER = 60.0  # seconds; a client may ask its user for a passphrase or run a program for credentials
 _CHECK_EVERY, _CHECK_TIMEOUT = 10.0, 30.0
 _PROGRESS_EVERY = 0.15  # seconds, BuildKit's interval
@@ -45,6 +52,7 @@ class ClientSession:
         self.id, self.shared_key = id, shared_key
         self.ended = trio.Event()
         self._methods, self._connection = frozenset(methods), connection
+        self._auth = RegistryAuth(self._ask)
 
     async def run(self, early: bytes = b"") -> None:
         """Serve the session until the client ends it or no longer answers."""
@@ -171,19 +179,14 @@ class ClientSession:
         return data
 
     async def credentials(self, host: str) -> Credentials | None:
+        return Credentials(session=self.id, host=host) if self.serves(CREDENTIALS) or self.serves(FETCH_TOKEN) else None
+
+    async def authorize(self, host: str, challenge: Challenge) -> Authorization:
+        """Answer a registry's challenge. Raises `BuildFailed`."""
         try:
-            request = pb.CredentialsRequest(Host=_HUB if host == "docker.io" else host)
-            answer = await self._ask(CREDENTIALS, request.SerializeToString())
+            return await self._auth.answer(host, challenge)
         except RpcError as error:
-            if error.code in (Code.NOT_FOUND, Code.UNIMPLEMENTED):
-                return None
             raise self._failure(error) from error
-        found = pb.CredentialsResponse.FromString(answer)
-        if not found.Secret:
-            return None
-        if not found.Username or found.Username == "<token>":  # what `docker login` stores for an identity token
-            return Credentials(token=found.Secret)
-        return Credentials(username=found.Username, password=found.Secret)
 
     # SSH
 
