@@ -1,7 +1,7 @@
 """Loop devices for mounts of files (loop(4)).
 
-A device is made with LO_FLAGS_AUTOCLEAR: the kernel detaches it when its last user is gone, which is the mount, or the
-descriptor here when the mount fails. No process has to clean up, whenever it is killed.
+A device is made with LO_FLAGS_AUTOCLEAR: the kernel detaches it when its last user is gone. That is the mount, or, if the
+mount fails, the descriptor of this process. So no process has to clean up, even if this one is killed.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def text(*families: Any, openmetrics: bool = False) -> str:
 # --- the formats ------------------------------------------------------------------------------------------------------
 
 
-def test_numbers_and_labels_as_prometheus_reads_them() -> None:
+def test_numbers_and_labels_are_written_as_prometheus_reads_them() -> None:
     odd = {('a\\b\n"c"',): 1, ("none",): math.nan, ("much",): math.inf, ("part",): 0.25, ("big",): 1 << 60}
     found = text(Values("gauge", "odd", 'say "a\\b"\nc', lambda: odd, ("what",)))
     assert found.splitlines() == [
@@ -51,7 +51,7 @@ def test_numbers_and_labels_as_prometheus_reads_them() -> None:
     ]
 
 
-def test_a_histogram_in_both_formats() -> None:
+def test_histogram_is_written_in_both_formats() -> None:
     histogram = Histogram("took_seconds", "How long", ("what",), [("rest",)], buckets=(0.1, 1.0))
     for seconds in (0.1, 0.5, 7.0):
         histogram.observe(seconds, "work")

@@ -165,7 +165,7 @@ HARMLESS = {
 }
 
 
-def test_other_bodies() -> None:
+def test_host_access_in_updates_volumes_and_networks_is_found() -> None:
     assert [*host_access.of_update(UpdateRequest(memory=5))] == []
     assert [*host_access.of_update(UpdateRequest(device_cgroup_rules=["a"]))] == ["DeviceCgroupRules"]
     assert [*host_access.of_update(UpdateRequest(blkio_device_read_bps=[ThrottleDevice(path="/x")]))] == [
@@ -231,7 +231,7 @@ def test_readers_see_no_values_of_environments() -> None:
         ('CMD ["nginx"]', 'CMD ["nginx"]'),
     ],
 )
-def test_readers_see_no_environment_in_a_history(step: str, shown: str) -> None:
+def test_read_only_clients_see_no_environment_in_a_history(step: str, shown: str) -> None:
     assert seen("/images/{name}/history", [{"CreatedBy": step}]) == [{"CreatedBy": shown}]
     assert seen("/images/{name}/history", [{"CreatedBy": step}], True) == [{"CreatedBy": step}]
 
@@ -252,7 +252,7 @@ def test_readers_see_no_options_of_volumes() -> None:
     assert found["HostConfig"]["Mounts"][0] == {"VolumeOptions": {"DriverConfig": hidden}}
 
 
-def test_policy_of_listener_entries() -> None:
+def test_listener_entry_becomes_a_policy() -> None:
     def policy(role: str, *labels: str) -> ListenerPolicy:
         return ListenerPolicy.of(Listener(host="unix:///x", role=role, labels=labels))
 

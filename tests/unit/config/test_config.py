@@ -97,7 +97,7 @@ def test_zero_values_in_the_file_set_nothing_but_stop_timeout_and_booleans(write
     assert not config.iptables
 
 
-def test_flags_by_dockerds_rules() -> None:
+def test_flags_are_parsed_by_dockerds_rules() -> None:
     values = parse(
         ["-DH", "unix:///a", "-Hunix:///b", "-H=unix:///c", "--iptables=false", "--icc=f", "-l", "warn", "--mtu=0x5dc"]
     ).values
@@ -138,7 +138,7 @@ def test_repeated_map_flags_add_up() -> None:
         (["serve"], '"orlopd" accepts no arguments: serve'),
     ],
 )
-def test_errors_of_invalid_flags(argv: list[str], text: str) -> None:
+def test_invalid_flags_are_refused_with_the_reason(argv: list[str], text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(argv)
     assert text in str(caught.value)

@@ -144,7 +144,7 @@ def test_a_key_of_a_plugin_that_is_not_selected_names_the_plugin(loaded: Callabl
     assert 'quota-dir (line 3; a key of the plugin "quota", which none of services, front-ends and guards selects)' in said
 
 
-def test_a_flag_of_a_plugin_that_is_not_selected(loaded: Callable[..., Loaded]) -> None:
+def test_a_flag_of_a_plugin_that_is_not_selected_names_the_plugin(loaded: Callable[..., Loaded]) -> None:
     said = refused(loaded, argv=("--quota-dir", "/x", "--debug"))
     assert said.startswith(
         'unknown flag: --quota-dir (a flag of the plugin "quota", which none of services, front-ends and guards selects)'
@@ -171,7 +171,7 @@ def test_a_pipe_is_read_once(tmp_path: Path) -> None:
         writing.result(5)
 
 
-def test_flags_of_a_plugin(loaded: Callable[..., Loaded], tmp_path: Path) -> None:
+def test_plugin_declares_flags_for_its_keys(loaded: Callable[..., Loaded], tmp_path: Path) -> None:
     for argv in (("--quota-dir", "/x"), ("--quota-dir=/x",), ("-q", "/x"), ("-Dq/x",)):
         found = loaded("quota", argv=argv)
         assert (found.config.part(Quota).quota_dir, found.origin("quota-dir")) == ("/x", "--quota-dir")
@@ -183,12 +183,12 @@ def test_flags_of_a_plugin(loaded: Callable[..., Loaded], tmp_path: Path) -> Non
     assert "invalid argument" in refused(loaded, "quota", argv=("--quota-size", "many"))
 
 
-def test_values_of_flags_and_file_that_add_up(loaded: Callable[..., Loaded]) -> None:
+def test_values_of_flags_and_file_are_combined(loaded: Callable[..., Loaded]) -> None:
     found = loaded("quota", argv=("--quota-size", "a=1", "--quota-size", "b=2"), quota_sizes={"b": 5, "c": 3})
     assert found.config.part(Quota).quota_sizes == {"a": 1, "b": 2, "c": 3}
 
 
-def test_older_names_zeros_and_hints_of_a_plugin(loaded: Callable[..., Loaded]) -> None:
+def test_plugin_declares_older_names_zeros_and_hints(loaded: Callable[..., Loaded]) -> None:
     assert "quota-path and quota-dir are the same setting" in refused(loaded, "quota", quota_dir="/x", quota_path="/y")
     said = refused(loaded, "quota", argv=("--quota-dir", "/x"), quota_path="/y")
     assert "quota-path: (from flag: /x, from file: /y)" in said
@@ -198,7 +198,7 @@ def test_older_names_zeros_and_hints_of_a_plugin(loaded: Callable[..., Loaded]) 
 
 
 @pytest.mark.parametrize("argv", [["--pidfile", "--config-file=/x"], ["--debug", "--config-file", "/x", "--"]])
-def test_config_file_that_may_be_a_value_of_another_flag(argv: list[str]) -> None:
+def test_ambiguous_config_file_flag_is_refused(argv: list[str]) -> None:
     """Which flags take the next word as their value is known only when the file has been read."""
     if "--" in argv:
         assert parse(argv).config_file == "/x"
@@ -221,7 +221,7 @@ def test_invalid_key_plugins_are_refused(loaded: Callable[..., Loaded], services
     assert text in refused(loaded, *services)
 
 
-def test_environment_and_relative_paths(loaded: Callable[..., Loaded]) -> None:
+def test_plugin_completes_values_from_environment_and_directory(loaded: Callable[..., Loaded]) -> None:
     found = loaded("quota", environ={"QUOTA": "/env"})
     assert (found.config.part(Quota).quota_dir, found.origin("quota-dir")) == ("/env", "environment QUOTA")
     values = {"quota-dir": "here"}

@@ -122,7 +122,7 @@ def test_existing_files_are_overwritten_only_with_force(ready: Path, tmp_path: P
     assert (here / "ca.pem").read_bytes() != before
 
 
-def test_client_certificate_of_an_existing_ca(ready: Path, tmp_path: Path) -> None:
+def test_client_certificate_is_issued_by_an_existing_ca(ready: Path, tmp_path: Path) -> None:
     here = copied(ready, tmp_path)
     assert f"DOCKER_CERT_PATH={here}/anna" in made(here, "--client", "anna")
     anna = certificates.read_certificate(str(here / "anna"), "cert.pem")
@@ -236,7 +236,7 @@ def test_expired_certificates_are_named_with_their_date(
     assert "is not valid before " in refused(new)
 
 
-def test_warnings_about_expiry_and_file_modes(ready: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_expiry_and_file_modes_are_warned_about(ready: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     here = copied(ready, tmp_path)
     ca = certificates.load(str(here), "ca.pem", "ca-key.pem")
     certificates.store(str(here), certificates.make_server(ca, ["localhost"], 3), "server-cert.pem", "server-key.pem")
