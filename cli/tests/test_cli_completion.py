@@ -70,23 +70,23 @@ def complete(daemon: RecordedDaemon, clean: None, monkeypatch: pytest.MonkeyPatc
         (["build", "do"], ["<file>"]),
     ],
 )
-def test_names_files_and_flags(complete: Complete, words: list[str], expected: list[str]) -> None:
+def test_names_files_and_flags_are_completed(complete: Complete, words: list[str], expected: list[str]) -> None:
     assert complete(*words) == expected
 
 
-def test_only_running_containers_are_asked_for(complete: Complete, daemon: RecordedDaemon) -> None:
+def test_stop_completes_only_running_containers(complete: Complete, daemon: RecordedDaemon) -> None:
     complete("stop", "")
     assert daemon.requests[-1].target.endswith("?all=0")
     complete("rm", "")
     assert daemon.requests[-1].target.endswith("?all=1")
 
 
-def test_no_completions_without_a_daemon(complete: Complete, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_daemon_gives_no_completions(complete: Complete, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere.sock")
     assert complete("rm", "") == []
 
 
-def test_no_completions_from_a_daemon_that_hangs(complete: Complete, daemon: RecordedDaemon) -> None:
+def test_hanging_daemon_gives_no_completions(complete: Complete, daemon: RecordedDaemon) -> None:
     daemon.on("GET", "/containers/json", lambda *_: time.sleep(5))
     began = time.monotonic()
     assert complete("rm", "") == []
@@ -94,16 +94,16 @@ def test_no_completions_from_a_daemon_that_hangs(complete: Complete, daemon: Rec
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_script_of_a_shell(orlop: Any, shell: str) -> None:
+def test_completion_script_names_its_shell(orlop: Any, shell: str) -> None:
     assert f"_ORLOP_COMPLETE={shell}_complete" in orlop("completion", shell).out
 
 
-def test_unknown_shell(orlop: Any) -> None:
+def test_unknown_shell_is_refused(orlop: Any) -> None:
     result = orlop("completion", "tcsh")
     assert (result.code, result.err) == (1, "orlop: cannot complete in 'tcsh': supported shells are bash, fish, zsh\n")
 
 
-def test_bash_completes(complete: Complete, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bash_completes_commands_and_names(complete: Complete, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bash itself, with the script that `orlop completion bash` prints."""
     program = tmp_path / "orlop"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m orlop_cli "$@"\n')

@@ -50,7 +50,7 @@ def test_closed_descriptors_are_not_reused_for_the_connection(
 
 @pytest.mark.parametrize("redirected", [">&-", "2>&-", "<&- >&- 2>&-"])
 @pytest.mark.parametrize(("args", "code"), [(["--help"], 0), (["nosuch"], 1), (["run", "--bogus"], 125)])
-def test_closed_standard_descriptors_are_no_error(redirected: str, args: list[str], code: int) -> None:
+def test_client_works_with_closed_standard_descriptors(redirected: str, args: list[str], code: int) -> None:
     done = program(CLIENT, *args, redirected=redirected)
     assert done.returncode == code
     assert b"Traceback" not in done.stderr

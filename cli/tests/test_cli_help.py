@@ -72,7 +72,7 @@ def test_help_of_an_unknown_command_suggests_one(orlop: Any) -> None:
     assert (done.code, done.err.splitlines()[1]) == (1, "Did you mean 'orlop container ls'?")
 
 
-def test_h_prints_help(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_flag_h_prints_help(daemon: RecordedDaemon, orlop: Any) -> None:
     assert orlop("ps", "-h").out == orlop("ps", "--help").out
     assert orlop("network", "create", "-h").code == 0
     assert daemon.requests == []

@@ -10,7 +10,7 @@ def variables(*ports: str, alias: str = "d") -> list[str]:
     return [*of_link("web", alias, "10.0.0.4", exposed(ports), ("A=1", "NOT SET", "B=x=y", "HOME=/h", "PATH=/bin"))]
 
 
-def test_a_port() -> None:
+def test_linked_port_becomes_variables() -> None:
     assert variables("5432/tcp", alias="my-db.x") == [
         "MY_DB.X_PORT=tcp://10.0.0.4:5432",
         "MY_DB.X_PORT_5432_TCP=tcp://10.0.0.4:5432",
@@ -23,7 +23,7 @@ def test_a_port() -> None:
     ]
 
 
-def test_no_port() -> None:
+def test_link_without_ports_has_name_and_environment() -> None:
     assert variables() == ["D_NAME=/web/d", "D_ENV_A=1", "D_ENV_B=x=y"]
 
 

@@ -41,12 +41,12 @@ NS = 1_700_000_000_000_000_000
         ("-5", -5_000_000_000),
     ],
 )
-def test_parse_time(text: str, ns: int) -> None:
+def test_times_are_parsed(text: str, ns: int) -> None:
     assert parse_time(text) == ns
 
 
 @pytest.mark.parametrize("text", ["abc", "1.x", "2024-01-01T00:00:00Z", "1.1.1", " 1", "9" * 30])
-def test_parse_time_refuses(text: str) -> None:
+def test_invalid_times_are_refused(text: str) -> None:
     with pytest.raises(InvalidParameter, match=r"^strconv\.ParseInt: parsing \".*\": invalid syntax$"):
         parse_time(text)
 
@@ -54,7 +54,7 @@ def test_parse_time_refuses(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "tail"), [("", None), ("all", None), ("-1", None), ("x", None), ("0", 0), ("10", 10), ("+3", 3)]
 )
-def test_parse_tail(text: str, tail: int | None) -> None:
+def test_tail_is_parsed(text: str, tail: int | None) -> None:
     assert parse_tail(text) == tail
 
 
@@ -64,7 +64,7 @@ RECORDS = [
 ]
 
 
-def test_frames() -> None:
+def test_records_are_framed_by_stream() -> None:
     assert frame_records(RECORDS, LogsRequest()) == b"\1\0\0\0\0\0\0\4one\n\2\0\0\0\0\0\0\4two\n"
     assert frame_records(RECORDS, LogsRequest(stdout=False)) == b"\2\0\0\0\0\0\0\4two\n"
     assert frame_records(RECORDS, LogsRequest(stderr=False)) == b"\1\0\0\0\0\0\0\4one\n"
@@ -74,7 +74,7 @@ def test_frames() -> None:
     assert frame_records([long], LogsRequest())[:8] == b"\1\0\0\0\0\1\x11\x70"
 
 
-def test_timestamps_and_details() -> None:
+def test_timestamps_and_details_precede_a_record() -> None:
     raw = LogsRequest(multiplexed=False, timestamps=True)
     assert frame_records(RECORDS, raw) == b"2024-01-01T00:00:00.000000000Z one\n2024-01-01T00:00:00.500000000Z two\n"
     raw = LogsRequest(multiplexed=False, details=True)
@@ -93,7 +93,7 @@ def written(driver: LogDriver, *texts: bytes) -> LogDriver:
 RAW = LogsRequest(multiplexed=False)
 
 
-def test_reads_all_and_ends() -> None:
+def test_reading_without_follow_ends_after_all_records() -> None:
     async def main() -> None:
         driver = written(FakeLog(), b"a\nb\n", b"c\n")
         async with read_logs(driver, INFO, {}, RAW, None) as stream:

@@ -44,7 +44,7 @@ def _run(top: Path, test: Callable[[MonitorHost], Awaitable[None]]) -> None:
         zygote.close()
 
 
-def test_run_to_the_end(tmp_path: Path) -> None:
+def test_run_reports_output_and_exit(tmp_path: Path) -> None:
     async def test(host: MonitorHost) -> None:
         case, output = await host.run(["sh", "-c", "echo out; echo err >&2; exit 5"])
         assert output == {1: b"out\n", 2: b"err\n"}
@@ -68,7 +68,7 @@ def test_a_death_by_signal_is_128_and_the_signal(tmp_path: Path) -> None:
     _run(tmp_path, test)
 
 
-def test_command_that_cannot_start(tmp_path: Path) -> None:
+def test_failed_start_is_reported(tmp_path: Path) -> None:
     async def test(host: MonitorHost) -> None:
         case = await host.case(["nosuch"])
         with pytest.raises(StartFailed) as failure:
@@ -81,7 +81,7 @@ def test_command_that_cannot_start(tmp_path: Path) -> None:
     _run(tmp_path, test)
 
 
-def test_a_runtime_that_does_not_exist(tmp_path: Path) -> None:
+def test_missing_runtime_is_reported(tmp_path: Path) -> None:
     async def test(host: MonitorHost) -> None:
         case = await host.case(["true"])
         run = msgspec.structs.replace(case.request.run, argv=("/no/such/runtime",))
@@ -101,7 +101,7 @@ def test_an_unknown_log_driver_fails_the_start(tmp_path: Path) -> None:
     _run(tmp_path, test)
 
 
-def test_input_given_before_the_start_and_its_end(tmp_path: Path) -> None:
+def test_input_given_before_the_start_reaches_the_process(tmp_path: Path) -> None:
     async def test(host: MonitorHost) -> None:
         case = await host.case(["cat"], stdin=True)
         stream = await case.monitor.attach(Attach(stdin=True, stdout=True, stdin_once=True))
@@ -148,7 +148,7 @@ def test_a_client_without_input_may_half_close(tmp_path: Path) -> None:
     _run(tmp_path, test)
 
 
-def test_a_terminal_is_raw(tmp_path: Path) -> None:
+def test_output_of_a_terminal_is_raw(tmp_path: Path) -> None:
     async def test(host: MonitorHost) -> None:
         # The monitor sets the size when it gets the terminal; the fake runtime does not wait for that
         script = 'while [ "$(stty size)" = "0 0" ]; do sleep 0.01; done; stty size; echo err >&2'

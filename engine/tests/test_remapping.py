@@ -35,7 +35,7 @@ def test_ranges_are_mapped_in_the_order_of_their_first_ids(etc: str, text: str) 
     assert (ids.gids, ids.root) == ((IdRange(0, 2000, 20),), (1000, 2000))
 
 
-def test_groups_default_users_and_no_mapping(etc: str) -> None:
+def test_mappings_of_groups_default_users_and_none_are_found(etc: str) -> None:
     ids = remapping.id_map("me:others", etc)
     assert ids is not None and ids.gids == (IdRange(0, 3000, 30),)
     ids = remapping.id_map("default", etc)
@@ -54,12 +54,12 @@ def test_groups_default_users_and_no_mapping(etc: str) -> None:
         ("root", "subgid has no range of root. Add one: usermod --add-subgids FIRST-LAST root"),
     ],
 )
-def test_what_is_missing_is_named(etc: str, text: str, sentence: str) -> None:
+def test_missing_users_and_ranges_are_named(etc: str, text: str, sentence: str) -> None:
     with pytest.raises(InvalidParameter, match=sentence):
         remapping.id_map(text, etc)
 
 
-def test_invalid_and_too_many_ranges(etc: str) -> None:
+def test_invalid_and_too_many_ranges_are_refused(etc: str) -> None:
     Path(etc, "subuid").write_text("me:many:1\n")
     with pytest.raises(InvalidParameter, match="invalid range of me"):
         remapping.id_map("me", etc)
@@ -95,7 +95,7 @@ def test_directories_that_others_may_not_pass_are_found(monkeypatch: pytest.Monk
         (HostConfig(ipc_mode="host"), "cannot share the host's IPC namespace"),
     ],
 )
-def test_what_a_user_namespace_excludes(host: HostConfig, sentence: str) -> None:
+def test_options_that_exclude_user_namespaces_are_refused(host: HostConfig, sentence: str) -> None:
     with pytest.raises(InvalidParameter, match=sentence):
         user_namespaces.check(IDS, host)
     user_namespaces.check(None, host)

@@ -60,7 +60,7 @@ def check_golden(name: str, spec: object) -> None:
         assert text == file.read(), f"{name}: the spec changed; if it is meant, run again with ORLOP_GOLDEN=write"
 
 
-def test_plain_run_is_dockers():
+def test_spec_of_a_plain_run_equals_dockers():
     check_golden("plain", make())
 
 
@@ -165,7 +165,7 @@ def test_invalid_seccomp_profiles_are_refused(text):
         seccomp.parse(text, ())
 
 
-def test_privileged_opens_what_it_says_and_nothing_is_masked():
+def test_privileged_spec_masks_nothing():
     spec = make(HostConfig(privileged=True))
     assert spec["linux"]["maskedPaths"] == [] and spec["linux"]["readonlyPaths"] == []
     assert spec["linux"]["resources"]["devices"] == [{"allow": True, "access": "rwm"}]
@@ -195,7 +195,7 @@ def test_capabilities_are_never_inheritable_or_ambient():
         (["CAP_CHOWN"], ["CHOWN"], None),
     ],
 )
-def test_capability_rules(add, drop, expected, monkeypatch):
+def test_capabilities_are_added_and_dropped(add, drop, expected, monkeypatch):
     monkeypatch.setattr(capabilities, "available", lambda: tuple(f"CAP_{name}" for name in capabilities.NAMES))
     held = capabilities.effective(add, drop, privileged=False)
     if expected is None:
@@ -261,7 +261,7 @@ def test_default_seccomp_depends_on_capabilities():
     assert clone3 and clone3[0]["errnoRet"] == 38
 
 
-def test_environment_order_and_override():
+def test_environment_has_dockers_order_and_overrides():
     env = environment.container("host", True, ["PATH=/x", "A=1", "A=2", "TERM"], "/home/a")
     assert env == ["PATH=/x", "HOSTNAME=host", "A=2", "HOME=/home/a"]
 
@@ -298,7 +298,7 @@ def test_users_resolve_in_the_containers_own_files(root, user, expected):
 @pytest.mark.parametrize(
     "user", ["4294967296", "-1", "0x0", "bad", "nobody-here", "+0", "0:4294967296", "web:nogroup", "２"]
 )
-def test_strange_users_are_refused_never_root(root, user):
+def test_invalid_users_are_refused_and_never_root(root, user):
     with pytest.raises(InvalidParameter):
         users.resolve(root, user)
 

@@ -29,7 +29,7 @@ V2 = {
 }
 
 
-def test_v2(tmp_path):
+def test_cgroup_v2_is_read(tmp_path):
     found = Source.find([tree(tmp_path / "c", V2)]).read()
     times = {"total": 3_000_000, "kernel": 1_000_000, "user": 2_000_000}
     assert found.cpu == reading.Cpu(**times, periods=5, throttled_periods=2, throttled=7000)
@@ -38,7 +38,7 @@ def test_v2(tmp_path):
     assert found.io == [(8, 0, "read", 10), (8, 0, "write", 20)]
 
 
-def test_v1_and_the_empty_v2_tree_of_a_hybrid_host(tmp_path):
+def test_cgroup_v1_of_a_hybrid_host_is_read(tmp_path):
     source = Source.find(
         [
             tree(tmp_path / "unified", {"cgroup.procs": "", "cpu.stat": "usage_usec 9\n"}),
@@ -86,7 +86,7 @@ def test_removed_cgroup_reads_as_zeros(tmp_path):
     assert Source.find([str(tmp_path / "never")]) == Source()
 
 
-def test_the_host():
+def test_usage_of_the_host_is_read():
     assert reading.system_cpu(2) > reading.system_cpu(1) > 0 and reading.online_cpus() >= 1
     assert "lo" not in reading.networks(1)
 
@@ -94,7 +94,7 @@ def test_the_host():
 # --- the sampling task ----------------------------------------------------------------------------------------------
 
 
-def test_a_tick_that_fails_costs_one_sample_and_not_the_daemon(tmp_path, monkeypatch, caplog):
+def test_failed_tick_loses_only_one_sample(tmp_path, monkeypatch, caplog):
     failing = []
 
     async def sample(stats, watched):

@@ -63,7 +63,7 @@ def run(tmp_path: Path) -> Callable[[Callable[[World], Awaitable[None]]], None]:
 Run = Callable[[Callable[[World], Awaitable[None]]], None]
 
 
-def test_create_inspect_and_find_again(run: Run) -> None:
+def test_created_volume_is_found_again(run: Run) -> None:
     async def before(world: World) -> None:
         record = await world.volumes.create("data", "", {"note": "n"}, {"a": "b"})
         assert world.volumes.get("data").labels == {"a": "b"}
@@ -80,7 +80,7 @@ def test_create_inspect_and_find_again(run: Run) -> None:
     run(after)
 
 
-def test_anonymous_volumes(run: Run) -> None:
+def test_anonymous_volumes_have_random_names_and_a_label(run: Run) -> None:
     async def test(world: World) -> None:
         record = await world.volumes.create("", "", {}, {})
         assert len(record.name) == 64 and set(record.name) <= set("0123456789abcdef")
@@ -100,7 +100,9 @@ def test_anonymous_volumes(run: Run) -> None:
         (("data", "fake"), Conflict, "create data: driver 'local' already has volume 'data': volume name must be unique"),
     ],
 )
-def test_refusals_in_docker_s_words(run: Run, arguments: tuple[Any, ...], error: type[Exception], text: str) -> None:
+def test_invalid_creates_are_refused_with_dockers_messages(
+    run: Run, arguments: tuple[Any, ...], error: type[Exception], text: str
+) -> None:
     async def test(world: World) -> None:
         await world.volumes.create("data")
         with pytest.raises(error) as raised:
@@ -111,7 +113,7 @@ def test_refusals_in_docker_s_words(run: Run, arguments: tuple[Any, ...], error:
     run(test)
 
 
-def test_filters(run: Run) -> None:
+def test_filters_select_volumes(run: Run) -> None:
     async def test(world: World) -> None:
         await world.volumes.create("one", "", {}, {"k": "v"})
         await world.volumes.create("two", "fake", {}, {"k": "w"})
@@ -136,7 +138,7 @@ def test_filters(run: Run) -> None:
     run(test)
 
 
-def test_remove(run: Run) -> None:
+def test_removed_volume_is_gone(run: Run) -> None:
     async def test(world: World) -> None:
         await world.volumes.create("data")
         world.used["data"] = ["c1", "c2"]
@@ -155,7 +157,7 @@ def test_remove(run: Run) -> None:
     run(test)
 
 
-def test_prune(run: Run) -> None:
+def test_prune_removes_unused_anonymous_volumes(run: Run) -> None:
     async def test(world: World) -> None:
         anonymous = (await world.volumes.create()).name
         for name, options in (("named", {}), ("used", {}), ("optioned", {"note": "x"}), ("labelled", {})):
@@ -173,7 +175,7 @@ def test_prune(run: Run) -> None:
     run(test)
 
 
-def test_usage(run: Run) -> None:
+def test_usage_counts_size_and_containers(run: Run) -> None:
     async def test(world: World) -> None:
         await world.volumes.create("data")
         Path(world.volumes.mountpoint("data"), "file").write_text("12345")

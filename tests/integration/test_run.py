@@ -15,27 +15,27 @@ from tests.integration.engine import RUNTIME, Engine, Result, until
 pytestmark = pytest.mark.root
 
 
-def test_hello(engine: Engine) -> None:
+def test_run_prints_the_output(engine: Engine) -> None:
     result = engine.docker("run", "busybox", "echo", "hello")
     assert (result.code, result.out, result.err) == (0, "hello\n", "")
 
 
 @pytest.mark.parametrize("code", [0, 1, 42, 255])
-def test_exit_code_is_the_containers(engine: Engine, code: int) -> None:
+def test_run_returns_the_containers_exit_code(engine: Engine, code: int) -> None:
     assert engine.docker("run", "--rm", "busybox", "sh", "-c", f"exit {code}").code == code
 
 
-def test_killed_by_a_signal_is_128_and_its_number(engine: Engine) -> None:
+def test_command_killed_by_a_signal_exits_with_128_and_its_number(engine: Engine) -> None:
     # The first process of a PID namespace ignores signals without a handler, so signal its child
     assert engine.docker("run", "--rm", "busybox", "sh", "-c", "sh -c 'kill -TERM $$'; exit $?").code == 143
 
 
-def test_stdout_and_stderr_stay_apart(engine: Engine) -> None:
+def test_stdout_and_stderr_are_separate(engine: Engine) -> None:
     result = engine.docker("run", "--rm", "busybox", "sh", "-c", "echo out; echo err >&2; echo out2")
     assert (result.out, result.err) == ("out\nout2\n", "err\n")
 
 
-def test_missing_command_is_127(engine: Engine, name: str) -> None:
+def test_missing_command_exits_with_127(engine: Engine, name: str) -> None:
     result = engine.docker("run", "--name", name, "busybox", "no-such-command")
     assert (result.code, result.out) == (127, "")
     assert result.err.startswith(
@@ -48,7 +48,7 @@ def test_missing_command_is_127(engine: Engine, name: str) -> None:
     assert "executable file not found in $PATH" in state["Error"]
 
 
-def test_command_that_may_not_be_executed_is_126(engine: Engine) -> None:
+def test_command_that_cannot_be_executed_exits_with_126(engine: Engine) -> None:
     result = engine.docker("run", "--rm", "busybox", "/etc/passwd")
     assert result.code == 126
     assert 'exec: "/etc/passwd": permission denied' in result.err
@@ -57,7 +57,7 @@ def test_command_that_may_not_be_executed_is_126(engine: Engine) -> None:
     assert "is a directory" in result.err or "permission denied" in result.err
 
 
-def test_error_of_the_daemon_is_125(engine: Engine) -> None:
+def test_error_of_the_daemon_exits_with_125(engine: Engine) -> None:
     result = engine.docker("run", "--rm", "--memory", "1m", "busybox", "true")
     assert result.code == 125
     assert result.err.startswith("docker: Error response from daemon: Minimum memory limit allowed is 6MB.")
@@ -81,7 +81,7 @@ def test_detached_prints_the_id(engine: Engine, name: str) -> None:
     assert Path(f"/proc/{found['State']['Pid']}/cmdline").read_bytes() == b"sleep\x00600\x00"
 
 
-def test_input_through_a_pipe(engine: Engine) -> None:
+def test_input_is_passed_through_a_pipe(engine: Engine) -> None:
     result = engine.docker("run", "--rm", "-i", "busybox", "cat", stdin="one\ntwo")
     assert (result.code, result.out) == (0, "one\ntwo")
 
@@ -90,14 +90,14 @@ def test_without_i_there_is_no_input(engine: Engine) -> None:
     assert engine.docker("run", "--rm", "busybox", "cat", stdin="one\n").out == ""
 
 
-def test_twenty_megabytes_through_cat(engine: Engine) -> None:
+def test_twenty_megabytes_pass_through_cat_unchanged(engine: Engine) -> None:
     data = os.urandom(1 << 20) * 20
     result = engine.docker("run", "--rm", "-i", "--log-driver", "none", "busybox", "cat", stdin=data)
     assert result.code == 0
     assert hashlib.sha256(result.stdout).digest() == hashlib.sha256(data).digest()
 
 
-def test_twenty_megabytes_through_cat_and_the_log(engine: Engine, name: str) -> None:
+def test_twenty_megabytes_pass_through_cat_into_the_log_unchanged(engine: Engine, name: str) -> None:
     data = (b"0123456789" * 9 + b"abcdef\n") * (20 * 10_000)
     result = engine.docker("run", "-i", "--name", name, "busybox", "cat", stdin=data)
     assert result.code == 0
@@ -105,13 +105,13 @@ def test_twenty_megabytes_through_cat_and_the_log(engine: Engine, name: str) -> 
     assert engine.docker("logs", name).stdout == data
 
 
-def test_environment_and_directory(engine: Engine) -> None:
+def test_environment_and_working_directory_are_set(engine: Engine) -> None:
     script = "echo $A-$B; pwd"
     result = engine.docker("run", "--rm", "-e", "A=1", "-e", "B=x y", "-w", "/some/where", "busybox", "sh", "-c", script)
     assert result.out == "1-x y\n/some/where\n"
 
 
-def test_default_environment(engine: Engine) -> None:
+def test_default_environment_equals_dockers(engine: Engine) -> None:
     found = engine.docker("run", "--rm", "--hostname", "ship", "busybox", "env").out.splitlines()
     assert found == [
         "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -124,17 +124,17 @@ def test_default_environment(engine: Engine) -> None:
     ("user", "expected"),
     [("nobody", "65534:65534"), ("65534", "65534:65534"), ("1000:1001", "1000:1001"), ("nobody:0", "65534:0")],
 )
-def test_user(engine: Engine, user: str, expected: str) -> None:
+def test_user_and_group_are_set(engine: Engine, user: str, expected: str) -> None:
     assert engine.ok("run", "--rm", "-u", user, "busybox", "sh", "-c", "echo $(id -u):$(id -g)") == expected
 
 
-def test_unknown_user(engine: Engine) -> None:
+def test_unknown_user_is_refused(engine: Engine) -> None:
     result = engine.docker("run", "--rm", "-u", "captain", "busybox", "true")
     assert result.code == 125 or result.code == 126
     assert "unable to find user captain: no matching entries in passwd file" in result.err
 
 
-def test_bind_mounts(engine: Engine, tmp_path: Path) -> None:
+def test_bind_mounts_show_host_files(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "in").write_text("from the host\n")
     engine.ok("run", "--rm", "-v", f"{tmp_path}:/data", "busybox", "cp", "/data/in", "/data/out")
     assert (tmp_path / "out").read_text() == "from the host\n"
@@ -188,7 +188,7 @@ def test_subpath_of_a_volume_never_leads_out_of_it(engine: Engine, name: str) ->
     engine.ok("volume", "rm", name)
 
 
-def test_tmpfs(engine: Engine) -> None:
+def test_tmpfs_is_mounted_with_its_options(engine: Engine) -> None:
     out = engine.ok(
         "run", "--rm", "--tmpfs", "/t:size=1m,mode=700", "busybox", "sh", "-c", "grep ' /t ' /proc/mounts; touch /t/x"
     )
@@ -196,7 +196,7 @@ def test_tmpfs(engine: Engine) -> None:
     assert "size=1024k" in out
 
 
-def test_read_only(engine: Engine) -> None:
+def test_read_only_root_refuses_writes(engine: Engine) -> None:
     result = engine.docker(
         "run", "--rm", "--read-only", "--tmpfs", "/tmp", "busybox", "sh", "-c", "touch /tmp/ok && touch /no"
     )
@@ -218,7 +218,7 @@ def test_memory_limit_reaches_the_cgroup(engine: Engine, name: str) -> None:
         assert engine.cgroup(container, "cpu", "cpu.cfs_quota_us") == "50000"
 
 
-def test_out_of_memory(engine: Engine, name: str) -> None:
+def test_out_of_memory_kill_is_shown(engine: Engine, name: str) -> None:
     result = engine.docker(
         "run",
         "--name",
@@ -234,13 +234,13 @@ def test_out_of_memory(engine: Engine, name: str) -> None:
     assert engine.inspect(name)["State"]["OOMKilled"] is True
 
 
-def test_ulimit(engine: Engine) -> None:
+def test_ulimit_is_set(engine: Engine) -> None:
     assert (
         engine.ok("run", "--rm", "--ulimit", "nofile=123:456", "busybox", "sh", "-c", "ulimit -Sn; ulimit -Hn") == "123\n456"
     )
 
 
-def test_capabilities(engine: Engine) -> None:
+def test_capabilities_are_added_and_dropped(engine: Engine) -> None:
     def effective(*flags: str) -> int:
         return int(engine.ok("run", "--rm", *flags, "busybox", "awk", "/CapEff/ {print $2}", "/proc/1/status"), 16)
 
@@ -250,7 +250,7 @@ def test_capabilities(engine: Engine) -> None:
     assert effective("--cap-drop", "CHOWN") == 0xA80425FA
 
 
-def test_privileged(engine: Engine) -> None:
+def test_privileged_container_may_mount(engine: Engine) -> None:
     script = "awk '/CapEff/ {print $2}' /proc/1/status; ls /dev/loop-control; mount -t tmpfs none /tmp && echo mounted"
     lines = engine.ok("run", "--rm", "--privileged", "busybox", "sh", "-c", script).splitlines()
     assert int(lines[0], 16) > 0xA80425FB
@@ -258,7 +258,7 @@ def test_privileged(engine: Engine) -> None:
     assert engine.docker("run", "--rm", "busybox", "mount", "-t", "tmpfs", "none", "/tmp").code != 0
 
 
-def test_hostname(engine: Engine) -> None:
+def test_hostname_is_set_and_in_hosts(engine: Engine) -> None:
     out = engine.ok(
         "run", "--rm", "--hostname", "ship", "busybox", "sh", "-c", "hostname; cat /etc/hostname; cat /etc/hosts"
     )
@@ -270,12 +270,12 @@ def test_default_hostname_is_the_short_id(engine: Engine, name: str) -> None:
     assert engine.ok("run", "--name", name, "busybox", "hostname") == engine.inspect(name)["Id"][:12]
 
 
-def test_init(engine: Engine) -> None:
+def test_init_runs_as_process_1(engine: Engine) -> None:
     assert shutil.which("docker-init") or shutil.which("tini"), "the tests need an init: tini"
     assert engine.ok("run", "--rm", "--init", "busybox", "cat", "/proc/1/comm") == "docker-init"
 
 
-def test_name_conflict(engine: Engine, name: str) -> None:
+def test_taken_name_is_refused(engine: Engine, name: str) -> None:
     first = engine.ok("create", "--name", name, "busybox")
     result = engine.docker("run", "--name", name, "busybox", "true")
     assert result.code == 125
@@ -285,31 +285,31 @@ def test_name_conflict(engine: Engine, name: str) -> None:
     )
 
 
-def test_unknown_image(engine: Engine) -> None:
+def test_unknown_image_is_refused(engine: Engine) -> None:
     result = engine.docker("run", "--pull", "never", "no-such-image", "true")
     assert result.code == 125
     assert "No such image: no-such-image:latest" in result.err
 
 
-def test_cidfile_and_entrypoint(engine: Engine, tmp_path: Path) -> None:
+def test_cidfile_is_written_and_entrypoint_overridden(engine: Engine, tmp_path: Path) -> None:
     cid = tmp_path / "cid"
     out = engine.ok("run", "--rm", "--cidfile", str(cid), "--entrypoint", "echo", "busybox", "a", "b")
     assert out == "a b"
     assert len(cid.read_text()) == 64
 
 
-def test_seccomp_of_docker_is_on(engine: Engine) -> None:
+def test_seccomp_profile_of_docker_is_applied(engine: Engine) -> None:
     assert engine.ok("run", "--rm", "busybox", "awk", "/^Seccomp:/ {print $2}", "/proc/1/status") == "2"
     unconfined = ["--security-opt", "seccomp=unconfined"]
     assert engine.ok("run", "--rm", *unconfined, "busybox", "awk", "/^Seccomp:/ {print $2}", "/proc/1/status") == "0"
 
 
-def test_masked_paths(engine: Engine) -> None:
+def test_masked_paths_are_unreadable(engine: Engine) -> None:
     assert engine.docker("run", "--rm", "busybox", "cat", "/proc/kcore").out == ""
     assert engine.docker("run", "--rm", "busybox", "sh", "-c", "echo 1 > /proc/sys/kernel/panic").code != 0
 
 
-def test_sysctl_and_shm(engine: Engine) -> None:
+def test_sysctl_and_shm_size_are_set(engine: Engine) -> None:
     script = "cat /proc/sys/net/ipv4/ip_forward; df -k /dev/shm | awk 'END {print $2}'"
     out = engine.ok("run", "--rm", "--sysctl", "net.ipv4.ip_forward=1", "--shm-size", "8m", "busybox", "sh", "-c", script)
     assert out.splitlines() == ["1", "8192"]
@@ -339,7 +339,7 @@ def test_curl_lists_containers(engine: Engine, name: str) -> None:
     )
 
 
-def test_post_create_with_nothing_but_an_image(engine: Engine) -> None:
+def test_create_needs_only_an_image(engine: Engine) -> None:
     status, answer = engine.api("POST", "/containers/create", {"Image": "busybox"})
     assert status == 201
     assert sorted(answer) == ["Id", "Warnings"]

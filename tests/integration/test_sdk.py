@@ -21,7 +21,7 @@ def sdk(engine: Engine) -> Iterator[docker.DockerClient]:
     gc.collect()  # the SDK leaves stream sockets to the garbage collector: collect them here, where a warning is allowed
 
 
-def test_run(sdk: docker.DockerClient) -> None:
+def test_docker_py_runs_a_container(sdk: docker.DockerClient) -> None:
     assert sdk.containers.run("busybox", "echo hello", remove=True) == b"hello\n"
     assert sdk.containers.run("busybox", ["sh", "-c", "echo e >&2"], remove=True, stderr=True, stdout=False) == b"e\n"
     with pytest.raises(docker.errors.ContainerError) as caught:
@@ -31,7 +31,7 @@ def test_run(sdk: docker.DockerClient) -> None:
         sdk.containers.run("busybox", "no-such-command", remove=True)
 
 
-def test_detached(sdk: docker.DockerClient, name: str) -> None:
+def test_docker_py_runs_a_detached_container(sdk: docker.DockerClient, name: str) -> None:
     container = sdk.containers.run(
         "busybox", "sleep 600", detach=True, name=name, labels={"a": "b"}, environment=["X=1"], mem_limit="32m"
     )
@@ -52,7 +52,7 @@ def test_detached(sdk: docker.DockerClient, name: str) -> None:
         sdk.containers.get(container.id)
 
 
-def test_logs_stream(sdk: docker.DockerClient) -> None:
+def test_docker_py_streams_logs(sdk: docker.DockerClient) -> None:
     script = "for i in 1 2 3 4 5; do echo $i; sleep 0.02; done"
     container = sdk.containers.run("busybox", ["sh", "-c", script], detach=True)
     assert b"".join(container.logs(stream=True, follow=True)) == b"1\n2\n3\n4\n5\n"
@@ -60,7 +60,7 @@ def test_logs_stream(sdk: docker.DockerClient) -> None:
     assert container.wait(timeout=10) == {"StatusCode": 0}
 
 
-def test_exec_run(sdk: docker.DockerClient) -> None:
+def test_docker_py_runs_an_exec(sdk: docker.DockerClient) -> None:
     container = sdk.containers.run("busybox", "sleep 600", detach=True)
     assert container.exec_run("echo plain") == (0, b"plain\n")
     code, (out, err) = container.exec_run(["sh", "-c", "echo o; echo e >&2; exit 4"], demux=True)
@@ -74,7 +74,7 @@ def test_exec_run(sdk: docker.DockerClient) -> None:
     assert b"executable file not found" in output
 
 
-def test_attach_socket(sdk: docker.DockerClient) -> None:
+def test_docker_py_attaches_a_socket(sdk: docker.DockerClient) -> None:
     container = sdk.containers.create("busybox", "cat", stdin_open=True, tty=False)
     attached = container.attach_socket(params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
     sock: Any = attached._sock
@@ -90,7 +90,7 @@ def test_attach_socket(sdk: docker.DockerClient) -> None:
     sock.close()
 
 
-def test_events(sdk: docker.DockerClient, name: str) -> None:
+def test_docker_py_receives_events(sdk: docker.DockerClient, name: str) -> None:
     seen: list[str] = []
     events = sdk.events(decode=True, filters={"container": name})
 
@@ -108,7 +108,7 @@ def test_events(sdk: docker.DockerClient, name: str) -> None:
     assert seen == ["create", "start", "die"]
 
 
-def test_volumes_and_networks(sdk: docker.DockerClient, name: str) -> None:
+def test_docker_py_creates_volumes_and_networks(sdk: docker.DockerClient, name: str) -> None:
     volume = sdk.volumes.create(name, labels={"for": name})
     network = sdk.networks.create(name, driver="bridge")
     out = sdk.containers.run(
@@ -129,7 +129,7 @@ def _removed(volume: Any) -> bool:
     return True
 
 
-def test_images(sdk: docker.DockerClient, name: str) -> None:
+def test_docker_py_manages_images(sdk: docker.DockerClient, name: str) -> None:
     image = sdk.images.get("busybox")
     assert "busybox:latest" in image.tags
     assert image.tag(name, "one")
@@ -143,7 +143,7 @@ def test_images(sdk: docker.DockerClient, name: str) -> None:
         sdk.containers.create("no-such-image")
 
 
-def test_about_the_daemon(sdk: docker.DockerClient) -> None:
+def test_docker_py_reads_version_info_and_disk_usage(sdk: docker.DockerClient) -> None:
     assert sdk.ping()
     assert sdk.version()["ApiVersion"]
     info = sdk.info()

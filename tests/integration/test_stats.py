@@ -47,7 +47,7 @@ def test_stats_show_the_usage_of_a_container(engine):
     assert shown[0] == "busy" and shown[3] == "64MiB" and float(shown[-1].rstrip("%")) > 10
 
 
-def test_no_network_of_the_host_is_shown_and_a_stopped_one_uses_nothing(engine):
+def test_stats_show_no_host_network_and_zeros_for_a_stopped_container(engine):
     engine.ok("run", "-d", "--name", "hosted", "--network", "host", BUSYBOX, "sleep", "1000")
     assert "networks" not in engine.api("GET", "/containers/hosted/stats?stream=0&one-shot=1")[1]
     engine.ok("create", "--name", "still", BUSYBOX, "true")

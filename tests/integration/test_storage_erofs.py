@@ -63,7 +63,7 @@ def _layers(engine: Engine) -> list[Path]:
     return sorted(path.parent for path in (engine.data_root / "erofs").glob("*/layer.erofs"))
 
 
-def test_from_pull_to_removal(engine: Engine, tmp_path: Path) -> None:
+def test_pulled_layers_run_and_are_removed_with_their_image(engine: Engine, tmp_path: Path) -> None:
     with running() as registry:
         push(registry.host, "layered", "latest", layered())
         name = f"{registry.host}/layered:latest"
@@ -116,7 +116,7 @@ def test_from_pull_to_removal(engine: Engine, tmp_path: Path) -> None:
     sound(engine)
 
 
-def test_volumes_images_as_mounts_and_read_only_roots(index: Engine) -> None:
+def test_volumes_image_mounts_and_read_only_roots_work(index: Engine) -> None:
     index.load()
     index.docker("load", stdin=docker_archive({"layered:latest": layered()}), check=0)
     index.ok("run", "-d", "--name", "vv", "-v", "data:/dir", "layered", "sleep", "600")  # copies up
@@ -140,7 +140,7 @@ def test_volumes_images_as_mounts_and_read_only_roots(index: Engine) -> None:
     sound(index)
 
 
-def test_a_kill_while_a_layer_streams_in_leaves_nothing(index: Engine) -> None:
+def test_daemon_killed_while_a_layer_is_written_leaves_nothing(index: Engine) -> None:
     big = docker_archive({"big:latest": image([layer({f"d/{n}": os.urandom(200_000) for n in range(400)})])})
 
     def load() -> None:

@@ -32,7 +32,7 @@ def start(engine: Engine, name: str) -> None:
     assert engine.api("POST", f"/containers/{name}/start")[0] == 204
 
 
-def test_before_the_start(engine: Engine, name: str) -> None:
+def test_attach_before_the_start_gets_all_output(engine: Engine, name: str) -> None:
     create(engine, name, "sh", "-c", "echo hi; cat; echo e >&2", OpenStdin=True, StdinOnce=True)
     client = Hijacked(engine, f"/containers/{name}/attach?{BOTH}&stdin=1")
     assert client.status == 101
@@ -42,7 +42,7 @@ def test_before_the_start(engine: Engine, name: str) -> None:
     assert frames(client.rest()) == {1: b"hi\nearly\n", 2: b"e\n"}
 
 
-def test_only_what_is_asked_for(engine: Engine, name: str) -> None:
+def test_attach_gets_only_requested_streams(engine: Engine, name: str) -> None:
     create(engine, name, "sh", "-c", "echo o; echo e >&2; cat", OpenStdin=True)
     error = Hijacked(engine, f"/containers/{name}/attach?stream=1&stderr=1")
     nothing = Hijacked(engine, f"/containers/{name}/attach?stream=1")
@@ -65,7 +65,7 @@ def test_only_what_is_asked_for(engine: Engine, name: str) -> None:
     assert frames(error.rest()) == {2: b"e\n"}
 
 
-def test_input_once_of_two_clients(engine: Engine, name: str) -> None:
+def test_stdin_once_closes_the_input_for_all_clients(engine: Engine, name: str) -> None:
     create(engine, name, "cat", OpenStdin=True, StdinOnce=True)
     start(engine, name)
     first, second = (Hijacked(engine, f"/containers/{name}/attach?stream=1&stdin=1&stdout=1") for _ in range(2))
@@ -95,7 +95,7 @@ def test_attach_requests_that_are_refused(engine: Engine, name: str) -> None:
     engine.ok("unpause", name)
 
 
-def test_an_ended_container_is_attached_to_when_it_starts_again(engine: Engine, name: str) -> None:
+def test_attach_to_an_ended_container_gets_output_of_its_next_run(engine: Engine, name: str) -> None:
     engine.ok("run", "--name", name, "busybox", "echo", "again")
     client = Hijacked(engine, f"/containers/{name}/attach?{BOTH}")
     assert client.stays_open()
@@ -117,7 +117,7 @@ def test_output_at_the_very_end_is_not_lost(engine: Engine, name: str) -> None:
         assert [frames(data) for data in pool.map(once, range(20))] == [{1: b"%d\n" % number} for number in range(20)]
 
 
-def test_sizes_of_a_terminal(engine: Engine, name: str) -> None:
+def test_terminal_has_the_given_size_and_can_be_resized(engine: Engine, name: str) -> None:
     create(engine, name, "sh", Tty=True, OpenStdin=True, HostConfig={"ConsoleSize": [11, 22]})
     assert engine.api("POST", f"/containers/{name}/resize?h=1&w=1")[0] == 409
     client = Hijacked(engine, f"/containers/{name}/attach?stream=1&stdin=1&stdout=1")
@@ -134,7 +134,7 @@ def test_sizes_of_a_terminal(engine: Engine, name: str) -> None:
     client.rest()
 
 
-def test_exec_streams(engine: Engine, box: str) -> None:
+def test_exec_sends_only_requested_streams(engine: Engine, box: str) -> None:
     script = "cat; echo o; echo e >&2; exit 3"
     made = exec_in(engine, box, "sh", "-c", script, AttachStdin=True, AttachStdout=True, AttachStderr=True)
     client = Hijacked(engine, f"/exec/{made}/start", {})
@@ -146,7 +146,7 @@ def test_exec_streams(engine: Engine, box: str) -> None:
     assert frames(Hijacked(engine, f"/exec/{made}/start", {}).rest()) == {2: b"e\n"}
 
 
-def test_exec_attached_to_nothing(engine: Engine, box: str) -> None:
+def test_exec_without_streams_runs_and_ends_its_request(engine: Engine, box: str) -> None:
     made = exec_in(engine, box, "sleep", "600")
     assert Hijacked(engine, f"/exec/{made}/start", {}).rest() == b""
     found = engine.api("GET", f"/exec/{made}/json")[1]
@@ -155,7 +155,7 @@ def test_exec_attached_to_nothing(engine: Engine, box: str) -> None:
     assert engine.api("POST", f"/exec/{made}/resize?h=1&w=1")[0] == 200  # without a terminal, which is no error
 
 
-def test_exec_frames_by_its_start(engine: Engine, box: str) -> None:
+def test_exec_frames_output_as_its_start_requests(engine: Engine, box: str) -> None:
     """As in dockerd: a start without Tty gets frames, and one with Tty gets a raw stream."""
     made = exec_in(engine, box, "tty", AttachStdout=True, Tty=True)
     assert frames(Hijacked(engine, f"/exec/{made}/start", {}).rest()) == {1: b"/dev/pts/0\r\n"}
@@ -165,7 +165,7 @@ def test_exec_frames_by_its_start(engine: Engine, box: str) -> None:
     assert client.rest() == b"plain\n"
 
 
-def test_exec_twice_and_of_the_paused(engine: Engine, box: str) -> None:
+def test_second_start_and_exec_in_a_paused_container_are_refused(engine: Engine, box: str) -> None:
     made = exec_in(engine, box, "true", AttachStdout=True)
     waiting = exec_in(engine, box, "true", AttachStdout=True)
     Hijacked(engine, f"/exec/{made}/start", {}).rest()
@@ -181,7 +181,7 @@ def test_exec_twice_and_of_the_paused(engine: Engine, box: str) -> None:
         assert engine.api("GET", f"/exec/{each}/json")[0] == 404
 
 
-def test_exec_where_everything_is_gone(engine: Engine, box: str) -> None:
+def test_exec_without_programs_and_passwd_is_reported(engine: Engine, box: str) -> None:
     engine.docker("exec", box, "rm", "-rf", "/bin", "/etc/passwd")
     result = engine.docker("exec", box, "true")
     assert (result.code, 'exec: "true": executable file not found in $PATH' in result.out) == (127, True)
@@ -189,7 +189,7 @@ def test_exec_where_everything_is_gone(engine: Engine, box: str) -> None:
     assert (result.code, result.out) == (126, "unable to find user nobody: no matching entries in passwd file\r\n")
 
 
-def test_an_exec_that_ends_while_the_connection_is_broken(engine: Engine, box: str) -> None:
+def test_exit_of_an_exec_is_found_after_the_connection_broke(engine: Engine, box: str) -> None:
     """The daemon's connection to the monitor breaks, and the report of an exit is lost: it is found after the reconnect."""
     lost = exec_in(engine, box, "sh", "-c", "sleep 0.2; exit 3")
     kept = exec_in(engine, box, "sleep", "600")
@@ -225,7 +225,7 @@ def _break_connection(daemon: int, monitor: int) -> None:
     time.sleep(0)
 
 
-def test_a_log_that_does_not_block(engine: Engine, name: str) -> None:
+def test_non_blocking_log_does_not_block_the_container(engine: Engine, name: str) -> None:
     options = ["--log-opt", "mode=non-blocking", "--log-opt", "max-buffer-size=8m"]
     result = engine.docker("run", "--name", name, *options, "busybox", "seq", "1", "50000")
     assert result.code == 0

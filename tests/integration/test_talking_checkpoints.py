@@ -74,7 +74,7 @@ exec {real} "$@"
 
 
 @pytest.mark.skipif(not shutil.which("criu"), reason="criu is not installed")
-def test_the_command_lines_and_what_is_said(pretending: tuple[Engine, Path]) -> None:
+def test_checkpoints_call_the_runtime_and_answer_like_docker(pretending: tuple[Engine, Path]) -> None:
     engine, tmp = pretending
     path, container = "/v1.45/containers/cc/checkpoints", engine.inspect("cc")["Id"]
     assert engine.api("GET", path) == (200, [])
@@ -116,7 +116,9 @@ def test_the_command_lines_and_what_is_said(pretending: tuple[Engine, Path]) -> 
     assert (status, answer["message"]) == (400, "checkpoint not support on containers with tty")
 
 
-def test_without_criu(fresh: Callable[..., Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoint_without_criu_is_refused(
+    fresh: Callable[..., Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for directory in ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"):
         for program in Path(directory).iterdir():
             link = tmp_path / program.name

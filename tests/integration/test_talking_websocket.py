@@ -36,7 +36,7 @@ def said(client: websocket.WebSocket, wanted: bytes) -> bytes:
     return data
 
 
-def test_both_ways(engine: Engine, name: str, opened: Websockets) -> None:
+def test_websocket_passes_input_and_output(engine: Engine, name: str, opened: Websockets) -> None:
     engine.ok(
         "run", "-di", "--name", name, "busybox", "sh", "-c", "while read l; do echo o $l; echo e $l >&2; done; echo end"
     )
@@ -65,7 +65,7 @@ def test_both_ways(engine: Engine, name: str, opened: Websockets) -> None:
     client.shutdown()
 
 
-def test_a_close_ends_input_that_is_once(engine: Engine, name: str, opened: Websockets) -> None:
+def test_close_of_the_websocket_ends_input_with_stdin_once(engine: Engine, name: str, opened: Websockets) -> None:
     body = {"Image": "busybox", "Cmd": ["sh", "-c", "cat; echo end"], "OpenStdin": True, "StdinOnce": True}
     assert engine.api("POST", f"/containers/create?name={name}", body)[0] == 201
     client = opened(engine, f"/v1.45/containers/{name}/attach/ws?{ALL}")
@@ -77,7 +77,7 @@ def test_a_close_ends_input_that_is_once(engine: Engine, name: str, opened: Webs
     assert engine.docker("logs", name).out == "x\nend\n"
 
 
-def test_a_large_message_and_large_output(engine: Engine, name: str, opened: Websockets) -> None:
+def test_large_message_and_large_output_pass_unchanged(engine: Engine, name: str, opened: Websockets) -> None:
     body = {"Image": "busybox", "Cmd": ["sh", "-c", "head -c 3000000 | tr x y"], "OpenStdin": True, "StdinOnce": True}
     assert engine.api("POST", f"/containers/create?name={name}", body)[0] == 201
     client = opened(engine, f"/v1.45/containers/{name}/attach/ws?{ALL}")
@@ -92,7 +92,7 @@ def test_a_large_message_and_large_output(engine: Engine, name: str, opened: Web
     client.shutdown()
 
 
-def test_versions_and_streams(engine: Engine, name: str, opened: Websockets) -> None:
+def test_frame_types_and_streams_depend_on_the_api_version(engine: Engine, name: str, opened: Websockets) -> None:
     engine.ok("run", "-d", "--name", name, "busybox", "sh", "-c", "echo o; echo e >&2; sleep 600")
     until(lambda: len(engine.docker("logs", name).out + engine.docker("logs", name).err) == 4, "its output")
 
@@ -112,7 +112,7 @@ def test_versions_and_streams(engine: Engine, name: str, opened: Websockets) -> 
     assert replayed(f"/v1.45/containers/{name}/attach/ws") == (set(), b"")
 
 
-def test_detach_keys(engine: Engine, name: str, opened: Websockets) -> None:
+def test_detach_keys_close_the_websocket(engine: Engine, name: str, opened: Websockets) -> None:
     engine.ok("run", "-dit", "--name", name, "busybox", "cat")
     client = opened(engine, f"/v1.45/containers/{name}/attach/ws?{ALL}&detachKeys=ctrl-a,x")
     client.send("hello\n")
@@ -123,7 +123,7 @@ def test_detach_keys(engine: Engine, name: str, opened: Websockets) -> None:
     assert engine.events(container=name)[-1] == "detach"
 
 
-def test_refusals(engine: Engine, name: str, opened: Websockets) -> None:
+def test_invalid_websocket_requests_are_refused(engine: Engine, name: str, opened: Websockets) -> None:
     assert engine.api("GET", "/v1.45/containers/no-such/attach/ws")[0] == 404
     engine.ok("run", "-d", "--name", name, "busybox", "sleep", "600")
     assert engine.api("GET", f"/v1.45/containers/{name}/attach/ws")[0] == 426
@@ -164,7 +164,7 @@ def listening() -> Iterator[Listening]:
     assert not left
 
 
-def test_the_sdk_over_tcp(listening: Listening) -> None:
+def test_docker_py_attaches_over_tcp(listening: Listening) -> None:
     client = docker.DockerClient(base_url=f"tcp://127.0.0.1:{listening.port}", version="1.45")
     try:
         container = client.containers.create("busybox", ["cat"], stdin_open=True)

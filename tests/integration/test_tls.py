@@ -133,7 +133,7 @@ def test_clients_of_the_ca_of_one_listener_are_refused_on_others(remote: Callabl
     assert let_in() == [True, False, False, True]
 
 
-def test_renewal_drops_nobody_and_a_stop_ends_streams(remote: Callable[..., Remote], tmp_path: Path) -> None:
+def test_renewal_keeps_connections_and_a_stop_ends_streams(remote: Callable[..., Remote], tmp_path: Path) -> None:
     tls("init", "--dir", tmp_path)
     files = [
         f"--tlscacert={tmp_path}/ca.pem",
@@ -185,7 +185,7 @@ def test_renewal_drops_nobody_and_a_stop_ends_streams(remote: Callable[..., Remo
         assert b" daemon reload " in out
 
 
-def test_without_client_certificates_somebody_has_to_say_so(remote: Callable[..., Remote], tmp_path: Path) -> None:
+def test_tcp_without_client_certificates_needs_allow_insecure_tcp(remote: Callable[..., Remote], tmp_path: Path) -> None:
     tls("init", "--dir", tmp_path)
     files = [f"--tlscert={tmp_path}/server-cert.pem", f"--tlskey={tmp_path}/server-key.pem"]
     engine = remote("--tlsverify=false", *files)

@@ -109,7 +109,7 @@ def test_every_compression_gives_the_same_diff_id(world: Path, compress: Any) ->
     assert (info.st_uid, info.st_gid, stat.S_IMODE(info.st_mode), info.st_size) == (7, 8, 0o4711, 500_000)
 
 
-def test_a_blob_file_is_read_by_its_descriptor(world: Path) -> None:
+def test_blob_is_read_from_its_descriptor(world: Path) -> None:
     async def main() -> Unpacked:
         with open(blob, "rb") as file:
             return await unpack(spawner, file.fileno(), UnpackTarget(str(world / "layer"), True), progress=seen.append)
@@ -207,7 +207,7 @@ def test_damaged_layer_is_refused(world: Path) -> None:
         run(whole, world / "layer", expect_diff_id="sha256:00")
 
 
-def test_attributes_and_special_files(world: Path) -> None:
+def test_attributes_and_special_files_are_unpacked(world: Path) -> None:
     capability = bytes.fromhex("0100000202000000000000000000000000000000")
     pax = {"SCHILY.xattr.security.capability": capability.decode("latin-1"), "SCHILY.xattr.trusted.overlay.redirect": "/etc"}
     run(
@@ -230,7 +230,7 @@ def test_attributes_and_special_files(world: Path) -> None:
     assert stat.S_IMODE(os.stat(layer / "dev").st_mode) == 0o1777
 
 
-def test_overlay_whiteouts(world: Path) -> None:
+def test_whiteouts_become_those_of_overlayfs(world: Path) -> None:
     run(
         archive(
             member("d", tarfile.DIRTYPE),
@@ -290,7 +290,7 @@ print("walled in")
     assert (result.stdout, result.stderr) == ("walled in\n", "")
 
 
-def test_through_the_zygote(world: Path) -> None:
+def test_worker_forked_by_the_zygote_unpacks_a_layer(world: Path) -> None:
     async def main() -> Unpacked:
         async with Zygote.start(str(world / "exec")) as zygote:
             return await unpack(zygote, chunks(gzip.compress(data)), UnpackTarget(str(world / "layer"), True))
@@ -335,7 +335,7 @@ def test_error_of_the_source_is_raised_unchanged(world: Path) -> None:
     spawner.reap()
 
 
-def test_a_full_disk_is_the_machine_s_fault(world: Path) -> None:
+def test_full_disk_is_reported_as_an_error_of_the_host(world: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(world / "layer")], check=True)
     try:
         with pytest.raises(DriverError, match="cannot unpack layer: big: No space left on device"):
@@ -344,7 +344,7 @@ def test_a_full_disk_is_the_machine_s_fault(world: Path) -> None:
         subprocess.run(["umount", str(world / "layer")], check=True)
 
 
-def test_copy_up(world: Path) -> None:
+def test_files_of_the_image_are_copied_into_an_empty_volume(world: Path) -> None:
     layer = world / "layer"
     run(
         archive(

@@ -39,7 +39,7 @@ def test_limits_change_in_the_running_container(engine):
     assert engine.events(container="limited").count("update") == 2
 
 
-def test_what_the_kernel_refuses_changes_nothing(engine):
+def test_limit_refused_by_the_kernel_changes_nothing(engine):
     engine.ok("run", "-d", "--name", "pinned", BUSYBOX, "sleep", "1000")
     refused = engine.docker("update", "--cpuset-cpus", "4000", "pinned")
     assert refused.code == 1 and refused.err
@@ -53,7 +53,7 @@ def test_a_stopped_container_starts_with_its_new_limits(engine):
     assert limits(engine, "still")[0] == str(80 * MB)
 
 
-def test_the_restart_policy_counts_from_now_on(engine):
+def test_updated_restart_policy_applies_to_the_next_exit(engine):
     engine.ok("run", "-d", "--name", "policy", BUSYBOX, "sh", "-c", "sleep 1; exit 1")
     engine.ok("update", "--restart", "on-failure:1", "policy")
     until(lambda: engine.inspect("policy")["RestartCount"] == 1 and engine.state("policy") == "exited")
@@ -63,7 +63,7 @@ def test_the_restart_policy_counts_from_now_on(engine):
     assert "AutoRemove is enabled" in refused.err
 
 
-def test_bad_requests(engine):
+def test_invalid_updates_are_refused(engine):
     engine.ok("create", "--name", "bad", BUSYBOX, "true")
     assert engine.api("POST", "/containers/nosuch/update", {})[0] == 404
     assert engine.api("POST", "/containers/bad/update", {"Memory": "much"})[0] == 400

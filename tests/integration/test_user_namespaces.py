@@ -47,7 +47,7 @@ def mapped(ranges: Path) -> Iterator[Engine]:
         assert not engine.close()
 
 
-def test_processes_are_root_inside_and_nobody_outside(mapped: Engine, name: str) -> None:
+def test_processes_are_root_inside_and_unprivileged_outside(mapped: Engine, name: str) -> None:
     mapped.ok("run", "-d", "--name", name, "busybox", "sleep", "600")
     pid = mapped.inspect(name)["State"]["Pid"]
     assert os.stat(f"/proc/{pid}").st_uid == FIRST
@@ -147,7 +147,7 @@ def test_namespaces_are_joined_with_their_user_namespace(mapped: Engine, name: s
     mapped.ok("rm", "-f", name)
 
 
-def test_images_tmpfs_limits_and_terminals(mapped: Engine, name: str) -> None:
+def test_image_users_tmpfs_limits_and_terminals_work(mapped: Engine, name: str) -> None:
     script = f"{STAT} /im/bin/busybox /t /dev/shm; tty; id -u > /dev/tty; cat /proc/sys/net/ipv4/ping_group_range"
     status, made = mapped.api(
         "POST",
@@ -178,7 +178,7 @@ def test_images_tmpfs_limits_and_terminals(mapped: Engine, name: str) -> None:
     mapped.ok("rm", name)
 
 
-def test_a_published_port_and_names(mapped: Engine, name: str) -> None:
+def test_published_port_and_names_work(mapped: Engine, name: str) -> None:
     network = mapped.ok("network", "create", name)
     script = "mkdir /w; echo hello > /w/index.html; httpd -f -h /w"
     mapped.ok("run", "-d", "--name", name, "--network", name, "-p", "127.0.0.1::80", "busybox", "sh", "-c", script)
@@ -206,7 +206,7 @@ def test_a_build_step_has_a_user_namespace(mapped: Engine, name: str, tmp_path: 
     mapped.ok("rmi", f"{name}:built")
 
 
-def test_containers_live_on_while_the_daemon_restarts_without_the_key(ranges: Path, name: str) -> None:
+def test_containers_survive_a_restart_without_userns_remap(ranges: Path, name: str) -> None:
     engine = _opened(ranges)
     try:
         engine.ok("run", "-d", "--name", name, "-v", f"{name}:/vol", "busybox", "sh", "-c", "touch /new; sleep 600")

@@ -105,7 +105,7 @@ def test_a_killed_monitor_takes_its_container_along(top: Path, paused: bool) -> 
     _run(top, test)
 
 
-def test_other_containers_do_not_notice(top: Path) -> None:
+def test_killed_monitor_does_not_affect_other_containers(top: Path) -> None:
     async def test(host: MonitorHost, zygote: Zygote) -> None:
         first, second = await host.case(["sleep", "100"]), await host.case(["sleep", "100"])
         await first.start()
@@ -121,7 +121,7 @@ def test_other_containers_do_not_notice(top: Path) -> None:
     _run(top, test)
 
 
-def test_a_monitor_killed_while_the_runtime_works(top: Path) -> None:
+def test_container_of_a_monitor_killed_while_the_runtime_works_is_killed(top: Path) -> None:
     script = top / "slow"
     script.write_text('#!/bin/sh\n[ "$1$3" = --rootrun ] || case "$*" in *" run "*) sleep 100;; esac\nexec runc "$@"\n')
     script.chmod(0o755)
@@ -194,7 +194,7 @@ def test_monitors_live_on_without_their_zygote(top: Path) -> None:
     _run(top, test)
 
 
-def test_monitor_and_zygote_both_killed(top: Path) -> None:
+def test_container_survives_until_the_boot_if_monitor_and_zygote_are_killed(top: Path) -> None:
     async def test(host: MonitorHost, zygote: Zygote) -> None:
         case = await host.case(["sleep", "100"])
         started = await case.start()
@@ -240,7 +240,7 @@ trio.run(main)
 """
 
 
-def test_the_daemon_dies_and_another_takes_over(top: Path) -> None:
+def test_next_daemon_adopts_the_monitors_of_a_dead_one(top: Path) -> None:
     daemon = subprocess.Popen(
         [sys.executable, "-c", _DAEMON, str(top), shutil.which("runc") or ""], stdout=subprocess.PIPE, text=True
     )
@@ -280,7 +280,7 @@ def test_the_daemon_dies_and_another_takes_over(top: Path) -> None:
     assert numbers == list(range(1, len(numbers) + 1))
 
 
-def test_a_monitor_is_known_by_its_start_time(top: Path) -> None:
+def test_monitor_is_identified_by_its_start_time(top: Path) -> None:
     async def test(host: MonitorHost, zygote: Zygote) -> None:
         case = await host.case(["sleep", "100"])
         await case.start()

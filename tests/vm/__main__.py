@@ -24,7 +24,7 @@ CHOSEN = {
     "update": "limits_change a_stopped_container",
     "stats": "show_the_usage",
     "hostile_containers": "fork_bomb does_not_see_its_monitor",
-    "run": "hello missing_command rm_leaves_nothing memory_limit out_of_memory capabilities privileged init seccomp sysctl",
+    "run": "run_prints missing_command rm_leaves_nothing memory capabilities privileged init seccomp sysctl",
     "lifecycle": "stop_kills_after pause test_top restart_always_restarts_after",
     "options_process": "apparmor_confines",
     "exec": "returns_the_exit_code terminal execs_end_with",

@@ -302,12 +302,12 @@ def test_inconsistencies_are_found(spoil: Spoil, severity: str, thing: str, text
         ("volumes", "other", encode_volume(VolumeRecord("vol", "local", 1)), "contains another name: vol"),
     ],
 )
-def test_a_bad_row(table: str, key: str, row: bytes, text: str) -> None:
+def test_invalid_row_is_a_finding(table: str, key: str, row: bytes, text: str) -> None:
     findings = found(lambda facts: facts.database.rows[table].update({key: row}))
     assert [each.severity for each in findings if each.object == f"row {table}/{key}" and text in each.text] == [ERROR]
 
 
-def test_names_are_unique() -> None:
+def test_rows_with_the_same_name_are_findings() -> None:
     findings = found(with_row(container("d" * 64, "runs")))
     assert "2 rows have this name" in [each.text for each in findings if each.object == "container name runs"]
 
@@ -349,7 +349,7 @@ def test_an_init_layer_belongs_to_the_layer_below_it(chain: str) -> None:
     assert found(spoil) == []
 
 
-def test_layers_of_a_removed_image_may_be_a_containers() -> None:
+def test_layers_of_a_removed_image_are_kept_for_containers() -> None:
     def spoil(facts: Facts) -> None:
         facts.database.rows["images"].clear()
         facts.blobs = {}
@@ -357,7 +357,7 @@ def test_layers_of_a_removed_image_may_be_a_containers() -> None:
     assert found(spoil) == []
 
 
-def test_adopted_images_and_containers_are_sound() -> None:
+def test_adopted_images_and_containers_give_no_findings() -> None:
     assert found(adopted) == []
 
     def orphaned(facts: Facts) -> None:
@@ -368,7 +368,7 @@ def test_adopted_images_and_containers_are_sound() -> None:
     assert finding.object == "snapshot init-eeeeeeeeeeeeee"
 
 
-def test_state_that_the_next_start_repairs_is_no_finding() -> None:
+def test_state_that_the_next_start_repairs_gives_no_finding() -> None:
     """As after a crash: while no daemon runs, no client sees the inconsistency."""
 
     def spoil(facts: Facts) -> None:

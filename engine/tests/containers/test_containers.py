@@ -17,7 +17,7 @@ FACTS = Host(
 )
 
 
-def test_names():
+def test_container_names_are_checked():
     assert names.check("/web") == "web"
     for bad in ("", "-x", "a", "a b", "a/b", "web\n"):
         with pytest.raises(InvalidParameter, match="Invalid container name"):
@@ -45,7 +45,7 @@ def test_generated_name_falls_back_to_the_id():
         ("data:/in:ro,nocopy", "volume", "data", "/in", False),
     ],
 )
-def test_bind_strings(text, kind, source, destination, rw):
+def test_bind_strings_are_parsed(text, kind, source, destination, rw):
     made = mount_spec.parse_bind(text)
     assert (made.type, made.source or made.name, made.destination, made.rw) == (kind, source, destination, rw)
 
@@ -87,7 +87,7 @@ def test_a_mount_needs_its_source(tmp_path):
         mount_spec.plan(HostConfig(mounts=[MountSpec(type="bind", source=absent, target="/x")]), ())
 
 
-def test_tmpfs_options():
+def test_tmpfs_options_override_defaults():
     (made,) = mount_spec.plan(HostConfig(tmpfs={"/run": "exec,size=1m"}), ())
     (oci,) = mount_spec.oci(made)
     assert oci["options"] == ["nosuid", "nodev", "exec", "size=1m"]
@@ -96,12 +96,12 @@ def test_tmpfs_options():
 @pytest.mark.parametrize(
     ("text", "number"), [("SIGTERM", 15), ("term", 15), ("9", 9), ("RTMIN+1", 35), ("sigrtmax-14", 50), ("SIGRTMIN", 34)]
 )
-def test_signals(text, number):
+def test_signals_are_parsed(text, number):
     assert signals.parse_signal(text) == number
 
 
 @pytest.mark.parametrize("text", ["0", "65", "SIGWHAT", "", "-1", "9x", "DFL"])
-def test_wrong_signals(text):
+def test_unknown_signals_are_refused(text):
     with pytest.raises(InvalidParameter, match="invalid signal"):
         signals.parse_signal(text)
 
@@ -167,7 +167,7 @@ IMAGE = ImageConfig(env=["PATH=/img", "A=img"], cmd=["img-cmd"], entrypoint=["im
         ({"entrypoint": "mine", "cmd": "x"}, ["mine"], ["x"]),
     ],
 )
-def test_entrypoint_and_cmd(given, entrypoint, cmd):
+def test_entrypoint_and_cmd_are_merged_like_in_docker(given, entrypoint, cmd):
     merged = merge_config(ContainerConfig(**given), IMAGE, "f" * 64)
     assert (merged.entrypoint, merged.cmd) == (entrypoint, cmd)
 
@@ -203,7 +203,7 @@ def test_restart_policies_after_an_exit(policy, code, tries, by_user, again):
     assert restarts.wants_restart(RestartPolicy(name=policy), code, tries, by_user) is again
 
 
-def test_on_failure_counts():
+def test_on_failure_limits_the_number_of_restarts():
     policy = RestartPolicy(name="on-failure", maximum_retry_count=2)
     assert [restarts.wants_restart(policy, 1, tries, False) for tries in range(3)] == [True, True, False]
 

@@ -123,11 +123,11 @@ def names(ports, *, everything=False, limit=0, **filters):
         ({"isolation": ["whatever"]}, ["app", "web"]),
     ],
 )
-def test_filters(ports, filters, found):
+def test_filters_select_containers(ports, filters, found):
     assert names(ports, **filters) == found
 
 
-def test_all_and_limits(ports):
+def test_all_and_limit_select_containers(ports):
     assert names(ports, everything=True) == ["app", "new", "db", "web"]
     assert names(ports, limit=3) == ["app", "new", "db"]
     assert names(ports, limit=-1) == ["app", "web"]
@@ -138,7 +138,7 @@ def test_all_and_limits(ports):
 
 
 @pytest.mark.parametrize(("text", "found"), [("vol", True), ("/v", True), ("/src", True), ("/b", True), ("/t", False)])
-def test_volumes(ports, text, found):
+def test_volume_filter_matches_names_and_destinations(ports, text, found):
     assert names(ports, everything=True, volume=[text]) == (["new"] if found else [])
 
 
@@ -156,7 +156,7 @@ def test_volumes(ports, text, found):
         ({"expose": ["70000"]}, "error while looking up for expose 70000"),
     ],
 )
-def test_bad_filters(ports, filters, text):
+def test_invalid_filters_are_refused(ports, filters, text):
     with pytest.raises(InvalidParameter, match=text):
         names(ports, **filters)
     with pytest.raises(NotFound):
@@ -166,7 +166,7 @@ def test_bad_filters(ports, filters, text):
 # --- links
 
 
-def test_names_by_links(ports):
+def test_names_by_links_are_shown(ports):
     index, networks = ports.index, ports.networks
     web, db, app = index.get("web"), index.get("db"), index.get("app")
     app.record.endpoints = {"bridge": EndpointSettings()}
@@ -213,7 +213,7 @@ def test_mounts_of_volumes_are_shown_with_their_mount_point_and_driver(ports):
     assert (bind.type, bind.source) == ("bind", "/src")
 
 
-def test_tmpfs_of_host_config_is_no_shown_mount():
+def test_tmpfs_of_host_config_is_not_shown_as_a_mount():
     mounts = (MountRecord(type="tmpfs", destination="/t"), MountRecord(type="tmpfs", destination="/u", mode="size=1m"))
     record = made(1, "web", RUNNING, mounts, tmpfs={"//u": "size=1m"}).record
     assert [mount.destination for mount in details.shown_mounts(record)] == ["/t"]

@@ -78,6 +78,6 @@ def test_architectures_without_a_known_machine_are_not_refused(tmp_path: Path) -
         ("riscv64", "", False),
     ],
 )
-def test_foreign_architectures(monkeypatch: pytest.MonkeyPatch, here: str, there: str, foreign: bool) -> None:
+def test_foreign_architectures_are_recognized(monkeypatch: pytest.MonkeyPatch, here: str, there: str, foreign: bool) -> None:
     monkeypatch.setattr(platforms, "default", lambda: Platform("linux", here))
     assert emulation.is_foreign(Platform("linux", there)) is foreign

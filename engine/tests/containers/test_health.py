@@ -47,7 +47,7 @@ def test_last_five_results_are_kept():
     assert [each.code for each in health.results] == [2, 3, 4, 5, 6]
 
 
-def test_pause_between_probes():
+def test_pause_between_probes_depends_on_the_start_period():
     health = Health(Healthcheck(start_period=60 * SECOND))
     now = health._began_ns
     assert health.pause(now) == 5 * SECOND
@@ -113,11 +113,11 @@ def test_watcher_ends_without_a_check(tmp_path, monkeypatch, check):
         (["CMD-SHELL", "a"], ["/bin/bash", "-ec"], ["/bin/bash", "-ec", "a"]),
     ],
 )
-def test_the_command(test, shell, expected):
+def test_command_of_a_check_depends_on_its_form(test, shell, expected):
     assert command(ContainerConfig(healthcheck=Healthcheck(test=test), shell=shell)) == expected
 
 
-def test_container_without_a_check():
+def test_container_without_a_check_has_no_health():
     assert command(ContainerConfig()) is None
 
 
@@ -134,7 +134,7 @@ def test_output_is_both_streams_without_frames_however_it_is_cut():
         assert output.text() == "one\ntwo\n"
 
 
-def test_long_output_is_cut():
+def test_long_output_is_truncated():
     output = _Output()
     output._feed(frame(1, b"x" * 4000) + frame(1, b"y" * 200))
     assert output.text() == "x" * 4000 + "y" * 96 + "..."

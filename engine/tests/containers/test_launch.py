@@ -266,7 +266,7 @@ def test_forced_removal_during_a_start_that_fails_does_not_wait(start):
 
 
 @pytest.mark.parametrize("driver", ["none", "local"])
-def test_request_to_the_monitor(tmp_path, monkeypatch, driver):
+def test_request_to_the_monitor_has_the_containers_settings(tmp_path, monkeypatch, driver):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             h.container.record.host_config.log_config = LogConfig(driver)

@@ -47,7 +47,7 @@ V1 = Host(
 # --- security options ---------------------------------------------------------------------------------------------------
 
 
-def test_security_options_in_both_notations():
+def test_security_options_are_parsed_in_both_notations():
     found = security.parse(
         ["no-new-privileges:true", "apparmor:a", "apparmor=b", "label=disable", "label:type:x", "seccomp={}"]
     )
@@ -76,7 +76,7 @@ def test_unknown_security_options_are_refused(option, number):
 # --- AppArmor -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_default_profile_takes_what_the_host_has():
+def test_default_apparmor_profile_uses_the_hosts_abstractions():
     full = apparmor.text(lambda name: True, "orlopd")
     assert full.startswith("# Docker's profile")
     assert '\nabi <abi/3.0>,\n#include <tunables/global>\nprofile "docker-default" flags=(' in full
@@ -156,7 +156,7 @@ def test_invalid_limits_are_refused(given, message):
         limits.check(Resources(**given), V1)
 
 
-def test_limits_that_this_host_has_not_are_discarded_with_a_warning():
+def test_unsupported_limits_are_discarded_with_a_warning():
     old = Host(**{name: getattr(V1, name) for name in V1.__struct_fields__} | {"blkio_weight": False, "swap_limit": False})
     given = Resources(
         memory=8 << 20,
@@ -252,13 +252,13 @@ def test_options_of_a_tmpfs_take_the_defaults_back():
 
 
 @pytest.mark.parametrize("words", ["shared", "rslave", "private", "size=1m,rshared", "unbindable", "mand", "defaults"])
-def test_accepted_tmpfs_options(words: str) -> None:
+def test_valid_tmpfs_options_are_accepted(words: str) -> None:
     (made,) = mount_spec.plan(HostConfig(tmpfs={"/t": words}), ())
     assert made.options[3:] == tuple(words.split(","))
 
 
 @pytest.mark.parametrize(("word", "name"), [("huge=always", "huge"), ("bind", "bind"), ("remount", "remount"), ("x", "x")])
-def test_refused_tmpfs_options(word: str, name: str) -> None:
+def test_invalid_tmpfs_options_are_refused(word: str, name: str) -> None:
     with pytest.raises(InvalidParameter, match=f'invalid tmpfs option "{name}"'):
         mount_spec.plan(HostConfig(tmpfs={"/t": word}), ())
 
@@ -423,7 +423,7 @@ def test_missing_device_node_is_reported(tmp_path):
 GPU = [["gpu"]]
 
 
-def test_gpus_without_the_toolkit(monkeypatch):
+def test_gpus_without_the_toolkit_are_refused(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     for request, text in (
         (DeviceRequest(count=-1, capabilities=GPU), 'could not select device driver "" with capabilities: [[gpu]]'),
@@ -447,7 +447,7 @@ def test_gpus_without_the_toolkit(monkeypatch):
         (DeviceRequest(driver="nvidia", count=1), ["NVIDIA_VISIBLE_DEVICES=0"]),
     ],
 )
-def test_gpus_by_nvidias_hook(tmp_path, monkeypatch, request_, env):
+def test_gpus_are_injected_by_nvidias_hook(tmp_path, monkeypatch, request_, env):
     hook = tmp_path / "nvidia-container-runtime-hook"
     hook.touch(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))

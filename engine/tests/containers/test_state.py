@@ -105,7 +105,7 @@ def test_each_pair_is_allowed_or_refused(event, phase, target):
         (Event.ADOPTED, {"pid": 7, "pid_start_time": 8, "exit_code": 0, "error": "", "started_ns": 9}),
     ],
 )
-def test_fields_set_by_events_without_a_process(event, fields):
+def test_events_without_a_process_set_their_fields(event, fields):
     before = state_in(Phase.RESTARTING)
     assert changed(before, APPLY[event](before)) == fields
 
@@ -119,12 +119,12 @@ def test_fields_set_by_events_without_a_process(event, fields):
         (Event.WILL_RESTART, {"pid": 0, "pid_start_time": 0, "oom_killed": False, "exit_code": 3, "finished_ns": 20}),
     ],
 )
-def test_fields_set_by_events_with_a_process(event, fields):
+def test_events_with_a_process_set_their_fields(event, fields):
     before = state_in(Phase.RUNNING)
     assert changed(before, APPLY[event](before)) == fields
 
 
-def test_fields_set_by_other_events():
+def test_other_events_set_their_fields():
     assert changed(state_in(Phase.PAUSED), state_in(Phase.PAUSED).after_resume()) == {}
     assert changed(state_in(Phase.EXITED), state_in(Phase.EXITED).after_start_announcement()) == {}
     assert changed(state_in(Phase.EXITED), state_in(Phase.EXITED).after_failed_auto_remove()) == {}
@@ -152,7 +152,7 @@ def test_a_container_that_has_never_run_is_created_when_it_stops_again():
         (Phase.DEAD, ("dead",)),
     ],
 )
-def test_status_and_booleans_of_each_phase(phase, booleans):
+def test_each_phase_has_its_status_and_booleans(phase, booleans):
     state = State(phase)
     assert tuple(name for name in ("running", "paused", "restarting", "dead") if getattr(state, name)) == booleans
     assert state.status == phase.value

@@ -27,11 +27,11 @@ def test_limits_by_device_are_replaced_removed_or_kept():
 
 
 @pytest.mark.parametrize("limit", [0, -1, -5])
-def test_no_limit_of_processes_is_shown_in_one_way(limit):
+def test_unlimited_pids_are_stored_as_one_value(limit):
     assert merge(HostConfig(pids_limit=5), UpdateRequest(pids_limit=limit)).pids_limit == 0
 
 
-def test_the_restart_policy():
+def test_restart_policy_is_updated():
     host = HostConfig(restart_policy=RestartPolicy(name="always"))
     after = merge(host, UpdateRequest(restart_policy=RestartPolicy(name="on-failure", maximum_retry_count=3)))
     assert (after.restart_policy.name, after.restart_policy.maximum_retry_count) == ("on-failure", 3)
@@ -54,7 +54,7 @@ def test_the_restart_policy():
         ({}, {"memory": 65 * MB}, "update the memoryswap at the same time"),
     ],
 )
-def test_conflicts(host, request_, words):
+def test_conflicting_limits_are_refused(host, request_, words):
     with pytest.raises(Conflict, match=words):
         merge(HostConfig(**host), UpdateRequest(**request_))
 

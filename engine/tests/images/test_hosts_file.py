@@ -38,7 +38,7 @@ capabilities = ["pull", "resolve", "push"]
 """
 
 
-def test_a_whole_file() -> None:
+def test_all_keys_of_a_file_are_read() -> None:
     found = parse(FULL, "/etc/certs.d/registry.example.com/hosts.toml")
     mirror, plain, harbor = found.hosts
     assert mirror.url == "https://mirror.example.com/cache"
@@ -53,7 +53,7 @@ def test_a_whole_file() -> None:
     assert found.server.url == "https://registry.example.com"
 
 
-def test_urls_of_hosts() -> None:
+def test_urls_of_hosts_are_normalized() -> None:
     def url(text: str) -> str:
         return parse(f'server = "{text}"', "/x/hosts.toml").server.url
 
@@ -120,7 +120,7 @@ def test_hosts_are_tried_before_the_registry_itself(tmp_path: Path) -> None:
     assert len(endpoints(tmp_path, "other.example/a:1")) == 1
 
 
-def test_directories_of_a_registry(tmp_path: Path) -> None:
+def test_directories_of_a_registry_have_an_order_of_precedence(tmp_path: Path) -> None:
     """containerd's spelling wins over Docker's, the first root over the second, and any directory over `_default`."""
     write(tmp_path, "b/_default", 'server = "https://default.example"')
     assert [one.url for one in endpoints(tmp_path, "r.example:5/a")] == ["https://default.example"]
@@ -133,7 +133,7 @@ def test_directories_of_a_registry(tmp_path: Path) -> None:
     assert [one.url for one in endpoints(tmp_path, "[::1]/a")] == ["https://default.example"]
 
 
-def test_docker_hub(tmp_path: Path) -> None:
+def test_hosts_of_docker_hub_include_its_mirrors(tmp_path: Path) -> None:
     write(tmp_path, "a/docker.io", 'server = "https://docker.io"\n[host."https://m.example"]')
     first, second, hub = endpoints(tmp_path, "alpine", mirrors=("https://k.example",))
     assert (first.url, first.capabilities, first.namespace) == ("https://k.example", {"pull", "resolve"}, "")
@@ -141,7 +141,7 @@ def test_docker_hub(tmp_path: Path) -> None:
     assert (hub.url, hub.mirror, hub.namespace) == ("https://registry-1.docker.io", False, "")
 
 
-def test_a_registry_replaced_by_a_server(tmp_path: Path) -> None:
+def test_server_may_replace_the_registry(tmp_path: Path) -> None:
     """The server is no longer the registry of the credentials, so it counts as a mirror; logins go to the registry."""
     write(tmp_path, "a/r.example", 'server = "https://s.example/v2"')
     (only,) = endpoints(tmp_path, "r.example/a")

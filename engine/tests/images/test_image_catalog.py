@@ -30,7 +30,7 @@ def catalog(names: Mapping[str, Sequence[str]], parents: Mapping[str, str] | Non
     return result
 
 
-def test_look_up_order() -> None:
+def test_names_are_looked_up_in_dockers_order() -> None:
     found = catalog({ONE: ["a:latest", f"a@{DIGEST}"], TWO: ["1111:latest"], THREE: []})
     for text in ("a", "a:latest", f"a@{DIGEST}", f"a:other@{DIGEST}", ONE, ONE[7:], "sha256:11", "docker.io/library/a"):
         assert found.resolve(text).id == ONE, text
@@ -55,7 +55,7 @@ def test_unknown_names_are_not_found(text: str, message: str) -> None:
     assert str(caught.value) == message
 
 
-def test_ambiguous_prefix_and_bad_names() -> None:
+def test_ambiguous_prefixes_and_invalid_names_are_refused() -> None:
     found = catalog({"sha256:" + "1" * 63 + "a": [], ONE: []})
     with pytest.raises(NotFound):
         found.resolve("111")
@@ -87,7 +87,7 @@ def remove(
 RUNNING, STOPPED = ImageUser("c" * 64, True), ImageUser("e" * 64, False)
 
 
-def test_removal_by_name() -> None:
+def test_removal_by_name_removes_the_image_with_its_last_name() -> None:
     assert remove({ONE: ["a:x", "b:y"]}, "a:x") == [(ONE, ["a:x"], False)]
     assert remove({ONE: ["a:x", f"a@{DIGEST}"]}, "a:x") == [(ONE, ["a:x", f"a@{DIGEST}"], True)]
     assert remove({ONE: ["a:x", "a:y", f"a@{DIGEST}"]}, "a:x") == [(ONE, ["a:x"], False)]
@@ -95,7 +95,7 @@ def test_removal_by_name() -> None:
     assert remove({ONE: ["a:x", f"a@{DIGEST}"]}, f"a@{DIGEST}") == [(ONE, [f"a@{DIGEST}"], False)]
 
 
-def test_removal_by_id() -> None:
+def test_removal_by_id_removes_all_names() -> None:
     assert remove({ONE: ["a:x", f"a@{DIGEST}"]}, "1111") == [(ONE, ["a:x", f"a@{DIGEST}"], True)]
     assert remove({ONE: []}, ONE) == [(ONE, [], True)]
     assert remove({ONE: ["a:x", "b:y"]}, ONE, force=True) == [(ONE, ["a:x", "b:y"], True)]
@@ -109,7 +109,9 @@ def test_removal_by_id() -> None:
         (["a:x"], ONE, [RUNNING], True, "(cannot be forced) - image is being used by running container cccccccccccc"),
     ],
 )
-def test_conflicts(names: list[str], text: str, users: list[ImageUser], force: bool, message: str) -> None:
+def test_removal_of_used_images_is_refused(
+    names: list[str], text: str, users: list[ImageUser], force: bool, message: str
+) -> None:
     with pytest.raises(Conflict) as caught:
         remove({ONE: names}, text, users={ONE: users}, force=force)
     assert str(caught.value) == f"conflict: unable to delete 111111111111 {message}"
@@ -128,7 +130,7 @@ def test_removal_of_the_last_name_of_an_image_in_use_is_refused() -> None:
     assert remove({ONE: ["a:x", "b:x"]}, "a:x", users={ONE: [RUNNING]}) == [(ONE, ["a:x"], False)]
 
 
-def test_parents_and_children() -> None:
+def test_removal_removes_untagged_parents_without_children() -> None:
     names, parents = {ONE: [], TWO: [], THREE: ["a:x"]}, {TWO: ONE, THREE: TWO}
     assert remove(names, "a:x", parents=parents) == [(THREE, ["a:x"], True), (TWO, [], True), (ONE, [], True)]
     assert remove(names, "a:x", parents=parents, prune=False) == [(THREE, ["a:x"], True)]
@@ -180,11 +182,11 @@ def listed(filters: listing.Filters, everything: bool = False) -> str:
         ({"reference": ["a*"], "dangling": ["true"]}, ""),
     ],
 )
-def test_list_filters(filters: listing.Filters, expected: str) -> None:
+def test_list_filters_select_images(filters: listing.Filters, expected: str) -> None:
     assert listed(filters) == expected
 
 
-def test_all_lists_parents() -> None:
+def test_list_of_all_contains_parents() -> None:
     assert listed({}, everything=True) == "321"
     assert listed({"dangling": ["1"]}, everything=True) == "2"
 
@@ -200,7 +202,7 @@ def test_all_lists_parents() -> None:
         ({"reference": ["[b-a]"]}, r"invalid filter 'reference=[[b-a]]'"),
     ],
 )
-def test_bad_filters(filters: listing.Filters, message: str) -> None:
+def test_invalid_list_filters_are_refused(filters: listing.Filters, message: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
         listed(filters)
     assert str(caught.value) == message

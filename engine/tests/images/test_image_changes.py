@@ -45,7 +45,7 @@ SECOND = 10**9
         (["ENV A=b \\\n C=d"], {"env": ["A=b", "C=d"]}),
     ],
 )
-def test_changes(changes: list[str], expected: dict[str, Any]) -> None:
+def test_changes_are_applied(changes: list[str], expected: dict[str, Any]) -> None:
     assert apply(ImageConfig(), changes) == ImageConfig(**expected)
 
 
@@ -91,7 +91,7 @@ def test_changes(changes: list[str], expected: dict[str, Any]) -> None:
         ("USER a\nRUN b", "RUN is not a valid change command"),
     ],
 )
-def test_refusals(change: str, message: str) -> None:
+def test_invalid_changes_are_refused(change: str, message: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
         apply(ImageConfig(), [change])
     assert str(caught.value).startswith(message)
@@ -127,7 +127,7 @@ BASE = ImageConfig(env=["PATH=/bin:/usr/bin", "A=1", "TWO=80 81/udp"], cmd=["sh"
         (["ENV X=1 \\\n# a comment\n\n Y=2"], {"X": "1", "Y": "2"}),
     ],
 )
-def test_variables_of_the_environment(changes: list[str], expected: dict[str, str]) -> None:
+def test_variables_are_expanded_like_in_dockerd(changes: list[str], expected: dict[str, str]) -> None:
     """The expected values are the answers of dockerd 26.1."""
     made = dict(entry.partition("=")[::2] for entry in apply(BASE, changes).env or ())
     assert made == {"PATH": "/bin:/usr/bin", "A": "1", "TWO": "80 81/udp", **expected}

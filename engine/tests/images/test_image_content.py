@@ -37,7 +37,7 @@ def store(path: Path) -> ContentStore:
     return content
 
 
-def test_write_read_and_remove_a_blob(tmp_path: Path) -> None:
+def test_blob_is_written_read_and_removed(tmp_path: Path) -> None:
     content = store(tmp_path)
 
     async def main() -> None:
@@ -266,7 +266,7 @@ SAMPLE = tar(
 
 
 @pytest.mark.parametrize("compress", [bytes, gzip.compress])
-def test_archive_members_and_links(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
+def test_archive_members_are_found_through_links(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
     archive = opened(tmp_path, compress(SAMPLE))
     try:
         for name in ("a/file", "/a/file", "./a//file", "b/file", "c", "d/up", "hard", "../a/file"):
@@ -344,7 +344,7 @@ def records(run: Callable[[Report], Awaitable[None]]) -> list[bytes]:
     return trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-def test_records_as_docker_writes_them() -> None:
+def test_progress_records_are_encoded_like_dockers() -> None:
     async def run(report: Report) -> None:
         report(message("Pulling from a", "x"))
         report(state("i", "Waiting"))
@@ -393,7 +393,7 @@ def test_an_error_before_the_first_record_is_raised() -> None:
     trio.run(main)
 
 
-def test_closing_cancels() -> None:
+def test_closing_the_progress_cancels_the_operation() -> None:
     ended = []
 
     async def run(report: Report) -> None:
@@ -453,7 +453,7 @@ def test_shared_work_is_done_once() -> None:
     shared(check)
 
 
-def test_shared_work_ends_with_its_last_asker() -> None:
+def test_shared_work_ends_with_its_last_waiter() -> None:
     async def check(work: SharedWork[int]) -> None:
         states: list[str] = []
 

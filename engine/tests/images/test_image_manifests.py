@@ -36,12 +36,12 @@ def test_platforms_have_one_spelling(text: str, expected: Platform) -> None:
 
 
 @pytest.mark.parametrize("text", ["a/b/c/d", "", "linux/", "li nux/amd64", "toaster"])
-def test_bad_platforms(text: str) -> None:
+def test_invalid_platforms_are_refused(text: str) -> None:
     with pytest.raises(InvalidParameter):
         platforms.parse(text)
 
 
-def test_ranking() -> None:
+def test_compatible_platforms_are_ranked() -> None:
     v6 = Platform("linux", "arm", "v6")
     assert platforms.rank(platforms.parse("linux/arm/v7"), v6) == 1
     assert platforms.rank(v6, platforms.parse("linux/arm/v7")) is None
@@ -70,7 +70,7 @@ def index(*entries: dict[str, Any], media: str = OCI_INDEX) -> Index:
     return found
 
 
-def test_reads_an_image() -> None:
+def test_image_manifest_is_read() -> None:
     found = manifests.parse(f"{OCI_MANIFEST}; charset=utf-8", image())
     assert isinstance(found, Manifest)
     assert (found.config.digest, [layer.digest for layer in found.layers]) == (A, [B])
@@ -105,7 +105,7 @@ def test_media_type_of_a_document_may_be_missing() -> None:
         (OCI_MANIFEST, b" " * (documents.MAX_MANIFEST + 1), "larger than 4194304 bytes"),
     ],
 )
-def test_refuses_manifests(media: str, data: bytes, message: str) -> None:
+def test_invalid_manifests_are_refused(media: str, data: bytes, message: str) -> None:
     with pytest.raises(DriverError, match=message):
         manifests.parse(media, data)
 
@@ -122,7 +122,7 @@ def on(os: str, architecture: str, variant: str = "") -> dict[str, str]:
     return {"os": os, "architecture": architecture, "variant": variant}
 
 
-def test_chooses_the_best_platform() -> None:
+def test_best_platform_is_chosen() -> None:
     found = index(
         descriptor("sha256:" + "1" * 64, platform=on("linux", "arm", "v5")),
         descriptor("sha256:" + "2" * 64, platform=on("linux", "arm", "v7")),
@@ -136,7 +136,7 @@ def test_chooses_the_best_platform() -> None:
     assert str(caught.value) == "no matching manifest for linux/amd64 in the manifest list entries"
 
 
-def test_levels_of_amd64() -> None:
+def test_best_level_of_amd64_is_chosen() -> None:
     """A host chooses the best level that it runs (containerd: platforms, amd64 variants)."""
     found = index(
         descriptor("sha256:" + "1" * 64, platform=on("linux", "amd64")),
@@ -167,7 +167,7 @@ def test_attestations_and_foreign_entries_are_never_chosen() -> None:
     assert manifests.choose(found, Platform("linux", "amd64")).digest == B, "an entry that names no platform"
 
 
-def test_chain_ids() -> None:
+def test_chain_ids_are_computed() -> None:
     # The example of the OCI image specification, computed by hand with sha256sum
     chains = documents.chain_ids([A, B])
     assert chains[0] == A
@@ -181,7 +181,7 @@ def configuration(**more: Any) -> bytes:
     ).encode()
 
 
-def test_reads_a_configuration_as_go_would() -> None:
+def test_configuration_is_read_like_by_go() -> None:
     document = documents.parse(
         configuration(
             config={"Env": None, "Cmd": "sh", "Entrypoint": ["/x"], "Labels": {"a": "b"}, "Unknown": 1},
@@ -208,6 +208,6 @@ def test_reads_a_configuration_as_go_would() -> None:
         (configuration(config=[1]), 1, "cannot read image configuration"),
     ],
 )
-def test_refuses_configurations(data: bytes, layers: int | None, message: str) -> None:
+def test_invalid_configurations_are_refused(data: bytes, layers: int | None, message: str) -> None:
     with pytest.raises(DriverError, match=message):
         documents.parse(data, layers=layers)

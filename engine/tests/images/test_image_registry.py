@@ -32,7 +32,7 @@ def encoded(value: object) -> str:
     return base64.urlsafe_b64encode(json.dumps(value).encode()).decode()
 
 
-def test_credentials_with_and_without_padding() -> None:
+def test_credentials_are_decoded_with_and_without_padding() -> None:
     header = encoded({"username": "u", "password": "p?>", "serveraddress": "x"})
     other = encoded({"username": "other", "password": "secret"})
     for text in (header, header.rstrip("="), f"{header}, {other}"):  # a repeated header: the first value counts, as in Go
@@ -43,12 +43,12 @@ def test_credentials_with_and_without_padding() -> None:
 
 
 @pytest.mark.parametrize("header", ["", "!!!", "bm8", encoded([]), encoded({"username": 3})])
-def test_broken_credentials_are_anonymous(header: str) -> None:
+def test_invalid_credentials_are_ignored(header: str) -> None:
     assert auth.credentials(header) == auth.ANONYMOUS
     assert auth.credentials(header).basic == ""
 
 
-def test_challenges() -> None:
+def test_challenges_are_parsed() -> None:
     found = auth.challenges('Bearer realm="https://a/token?x=1,2",service="s \\"q\\"",scope="a:b:pull,push", Basic realm=x')
     assert [one.scheme for one in found] == ["bearer", "basic"]
     assert found[0].parameters == {"realm": "https://a/token?x=1,2", "service": 's "q"', "scope": "a:b:pull,push"}
@@ -60,7 +60,7 @@ def test_any_challenge_header_is_read(text: str) -> None:
     auth.challenges(text)
 
 
-def test_token_requests_and_answers() -> None:
+def test_token_requests_and_answers_are_encoded_and_decoded() -> None:
     url = auth.token_url("https://a/t?k=v", "svc", ["repository:x/y:pull"], "me")
     assert url == "https://a/t?k=v&account=me&scope=repository%3Ax%2Fy%3Apull&service=svc"
     assert b"grant_type=refresh_token&refresh_token=r" in auth.token_form("s", ["x"], "r")
@@ -85,7 +85,7 @@ NAME = parse("127.0.0.1:5000/a/b:c")
         ("TOOMANYREQUESTS", DriverError, "toomanyrequests: why"),
     ],
 )
-def test_error_codes(code: str, kind: type[Exception], text: str) -> None:
+def test_error_codes_select_the_error_type(code: str, kind: type[Exception], text: str) -> None:
     body = json.dumps({"errors": [{"code": code, "message": "why", "detail": {"x": 1}}]}).encode()
     error = from_answer(404, body)
     assert not error.retry
@@ -94,7 +94,7 @@ def test_error_codes(code: str, kind: type[Exception], text: str) -> None:
     assert str(told).startswith(text)
 
 
-def test_answers_without_a_code() -> None:
+def test_answers_without_an_error_code_are_errors() -> None:
     assert str(from_answer(500, b"oops")) == "received unexpected HTTP status: 500 Internal Server Error"
     assert from_answer(503, b"").retry
     assert str(from_answer(401, b"<html>")) == "unauthorized: authentication required"
@@ -105,7 +105,7 @@ def test_answers_without_a_code() -> None:
     assert str(from_answer(401, b"", scope)) == "denied: requested access to the resource is denied"
 
 
-def test_reasons_of_failed_connections() -> None:
+def test_reasons_of_failed_connections_are_named() -> None:
     try:
         try:
             raise ConnectionRefusedError(111, "x")
@@ -128,7 +128,7 @@ def endpoints(name: str, **rules: tuple[str, ...]) -> list[tuple[str, bool, bool
     return trio.run(main)
 
 
-def test_endpoints() -> None:
+def test_endpoints_are_chosen_by_registry_and_mirrors() -> None:
     hub = ("https://registry-1.docker.io", True, False)
     assert endpoints("alpine") == [hub]
     assert endpoints("alpine", mirrors=("http://127.0.0.1:1/",)) == [("http://127.0.0.1:1", False, True), hub]
@@ -169,7 +169,7 @@ def test_mirror_gets_no_credentials_of_other_registries(server: str, url: str, o
     assert connector._credentials_match(sent, Endpoint("https://registry-1.docker.io", True))
 
 
-def test_proxies() -> None:
+def test_proxy_is_chosen_by_url() -> None:
     proxies = Proxies(http_proxy="http://p:1", https_proxy="q:2", no_proxy="skip.io, .corp, 10.0.0.0/8")
     assert proxy_for("http://a.io/v2/", proxies) == "http://p:1"
     assert proxy_for("https://a.io/v2/", proxies) == "http://q:2"
@@ -229,7 +229,7 @@ def test_lists_of_tags_are_bounded(monkeypatch: pytest.MonkeyPatch, page: bytes,
         ("unix:///run/orlop.sock", 'unsupported protocol scheme "unix"'),
     ],
 )
-def test_upload_locations_that_are_allowed(location: str, expected: str) -> None:
+def test_only_safe_upload_locations_are_allowed(location: str, expected: str) -> None:
     registry = PushRegistry(Endpoint("https://r.lan", True), "a/b", auth.ANONYMOUS, Timeouts())
     url = "https://r.lan/v2/a/b/blobs/uploads"
     if expected.startswith("https:"):
@@ -240,5 +240,5 @@ def test_upload_locations_that_are_allowed(location: str, expected: str) -> None
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("7", 7.0), ("", None), ("-1", None), ("1e3", None), ("9" * 30, None)])
-def test_retry_after(text: str, seconds: float | None) -> None:
+def test_retry_after_is_parsed(text: str, seconds: float | None) -> None:
     assert retry_after(text) == seconds

@@ -32,7 +32,7 @@ DIGEST = f"sha256:{HEX}"
         ("a__b/c--d.e", "docker.io/a__b/c--d.e", "a__b/c--d.e"),
     ],
 )
-def test_normalises_and_shortens(text: str, full: str, familiar: str) -> None:
+def test_references_are_normalized_and_shortened(text: str, full: str, familiar: str) -> None:
     reference = parse(text)
     assert str(reference) == full
     assert reference.familiar == familiar
@@ -60,7 +60,7 @@ def test_normalises_and_shortens(text: str, full: str, familiar: str) -> None:
         ("x" * 100_000, "invalid reference format"),
     ],
 )
-def test_refuses_in_dockers_words(text: str, message: str) -> None:
+def test_invalid_references_are_refused_with_dockers_messages(text: str, message: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
         parse(text)
     assert str(caught.value) == message
@@ -98,13 +98,13 @@ def test_anything_is_parsed_or_refused(text: str) -> None:
     assert parse(str(reference)) == reference
 
 
-def test_default_tag_only_where_there_is_nothing() -> None:
+def test_default_tag_is_added_only_without_tag_and_digest() -> None:
     assert parse("a").with_default_tag().familiar == "a:latest"
     assert parse("a:b").with_default_tag().familiar == "a:b"
     assert parse(f"a@{DIGEST}").with_default_tag().familiar == f"a@{DIGEST}"
 
 
-def test_from_image_and_tag() -> None:
+def test_image_and_tag_parameters_are_combined() -> None:
     assert with_tag_or_digest("a", "b").familiar == "a:b"
     assert with_tag_or_digest("a:", "").is_name_only
     assert with_tag_or_digest("a:x", "b").familiar == "a:b"
@@ -114,7 +114,7 @@ def test_from_image_and_tag() -> None:
         with_tag_or_digest("a", "bad:tag")
 
 
-def test_ids() -> None:
+def test_ids_and_digests_are_parsed() -> None:
     assert image_id(HEX) == image_id(DIGEST) == DIGEST
     assert image_id(HEX[:12]) is None
     assert parse_digest(DIGEST) == DIGEST

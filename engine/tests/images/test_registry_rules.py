@@ -49,7 +49,7 @@ DIGEST = "sha256:" + "ab" * 32
         ("*", "localhost/a", True),
     ],
 )
-def test_names_that_a_rule_matches(pattern: str, name: str, about: bool) -> None:
+def test_rule_matches_names_below_it(pattern: str, name: str, about: bool) -> None:
     assert matches(pattern, parse(name)) is about
     assert not [*problems(RegistryRules(pull=(pattern,)))]
 
@@ -122,7 +122,7 @@ def test_refused_repositories_are_not_contacted(tmp_path: Path, servers: list[st
     trio.run(main)
 
 
-def test_the_key(tmp_path: Path) -> None:
+def test_rules_are_read_from_daemon_json(tmp_path: Path) -> None:
     path = tmp_path / "daemon.json"
 
     def loaded(text: str) -> Config:

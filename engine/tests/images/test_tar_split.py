@@ -86,7 +86,7 @@ def test_no_file_outside_the_layer_is_read(tmp_path: Path) -> None:
         packed(split, directory)
 
 
-def test_a_missing_tar_split_file(tmp_path: Path) -> None:
+def test_missing_tar_split_file_is_reported(tmp_path: Path) -> None:
     _, directory = write(tmp_path, [])
     with pytest.raises(DriverError, match="cannot pack the files"):
         packed(str(tmp_path / "none"), directory)
@@ -129,7 +129,7 @@ def test_changed_files_are_detected(tmp_path: Path) -> None:
     assert content.digests() == [] and content.partials() == []
 
 
-def test_it_is_read_like_a_blob(tmp_path: Path) -> None:
+def test_packed_layer_is_read_like_a_blob(tmp_path: Path) -> None:
     content, layer = adopted(tmp_path, entries())
 
     async def main() -> bytes:

@@ -22,7 +22,7 @@ from orlop_sdk import InvalidParameter
         *("http://u:p@h:1/x", "http://\u00e9.example/", "http://a_b.example:/x", "https://h/a b"),
     ],
 )
-def test_urls(url: str) -> None:
+def test_valid_urls_are_accepted(url: str) -> None:
     check_url(url)
 
 

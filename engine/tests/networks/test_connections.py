@@ -122,7 +122,7 @@ def ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
     return start
 
 
-def test_rows_of_older_daemons(ship: Callable[..., None]) -> None:
+def test_rows_of_older_daemons_are_completed(ship: Callable[..., None]) -> None:
     async def body(h: NetworksFixture, s: LiveFixture) -> None:
         def completed(mode: str, **more: Any) -> ContainerRecord:
             container = Container(record(mode, **more))
@@ -143,7 +143,7 @@ def test_rows_of_older_daemons(ship: Callable[..., None]) -> None:
 
 
 @pytest.mark.parametrize("running", [True, False])
-def test_disconnect_from_the_only_network_and_connect_to_another(ship: Callable[..., None], running: bool) -> None:
+def test_container_leaves_its_only_network_and_joins_another(ship: Callable[..., None], running: bool) -> None:
     async def body(h: NetworksFixture, s: LiveFixture) -> None:
         if running:
             await s.run(h)
@@ -194,7 +194,7 @@ def test_connect_is_refused_for_containers_without_their_own_network(ship: Calla
     ship(body, record(mode))
 
 
-def test_gateway_and_ports_follow(ship: Callable[..., None]) -> None:
+def test_gateway_and_ports_move_with_the_connection(ship: Callable[..., None]) -> None:
     bindings = {"80": [PortBinding(host_port=str(free_port()))]}
 
     async def body(h: NetworksFixture, s: LiveFixture) -> None:

@@ -12,7 +12,7 @@ from orlop_engine.networks.ipam import DEFAULT_POOLS, AddressPool, find_subnet, 
 from orlop_sdk import Forbidden, InvalidParameter
 
 
-def test_default_pools_in_order() -> None:
+def test_default_pools_are_used_in_order() -> None:
     taken: list[ipam.IPNetwork] = []
     for _ in range(17):
         taken.append(find_subnet(4, DEFAULT_POOLS, taken))
@@ -35,7 +35,7 @@ def test_exhausted_pools_are_reported() -> None:
         find_subnet(4, [("10.0.0.0/24", 24)], [ip_network("10.0.0.128/25")])
 
 
-def test_another_size() -> None:
+def test_subnet_size_can_be_requested() -> None:
     assert str(find_subnet(4, DEFAULT_POOLS, [ip_network("172.17.0.0/24")], size=24)) == "172.17.1.0/24"
 
 
@@ -60,7 +60,7 @@ def test_overlap_with_another_network_is_refused() -> None:
     ipam.check_overlap(ip_network("fd00::/64"), [ip_network("10.1.0.0/16")])
 
 
-def test_lowest_free_address_first() -> None:
+def test_lowest_free_address_is_assigned_first() -> None:
     pool = AddressPool(ip_network("10.0.0.0/24"))
     assert pool.gateway == "10.0.0.1"
     assert [pool.allocate() for _ in range(3)] == ["10.0.0.2", "10.0.0.3", "10.0.0.4"]
@@ -69,7 +69,7 @@ def test_lowest_free_address_first() -> None:
     assert pool.allocate() == "10.0.0.5"
 
 
-def test_requested_addresses() -> None:
+def test_requested_addresses_are_assigned_if_free() -> None:
     pool = AddressPool(ip_network("10.0.0.0/24"), "10.0.0.254", "10.0.0.16/28", ["10.0.0.17"])
     assert pool.allocate() == "10.0.0.16"
     assert pool.allocate() == "10.0.0.18", "the auxiliary address is reserved"
@@ -95,14 +95,14 @@ def test_point_to_point_has_no_network_address() -> None:
     assert (pool.gateway, pool.allocate()) == ("10.0.0.0", "10.0.0.1")
 
 
-def test_ipv6() -> None:
+def test_ipv6_pool_has_no_broadcast_address() -> None:
     pool = AddressPool(ip_network("fd00::/64"))
     assert (pool.gateway, pool.allocate()) == ("fd00::1", "fd00::2")
     last = "fd00::ffff:ffff:ffff:ffff"
     assert pool.allocate(last) == last, "IPv6 has no broadcast address"
 
 
-def test_range_outside_of_the_subnet() -> None:
+def test_range_outside_of_the_subnet_is_refused() -> None:
     with pytest.raises(InvalidParameter, match="parent subnet"):
         AddressPool(ip_network("10.0.0.0/24"), ip_range="10.0.1.0/28")
 
@@ -129,5 +129,5 @@ def test_no_address_is_given_twice(steps: list[object]) -> None:
         held.append(address)
 
 
-def test_mac_of_an_address() -> None:
+def test_mac_address_is_derived_from_the_ip_address() -> None:
     assert ipam.derived_mac("172.17.0.2") == "02:42:ac:11:00:02"

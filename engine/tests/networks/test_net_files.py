@@ -30,7 +30,7 @@ def settings(text: str) -> list[str]:
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 
-def test_parse() -> None:
+def test_resolv_conf_is_parsed() -> None:
     assert parse_resolv_conf(TEXT) == ResolvConf(
         ("127.0.0.53", "192.0.2.53", "2001:db8::53"),
         ("a.example", "b.example"),
@@ -51,7 +51,7 @@ def test_default_bridge_drops_what_the_container_cannot_reach() -> None:
     assert "nameserver 2001:db8::53" in resolv_conf(parse_resolv_conf(TEXT), ipv6=True)
 
 
-def test_public_servers_when_none_is_left() -> None:
+def test_public_servers_are_used_if_none_is_left() -> None:
     host = parse_resolv_conf("nameserver 127.0.0.1\nnameserver ::1\n")
     assert settings(resolv_conf(host)) == ["nameserver 8.8.8.8", "nameserver 8.8.4.4"]
     assert "nameserver 2001:4860:4860::8888" in resolv_conf(host, ipv6=True)
@@ -63,7 +63,7 @@ def test_overrides_of_resolv_conf_replace_and_a_dot_removes_search() -> None:
     assert "# Overrides: [nameservers search options]" in text
 
 
-def test_embedded_resolver() -> None:
+def test_embedded_resolver_replaces_the_servers() -> None:
     text = resolv_conf(parse_resolv_conf(TEXT), embedded=True)
     assert settings(text)[0] == "nameserver 127.0.0.11"
     assert "options edns0 trust-ad ndots:0" in text
@@ -71,7 +71,7 @@ def test_embedded_resolver() -> None:
     assert "# Option ndots from: internal" in text
 
 
-def test_hosts() -> None:
+def test_hosts_file_has_names_addresses_and_extra_hosts() -> None:
     text = hosts_file(
         "web", "example", ["172.17.0.2", "fd00::2"], ["db:10.0.0.5", "me:host-gateway", "six:[2001:db8::1]"], ["172.17.0.1"]
     )
@@ -112,7 +112,7 @@ def start(tmp_path: Path, *gateways: str) -> str:
     return (tmp_path / "hosts").read_text()
 
 
-def test_the_hosts_gateway_is_the_default_bridges_on_every_network(tmp_path: Path) -> None:
+def test_host_gateway_is_the_default_bridge_on_every_network(tmp_path: Path) -> None:
     text = start(tmp_path, "172.17.0.1", "fd00::1")
     assert "\n172.17.0.1\tme\nfd00::1\tme\n" in text
 

@@ -17,7 +17,7 @@ from orlop_sdk import DeadlineExceeded, DriverError, Endpoint, EndpointState, Un
 from orlop_sdk.testing.ports import free_port
 
 
-def test_the_gateway_follows(networks_fixture: Callable[..., None]) -> None:
+def test_gateway_moves_with_connects_and_disconnects(networks_fixture: Callable[..., None]) -> None:
     async def body(h: NetworksFixture) -> None:
         await h.networks.create(request("two", "10.203.0.0/24"))
         bindings = {"80": [PortBinding(host_port=str(free_port()))]}

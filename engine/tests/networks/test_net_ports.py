@@ -32,7 +32,7 @@ def held() -> Iterator[list[Bound]]:
         ("80-82/sctp", [(80, "sctp"), (81, "sctp"), (82, "sctp")]),
     ],
 )
-def test_port_texts(text: str, ports: list[tuple[int, str]]) -> None:
+def test_port_texts_are_parsed(text: str, ports: list[tuple[int, str]]) -> None:
     assert parse_port(text) == ports
 
 
@@ -42,7 +42,7 @@ def test_invalid_port_texts_are_refused(text: str) -> None:
         parse_port(text)
 
 
-def test_bindings() -> None:
+def test_bindings_become_wanted_ports() -> None:
     bindings = {
         "80/tcp": [PortBinding(host_port="8080"), PortBinding(host_ip="127.0.0.1", host_port="8081-8089")],
         "90-91/udp": [PortBinding(host_port="9000-9001")],
@@ -104,7 +104,7 @@ def test_both_families_get_one_port(held: list[Bound]) -> None:
             pass
 
 
-def test_port_taken_by_another_container(held: list[Bound]) -> None:
+def test_port_taken_by_another_container_is_refused(held: list[Bound]) -> None:
     ports = PortAllocator()
     held += take(ports, [Wanted("tcp", 80, "127.0.0.1", 0, 0)])
     port = held[0].port.host_port
@@ -114,19 +114,19 @@ def test_port_taken_by_another_container(held: list[Bound]) -> None:
     held += take(ports, [Wanted("udp", 80, "127.0.0.1", port, port)])
 
 
-def test_port_taken_by_another_program(held: list[Bound]) -> None:
+def test_port_taken_by_another_program_is_refused(held: list[Bound]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(DriverError, match=rf"^failed to bind host port 0\.0\.0\.0:{port}/tcp: address already in use$"):
             take(PortAllocator(), [Wanted("tcp", 80, "", port, port)])
 
 
-def test_address_that_the_host_does_not_have() -> None:
+def test_unknown_host_address_is_refused() -> None:
     with pytest.raises(DriverError, match="cannot assign requested address"):
         take(PortAllocator(), [Wanted("tcp", 80, "192.0.2.77", 8080, 8080)])
 
 
-def test_the_first_free_of_a_range(held: list[Bound]) -> None:
+def test_first_free_port_of_a_range_is_taken(held: list[Bound]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         if port > 65500:
@@ -135,7 +135,7 @@ def test_the_first_free_of_a_range(held: list[Bound]) -> None:
         assert port < held[0].port.host_port <= port + 30
 
 
-def test_all_or_nothing(held: list[Bound]) -> None:
+def test_failed_reservation_reserves_nothing(held: list[Bound]) -> None:
     ports = PortAllocator()
     first = free_port()
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -146,7 +146,7 @@ def test_all_or_nothing(held: list[Bound]) -> None:
     assert held[0].port.host_port == first
 
 
-def test_release_and_adopt(held: list[Bound]) -> None:
+def test_released_ports_are_free_and_adopted_ones_reserved(held: list[Bound]) -> None:
     ports = PortAllocator()
     number = free_port()
     living = PublishedPort("tcp", "0.0.0.0", number, 80)
