@@ -265,7 +265,6 @@ ABSENT = {
 
 MORE = {
     "of Orlop: docs/api.md": (r"GET /info OrlopDrivers",),
-    "an empty object, as in versions before 1.52": (r"GET /networks \[\]\.Containers",),
     "without `verbose`, the lists of versions before 1.52": (
         r"GET /system/df (BuildCache|Containers|Images|LayersSize|Volumes)",
     ),

@@ -36,7 +36,8 @@ class _Routes:
         found = [record for record, in_use in self.networks.records() if accept(record, in_use)]
         if call.version < (1, 28):  # older versions list containers too, as inspect does
             return json_response([self._view(record.id) for record in found])
-        return json_response([network_view(record) for record in found])
+        members = () if call.version < (1, 52) else None  # {} before 1.52, absent since
+        return json_response([network_view(record, members) for record in found])
 
     async def inspect(self, call: Call) -> Answer:
         scope = call.arg("scope")

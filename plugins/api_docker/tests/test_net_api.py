@@ -88,6 +88,18 @@ def test_create_inspect_connect_and_remove_a_network(serve: Callable[[Callable[[
     serve(body)
 
 
+@pytest.mark.parametrize(("version", "containers"), [("/v1.27", {}), ("/v1.28", {}), ("/v1.51", {}), ("/v1.52", None)])
+def test_lists_have_no_containers_since_1_52(
+    serve: Callable[[Callable[[Ask], Awaitable[None]]], None], version: str, containers: dict[str, Any] | None
+) -> None:
+    async def body(ask: Ask) -> None:
+        status, listed = await ask("GET", f"{version}/networks")
+        assert status == 200 and [item.get("Containers") for item in listed] == [containers] * 3
+        assert (await ask("GET", f"{version}/networks/bridge"))[1]["Containers"] == {}
+
+    serve(body)
+
+
 def test_errors(serve: Callable[[Callable[[Ask], Awaitable[None]]], None]) -> None:
     async def body(ask: Ask) -> None:
         await ask("POST", "/networks/create", {"Name": "mine"})

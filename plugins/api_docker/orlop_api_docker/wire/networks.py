@@ -61,7 +61,7 @@ class NetworkView(WireBase):
     ingress: bool = False
     config_from: ConfigReference = field(default_factory=ConfigReference)
     config_only: bool = False
-    containers: dict[str, NetworkContainer] = field(default_factory=dict)
+    containers: dict[str, NetworkContainer] | UnsetType = UNSET
     options: dict[str, str] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     status: NetworkStatus | UnsetType = UNSET
@@ -82,9 +82,8 @@ def _container(sandbox: Sandbox, attached: AttachedEndpoint) -> NetworkContainer
     )
 
 
-def network_view(record: NetworkRecord, members: Collection[tuple[Sandbox, AttachedEndpoint]] = ()) -> NetworkView:
-    """`members` are omitted in lists."""
-    containers = {sandbox.container_id: _container(sandbox, attached) for sandbox, attached in members}
+def network_view(record: NetworkRecord, members: Collection[tuple[Sandbox, AttachedEndpoint]] | None = None) -> NetworkView:
+    """Without `members`, the answer has no `Containers`."""
     return NetworkView(
         name=record.name,
         id=record.id,
@@ -108,7 +107,9 @@ def network_view(record: NetworkRecord, members: Collection[tuple[Sandbox, Attac
         ),
         internal=record.internal,
         attachable=record.attachable,
-        containers=containers,
+        containers=(
+            UNSET if members is None else {sandbox.container_id: _container(sandbox, each) for sandbox, each in members}
+        ),
         options=dict(record.options),
         labels=dict(record.labels),
     )
