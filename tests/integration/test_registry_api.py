@@ -19,7 +19,8 @@ import trio.testing
 from tests.registry import Image, busybox, docker_archive, image, layer, push, running
 from tests.registry.build import tar
 from tests.registry.fakes import ImagesFixture, open_images
-from tests.registry.hostile import serving, stall
+from tests.registry.hostile import Hostile, serving, stall
+from tests.registry.hostile import status as failing
 
 from orlop_api_docker import images as image_routes
 from orlop_api_docker.dialect import docker_router
@@ -200,6 +201,29 @@ def test_errors_have_dockers_messages(tmp_path: Path) -> None:
     trio.run(main)
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "answered"),
+    [
+        (400, "NAME_INVALID", 400),
+        (401, "UNAUTHORIZED", 401),
+        (403, "DENIED", 403),
+        (404, "MANIFEST_UNKNOWN", 404),
+        (404, "NAME_UNKNOWN", 404),
+        (400, "OTHER", 500),
+    ],
+)
+def test_statuses_of_refused_distributions(tmp_path: Path, status: int, code: str, answered: int) -> None:
+    async def main(registry: Hostile) -> None:
+        registry.add("app", "v1", APP)
+        registry.misbehave("v1", *[failing(status, code, "because")] * 9)
+        async with serving_api(tmp_path) as api:
+            found, body = await api.call("GET", f"/distribution/{registry.host}/app:v1/json")
+            assert (found, body["message"]) == (answered, f"{code.lower().replace('_', ' ')}: because")
+
+    with serving() as registry:
+        trio.run(main, registry)
+
+
 def test_load_errors_are_records(tmp_path: Path) -> None:
     lie = Image(APP.manifest, APP.config, (APP.layers[1], APP.layers[1]))
     few = Image(APP.manifest, APP.config, APP.layers[:1])
@@ -310,7 +334,6 @@ def test_disconnected_client_cancels_its_pull(tmp_path: Path) -> None:
 @pytest.mark.parametrize("status", [200, 404])
 def test_import_downloads_the_archive_of_a_url(tmp_path: Path, status: int) -> None:
     from tests.registry.hostile import replace
-    from tests.registry.hostile import status as failing
 
     async def main() -> None:
         with serving() as server:

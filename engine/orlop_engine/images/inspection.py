@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from orlop_sdk import DriverError, InvalidParameter, NotFound, OrlopError, Unauthorized
+from orlop_sdk import DriverError, Forbidden, InvalidParameter, NotFound, OrlopError, Unauthorized
 
 from . import documents
 from .connector import Access, Connector
@@ -22,6 +22,16 @@ if TYPE_CHECKING:
     from .registry_auth import Credentials
 
 __all__ = ["Distribution", "DistributionPlatform", "inspect"]
+
+
+_KINDS: dict[str, type[OrlopError]] = {
+    "DENIED": Forbidden,
+    "MANIFEST_UNKNOWN": NotFound,
+    "NAME_INVALID": InvalidParameter,
+    "NAME_UNKNOWN": NotFound,
+    "UNAUTHORIZED": Unauthorized,
+}
+"""By the registry's error code: what has the status that dockerd answers."""
 
 
 class DistributionPlatform(NamedTuple):
@@ -103,6 +113,5 @@ def _platform(given: dict[str, Any]) -> DistributionPlatform:
 def _translate(error: RegistryError) -> OrlopError:
     if str(error).endswith(NO_CREDENTIALS):
         return error  # dockerd answers it with 500
-    if error.code in ("MANIFEST_UNKNOWN", "NAME_UNKNOWN") or error.status == 404:
-        return NotFound(str(error))
-    return Unauthorized(str(error)) if error.code == "UNAUTHORIZED" else error
+    kind = NotFound if error.status == 404 else _KINDS.get(error.code)
+    return error if kind is None else kind(str(error))
