@@ -17,22 +17,22 @@ _FEW = 64  # smaller layers are synced file by file: syncfs waits for the dirty 
 
 
 def sync_few(directory: str) -> bool:
-    """Sync a small tree of regular files and directories. Returns false, possibly after syncing a part, when the tree is
-    large or has other types of files."""
-    waiting, seen = [directory], 0
-    while waiting:
-        here = waiting.pop()
+    """Sync a small tree of regular files and directories. Returns false, and has synced nothing, when the tree is large or
+    has other types of files."""
+    files, directories = list[str](), [directory]
+    for here in directories:  # grows meanwhile
         with os.scandir(here) as entries:
             for entry in entries:
-                seen += 1
-                info = entry.stat(follow_symlinks=False)
-                if seen > _FEW or not (stat.S_ISREG(info.st_mode) or stat.S_ISDIR(info.st_mode)):
+                mode = entry.stat(follow_symlinks=False).st_mode
+                if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                     return False
-                if stat.S_ISDIR(info.st_mode):
-                    waiting.append(entry.path)
-                else:
-                    fsync_file(entry.path)
-        fsync_directory(here)
+                (directories if stat.S_ISDIR(mode) else files).append(entry.path)
+                if len(files) + len(directories) > 1 + _FEW:
+                    return False
+    for path in files:
+        fsync_file(path)
+    for path in directories:
+        fsync_directory(path)
     return True
 
 

@@ -205,8 +205,11 @@ def test_large_layer_is_synced_by_syncfs(root: Path, monkeypatch: pytest.MonkeyP
             await driver.commit("pull", "base")
         assert (await driver.keys(), synced) == (["pull"], []), "a layer that is not on disk is not committed"
         libc.failing = False
-        await driver.commit("pull", "base")
+        with recorded() as steps:
+            await driver.commit("pull", "base")
         assert synced == [str(directory.parent)]
+        again = [path for what, path in steps if what == "sync" and path.startswith(str(directory.parent))]
+        assert again == [], "nothing is synced twice"
 
     trio.run(main)
 
