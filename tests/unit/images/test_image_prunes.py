@@ -1,4 +1,4 @@
-"""Prunes while images are pulled, loaded and saved: what an operation holds stays, whatever the filters say."""
+"""Prunes while images are pulled, loaded, saved and pushed: what an operation holds stays, whatever the filters say."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import trio
 from tests.registry import Blob, docker_archive, image, layer
 from tests.registry.fakes import ImagesFixture, Unpacker, drain, open_images
 from tests.registry.hostile import Handler, Hostile, hold, serving, truncate
+from tests.registry.receiving import receiving
 
 from orlop_engine.images.pull import PullRequest
 from orlop_engine.images.references import parse
+from orlop_engine.images.transfers import PushRequest
 
 BASE, TOP = layer({"base": b"x" * 50_000}, compression="none"), layer({"top": b"1"})
 APP = image([BASE, TOP], config={"Labels": {"a": "b"}})
@@ -170,6 +172,44 @@ def test_prune_during_a_save(tmp_path: Path, filters: Mapping[str, Sequence[str]
                 await images.images.prune(filters)
                 assert b"".join(begun + [piece async for piece in archive]) == b"".join(whole)
                 await images.images.prune({"dangling": ["false"]})
+                assert images.is_empty()
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize(("method", "path"), [("HEAD", "blobs"), ("POST", ""), ("PUT", "uploads"), ("PUT", "manifests")])
+def test_prune_during_a_push(tmp_path: Path, method: str, path: str) -> None:
+    """The push holds what it compresses, too. All is removed after it, as its image has been pruned."""
+
+    async def body(name: str) -> AsyncIterator[bytes]:
+        yield docker_archive({name: APP})
+
+    async def main() -> None:
+        with receiving() as registry, trio.fail_after(30):
+
+            def slowly(handler: Any) -> None:
+                registry.reached.set()
+                registry.gate.wait(20)
+                registry.honest(handler)
+
+            registry.script(method, slowly, path=path)
+            name = f"{registry.host}/app:v1"
+            async with open_images(str(tmp_path)) as images, trio.open_nursery() as nursery:
+                await drain(images.images.load_archive(body(name)))
+                results: list[dict[str, Any]] = []
+
+                async def push() -> None:
+                    results.extend(await drain(images.images.push(PushRequest(parse(name)))))
+
+                nursery.start_soon(push)
+                await trio.to_thread.run_sync(registry.reached.wait, 20)
+                await prune_with_everything(images)
+                assert not images.images.all() and not images.is_empty()
+                registry.gate.set()
+                await reached(lambda: results)
+                assert "error" not in results[-1]
+                registry.pushed("app", "v1")
+                await images.images.collect()
                 assert images.is_empty()
 
     trio.run(main)
