@@ -1,17 +1,18 @@
-"""Calls of plugins: a deadline, a circuit breaker, and one kind of exception.
+"""Calls of plugins: each has a deadline and a circuit breaker, and raises only `OrlopError`.
 
-`Gate` holds the state of one plugin; `guard` makes an object with the methods of a Protocol whose calls go through a gate.
+`Gate` holds the state of one plugin. `guard` makes an object with the methods of a Protocol; its calls go through a gate.
 Whatever a plugin does, its caller gets an answer, an `OrlopError` or its own cancellation:
 
-- An async method runs in a task of its own. At its deadline it is cancelled; one that does not end then (it shields itself,
-  or waits for a thread) is abandoned: counted, logged once, and its late answer is discarded. A caller that is cancelled
-  cancels its call, and waits for it to end, at most until the deadline.
-- An exception that is no `OrlopError` becomes a `DriverError`, SystemExit and KeyboardInterrupt included.
-- After `MISSES` deadline failures in a row the gate is degraded: calls fail at once with `Unavailable`. After a delay, which
-  doubles from `SHORTEST_DELAY` to `LONGEST_DELAY`, one call is let through as a trial. An answer, also an error, ends it.
+- An async method runs in a task of its own, which is cancelled at the deadline. If the task does not end then (it shields
+itself, or waits for a thread), it is abandoned: this is counted and logged once, and a late answer is discarded. If a
+caller is cancelled, its call is cancelled too; the caller waits for the end of the call, at most until the deadline.
+- An exception that is not an `OrlopError` becomes a `DriverError`; this includes SystemExit and KeyboardInterrupt.
+- After `MISSES` missed deadlines in a row, the gate is degraded: calls fail immediately with `Unavailable`. After a
+delay, which doubles from `SHORTEST_DELAY` to `LONGEST_DELAY`, one call is made as a trial. If the plugin answers (even
+with an error), the gate is no longer degraded.
 
-Synchronous methods and properties run on the event loop: their contracts say that they wait for nothing. One that takes
-longer than `SYNCHRONOUS` is interrupted by a signal, and counts as a missed deadline. Imports and factories may take long;
+Synchronous methods and properties run on the event loop: by their contracts, they must not wait. If one takes longer than
+`SYNCHRONOUS`, it is interrupted by a signal, which is treated as a missed deadline. Imports and factories may take long:
 `Gate.make` and `Gate.make_blocking` run them on threads that can be abandoned.
 """
 
@@ -40,11 +41,11 @@ __all__ = ["DEADLINE", "LONGEST_DELAY", "MISSES", "SHORTEST_DELAY", "SYNCHRONOUS
 T = TypeVar("T")
 
 DEADLINE = 60.0
-SYNCHRONOUS = 5.0  # seconds; long, because a machine under load may not run the daemon for a second
+SYNCHRONOUS = 5.0  # seconds; this is long, because on a busy machine the daemon may not run for a second
 MISSES = 3
 SHORTEST_DELAY = 1.0
 LONGEST_DELAY = 60.0
-_GRACE = 1.0  # seconds for a call that was cancelled at its deadline to undo what it began
+_GRACE = 1.0  # seconds that a call has for its cleanup after it was cancelled at its deadline
 
 _log = logging.getLogger("orlop.drivers")
 
@@ -57,8 +58,9 @@ def _now() -> float:
 
 
 class Gate:
-    """The calls of one plugin. `label` names it in messages: 'storage driver "overlay2"'. `failures` counts by reason,
-    "deadline" or "exception"; `abandoned` is the number of calls that still run after their caller has given up."""
+    """The calls of one plugin. `label` names it in messages: 'storage driver "overlay2"'. `failures` are the numbers of
+    failures by reason, "deadline" or "exception"; `abandoned` is the number of calls that still run although their caller
+    has given up."""
 
     def __init__(self, label: str, seconds: float = DEADLINE) -> None:
         self.label = label
@@ -69,15 +71,15 @@ class Gate:
         self._delay = SHORTEST_DELAY
         self._retry_at = 0.0
         self._on_trial = False
-        self._lock = threading.Lock()  # of `abandoned`: threads count, too
+        self._lock = threading.Lock()  # protects `abandoned`, which threads change too
 
     @property
     def degraded(self) -> bool:
-        """Whether calls fail at once."""
+        """Whether calls fail immediately."""
         return self._missed >= MISSES
 
     def describe(self) -> str:
-        """Why calls fail at once, and until when."""
+        """The message why calls fail immediately, and until when."""
         wait = max(0.0, self._retry_at - _now())
         again = "is being tried again" if self._on_trial else f"is tried again in {wait:.0f} s"
         return f"{self.label} did not answer {self._missed} calls in a row; it {again}"
@@ -91,7 +93,8 @@ class Gate:
         trial = self._missed >= MISSES and self._admit(verb)
         call = _Call(self, verb, method, args, kwargs)
         deadline = trio.current_time() + self.seconds
-        # A system task: no cancellation but this caller's reaches it, so shielded cleanup may call plugins during a stop.
+        # A system task: only this caller can cancel it, so that shielded cleanup code may call plugins while the daemon
+        # stops.
         name = f"{verb}: {self.label}"
         trio.lowlevel.spawn_system_task(call.run, name=name, context=contextvars.copy_context())
         try:
@@ -107,7 +110,7 @@ class Gate:
                 raise
             if not call.answered and call.error is None:
                 if trial:
-                    self._on_trial = False  # neither answer nor failure: the next call is the trial
+                    self._on_trial = False  # the trial had no result: the next call is the trial
                 raise
         if not call.ended:
             call.scope.cancel()
@@ -145,7 +148,7 @@ class Gate:
         return value
 
     def failure(self, verb: str, error: BaseException) -> OrlopError:
-        """What a caller gets for an exception of the plugin."""
+        """The error that a caller gets for an exception of the plugin."""
         if isinstance(error, OrlopError):
             return error
         failure = as_orlop_error(error, f"cannot {verb}: {self.label} failed")
@@ -159,11 +162,11 @@ class Gate:
         trial = self._admit("use it")
         try:
             with trio.move_on_after(self.seconds) as scope:
-                limiter = trio.CapacityLimiter(1)  # of its own: other threads that hang do not count
+                limiter = trio.CapacityLimiter(1)  # a limiter of its own, so that other threads that hang do not use it up
                 await trio.to_thread.run_sync(making.run, abandon_on_cancel=True, limiter=limiter)
         except BaseException as error:
             if trial:
-                self._on_trial = False  # the next one is the trial
+                self._on_trial = False  # the next call is the trial
             making.abandon()
             if isinstance(error, RuntimeError) and not making.started:
                 raise DriverError(f"cannot use {self.label}: {error}") from error  # no more threads
@@ -173,7 +176,7 @@ class Gate:
         return self._made(making, trial, self.seconds if scope.cancelled_caught else 0.0)
 
     def make_blocking(self, work: Callable[[], T], seconds: float) -> T:
-        """The same for callers that cannot await: blocks the event loop, but for no longer than `seconds`."""
+        """Like `make`, for callers that cannot await: blocks the event loop, for at most `seconds`."""
         making = _Making(self, work)
         trial = self._admit("use it")
         try:
@@ -205,7 +208,7 @@ class Gate:
     # --- breaker ----------------------------------------------------------------------------------------------------
 
     def _admit(self, verb: str) -> bool:
-        """Whether this call is the trial of a degraded plugin. `Unavailable` when it may not be made now."""
+        """Whether this call is the trial of a degraded plugin. Raises `Unavailable` when the call may not be made now."""
         if not self.degraded:
             return False
         if self._on_trial or _now() < self._retry_at:
@@ -243,7 +246,8 @@ class Gate:
 
 
 class _Call:
-    """A call of an async method, and what came of it. `ended` without an answer or an error: it was cancelled."""
+    """A call of an async method, and its result. If it has `ended` without an answer and without an error, it was
+    cancelled."""
 
     __slots__ = (
         "_args",
@@ -274,12 +278,12 @@ class _Call:
         return f"the call {self._verb} of {self._gate.label}"
 
     async def run(self) -> None:
-        """Never raises: an exception that leaves a system task ends trio, and the daemon."""
+        """Make the call. Never raises, because an exception from a system task would end trio, and the daemon."""
         try:
             with self.scope:
                 self.value = await self._method(*self._args, **self._kwargs)
                 self.answered = True
-        except BaseException as error:  # the scope has caught what was cancelled; the rest is the plugin's
+        except BaseException as error:  # the scope catches its own cancellation; everything else comes from the plugin
             self.error = error
         self.ended = True
         if self._waiter is not None:
@@ -290,7 +294,7 @@ class _Call:
             _log.info("%s was abandoned and has now ended; its answer is discarded", self)
 
     async def wait(self) -> None:
-        """Until it has ended. An event for one waiter, without what makes a `trio.Event` twice as slow."""
+        """Wait until the call has ended. Supports only one waiter, which makes it twice as fast as a `trio.Event`."""
         if self.ended:
             return
 
@@ -339,11 +343,11 @@ class _Making(typing.Generic[T]):
 
 
 def guard(gate: Gate, plugin: object, protocol: type, *optional: type) -> object:
-    """An object with the members of `protocol`, and of those of the `optional` Protocols that `plugin` implements, and no
-    others. `DriverError` when `plugin` does not implement `protocol`. The caller casts it to `protocol`.
+    """An object that has exactly the members of `protocol`, and of those `optional` Protocols that `plugin` implements.
+    Raises `DriverError` when `plugin` does not implement `protocol`. The caller casts the object to `protocol`.
 
-    Answers are checked against the annotations of the Protocol as far as these are plain classes or collections. An answer
-    whose annotation is a Protocol is guarded, too.
+    Answers are checked against the annotations of the Protocol, if these are plain classes or collections. If the
+    annotation of an answer is a Protocol, the answer is guarded too.
     """
     missing = protocols.mismatch(plugin, protocol)
     if missing:

@@ -1,8 +1,9 @@
 """Runs programs from the daemon: the only gateway for subprocesses.
 
-A child is supervised (`run_supervised`: we wait for it and kill it at its deadline), or it deliberately outlives us
-(`spawn_detached`). Both get an argv list, an explicit environment, /dev/null or given bytes on standard input, and only the
-listed fds. Waits by pidfd: `subprocess` with a timeout polls with growing sleeps, which doubles the time of a fast child.
+A child is either supervised (`run_supervised` waits for it and kills it at its deadline), or it deliberately outlives the
+daemon (`spawn_detached`). Both get an argv list, an explicit environment, /dev/null or given bytes on standard input, and
+only the listed fds. Waiting uses a pidfd, because `subprocess` with a timeout polls with growing sleeps, which doubles
+the time of a fast child.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from orlop_sdk import Command, DeadlineExceeded, DriverError, Outcome
 __all__ = ["check", "describe", "describe_timeout", "run_supervised", "spawn_detached"]
 
 _TAIL = 64 << 10
-_DEATH = 2.0  # seconds from SIGKILL to the exit; only a child in uninterruptible sleep takes longer
+_DEATH = 2.0  # seconds to wait for the exit after SIGKILL; only a child in uninterruptible sleep takes longer
 
 
 async def _collect(fd: int, into: bytearray, limit: int) -> None:
@@ -36,13 +37,13 @@ async def _feed(fd: int, data: bytes) -> None:
         try:
             await stream.send_all(data)
         except trio.BrokenResourceError:
-            pass  # the child stopped reading; its exit code says whether that is an error
+            pass  # the child does not read its whole input; its exit code shows whether that is an error
 
 
 async def run_supervised(command: Command, *, pass_fds: Sequence[int] = (), limit: int = _TAIL) -> Outcome:
-    """Run to the end and return the outcome; the last `limit` bytes of each output are kept. Kills the child at its deadline
-    or when cancelled, and always reaps it. Outputs are read until 100 ms after the child's exit, even if a grandchild keeps
-    them open."""
+    """Run a command to its end and return the outcome, with the last `limit` bytes of each output. Kills the child at its
+    deadline or when cancelled, and always reaps it. Outputs are read until 100 ms after the child's exit, even if a
+    grandchild keeps them open."""
     process = subprocess.Popen(  # noqa: ASYNC220 - vfork and exec, under a millisecond
         command.argv,
         env=dict(command.env),
@@ -73,7 +74,7 @@ async def run_supervised(command: Command, *, pass_fds: Sequence[int] = (), limi
                 await trio.lowlevel.wait_readable(pidfd)
                 timed_out = False
             if timed_out:
-                os.killpg(process.pid, signal.SIGKILL)  # with its children, which would be orphaned
+                os.killpg(process.pid, signal.SIGKILL)  # including its children, which would be orphaned
             readers.cancel_scope.deadline = trio.current_time() + 0.1
     finally:
         await _reap(process, pidfd)
@@ -86,8 +87,8 @@ async def run_supervised(command: Command, *, pass_fds: Sequence[int] = (), limi
 
 
 async def _reap(process: subprocess.Popen[bytes], pidfd: int) -> None:
-    """Kill the child if it is alive, and reap it. A child that does not die is left to a thread, so that the caller is not
-    blocked."""
+    """Kill the child if it is alive, and reap it. If the child does not die, a thread waits for it, so that the caller is
+    not blocked."""
     if process.poll() is not None:
         return
     process.kill()
@@ -104,7 +105,7 @@ def describe_timeout(command: Command) -> str:
 
 
 def describe(command: Command, outcome: Outcome) -> str:
-    """One line for an error: the command, how it ended, the end of its output."""
+    """One line for an error message: the command, how it ended, and the end of its output."""
     how = f"signal {-outcome.status}" if outcome.status < 0 else f"exit status {outcome.status}"
     what = describe_timeout(command) if outcome.timed_out else f"{os.path.basename(command.argv[0])}: {how}"
     complaint = (outcome.stderr or outcome.stdout)[-4096:].decode("utf-8", "replace").strip()
@@ -112,7 +113,7 @@ def describe(command: Command, outcome: Outcome) -> str:
 
 
 async def check(command: Command, what: str, *, limit: int = _TAIL) -> Outcome:
-    """`run_supervised`, raising `DriverError("cannot WHAT: ...")` unless it exits with 0."""
+    """Like `run_supervised`, but raises `DriverError("cannot WHAT: ...")` unless the command exits with 0."""
     try:
         outcome = await run_supervised(command, limit=limit)
     except OSError as error:
@@ -127,8 +128,8 @@ async def check(command: Command, what: str, *, limit: int = _TAIL) -> Outcome:
 def spawn_detached(
     argv: Sequence[str], *, env: Mapping[str, str], pass_fds: Sequence[int] = (), stderr: int | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start a program that outlives us: in a session of its own, with /dev/null for standard input and output. The caller
-    keeps the handle only to reap it."""
+    """Start a program that outlives the daemon: in a session of its own, with /dev/null for standard input and output.
+    The caller keeps the handle only to reap the program."""
     return subprocess.Popen(
         list(argv),
         env=dict(env),

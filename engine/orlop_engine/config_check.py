@@ -1,6 +1,6 @@
 """Check a configuration against the engine and this host.
 
-`orlopd --validate`, a start and a reload all use this list, so that they find the same problems. Read-only.
+`orlopd --validate`, a start and a reload all use these checks, so that they find the same problems. Read-only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from orlop_sdk import NotFound, OrlopError, discovery
 
 __all__ = ["problems"]
 
-# Directories of the data roots of dockerd, podman and containerd, and of an Orlop root that lost its database
+# Names of directories in the data roots of dockerd, podman and containerd, and of an Orlop that has lost its database
 _FOREIGN_DIRECTORIES = frozenset(
     {"containers", "image", "overlay-containers", "volumes", "buildkit", "io.containerd.metadata.v1.bolt"}
 )
@@ -41,13 +41,13 @@ def _problem(error: BaseException, what: str, *keys: str) -> Problem:
 
 
 def _data_root(config: Config) -> Iterator[Problem]:
-    """Refuse the data root of another engine, because boot removes everything that our database does not list. (dockerd's
-    daemon.json, with its data-root, is read where ours is missing.)"""
+    """Refuse the data root of another engine, because boot removes everything that is not in our database. (If Orlop has
+    no daemon.json, it reads dockerd's, which may contain dockerd's data-root.)"""
     try:
         names = set(os.listdir(config.data_root))
     except FileNotFoundError:
         return
-    except OSError as error:  # a directory that this user may not read
+    except OSError as error:  # this user may not read the directory
         yield Problem(f"cannot check data-root: {error.strerror}", ("data-root",))
         return
     if "orlop.db" not in names and (found := sorted(names & _FOREIGN_DIRECTORIES)):
@@ -62,11 +62,11 @@ def _data_root(config: Config) -> Iterator[Problem]:
 def _log_driver(config: Config) -> Iterator[Problem]:
     try:
         driver = discovery.find("log", config.log_driver).make()
-    except NotFound as error:  # in Docker's words, too
+    except NotFound as error:  # the message begins with Docker's
         name = config.log_driver
         yield Problem(f'error looking up logging plugin {name}: plugin "{name}" not found: {error}', ("log-driver",))
         return
-    except BaseException as error:  # a driver may raise anything, also what would end the daemon in a reload
+    except BaseException as error:  # a driver may raise any exception, even one that would end the daemon during a reload
         yield _problem(error, "cannot use log-driver", "log-driver")
         return
     try:
@@ -122,7 +122,7 @@ def _runtimes(config: Config) -> Iterator[Problem]:
 
 
 def _init(config: Config) -> Iterator[Problem]:
-    """A missing init program would make every container with `--init` fail."""
+    """Check that the init program exists: otherwise every container with `--init` would fail."""
     if (config.init or config.init_path) and not find_init(config.init_path):
         key = "init-path" if config.init_path else "init"
         yield Problem(f"cannot use {key}: {no_init(config.init_path)}", (key,))
@@ -151,7 +151,7 @@ def _registry_rules(config: Config) -> Iterator[Problem]:
 
 
 def _bridge(config: Config) -> Iterator[Problem]:
-    """Check the keys of network `bridge`. Its module is imported only when one of them is set."""
+    """Check the keys of the network `bridge`. The module for this is imported only when one of these keys is set."""
     keys = tuple(name.replace("_", "-") for name in _BRIDGE if getattr(config, name))
     if not keys:
         return

@@ -1,4 +1,4 @@
-"""Counters for `/metrics` and `/debug/vars`. Always on, because they cost next to nothing."""
+"""Counters for `/metrics` and `/debug/vars`. They are always on, because their cost is negligible."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Counters:
         self.actions: Counter[tuple[str, ...]] = Counter()
         self.failures: Counter[tuple[str, ...]] = Counter()
         self.observe: Callable[[str, str, float], None] | None = None
-        """Called with the duration of each successful action, if set."""
+        """If set, called with object, action and duration of each successful action."""
 
     def checked(self, healthy: bool) -> None:
         """Count a health check."""
@@ -28,7 +28,8 @@ class Counters:
 
     @contextmanager
     def timed(self, kind: str, action: str) -> Iterator[None]:
-        """Count the block as one action. An exception makes it a failure; a cancelled block is not counted."""
+        """Count the block as one action. If it raises, it is counted as a failure; if it is cancelled, it is not
+        counted."""
         began = time.perf_counter()
         try:
             yield

@@ -1,7 +1,9 @@
-"""The drivers in use: found by name on first need, made once, kept for the daemon's life.
+"""The drivers in use. A driver is found by its name when it is first needed, created once, and kept until the daemon
+ends.
 
-Each driver has a gate (see `calls`), which outlives a failure to load it, and callers get a guarded object. A driver that
-hangs, raises what it should not, or lacks a method makes its operations fail with a message that names it, and nothing else.
+Each driver has a gate (see `calls`), which exists even if the driver cannot be loaded, and callers get a guarded object.
+If a driver hangs, raises a wrong exception, or lacks a method, only its own operations fail, with a message that names
+the driver.
 """
 
 from __future__ import annotations
@@ -72,7 +74,7 @@ def _runtime(gate: Gate, made: object) -> Runtime:
 
 
 def _directory(root: str, kind: str, name: str, mode: int) -> str:
-    """Make the private directory of a driver."""
+    """Create the private directory of a driver."""
     path = os.path.join(root, defaults.DIRECTORIES.get((kind, name)) or os.path.join(f"{kind}-drivers", name))
     for each in (os.path.dirname(path), path):
         os.makedirs(each, mode, exist_ok=True)
@@ -80,8 +82,8 @@ def _directory(root: str, kind: str, name: str, mode: int) -> str:
 
 
 class Drivers:
-    """What daemon.json and requests select. `loaded` lists the factories for `info`; `gates` has the state of each driver
-    that was ever asked for and is installed."""
+    """The drivers that daemon.json and requests select. `loaded` lists the factories for `info`; `gates` contains the
+    state of each installed driver that was requested at least once."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -95,7 +97,7 @@ class Drivers:
         self._making: dict[_Key, trio.Lock] = {}
 
     def degraded(self) -> Iterator[str]:
-        """A sentence for each driver whose calls fail at once, as it did not answer."""
+        """A message for each driver whose calls fail immediately because it did not answer."""
         return (gate.describe() for _, gate in sorted(self.gates.items()) if gate.degraded)
 
     def _gate(self, kind: str, name: str) -> Gate:
@@ -107,7 +109,8 @@ class Drivers:
 
     @contextmanager
     def _forgotten_if_unknown(self, kind: str, name: str) -> Iterator[Gate]:
-        """Requests name drivers: what is kept for a name that is not installed would grow without bound."""
+        """Drop the gate if no driver with this name is installed: clients choose the names, so the gates would grow
+        without bound."""
         try:
             yield self._gate(kind, name)
         except NotFound:
@@ -116,7 +119,8 @@ class Drivers:
             raise
 
     async def _make(self, kind: str, name: str, made: dict[str, T], work: Callable[[], _Made], check: _Check[T]) -> T:
-        """On a thread: what drivers import (pyroute2, 0.1 s) must not hold up every request, and may hang."""
+        """Create a driver on a thread, because its imports (pyroute2: 0.1 s) must not delay all requests, and may
+        hang."""
         if name not in made:
             async with self._making.setdefault((kind, name), trio.Lock()):
                 if name not in made:
@@ -127,7 +131,7 @@ class Drivers:
     def _make_blocking(
         self, kind: str, name: str, made: dict[str, T], work: Callable[[], _Made], check: _Check[T], seconds: float
     ) -> T:
-        """For callers that cannot await."""
+        """Create a driver for a caller that cannot await."""
         if name not in made:
             with self._forgotten_if_unknown(kind, name) as gate:
                 self._keep(kind, name, made, gate.make_blocking(work, seconds), check)
@@ -140,7 +144,7 @@ class Drivers:
     # --- kinds --------------------------------------------------------------------------------------------------------
 
     def storage(self, name: str) -> Storage:
-        """The storage driver. Made when the daemon boots."""
+        """The storage driver. It is created when the daemon boots."""
 
         def work() -> _Made:
             factory = discovery.find("storage", name)
@@ -151,12 +155,13 @@ class Drivers:
         return self._make_blocking("storage", name, self._storages, work, _storage, DEADLINE)
 
     def log(self, name: str) -> LogDriver:
-        """A log driver; `InvalidParameter` for an unknown name, as it comes from requests. Blocks for its import, unless
-        `load` was awaited first."""
+        """A log driver. Raises `InvalidParameter` for an unknown name, because the name comes from a request. Blocks
+        while the driver is imported, unless `load` was awaited first."""
         try:
             return self._make_blocking("log", name, self._logs, lambda: _plain("log", name), _log_driver, _BLOCKING)
         except NotFound as error:
-            _log.info("%s", error)  # says which there are; clients compare Docker's sentence as a whole
+            # Lists the installed drivers; the error has only Docker's message, because clients compare it as a whole
+            _log.info("%s", error)
             raise InvalidParameter(f'error looking up logging plugin {name}: plugin "{name}" not found') from None
 
     async def network(self, name: str) -> NetworkDriver:
@@ -184,8 +189,8 @@ class Drivers:
         return await self._make("volume", name, self._volumes, work, _volume)
 
     def runtime(self, name: str) -> Runtime:
-        """A runtime of daemon.json. Its `runtimeType` names the driver; without one it has runc's command line, and that
-        driver's. Blocks for its import, unless `load` was awaited first."""
+        """A runtime of daemon.json. Its `runtimeType` names the driver; without a `runtimeType`, the driver for runc's
+        command line is used. Blocks while the driver is imported, unless `load` was awaited first."""
         return self._make_blocking("runtime", name, self._runtimes, self._runtime_work(name), _runtime, _BLOCKING)
 
     def _runtime_work(self, name: str) -> Callable[[], _Made]:
@@ -209,7 +214,8 @@ class Drivers:
         return factory, factory.make(RuntimeContext(name, path, root, tuple(entry.runtime_args), systemd))
 
     async def load(self, *, runtime: str, log: str) -> None:
-        """Make drivers that are got without waiting. What stands in the way of one is said when it is got."""
+        """Create the drivers that `runtime` and `log` return without waiting. Unknown names are ignored: `runtime` and
+        `log` report them."""
         try:
             await self._make("runtime", runtime, self._runtimes, self._runtime_work(runtime), _runtime)
             await self._make("log", log, self._logs, lambda: _plain("log", log), _log_driver)
@@ -217,14 +223,14 @@ class Drivers:
             pass
 
     def reconfigure(self, config: Config) -> None:
-        """Take a reloaded configuration; runtimes are looked up anew."""
+        """Use a reloaded configuration. Runtimes are looked up again."""
         self.config = config
         self._runtimes.clear()
         for key in [key for key in self.gates if key[0] == "runtime"]:
             del self.gates[key]
 
     async def close(self) -> None:
-        """Close every network driver, whatever becomes of the others."""
+        """Close every network driver, even if another one fails."""
         for driver in self._networks.values():
             try:
                 await driver.close()

@@ -53,9 +53,9 @@ Args = TypeVarTuple("Args")
 
 
 class Engine:
-    """The services, by name. A reload replaces `config`; everything else lives as long as the engine. `loaded` is the
-    same configuration with the origin of each value; `needs_restart` are changed keys that the last reload could not
-    apply."""
+    """The engine's services are its attributes. A reload replaces `config`; everything else lives as long as the engine.
+    `loaded` is the same configuration with the origin of each value; `needs_restart` are changed keys that the last
+    reload could not apply."""
 
     def __init__(self, config: Config, store: Store, events: EventBus, zygote: Zygote, nursery: trio.Nursery) -> None:
         self.current = CurrentConfig(config)
@@ -107,7 +107,8 @@ class Engine:
         self.images.users = self.index.users_of_images
         self.images.counters = self.counters
 
-    # The modules of these operations are imported at the first request, or by `preload`: no start of the daemon needs them
+    # The modules of these services are imported at the first request, or by `preload`: the daemon's start does not need
+    # them
 
     @cached_property
     def containers(self) -> Containers:
@@ -157,7 +158,7 @@ class Engine:
     async def open(
         cls, config: Config, store: Store, events: EventBus, zygote: Zygote, nursery: trio.Nursery
     ) -> AsyncIterator[Engine]:
-        """Create the services and load their rows. Containers are not touched yet."""
+        """Create the services and load their rows. Does nothing with containers yet."""
         mount_points = os.path.join(config.exec_root, "mnt")
         private_directory(mount_points, 0o711 if config.userns_remap else 0o700)
         engine = cls(config, store, events, zygote, nursery)
@@ -181,20 +182,21 @@ class Engine:
                 await engine.drivers.close()
 
     async def restore(self) -> None:
-        """Adopt living containers, account for those that exited while no daemon ran, remove orphaned files, and start
-        containers as their restart policies require."""
+        """Adopt living containers, account for containers that exited while no daemon ran, remove orphaned files, and
+        start containers as their restart policies require."""
         self.nursery.start_soon(self.networks.names.write_again)
         if "building" in vars(self) or self.images.image_store.layers.of_builds:
             self.ports.background.start(self.building.snapshots.sweep)
         await restore.restore(self.ports)
 
     async def shutdown(self, *, leave_running: bool) -> None:
-        """Stop the containers, or leave them to their monitors. If none runs afterwards, remove everything of ours from
-        the host."""
+        """Stop the containers, or leave them to their monitors. If no container runs afterwards, remove Orlop's network
+        objects and cgroups from the host."""
         await restore.shutdown(self.ports, leave_running=leave_running)
         if not restore.any_alive(self.index, self.paths):
             await self.networks.remove_from_host()
-            if self.config.cgroup_driver == "cgroupfs":  # systemd owns a slice, and must remove it itself
+            # With the systemd driver, systemd owns the slice, and must remove it
+            if self.config.cgroup_driver == "cgroupfs":
                 cgroups.remove(cgroups.named(self.config.effective_cgroup_parent))
 
     def reconfigure(self, config: Config) -> None:

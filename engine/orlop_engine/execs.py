@@ -1,8 +1,9 @@
-"""Execs: additional processes in running containers. In memory only, as in Docker: an exec lives no longer than its
+"""Execs: additional processes in running containers. As in Docker, they are kept in memory only, and end with their
 container.
 
-The monitor runs the process and reports its exit. After a crash of the daemon the process runs on in its container, but
-no exec refers to it. `reconcile` handles exits that were reported while the connection to the monitor was broken.
+The monitor runs the process and reports its exit. After a crash of the daemon, the process continues to run in its
+container, but no exec refers to it any more. `reconcile` handles exits that happened while the connection to the monitor
+was broken.
 """
 
 from __future__ import annotations
@@ -100,7 +101,8 @@ class Execs:
             raise Conflict(f"container {container.id} is not running")
 
     def _identity(self, container: Container, config: ExecConfig) -> Any:
-        from orlop_engine.containers.bundle import resolve_user  # no start of the daemon needs it
+        # Imported here, because the daemon's start does not need it
+        from orlop_engine.containers.bundle import resolve_user
 
         assert container.run is not None and container.run.monitor is not None
         host = container.record.host_config
@@ -165,14 +167,14 @@ class Execs:
         if state.early is not None:
             self._end(state, state.early)
         elif run is None or run.finished.is_set():
-            self._end(state, 137)  # the container exited at the same moment
+            self._end(state, 137)  # the container has exited at the same moment
         return state, stream
 
     async def _run(
         self, state: ExecState, wanted: Attach | None, console_size: list[int] | None
     ) -> trio.SocketStream | None:
         container = state.container
-        await decided(container)  # an adoption removes files of execs that its monitor does not know
+        await decided(container)  # an adoption removes files of execs that the monitor does not know
         assert container.run is not None and container.run.monitor is not None
         monitor = container.run.monitor
         base = f"{self._paths.run_dir(container.id)}/exec-{state.id[:16]}"
@@ -269,7 +271,7 @@ class Execs:
                 await run.monitor.signal(signal.SIGKILL, state.id)
 
     def forget(self, exec_id: str) -> None:
-        """Remove an ended exec that the engine itself made, and that no client knows."""
+        """Remove an ended exec that the engine itself has created, and that no client knows."""
         state = self.index.get(exec_id)
         if state is not None and not state.running:
             del self.index[exec_id]
@@ -284,11 +286,11 @@ class Execs:
             try:
                 os.unlink(f"{run_dir}/exec-{exec_id[:16]}.{suffix}")
             except OSError:
-                pass  # the runtime did not make it, or the container's directory is gone
+                pass  # the runtime did not create the file, or the container's directory was removed
 
     def adopt(self, container: Container, status: Status) -> None:
-        """Clean up after the previous daemon's execs, which clients can no longer refer to: remove the files of those
-        that do not run."""
+        """Clean up after the previous daemon's execs, which clients can no longer refer to: remove the files of execs
+        that are not running."""
         living = {exec_id[:16] for exec_id in status.execs}
         for name in os.listdir(self._paths.run_dir(container.id)):
             exec_id, _, _ = name.removeprefix("exec-").partition(".")
@@ -296,7 +298,7 @@ class Execs:
                 self._remove_files(container, exec_id)
 
     def container_ended(self, container: Container) -> None:
-        """End its execs, whether or not their exits were reported."""
+        """End the execs of a container that has ended, even if their exits were not reported."""
         for exec_id in list(container.execs):
             if (state := self.index.get(exec_id)) is not None and state.begun.is_set():
                 self._end(state, 137)
@@ -305,8 +307,8 @@ class Execs:
             del self.index[state.id]
 
     def reconcile(self, container: Container, status: Status, asked_at: float) -> None:
-        """End execs that are missing in a monitor's status after a reconnect, because their exits cannot be reported any
-        more. An exec that began after `asked_at` may not be in the status yet."""
+        """After a reconnect, end execs that are missing in the monitor's status: the monitor does not report their exits
+        again. An exec that began after `asked_at` may not be in the status yet."""
         for exec_id in list(container.execs - status.execs.keys()):
             if (state := self.index.get(exec_id)) is not None and state.begun_at < asked_at:
                 self._end(state, status.unreported_exits.get(exec_id, UNKNOWN_EXIT))
@@ -325,7 +327,7 @@ class Execs:
         await state.container.run.monitor.resize(*rows_and_columns((rows, columns)), state.id)
 
     def is_expiring(self, state: ExecState) -> bool:
-        """Whether it ended some time ago and will be forgotten soon."""
+        """Whether the exec ended some time ago and will be removed soon."""
         return trio.current_time() > state.ended_at + KEEP_ENDED / 2
 
 
@@ -343,7 +345,7 @@ def _attachment(config: ExecConfig, framed: bool | None) -> Attach | None:
 
 
 def _shown(command: list[str]) -> str:
-    """The command as Docker's events show it: a command without arguments is followed by a blank."""
+    """The command in the form of Docker's events, where a blank follows a command without arguments."""
     return f"{command[0]} {' '.join(command[1:])}"
 
 

@@ -41,7 +41,7 @@ class Future(Generic[T]):
         return self.result()
 
     def result(self) -> T:
-        """The value, or raises the error. Call it only when `is_set`."""
+        """Return the value, or raise the error. Call it only when `is_set`."""
         assert self._event.is_set()
         if self._error is not None:
             raise self._error
@@ -49,7 +49,7 @@ class Future(Generic[T]):
 
 
 async def run_to_completion(nursery: trio.Nursery, operation: Callable[[Unpack[Args]], Awaitable[T]], *args: *Args) -> T:
-    """Run an operation in `nursery` and wait for it. If the waiter is cancelled, the operation still completes: a client
+    """Run an operation in `nursery` and wait for it. If the caller is cancelled, the operation still completes: a client
     that hangs up must not leave a half-created container."""
     outcome: Future[T] = Future()
 

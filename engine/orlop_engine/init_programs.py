@@ -6,11 +6,13 @@ import shutil
 
 __all__ = ["find_init", "no_init"]
 
-_INITS = ("docker-init", "tini-static", "tini", "catatonit")  # tini last: images may lack its libraries
+# Statically linked programs first: an image may lack the libraries of others
+_INITS = ("docker-init", "tini-static", "tini", "catatonit")
 
 
 def find_init(configured: str) -> str:
-    """The path of the configured init program, else of the first known one that is installed; "" when there is none."""
+    """The path of the configured init program; if none is configured, of the first known one that is installed. "" when
+    there is none."""
     names = (configured,) if configured else _INITS
     return next((found for name in names if (found := shutil.which(name))), "")
 

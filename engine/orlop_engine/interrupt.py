@@ -1,8 +1,8 @@
-"""A deadline for a synchronous call on the main thread, where the event loop waits for it.
+"""A deadline for a synchronous call on the main thread, which blocks the event loop.
 
-SIGALRM interrupts a system call that blocks (`time.sleep`, `recv`) as well as a loop in Python, and its handler raises in
-the code that runs. It cannot interrupt a C function that keeps the interpreter's lock, nor a process in an uninterruptible
-system call; the service manager's watchdog ends such a daemon.
+SIGALRM interrupts a blocking system call (`time.sleep`, `recv`) as well as a loop in Python, and its handler raises an
+exception in the running code. It can interrupt neither a C function that keeps the interpreter's lock, nor a process in
+an uninterruptible system call; the service manager's watchdog ends such a daemon.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ class TooLong(BaseException):
 
 
 def _raise(_signum: int, _frame: FrameType | None) -> None:
-    if _armed:  # the last signal may be handled after the call has ended
+    if _armed:  # False if the last signal is handled after the call has ended
         raise TooLong
 
 
 def within(
     seconds: float, function: Callable[..., T], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
 ) -> T:
-    """Call the function; raises `TooLong` if it takes longer. Threads other than the main one, and calls within such a call,
-    have no deadline of their own. A timer of SIGALRM that was set before goes on."""
+    """Call the function. Raises `TooLong` if it takes longer than `seconds`. Calls on threads other than the main thread,
+    and nested calls, have no deadline of their own. A SIGALRM timer that was set before the call continues after it."""
     global _armed
     if _armed or threading.get_ident() != threading.main_thread().ident:
         return function(*args, **kwargs or {})
@@ -48,7 +48,7 @@ def within(
         finally:
             _armed = False
     finally:
-        _armed = False  # the signal may have come before the line above
+        _armed = False  # the signal may have arrived before the line above
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
         if earlier:

@@ -1,4 +1,4 @@
-"""A lock that reports its owner and since when it is held, for `GET /debug/locks`."""
+"""A lock that reports its owner and how long it has been held, for `GET /debug/locks`."""
 
 from __future__ import annotations
 

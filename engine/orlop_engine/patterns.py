@@ -1,8 +1,8 @@
 """Regular expressions that clients send as filters.
 
-They run in the daemon's only thread, where some would run practically for ever: a nested repetition has exponentially
-many ways to fail (catastrophic backtracking). Docker is safe, because Go's expressions take linear time; here
-expressions are checked before use.
+They run on the event loop's thread, and some would run practically for ever: a nested repetition has exponentially many
+ways to fail (catastrophic backtracking). Docker is safe, because Go's expressions take linear time. In Orlop, expressions
+are checked before use.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from orlop_sdk import InvalidParameter
 __all__ = ["compiled"]
 
 _LONGEST = 256
-_MOST_REPEATS = 4  # in sequence: each multiplies the attempts by the length of a name
-_MOST_OPTIONAL = 8  # each doubles the attempts
+_MOST_REPEATS = 4  # maximum in sequence: each repeat multiplies the attempts by the length of a name
+_MOST_OPTIONAL = 8  # maximum: each optional part doubles the attempts
 _PIECE = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?[^):=!<P]*:?|\{\d*,?\d*\}|.", re.DOTALL)
 
 
@@ -48,7 +48,7 @@ def _is_costly(text: str) -> bool:
 
 
 def compiled(text: str) -> re.Pattern[str] | None:
-    """Compile a pattern; None when it is invalid. Raises `InvalidParameter` for one that could take too long."""
+    """Compile a pattern; None when it is invalid. Raises `InvalidParameter` if matching could take too long."""
     if len(text) > _LONGEST or _is_costly(text):
         raise InvalidParameter(f"invalid filter: the pattern {text[:60]!r} could take too long to match")
     try:

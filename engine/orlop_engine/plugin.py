@@ -42,8 +42,9 @@ class EnginePlugin:
 
     @asynccontextmanager
     async def processes(self, config: kernel.Config) -> AsyncIterator[Zygote]:
-        """Run the zygote. Monitors mount below `<exec-root>/mnt`, which is a mount point while the engine is open. It is
-        released when no container is left, however the daemon ended, so that no mount of ours remains on the host."""
+        """Run the zygote. Monitors mount below `<exec-root>/mnt`, which is a mount point while the engine is open. When
+        no container is left, this mount point is released, even if the daemon ends with an error, so that no mount of
+        Orlop remains on the host."""
         own = Config.of(config)
         try:
             async with Zygote.start(config.exec_root, [own.log_driver], _programs(own)) as zygote:

@@ -1,8 +1,8 @@
-"""Imports the modules that most requests need and a start of the daemon does not, once the daemon answers.
+"""Imports modules that most requests need but the daemon's start does not, once the daemon serves requests.
 
-The modules of the engine import each other inside the functions that need them where this makes the start shorter. Without
-this task the first container would pay for it. Modules for rarer operations (pull, commit, copy, statistics) are left to the
-first of these.
+To make the start faster, modules of the engine import many other modules only inside the functions that need them.
+Without this task, the first container would have to wait for these imports. Modules for rarer operations (pull, commit,
+copy, statistics) are imported by the first such operation.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from orlop_sdk import LogDriver, NetworkDriver, Runtime, Storage, VolumeDriver, 
 
 __all__ = ["MODULES", "run"]
 
-_LATER = 0.02  # seconds: clients that waited for the daemon are answered first
+_LATER = 0.02  # seconds to wait, so that clients that waited for the daemon are answered first
 
-# Modules that others here import come first, so that no step blocks the event loop for long
+# Modules that others in this list import come first, so that no step blocks the event loop for long
 MODULES = (
     "orlop_engine.spec.host",
     "orlop_engine.spec.security",

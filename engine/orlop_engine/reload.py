@@ -1,4 +1,5 @@
-"""Apply a new configuration to a running engine: check all of it first, then apply what can be applied, or nothing.
+"""Apply a new configuration to a running engine. First all of it is checked. If it is valid, the keys that a reload can
+change are applied; otherwise nothing changes.
 
 `check` raises before anything has changed; `apply` cannot fail.
 """
@@ -63,8 +64,8 @@ def warn_of_runtime(engine: Reloadable) -> None:
 
 
 def check(engine: Reloadable, wanted: Loaded) -> None:
-    """Raises `ConfigError` or `OrlopError` when a reload is impossible, or when the next start would fail with this
-    configuration."""
+    """Raises `ConfigError` or `OrlopError` when this configuration cannot be applied, or when the next start would fail
+    with it."""
     config = Config.of(wanted.config)
     engine.networks.check_config(config)
     reload_constraints.check(engine.index, engine.paths, engine.config, config)
@@ -79,15 +80,15 @@ def apply(engine: Reloadable, found: ReloadPlan) -> None:
 
 
 def attributes(config: kernel.Config) -> dict[str, str]:
-    """The attributes of the event `reload`: every reloadable value as text, in dockerd's format. dockerd leaves out log-opts
-    and proxies, and both may hold passwords."""
+    """The attributes of the event `reload`: every reloadable value as text, in dockerd's format. As in dockerd, log-opts
+    and proxies are omitted, because both may contain passwords."""
     told = config.reloadable - {"log-opts", "proxies"}
     values = {key: _text(value) for key, value in config.items().items() if key in told}
     return {**values, **config.part(EngineKeys).reload_attributes()}
 
 
 def _text(value: Any) -> str:
-    """As Go prints it: maps of booleans by %v, the rest as JSON."""
+    """Format a value as dockerd does: maps of booleans like Go's %v, all other values as JSON."""
     if isinstance(value, str):
         return value
     if isinstance(value, dict) and all(isinstance(item, bool) for item in value.values()):

@@ -1,4 +1,4 @@
-"""Restrictions on a caller: how a guard limits what the engine does for one call."""
+"""Restrictions on a caller: a guard uses them to limit what the engine does for one call."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ __all__ = ["NO_RESTRICTIONS", "BuildRestrictions", "Restrictions"]
 
 
 class BuildRestrictions(msgspec.Struct, frozen=True):
-    """`domain` names the build cache that the caller's builds use, and no other caller's. `pulls` is the policy for names
-    that a pull gives. `check_pull` raises if the caller may have no image of a registry, `check_step` if a step has what
-    the caller's containers may not have. `label` returns the labels of an image that a build makes with these, or raises."""
+    """`domain` is the name of a build cache that only this caller's builds use. `pulls` is the policy for names that
+    images get by a pull. `check_pull` raises if the caller may not pull images; `check_step` raises if a step uses
+    options that the caller's containers may not use. `label` gets the labels of an image that a build makes, and returns
+    the labels to use, or raises."""
 
     domain: str
     pulls: ImagePolicy
@@ -32,10 +33,11 @@ class BuildRestrictions(msgspec.Struct, frozen=True):
 class Restrictions(msgspec.Struct, frozen=True):
     """By default the caller has no restrictions.
 
-    `hide_host`: `top` shows pids as in the container, not the host's. `labels`: added to every object that the call creates.
-    `check_volume` is called with each volume that an operation finds or creates, and raises if the caller may not use
-    it. `images` decides which names and images the caller may use. `refuse` returns the error for an address to which
-    the daemon must not connect for the caller; None allows every address. `builds` are further restrictions of builds."""
+    `hide_host`: `top` shows the pids inside the container, not the host's pids. `labels` are added to every object that
+    the call creates. `check_volume` is called with each volume that an operation finds or creates, and raises if the
+    caller may not use it. `images` decides which names and images the caller may use. `refuse` returns the error for an
+    address to which the daemon must not connect for the caller; None allows every address. `builds` are further
+    restrictions of builds."""
 
     hide_host: bool = False
     labels: Mapping[str, str] = {}

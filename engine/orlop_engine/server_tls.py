@@ -1,4 +1,4 @@
-"""TLS verification of servers: registries, web servers, authorization plugins. The same rules for all, which are Go's.
+"""TLS verification of servers: registries, web servers, authorization plugins. The rules are Go's, and the same for all.
 
 The daemon's own TLS listeners are in `orlop_kernel.boot.tls`.
 """
@@ -13,17 +13,17 @@ __all__ = ["client_context"]
 
 
 def client_context(*, verify: bool = True, ca: str = "") -> ssl.SSLContext:
-    """A context that trusts the system's authorities, or those in the file `ca` alone; without `verify` it trusts everybody.
+    """A context that trusts the system's authorities, or only those in the file `ca`. Without `verify` it trusts any server.
 
-    SSL_CERT_FILE and SSL_CERT_DIR replace the system's places, as for every program with OpenSSL or Go. Raises OSError and
+    SSL_CERT_FILE and SSL_CERT_DIR replace the system's paths, as for any program that uses OpenSSL or Go. Raises OSError and
     ssl.SSLError."""
-    if not verify:  # no authorities are needed, and reading those of the system takes 7 ms
+    if not verify:  # authorities are not needed, and reading the system's takes 7 ms
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         return context
     context = ssl.create_default_context(cafile=ca or None)
-    # Python 3.13 enforces RFC 5280 strictly by default: it refuses a CA made by `openssl req -x509`, which has no keyUsage,
-    # where OpenSSL, curl and Go accept it
+    # By default, Python 3.13 enforces RFC 5280 strictly: it refuses a CA made by `openssl req -x509`, which has no
+    # keyUsage. OpenSSL, curl and Go accept such a CA
     context.verify_flags &= ~ssl.VerifyFlags.VERIFY_X509_STRICT
     if not ca:
         _load_directories(context)
@@ -31,7 +31,7 @@ def client_context(*, verify: bool = True, ca: str = "") -> ssl.SSLContext:
 
 
 def _load_directories(context: ssl.SSLContext) -> None:
-    """Load every file, as Go does: OpenSSL reads only the names made by `openssl rehash` in SSL_CERT_DIR."""
+    """Load every file in SSL_CERT_DIR, as Go does. (OpenSSL only reads files with names made by `openssl rehash`.)"""
     for directory in filter(None, os.environ.get("SSL_CERT_DIR", "").split(":")):
         if os.path.realpath(directory) == os.path.realpath(ssl.get_default_verify_paths().openssl_capath):
             continue  # the distribution has already run `openssl rehash` there

@@ -1,4 +1,4 @@
-"""The engine as seen by the daemon and other plugins."""
+"""The engine's interface for the daemon and other plugins."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class EngineService(Service):
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.preload = list(preload.MODULES)
-        """What `preload` imports. Front ends add modules of their own."""
+        """The modules that `preload` imports. Front ends add their own modules."""
 
     async def restore(self) -> None:
         """See Service."""
@@ -42,8 +42,8 @@ class EngineService(Service):
         reload.apply(self.engine, found)
 
     def stop_limit(self) -> float:
-        """Seconds, as dockerd's: the larger of `shutdown-timeout` and the longest stop timeout of a running container
-        plus 5; infinite if one of these is negative."""
+        """Seconds that a shutdown may take, as in dockerd: `shutdown-timeout`, or the longest stop timeout of a running
+        container plus 5, whichever is larger; infinite if one of these is negative."""
         config = self.engine.config
         items = self.engine.index
         # `run`: containers that are being started must be stopped as well

@@ -8,6 +8,7 @@ __all__ = ["rows_and_columns"]
 
 
 def rows_and_columns(size: Sequence[int] | None) -> tuple[int, int]:
-    """(rows, columns) for the kernel, which takes 16 bits of each (TIOCSWINSZ); 0 for "unknown" when missing."""
+    """(rows, columns) for the kernel, which takes 16 bits for each (TIOCSWINSZ). A missing value becomes 0, which means
+    "unknown"."""
     rows, columns = [*(size or ()), 0, 0][:2]
     return rows & 0xFFFF, columns & 0xFFFF

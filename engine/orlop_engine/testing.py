@@ -3,7 +3,7 @@
 `MonitorHost` launches them. With `FakeZygote` and `FakeRuntime` it needs no root privileges; containers are then
 ordinary processes without namespaces.
 
-`decompress_here` stands for the worker that decompresses archives.
+`decompress_here` replaces the worker that decompresses archives.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ async def read_all(stream: trio.SocketStream) -> bytes:
             async for chunk in stream:
                 data += chunk
         except trio.BrokenResourceError:
-            pass  # the monitor ended with unread input of ours: counts as the end
+            pass  # the monitor ended before it has read all input: this is the end of the stream, too
     return bytes(data)
 
 
@@ -152,7 +152,7 @@ class MonitorCase:
 
 
 class MonitorHost:
-    """`top` is a directory for run directories, roots and writable layers. `rootfs` is made by `busybox_root`; None for
+    """`top` is a directory for run directories, roots and writable layers. `busybox_root` makes the `rootfs`; None for
     containers that are ordinary processes."""
 
     def __init__(self, top: Path, rootfs: Path | None, runtime: Runtime, zygote: _Spawner, nursery: trio.Nursery) -> None:
@@ -174,11 +174,12 @@ class MonitorHost:
         resources: dict[str, Any] | None = None,
         edit: Callable[[dict[str, Any]], None] = lambda spec: None,
     ) -> MonitorCase:
-        """Launch a case: the sandbox is built and the bundle written, but nothing runs yet."""
+        """Launch a case: the sandbox is built and the bundle is written, but no process runs in the container yet."""
         name = f"orlop-case-{os.getpid()}-{next(_ids)}"
         case = MonitorCase(self, name, str(self.top / "run" / name))
         launch, root = self._launch(case, terminal, stdin, log)
-        case.monitor, status = await MonitorClient.launch(self.zygote, launch, self.nursery, case.on_event)  # type: ignore[arg-type]  # a fake is as good
+        # A fake is as good
+        case.monitor, status = await MonitorClient.launch(self.zygote, launch, self.nursery, case.on_event)  # type: ignore[arg-type]
         assert status.phase == "launched"
         cgroup = f"/{name}"
         spec = oci_spec(root, args, cgroup=cgroup, terminal=terminal, network=case.monitor.netns_path, resources=resources)
@@ -231,7 +232,7 @@ class MonitorHost:
         return case, {1: data} if options.get("terminal") else unframe(data)
 
     def close(self) -> None:
-        """Release the private directory. Kill and remove what failed cases left in cgroups."""
+        """Release the private directory. Kill the processes of failed cases, and remove their cgroups."""
         for name in os.listdir(self.top / "run") if (self.top / "run").exists() else ():
             found = cgroups.named(f"/{name}")
             while not cgroups.kill(found):
@@ -244,7 +245,7 @@ class MonitorHost:
 async def decompress_here(
     zygote: Any, source: AsyncIterable[bytes], target: int, *, progress: Callable[[int], None] | None
 ) -> None:
-    """Decompresses in this process; the real one uses a sandboxed worker."""
+    """Decompresses in this process, without a sandboxed worker."""
     data = b"".join([piece async for piece in source])
     with tempfile.TemporaryFile() as file:
         file.write(data)

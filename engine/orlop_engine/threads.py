@@ -14,13 +14,14 @@ import trio
 __all__ = ["Abandonable"]
 
 T = TypeVar("T")
-_STUCK = 0.5  # seconds after which a call counts as stuck: it waits for a device, so another call may run
+_STUCK = 0.5  # seconds after which a call is treated as stuck: it waits for a device, so another call may run
 
 
 class Abandonable:
-    """Runs at most `most` calls at once, including abandoned ones. Create one for each kind of call, at module level.
-    `turns` limits how many run at once while they return quickly: more threads would not compute faster, because they
-    share the GIL, and each would keep the event loop from it for up to 5 ms at a time."""
+    """Runs at most `most` calls at the same time, including abandoned ones. Create one `Abandonable` for each kind of
+    call, at module level. `turns` is a lower limit that applies while calls return quickly: more threads would not
+    compute faster, because they share the GIL, and each thread could keep the GIL from the event loop for up to 5 ms at a
+    time."""
 
     def __init__(self, name: str, most: int, turns: int = 0) -> None:
         self._most = most
@@ -28,7 +29,7 @@ class Abandonable:
         self._pool: trio.lowlevel.RunVar[_Pool] = trio.lowlevel.RunVar(name)
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Run `work` on a thread, which is abandoned when this is cancelled. Waits for a free turn first."""
+        """Wait for a free turn, then run `work` on a thread, which is abandoned when the caller is cancelled."""
         try:
             pool = self._pool.get()
         except LookupError:
@@ -85,7 +86,7 @@ class _Pool:
         self._count_stuck()
 
     def _count_stuck(self) -> None:
-        """Add as many turns as there are stuck calls."""
+        """Increase the number of turns by the number of stuck calls."""
         late = trio.current_time() - _STUCK
         stuck = sum(began < late for began in self._began.values())
         self._turns.total_tokens = min(self._most, self._usual + stuck)

@@ -1,7 +1,8 @@
-"""The daemon's side of unpacking: start a worker by the zygote, feed it, read its answers.
+"""The daemon's side of unpacking: start a worker through the zygote, send it data, read its answers.
 
-Owns the worker for the duration of one call. When the call ends in any way the worker is dead, so the caller may remove
-or commit the snapshot at once. A crash leaves nothing to clean up except the snapshot, which is still an active one.
+Owns the worker for the duration of one call. When the call returns, raises or is cancelled, the worker is dead, so the
+caller may remove or commit the snapshot immediately. After a crash, only the snapshot must be cleaned up, which is still
+an active snapshot.
 """
 
 from __future__ import annotations
@@ -53,11 +54,11 @@ __all__ = [
     "worker",
 ]
 
-_FAREWELL = 5.0  # seconds for a killed worker to die; it needs longer only in an uninterruptible system call
+_FAREWELL = 5.0  # seconds to wait until a killed worker dies; only an uninterruptible system call takes longer
 
 
 class Spawner(Protocol):
-    """The part of `engine.processes.Zygote` that is used here."""
+    """The part of `engine.processes.Zygote` that this module uses."""
 
     async def spawn(self, entry: str, connection: socket.socket) -> int:
         """Fork a child that runs `entry` with this end of a connection. Returns its pid."""
@@ -65,8 +66,8 @@ class Spawner(Protocol):
 
 
 class Unpacked(msgspec.Struct, frozen=True):
-    """`diff_id` is the digest of the uncompressed stream, `size` its length in bytes. `usage` is that of the layer, for a
-    `StreamTarget` only."""
+    """`diff_id` is the digest of the uncompressed stream, `size` its length in bytes. `usage` is the usage of the layer,
+    only for a `StreamTarget`."""
 
     diff_id: str
     size: int
@@ -76,7 +77,7 @@ class Unpacked(msgspec.Struct, frozen=True):
 
 @asynccontextmanager
 async def worker(zygote: Spawner, request: Request, fds: Sequence[int]) -> AsyncIterator[trio.SocketStream]:
-    """Start a worker with its request. Yields the stream of its answers; the worker is dead when the block is left."""
+    """Start a worker with a request. Yields the stream of its answers. At the end of the block the worker is dead."""
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
@@ -98,7 +99,7 @@ async def worker(zygote: Spawner, request: Request, fds: Sequence[int]) -> Async
 
 
 class AnswerReader:
-    """Decodes the worker's frames to messages."""
+    """Decodes the worker's frames into messages."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
@@ -136,7 +137,7 @@ async def _result(stream: trio.SocketStream, progress: Callable[[int], None] | N
 
 
 class WorkerRefused(OrlopError):
-    """Holds the worker's answer, for callers that have their own messages."""
+    """The worker has refused the request. `failed` is its answer, for callers that make their own messages."""
 
     failed: Failed
 
@@ -150,8 +151,8 @@ class _CannotUnpack(WorkerRefused, DriverError):
 
 
 def refusal(what: str, answer: Answer | None) -> Exception:
-    """The error for a failed worker: `NotFound`, or a `WorkerRefused` which is an `InvalidParameter` when the archive is
-    at fault and a `DriverError` when this host is."""
+    """The error for a failed worker: `NotFound`, or a `WorkerRefused`. The latter is also an `InvalidParameter` if the
+    archive is the cause, or a `DriverError` if this host is the cause."""
     if not isinstance(answer, Failed):
         return DriverError(f"cannot {what}: the worker ended without an answer (killed, or out of memory)")
     if answer.missing:
@@ -167,7 +168,7 @@ async def _feed(source: AsyncIterable[bytes], pipe: trio.lowlevel.FdStream) -> N
             async for chunk in source:
                 await pipe.send_all(chunk)
     except trio.BrokenResourceError:
-        pass  # the worker has read enough, or has failed: its answer tells which
+        pass  # the worker has read enough, or has failed: its answer shows which
     finally:
         close = getattr(source, "aclose", None)
         if close is not None:
@@ -185,13 +186,13 @@ async def unpack(
     progress: Callable[[int], None] | None = None,
     timeout: float = math.inf,
 ) -> Unpacked:
-    """Unpack a tar stream, compressed or not, into `target`, or have the target's program make a layer of it. `source` is a
-    descriptor (a blob's file, at its beginning; the caller closes it) or the bytes themselves. `progress` is called with the
-    number of compressed bytes read so far, about ten times a second.
+    """Unpack a tar stream, compressed or not, into `target`, or have the target's program make a layer from it. `source`
+    is a file descriptor (of a blob, at its beginning; the caller closes it) or an iterator of bytes. `progress` is called
+    with the number of compressed bytes read so far, about ten times a second.
 
     Raises `InvalidParameter` when the archive is damaged, malicious, beyond `limits`, or has another diffID than
     expected; `DriverError` when this host fails (disk full, ...). The caller then removes the snapshot. Exceptions of
-    `source` pass through. Cancelling kills the worker. Does not sync to disk: `Storage.commit` does that."""
+    `source` pass through. Cancelling kills the worker. The files are not synced to disk: `Storage.commit` does that."""
     limits = limits or Limits()
     request: Unpack | Stream
     if isinstance(target, StreamTarget):
@@ -216,8 +217,8 @@ async def unpack(
 
 
 async def unpack_files(zygote: Spawner, source: int, directory: int) -> None:
-    """Unpack the tar stream of a descriptor, compressed or not, into the directory of another. Names of whiteouts are
-    ordinary names. Raises as `unpack` does."""
+    """Unpack a tar stream, compressed or not, from the descriptor `source` into the directory of the descriptor
+    `directory`. Whiteouts are treated as ordinary files. Raises the same errors as `unpack`."""
     request = Unpack(overlay_whiteouts=False, layer=False, ownership=os.geteuid() == 0)
     async with worker(zygote, request, (source, directory)) as stream:
         await _result(stream, None, "unpack the archive")
@@ -231,8 +232,8 @@ async def decompress(
     size: int = Limits().size,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Decompress a stream into the file of a descriptor, at most `size` bytes. Raises as `unpack` does; so do errors of
-    `progress`, which is called about ten times a second."""
+    """Decompress a stream into the file of the descriptor `target`, at most `size` bytes. Raises the same errors as
+    `unpack`. `progress` is called about ten times a second; its exceptions pass through."""
     await feed(zygote, source, Decompress(size), lambda pipe: (pipe, target), "decompress the archive", progress)
 
 
@@ -244,8 +245,8 @@ async def feed(
     what: str,
     progress: Callable[[int], None] | None = None,
 ) -> Done:
-    """Have a worker read `source` from a pipe. `fds` maps the pipe's read end to the descriptors that the worker gets.
-    Exceptions of `source` pass through."""
+    """Send `source` to a worker through a pipe. `fds` is called with the pipe's read end, and returns the descriptors
+    that the worker gets. Exceptions of `source` pass through."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
     pipe = trio.lowlevel.FdStream(writing)
     failure: Exception | None = None
@@ -256,7 +257,7 @@ async def feed(
         try:
             await _feed(source, pipe)
         except Exception as error:
-            failure = error  # for example a broken download: report its own error, not the archive's early end
+            failure = error  # for example a failed download: report this error, not that the archive ends too early
             nursery.cancel_scope.cancel()
 
     try:
@@ -281,7 +282,8 @@ async def feed(
 
 
 async def make_directory(zygote: Spawner, mounts: Sequence[Mount], path: str, mountpoint: str) -> None:
-    """Make directory `path` in the root that `mounts` form. Raises `InvalidParameter` when a file is in the way."""
+    """Make the directory `path` in the root that `mounts` form. Raises `InvalidParameter` when a file has this path, or
+    is above it."""
     async with worker(zygote, MakeDirectory(tuple(mounts), mountpoint, path), ()) as stream:
         await _result(stream, None, f"make directory {path}")
 

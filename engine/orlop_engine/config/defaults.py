@@ -1,5 +1,5 @@
-"""The drivers and networks that are used where neither daemon.json nor a request names one. No other module of the kernel or
-the engine names a driver: a test searches for it.
+"""The drivers and networks that are used if neither daemon.json nor a request names one. No other module of the kernel or
+the engine names a driver; a test checks this.
 """
 
 from __future__ import annotations
@@ -30,29 +30,30 @@ NO_LOG_DRIVER = "none"
 """Containers with this log driver have no log, so their monitors load no driver."""
 
 RUNTIME = "runc"
-"""The entry of `runtimes` that is always there, and its program."""
+"""The name of the built-in entry of `runtimes`, and of its program."""
 
 RUNTIME_DRIVER = "runc"
-"""The driver of entries of `runtimes` without a `runtimeType`."""
+"""The driver for entries of `runtimes` that have no `runtimeType`."""
 
 DEFAULT_NETWORK = "bridge"
-"""The network of containers that ask for none. `bridge`, `bip`, `icc` and others configure it."""
+"""The network of containers whose request names no network. Keys such as `bridge`, `bip` and `icc` configure it."""
 
 HOST_NETWORK = "host"
 """The network of containers in the host's network namespace; also their network mode."""
 
 NO_NETWORK = "none"
-"""The network of containers without one; also their network mode."""
+"""The network of containers without network access; also their network mode."""
 
 PREDEFINED_NETWORKS: Mapping[str, str] = {
     DEFAULT_NETWORK: NETWORK_DRIVER,
     HOST_NETWORK: "host",
     NO_NETWORK: "null",
 }
-"""The driver of each network that always exists. Users can neither create nor remove these."""
+"""Name -> driver of the networks that always exist. Users can neither create nor remove these networks."""
 
 DIRECTORIES: Mapping[tuple[str, str], str] = {
     ("network", NETWORK_DRIVER): "network",
     ("volume", VOLUME_DRIVER): "volumes",
 }
-"""By kind and driver: the directory of a default driver. Others have `KIND-drivers/NAME`."""
+"""The directories of the default drivers, by kind and driver. The directory of any other driver is
+`KIND-drivers/NAME`."""

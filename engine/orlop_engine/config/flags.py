@@ -18,8 +18,8 @@ ULIMITS = frozenset(
 
 
 def parse_ulimit(text: str) -> tuple[str, int, int]:
-    """(name, soft, hard) of `nofile=1024:2048` or `nofile=1024` (both); -1 is unlimited (go-units ParseUlimit). Raises
-    ValueError."""
+    """Parse `nofile=1024:2048` to (name, soft, hard). `nofile=1024` sets both limits; -1 means unlimited (go-units
+    ParseUlimit). Raises ValueError."""
     name, value = key_value(text)
     if name not in ULIMITS:
         raise ValueError(f"invalid ulimit type: {name}")

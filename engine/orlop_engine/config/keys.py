@@ -20,7 +20,7 @@ __all__ = ["AddressPool", "EngineKeys", "Proxies", "RegistryRules", "RuntimeEntr
 
 
 class AddressPool(ConfigBase, frozen=True, kw_only=True):
-    """A pool that subnets of networks without one are cut from: `size` is the prefix length of each subnet."""
+    """A pool of addresses from which networks without a subnet get one. `size` is the prefix length of each subnet."""
 
     base: str
     size: int
@@ -50,7 +50,7 @@ class RuntimeEntry(
 
 
 class Proxies(ConfigBase, frozen=True, kw_only=True):
-    """The proxies for registry traffic. Values missing in daemon.json come from the environment."""
+    """The proxies for registry traffic. Values that are missing in daemon.json are taken from the environment."""
 
     http_proxy: str = ""
     https_proxy: str = ""
@@ -58,8 +58,8 @@ class Proxies(ConfigBase, frozen=True, kw_only=True):
 
 
 class RegistryRules(ConfigBase, frozen=True, kw_only=True, omit_defaults=True):
-    """Which repositories may be pulled from and pushed to, by patterns of their names; None: all. Those in `digest_only` may
-    be pulled by digest only."""
+    """Patterns for the names of repositories that may be pulled from and pushed to; None allows all. Repositories that
+    match `digest_only` may only be pulled by digest."""
 
     pull: tuple[str, ...] | None = None
     push: tuple[str, ...] | None = None
@@ -167,7 +167,8 @@ class EngineKeys(Keys, frozen=True, kw_only=True):
 
     @property
     def cgroup_driver(self) -> str:
-        """What creates cgroups: `native.cgroupdriver` of exec-opts, else systemd on a pure cgroup v2 host that runs it."""
+        """The driver that creates cgroups: `native.cgroupdriver` of exec-opts; otherwise systemd, if it runs on this host
+        and the host uses only cgroup v2."""
         for option in self.exec_opts:
             key, _, value = option.partition("=")
             if key.strip().lower() == "native.cgroupdriver":
@@ -177,8 +178,8 @@ class EngineKeys(Keys, frozen=True, kw_only=True):
 
     @property
     def cdi_directories(self) -> tuple[str, ...] | None:
-        """The directories of device descriptions; None when CDI is off, by dockerd's switch or by a single empty
-        directory."""
+        """The directories with CDI files; None when CDI is disabled, by the feature `cdi` or by a single empty directory,
+        as in dockerd."""
         return None if self.features.get("cdi") is False or self.cdi_spec_dirs == ("",) else self.cdi_spec_dirs
 
     @property
@@ -190,11 +191,11 @@ class EngineKeys(Keys, frozen=True, kw_only=True):
         return self.storage_driver or defaults.STORAGE_DRIVER
 
     def all_runtimes(self) -> dict[str, RuntimeEntry]:
-        """Every runtime that a container may name, the built-in one included."""
+        """Every runtime that a container may use, including the built-in one."""
         return {defaults.RUNTIME: RuntimeEntry(path=defaults.RUNTIME), **self.runtimes}
 
     def storage_options(self, driver: str) -> tuple[tuple[str, str], ...]:
-        """The `storage-opts` of one driver, without its prefix: `overlay2.size=10G` is ("size", "10G")."""
+        """The `storage-opts` of one driver, without the driver's prefix: `overlay2.size=10G` becomes ("size", "10G")."""
         found = []
         for option in self.storage_opts:
             key, _, value = option.partition("=")
@@ -213,7 +214,8 @@ class EngineKeys(Keys, frozen=True, kw_only=True):
 
     @classmethod
     def complete(cls, values: dict[str, Any], environ: Mapping[str, str], directory: str) -> Iterator[tuple[str, str]]:
-        """See Keys. As dockerd does: proxies where nothing else sets them, and the storage driver."""
+        """See Keys. As in dockerd, environment variables set the proxies (if nothing else sets them) and the storage
+        driver."""
         proxies = dict(values.get("proxies") or {})
         for key in ("http-proxy", "https-proxy", "no-proxy"):
             name = key.upper().replace("-", "_")
@@ -229,7 +231,7 @@ class EngineKeys(Keys, frozen=True, kw_only=True):
         _make_absolute(values, directory)
 
     def reload_attributes(self) -> dict[str, str]:
-        """Attributes of the event `reload` that dockerd writes in another form than the key has."""
+        """Attributes of the event `reload` for which dockerd uses another form than daemon.json."""
         unified = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
         return {
             "allow-nondistributable-artifacts": "[]",
@@ -240,7 +242,8 @@ class EngineKeys(Keys, frozen=True, kw_only=True):
 
 
 def _make_absolute(values: dict[str, Any], directory: str) -> None:
-    """As dockerd does. A name without a slash may be a program on PATH and stays."""
+    """Make relative paths absolute, as dockerd does. A name without a slash is kept, because it may be a program on
+    PATH."""
 
     def absolute(path: str) -> str:
         return os.path.join(directory, path) if "/" in path else path

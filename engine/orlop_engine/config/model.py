@@ -1,7 +1,8 @@
-"""`Config`: what the engine reads of the configuration, as one frozen value: its own keys, and a few of the kernel's.
+"""`Config`: the configuration that the engine uses, as one frozen value. It contains the engine's own keys, and a few of
+the kernel's.
 
-Names derived from the configuration (bridge, cgroup parent) are derived only here, so that daemons with different data roots
-never share one.
+Names that are derived from the configuration (bridge, cgroup parent) are derived only here, so that daemons with
+different data roots never use the same name.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ __all__ = ["Config"]
 
 
 class Config(EngineKeys, frozen=True, kw_only=True):
-    """A reload makes a new one. `daemon` is the whole configuration."""
+    """A reload makes a new `Config`. `daemon` is the whole configuration."""
 
     data_root: str = kernel.DEFAULT_DATA_ROOT
     exec_root: str = kernel.DEFAULT_EXEC_ROOT
@@ -34,20 +35,21 @@ class Config(EngineKeys, frozen=True, kw_only=True):
 
     @property
     def bridge_name(self) -> str:
-        """The link of the network `bridge`; "" when `bridge` is "none" (no such network). At most 15 bytes, the kernel's
-        limit."""
+        """The name of the bridge of the network `bridge`; "" when the key `bridge` is "none" (there is no such network).
+        At most 15 bytes, the kernel's limit."""
         if self.bridge:
             return "" if self.bridge == "none" else self.bridge
         return self.default_bridge
 
     @property
     def default_bridge(self) -> str:
-        """The bridge that the daemon creates; any other that `bridge` names must be created by the administrator."""
+        """The bridge that the daemon creates. If the key `bridge` names another bridge, the administrator must create
+        it."""
         return f"orlop-{self.instance}" if self.instance else "orlop0"
 
     @property
     def effective_cgroup_parent(self) -> str:
-        """The parent of containers without a `CgroupParent` of their own."""
+        """The cgroup parent of containers whose request has no `CgroupParent`."""
         if self.cgroup_parent:
             return self.cgroup_parent
         if self.cgroup_driver == "systemd":

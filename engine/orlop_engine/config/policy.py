@@ -1,7 +1,7 @@
-"""How Orlop treats keys that it does not simply apply, and which keys a reload applies. Data, no code.
+"""The keys that Orlop refuses or ignores, and the keys that a reload applies. Data, no code.
 
-A key is refused when ignoring it would weaken a security boundary that its author relies on. A key that tunes something
-Orlop does not have is ignored, with a warning at start and in `GET /info`.
+A key is refused if ignoring it would weaken a security boundary that the administrator relies on. A key for a feature
+that Orlop does not have is ignored, with a warning at start and in `GET /info`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ HINTS = {
     "oom-score-adjust": "dockerd has removed this key; the daemon sets its OOM score itself",
     "resolv-conf": "dns, dns-opts and dns-search",
 }
-"""Names that people mistake for keys, and what to write instead."""
+"""Names that users mistake for keys, and hints what to write instead."""
 
 REFUSED: dict[str, str] = {
     "cpu-rt-period": "real-time scheduling of the parent cgroup is not supported",
@@ -22,7 +22,7 @@ REFUSED: dict[str, str] = {
     "rootless": "Orlop runs as root",
     "selinux-enabled": "SELinux labels are not supported; containers would run unconfined",
 }
-"""Keys that are an error unless they have their default value (or say `"enable": false`), and the reason."""
+"""Keys that are an error unless they have their default value (or contain `"enable": false`), with the reason."""
 
 IGNORED: dict[str, str] = {
     "allow-direct-routing": "Orlop has no such setting",
@@ -43,7 +43,8 @@ IGNORED: dict[str, str] = {
 """Keys that are accepted without effect, with a warning when they are set."""
 
 SILENT = frozenset({"allow-nondistributable-artifacts", "deprecated-key-path", "raw-logs"})
-"""Keys without effect in dockerd too (raw-logs: Orlop's log never has colours), accepted without a warning."""
+"""Keys that are accepted without effect and without a warning, because dockerd ignores them too (raw-logs: because
+Orlop's log never has colours)."""
 
 RELOADABLE = frozenset(
     {
@@ -76,5 +77,5 @@ RELOADABLE = frozenset(
         "shutdown-timeout",
     }
 )
-"""Keys that a reload (SIGHUP) applies: those that dockerd reloads, and others whose value is read again at each use, or
+"""Keys that a reload (SIGHUP) applies: the keys that dockerd reloads, and other keys whose value is read at each use or
 passed on by `Engine.reconfigure`."""

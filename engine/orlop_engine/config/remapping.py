@@ -15,7 +15,7 @@ from orlop_sdk.idmaps import IdMap, IdRange
 __all__ = ["DEFAULT_USER", "closed_directory", "id_map"]
 
 DEFAULT_USER = "dockremap"
-_MOST = 340  # ranges of a mapping (user_namespaces(7))
+_MOST = 340  # maximum number of ranges in a mapping (user_namespaces(7))
 
 
 def id_map(text: str, etc: str = "/etc") -> IdMap | None:
@@ -41,8 +41,9 @@ def id_map(text: str, etc: str = "/etc") -> IdMap | None:
 
 
 def closed_directory(path: str) -> str:
-    """The first directory on the way to `path`, or that itself, which others may not pass through; "" for none. Runtimes
-    pass through as the root of the user namespace. Directories that do not exist will be made."""
+    """The first directory on the path, including `path` itself, that other users may not traverse; "" if there is none.
+    Runtimes must traverse the directories as root of the user namespace. Directories that do not exist are ignored,
+    because the daemon will create them."""
     here = "/"
     for part in os.path.realpath(path).split("/"):
         here = os.path.join(here, part)
@@ -70,7 +71,7 @@ def _lines(path: str) -> Iterator[list[str]]:
 
 
 def _find(path: str, name: str) -> list[str] | None:
-    """[name, id, ...] of a user or group by its name or id."""
+    """[name, id, ...] of the user or group with this name or id."""
     for parts in _lines(path):
         if name in (parts[0], parts[2]):
             return [parts[0], *parts[2:]]

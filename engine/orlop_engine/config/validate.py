@@ -1,7 +1,7 @@
-"""Checks the engine's keys. Pure but for reading the host's cgroup version.
+"""Checks the engine's keys. Pure, except that it reads the host's cgroup version.
 
-Checks in dockerd's order and, where known, with its words. Reports every problem, each with the keys that it is about.
-Imports `ipaddress` only when there is an address to check.
+The checks are in dockerd's order and, if known, have its messages. Every problem is reported, together with its keys.
+`ipaddress` is imported only when there is an address to check.
 """
 
 from __future__ import annotations
@@ -209,6 +209,6 @@ def _network(config: EngineKeys) -> Problems:
 
 
 def validate(config: EngineKeys) -> list[Problem]:
-    """Every problem of these values."""
+    """All problems of these values."""
     checks = (_labels, _numbers, _names, _registries, _execution, _network)
     return [problem for check in checks for problem in check(config)]

@@ -1,7 +1,7 @@
 """Read the resource usage of a container from its cgroup, for cgroup v1, v2 and hybrid hosts.
 
-`Source.find` determines once which files a container has; `Source.read` opens only those. A removed cgroup reads as
-zeros, because its container has just ended. All functions may block in the kernel.
+`Source.find` finds out once which files a container has, and `Source.read` opens only these. For a removed cgroup the
+values are zero, because its container has just ended. All functions may block in the kernel.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _BLKIO = "blkio.throttle.io_service_bytes_recursive", "blkio.throttle.io_service
 
 
 class Cpu(NamedTuple):
-    """Times in ns. `each` processor's time is known for cgroup v1 only."""
+    """Times in ns. `each`: the time of each processor, known only with cgroup v1."""
 
     total: int = 0
     kernel: int = 0
@@ -44,8 +44,8 @@ class Cpu(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Bytes. `figures`: what memory.stat has. `highest` is known for cgroup v1 only. `limit` is at most the host's memory.
-    `failures`: how often the limit was hit (v1), or how often memory ran out (v2)."""
+    """Bytes. `figures`: the values in memory.stat. `highest` is known only with cgroup v1. `limit` is at most the host's
+    memory. `failures`: how often the limit was hit (v1), or how often memory ran out (v2)."""
 
     usage: int
     limit: int
@@ -69,7 +69,7 @@ class Pids(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """What a cgroup of this version has used. `pids` is None without that controller."""
+    """The resources that a cgroup has used. `version` is the cgroup version. `pids` is None without that controller."""
 
     version: int
     cpu: Cpu
@@ -112,7 +112,7 @@ def _number(path: str) -> int:
 
 
 def _limit(path: str) -> int | None:
-    """The limit; None when there is none, or no such file."""
+    """The limit; None when there is no limit, or no such file."""
     text = _text(path).strip()
     return int(text) if text.isdigit() else None
 
@@ -129,7 +129,7 @@ def _table(path: str) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A container's cgroup directory for each controller; "" where there is none. `unified` is the cgroup v2 directory."""
+    """A container's cgroup directory for each controller; "" if there is none. `unified` is the cgroup v2 directory."""
 
     unified: str = ""
     cpuacct: str = ""
@@ -250,8 +250,8 @@ def networks(pid: int) -> dict[str, Interface]:
 
 
 def system_cpu(cpus: int) -> int:
-    """CPU time in nanoseconds that all processors together have had since boot. Taken from the clock, because /proc/stat
-    counts in hundredths of a second, which is too coarse for two samples 0.1 s apart."""
+    """CPU time in nanoseconds that all processors together have had since boot. Computed from the clock, because
+    /proc/stat counts in hundredths of a second, which is too coarse for two samples 0.1 s apart."""
     return time.clock_gettime_ns(time.CLOCK_MONOTONIC) * cpus
 
 

@@ -25,7 +25,7 @@ __all__ = ["Measurement", "Sample", "Stats"]
 
 _log = logging.getLogger("orlop.stats")
 _PERIOD = 1.0
-_FIRST = 0.1  # between the two samples of a single answer: long enough to compute a CPU percentage
+_FIRST = 0.1  # seconds between the two samples of a single answer: long enough to compute a CPU percentage
 
 
 class Sample(NamedTuple):
@@ -53,7 +53,7 @@ _EMPTY = Sample()
 
 @dataclass(slots=True)
 class _Watched:
-    """A container with viewers. `source` belongs to the run named by `run_dir`."""
+    """A container with viewers. `source` belongs to the run whose directory and start time are in `run_dir`."""
 
     container: Container
     viewers: int = 0
@@ -88,8 +88,8 @@ class Stats:
         return watched.measured()
 
     async def stream(self, container: Container) -> AsyncGenerator[Measurement, None]:
-        """Yield one measurement a second, the first at once, until the container is removed. A stopped container has empty
-        ones."""
+        """Yield one measurement per second, the first one immediately, until the container is removed. For a stopped
+        container, the measurements are empty."""
         watched = self._watched.setdefault(container.id, _Watched(container))
         watched.viewers += 1
         try:
@@ -118,7 +118,7 @@ class Stats:
                 try:
                     await self._sample(list(self._watched.values()))
                     failing = False
-                except Exception:  # for example no thread or file descriptor left: the daemon must go on
+                except Exception:  # for example no thread or file descriptor is left: the sampler must continue
                     if not failing:
                         _log.exception("cannot read the resource usage of containers")
                     failing = True

@@ -1,4 +1,4 @@
-"""Facts about the host for `info` and `version`, read once from /proc, /sys and /etc. Never writes."""
+"""Facts about the host for `info` and `version`, from /proc, /sys and /etc. Never writes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ _GO_ARCH = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "a
 
 
 class Cgroups(msgspec.Struct, frozen=True):
-    """The limits that the kernel supports. `version` is the hierarchy used for containers: "1" on hybrid hosts."""
+    """The limits that the kernel supports. `version` is the cgroup version that is used for containers: "1" on hybrid
+    hosts."""
 
     version: str
     memory: bool
@@ -57,12 +58,12 @@ def _text(path: str) -> str:
 
 
 def architecture(machine: str) -> str:
-    """Go's name of an architecture, as `version` shows it."""
+    """Go's name of the architecture, which `version` shows."""
     return _GO_ARCH.get(machine, machine)
 
 
 def parse_os_release(text: str) -> dict[str, str]:
-    """Parse os-release(5): shell assignments, values quoted or not."""
+    """Parse os-release(5): shell assignments, whose values may be quoted."""
     found = {}
     for line in text.splitlines():
         key, equals, value = line.strip().partition("=")
@@ -129,7 +130,8 @@ def ipv4_forwarding() -> bool:
 
 
 def bridged_packets_filtered(version: int) -> bool:
-    """Whether iptables (6: ip6tables) filters packets between ports of a bridge. Without br_netfilter it does not."""
+    """Whether iptables (6: ip6tables) filters packets between ports of a bridge. Without the module br_netfilter, it does
+    not."""
     name = {4: "iptables", 6: "ip6tables"}[version]
     return _text(f"/proc/sys/net/bridge/bridge-nf-call-{name}").strip() == "1"
 

@@ -16,14 +16,14 @@ __all__ = ["check_login", "registry_host"]
 
 
 def registry_host(address: str) -> str:
-    """The registry host of a client's server address: Docker Hub's address is an old URL."""
+    """The registry host for a client's server address. (For Docker Hub, clients send an old URL.)"""
     host = urlsplit(address if "://" in address else f"//{address}").netloc.rpartition("@")[2]
     return "docker.io" if host in ("", "index.docker.io", "registry-1.docker.io") else host
 
 
 async def check_login(config: Config, server: str, credentials: Credentials, refuse: Refuse | None = None) -> None:
-    """Return if the registry accepts the credentials. `Unauthorized` if it does not, `DriverError` if it cannot be reached.
-    `refuse`: see `engine.images.destinations`."""
+    """Returns if the registry accepts the credentials. Raises `Unauthorized` if it does not, and `DriverError` if it
+    cannot be reached. `refuse`: see `engine.images.destinations`."""
     # Imported here: the HTTP client takes 90 ms to import, which only the first login or pull should pay
     from orlop_engine.images.connector import load_http
 

@@ -1,5 +1,6 @@
-"""Runs helper programs for their versions and features: runtimes and the init. Once per command line, with a deadline; a
-failure is logged and tried again at the next request, because the administrator may have fixed it."""
+"""Runs helper programs (runtimes and the init) to get their versions and features. Each command line is run only once,
+with a deadline. After a failure, which is logged, it is run again at the next request, because the administrator may have
+fixed the cause."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ _INIT_VERSION = re.compile(r"version (\S+)(?: - git\.(\S+))?")
 
 
 def parse_init_version(output: str) -> str:
-    """The init's commit in `info`: the last word of "tini version 0.19.0 - git.de40ad0", the version of Debian's "tini
-    version 0.19.0"; "" for other output."""
+    """The init's commit for `info`: for "tini version 0.19.0 - git.de40ad0", the commit de40ad0; for Debian's "tini
+    version 0.19.0", the version 0.19.0; "" for other output."""
     match = _INIT_VERSION.search(output)
     return (match[2] or match[1]) if match else ""
 
@@ -32,7 +33,7 @@ class _Features(msgspec.Struct, rename="camel"):
 
 
 class Programs:
-    """One instance per engine."""
+    """There is one instance for each engine."""
 
     def __init__(self) -> None:
         self._answers: dict[tuple[str, ...], str] = {}

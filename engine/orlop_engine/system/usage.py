@@ -1,7 +1,7 @@
 """The disk space of images, containers and volumes, and how much of it a prune would reclaim.
 
-Asks the drivers for sizes, a few at a time, and once for all concurrent requests. Drivers walk directories on threads
-reserved for this. When the last waiting client disconnects, the measurement is cancelled.
+Asks the drivers for sizes, a few at a time; concurrent requests share one measurement. Drivers walk directories on
+threads reserved for this. When the last waiting client disconnects, the measurement is cancelled.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["OBJECT_TYPES", "ContainerUsage", "DiskUsageService", "Measured"]
 
 OBJECT_TYPES = frozenset({"container", "image", "volume", "build-cache"})
 
-_AT_ONCE = 4  # measuring reads directories: more at a time only slows the disk down for everything else
+_AT_ONCE = 4  # measuring reads directories: with more at a time, the disk becomes slow for all other programs
 
 
 class ContainerUsage(NamedTuple):
@@ -37,7 +37,7 @@ class ContainerUsage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The disk usage of each type of objects that was requested; None for the others. `layers_size`: the bytes of all layers
+    """The disk usage for each requested type of objects; None for the other types. `layers_size`: the bytes of all layers
     of all images, each counted once."""
 
     layers_size: int = 0
@@ -81,4 +81,4 @@ class DiskUsageService:
 
 
 def _quiet(_record: object) -> None:
-    """A measurement has no progress to report."""
+    """Reports nothing: a measurement has no progress."""

@@ -1,5 +1,5 @@
-"""Structs with Docker's field names: what a container, an image, a network or a volume shall be, as requests, rows and
-image documents have it. No logic, no trio. Answers: `orlop_api_docker.wire`."""
+"""Structs with Docker's field names: the configuration of containers, images, networks and volumes, in requests, rows and
+image documents. No logic, no trio. The structs of answers are in `orlop_api_docker.wire`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What a container, or an exec, shall be, and requests to change it.
+"""The configuration of containers and execs, and requests to change it.
 
-Field names, types and zero values are Docker's; `null` and an absent field are equal. Contains no logic.
+Field names, types and zero values are Docker's; `null` means the same as an absent field. Contains no logic.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ class Resources(WireBase):
 
 
 class UpdateRequest(Resources):
-    """A list of devices that is null leaves the rules as they are; an empty one removes them."""
+    """A list of devices that is null leaves the existing limits unchanged; an empty list removes them."""
 
     restart_policy: RestartPolicy | None = None
 

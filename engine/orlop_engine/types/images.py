@@ -1,7 +1,7 @@
 """The configuration document of an image (OCI image-spec config.md, and Docker's additions).
 
-Documents from registries may have unknown fields; their bytes are kept beside the parsed form, because an image's ID is
-their hash.
+Documents from registries may have unknown fields. Their bytes are kept in addition to the parsed form, because an image's
+ID is the hash of these bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = [
 
 
 class _Config(Struct, frozen=True, rename="pascal"):
-    """Frozen: everything that uses an image shares these values."""
+    """Frozen, because all users of an image share these values."""
 
 
 class ImageHealthcheck(_Config, frozen=True, omit_defaults=True):
@@ -35,7 +35,7 @@ class ImageHealthcheck(_Config, frozen=True, omit_defaults=True):
 
 
 class ImageConfig(_Config, frozen=True, omit_defaults=True):
-    """An image's defaults for containers created from it. `None` where the image sets none."""
+    """An image's defaults for containers that are created from it. `None`: the image sets no value."""
 
     user: str = ""
     exposed_ports: dict[str, Any] | None = None
@@ -60,7 +60,7 @@ class RootFS(Struct, frozen=True):
 
 
 class History(Struct, frozen=True, omit_defaults=True):
-    """One build step. `empty_layer`: it created no layer."""
+    """One build step. `empty_layer`: the step created no layer."""
 
     created: str = ""
     created_by: str = ""
