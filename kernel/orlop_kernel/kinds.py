@@ -133,7 +133,7 @@ class Check(Protocol):
 
     async def examine(self, database: Examined, *, deep: bool) -> Sequence[Finding]:
         """Every inconsistency, found without changing anything. `database` is one snapshot of all tables, the same for every
-        check. `deep`: also what takes long, such as reading all content; later calls without `deep` report these findings
+        check. `deep`: also runs slow checks, such as reading all content; later calls without `deep` report these findings
         again as long as they may hold."""
         ...
 

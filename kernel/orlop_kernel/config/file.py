@@ -16,7 +16,7 @@ from .keys import Schema
 __all__ = ["DEFAULT_FILES", "Document", "decode", "fallback_for", "find", "key_lines", "read"]
 
 DEFAULT_FILES = ("/etc/orlop/daemon.json", "/etc/docker/daemon.json")
-"""The second is read where the first is missing, so that a machine that used Docker keeps its settings."""
+"""The second file is read if the first does not exist, so that a machine that used Docker keeps its settings."""
 
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),

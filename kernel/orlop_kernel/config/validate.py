@@ -44,7 +44,7 @@ def _daemon(config: Config) -> Problems:
 
 
 def _hosts(config: Config) -> Problems:
-    """Check scheme and form. Whether a tcp address may be served without TLS is decided where it is bound."""
+    """Check scheme and form. `boot.exposure` decides whether a TCP address may be served without TLS."""
     for host in config.hosts:
         scheme, separator, rest = host.partition("://")
         wrong = f"invalid bind address ({host}): "

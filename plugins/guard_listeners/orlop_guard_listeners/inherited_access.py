@@ -35,8 +35,8 @@ def outside_mount(record: ContainerRecord) -> str:
 
 
 def of_others(index: ContainerIndex, host: HostConfig) -> Iterator[str]:
-    """Each host resource that comes with another container. A container that does not exist yet is refused too, because it
-    could be created with any of them."""
+    """Each access to the host that the new container would take over from another one. A container that does not exist yet
+    is refused too, because it could be created with any of them."""
     given = host.volumes_from or []
     for at, text in enumerate(given):
         name, colon, access = text.partition(":")
