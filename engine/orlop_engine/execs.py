@@ -345,7 +345,7 @@ def _attachment(config: ExecConfig, framed: bool | None) -> Attach | None:
 
 
 def _shown(command: list[str]) -> str:
-    """The command in the form of Docker's events, where a blank follows a command without arguments."""
+    """The command in the form of Docker's events: a command without arguments is followed by a blank."""
     return f"{command[0]} {' '.join(command[1:])}"
 
 

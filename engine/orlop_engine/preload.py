@@ -1,4 +1,4 @@
-"""Imports modules that most requests need but the daemon's start does not, once the daemon serves requests.
+"""Once the daemon serves requests, imports modules that most requests need but the daemon's start does not.
 
 To make the start faster, modules of the engine import many other modules only inside the functions that need them.
 Without this task, the first container would have to wait for these imports. Modules for rarer operations (pull, commit,

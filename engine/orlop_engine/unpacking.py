@@ -168,7 +168,7 @@ async def _feed(source: AsyncIterable[bytes], pipe: trio.lowlevel.FdStream) -> N
             async for chunk in source:
                 await pipe.send_all(chunk)
     except trio.BrokenResourceError:
-        pass  # the worker has read enough, or has failed: its answer shows which
+        pass  # the worker has read enough, or has failed; its answer shows this
     finally:
         close = getattr(source, "aclose", None)
         if close is not None:

@@ -48,8 +48,8 @@ _MAX_BLOB = 16 << 20
 @dataclass(frozen=True, slots=True)
 class LayerForm:
     """The form of exported layers. `kind` is "gzip", "zstd", "uncompressed", or "" for the configured compression;
-    `level` is -1 for the default level. Layers that have a blob already keep it, unless `force`. `latest`: in layers that
-    were built by this engine, times of files that are later than this are set to it (seconds since 1970)."""
+    `level` is -1 for the default level. Layers that have a blob already keep it, unless `force`. `latest` (seconds since
+    1970): in layers that were built by this engine, later times of files are replaced by this time."""
 
     kind: str = ""
     level: int = -1
@@ -167,7 +167,7 @@ class Artifacts:
         return result
 
     async def _named(self, layer: Layer, chain_id: str, lease: Lease) -> Layer:
-        """The layer with its chain ID. If an image has a blob of the layer, with this blob."""
+        """The layer with its chain ID. If an image has a blob of this layer, the returned layer has this blob."""
         await self._store.hold(lease, chain_id=chain_id)
         known = self._store.catalog.layer(chain_id)
         if not layer.blob and known is not None and known.blob:

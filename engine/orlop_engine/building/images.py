@@ -210,7 +210,8 @@ class ImageMaker:
         return record, document, config
 
     async def _with_blobs(self, found: Sequence[Layer], blobs: Sequence[LayerBlob], chain_ids: Sequence[str]) -> list[Layer]:
-        """The layers with these blobs. From the first blob on that does not match its snapshot, blobs are unpacked."""
+        """The layers with these blobs. The first blob that does not match its snapshot, and all blobs above it, are
+        unpacked."""
         pairs = list(zip(found, blobs, strict=True))
         same = next((at for at, (layer, blob) in enumerate(pairs) if layer.diff_id != blob.diff_id), len(pairs))
         given = [

@@ -48,8 +48,7 @@ class Packing:
 
     @asynccontextmanager
     async def tar(self, key: str, latest: int | None = None) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The tar itself. `latest`: times of files that are later than this are written as this time (seconds since
-        1970)."""
+        """The tar itself. `latest` (seconds since 1970): later times of files are replaced by this time."""
         async with self._changes(key) as (view, listed):
             request = Pack(view, layer=True, sparse=False, latest=latest)
             pieces = await packed(self._zygote, request, (listed,), f"pack snapshot {key}", AsyncExitStack())

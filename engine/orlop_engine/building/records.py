@@ -1,7 +1,7 @@
 """The rows of builders, in the table `builds`.
 
    build-<hex>     SnapshotRecord: a committed snapshot
-   base:<key>      BaseRecord: the layers of an image on whose top layer (`key` in the storage driver) snapshots stand
+   base:<key>      BaseRecord: the layers of an image below snapshots; `key` is the storage key of its top layer
 
 A snapshot is committed in the storage driver before its row is committed. A boot removes snapshots without a row, and
 rows without a snapshot.

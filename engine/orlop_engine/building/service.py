@@ -178,7 +178,7 @@ class Workspace:
     async def prefix(self, diff_ids: Sequence[str]) -> tuple[str, int, str]:
         """The longest part of a chain of layers, from the lowest layer up, that stored images have. Returns a name for
         `release`, the number of layers, and the snapshot of the highest layer; ("", 0, "") if there is none. The layers
-        are kept until `release` has been called as many times."""
+        are kept until `release` has been called as many times as this method."""
         layers = self.artifacts.prefix(diff_ids)
         if not layers:
             return "", 0, ""

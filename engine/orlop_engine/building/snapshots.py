@@ -44,7 +44,7 @@ class Snapshots:
         self.bases: dict[str, BaseRecord] = {}
         self._bases_lock = trio.Lock()
         self._in_use: dict[str, int] = {}
-        """The number of uses, by key: running builders use these snapshots as parents or otherwise."""
+        """The number of uses of each snapshot, by key: running builders use it as a parent or in another way."""
         self._lease = image_store.leases.add()
         image_store.layers.drop_built_here = self._unneeded_by_images
         image_store.layers.after_removal = self._forget_unneeded

@@ -128,8 +128,9 @@ def _digest(path: str) -> str:
 
 
 def _container_cgroups(config: Config, rows_read: Rows) -> dict[str, dict[str, int]]:
-    """The cgroups below the parents of our containers whose name contains a container ID. If an administrator chose the
-    parent, another engine may use it too: then only cgroups of this engine's containers are included."""
+    """The cgroups whose name contains a container ID, below the cgroup parents of this engine's containers. If an
+    administrator chose the parent, another engine may use it too: then only cgroups of this engine's containers are
+    included."""
     found: dict[str, dict[str, int]] = {}
     own = config.effective_cgroup_parent
     shared = bool(config.cgroup_parent)

@@ -13,7 +13,7 @@ HINTS = {
     "oom-score-adjust": "dockerd has removed this key; the daemon sets its OOM score itself",
     "resolv-conf": "dns, dns-opts and dns-search",
 }
-"""Names that users mistake for keys, and hints what to write instead."""
+"""Names that users mistake for keys, and what to write instead."""
 
 REFUSED: dict[str, str] = {
     "cpu-rt-period": "real-time scheduling of the parent cgroup is not supported",

@@ -1,7 +1,7 @@
 """Checks the engine's keys. Pure, except that it reads the host's cgroup version.
 
-The checks are in dockerd's order and, if known, have its messages. Every problem is reported, together with its keys.
-`ipaddress` is imported only when there is an address to check.
+The checks are in dockerd's order, and use dockerd's messages if these are known. Every problem is reported, together with
+its keys. `ipaddress` is imported only when there is an address to check.
 """
 
 from __future__ import annotations

@@ -51,7 +51,8 @@ def _loaded() -> str | None:
 
 
 async def ensure_profile(host: HostConfig) -> None:
-    """Make sure that the container's profile is loaded. Raises `InvalidParameter` for a named profile that is not."""
+    """Make sure that the container's profile is loaded. Raises `InvalidParameter` if a profile that the client named is
+    not loaded."""
     wanted = profile(host)
     if wanted in ("", apparmor.UNCONFINED):
         return

@@ -220,7 +220,7 @@ async def attach(events: ContainerEvents, container: Container, client: Duplex, 
     wanted = replace(request, stdin=stdin, stdin_once=once)
     events.publish(container, "attach")
     if not (stdin or request.stdout or request.stderr):
-        return  # nothing to attach to: ends at once, as with dockerd
+        return  # nothing to attach to: ends immediately, as with dockerd
     run: Run | None = None
 
     async def streams() -> trio.SocketStream | None:

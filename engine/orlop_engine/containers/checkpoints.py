@@ -73,7 +73,8 @@ def work_directory(paths: ContainerPaths, container: Container) -> str:
 
 
 def complaint(work: str) -> str:
-    """The last error in CRIU's logs. It is appended to the runtime's message, because that only names a log file."""
+    """The last error in CRIU's logs. It is appended to the runtime's message, because the runtime only names its log
+    file."""
     found = ""
     for name in ("dump.log", "restore.log"):
         try:

@@ -122,7 +122,7 @@ def _key(given: str, record: NetworkRecord) -> str:
 async def _join(
     ports: Ports, container: Container, running: _Running, record: NetworkRecord, key: str, settings: EndpointSettings
 ) -> None:
-    """Connect the running container to one more network and choose its gateway anew. Undoes everything on failure."""
+    """Connect the running container to one more network and choose its gateway again. Undoes everything on failure."""
     netns, endpoints = running.monitor.netns_path, container.record.endpoints
     grown = await ports.networks.connect(running.sandbox, record.id, settings, netns)
     # Published before the commit: the endpoint exists, and the network files are written from the record.
@@ -130,7 +130,8 @@ async def _join(
     now = grown
     try:
         await _refresh_network_files(ports, container, running.sandbox)
-        # Save before the gateway changes: a boot removes links that no row lists, and the default route would go with them.
+        # Save before the gateway changes: a boot removes network interfaces that no row lists, and their default routes
+        # too.
         await ports.rows.save(container)
         now = await ports.networks.choose_gateway(grown, _wanted(container), netns, running.monitor)
         if now is not grown:
@@ -163,7 +164,7 @@ async def _refresh_network_files(ports: Ports, container: Container, before: San
     try:
         netfiles.refresh(ports, container, before)
         await netfiles.answer_names(ports, container)
-    except Exception as error:  # includes errors that only the container can cause, by changing these files
+    except Exception as error:  # for example an error that the container causes by changing these files
         _log.warning("cannot update network files of container %s: %s", container.name, error)
 
 
@@ -214,8 +215,8 @@ async def disconnect(ports: Ports, container: Container, network: str) -> None:
 
 
 async def _with_gateway(networks: Networks, container: Container, running: _Running, leaving: str = "") -> Sandbox:
-    """Choose the gateway anew, before the container leaves network `leaving`. A failure is logged and does not prevent
-    leaving, as in Docker."""
+    """Choose the gateway again, before the container leaves the network `leaving`. A failure is logged and does not
+    prevent leaving, as in Docker."""
     monitor = running.monitor
     try:
         return await networks.choose_gateway(

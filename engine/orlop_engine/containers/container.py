@@ -153,7 +153,8 @@ class Container:
         """The health check of the last run, if it has one."""
         self.revision = object()
         """Identifies the shown state of the container: `touch` replaces the revision. Code that caches something derived
-        from the container, such as an encoded answer, stores the revision with it and compares."""
+        from the container, such as an encoded answer, stores the revision too, and compares it with the current revision
+        later."""
 
     @property
     def id(self) -> str:

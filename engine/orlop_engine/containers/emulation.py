@@ -1,7 +1,7 @@
-"""Programs of other architectures: whether the kernel has an emulator for them (Linux: admin-guide/binfmt-misc.rst).
+"""Checks whether the kernel has emulators for programs of other architectures (Linux: admin-guide/binfmt-misc.rst).
 
-Without one, the container would end with "exec format error" in its output. So a container that was explicitly created
-for another platform (`--platform`) is not started; the error says what to install.
+Without an emulator, the container would end with "exec format error" in its output. So a container that was explicitly
+created for another platform (`--platform`) is not started; the error says what to install.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class ContainerEvents:
         self.bus = bus
 
     def publish(self, container: Container, action: str, **more: str) -> None:
-        """Publish an event of a container. `more` are attributes besides labels, image and name."""
+        """Publish an event of a container. `more` are attributes in addition to labels, image and name."""
         self.bus.publish("container", action, container.id, attributes(container, **more))
 
     def publish_network(self, container: Container, action: str, network: NetworkRecord) -> None:
@@ -33,7 +33,8 @@ class ContainerEvents:
         self.bus.publish("network", action, network.id, about)
 
     def publish_volumes(self, container: Container, action: str) -> None:
-        """Publish the events `mount` and `unmount` of its volumes. The monitor mounts them, so no driver is called here."""
+        """Publish the events `mount` and `unmount` of the container's volumes. No driver is called, because the monitor
+        mounts the volumes."""
         for mount in container.record.mounts:
             if mount.type != "volume":
                 continue

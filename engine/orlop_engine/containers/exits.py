@@ -119,7 +119,8 @@ async def account(ports: Ports, container: Container, run: Run, exited: Exited) 
 def _wanted_again(state: DaemonState, container: Container, code: int) -> bool:
     record = container.record
     policy = record.host_config.restart_policy
-    # `docker kill -s HUP` counts as a manual stop for "unless-stopped", but does not end "always".
+    # After `docker kill -s HUP`, "unless-stopped" does not restart the container, because this is a manual stop. "always"
+    # does.
     by_user = container.stop_requested or state.closing or (record.manually_stopped and policy.name == "unless-stopped")
     return restarts.wants_restart(policy, code, record.restart_count, by_user)
 

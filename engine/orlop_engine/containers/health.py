@@ -56,7 +56,7 @@ class Health:
         return self.status == STARTING and max(0, now_ns - self._began_ns) < self._check.start_period
 
     def judge(self, result: Result) -> None:
-        """Record a result. Failures during the start period do not count until the first success."""
+        """Record a result. Failures during the start period are ignored until the first success."""
         self.results.append(result)
         if result.code == 0:
             self.streak, self.status = 0, HEALTHY

@@ -213,7 +213,7 @@ async def _start(ports: Ports, container: Container, runtime: Runtime, monitor: 
         nursery.start_soon(save)
         try:
             started = await monitor.start(message)
-        except OrlopError as error:  # caught here, or the nursery would wrap it in a group
+        except OrlopError as error:  # caught here, because the nursery would wrap it in a group
             failures.insert(0, error)
     if failures:
         with container.publish() as draft:  # committed with the failure

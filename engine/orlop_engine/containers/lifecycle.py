@@ -1,5 +1,5 @@
-"""Start, restart and rename a container, and carry out what follows the end of a run. Each operation takes the container's
-lock, checks the state (errors have Docker's messages), acts, commits, and publishes events.
+"""Start, restart and rename a container, and restart, remove or clean it up after the end of a run. Each operation takes
+the container's lock, checks the state (errors have Docker's messages), acts, commits, and publishes events.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ def _legacy(index: ContainerIndex, networks: KnownNetworks, record: ContainerRec
 
 
 def linked(index: ContainerIndex, networks: KnownNetworks, record: ContainerRecord) -> Iterator[str]:
-    """Ids of the containers that must be running for this one to start (see `hosts`)."""
+    """Ids of the containers that must be running before this container can start (see `hosts`)."""
     if _on_bridge(networks, record):
         yield from (other for other, _ in _legacy(index, networks, record))
 

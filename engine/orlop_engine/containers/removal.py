@@ -4,7 +4,8 @@
    2. the row is deleted; the same commit records an intent for its anonymous volumes. Now its id and name are free
    3. its anonymous volumes are removed
    4. `destroy` is published, and waiters for the removal are woken; `docker run --rm` returns
-   5. the snapshot, log and files are removed; once the monitor has ended, its run directory and what was busy, too
+   5. the snapshot, log and files are removed; once the monitor has ended, the run directory, too. Removals that failed
+      because a mount was busy are retried then
    6. the request to remove it, if there was one, is answered
 
 From step 4 on, a client finds no trace of the container: the remaining files can neither be named nor counted, and block

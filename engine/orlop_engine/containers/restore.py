@@ -176,7 +176,7 @@ async def _bring_up(ports: Ports, known: Mapping[str, trio.Event], tried: Mappin
             container.owed_start = None
 
     async with trio.open_nursery() as nursery:
-        # Without containers that were created meanwhile
+        # Containers that were created meanwhile are not started
         for container in [ports.index.by_id[key] for key in wanted if key in tried]:
             nursery.start_soon(one, container)
 
@@ -243,7 +243,7 @@ async def shutdown(ports: Ports, *, leave_running: bool) -> None:
                 for container in running:
                     nursery.start_soon(_stop_orderly, ports, container)
             reporting.cancel_scope.cancel()
-    # Monitors of exited containers need a moment to clean up. Otherwise their cgroups and mounts would still exist.
+    # Monitors of exited containers need a moment to clean up: wait, so that their cgroups and mounts are removed.
     with trio.move_on_after(5):
         async with trio.open_nursery() as nursery:
             for container in list(ports.index):

@@ -1,4 +1,4 @@
-"""Protocols of what operations on containers need of the engine's other services. The services satisfy these Protocols
+"""Protocols of the other services of the engine that operations on containers use. The services satisfy these Protocols
 without importing them; the classes of the services document the methods.
 
 For the lower layers (store, configuration, zygote) the concrete types are used.

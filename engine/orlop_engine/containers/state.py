@@ -60,7 +60,7 @@ class Event(Enum):
     """The kernel has killed a process of the container. If the container exits because of this, the exit is a separate
     event."""
     EXITED = "exited"
-    """The exit has been reported, or read from what the monitor left, and no restart follows it."""
+    """The exit has been reported, or read from the monitor's records, and no restart follows."""
     WILL_RESTART = "will restart"
     """The exit has been reported, and the restart policy wants another run."""
     START_ANNOUNCED = "start announced"

@@ -108,10 +108,10 @@ async def ensure(
     labels: Mapping[str, str] | None = None,
     vet: VolumeCheck | None = None,
 ) -> tuple[MountRecord, ...]:
-    """Create missing volumes, with `labels` and their own ones, and missing source directories of `--volume` binds.
-    Appends the names of new volumes to `made`, even when it raises, so that the caller can discard them. `vet` checks
-    each volume that the container gets: a volume that did not exist when the request was authorized may have been created
-    by another client since. The caller holds the volumes, so that the result stays valid."""
+    """Create missing volumes, with `labels` in addition to their own labels, and missing source directories of `--volume`
+    binds. Appends the names of new volumes to `made`, even when it raises, so that the caller can discard them. `vet`
+    checks each volume that the container gets: a volume that did not exist when the request was authorized may have been
+    created by another client since. The caller holds the volumes, so that the result stays valid."""
     from .mount_spec import normal_target  # no start of the daemon needs it
 
     out = []

@@ -145,7 +145,7 @@ async def place(
 
 
 def _words(container: Container, path: str, failed: Failed) -> str:
-    """The error message; dockerd's message if dockerd has one for this error."""
+    """The error message: dockerd's, if dockerd has a message for this error."""
     if failed.errno == errno.EROFS:
         return _read_only(container, path)
     if failed.errno in (errno.ENOSPC, errno.EDQUOT):

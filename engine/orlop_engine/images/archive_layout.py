@@ -2,8 +2,8 @@
 Docker's `manifest.json` and `repositories`, so that older engines can load the archive. Sans-IO.
 
 Members are sorted and have fixed times and owners, so the same images give the same bytes every time. A blob that several
-images share is written once. Of an index, only those parts are written that are stored on this host; `manifest.json`
-lists one of its images.
+images share is written once. Of an index, only the parts that are stored on this host are written; `manifest.json` lists
+one of its images.
 """
 
 from __future__ import annotations

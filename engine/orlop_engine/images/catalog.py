@@ -156,7 +156,7 @@ class Catalog:
         return list(image.names) if image else []
 
     def children(self, id: str) -> Iterator[str]:
-        """IDs of the images that have this one as parent."""
+        """IDs of the images whose parent is this image."""
         return iter(self._children.get(id, ()))
 
     def has_children(self, id: str) -> bool:

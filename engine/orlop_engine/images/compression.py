@@ -3,7 +3,7 @@
 Registries and clients expect compressed layers. The compressed blob replaces the plain blob in every image that has the
 layer, so the next push finds it, also after a restart. Crash-safe like a pull: the blob is made durable before one commit
 refers to it; blobs that nothing refers to are collected. The same tar always gives the same blob, because the blob
-contains no names or times.
+depends on nothing else.
 
 One thread reads and hashes the tar (a layer that is damaged on disk must not be pushed), other threads compress. One
 layer is compressed at a time, because it keeps all processors busy; memory is bounded by a few blocks for each thread.

@@ -2,7 +2,7 @@
 
 References are in the database.
 
-    oci-layout  index.json  blobs/sha256/<hex>     immutable, verified, durable before a row names them
+    oci-layout  index.json  blobs/sha256/<hex>     immutable, verified, durable before a row refers to them
     ingest/<hex>                                   an incomplete download: survives a crash and is resumed
     ingest/tmp-*                                   content whose digest is not known yet, or that no other ingest may
                                                    continue: removed at the next boot

@@ -176,7 +176,7 @@ def _parse(document: dict[str, Any], directory: str) -> HostsFile:
 
 
 def parse(text: str, path: str) -> HostsFile:
-    """The content of the file at `path`. `DriverError` with file, line and what is wrong."""
+    """Parse the content of the file at `path`. Raises `DriverError` with the file, the line and the reason."""
     try:
         return _parse(tomllib.loads(text), os.path.dirname(path))
     except tomllib.TOMLDecodeError as error:

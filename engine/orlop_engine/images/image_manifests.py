@@ -41,7 +41,7 @@ def no_origins(_: str) -> Sequence[str]:
 async def manifests_of(
     catalog: Catalog, content: ContentStore, image: Image, users: Users, origins: Origins = no_origins
 ) -> list[ManifestDetails]:
-    """The manifests of all names for which a list shows this image."""
+    """The manifests of all names with which a list shows this image."""
     pace, found = Pace(), dict[str, ManifestDetails]()
     seen = set()
     images = {image.id: image}

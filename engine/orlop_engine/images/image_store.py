@@ -70,12 +70,12 @@ class ImageStore:
         self.repositories = BlobRepositories(store, content)
         self.lock = trio.Lock()
         self._kept: frozenset[str] | set[str] = frozenset()
-        """Layers and blobs to keep: if rows of images may be missing, all that were found at boot."""
+        """If rows of images may be missing: all layers and blobs that were found at boot, which must be kept."""
 
     # --- boot -------------------------------------------------------------------------------------------------------
 
     async def load(self) -> None:
-        """Read the rows, quarantine damaged ones, and collect garbage."""
+        """Read the rows, quarantine damaged rows, and collect garbage."""
         await trio.to_thread.run_sync(self.content.prepare)
         await self.repositories.load()
         stored = set(await self.layers.sweep())

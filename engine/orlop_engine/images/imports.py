@@ -43,7 +43,8 @@ class Importer:
         self._image_store = image_store
 
     def config(self, changes_: Sequence[str]) -> ImageConfig:
-        """The configuration that the instructions give. Raises for invalid ones before any content is received."""
+        """The configuration that the instructions give. Raises for invalid instructions before any content is
+        received."""
         return changes.apply(ImageConfig(), changes_)
 
     async def make(self, request: ImportRequest, config: ImageConfig, body: AsyncIterable[bytes]) -> Image:

@@ -31,7 +31,7 @@ _KINDS: dict[str, type[OrlopError]] = {
     "NAME_UNKNOWN": NotFound,
     "UNAUTHORIZED": Unauthorized,
 }
-"""By the registry's error code: what has the status that dockerd answers."""
+"""The registry's error code -> the exception whose HTTP status is the one that dockerd answers with."""
 
 
 class DistributionPlatform(NamedTuple):

@@ -111,9 +111,9 @@ def _pieces(pattern: str) -> Iterator[str]:
 
 @lru_cache(maxsize=256)
 def glob(pattern: str) -> re.Pattern[str]:
-    """Go's `path.Match`: `*` and `?` stop at a slash; classes and backslash escapes. As in Go, each part between two stars
-    matches at its first possible position only (an atomic group); otherwise a pattern with many stars would backtrack
-    exponentially."""
+    """Go's `path.Match`: `*` and `?` do not match a slash; character classes and backslash escapes are supported. As in
+    Go, each part between two stars matches at its first possible position only (an atomic group); otherwise a pattern
+    with many stars would backtrack exponentially."""
     if len(pattern) > _LONGEST_PATTERN:
         raise _bad_pattern(pattern)
     first, *rest = _pieces(pattern)

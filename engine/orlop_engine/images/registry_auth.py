@@ -58,8 +58,8 @@ class Credentials:
     server: str = ""
     """The registry that the credentials are for, as the client spells it."""
     ask: Ask | None = field(default=None, repr=False, compare=False)
-    """Asks the client when the registry wants something, if nothing else is set: for a token of a realm and a service, with
-    scopes, or without realm for user and password. Answered by such a token, or by credentials. Raises `OrlopError`."""
+    """Asks the client for what the registry requires, if no other field is set: with a realm, for a token for this realm,
+    service and scopes; without a realm, for user and password. Returns the token, or credentials. Raises `OrlopError`."""
 
     @property
     def basic(self) -> str:
@@ -154,7 +154,7 @@ def read_token(body: bytes) -> Token | None:
 
 
 def new_token(value: str, lifetime: float) -> Token | None:
-    """A token that is valid for so many seconds, 0 if unknown. None if it cannot be in a header."""
+    """A token that is valid for `lifetime` seconds (0: unknown). None if its text is not allowed in a header."""
     if not value or not value.isascii() or not value.isprintable():
         return None
     return Token(value, max(lifetime, _MIN_LIFETIME))

@@ -312,7 +312,8 @@ class Session:
             return self._tokens[source][0]
 
     async def _ask_client(self, realm: str, service: str, scopes: list[str]) -> Token | None:
-        """A token that the client has fetched. Credentials that it gives instead are those of the session from now on."""
+        """A token that the client has fetched. If the client gives credentials instead, the session uses them from now
+        on."""
         if self._credentials.ask is None:
             return None
         try:

@@ -132,7 +132,7 @@ _entry = msgspec.json.Decoder(_Entry).decode
 
 def _tar(path: str, directory: str) -> Generator[bytes, None, None]:
     """The tar of an adopted layer, in pieces. Blocking. Raises OSError, ValueError."""
-    import gzip  # here, because every start imports this module
+    import gzip  # imported here, because every start of the daemon imports this module
 
     try:
         opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

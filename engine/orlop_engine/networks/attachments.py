@@ -293,8 +293,8 @@ class Attachments:
         self, sandbox: Sandbox, wanted: Sequence[Wanted], netns: str, listeners: Listeners, leaving: str
     ) -> Sandbox:
         """Choose the gateway again and move the published ports to it. The ports keep their host address, even if the new
-        network has another default address: the monitor's listeners hold the ports, and while they were released, another
-        program could take them."""
+        network has another default address: the monitor's listeners hold the ports, and if they were released for a
+        moment, another program could take them."""
         former, chosen = sandbox.gateway, self._chosen(sandbox, leaving)
         if former is chosen:
             return sandbox
@@ -389,7 +389,7 @@ class Attachments:
             if each:
                 await self._update(each, netns)
         new_gateway = gateway if gateway and gateway.endpoint.ports else None
-        # The monitor was started by an older daemon: it does not know `redirect`, so its listeners were never moved
+        # If the monitor was started by an older daemon, it does not know `redirect`, and its listeners were never moved
         with suppress(Unavailable):
             await listeners.redirect(_moved(others if new_gateway else sandbox.endpoints, new_gateway))
 

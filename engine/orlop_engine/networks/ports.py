@@ -126,7 +126,7 @@ def wanted_ports(exposed: Iterable[str], bindings: PortBindings, publish_all: bo
         if len(found) + len(bare) > _MAX_PUBLISHED:
             raise _too_many("published", _MAX_PUBLISHED)
         found += [Wanted(protocol, port, "", 0, 0) for port, protocol in bare if (port, protocol) not in bound]
-    # Fixed host ports first: an ephemeral port must not take one that another binding asks for by number.
+    # Fixed host ports first: an ephemeral port must not take a port that another binding asks for by number.
     return sorted(
         set(found), key=lambda want: (want.low == 0, want.low != want.high, want.container_port, want.protocol, want)
     )
@@ -191,7 +191,8 @@ def _open(protocol: str, address: str, port: int) -> socket.socket | None:
 class _Ephemeral:
     """Ephemeral ports in the order in which they are tried: from the port after the last allocated port to the end of the
     range, then from its start. Use one object for all ports of an allocation: iteration continues after the previous
-    port, so that not each of thousands of ports tries the occupied ports again. Each port is given once."""
+    port, so that an allocation of thousands of ports does not try the occupied ports again each time. Each port is given
+    once."""
 
     def __init__(self, last: int) -> None:
         self._low, self._high = ephemeral_range()

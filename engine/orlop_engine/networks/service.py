@@ -259,7 +259,7 @@ class Networks:
                 await driver.delete_network(network.spec)
                 await self._store.commit([Delete("networks", record.id)])
             except BaseException as error:
-                network.fault = f"its removal failed: {error}"  # the driver may have removed a part of the network
+                network.fault = f"its removal failed: {error}"  # the driver may have removed some of the network's objects
                 self._networks[record.id] = self._by_name[record.name] = network
                 raise
         self.names.drop(record.id)

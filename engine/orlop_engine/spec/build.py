@@ -96,7 +96,8 @@ def process(given: ProcessInput) -> dict[str, Any]:
         "args": list(given.args),
         "env": list(given.env),
         "cwd": given.cwd or "/",
-        # Never inheritable or ambient: a program without file capabilities must not gain its caller's (CVE-2022-24769).
+        # Never inheritable or ambient: otherwise a program without file capabilities would get its caller's
+        # (CVE-2022-24769).
         "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
         "noNewPrivileges": given.no_new_privileges,
     }

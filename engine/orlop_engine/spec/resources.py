@@ -187,7 +187,7 @@ def privileged_devices(devices: list[Device]) -> list[dict[str, Any]]:
 
 
 def host_devices() -> list[dict[str, Any]]:
-    """Every device node of the host, for privileged containers, except those that the runtime makes itself."""
+    """Every device node of the host, for privileged containers, except the nodes that the runtime creates itself."""
     skip = {"/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/console", "/dev/fd", "/dev/.lxc", "/dev/.lxd-mounts"}
     out = []
     for directory, directories, names in os.walk("/dev"):

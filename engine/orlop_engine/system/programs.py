@@ -22,8 +22,8 @@ _INIT_VERSION = re.compile(r"version (\S+)(?: - git\.(\S+))?")
 
 
 def parse_init_version(output: str) -> str:
-    """The init's commit for `info`: for "tini version 0.19.0 - git.de40ad0", the commit de40ad0; for Debian's "tini
-    version 0.19.0", the version 0.19.0; "" for other output."""
+    """The init's commit for `info`: de40ad0 for "tini version 0.19.0 - git.de40ad0"; the version 0.19.0 for Debian's
+    "tini version 0.19.0"; "" for other output."""
     match = _INIT_VERSION.search(output)
     return (match[2] or match[1]) if match else ""
 

@@ -59,7 +59,7 @@ class Volumes:
     # --- boot
 
     async def load(self) -> None:
-        """Read the rows and complete what a crash interrupted. A driver that does not answer is skipped."""
+        """Read the rows, and complete interrupted creations and removals. A driver that does not answer is skipped."""
         for name, row in self._store.load(_TABLE):
             try:
                 record = decode(row)
