@@ -57,7 +57,7 @@ async def booted(path: Path) -> AsyncIterator[Fixture]:
         nursery.cancel_scope.cancel()
 
 
-def test_snapshots_survive_a_boot_and_go_when_the_builder_says_so(tmp_path: Path) -> None:
+def test_snapshots_survive_a_boot_until_the_builder_removes_them(tmp_path: Path) -> None:
     async def main() -> None:
         async with booted(tmp_path) as one:
             lower = await one.made()
@@ -126,7 +126,7 @@ def test_a_row_without_its_snapshot_is_forgotten(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_a_snapshot_that_an_image_has_stays(tmp_path: Path) -> None:
+def test_snapshot_of_an_image_is_not_removed(tmp_path: Path) -> None:
     async def main() -> None:
         async with booted(tmp_path) as fixture:
             key = await fixture.made()
@@ -140,7 +140,7 @@ def test_a_snapshot_that_an_image_has_stays(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_the_cache_keeps_what_images_do_not_need(tmp_path: Path) -> None:
+def test_cache_keeps_snapshots_that_images_no_longer_need(tmp_path: Path) -> None:
     async def main() -> None:
         async with booted(tmp_path) as fixture:
             key = await fixture.made()
@@ -240,7 +240,7 @@ def test_a_base_that_is_used_again_while_it_is_forgotten_stays(tmp_path: Path, m
     trio.run(main)
 
 
-def test_a_base_goes_with_the_last_image_that_stands_on_it(tmp_path: Path) -> None:
+def test_base_is_removed_with_the_last_image_that_uses_it(tmp_path: Path) -> None:
     """An image has the snapshots as layers, and the builder does not need them any more."""
 
     async def main() -> None:

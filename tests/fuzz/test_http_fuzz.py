@@ -167,7 +167,7 @@ MUTATION = st.tuples(st.integers(0, 10_000), st.integers(0, 6), st.sampled_from(
 
 @bounded
 @given(st.binary(max_size=300), PLACES, st.booleans())
-def test_noise(data: bytes, places: list[int], leave: bool) -> None:
+def test_random_bytes_do_not_break_the_server(data: bytes, places: list[int], leave: bool) -> None:
     assert_sound(exchange(cut(data, places), leave=leave))
 
 
@@ -178,7 +178,7 @@ def test_noise(data: bytes, places: list[int], leave: bool) -> None:
     PLACES,
     st.booleans(),
 )
-def test_mutated_requests(
+def test_mutated_requests_do_not_break_the_server(
     requests: list[bytes], mutations: list[tuple[int, int, bytes]], places: list[int], leave: bool
 ) -> None:
     data = b"".join(requests)

@@ -42,12 +42,12 @@ def test_leaving_a_swarm_reports_that_there_is_none() -> None:
 
 
 @pytest.mark.parametrize("path", ["/swarm/init", "/swarm/join"])
-def test_a_swarm_cannot_be_made(path: str) -> None:
+def test_swarm_cannot_be_created(path: str) -> None:
     status, text = message(ask(SWARM, "POST", path, b"{}"))
     assert (status, text) == (501, "cannot initialise or join a swarm: Orlop has no swarm mode")
 
 
-def test_no_plugin_is_listed() -> None:
+def test_plugin_list_is_empty() -> None:
     for query in ("", "?filters=%7B%7D", "?filters=%7B%22enabled%22%3A%5B%22true%22%5D%7D"):
         answer = ask(PLUGINS, "GET", f"/plugins{query}")
         assert isinstance(answer, Response)
@@ -67,12 +67,12 @@ def test_filters_of_plugins_are_checked() -> None:
         *(f"POST /plugins/a/b:1/{verb}" for verb in ("enable", "set", "push")),
     ],
 )
-def test_no_plugin_is_found(route: str) -> None:
+def test_plugins_are_not_found(route: str) -> None:
     assert message(ask(PLUGINS, *route.split(" "))) == (404, 'plugin "a/b:1" not found')
 
 
 @pytest.mark.parametrize(
     "route", ["GET /plugins/privileges?remote=x", "POST /plugins/pull?remote=x", "POST /plugins/create"]
 )
-def test_no_plugin_can_be_installed(route: str) -> None:
+def test_plugins_cannot_be_installed(route: str) -> None:
     assert message(ask(PLUGINS, *route.split(" ")))[0] == 501

@@ -87,7 +87,7 @@ def test_start_interval_of_health_checks_needs_api_1_44() -> None:
         assert request.healthcheck and request.healthcheck.start_interval == interval
 
 
-def test_one_network_before_1_44() -> None:
+def test_several_networks_are_refused_before_1_44() -> None:
     def create(version: tuple[int, int], *names: str) -> None:
         endpoints = NetworkingConfig(endpoints_config=dict.fromkeys(names))
         settle_create(CreateRequest(networking_config=endpoints), version, 1)
@@ -98,7 +98,7 @@ def test_one_network_before_1_44() -> None:
     create((1, 44), "a", "b")
 
 
-def test_priorities_of_gateways_are_of_1_48() -> None:
+def test_gateway_priorities_are_ignored_before_1_48() -> None:
     for version, priority in (((1, 47), 0), ((1, 48), 7)):
         settings = EndpointSettings(gw_priority=7)
         settle_endpoint(settings, version)
@@ -109,7 +109,7 @@ def test_priorities_of_gateways_are_of_1_48() -> None:
         assert request.networking_config.endpoints_config["a"] == EndpointSettings(gw_priority=priority)
 
 
-def test_options_of_binds() -> None:
+def test_bind_options_are_dropped_by_version() -> None:
     def options(version: tuple[int, int]) -> BindOptions | None:
         return mount(version, type="bind", bind_options=BindOptions(non_recursive=True, create_mountpoint=True)).bind_options
 
@@ -167,7 +167,7 @@ def test_a_container_wide_mac_address_is_refused_since_1_52() -> None:
         container_mac.settle(CreateRequest(mac_address="02:42:ac:11:00:05"), (1, 52))
 
 
-def test_a_mac_address_of_a_connect_is_of_1_54() -> None:
+def test_mac_address_of_a_connect_is_ignored_before_1_54() -> None:
     for version, address in (((1, 53), ""), ((1, 54), "02:42:ac:11:00:05")):
         settings = EndpointSettings(mac_address="02:42:ac:11:00:05")
         settle_connect(settings, version)

@@ -206,12 +206,12 @@ def test_answers_about_a_removed_container_are_dropped() -> None:
     assert not shown._kept
 
 
-def test_forms_of_inspect() -> None:
+def test_inspect_has_a_form_per_range_of_versions() -> None:
     versions = ((1, 24), (1, 44), (1, 45), (1, 47), (1, 48), (1, 51), (1, 52), (1, 55))
     assert [_form(version) for version in versions] == ["1.24"] * 2 + ["1.45"] * 2 + ["1.48"] * 2 + ["1.52"] * 2
 
 
-def test_manifest_of_the_image_since_1_48() -> None:
+def test_manifest_of_the_image_is_shown_since_1_48() -> None:
     plain, container = made(), made(image_manifest=ImageManifest("sha256:m", 5, "a/b", "linux", "arm", "v7"))
     expected = {
         "mediaType": "a/b",
@@ -231,7 +231,7 @@ def test_manifest_of_the_image_since_1_48() -> None:
 # --- list items -----------------------------------------------------------------------------------------------------
 
 
-def test_list_item() -> None:
+def test_list_item_describes_a_container() -> None:
     shown, _ = views(made(mounts=(MountRecord(type="bind", destination="/b", source="/src"),)))
     (item,) = listed(shown, size=True)
     assert "SizeRw" not in item and item["SizeRootFs"] == 5
@@ -269,7 +269,7 @@ def test_health_is_listed_on_request() -> None:
         (3 * 365 * 86400, "3 years"),
     ],
 )
-def test_durations_in_dockers_words(seconds: float, words: str) -> None:
+def test_durations_are_written_like_docker(seconds: float, words: str) -> None:
     assert human_duration(seconds) == words
 
 
@@ -284,14 +284,14 @@ def test_durations_in_dockers_words(seconds: float, words: str) -> None:
         (State(Phase.DEAD), "Dead"),
     ],
 )
-def test_status_texts(state: State, text: str) -> None:
+def test_status_texts_equal_dockers(state: State, text: str) -> None:
     assert status_text(state, False, "", 5_000_000_001) == text
 
 
 # --- networks and mounts --------------------------------------------------------------------------------------------
 
 
-def test_published_and_exposed_ports() -> None:
+def test_published_and_exposed_ports_are_shown() -> None:
     assert published_ports(NETWORKS) == [
         {"PrivatePort": 53, "Type": "udp"},
         {"IP": "0.0.0.0", "PublicPort": 8080, "PrivatePort": 80, "Type": "tcp"},
@@ -299,7 +299,7 @@ def test_published_and_exposed_ports() -> None:
     assert network_settings(NETWORKS)["Ports"] == {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}], "53/udp": None}
 
 
-def test_networks_of_a_stopped_container() -> None:
+def test_networks_of_a_stopped_container_are_shown_without_addresses() -> None:
     settings = network_settings(NETWORKS)
     assert settings["SandboxID"] == settings["SandboxKey"] == settings["IPAddress"] == ""
     assert settings["IPPrefixLen"] == 0
@@ -308,7 +308,7 @@ def test_networks_of_a_stopped_container() -> None:
     assert networks_in_list(NETWORKS)["bridge"]["Aliases"] is None
 
 
-def test_aliases_before_api_1_45() -> None:
+def test_aliases_include_the_short_id_before_1_45() -> None:
     both = {name: EndpointStatus("", EndpointSettings(aliases=["al", "host"])) for name in ("mine", "bridge")}
     networks = ContainerNetworks(None, both, {})
     for version, expected in (((1, 44), ["al", "host", "1" * 12]), ((1, 45), ["al", "host"])):
@@ -317,13 +317,13 @@ def test_aliases_before_api_1_45() -> None:
         assert found["bridge"]["Aliases"] == ["al", "host"]
 
 
-def test_network_settings_of_api_1_52() -> None:
+def test_network_settings_lack_the_default_bridge_since_1_52() -> None:
     shown = wire.container_view(details(made()), (1, 52))
     assert set(shown.network_settings) == {"SandboxID", "SandboxKey", "Ports", "Networks"}
     assert "Bridge" in wire.container_view(details(made()), (1, 51)).network_settings
 
 
-def test_mount_points() -> None:
+def test_mount_points_are_shown() -> None:
     volume = MountRecord(type="volume", destination="/v", name="vol", source="/volumes/vol", driver="local")
     bind = MountRecord(type="bind", destination="/b", source="/src", rw=False)
     first, second = json.loads(encode(wire.mount_points([volume, bind])))
@@ -331,7 +331,7 @@ def test_mount_points() -> None:
     assert (second["Source"], second["RW"]) == ("/src", False) and "Name" not in second and "Driver" not in second
 
 
-def test_health_in_inspect() -> None:
+def test_inspect_shows_health() -> None:
     container = made()
     container.health = Health(Healthcheck())
     container.health.judge(Result(1, 2, 3, "bad"))

@@ -62,7 +62,7 @@ E, C = ["img-entry"], ["img-cmd"]
         (["x"], ["y"], (["x"], ["y"]), (["x"], ["y"]), (["x"], ["y"]), (["x"], ["y"])),
     ],
 )
-def test_entrypoint_and_cmd_as_docker_merges_them(entrypoint, cmd, both, only_entrypoint, only_cmd, neither):
+def test_entrypoint_and_cmd_are_merged_like_in_docker(entrypoint, cmd, both, only_entrypoint, only_cmd, neither):
     given = ContainerConfig(entrypoint=entrypoint, cmd=cmd)
     for expected, image in (
         (both, ImageConfig(entrypoint=E, cmd=C)),
@@ -84,7 +84,7 @@ def test_entrypoint_and_cmd_as_docker_merges_them(entrypoint, cmd, both, only_en
         ("", "", ""),
     ],
 )
-def test_a_working_directory_is_clean(given, image, merged):
+def test_working_directory_is_cleaned(given, image, merged):
     made = merge_config(ContainerConfig(working_dir=given), ImageConfig(working_dir=image), "f" * 64)
     assert made.working_dir == merged
 
@@ -101,7 +101,7 @@ PORTS = {"80/tcp": [PortBinding(host_port="8080")]}
 
 
 @pytest.mark.parametrize("field", ["interval", "timeout", "start_period", "start_interval"])
-def test_durations_of_a_health_check(field):
+def test_durations_of_a_health_check_are_checked(field):
     name = "".join(word.capitalize() for word in field.split("_"))
     for ns in (-1, 1, 999_999):
         with pytest.raises(InvalidParameter, match=rf"^{name} in Healthcheck cannot be less than 1ms$"):
@@ -123,7 +123,7 @@ def test_durations_of_a_health_check(field):
         ({"hostname": "h"}, {"uts_mode": "host"}, "hostname and the UTS mode"),
     ],
 )
-def test_options_in_conflict(config, host, why):
+def test_conflicting_options_are_refused(config, host, why):
     with pytest.raises(InvalidParameter) as caught:
         check(config, host)
     assert str(caught.value).startswith(f"conflicting options: {why}")
@@ -146,7 +146,7 @@ def test_published_ports_of_the_hosts_network_are_discarded_with_a_warning():
 @pytest.mark.parametrize(
     "entry", ["a:host-gateway", "a=host-gateway", "a:1.1.1.1", "a: 1.1.1.1", "a:::1", "a:[::1]", "a=::1", "a:::ffff:1.2.3.4"]
 )
-def test_hosts_to_add(entry):
+def test_valid_extra_hosts_are_accepted(entry):
     assert check({}, {"extra_hosts": [entry]}) == []
 
 
@@ -178,7 +178,7 @@ def test_invalid_name_servers_are_refused(server):
         check({}, {"dns": [server]})
 
 
-def test_name_servers():
+def test_valid_name_servers_are_accepted():
     assert check({}, {"dns": ["1.1.1.1", "::1", "fe80::1%eth0"]}) == []
 
 
@@ -219,7 +219,7 @@ def macs(request: CreateRequest) -> dict[str, str]:
         (asks("net", "", net=B), (1, 43), "", {"net": ""}),
     ],
 )
-def test_the_container_wide_mac_address(request_, version, wide, endpoints):
+def test_container_wide_mac_address_moves_to_the_main_network(request_, version, wide, endpoints):
     warned = [container_mac.DEPRECATED] if request_.mac_address and version >= (1, 44) else []
     assert container_mac.settle(request_, version) == warned
     assert (request_.mac_address or "", macs(request_)) == (wide, endpoints)
@@ -236,7 +236,7 @@ def test_the_container_wide_mac_address(request_, version, wide, endpoints):
         (asks("container:x", A), (1, 43), "conflicting options: mac-address and the network mode"),
     ],
 )
-def test_mac_addresses_in_conflict(request_, version, why):
+def test_conflicting_mac_addresses_are_refused(request_, version, why):
     with pytest.raises(InvalidParameter) as caught:
         container_mac.settle(request_, version)
     assert str(caught.value).startswith(why)

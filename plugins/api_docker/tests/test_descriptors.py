@@ -88,7 +88,9 @@ def test_repeated_refusals_are_logged_as_one_line_with_a_count(log: tuple[loggin
     )
 
 
-def test_kinds_are_apart_and_other_tracebacks_stay(log: tuple[logging.Logger, io.StringIO, list[float]]) -> None:
+def test_messages_are_suppressed_by_kind_and_other_tracebacks_stay(
+    log: tuple[logging.Logger, io.StringIO, list[float]],
+) -> None:
     logger, text, _ = log
     for kind in ("a", "b", "a", "b"):
         logger.warning("of %s", kind, extra={"throttle": kind})

@@ -13,7 +13,7 @@ from orlop_engine.types.containers import ExecConfig
 from orlop_kernel.events import Event
 
 
-def test_events_before_and_since_api_1_52() -> None:
+def test_event_fields_change_with_api_1_52() -> None:
     happened = Event("container", "start", "c0ffee", {"image": "alpine", "name": "web"}, 1_700_000_000_123_456_789)
     expected = {
         "Type": "container",
@@ -33,7 +33,7 @@ def test_events_before_and_since_api_1_52() -> None:
     assert "status" not in json.loads(encode_event(Event("network", "create", "n", {}, 1), legacy=True))
 
 
-def test_inspect_of_an_exec() -> None:
+def test_inspect_describes_an_exec() -> None:
     config = ExecConfig(cmd=["sh", "-c", "x"], privileged=True, user="1", detach_keys="a,b")
     state = ExecState("e", cast("Any", SimpleNamespace(id="c")), config, ["sh", "-c", "x"], b"ab", pid=78)
     found = exec_view(state, can_remove=False)

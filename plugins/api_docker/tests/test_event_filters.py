@@ -41,7 +41,7 @@ def event(type: str = "container", action: str = "start", id: str = "c0ffee", **
         ({"type": ["container"], "event": ["stop"]}, False),
     ],
 )
-def test_filters(filters: dict[str, list[str]], wanted: bool) -> None:
+def test_filters_select_events(filters: dict[str, list[str]], wanted: bool) -> None:
     happened = event(name="web-1", image="alpine:3.20", env="prod")
     assert EventFilter(filters)(happened) is wanted
 

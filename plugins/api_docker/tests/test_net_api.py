@@ -73,7 +73,9 @@ def serve(tmp_path: Path) -> Callable[[Callable[[Ask], Awaitable[None]]], None]:
     return start
 
 
-def test_create_inspect_connect_and_remove_a_network(serve: Callable[[Callable[[Ask], Awaitable[None]]], None]) -> None:
+def test_network_is_created_inspected_connected_and_removed(
+    serve: Callable[[Callable[[Ask], Awaitable[None]]], None],
+) -> None:
     async def body(ask: Ask) -> None:
         status, created = await ask("POST", "/v1.43/networks/create", {"Name": "mine", "CheckDuplicate": True, "Unknown": 1})
         assert status == 201 and len(created["Id"]) == 64 and created["Warning"] == ""
@@ -117,7 +119,7 @@ def test_errors(serve: Callable[[Callable[[Ask], Awaitable[None]]], None]) -> No
     serve(body)
 
 
-def test_prune(serve: Callable[[Callable[[Ask], Awaitable[None]]], None]) -> None:
+def test_prune_lists_deleted_networks(serve: Callable[[Callable[[Ask], Awaitable[None]]], None]) -> None:
     async def body(ask: Ask) -> None:
         await ask("POST", "/networks/create", {"Name": "mine"})
         assert (await ask("POST", "/networks/prune")) == (200, {"NetworksDeleted": ["mine"]})

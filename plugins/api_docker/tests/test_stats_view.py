@@ -26,7 +26,7 @@ def shown(now: Sample, before: Sample = EMPTY) -> Any:
     return json.loads(stats.encode_stats(Measurement("c" * 64, "web", before, now)))
 
 
-def test_stats_of_cgroup_v2() -> None:
+def test_stats_of_cgroup_v2_equal_dockers() -> None:
     found = shown(sample(2, pids=Pids(4, None)))
     assert (found["name"], found["read"], found["preread"]) == (
         "/web",
@@ -54,7 +54,7 @@ def test_stats_of_cgroup_v2() -> None:
     }
 
 
-def test_stats_of_cgroup_v1() -> None:
+def test_stats_of_cgroup_v1_equal_dockers() -> None:
     memory = MEMORY._replace(highest=6, failures=3)
     found = shown(sample(1, memory=memory, pids=Pids(1, 50), cpu=Cpu(each=[1, 2])), before=sample(1))
     assert found["memory_stats"] == {"usage": 5, "max_usage": 6, "stats": {"anon": 4}, "failcnt": 3, "limit": 9}
@@ -63,7 +63,7 @@ def test_stats_of_cgroup_v1() -> None:
     assert found["precpu_stats"]["system_cpu_usage"] == 77
 
 
-def test_stats_of_a_stopped_container() -> None:
+def test_stats_of_a_stopped_container_are_zero() -> None:
     found = shown(EMPTY)
     assert found["memory_stats"] == found["pids_stats"] == {} and "networks" not in found
     assert found["cpu_stats"]["cpu_usage"]["total_usage"] == 0 and "online_cpus" not in found["cpu_stats"]

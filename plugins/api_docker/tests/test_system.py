@@ -53,14 +53,14 @@ def test_a_damaged_identity_is_replaced(tmp_path: Path) -> None:
     assert len(daemon_id(str(tmp_path))) == 36
 
 
-def test_os_release_and_meminfo() -> None:
+def test_os_release_and_meminfo_are_parsed() -> None:
     text = '# c\nNAME="Debian \\"GNU\\""\nPRETTY_NAME=\'Debian 13\'\nVERSION_ID=13\nBAD\n'
     assert host.parse_os_release(text) == {"NAME": 'Debian "GNU"', "PRETTY_NAME": "Debian 13", "VERSION_ID": "13"}
     assert host.parse_meminfo("MemTotal:       2048 kB\nMemFree: 1 kB\n") == 2 << 20
     assert host.parse_meminfo("") == 0
 
 
-def test_features_of_cgroup_v1_and_v2(tmp_path: Path) -> None:
+def test_features_of_cgroup_v1_and_v2_are_detected(tmp_path: Path) -> None:
     old, new = tmp_path / "v1", tmp_path / "v2"
     (old / "memory").mkdir(parents=True)
     (old / "memory" / "memory.limit_in_bytes").touch()
@@ -77,7 +77,7 @@ def test_features_of_cgroup_v1_and_v2(tmp_path: Path) -> None:
     )
 
 
-def test_this_machine_has_facts() -> None:
+def test_facts_of_this_machine_are_found() -> None:
     facts = host.facts()
     assert facts.cpus >= 1
     assert facts.memory > 1 << 20
@@ -96,7 +96,7 @@ def test_registries_as_docker_shows_them() -> None:
     assert not found.index_configs["r.example:5000"].secure
 
 
-def test_runtimes_pools_and_options() -> None:
+def test_info_shows_runtimes_pools_and_options() -> None:
     config = Config(
         runtimes={"crun": RuntimeEntry(path="/usr/bin/crun", runtime_args=("-x",))},
         default_address_pools=(AddressPool(base="10.0.0.0/8", size=24),),
@@ -117,7 +117,7 @@ def test_runtimes_pools_and_options() -> None:
         assert info_parts.security_options(config, NO_LIMITS, True, version=version) == options
 
 
-def test_warnings_about_ignored_keys_and_open_sockets() -> None:
+def test_info_warns_of_ignored_keys_and_open_sockets() -> None:
     config = Config(daemon=kernel.Config(hosts=("tcp://127.0.0.1:1", "unix:///x")), ip_forward_no_drop=True)
     found = info_parts.warnings(config, NO_LIMITS, False, ["kata"])
     assert found is not None
@@ -148,7 +148,7 @@ def test_warnings_about_ignored_keys_and_open_sockets() -> None:
         ("", None, None),
     ],
 )
-def test_runtime_versions(output: str, version: str | None, commit: str | None) -> None:
+def test_runtime_versions_are_parsed(output: str, version: str | None, commit: str | None) -> None:
     found = info_parts.parse_runtime_version(output)
     assert (found.get("version"), found.get("commit")) == (version, commit)
 
@@ -224,7 +224,7 @@ def test_clients_that_measure_at_the_same_time_share_one_walk() -> None:
         ({"label": ["keep"], "until": ["3h"]}, set()),
     ],
 )
-def test_containers_selected_by_a_prune(filters: dict[str, list[str]], names: set[str]) -> None:
+def test_prune_selects_stopped_containers_by_age_and_label(filters: dict[str, list[str]], names: set[str]) -> None:
     """Containers that do not match must stay: a mistake here removes data."""
 
     def made(name: str, age: float, running: bool = False, **labels: str) -> Any:
@@ -251,14 +251,14 @@ def test_old_clients_see_the_commit_they_expect() -> None:
     assert info_parts.commit("abc", (1, 49)) == {"ID": "abc"}
 
 
-def test_registry_hosts_of_logins() -> None:
+def test_registry_host_of_a_login_is_normalized() -> None:
     assert registry_host("https://index.docker.io/v1/") == "docker.io"
     assert registry_host("") == "docker.io"
     assert registry_host("https://r.example:5000/v2/") == "r.example:5000"
     assert registry_host("r.example") == "r.example"
 
 
-def test_moments() -> None:
+def test_times_of_queries_are_parsed() -> None:
     assert parse_moment("", "since") is parse_moment("-1", "since") is None
     assert parse_moment("0", "until") == 0
     assert parse_moment("+5", "since") == 5_000_000_000
@@ -271,7 +271,7 @@ def test_moments() -> None:
             parse_moment(text, "until")
 
 
-def test_media_types_of_events() -> None:
+def test_media_type_of_events_depends_on_the_accept_header() -> None:
     assert event_media_type("", (1, 51)) == "application/json"
     assert event_media_type("*/*", (1, 52)) == "application/jsonl"
     assert event_media_type("application/x-ndjson", (1, 24)) == "application/x-ndjson"

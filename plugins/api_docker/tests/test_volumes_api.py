@@ -89,7 +89,7 @@ def test_existing_volume_may_be_refused_by_the_guard(tmp_path: Path) -> None:
     serve(tmp_path, test, held_back)
 
 
-def test_create_inspect_list_and_delete(tmp_path: Path) -> None:
+def test_volume_is_created_inspected_listed_and_deleted(tmp_path: Path) -> None:
     async def test(ask: Ask, used: dict[str, list[str]]) -> None:
         status, made = await ask("POST", "/v1.43/volumes/create", {"Name": "data", "Labels": {}, "DriverOpts": {}})
         assert status == 201
@@ -139,7 +139,9 @@ def test_prune_depends_on_the_version(tmp_path: Path) -> None:
         ("POST", "/volumes/create", {"Name": "ok", "ClusterVolumeSpec": {}}, 503, "not a swarm manager"),
     ],
 )
-def test_refusals(tmp_path: Path, method: str, path: str, body: Any, status: int, message: str) -> None:
+def test_invalid_volume_requests_are_refused(
+    tmp_path: Path, method: str, path: str, body: Any, status: int, message: str
+) -> None:
     async def test(ask: Ask, used: dict[str, list[str]]) -> None:
         answered, shown = await ask(method, path, body)
         assert answered == status

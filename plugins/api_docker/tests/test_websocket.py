@@ -38,7 +38,7 @@ def masked(opcode: int, data: bytes, *, final: bool = True, mask: bytes = b"\x01
     return head + mask + bytes(byte ^ mask[at % 4] for at, byte in enumerate(data))
 
 
-def test_handshake_of_the_rfc_example() -> None:
+def test_handshake_equals_the_rfc_example() -> None:
     head = handshake(asking())
     assert head.startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
     assert b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" in head
@@ -83,7 +83,7 @@ def text_of(events: list[Any]) -> bytes:
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 65535, 65536, 200_001])
-def test_frames_of_every_length_encoding(size: int) -> None:
+def test_frames_of_every_length_encoding_are_read_and_written(size: int) -> None:
     data = os.urandom(size)
     assert text_of(read(masked(2, data))) == data
     assert len(frame(2, data)) == size + (2 if size < 126 else 4 if size < 65536 else 10)
@@ -150,7 +150,7 @@ class Raw:
         await self.stream.aclose()
 
 
-def test_messages_in_both_directions() -> None:
+def test_messages_pass_in_both_directions() -> None:
     async def main() -> None:
         ours, theirs = memory_stream_pair()
         socket = WebSocketStream(Raw(ours), binary=True)

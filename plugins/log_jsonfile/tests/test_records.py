@@ -46,7 +46,7 @@ def go_escape(data: bytes) -> bytes:
 
 
 @given(st.one_of(st.binary(), st.text().map(str.encode), st.text(alphabet='\\"<>&?\n\r\t\0\x7f\u2028é').map(str.encode)))
-def test_escapes_like_go(data: bytes) -> None:
+def test_text_is_escaped_like_in_go(data: bytes) -> None:
     assert escape(data) == go_escape(data)
 
 
@@ -119,7 +119,7 @@ def test_record_without_log_is_empty() -> None:
 
 
 @given(st.lists(st.integers(0, 40), max_size=40), st.integers(0, 45), st.booleans())
-def test_last_counts_records_from_the_end(lengths: list[int], count: int, torn: bool) -> None:
+def test_last_records_are_counted_from_the_end(lengths: list[int], count: int, torn: bool) -> None:
     data = b"".join(b"x" * length + b"\n" for length in lengths) + (b"torn" if torn else b"")
     fd = os.memfd_create("log")
     try:

@@ -111,7 +111,7 @@ def test_flags_are_parsed_by_dockerds_rules() -> None:
     }
 
 
-def test_repeated_map_flags_add_up() -> None:
+def test_repeated_map_flags_are_merged() -> None:
     values = parse(
         [
             *("--log-opt", "max-size=1m", "--log-opt", "tag=a=b", "--default-ulimit", "nofile=5"),

@@ -44,7 +44,7 @@ async def shown(images: ImagesFixture, name: str) -> list[tuple[str, bool, int]]
     return [(one.kind, one.available, one.stored) for one in found.manifests]
 
 
-def test_the_attestations_about_the_pulled_image_are_kept(tmp_path: Path) -> None:
+def test_attestations_about_the_pulled_image_are_stored(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         about = Attested(APP, OTHER)
         name = about.publish(registry)
@@ -91,7 +91,7 @@ def test_an_image_pulled_without_its_attestations_gains_them(tmp_path: Path) -> 
         (Attested(APP, OTHER, claims=attestation_pull._MAX_BYTES), "manifest", []),
     ],
 )
-def test_a_bad_attestation_is_left_out(tmp_path: Path, about: Attested, part: str, answers: list[Answer]) -> None:
+def test_invalid_attestation_is_ignored(tmp_path: Path, about: Attested, part: str, answers: list[Answer]) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         name = about.publish(registry)
         target = about.attestations[0] if part == "manifest" else about.blobs[1]

@@ -186,7 +186,7 @@ def test_a_tag_means_all_platforms(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_removal_of_a_name(tmp_path: Path) -> None:
+def test_removal_of_a_name_removes_all_its_platforms(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         name = await several(images, registry)
         told = await images.images.remove(name)
@@ -201,7 +201,7 @@ def test_removal_of_a_name(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_removal_of_one_platform(tmp_path: Path) -> None:
+def test_removal_of_one_platform_keeps_the_name(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         name = await several(images, registry)
         with pytest.raises(NotFound, match="does not provide"):
@@ -217,7 +217,7 @@ def test_removal_of_one_platform(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_removal_by_id_and_images_in_use(tmp_path: Path) -> None:
+def test_removal_by_id_is_refused_for_images_in_use(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         name = await several(images, registry)
         images.images.users = lambda: {BIG.id: [ImageUser("c" * 64, True)]}
@@ -292,7 +292,7 @@ def test_a_damaged_index_hides_only_itself(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_rows_of_earlier_versions(tmp_path: Path) -> None:
+def test_rows_of_earlier_versions_are_read(tmp_path: Path) -> None:
     """A row that is only an ID, with or without an owner, means this image; a pull of another platform adds to it."""
     storage = DirectoryStorage(f"{tmp_path}/layers")
     found: dict[str, str] = {}
@@ -393,7 +393,7 @@ def test_load_of_an_index_adds_all_platforms(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_a_load_of_one_platform(tmp_path: Path) -> None:
+def test_load_of_one_platform_stores_only_its_image(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         await load(images, archive(MINE, BIG), S390X)
         assert [one.id for one in images.images.all()] == [BIG.id]
@@ -431,13 +431,13 @@ def test_row_of_a_name_survives_encoding(record: NameRecord) -> None:
     assert decode_name(encode_name(record)) == record
 
 
-def test_a_row_of_no_image() -> None:
+def test_row_of_no_image_is_refused() -> None:
     for row in (b'{"images":[]}', b"{}", b"{", b"\xff"):
         with pytest.raises(ValueError, match=r"."):
             decode_name(row)
 
 
-def test_variants(tmp_path: Path) -> None:
+def test_compatible_variants_are_selected(tmp_path: Path) -> None:
     """`arm/v7` runs what is for v6 and v5, but not v8; `amd64/v3` what is for lower levels (containerd's platforms)."""
     v3 = Platform("linux", "amd64", "v3")
     five, six = made(Platform("linux", "arm", "v5")), made(Platform("linux", "arm", "v6"))

@@ -57,7 +57,7 @@ async def reached(test: Any) -> None:
 
 
 @pytest.mark.parametrize("digest", [APP.config.digest, BASE.digest, TOP.digest])
-def test_prune_during_a_download(tmp_path: Path, digest: str) -> None:
+def test_prune_keeps_what_a_download_needs(tmp_path: Path, digest: str) -> None:
     async def main() -> None:
         with serving() as registry, trio.fail_after(30):
             registry.add("app", "v1", APP)
@@ -77,7 +77,7 @@ def test_prune_during_a_download(tmp_path: Path, digest: str) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_prune_during_unpacking(tmp_path: Path, count: int) -> None:
+def test_prune_keeps_what_is_being_unpacked(tmp_path: Path, count: int) -> None:
     class Slow(Unpacker):
         async def __call__(self, *args: Any, **options: Any) -> Any:
             self.gate = gate if self.count + 1 == count else None
@@ -130,7 +130,7 @@ def test_pull_can_be_resumed_after_a_prune(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_prune_during_a_load(tmp_path: Path) -> None:
+def test_prune_keeps_what_a_load_needs(tmp_path: Path) -> None:
     gate = trio.Event()
     unpacker = Unpacker(gate=gate)
 
@@ -156,7 +156,7 @@ def test_prune_during_a_load(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("filters", FILTERS)
-def test_prune_during_a_save(tmp_path: Path, filters: Mapping[str, Sequence[str]]) -> None:
+def test_prune_keeps_what_a_save_reads(tmp_path: Path, filters: Mapping[str, Sequence[str]]) -> None:
     from orlop_engine.images.archive_save import SaveRequest
 
     async def body() -> AsyncIterator[bytes]:

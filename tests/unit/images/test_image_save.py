@@ -235,7 +235,7 @@ def test_a_docker_manifest_becomes_an_oci_manifest(tmp_path: Path) -> None:
         assert [part["mediaType"] for part in manifest["layers"]] == ["application/vnd.oci.image.layer.v1.tar+gzip"]
 
 
-def test_layers_of_any_compression_go_out_as_they_came(tmp_path: Path) -> None:
+def test_layers_of_any_compression_are_saved_unchanged(tmp_path: Path) -> None:
     plain = layer({"a": b"1"}, compression="none")
     packed = Blob(lzma.compress(plain.data), plain.media_type, plain.diff_id)
 

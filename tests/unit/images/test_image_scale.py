@@ -157,7 +157,7 @@ def filled(tmp_path: Path, check: Callable[[ImagesFixture], Awaitable[None]]) ->
     return trio.run(main)
 
 
-def test_boot_list_and_removal_of_many_names(tmp_path: Path) -> None:
+def test_boot_list_and_removal_of_many_names_are_fast(tmp_path: Path) -> None:
     async def check(fixture: ImagesFixture) -> None:
         images = fixture.images
         async with in_slices():
@@ -179,7 +179,7 @@ def test_boot_list_and_removal_of_many_names(tmp_path: Path) -> None:
     assert examine(str(tmp_path / "state" / "orlop.db")).rows["images"] == {}
 
 
-def test_a_prune_of_many_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prune_of_many_names_is_fast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copies, copy = [], Names.copy
 
     def counted(names: Names) -> Names:

@@ -268,7 +268,7 @@ def test_moved_tags_survive_a_restart(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_an_oci_layout(tmp_path: Path) -> None:
+def test_oci_layout_is_loaded(tmp_path: Path) -> None:
     oci = image([layer({"x": b"y"}, compression="zstd", oci=True)], oci=True)
 
     async def main() -> None:
@@ -285,7 +285,7 @@ def test_an_oci_layout(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_import(tmp_path: Path) -> None:
+def test_import_makes_an_image_of_one_layer(tmp_path: Path) -> None:
     async def main() -> None:
         async with open_images(str(tmp_path)) as images:
             request = ImportRequest("-", parse("imp:v1"), changes=("CMD a", "LABEL k=v"))

@@ -28,7 +28,7 @@ async def load(images: ImagesFixture, data: bytes) -> None:
     await drain(images.images.load_archive(body()))
 
 
-def test_targets(tmp_path: Path) -> None:
+def test_target_of_a_name_is_its_index_or_manifest(tmp_path: Path) -> None:
     async def main() -> None:
         async with open_images(str(tmp_path)) as images:
             await load(images, ALL.archive("docker.io/library/app:x"))

@@ -111,7 +111,9 @@ def test_saved_index_loads_byte_for_byte(tmp_path: Path) -> None:
     ("wanted", "there"),
     [((), (BIG, MINE)), ((S390X,), (BIG,)), ((S390X, HERE), (BIG, MINE))],
 )
-def test_a_name_with_its_platforms(tmp_path: Path, wanted: tuple[Platform, ...], there: tuple[Image, ...]) -> None:
+def test_save_contains_the_index_and_stored_platforms(
+    tmp_path: Path, wanted: tuple[Platform, ...], there: tuple[Image, ...]
+) -> None:
     """One platform is saved as its manifest, several as the index; ARM is not here."""
 
     async def test(images: ImagesFixture) -> None:
@@ -167,7 +169,9 @@ def test_images_that_are_stored_otherwise_get_an_index_of_their_own(tmp_path: Pa
 
 
 @pytest.mark.parametrize(("wanted", "there"), [((), [MINE, BIG]), ((S390X,), [BIG]), ((S390X, HERE), [MINE, BIG])])
-def test_an_index_beside_dockers_table(tmp_path: Path, wanted: tuple[Platform, ...], there: list[Image]) -> None:
+def test_archive_with_manifest_json_and_index_loads_all_platforms(
+    tmp_path: Path, wanted: tuple[Platform, ...], there: list[Image]
+) -> None:
     """`manifest.json` has the image for one host; the platforms are in the OCI layout."""
 
     async def test(images: ImagesFixture) -> None:
@@ -180,7 +184,7 @@ def test_an_index_beside_dockers_table(tmp_path: Path, wanted: tuple[Platform, .
 
 
 @pytest.mark.parametrize("absent", [[ALL.index], [MINE.manifest, BIG.manifest]])
-def test_a_layout_that_cannot_be_used_does_not_matter(tmp_path: Path, absent: list[Blob]) -> None:
+def test_unusable_oci_layout_is_ignored(tmp_path: Path, absent: list[Blob]) -> None:
     async def test(images: ImagesFixture) -> None:
         records = await load(images, ALL.archive(NAME, absent=absent, docker=MINE))
         assert [record["stream"] for record in records] == ["Loaded image: app:x\n"]
@@ -189,7 +193,7 @@ def test_a_layout_that_cannot_be_used_does_not_matter(tmp_path: Path, absent: li
     run(tmp_path, test)
 
 
-def test_names_that_only_the_table_has(tmp_path: Path) -> None:
+def test_names_only_in_manifest_json_are_loaded(tmp_path: Path) -> None:
     async def test(images: ImagesFixture) -> None:
         found = members(ALL.archive(NAME, docker=MINE))
         (entry,) = json.loads(found["manifest.json"])

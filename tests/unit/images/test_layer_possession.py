@@ -123,7 +123,7 @@ def test_a_registry_that_serves_a_layer_proves_it(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_a_wrong_blob_for_a_known_layer(tmp_path: Path) -> None:
+def test_wrong_blob_for_a_known_layer_is_refused(tmp_path: Path) -> None:
     """The manifest lists a blob that the registry serves, and the configuration the diffID of another layer beside it."""
 
     async def test(images: ImagesFixture, registry: Hostile) -> None:
@@ -140,7 +140,7 @@ def test_a_wrong_blob_for_a_known_layer(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_configuration_of_others(tmp_path: Path) -> None:
+def test_configuration_of_another_image_is_not_given(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         name = f"{registry.host}/attack:1"
         registry.add("attack", "1", THEIRS)
@@ -151,7 +151,7 @@ def test_configuration_of_others(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_a_part_that_is_here_proves_nothing(tmp_path: Path) -> None:
+def test_partial_download_of_others_is_not_reused(tmp_path: Path) -> None:
     """An interrupted download has all bytes of a layer; the registry of the restricted client has none of them."""
 
     async def test(images: ImagesFixture, registry: Hostile) -> None:
@@ -223,7 +223,7 @@ def test_an_archive_with_the_layer_proves_it(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_layers_without_an_image(tmp_path: Path) -> None:
+def test_layers_without_an_image_must_be_in_the_archive(tmp_path: Path) -> None:
     """A layer that only a container, a build or an interrupted pull still needs: the archive's blob must contain it, whoever
     loads it, because the image would keep the blob."""
 
@@ -242,7 +242,7 @@ def test_layers_without_an_image(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_blobs_for_a_build_of_a_restricted_client(tmp_path: Path) -> None:
+def test_build_of_a_restricted_client_gets_only_blobs_that_it_may_read(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         request = PullRequest(parse(f"{registry.host}/attack:1"), policy=RESTRICTED)
         wanted = [Descriptor(SECRET.digest, len(SECRET.data), SECRET.media_type)]

@@ -126,7 +126,7 @@ DOCKERS_FORM = """{{
 }}"""
 
 
-def test_a_manifest_in_dockers_form(tmp_path: Path) -> None:
+def test_manifest_is_made_in_dockers_form(tmp_path: Path) -> None:
     async def check(content: ContentStore) -> None:
         found = await stored(content, [GZIP])
         made = await outgoing.describe(content, found)
@@ -138,7 +138,7 @@ def test_a_manifest_in_dockers_form(tmp_path: Path) -> None:
     run(tmp_path, check)
 
 
-def test_an_oci_manifest_where_a_layer_is_not_gzip(tmp_path: Path) -> None:
+def test_layer_that_is_not_gzip_needs_an_oci_manifest(tmp_path: Path) -> None:
     async def check(content: ContentStore) -> None:
         made = await outgoing.describe(content, await stored(content, [GZIP, ZSTD, PLAIN]))
         assert [part.media_type for part in made.layers] == [f"{OCI_LAYER}+gzip", f"{OCI_LAYER}+zstd", OCI_LAYER]
@@ -148,7 +148,7 @@ def test_an_oci_manifest_where_a_layer_is_not_gzip(tmp_path: Path) -> None:
     run(tmp_path, check)
 
 
-def test_a_compression_without_media_type(tmp_path: Path) -> None:
+def test_compression_without_a_media_type_is_refused(tmp_path: Path) -> None:
     async def check(content: ContentStore) -> None:
         found = await stored(content, [Blob(bz2.compress(tar({"a": b"1"})), "", GZIP.diff_id)])
         with pytest.raises(DriverError, match="there is no media type for bzip2"):
@@ -157,7 +157,7 @@ def test_a_compression_without_media_type(tmp_path: Path) -> None:
     run(tmp_path, check)
 
 
-def test_open_layer(tmp_path: Path) -> None:
+def test_layer_is_opened_by_its_blob(tmp_path: Path) -> None:
     async def check(content: ContentStore) -> None:
         found = await stored(content, [GZIP])
         async with outgoing.open_layer(content, found.layers[0]) as fd:

@@ -132,7 +132,7 @@ THREE = Attested(BIG, MINE, ARM)
         (ALL, [ALL.blobs[3]], MINE),
     ],
 )
-def test_one_image_instead_of_an_incomplete_index(tmp_path: Path, about: Attested, absent: list[Blob], sent: Image) -> None:
+def test_incomplete_index_is_replaced_by_one_image(tmp_path: Path, about: Attested, absent: list[Blob], sent: Image) -> None:
     async def test(images: ImagesFixture, registry: Receiving) -> None:
         records = await pushed(images, registry)
         assert registry.pushed("app", "v1") == sent.manifest
@@ -176,7 +176,7 @@ def test_index_is_rebuilt_if_layers_are_stored_with_another_compression(tmp_path
     trio.run(main)
 
 
-def test_no_image_of_several_for_other_hosts(tmp_path: Path) -> None:
+def test_push_of_several_images_for_other_hosts_is_refused(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Receiving) -> None:
         records = await pushed(images, registry)
         assert "multiple matching manifests found but no specific platform requested" in records[-1]["error"]
@@ -188,7 +188,7 @@ def test_no_image_of_several_for_other_hosts(tmp_path: Path) -> None:
     run(tmp_path, test, THREE, [MINE.manifest])
 
 
-def test_one_platform_of_a_complete_index(tmp_path: Path) -> None:
+def test_requested_platform_of_an_index_is_pushed_alone(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Receiving) -> None:
         records = await pushed(images, registry, platform=S390X)
         assert registry.pushed("app", "v1") == BIG.manifest
@@ -198,7 +198,7 @@ def test_one_platform_of_a_complete_index(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_an_index_of_which_a_platform_was_removed(tmp_path: Path) -> None:
+def test_index_without_a_removed_platform_is_pushed_as_one_image(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Receiving) -> None:
         await images.images.remove(f"{registry.host}/app:v1", platforms=[S390X])
         records = await pushed(images, registry)

@@ -18,7 +18,7 @@ from orlop_sdk import LogDriver, LogInfo, LogRecord
 
 
 @pytest.mark.parametrize("driver", [JsonFile(), LocalLog()], ids=["json-file", "local"])
-def test_follow_a_rotating_log(driver: LogDriver, tmp_path: Path) -> None:
+def test_follow_reads_across_rotations(driver: LogDriver, tmp_path: Path) -> None:
     info = LogInfo("c", "/c", "", "", "", "", str(tmp_path))
     options = {"max-size": "1k", "max-file": "3", "compress": "true"}
 

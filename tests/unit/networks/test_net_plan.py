@@ -21,7 +21,7 @@ def spec(*, internal: bool = False, **options: str) -> NetworkSpec:
     return NetworkSpec(id=SPEC.id, name="n", subnets=SPEC.subnets, options=named, internal=internal)
 
 
-def test_a_network_by_its_options() -> None:
+def test_options_configure_a_bridge() -> None:
     bridge = read_network(spec(), CONTEXT)
     assert bridge == Bridge(SPEC.id, "br-0123456789ab", ("10.1.0.1/16",), ("10.1.0.0/16",))
     default = read_network(spec(bridge__default_bridge="true"), CONTEXT)
@@ -49,7 +49,7 @@ def test_invalid_options_are_refused(key: str, value: str) -> None:
         read_network(spec(internal=False, **{key: value}), CONTEXT)
 
 
-def test_elements_of_a_network() -> None:
+def test_network_becomes_set_elements() -> None:
     assert _plan.network_elements(read_network(spec(), CONTEXT)) == {
         Element("bridges", '"br-0123456789ab"'),
         Element("talking", '"br-0123456789ab" . "br-0123456789ab"'),
@@ -74,7 +74,7 @@ def endpoint(*ports: PublishedPort, addresses: tuple[str, ...] = ("10.1.0.2/16",
     )
 
 
-def test_elements_of_ports() -> None:
+def test_published_ports_become_map_elements() -> None:
     assert _plan.port_elements(
         endpoint(
             PublishedPort("tcp", "0.0.0.0", 8080, 80),
@@ -92,7 +92,7 @@ def test_elements_of_ports() -> None:
         _plan.port_elements(endpoint(PublishedPort("icmp", "0.0.0.0", 1, 1)))
 
 
-def test_changes_between_two_states() -> None:
+def test_changes_between_two_states_are_minimal() -> None:
     keep, gone, new = (Element("ports4", f"tcp . {port}", "10.1.0.2 . 80") for port in (1, 2, 3))
     moved = Element("ports4", "tcp . 4", "10.1.0.2 . 80")
     text = _plan.update_table("orlop", frozenset({keep, gone, moved}), frozenset({keep, new, moved._replace(value="x")}))
@@ -136,6 +136,6 @@ def test_listed_rules_are_parsed() -> None:
         _plan.parse_elements({"nftables": [{"set": {"name": "other"}}]})
 
 
-def test_table_names() -> None:
+def test_table_name_contains_only_safe_characters() -> None:
     assert _plan.table_name("") == "orlop"
     assert _plan.table_name("ab-1; flush") == "orlop_ab_1__flush"
