@@ -125,13 +125,13 @@ def refused(result: Result, text: str) -> None:
 BASE = {"web": "base-web", "db": "busybox", "noexec": "busybox"}
 
 
-def test_a_reader_may_not_build(listeners: Listeners) -> None:
+def test_read_only_clients_cannot_build(listeners: Listeners) -> None:
     for path in ("/grpc", "/session", "/build", "/build/cancel?id=x", "/build/prune"):
         assert listeners.api("reader", "POST", path)[0] == 403, path
 
 
 @pytest.mark.parametrize("name", ["web", "db", "noexec"])
-def test_a_build_within_the_scope(listeners: Listeners, name: str) -> None:
+def test_build_within_the_labels_gets_the_labels(listeners: Listeners, name: str) -> None:
     text = f"FROM {BASE[name]}\nRUN echo built > /made\nCOPY file /file\n"
     tag = f"ci/{name}:1"
     result = listeners.build(name, text, "-t", tag, files={"file": "of the context\n"})
@@ -165,7 +165,7 @@ def test_what_others_have_built_is_neither_seen_nor_used(listeners: Listeners) -
     assert len([record for record in total if "uuid" in record["Description"]]) == 3, total
 
 
-def test_directories_of_a_client_are_its_listeners(listeners: Listeners) -> None:
+def test_local_contexts_are_not_shared_between_listeners(listeners: Listeners) -> None:
     """A context that was sent before is completed by what changed: by the same listener alone."""
     text = "FROM busybox\nCOPY . /all\n"
     for name in ("db", "noexec"):
@@ -175,7 +175,7 @@ def test_directories_of_a_client_are_its_listeners(listeners: Listeners) -> None
 
 
 @pytest.mark.parametrize("name, image", [("web", "busybox"), ("web", "other:1"), ("any", "other:1")])
-def test_a_base_outside_of_the_scope(listeners: Listeners, name: str, image: str) -> None:
+def test_base_image_outside_of_the_labels_is_refused(listeners: Listeners, name: str, image: str) -> None:
     refused(listeners.build(name, f"FROM {image}\n"), f"image docker.io/library/{image}")
     refused(listeners.build(name, f"FROM scratch\nCOPY --from={image} /bin /bin\n"), "is not allowed for role full")
     identifier = listeners.engine.ok("image", "inspect", "-f", "{{.Id}}", image)
@@ -192,7 +192,7 @@ def test_an_image_from_a_registry_needs_shared_images(listeners: Listeners) -> N
         refused(listeners.build(name, "FROM 127.0.0.1:5000/never:1\n"), "which is neither public nor a registry")
 
 
-def test_labels_of_other_teams(listeners: Listeners) -> None:
+def test_labels_of_other_teams_are_refused(listeners: Listeners) -> None:
     result = listeners.build("db", f"FROM busybox\nLABEL {TEAM}\n", "-t", "ci/stolen")
     refused(result, "an image with these labels is outside the labels")
     refused(listeners.build("any", "FROM scratch\nLABEL a=b\n", "-t", "ci/none"), "an image with these labels is outside")
@@ -210,7 +210,7 @@ def test_names_of_others_are_not_moved(listeners: Listeners) -> None:
 
 
 @pytest.mark.parametrize("name", ["db", "noexec"])
-def test_what_a_step_may_not_have(listeners: Listeners, name: str) -> None:
+def test_step_cannot_get_host_access(listeners: Listeners, name: str) -> None:
     run = "FROM busybox\nRUN --network=host true\n"
     refused(listeners.build(name, run, "--allow", "network.host"), "granting entitlement network.host is not allowed")
     refused(listeners.build(name, run), "network.host is not allowed")
@@ -256,7 +256,7 @@ def loopback() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", ["web", "db", "noexec"])
-def test_exports_within_the_scope(listeners: Listeners, name: str) -> None:
+def test_exports_within_the_labels_work(listeners: Listeners, name: str) -> None:
     text = f"FROM {BASE[name]}\nCOPY file /file\n"
     file = {"file": f"of {name}\n"}
     archive = listeners.context.parent / f"{name}.tar"
@@ -276,7 +276,7 @@ def test_exports_within_the_scope(listeners: Listeners, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["db", "noexec"])
-def test_pushes_and_caches_outside_of_the_scope(listeners: Listeners, name: str) -> None:
+def test_pushes_and_caches_outside_of_the_labels_are_refused(listeners: Listeners, name: str) -> None:
     text = f"FROM {BASE[name]}\nRUN echo pushed\n"
     for options in (
         ["-t", f"127.0.0.1:5000/ci/{name}:1", "--push"],
@@ -299,7 +299,7 @@ def test_pushes_and_caches_outside_of_the_scope(listeners: Listeners, name: str)
 
 
 @pytest.mark.parametrize("name", ["db", "noexec"])
-def test_addresses_of_the_host_are_not_reached(listeners: Listeners, name: str, loopback: str) -> None:
+def test_steps_and_sources_do_not_reach_private_addresses(listeners: Listeners, name: str, loopback: str) -> None:
     denied = "which is not public, is not allowed on this listener"
     for host in (loopback, loopback.replace("127.0.0.1", "localhost"), loopback.replace("127.0.0.1", "[::ffff:127.0.0.1]")):
         refused(listeners.build(name, f"FROM busybox\nADD http://{host}/secret /secret\n"), denied)
@@ -328,7 +328,7 @@ def test_builds_of_others_are_not_ended(listeners: Listeners) -> None:
     assert result[0].code == 0, result[0].err
 
 
-def test_builds_in_the_audit_log(listeners: Listeners) -> None:
+def test_audit_log_has_builds_and_their_refusals(listeners: Listeners) -> None:
     refused(listeners.build("db", "FROM busybox\nRUN echo evil\n", "-t", "other:1"), "moving the name")
     host = f"unix://{listeners.socket('db')}"
 
@@ -343,7 +343,7 @@ def test_builds_in_the_audit_log(listeners: Listeners) -> None:
     until(lambda: listeners.audit(listener=host, route="/build", event="end", outcome="complete"), "a classic build")
 
 
-def test_pruned_caches_leave_nothing(listeners: Listeners) -> None:
+def test_pruned_cache_of_a_listener_leaves_nothing(listeners: Listeners) -> None:
     """Of all of the above: the consistency check knows what belongs to which builder."""
     for name in ("web", "db", "noexec", "any"):
         assert listeners.docker(name, "builder", "prune", "-af").code == 0

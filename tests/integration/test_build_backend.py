@@ -97,7 +97,7 @@ def test_builder_process_gets_its_settings(building: BuildingEngine, client: Bui
     assert [os.stat(settings[name]).st_mode & 0o777 for name in ("root", "runtime")] == [0o700, 0o700]
 
 
-def test_a_step_is_a_container_that_nobody_sees(building: BuildingEngine, client: BuilderClient) -> None:
+def test_step_is_not_shown_as_a_container(building: BuildingEngine, client: BuilderClient) -> None:
     since = time.time()
     found = ran(client, "echo out; echo err >&2; hostname; id -u; pwd; env | sort; exit 7", cwd="/tmp", env=["A=b"])
     assert found["code"] == 7
@@ -126,7 +126,7 @@ def test_a_step_is_on_the_default_network(client: BuilderClient) -> None:
     assert ran(client, "ls /sys/class/net | wc -l", network="host")["out"].strip() != "1"
 
 
-def test_limits_of_a_step(client: BuilderClient) -> None:
+def test_limits_of_a_step_are_applied(client: BuilderClient) -> None:
     found = ran(
         client,
         "ulimit -n; df -k /dev/shm | tail -1; grep -i nonewprivs /proc/self/status; cat /proc/self/cgroup",
@@ -141,7 +141,7 @@ def test_limits_of_a_step(client: BuilderClient) -> None:
     assert killed["code"] != 0
 
 
-def test_privileges_of_a_step(client: BuilderClient) -> None:
+def test_step_is_unprivileged_unless_requested(client: BuilderClient) -> None:
     plain = ran(
         client, "grep -E 'CapEff|Seccomp:' /proc/self/status; cat /proc/keys 2>&1 | head -1; mkdir /m; mount -t tmpfs x /m"
     )
@@ -160,7 +160,7 @@ def test_a_step_that_cannot_start_leaves_nothing(client: BuilderClient) -> None:
     client.result("remove", key=key)
 
 
-def test_mounts_of_a_step(building: BuildingEngine, client: BuilderClient) -> None:
+def test_mounts_of_a_step_are_applied(building: BuildingEngine, client: BuilderClient) -> None:
     settings = client.hello["settings"]
     key = prepared(client)
     client.result("write", key=key, path="/dir/sub/file", text="from a snapshot")
@@ -190,7 +190,7 @@ def test_mounts_of_a_step(building: BuildingEngine, client: BuilderClient) -> No
         client.result("remove", key=left)
 
 
-def test_a_writable_mount_is_kept_and_read_only_roots_are(client: BuilderClient) -> None:
+def test_writable_mounts_are_kept_and_read_only_roots_unchanged(client: BuilderClient) -> None:
     shared = client.result("prepare", parent="")
     mounts = [{"target": "/cache", "snapshot": shared}]
     for number in range(2):
@@ -321,7 +321,7 @@ def test_step_fails_if_its_monitor_dies(building: BuildingEngine) -> None:
     sound(building)
 
 
-def test_a_stop_ends_builds(own: Callable[..., BuildingEngine]) -> None:
+def test_stop_of_the_daemon_ends_builds(own: Callable[..., BuildingEngine]) -> None:
     engine = own()
     client, marker = running(engine)
     began = time.monotonic()
@@ -501,7 +501,7 @@ def test_images_that_do_not_fit_are_refused(client: BuilderClient) -> None:
     assert client.call("create_image", config=found["config"], snapshots=["build-x"], names=[])["kind"] == "NotFound"
 
 
-def test_names_with_digests_are_found_here(client: BuilderClient) -> None:
+def test_names_with_digests_find_stored_images(client: BuilderClient) -> None:
     found = base(client)
     named = f"docker.io/library/{BUSYBOX}@{found['digest']}"
     assert client.result("resolve", name=named, pull=True)["digest"] == found["digest"]
@@ -521,7 +521,7 @@ def test_archives_are_unpacked_into_directories(client: BuilderClient, tmp_path:
     assert client.call("unpack", archive=str(archive), directory=str(root))["kind"] == "InvalidParameter"
 
 
-def test_a_daemon_that_is_killed_at_any_call_leaves_nothing_half_way(own: Callable[..., BuildingEngine]) -> None:
+def test_daemon_killed_at_any_call_leaves_nothing_incomplete(own: Callable[..., BuildingEngine]) -> None:
     """Snapshots whose commit was acknowledged are there, others are there or not; an image is whole or not there."""
     engine = own()
     for number, delay in enumerate([0.0, 0.002, 0.005, 0.01, 0.02] * 2):

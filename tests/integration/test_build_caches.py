@@ -52,7 +52,7 @@ def built(client: Client, *options: str, forget: bool = True) -> tuple[str, str]
 
 @pytest.mark.parametrize("mode", ["min", "max"])
 @pytest.mark.parametrize("options", ["", ",image-manifest=true", ",oci-mediatypes=false", ",compression=zstd"])
-def test_a_cache_in_a_registry(client: Client, registry: Registry, mode: str, options: str) -> None:
+def test_exported_cache_in_a_registry_is_imported(client: Client, registry: Registry, mode: str, options: str) -> None:
     name = f"{registry.host}/tb/cache:{mode}"
     first, shown = built(client, "--cache-to", f"type=registry,ref={name},mode={mode}{options}")
     assert "exporting cache to registry" in shown
@@ -72,7 +72,7 @@ def test_a_cache_in_a_registry(client: Client, registry: Registry, mode: str, op
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
-def test_a_cache_in_a_directory(client: Client, mode: str) -> None:
+def test_exported_cache_in_a_directory_is_imported(client: Client, mode: str) -> None:
     first, _ = built(client, "--cache-to", f"type=local,dest=cache,mode={mode}")
     again, shown = built(client, "--cache-from", "type=local,src=cache")
     assert again == first
@@ -86,7 +86,7 @@ def test_a_cache_in_a_directory(client: Client, mode: str) -> None:
     assert here == first
 
 
-def test_a_cache_in_an_image(client: Client, registry: Registry) -> None:
+def test_inline_cache_of_an_image_is_imported(client: Client, registry: Registry) -> None:
     name = f"{registry.host}/tb/inline:1"
     first, _ = built(client, "--cache-to", "type=inline", "-t", name, "--provenance=false")
     client.ok("push", "-q", name)
@@ -100,7 +100,7 @@ def test_a_cache_in_an_image(client: Client, registry: Registry) -> None:
     client.ok("save", "-o", "out.tar", "tb-cached")
 
 
-def test_no_cache_means_no_cache(client: Client, registry: Registry) -> None:
+def test_no_cache_ignores_an_imported_cache(client: Client, registry: Registry) -> None:
     name = f"{registry.host}/tb/cache:1"
     first, _ = built(client, "--cache-to", f"type=registry,ref={name},mode=max")
     again, _ = built(client, "--no-cache", "--cache-from", name)
@@ -110,7 +110,7 @@ def test_no_cache_means_no_cache(client: Client, registry: Registry) -> None:
     assert other.split()[1] != first.split()[1]
 
 
-def test_a_cache_that_cannot_be_read_is_no_failure(client: Client, registry: Registry) -> None:
+def test_unreadable_cache_does_not_fail_the_build(client: Client, registry: Registry) -> None:
     result = client.build("--cache-from", f"{registry.host}/tb/none:1", "--cache-from", "type=local,src=none", ".")
     assert result.code == 0
     assert "importing cache manifest from" in result.err
@@ -121,7 +121,7 @@ def test_a_cache_that_cannot_be_read_is_no_failure(client: Client, registry: Reg
     assert ignored.code == 0
 
 
-def test_a_cache_whose_layers_are_gone(client: Client) -> None:
+def test_cache_without_its_layers_is_not_used(client: Client) -> None:
     first, _ = built(client, "--cache-to", "type=local,dest=cache,mode=max")
     for path in (client.directory / "cache" / "blobs" / "sha256").iterdir():
         if path.read_bytes()[:2] == b"\x1f\x8b":
@@ -141,7 +141,7 @@ def test_damaged_layers_of_a_cache_are_not_used(client: Client) -> None:
     assert not set(again.split()) & set(first.split())
 
 
-def test_bake_and_compose_use_caches(client: Client, registry: Registry) -> None:
+def test_bake_and_compose_export_and_import_caches(client: Client, registry: Registry) -> None:
     name = f"{registry.host}/tb/bake:1"
     (client.directory / "docker-bake.json").write_text(
         json.dumps({"target": {"default": {"tags": ["tb-cached"], "cache-to": [f"type=registry,ref={name},mode=max"]}}})

@@ -140,7 +140,7 @@ def test_a_damaged_context_is_refused(shared: Engine) -> None:
     assert not [name for name in os.listdir(shared.home / "data" / "build") if name.startswith("unpack-")]
 
 
-def test_the_sdk_builds(shared: Engine, tmp_path: Path) -> None:
+def test_docker_py_builds_an_image(shared: Engine, tmp_path: Path) -> None:
     sdk = shared.sdk
     (tmp_path / "Dockerfile").write_text(SIMPLE)
     (tmp_path / "f").write_text("sdk\n")
@@ -153,7 +153,7 @@ def test_the_sdk_builds(shared: Engine, tmp_path: Path) -> None:
         sdk.images.build(fileobj=io.BytesIO(b"NOTHING\n"))
 
 
-def test_both_clients_without_buildx(shared: Engine, tmp_path: Path) -> None:
+def test_docker_and_orlop_build_without_buildx(shared: Engine, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text(f"FROM {BUSYBOX}\nCOPY f /\n")
     (tmp_path / "f").write_text("x")
     (tmp_path / "ignored").write_text("x")
@@ -169,7 +169,7 @@ def test_both_clients_without_buildx(shared: Engine, tmp_path: Path) -> None:
     assert done.returncode == 1
 
 
-def test_a_client_that_leaves_ends_its_build(shared: Engine) -> None:
+def test_disconnected_client_cancels_its_build(shared: Engine) -> None:
     seconds = str(1000 + os.getpid())  # to find the step's process by
     body = tar(Dockerfile=f"FROM {BUSYBOX}\nRUN echo began; sleep {seconds}\n")
     head = f"POST /v1.43/build HTTP/1.1\r\nHost: d\r\nContent-Type: application/x-tar\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -196,7 +196,7 @@ def running(*command: str) -> bool:
 
 
 @pytest.mark.skipif(not Path("/usr/libexec/docker/cli-plugins/docker-buildx").exists(), reason="no buildx")
-def test_orlop_builds_by_buildx(shared: Engine, tmp_path: Path) -> None:
+def test_orlop_builds_with_buildx(shared: Engine, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text(f"FROM {BUSYBOX}\nRUN true\n")
     env = {**os.environ, "ORLOP_HOST": f"unix://{shared.socket}", "DOCKER_CONFIG": str(tmp_path / "client")}
     env.pop("DOCKER_BUILDKIT", None)

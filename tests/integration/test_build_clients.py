@@ -75,7 +75,7 @@ def nothing_left(engine: Engine) -> None:
     assert not [path for path in engine.data_root.glob("build/view-*") if path.is_mount()]
 
 
-def test_a_simple_build(clients: Clients) -> None:
+def test_simple_build_prints_the_same_steps_as_dockerd(clients: Clients) -> None:
     clients.write("Dockerfile", SIMPLE)
     results = [each.build("-t", "tb-simple", "--iidfile", "id", ".") for each in clients]
     for each, result in zip(clients, results, strict=True):
@@ -93,7 +93,7 @@ def test_a_simple_build(clients: Clients) -> None:
     )
 
 
-def test_several_stages_to_a_directory_and_a_tar(clients: Clients) -> None:
+def test_stages_are_exported_to_a_directory_and_a_tar(clients: Clients) -> None:
     clients.write("Dockerfile", STAGES)
     clients.same(lambda each: steps(each.build("-o", "type=local,dest=out", ".")))
     for each in clients:
@@ -124,7 +124,7 @@ def test_a_failing_step_shows_the_lines(clients: Clients) -> None:
         "",
     ],
 )
-def test_errors_are_the_same(clients: Clients, text: str) -> None:
+def test_errors_equal_dockerds(clients: Clients, text: str) -> None:
     clients.write("Dockerfile", text)
 
     def error(each: Client) -> tuple[int, str]:
@@ -173,7 +173,7 @@ def _children(pid: int) -> list[int]:
     return [int(each) for each in text.split()]
 
 
-def test_secrets(clients: Clients) -> None:
+def test_secrets_are_mounted_and_not_stored(clients: Clients) -> None:
     clients.write("secret", "s3cret")
     clients.write(
         "Dockerfile",
@@ -192,7 +192,7 @@ def test_secrets(clients: Clients) -> None:
     clients.same(lambda each: each.build(".").err.strip().splitlines()[-1])
 
 
-def test_an_ssh_agent(clients: Clients, tmp_path: Path) -> None:
+def test_ssh_agent_is_forwarded_to_a_step(clients: Clients, tmp_path: Path) -> None:
     socket = tmp_path / "agent"
     agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(socket)], stdout=subprocess.DEVNULL)
     try:
@@ -215,14 +215,14 @@ def test_an_ssh_agent(clients: Clients, tmp_path: Path) -> None:
         agent.wait()
 
 
-def test_dockerfile_from_standard_input(clients: Clients) -> None:
+def test_dockerfile_is_read_from_standard_input(clients: Clients) -> None:
     assert clients.same(lambda each: each.build("-f", "-", ".", stdin=SIMPLE.encode()).code) == 0
     only = b"FROM busybox\nRUN echo alone\n"
     assert "alone" in str(clients.same(lambda each: steps(each.build("-", stdin=only))))
 
 
 @pytest.mark.parametrize("kind", ["", "gz"])
-def test_context_archive_from_standard_input(clients: Clients, kind: str) -> None:
+def test_context_archive_is_read_from_standard_input(clients: Clients, kind: str) -> None:
     clients.write("Dockerfile", SIMPLE)
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode=f"w:{kind}", format=tarfile.GNU_FORMAT) as archive:
@@ -235,7 +235,7 @@ def test_context_archive_from_standard_input(clients: Clients, kind: str) -> Non
         assert each.ok("run", "--rm", "--network=none", "tb-tar").out == "built\nfrom the context\n"
 
 
-def test_raw_progress_and_metadata(clients: Clients) -> None:
+def test_raw_progress_and_metadata_are_complete(clients: Clients) -> None:
     clients.write("Dockerfile", SIMPLE)
     for each in clients:
         result = each.ok("build", "--progress=rawjson", "--no-cache", "--metadata-file", "meta", "-t", "tb-raw", ".")
@@ -253,7 +253,7 @@ def test_raw_progress_and_metadata(clients: Clients) -> None:
         assert metadata["image.name"] == "docker.io/library/tb-raw"
 
 
-def test_output_is_clipped_alike(clients: Clients) -> None:
+def test_output_is_clipped_as_by_dockerd(clients: Clients) -> None:
     clients.write("Dockerfile", "FROM busybox\nRUN yes 0123456789 | head -c 9000000; sleep 2; echo end\n")
 
     def clipped(each: Client) -> list[str]:
@@ -292,7 +292,7 @@ def test_a_context_is_sent_once(clients: Clients, shared: Engine) -> None:
     assert "CACHED" in unchanged.err
 
 
-def test_bake_with_targets_that_use_each_other(clients: Clients) -> None:
+def test_bake_builds_targets_that_use_each_other(clients: Clients) -> None:
     clients.write(
         "docker-bake.hcl",
         'group "default" {\n  targets = ["a", "b"]\n}\n'
@@ -305,7 +305,7 @@ def test_bake_with_targets_that_use_each_other(clients: Clients) -> None:
         assert each.ok("run", "--rm", "--network=none", "tb-bake-b", "cat", "/b").out == "a\n"
 
 
-def test_compose_build(clients: Clients) -> None:
+def test_compose_builds_images(clients: Clients) -> None:
     clients.write("Dockerfile", STAGES)
     clients.write(
         "compose.yaml",
@@ -338,7 +338,7 @@ def test_build_cache_is_listed_and_pruned(clients: Clients) -> None:
     assert records() == []
 
 
-def test_what_images_share_is_kept_by_a_prune(clients: Clients) -> None:
+def test_prune_keeps_what_images_share(clients: Clients) -> None:
     """`prune` without --all, as dockerd's: removing what an image has as a layer would free nothing."""
     clients.write("Dockerfile", "FROM busybox\nRUN echo shared > /shared\nCOPY file /shared\n")
 

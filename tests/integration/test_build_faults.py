@@ -140,7 +140,7 @@ def watched(engine: Engine, files: int = 0) -> Iterator[Watched]:
 # --- steps ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_thousand_children_of_a_step(engine: Engine) -> None:
+def test_thousand_children_of_a_step_end_with_it(engine: Engine) -> None:
     """They end with the step, also those that it does not wait for."""
     script = "for i in $(seq 1000); do sleep 51337 & done; echo forked; exit 3"
     with watched(engine):
@@ -149,7 +149,7 @@ def test_a_thousand_children_of_a_step(engine: Engine) -> None:
         assert processes(engine, "51337") == []
 
 
-def test_two_hundred_megabytes_of_output(engine: Engine) -> None:
+def test_two_hundred_megabytes_of_output_are_clipped(engine: Engine) -> None:
     with watched(engine):
         result = build(engine, "FROM busybox\nRUN yes 0123456789abcdef | head -c 200000000; exit 4\n", "--no-cache")
         assert "exit code: 4" in result.err, result.err[-500:]
@@ -157,7 +157,7 @@ def test_two_hundred_megabytes_of_output(engine: Engine) -> None:
         assert "log limit" in result.err or "clipped" in result.err, result.err[-3000:]
 
 
-def test_a_line_of_a_hundred_megabytes(engine: Engine) -> None:
+def test_line_of_a_hundred_megabytes_does_not_fail_the_build(engine: Engine) -> None:
     with watched(engine):
         assert "Successfully built" in post(engine, context("FROM busybox\nRUN head -c 100000000 /dev/zero\n"), "nocache=1")
 
@@ -182,7 +182,7 @@ HOSTILE: dict[str, tuple[Entry, ...]] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_contexts(engine: Engine, name: str) -> None:
+def test_hostile_contexts_do_not_reach_the_host(engine: Engine, name: str) -> None:
     """Refused, or contained in the context; nothing of the host is read or written."""
     with watched(engine):
         body = context("FROM busybox\nCOPY . /c\nRUN find /c | wc -l; cat /c/h 2>/dev/null || true\n", *HOSTILE[name])
@@ -193,7 +193,7 @@ def test_hostile_contexts(engine: Engine, name: str) -> None:
     assert "Traceback" not in said
 
 
-def test_sizes_that_lie(engine: Engine) -> None:
+def test_contexts_with_wrong_sizes_are_refused(engine: Engine) -> None:
     """A body that ends in the middle of a file, and a header with a size beyond all disks."""
     large = tarfile.TarInfo("large")
     large.size = 1 << 60
@@ -204,7 +204,7 @@ def test_sizes_that_lie(engine: Engine) -> None:
             assert "errorDetail" in said or '"message"' in said, said
 
 
-def test_a_context_of_many_files(fresh: Callable[..., Engine]) -> None:
+def test_context_of_many_files_takes_bounded_memory(fresh: Callable[..., Engine]) -> None:
     """Memory of the builder grows by less than 1 KiB a file. In an engine of its own, because Python keeps this memory."""
     engine, count = fresh(), 20_000
     build(engine, "FROM busybox\nRUN true\n")
@@ -214,7 +214,7 @@ def test_a_context_of_many_files(fresh: Callable[..., Engine]) -> None:
     assert "20001" in said and "Successfully built" in said, said[-500:]
 
 
-def test_a_client_that_never_ends_its_context(engine: Engine) -> None:
+def test_client_that_never_ends_its_context_delays_nobody(engine: Engine) -> None:
     """It hangs up; so does one that sends nothing."""
     body = context("FROM busybox\nCOPY f /f\n", entry("f", b"x" * 300_000))
     with watched(engine):
@@ -243,7 +243,7 @@ DOCKERFILES: dict[str, str] = {
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
-def test_hostile_dockerfiles(engine: Engine, name: str) -> None:
+def test_hostile_dockerfiles_end_in_bounded_time(engine: Engine, name: str) -> None:
     """An answer in bounded time, whatever it is."""
     began = time.monotonic()
     watching = Watched(engine)
@@ -266,7 +266,7 @@ def hung_registry() -> Iterator[str]:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_a_hung_registry(engine: Engine) -> None:
+def test_build_at_a_hung_registry_ends_with_its_client(engine: Engine) -> None:
     """The build ends when its client does."""
     with hung_registry() as host, watched(engine):
         child = subprocess.Popen(
@@ -312,7 +312,7 @@ def full(tmp_path: Path) -> Iterator[tuple[Engine, Callable[[], None]]]:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_full_disk(full: tuple[Engine, Callable[[], None]]) -> None:
+def test_build_on_a_full_disk_fails_and_leaves_nothing(full: tuple[Engine, Callable[[], None]]) -> None:
     """In a step, in COPY, in the upload; afterwards everything works, and nothing is left."""
     engine, fill = full
     assert "Successfully built" in post(engine, context("FROM busybox\nRUN echo before\n"))

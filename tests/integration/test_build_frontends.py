@@ -41,7 +41,7 @@ def error(each: Client, *options: str) -> str:
     return result.err.strip().splitlines()[-1]
 
 
-def test_a_frontend_makes_an_image(clients: Clients) -> None:
+def test_frontend_image_builds_an_image(clients: Clients) -> None:
     asks(clients, "build", run="echo by the frontend > /made; echo shown")
     for each in clients:
         result = each.build("-t", "tb-made", ".")
@@ -73,14 +73,14 @@ def export(each: Client, image: str) -> Any:
     return json.loads(text[512 : text.index(b"\0", 512)])
 
 
-def test_warnings(clients: Clients) -> None:
+def test_warnings_of_a_frontend_are_shown(clients: Clients) -> None:
     asks(clients, "look", run="mkdir /dir; cd /dir; echo 0123456789 > a.txt; echo b > b; ln -s b link")
     for each in clients:
         result = each.ok("build", "--progress=rawjson", ".")
         assert "https://example.com" in result.err
 
 
-def test_one_value_for_each_platform(clients: Clients) -> None:
+def test_frontend_returns_one_image_per_platform(clients: Clients) -> None:
     platforms = "linux/amd64,linux/arm64"
     asks(clients, "collect", options={"filename": "Other", "platform": platforms, "build-arg:X": "given"})
     clients.write("Other", "FROM scratch\nARG TARGETARCH X\nCOPY <<END /made\n$TARGETARCH $X\nEND\n")
@@ -92,7 +92,7 @@ def test_one_value_for_each_platform(clients: Clients) -> None:
     assert found[1][0] == {"linux/amd64": "amd64 given\n", "linux/arm64": "arm64 given\n"}
 
 
-def test_another_frontend_is_asked(clients: Clients) -> None:
+def test_frontend_can_solve_with_another_frontend(clients: Clients) -> None:
     asks(clients, "forward", to="dockerfile.v0", options={"filename": "Other", "target": "wanted"})
     clients.write("Other", "FROM busybox AS wanted\nRUN echo nested > /made\nCMD cat /made\nFROM busybox\nRUN exit 1\n")
     for each in clients:
@@ -108,14 +108,14 @@ def test_failure_of_a_nested_frontend_shows_its_lines(clients: Clients) -> None:
         assert "exit code: 7" in each.build(".").err
 
 
-def test_syntax_as_a_build_argument(clients: Clients) -> None:
+def test_syntax_can_be_given_as_a_build_argument(clients: Clients) -> None:
     clients.write("Dockerfile", f"first line\n{json.dumps({'do': 'build', 'run': 'echo argument > /made'})}\n")
     for each in clients:
         each.ok("build", "--build-arg", f"BUILDKIT_SYNTAX={IMAGE}", "-t", "tb-argument", ".")
         assert each.ok("run", "--rm", "--network=none", "tb-argument").out == "argument\n"
 
 
-def test_inputs_of_bake(clients: Clients) -> None:
+def test_bake_contexts_are_inputs_of_a_frontend(clients: Clients) -> None:
     asks(clients, "inputs")
     clients.write(
         "docker-bake.hcl",
@@ -128,7 +128,7 @@ def test_inputs_of_bake(clients: Clients) -> None:
         assert each.ok("run", "--rm", "--network=none", "tb-bake-b").out == "bake\n"
 
 
-def test_a_frontend_without_a_capability(clients: Clients) -> None:
+def test_missing_capability_of_a_frontend_is_explained(clients: Clients) -> None:
     """The client is told which one, and says what that means."""
     asks(clients, "build", run="true")
     clients.write("Dockerfile", (clients.orlop.directory / "Dockerfile").read_text().replace(IMAGE, "tb-plain"))
@@ -138,7 +138,7 @@ def test_a_frontend_without_a_capability(clients: Clients) -> None:
     assert "Named contexts are supported since Dockerfile v1.4" in str(said)
 
 
-def test_errors_of_frontends(clients: Clients) -> None:
+def test_errors_of_frontends_are_shown(clients: Clients) -> None:
     asks(clients, "fail", message="the frontend refuses")
     assert clients.same(error) == "ERROR: failed to solve: the frontend refuses"
     asks(clients, "broken", how="exit")
@@ -150,25 +150,25 @@ def test_errors_of_frontends(clients: Clients) -> None:
     assert "ended without a result" in error(clients.orlop)
 
 
-def test_a_missing_frontend(clients: Clients) -> None:
+def test_missing_frontend_image_is_named(clients: Clients) -> None:
     clients.write("Dockerfile", "# syntax=localhost:1/none\nFROM busybox\n")
     for each in clients:
         assert "localhost:1/none" in each.build(".").err
 
 
-def test_our_own_frontend_says_so(clients: Clients) -> None:
+def test_builtin_dockerfile_frontend_is_used_and_named(clients: Clients) -> None:
     clients.write("Dockerfile", "# syntax=docker/dockerfile:1.7-labs\nFROM busybox\nRUN true\n")
     result = clients.orlop.build(".")
     assert result.code == 0, result.err
     assert "docker/dockerfile:1.7-labs is not pulled: the Dockerfile frontend is part of Orlop" in result.err
 
 
-def test_a_frontend_that_asks_for_itself(clients: Clients) -> None:
+def test_frontend_that_requests_itself_is_stopped(clients: Clients) -> None:
     asks(clients, "broken", how="recursion")
     assert "cannot run more than 8 frontends at the same time" in clients.orlop.build(".").err
 
 
-def test_a_frontend_that_does_not_speak_the_protocol(clients: Clients) -> None:
+def test_frontend_with_a_broken_protocol_fails_the_build(clients: Clients) -> None:
     asks(clients, "broken", how="garbage", sleep=1)
     assert "frontend" in error(clients.orlop)
 

@@ -77,7 +77,7 @@ def materials(client: Client) -> Any:
     return json.loads((client.directory / "files" / "provenance.json").read_text())["predicate"]["materials"]
 
 
-def test_damaged_and_incomplete_layouts(client: Client) -> None:
+def test_damaged_and_incomplete_layouts_fail_the_build(client: Client) -> None:
     root, config, layers = parts(client)
     for path in (root, config, layers[-1]):
         data = path.read_bytes()
@@ -93,7 +93,7 @@ def test_damaged_and_incomplete_layouts(client: Client) -> None:
     assert built(client)[0][0] == "layout"
 
 
-def test_same_image_as_of_dockerd(client: Client, shared: Engine, tmp_path: Path) -> None:
+def test_layout_gives_the_same_image_as_in_dockerd(client: Client, shared: Engine, tmp_path: Path) -> None:
     ours = built(client)
     assert ours[0] == ["layout", "yes", "4711", "/base", "4711", "copied"]
     (tmp_path / "dockerd").mkdir()
@@ -118,7 +118,7 @@ def test_second_build_needs_no_layer_of_the_layout(client: Client) -> None:
     client.ok("build", "-t", "tb-layout", *CONTEXT, ".")
 
 
-def test_a_layout_for_several_platforms(client: Client) -> None:
+def test_platform_of_a_layout_is_selected(client: Client) -> None:
     (client.directory / "Dockerfile").write_text("FROM scratch\nARG TARGETARCH\nCOPY Dockerfile /$TARGETARCH\n")
     client.ok("build", "-o", "type=oci,dest=several,tar=false", "--platform=linux/amd64,linux/arm64", ".")
     (client.directory / "Dockerfile").write_text("FROM base\n")

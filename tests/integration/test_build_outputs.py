@@ -133,7 +133,7 @@ def test_an_oci_archive_and_an_oci_layout_have_the_same_image(client: Client) ->
         ("compression=gzip,compression-level=9", {"tar+gzip"}),
     ],
 )
-def test_layers_in_the_form_that_is_asked_for(client: Client, options: str, suffixes: set[str]) -> None:
+def test_layers_have_the_requested_compression(client: Client, options: str, suffixes: set[str]) -> None:
     client.ok("build", "-o", f"type=oci,dest=out.tar,{options}", ".")
     with opened((client.directory / "out.tar").read_bytes()) as archive:
         (root,) = json.loads(member(archive, "index.json"))["manifests"]
@@ -233,7 +233,7 @@ def test_steps_of_other_platforms_run_by_an_emulator(
     assert not [tag for tag in tags if "@" in tag], "a base that was pulled by digest has no tag"
 
 
-def test_default_builds_have_no_attestation_and_pushed_ones_have(client: Client, registry: Registry) -> None:
+def test_only_pushed_images_have_attestations_by_default(client: Client, registry: Registry) -> None:
     name = f"{registry.host}/tb/attested:1"
     client.ok("build", "-t", name, ".")
     assert "attestation" not in client.build("-t", name, ".").err
@@ -255,7 +255,7 @@ def test_default_builds_have_no_attestation_and_pushed_ones_have(client: Client,
     assert raw(client, again) == listed
 
 
-def test_provenance_as_imagetools_shows_it(client: Client, registry: Registry) -> None:
+def test_imagetools_shows_the_provenance(client: Client, registry: Registry) -> None:
     found = {}
     for mode in ("min", "max"):
         name = f"{registry.host}/tb/provenance:{mode}"
@@ -281,7 +281,7 @@ def test_provenance_as_imagetools_shows_it(client: Client, registry: Registry) -
     assert client.build("--provenance=mode=some", ".").code != 0
 
 
-def test_a_bill_of_materials_by_a_scanner(client: Client, registry: Registry) -> None:
+def test_scanner_adds_a_bill_of_materials(client: Client, registry: Registry) -> None:
     (client.directory / "Scanner").write_text(SCANNER)
     client.ok("build", "-t", "tb-scanner", "-f", "Scanner", ".")
     name = f"{registry.host}/tb/sbom:1"
@@ -304,7 +304,7 @@ def test_a_bill_of_materials_by_a_scanner(client: Client, registry: Registry) ->
     assert "does not have cmd" in client.build("--sbom=generator=tb-nothing", ".").err
 
 
-def test_the_same_image_twice_with_source_date_epoch(client: Client) -> None:
+def test_source_date_epoch_makes_builds_reproducible(client: Client) -> None:
     ids = set()
     for output in ("type=image,name=tb-epoch", "type=image,name=tb-epoch", "type=oci,dest=out.tar"):
         options = ["--no-cache", "--build-arg", "SOURCE_DATE_EPOCH=1000000000", "--provenance=false"]
@@ -324,7 +324,7 @@ def test_an_image_that_is_pushed_alone_stays_out_of_the_store(client: Client, re
     assert raw(client, name)["layers"]
 
 
-def test_files_of_several_platforms(client: Client) -> None:
+def test_files_of_several_platforms_are_exported_apart(client: Client) -> None:
     text = "FROM scratch\nARG TARGETARCH\nCOPY file /for-$TARGETARCH\n"
     (client.directory / "Dockerfile").write_text(text)
     platforms = ["--platform", "linux/arm64,linux/amd64"]
@@ -358,7 +358,7 @@ def test_files_have_statements_about_them(client: Client) -> None:
     assert "duplicate attestation path name provenance.json" in refused.err
 
 
-def test_times_of_files_with_source_date_epoch(client: Client, sides: tuple[Side, Side]) -> None:
+def test_exported_files_have_the_time_of_source_date_epoch(client: Client, sides: tuple[Side, Side]) -> None:
     theirs = Client(sides[0], client.env, client.directory)
     for each in (theirs, client):
         options = ["--build-arg", "SOURCE_DATE_EPOCH=1000000000"]

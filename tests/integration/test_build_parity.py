@@ -54,7 +54,7 @@ def builds(
         made = Builds(sides, directory, http, pool)
         for item in request.session.items:
             if isinstance(item, pytest.Function) and item.module is request.module:
-                made.start(item.callspec.params["name"], classic=item.function is test_classic)
+                made.start(item.callspec.params["name"], classic=item.function is test_classic_builds_equal_dockerds)
         try:
             yield made
         finally:
@@ -65,7 +65,7 @@ def builds(
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", CASES)
-def test_buildkit(builds: Builds, name: str) -> None:
+def test_buildkit_builds_equal_dockerds(builds: Builds, name: str) -> None:
     theirs, ours = builds.outcome(name, classic=False)
     assert not list(differences(theirs, ours))
     assert isinstance(theirs, tuple) == CASES[name].fails, theirs
@@ -73,7 +73,7 @@ def test_buildkit(builds: Builds, name: str) -> None:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", CLASSIC)
-def test_classic(builds: Builds, name: str) -> None:
+def test_classic_builds_equal_dockerds(builds: Builds, name: str) -> None:
     theirs, ours = builds.outcome(name, classic=True)
     assert not list(differences(theirs, ours))
     assert isinstance(theirs, tuple) == CASES[name].fails, theirs

@@ -77,7 +77,7 @@ def builds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builds]:
     assert engine.close() == []
 
 
-def test_a_build(builds: Builds) -> None:
+def test_build_over_tls_succeeds(builds: Builds) -> None:
     """With a large context, a secret, and a large result that the client receives."""
     data = os.urandom(LARGE)
     (builds.directory / "large").write_bytes(data)
@@ -97,7 +97,7 @@ def test_a_build(builds: Builds) -> None:
     assert "large" in builds.ok("buildx", "du", "--verbose").out
 
 
-def test_a_failing_build(builds: Builds) -> None:
+def test_failing_build_over_tls_reports_its_error(builds: Builds) -> None:
     (builds.directory / "Dockerfile").write_text("FROM busybox\nRUN echo seen; exit 7\n")
     for env in ({}, {"DOCKER_BUILDKIT": "0"}):
         result = builds.run("build", ".", **env)
@@ -105,7 +105,7 @@ def test_a_failing_build(builds: Builds) -> None:
         assert "7" in result.err.splitlines()[-1]
 
 
-def test_a_client_without_a_certificate(builds: Builds) -> None:
+def test_build_without_a_client_certificate_is_refused(builds: Builds) -> None:
     done = subprocess.run(
         ["docker", "-H", builds.engine.url, "--tls", "build", "."],
         cwd=builds.directory,

@@ -102,7 +102,7 @@ def test_lists_have_no_containers_since_1_52(
     serve(body)
 
 
-def test_errors(serve: Callable[[Callable[[Ask], Awaitable[None]]], None]) -> None:
+def test_invalid_network_requests_are_refused(serve: Callable[[Callable[[Ask], Awaitable[None]]], None]) -> None:
     async def body(ask: Ask) -> None:
         await ask("POST", "/networks/create", {"Name": "mine"})
         for payload, status in (

@@ -93,7 +93,7 @@ def test_progress_after_the_end_of_a_pull_is_dropped() -> None:
     trio.run(main)
 
 
-def test_what_was_done_in_spite_of_a_cancellation_is_taken_back() -> None:
+def test_result_of_a_cancelled_call_is_undone() -> None:
     asked: list[messages.Question] = []
 
     async def handler(question: messages.Question, fds: list[int], report: Report) -> Any:

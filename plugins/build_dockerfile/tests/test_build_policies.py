@@ -53,7 +53,7 @@ def test_invalid_sizes_and_durations_are_refused(text: str) -> None:
         policies(given(f'{{"builder": {{"gc": {text}}}}}'), "/")
 
 
-def test_limits_of_the_history() -> None:
+def test_limits_of_the_history_are_read() -> None:
     keys = msgspec.json.decode(b'{"builder": {"history": {"maxAge": "1h30m", "maxEntries": 7}}}', type=BuildKeys)
     assert history_limits(keys.builder.history) == (5400, 7)
     assert history_limits(BuildKeys().builder.history) == (48 * 3600, 50)

@@ -61,7 +61,7 @@ async def test_push_sends_documents_before_what_names_them(engine: Engine) -> No
 
 
 @trio_test
-async def test_an_archive_is_sent_with_what_the_client_is_told(engine: Engine) -> None:
+async def test_archive_is_sent_with_the_digests_that_the_client_is_told(engine: Engine) -> None:
     answer, _ = await exported(engine, Export("docker", {"name": "a"}, 3))
     (archive,) = engine.backend.archives
     assert list(archive.names) == ["docker.io/library/a:latest"]
@@ -112,12 +112,12 @@ async def test_provenance_is_added_by_default_where_the_build_pushes(engine: Eng
         ({"name": "A"}, "failed to parse target name"),
     ],
 )
-def test_mistakes_in_attributes_are_refused(attributes: dict[str, str], message: str) -> None:
+def test_invalid_exporter_attributes_are_refused(attributes: dict[str, str], message: str) -> None:
     with pytest.raises(BuildFailed, match=message):
         read_options(Export("image", attributes), {}, {}, PLATFORMS)
 
 
-def test_attributes_of_exporters() -> None:
+def test_exporter_attributes_are_parsed() -> None:
     options = read_options(
         Export("image", {"name": "a, b:2,a", "compression": "zstd", "rewrite-timestamp": ""}),
         {"annotation.from-frontend": b"x"},
@@ -143,13 +143,13 @@ def test_attributes_of_exporters() -> None:
         ({"build-arg:BUILDKIT_ATTEST_PROVENANCE": "mode=max"}, None, {"mode": "max"}),
     ],
 )
-def test_attestations_that_are_asked_for(options: dict[str, str], sbom: object, provenance: object) -> None:
+def test_requested_attestations_are_parsed(options: dict[str, str], sbom: object, provenance: object) -> None:
     wanted = parse(options)
     assert (wanted.sbom, wanted.provenance) == (sbom, provenance)
 
 
 @pytest.mark.parametrize("options", [{"attest:other": ""}, {"attest:provenance": "mode=x"}, {"attest:sbom": '"'}])
-def test_attestations_that_there_are_not(options: dict[str, str]) -> None:
+def test_unknown_attestations_are_refused(options: dict[str, str]) -> None:
     with pytest.raises(BuildFailed):
         parse(options)
 
@@ -163,7 +163,7 @@ def test_attestations_that_there_are_not(options: dict[str, str]) -> None:
         ("a@sha256:" + "0" * 64, "", "pkg:docker/a?digest=sha256:" + "0" * 64),
     ],
 )
-def test_package_urls_of_images(name: str, platform: str, expected: str) -> None:
+def test_package_urls_of_images_equal_buildkits(name: str, platform: str, expected: str) -> None:
     assert purl(name, platform) == expected
 
 

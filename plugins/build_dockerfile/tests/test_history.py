@@ -142,7 +142,7 @@ def test_output_beyond_the_limit_is_not_kept(tmp_path: Path, monkeypatch: pytest
     solve(tmp_path, OneStep(output=b"x" * 100_000), then)
 
 
-def test_listeners_see_builds_begin_and_end(tmp_path: Path) -> None:
+def test_listeners_get_the_begin_and_end_of_builds(tmp_path: Path) -> None:
     async def test(client: Client) -> None:
         events: list[tuple[int, str]] = []
 
@@ -176,7 +176,7 @@ def test_listeners_see_builds_begin_and_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("request_", [{"Ref": "none", "Delete": True}, {"Ref": "none", "Pinned": True}])
-def test_records_that_do_not_exist(tmp_path: Path, request_: dict[str, object]) -> None:
+def test_missing_records_are_reported(tmp_path: Path, request_: dict[str, object]) -> None:
     async def test(client: Client) -> None:
         with pytest.raises(RpcError, match="no such record") as raised:
             await update(client, **request_)
@@ -186,7 +186,7 @@ def test_records_that_do_not_exist(tmp_path: Path, request_: dict[str, object]) 
 
 
 @pytest.mark.parametrize("digest", ["sha256:" + "0" * 64, "sha256:../../worker-id", "md5:x", ""])
-def test_content_that_is_not_of_the_history(tmp_path: Path, digest: str) -> None:
+def test_content_outside_of_the_history_is_not_found(tmp_path: Path, digest: str) -> None:
     async def test(client: Client) -> None:
         for method, kind in (("Info", content_pb2.InfoRequest), ("Read", content_pb2.ReadContentRequest)):
             with pytest.raises(RpcError, match="not found"):

@@ -144,7 +144,7 @@ def built(llb: Llb, source: tuple[str, int], **options: object) -> tuple[str, in
     return llb.add(ops_pb2.Op(build=ops_pb2.BuildOp(**given)), [source]), 0  # type: ignore[arg-type]
 
 
-def test_a_graph_that_a_graph_has_made(engine: Engine) -> None:
+def test_nested_graph_is_built(engine: Engine) -> None:
     async def main() -> None:
         inner = Llb()
         definition = inner.define(inner.run(inner.image(BASE), "write /inner yes")).SerializeToString()
@@ -165,7 +165,7 @@ def test_a_graph_that_a_graph_has_made(engine: Engine) -> None:
         (b"", {"attrs": {"llbbuild.filename": "none"}}, "open none"),
     ],
 )
-def test_graphs_that_cannot_be_nested(engine: Engine, data: bytes, options: Mapping[str, object], message: str) -> None:
+def test_invalid_nested_graphs_are_refused(engine: Engine, data: bytes, options: Mapping[str, object], message: str) -> None:
     async def main() -> None:
         llb = Llb()
         with pytest.raises(BuildFailed, match=message):
@@ -198,7 +198,7 @@ def test_the_depth_of_nested_graphs_is_bounded(engine: Engine) -> None:
         ops_pb2.Op(build=ops_pb2.BuildOp(builder=-1, inputs={"x": ops_pb2.BuildInput(input=-1)})),
     ],
 )
-def test_inputs_are_checked(engine: Engine, op: ops_pb2.Op) -> None:
+def test_invalid_inputs_are_refused(engine: Engine, op: ops_pb2.Op) -> None:
     async def main() -> None:
         llb = Llb()
         with pytest.raises(BuildFailed, match="failed to load LLB"):

@@ -72,7 +72,7 @@ async def test_the_best_variant_of_an_index_is_taken(engine: Engine) -> None:
 
 
 @trio_test
-async def test_what_is_no_image_is_refused(engine: Engine) -> None:
+async def test_content_that_is_not_an_image_is_refused(engine: Engine) -> None:
     nested = put(engine, {"manifests": []})
     for _ in range(10):
         nested = put(engine, {"manifests": [nested]})

@@ -55,7 +55,7 @@ async def forget(solver: LLBSolver) -> None:
 
 
 @trio_test
-async def test_nothing_is_run_that_a_cache_has(engine: Engine) -> None:
+async def test_steps_in_a_cache_are_not_run(engine: Engine) -> None:
     engine.write("a.txt", "hello")
     _, definition = graph()
     async with engine.solver() as solver:
@@ -87,7 +87,7 @@ async def test_steps_below_a_change_are_found(engine: Engine) -> None:
 
 
 @trio_test
-async def test_a_minimal_cache_has_no_other_stages(engine: Engine) -> None:
+async def test_minimal_cache_contains_only_the_last_stage(engine: Engine) -> None:
     engine.write("a.txt", "hello")
     _, definition = graph()
     async with engine.solver() as solver:
@@ -102,7 +102,7 @@ async def test_a_minimal_cache_has_no_other_stages(engine: Engine) -> None:
 
 
 @trio_test
-async def test_what_is_run_without_a_cache_is_not_found_above(engine: Engine) -> None:
+async def test_steps_above_an_uncached_step_are_run(engine: Engine) -> None:
     """A step that is run again may give something else: what was made of its last result is none of it."""
     engine.write("a.txt", "hello")
     llb = Llb()
@@ -118,7 +118,7 @@ async def test_what_is_run_without_a_cache_is_not_found_above(engine: Engine) ->
 
 
 @trio_test
-async def test_a_cache_that_is_not_there_is_shown_and_ignored(engine: Engine) -> None:
+async def test_missing_cache_is_reported_and_ignored(engine: Engine) -> None:
     engine.write("a.txt", "hello")
     _, definition = graph()
     async with engine.solver() as solver:
@@ -154,7 +154,7 @@ def test_a_written_cache_is_read_again() -> None:
         assert root.size == len(manifest)
 
 
-def test_an_inline_cache_has_what_is_a_part_of_the_image() -> None:
+def test_inline_cache_contains_the_layers_of_the_image() -> None:
     image = [layer(1), layer(2)]
     digests = [each.digest for each in image]
     other = config.Result("sha256:other", "", [layer(3)])
@@ -182,13 +182,13 @@ def test_an_inline_cache_has_what_is_a_part_of_the_image() -> None:
         {"records": [{"digest": "d"}]},
     ],
 )
-def test_a_cache_that_leads_nowhere_has_nothing(value: object) -> None:
+def test_cache_with_dangling_references_is_empty(value: object) -> None:
     entry = {"digest": "b", "size": 1, "annotations": {"containerd.io/uncompressed": "sha256:" + "0" * 64}}
     document = config.parse_document(json.dumps({"manifests": [entry]}).encode())
     assert not config.read(document, json.dumps(value).encode()).results
 
 
 @pytest.mark.parametrize("data", [b"", b"[", b'{"layers": 1}', b'{"records": [1]}', b"[" * 100_000])
-def test_a_cache_that_is_no_json_is_an_error(data: bytes) -> None:
+def test_cache_that_is_not_json_is_refused(data: bytes) -> None:
     with pytest.raises(BuildFailed):
         config.read(config.Document(), data)

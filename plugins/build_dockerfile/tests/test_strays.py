@@ -53,5 +53,5 @@ def test_nothing_that_a_damaged_cache_may_refer_to_is_removed(root: Path, tmp_pa
     assert os.listdir(root / "contexts") == ["kept"] and os.listdir(root / "cachemounts") == ["some"]
 
 
-def test_a_cache_that_has_never_been(tmp_path: Path) -> None:
+def test_missing_cache_file_refers_to_no_snapshot(tmp_path: Path) -> None:
     assert strays.sweep(str(tmp_path / "none"), str(tmp_path)).snapshots == frozenset()
