@@ -189,7 +189,7 @@ def test_damaged_uncompressed_layer_is_not_pushed(tmp_path: Path, change: bytes)
     async def check(images: ImagesFixture, registry: Receiving) -> None:
         path = Path(images.images._content.path(layers(images)[0].blob))
         path.write_bytes(change or b"")
-        assert "its content is damaged; load or make the image again" in error_of(await pushed(images, registry))
+        assert "its content is damaged; load or build the image again" in error_of(await pushed(images, registry))
         await settled(images)
         assert not registry.manifests and not path.exists() and quarantined(images, path).read_bytes() == change
         await drain(images.images.load_archive(pieces(docker_archive({f"{registry.host}/app:v1": APP}))))

@@ -283,5 +283,7 @@ async def _undo(ports: Ports, record: ContainerRecord) -> None:
         await removal.discard_files(ports, record.id)
     except Exception as error:
         log.warning(
-            "cannot remove what an unfinished create of container %s left; the next start will: %s", record.name, error
+            "cannot remove the files of container %s, whose create failed; the next start of the daemon removes them: %s",
+            record.name,
+            error,
         )

@@ -142,7 +142,7 @@ def _port_range(key: str, value: str) -> tuple[int, int, str]:
     low, dash, high = ports.partition("-")
     first, last = natural(low, 65535), natural(high if dash else low, 65535)
     if first is None or last is None or last < first:
-        raise InvalidParameter(f"error while looking up for {key} {value}: it is not a port or a range of them")
+        raise InvalidParameter(f"error while looking up for {key} {value}: it is not a port or a range of ports")
     return first, last, protocol.lower() or "tcp"
 
 

@@ -235,7 +235,7 @@ async def sweep(ports: Ports) -> None:
         image = ports.images.get(container.record.image_id)
         if container.id not in keys and container.id in ports.index and image is not None:
             log.warning(
-                "container %s: its snapshot is missing, so what it had written is lost; creating an empty one",
+                "container %s: its snapshot is missing, so the data that it wrote is lost; creating an empty snapshot",
                 container.name,
             )
             await _try(

@@ -36,7 +36,7 @@ async def clean_up(ports: Ports, container: Container, run: Run) -> None:
         if runtime.is_left(ports.paths, container, run):
             await runtime.clean(ports, container)
         return
-    log.error("container %s has ended, its monitor (pid %d) hangs and is killed", container.name, monitor.pid)
+    log.error("container %s has ended, but its monitor (pid %d) hangs; killing the monitor", container.name, monitor.pid)
     monitor.kill()
     with trio.move_on_after(_CLEAN_UP):
         await monitor.ended()

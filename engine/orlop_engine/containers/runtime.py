@@ -70,7 +70,7 @@ async def clean(ports: Ports, container: Container) -> None:
     try:
         runtime = ports.drivers.runtime(record.host_config.runtime)
         await commands.check(
-            runtime.delete(task(ports.paths, container)), f"have the runtime forget container {container.name}"
+            runtime.delete(task(ports.paths, container)), f"delete the runtime's state of container {container.name}"
         )
     except OrlopError as error:
         log.warning("%s", error)

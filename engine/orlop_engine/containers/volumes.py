@@ -81,7 +81,9 @@ async def clear_intent(store: Store, intents: Sequence[Delete]) -> None:
         if intents:
             await store.commit(intents)
     except OrlopError as error:
-        log.info("cannot delete the intent to remove a container's volumes; the next start will: %s", error)
+        log.info(
+            "cannot delete the intent to remove a container's volumes; the next start of the daemon deletes it: %s", error
+        )
 
 
 async def discard_orphans(ports: Ports) -> None:
@@ -234,4 +236,4 @@ async def discard_again(volumes: Volumes, names: Sequence[str]) -> None:
         try:
             await volumes.finish_removal(name)
         except OrlopError as error:
-            log.warning("cannot remove volume %s until the next start: %s", name, error)
+            log.warning("cannot remove volume %s; the next start of the daemon tries again: %s", name, error)

@@ -217,7 +217,9 @@ class LayerCompression:
                     reported = time.monotonic()
                     trio.from_thread.run_sync(report, amount(id, "Compressing", done, max(done, layer.size)))
         if f"sha256:{found.hexdigest()}" != layer.diff_id:
-            raise DamagedBlob(f"cannot compress layer {layer.diff_id}: its content is damaged; load or make the image again")
+            raise DamagedBlob(
+                f"cannot compress layer {layer.diff_id}: its content is damaged; load or build the image again"
+            )
 
 
 async def _read(fd: int) -> AsyncGenerator[bytes, None]:

@@ -148,7 +148,7 @@ class Layers:
                 try:
                     await self._storage.remove(key)
                 except OrlopError as error:
-                    log.warning("cannot remove temporary snapshot until the next start: %s", error)
+                    log.warning("cannot remove a temporary snapshot; the next start of the daemon tries again: %s", error)
         self.of_builds = any(key.startswith(BUILD) for key in keys)
         return [key for key in keys if key.startswith(("sha256:", BUILD))]
 

@@ -84,7 +84,7 @@ def check_settings(record: NetworkRecord, settings: EndpointSettings) -> None:
         if not any(_lies_in(address, each.subnet) for each in subnets):
             raise InvalidParameter(_INVALID + f"no configured subnet or ip-range contain the IP address {address}")
     if settings.ipam_config and settings.ipam_config.link_local_ips:
-        raise InvalidParameter(_INVALID + "link-local addresses of one's choice are not supported")
+        raise InvalidParameter(_INVALID + "user-specified link-local addresses are not supported")
     mac = settings.mac_address
     if mac:
         parts = mac.replace("-", ":").split(":")

@@ -73,7 +73,7 @@ class Volumes:
             try:
                 await self._discard(record)
             except OrlopError as error:
-                log.warning("cannot remove volume %s until the next start: %s", record.name, error)
+                log.warning("cannot remove volume %s; the next start of the daemon tries again: %s", record.name, error)
         try:
             await self.adopt()
         except OrlopError as error:

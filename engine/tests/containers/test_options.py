@@ -293,7 +293,7 @@ def test_read_only_mounts_are_recursive_unless_switched_off():
 def test_link_local_addresses_are_refused_not_forgotten():
     wanted = EndpointSettings(ipam_config=EndpointIPAMConfig(link_local_ips=["169.254.1.1"]))
     network = NetworkRecord(id="n", name="n", driver="bridge", created_ns=0)
-    with pytest.raises(InvalidParameter, match="link-local addresses of one's choice are not supported"):
+    with pytest.raises(InvalidParameter, match="user-specified link-local addresses are not supported"):
         planning.check_settings(network, wanted)
 
 

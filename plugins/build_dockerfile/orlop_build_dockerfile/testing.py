@@ -255,7 +255,7 @@ class FakeBackend(FakeArtifacts):
             own = [snapshot for snapshot in part.snapshots if snapshot.startswith("build-")]
             packed = [(await self.pack(snapshot)).diff_id for snapshot in own]
             if packed != layers[len(layers) - len(own) :]:
-                raise InvalidParameter("cannot make the image: the layers in its configuration are not its layers")
+                raise InvalidParameter("cannot make the image: its configuration lists other layers")
             ids.append("sha256:" + hashlib.sha256(part.config).hexdigest())
             self.made[ids[-1]] = (part.config, list(part.snapshots))
         self.tags.update(dict.fromkeys(names, ids[0]))
