@@ -47,7 +47,7 @@ def restrictions(policy: ListenerPolicy, scope: LabelScope | None, note: Callabl
                 scope.check_pull()
 
     def check_step(host: HostConfig) -> None:
-        for what in host_access.of_container(CreateRequest(host_config=host), apart=not policy.labels):
+        for what in host_access.of_container(CreateRequest(host_config=host), apart=not policy.may_exec):
             raise refuse(f"{what} in a step of a build")
 
     def label(labels: Mapping[str, str]) -> Mapping[str, str]:

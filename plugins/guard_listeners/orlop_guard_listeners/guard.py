@@ -122,13 +122,13 @@ class Guard:
             raise policy.denied(f"{method} {pattern}")
         if policy.guarded and pattern == "/containers/{id}/top" and call.arg("ps_args") not in host_access.PS_ARGS:
             raise policy.denied(f'ps_args "{call.arg("ps_args")}"')
-        if policy.level < Level.FULL and pattern == "/containers/{id}/attach" and call.flag("stdin"):
+        if not policy.may_exec and pattern == "/containers/{id}/attach" and call.flag("stdin"):
             raise policy.denied("attaching to standard input")
         if policy.guarded and pattern == "/containers/{id}/start" and (call.arg("checkpoint") or call.arg("checkpoint-dir")):
             raise policy.denied("starting from a checkpoint")  # may be in any directory of the host
         if self._label_scope:  # first, so that nothing is revealed about containers outside the scope
             await self._label_scope(call, rule.scope)
-        if policy.level < Level.FULL and rule.host is Host.FILES:
+        if not policy.may_exec and rule.host is Host.FILES:
             self._check_files(policy, call)
         if policy.guarded:
             for what in await self._host_requests(policy, call):
@@ -153,7 +153,7 @@ class Guard:
             request = await call.json(CreateRequest)
             host = request.host_config or HostConfig()
             others = inherited_access.of_others(self._engine.containers.index, host)
-            return [*host_access.of_container(request, apart=not policy.labels), *others]
+            return [*host_access.of_container(request, apart=not policy.may_exec), *others]
         if call.pattern == "/containers/{id}/update":
             return [*host_access.of_update(await call.json(UpdateRequest))]
         if call.pattern == "/volumes/create":

@@ -48,6 +48,11 @@ class ListenerPolicy:
         return self.level < Level.FULL or bool(self.labels)
 
     @property
+    def may_exec(self) -> bool:
+        """Whether clients may run programs in containers that they can see. Who shares processes with a container can."""
+        return self.level is Level.FULL
+
+    @property
     def label_texts(self) -> tuple[str, ...]:
         """The labels as filters and messages write them."""
         return tuple(key if value is None else f"{key}={value}" for key, value in self.labels)

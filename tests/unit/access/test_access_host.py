@@ -178,6 +178,17 @@ def test_routes_that_reach_the_host_have_a_host_rule() -> None:
     }
 
 
+@pytest.mark.parametrize("field", ["PidMode", "IpcMode"])
+def test_only_role_full_shares_processes_with_a_container(field: str) -> None:
+    """A process in the same namespace reaches the container's files, also its host directories."""
+    body = {"Image": "x", "HostConfig": {field: "container:bound"}}
+    for listener in ("no-exec", "no-exec, labels", "full, labels"):
+        made = msgspec.structs.replace(LISTENERS[listener], shared_images=bool(LISTENERS[listener].labels))
+        status, said, _ = ask(made, "POST /containers/create", "plain", body)
+        refused = status == 403 and f"{field} container:" in said and "role no-exec" in said
+        assert refused == (listener != "full, labels"), (listener, status, said)
+
+
 BODIES = {
     "POST /containers/create": {"Image": "x", "HostConfig": {"BlkioDeviceReadBps": [{"Path": "/etc/shadow", "Rate": 1}]}},
     "POST /containers/{id}/update": {"BlkioDeviceWriteIOps": [{"Path": "/etc/shadow", "Rate": 1}]},
