@@ -287,7 +287,7 @@ def test_missing_buildx_is_reported_if_buildkit_is_required(orlop: Any, monkeypa
     assert "expects boolean value" in orlop("build", ".").err
 
 
-def test_missing_plugins_name_their_package(orlop: Any) -> None:
+def test_error_for_a_missing_plugin_names_its_package(orlop: Any) -> None:
     for name in ("buildx", "compose"):
         done = orlop(name, "x")
         assert done.code == 1 and f"(Debian: docker-{name})" in done.err

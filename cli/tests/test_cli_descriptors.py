@@ -124,7 +124,7 @@ def test_undecodable_arguments_are_sent_unchanged(daemon: RecordedDaemon) -> Non
         ("\udcff".encode, "'utf-8' codec can't encode character '\\udcff' in position 0: surrogates not allowed"),
     ],
 )
-def test_unexpected_errors_are_one_line(
+def test_unexpected_errors_are_printed_as_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Any, said: str
 ) -> None:
     def fail(*_: object) -> int:

@@ -103,7 +103,7 @@ def test_flags_for_newer_daemons_are_refused(
     assert f'"{what}" requires API version {version}, but the daemon\'s API version is 1.45' in done.err
 
 
-def test_push_of_one_platform_instead_of_all_is_noted(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_push_of_only_one_platform_prints_a_note(daemon: RecordedDaemon, orlop: Any) -> None:
     told = {
         "manifestPushedInsteadOfIndex": True,
         "originalIndex": {"digest": "sha256:all"},

@@ -101,7 +101,7 @@ def test_run_pulls_a_missing_image(daemon: RecordedDaemon, orlop: Any) -> None:
 
 
 @pytest.mark.parametrize(("message", "flags"), [("No such image: x", ["--pull", "never"]), ("network x not found", [])])
-def test_run_does_not_pull_if_told_so_or_after_other_errors(
+def test_run_does_not_pull_with_pull_never_or_after_other_errors(
     daemon: RecordedDaemon, orlop: Any, message: str, flags: list[str]
 ) -> None:
     daemon.on("POST", "/containers/create", answer({"message": message}, 404))

@@ -95,7 +95,7 @@ def test_a_commit_without_a_row_is_undone(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_a_boot_removes_what_has_no_row_unless_rows_are_missing(
+def test_boot_removes_snapshots_without_a_row_unless_rows_may_be_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: bool
 ) -> None:
     """A crash between the driver's commit and the row."""
@@ -210,7 +210,7 @@ def test_layers_and_blobs_below_snapshots_are_kept(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_a_base_that_is_used_again_while_it_is_forgotten_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_base_that_is_used_again_during_its_removal_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One build ends while another begins on the same image."""
 
     async def main() -> None:

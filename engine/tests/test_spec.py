@@ -133,7 +133,7 @@ SECURITY = {
 }
 
 
-def test_each_security_option_changes_what_it_says_and_nothing_else(monkeypatch):
+def test_each_security_option_changes_only_its_part_of_the_spec(monkeypatch):
     monkeypatch.setattr(capabilities, "available", lambda: tuple(f"CAP_{name}" for name in capabilities.NAMES))
     check_golden("security", {name: difference(asked(**host)) for name, host in SECURITY.items()})
 

@@ -126,7 +126,7 @@ async def test_networks_of_docker_are_left_to_its_rules(host: Host) -> None:
 
 
 @on_host()
-async def test_a_way_out_that_is_a_bridge(host: Host) -> None:
+async def test_containers_reach_the_outside_over_an_administrators_bridge(host: Host) -> None:
     """The host reaches its neighbour over an administrator's bridge: by a gateway behind it, or by the link that is its
     port."""
     run("ip", "link", "add", "br0", "type", "bridge")
@@ -149,7 +149,7 @@ async def test_a_way_out_that_is_a_bridge(host: Host) -> None:
 
 
 @on_host()
-async def test_a_mark_of_others_opens_nothing(host: Host) -> None:
+async def test_packet_marks_of_other_programs_admit_nothing(host: Host) -> None:
     """DOCKER-USER does not accept packets on which another program has set Orlop's bit of the mark. Its other bits are
     kept."""
     hook = "type filter hook"

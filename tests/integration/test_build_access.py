@@ -144,7 +144,7 @@ def test_build_within_the_labels_gets_the_labels(listeners: Listeners, name: str
         assert ran.code == 0, ran.err
 
 
-def test_what_others_have_built_is_neither_seen_nor_used(listeners: Listeners) -> None:
+def test_results_of_other_listeners_are_neither_shown_nor_used(listeners: Listeners) -> None:
     text = "FROM busybox\nRUN echo shared between nobody; cat /proc/sys/kernel/random/uuid > /uuid\n"
     for name in ("db", "noexec"):
         assert not is_cached(listeners.build(name, text, "-t", f"ci/{name}-uuid"))

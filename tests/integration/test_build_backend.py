@@ -573,7 +573,7 @@ def test_build_cache_is_shown_in_disk_usage_and_pruned(building: BuildingEngine)
     connection.close()
 
 
-def test_an_upgrade_to_anything_else_is_refused(building: BuildingEngine) -> None:
+def test_upgrade_to_another_protocol_is_refused(building: BuildingEngine) -> None:
     for headers, text in (
         ("", "no upgrade proto"),
         ("Connection: Upgrade\r\nUpgrade: tcp\r\n", "protocol tcp not supported"),

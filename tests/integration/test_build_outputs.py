@@ -184,7 +184,7 @@ def test_a_push_to_a_registry_that_does_not_answer_fails(client: Client, registr
     assert "failed to push" in result.err
 
 
-def test_several_platforms_are_one_image(client: Client, registry: Registry, sides: tuple[Side, Side]) -> None:
+def test_several_platforms_become_one_image_index(client: Client, registry: Registry, sides: tuple[Side, Side]) -> None:
     (client.directory / "Dockerfile").write_text("FROM scratch\nARG TARGETARCH\nCOPY file /for-$TARGETARCH\n")
     client.ok("build", "-t", "tb-several", "--platform", "linux/arm64,linux/amd64", ".")
     assert client.ok("image", "inspect", "-f", "{{.Architecture}}", "tb-several").line == "amd64"
@@ -341,7 +341,7 @@ def test_files_of_several_platforms_are_exported_apart(client: Client) -> None:
     assert "cannot overwrite same from" in refused.err
 
 
-def test_files_have_statements_about_them(client: Client) -> None:
+def test_exported_files_have_attestations(client: Client) -> None:
     (client.directory / "Dockerfile").write_text("FROM scratch\nCOPY file /dir/copied\n")
     client.ok("build", "-o", "type=local,dest=out", ".")
     assert not (client.directory / "out" / "provenance.json").exists(), "it was not asked for"

@@ -211,7 +211,7 @@ def test_limits_are_those_that_the_daemon_was_started_with(exposed: Exposed) -> 
     exposed.ok("rm", "-f", "limited")
 
 
-def test_zygote_and_monitors_hold_what_they_need(exposed: Exposed) -> None:
+def test_zygote_and_monitors_hold_only_needed_descriptors(exposed: Exposed) -> None:
     engine = exposed
     engine.ok("run", "-di", "--name", "held", "-p", "127.0.0.1::80", "busybox", "sleep", "600")
     attached = engine.background("attach", "held")

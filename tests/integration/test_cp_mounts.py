@@ -115,7 +115,7 @@ def test_cp_does_not_see_a_tmpfs(engine, name):
     engine.ok("rm", "-f", name)
 
 
-def test_a_subpath_that_leads_out_shows_nothing(engine, name, volume):
+def test_subpath_that_leads_out_of_the_volume_shows_nothing(engine, name, volume):
     mount = f"type=volume,src={volume},dst=/m,volume-subpath=later"
     create(engine, name, "--mount", mount)
     link = ("run", "--rm", "--network", "none", "-v", f"{volume}:/v", BUSYBOX, "ln", "-s", "/", "/v/later")

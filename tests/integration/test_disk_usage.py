@@ -66,7 +66,7 @@ def agree(engine: Engine, disk: Path) -> None:
     assert abs(ours - theirs) <= theirs / 100, (ours, theirs)
 
 
-def test_sum_of_disk_usage_equals_what_the_disk_says(disk: Path, fresh: Callable[..., Engine]) -> None:
+def test_sum_of_disk_usage_equals_the_used_space_of_the_disk(disk: Path, fresh: Callable[..., Engine]) -> None:
     """Shared layers, blobs, two platforms, a writable layer, a volume, an image that only a container needs."""
     engine = fresh(config={"bridge": "none"}, data_root=disk / "data")
     engine.ok("rmi", BUSYBOX)
@@ -118,7 +118,7 @@ def test_older_clients_get_the_figures_of_graph_drivers(disk: Path, fresh: Calla
     assert new["LayersSize"] > 1.9 * old["LayersSize"]
 
 
-def test_a_download_that_broke_off_counts(disk: Path, fresh: Callable[..., Engine]) -> None:
+def test_interrupted_download_is_included_in_disk_usage(disk: Path, fresh: Callable[..., Engine]) -> None:
     engine = fresh(config={"bridge": "none"}, data_root=disk / "data")
     engine.ok("rmi", BUSYBOX)
     partial = disk / "data" / "content" / "ingest" / ("ab" * 32)

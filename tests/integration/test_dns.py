@@ -105,7 +105,7 @@ def test_links_give_names_to_containers(engine, net):
     assert stopped.code == 125 and "Cannot link to a non running container" in stopped.err
 
 
-def test_link_to_a_container_that_is_created_later(engine, net):
+def test_link_resolves_a_container_that_is_created_later(engine, net):
     """On a user-defined network, links are resolved at lookup, as in Docker."""
     sleeper(engine, "early", "--network", net, "--link", "late:db")
     assert not lookup(engine, "early", "db")

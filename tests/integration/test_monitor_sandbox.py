@@ -120,7 +120,7 @@ assert f"{top}/stick/inner" in mounted()
     )
 
 
-def test_a_mount_of_the_host_is_not_taken_from_it(tmp_path: Path) -> None:
+def test_mounts_of_the_host_stay_mounted_on_the_host(tmp_path: Path) -> None:
     _on_a_host(
         tmp_path,
         """

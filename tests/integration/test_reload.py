@@ -240,7 +240,7 @@ def test_containers_route_by_the_default_gateway_of_the_file(fresh: Callable[...
     engine.configure(config)
 
 
-def test_dockers_file_is_read_for_want_of_ours() -> None:
+def test_dockers_daemon_json_is_read_if_orlop_has_none() -> None:
     """In a mount namespace with its own /etc."""
     program = (
         "mount -t tmpfs none /mnt && mkdir /mnt/up /mnt/work && "

@@ -86,7 +86,7 @@ def test_input_is_passed_through_a_pipe(engine: Engine) -> None:
     assert (result.code, result.out) == (0, "one\ntwo")
 
 
-def test_without_i_there_is_no_input(engine: Engine) -> None:
+def test_without_flag_i_standard_input_is_empty(engine: Engine) -> None:
     assert engine.docker("run", "--rm", "busybox", "cat", stdin="one\n").out == ""
 
 

@@ -126,7 +126,7 @@ def test_binds_of_the_host_are_not_mapped(mapped: Engine, tmp_path: Path) -> Non
         (("--ipc", "host"), "cannot share the host's IPC namespace when user namespaces are enabled"),
     ],
 )
-def test_what_needs_the_host_s_namespace_is_refused_without_it(
+def test_options_that_need_the_hosts_user_namespace_are_refused(
     mapped: Engine, flags: tuple[str, ...], sentence: str
 ) -> None:
     refused = mapped.docker("run", "--rm", *flags, "busybox", "true")

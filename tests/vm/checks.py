@@ -86,7 +86,7 @@ def _starts_are_not_counted() -> None:
     run("systemctl", "reset-failed", "orlop.service")
 
 
-def test_it_is_installed_and_serves() -> None:
+def test_installed_daemon_serves() -> None:
     assert os.readlink("/usr/local/bin/orlopd") == f"{CURRENT}/bin/orlopd"
     assert "Server" in run("/usr/local/bin/orlop", "version")
     assert unit("ActiveState") == "active"
@@ -110,14 +110,14 @@ def test_the_journal_has_priorities() -> None:
     assert ready["MESSAGE"].startswith("info  orlopd ")
 
 
-def test_what_info_says_of_cgroups() -> None:
+def test_info_shows_systemd_and_cgroup_v2() -> None:
     said = run("docker", "info", "--format", "{{.CgroupDriver}} {{.CgroupVersion}} {{json .Warnings}} {{.SecurityOptions}}")
     assert said.startswith("systemd 2 ")
     assert "name=cgroupns" in said
     assert "No " not in said  # "No memory limit support" and the like
 
 
-def test_a_container_is_a_scope_of_our_slice() -> None:
+def test_container_is_a_scope_of_orlops_slice() -> None:
     run("docker", "run", "-d", "--name", "live", "--memory", "64m", "--pids-limit", "50", "busybox", "sh", "-c", LOOP)
     key = inspect("live")["Id"]
     assert unit("ActiveState", f"orlop-{key}.scope") == "active"
@@ -130,7 +130,7 @@ def test_a_container_is_a_scope_of_our_slice() -> None:
     assert Path(f"/proc/{parent_of(pid_of('live'))}/cgroup").read_text().strip() == "0::/system.slice/orlop.service"
 
 
-def test_memory_that_runs_out() -> None:
+def test_out_of_memory_kill_is_reported() -> None:
     run("docker", "run", "--name", "oom", "-m", "16m", "busybox", "sh", "-c", "x=a; while true; do x=$x$x; done", code=137)
     assert inspect("oom")["State"]["OOMKilled"] is True
     # The client sends whole seconds: events of this second are only included in the next.
@@ -139,7 +139,7 @@ def test_memory_that_runs_out() -> None:
     run("docker", "rm", "oom")
 
 
-def test_a_restart_leaves_containers_alone() -> None:
+def test_restart_does_not_affect_containers() -> None:
     pid, daemon, lines = pid_of("live"), unit("MainPID"), len(run("docker", "logs", "live").splitlines())
     run("systemctl", "restart", "orlop")
     assert unit("MainPID") != daemon
@@ -149,7 +149,7 @@ def test_a_restart_leaves_containers_alone() -> None:
     assert run("docker", "exec", "live", "echo", "hi") == "hi"
 
 
-def test_limits_hold_after_a_restart() -> None:
+def test_limits_are_enforced_after_a_restart() -> None:
     """systemd owns the slice: if Orlop removed its cgroup, the next scope in it would have no controllers."""
     run("docker", "rm", "-f", "live")
     run("systemctl", "restart", "orlop")  # while no container runs
@@ -158,7 +158,7 @@ def test_limits_hold_after_a_restart() -> None:
     assert Path(f"/sys/fs/cgroup/orlop.slice/orlop-{key}.scope/memory.max").read_text().strip() == str(64 << 20)
 
 
-def test_reload() -> None:
+def test_reload_applies_a_valid_file_and_refuses_another() -> None:
     configure(**{"live-restore": True, "debug": True})
     run("systemctl", "reload", "orlop")
     until(lambda: run("docker", "info", "--format", "{{.Debug}}") == "true", "the reload is done")
@@ -186,7 +186,7 @@ def test_a_client_starts_the_daemon_by_its_socket() -> None:
     assert pid_of("live") == pid
 
 
-def test_a_daemon_that_was_killed_comes_back() -> None:
+def test_killed_daemon_is_started_again() -> None:
     pid, daemon = pid_of("live"), int(unit("MainPID"))
     os.kill(daemon, signal.SIGKILL)
     until(lambda: unit("MainPID") not in ("0", str(daemon)) and unit("ActiveState") == "active", "it is started again")
@@ -212,7 +212,7 @@ def test_a_daemon_that_hangs_is_started_again() -> None:
     run("systemctl", "daemon-reload")
 
 
-def test_an_upgrade_under_a_live_container() -> None:
+def test_upgrade_keeps_a_running_container() -> None:
     run("systemctl", "restart", "orlop")
     pid, old = pid_of("live"), CURRENT.resolve()
     monitor = parent_of(pid)
@@ -235,7 +235,7 @@ def test_an_upgrade_under_a_live_container() -> None:
     until(lambda: not old.exists() or run("./dev", "install") is None, "nobody needs the old version")
 
 
-def test_without_live_restore_a_stop_is_the_containers_end() -> None:
+def test_without_live_restore_a_stop_ends_containers() -> None:
     configure(**{"live-restore": False})
     run("systemctl", "reload", "orlop")
     until(lambda: run("docker", "info", "--format", "{{.LiveRestoreEnabled}}") == "false")
@@ -248,7 +248,7 @@ def test_without_live_restore_a_stop_is_the_containers_end() -> None:
     until(lambda: inspect("live")["State"]["Running"], "its policy brings it back")
 
 
-def test_uninstalling_takes_back_what_was_made_and_no_more() -> None:
+def test_uninstall_removes_only_what_install_made() -> None:
     assert "1 containers run" in run("./dev", "uninstall", code=1)
     assert unit("ActiveState") == "active"
     run("docker", "rm", "-f", "live")

@@ -313,7 +313,7 @@ def test_boot_keeps_files_whose_rows_may_be_unreadable(tmp_path, monkeypatch, ca
     run_fast(main)
 
 
-def test_rows_count_as_lost_beside_a_damaged_database(tmp_path):
+def test_rows_may_be_missing_while_a_damaged_database_exists(tmp_path):
     path = tmp_path / "state" / "orlop.db"
 
     async def boot():

@@ -220,7 +220,7 @@ def test_tmpfs_of_host_config_is_not_shown_as_a_mount():
 
 
 @pytest.mark.parametrize(("means", "shown"), [("sha256:1", "x:1"), ("sha256:2", "sha256:1"), (None, "sha256:1")])
-def test_image_name_is_the_given_one_while_it_means_that_image(means, shown):
+def test_image_name_is_the_requested_one_while_it_refers_to_the_image(means, shown):
     def all_platforms(reference):
         if means is None:
             raise NotFound(f"No such image: {reference}")
@@ -230,7 +230,7 @@ def test_image_name_is_the_given_one_while_it_means_that_image(means, shown):
     assert details.image_name(SimpleNamespace(all_platforms=all_platforms), record) == shown
 
 
-def test_a_container_that_cannot_be_measured_is_left_out(ports):
+def test_container_that_cannot_be_measured_is_omitted(ports):
     class Storage:
         async def usage(self, key):
             await trio.lowlevel.checkpoint()

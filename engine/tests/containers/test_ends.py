@@ -89,7 +89,7 @@ class Volumes:
 
 
 @pytest.mark.parametrize("by", ["the end of --rm", "rm -v"])
-def test_destroy_comes_when_no_client_sees_the_container_and_the_answer_when_its_files_are_gone(tmp_path, monkeypatch, by):
+def test_destroy_event_follows_the_row_and_the_answer_follows_the_files(tmp_path, monkeypatch, by):
     async def main():
         async with (
             engine_fixture(tmp_path, monkeypatch, auto_remove=by == "the end of --rm") as h,

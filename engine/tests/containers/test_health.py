@@ -19,7 +19,7 @@ def result(health, code, at_s=0.0):
     return Result(start, start + SECOND, code, "")
 
 
-def test_failures_count_after_the_start_period_and_a_success_ends_it():
+def test_failures_count_only_after_the_start_period_or_a_success():
     health = Health(Healthcheck(start_period=10 * SECOND, retries=2))
     for _ in range(5):
         health.judge(result(health, 1, 5))
@@ -125,7 +125,7 @@ def frame(stream, text):
     return bytes((stream, 0, 0, 0)) + len(text).to_bytes(4, "big") + text
 
 
-def test_output_is_both_streams_without_frames_however_it_is_cut():
+def test_output_of_a_probe_joins_both_streams_without_frames():
     data = frame(1, b"one\n") + frame(2, b"") + frame(2, b"two\n")
     for size in (1, 3, 7, 8, 100):
         output = _Output()
@@ -144,5 +144,5 @@ def test_long_output_is_truncated():
     ("ns", "text"),
     [(500_000_000, "500ms"), (SECOND, "1s"), (1_500_000_000, "1.5s"), (60 * SECOND, "1m0s"), (3661 * SECOND, "1h1m1s")],
 )
-def test_durations_read_as_go_prints_them(ns, text):
+def test_durations_are_written_like_by_go(ns, text):
     assert _duration(ns) == text

@@ -115,7 +115,7 @@ def test_the_default_profile_is_loaded_once(apparmor_host):
     assert 'profile "docker-default"' in (apparmor_host / "text").read_text()
 
 
-def test_other_profiles_must_be_loaded_already(apparmor_host):
+def test_other_apparmor_profiles_must_be_loaded(apparmor_host):
     _ensure(HostConfig(security_opt=["apparmor=mine"]))
     _ensure(HostConfig(privileged=True))
     _ensure(HostConfig(security_opt=["apparmor=unconfined"]))
@@ -124,7 +124,7 @@ def test_other_profiles_must_be_loaded_already(apparmor_host):
     assert not (apparmor_host / "calls").exists()
 
 
-def test_without_a_parser_there_is_no_default(apparmor_host):
+def test_default_apparmor_profile_needs_apparmor_parser(apparmor_host):
     (apparmor_host / "apparmor_parser").unlink()
     assert apparmor_profile.profile(HostConfig()) == "" and not apparmor_profile.has_default()
     assert apparmor_profile.profile(HostConfig(security_opt=["apparmor=mine"])) == "mine"
@@ -334,7 +334,7 @@ def _request(*names: str):
     return DeviceRequest(driver="cdi", device_ids=list(names))
 
 
-def test_a_cdi_device_changes_what_its_file_says(tmp_path):
+def test_cdi_device_applies_the_edits_of_its_file(tmp_path):
     (tmp_path / "v.yaml").write_text(YAML)
     spec = _spec()
     devices.inject(spec, [_request("vendor.com/class=one", "vendor.com/class=two")], [str(tmp_path)])

@@ -100,7 +100,7 @@ def test_failed_pause_leaves_a_running_container(tmp_path, monkeypatch, runtime)
     run_fast(main)
 
 
-def test_failed_pause_of_a_container_that_ended_meanwhile_says_so(tmp_path, monkeypatch, runtime):
+def test_pause_of_a_container_that_has_just_ended_is_refused(tmp_path, monkeypatch, runtime):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
@@ -147,7 +147,7 @@ async def interrupted_pause(h, runtime):
     assert h.container.record.paused_by_engine and not runtime
 
 
-def test_engine_does_not_resume_what_a_user_has_paused(tmp_path, monkeypatch, runtime):
+def test_engine_does_not_resume_a_container_that_a_user_paused(tmp_path, monkeypatch, runtime):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)

@@ -121,7 +121,7 @@ def test_volumes_of_an_interrupted_removal_are_removed(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("volumes", "auto_remove"), [(False, False), (True, False), (False, True)])
-def test_interrupted_removal_is_completed_with_the_volumes_that_it_meant(tmp_path, monkeypatch, volumes, auto_remove):
+def test_interrupted_removal_is_completed_with_the_recorded_volumes(tmp_path, monkeypatch, volumes, auto_remove):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, auto_remove=auto_remove) as h:
             removed = []

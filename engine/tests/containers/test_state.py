@@ -133,7 +133,7 @@ def test_other_events_set_their_fields():
     assert unseen == State(Phase.EXITED, oom_killed=True, exit_code=3, started_ns=15, finished_ns=20)
 
 
-def test_a_container_that_has_never_run_is_created_when_it_stops_again():
+def test_container_that_has_never_run_returns_to_created():
     """A boot announces a start that a crash of the last daemon interrupted; it fails, or a stop comes first."""
     announced = State().after_start_announcement()
     assert announced.after_cancelled_restart().phase is Phase.CREATED

@@ -31,7 +31,7 @@ A, B = "sha256:" + "a" * 64, "sha256:" + "b" * 64
         ("windows/amd64", Platform("windows", "amd64")),
     ],
 )
-def test_platforms_have_one_spelling(text: str, expected: Platform) -> None:
+def test_platforms_are_normalized(text: str, expected: Platform) -> None:
     assert platforms.parse(text) == expected
 
 

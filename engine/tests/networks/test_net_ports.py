@@ -93,7 +93,7 @@ def take(ports: PortAllocator, wanted: list[Wanted]) -> list[Bound]:
     return trio.run(ports.allocate, wanted)
 
 
-def test_both_families_get_one_port(held: list[Bound]) -> None:
+def test_both_address_families_get_the_same_port(held: list[Bound]) -> None:
     ports = PortAllocator()
     held += take(ports, [Wanted("tcp", 80, "", 0, 0)])
     assert [bound.port.host_ip for bound in held] == ["0.0.0.0", "::"]

@@ -85,7 +85,7 @@ def test_facts_of_this_machine_are_found() -> None:
     assert host.open_files() > 2
 
 
-def test_registries_as_docker_shows_them() -> None:
+def test_registries_are_shown_like_by_docker() -> None:
     config = Config(registry_mirrors=("https://m.example/x",), insecure_registries=("r.example:5000", "10.0.0.0/8"))
     found = info_parts.registry(config, NEWEST)
     assert found.allow_nondistributable_artifacts_hostnames is UNSET

@@ -41,7 +41,7 @@ def stored(engine: Engine, digest: str) -> Any:
 
 
 @trio_test
-async def test_push_sends_documents_before_what_names_them(engine: Engine) -> None:
+async def test_push_sends_documents_before_those_that_name_them(engine: Engine) -> None:
     attributes = {"name": "example.com/a:1", "push": "true", "annotation.k": "v", "annotation-index.i": "w"}
     answer, _ = await exported(engine, Export("image", attributes), "linux/amd64", "linux/arm64")
     ((name, manifests, _),) = engine.backend.pushed

@@ -104,7 +104,7 @@ def test_a_build_is_recorded_with_its_steps_and_logs(tmp_path: Path) -> None:
     solve(tmp_path, OneStep(), then, Exporters=[pb.Exporter(Type="moby")])
 
 
-def test_the_status_of_a_build_that_has_ended_is_told_from_its_record(tmp_path: Path) -> None:
+def test_status_of_an_ended_build_is_read_from_its_record(tmp_path: Path) -> None:
     async def then(client: Client) -> None:
         client.builds._builds.clear()
         reports = await client.status("r1")
@@ -210,7 +210,7 @@ def files(tmp_path: Path) -> tuple[int, int]:
     return len(list((tmp_path / "records").iterdir())), len(list((tmp_path / "blobs").iterdir()))
 
 
-def test_records_are_deleted_when_they_are_old_and_many(tmp_path: Path) -> None:
+def test_old_records_are_deleted_beyond_the_number_to_keep(tmp_path: Path) -> None:
     async def main() -> None:
         store = History(str(tmp_path), max_age=100, max_entries=2)
         await store.open()
@@ -256,7 +256,7 @@ def test_the_history_is_bounded_whatever_its_age(
     trio.run(main)
 
 
-def test_a_start_keeps_records_and_removes_what_belongs_to_none(tmp_path: Path) -> None:
+def test_start_removes_files_that_belong_to_no_record(tmp_path: Path) -> None:
     async def main() -> None:
         store = History(str(tmp_path), max_age=1000, max_entries=50)
         await store.open()

@@ -96,7 +96,7 @@ def test_a_layer_deletes_what_it_deleted_in_its_own_input(engine: Engine) -> Non
     run(main)
 
 
-def test_diff_has_what_is_new_and_deletes_the_rest_when_merged(engine: Engine) -> None:
+def test_diff_contains_changed_files_and_deletes_removed_ones_when_merged(engine: Engine) -> None:
     async def main() -> None:
         llb = Llb()
         lower = llb.run(llb.image(BASE), "write /same x\nwrite /changes a\nwrite /goes y")
@@ -116,7 +116,7 @@ def test_diff_has_what_is_new_and_deletes_the_rest_when_merged(engine: Engine) -
     run(main)
 
 
-def test_diff_from_nothing_is_the_value(engine: Engine) -> None:
+def test_diff_from_scratch_contains_all_files(engine: Engine) -> None:
     async def main() -> None:
         llb = Llb()
         found, _ = await files(engine, llb, diff(llb, None, llb.files(None, mkfile("/a", b"1"))))

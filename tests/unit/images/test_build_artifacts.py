@@ -81,7 +81,7 @@ def test_blobs_are_kept_until_their_artifact_is_dropped(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_an_artifact_gives_nothing_that_is_not_its_own(tmp_path: Path) -> None:
+def test_artifact_serves_only_its_own_blobs(tmp_path: Path) -> None:
     """A builder's mistake must not send blobs of other images to a client or to a registry."""
 
     async def test(artifacts: Artifacts, api: ImagesFixture) -> None:
@@ -110,7 +110,7 @@ def quiet(_: object) -> None:
     pass
 
 
-def test_what_a_pipe_brings_must_have_its_digest(tmp_path: Path) -> None:
+def test_blob_from_a_pipe_must_have_its_digest(tmp_path: Path) -> None:
     async def feed(artifacts: Artifacts, data: bytes, expected: str) -> None:
         reading, writing = os.pipe()
         os.write(writing, data)

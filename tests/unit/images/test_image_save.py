@@ -258,7 +258,7 @@ def test_layers_of_any_compression_are_saved_unchanged(tmp_path: Path) -> None:
 # --- while it is sent -------------------------------------------------------------------------------------------------
 
 
-def test_a_removal_waits_for_nobody_and_breaks_nothing(tmp_path: Path) -> None:
+def test_removal_during_a_save_neither_waits_nor_breaks_the_archive(tmp_path: Path) -> None:
     @on(tmp_path, BOTH)
     async def _(fixture: ImagesFixture) -> None:
         whole = await saved(fixture, "a:x")
@@ -272,7 +272,7 @@ def test_a_removal_waits_for_nobody_and_breaks_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("read", [0, 1, 4, 6])
-def test_a_client_that_leaves_frees_everything(tmp_path: Path, read: int) -> None:
+def test_disconnect_during_a_save_frees_its_lease_and_descriptors(tmp_path: Path, read: int) -> None:
     @on(tmp_path, BOTH)
     async def _(fixture: ImagesFixture) -> None:
         before = len(os.listdir("/proc/self/fd"))
@@ -289,7 +289,7 @@ def test_a_client_that_leaves_frees_everything(tmp_path: Path, read: int) -> Non
         assert "save" not in [action for action, _, _ in fixture.actions()], "it was not saved"
 
 
-def test_a_collection_that_has_not_seen_the_lease_ends_first(tmp_path: Path) -> None:
+def test_save_waits_for_a_collection_that_began_before_its_lease(tmp_path: Path) -> None:
     """Else it might remove the blobs of an image that lost its last name just before."""
 
     @on(tmp_path, BOTH)

@@ -237,7 +237,7 @@ class OnlyMine:
         return PermissionError(doing)
 
 
-def test_a_client_gets_no_image_out_that_it_may_not_read(tmp_path: Path) -> None:
+def test_restricted_client_cannot_push_an_image_that_it_may_not_read(tmp_path: Path) -> None:
     """An index is made by others and may list any digest, so it must not give access to images."""
 
     async def test(images: ImagesFixture, registry: Receiving) -> None:
