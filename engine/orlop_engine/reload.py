@@ -75,8 +75,8 @@ def apply(engine: Reloadable, found: ReloadPlan) -> None:
     engine.loaded, engine.needs_restart = found.loaded, found.needs_restart
     engine.reconfigure(Config.of(found.config))
     warn_of_runtime(engine)
-    told = {**attributes(found.config), "name": socket.gethostname()}
-    engine.events.publish("daemon", "reload", daemon_id(found.config.data_root), told)
+    shown = {**attributes(found.config), "name": socket.gethostname()}
+    engine.events.publish("daemon", "reload", daemon_id(found.config.data_root), shown)
 
 
 def attributes(config: kernel.Config) -> dict[str, str]:

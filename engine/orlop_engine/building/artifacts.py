@@ -241,14 +241,14 @@ class Artifacts:
         root, images = pushed[-1].descriptor.digest, self._store.catalog.images
         builds = self._scope.restrictions.builds
         policy = builds.pulls if builds is not None else UNRESTRICTED
-        there = {
+        manifests = {
             manifest.blobs[0].digest: manifest.descriptor.digest
             for manifest in pushed
             if manifest.blobs and manifest.blobs[0].digest in images
         }
         if len(pushed) > 1:
-            await self._store.add_index(reference.with_digest(root), root, there, policy)
-        for id, digest in there.items() if len(pushed) == 1 else ():
+            await self._store.add_index(reference.with_digest(root), root, manifests, policy)
+        for id, digest in manifests.items() if len(pushed) == 1 else ():
             await self._store.add_manifest(id, digest, reference.with_digest(root), policy)
 
     async def save(self, artifact: str, archive: Archive, target: int) -> None:

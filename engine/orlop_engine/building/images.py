@@ -247,15 +247,15 @@ class ImageMaker:
         """The layers with their chain IDs. If an image has the layer already, that image's snapshot and blob are used."""
         built, result, parent = self._image_store.layers.built, list[Layer](), ""
         for layer, chain_id in zip(found, chain_ids, strict=True):
-            there, known = built.get(chain_id), self._image_store.catalog.layer(chain_id)
-            if there is not None and known is not None:
+            existing, known = built.get(chain_id), self._image_store.catalog.layer(chain_id)
+            if existing is not None and known is not None:
                 blob = known if known.blob else layer
                 layer = msgspec.structs.replace(known, blob=blob.blob, media_type=blob.media_type, blob_size=blob.blob_size)
-            elif there is None or (not there.snapshot and not layer.blob):  # otherwise the layer could not be packed
+            elif existing is None or (not existing.snapshot and not layer.blob):  # otherwise the layer could not be packed
                 built[chain_id] = Built(layer.diff_id, parent, layer.size, layer.snapshot, layer.blob)
                 layer = msgspec.structs.replace(layer, chain_id=chain_id)
             else:
-                layer = msgspec.structs.replace(layer, chain_id=chain_id, snapshot=there.snapshot)
+                layer = msgspec.structs.replace(layer, chain_id=chain_id, snapshot=existing.snapshot)
             result.append(layer)
             parent = chain_id
         return result

@@ -19,23 +19,23 @@ __all__ = ["LiveRepairs", "in_progress"]
 
 def in_progress(engine: Engine, finding: Finding) -> bool:
     """Whether an operation in progress may explain the finding."""
-    index, about = engine.index, finding.id
-    if not about:
+    index, ident = engine.index, finding.id
+    if not ident:
         return False
-    if engine.networks.in_flight(about):
+    if engine.networks.in_flight(ident):
         return True
-    if about in index.pending_removal or any(key.startswith(about) for key in index.pending_removal):
+    if ident in index.pending_removal or any(key.startswith(ident) for key in index.pending_removal):
         return True
     if finding.remedy is not None and finding.remedy.step == "kill":
         pid = int(finding.remedy.subject.partition(" ")[0])
         items = [*index, *(engine.building.steps.running.values() if "building" in vars(engine) else ())]
         return any(item.run and item.run.monitor and item.run.monitor.pid == pid for item in items)
-    if "building" in vars(engine) and _building(engine, about):
+    if "building" in vars(engine) and _building(engine, ident):
         return True
-    item = index.by_id.get(about) or index.by_run_name(about)
+    item = index.by_id.get(ident) or index.by_run_name(ident)
     if item is not None:
         return _changing(engine, item)
-    return any(key.startswith(about) for key in index.names.values() if key not in index)  # the container is being created
+    return any(key.startswith(ident) for key in index.names.values() if key not in index)  # the container is being created
 
 
 def _building(engine: Engine, about: str) -> bool:

@@ -44,15 +44,15 @@ def closed_directory(path: str) -> str:
     """The first directory on the path, including `path` itself, that other users may not traverse; "" if there is none.
     Runtimes must traverse the directories as root of the user namespace. Directories that do not exist are ignored,
     because the daemon will create them."""
-    here = "/"
+    directory = "/"
     for part in os.path.realpath(path).split("/"):
-        here = os.path.join(here, part)
+        directory = os.path.join(directory, part)
         try:
-            mode = os.stat(here).st_mode
+            mode = os.stat(directory).st_mode
         except OSError:
             return ""
         if not mode & stat.S_IXOTH:
-            return here
+            return directory
     return ""
 
 

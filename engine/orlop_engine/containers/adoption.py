@@ -186,10 +186,10 @@ async def _adopt(ports: Ports, container: Container, run: Run, status: Status) -
     if init is None or runs.monitor_record(run.run_dir) is None:
         runs.complete(run.run_dir, container.id, status, _cgroup_by_name(ports.config, container.record))
         init = runs.init_record(run.run_dir)
-    news = _note_init(container, init)
+    changed = _note_init(container, init)
     if init is not None and not container.record.state.paused and cgroups.is_frozen(init.cgroups):
         # Frozen, but not paused in the row: the pause was not saved, or the unpause was saved but not carried out
-        news = True
+        changed = True
         with container.publish() as draft:
             draft.state = draft.state.after_pause()
     ports.execs.adopt(container, status)
@@ -202,7 +202,7 @@ async def _adopt(ports: Ports, container: Container, run: Run, status: Status) -
         ports.background.start(pausing.resume, ports, container)
     if record.sandbox is not None and len(record.sandbox.endpoints) > 1:
         ports.background.start(connections.keep_gateway, ports.networks, container)
-    if news:
+    if changed:
         await _record(ports, container)
 
 

@@ -113,7 +113,9 @@ def _image(images: Images, request: CreateRequest, platform: str, newest: bool) 
     if platform:
         wanted = platforms.parse(platform)
         ranked = [
-            (place, one) for one in images.all_platforms(reference) if (place := rank(wanted, one.platform)) is not None
+            (position, one)
+            for one in images.all_platforms(reference)
+            if (position := rank(wanted, one.platform)) is not None
         ]
         if not ranked:
             raise NotFound(
@@ -121,11 +123,11 @@ def _image(images: Images, request: CreateRequest, platform: str, newest: bool) 
                 f"wanted {platform}, actual: {image.os}/{image.architecture}"
             )
         return min(ranked, key=itemgetter(0))[1], []
-    here = platforms.host()
-    if image.architecture and image.architecture != here.architecture:
+    host_platform = platforms.host()
+    if image.architecture and image.architecture != host_platform.architecture:
         return image, [
             f"The requested image's platform ({image.os}/{image.architecture}) does not match the detected host platform "
-            f"({here}) and no specific platform was requested"
+            f"({host_platform}) and no specific platform was requested"
         ]
     return image, []
 

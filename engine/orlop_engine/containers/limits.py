@@ -105,7 +105,7 @@ def _ranges(text: str) -> Iterator[range]:
         yield range(low, high + 1)
 
 
-def _available(wanted: str, there: str, field: str, what: str) -> None:
+def _available(wanted: str, present: str, field: str, what: str) -> None:
     if not wanted:
         return
     try:
@@ -113,9 +113,9 @@ def _available(wanted: str, there: str, field: str, what: str) -> None:
     except ValueError:
         shown = wanted[:_LIST_TEXT]
         raise InvalidParameter(f"Invalid value {shown} for cpuset {field}: invalid format: {shown}") from None
-    available = {number for numbers in _ranges(there) for number in numbers}
+    available = {number for numbers in _ranges(present) for number in numbers}
     if not all(available.issuperset(numbers) for numbers in ranges):  # stops at the first number that is not available
-        raise InvalidParameter(f"Requested {what} are not available - requested {wanted}, available: {there}")
+        raise InvalidParameter(f"Requested {what} are not available - requested {wanted}, available: {present}")
 
 
 def _block_io(given: Resources, facts: Host) -> list[str]:

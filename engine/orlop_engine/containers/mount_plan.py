@@ -82,12 +82,12 @@ async def _sources(ports: Ports, mount: MountRecord) -> tuple[Mount, ...]:
 def _shared_memory(ports: Ports, record: ContainerRecord) -> tuple[tuple[Tree, ...], str]:
     """The tree for /dev/shm, and the source of its bind. Containers that share an IPC namespace also share /dev/shm,
     because POSIX shared memory consists of files there."""
-    mode, place = record.host_config.ipc_mode, f"{ports.paths.stage(record.id)}/shm"
+    mode, shm = record.host_config.ipc_mode, f"{ports.paths.stage(record.id)}/shm"
     if mode == "host":
         return (), "/dev/shm"
     if mode == "shareable":
         options = ("nosuid", "noexec", "nodev", "mode=1777", f"size={record.host_config.shm_size or 64 << 20}")
-        return (Tree("shm", (Mount("tmpfs", "shm", options=options),)),), place
+        return (Tree("shm", (Mount("tmpfs", "shm", options=options),)),), shm
     if not mode.startswith("container:"):
         return (), ""
     other = ports.index.get(mode.removeprefix("container:"))
@@ -101,7 +101,7 @@ def _shared_memory(ports: Ports, record: ContainerRecord) -> tuple[tuple[Tree, .
             "donor container)"
         )
     assert other.run is not None and other.run.monitor is not None
-    return (Tree("shm", pid=other.run.monitor.pid, path=f"{ports.paths.stage(other.id)}/shm"),), place
+    return (Tree("shm", pid=other.run.monitor.pid, path=f"{ports.paths.stage(other.id)}/shm"),), shm
 
 
 async def _can_be_deep(programs: Programs, runtime: Runtime, mount: MountRecord) -> bool:

@@ -106,9 +106,9 @@ def _same(key: str, text: str, subnet: Subnet) -> bool:
 
 def _rules(living: Sequence[ContainerRecord], config: Config) -> Iterator[ConfigError]:
     """Published ports need firewall rules: with iptables off, the driver would remove the existing rules."""
-    led = [record for record in living if record.sandbox and record.sandbox.iptables and record.sandbox.ports]
-    if led and not config.iptables:
-        yield _conflict(led, "have published ports, which need firewall rules", "iptables is false")
+    published = [record for record in living if record.sandbox and record.sandbox.iptables and record.sandbox.ports]
+    if published and not config.iptables:
+        yield _conflict(published, "have published ports, which need firewall rules", "iptables is false")
 
 
 def _roots(living: Sequence[ContainerRecord], running: Config, config: Config) -> Iterator[ConfigError]:

@@ -57,8 +57,8 @@ def merge(host: HostConfig, request: UpdateRequest) -> HostConfig:
     for field in fields(Resources):
         if field.name not in (*_CHANGEABLE, *_DEVICES) and getattr(request, field.name):
             raise InvalidParameter(f"cannot update {field.encode_name}: it is fixed when a container is created")
-    for wanted, there, text in _CONFLICTS:
-        if getattr(request, wanted) > 0 and getattr(host, there) > 0:
+    for wanted, stored, text in _CONFLICTS:
+        if getattr(request, wanted) > 0 and getattr(host, stored) > 0:
             raise Conflict(f"Conflicting options: {text}")
     if request.memory and not request.memory_swap and -1 != host.memory_swap < request.memory:
         raise Conflict(

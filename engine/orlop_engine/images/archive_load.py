@@ -128,14 +128,14 @@ class Loader:
         self, archive: Archive, lease: Lease, wanted: Sequence[Platform], quiet: bool, report: Report
     ) -> list[tuple[Image, tuple[Reference, ...]]]:
         loaded = []
-        told: set[Reference] = set()
+        reported: set[Reference] = set()
         for found in await trio.to_thread.run_sync(self._find, archive, wanted):
             image = await self._one(archive, found, lease, (lambda _: None) if quiet else report, report)
             loaded.append((image, found.names))
             for name in found.names:
-                if name not in told or found.index is None:  # reported once for all platforms of a name
+                if name not in reported or found.index is None:  # reported once for all platforms of a name
                     report(Record(stream=f"Loaded image: {name.familiar}\n"))
-                told.add(name)
+                reported.add(name)
             if not found.names:
                 report(Record(stream=f"Loaded image ID: {image.id}\n"))
         return loaded

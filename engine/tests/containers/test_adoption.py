@@ -261,7 +261,7 @@ def test_exit_while_no_daemon_ran_is_accounted_for(tmp_path, monkeypatch, runtim
         assert h.container.record.started_before and h.container.record.sandbox is None
         (event,) = [event for event in h.engine.told._waiting if event.type == "container"]
         assert (event.action, event.attributes["exitCode"]) == ("die", str(code))
-        assert left.asked == (["kill 99"] if written else []) and "have" in runtime, "processes and runtime state"
+        assert left.asked == (["kill 99"] if written else []) and "delete" in runtime, "processes and runtime state"
         assert not os.path.exists(left.run_dir)
 
     boot(tmp_path, monkeypatch, test, state, *written, monitor=False, sandbox=SANDBOX)
@@ -270,7 +270,7 @@ def test_exit_while_no_daemon_ran_is_accounted_for(tmp_path, monkeypatch, runtim
 def test_run_directory_without_a_process_is_removed_at_boot(tmp_path, monkeypatch, runtime):
     async def test(h, left):
         assert h.container.record.state == State() and not h.engine.actions() and left.commits == 0
-        assert "have" in runtime and not os.path.exists(left.run_dir)
+        assert "delete" in runtime and not os.path.exists(left.run_dir)
 
     boot(tmp_path, monkeypatch, test, State(), monitor=False)
 

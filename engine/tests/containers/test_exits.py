@@ -121,7 +121,7 @@ def test_remains_of_a_container_whose_monitor_died_are_removed(tmp_path, monkeyp
             h.run.monitor.kill()
             await h.run.finished.wait()
             assert (h.container.record.state.exit_code, tuple(killed)) == (255, cgroups)
-            assert "have" in runtime, "the runtime's delete"
+            assert "delete" in runtime, "the runtime's delete"
             assert [sandbox.container_id for sandbox in h.engine.networks.released] == [ID]
 
     run_fast(main)
