@@ -78,7 +78,7 @@ def _run(arguments: list[str]) -> int:
         return _usage(error, f"flag needs an argument: {error.option_name}", 125)
     except click.exceptions.UsageError as error:
         return _usage(error, error.format_message(), 125)
-    except click.exceptions.ClickException as error:  # of a command of another distribution
+    except click.exceptions.ClickException as error:  # raised by a command of another distribution
         return _complain(error.format_message(), error.exit_code)
     return 0
 
@@ -101,7 +101,7 @@ def _complain(message: str, code: int) -> int:
 
 
 def _flush(stream: TextIO) -> None:
-    """Flush. Output that a full disk or a closed pipe does not take is dropped: otherwise Python would try again at exit and
+    """Flush. Output that a full disk or a closed pipe refuses is dropped: otherwise Python would try again at exit and
     exit with 120."""
     try:
         stream.flush()

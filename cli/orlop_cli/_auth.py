@@ -65,8 +65,8 @@ def _ask(helper: str, key: str) -> dict[str, str] | None:
 
 
 def all_registries() -> dict[str, dict[str, str]]:
-    """The stored credentials of every registry, for a build that may pull from any. Those of helpers are left out if the
-    helper has none."""
+    """The stored credentials of every registry, for a build that may pull from any of them. A registry is left out if its
+    helper has no credentials."""
     keys = {*_config.table("auths"), *_config.table("credHelpers")}
     found = {}
     for key in sorted(keys):

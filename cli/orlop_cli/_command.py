@@ -1,6 +1,6 @@
 """The base of all commands: a click Command that parses and prints help as Docker's commands do.
 
-Positional arguments are one tuple, counted here: click's messages and exit codes for them differ from Docker's.
+Positional arguments are one tuple, and `Command` counts them: click's messages and exit codes for them differ from Docker's.
 """
 
 from __future__ import annotations

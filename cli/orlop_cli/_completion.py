@@ -1,8 +1,8 @@
 """Shell completion of arguments and of flags' values: names of the daemon's objects, and files.
 
-click completes commands and flags. What an argument is, the command's usage text says: for `orlop network connect` it is
-"NETWORK CONTAINER", so the first is a network and the second a container. If the daemon does not answer within a
-second, there are no completions.
+click completes commands and flags. A command's usage text says what its arguments are: "NETWORK CONTAINER" of
+`orlop network connect` means a network, then a container. If the daemon does not answer within a second, there are no
+completions.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FILES = frozenset(
 
 
 def arguments(context: click.Context, usage: str, given: Sequence[str], incomplete: str) -> list[CompletionItem]:
-    """What may come after the arguments `given` of a command with this usage text."""
+    """The candidates for the argument after `given`, for a command with this usage text."""
     words = usage.split()
     if not words or (len(given) >= len(words) and not words[-1].endswith("...]")):
         return []
@@ -39,14 +39,14 @@ def arguments(context: click.Context, usage: str, given: Sequence[str], incomple
 
 
 def value(context: click.Context, flag: str, incomplete: str) -> list[CompletionItem]:
-    """What may be the value of `--FLAG`."""
+    """The candidates for the value of `--FLAG`."""
     if flag in _FILES:
         return [CompletionItem(incomplete, type="file")]
     return _named(context, _FLAGS.get(flag, ""), incomplete)
 
 
 def script(shell: str) -> str:
-    """What a shell has to run so that it completes `orlop`."""
+    """The script that makes a shell complete `orlop`."""
     found = get_completion_class(shell)
     assert found is not None
     return found(click.Command("orlop"), {}, "orlop", VARIABLE).source()
@@ -61,7 +61,7 @@ def _named(context: click.Context, word: str, incomplete: str) -> list[Completio
     try:
         names = set(_within(_TIMEOUT, lambda: list(source(_engine(context), str(context.command.name)))))
     except Exception:
-        return []  # its message would appear in the middle of the command line
+        return []  # an error message would appear in the middle of the command line
     return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
 
 

@@ -57,7 +57,8 @@ def installed() -> list[str]:
 
 
 def command(name: str, plugin: str, *before: str) -> click.Command | None:
-    """A command that runs the plugin with all words after it; `before` come first. None if the plugin is not installed."""
+    """A command that runs the plugin with the words of `before`, then all words after the command's name. None if the plugin
+    is not installed."""
     path = find(plugin)
     if path is None:
         return None
@@ -76,7 +77,7 @@ def command(name: str, plugin: str, *before: str) -> click.Command | None:
 
 
 def run(session: Session | None, program: str, arguments: tuple[str, ...]) -> NoReturn:
-    """Become the plugin."""
+    """Replace this process by the plugin."""
     assert session is not None
     environment = {key: value for key, value in os.environ.items() if key != "DOCKER_CONTEXT"}
     environment.update(session.environment())

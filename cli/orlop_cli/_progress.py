@@ -99,7 +99,7 @@ class _Board:
         current, total = detail.get("current"), detail.get("total") or None
         if current is not None and detail.get("units", "") == "":
             if self._status.get(layer) != status:
-                self._progress.reset(task, start=True, total=total, status=status)  # a new phase starts a new speed
+                self._progress.reset(task, start=True, total=total, status=status)  # the speed is measured for each phase
             self._progress.update(task, completed=current, total=total, status=status)
         else:
             self._settle(task, status)

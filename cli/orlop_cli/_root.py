@@ -134,11 +134,11 @@ TABLE = {
 }
 
 
-_BUILDS = {"build": ("build",), "builder": ()}  # commands that are buildx' where it is installed, as in docker
+_BUILDS = {"build": ("build",), "builder": ()}  # commands that run buildx if it is installed, as in docker
 
 
 class Root(LazyGroup):
-    """`orlop`: creates the session, then runs the command. Words that are no command may be plugins of docker's client."""
+    """`orlop`: creates the session, then runs the command. An unknown word may be a plugin of docker's client."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         from orlop_cli import _plugins
@@ -176,7 +176,7 @@ def session_of(flags: Mapping[str, Any]) -> Session:
 
 
 def _uses_buildkit() -> bool:
-    """As docker: unless DOCKER_BUILDKIT is false."""
+    """Whether builds use BuildKit. As in docker: unless DOCKER_BUILDKIT is false."""
     text = os.environ.get("DOCKER_BUILDKIT", "")
     try:
         return boolean(text) if text else True

@@ -35,7 +35,7 @@ class Session:
 
     @cached_property
     def address(self) -> hosts.Address:
-        """The daemon's address. Raises CliError where the settings conflict."""
+        """The daemon's address. Raises CliError if the settings conflict."""
         if not self._host:
             _refuse_context()
         return hosts.parse(self._host or hosts.DEFAULT_HOST, self._tls)
@@ -74,7 +74,7 @@ class Session:
 
 
 def _refuse_context() -> None:
-    """A selected context means another daemon than this machine's: refuse, so that `rm` does not reach the wrong daemon."""
+    """Refuse a selected context: it names another daemon than this machine's, and `rm` must not reach the wrong daemon."""
     name, where = os.environ.get("DOCKER_CONTEXT"), "DOCKER_CONTEXT"
     if not name:
         name, where = _config.text("currentContext"), "currentContext of config.json"

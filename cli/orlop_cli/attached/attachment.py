@@ -47,8 +47,8 @@ def detach_bytes(keys: str | None) -> bytes:
 
 
 class Sequence:
-    """Sans-IO: detects a typed key sequence. The daemon also detects it and detaches; here it only tells a detach from an
-    exit."""
+    """Sans-IO: detects a typed key sequence. The daemon also detects the sequence, and detaches; the client only has to
+    distinguish a detach from an exit."""
 
     def __init__(self, wanted: bytes) -> None:
         self._wanted = wanted

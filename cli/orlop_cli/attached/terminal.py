@@ -10,7 +10,7 @@ from types import TracebackType
 
 
 def size(fd: int = 1) -> tuple[int, int] | None:
-    """Rows and columns of the terminal behind a descriptor; None if it is no terminal or has no size."""
+    """Rows and columns of the terminal behind a descriptor; None if it is not a terminal or has no size."""
     try:
         columns, rows = os.get_terminal_size(fd)
     except OSError:

@@ -38,7 +38,7 @@ def attach(session: Session, args: tuple[str, ...], detach_keys: str | None, no_
     keys = _config.detach_keys(detach_keys)
     detach_bytes(keys)
     path = f"/containers/{found['Id']}"
-    # Opened before attaching, so that an exit in between is not missed; not next-exit: it may have exited already.
+    # Wait before attaching, so that an exit in between is not missed. Not for next-exit: the container may have exited.
     ended = engine.detached("POST", f"{path}/wait")
     with control(engine, path, sig_proxy and not tty, tty):
         query = {"stream": 1, "stdin": int(stdin) or None, "stdout": 1, "stderr": 1, "detachKeys": keys}

@@ -28,8 +28,8 @@ def _running(session: Session) -> Found:
 
 
 def _offline() -> Found | None:
-    """The configuration that a daemon of this machine would start with, from the `orlopd` beside us or on PATH; None without
-    one."""
+    """The configuration that a daemon of this machine would start with, from the `orlopd` next to this program or on PATH;
+    None if there is no `orlopd`."""
     beside = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "orlopd")
     program = beside if os.access(beside, os.X_OK) else shutil.which("orlopd")
     if program is None:

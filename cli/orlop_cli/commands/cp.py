@@ -22,7 +22,7 @@ from orlop_cli.values import units
 
 _STAT = "x-docker-container-path-stat"
 _GO_DIR, _GO_SYMLINK, _GO_DEVICE, _GO_IRREGULAR = 1 << 31, 1 << 27, 1 << 26, 1 << 19
-_LINKS = 10  # links that a destination is followed through, at most
+_LINKS = 10  # symbolic links that are followed in a destination, at most
 _BLOCK = 1 << 20
 _REDRAW = 0.1
 

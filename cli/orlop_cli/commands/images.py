@@ -80,7 +80,7 @@ class Image(Row):
 
 
 def rows(found: list[dict[str, Any]], trunc: bool, digests: bool) -> Iterator[Image]:
-    """A row per tag. An image with digests only is listed under its repository without a tag, one without either as
+    """A row per tag. An image with digests only is listed under its repository without a tag, and an image without names as
     <none>."""
     for data in found:
         tags = [tag for tag in data.get("RepoTags") or [] if tag != f"{NONE}:{NONE}"]

@@ -51,7 +51,7 @@ def logs(
         "timestamps": int(timestamps) or None,
         "until": query_time(until),
     }
-    # From 1.42 on the content type marks a multiplexed stream; older daemons call both raw: ask for the container's Tty.
+    # Since API 1.42, the content type tells whether a stream is multiplexed. Older daemons call both kinds raw: look at Tty.
     answer = engine.detached("GET", f"{path}/logs", query)
     framed = answer.headers.get("content-type", "").endswith("multiplexed-stream")
     if not framed:

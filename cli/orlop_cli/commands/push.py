@@ -34,7 +34,7 @@ def push(session: Session, args: tuple[str, ...], all_tags: bool, platform: str 
         reference = reference.with_default_tag()
         if not quiet:
             print(f"Using default tag: {reference.tag}", flush=True)
-    # Without the header the daemon looks for credentials in the body
+    # Without the header, the daemon looks for credentials in the body
     headers = _auth.header(reference.domain) or {"X-Registry-Auth": "e30="}
     query = {"tag": reference.tag or None}
     if platform:

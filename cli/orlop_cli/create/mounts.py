@@ -25,7 +25,7 @@ def binds(volumes: Iterable[str]) -> tuple[list[str], dict[str, Json]]:
         elif not source or not rest:
             raise bad(f"invalid spec: {text}: empty section between colons")
         else:
-            # As in Docker: names stay, ./path and ../path become absolute, because the daemon does not know our directory.
+            # As in Docker: names stay, ./path and ../path become absolute, because the daemon cannot resolve them.
             bound.append(f"{os.path.abspath(source) if source.startswith('.') else source}:{rest}")
     return bound, anonymous
 

@@ -76,7 +76,7 @@ def build(options: Json, version: tuple[int, int]) -> tuple[str, dict[str, Json]
     if len({user_defined(name) for name in endpoints}) > 1:
         raise bad("conflicting options: cannot attach both user-defined and non-user-defined network-modes")
     if len(endpoints) == 1 and not endpoint:
-        endpoints = {}  # the daemon creates the default endpoint itself; old ones accept nothing else
+        endpoints = {}  # the daemon creates the default endpoint itself; old daemons accept no other
     return first, endpoints
 
 

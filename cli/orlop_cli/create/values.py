@@ -40,7 +40,7 @@ def strict_pairs(items: Iterable[str], what: str) -> dict[str, str]:
 
 
 def environment(files: Sequence[str], given: Sequence[str], ours: Mapping[str, str] | None = None) -> list[str]:
-    """Lines of --env-file, then -e. A bare KEY takes our environment's value, and is left out if there is none."""
+    """Lines of --env-file, then -e. A bare KEY takes its value from the client's environment, or is left out."""
     ours = os.environ if ours is None else ours
     out: list[str] = []
     for item in [*(line for path in files for line in file_lines(path)), *given]:

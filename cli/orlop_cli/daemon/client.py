@@ -86,7 +86,7 @@ class Engine:
         self.version = version
 
     def prefer(self, version: tuple[int, int]) -> None:
-        """Raise the version in use to one whose answers have more in them, if the daemon has it."""
+        """Use a newer version, whose answers contain more, if the daemon serves it."""
         if not self.pinned and self.version < version <= self.server_version():
             self.version = version
 
@@ -115,7 +115,7 @@ class Engine:
         raise error
 
     def _other_version(self, error: ApiError) -> bool:
-        """After a 400 because of our version, use the one that the daemon names. False if the 400 had another reason."""
+        """After status 400 because of the API version, use the version that the daemon names. False after another 400."""
         if self.pinned or error.status != 400:
             return False
         found = re.search(r"client version [\d.]+ is too (new|old)\. M\w+ supported API version is ([\d.]+)", error.text)
@@ -150,8 +150,8 @@ class Engine:
         return answer
 
     def _connection(self) -> Connection:
-        """The kept connection, unless the daemon has closed it, else a new one. Checked before the request: a failure on a
-        kept connection would not tell whether the request was carried out."""
+        """The kept connection, or a new one if the daemon has closed it. Checked before the request: a failure on a kept
+        connection would not tell whether the request was carried out."""
         kept, self._idle = self._idle, None
         if kept is not None and kept.idle:
             if not select.select([kept.stream], [], [], 0)[0]:

@@ -34,7 +34,7 @@ def context(ca: str | None, cert: str | None, key: str | None, verify: bool) -> 
 
 
 def _told(error: ssl.SSLError) -> str:
-    """In TLS 1.3 a daemon refuses our certificate only after the handshake has finished for us."""
+    """In TLS 1.3, a daemon refuses the client's certificate only after the client has finished its handshake."""
     _, alert, why = (error.reason or "").partition("_ALERT_")
     return f"the daemon refused the TLS connection: {why.replace('_', ' ').lower()}" if alert else f"TLS: {error.reason}"
 
@@ -71,7 +71,7 @@ class TlsStream:
             self._raw.sendall(data)
 
     def _flush_if_free(self) -> None:
-        """Called by the reader (answers to key updates): send now, or leave it to the writer if that is busy."""
+        """Called by the reader (answers to key updates): send now, or leave it to the writer if the writer is busy."""
         if self._out.pending and self._sending.acquire(blocking=False):
             try:
                 self._flush()

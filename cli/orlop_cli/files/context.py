@@ -62,7 +62,7 @@ def _joined(head: bytes) -> Iterator[bytes]:
 
 
 def of_directory(directory: str, dockerfile: str) -> Context:
-    """A directory without what its `.dockerignore` excludes. A Dockerfile outside of it is sent along."""
+    """A directory without what its `.dockerignore` excludes. A Dockerfile outside of the directory is added."""
     if not os.path.isdir(directory):
         what = "context must be a directory" if os.path.exists(directory) else "no such file or directory"
         raise CliError(f"unable to prepare context: path {directory!r}: {what}")

@@ -16,8 +16,8 @@ _CAPABILITY = "security.capability"
 
 
 class Selection(NamedTuple):
-    """What is packed of a tree: `keep` says whether an entry is, `enter` whether a directory is looked into. `owner` is the
-    uid and gid of all entries, None for their own."""
+    """What is packed of a tree: `keep` says whether an entry is packed, `enter` whether a directory is read. `owner` is the
+    uid and gid of all entries; None keeps those on disk."""
 
     keep: Callable[[str], bool] = lambda _: True
     enter: Callable[[str], bool] = lambda _: True

@@ -180,7 +180,7 @@ def _write(tar: tarfile.TarFile, info: tarfile.TarInfo, parent: int, leaf: str) 
         file.truncate(info.size)
         for key, value in info.pax_headers.items():
             if key.startswith(_XATTR):
-                with contextlib.suppress(OSError):  # not supported by this file system, or not permitted to us
+                with contextlib.suppress(OSError):  # not supported by this file system, or not permitted
                     os.setxattr(fd, key.removeprefix(_XATTR), value.encode("utf-8", "surrogateescape"))
         os.fchmod(fd, info.mode & 0o7777)
         mtime = int(info.mtime * 10**9)

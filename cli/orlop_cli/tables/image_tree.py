@@ -1,4 +1,4 @@
-"""The table of `images --tree`: each image with the platforms of its name, whether they are here or not."""
+"""The table of `images --tree`: each image with the platforms of its name, stored or not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HEADERS = ("IMAGE", "ID", "DISK USAGE", "CONTENT SIZE", "EXTRA")
 
 
 def render(images: Iterable[Mapping[str, Any]]) -> str:
-    """`images` as the API lists them with `manifests`. `EXTRA` is "U" for those that containers use."""
+    """`images` as the API lists them with `manifests`. `EXTRA` is "U" for images that containers use."""
     blocks = [list(_block(image)) for image in images]
     rows = [HEADERS, *(row for block in blocks for row in block)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADERS))]
@@ -29,7 +29,7 @@ def _line(row: tuple[str, ...], widths: list[int]) -> str:
 
 
 def _block(image: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """The names of an image, the last of them with its sizes, then its platforms."""
+    """The lines of an image: its names, the last one with the sizes, then its platforms."""
     manifests = image.get("Manifests") or []
     shown = [one for one in manifests if one.get("Kind") == "image"]
     names = [name for name in image.get("RepoTags") or [] if name != "<none>:<none>"] or ["<untagged>"]

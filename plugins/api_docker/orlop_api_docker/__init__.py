@@ -1,7 +1,7 @@
 """The Docker Engine API over the engine: one thin module per resource, which decodes, calls the engine and encodes.
 
 `plugin` assembles the routes, `responses` builds answers, `errors` is the only place where exceptions become status codes.
-What a container is, is decided in the engine.
+The engine decides what a container is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the routes of builds need of a builder: the service `build`, if daemon.json names it."""
+"""The Protocol by which the routes of builds use a builder: the service `build`, if daemon.json names it."""
 
 from __future__ import annotations
 

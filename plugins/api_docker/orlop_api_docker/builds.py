@@ -62,7 +62,7 @@ class _Routes:
         return stream_head(answer)
 
     async def prune(self, call: Call) -> Answer:
-        # As in dockerd, others have no effect: `docker system prune` sends those of images as well
+        # As in dockerd, other filters have no effect: `docker system prune` also sends the filters of images
         filters = {name: values for name, values in call.filters().items() if name in _FILTERS}
         if self._builder is None:
             return json_response({"CachesDeleted": None, "SpaceReclaimed": 0})

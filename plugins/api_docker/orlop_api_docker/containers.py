@@ -1,6 +1,6 @@
 """Routes of containers: decode, call the engine, encode.
 
-Modules of the engine that no start of the daemon needs are imported by the requests that need them.
+Modules of the engine that the daemon's start does not need are imported by the requests that need them.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ def _cache(record: CacheRecord, version: tuple[int, int]) -> BuildCache:
 
 
 def _builds(found: Sequence[CacheRecord], shown: Sequence[BuildCache] | None, verbose: bool) -> ObjectUsage | UnsetType:
-    """What is shared with images counts as theirs, as in Docker."""
+    """As in Docker, data that a record shares with images is counted with the images."""
     if shown is None:
         return UNSET
     own = [record for record in found if not record.shared]

@@ -69,7 +69,7 @@ def _platforms(call: Call) -> tuple[Platform, ...]:
 
 
 def _is_restricted(call: Call) -> bool:
-    """Whether the client may not see where images come from that others have pulled."""
+    """Whether the client is restricted, so that it may not see which registries other clients pulled images from."""
     from orlop_engine.images.policy import UNRESTRICTED
 
     return restrictions(call).images is not UNRESTRICTED
@@ -85,8 +85,8 @@ def _import_name(repository: str, tag: str) -> Reference | None:
 
 
 async def _push_credentials(call: Call) -> Credentials:
-    """The header; without it the body, as from clients before there was a header. Docker ignores an invalid header, but not
-    an invalid body."""
+    """The credentials of the header, or of the body, where older clients send them. Docker ignores an invalid header, but
+    not an invalid body."""
     from orlop_engine.images.registry_auth import credentials, credentials_of
 
     header = call.request.headers.get("x-registry-auth", "")
@@ -265,7 +265,7 @@ class _Routes:
         return json_response(PruneReport(deleted_items(items) or None, space))
 
     async def push(self, call: Call) -> Answer:
-        """Without `tag`, and without one in the name, all tags of the repository."""
+        """Push an image, or all tags of the repository if neither `tag` nor the name has a tag."""
         reference = push_reference(call.params["name"], call.arg("tag"))
         from orlop_engine.images.transfers import PushRequest
 

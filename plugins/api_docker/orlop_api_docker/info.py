@@ -95,7 +95,7 @@ class Information:
         )
 
     def _authorization_plugins(self) -> list[str]:
-        """The value of a guard's key; guards need not have it."""
+        """The value of the guard's key, or [] if no guard has this key."""
         names = self._engine.config.daemon.items().get("authorization-plugins")
         return list(names) if isinstance(names, tuple) else []
 

@@ -71,7 +71,7 @@ def address_pools(config: Config) -> list[AddressPoolInfo] | UnsetType:
 
 
 def commit(found: str, version: Version) -> dict[str, str]:
-    """Clients before 1.49 warn if the commit differs from the expected one, so expect the one found."""
+    """Clients before 1.49 warn if the commit differs from `Expected`, so `Expected` is the same commit."""
     return {"ID": found, "Expected": found} if version < (1, 49) else {"ID": found}
 
 

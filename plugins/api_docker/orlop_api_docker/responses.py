@@ -98,7 +98,7 @@ def stream_type(version: tuple[int, int], terminal: bool) -> str:
 
 
 def stdout_frame(text: bytes) -> bytes:
-    """A text of the daemon's as a stdout frame of a multiplexed stream."""
+    """A text of the daemon as a stdout frame of a multiplexed stream."""
     return b"\1\0\0\0" + len(text).to_bytes(4, "big") + text
 
 

@@ -138,7 +138,7 @@ class FrameParser:
         self._opcode = -1
         self._mask = b""
         self._left = self._at = 0
-        """Of the current payload: bytes still to come, and bytes already seen."""
+        """Bytes of the current payload that are still to come, and bytes already seen."""
         self._in_message = False
         self._closed = False
 

@@ -19,7 +19,7 @@ __all__ = ["host", "tasks"]
 
 
 def host(database: Examined, *, serving: bool) -> dict[str, str]:
-    """What can be read on a worker thread. Where something cannot be read, the error takes its place."""
+    """The texts that can be read on a worker thread. A text that cannot be read is replaced by the error."""
     found = {
         "kernel.txt": "".join(f"{line}\n" for line in _kernel()),
         "database.json": msgspec.json.format(msgspec.json.encode(_database(database)), indent=1).decode() + "\n",

@@ -1,4 +1,4 @@
-"""What the kernel's database says about itself: damage, and rows that a start set aside. Pure."""
+"""What the kernel's database says about itself: damage, and quarantined rows. Pure."""
 
 from __future__ import annotations
 

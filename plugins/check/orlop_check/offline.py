@@ -23,8 +23,8 @@ SOUND, UNSOUND, UNABLE = 0, 1, 2
 
 
 def main(config: Config, wanted: Collection[str]) -> int:
-    """Print the report as JSON. Returns 0 when all is sound, 1 when not, 2 when the check failed. `wanted`: "deep", "facts",
-    "repair"."""
+    """Print the report as JSON. Returns 0 without errors and warnings, 1 with some, 2 when the check failed. `wanted`:
+    "deep", "facts", "repair"."""
     try:
         with _alone(config):
             answer = trio.run(_check, config, wanted)

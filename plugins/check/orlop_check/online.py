@@ -1,4 +1,4 @@
-"""The check beside a running daemon, whose operations are in progress: an object may be half made or half removed.
+"""The check in a running daemon, whose operations are in progress: an object may be half made or half removed.
 
 The check is repeated with growing pauses until there are no findings or the pauses are used up. Findings that an operation
 in progress explains are not reported.

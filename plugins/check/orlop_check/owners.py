@@ -1,4 +1,4 @@
-"""The checks of all selected plugins as one: asked one after the other about the same snapshot of the database."""
+"""Calls the checks of all selected plugins, one after the other, with the same snapshot of the database."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Owners:
         return found
 
     def in_progress(self, found: Owned) -> bool:
-        """Whether an operation in progress may explain it."""
+        """Whether an operation in progress may explain the finding."""
         return bool(found.owner) and self._checks[found.owner].in_progress(found.finding)
 
     async def repair(self, found: Iterable[Owned]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The metrics service's key of daemon.json."""
+"""The key of daemon.json that the metrics service has."""
 
 from __future__ import annotations
 

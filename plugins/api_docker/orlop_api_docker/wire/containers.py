@@ -32,7 +32,7 @@ __all__ = [
 
 Version = tuple[int, int]
 _SINCE_1_52 = ("SandboxID", "SandboxKey", "Ports", "Networks")
-"""Fields of `NetworkSettings`. Older versions have those of the default bridge as well."""
+"""Fields of `NetworkSettings`. Older versions also have fields of the default bridge."""
 
 
 class TopResponse(WireBase):

@@ -75,7 +75,7 @@ class PullIdentity(_Wire, frozen=True):
 
 
 class IdentityView(_Wire, frozen=True):
-    """Where an image comes from, by what the daemon has seen itself. Signatures are not verified."""
+    """The origin of an image, as far as the daemon itself has seen it. Signatures are not verified."""
 
     pull: list[PullIdentity]
 
@@ -262,7 +262,7 @@ def _config(image: Image, version: Version) -> Raw:
     try:
         old = msgspec.convert(raw.get("config", {}), ContainerConfig)
     except msgspec.ValidationError:
-        # Fields that only old builders wrote may have any content; those that matter were checked when the image was added
+        # Fields that only old builders wrote may have any content; all other fields were checked when the image was added
         old = msgspec.convert(msgspec.to_builtins(image.config), ContainerConfig)
     return Raw(encode(old))
 

@@ -61,7 +61,7 @@ def _memory(found: Memory) -> dict[str, Any]:
 
 
 def _blkio(entries: list[Io], version: int) -> dict[str, Any]:
-    """As with Docker, what there is none of is an empty list for cgroup v1, and null for v2."""
+    """As in Docker, a statistic without values is an empty list for cgroup v1, and null for v2."""
     shown = [{"major": each.major, "minor": each.minor, "op": each.operation, "value": each.size} for each in entries]
     if version == 1:
         return {**{name: [] for name in _NO_BLKIO}, "io_service_bytes_recursive": shown}
@@ -113,7 +113,7 @@ class StatsLines:
         self._encoded: WeakKeyDictionary[Measurement, bytes] = WeakKeyDictionary()
 
     async def of(self, measurements: AsyncGenerator[Measurement, None]) -> AsyncGenerator[bytes, None]:
-        """One line of JSON for each measurement. Closing it closes them."""
+        """One line of JSON for each measurement. Closing the result closes `measurements`."""
         try:
             async for measured in measurements:
                 line = self._encoded.get(measured)

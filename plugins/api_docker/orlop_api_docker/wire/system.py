@@ -1,6 +1,6 @@
 """The daemon's information about itself: `GET /version`, `GET /info`, `GET /system/df`.
 
-Field names are Docker's, of which not all are plain pascal case (`CPUShares`, `IPv4Forwarding`, `NCPU`).
+Field names are Docker's; not all of them are plain pascal case (`CPUShares`, `IPv4Forwarding`, `NCPU`).
 """
 
 from __future__ import annotations
