@@ -1,10 +1,10 @@
 """The row that says what was adopted, in the table `meta`.
 
-    adoption:links    links that are being made or removed: the next start, or the next try, removes them
-    adoption          an adoption is complete
+    adoption:links    links that are being made or removed: the next start or command removes them
+    adoption          a complete adoption
 
-An adoption commits the first row, makes the links, then replaces that row by the second one together with the rows of all
-objects, in one commit. Giving back is the reverse. A crash leaves links without rows, never rows without links.
+An adoption commits the first row and makes the links. One commit then replaces the first row by the second and adds the
+rows of all objects. Giving back is the reverse. A crash leaves links without rows, never rows without links.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ _TABLE, _KEY, _LINKS = "meta", "adoption", "adoption:links"
 
 
 class Link(msgspec.Struct, frozen=True):
-    """A file or directory of Docker's that is used in place. `source` is its path there, `target` its place below our data
-    root."""
+    """A file or directory of Docker that is used in place: `source` in the Docker root, `target` below Orlop's data root."""
 
     source: str
     target: str

@@ -2,8 +2,8 @@
 
     lock both daemons' roots -> read -> plan -> commit the list of links -> link -> commit all rows -> (for good: move)
 
-Until the second commit, the data root has nothing of Docker's but links that the next start removes. Nothing in the Docker
-root is written before a move for good, which begins after that commit and is completed by the next start.
+Until the second commit, the only traces of Docker in the data root are links, which the next start removes. The Docker root
+is not written. Only a move for good changes it: the move begins after the second commit, and the next start completes it.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ async def _plan(config: Config, root: str, drivers: Drivers) -> Plan:
 
 
 async def adopt(config: Config, root: str, *, for_good: bool = False) -> Outcome:
-    """Adopt everything that can be. Raises `Conflict` while a dockerd runs on the root, or when another root was adopted."""
+    """Adopt every adoptable object. Raises `Conflict` while dockerd runs on the root, or if another root was adopted."""
     root = os.path.realpath(root)
     _check_config(config, root)
     database = os.path.join(config.data_root, "orlop.db")
@@ -157,7 +157,7 @@ async def finish_move(store: Store, data_root: str, made: Adopted) -> Adopted:
 
 
 async def clean_up(store: Store, data_root: str) -> None:
-    """Remove the links of an adoption that did not complete, or of one that was given back."""
+    """Remove the links of an incomplete adoption, or of an adoption that was given back."""
     left = rows.load_links(store)
     if left is not None:
         await trio.to_thread.run_sync(partial(links.remove, data_root, left))

@@ -3,7 +3,7 @@
 Sans-IO and read-only. The file is input: every offset, count and page number is checked, and a page is visited once.
 
     page     id u64, flags u16, count u16, overflow u32, then the elements; it is followed by `overflow` more pages
-    meta     pages 0 and 1, written in turn: the one with the higher transaction whose checksum matches is valid
+    meta     pages 0 and 1, written in turn: of those with a matching checksum, the one with the higher transaction is valid
     branch   elements (position u32, key size u32, child page u64)
     leaf     elements (flags u32, position u32, key size u32, value size u32); flag 1 means that the value is a bucket
     bucket   root page u64, sequence u64; root page 0 means that a page follows inline
@@ -30,7 +30,7 @@ _BUCKETS = 32  # nested in each other: containerd has 6
 
 
 class BoltError(ValueError):
-    """The file is no BoltDB file, or it is damaged."""
+    """The file is not a BoltDB file, or it is damaged."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,9 @@
     io.containerd.snapshotter.v1.overlayfs/metadata.db         v1/snapshots/moby/<n>/<key>: parent, size, number
     io.containerd.snapshotter.v1.overlayfs/snapshots/<number>/{fs,work}
 
-The key of a layer is its chain ID, that of a container its ID, that of its init layer ends in "-init". A layer that was
-committed from a container has that container's init layer below it, which is no part of the image: it is left out.
+The key of a layer is its chain ID. The key of a container is its ID, and the key of its init layer ends in "-init". A layer
+that was committed from a container has the container's init layer below it. The init layer is not a part of the image and
+is omitted.
 """
 
 from __future__ import annotations
@@ -143,7 +144,7 @@ def _named(path: str) -> Iterator[Named]:
 
 
 def _below(snapshots: Mapping[str, _Snapshot], key: str) -> str:
-    """The key of the next snapshot below that is no container's init layer; "" for none."""
+    """The key of the next snapshot below that is not the init layer of a container; "" for none."""
     for _ in range(documents.MAX_LAYERS):
         key = snapshots[key].parent if key in snapshots else ""
         if not key.endswith(_INIT):
@@ -152,7 +153,7 @@ def _below(snapshots: Mapping[str, _Snapshot], key: str) -> str:
 
 
 def _directory(snapshot: _Snapshot) -> str:
-    """The name of our directory for a snapshot."""
+    """The name of the directory for a snapshot in Orlop's storage."""
     return f"containerd-{snapshot.number}"
 
 

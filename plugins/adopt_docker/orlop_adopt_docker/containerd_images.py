@@ -1,8 +1,8 @@
 """Reads images from containerd's content store: `blobs/sha256/<hex>` has manifests, indexes, configurations and layers.
 
-A name refers to a manifest, or to an index of manifests for several platforms. Of an index, every platform is read
-whose content is there and unpacked: dockerd pulls one at a time. Attestations are read with the manifest that they
-are about.
+A name refers to a manifest, or to an index of manifests for several platforms. dockerd pulls one platform at a time, so an
+index is read with the platforms whose content is stored and unpacked. Attestations are read with the manifest that they
+describe.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DANGLING = "moby-dangling@"
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """An image by name. `target` is the digest of its manifest or index, `parent` that of another image's."""
+    """An image by name. `target` is the digest of its manifest or index, `parent` the digest of another image's."""
 
     name: str
     target: str
@@ -37,7 +37,7 @@ class Named:
 
 @dataclass(slots=True)
 class Found:
-    """What a name refers to: `images`, that for this host first, from the index with this digest ("" for none)."""
+    """What a name refers to: `images`, the one for this host first, and the digest of their index ("" for none)."""
 
     images: list[Image] = field(default_factory=list)
     index: str = ""
@@ -45,7 +45,7 @@ class Found:
 
 
 class _Attestation(msgspec.Struct):
-    """What an attestation consists of. Its layers are documents, not file systems, so it is no manifest of an image."""
+    """What an attestation consists of. Its layers are documents, not file systems, so it is not the manifest of an image."""
 
     config: Descriptor | None = None
     layers: list[Descriptor] = []
@@ -110,7 +110,7 @@ def _platform(entry: Descriptor) -> str:
 def _image(
     directory: str, manifest: Manifest, kept: tuple[Blob, ...], names: tuple[str, ...], sizes: Mapping[str, int]
 ) -> Image:
-    """`kept` are the manifest, and the index that it is from."""
+    """`kept` are the manifest and its index."""
     raw = _document(_blob(directory, manifest.config.digest))
     document = documents.parse(raw, layers=len(manifest.layers))
     diff_ids = document.rootfs.diff_ids if document.rootfs else []
@@ -121,14 +121,14 @@ def _image(
         try:
             blob = _blob(directory, part.digest, part.media_type)
         except files.Unreadable:
-            blob = None  # containerd fetches none for a layer that it has unpacked already
+            blob = None  # containerd does not fetch the blob of a layer that it has unpacked already
         layers.append(Layer(diff_id, chain_id, sizes[chain_id], blob))
     aliases = tuple(blob.digest for blob in kept)
     return Image(manifest.config.digest, raw, tuple(layers), names, manifests=kept, aliases=aliases)
 
 
 def _attachments(directory: str, index: Index, manifest: str) -> Iterator[Blob]:
-    """The attestations about a manifest, with their content. One that is incomplete or damaged is left out."""
+    """The attestations about a manifest, with their content. Incomplete and damaged attestations are omitted."""
     for entry in index.manifests:
         if not manifests.is_attestation(entry) or (entry.annotations or {}).get(ATTESTATION_OF) != manifest:
             continue

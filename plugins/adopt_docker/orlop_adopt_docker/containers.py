@@ -1,4 +1,4 @@
-"""Turns the two files of a container, `config.v2.json` and `hostconfig.json`, into our row."""
+"""Turns the two files of a container, `config.v2.json` and `hostconfig.json`, into Orlop's row."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _STORAGE = "overlay2"
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What containers may refer to: our objects, and those that are adopted with them. `networks` are by name and by ID."""
+    """The objects that containers may refer to: those of Orlop, and those adopted too. `networks` are by name and ID."""
 
     drivers: Drivers
     images: Collection[str]
@@ -91,7 +91,7 @@ class _Config(msgspec.Struct, rename="pascal"):
 
 
 def _without_nulls(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Go writes null for what is not set."""
+    """Go writes null for fields that are not set."""
     return {key: each for key, each in value.items() if each is not None}
 
 

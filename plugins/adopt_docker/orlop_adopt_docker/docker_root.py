@@ -1,9 +1,9 @@
-"""A Docker root (`/var/lib/docker`): whether it is one, whether a daemon uses it, and everything in it.
+"""Reads a Docker root (`/var/lib/docker`), and checks that a directory is a Docker root that no daemon uses.
 
 containers/<id>/{config.v2.json,hostconfig.json,<id>-json.log*}
 volumes/metadata.db, volumes/<name>/{_data,opts.json}
 network/files/local-kv.db                       networks, as libnetwork stores them
-swarm/docker-state.json  plugins/<id>/  buildkit/        what Orlop has no place for
+swarm/docker-state.json  plugins/<id>/  buildkit/        not adopted
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _containerd_bases(root: str) -> tuple[str, ...]:
 
 
 def check(root: str) -> None:
-    """Raises `InvalidParameter` where there is nothing to adopt."""
+    """Raises `InvalidParameter` if there is nothing to adopt."""
     if not os.path.isdir(root):
         raise InvalidParameter(f"cannot adopt {root}: there is no such directory")
     known = all(os.path.isdir(os.path.join(root, name)) for name in ("containers", "network"))
@@ -106,7 +106,7 @@ def _has_images(base: str) -> bool:
 
 
 def read(root: str) -> Inventory:
-    """Read everything. Raises `InvalidParameter` when the root is none, or has images in no store that Orlop can use."""
+    """Read everything. Raises `InvalidParameter` when this is not a Docker root, or Orlop cannot use its image store."""
     check(root)
     remarks: list[Remark] = []
     configs = dict(_configs(root, remarks))
@@ -142,7 +142,7 @@ def _configs(root: str, remarks: list[Remark]) -> Iterator[tuple[str, tuple[dict
 
 
 def _store(root: str, configs: Mapping[str, tuple[dict[str, Any], dict[str, Any]]], remarks: list[Remark]) -> Store:
-    """The image store that dockerd uses: with both present, the one that most containers name as their driver."""
+    """The image store that dockerd uses. If both exist, the store that most containers name as their driver."""
     bases = [
         base for base in _containerd_bases(root)[: 2 if _uses_system_containerd(root) else 1] if containerd.is_present(base)
     ]
@@ -168,8 +168,8 @@ def _store(root: str, configs: Mapping[str, tuple[dict[str, Any], dict[str, Any]
 
 
 def _image(config: Mapping[str, Any], store: Store, snapshots: Sequence[Snapshot]) -> str:
-    """The ID of a container's image. With the containerd image store, `Image` may be the digest of an index, which means
-    several; since 24.0, `ImageManifest` describes the one."""
+    """The ID of a container's image. With the containerd image store, `Image` may be the digest of an index
+    of several images; since 24.0, `ImageManifest` names the one image."""
     named = str(config.get("Image", ""))
     manifest = config.get("ImageManifest")
     exact = str(manifest.get("digest", "")) if isinstance(manifest, dict) else ""

@@ -1,4 +1,4 @@
-"""Reads files of a Docker root. They are input: each is bounded, and none is followed out of the root."""
+"""Reads files of a Docker root. They are untrusted: their size is limited, and links are not followed out of the root."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DATABASE = 512 << 20
 
 
 class Unreadable(ValueError):
-    """A file is missing, too large, or not what it should be; the text says which and why."""
+    """A file is missing, too large, or damaged; the text names the file and the reason."""
 
 
 def is_hex(text: str) -> bool:

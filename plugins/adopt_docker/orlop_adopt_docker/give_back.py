@@ -3,8 +3,8 @@
     check -> commit the phase -> (after a move for good: move back) -> return the logs -> commit the removal of all rows
     -> remove the links
 
-What containers wrote is in Docker's directories, because they were used in place. Docker's own records of containers are as
-they were at the adoption. The next start completes a return that was interrupted.
+Containers used Docker's directories in place, so their data is there. Docker's own records of containers are unchanged
+since the adoption. The next start completes an interrupted return.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ _image = msgspec.json.Decoder(ImageRecord).decode
 
 
 async def give_back(config: Config, *, force: bool = False) -> tuple[Adopted, list[str]]:
-    """Give the adopted root back. Returns what was adopted, and the directories that were removed here after a move for
-    good. Raises `NotFound` when nothing was adopted; `Conflict` while containers run, or when objects of ours need what is
-    given back: `force` removes these."""
+    """Give the adopted root back. Returns what was adopted, and the directories that Orlop has removed after a move for
+    good. Raises `NotFound` when nothing was adopted; `Conflict` while containers run, or when objects of Orlop need
+    adopted ones: `force` removes these objects."""
     async with Store.open(os.path.join(config.data_root, "orlop.db")) as store:
         found = rows.load(store)
         if found is None:
@@ -87,7 +87,7 @@ def _rows(store: Store, found: Adopted) -> Iterator[Put | Delete]:
 
 
 def _name(key: str, value: bytes, given_back: Collection[str]) -> Iterator[Put | Delete]:
-    """A name may also mean images of other platforms, which were pulled here."""
+    """A name may also mean images of other platforms, which Orlop has pulled."""
     try:
         name = decode_name(value)
     except UNREADABLE:
@@ -108,7 +108,7 @@ def _records(store: Store) -> Iterator[ContainerRecord]:
 
 
 def _check_stopped(store: Store, concerned: Collection[str]) -> None:
-    """`concerned`: the containers that are given back, or that use what is given back."""
+    """`concerned`: the containers that are given back, or that use objects that are given back."""
     for record in _records(store):
         state = record.state
         if record.id in concerned and state.pid and linux.is_process(state.pid, state.pid_start_time):
@@ -129,7 +129,7 @@ def _names_of_networks(store: Store, found: Adopted) -> set[str]:
 
 
 def _dependents(store: Store, found: Adopted) -> Iterator[tuple[str, str, str]]:
-    """(table, key, name) of the objects that were made here and use layers, volumes or networks that are given back."""
+    """(table, key, name) of the objects that Orlop has made and that use layers, volumes or networks that are given back."""
     images, volumes, networks = set(found.images), set(found.volumes), _names_of_networks(store, found)
     given_back, chains = set(found.containers), {entry.key for entry in found.entries}
     standing: set[str] = set()

@@ -1,4 +1,4 @@
-"""What a Docker root holds, as values. The readers make them, `rows` turns them into rows, `links` into links."""
+"""The objects of a Docker root, as values. The readers make them; `plan` turns them into rows, `links` into links."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """Something that is not adopted, or not as it was. `kind` and `name` say what it is about."""
+    """An object that is not adopted, or is changed by the adoption. `kind` and `name` identify the object."""
 
     kind: str
     name: str

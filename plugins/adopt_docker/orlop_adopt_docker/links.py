@@ -1,15 +1,15 @@
-"""The links by which our data root uses a Docker root in place. All functions block.
+"""The links by which Orlop's data root uses a Docker root in place. All functions block.
 
-    overlay2/<id> -> <docker>/overlay2/<id>                    the graph driver's directories have our layout
-    overlay2/<id>/{diff,work} -> <snapshots>/<n>/{fs,work}     containerd's have not
+    overlay2/<id> -> <docker>/overlay2/<id>                    the graph driver's directories have Orlop's layout
+    overlay2/<id>/{diff,work} -> <snapshots>/<n>/{fs,work}     containerd's directories have another layout
     overlay2/.orlop/{active,committed}/<key>                   the index (orlop_sdk.snapshots)
     volumes/<name> -> <docker>/volumes/<name>
     content/tar-split/<chain> -> ../../overlay2/<id>/diff      what the layer's tar can be made of (engine.images.tar_split)
-    content/tar-split/<chain>.json.gz                          hard links, as all files
+    content/tar-split/<chain>.json.gz                          a hard link, as for all files
     content/blobs/sha256/<digest>                              a blob of containerd
-    containers/<id>/<id>-json.log                              a log: one file with two names, so that it goes on
+    containers/<id>/<id>-json.log                              a log: one file with two names, which both daemons continue
 
-Making and removing may be repeated, and go on where a crash stopped them. Nothing in the Docker root is written.
+Making and removing may be repeated, and continue where a crash stopped them. Nothing in the Docker root is written.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _blob(digest: str) -> str:
 
 
 def make(data_root: str, plan: Plan, adopted: Adopted) -> None:
-    """Make all links, and make them durable. Raises `Conflict` when something else has a place."""
+    """Make all links, and make them durable. Raises `Conflict` when a target already exists and is another file."""
     for name, mode in ((_STORAGE, 0o710), (_INDEX, 0o700), ("containers", 0o710), ("volumes", 0o710)):
         os.makedirs(os.path.join(data_root, name), mode, exist_ok=True)
     ContentStore(os.path.join(data_root, "content")).prepare()
@@ -153,13 +153,13 @@ def _hard_link(source: str, target: str) -> None:
     os.makedirs(os.path.dirname(target), 0o700, exist_ok=True)
     try:
         os.link(source, target, follow_symlinks=False)
-    except FileExistsError:  # blobs and layers that are there already have the same content: they are named by it
+    except FileExistsError:  # existing blobs and layers have the same content, because their names are its digests
         if "-json.log" in target and not os.path.samefile(source, target):
             raise Conflict(f"cannot link {target} to {source}: {target} already exists") from None
 
 
 def _write_configurations(data_root: str, plan: Plan) -> None:
-    """Write the configurations of the images as blobs: complete, or not there."""
+    """Write the configurations of the images as blobs: complete, or not at all."""
     for image in plan.images:
         path = os.path.join(data_root, _blob(image.id))
         if os.path.exists(path):
@@ -176,7 +176,7 @@ def _write_configurations(data_root: str, plan: Plan) -> None:
 
 
 def remove(data_root: str, adopted: Adopted) -> None:
-    """Remove the links, and nothing else. What was never made, or is no link of ours, is left alone."""
+    """Remove the links, and nothing else. A link that was never made, or another file in its place, is ignored."""
     found = _index(data_root)
     for entry in adopted.entries:
         found.drop(entry.key, committed=entry.committed)

@@ -1,7 +1,7 @@
-"""Moves the directories of an adoption: into our data root for good, and back into the Docker root. All functions block.
+"""Moves the directories of an adoption: into Orlop's data root for good, and back into the Docker root. All functions block.
 
-Each directory is moved by rename(2). A crash leaves some moved and others not; either direction may be run again, and goes
-on from there. The phase in the row says which direction a start has to complete.
+Each directory is moved by rename(2). A crash leaves some moved and others not; either direction may be run again, and
+continues from there. The phase in the row says which direction a start has to complete.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def move_here(data_root: str, adopted: Adopted) -> None:
 
 
 def move_back(data_root: str, adopted: Adopted) -> list[str]:
-    """Move each directory that is still there back to its place in the Docker root, and link it from ours. Returns the
-    sources of those that were removed here, and are lost."""
+    """Move each directory that still exists back to the Docker root, and link it from Orlop's data root. Returns the sources
+    of directories that Orlop has removed, and that are lost."""
     lost = []
     for each in adopted.directories:
         target = os.path.join(data_root, each.target)
@@ -67,7 +67,7 @@ def _sync(data_root: str, adopted: Adopted) -> None:
 
 
 def return_logs(data_root: str, adopted: Adopted) -> None:
-    """Give Docker the log files as they are now: a rotation here has made new files. Both names stay valid at any time."""
+    """Give Docker the log files as they are now: a rotation by Orlop made new files. Both names are valid at any time."""
     for each in adopted.logs:
         ours = os.path.join(data_root, each.target)
         if not os.path.isdir(ours) or not os.path.isdir(each.source):

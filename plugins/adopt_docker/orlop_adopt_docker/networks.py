@@ -1,4 +1,4 @@
-"""Turns a network as libnetwork stores it into our row."""
+"""Turns a network as libnetwork stores it into Orlop's row."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def _options(record: dict[str, Any]) -> dict[str, str]:
 
 
 def record(network: Network, drivers: Collection[str], taken: Collection[IPNetwork]) -> NetworkRecord:
-    """The row. Raises `InvalidParameter`, with the reason, for a network that cannot be adopted. `drivers` are installed,
-    `taken` the subnets of our networks."""
+    """The row. Raises `InvalidParameter`, with the reason, for a network that cannot be adopted. `drivers` are the installed
+    drivers, `taken` the subnets of Orlop's networks."""
     found = dict(network.record)
     predefined = PREDEFINED.get(network.name) == network.driver
     if found.get("scope", "local") not in ("", "local") or found.get("ingress") or network.name == _SWARM_GATEWAY:

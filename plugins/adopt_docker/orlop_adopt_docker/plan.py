@@ -1,4 +1,4 @@
-"""Decides what of a Docker root is adopted: the rows to write, the links to make, and what is left, with the reason."""
+"""Decides which objects of a Docker root are adopted: the rows, the links, and the reasons why others are not adopted."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def _images(plan: Plan, known: Known) -> None:
 
 
 def _changes(image: Image, names: Mapping[str, NameRecord]) -> Iterator[str]:
-    """What is different for the image."""
+    """What the adoption changes for the image."""
     taken = sum(image.id not in names.get(_reference(each), NameRecord(())).images for each in image.names)
     if taken:
         yield f"without {taken} of its names, which are taken"
@@ -164,7 +164,7 @@ def _changes(image: Image, names: Mapping[str, NameRecord]) -> Iterator[str]:
 
 
 def _names(store: Store, known: Known) -> dict[str, NameRecord]:
-    """What each name means that is free. Of images that claim a name, the first has it, unless they are from one index."""
+    """The images of each free name. If several images have a name, the first gets it, unless all are from one index."""
     found: dict[str, NameRecord] = {}
     for image in store.images.values():
         for each in image.names:
@@ -184,7 +184,7 @@ def _name_rows(plan: Plan, names: Mapping[str, NameRecord]) -> Iterator[Put]:
 
 
 def _reference(text: str) -> str:
-    """The full form; "" for one that is not understood."""
+    """The full form; "" for an invalid name."""
     try:
         return str(references.parse(text).with_default_tag())
     except InvalidParameter:
@@ -208,7 +208,7 @@ def _image_row(image: Image) -> ImageRecord:
 
 
 def _placed(snapshot: Snapshot, plan: Plan, known: Known) -> Snapshot:
-    """Put a snapshot on our directory of its parent, where the data root has that layer already."""
+    """The snapshot, on Orlop's directory of its parent if the data root already has this layer."""
     for key, parent in plan.inventory.store.layers.items():
         if parent.id == snapshot.parent and key in known.snapshots:
             return Snapshot(
@@ -252,7 +252,7 @@ def _networks(plan: Plan, known: Known) -> dict[str, NetworkRecord]:
     for network in plan.inventory.networks:
         ours = known.networks.get(network.name)
         if ours is not None and ours.predefined and network.name in networks.PREDEFINED:
-            continue  # containers on it go to ours
+            continue  # containers on it are connected to Orlop's network
         if ours is not None:
             usable.pop(network.name, None)
             plan.leave("network", network.name, network.id, "a network of this name exists in Orlop already")
@@ -299,7 +299,7 @@ async def _containers(plan: Plan, known: Known, around: containers.Surroundings)
 
 
 def _drop_dependents(plan: Plan, known: Known, rows: dict[str, tuple[Container, ContainerRecord, str]]) -> None:
-    """Leave containers that share a namespace with one that is left, and those that share one with them."""
+    """Do not adopt containers that share a namespace, directly or not, with a container that is not adopted."""
     for _ in itertools.repeat(None):
         lost = {
             id: other

@@ -1,4 +1,4 @@
-"""What an adoption does, as a table for people and as a document for programs. Pure."""
+"""Shows what an adoption does: a table for people and a document for programs. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _KINDS = ("image", "container", "volume", "network")
 
 
 def document(plan: Plan, *, done: bool) -> dict[str, Any]:
-    """`done`: it was carried out."""
+    """`done`: the plan was carried out."""
     return {
         "root": plan.inventory.root,
         "store": plan.inventory.store.name,
@@ -27,7 +27,7 @@ def document(plan: Plan, *, done: bool) -> dict[str, Any]:
 
 
 def table(plan: Plan) -> str:
-    """One line for each object, but one for all images without a name."""
+    """One line for each object; all images without a name share a line."""
     shown = [item for item in plan.items if item.name != "<none>" or not item.adopted]
     rows = [("KIND", "NAME", "ADOPTED", "REMARK"), *(_row(item) for item in sorted(shown, key=_order))]
     unnamed = sum(item.name == "<none>" and item.adopted for item in plan.items)

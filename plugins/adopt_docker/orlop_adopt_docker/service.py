@@ -1,7 +1,7 @@
-"""Looks after an adopted Docker root while orlopd runs: the work of the service `adopt` where something was adopted.
+"""Looks after an adopted Docker root while orlopd runs: the work of the service `adopt` if there is an adoption.
 
 The service is opened before the engine. It completes what a crash interrupted, keeps dockerd from starting on the root at
-the same time, and says what dockerd has changed when it ran there in between.
+the same time, and logs what dockerd has changed if it ran on the root in between.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ async def _report(found: Adopted) -> None:
         image.id for image in there.store.images.values() if all(x.chain_id in there.store.layers for x in image.layers)
     }
     if found.phase == Phase.MOVED:
-        usable = set(there.store.images)  # the files of their layers are here
+        usable = set(there.store.images)  # the files of their layers are in Orlop's data root
     for what, before, after in (
         ("container", found.containers, names),
         ("image", found.images, usable),
