@@ -1,7 +1,7 @@
 """The metrics. `Metrics` owns the families; their values are read from the engine when a scraper asks.
 
-Names that begin with `engine_daemon_` and `process_` are dockerd's, with its labels, so that existing dashboards work. Names that
-begin with `orlop_` are Orlop's own. Numbers of features that Orlop does not have (builder, swarm) are left out.
+Names that begin with `engine_daemon_` and `process_` are dockerd's, with its labels, so that existing dashboards work. Names
+that begin with `orlop_` are Orlop's own. Numbers of features that Orlop does not have (builder, swarm) are left out.
 """
 
 from __future__ import annotations
