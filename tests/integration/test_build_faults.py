@@ -332,3 +332,22 @@ def test_build_on_a_full_disk_fails_and_leaves_nothing(full: tuple[Engine, Calla
     engine.ok("rmi", "full:1")
     engine.ok("builder", "prune", "-af")
     nothing_left(engine)
+
+
+@pytest.mark.parametrize("buildkit", ["1", "0"])
+def test_shutdown_of_the_daemon_ends_builds_with_a_message(
+    fresh: Callable[..., Engine], tmp_path: Path, buildkit: str
+) -> None:
+    engine = fresh()
+    (tmp_path / "Dockerfile").write_text("FROM busybox\nRUN sleep 1000; true\n")
+    with (tmp_path / "said").open("wb") as said:
+        env = {**engine.env, "DOCKER_HOST": f"unix://{engine.socket}", "DOCKER_BUILDKIT": buildkit}
+        client = subprocess.Popen(["docker", "build", "."], cwd=tmp_path, stdout=said, stderr=said, env=env)
+    try:
+        until(lambda: processes(engine, "sleep 1000"), "the step runs")
+        engine.stop()
+        assert client.wait(patience(30)) == 1
+    finally:
+        client.kill()
+        client.wait()
+    assert (tmp_path / "said").read_text().rstrip().endswith("the daemon is shutting down")

@@ -293,6 +293,10 @@ class Builder(Protocol):
         """Ask the client of a session to answer a challenge of the registry `host`."""
         ...
 
+    async def drain(self, reason: str) -> None:
+        """End all builds, and tell their clients why. Returns when all are told."""
+        ...
+
     async def cancel(self, build: str) -> None:
         """`POST /build/cancel`: end the build with this id. No error if there is none."""
         ...

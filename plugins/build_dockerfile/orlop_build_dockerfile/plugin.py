@@ -141,7 +141,7 @@ class BuildService(Service):
 
     def stop_limit(self) -> float:
         """See Service: what `Supervisor.close` may take."""
-        return 20.0 if any(each.is_running for each in self._supervisors.values()) else 0.0
+        return 25.0 if any(each.is_running for each in self._supervisors.values()) else 0.0
 
     async def shutdown(self) -> None:
         """See Service."""

@@ -491,6 +491,31 @@ def test_finished_builds_are_forgotten_after_a_delay(tmp_path: Path) -> None:
     control_test(test, tmp_path, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
+def test_builds_end_with_the_reason_for_which_the_builder_closes(tmp_path: Path) -> None:
+    running = trio.Event()
+
+    async def work(build: Build) -> None:
+        running.set()
+        await trio.sleep_forever()
+
+    async def test(client: Client) -> None:
+        client.solver.work = work
+
+        async def close() -> None:
+            await running.wait()
+            client.builds.close("shutting down")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(close)
+            with pytest.raises(RpcError, match="shutting down") as caught:
+                await client.solve(Frontend="dockerfile.v0", Internal=True)
+        assert caught.value.code == Code.UNAVAILABLE
+        with pytest.raises(RpcError, match="shutting down"):
+            await client.solve(Frontend="dockerfile.v0", Internal=True)
+
+    control_test(test, tmp_path)
+
+
 def test_control_lists_workers_and_disk_usage_and_prunes(tmp_path: Path) -> None:
     async def test(client: Client) -> None:
         listed = await client.ask(CONTROL + "ListWorkers", control_pb2.ListWorkersRequest(), control_pb2.ListWorkersResponse)

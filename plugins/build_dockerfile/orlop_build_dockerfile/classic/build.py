@@ -44,7 +44,7 @@ class ClassicEndpoint:
                 with build.scope:
                     await self._run(build, request, answer, renderer)
                 if build.scope.cancelled_caught:
-                    raise BuildFailed("context canceled", code=1)
+                    raise build.cancelled
         except BuildFailed as error:
             if not answer.begun and not renderer.begun:
                 raise _refusal(error) from error

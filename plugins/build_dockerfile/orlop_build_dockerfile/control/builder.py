@@ -25,6 +25,7 @@ from orlop_build_dockerfile.control.builds import Builds
 from orlop_build_dockerfile.control.service import Control, client_session
 from orlop_build_dockerfile.grpc import Connection
 from orlop_build_dockerfile.history.store import History
+from orlop_build_dockerfile.nurseries import nursery
 from orlop_build_dockerfile.session import Sessions
 from orlop_build_dockerfile.solver import open_solver
 from orlop_sdk import InvalidParameter, Unauthorized
@@ -36,16 +37,30 @@ class DockerfileBuilder:
     def __init__(self, solver: Solver, settings: Settings, history: History, nursery: trio.Nursery) -> None:
         self._solver = solver
         self._sessions = Sessions()
+        self._connections: set[Connection] = set()
+        self._requests = 0
+        """Those of `POST /build` that are not answered yet."""
+        self._answered = trio.lowlevel.ParkingLot()
         self._builds = Builds(self._sessions, nursery)
         self._classic = ClassicEndpoint(solver, self._sessions, self._builds)
         self._control = Control(solver, settings, self._sessions, self._builds, history, nursery)
 
     async def serve(self, client: Client, connection: trio.SocketStream) -> None:
         if client.kind == "grpc":
-            await Connection(connection, handlers=self._control.handlers).run(client.early)
+            served = Connection(connection, handlers=self._control.handlers)
+            self._connections.add(served)
+            try:
+                await served.run(client.early)
+            finally:
+                self._connections.discard(served)
             return
         if client.kind == "build":
-            await self._classic.serve(client, connection)
+            self._requests += 1
+            try:
+                await self._classic.serve(client, connection)
+            finally:
+                self._requests -= 1
+                self._answered.unpark_all()
             return
         try:
             session = client_session(client.headers, Connection(connection, client=True))
@@ -83,6 +98,14 @@ class DockerfileBuilder:
             return await (await self._sessions.get(session)).authorize(host, challenge)
         except BuildFailed as error:
             raise Unauthorized(error.message) from error
+
+    async def drain(self, reason: str) -> None:
+        self._builds.close(reason)
+        async with nursery() as draining:
+            for connection in self._connections:
+                draining.start_soon(connection.drain, reason)
+        while self._requests:
+            await self._answered.park()
 
     async def cancel(self, build: str) -> None:
         self._builds.cancel(build)

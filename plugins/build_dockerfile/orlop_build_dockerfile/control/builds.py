@@ -34,6 +34,8 @@ class ActiveBuild:
         self.cache_exports: Sequence[CacheTarget] = ()
         self.cache_imports: Sequence[CacheTarget] = ()
         self.scope = trio.CancelScope()
+        self.cancelled = BuildFailed("context canceled", code=Code.CANCELLED)
+        """The error of the build when `scope` is cancelled."""
         self.over = False
         self.frontend = FrontendState(ref, self)
         self._sessions = sessions
@@ -49,6 +51,7 @@ class Builds:
         self._sessions, self._nursery = sessions, nursery
         self._builds: dict[str, ActiveBuild] = {}
         self._changed = trio.lowlevel.ParkingLot()
+        self._closed = ""
 
     def __len__(self) -> int:
         return len(self._builds)
@@ -59,6 +62,8 @@ class Builds:
     @asynccontextmanager
     async def open(self, ref: str) -> AsyncIterator[ActiveBuild]:
         """A new build, until the end of the block. Its progress may be read for a while afterwards."""
+        if self._closed:
+            raise BuildFailed(self._closed, code=Code.UNAVAILABLE)
         if not ref or (ref in self._builds and not self._builds[ref].over):
             raise BuildFailed(f"build {ref!r} exists already", code=Code.ALREADY_EXISTS)
         build = self._builds[ref] = ActiveBuild(ref, self._sessions)
@@ -86,4 +91,11 @@ class Builds:
     def cancel(self, ref: str) -> None:
         """End a build. No error if there is none."""
         if build := self._builds.get(ref):
+            build.scope.cancel()
+
+    def close(self, reason: str) -> None:
+        """End all builds, and refuse others, with this reason."""
+        self._closed = reason
+        for build in self._builds.values():
+            build.cancelled = BuildFailed(reason, code=Code.UNAVAILABLE)
             build.scope.cancel()

@@ -157,7 +157,7 @@ class Control:
                     response = await _build(build, job, request, exports)
                 tasks.cancel_scope.cancel()
         if build.scope.cancelled_caught:
-            raise BuildFailed("context canceled", code=Code.CANCELLED)
+            raise build.cancelled
         return response
 
     def _exports(self, request: pb.SolveRequest) -> list[Export]:

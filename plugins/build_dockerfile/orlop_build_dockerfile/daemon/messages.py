@@ -219,6 +219,10 @@ class Authorize(msgspec.Struct, frozen=True, tag=True):
     challenge: Challenge
 
 
+class Drain(msgspec.Struct, frozen=True, tag=True):
+    reason: str
+
+
 class CancelBuild(msgspec.Struct, frozen=True, tag=True):
     id: str
 
@@ -255,6 +259,7 @@ Question = (
     | ListCache
     | PruneCache
     | Authorize
+    | Drain
     | CancelBuild
 )
 

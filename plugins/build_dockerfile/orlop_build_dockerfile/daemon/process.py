@@ -111,6 +111,8 @@ class _Process:
                 )
             case messages.Authorize():
                 return await self._running().authorize(question.session, question.host, question.challenge)
+            case messages.Drain():
+                return await self._running().drain(question.reason)
             case messages.CancelBuild():
                 return await self._running().cancel(question.id)
             case _:

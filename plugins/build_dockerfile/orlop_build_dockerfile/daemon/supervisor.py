@@ -31,7 +31,7 @@ from orlop_engine.images import platforms
 from orlop_kernel import __version__
 from orlop_kernel.http.messages import RawStream
 from orlop_kernel.kinds import Context
-from orlop_sdk import Conflict, DeadlineExceeded, Unavailable
+from orlop_sdk import Conflict, DeadlineExceeded, OrlopError, Unavailable
 
 from . import messages
 from .bodies import BuildAnswer
@@ -46,6 +46,7 @@ log = logging.getLogger("orlop.build")
 PROGRAM = (sys.executable, "-I", "-m", "orlop_build_dockerfile")
 IDLE = 60.0  # seconds without clients after which the process is ended
 _START = 60.0  # for a cold start on a busy machine
+_DRAIN = 5.0  # for clients to get the messages about the ends of their builds
 _END = 15.0
 _LOG_LIMIT = 1 << 20
 _PIECE = 64 << 10
@@ -133,8 +134,9 @@ class Supervisor:
         """End the process and all builds. None is started after that."""
         self._closed = True
         if self._process is not None:
-            self._process.link.close()
-            await self._process.ended.wait()
+            process = self._process
+            await process.drain()
+            await process.ended.wait()
 
     # --- the process --------------------------------------------------------------------------------------------------
 
@@ -307,6 +309,21 @@ class _Process:
 
     async def serve(self, client: Client, connection: int) -> None:
         await self.link.call(messages.Serve(client), (connection,))
+
+    async def drain(self) -> None:
+        """End the builds with a message to their clients, then the process."""
+
+        async def ask(told: trio.Event) -> None:
+            with suppress(OrlopError):  # the process has ended, or has not begun
+                await self.link.call(messages.Drain("the daemon is shutting down"))
+            told.set()
+
+        told = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, told)
+            with trio.move_on_after(_DRAIN):
+                await told.wait()
+            self.link.close()  # `ask` ends with it
 
     async def _authorize(self, question: messages.Authorize) -> Authorization:
         found: Authorization = await self.link.call(question)

@@ -109,11 +109,11 @@ class Connection:
         """End `run`. Calls in progress are cancelled."""
         self._reading.cancel()
 
-    async def drain(self) -> None:
+    async def drain(self, reason: str = "") -> None:
         """Accept no further calls (GOAWAY), and close when those in progress have ended."""
         if not self._draining:
             self._draining = True
-            self.http2.go_away()
+            self.http2.go_away(text=reason)
             self.flush()
         while self._calls and self._over is None:
             await self._idle.park()
