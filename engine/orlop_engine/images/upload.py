@@ -187,7 +187,7 @@ class _Running:
         return 0
 
     async def _mount(self) -> bool:
-        """Try to mount the blob from another repository. If no mount succeeds, the last try has started an upload."""
+        """Try to mount the blob from another repository. If no mount succeeds, a try may have started an upload."""
         while self._mounts:
             source = self._mounts.pop(0)
             try:
