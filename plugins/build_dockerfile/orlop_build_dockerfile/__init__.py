@@ -2,7 +2,7 @@
 
 Two processes. In orlopd, `plugin` starts the builder process on demand, hands it the connections of clients, and answers its
 requests (`daemon/`). The builder process (`python -m orlop_build_dockerfile`) does everything else, in a mount namespace of
-its own: when it is killed, its builds end, and nothing of them is left mounted.
+its own: when it is killed, its builds end, and none of their mounts remains.
 
    pb/          messages of the protocol            grpc/      HTTP/2 and gRPC on trio, both roles
    control/     what clients call (/grpc)           session/   what the builder calls at the client (/session)

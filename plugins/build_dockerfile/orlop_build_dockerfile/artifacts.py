@@ -1,5 +1,5 @@
-"""What the builder process asks of the daemon about content that goes elsewhere or comes from there: `Artifacts`, which is a
-part of `contracts.Backend`, and the values that pass through it."""
+"""The calls by which the builder process has the daemon exchange content with registries and clients: `Artifacts`, which is
+a part of `contracts.Backend`, and the values that pass through it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ __all__ = [
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """`token` is an identity token; with it, `username` may be empty. With `session`, nothing of this is known yet: the
-    daemon asks the client of the session when the registry `host` wants it (`Builder.authorize`)."""
+    """`token` is an identity token; with it, `username` may be empty. With `session`, neither is known yet: the daemon asks
+    the client of the session when the registry `host` requires credentials (`Builder.authorize`)."""
 
     username: str = ""
     password: str = ""
@@ -37,7 +37,7 @@ class Credentials(msgspec.Struct, frozen=True):
 
 
 class Challenge(msgspec.Struct, frozen=True):
-    """What a registry asks for: a token of a service, or user and password, if there is no `realm`."""
+    """What a registry requires: a token of a service, or user and password if `realm` is empty."""
 
     realm: str = ""
     service: str = ""
@@ -45,8 +45,8 @@ class Challenge(msgspec.Struct, frozen=True):
 
 
 class Authorization(msgspec.Struct, frozen=True):
-    """The answer to a challenge: a `token` that the client has fetched (`lifetime` in seconds, 0 if unknown), else the
-    client's credentials, None if it has none."""
+    """The answer to a challenge: a `token` that the client has fetched (`lifetime` in seconds, 0 if unknown), or the
+    client's credentials (None if the client has none)."""
 
     token: str = ""
     lifetime: float = 0
@@ -71,9 +71,9 @@ class Blob(msgspec.Struct, frozen=True):
 
 
 class LayerForm(msgspec.Struct, frozen=True):
-    """How layers are stored outside. `kind` is "gzip", "zstd", "uncompressed", or "" as daemon.json says; `level` is -1 for
-    the usual one. Layers that have a blob already keep it, unless `force`. `latest`: later times of files in layers that
-    were built here become this one (seconds since 1970)."""
+    """The compression of exported layers. `kind` is "gzip", "zstd", "uncompressed", or "" for the one in daemon.json;
+    `level` is -1 for the default. A layer that already has a blob keeps the blob, unless `force` is set. `latest`: in layers
+    that Orlop has built, later file times are replaced by this time (seconds since 1970)."""
 
     kind: str = ""
     level: int = -1
@@ -82,7 +82,7 @@ class LayerForm(msgspec.Struct, frozen=True):
 
 
 class LayerBlob(msgspec.Struct, frozen=True):
-    """A layer as it is outside: `compression` is "gzip", "zstd" or "" for a plain tar."""
+    """A layer as a blob: `compression` is "gzip", "zstd" or "" for a plain tar."""
 
     digest: str
     size: int
@@ -91,8 +91,8 @@ class LayerBlob(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """A manifest or an index of an artifact. `blobs` are what it names, without other manifests: of an image, the
-    configuration comes first. `layers` are those of them that progress is reported for: digest and name."""
+    """A manifest or an index of an artifact. `blobs` are the blobs that it names, without other manifests; the configuration
+    of an image comes first. `layers` are the blobs whose progress is reported: digest and name."""
 
     descriptor: Blob
     blobs: Sequence[Blob] = ()
@@ -111,9 +111,9 @@ class Archive(msgspec.Struct, frozen=True):
 
 
 class ImagePart(msgspec.Struct, frozen=True):
-    """An image for one platform, of a configuration and its layers' snapshots, lowest first (a base comes first). `blobs`:
-    the layers as its manifest names them, if it has one. `manifests`: the digests of its index, if there is one, and of its
-    manifest. `attachments`: attestations about it, and what they name."""
+    """An image for one platform: a configuration and the snapshots of its layers, lowest first (a base comes first).
+    `blobs`: the layers as its manifest names them, if it has a manifest. `manifests`: the digests of its index, if any, and
+    of its manifest. `attachments`: attestations about the image, and the blobs that they name."""
 
     config: bytes
     snapshots: Sequence[str]
@@ -123,8 +123,8 @@ class ImagePart(msgspec.Struct, frozen=True):
 
 
 class Prefix(msgspec.Struct, frozen=True):
-    """The lowest layers of a chain, as images here have them: how many, and the snapshot of the highest. `name` is for
-    `Backend.release`; "" if there are none."""
+    """The lowest layers of a chain that stored images have: their number, and the snapshot of the highest. `name` is for
+    `Backend.release`; "" if no image has any."""
 
     name: str
     count: int
@@ -135,11 +135,11 @@ Report = Callable[[Download], None]
 
 
 class Artifacts(Protocol):
-    """Blobs that go elsewhere, or that have come from there. The builder chooses the names of artifacts. What an artifact
-    has is kept until it is dropped, or the builder's connection to the daemon ends."""
+    """Blobs to export, or that were imported. The builder chooses the names of artifacts. The blobs of an artifact are kept
+    until the artifact is dropped, or the builder's connection to the daemon ends."""
 
     async def labelled(self, config: bytes) -> bytes:
-        """The configuration of an image, with the labels that the client's images get."""
+        """The configuration of an image, with the labels that the daemon adds to images of this client."""
         ...
 
     async def layers(self, artifact: str, snapshots: Sequence[str], form: LayerForm, report: Report) -> Sequence[LayerBlob]:
@@ -151,7 +151,7 @@ class Artifacts(Protocol):
         ...
 
     async def receive(self, artifact: str, digest: str, source: int) -> None:
-        """Store a blob that a pipe brings; it must have this digest."""
+        """Store a blob that is read from a pipe; it must have this digest."""
         ...
 
     async def read(self, artifact: str, digest: str, target: int) -> None:
@@ -168,7 +168,7 @@ class Artifacts(Protocol):
         *,
         by_digest: bool = False,
     ) -> None:
-        """Push manifests, the root last, and what they name. The root gets the name's tag, unless `by_digest`."""
+        """Push manifests, the root last, and the blobs that they name. The root gets the name's tag, unless `by_digest`."""
         ...
 
     async def save(self, artifact: str, archive: Archive, target: int) -> None:
@@ -176,7 +176,7 @@ class Artifacts(Protocol):
         ...
 
     async def fetch_manifest(self, name: str, credentials: Credentials | None) -> tuple[str, bytes]:
-        """The media type and the bytes of what a name means at its registry."""
+        """The media type and the bytes of the manifest that a name refers to at its registry."""
         ...
 
     async def fetch(
@@ -186,7 +186,7 @@ class Artifacts(Protocol):
         ...
 
     async def prefix(self, diff_ids: Sequence[str]) -> Prefix:
-        """The longest part of a chain of layers, from the lowest up, that images here have. Kept until it is released."""
+        """The longest part of a chain of layers, from the lowest up, that stored images have. Kept until it is released."""
         ...
 
     async def unpack_layer(self, artifact: str, parent: str, blob: LayerBlob) -> str:

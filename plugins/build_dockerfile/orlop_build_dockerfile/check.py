@@ -92,5 +92,5 @@ class BuildCheck:
         return True
 
     async def facts(self, database: Examined) -> dict[str, str]:
-        """See Check. What people build is in no bundle."""
+        """See Check. A debug bundle contains nothing about builds."""
         return {}

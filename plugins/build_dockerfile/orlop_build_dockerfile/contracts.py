@@ -158,7 +158,7 @@ class Backend(Artifacts, Protocol):
     released when its connection to the daemon ends."""
 
     async def resolve(self, name: str, platform: str, *, pull: bool, credentials: Credentials | None) -> Base:
-        """Find an image's configuration, at the registry if `pull` or if the image is not here. Downloads no layer."""
+        """Find an image's configuration, at the registry if `pull` is set or the image is not stored. Downloads no layer."""
         ...
 
     def base(
@@ -168,7 +168,7 @@ class Backend(Artifacts, Protocol):
         ...
 
     async def release(self, digest: str) -> None:
-        """One use of the base, which began with `base`, has ended."""
+        """End one use of a base, which began with `base`."""
         ...
 
     async def prepare(self, parent: str) -> str:
@@ -184,7 +184,7 @@ class Backend(Artifacts, Protocol):
         ...
 
     async def mounts(self, key: str, *, readonly: bool) -> Sequence[Mount]:
-        """What to mount, in the builder's own mount namespace, to see a snapshot."""
+        """The mounts that make a snapshot visible in the builder's own mount namespace."""
         ...
 
     async def usage(self, key: str) -> SnapshotUsage: ...
@@ -202,18 +202,19 @@ class Backend(Artifacts, Protocol):
         ...
 
     async def run(self, step: Step, stdout: int, stderr: int, stdin: int = -1) -> int:
-        """Run a step to its end. Returns its exit code. Cancelling kills it. The descriptors are pipes that block; without
-        `stdin` there is nothing to read. Nothing else may have the root mounted for writing meanwhile, nor a snapshot that
-        the step mounts for writing."""
+        """Run a step to its end. Returns its exit code. Cancelling kills the step. The descriptors are blocking pipes;
+        without `stdin`, standard input is empty. Meanwhile, the root and the snapshots that the step may write must not be
+        mounted for writing elsewhere."""
         ...
 
     async def pack(self, key: str) -> Layer:
-        """The layer that a committed snapshot of the builder is on its parent. Computed once for each snapshot."""
+        """The layer of a committed snapshot of the builder: its difference from its parent. Computed once for each
+        snapshot."""
         ...
 
     async def create_images(self, parts: Sequence[ImagePart], names: Sequence[str], index: str = "") -> Sequence[str]:
-        """Make the image of a build, or those for several platforms: then `index` is the digest of their index. `pack` has
-        seen each of their own snapshots. Returns their IDs."""
+        """Make the image of a build, or the images for several platforms; then `index` is the digest of their index. `pack`
+        was called for each of their own snapshots before. Returns their IDs."""
         ...
 
 
@@ -276,7 +277,8 @@ class Builder(Protocol):
     """The builder process as seen by the daemon. Errors that are `OrlopError`s reach the daemon's client."""
 
     async def serve(self, client: Client, connection: trio.SocketStream) -> None:
-        """Serve a client until its connection ends, and close it. Cancelled when the daemon gives up the connection."""
+        """Serve a client until its connection ends, and close the connection. Cancelled when the daemon drops the
+        connection."""
         ...
 
     async def usage(self) -> Sequence[CacheRecord]:
@@ -313,8 +315,8 @@ class LocalDirectory(msgspec.Struct, frozen=True):
 
 
 class Transferred(msgspec.Struct, frozen=True):
-    """`state` is a name for what the directory holds now: as long as transfers give the same, nothing in it has changed. ""
-    is no such name."""
+    """`state` is a name for the present content of the directory: while transfers return the same name, the content has not
+    changed. "" means unknown."""
 
     files: int
     size: int
@@ -322,20 +324,20 @@ class Transferred(msgspec.Struct, frozen=True):
 
 
 class Session(Protocol):
-    """One client, as long as its connection lasts. Calls raise `BuildFailed` when it is gone."""
+    """One client, as long as its connection lasts. Calls raise `BuildFailed` when the client has disconnected."""
 
     id: str
     shared_key: str
 
     async def receive(self, wanted: LocalDirectory, target: str, progress: Vertex) -> Transferred:
-        """Make directory `target` equal to the client's, by sending what differs from its present content. Nothing else
-        changes it. The session keeps a file beside it, `target` with ".list" at the end."""
+        """Make directory `target` equal to the client's; only differences are sent. Nothing else changes the directory. The
+        session keeps a file next to it, `target` with ".list" at the end."""
         ...
 
     async def secret(self, id: str) -> bytes | None: ...
 
     async def credentials(self, host: str) -> Credentials | None:
-        """What the client has for a registry. It may be left open until the registry asks."""
+        """The client's credentials for a registry. The client may be asked only when the registry requires them."""
         ...
 
     async def has_ssh_agent(self, id: str) -> bool: ...
@@ -349,8 +351,8 @@ class Session(Protocol):
         ...
 
     async def send_directory(self, exporter: str, directory: int, *, below: str = "", time: int | None = None) -> None:
-        """Send a directory, to be a directory `below` that of the client if that is set. `time`: of all files, in seconds
-        since 1970, instead of their own."""
+        """Send a directory, which becomes the directory `below` in the client's directory if `below` is set. `time`: of all
+        files, in seconds since 1970, instead of their own."""
         ...
 
     async def send_archive(self, exporter: str, chunks: AsyncIterator[bytes], metadata: Mapping[str, str]) -> None: ...
@@ -392,7 +394,7 @@ class Progress(Protocol):
         ...
 
     def warn(self, warning: VertexWarning) -> None:
-        """A warning about a vertex, which may be over."""
+        """A warning about a vertex, which may have ended."""
         ...
 
 
@@ -425,10 +427,10 @@ class CacheTarget(msgspec.Struct, frozen=True):
 
 
 class Build(Protocol):
-    """One build, as its client asked for it. When it ends, work that no other build waits for is cancelled."""
+    """One build, as its client requested it. At its end, work that no other build waits for is cancelled."""
 
     ref: str
-    """The client's name of the build."""
+    """The name that the client gave the build."""
     session: Session
     progress: Progress
     entitlements: Sequence[str]
@@ -448,7 +450,7 @@ class Ref(Protocol):
     """A value of a graph, computed when it is needed (`Job.evaluate`)."""
 
     definition: Definition
-    """The graph. A client builds further graphs of it (`FrontendInputs`)."""
+    """The graph. A client may use it in further graphs (`FrontendInputs`)."""
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -461,7 +463,8 @@ class Result(msgspec.Struct, frozen=True):
 
 class CacheRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A record of `docker buildx du`. Times are seconds since 1970. `kind` is "regular", "internal", "source.local",
-    "source.git.checkout" or "exec.cachemount". `shared`: images have it as a layer, so that removing it frees nothing."""
+    "source.git.checkout" or "exec.cachemount". `shared`: the record is a layer of images, so that its removal frees no
+    space."""
 
     id: str
     size: int
@@ -477,14 +480,14 @@ class CacheRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Job(Protocol):
-    """What the solver does for one build. Calls raise `BuildFailed`, with the details that clients render."""
+    """The solver's work for one build. Calls raise `BuildFailed`, with the details that clients render."""
 
     async def frontend(self, name: str, options: Mapping[str, str], inputs: Mapping[str, Definition]) -> Result:
         """Run a frontend: "dockerfile.v0", or "gateway.v0" with the image in option `source`."""
         ...
 
     def define(self, definition: Definition) -> Ref:
-        """A value of a client's own graph: that of its last operation."""
+        """The value of a client's own graph: the result of its last operation."""
         ...
 
     async def evaluate(self, ref: Ref) -> None: ...
@@ -495,7 +498,7 @@ class Job(Protocol):
         ...
 
     async def read_file(self, ref: Ref, path: str, *, offset: int = 0, length: int = 0) -> bytes:
-        """Up to the end of the file when `length` is 0. Evaluates the value."""
+        """Evaluate the value and read a file of it, up to the end when `length` is 0."""
         ...
 
     async def read_directory(self, ref: Ref, path: str, *, pattern: str = "") -> Sequence[Stat]: ...
@@ -503,11 +506,11 @@ class Job(Protocol):
     async def stat(self, ref: Ref, path: str) -> Stat: ...
 
     async def export(self, result: Result, export: Export) -> Mapping[str, str]:
-        """Returns what the client is told: `containerimage.config.digest`, `containerimage.digest`, `image.name`."""
+        """Returns values for the client: `containerimage.config.digest`, `containerimage.digest`, `image.name`."""
         ...
 
     async def export_cache(self, result: Result, target: CacheTarget) -> Mapping[str, str]:
-        """One of the build's `cache_exports`. Returns what the client is told: `cache.manifest`."""
+        """Export to one of the build's `cache_exports`. Returns a value for the client: `cache.manifest`."""
         ...
 
 
@@ -515,8 +518,8 @@ class Solver(Protocol):
     """The solver of the builder process. Builds share its work and its cache."""
 
     capabilities: Mapping[str, str]
-    """Names of the operations and options of LLB that it executes ("exec.mount.bind"), with "", or the reason why
-    not ("mergeop")."""
+    """The operations and options of LLB by name ("exec.mount.bind"), each with "" if the solver executes it, else with the
+    reason why not."""
     exports: Sequence[str]
     """Kinds of exporters."""
 
@@ -541,7 +544,7 @@ class Solver(Protocol):
 
 
 class BuildFailed(Exception):
-    """A build cannot go on. `code` is a gRPC status; `details` are (type URL, JSON) pairs for the client."""
+    """A build cannot continue. `code` is a gRPC status; `details` are (type URL, JSON) pairs for the client."""
 
     def __init__(self, message: str, *, code: int = 2, details: Sequence[tuple[str, bytes]] = ()) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Attestations: what a build says about its images, beside them.
+"""Attestations: statements of a build about its images, stored together with the images.
 
 parse.py        what the client asks for        statements.py   in-toto statements, package URLs
 provenance.py   what a result was made of       sbom.py         a bill of materials, by a scanner's image

@@ -1,5 +1,5 @@
-"""What a client asks for: `attest:provenance=mode=max`, `attest:sbom=generator=IMAGE` among the options of a frontend, and
-BUILDKIT_ATTEST_* among the build arguments (buildkit frontend/attestations/parse.go). Pure functions."""
+"""The attestations that a client requests: `attest:provenance=mode=max`, `attest:sbom=generator=IMAGE` among the options of
+a frontend, and BUILDKIT_ATTEST_* among the build arguments (buildkit frontend/attestations/parse.go). Pure functions."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _INVALID = 3
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """The attributes of each kind, None for one that is not wanted. `only_inline`: buildx asks by default; such
-    attestations go to registries, and with images that have others."""
+    """The attributes of each kind of attestation; None if it was not requested. `only_inline`: buildx requests attestations
+    by default; those are only pushed, or exported together with others."""
 
     sbom: Mapping[str, str] | None = None
     provenance: Mapping[str, str] | None = None

@@ -1,7 +1,7 @@
 """SLSA provenance 0.2 of a result, in BuildKit's form (solver/llbsolver/provenance).
 
-`mode=min` names the sources; `mode=max` has the graph, the Dockerfile and all options, too. Options are as the client gave
-them: who can read the image can read them.
+`mode=min` names the sources; `mode=max` also contains the graph, the Dockerfile and all options. Options are unchanged:
+everybody who can read the image can read them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ async def provenance(job: SolverJob, target: Target, attributes: Mapping[str, st
 
 
 def _document(job: SolverJob, target: Target, attributes: Mapping[str, str]) -> bytes:
-    """On a thread: a graph may be large."""
+    """Call it on a thread: a graph may be large."""
     graph = job.graph(target.ref)
     frontend, options = job.request
     arguments = _arguments(options)
@@ -92,7 +92,7 @@ def _redacted(text: str) -> str:
 
 
 def _arguments(options: Mapping[str, str]) -> dict[str, str]:
-    """Options that are about the result, not about this host or about attestations."""
+    """The options that determine the result, without those for this host or for attestations."""
     found = {}
     for key, value in sorted(options.items()):
         if key in _OF_HOST or key.startswith(("attest:", "local-sessionid:")):
@@ -103,7 +103,7 @@ def _arguments(options: Mapping[str, str]) -> dict[str, str]:
 
 
 def _context(arguments: dict[str, str], sources: _Sources) -> dict[str, Any]:
-    """Where the Dockerfile is from. Takes it from the arguments."""
+    """The context of the Dockerfile, which is removed from the arguments."""
     place: dict[str, Any] = {}
     if address := arguments.pop(arguments.get("contextkey") or "context", ""):
         place["uri"] = address
@@ -116,7 +116,7 @@ def _context(arguments: dict[str, str], sources: _Sources) -> dict[str, Any]:
 
 
 class _Sources:
-    """What the vertices of a graph take from outside."""
+    """The sources of a graph's vertices."""
 
     def __init__(self, job: SolverJob, graph: Graph, platform: str) -> None:
         self.materials: list[dict[str, Any]] = []

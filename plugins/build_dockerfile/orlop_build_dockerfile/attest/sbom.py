@@ -39,7 +39,7 @@ class _Statement(msgspec.Struct):
 
 
 async def scan(job: SolverJob, target: Target, attributes: Mapping[str, str]) -> list[Predicate]:
-    """Run the scanner, unless its result is in the cache, and read what it has written."""
+    """Run the scanner, unless its result is in the cache, and read the statements that it has written."""
     try:
         scanner = str(parse_reference(attributes.get("generator", "")).tagged())
         host = parse_platform((job.core.settings.platforms or ("linux/amd64",))[0]).normalized()

@@ -1,7 +1,8 @@
 """Lists and removes records of the cache: `du`, `prune`, garbage collection.
 
 A record is removed only if no build uses it and no other record depends on it; so the newest go first along a chain, as in
-BuildKit. Records that images share are removed only by a prune of everything, and count for no limit, for the same reason.
+BuildKit. Records whose layers belong to images, too, are removed only by a prune of everything, and no limit counts them:
+their removal frees no space.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _PRIVATE = ("internal",)
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What to remove. Sizes are bytes, 0 for no limit."""
+    """Limits of the cache. Sizes are bytes, 0 for no limit."""
 
     filters: Sequence[str] = ()
     everything: bool = False
@@ -151,7 +152,7 @@ class Collector:
     # --- garbage collection
 
     def wake(self) -> None:
-        """A build has ended: collect soon."""
+        """Called when a build has ended: collect soon."""
         self._wake.set()
 
     async def run(self) -> None:

@@ -28,7 +28,7 @@ _MAX_DEPTH = 400
 
 
 class Selection(msgspec.Struct, frozen=True):
-    """What an operation takes of an input."""
+    """The part of an input that an operation uses."""
 
     path: str = "/"
     follow: bool = True
@@ -47,8 +47,8 @@ class KnownFile(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ContentHasher:
-    """Digests of one tree. Those of directories are kept while the object lives, so the tree must not change; those of
-    files are in `files`, by path, which may be kept for the next time."""
+    """Digests of one tree. Digests of directories are kept while the object lives, so the tree must not change. Digests of
+    files are in `files`, by path; callers may keep `files` for the next time."""
 
     def __init__(self, root: int, files: dict[str, KnownFile] | None = None) -> None:
         self._root = root

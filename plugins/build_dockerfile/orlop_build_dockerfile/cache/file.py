@@ -45,7 +45,7 @@ class StoredRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class References(NamedTuple):
-    """What the records of a cache refer to. `is_known`: there is a file, and it could be read."""
+    """The directories and snapshots that the records of a cache refer to. `is_known`: the file exists and could be read."""
 
     paths: frozenset[str] = frozenset()
     snapshots: frozenset[str] = frozenset()
@@ -53,7 +53,7 @@ class References(NamedTuple):
 
 
 def references(path: str) -> References:
-    """Read the file without changing it. There need not be one."""
+    """Read the file, which need not exist, without changing it."""
     try:
         with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
             rows = database.execute("SELECT path, snapshots FROM records").fetchall()
@@ -64,7 +64,7 @@ def references(path: str) -> References:
 
 
 class CacheFile:
-    """Opens or makes the file. An unreadable file is moved aside: its content is a cache."""
+    """Opens or makes the file. An unreadable file is renamed and replaced by an empty one: a cache may be lost."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -124,7 +124,7 @@ class CacheFile:
         return records, dict(self._db.execute("SELECT key, record FROM keys"))
 
     def write(self, statements: Iterable[Statement]) -> None:
-        """All of the statements, or none of them."""
+        """Carry out all of the statements, or none of them."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
             for sql, values in statements:

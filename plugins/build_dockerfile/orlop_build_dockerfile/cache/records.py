@@ -1,7 +1,7 @@
 """Records of the cache in memory, the keys that lead to them, and leases.
 
-A record with a lease is not removed. A build leases each record that it uses until it ends. A record is also kept while a
-snapshot of another record has one of its own as an ancestor.
+A record with a lease is not removed. A build leases each record that it uses until it ends. A record is also kept while one
+of its snapshots is an ancestor of another record's snapshot.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """`key` is the cache key of the record's result: what is made of equal results has equal keys. `snapshots` are those
+    """`key` is the cache key of the record's result: steps on results with equal keys have equal keys. `snapshots` are those
     of the outputs by number, `parents` the snapshots below them."""
 
     id: str
@@ -56,7 +56,7 @@ class Record:
 
 
 class Lease:
-    """What one build has in use."""
+    """The records that one build uses."""
 
     def __init__(self) -> None:
         self._records: set[Record] = set()
@@ -92,7 +92,7 @@ class Records:
     # --- start and end
 
     async def open(self) -> None:
-        """Read the file, and compare it with the snapshots that there are."""
+        """Read the file, and compare it with the snapshots that exist."""
         self._file = await self._run(lambda: CacheFile(os.path.join(self._directory, "cache.db")))
         stored, keys = await self._run(self._file.load)
         present = set(await self.backend.snapshots())
@@ -169,7 +169,7 @@ class Records:
         return self._by_snapshot.get(snapshot)
 
     def parent(self, snapshot: str) -> str | None:
-        """The snapshot below one of a record; None for a snapshot that is not the builder's."""
+        """The snapshot below a record's snapshot; None for a snapshot that is not the builder's."""
         record = self._by_snapshot.get(snapshot)
         return None if record is None else record.parents.get(snapshot, "")
 
@@ -253,12 +253,12 @@ class Records:
         return True
 
     async def flush(self) -> None:
-        """Write when records were used."""
+        """Write the times at which records were used."""
         touched, self._touched = self._touched, set()
         await self._write([file.touch(record.id, record.used, record.uses) for record in touched if not record.removed])
 
     async def measure(self, record: Record) -> int:
-        """The size of a record, measured once; that of a directory each time."""
+        """The size of a record. A snapshot is measured once, a directory each time."""
         if record.path:
             path = record.path
             with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""What builds that were killed have left in a builder's directories: nothing in the cache refers to it.
+"""Finds and removes files that killed builds have left in a builder's directories: the cache does not refer to them.
 
 Used by the builder process when it starts, by the daemon when a builder process has been killed, and by the consistency
 check. All functions block, and expect that no builder process is using the directories.
@@ -21,12 +21,12 @@ _STEPS = "steps"
 
 
 def referenced(root: str) -> References:
-    """What the cache of a builder's directory refers to."""
+    """The directories and snapshots that the cache in a builder's directory refers to."""
     return references(os.path.join(root, "cache.db"))
 
 
 def strays(root: str, runtime: str, found: References) -> list[str]:
-    """The paths that nothing refers to. Records of a cache that is not known may refer to any directory."""
+    """The paths that nothing refers to. An unreadable cache may refer to any directory."""
     result = [os.path.join(root, name) for name in _names(root) if _TEMPORARY.fullmatch(name)]
     for directory in _OF_RECORDS if found.is_known else ():
         paths = (os.path.join(root, directory, name) for name in _names(os.path.join(root, directory)))

@@ -29,8 +29,8 @@ _NO_DOCKERFILE = re.compile(r"failed to read dockerfile: open (.*): no such file
 
 
 class ClassicEndpoint:
-    """`connection` brings the request's body up to its end, and takes the body of the answer. What fails before the answer
-    has begun is an `OrlopError`, which becomes its status; later failures are a line of it."""
+    """The request's body is read from `connection`, up to its end, and the body of the answer is written to it. A failure
+    before the answer has begun is an `OrlopError`, which decides the status; later failures are lines of the answer."""
 
     def __init__(self, solver: Solver, sessions: Sessions, builds: Builds) -> None:
         self._solver, self._sessions, self._builds = solver, sessions, builds
@@ -84,7 +84,7 @@ class ClassicEndpoint:
 
 
 class _Answer:
-    """The body of the answer. `begun`: something was sent, so the status has been, too."""
+    """The body of the answer. `begun`: some of it was sent, and so was the status."""
 
     def __init__(self, connection: trio.SocketStream) -> None:
         self._connection, self._lock = connection, trio.Lock()

@@ -104,7 +104,7 @@ def image_line(image: str) -> bytes:
 
 
 def error_line(error: BuildFailed) -> bytes:
-    """A failure after the answer has begun, in the classic builder's words where it has its own."""
+    """A failure after the answer has begun, with the classic builder's message if it has one."""
     message, detail = error.message, {}
     for kind, value in error.details:
         if kind.endswith(_EXIT):

@@ -39,8 +39,8 @@ class _Ulimit(msgspec.Struct, rename="pascal"):
 
 
 class ClassicRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """`options` are those of the Dockerfile frontend; `names` are normalized. `session` is that of a client which speaks
-    BuildKit's protocol as of Docker 18.09 (version=2): it offers the files, and wants the protocol's own progress."""
+    """`options` are those of the Dockerfile frontend; `names` are normalized. `session` belongs to a client that speaks
+    BuildKit's protocol as of Docker 18.09 (version=2): the client offers the files, and expects BuildKit's progress."""
 
     id: str
     options: Mapping[str, str]

@@ -1,4 +1,4 @@
-"""The client of a classic build: it has sent its context, and answers nothing else."""
+"""The client of a classic build, which has sent its context and answers no other requests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PIECE = 256 << 10
 
 
 class RequestSession:
-    """Implements `contracts.Session`. The context can be read once: its vertex is shared by all who need it."""
+    """Implements `contracts.Session`. The context can be read once: all steps that need it share its vertex."""
 
     shared_key = ""
 

@@ -37,7 +37,7 @@ class Steps(msgspec.Struct):
         return cls([], {})
 
     def until(self, digest: str) -> list[str]:
-        """The titles to show before what this vertex does: its own, and those of earlier instructions."""
+        """The titles to show before the output of this vertex: its own title, and those of earlier instructions."""
         place = self.places.get(digest)
         return [] if place is None else self._next(place)
 

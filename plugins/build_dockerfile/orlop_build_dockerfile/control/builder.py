@@ -123,7 +123,7 @@ def _keep_seconds(until: Sequence[str]) -> float:
 
 
 def _conditions(filters: Mapping[str, Sequence[str]]) -> list[str]:
-    """Filters of the Docker API, as those of the protocol."""
+    """Filters of the Docker API in the form of BuildKit's protocol."""
     found = []
     for name in ("id", "parent", "type", "description", "inuse", "shared", "private"):
         values = filters.get(name)
@@ -137,7 +137,7 @@ def _conditions(filters: Mapping[str, Sequence[str]]) -> list[str]:
 
 @asynccontextmanager
 async def open_builder(settings: Settings, backend: Backend) -> AsyncIterator[DockerfileBuilder]:
-    """The builder, for as long as the block lasts. At its end no build runs any more."""
+    """The builder, for as long as the block lasts. At its end, no build runs."""
     history = History(os.path.join(settings.root, "history"), settings.history_age, settings.history_entries)
     await history.open()
     async with open_solver(backend, settings) as solver, trio.open_nursery() as nursery:

@@ -45,7 +45,7 @@ class ActiveBuild:
 
 
 class Builds:
-    """Those that have ended are forgotten by tasks of `nursery`."""
+    """Tasks of `nursery` remove builds that have ended."""
 
     def __init__(self, sessions: Sessions, nursery: trio.Nursery) -> None:
         self._sessions, self._nursery = sessions, nursery
@@ -81,7 +81,7 @@ class Builds:
             del self._builds[build.ref]
 
     async def get(self, ref: str) -> ActiveBuild:
-        """Wait for a build. Raises BuildFailed if it does not come."""
+        """Wait for a build. Raises BuildFailed if the build does not begin in time."""
         with trio.move_on_after(_WAIT):
             while ref not in self._builds:
                 await self._changed.park()

@@ -27,7 +27,7 @@ _CODES: Sequence[tuple[type[OrlopError], Code]] = (
 
 
 def failed(error: BaseException) -> BuildFailed:
-    """The error of a build for any exception."""
+    """The error of a build that stands for an exception."""
     if isinstance(error, BaseExceptionGroup):
         error = leading_error(error)
     if isinstance(error, BuildFailed):
@@ -55,7 +55,7 @@ def from_status(status: Status) -> BuildFailed:
 
 
 def translated(handler: Handler) -> Handler:
-    """A handler whose `BuildFailed` and `OrlopError` are its call's status; those of a group stand for the group."""
+    """Wraps a handler: its `BuildFailed` or `OrlopError`, alone or in a group, becomes the status of the call."""
 
     @wraps(handler)
     async def handle(call: Call) -> None:

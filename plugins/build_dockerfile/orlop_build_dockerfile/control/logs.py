@@ -19,7 +19,7 @@ class LogLimit:
         self._clipping = False
 
     def take(self, data: bytes, now: float) -> bytes:
-        """The part of the data that is kept, with a remark at the first place where some is dropped."""
+        """The part of the data that is kept, with a remark where output is dropped for the first time."""
         allowed = math.ceil(now - self._began) * SPEED
         limit = "200KiB/s"
         if allowed > SIZE:

@@ -1,7 +1,8 @@
 """`contracts.Progress`: what a build reports, kept until all readers have read it.
 
 Each report is a serialized StatusResponse. Readers get several at once, joined: messages of protobuf that are concatenated
-are one message with the fields of all. What is kept is bounded: what all readers have read is dropped first, then output.
+are one message with the fields of all. Their size is limited: reports that all readers have read are dropped first, then
+output.
 """
 
 from __future__ import annotations

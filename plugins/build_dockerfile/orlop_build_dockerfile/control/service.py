@@ -80,7 +80,7 @@ class Control:
         await call.send(_SERVING)
 
     async def _traces(self, call: Call) -> None:
-        """Clients send traces of their own work; there is nowhere to keep them."""
+        """Clients send traces of their own work, which are not stored."""
         await call.receive_one()
         await call.send(b"")
 
@@ -116,7 +116,7 @@ class Control:
     # --- builds
 
     async def _status(self, call: Call) -> None:
-        """Of a build in progress, or of one in the history."""
+        """Send the status of a build in progress, or of a build in the history."""
         request = pb.StatusRequest.FromString(await call.receive_one())
         ended = request.Ref not in self._builds and self._history.has_ended(request.Ref)
         found = self._history.reports(request.Ref) if ended else (await self._builds.get(request.Ref)).reports.read()
@@ -147,7 +147,7 @@ class Control:
     async def _run(
         self, build: ActiveBuild, session: ClientSession, request: pb.SolveRequest, exports: Sequence[Export]
     ) -> Mapping[str, str]:
-        """The build, which ends with its client's session, and when the client cancels it by another call."""
+        """Run the build. It ends with its client's session, and when the client cancels it by another call."""
         response: Mapping[str, str] = {}
         with build.scope:
             async with nursery() as tasks:
@@ -184,7 +184,7 @@ async def _end_with(session: ClientSession) -> None:
 
 
 async def _build(build: ActiveBuild, job: Job, request: pb.SolveRequest, exports: Sequence[Export]) -> Mapping[str, str]:
-    """Get the result, from a frontend here or at the client; compute it; export it."""
+    """Get the result from a frontend of the builder or of the client, compute it, and export it."""
     if request.Frontend:
         result = await job.frontend(request.Frontend, dict(request.FrontendAttrs), build.frontend.inputs)
     elif getattr(request.Definition, "def"):

@@ -1,4 +1,4 @@
-"""A session inside a call of /grpc (Control/Session): a stream of bytes in messages, of clients without /session."""
+"""A session inside a call of /grpc (Control/Session): a stream of bytes in messages, used by clients without /session."""
 
 from __future__ import annotations
 

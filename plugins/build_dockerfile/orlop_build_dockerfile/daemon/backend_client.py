@@ -1,4 +1,4 @@
-"""`contracts.Backend` in the builder process: each method asks the daemon."""
+"""`contracts.Backend` in the builder process: each method is a call to the daemon."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ _ENDING = 30.0  # seconds for the builder to undo a build whose client has gone
 class BuildAnswer:
     """The body of the answer. Iterate over it once; `aclose` ends the build, and may be called at any time.
 
-    `serve` has the builder process serve the other end of a connection. `run` is to be started as a task."""
+    `serve` makes the builder process serve the other end of a connection. `run` is to be started as a task."""
 
     def __init__(self, body: AsyncGenerator[bytes, None], serve: Callable[[int], Awaitable[None]]) -> None:
         ours, self._theirs = socket.socketpair()
@@ -59,7 +59,7 @@ class BuildAnswer:
                 await self._end.send_eof()
 
     async def ready(self) -> None:
-        """Wait for the beginning of the answer. Raises what the builder has refused before it."""
+        """Wait for the beginning of the answer. Raises the builder's error if it refuses the build before."""
         try:
             self._first = await self._receive()
             if not self._first:

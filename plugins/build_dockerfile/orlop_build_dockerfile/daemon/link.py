@@ -67,8 +67,8 @@ class Link:
         report: Callable[[Download], None] | None = None,
         undo: Callable[[Any], Question] | None = None,
     ) -> Any:
-        """Ask the other side. Descriptors stay the caller's. When the caller is cancelled, the other side undoes the call
-        first; if it has carried out the call already, `undo` makes of the result the question that takes it back. Raises the
+        """Call the other side. The caller keeps its descriptors. When the caller is cancelled, the other side undoes the
+        call first; if the call was carried out already, `undo` makes a call from the result that reverses it. Raises the
         other side's `OrlopError`, and `Unavailable` when the connection ends."""
         self._last += 1
         number, pending = self._last, _Pending(report)
@@ -93,7 +93,7 @@ class Link:
     # --- the connection ---------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Serve until the other side closes the connection, or has sent what is no frame."""
+        """Serve until the other side closes the connection or sends an invalid frame."""
         try:
             async with trio.open_nursery() as nursery:
                 await self._receive(nursery)
@@ -109,7 +109,7 @@ class Link:
                 self._socket.close()
 
     def _lose(self) -> None:
-        """The connection has ended: own calls fail."""
+        """Make own calls fail, because the connection has ended."""
         self._ended = True
         for pending in self._pending.values():
             pending.done.set()
@@ -171,7 +171,7 @@ class Link:
 
     async def _handle(self, call: Call, fds: list[int], scope: trio.CancelScope, nursery: trio.Nursery) -> None:
         waiting: dict[tuple[str, str], Download] = {}
-        """Progress that is not sent yet, the latest of each kind: who reports it does not wait."""
+        """Progress that is not sent yet, the latest of each kind, so that reporting does not wait."""
 
         async def send_items() -> None:
             try:

@@ -297,7 +297,7 @@ class Call(msgspec.Struct, frozen=True, tag=True):
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
-    """The call is undone, and answered all the same."""
+    """Undo a call. The cancelled call is still answered."""
 
     number: int
 
@@ -315,7 +315,8 @@ class Answer(msgspec.Struct, frozen=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """`kind` is the name of a class of `orlop_sdk.errors`, "" for a mistake of the other side, or "Cancelled"."""
+    """`kind` is the name of a class of `orlop_sdk.errors`, "" for an unexpected exception of the other side, or
+    "Cancelled"."""
 
     number: int
     kind: str

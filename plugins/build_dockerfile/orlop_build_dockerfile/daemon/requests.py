@@ -1,4 +1,4 @@
-"""Answers the builder process: from its messages to the engine, and back."""
+"""Answers the calls of the builder process: translates its messages to calls of the engine, and the results back."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ _RESTRICTED = frozenset(
         messages.DropArtifact,
     }
 )
-"""The questions of a builder whose clients are restricted: `building.scope` judges what these name. Others, of imported
-caches, name layers by digests, which the client need not have seen."""
+"""The calls that a builder of restricted clients may make: `building.scope` checks the objects that they name. Other calls
+name layers of imported caches by digest, and the client may never have had these layers."""
 
 
 class Requests:
@@ -237,7 +237,7 @@ class Requests:
         return token if token is not None else self._credentials(found.credentials)
 
     def _own(self, path: str) -> str:
-        """A path in the builder's directories. The parts of it below these are not the client's to choose."""
+        """A path in the builder's directories. The client cannot choose the part below these directories."""
         real = os.path.realpath(path)
         for root in self._directories:
             if real.startswith(os.path.realpath(root) + "/"):
@@ -291,7 +291,7 @@ def _base(found: BaseImage) -> Base:
 
 
 def _reporter(report: Report) -> Any:
-    """Turns records of a pull into `Download`s. Those of layers only."""
+    """Turns the records of layers in a pull's progress into `Download`s."""
 
     def tell(record: Record) -> None:
         status = record.status or ""

@@ -54,7 +54,7 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Supervisor:
-    """At most one builder process at a time, for the clients of one domain, whom `scope` restricts."""
+    """At most one builder process at a time, for the clients of one domain, which `scope` restricts."""
 
     def __init__(self, context: Context, domain: str = "") -> None:
         self._context, self._domain = context, domain
@@ -89,7 +89,7 @@ class Supervisor:
     async def build(
         self, headers: Mapping[str, str], query: Mapping[str, Sequence[str]], peer: str, body: AsyncGenerator[bytes, None]
     ) -> BuildAnswer:
-        """`POST /build`. Returns when the answer has begun; raises what was refused before."""
+        """`POST /build`. Returns when the answer has begun; raises the error of a build that is refused before."""
         client = Client(kind="build", headers=headers, peer=peer, query=dict(query))
 
         async def serve(connection: int) -> None:
@@ -102,7 +102,7 @@ class Supervisor:
         return answer
 
     async def usage(self) -> Sequence[CacheRecord]:
-        """The records of the build cache; none, without a process, if there has never been one."""
+        """The records of the build cache. Starts no process if the cache does not exist."""
         if not self._has_cache():
             return ()
         async with self._used() as process:
@@ -131,7 +131,7 @@ class Supervisor:
         return self._process is not None or os.path.isdir(self._root)
 
     async def close(self) -> None:
-        """End the process and all builds. None is started after that."""
+        """End the process and all builds. No process is started after that."""
         self._closed = True
         if self._process is not None:
             process = self._process
@@ -249,7 +249,7 @@ class Supervisor:
             process.ended.set()
 
     async def tidy(self) -> None:
-        """Remove what builds have left, unless a process is running, which has done so."""
+        """Remove leftovers of builds, unless a process is running: it did this when it started."""
         async with self._starting:
             if self._process is None and not self._closed:
                 await self._sweep()
@@ -333,7 +333,7 @@ class _Process:
         self._popen.send_signal(signal.SIGKILL)
 
     async def run(self) -> None:
-        """Until the process has ended, and nothing of it is left."""
+        """Run the process until it has ended and everything of it is removed."""
         try:
             await self.link.run()
         finally:
@@ -359,7 +359,7 @@ class _Process:
 
 
 def _be_killed_first(pid: int) -> None:
-    """The daemon may be spared by the OOM killer, which the builder should not be."""
+    """The OOM killer should choose the builder rather than the daemon, whose score the builder would inherit."""
     with suppress(OSError), open(f"/proc/{pid}/oom_score_adj", "r+") as file:
         if int(file.read()) < 0:
             file.seek(0)
