@@ -30,6 +30,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--against", metavar="CHECKOUT", help="also Orlop of another checkout, set up there with ./dev setup"
     )
+    parser.add_argument("--in-memory", action="store_true", help="data roots in memory, to leave the disk out")
     parser.add_argument("--only-orlop", action="store_true", help="no comparison; for work on one measure")
     parser.add_argument("--check", action="store_true", help="exit with 1 when a ratio is over its bound")
     asked = parser.parse_args(argv)
@@ -77,7 +78,8 @@ def engines_of(one: Measure, fleet: Mapping[str, engines.Engine]) -> list[engine
 def main() -> int:
     asked = arguments()
     chosen = [one for one in ALL if not asked.measures or one.key in asked.measures]
-    with tempfile.TemporaryDirectory(prefix="orlop-bench-") as top, ExitStack() as stack:
+    place = "/dev/shm" if asked.in_memory else None
+    with tempfile.TemporaryDirectory(prefix="orlop-bench-", dir=place) as top, ExitStack() as stack:
         os.chmod(top, 0o711)
         stack.enter_context(engines.in_memory(f"{top}/run"))
         archive = f"{top}/busybox.tar"

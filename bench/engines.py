@@ -1,5 +1,5 @@
 """The engines to compare: each is started with its own roots and socket, and everything it made is removed at the end. Data
-roots are on disk and exec roots in memory, like /var/lib and /run on servers.
+roots are on disk, unless they are asked for in memory, and exec roots in memory, like /var/lib and /run on servers.
 """
 
 from __future__ import annotations
