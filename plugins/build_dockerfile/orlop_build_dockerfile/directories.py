@@ -1,4 +1,4 @@
-"""Where builder processes keep what they own. Imported by orlopd with the service: imports nothing."""
+"""The directories of builder processes. orlopd imports this module with the service, so it imports nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def root(config: Config, domain: str) -> str:
 
 
 def runtime(config: Config, domain: str) -> str:
-    """Its directory for what must not reach the disk."""
+    """The directory of a domain's builder for data that must not be stored on disk."""
     return _below(config.exec_root, domain)
 
 

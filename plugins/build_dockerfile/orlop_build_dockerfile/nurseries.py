@@ -13,7 +13,7 @@ __all__ = ["leading_error", "nursery"]
 
 
 def leading_error(error: BaseException) -> BaseException:
-    """The error of a group that says why: the first BuildFailed in it, else its first exception."""
+    """The error of a group that explains the failure: the first BuildFailed in the group, else its first exception."""
     found: list[BaseException] = []
 
     def collect(each: BaseException) -> None:

@@ -22,7 +22,7 @@ _STRING = {"maintainer", "stopsignal", "user", "workdir"}
 
 
 class Pair(msgspec.Struct, frozen=True):
-    """`legacy` is that of `ENV name value`."""
+    """`legacy` marks the form `ENV name value`."""
 
     name: str
     value: str
@@ -30,8 +30,8 @@ class Pair(msgspec.Struct, frozen=True):
 
 
 class Arguments(msgspec.Struct, frozen=True):
-    """`json` says that `words` are those of a JSON array. `pairs` is set for ENV and LABEL; `child`, for ONBUILD, is
-    the name of the instruction in it, in lower case."""
+    """`json` says that `words` are from a JSON array. `pairs` is set for ENV and LABEL; `child`, for ONBUILD, is the name of
+    the instruction in it, in lower case."""
 
     words: tuple[str, ...] = ()
     json: bool = False
@@ -65,7 +65,7 @@ def _split(rest: str) -> tuple[str, ...]:
 
 
 def _json(rest: str) -> Arguments | None:
-    """None if it is no JSON array."""
+    """None if the text is not a JSON array."""
     if not rest.lstrip(_GO_SPACE).startswith("["):
         return None
     try:

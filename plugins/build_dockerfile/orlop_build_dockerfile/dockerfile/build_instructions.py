@@ -131,7 +131,7 @@ def _stage(node: Node) -> ins.Stage:
 
 
 def described(comments: tuple[str, ...], name: str) -> str:
-    """What a comment says of `name`, if it begins with it."""
+    """The description of `name` in a comment that begins with this name."""
     found = (comment.removeprefix(f"{name} ") for comment in comments if name and comment.startswith(f"{name} "))
     return next(found, "")
 

@@ -1,4 +1,4 @@
-"""A stage while it is converted: what all kinds of instructions need."""
+"""A stage during its conversion: the parts that all kinds of instructions need."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ __all__ = ["Setting", "StageBuilder", "joined", "step_name"]
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
-    """What the stages of a build have in common. `arguments` are the global ones, `context` the main context,
-    `ignored` its patterns, `created` the time for histories, or None."""
+    """Settings that all stages of a build share. `arguments` are the global ones, `context` the main context, `ignored` its
+    patterns, `created` the time for histories, or None."""
 
     options: Options
     platform: Platform

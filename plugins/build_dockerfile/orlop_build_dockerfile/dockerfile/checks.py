@@ -1,4 +1,4 @@
-"""What the lint rules look for. `lint.py` has the rules themselves."""
+"""Finds violations of the lint rules, which `lint.py` defines."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _matches_casing(keyword: str, word: str) -> bool:
 
 
 def casing(stages: Sequence[ins.Stage], linter: Linter) -> None:
-    """All instructions in the case that most have."""
+    """All instructions should have the case of the majority."""
     names = [
         (name, where.lines.ranges, where.comments)
         for stage in stages
@@ -175,7 +175,7 @@ def relative_workdir(path: str, instruction: ins.Workdir, linter: Linter) -> Non
 
 
 def used_once(instruction: ins.Instruction, before: tuple[SourceRange, ...] | None, linter: Linter) -> None:
-    """The earlier one is reported: it is the one without effect."""
+    """The earlier instruction is reported, because it has no effect."""
     if before is not None:
         message = (
             f"Multiple {instruction.name} instructions should not be used in the same stage because only the last one will "
@@ -201,7 +201,7 @@ def exposed(specs: Sequence[str], instruction: ins.Expose, linter: Linter) -> No
 
 
 def ignored_file(path: str, patterns: IgnorePatterns, instruction: ins.Add | ins.Copy, linter: Linter) -> None:
-    """Not with exceptions in the patterns: a file in an ignored directory may be one."""
+    """Not checked if patterns have exceptions: a file in an ignored directory may be an exception."""
     if patterns.has_exceptions:
         return
     cleaned = posixpath.normpath(path)

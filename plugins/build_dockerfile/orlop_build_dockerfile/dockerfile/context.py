@@ -1,4 +1,4 @@
-"""Where a build's files come from: the main context, the Dockerfile in it or beside it, and named contexts."""
+"""Where a build's files come from: the main context, the Dockerfile in it or outside of it, and named contexts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def failure(answer: Failed, prefix: str = "") -> DockerfileError:
 
 
 def read_files(output: llb.Output | None, files: Iterable[tuple[str, int]], what: str) -> Steps[list[bytes | None]]:
-    """Contents of files in what `output` makes."""
+    """The contents of files in the result of `output`."""
     need = ReadFiles(llb.definition(output), tuple(FileRange(path, limit) for path, limit in files))
     answers: list[Answer] = list((yield (need,)))
     answer = answers[0]
@@ -57,14 +57,14 @@ def read_files(output: llb.Output | None, files: Iterable[tuple[str, int]], what
 
 
 def follow_paths(paths: Iterable[str]) -> tuple[str, ...]:
-    """What a client has to send for these paths of the context; empty for everything."""
+    """The paths that a client has to send for these paths of the context; empty for all."""
     found = {path.lstrip("/") for path in paths}
     return () if "" in found else tuple(sorted(found))
 
 
 class NamedContext(msgspec.Struct, frozen=True):
-    """What `FROM NAME` is. `image` is set if it is one. `late` completes the operation when it is known which of its
-    files are used."""
+    """The meaning of `FROM NAME`. `image` is set for an image. `late` completes the operation once the used files are
+    known."""
 
     output: llb.Output | None
     image: Image | None = None
@@ -144,7 +144,7 @@ class Contexts:
         return SourceFile(name, text, "Dockerfile", llb.definition(output))
 
     def ignore_patterns(self) -> Steps[list[str]]:
-        """What the client leaves out of the main context."""
+        """The patterns of files that the client omits from the main context."""
         if not self.is_local:
             return []
         if self._ignore is None:
@@ -161,7 +161,7 @@ class Contexts:
         return _patterns(self._ignore, self._ignore_name)
 
     def main_context(self, patterns: list[str]) -> tuple[llb.Output, Callable[[tuple[str, ...]], None] | None]:
-        """The main context, and what completes it when it is known which paths are used."""
+        """The main context, and a function that completes it once the used paths are known."""
         if self._main is not None:
             return self._main, None
         name = self._context_key
@@ -185,7 +185,7 @@ class Contexts:
         return None
 
     def load(self, key: str, platform: Platform) -> Steps[NamedContext]:
-        """What `context:KEY` names."""
+        """Load the context that the option `context:KEY` names."""
         try:
             return (yield from self._load(key, platform))
         except ValueError as error:
@@ -303,7 +303,7 @@ def _input(graph: pb.Definition) -> llb.Output | None:
 
 
 def _copied(output: llb.Output, path: str, *, contents: bool) -> llb.Output:
-    """Part of a context, or the files of an archive."""
+    """A part of a context, or the files of an archive."""
     op = llb.file_op()
     copy = op.file.actions.add(input=-1, secondaryInput=0, output=0).copy
     copy.src = posixpath.normpath(posixpath.join("/", path))

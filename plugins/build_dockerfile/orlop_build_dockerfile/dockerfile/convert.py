@@ -46,8 +46,8 @@ def lint_config(text: str, options: Options) -> LintConfig:
 
 
 class PlatformConversion:
-    """`platform` is None if the build asked for none: then the image's own is taken. `all_stages` converts what the
-    target does not need too, for lint."""
+    """`platform` is None if the build requests none; then the image's platform is used. `all_stages` also converts stages
+    that the target does not need, for lint."""
 
     def __init__(
         self,
@@ -200,7 +200,7 @@ class PlatformConversion:
         self._ignored = yield from self.contexts.ignore_patterns()
 
     def _resolve(self, target: StageState) -> Steps[None]:
-        """Bases of all stages that are needed. Their triggers may need more stages."""
+        """Resolve the bases of all needed stages. Their triggers may need more stages."""
         while True:
             needed = set(self.table.states) if self._all_stages else reachable(target)
             waiting = [s for s in self.table.states if s in needed and s.base is None and not s.resolved]
@@ -278,7 +278,7 @@ class PlatformConversion:
             state.output = sources.image(str(reference), platform, mode, text, command=code, ranges=state.ranges)
 
     def _triggers(self, state: StageState) -> bool:
-        """Adds the ONBUILD instructions of a stage's base. Says whether they need other stages."""
+        """Adds the ONBUILD instructions of a stage's base. Returns whether they need other stages."""
         if state.base is not None:
             expressions = [
                 command.instruction.expression

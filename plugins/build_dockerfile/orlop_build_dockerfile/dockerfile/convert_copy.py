@@ -53,7 +53,7 @@ class _Copy:
         self.actions: list[tuple[llb.Output | None, pb.FileActionCopy]] = []
 
     def new(self, output: llb.Output | None, path: str) -> pb.FileActionCopy:
-        """A copy of `path` with what all copies of the instruction have in common."""
+        """A copy of `path` with the settings that all copies of the instruction share."""
         action = pb.FileActionCopy(
             src=posixpath.normpath(posixpath.join("/", path)),
             dest=self.target,
@@ -73,7 +73,7 @@ def timestamp(builder: StageBuilder) -> int:
 
 
 def _mode(text: str) -> tuple[int, str]:
-    """As a number, -1 for none, or as the text of a symbolic mode."""
+    """The mode as a number (-1 for none), or as the text of a symbolic mode."""
     if not text:
         return -1, ""
     wrong = f"invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777"

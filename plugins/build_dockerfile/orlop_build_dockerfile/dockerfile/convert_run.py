@@ -1,4 +1,4 @@
-"""RUN: the command, its mounts, and what the build's options say of all steps."""
+"""RUN: the command, its mounts, and the build's options for all steps."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def _cache(builder: StageBuilder, message: pb.Mount, mount: Mount) -> None:
 
 
 def _owned_directory(builder: StageBuilder, mount: Mount, base: llb.Output | None) -> llb.Output:
-    """What a cache begins with, if it has an owner or a mode."""
+    """The initial content of a cache mount with an owner or a mode: a directory that has them."""
     op = llb.file_op()
     inputs = llb.Inputs()
     action = op.file.actions.add(input=inputs.add(base), secondaryInput=-1, output=0)

@@ -27,7 +27,7 @@ class Directive(msgspec.Struct, frozen=True):
 
 
 class DirectiveReader:
-    """Takes lines, from the first on. The first line that is no directive ends them."""
+    """Takes lines, from the first on. The first line that is not a directive ends the directives."""
 
     def __init__(self, comment: str = "#", line: int = 0) -> None:
         self._comment, self._line = comment, line
@@ -79,7 +79,7 @@ def _read(reader: DirectiveReader, text: str) -> Iterable[Directive]:
 
 
 def find_syntax(text: str) -> Directive | None:
-    """What `# syntax=` says; also "// syntax=" and a JSON object with such a key, as other frontends' files have it."""
+    """The value of `# syntax=`, or of "// syntax=" or a JSON object with such a key in files of other frontends."""
     for comment in ("#", "//"):
         if found := read_directives(text, comment).get("syntax"):
             return found

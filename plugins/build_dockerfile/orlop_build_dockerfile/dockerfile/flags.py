@@ -8,7 +8,7 @@ __all__ = ["Flags"]
 
 
 class Flags:
-    """What was given, checked against the flags that the instruction has. `ValueError` with BuildKit's message."""
+    """The given flags, checked against the flags that the instruction has. `ValueError` with BuildKit's message."""
 
     def __init__(
         self,

@@ -43,7 +43,7 @@ def convert(request: Request) -> Conversion:
 
 
 def _named_frontend(options: Options, source: SourceFile) -> OtherFrontend | None:
-    """The frontend that the Dockerfile asks for, which may be this one: "docker/dockerfile:1" and later versions of it."""
+    """The frontend image that the Dockerfile names. "docker/dockerfile:1" and its later versions mean this frontend."""
     if "cmdline" in options.raw:
         return None  # this one was chosen by such a line already
     named = options.raw.get("build-arg:BUILDKIT_SYNTAX")
@@ -123,7 +123,7 @@ def _lint(source: SourceFile, conversion: PlatformConversion) -> Steps[Converted
 
 
 def _warnings(source: SourceFile, conversion: PlatformConversion) -> tuple[Warned, ...]:
-    """Those of the first platform: others find the same."""
+    """The warnings of the first platform: conversions for other platforms find the same."""
     return tuple(_warned(finding, source) for finding in conversion.linter.found)
 
 

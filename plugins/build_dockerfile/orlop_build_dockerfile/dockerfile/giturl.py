@@ -31,7 +31,7 @@ class GitUrl(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_git_url(text: str) -> GitUrl | None:
-    """None if this is not the URL of a repository. `ValueError` if it is one with wrong options."""
+    """None if this is not the URL of a repository. `ValueError` if its options are wrong."""
     if text.startswith(("./", "../")):
         return None
     like_local = text.startswith("github.com/")

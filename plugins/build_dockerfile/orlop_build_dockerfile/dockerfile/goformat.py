@@ -72,7 +72,7 @@ def words(items: Iterable[str]) -> str:
 
 
 def parse_bool(text: str) -> bool | None:
-    """strconv.ParseBool; None for what is neither."""
+    """strconv.ParseBool; None for an invalid text."""
     if text in {"1", "t", "T", "TRUE", "true", "True"}:
         return True
     if text in {"0", "f", "F", "FALSE", "false", "False"}:
@@ -153,7 +153,7 @@ def _decimal(value: int, size: int) -> str:
 
 
 def parse_size(text: str) -> int:
-    """units.RAMInBytes. `ValueError` without a message that anybody prints."""
+    """units.RAMInBytes. `ValueError`, whose message is never printed."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgtp]?)(?:i?b)?", text.lower()) if len(text) < 40 else None
     if match is None:
         raise ValueError(f"invalid size: '{text}'")

@@ -16,7 +16,7 @@ _TABS = re.compile(r"^\t+", re.MULTILINE)
 
 
 class Heredoc(msgspec.Struct, frozen=True):
-    """`expand` is false if its name is quoted; `chomp` is that of `<<-`, which removes the tabs before each line."""
+    """`expand` is false if its name is quoted; `chomp` is set for `<<-`, which removes the tabs before each line."""
 
     name: str
     expand: bool
@@ -41,7 +41,7 @@ def heredoc_word(word: str, budget: Budget) -> Heredoc | None:
 
 
 def heredocs_of_line(line: str, budget: Budget) -> list[Heredoc]:
-    """Those that an instruction's line announces. Their contents follow, in this order."""
+    """The heredocs that an instruction's line announces. Their contents follow, in this order."""
     if "<<" not in line:
         return []
     try:

@@ -50,7 +50,7 @@ class _Pattern(msgspec.Struct, frozen=True):
     tokens: tuple[_Token, ...]
 
     def matches(self, path: str) -> bool:
-        """By the set of all places in the pattern where the match may be: the time is the product of both lengths."""
+        """Follows the set of all positions in the pattern at the same time, so the time is the product of both lengths."""
         places = self._closed({0})
         for char in path:
             places = self._closed({after for place in places for after in self._step(place, char)})

@@ -21,7 +21,8 @@ def default_path(os: str) -> str:
 
 
 class _History:
-    """Entries after those of another history. Stages that begin with others share theirs, which may be many."""
+    """Entries after those of another history. Stages that are based on other stages share the entries of those, which may be
+    many."""
 
     def __init__(self, before: _History | None, entries: list[dict[str, Any]]) -> None:
         self.before, self.entries = before, entries
@@ -57,7 +58,7 @@ class Image:
 
     @classmethod
     def parsed(cls, data: bytes) -> Image:
-        """`ValueError` if this is no image's configuration."""
+        """`ValueError` if the JSON is not the configuration of an image."""
         try:
             value = json.loads(data)
         except RecursionError:
@@ -91,7 +92,8 @@ class Image:
         return cls(value)
 
     def copied(self) -> Image:
-        """For a stage that begins with another: triggers do not carry over. This one is not changed any more."""
+        """A copy for a stage that is based on this one, without its triggers. This configuration does not change any
+        more."""
         self._write_env()
         data = {name: value for name, value in self.data.items() if name != "history"}
         image = Image(copy.deepcopy(data), _History(self._history, []))
@@ -130,7 +132,7 @@ class Image:
         return self._env
 
     def set_env(self, name: str, value: str) -> None:
-        """A variable that is set already keeps its place."""
+        """Set a variable. A variable that is already set keeps its position."""
         self._env[name] = value
 
     def set_or_remove(self, name: str, value: object) -> None:
@@ -140,7 +142,7 @@ class Image:
             self.config.pop(name, None)
 
     def record(self, text: str, *, layer: bool, created: str | None, buildkit: bool = False) -> None:
-        """An entry of the history. `buildkit` marks those of instructions that ran an operation."""
+        """Add an entry to the history. `buildkit` marks entries of instructions that ran an operation."""
         entry: dict[str, Any] = {"created": created} if created else {}
         entry |= {"created_by": text + (" # buildkit" if buildkit else ""), "comment": _COMMENT}
         if not layer:
@@ -148,7 +150,7 @@ class Image:
         self._history.entries.append(entry)
 
     def set_platform(self, platform: Platform) -> None:
-        """That of the build's target."""
+        """Set the platform of the build's target."""
         same = (self.data.get("os"), self.data.get("architecture")) == (platform.os, platform.architecture)
         self.data["os"], self.data["architecture"] = platform.os, platform.architecture
         for name, value in (("variant", platform.variant), ("os.version", platform.os_version)):

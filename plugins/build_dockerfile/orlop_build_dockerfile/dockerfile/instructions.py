@@ -40,7 +40,7 @@ __all__ = [
 
 
 class _Base(msgspec.Struct, frozen=True, kw_only=True):
-    """`name` is spelled as in the file; `code` is the logical line; `comments` are those before it."""
+    """`name` is spelled as in the file; `code` is the logical line; `comments` are the comments before it."""
 
     name: str
     code: str
@@ -94,7 +94,7 @@ class Add(_Base, frozen=True, kw_only=True):
 
 
 class Copy(_Base, frozen=True, kw_only=True):
-    """`source` is that of --from."""
+    """`source` is the value of --from."""
 
     files: Files
     source: str = ""
@@ -163,7 +163,7 @@ class Stopsignal(_Base, frozen=True):
 
 
 class ArgPair(msgspec.Struct, frozen=True):
-    """`description` is that of the comment "NAME what it is for"."""
+    """`description` is from a comment "NAME description"."""
 
     name: str
     value: str | None

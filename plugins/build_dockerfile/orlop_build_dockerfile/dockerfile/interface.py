@@ -1,8 +1,8 @@
-"""The frontend's interface: what a build asks for, what it needs of the outside while it is converted, what comes out.
+"""The frontend's interface: the request of a build, its needs during the conversion (images, files), and the result.
 
 `frontend.convert(request)` is a generator. It yields tuples of needs, which may be answered in parallel, and takes a list
-with an answer for each, in order. What cannot be answered is answered by `Failed`. The generator returns a `Converted` or an
-`OtherFrontend`, and raises `DockerfileError`.
+with an answer for each, in order. A need that cannot be met is answered by `Failed`. The generator returns a `Converted` or
+an `OtherFrontend`, and raises `DockerfileError`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class ResolveImage(msgspec.Struct, frozen=True):
 
 
 class ResolvedImage(msgspec.Struct, frozen=True):
-    """`name` is the normalized reference, "" for that of the need. `digest` may be "" if the image has no manifest."""
+    """`name` is the normalized reference, "" for the name of the need. `digest` may be "" if the image has no manifest."""
 
     digest: str
     config: bytes
@@ -168,7 +168,8 @@ class Converted(msgspec.Struct, frozen=True):
 
 
 class OtherFrontend(msgspec.Struct, frozen=True):
-    """The Dockerfile asks for a frontend that is not this one: run `image` with these options. `ranges` is where it does."""
+    """The Dockerfile asks for a frontend that is not this one: run `image` with these options. `ranges` are the lines that
+    name it."""
 
     image: str
     options: Mapping[str, str]
@@ -195,7 +196,7 @@ class DockerfileError(Exception):
         self._details = tuple(details)
 
     def located(self, ranges: Sequence[SourceRange]) -> DockerfileError:
-        """The same error with these lines, unless it has lines of its own."""
+        """The same error with these lines, unless the error already has lines."""
         if not self.ranges:
             self.ranges = tuple(ranges)
         return self

@@ -1,4 +1,4 @@
-"""Docker's checks of Dockerfiles: the rules, what turns them off, and what they found."""
+"""Docker's checks of Dockerfiles: the rules, the options that disable them, and their findings."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ RULES = {
 
 
 class LintConfig(msgspec.Struct, frozen=True):
-    """`skip` and `experimental` are names of rules; "all" in them is each rule."""
+    """`skip` and `experimental` are names of rules; "all" stands for every rule."""
 
     skip: frozenset[str] = frozenset()
     experimental: frozenset[str] = frozenset()
@@ -139,7 +139,7 @@ class Linter:
 
     @property
     def full(self) -> bool:
-        """No more findings are kept."""
+        """Whether the limit of findings is reached."""
         return len(self.found) >= _MOST
 
     def report(self, rule: str, ranges: Sequence[SourceRange], message: str) -> None:
@@ -153,7 +153,7 @@ class Linter:
             self.found.setdefault(Finding(known, message, tuple(ranges)))
 
     def with_comments(self, comments: tuple[str, ...]) -> Linter:
-        """For an instruction with "# check=skip=RULE" before it."""
+        """The linter for an instruction, which "# check=skip=RULE" before it may restrict."""
         for comment in comments:
             if not comment.startswith("check="):
                 continue

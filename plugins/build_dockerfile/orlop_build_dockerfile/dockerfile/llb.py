@@ -1,8 +1,8 @@
 """Graphs of operations, and how they are written: BuildKit's LLB.
 
-A `Vertex` is an operation. Its message names inputs by their index; `Inputs` gives indexes out. Digests are made when
-a graph is written, by `definition`, since a vertex may be completed late: which files of the context are used is
-known at the end.
+A `Vertex` is an operation. Its message names inputs by their index; `Inputs` gives indexes out. Digests are made when a
+graph is written, by `definition`, because a vertex may be completed late: the files of the context that are used are known
+at the end.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Vertex:
 
 
 class Output:
-    """What a vertex makes: a file system."""
+    """An output of a vertex: a file system."""
 
     __slots__ = ("index", "vertex")
 
@@ -118,8 +118,8 @@ class _Written:
 
 
 def _renumber(op: pb.Op, numbers: Sequence[int], count: int) -> None:
-    """Inputs turned out to be equal: `numbers` has the new index of each, `count` is how many are left. Numbers beyond the
-    inputs are those of an operation's own actions."""
+    """Renumber inputs after equal ones were joined: `numbers` has the new index of each, `count` is the new number of
+    inputs. Numbers beyond the inputs refer to an operation's own actions."""
 
     def new(index: int) -> int:
         return index if index < 0 else numbers[index] if index < len(numbers) else index - len(numbers) + count

@@ -19,7 +19,7 @@ _KEYS = (
 
 
 class Mount(msgspec.Struct, frozen=True, kw_only=True):
-    """`id` is that of a cache, a secret or an agent. `readonly` is set for bind mounts unless "rw" is given."""
+    """`id` identifies a cache, a secret or an agent. `readonly` is set for bind mounts unless "rw" is given."""
 
     type: str = "bind"
     source_stage: str = ""
@@ -42,7 +42,7 @@ class Device(msgspec.Struct, frozen=True):
 
 
 def check_mount(text: str) -> tuple[str, str]:
-    """The type and "from" of a mount whose variables are not known yet: stages that it needs are found by this."""
+    """The type and "from" of a mount whose variables are not known yet. They show which stages it needs."""
     kind, source = "bind", ""
     for field in _fields(text):
         key, equals, value = field.partition("=")

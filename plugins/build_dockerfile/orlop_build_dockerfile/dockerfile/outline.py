@@ -1,4 +1,4 @@
-"""What a build can be given: arguments, secrets, agents, caches. Collected during conversion for `--call outline`."""
+"""The inputs that a build accepts: arguments, secrets, agents, caches. Collected during conversion for `--call outline`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Need(msgspec.Struct, frozen=True):
 
 
 class Outline:
-    """That of a stage, and of those that it begins with."""
+    """The outline of a stage, and of the stages that it is based on."""
 
     def __init__(self) -> None:
         self.args: dict[str, ArgInfo] = {}
@@ -41,7 +41,7 @@ class Outline:
         return other
 
     def used_args(self) -> list[ArgInfo]:
-        """Those used, and those in their defaults."""
+        """The arguments that are used, and the arguments in their defaults."""
         waiting, seen = list(self.used), set(self.used)
         while waiting:
             info = self.args.get(waiting.pop())

@@ -188,7 +188,7 @@ class _Parser:
 
 
 def _is_utf8(text: str) -> bool:
-    """Bytes that are not UTF-8 are in the text as surrogates. Comments may have them, and files in it."""
+    """Whether all bytes are UTF-8. Others are surrogates in the text; they are allowed in comments and in heredoc files."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -203,7 +203,7 @@ def _takes_heredocs(node: Node) -> bool:
 
 
 def parse_node(line: str, escape: str, lines: Lines, comments: tuple[str, ...] = ()) -> Node:
-    """One logical line. `ValueError` with the message of what is wrong with its arguments."""
+    """Parse one logical line. `ValueError` says what is wrong with its arguments."""
     name, flags, rest = split_instruction(line)
     return Node(name, flags, parse_arguments(name.lower(), rest, escape), line, lines, (), comments)
 

@@ -30,7 +30,7 @@ class Pattern:
         return rest[::-1] if from_end else rest
 
     def replaced(self, value: str, replacement: str, *, everywhere: bool, spend: Callable[[int], None]) -> str:
-        """The value with its first match, or each, replaced. `spend` is told how much is produced."""
+        """The value with its first match, or each, replaced. `spend` is called with the size of the output."""
         matcher = _compiled(self._parts, longest=True)
         out: list[str] = []
         at = last = 0

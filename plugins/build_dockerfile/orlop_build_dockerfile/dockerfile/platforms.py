@@ -80,8 +80,7 @@ def _normalized_architecture(architecture: str, variant: str) -> tuple[str, str]
 
 
 def parse_platform(text: str, default: Platform | None = None) -> Platform:
-    """`default` gives what a name of a system or an architecture alone leaves out. `ValueError` with containerd's
-    message."""
+    """`default` completes the name of a system or an architecture alone. `ValueError` with containerd's message."""
     default = default or Platform("linux", "amd64")
     if "*" in text:
         raise ValueError(f"{quote(text)}: wildcards not yet supported: invalid argument")

@@ -1,4 +1,4 @@
-"""The ports of EXPOSE: "80", "80/udp", "8000-8010", and host parts that are accepted and left out."""
+"""The ports of EXPOSE: "80", "80/udp", "8000-8010", and host parts, which are accepted and ignored."""
 
 from __future__ import annotations
 

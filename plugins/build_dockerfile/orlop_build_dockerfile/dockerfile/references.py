@@ -33,14 +33,14 @@ class Reference(msgspec.Struct, frozen=True):
 
     @property
     def familiar(self) -> str:
-        """As people write it: "busybox" for "docker.io/library/busybox"."""
+        """The short form: "busybox" for "docker.io/library/busybox"."""
         name = str(self)
         if self.domain == "docker.io":
             name = name.removeprefix("docker.io/").removeprefix("library/")
         return name
 
     def tagged(self) -> Reference:
-        """With the tag "latest", if it has neither a tag nor a digest."""
+        """The reference, with the tag "latest" if it has neither a tag nor a digest."""
         return self if self.tag or self.digest else msgspec.structs.replace(self, tag="latest")
 
     def with_digest(self, digest: str) -> Reference:

@@ -33,7 +33,7 @@ def image(
     command: str = "",
     ranges: Sequence[SourceRange] = (),
 ) -> Output:
-    """`mode` is that of `ResolveImage`."""
+    """`mode` is as in `ResolveImage`."""
     attributes = {} if mode == "default" else {"image.resolvemode": mode}
     op = set_platform(_source(f"docker-image://{name}", attributes), platform)
     description = {"com.docker.dockerfile.v1.command": command} if command else {}

@@ -1,4 +1,4 @@
-"""Stages of a build, what they need of each other, and which of them a target needs."""
+"""The stages of a build, their dependencies, and the stages that a target needs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Command", "StageState", "StageTable", "reachable", "refuse_cycles"]
 
 class Command(msgspec.Struct, frozen=True):
     """An instruction to convert. `sources` are the stages of COPY --from, or of each mount of RUN. `trigger` marks
-    those of ONBUILD."""
+    instructions of ONBUILD."""
 
     instruction: ins.Instruction
     sources: tuple[StageState | None, ...] = ()
@@ -28,10 +28,10 @@ class Command(msgspec.Struct, frozen=True):
 
 
 class StageState:
-    """A stage while it is converted: its file system, the environment of its next step, the configuration of its image.
+    """A stage during its conversion: its file system, the environment of its next step, the configuration of its image.
 
-    `anonymous` stages are images that COPY --from or a mount names (`known` once they are in the table).
-    `context_paths` are what it uses of the main context, `paths` what others use of it. `args` are the ARGs of this
+    `anonymous` stages are images that COPY --from or a mount names (`known` once they are in the table). `context_paths` are
+    the paths of the main context that it uses, `paths` the paths of it that other stages use. `args` are the ARGs of this
     stage, `declared` also has those of its bases. `late` completes the operation of a named context.
     """
 
@@ -59,14 +59,14 @@ class StageState:
         self.directory_set = False
         self.outline = Outline()
         self.last: dict[str, tuple[SourceRange, ...]] = {}
-        """ Where CMD, ENTRYPOINT and HEALTHCHECK were last: only the last of each counts."""
+        """The position of the last CMD, ENTRYPOINT and HEALTHCHECK: only the last of each has an effect."""
 
     @property
     def ranges(self) -> tuple[SourceRange, ...]:
         return self.stage.lines.ranges
 
     def inherit(self) -> None:
-        """Begin where the base stage ended."""
+        """Begin with the result of the base stage."""
         base = self.base
         assert base is not None and base.image is not None
         self.output, self.platform, self.image = base.output, base.platform, base.image.copied()
@@ -118,7 +118,8 @@ class StageTable:
         return found
 
     def image(self, name: str, lines: Lines) -> StageState:
-        """The stage of an image that an instruction names; the same for all that name it, so that it is loaded once."""
+        """The stage of an image that an instruction names. All instructions that name the image get the same stage, so it is
+        loaded once."""
         if name not in self._anonymous:
             stage = ins.Stage(base=name, name="", code="", platform="", lines=lines, keyword="FROM")
             self._anonymous[name] = StageState(stage, name="", anonymous=True)
@@ -132,7 +133,7 @@ class StageTable:
 
 
 def reachable(target: StageState) -> set[StageState]:
-    """The target and all that it needs."""
+    """The target and all stages that it needs."""
     found = {target}
     waiting = [target]
     while waiting:

@@ -83,7 +83,7 @@ def targets(source: SourceFile, found: Stages) -> dict[str, bytes]:
 
 
 def _needs(found: Iterable[Need]) -> list[Need]:
-    """Each once, in the order of the lines."""
+    """The needed arguments, each once, in the order of the lines."""
     known: dict[str, Need] = {}
     for need in found:
         known.setdefault(need.name, need)

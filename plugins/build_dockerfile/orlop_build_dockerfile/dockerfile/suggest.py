@@ -32,7 +32,7 @@ def nearest(word: str, options: Iterable[str], *, ignore_case: bool = False) -> 
 
 
 def suggestion(word: str, options: Iterable[str], *, ignore_case: bool = False) -> str:
-    """To be added to a message."""
+    """The suggestion as the end of a message."""
     found = nearest(word, options, ignore_case=ignore_case)
     return f" (did you mean {found}?)" if found else ""
 

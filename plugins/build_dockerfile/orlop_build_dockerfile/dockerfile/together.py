@@ -1,4 +1,4 @@
-"""Runs conversions that need things of the outside side by side, so that what they need is asked for at once."""
+"""Runs several conversions concurrently, so that their needs are answered together."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def default_arguments(options: Options, target: Platform, target_stage: str) -> 
 def global_arguments(
     defaults: Mapping[str, str], arguments: Sequence[ins.Arg], build_args: Mapping[str, str], lexer: Lexer
 ) -> tuple[dict[str, str], dict[str, ArgInfo]]:
-    """The values of ARGs before the first FROM, with the defaults, and what is known of them."""
+    """The values of ARGs before the first FROM, with the defaults, and their descriptions."""
     values = dict(defaults)
     infos: dict[str, ArgInfo] = {}
     for instruction in arguments:

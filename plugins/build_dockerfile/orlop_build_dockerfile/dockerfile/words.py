@@ -90,7 +90,7 @@ class _Reader:
         return self._text[self._at - 1 : self._at]
 
     def until(self, stop: str, raw_escapes: bool, depth: int) -> list[tuple[str, bool]]:
-        """The pieces up to the character `stop`, or to the end. The flag says whether a piece is literal or may be split."""
+        """The pieces up to the character `stop`, or to the end. Each has a flag: whether it is literal or may be split."""
         if depth > _DEPTH:
             raise WordError("substitutions are nested too deeply")
         pieces: list[tuple[str, bool]] = []

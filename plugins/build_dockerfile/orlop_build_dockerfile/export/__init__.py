@@ -1,4 +1,4 @@
-"""From a result to what the client wants of it.
+"""Exports the result of a build in the form that the client requests.
 
 image.py     images in the daemon, or at a registry   archives.py    an image as a file of the client ("docker", "oci")
 compose.py   the documents of images                  documents.py   their form; options.py: what the client may say

@@ -83,13 +83,13 @@ async def _send(job: SolverJob, export: Export, name: str, archive: Archive, ans
 
 
 async def _copy(job: SolverJob, name: str, composed: Composed) -> None:
-    """To a content store of the client, which writes `index.json` itself."""
+    """Copy the blobs to a content store of the client, which writes `index.json` itself."""
     for blob in (*composed.blobs, composed.root):
         await send_blob(job, name, _STORE, blob.digest, blob.size)
 
 
 async def send_blob(job: SolverJob, name: str, store: str, digest: str, size: int) -> None:
-    """Send a blob of an artifact to a content store of the client, unless it is there."""
+    """Send a blob of an artifact to a content store of the client, unless the store has it."""
     async with pipe() as (reader, writer), nursery() as tasks:
 
         async def read() -> None:

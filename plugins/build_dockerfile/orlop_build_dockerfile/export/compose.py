@@ -56,8 +56,8 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class Composed(msgspec.Struct, frozen=True):
-    """`manifests` come before what lists them; the last is the root. `config` is the digest of the configuration, "" if
-    there are several. `parts` are the images for the daemon's store, by platform."""
+    """Each of the `manifests` comes before the index that lists it; the last is the root. `config` is the digest of the
+    configuration, "" if there are several. `parts` are the images for the daemon's store, by platform."""
 
     root: Blob
     manifests: Sequence[Manifest]
@@ -73,7 +73,7 @@ class Composed(msgspec.Struct, frozen=True):
 
     @property
     def blobs(self) -> list[Blob]:
-        """Everything but the root, once."""
+        """All blobs but the root, each once."""
         found = {blob.digest: blob for manifest in self.manifests for blob in manifest.blobs}
         found.update((one.descriptor.digest, one.descriptor) for one in self.manifests[:-1])
         return list(found.values())
@@ -137,7 +137,7 @@ class Composer:
         return list(self._job.core.records.chain(snapshot))[::-1]
 
     async def _layers(self, target: Target, chain: Sequence[str]) -> list[BuiltLayer]:
-        """The layers of a chain of snapshots, lowest first, of which the first may be that of an image."""
+        """The layers of a chain of snapshots, lowest first. The lowest snapshot may be that of an image."""
         records, backend = self._job.core.records, self._job.core.backend
         own = [snapshot for snapshot in chain if records.of_snapshot(snapshot) is not None]
         packed: dict[str, Layer] = {}
@@ -185,7 +185,7 @@ class Composer:
         self, name: str, found: Sequence[Target], predicates: Mapping[str, Sequence[Predicate]], *, index: bool
     ) -> Composed:
         """The documents of an image, or of an `index` of images and attestations. `predicates` are by key of the target. The
-        artifact `name` holds what is made."""
+        documents are stored in the artifact `name`."""
         oci, notes = self._options.oci or any(predicates.values()), self._options.annotations
         if notes.need_index and not index:
             raise BuildFailed("index annotations not supported for single platform export", code=3)

@@ -43,9 +43,9 @@ def complete(
     base: bytes = b"",
     cache: bytes = b"",
 ) -> bytes:
-    """The JSON of the image's configuration. `epoch` is SOURCE_DATE_EPOCH, the latest time that may be in the image, but
-    for the history of its base image, whose configuration `base` is. `cache` is an inline cache. Raises `BuildFailed` if
-    `config` is no configuration."""
+    """The JSON of the image's configuration. `epoch` is SOURCE_DATE_EPOCH, the latest time that may be in the image, but for
+    the history of its base image, whose configuration `base` is. `cache` is an inline cache. Raises `BuildFailed` if
+    `config` is not a configuration."""
     document = _document(config, platform)
     document["rootfs"] = {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]}
     history = [entry for entry in document.get("history") or [] if isinstance(entry, dict)]
@@ -63,7 +63,7 @@ def complete(
 
 
 def _inherited(history: Sequence[Any], base: bytes) -> int:
-    """How many entries are those of the base image."""
+    """The number of history entries that come from the base image."""
     try:
         known = json.loads(base).get("history") or [] if base else []
     except (ValueError, AttributeError):
@@ -112,8 +112,8 @@ def _fit(history: list[dict[str, Any]], layers: Sequence[BuiltLayer], now: float
 
 
 def _date(history: list[dict[str, Any]], now: str) -> None:
-    """Give entries without a layer the time of the layer before them; those before the first new layer, that layer's. So a
-    build whose steps are all cached gives the same image again (as buildkit exporter/containerimage/writer.go)."""
+    """Give each entry without a layer the time of the layer before it, or of the first new layer if there is none before it.
+    So a build whose steps are all cached gives the same image again (as buildkit exporter/containerimage/writer.go)."""
     times = [entry.get("created") for entry in history]
     new = next((number for number, time in enumerate(times) if not time), len(times))
     last = next((time for time in times[new:] if time), None) or next((time for time in reversed(times) if time), now)

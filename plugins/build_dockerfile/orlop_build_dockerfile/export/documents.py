@@ -133,7 +133,7 @@ def _entry(manifest: Blob, platform: str, annotations: Mapping[str, str]) -> dic
 
 
 def root_descriptor(root: Blob, annotations: Mapping[str, str], platform: str) -> str:
-    """What the client is told as `containerimage.descriptor`."""
+    """The descriptor that the client receives as `containerimage.descriptor`."""
     found = _part(root)
     if annotations:
         found["annotations"] = dict(sorted(annotations.items()))

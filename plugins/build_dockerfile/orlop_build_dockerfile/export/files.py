@@ -98,7 +98,7 @@ class _Statements:
             yield root
 
     def _write(self, root: int) -> None:
-        """On a thread."""
+        """Write the files. Call it on a thread."""
         subjects = list(_digests(root, ""))
         for predicate in self._predicates:
             name = self._prefix + ("provenance.json" if predicate.type == SLSA else "sbom.spdx.json")
@@ -130,7 +130,7 @@ def _digests(directory: int, path: str) -> list[tuple[str, str]]:
 
 
 def _check_names(roots: Sequence[tuple[str, int]]) -> None:
-    """Raise `BuildFailed` if results for several platforms have files of the same name, and are to be in one directory."""
+    """Raise `BuildFailed` if results for several platforms go to one directory and have files of the same name."""
     known: dict[str, str] = {}
     for platform, root in roots if len(roots) > 1 else ():
         for path, _ in _digests(root, ""):

@@ -1,7 +1,7 @@
 """The exporters "moby" and "image": images in the daemon's store, and at a registry.
 
-An image that stays here is made of the snapshots themselves. One that is pushed, annotated or attested, or that has several
-platforms, gets manifests, and its layers get blobs.
+An image that stays in the daemon is made of the snapshots themselves. An image that is pushed, annotated or attested, or
+that has several platforms, gets manifests, and its layers get blobs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["attested", "export_image"]
 
 
 async def attested(job: SolverJob, found: Sequence[Target], options: ImageOptions) -> Mapping[str, Sequence[Predicate]]:
-    """What there is to say about the results, as far as the client wants it there. They exist then."""
+    """Evaluate the results, and return the attestations about them that the client requests for this exporter."""
     for target in found:
         await job.evaluate(target.ref)
     wanted = parse(job.build.options)
@@ -92,7 +92,7 @@ async def _store_and_push(
 
 
 async def _push(job: SolverJob, shown: Shown, name: str, composed: Composed, target: str, *, by_digest: bool) -> None:
-    """Push with the credentials of the client. The progress is the build's."""
+    """Push with the credentials of the client. The progress is shown in the build."""
     credentials = await job.build.session.credentials(registry_of(target))
     shown.status("pushing layers", name="pushing layers")
     what = f"pushing manifest for {parse_reference(target).tagged()}@{composed.root.digest}"

@@ -22,12 +22,12 @@ _INVALID = 3
 
 
 class Annotations(msgspec.Struct, frozen=True):
-    """Annotations as (kind, platform, key): value. The platform is "" for those of all platforms."""
+    """Annotations as (kind, platform, key): value. The platform "" stands for all platforms."""
 
     given: Mapping[tuple[str, str, str], str] = {}
 
     def of(self, kind: str, platform: str = "") -> dict[str, str]:
-        """Those of an index or a manifest, or of its descriptor ("manifest-descriptor")."""
+        """The annotations of an index or a manifest, or of its descriptor ("manifest-descriptor")."""
         wanted = ("",) if kind.startswith("index") else dict.fromkeys(("", platform))
         return {key: value for where in wanted for (k, p, key), value in self.given.items() if (k, p) == (kind, where)}
 
@@ -37,7 +37,7 @@ class Annotations(msgspec.Struct, frozen=True):
 
     @property
     def need_oci(self) -> bool:
-        """Whether there are annotations that Docker's formats have no place for."""
+        """Whether there are annotations that Docker's formats cannot store."""
         return any(kind != "manifest" for kind, _, _ in self.given)
 
     @property
@@ -46,7 +46,7 @@ class Annotations(msgspec.Struct, frozen=True):
 
 
 class ImageOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """`epoch` is SOURCE_DATE_EPOCH. `inline`: attestations that were not asked for are added, too."""
+    """`epoch` is SOURCE_DATE_EPOCH. `inline`: attestations that were not requested are added, too."""
 
     names: tuple[str, ...] = ()
     form: LayerForm = LayerForm()
@@ -62,7 +62,7 @@ class ImageOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_plain(self) -> bool:
-        """Whether an image of the daemon's store is all that is wanted, in whatever form it keeps layers."""
+        """Whether the client requests only an image in the daemon's store, with layers in any form."""
         return not self.push and not self.annotations.given and self.form == LayerForm()
 
 
@@ -125,7 +125,7 @@ def read_options(
 
 
 def _normalized(name: str) -> str:
-    """As clients are told it: with its registry, and without the tag that is implied."""
+    """The name in the form that clients receive: with its registry, and without an implied tag."""
     try:
         return str(parse_reference(name))
     except ValueError as error:

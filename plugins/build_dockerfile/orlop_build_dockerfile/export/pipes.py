@@ -24,7 +24,7 @@ class PipeWriter:
         return self._fd
 
     async def send(self, data: bytes) -> None:
-        """Write here what the other end reads. The pipe blocks, so it is written to on a thread."""
+        """Write data for the reader of the pipe. The pipe blocks, so a thread writes."""
 
         def write() -> None:
             view = memoryview(data)

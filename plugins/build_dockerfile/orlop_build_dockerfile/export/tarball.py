@@ -16,8 +16,9 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def pack_directories(roots: Sequence[tuple[int, str]], output: int, time: int | None = None) -> None:
-    """Write everything below directories to the descriptor `output`, and close that: each below a directory of the archive,
-    if that is not "". `time`: of all files, instead of their own. Stops without an error when the reader has gone."""
+    """Write everything below the directories to the descriptor `output`, and close it. Each goes below its directory of the
+    archive, if that is not "". `time`: of all files, instead of their own. Stops without an error when the reader has
+    gone."""
     try:
         with (
             open(output, "wb", buffering=1 << 20) as file,

@@ -1,4 +1,4 @@
-"""LLBBridge: what frontends ask of the builder, be they in the client, or images that `# syntax=` names.
+"""LLBBridge: the calls of frontends, which are in the client or are images that `# syntax=` names.
 
 A frontend in the client calls on /grpc, and names its build in a header of each call. A frontend that is an image runs as a
 container, as a step does, and its standard input and output are the connection.

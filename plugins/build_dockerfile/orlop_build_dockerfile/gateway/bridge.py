@@ -158,7 +158,7 @@ def _cache_target(entry: control_pb2.CacheOptionsEntry) -> CacheTarget:
 
 
 def _result(frontend: FrontendState, result: Result) -> pb.Result:
-    """A result whose values are named. With them goes their graph: clients use it as an input of other builds."""
+    """A result whose values are named. Their graph is sent, too, because clients use it as an input of other builds."""
     answer = pb.Result(metadata=result.metadata)
     for platform, ref in result.refs.items():
         named = pb.Ref(id=frontend.keep(ref))

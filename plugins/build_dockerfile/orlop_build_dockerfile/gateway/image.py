@@ -94,7 +94,8 @@ def _names(text: str) -> set[str]:
 def _check_capabilities(
     labels: Mapping[str, str], options: Mapping[str, str], inputs: Mapping[str, ops_pb2.Definition]
 ) -> None:
-    """A client says what a frontend must support, and does without it if the frontend does not."""
+    """Raises `BuildFailed` if the frontend lacks a capability that the client requires. The client then builds without
+    it."""
     wanted = _names(options.get("frontend.caps", ""))
     if inputs:
         wanted.add("moby.buildkit.frontend.inputs")
@@ -117,7 +118,7 @@ def _source(base: Base, name: str) -> ops_pb2.Definition:
 async def _run(
     job: SolverJob, name: str, config: _ImageConfig, options: Mapping[str, str], snapshot: str, state: FrontendState
 ) -> None:
-    """Run the program to its end. Raises if it fails before it has returned an error, which says more."""
+    """Run the program to its end. Raises if the program fails, unless it has returned an error before, which says more."""
     worker = Worker(job.core.settings, CAPABILITIES)
     args = tuple(config.entrypoint or ("/run",))
     digest = "sha256:" + uuid.uuid4().hex * 2
@@ -213,7 +214,7 @@ async def _serve(job: SolverJob, step: Step, worker: Worker, state: FrontendStat
 
 
 async def _end_soon(state: FrontendState, scope: trio.CancelScope) -> None:
-    """Kill a program that goes on after its result."""
+    """Kill a program that keeps running after its result."""
     await state.wait_returned()
     await trio.sleep(_ENDING)
     scope.cancel()

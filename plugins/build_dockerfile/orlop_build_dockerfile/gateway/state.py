@@ -1,4 +1,4 @@
-"""What one frontend knows: names of values, graphs that it was given, and the result that it has returned."""
+"""The state of one frontend: names of values, graphs that the client gave it, and the result that it has returned."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class FrontendState:
         self._begun.set()
 
     async def begun(self) -> Job:
-        """The build's job, once the client's session is there."""
+        """The build's job, once the client's session exists."""
         with trio.move_on_after(_WAIT):
             await self._begun.wait()
             return self.job
@@ -75,7 +75,7 @@ class FrontendState:
         await self._returned.wait()
 
     async def result(self) -> Result:
-        """What the frontend has returned, waited for. Raises the error that it has returned."""
+        """Wait for the frontend's result. Raises the error that the frontend has returned."""
         await self._returned.wait()
         assert self._request is not None
         if self.failed:

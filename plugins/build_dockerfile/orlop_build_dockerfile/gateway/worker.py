@@ -1,4 +1,4 @@
-"""What the builder says about itself: its worker, and what frontends may use."""
+"""The description of the builder for clients: its worker, and the capabilities that frontends may use."""
 
 from __future__ import annotations
 
@@ -79,5 +79,5 @@ def parse_platform(text: str) -> Platform:
 
 
 def platform_text(platform: Platform) -> str:
-    """ "linux/arm64/v8"; "" if nothing is said."""
+    """ "linux/arm64/v8"; "" if the message is empty."""
     return "/".join(part for part in (platform.OS, platform.Architecture, platform.Variant) if part)

@@ -18,13 +18,13 @@ CONTENT_TYPE = ("content-type", "application/grpc")
 
 
 class CallOwner(Protocol):
-    """What a call needs of its connection."""
+    """The interface of a connection that its calls use."""
 
     http2: Http2
     client: bool
 
     def flush(self) -> None:
-        """Have the output written."""
+        """Cause the output to be written."""
         ...
 
     def sent(self) -> None:
@@ -80,7 +80,7 @@ class Call:
     # What the connection delivers
 
     def deliver(self, data: bytes, size: int) -> None:
-        """Take data of the peer; `size` bytes count against its window. Raises RpcError for what is refused."""
+        """Take data of the peer; `size` bytes count against its window. Raises RpcError for refused data."""
         acknowledge = self._owner.http2.acknowledge
         if self.error is not None:
             acknowledge(self.stream, size)
@@ -125,7 +125,7 @@ class Call:
             self.scope.cancel()
 
     def close(self, error: RpcError) -> None:
-        """Nothing is received any more: release what has arrived."""
+        """Stop receiving, and release the messages that have arrived."""
         self.error = self.error or error
         early = self._early
         unacknowledged = self._reader.pending - early
@@ -200,7 +200,8 @@ class Call:
         self._owner.flush()
 
     async def send(self, *messages: bytes) -> None:
-        """Send messages, several in a frame where they fit. If it is cancelled in the midst of one, the call is lost."""
+        """Send messages, several in a frame where they fit. If it is cancelled in the middle of a message, the call
+        fails."""
         self.start()
         http2 = self._owner.http2
         rest = memoryview(b"".join(map(encode, messages)))

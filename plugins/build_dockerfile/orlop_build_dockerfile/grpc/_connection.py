@@ -48,8 +48,8 @@ SMALL_READ, SMALL_READS, SMALL_PAUSE = 16 << 10, 16, 0.001
 NO_ERROR, REFUSED, CANCEL, CALM = 0, 7, 8, 11
 
 Handler = Callable[[Call], Awaitable[None]]
-"""Answers a call. An RpcError is its status; any other exception is logged, and is status UNKNOWN. It is cancelled when the
-client cancels the call, when its deadline passes, and when the connection ends."""
+"""Answers a call. An RpcError becomes the status of the call; any other exception is logged and becomes UNKNOWN. The handler
+is cancelled when the client cancels the call, when its deadline passes, and when the connection ends."""
 
 
 class ByteStream(Protocol):
@@ -64,7 +64,7 @@ class ByteStream(Protocol):
 
 class Connection:
     """One HTTP/2 connection. A server calls `handlers`, by path ("/package.Service/Method"); a client calls `unary` and
-    `call`. `run` owns the stream, and must run meanwhile."""
+    `call`. `run` owns the stream, and must be running."""
 
     def __init__(
         self,
@@ -330,7 +330,7 @@ class Connection:
 
 
 def _status(path: str, error: Exception) -> RpcError:
-    """The status for an exception of a handler, or for one in a group that nurseries made of it."""
+    """The status for an exception of a handler, alone or in a group that a nursery made."""
     found: list[Exception] = []
 
     def collect(error: BaseException) -> None:

@@ -47,9 +47,9 @@ _FIRST_WINDOW = 65535
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Bounds on what a peer may make us keep. `window` and `connection_window` bound the bytes that are received and not
-    yet consumed, of a stream and of a connection; `message` one message; `partial` the parts of messages larger than a
-    window, of a connection."""
+    """Limits of the data that a peer can make this side keep. `window` and `connection_window` bound the bytes that are
+    received and not yet consumed, of a stream and of a connection; `message` one message; `partial` the parts of messages
+    larger than a window, of a connection."""
 
     window: int = 2 << 20
     connection_window: int = 8 << 20
@@ -107,7 +107,7 @@ class WindowOpened(NamedTuple):
 
 
 class GoingAway(NamedTuple):
-    """The peer handles no stream of ours above `last`."""
+    """The peer handles no stream of this side above `last`."""
 
     last: int
     code: int
@@ -118,7 +118,7 @@ Event = Began | HeadersReceived | Data | Ended | Reset | WindowOpened | GoingAwa
 
 
 class _Inbound:
-    """Flow control of what is received on a stream, or on the connection (number 0). `credit` is what the peer may still
+    """Flow control of the data received on a stream, or on the connection (number 0). `credit` is what the peer may still
     send."""
 
     def __init__(self, number: int, window: int, credit: int) -> None:
@@ -290,7 +290,7 @@ class Http2:
         self._highest = max(self._highest, stream)
 
     def acknowledge(self, stream: int, size: int) -> None:
-        """Received bytes that are consumed: the peer may send as many again."""
+        """Report that received bytes are consumed: the peer may send as many again."""
         self._out += self._inbound.consume(size)
         if found := self._streams.get(stream):
             self._out += found.consume(size)

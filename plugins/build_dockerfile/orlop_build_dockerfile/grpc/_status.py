@@ -100,7 +100,7 @@ def format_timeout(seconds: float) -> str:
 
 
 def from_reset(code: int) -> RpcError:
-    """What RST_STREAM with an error code of HTTP/2 means for a call."""
+    """The status of a call that the peer resets with an error code of HTTP/2."""
     match code:
         case 8:
             return RpcError(Code.CANCELLED, "context canceled")
@@ -112,7 +112,7 @@ def from_reset(code: int) -> RpcError:
 
 
 def from_http(status: str) -> RpcError:
-    """What an answer other than 200 means; such an answer comes from a proxy rather than from a gRPC server."""
+    """The status for an answer other than 200, which comes from a proxy rather than from a gRPC server."""
     codes = {
         "400": Code.INTERNAL,
         "401": Code.UNAUTHENTICATED,

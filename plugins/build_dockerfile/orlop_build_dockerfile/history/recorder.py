@@ -1,4 +1,4 @@
-"""What a build reports, written to a file while it runs: StatusResponses, each with its length in front (4 bytes, little
+"""Writes the reports of a build to a file while it runs: StatusResponses, each with its length in front (4 bytes, little
 endian; BuildKit's media type application/vnd.buildkit.status.v0)."""
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _STORING = 10.0  # seconds that a client waits for its record
 
 
 class Recording:
-    """The record of one build. `response` is what its exporters have answered."""
+    """The record of one build. `response` is the answer of its exporters."""
 
     def __init__(self) -> None:
         self.response: Mapping[str, str] = {}
@@ -38,7 +38,7 @@ class Recording:
         self.ended, self._stored = trio.Event(), trio.Event()
 
     async def stored(self) -> None:
-        """Wait until the record can be listed, if there will be one."""
+        """Wait until the record can be listed, if the build leaves a record."""
         if self.begun:
             with trio.move_on_after(_STORING):
                 await self._stored.wait()

@@ -1,4 +1,4 @@
-"""The calls about the history: list and watch, pin and delete, and the content of what records refer to."""
+"""The calls about the history: list and watch, pin and delete, and the content that records refer to."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class HistoryService:
             os.close(fd)
 
     def has_ended(self, ref: str) -> bool:
-        """Whether the reports of the build are in the history, and it does not run."""
+        """Whether the build has ended and its reports are in the history."""
         return ref in self._history.records and ref not in self._history.active
 
     async def reports(self, ref: str) -> AsyncGenerator[bytes, None]:

@@ -86,11 +86,11 @@ class History:
         self._tell(STARTED, record)
 
     def failed_to_write(self, error: OSError) -> None:
-        """The disk may be full: a build does not fail for its record."""
+        """Log the error. A build does not fail because its record cannot be written, for example on a full disk."""
         _log.warning("cannot write the build history: %s", error)
 
     def abandon(self, record: pb.BuildHistoryRecord) -> None:
-        """The build leaves no record."""
+        """Forget a running build, which leaves no record."""
         if self.active.get(record.Ref) is record:
             del self.active[record.Ref]
 
@@ -136,7 +136,7 @@ class History:
         return await trio.to_thread.run_sync(work, limiter=self._one)
 
     async def pin(self, ref: str, pinned: bool) -> None:
-        """Keep a record beyond the limits, or no longer."""
+        """Exempt a record from the limits, or end the exemption."""
         record = pb.BuildHistoryRecord()
         record.CopyFrom(self._record(ref))
         record.pinned = pinned
@@ -165,7 +165,7 @@ class History:
             await self._run(partial(_unlink, self.blob(digest)))
 
     async def _collect(self) -> None:
-        """Delete records that exceed both `maxEntries` and `maxAge`, as in BuildKit, and those beyond our own limits."""
+        """Delete records that exceed both `maxEntries` and `maxAge`, as in BuildKit, and those beyond Orlop's own limits."""
         by_age = sorted(self.records.values(), key=lambda record: -record.CompletedAt.ToNanoseconds())
         oldest = time.time_ns() - int(self._max_age * 1e9)
         size = 0
@@ -191,7 +191,7 @@ class History:
 
     @contextmanager
     def listening(self) -> Iterator[trio.MemoryReceiveChannel[pb.BuildHistoryEvent]]:
-        """Events from now on. The channel ends early for a listener that does not read."""
+        """Events from now on. The channel of a listener that does not read is closed."""
         send, receive = trio.open_memory_channel[pb.BuildHistoryEvent](_WAITING)
         self._listeners.add(send)
         try:

@@ -1,5 +1,5 @@
 """The steps of a build as spans, in the form in which BuildKit keeps traces: a JSON object of OpenTelemetry's Go library
-(`tracetest.SpanStub`) a line. The first span is the build, and each step is one below it."""
+(`tracetest.SpanStub`) a line. The first span is the build; each step is a span below it."""
 
 from __future__ import annotations
 
