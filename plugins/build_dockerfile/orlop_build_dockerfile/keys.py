@@ -24,7 +24,7 @@ class Rule(ConfigBase, frozen=True, kw_only=True, rename="camel", omit_defaults=
 
 
 class Collection(ConfigBase, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """`gc`: removal of what has not been used for long. `default_keep_storage` is the older name of
+    """`gc`: removal of records that were not used for long. `default_keep_storage` is the older name of
     `default_reserved_space`."""
 
     enabled: bool = True

@@ -38,7 +38,7 @@ class BuildPlugin:
     requires = ("engine",)
 
     def problems(self, config: Config) -> tuple[Problem, ...]:
-        """None: what the configuration says is checked with its keys."""
+        """None: the configuration is checked with its keys."""
         return ()
 
     def processes(self, config: Config) -> nullcontext[None]:
@@ -72,8 +72,8 @@ class BuildService(Service):
         return self._supervisors[domain]
 
     def _all(self) -> list[Supervisor]:
-        """That of each domain that has a cache. One whose listener does not exist any more has no restrictions: nothing
-        but its cache is ever asked for."""
+        """The supervisors of all domains that have a cache. A domain whose listener no longer exists gets no restrictions:
+        only its cache is used."""
         for domain in ("", *domains(self._context.config)):
             self._of_domain(domain)
         return list(self._supervisors.values())
@@ -109,7 +109,7 @@ class BuildService(Service):
         maximum: int,
         free: int,
     ) -> Pruned:
-        """Remove what is not in use, in the client's domain; in all of them for a client without restrictions. Limits are
+        """Remove unused records of the client's domain, or of all domains for a client without restrictions. Limits are
         bytes for each domain, 0 for none."""
         from .contracts import Pruned
 
@@ -133,14 +133,14 @@ class BuildService(Service):
         await self._of_domain(domain).without_process(work)
 
     def serving(self) -> None:
-        """See Service: remove what builds have left that a crash or a power cut has ended."""
+        """See Service: remove leftovers of builds that a crash or a power cut has ended."""
         config = self._context.config
         for domain in ("", *domains(config)):
             if os.path.isdir(root(config, domain)):
                 self._context.nursery.start_soon(self._of_domain(domain).tidy)
 
     def stop_limit(self) -> float:
-        """See Service: what `Supervisor.close` may take."""
+        """See Service: the time that `Supervisor.close` may take."""
         return 25.0 if any(each.is_running for each in self._supervisors.values()) else 0.0
 
     async def shutdown(self) -> None:

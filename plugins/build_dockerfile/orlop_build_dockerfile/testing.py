@@ -41,7 +41,7 @@ __all__ = ["FakeBackend", "FakeBuild", "FakeProgress", "FakeSession", "Llb", "St
 
 
 class StepLog:
-    """What steps have been run, and events that they wait for (`wait NAME`)."""
+    """The steps that were run, and events that they wait for (`wait NAME`)."""
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
@@ -277,7 +277,7 @@ class FakeSession:
         self.secrets: dict[str, bytes] = {}
         self.received: list[LocalDirectory] = []
         self.state = ""
-        """What transfers return as `Transferred.state`."""
+        """The value that transfers return as `Transferred.state`."""
         self.sent: dict[str, bytes] = {}
         self.uploads: dict[str, bytes] = {}
         self.contents: dict[str, dict[str, bytes]] = {}

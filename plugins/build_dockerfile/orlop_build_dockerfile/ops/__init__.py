@@ -1,4 +1,4 @@
-"""What the vertices of a graph do: sources, commands, changes of files.
+"""Executes the vertices of a graph: sources, commands, changes of files.
 
 source.py     images                          local.py        directories of the client
 http_source.py, git_source.py                 execute.py      commands, with stepmounts.py, cachemounts.py, stubs.py

@@ -37,7 +37,7 @@ def attributes_of(owner: tuple[int, int] | None, timestamp: int) -> Attributes:
 
 
 def _keep_suffix(path: str) -> str:
-    """A cleaned path that still ends with "/" or "/." if it did, which matters to a destination."""
+    """A cleaned path that keeps "/" or "/." at its end, because the end decides about a destination."""
     cleaned = clean(path)
     if path.endswith("/.") and cleaned != "/":
         return cleaned + "/."
@@ -45,7 +45,8 @@ def _keep_suffix(path: str) -> str:
 
 
 def matches(root: int, path: str, *, follow: bool, wildcard: bool) -> list[str]:
-    """The paths that a source names: itself, or those that match its wildcards, sorted. Missing paths give an empty list."""
+    """The paths that a source names: the source itself, or the paths that match its wildcards, sorted. Missing paths give an
+    empty list."""
     path = clean(path)
     if not wildcard or not has_wildcard(path):
         return [path] if lookup(root, path, follow=follow) is not None else []

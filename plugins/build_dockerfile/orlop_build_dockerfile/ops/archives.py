@@ -1,4 +1,4 @@
-"""Whether a file is a tar, compressed or not, as ADD must know. Reads the beginning alone; all functions block."""
+"""Detects whether a file is a tar, compressed or not, for ADD. Reads only the beginning; all functions block."""
 
 from __future__ import annotations
 

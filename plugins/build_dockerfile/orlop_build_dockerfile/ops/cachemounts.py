@@ -1,6 +1,6 @@
 """Cache mounts: directories that outlive builds, by id, with the sharing modes shared, private and locked.
 
-Records of the cache, of type exec.cachemount. Their use is leased, so that prune leaves those that are mounted.
+Records of the cache, of type exec.cachemount. Mounted directories are leased, so that prune keeps them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ __all__ = ["cache_mount"]
 
 @contextlib.asynccontextmanager
 async def cache_mount(job: SolverJob, mount: ops_pb2.Mount, source: Value | None) -> AsyncIterator[str]:
-    """The directory of a cache mount while it is in use. It begins as a copy of `source`, whose key belongs to its name."""
+    """The directory of a cache mount while it is in use. It begins as a copy of `source`, whose key is a part of its
+    name."""
     options = mount.cacheOpt
     base = await source.key() if source is not None else ""
     key = join_key("cachemount", options.ID or mount.dest, base, mount.selector if base else "")

@@ -1,4 +1,4 @@
-"""What a layer changes: the differences between two roots, and their application to a third one. All functions block."""
+"""The changes of a layer: finds the differences between two roots, and applies them to a third root. All functions block."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CHUNK = 1 << 20
 @dataclass(frozen=True, slots=True)
 class Changes:
     """Paths below the root, without a slash in front. `changed` are added or changed entries, each of a new directory's
-    included; of a deleted tree, `deleted` has the top alone. `above` are the directories that lead to changed entries."""
+    included; `deleted` contains only the top of a deleted tree. `above` are the directories that lead to changed entries."""
 
     changed: set[str] = field(default_factory=set)
     deleted: list[str] = field(default_factory=list)
@@ -31,8 +31,8 @@ class Changes:
 
 
 def find_changes(lower: int, upper: int) -> Changes:
-    """The differences of the root `upper` from `lower`. A file with the same metadata, inode and ctime is the
-    same file; one with the same metadata alone is unchanged if its content is the same."""
+    """The differences of the root `upper` from `lower`. A file with the same metadata, inode and ctime is the same file. A
+    file with only the same metadata is unchanged if its content is the same."""
     found = Changes()
     _compare(found, lower, upper, "", 0)
     for path in found.changed:
@@ -119,8 +119,8 @@ class _ChangesOnly(Copier):
 
 
 def apply_changes(source: int, target: int, changes: Changes | None, deleted: Iterable[str] = ()) -> None:
-    """Make the changes of the root `source` in the root `target`; without `changes`, all that is in it. Directories get the
-    owner, mode and time that they have in the source."""
+    """Make the changes of the root `source` in the root `target`; without `changes`, copy everything in `source`.
+    Directories get the owner, mode and time that they have in the source."""
     for path in (*deleted, *(changes.deleted if changes else ())):
         _delete(target, path)
     if changes is None:

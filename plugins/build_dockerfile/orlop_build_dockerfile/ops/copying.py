@@ -39,8 +39,8 @@ _SMALL = 256 << 10
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """`mode` gives the new permissions of a file's `st_mode`. `contents` copies what is in a source directory instead of
-    the directory. `replace` removes what is in the way, of whatever type."""
+    """`mode` gives the new permissions of a file's `st_mode`. `contents` copies the entries of a source directory instead of
+    the directory. `replace` removes existing entries of any type."""
 
     attributes: Attributes = Attributes()
     mode: Callable[[int], int] | None = None
@@ -52,7 +52,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Pending:
-    """A directory of the target that is made when the first thing is copied into it: its source may hold nothing that the
+    """A directory of the target that is made when its first entry is copied: its source may contain no entry that the
     patterns include. `fd` is -1 until then."""
 
     def __init__(self, above: _Pending | None, name: str, place: str) -> None:
@@ -73,8 +73,8 @@ class Copier:
         self._base, self._above = -1, "/"
 
     def copy(self, path: str, destination: str) -> None:
-        """Copy what is at `path` of the source to `destination`. A destination that ends with "/", or that is a directory,
-        takes the source under its own name. Directories above it are made."""
+        """Copy `path` of the source to `destination`. If the destination ends with "/" or is a directory, the source is
+        copied into it, under its own name. Missing directories above the destination are made."""
         attributes = self._options.attributes
         info = stat_in(self._source, path, follow=self._options.follow)
         directory = stat.S_ISDIR(info.st_mode)
@@ -101,7 +101,7 @@ class Copier:
                     self._entry(parent, leaf, base, name, info, name)
 
     def _locate(self, path: str) -> tuple[int, str]:
-        """The directory and the name of a source that is no directory; links are followed if the options say so."""
+        """The directory and the name of a source that is not a directory; links are followed if the options say so."""
         for _ in range(40):
             parent, name = parent_of(self._source, path)
             try:
@@ -123,7 +123,7 @@ class Copier:
             return os.open(name, _DIRECTORY, dir_fd=parent)
 
     def _top(self, source: int, base: int, name: str) -> None:
-        """Copy a directory. A directory that exists keeps its owner and mode, and gets the time."""
+        """Copy a directory. An existing directory keeps its owner and mode, and gets the time."""
         info = os.fstat(source)
         if not name:
             with opened(os.open(".", _DIRECTORY, dir_fd=base)) as fd:
@@ -146,7 +146,7 @@ class Copier:
                 self._set_times(fd, info)
 
     def _replace_file(self, parent: int, name: str, place: str) -> None:
-        """Make a directory in place of something else."""
+        """Replace another entry by a directory."""
         if not self._options.replace:
             raise BuildFailed(f"cannot copy to non-directory: {self._shown(place)}")
         os.unlink(name, dir_fd=parent)
@@ -160,8 +160,8 @@ class Copier:
         os.utime(fd, ns=times)
 
     def _fill(self, source: int, target: int, pending: _Pending | None, path: str, place: str, depth: int) -> None:
-        """Copy the entries of a directory. `path` is that below the copied directory, for patterns; `place` that below the
-        base, for hard links. `pending` is set when the target is not made yet; `target` is -1 then."""
+        """Copy the entries of a directory. `path` is relative to the copied directory, for patterns; `place` is relative to
+        the base, for hard links. `pending` is set when the target is not made yet; `target` is -1 then."""
         if depth > _MAX_DEPTH:
             raise BuildFailed(f"cannot copy {path[:200]}: directories are nested deeper than {_MAX_DEPTH}")
         with os.scandir(source) as entries:
@@ -184,7 +184,7 @@ class Copier:
         return self._exclude is None or not self._exclude.match(path)
 
     def _entered(self, path: str) -> bool:
-        """Whether there may be something to copy in a directory that is not included itself."""
+        """Whether a directory that is not included itself may contain included entries."""
         return True
 
     def _directory(
@@ -215,7 +215,7 @@ class Copier:
                     os.close(step.fd)
 
     def _make(self, step: _Pending) -> int:
-        """The descriptor of a pending directory, made now with those above it."""
+        """The descriptor of a pending directory, which is made now, with the directories above it."""
         if step.fd >= 0:
             return step.fd
         assert step.above is not None
@@ -229,7 +229,7 @@ class Copier:
         return step.fd
 
     def _entry(self, source: int, name: str, target: int, new: str, info: os.stat_result, place: str) -> None:
-        """Copy what is no directory, in place of what is there."""
+        """Copy an entry that is not a directory, and replace an existing entry."""
         if info.st_nlink > 1:
             if self._link(info, target, new, place):
                 return

@@ -1,4 +1,4 @@
-"""Commands: a container on snapshots, and what it mounts."""
+"""Commands: runs a container on snapshots, with its mounts."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _check_entitlements(job: SolverJob, op: ops_pb2.ExecOp) -> None:
 
 
 def _normalized(op: ops_pb2.Op) -> ops_pb2.Op:
-    """The operation without what must not change its key: proxies, and addresses of further hosts."""
+    """The operation without settings that must not change its key: proxies, and addresses of further hosts."""
     text = ops_pb2.Op()
     text.CopyFrom(op)
     text.ClearField("constraints")
@@ -76,7 +76,7 @@ def _normalized(op: ops_pb2.Op) -> ops_pb2.Op:
 
 
 def _read_only(mount: ops_pb2.Mount) -> bool:
-    """Whether a mount's content counts, not how it came to be: nothing can be built on it."""
+    """Whether a mount is read-only and may be cached by its content, whatever steps made it."""
     if mount.contentCache == ops_pb2.OFF or mount.dest == "/":
         return False
     return mount.mountType == ops_pb2.BIND and mount.readonly and mount.output < 0

@@ -47,7 +47,7 @@ async def change_files(job: SolverJob, vertex: Vertex, inputs: list[Value]) -> M
 
 
 async def exact_parts(op: ops_pb2.FileOp, inputs: list[Value], ref: str) -> list[str | bytes]:
-    """What the cache key covers: for COPY, the content of what it copies and the last component of its path."""
+    """The parts of the cache key. For COPY: the content that it copies and the last component of its path."""
     parts: list[str | bytes] = []
     for action in op.actions:
         text = ops_pb2.FileAction()
@@ -82,8 +82,8 @@ async def _selected(text: ops_pb2.FileActionCopy, action: ops_pb2.FileAction, in
 
 
 class _Run:
-    """One execution. An action's result is taken over by the action that uses it, if that is the only one: a chain of
-    actions makes one snapshot. Otherwise it is committed."""
+    """One execution. If only one action uses the result of another action, it continues on the same snapshot, so a chain of
+    actions makes one snapshot. Other results are committed."""
 
     def __init__(self, job: SolverJob, vertex: Vertex, inputs: list[Value]) -> None:
         self._job, self._core, self._op, self._inputs = job, job.core, vertex.op.file, inputs
@@ -168,8 +168,8 @@ class _Run:
             actions.rm(root, action.rm)
 
     def _unpack(self, archive: int, directory: int) -> None:
-        """Unpack in a directory of the host, where the daemon's sandbox can work, and copy from there into the snapshot,
-        which is mounted here alone."""
+        """Unpack into a directory of the host, where the daemon's sandbox can work, and copy the files from there into the
+        snapshot, which only this process has mounted."""
         place = os.path.join(self._core.directory, f"unpack-{secrets.token_hex(8)}")
         os.mkdir(place, 0o700)
         try:

@@ -1,7 +1,7 @@
-"""Git repositories, by the host's git program. A commit that was fetched before is in the cache.
+"""Git repositories, by the host's git program. A commit that was fetched before is taken from the cache.
 
-The program runs without the machine's configuration, hooks, helpers for credentials and local protocols: a repository's
-author decides what it reads."""
+The program runs without the machine's configuration, hooks, credential helpers and local protocols, because the author of a
+repository decides what the program reads."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ async def _authorization(job: SolverJob, vertex: Vertex) -> str:
 
 
 async def _resolve(tool: _Git, remote: str, ref: str) -> str:
-    """The commit that a ref names at the remote: tags before branches, annotated tags by what they are on."""
+    """The commit that a ref names at the remote. Tags come before branches, and an annotated tag stands for its commit."""
     wanted = ref or "HEAD"
     names = [wanted, f"refs/tags/{wanted}^{{}}", f"refs/tags/{wanted}", f"refs/heads/{wanted}"]
     listed = await tool.run("ls-remote", "--", remote, *names, what=f"fetch remote {remote}")

@@ -1,5 +1,5 @@
-"""Files by HTTP, as ADD takes them, and what a client uploads. A file is asked for again with its ETag, or not at all if
-the build names its checksum."""
+"""Files by HTTP, for ADD, and contexts that a client uploads. A known file is requested again with its ETag, or not at all
+if the build names its checksum."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ async def _fetch(job: SolverJob, wanted: _Wanted, key: str, known: Record | None
 
 
 async def _upload(job: SolverJob, wanted: _Wanted, path: str, shown: Shown) -> _Received:
-    """Write what the client uploads to the file `path`."""
+    """Write the client's upload to the file `path`."""
     digest, size = hashlib.sha256(), 0
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
         async with job.build.session.upload(wanted.url.removeprefix(_SESSION)) as pieces:
@@ -161,7 +161,7 @@ def _place(path: str, root: int, wanted: _Wanted, received: _Received) -> None:
 
 
 def _is_direct(host: str, no_proxy: str) -> bool:
-    """Whether NO_PROXY names the host, or a domain that it is in."""
+    """Whether NO_PROXY names the host or its domain."""
     names = [name.strip().lstrip(".").lower() for name in no_proxy.split(",") if name.strip()]
     return any(name == "*" or host == name or host.endswith("." + name) for name in names)
 

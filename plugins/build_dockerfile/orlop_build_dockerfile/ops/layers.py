@@ -1,8 +1,8 @@
 """Operations on layers: merge applies the layers of values on each other, and diff makes a layer of the difference of two.
 
-A layer of a value is a snapshot of the build cache on its parent. The image below a value counts as one layer.
-Storage drivers cannot give a layer another parent, so its files are copied. A layer that diff has made has no parent;
-what it deletes in others is in its record.
+A layer of a value is a snapshot of the build cache on its parent. The image below a value is treated as one layer. Storage
+drivers cannot give a layer another parent, so its files are copied. A layer that diff has made has no parent; its record
+lists the paths that it deletes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Directories of the client. What it sent last is kept for each shared key, so that the next build receives what changed.
+"""Directories of the client. The last transfer is kept for each shared key, so that the next build receives only changes.
 
 A directory belongs to one build at a time, from the transfer to the end of the build: another build with the same key gets
-another directory. So no directory changes during a build, and steps read the directory where it is, without a copy.
+another directory. So no directory changes during a build, and steps read the directory without a copy.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ _SELECTION_DECODER = msgspec.msgpack.Decoder(_Selections)
 
 
 class Directory:
-    """A `Value` that is a directory of the builder: `tree` in `place`, where files with the digests of the last time are,
-    too: of files, by path, and of selections, as long as nothing changes."""
+    """A `Value` that is a directory of the builder: `tree` in `place`. Files in `place` keep the digests of files, by path,
+    and of selections, for as long as nothing changes."""
 
     by_content = True
 
@@ -113,7 +113,7 @@ class Directory:
             os.close(fd)
 
     async def snapshot(self) -> str:
-        """A copy, for what needs a snapshot: a graph that changes the directory, or that returns it."""
+        """A copy of the directory as a snapshot, for a graph that changes or returns the directory."""
         core = self._job.core
         key = join_key("local", await self.key())
         record = core.records.find(key)
@@ -169,7 +169,7 @@ async def local(job: SolverJob, vertex: Vertex, name: str) -> Directory:
 
 
 async def _take(job: SolverJob, session: Session, wanted: LocalDirectory, hint: str) -> Record:
-    """A directory that no other build uses: that of the last build with this key, if it is free."""
+    """A directory that no other build uses: a free directory of an earlier build with this key, else a new one."""
     shared = session.shared_key or session.id
     patterns = json.dumps([list(wanted.include), list(wanted.exclude), list(wanted.follow)])
     key = join_key("directory", shared, hint, wanted.name, patterns)

@@ -1,4 +1,4 @@
-"""The operation build: a graph that another operation has made is executed in place of it."""
+"""The operation build: executes a graph that another operation has made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Owners by name, looked up in the files of an image, which its author controls: read inside its root, up to a limit."""
+"""Owners by name, looked up in the files of an image. The image's author controls these files: they are read inside the
+root, up to a limit."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ _LIMIT = 4 << 20
 
 
 def resolve_owner(root: int, chown: ops_pb2.ChownOpt) -> tuple[int, int]:
-    """User and group. A user without a group has that of its entry in passwd if it is a name, else the group of the same
-    number. An unknown name is root's, as in BuildKit."""
+    """User and group. A user name without a group has the group of its entry in passwd; a number without a group has the
+    same number as group. An unknown name is root, as in BuildKit."""
     uid = gid = 0
     if chown.HasField("user"):
         uid, gid = _user(root, chown.user)

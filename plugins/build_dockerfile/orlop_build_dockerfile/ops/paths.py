@@ -1,4 +1,4 @@
-"""Paths inside a root: a snapshot that an image's author or a build has filled, so links in it may lead anywhere.
+"""Paths inside a root: a snapshot whose links, made by an image's author or a build, may lead anywhere.
 
 Everything is resolved relative to the root's descriptor, as for a process that is chrooted there. All functions block.
 """
@@ -33,7 +33,7 @@ _MAX_LINKS = 40
 
 
 class Attributes(msgspec.Struct, frozen=True):
-    """Owner and time (ns) that are set on what is made; None leaves them."""
+    """Owner and time (ns) for new entries; None leaves them unset."""
 
     owner: tuple[int, int] | None = None
     time_ns: int | None = None
@@ -78,7 +78,7 @@ def stat_in(root: int, path: str, *, follow: bool) -> os.stat_result:
 
 
 def lookup(root: int, path: str, *, follow: bool) -> os.stat_result | None:
-    """As `stat_in`, None if there is nothing at the path."""
+    """As `stat_in`, but None if the path does not exist."""
     try:
         return stat_in(root, path, follow=follow)
     except (FileNotFoundError, NotADirectoryError):
@@ -86,7 +86,7 @@ def lookup(root: int, path: str, *, follow: bool) -> os.stat_result | None:
 
 
 def resolve_last(root: int, path: str) -> str:
-    """The cleaned path with links at its end replaced by what they name, whether that exists or not."""
+    """The cleaned path, with links at its end replaced by their targets, which need not exist."""
     path = clean(path)
     for _ in range(_MAX_LINKS):
         try:
@@ -110,8 +110,8 @@ def set_attributes(fd: int, attributes: Attributes) -> None:
 
 
 def make_directories(root: int, path: str, mode: int = 0o755, attributes: Attributes = Attributes()) -> int:  # noqa: B008
-    """Make a directory and those above it that are missing, and return its descriptor. A link is followed inside the root,
-    even to a place that does not exist yet. What exists is left as it is."""
+    """Make a directory and missing directories above it, and return its descriptor. A link is followed inside the root, even
+    to a path that does not exist yet. Existing directories are not changed."""
     try:
         return open_directory(root, path)
     except FileNotFoundError:
@@ -152,7 +152,7 @@ def _swap(old: int, new: int) -> int:
 
 
 def _make(fd: int, name: str, mode: int, attributes: Attributes) -> os.stat_result | None:
-    """Make a directory, unless there is something: then return what it is."""
+    """Make a directory, or return the stat of an existing entry."""
     try:
         os.mkdir(name, 0o700, dir_fd=fd)
     except FileExistsError:

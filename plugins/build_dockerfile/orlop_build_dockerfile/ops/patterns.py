@@ -18,8 +18,8 @@ def has_wildcard(path: str) -> bool:
 def _component(pattern: str) -> re.Pattern[str]:
     """A pattern for one component of a path. Raises ValueError.
 
-    What follows a star, up to the next one, is matched at the first place where it fits, and never elsewhere: that is enough
-    for the pattern as a whole, and keeps the time from growing with the power of the number of stars."""
+    The text between two stars is matched only at the first position where it fits. That is enough to decide about the whole
+    pattern, and the time does not grow exponentially with the number of stars."""
     runs, at = [""], 0
     while at < len(pattern):
         letter = pattern[at]
@@ -58,7 +58,7 @@ class _Path:
                 self._parts.append(None)
 
     def match(self, path: str) -> bool:
-        """In the time of the product of both lengths: follows all ways to match at once."""
+        """Follows all ways to match at the same time, so the time is the product of both lengths."""
         last = len(self._parts)
         states = {0}
         for name in path.split("/"):
@@ -75,7 +75,7 @@ class _Path:
         return last in states
 
     def _entered(self, states: set[int]) -> set[int]:
-        """With those that "**" for no component leads to."""
+        """The positions, with those that are reached when "**" stands for no component."""
         found = set(states)
         for state in states:
             if state + 1 < len(self._parts) and self._parts[state] is None:

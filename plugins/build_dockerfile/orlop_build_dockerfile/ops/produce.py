@@ -1,4 +1,5 @@
-"""What commands and changes of files have in common: look the result up in the cache, or make it once for all who wait."""
+"""The common part of commands and changes of files: look the result up in the cache, or make it once for all waiting
+builds."""
 
 from __future__ import annotations
 

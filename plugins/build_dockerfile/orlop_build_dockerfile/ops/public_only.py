@@ -2,8 +2,8 @@
 the host's network, and such a client must not reach the host's loopback, its private networks or a cloud's metadata service
 through it (`orlop_engine.images.destinations` does the same for registries).
 
-A direct connection goes to the address that was checked: a second DNS lookup could return another one. Redirects are
-requests like others. A proxy is the administrator's; the name that it is asked for is resolved and checked here.
+A direct connection goes to the address that was checked: a second DNS lookup could return another one. Redirects are checked
+like other requests. The administrator chooses a proxy; the host name of a request through it is resolved and checked here.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class _Secure(http.client.HTTPSConnection):
 
 
 def _check_proxied(request: urllib.request.Request) -> bool:
-    """Whether a proxy makes the connection; checks the name that it is asked for."""
+    """Whether a proxy makes the connection. Checks the host name of the request then."""
     wanted = urllib.parse.urlsplit(request.full_url)
     tunnelled: str | None = getattr(request, "_tunnel_host", None)
     if request.host == wanted.netloc and not tunnelled:

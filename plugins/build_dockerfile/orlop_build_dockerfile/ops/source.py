@@ -48,7 +48,7 @@ _MODES = {"default": "default", "local": "default", "pull": "pull", "forcepull":
 
 
 def platform_of(vertex: Vertex) -> str:
-    """ "linux/arm64", or "" for the host's."""
+    """The platform, such as "linux/arm64"; "" for the host's."""
     platform = vertex.op.platform
     return "/".join(part for part in (platform.OS, platform.Architecture, platform.Variant) if part)
 
@@ -75,7 +75,7 @@ async def _image(job: SolverJob, vertex: Vertex, name: str) -> Value:
 
 
 async def _pull(job: SolverJob, vertex: Vertex, name: str, platform: str) -> Base:
-    """Make the layers exist. The vertex is shown again if there is something to download."""
+    """Make the layers exist. The vertex is shown again if layers have to be downloaded."""
     credentials = await job.build.session.credentials(registry_of(name))
     async with AsyncExitStack() as stack:
         items = await stack.enter_async_context(job.core.backend.base(name, platform, pull=False, credentials=credentials))
@@ -103,7 +103,7 @@ class _Config(msgspec.Struct):
 
 
 def diff_ids(config: bytes) -> tuple[str, ...]:
-    """Those of an image's configuration, lowest first."""
+    """The diffIDs of an image's configuration, lowest first."""
     try:
         return msgspec.json.decode(config, type=_Config).rootfs.diff_ids
     except msgspec.DecodeError as error:

@@ -1,7 +1,7 @@
 """The mounts of a command: snapshots, cache directories, secrets, the client's ssh agent, tmpfs.
 
-Secrets and sockets are files in a directory of the step, below the builder's directory for what must not be on a disk, and
-are removed with the step.
+Secrets and sockets are files in a directory of the step, below the builder's directory for data that must not be stored on
+disk, and are removed with the step.
 """
 
 from __future__ import annotations

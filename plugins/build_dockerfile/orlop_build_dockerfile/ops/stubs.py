@@ -1,5 +1,6 @@
-"""Mount points that the runtime makes in a root must not get into the layer: what was not there before is removed, if it is
-still empty. As in BuildKit, the mount point alone is removed, and directories that lead to it only if the step asks so."""
+"""Removes mount points that the runtime has made in a root, so that they do not get into the layer: those that did not exist
+before and are still empty. As in BuildKit, only the mount point is removed; directories above it are removed if the step
+requests it."""
 
 from __future__ import annotations
 

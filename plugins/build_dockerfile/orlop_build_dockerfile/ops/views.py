@@ -1,4 +1,4 @@
-"""Snapshots as directories, for the builder process: mounted in its own mount namespace, and known by a descriptor alone.
+"""Snapshots as directories, for the builder process: mounted in its own mount namespace, and reached only by a descriptor.
 
 The mount point is detached as soon as the descriptor is open, so that a mount lives exactly as long as its descriptor and
 nothing can be left mounted. Nothing but descriptors is ever used to reach files of a snapshot.
@@ -38,8 +38,8 @@ class Views:
 
     @contextlib.asynccontextmanager
     async def read(self, snapshot: str) -> AsyncIterator[int]:
-        """A descriptor of the root of a committed snapshot, or of an empty directory for "". Read-only; shared by all who
-        read the snapshot at the time."""
+        """A descriptor of the root of a committed snapshot, or of an empty directory for "". Read-only; shared by all
+        concurrent readers of the snapshot."""
         view = self._views.setdefault(snapshot, _View())
         view.users += 1
         try:

@@ -28,8 +28,8 @@ __all__ = ["snapshot_of"]
 async def snapshot_of(
     job: SolverJob, source: Source, layers: Sequence[CachedLayer], description: str, shown: Shown
 ) -> tuple[str, Record | None]:
-    """The snapshot of the highest of these layers, which are fetched as far as they are not here, and its record. None if
-    images here have all of them."""
+    """The snapshot of the highest of these layers and its record, after missing layers were fetched. None if stored images
+    have all of them."""
     chain = [layer.diff_id for layer in layers]
     count, parent = await _base(job, chain)
     records, record = job.core.records, None
@@ -55,13 +55,13 @@ async def snapshot_of(
 
 
 def _key(chain: Sequence[str], base: Sequence[str]) -> str:
-    """A layer counts with those below it, and with those that are an image's."""
+    """The key of a layer, which covers all layers below it, including those of an image."""
     return join_key("layers", str(len(base)), hashlib.sha256(" ".join(chain).encode()).digest())
 
 
 async def _base(job: SolverJob, chain: Sequence[str]) -> tuple[int, str]:
-    """How many of the lowest layers images have here, and the snapshot of the highest of these. An image of the build is
-    pulled for it."""
+    """How many of the lowest layers stored images have, and the snapshot of the highest of these. An image of the build is
+    pulled if necessary."""
     for image in job.images:
         below = diff_ids(image.base.config)
         if below and tuple(chain[: len(below)]) == below:

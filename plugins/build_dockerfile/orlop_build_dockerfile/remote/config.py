@@ -1,7 +1,7 @@
 """The configuration of a cache, and the manifests with it (buildkit cache/remotecache). Sans-IO.
 
 A record has the digest of a step's key, and results: the top layer of each, by its number in the list of layers. Layers name
-their parents. Records of BuildKit have inputs, too; those of Orlop have none. What comes from elsewhere is not trusted.
+their parents. Records of BuildKit have inputs, too; those of Orlop have none. Imported caches are not trusted.
 """
 
 from __future__ import annotations
@@ -124,14 +124,14 @@ def configuration(document: Document) -> _Descriptor | None:
 
 
 def read(document: Document, config: bytes) -> Found:
-    """What a cache has. Raises `BuildFailed`."""
+    """Read the content of a cache. Raises `BuildFailed`."""
     parsed: _Config = _decoded(config, _Config)
     layers = {each.digest: layer for each in (*document.manifests, *document.layers) if (layer := _layer(each))}
     return _results(parsed, layers)
 
 
 def read_inline(document: Document, config: bytes) -> Found:
-    """What an image has in its configuration: records whose layers are those of the image."""
+    """Read the inline cache of an image's configuration: records whose layers are those of the image."""
     image: _ImageConfig = _decoded(config, _ImageConfig)
     if image.cache is None or len(image.rootfs.diff_ids) != len(document.layers):
         return Found()
@@ -165,7 +165,7 @@ def _results(config: _Config, layers: Mapping[str, CachedLayer]) -> Found:
 
 
 def _path(layers: Sequence[_Layer], number: int) -> list[int]:
-    """The numbers of a layer and those below it, lowest first; [] if they lead in a circle or nowhere."""
+    """The numbers of a layer and those below it, lowest first; [] if the parents form a cycle or do not exist."""
     found: list[int] = []
     while number != -1:
         if not 0 <= number < len(layers) or len(found) > _DEEPEST:
@@ -186,7 +186,7 @@ def _chain(layers: Sequence[_Layer], numbers: Sequence[int], known: Mapping[str,
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What is written about a step: its key, when it was run, and its layers, lowest first."""
+    """The exported record of a step: its key, when it was run, and its layers, lowest first."""
 
     key: str
     created: str

@@ -1,4 +1,4 @@
-"""What a build gives to caches: keys of its steps, and the layers of their results."""
+"""Exports a build to caches: the keys of its steps, and the layers of their results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["export_cache", "steps_of"]
 
 
 async def steps_of(job: SolverJob, remote: RemoteSteps, refs: Sequence[Ref], *, everything: bool) -> dict[str, Made]:
-    """The results of the graphs' steps, by their digests in caches: all, or those that are layers of the graphs' results."""
+    """The results of the graphs' steps, by their digests in caches: all results, or only layers of the graphs' results."""
     kept: set[str] = set()
     for ref in refs:
         kept.update(job.core.records.chain(await job.snapshot(ref)))
@@ -47,7 +47,7 @@ async def steps_of(job: SolverJob, remote: RemoteSteps, refs: Sequence[Ref], *, 
 
 
 async def inline(job: SolverJob, remote: RemoteSteps, ref: Ref, blobs: Sequence[LayerBlob], chain: Sequence[str]) -> bytes:
-    """The cache in the configuration of an image: of each step that has made one of its layers."""
+    """The inline cache in the configuration of an image: the records of the steps that made its layers."""
     layers = {snapshot: list(blobs[: len(blobs) - len(chain) + number + 1]) for number, snapshot in enumerate(chain)}
     results = []
     for key, value in (await steps_of(job, remote, [ref], everything=False)).items():
@@ -58,7 +58,7 @@ async def inline(job: SolverJob, remote: RemoteSteps, ref: Ref, blobs: Sequence[
 
 
 async def export_cache(job: SolverJob, remote: RemoteSteps, result: Result, target: CacheTarget) -> Mapping[str, str]:
-    """Returns what the client is told. With `ignore-error=true`, an error is shown on the vertex alone."""
+    """Returns the values for the client. With `ignore-error=true`, an error is only shown on the vertex."""
     if target.kind == "inline":
         return {}  # it is in the image
     attributes = target.attributes
@@ -124,7 +124,7 @@ async def _push(job: SolverJob, shown: Shown, name: str, manifest: Manifest, tar
 async def _results(
     job: SolverJob, shown: Shown, name: str, found: Mapping[str, Made], form: LayerForm
 ) -> list[config.Result]:
-    """The layers of each result. Chains that are parts of others are stored once: the longest come first."""
+    """The layers of each result. A chain that is a part of another chain is stored once: the longest chains come first."""
     chains = {key: list(job.core.records.chain(await value.snapshot()))[::-1] for key, value in found.items()}
     known: dict[str, Sequence[LayerBlob]] = {}
     results = []

@@ -1,4 +1,5 @@
-"""Caches that a build may use: read once, when the first step is looked up. What cannot be read is shown, and ignored."""
+"""Caches that a build may use: read once, when the first step is looked up. A cache that cannot be read is reported and
+ignored."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ _MOST = 50  # manifests of an index
 
 
 class Source(Protocol):
-    """Where a cache is."""
+    """The location of a cache."""
 
     async def document(self, reference: str) -> bytes:
         """A manifest, by digest, or "" for the root."""
@@ -42,14 +43,14 @@ class Source(Protocol):
 
 
 class Imported:
-    """A cache that was read, and where its layers are."""
+    """A cache that was read, and the location of its layers."""
 
     def __init__(self, source: Source, found: Found) -> None:
         self.source, self.found = source, found
 
 
 async def load(job: SolverJob, target: CacheTarget) -> list[Imported]:
-    """Read a cache. Shows what is wrong on its vertex, and returns nothing then."""
+    """Read a cache. If it cannot be read, show the error on its vertex and return nothing."""
     place = target.attributes.get("ref") or target.attributes.get("src") or ""
     vertex = "sha256:" + join_key("import", job.id, target.kind, place)
     try:

@@ -1,8 +1,8 @@
 """Keys of steps that are the same on every daemon, and known before a step has been run.
 
-The key of a step is made of its operation and the keys of its inputs: what comes from the client counts by its content,
-images by their digests, other sources by what they were. `cache.records` has keys by content, too, which hit more often;
-those need results that are here.
+The key of a step is made of its operation and the keys of its inputs: files of the client by their content, images by their
+digests, other sources by what they resolved to. `cache.records` also has keys by content, which match more often but need
+stored results.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Promised:
 
 
 class Contained:
-    """A value that counts by its content: an unpacked context, which is the same as one that was sent as a directory."""
+    """A value whose key is made of its content: an unpacked context equals a context that was sent as a directory."""
 
     by_content = True
 

@@ -1,4 +1,4 @@
-"""Both ends of remote caches for a job: it finds results before steps are run, and knows what there is to export."""
+"""Both ends of remote caches for a job: it finds results before steps are run, and keeps the results to export."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _HERE = "remote "  # and the key of an output: the record that has it as its out
 
 
 def result_key(key: str, output: int) -> str:
-    """The digest in caches of a step's output."""
+    """The digest of a step's output in caches."""
     return "sha256:" + join_key("result", key, str(output))
 
 
 class RemoteSteps:
-    """For a job whose build imports or exports caches. `made`: what steps have given, by the digests of their vertices."""
+    """For a job whose build imports or exports caches. `made`: the results of steps, by the digests of their vertices."""
 
     def __init__(self, job: SolverJob) -> None:
         self._job, self.keys = job, StepKeys(job)
@@ -58,7 +58,7 @@ class RemoteSteps:
         return self._fresh[vertex.digest]
 
     async def find(self, graph: Graph, vertex: Vertex) -> Mapping[int, Value] | None:
-        """What a step gives, if a cache has it. Steps that it needs are not run then."""
+        """The result of a step, if a cache has it. The steps that it needs are not run then."""
         if not _outputs(vertex) or self._is_fresh(graph, vertex):
             return None
         imported = await self._all_imported()
@@ -137,13 +137,13 @@ class RemoteSteps:
                 shown.cached = True
 
     def note(self, vertex: Vertex, made: Mapping[int, Value]) -> None:
-        """A step has given this, whatever way it went."""
+        """Keep the result of a step, whether it was run or found in a cache."""
         if _outputs(vertex):
             self.made[vertex.digest] = made
 
 
 def _outputs(vertex: Vertex) -> set[int]:
-    """Those of a step that caches have; none of a source."""
+    """The outputs of a step that caches contain; a source has none."""
     if vertex.op.HasField("exec"):
         return {mount.output for mount in vertex.op.exec.mounts if mount.output >= 0}
     if vertex.op.HasField("file"):

@@ -1,7 +1,7 @@
 """Sessions: a client's connection on which the builder is the gRPC client, and asks for files, secrets and credentials.
 
 `registry` has the open sessions, `client` the methods of each. `transfer` is the protocol of directories in both directions;
-of what a client sends, `listing` checks the names, `tree` writes the files, and `receiver` joins the two.
+`listing` checks the names that a client sends, `tree` writes the files, and `receiver` connects the two.
 """
 
 from orlop_build_dockerfile.session.client import ClientSession

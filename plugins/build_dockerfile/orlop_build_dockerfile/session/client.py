@@ -1,4 +1,4 @@
-"""`contracts.Session`: what the builder asks of a client, over the connection that the client has opened for it."""
+"""`contracts.Session`: calls of the builder to a client, over the connection that the client has opened."""
 
 from __future__ import annotations
 

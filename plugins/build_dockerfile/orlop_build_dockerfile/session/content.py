@@ -17,7 +17,7 @@ _CHUNK = 1 << 20
 
 
 async def write(call: Call, digest: str, size: int, chunks: AsyncIterator[bytes]) -> None:
-    """Write a blob by a call of `WRITE`. Raises `RpcError`; of a blob that is there already, none."""
+    """Write a blob by a call of `WRITE`. Raises `RpcError`, but not for a blob that the client already has."""
     offset = await _exchange(call, pb.WriteContentRequest(action=pb.STAT, ref=digest, total=size, expected=digest))
     if offset:
         raise BuildFailed(f"the client has a part of {digest} already: its content store is in use, or was interrupted")

@@ -1,8 +1,8 @@
 """The list of a directory's last transfer, in a file beside the directory.
 
-If a sender lists the same again, byte for byte, the directory is as it was left then, and nobody needs to look at it. The
-file is removed before a transfer changes the directory and written when it is complete, so a transfer that was interrupted
-leaves none. It counts until the next boot: a power cut may lose files that it lists.
+If a sender lists the same again, byte for byte, the directory is unchanged and need not be read. The file is removed before
+a transfer changes the directory and written when it is complete, so a transfer that was interrupted leaves none. It is valid
+until the next boot: a power cut may lose files that it lists.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _identity(directory: int) -> tuple[int, int]:
 
 
 def load(path: str, directory: int) -> LastList | None:
-    """The list of the directory (a descriptor), if there is one that counts."""
+    """The valid list of the directory (a descriptor), if there is one."""
     try:
         with open(path, "rb") as file:
             found = _decode(file.read())

@@ -1,4 +1,4 @@
-"""What a sender lists, checked and compared with what is already there. Pure; the sender is not trusted.
+"""Checks the entries that a sender lists, and compares them with the existing ones. Pure; the sender is not trusted.
 
 Entries come in the order of a walk: each directory before its entries, these by their bytes. With that order each path is
 listed once and below a listed directory, so no entry replaces a directory that another entry is in.
@@ -21,7 +21,7 @@ _MAX_64 = (1 << 63) - 1
 
 
 class Known(NamedTuple):
-    """An entry that is already there. `link` is the target of a symbolic link."""
+    """An existing entry. `link` is the target of a symbolic link."""
 
     mode: int
     uid: int
@@ -65,7 +65,7 @@ def _refused(path: bytes, reason: str) -> BuildFailed:
 
 
 class Listing:
-    """`known` are the entries that are there, by path. `owners` says whether owners count: not for an unprivileged
+    """`known` are the existing entries, by path. `owners` says whether owners are compared: not for an unprivileged
     receiver, which cannot set them."""
 
     def __init__(self, known: Mapping[bytes, Known], *, owners: bool = True) -> None:
@@ -76,7 +76,7 @@ class Listing:
         self.count = 0
 
     def add(self, entry: Entry) -> Action:
-        """What to do about the next entry. Raises BuildFailed if it is not acceptable."""
+        """The action for the next entry. Raises BuildFailed if the entry is invalid."""
         self.count += 1
         if self.count > ENTRIES:
             raise BuildFailed(f"the client sent more than {ENTRIES} files", code=8)
@@ -131,12 +131,12 @@ class Listing:
         return Action.LINK
 
     def changed(self, path: bytes) -> None:
-        """The file's content is not the same after all."""
+        """Called when the content of a file turns out to be different."""
         self._same.discard(path)
 
     def stale(self) -> list[bytes]:
-        """What is there and has not been listed, entries before their directories. What was in a directory that is something
-        else now has gone with it."""
+        """The existing entries that were not listed, entries before their directories. Entries of a directory that was
+        replaced are already removed."""
         found: list[bytes] = []
         gone: set[bytes] = set()
         for path in sorted(self._known, key=lambda path: path.split(b"/")):

@@ -31,7 +31,7 @@ class _Open:
 
 
 class Receiver:
-    """Makes a directory equal to what is sent. `size` counts the bytes of packets, `requested` files whose content was asked
+    """Makes a directory equal to the sender's. `size` counts the bytes of packets, `requested` files whose content was asked
     for. `done` is set when everything is there and the sender has said that it is finished; `state` is then a name for what
     the directory holds, which is the same as long as nothing of it changes ("" if unknown). `beside` is the path of a file
     for the list of the last transfer."""
@@ -62,7 +62,7 @@ class Receiver:
                 raise
 
     def close(self) -> None:
-        """Leaves files that are incomplete without their time, so that the next transfer asks for them again."""
+        """Leaves incomplete files without their time, so that the next transfer requests them again."""
         for file in self._open.values():
             os.close(file.fd)
         self._open.clear()
@@ -96,7 +96,7 @@ class Receiver:
         return answers
 
     def _compare(self) -> None:
-        """Look at what is there, because the sender's list is another than the last time."""
+        """Read the existing entries, because the sender's list differs from the last one."""
         known, before = None, self._last
         if before is not None:
             last.forget(self._beside)
@@ -201,7 +201,8 @@ class Receiver:
 
 
 def _listed_before(packets: Sequence[bytes]) -> dict[bytes, Known] | None:
-    """What a transfer that was complete has left, or None if there are hard links: the list does not have their inodes."""
+    """The entries that a complete transfer has left, or None if there are hard links, whose inodes the list does not
+    contain."""
     known: dict[bytes, Known] = {}
     for raw in packets[:-1]:
         entry = _entry(pb.Packet.FromString(raw).stat)

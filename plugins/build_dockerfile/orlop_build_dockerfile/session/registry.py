@@ -33,7 +33,7 @@ class Sessions:
             del self._open[session.id]
 
     async def get(self, id: str) -> ClientSession:
-        """Wait for a session. Raises BuildFailed if it does not come."""
+        """Wait for a session. Raises BuildFailed if it does not open in time."""
         with trio.move_on_after(_WAIT):
             while id not in self._open:
                 await self._changed.park()

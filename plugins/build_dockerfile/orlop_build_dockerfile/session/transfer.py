@@ -1,4 +1,4 @@
-"""Transfers of directories in calls: the client's come here, results go there."""
+"""Transfers directories in calls: receives those of the client, and sends results."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def options(wanted: LocalDirectory) -> Headers:
 
 
 async def receive_directory(call: Call, target: str, progress: Callable[[int], None]) -> Transferred:
-    """Make directory `target` equal to the one that the other side of a call sends. What it sent last is kept in a file
-    beside the directory. Raises BuildFailed and RpcError."""
+    """Make directory `target` equal to the one that the other side of a call sends. The list of the last transfer is kept in
+    a file next to the directory. Raises BuildFailed and RpcError."""
     try:
         receiver = await _thread(Receiver, target, target + ".list")
         try:

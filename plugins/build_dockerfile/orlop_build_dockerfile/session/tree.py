@@ -1,7 +1,8 @@
 """A directory that receives files of a client. All functions block.
 
-Every file is opened relative to a descriptor of its directory, which is opened below the root's: no path of the client's is
-resolved outside, whatever links it has sent. Files are replaced, never written over: others may share them by hard link.
+Every file is opened relative to a descriptor of its directory, which is opened below the root's: no path of the client is
+resolved outside, whatever links the client has sent. Files are replaced, never written over: others may share them by hard
+link.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class Tree:
         return fd, name
 
     def remove(self, path: bytes) -> None:
-        """Remove an entry, with all that is below it. No error if there is none."""
+        """Remove an entry and everything below it. No error if it does not exist."""
         try:
             parent, name = self._parent(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -109,7 +110,7 @@ class Tree:
             self._forget(path)
 
     def _forget(self, path: bytes) -> None:
-        """Close descriptors of a directory that is removed, and of those below."""
+        """Close the descriptors of a directory that is removed, and of the directories below it."""
         for each in [p for p in self._parents if p == path or p.startswith(path + b"/")]:
             os.close(self._parents.pop(each))
 
@@ -155,7 +156,7 @@ class Tree:
         return os.open(name, _NEW, 0o600, dir_fd=parent)
 
     def finish(self, fd: int, entry: Entry) -> None:
-        """Set what the entry says of a file, and close it."""
+        """Set the attributes of a file as its entry says, and close it."""
         try:
             if self.owners and (entry.uid or entry.gid):
                 os.fchown(fd, entry.uid, entry.gid)

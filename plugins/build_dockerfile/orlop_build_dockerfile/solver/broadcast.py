@@ -1,4 +1,4 @@
-"""The progress of a step that several builds wait for: each sees all of it, whenever it joined."""
+"""The progress of a step that several builds wait for: each build sees all of it, whenever it joined."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The operations and options of LLB that the solver executes. A frontend asks for nothing else, so each is named here with
-the code that honours it, and not before."""
+"""The operations and options of LLB that the solver executes. Frontends use only capabilities in this list, so a name is
+added together with the code that implements it."""
 
 from __future__ import annotations
 

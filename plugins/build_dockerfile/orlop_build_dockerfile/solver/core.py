@@ -1,4 +1,4 @@
-"""What all builds share: the cache, mounted snapshots, running steps, limits."""
+"""Resources that all builds share: the cache, mounted snapshots, running steps, limits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _CLEANUP = 30.0
 
 
 def failure(error: OSError) -> BuildFailed:
-    """A file operation that failed, with the path alone: descriptors mean nothing to a user."""
+    """The error of a failed file operation, with only the path: descriptors mean nothing to a user."""
     path = f" {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
     return BuildFailed(f"cannot change files:{path}: {(error.strerror or str(error)).lower()}")
 
@@ -55,7 +55,7 @@ class Core:
         return self.views.read(snapshot)
 
     async def digests(self, snapshot: str, wanted: Selection) -> list[tuple[str, str]]:
-        """Digests of what a selection takes of a snapshot. Remembered, because snapshots do not change."""
+        """Digests of the files that a selection names in a snapshot. They are kept, because snapshots do not change."""
         known = self._digests.get((snapshot, wanted))
         if known is not None:
             self._digests.move_to_end((snapshot, wanted))
@@ -89,7 +89,7 @@ class Core:
 
     async def shared_step(self, job: SolverJob, key: str, work: Callable[[Lease], Awaitable[Record]]) -> Record:
         """Run a step, unless an equal one runs already, for this build or another. A step that failed because the build that
-        began it has ended is run again for those who still want it. `work` gets the lease for what it records."""
+        began it has ended is run again for other waiting builds. `work` gets the lease for its records."""
 
         async def run() -> Record:
             lease = Lease()

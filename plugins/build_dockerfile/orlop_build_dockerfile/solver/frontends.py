@@ -1,4 +1,4 @@
-"""Frontends make a graph of a client's options. The Dockerfile frontend is a generator that asks for what it needs."""
+"""Frontends make a graph from a client's options. The Dockerfile frontend is a generator that asks for what it needs."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def _tell_syntax(job: SolverJob, image: str) -> None:
 
 
 async def _other(job: SolverJob, wanted: OtherFrontend, inputs: Mapping[str, ops_pb2.Definition]) -> Result:
-    """Run the frontend that the Dockerfile asks for. An error that names no lines is about the one that does."""
+    """Run the frontend that the Dockerfile asks for. An error without lines gets the lines that name the frontend."""
     from orlop_build_dockerfile.gateway.image import run_image
 
     try:

@@ -1,4 +1,4 @@
-"""The graphs of one build, executed: each vertex once, independent ones at the same time."""
+"""Executes the graphs of one build: each vertex once, independent vertices concurrently."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ class SolverJob:
         self.images: list[Image] = []
         self.started = self.now()
         self.request: tuple[str, Mapping[str, str]] = ("", {})
-        """The frontend that has made the result, and its options."""
+        """The frontend that made the result, and its options."""
         self.materials: dict[str, tuple[str, str]] = {}
-        """Address and digest of what sources were, by the digests of their vertices."""
+        """Address and digest of each source, by the digest of its vertex."""
         self.resolved_images: list[tuple[str, str, str]] = []
         """Name, digest and platform of images."""
         self.shown: dict[str, Shown] = {}
@@ -81,7 +81,7 @@ class SolverJob:
 
     @property
     def remote(self) -> RemoteSteps | None:
-        """Caches elsewhere; None if the build has none to do with any."""
+        """Caches outside of the daemon; None if the build uses none."""
         build = self.build
         if self._remote is None and (build.cache_imports or build.cache_exports):
             from orlop_build_dockerfile.remote.steps import RemoteSteps
@@ -181,8 +181,8 @@ class SolverJob:
         return await self._resolved.run(("metadata", name, platform, mode), resolve)
 
     async def resolve(self, name: str, platform: str, mode: str) -> Base:
-        """Find an image once for the build, so that all of it uses the same image even if the tag moves meanwhile. A name
-        that begins with "oci-layout://" is `STORE@DIGEST` in a content store of the client."""
+        """Find an image once for the build, so that the whole build uses the same image even if the tag moves meanwhile. A
+        name that begins with "oci-layout://" is `STORE@DIGEST` in a content store of the client."""
         if name.startswith(_LAYOUT):
             return (await self.layout(name.removeprefix(_LAYOUT), platform)).base
 
@@ -205,7 +205,7 @@ class SolverJob:
         return await self._bases.run(key, work)
 
     def hold(self, digest: str) -> None:
-        """Release something of the daemon when the build ends, as often as it was held."""
+        """Register a release at the daemon for the end of the build. It happens as often as `hold` was called."""
         self._held.append(digest)
 
     async def base_of(self, snapshot: str) -> Base | None:
@@ -367,7 +367,7 @@ def go_mode(mode: int) -> int:
 
 
 def _stat(parent: int, name: str) -> Stat:
-    """Of an entry of a directory, or of the descriptor itself ("")."""
+    """The stat of an entry of a directory, or of the descriptor itself ("")."""
     info = os.stat(name, dir_fd=parent, follow_symlinks=False) if name else os.fstat(parent)
     link = os.readlink(name, dir_fd=parent) if stat.S_ISLNK(info.st_mode) else ""
     return Stat(

@@ -90,6 +90,6 @@ async def open_solver(backend: Backend, settings: Settings) -> AsyncIterator[LLB
 
 
 def _tidy(core: Core) -> None:
-    """Remove what a builder that was killed has left: mount points, secrets of steps, directories without a record."""
+    """Remove leftovers of a killed builder: mount points, secrets of steps, directories without a record."""
     sweep(core.directory, os.path.dirname(core.runtime))
     os.makedirs(core.runtime, 0o700, exist_ok=True)

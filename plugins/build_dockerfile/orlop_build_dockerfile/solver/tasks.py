@@ -1,4 +1,4 @@
-"""Work that several wait for: it runs once for each key, and is cancelled when nobody waits for it any more."""
+"""Shared work: it runs once for each key, and is cancelled when no task waits for it any more."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Task(Generic[T]):
 
 
 def _fresh(error: Exception) -> Exception:
-    """An error for one of several who wait for it: a traceback must not grow with each."""
+    """A copy of the error for one of several waiting tasks, so that its traceback does not grow with each of them."""
     if isinstance(error, BuildFailed):
         return BuildFailed(error.message, code=error.code, details=error.details)
     return error
@@ -43,7 +43,7 @@ class SharedTasks(Generic[T]):
         return len(self._tasks)
 
     async def run(self, key: Hashable, work: Callable[[], Awaitable[T]]) -> T:
-        """The result of `work`, or of the equal work that runs already. Raises what it raises."""
+        """The result of `work`, or of equal work that already runs. Raises the error of the work."""
         task = self._tasks.get(key)
         if task is None:
             task = self._tasks[key] = _Task()

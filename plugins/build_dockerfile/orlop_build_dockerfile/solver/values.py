@@ -1,4 +1,4 @@
-"""What vertices give: file systems, named by keys. Equal keys mean that one may be used instead of the other.
+"""The results of vertices: file systems, named by keys. Results with equal keys are interchangeable.
 
 A value is computed as late as possible: the layers of an image are not pulled if every step on top of it is in the cache.
 """
@@ -30,7 +30,7 @@ def join_key(*parts: str | bytes) -> str:
 
 
 def registry_of(name: str) -> str:
-    """The registry of an image's name, as clients know credentials for it; "" if the name is none."""
+    """The registry of an image's name, as clients know credentials for it; "" if the name is invalid."""
     try:
         return parse_reference(name).domain
     except ValueError:
@@ -38,7 +38,7 @@ def registry_of(name: str) -> str:
 
 
 class Reader(Protocol):
-    """What values need to be read (`core.Core`)."""
+    """The interface by which values are read (`core.Core`)."""
 
     def read(self, snapshot: str) -> contextlib.AbstractAsyncContextManager[int]: ...
 
@@ -47,16 +47,16 @@ class Reader(Protocol):
 
 class Value(Protocol):
     by_content: bool
-    """Whether the key is known without looking at all of the content."""
+    """Whether the key is known without reading all of the content."""
 
     async def key(self) -> str: ...
 
     async def snapshot(self) -> str:
-        """The committed snapshot, "" for an empty file system. Made now if need be."""
+        """The committed snapshot, which is made now if necessary; "" for an empty file system."""
         ...
 
     async def digests(self, wanted: Selection) -> Digests:
-        """(name, digest) of what the selection names."""
+        """(name, digest) of the files that the selection names."""
         ...
 
     def view(self) -> contextlib.AbstractAsyncContextManager[int]:
@@ -107,7 +107,7 @@ class Made(_Snapshot):
 
 
 class Image(_Snapshot):
-    """An image whose layers are pulled by `pull` when they are needed. `base` is what is known without them."""
+    """An image whose layers are pulled by `pull` when they are needed. `base` is the part that is known without them."""
 
     def __init__(self, reader: Reader, base: Base, platform: str, pull: Callable[[], Awaitable[Base]]) -> None:
         super().__init__(reader)
