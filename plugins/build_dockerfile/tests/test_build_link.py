@@ -273,4 +273,4 @@ def test_oversized_frame_closes_the_connection(caplog: pytest.LogCaptureFixture)
                 await Link(ours, no_handler).run()
 
     trio.run(main)
-    assert "a frame of" in caplog.text
+    assert "a frame between daemon and builder is too large" in caplog.text

@@ -51,5 +51,5 @@ def sweep(root: str, runtime: str) -> References:
         except OSError as error:
             failures.append(error)
     if failures:
-        raise ExceptionGroup(f"cannot remove what builds have left in {root}", failures)
+        raise ExceptionGroup(f"cannot remove leftovers of builds in {root}", failures)
     return found

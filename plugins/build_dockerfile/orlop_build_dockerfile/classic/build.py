@@ -96,7 +96,7 @@ class _Answer:
             try:
                 await self._connection.send_all(line)
             except trio.BrokenResourceError:
-                raise Unavailable("the client of the build has gone") from None
+                raise Unavailable("the client of the build has disconnected") from None
 
 
 async def _show(build: ActiveBuild, request: ClassicRequest, answer: _Answer, renderer: Renderer, shown: trio.Event) -> None:

@@ -136,7 +136,7 @@ class Link:
             while len(buffer) >= HEADER.size:
                 length, count = HEADER.unpack_from(buffer)
                 if length > FRAME_LIMIT:
-                    log.error("a frame of %d bytes between daemon and builder", length)
+                    log.error("a frame between daemon and builder is too large: %d bytes", length)
                     return
                 end = HEADER.size + length
                 if len(buffer) < end:
@@ -255,4 +255,4 @@ def _error(failed: Failed) -> Exception:
     if failed.kind == _CANCELLED:
         return Unavailable("the call was cancelled by the other side")
     found = getattr(errors, failed.kind, None) if failed.kind in errors.__all__ else None
-    return found(failed.message) if found else OrlopError(failed.message or "the other side has made a mistake")
+    return found(failed.message) if found else OrlopError(failed.message or "the other side failed unexpectedly")

@@ -243,7 +243,7 @@ class Supervisor:
             if process.was_killed:
                 await self._sweep()
         except Exception:
-            log.exception("the builder process is lost")
+            log.exception("the builder process ended unexpectedly")
         finally:
             self._process = None
             process.ended.set()
@@ -269,7 +269,7 @@ class Supervisor:
                 await self._engine.building.discard(self._domain, found.snapshots)
         except* OSError as failures:
             for error in failures.exceptions:
-                log.error("cannot remove what a build has left: %s", error)
+                log.error("cannot remove leftovers of a build: %s", error)
 
     async def _end_when_idle(self, process: _Process) -> None:
         while True:

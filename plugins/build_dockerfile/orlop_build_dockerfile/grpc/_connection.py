@@ -239,7 +239,7 @@ class Connection:
             return
         if len(self._calls) >= 2 * self.limits.streams:
             # A peer that opens and resets streams faster than their handlers end (CVE-2023-44487)
-            raise PeerError("too many calls that were cancelled are not finished", CALM)
+            raise PeerError("too many cancelled calls have not finished", CALM)
         metadata: dict[str, list[str]] = {}
         for name, value in headers:
             metadata.setdefault(name, []).append(value)

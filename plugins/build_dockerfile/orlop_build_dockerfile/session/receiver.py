@@ -217,7 +217,7 @@ def _entry(found: pb.Entry) -> Entry:
         mode = unix_mode(found.mode)
         device = os.makedev(found.devmajor, found.devminor) if found.devmajor or found.devminor else 0
     except (ValueError, OverflowError) as error:
-        raise BuildFailed(f"the client sent a file that cannot be: {error}", code=3) from error
+        raise BuildFailed(f"the client sent an impossible file: {error}", code=3) from error
     xattrs = dict(found.xattrs) if found.xattrs else {}
     size = found.size if stat.S_ISREG(mode) else 0
     return Entry(found.path, mode, found.uid, found.gid, size, found.modTime, found.linkname, device, xattrs)

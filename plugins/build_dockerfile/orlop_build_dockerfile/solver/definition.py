@@ -171,7 +171,7 @@ def _check_exec(digest: str, op: ops_pb2.ExecOp, count: int) -> None:
             if mount.output in outputs or mount.output > len(op.mounts):
                 raise _invalid(f"vertex {digest} has two outputs {mount.output}")
             if mount.mountType != ops_pb2.BIND or mount.readonly:
-                raise _invalid(f"vertex {digest} has an output of a mount that keeps nothing")
+                raise _invalid(f"vertex {digest} has an output for a mount whose content is not kept")
             outputs.add(mount.output)
     if roots != 1:
         raise _invalid(f"vertex {digest} has {roots} root mounts")
