@@ -290,7 +290,9 @@ class Store:
                 _run(self._connection, operation)
         except sqlite3.Error as error:
             if not self._connection.in_transaction or (job.frees_space and is_full(error)):
-                raise  # SQLite rolls back the whole transaction on a full disk; jobs that free space are retried
+                # The whole transaction fails: SQLite has rolled it back, or the disk is full and this job will free space.
+                # Then `_commit` tries it again with space from the reserve
+                raise
             job.error = translate(error)
             execute("ROLLBACK TO job")
         execute("RELEASE job")

@@ -100,7 +100,7 @@ def _with_image(images: Images, mount: MountRecord) -> MountRecord:
         return mount
     try:
         return replace(mount, name=images.resolve(mount.source).id)
-    except NotFound as error:  # a 404 would mean the container's own image
+    except NotFound as error:  # after a 404, the client pulls the container's own image
         raise InvalidParameter(f'invalid mount config for type "image": {error}') from None
 
 

@@ -18,7 +18,8 @@ def on_event(ports: Ports, container: Container, run: Run, event: Event) -> None
         ports.execs.exited(container, body)
     elif isinstance(body, Oom):
         run.oom_told = True
-        with container.publish() as draft:  # committed with the exit, if it follows
+        # In memory only: if the container then exits, the commit of the exit saves this change, too
+        with container.publish() as draft:
             draft.state = draft.state.after_oom()
         if container.unlisted is None:
             ports.events.publish(container, "oom")

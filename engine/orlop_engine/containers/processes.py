@@ -49,7 +49,8 @@ async def processes(ports: Ports, container: Container, ps_args: str, *, apart: 
     if outcome.status and not apart:
         # Some selections cannot be combined with -q: list all processes and filter.
         outcome = await _ps(*words)
-    if outcome.status and (outcome.stderr or not apart):  # otherwise all processes have ended: return only the titles
+    # With `apart`, ps that fails without a message found no process: all have ended, and only the titles are returned
+    if outcome.status and (outcome.stderr or not apart):
         raise DriverError(outcome.stderr.decode("utf-8", "replace").strip().partition("\n")[0] or "ps failed")
     return parse(outcome.stdout.decode("utf-8", "replace"), pids)
 

@@ -271,8 +271,8 @@ async def _settle_run(ports: Ports, container: Container) -> None:
         async with container.lock:
             await prepared_sandbox.drop(ports, container)
     run = container.run
+    # A run that has no monitor yet is still being started; the end of the daemon undoes the start
     if run is not None and not container.record.state.running and run.monitor is not None:
-        # a run without a monitor is being started; the end of the daemon undoes the start
         await run.monitor.ended()
         if run.recorded and container.run is run:
             run_cleanup.settle(ports.paths, container)

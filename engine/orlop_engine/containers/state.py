@@ -8,8 +8,8 @@ are properties, derived from the phase.
 A new phase also concerns:
 
 - the decisions at boot: `restore` and `adoption`;
-- the operation that leads to it. `pausing` is a model: it checks the state, commits the change and publishes its event. It
-  also needs a route;
+- the operation that leads to it. Use the module `pausing` as an example: it checks the state, commits the change and
+  publishes an event. The new operation also needs a route;
 - other code that asks for the phase, most of it in `stopping`, `lifecycle`, `removal` and `execs`; find all of it with
   `grep -rE 'state.(running|paused|restarting)'`;
 - `ContainerIndex.counts`, `check.rows`, `wire.container_list.status_text` of the front end `docker`, and `_states` of the

@@ -330,7 +330,9 @@ class Session:
         scopes = [f"repository:{self.repository}:{self.actions}", *([f"repository:{source}:pull"] if source else [])]
         parts = urlsplit(realm)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise RegistryError(f"cannot authenticate to {self.endpoint.host}: challenge has no token service")
+            raise RegistryError(
+                f"cannot authenticate to {self.endpoint.host}: its WWW-Authenticate header names no address for tokens"
+            )
         # A client would send its password to a service without TLS
         safe = parts.scheme == "https" or not self.endpoint.url.startswith("https:")
         if (given := await self._ask_client(realm if safe else "", service, scopes)) is not None:

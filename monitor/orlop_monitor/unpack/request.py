@@ -170,8 +170,8 @@ class ExtractInto(msgspec.Struct, frozen=True, tag=True):
 
 
 class Found(msgspec.Struct, frozen=True, tag=True):
-    """Attributes of the requested path. `mode` is Go's `os.FileMode`; `link` is the target of a symlink within the
-    container."""
+    """Attributes of the requested path. `mode` has the format of Go's `os.FileMode`. `link`: for a symlink, the path in
+    the container that it leads to, with all links resolved."""
 
     name: str
     size: int

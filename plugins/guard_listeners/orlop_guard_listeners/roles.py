@@ -56,7 +56,7 @@ class Host(Enum):
 
     NOTHING = "nothing"
     FACTS = "names and figures, no content of files"
-    NETWORK = "connections to public addresses, and to configured registries"
+    NETWORK = "the daemon connects only to public addresses and to configured registries"
     OUTPUT = "what the container writes to its output"
     PROCESSES = "the container's processes, with common options of `ps`"
     ROOT = "the container's own files, no mounts"

@@ -1,5 +1,5 @@
-"""Drivers that stack layers by overlayfs. A snapshot's directory has `diff` with its own files, and `work`, which overlayfs
-needs, if it has a parent."""
+"""Drivers that stack layers by overlayfs. A snapshot's directory contains `diff`, the files of this snapshot. If the
+snapshot has a parent, it also contains `work`, the work directory of overlayfs."""
 
 from __future__ import annotations
 
