@@ -269,7 +269,7 @@ def test_imagetools_shows_the_provenance(client: Client, registry: Registry) -> 
     (material,) = least["materials"]
     assert material["uri"] == "pkg:docker/busybox@latest?platform=linux%2Famd64"
     assert material["digest"]["sha256"]
-    assert least["invocation"]["parameters"]["locals"] == [{"name": "context"}]
+    assert least["invocation"]["parameters"]["locals"] == [{"name": "context"}, {"name": "dockerfile"}]
     assert "args" not in least["invocation"]["parameters"]
     assert least["metadata"]["completeness"] == {"environment": True, "materials": False, "parameters": False}
     assert "buildConfig" not in least

@@ -509,6 +509,10 @@ class Job(Protocol):
         """Returns values for the client: `containerimage.config.digest`, `containerimage.digest`, `image.name`."""
         ...
 
+    async def provenance(self, result: Result) -> Mapping[str, bytes]:
+        """The SLSA provenance of each value, by platform: the JSON of a predicate."""
+        ...
+
     async def export_cache(self, result: Result, target: CacheTarget) -> Mapping[str, str]:
         """Export to one of the build's `cache_exports`. Returns a value for the client: `cache.manifest`."""
         ...

@@ -89,6 +89,9 @@ def test_a_build_is_recorded_with_its_steps_and_logs(tmp_path: Path) -> None:
         assert record.ExporterResponse["containerimage.digest"] == "sha256:1"
         assert (record.numTotalSteps, record.numCompletedSteps, record.numCachedSteps, record.numWarnings) == (2, 2, 1, 1)
         assert not record.error.code
+        [attachment] = record.Result.Attestations
+        assert attachment.annotations["in-toto.io/predicate-type"] == "https://slsa.dev/provenance/v0.2"
+        assert await content(client, attachment) == b'{"of": ""}'
         assert record.CreatedAt.ToNanoseconds() <= record.CompletedAt.ToNanoseconds()
         logs = await content(client, record.logs)
         found = []

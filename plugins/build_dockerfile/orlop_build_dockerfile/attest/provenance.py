@@ -72,7 +72,7 @@ def _document(job: SolverJob, target: Target, attributes: Mapping[str, str]) -> 
             "completeness": {"parameters": complete, "environment": True, "materials": not sources.incomplete},
             "reproducible": attributes.get("reproducible", "") in ("1", "true"),
             _METADATA: {"vcs": vcs} if vcs else {},
-            _HERMETIC: not sources.incomplete and not sources.network,
+            **({_HERMETIC: True} if not sources.incomplete and not sources.network else {}),
         },
     }
     if whole:
@@ -122,7 +122,7 @@ class _Sources:
         self.materials: list[dict[str, Any]] = []
         self.secrets: list[dict[str, Any]] = []
         self.ssh: list[dict[str, Any]] = []
-        self.locals: set[str] = set()
+        self.locals = set(job.locals)
         self.network = False
         for vertex in graph.vertices.values():
             if vertex.op.HasField("source"):
@@ -183,7 +183,7 @@ def _op(op: ops_pb2.Op) -> dict[str, Any]:
     """As Go encodes it: the kind of an operation is a member `Op`."""
     found: dict[str, Any] = MessageToDict(op, preserving_proto_field_name=True, use_integers_for_enums=True)
     kind = op.WhichOneof("op")
-    return {"Op": {kind: found.pop(kind)}, **found} if kind else found
+    return {"Op": {kind: found.pop(kind)} if kind else None, **found}
 
 
 def _mapping(numbers: Mapping[str, int]) -> dict[str, str]:

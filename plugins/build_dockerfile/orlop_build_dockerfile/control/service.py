@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -139,26 +139,33 @@ class Control:
                     build.cache_exports = [CacheTarget(each.Type, dict(each.Attrs)) for each in request.Cache.Exports]
                     build.cache_imports = [CacheTarget(each.Type, dict(each.Attrs)) for each in request.Cache.Imports]
                     build.frontend.inputs, build.options = dict(request.FrontendInputs), dict(request.FrontendAttrs)
-                    response = recording.response = await self._run(build, session, request, exports)
+                    response = await self._run(build, session, request, exports, recording)
         finally:
             await recording.stored()
         await call.send(pb.SolveResponse(ExporterResponse=response).SerializeToString())
 
     async def _run(
-        self, build: ActiveBuild, session: ClientSession, request: pb.SolveRequest, exports: Sequence[Export]
+        self,
+        build: ActiveBuild,
+        session: ClientSession,
+        request: pb.SolveRequest,
+        exports: Sequence[Export],
+        recording: Recording,
     ) -> Mapping[str, str]:
         """Run the build. It ends with its client's session, and when the client cancels it by another call."""
-        response: Mapping[str, str] = {}
         with build.scope:
             async with nursery() as tasks:
                 tasks.start_soon(_end_with, session)
                 async with self._solver.open(build) as job:
                     build.frontend.begin(job)
-                    response = await _build(build, job, request, exports)
+                    result, recording.response = await _build(build, job, request, exports)
+                    if recording.begun:
+                        with suppress(BuildFailed):  # a result that cannot be exported has none
+                            recording.provenance = await job.provenance(result)
                 tasks.cancel_scope.cancel()
         if build.scope.cancelled_caught:
             raise build.cancelled
-        return response
+        return recording.response
 
     def _exports(self, request: pb.SolveRequest) -> list[Export]:
         exporters: Sequence[Any] = request.Exporters
@@ -183,8 +190,11 @@ async def _end_with(session: ClientSession) -> None:
     raise BuildFailed("the client has ended its session", code=Code.CANCELLED)
 
 
-async def _build(build: ActiveBuild, job: Job, request: pb.SolveRequest, exports: Sequence[Export]) -> Mapping[str, str]:
-    """Get the result from a frontend of the builder or of the client, compute it, and export it."""
+async def _build(
+    build: ActiveBuild, job: Job, request: pb.SolveRequest, exports: Sequence[Export]
+) -> tuple[Result, Mapping[str, str]]:
+    """Get the result from a frontend of the builder or of the client, compute it, and export it. Returns the result, and the
+    answers of the exporters."""
     if request.Frontend:
         result = await job.frontend(request.Frontend, dict(request.FrontendAttrs), build.frontend.inputs)
     elif getattr(request.Definition, "def"):
@@ -202,7 +212,7 @@ async def _build(build: ActiveBuild, job: Job, request: pb.SolveRequest, exports
     # Clients write the manifest that they are told last into the index of their directory
     for target in sorted(build.cache_exports, key=lambda each: each.kind == "local"):
         response.update(await job.export_cache(result, target))
-    return response
+    return result, response
 
 
 def client_session(headers: Mapping[str, str], connection: Connection) -> ClientSession:

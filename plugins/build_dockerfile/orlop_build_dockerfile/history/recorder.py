@@ -11,9 +11,11 @@ from contextlib import aclosing, contextmanager, suppress
 
 import trio
 
+from orlop_build_dockerfile.attest.statements import SLSA
 from orlop_build_dockerfile.contracts import BuildFailed
 from orlop_build_dockerfile.control.errors import failed, status_of
 from orlop_build_dockerfile.control.progress import BuildProgress
+from orlop_build_dockerfile.export.documents import IN_TOTO
 from orlop_build_dockerfile.history.store import History
 from orlop_build_dockerfile.history.trace import spans
 from orlop_build_dockerfile.pb import control_pb2 as pb
@@ -29,10 +31,11 @@ _STORING = 10.0  # seconds that a client waits for its record
 
 
 class Recording:
-    """The record of one build. `response` is the answer of its exporters."""
+    """The record of one build. `response` is the answer of its exporters, `provenance` has a predicate for each platform."""
 
     def __init__(self) -> None:
         self.response: Mapping[str, str] = {}
+        self.provenance: Mapping[str, bytes] = {}
         self.error: BuildFailed | None = None
         self.begun = False
         self.ended, self._stored = trio.Event(), trio.Event()
@@ -105,6 +108,8 @@ class Recorder:
             record.logs.CopyFrom(await self._history.take_blob(path, digest.hexdigest(), LOGS))
             if trace := spans(record, steps.vertices.values()):
                 record.trace.CopyFrom(await self._history.add_blob(trace, TRACE))
+            for platform, predicate in recording.provenance.items():
+                await self._attach(record, platform, predicate)
             await self._history.complete(record)
         except OSError as error:
             self._history.failed_to_write(error)
@@ -113,6 +118,15 @@ class Recorder:
             with suppress(OSError):
                 os.unlink(path)
             recording.set_stored()
+
+    async def _attach(self, record: pb.BuildHistoryRecord, platform: str, predicate: bytes) -> None:
+        """Add the provenance of one result, as `docker buildx history inspect attachment` expects it."""
+        if len(predicate) > _MOST_LOG:
+            return
+        about = record.Results[platform] if platform else record.Result
+        attachment = about.Attestations.add()
+        attachment.CopyFrom(await self._history.add_blob(predicate, IN_TOTO))
+        attachment.annotations["in-toto.io/predicate-type"] = SLSA
 
     async def _write(
         self, write: Callable[[bytes], object], hashed: Callable[[bytes], object], steps: _Steps, reports: BuildProgress

@@ -163,6 +163,7 @@ async def local(job: SolverJob, vertex: Vertex, name: str) -> Directory:
         session = await job.build.other_session(other)
     async with job.build.progress.vertex(vertex.digest, vertex.name, ()) as shown:
         job.shown[vertex.digest] = shown
+        job.locals.add(name)
         record = await _take(job, session, wanted, attrs.get("local.sharedkeyhint", name))
         received = await session.receive(wanted, os.path.join(record.path, "tree"), shown)
     return Directory(job, record.path, received.state)

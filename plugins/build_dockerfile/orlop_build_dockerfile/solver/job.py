@@ -74,6 +74,8 @@ class SolverJob:
         """The frontend that made the result, and its options."""
         self.materials: dict[str, tuple[str, str]] = {}
         """Address and digest of each source, by the digest of its vertex."""
+        self.locals: set[str] = set()
+        """Names of the client's directories that the build has used. Some are used by its frontend only."""
         self.resolved_images: list[tuple[str, str, str]] = []
         """Name, digest and platform of images."""
         self.shown: dict[str, Shown] = {}
@@ -291,6 +293,12 @@ class SolverJob:
         with _translated():
             async with _first_error():
                 return await run_export(self, result, export)
+
+    async def provenance(self, result: Result) -> Mapping[str, bytes]:
+        from orlop_build_dockerfile.attest.provenance import provenance
+        from orlop_build_dockerfile.export.compose import targets
+
+        return {each.key: (await provenance(self, each, {})).content for each in targets(self, result)}
 
     async def export_cache(self, result: Result, target: CacheTarget) -> Mapping[str, str]:
         from orlop_build_dockerfile.remote.exports import export_cache
