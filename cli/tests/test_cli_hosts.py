@@ -1,4 +1,4 @@
-"""Which daemon the client uses: contexts, addresses, and messages about one that cannot be reached."""
+"""Which daemon the client uses: contexts, addresses, and messages about an unreachable daemon."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The multiplexed stream: parsed whatever the splits, and written completely."""
+"""The multiplexed stream is parsed wherever reads split it, and written completely."""
 
 from __future__ import annotations
 

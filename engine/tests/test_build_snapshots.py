@@ -1,4 +1,4 @@
-"""The snapshots of builders: who needs them, and what a boot finds of a crash."""
+"""The snapshots of builders: by what they are needed, and their cleanup at a boot after a crash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drivers that cannot be loaded: the operation that needs one says why, and all else goes on."""
+"""A driver that cannot be loaded: only the operation that needs it fails, with the reason."""
 
 import threading
 from types import SimpleNamespace

@@ -54,7 +54,7 @@ def test_a_synchronous_method_that_hangs_is_interrupted(behave):
 
 
 def test_signal_is_repeated_when_a_method_ignores_it():
-    """The first one ends the suppressed sleep. The loop then ends by itself, and its answer counts."""
+    """The first signal ends the suppressed sleep. The loop then ends by itself, and its answer is used."""
     hits = []
 
     def stubborn():

@@ -1,8 +1,8 @@
 """One crash point: prepare, begin, kill, restart, judge, repeat, undo.
 
 The permitted states are learned first, by running the operation undisturbed and recording the state of the host before it
-and after each of its steps. A crash must leave the state after the last acknowledged step or the one after it, and nothing
-in between.
+and after each of its steps. A crash must leave the state after the last acknowledged step, or after the next step, and no
+state in between.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ class Rig:
         self.engine.start()
 
     def _is_running(self) -> bool:
-        """False once it is exiting, even if only its first thread is gone."""
+        """False once the process is exiting, even if only its first thread has ended."""
         process = self.engine.process
         return process is not None and process.poll() is None and alive(process.pid)
 

@@ -270,7 +270,7 @@ def relaxed(found: HostState) -> HostState:
 
 
 def without_fetched(found: HostState) -> HostState:
-    """The state without what a pull has fetched and unpacked for the next one to resume."""
+    """The state without content that a pull has fetched and unpacked, which the next pull would use."""
     return _without(found, rf"file ~/data/(content/(blobs/sha256|ingest)/|{_LAYERS})|row images resume:")
 
 

@@ -1,7 +1,7 @@
 """The interrupted operations.
 
-Every operation works on a container, network, volume or image named `xx` beside the standing containers: `by`, which runs,
-and `idle`, which does not. A network `aa` sorts before `bridge`, so it becomes the gateway of a container on both.
+Every operation works on a container, network, volume or image named `xx`. Two other containers always exist: `by` runs, and
+`idle` does not. A network `aa` sorts before `bridge`, so it becomes the gateway of a container on both.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What tests of adoptions share: the two commands, an engine that adopts, and the comparison of both daemons' inspects."""
+"""Shared code of the tests of adoptions: the two commands, an engine that adopts, and the comparison of both daemons'
+inspects."""
 
 from __future__ import annotations
 
@@ -75,7 +76,8 @@ class Side:
             raise
 
     def compare(self, client: Client, data_root: Path, *, engines: bool = True) -> list[str]:
-        """What differs in the inspects of all objects, apart from what is known. `engines`: `client` is not dockerd's."""
+        """The differences between the inspects of all objects, without the known ones. `engines`: `client` is not
+        dockerd's."""
         more = (*ENGINES, *(CONTAINERD if self.containerd else ())) if engines else RESTART
         bridge = BRIDGE if engines else RESTARTED_BRIDGE
         found = []

@@ -149,7 +149,7 @@ class Dockerd:
         self.note_bridges()
 
     def note_bridges(self) -> None:
-        """Have `close` remove the bridges of the networks there are now."""
+        """Make `close` remove the bridges of the networks that exist now."""
         self._bridges = tuple(f"br-{id[:12]}" for id in self.ok("network", "ls", "-q", "--no-trunc").split())
 
     def inspect(self) -> dict[str, dict[str, Any]]:

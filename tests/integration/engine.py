@@ -310,7 +310,7 @@ class Engine:
         return cgroups.relative(f"{parent}:orlop:{container_id}" if systemd else f"{parent}/{container_id}")
 
     def leaks(self) -> list[str]:
-        """What is left on the host, after waiting a moment for what ends by itself (a monitor, a link)."""
+        """The leftovers on the host, after a short wait for those that end by themselves (a monitor, a link)."""
         with contextlib.suppress(AssertionError):
             until(lambda: not self._left(), seconds=5)
         return self._left()

@@ -1,7 +1,7 @@
-"""Runs a real dockerd beside orlopd, for tests that compare what a client sees of both (`test_parity*.py`).
+"""Runs a real dockerd together with orlopd, for tests that compare the answers of both to a client (`test_parity*.py`).
 
-Ids, times, paths, addresses and host ports are normalised before comparing. Permitted differences are in KNOWN, and those
-that a client could notice also in docs/api.md.
+Ids, times, paths, addresses and host ports are normalised before comparing. KNOWN has the permitted differences; docs/api.md
+has those that a client could notice.
 """
 
 from __future__ import annotations

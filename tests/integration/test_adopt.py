@@ -179,7 +179,7 @@ def test_a_running_dockerd_is_refused(side: Side, adopter: Engine) -> None:
 
 
 def test_save_of_a_layer_without_its_tar_description_is_refused(side: Side, adopter: Engine) -> None:
-    """It has neither a blob nor a tar-split file: a push and a save say so, and a pull brings the blob."""
+    """The layer has neither a blob nor a tar-split file: a push and a save report this, and a pull fetches the blob."""
     if side.containerd:
         pytest.skip("its layers have blobs")
     system(adopter, "adopt", str(side.dockerd.root))
@@ -199,7 +199,7 @@ def test_save_of_a_layer_without_its_tar_description_is_refused(side: Side, adop
 
 
 def test_removals_by_dockerd_are_reported_at_the_next_start(side: Side, adopter: Engine) -> None:
-    """dockerd runs on the adopted root and removes objects: orlopd says so, and starts with the rest."""
+    """dockerd runs on the adopted root and removes objects. orlopd logs this, and starts with the remaining objects."""
     docker = side.dockerd
     system(adopter, "adopt", str(docker.root))
     adopter.start()

@@ -1,5 +1,5 @@
-"""The proof of an adoption: 30 images and 50 containers of a real dockerd come, are used, and go back, and no field of any
-inspect is lost on the way."""
+"""The proof of an adoption: 30 images and 50 containers of a real dockerd are adopted, used and given back, and no field of
+any inspect is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What of a Docker root is not adopted, and why: with a real dockerd that is part of a swarm and has a plugin."""
+"""Objects of a Docker root that are not adopted, and the reasons: with a real dockerd that is part of a swarm and has a
+plugin."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The fields of answers of API 1.55 beside Docker's description: a field that never comes, or that Docker does not describe,
-is in a table here, with its reason."""
+"""Compares the fields of answers of API 1.55 with Docker's description. A field that never appears, or that Docker does not
+describe, is in a table here, with the reason."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ def test_results_of_other_listeners_are_neither_shown_nor_used(listeners: Listen
 
 
 def test_local_contexts_are_not_shared_between_listeners(listeners: Listeners) -> None:
-    """A context that was sent before is completed by what changed: by the same listener alone."""
+    """Only the listener that sent a context before completes it by sending changes."""
     text = "FROM busybox\nCOPY . /all\n"
     for name in ("db", "noexec"):
         result = listeners.build(name, text, files={"large": "x" * 100_000})

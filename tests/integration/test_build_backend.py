@@ -1,4 +1,4 @@
-"""What a builder gets from the daemon: steps, snapshots, images. The builder process is the one of `building`."""
+"""The daemon's services for a builder: steps, snapshots, images. The builder process is the one of `building`."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_writable_mounts_are_kept_and_read_only_roots_unchanged(client: BuilderC
 def test_a_layer_has_what_the_step_changed_and_nothing_else(
     building: BuildingEngine, client: BuilderClient, tmp_path: Path
 ) -> None:
-    """Mount points that the base lacks are not in it, also where a symlink leads to them."""
+    """Mount points that the base lacks are not in the layer, even if a symlink leads to them."""
     key = prepared(client)
     ran(client, "rm -f /etc/hosts; mkdir -p /etc; ln -s ../run/x/resolv.conf /etc/resolv.conf; touch -d @0 / /etc", key)
     below = client.result("commit", key=key)
@@ -272,7 +272,7 @@ def test_a_step_dies_with_its_client(building: BuildingEngine) -> None:
 
 
 def sound_but_active(engine: BuildingEngine, client: BuilderClient) -> None:
-    """What the builder process still has prepared is explained by it."""
+    """The only findings are snapshots that the builder process has prepared."""
     until(lambda: engine.api("GET", "/orlop/check")[1]["findings"] == [], "the check finds nothing")
     until(lambda: os.listdir(engine.exec_root / "run") == [], "no run is left")
 
@@ -464,7 +464,7 @@ def test_snapshot_below_another_one_cannot_be_removed(client: BuilderClient) -> 
 
 
 def test_committed_layer_with_known_content_is_shared(client: BuilderClient, building: BuildingEngine) -> None:
-    """A layer with the content of one that an image has already is that one."""
+    """A layer with the same content as a layer of an image is the same layer."""
     key = client.result("prepare", parent="")
     assert ran(client, "true", key).get("kind"), "there is no shell in an empty root"
     client.result("remove", key=key)
@@ -522,7 +522,7 @@ def test_archives_are_unpacked_into_directories(client: BuilderClient, tmp_path:
 
 
 def test_daemon_killed_at_any_call_leaves_nothing_incomplete(own: Callable[..., BuildingEngine]) -> None:
-    """Snapshots whose commit was acknowledged are there, others are there or not; an image is whole or not there."""
+    """Snapshots whose commit was acknowledged exist, others may exist; an image exists completely or not at all."""
     engine = own()
     for number, delay in enumerate([0.0, 0.002, 0.005, 0.01, 0.02] * 2):
         client = engine.builder()

@@ -41,7 +41,7 @@ def layers_in(store: Path) -> set[str]:
 
 
 def built(client: Client, *options: str, forget: bool = True) -> tuple[str, str]:
-    """Build without a cache here. Returns what the steps have made, and what was printed."""
+    """Build after removing the daemon's cache. Returns the files that the steps have made, and the output."""
     if forget:
         client.run("image", "rm", "-f", "tb-cached")
         client.ok("builder", "prune", "-af")

@@ -1,4 +1,5 @@
-"""`POST /build` beside dockerd's classic builder: status, result and last line of the answer; docker-py; the clients."""
+"""`POST /build` compared with dockerd's classic builder: status, result and last line of the answer; docker-py; the
+clients."""
 
 from __future__ import annotations
 

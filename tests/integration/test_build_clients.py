@@ -1,4 +1,4 @@
-"""Builds by the real clients, beside dockerd: docker build, buildx, bake, compose. What they print must be the same."""
+"""Builds by the real clients, compared with dockerd: docker build, buildx, bake, compose. Their output must be the same."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def steps(result: Result) -> list[str]:
 
 
 def failure(result: Result) -> list[str]:
-    """What follows the first rule: the failed step, its output, the lines of the Dockerfile, and the error."""
+    """The output after the first ruler line: the failed step, its output, the lines of the Dockerfile, and the error."""
     text = re.sub(r"^\d+\.\d+ ", "T ", result.err, flags=re.MULTILINE)
     return text[text.index("------\n") :].splitlines()
 

@@ -1,4 +1,4 @@
-"""Registries that ask for credentials: those of the client's session are used for base images and for pushes."""
+"""Registries that require credentials: the credentials of the client's session are used for base images and pushes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def both(shared: Engine, sides: tuple[Side, Side], tmp_path: Path) -> Iterator[C
 
 
 def _prepare(client: Client, host: str) -> str:
-    """Push busybox to a registry, and remove it here. Returns its name there."""
+    """Push busybox to a registry, and remove it from the daemon. Returns its name at the registry."""
     name = f"{host}/private/base:1"
     client.ok("login", "-u", USER, "--password-stdin", host, stdin=PASSWORD.encode())
     client.ok("tag", "busybox", name)
@@ -102,7 +102,7 @@ def test_client_asks_the_token_service_unless_it_refuses(both: Clients, tmp_path
 
 
 def test_download_of_base_layers_is_shown(both: Clients, tmp_path: Path) -> None:
-    """A base that is not here at all."""
+    """None of the base's layers is stored in the daemon."""
     (both.orlop.directory / "large").write_bytes(os.urandom(10_240_000))
     both.write("Dockerfile", "FROM scratch\nCOPY large /\n")
     with with_tokens(tmp_path) as (registry, _):

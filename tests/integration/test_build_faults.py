@@ -79,7 +79,8 @@ def build(engine: Engine, dockerfile: str, *argv: str) -> Result:
 
 
 def memory(pid: int) -> int:
-    """KiB, 0 of a process that is ending. Pages that processes share, such as the interpreter's, count in parts (PSS)."""
+    """Memory of a process in KiB, 0 if it is ending. A shared page, such as the interpreter's, is divided among its
+    processes (PSS)."""
     found = re.search(r"^Pss:\s+(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
     return int(found[1]) if found else 0
 
@@ -141,7 +142,7 @@ def watched(engine: Engine, files: int = 0) -> Iterator[Watched]:
 
 
 def test_thousand_children_of_a_step_end_with_it(engine: Engine) -> None:
-    """They end with the step, also those that it does not wait for."""
+    """All children end with the step, also those that it does not wait for."""
     script = "for i in $(seq 1000); do sleep 51337 & done; echo forked; exit 3"
     with watched(engine):
         result = build(engine, f"FROM busybox\nRUN {script}\n", "--no-cache")
@@ -183,7 +184,7 @@ HOSTILE: dict[str, tuple[Entry, ...]] = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_contexts_do_not_reach_the_host(engine: Engine, name: str) -> None:
-    """Refused, or contained in the context; nothing of the host is read or written."""
+    """A hostile context is refused or stays contained; no file of the host is read or written."""
     with watched(engine):
         body = context("FROM busybox\nCOPY . /c\nRUN find /c | wc -l; cat /c/h 2>/dev/null || true\n", *HOSTILE[name])
         said = post(engine, body, "nocache=1")
@@ -215,7 +216,7 @@ def test_context_of_many_files_takes_bounded_memory(fresh: Callable[..., Engine]
 
 
 def test_client_that_never_ends_its_context_delays_nobody(engine: Engine) -> None:
-    """It hangs up; so does one that sends nothing."""
+    """The client disconnects, as does a client that sends nothing."""
     body = context("FROM busybox\nCOPY f /f\n", entry("f", b"x" * 300_000))
     with watched(engine):
         for sent in (b"", body[:100], body[:200_000]):
@@ -244,7 +245,7 @@ DOCKERFILES: dict[str, str] = {
 
 @pytest.mark.parametrize("name", DOCKERFILES)
 def test_hostile_dockerfiles_end_in_bounded_time(engine: Engine, name: str) -> None:
-    """An answer in bounded time, whatever it is."""
+    """Any answer is accepted, but it must come in bounded time."""
     began = time.monotonic()
     watching = Watched(engine)
     with watching:

@@ -129,7 +129,7 @@ def test_bake_contexts_are_inputs_of_a_frontend(clients: Clients) -> None:
 
 
 def test_missing_capability_of_a_frontend_is_explained(clients: Clients) -> None:
-    """The client is told which one, and says what that means."""
+    """The error names the capability, and the client explains it."""
     asks(clients, "build", run="true")
     clients.write("Dockerfile", (clients.orlop.directory / "Dockerfile").read_text().replace(IMAGE, "tb-plain"))
     for each in clients:

@@ -1,4 +1,4 @@
-"""What builds give to clients and registries: archives, OCI layouts, pushes, indexes, attestations."""
+"""The outputs of builds for clients and registries: archives, OCI layouts, pushes, indexes, attestations."""
 
 from __future__ import annotations
 

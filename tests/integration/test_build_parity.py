@@ -1,6 +1,6 @@
-"""A real dockerd beside orlopd: the same Dockerfiles give the same images, and the same errors.
+"""Compares orlopd with a real dockerd: the same Dockerfiles give the same images, and the same errors.
 
-All builds that the selected tests need run at the same time, a few at once, while the tests wait for theirs."""
+The builds of all selected tests run in the background, a few at a time, while the tests wait for theirs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`orlop cp`, `export`, `diff`, `commit`, `update`, `history` against orlopd, and `cp` beside Docker's own client."""
+"""`orlop cp`, `export`, `diff`, `commit`, `update`, `history` against orlopd, and `cp` compared with Docker's own client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Many connections: one client's cannot exhaust the daemon, an administrator always gets in, and idle ones cost nothing."""
+"""Many connections: those of one client cannot exhaust the daemon, an administrator can always connect, and idle ones cost
+nothing."""
 
 from __future__ import annotations
 

@@ -242,7 +242,7 @@ def test_daemon_starts_with_a_destroyed_database_and_reads_a_restored_one(live: 
 
 
 def test_damaged_run_records_are_written_again(live: Engine) -> None:
-    """What the files no longer contain comes from the monitor."""
+    """The monitor supplies the data that the files no longer contain."""
     live.ok("run", "-d", "--name", "cc", *SLEEP)
     pid = live.inspect("cc")["State"]["Pid"]
     (run,) = (live.exec_root / "run").iterdir()

@@ -237,7 +237,7 @@ def test_a_second_daemon_on_the_same_roots_is_refused(daemon: Orlopd) -> None:
 
 
 def test_start_on_another_engines_data_root_is_refused_and_changes_nothing(daemon: Orlopd) -> None:
-    """In a database that this start had made, the next one would find no row of the other engine's objects."""
+    """If this start had made a database, the next start would find no row of the other engine's objects in it."""
     data = daemon.home / "data"
     (data / "containers" / "theirs").mkdir(parents=True)
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""A full disk while images leave and while a Docker root is adopted: a clear error, nothing half done, and everything works
+"""A full disk during pushes, saves and adoptions: there is a clear error, nothing is left incomplete, and everything works
 once there is space."""
 
 from __future__ import annotations

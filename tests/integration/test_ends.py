@@ -1,4 +1,5 @@
-"""What an answer or event reports about a container's exit is already done: streams, waits, events, with the real client."""
+"""An answer or event about a container's exit is sent after the reported work is done: streams, waits, events, with the real
+client."""
 
 import json
 import os

@@ -1,4 +1,5 @@
-"""Every hostile archive is refused with a clear error or loaded right. Nothing is left of it, and the daemon answers others.
+"""Every hostile archive is refused with a clear error or loaded correctly. It leaves nothing behind, and the daemon answers
+other clients.
 
 The archives and what must come of them are in `tests.registry.hostile_archives`.
 """

@@ -1,6 +1,6 @@
-"""Archives between Orlop and other tools: what `docker save` writes here loads there, and what they save loads here.
+"""Archives between Orlop and other tools: each loads the archives that the other saves.
 
-Each tool is skipped where its package is not installed.
+Each tool is skipped if its package is not installed.
 """
 
 from __future__ import annotations
@@ -159,7 +159,8 @@ def test_save_writes_the_same_manifest_json_as_dockerd(engine: Engine, dockerd: 
 
 
 def _tables(data: bytes) -> list[Any]:
-    """What names the images in an archive of plain layers; digests of manifests and Docker's own `LayerSources` differ."""
+    """The documents that name the images in an archive of plain layers, without digests of manifests and `LayerSources`,
+    which differ."""
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         found = {name: json.load(archive.extractfile(name)) for name in archive.getnames() if _is_table(name)}  # type: ignore[arg-type]
     table = [{key: value for key, value in entry.items() if key != "LayerSources"} for entry in found["manifest.json"]]

@@ -75,7 +75,7 @@ def served(registry: Registry, repository: str, tag: str) -> bytes:
 
 
 def shown(engine: Engine, name: str) -> dict[str, bool]:
-    """Which manifests of a name are here."""
+    """Which manifests of a name are stored."""
     status, found = engine.api("GET", f"/v1.48/images/{name}/json?manifests=1")
     assert status == 200
     return {one["ID"]: one["Available"] for one in found["Manifests"]}
@@ -292,7 +292,7 @@ def test_index_survives_a_round_trip_through_dockerds_containerd_store(
 def test_partly_pulled_index_is_saved_like_dockerds_and_loaded(
     engine: Engine, one: str, tmp_path: Path, containerd_store: Dockerd
 ) -> None:
-    """It saves the whole index with what it has; so does Orlop, which has the attestation as well."""
+    """dockerd saves the whole index with the stored content. So does Orlop, which also stores the attestation."""
     containerd_store.docker("pull", "-q", one)
     theirs, ours = tmp_path / "y.tar", save(engine, tmp_path / "x.tar", one)
     theirs.write_bytes(containerd_store.docker("save", one))
@@ -309,7 +309,7 @@ def blobs_of(archive: Path) -> set[str]:
 
 
 def test_one_platform_is_saved_alone(engine: Engine, both: str, tmp_path: Path) -> None:
-    """As umoci needs it, which takes a tag for one image."""
+    """umoci needs this, because it expects a tag to mean one image."""
     if not shutil.which("umoci"):
         pytest.skip("umoci is not installed")
     query = f"?platform={quote(json.dumps({'os': HOST.os, 'architecture': HOST.architecture}))}"

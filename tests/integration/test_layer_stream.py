@@ -67,7 +67,7 @@ def indexed(layer: Path) -> StreamTarget:
 
 
 def shown(top: str) -> dict[str, tuple[Any, ...]]:
-    """All of a tree that a layer can say, with hard links as the first name of each file."""
+    """Everything of a tree that a layer can express, with hard links as the first name of each file."""
     found: dict[str, tuple[Any, ...]] = {}
     first: dict[int, str] = {}
     for directory, names, files in os.walk(os.fsencode(top)):
@@ -282,7 +282,7 @@ def some_member(dice: random.Random) -> tuple[tarfile.TarInfo, bytes]:
 
 @pytest.mark.parametrize("seed", range(15))
 def test_any_order_of_entries_gives_the_same_image(tmp_path: Path, seed: int) -> None:
-    """Entries that replace others, through links that are replaced, too. What one way refuses, the other does."""
+    """Entries replace others, also through links that are replaced. Both ways refuse the same archives."""
     dice, kept = random.Random(seed), Members()
     image, plain, tar = tmp_path / "image", tmp_path / "plain", tmp_path / "image/layer.tar"
     image.mkdir()

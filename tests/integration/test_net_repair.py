@@ -154,7 +154,7 @@ async def test_a_namespace_that_has_ended_is_not_repaired(host: Host) -> None:
 
 @on_host()
 async def test_an_administrators_bridge_is_not_corrected(host: Host) -> None:
-    """Additional addresses and another MTU are no faults; a missing address of Orlop's is one."""
+    """Additional addresses and another MTU are not faults; a missing address of Orlop is a fault."""
     run("ip", "link", "add", "br-admin", "mtu", "1450", "type", "bridge")
     run("ip", "addr", "add", "10.9.9.1/24", "dev", "br-admin")
     options = {"com.docker.network.bridge.name": "br-admin", "com.docker.network.driver.mtu": "1400"}

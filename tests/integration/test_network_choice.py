@@ -138,7 +138,7 @@ def test_network_is_selected_by_its_id(engine: Engine, name: str, networks: Call
 
 
 def test_removed_network_is_not_replaced_by_one_whose_id_begins_with_its_name(engine: Engine, name: str) -> None:
-    """When a network is removed whose name is a prefix of another's id, its container does not get onto that one."""
+    """The name of the removed network is a prefix of another network's ID; its container must not get onto that network."""
     victim = engine.ok("network", "create", f"victim-{name}")
     try:
         own = victim[:2]

@@ -179,7 +179,7 @@ def oom_score(pid: int) -> int:
 
 
 def spared() -> int:
-    """The OOM score that a daemon gets here: without CAP_SYS_RESOURCE, its score cannot be lowered."""
+    """The OOM score that a daemon gets on this host: without CAP_SYS_RESOURCE, its score cannot be lowered."""
     script = "echo -500 2>/dev/null > /proc/$$/oom_score_adj; cat /proc/$$/oom_score_adj"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
     return int(done.stdout)

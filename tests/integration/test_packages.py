@@ -1,4 +1,4 @@
-"""The Debian packages in a chroot that has what they depend on and nothing else; wheels and the one-file client.
+"""The Debian packages in a chroot with their dependencies and nothing else; wheels and the one-file client.
 
 Commands in the chroot run in process and mount namespaces of their own, so that nothing of them outlives a test.
 """

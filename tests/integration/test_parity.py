@@ -1,4 +1,4 @@
-"""A real dockerd beside orlopd: the same containers must look the same to a client (see `parity`)."""
+"""Compares orlopd with a real dockerd: the same containers must look the same to a client (see `parity`)."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ ENDINGS: list[tuple[str, str, Any]] = [
 
 
 def test_json_bodies_end_like_dockerds(sides: tuple[Side, Side]) -> None:
-    """Some clients read answers by lines, and fail at an empty one."""
+    """Some clients read answers line by line, and fail at an empty line."""
     wrong = []
     for method, path, body in ENDINGS:
         answers = []

@@ -1,4 +1,5 @@
-"""A real dockerd beside orlopd: copying files into and out of the same containers gives the same results and errors."""
+"""Compares orlopd with a real dockerd: copying files into and out of the same containers gives the same results and
+errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real dockerd beside orlopd: both refuse invalid requests, with the same status and the same message."""
+"""Compares orlopd with a real dockerd: both refuse invalid requests, with the same status and the same message."""
 
 from __future__ import annotations
 

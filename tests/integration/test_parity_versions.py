@@ -1,4 +1,5 @@
-"""A real dockerd beside orlopd, with clients of older API versions: same meaning of requests, same answers.
+"""Compares orlopd with a real dockerd for clients of older API versions: requests have the same effect, and answers are the
+same.
 
 1.45 is the newest version that both support. One version on each side of a change represents the others.
 """

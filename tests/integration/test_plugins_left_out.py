@@ -1,4 +1,4 @@
-"""Daemons with plugins left out of daemon.json: they boot, keep their containers, and say what they serve."""
+"""Daemons without some plugins in daemon.json: they boot, keep their containers, and log which APIs they serve."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Pushes with the clients that people use, to Debian's docker-registry: what arrives, what is not sent again, and who can
-read it."""
+"""Pushes with common clients to Debian's docker-registry: the pushed content, layers that are not sent again, and other
+programs that read the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Registries that lie: rates that are limited, mounts that are none, tokens from elsewhere, uploads that lead astray."""
+"""Registries with misleading answers: rate limits, mounts that do not happen, tokens from other hosts, wrong upload
+locations."""
 
 from __future__ import annotations
 
@@ -68,8 +69,8 @@ def test_pull_ends_when_every_token_is_refused(tmp_path: Path) -> None:
 
 
 def test_credentials_do_not_follow_redirects_of_another_token_service(tmp_path: Path) -> None:
-    """As with Docker, it gets the credentials of this registry: the registry names it. Where that redirects, they do not
-    follow, and its token is sent to the registry alone."""
+    """As with Docker, a token service gets the credentials of the registry that names it. Credentials do not follow its
+    redirects, and its token is sent only to the registry."""
 
     async def check(images: ImagesFixture, registry: Hostile) -> None:
         with serving() as service, serving() as third:

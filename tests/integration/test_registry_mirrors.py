@@ -1,4 +1,4 @@
-"""Mirrors of registries by `hosts.toml`: real docker-registry processes, and scripted servers for what those never do."""
+"""Mirrors of registries by `hosts.toml`: real docker-registry processes, and scripted servers for faults."""
 
 from __future__ import annotations
 
@@ -127,7 +127,8 @@ def test_all_tags_are_pulled_from_a_mirror(tmp_path: Path) -> None:
 
 
 def test_mirror_without_resolve_is_not_asked_for_tags(tmp_path: Path) -> None:
-    """A mirror without `resolve` is never asked what a tag means, and delivers what the registry says it means."""
+    """A mirror without `resolve` is never asked for a tag. It only delivers content by the digests that the registry
+    names."""
     several = index([APP, OTHER])
     with serving() as mirror, serving() as push_only, running() as upstream:
         mirror.add("app", "v1", OTHER)  # a lie: the tag means another image

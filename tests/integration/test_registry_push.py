@@ -1,4 +1,4 @@
-"""Pushes to a registry that works: what arrives is complete, and nothing is left over here or there."""
+"""Pushes to a registry without faults: the pushed content is complete, and nothing is left over on either side."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_moved_tag_is_pushed_again(tmp_path: Path, answer: Answer) -> None:
 
 
 def test_first_push_to_a_repository_asks_for_every_blob(tmp_path: Path) -> None:
-    """A manifest that is there already was not pushed or pulled by this daemon."""
+    """The daemon does not look for a manifest in a repository that it has neither pushed to nor pulled from."""
 
     async def check(images: ImagesFixture, registry: Receiving) -> None:
         await pushed(images, registry)
@@ -231,7 +231,8 @@ def test_layers_are_mounted_from_known_repositories(tmp_path: Path) -> None:
 
 
 def test_refused_mount_becomes_an_upload(tmp_path: Path) -> None:
-    """202 instead of 201, and a refusal: the repository may be gone, or not be readable for this user."""
+    """202 instead of 201, and a refusal: the source repository may have been removed, or may not be readable for this
+    user."""
 
     async def check(images: ImagesFixture, registry: Receiving) -> None:
         await pushed(images, registry)
@@ -267,7 +268,7 @@ def test_sources_are_forgotten_with_their_blob(tmp_path: Path) -> None:
 
 
 def test_concurrent_pushes_compress_a_layer_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By several pushes at once, and for another image with the layer."""
+    """Several concurrent pushes, and a push of another image with the layer, share the compression."""
 
     async def check(images: ImagesFixture, registry: Receiving) -> None:
         made: list[str] = []

@@ -70,7 +70,7 @@ def test_missing_credentials_are_reported_like_docker(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("leads", ["location", "redirect"])
 def test_credentials_stay_with_the_registry(tmp_path: Path, leads: str) -> None:
-    """An upload may lead to another host, which gets the content but no proof."""
+    """An upload location may be on another host, which gets the content but no credentials."""
 
     async def check(images: ImagesFixture, registry: Receiving) -> None:
         basic = {"WWW-Authenticate": 'Basic realm="r"'}

@@ -1,5 +1,5 @@
-"""Pushes to faulty registries (wrong answers, broken uploads, stalls, refusals), and of damaged layers: what arrives is
-complete, or there is a clear error."""
+"""Pushes to faulty registries (wrong answers, broken uploads, stalls, refusals), and of damaged layers: the pushed content
+is complete, or there is a clear error."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_interrupted_upload_is_continued(tmp_path: Path) -> None:
 
 
 def test_progress_resets_the_number_of_attempts(tmp_path: Path) -> None:
-    """A line that breaks after every MiB gets through, though there are only two attempts."""
+    """A push over a connection that breaks after every MiB succeeds, although only two attempts are allowed."""
 
     async def check(images: ImagesFixture, registry: Receiving) -> None:
         registry.script("PATCH", cut(1 << 20), cut(1 << 20))

@@ -156,7 +156,7 @@ def test_exec_without_streams_runs_and_ends_its_request(engine: Engine, box: str
 
 
 def test_exec_frames_output_as_its_start_requests(engine: Engine, box: str) -> None:
-    """As in dockerd: a start without Tty gets frames, and one with Tty gets a raw stream."""
+    """As in dockerd: a start without Tty gets frames, and a start with Tty gets a raw stream."""
     made = exec_in(engine, box, "tty", AttachStdout=True, Tty=True)
     assert frames(Hijacked(engine, f"/exec/{made}/start", {}).rest()) == {1: b"/dev/pts/0\r\n"}
     made = exec_in(engine, box, "echo", "plain", AttachStdout=True)

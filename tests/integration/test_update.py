@@ -1,4 +1,4 @@
-"""`docker update`: limits that take effect at once, and restart policies."""
+"""`docker update`: limits that take effect immediately, and restart policies."""
 
 import pytest
 from tests.integration.engine import BUSYBOX, until

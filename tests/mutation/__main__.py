@@ -19,7 +19,7 @@ _HEADING = "# Changes of guards that tests notice, and those that none does. Wri
 
 @dataclass(frozen=True)
 class Result:
-    """What became of the mutants of one area."""
+    """The results of the mutants of one area."""
 
     area: str
     tried: int

@@ -1,4 +1,4 @@
-"""What a process that runs mutants may harm: a mutant may delete, or kill, what its guard protected."""
+"""Confines processes that run mutants: a mutant may delete or kill what the removed guard protected."""
 
 from __future__ import annotations
 

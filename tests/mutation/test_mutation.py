@@ -1,4 +1,4 @@
-"""Which changes are tried, and that a run tells a noticed change from an unnoticed one."""
+"""The changes that are tried, and how a run distinguishes noticed changes from unnoticed ones."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_result_counts_survivors() -> None:
 @pytest.mark.root
 @pytest.mark.parametrize("root", [True, False])
 def test_a_mutant_that_runs_as_root_cannot_harm_the_machine(root: bool) -> None:
-    """The test looks at flags, and tries its own file alone: it must be harmless even without the protection."""
+    """The test only looks at flags and tries to change its own file, so that it is harmless even without the protection."""
     places = ("/", "/usr", "/dev", "/var/tmp", str(_ROOT))
     harm = Path("/var/tmp") / f"test_orlop_harm_{os.getpid()}.py"
     victim = harm.with_suffix(".victim")

@@ -195,7 +195,7 @@ def refuse(status: int, code: str = "", message: str = "", **headers: str) -> An
 
 
 def forget(status: int, code: str, message: str) -> Answer:
-    """Like `refuse`, and the upload is gone."""
+    """Like `refuse`, and the upload is forgotten."""
 
     def answer(handler: PushHandler) -> None:
         handler.registry.uploads.pop(urlsplit(handler.path).path.rpartition("/")[2])

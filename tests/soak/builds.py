@@ -1,4 +1,4 @@
-"""Operations of the soak test on builds: whole ones, failing ones, and clients that leave in the middle.
+"""Operations of the soak test on builds: complete and failing builds, and clients that disconnect during a build.
 
 Like those of `work`, each leaves nothing behind: images are removed and the build cache is pruned.
 """

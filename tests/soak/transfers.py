@@ -1,4 +1,4 @@
-"""Operations of the soak test on images that leave and come: pushes, saves and loads, whole ones and those that break off.
+"""Operations of the soak test that transfer images: pushes, saves and loads, complete and interrupted ones.
 
 Like those of `work`, each leaves nothing behind. Each has an image of its own, so that nothing is known from the last time:
 its layer is stored as a plain tar, and compressed by the push.
@@ -27,7 +27,7 @@ _SIZE = 3 << 20
 
 
 class Transfers:
-    """A registry beside the daemon of `scene`."""
+    """A registry, and the daemon of `scene`."""
 
     def __init__(self, scene: Scene, stack: ExitStack) -> None:
         self.scene = scene
@@ -70,7 +70,7 @@ class Transfers:
     # --- push ---------------------------------------------------------------------------------------------------------
 
     def push(self) -> None:
-        """Twice: the second finds everything there."""
+        """Push twice: the second push uploads nothing."""
         with self._registry() as registry, self._image() as name:
             assert b'"aux"' in self._push(name)
             sent = registry.sent()
@@ -118,7 +118,7 @@ class Transfers:
         assert self.scene.engine.raw("GET", "/images/get?names=there.example/is:none")[0] == 404
 
     def load_fails(self) -> None:
-        """A layer that is not what the configuration says, after one that is."""
+        """The load of an image whose first layer matches the configuration and whose second does not."""
         made = image([layer({"a": b"a"}), layer({"b": os.urandom(1000)})])
         other = image([made.layers[0], layer({"c": b"c"})], rootfs=json.loads(made.config.data)["rootfs"])
         status, answer, _ = self.scene.engine.raw(

@@ -1,5 +1,5 @@
-"""What a start of the daemon does not import before it answers. Each of these modules takes a millisecond or more; together
-they once took half of the start.
+"""Modules that a start of the daemon must not import before it answers. Each of these modules takes a millisecond or more;
+together they once took half of the start.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ TOP = Path(__file__).parents[2]
 
 
 def test_every_logger_is_below_orlop() -> None:
-    """Others would log warnings and worse only, whatever `log-level` says."""
+    """Other loggers would log only warnings and errors, whatever `log-level` says."""
     found = {}
     for pattern in ("*/orlop_*", "plugins/*/orlop_*"):
         for path in (file for package in TOP.glob(pattern) for file in package.rglob("*.py")):

@@ -1,4 +1,4 @@
-"""Containers at boot: adopted with a living monitor, accounted for without one, and what is recorded of them."""
+"""Containers at boot: with a living monitor they are adopted, without one their exit is recorded."""
 
 import os
 import subprocess
@@ -43,8 +43,8 @@ class Monitor(FakeMonitor):
 
 
 class Left:
-    """What the last daemon left of the container. `monitor`: None when it is dead. `asked`: what was done about the
-    remains; `commits`: how often the row was written."""
+    """What the last daemon left of the container. `monitor`: None when it is dead. `asked`: the requested cleanups;
+    `commits`: how often the row was written."""
 
     def __init__(self, h, monkeypatch):
         self.h, self.asked, self.commits = h, [], 0

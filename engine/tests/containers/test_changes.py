@@ -80,7 +80,7 @@ def test_a_change_that_fails_changes_nothing(tmp_path, monkeypatch, fails):
 
 
 def test_changes_at_the_same_time_are_all_kept(tmp_path, monkeypatch):
-    """In the row, too: each is made of the record that the one before it has published."""
+    """Also in the row: each change is based on the record that the change before it has published."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
@@ -161,7 +161,7 @@ def _sets_field_of_record(node):
 
 
 def test_no_operation_changes_a_published_record_in_place():
-    """`record` is the published one everywhere in the package; what is changed is a `draft`."""
+    """In the whole package, `record` is the published record; changes are made to a `draft`."""
     found = []
     for path in sorted(Path(containers.__file__).parent.glob("*.py")):
         if path.name != "record.py":

@@ -33,7 +33,7 @@ def test_unrecorded_run_is_killed(tmp_path, monkeypatch, known):
 
 @pytest.mark.parametrize("known", [None, FakeMonitor.pid])
 def test_recorded_run_is_adopted(tmp_path, monkeypatch, known):
-    """The row of an older daemon, which has no monitor pid, counts as one that knows the run."""
+    """The row of an older daemon has no monitor pid; it is treated as a row with the run."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:

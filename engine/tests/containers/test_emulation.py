@@ -1,4 +1,4 @@
-"""Which emulators of the kernel count: those that are enabled, for the architecture, and usable in a container."""
+"""Only emulators of the kernel that are enabled, for the architecture, and usable in a container are accepted."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Order of notifications at the end: the exit is recorded before the stream ends; `destroy` comes after name and volumes
-are gone, and before snapshot and files are.
+"""Order of notifications at the end: the exit is recorded before the stream ends; `destroy` is emitted after name and
+volumes are removed, and before snapshot and files are.
 """
 
 import os

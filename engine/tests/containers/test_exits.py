@@ -1,4 +1,4 @@
-"""What the end of a run is followed by: waiters, events, the row, and the remains of a monitor that died."""
+"""The consequences of a run's end: waiters, events, the row, and the cleanup after a monitor that died."""
 
 import os
 

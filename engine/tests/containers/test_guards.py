@@ -137,8 +137,8 @@ async def wait_for(condition):
     ],
 )
 def test_kill_by_a_user_counts_as_a_stop_for_restart_policies(tmp_path, monkeypatch, policy, how, again):
-    """As Docker: any signal from a user prevents a restart by `unless-stopped`; one that ends the container also
-    prevents one by `always`, until the next start or boot. `how` "": the container exits by itself."""
+    """As in Docker: any signal from a user prevents a restart by `unless-stopped`. A signal that ends the container also
+    prevents a restart by `always`, until the next start or boot. `how` "": the container exits by itself."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, restart_policy=RestartPolicy(name=policy)) as h:

@@ -23,7 +23,7 @@ FAILED = "failed to create task for container"
 
 @pytest.fixture
 def start(tmp_path, monkeypatch):
-    """Run a test with a launch that replaces the monitor alone."""
+    """Run a test with a launch in which only the monitor is replaced by a fake."""
 
     def run(test, **host):
         async def main():

@@ -47,7 +47,7 @@ APPLY = {
 
 
 def state_in(phase):
-    """With something in each field, so that what an event leaves alone can be told from what it sets."""
+    """A state with a value in each field, which shows the fields that an event sets and those that it keeps."""
     if phase is Phase.CREATED:
         return State()
     running = phase in (Phase.RUNNING, Phase.PAUSED)
@@ -134,7 +134,7 @@ def test_other_events_set_their_fields():
 
 
 def test_container_that_has_never_run_returns_to_created():
-    """A boot announces a start that a crash of the last daemon interrupted; it fails, or a stop comes first."""
+    """A boot announces a start that a crash of the last daemon interrupted. The start fails, or a stop precedes it."""
     announced = State().after_start_announcement()
     assert announced.after_cancelled_restart().phase is Phase.CREATED
     assert announced.after_failed_start(128, "no").phase is Phase.CREATED

@@ -1,4 +1,4 @@
-"""What an operation that fails, or that another event overtakes, leaves of the container's record."""
+"""The container's record after an operation that fails, or that another event overtakes."""
 
 import pytest
 import trio

@@ -139,7 +139,7 @@ def test_concurrent_unpacks_are_limited(run):
 
 
 def test_a_layer_waits_for_a_parent_that_another_pull_builds_again(run):
-    """The pull that began a layer fails below it; another one that waits for both has a sound blob."""
+    """The pull that began a layer fails at the layer below. Another pull waits for both layers and has a valid blob."""
 
     async def test(fixture, nursery):
         outcome = []

@@ -1,4 +1,4 @@
-"""What daemon.json says about networks: the default bridge, its range, options of new networks."""
+"""Settings of daemon.json for networks: the default bridge, its range, options of new networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Adopting and giving back, interrupted at any step: the Docker root stays as it is, ours has everything or nothing."""
+"""Adopting and giving back, interrupted at any step: the Docker root is unchanged, and Orlop's data root has everything or
+nothing."""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ STEPS = ("symlink", "link", "unlink", "rename", "mkdir", "rmdir")
 
 
 class Killer:
-    """Raises `Killed` instead of the N-th change of a file or a commit, and of each later one: the dead do nothing."""
+    """Raises `Killed` instead of the N-th change of a file or commit, and of each later one, as after a kill."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, below: Path) -> None:
         self.left = -1
@@ -88,7 +89,7 @@ def _is_kill(error: BaseException) -> bool:
 
 
 def tree(root: Path) -> dict[str, tuple[int, str]]:
-    """What is at each path: its inode, and its content or the target of a link."""
+    """Path -> inode, and content or target of a link."""
     found = {}
     for path in sorted(root.rglob("*")):
         text = os.readlink(path) if path.is_symlink() else path.read_bytes().hex() if path.is_file() else ""
@@ -111,7 +112,7 @@ def objects(config: Config) -> dict[str, set[str]]:
 
 
 def boot(config: Config) -> None:
-    """What a start of orlopd does about an adoption."""
+    """Do what a start of orlopd does for an adoption."""
 
     async def main() -> None:
         async with Store.open(f"{config.data_root}/orlop.db") as store:
@@ -123,7 +124,7 @@ def boot(config: Config) -> None:
 
 
 def links(config: Config) -> list[str]:
-    """Everything in the data root that leads into another one, or names one of its files."""
+    """All symbolic links in the data root, and the logs, which are hard links."""
     root = Path(config.data_root)
     found = [str(path.relative_to(root)) for path in root.rglob("*") if path.is_symlink()]
     return [*found, *(str(path.relative_to(root)) for path in root.rglob("*-json.log"))]
@@ -258,7 +259,7 @@ def test_give_back_killed_at_any_step_can_be_repeated(
 
 
 def rotate(config: Config) -> None:
-    """What a rotation of the container's log does."""
+    """Do what a rotation of the container's log does."""
     ours = Path(config.data_root, "containers", CONTAINER)
     (ours / LOG).rename(ours / f"{LOG}.1")
     (ours / LOG).write_text("newer\n")
@@ -315,7 +316,7 @@ def test_interrupted_command_is_completed_by_repeating_it(
 
 
 def adopted_files(root: Path, data: Path) -> list[str]:
-    """What containers have written, wherever it is at the moment."""
+    """The files that containers have written, in whichever root they are."""
     return [
         next(path.read_text() for path in (root / file, data / file) if path.exists())
         for file in ("overlay2/rwcccc/diff/written", "volumes/named/_data/file")
@@ -407,7 +408,8 @@ def test_give_back_keeps_images_of_other_platforms_under_a_shared_name(config: C
 
 @pytest.mark.parametrize("which", ["given back", "user of the volume", "other"])
 def test_give_back_is_refused_while_adopted_files_are_used(config: Config, docker_root: Any, which: str) -> None:
-    """With live-restore, containers run while orlopd is stopped. One that uses nothing of Docker's is not concerned."""
+    """With live-restore, containers run while orlopd is stopped. A container that uses no adopted object does not prevent
+    the give-back."""
     adopt(config, docker_root.write())
     pid, started = os.getpid(), linux.process_start_time(os.getpid())
 
@@ -556,7 +558,7 @@ def test_objects_that_exist_already_are_left(config: Config, docker_root: Any, t
 
 
 def test_volume_with_a_taken_name_and_its_users_are_left(config: Config, docker_root: Any) -> None:
-    """The data root has a volume of the same name: it, and the container that uses the other one, stay."""
+    """The data root has a volume of the same name, so Docker's volume and the container that uses it are not adopted."""
 
     async def main() -> None:
         async with Store.open(f"{config.data_root}/orlop.db") as store:

@@ -1,4 +1,4 @@
-"""What of a Docker root is adopted, what is not, and why."""
+"""The choice of the objects of a Docker root that are adopted, and the reasons against others."""
 
 from __future__ import annotations
 

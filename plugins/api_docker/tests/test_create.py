@@ -276,7 +276,7 @@ def test_anonymous_volume_gets_the_requested_labels():
 
 
 def test_existing_volume_may_be_refused_by_its_labels():
-    """Volumes are created one after another: another client may create one of the names meanwhile."""
+    """Volumes are created one after another. Meanwhile, another client may create a volume with one of the names."""
     made: list[str] = []
 
     async def ensure(name: str, *_: Any) -> tuple[VolumeRecord, bool]:

@@ -247,7 +247,7 @@ def test_closed_connection_ends_calls_and_handlers() -> None:
 
 
 def test_descriptors_of_an_incomplete_frame_are_closed() -> None:
-    """Those of a call whose connection ends before its frame is complete."""
+    """The descriptors of a call whose connection ends before its frame is complete."""
     ours, theirs = socket.socketpair()
 
     async def main() -> None:

@@ -1,4 +1,4 @@
-"""What a build reports: limits of output and of what is kept, errors of vertices."""
+"""The reports of a build: limits of output and of kept reports, errors of vertices."""
 
 from __future__ import annotations
 

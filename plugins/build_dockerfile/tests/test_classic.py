@@ -264,7 +264,7 @@ def built(
     body: bytes = ARCHIVE,
     during: Callable[[Builds], Awaitable[None]] | None = None,
 ) -> str:
-    """What the client gets."""
+    """The answer that the client gets."""
 
     async def main() -> str:
         ours, theirs = trio.testing.memory_stream_pair()

@@ -1,4 +1,4 @@
-"""Digests of content: what changes them, and that they say the same as comparing the files."""
+"""Digests of content: they change if and only if a comparison of the files finds a difference."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def write(root: Path, tree: Tree) -> None:
 
 
 def described(root: Path) -> list[tuple[str, int, str]]:
-    """What COPY carries over."""
+    """The attributes of files that COPY copies."""
     found = []
     for path in sorted(root.rglob("*")):
         mode = path.lstat().st_mode

@@ -1,4 +1,4 @@
-"""Whatever the client, the Dockerfile and images say: a graph or a `DockerfileError`, never another exception."""
+"""Any input from the client, the Dockerfile and images gives a graph or a `DockerfileError`, never another exception."""
 
 from __future__ import annotations
 

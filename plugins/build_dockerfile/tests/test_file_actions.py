@@ -1,4 +1,4 @@
-"""Copying and changing files in roots that somebody else has filled: nothing leads out of them.
+"""Copying and changing files in untrusted roots: no path leads out of them.
 
 No link of these tests may lead out of `tmp_path`, even without the guards that they test."""
 
@@ -20,7 +20,7 @@ from orlop_build_dockerfile.pb import ops_pb2
 
 
 class Place:
-    """A source and a target, beside a secret that neither may reach."""
+    """A source and a target, and a secret next to them that must not be reached."""
 
     def __init__(self, base: Path) -> None:
         self.source, self.target, self.outside = base / "source", base / "target", base / "outside"

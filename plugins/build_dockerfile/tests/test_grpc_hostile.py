@@ -206,7 +206,7 @@ def test_invalid_message_fails_only_its_call(data: bytes, status: str, words: st
 
 
 def test_concurrent_large_messages_are_bounded() -> None:
-    """Each is acknowledged as it arrives, so flow control alone would not bound them."""
+    """Each message is acknowledged as it arrives, so flow control alone would not limit their size."""
 
     async def test(peer: Peer) -> None:
         size = 1 << 20
@@ -259,7 +259,7 @@ def test_too_many_streams_close_the_connection() -> None:
 
 
 def test_rapidly_reset_streams_are_bounded() -> None:
-    """CVE-2023-44487: the peer's own limit of streams does not count those that it has reset."""
+    """CVE-2023-44487: the limit of streams does not include streams that the peer has reset."""
     running = most = 0
 
     async def stubborn(call: Call) -> None:

@@ -1,4 +1,4 @@
-"""What the builder asks of a client, against a client of our own gRPC server."""
+"""The builder's calls to a client, which is a server of Orlop's own gRPC package."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from orlop_build_dockerfile.session.transfer import receive_directory, send_dire
 
 
 class Recorder:
-    """A vertex that keeps what it is told."""
+    """A vertex that keeps its reports."""
 
     cached = False
 

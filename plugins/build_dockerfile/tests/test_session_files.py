@@ -1,4 +1,5 @@
-"""Transfers of directories: what comes equals what was sent, only what differs is sent again, and no path leads outside."""
+"""Transfers of directories: the received directory equals the sent one, only differences are sent again, and no path leads
+outside."""
 
 from __future__ import annotations
 
@@ -233,7 +234,7 @@ def test_unsafe_or_malformed_entries_are_refused(entries: list[dict[str, object]
 
 
 def test_link_that_replaced_a_directory_is_not_followed(target: Path, tmp_path: Path) -> None:
-    """Not even one that something else has put there since the directory was read."""
+    """Not even a link that another process has created since the directory was read."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "f").write_text("safe")

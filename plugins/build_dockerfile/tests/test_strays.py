@@ -1,4 +1,4 @@
-"""What builds that were killed have left, and what is not touched."""
+"""Leftovers of killed builds are removed, and other files are not."""
 
 from __future__ import annotations
 

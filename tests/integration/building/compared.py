@@ -49,7 +49,7 @@ def docker(socket: str, *words: str, env: Mapping[str, str] | None = None) -> su
 
 
 def outcome(socket: str, directory: Path, case: Case, name: str, http: str) -> Any:
-    """What a build by BuildKit's protocol gives: the image, or the message with the lines of the Dockerfile."""
+    """The outcome of a build by BuildKit's protocol: the image, or the message with the lines of the Dockerfile."""
     begun = time.time()
     done = docker(socket, "build", "--progress=plain", "-t", name, *_options(case, directory, http), str(directory))
     if done.returncode:
@@ -59,7 +59,7 @@ def outcome(socket: str, directory: Path, case: Case, name: str, http: str) -> A
 
 
 def classic_outcome(socket: str, directory: Path, case: Case, name: str, http: str) -> Any:
-    """What a build by `POST /build` gives: what is in the image, and the settings of its containers. The layers are others,
+    """The outcome of a build by `POST /build`: the files of the image, and the settings of its containers. Layers differ,
     because dockerd commits a container for each instruction. dockerd's COPY loses the setuid bit."""
     begun = time.time()
     words = ("build", "-t", name, *_options(case, directory, http), str(directory))

@@ -1,4 +1,4 @@
-"""What Dockerfiles fetch: files by HTTP, and a git repository by git's own server program."""
+"""Servers from which Dockerfiles fetch: files by HTTP, and a git repository by git's own server program."""
 
 from __future__ import annotations
 

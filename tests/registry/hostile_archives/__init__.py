@@ -1,4 +1,4 @@
-"""Image archives that nobody should load, each with what must come of it.
+"""Hostile image archives, each with the expected result of a load.
 
 They are made of raw tar headers, because `tarfile` refuses to write most of this.
 """

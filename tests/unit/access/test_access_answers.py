@@ -1,4 +1,4 @@
-"""What a guard does with answers: it redacts them for read-only clients and label scopes, and logs how streams end."""
+"""Answers in a guard: it redacts them for read-only clients and label scopes, and logs how streams end."""
 
 from __future__ import annotations
 

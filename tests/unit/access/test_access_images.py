@@ -129,7 +129,7 @@ def test_tag_of_another_owner_cannot_be_moved(tmp_path: Path) -> None:
 
 
 def test_tag_that_another_owner_gets_meanwhile_is_not_moved(tmp_path: Path) -> None:
-    """The name was free when the request came. The check that counts is made when the name would move."""
+    """The name was free when the request came. It is checked again when the name would be moved."""
 
     async def body(fixture: ImagesFixture) -> None:
         admin = Client(fixture, UNRESTRICTED)
@@ -148,7 +148,8 @@ def test_tag_that_another_owner_gets_meanwhile_is_not_moved(tmp_path: Path) -> N
 
 
 def test_pull_cannot_move_a_tag_of_another_owner(tmp_path: Path) -> None:
-    """A client does not fetch what it may not name. Free names may be pulled, whatever labels the listener has."""
+    """A client does not fetch an image whose name it may not set. Free names may be pulled, whatever labels the listener
+    has."""
 
     async def body(fixture: ImagesFixture) -> None:
         with serving() as registry:

@@ -1,4 +1,4 @@
-"""What the guard of a listener with a role or labels refuses, beyond its table of routes."""
+"""Requests that the guard of a listener with a role or labels refuses for other reasons than its table of routes."""
 
 from __future__ import annotations
 

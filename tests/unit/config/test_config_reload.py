@@ -1,4 +1,5 @@
-"""What a reload changes in a running engine, what it must not change while containers run, and how it is shown."""
+"""The settings that a reload changes in a running engine, those that it must not change while containers run, and how both
+are shown."""
 
 from __future__ import annotations
 

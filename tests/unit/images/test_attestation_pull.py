@@ -140,7 +140,7 @@ class Restricted:
 
 @pytest.mark.parametrize("answers", [[], [status(404, "BLOB_UNKNOWN")], [flip()]])
 def test_a_restricted_client_must_have_what_an_attestation_names(tmp_path: Path, answers: list[Answer]) -> None:
-    """Its registry must deliver content that is here already, else its image would get what another client has."""
+    """Its registry must deliver content that is already stored; otherwise its image would get content of another client."""
 
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         about = Attested(APP, OTHER)

@@ -46,7 +46,7 @@ def run(tmp_path: Path, test: Callable[[Artifacts, ImagesFixture], Awaitable[Non
 
 
 async def received(read: Callable[[int], Awaitable[None]]) -> bytes:
-    """What an operation writes to a pipe."""
+    """The bytes that an operation writes to a pipe."""
     reading, writing = os.pipe()
     data = b""
 

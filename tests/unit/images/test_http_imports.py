@@ -1,4 +1,5 @@
-"""The HTTP client is imported on a thread, whatever needs it first: on the event loop it would keep all clients waiting."""
+"""The HTTP client is imported on a thread, whatever operation needs it first: on the event loop, the import would delay all
+clients."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def test_older_clients_see_one_platform_of_a_name(tmp_path: Path) -> None:
 
 
 def test_pull_of_a_newer_index_moves_the_name(tmp_path: Path) -> None:
-    """What the new index lists keeps the name; what it replaces loses it."""
+    """Images in the new index keep the name; images of the old index lose it."""
 
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         name = await several(images, registry)

@@ -1,4 +1,5 @@
-"""Prunes while images are pulled, loaded, saved and pushed: what an operation holds stays, whatever the filters say."""
+"""Prunes while images are pulled, loaded, saved and pushed: images and layers that an operation uses stay, whatever the
+filters say."""
 
 from __future__ import annotations
 
@@ -103,7 +104,8 @@ def test_prune_keeps_what_is_being_unpacked(tmp_path: Path, count: int) -> None:
 
 
 def test_pull_can_be_resumed_after_a_prune(tmp_path: Path) -> None:
-    """A prune gives up interrupted pulls, but not one that runs: after a broken connection it is resumed."""
+    """A prune removes the content of interrupted pulls, but not of a running pull, which is resumed after a broken
+    connection."""
 
     async def main() -> None:
         with serving() as registry, trio.fail_after(30):

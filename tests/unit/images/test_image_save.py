@@ -1,4 +1,4 @@
-"""Saved archives: what is in them, who gets them, and what a removal, a client that leaves and a damaged blob do to them."""
+"""Saved archives: their content, access to them, and the effects of a removal, a disconnected client and a damaged blob."""
 
 from __future__ import annotations
 

@@ -109,7 +109,8 @@ def test_archive_over_the_limits_leaves_nothing(tmp_path: Path, data: Callable[[
 
 
 def test_one_configuration_under_many_names_counts_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each one is parsed: otherwise a few bytes of manifest would cost a megabyte of work each."""
+    """The limit includes the configuration once for each name, because it is parsed for each: a few bytes of a manifest
+    cause a megabyte of work."""
     monkeypatch.setattr(archive_file, "_MAX_READ", 100 * len(APP.config.data))
 
     async def main() -> None:

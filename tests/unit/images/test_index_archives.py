@@ -1,4 +1,4 @@
-"""Archives of images of several platforms: the index goes out and comes in byte for byte, with what is here of it."""
+"""Archives of images of several platforms: the index is saved and loaded byte for byte, together with its stored content."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def targets(found: dict[str, bytes]) -> list[str]:
 
 
 async def kinds(images: ImagesFixture, name: str) -> dict[str, bool]:
-    """The manifests of a name, and whether they are here."""
+    """The manifests of a name, and whether they are stored."""
     found = await images.images.inspect(name, manifests=True)
     assert found.manifests
     return {one.descriptor.digest: one.available for one in found.manifests}
@@ -114,7 +114,7 @@ def test_saved_index_loads_byte_for_byte(tmp_path: Path) -> None:
 def test_save_contains_the_index_and_stored_platforms(
     tmp_path: Path, wanted: tuple[Platform, ...], there: tuple[Image, ...]
 ) -> None:
-    """One platform is saved as its manifest, several as the index; ARM is not here."""
+    """One platform is saved as its manifest, several as the index; ARM is not stored."""
 
     async def test(images: ImagesFixture) -> None:
         await load(images, THREE.archive(NAME, absent=[ARM.manifest]))

@@ -124,7 +124,7 @@ def test_a_registry_that_serves_a_layer_proves_it(tmp_path: Path) -> None:
 
 
 def test_wrong_blob_for_a_known_layer_is_refused(tmp_path: Path) -> None:
-    """The manifest lists a blob that the registry serves, and the configuration the diffID of another layer beside it."""
+    """The manifest lists a blob that the registry serves, and the configuration lists the diffID of another layer for it."""
 
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         registry.add("attack", "1", forged(OWN))

@@ -1,4 +1,5 @@
-"""Pushes of names from an index: the index byte for byte if all of it is here, else one image, and the client is told."""
+"""Pushes of names from an index. If all of the index is stored, the index is pushed byte for byte; otherwise one image is
+pushed, and the client is told."""
 
 from __future__ import annotations
 
@@ -111,7 +112,7 @@ def test_a_second_push_sends_nothing(tmp_path: Path) -> None:
 
 
 def instead(about: Attested, one: Image) -> dict[str, Any]:
-    """What tells clients that one image was pushed instead of the index."""
+    """The record that tells clients that one image was pushed instead of the index."""
     index, manifest = about.index, one.manifest
     return {
         "manifestPushedInsteadOfIndex": True,

@@ -1,4 +1,4 @@
-"""A Dockerfile with its context, and what `docker build` is told."""
+"""A Dockerfile with its context, and the arguments of `docker build`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Entry = str | bytes | tuple[Any, ...]
 
 
 class Case:
-    """`files` are those of the context: text, bytes, or ("mode", mode, text), ("link", target), ("dir", mode),
-    ("tar", {name: text}, compression), ("hard", path), ("fifo",). In `text` and `options`, @HTTP@ is the address of
-    a server, and @CONTEXT@ the context's directory. `dockerfile` is where `text` goes. `lines` says whether
-    the lines that a failure shows are compared."""
+    """`files` are those of the context: text, bytes, or ("mode", mode, text), ("link", target), ("dir", mode), ("tar",
+    {name: text}, compression), ("hard", path), ("fifo",). In `text` and `options`, @HTTP@ is the address of a server, and
+    @CONTEXT@ the context's directory. `text` is written to the file `dockerfile`. `lines` says whether the lines that a
+    failure shows are compared."""
 
     def __init__(
         self,

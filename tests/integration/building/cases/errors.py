@@ -1,4 +1,4 @@
-"""What is refused: each message is compared."""
+"""Builds that are refused: each message is compared."""
 
 from __future__ import annotations
 
