@@ -93,6 +93,22 @@ def test_query_parameters_become_frontend_options() -> None:
 
 
 @pytest.mark.parametrize(
+    ("output", "export"),
+    [
+        ("", Export("moby", {"name": "docker.io/library/a:latest"})),
+        (
+            '[{"Type":"image","Attrs":{"push":"true"}}]',
+            Export("image", {"push": "true", "name": "docker.io/library/a:latest"}),
+        ),
+        ('[{"Type":"local","Attrs":{"dest":"x"}}]', Export("local", {"dest": "x"})),
+        ('[{"Type":"cacheonly"}]', None),
+    ],
+)
+def test_outputs_become_exports(output: str, export: Export | None) -> None:
+    assert parse_request(client(t="a", version="2", session="s", outputs=output)).export == export
+
+
+@pytest.mark.parametrize(
     ("query", "message"),
     [
         ({"t": "AAA"}, r"invalid reference format: repository name \(library/AAA\) must be lowercase"),
@@ -104,6 +120,8 @@ def test_query_parameters_become_frontend_options() -> None:
         ({"cachefrom": "{}"}, "error reading cache-from: "),
         ({"squash": "1"}, "squash is only supported with experimental mode"),
         ({"outputs": "[{}]"}, "outputs are only supported by BuildKit"),
+        ({"outputs": "[{},{}]", "version": "2", "session": "s"}, "multiple outputs not supported"),
+        ({"outputs": "{}", "version": "2", "session": "s"}, "error reading outputs: "),
         ({"remote": "zzz"}, r"remoteURL \(zzz\) could not be recognized as URL"),
         ({"networkmode": "mine"}, "network mode 'mine' is not supported"),
         ({"extrahosts": "h"}, "bad format for add-host: 'h'"),
@@ -229,13 +247,14 @@ class FakeJob:
         await self._work(self._build)
 
     async def export(self, result: Result, export: Export) -> Mapping[str, str]:
-        assert export.kind == "moby"
+        if export.kind != "moby":
+            return {}
         return {"containerimage.config.digest": IMAGE, "image.name": export.attributes["name"]}
 
 
 class FakeSolver:
     capabilities: Mapping[str, str] = {}
-    exports: Sequence[str] = ("moby",)
+    exports: Sequence[str] = ("moby", "local")
 
     def __init__(self, work: Callable[[Build], Awaitable[None]]) -> None:
         self._work = work
@@ -403,6 +422,25 @@ def test_request_session_offers_only_context_and_credentials() -> None:
                 pass
 
     trio.run(main)
+
+
+@pytest.mark.parametrize(
+    ("output", "has_image"), [("", True), ('[{"Type":"local"}]', False), ('[{"Type":"cacheonly"}]', False)]
+)
+def test_image_is_reported_only_if_it_is_the_output(output: str, has_image: bool) -> None:
+    async def main() -> str:
+        ours, theirs = trio.testing.memory_stream_pair()
+        async with trio.open_nursery() as nursery:
+            sessions = Sessions()
+            sessions._open["s"] = RequestSession("s", theirs, {})  # type: ignore[assignment,arg-type]
+            endpoint = ClassicEndpoint(FakeSolver(nothing), sessions, Builds(sessions, nursery))  # type: ignore[arg-type]
+            asked = client(version="2", session="s", remote="client-session", outputs=output)
+            await endpoint.serve(asked, theirs)  # type: ignore[arg-type]
+            await theirs.aclose()
+            nursery.cancel_scope.cancel()
+        return b"".join([bytes(piece) async for piece in ours]).decode()
+
+    assert ("moby.image.id" in trio.run(main)) == has_image
 
 
 def test_missing_session_is_not_found() -> None:

@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 import trio
 
-from orlop_build_dockerfile.contracts import BuildFailed, Client, Export, Job, Solver
+from orlop_build_dockerfile.contracts import BuildFailed, Client, Job, Solver
 from orlop_build_dockerfile.control.builds import ActiveBuild, Builds
 from orlop_build_dockerfile.dockerfile.references import parse_reference
 from orlop_build_dockerfile.nurseries import nursery
@@ -39,6 +39,7 @@ class ClassicEndpoint:
         request = parse_request(client)
         answer, renderer = _Answer(connection), Renderer()
         try:
+            self._check(request)
             async with self._builds.open(request.id or uuid.uuid4().hex) as build:
                 await self._prepare(build, request, connection)
                 with build.scope:
@@ -49,6 +50,10 @@ class ClassicEndpoint:
             if not answer.begun and not renderer.begun:
                 raise _refusal(error) from error
             await answer.send(error_line(error))
+
+    def _check(self, request: ClassicRequest) -> None:
+        if request.export is not None and request.export.kind not in self._solver.exports:
+            raise BuildFailed(f"exporter {request.export.kind[:100]!r} could not be found", code=3)
 
     async def _prepare(self, build: ActiveBuild, request: ClassicRequest, connection: trio.SocketStream) -> None:
         if request.session:
@@ -73,7 +78,8 @@ class ClassicEndpoint:
                     with trio.move_on_after(_LAST, shield=True):  # what explains a failure is shown before it
                         await shown.wait()
         if request.session:
-            await answer.send(image_line(image))
+            if image:
+                await answer.send(image_line(image))
             return
         if not request.quiet:
             for line in renderer.finish():
@@ -113,12 +119,14 @@ async def _show(build: ActiveBuild, request: ClassicRequest, answer: _Answer, re
 
 
 async def _image(job: Job, request: ClassicRequest, renderer: Renderer) -> str:
+    """Build and export the result. Returns the ID of the image, "" if the output is not an image."""
     result = await job.frontend("dockerfile.v0", request.options, {})
     for ref in result.refs.values():
         renderer.steps = await trio.to_thread.run_sync(Steps.of, ref.definition)
         await job.evaluate(ref)
-    response = await job.export(result, Export("moby", {"name": ",".join(request.names)}))
-    return response["containerimage.config.digest"]
+    if request.export is None:
+        return ""
+    return (await job.export(result, request.export)).get("containerimage.config.digest", "")
 
 
 def _refusal(error: BuildFailed) -> OrlopError:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from orlop_build_dockerfile.contracts import CacheTarget, Client, Credentials, Resources
+from orlop_build_dockerfile.contracts import CacheTarget, Client, Credentials, Export, Resources
 from orlop_build_dockerfile.dockerfile.references import parse_reference
 from orlop_sdk import InvalidParameter
 
@@ -19,10 +19,13 @@ CONTEXT = "http://buildkit-session/context"
 _CLIENT_SESSION = "client-session"
 _FALSE = frozenset({"", "0", "no", "false", "none"})
 _HUB = ("docker.io", "https://index.docker.io/v1/", "index.docker.io")
-_UNSUPPORTED = {
-    "squash": "squash is only supported with experimental mode",
-    "outputs": "outputs are only supported by BuildKit: use `docker buildx build`",
-}
+_SQUASH = "squash is only supported with experimental mode"
+_OUTPUTS = "outputs are only supported by BuildKit: use `docker buildx build`"
+
+
+class _Output(msgspec.Struct, rename="pascal"):
+    type: str = ""
+    attrs: dict[str, str] | None = None
 
 
 class _Auth(msgspec.Struct):
@@ -40,12 +43,14 @@ class _Ulimit(msgspec.Struct, rename="pascal"):
 
 class ClassicRequest(msgspec.Struct, frozen=True, kw_only=True):
     """`options` are those of the Dockerfile frontend; `names` are normalized. `session` belongs to a client that speaks
-    BuildKit's protocol as of Docker 18.09 (version=2): the client offers the files, and expects BuildKit's progress."""
+    BuildKit's protocol as of Docker 18.09 (version=2): the client offers the files, and expects BuildKit's progress.
+    `export` is None if the client wants no output (`cacheonly`)."""
 
     id: str
     options: Mapping[str, str]
     names: Sequence[str]
     session: str
+    export: Export | None
     quiet: bool
     entitlements: Sequence[str]
     resources: Resources
@@ -85,19 +90,21 @@ class _Query:
 def parse_request(client: Client) -> ClassicRequest:
     """Raises `InvalidParameter`."""
     query = _Query(client.query)
-    for name, message in _UNSUPPORTED.items():
-        if query.flag(name):
-            raise InvalidParameter(message)
+    if query.flag("squash"):
+        raise InvalidParameter(_SQUASH)
     if query.text("isolation").lower() not in ("", "default"):
         raise InvalidParameter(f"invalid isolation: {query.text('isolation')}: only default is supported")
     if query.flag("securityopt"):
         raise InvalidParameter("the daemon does not support setting security options on build")
     options, entitlements = _options(query)
+    names = _names(query.texts("t"))
+    session = query.text("session") if query.text("version") == "2" else ""
     return ClassicRequest(
         id=query.text("buildid"),
         options=options,
-        names=_names(query.texts("t")),
-        session=query.text("session") if query.text("version") == "2" else "",
+        names=names,
+        session=session,
+        export=_export(query, names, session),
         quiet=query.flag("q"),
         entitlements=entitlements,
         resources=Resources(
@@ -114,6 +121,21 @@ def parse_request(client: Client) -> ClassicRequest:
         ],
         credentials=_credentials(client.headers.get("x-registry-config", "")),
     )
+
+
+def _export(query: _Query, names: Sequence[str], session: str) -> Export | None:
+    """The output of the build: an image of the daemon, or the one that a client with a session names."""
+    outputs = query.decoded("outputs", list[_Output], "outputs")
+    assert isinstance(outputs, list)
+    if outputs and not session:
+        raise InvalidParameter(_OUTPUTS)
+    if len(outputs) > 1:
+        raise InvalidParameter("multiple outputs not supported")
+    output = outputs[0] if outputs else _Output("moby")
+    if output.type == "cacheonly":
+        return None
+    named = {"name": ",".join(names)} if output.type in ("moby", "image") else {}
+    return Export(output.type, {**(output.attrs or {}), **named})
 
 
 def _strings(found: object) -> list[str]:
