@@ -76,7 +76,7 @@ def attachments(client: Client) -> list[tuple[str, pb.Descriptor, Any]]:
     return trio.run(main)
 
 
-def test_provenance_in_the_record_of_a_build(clients: Clients) -> None:
+def test_record_of_a_build_has_the_provenance_that_dockerd_records(clients: Clients) -> None:
     clients.write("file", "x")
     clients.write("Dockerfile", "FROM busybox\nRUN echo a > /b\nCOPY file /\n")
     shapes = []

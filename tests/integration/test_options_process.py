@@ -103,7 +103,7 @@ def test_init_reaps_what_the_command_leaves_behind(engine: Engine, name: str) ->
     assert "docker-init" not in with_host
 
 
-def test_read_only_root(engine: Engine) -> None:
+def test_read_only_root_leaves_dev_and_tmpfs_writable(engine: Engine) -> None:
     script = (
         "for p in / /etc /sys /dev/shm /dev/mqueue /dev /tmp /run; do "
         "touch $p/probe 2>/dev/null && echo $p rw || echo $p ro; done; grep -E ' /(run|tmp) ' /proc/mounts"

@@ -31,7 +31,7 @@ def test_inspect_equals_dockerds_in_every_api_version(sides: tuple[Side, Side], 
     assert not wrong, "\n".join(wrong)
 
 
-def test_list_equals_dockerds(sides: tuple[Side, Side]) -> None:
+def test_list_equals_that_of_dockerd(sides: tuple[Side, Side]) -> None:
     shown = []
     for side in sides:
         items = side.api("GET", "/containers/json?all=1&size=1")[1]
@@ -216,7 +216,7 @@ def _event(side: Side, event: dict[str, Any]) -> str:
     return f"{event['Type']} {event['Action']} {side.text(event['Actor']['ID'])} {json.dumps(attributes)} {json.dumps(more)}"
 
 
-def test_events_equal_dockerds(sides: tuple[Side, Side]) -> None:
+def test_events_equal_those_of_dockerd(sides: tuple[Side, Side]) -> None:
     """Compares the order, too. Docker emits `die` and `stop` from two goroutines, so these two may be swapped."""
     theirs, ours = both(sides, session)
     racing = re.compile(r"container (die|stop) ")

@@ -146,7 +146,7 @@ SWEEP: list[tuple[str, str, Any]] = [
 
 
 @pytest.mark.parametrize("requests", [REFUSED, SWEEP], ids=["refused", "sweep"])
-def test_refusals_equal_dockerds(sides: tuple[Side, Side], requests: list[tuple[str, str, Any]]) -> None:
+def test_refusals_equal_those_of_dockerd(sides: tuple[Side, Side], requests: list[tuple[str, str, Any]]) -> None:
     wrong = []
     for method, path, body in requests:
         theirs, ours = (

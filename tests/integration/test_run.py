@@ -350,6 +350,6 @@ def test_create_needs_only_an_image(engine: Engine) -> None:
     assert re.fullmatch(r"/[a-z]+_[a-z]+\d?", found["Name"])
 
 
-def test_docker_run(engine: Engine) -> None:
+def test_docker_run_without_options_succeeds_silently(engine: Engine) -> None:
     result = engine.docker("run", "busybox", "true")
     assert (result.code, result.out, result.err) == (0, "", "")

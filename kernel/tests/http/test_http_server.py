@@ -257,7 +257,7 @@ def test_connection_continues_in_another_process(tmp_path: Path) -> None:
     serving(tmp_path, handler, body)
 
 
-def test_unix_listener_mode_and_group(tmp_path: Path) -> None:
+def test_unix_socket_gets_its_mode_and_group_and_is_removed_on_close(tmp_path: Path) -> None:
     path = str(tmp_path / "deep" / "s.sock")
 
     async def main() -> None:
