@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["scan"]
 
 _SOURCE, _DESTINATION = "/run/src/core/sbom", "/run/out/"
-_MOST = 100  # statements
+_MOST = 100  # most statements that are read
 
 
 class _Statement(msgspec.Struct):

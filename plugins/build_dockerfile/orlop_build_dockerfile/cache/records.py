@@ -29,7 +29,7 @@ __all__ = ["Lease", "Record", "Records"]
 _log = logging.getLogger("orlop.build")
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 _WRITING = 60.0
-_BASE = "base:"  # and the snapshot of an image: its diffIDs
+_BASE = "base:"  # key prefix: "base:" and the snapshot of an image; the value is its diffIDs
 T = TypeVar("T")
 
 
@@ -216,7 +216,7 @@ class Records:
         for each in keys:
             self._lead(each, record)
         rows = [file.put_key(each, ident) for each in {key, *keys}]
-        with trio.move_on_after(_WRITING, shield=True):  # the record must not exist in memory alone
+        with trio.move_on_after(_WRITING, shield=True):  # a cancelled build must not leave a record in memory alone
             await self._write([file.put(_stored(record)), *rows])
         return record
 
@@ -240,7 +240,7 @@ class Records:
         with trio.move_on_after(_WRITING, shield=True):
             await self._write(file.delete(record.id))
             for snapshot in filter(None, record.snapshots.values()):
-                with contextlib.suppress(OrlopError):  # the next start tries again
+                with contextlib.suppress(OrlopError):  # the next start of the builder tries again
                     await self.backend.remove(snapshot)
                 self._by_snapshot.pop(snapshot, None)
                 parent = record.parents.get(snapshot, "")

@@ -75,7 +75,7 @@ class ClassicEndpoint:
                     image = await _image(job, request, renderer)
                 finally:
                     build.reports.close()
-                    with trio.move_on_after(_LAST, shield=True):  # what explains a failure is shown before it
+                    with trio.move_on_after(_LAST, shield=True):  # shows the output that explains a failure before it
                         await shown.wait()
         if request.session:
             if image:

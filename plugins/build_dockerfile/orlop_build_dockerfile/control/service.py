@@ -160,7 +160,7 @@ class Control:
                     build.frontend.begin(job)
                     result, recording.response = await _build(build, job, request, exports)
                     if recording.begun:
-                        with suppress(BuildFailed):  # a result that cannot be exported has none
+                        with suppress(BuildFailed):  # a result that cannot be exported has no provenance
                             recording.provenance = await job.provenance(result)
                 tasks.cancel_scope.cancel()
         if build.scope.cancelled_caught:
@@ -209,7 +209,7 @@ async def _build(
     }
     for export in exports:
         response.update(await job.export(result, export))
-    # Clients write the manifest that they are told last into the index of their directory
+    # Clients write the manifest that is reported last into the index of their directory, so local exports come last
     for target in sorted(build.cache_exports, key=lambda each: each.kind == "local"):
         response.update(await job.export_cache(result, target))
     return result, response

@@ -55,7 +55,7 @@ class BackendClient:
         send, receive = trio.open_memory_channel[Download | Base](math.inf)
 
         def report(download: Download) -> None:
-            with suppress(trio.BrokenResourceError):  # the block was left, and the other side has not heard of it yet
+            with suppress(trio.BrokenResourceError):  # the caller has left the block; the daemon does not know yet
                 send.send_nowait(download)
 
         async def fetch() -> None:
@@ -66,7 +66,7 @@ class BackendClient:
                         question, report=report, undo=lambda base: messages.Release(base.digest)
                     )
                     send.send_nowait(base)
-                except trio.BrokenResourceError:  # the block was left
+                except trio.BrokenResourceError:  # the caller has left the block
                     with trio.move_on_after(_UNDO, shield=True):
                         await self.release(base.digest)
                 except Exception as error:

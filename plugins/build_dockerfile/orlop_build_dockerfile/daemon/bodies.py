@@ -45,10 +45,10 @@ class BuildAnswer:
                     except OrlopError as error:
                         self._error = error
                     nursery.cancel_scope.cancel()
-        except Exception as error:  # the request's body broke off, for example
+        except Exception as error:  # for example, the request's body broke off
             self._error = error
         finally:
-            self._theirs.close()  # the end of the answer, unless the builder has its copy
+            self._theirs.close()  # ends the answer, unless the builder still has its copy open
             self._done.set()
 
     async def _send(self) -> None:

@@ -25,7 +25,7 @@ __all__ = ["Handler", "Link"]
 log = logging.getLogger("orlop.build")
 
 _READ = 256 << 10
-_FDS = 16  # of one read
+_FDS = 16  # most descriptors that one read can receive
 _UNDO = 60.0  # seconds for the other side to undo a cancelled call
 _CANCELLED = "Cancelled"
 _encode = msgspec.msgpack.Encoder().encode
@@ -97,7 +97,7 @@ class Link:
         try:
             async with trio.open_nursery() as nursery:
                 await self._receive(nursery)
-                self._lose()  # handlers may be waiting for own calls, shielded from cancellation
+                self._lose()  # fails our own calls, for which handlers may be waiting, shielded from cancellation
                 nursery.cancel_scope.cancel()
         finally:
             self._lose()

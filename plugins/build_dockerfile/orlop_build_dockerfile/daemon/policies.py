@@ -13,7 +13,7 @@ __all__ = ["PolicyError", "history_limits", "policies"]
 
 _TEMPORARY = 512 << 20
 _TWO_DAYS, _TWO_MONTHS = 48 * 3600, 60 * 24 * 3600
-_SHARE = 10  # a tenth of the disk
+_SHARE = 10  # a policy may keep a tenth of the disk
 _UNUSED = ("unused-for", "until")
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 _DURATION = re.compile(r"(?:\d+(?:\.\d*)?(?:h|ms|us|ns|m|s))+")

@@ -52,7 +52,7 @@ async def _serve(sock: socket.socket, open_builder: Open) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(process.hold)
         await link.run()
-        signal.alarm(_END)  # kills this process, if a build does not end
+        signal.alarm(_END)  # kills this process if a build does not end in time
         nursery.cancel_scope.cancel()
 
 

@@ -200,7 +200,7 @@ class Requests:
             selector = mount.selector.strip("/")
             if mount.path:
                 path = self._own(mount.path)
-                if not os.path.isdir(path):  # a part of its directory, because trees are directories
+                if not os.path.isdir(path):  # a file is mounted as a part of its directory, because trees are directories
                     path, _, selector = path.rpartition("/")
                 source: tuple[Mount, ...] = (Mount("bind", path, options=("rbind",)),)
             else:

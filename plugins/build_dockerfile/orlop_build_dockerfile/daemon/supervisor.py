@@ -45,8 +45,8 @@ log = logging.getLogger("orlop.build")
 
 PROGRAM = (sys.executable, "-I", "-m", "orlop_build_dockerfile")
 IDLE = 60.0  # seconds without clients after which the process is ended
-_START = 60.0  # for a cold start on a busy machine
-_DRAIN = 5.0  # for clients to get the messages about the ends of their builds
+_START = 60.0  # seconds for the process to answer, enough for a cold start on a busy machine
+_DRAIN = 5.0  # seconds for clients to receive how their builds ended
 _END = 15.0
 _LOG_LIMIT = 1 << 20
 _PIECE = 64 << 10
@@ -314,7 +314,7 @@ class _Process:
         """End the builds with a message to their clients, then the process."""
 
         async def ask(told: trio.Event) -> None:
-            with suppress(OrlopError):  # the process has ended, or has not begun
+            with suppress(OrlopError):  # the process has ended, or does not answer yet
                 await self.link.call(messages.Drain("the daemon is shutting down"))
             told.set()
 

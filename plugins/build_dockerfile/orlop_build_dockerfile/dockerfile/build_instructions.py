@@ -316,4 +316,4 @@ _READERS: dict[str, Callable[[Node], ins.Instruction]] = {
     "volume": _volume,
     "workdir": lambda node: ins.Workdir(**_base(node), path=_one(node)),  # type: ignore[arg-type]
 }
-_NAMES = ["from", "run", "copy", "add", *_READERS]  # of equally near ones, the more frequent one is suggested
+_NAMES = ["from", "run", "copy", "add", *_READERS]  # by frequency: of equally similar names, the first one is suggested

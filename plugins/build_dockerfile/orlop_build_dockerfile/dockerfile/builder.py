@@ -74,7 +74,7 @@ class StageBuilder:
         try:
             text = lexer.word(text, self.state.env if env is None else env)
         except WordError:
-            pass  # a shell's syntax, not ours
+            pass  # syntax of the shell, not of Dockerfiles
         word, space, rest = text.partition(" ")
         prefix = self.options.multi_platform
         return step_name(self.state, word.upper() + space + rest, self.platform, prefix_platform=prefix, env=self.state.env)

@@ -45,7 +45,7 @@ def convert(request: Request) -> Conversion:
 def _named_frontend(options: Options, source: SourceFile) -> OtherFrontend | None:
     """The frontend image that the Dockerfile names. "docker/dockerfile:1" and its later versions mean this frontend."""
     if "cmdline" in options.raw:
-        return None  # this one was chosen by such a line already
+        return None  # this frontend was chosen by such a line already
     named = options.raw.get("build-arg:BUILDKIT_SYNTAX")
     found = find_syntax(source.data.decode("utf-8", "surrogateescape")) if named is None else None
     line = found.value if found else (named or "").strip()

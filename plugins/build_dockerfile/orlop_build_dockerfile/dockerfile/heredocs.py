@@ -47,7 +47,7 @@ def heredocs_of_line(line: str, budget: Budget) -> list[Heredoc]:
     try:
         words = Lexer("\\", budget, raw_quotes=True, raw_escapes=True, skip_unset=True).expand(line, {}).words
     except WordError:
-        return []  # not a shell's words: then it has no heredoc
+        return []  # a line that a shell could not split into words has no heredoc
     return [found for word in words if (found := heredoc_word(word, budget))]
 
 

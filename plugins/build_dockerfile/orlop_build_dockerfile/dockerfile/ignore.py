@@ -99,7 +99,7 @@ class IgnorePatterns:
         excluded = False
         for pattern in self._patterns:
             if pattern.negated != excluded:
-                continue  # would change nothing
+                continue  # a match would change nothing
             if any(pattern.matches(candidate) for candidate in (*above, path)):
                 excluded = not pattern.negated
         return excluded

@@ -160,7 +160,7 @@ class Linter:
             try:
                 own = parse_lint_options(comment.removeprefix("check="))
             except ValueError:
-                continue  # any other comment
+                continue  # another kind of comment
             config = LintConfig(self.config.skip | own.skip, self.config.experimental | own.experimental, self.config.error)
             return Linter(config, self.found)
         return self

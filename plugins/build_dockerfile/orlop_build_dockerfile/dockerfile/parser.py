@@ -20,7 +20,7 @@ from .words import WordError
 __all__ = ["Lines", "Node", "Parsed", "parse", "parse_node"]
 
 _MOST_RANGES = 1000
-_FLAG = 1000  # what a flag costs, in characters: a mount becomes messages and paths
+_FLAG = 1000  # each flag counts as this many characters, because a mount becomes messages and paths
 _HEREDOCS = {"add", "copy", "run"}
 _GO_SPACE = " \t\n\v\f\r\x85\xa0"
 
@@ -94,7 +94,7 @@ class _Parser:
     def _set_escape(self, escape: str) -> None:
         self.escape = escape
         token = re.escape(escape)
-        # Not after another escape character: that is an escaped one at the end of the line
+        # Two escape characters at the end of a line are an escaped one and continue nothing
         self._continued = re.compile(f"(?:(?<=[^{token}])|^){token}[ \t]*$")
 
     def parse(self) -> Parsed:

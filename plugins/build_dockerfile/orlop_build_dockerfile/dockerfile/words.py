@@ -17,7 +17,7 @@ from .limits import Budget
 __all__ = ["Expanded", "Lexer", "WordError"]
 
 _DEPTH = 50
-_VARIABLE = 100  # what one costs besides its value: each becomes a piece of a list
+_VARIABLE = 100  # each variable counts as this many characters besides its value, because it becomes a list item
 _NAME = re.compile(r"[0-9]+|[@*#?\-$!]|[^\W\d]\w*")
 _MODIFIERS = "+-?#%"
 _SPACE = re.compile(r"\s+")

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Composed", "Composer", "Target", "artifact", "reporter", "targets"]
 
-_PACKING = 2  # layers at once
+_PACKING = 2  # layers compressed at once
 _REFERENCE = {"vnd.docker.reference.type": "attestation-manifest"}
 
 
@@ -114,7 +114,7 @@ async def artifact(job: SolverJob) -> AsyncIterator[str]:
             try:
                 await job.core.backend.drop(name)
             except OrlopError:
-                pass  # it goes with the connection to the daemon
+                pass  # the daemon drops it when the builder disconnects
 
 
 class Composer:

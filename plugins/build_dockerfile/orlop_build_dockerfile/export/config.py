@@ -96,7 +96,7 @@ def _fit(history: list[dict[str, Any]], layers: Sequence[BuiltLayer], now: float
     for entry in history:
         if not entry.get("empty_layer"):
             if used == len(layers):
-                entry = {**entry, "empty_layer": True}  # a step that has made no layer
+                entry = {**entry, "empty_layer": True}  # the step has made no layer
             else:
                 layer = layers[used]
                 used += 1

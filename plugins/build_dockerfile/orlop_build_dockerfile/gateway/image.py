@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["run_image"]
 
-_MOST = 8  # frontends of a build at the same time: one may ask for another, and so on
+_MOST = 8  # most frontends of a build at the same time: each may ask for another
 _ENDING = 5.0  # seconds for the program to end after it has returned its result
-_STDERR = 4096  # bytes of it that are in the message of a failure
+_STDERR = 4096  # bytes of standard error that the message of a failure quotes
 _SERVING = b"\x08\x01"  # HealthCheckResponse{status: SERVING}
 
 
@@ -207,7 +207,7 @@ async def _serve(job: SolverJob, step: Step, worker: Worker, state: FrontendStat
                 finally:
                     while theirs:
                         os.close(theirs.pop())
-            with trio.move_on_after(1):  # a process that it has left behind may hold the pipe
+            with trio.move_on_after(1):  # a process that the frontend left behind may hold the pipe open
                 await all_shown.wait()
             tasks.cancel_scope.cancel()
     return code, bytes(said).decode("utf-8", "replace").strip()

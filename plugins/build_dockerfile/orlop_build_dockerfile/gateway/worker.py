@@ -13,7 +13,7 @@ from orlop_build_dockerfile.pb.ops_pb2 import Platform
 
 __all__ = ["Worker", "parse_platform", "platform_text"]
 
-# What LLBBridge does. Each stands for code in `bridge`
+# The capabilities of LLBBridge: each stands for code in `bridge`
 _GATEWAY = """
 solve.base resolveimage resolveimage.resolvemode readfile readdir statfile return returnmap proto.refarray reference.output
 frontend.inputs gateway.solve.metadata gateway.evaluate gateway.solve.evaluate gateway.warnings source.metaresolver

@@ -63,7 +63,7 @@ class Call:
         self.path, self.metadata, self.stream = path, metadata, stream
         self.headers: Mapping[str, str] = {}
         self.error: RpcError | None = None
-        self.scope = trio.CancelScope()  # of the handler or of the caller
+        self.scope = trio.CancelScope()  # cancels the handler, or the caller
         self.started = False
         self.mid_message = False
         self.sent_all = False

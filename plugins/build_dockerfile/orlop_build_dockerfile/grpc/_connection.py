@@ -82,7 +82,7 @@ class Connection:
         self._early = 0
         self._over: RpcError | None = None  # no further calls
         self._draining = False
-        self._sent = False  # a message since the last read
+        self._sent = False  # whether a message was sent since the last read
         self._ready = trio.Event()
         self._output = trio.Event()
         self._written = trio.lowlevel.ParkingLot()
@@ -279,7 +279,7 @@ class Connection:
 
     def _answer(self, call: Call, status: RpcError | None) -> None:
         try:
-            if call.mid_message and status is not None:  # trailers would be taken for a part of the message
+            if call.mid_message and status is not None:  # the peer would take trailers for a part of the message
                 self.http2.reset(call.stream, CANCEL)
             else:
                 first = [] if call.started else [(":status", "200"), CONTENT_TYPE]

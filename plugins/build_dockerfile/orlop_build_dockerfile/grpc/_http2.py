@@ -169,7 +169,7 @@ class Http2:
         grow = limits.connection_window - _FIRST_WINDOW
         self._out += _frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", grow))
         self._inbound = _Inbound(0, limits.connection_window, limits.connection_window)
-        self._streams: dict[int, _Inbound] = {}  # those that may still receive data
+        self._streams: dict[int, _Inbound] = {}  # streams that may still receive data
         self._rest = b""
         self._greeted = client  # a server expects the preface first
         self._in_headers = False
@@ -201,7 +201,7 @@ class Http2:
                 break
             position = start + size
             stream &= 0x7FFFFFFF
-            if self._in_headers:  # h2 refuses all but CONTINUATION
+            if self._in_headers:  # h2 refuses any frame but CONTINUATION
                 self._in_headers = not flags & END_HEADERS
                 self._feed(data[start - 9 : position], events)
             elif kind == DATA:
@@ -250,7 +250,7 @@ class Http2:
         if stream is None:
             if number == 0 or number > self._highest:
                 raise PeerError(f"data on stream {number}, which is not open")
-            self._out += self._inbound.consume(size)  # on its way when the stream was reset
+            self._out += self._inbound.consume(size)  # the data was on its way when the stream was reset
             return
         stream.receive(size)
         if flags & PADDED:

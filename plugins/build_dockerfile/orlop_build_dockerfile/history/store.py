@@ -32,9 +32,9 @@ T = TypeVar("T")
 _log = logging.getLogger("orlop.build")
 
 STARTED, COMPLETE, DELETED = 0, 1, 2
-_MOST_RECORDS = 1000  # whatever `maxEntries` and `maxAge` say, because both must be exceeded
-_MOST_BYTES = 256 << 20  # of blobs
-_WAITING = 1000  # events for a listener that is slow
+_MOST_RECORDS = 1000  # most records, whatever `maxEntries` and `maxAge` say, because both must be exceeded
+_MOST_BYTES = 256 << 20  # most bytes of blobs
+_WAITING = 1000  # most events kept for a slow listener
 
 
 class History:
@@ -46,7 +46,7 @@ class History:
         self.records: dict[str, pb.BuildHistoryRecord] = {}
         self._sizes: dict[str, int] = {}
         self._listeners: set[trio.MemorySendChannel[pb.BuildHistoryEvent]] = set()
-        self._one = trio.CapacityLimiter(1)  # files change in the order of the calls
+        self._one = trio.CapacityLimiter(1)  # files are changed in the order of the calls
 
     async def open(self) -> None:
         self.records, self._sizes = await trio.to_thread.run_sync(self._read, limiter=self._one)

@@ -16,7 +16,7 @@ __all__ = ["Changes", "apply_changes", "find_changes"]
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-_MAX_DEPTH = 400  # two descriptors a level
+_MAX_DEPTH = 400  # each level needs two descriptors
 _CHUNK = 1 << 20
 
 

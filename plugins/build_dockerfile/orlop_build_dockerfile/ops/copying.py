@@ -34,7 +34,7 @@ __all__ = ["Copier", "Options"]
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_MAX_DEPTH = 400  # two descriptors a level
+_MAX_DEPTH = 400  # each level needs two descriptors
 _SMALL = 256 << 10
 
 

@@ -188,7 +188,7 @@ async def run_step(job: SolverJob, step: Step, shown: Shown) -> int:
             finally:
                 for _, writer in ends:
                     writer.close()
-                # A process that a step has left behind may hold the pipe: what the step printed is in it already
+                # A process that a step left behind may hold the pipe open; the step's own output is in the pipe already
                 showing.cancel_scope.deadline = trio.current_time() + 5
 
 

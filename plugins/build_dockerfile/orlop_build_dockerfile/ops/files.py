@@ -77,7 +77,7 @@ async def _selected(text: ops_pb2.FileActionCopy, action: ops_pb2.FileAction, in
         raise BuildFailed(
             f'failed to compute cache key: failed to calculate checksum of ref {ref}: "{paths.clean(copy.src)}": not found'
         )
-    text.src = ""  # its last name comes with the digests
+    text.src = ""  # the digests include the last component of the path
     return [part for pair in found for part in pair]
 
 

@@ -69,7 +69,7 @@ def _wanted(vertex: Vertex) -> _Wanted:
 
 async def http_source(job: SolverJob, vertex: Vertex) -> Made:
     wanted, records = _wanted(vertex), job.core.records
-    own = job.id if wanted.url.startswith(_SESSION) else ""  # each build uploads its own
+    own = job.id if wanted.url.startswith(_SESSION) else ""  # each build uploads a context of its own
     by_address = join_key("http", msgspec.json.encode(wanted), own)
     async with job.build.progress.vertex(vertex.digest, vertex.name, ()) as shown:
         known = None if vertex.ignore_cache else records.find(by_address)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["diff", "merge"]
 
 _MERGE, _DIFF = "merge 1", "diff 1"
-_DELETED = "deleted:"  # and a snapshot: the paths that its layer deletes, a JSON list
+_DELETED = "deleted:"  # key prefix: "deleted:" and a snapshot; the value is a JSON list of the paths that its layer deletes
 
 
 class _Layer(NamedTuple):
@@ -55,13 +55,13 @@ async def _merge(core: Core, values: Sequence[Value], key: str, lease: Lease) ->
     layers = [layer for value in values[1:] for layer in await _layers(core, value)]
     made: list[tuple[str, str]] = []
     async with core.running:
-        for layer in layers or [_Layer("", "", ())]:  # a record has a snapshot of its own, even if it is empty
+        for layer in layers or [_Layer("", "", ())]:  # a record needs a snapshot of its own, even for no layers
             async with core.active(below) as active:
                 await _apply(core, layer, active.key)
                 snapshot = await active.commit()
             made.append((snapshot, below))
             below = snapshot
-    outputs = {number - len(made) + 1: each for number, each in enumerate(made)}  # the last one is the output
+    outputs = {number - len(made) + 1: each for number, each in enumerate(made)}  # the last snapshot is output 0
     return await core.records.add(key, outputs, lease, description="merge")
 
 

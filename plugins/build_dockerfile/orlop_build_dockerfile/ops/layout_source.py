@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Layout", "layout_source", "read_layout"]
 
-_DEPTH = 4  # of indexes in indexes
+_DEPTH = 4  # levels of nested indexes
 _LAYERS = ("application/vnd.oci.image.layer.v1.tar", "application/vnd.docker.image.rootfs.diff.tar")
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Directory", "local"]
 
-_SELECTIONS = 1000  # whose digests are kept
+_SELECTIONS = 1000  # digests of more selections than these are not kept
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(dict[str, KnownFile])
 

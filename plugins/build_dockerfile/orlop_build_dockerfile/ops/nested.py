@@ -23,7 +23,7 @@ __all__ = ["build"]
 _LLB_BUILDER = -1
 _INPUT = _FILE = "buildkit.llb.definition"
 _FILE_NAME = "llbbuild.filename"
-_DEEPEST = 16  # a graph can make a graph that makes a graph
+_DEEPEST = 16  # levels of graphs that are made by steps of graphs
 _depth: ContextVar[int] = ContextVar("_depth", default=0)
 
 

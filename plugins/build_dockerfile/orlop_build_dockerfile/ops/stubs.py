@@ -66,5 +66,5 @@ def _remove_empty(parent: int, name: str) -> None:
         else:
             return
     except OSError:
-        return  # it is not empty, or gone: the step's own
+        return  # not empty, or gone: the step has changed it, so it stays
     os.utime(parent, ns=(times.st_atime_ns, times.st_mtime_ns))

@@ -77,7 +77,7 @@ class Views:
 
     def _mount(self, mounts: Sequence[Mount]) -> int:
         if os.geteuid() and len(mounts) == 1 and mounts[0].type == "bind":
-            return os.open(mounts[0].source, _DIRECTORY)  # without root there are unit tests alone
+            return os.open(mounts[0].source, _DIRECTORY)  # only unit tests run without root
         # Many layers are mounted relative to the working directory, which the threads of a process share
         linux.unshare(_CLONE_FS)
         point = tempfile.mkdtemp(prefix="view-", dir=self._directory)

@@ -60,7 +60,7 @@ async def inline(job: SolverJob, remote: RemoteSteps, ref: Ref, blobs: Sequence[
 async def export_cache(job: SolverJob, remote: RemoteSteps, result: Result, target: CacheTarget) -> Mapping[str, str]:
     """Returns the values for the client. With `ignore-error=true`, an error is only shown on the vertex."""
     if target.kind == "inline":
-        return {}  # it is in the image
+        return {}  # an inline cache is exported in the image
     attributes = target.attributes
     place = {"registry": "registry", "local": "client directory"}.get(target.kind)
     if place is None:

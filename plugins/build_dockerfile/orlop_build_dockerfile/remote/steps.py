@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RemoteSteps", "result_key"]
 
-_HERE = "remote "  # and the key of an output: the record that has it as its output 0, or under its own number
+_HERE = "remote "  # key prefix, before a result key: finds the record that has this output under its number, or as 0
 
 
 def result_key(key: str, output: int) -> str:
@@ -63,11 +63,11 @@ class RemoteSteps:
             return None
         imported = await self._all_imported()
         if not any(each.found.results for each in imported):
-            return None  # the usual way is the better one
+            return None  # no cache has results: executing step by step is faster
         try:
             key = await self.keys.key(graph, vertex)
         except BuildFailed:
-            return None  # the step itself will say what is wrong
+            return None  # the step itself will raise the error
         if not key:
             return None
         found: dict[int, Value] = {}
@@ -109,7 +109,7 @@ class RemoteSteps:
                     shown.cached = True
                     _, record = await snapshot_of(self._job, each.source, layers, vertex.name, shown)
             except (BuildFailed, OrlopError):
-                continue  # a cache that has lost its layers: the step is run
+                continue  # the cache has lost these layers: try another, or run the step
             if record is not None:
                 await records.link(_HERE + name, record)
                 await self._show(graph, vertex)

@@ -65,6 +65,6 @@ class RegistryAuth:
         found = pb.CredentialsResponse.FromString(answer)
         if not found.Secret:
             return None
-        if not found.Username or found.Username == "<token>":  # what `docker login` stores for an identity token
+        if not found.Username or found.Username == "<token>":  # `docker login` stores an identity token under this name
             return Credentials(token=found.Secret)
         return Credentials(username=found.Username, password=found.Secret)

@@ -16,7 +16,7 @@ import msgspec
 
 __all__ = ["LIMIT", "LastList", "forget", "load", "save"]
 
-LIMIT = 64 << 20  # bytes of packets; longer lists are not kept
+LIMIT = 64 << 20  # most bytes of packets; longer lists are not kept
 
 
 class LastList(msgspec.Struct, frozen=True, array_like=True):

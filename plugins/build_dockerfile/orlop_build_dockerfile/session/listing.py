@@ -70,8 +70,8 @@ class Listing:
 
     def __init__(self, known: Mapping[bytes, Known], *, owners: bool = True) -> None:
         self._known, self._owners = known, owners
-        self._listed: dict[bytes, int] = {b"": stat.S_IFDIR}  # types
-        self._same: set[bytes] = set()  # regular files whose content is there
+        self._listed: dict[bytes, int] = {b"": stat.S_IFDIR}  # path to file type
+        self._same: set[bytes] = set()  # regular files whose content has not changed
         self._last: list[bytes] = []
         self.count = 0
 

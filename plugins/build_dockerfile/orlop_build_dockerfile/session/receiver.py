@@ -40,9 +40,9 @@ class Receiver:
         self._tree = Tree(root)
         self._beside = beside
         self._last = last.load(beside, self._tree.root) if beside else None
-        self._matched = 0  # packets that are those of the last transfer
+        self._matched = 0  # number of packets that equal those of the last transfer
         self._packets: list[bytes] = []
-        self._kept = 0  # bytes of them
+        self._kept = 0  # total bytes of these packets
         self._known: dict[bytes, Known] = {}
         self._listing: Listing | None = None
         self._number = 0
@@ -190,7 +190,7 @@ class Receiver:
             return
         for entry in self._links:
             self._tree.link(entry)
-        # Last, because what is made in a directory changes its time; entries before their directories do not matter
+        # Last, because making an entry changes the time of its directory
         for path, modified in self._directories:
             self._tree.set_time(path, modified)
         self._complete = True

@@ -73,7 +73,7 @@ class _Sender:
 
     def __init__(self, root: int, below: bytes = b"", time: int | None = None) -> None:
         self._root, self._below, self._time = root, below, time
-        self._paths: list[bytes | None] = []  # those of regular files, by their place in the list
+        self._paths: list[bytes | None] = []  # paths of regular files, by their position in the list
 
     def entries(self) -> Iterator[bytes]:
         """STAT packets: each directory before its entries, these by their bytes."""

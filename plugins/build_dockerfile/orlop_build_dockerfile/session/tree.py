@@ -94,7 +94,7 @@ class Tree:
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise
-            return  # what was a directory is a link now
+            return  # the directory has been replaced by a link
         try:
             os.unlink(name, dir_fd=parent)
         except FileNotFoundError:
@@ -138,7 +138,7 @@ class Tree:
         if self.owners:
             os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
         if kind != stat.S_IFLNK:
-            os.chmod(name, stat.S_IMODE(entry.mode), dir_fd=parent)  # what was made just now is no link
+            os.chmod(name, stat.S_IMODE(entry.mode), dir_fd=parent)  # safe: the entry was just made and is no link
         if kind == stat.S_IFDIR and entry.xattrs:
             fd = os.open(name, _DIRECTORY, dir_fd=parent)
             try:
