@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tests.registry import Image, docker_archive, image, layer
 from tests.registry.build import DOCKER_MANIFEST, OCI_MANIFEST, tar
 from tests.registry.fakes import DirectoryStorage, Done, ImagesFixture, Unpacker, drain, open_images
 from tests.registry.hostile import serving
-from tests.registry.receiving import Answer, Receiving, lie, receiving, refuse
+from tests.registry.receiving import Answer, PushHandler, Receiving, lie, receiving, refuse
 
 from orlop_engine.images.compression import LayerCompression
 from orlop_engine.images.pull import PullRequest
@@ -188,6 +189,32 @@ def test_equal_layers_are_uploaded_once(tmp_path: Path) -> None:
         assert not error_of(await pushed(images, registry)) and registry.sent() == 3
 
     run(tmp_path, check, archive=docker_archive({"twice:v1": twice}))
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_layers_are_uploaded_in_parallel_up_to_the_limit(tmp_path: Path, limit: int) -> None:
+    found = image([layer({f"file{number}": b"x"}) for number in range(4)])
+
+    async def check(images: ImagesFixture, registry: Receiving) -> None:
+        waiting, most, changed = 0, 0, threading.Condition()
+
+        def together(handler: PushHandler) -> None:
+            nonlocal waiting, most
+            with changed:
+                waiting += 1
+                most = max(most, waiting)
+                changed.notify_all()
+                changed.wait_for(lambda: most >= limit, 20)
+                waiting -= 1
+            registry.honest(handler)
+
+        await drain(images.images.load_archive(pieces(docker_archive({f"{registry.host}/four:v1": found}))))
+        registry.script("POST", *[together] * 4)
+        records = await pushed(images, registry, "four:v1")
+        assert not error_of(records) and most == limit
+        assert sum(one.get("status") == "Waiting" for one in records) == 4 - limit
+
+    run(tmp_path, check, max_concurrent_uploads=limit)
 
 
 def test_all_tags_are_pushed(tmp_path: Path) -> None:
