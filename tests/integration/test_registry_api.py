@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +21,7 @@ from tests.registry.build import tar
 from tests.registry.fakes import ImagesFixture, open_images
 from tests.registry.hostile import Hostile, serving, stall
 from tests.registry.hostile import status as failing
+from tests.registry.tokens import PASSWORD, USER, with_password, with_tokens
 
 from orlop_api_docker import images as image_routes
 from orlop_api_docker.dialect import docker_router
@@ -309,6 +310,33 @@ def test_credentials_reach_the_registry(tmp_path: Path) -> None:
             assert (code, body["message"]) == (401, "unauthorized: authentication required")
 
     with running(extra=extra) as registry:
+        trio.run(main, registry.host)
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+def test_distribution_with_credentials(tmp_path: Path, tokens: bool) -> None:
+    """From the request alone: the next one without them is refused."""
+    header = base64.urlsafe_b64encode(json.dumps({"username": USER, "password": PASSWORD}).encode()).decode()
+    mine, home = {"X-Registry-Auth": header}, tmp_path / "registry"
+    home.mkdir()
+
+    async def main(host: str) -> None:
+        if tokens:
+            refusal = (403, "denied: requested access to the resource is denied")
+        else:
+            refusal = (500, f'Get "http://{host}/v2/": no basic auth credentials')
+        async with serving_api(tmp_path) as api:
+            name = f"{host}/private/app:v1"
+            await api.call("POST", "/images/load", content=docker_archive({name: APP}))
+            _, pushed = await api.call("POST", f"/images/{host}/private/app/push?tag=v1", headers=mine)
+            code, found = await api.call("GET", f"/distribution/{name}/json", headers=mine)
+            assert (code, found["Descriptor"]["digest"]) == (200, pushed[-1]["aux"]["Digest"])
+            assert found["Platforms"] == [{"architecture": "amd64", "os": "linux"}]
+            code, body = await api.call("GET", f"/distribution/{name}/json")
+            assert (code, body["message"]) == refusal
+
+    with ExitStack() as stack:
+        registry = stack.enter_context(with_tokens(home))[0] if tokens else stack.enter_context(with_password(home))
         trio.run(main, registry.host)
 
 
