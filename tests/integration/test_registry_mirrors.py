@@ -337,7 +337,7 @@ def test_invalid_hosts_toml_affects_only_its_registry(tmp_path: Path) -> None:
         configure(tmp_path, 'server = "https://x"\n\ncapabilites = ["pull"]')
 
         async def test(images: ImagesFixture) -> None:
-            with pytest.raises(DriverError, match=r'/hosts\.toml:3: unknown key "capabilites" \(known are'):
+            with pytest.raises(DriverError, match=r'/hosts\.toml:3: unknown key "capabilites" \(known keys are'):
                 await pulled(images, f"{NAME}/app:v1")
             assert await pulled(images, f"{server.host}/app:v1") == APP.id, "other registries go on"
             configure(tmp_path, f'server = "http://{server.host}"')

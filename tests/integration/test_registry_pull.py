@@ -410,6 +410,7 @@ def test_pull_of_all_tags_downloads_each(tmp_path: Path) -> None:
         assert [record["id"] for record in records if record["status"].startswith("Pulling from")] == ["v1", "v2"]
         assert records[-1]["status"] == f"Status: Downloaded newer image for {registry.host}/app"
         assert len(images.images.all()) == 2
+        assert images.actions() == [("pull", f"{registry.host}/app", f"{registry.host}/app")], "one event, as in dockerd"
 
     run(tmp_path, check)
 

@@ -62,6 +62,13 @@ class Resolved(NamedTuple):
     config: bytes
 
 
+class _Pulled(NamedTuple):
+    """`newer`: the name did not mean this image before."""
+
+    image: Image
+    newer: bool
+
+
 @dataclass(frozen=True, slots=True)
 class _Plan:
     """An image to pull, as its manifest and configuration describe it."""
@@ -87,14 +94,14 @@ def _quiet(_: object) -> None:
 
 
 class Puller:
-    """`pulled` is called with every image that was pulled."""
+    """`pulled` is called with what each pull that succeeded asked for: one image, or all tags of a repository."""
 
     def __init__(
         self,
         image_store: ImageStore,
         downloads: Downloads,
         connector: Connector,
-        pulled: Callable[[Reference, Image], None],
+        pulled: Callable[[Reference, Image | None], None],
         max_depth: int,
     ) -> None:
         self._image_store, self._downloads = image_store, downloads
@@ -113,13 +120,16 @@ class Puller:
             async with sources.borrowed():
                 if reference.is_name_only:
                     newer = [await self._tag(sources, request, tag, report) for tag in await repeat(sources.tags)]
+                    image = None
                 else:
                     first = await repeat(partial(sources.manifest, reference.digest or reference.tag))
-                    newer = [await self._image(sources, request, reference, first, report)]
+                    found = await self._image(sources, request, reference, first, report)
+                    newer, image = [found.newer], found.image
         except RegistryError as error:
             raise translate(error, reference) from error
         verdict = "Downloaded newer image for" if any(newer) else "Image is up to date for"
         report(message(f"Status: {verdict} {reference.familiar}"))
+        self._pulled(reference, image)
 
     async def resolve(self, request: PullRequest) -> Resolved:
         """Ask the registry for the image that a reference means now. Downloads no layers, and keeps nothing."""
@@ -164,12 +174,11 @@ class Puller:
     async def _tag(self, sources: Sources, request: PullRequest, tag: str, report: Report) -> bool:
         reference = request.reference.with_tag(tag)
         first = await self._downloads.repeat(partial(sources.manifest, tag))
-        return await self._image(sources, request, reference, first, report)
+        return (await self._image(sources, request, reference, first, report)).newer
 
     async def _image(
         self, sources: Sources, request: PullRequest, reference: Reference, first: tuple[str, bytes], report: Report
-    ) -> bool:
-        """Pull one image. Returns whether anything new was fetched."""
+    ) -> _Pulled:
         report(message(f"Pulling from {reference.path}", reference.tag or str(reference)))
         name = str(reference)
         try:
@@ -228,7 +237,7 @@ class Puller:
                 f"wanted {request.platform}, actual: {actual}"
             )
 
-    async def _fetch(self, sources: Sources, plan: _Plan, name: str, lease: Lease, report: Report) -> bool:
+    async def _fetch(self, sources: Sources, plan: _Plan, name: str, lease: Lease, report: Report) -> _Pulled:
         digests = [documents.digest(data) for data in plan.kept]
         by_digest = plan.reference.with_digest(digests[0])
         names = [by_digest, plan.reference] if plan.reference.tag else [by_digest]
@@ -260,8 +269,7 @@ class Puller:
         parts = (plan.manifest.config, *plan.manifest.layers)
         await self._image_store.repositories.add(plan.reference, (part.digest for part in parts))
         report(message(f"Digest: {digests[0]}"))
-        self._pulled(plan.reference, image)
-        return newer
+        return _Pulled(image, newer)
 
     def _check_space(self, plan: _Plan, known: dict[str, Layer]) -> None:
         """Runs on a thread."""

@@ -6,9 +6,10 @@ the service carries it out under its lock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from orlop_sdk import Conflict
 
@@ -22,19 +23,27 @@ from .references import Reference
 __all__ = ["Removal", "Step", "Users", "plan", "prune"]
 
 Users = Mapping[str, Sequence[ImageUser]]
-Step = tuple[str, list[Reference], bool]
+
+
+class Step(NamedTuple):
+    """An image, the names to take from it, and whether to delete it. `silent` are those of the names whose removal is no
+    event, as in dockerd: digests that are removed with the last tag of their repository."""
+
+    id: str
+    names: list[Reference]
+    delete: bool
+    silent: Collection[Reference] = ()
 
 
 @dataclass(slots=True)
 class Removal:
-    """The planned steps, in the order in which they are reported: (image ID, names to take from the image, whether to
-    delete the image)."""
+    """The planned steps, in the order in which they are reported."""
 
     steps: list[Step] = field(default_factory=list)
 
     @property
     def images(self) -> list[str]:
-        return [id for id, _, delete in self.steps if delete]
+        return [step.id for step in self.steps if step.delete]
 
 
 def _conflict(id: str, why: str, *, hard: bool) -> Conflict:
@@ -73,7 +82,7 @@ class _Planner:
             left.discard(name)
         if delete:
             self._gone.add(image.id)
-        removal.steps.append((image.id, names, delete))
+        removal.steps.append(Step(image.id, names, delete, frozenset(names[1:])))
 
     def _conflict(self, image: Image, *, force: bool, named: bool) -> Conflict | None:
         """`named`: the image keeps some of its names."""
@@ -108,7 +117,7 @@ class _Planner:
         if conflict is not None:
             raise conflict
         self._gone.add(image.id)
-        removal.steps.append((image.id, list(names), True))
+        removal.steps.append(Step(image.id, list(names), True))
 
     def by_name(self, image: Image, reference: Reference, text: str, removal: Removal, *, force: bool) -> None:
         self._check(image, [reference])

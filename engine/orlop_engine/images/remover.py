@@ -84,22 +84,23 @@ class Remover:
             for _ in removal.prune(self._image_store.catalog, users, images, planned, policy):
                 await pace()
             now = self._users()
-            if not any(id in now and id not in users for id, _, _ in planned.steps):
+            if not any(step.id in now and step.id not in users for step in planned.steps):
                 return planned
 
     async def _carry_out(self, planned: Removal) -> tuple[list[Image], list[Step]]:
         """Carry out a plan. Returns the removed images, and the steps to report."""
         gone = [self._image_store.catalog.images[id] for id in planned.images]
-        images = {id: self._image_store.catalog.images[id] for id, _, _ in planned.steps}
+        images = {step.id: self._image_store.catalog.images[step.id] for step in planned.steps}
         untagged = await self._image_store.forget(await _lost_names(planned.steps), planned.images)
         steps = await _reported(planned.steps, untagged)
         pace = Pace(shielded=True)
-        for id, names, delete in steps:
-            for _ in names:
-                self._event("untag", images[id])
+        for step in steps:
+            for name in step.names:
+                if name not in step.silent:
+                    self._event("untag", images[step.id])
                 await pace()
-            if delete:
-                self._event("delete", images[id])
+            if step.delete:
+                self._event("delete", images[step.id])
         return gone, steps
 
     def _event(self, action: str, image: Image) -> None:
@@ -111,7 +112,7 @@ class Remover:
         layers = {image.id: image.chain_ids for image in gone}
         left = {chain_id for chain_id, _ in collected.layers}
         pace, result = Pace(shielded=True), []
-        for id, names, delete in steps:
+        for id, names, delete, _ in steps:
             for name in names:
                 result.append(RemovedItem(untagged=name.familiar))
                 await pace()
@@ -127,9 +128,9 @@ class Remover:
 async def _lost_names(steps: Iterable[Step]) -> dict[Reference, set[str]]:
     """Name -> IDs of the images that lose it. The name disappears when all of its images have lost it."""
     pace, result = Pace(shielded=True), dict[Reference, set[str]]()
-    for id, names, _ in steps:
-        for name in names:
-            result.setdefault(name, set()).add(id)
+    for step in steps:
+        for name in step.names:
+            result.setdefault(name, set()).add(step.id)
             await pace()
     return result
 
@@ -140,12 +141,12 @@ async def _reported(steps: Iterable[Step], untagged: Iterable[Reference]) -> lis
     for name in untagged:
         left.add(name)
         await pace()
-    for id, names, delete in steps:
+    for step in steps:
         shown = []
-        for name in names:
+        for name in step.names:
             if name in left:
                 left.remove(name)
                 shown.append(name)
             await pace()
-        result.append((id, shown, delete))
+        result.append(step._replace(names=shown))
     return result

@@ -87,8 +87,13 @@ class Transfers:
         self._downloads.reconfigure(config.max_concurrent_downloads, config.max_download_attempts)
         self._uploads.reconfigure(config.max_concurrent_uploads, config.max_upload_attempts)
 
-    def _pulled(self, reference: Reference, image: Image) -> None:
-        self._tell("pull", reference, image)
+    def _pulled(self, reference: Reference, image: Image | None) -> None:
+        self._tell("pull", reference, image or self._default_tag(reference))
+
+    def _default_tag(self, reference: Reference) -> Image | None:
+        """The image whose labels are in an event about all tags of a repository, as in dockerd."""
+        catalog = self._image_store.catalog
+        return catalog.images.get(catalog.references.get(reference.with_default_tag(), ""))
 
     def pull(self, request: PullRequest) -> Progress:
         async def run(report: Report) -> None:
@@ -118,9 +123,7 @@ class Transfers:
                 from .push import Pusher
 
                 await Pusher(self._image_store, self._uploads, compression, self._connector).push(request, report)
-            catalog = self._image_store.catalog
-            found = catalog.references.get(request.reference.with_default_tag())
-            self._tell("push", request.reference, catalog.images.get(found or ""))
+            self._tell("push", request.reference, self._default_tag(request.reference))
 
         return Progress(self._nursery, run)
 

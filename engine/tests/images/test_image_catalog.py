@@ -81,7 +81,7 @@ def remove(
     prune: bool = True,
 ) -> list[tuple[str, list[str], bool]]:
     plan = removal.plan(catalog(names, parents), users or {}, text, force=force, prune=prune)
-    return [(id, [name.familiar for name in gone], delete) for id, gone, delete in plan.steps]
+    return [(id, [name.familiar for name in gone], delete) for id, gone, delete, _ in plan.steps]
 
 
 RUNNING, STOPPED = ImageUser("c" * 64, True), ImageUser("e" * 64, False)
@@ -99,6 +99,12 @@ def test_removal_by_id_removes_all_names() -> None:
     assert remove({ONE: ["a:x", f"a@{DIGEST}"]}, "1111") == [(ONE, ["a:x", f"a@{DIGEST}"], True)]
     assert remove({ONE: []}, ONE) == [(ONE, [], True)]
     assert remove({ONE: ["a:x", "b:y"]}, ONE, force=True) == [(ONE, ["a:x", "b:y"], True)]
+
+
+@pytest.mark.parametrize(("text", "silent"), [("a:x", {f"a@{DIGEST}"}), (f"a@{DIGEST}", set()), (ONE, set())])
+def test_digests_that_are_removed_with_the_last_tag_are_no_events(text: str, silent: set[str]) -> None:
+    plan = removal.plan(catalog({ONE: ["a:x", f"a@{DIGEST}"]}), {}, text, force=True, prune=True)
+    assert [{name.familiar for name in step.silent} for step in plan.steps] == [silent]
 
 
 @pytest.mark.parametrize(
@@ -224,7 +230,7 @@ def pruned(
         return planned
 
     result: list[tuple[str, list[str], bool]] = []
-    for id, gone, delete in trio.run(main).steps:
+    for id, gone, delete, _ in trio.run(main).steps:
         told = [name.familiar for name in gone]
         if result and result[-1][0] == id:
             result[-1] = (id, result[-1][1] + told, delete)

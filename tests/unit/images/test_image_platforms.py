@@ -193,7 +193,7 @@ def test_removal_of_a_name_removes_all_its_platforms(tmp_path: Path) -> None:
         assert [item.untagged for item in told if item.untagged] == [name, f"{name.removesuffix(':v1')}@" + _digest()]
         assert {item.deleted for item in told if item.deleted} >= {MINE.id, BIG.id}
         assert images.is_empty()
-        assert [action for action, _, _ in images.actions()].count("untag") == 2
+        assert [action for action, _, _ in images.actions()].count("untag") == 1, "the digest goes with the tag"
 
     def _digest() -> str:
         return index((MINE, BIG, ARM), oci=True, attestation=True).digest

@@ -29,6 +29,7 @@ from orlop_engine.images.image_store import ImageStore
 from orlop_engine.images.names import Names
 from orlop_engine.images.records import ImageRecord
 from orlop_engine.images.references import parse
+from orlop_engine.images.removal import Step
 from orlop_engine.types.images import ImageConfig, ImageDocument
 from orlop_kernel.store import Put, Store, examine
 from orlop_sdk import DriverError, InvalidParameter
@@ -235,7 +236,7 @@ def test_work_on_all_names_is_split_into_steps(monkeypatch: pytest.MonkeyPatch) 
 
     async def main() -> None:
         names = [parse(f"a:{number}") for number in range(20)]
-        steps = [("sha256:1", names[:15], False), ("sha256:2", names[10:], True)]
+        steps = [Step("sha256:1", names[:15], False), Step("sha256:2", names[10:], True)]
         lost = await remover._lost_names(steps)
         assert {name.tag: len(ids) for name, ids in lost.items()} == {str(n): 1 + (10 <= n < 15) for n in range(20)}
         assert paced == [25]
