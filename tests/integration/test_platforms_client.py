@@ -47,7 +47,8 @@ def multi() -> Iterator[str]:
 @pytest.fixture
 def binfmt() -> Iterator[Path]:
     """For one test at a time on this host, because two would register the same emulator."""
-    with open(BINFMT.parent) as place:
+    place = os.open(BINFMT.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
         fcntl.flock(place, fcntl.LOCK_EX)
         mounted = (BINFMT / "register").exists()
         if not mounted:
@@ -55,6 +56,8 @@ def binfmt() -> Iterator[Path]:
         yield BINFMT
         if not mounted:
             subprocess.run(["umount", BINFMT], check=True)
+    finally:
+        os.close(place)
 
 
 @pytest.fixture
