@@ -28,7 +28,7 @@ def _open_standard_streams() -> None:
         try:
             os.fstat(fd)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # returns the lowest free fd: this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # open returns the lowest free fd, which is `fd`
         if getattr(sys, name) is None:
             setattr(sys, name, open(fd, "w" if fd else "r", closefd=False))  # noqa: SIM115 - never closed, as in Python
     for stream in (sys.stdout, sys.stderr):
@@ -40,7 +40,7 @@ def _print(text: str) -> int:
     """Print to stdout and flush. Without the flush, Python would report a full disk only at exit, with status 120."""
     import signal
 
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the reader may close early, as `head` does
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the reader of the output may close early, as `head` does
     try:
         print(text, flush=True)
     except OSError as error:
@@ -81,7 +81,7 @@ def _command(name: str) -> Callable[[Config, Sequence[str]], int]:
 
 def main() -> int:
     began = time.monotonic()
-    gc.disable()  # until the daemon is ready, or this process ends: imports create many objects and free few
+    gc.disable()  # re-enabled once the daemon is ready: imports create many objects and free few
     _open_standard_streams()
     try:
         parsed = parse(sys.argv[1:], os.getcwd())

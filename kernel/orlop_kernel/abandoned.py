@@ -1,6 +1,6 @@
-"""Counts abandoned tasks: cancelled, but still running, because they are shielded or wait for a thread.
+"""Counts abandoned tasks: tasks that were cancelled but still run, because they are shielded or wait for a thread.
 
-`trio.run` does not return while one runs. When all else is closed, the daemon therefore exits the process without them.
+`trio.run` does not return while an abandoned task runs. So when all else is closed, the daemon exits without it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ _running = 0
 
 
 def count(change: int) -> None:
-    """`change` is 1 when a task is abandoned, -1 when it has ended after all. Call it on the event loop only."""
+    """`change` is 1 when a task is abandoned, -1 when an abandoned task ends. Call it on the event loop only."""
     global _running
     _running += change
 

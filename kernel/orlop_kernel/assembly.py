@@ -36,8 +36,7 @@ __all__ = [
 
 
 def _made(kind: str, name: str, protocol: type, *args: object) -> object:
-    """The object that a plugin's factory makes. Raises NotFound, or DriverError, also if it does not implement
-    `protocol`."""
+    """The object that a plugin's factory makes. Raises NotFound, or DriverError if it does not implement `protocol`."""
     made: object = discovery.find(kind, name).make(*args)
     check_protocol(made, protocol, f'{kind} plugin "{name}"')
     return made
@@ -105,7 +104,7 @@ def router(ends: Sequence[FrontEnd]) -> Router:
 
 
 def check_plugins(config: Config) -> dict[str, CheckPlugin]:
-    """The checks of the configured plugins that have one."""
+    """The consistency checks of the configured plugins, by the plugin's name."""
     names = dict.fromkeys((*config.services, *config.front_ends, *config.guards))
     have = discovery.installed("check")
     return {name: cast("CheckPlugin", _made("check", name, kinds.CheckPlugin)) for name in names if name in have}
@@ -143,7 +142,7 @@ def check(loaded: Loaded) -> None:
 
 @asynccontextmanager
 async def guards(context: Context) -> AsyncIterator[list[Guards]]:
-    """Open the configured guards. Raises ConfigError, also when a listener that needs a guard would have none."""
+    """Open the configured guards. Raises ConfigError, also when a listener needs a guard and none is configured."""
     config = context.config
     if not config.guards and config.listeners:
         raise ConfigError("listeners need a guard: name one in guards in daemon.json")

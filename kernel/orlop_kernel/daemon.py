@@ -1,4 +1,4 @@
-"""The daemon's lifetime: boot -> restore -> serve -> reload -> shutdown. `Daemon.live` is the whole tree of nurseries.
+"""The daemon's lifetime: start -> restore -> serve -> reload -> shutdown. `Daemon.live` is the whole tree of nurseries.
 
 Decides only the order of the steps. Everything that a running container needs is in its monitor, so this process may die at
 any point and the next daemon adopts the containers.
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 _log = logging.getLogger("orlop.daemon")
-_STREAM_GRACE = 2.0  # a `logs -f` never ends by itself, and a restart must not wait for it
+_STREAM_GRACE = 2.0  # seconds: a `logs -f` never ends by itself, and a restart must not wait for it
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
@@ -56,7 +56,7 @@ class Daemon:
         self._watchdog: LoopWatchdog | None = None
 
     async def live(self) -> None:
-        """Boot, serve until a signal, stop. Returns after a clean stop; raises what made the start fail."""
+        """Start, serve until a signal, stop. Returns after a clean stop; raises what made the start fail."""
         config = self._loaded.config
         inherited = systemd.inherited_sockets(os.environ, os.getpid())
         listen.close_unused(inherited, config)
@@ -67,7 +67,7 @@ class Daemon:
                 self._priority.raise_()
                 outer.start_soon(systemd.feed_watchdog, os.environ, os.getpid())
                 await outer.start(self._watch_signals)
-                # The processes just started import their modules on the other processor while we import ours
+                # The started processes import their modules on another processor while we import ours
                 from orlop_kernel.events import EventBus
                 from orlop_kernel.kinds import Context
                 from orlop_kernel.store import Store, database_path
@@ -130,7 +130,7 @@ class Daemon:
             router.guard = assembly.guarded(guards.guard(entry) for guards in self._guards)
 
     def _ready(self) -> None:
-        gc.freeze()  # objects made at boot live until exit: the collector need not visit them again
+        gc.freeze()  # objects made at the start live until exit: the collector need not visit them again
         gc.enable()
         self._serving = True
         self._priority.restore()
@@ -189,9 +189,9 @@ class Daemon:
         running = self._loaded.config
         try:
             loaded = load_all(self._parsed._replace(read=None), self._environ)
-            renewed = tls.contexts(running, listen.any_tls(self._listeners))  # same names, maybe new content
+            renewed = tls.contexts(running, listen.any_tls(self._listeners))  # the files may have new content
             listen.check(running, loaded.config)
-            await trio.to_thread.run_sync(assembly.check, loaded)  # it imports drivers and reads files
+            await trio.to_thread.run_sync(assembly.check, loaded)  # on a thread: it imports drivers and reads files
             for service in self._services.values():
                 service.check_reload(loaded)
             found = plan(self._loaded, loaded)

@@ -36,7 +36,7 @@ def as_orlop_error(error: BaseException, what: str) -> OrlopError:
     if isinstance(first, OSError):
         name = f"{first.filename}: " if first.filename else ""
         return DriverError(f"{what}: {name}{first.strerror or first}")
-    log.error("%s", what, exc_info=error)  # a bug: the log gets the traceback, which clients must not see
+    log.error("%s", what, exc_info=error)  # this is a bug: the log gets the traceback, which clients must not see
     return DriverError(f"{what}: {type(first).__name__}: {first}")
 
 

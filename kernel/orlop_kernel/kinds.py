@@ -97,8 +97,8 @@ class ServicePlugin(Protocol):
 
 
 class FrontEnd(Protocol):
-    """Serves an API; its factory takes the `Context`. All routes use the same dialect: that of the first front end whose
-    `dialect` is not None."""
+    """Serves an API; the factory of a front end takes the `Context`. All routes use the same dialect: that of the first
+    front end whose `dialect` is not None."""
 
     dialect: Dialect | None
 
@@ -142,8 +142,8 @@ class Check(Protocol):
         ...
 
     async def repair(self, finding: Finding) -> bool:
-        """Do what `finding.repair` describes, after checking that it still holds. False if only a running daemon can
-        do it. Raises any exception on failure."""
+        """Check that the finding still holds, then do what `finding.repair` describes. False if only a running daemon can do
+        that. Raises any exception on failure."""
         ...
 
     async def facts(self, database: Examined) -> Mapping[str, str]:

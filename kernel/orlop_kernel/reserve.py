@@ -12,8 +12,8 @@ import os
 __all__ = ["SIZE", "Reserve"]
 
 SIZE = 2 << 20
-_STEP = 256 << 10  # a deletion needs a few pages of 4 KiB; other writers may take the rest of the step
-_AMPLE = 2 * SIZE  # must remain free in addition, or the reserve itself would fill the disk
+_STEP = 256 << 10  # bytes; a deletion needs a few pages of 4 KiB, and other writers may take the rest
+_AMPLE = 2 * SIZE  # bytes that must remain free after a refill, or the reserve itself would fill the disk
 
 _log = logging.getLogger("orlop.store")
 

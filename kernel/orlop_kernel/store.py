@@ -48,8 +48,8 @@ UNREADABLE = (ValueError, RecursionError)
 """Errors of decoding a damaged row: msgspec's and Unicode's errors are ValueErrors."""
 
 _log = logging.getLogger("orlop.store")
-_GROUP = 256  # jobs in one transaction: bounds the wait of the first of them
-_NAMED = 100  # quarantined rows that are logged one by one; of the rest, only the number is logged
+_GROUP = 256  # jobs in one transaction; the limit bounds how long the first job waits
+_NAMED = 100  # this many quarantined rows are logged one by one; of the others, only the number is logged
 _REFILL = 5.0  # seconds between two checks of free space while the reserve is not whole
 
 
@@ -165,8 +165,8 @@ class Store:
             os.close(lock)
 
     def load(self, table: str) -> Iterator[tuple[str, bytes]]:
-        """All rows of a table, ordered by key. For boot: it reads all of them on the calling thread first, so that the
-        caller may write to the same table while iterating."""
+        """All rows of a table, ordered by key. For the daemon's start: it reads all rows on the calling thread first, so
+        that the caller may write to the table while iterating."""
         rows = self._connection.execute(f"SELECT key, value FROM {_table(table)} ORDER BY key").fetchall()
         # Damage may have changed the type of a value; decoders expect bytes
         return iter([(str(key), value if isinstance(value, bytes) else repr(value).encode()) for key, value in rows])
@@ -232,7 +232,7 @@ class Store:
                 try:
                     self._token.run_sync_soon(_finish, group)
                 except trio.RunFinishedError:
-                    pass  # the task's event loop has ended; the rows are on the disk
+                    pass  # the event loop has ended, so no task waits; the rows are on the disk
             self._reserve.refill()
             if last:
                 return

@@ -59,7 +59,7 @@ def lock_root(root: str, what: str) -> int:
             f"cannot use {what} {root}: process with PID {holder} is still running and holds it; "
             "give each daemon a --data-root and an --exec-root of its own"
         ) from None
-    with suppress(OSError):  # the pid is for people; a full disk must not prevent a start
+    with suppress(OSError):  # only people read the pid, so a full disk must not prevent a start
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd
@@ -99,7 +99,7 @@ class _ForeignLog(Exception):
 
 
 _IDENTITY = slice(60, 64)  # the user version, in SQLite's file format (section 1.3)
-_LOG_HEADER, _FRAME_HEADER = 32, 24  # section 4.1
+_LOG_HEADER, _FRAME_HEADER = 32, 24  # bytes; section 4.1 of the same document
 
 
 def _check_log(path: str) -> None:
@@ -122,7 +122,7 @@ def _identify(connection: sqlite3.Connection) -> None:
     """Give the database a random number of its own."""
     (found,) = connection.execute("PRAGMA user_version").fetchone()
     if not found:
-        with suppress(sqlite3.OperationalError):  # the disk is full: the next start sets it
+        with suppress(sqlite3.OperationalError):  # if the disk is full, the next start sets the number
             connection.execute(f"PRAGMA user_version={secrets.randbelow(0x7FFFFFFF) + 1}")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -131,7 +131,7 @@ def _retry_quarantined(connection: sqlite3.Connection) -> None:
     """Move quarantined rows back, because this version may read what another could not. If a row with the same key was
     written since then, the quarantined row is dropped. On a full disk they stay in quarantine."""
     if connection.execute("SELECT 1 FROM quarantine LIMIT 1").fetchone() is None:
-        return  # a transaction would wait for the disk
+        return  # do not begin a transaction, which would wait for the disk
     try:
         connection.execute("BEGIN IMMEDIATE")
         for table in TABLES:
@@ -208,7 +208,7 @@ def open_database(path: str) -> sqlite3.Connection:
                 return _connect(path, alone=True)
             raise
     except (sqlite3.Error, ValueError, TypeError) as error:
-        # The low byte is the error code, the rest its details; damage has no code of its own
+        # The low byte is the error code, the rest its details. Damage causes many codes, so the others are listed
         if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _NOT_DAMAGE:
             raise translate(error) from error
         aside = _set_aside(path, "", "-wal", "-shm")
@@ -251,13 +251,13 @@ def _readable(aside: str, table: str) -> Iterator[tuple[object, object]]:
     Read-only, so that nothing is repaired."""
     listed: dict[int, None] = {}
     for direction in ("ASC", "DESC"):
-        with suppress(sqlite3.Error), closing(_salvager(aside)) as connection:  # damage may break a connection
+        with suppress(sqlite3.Error), closing(_salvager(aside)) as connection:  # an error may leave it unusable
             for (row,) in connection.execute(f"SELECT rowid FROM {table} NOT INDEXED ORDER BY rowid {direction}"):
                 listed[row] = None
     rows = iter(listed)
     for _ in range(len(listed) + 1):
         with suppress(sqlite3.Error), closing(_salvager(aside)) as connection:
-            for row in rows:  # after an unreadable row, a new connection reads the rest
+            for row in rows:  # an unreadable row ends the loop, and a new connection reads the rest
                 yield from connection.execute(
                     f"SELECT key, value FROM {table} NOT INDEXED WHERE rowid = ?", (row,)
                 ).fetchall()
@@ -298,7 +298,7 @@ def examine(path: str) -> Examined:
             present = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             for table in TABLES:
                 if table in _ADDED and table not in present:
-                    continue  # an older version has written the file
+                    continue  # an older version wrote the file, without this table
                 rows[table].update(connection.execute(f"SELECT key, value FROM {table}"))
             quarantined += connection.execute("SELECT source, key, reason FROM quarantine ORDER BY time")
     except sqlite3.Error as error:

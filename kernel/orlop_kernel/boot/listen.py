@@ -158,8 +158,8 @@ async def opened_entries(config: Config, hosts: Listeners) -> AsyncIterator[list
 
 
 def check(running: Config, wanted: Config) -> None:
-    """Raise `ConfigError` where a start with `wanted` would, except for sockets that cannot be created. Settings that are
-    the same in `running` are not checked again."""
+    """Raise `ConfigError` if a start with `wanted` would, but do not create the sockets. Settings that are the same in
+    `running` are not checked again."""
     exposure.check_hosts(wanted)
     if wanted.uses_tls and not tls.same(running, wanted):
         tls.contexts(wanted, bool(exposure.by_tcp(wanted)))
@@ -185,7 +185,7 @@ def any_tls(listeners: Listeners) -> bool:
 
 
 def renew(listeners: Listeners, context: ssl.SSLContext | None) -> None:
-    """Use this context for new connections; open connections keep theirs."""
+    """Use this context for new connections; open connections keep the old context."""
     for listener in listeners:
         if isinstance(listener, TlsListener) and context is not None:
             listener.context = context

@@ -45,9 +45,9 @@ def _time(record: logging.LogRecord) -> str:
 
 
 class Throttle(logging.Filter):
-    """Lets one record of a kind through every ten seconds and appends the number of suppressed ones to the next. The caller
-    names the kind (`extra={"throttle": "..."}`). Failures for lack of descriptors are one kind wherever they occur, and are
-    logged without tracebacks, because the limit explains them."""
+    """Lets one record of a kind through every ten seconds and appends the number of suppressed records to the next. The
+    caller names the kind (`extra={"throttle": "..."}`). Failures for lack of descriptors are one kind wherever they occur,
+    and are logged without tracebacks, because the limit explains them."""
 
     PERIOD = 10.0
 

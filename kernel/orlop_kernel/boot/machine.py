@@ -26,7 +26,7 @@ def _refused(check: Callable[[], object], *keys: str) -> Iterator[Problem]:
         check()
     except ConfigError as error:
         yield from (Problem(text, keys) for text in error.problems)
-    except OSError as error:  # a directory that this user may not read
+    except OSError as error:  # this user may not read a directory
         yield Problem(f"cannot check {keys[0]}: {error.strerror or error}", keys)
 
 

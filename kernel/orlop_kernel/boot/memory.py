@@ -1,4 +1,4 @@
-"""Returns freed memory to the kernel: bodies, logs and lists leave a heap that is mostly free, and malloc keeps it.
+"""Returns freed memory to the kernel: bodies, logs and lists leave a heap that is mostly free, and malloc keeps all of it.
 
 Small objects that stay in use lie between large freed ones, so malloc by itself shrinks only the end of the heap.
 `malloc_trim` releases the free pages in between. It takes milliseconds, and pages needed again must be faulted in. It runs
@@ -22,13 +22,13 @@ __all__ = ["Releaser", "release_when_idle", "resident"]
 
 _log = logging.getLogger("orlop.daemon")
 _EVERY = 5.0
-_IDLE = 0.02  # processor share; the daemon is idle below it
-_IDLE_GROWTH = 4 << 20  # growth over the minimum that is released while idle
-_URGENT_GROWTH = 64 << 20  # growth since the last release that is released even while busy
-_MIN_WORK = 0.01  # seconds of processor time
-_QUICK = 0.03
-_PAUSE = 600.0  # seconds after a collection that was not quick
-_FEW_OBJECTS = 150_000  # that a full collection visits in some 20 ms; objects of the boot are frozen, so not visited
+_IDLE = 0.02  # the daemon is idle while it uses less than this share of a processor
+_IDLE_GROWTH = 4 << 20  # bytes; an idle daemon releases memory when it has grown this much over its minimum
+_URGENT_GROWTH = 64 << 20  # bytes; a busy daemon does so when it has grown this much since the last release
+_MIN_WORK = 0.01  # seconds of processor time; less work than this cannot have freed much memory
+_QUICK = 0.03  # seconds; after a slower collection, the next one waits for `_PAUSE`
+_PAUSE = 600.0  # seconds
+_FEW_OBJECTS = 150_000  # a full collection visits this many in 20 ms; it skips objects made at the start (gc.freeze)
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -67,7 +67,7 @@ async def release_when_idle(
     """Runs as long as the daemon. The parameters are for tests."""
     release = release or Releaser()
     least = left = resident()
-    worked = 0.0  # processor time at the last release: without work since then nothing has been freed
+    worked = 0.0  # processor time at the last release
     while True:
         used = processor()
         await trio.sleep(_EVERY)

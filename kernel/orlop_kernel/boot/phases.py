@@ -1,4 +1,4 @@
-"""Measures how long each phase of a boot takes, for the log."""
+"""Measures how long each phase of the daemon's start takes, for the log."""
 
 from __future__ import annotations
 

@@ -20,9 +20,9 @@ __all__ = ["BootPriority", "client_limits", "roots", "set_limits"]
 _log = logging.getLogger("orlop.daemon")
 _MOST_CONNECTIONS = 16_384  # each also costs some 10 KiB of memory
 _FEWEST = 16
-_MOST_BUFFERED = 64 << 20  # sixteen bodies of the largest size, per client
-_BUFFERS = 2 << 20  # buffers that relaying a stream allocates and frees repeatedly
-_OOM_SCORE = -500  # dockerd's: killed late, but before the machine has no memory left
+_MOST_BUFFERED = 64 << 20  # for each client: sixteen bodies of the largest size
+_BUFFERS = 2 << 20  # relaying a stream repeatedly allocates and frees buffers of this size
+_OOM_SCORE = -500  # dockerd's value: the kernel kills most other processes first
 _BOOT_NICE = -10
 
 
@@ -57,12 +57,12 @@ def set_limits() -> None:
             if int(file.read()) > _OOM_SCORE:
                 file.write(str(_OOM_SCORE))
     except OSError as error:
-        _log.debug("cannot adjust the OOM score: %s", error)  # happens in a container without CAP_SYS_RESOURCE
+        _log.debug("cannot adjust the OOM score: %s", error)  # a container may lack CAP_SYS_RESOURCE
 
 
 class BootPriority:
-    """A higher priority while the daemon boots. A boot takes a quarter of a second of processor time; while containers keep
-    all processors busy, it would get a small share of them, and the API would not answer for seconds."""
+    """A higher priority while the daemon starts. The start takes a quarter of a second of processor time. Without priority,
+    busy containers would delay it for seconds."""
 
     def __init__(self) -> None:
         self._usual = os.getpriority(os.PRIO_PROCESS, 0)
@@ -74,7 +74,7 @@ class BootPriority:
         try:
             os.setpriority(os.PRIO_PROCESS, 0, _BOOT_NICE)
         except OSError as error:
-            _log.debug("cannot raise the priority of the boot: %s", error)  # happens without CAP_SYS_NICE
+            _log.debug("cannot raise the priority of the boot: %s", error)  # the daemon may lack CAP_SYS_NICE
 
     def restore(self) -> None:
         """Give all threads the usual priority."""

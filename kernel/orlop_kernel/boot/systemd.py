@@ -12,7 +12,7 @@ import trio
 __all__ = ["feed_watchdog", "inherited_sockets", "notify", "notify_ready", "notify_reloading", "notify_stopping"]
 
 _FIRST_FD = 3
-_MARGIN = 15.0  # seconds for the rest of the shutdown, after containers and clients have ended
+_MARGIN = 15.0  # seconds for what the shutdown does after containers and clients have ended
 
 
 def notify(state: str) -> None:
@@ -40,7 +40,7 @@ def notify_reloading() -> None:
 
 def notify_stopping(limit: float) -> None:
     """`limit`: the seconds that stopping may take. The unit's TimeoutStopSec does not know the containers' stop timeouts."""
-    seconds = min(limit + _MARGIN, 365 * 86400.0)  # a container may have no limit
+    seconds = min(limit + _MARGIN, 365 * 86400.0)  # `limit` is infinite if a container has no stop timeout
     notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={seconds * 1e6:.0f}")
 
 

@@ -33,7 +33,7 @@ THRESHOLD = 0.1
 BLOCKED = "event loop blocked"
 DISK = "waiting for the disk"
 VARIABLE = "ORLOP_LOOP_WATCHDOG"
-_FRAMES = 12  # the innermost ones: enough to reach from a handler to the loop that it runs
+_FRAMES = 12  # the innermost frames; twelve reach from a blocking call up to the handler
 _log = logging.getLogger("orlop.loop")
 
 
@@ -71,10 +71,10 @@ class LoopWatchdog(trio.abc.Instrument):
         self._threshold = threshold
         self._fd = _open_schedstat()
         self._thread, self._tid = threading.get_ident(), threading.get_native_id()
-        self._began = 0.0  # 0: no step is running
+        self._began = 0.0  # 0 means that no step is running
         self._waited = 0
         self._computed = 0.0
-        self._seen = ("", "")  # frames, and what the thread waits for
+        self._seen = ("", "")  # the frames, and what the thread waits for
         self._closed = threading.Event()
         self._sampler = threading.Thread(target=self._sample, name="loop-watchdog", daemon=True)
         self._sampler.start()

@@ -25,7 +25,7 @@ class Parsed(NamedTuple):
     raw: dict[str, str]
     config_file: str = ""
     action: str = ""
-    """"" to run, or "help", "version", "validate", "show-config", "show-config=json", "check" ("check deep",
+    """Empty to run the daemon, or "help", "version", "validate", "show-config", "show-config=json", "check" ("check deep",
     "check deep repair", ...)."""
     directory: str = ""
     """The working directory at the start. Relative paths begin there, also when a reload reads the file again: the daemon
@@ -50,7 +50,7 @@ def _join(old: Any, new: Any) -> Any:
 
 
 def config_file(argv: Sequence[str]) -> str:
-    """The likely value of `--config-file`: it is not known yet which flags take the next word as their value."""
+    """The likely value of `--config-file`: only the file decides which flags have a value."""
     found = ""
     for word, following in zip(argv, [*argv[1:], ""], strict=False):
         if word == "--":

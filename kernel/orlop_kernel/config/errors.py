@@ -15,8 +15,8 @@ class Problem(NamedTuple):
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used; the text is for its author. `problems` lists all errors, each on one line, so that
-    the user can correct all of it together."""
+    """The configuration cannot be used; the text is for the user who wrote it. `problems` lists all errors, each on one
+    line, so that the user can correct all of it together."""
 
     def __init__(self, *problems: str) -> None:
         super().__init__("\n".join(problems))

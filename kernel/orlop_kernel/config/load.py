@@ -35,7 +35,7 @@ _WORDS = {
     "`float`": "a number with a fraction",
     "`null`": "null",
 }
-_PASSWORD = re.compile(r"(://)[^/]*@")  # up to the last "@" of the authority: a password may contain "@"
+_PASSWORD = re.compile(r"(://)[^/]*@")  # ends at the authority's last "@": a password may contain "@"
 
 
 class Loaded(NamedTuple):
@@ -143,7 +143,7 @@ def _warnings(values: Mapping[str, Any], config: Config) -> Iterator[str]:
 
 
 def certificates(environ: Mapping[str, str]) -> str:
-    """The directory where dockerd looks for certificates by default: that of the client, for the user that runs the
+    """The directory where dockerd looks for certificates by default: the client's directory of the user that runs the
     daemon."""
     return environ.get("DOCKER_CERT_PATH") or environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
 
@@ -210,7 +210,7 @@ def _read_first(argv: Sequence[str], directory: str = "") -> tuple[str, Document
     path = config_file(argv)
     try:
         return path, *_read(find(os.path.join(directory, path) if path else ""))
-    except ConfigError as error:  # a plugin that is selected by default has keys that cannot be used
+    except ConfigError as error:  # the keys of a plugin that is selected by default cannot be used
         return path, Document(Schema({}), {}, {}), list(error.problems)
 
 

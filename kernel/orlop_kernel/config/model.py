@@ -99,7 +99,7 @@ Part = TypeVar("Part", bound=Keys)
 
 @lru_cache(maxsize=16)
 def instance_of(data_root: str) -> str:
-    """Cached: it resolves two paths, and a boot calls it for each container."""
+    """Cached: it resolves two paths, and a start of the daemon calls it for each container."""
     root = os.path.realpath(data_root)
     return "" if root == os.path.realpath(DEFAULT_DATA_ROOT) else f"{crc32(os.fsencode(root)):08x}"
 

@@ -25,7 +25,7 @@ __all__ = ["BUFFER", "HISTORY", "HISTORY_BYTES", "LOST", "EventBus", "Subscripti
 
 HISTORY = 4096
 HISTORY_BYTES = 8 << 20  # attributes include the object's labels, whose length users choose
-BUFFER = 1024  # Docker's limit: a subscriber this far behind loses events
+BUFFER = 1024  # events; Docker's limit: a subscriber that is further behind loses events
 LOST = "events-lost"
 """An event of type `daemon` with this action tells a subscriber that it lost events at this point; the attribute `count` has
 their number. The event bypasses the filters, goes to that subscriber only, and is not in the history."""
@@ -113,7 +113,7 @@ class EventBus:
         self._sizes: deque[int] = deque()  # encoded sizes of the same events
         self._bytes = 0
         self._subscriptions: WeakSet[Subscription] = WeakSet()
-        self._unsaved: dict[str, bytes | None] = {}  # rows to write; None means delete
+        self._unsaved: dict[str, bytes | None] = {}  # rows to write; None deletes the row
         self._behind = False
         self._work = trio.Event()
         self._last_ns = 0
@@ -139,7 +139,7 @@ class EventBus:
         while len(self._history) > self._limit or (self._bytes > self._byte_limit and len(self._history) > 1):
             self._bytes -= self._sizes.popleft()
             oldest = _key(self._history.popleft())
-            if self._unsaved.pop(oldest, None) is None:  # otherwise it was never written
+            if self._unsaved.pop(oldest, None) is None:  # otherwise the event was never written
                 self._unsaved[oldest] = None
 
     def publish(self, type: str, action: str, actor_id: str, attributes: Mapping[str, str]) -> None:

@@ -1,8 +1,8 @@
 """Limits connections: how many a server has at a time, and how many of them belong to one peer.
 
-A peer is a user of this machine, or a remote address. When a peer has too many, its connections that wait for a request are
-closed, longest wait first; when none waits, the new connection is refused. So a client that opens many idle connections, or
-never completes its requests, harms only itself.
+A peer is a user of this machine, or a remote address. When a peer has too many, the one of its connections that has waited
+longest for a request is closed; when none waits, the new connection is refused. So a client that opens many idle
+connections, or never completes its requests, harms only itself.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ class Admission:
         return ""
 
     def _evict_waiting(self, peer: _Peer) -> bool:
-        """Close a waiting connection: one of this peer, or, while the peer is below its own share, one of the peer with the
-        most. False when none waits."""
+        """Close a waiting connection of this peer. If it has none and is below its own limit, close one of the peer with the
+        most connections. False when no such connection exists."""
         victim: _Peer | None = peer
         if not peer.waiting:
             if self.limits.connections_by_peer and peer.open >= self.limits.connections_by_peer:

@@ -15,7 +15,7 @@ from orlop_kernel.http.transport import Inbound
 __all__ = ["RequestBody"]
 
 _PIECE = 256 << 10
-_DISCARD = 256 << 10  # Go's limit: discarding more costs more than a new connection
+_DISCARD = 256 << 10  # bytes; Go's limit: to read and discard more costs more than a new connection
 
 
 class RequestBody:
@@ -30,7 +30,7 @@ class RequestBody:
         self._inbound = inbound
         self._timeout = timeout
         self._lease = lease
-        # Not the exception itself: its traceback refers to this object, a cycle that would hold the data until a full
+        # Not the exception itself, whose traceback refers to this object: the cycle would keep the data until a full
         # collection
         self._failure: tuple[int, str] | None = None
         self.expects = expects
@@ -62,7 +62,7 @@ class RequestBody:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def __aiter__(self) -> Self:
-        # Not a generator: a handler may stop early, and nothing needs cleaning up
+        # Not a generator, which would need closing when a handler stops early
         return self
 
     async def __anext__(self) -> bytes:

@@ -173,14 +173,14 @@ class Connection:
             nursery.start_soon(self._cancel_when_gone, nursery.cancel_scope)
             try:
                 if not body.done:
-                    await body.invite()  # before the final head, after which `100 Continue` cannot be sent
+                    await body.invite()  # now, because `100 Continue` cannot be sent after the final head
                 await self._transport.answer(beginning)
                 if head.method != "HEAD":
                     await self._produce(answer, chunked=head.version == "1.1")
                 complete = True
             except Exception as error:
                 if not _client_left(error):
-                    self._on_error(request, error)  # only for its log: the head has already been sent
+                    self._on_error(request, error)  # only to log the error: the head has already been sent
             finally:
                 await _close(answer)
             nursery.cancel_scope.cancel()

@@ -1,4 +1,4 @@
-"""Encodes answers. Sans-IO but for the clock.
+"""Encodes answers. Sans-IO, except that it reads the clock.
 
 Order: status line, the handler's headers, Content-Length or Transfer-Encoding, Date, Connection. Handlers never set the last
 four.

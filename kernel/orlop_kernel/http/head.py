@@ -64,7 +64,7 @@ class Head:
         if "transfer-encoding" in headers:
             self._coding(headers["transfer-encoding"])
         elif "content-length" in headers:
-            self.length = int(headers["content-length"])  # llhttp: digits only, once, below 2**64
+            self.length = int(headers["content-length"])  # llhttp has checked it: digits only, once, below 2**64
         if "expect" in headers:
             self._expect(headers["expect"])
 
@@ -99,7 +99,7 @@ def _unescape(text: str) -> str:
 
 
 def _parse_query(text: str) -> Mapping[str, list[str]]:
-    if ";" in text:  # formerly a separator of pairs; Go's server refuses it, and Go's url.Query drops the pair
+    if ";" in text:  # it used to separate pairs; Go's server refuses it, and Go's url.Query drops the pair
         raise BadRequest(400, "invalid semicolon separator in query")
     query: dict[str, list[str]] = {}
     for pair in text.split("&"):
@@ -186,7 +186,7 @@ class HeadParser:
         try:
             self._parser.feed_data(head)
         except httptools.HttpParserUpgrade:
-            pass  # llhttp's signal that non-HTTP data follows; the handler decides that
+            pass  # llhttp expects non-HTTP data after this head; the handler decides whether it follows
         except httptools.HttpParserInvalidMethodError:
             # llhttp knows a fixed list of methods; an unknown method must reach the router
             self._parser = httptools.HttpRequestParser(self._headers)

@@ -14,7 +14,7 @@ __all__ = ["identify"]
 
 _HANDSHAKE_TIMEOUT = 30.0
 _LAST_WORD = 1.0
-_NOT_TLS = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"  # clients look for this text
+_NOT_TLS = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"  # clients match on this text
 
 
 async def identify(stream: trio.abc.Stream) -> Peer:

@@ -68,7 +68,7 @@ def _refuse_living(path: str) -> None:
         try:
             probe.connect(path)
         except (ConnectionRefusedError, FileNotFoundError):
-            return  # a stale socket of a killed daemon
+            return  # no daemon listens on this socket any more
     raise OSError(errno.EADDRINUSE, "another daemon is listening", path)
 
 
@@ -107,7 +107,7 @@ async def open_tcp_listeners(host: str, port: int) -> list[trio.SocketListener]:
     listeners = list(await trio.open_tcp_listeners(port, host=host or None, backlog=_BACKLOG))
     for listener in listeners:
         for level, option, value in _KEEPALIVE:
-            listener.socket.setsockopt(level, option, value)  # accepted sockets inherit it
+            listener.socket.setsockopt(level, option, value)  # accepted sockets inherit the option
     return listeners
 
 

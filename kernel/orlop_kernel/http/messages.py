@@ -137,20 +137,20 @@ class Limits(msgspec.Struct, frozen=True):
     head: int = 64 << 10
     headers: int = 128
     head_timeout: float = 30.0
-    """From the first byte of a request to the end of its head."""
+    """The time from the first byte of a request to the end of its head."""
     idle_timeout: float = 600.0
-    """Between requests."""
+    """The time between two requests."""
     body_timeout: float = 300.0
-    """Between two pieces of a body."""
+    """The time between two pieces of a body."""
     send_timeout: float = 0.0
-    """For a client to take one piece; 0 means that it may take for ever."""
+    """The time in which a client must take one piece; 0 means no limit."""
     connections: int = 0
-    """Open at the same time, by all clients of a server."""
+    """Connections that all clients of a server may have open at the same time."""
     connections_by_peer: int = 0
-    """Open at the same time, by one local user or one remote address."""
+    """Connections that one local user or one remote address may have open at the same time."""
     buffered_by_peer: int = 0
-    """Bytes of bodies that one peer has not sent completely yet, and that `Body.read` buffers."""
+    """Bytes that `Body.read` may buffer of the incomplete bodies of one peer."""
     descriptors: int = 0
-    """Connections are refused while the process has this many open files."""
+    """While the process has this many open files, new connections are refused."""
     descriptors_by_request: bool = False
-    """Requests are refused then, too. For clients that must not delay others."""
+    """With that many open files, requests are refused, too. For clients that must not delay others."""

@@ -40,8 +40,8 @@ _LOST = frozenset(
         errno.EPROTO,
     }
 )
-_PAUSE = 0.1  # seconds before accept is tried again after it failed for lack of descriptors or memory
-_REFUSALS = 32  # refused connections that wait for their client to close, at most; each holds a descriptor
+_PAUSE = 0.1  # seconds: when accept fails for lack of descriptors or memory, it is tried again after this pause
+_REFUSALS = 32  # the most refused connections that may wait for their client to close; each holds a descriptor
 _REFUSAL_TIME = 2.0
 _RETRY_AFTER = (("Retry-After", "1"),)
 

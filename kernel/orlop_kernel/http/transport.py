@@ -18,7 +18,7 @@ __all__ = ["Inbound", "Transport"]
 
 READ = 64 << 10
 _STREAM_BUFFER = 1 << 20
-_SO_SNDBUFFORCE = 32  # exceeds the system-wide limit; needs CAP_NET_ADMIN
+_SO_SNDBUFFORCE = 32  # may exceed the system-wide limit, and needs CAP_NET_ADMIN
 
 
 class Transport:
@@ -135,7 +135,7 @@ class Transport:
                 while await self.receive():
                     pass
             except (trio.BrokenResourceError, trio.ClosedResourceError):
-                pass  # it closed, as intended
+                pass  # the client has closed, as intended
 
     async def aclose(self) -> None:
         """Close, even when cancelled."""
@@ -191,4 +191,4 @@ class Inbound:
         """Put back the part of `buffer` that its reader did not consume."""
         self.buffer = rest
         if self._waiting and not self._reading:
-            self._waiting.unpark_all()  # `closed` may have stopped at a full buffer
+            self._waiting.unpark_all()  # `closed` may have stopped reading because the buffer was full

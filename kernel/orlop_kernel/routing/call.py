@@ -26,7 +26,7 @@ takes some KiB."""
 
 _FALSE = frozenset({"", "0", "no", "false", "none"})
 _INTEGER = re.compile(r"[+-]?[0-9]+")
-_LONGEST = 32  # digits, with leading zeros: Python refuses to parse thousands of them
+_LONGEST = 32  # digits, leading zeros included; Python refuses to parse thousands of digits
 _FILTER_VALUES = 256
 _filters = msgspec.json.Decoder(dict[str, dict[str, bool] | list[str] | None] | None)
 
@@ -117,7 +117,7 @@ class Call:
         result: dict[str, list[str]] = {}
         for key, values in (parsed or {}).items():
             chosen = [value for value, on in values.items() if on] if isinstance(values, dict) else values or []
-            if len(chosen) > _FILTER_VALUES:  # each value is compared with each object
+            if len(chosen) > _FILTER_VALUES:  # the engine compares each value with each object
                 raise InvalidParameter(f"invalid filter '{key}': more than {_FILTER_VALUES} values")
             result[key] = list(dict.fromkeys(chosen))
         if self.only:
