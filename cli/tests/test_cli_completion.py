@@ -104,7 +104,7 @@ def test_unknown_shell_is_refused(orlop: Any) -> None:
 
 
 def test_bash_completes_commands_and_names(complete: Complete, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bash itself, with the script that `orlop completion bash` prints."""
+    """Runs Bash itself with the script that `orlop completion bash` prints."""
     program = tmp_path / "orlop"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m orlop_cli "$@"\n')
     program.chmod(0o755)

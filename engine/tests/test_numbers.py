@@ -51,7 +51,7 @@ def test_thousands_of_digits_are_refused(do: Any) -> None:
 
 
 def test_users_with_thousands_of_digits_are_refused(tmp_path: Path) -> None:
-    """In the request, and in passwd and group of an image."""
+    """The users come from the request, and from passwd and group of an image."""
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/passwd").write_text(f"long:x:{LONG}:{LONG}::/:/bin/sh\nuser:x:5:6::/home:/bin/sh\n")
     (tmp_path / "etc/group").write_text(f"long:x:{LONG}:user\nown:x:7:user\n")

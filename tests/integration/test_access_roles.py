@@ -117,7 +117,7 @@ def test_restricted_clients_cannot_reach_private_addresses(engine_fixture: Engin
 
 
 def test_push_is_checked_by_role_labels_and_destination(engine_fixture: EngineFixture) -> None:
-    """By role, labels and destination. The audit log has the image and the tag, and why a push was refused."""
+    """The audit log has the image and the tag, and why a push was refused."""
     with hostile.serving() as inside:
         name = f"{inside.host}/app:v1"
         engine_fixture.engine.ok("tag", "busybox", name)
@@ -194,7 +194,7 @@ def test_volumes_on_host_directories_are_refused(engine_fixture: EngineFixture) 
 
 
 def test_files_of_the_host_cannot_be_copied_out_of_containers(engine_fixture: EngineFixture, tmp_path: Path) -> None:
-    """Neither below the mount, nor by a link into it, nor by way of a volume, whether the container runs or not."""
+    """Tries paths below the mount, a link into it, and a volume, with a running and with a stopped container."""
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", tmp_path], check=True)
     subprocess.run(["mount", "--make-shared", tmp_path], check=True)
     try:

@@ -295,7 +295,7 @@ def test_answers_contain_no_field_that_is_not_described(answers: Answers) -> Non
 
 
 def test_most_described_fields_appear_in_some_answer(answers: Answers) -> None:
-    """Outside of swarm mode, signatures and disk accesses, so that the reasons hide no route."""
+    """Excepted are swarm mode, signatures and disk accesses; the listed reasons must not hide a whole route."""
     relevant = [
         (route, field)
         for route in ROUTES

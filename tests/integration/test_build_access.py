@@ -315,7 +315,7 @@ def test_steps_and_sources_do_not_reach_private_addresses(listeners: Listeners, 
 
 
 def test_builds_of_others_are_not_ended(listeners: Listeners) -> None:
-    """By their id, which another client may know."""
+    """Another client may know the id of a build."""
     started = "FROM busybox\nRUN echo started; sleep 2; echo done\n"
     result: list[Result] = []
     thread = threading.Thread(target=lambda: result.append(listeners.build("db", started, "-t", "ci/slow")))
@@ -344,7 +344,7 @@ def test_audit_log_has_builds_and_their_refusals(listeners: Listeners) -> None:
 
 
 def test_pruned_cache_of_a_listener_leaves_nothing(listeners: Listeners) -> None:
-    """Of all of the above: the consistency check knows what belongs to which builder."""
+    """Prunes after all tests above: the consistency check knows what belongs to which builder."""
     for name in ("web", "db", "noexec", "any"):
         assert listeners.docker(name, "builder", "prune", "-af").code == 0
     listeners.engine.ok("builder", "prune", "-af")

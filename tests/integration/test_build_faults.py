@@ -142,7 +142,7 @@ def watched(engine: Engine, files: int = 0) -> Iterator[Watched]:
 
 
 def test_thousand_children_of_a_step_end_with_it(engine: Engine) -> None:
-    """All children end with the step, also those that it does not wait for."""
+    """The step does not wait for all of them."""
     script = "for i in $(seq 1000); do sleep 51337 & done; echo forked; exit 3"
     with watched(engine):
         result = build(engine, f"FROM busybox\nRUN {script}\n", "--no-cache")
@@ -245,7 +245,7 @@ DOCKERFILES: dict[str, str] = {
 
 @pytest.mark.parametrize("name", DOCKERFILES)
 def test_hostile_dockerfiles_end_in_bounded_time(engine: Engine, name: str) -> None:
-    """Any answer is accepted, but it must come in bounded time."""
+    """Any answer is accepted, as long as it comes in time."""
     began = time.monotonic()
     watching = Watched(engine)
     with watching:
@@ -268,7 +268,7 @@ def hung_registry() -> Iterator[str]:
 
 
 def test_build_at_a_hung_registry_ends_with_its_client(engine: Engine) -> None:
-    """The build ends when its client does."""
+    """The registry accepts connections and never answers."""
     with hung_registry() as host, watched(engine):
         child = subprocess.Popen(
             ["docker", "buildx", "build", "--progress=plain", "-"],
@@ -314,7 +314,7 @@ def full(tmp_path: Path) -> Iterator[tuple[Engine, Callable[[], None]]]:
 
 
 def test_build_on_a_full_disk_fails_and_leaves_nothing(full: tuple[Engine, Callable[[], None]]) -> None:
-    """In a step, in COPY, in the upload; afterwards everything works, and nothing is left."""
+    """The disk fills in a step, in COPY, and in the upload; afterwards builds work again."""
     engine, fill = full
     assert "Successfully built" in post(engine, context("FROM busybox\nRUN echo before\n"))
     fill()

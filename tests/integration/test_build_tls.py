@@ -78,7 +78,7 @@ def builds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builds]:
 
 
 def test_build_over_tls_succeeds(builds: Builds) -> None:
-    """With a large context, a secret, and a large result that the client receives."""
+    """The build has a large context, a secret, and a large result that the client receives."""
     data = os.urandom(LARGE)
     (builds.directory / "large").write_bytes(data)
     (builds.directory / "secret").write_text("s3cret")

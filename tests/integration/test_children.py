@@ -241,7 +241,7 @@ def test_zygote_and_monitors_hold_only_needed_descriptors(exposed: Exposed) -> N
 
 
 def test_unpack_workers_hold_their_layer(exposed: Exposed) -> None:
-    """Inspected in the middle of a layer of 60 MB, stopped by SIGSTOP."""
+    """The worker is stopped by SIGSTOP in the middle of a layer of 60 MB, and then inspected."""
     big = docker_archive({"big:latest": image([layer({"zeros": bytes(60 << 20)}, compression="none")])})
     path = exposed.home / "big.tar"
     path.write_bytes(big)

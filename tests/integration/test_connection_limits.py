@@ -149,7 +149,7 @@ def test_too_many_streams_of_the_administrator_are_refused(fresh: Callable[..., 
 
 
 def test_idle_log_followers_share_one_inotify_instance(engine: Engine, name: str) -> None:
-    """More followers than a user may have inotify instances."""
+    """The test has more followers than a user may have inotify instances."""
     assert engine.process is not None
     engine.ok("run", "-d", "--name", name, "busybox", "sh", "-c", "echo first; read line; echo second; sleep 600")
     follow = f"GET /containers/{name}/logs?stdout=1&follow=1 HTTP/1.1\r\nHost: d\r\n\r\n".encode()
@@ -184,7 +184,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def test_stop_of_the_daemon_does_not_wait_for_many_streams(fresh: Callable[..., Engine]) -> None:
-    """Many streams of each kind, some of them never read."""
+    """The clients have many streams of each kind, and never read some of them."""
     engine = fresh({"shutdown-timeout": 2})
     engine.ok("run", "-d", "--name", "talker", "-i", "busybox", "sh", "-c", "while :; do echo talk talk; sleep 0.05; done")
     body = {"Cmd": ["cat"], "AttachStdin": True, "AttachStdout": True}

@@ -113,7 +113,7 @@ def test_invalid_rows_are_quarantined(live: Engine) -> None:
 
 
 def test_quarantined_row_is_restored_when_it_can_be_read_again(live: Engine) -> None:
-    """As after a downgrade and a later upgrade."""
+    """Such a row is left by a downgrade that is followed by an upgrade."""
     bad = live.ok("create", "--name", "bad", *SLEEP)
     live.stop()
     record = row(live, "containers", bad)
@@ -130,7 +130,7 @@ def test_quarantined_row_is_restored_when_it_can_be_read_again(live: Engine) -> 
 
 
 def test_container_keeps_running_while_its_row_is_unreadable(live: Engine) -> None:
-    """As after a downgrade with a running container, and a later upgrade."""
+    """This happens after a downgrade with a running container and a later upgrade."""
     port, serve = free_port(), "mkdir /www; echo page > /www/index.html; exec httpd -f -h /www"
     container = live.ok("run", "-d", "--name", "web", "-p", f"{port}:80", BUSYBOX, "sh", "-c", serve)
     pid, url = live.inspect("web")["State"]["Pid"], f"http://127.0.0.1:{port}"
@@ -242,7 +242,7 @@ def test_daemon_starts_with_a_destroyed_database_and_reads_a_restored_one(live: 
 
 
 def test_damaged_run_records_are_written_again(live: Engine) -> None:
-    """The monitor supplies the data that the files no longer contain."""
+    """The monitor supplies the data that the damaged files no longer contain."""
     live.ok("run", "-d", "--name", "cc", *SLEEP)
     pid = live.inspect("cc")["State"]["Pid"]
     (run,) = (live.exec_root / "run").iterdir()

@@ -95,7 +95,7 @@ def test_push_without_space_for_compressed_layers_fails_and_leaves_nothing(disk:
 
 
 def test_push_that_cannot_be_recorded_fails_and_can_be_repeated(disk: Disk) -> None:
-    """Its layers are compressed already; what cannot be stored is the manifest, or the row with the digest."""
+    """The layers of the push are compressed already; the manifest, or the row with the digest, cannot be stored."""
 
     async def check(images: ImagesFixture, registry: Receiving) -> None:
         assert not error_of(await pushed(images, registry))
@@ -144,7 +144,7 @@ LEVELS = [4096 * pages for pages in (0, 8, 24, 64, 512)]
 
 
 def test_adoption_on_a_full_disk_changes_nothing_in_the_docker_root(disk: Disk, root: Path, adopter: Engine) -> None:
-    """With ever more space, so that it fails in every part of its work."""
+    """Repeats the adoption with ever more space, so that it fails in every part of its work."""
     docker = disk.path / "docker"
     subprocess.run(["cp", "-a", root, docker], check=True)
     untouched, failed = snapshot(docker), 0
@@ -173,7 +173,7 @@ def test_adoption_on_a_full_disk_changes_nothing_in_the_docker_root(disk: Disk, 
 
 @pytest.mark.parametrize("for_good", [False, True], ids=["in place", "moved"])
 def test_give_back_on_a_full_disk_can_be_repeated(disk: Disk, root: Path, adopter: Engine, for_good: bool) -> None:
-    """It frees space, so it is possible; if not, it can be repeated, and nothing is lost."""
+    """It frees space, so it usually succeeds; after a failure nothing is lost."""
     docker = disk.path / "docker"
     if for_good and not (root / "image/overlay2/layerdb").is_dir():
         pytest.skip("a move is the same with both stores")

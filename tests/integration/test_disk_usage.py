@@ -67,7 +67,7 @@ def agree(engine: Engine, disk: Path) -> None:
 
 
 def test_sum_of_disk_usage_equals_the_used_space_of_the_disk(disk: Path, fresh: Callable[..., Engine]) -> None:
-    """Shared layers, blobs, two platforms, a writable layer, a volume, an image that only a container needs."""
+    """Counts shared layers, blobs, two platforms, a writable layer, a volume, and an image that only a container needs."""
     engine = fresh(config={"bridge": "none"}, data_root=disk / "data")
     engine.ok("rmi", BUSYBOX)
     engine.docker("load", "-q", stdin=docker_archive({"one:1": ONE, "two:1": TWO}), check=0)

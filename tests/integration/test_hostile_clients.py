@@ -71,7 +71,7 @@ def test_slow_request_does_not_delay_others(engine: Engine) -> None:
 
 
 def test_memory_of_slow_requests_is_freed(engine: Engine) -> None:
-    """Headers of 60 KB that never end."""
+    """The clients send headers of 60 KB that never end."""
     assert engine.process is not None
     before = sample(engine.process.pid)["Rss"]
     head = b"GET /containers/json HTTP/1.1\r\nHost: d\r\nX-Slow: " + b"a" * 60_000
@@ -95,7 +95,7 @@ def test_a_thousand_idle_connections_do_not_delay_others(engine: Engine) -> None
 
 
 def test_clients_that_never_read_do_not_delay_others(engine: Engine, name: str) -> None:
-    """Floods of output, logs and events to clients that read none of it."""
+    """Floods clients with output, logs and events, of which they read nothing."""
     script = "while :; do seq 1 20000; done"
     engine.ok("run", "-d", "--name", name, "--log-opt", "max-size=1m", "busybox", "sh", "-c", script)
     engine.ok("run", "-d", "--name", f"{name}q", "busybox", "sleep", "600")

@@ -273,7 +273,7 @@ def containerd_store(tmp_path: Path) -> Iterator[Dockerd]:
 def test_index_survives_a_round_trip_through_dockerds_containerd_store(
     engine: Engine, registry: Registry, both: str, tmp_path: Path, containerd_store: Dockerd
 ) -> None:
-    """It keeps and pushes the index that Orlop saved, and saves the same documents."""
+    """dockerd keeps and pushes the index that Orlop saved, and saves the same documents."""
     archive, target = save(engine, tmp_path / "x.tar", both), f"{registry.host}/docker/app:v1"
     containerd_store.docker("load", "-i", str(archive))
     assert containerd_store.docker("inspect", "-f", "{{.Id}}", both).decode().strip() == INDEX

@@ -62,7 +62,7 @@ def test_container_survives_a_kill_of_the_daemon(live: Engine) -> None:
 
 
 def test_container_with_a_silent_monitor_is_adopted_once_it_answers(live: Engine) -> None:
-    """As with a stalled disk: the container is listed, and usable once its monitor answers."""
+    """A stalled disk may silence a monitor: its container is listed, and usable once the monitor answers."""
     live.ok("run", "-d", "--name", "cc", *SLEEP)
     live.ok("run", "-d", "--name", "ended", *SLEEP)
     pid, monitor = live.inspect("cc")["State"]["Pid"], live.monitor("cc")

@@ -105,7 +105,7 @@ def test_other_requests_of_each_api_version_mean_the_same_as_in_dockerd(sides: t
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_info_in_each_api_version_equals_dockerds(sides: tuple[Side, Side], version: str) -> None:
-    """The fields that depend on the version."""
+    """Compares the fields that depend on the version."""
     shown = []
     for side in sides:
         info = side.api("GET", "/info", None, version)[1]
@@ -121,7 +121,7 @@ def test_info_in_each_api_version_equals_dockerds(sides: tuple[Side, Side], vers
 
 
 def test_variables_of_links_equal_dockerds(sides: tuple[Side, Side]) -> None:
-    """Links on the default bridge, in the environment of the first process and of execs."""
+    """The links are on the default bridge; compares the environments of the first process and of execs."""
     shown = []
     ports: dict[str, Any] = {port: {} for port in ("80/tcp", "80/udp", "81/tcp", "82/tcp", "443/sctp")}
     for side in sides:

@@ -192,7 +192,7 @@ def test_push_recovers_from_temporary_failures_of_the_registry(
 
 
 def test_push_fails_if_the_registry_only_claims_to_have_a_blob(tmp_path: Path) -> None:
-    """It is believed, as by Docker, until it refuses the manifest: the push fails with its words."""
+    """The registry is believed, as by Docker, until it refuses the manifest: the push fails with the registry's error."""
 
     async def check(images: ImagesFixture, registry: Receiving) -> None:
         registry.script("HEAD", *[reply(200)] * 2, path="/blobs/")
@@ -208,7 +208,7 @@ def test_push_fails_if_the_registry_only_claims_to_have_a_blob(tmp_path: Path) -
 
 
 def test_pull_by_digest_detects_a_changed_pushed_image(tmp_path: Path) -> None:
-    """The push was right, and the registry serves another manifest or layer later: a pull by digest finds out."""
+    """The push succeeded; later, the registry serves another manifest or layer."""
 
     async def check(images: ImagesFixture, registry: Receiving) -> None:
         assert not error_of(await pushed(images, registry))

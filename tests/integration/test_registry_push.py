@@ -63,7 +63,7 @@ def restarted(tmp_path: Path, before: Test, after: Test) -> None:
 
 
 def test_second_push_uploads_nothing(tmp_path: Path) -> None:
-    """Also after a restart: the plain layers were replaced by compressed ones."""
+    """This holds after a restart, too, because the plain layers were replaced by compressed ones."""
 
     async def before(images: ImagesFixture, registry: Receiving) -> None:
         await pushed(images, registry)

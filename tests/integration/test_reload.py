@@ -160,7 +160,7 @@ def test_a_runtime_held_in_memory_is_not_run_once_another_is_named(fresh: Callab
 
 
 def test_execs_are_as_their_container_was_started(fresh: Callable[..., Engine]) -> None:
-    """After a reload, and with the next daemon."""
+    """This holds after a reload, and with the next daemon."""
 
     def quiet() -> str:
         return engine.ok("exec", "web", "grep", "NoNewPrivs", "/proc/self/status").split()[-1]
@@ -241,7 +241,7 @@ def test_containers_route_by_the_default_gateway_of_the_file(fresh: Callable[...
 
 
 def test_dockers_daemon_json_is_read_if_orlop_has_none() -> None:
-    """In a mount namespace with its own /etc."""
+    """Runs in a mount namespace with its own /etc."""
     program = (
         "mount -t tmpfs none /mnt && mkdir /mnt/up /mnt/work && "
         "mount -t overlay overlay -o lowerdir=/etc,upperdir=/mnt/up,workdir=/mnt/work /etc && "

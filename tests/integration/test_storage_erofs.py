@@ -214,7 +214,7 @@ def test_options_are_validated(options: list[str], said: str) -> None:
 
 
 def test_missing_mkfs_erofs_is_reported_with_the_package_to_install(tmp_path: Path) -> None:
-    """In a mount namespace where the program is covered."""
+    """Runs in a mount namespace where a mount hides the program."""
     engine = Engine(EROFS)
     (tmp_path / "empty").touch(mode=0o644)
     try:

@@ -109,7 +109,7 @@ def test_clients_need_a_certificate_of_the_configured_ca(
 
 
 def test_clients_of_the_ca_of_one_listener_are_refused_on_others(remote: Callable[..., Remote], tmp_path: Path) -> None:
-    """Also after a reload, which reads all files again."""
+    """This holds after a reload, too, which reads all files again."""
     own, readers, port = tmp_path / "own", tmp_path / "readers", free_port()
     for directory in (own, readers):
         tls("init", "--dir", directory)

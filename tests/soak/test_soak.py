@@ -28,7 +28,7 @@ def test_repeated_operations_leak_nothing(fresh: Callable[..., Engine]) -> None:
 
 
 def test_memory_of_a_burst_is_given_back(fresh: Callable[..., Engine]) -> None:
-    """Returned in the next idle moment. malloc alone would keep it, as the end of the heap is in use."""
+    """The daemon returns it in the next idle moment. malloc alone would keep it, because the end of the heap is in use."""
     engine = fresh({"shutdown-timeout": 3})
     assert engine.process is not None
     pid = engine.process.pid

@@ -65,7 +65,7 @@ def test_every_place_that_the_page_names_exists() -> None:
 
 
 def test_table_of_states_matches_the_code() -> None:
-    """All but the event that changes no phase."""
+    """Excepts the event that changes no phase."""
     section = structure.PAGE.read_text().partition("## The states of a container")[2].partition("\n## ")[0]
     head, _, *rows = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("|")

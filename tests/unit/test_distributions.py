@@ -96,7 +96,7 @@ def test_a_distribution_imports_alone(name: str, tmp_path: Path) -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", sorted(name for name, directory in OURS.items() if (directory / "tests").is_dir()))
 def test_a_distribution_passes_its_tests_alone(name: str, tmp_path: Path) -> None:
-    """The tests that need no root."""
+    """Runs the tests that need no root."""
     site = tmp_path / "site"
     site.mkdir()
     tools = TOOLS if name == "orlop-monitor" else (*TOOLS, "trio")

@@ -86,7 +86,7 @@ def test_configuration_page_marks_reloadable_keys() -> None:
 
 @pytest.mark.parametrize("key", [*_KEYS])
 def test_documented_default_of_each_key_is_right(key: str) -> None:
-    """As JSON; or in words, if the configuration has no default and something else decides."""
+    """The page gives a default as JSON, or in words if the configuration has none and something else decides."""
     default = _VALUES[key]
     written = _KEYS[key][1].strip("`")
     if default in ("", ()) and written != "[]":

@@ -369,7 +369,7 @@ def test_adopted_images_and_containers_give_no_findings() -> None:
 
 
 def test_state_that_the_next_start_repairs_gives_no_finding() -> None:
-    """As after a crash: while no daemon runs, no client sees the inconsistency."""
+    """A crash leaves such a state; while no daemon runs, no client sees the inconsistency."""
 
     def spoil(facts: Facts) -> None:
         facts.serving, facts.processes = False, ()

@@ -203,7 +203,7 @@ def test_monitors_are_asked_once_requests_are_served(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("what", ["kill", "rm", "stop", "restart"])
 def test_container_with_a_silent_monitor_can_be_killed(tmp_path, monkeypatch, what):
-    """By its process and its cgroup: neither by its monitor, nor waiting for it."""
+    """The kill uses the process and the cgroup of the container, and does not wait for its monitor."""
 
     async def test(h, left):
         sick, monitor = left.add("sick", SICK, sick=True)

@@ -80,7 +80,7 @@ def test_a_change_that_fails_changes_nothing(tmp_path, monkeypatch, fails):
 
 
 def test_changes_at_the_same_time_are_all_kept(tmp_path, monkeypatch):
-    """Also in the row: each change is based on the record that the change before it has published."""
+    """The row has all of them, too: each change is based on the record that the change before it has published."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:

@@ -182,7 +182,7 @@ def test_an_attach_in_the_middle_of_a_start_gets_its_stream(tmp_path, monkeypatc
 
 
 def test_exit_is_recorded_though_cleaning_up_fails(tmp_path, monkeypatch):
-    """Even if the monitor died, the runtime is not installed any more and the network driver fails."""
+    """The monitor has died, the runtime is not installed any more, and the network driver fails."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
@@ -489,7 +489,7 @@ def test_unkillable_process_does_not_block_operations(monkeypatch):
 
 
 def test_operation_interrupted_by_the_shutdown_is_answered_with_an_error():
-    """Also an operation that ends with an exception group that contains its cancellation."""
+    """Includes an operation that ends with an exception group that contains its cancellation."""
 
     async def operation():
         async with trio.open_nursery() as inner:
@@ -537,7 +537,7 @@ def test_failing_signal_handler_does_not_end_the_daemon(tmp_path):
 
 
 def test_disconnected_client_ends_input_that_is_blocked():
-    """For example `cat` whose output is not read: its input is full, and its only client disconnects."""
+    """An example is `cat` whose output nobody reads: its input is full, and its only client disconnects."""
 
     class Channel:
         closed = False

@@ -96,7 +96,7 @@ def test_shutdown_shortens_a_stop_in_progress(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("by", ["stop", "shutdown"])
 def test_shutdown_shortens_a_restart_in_progress(tmp_path, monkeypatch, by):
-    """It holds the lock until the container has been started again."""
+    """The restart holds the lock until the container has been started again."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:

@@ -17,7 +17,7 @@ from orlop_sdk import Conflict
 
 @pytest.mark.parametrize("cut", ["start", "bundle"])
 def test_undo_of_a_cancelled_start_is_completed(tmp_path, monkeypatch, cut):
-    """For example by the daemon's end: without a shield, each await of the undo would end it."""
+    """The daemon's end cancels starts, for example: without a shield, the first await of the undo would end the undo."""
 
     async def main():
         async with engine_fixture(tmp_path, None) as h, trio.open_nursery() as nursery:

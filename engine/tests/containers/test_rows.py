@@ -118,7 +118,7 @@ def loaded(tmp_path, monkeypatch, rows, test, deciding=frozenset()):
 
 
 def test_a_row_whose_id_or_name_is_not_its_own_is_quarantined(tmp_path, monkeypatch):
-    """Paths are made from the id."""
+    """The id is used to make paths."""
     good, other, second, third = (letter * 64 for letter in "abde")
     rows = {
         good: packed(spoiled(good)),
@@ -137,7 +137,7 @@ def test_a_row_whose_id_or_name_is_not_its_own_is_quarantined(tmp_path, monkeypa
 
 
 def test_addresses_of_a_quarantined_container_are_known(tmp_path, monkeypatch):
-    """It may be running: nobody else gets its addresses. A sandbox of another container is not believed."""
+    """The container may be running, so nobody else gets its addresses. A sandbox of another container is ignored."""
     own, others = "a" * 64, "b" * 64
     sandbox = {
         "container_id": own,

@@ -72,7 +72,7 @@ def test_a_container_that_ends_while_it_is_being_paused_has_ended(tmp_path, monk
 
 
 def test_a_container_whose_pause_cannot_be_recorded_is_shown_as_paused(tmp_path, monkeypatch, runtime):
-    """Its cgroup is frozen: it can be thawed."""
+    """Its cgroup is frozen, so it is shown as paused and can be resumed."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:

@@ -50,7 +50,7 @@ def test_blocks_are_compressed_separately(size: int) -> None:
 
 @pytest.mark.parametrize("kind", ["gzip", "zstd"])
 def test_compression_is_deterministic(kind: Compression, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However it is read, and on any number of processors."""
+    """The output is the same for any sizes of reads and any number of processors."""
     found = {compressed(kind, size) for size in (1000, 100_000, 1 << 20)}
     for threads in (1, 2, 3):
         monkeypatch.setattr(compression, "_THREADS", threads)

@@ -223,7 +223,8 @@ def test_published_ports_belong_to_the_gateway_endpoint(networks_fixture: Callab
 
 
 def test_driver_may_assign_its_own_addresses(tmp_path: Path) -> None:
-    """As of a DHCP server: the engine shows them, answers them to DNS queries, and keeps them over a restart."""
+    """They may come from a DHCP server: the engine shows them, answers DNS queries with them, and keeps them over a
+    restart."""
 
     async def main() -> None:
         h = NetworksFixture(tmp_path)

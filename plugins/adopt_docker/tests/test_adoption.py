@@ -268,7 +268,7 @@ def rotate(config: Config) -> None:
 def test_give_back_of_rotated_logs_killed_at_any_step_loses_none(
     config: Config, docker_root: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    """The logs are all old while the root is adopted, and all new once it is not."""
+    """All logs are the old ones while the root is adopted, and all are the new ones afterwards."""
     root = docker_root.write()
     theirs, killer = root / "containers" / CONTAINER, Killer(monkeypatch, tmp_path)
     seen = set()

@@ -204,7 +204,7 @@ def test_all_platforms_of_an_index_are_read(store: ContainerdStore) -> None:
 def test_container_of_another_platform_keeps_its_image(
     store: ContainerdStore, docker_root: Any, config: Config, exact: bool
 ) -> None:
-    """A container of the other platform keeps its image, if dockerd has stored its manifest, and if not."""
+    """It does so whether or not dockerd has stored the manifest of that platform."""
     (other, mine), index = store.add_platforms()
     store.snapshots[f"moby/5/{CONTAINER}-init"]["parent"] = f"moby/7/{digest(b'other')}".encode()
     docker_root.config |= {"Driver": "overlayfs", "Image": index}

@@ -100,7 +100,7 @@ def test_unsupported_container_is_left_with_its_reason(config: Config, docker_ro
 
 
 def test_running_container_is_left(config: Config, docker_root: Any, monkeypatch: Any) -> None:
-    """Live-restore: its process is in a cgroup with its ID."""
+    """With live-restore, containers run without a daemon: a process in a cgroup with the container's ID shows it."""
     docker_root.config["State"] |= {"Running": True, "Pid": 1}
     monkeypatch.setattr(containers, "_lives", lambda pid, container: (pid, container) == (1, CONTAINER))
     assert "it is still running (live-restore)" in stays(look(config, docker_root))["container web"]

@@ -28,7 +28,7 @@ PLUGINS = docker_router(plugins.routes(NO_ENGINE))
     ],
 )
 def test_a_swarm_is_unavailable_in_docker_s_words(route: str, caplog: pytest.LogCaptureFixture) -> None:
-    """It is not logged either: SDKs call these routes in each cleanup."""
+    """The refusal is not logged: SDKs call these routes in each cleanup."""
     assert message(ask(SWARM, *route.split(" "))) == (
         503,
         'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and '

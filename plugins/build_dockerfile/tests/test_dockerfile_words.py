@@ -141,7 +141,7 @@ def test_text_without_special_characters_is_unchanged(text: str) -> None:
     st.booleans(),
 )
 def test_trimming_patterns_match_like_a_shells(pattern: str, value: str, longest: bool, from_end: bool) -> None:
-    """Against all prefixes (or suffixes), each matched by a simple expression."""
+    """Compares with a search of all prefixes (or suffixes), each matched by a simple expression."""
     simple = re.compile("".join({"*": ".*", "?": "."}.get(p, re.escape(p[-1])) for p in re.findall(r"\\.|.", pattern)))
     cuts = range(len(value) + 1)
     parts = [(value[cut:], value[:cut]) if from_end else (value[:cut], value[cut:]) for cut in cuts]

@@ -103,7 +103,7 @@ async def test_minimal_cache_contains_only_the_last_stage(engine: Engine) -> Non
 
 @trio_test
 async def test_steps_above_an_uncached_step_are_run(engine: Engine) -> None:
-    """A step that is run again may give something else: what was made of its last result is none of it."""
+    """A step that is run again may have another result, so what was made from its last result must not be used."""
     engine.write("a.txt", "hello")
     llb = Llb()
     first = llb.run(llb.image(BASE), "write /made two")

@@ -234,7 +234,7 @@ def test_unsafe_or_malformed_entries_are_refused(entries: list[dict[str, object]
 
 
 def test_link_that_replaced_a_directory_is_not_followed(target: Path, tmp_path: Path) -> None:
-    """Not even a link that another process has created since the directory was read."""
+    """This includes a link that another process has created since the directory was read."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "f").write_text("safe")

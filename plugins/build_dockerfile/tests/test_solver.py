@@ -423,7 +423,7 @@ async def test_digests_are_remembered_while_the_state_of_a_directory_is_the_same
 
 @trio_test
 async def test_selections_of_one_context_are_hashed_at_the_same_time(engine: Engine) -> None:
-    """Each writes the table of digests, by a file of the same name."""
+    """Each selection writes the table of digests, through a temporary file of the same name."""
     names = [f"{number}.txt" for number in range(20)]
     for name in names:
         engine.write(name, name * 1000)

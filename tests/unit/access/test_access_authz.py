@@ -102,7 +102,7 @@ def test_plugin_client_is_imported_on_a_thread(tmp_path: Path, monkeypatch: pyte
 
 
 def test_streaming_handler_gets_the_body_that_the_plugin_saw(tmp_path: Path) -> None:
-    """Also if the content only claims to be JSON."""
+    """This holds for content that only claims to be JSON, too."""
     seen = []
 
     async def handler(call: Call) -> Answer:

@@ -199,7 +199,7 @@ BODIES = {
 
 @pytest.mark.parametrize("route", BODIES)
 def test_host_access_in_a_body_is_refused_before_objects_are_looked_up(route: str) -> None:
-    """So the answer does not reveal whether the host path exists."""
+    """The answer therefore does not reveal whether the host path exists."""
     for listener in ("no-exec", "full, labels"):
         made = msgspec.structs.replace(LISTENERS[listener], shared_images=bool(LISTENERS[listener].labels))
         status, said, _ = ask(made, route, "plain", BODIES[route])

@@ -181,7 +181,8 @@ def test_prune_keeps_what_a_save_reads(tmp_path: Path, filters: Mapping[str, Seq
 
 @pytest.mark.parametrize(("method", "path"), [("HEAD", "blobs"), ("POST", ""), ("PUT", "uploads"), ("PUT", "manifests")])
 def test_push_holds_its_content_against_a_prune(tmp_path: Path, method: str, path: str) -> None:
-    """The push holds what it compresses, too. All is removed after it, as its image has been pruned."""
+    """The push also holds the blobs that it compresses. Everything is removed after it, because its image has been
+    pruned."""
 
     async def body(name: str) -> AsyncIterator[bytes]:
         yield docker_archive({name: APP})

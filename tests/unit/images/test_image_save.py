@@ -222,7 +222,7 @@ def test_an_oci_image_keeps_its_manifest_and_blobs(tmp_path: Path, parts: list[B
 
 
 def test_a_docker_manifest_becomes_an_oci_manifest(tmp_path: Path) -> None:
-    """umoci reads no other; the image's ID stays."""
+    """umoci reads no other kind; the image's ID stays the same."""
     made = image([layer({"a": b"1"})])
     assert "docker" in made.manifest.media_type
 
@@ -290,7 +290,7 @@ def test_disconnect_during_a_save_frees_its_lease_and_descriptors(tmp_path: Path
 
 
 def test_save_waits_for_a_collection_that_began_before_its_lease(tmp_path: Path) -> None:
-    """Else it might remove the blobs of an image that lost its last name just before."""
+    """Otherwise the collection might remove the blobs of an image that lost its last name just before."""
 
     @on(tmp_path, BOTH)
     async def _(fixture: ImagesFixture) -> None:

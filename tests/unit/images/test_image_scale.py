@@ -201,7 +201,7 @@ def test_prune_of_many_names_is_fast(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_removals_do_not_start_a_full_garbage_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One would visit the objects of 100,000 names in a single step, which takes 110 ms."""
+    """A full collection visits the objects of 100,000 names in a single step, which takes 110 ms."""
     usual, seen, forget = gc.get_threshold(), [], ImageStore.forget
 
     async def forgotten(store: ImageStore, names: Any, ids: Any) -> Any:
@@ -357,7 +357,7 @@ def test_empty_commit_adds_no_layer(tmp_path: Path) -> None:
 
 
 def test_large_configurations_do_not_block_the_event_loop(tmp_path: Path) -> None:
-    """At most 4 MiB each: parsed on a thread, both by a load and by an inspect of an old client."""
+    """Each has up to 4 MiB, and is parsed on a thread, both by a load and by an inspect of an old client."""
     large = image([layer({"x": b"1"})], config={"Labels": {f"label{n}": "x" * 20 for n in range(80_000)}})
     odd = image([layer({"x": b"1"})], nothing=[[n] for n in range(400_000)])
     steps = image([layer({"x": b"1"})], history=[{"created_by": "x"}] * 10_001)
