@@ -1,5 +1,6 @@
 """Containers, from the create request to the removal. A container's row in table `containers` is authoritative. After a
-crash, the next boot accounts for containers that ended meanwhile, and removes files and directories without a row.
+crash, the next start of the daemon accounts for containers that ended meanwhile, and removes files and directories
+without a row.
 
 Operations are functions. A function takes a container and `ports.Ports`, or only the ports that it needs.
 

@@ -1,11 +1,11 @@
-"""Recovery of containers at boot: adopt living monitors, and account for exits that happened while no daemon ran. The
-exit code comes from `exit.json`; without that file the exit code is 255.
+"""Recovery of containers when the daemon starts: adopt living monitors, and account for exits that happened while no
+daemon ran. The exit code comes from `exit.json`; without that file the exit code is 255.
 
 A monitor lives if there is a process with the pid and start time of the monitor's record. The daemon serves requests
-before the monitors have answered; until its monitor answers, a container is shown as the previous daemon left it. A
-monitor that does not answer (its disk hangs, its process is stopped) delays no other container: operations that need this
-monitor fail immediately with the reason, but its container can be killed and removed. The container is adopted as soon as
-the monitor answers.
+before the monitors have answered; until its monitor answers, a container is shown in the state that the previous daemon
+left it in. A monitor that does not answer (its disk hangs, its process is stopped) delays no other container: operations
+that need this monitor fail immediately with the reason, but its container can be killed and removed. The container is
+adopted as soon as the monitor answers.
 """
 
 from __future__ import annotations
@@ -41,37 +41,37 @@ _PROMPT = 0.1  # seconds in which a monitor answers, unless it is stopped or stu
 
 
 async def recover(ports: Ports, container: Container, known: trio.Event, turns: trio.Lock) -> None:
-    """Recover one container. `known` is set once the records on disk and the kernel have shown whether the container
-    runs; after an error the caller sets `known`. The monitors are asked when the daemon serves requests, one at a time:
-    `turns` is the lock for this. Errors are logged, because one broken container or a full disk must not keep the daemon
-    from starting."""
+    """Recover one container. This function sets `known` once the records on disk and the kernel have shown whether the
+    container runs; after an error the caller sets it. The monitors are asked one at a time, while the daemon serves
+    requests: `turns` is the lock for this. Errors are logged, because one broken container or a full disk must not keep
+    the daemon from starting."""
     try:
         async with container.lock:
             run = await _living_run(ports, container)
         known.set()
         if run is not None:
             await ports.serving.wait()
-            async with turns:  # the event loop answers requests in between
+            async with turns:  # one at a time, so that the event loop can answer requests between two containers
                 await trio.lowlevel.checkpoint()
             ports.background.start(_report_silence, container, run)
             await _adopt_once_it_answers(ports, container, run)
     except Exception as error:
         log.error("container %s: %s", container.name, as_orlop_error(error, "cannot restore it"))
         if container.run is None:
-            with container.publish() as draft:  # without a commit: the next boot may be able to restore it
+            with container.publish() as draft:  # not committed: the next daemon may be able to restore it
                 draft.state = draft.state.after_loss()
 
 
 async def _living_run(ports: Ports, container: Container) -> Run | None:
-    """The container's run, if its monitor lives: the container is shown as running from now on. Otherwise account for the
-    end of the run and return None."""
+    """Return the container's run if its monitor lives; the container is shown as running from now on. Otherwise account
+    for the end of the run and return None."""
     run = Run(ports.paths.run_dir(container.id))
     if not os.path.isdir(run.run_dir):
         await _account_lost(ports, container)
         return None
     run.monitor = monitor = await _reach(ports, container, run)
     record = container.record
-    # If the row does not name this monitor, no client was told that the container runs
+    # A monitor that the row does not name is killed: no client was told that its container runs
     if monitor is not None and record.monitor_pid in (None, monitor.pid):
         if _is_accounted(record, run):
             await _adopt_ended(ports, container, run)
@@ -122,13 +122,13 @@ async def _adopt_once_it_answers(ports: Ports, container: Container, run: Run) -
         try:
             status = await monitor.subscribe()
         except OrlopError:
-            with trio.move_on_after(1):  # it has ended, or it dropped the connection and the client reconnects
+            with trio.move_on_after(1):  # the monitor has ended, or it dropped the connection and the client reconnects
                 await monitor.ended()
         else:
             if status.phase != "launched":
                 await _adopt(ports, container, run, status)
                 return
-            monitor.kill()  # the row is of another run, or damaged
+            monitor.kill()  # it has started no container: the row is damaged, or belongs to another run
     run.settled.set()
     ports.background.start(lifecycle.supervise, ports, container, run)
 
@@ -164,12 +164,12 @@ def kill_monitor(run_dir: str) -> None:
 
 
 async def _adopt_ended(ports: Ports, container: Container, run: Run) -> None:
-    """The previous daemon has recorded the exit already: only clean up after the run."""
+    """Clean up after a run whose exit the previous daemon has recorded already."""
     container.run = run
     run.settled.set()
     run.finished.set()
     ports.background.start(run_cleanup.finish, ports, container, run)
-    if container.record.state.running:  # it waited for a restart; the boot decides again
+    if container.record.state.running:  # it waited for a restart, which this daemon decides on again
         with container.publish() as draft:
             draft.state = draft.state.after_loss()
         await _record(ports, container)
@@ -188,7 +188,8 @@ async def _adopt(ports: Ports, container: Container, run: Run, status: Status) -
         init = runs.init_record(run.run_dir)
     changed = _note_init(container, init)
     if init is not None and not container.record.state.paused and cgroups.is_frozen(init.cgroups):
-        # Frozen, but not paused in the row: the pause was not saved, or the unpause was saved but not carried out
+        # The row says that the frozen container is not paused: the previous daemon died before it saved the pause, or
+        # after it saved an unpause and before it resumed the container
         changed = True
         with container.publish() as draft:
             draft.state = draft.state.after_pause()
@@ -198,7 +199,7 @@ async def _adopt(ports: Ports, container: Container, run: Run, status: Status) -
     log.info("adopted container %s (monitor %d, %s)", record.name, monitor.pid, status.phase)
     ports.background.start(lifecycle.supervise, ports, container, run)
     ports.background.start(probes.watch, ports, container, run)
-    if record.paused_by_engine:  # paused by an operation of the previous daemon
+    if record.paused_by_engine:  # an operation of the previous daemon paused it
         ports.background.start(pausing.resume, ports, container)
     if record.sandbox is not None and len(record.sandbox.endpoints) > 1:
         ports.background.start(connections.keep_gateway, ports.networks, container)
@@ -207,8 +208,8 @@ async def _adopt(ports: Ports, container: Container, run: Run, status: Status) -
 
 
 def _note_init(container: Container, init: InitRecord | None) -> bool:
-    """Update the record from the record of the running process. Returns whether anything changed. Published before the
-    commit (see `_record`): the process runs."""
+    """Update the record from the record of the running process. Returns whether anything changed. The change is published
+    before it is committed (see `_record`), because the process runs in any case."""
     state = container.record.state
     if init is None or (state.running and state.pid == init.pid):
         return False
@@ -232,8 +233,8 @@ def _is_accounted(record: ContainerRecord, run: Run) -> bool:
 
 
 async def _record(ports: Ports, container: Container) -> None:
-    """Commit the row, after the change has been published. A full disk must not prevent an adoption: the commit is retried
-    until there is space."""
+    """Commit a change of the record that has been published already. A full disk must not prevent an adoption: the commit
+    is retried until there is space."""
     try:
         await ports.rows.save(container)
     except OrlopError as error:
@@ -250,9 +251,9 @@ async def _account_lost(ports: Ports, container: Container, *, never: bool = Fal
     init = runs.init_record(run.run_dir) if left else None
     between = record.state.restarting and (init is None or _is_accounted(record, run))
     died = not between and (record.state.running or (init is not None and not never))
-    # Published without waiting for the commit, which may fail: the container does not run
+    # The container does not run, so this is published even if the commit below fails
     with container.publish() as draft:
-        if between:  # between two runs: the last exit is accounted for, and the boot decides on a restart
+        if between:  # the last exit is accounted for, and this daemon decides on a restart
             draft.state = draft.state.after_cancelled_restart()
         elif died:
             _note_exit(draft, run, init)
@@ -263,7 +264,7 @@ async def _account_lost(ports: Ports, container: Container, *, never: bool = Fal
     if init is not None:
         await trio.to_thread.run_sync(runs.kill_cgroups, init)
     if left:
-        await runtime.clean(ports, container)  # also after an interrupted start, which leaves no record
+        await runtime.clean(ports, container)  # needed even without `init`: an interrupted start leaves no record
     if between or died:
         await ports.rows.save(container)
     if died:

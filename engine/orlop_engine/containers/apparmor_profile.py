@@ -1,5 +1,5 @@
-"""Load AppArmor's default profile into the kernel when the first container needs it. It stays loaded after the daemon's
-end, because containers may still run under it.
+"""Load AppArmor's default profile into the kernel when the first container needs it. It stays loaded when the daemon
+ends, because containers may still run under it.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ async def ensure_profile(host: HostConfig) -> None:
         return
     if wanted != apparmor.DEFAULT:
         if loaded is None:
-            return  # the runtime reports it
+            return  # the runtime reports a missing profile
         raise InvalidParameter(
             f'cannot use AppArmor profile "{wanted}": it is not loaded (apparmor_parser -r FILE loads it)'
         )

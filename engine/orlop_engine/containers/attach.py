@@ -97,7 +97,7 @@ def check(container: Container) -> None:
 
 
 async def join(container: Container, request: Attach) -> Joined | None:
-    """Attach to the container's streams. If the container is not started yet, wait for its start; while the start is in
+    """Attach to the container's streams. If the container has not been started, wait for its start. While a start is in
     progress, the monitor already accepts attachments. Returns None when the start failed or the container has just
     exited."""
     check(container)
@@ -117,7 +117,7 @@ async def join(container: Container, request: Attach) -> Joined | None:
     except trio.Cancelled:
         if waiter in container.attach_waiters:
             container.attach_waiters.remove(waiter)
-        elif waiter.joined.is_set():  # set while this task was being cancelled
+        elif waiter.joined.is_set():  # the stream arrived while this task was being cancelled
             with suppress(OrlopError):
                 if joined := waiter.joined.result():
                     joined.stream.socket.close()
@@ -220,7 +220,7 @@ async def attach(events: ContainerEvents, container: Container, client: Duplex, 
     wanted = replace(request, stdin=stdin, stdin_once=once)
     events.publish(container, "attach")
     if not (stdin or request.stdout or request.stderr):
-        return  # nothing to attach to: ends immediately, as with dockerd
+        return  # the client asked for no stream, so the attach ends immediately, as with dockerd
     run: Run | None = None
 
     async def streams() -> trio.SocketStream | None:

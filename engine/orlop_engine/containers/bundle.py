@@ -51,14 +51,14 @@ async def write(
     files = netfiles.write(ports, container, network)
     bounding = bounding_set(record.host_config)
     asked = security.parse(record.host_config.security_opt or ())
-    with container.publish() as draft:  # committed by the start
+    with container.publish() as draft:  # the start commits this
         draft.no_new_privileges = _no_new_privileges(ports.config, record.host_config)
     record = container.record
     linked = links.environment(ports.index, ports.networks, record)
     init = _init_binary(ports.config, record.host_config)
     args = ["/sbin/docker-init", "--", *record.args] if init else record.args
     process = process_input(ports.config, record, identity, args, bounding, linked)
-    if container.unlisted:  # the environment is complete, except for HOME
+    if container.unlisted:  # the caller has set all variables except HOME
         process = replace(process, env=environment.with_home(record.config.env or (), identity.home))
     spec = build.build(
         build.SpecInput(
@@ -115,7 +115,7 @@ def process_input(
     bounding: tuple[str, ...],
     linked: list[str],
 ) -> build.ProcessInput:
-    """The inputs of the spec for the container's first process and for its execs. An exec has the privileges that its
+    """The inputs of the spec for the container's first process and for its execs. An exec gets the privileges that its
     container was started with, even if the daemon's default has changed since. `linked`: environment variables of linked
     containers."""
     host = record.host_config
@@ -147,8 +147,8 @@ def _no_new_privileges(config: Config, host: HostConfig) -> bool:
 
 
 def _seccomp(config: Config, host: HostConfig, asked: str, bounding: tuple[str, ...]) -> dict[str, Any] | None:
-    """`asked` is "", a keyword, or the text of the profile, because the client reads the profile's file. The daemon's own
-    setting is a path."""
+    """The seccomp section of the spec. `asked` is what the client sent: "", a keyword, or the text of a profile, because
+    the client reads the file itself. In the daemon's own setting, a profile is a path."""
     profile = asked or ("unconfined" if host.privileged else config.seccomp_profile)
     if profile == "unconfined":
         return None

@@ -1,10 +1,10 @@
 """Checkpoints: the runtime writes the processes of a running container to disk (with CRIU), and a start restores them.
 
 Owns `checkpoints/NAME` in the container's directory (or NAME in a directory that the client chose), and the directory
-`criu` with the runtime's logs of the last attempt. A checkpoint is written under a temporary name and renamed when it is
-complete, so a crash leaves no partial checkpoint; the temporary directory is removed when the name is used again, or
-together with the container. The container's root file system is not part of a checkpoint: a restore uses the root's
-current files.
+`criu`, which contains the runtime's logs of the last attempt. A checkpoint is written under a temporary name and renamed
+when it is complete, so a crash leaves no partial checkpoint; the temporary directory is removed when the name is used
+again, or together with the container. The container's root file system is not part of a checkpoint: a restore uses the
+root's current files.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ async def create(ports: Ports, container: Container, name: str, directory: str, 
                 raise DriverError(f"Cannot checkpoint container {container.name}: {error}") from error
             raise DriverError(f"{error}{complaint(work)}") from error
         if end:
-            with container.publish() as draft:  # the exit commits it
+            with container.publish() as draft:  # the commit of the exit saves this, too
                 draft.manually_stopped = True
             with trio.move_on_after(_ENDING):
                 await run.finished.wait()

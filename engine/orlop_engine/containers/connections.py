@@ -1,6 +1,6 @@
 """The networks that a container is on: connect and disconnect a running or stopped container, and release the addresses
-and ports of a run. Connect and disconnect commit the change before the request is answered; the next boot applies what
-the row says.
+and ports of a run. Connect and disconnect commit the change before the request is answered; at its next start, the daemon
+applies what the row says.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ async def release(ports: Ports, container: Container) -> None:
         sandbox = container.record.sandbox
         if sandbox is None:
             return
-        with container.publish() as draft:  # committed together with the exit or the removal
+        with container.publish() as draft:  # the commit of the exit or of the removal saves this, too
             draft.sandbox = None
         with ports.counters.timed("network", "release"):
             await ports.networks.release(sandbox)
@@ -102,7 +102,7 @@ async def connect(ports: Ports, container: Container, network: str, settings: En
             raise Conflict(f"container {container.id} has no network of its own to connect")
         if _configured(ports.networks, container, record):
             if running is None:
-                return  # as in Docker: a success, and the container keeps its settings
+                return  # this is a success, and the container keeps its settings, as in Docker
             raise Forbidden(f"endpoint with name {container.name} already exists in network {record.name}")
         if running:
             await _join(ports, container, running, record, _key(network, record), settings)
@@ -122,16 +122,17 @@ def _key(given: str, record: NetworkRecord) -> str:
 async def _join(
     ports: Ports, container: Container, running: _Running, record: NetworkRecord, key: str, settings: EndpointSettings
 ) -> None:
-    """Connect the running container to one more network and choose its gateway again. Undoes everything on failure."""
+    """Connect the running container to one more network and choose its gateway again. A failure undoes everything."""
     netns, endpoints = running.monitor.netns_path, container.record.endpoints
     grown = await ports.networks.connect(running.sandbox, record.id, settings, netns)
-    # Published before the commit: the endpoint exists, and the network files are written from the record.
+    # The record is published before its commit, because the endpoint exists and the network files are written from the
+    # record.
     _publish(container, grown, {**endpoints, key: settings})
     now = grown
     try:
         await _refresh_network_files(ports, container, running.sandbox)
-        # Save before the gateway changes: a boot removes network interfaces that no row lists, and their default routes
-        # too.
+        # Save before the gateway changes: at its start, the daemon removes network interfaces that no row lists, and with
+        # them their default routes.
         await ports.rows.save(container)
         now = await ports.networks.choose_gateway(grown, _wanted(container), netns, running.monitor)
         if now is not grown:
@@ -169,7 +170,8 @@ async def _refresh_network_files(ports: Ports, container: Container, before: San
 
 
 def _check_combination(networks: Networks, container: Container, record: NetworkRecord) -> None:
-    """Checks the networks that the container is on now: it may have left the network of its mode."""
+    """Raise if the container's networks cannot be combined with this network. Checks the networks that the container is
+    on now: it may have left the network of its mode."""
     mode = container.record.host_config.network_mode
     if mode == defaults.HOST_NETWORK or mode.startswith("container:"):
         raise InvalidParameter(planning.SHARED_NAMESPACE)
@@ -192,7 +194,8 @@ async def disconnect(ports: Ports, container: Container, network: str) -> None:
             ports.networks.without(running.sandbox, record.id)  # raises if the container is not on this network
             sandbox = await _with_gateway(ports.networks, container, running, leaving=record.id)
             _publish(container, sandbox)  # the gateway has changed, even if a later step fails
-        # Save the row first: a boot removes an endpoint that no row lists, but does not recreate a missing one.
+        # Save the row first: at its start, the daemon removes an endpoint that no row lists, but does not recreate a
+        # missing endpoint.
         try:
             async with ports.rows.change(container) as draft:
                 draft.endpoints = {name: each for name, each in endpoints.items() if name not in names}
@@ -228,8 +231,8 @@ async def _with_gateway(networks: Networks, container: Container, running: _Runn
 
 
 async def keep_gateway(networks: Networks, container: Container) -> None:
-    """Set the gateway again at boot, because a crash may have interrupted a change of the gateway. A container on one
-    network has no choice of gateway, so its gateway never changed."""
+    """Set the gateway again when the daemon starts, because a crash may have interrupted a change of the gateway. A
+    container on one network has no choice of gateway, so its gateway never changed."""
     await networks.wait_restored()
     async with container.lock, container.network_lock:
         running = _running(container)

@@ -112,8 +112,8 @@ class TreeMount(msgspec.Struct, frozen=True):
 class Unlisted(msgspec.Struct, frozen=True):
     """Marks a container that was not created through the API, such as a step of a build. It has no row and is in no
     index, so that no list shows it; it publishes no events, is not restarted, and ends with the daemon. Its root is a
-    snapshot that belongs to the caller and may become a layer. `outputs` are the file descriptors of its standard output
-    and standard error, and optionally of its standard input."""
+    snapshot that belongs to the caller; the caller may make it a layer. `outputs` are the file descriptors of its
+    standard output and standard error, and optionally of its standard input."""
 
     snapshot: str
     outputs: tuple[int, ...]
@@ -141,8 +141,8 @@ class Container:
         self.stop_requested = False
         """A user or the shutdown is ending the current run: the restart policy must not restart the container."""
         self.owed_start: trio.Event | None = None
-        """Set once the start that the restart policy requires at boot has been tried. Until then the container is shown
-        as restarting. None when no such start is due."""
+        """Set once the start that the restart policy requires when the daemon starts has been tried. Until then the
+        container is shown as restarting. None when no such start is due."""
         self.being_restarted = False
         """A user's restart is in progress: the exit that it causes is no manual stop, and does not remove a container with
         `--rm`."""
@@ -165,8 +165,8 @@ class Container:
         return self.record.name
 
     async def boot_start_tried(self) -> None:
-        """Wait until the start that is due at boot has been tried. With dockerd no client sees a container before that,
-        because dockerd serves no request until the starts have been tried."""
+        """Wait until the start that is due when the daemon starts has been tried. With dockerd, no client sees the
+        container earlier, because dockerd serves no request until it has tried these starts."""
         if self.owed_start is not None:
             with trio.move_on_after(_BOOT_START):
                 await self.owed_start.wait()
@@ -183,9 +183,9 @@ class Container:
 
     @contextmanager
     def published(self, **fields: object) -> Iterator[None]:
-        """Publish fields before a block that changes the kernel's state to match them, or whose work they mark as in
-        progress. If the block fails, the fields are restored, except fields that were published again meanwhile: an exit
-        takes no lock, and the values that it published must stay."""
+        """Publish fields before the `with` block runs. The block changes the kernel's state to match the fields, or the
+        fields mark its work as in progress. If the block fails, the fields are restored, except fields that were
+        published again meanwhile: an exit takes no lock, and the values that it published must stay."""
         before = {name: getattr(self.record, name) for name in fields}
         self.record = replace(self.record, **fields)
         self.touch()
@@ -198,7 +198,7 @@ class Container:
             raise
 
     def touch(self) -> None:
-        """Begin a new revision, because something that is shown has changed: the record, an exec, the health."""
+        """Begin a new revision, because the record, an exec or the health has changed, all of which clients are shown."""
         self.revision = object()
 
     def release_attach_waiters(self) -> None:

@@ -1,6 +1,6 @@
 """Create a container: merge the request, the image's configuration and the daemon's defaults into one record, make the
 writable snapshot and the container's directory, and commit the row last. A container without a row does not exist: after
-a crash, the next boot removes its snapshot and directory.
+a crash, the next start of the daemon removes its snapshot and directory.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class _Wanted(NamedTuple):
 
 def _joined(index: ContainerIndex, host: HostConfig) -> None:
     """Replace `container:<name>` by `container:<id>`, so that a rename does not change the joined container. As with
-    dockerd, a container whose network is joined may be created later, before the start; the others must exist."""
+    dockerd, a container whose network is joined may be created later, before the start. A container whose other
+    namespaces are joined must exist already."""
     for name in ("network_mode", "ipc_mode", "pid_mode"):
         mode = getattr(host, name)
         if not mode.startswith("container:"):
@@ -73,7 +74,7 @@ def _joined(index: ContainerIndex, host: HostConfig) -> None:
             setattr(host, name, f"container:{index.get(mode.removeprefix('container:')).id}")
         except NotFound as error:
             if name != "network_mode":
-                # On a 404, clients pull: they believe that the image is missing
+                # After a 404, clients pull the container's image, because they believe that it is missing
                 raise InvalidParameter(str(error)) from None
 
 
@@ -236,7 +237,7 @@ async def create(
             container = Container(draft)
             ports.index.add(container)
     except Exception:
-        await volumes.discard(ports.volumes, made)  # only here, because the volumes are no longer held
+        await volumes.discard(ports.volumes, made)  # not earlier: until now, the volumes were held
         await volumes.clear_intent(ports.store, cleared)
         raise
     ports.events.publish(container, "create")
@@ -255,7 +256,7 @@ async def _prepare(ports: Ports, record: ContainerRecord, image: Image) -> None:
     os.mkdir(ports.paths.directory(record.id), 0o710)
     os.chmod(ports.paths.directory(record.id), 0o710)  # noqa: S103 - Docker's mode: log shippers have access through the group
     asked = record.config.working_dir
-    if asked not in ("", "/", clean_path(image.config.working_dir)):  # the runtime makes the image's own
+    if asked not in ("", "/", clean_path(image.config.working_dir)):  # the runtime creates the image's working directory
         await _make_working_directory(ports, record, asked)
     await volumes.populate(ports, record)
 
@@ -280,7 +281,7 @@ def _check_networks(networks: Networks, host: HostConfig, endpoints: Mapping[str
 
 async def _undo(ports: Ports, record: ContainerRecord) -> None:
     """Remove what was created. Errors are only logged, because the user must see the original error. If the daemon ends
-    meanwhile, the next boot cleans up."""
+    meanwhile, the next start of the daemon cleans up."""
     try:
         await removal.discard_files(ports, record.id)
     except Exception as error:

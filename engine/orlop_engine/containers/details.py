@@ -69,8 +69,8 @@ class Summary(msgspec.Struct, frozen=True):
 
 
 class Details(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is shown of one container. `storage` is the storage driver's description of its root. `links` are those of
-    `links.shown`."""
+    """All values that front ends show of one container. `storage` is the storage driver's description of its root.
+    `links` are those of `links.shown`."""
 
     record: ContainerRecord
     networks: ContainerNetworks
@@ -146,7 +146,8 @@ def summary(ports: Ports, container: Container) -> Summary:
 
 
 async def details(ports: Ports, container: Container) -> Details:
-    """The values belong to one moment: after the storage driver's answer, nothing is awaited."""
+    """All values that front ends show of a container. They belong to one moment: after the storage driver's answer, this
+    function awaits nothing."""
     storage = await ports.storage.describe(container.id)
     record = container.record
     host = record.host_config
@@ -165,7 +166,7 @@ async def details(ports: Ports, container: Container) -> Details:
 
 
 async def sizes(ports: Ports, container: Container) -> Sizes:
-    """Ask the storage driver, which may walk directories."""
+    """The container's disk usage, from the storage driver, which may walk directories."""
     usage = await ports.storage.usage(container.id)
     image = ports.images.get(container.record.image_id)
     return Sizes(usage.size, usage.size + (image.size if image else 0))

@@ -61,7 +61,7 @@ def _header(architecture: str) -> bytes | None:
 
 
 def _read(path: str) -> _Handler | None:
-    """A handler that is enabled and has a magic number."""
+    """The handler in this file; None unless it is enabled and has a magic number."""
     with open(path, encoding="ascii", errors="replace") as file:
         lines = file.read(4096).split("\n")
     fields = dict(line.partition(" ")[::2] for line in lines)
@@ -104,7 +104,7 @@ def emulated(directory: str = _DIRECTORY) -> list[Platform]:
 
 
 def check(text: str, directory: str = _DIRECTORY) -> None:
-    """`InvalidParameter` if programs of this platform cannot run in a container. Blocks: call it on a thread."""
+    """Raise `InvalidParameter` if programs of this platform cannot run in a container. Blocks: call it on a thread."""
     platform = platforms.parse(text)
     header = _header(platform.architecture)
     if header is None:

@@ -1,4 +1,5 @@
-"""Account for the end of a run: release the network, commit the row, publish events, wake waiters, and decide what follows.
+"""Account for the end of a run: release the network, commit the row, publish events, wake waiting tasks, and decide what
+follows.
 
 One task for each run waits for the monitor's message `Exited`, or for the end of the monitor. If the monitor ended
 without the message, the exit code is read from `exit.json`; without that file it is 255. No other code accounts for the
@@ -31,7 +32,7 @@ ZYGOTE_PATIENCE = 2.0
 
 
 class Then(Enum):
-    """What follows a run."""
+    """What the daemon does after the end of a run."""
 
     RESTART = auto()
     """The restart policy wants another run, after `Container.restart_delay`."""
@@ -64,7 +65,7 @@ async def outcome(ports: Ports, container: Container, run: Run) -> Exited:
 
 
 async def _told(run: Run, scope: trio.CancelScope) -> None:
-    """The normal case: the monitor reports the exit before it cleans up."""
+    """Wait for the monitor's report of the exit, which it sends before it cleans up. This is the normal case."""
     await run.exited.get()
     scope.cancel()
 
@@ -82,8 +83,8 @@ async def _found(run: Run) -> Exited:
 
 
 async def account(ports: Ports, container: Container, run: Run, exited: Exited) -> Then:
-    """Account for the exit: release the network, commit the row, publish events, wake waiters. Returns what the restart
-    policy and `--rm` ask for."""
+    """Account for the exit: release the network, commit the row, publish events, wake waiting tasks. Returns the action
+    that the restart policy or `--rm` requires."""
     try:
         await connections.release(ports, container)
     except Exception:
@@ -91,7 +92,7 @@ async def account(ports: Ports, container: Container, run: Run, exited: Exited) 
     ports.events.publish_volumes(container, "unmount")
     ran_for = (exited.time_ns - container.record.state.started_ns) / 1e9
     again = _wanted_again(ports.state, container, exited.code)
-    # Published before the commit: the container has ended even if a full disk prevents the commit
+    # This is published before the commit: the container has ended even if a full disk prevents the commit
     with container.publish() as draft:
         draft.paused_by_engine = False
         draft.state = draft.state.after_exit(exited.code, exited.time_ns, exited.oom, restart=again)

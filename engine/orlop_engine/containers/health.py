@@ -33,7 +33,7 @@ class Result(NamedTuple):
 
 
 class Health:
-    """The health of a container. `judge` records the result of a probe."""
+    """The health of a container. The method `judge` records the result of a probe."""
 
     def __init__(self, check: Healthcheck) -> None:
         self.status = STARTING

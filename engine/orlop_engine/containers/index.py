@@ -1,4 +1,4 @@
-"""All containers in memory, by id and by name. At every boot the index is built from the rows."""
+"""All containers in memory, by id and by name. When the daemon starts, it builds the index from the rows."""
 
 from __future__ import annotations
 

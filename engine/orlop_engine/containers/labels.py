@@ -23,8 +23,8 @@ def of_image_alone(given: ContainerConfig, image: ImageConfig) -> tuple[str, ...
 
 
 def shed(record: ContainerRecord, names: frozenset[str]) -> None:
-    """Remove the labels in `names` that came from the image. Also called at boot, because a listener may have been added
-    since the create."""
+    """Remove the labels in `names` that came from the image. Also called when the daemon starts, because a listener may
+    have been added since the container was created."""
     for name in names.intersection(record.image_labels):
         if record.config.labels:
             record.config.labels.pop(name, None)

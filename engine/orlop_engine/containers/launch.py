@@ -96,7 +96,7 @@ async def launch(ports: Ports, container: Container, image: str = "") -> Run:
         await bundle.write(ports, container, monitor, inside.oci, network, inside.shm)
         await _attach_waiters(container, run, monitor)
         started = await _start(ports, container, runtime, monitor, command)
-        # The row contains the start already; the pid is saved later (see `start_locked`)
+        # The start has been committed already; the pid is saved later (see `start_locked`)
         with container.publish() as draft:
             draft.state = draft.state.after_start(started.pid, started.start_time, started.time_ns)
     except BaseException as error:
@@ -119,7 +119,7 @@ def _explain(runtime: Runtime, error: StartFailed) -> str:
 
 
 def _network_namespace(ports: Ports, host: HostConfig) -> str:
-    """ "new"; "" for the host's network namespace; or the path of another container's network namespace."""
+    """The network namespace to use: "new", "" for the host's, or the path of another container's network namespace."""
     kind = ports.networks.sandbox_kind(host.network_mode)
     if kind.startswith("container:"):
         return ports.index.namespace_of(kind.removeprefix("container:"), "net")
@@ -216,15 +216,15 @@ async def _start(ports: Ports, container: Container, runtime: Runtime, monitor: 
         except OrlopError as error:  # caught here, because the nursery would wrap it in a group
             failures.insert(0, error)
     if failures:
-        with container.publish() as draft:  # committed with the failure
+        with container.publish() as draft:  # the commit of the failure saves this, too
             draft.started_before = before
         raise failures[0]
     return started
 
 
 def _publish_sandbox(container: Container, sandbox: Sandbox | None) -> None:
-    """Publish the network sandbox before it is committed (together with the start or its failure): the name server and
-    the network files are made from the record, and an undo finds the sandbox there."""
+    """Publish the network sandbox, because the name server and the network files are made from the record, and an undo
+    finds the sandbox there. The sandbox is committed later, together with the start or its failure."""
     with container.publish() as draft:
         draft.sandbox = sandbox
 

@@ -35,7 +35,7 @@ async def start(ports: Ports, container: Container, checkpoint: str = "", direct
             raise Conflict("container is marked for removal and cannot be started")
         if state.paused:
             raise Conflict("cannot start a paused container, try unpause instead")
-        if state.running:  # also while a restart policy waits before the next start
+        if state.running:  # `running` is also true while a restart policy waits before the next start
             raise NotModified("container is already running")
         image = ""
         if checkpoint:
@@ -68,7 +68,7 @@ async def start_locked(ports: Ports, container: Container, image: str = "", *, a
         if again and not container.record.state.restarting:
             return
         container.stop_requested = False
-        with container.publish() as draft:  # committed by `launch`, or with the failure
+        with container.publish() as draft:  # `launch` or `_failed` commits this
             draft.restart_count += again
             draft.manually_stopped = False
         if container.record.emulated is not UNSET:
@@ -92,9 +92,9 @@ async def start_locked(ports: Ports, container: Container, image: str = "", *, a
 
 
 async def _failed(ports: Ports, container: Container, error: OrlopError) -> OrlopError:
-    """Record why a start failed, with Docker's exit codes, which clients derive their own from."""
+    """Record why a start failed, with Docker's exit codes. Clients derive their own exit codes from these."""
     text, code, answer = str(error), 128, error
-    # Only for errors of the runtime; all others have code 128
+    # The exit codes 126 and 127 are only for errors of the runtime; all other errors have code 128
     lower = text.lower() if "failed to create task" in text else ""
     if "permission denied" in lower or "is a directory" in lower:
         if "is a directory" in lower:
@@ -113,7 +113,7 @@ async def _failed(ports: Ports, container: Container, error: OrlopError) -> Orlo
         code, answer = 127, InvalidParameter(text)
     elif lower:
         answer = DriverError(text)
-    with container.publish() as draft:  # published even if a full disk prevents the commit
+    with container.publish() as draft:  # clients see this even if a full disk prevents the commit
         draft.state = draft.state.after_failed_start(code, text)
     container.exit_announced(code)
     if container.record.host_config.auto_remove:

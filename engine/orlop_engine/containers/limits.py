@@ -94,7 +94,7 @@ def _cpu(given: Resources, facts: Host) -> list[str]:
 
 
 def _ranges(text: str) -> Iterator[range]:
-    """The kernel's list format: 0-3,6. Raises ValueError."""
+    """The numbers in a list in the kernel's format, such as 0-3,6. Raises ValueError."""
     if len(text) > _LIST_TEXT:
         raise ValueError("too long")
     for part in text.split(","):
@@ -150,7 +150,7 @@ def _devices(given: Resources) -> list[str]:
 
 
 def _elsewhere(given: Resources) -> list[str]:
-    """Fields that Linux, or current kernels, do not support."""
+    """Warnings about fields that Linux, or a current kernel, does not support."""
     if given.io_maximum_iops:
         raise InvalidParameter("Invalid QoS settings: linux does not support configuration of maximum IOPs")
     if given.io_maximum_bandwidth:

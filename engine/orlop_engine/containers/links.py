@@ -125,7 +125,7 @@ def aliases(index: ContainerIndex, networks: KnownNetworks, record: ContainerRec
         try:
             found[alias] = index.get(name).name
         except NotFound:
-            found[alias] = name  # does not exist yet
+            found[alias] = name  # the linked container does not exist yet
     return found
 
 

@@ -18,7 +18,7 @@ def on_event(ports: Ports, container: Container, run: Run, event: Event) -> None
         ports.execs.exited(container, body)
     elif isinstance(body, Oom):
         run.oom_told = True
-        # In memory only: if the container then exits, the commit of the exit saves this change, too
+        # This is published without a commit. If the container then exits, the commit of the exit saves this change, too
         with container.publish() as draft:
             draft.state = draft.state.after_oom()
         if container.unlisted is None:

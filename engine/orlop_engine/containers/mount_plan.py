@@ -94,7 +94,7 @@ def _shared_memory(ports: Ports, record: ContainerRecord) -> tuple[tuple[Tree, .
     theirs = other.record.host_config.ipc_mode
     if theirs == "host":
         return (), "/dev/shm"
-    ports.index.namespace_of(other.id, "ipc")  # raises when it does not run
+    ports.index.namespace_of(other.id, "ipc")  # raises if the container does not run
     if theirs != "shareable" and not theirs.startswith("container:"):
         raise InvalidParameter(
             f"failed to join IPC namespace: container {other.id}: non-shareable IPC (hint: use IpcMode:shareable for the "

@@ -82,7 +82,7 @@ def refresh(ports: Ports, container: Container, before: Sandbox | None) -> None:
 
 
 async def answer_names(ports: Ports, container: Container) -> None:
-    """Have the monitor answer DNS queries for the container's networks, if it has any with names."""
+    """If any of the container's networks has names, have the monitor answer DNS queries for these networks."""
     sandbox, run = container.record.sandbox, container.run
     if sandbox is None or run is None or run.monitor is None or not is_named(sandbox):
         return

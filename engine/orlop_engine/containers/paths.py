@@ -1,6 +1,6 @@
 """The directories of containers. `<data-root>/containers/ID` contains the files that outlive a run. Below exec-root are
-the run directories (`run/NAME`) and the mount points of the containers' roots (`mnt/NAME`). After a crash, the boot finds
-the mount points by the run directories, so a run directory is removed after its mount points.
+the run directories (`run/NAME`) and the mount points of the containers' roots (`mnt/NAME`). After a crash, the next start
+of the daemon finds the mount points by the run directories, so a run directory is removed after its mount points.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class ContainerPaths:
                 pass
             except OSError as error:
                 log.warning("cannot remove mount point of %s: %s", name, error)
-        # Last, because the next boot finds the mount points by this directory.
+        # The run directory is removed last, because the next start of the daemon finds the mount points by it.
         shutil.rmtree(os.path.join(self.runs_root, name), ignore_errors=True)
 
     def remove_run_directories(self, container_id: str) -> None:

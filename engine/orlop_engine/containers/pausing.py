@@ -22,8 +22,8 @@ log = logging.getLogger("orlop.containers")
 
 
 async def pause(ports: Ports, container: Container, *, paused_by_engine: bool = False) -> None:
-    """Pause a container. `paused_by_engine`: the engine calls `resume` later. The row is committed before the container
-    is frozen, so that after a crash the next boot resumes the container."""
+    """Pause a container. `paused_by_engine`: the engine calls `resume` later. Then the row is committed before the
+    container is frozen, so that after a crash the next start of the daemon resumes the container."""
     await container.boot_start_tried()
     async with container.lock:
         state = container.record.state
@@ -44,7 +44,7 @@ async def pause(ports: Ports, container: Container, *, paused_by_engine: bool = 
         except OrlopError:
             _publish_pause_by_engine(container, False)
             raise
-        with container.publish() as draft:  # published before the commit: if the commit fails, the cgroup is still frozen
+        with container.publish() as draft:  # clients see this even if the commit fails, because the cgroup is frozen
             draft.state = draft.state.after_pause()
         await ports.rows.save(container)
         probes.suspend(container)
@@ -52,15 +52,15 @@ async def pause(ports: Ports, container: Container, *, paused_by_engine: bool = 
 
 
 def _publish_pause_by_engine(container: Container, value: bool) -> None:
-    """Set `paused_by_engine` of a container that is not frozen. The row may still contain the old value, which does no
-    harm: a boot resumes only frozen containers."""
+    """Publish `paused_by_engine`, without a commit, of a container that is not frozen. Until a later commit, the row
+    contains the old value. This does no harm: when the daemon starts, it resumes only frozen containers."""
     with container.publish() as draft:
         draft.paused_by_engine = value
 
 
 async def _freeze(ports: Ports, container: Container, runtime: Runtime) -> None:
-    """Freeze the cgroup. After a failure, thaw it: a container that is shown as running must not stay frozen, or freeze
-    later."""
+    """Freeze the cgroup. If this fails, thaw the cgroup: a container that is shown as running must not stay frozen, or
+    freeze later."""
     try:
         await commands.check(runtime.pause(task(ports.paths, container)), f"pause container {container.id}")
     except DriverError as error:
@@ -68,7 +68,7 @@ async def _freeze(ports: Ports, container: Container, runtime: Runtime) -> None:
         await unless_it_ended(container, error)
         raise
     state, run = container.record.state, container.run
-    if not state.running or state.restarting:  # it exited meanwhile: exits take no lock
+    if not state.running or state.restarting:  # the container exited meanwhile: an exit takes no lock
         await _thaw_halfway(ports.paths, container, runtime)
         raise Conflict(f"container {container.id} is not running")
     if run is not None and run.killed:
@@ -77,9 +77,9 @@ async def _freeze(ports: Ports, container: Container, runtime: Runtime) -> None:
 
 
 async def _thaw_halfway(paths: ContainerPaths, container: Container, runtime: Runtime) -> None:
-    """Resume after a failed pause. A runtime that gives up, because a process is blocked in the kernel, leaves the
-    freeze request in force: the container would freeze later, unnoticed. The runtime's error for a container that is not
-    frozen is ignored."""
+    """Resume after a failed pause. If a process is blocked in the kernel, the runtime gives up, but its freeze request
+    stays in force: the container would freeze later, unnoticed. The runtime's error for a container that is not frozen is
+    ignored."""
     with trio.move_on_after(KILL_DEADLINE, shield=True):
         try:
             await commands.check(runtime.resume(task(paths, container)), f"unpause container {container.id}")
@@ -102,9 +102,9 @@ async def unpause(ports: Ports, container: Container) -> None:
 
 
 async def unpause_locked(ports: Ports, container: Container) -> None:
-    """Commit the row first, then resume: a boot can detect that a container is frozen, but not that it should have been
-    resumed. A container that the engine paused stays `paused_by_engine` until it has been resumed: if the daemon dies in
-    between, the next boot resumes it."""
+    """Commit the row first, then resume: after a crash, the next daemon can detect that a container is frozen, but not
+    that it should have been resumed. A container that the engine paused stays `paused_by_engine` until it has been
+    resumed: if the daemon dies before that, the next daemon resumes the container."""
     record = container.record
     if not record.state.paused:
         _publish_pause_by_engine(container, False)
@@ -116,7 +116,7 @@ async def unpause_locked(ports: Ports, container: Container) -> None:
             try:
                 await ports.rows.save(container)
             except OrlopError as error:
-                failure = error  # a full disk must not keep it frozen
+                failure = error  # a full disk must not keep the container frozen
             await commands.check(runtime.resume(task(ports.paths, container)), f"unpause container {container.id}")
     except BaseException:
         ports.background.start(ports.rows.save, container)

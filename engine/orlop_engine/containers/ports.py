@@ -42,14 +42,14 @@ class DaemonState:
     closing: bool = False
     """The daemon is shutting down: no container starts any more."""
     networks_restored: bool = False
-    """Set at boot, once the network service knows the sandboxes of living containers: from then on a sandbox must be
-    released when its container ends."""
+    """Set during the daemon's start, once the network service knows the sandboxes of living containers: from then on a
+    sandbox must be released when its container ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """`serving` is set when the daemon serves requests. `prepared_sandboxes`: by container id. `ids` is the id mapping
-    for containers with a user namespace (`userns-remap`)."""
+    """`serving` is set when the daemon serves requests. The keys of `prepared_sandboxes` are container ids. `ids` is the
+    id mapping for containers with a user namespace (`userns-remap`)."""
 
     index: ContainerIndex
     paths: ContainerPaths

@@ -24,8 +24,8 @@ from .ports import Ports
 __all__ = ["begin", "drop", "fork", "take"]
 
 _SECONDS = 1.0
-_PATIENCE = 5.0  # seconds for a monitor to die
-_MOST = 8  # prepared sandboxes at a time, for clients that only create
+_PATIENCE = 5.0  # seconds to wait for a killed monitor to end
+_MOST = 8  # limit on prepared sandboxes, because some clients create containers without starting them
 
 
 async def fork(ports: Ports, container: Container, wanted: Launch, runtime: Runtime) -> MonitorClient:
@@ -38,8 +38,8 @@ async def fork(ports: Ports, container: Container, wanted: Launch, runtime: Runt
             # The runtime, as root of a user namespace, must be able to traverse the directory
             os.makedirs(mount_point, mode=0o711 if wanted.ids else 0o700, exist_ok=True)
     unlisted = container.unlisted
-    # The root of a container with --rm is removed at exit and need not be synced to disk. The commit of a build step
-    # syncs the step's root
+    # The root of a container with --rm is removed at exit, so it need not be synced to disk. The root of a build step is
+    # synced when the step is committed
     volatile = container.record.host_config.auto_remove or unlisted is not None
     key = unlisted.snapshot if unlisted else wanted.id
     mounts = (*await ports.storage.mounts(key, volatile=volatile), *runtime.monitor_mounts())

@@ -20,8 +20,8 @@ from .services import Execs
 __all__ = ["suspend", "watch"]
 
 _OUTPUT = 4096
-_BEGIN = 30.0  # seconds for a probe to start
-_DRAIN = 5.0  # seconds for the output of a killed probe to close
+_BEGIN = 30.0  # seconds within which a probe must start
+_DRAIN = 5.0  # seconds to wait until the output of a killed probe is closed
 
 
 async def watch(ports: Ports, container: Container, run: Run) -> None:

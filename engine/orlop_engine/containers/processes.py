@@ -30,9 +30,9 @@ class ProcessTable(NamedTuple):
 
 
 async def processes(ports: Ports, container: Container, ps_args: str, *, apart: bool = False) -> ProcessTable:
-    """`apart`: never run ps on processes outside the container. Without `apart`, if ps refuses the list of pids, all
-    processes of the host are listed and filtered by the column PID. This filter is not safe: a blank in an earlier column
-    (such as a process's name) shifts the columns."""
+    """List a container's processes with ps. `apart`: never run ps on processes outside the container. Without `apart`, if
+    ps refuses the list of pids, all processes of the host are listed and filtered by the column PID. This filter is not
+    safe: a blank in an earlier column (such as a process's name) shifts the columns."""
     state = container.record.state
     if not state.running:
         raise Conflict(f"container {container.id} is not running")
@@ -49,7 +49,8 @@ async def processes(ports: Ports, container: Container, ps_args: str, *, apart: 
     if outcome.status and not apart:
         # Some selections cannot be combined with -q: list all processes and filter.
         outcome = await _ps(*words)
-    # With `apart`, ps that fails without a message found no process: all have ended, and only the titles are returned
+    # With `apart`, ps fails without a message if it found no process. Then all processes have ended, and only the titles
+    # are returned
     if outcome.status and (outcome.stderr or not apart):
         raise DriverError(outcome.stderr.decode("utf-8", "replace").strip().partition("\n")[0] or "ps failed")
     return parse(outcome.stdout.decode("utf-8", "replace"), pids)

@@ -27,8 +27,8 @@ class MountRecord(msgspec.Struct, frozen=True):
 
     `source` is a host path for binds, and the reference as given for images. Volumes are looked up by name and images by
     ID at start: `name` holds either. `options` are those of a tmpfs. With `copy`, an empty volume is filled from the
-    image. Mounts below a read-only bind are read-only too if kernel and runtime support that. `flat_readonly` turns this
-    off; with `deep_readonly`, a start fails if it is not supported."""
+    image. If the kernel and the runtime support it, mounts below a read-only bind are read-only too. With `flat_readonly`
+    they stay writable; with `deep_readonly`, a start fails if read-only is not supported."""
 
     type: str
     destination: str
@@ -59,15 +59,16 @@ class ImageManifest(msgspec.Struct, frozen=True):
 
 
 class ContainerRecord(msgspec.Struct, kw_only=True):
-    """`args` is the resolved entrypoint and command. `endpoints` are the networks of the container, by name or full id, with
-    the endpoint settings of the client; rows without `endpoints_complete` were written by a daemon that left out the network
-    of the network mode (see `connections.complete`). `monitor_pid` is the pid of the monitor of the last recorded start
-    (a run of another monitor was not recorded); 0 before the first start, None in rows of a daemon that did not store it.
-    `image_labels` are the names of labels that only the image sets. `no_new_privileges` is the value at the last start;
-    None before the first start and in rows of a daemon that did not store it. `paused_by_engine`: the engine has paused
-    the container for a moment, and will resume it, also after a crash; stored as `held`. `emulated` is the platform that
-    the client asked for, if its architecture is not the host's. `image_manifest`: unset if the image was built or
-    imported on this host, and in rows of a daemon that did not store it."""
+    """`args` is the resolved entrypoint and command. `endpoints` are the networks of the container, by name or full id,
+    with the endpoint settings of the client. Rows without `endpoints_complete` were written by an older daemon, which
+    left out the network of the network mode (see `connections.complete`). `monitor_pid` is the pid of the monitor of the
+    last recorded start; 0 before the first start, None in rows of a daemon that did not store it. (If a monitor with
+    another pid lives, its start was not recorded.) `image_labels` are the names of labels that only the image sets.
+    `no_new_privileges` is the value at the last start; None before the first start and in rows of a daemon that did not
+    store it. `paused_by_engine`: the engine has paused the container for a moment, and will resume it, also after a
+    crash; stored as `held`. `emulated` is the platform that the client asked for, if its architecture is not the host's.
+    `image_manifest`: unset if the image was built or imported on this host, and in rows of a daemon that did not store
+    it."""
 
     schema: int = SCHEMA
     id: str
@@ -130,7 +131,7 @@ _encode = msgspec.json.Encoder().encode
 
 @functools.cache
 def _decoder() -> msgspec.json.Decoder[ContainerRecord]:
-    """Created only when there is a row, because that takes 5 ms."""
+    """The decoder is created only when there is a row, because its creation takes 5 ms."""
     return msgspec.json.Decoder(ContainerRecord)
 
 

@@ -136,9 +136,9 @@ def check(index: Iterable[Container], paths: ContainerPaths, running: Config, co
 
 
 def check_at_start(index: Iterable[Container], paths: ContainerPaths, config: Config) -> None:
-    """The same check before containers are restored. Also raise when containers are running that this daemon would not
-    find, or would remove as garbage. This is checked without live-restore too, because such containers could not be
-    stopped."""
+    """Like `check`, but before containers are restored. Also raise when containers are running that this daemon would not
+    find, or would remove as garbage. These containers are looked for without live-restore too, because the daemon could
+    not stop them."""
     _check_data_root(paths, config)
     lost = [
         item.record

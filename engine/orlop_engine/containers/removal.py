@@ -6,11 +6,12 @@
    4. `destroy` is published, and waiters for the removal are woken; `docker run --rm` returns
    5. the snapshot, log and files are removed; once the monitor has ended, the run directory, too. Removals that failed
       because a mount was busy are retried then
-   6. the request to remove it, if there was one, is answered
+   6. if a client asked for the removal, its request is answered
 
 From step 4 on, a client finds no trace of the container: the remaining files can neither be named nor counted, and block
-no other operation. The layers of an image that is removed between 4 and 5 are removed after 5. What a crash after step 2
-leaves has no row and is removed at the next boot, so a removed container never comes back and leaves nothing behind.
+no other operation. The layers of an image that is removed between 4 and 5 are removed after 5. Files that a crash after
+step 2 leaves have no row, and the next start of the daemon removes them. So a removed container never comes back and
+leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ async def remove(ports: Ports, container: Container, *, force: bool, volumes: bo
     if record.removing:
         raise Conflict(f"removal of container {record.name} is already in progress")
     container.stop_requested = True
-    # Committed together with the exit: after a crash, the next boot completes the removal
+    # This is committed together with the exit: after a crash, the next start of the daemon completes the removal
     with container.published(removing=True, removing_volumes=volumes):
         await stopping.kill_now(ports, container)
         async with container.lock:
@@ -88,7 +89,7 @@ def _check_stopped(container: Container) -> None:
 
 
 async def _remove_stopped(ports: Ports, container: Container, *, volumes: bool) -> None:
-    _check_stopped(container)  # check before waiting for the lock: a stop in progress must not delay the refusal
+    _check_stopped(container)  # checked before waiting for the lock, so that a stop in progress does not delay the refusal
     async with container.lock:
         _check_there(ports.index, container)
         _check_stopped(container)
@@ -168,20 +169,20 @@ async def auto_remove(ports: Ports, container: Container) -> None:
     """Remove a container with `--rm` after its exit."""
     async with container.lock:
         if container.record.removing or container.id not in ports.index or container.record.state.running:
-            return  # another task has removed it, or it was started again
+            return  # another task has removed the container, or started it again
         try:
             with container.published(removing=True):
                 await _remove_locked(ports, container, volumes=True)
         except Exception as error:
             log.error("cannot remove container %s: %s", container.name, error)
-            with container.publish() as draft:  # without a commit: the next boot tries again
+            with container.publish() as draft:  # not committed: the next daemon tries again
                 draft.state = draft.state.after_failed_auto_remove()
             container.removed.set(container.record.state.exit_code)
 
 
 async def prune(ports: Ports, filters: Filters) -> tuple[list[str], int]:
     """Remove stopped containers. Returns (ids, reclaimed bytes)."""
-    from . import listing  # no start of the daemon needs it
+    from . import listing  # imported here, because the daemon's start does not need it
 
     accept = listing.prunable(filters, time.time())
     gone, space = [], 0
@@ -190,7 +191,7 @@ async def prune(ports: Ports, filters: Filters) -> tuple[list[str], int]:
             usage = await ports.storage.usage(container.id)
             await remove(ports, container, force=False, volumes=False)
         except (Conflict, NotFound):
-            continue  # started or removed meanwhile
+            continue  # the container was started or removed meanwhile
         except OrlopError as error:
             log.warning("container %s cannot be pruned: %s", container.name, error)
             continue
@@ -207,18 +208,18 @@ async def discard_files(ports: Ports, container_id: str) -> None:
 
 
 async def _discard_data(ports: Ports, container_id: str) -> None:
-    """Remove its snapshot, logs and files."""
+    """Remove a container's snapshot, logs and files."""
     await ports.storage.remove(container_id)
-    await ports.storage.remove(init_layer(container_id))  # adopted containers have one of their own
+    await ports.storage.remove(init_layer(container_id))  # an adopted container has an init layer of its own
     directory = ports.paths.directory(container_id)
     if os.path.isdir(directory):
         await trio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))
 
 
 async def sweep(ports: Ports) -> None:
-    """At boot, reconcile directories and snapshots with the rows. Those without a row are removed, unless the row is
-    quarantined: then they may be the only copy. A snapshot that was lost in a power failure is created again, but empty,
-    because the writes to it had not reached the disk."""
+    """At the daemon's start, reconcile directories and snapshots with the rows. Directories and snapshots without a row
+    are removed. If their row is quarantined, they are kept, because they may be the only copy. A snapshot that was lost
+    in a power failure is created again, but empty, because the writes to it had not reached the disk."""
     store = ports.store
     known = {*ports.index.by_id, *(key for table, key, _ in store.quarantined() if table == "containers")}
     if sweeping := not store.lost_rows():
@@ -256,7 +257,7 @@ async def _prepare_again(ports: Ports, container: Container, image: Image) -> No
 
 
 async def _try(otherwise: str, step: Awaitable[None]) -> None:
-    """Run a step of the boot that concerns one container. The daemon starts even if it fails."""
+    """Run a step of the daemon's start that concerns one container. The daemon starts even if the step fails."""
     try:
         await step
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Boot and shutdown: which containers keep running, which are stopped, which are started.
+"""Start and shutdown of the daemon: which containers keep running, which are stopped, which are started.
 
 With live-restore, running containers are adopted; without it, containers that a crashed daemon left running are stopped.
 """
@@ -30,7 +30,7 @@ log = logging.getLogger("orlop.containers")
 
 _STARTS = 8
 _NEEDED = 30.0  # seconds that a start waits for the starts of the containers that it needs
-_PROMPT = 0.1  # seconds that the boot waits until the state of all containers is known, before it serves requests
+_PROMPT = 0.1  # seconds that the daemon's start waits, before it serves requests, until the state of all containers is known
 _SLOW = 1.0  # seconds after which a shutdown logs what it waits for; most containers have ended by then
 _NAMED = 10  # containers named in that log line
 
@@ -119,13 +119,13 @@ async def _sweep_run(paths: ContainerPaths, name: str) -> None:
             await trio.to_thread.run_sync(runs.kill_cgroups, init)
         paths.remove_run(name)
         if os.path.lexists(run_dir) and not os.path.isdir(run_dir):
-            os.unlink(run_dir)  # not a run directory
+            os.unlink(run_dir)  # only directories are run directories
     except Exception as error:
         log.error("cannot remove files of run %s: %s", name, as_orlop_error(error, "cannot remove them"))
 
 
 def _patience(config: Config, container: Container) -> int:
-    """Seconds for a container to stop at boot. Never infinite: otherwise the boot might not end."""
+    """Seconds for a container to stop when the daemon starts. Never infinite, because the container might never end."""
     own, config = stopping.stop_timeout(config, container), config
     return next(seconds for seconds in (own, config.shutdown_timeout, config.default_stop_timeout) if seconds >= 0)
 
@@ -156,7 +156,7 @@ async def _bring_up(ports: Ports, known: Mapping[str, trio.Event], tried: Mappin
             await known[container.id].wait()
         elif not ports.config.live_restore:
             log.warning("stopping container %s, which an earlier daemon left running: live-restore is off", container.name)
-            if container.run is not None:  # only its monitor's answer shows whether it is frozen
+            if container.run is not None:  # whether the container is frozen is known only after its monitor's answer
                 with trio.move_on_after(PATIENCE):
                     await container.run.settled.wait()
             await _stop_orderly(ports, container, _patience(ports.config, container))
@@ -186,7 +186,7 @@ def _announce_start(container: Container, tried: trio.Event) -> None:
     its clients never see this state.)"""
     if container.owed_start is None and _is_owed_a_start(container.record):
         container.owed_start = tried
-        with container.publish() as draft:  # without a commit: the next boot decides again
+        with container.publish() as draft:  # not committed: the next daemon decides again
             draft.state = draft.state.after_start_announcement()
 
 
@@ -208,16 +208,16 @@ async def _start_if_wanted(ports: Ports, container: Container, tried: trio.Event
     if container.owed_start is not None:
         async with container.lock:
             record = container.record
-            # unless a client has stopped, started or removed it meanwhile
+            # A client may have stopped, started or removed the container meanwhile
             if record.state.restarting and container.id in ports.index and not record.removing:
-                with container.publish() as draft:  # as in dockerd, a start at boot resets the count; the start commits it
+                with container.publish() as draft:  # the count is reset, as in dockerd; the start commits this
                     draft.restart_count = 0
                 await lifecycle.start_locked(ports, container)
     elif record.state.running:
         return
     elif record.removing:
         # The previous daemon died during the removal.
-        with container.publish() as draft:  # without a commit: the row is about to be deleted
+        with container.publish() as draft:  # not committed, because the row is about to be deleted
             draft.removing = False
         volumes_too = record.host_config.auto_remove or record.removing_volumes
         await removal.remove(ports, container, force=True, volumes=volumes_too)

@@ -22,7 +22,7 @@ __all__ = ["prepare"]
 
 
 async def prepare(ports: Ports, record: ContainerRecord, image: Image) -> None:
-    """Create the writable snapshot. Also used at boot, for a snapshot that was lost in a power failure."""
+    """Create the writable snapshot. Also used when the daemon starts, for a snapshot that was lost in a power failure."""
     storage, options = ports.storage, record.host_config.storage_opt or None
     below = init_layer(image.snapshot)
     try:

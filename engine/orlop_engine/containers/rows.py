@@ -49,7 +49,7 @@ class Rows:
         self._store, self._index = store, index
 
     async def load(self, deciding_labels: frozenset[str]) -> None:
-        """Load all rows into the index; quarantine those that cannot be used. `deciding_labels`: see `labels.shed`."""
+        """Load all rows into the index; quarantine rows that cannot be used. `deciding_labels`: see `labels.shed`."""
         for key, row in self._store.load(_TABLE):
             try:
                 record = self._checked(key, decode(row))

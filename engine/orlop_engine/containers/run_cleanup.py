@@ -19,7 +19,7 @@ __all__ = ["clean_up", "finish", "record_again", "settle"]
 
 log = logging.getLogger("orlop.containers")
 
-_RECORD_AGAIN = 1.0  # seconds
+_RECORD_AGAIN = 1.0  # seconds between two attempts to commit
 _CLEAN_UP = 30.0
 
 
@@ -64,7 +64,7 @@ async def record_again(ports: Ports, container: Container) -> None:
         try:
             await ports.rows.save(container)
         except OrlopError:
-            continue  # logged already
+            continue  # the failure has been logged already
         return
 
 

@@ -23,7 +23,7 @@ __all__ = ["cgroup_path", "clean", "has_state", "is_left", "task"]
 
 log = logging.getLogger("orlop.containers")
 
-_EMPTYING = 2.0  # seconds
+_EMPTYING = 2.0  # seconds within which the processes in killed cgroups must end
 
 
 def cgroup_path(config: Config, container_id: str, host: HostConfig) -> str:
@@ -64,8 +64,8 @@ def is_left(paths: ContainerPaths, container: Container, run: Run) -> bool:
 
 
 async def clean(ports: Ports, container: Container) -> None:
-    """Run the runtime's delete. Normally the monitor runs it; without it the container could not start again. Never
-    raises: an exit must be accounted for even when the runtime hangs or is no longer installed."""
+    """Run the runtime's delete. Normally the monitor runs it. If nobody ran it, the container could not start again.
+    Never raises: an exit must be accounted for even when the runtime hangs or is no longer installed."""
     record = container.record
     try:
         runtime = ports.drivers.runtime(record.host_config.runtime)

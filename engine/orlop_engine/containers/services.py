@@ -65,7 +65,7 @@ class NameServers(Protocol):
 
 
 class _ConfiguredNetworks(KnownNetworks, Protocol):
-    """For create, inspect and list: the networks that a container's row lists."""
+    """The networks that a container's row lists, for create, inspect and list."""
 
     def sandbox_kind(self, network_mode: str) -> str: ...
     def pin(
@@ -83,7 +83,7 @@ class _ConfiguredNetworks(KnownNetworks, Protocol):
 
 
 class _Sandboxes(Protocol):
-    """For start, exit and boot: the network of one run."""
+    """The network of one run, for the start and exit of a container and for the start of the daemon."""
 
     @property
     def names(self) -> NameServers: ...
@@ -109,7 +109,7 @@ class _Sandboxes(Protocol):
 
 
 class _ChangingNetworks(Protocol):
-    """For connect, disconnect and rename: changes of a running container's network."""
+    """Changes of a running container's network, for connect, disconnect and rename."""
 
     def resolve(self, name_or_id: str) -> NetworkRecord: ...
     async def connect(self, sandbox: Sandbox, name_or_id: str, settings: EndpointSettings, netns_path: str) -> Sandbox: ...

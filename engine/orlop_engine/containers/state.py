@@ -7,7 +7,7 @@ are properties, derived from the phase.
 
 A new phase also concerns:
 
-- the decisions at boot: `restore` and `adoption`;
+- the decisions when the daemon starts: `restore` and `adoption`;
 - the operation that leads to it. Use the module `pausing` as an example: it checks the state, commits the change and
   publishes an event. The new operation also needs a route;
 - other code that asks for the phase, most of it in `stopping`, `lifecycle`, `removal` and `execs`; find all of it with
@@ -44,7 +44,8 @@ class Phase(Enum):
     PAUSED = "paused"
     """It runs, and its cgroup is frozen."""
     RESTARTING = "restarting"
-    """It has no process. Its restart policy, or the boot, is about to start it. `State.Running` is true, as in Docker."""
+    """It has no process. The daemon is about to start it by its restart policy, after an exit or at the daemon's own
+    start. `State.Running` is true, as in Docker."""
     EXITED = "exited"
     """It has run and ended."""
     DEAD = "dead"
@@ -64,19 +65,19 @@ class Event(Enum):
     WILL_RESTART = "will restart"
     """The exit has been reported, and the restart policy wants another run."""
     START_ANNOUNCED = "start announced"
-    """The boot is going to start the container by its restart policy."""
+    """The daemon has just started, and is going to start the container by its restart policy."""
     RESTART_CANCELLED = "restart cancelled"
     ADOPTED = "adopted"
-    """The boot has found a process that is not in the row."""
+    """When the daemon started, it found a process that is not in the row."""
     LOST = "lost"
-    """The boot has found neither the process that the row names nor an exit record."""
+    """When the daemon started, it found neither the process that the row names nor an exit record."""
     AUTO_REMOVE_FAILED = "auto-remove failed"
 
 
-_STOPPED = Phase.EXITED  # CREATED instead for a container that has never run: see `State._next`
+_STOPPED = Phase.EXITED  # for a container that has never run, `State._next` uses CREATED instead
 
 # Events that the daemon causes are refused in phases where they make no sense. Events that it observes (an exit, a living
-# process, no process) are accepted in almost every phase: a crash or a full disk may have prevented any number of
+# process, no process) are accepted in almost every phase, because a crash or a full disk may have prevented earlier
 # commits.
 TRANSITIONS: Mapping[Phase, Mapping[Event, Phase]] = {
     Phase.CREATED: {
@@ -99,7 +100,7 @@ TRANSITIONS: Mapping[Phase, Mapping[Event, Phase]] = {
         Event.LOST: _STOPPED,
     },
     Phase.PAUSED: {
-        Event.PAUSED: Phase.PAUSED,  # the adoption at boot may see the frozen cgroup before `pause` returns
+        Event.PAUSED: Phase.PAUSED,  # an adoption may see the frozen cgroup before `pause` returns
         Event.RESUMED: Phase.RUNNING,
         Event.OUT_OF_MEMORY: Phase.PAUSED,
         Event.EXITED: _STOPPED,
@@ -133,7 +134,7 @@ TRANSITIONS: Mapping[Phase, Mapping[Event, Phase]] = {
         Event.EXITED: Phase.DEAD,
         Event.ADOPTED: Phase.RUNNING,
         Event.LOST: Phase.DEAD,
-        Event.AUTO_REMOVE_FAILED: Phase.DEAD,  # the boot tries again
+        Event.AUTO_REMOVE_FAILED: Phase.DEAD,  # the next start of the daemon tries again
     },
 }
 
@@ -224,7 +225,7 @@ class State(msgspec.Struct, frozen=True):
         )
 
     def after_unseen_exit(self, started_ns: int, exit_code: int, time_ns: int, oom: bool) -> State:
-        """The exit of a run that began (at `started_ns`) and ended without being recorded."""
+        """The state after a run whose start (at `started_ns`) and exit were not recorded."""
         return replace(self, started_ns=started_ns).after_exit(exit_code, time_ns, oom)
 
     def after_start_announcement(self) -> State:

@@ -28,16 +28,16 @@ log = logging.getLogger("orlop.containers")
 
 
 def cancel_restart(container: Container) -> None:
-    """Cancel a pending start that the restart policy or the boot wants."""
+    """Cancel a pending start that the restart policy wants, after an exit or at the daemon's start."""
     if container.restart_timer is not None:
         container.restart_timer.cancel()
     if container.record.state.restarting and (container.run is None or container.run.finished.is_set()):
-        with container.publish() as draft:  # published before the caller commits: the container is not restarting any more
+        with container.publish() as draft:  # clients see this before the caller commits it
             draft.state = draft.state.after_cancelled_restart()
 
 
 def _note_manual_stop(container: Container) -> None:
-    """Note for the restart policy that a user stopped the container. Committed together with the exit."""
+    """Note for the restart policy that a user stopped the container. The note is committed together with the exit."""
     with container.publish() as draft:
         draft.manually_stopped = True
 
@@ -62,7 +62,8 @@ def stop_signal(container: Container, given: str) -> int:
 
 async def stop(ports: Ports, container: Container, given: str = "", seconds: int | None = None) -> None:
     """Send the stop signal, wait, kill. With `seconds` below 0, wait for ever. The lock is released during the wait, so
-    that a later stop can shorten it. If a restart holds the lock and waits for the exit, its wait is shortened."""
+    that a later stop can shorten the wait. If a restart holds the lock and waits for the exit, this stop shortens the
+    restart's wait."""
     signum = stop_signal(container, given)
     expedite(ports.config, container, seconds)
     async with container.lock:
@@ -119,7 +120,7 @@ async def _begin_stop(ports: Ports, container: Container, signum: int, seconds: 
     try:
         await _send(ports.events, container, signum)
     except (OSError, OrlopError):
-        patience = SIGNAL_FAILED  # most likely the container is just ending
+        patience = SIGNAL_FAILED  # most likely the container is about to end
     return run, patience
 
 

@@ -66,8 +66,8 @@ async def patiently(look: Callable[[], T]) -> T:
 
 def note(container_id: str, mounts: Sequence[MountRecord]) -> tuple[list[Put], list[Delete]]:
     """The rows that record the intent to remove the anonymous volumes of a container, and the deletes that clear this
-    intent. The intent is committed before the first volume is created, or together with the deletion of the container's
-    row: otherwise a crash could leave volumes that belong to no container."""
+    intent. A create commits the intent before it creates the first volume; a removal commits it together with the
+    deletion of the container's row. Otherwise a crash could leave volumes that belong to no container."""
     names = anonymous(mounts)
     if not names:
         return [], []
@@ -87,7 +87,7 @@ async def clear_intent(store: Store, intents: Sequence[Delete]) -> None:
 
 
 async def discard_orphans(ports: Ports) -> None:
-    """At boot, remove the anonymous volumes of containers whose create or removal did not finish."""
+    """When the daemon starts, remove the anonymous volumes of containers whose create or removal did not finish."""
     for key, row in ports.store.load("intents"):
         if not key.startswith(_NOTE):
             continue
@@ -114,7 +114,7 @@ async def ensure(
     binds. Appends the names of new volumes to `made`, even when it raises, so that the caller can discard them. `vet`
     checks each volume that the container gets: a volume that did not exist when the request was authorized may have been
     created by another client since. The caller holds the volumes, so that the result stays valid."""
-    from .mount_spec import normal_target  # no start of the daemon needs it
+    from .mount_spec import normal_target  # imported here, because the daemon's start does not need it
 
     out = []
     options = {
@@ -231,7 +231,7 @@ async def discard(volumes: Volumes, names: Sequence[str]) -> list[str]:
 
 
 async def discard_again(volumes: Volumes, names: Sequence[str]) -> None:
-    """Retry volumes whose removal failed, after they have been unmounted."""
+    """Retry the removal of volumes whose removal failed, after they have been unmounted."""
     for name in names:
         try:
             await volumes.finish_removal(name)

@@ -1,4 +1,4 @@
-"""Wait for the end of a container's start, for its exit, or for its removal."""
+"""Wait until a container's start has succeeded or failed, or wait for its exit or its removal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def decided(container: Container) -> None:
 
 
 async def unless_it_ended(container: Container, error: OrlopError) -> None:
-    """Raise `Conflict` if an operation failed because the container was ending, instead of the runtime's error."""
+    """Raise `Conflict` instead of the runtime's error, if the operation failed because the container was ending."""
     run = container.run
     with trio.move_on_after(SIGNAL_FAILED):
         if run is not None:
