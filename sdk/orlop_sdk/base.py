@@ -36,7 +36,7 @@ _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:[.,](\d{1,9})\d
 
 @lru_cache(maxsize=256)
 def _whole_seconds(seconds: int) -> str:
-    # Containers of one list often share a second, and time.strftime costs as much as the rest of a row of the answer
+    # Cached: containers of one list often share a second, and time.strftime costs as much as the rest of a row of the answer
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
@@ -64,6 +64,6 @@ def parse_rfc3339(text: str) -> int:
         moment = datetime.fromisoformat(f"{date}T{clock}{'+00:00' if zone in 'Zz' else zone}")
     except ValueError as error:
         raise ValueError(f"{text!r} is not an RFC 3339 time: {error}") from error
-    # Only integers: a float of seconds is exact only to 200 ns
+    # Compute with integers: a float of seconds is exact only to 200 ns
     since = moment - _EPOCH
     return (since.days * 86400 + since.seconds) * _SECOND + int((fraction or "").ljust(9, "0"))

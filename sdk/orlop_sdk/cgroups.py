@@ -116,7 +116,7 @@ def _kill_tree(top: str) -> bool:
     for directory, _, _ in os.walk(top):
         for pid in _pids(directory):
             if pid <= 0 or pid == os.getpid():
-                continue  # 0: a process in another pid namespace, which is killed through its own cgroups
+                continue  # pid 0 stands for a process in another pid namespace, which is killed through its own cgroups
             empty = False
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -159,8 +159,8 @@ def remove(cgroups: Iterable[str]) -> bool:
 def is_frozen(cgroups: Iterable[str]) -> bool:
     """Whether the processes in these cgroups are frozen, as those of a paused container are."""
     every = tuple(cgroups)
-    # v1 mounts the freezer controller below a directory of that name, and runtimes use it if it exists. Reading only that
-    # directory saves ten others for each container at boot.
+    # v1 mounts the freezer controller below a directory of that name, and runtimes use it if it exists. Then only that
+    # directory is read, instead of eleven for each container at the start of the daemon.
     freezers = [directory for directory in every if "freezer" in directory] or every
     return any(
         _read(f"{directory}/cgroup.freeze").strip() == "1"

@@ -64,7 +64,8 @@ def _broken(kind: str, name: str, error: BaseException) -> DriverError:
 
 
 def _wrong_version(kind: str, written_for: object, distribution: str) -> str:
-    """Why a plugin that was written for this version of its contract cannot be used, and what to install; "" if it can."""
+    """If a plugin that was written for this version of its contract cannot be used: the reason, and what to install.
+    Otherwise ""."""
     _, newest, oldest, driver = hooks.KINDS[kind]
     if not isinstance(written_for, int) or written_for < 1:
         return f"its spi_version is {written_for!r}: a whole number from 1 is needed"
@@ -81,7 +82,7 @@ def _wrong_version(kind: str, written_for: object, distribution: str) -> str:
 def find(kind: str, name: str) -> Factory:
     """Load the plugin `name` of `kind`. Raises `NotFound`, which lists the installed plugins, or `DriverError` when the
     plugin cannot be imported, does not register `name`, or was written for another version of the kind's contract."""
-    # Scan again only for an unknown name, which may have been installed since
+    # Scan again only for an unknown name: its plugin may have been installed after the last scan
     point = _entry_points(kind, float("inf")).get(name) or _entry_points(kind, _FRESH).get(name)
     if point is None:
         have = ", ".join(installed(kind)) or "none"
@@ -90,10 +91,11 @@ def find(kind: str, name: str) -> Factory:
         return _loaded[kind, point]
     hook = hooks.KINDS[kind].hook
     manager = pluggy.PluginManager("orlop")
-    manager.add_hookspecs(type("Specification", (), {hook: staticmethod(getattr(hooks, hook))}))  # all would take 0.5 ms
+    # Add only this kind's hook: all of them would take 0.5 ms
+    manager.add_hookspecs(type("Specification", (), {hook: staticmethod(getattr(hooks, hook))}))
     try:
         manager.register(point.load(), name=name)
-    except BaseException as error:  # sys.exit of a module that is imported must not end the daemon
+    except BaseException as error:  # also SystemExit: an imported module that calls sys.exit must not end the daemon
         raise _broken(kind, name, error) from error
     found: dict[str, tuple[Callable[..., Any], int, hooks.CheckOptions | None]] = {}
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 __all__ = ["EntryPoint", "every"]
 
 _INFO = (".dist-info", ".egg-info")
-_HEAD = 4096  # of a METADATA file: its name and version come first
+_HEAD = 4096  # bytes that are read of a METADATA file, which begins with name and version
 
 
 class EntryPoint(NamedTuple):

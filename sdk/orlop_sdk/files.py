@@ -51,7 +51,7 @@ def _entries(fd: int) -> list[Entry]:
         try:
             found.append((name, os.stat(name, dir_fd=fd, follow_symlinks=False)))
         except FileNotFoundError:
-            pass  # removed since the listing: the tree may be in use
+            pass  # another process has removed the file since it was listed
     return found
 
 
@@ -195,7 +195,7 @@ def _copy_entry(
     source: int, target: int, name: str, info: os.stat_result, linked: dict[tuple[int, int], str], path: str
 ) -> None:
     if info.st_nlink > 1:
-        # By path: keeping a descriptor of the first copy's directory would cost an open file for each hard link
+        # Link by path: keeping a descriptor of the first copy's directory would cost an open file for each hard link
         known = linked.get((info.st_dev, info.st_ino))
         if known is not None:
             try:
@@ -253,7 +253,7 @@ def copy_content(reader: int, writer: int, info: os.stat_result) -> None:
             end = os.lseek(reader, at, os.SEEK_HOLE)
         except OSError as error:
             if error.errno == errno.ENXIO:
-                return  # only a hole up to the end
+                return  # the rest of the file is a hole
             raise
         at = _copy_range(reader, writer, at, min(end, info.st_size))
 
@@ -435,5 +435,5 @@ _DOCKER_NAMES = {
 
 def docker_name(filesystem: str) -> str:
     """Docker's name of the file system type `filesystem` (moby daemon/graphdriver/driver_linux.go)."""
-    name = filesystem.partition(".")[0]  # "fuse.sshfs" is a FUSE file system
+    name = filesystem.partition(".")[0]  # the type "fuse.sshfs" means a FUSE file system
     return _DOCKER_NAMES.get(name, name)

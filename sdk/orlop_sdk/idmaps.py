@@ -72,7 +72,7 @@ def user_namespace(ids: IdMap, *, network: bool = False, join: str = "") -> tupl
                 setns(joined, CLONE_NEWUSER)
             unshare((0 if joined >= 0 else CLONE_NEWUSER) | (CLONE_NEWNET if network else 0))
             os.write(made, b"1")
-            os.read(hold, 1)  # until the parent has opened the namespaces, or has ended
+            os.read(hold, 1)  # wait until the parent has opened the namespaces or has ended
         except OSError as error:
             os.write(made, str(error.errno).encode())
         finally:

@@ -92,7 +92,7 @@ _FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
 _OPEN_TREE_CLONE, _AT_RECURSIVE, _AT_FDCWD = 1, 0x8000, -100
 _MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_SYMLINKS = 0x04, 0x10
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH, _RESOLVE_IN_ROOT = 0x02, 0x04, 0x08, 0x10
-_OPENAT2_TRIES = 64  # a rename anywhere on the machine makes a path with ".." fail with EAGAIN
+_OPENAT2_TRIES = 64  # the lookup of a path with ".." fails with EAGAIN if any process renames a file meanwhile
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
@@ -387,8 +387,8 @@ def _process_fields(pid: int) -> list[bytes]:
 
 
 def process_start_time(pid: int) -> int:
-    """When `pid` started, in clock ticks since boot (field 22 of /proc/PID/stat). Pid and start time together identify a
-    process uniquely. Raises `ProcessLookupError` when it does not exist."""
+    """When `pid` started, in clock ticks since the machine's boot (field 22 of /proc/PID/stat). Pid and start time together
+    identify a process uniquely. Raises `ProcessLookupError` when it does not exist."""
     return int(_process_fields(pid)[19])
 
 

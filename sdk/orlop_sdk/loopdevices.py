@@ -19,7 +19,7 @@ _LOOP_CTL_GET_FREE, _LOOP_CONFIGURE = 0x4C82, 0x4C0A
 _READ_ONLY, _AUTOCLEAR = 1, 4
 # struct loop_config: fd, block_size, struct loop_info64 (232 bytes; lo_flags at 52), 8 reserved numbers
 _CONFIG = struct.Struct("<II52xI176x64x")
-_TRIES = 64  # another process may take the free device in between
+_TRIES = 64  # another process may attach a file to the free device first
 
 
 def _attach(path: str) -> tuple[int, str]:

@@ -1,8 +1,8 @@
 """The contract of a network driver. The kernel allocates addresses (IPAM), unless the driver has its own address management
 (DHCP, for example); the driver makes links, routes and firewall rules.
 
-Order of calls at boot: `create_network` for each network, then `restore` once, then `update` for the endpoints of containers
-that run. After that, `attach`, `update` and `detach` of an endpoint come in this order.
+Order of calls at the start of the daemon: `create_network` for each network, then `restore` once, then `update` for the
+endpoints of containers that run. After that, `attach`, `update` and `detach` of an endpoint come in this order.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class NetworkContext(msgspec.Struct, frozen=True):
     """Argument of a network factory. `instance` distinguishes the daemons of one host ("" for a single one); the driver must
     derive the names of all tables, chains and links from it. `default_bridge` is the link name of the network `bridge`.
     `state_dir` is the driver's private directory below exec-root (`network` for `bridge`, `network-drivers/NAME` for
-    others); it exists, and is lost on reboot. `mtu` is in bytes."""
+    others); it exists, and is lost when the machine reboots. `mtu` is in bytes."""
 
     instance: str
     default_bridge: str
@@ -142,8 +142,8 @@ class NetworkDriver(Protocol):
     def capabilities(self) -> NetworkCapabilities: ...
 
     async def create_network(self, network: NetworkSpec) -> None:
-        """Make the network's objects on the host, or correct existing ones. Called again for every network at each boot.
-        `InvalidParameter` for an option with an invalid value, `Conflict` when the name of a link is in use."""
+        """Make the network's objects on the host, or correct existing ones. Called again for every network at each start of
+        the daemon. `InvalidParameter` for an option with an invalid value, `Conflict` when the name of a link is in use."""
         ...
 
     async def delete_network(self, network: NetworkSpec) -> None:
@@ -160,7 +160,8 @@ class NetworkDriver(Protocol):
         `endpoint.ports`; `Conflict` as in `attach`. With `default_route`, make the namespace's default routes go through
         this endpoint and replace others; without it, remove default routes through this endpoint. When the gateway of a
         container moves, the kernel first withdraws the ports of the old endpoint, then updates the new one, then removes the
-        default route of the old one. After a boot it is called with the recorded values, for the gateway endpoint first."""
+        default route of the old one. After a start of the daemon it is called with the recorded values, for the gateway
+        endpoint first."""
         ...
 
     async def detach(self, endpoint: Endpoint, state: EndpointState) -> None:
@@ -170,10 +171,10 @@ class NetworkDriver(Protocol):
         ...
 
     async def restore(self, networks: Sequence[NetworkSpec], endpoints: Sequence[tuple[Endpoint, EndpointState]]) -> None:
-        """Called once at boot, after `create_network` for each network: make the host's rules exactly those of these
-        endpoints. Rules of these endpoints must stay in force throughout; rules and links of this instance that belong to no
-        endpoint are removed. An endpoint whose link was deleted or disconnected while no daemon ran is connected again, with
-        the same `EndpointState`."""
+        """Called once at the start of the daemon, after `create_network` for each network: make the host's rules exactly
+        those of these endpoints. Rules of these endpoints must stay in force throughout; rules and links of this instance
+        that belong to no endpoint are removed. An endpoint whose link was deleted or disconnected while no daemon ran is
+        connected again, with the same `EndpointState`."""
         ...
 
     async def close(self) -> None:
@@ -189,8 +190,8 @@ class NetworkAudit(Protocol):
     async def audit(
         self, networks: Sequence[NetworkSpec], endpoints: Sequence[tuple[Endpoint, EndpointState]]
     ) -> Sequence[Drift]:
-        """Compare the host with these networks and endpoints: objects of this driver that belong to none of them are
-        "stray", objects that they lack are "missing". Changes nothing."""
+        """Compare the host with these networks and endpoints: the driver's objects that belong to none of them are "stray",
+        and objects that they should have are "missing". Changes nothing."""
         ...
 
     async def dump(self) -> str:

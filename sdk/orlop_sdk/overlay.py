@@ -16,7 +16,7 @@ from .storage import Change, ChangeKind
 
 __all__ = ["MAX_LOWERS", "check_root", "overlay_changes", "overlay_mount", "plain_mount"]
 
-MAX_LOWERS = 128  # Docker's; `max depth exceeded`
+MAX_LOWERS = 128  # Docker's limit of layers (its error: `max depth exceeded`)
 _PAGE = 4095  # mount(2) copies one page of options, including the terminating NUL
 
 # Set explicitly, because a host may change the defaults by module parameters. Other values would change the format of layers

@@ -44,7 +44,7 @@ def _accepts(found: Callable[..., Any], member: Callable[..., Any]) -> bool:
     """Whether a bound method can be called as the Protocol says, with all arguments and without the optional ones."""
     try:
         signature = inspect.signature(found)
-    except (ValueError, TypeError):  # C code may have none
+    except (ValueError, TypeError):  # a function written in C may have no signature
         return True
     parameters = list(inspect.signature(member).parameters.values())[1:]
     for chosen in (parameters, [each for each in parameters if each.default is each.empty]):
@@ -61,16 +61,17 @@ def members(protocol: type) -> dict[str, Any]:
 
 
 def has_all(plugin: object, protocol: type) -> bool:
-    """Like `isinstance` in Python 3.12, which runs no code of the plugin. In Python 3.11, `isinstance` does."""
+    """Whether a plugin has all members of a Protocol, checked without running the plugin's code. `isinstance` does this only
+    since Python 3.12: in 3.11 it evaluates the plugin's properties."""
     return all(inspect.getattr_static(plugin, name, None) is not None for name in members(protocol))
 
 
 @functools.cache
 def returned(function: Callable[..., Any] | None) -> Any:
-    """The annotated result of a Protocol's member. Evaluated at its first call: all members together take 3 ms."""
+    """The annotated result of a Protocol's member, evaluated at the member's first call: all members together take 3 ms."""
     try:
         return get_type_hints(function).get("return") if function else None
-    except NameError:  # an annotation that is imported for type checkers alone
+    except NameError:  # the annotation's type is imported only for type checkers
         return None
 
 

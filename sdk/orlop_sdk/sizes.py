@@ -10,7 +10,7 @@ __all__ = ["parse_size", "parse_size_decimal"]
 _DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "p": 10**15}
 _BINARY = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
 _SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+) ?(?:([kmgtp]?)(?:i?b)?|b)", re.IGNORECASE | re.ASCII)
-_LONGEST = 64  # characters: Python refuses to parse thousands of digits
+_LONGEST = 64  # characters; Python refuses to parse thousands of digits
 
 
 def _parse(text: str, units: Mapping[str, int]) -> int:

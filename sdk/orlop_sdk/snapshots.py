@@ -27,7 +27,7 @@ __all__ = ["SnapshotIndex", "SnapshotRecord", "check_key", "fsync_directory", "f
 _log = logging.getLogger("orlop.storage")
 _libc = ctypes.CDLL(None, use_errno=True)
 _KEY = re.compile(r"[A-Za-z0-9:_.-]{1,128}")
-_CHANGED = "changed-"  # an entry that is about to replace another
+_CHANGED = "changed-"  # the prefix of an entry that is about to replace another
 _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
@@ -115,7 +115,7 @@ class SnapshotIndex:
                 try:
                     ident, _, parent = os.readlink(path).partition(":")
                 except FileNotFoundError:
-                    continue  # dropped since the listing
+                    continue  # the snapshot was dropped after the names were listed
                 except OSError:
                     ident, parent = "", ""
                 if _ID.fullmatch(ident) and (not parent or _ID.fullmatch(parent)) and _KEY.fullmatch(key):

@@ -63,7 +63,7 @@ class UnpackTarget(msgspec.Struct, frozen=True):
 
 
 class StreamTarget(msgspec.Struct, frozen=True):
-    """The program that makes a layer of a tar stream (see `LayerStream`). `argv` begins with the program's absolute path.
+    """The program that turns a tar stream into a layer (see `LayerStream`). `argv` begins with the program's absolute path.
     Its working directory is `directory`, the only place where it can write. `keep` is the name of a file in `directory` to
     which the kernel writes the same tar, "" for none."""
 
@@ -159,7 +159,7 @@ class Storage(Protocol):
         ...
 
     async def keys(self) -> Sequence[str]:
-        """The keys of all snapshots, active and committed, for reconciliation at boot."""
+        """The keys of all snapshots, active and committed, for reconciliation at the start of the daemon."""
         ...
 
     async def status(self) -> Sequence[tuple[str, str]]:
@@ -183,8 +183,8 @@ class LayerRebase(Protocol):
 
 @runtime_checkable
 class LayerStream(Protocol):
-    """Optional methods of a storage driver that makes a layer of a tar stream instead of a tree of files. They belong to
-    version 1 of the storage contract, as does the form of the tar.
+    """Optional methods of a storage driver that stores a layer in another form than a tree of files, and gets it as a tar
+    stream. They belong to version 1 of the storage contract, as does the form of the tar.
 
     The kernel decompresses the layer, computes its diffID, and checks it as for an unpacked layer. It rewrites the tar to a
     normalized one, so that the program reads no header that an image's author has written:
@@ -198,9 +198,10 @@ class LayerStream(Protocol):
     - Last come the whiteouts (OCI image specification): `.wh.NAME` in a directory where the layer has no NAME, and
       `.wh..wh..opq` in a directory that hides those of lower layers. No other name begins with `.wh.`.
 
-    The program reads it from standard input while the layer streams in. It runs without privileges, network and access to
-    files other than system libraries and `directory`, with limits of time and memory, and is killed with its worker. Exit
-    code 0 is success. Otherwise the kernel reports the end of its standard error, and removes the snapshot."""
+    The program reads the normalized tar from standard input while the layer is downloaded. It runs without privileges,
+    network and access to files other than system libraries and `directory`, with limits of time and memory, and is killed
+    with its worker. Exit code 0 is success. Otherwise the kernel reports the end of what the program wrote to standard
+    error, and removes the snapshot."""
 
     async def stream_target(self, key: str) -> StreamTarget:
         """The program for the layer of the active snapshot `key`. `Conflict` when it is committed."""

@@ -32,7 +32,7 @@ def _read(root: int, path: str) -> str:
     try:
         fd = linux.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
-        return ""  # without the file, names cannot be resolved; numbers still work
+        return ""  # numeric ids need no file; names are then reported as unknown
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return ""

@@ -91,7 +91,7 @@ class Compression:
         try:
             os.unlink(temporary)
         except OSError:
-            pass  # it was never created, or the disk fails
+            pass  # the file was never created, or the disk fails
 
     def _pack(self, temporary: str) -> bool:
         source = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)

@@ -20,7 +20,7 @@ def numbered(path: str) -> dict[int, str]:
         names = os.listdir(directory or ".")
     except FileNotFoundError:
         return {}
-    for name in sorted(names, reverse=True):  # NAME.1.gz before NAME.1
+    for name in sorted(names, reverse=True):  # NAME.1.gz comes before NAME.1, which then replaces it
         if name.startswith(base + "."):
             number = name[len(base) + 1 :].removesuffix(".gz")
             if number.isascii() and number.isdigit():

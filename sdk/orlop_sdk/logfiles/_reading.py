@@ -17,8 +17,8 @@ from ._watch import Watch
 
 __all__ = ["FileLogReader"]
 
-_CHUNK = 1 << 18  # from 1 MiB on, half the decoding time goes to page faults for memory that malloc had returned
-_CHUNK_MAX = 64 << 20  # a record longer than this is damage
+_CHUNK = 1 << 18  # with 1 MiB or more, malloc returns the memory to the kernel, and page faults take half the decoding time
+_CHUNK_MAX = 64 << 20  # bytes; a longer record is treated as damaged
 _PROBE = 1 << 16
 
 
@@ -88,7 +88,7 @@ class FileLogReader:
         first = 0
         for index, segment in enumerate(self._segments):
             if isinstance(segment, Packed) and segment.last_time and segment.last_time[:-1] < self._since:
-                first = min(index + 1, len(self._segments) - 1)  # `follow` needs the newest one to find newer files
+                first = min(index + 1, len(self._segments) - 1)  # `follow` needs the newest file to find newer ones
         self._drop_before(first)
         for segment in list(self._segments):
             if isinstance(segment, Plain) and not self._bisect(segment):
@@ -182,7 +182,7 @@ class FileLogReader:
                 if os.stat(self._path).st_ino == segment.inode:
                     return False
             except FileNotFoundError:
-                return False  # during a rotation: the creation of the new file will wake the reader
+                return False  # a rotation is in progress: the creation of the new file will wake the reader
         return self._renew(segment)
 
     def _renew(self, held: Segment | None) -> bool:

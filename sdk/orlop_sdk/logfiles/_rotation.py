@@ -21,14 +21,14 @@ __all__ = ["RotatingFile"]
 
 _MODE = 0o640
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-_CLOSE_WAIT = 0.25  # seconds that `close` waits for a compression; the next open repeats one that was cancelled
+_CLOSE_WAIT = 0.25  # seconds that `close` waits for a compression; if it is cancelled then, the next open repeats it
 
 log = logging.getLogger("orlop.log")
 
 
 def _open(path: str, extra: int = 0) -> int:
     fd = os.open(path, _FLAGS | extra, _MODE)
-    os.fchmod(fd, _MODE)  # independent of the umask, because log shippers read the file through its group
+    os.fchmod(fd, _MODE)  # the umask must not change the mode: log shippers read the file as members of its group
     return fd
 
 

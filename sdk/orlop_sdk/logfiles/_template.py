@@ -63,7 +63,7 @@ def _printf(pattern: Value, *values: Value) -> Value:
     return re.sub(r"%([%sdqv])", verb, _show(pattern))
 
 
-_ANY = -1  # number of arguments
+_ANY = -1  # the function takes any number of arguments
 _FUNCTIONS: dict[str, tuple[int, Callable[..., Value]]] = {
     "index": (2, _index),
     "join": (2, lambda items, by: _show(by).join(items if isinstance(items, list) else [_show(items)])),

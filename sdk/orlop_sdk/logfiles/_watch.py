@@ -24,7 +24,7 @@ _OVERFLOW = -1  # the wd of IN_Q_OVERFLOW, which reports lost events
 _CLOCK_MONOTONIC = 1
 _TICK_NS = 200_000_000
 _MANY = 20  # up to this number of watches are woken without a pause
-_PACE = 0.0002  # seconds of pause per woken watch beyond that: its reader needs this time, and other requests half of it
+_PACE = 0.0002  # otherwise, seconds of pause for each woken watch: time for its reader and for other requests
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -77,7 +77,7 @@ class _Dispatcher:
             raise _failed()
         try:
             threading.Thread(target=self._run, args=(fd,), name="orlop-log-watch", daemon=True).start()
-        except RuntimeError as error:  # no thread left
+        except RuntimeError as error:  # the process cannot have more threads
             os.close(fd)
             raise OSError(errno.EAGAIN, str(error)) from error
         return fd

@@ -46,13 +46,13 @@ def no_descriptors_left() -> Iterator[None]:
 
 
 def _open_files() -> dict[int, str]:
-    """Descriptors of files and directories: sockets and pipes may belong to the event loop."""
+    """Descriptors of files and directories. Sockets and pipes are left out, because they may belong to the event loop."""
     found = {}
     for name in os.listdir("/proc/self/fd"):
         try:
             target = os.readlink(f"/proc/self/fd/{name}")
         except FileNotFoundError:
-            continue  # the descriptor of the listing itself
+            continue  # this descriptor was open only to list the directory
         if target.startswith("/") and not target.startswith(("/dev/", "/proc/")):
             found[int(name)] = target
     return found

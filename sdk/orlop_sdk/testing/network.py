@@ -309,7 +309,7 @@ class NetworkSuite:
                 endpoint = self.endpoint(network, netns, 2, PublishedPort("tcp", "0.0.0.0", 8080, 80))
                 state = await driver.attach(endpoint)
             await driver.detach(msgspec.structs.replace(endpoint, netns=""), state)
-            with self.namespace() as netns:  # the address and the port are free immediately
+            with self.namespace() as netns:  # another endpoint can have the address and the port immediately
                 again = msgspec.structs.replace(endpoint, id="f" * 64, netns=netns)
                 state = await driver.attach(again)
                 await driver.detach(again, state)

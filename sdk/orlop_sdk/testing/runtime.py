@@ -224,7 +224,7 @@ class _Bundle:
 
     def finish(self) -> None:
         assert self.call(self._driver.delete(self.task)).status == 0
-        cgroups.remove(cgroups.named(f"/{self.task.id}"))  # CRIU leaves a cgroup below the task's in v1
+        cgroups.remove(cgroups.named(f"/{self.task.id}"))  # with cgroup v1, CRIU leaves a cgroup below the task's
 
 
 def _ended(pidfd: int, seconds: float = 10) -> bool:
@@ -389,7 +389,7 @@ class RuntimeSuite:
                 _, fds, _, _ = socket.recv_fds(peer, 4096, 1)
         try:
             assert os.isatty(fds[0])
-            assert _ended(fds[0])  # readable
+            assert _ended(fds[0])  # the terminal can be read
             assert os.read(fds[0], 100)
         finally:
             os.close(fds[0])

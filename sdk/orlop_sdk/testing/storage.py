@@ -422,7 +422,7 @@ class StorageSuite:
             with pytest.raises(Conflict):
                 await driver.commit_on("pull", "two", "other")
             await driver.commit_on("pull", "two", "one")
-            for n in range(2):  # two pulls of one layer
+            for n in range(2):  # two pulls make the same layer
                 await driver.prepare(f"pull-{n}", None)
                 await driver.commit_on(f"pull-{n}", "three", "two")
             for key in ("three", "two", "one", "other"):

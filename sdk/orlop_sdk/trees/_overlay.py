@@ -20,7 +20,8 @@ __all__ = ["OverlaySnapshot", "OverlayStorage"]
 
 @dataclass(slots=True, eq=False)
 class OverlaySnapshot(Snapshot):
-    """`marked`: it may have the mark of a volatile mount; always true after a restart."""
+    """`marked` is true if the work directory may contain `incompat`, a directory that the kernel makes at a volatile mount.
+    After a restart of the daemon this is unknown, so `marked` is true for every snapshot."""
 
     marked: bool = True
 
@@ -85,8 +86,9 @@ class OverlayStorage(TreeStorage[O], Generic[O]):
         return self.mount_plan(snapshot, readonly=readonly, volatile=volatile)
 
     def _allow_remount(self, snapshot: O) -> None:
-        """Remove the mark that a volatile mount leaves, because the kernel refuses the next mount while it exists
-        (Documentation/filesystems/overlayfs.rst, "Volatile mount"). Volatile data may be lost by definition."""
+        """Remove the directory `incompat` that a volatile mount has left. While it exists, the kernel refuses the next
+        mount, because data may have been lost (Documentation/filesystems/overlayfs.rst, "Volatile mount"). The caller of a
+        volatile mount has accepted this loss."""
         mark = self.path(snapshot, "work", "work", "incompat")
         if os.path.isdir(mark):
             self.trash.take(mark)

@@ -32,9 +32,9 @@ T = TypeVar("T")
 
 @dataclass(slots=True, eq=False)
 class Snapshot:
-    """`id` is the name of its directory. `parent` is the key of its parent, and `below` the parent itself, None if that is
-    lost. `children` is the number of snapshots on top of this one. `broken`: why this snapshot and those on top of it cannot
-    be used; "" if they can. `usage` is set for committed snapshots that were measured."""
+    """`id` is the name of its directory. `parent` is the key of its parent, and `below` the parent itself, None if the
+    parent is lost. `children` is the number of snapshots on top of this one. `broken`: why this snapshot and those on top of
+    it cannot be used; "" if they can. `usage` is set for committed snapshots that were measured."""
 
     id: str
     parent: str | None = None
@@ -102,8 +102,8 @@ class TreeStorage(ABC, Generic[S]):
         """Called at the start, for each snapshot whose files exist. May set `broken`."""
 
     def is_offline(self, snapshot: S) -> bool:
-        """Whether a snapshot without files is kept in the index, because a later start may find them. By default never: its
-        key is dropped."""
+        """Whether a snapshot whose files are missing stays in the index, because a later start may find the files. By
+        default false: the key is dropped."""
         return False
 
     def sync(self, snapshot: S) -> None:
@@ -111,11 +111,12 @@ class TreeStorage(ABC, Generic[S]):
         sync_filesystem(self.path(snapshot))
 
     def destroy(self, snapshot: S) -> None:
-        """Remove the snapshot's directory. Quick: the trash deletes it in the background. No error if there is none."""
+        """Remove the snapshot's directory. Return quickly: the trash deletes its content in the background. No error if
+        there is none."""
         self.trash.take(self.path(snapshot))
 
     def measure(self, snapshot: S) -> Usage:
-        from ._compare import tree_growth  # drivers that compare otherwise need not import it
+        from ._compare import tree_growth  # imported here, because drivers that override `measure` do not need it
 
         return tree_growth(self.tree(snapshot), self.tree(snapshot.below) if snapshot.below else None)
 
@@ -255,7 +256,7 @@ class TreeStorage(ABC, Generic[S]):
             if parent is not None:
                 snapshot.below = await self._below(key, parent)
                 snapshot.below.children += 1
-            # A complete tree is copied
+            # A driver without overlay whiteouts copies the whole parent, which is slow
             limiter = self.quick if self.overlay_whiteouts else self.slow
             try:
                 await self.run(f"prepare snapshot {key}", lambda: self._create(snapshot, key), limiter)
@@ -278,7 +279,7 @@ class TreeStorage(ABC, Generic[S]):
         try:
             os.mkdir(staged, 0o710)
             self.create(snapshot, staged)
-            # The key first: `_load` drops a key without a directory, but a directory without a key may belong to dockerd
+            # Add the key first: `_load` drops a key without a directory, but a directory without a key may belong to dockerd
             self.index.add(key, snapshot.id, snapshot.below.id if snapshot.below else None)
             os.rename(staged, self.path(snapshot))
         except BaseException:
@@ -342,7 +343,7 @@ class TreeStorage(ABC, Generic[S]):
             await self._remove(snapshots, key)
 
     async def _remove(self, snapshots: dict[str, S], key: str) -> None:
-        snapshot = snapshots.pop(key)  # from here on it cannot become a parent
+        snapshot = snapshots.pop(key)  # from now on, no snapshot can be prepared on it
         try:
             await self.run(f"remove snapshot {key}", lambda: self._destroy(snapshot, key))
         except BaseException:
@@ -384,7 +385,7 @@ class TreeStorage(ABC, Generic[S]):
         return list(await self._all())
 
     async def status(self) -> Sequence[tuple[str, str]]:
-        await self._all()  # raises on an unsuitable root
+        await self._all()  # this call raises `DriverError` if the root is unsuitable
         backing = await self.run("read the file system's type", lambda: filesystem_type(self.root))
         return (("Backing Filesystem", backing),)
 
