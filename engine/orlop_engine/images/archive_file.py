@@ -2,8 +2,8 @@
 
 No name in the archive becomes a path on this host. Members are looked up in a table, and symlinks lead only to other
 members. The content of small members is in one unnamed file. A larger member, such as a layer, is written to its own
-temporary file and hashed at the same time; a rename makes the file a blob. The next boot removes temporary files that a
-crash left.
+temporary file and hashed at the same time; a rename makes the file a blob. The next start of the daemon removes temporary
+files that a crash left.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .content import ContentStore
 
 __all__ = ["Archive", "Member", "Source"]
 
-_SMALL = 64 << 10  # larger members get a file of their own
+_SMALL = 64 << 10  # bytes; each larger member is written to its own file
 _MAX_MEMBERS = 1 << 17
 _MAX_LINKS = 16
 _MAX_READ = 64 << 20  # total bytes of the members that `read` returns: the manifests of 4,096 images have some 40 MiB
@@ -69,13 +69,14 @@ class Archive:
     # --- reading the archive ------------------------------------------------------------------------------------------
 
     def fill(self, source: Source) -> None:
-        """Read all members. `UnpackError` if this is no tar archive, `InvalidParameter` if it has too many members."""
+        """Read all members. Raises `UnpackError` if this is no tar archive, and `InvalidParameter` if it has too many
+        members."""
         for number, entry in enumerate(entries(source)):
             if number == _MAX_MEMBERS:
                 raise InvalidParameter(f"cannot read the archive: it has more than {_MAX_MEMBERS} members")
             member = None
             if entry.segments is not None or entry.type not in (b"0", b"\0", b"7"):
-                source.skip(entry.size)  # a sparse file, or not a file
+                source.skip(entry.size)  # only plain regular files are used: this is a sparse file, or no regular file
             elif entry.size > _SMALL:
                 member = self._store(source, entry.size)
             else:

@@ -26,9 +26,10 @@ def _member(archive: Archive, part: Descriptor) -> Member | None:
 
 
 def chosen(archive: Archive, index: Index, wanted: Sequence[Platform]) -> list[Descriptor]:
-    """The manifests to load: the best one for each platform in `wanted`. If `wanted` is empty: all manifests for Linux
-    that are in the archive, with the one for this host last. `NotFound` if there is no manifest for a wanted platform; or,
-    with an empty `wanted`, if the archive contains no manifest for Linux and the index lists none for this host."""
+    """The manifests to load: the best manifest for each platform in `wanted`. If `wanted` is empty, these are all
+    manifests for Linux that are in the archive, with the manifest for this host last. Raises `NotFound` if there is no
+    manifest for a wanted platform; with an empty `wanted`, if the archive contains no manifest for Linux and the index
+    lists no manifest for this host."""
     if wanted:
         return list({entry.digest: entry for entry in (manifests.choose(index, platform) for platform in wanted)}.values())
     present = [entry for entry in index.manifests if _is_loadable(entry) and _member(archive, entry)]

@@ -101,7 +101,8 @@ def blob_path(digest: str) -> str:
 
 
 def parts(images: Sequence[Saved]) -> Iterator[bytes | LayerContent]:
-    """The archive from its first byte to its last: bytes, and between them the blobs whose content must be inserted."""
+    """The archive from its first byte to its last: bytes, and a `LayerContent` at each place where the content of a blob
+    must be inserted."""
     yield from _archive(dict(itertools.chain(_blobs(images), _documents(images))))
 
 

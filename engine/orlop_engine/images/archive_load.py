@@ -133,7 +133,7 @@ class Loader:
             image = await self._one(archive, found, lease, (lambda _: None) if quiet else report, report)
             loaded.append((image, found.names))
             for name in found.names:
-                if name not in reported or found.index is None:  # reported once for all platforms of a name
+                if name not in reported or found.index is None:  # a name of several platforms is reported only once
                     report(Record(stream=f"Loaded image: {name.familiar}\n"))
                 reported.add(name)
             if not found.names:

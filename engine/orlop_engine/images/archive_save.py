@@ -235,7 +235,7 @@ class ImageArchive:
             finally:
                 await self._resources.aclose()
             if any(self._image_store.catalog.images.get(image.id) is None for image in self._images):
-                await self._image_store.collect()  # an image was removed meanwhile: only the lease kept its content
+                await self._image_store.collect()  # if an image was removed meanwhile, only the lease kept its content
 
 
 class _LayerReader:

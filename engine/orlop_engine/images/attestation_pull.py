@@ -31,7 +31,7 @@ _MAX_BYTES = 64 << 20
 
 
 def _quiet(_: Record) -> None:
-    """Attestations are not reported: Docker reports layers only."""
+    """Report nothing: like Docker, a pull reports only layers."""
 
 
 def attestations_of(index: Index, manifest: str) -> list[Descriptor]:
@@ -60,7 +60,7 @@ async def fetch(
     left, failed = _MAX_BYTES, False
     for entry in wanted[:_MOST]:
         try:
-            # A lease of its own: the blobs of an incomplete attestation are not kept
+            # Each attestation has its own lease, so that the blobs of an incomplete attestation are not kept
             with image_store.leases.hold() as own:
                 size = await _one(image_store, downloads, sources, entry, own, left, owner)
                 lease.blobs.update(own.blobs)

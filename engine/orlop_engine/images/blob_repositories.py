@@ -3,8 +3,7 @@ registry to mount the blob from such a repository, instead of uploading it again
 
 Stored in rows of the table `meta`: `blob-repositories:<digest>` contains at most `_REPOSITORIES` names, the newest last.
 A row is removed together with its blob, so there are never more rows than blobs. The rows are only hints: a damaged row
-is dropped, a row that cannot be written is no error, and if the registry no longer has the blob there, the blob is
-uploaded.
+is dropped, and a row that cannot be written is no error. If the repository no longer has the blob, the blob is uploaded.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ class Catalog:
 
     def _for_host(self, images: Sequence[str]) -> str:
         """The best image for this host; the newest if no image is for this host."""
-        from .platforms import acceptable_here  # not needed at boot, unless a name has several platforms
+        from .platforms import acceptable_here  # imported here, because the daemon's start rarely needs it
 
         wanted = acceptable_here()
 
@@ -202,8 +202,8 @@ class Catalog:
         return self.images[found[0]]
 
     def find(self, text: str, *, newest: bool = False) -> Image | None:
-        """An image by ID, reference or unique ID prefix, in this order. `InvalidParameter` if the text can be none of
-        them. `newest`: use the image that the method `newest` returns."""
+        """An image by ID, reference or unique ID prefix, in this order. Raises `InvalidParameter` if the text can be none
+        of them. `newest`: use the image that the method `newest` returns."""
         reference = self.reference(text)
         if reference is not None:
             return self.images[self.newest(reference) if newest else self.references[reference]]
@@ -246,7 +246,7 @@ class Catalog:
         )
 
     def all_platforms(self, text: str) -> list[Image]:
-        """All images that the text means: several for a name of several platforms."""
+        """All images that the text means. A name of several platforms means several images."""
         reference = self.reference(text)
         if reference is not None:
             return [self.images[id] for id in self.members(reference)]

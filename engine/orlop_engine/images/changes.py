@@ -249,7 +249,8 @@ def _lines(changes: Iterable[str]) -> Iterator[str]:
 
 
 def apply(config: ImageConfig, changes: Iterable[str]) -> ImageConfig:
-    """A configuration with these instructions applied, in order. `InvalidParameter` names the invalid instruction."""
+    """A configuration with these instructions applied, in order. Raises `InvalidParameter`, which names the invalid
+    instruction."""
     changes = list(changes)
     if not changes:
         return config

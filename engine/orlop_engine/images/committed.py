@@ -90,7 +90,7 @@ class Committer:
     async def _layer(self, base: Image, blob: str, size: int, lease: Lease) -> Layer:
         if len(base.layers) >= self._max_depth:
             raise InvalidParameter(f"max depth exceeded: an image has {self._max_depth} layers at most")
-        # An uncompressed tar: its digest is its diffID
+        # The blob is an uncompressed tar, so its digest is the diffID
         chain_id = documents.chain_ids([*(layer.diff_id for layer in base.layers), blob])[-1]
         await self._image_store.hold(lease, chain_id=chain_id)
         built = await self._image_store.layers.build(chain_id, base.chain_id, blob, blob, lambda _: None, lambda *_: None)

@@ -46,12 +46,12 @@ _GZIP_LEVEL = 1  # isal has levels 0 to 3: levels 2 and 3 are a third slower and
 _ZSTD_LEVEL = 3  # zstd's default
 _BLOCK = 256 << 10
 _THREADS = min(4, os.cpu_count() or 1)
-_REPORT_EVERY = 0.1  # seconds
+_REPORT_EVERY = 0.1  # seconds between two reports
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How to store a layer: compressed as `kind` (`PLAIN`: not compressed). `level` is 0 to 9 for gzip and 0 to 22 for
+    """How to compress a layer: `kind` is the format (`PLAIN`: not compressed). `level` is 0 to 9 for gzip and 0 to 22 for
     zstd; -1 means the default level."""
 
     kind: Compression | Literal["uncompressed"]
@@ -87,7 +87,7 @@ def _compressor(recipe: Recipe, output: _Output) -> Iterator[_Sink]:
         with igzip_threaded.open(raw, "wb", **options) as writer:  # type: ignore[no-untyped-call]
             yield cast(_Sink, writer)
     else:
-        # On one thread: with more, zstd takes 40 MB
+        # Compress on one thread, because with several threads zstd takes 40 MB of memory
         compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL if recipe.level < 0 else recipe.level)
         with compressor.stream_writer(cast(IO[bytes], output), closefd=False) as frames:
             yield frames
@@ -119,8 +119,8 @@ class LayerCompression:
         self._limiter = trio.CapacityLimiter(1)
 
     async def compressed(self, layer: Layer, lease: Lease, report: Report) -> Layer:
-        """The layer with a compressed blob: its own blob, a blob of another image with this layer, or a new blob. The
-        lease holds the blob."""
+        """Return the layer with a compressed blob. This is its own blob, a blob of another image with this layer, or a
+        new blob. The lease holds the blob."""
         if layer.blob and await compression_of(self._image_store.content, layer) in _PUSHABLE:
             return layer
         while True:
@@ -168,7 +168,8 @@ class LayerCompression:
         opened: Callable[[], AbstractAsyncContextManager[int]] | None = None,
     ) -> Layer:
         store = self._image_store
-        lease.chains.update(filter(None, (layer.chain_id,)))  # a layer without a blob is read from its files
+        # Keep the layer's files: a layer without a blob is read from them
+        lease.chains.update(filter(None, (layer.chain_id,)))
         await store.hold(lease, blob=layer.blob)
         ingest = await store.content.ingest(None)
         try:
@@ -204,7 +205,7 @@ class LayerCompression:
                 os.close(spool)
 
     def _copy(self, fd: int, layer: Layer, recipe: Recipe, ingest: Ingest, report: Report) -> None:
-        """On a thread."""
+        """Read, compress and write the layer. Runs on a thread."""
         id, found, done = layer.diff_id.removeprefix("sha256:")[:12], hashlib.sha256(), 0
         reported = time.monotonic()
         with _compressor(recipe, _Output(ingest)) as sink:

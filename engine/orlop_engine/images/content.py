@@ -5,7 +5,7 @@ References are in the database.
     oci-layout  index.json  blobs/sha256/<hex>     immutable, verified, durable before a row refers to them
     ingest/<hex>                                   an incomplete download: survives a crash and is resumed
     ingest/tmp-*                                   content whose digest is not known yet, or that no other ingest may
-                                                   continue: removed at the next boot
+                                                   continue: removed at the daemon's next start
     quarantine/<hex>                               a blob whose content was found damaged: kept for the administrator
 
 A blob is renamed into place after its bytes were hashed and synced, and the directory is synced before `commit` returns, so
@@ -168,7 +168,7 @@ class ContentStore:
         """Opens the tar of a layer that was built by this engine, given its storage key. Set by `building`."""
 
     def prepare(self) -> None:
-        """Create the layout, and remove unnamed content that a crash left. Call once, at boot."""
+        """Create the layout, and remove unnamed content that a crash left. Call once, when the daemon starts."""
         for path in (self.root, os.path.dirname(self.blobs), self.blobs, self.partial):
             os.makedirs(path, 0o700, exist_ok=True)
         for name, data in (("oci-layout", _LAYOUT), ("index.json", _INDEX)):
@@ -231,8 +231,8 @@ class ContentStore:
         return ingest
 
     def temporary(self) -> str:
-        """The path of a new temporary file. The caller passes it to `adopt` or removes it; otherwise the next boot
-        removes it."""
+        """The path of a new temporary file. The caller passes it to `adopt` or removes it; otherwise the next start of
+        the daemon removes it."""
         return os.path.join(self.partial, f"tmp-{secrets.token_hex(8)}")
 
     def adopt(self, path: str, digest: str) -> None:

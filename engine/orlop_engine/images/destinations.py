@@ -81,14 +81,14 @@ async def send(
         data = content if isinstance(content, bytes) else None
         request = client.build_request(method, url, headers=headers, content=data, timeout=timeout, extensions=extensions)
         if isinstance(content, httpx.AsyncByteStream):
-            request.stream = content  # as `content`, httpx would wrap it into a generator
+            request.stream = content  # if it were passed as `content`, httpx would wrap it into a generator
         return request
 
     if destinations is None:
         return await client.send(build(url, headers), stream=True)
     target = httpx.URL(url)
     addresses = await destinations.addresses(target.host)
-    if proxied:  # the proxy connects and looks up the name
+    if proxied:  # the proxy looks up the name and connects, so no address can be chosen here
         return await client.send(build(url, headers), stream=True)
     if not addresses:
         raise httpx.ConnectError("no such host") from socket.gaierror()

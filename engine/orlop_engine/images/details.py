@@ -19,10 +19,10 @@ __all__ = ["HistoryStep", "ImageDetails", "ListedImage", "ManifestDetails", "Pru
 
 
 class ManifestDetails(msgspec.Struct, frozen=True, kw_only=True):
-    """One of the manifests that an image's name means: see `image_manifests`. `available`: its content is stored.
-    `stored` and `unpacked`: bytes of its blobs, and of its unpacked files. `platform` and `containers` (ids) are set for
-    an image. `about`: for an attestation, the digest of the manifest that it describes. `repositories`: where the image
-    was pulled from or pushed to."""
+    """One of the manifests that an image's name means: see `image_manifests`. `available`: the manifest's content is
+    stored. `stored` and `unpacked`: bytes of its blobs, and of its unpacked files. `platform` and `containers` (ids) are
+    set for an image. `about`: for an attestation, the digest of the manifest that it describes. `repositories`: where the
+    image was pulled from or pushed to."""
 
     descriptor: Descriptor
     kind: Literal["image", "attestation", "unknown"]

@@ -44,7 +44,7 @@ class DiskSpace:
         self._path = path
 
     def check(self, doing: str, *, stored: int = 0, unpacked: int = 0) -> None:
-        """`DriverError` unless `stored` bytes of blobs and `unpacked` bytes of layers fit."""
+        """Raise `DriverError` unless `stored` bytes of blobs and `unpacked` bytes of layers fit."""
         found = os.statvfs(self._path)
         free = found.f_bavail * found.f_frsize
         reserve = min(_RESERVE, found.f_blocks * found.f_frsize // _RESERVE_PART)

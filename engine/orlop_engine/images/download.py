@@ -30,7 +30,7 @@ __all__ = ["Downloads", "short"]
 
 
 T = TypeVar("T")
-_MAX_WAIT = 60.0  # if a registry asks for a longer pause (Retry-After), do not wait
+_MAX_WAIT = 60.0  # seconds; if a registry asks for a longer pause (Retry-After), the request fails instead
 # An attempt with less progress is a failed attempt: otherwise a registry could prolong a pull by sending single bytes
 _PROGRESS = 1 << 20
 
@@ -177,4 +177,4 @@ class Downloads:
 
 
 def _quiet(_: object) -> None:
-    """Pauses before requests for manifests are not reported."""
+    """Report nothing: pauses before requests for manifests are not shown."""

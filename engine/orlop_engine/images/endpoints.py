@@ -80,7 +80,7 @@ class Outages:
     def record(self, endpoint: Endpoint) -> None:
         self._until.pop(endpoint.url, None)
         if len(self._until) >= _MOST_OUTAGES:
-            del self._until[next(iter(self._until))]  # the oldest
+            del self._until[next(iter(self._until))]  # removes the oldest entry
         self._until[endpoint.url] = trio.current_time() + self._seconds
 
     def clear(self, endpoint: Endpoint) -> None:

@@ -80,7 +80,7 @@ def _line_of(text: str, keys: tuple[str, ...]) -> int:
             try:
                 document = tomllib.loads("".join(lines[:end]))
             except tomllib.TOMLDecodeError:
-                continue  # the line ends inside a value
+                continue  # this beginning of the file ends inside a value
             if _has(document, keys):
                 return at + 1
             break

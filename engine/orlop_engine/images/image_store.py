@@ -1,9 +1,9 @@
 """The image store: rows, blobs and layers of images, and garbage collection of layers and blobs that nothing references.
 
 Order for a new image: blobs durable -> layers committed -> one commit with its row and all its names. So a row never
-refers to missing content; a crash can only leave content without a row. Boot removes all content that no image, container
-or interrupted pull needs. An image that lost its content (because of a damaged disk) is quarantined; the daemon starts
-without it.
+refers to missing content; a crash can only leave content without a row. The daemon's start removes all content that no
+image, container or interrupted pull needs. An image that lost its content (because of a damaged disk) is quarantined; the
+daemon starts without it.
 
 Rows of the table `images`: `sha256:<hex>` (ImageRecord), `ref:<full reference>` (NameRecord), `resume:<full reference>`
 (ResumeRecord).
@@ -70,7 +70,8 @@ class ImageStore:
         self.repositories = BlobRepositories(store, content)
         self.lock = trio.Lock()
         self._kept: frozenset[str] | set[str] = frozenset()
-        """If rows of images may be missing: all layers and blobs that were found at boot, which must be kept."""
+        """If rows of images may be missing: all layers and blobs that the daemon found when it started. They must be
+        kept."""
 
     # --- boot -------------------------------------------------------------------------------------------------------
 
@@ -209,8 +210,8 @@ class ImageStore:
         parent: str = "",
         policy: ImagePolicy = UNRESTRICTED,
     ) -> Image:
-        """Write the configuration of an image that this engine creates, and acknowledge the image. `InvalidParameter` if the
-        document is larger than the next boot would read."""
+        """Write the configuration of an image that this engine creates, and acknowledge the image. Raises
+        `InvalidParameter` if the document is larger than the next start of the daemon would read."""
         raw = documents.encode(document)
         try:
             await documents.read(raw)
@@ -278,7 +279,7 @@ class ImageStore:
         if known is not None:
             layers = known.record.layers
             if not self.complete(layers):
-                layers = record.layers  # the existing image is damaged
+                layers = record.layers  # content of the existing layers is missing
             elif len(layers) == len(record.layers):  # layers that were stored only as unpacked files may have a blob now
                 layers = tuple(old if old.blob else new for old, new in zip(layers, record.layers, strict=True))
             record = msgspec.structs.replace(

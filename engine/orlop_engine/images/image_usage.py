@@ -80,5 +80,5 @@ def _stored(content: ContentStore) -> int:
                 try:
                     total += entry.stat(follow_symlinks=False).st_size
                 except FileNotFoundError:
-                    continue  # removed meanwhile
+                    continue  # the file was removed meanwhile
     return total

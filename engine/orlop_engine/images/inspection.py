@@ -45,7 +45,7 @@ class DistributionPlatform(NamedTuple):
 
 
 class Distribution(NamedTuple):
-    """A manifest or an index, and its platforms; None if the platforms are not known."""
+    """A manifest or an index, and its platforms. `platforms` is None if they are not known."""
 
     descriptor: Descriptor
     platforms: list[DistributionPlatform] | None
@@ -112,6 +112,6 @@ def _platform(given: dict[str, Any]) -> DistributionPlatform:
 
 def _translate(error: RegistryError) -> OrlopError:
     if str(error).endswith(NO_CREDENTIALS):
-        return error  # dockerd answers it with 500
+        return error  # dockerd answers with 500
     kind = NotFound if error.status == 404 else _KINDS.get(error.code)
     return error if kind is None else kind(str(error))

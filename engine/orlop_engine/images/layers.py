@@ -2,8 +2,8 @@
 that nothing needs.
 
 A layer's storage key is its chain ID; for a layer that a builder of this engine made, the key of the builder's snapshot.
-While a layer is being unpacked, it is an active snapshot `extract-<random>`; boot removes such snapshots if a crash left
-any. Add a layer to a lease (`leases`) before asking for it.
+While a layer is being unpacked, it is an active snapshot `extract-<random>`. If a crash leaves such snapshots, the next
+start of the daemon removes them. Add a layer to a lease (`leases`) before asking for it.
 
 A blob is accepted as the content of a layer only after it was decompressed and hashed, even if the layer exists already:
 a manifest or an archive may combine any blob with any diffID.
@@ -39,11 +39,11 @@ _ACTIVE = ("extract-", "build-new-")
 BUILD = "build-"
 """The beginning of the keys of all snapshots of builders."""
 _INIT = "init-"
-_AT_ONCE = max(2, min(4, os.cpu_count() or 1))  # a worker keeps one or two processors busy
+_AT_ONCE = max(2, min(4, os.cpu_count() or 1))  # workers at a time; each keeps one or two processors busy
 
 
 def temporary_key() -> str:
-    """A new key for a temporary snapshot, which the next boot removes."""
+    """A new key for a temporary snapshot. If a crash leaves the snapshot, the next start of the daemon removes it."""
     return _ACTIVE[0] + secrets.token_hex(12)
 
 
@@ -124,7 +124,7 @@ class Layers:
         """Removes content that was kept only for layers that have now been removed; returns whether more layers may have
         become unneeded. The caller holds `guard`. Set by `building`."""
         self.of_builds = False
-        """Whether the boot has found snapshots of builders."""
+        """Whether the daemon found snapshots of builders when it started."""
         self.guard = trio.Lock()
         self._storage, self._content = storage, content
         self._zygote, self._unpack = zygote, unpack
@@ -139,8 +139,8 @@ class Layers:
         return isinstance(self._storage, LayerRebase)
 
     async def sweep(self) -> list[str]:
-        """At boot: remove temporary snapshots and orphaned init layers. Returns the keys of the layers in the storage
-        driver, including the builder's snapshots."""
+        """At the daemon's start: remove temporary snapshots and orphaned init layers. Returns the keys of the layers in
+        the storage driver, including the builder's snapshots."""
         keys = set(await self._storage.keys())
         for key in keys:
             below = below_init_layer(key)
@@ -273,7 +273,7 @@ class Layers:
         self._content.space.check(f"unpack layer {blob.removeprefix('sha256:')[:12]}", unpacked=size)
 
     async def _write(self, key: str, source: int, diff_id: str | None, progress: Callable[[int], None] | None) -> Unpacked:
-        """Write a layer's files into the active snapshot `key`, in the way that the storage driver wants."""
+        """Write a layer's files into the active snapshot `key`, in the way that the storage driver requires."""
         streams = self._storage if isinstance(self._storage, LayerStream) else None
         target = await (streams.stream_target(key) if streams else self._storage.unpack_target(key))
         unpack = self._unpack or _sandboxed()

@@ -21,9 +21,9 @@ __all__ = ["Filters", "Listed", "boolean", "choose", "glob", "labels_match", "mo
 Filters = Mapping[str, Collection[str]]
 LIST_FILTERS = frozenset({"dangling", "label", "label!", "before", "since", "reference", "until"})
 PRUNE_FILTERS = frozenset({"dangling", "label", "label!", "until"})
-_LONGEST_PATTERN, _MOST_PATTERNS = 1024, 100  # each must be compiled, and is matched against every name
+_LONGEST_PATTERN, _MOST_PATTERNS = 1024, 100  # limits, because each pattern is compiled, and matched against every name
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
-_LONGEST = 64  # characters: no real duration is longer, and a longer number may not fit into a float
+_LONGEST = 64  # characters; no real duration is longer, and a longer number may not fit into a float
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 

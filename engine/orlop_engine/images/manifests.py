@@ -66,7 +66,7 @@ class OfferedPlatform(msgspec.Struct, frozen=True):
 
 
 class Descriptor(msgspec.Struct, frozen=True, rename={"media_type": "mediaType", "artifact_type": "artifactType"}):
-    """A blob by digest. `size` in bytes."""
+    """A blob by digest. `size` is in bytes."""
 
     digest: str
     size: int

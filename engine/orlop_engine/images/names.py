@@ -25,8 +25,8 @@ class Names:
     """The names of one image. Only the catalog changes this object. It does so in place, so an `Image` that was looked up
     earlier shows the current names.
 
-    An insertion only moves pointers (some 10 us for 100,000 names), and an insertion at the end moves none: boot adds
-    names in order, and removals go through them in reverse order.
+    An insertion only moves pointers (some 10 us for 100,000 names), and an insertion at the end moves none. So the
+    daemon's start adds names in order, and removals go through them in reverse order.
     """
 
     __slots__ = ("_entries", "tagged")

@@ -3,8 +3,8 @@
 An image from a registry is sent with the manifest that was received, byte for byte, if that manifest describes the
 image's configuration and layers. For any other image, a manifest is made from its layers as they are stored: Docker's
 schema 2 if every layer is compressed with gzip, else an OCI manifest, because schema 2 has no other compression. The
-manifest depends only on the image's record, so it has the same digest every time. A push compresses uncompressed layers
-before it (see `compression`).
+manifest depends only on the image's record, so it has the same digest every time. A push first compresses uncompressed
+layers (see `compression`).
 
 Layers are read only through `open_layer`, because adopted layers have no blob (see `tar_split`).
 """
@@ -163,7 +163,7 @@ async def _made(content: ContentStore, image: Image, *, oci: bool = False) -> Ou
 
 
 def _encode(media_type: str, config: Descriptor, layers: list[Descriptor]) -> bytes:
-    """Indented by three spaces, as the `docker/distribution` library writes manifests."""
+    """The bytes of a manifest, indented by three spaces, as the `docker/distribution` library writes manifests."""
     document = _Document(2, media_type, _part(config), tuple(map(_part, layers)))
     return msgspec.json.format(msgspec.json.encode(document), indent=3)
 

@@ -108,7 +108,7 @@ def _exact(content: ContentStore, entry: Descriptor, image: Image) -> Outgoing |
 
 
 def _attestation(content: ContentStore, entry: Descriptor, images: Sequence[Image]) -> list[OutgoingAttestation]:
-    """The attestation, in a list; [] if it is not stored completely, or belongs to none of the images."""
+    """A list that contains the attestation; [] if it is not stored completely, or belongs to none of the images."""
     if not any(entry.digest in image.record.attachments for image in images):
         return []
     try:

@@ -95,7 +95,7 @@ class Progress:
         except (OrlopError, OSError) as error:
             self._error = error
         except Exception as error:
-            # An incomplete request body, or a bug: only this operation fails
+            # The cause is an incomplete request body, or a bug: only this operation fails
             _log.exception("an image operation failed")
             self._error = error
         finally:
@@ -174,11 +174,11 @@ class Progress:
         if self._error is None:
             raise StopAsyncIteration
         error, self._error = self._error, None
-        # Without "[Errno 28]": Docker shows the system's message for a full disk, in lower case
+        # Omit "[Errno 28]": for a full disk, Docker shows only the system's message, in lower case
         text = error.strerror.lower() if isinstance(error, OSError) and error.strerror else str(error)
         return encode(error_record(text))
 
     async def aclose(self) -> None:
-        """The client has disconnected: cancel the operation."""
+        """Cancel the operation, because the client has disconnected."""
         self._scope.cancel()
         await trio.lowlevel.checkpoint()

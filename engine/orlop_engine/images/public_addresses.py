@@ -8,12 +8,12 @@ import socket
 __all__ = ["is_public"]
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
-# All unicast addresses that IANA has assigned; outside are, for example, old site-local addresses
+# All unicast addresses that IANA has assigned. They exclude, for example, the old site-local addresses
 _UNICAST = ipaddress.ip_network("2000::/3")
 
 
 def _embedded(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """The IPv4 address that is embedded in an IPv6 address, else the address itself."""
+    """The IPv4 address that is embedded in an IPv6 address; if there is none, the address itself."""
     if isinstance(address, ipaddress.IPv6Address):
         if address in _NAT64:
             return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)

@@ -162,7 +162,7 @@ class Puller:
         lease.blobs.update(blob.digest for blob in blobs)
         await self._image_store.barrier()
         content, owner = self._image_store.content, request.policy.owner
-        missing = [blob for blob in blobs if owner or not content.has(blob.digest)]  # see `_present`
+        missing = [blob for blob in blobs if owner or not content.has(blob.digest)]  # for `owner`, see `Downloads.fetch`
         content.space.check(f"pull {request.reference.familiar}", stored=sum(blob.size for blob in missing))
         sources = await self._connector.sources(Access(request.reference, request.credentials, request.refuse))
         try:
@@ -241,9 +241,8 @@ class Puller:
         digests = [documents.digest(data) for data in plan.kept]
         by_digest = plan.reference.with_digest(digests[0])
         names = [by_digest, plan.reference] if plan.reference.tag else [by_digest]
-        check_names(
-            plan.policy, self._image_store.catalog, names, plan.manifest.config.digest
-        )  # before the layers are fetched
+        # Checked before the layers are fetched
+        check_names(plan.policy, self._image_store.catalog, names, plan.manifest.config.digest)
         lease.blobs.update(digests, (layer.digest for layer in plan.manifest.layers))
         lease.chains.update(plan.chain_ids)
         await self._image_store.barrier()
@@ -272,7 +271,7 @@ class Puller:
         return _Pulled(image, newer)
 
     def _check_space(self, plan: _Plan, known: dict[str, Layer]) -> None:
-        """Runs on a thread."""
+        """Raise if the blobs and the unpacked layers cannot fit on the disk. Runs on a thread."""
         content, chains = self._image_store.content, list(zip(plan.chain_ids, plan.manifest.layers, strict=True))
         if plan.policy is UNRESTRICTED:
             missing = {part.digest: part.size for part in plan.manifest.layers if not content.has(part.digest)}
@@ -284,15 +283,16 @@ class Puller:
 
     def _present(self, plan: _Plan, lease: Lease) -> dict[str, Layer]:
         """Layers that need no download: they are unpacked, and (unless they were adopted) have a blob for a later push or
-        save. For a restricted client, only layers of images that it may use: a manifest may contain any digest and
-        diffID, so it does not prove that the registry has the layer."""
+        save. For a restricted client, these are only layers of images that the client may use: a manifest may contain any
+        digest and diffID, so the manifest does not prove that the registry has the layer."""
         store, result = self._image_store, dict[str, Layer]()
         for chain_id, diff_id, part in zip(plan.chain_ids, plan.diff_ids, plan.manifest.layers, strict=True):
             built = store.layers.built.get(chain_id)
             if built is None:
                 continue
             known = list(store.catalog.layers(chain_id, plan.policy))
-            unpacked_here = plan.policy is UNRESTRICTED and built.blob == part.digest  # unpacked by an interrupted pull
+            # An interrupted pull may have unpacked the layer
+            unpacked_here = plan.policy is UNRESTRICTED and built.blob == part.digest
             if store.content.has(part.digest) and (unpacked_here or any(layer.blob == part.digest for layer in known)):
                 result[chain_id] = Layer(part.digest, part.media_type, part.size, diff_id, chain_id, built.size)
             elif (layer := next((layer for layer in known if store.complete([layer])), None)) is not None:
@@ -356,8 +356,8 @@ class _LayerPull:
         return [self._known[chain_id] for chain_id in plan.chain_ids]
 
     async def _try(self, work: Callable[[T], Awaitable[None]], argument: T, scope: trio.CancelScope) -> None:
-        """The first error cancels the other tasks, and is raised as a single error: a nursery would wrap it in a
-        group."""
+        """Run a task. The first error of any task cancels the other tasks, and is raised as a single error: a nursery
+        would wrap it in a group."""
         try:
             await work(argument)
         except Exception as error:

@@ -216,7 +216,7 @@ def platform_of(document: ImageDocument) -> Platform:
 
 @lru_cache(256)
 def _platform(os: str, architecture: str, variant: str) -> Platform:
-    from .platforms import Platform, normalise  # not needed at boot
+    from .platforms import Platform, normalise  # imported here, because the daemon's start does not need it
 
     return normalise(Platform(os, architecture, variant))
 

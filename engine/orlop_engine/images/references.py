@@ -118,7 +118,7 @@ def _split_domain(text: str) -> tuple[str, str]:
 
 
 def parse(text: str) -> Reference:
-    """Parse and normalise. `InvalidParameter` with Docker's messages."""
+    """Parse and normalise a reference. Raises `InvalidParameter` with Docker's messages."""
     if _HEX_RE.fullmatch(text):
         raise InvalidParameter(f"invalid repository name ({text}), cannot specify 64-byte hexadecimal strings")
     if not text or len(text) > _MAX_TEXT:
@@ -137,7 +137,8 @@ def parse(text: str) -> Reference:
 
 
 def with_tag_or_digest(name: str, tag: str) -> Reference:
-    """`fromImage` and `tag` of a pull: `tag` may be a digest, and overrides a tag or digest in `name`."""
+    """The reference that a pull means by `fromImage` (`name`) and `tag`. `tag` may be a digest, and overrides a tag or
+    digest in `name`."""
     reference = parse(name.removesuffix(":"))
     if not tag:
         return reference.with_digest(reference.digest) if reference.digest else reference
@@ -145,6 +146,7 @@ def with_tag_or_digest(name: str, tag: str) -> Reference:
 
 
 def push_reference(name: str, tag: str) -> Reference:
-    """`name` and `tag` of a push: `tag` overrides a tag in `name`. Without a tag, the reference means all tags."""
+    """The reference that a push means by `name` and `tag`. `tag` overrides a tag in `name`. Without a tag, the reference
+    means all tags."""
     reference = parse(name)
     return reference.with_tag(tag) if tag else reference

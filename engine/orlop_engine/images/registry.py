@@ -26,7 +26,7 @@ from .registry_session import Session, origin
 __all__ = ["Registry"]
 
 _PAGES = 1000
-_ALL_TAGS = 8 << 20  # bytes of all pages: a hundred thousand tags, more than any real pull of all tags
+_ALL_TAGS = 8 << 20  # limit for the bytes of all pages: a hundred thousand tags, more than any real repository has
 _NEXT = re.compile(r'<([^>]+)>\s*;\s*rel="?next"?')
 
 
@@ -72,7 +72,7 @@ class Registry(Session):
             raise self.failure("Get", url, error) from error
 
     async def tags(self) -> list[str]:
-        """All tags, following the registry's pagination. `DriverError` if there are too many."""
+        """All tags, from all pages of the registry's list. Raises `DriverError` if there are too many."""
         result: list[str] = []
         size = 0
         url = self.endpoint.at(f"/v2/{self.repository}/tags/list")

@@ -87,8 +87,8 @@ class Token:
 
 
 def credentials(header: str) -> Credentials:
-    """`X-Registry-Auth`: base64url of JSON, padding optional. As in Docker, an invalid header means anonymous access, and
-    only the first of several values is used."""
+    """Decode the header `X-Registry-Auth`: base64url of JSON, padding optional. As in Docker, an invalid header means
+    anonymous access, and only the first of several values is used."""
     try:
         text = header.partition(",")[0].rstrip("=")
         return credentials_of(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))

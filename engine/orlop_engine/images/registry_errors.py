@@ -81,7 +81,7 @@ def _from_body(status: int, body: bytes) -> RegistryError | None:
 
 
 def _from_challenge(status: int, header: str) -> RegistryError | None:
-    """OAuth's own errors (RFC 6750, section 3.1)."""
+    """The error for one of OAuth's own error codes (RFC 6750, section 3.1); None if the header has none."""
     for challenge in challenges(header):
         code = {"invalid_token": "UNAUTHORIZED", "insufficient_scope": "DENIED"}.get(challenge.parameters.get("error", ""))
         if challenge.scheme == "bearer" and code:

@@ -19,7 +19,7 @@ __all__ = ["check_pull", "check_push", "problems"]
 
 _PATTERN = re.compile(r"[a-z0-9*._:\[\]-]+(/[a-z0-9*._-]+)*")
 _MOST_SHOWN = 5
-_TLS_PORT = ":443"  # the same server as without the port
+_TLS_PORT = ":443"  # a name with this port means the same server as without it
 
 
 @lru_cache(maxsize=1024)

@@ -107,7 +107,7 @@ class Session:
             headers.update({"Accept-Encoding": "identity"})
             headers.setdefault("User-Agent", "orlop")
             return httpx.AsyncClient(
-                # Without trust_env: httpx would use .netrc and SSL_CERT_FILE of the user who started the daemon.
+                # With trust_env, httpx would use .netrc and SSL_CERT_FILE of the user who started the daemon.
                 trust_env=False,
                 timeout=limits,
                 follow_redirects=False,
@@ -259,7 +259,8 @@ class Session:
         return bytes(data)
 
     async def _ping(self) -> None:
-        """`GET /v2/`: 200, or 401 with a challenge. Anything else is not a registry."""
+        """Request `GET /v2/` and keep the challenges of the answer. Raises an error for a status of 400 or above, except
+        401."""
         url = self.endpoint.at("/v2/")
         response = None
         with trio.move_on_after(self.timeouts.ping):
@@ -282,7 +283,7 @@ class Session:
     async def _authorization(self, source: str) -> str:
         """The Authorization header for a request to the registry; "" if none is needed or there are no credentials."""
         if any(name.lower() == "authorization" for name, _ in self.endpoint.settings.headers):
-            return ""  # from hosts.toml, and sent with every request
+            return ""  # hosts.toml sets this header, which is sent with every request
         if self._credentials.registry_token:
             return f"Bearer {self._credentials.registry_token}"
         for challenge in self._challenges:

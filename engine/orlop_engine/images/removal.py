@@ -129,7 +129,7 @@ class _Planner:
             )
         gone = [reference]
         if reference.tag and names.tags_of(reference.name) == 1:
-            # Otherwise only these digests would keep the image, which has no tag any more
+            # This is the image's last tag in the repository, so its digests in the repository are removed, too
             gone += names.digests_of(reference.name)
         self._check(image, gone)
         delete = len(gone) == len(names) and self._policy.may_delete(image)

@@ -77,7 +77,7 @@ def _wanted(result: SearchResult, filters: Filters) -> bool:
 async def search(
     term: str, limit: int, filters: Filters, config: Config, certificates: Sequence[str], refuse: Refuse | None
 ) -> list[SearchResult]:
-    """Repositories whose name or description matches the term. `DriverError` if the index does not answer."""
+    """Repositories whose name or description matches the term. Raises `DriverError` if the index does not answer."""
     check(filters, ("is-official", "is-automated", "stars"))
     if not 0 <= limit <= 100:
         raise InvalidParameter(f"limit {limit} is outside the range of [1, 100]")

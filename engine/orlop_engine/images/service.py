@@ -92,7 +92,7 @@ class Images:
         self._image_store = ImageStore(store, self._content, self._layers)
         self._zygote, self._decompress = zygote, decompress
         self._timeouts, self._retry_wait, self._own_certificates = timeouts, retry_wait, certificates
-        self._depth = storage.capabilities.max_depth - 1  # minus the init layer of its containers
+        self._depth = storage.capabilities.max_depth - 1  # one level is for the init layer of the image's containers
 
     @cached_property
     def _remover(self) -> Remover:
@@ -143,7 +143,7 @@ class Images:
         return Committer(self._image_store, self._depth)
 
     async def load(self) -> None:
-        """At boot: read the rows, quarantine damaged rows, collect garbage."""
+        """At the daemon's start: read the rows, quarantine damaged rows, collect garbage."""
         await self._image_store.load()
 
     def reconfigure(self, config: Config) -> None:
@@ -154,7 +154,7 @@ class Images:
 
     @property
     def image_store(self) -> ImageStore:
-        """For other packages of the engine that make images."""
+        """The image store, for other packages of the engine that make images."""
         return self._image_store
 
     # --- reads ------------------------------------------------------------------------------------------------------
@@ -346,7 +346,7 @@ class Images:
         """Load the images of a `docker save` archive or an OCI layout: all of them, or those for the given platforms."""
 
         async def run(report: Report) -> None:
-            # Imported here: tarfile and decompressors take two megabytes and are rarely needed
+            # Imported here, because tarfile and decompressors take two megabytes of memory and are rarely needed
             from .archive_load import Loader
 
             pace = Pace(shielded=True)

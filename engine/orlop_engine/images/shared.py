@@ -17,7 +17,7 @@ from .progress import Record, Report
 __all__ = ["SharedWork"]
 
 T = TypeVar("T")
-_UNDO = 30.0  # seconds for cancelled work to release its resources
+_UNDO = 30.0  # seconds to wait until cancelled work has released its resources
 
 
 class _Entry(Generic[T]):
@@ -66,7 +66,7 @@ class SharedWork(Generic[T]):
                 entry = self._entries[key] = _Entry()
                 self._nursery.start_soon(self._work, key, entry, work)
             elif entry.scope.cancel_called:
-                await entry.done.wait()  # cancelled: wait until it has released its resources
+                await entry.done.wait()  # the work was cancelled: wait until it has released its resources
                 continue
             await self._watch(entry, report)
             if entry.error is not None:
@@ -85,6 +85,6 @@ class SharedWork(Generic[T]):
             entry.watchers.remove(report)
             if not entry.watchers:
                 entry.scope.cancel()
-                # After that, garbage collection finds the content that it stored
+                # Wait for the end of the work: only then can a garbage collection find the content that it stored
                 with trio.move_on_after(_UNDO, shield=True):
                     await entry.done.wait()

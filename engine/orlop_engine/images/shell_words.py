@@ -45,7 +45,7 @@ class Expander:
         self._left = _STEPS
 
     def word(self, text: str) -> str:
-        """Expand to one word. `InvalidParameter` with buildkit's messages."""
+        """Expand to one word. Raises `InvalidParameter` with buildkit's messages."""
         return "".join(piece for piece, _ in self._process(text))
 
     def words(self, text: str) -> list[str]:

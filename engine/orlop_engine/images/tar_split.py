@@ -55,7 +55,7 @@ def remove(content: ContentStore, chain_id: str) -> None:
 
 async def pack(content: ContentStore, layer: Layer, hold: Callable[[str], Awaitable[None]]) -> Layer:
     """Rebuild the tar of a layer, and store it as a blob. Returns the layer with this blob. `hold` is called with the
-    blob's digest before it is published. `DriverError` if the files have changed since they were unpacked."""
+    blob's digest before it is published. Raises `DriverError` if the files have changed since they were unpacked."""
     ingest = await content.ingest(layer.diff_id)
     try:
         await ingest.restart()  # an earlier attempt may have left pieces

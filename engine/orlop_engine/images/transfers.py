@@ -82,7 +82,8 @@ class Transfers:
         self._puller = Puller(image_store, self._downloads, self._connector, self._pulled, max_depth)
 
     def reconfigure(self, config: Config) -> None:
-        """Mirrors, insecure registries, compression and limits take effect with the next operation."""
+        """Use a new configuration: mirrors, insecure registries, compression and limits take effect with the next
+        operation."""
         self._config = config
         self._downloads.reconfigure(config.max_concurrent_downloads, config.max_download_attempts)
         self._uploads.reconfigure(config.max_concurrent_uploads, config.max_upload_attempts)

@@ -30,7 +30,7 @@ __all__ = ["BlobUpload", "Part", "Uploads"]
 _WHOLE = 1 << 20  # smaller blobs are sent in the request that completes the upload: one round trip less
 _PART = 16 << 20  # size of a request after the registry, or a proxy in front of it, has refused a larger one (413)
 _PROGRESS = 1 << 20  # an attempt that sent more bytes than this is not counted as failed
-_MAX_WAIT = 60.0  # limits a registry's Retry-After, because the client waits for the push
+_MAX_WAIT = 60.0  # seconds; limits a registry's Retry-After, because the client waits for the push
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,8 @@ class _Running:
         offset = await self._resume() if self._location else 0
         if not self._location:
             if await self._registry.has_blob(self.blob.digest, self.blob.size):
-                self._tell("Pushed" if self._sent else "Layer already exists")  # if it was sent, only the answer was lost
+                # If bytes were sent, only the registry's answer was lost
+                self._tell("Pushed" if self._sent else "Layer already exists")
                 return
             if await self._mount():
                 return
@@ -257,4 +258,4 @@ def _digest(fd: int) -> str:
 
 
 def _quiet(_: object) -> None:
-    """Reports nothing: requests for manifests are not shown."""
+    """Report nothing: requests for manifests are not shown."""

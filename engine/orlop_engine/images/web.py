@@ -31,7 +31,8 @@ async def get(
     destinations: Destinations | None,
     timeout: float,
 ) -> AsyncIterator[httpx.Response]:
-    """The response of the last server in the redirects. `DriverError` with Docker's messages if a connection fails."""
+    """The response of the last server in the redirects. Raises `DriverError` with Docker's messages if a connection
+    fails."""
     asked = url
     check_url(url)
     for _ in range(_REDIRECTS):
