@@ -16,9 +16,9 @@ from .loop import Loop
 __all__ = ["Channel"]
 
 _READ_SIZE = 64 << 10
-_FDS_PER_MESSAGE = 253  # SCM_MAX_FD
+_FDS_PER_MESSAGE = 253  # the kernel's limit (SCM_MAX_FD)
 _PARTS = 64
-_SO_SNDBUFFORCE = 32  # not in Python's socket module
+_SO_SNDBUFFORCE = 32  # Python's socket module lacks this constant
 _FINAL_BUFFER = 32 << 20
 
 

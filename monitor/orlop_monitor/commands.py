@@ -21,10 +21,10 @@ from .loop import Loop
 __all__ = ["IGNORED_SIGNALS", "raise_file_limit", "run"]
 
 IGNORED_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE, signal.SIGXFSZ)
-"""Signals that must not end a monitor: the stop of a systemd unit, terminal signals, a reader that is gone, a file size
-limit."""
+"""Signals that must not end a monitor. They are sent when a systemd unit stops, by a terminal, on a write to a pipe without
+a reader, and at a file size limit."""
 
-_FILES = 1 << 16  # a relayed connection needs two; so many connections take some 100 MB of memory, which is the limit
+_FILES = 1 << 16  # descriptors; a relayed connection needs two, and 32,768 connections take some 100 MB of memory
 _inherited: tuple[int, int] | None = None
 
 
@@ -64,7 +64,7 @@ def run(loop: Loop, command: Command, stdio: tuple[int, int, int], on_end: Calla
     detected by SIGCHLD and not by EOF of the outputs, which a detached container keeps open. Raises `OSError` when the
     program cannot be executed."""
     stdin = _input_file(command.stdin) if command.stdin else stdio[0]
-    os.chdir(command.cwd)  # posix_spawn cannot set it; the log threads use absolute paths
+    os.chdir(command.cwd)  # posix_spawn cannot set the directory; the log threads use absolute paths
     try:
         program = sealed.executable(command.argv[0])
         with _inherited_limits():
@@ -93,7 +93,7 @@ def run(loop: Loop, command: Command, stdio: tuple[int, int, int], on_end: Calla
     def ended(status: int) -> None:
         deadline.cancel()
         on_end(status, expired)
-        loop.release_unclaimed()  # after `on_end`, which claims the container's process
+        loop.release_unclaimed()  # after `on_end`, because it claims the container's process
 
     loop.hold_unclaimed()
     loop.on_child(pid, ended)

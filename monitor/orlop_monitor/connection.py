@@ -84,7 +84,7 @@ class Connection:
             while not self._held and not self._given_away and (frame := self._parser.next()) is not None:
                 self._on_request(self, _DECODER.decode(frame))
         except (ValueError, msgspec.MsgspecError):
-            self.close()  # invalid data; what follows cannot be parsed either
+            self.close()  # after invalid data, the rest of the stream cannot be parsed either
 
     def hold(self) -> None:
         """Handle no further request until `release` or `become_stream`, because the current one is still in progress."""
@@ -165,8 +165,8 @@ class Listener:
         try:
             sock, _ = self._socket.accept()
         except OSError as error:
-            if error.errno in EXHAUSTED:  # retry later; the peer has its own deadline
+            if error.errno in EXHAUSTED:  # try again later; the peer has its own deadline
                 self._loop.on_readable(self._socket.fileno(), None)
                 self._loop.call_later(BACK_OFF, self._listen)
-            return  # the peer is gone
+            return  # the peer has closed the connection
         self._on_socket(sock)

@@ -1,8 +1,8 @@
-"""The lifecycle of one container: start, run, exit. The order of events at its exit is:
+"""The lifecycle of one container: start, run, exit. These are the steps at its exit, in order:
 
 output read to its end (2 s at most), log closed, `exit.json` written, `Exited` announced, attached streams ended, runtime
-state deleted, monitor exits (and with it the root mounts, network namespace and listeners). Writing back dirty pages may
-delay the last step, but the exit code is available before.
+state deleted, monitor exits (and with it the root mounts, network namespace and listeners). The last step may take long,
+because the kernel writes dirty pages to disk, but the exit code is available before it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _STRAGGLER_SECONDS = 1.0
 
 
 class Container:
-    """`announce(event)` sends an event to subscribers. `on_dead` is called when the exit is recorded, before it is
+    """`announce(event)` sends an event to subscribers. `on_dead` is called when the exit is recorded, before the exit is
     announced; `on_gone` when nothing is left to do."""
 
     def __init__(

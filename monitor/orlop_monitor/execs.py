@@ -15,7 +15,7 @@ from .task import Stdio, Task, failure
 __all__ = ["Execs"]
 
 
-_UNHEARD = 1000  # execs cannot start while no daemon is connected, so more exits do not occur
+_UNHEARD = 1000  # exit codes; more than these are not expected, because no exec can start while no daemon is connected
 
 
 class Execs:

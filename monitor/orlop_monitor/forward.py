@@ -24,9 +24,9 @@ from orlop_monitor.protocol import Forward
 __all__ = ["Forwarder"]
 
 _CHUNK = 64 << 10
-_BATCH = 64  # accepts or datagrams in one callback, so that other callbacks get their turn
-_RESERVE = 4 * _BATCH  # descriptors reserved for other uses
-_UDP_IDLE = 90.0  # seconds, as in docker-proxy
+_BATCH = 64  # one callback accepts or relays at most this many, so that other callbacks get their turn
+_RESERVE = 4 * _BATCH  # descriptors that clients may not use
+_UDP_IDLE = 90.0  # seconds without a datagram after which a client's socket is closed, as in docker-proxy
 _UDP_FLOWS = 1024
 _IP_PKTINFO, _IPV6_RECVPKTINFO, _IPV6_PKTINFO = 8, 49, 50
 _RESET = struct.pack("ii", 1, 0)
@@ -88,7 +88,7 @@ def _close(loop: Loop, sock: socket.socket, *, reset: bool = False) -> None:
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         except OSError:
-            pass  # it is closed without a reset
+            pass  # then the connection is closed without a reset
     sock.close()
 
 
@@ -119,7 +119,7 @@ class _TcpListener:
                 if error.errno in EXHAUSTED:
                     self._pause()
                     return
-                continue  # this connection is gone; accept(2) lists a dozen such errors
+                continue  # the connection was lost before it was accepted; accept(2) lists a dozen such errors
             try:
                 upstream = socket.socket(_family(self.target[0]), socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
             except OSError:
@@ -129,7 +129,8 @@ class _TcpListener:
             self._relays.add(_Relay(self._loop, client, upstream, self.target, self._relays.discard))
 
     def _pause(self) -> None:
-        """Out of descriptors: stop watching the listener for a moment. It stays readable, so the loop would spin."""
+        """Called when no descriptor is free: stop watching the listener for a moment, because it stays readable and the loop
+        would spin."""
         self._loop.on_readable(self._sock.fileno(), None)
         self._resume = self._loop.call_later(BACK_OFF, self._listen)
 
@@ -175,7 +176,7 @@ class _Relay:
         try:
             self._upstream.getpeername()
         except OSError:
-            return  # an event for a closed descriptor that had the same number
+            return  # the event belongs to a closed descriptor that had the same number
         self._loop.on_writable(self._upstream.fileno(), None)
         _Pipe(self._loop, self._client, self._upstream, self._finished, self.abort).start()
         _Pipe(self._loop, self._upstream, self._client, self._finished, self.abort).start()
@@ -200,7 +201,7 @@ class _Relay:
 class _Pipe:
     """Copies one direction. Holds at most one chunk that the sink did not accept."""
 
-    _buffer = bytearray(_CHUNK)  # shared by all pipes: it is filled and emptied within one callback
+    _buffer = bytearray(_CHUNK)  # all pipes share this buffer, which is filled and emptied within one callback
 
     def __init__(
         self,
@@ -299,7 +300,7 @@ class _UdpListener:
             except BlockingIOError:
                 return
             except OSError:
-                continue  # an ICMP error for an earlier answer, now cleared
+                continue  # the call returned, and thereby cleared, an ICMP error of an earlier answer
             flow = self._flow(client, self._reply_from(ancillary))
             if flow is None:
                 continue
@@ -354,7 +355,7 @@ class _UdpListener:
             except BlockingIOError:
                 return
             except OSError:
-                return  # an ICMP error: no process in the container listens on the port yet
+                return  # an ICMP error says that no process in the container listens on the port yet
             flow.deadline = time.monotonic() + _UDP_IDLE
             try:
                 self._sock.sendmsg([data], flow.ancillary, 0, flow.client)

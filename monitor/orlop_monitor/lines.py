@@ -1,7 +1,7 @@
 """Splits output into `LogBlock`s for the log driver: blocks of complete lines, and pieces of long lines.
 
-No I/O. Each stream has its own splitter, which holds back an incomplete line of at most 16 KiB; a killed monitor loses at
-most that.
+No I/O. Each stream has its own splitter, which holds back an incomplete line of at most 16 KiB; if the monitor is killed, at
+most this much output is lost.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class LineSplitter:
     def __init__(self, stream: str) -> None:
         self._stream = stream
         self._pending = bytearray()
-        self._piece_time: int | None = None  # set within a long line
+        self._piece_time: int | None = None  # the time of a long line, until its newline is read
 
     def feed(self, data: bytes, time_ns: int) -> list[LogBlock]:
         """Split the data of one read. Its complete lines form one block, unless there is a long line between them."""
@@ -67,7 +67,7 @@ class LineSplitter:
 
     def _lines(self, data: bytes, time_ns: int, blocks: list[LogBlock]) -> None:
         """Split `data`, which ends in a newline, into blocks. The first line may be the rest of a long one."""
-        begin = position = 0  # [begin, position): short lines that are not in a block yet
+        begin = position = 0  # data[begin:position] holds short lines that are not in a block yet
         if self._piece_time is not None:
             begin = position = self._long(data, 0, time_ns, blocks)
         # Search backwards for a newline within the line limit: a read of short lines takes only a few searches.

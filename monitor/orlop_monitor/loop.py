@@ -52,7 +52,7 @@ class Loop:
         self._claimants = 0
         self._stopped = False
         self._wake, wakeup = socket.socketpair()
-        self._wakeup = wakeup  # keep a reference: the signal module uses its descriptor
+        self._wakeup = wakeup  # keep a reference, because the signal module uses only the descriptor
         self._wake.setblocking(False)
         wakeup.setblocking(False)
         signal.signal(signal.SIGCHLD, lambda *_: None)

@@ -18,7 +18,7 @@ from .loop import Loop, Timer
 __all__ = ["OomWatch"]
 
 _IN_MODIFY = 2
-_AGAIN = (0.02, 0.2, 1.0)  # seconds after a wake-up
+_AGAIN = (0.02, 0.2, 1.0)  # seconds after a wake-up at which the counter is checked again
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -62,7 +62,7 @@ class OomWatch:
         try:
             self._fd = _eventfd(file) if file.endswith("oom_control") else _inotify(file)
         except OSError:
-            pass  # no events, but the counter is checked at the end
+            pass  # without events, the counter is checked only at the container's end
         else:
             loop.on_readable(self._fd, self._woken)
         self.check()

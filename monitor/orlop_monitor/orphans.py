@@ -28,7 +28,7 @@ def kill_child_of_file(path: str) -> None:
         if pid.isdecimal() and _parent(pid)[0] == os.getpid():
             os.kill(int(pid), signal.SIGKILL)
     except (OSError, ValueError):
-        pass  # no such file, or the process is dead
+        pass  # the file does not exist, or the process is dead
 
 
 def kill_children(keep: Container[int]) -> bool:

@@ -55,7 +55,7 @@ __all__ = [
     "Tree",
 ]
 
-PROTOCOL_VERSION = 2  # 2 added `Serve.moved`
+PROTOCOL_VERSION = 2  # version 2 added `Serve.moved`
 FRAME_LIMIT = 16 << 20
 HEADER = struct.Struct("<I")
 

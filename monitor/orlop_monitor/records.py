@@ -1,6 +1,6 @@
 """The record files in a monitor's run directory. Each is written atomically, by rename.
 
-No fsync: the directory is on a tmpfs, and after a power cut the containers do not exist either.
+They are not synced to disk: the directory is on a tmpfs, and after a power cut the containers do not exist either.
 """
 
 from __future__ import annotations

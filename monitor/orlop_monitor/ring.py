@@ -15,7 +15,7 @@ from orlop_sdk.log import LogBlock, LogWriter
 
 __all__ = ["RingWriter", "ringed"]
 
-_LAST_WRITES = 10.0  # seconds to write the buffered entries at close
+_LAST_WRITES = 10.0  # seconds that `close` waits until the buffered entries are written
 
 
 def ringed(writer: LogWriter, options: Mapping[str, str]) -> LogWriter:

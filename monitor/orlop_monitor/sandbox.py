@@ -81,7 +81,7 @@ def _detach_unneeded(launch: Launch) -> None:
             linux.mount("", "none", entry.path, ["rprivate"])
             linux.umount(entry.path)
         except OSError:
-            pass  # hidden below another mount: it stays and keeps the file system busy
+            pass  # another mount hides this one, which therefore stays and keeps the file system busy
 
 
 def _detach(paths: Iterable[str]) -> None:
@@ -119,7 +119,7 @@ def _namespaces(launch: Launch) -> Namespaces:
     elif wanted == "new":
         network = linux.new_network_namespace()
     if wanted == "new":
-        _loopback_up(network)  # runtimes bring loopback up only in namespaces that they create
+        _loopback_up(network)  # here, because runtimes bring loopback up only in namespaces that they create
     elif wanted:
         network = os.open(wanted, os.O_RDONLY | os.O_CLOEXEC)
     return Namespaces(network, user)

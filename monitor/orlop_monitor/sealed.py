@@ -42,7 +42,7 @@ def _copy(path: str) -> _Copy:
     memory = os.memfd_create(os.path.basename(path), os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         if os.pread(source, len(_ELF), 0) != _ELF:
-            # A script: its interpreter could not open the script, because the descriptor is closed at exec.
+            # The file is a script. Its interpreter could not open it, because the descriptor is closed at exec.
             raise OSError(errno.ENOEXEC, os.strerror(errno.ENOEXEC), path)
         info = os.fstat(source)
         left = info.st_size
@@ -80,5 +80,5 @@ def executable(path: str) -> str:
         if copy is not None and copy.identity == _identity(os.stat(path)):
             return f"/proc/self/fd/{copy.fd}"
     except OSError:
-        pass  # the file is gone: executing it will report that
+        pass  # the file was removed; executing it will report that
     return path

@@ -61,7 +61,7 @@ def _make_reachable_immortal(roots: list[object]) -> None:
             if sys.getrefcount(item) == _IMMORTAL or isinstance(item, FrameType):
                 continue
             _make_immortal(id(item))
-            if isinstance(item, CodeType):  # the collector tracks neither code objects nor their content
+            if isinstance(item, CodeType):  # visit its content, which the collector does not track
                 stack += (item.co_consts, item.co_names, item.co_filename, item.co_name, item.co_qualname)
             else:
                 stack += gc.get_referents(item)

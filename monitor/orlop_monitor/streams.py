@@ -97,7 +97,7 @@ class Input:
         except BlockingIOError:
             self._loop.on_writable(self._fd, self._flush)
         except OSError:
-            self.close()  # the process closed its end or is gone
+            self.close()  # the process has closed its end or has ended
         else:
             self._loop.on_writable(self._fd, None)
             if self._ending:
@@ -193,7 +193,7 @@ class Output:
         try:
             fcntl.fcntl(source.fd, _F_SETPIPE_SZ, source.size)
         except OSError:
-            pass  # a terminal, or the user's limit for pipe buffers is reached: keep the size
+            pass  # keep the size: this is a terminal, or the user's limit for pipe buffers is reached
 
     def _deliver(self, stream: str, data: bytes) -> None:
         if len(data) >= _LARGE and self._trim is None:

@@ -20,7 +20,7 @@ from .protocol import MountPoint
 __all__ = ["Stubs"]
 
 _DEPTH = 256
-_LINKS = 40  # as the kernel's
+_LINKS = 40  # symlinks that are followed in one path; the kernel has the same limit
 
 
 class Stubs:
@@ -47,7 +47,7 @@ class Stubs:
     def _make(self, point: MountPoint, links: int = 0) -> None:
         parts = [part for part in os.path.normpath(f"/{point.path}").split("/") if part]
         if len(parts) > _DEPTH or links > _LINKS:
-            return  # the runtime refuses it
+            return  # the runtime refuses such a path
         directory = not point.source or os.path.isdir(point.source)
         for number in range(len(parts)):
             path = "/".join(parts[: number + 1])
@@ -63,7 +63,7 @@ class Stubs:
                         os.mkdir(name, 0o755, dir_fd=parent)
                     else:
                         os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=parent))
-                except FileExistsError:  # a dangling symlink: runtimes create its target
+                except FileExistsError:  # the name is a dangling symlink, whose target the runtime creates
                     target = os.path.join(f"/{path}/..", os.readlink(name, dir_fd=parent), *parts[number + 1 :])
                     self._make(MountPoint(target, point.source), links + 1)
                     return

@@ -179,7 +179,7 @@ class Task:
 
     def _command_ended(self, status: int, timed_out: bool, pid_file: str, log_file: str) -> None:
         if timed_out:
-            orphans.kill_child_of_file(pid_file)  # the runtime hung after it had made the process
+            orphans.kill_child_of_file(pid_file)  # the runtime may have hung after it had made the process
         if status or timed_out:
             stderr = self._stdio.said()
             log = _tail(log_file)
@@ -202,7 +202,7 @@ class Task:
             self._pidfd = os.pidfd_open(self.pid)
             start_time = linux.process_start_time(self.pid)
         except ProcessLookupError:
-            pass  # dead and reaped already; the loop holds its status
+            pass  # the process is dead and reaped; the loop holds its exit status
         self.on_started(Started(self.pid, start_time, time.time_ns()))
         self._loop.on_child(self.pid, self._dead)
 

@@ -15,7 +15,7 @@ class Title:
 
     def __init__(self) -> None:
         fields = smallfiles.read("/proc/self/stat").rpartition(b") ")[2].split()
-        self._start = int(fields[45])  # fields 48 and 49 of proc(5), counted from the state, field 3
+        self._start = int(fields[45])  # field 48 of proc(5); `fields` begins at field 3
         self._room = int(fields[46]) - self._start
 
     def set(self, title: str) -> None:

@@ -37,7 +37,7 @@ __all__ = ["Zygote"]
 
 _ENTRIES: dict[str, Callable[[socket.socket], None]] = {"monitor": main.run, "unpack": worker.run}
 _KILL_SECONDS = 10.0
-_BUFFERS = 4 << 20  # bytes of freed memory that malloc keeps in monitors and unpack workers; inherited by fork
+_BUFFERS = 4 << 20  # malloc keeps this much freed memory; monitors and unpack workers inherit the setting
 _decoder = msgspec.msgpack.Decoder(Fork)
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -98,7 +98,7 @@ class Zygote:
         try:
             self._control.send(_encode(answer))
         except OSError:
-            pass  # the daemon is gone; EOF follows
+            pass  # the daemon has ended; the next read returns EOF
 
     def _fork(self, request: Fork, fds: list[int]) -> Forked:
         if request.entry not in _ENTRIES or len(fds) != 1:

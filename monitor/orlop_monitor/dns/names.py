@@ -63,7 +63,7 @@ class _File(Generic[T]):
                     self._value = self._decoder.decode(file.read())
                 self._stamp = stamp
         except (OSError, msgspec.MsgspecError):
-            pass  # removed with its network or the daemon's directory: keep the last content
+            pass  # the file was removed together with its network or the daemon's directory: keep the last content
         return self._value
 
 

@@ -30,7 +30,7 @@ ADDRESS = "127.0.0.11"
 _PORT = 53
 _MOST = 1024
 _CONNECTIONS = 256
-_SECONDS = 4.0  # timeout of each upstream server
+_SECONDS = 4.0  # seconds that each upstream server has for its answer
 _SERVERS = 3
 _IDLE = 10.0
 _BATCH = 64
@@ -147,7 +147,7 @@ class NameServer:
             try:
                 sock, _ = self._tcp.accept()
             except OSError as error:
-                if error.errno in EXHAUSTED:  # stop watching for a moment: the listener stays readable, and would spin
+                if error.errno in EXHAUSTED:  # the listener stays readable: stop watching it for a moment
                     self._loop.on_readable(self._tcp.fileno(), None)
                     self._pause = self._loop.call_later(BACK_OFF, self._listen_for_connections)
                 return
@@ -171,7 +171,7 @@ class NameServer:
             return
         container = self._tables.container
         if container.dotted and "." not in asked.name and asked.type in (wire.A, wire.AAAA):
-            answer(wire.reply(query, asked))  # an empty answer: the client continues with its search list
+            answer(wire.reply(query, asked))  # after an empty answer, the client continues with its search list
             return
         servers = container.servers[:_SERVERS]
         if not servers or len(self._asking) >= _MOST:
@@ -254,7 +254,7 @@ class _Asking:
         if len(data) < 12 or data[:2] != self._query[:2]:
             if self._stream:
                 self._next()
-            return  # a datagram that is not the answer to this query
+            return  # ignore a datagram that does not answer this query
         self._last = data
         if wire.rcode(data) in (wire.SERVFAIL, wire.REFUSED):
             self._next()

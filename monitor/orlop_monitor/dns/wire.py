@@ -113,7 +113,7 @@ def reply(query: bytes, asked: Question, records: Sequence[bytes] = (), code: in
         kept.append(record)
         left -= len(record)
     truncated = 0x0200 if len(kept) < len(records) else 0
-    known = 0x0480 if code == NOERROR else 0  # AA, RA
+    known = 0x0480 if code == NOERROR else 0  # the flags AA and RA
     flags = 0x8000 | known | (asked.flags & 0x0100) | truncated | code
     return _HEADER.pack(asked.ident, flags, 1, len(kept), 0, 0) + query[12 : asked.end] + b"".join(kept)
 

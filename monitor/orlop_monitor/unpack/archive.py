@@ -20,7 +20,7 @@ from .header import (
 
 __all__ = ["Source", "entries"]
 
-META_LIMIT = 1 << 20  # as in Go's archive/tar; an xattr has at most 64 KiB, a path 4 KiB
+META_LIMIT = 1 << 20  # bytes, as in Go's archive/tar; an xattr has at most 64 KiB, a path 4 KiB
 SPARSE_LIMIT = 1 << 16  # segments of one file
 _NO_ID = 0xFFFFFFFF
 

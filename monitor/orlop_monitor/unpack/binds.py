@@ -99,7 +99,7 @@ def _fill(root: str, where: str, sources: Sequence[_Source], writable: bool) -> 
         try:
             _mount(root, source)
         except OSError:
-            continue  # the mount point is missing, or one is a file and the other a directory
+            continue  # the mount point is missing, or only one of source and mount point is a directory
         _fill(root, destination, source.children, writable and not readonly)
         _protect(root, destination, readonly=readonly)
 

@@ -18,7 +18,7 @@ _OCTAL_11 = 8**11
 _OCTAL_7 = 8**7
 _MAGIC = b"ustar\x0000"
 _MAGIC_AND_OWNERS = _MAGIC + bytes(64)  # the names of owner and group are empty
-_FIXED_SUM = sum(_MAGIC) + 8 * 32  # the checksum field itself is summed as blanks
+_FIXED_SUM = sum(_MAGIC) + 8 * 32  # the checksum field counts as eight blanks in the sum
 
 
 def padding(size: int) -> bytes:

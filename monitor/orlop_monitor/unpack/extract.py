@@ -25,7 +25,7 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SPECIAL = {b"3": stat.S_IFCHR, b"4": stat.S_IFBLK, b"6": stat.S_IFIFO}
 _UNSUPPORTED = errno.EOPNOTSUPP
-_REPLACED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # a later entry replaced the directory, or one above it by a symlink
+_REPLACED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # a later entry replaced the directory or its parent
 
 
 def is_accepted_xattr(xattr: bytes) -> bool:
@@ -221,7 +221,7 @@ class _Extractor:
         if self._request.ownership and (entry.uid or entry.gid or not parent.plain):
             os.chown(name, entry.uid, entry.gid, dir_fd=parent.fd, follow_symlinks=False)
         if entry.mode & 0o7000 and entry.type != b"2":
-            os.chmod(name, entry.mode, dir_fd=parent.fd)  # just created here, and not a symlink
+            os.chmod(name, entry.mode, dir_fd=parent.fd)  # this call created the file, and it is not a symlink
         os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent.fd, follow_symlinks=False)
 
     def _set_xattrs(self, fd: int, entry: Entry) -> None:
@@ -231,7 +231,7 @@ class _Extractor:
             try:
                 os.setxattr(fd, key, value)
             except OSError as error:
-                if error.errno != _UNSUPPORTED:  # the file system has no xattrs: ignore them, as Docker does
+                if error.errno != _UNSUPPORTED:  # on a file system without xattrs, ignore them, as Docker does
                     raise
 
     def _settle_times(self) -> None:

@@ -27,7 +27,7 @@ BLOCK = 512
 _LAYOUT = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s")
 _SPARSE = struct.Struct("12s12s")
 _XATTR = b"SCHILY.xattr."
-_DIGITS = 20  # of 2**64 - 1
+_DIGITS = 20  # 2**64 - 1 has 20 digits
 
 Segment = tuple[int, int]
 """(offset, length) of one piece of data in a sparse file."""
@@ -99,7 +99,7 @@ def parse_header(block: bytes) -> Entry:
         prefix,
     ) = _LAYOUT.unpack_from(block)
     stated = _number(checksum)
-    total = sum(block) - sum(checksum) + 256  # the checksum field itself is summed as eight blanks
+    total = sum(block) - sum(checksum) + 256  # the checksum field counts as eight blanks in the sum
     # Some old tars sum the bytes as signed chars.
     if total != stated and total - 256 * sum(byte > 127 for byte in block[:148] + block[156:]) != stated:
         raise UnpackError(NO_TAR)

@@ -20,7 +20,7 @@ PATHS = {
     "/dev/shm": _DIRECTORY,
     "/etc/hostname": _FILE,
     "/etc/hosts": _FILE,
-    "/etc/mtab": "/proc/mounts",  # a symlink to /proc/mounts
+    "/etc/mtab": "/proc/mounts",  # becomes a symlink to /proc/mounts
     "/etc/resolv.conf": _FILE,
     "/proc": _DIRECTORY,
     "/sys": _DIRECTORY,
@@ -56,7 +56,7 @@ def _make(parent: int, names: list[str], kind: str) -> None:
 @contextmanager
 def _directory(parent: int, name: str) -> Iterator[int]:
     with suppress(FileNotFoundError, IsADirectoryError):
-        os.unlink(name, dir_fd=parent)  # not a directory
+        os.unlink(name, dir_fd=parent)  # it is not a directory, so it is replaced
     with suppress(FileExistsError):
         os.mkdir(name, 0o755, dir_fd=parent)
     fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)

@@ -36,7 +36,7 @@ def pack_layer(packer: Packer, listed: int) -> None:
             try:
                 parent = open_in_root(root, head or "/", os.O_RDONLY | os.O_DIRECTORY)
             except OSError:
-                continue  # deleted since
+                continue  # the file was deleted after the list was made
             try:
                 packer.one(parent, name, os.fsencode(change.path.lstrip("/")))
             except FileNotFoundError:

@@ -23,7 +23,7 @@ from .whiteout import OPAQUE, hidden_name
 
 __all__ = ["Normalized", "Output", "normalize"]
 
-_LINKS = 40  # symlinks followed in one path, as in the kernel
+_LINKS = 40  # symlinks that are followed in one path; the kernel has the same limit
 _DIRECTORY, _SYMLINK = b"5", b"2"
 _KINDS = frozenset((b"0", b"7", b"1", b"2", b"3", b"4", b"5", b"6"))
 
@@ -75,7 +75,7 @@ class _Normalizer:
     def __init__(self, source: Uncompressed, out: Output, limits: Limits, tick: Callable[[], None]) -> None:
         self._source, self._out, self._limits, self._tick = source, out, limits, tick
         self._root = _Node(_DIRECTORY)
-        self._found: tuple[bytes, _Node, bytes] | None = None  # the last result of `_directory`, with its argument
+        self._found: tuple[bytes, _Node, bytes] | None = None  # the last argument and result of `_directory`
         self._expanded = 0
 
     def run(self) -> Normalized:
@@ -107,7 +107,7 @@ class _Normalizer:
             self._whiteout(head, name)
             self._source.skip(entry.size)
         elif not path:
-            self._source.skip(entry.size)  # the root's attributes are fixed, as for an unpacked layer
+            self._source.skip(entry.size)  # ignore the root's attributes, as for an unpacked layer
         elif entry.type not in _KINDS:
             raise UnpackError(f"{shown(entry.name)}: entries of type {shown(entry.type)} are not supported")
         elif len(name) > 255:

@@ -163,7 +163,7 @@ class Packer:
     def _entry(self, parent: int, name: str, shown: bytes, info: os.stat_result) -> None:
         kind = _KINDS.get(stat.S_IFMT(info.st_mode))
         if kind is None:
-            return  # a socket, which is useless without its process
+            return  # leave out a socket, which is useless without its process
         if kind == b"0":
             self._file(parent, name, shown)
         elif kind != b"2" and self._is_again(shown, info):
@@ -250,7 +250,7 @@ class Packer:
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-        data = os.pread(fd, size, offset)  # the file system does not support splice
+        data = os.pread(fd, size, offset)  # read instead, because the file system does not support splice
         at = 0
         while at < len(data):
             at += os.write(self._out, data[at:])
@@ -295,7 +295,7 @@ def _segments(fd: int, size: int) -> Iterator[tuple[int, int]]:
         try:
             start = os.lseek(fd, at, os.SEEK_DATA)
         except OSError:
-            break  # a hole up to the end
+            break  # the rest of the file is a hole
         at = min(os.lseek(fd, start, os.SEEK_HOLE), size)
         if start >= size:
             break

@@ -32,16 +32,16 @@ __all__ = ["Program"]
 
 _ROOT = "/run"  # where the sandbox's root is mounted until it becomes "/"
 _LAYER = "layer"
-_SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "nix")  # programs and libraries
+_SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "nix")  # host directories with programs and libraries
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "TMPDIR": ".", "LC_ALL": "C"}
 _MEMORY = 2 << 30  # bytes of address space; mkfs.erofs takes 450 bytes for each file
 _CPU = 900  # seconds
-_STALLED = 120.0  # seconds in which the program reads nothing
-_ENDING = 900.0  # seconds from the end of the stream to the program's end
+_STALLED = 120.0  # seconds without a read after which the program has failed
+_ENDING = 900.0  # seconds that the program may run after the end of the stream
 _PIPE = 1 << 20
 _WRITEBACK = 8 << 20
 _FILE = 4 << 40  # bytes; mkfs.erofs keeps data to compress in a sparse part of the image, 1 TiB from its beginning
-_FULL = 1 << 20  # bytes of free space
+_FULL = 1 << 20  # bytes; with less free space, the disk counts as full
 _SHOWN = 2000
 
 
@@ -53,7 +53,7 @@ class Program:
     def __init__(self, argv: Sequence[str], directory: int, keep: str) -> None:
         self._pending = bytearray()
         self._kept = -1
-        self._started = 0  # bytes of the copy whose writeback to disk was started
+        self._started = 0  # writeback to disk was started for this many bytes of the copy
         if keep:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
             self._kept = os.open(keep, flags, 0o600, dir_fd=directory)

@@ -159,7 +159,7 @@ def _lower_limit(kind: int, most: int) -> None:
 def _drop_capabilities(keep: set[int]) -> None:
     for capability in range(_LAST_CAP + 1):
         if capability not in keep:
-            _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # EINVAL: the kernel does not know this capability
+            _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # an old kernel may not know it (EINVAL)
     bits = sum(1 << capability for capability in keep)
     low, high = bits & 0xFFFFFFFF, bits >> 32
     header = struct.pack("=Ii", _CAP_VERSION_3, 0)
@@ -172,13 +172,13 @@ def _filter_system_calls(allowed: Collection[str]) -> None:
     process."""
     known = _ARCHITECTURES.get(platform.machine())
     if known is None:
-        return  # the call numbers of other architectures are not known here; the other protections still apply
+        return  # the call numbers of this architecture are not known; the other protections still apply
     column, audit = known
     load, equal, at_least, result = 0x20, 0x15, 0x35, 0x06
     kill, refuse, allow = 0x80000000, 0x00050001, 0x7FFF0000
     program = [(load, 0, 0, 4), (equal, 1, 0, audit), (result, 0, 0, kill), (load, 0, 0, 0)]
     if column == 0:
-        program += [(at_least, 0, 1, 0x40000000), (result, 0, 0, kill)]  # the x32 ABI
+        program += [(at_least, 0, 1, 0x40000000), (result, 0, 0, kill)]  # calls of the x32 ABI kill the process
     for name, numbers in _REFUSED.items():
         if name not in allowed:
             program += [(equal, 0, 1, numbers[column]), (result, 0, 0, refuse)]

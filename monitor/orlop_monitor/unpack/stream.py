@@ -27,7 +27,7 @@ __all__ = ["CHUNK", "COMPRESSIONS", "CompressedFile", "Uncompressed", "decompres
 CHUNK = 1 << 20
 _ZEROS = bytes(CHUNK)
 _AHEAD = 4
-_MEMORY = 256 << 20  # limit of a decompressor: xz -9 needs 65 MiB, zstd --ultra --long=27 128 MiB
+_MEMORY = 256 << 20  # bytes that a decompressor may use: xz -9 needs 65 MiB, zstd --ultra --long=27 needs 128 MiB
 
 _MAGIC = (
     (b"\x1f\x8b", "gzip"),

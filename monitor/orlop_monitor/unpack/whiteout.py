@@ -128,7 +128,7 @@ class _Plain:
         try:
             inner = os.open(name, _DIRECTORY, dir_fd=fd)
         except (NotADirectoryError, OSError):
-            return  # a file, symlink or device of this layer: keep it
+            return  # keep a file, symlink or device, which belongs to this layer
         try:
             self._clear(inner, path)
         finally:

@@ -49,7 +49,7 @@ from .tree import Tree, clean
 __all__ = ["run"]
 
 _PROGRESS_EVERY = 0.1  # seconds; Docker's clients do not redraw more often
-_HEADERS = 4096  # bytes; upper limit of the average size of an entry's headers in a normalized tar
+_HEADERS = 4096  # bytes; an entry's headers in a normalized tar are smaller than this on average
 
 
 class _Abandoned(Exception):
@@ -234,7 +234,7 @@ def _pack(connection: socket.socket, request: Pack, fds: list[int]) -> Done:
 def _extract_into(connection: socket.socket, request: ExtractInto, fds: list[int]) -> Done:
     _enter(request.view, fds)
     target, source_fd = view.directory(request.path), fds.pop()
-    if os.fstatvfs(target).f_flag & os.ST_RDONLY:  # before reading the archive, as dockerd does
+    if os.fstatvfs(target).f_flag & os.ST_RDONLY:  # as dockerd, check this before reading the archive
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
     owner = None
     if request.user:

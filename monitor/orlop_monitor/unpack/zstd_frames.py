@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 __all__ = ["ZstdFrames", "is_skippable"]
 
-_RLE = 1  # a block of one byte, repeated
+_RLE = 1  # the type of a block that repeats one byte
 
 
 class _Readable(Protocol):
@@ -40,14 +40,14 @@ def _steps() -> Generator[_Step, bytes, None]:
             skip = int.from_bytes((yield _Step(0, 4)), "little")
             continue
         (descriptor,) = yield _Step(0, 1)
-        single = descriptor >> 5 & 1  # a frame of one segment has no window descriptor
+        single = descriptor >> 5 & 1  # if set, the frame has no window descriptor
         skip = (1 - single) + (0, 1, 2, 4)[descriptor & 3] + (single, 2, 4, 8)[descriptor >> 6]
         last = 0
         while not last:
             block = int.from_bytes((yield _Step(skip, 3)), "little")
             last, kind, size = block & 1, block >> 1 & 3, block >> 3
             skip = 1 if kind == _RLE else size
-        skip += 4 if descriptor & 4 else 0  # the checksum
+        skip += 4 if descriptor & 4 else 0  # 4 bytes of checksum
 
 
 class ZstdFrames:
