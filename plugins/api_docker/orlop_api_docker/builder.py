@@ -58,8 +58,8 @@ class Builder(Protocol):
         body: AsyncGenerator[bytes, None],
         restrictions: Restrictions,
     ) -> AsyncIterator[bytes]:
-        """The classic endpoint: the request's body is the context. Returns the body of the answer, once it has begun; an
-        error before that has a status of its own."""
+        """The classic endpoint: the request's body is the context. Returns the body of the answer once the answer has begun.
+        An error before that is answered with its own status."""
         ...
 
     async def usage(self) -> Sequence[CacheRecord]:

@@ -43,7 +43,8 @@ class _Routes:
         return self._upgrade("session", call)
 
     def _upgrade(self, kind: str, call: Call) -> Answer:
-        """HTTP/2 with prior knowledge follows: without the settings header of RFC 7540, section 3.2."""
+        """After the upgrade, the client speaks HTTP/2 with prior knowledge, without the settings header of RFC 7540, section
+        3.2."""
         builder, request = self.builder, call.request
         protocol = request.headers.get("upgrade", "")
         if not protocol:

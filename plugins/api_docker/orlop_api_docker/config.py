@@ -18,7 +18,7 @@ __all__ = ["routes"]
 
 def routes(engine: Engine) -> list[Route]:
     async def config(call: Call) -> Answer:
-        from orlop_kernel.config import show  # no start of the daemon needs it
+        from orlop_kernel.config import show  # imported here, because the daemon's start does not need it
 
         return json_response(show.document(engine.loaded, engine.needs_restart))
 

@@ -23,15 +23,15 @@ _FORMS = ((1, 52), (1, 48), (1, 45))
 
 
 def _form(version: tuple[int, int]) -> str:
-    """The oldest API version whose inspect answer has the same fields. A field that begins with another version needs a
-    line here."""
+    """The oldest API version whose inspect answer has the same fields. A field that another version introduces needs a line
+    here."""
     major, minor = next((form for form in _FORMS if version >= form), (1, 24))
     return f"{major}.{minor}"
 
 
 class _Kept:
-    """The answers about one revision of a container. `item` is that of lists, for one `images_revision`; `inspected` has an
-    answer for each `_form`."""
+    """The answers about one revision of a container. `item` is the container's item in lists, valid for one
+    `images_revision`; `inspected` has an answer of inspect for each `_form`."""
 
     __slots__ = ("images_revision", "inspected", "item", "revision")
 
@@ -43,7 +43,7 @@ class _Kept:
 
 
 class ContainerViews:
-    """One for each front end. What is kept of a container goes with the container."""
+    """One object for each front end. The answers about a container are dropped together with the `Container`."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -51,7 +51,7 @@ class ContainerViews:
 
     @property
     def _containers(self) -> Containers:
-        return self._engine.containers  # imported at the first request: no start of the daemon needs it
+        return self._engine.containers  # imported at the first request, because the daemon's start does not need it
 
     async def inspect(self, container: Container, version: tuple[int, int], *, size: bool = False) -> bytes:
         """`GET /containers/{id}/json`. Without `size` it calls no driver that can hang, and takes no lock."""
@@ -74,7 +74,8 @@ class ContainerViews:
     async def listed(
         self, *, everything: bool, limit: int, filters: Filters, size: bool, health: bool = False, manifests: bool = False
     ) -> bytes:
-        """`GET /containers/json`. `health`: with the result of health checks. `manifests`: with those of the images."""
+        """`GET /containers/json`. `health`: include the results of health checks. `manifests`: include the manifests of the
+        images."""
         chosen = self._containers.select(everything=everything, limit=limit, filters=filters)
         sizes = await self._containers.measure(chosen) if size else {}
         return b"[" + b",".join(self.items(chosen, sizes, health=health, manifests=manifests)) + b"]"
@@ -115,7 +116,7 @@ class ContainerViews:
         return encode(list_item(self._containers.summary(container), names))
 
     def _of(self, container: Container) -> _Kept:
-        """What is kept of the container's present revision."""
+        """The kept answers about the container's present revision."""
         kept = self._kept.get(container.id)
         if kept is None:
             weakref.finalize(container, self._kept.pop, container.id, None).atexit = False

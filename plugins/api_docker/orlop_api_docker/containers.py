@@ -42,7 +42,7 @@ __all__ = ["routes"]
 
 NO_CONTENT = Response(204)
 _JSON_STREAM = (("Content-Type", "application/json"),)
-_NO_BODY = 7  # Docker's limit
+_NO_BODY = 7  # bytes; Docker accepts a body of this size
 _CONDITIONS = ("", "not-running", "next-exit", "removed")
 
 
@@ -256,8 +256,8 @@ class _Routes:
         return Hijack(hijack_head(call, not framed), await self._attachment(call, container, request))
 
     async def attach_websocket(self, call: Call) -> Answer:
-        """Never multiplexed: both outputs are one stream. Before 1.42 streams could not be chosen; before 1.28 messages were
-        text."""
+        """The output is never multiplexed: both outputs are one stream. Before 1.42 clients could not choose streams; before
+        1.28 messages were text."""
         from orlop_api_docker import websocket  # imported here because few clients use it
 
         container = self._of(call)

@@ -1,6 +1,7 @@
 """Debugging a running daemon: the routes below /debug/, which exist only while `debug` is set.
 
-Read-only, but not for listeners with a role: a dump of tasks shows the activity of all clients.
+The routes change nothing. Clients of listeners with a role cannot use them, because a dump of tasks shows the activity of
+all clients.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ class _Routes:
         return json_response(sorted(found, key=lambda row: -row["held_seconds"]))
 
     async def index(self, call: Call) -> Answer:
-        import html  # its table of names takes a millisecond at the start
+        import html  # imported here, because loading its table of names takes a millisecond
 
         rows = [*((name, about) for name, (about, _) in self._profiles.items())]
         rows += [

@@ -3,8 +3,8 @@
 msgspec is stricter, and Go clients send input that it rejects (`"Env": null`, `"hostconfig"`). So a body is parsed to plain
 values, normalized to the type, and converted.
 
-Objects with duplicate members are refused (docs/decisions/0012): parsers disagree which one counts, so an authorization
-plugin could judge another value than the one used.
+Objects with duplicate members are refused (docs/decisions/0012): parsers disagree which member is valid, so an authorization
+plugin could judge another value than the engine uses.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ T = TypeVar("T")
 _Shape = Callable[[Any], Any]
 
 _SMALL = 64 << 10
-"""Bytes of a body that cannot contain more than `_MAX_VALUES`, or takes a few ms at most."""
+"""Bytes. The values of a smaller body are not counted, because parsing it takes a few ms at most."""
 
 _MAX_VALUES = 50_000
-"""Values in a larger body: parsing is one C call that holds the GIL and takes 0.2 us a value."""
+"""The most values in a larger body: parsing is one C call that holds the GIL and takes 0.2 us a value."""
 
 _MAX_ITEMS = 10_000
-"""Items of one list or map. The longest seen from clients are port ranges, listed port by port."""
+"""The most items of one list or map. The longest lists that clients send are port ranges, listed port by port."""
 
 _MAX_TEXT = 1 << 20
-"""Characters of one string. The kernel limits an argument or variable to 128 KiB."""
+"""The most characters of one string. Linux limits an argument or variable to 128 KiB."""
 
-_DROP = object()  # null where the type has no null: the key counts as absent
+_DROP = object()  # stands for a null that the type does not allow: the key is treated as absent
 _INT64 = range(-(1 << 63), 1 << 63)  # Docker's unsigned values are far below the limit
 _DIGITS = 20
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # matches unclosed strings too: linear time
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # also matches unclosed strings, and so takes linear time
 _FOLD = str.maketrans("\u017f\u212a", "sk")
 
 _WHERE = re.compile(r" - at `(?:key in )?\$\.?([^`]*)`$")
@@ -106,7 +106,7 @@ def _whole_number(text: str) -> int:
 
 def _fraction(text: str) -> float:
     value = float(text)
-    if value - value:  # infinite or NaN
+    if value - value:  # the value is infinite or NaN
         raise ValueError("number out of range")
     return value
 
@@ -125,7 +125,7 @@ def _check_size(data: bytes) -> None:
     if _separators(data, 0, len(data)) <= _MAX_VALUES:
         return
     count = end = 0
-    for string in _STRING.finditer(data):  # commas and brackets within strings do not count
+    for string in _STRING.finditer(data):  # commas and brackets within strings separate no values
         count += 1 + _separators(data, end, string.start())
         end = string.end()
         if count > _MAX_VALUES:
@@ -228,7 +228,7 @@ def _struct(info: inspect.StructType, known: dict[Any, _Shape]) -> _Shape:
         if type(value) is not dict:
             return _same(value)
         result: dict[str, Any] = {}
-        others: set[str] = set()  # members spelled in another case
+        others: set[str] = set()  # members whose names are spelled in another case
         for key, item in value.items():
             field = fields.get(key)
             if field is None:

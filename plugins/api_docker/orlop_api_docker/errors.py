@@ -63,7 +63,7 @@ def answer_error(request: Request, error: Exception) -> Response:
     status = _status(leaf)
     message = explain_validation(leaf) if isinstance(leaf, msgspec.ValidationError) else str(leaf)
     if isinstance(leaf, OSError) and leaf.errno == errno.ENOSPC:
-        # Not a bug, and the one failure of the machine that users can fix themselves.
+        # A full disk is not a bug, and is the only failure of the machine that users can fix themselves.
         status, message = 500, "no space left on device: free some space, then repeat the request"
     exhausted = descriptors.is_exhaustion(error)
     if exhausted and status != 503:

@@ -59,7 +59,7 @@ def _platform(call: Call, since: tuple[int, int]) -> Platform | None:
 
 
 def _platforms(call: Call) -> tuple[Platform, ...]:
-    """`platform` of save and load, as often as given."""
+    """All values of `platform`, which clients may repeat for save and load."""
     given = call.args("platform") if call.version >= (1, 48) else []
     if len(given) > 1 and call.version < (1, 52):
         raise InvalidParameter(

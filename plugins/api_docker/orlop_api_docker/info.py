@@ -1,6 +1,6 @@
 """`GET /info` and `GET /version`. Answers come from memory, without a lock. Drivers and programs are asked once,
-at the first request (the storage driver's status, `programs`), with a deadline, so that a hanging one cannot hang `docker
-info`."""
+at the first request (the storage driver's status, `programs`), with a deadline, so that a driver that hangs delays `docker
+info` only briefly."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _NO_SWARM = {
 
 
 class Described(Protocol):
-    """What `info` and `version` tell of an engine."""
+    """The parts of an engine that `info` and `version` read."""
 
     @property
     def config(self) -> Config: ...

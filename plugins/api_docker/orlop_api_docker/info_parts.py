@@ -46,7 +46,7 @@ def registry(config: Config, version: Version) -> RegistryInfo:
             cidrs.append(name)
         else:
             indexes[name] = IndexInfo(name=name, mirrors=[], secure=False, official=False)
-    dropped = None if version < (1, 49) else UNSET  # nondistributable artifacts, a deprecated setting without effect
+    dropped = None if version < (1, 49) else UNSET  # the settings of nondistributable artifacts have no effect
     return RegistryInfo(
         insecure_registry_cidrs=cidrs,
         index_configs=indexes,

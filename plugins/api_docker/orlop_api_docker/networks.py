@@ -30,13 +30,13 @@ class _Routes:
         self.networks = engine.networks
 
     async def list(self, call: Call) -> Answer:
-        from orlop_engine.networks import filters  # no start of the daemon needs it
+        from orlop_engine.networks import filters  # imported here, because the daemon's start does not need it
 
         accept = filters.listed(call.filters())
         found = [record for record, in_use in self.networks.records() if accept(record, in_use)]
-        if call.version < (1, 28):  # older versions list containers too, as inspect does
+        if call.version < (1, 28):  # older versions also list the containers of each network, as inspect does
             return json_response([self._view(record.id) for record in found])
-        members = () if call.version < (1, 52) else None  # {} before 1.52, absent since
+        members = () if call.version < (1, 52) else None  # `Containers` is {} before 1.52, and absent since then
         return json_response([network_view(record, members) for record in found])
 
     async def inspect(self, call: Call) -> Answer:

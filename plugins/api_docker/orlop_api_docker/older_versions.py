@@ -37,7 +37,7 @@ def settle_create(request: CreateRequest, version: Version, cgroup_version: int)
     for settings in _endpoints(request):
         settle_endpoint(settings, version)
     if version < (1, 25):
-        host.auto_remove = False  # old clients remove containers themselves and would find none
+        host.auto_remove = False  # old clients remove the container themselves, which would fail if it were gone
     if version < (1, 40):
         host.ipc_mode = host.ipc_mode or "shareable"
     if version < (1, 41) and cgroup_version == 1:
@@ -86,7 +86,7 @@ def settle_endpoint(settings: EndpointSettings, version: Version) -> None:
 def settle_connect(settings: EndpointSettings, version: Version) -> None:
     settle_endpoint(settings, version)
     if version < (1, 54):
-        settings.mac_address = ""  # Docker ignored it
+        settings.mac_address = ""  # Docker ignores it in these versions
 
 
 def settle_exec(config: ExecConfig, version: Version) -> None:

@@ -56,7 +56,7 @@ _MANAGER_ONLY = (
 
 
 async def _manager_only(call: Call) -> Answer:
-    return error_response(503, NOT_A_MANAGER)  # not raised: a raised error would be logged
+    return error_response(503, NOT_A_MANAGER)  # returned, because an error that is raised would be logged
 
 
 async def _leave(call: Call) -> Answer:

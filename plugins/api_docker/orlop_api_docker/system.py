@@ -1,6 +1,6 @@
 """Routes of the daemon itself: ping, version, info, events, disk usage, login.
 
-The engine's modules for all but ping and events are imported at the first request that needs them.
+Requests other than ping and events need more modules of the engine, and import them when they first need them.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def _pong(body: bytes, builder: str, experimental: str) -> Response:
     return Response(200, body, headers)
 
 
-# By the builder that clients should prefer (1 without one, or by `features.buildkit`), and `experimental`, without which the
-# client hides `checkpoint`. Built once: ping is the most frequent request.
+# The answers to a ping, by body, whether clients should build with BuildKit, and `experimental` (if false, the client hides
+# `checkpoint`). They are encoded once, because ping is the most frequent request.
 _PONGS = {
     (body, buildkit, experimental): _pong(body, "2" if buildkit else "1", str(experimental).lower())
     for body in (b"OK", b"")

@@ -106,7 +106,7 @@ class ManifestView(_Wire, frozen=True):
 
 
 class ImageSummary(_Wire, frozen=True):
-    """One item of `GET /images/json`. `virtual_size` is for clients before 1.44. -1: unknown."""
+    """One item of `GET /images/json`. `virtual_size` is for clients before 1.44. -1 means unknown."""
 
     containers: int
     created: int

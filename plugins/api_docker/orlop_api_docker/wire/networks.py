@@ -12,7 +12,7 @@ from orlop_sdk.base import WireBase, rfc3339
 
 __all__ = ["CreateResponse", "NetworkContainer", "NetworkView", "PruneResponse", "network_status", "network_view"]
 
-_MOST = (1 << 64) - 1  # of an unsigned integer in Go: IPv6 subnets have more addresses
+_MOST = (1 << 64) - 1  # the largest unsigned integer in Go; IPv6 subnets have more addresses
 
 
 class CreateResponse(WireBase):
