@@ -21,7 +21,7 @@ _BLOCK_MIN, _BLOCK_MAX = 1 << 14, 1 << 20
 _RUN = 64
 _HEAD = b'{"log":"'
 
-# The backslash first, because the other escapes contain backslashes.
+# Escape the backslash first, because the other escapes contain backslashes.
 _ESCAPES = [(b"\\", b"\\\\"), (b'"', b'\\"'), (b"\r", b"\\r")] + [
     (bytes([code]), b"\\u%04x" % code) for code in (*range(32), *b"<>&") if code not in b"\n\r"
 ]
@@ -33,7 +33,7 @@ def escape(data: bytes) -> bytes:
     one pass in Python or any encoder, because most blocks contain few of them."""
     given = data
     for raw, escaped in _ESCAPES:
-        if raw in given:  # search `given`: `data` is up to six times as long once NULs are escaped
+        if raw in given:  # search `given`, because escaped NULs make `data` up to six times as long
             # Replace runs first: the cost is per replacement, and binary output has long runs of NULs. The escape of a quote
             # contains a quote, so its runs must not be replaced twice.
             if raw not in escaped and raw * _RUN in data:
@@ -125,14 +125,14 @@ class JsonRecords:
         body = data[:-1] if data.endswith(b"\n") else data
         try:
             entries = _decode_list(b"[%b]" % body.replace(b"\n", b","))
-            if len(entries) == body.count(b"\n") + 1:  # two torn lines could form one valid object
+            if len(entries) == body.count(b"\n") + 1:  # otherwise, two torn lines may have formed one valid object
                 return _records(entries)
         except _DAMAGE:
             pass
         entries = []
         for line in body.split(b"\n"):
             try:
-                entries.append(_decode_one(line.lstrip(b"\0")))  # a power cut can leave a block of NULs
+                entries.append(_decode_one(line.lstrip(b"\0")))  # a power cut can leave a block of NULs before the line
             except _DAMAGE:
                 continue
         return _records(entries)

@@ -29,7 +29,7 @@ def _file(info: LogInfo) -> str:
     try:
         os.mkdir(directory, 0o700)
     except OSError:
-        pass  # it exists; if the container's directory is missing, opening the file reports that
+        pass  # the directory exists; if its parent is missing, opening the file reports that
     return os.path.join(directory, "container.log")
 
 

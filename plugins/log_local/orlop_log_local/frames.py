@@ -33,11 +33,11 @@ _BODY = struct.Struct("<IIQ")
 _END = struct.Struct("<II")
 _AROUND = _START.size + _END.size
 _STDERR, _PARTIAL = 1, 2
-_LENGTH_MAX = 64 << 20  # a greater length is damage
+_LENGTH_MAX = 64 << 20  # bytes; a frame with a greater length is treated as damaged
 _WINDOW = 1 << 16
 
 _decode_attributes = msgspec.json.Decoder(dict[str, str]).decode
-_Frame = tuple[int, int, int]  # begin, end, number of entries
+_Frame = tuple[int, int, int]  # offset of its beginning, offset of its end, number of entries
 
 
 def encode_attributes(attributes: dict[str, str]) -> bytes:
@@ -111,7 +111,7 @@ class Frames:
                 break
             if end < 0:
                 end = data.find(MAGIC, at + 1)
-                if end < 0:  # no further frame, except that `data` may end within a magic
+                if end < 0:  # no further frame begins in `data`, but its end may be the beginning of a magic
                     return max(at, len(data) - len(MAGIC) + 1)
             at = end
         return at

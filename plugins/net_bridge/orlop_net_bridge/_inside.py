@@ -18,7 +18,7 @@ from ._sysctl import skip_duplicate_search, write_sysctl
 
 __all__ = ["route_inside", "set_up_inside"]
 
-_LOOPBACK = 1  # the index of loopback in every namespace
+_LOOPBACK = 1  # loopback has this index in every namespace
 
 
 def _prepare_ipv6(ifname: str, wanted: bool) -> None:
@@ -74,5 +74,5 @@ def route_inside(endpoint: Endpoint) -> None:
             try:
                 inside.change(delete_default_route(index, gateway))
             except Refused as error:
-                if error.errno != errno.ESRCH:  # another default route has replaced it
+                if error.errno != errno.ESRCH:  # ESRCH: another default route has replaced this one
                     raise

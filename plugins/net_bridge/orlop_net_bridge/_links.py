@@ -88,7 +88,7 @@ class Links:
 
     def __init__(self, owner: str) -> None:
         self._owner = owner
-        self._group = zlib.crc32(owner.encode()) & 0x7FFF_FFFF | 1  # not 0, the default group
+        self._group = zlib.crc32(owner.encode()) & 0x7FFF_FFFF | 1  # 0 would be the default group
         self._pairs = RouteSocket()
         try:
             self._host = IPRoute()
@@ -129,7 +129,7 @@ class Links:
                 if (link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND")) != "bridge":
                     raise Conflict(f"cannot create bridge {bridge.name}: a link of this name exists and is not a bridge")
                 alias = link.get_attr("IFLA_IFALIAS") or ""
-                # A bridge of another network id is taken over too: its network was lost with a wiped data root.
+                # Take over a bridge of another network id, too: its network was lost when the data root was wiped.
                 ours = alias.startswith(self._bridge_alias("")) or self._is_half_made(link)
                 if ours and alias != self._bridge_alias(bridge.network_id):
                     self._host.link("set", index=index, ifalias=self._bridge_alias(bridge.network_id))
@@ -289,7 +289,7 @@ class Links:
             self._pairs.change(_netlink.silence_port(host_link))
         except OSError as error:
             if error.errno != errno.ENODEV:
-                self.disconnect(host_link, "")  # the link is being destroyed, or the bridge runs STP: remove it (slow)
+                self.disconnect(host_link, "")  # slow: the link is being destroyed, or the bridge runs STP
 
     def _remove_endpoint(self, endpoint_id: str) -> None:
         alias = self._endpoint_alias(endpoint_id)
@@ -337,7 +337,7 @@ class Links:
                     self._delete(link["index"])
 
     def remove_strangers(self, network_ids: set[str], endpoint_ids: set[str]) -> None:
-        """Remove incomplete links, and links with this driver's alias of none of these networks and endpoints."""
+        """Remove incomplete links, and links whose alias of this driver names none of these networks and endpoints."""
         with _errors("remove left-over links"):
             for link in self._host.get_links():
                 if self._is_half_made(link):

@@ -1,7 +1,7 @@
 """Encoding of the rtnetlink messages that connect and disconnect an endpoint, and decoding of acknowledgements. No I/O.
 
-These take microseconds per container, where pyroute2 takes milliseconds; it is used for bridges and listings. Formats:
-linux/netlink.h, rtnetlink.h, if_link.h, veth.h, if_addr.h, in the byte order of the host.
+For each container, this takes microseconds, and pyroute2 would take milliseconds. Bridges and listings use pyroute2.
+Formats: linux/netlink.h, rtnetlink.h, if_link.h, veth.h, if_addr.h, in the byte order of the host.
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ def enslave(name: str, master: int, mtu: int) -> Request:
 
 
 def _port(settings: bytes) -> bytes:
-    # Without IFLA_INFO_KIND "bridge_slave": the kernel takes the kind from the master, and might run modprobe for a named
-    # kind.
+    # Do not send IFLA_INFO_KIND "bridge_slave": the kernel takes the kind from the master, and might run modprobe for a kind
+    # that is sent.
     return _attribute(_IFLA_LINKINFO, _attribute(_INFO_SLAVE_DATA, settings))
 
 
@@ -209,7 +209,7 @@ def encode(requests: Sequence[Request], sequence: int) -> bytes:
     parts = []
     for number, request in enumerate(requests, sequence):
         parts.append(_HEADER.pack(_HEADER.size + len(request.body), request.kind, request.flags, number & 0xFFFFFFFF, 0))
-        parts.append(request.body)  # attributes are padded, so the next header is aligned
+        parts.append(request.body)  # its attributes are padded, so the next header is aligned
     return b"".join(parts)
 
 

@@ -140,7 +140,7 @@ def _decoded(text: str, what: str) -> dict[str, Any]:
 
 def open_nft() -> Nft:
     """Open libnftables or find `nft`. Raises `DriverError`, which says what to install, when neither is available."""
-    with contextlib.suppress(OSError, AttributeError):  # not installed, or an incompatible version
+    with contextlib.suppress(OSError, AttributeError):  # libnftables is not installed, or has an incompatible version
         return _Library()
     path = shutil.which("nft", path=_PATH)
     if path is None:

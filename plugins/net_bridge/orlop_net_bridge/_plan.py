@@ -240,7 +240,8 @@ def _skeleton(table: str) -> list[str]:
 
 
 def keep_compatible(wanted: frozenset[Element], held: frozenset[Element]) -> frozenset[Element]:
-    """`wanted`, and the elements of `held` that do not conflict with it. At boot these may belong to running containers."""
+    """`wanted`, and the elements of `held` that do not conflict with it. At the start of the daemon these may belong to
+    running containers."""
     keys = {(element.set, element.key) for element in wanted}
     subnets = [(element.set, ipaddress.ip_network(element.key)) for element in wanted if element.set in _INTERVALS]
 
@@ -290,7 +291,7 @@ def _key(name: str, raw: Any) -> str:
     elif name in _PROTOCOL_AT:
         index = _PROTOCOL_AT[name]
         parts[index] = _PROTOCOL_NAMES.get(parts[index], parts[index])
-    elif "/" not in parts[0]:  # nft prints a prefix of a single address without its length
+    elif "/" not in parts[0]:  # nft prints a single address without the prefix length
         parts[0] += f"/{ipaddress.ip_address(parts[0]).max_prefixlen}"
     return " . ".join(parts)
 

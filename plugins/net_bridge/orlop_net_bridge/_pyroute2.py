@@ -21,7 +21,7 @@ class _Umbrella(ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or find_spec(f"{self.__name__}.{name}") is not None:
-            raise AttributeError(name)  # a module of the package: the import system then imports it
+            raise AttributeError(name)  # `name` is a module of the package: the import system then imports it
         spec = self.__spec__
         assert spec is not None and spec.loader is not None
         # Switch to a plain module first, so that the package's own code sees ordinary attribute access.

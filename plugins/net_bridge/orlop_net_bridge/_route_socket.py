@@ -63,7 +63,7 @@ class RouteSocket:
         failures: list[Refused] = []
         while waiting:
             for sequence, code in self._receive():
-                request = waiting.pop(sequence, None)  # None: a late answer to an earlier request that timed out
+                request = waiting.pop(sequence, None)  # None: this is a late answer to a request that timed out
                 if request is not None and code:
                     failures.append(Refused(request.what, code))
         if failures:
@@ -74,7 +74,7 @@ class RouteSocket:
             datagram, (sender, _) = self._socket.recvfrom(_BUFFER)
         except BlockingIOError as error:
             raise TimeoutError(errno.ETIMEDOUT, f"no answer from the kernel within {_SECONDS} s") from error
-        if sender:  # not from the kernel: a process with CAP_NET_ADMIN in the container's network could send to this socket
+        if sender:  # 0 is the kernel; a process with CAP_NET_ADMIN in the container's network could also send to this socket
             return []
         try:
             return list(read_answers(datagram))

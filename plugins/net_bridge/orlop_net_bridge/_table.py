@@ -77,7 +77,7 @@ class Table:
                 self._nft.run(_plan.update_table(self.name, held, wanted), what)
                 return
             except NftError:
-                pass  # its sets are of another version: replace the whole table
+                pass  # another version wrote its sets: replace the whole table
         self._nft.run(_plan.replace_table(self.name, wanted), what)
 
     def rebuild(self, wanted: frozenset[_plan.Element]) -> None:

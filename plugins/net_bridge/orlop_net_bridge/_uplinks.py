@@ -24,7 +24,7 @@ def gateway_links() -> set[str]:
     """Names of links that have a route with a gateway."""
     found = set()
     for path, name, flags in _ROUTES:
-        with contextlib.suppress(OSError), open(path) as file:  # without IPv6 the file does not exist
+        with contextlib.suppress(OSError), open(path) as file:  # a kernel without IPv6 lacks the second file
             for line in file:
                 fields = line.split()
                 if fields[flags].strip("0") and fields[0] != "Iface" and int(fields[flags], 16) & _RTF_GATEWAY:

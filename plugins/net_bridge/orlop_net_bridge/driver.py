@@ -58,7 +58,7 @@ def _ports_of(endpoint: Endpoint) -> frozenset[_plan.Element]:
 
 
 def _reachable(wanted: Wanted) -> Wanted:
-    """The endpoints without those of containers that have ended since the daemon stopped, whose namespaces do not exist."""
+    """The endpoints whose namespace exists. Containers that ended while no daemon ran have none."""
     return wanted._replace(endpoints=[each for each in wanted.endpoints if os.path.exists(each[0].netns)])
 
 
@@ -143,7 +143,8 @@ class BridgeDriver:
         return self._links
 
     def _open_table(self) -> Table | None:
-        """None with `"iptables": false`: there are no rules, and published ports are served only by the monitors."""
+        """The open table. With `"iptables": false` it is None: there are no rules, and only the monitors serve published
+        ports."""
         if self._table is None and self._context.iptables:
             self._table = Table(_plan.table_name(self._context.instance))
         return self._table
@@ -162,7 +163,8 @@ class BridgeDriver:
         return [bridge.name for bridge in self._bridges.values()]
 
     def _known_uplinks(self) -> frozenset[_plan.Element]:
-        """The uplinks, cached since the first network, the boot or the last repair: listing links takes milliseconds."""
+        """The uplinks. They are found at the first network, at the start of the daemon and at each repair, and kept in
+        between, because listing links takes milliseconds."""
         if self._uplinks is None:
             self._uplinks = self._find_uplinks()
         return self._uplinks
@@ -181,7 +183,8 @@ class BridgeDriver:
                 enable_forwarding(version)
         self._open_links().ensure_bridge(bridge)
         table = self._open_table()
-        # Only add elements here: at boot the table holds ports of running containers, which are not known before `restore`.
+        # Only add elements here: at the start of the daemon, the table holds ports of running containers, which are not
+        # known before `restore`.
         self._bridges[bridge.network_id] = bridge
         if table is None:
             return
@@ -307,7 +310,7 @@ class BridgeDriver:
     def _detach(self, endpoint: Endpoint, state: EndpointState) -> None:
         known = self._ports.pop(endpoint.id, None)
         gone = _plan.port_elements(endpoint) if known is None else known
-        if known is None:  # attached by an earlier daemon: keep elements that other endpoints have taken since
+        if known is None:  # an earlier daemon attached it: keep elements that other endpoints have taken since then
             taken = {(element.set, element.key) for elements in self._ports.values() for element in elements}
             gone = frozenset(element for element in gone if (element.set, element.key) not in taken)
         table = self._open_table()
@@ -336,7 +339,7 @@ class BridgeDriver:
         except NftError as error:
             if not error.missing:
                 raise
-            table.delete_present(gone, what)  # some elements no longer exist
+            table.delete_present(gone, what)  # some elements no longer exist: delete the others
 
     def _adopt(self, wanted: Wanted) -> None:
         self._bridges = dict(wanted.bridges)
@@ -359,12 +362,12 @@ class BridgeDriver:
             self._remove_rules()
         self._open_links().remove_strangers(networks, set(self._ports))
         for failure in self._reconnect_all(_reachable(wanted)):
-            _log.error("%s", failure)  # do not fail the boot; `audit` reports it as well
+            _log.error("%s", failure)  # the daemon must start nevertheless; `audit` reports the failure as well
 
     def _remove_rules(self) -> None:
         """Remove rules of an earlier daemon that ran with iptables on. They would forward ports to other containers, which
-        have the addresses now."""
-        with contextlib.suppress(DriverError):  # without nftables there are no rules
+        may have the same addresses now."""
+        with contextlib.suppress(DriverError):  # without nftables there are no rules to remove
             table = Table(_plan.table_name(self._context.instance))
             try:
                 table.remove()
@@ -408,7 +411,7 @@ class BridgeDriver:
 
     def _audit(self, wanted: Wanted) -> list[Drift]:
         if not self._bridges and not self._ports:
-            self._adopt(wanted)  # called without `restore` (no daemon runs): `repair` restores these records
+            self._adopt(wanted)  # no daemon runs, so `restore` was not called: `repair` works from these records
         self._audited = wanted
         links = self._open_links()
         host = _audit.Host(

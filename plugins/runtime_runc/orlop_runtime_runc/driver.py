@@ -18,8 +18,8 @@ __all__ = ["Runc"]
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _START_TIMEOUT = 120.0
 _TIMEOUT = 30.0
-_CHECKPOINT_TIMEOUT = 600.0  # a checkpoint writes all memory of a container to disk
-_SHORTER = "ORLOP_RUNTIME_TIMEOUT"  # upper limit of all timeouts in seconds, for tests of runtimes that hang
+_CHECKPOINT_TIMEOUT = 600.0  # seconds; a checkpoint writes all memory of a container to disk
+_SHORTER = "ORLOP_RUNTIME_TIMEOUT"  # sets an upper limit of all timeouts in seconds, for tests of runtimes that hang
 _UNIFIED = "/sys/fs/cgroup/unified"
 
 

@@ -35,8 +35,8 @@ class Erofs(OverlayStorage[Snapshot]):
     """Implements `Storage`, `LayerStream`, `LayerRebase` and `StorageAudit`."""
 
     name = "erofs"
-    idmapped_mounts = False  # each mounted image would have to be id-mapped, not only the directory
-    id_bytes = 10  # short, so that 128 lower directories fit in the mount options
+    idmapped_mounts = False  # every mounted image would need an id-mapped mount, not only the directory
+    id_bytes = 10  # bytes; ids are short, so that 128 lower directories fit in the mount options
     snapshot_type = Snapshot
 
     def __init__(self, context: StorageContext) -> None:

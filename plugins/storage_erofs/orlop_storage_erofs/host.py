@@ -40,7 +40,7 @@ def _has_filesystem() -> bool:
     with open("/proc/filesystems") as file:
         if any(line.split()[-1] == "erofs" for line in file):
             return True
-    # Not loaded yet: mount(2) loads it
+    # The module is not loaded yet, and mount(2) would load it
     try:
         with open(f"/lib/modules/{os.uname().release}/modules.dep") as file:
             return any("/erofs.ko" in line.partition(":")[0] for line in file)

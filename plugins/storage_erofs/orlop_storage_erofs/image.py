@@ -60,7 +60,8 @@ def read_image(directory: str) -> Image | None:
 
 
 def damage(directory: str, image: Image, *, digests: bool = False) -> str:
-    """The damage of an image's files, as a clause; "" if there is none. `digests`: also read and hash the files."""
+    """What is damaged in an image's files, as a clause for a message; "" if nothing is. `digests`: also read and hash the
+    files."""
     return _damage(directory, image.files, image.digests if digests else {})
 
 

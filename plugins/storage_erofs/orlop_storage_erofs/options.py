@@ -66,4 +66,4 @@ def mkfs_command(program: str, options: Options, image: str) -> tuple[str, ...]:
         return (*command, "--tar=i", image)
     if options.compression:
         return (*command, "--tar=f", f"-z{options.compression}", "-C65536", image)
-    return (*command, "--tar=f", "--sort=none", image)  # in the order of the tar, so that data is written only once
+    return (*command, "--tar=f", "--sort=none", image)  # keep the order of the tar, so that data is written only once

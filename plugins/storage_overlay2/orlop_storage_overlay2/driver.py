@@ -37,7 +37,7 @@ class Overlay2(OverlayStorage[Snapshot]):
         check_options(context.options)
         super().__init__(context)
         self._links = os.path.join(self.root, "l")
-        self._found_links: dict[str, str] = {}  # by id; of the start
+        self._found_links: dict[str, str] = {}  # short names found at the start, by the layer's id
 
     def opened(self) -> None:
         os.makedirs(self._links, 0o700, exist_ok=True)
@@ -53,7 +53,7 @@ class Overlay2(OverlayStorage[Snapshot]):
         for link in os.listdir(self._links):
             path = os.path.join(self._links, link)
             if not os.path.islink(path):
-                continue  # not made by this driver
+                continue  # this driver makes only symlinks: leave other files alone
             ident = os.path.basename(os.path.dirname(os.readlink(path)))
             leads_here = os.readlink(path) == f"../{ident}/diff"
             if ident and leads_here and os.path.lexists(os.path.join(self.root, ident)):

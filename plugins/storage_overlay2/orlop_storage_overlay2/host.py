@@ -13,14 +13,14 @@ __all__ = ["sync_few", "tells_types"]
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.opendir.restype = _libc.readdir.restype = ctypes.c_void_p
 _libc.readdir.argtypes = _libc.closedir.argtypes = [ctypes.c_void_p]
-_FEW = 64  # smaller layers are synced file by file: syncfs waits for the dirty data of all processes
+_FEW = 64  # files; smaller layers are synced file by file, because syncfs waits for the dirty data of all processes
 
 
 def sync_few(directory: str) -> bool:
     """Sync a small tree of regular files and directories. Returns false, and has synced nothing, when the tree is large or
     has other types of files."""
     files, directories = list[str](), [directory]
-    for here in directories:  # grows meanwhile
+    for here in directories:  # the loop appends the subdirectories that it finds
         with os.scandir(here) as entries:
             for entry in entries:
                 mode = entry.stat(follow_symlinks=False).st_mode

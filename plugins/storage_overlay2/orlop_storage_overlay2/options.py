@@ -15,5 +15,5 @@ def check_options(options: Iterable[tuple[str, str]]) -> None:
     for name, _ in options:
         if name == "size":
             raise InvalidParameter("cannot use storage option overlay2.size: this driver has no quotas")
-        if name != "override_kernel_check":  # has no effect in Docker since 20.10, but is accepted
+        if name != "override_kernel_check":  # Docker still accepts this option, which has no effect since 20.10
             raise InvalidParameter(f"overlay2: unknown option overlay2.{name}")
