@@ -53,7 +53,7 @@ _log = logging.getLogger("orlop.drivers")
 def _now() -> float:
     try:
         return trio.current_time()
-    except RuntimeError:  # outside of trio
+    except RuntimeError:  # this code runs outside of trio
         return time.monotonic()
 
 
@@ -79,7 +79,7 @@ class Gate:
         return self._missed >= MISSES
 
     def describe(self) -> str:
-        """The message why calls fail immediately, and until when."""
+        """A message that says why calls fail immediately, and until when."""
         wait = max(0.0, self._retry_at - _now())
         again = "is being tried again" if self._on_trial else f"is tried again in {wait:.0f} s"
         return f"{self.label} did not answer {self._missed} calls in a row; it {again}"
@@ -93,8 +93,8 @@ class Gate:
         trial = self._missed >= MISSES and self._admit(verb)
         call = _Call(self, verb, method, args, kwargs)
         deadline = trio.current_time() + self.seconds
-        # A system task: only this caller can cancel it, so that shielded cleanup code may call plugins while the daemon
-        # stops.
+        # The call runs in a system task, which only this caller can cancel. So shielded cleanup code may call plugins
+        # while the daemon stops.
         name = f"{verb}: {self.label}"
         trio.lowlevel.spawn_system_task(call.run, name=name, context=contextvars.copy_context())
         try:
@@ -110,7 +110,7 @@ class Gate:
                 raise
             if not call.answered and call.error is None:
                 if trial:
-                    self._on_trial = False  # the trial had no result: the next call is the trial
+                    self._on_trial = False  # the trial had no result, so the next call is the trial
                 raise
         if not call.ended:
             call.scope.cancel()
@@ -169,7 +169,7 @@ class Gate:
                 self._on_trial = False  # the next call is the trial
             making.abandon()
             if isinstance(error, RuntimeError) and not making.started:
-                raise DriverError(f"cannot use {self.label}: {error}") from error  # no more threads
+                raise DriverError(f"cannot use {self.label}: {error}") from error  # the process can start no more threads
             raise
         if scope.cancelled_caught:
             making.abandon()

@@ -74,7 +74,7 @@ async def run_supervised(command: Command, *, pass_fds: Sequence[int] = (), limi
                 await trio.lowlevel.wait_readable(pidfd)
                 timed_out = False
             if timed_out:
-                os.killpg(process.pid, signal.SIGKILL)  # including its children, which would be orphaned
+                os.killpg(process.pid, signal.SIGKILL)  # this also kills the child's children, which would be orphaned
             readers.cancel_scope.deadline = trio.current_time() + 0.1
     finally:
         await _reap(process, pidfd)

@@ -41,13 +41,13 @@ def _problem(error: BaseException, what: str, *keys: str) -> Problem:
 
 
 def _data_root(config: Config) -> Iterator[Problem]:
-    """Refuse the data root of another engine, because boot removes everything that is not in our database. (If Orlop has
-    no daemon.json, it reads dockerd's, which may contain dockerd's data-root.)"""
+    """Refuse the data root of another engine, because the daemon's start removes everything that is not in our database.
+    (If Orlop has no daemon.json, it reads dockerd's, which may contain dockerd's data-root.)"""
     try:
         names = set(os.listdir(config.data_root))
     except FileNotFoundError:
         return
-    except OSError as error:  # this user may not read the directory
+    except OSError as error:  # the user who runs this check may not read the directory
         yield Problem(f"cannot check data-root: {error.strerror}", ("data-root",))
         return
     if "orlop.db" not in names and (found := sorted(names & _FOREIGN_DIRECTORIES)):
@@ -62,7 +62,7 @@ def _data_root(config: Config) -> Iterator[Problem]:
 def _log_driver(config: Config) -> Iterator[Problem]:
     try:
         driver = discovery.find("log", config.log_driver).make()
-    except NotFound as error:  # the message begins with Docker's
+    except NotFound as error:  # the message begins as Docker's does
         name = config.log_driver
         yield Problem(f'error looking up logging plugin {name}: plugin "{name}" not found: {error}', ("log-driver",))
         return

@@ -144,7 +144,7 @@ class Drivers:
     # --- kinds --------------------------------------------------------------------------------------------------------
 
     def storage(self, name: str) -> Storage:
-        """The storage driver. It is created when the daemon boots."""
+        """The storage driver. It is created when the daemon starts."""
 
         def work() -> _Made:
             factory = discovery.find("storage", name)

@@ -165,9 +165,8 @@ class Engine:
         try:
             engine.paths.make_roots()
             await engine.ports.rows.load(labels.deciding(config))
-            reload_constraints.check_at_start(
-                engine.index, engine.paths, config
-            )  # before anything is changed to match this configuration
+            # Checked before anything is changed to match this configuration
+            reload_constraints.check_at_start(engine.index, engine.paths, config)
             if rows := list(store.load("builds")):
                 await engine.building.load(rows)
             await engine.images.load()

@@ -44,7 +44,7 @@ log = logging.getLogger("orlop.execs")
 
 KEEP_ENDED = 600.0
 KEEP_MOST = 1000
-UNKNOWN_EXIT = 255  # as for a container whose monitor died
+UNKNOWN_EXIT = 255  # also the exit code of a container whose monitor died without an exit record
 
 
 class Execs:
@@ -167,7 +167,7 @@ class Execs:
         if state.early is not None:
             self._end(state, state.early)
         elif run is None or run.finished.is_set():
-            self._end(state, 137)  # the container has exited at the same moment
+            self._end(state, 137)  # the container exited at the same moment, so SIGKILL has ended the exec
         return state, stream
 
     async def _run(
@@ -243,7 +243,7 @@ class Execs:
 
     def exited(self, container: Container, event: ExecExited) -> None:
         state = self.index.get(event.exec_id)
-        if state is None:  # started by the previous daemon
+        if state is None:  # the previous daemon started this exec
             self._remove_files(container, event.exec_id)
             return
         if state.begun.is_set():

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 __all__ = ["TooLong", "within"]
 
 T = TypeVar("T")
-_AGAIN = 0.1  # seconds until the next signal, if the called code swallowed the exception
+_AGAIN = 0.1  # seconds until the signal is sent again, in case the called code swallowed the exception
 _armed = False
 
 
@@ -26,7 +26,7 @@ class TooLong(BaseException):
 
 
 def _raise(_signum: int, _frame: FrameType | None) -> None:
-    if _armed:  # False if the last signal is handled after the call has ended
+    if _armed:  # `_armed` is False if the last signal is handled after the call has ended
         raise TooLong
 
 
@@ -48,7 +48,7 @@ def within(
         finally:
             _armed = False
     finally:
-        _armed = False  # the signal may have arrived before the line above
+        _armed = False  # a signal may have prevented the assignment above
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
         if earlier:

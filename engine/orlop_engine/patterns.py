@@ -14,16 +14,16 @@ from orlop_sdk import InvalidParameter
 __all__ = ["compiled"]
 
 _LONGEST = 256
-_MOST_REPEATS = 4  # maximum in sequence: each repeat multiplies the attempts by the length of a name
-_MOST_OPTIONAL = 8  # maximum: each optional part doubles the attempts
+_MOST_REPEATS = 4  # limit for one sequence: each repeat multiplies the attempts by the length of a name
+_MOST_OPTIONAL = 8  # limit, because each optional part doubles the attempts
 _PIECE = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?[^):=!<P]*:?|\{\d*,?\d*\}|.", re.DOTALL)
 
 
 def _is_costly(text: str) -> bool:
     """Whether an ambiguous group is repeated, or the number of attempts is too large."""
     repeats = optional = 0
-    groups = [False]  # for each open group, whether it can match in more than one way; innermost last
-    closed = False  # the previous piece closed an ambiguous group
+    groups = [False]  # for each open group, the innermost last: whether it can match in more than one way
+    closed = False  # whether the previous piece closed an ambiguous group
     for piece in _PIECE.findall(text):
         if piece == ")" and len(groups) > 1:
             closed = groups.pop()
@@ -42,7 +42,7 @@ def _is_costly(text: str) -> bool:
         elif piece[0] == "(":
             groups.append(False)
         elif piece[0] == "\\" and piece[1:].isdigit():
-            return True  # a backreference
+            return True  # the piece is a backreference
         closed = False
     return repeats > _MOST_REPEATS or optional > _MOST_OPTIONAL
 

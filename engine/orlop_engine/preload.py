@@ -18,7 +18,7 @@ __all__ = ["MODULES", "run"]
 
 _LATER = 0.02  # seconds to wait, so that clients that waited for the daemon are answered first
 
-# Modules that others in this list import come first, so that no step blocks the event loop for long
+# A module comes before the modules in this list that import it, so that no step blocks the event loop for long
 MODULES = (
     "orlop_engine.spec.host",
     "orlop_engine.spec.security",

@@ -11,7 +11,7 @@ from orlop_engine.images.policy import UNRESTRICTED, ImagePolicy
 from orlop_engine.volumes.record import VolumeCheck
 
 if TYPE_CHECKING:
-    from orlop_engine.images.destinations import Refuse  # which imports httpx
+    from orlop_engine.images.destinations import Refuse  # imported only for types, because the module imports httpx
     from orlop_engine.types.containers import HostConfig
 
 __all__ = ["NO_RESTRICTIONS", "BuildRestrictions", "Restrictions"]

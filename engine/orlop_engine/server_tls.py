@@ -37,5 +37,5 @@ def _load_directories(context: ssl.SSLContext) -> None:
             continue  # the distribution has already run `openssl rehash` there
         with suppress(OSError):
             for entry in os.scandir(directory):
-                with suppress(OSError, ssl.SSLError):  # not a certificate
+                with suppress(OSError, ssl.SSLError):  # the file may not be a certificate
                     context.load_verify_locations(entry.path)

@@ -13,7 +13,7 @@ from orlop_kernel.kinds import Service
 __all__ = ["EngineService"]
 
 _log = logging.getLogger("orlop.daemon")
-_MARGIN = 5.0  # seconds, as dockerd's, added to the longest stop timeout
+_MARGIN = 5.0  # seconds that are added to the longest stop timeout, as in dockerd
 
 
 class EngineService(Service):

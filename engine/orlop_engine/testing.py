@@ -80,7 +80,7 @@ async def read_all(stream: trio.SocketStream) -> bytes:
             async for chunk in stream:
                 data += chunk
         except trio.BrokenResourceError:
-            pass  # the monitor ended before it has read all input: this is the end of the stream, too
+            pass  # the monitor ended before it had read all input; this is the end of the stream, too
     return bytes(data)
 
 

@@ -1,8 +1,8 @@
 """The daemon's side of unpacking: start a worker through the zygote, send it data, read its answers.
 
 Owns the worker for the duration of one call. When the call returns, raises or is cancelled, the worker is dead, so the
-caller may remove or commit the snapshot immediately. After a crash, only the snapshot must be cleaned up, which is still
-an active snapshot.
+caller may remove or commit the snapshot immediately. After a crash, only the snapshot must be cleaned up. It is still an
+active snapshot.
 """
 
 from __future__ import annotations

@@ -48,8 +48,8 @@ _MAX_BLOB = 16 << 20
 @dataclass(frozen=True, slots=True)
 class LayerForm:
     """The form of exported layers. `kind` is "gzip", "zstd", "uncompressed", or "" for the configured compression;
-    `level` is -1 for the default level. Layers that have a blob already keep it, unless `force`. `latest` (seconds since
-    1970): in layers that were built by this engine, later times of files are replaced by this time."""
+    `level` is -1 for the default level. A layer that has a blob already keeps this blob, unless `force` is set. `latest`
+    (seconds since 1970): in layers that were built by this engine, later times of files are replaced by this time."""
 
     kind: str = ""
     level: int = -1
@@ -290,7 +290,7 @@ class Artifacts:
         await self._store.layers.write_blob(key, blob.digest, blob.diff_id)
 
     def prefix(self, diff_ids: Sequence[str]) -> tuple[Layer, ...]:
-        """The longest part of a chain, from its lowest layer up, that is in images that the client may use."""
+        """The layers of a chain, from the lowest layer up, as far as images that the client may use have them."""
         builds, found = self._scope.restrictions.builds, list[Layer]()
         policy = builds.pulls if builds is not None else UNRESTRICTED
         for chain_id in documents.chain_ids(diff_ids):
@@ -304,7 +304,7 @@ class Artifacts:
 def _recipe(form: LayerForm) -> Recipe:
     from orlop_engine.images.compression import Recipe
 
-    return Recipe(form.kind or "gzip", form.level)  # type: ignore[arg-type]  # checked by the builder
+    return Recipe(form.kind or "gzip", form.level)  # type: ignore[arg-type]  # the builder has checked it
 
 
 def _tag(name: str) -> Reference:

@@ -46,9 +46,9 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class BaseImage:
-    """`digest` is the digest of the manifest; for an image that was built or imported on this host, of the configuration.
-    `snapshot` is the storage key of its top layer, "" if the image has no layers or was only resolved. `image` is None if
-    it was only resolved at a registry."""
+    """`digest` is the digest of the manifest; for an image that was built or imported on this host, it is the digest of
+    the configuration. `snapshot` is the storage key of its top layer, "" if the image has no layers or was only resolved.
+    `image` is None if it was only resolved at a registry."""
 
     name: str
     digest: str
@@ -126,7 +126,8 @@ class BaseImages:
         platform = platforms.parse(wanted.platform) if wanted.platform else None
         names = [wanted.name]
         if wanted.digest:
-            # The digest may come from `resolve`: of a manifest, or of the configuration of an image without a manifest
+            # The digest may come from `resolve`. Then it is the digest of a manifest or, for an image without a manifest,
+            # of its configuration
             reference = parse(wanted.name)
             names += [wanted.digest, *([str(reference.with_tag(reference.tag))] if reference.tag else [])]
         for name in names:
@@ -262,4 +263,4 @@ class ImageMaker:
 
 
 def _quiet(_: object) -> None:
-    """Reports nothing: unpacking is not shown."""
+    """Report nothing: unpacking is not shown."""

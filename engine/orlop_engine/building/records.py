@@ -3,8 +3,8 @@
    build-<hex>     SnapshotRecord: a committed snapshot
    base:<key>      BaseRecord: the layers of an image below snapshots; `key` is the storage key of its top layer
 
-A snapshot is committed in the storage driver before its row is committed. A boot removes snapshots without a row, and
-rows without a snapshot.
+A snapshot is committed in the storage driver before its row is committed. At its start, the daemon removes snapshots
+without a row, and rows without a snapshot.
 """
 
 from __future__ import annotations

@@ -28,11 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Building", "Workspace"]
 
-_CLOSING = 60.0  # seconds to remove the snapshots of a builder that has ended
+_CLOSING = 60.0  # seconds within which the snapshots of an ended builder must be removed
 
 
 class Building:
-    """There is one for each engine. `workspaces` are the workspaces of the connected builders."""
+    """The services for builders; one instance for each engine. `workspaces` are the workspaces of the connected
+    builders."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -41,14 +42,13 @@ class Building:
         self.snapshots = Snapshots(engine.store, engine.storage, image_store)
         self.packing = Packing(engine.storage, engine.zygote, engine.config.exec_root)
         self.bases = BaseImages(engine.images)
-        self.maker = ImageMaker(
-            image_store, self.snapshots, self.packing, engine.storage.capabilities.max_depth - 1
-        )  # minus the init layer of its containers
+        max_layers = engine.storage.capabilities.max_depth - 1  # one level is for the init layer of the image's containers
+        self.maker = ImageMaker(image_store, self.snapshots, self.packing, max_layers)
         self.workspaces: set[Workspace] = set()
         image_store.content.packed = self.packing.tar
 
     async def load(self, rows: Iterable[tuple[str, bytes]]) -> None:
-        """Load the rows of builders. Called at boot, before images are loaded."""
+        """Load the rows of builders. Called when the daemon starts, before images are loaded."""
         await self.snapshots.load(rows)
 
     def workspace(self, scope: Scope | None = None) -> Workspace:
@@ -65,7 +65,7 @@ class Building:
             for key in waiting:
                 try:
                     await self.snapshots.remove(key)
-                except Conflict:  # it has children, which must be removed first
+                except Conflict:  # the snapshot has children, which must be removed first
                     blocked.append(key)
             if len(blocked) == len(waiting):
                 return
@@ -103,7 +103,7 @@ class Workspace:
                 try:
                     await self.remove(key)
                 except OrlopError:
-                    continue  # the next boot removes it
+                    continue  # the next start of the daemon removes the snapshot
             for digest in list(self._bases):
                 self._drop(digest)
             await self.artifacts.aclose()
@@ -128,7 +128,7 @@ class Workspace:
                 lease.blobs.update((found.image.id, *(blob for layer in found.image.layers for blob in layer.blobs)))
                 await image_store.barrier()
                 if found.image.id in image_store.catalog.images:
-                    break  # otherwise it was removed before the lease held its layers
+                    break  # if not, the image was removed before the lease held its layers
         except BaseException:
             image_store.leases.drop(lease)
             raise
@@ -176,7 +176,7 @@ class Workspace:
         return images
 
     async def prefix(self, diff_ids: Sequence[str]) -> tuple[str, int, str]:
-        """The longest part of a chain of layers, from the lowest layer up, that stored images have. Returns a name for
+        """The layers of a chain, from the lowest layer up, as far as stored images have them. Returns a name for
         `release`, the number of layers, and the snapshot of the highest layer; ("", 0, "") if there is none. The layers
         are kept until `release` has been called as many times as this method."""
         layers = self.artifacts.prefix(diff_ids)
@@ -269,7 +269,7 @@ class Workspace:
         return [key for key, row in rows if not row.released and row.domain == self.scope.domain]
 
     def shared(self) -> Sequence[str]:
-        """Those of `snapshots` that are layers of images."""
+        """The keys in `snapshots` whose snapshots are layers of images."""
         store = self._image_store
         used = {built.snapshot for chain, built in store.layers.built.items() if store.catalog.layer(chain) is not None}
         return [key for key in self.snapshots() if key in used]
@@ -291,7 +291,7 @@ class Workspace:
         self._check(request.root)
         if not request.host.readonly_rootfs:
             raise Conflict(f"cannot run a step on snapshot {request.root}: it is committed")
-        own = await self.prepare(request.root)  # a snapshot of its own, for missing mount points
+        own = await self.prepare(request.root)  # the runtime creates missing mount points in this snapshot
         try:
             return await self._building.steps.run(replace(request, root=own), outputs)
         finally:

@@ -27,11 +27,12 @@ __all__ = ["Snapshots", "active_key"]
 
 log = logging.getLogger("orlop.build")
 
-_COMMIT = 300.0  # seconds: a commit writes the snapshot's files to the disk
+_COMMIT = 300.0  # seconds; a commit writes the snapshot's files to the disk
 
 
 def active_key() -> str:
-    """A new key for an active snapshot, which the next boot removes (`images.layers`)."""
+    """A new key for an active snapshot. If a crash leaves the snapshot, the next start of the daemon removes it
+    (`images.layers`)."""
     return f"{BUILD}new-{secrets.token_hex(12)}"
 
 
@@ -49,7 +50,7 @@ class Snapshots:
         image_store.layers.drop_built_here = self._unneeded_by_images
         image_store.layers.after_removal = self._forget_unneeded
 
-    # --- boot -------------------------------------------------------------------------------------------------------
+    # --- start of the daemon ----------------------------------------------------------------------------------------
 
     async def load(self, rows: Iterable[tuple[str, bytes]]) -> None:
         """Decode the rows. Call this before images are loaded, so that the content that the rows need is not
@@ -67,7 +68,8 @@ class Snapshots:
         self._renew_lease()
 
     async def sweep(self) -> None:
-        """At boot, after images are loaded: remove incomplete objects that a crash or a power cut has left."""
+        """At the daemon's start, after images are loaded: remove incomplete objects that a crash or a power cut has
+        left."""
         stored = {key for key in await self._storage.keys() if key.startswith(BUILD)}
         lost = [key for key in self.rows if key not in stored]
         if lost:
@@ -196,7 +198,7 @@ class Snapshots:
             try:
                 await self._remove(key)
             except Conflict:
-                pass  # it is the parent of a layer of an image
+                pass  # the snapshot is the parent of a layer of an image
             else:
                 await self.reap()
                 return

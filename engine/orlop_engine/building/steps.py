@@ -1,8 +1,8 @@
-"""Steps of builds: each runs in a container without a row, whose root is a snapshot of the builder.
+"""Steps of builds. Each step runs in a container without a row, whose root is a snapshot of the builder.
 
 A step is started like any container (`containers.launch`). It ends when its caller is cancelled or the daemon ends: its
-monitor kills it when the connection to the daemon ends. If both the monitor and the daemon die, the next boot removes the
-rest of the step, as for any run directory without a row.
+monitor kills it when the connection to the daemon ends. If both the monitor and the daemon die, the next start of the
+daemon removes the rest of the step, as for any run directory without a row.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["StepRequest", "Steps"]
 
 log = logging.getLogger("orlop.build")
 
-_ENDING = 30.0  # seconds for a step to die
+_ENDING = 30.0  # seconds within which a killed step must end
 _HOSTNAME = "buildkitsandbox"  # BuildKit's host name, which some Dockerfiles rely on
 
 
@@ -140,6 +140,6 @@ class Steps:
         assert run.monitor is not None
         try:
             await run.monitor.signal(SIGKILL)
-        except OrlopError:  # it has just ended, or its monitor does not answer
+        except OrlopError:  # the step has just ended, or its monitor does not answer
             run.monitor.kill()
         await exits.outcome(self._ports, container, run)

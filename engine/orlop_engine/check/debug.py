@@ -31,7 +31,7 @@ async def collect(config: Config, drivers: Drivers, facts: Facts) -> dict[str, s
 
 
 def _machine(config: Config, facts: Facts) -> dict[str, str]:
-    """Blocking."""
+    """Facts about this host, as texts by file name. Blocks."""
     containers = read(facts.database)[0].containers.values()
     return {
         "mounts.txt": _lines(_mounts(facts)),

@@ -15,9 +15,9 @@ __all__ = ["Blob", "Facts", "Process", "RunFacts", "StorageFacts", "VolumeFacts"
 @dataclass(frozen=True, slots=True)
 class RunFacts:
     """One directory of `<exec-root>/run`. `alive`: the process of `monitor`, identified by pid and start time, exists;
-    `init_alive`: the same for init. `status` is the monitor's answer, None when it did not answer. `damaged` are the
-    names of unreadable records. `sandbox_agrees`: the container is in the network namespace that its monitor holds; None
-    when unknown."""
+    `init_alive`: the same for init. `status` is the monitor's answer; None when the monitor did not answer. `damaged` are
+    the names of unreadable records. `sandbox_agrees`: the container is in the network namespace that its monitor holds;
+    None when unknown."""
 
     monitor: MonitorRecord | None = None
     init: InitRecord | None = None

@@ -165,7 +165,7 @@ def _blobs(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
                 yield _lost_blob(name, digest, "is not in the content store")
         for layer in image.layers:
             if not layer.blob:
-                continue  # only its unpacked files are stored
+                continue  # only the layer's unpacked files are stored
             blob = facts.blobs.get(layer.blob)
             if blob is None:
                 yield _lost_blob(name, layer.blob, "is not in the content store")
@@ -234,9 +234,9 @@ def _mounts(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
         if path in (private, facts.data_root, facts.exec_root):
             continue
         if path.startswith(f"{others}/"):
-            continue  # mounts of external volume drivers
+            continue  # external volume drivers mount here
         if os.path.dirname(path) == facts.data_root:
-            continue  # mounted by the administrator, such as a separate disk for volumes
+            continue  # the administrator has mounted it, for example a separate disk for volumes
         name, _, rest = os.path.relpath(path, volumes).partition("/")
         if rest == "_data" and name in rows_read.volumes:
             continue

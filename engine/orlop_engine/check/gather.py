@@ -35,7 +35,7 @@ _PIECE = 1 << 20
 async def gather(
     config: Config, drivers: Drivers, storage_name: str, database: Examined, *, serving: bool, deep: bool = False
 ) -> Facts:
-    """Gather once."""
+    """Gather all facts once."""
     facts = await trio.to_thread.run_sync(_machine, config, database, serving, deep)
     rows_read, _ = read(facts.database)
     facts.runs = await _asked(config.exec_root, facts.runs)
@@ -155,7 +155,7 @@ def _population(directory: str) -> int:
                 with open(os.path.join(path, "cgroup.procs")) as file:
                     total += len(file.read().split())
             except OSError:
-                continue  # removed meanwhile, or a threaded cgroup
+                continue  # the cgroup was removed meanwhile, or is threaded
     return total
 
 
@@ -188,7 +188,7 @@ def _processes(log: str) -> Iterable[Process]:
             if comm in _NAMES and os.readlink(f"/proc/{pid}/fd/2").removesuffix(" (deleted)") == log:
                 seen[pid] = comm, int(fields[1])
         except (OSError, IndexError):
-            continue  # exited meanwhile
+            continue  # the process exited meanwhile
     return [Process(pid, comm, parent, parents[pid]) for pid, (comm, parent) in seen.items()]
 
 

@@ -65,7 +65,7 @@ class EngineCheck:
         """See Check. With `deep`, blobs are hashed; a blob that was found damaged is reported as damaged in later checks
         too, as long as it exists."""
         if self._engine is not None:
-            await self._engine.networks.wait_restored()  # before that, the host still has the state of the previous daemon
+            await self._engine.networks.wait_restored()  # until then, the host has the state of the previous daemon
         facts = await self._gather(database, deep)
         if deep:
             self._damaged = frozenset(digest for digest, blob in facts.blobs.items() if not blob.sound)

@@ -43,8 +43,8 @@ IGNORED: dict[str, str] = {
 """Keys that are accepted without effect, with a warning when they are set."""
 
 SILENT = frozenset({"allow-nondistributable-artifacts", "deprecated-key-path", "raw-logs"})
-"""Keys that are accepted without effect and without a warning, because dockerd ignores them too (raw-logs: because
-Orlop's log never has colours)."""
+"""Keys that are accepted without effect and without a warning, because dockerd ignores them too. (`raw-logs` has no
+effect because Orlop's log never has colours.)"""
 
 RELOADABLE = frozenset(
     {

@@ -155,7 +155,7 @@ def _words(container: Container, path: str, failed: Failed) -> str:
 
 
 class _Upload:
-    """The chunks that a client sends; raises when the client is silent for too long."""
+    """Iterates over the chunks that a client sends. Raises when the client is silent for too long."""
 
     def __init__(self, source: AsyncIterable[bytes]) -> None:
         self._pieces = aiter(source)

@@ -35,7 +35,7 @@ __all__ = ["Committer", "commit", "export", "listed_changes"]
 
 log = logging.getLogger("orlop.files")
 
-_THAW = 30.0  # seconds to resume a container, also when the daemon is shutting down
+_THAW = 30.0  # seconds within which a container must be resumed, also when the daemon is shutting down
 _encode = msgspec.json.Encoder().encode
 
 
@@ -99,7 +99,7 @@ async def commit(
     def configure() -> ImageConfig:
         return merge(instructions.apply(_image_config(config) if config else own, instructions_), own)
 
-    wanted = await trio.to_thread.run_sync(configure)  # on a thread: both configurations may be megabytes
+    wanted = await trio.to_thread.run_sync(configure)  # on a thread, because both configurations may have megabytes
     request = CommitRequest(
         base=base,
         config=wanted,
@@ -134,7 +134,7 @@ async def _still(ports: Ports, container: Container, pause: bool) -> AsyncIterat
             if container.record.paused_by_engine:  # the container is frozen, but the row could not be committed
                 await _resume(ports, container)
             if container.record.state.running:
-                raise  # otherwise it has ended, and its files do not change any more
+                raise  # a container that has ended is not paused: its files do not change any more
     try:
         yield
     finally:

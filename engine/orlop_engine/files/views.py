@@ -1,8 +1,9 @@
-"""A worker's view of a container's files: how the root is mounted, and the mounts inside it.
+"""A worker's view of a container's files: the mounted root, and the mounts inside it.
 
 The root of a running container is already mounted in the mount namespace of its monitor, and the worker joins this
-namespace. For any other container, the worker mounts the root itself. For reading, it mounts the root read-only, so that
-a start need not wait for a slow reader; for writing, the container's lock is held meanwhile.
+namespace. For any other container, the worker mounts the root itself. To read files, it mounts the root read-only, so
+that a start need not wait for a slow reader. To write files, it mounts the root writable, and the container's lock is
+held meanwhile.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ async def opened(ports: Ports, container: Container, *, mounts: bool, write: boo
         namespace = _namespace(container)
         if namespace < 0 and write:
             await stack.enter_async_context(container.lock)
-            namespace = _namespace(container)  # it may have been started while we waited for the lock
+            namespace = _namespace(container)  # the container may have been started during the wait for the lock
             if namespace < 0 and container.id not in ports.index:
                 raise Conflict(f"container {container.id} has been removed")
         if namespace >= 0:
@@ -80,8 +81,8 @@ def _namespace(container: Container) -> int:
 
 
 def _user_namespace(container: Container) -> int:
-    """A descriptor of a running container's user namespace; -1 when it is the host's. The monitor's pid cannot have been
-    reused, because its mount namespace is still open."""
+    """A descriptor of a running container's user namespace; -1 when the container has the host's user namespace. The
+    monitor's pid cannot have been reused, because its mount namespace is still open."""
     assert container.run is not None and container.run.monitor is not None
     path = container.run.monitor.userns_path
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path else -1

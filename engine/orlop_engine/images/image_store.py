@@ -73,7 +73,7 @@ class ImageStore:
         """If rows of images may be missing: all layers and blobs that the daemon found when it started. They must be
         kept."""
 
-    # --- boot -------------------------------------------------------------------------------------------------------
+    # --- start of the daemon ----------------------------------------------------------------------------------------
 
     async def load(self) -> None:
         """Read the rows, quarantine damaged rows, and collect garbage."""

@@ -224,8 +224,8 @@ class Attachments:
         return joined
 
     async def _detach_one(self, attached: AttachedEndpoint, *, ending: bool = True) -> None:
-        """`ending`: the container's network namespace is removed too, so the driver need not wait until the link is
-        removed."""
+        """Detach one endpoint. `ending`: the container's network namespace is removed too, so the driver need not wait
+        until the link is removed."""
         endpoint = msgspec.structs.replace(attached.endpoint, netns="") if ending else attached.endpoint
         try:
             driver = await self._drivers(attached.driver)
@@ -252,11 +252,11 @@ class Attachments:
             network.release(attached.endpoint.addresses)
             self._ports.release(attached.endpoint.ports)
 
-    # --- boot -------------------------------------------------------------------------------------------------------
+    # --- start of the daemon ----------------------------------------------------------------------------------------
 
     async def restore(self, sandboxes: Sequence[Sandbox]) -> None:
-        """Restore the endpoints of running containers at boot. Does not call `changed`: a names table without all members
-        would break lookups of running containers."""
+        """Restore the endpoints of running containers when the daemon starts. Does not call `changed`: a names table
+        without all members would break lookups of running containers."""
         by_driver: dict[str, list[AttachedEndpoint]] = {network.record.driver: [] for network in self._networks.values()}
         for sandbox in sandboxes:
             for attached in sandbox.endpoints:
@@ -272,7 +272,8 @@ class Attachments:
             except Exception:  # the addresses of the other containers must still be marked as used
                 _log.exception("cannot restore networks of container %s", sandbox.container_id[:12])
         for name, living in by_driver.items():
-            # Includes networks that could not be created: they still have rows, and containers may be running on them.
+            # This includes networks that could not be created: they still have rows, and containers may be running on
+            # them.
             specs = [network.spec for network in self._networks.values() if network.record.driver == name]
             try:
                 driver = await self._drivers(name)
@@ -324,7 +325,7 @@ class Attachments:
         if former and ports:
             try:
                 await listeners.redirect(_moved([former], new_gateway if publishes else None))
-            except OrlopError as error:  # the rules have been moved; an outdated listener is better than moving them back
+            except OrlopError as error:  # only logged: an outdated listener is better than moving the rules back
                 _log.warning(
                     "cannot redirect listeners of published ports of container %s: %s",
                     former.endpoint.container_id[:12],
@@ -340,8 +341,8 @@ class Attachments:
         return updated
 
     async def _unserve(self, chosen: AttachedEndpoint, listeners: Listeners) -> None:
-        """Stop serving ports at `chosen`. A monitor that timed out may still carry out the earlier request; it handles
-        this request after that one."""
+        """Stop serving ports at `chosen`. If the monitor timed out, it may still carry out the earlier request to serve
+        them; it handles this request after the earlier one."""
         try:
             await listeners.redirect(_moved([chosen], None))
         except OrlopError as error:
@@ -380,9 +381,9 @@ class Attachments:
             raise type(error)(f"{_FAILED}{error}") from error
 
     async def keep_gateway(self, sandbox: Sandbox, netns: str, listeners: Listeners) -> None:
-        """Apply a container's gateway again after a boot: if the previous daemon was killed within `choose_gateway`,
-        routes and listeners may differ from the row. (The driver's `restore` has already made the rules match the
-        row.)"""
+        """Apply a container's gateway again after a start of the daemon: if the previous daemon was killed within
+        `choose_gateway`, routes and listeners may differ from the row. (The driver's `restore` has already made the rules
+        match the row.)"""
         gateway = sandbox.gateway
         others = [each for each in sandbox.endpoints if each is not gateway]
         for each in (gateway, *others):

@@ -92,7 +92,7 @@ def _is_loopback(server: str) -> bool:
     try:
         return ipaddress.ip_address(server.partition("%")[0]).is_loopback
     except ValueError:
-        return True  # not an address, so a container cannot use it
+        return True  # it is not an address, so a container cannot use it
 
 
 def _render(
@@ -213,8 +213,8 @@ def _host_hosts() -> str:
 
 
 def host_gateways(config: Config, bridge: NetworkRecord | None) -> tuple[str, ...]:
-    """The addresses that `host-gateway` stands for: `host-gateway-ip(s)` of daemon.json, else the host's addresses on the
-    default bridge, else none."""
+    """The addresses that `host-gateway` stands for: `host-gateway-ip(s)` of daemon.json; if it is not set, the host's
+    addresses on the default bridge. Empty if there is no default bridge."""
     if config.host_gateway_ips or config.host_gateway_ip:
         return config.host_gateway_ips or (config.host_gateway_ip,)
     return tuple(subnet.gateway for subnet in bridge.subnets if subnet.gateway) if bridge else ()

@@ -24,7 +24,8 @@ __all__ = [
 
 _SIOCGIFADDR, _SIOCGIFNETMASK = 0x8915, 0x891B
 _RTF_UP, _RTF_GATEWAY = 0x1, 0x2
-# The thread's directory, not the process's: tests run the daemon in a thread with its own network namespace.
+# The directory of the thread, not of the process, because tests run the daemon in a thread with its own network
+# namespace.
 _PROC_NET = "/proc/thread-self/net/"
 
 

@@ -138,7 +138,7 @@ class AddressPool:
         try:
             return ipaddress.ip_address(address) in self.subnet
         except ValueError:
-            return False  # the row is damaged
+            return False  # the row is damaged: the address is invalid
 
     def allocate(self, requested: str = "") -> str:
         """Allocate the lowest free address of the range, or the requested address (`Forbidden` if it is taken)."""

@@ -27,7 +27,7 @@ __all__ = ["Names", "is_named"]
 
 _log = logging.getLogger("orlop.networks")
 _encode = msgspec.msgpack.Encoder().encode
-_WRITE_AGAIN = 1.0  # seconds
+_WRITE_AGAIN = 1.0  # seconds between two attempts to write tables
 
 
 def is_named(sandbox: Sandbox | None) -> bool:
@@ -72,7 +72,7 @@ class Names:
             pass
 
     def keep(self, network_ids: Iterable[str]) -> None:
-        """At boot: remove the files of all other networks."""
+        """At the daemon's start: remove the files of all networks except these."""
         known = set(network_ids)
         if os.path.isdir(self._directory):
             for name in os.listdir(self._directory):
@@ -116,7 +116,7 @@ class Names:
 
     def _write(self, path: str, content: bytes) -> None:
         os.makedirs(self._directory, mode=0o700, exist_ok=True)
-        half = f"{self._directory}/new"  # in this directory, so that the next boot removes what a crash leaves behind
+        half = f"{self._directory}/new"  # here, the next start of the daemon removes a file that a crash left
         with open(half, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
             file.write(content)
         os.rename(half, path)
@@ -138,6 +138,6 @@ class Names:
             try:
                 self._write(path, content)
             except OSError:
-                return  # logged at the first failure
+                return  # the first failure has been logged
             del self._unwritten[path]
             _log.info("DNS names table %s written after retry", os.path.basename(path))

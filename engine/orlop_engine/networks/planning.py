@@ -43,17 +43,17 @@ class Request(NamedTuple):
 
 
 def network_of(name: str, settings: EndpointSettings | None) -> str:
-    """The network that an entry of `EndpointsConfig` refers to: `NetworkID` takes precedence over the key, unless that is a
-    predefined network (Docker's getNetworkID). Access checks must use this function too."""
+    """The network that an entry of `EndpointsConfig` refers to: `NetworkID` takes precedence over the key, unless the key
+    is a predefined network (Docker's getNetworkID). Access checks must use this function too."""
     if name in PREDEFINED or settings is None or not settings.network_id:
         return defaults.DEFAULT_NETWORK if name == "default" else name
     return settings.network_id
 
 
 def check_combination(network_mode: str, records: Sequence[NetworkRecord]) -> None:
-    """Raises `InvalidParameter` if a container cannot be on all these networks. The order of the requests does not
-    matter. Only a container with network mode `host` may be on the host's network, because the namespace and access
-    checks depend on the mode."""
+    """Raise `InvalidParameter` if a container cannot be on all these networks. The order of the requests does not matter.
+    Only a container with network mode `host` may be on the host's network, because the namespace and access checks depend
+    on the mode."""
     names = {record.name for record in records}
     if network_mode == defaults.HOST_NETWORK:
         if names - {defaults.HOST_NETWORK}:
@@ -70,7 +70,7 @@ def _addresses(settings: EndpointSettings) -> tuple[str, str]:
 
 
 def check_settings(record: NetworkRecord, settings: EndpointSettings) -> None:
-    """Raises `InvalidParameter` with Docker's messages."""
+    """Raise `InvalidParameter`, with Docker's messages, if these settings are invalid on this network."""
     addresses = [address for address in _addresses(settings) if address]
     if addresses and record.predefined:
         raise InvalidParameter(_INVALID + "user-specified IP address is supported on user-defined networks only")

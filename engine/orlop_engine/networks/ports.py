@@ -25,7 +25,7 @@ from orlop_sdk.numbers import natural
 __all__ = ["Bound", "PortAllocator", "Wanted", "normal_ports", "parse_port", "wanted_ports"]
 
 _PROTOCOLS = ("tcp", "udp", "sctp")
-_BACKLOG = 4096  # bounded by net.core.somaxconn
+_BACKLOG = 4096  # the kernel reduces this to net.core.somaxconn
 _EPHEMERAL = (49153, 65535)
 _MAX_EXPOSED = 32_768
 _MAX_PUBLISHED = 4_096  # each port needs two sockets in the container's monitor, and packet filter rules
@@ -176,8 +176,8 @@ def _open(protocol: str, address: str, port: int) -> socket.socket | None:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if protocol == "tcp":
-            # Allows a port that has connections in TIME_WAIT. Not for UDP: there, the option would allow two sockets on
-            # one port.
+            # The option allows a port that has connections in TIME_WAIT. It is not set for UDP, where it would allow two
+            # sockets on one port.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((address, port))
         if protocol == "tcp":
@@ -207,8 +207,8 @@ class _Ephemeral:
 
 
 class PortAllocator:
-    """The host ports that containers of this engine hold. They are not stored: at boot, `adopt` is called with the ports
-    of running containers."""
+    """The host ports that containers of this engine hold. They are not stored: when the daemon starts, it calls `adopt`
+    with the ports of running containers."""
 
     def __init__(self, default_ip: str = "0.0.0.0") -> None:
         self._default_ip = default_ip
@@ -262,7 +262,7 @@ class PortAllocator:
                 try:
                     sock = _open(want.protocol, address, port)
                 except OSError as error:
-                    # IPv6 is disabled on this host: the IPv4 binding is enough.
+                    # IPv6 is disabled on this host, so the IPv4 binding is enough.
                     if address == "::" and len(addresses) == 2 and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                         continue
                     raise PortTaken(

@@ -1,5 +1,5 @@
-"""The predefined networks `bridge`, `host`, `none`. Their rows are updated from daemon.json at each boot; their ids do not
-change."""
+"""The predefined networks `bridge`, `host`, `none`. Their rows are updated from daemon.json at each start of the daemon;
+their ids do not change."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _bridge_subnets(
 
 
 def check(config: Config) -> None:
-    """Raises `InvalidParameter` for a configuration with which no boot can succeed, with or without existing rows."""
+    """Raise `InvalidParameter` for a configuration with which the daemon cannot start, whether or not rows exist."""
     pools = address_pools(config, "")
     predefined_records(config, {}, lambda: Choice(pools, (), ()), host.bridge_address)
 

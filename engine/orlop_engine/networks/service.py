@@ -1,8 +1,9 @@
 """The networks of the engine: rows, addresses and host ports, and the endpoints of containers.
 
-Owns the table `networks`. Addresses and ports in use are held in memory and rebuilt at boot from the sandboxes in the rows
-of running containers. A driver's objects are created before the row is written and removed before it is deleted. After a
-crash in between, `restore` has the driver remove objects without a row and create those that are missing.
+Owns the table `networks`. Addresses and ports in use are held in memory. When the daemon starts, it rebuilds them from
+the sandboxes in the rows of running containers. A driver's objects are created before the row is written and removed
+before it is deleted. After a crash in between, `restore` has the driver remove objects without a row and create missing
+objects.
 
 A start calls `plan`, which reserves addresses and ports, then `attach`, which creates the endpoints. `abandon` frees the
 reservations of an unused plan; `release` frees the addresses and ports of a container.
@@ -51,9 +52,10 @@ class Networks:
         self._attachments = Attachments(drivers, self._networks, config, self.names.publish)
         self._pruning = False
         self._up = trio.Event()
-        """Set when the drivers have restored the networks. Loading the drivers takes longer than the rest of the boot."""
+        """Set when the drivers have restored the networks. Loading the drivers takes longer than the rest of the daemon's
+        start."""
 
-    # --- boot -------------------------------------------------------------------------------------------------------
+    # --- start of the daemon ----------------------------------------------------------------------------------------
 
     async def load(self) -> None:
         """Load the rows and add the predefined networks. Calls no driver: `restore` calls them."""
@@ -80,22 +82,22 @@ class Networks:
         predefined_records(config, held, self._choice, host.bridge_address)
 
     async def restore(self, sandboxes: Iterable[Sandbox]) -> None:
-        """Call once, at boot: create every network, mark the addresses and ports of running containers as used, and have
-        each driver restore the host's objects. If a network cannot be created, each start that needs it reports the
-        error. Changes to networks wait until this is done."""
+        """Call once, when the daemon starts: create every network, mark the addresses and ports of running containers as
+        used, and have each driver restore the host's objects. If a network cannot be created, each start that needs it
+        reports the error. Changes to networks wait until this is done."""
         try:
             for network in list(self._networks.values()):
                 await self._make(network)
             await self._attachments.restore(list(sandboxes))
             self.names.keep(self._networks)
-            # Only once, when all members are known: until then the previous tables are correct
+            # The tables are published only when all members are known: until then the previous tables are correct
             for network in self._networks.values():
                 self.names.publish(network)
         finally:
             self._up.set()
 
     async def wait_restored(self) -> None:
-        """Wait until the drivers have restored the networks after the boot."""
+        """Wait until the drivers have restored the networks after the daemon's start."""
         await self._up.wait()
 
     def in_flight(self, endpoint_id: str) -> bool:
@@ -278,7 +280,7 @@ class Networks:
                 try:
                     await self.remove(record.id)
                 except (Forbidden, NotFound):
-                    continue  # taken into use, or removed, in the meantime
+                    continue  # meanwhile, the network was removed, or a container uses it
                 except DriverError as error:
                     _log.warning("cannot prune network %s: %s", record.name, error)
                     continue
@@ -407,8 +409,8 @@ class Networks:
         return await self._attachments.choose_gateway(sandbox, wanted, netns_path, listeners, leaving)
 
     async def keep_gateway(self, sandbox: Sandbox, netns_path: str, listeners: Listeners) -> None:
-        """Call once after a boot for each running container: sets the gateway of its row again, because the previous
-        daemon may have died while it changed the gateway."""
+        """Call once for each running container after the daemon's start: sets the gateway of its row again, because the
+        previous daemon may have died while it changed the gateway."""
         await self._attachments.keep_gateway(sandbox, netns_path, listeners)
 
     def without(self, sandbox: Sandbox, name_or_id: str) -> Sandbox:
@@ -467,7 +469,7 @@ def _checked(key: str, record: NetworkRecord, others: Iterable[NetworkRecord]) -
         raise ValueError(f"name {record.name[:80]!r} is used by another network")
     if record.predefined != (record.name in PREDEFINED):
         raise ValueError(f"name {record.name[:80]!r} and the flag `predefined` contradict each other")
-    Network(record)  # raises if its subnets are invalid
+    Network(record)  # raises if the record's subnets are invalid
     return record
 
 

@@ -19,8 +19,9 @@ def new_id() -> str:
 
 
 class Network:
-    """The pools are rebuilt at boot from the row and from the endpoints of running containers. `planned` are endpoints that
-    are being created or removed. `fault` is the error with which the driver could not create the network."""
+    """When the daemon starts, it rebuilds the pools from the row and from the endpoints of running containers. `planned`
+    are endpoints that are being created or removed. `fault` is the error with which the driver could not create the
+    network."""
 
     def __init__(self, record: NetworkRecord) -> None:
         self.members: dict[str, tuple[Sandbox, AttachedEndpoint]] = {}

@@ -69,7 +69,7 @@ async def receive(stream: trio.SocketStream) -> Reply | Event:
     try:
         return _decoder.decode(data)
     except msgspec.MsgspecError:
-        raise Disconnected from None  # not our protocol, so the rest of the stream cannot be parsed
+        raise Disconnected from None  # the message is invalid, so the rest of the stream cannot be parsed
 
 
 class Control:

@@ -49,7 +49,7 @@ log = logging.getLogger("orlop.processes")
 
 _DEADLINE = PATIENCE
 _LAUNCH_DEADLINE = 30.0
-_FDS_A_MESSAGE = 200  # the kernel allows 253 (SCM_MAX_FD)
+_FDS_A_MESSAGE = 200  # file descriptors in one message; the kernel allows 253 (SCM_MAX_FD)
 
 
 class MonitorFailed(DriverError):

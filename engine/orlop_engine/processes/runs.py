@@ -33,7 +33,7 @@ __all__ = [
 
 
 STAGE = ".stage"
-"""The name of the stage directory is the name of the root's mount point and this suffix (see `monitor.staging`)."""
+"""The name of the stage directory is the name of the root's mount point plus this suffix (see `monitor.staging`)."""
 
 
 def monitor_record(run_dir: str) -> MonitorRecord | None:

@@ -26,7 +26,7 @@ __all__ = ["Zygote"]
 
 log = logging.getLogger("orlop.processes")
 
-_DEADLINE = 20.0  # seconds: long enough for a cold start on a busy machine; a fork takes 0.4 ms
+_DEADLINE = 20.0  # seconds; enough for a cold start on a busy machine (a fork takes 0.4 ms)
 _RESTART_PAUSE = (0.05, 5.0)
 _LOG_LIMIT = 1 << 20
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -76,7 +76,7 @@ class Zygote:
         cls, exec_root: str, log_drivers: Sequence[str] = (), programs: Sequence[str] = ()
     ) -> AsyncIterator[Zygote]:
         """Start the zygote with these log drivers imported and these runtimes (absolute paths) held in memory (see
-        `monitor.sealed`). Returns immediately: the zygote imports its modules while the daemon imports its own."""
+        `monitor.sealed`). Returns immediately: the zygote imports its modules while the daemon imports other modules."""
         os.makedirs(exec_root, mode=0o711, exist_ok=True)
         zygote = cls(exec_root, (*log_drivers, *programs))
         zygote._spawn_process()

@@ -43,7 +43,7 @@ _MOUNTS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("/sys/fs/cgroup", "cgroup", "cgroup", ("ro", "nosuid", "noexec", "nodev")),
     ("/dev/mqueue", "mqueue", "mqueue", ("nosuid", "noexec", "nodev")),
 )
-_UNLIMITED = (1 << 64) - 1  # -1 as the spec's uint64
+_UNLIMITED = (1 << 64) - 1  # the value -1 in the spec's type, uint64
 _STAY_WRITABLE = frozenset({"/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"})
 
 
@@ -96,8 +96,8 @@ def process(given: ProcessInput) -> dict[str, Any]:
         "args": list(given.args),
         "env": list(given.env),
         "cwd": given.cwd or "/",
-        # Never inheritable or ambient: otherwise a program without file capabilities would get its caller's
-        # (CVE-2022-24769).
+        # Capabilities are never inheritable or ambient: otherwise a program without file capabilities would get its
+        # caller's (CVE-2022-24769).
         "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
         "noNewPrivileges": given.no_new_privileges,
     }
@@ -113,7 +113,7 @@ def process(given: ProcessInput) -> dict[str, Any]:
         ]
     if given.apparmor:
         out["apparmorProfile"] = given.apparmor
-    # Set even when it is 0, because otherwise the process would inherit the daemon's score
+    # The score is set even when it is 0, because otherwise the process would inherit the daemon's score
     out["oomScoreAdj"] = given.oom_score_adj
     return out
 
@@ -157,7 +157,8 @@ def _shm(given: SpecInput) -> list[dict[str, Any]]:
 
 
 def _sysctls(given: SpecInput) -> dict[str, str]:
-    """The domain name is set by a sysctl, as in Docker: OCI runtimes before spec 1.1 have no field for it."""
+    """The sysctls of the container. One of them sets the domain name, as in Docker: the OCI spec before 1.1 has no field
+    for it."""
     own = {"kernel.domainname": given.domainname} if given.domainname and given.namespaces.get("uts") == "" else {}
     return {**own, **given.sysctls}
 

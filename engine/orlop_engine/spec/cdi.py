@@ -26,7 +26,7 @@ _HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "pos
 
 
 class _Base(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
-    """Unknown fields are forbidden: a file with an edit that we cannot make is refused."""
+    """Unknown fields are forbidden, so that a file with an edit that Orlop cannot make is refused."""
 
 
 class DeviceNode(_Base):
@@ -113,7 +113,7 @@ def parse(document: object) -> Spec:
 
 def described(directories: Iterable[Mapping[str, Spec]]) -> dict[str, tuple[Spec, Device]]:
     """All devices by name. `directories` map paths to files, in ascending precedence: a later directory overrides an
-    earlier one. If two files of one directory describe the same device, it is ambiguous and skipped."""
+    earlier one. If two files of one directory describe the same device, the device is ambiguous and skipped."""
     known: dict[str, tuple[Spec, Device] | None] = {}
     for files in directories:
         here: dict[str, tuple[Spec, Device] | None] = {}

@@ -10,7 +10,8 @@ __all__ = ["container", "inherit", "merge", "with_home"]
 
 
 def merge(*lists: Iterable[str]) -> list[str]:
-    """Later entries replace earlier ones of the same name, in place. An entry without "=" removes the name."""
+    """Merge lists of entries. A later entry replaces an earlier entry of the same name, in place. An entry without "="
+    removes the name."""
     out: dict[str, str] = {}
     for entries in lists:
         for entry in entries:

@@ -14,7 +14,7 @@ __all__ = ["Host", "facts"]
 
 class Host(msgspec.Struct, frozen=True):
     cgroup_version: int
-    """2 only if the host uses the unified hierarchy; 1 on hybrid hosts."""
+    """2 if the host uses only the unified hierarchy; otherwise 1, also on hybrid hosts."""
     cpus: int
     memory: int
     hugetlb_sizes: tuple[str, ...]

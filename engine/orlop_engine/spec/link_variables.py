@@ -11,7 +11,7 @@ from typing import NamedTuple
 __all__ = ["Port", "exposed", "of_link"]
 
 _PORT = re.compile(r"(\d{1,5})(-\d{1,5})?/(\w+)", re.ASCII)
-_NOT_PASSED_ON = ("HOME", "PATH")  # variables of the linked container
+_NOT_PASSED_ON = ("HOME", "PATH")  # variables of the linked container that the link does not pass on
 
 
 class Port(NamedTuple):

@@ -199,5 +199,5 @@ def host_devices() -> list[dict[str, Any]]:
                 if path not in skip and (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)):
                     out.append(_node(path, path, "rwm"))
             except OSError:
-                continue  # unplugged between listing and stat
+                continue  # the device was unplugged between listing and stat
     return out

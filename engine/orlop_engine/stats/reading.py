@@ -44,8 +44,8 @@ class Cpu(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Bytes. `figures`: the values in memory.stat. `highest` is known only with cgroup v1. `limit` is at most the host's
-    memory. `failures`: how often the limit was hit (v1), or how often memory ran out (v2)."""
+    """Memory, in bytes. `figures`: the values in memory.stat. `highest` is known only with cgroup v1. `limit` is at most
+    the host's memory. `failures`: how often the limit was hit (v1), or how often memory ran out (v2)."""
 
     usage: int
     limit: int
@@ -250,8 +250,8 @@ def networks(pid: int) -> dict[str, Interface]:
 
 
 def system_cpu(cpus: int) -> int:
-    """CPU time in nanoseconds that all processors together have had since boot. Computed from the clock, because
-    /proc/stat counts in hundredths of a second, which is too coarse for two samples 0.1 s apart."""
+    """CPU time in nanoseconds that all processors together have had since the host was booted. Computed from the clock,
+    because /proc/stat counts in hundredths of a second, which is too coarse for two samples 0.1 s apart."""
     return time.clock_gettime_ns(time.CLOCK_MONOTONIC) * cpus
 
 

@@ -25,7 +25,7 @@ __all__ = ["Measurement", "Sample", "Stats"]
 
 _log = logging.getLogger("orlop.stats")
 _PERIOD = 1.0
-_FIRST = 0.1  # seconds between the two samples of a single answer: long enough to compute a CPU percentage
+_FIRST = 0.1  # seconds between the two samples of a single answer; long enough to compute a CPU percentage
 
 
 class Sample(NamedTuple):
@@ -40,7 +40,8 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Measurement:
-    """Two samples of a container, from which clients compute rates. Until there are two, `before` is empty."""
+    """Two samples of a container, from which clients compute rates. Until the second sample has been taken, `before` is
+    empty."""
 
     id: str
     name: str
@@ -118,7 +119,7 @@ class Stats:
                 try:
                     await self._sample(list(self._watched.values()))
                     failing = False
-                except Exception:  # for example no thread or file descriptor is left: the sampler must continue
+                except Exception:  # for example, no thread or file descriptor is left; the sampler must continue
                     if not failing:
                         _log.exception("cannot read the resource usage of containers")
                     failing = True

@@ -22,9 +22,9 @@ def registry_host(address: str) -> str:
 
 
 async def check_login(config: Config, server: str, credentials: Credentials, refuse: Refuse | None = None) -> None:
-    """Returns if the registry accepts the credentials. Raises `Unauthorized` if it does not, and `DriverError` if it
-    cannot be reached. `refuse`: see `engine.images.destinations`."""
-    # Imported here: the HTTP client takes 90 ms to import, which only the first login or pull should pay
+    """Check that the registry accepts the credentials. Raises `Unauthorized` if the registry refuses them, and
+    `DriverError` if it cannot be reached. `refuse`: see `engine.images.destinations`."""
+    # Imported here, because importing the HTTP client takes 90 ms, and only logins and pulls need it
     from orlop_engine.images.connector import load_http
 
     await load_http()

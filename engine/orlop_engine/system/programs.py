@@ -33,7 +33,7 @@ class _Features(msgspec.Struct, rename="camel"):
 
 
 class Programs:
-    """There is one instance for each engine."""
+    """The helper programs, and the results of their runs; one instance for each engine."""
 
     def __init__(self) -> None:
         self._answers: dict[tuple[str, ...], str] = {}

@@ -25,7 +25,7 @@ __all__ = ["OBJECT_TYPES", "ContainerUsage", "DiskUsageService", "Measured"]
 
 OBJECT_TYPES = frozenset({"container", "image", "volume", "build-cache"})
 
-_AT_ONCE = 4  # measuring reads directories: with more at a time, the disk becomes slow for all other programs
+_AT_ONCE = 4  # measurements at a time; each reads directories, and more would make the disk slow for other programs
 
 
 class ContainerUsage(NamedTuple):
@@ -81,4 +81,4 @@ class DiskUsageService:
 
 
 def _quiet(_record: object) -> None:
-    """Reports nothing: a measurement has no progress."""
+    """Report nothing: a measurement has no progress."""

@@ -32,7 +32,7 @@ __all__ = [
 
 
 class Healthcheck(WireBase, omit_defaults=True):
-    """Durations in ns; 0 means the image's or Docker's default."""
+    """A health check. Durations are in ns; 0 means the image's or Docker's default."""
 
     test: list[str] | None = None
     interval: int = 0
@@ -110,7 +110,8 @@ class ThrottleDevice(WireBase):
 
 
 class DeviceRequest(WireBase):
-    """Devices that a driver selects: GPUs by capabilities (an OR of ANDs), or CDI devices by name. `count` -1: all."""
+    """Devices that a driver selects: GPUs by capabilities (an OR of ANDs), or CDI devices by name. `count` -1 means all
+    devices."""
 
     driver: str = ""
     count: int = 0

@@ -20,11 +20,11 @@ __all__ = [
 
 
 class _Config(Struct, frozen=True, rename="pascal"):
-    """Frozen, because all users of an image share these values."""
+    """Base of the structs of a configuration. It is frozen, because all users of an image share these values."""
 
 
 class ImageHealthcheck(_Config, frozen=True, omit_defaults=True):
-    """`HEALTHCHECK` of an image. Durations in ns."""
+    """The `HEALTHCHECK` of an image. Durations are in ns."""
 
     test: list[str] | None = None
     interval: int = 0

@@ -50,8 +50,8 @@ class VolumeRecord(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class VolumeUsage:
-    """The size of a volume, and the number of containers that use it. `size` in bytes; -1 if the driver does not report
-    it."""
+    """The size of a volume, and the number of containers that use it. `size` is in bytes; -1 if the driver does not
+    report it."""
 
     record: VolumeRecord
     users: int
@@ -59,7 +59,8 @@ class VolumeUsage:
 
 
 VolumeCheck = Callable[[VolumeRecord, bool], None]
-"""Raises if the client may not use a volume, new or existing; the flag is True for a container's anonymous volume."""
+"""A function that raises if the client may not use a volume, new or existing. The flag is True for a container's
+anonymous volume."""
 
 _decoder = msgspec.msgpack.Decoder(VolumeRecord)
 encode = msgspec.msgpack.Encoder().encode
@@ -67,7 +68,8 @@ decode = _decoder.decode
 
 
 def check_name(name: str) -> None:
-    """Raises with Docker's messages (volume/local): clients print them unchanged."""
+    """Raise `InvalidParameter` for an invalid name, with Docker's messages (volume/local): clients print them
+    unchanged."""
     if len(name) < 2:
         raise InvalidParameter("volume name is too short, names should be at least two alphanumeric characters")
     if not _NAME.fullmatch(name) or len(name) > 255:

@@ -56,7 +56,7 @@ class Volumes:
         self._locks: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
         self._pruning = False
 
-    # --- boot
+    # --- start of the daemon
 
     async def load(self) -> None:
         """Read the rows, and complete interrupted creations and removals. A driver that does not answer is skipped."""
@@ -110,7 +110,7 @@ class Volumes:
         return record.mountpoint if record else ""
 
     def list(self, wanted: Filters) -> list[VolumeRecord]:
-        """The volumes, sorted by name. `InvalidParameter` for invalid filters."""
+        """The volumes, sorted by name. Raises `InvalidParameter` for invalid filters."""
         from . import filters  # imported here, because the daemon's start does not need it
 
         accept = filters.listed(wanted)
@@ -178,7 +178,7 @@ class Volumes:
         labels: Mapping[str, str] | None = None,
     ) -> VolumeRecord:
         """Create a volume, or return the existing volume with this name and driver unchanged. Without a name, the volume
-        is anonymous. `Conflict` if the volume exists with another driver; errors begin with "create NAME: ", as in
+        is anonymous. Raises `Conflict` if the volume exists with another driver. Errors begin with "create NAME: ", as in
         Docker."""
         label = dict(labels or {})
         if not name:
@@ -271,7 +271,7 @@ class Volumes:
 
     async def _discard(self, record: VolumeRecord) -> None:
         """Remove the content and the row of a marked volume. If the driver fails, the mark stays: clients no longer see
-        the volume, and the next create of this name, or the next boot, tries again."""
+        the volume, and the next create of this name, or the next start of the daemon, tries again."""
         await (await self._drivers(record.driver)).remove(record.name)
         await self._store.commit([Delete(_TABLE, record.name)])
         self._records.pop(record.name, None)
