@@ -141,7 +141,7 @@ class Daemon:
         systemd.notify_ready("serving")
 
     def _watch_loop(self, config: Config) -> None:
-        """Start the loop watchdog if it is configured. Not earlier, because no client is served before."""
+        """Start the loop watchdog if it is configured. This is early enough: no client is served before."""
         debug = config.effective_log_level == "debug"
         if debug or self._watchdog or "ORLOP_LOOP_WATCHDOG" in self._environ:
             from orlop_kernel.boot import watchdog

@@ -26,7 +26,7 @@ __all__ = ["Check", "CheckPlugin", "Context", "FrontEnd", "GuardPlugin", "Guards
 
 class Context(NamedTuple):
     """The environment of a plugin. `nursery` runs tasks that outlive the request that started them, until the daemon stops.
-    `services` are the open services: for a service, those opened before it; `processes` is what a service's `processes`
+    `services` are the open services; a service gets those opened before it. `processes` is what a service's `processes`
     yielded, None for other kinds."""
 
     loaded: Loaded

@@ -27,7 +27,7 @@ SCHEMA_VERSION = 1
 TABLES = ("containers", "images", "networks", "volumes", "execs", "events", "intents", "meta", "builds")
 
 _ADDED = frozenset({"builds"})
-"""Tables that files of older versions lack until the next start."""
+"""Tables that a file of an older version lacks; the next start creates them."""
 
 _log = logging.getLogger("orlop.store")
 # SQLite's errors that are caused by the machine or another process, not by damage to the file

@@ -16,7 +16,7 @@ ENTRIES = ("monitor", "unpack")
 
 class Fork(msgspec.Struct, frozen=True):
     """Fork a child that runs `entry`. `run_dir` is a monitor's run directory: the zygote writes its exit record if the
-    monitor dies without one. The answer has the same `serial`, so that a late answer is not taken for that of the next
+    monitor dies without one. The answer has the same `serial`, so that a late answer is not taken for the answer to the next
     request."""
 
     serial: int

@@ -133,7 +133,7 @@ class Launch(msgspec.Struct, frozen=True, tag=True):
 class Start(msgspec.Struct, frozen=True, tag=True):
     """The second request, sent once: run the container. `delete` is run after its exit. `console_size` is (rows, columns).
     `cgroup` is the spec's linux.cgroupsPath, needed when init exits before its cgroups can be read from /proc.
-    Answer: `Started`, or `Failed` after the monitor has cleaned up; it then exits."""
+    Answer: `Started`, or `Failed` after the monitor has cleaned up; the monitor then exits."""
 
     run: Command
     delete: Command

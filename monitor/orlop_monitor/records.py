@@ -53,7 +53,7 @@ def read_exit(run_dir: str) -> ExitRecord | None:
 
 
 def clear(run_dir: str) -> None:
-    """Remove the records of an earlier run, so that its exit record is not taken for that of the next run."""
+    """Remove the records of an earlier run, so that its exit record is not taken for the next run's."""
     for name in (*_NAMES.values(), SOCKET):
         try:
             os.unlink(os.path.join(run_dir, name))

@@ -24,7 +24,7 @@ __all__ = ["build"]
 
 def build(stage: str, trees: Sequence[Tree], shift: Shift | None = None) -> None:
     """Mount all trees below `stage`. `OSError` names the path. With `shift`, the trees are id-mapped, and other users may
-    pass through the stage, because the runtime then is another user."""
+    pass through the stage, because the runtime then runs as another user."""
     if not trees and shift is None:
         return
     linux.mount("tmpfs", "tmpfs", stage, ["mode=0711" if shift else "mode=0700", "size=1m"])

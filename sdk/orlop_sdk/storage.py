@@ -174,10 +174,10 @@ class LayerRebase(Protocol):
     layers below do not exist yet while the layer is unpacked."""
 
     async def commit_on(self, key: str, name: str, parent: str) -> None:
-        """Like `commit`, of an active snapshot that was prepared without a parent and has never been mounted. The layer has
+        """Like `commit`, for an active snapshot that was prepared without a parent and has never been mounted. The layer has
         the committed `parent` from then on, as if it had been prepared on it. `NotFound` for an unknown parent; `Conflict`
-        when the parent is active, or when the snapshot has another parent. The parent gets a child before the
-        first await, so it cannot be removed meanwhile."""
+        when the parent is active, or when the snapshot has another parent. The parent gets a child before the first await,
+        so it cannot be removed meanwhile."""
         ...
 
 
@@ -208,8 +208,8 @@ class LayerStream(Protocol):
         ...
 
     async def stream_written(self, key: str, usage: Usage) -> None:
-        """The program has succeeded, and the layer has the expected diffID. `usage` is that of the layer's files. `commit`
-        follows."""
+        """The program has succeeded, and the layer has the expected diffID. `usage` is the disk usage of the layer's files.
+        `commit` follows."""
         ...
 
 

@@ -24,7 +24,7 @@ def split_tcp(text: str, tls: bool) -> tuple[str, int]:
 
 
 def _is_loopback(host: str) -> bool:
-    """Decided by name or number only: what a resolver answers may change after the check."""
+    """Judged by name or number only, because the answer of a resolver may change after the check."""
     return host in ("localhost", "::1") or (host.startswith("127.") and host.replace(".", "").isdigit())
 
 
@@ -47,7 +47,7 @@ def check(url: str, host: str, config: Config) -> None:
 
 
 def by_tcp(config: Config) -> list[str]:
-    """Every `tcp://` of `hosts`. Sockets opened by systemd are not known before the start."""
+    """The `tcp://` addresses of `hosts`. Sockets opened by systemd are not known before the start."""
     return [host for host in config.effective_hosts if not host.startswith(("unix://", "fd://"))]
 
 

@@ -34,7 +34,7 @@ def notify_ready(status: str) -> None:
 
 
 def notify_reloading() -> None:
-    """systemd compares the time with its own to match this reload to its request."""
+    """Send the start time of the reload, by which systemd matches the reload to its request."""
     notify(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
 

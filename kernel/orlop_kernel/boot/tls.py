@@ -123,7 +123,7 @@ def server_context(config: Config) -> ssl.SSLContext:
 
 
 def contexts(config: Config, hosts_by_tcp: bool) -> dict[str, ssl.SSLContext]:
-    """`server_context` by CA, for every CA whose clients may connect: that of `hosts`, and those of `listeners`. Raises
+    """A `server_context` for each CA whose clients may connect, by CA: the CA of `hosts`, and the CAs of `listeners`. Raises
     `ConfigError` also when a client certificate for one address would be accepted at an address with other rights."""
     if not config.uses_tls:
         return {}

@@ -2,9 +2,9 @@
 
 A step is the run of a task between two checkpoints; during a step no client is answered. Its length is wall time minus the
 time that the thread was runnable and waited for a processor (the second field of /proc/thread-self/schedstat), so that the
-step is not blamed for a busy machine. What remains is computing, blocking system calls and waiting for the GIL. A step that
-was waiting for the disk when sampled is marked, because that time depends on the machine. For a step that waited for another
-thread, only the processor time of this process is counted, because that thread may have waited for a processor.
+step is not blamed for a busy machine. What remains is computing, blocking system calls and waiting for the GIL. If a step
+waits for the disk when it is sampled, the report says so, because that time depends on the machine. For a step that waited
+for another thread, only the processor time of this process is counted, because that thread may have waited for a processor.
 
 Installed while `debug` is on, or when the environment sets ORLOP_LOOP_WATCHDOG to a threshold in milliseconds. Otherwise not
 imported.
@@ -156,8 +156,8 @@ def threshold(environ: Mapping[str, str]) -> float:
 
 
 def follow(current: LoopWatchdog | None, debug: bool, environ: Mapping[str, str]) -> LoopWatchdog | None:
-    """Add the instrument to the running loop or remove it, as configuration and environment say. Takes the installed
-    instrument, and returns the one that is installed afterwards; None for none."""
+    """Add the instrument to the running loop or remove it, as configuration and environment say. `current` is the installed
+    instrument; the result is the instrument installed afterwards. None means no instrument."""
     wanted = threshold(environ) or (THRESHOLD if debug else 0.0)
     if wanted and current is None:
         current = LoopWatchdog(log_blocked, wanted)

@@ -16,8 +16,8 @@ __all__ = ["BOOL", "FLAGS", "INT", "LIST", "MAP", "STRING", "Flag", "Kind", "fla
 
 class Kind(NamedTuple):
     """The form of a flag's value. `parse` returns it in daemon.json's shape, or raises ValueError. Values of a repeated flag
-    are combined: lists are extended and maps are merged, two levels deep; otherwise the last one is used. `alone` is
-    the value of a flag that is given without a value; if it is "", the next word is the value."""
+    are combined: lists are extended and maps are merged, two levels deep; otherwise the last value is used. `alone` is the
+    value of a flag that is given without a value; if it is "", the next word is the value."""
 
     name: str
     parse: Callable[[str], Any]

@@ -37,9 +37,10 @@ DEFAULT_TLS_HOST = "tcp://localhost:2376"
 
 
 class Listener(ConfigBase, frozen=True, kw_only=True, omit_defaults=True):
-    """An entry of `listeners`: one more socket, and what its clients may do. `mode` is octal; without it 0660 if there is a
-    `group`, else 0600. `labels`: only objects with all of these labels are visible. `tlscacert`: the CA of its clients over
-    TCP; without it the daemon's. `image_names`: patterns of the image names that its clients may assign, move and remove.
+    """An entry of `listeners`: one more socket, and what its clients may do. `mode` is octal; the default is 0660 with a
+    `group`, and 0600 without. `labels`: only objects with all of these labels are visible. `tlscacert`: the CA of its
+    clients over TCP; the default is the daemon's CA. `image_names`: patterns of the image names that its clients may assign,
+    move and remove.
 
     The guard decides what `role`, `labels` and the other rights mean. A new member that is a right must be in
     `boot.tls._rights` (a test compares the fields)."""
@@ -59,12 +60,12 @@ class Listener(ConfigBase, frozen=True, kw_only=True, omit_defaults=True):
 class Keys(ConfigBase, frozen=True, kw_only=True):
     """Base of a plugin's own keys of daemon.json: each field is a key, with "_" for "-", and has a default. Registered with
     the hook `orlop_keys`, under the name of the service, front end or guard. `FLAGS` are flags of orlopd that set these
-    keys; `HELP` has a line for each key without a flag, `RELOADABLE` the keys that a reload applies. `REFUSED` has the
-    reason why a key is an error, unless it has its default value or says `"enable": false`; `IGNORED` the reason why a key
-    is accepted with a warning only.
+    keys; `HELP` has a line for each key without a flag, `RELOADABLE` the keys that a reload applies. A key of `REFUSED` is
+    an error, except with its default value or `"enable": false`; a key of `IGNORED` only causes a warning. Both map the key
+    to the reason.
 
     `HINTS` says what to write instead of a name that people mistake for a key. A key of `OLDER` is the former name of
-    another one. A key of `ZEROS` may be 0, which otherwise means unset. A key of `BOTH` may be set by flags and in the file;
+    another key. A key of `ZEROS` may be 0, which otherwise means unset. A key of `BOTH` may be set by flags and in the file;
     the values are combined."""
 
     FLAGS: ClassVar[Sequence[Flag]] = ()

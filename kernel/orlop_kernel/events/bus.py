@@ -2,8 +2,8 @@
 
 The bus owns the history: the last `HISTORY` events, fewer when they are large, in memory and in the store's table `events`.
 `publish` only appends. It never waits for the disk (a task of the daemon writes events in batches) or for a subscriber (each
-has a bounded buffer; one that falls behind is told how many events it lost). After a crash, every event is kept except those
-of the last tenth of a second. While the disk is full, nothing is saved.
+has a bounded buffer; a subscriber that falls behind is told how many events it lost). A crash loses only the events of the
+last tenth of a second. While the disk is full, nothing is saved.
 """
 
 from __future__ import annotations
@@ -161,8 +161,8 @@ class EventBus:
         until_ns: int | None = None,
         wanted: Filter = _every,
     ) -> Subscription:
-        """Events from now on. With `since_ns` or `until_ns` (Unix time), past events come first. An `until_ns` in the past
-        returns only those; scripts pass 0 to read the whole history. No event is lost between past and present."""
+        """Events from now on. With `since_ns` or `until_ns` (Unix time), past events come first. If `until_ns` is in the
+        past, only past events come; scripts pass 0 to read the whole history. No event is lost between past and present."""
         past: list[Event] = []
         if since_ns is not None or until_ns is not None:
             since, end = since_ns or 0, until_ns or self._last_ns

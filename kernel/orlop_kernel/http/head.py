@@ -1,8 +1,8 @@
 """Parses the head of a request. Sans-IO.
 
-llhttp (httptools) parses the lines; what llhttp accepts but RFC 9112 or Go's server rejects is rejected here. llhttp gets
-one head at a time and never the body: the end of a message must be known to the byte, because the following bytes may belong
-to the next request or to a hijacked stream.
+llhttp (httptools) parses the lines; input that llhttp accepts, but RFC 9112 or Go's server rejects, is rejected here. llhttp
+gets one head at a time and never the body: the end of a message must be known to the byte, because the following bytes may
+belong to the next request or to a hijacked stream.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class BadRequest(Exception):
 
 class Head:
     """A parsed head. `length` is the size of the body in bytes, -1 when it is chunked. `query_error` says why the query is
-    invalid: since the head can still be delimited, the API may answer in its own format."""
+    invalid. The head's end is known nevertheless, so the API may answer in its own format."""
 
     __slots__ = ("expects", "headers", "keep_alive", "length", "method", "path", "query", "query_error", "target", "version")
 

@@ -75,7 +75,7 @@ def _usage(active: int, reclaimable: int, total: int, items: Sequence[Any], verb
 
 
 def _images(measured: Measured, shown: Sequence[ImageSummary] | None, verbose: bool) -> ObjectUsage | UnsetType:
-    """As in Docker, what an image in use shares with others counts as reclaimable."""
+    """As in Docker, data that an image in use shares with other images counts as reclaimable."""
     if measured.images is None or shown is None:
         return UNSET
     used = [image for image in measured.images if image.containers]

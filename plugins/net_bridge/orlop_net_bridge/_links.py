@@ -4,7 +4,8 @@ Bridges and listings use pyroute2; connecting and disconnecting containers uses 
 
 Each link that the driver makes has an alias, `orlop:KIND:ID` (`orlop-INSTANCE:...`), so that a later daemon recognizes its
 own links and touches no others. The request that creates a link cannot set an alias, but it can set a link group. The group
-is derived from the owner's name: a link with this group and no alias is incomplete: a daemon died before it set the alias.
+is derived from the owner's name. A link with this group and no alias is incomplete, because a daemon died before it set the
+alias.
 """
 
 from __future__ import annotations

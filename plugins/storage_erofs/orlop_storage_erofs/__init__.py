@@ -12,8 +12,8 @@ The driver owns everything below its root:
     <id>/layer.erofs, layer.tar        the image, and the tar that the index refers to
     <id>/image                         record of the image: a snapshot with a record is an image, even if files are missing
     .orlop/{active,committed}/<key>    index: the directory and the parent of each key (orlop_sdk.snapshots)
-    .orlop/staging/<id>                being made; deleted at the next start
-    .orlop/trash/<id>                  removed; deleted in the background
+    .orlop/staging/<id>                a snapshot that is being made; the next start deletes it
+    .orlop/trash/<id>                  a removed snapshot, which is deleted in the background
 
 A snapshot exists when its key is in `.orlop`. A layer's files and its directory are synced before its key is committed, so
 that a committed layer survives a power cut. After a crash, the next start deletes all directories without a key.

@@ -7,8 +7,8 @@ The driver owns everything below its root:
     l/<26 characters>  ->  ../<id>/diff      short names, so that mount options stay short
     <id>/{diff,work,link,lower,committed}    a layer; `lower` and `link` are for tools and can be rebuilt from `.orlop`
     .orlop/{active,committed}/<key>          index: the directory and the parent of each key (orlop_sdk.snapshots)
-    .orlop/staging/<id>                      being made; deleted at the next start
-    .orlop/trash/<id>                        removed; deleted in the background
+    .orlop/staging/<id>                      a snapshot that is being made; the next start deletes it
+    .orlop/trash/<id>                        a removed snapshot, which is deleted in the background
 
 A snapshot exists when its key is in `.orlop`. After a crash at any point, the next start completes or deletes partial work.
 Layers that `.orlop` does not name (of a dockerd that used the same directory) are never touched.

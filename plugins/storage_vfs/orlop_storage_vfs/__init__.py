@@ -5,8 +5,8 @@ The driver owns everything below its root:
 
     dir/<id>                                 a tree (as in Docker's vfs)
     .orlop/{active,committed}/<key>          index: the tree and the parent of each key (orlop_sdk.snapshots)
-    .orlop/staging/<id>                      being copied; deleted at the next start
-    .orlop/trash/<id>                        removed; deleted in the background
+    .orlop/staging/<id>                      a tree that is being copied; the next start deletes it
+    .orlop/trash/<id>                        a removed snapshot, which is deleted in the background
 
 A snapshot exists when its key is in `.orlop`. After a crash at any point, the next start deletes partial work.
 """

@@ -8,8 +8,8 @@ The base owns everything below the driver's root:
 
     <place>/<id>                             a snapshot
     .orlop/{active,committed}/<key>          index: the directory and the parent of each key (orlop_sdk.snapshots)
-    .orlop/staging/<id>                      being made; deleted at the next start
-    .orlop/trash/<id>                        removed; deleted in the background
+    .orlop/staging/<id>                      a snapshot that is being made; the next start deletes it
+    .orlop/trash/<id>                        a removed snapshot, which is deleted in the background
 
 A snapshot exists when its key is in `.orlop`. After a crash at any point, the next start deletes partial work. Directories
 that `.orlop` does not name (those of a dockerd that used the same directory) are never touched.
