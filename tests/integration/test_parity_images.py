@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -169,6 +170,31 @@ def test_prunes_remove_the_same_images_as_in_dockerd(sides: tuple[Side, Side]) -
     same(sides, "rm user", "system df --format {{.Size}}:{{.Reclaimable}}")
     (last,) = same(sides, "image prune -af")
     assert re.search(r"Total reclaimed space: 2\.\d+MB", last), "what df said"
+
+
+def test_events_of_images_equal_dockerds(sides: tuple[Side, Side]) -> None:
+    """Of loads, tags, pushes, pulls, saves, imports, removals and prunes."""
+    app, seen = image([BASE], config=CONFIG), []
+    with running() as registry:
+        one, two, imported = (f"{registry.host}/{name}" for name in ("events:1", "events:2", "imported:1"))
+        for side in sides:
+            side.docker("image", "prune", "-af")
+            began = time.time()
+            side.docker("load", stdin=docker_archive({"m:1": app}))
+            side.docker("import", "-", imported, stdin=bytes(1024))
+            for words in (
+                *(f"tag m:1 {one}", f"tag m:1 {two}", f"push -a {registry.host}/events", f"push {one}", f"push {imported}"),
+                *(f"rmi {one} {two} {imported}", f"pull -a {registry.host}/events", f"pull {one}", f"pull {imported}"),
+                *(f"save -o {side.socket}.tar m:1 {one}", f"rmi {imported}", f"rmi -f {app.id}"),
+                *(f"pull {one}", f"tag {one} m:2", "image prune -af"),
+            ):
+                side.ok(*words.split())
+            ended = f"{time.time():.9f}"
+            shown = "{{.Action}} {{.Actor.ID}} {{json .Actor.Attributes}}"
+            done = side.run("events", "--since", f"{began:.9f}", "--until", ended, "-f", "type=image", "--format", shown)
+            seen.append(re.sub(r"\b[0-9a-f]{64}\b", "HEX", done.stdout.decode()).splitlines())
+    assert seen[1] == seen[0]
+    assert {line.split()[0] for line in seen[0]} == {*"load tag push pull untag save import delete prune".split()}
 
 
 @pytest.mark.parametrize(
