@@ -165,7 +165,7 @@ class FakeStorage:
     removed = ()
 
     async def remove(self, key):
-        if not key.startswith("init-"):  # only adopted containers have an init layer of their own
+        if not key.startswith("init-"):  # only an adopted container has its own init layer
             self.removed = (*self.removed, key)
 
     async def keys(self):

@@ -117,7 +117,7 @@ def test_a_row_without_its_snapshot_is_forgotten(tmp_path: Path) -> None:
     async def main() -> None:
         async with booted(tmp_path) as one:
             key = await one.made()
-            await one.storage.remove(key)  # as after a power cut
+            await one.storage.remove(key)  # the snapshot is lost, as in a power cut
         async with booted(tmp_path) as two:
             assert two.rows() == set() and two.snapshots.rows == {}
             with pytest.raises(NotFound):
@@ -176,7 +176,7 @@ def test_released_snapshots_are_removed_with_the_last_one_above_them(tmp_path: P
             await one.snapshots.remove(middle)
             await one.snapshots.remove(lower)
             assert await one.keys() == {lower, middle}, "an image has the upper one"
-        async with booted(tmp_path) as two:  # the image's row is gone
+        async with booted(tmp_path) as two:  # the image has no row any more
             assert await two.keys() == set() == two.rows()
 
     trio.run(main)
@@ -258,7 +258,7 @@ def test_base_is_removed_with_the_last_image_that_uses_it(tmp_path: Path) -> Non
             await fixture.snapshots.remove(key)
             await fixture.snapshots.remove(below)
             assert fixture.rows() == {below, key, BASE + CHAIN}
-            await store.collect()  # as after the removal of the image
+            await store.collect()  # called as after the removal of the image
             assert not store.content.has(blob)
             assert await fixture.keys() == set() == fixture.rows()
 

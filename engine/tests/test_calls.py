@@ -419,7 +419,7 @@ def test_breaker_opens_after_missed_deadlines(caplog):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(trial, driver)
                 await trio.sleep(1)
-                with pytest.raises(Unavailable, match="it is being tried again"):  # one at a time
+                with pytest.raises(Unavailable, match="it is being tried again"):  # only one trial is made at a time
                     await driver.get("v")
             delay = min(2 * delay, LONGEST_DELAY)
         answers.append(True)
@@ -463,7 +463,7 @@ def test_cancelled_trial_leaves_the_breaker_open():
         await trio.sleep(1)
         with trio.move_on_after(1):
             await driver.get("v")
-        with pytest.raises(DeadlineExceeded):  # the next trial, not Unavailable
+        with pytest.raises(DeadlineExceeded):  # this call is the next trial, so it does not fail immediately
             await driver.get("v")
 
     fast(main)

@@ -154,7 +154,7 @@ def test_load_imports_on_a_thread(made):
         made.drivers.runtime("runc")
         made.drivers.log("mine")
         assert len(threads) == 2 and threading.main_thread() not in threads
-        await made.drivers.load(runtime="no", log="unknown")  # said where they are needed
+        await made.drivers.load(runtime="no", log="unknown")  # the calls that need these drivers report the error
         with pytest.raises(InvalidParameter):
             made.drivers.log("unknown")
 

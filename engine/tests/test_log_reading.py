@@ -98,7 +98,7 @@ def test_reading_without_follow_ends_after_all_records() -> None:
         driver = written(FakeLog(), b"a\nb\n", b"c\n")
         async with read_logs(driver, INFO, {}, RAW, None) as stream:
             assert [chunk async for chunk in stream] == [b"a\nb\nc\n"]
-        # Without `async with`, and with `follow` on a stopped container.
+        # The stream is used without `async with`, and with `follow` on a stopped container.
         stream = read_logs(driver, INFO, {}, LogsRequest(multiplexed=False, follow=True, tail=1), None)
         assert b"".join([chunk async for chunk in stream]) == b"c\n"
 
@@ -145,7 +145,7 @@ def test_follow_until_the_container_has_ended() -> None:
                     if len(seen) == 1:
                         writer.write([LogBlock("stdout", b"after\n", NS)])
                     elif len(seen) == 2:
-                        # Written just before the end: the last output is not lost.
+                        # Output that is written just before the end must not be lost.
                         writer.write([LogBlock("stdout", b"last\n", NS)])
                         ended.set()
 

@@ -50,7 +50,7 @@ def test_run_reports_output_and_exit(tmp_path: Path) -> None:
         assert output == {1: b"out\n", 2: b"err\n"}
         assert (await case.event(Exited)).code == 5
         assert case.exit and case.exit.code == 5
-        assert os.listdir(host.top / "state") == []  # the runtime's delete was called
+        assert os.listdir(host.top / "state") == []  # the runtime's delete has removed the state
 
     _run(tmp_path, test)
 
@@ -138,7 +138,7 @@ def test_a_client_without_input_may_half_close(tmp_path: Path) -> None:
     async def test(host: MonitorHost) -> None:
         case = await host.case(["sh", "-c", "read x; echo $x"], stdin=True)
         reader = await case.monitor.attach(Attach(stdout=True))
-        await reader.send_eof()  # as `docker run` without -i does at once
+        await reader.send_eof()  # `docker run` without -i does this immediately
         await case.start()
         writer = await case.monitor.attach(Attach(stdin=True))
         await writer.send_all(b"later\n")

@@ -72,7 +72,7 @@ def test_invalid_and_too_many_ranges_are_refused(etc: str) -> None:
 
 
 def test_directories_that_others_may_not_pass_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    with tempfile.TemporaryDirectory() as top:  # not tmp_path, which only its owner may enter
+    with tempfile.TemporaryDirectory() as top:  # `tmp_path` would not do, because only its owner may enter it
         os.chmod(top, 0o711)
         middle, place = Path(top, "run"), Path(top, "run", "orlop")
         assert remapping.closed_directory(str(place)) == ""

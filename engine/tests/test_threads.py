@@ -92,7 +92,7 @@ def test_hanging_work_gives_up_its_slot() -> None:
             await begun(device, 4)
             for _ in range(4):
                 await pass_time(threads._STUCK)
-            assert device.begun == 4  # never more than `most`
+            assert device.begun == 4  # the limit is `most`
             device.gate.set()
 
     run(main)

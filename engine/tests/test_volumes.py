@@ -216,7 +216,7 @@ def test_a_driver_that_fails_to_remove_is_asked_again(run: Run, finished: bool) 
         if finished:
             await world.volumes.finish_removal("data")
             assert await world.driver.names() == [] and world.events[-1][1] == "destroy"
-            await world.volumes.finish_removal("data")  # nothing to do
+            await world.volumes.finish_removal("data")  # does nothing, because the removal is complete
         record = await world.volumes.create("data")
         assert list(Path(record.mountpoint).iterdir()) == [], "the old content must not show up in a new volume"
 

@@ -37,7 +37,7 @@ __all__ = ["kill_monitor", "recover"]
 
 log = logging.getLogger("orlop.containers")
 
-_PROMPT = 0.1  # seconds in which a monitor answers, unless it is stopped or stuck
+_PROMPT = 0.1  # seconds within which a monitor answers, unless it is stopped or stuck
 
 
 async def recover(ports: Ports, container: Container, known: trio.Event, turns: trio.Lock) -> None:

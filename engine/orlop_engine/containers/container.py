@@ -28,7 +28,7 @@ from .record import ContainerRecord
 
 __all__ = ["AttachWaiter", "Container", "Joined", "PreparedSandbox", "Run", "TreeMount", "Unlisted"]
 
-_BOOT_START = 30.0  # seconds
+_BOOT_START = 30.0  # seconds that a request waits for a start that is due when the daemon starts
 
 
 class Run(msgspec.Struct, eq=False):

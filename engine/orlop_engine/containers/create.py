@@ -88,7 +88,7 @@ def _inherited(index: ContainerIndex, host: HostConfig) -> list[MountRecord]:
             raise InvalidParameter(f"invalid mode for volumes-from: {mode}")
         try:
             shared = [mount for mount in index.get(name).record.mounts if mount.type != "tmpfs"]
-        except NotFound as error:  # a 404 would mean a missing image
+        except NotFound as error:  # clients take a 404 for a missing image
             raise InvalidParameter(str(error)) from None
         if len(found) + len(shared) > entry_limits.MOUNTS:
             raise InvalidParameter(f"too many mounts in VolumesFrom: a container may have {entry_limits.MOUNTS}")

@@ -181,7 +181,7 @@ async def measure(ports: Ports, containers: Iterable[Container], at_once: int) -
         try:
             async with slots:
                 found[container.id] = await sizes(ports, container)
-        except OrlopError as error:  # removed meanwhile, or a failure of the driver: list the others anyway
+        except OrlopError as error:  # the container was removed meanwhile, or the driver failed
             log.warning("cannot measure container %s: %s", container.name, error)
 
     async with trio.open_nursery() as nursery:

@@ -79,7 +79,7 @@ def _handlers(directory: str) -> list[_Handler]:
             if file.read().strip() != "enabled":
                 return []
     except OSError:
-        return []  # not mounted
+        return []  # binfmt_misc is not mounted
     for name in names:
         if name in ("register", "status"):
             continue

@@ -21,7 +21,7 @@ from .record import ContainerRecord, MountRecord
 
 __all__ = ["MountPlan", "beforehand", "mounted"]
 
-_RECURSIVE = (5, 12)  # since Linux 5.12: mount_setattr(2)
+_RECURSIVE = (5, 12)  # mount_setattr(2) exists since Linux 5.12
 
 
 class MountPlan(NamedTuple):
@@ -122,7 +122,8 @@ def _check_propagation(mount: MountRecord) -> None:
     if not parts:
         return
     longest = max(len(entry.path) for entry in parts)
-    source = [entry for entry in parts if len(entry.path) == longest][-1]  # the topmost mount
+    # Of several mounts on one path, the last one is on top
+    source = [entry for entry in parts if len(entry.path) == longest][-1]
     where = f"path {mount.source} is mounted on {source.path} but it is not a"
     if mount.propagation in ("shared", "rshared") and not source.shared:
         raise InvalidParameter(f"{where} shared mount")

@@ -45,7 +45,7 @@ def write(ports: Ports, container: Container, network: str) -> dict[str, str]:
     else:
         _check_gateway(ports.networks, record.host_config.extra_hosts or ())
         ids = user_namespaces.ids_of(ports.ids, record.host_config)
-        owner = ids.root if ids else (os.geteuid(), os.getegid())  # the container's root user may edit them
+        owner = ids.root if ids else (os.geteuid(), os.getegid())  # the container's root user may edit the files
         for name, text in _texts(ports, container, record.sandbox).items():
             path = f"{directory}/{name}"
             with open(path, "wb") as file:

@@ -127,7 +127,7 @@ class _Output:
             while data := await stream.receive_some():
                 self._feed(data)
         except trio.BrokenResourceError:
-            pass  # the monitor ended
+            pass  # the monitor ended, which ends the output
 
     def _feed(self, data: bytes | bytearray) -> None:
         at = 0

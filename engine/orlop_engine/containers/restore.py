@@ -32,7 +32,7 @@ _STARTS = 8
 _NEEDED = 30.0  # seconds that a start waits for the starts of the containers that it needs
 _PROMPT = 0.1  # seconds that the daemon's start waits, before it serves requests, until the state of all containers is known
 _SLOW = 1.0  # seconds after which a shutdown logs what it waits for; most containers have ended by then
-_NAMED = 10  # containers named in that log line
+_NAMED = 10  # limit on the containers that this log line names
 
 
 async def restore(ports: Ports) -> None:

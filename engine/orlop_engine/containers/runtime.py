@@ -78,7 +78,7 @@ async def clean(ports: Ports, container: Container) -> None:
         log.exception("cannot remove the runtime's state of container %s", container.name)
     try:
         await _remove_cgroups(cgroup_path(ports.config, container.id, record.host_config))
-        shutil.rmtree(_state(ports.paths, container), ignore_errors=True)  # usually removed already
+        shutil.rmtree(_state(ports.paths, container), ignore_errors=True)  # the runtime usually has removed this directory
     except Exception:
         log.exception("cannot remove the runtime's state and cgroups of container %s", container.name)
 

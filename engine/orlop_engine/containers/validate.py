@@ -21,7 +21,7 @@ __all__ = ["check"]
 
 # "_" is not valid in host names (RFC 952), but people use it in container names, and Docker accepts anything.
 _HOSTNAME = re.compile(r"[a-zA-Z0-9_]([a-zA-Z0-9_-]*[a-zA-Z0-9_])?(\.[a-zA-Z0-9_]([a-zA-Z0-9_-]*[a-zA-Z0-9_])?)*\Z")
-_HOSTNAME_LIMIT = 64  # the kernel's (uname(2))
+_HOSTNAME_LIMIT = 64  # the kernel's limit: uname(2)
 _NO_LINKS = "can't be used with links. This would result in undefined behavior"
 _DEVICE_RULE = re.compile(r"[acb] (\d{1,10}|\*):(\d{1,10}|\*) [rwm]{1,3}\Z")
 

@@ -93,7 +93,7 @@ async def discard_orphans(ports: Ports) -> None:
             continue
         try:
             for name in msgspec.json.decode(row, type=list[str]):
-                with suppress(NotFound, Conflict):  # another container uses it (--volumes-from)
+                with suppress(NotFound, Conflict):  # another container uses the volume (--volumes-from)
                     await ports.volumes.remove(name)
             await ports.store.commit([Delete("intents", key)])
         except UNREADABLE as error:

@@ -89,7 +89,8 @@ class Catalog:
         if owner:
             self.owners[reference] = owner
         if index or len(images) > 1:
-            self.targets[reference] = NameRecord(tuple(self.images[id].id for id in images), index)  # shares the strings
+            # `self.images[id].id`, not `id`: the record shares the string with the image
+            self.targets[reference] = NameRecord(tuple(self.images[id].id for id in images), index)
         for id in images:
             self.images[id].names.add(reference)
         if len(images) > 1:

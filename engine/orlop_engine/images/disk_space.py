@@ -14,7 +14,7 @@ from orlop_sdk import DriverError
 __all__ = ["DiskSpace", "least_unpacked"]
 
 _RESERVE = 512_000_000
-_RESERVE_PART = 50  # on a small disk, the reserve is at most a fiftieth of the disk
+_RESERVE_PART = 50  # the reserve is at most this part of the disk: a fiftieth
 
 
 def _readable(size: int) -> str:

@@ -125,7 +125,7 @@ class ImageStore:
         try:
             raw = self.content.read(record.id, documents.MAX_MANIFEST)
         except DamagedBlob:
-            self.content.remove(record.id)  # otherwise a pull would use it as a valid blob
+            self.content.remove(record.id)  # otherwise a pull would use the damaged blob
             raise
         document = documents.parse(raw, layers=len(record.layers))
         missing = [layer.key for layer in record.layers if layer.key not in stored]
@@ -280,7 +280,7 @@ class ImageStore:
             layers = known.record.layers
             if not self.complete(layers):
                 layers = record.layers  # content of the existing layers is missing
-            elif len(layers) == len(record.layers):  # layers that were stored only as unpacked files may have a blob now
+            elif len(layers) == len(record.layers):  # the new record may have blobs for layers without one
                 layers = tuple(old if old.blob else new for old, new in zip(layers, record.layers, strict=True))
             record = msgspec.structs.replace(
                 known.record,
@@ -388,7 +388,7 @@ class ImageStore:
     async def forget(self, names: Mapping[Reference, Collection[str]], ids: Sequence[str]) -> list[Reference]:
         """Take `names` from images, and remove the images `ids`, in one commit. Returns the names that no image has any
         more. The caller holds `lock`."""
-        pace = Pace(shielded=True)  # the rows are changed: the catalog must follow, even if the caller is cancelled
+        pace = Pace(shielded=True)  # after the commit, the catalog must change too, even if the caller is cancelled
         operations: list[Put | Delete] = []
         left: list[tuple[Reference, NameRecord | None]] = []
         for name, gone in names.items():

@@ -118,7 +118,7 @@ class Session:
 
         session._make_client = make
         async with session.borrowed():
-            if not endpoint.settings.override_path:  # under such a path, often only a part of the API exists
+            if not endpoint.settings.override_path:  # such a host may not answer `/v2/`
                 await session._ping()
             yield session
 

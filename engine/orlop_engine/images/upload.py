@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["BlobUpload", "Part", "Uploads"]
 
 _WHOLE = 1 << 20  # smaller blobs are sent in the request that completes the upload: one round trip less
-_PART = 16 << 20  # size of a request after the registry, or a proxy in front of it, has refused a larger one (413)
+_PART = 16 << 20  # bytes in one request, after the registry or a proxy has refused a larger request (413)
 _PROGRESS = 1 << 20  # an attempt that sent more bytes than this is not counted as failed
 _MAX_WAIT = 60.0  # seconds; limits a registry's Retry-After, because the client waits for the push
 

@@ -150,7 +150,7 @@ def test_silent_monitor_does_not_delay_others_and_is_adopted_when_it_answers(tmp
             assert well.run.settled.is_set() and not sick.run.settled.is_set()
             assert [each.record.state.status for each in (sick, well)] == ["running", "running"]
             await trio.sleep(60)
-        assert sorted(h.engine.networks.restored) == [SICK, WELL]  # it keeps its sandbox
+        assert sorted(h.engine.networks.restored) == [SICK, WELL]  # the silent container keeps its sandbox
         told = [record.message for record in caplog.records if "does not answer" in record.message]
         assert told == ["container sick: cannot adopt it: its monitor (pid 4242) does not answer"]
         monitor.answers.set()
@@ -266,7 +266,7 @@ def test_network_is_released_when_a_container_is_found_dead_after_the_boot(tmp_p
         await wait_all_tasks_blocked()
         assert h.engine.networks.restored == [SICK] and sick.record.sandbox is not None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(h.containers.start, sick)  # must wait: a container has one run at a time
+            nursery.start_soon(h.containers.start, sick)  # this start must wait, because a container has one run at a time
             await trio.sleep(5)
             assert h.launched == []
         assert monitor.killed and [each.container_id for each in h.engine.networks.released] == [SICK]
@@ -369,7 +369,7 @@ def test_stop_cancels_the_start_that_is_due_at_boot(tmp_path, monkeypatch):
         h.launching = trio.Event()
         await restore.restore(h.ports)
         await wait_all_tasks_blocked()
-        assert second.record.state.status == "restarting" and first.run is not None  # it waits for the first
+        assert second.record.state.status == "restarting" and first.run is not None  # `second` waits for `first`
         await h.containers.stop(second, "", None)
         h.launching.set()
         await wait_all_tasks_blocked()

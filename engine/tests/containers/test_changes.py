@@ -43,7 +43,7 @@ def test_change_is_published_after_its_commit(tmp_path, monkeypatch):
                 assert h.container.record is before and before.restart_count == 0
             assert (h.container.record.restart_count, h.container.record.manually_stopped) == (3, True)
             assert row(h) == h.container.record and h.container.revision is not revision
-            assert (before.restart_count, before.manually_stopped) == (0, False)  # who still reads it sees one state
+            assert (before.restart_count, before.manually_stopped) == (0, False)  # the old record is unchanged
 
     run_fast(main)
 

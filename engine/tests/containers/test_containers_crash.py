@@ -91,7 +91,7 @@ def test_anonymous_volumes_of_removed_containers_are_removed(tmp_path, monkeypat
             h.engine.volumes = SimpleNamespace(remove=remove)
             h.engine.store = SimpleNamespace(load=lambda table: rows.items(), quarantine=quarantine, commit=commit)
             await volumes.discard_orphans(h.ports)
-            assert asked == ["made", "absent", "shared", "hangs"]  # not the named volume, which is the user's
+            assert asked == ["made", "absent", "shared", "hangs"]  # the named volume is kept, because it belongs to the user
             assert committed == cleared == [Delete("intents", f"volumes:{ID}")] and aside == ["volumes:damaged"]
             assert volumes.note(ID, mounts[:2]) == ([], [])
 

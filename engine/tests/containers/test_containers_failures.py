@@ -88,7 +88,7 @@ def test_a_monitor_that_hangs_at_its_end_is_killed_for_the_next_start(tmp_path, 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
-            h.run.exited.set(Exited(0, 1))  # reported, but the monitor lives on
+            h.run.exited.set(Exited(0, 1))  # the exit is reported, but the monitor still runs
             await h.run.finished.wait()
             with trio.fail_after(120):
                 await h.containers.start(h.container)
@@ -358,7 +358,7 @@ def test_hanging_file_systems_use_a_limited_number_of_threads(monkeypatch):
                 told.append("too many other requests" in str(error))
 
         async with trio.open_nursery() as nursery:
-            for _ in range(60):  # more than all of trio's threads
+            for _ in range(60):  # more calls than trio has threads
                 nursery.start_soon(one)
         with trio.fail_after(5):
             await trio.to_thread.run_sync(answers.is_set)

@@ -104,7 +104,7 @@ def names(ports, *, everything=False, limit=0, **filters):
         ({}, ["app", "web"]),
         ({"status": ["exited", "created"]}, ["new", "db"]),
         ({"status": []}, ["app", "web"]),
-        ({"exited": ["3"]}, []),  # does not include stopped containers
+        ({"exited": ["3"]}, []),  # this does not include stopped containers
         ({"name": ["^w"]}, ["web"]),
         ({"name": ["/web$"]}, ["web"]),
         ({"name": ["["]}, []),
@@ -174,7 +174,7 @@ def test_names_by_links_are_shown(ports):
     assert links.shown(index, networks, app.record) == ["/db:/app/db", "/web:/app/front"]
     assert index.get("/app/front") is web
     assert links.resolve(index, networks, "app/none") is None and links.resolve(index, networks, "none/front") is None
-    app.record.endpoints = {"mine": EndpointSettings()}  # on a user-defined network, where a link is only a DNS alias
+    app.record.endpoints = {"mine": EndpointSettings()}  # on a user-defined network, a link is only a DNS alias
     assert links.names(index, networks) == {} and links.shown(index, networks, app.record) is None
 
 

@@ -96,7 +96,7 @@ def test_forced_removal_kills_a_container_that_was_just_restarted(tmp_path, monk
             await h.containers.start(h.container)
             h.launching = trio.Event()
             nursery.start_soon(h.containers.restart, h.container, "KILL", None)
-            await wait_all_tasks_blocked()  # the first run is stopped, the second is being started
+            await wait_all_tasks_blocked()  # the first run has been stopped, and the second is being started
             nursery.start_soon(h.containers.remove, h.container, True, False)
             await wait_all_tasks_blocked()
             h.launching.set()

@@ -164,7 +164,7 @@ def test_kill_during_cleaning_up_prevents_a_restart(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, restart_policy=ALWAYS) as h:
             await h.containers.start(h.container)
-            h.run.exited.set(exits.Exited(3, 10**9))  # its monitor lives on for a moment
+            h.run.exited.set(exits.Exited(3, 10**9))  # the monitor still runs for a moment
             await h.run.finished.wait()
             await trio.sleep(1)
             assert h.container.lock.locked()  # the restart waits for the monitor
@@ -217,7 +217,7 @@ def test_hanging_resume_delays_the_shutdown_for_a_limited_time(tmp_path, monkeyp
                     froze.hangs = True
                     await trio.sleep_forever()
             await wait_all_tasks_blocked()
-            assert kept(h).paused_by_engine and kept(h).state.paused  # for the next boot
+            assert kept(h).paused_by_engine and kept(h).state.paused  # the next daemon will resume the container
 
     run_fast(main)
 
@@ -317,7 +317,7 @@ def test_needed_containers_do_not_block_the_boot(tmp_path, monkeypatch, case):
             names = "abcdefghij"
             made = wanting(h, *names)
             hosts = [container.record.host_config for container in made]
-            if case == "a hung one":  # more containers wait for it than may be started at once
+            if case == "a hung one":  # more containers wait for the hung container than may be started at the same time
                 for host in hosts[:-1]:
                     host.network_mode = f"container:{made[-1].id}"
             else:

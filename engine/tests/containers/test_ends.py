@@ -128,7 +128,7 @@ def test_destroy_event_follows_the_row_and_the_answer_follows_the_files(tmp_path
             os.makedirs(h.paths.directory(h.container.id))
             nursery.start_soon(wait, h.containers.waiting(h.container, "removed"))
             await wait_all_tasks_blocked()
-            h.run.exited.set(SimpleNamespace(code=0, time_ns=1, oom=False))  # its monitor is still there
+            h.run.exited.set(SimpleNamespace(code=0, time_ns=1, oom=False))  # the monitor still runs
             await h.run.finished.wait()
             if by == "rm -v":
                 nursery.start_soon(answer)

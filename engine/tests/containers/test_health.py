@@ -92,7 +92,7 @@ def test_watcher_ends_without_a_check(tmp_path, monkeypatch, check):
 
             monkeypatch.setattr(home.engine.execs, "create", fail)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(watch, home.ports, home.container, run)  # uses the default durations
+                nursery.start_soon(watch, home.ports, home.container, run)  # the check uses the default durations
                 await trio.sleep(200)
                 seen = home.container.health
                 assert (seen.status, seen.results[-1].code) == ("unhealthy", -1)

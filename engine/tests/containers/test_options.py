@@ -53,7 +53,7 @@ def test_security_options_are_parsed_in_both_notations():
     )
     assert found == security.Security(no_new_privileges=True, apparmor="b", labels=("disable", "type:x"), seccomp="{}")
     assert security.parse(["no-new-privileges=0"]).no_new_privileges is False
-    assert security.parse([]).no_new_privileges is None  # left to the daemon's default
+    assert security.parse([]).no_new_privileges is None  # None means the daemon's default
 
 
 @pytest.mark.parametrize(
@@ -343,7 +343,7 @@ def test_cdi_device_applies_the_edits_of_its_file(tmp_path):
     null, given = spec["linux"]["devices"]
     info = os.stat("/dev/null")
     assert (null["path"], null["type"], null["major"], null["minor"]) == ("/dev/mynull", "c", os.major(info.st_rdev), 3)
-    assert null["uid"] == 1000  # the user of the container, who must be able to open it
+    assert null["uid"] == 1000  # the container's user must be able to open the device
     assert given == {"path": "/dev/given", "type": "c", "major": 9, "minor": 8, "uid": 0, "gid": 1000}
     assert spec["linux"]["resources"]["devices"][1:] == [
         {"allow": True, "type": "c", "major": 1, "minor": 3, "access": "r"},

@@ -68,7 +68,7 @@ def test_outdated_prepared_sandbox_is_ended_before_the_start(tmp_path, monkeypat
         assert forge.monitors[0].gone.is_set()
         prepared_sandbox.begin(h.ports, h.container, wanted(h), FakeRuntime())
         await wait_all_tasks_blocked()
-        forge.monitors[1].is_over = True  # for example killed by the administrator
+        forge.monitors[1].is_over = True  # the administrator may have killed the monitor, for example
         assert await prepared_sandbox.take(h.ports, h.container, wanted(h)) is None
 
     with_engine_fixture(tmp_path, monkeypatch, body)

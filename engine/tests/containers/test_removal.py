@@ -168,7 +168,7 @@ def test_removal_leaves_nothing(tmp_path, monkeypatch):
 
             h.engine.images = SimpleNamespace(get=lambda image: None, collect=collect)
             h.engine.storage.remove = remove
-            h.container.record.sandbox = SANDBOX  # for example of a create whose start failed in an older daemon
+            h.container.record.sandbox = SANDBOX  # a failed start of an older daemon may have left a sandbox
             directories = (h.paths.directory(ID), h.paths.run_dir(ID))
             for directory in directories:
                 os.makedirs(directory)

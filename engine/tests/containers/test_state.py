@@ -160,7 +160,7 @@ def test_each_phase_has_its_status_and_booleans(phase, booleans):
 
 def test_only_the_state_machine_sets_phases():
     root = Path(orlop_engine.__file__).parent
-    allowed = {root / "containers" / "state.py", root / "containers" / "record.py"}  # the latter reads old rows
+    allowed = {root / "containers" / "state.py", root / "containers" / "record.py"}  # `record.py` reads old rows
     names = re.compile(r"\bPhase\b|\bState\(Phase|\bphase=")
     assert [
         str(path)

@@ -73,7 +73,7 @@ def test_interrupted_ingest_is_continued(tmp_path: Path) -> None:
         await first.write(DATA[:1000])
         first.keep()
         assert content.partials() == [DIGEST]
-        content.prepare()  # as at boot
+        content.prepare()  # as when the daemon starts
         second = await content.ingest(DIGEST)
         assert (second.offset, second.resumed) == (1000, True)
         await second.write(DATA[1000:])
@@ -126,7 +126,7 @@ def test_damaged_blob_does_not_come_back_after_a_power_failure(tmp_path: Path) -
     trio.run(content.put, DATA)
     with no_descriptors_left(), recorded() as steps:
         content.quarantine(DIGEST)
-        content.quarantine(DIGEST)  # it is gone
+        content.quarantine(DIGEST)  # the blob does not exist any more
     quarantined = os.path.join(content.root, "quarantine", DIGEST.removeprefix("sha256:"))
     assert steps == [("rename", quarantined), ("sync", content.blobs)]
 

@@ -35,7 +35,7 @@ def encoded(value: object) -> str:
 def test_credentials_are_decoded_with_and_without_padding() -> None:
     header = encoded({"username": "u", "password": "p?>", "serveraddress": "x"})
     other = encoded({"username": "other", "password": "secret"})
-    for text in (header, header.rstrip("="), f"{header}, {other}"):  # a repeated header: the first value counts, as in Go
+    for text in (header, header.rstrip("="), f"{header}, {other}"):  # as in Go, the first of two headers is used
         found = auth.credentials(text)
         assert (found.username, found.password) == ("u", "p?>")
     assert base64.b64decode(found.basic.removeprefix("Basic ")) == b"u:p?>"
@@ -147,7 +147,7 @@ def test_plain_http_needs_all_addresses_in_insecure_ranges(monkeypatch: pytest.M
 
     monkeypatch.setattr(registry_hosts, "resolve", forged)
     assert endpoints("registry.corp.example/a") == [("https://registry.corp.example", True, False)]
-    assert len(endpoints("registry.corp.example/a", insecure=("203.0.113.0/24",))) == 1  # not all of its addresses
+    assert len(endpoints("registry.corp.example/a", insecure=("203.0.113.0/24",))) == 1  # one address is outside
     assert len(endpoints("registry.corp.example/a", insecure=("203.0.113.0/24", "127.0.0.0/8"))) == 2
     assert len(endpoints("localhost:5000/a")) == 2
 

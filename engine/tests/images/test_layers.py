@@ -103,7 +103,7 @@ def test_layers_are_unpacked_at_once_and_committed_in_order(run):
             await until(lambda: fixture.unpack.running == {data for _, data in LAYERS[:2]})
             fixture.unpack.finish(LAYERS[1][1])
             await until(lambda: fixture.layers._awaited)
-            assert fixture.storage.commits == []  # its parent is not there
+            assert fixture.storage.commits == []  # the layer's parent does not exist yet
             fixture.unpack.finish(LAYERS[0][1])
         assert fixture.storage.commits == [(LAYERS[0][0], None), (LAYERS[1][0], LAYERS[0][0])]
         assert [key for key in await fixture.storage.keys() if key.startswith("extract-")] == []

@@ -70,7 +70,7 @@ def test_messages_name_the_rule() -> None:
         "daemon.json allows it by digest only, as in r.example/a@sha256:..."
     )
     with pytest.raises(Forbidden, match="the rule"):
-        check_pull(rules, parse("alpine"))  # all tags
+        check_pull(rules, parse("alpine"))  # without a tag, the name means all tags
     with pytest.raises(Forbidden, match=r"allows nothing$"):
         check_push(rules, parse("r.example/b:1"))
     many = RegistryRules(pull=tuple(f"r{n}.example" for n in range(9)))

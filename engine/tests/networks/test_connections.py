@@ -130,7 +130,7 @@ def test_rows_of_older_daemons_are_completed(ship: Callable[..., None]) -> None:
             assert container.record.endpoints_complete
             return container.record
 
-        assert completed("mine").endpoints == asked("mine")  # this network does not exist
+        assert completed("mine").endpoints == asked("mine")  # the network `mine` does not exist
         assert completed("", endpoints=asked("two")).endpoints == asked("bridge", "two")
         assert completed("two", endpoints={"two": EndpointSettings(gw_priority=1)}).endpoints["two"].gw_priority == 1
         assert completed("container:x").endpoints == {}

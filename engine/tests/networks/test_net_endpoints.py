@@ -152,7 +152,7 @@ def test_conflicting_modes_are_refused(networks_fixture: Callable[..., None]) ->
             h.networks.check("bridge", {"bridge": EndpointSettings(aliases=["x"])})
         with pytest.raises(NotFound):
             h.networks.check("gone", asked("gone"))
-        h.networks.check("none", asked("bridge"))  # as in Docker: the requested networks count, not the mode
+        h.networks.check("none", asked("bridge"))  # as in Docker, only the requested networks are checked, not the mode
         for mode, names, message in (
             ("host", "bridge", "sharing network namespace"),
             ("host", "host bridge", "sharing network namespace"),

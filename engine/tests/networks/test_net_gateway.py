@@ -57,7 +57,7 @@ def test_ports_are_published_when_a_gateway_is_connected_later(networks_fixture:
         assert routes(sandbox) == [("inner", False, 0)]
         grown = await h.networks.connect(sandbox, "bridge", EndpointSettings(), NETNS)
         listeners = FakeListeners()
-        for failing in (listeners, h.bridge):  # the monitor fails, then the driver: both attempts are undone completely
+        for failing in (listeners, h.bridge):  # first the monitor fails, then the driver; both attempts are undone
             if failing is listeners:
                 listeners.fail = DriverError("no")
             else:

@@ -29,7 +29,7 @@ def test_running_containers_keep_their_addresses_and_ports(tmp_path: Path) -> No
         async with networks_fixture.daemon():
             living = await networks_fixture.start(1, bindings=bindings)
             await networks_fixture.start(2)
-        # The sandbox as the container's row stores it.
+        # Use the sandbox in the form in which the container's row stores it.
         kept = msgspec.msgpack.decode(msgspec.msgpack.encode(living), type=Sandbox)
         assert kept == living
         networks_fixture = NetworksFixture(tmp_path)
@@ -100,6 +100,6 @@ def test_failed_network_is_created_again_at_the_next_use(tmp_path: Path) -> None
             networks_fixture.bridge.fail["create_network"] = DriverError("cannot create bridge: no module")
             with pytest.raises(DriverError, match="no module"):
                 await networks_fixture.plan(1)
-            await networks_fixture.plan(1)  # creation is tried again at each start
+            await networks_fixture.plan(1)  # each start tries again to create the network
 
     trio.run(main)

@@ -36,7 +36,7 @@ def test_names_are_pinned_to_their_networks(networks_fixture: Callable[..., None
         assert h.networks.pin(mine.id[:6], asked(mine.id[:6], "mine")) == (mine.id, asked("mine"))
         assert h.networks.pin(mine.id, {}) == (mine.id, asked(mine.id))
         assert h.networks.pin("default", asked("default")) == ("bridge", asked("bridge"))
-        # A network whose name is a prefix of another network's id, until it is removed.
+        # A network's name is a prefix of another network's id: it never means the other network, even after a removal.
         name = mine.id[:1]
         await h.networks.create(request(name))
         mode, endpoints = h.networks.pin(name, asked(name))
@@ -45,7 +45,7 @@ def test_names_are_pinned_to_their_networks(networks_fixture: Callable[..., None
         with pytest.raises(NotFound, match=rf"^network {name} not found$"):
             await h.plan(1, mode, endpoints=endpoints)
         assert h.networks.of_container(None, endpoints=endpoints).endpoints[name].network_id == ""
-        # A network that does not exist at create.
+        # The requested network does not exist when the container is created.
         assert h.networks.pin("zz", {}) == ("zz", asked("zz"))
 
     networks_fixture(body)
