@@ -98,7 +98,7 @@ class _ForeignLog(Exception):
     """The WAL of this file belongs to another database; SQLite would copy its pages into the file."""
 
 
-_IDENTITY = slice(60, 64)  # the user version, in SQLite's file format (section 1.3)
+_IDENTITY = slice(60, 64)  # bytes of the user version in the file's header (SQLite's file format, section 1.3)
 _LOG_HEADER, _FRAME_HEADER = 32, 24  # bytes; section 4.1 of the same document
 
 
@@ -266,7 +266,7 @@ def _readable(aside: str, table: str) -> Iterator[tuple[object, object]]:
 
 def _salvager(aside: str) -> sqlite3.Connection:
     connection = _connect_reader(aside)
-    connection.execute("PRAGMA writable_schema=ON")  # needed to read a truncated file
+    connection.execute("PRAGMA writable_schema=ON")  # otherwise SQLite refuses to read a truncated file
     return connection
 
 

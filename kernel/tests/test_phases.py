@@ -1,4 +1,4 @@
-"""The log line with the phases of a boot."""
+"""The log line with the phases of the daemon's start."""
 
 from orlop_kernel.boot import phases
 

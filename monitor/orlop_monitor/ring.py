@@ -52,7 +52,7 @@ class RingWriter:
             self._changed.notify()
 
     def close(self) -> None:
-        """Write the buffered entries. Those that are not written within 10 s, because the disk hangs, are lost."""
+        """Write the buffered entries. If the disk hangs, entries that are not written within 10 s are lost."""
         with self._changed:
             self._closed = True
             self._changed.notify()

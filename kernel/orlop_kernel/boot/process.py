@@ -22,7 +22,7 @@ _MOST_CONNECTIONS = 16_384  # each also costs some 10 KiB of memory
 _FEWEST = 16
 _MOST_BUFFERED = 64 << 20  # for each client: sixteen bodies of the largest size
 _BUFFERS = 2 << 20  # relaying a stream repeatedly allocates and frees buffers of this size
-_OOM_SCORE = -500  # dockerd's value: the kernel kills most other processes first
+_OOM_SCORE = -500  # as dockerd: when memory runs out, the kernel kills most other processes first
 _BOOT_NICE = -10
 
 
@@ -47,7 +47,7 @@ def roots(config: Config) -> Iterator[None]:
 def set_limits() -> None:
     """Raise the limit of open files, lower the OOM score, and enable stack dumps for aborts."""
     linux.keep_freed_memory(_BUFFERS)
-    # When a watchdog aborts us, the stacks of all threads go to the log; a core dump would only fill the disk
+    # When systemd's watchdog aborts this process, the stacks of all threads go to the log; a core dump would fill the disk
     faulthandler.enable()
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -74,7 +74,7 @@ class BootPriority:
         try:
             os.setpriority(os.PRIO_PROCESS, 0, _BOOT_NICE)
         except OSError as error:
-            _log.debug("cannot raise the priority of the boot: %s", error)  # the daemon may lack CAP_SYS_NICE
+            _log.debug("cannot raise the priority of the start: %s", error)  # the daemon may lack CAP_SYS_NICE
 
     def restore(self) -> None:
         """Give all threads the usual priority."""

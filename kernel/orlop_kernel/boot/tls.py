@@ -75,7 +75,7 @@ def _test_handshake(context: ssl.SSLContext, config: Config) -> dict[str, Any]:
     """Do a handshake in memory with a client that trusts exactly this certificate, and return the certificate presented.
     Finds what every client would find: a key that does not match, a certificate that is not for servers."""
     trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    trusting.check_hostname = False  # the names by which clients reach us are unknown here
+    trusting.check_hostname = False  # it is unknown by which names clients reach this daemon
     trusting.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME
     trusting.load_verify_locations(config.tlscert)
     one, other = ssl.MemoryBIO(), ssl.MemoryBIO()

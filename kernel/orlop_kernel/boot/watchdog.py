@@ -93,7 +93,7 @@ class LoopWatchdog(trio.abc.Instrument):
         self._began = time.perf_counter()
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        if not self._began:  # the instrument was added during this step
+        if not self._began:  # the step began before the instrument was added
             return
         passed = time.perf_counter() - self._began
         self._began = 0.0

@@ -31,7 +31,7 @@ class _Peer:
         self.key = key
         self.open = 0
         self.buffered = 0
-        # Not a dict: finding its first key is slow after many removals
+        # Not a dict, because finding its first key is slow after many removals
         self.waiting: OrderedDict[Lease, float] = OrderedDict()
 
 

@@ -22,7 +22,7 @@ _BODILESS = frozenset({204, 304})
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _FORBIDDEN_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _OURS = frozenset({"content-length", "transfer-encoding", "date", "connection"})
-_REASONS = {int(status): status.phrase for status in HTTPStatus} | {413: "Request Entity Too Large"}  # Go's phrase
+_REASONS = {int(status): status.phrase for status in HTTPStatus} | {413: "Request Entity Too Large"}  # Go's phrase differs
 
 
 class BadHeader(ValueError):
@@ -38,7 +38,7 @@ def _date_line() -> bytes:
     if now != _date[0]:
         days, months = "Mon Tue Wed Thu Fri Sat Sun".split(), "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
         at = time.gmtime(now)
-        # Not strftime: names of days and months must not depend on the daemon's locale
+        # Not strftime, because names of days and months must not depend on the daemon's locale
         text = f"Date: {days[at.tm_wday]}, {at.tm_mday:02d} {months[at.tm_mon - 1]} {at.tm_year:04d} "
         _date = now, (text + f"{at.tm_hour:02d}:{at.tm_min:02d}:{at.tm_sec:02d} GMT\r\n").encode("ascii")
     return _date[1]

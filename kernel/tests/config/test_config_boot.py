@@ -1,4 +1,4 @@
-"""Boot modules: log, pid file, sockets, systemd."""
+"""The modules of `orlop_kernel.boot`: log, pid file, sockets, systemd."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def test_mount_options_of_another_type_are_ignored_before_1_42() -> None:
     old = mount((1, 41), type="volume", **both)
     assert (old.volume_options, old.tmpfs_options) == (both["volume_options"], None)
     new = mount((1, 42), type="tmpfs", **both)
-    assert new.volume_options == both["volume_options"]  # and is refused
+    assert new.volume_options == both["volume_options"]  # the field stays, and is refused later
 
 
 @pytest.mark.parametrize(

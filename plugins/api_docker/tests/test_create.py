@@ -293,7 +293,7 @@ def test_existing_volume_may_be_refused_by_its_labels():
     service = cast("Any", SimpleNamespace(ensure=ensure))
     with pytest.raises(Forbidden, match="theirs"):
         trio.run(volumes.ensure, service, planned, HostConfig(), made, {}, vet)
-    assert made == [planned[1].name, "theirs"]  # the volumes to discard
+    assert made == [planned[1].name, "theirs"]  # these volumes are discarded
 
 
 def test_catalog_counts_changes_of_names() -> None:

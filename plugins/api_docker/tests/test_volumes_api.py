@@ -53,7 +53,7 @@ def serve(tmp_path: Path, test: Callable[[Ask, dict[str, list[str]]], Awaitable[
 
         async with Store.open(str(tmp_path / "orlop.db")) as store:
             volumes = Volumes(store, EventBus(), find, lambda: used)
-            engine: Any = SimpleNamespace(volumes=volumes, run=run)  # all that the routes use
+            engine: Any = SimpleNamespace(volumes=volumes, run=run)  # the routes use nothing else of the engine
             api = docker_router(routes(engine), guard=guard)
 
             async def ask(method: str, path: str, body: Any = None, **query: Any) -> tuple[int, Any]:

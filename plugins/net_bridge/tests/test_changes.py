@@ -1,4 +1,4 @@
-"""Networks that were changed since the last boot, and tables of another version."""
+"""Networks that were changed since the last start of the daemon, and tables of another version."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def test_half_made_links_are_recognized_after_a_crash() -> None:
         name, _ = host.links.connect(host.endpoint(FOUR), BRIDGE)
         for link in ("orlt1", name):
             run("ip", "link", "set", link, "alias", "")
-        run("ip", "link", "add", "orlt2", "type", "bridge")  # made by another program
+        run("ip", "link", "add", "orlt2", "type", "bridge")  # a link that another program made
         host.links.remove_strangers({BRIDGE.network_id}, {"e" * 64})
         names = {link["ifname"] for link in ip("link", "show")}
         assert {"orlt0", "orlt2"} <= names
@@ -183,7 +183,7 @@ def test_ports_are_isolated_without_icc() -> None:
 
     def body(host: Host) -> None:
         filtered = "/proc/sys/net/bridge/bridge-nf-call-iptables"
-        if os.path.exists(filtered):  # of this thread's network namespace
+        if os.path.exists(filtered):  # the file shows this thread's network namespace
             with open(filtered, "w") as file:
                 file.write("0")
         name, _ = host.links.connect(host.endpoint(FOUR), bridge)

@@ -1,4 +1,4 @@
-"""Endpoints that are connected again at boot."""
+"""Endpoints that are connected again at the start of the daemon."""
 
 from __future__ import annotations
 

@@ -151,11 +151,11 @@ def test_digests_are_checked_once_after_each_start(root: Path) -> None:
         directory = await layer(opened(root, verify="digest"), "one")
         erofs = opened(root, verify="digest")
         await erofs.mounts("one")
-        (directory / "layer.tar").write_bytes(b"bad")  # of the same length
+        (directory / "layer.tar").write_bytes(b"bad")  # this content has the same length
         await erofs.mounts("one")
         with pytest.raises(DriverError, match=r"cannot mount a layer: its file layer\.tar has been changed"):
             await opened(root, verify="digest").mounts("one")
-        await opened(root).mounts("one")  # not asked for
+        await opened(root).mounts("one")  # without the option, digests are not checked
         assert "has been changed" in (await opened(root).audit())[0].text
 
     trio.run(main)

@@ -100,7 +100,7 @@ def test_leftovers_of_a_crash_are_removed_and_foreign_files_kept(root: Path) -> 
     (root / "l/DANGLING").symlink_to("../gone/diff")
     (root / ".orlop/active/lost").symlink_to("0" * 64)
     (link,) = (path for path in (root / "l").iterdir() if path.name != "DANGLING")
-    link.unlink()  # as after a power cut
+    link.unlink()  # a power cut can lose the link
     trio.run(after)
     assert foreign.exists()
     assert os.listdir(root / ".orlop/staging") == os.listdir(root / ".orlop/trash") == []

@@ -144,7 +144,7 @@ class StorageSuite:
     def test_commit_can_be_repeated(self, driver: Storage) -> None:
         async def main() -> None:
             await _layer(driver, "base", None, ("a", b"first"))
-            await driver.commit("pull-base", "base")  # as after a crash that lost the first call's result
+            await driver.commit("pull-base", "base")  # called again, as after a crash that lost the first result
             await driver.prepare("second", None)
             unpack_members(await driver.unpack_target("second"), ("a", b"second"))
             await driver.commit("second", "base")
@@ -398,7 +398,7 @@ class StorageSuite:
             await _write(driver, "pull-one", ("a", b"1"), ("k", b""), ("o", None), ("o/old", b"o"))
             await driver.commit("pull-one", "one")
             await driver.commit_on("pull-two", "two", "one")
-            await driver.commit_on("pull-two", "two", "one")  # as after a crash that lost the first call's result
+            await driver.commit_on("pull-two", "two", "one")  # called again, as after a crash that lost the first result
             assert sorted(await driver.keys()) == ["one", "two"]
             for opened in (driver, factory(context)):
                 assert await look(await opened.mounts("two")) == {"k": "", "o": None, "o/new": "n"}

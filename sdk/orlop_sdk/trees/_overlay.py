@@ -57,7 +57,7 @@ class OverlayStorage(TreeStorage[O], Generic[O]):
         lowers = [self.lower(each) for each in (snapshot if readonly else snapshot.below).stack()]
         return overlay_mount(self.root, lowers, None if readonly else self.path(snapshot), volatile=volatile)
 
-    # ---
+    # --- Storage and TreeStorage
 
     def create(self, snapshot: O, directory: str) -> None:
         snapshot.marked = False
