@@ -95,6 +95,8 @@ class Steps:
             working_dir=request.cwd or "/",
             open_stdin=reads,
         )
+        if host.network_mode in (defaults.HOST_NETWORK, defaults.NO_NETWORK):  # else the name has the sandbox's address
+            host.extra_hosts = [*(host.extra_hosts or ()), f"{config.hostname}:127.0.0.1"]
         host.log_config = LogConfig(type="none")
         host.ipc_mode = "private"
         # A user namespace would not allow these entitlements

@@ -308,8 +308,10 @@ async def test_prune_respects_filters_and_keep_storage(engine: Engine) -> None:
         assert not [record async for record in _prune(solver, keep=150)]
         removed = [record async for record in _prune(solver, keep=60)]
         assert [record.size for record in removed] == [100]
-        with pytest.raises(BuildFailed, match="failed to parse filters"):
-            await solver.usage(["what==x"])
+        assert not await solver.usage(["what==x"])
+        for damaged in ("id~==x", "id===x", "type==a,", "=x", "id~=(", 'id=="x'):
+            with pytest.raises(BuildFailed, match="failed to parse diskusage filters"):
+                await solver.usage([damaged])
 
 
 @trio_test

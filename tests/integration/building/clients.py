@@ -65,7 +65,7 @@ class Clients(NamedTuple):
     def same(self, shown: Callable[[Client], object]) -> object:
         """The output of both, which must be equal."""
         theirs, ours = (shown(each) for each in self)
-        assert ours == theirs
+        assert ours == theirs, f"orlop: {ours}\ndockerd: {theirs}"
         return ours
 
 

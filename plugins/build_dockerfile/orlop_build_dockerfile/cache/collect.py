@@ -55,7 +55,7 @@ class Collector:
     # --- what there is
 
     async def usage(self, filters: Sequence[str]) -> list[CacheRecord]:
-        matches = compile_filters(filters)
+        matches = compile_filters(filters, "diskusage")
         records, shared = self._records, await self._shared()
         found = [record for record in list(records.all.values()) if matches(self._fields(record, shared))]
         for record in found:

@@ -1,6 +1,7 @@
 """Filters of `du` and `prune`, in containerd's syntax: "type==regular,inuse", "id~=^ab", "description!=x".
 
-A list of filters matches what one of them matches; a filter is a list of conditions that must all hold. Pure functions.
+A list of filters matches what one of them matches; a filter is a list of conditions that must all hold. A field that
+records do not have is not set. Pure functions. Messages are containerd's (pkg/filters).
 """
 
 from __future__ import annotations
@@ -12,41 +13,53 @@ from orlop_build_dockerfile.contracts import BuildFailed
 
 __all__ = ["compile_filters"]
 
-_FIELD = re.compile(r"[a-zA-Z]+")
+_FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_OPERATOR = re.compile(r"[=~!]+")
 _OPERATORS = ("==", "~=", "!=")
-_KNOWN = frozenset({"id", "parents", "parent", "description", "inuse", "mutable", "immutable", "type", "shared", "private"})
 
 Fields = Mapping[str, str | None]
 Predicate = Callable[[Fields], bool]
 
 
-def compile_filters(filters: Sequence[str]) -> Predicate:
-    """Whether the fields of a record match; None is a field that is not set. Raises `BuildFailed` for a bad filter."""
-    alternatives = [_filter(text) for text in filters if text.strip()]
+class _ParseError(Exception):
+    def __init__(self, text: str, at: int, message: str) -> None:
+        marked = f"{text[:at]} >|{text[at]}|< {text[at + 1 :]}" if at < len(text) else text
+        super().__init__(f"[{marked}]: {message}")
+
+
+def compile_filters(filters: Sequence[str], use: str = "prune") -> Predicate:
+    """Whether the fields of a record match; None is a field that is not set. Raises `BuildFailed` for a bad filter: `use` is
+    in its message."""
+    try:
+        alternatives = [_filter(text) for text in filters if text.strip()]
+    except _ParseError as error:
+        shown = " ".join(filters)[:1000]
+        message = f"failed to parse {use} filters [{shown}]: filters: parse error: {str(error)[:1000]}: invalid argument"
+        raise BuildFailed(message) from None
     if not alternatives:
         return lambda fields: True
     return lambda fields: any(all(condition(fields) for condition in each) for each in alternatives)
-
-
-def _invalid(text: str) -> BuildFailed:
-    return BuildFailed(f"failed to parse filters: {text[:200]!r} is invalid", code=3)
 
 
 def _filter(text: str) -> list[Predicate]:
     conditions, at = [], 0
     while at < len(text):
         match = _FIELD.match(text, at)
-        if not match or match[0] not in _KNOWN:
-            raise _invalid(text)
+        if not match:
+            raise _ParseError(text, at, "expected field or quoted")
         at, name = match.end(), "parents" if match[0] == "parent" else match[0]
-        operator = next((each for each in _OPERATORS if text.startswith(each, at)), "")
-        value = ""
-        if operator:
-            value, at = _value(text, at + 2)
+        operator, value = "", ""
+        if found := _OPERATOR.match(text, at):
+            operator = found[0]
+            if operator not in _OPERATORS:
+                raise _ParseError(text, at, f'unsupported operator "{operator}"')
+            value, at = _value(text, found.end())
         conditions.append(_condition(name, operator, value, text))
         if at < len(text):
-            if text[at] != "," or at + 1 == len(text):
-                raise _invalid(text)
+            if text[at] != ",":
+                raise _ParseError(text, at, "unexpected input")
+            if at + 1 == len(text):
+                raise _ParseError(text, at + 1, "expected field or quoted")
             at += 1
     return conditions
 
@@ -60,7 +73,7 @@ def _value(text: str, at: int) -> tuple[str, int]:
             out.append(text[at])
             at += 1
         if at == len(text):
-            raise _invalid(text)
+            raise _ParseError(text, at, "unterminated literal")
         return "".join(out), at + 1
     end = text.find(",", at)
     end = len(text) if end < 0 else end
@@ -74,7 +87,7 @@ def _condition(name: str, operator: str, value: str, text: str) -> Predicate:
         try:
             pattern = re.compile(value)
         except re.error:
-            raise _invalid(text) from None
+            raise _ParseError(text, 0, "invalid regular expression") from None
         return lambda fields: pattern.search(fields.get(name) or "") is not None
     if operator == "==":
         return lambda fields: _equal(name, fields.get(name), value)
