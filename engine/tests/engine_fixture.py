@@ -50,7 +50,7 @@ TRUE = Command(("true",), (("PATH", "/bin:/usr/bin"),))
 
 
 class FakeStore:
-    """Rows in memory. `full`: commits fail. `slow`: an event that commits wait for."""
+    """A store that keeps rows in memory. `full`: commits fail. `slow`: an event for which commits wait."""
 
     def __init__(self):
         self.rows, self.full, self.slow, self.lost, self.quarantine_rows = {}, False, None, False, []
@@ -268,7 +268,7 @@ class FakeEngine:
 
 
 class EngineFixture:
-    """One container, and what is needed to run it."""
+    """One container, and the parts of the engine that are needed to run it."""
 
     def __init__(self, engine):
         self.engine, self.containers, self.ports = engine, engine.containers, engine.ports
@@ -330,7 +330,7 @@ def run_fast(main):
 
 
 def no_threads(monkeypatch):
-    """Run work for threads and programs at once: MockClock would jump ahead while they run."""
+    """Run the work of threads and programs in the calling task, because MockClock would jump ahead while they run."""
 
     async def at_once(function, *args):
         await trio.lowlevel.checkpoint()

@@ -1,4 +1,4 @@
-"""The snapshots of builders: by what they are needed, and their cleanup at a boot after a crash."""
+"""The snapshots of builders: which users keep them, and their cleanup when the daemon starts after a crash."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Fixture:
 
 @asynccontextmanager
 async def booted(path: Path) -> AsyncIterator[Fixture]:
-    """An image store and a builder's snapshots, as a boot makes them."""
+    """An image store and a builder's snapshots, as a start of the daemon makes them."""
     (path / "storage").mkdir(exist_ok=True)
     async with Store.open(str(path / "orlop.db")) as store, trio.open_nursery() as nursery:
         storage = FakeStorage(StorageContext(str(path / "storage")))
@@ -98,7 +98,7 @@ def test_a_commit_without_a_row_is_undone(tmp_path: Path, monkeypatch: pytest.Mo
 def test_boot_removes_snapshots_without_a_row_unless_rows_may_be_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: bool
 ) -> None:
-    """A crash between the driver's commit and the row."""
+    """A crash between the driver's commit and the commit of the row leaves a snapshot without a row."""
     monkeypatch.setattr(Store, "lost_rows", lambda self: lost)
 
     async def main() -> None:
@@ -183,7 +183,7 @@ def test_released_snapshots_are_removed_with_the_last_one_above_them(tmp_path: P
 
 
 def test_layers_and_blobs_below_snapshots_are_kept(tmp_path: Path) -> None:
-    """Layers and blobs of a base whose image has been removed; also over a boot."""
+    """The image of the base has been removed. Its layers and blobs are kept, also when the daemon is started again."""
 
     async def main() -> None:
         async with booted(tmp_path) as one:

@@ -1,4 +1,4 @@
-"""Hostile plugins behind a gate: what hangs, raises or lies costs its caller an error, and nobody else anything."""
+"""Hostile plugins behind a gate. If a plugin hangs, raises or gives a wrong answer, only its caller gets an error."""
 
 import logging
 import threading
@@ -65,7 +65,7 @@ class Sound:
 
 
 class Hostile(Sound):
-    """Its `get` does what it is told to."""
+    """A driver whose `get` calls `behave`."""
 
     def __init__(self, behave):
         self.behave = behave
@@ -205,7 +205,7 @@ def test_a_cancelled_caller_waits_no_longer_than_the_deadline():
 
 
 def test_result_of_a_completed_call_is_returned_to_a_cancelled_caller():
-    """A caller must learn what it has to undo."""
+    """Otherwise the caller would not know what it has to undo."""
 
     async def finish(name):
         with trio.CancelScope(shield=True):

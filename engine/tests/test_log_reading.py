@@ -232,7 +232,8 @@ def test_errors_during_a_stream_are_sent_in_band(multiplexed: bool, monkeypatch:
 
 
 def test_hanging_disk_does_not_block_the_reader(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request cancelled while a thread reads returns at once, and the thread closes the reader later."""
+    """If a request is cancelled while a thread reads, the request returns immediately, and the thread closes the reader
+    later."""
 
     class Hanging(Failing):
         def __init__(self) -> None:

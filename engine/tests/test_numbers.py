@@ -1,4 +1,4 @@
-"""Numbers of any length in input from clients and images: refused with a clear message, never a Python exception."""
+"""Very long numbers in input from clients and images are refused with a clear message, never with a Python exception."""
 
 from __future__ import annotations
 

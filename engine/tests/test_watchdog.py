@@ -1,4 +1,4 @@
-"""Detection of monitors that do not answer: requests to them, and only those, fail early."""
+"""Detection of monitors that do not answer: only requests to such monitors fail early."""
 
 import math
 
@@ -13,7 +13,7 @@ PID = 4242
 
 
 class Case:
-    """`deaf`: pings get no answer."""
+    """A watchdog and the monitor that it watches. `deaf`: the monitor answers no pings."""
 
     def __init__(self, nursery, monkeypatch):
         self.deaf, self.stopped, self.pings = False, False, 0

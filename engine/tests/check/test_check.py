@@ -104,7 +104,8 @@ def living() -> RunFacts:
 
 
 def adopted(facts: Facts) -> None:
-    """The image is known only unpacked, and a container has an init layer of its own: adopted from a dockerd."""
+    """A state that was adopted from a dockerd: only the image's unpacked files are stored, and a container has its own
+    init layer."""
     layer = Layer("", "", 0, "sha256:" + "9" * 64, CHAIN, 5)
     facts.database.rows["images"][IMAGE] = msgspec.json.encode(ImageRecord(IMAGE, (layer,)))
     facts.blobs = {IMAGE: Blob(100)}

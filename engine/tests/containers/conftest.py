@@ -7,8 +7,8 @@ from orlop_sdk import DriverError
 
 @pytest.fixture
 def runtime(monkeypatch):
-    """The verbs that the runtime was asked for. `runtime.fails`: verbs that it fails at; `runtime.first`: called before it
-    acts."""
+    """The verbs that the runtime was called with. `runtime.fails`: verbs for which it fails; `runtime.first` is called
+    before the runtime acts."""
 
     class Asked(list):
         fails, first = (), None

@@ -1,4 +1,4 @@
-"""Containers at boot: with a living monitor they are adopted, without one their exit is recorded."""
+"""Containers when the daemon starts: if the monitor lives, the container is adopted; otherwise its exit is recorded."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ ENDED = State(Phase.EXITED, exit_code=3, started_ns=7, finished_ns=9)
 
 
 class Monitor(FakeMonitor):
-    """A monitor of the last daemon, which reports `phase`. Killed, it leaves the zygote's exit record."""
+    """A monitor of the last daemon, which reports `phase`. When it is killed, there is an exit record from the zygote."""
 
     phase = "running"
 
@@ -149,7 +149,7 @@ def test_unrecorded_pause_is_recorded_at_boot(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("written", [(), (InitRecord(99, 1, 5),), (MONITOR,)], ids=["none", "init", "monitor"])
 def test_missing_records_of_a_run_are_written_again(tmp_path, monkeypatch, written):
-    """The next daemon and the zygote need them."""
+    """The next daemon and the zygote need these records."""
 
     async def test(h, left):
         assert left.asked == ["complete"] and h.container.run.settled.is_set()
@@ -187,7 +187,7 @@ def test_gateway_is_kept_when_there_are_several_networks(tmp_path, monkeypatch, 
 
 
 def test_monitor_that_has_started_nothing_is_killed(tmp_path, monkeypatch):
-    """The row is of another run, or damaged."""
+    """The row is damaged, or belongs to another run."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
@@ -292,7 +292,7 @@ def test_container_without_a_run_directory_needs_no_runtime(tmp_path, monkeypatc
 
 @pytest.fixture
 def process():
-    """A process of the test's own, which stands for a monitor."""
+    """A process that the test starts in place of a monitor."""
     with subprocess.Popen(["sleep", "60"]) as made:
         yield made
         made.kill()

@@ -1,5 +1,5 @@
-"""Container states that the first client after a boot sees: running, about to be started, and running with a monitor
-that does not answer.
+"""Container states that the first client after a start of the daemon sees: running, about to be started, and running with
+a monitor that does not answer.
 """
 
 import dataclasses
@@ -76,7 +76,8 @@ async def wait_for_one(*events):
 
 
 class Left:
-    """Containers left running by the previous daemon, by name. `signals`: those sent without a monitor."""
+    """Containers left running by the previous daemon, by name. `signals`: the signals that were sent without a
+    monitor."""
 
     def __init__(self, h, monkeypatch):
         self.h, self.monitors, self.signals = h, {}, []
@@ -227,7 +228,7 @@ def test_container_with_a_silent_monitor_can_be_killed(tmp_path, monkeypatch, wh
 
 
 def test_stop_with_a_silent_monitor_returns_once_the_container_has_exited(tmp_path, monkeypatch):
-    """Its monitor will never report the exit."""
+    """The silent monitor will never report the exit."""
 
     async def test(h, left):
         sick, monitor = left.add("sick", SICK, sick=True)
@@ -245,7 +246,7 @@ def test_stop_with_a_silent_monitor_returns_once_the_container_has_exited(tmp_pa
 
 
 def test_silent_monitor_of_an_unrecorded_run_is_killed(tmp_path, monkeypatch):
-    """Meanwhile its container is not shown as running, and cannot be started twice."""
+    """Meanwhile the monitor's container is not shown as running, and cannot be started twice."""
 
     async def test(h, left):
         sick, monitor = left.add("sick", SICK, sick=True, told=False)
@@ -505,7 +506,7 @@ def test_a_start_is_refused_once_a_shutdown_has_begun(tmp_path, monkeypatch):
 
 
 def test_networks_are_restored_once_requests_are_answered(tmp_path, monkeypatch):
-    """Their driver takes a tenth of a second to import, which the first answer must not wait for."""
+    """The import of the network driver takes a tenth of a second, and the first answer must not wait for it."""
     restored = []
 
     async def main():
@@ -527,7 +528,7 @@ def test_networks_are_restored_once_requests_are_answered(tmp_path, monkeypatch)
 
 
 def test_a_stop_at_boot_waits_until_it_is_known_whether_the_container_is_frozen(tmp_path, monkeypatch):
-    """A frozen process does not see SIGTERM. Only after its monitor has answered does the stop thaw it."""
+    """A frozen process does not see SIGTERM. The stop can thaw it only after its monitor has answered."""
 
     async def test(h, left):
         slow, monitor = left.add("slow", SICK, sick=True)

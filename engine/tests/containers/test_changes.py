@@ -80,7 +80,7 @@ def test_a_change_that_fails_changes_nothing(tmp_path, monkeypatch, fails):
 
 
 def test_changes_at_the_same_time_are_all_kept(tmp_path, monkeypatch):
-    """The row has all of them, too: each change is based on the record that the change before it has published."""
+    """The row has all changes, too: each change is based on the record that the previous change has published."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
@@ -120,7 +120,7 @@ def test_a_save_waits_for_no_other_save(tmp_path, monkeypatch):
 
 
 def test_fields_published_during_a_commit_are_kept(tmp_path, monkeypatch):
-    """An exit takes no lock, and its row is committed after that of the change."""
+    """An exit takes no lock, and its row is committed after the row of the change."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:

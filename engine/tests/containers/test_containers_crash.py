@@ -1,4 +1,4 @@
-"""Recovery at boot from operations that a crash interrupted. `./dev crash` tests the same end to end."""
+"""Recovery, when the daemon starts, from operations that a crash interrupted. `./dev crash` tests this end to end."""
 
 import os
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ from orlop_sdk import Conflict, DriverError, NotFound
 
 @pytest.mark.parametrize("known", [0, FakeMonitor.pid + 1])
 def test_unrecorded_run_is_killed(tmp_path, monkeypatch, known):
-    """Its network is not in the row, and no client was told that it runs."""
+    """The run's network is not in the row, and no client was told that the container runs."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
@@ -33,7 +33,7 @@ def test_unrecorded_run_is_killed(tmp_path, monkeypatch, known):
 
 @pytest.mark.parametrize("known", [None, FakeMonitor.pid])
 def test_recorded_run_is_adopted(tmp_path, monkeypatch, known):
-    """The row of an older daemon has no monitor pid; it is treated as a row with the run."""
+    """The row of an older daemon has no monitor pid; it is treated as a row that contains the run."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:

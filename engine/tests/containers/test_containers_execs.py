@@ -85,8 +85,8 @@ def test_exec_whose_files_cannot_be_written_fails_and_is_ended(tmp_path, monkeyp
 
 @pytest.mark.parametrize(("kept", "quiet"), [(False, False), (None, True)])
 def test_exec_uses_the_settings_of_the_containers_start(tmp_path, monkeypatch, kept, quiet):
-    """Whatever the default is after a reload. The row of an older daemon does not contain it. An exec needs no init
-    either."""
+    """The default may have changed by a reload. The row of an older daemon does not contain the setting. An exec does not
+    need the init program."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, init=True) as h:

@@ -67,7 +67,8 @@ def test_a_restart_by_policy_that_fails_leaves_a_stopped_container(tmp_path, mon
 
 
 def test_a_start_waits_until_the_last_exit_is_accounted_for(tmp_path, monkeypatch):
-    """Otherwise its `die` would follow the new `start`, and waiters for the new exit would get the old code."""
+    """Otherwise the event `die` of the last run would follow the new `start`, and waiters for the new exit would get the
+    old code."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
@@ -489,7 +490,7 @@ def test_unkillable_process_does_not_block_operations(monkeypatch):
 
 
 def test_operation_interrupted_by_the_shutdown_is_answered_with_an_error():
-    """Includes an operation that ends with an exception group that contains its cancellation."""
+    """One of the operations ends with an exception group that contains its cancellation."""
 
     async def operation():
         async with trio.open_nursery() as inner:

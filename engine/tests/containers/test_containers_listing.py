@@ -54,7 +54,7 @@ class NetworksFixture:
 
 
 class PortsFixture:
-    """Real containers, of which nothing runs."""
+    """Real containers that do not run."""
 
     def __init__(self, *containers):
         self.networks, self.saved, self.rows = NetworksFixture(), [], self

@@ -1,4 +1,4 @@
-"""Stop, kill and pause: waiting, cleanup, and recovery at the next boot."""
+"""Stop, kill and pause: waiting, cleanup, and recovery at the next start of the daemon."""
 
 import msgspec
 import pytest
@@ -24,7 +24,7 @@ def kept(h, key=ID):
 
 @pytest.fixture
 def froze(monkeypatch):
-    """The verbs that the runtime was called with. `froze.hangs`: it does not return."""
+    """The verbs that the runtime was called with. `froze.hangs`: the runtime does not return."""
 
     class Asked(list):
         hangs = False
@@ -255,7 +255,7 @@ def test_container_paused_by_an_interrupted_commit_is_resumed_at_boot(tmp_path, 
 
 
 def test_failed_pause_leaves_no_frozen_process(tmp_path, monkeypatch):
-    """As with runc, whose freeze request to the cgroup stays in force."""
+    """The runtime behaves like runc, whose freeze request to the cgroup stays in force."""
     frozen = []
 
     async def check(command, what):
@@ -280,7 +280,7 @@ def test_failed_pause_leaves_no_frozen_process(tmp_path, monkeypatch):
 
 
 def wanting(h, *names, **host):
-    """Containers that must be started at boot."""
+    """Containers that must be started when the daemon starts."""
     made = []
     for number, name in enumerate(names):
         made.append(h.add(name, f"{number:064x}", restart_policy=ALWAYS, **host))

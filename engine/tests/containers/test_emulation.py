@@ -1,4 +1,5 @@
-"""Only emulators of the kernel that are enabled, for the architecture, and usable in a container are accepted."""
+"""An emulator of the kernel is accepted only if it is enabled, is for the architecture, and can be used in a
+container."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Order of notifications at the end: the exit is recorded before the stream ends; `destroy` is emitted after name and
-volumes are removed, and before snapshot and files are.
+"""Order of notifications at the end: the exit is recorded before the stream ends; `destroy` is published after name and
+volumes are removed, and before snapshot and files are removed.
 """
 
 import os

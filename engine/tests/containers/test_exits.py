@@ -105,7 +105,7 @@ def test_execs_end_with_their_container(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("cgroups", [(), ("/left",)])
 def test_remains_of_a_container_whose_monitor_died_are_removed(tmp_path, monkeypatch, runtime, cgroups):
-    """Neither the monitor nor the zygote has written how it ended."""
+    """Neither the monitor nor the zygote has written an exit record."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:

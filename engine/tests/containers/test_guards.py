@@ -17,7 +17,7 @@ from orlop_sdk import Conflict
 
 @pytest.mark.parametrize("cut", ["start", "bundle"])
 def test_undo_of_a_cancelled_start_is_completed(tmp_path, monkeypatch, cut):
-    """The daemon's end cancels starts, for example: without a shield, the first await of the undo would end the undo."""
+    """The daemon's end cancels starts, for example. Without a shield, the undo would end at its first await."""
 
     async def main():
         async with engine_fixture(tmp_path, None) as h, trio.open_nursery() as nursery:
@@ -62,7 +62,7 @@ def test_a_paused_container_is_not_started(tmp_path, monkeypatch, frozen):
 
 @pytest.fixture
 def frozen(monkeypatch):
-    """The verbs that the runtime was called with, all successful. `frozen.first`: called before each."""
+    """The verbs that the runtime was called with, all successful. `frozen.first` is called before each verb."""
 
     class Asked(list):
         first = staticmethod(lambda verb: None)
@@ -138,7 +138,8 @@ async def wait_for(condition):
 )
 def test_kill_by_a_user_counts_as_a_stop_for_restart_policies(tmp_path, monkeypatch, policy, how, again):
     """As in Docker: any signal from a user prevents a restart by `unless-stopped`. A signal that ends the container also
-    prevents a restart by `always`, until the next start or boot. `how` "": the container exits by itself."""
+    prevents a restart by `always`, until the next start of the container or the daemon. With `how` "", the container
+    exits by itself."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, restart_policy=RestartPolicy(name=policy)) as h:

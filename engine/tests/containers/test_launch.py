@@ -129,7 +129,7 @@ def test_missing_apparmor_profile_prevents_the_start(start, monkeypatch):
 
 
 def test_container_in_the_network_of_another_has_its_host_name(start):
-    """It shares /etc/hosts."""
+    """Both containers share /etc/hosts."""
 
     async def test(h, real):
         other = h.add("db", OTHER)

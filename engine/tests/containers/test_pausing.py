@@ -116,7 +116,7 @@ def test_pause_of_a_container_that_has_just_ended_is_refused(tmp_path, monkeypat
 
 
 def test_failed_pause_is_undone_for_a_client_that_left(tmp_path, monkeypatch, runtime):
-    """The runtime leaves the freeze request in force when it gives up: the container would freeze later."""
+    """When the runtime gives up, its freeze request stays in force: the container would freeze later."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
@@ -171,7 +171,7 @@ def test_engine_resumes_a_container_that_was_never_frozen(tmp_path, monkeypatch,
 
 
 def test_resume_is_committed_before_the_container_runs(tmp_path, monkeypatch, runtime):
-    """A boot sees that a container is frozen, but not that it should have been resumed."""
+    """The next daemon can see that a container is frozen, but not that it should have been resumed."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:

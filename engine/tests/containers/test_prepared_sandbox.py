@@ -1,4 +1,4 @@
-"""Sandboxes prepared before a start: taken, outdated, expired, dropped."""
+"""Sandboxes prepared before a start: some are used, others are outdated, expired or dropped."""
 
 import os
 

@@ -16,7 +16,7 @@ from orlop_sdk import Conflict, DriverError, Outcome
 
 
 def test_threads_follow_their_process() -> None:
-    """With `m` the lines of threads have no pid: they belong to the process above them."""
+    """With the option `m`, the lines of threads have no pid: they belong to the process in the line above."""
     output = (
         "  PID TTY STAT TIME COMMAND\n 1 ? - 0:00 init\n - - S 0:00 -\n 7 ? - 0:00 sleep  40\n - - S 0:00 -\n 8 ? - 0:00 x\n"
     )
@@ -29,7 +29,7 @@ def test_the_last_column_has_single_blanks_as_dockerds() -> None:
 
 
 def _running() -> tuple[Any, Any]:
-    """Ports, and a container that the daemon believes to run."""
+    """The `Ports`, and a container that is running according to its record."""
     record = SimpleNamespace(
         state=SimpleNamespace(running=True, restarting=False), host_config=SimpleNamespace(runtime="runc")
     )

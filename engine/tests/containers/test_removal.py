@@ -1,4 +1,5 @@
-"""Removal: refusals, the order of its steps, and what a boot finds of containers without a row, or without a snapshot."""
+"""Removal: refusals, the order of its steps, and what a start of the daemon finds of containers without a row, or without
+a snapshot."""
 
 import os
 from types import SimpleNamespace
@@ -127,7 +128,8 @@ def test_exit_is_announced_before_the_removal(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("volumes", [False, True])
 def test_anonymous_volumes_are_removed_on_request_and_after_their_intent(tmp_path, monkeypatch, volumes):
-    """The intent is committed with the deletion of the row: a boot after a crash removes the volumes."""
+    """The intent is committed with the deletion of the row: after a crash, the next start of the daemon removes the
+    volumes."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
@@ -264,7 +266,7 @@ def test_run_directory_of_a_container_without_a_row_is_removed(tmp_path, monkeyp
 
 @pytest.mark.parametrize("image", ["there", "removed"])
 def test_lost_snapshot_is_made_again(tmp_path, monkeypatch, caplog, image):
-    """A power failure takes snapshots whose writes had not reached the disk."""
+    """After a power failure, snapshots are missing whose writes had not reached the disk."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:

@@ -1,4 +1,5 @@
-"""Boot and shutdown: what is swept, what is kept, which containers are removed, and how long a stop may take."""
+"""Start and shutdown of the daemon: what is removed, what is kept, which containers are removed, and how long a stop may
+take."""
 
 import os
 import subprocess
@@ -186,7 +187,7 @@ class _Limits:
     ],
 )
 def test_stop_at_boot_has_a_limit(tmp_path, monkeypatch, own, limits, seconds):
-    """A container may have a stop timeout without end; the boot must end all the same."""
+    """A container may have an infinite stop timeout, but the daemon's start must end."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
@@ -212,7 +213,8 @@ def test_shutdown_takes_no_longer_than_its_containers(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("recorded", [True, False])
 def test_shutdown_waits_for_monitors_that_clean_up(tmp_path, monkeypatch, recorded):
-    """Their cgroups and mounts would look alive. The run directory of an exit that is not in the row is kept."""
+    """If the daemon did not wait, the monitors' cgroups and mounts would remain for a moment. The run directory of an
+    exit that is not in the row is kept."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:

@@ -39,7 +39,7 @@ def packed(row):
 
 
 def phaseless(row):
-    """All that both schemas hold."""
+    """The fields that both schemas have."""
     state = {name: value for name, value in row["state"].items() if name not in BOOLEANS | {"phase"}}
     return {name: value for name, value in row.items() if name != "schema"} | {"state": state}
 
@@ -118,7 +118,7 @@ def loaded(tmp_path, monkeypatch, rows, test, deciding=frozenset()):
 
 
 def test_a_row_whose_id_or_name_is_not_its_own_is_quarantined(tmp_path, monkeypatch):
-    """The id is used to make paths."""
+    """Paths are made from the id."""
     good, other, second, third = (letter * 64 for letter in "abde")
     rows = {
         good: packed(spoiled(good)),

@@ -64,7 +64,7 @@ def state_in(phase):
 
 
 def changed(before, after):
-    """All but the phase."""
+    """The changed fields, without the phase."""
     old = asdict(before)
     return {name: value for name, value in asdict(after).items() if name != "phase" and value != old[name]}
 
@@ -134,7 +134,8 @@ def test_other_events_set_their_fields():
 
 
 def test_container_that_has_never_run_returns_to_created():
-    """A boot announces a start that a crash of the last daemon interrupted. The start fails, or a stop precedes it."""
+    """When the daemon starts, it announces a start that a crash of the last daemon interrupted. Then this start fails, or
+    a stop comes before it."""
     announced = State().after_start_announcement()
     assert announced.after_cancelled_restart().phase is Phase.CREATED
     assert announced.after_failed_start(128, "no").phase is Phase.CREATED

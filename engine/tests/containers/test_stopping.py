@@ -12,7 +12,7 @@ from orlop_sdk import Conflict, DriverError, Unavailable
 
 
 def record_signals(h, into):
-    """Have the monitor record signals; SIGKILL ends the container."""
+    """Make the monitor record signals. SIGKILL ends the container."""
     monitor = h.run.monitor
 
     async def signal(signum):
@@ -170,7 +170,7 @@ def test_kill_while_the_monitor_cleans_up_is_refused(tmp_path, monkeypatch):
 
 
 def test_kill_during_a_restart_that_hangs_is_refused(tmp_path, monkeypatch):
-    """There is no process yet that a signal could be sent to."""
+    """No process exists yet to which a signal could be sent."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, restart_policy=RestartPolicy(name="always")) as h:

@@ -72,7 +72,7 @@ def test_a_container_that_ends_while_it_is_being_paused_has_ended(tmp_path, monk
 
 
 def test_a_container_whose_pause_cannot_be_recorded_is_shown_as_paused(tmp_path, monkeypatch, runtime):
-    """Its cgroup is frozen, so it is shown as paused and can be resumed."""
+    """The container's cgroup is frozen, so the container is shown as paused and can be resumed."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
@@ -90,7 +90,8 @@ def test_a_container_whose_pause_cannot_be_recorded_is_shown_as_paused(tmp_path,
 
 
 def test_shutdown_does_not_cancel_a_restart_in_progress(tmp_path, monkeypatch):
-    """A shutdown cancels starts that the boot has not begun. A start that it has begun is followed by a stop."""
+    """A shutdown cancels starts that are due at the daemon's start and have not begun. If a start has begun, a stop
+    follows it."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:

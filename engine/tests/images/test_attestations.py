@@ -1,4 +1,4 @@
-"""Attestations: what is found in the blobs that came with an image's index, and what is left out."""
+"""Attestations: which are read from the blobs that came with an image's index, and which are skipped."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ DATA = os.urandom(300_000) + b"text\n" * 300_000 + b"end"
 
 
 class Kept:
-    """An ingest in memory."""
+    """An ingest that keeps the bytes in memory."""
 
     def __init__(self) -> None:
         self.data = bytearray()

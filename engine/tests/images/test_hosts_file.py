@@ -1,4 +1,4 @@
-"""`hosts.toml`: what is read from it, where errors are reported, and which endpoints it makes."""
+"""`hosts.toml`: how it is parsed, which lines errors name, and which endpoints result from it."""
 
 from __future__ import annotations
 

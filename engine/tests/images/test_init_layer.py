@@ -1,4 +1,4 @@
-"""The init layer: its paths, whatever the image has at them, and its removal with the layer below."""
+"""The init layer: its paths, also if the image has other files there, and its removal together with the layer below."""
 
 import os
 import stat

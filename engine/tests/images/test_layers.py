@@ -18,14 +18,14 @@ LAYERS = [(f"sha256:{n}" + "0" * 63, f"layer {n}".encode()) for n in range(3)]  
 
 
 async def until(condition):
-    """Wait for what happens on threads."""
+    """Wait until the work of threads makes a condition true."""
     with trio.fail_after(30):
         while not condition():  # noqa: ASYNC110 - threads set no event
             await trio.sleep(0.001)
 
 
 class Rebasing(FakeStorage):
-    """Records in which order layers are committed, and on what."""
+    """A storage driver that records the order in which layers are committed, and their parents."""
 
     def __init__(self, context):
         super().__init__(context)
@@ -43,7 +43,8 @@ class Rebasing(FakeStorage):
 
 
 class Unpacking:
-    """Unpacks a blob when `finish` says so. `running` are the blobs that are being unpacked."""
+    """An unpacker that completes a blob once `finish` has been called for it. `running` are the blobs that are being
+    unpacked."""
 
     def __init__(self):
         self.running, self.done, self.most, self._finish = set(), [], 0, {}
@@ -195,7 +196,7 @@ class Committing(FakeStorage):
 
 
 def test_layer_that_is_committed_as_its_pull_is_cancelled_is_known(run):
-    """A layer that only the storage driver knew would stay until the next boot."""
+    """A layer that only the storage driver knew would stay until the next start of the daemon."""
 
     async def test(fixture, nursery):
         fixture.unpack.finish(LAYERS[0][1])

@@ -1,4 +1,4 @@
-"""`registry-rules`: which names a rule is about, what is refused, and that nothing is asked before."""
+"""`registry-rules`: which names a rule matches, what is refused, and that no request is sent before the check."""
 
 from __future__ import annotations
 

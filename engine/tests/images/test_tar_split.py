@@ -1,4 +1,4 @@
-"""A layer that is known only unpacked gets its tar again, from its files and a tar-split file."""
+"""The tar of a layer is rebuilt from its unpacked files and a tar-split file, if the tar is not stored."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_missing_tar_split_file_is_reported(tmp_path: Path) -> None:
 
 
 def adopted(tmp_path: Path, listed: list[dict[str, Any]]) -> tuple[ContentStore, Layer]:
-    """A content store with the links of a layer that is known only unpacked."""
+    """A content store with the links of an adopted layer, of which only the unpacked files are stored."""
     content = ContentStore(str(tmp_path / "content"))
     content.prepare()
     split, directory = write(tmp_path, listed)

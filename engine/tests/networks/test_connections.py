@@ -87,7 +87,7 @@ class LiveFixture:
         await connections.disconnect(self.ports, self.container, network)
 
     async def exit(self, networks_fixture: NetworksFixture) -> None:
-        """Does what `connections.release` does."""
+        """Release the container's network, as `connections.release` does."""
         async with self.container.network_lock:
             row = self.container.record
             sandbox, row.sandbox = row.sandbox, None

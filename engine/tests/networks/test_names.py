@@ -42,7 +42,7 @@ def writes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_boot_writes_each_table_once_with_all_members(tmp_path: Path, writes: list[str]) -> None:
-    """With a table that has only some of the members, name servers would forward the other names to outside servers."""
+    """If a table had only some of the members, name servers would forward the other names to outside servers."""
 
     async def main() -> None:
         networks_fixture = NetworksFixture(tmp_path)

@@ -223,8 +223,8 @@ def test_published_ports_belong_to_the_gateway_endpoint(networks_fixture: Callab
 
 
 def test_driver_may_assign_its_own_addresses(tmp_path: Path) -> None:
-    """They may come from a DHCP server: the engine shows them, answers DNS queries with them, and keeps them over a
-    restart."""
+    """The addresses may come from a DHCP server: the engine shows them, answers DNS queries with them, and keeps them
+    over a restart."""
 
     async def main() -> None:
         h = NetworksFixture(tmp_path)

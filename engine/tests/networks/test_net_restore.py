@@ -1,4 +1,4 @@
-"""Networks at boot: running containers, damaged rows, removals that were interrupted."""
+"""Networks when the daemon starts: running containers, damaged rows, interrupted removals."""
 
 from __future__ import annotations
 
