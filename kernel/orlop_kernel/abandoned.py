@@ -1,6 +1,6 @@
 """Counts abandoned tasks: tasks that were cancelled but still run, because they are shielded or wait for a thread.
 
-`trio.run` does not return while an abandoned task runs. So when all else is closed, the daemon exits without it.
+While an abandoned task runs, `trio.run` does not return. The daemon therefore exits once everything else is closed.
 """
 
 from __future__ import annotations

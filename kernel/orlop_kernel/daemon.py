@@ -83,7 +83,7 @@ class Daemon:
                     async with (
                         assembly.opened(plugins, processes, context) as services,
                         assembly.guards(context := context._replace(services=services)) as guards,
-                        listen.opened(config, inherited) as listeners,  # from here on clients can connect and wait
+                        listen.opened(config, inherited) as listeners,  # from now on, clients can connect and wait
                         listen.opened_entries(config, listeners) as entries,
                     ):
                         self._phases.end("state")

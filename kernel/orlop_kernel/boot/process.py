@@ -21,7 +21,7 @@ _log = logging.getLogger("orlop.daemon")
 _MOST_CONNECTIONS = 16_384  # each also costs some 10 KiB of memory
 _FEWEST = 16
 _MOST_BUFFERED = 64 << 20  # for each client: sixteen bodies of the largest size
-_BUFFERS = 2 << 20  # relaying a stream repeatedly allocates and frees buffers of this size
+_BUFFERS = 2 << 20  # bytes; relaying a stream repeatedly allocates and frees buffers of up to this size together
 _OOM_SCORE = -500  # as dockerd: when memory runs out, the kernel kills most other processes first
 _BOOT_NICE = -10
 

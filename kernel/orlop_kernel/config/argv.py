@@ -50,7 +50,7 @@ def _join(old: Any, new: Any) -> Any:
 
 
 def config_file(argv: Sequence[str]) -> str:
-    """The likely value of `--config-file`: only the file decides which flags have a value."""
+    """The likely value of `--config-file`: a guess, because the file selects plugins, which have more flags."""
     found = ""
     for word, following in zip(argv, [*argv[1:], ""], strict=False):
         if word == "--":

@@ -99,7 +99,7 @@ def _unescape(text: str) -> str:
 
 
 def _parse_query(text: str) -> Mapping[str, list[str]]:
-    if ";" in text:  # it used to separate pairs; Go's server refuses it, and Go's url.Query drops the pair
+    if ";" in text:  # ";" used to separate pairs; Go's server refuses it, and Go's url.Query drops the pair
         raise BadRequest(400, "invalid semicolon separator in query")
     query: dict[str, list[str]] = {}
     for pair in text.split("&"):
