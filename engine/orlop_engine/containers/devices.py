@@ -1,5 +1,5 @@
 """Devices for `DeviceRequests`: CDI devices, which are described by files on the host, and NVIDIA GPUs, which the hook of
-NVIDIA's container toolkit adds.
+NVIDIA's container toolkit adds to the container.
 
 The CDI files are read at each start, because a vendor's tool may have rewritten them.
 """

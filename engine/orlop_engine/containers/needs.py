@@ -34,6 +34,6 @@ def needed(index: ContainerIndex, networks: KnownNetworks, record: ContainerReco
     modes = [mode for mode in (host.network_mode, host.ipc_mode, host.pid_mode) if mode.startswith("container:")]
     found = {*links.linked(index, networks, record)}
     for mode in modes:
-        with suppress(NotFound, InvalidParameter):  # the start reports an invalid link
+        with suppress(NotFound, InvalidParameter):  # the start reports the error
             found.add(index.get(mode.removeprefix("container:")).id)
     return found

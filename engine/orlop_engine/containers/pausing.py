@@ -52,8 +52,9 @@ async def pause(ports: Ports, container: Container, *, paused_by_engine: bool = 
 
 
 def _publish_pause_by_engine(container: Container, value: bool) -> None:
-    """Publish `paused_by_engine`, without a commit, of a container that is not frozen. Until a later commit, the row
-    contains the old value. This does no harm: when the daemon starts, it resumes only frozen containers."""
+    """Set `paused_by_engine` in memory, without a commit. Call this only while the container is not frozen. The row keeps
+    the old value until the next commit. This does no harm, because a starting daemon resumes only containers that are
+    frozen."""
     with container.publish() as draft:
         draft.paused_by_engine = value
 

@@ -30,9 +30,9 @@ class ProcessTable(NamedTuple):
 
 
 async def processes(ports: Ports, container: Container, ps_args: str, *, apart: bool = False) -> ProcessTable:
-    """List a container's processes with ps. `apart`: never run ps on processes outside the container. Without `apart`, if
-    ps refuses the list of pids, all processes of the host are listed and filtered by the column PID. This filter is not
-    safe: a blank in an earlier column (such as a process's name) shifts the columns."""
+    """List a container's processes with the host's ps. `apart`: never run ps on processes outside the container. Without
+    `apart`, if ps refuses the list of pids, all processes of the host are listed and filtered by the column PID. This
+    filter is not safe: a blank in an earlier column (such as a process's name) shifts the columns."""
     state = container.record.state
     if not state.running:
         raise Conflict(f"container {container.id} is not running")

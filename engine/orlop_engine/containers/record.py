@@ -28,7 +28,7 @@ class MountRecord(msgspec.Struct, frozen=True):
     `source` is a host path for binds, and the reference as given for images. Volumes are looked up by name and images by
     ID at start: `name` holds either. `options` are those of a tmpfs. With `copy`, an empty volume is filled from the
     image. If the kernel and the runtime support it, mounts below a read-only bind are read-only too. With `flat_readonly`
-    they stay writable; with `deep_readonly`, a start fails if read-only is not supported."""
+    they stay writable. With `deep_readonly`, a start fails if the kernel or the runtime does not support it."""
 
     type: str
     destination: str
