@@ -36,8 +36,7 @@ __all__ = [
 
 
 def _made(kind: str, name: str, protocol: type, *args: object) -> object:
-    """The object that a plugin's factory makes. Raises NotFound, or DriverError, for example if the object does not
-    implement `protocol`."""
+    """The object that a plugin's factory makes. Raises NotFound; DriverError, also if it is no `protocol`."""
     made: object = discovery.find(kind, name).make(*args)
     check_protocol(made, protocol, f'{kind} plugin "{name}"')
     return made
