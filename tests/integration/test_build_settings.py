@@ -62,6 +62,17 @@ def test_step_sees_what_the_option_says(clients: Clients, name: str) -> None:
     clients.same(lambda client: shown(client, OPTIONS[name]))
 
 
+def test_description_of_a_cache_mount(clients: Clients) -> None:
+    def descriptions(client: Client) -> list[str]:
+        client.ok("builder", "prune", "-af")
+        client.ok("build", ".")
+        listed = client.ok("buildx", "du", "--verbose", "--filter", "type=exec.cachemount").out
+        return re.findall(r"^Description:\s*(.*)$", listed, re.MULTILINE)
+
+    clients.write("Dockerfile", "FROM busybox\nRUN --mount=type=cache,target=/c,id=some echo a > /a\n")
+    clients.same(descriptions)
+
+
 def test_filters(clients: Clients) -> None:
     def answers(client: Client) -> list[object]:
         client.ok("builder", "prune", "-af")

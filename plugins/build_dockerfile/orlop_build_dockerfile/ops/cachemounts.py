@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from orlop_build_dockerfile.cache.records import Lease, Record
+from orlop_build_dockerfile.dockerfile.goformat import quote
 from orlop_build_dockerfile.pb import ops_pb2
 from orlop_build_dockerfile.solver.values import Value, join_key
 from orlop_sdk.files import copy_tree
@@ -27,9 +28,9 @@ __all__ = ["cache_mount"]
 
 
 @contextlib.asynccontextmanager
-async def cache_mount(job: SolverJob, mount: ops_pb2.Mount, source: Value | None) -> AsyncIterator[str]:
+async def cache_mount(job: SolverJob, mount: ops_pb2.Mount, source: Value | None, command: str) -> AsyncIterator[str]:
     """The directory of a cache mount while it is in use. It begins as a copy of `source`, whose key is a part of its
-    name."""
+    name. `command` is that of the step, for the description."""
     options = mount.cacheOpt
     base = await source.key() if source is not None else ""
     key = join_key("cachemount", options.ID or mount.dest, base, mount.selector if base else "")
@@ -38,7 +39,7 @@ async def cache_mount(job: SolverJob, mount: ops_pb2.Mount, source: Value | None
         stack.callback(lease.end)
         if options.sharing == ops_pb2.LOCKED:
             await stack.enter_async_context(_locked(job, key))
-        record = await _find(job, key, options.sharing, mount, source, lease)
+        record = await _find(job, key, mount, source, _description(mount, command), lease)
         job.core.records.use(record, lease)
         yield os.path.join(record.path, "tree")
 
@@ -55,8 +56,10 @@ async def _locked(job: SolverJob, key: str) -> AsyncIterator[None]:
             del locks[key]
 
 
-async def _find(job: SolverJob, key: str, sharing: int, mount: ops_pb2.Mount, source: Value | None, lease: Lease) -> Record:
-    records = job.core.records
+async def _find(
+    job: SolverJob, key: str, mount: ops_pb2.Mount, source: Value | None, description: str, lease: Lease
+) -> Record:
+    records, sharing = job.core.records, mount.cacheOpt.sharing
     number = 0
     while (record := records.find(f"{key}:{number}")) is not None:
         if sharing != ops_pb2.PRIVATE or not record.leases:
@@ -64,12 +67,16 @@ async def _find(job: SolverJob, key: str, sharing: int, mount: ops_pb2.Mount, so
         number += 1
     name = f"{key}:{number}"
     if sharing == ops_pb2.PRIVATE:
-        return await _make(job, name, mount, source, lease)
-    made: Record = await job.core.steps.run(("cachemount", name), lambda: _make(job, name, mount, source, lease))
+        return await _make(job, name, mount, source, description, lease)
+    made: Record = await job.core.steps.run(
+        ("cachemount", name), lambda: _make(job, name, mount, source, description, lease)
+    )
     return made
 
 
-async def _make(job: SolverJob, name: str, mount: ops_pb2.Mount, source: Value | None, lease: Lease) -> Record:
+async def _make(
+    job: SolverJob, name: str, mount: ops_pb2.Mount, source: Value | None, description: str, lease: Lease
+) -> Record:
     path = os.path.join(job.core.directory, "cachemounts", secrets.token_hex(12))
     tree = os.path.join(path, "tree")
     await job.core.file_work(lambda: os.makedirs(tree, 0o755))
@@ -77,9 +84,6 @@ async def _make(job: SolverJob, name: str, mount: ops_pb2.Mount, source: Value |
     if source is not None:
         async with source.view() as root:
             await job.core.file_work(lambda: _fill(root, mount.selector, tree))
-    description = f"cached mount {mount.dest} from exec"
-    if mount.cacheOpt.ID:
-        description += f" with id {mount.cacheOpt.ID!r}"
     return await job.core.records.add(name, {}, lease, kind="exec.cachemount", description=description, path=path)
 
 
@@ -89,3 +93,9 @@ def _fill(root: int, selector: str, tree: str) -> None:
         paths.opened(os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as target,
     ):
         copy_tree(source, target)
+
+
+def _description(mount: ops_pb2.Mount, command: str) -> str:
+    """As BuildKit shows it in `docker buildx du`."""
+    text = f"cached mount {mount.dest} from exec {command}"[:500]
+    return f"{text} with id {quote(mount.cacheOpt.ID[:200])}" if mount.cacheOpt.ID else text

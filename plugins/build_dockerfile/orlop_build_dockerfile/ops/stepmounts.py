@@ -72,7 +72,8 @@ class StepMounts:
             await self._bind(mount)
         elif mount.mountType == ops_pb2.CACHE:
             value = self._inputs[mount.input] if mount.input >= 0 else None
-            path = await self._stack.enter_async_context(cache_mount(self._job, mount, value))
+            made = cache_mount(self._job, mount, value, " ".join(self._op.meta.args))
+            path = await self._stack.enter_async_context(made)
             self.steps.append(StepMount(mount.dest, path=path, readonly=mount.readonly))
         elif mount.mountType == ops_pb2.TMPFS:
             if paths.clean(mount.dest) == "/dev/shm":
