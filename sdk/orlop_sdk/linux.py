@@ -304,6 +304,8 @@ def open_beneath(root: int, path: str | bytes, flags: int, *, symlinks: bool = T
 
 def _openat2(root: int, path: str | bytes, how: _OpenHow) -> int:
     name = os.fsencode(path)
+    if b"\0" in name:
+        raise ValueError("embedded null byte")  # as from `os.open`; the kernel would take what is before it
     for left in reversed(range(_OPENAT2_TRIES)):
         fd = _libc.syscall(_SYS_OPENAT2, root, name, ctypes.byref(how), ctypes.sizeof(how))
         if fd >= 0:
