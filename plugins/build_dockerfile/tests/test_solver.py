@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from orlop_build_dockerfile.contracts import BuildFailed, Export, Result, Settings
+from orlop_build_dockerfile.contracts import BuildFailed, Export, LocalDirectory, Result, Settings, Transferred, Vertex
 from orlop_build_dockerfile.pb import ops_pb2
 from orlop_build_dockerfile.solver import open_solver
 from orlop_build_dockerfile.solver.service import LLBSolver
@@ -439,3 +439,52 @@ async def test_selections_of_one_context_are_hashed_at_the_same_time(engine: Eng
             async with trio.open_nursery() as nursery:
                 for ref in refs:
                     nursery.start_soon(job.evaluate, ref)
+
+
+class _SlowSession(FakeSession):
+    """A transfer goes on for a while after its build was cancelled, as a thread that works on files does."""
+
+    def __init__(self, directories: dict[str, str]) -> None:
+        super().__init__(directories, shared_key="key")
+        self.begun, self.ended = trio.Event(), False
+
+    async def receive(self, wanted: LocalDirectory, target: str, progress: Vertex) -> Transferred:
+        self.begun.set()
+        with trio.CancelScope(shield=True):
+            await trio.sleep(0.1)
+        self.ended = True
+        return await super().receive(wanted, target, progress)
+
+
+@trio_test
+async def test_directory_of_a_cancelled_build_is_free_once_its_transfer_has_ended(engine: Engine) -> None:
+    engine.write("a.txt", "one")
+    llb = Llb()
+    graph = llb.define(llb.copy(llb.image(BASE), llb.local(), "/a.txt", "/"))
+    session = _SlowSession(dict(engine.session.directories))
+    async with engine.solver() as solver:
+        async with trio.open_nursery() as nursery, solver.open(FakeBuild(session)) as job:
+            nursery.start_soon(job.evaluate, job.define(graph))
+            await session.begun.wait()
+            nursery.cancel_scope.cancel()
+        assert session.ended, "the build has waited"
+        assert not any(record.in_use for record in await solver.usage(()))
+        await build(solver, engine, graph)
+        assert [record.kind for record in await solver.usage(())].count("source.local") == 1
+
+
+@trio_test
+async def test_calls_after_the_end_of_a_build_keep_nothing_in_use(engine: Engine) -> None:
+    """As those of a frontend, whose connection is another than its build's."""
+    engine.write("a.txt", "one")
+    llb = Llb()
+    local = llb.define(llb.local())
+    async with engine.solver() as solver:
+        async with solver.open(FakeBuild(engine.session)) as job:
+            known = job.define(local)
+            value = await job.value(known)
+        with pytest.raises(BuildFailed, match="context canceled"):
+            await job.evaluate(job.define(llb.define(llb.copy(llb.image(BASE), llb.local(), "/a.txt", "/"))))
+        await value.snapshot()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not any(record.in_use for record in await solver.usage(()))

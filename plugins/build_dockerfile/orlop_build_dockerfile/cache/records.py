@@ -56,13 +56,14 @@ class Record:
 
 
 class Lease:
-    """The records that one build uses."""
+    """The records that one build uses. After `end`, it holds no more: a call of a build that has just ended may go on."""
 
     def __init__(self) -> None:
         self._records: set[Record] = set()
+        self._ended = False
 
     def add(self, record: Record) -> None:
-        if record not in self._records:
+        if record not in self._records and not self._ended:
             record.leases += 1
             self._records.add(record)
 
@@ -70,6 +71,7 @@ class Lease:
         return record in self._records
 
     def end(self) -> None:
+        self._ended = True
         for record in self._records:
             record.leases -= 1
         self._records.clear()

@@ -108,7 +108,7 @@ async def _fetch(job: SolverJob, wanted: _Wanted, key: str, known: Record | None
         content = join_key("http-content", msgspec.json.encode(received), str(wanted.mode), str(wanted.owner))
         record = core.records.find(content)
         if record is not None:
-            core.records.use(record, job.lease)
+            core.records.use(record, lease)  # the step's own: other builds may wait for it when this one has ended
             await core.records.link(key, record)
             return record
         async with core.active("") as active:

@@ -93,7 +93,8 @@ class SolverJob:
 
     async def close(self) -> None:
         self.closed = True
-        self._outputs.clear()
+        for tasks in (self._outputs, self._bases, self._resolved):  # none of them may use what is released below
+            await tasks.aclose()
         await self.cleanups.aclose()
         for digest in self._held:
             with contextlib.suppress(OrlopError):

@@ -33,20 +33,26 @@ def _fresh(error: Exception) -> Exception:
 
 
 class SharedTasks(Generic[T]):
-    """Tasks run in `nursery`, not in those of their callers. With `keep`, results are kept until `clear`."""
+    """Tasks run in `nursery`, not in those of their callers. With `keep`, results are kept until `aclose`."""
 
     def __init__(self, nursery: trio.Nursery, *, keep: bool = False) -> None:
         self._nursery, self._keep = nursery, keep
         self._tasks: dict[Hashable, _Task[T]] = {}
+        self._running: set[_Task[T]] = set()  # also those that nobody waits for, and that have not ended yet
+        self._closed = False
 
     def __len__(self) -> int:
         return len(self._tasks)
 
     async def run(self, key: Hashable, work: Callable[[], Awaitable[T]]) -> T:
-        """The result of `work`, or of equal work that already runs. Raises the error of the work."""
+        """The result of `work`, or of equal work that already runs. Raises the error of the work, and BuildFailed after
+        `aclose`."""
+        if self._closed:
+            raise _cancelled()
         task = self._tasks.get(key)
         if task is None:
             task = self._tasks[key] = _Task()
+            self._running.add(task)
             self._nursery.start_soon(self._run, key, task, work)
         task.waiting += 1
         try:
@@ -68,21 +74,33 @@ class SharedTasks(Generic[T]):
             task.error = _single(error)
             self._forget(key, task)
         except BaseException:
-            task.error = BuildFailed("context canceled", code=1)
+            task.error = _cancelled()
             self._forget(key, task)
             raise
         else:
+            if task.scope.cancelled_caught:
+                task.error = _cancelled()
             if task.scope.cancelled_caught or not self._keep:
                 self._forget(key, task)
         finally:
+            self._running.discard(task)
             task.done.set()
 
     def _forget(self, key: Hashable, task: _Task[T]) -> None:
         if self._tasks.get(key) is task:
             del self._tasks[key]
 
-    def clear(self) -> None:
+    async def aclose(self) -> None:
+        """Cancel what runs, and wait for its end: a thread that works on files goes on for a while. Forget all results."""
+        self._closed = True
+        for task in list(self._running):
+            task.scope.cancel()
+            await task.done.wait()
         self._tasks.clear()
+
+
+def _cancelled() -> BuildFailed:
+    return BuildFailed("context canceled", code=1)
 
 
 def _single(error: Exception) -> Exception:
