@@ -14,6 +14,7 @@ import trio
 
 from orlop_build_dockerfile.contracts import Build, BuildFailed
 from orlop_build_dockerfile.grpc import RpcError
+from orlop_build_dockerfile.history import store as store_module
 from orlop_build_dockerfile.history.store import COMPLETE, DELETED, STARTED, History
 from orlop_build_dockerfile.pb import content_pb2
 from orlop_build_dockerfile.pb import control_pb2 as pb
@@ -255,6 +256,39 @@ def test_the_history_is_bounded_whatever_its_age(
             await complete(store, str(number), age=10 - number)
         assert sorted(store.records) == ["3", "4", "5"]
         assert files(tmp_path) == (3, 3)
+
+    trio.run(main)
+
+
+def test_large_records_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attributes of a build may have megabytes; pinned records count, too, and a new daemon knows their size."""
+    monkeypatch.setattr(store_module, "_MOST_MEMORY", 10_000)
+
+    async def large(store: History, ref: str) -> None:
+        record = pb.BuildHistoryRecord(Ref=ref, FrontendAttrs={"build-arg:A": "x" * 4000})
+        record.CompletedAt.GetCurrentTime()
+        store.start(record)
+        await store.complete(record)
+
+    async def main() -> None:
+        store = History(str(tmp_path), max_age=1000, max_entries=50)
+        await store.open()
+        for ref in ("a", "b", "c", "d"):
+            await large(store, ref)
+            await trio.sleep(0.001)  # so that they differ in age
+        assert set(store.records) == {"c", "d"}
+        await store.pin("c", True)
+        await store.pin("d", True)
+        await large(store, "e")
+        assert set(store.records) == {"c", "d", "e"}
+        store = History(str(tmp_path), max_age=1000, max_entries=50)
+        await store.open()
+        with pytest.raises(BuildFailed, match="cannot keep more"):
+            await store.pin("e", True)
+        await store.pin("c", False)
+        await store.pin("e", True)
+        await large(store, "f")
+        assert set(store.records) == {"d", "e", "f"}
 
     trio.run(main)
 

@@ -34,6 +34,7 @@ _log = logging.getLogger("orlop.build")
 STARTED, COMPLETE, DELETED = 0, 1, 2
 _MOST_RECORDS = 1000  # most records, whatever `maxEntries` and `maxAge` say, because both must be exceeded
 _MOST_BYTES = 256 << 20  # most bytes of blobs
+_MOST_MEMORY = 32 << 20  # most bytes of records, which are kept in memory: clients choose their content
 _WAITING = 1000  # most events kept for a slow listener
 
 
@@ -44,7 +45,8 @@ class History:
         self._directory, self._max_age, self._max_entries = directory, max_age, max_entries
         self.active: dict[str, pb.BuildHistoryRecord] = {}
         self.records: dict[str, pb.BuildHistoryRecord] = {}
-        self._sizes: dict[str, int] = {}
+        self._sizes: dict[str, int] = {}  # of blobs
+        self._weights: dict[str, int] = {}  # of records
         self._listeners: set[trio.MemorySendChannel[pb.BuildHistoryEvent]] = set()
         self._one = trio.CapacityLimiter(1)  # files are changed in the order of the calls
 
@@ -63,12 +65,13 @@ class History:
             path = os.path.join(self._directory, "records", name)
             try:
                 with open(path, "rb") as file:
-                    record = pb.BuildHistoryRecord.FromString(file.read())
+                    raw = file.read()
+                record = pb.BuildHistoryRecord.FromString(raw)
             except DecodeError:
                 _log.warning("record %s of the build history cannot be read, and is removed", name)
                 os.unlink(path)
                 continue
-            found[record.Ref] = record
+            found[record.Ref], self._weights[record.Ref] = record, len(raw)
         used = {digest for record in found.values() for digest in _digests(record)}
         sizes = {}
         for name in os.listdir(os.path.join(self._directory, "blobs")):
@@ -97,13 +100,17 @@ class History:
     async def complete(self, record: pb.BuildHistoryRecord) -> None:
         """Keep the record of a build that has ended."""
         before = self.records.get(record.Ref)
-        await self._run(lambda: self._put("records", _name(record.Ref), record.SerializeToString()))
-        self.records[record.Ref] = record
+        await self._write_record(record)
         self.abandon(record)
         self._tell(COMPLETE, record)
         if before is not None:
             await self._remove_blobs(before)
         await self._collect()
+
+    async def _write_record(self, record: pb.BuildHistoryRecord) -> None:
+        raw = record.SerializeToString()
+        await self._run(lambda: self._put("records", _name(record.Ref), raw))
+        self.records[record.Ref], self._weights[record.Ref] = record, len(raw)
 
     async def add_blob(self, data: bytes, media_type: str) -> pb.Descriptor:
         """Keep a blob, for a record that is about to be completed."""
@@ -136,18 +143,20 @@ class History:
         return await trio.to_thread.run_sync(work, limiter=self._one)
 
     async def pin(self, ref: str, pinned: bool) -> None:
-        """Exempt a record from the limits, or end the exemption."""
+        """Exempt a record from the limits, or end the exemption. Raises BuildFailed if too many are exempt."""
+        kept = sum(self._weights[each.Ref] for each in self.records.values() if each.pinned and each.Ref != ref)
+        if pinned and kept + self._weights.get(ref, 0) > _MOST_MEMORY:
+            raise BuildFailed("cannot keep more records of builds", code=Code.RESOURCE_EXHAUSTED)
         record = pb.BuildHistoryRecord()
         record.CopyFrom(self._record(ref))
         record.pinned = pinned
         record.Generation += 1
-        await self._run(lambda: self._put("records", _name(ref), record.SerializeToString()))
-        self.records[ref] = record
+        await self._write_record(record)
         self._tell(COMPLETE, record)
 
     async def delete(self, ref: str) -> None:
         record = self._record(ref)
-        del self.records[ref]
+        del self.records[ref], self._weights[ref]
         await self._run(lambda: _unlink(os.path.join(self._directory, "records", _name(ref))))
         await self._remove_blobs(record)
         self._tell(DELETED, record)
@@ -168,11 +177,13 @@ class History:
         """Delete records that exceed both `maxEntries` and `maxAge`, as in BuildKit, and those beyond Orlop's own limits."""
         by_age = sorted(self.records.values(), key=lambda record: -record.CompletedAt.ToNanoseconds())
         oldest = time.time_ns() - int(self._max_age * 1e9)
-        size = 0
+        size = memory = 0
         for number, record in enumerate(by_age):
+            memory += self._weights[record.Ref]
             size += sum(self._sizes.get(digest, 0) for digest in _digests(record))
             expired = number >= self._max_entries and record.CompletedAt.ToNanoseconds() < oldest
-            if not record.pinned and (expired or number >= _MOST_RECORDS or (size > _MOST_BYTES and number)):
+            too_large = number > 0 and (size > _MOST_BYTES or memory > _MOST_MEMORY)
+            if not record.pinned and (expired or number >= _MOST_RECORDS or too_large):
                 await self.delete(record.Ref)
 
     # --- reading
