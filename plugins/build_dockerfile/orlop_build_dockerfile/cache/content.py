@@ -16,6 +16,7 @@ import msgspec
 
 from orlop_build_dockerfile.contracts import BuildFailed
 from orlop_build_dockerfile.ops import actions, paths
+from orlop_build_dockerfile.ops.cancelling import checkpoint
 from orlop_build_dockerfile.ops.patterns import Matcher
 from orlop_sdk import linux
 
@@ -134,6 +135,7 @@ class ContentHasher:
         return self._known[path]
 
     def _entry(self, parent: int, name: str, info: os.stat_result, path: str) -> bytes:
+        checkpoint()
         if stat.S_ISLNK(info.st_mode):
             return _header(info, os.fsencode(os.readlink(name, dir_fd=parent)), ())
         if not stat.S_ISREG(info.st_mode):

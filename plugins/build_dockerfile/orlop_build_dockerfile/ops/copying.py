@@ -15,6 +15,7 @@ import msgspec
 from orlop_build_dockerfile.contracts import BuildFailed
 from orlop_sdk.files import copy_content, copy_xattrs
 
+from .cancelling import checkpoint
 from .paths import (
     Attributes,
     clean,
@@ -167,6 +168,7 @@ class Copier:
         with os.scandir(source) as entries:
             found = sorted(((entry.name, entry) for entry in entries), key=lambda each: each[0])
         for name, entry in found:
+            checkpoint()
             info = entry.stat(follow_symlinks=False)
             inner = f"{path}/{name}" if path else name
             included = self._included(inner)

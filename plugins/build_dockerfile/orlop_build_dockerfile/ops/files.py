@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -88,6 +89,8 @@ class _Run:
     def __init__(self, job: SolverJob, vertex: Vertex, inputs: list[Value]) -> None:
         self._job, self._core, self._op, self._inputs = job, job.core, vertex.op.file, inputs
         self._count, self._name = len(inputs), vertex.name
+        self._changes = Counter(action.input for action in self._op.actions)
+        self._read_from = {action.secondaryInput for action in self._op.actions if action.HasField("copy")}
         self._active: dict[int, ActiveSnapshot] = {}
         self._committed: dict[int, tuple[str, str]] = {}
         self._stack = contextlib.AsyncExitStack()
@@ -106,10 +109,7 @@ class _Run:
     def _shared(self, number: int) -> bool:
         """Whether an action's result is used by more than the next change of it."""
         index = self._count + number
-        later = list(self._op.actions)[number + 1 :]
-        uses = sum(action.input == index for action in later)
-        read = any(action.HasField("copy") and action.secondaryInput == index for action in later)
-        return self._op.actions[number].output >= 0 or read or uses != 1
+        return self._op.actions[number].output >= 0 or index in self._read_from or self._changes[index] != 1
 
     async def _action(self, number: int) -> None:
         action = self._op.actions[number]

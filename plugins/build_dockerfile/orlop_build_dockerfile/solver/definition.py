@@ -2,7 +2,7 @@
 
 A vertex is named by the digest of its operation's bytes, and its inputs by the digests of theirs, so that a graph without
 missing vertices has no cycle unless SHA-256 is broken; the order is checked nevertheless, because everything after relies on
-it. Graphs are bounded in bytes, vertices and edges.
+it. Graphs are bounded in bytes, vertices and edges: each vertex in progress takes some 5 KB of memory.
 """
 
 from __future__ import annotations
@@ -20,9 +20,14 @@ from orlop_build_dockerfile.pb import ops_pb2
 
 __all__ = ["Graph", "Output", "Vertex", "decode", "file_description", "source_details"]
 
-MAX_BYTES, MAX_VERTICES, MAX_EDGES = 64 << 20, 100_000, 1_000_000
+MAX_BYTES, MAX_VERTICES, MAX_EDGES = 64 << 20, 20_000, 100_000
+MAX_ARGUMENTS = 6 << 20  # bytes of arguments and environment with their pointers: Linux executes no more (execve(2))
+MAX_PATTERNS = 10_000  # of a file action: all are compared with each path
+MAX_MODE = 1000  # letters
+MAX_MERGED = 1000  # inputs of a merge; storage drivers stack fewer layers
 MAX_NAME = 4096
 _INVALID = 3  # gRPC's InvalidArgument
+_POINTER = 8  # bytes
 
 Output = tuple[str, int]
 """The digest of a vertex, and the number of its output."""
@@ -134,6 +139,8 @@ def _vertex(digest: str, op: ops_pb2.Op, definition: ops_pb2.Definition) -> Vert
         _check_file(digest, op.file, count)
     elif kind == "merge":
         _check_inputs(digest, [each.input for each in op.merge.inputs], count)
+        if len(op.merge.inputs) > MAX_MERGED:
+            raise _invalid(f"vertex {digest} merges more than {MAX_MERGED} inputs")
     elif kind == "diff":
         _check_inputs(digest, [op.diff.lower.input, op.diff.upper.input], count)
     elif kind == "build":
@@ -173,10 +180,16 @@ def _check_exec(digest: str, op: ops_pb2.ExecOp, count: int) -> None:
             if mount.mountType != ops_pb2.BIND or mount.readonly:
                 raise _invalid(f"vertex {digest} has an output for a mount whose content is not kept")
             outputs.add(mount.output)
+        if mount.mountType == ops_pb2.CACHE and mount.cacheOpt.sharing not in ops_pb2.CacheSharingOpt.values():
+            raise _invalid(f"vertex {digest} has an unknown mode of sharing a cache mount")
     if roots != 1:
         raise _invalid(f"vertex {digest} has {roots} root mounts")
     if any("\0" in text for text in (*op.meta.args, *op.meta.env, op.meta.cwd, op.meta.user)):
         raise _invalid(f"vertex {digest} has a NUL in its command")
+    if sum(len(text) + 1 + _POINTER for text in (*op.meta.args, *op.meta.env)) > MAX_ARGUMENTS:
+        raise _invalid(f"vertex {digest}: argument list too long")
+    if op.network not in ops_pb2.NetMode.values() or op.security not in ops_pb2.SecurityMode.values():
+        raise _invalid(f"vertex {digest} has an unknown network or security mode")
 
 
 def _check_file(digest: str, op: ops_pb2.FileOp, count: int) -> None:
@@ -186,6 +199,11 @@ def _check_file(digest: str, op: ops_pb2.FileOp, count: int) -> None:
     for number, action in enumerate(op.actions):
         if action.WhichOneof("action") is None:
             raise _invalid(f"vertex {digest} has an unknown file action")
+        if any("\0" in path for path in _paths(action)):
+            raise _invalid(f"vertex {digest} has a NUL in a path")
+        patterns = len(action.copy.include_patterns) + len(action.copy.exclude_patterns)
+        if patterns > MAX_PATTERNS or len(action.copy.modeStr) > MAX_MODE:
+            raise _invalid(f"vertex {digest} has too many patterns, or too long a mode")
         for index in (action.input, action.secondaryInput):
             if not -1 <= index < count + number:
                 raise _invalid(f"vertex {digest} uses input {index} of {count + number}")
@@ -193,6 +211,11 @@ def _check_file(digest: str, op: ops_pb2.FileOp, count: int) -> None:
             if action.output in outputs or action.output > len(op.actions):
                 raise _invalid(f"vertex {digest} has two outputs {action.output}")
             outputs.add(action.output)
+
+
+def _paths(action: ops_pb2.FileAction) -> tuple[str, ...]:
+    body = getattr(action, str(action.WhichOneof("action")))
+    return tuple(getattr(body, name) for name in ("path", "src", "dest", "oldpath", "newpath") if hasattr(body, name))
 
 
 def file_description(op: ops_pb2.FileOp) -> str:

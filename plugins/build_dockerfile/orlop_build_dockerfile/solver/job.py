@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import stat
 import time
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from orlop_build_dockerfile.remote.steps import RemoteSteps
 
 __all__ = ["GraphRef", "SolverJob"]
+
+_log = logging.getLogger("orlop.build")
 
 _VERTEX_ERROR = "github.com/moby/buildkit/errdefs.Vertex+json"
 _LAYOUT = "oci-layout://"
@@ -154,18 +157,19 @@ class SolverJob:
             raise
 
     async def _inputs(self, graph: Graph, vertex: Vertex) -> list[Value]:
-        found: list[Value | None] = [None] * len(vertex.inputs)
+        found: dict[Output, Value] = {}
 
-        async def one(number: int, wanted: Output) -> None:
-            found[number] = await self.output(graph, wanted)
+        async def one(wanted: Output) -> None:
+            found[wanted] = await self.output(graph, wanted)
 
-        if len(found) == 1:
-            await one(0, vertex.inputs[0])
-        elif found:
+        different = list(dict.fromkeys(vertex.inputs))
+        if len(different) == 1:
+            await one(different[0])
+        elif different:
             async with _first_error(), trio.open_nursery() as nursery:
-                for number, wanted in enumerate(vertex.inputs):
-                    nursery.start_soon(one, number, wanted)
-        return [value for value in found if value is not None]
+                for wanted in different:
+                    nursery.start_soon(one, wanted)
+        return [found[wanted] for wanted in vertex.inputs]
 
     # --- images
 
@@ -330,13 +334,16 @@ def _operation(kind: str) -> Operation:
 
 @contextlib.contextmanager
 def _translated(name: str = "") -> Any:
-    """Errors of the daemon and of files, as errors of the build."""
+    """Errors of the daemon, of files and of values that the client chose, as errors of the build."""
     try:
         yield
     except OrlopError as error:
         raise BuildFailed(f"{name}: {error}" if name else str(error)) from error
     except OSError as error:
         raise failure(error) from error
+    except ValueError as error:  # of a path or a pattern
+        _log.debug("invalid value", exc_info=error)
+        raise BuildFailed(str(error), code=3) from error
 
 
 @contextlib.asynccontextmanager
