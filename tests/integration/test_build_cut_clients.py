@@ -1,0 +1,35 @@
+"""Clients that are gone after some message of a build. `python -m tests.integration.building.cutting` tries all messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from tests.integration.building.cutting import EXPORTS, Cutter
+from tests.integration.engine import Engine
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+
+SAMPLE = 8
+
+
+@pytest.fixture(scope="module")
+def cutter() -> Iterator[Cutter]:
+    engine = Engine({"shutdown-timeout": 3})
+    engine.start()
+    engine.load()
+    made = Cutter(engine)
+    made.build("image")  # from now on, the builder runs and the context is there
+    yield made
+    made.pruned()
+    assert engine.close() == []
+
+
+@pytest.mark.parametrize("export", EXPORTS)
+def test_build_ends_when_its_client_is_gone(cutter: Cutter, export: str) -> None:
+    whole, count = cutter.build(export)
+    assert whole.code == 0, whole.err
+    for number in range(SAMPLE):
+        last = count * (2 * number + 1) // (2 * SAMPLE)  # in the middle of equal parts of the build
+        cutter.build(export, last)
+        cutter.sound()

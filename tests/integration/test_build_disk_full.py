@@ -1,0 +1,90 @@
+"""A disk that fills up during a build: an error that names the cause, nothing acknowledged is lost, and nothing is left."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.integration.engine import Engine, Result
+from tests.integration.test_build_clients import nothing_left
+from tests.integration.test_build_faults import full
+
+__all__ = ["full"]
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+
+Full = tuple[Engine, Callable[[], None]]
+BIG = "FROM busybox\nRUN head -c 12000000 /dev/urandom > /big\n"
+"""A layer that does not fit on the disk a second time, compressed or not, once the disk is filled."""
+NO_SPACE = "no space left on device"
+
+
+def build(engine: Engine, dockerfile: str, *argv: str, context: Path | None = None) -> Result:
+    arguments = ("-f", "-", str(context)) if context else ("-",)
+    return engine.docker("buildx", "build", "--progress=plain", *argv, *arguments, stdin=dockerfile, seconds=120)
+
+
+def test_export_to_a_full_disk_names_the_cause(full: Full) -> None:
+    """What a kind of export must store fails; what it only reads is complete. The cache and the images stay."""
+    engine, fill = full
+    assert build(engine, BIG, "-t", "before:1").code == 0
+    digest = engine.ok("run", "--rm", "--network=none", "before:1", "sha256sum", "/big")
+    fill()
+    out = engine.home / "out"
+    exports = {
+        "local": f"type=local,dest={out}",
+        "tar": f"type=tar,dest={out}.tar",
+        "oci": f"type=oci,dest={out}-oci.tar",
+        "docker": f"type=docker,dest={out}-docker.tar",
+        "image": "type=image,name=after:1",
+    }
+    failed = set()
+    for kind, export in exports.items():
+        result = build(engine, BIG, "-o", export)
+        if result.code:
+            failed.add(kind)
+            assert NO_SPACE in result.err.lower(), (kind, result.err[-800:])
+            assert "Traceback" not in result.err
+    assert failed == {"oci", "docker"}
+    with tarfile.open(f"{out}.tar") as archive:
+        found = archive.extractfile("big")
+        assert found is not None and found.read() == (out / "big").read_bytes()
+    assert hashlib.sha256((out / "big").read_bytes()).hexdigest() == digest.split()[0]
+    result = build(engine, BIG, "--cache-to", f"type=local,dest={out}-cache,mode=max")
+    assert result.code != 0 and NO_SPACE in result.err.lower(), result.err[-800:]
+    assert engine.ok("run", "--rm", "--network=none", "after:1", "sha256sum", "/big") == digest
+    engine.until_sound()
+    (engine.data_root.parent / "filler").unlink()
+    assert engine.ok("run", "--rm", "--network=none", "before:1", "sha256sum", "/big") == digest
+    again = build(engine, BIG, "-o", exports["oci"])
+    assert again.code == 0 and "CACHED" in again.err, again.err[-800:]
+    engine.ok("rmi", "before:1", "after:1")
+    engine.ok("builder", "prune", "-af")
+    nothing_left(engine)
+
+
+def test_upload_to_a_full_disk_is_repeated_with_space(full: Full, tmp_path: Path) -> None:
+    """The context is sent again when there is space, and only then is it complete."""
+    engine, fill = full
+    context = tmp_path / "context"
+    context.mkdir()
+    (context / "small").write_text("small\n")
+    (context / "big").write_bytes(os.urandom(12 << 20))
+    text = "FROM busybox\nCOPY . /c\n"
+    assert build(engine, "FROM busybox\nRUN true\n").code == 0
+    fill()
+    result = build(engine, text, context=context)
+    assert result.code != 0 and NO_SPACE in result.err.lower(), result.err[-800:]
+    engine.until_sound()
+    (engine.data_root.parent / "filler").unlink()
+    result = build(engine, text, "-t", "sent:1", context=context)
+    assert result.code == 0, result.err[-800:]
+    shown = engine.docker("run", "--rm", "--network=none", "sent:1", "cat", "/c/small", "/c/big").stdout
+    assert shown == b"small\n" + (context / "big").read_bytes()
+    engine.ok("rmi", "sent:1")
+    engine.ok("builder", "prune", "-af")
+    nothing_left(engine)
