@@ -70,7 +70,7 @@ async def export_archive(job: SolverJob, result: Result, export: Export) -> Mapp
 
 
 async def _send(job: SolverJob, export: Export, name: str, archive: Archive, answer: Mapping[str, str]) -> None:
-    async with pipe() as (reader, writer), nursery() as tasks:
+    async with pipe() as (reader, writer), nursery() as tasks, reader:
 
         async def save() -> None:
             try:
@@ -90,7 +90,7 @@ async def _copy(job: SolverJob, name: str, composed: Composed) -> None:
 
 async def send_blob(job: SolverJob, name: str, store: str, digest: str, size: int) -> None:
     """Send a blob of an artifact to a content store of the client, unless the store has it."""
-    async with pipe() as (reader, writer), nursery() as tasks:
+    async with pipe() as (reader, writer), nursery() as tasks, reader:
 
         async def read() -> None:
             try:

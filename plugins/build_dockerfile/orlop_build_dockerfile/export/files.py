@@ -64,9 +64,15 @@ async def export_files(job: SolverJob, result: Result, export: Export) -> Mappin
 
 
 async def _send_tar(job: SolverJob, roots: Sequence[tuple[int, str]], time: int | None, export: Export) -> None:
-    async with pipe() as (reader, writer), nursery() as tasks:
-        tasks.start_soon(trio.to_thread.run_sync, pack_directories, roots, os.dup(writer.fileno()), time)
-        writer.close()
+    async with pipe() as (reader, writer), nursery() as tasks, reader:
+
+        async def pack() -> None:
+            try:
+                await trio.to_thread.run_sync(pack_directories, roots, writer.fileno(), time)
+            finally:
+                writer.close()
+
+        tasks.start_soon(pack)
         await job.build.session.send_archive(str(export.number), reader.chunks(), {})
 
 

@@ -1,4 +1,8 @@
-"""Pipes between a client and the daemon, which has blobs."""
+"""Pipes between a client and the daemon, which has blobs, or a thread that packs files.
+
+Who writes must end when the client is gone, and waits in the kernel for a reader. So the reader is closed first:
+`async with pipe() as (reader, writer), nursery() as tasks, reader:`, with the writing task in the nursery.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +44,16 @@ class PipeWriter:
 
 
 class PipeReader:
+    """An async context manager, which closes this end."""
+
     def __init__(self, stream: trio.lowlevel.FdStream) -> None:
         self._stream = stream
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stream.aclose()
 
     def fileno(self) -> int:
         return self._stream.fileno()

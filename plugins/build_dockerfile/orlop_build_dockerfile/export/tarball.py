@@ -16,12 +16,11 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def pack_directories(roots: Sequence[tuple[int, str]], output: int, time: int | None = None) -> None:
-    """Write everything below the directories to the descriptor `output`, and close it. Each goes below its directory of the
-    archive, if that is not "". `time`: of all files, instead of their own. Stops without an error when the reader has
-    gone."""
+    """Write everything below the directories to the descriptor `output`. Each goes below its directory of the archive, if
+    that is not "". `time`: of all files, instead of their own. Stops without an error when the reader has gone."""
     try:
         with (
-            open(output, "wb", buffering=1 << 20) as file,
+            open(output, "wb", buffering=1 << 20, closefd=False) as file,
             tarfile.open(mode="w|", fileobj=file, format=tarfile.PAX_FORMAT, bufsize=1 << 20) as archive,
         ):
             for root, below in roots:

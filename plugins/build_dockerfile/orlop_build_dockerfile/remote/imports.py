@@ -107,7 +107,7 @@ class RegistrySource:
         async with _artifact(self._backend) as artifact:
             blob = Blob("", digest, _checked(size))
             await self._backend.fetch(artifact, self._name, [blob], self._credentials, lambda _: None)
-            async with pipe() as (reader, writer), nursery() as tasks:
+            async with pipe() as (reader, writer), nursery() as tasks, reader:
 
                 async def write() -> None:
                     try:
