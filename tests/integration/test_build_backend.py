@@ -124,6 +124,8 @@ def test_a_step_is_on_the_default_network(client: BuilderClient) -> None:
     none = ran(client, "ip -o addr; ls /sys/class/net", network="none")["out"]
     assert "eth0" not in none and "lo" in none
     assert ran(client, "ls /sys/class/net | wc -l", network="host")["out"].strip() != "1"
+    for network in ("bridge0", "container:x"):
+        assert ran(client, "true", network=network)["kind"] == "InvalidParameter", network
 
 
 def test_limits_of_a_step_are_applied(client: BuilderClient) -> None:

@@ -54,6 +54,8 @@ _PHASES = {
     "Layer already exists": "done",
 }
 
+_NETWORKS = frozenset({"", "default", "none", "host"})
+
 _RESTRICTED = frozenset(
     {
         messages.Resolve,
@@ -248,6 +250,8 @@ class Requests:
 def _host(step: Step) -> HostConfig:
     if step.isolation not in ("", "default"):
         raise InvalidParameter(f'invalid isolation "{step.isolation}": Linux has the default only')
+    if step.network not in _NETWORKS:  # the check of a step does not cover others
+        raise InvalidParameter(f"invalid network mode {step.network!r} of a step")
     if step.devices:
         raise InvalidParameter(f"cannot give a step the device {step.devices[0]}")
     return HostConfig(
