@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -55,6 +56,17 @@ class StepLog:
 
     def reached(self, name: str) -> trio.Event:
         return self.waiting.setdefault(name, trio.Event())
+
+
+def _make_mount_point(root: str, target: str) -> list[str]:
+    """Make the directories that are missing, and return their paths. A step's monitor removes them afterwards, too."""
+    made, path = [], root
+    for name in target.strip("/").split("/"):
+        path = os.path.join(path, name)
+        if not os.path.exists(path):
+            os.mkdir(path)
+            made.append(path)
+    return made
 
 
 class FakeBackend(FakeArtifacts):
@@ -161,16 +173,14 @@ class FakeBackend(FakeArtifacts):
         `wait NAME`, `fail CODE`."""
         root = (await self.storage.mounts(step.root))[0].source
         places = {"/": root}
+        points: list[str] = []
         for mount in step.mounts:
             if mount.snapshot:
                 source = (await self.storage.mounts(mount.snapshot))[0].source
                 places[mount.target] = os.path.join(source, mount.selector.lstrip("/"))
             elif mount.path:
                 places[mount.target] = mount.path
-            # As a runtime does, make the mount point
-            point = os.path.join(root, mount.target.lstrip("/"))
-            if not os.path.exists(point):
-                os.makedirs(point)
+            points += _make_mount_point(root, mount.target)
         script = step.args[-1]
         self.log.steps.append(step)
         self.log.scripts.append(script)
@@ -182,6 +192,10 @@ class FakeBackend(FakeArtifacts):
         except trio.Cancelled:
             self.log.cancelled.append(script)
             raise
+        finally:
+            for point in reversed(points):
+                with contextlib.suppress(OSError):  # the step has put something there
+                    os.rmdir(point)
         return 0
 
     async def _line(self, places: Mapping[str, str], line: str, stdout: int) -> int | None:

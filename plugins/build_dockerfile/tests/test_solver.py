@@ -362,8 +362,7 @@ async def test_cache_mounts_persist_and_secrets_do_not(engine: Engine) -> None:
         async with solver.open(FakeBuild(engine.session)) as job:
             ref = job.define(llb.define(second))
             names = [entry.path for entry in await job.read_directory(ref, "/")]
-            assert "cache" not in names and "run" in names  # the mount point goes, what leads to it stays, as in BuildKit
-            assert [entry.path for entry in await job.read_directory(ref, "/run")] == []
+            assert "cache" not in names and "run" not in names  # mount points, and what leads to them
 
 
 @trio_test

@@ -1,7 +1,7 @@
 """Executes the vertices of a graph: sources, commands, changes of files.
 
 source.py     images                          local.py        directories of the client
-http_source.py, git_source.py                 execute.py      commands, with stepmounts.py, cachemounts.py, stubs.py
+http_source.py, git_source.py                 execute.py      commands, with stepmounts.py, cachemounts.py
 files.py      file operations                 produce.py      the cache around commands and file operations
 views.py      snapshots as directories        owners.py       owners by name
 paths.py      paths inside a root             patterns.py     patterns of files to include or exclude

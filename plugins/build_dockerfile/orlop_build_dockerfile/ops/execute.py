@@ -24,7 +24,6 @@ from orlop_sdk import OrlopError
 
 from .produce import produce
 from .stepmounts import StepMounts
-from .stubs import Stubs
 
 if TYPE_CHECKING:
     from orlop_build_dockerfile.solver.job import SolverJob
@@ -126,10 +125,6 @@ async def _run(job: SolverJob, vertex: Vertex, inputs: list[Value], shown: Shown
                 platform=_platform(vertex.op.platform),
                 **msgspec.structs.asdict(job.build.resources),
             )
-            targets = [mount.target for mount in mounts.steps]
-            stubs = Stubs(core.views, targets, recursive=op.meta.removeMountStubsRecursive)
-            if mounts.active_root is not None:
-                await stubs.look(mounts.active_root.parent)
             try:
                 code = await run_step(job, step, shown)
             except OrlopError as error:
@@ -140,8 +135,6 @@ async def _run(job: SolverJob, vertex: Vertex, inputs: list[Value], shown: Shown
                 raise _failed(op, 1) from error
             if code not in (op.meta.validExitCodes or (0,)):
                 raise _failed(op, code)
-            if mounts.active_root is not None:
-                await stubs.remove(mounts.active_root.key)
             outputs = await mounts.commit()
         description = f"mount / from exec {' '.join(op.meta.args)}"[:500]
         return await core.records.add(key, outputs, lease, description=description)

@@ -41,7 +41,6 @@ class StepMounts:
         self._outputs: dict[int, ActiveSnapshot | tuple[str, str]] = {}
         self._directory = ""
         self.root, self.readonly_root = "", False
-        self.active_root: ActiveSnapshot | None = None
         self.steps: list[StepMount] = []
         self.shm_size = 0
 
@@ -106,7 +105,7 @@ class StepMounts:
         if mount.output >= 0:
             self._outputs[mount.output] = active
         if mount.dest == "/":
-            self.root, self.active_root = active.key, active
+            self.root = active.key
         else:
             self.steps.append(StepMount(mount.dest, snapshot=active.key, selector=mount.selector))
 
