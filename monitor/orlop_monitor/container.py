@@ -2,7 +2,8 @@
 
 output read to its end (2 s at most), log closed, `exit.json` written, `Exited` announced, attached streams ended, runtime
 state deleted, monitor exits (and with it the root mounts, network namespace and listeners). The last step may take long,
-because the kernel writes dirty pages to disk, but the exit code is available before it.
+because the kernel writes dirty pages to disk, but the exit code is available before it. The root of a bound
+container is unmounted before `Exited`.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from orlop_monitor import commands, orphans, records
-from orlop_sdk import cgroups
+from orlop_sdk import cgroups, linux
 from orlop_sdk.common import Command
 
 from .connection import Connection
@@ -179,10 +181,19 @@ class Container:
         self.exited = Exited(code, time_ns, oom)
         if self._stubs:
             self._stubs.remove()
+        if self.bound:
+            self._unmount()
         self.on_dead()
         self._announce(self.exited)
         self._output.finish_attachments()
         self._delete(self._start.delete, self._deleted)
+
+    def _unmount(self) -> None:
+        """Unmount the root and the stage, which nothing uses any more. The overlay mount ends with this call, so that its
+        snapshot can be committed, and be a lower directory of the next one, while the runtime deletes the container."""
+        for directory in filter(None, (self._launch.root, self._launch.stage)):
+            with suppress(OSError):  # a stage without trees is no mount
+                linux.umount(directory)
 
     def _deleted(self, status: int) -> None:
         assert self._start

@@ -117,7 +117,7 @@ class Launch(msgspec.Struct, frozen=True, tag=True):
     to the monitor. Then nothing is logged, and an attachment gets no output. With `stdin`, a third descriptor is the
     container's standard input."""
     bound: bool = False
-    """The container is killed when the first connection is closed."""
+    """The container is killed when the first connection is closed. Its root is unmounted before `Exited` is announced."""
     stubs: tuple[MountPoint, ...] = ()
     """Mount points that must not remain in the root after the exit (see `stubs`)."""
     ids: IdMap | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -57,9 +58,9 @@ def client(building: BuildingEngine) -> Iterator[BuilderClient]:
 def sound(engine: BuildingEngine) -> None:
     """The consistency check finds nothing, and nothing runs."""
     until(lambda: engine.api("GET", "/orlop/check")[1]["findings"] == [], "the check finds nothing")
-    assert os.listdir(engine.exec_root / "run") == []
-    assert os.listdir(engine.exec_root / "mnt") == []
-    assert [path for path in _cgroups(engine) if path.is_dir()] == []
+    until(lambda: os.listdir(engine.exec_root / "run") == [], "no run is left")
+    until(lambda: os.listdir(engine.exec_root / "mnt") == [], "no mount point is left")
+    until(lambda: [path for path in _cgroups(engine) if path.is_dir()] == [], "no cgroup is left")
 
 
 def _cgroups(engine: BuildingEngine) -> list[Path]:
@@ -262,6 +263,32 @@ def running(engine: BuildingEngine) -> tuple[BuilderClient, str]:
     client.send("run", root=prepared(client), args=["sh", "-c", f"trap '' TERM; sleep {marker}"])
     until(lambda: _steps(engine, marker), "the step runs")
     return client, marker
+
+
+def test_the_next_step_does_not_wait_for_the_runtime(own: Callable[..., BuildingEngine], tmp_path: Path) -> None:
+    """A step that succeeded has no mount any more. The runtime deletes it meanwhile, and the release of the base waits."""
+    wrapper, proceed = tmp_path / "runtime", tmp_path / "proceed"
+    waiting = f'case " $* " in *" delete "*) while [ ! -e {proceed} ]; do sleep 0.1; done;; esac'
+    wrapper.write_text(f'#!/bin/sh\n{waiting}\nexec {shutil.which("runc")} "$@"\n')
+    wrapper.chmod(0o755)
+    engine = own({"runtimes": {"slow": {"path": str(wrapper)}}, "default-runtime": "slow"})
+    client = engine.builder()
+    try:
+        key = prepared(client)
+        assert ran(client, "echo one > /one", key)["code"] == 0
+        (name,) = os.listdir(engine.exec_root / "run")
+        monitor = json.loads((engine.exec_root / "run" / name / "monitor.json").read_text())["pid"]
+        assert f"/mnt/{name}" not in Path(f"/proc/{monitor}/mountinfo").read_text()
+        upper = client.result("prepare", parent=client.result("commit", key=key))
+        assert ran(client, "cat /one", upper)["out"] == "one\n"
+        assert len(os.listdir(engine.exec_root / "run")) == 2
+        client.send("release", digest=base(client)["digest"])
+    finally:
+        proceed.touch()
+    client.receive()
+    assert os.listdir(engine.exec_root / "run") == []
+    client.close()
+    sound(engine)
 
 
 def test_a_step_dies_with_its_client(building: BuildingEngine) -> None:

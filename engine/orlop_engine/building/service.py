@@ -99,6 +99,7 @@ class Workspace:
     async def aclose(self) -> None:
         """Release everything, even when cancelled. Call this when no other call is in progress."""
         with trio.move_on_after(_CLOSING, shield=True):
+            await self._building.steps.ended()
             for key in list(self.active):
                 try:
                     await self.remove(key)
@@ -149,6 +150,7 @@ class Workspace:
         """End one use of a base, which began with `base`. No error if the base is not in use."""
         if digest in self._bases and self._unuse(digest):
             await self._snapshots.reap()
+        await self._building.steps.ended()  # a build releases its bases at its end
 
     def _unuse(self, digest: str) -> bool:
         """Decrease the number of users. Returns whether this was the last user."""
@@ -257,7 +259,9 @@ class Workspace:
 
     async def mounts(self, key: str, *, readonly: bool) -> Sequence[Mount]:
         self._check(key)
-        return await self._storage.mounts(key, readonly=readonly or key not in self.active)
+        readonly = readonly or key not in self.active
+        # What is written is synced by the commit: without `volatile`, the end of the mount would sync the file system, too
+        return await self._storage.mounts(key, readonly=readonly, volatile=not readonly)
 
     async def usage(self, key: str) -> Usage:
         self._check(key)

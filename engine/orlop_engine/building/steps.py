@@ -34,6 +34,7 @@ __all__ = ["StepRequest", "Steps"]
 log = logging.getLogger("orlop.build")
 
 _ENDING = 30.0  # seconds within which a killed step must end
+_MOST_ENDING = 8  # steps that are removed in the background at the same time
 _HOSTNAME = "buildkitsandbox"  # BuildKit's host name, which some Dockerfiles rely on
 
 
@@ -58,11 +59,13 @@ class Steps:
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
         self.running: dict[str, Container] = {}
+        self._ending: dict[str, trio.Event] = {}
 
     async def run(self, request: StepRequest, outputs: tuple[int, ...]) -> int:
-        """Run a step to its end, and return its exit code. When this method returns, raises or is cancelled, the step has
-        been removed completely. `outputs` (standard output and error, and optionally standard input) still belong to the
-        caller."""
+        """Run a step to its end, and return its exit code. When this method returns, raises or is cancelled, the step's
+        snapshots are not mounted any more. After a success, the rest of the step is removed in the background (see `ended`),
+        because the next step need not wait for that. `outputs` (standard output and error, and optionally standard input)
+        still belong to the caller."""
         ports = self._ports
         if ports.state.closing:
             raise Unavailable("cannot run a step: the daemon is shutting down")
@@ -70,17 +73,35 @@ class Steps:
             await trio.to_thread.run_sync(emulation.check, request.platform)
         record = await self._record(request, reads=len(outputs) > 2)
         container = Container(record, Unlisted(request.root, outputs, request.trees))
+        if len(self._ending) >= _MOST_ENDING:
+            await self.ended()
         self.running[container.id] = container
+        code = -1
         try:
             with ports.counters.timed("build", "step"):
                 run = await launch(ports, container)
             try:
-                exited = await exits.outcome(ports, container, run)
+                code = (await exits.outcome(ports, container, run)).code
             finally:
-                await self._end(container, run)
-            return exited.code
+                if code:
+                    await self._end(container, run)
         finally:
             del self.running[container.id]
+        if not code:
+            self._ending[container.id] = trio.Event()
+            ports.background.start(self._end_later, container, run)
+        return code
+
+    async def ended(self) -> None:
+        """Wait until nothing is left of the steps that have succeeded until now."""
+        for ending in list(self._ending.values()):
+            await ending.wait()
+
+    async def _end_later(self, container: Container, run: Run) -> None:
+        try:
+            await self._end(container, run)
+        finally:
+            self._ending.pop(container.id).set()
 
     async def _record(self, request: StepRequest, *, reads: bool) -> ContainerRecord:
         ports, host = self._ports, request.host
@@ -134,7 +155,8 @@ class Steps:
                 if container.record.sandbox is not None:
                     nursery.start_soon(ports.networks.release, container.record.sandbox)
                 await run_cleanup.clean_up(ports, container, run)
-            run_cleanup.settle(ports.paths, container)
+            container.run = None
+            await trio.to_thread.run_sync(ports.paths.remove_run_directories, container.id)
             return
         log.error("step %s has not ended within %g s", container.name, _ENDING)
 
