@@ -20,6 +20,7 @@ import trio
 from orlop_engine.calls import DEADLINE, Gate, guard
 from orlop_engine.config import Config, RuntimeEntry, defaults
 from orlop_sdk import (
+    DeferredSync,
     InvalidParameter,
     LayerRebase,
     LayerStream,
@@ -54,7 +55,7 @@ _BLOCKING = 20.0  # seconds that the event loop may wait for the import of a log
 
 
 def _storage(gate: Gate, made: object) -> Storage:
-    return cast("Storage", guard(gate, made, Storage, StorageAudit, LayerStream, LayerRebase))
+    return cast("Storage", guard(gate, made, Storage, StorageAudit, LayerStream, LayerRebase, DeferredSync))
 
 
 def _log_driver(gate: Gate, made: object) -> LogDriver:

@@ -13,26 +13,29 @@ import trio.testing
 
 from orlop_engine.building.records import BASE, TABLE
 from orlop_engine.building.snapshots import Snapshots, active_key
+from orlop_engine.calls import Gate, guard
 from orlop_engine.images.content import ContentStore
 from orlop_engine.images.image_store import ImageStore
 from orlop_engine.images.layers import Built, Layers
 from orlop_engine.images.records import Layer
 from orlop_kernel.store import Store
-from orlop_sdk import Conflict, NotFound, StorageContext, Unavailable
+from orlop_sdk import Conflict, DriverError, NotFound, Storage, StorageContext, Unavailable
 from orlop_sdk.testing import FakeStorage
 
 CHAIN = "sha256:" + "1" * 64
 
 
 class Fixture:
-    def __init__(self, store: Store, storage: FakeStorage, image_store: ImageStore) -> None:
+    def __init__(self, store: Store, storage: FakeStorage, image_store: ImageStore, nursery: trio.Nursery) -> None:
         self.store, self.storage, self.image_store = store, storage, image_store
-        self.snapshots = Snapshots(store, storage, image_store)
+        self.snapshots = Snapshots(store, storage, image_store, nursery.start_soon)
 
     async def made(self, parent: str = "") -> str:
         key = active_key()
         await self.storage.prepare(key, parent or None)
-        return await self.snapshots.commit(key, parent)
+        made = await self.snapshots.commit(key, parent)
+        await self.snapshots.settle(made)
+        return made
 
     def rows(self) -> set[str]:
         return {key for key, _ in self.store.load(TABLE)}
@@ -42,14 +45,16 @@ class Fixture:
 
 
 @asynccontextmanager
-async def booted(path: Path) -> AsyncIterator[Fixture]:
+async def booted(path: Path, *, deferred: bool = True) -> AsyncIterator[Fixture]:
     """An image store and a builder's snapshots, as a start of the daemon makes them."""
     (path / "storage").mkdir(exist_ok=True)
     async with Store.open(str(path / "orlop.db")) as store, trio.open_nursery() as nursery:
         storage = FakeStorage(StorageContext(str(path / "storage")))
+        if not deferred:
+            storage = guard(Gate("fake"), storage, Storage)
         content = ContentStore(str(path / "content"))
         image_store = ImageStore(store, content, Layers(storage, content, None, None, nursery))
-        fixture = Fixture(store, storage, image_store)
+        fixture = Fixture(store, storage, image_store, nursery)
         await fixture.snapshots.load(list(store.load(TABLE)))
         await image_store.load()
         await fixture.snapshots.sweep()
@@ -76,8 +81,10 @@ def test_snapshots_survive_a_boot_until_the_builder_removes_them(tmp_path: Path)
 
 
 def test_a_commit_without_a_row_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a driver whose commits are durable."""
+
     async def main() -> None:
-        async with booted(tmp_path) as fixture:
+        async with booted(tmp_path, deferred=False) as fixture:
             commit = fixture.store.commit
 
             async def full(operations: Sequence[Any]) -> None:
@@ -90,6 +97,95 @@ def test_a_commit_without_a_row_is_undone(tmp_path: Path, monkeypatch: pytest.Mo
                 await fixture.made()
             assert await fixture.keys() == set() == fixture.rows()
             assert fixture.snapshots.rows == {}
+
+    trio.run(main)
+
+
+class SlowDisk:
+    """Replaces `make_durable` of a driver. `synced` are its calls that have ended."""
+
+    def __init__(self, storage: FakeStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.proceed, self.failures = trio.Event(), 0
+        self.synced: list[str] = []
+        self._make_durable = storage.make_durable
+        monkeypatch.setattr(storage, "make_durable", self.make_durable)
+
+    async def make_durable(self, key: str) -> None:
+        await self.proceed.wait()
+        if self.failures:
+            self.failures -= 1
+            raise DriverError("input/output error")
+        await self._make_durable(key)
+        self.synced.append(key)
+
+
+async def committed(fixture: Fixture, parent: str = "") -> str:
+    """A snapshot that may not be durable yet."""
+    key = active_key()
+    await fixture.storage.prepare(key, parent or None)
+    return await fixture.snapshots.commit(key, parent)
+
+
+def test_rows_follow_the_files_and_the_snapshots_below(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with booted(tmp_path) as fixture:
+            disk = SlowDisk(fixture.storage, monkeypatch)
+            lower = await committed(fixture)
+            upper = await committed(fixture, lower)
+            await fixture.snapshots.packed(lower, "sha256:packed", 77)
+            await trio.testing.wait_all_tasks_blocked()
+            assert fixture.rows() == set(), "a row must not exist before the files"
+            disk.proceed.set()
+            await fixture.snapshots.settle(upper)
+            assert disk.synced == [lower, upper] and fixture.rows() == {lower, upper}
+        async with booted(tmp_path) as again:
+            assert again.snapshots.rows[lower].diff_id == "sha256:packed", "the row has what was found meanwhile"
+            assert again.snapshots.rows[upper].parent == lower
+
+    trio.run(main)
+
+
+def test_a_boot_removes_what_was_not_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with booted(tmp_path) as one:
+            SlowDisk(one.storage, monkeypatch)
+            key = await committed(one)
+            assert await one.keys() == {key}
+        async with booted(tmp_path) as two:
+            assert await two.keys() == set() == two.rows()
+
+    trio.run(main)
+
+
+def test_a_snapshot_is_made_durable_again_after_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with booted(tmp_path) as fixture:
+            disk = SlowDisk(fixture.storage, monkeypatch)
+            disk.failures = 2  # of the background, and of the first call below
+            key = await committed(fixture)
+            disk.proceed.set()
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            with pytest.raises(DriverError):
+                await fixture.snapshots.settle(key)
+            assert fixture.rows() == set()
+            await fixture.snapshots.settle(key)
+            assert fixture.rows() == {key}
+
+    trio.run(main)
+
+
+def test_a_removal_waits_until_the_files_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with booted(tmp_path) as fixture:
+            disk = SlowDisk(fixture.storage, monkeypatch)
+            key = await committed(fixture)
+            await trio.testing.wait_all_tasks_blocked()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(fixture.snapshots.remove, key)
+                await trio.testing.wait_all_tasks_blocked()
+                assert await fixture.keys() == {key}
+                disk.proceed.set()
+            assert await fixture.keys() == set() == fixture.rows()
 
     trio.run(main)
 
@@ -271,6 +367,7 @@ def test_snapshots_of_other_domains_are_left_alone(tmp_path: Path) -> None:
             active = active_key()
             await one.storage.prepare(active, None)
             key = await one.snapshots.commit(active, "", "team")
+            await one.snapshots.settle(key)
         async with booted(tmp_path) as two:
             assert two.snapshots.rows[key].domain == "team"
 

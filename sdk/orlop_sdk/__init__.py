@@ -60,6 +60,7 @@ from .runtime import (
 from .storage import (
     Change,
     ChangeKind,
+    DeferredSync,
     LayerRebase,
     LayerStream,
     Storage,
@@ -85,6 +86,7 @@ __all__ = [
     "Command",
     "Conflict",
     "DeadlineExceeded",
+    "DeferredSync",
     "Drift",
     "DriverError",
     "Endpoint",

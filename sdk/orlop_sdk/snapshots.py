@@ -163,7 +163,15 @@ class SnapshotIndex:
     def commit(self, key: str, name: str) -> None:
         """Turn the active `key` into the committed `name`. Durable on return. The caller must have synced the snapshot's
         content before."""
+        self.commit_unsynced(key, name)
+        self.sync()
+
+    def commit_unsynced(self, key: str, name: str) -> None:
+        """Like `commit`, but only durable after `sync`. The content need not be synced either."""
         os.rename(os.path.join(self._active, key), os.path.join(self._committed, name))
+
+    def sync(self) -> None:
+        """Make all earlier commits durable."""
         fsync_directory(self._committed)
         fsync_directory(self._active)
 

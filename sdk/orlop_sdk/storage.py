@@ -8,6 +8,9 @@ A driver that stores a layer in another form than a tree of files (a file system
 
 A driver whose layers do not depend on the layers below also implements `LayerRebase`: the kernel then makes the layers of an
 image at the same time, and commits them in order by `commit_on`.
+
+A driver whose commits need not be durable at once also implements `DeferredSync`: the kernel then writes the result of a
+build's step to the disk while the next step runs.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from .common import Drift, Mount
 __all__ = [
     "Change",
     "ChangeKind",
+    "DeferredSync",
     "LayerRebase",
     "LayerStream",
     "Storage",
@@ -178,6 +182,22 @@ class LayerRebase(Protocol):
         the committed `parent` from then on, as if it had been prepared on it. `NotFound` for an unknown parent; `Conflict`
         when the parent is active, or when the snapshot has another parent. The parent gets a child before the first await,
         so it cannot be removed meanwhile."""
+        ...
+
+
+@runtime_checkable
+class DeferredSync(Protocol):
+    """Optional methods of a storage driver, which belong to version 1 of the storage contract: a commit that is not durable
+    at once. The steps of a build use the layer below immediately, while its files are written to the disk."""
+
+    async def commit_unsynced(self, key: str, name: str) -> None:
+        """Like `commit`, but not durable: a power cut may lose the snapshot, or parts of its files. The kernel removes it
+        after a power cut, unless `make_durable` has returned before. A crash of the daemon alone loses nothing."""
+        ...
+
+    async def make_durable(self, key: str) -> None:
+        """Make a committed snapshot durable, with all of its files, but without its parents. `Conflict` when it is active.
+        Another call of the driver may use the snapshot meanwhile, except `remove`."""
         ...
 
 

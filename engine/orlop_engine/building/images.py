@@ -179,6 +179,8 @@ class ImageMaker:
         store, policy = self._image_store, scope.restrictions.images
         async with store.lease_for_new_image() as lease:
             ready = [await self._prepared(new, scope, lease) for new in made]
+            for key in {key for new in made for key in new.keys}:
+                await self._snapshots.settle(key)
             if index:
                 return await store.add_together(ready, references, index, policy)
             ((record, document, config),) = ready

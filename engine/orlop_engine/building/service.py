@@ -39,7 +39,7 @@ class Building:
         self.engine = engine
         image_store = engine.images.image_store
         self.steps = Steps(engine.ports)
-        self.snapshots = Snapshots(engine.store, engine.storage, image_store)
+        self.snapshots = Snapshots(engine.store, engine.storage, image_store, engine.ports.background.start)
         self.packing = Packing(engine.storage, engine.zygote, engine.config.exec_root)
         self.bases = BaseImages(engine.images)
         max_layers = engine.storage.capabilities.max_depth - 1  # one level is for the init layer of the image's containers
@@ -100,6 +100,7 @@ class Workspace:
         """Release everything, even when cancelled. Call this when no other call is in progress."""
         with trio.move_on_after(_CLOSING, shield=True):
             await self._building.steps.ended()
+            await self._snapshots.settle_all()
             for key in list(self.active):
                 try:
                     await self.remove(key)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import trio
 from msgspec.structs import replace
@@ -19,7 +19,7 @@ from orlop_engine.images.image_store import ImageStore
 from orlop_engine.images.layers import BUILD
 from orlop_engine.images.records import Layer
 from orlop_kernel.store import UNREADABLE, Delete, Put, Store
-from orlop_sdk import Conflict, NotFound, OrlopError, Storage
+from orlop_sdk import Conflict, DeferredSync, NotFound, OrlopError, Storage
 
 from .records import BASE, TABLE, BaseRecord, SnapshotRecord, decode_base, decode_snapshot, encode
 
@@ -39,11 +39,14 @@ def active_key() -> str:
 class Snapshots:
     """`rows` are the committed snapshots by key, `bases` are the images below them."""
 
-    def __init__(self, store: Store, storage: Storage, image_store: ImageStore) -> None:
-        self._store, self._storage, self._image_store = store, storage, image_store
+    def __init__(self, store: Store, storage: Storage, image_store: ImageStore, start: Callable[..., object]) -> None:
+        """`start(function, *args)` starts a task in the background."""
+        self._store, self._storage, self._image_store, self._start = store, storage, image_store, start
         self.rows: dict[str, SnapshotRecord] = {}
         self.bases: dict[str, BaseRecord] = {}
         self._bases_lock = trio.Lock()
+        self._unsynced: dict[str, trio.Lock] = {}
+        """The snapshots that are not durable, and that have no row in the database for this reason."""
         self._in_use: dict[str, int] = {}
         """The number of uses of each snapshot, by key: running builders use it as a parent or in another way."""
         self._lease = image_store.leases.add()
@@ -166,25 +169,71 @@ class Snapshots:
     # --- changes ----------------------------------------------------------------------------------------------------
 
     async def commit(self, active: str, parent: str, domain: str = "") -> str:
-        """Commit an active snapshot, durably. If the task is cancelled, nothing has been committed."""
+        """Commit an active snapshot. It is made durable in the background if the driver can do so: wait for `settle` before
+        anything durable refers to the snapshot. If the task is cancelled, nothing has been committed."""
         key = BUILD + secrets.token_hex(12)
         record = SnapshotRecord(parent, domain=domain)
         try:
-            await self._storage.commit(active, key)
-            await self._store.commit([Put(TABLE, key, encode(record))])
+            if isinstance(self._storage, DeferredSync):
+                await self._storage.commit_unsynced(active, key)
+                self._unsynced[key] = trio.Lock()
+            else:
+                await self._storage.commit(active, key)
+                await self._store.commit([Put(TABLE, key, encode(record))])
         except BaseException:
             with trio.move_on_after(_COMMIT, shield=True):
                 await self._store.commit([Delete(TABLE, key)])
                 await self._storage.remove(key)
             raise
         self.rows[key] = record
+        if key in self._unsynced:
+            self._start(self._try_to_settle, key)
         return key
+
+    async def settle(self, key: str) -> None:
+        """Wait until a snapshot, and those below it, are durable and have their rows. After a failure, this tries again."""
+        below = []
+        while key in self.rows:
+            below.append(key)
+            key = self.rows[key].parent
+        for each in reversed(below):  # no row may name a parent that a power cut loses
+            if lock := self._unsynced.get(each):
+                async with lock:
+                    await self._make_durable(each)
+
+    async def settle_all(self) -> None:
+        """Like `settle`, for all snapshots, as far as this is possible."""
+        for key in list(self._unsynced):
+            await self._try_to_settle(key)
+
+    async def _try_to_settle(self, key: str) -> None:
+        try:
+            await self.settle(key)
+        except OrlopError as error:
+            log.warning("cannot save snapshot %s of a build: %s", key, error)
+
+    async def _make_durable(self, key: str) -> None:
+        if key not in self._unsynced:
+            return
+        assert isinstance(self._storage, DeferredSync)
+        await self._storage.make_durable(key)
+        while True:
+            record = self.rows[key]
+            await self._store.commit([Put(TABLE, key, encode(record))])
+            if self.rows[key] is record:  # otherwise it has changed meanwhile
+                break
+        del self._unsynced[key]
+
+    async def _save(self, key: str) -> None:
+        """Write a row that has changed; that of a snapshot that is not durable is written by `settle`."""
+        if key not in self._unsynced:
+            await self._store.commit([Put(TABLE, key, encode(self.rows[key]))])
 
     async def packed(self, key: str, diff_id: str, tar_size: int) -> None:
         """Record the result of packing."""
         if key in self.rows:
-            self.rows[key] = record = replace(self.rows[key], diff_id=diff_id, tar_size=tar_size)
-            await self._store.commit([Put(TABLE, key, encode(record))])
+            self.rows[key] = replace(self.rows[key], diff_id=diff_id, tar_size=tar_size)
+            await self._save(key)
 
     async def remove(self, key: str) -> None:
         """Release a snapshot, which the builder does not need any more. Raises `Conflict` if the snapshot is the parent
@@ -203,7 +252,7 @@ class Snapshots:
                 await self.reap()
                 return
         self.rows[key] = replace(row, released=True)
-        await self._store.commit([Put(TABLE, key, encode(self.rows[key]))])
+        await self._save(key)
 
     def _of_image(self, key: str) -> bool:
         return any(built.snapshot == key for built in self._image_store.layers.built.values())
@@ -218,6 +267,8 @@ class Snapshots:
 
     async def _remove(self, key: str) -> None:
         """Remove a snapshot. Raises `Conflict` while it has children."""
-        await self._storage.remove(key)
-        if self.rows.pop(key, None) is not None:
-            await self._store.commit([Delete(TABLE, key)])
+        async with self._unsynced.get(key) or nullcontext():  # a task may be making it durable
+            await self._storage.remove(key)
+            self._unsynced.pop(key, None)
+            if self.rows.pop(key, None) is not None:
+                await self._store.commit([Delete(TABLE, key)])

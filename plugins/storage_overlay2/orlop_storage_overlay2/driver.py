@@ -85,13 +85,15 @@ class Overlay2(OverlayStorage[Snapshot]):
     def lower(self, snapshot: Snapshot) -> str:
         return f"l/{snapshot.link}" if snapshot.link else super().lower(snapshot)
 
+    def seal(self, snapshot: Snapshot) -> None:
+        marker = os.open(self.path(snapshot, "committed"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.close(marker)
+        snapshot.link = snapshot.link or self._new_link(snapshot.id)
+
     def sync(self, snapshot: Snapshot) -> None:
         directory = self.path(snapshot)
-        marker = os.open(os.path.join(directory, "committed"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.close(marker)
         if not sync_few(directory):
             sync_filesystem(directory)
-        snapshot.link = snapshot.link or self._new_link(snapshot.id)
         fsync_directory(self._links)
 
     def destroy(self, snapshot: Snapshot) -> None:

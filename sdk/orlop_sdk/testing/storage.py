@@ -25,6 +25,7 @@ import trio
 
 from orlop_sdk import (
     Conflict,
+    DeferredSync,
     InvalidParameter,
     LayerRebase,
     LayerStream,
@@ -39,6 +40,7 @@ from orlop_sdk import (
 from ._fake_storage import FakeStorage
 from ._members import stream_members, unpack_members
 from ._mounted import ReadOnlyError, apply, look
+from .durability import recorded
 
 __all__ = ["FakeStorage", "StorageSuite", "unpack_members"]
 
@@ -376,6 +378,32 @@ class StorageSuite:
             await driver.commit("pull", "base")
             assert await look(await driver.mounts("base")) == {"b": "second"}
             assert (await driver.usage("base")).size == 6
+
+        trio.run(main)
+
+    def test_unsynced_commit_is_made_durable_later(self, factory: Factory, context: StorageContext) -> None:
+        """The files are synced by `make_durable` alone, and the snapshot is used before (drivers with `DeferredSync`)."""
+
+        async def main() -> None:
+            driver = factory(context)
+            if not isinstance(driver, DeferredSync):
+                return
+            await driver.prepare("pull", None)
+            await _write(driver, "pull", ("a", b"1"))
+            with pytest.raises(Conflict):
+                await driver.make_durable("pull")
+            with recorded() as steps:
+                await driver.commit_unsynced("pull", "base")
+                await driver.commit_unsynced("pull", "base")  # as after a crash that lost the first call's result
+            assert not [step for step in steps if step[0] == "sync"], "commit_unsynced() must not wait for the disk"
+            assert await look(await driver.mounts("base")) == {"a": "1"}
+            await driver.prepare("upper", "base")
+            with recorded() as steps:
+                await driver.make_durable("base")
+            assert [step for step in steps if step[0] == "sync"], "make_durable() must sync"
+            assert sorted(await factory(context).keys()) == ["base", "upper"]
+            with pytest.raises(NotFound):
+                await driver.make_durable("unknown")
 
         trio.run(main)
 

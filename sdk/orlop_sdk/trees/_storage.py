@@ -106,8 +106,11 @@ class TreeStorage(ABC, Generic[S]):
         default false: the key is dropped."""
         return False
 
+    def seal(self, snapshot: S) -> None:
+        """Called before the snapshot is committed. What this makes is synced by `sync`."""
+
     def sync(self, snapshot: S) -> None:
-        """Make the snapshot's files durable; called before it is committed."""
+        """Make the snapshot's files durable; called before the commit of the snapshot, or later (`DeferredSync`)."""
         sync_filesystem(self.path(snapshot))
 
     def destroy(self, snapshot: S) -> None:
@@ -290,7 +293,21 @@ class TreeStorage(ABC, Generic[S]):
     async def commit(self, key: str, name: str) -> None:
         await self._commit(key, name, None)
 
-    async def _commit(self, key: str, name: str, parent: str | None) -> None:
+    async def commit_unsynced(self, key: str, name: str) -> None:
+        await self._commit(key, name, None, durable=False)
+
+    async def make_durable(self, key: str) -> None:
+        snapshot = await self.get(key)
+        if not snapshot.committed:
+            raise Conflict(f"cannot make snapshot {key} durable: it is active")
+        await self.run(f"sync snapshot {key}", lambda: self._sync(snapshot), self.slow)
+
+    def _sync(self, snapshot: S) -> None:
+        self.sync(snapshot)
+        fsync_directory(self.directory)
+        self.index.sync()
+
+    async def _commit(self, key: str, name: str, parent: str | None, *, durable: bool = True) -> None:
         """`parent`: see `LayerRebase.commit_on`."""
         async with self._exclusive(key, name) as snapshots:
             there = snapshots.get(name)
@@ -308,15 +325,23 @@ class TreeStorage(ABC, Generic[S]):
                 return
             if parent is not None:
                 await self._rebase(snapshot, key, parent)
-            await self.run(f"commit snapshot {key}", lambda: self._make_durable(snapshot, key, name), self.slow)
+            if durable:
+                await self.run(f"commit snapshot {key}", lambda: self._commit_synced(snapshot, key, name), self.slow)
+            else:
+                await self.run(f"commit snapshot {key}", lambda: self._commit_unsynced(snapshot, key, name))
             del snapshots[key]
             snapshot.committed = True
             snapshots[name] = snapshot
 
-    def _make_durable(self, snapshot: S, key: str, name: str) -> None:
+    def _commit_synced(self, snapshot: S, key: str, name: str) -> None:
+        self.seal(snapshot)
         self.sync(snapshot)
         fsync_directory(self.directory)
         self.index.commit(key, name)
+
+    def _commit_unsynced(self, snapshot: S, key: str, name: str) -> None:
+        self.seal(snapshot)
+        self.index.commit_unsynced(key, name)
 
     async def _rebase(self, snapshot: S, key: str, parent: str) -> None:
         """Give an active snapshot a parent. It keeps the parent even if the commit, which makes this durable, fails."""
