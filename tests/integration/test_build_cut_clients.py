@@ -21,8 +21,11 @@ def cutter() -> Iterator[Cutter]:
     made = Cutter(engine)
     made.build("image")  # from now on, the builder runs and the context is there
     yield made
-    made.pruned()
-    assert engine.close() == []
+    try:
+        made.pruned()
+    finally:
+        left = engine.close()
+    assert left == []
 
 
 @pytest.mark.parametrize("export", EXPORTS)
