@@ -186,7 +186,7 @@ def test_usage_counts_size_and_containers(run: Run) -> None:
     run(test)
 
 
-def test_interrupted_removal_is_finished_at_boot(run: Run) -> None:
+def test_interrupted_removal_is_finished_when_the_daemon_starts(run: Run) -> None:
     async def before(world: World) -> None:
         record = await world.volumes.create("data")
         await world.store.commit([Put("volumes", "data", encode(msgspec.structs.replace(record, removing=True)))])

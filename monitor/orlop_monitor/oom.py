@@ -72,7 +72,7 @@ class OomWatch:
             os.read(self._fd, 4096)
         except BlockingIOError:
             return
-        # Each wake-up reports a new stop, because the kernel sends no event when a stop ends
+        # Report blocked processes at each wake-up, also those of an earlier one: the kernel does not tell when they continue
         if cgroups.oom_stopped(self._file):
             self._out_of_memory()
         else:

@@ -171,10 +171,10 @@ class NetworkDriver(Protocol):
         ...
 
     async def restore(self, networks: Sequence[NetworkSpec], endpoints: Sequence[tuple[Endpoint, EndpointState]]) -> None:
-        """Called once at the start of the daemon, after `create_network` for each network: make the host's rules exactly
-        those of these endpoints. Rules of these endpoints must stay in force throughout; rules and links of this instance
-        that belong to no endpoint are removed. An endpoint whose link was deleted or disconnected while no daemon ran is
-        connected again, with the same `EndpointState`."""
+        """Called once when the daemon starts, after `create_network` for each network. Afterwards, this instance's rules on
+        the host are exactly those that `endpoints` need. Rules of these endpoints must stay in force throughout; rules and
+        links of this instance that belong to no endpoint are removed. An endpoint whose link was deleted or disconnected
+        while no daemon ran is connected again, with the same `EndpointState`."""
         ...
 
     async def close(self) -> None:

@@ -369,7 +369,7 @@ def test_boot_after_a_crash_stops_containers_without_live_restore(fresh: Callabl
     assert engine.inspect("again")["State"]["Pid"] not in pids
 
 
-def test_containers_start_at_boot_after_those_they_depend_on(fresh: Callable[..., Engine]) -> None:
+def test_containers_start_when_the_daemon_starts_after_those_they_depend_on(fresh: Callable[..., Engine]) -> None:
     engine = fresh({"shutdown-timeout": 3})
     options = ("-d", "--restart", "always", "--stop-timeout", "0")
     for number in range(3):

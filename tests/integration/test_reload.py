@@ -52,7 +52,7 @@ def wrapper(engine: Engine, name: str) -> tuple[str, Path]:
     return str(program), mark
 
 
-def test_a_changed_file_is_applied_or_not_at_all(fresh: Callable[..., Engine]) -> None:
+def test_a_valid_configuration_is_applied_and_an_invalid_one_changes_nothing(fresh: Callable[..., Engine]) -> None:
     engine = fresh(FIRST)
     log = reload(
         engine,

@@ -173,8 +173,8 @@ class ImageStore:
         return all(self.content.has(layer.blob) if layer.blob else is_known(self.content, layer) for layer in layers)
 
     async def with_blobs(self, image: Image, lease: Lease) -> Image:
-        """Give each layer of the image a blob, and return the image. If only a layer's unpacked files are stored, its tar
-        is stored as a blob and added to the row. The lease holds the blobs."""
+        """Give each layer of the image a blob, and return the image. If a layer has no blob, its tar is made again
+        of its unpacked files and stored as a blob, and the image's row is updated. The lease holds the blobs."""
         lease.blobs.update(blob for layer in image.layers for blob in layer.blobs)
         if all(layer.blob for layer in image.layers):
             return image

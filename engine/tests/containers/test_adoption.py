@@ -103,7 +103,7 @@ def boot(tmp_path, monkeypatch, test, state, *written, monitor=True, **fields):
 # --- with a living monitor --------------------------------------------------------------------------------------------
 
 
-def test_unrecorded_start_is_recorded_at_boot(tmp_path, monkeypatch):
+def test_unrecorded_start_is_recorded_when_the_daemon_starts(tmp_path, monkeypatch):
     """The last daemon died after the start, before the pid was in the row."""
 
     async def test(h, left):
@@ -137,7 +137,7 @@ def test_adoption_on_a_full_disk_is_recorded_later(tmp_path, monkeypatch):
     run_fast(main)
 
 
-def test_unrecorded_pause_is_recorded_at_boot(tmp_path, monkeypatch):
+def test_unrecorded_pause_is_recorded_when_the_daemon_starts(tmp_path, monkeypatch):
     (tmp_path / "cgroup").mkdir()
     (tmp_path / "cgroup" / "cgroup.freeze").write_text("1\n")
 
@@ -267,7 +267,7 @@ def test_exit_while_no_daemon_ran_is_accounted_for(tmp_path, monkeypatch, runtim
     boot(tmp_path, monkeypatch, test, state, *written, monitor=False, sandbox=SANDBOX)
 
 
-def test_run_directory_without_a_process_is_removed_at_boot(tmp_path, monkeypatch, runtime):
+def test_run_directory_without_a_process_is_removed_when_the_daemon_starts(tmp_path, monkeypatch, runtime):
     async def test(h, left):
         assert h.container.record.state == State() and not h.engine.actions() and left.commits == 0
         assert "delete" in runtime and not os.path.exists(left.run_dir)

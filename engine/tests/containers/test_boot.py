@@ -339,7 +339,7 @@ def test_containers_due_for_a_start_are_shown_as_restarting(tmp_path, monkeypatc
     boot(tmp_path, monkeypatch, test)
 
 
-def test_operations_wait_for_the_start_that_is_due_at_boot(tmp_path, monkeypatch):
+def test_operations_wait_for_the_start_that_is_due_when_the_daemon_starts(tmp_path, monkeypatch):
     """dockerd tries these starts before it serves requests."""
 
     async def test(h, left):
@@ -363,7 +363,7 @@ def test_operations_wait_for_the_start_that_is_due_at_boot(tmp_path, monkeypatch
     boot(tmp_path, monkeypatch, test)
 
 
-def test_stop_cancels_the_start_that_is_due_at_boot(tmp_path, monkeypatch):
+def test_stop_cancels_the_start_that_is_due_when_the_daemon_starts(tmp_path, monkeypatch):
     async def test(h, left):
         first = ran_before(h, restart_policy=ALWAYS)
         second = ran_before(h, "web", SICK, restart_policy=ALWAYS, network_mode=f"container:{WELL}")
@@ -380,7 +380,7 @@ def test_stop_cancels_the_start_that_is_due_at_boot(tmp_path, monkeypatch):
     boot(tmp_path, monkeypatch, test)
 
 
-def test_a_start_that_fails_at_boot_leaves_a_stopped_container(tmp_path, monkeypatch):
+def test_a_start_that_fails_when_the_daemon_starts_leaves_a_stopped_container(tmp_path, monkeypatch):
     async def test(h, left):
         container = ran_before(h, restart_policy=ALWAYS)
         h.launch_error = OSError(28, "No space left on device")
@@ -527,7 +527,7 @@ def test_networks_are_restored_once_requests_are_answered(tmp_path, monkeypatch)
     run_fast(main)
 
 
-def test_a_stop_at_boot_waits_until_it_is_known_whether_the_container_is_frozen(tmp_path, monkeypatch):
+def test_a_stop_when_the_daemon_starts_waits_until_it_is_known_whether_the_container_is_frozen(tmp_path, monkeypatch):
     """A frozen process does not see SIGTERM. The stop can thaw it only after its monitor has answered."""
 
     async def test(h, left):

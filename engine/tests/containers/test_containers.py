@@ -208,7 +208,7 @@ def test_on_failure_limits_the_number_of_restarts():
     assert [restarts.wants_restart(policy, 1, tries, False) for tries in range(3)] == [True, True, False]
 
 
-def test_always_starts_at_boot_even_after_a_stop():
+def test_always_starts_when_the_daemon_starts_even_after_a_stop():
     assert restarts.wants_start_at_boot(RestartPolicy(name="always"), True, True, 0, 0)
     assert not restarts.wants_start_at_boot(RestartPolicy(name="unless-stopped"), True, True, 0, 0)
     assert not restarts.wants_start_at_boot(RestartPolicy(name="always"), False, False, 0, 0)

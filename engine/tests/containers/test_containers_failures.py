@@ -231,7 +231,7 @@ def test_broken_container_does_not_prevent_the_daemons_start(tmp_path, monkeypat
     run_fast(main)
 
 
-def test_interrupted_removal_is_finished_at_boot(tmp_path, monkeypatch):
+def test_interrupted_removal_is_finished_when_the_daemon_starts(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             h.container.record.removing = h.container.record.started_before = True

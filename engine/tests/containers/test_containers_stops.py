@@ -238,7 +238,7 @@ def test_pause_by_a_user_survives_a_commit(tmp_path, monkeypatch, froze):
 
 
 @pytest.mark.parametrize("row", ["before the pause", "after"])
-def test_container_paused_by_an_interrupted_commit_is_resumed_at_boot(tmp_path, monkeypatch, froze, row):
+def test_container_paused_by_an_interrupted_commit_is_resumed_when_the_daemon_starts(tmp_path, monkeypatch, froze, row):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             surviving_monitor(h, monkeypatch, cgroup=str(tmp_path / "cgroup"))
@@ -339,7 +339,7 @@ def test_needed_containers_do_not_block_the_boot(tmp_path, monkeypatch, case):
     run_fast(main)
 
 
-def test_container_without_retries_left_is_not_started_at_boot(tmp_path, monkeypatch):
+def test_container_without_retries_left_is_not_started_when_the_daemon_starts(tmp_path, monkeypatch):
     policy = RestartPolicy(name="on-failure", maximum_retry_count=2)
     tried = [restarts.wants_start_at_boot(policy, True, False, 1, tries) for tries in range(3)]
     assert tried == [True, True, False]

@@ -62,7 +62,7 @@ def test_pause_between_restarts_is_refused(tmp_path, monkeypatch, runtime):
     run_fast(main)
 
 
-def test_pause_waits_for_the_start_that_is_due_at_boot(tmp_path, monkeypatch, runtime):
+def test_pause_waits_for_the_start_that_is_due_when_the_daemon_starts(tmp_path, monkeypatch, runtime):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
             h.container.owed_start = tried = trio.Event()

@@ -141,7 +141,7 @@ def test_interrupted_removal_is_completed_with_the_recorded_volumes(tmp_path, mo
 
 
 @pytest.mark.parametrize("started", [True, False])
-def test_container_with_rm_that_has_ended_is_removed_at_boot(tmp_path, monkeypatch, started):
+def test_container_with_rm_that_has_ended_is_removed_when_the_daemon_starts(tmp_path, monkeypatch, started):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, auto_remove=True) as h:
             with h.container.publish() as draft:
@@ -186,7 +186,7 @@ class _Limits:
         (None, _Limits(default_stop_timeout=-1), 15),
     ],
 )
-def test_stop_at_boot_has_a_limit(tmp_path, monkeypatch, own, limits, seconds):
+def test_stop_when_the_daemon_starts_has_a_limit(tmp_path, monkeypatch, own, limits, seconds):
     """A container may have an infinite stop timeout, but the daemon's start must end."""
 
     async def main():

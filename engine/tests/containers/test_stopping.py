@@ -111,7 +111,7 @@ def test_container_that_survives_a_kill_is_an_error(tmp_path, monkeypatch, runti
 # --- kill -----------------------------------------------------------------------------------------------------------
 
 
-def test_kill_waits_for_the_start_that_is_due_at_boot(tmp_path, monkeypatch):
+def test_kill_waits_for_the_start_that_is_due_when_the_daemon_starts(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
             h.container.owed_start = tried = trio.Event()

@@ -42,9 +42,9 @@ def resident() -> int:
 
 
 class Releaser:
-    """Runs the garbage collector, then `malloc_trim`. Exceptions leave reference cycles of frames, which keep what these
-    frames used until a full collection. A collection that took long is not repeated for a while, because it delays all
-    requests."""
+    """Runs the garbage collector, then `malloc_trim`. An exception can leave a reference cycle of stack frames. The objects
+    of these frames stay in memory until a full collection. A collection that took long is not repeated for a while, because
+    it delays all requests."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, collect: Callable[[], object] = gc.collect) -> None:
         self._clock, self._collect = clock, collect

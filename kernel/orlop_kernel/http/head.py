@@ -186,7 +186,7 @@ class HeadParser:
         try:
             self._parser.feed_data(head)
         except httptools.HttpParserUpgrade:
-            pass  # llhttp expects non-HTTP data after this head; the handler decides whether it follows
+            pass  # the request asks for another protocol (Upgrade or CONNECT); the handler decides whether to switch
         except httptools.HttpParserInvalidMethodError:
             # llhttp knows a fixed list of methods; an unknown method must reach the router
             self._parser = httptools.HttpRequestParser(self._headers)

@@ -37,7 +37,7 @@ def run(*argv: str) -> str:
     return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
 
 
-def test_changed_subnet_is_replaced_at_boot() -> None:
+def test_changed_subnet_is_replaced_when_the_daemon_starts() -> None:
     async def main() -> None:
         driver = BridgeDriver(CONTEXT)
         await driver.create_network(NETWORK)

@@ -305,7 +305,7 @@ def test_import_makes_an_image_of_one_layer(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_another_blob_of_a_layer_leaves_the_snapshots_of_images(tmp_path: Path) -> None:
+def test_replacing_the_blob_of_a_layer_keeps_the_snapshots_of_its_images(tmp_path: Path) -> None:
     """A build may have a snapshot of its own of a layer that images have, and compress it: the images keep theirs."""
 
     async def main() -> None:
