@@ -189,7 +189,7 @@ def test_an_image_from_a_registry_needs_shared_images(listeners: Listeners) -> N
     refused(listeners.build("web", "FROM 203.0.113.1:5000/never:1\n"), "pulling or importing images is outside the labels")
     refused(listeners.build("web", f"FROM {BASE['web']}\n", "--pull"), "pulling or importing images is outside the labels")
     for name in ("db", "noexec"):
-        refused(listeners.build(name, "FROM 127.0.0.1:5000/never:1\n"), "which is neither public nor a registry")
+        refused(listeners.build(name, "FROM 127.0.0.1:5000/never:1\n"), "which is neither public nor a configured registry")
 
 
 def test_labels_of_other_teams_are_refused(listeners: Listeners) -> None:
