@@ -7,12 +7,14 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from orlop_kernel import reserve
 from orlop_kernel import store as store_module
@@ -436,11 +438,19 @@ def test_a_transaction_takes_a_limited_number_of_jobs(tmp_path: Path, monkeypatc
     monkeypatch.setattr(store_module, "_GROUP", 3)
 
     async def body(store: Store) -> None:
-        sizes: list[int] = []
-        store.on_commit = lambda jobs, seconds: sizes.append(jobs)
+        sizes, all_wait = list[int](), threading.Event()
+
+        def note(jobs: int, seconds: float) -> None:
+            """Called by the committing thread."""
+            sizes.append(jobs)
+            all_wait.wait(10)
+
+        store.on_commit = note
         async with trio.open_nursery() as nursery:
             for number in range(20):
                 nursery.start_soon(store.commit, [Put("networks", f"{number:03}", b"x")])
+            await trio.testing.wait_all_tasks_blocked()
+            all_wait.set()
         assert sum(sizes) == 20
         assert max(sizes) == 3
 
