@@ -10,7 +10,7 @@ __all__ = ["Command", "Drift", "Mount", "Outcome"]
 class Mount(msgspec.Struct, frozen=True):
     """One mount, as data: a driver describes the mount, a monitor makes it (containerd's snapshotter contract).
 
-    `type` is a file system type or "bind". `target` is relative to the mount point that the kernel chose; "" is the mount
+    `type` is a file system type or "bind". `target` is relative to the mount point that the daemon chose; "" is the mount
     point itself. `options` are mount(8) options: known ones ("ro", "nosuid", "rbind", "rprivate", ...) become mount flags,
     the rest are joined by commas and passed to the file system as data. "loop" attaches `source`, and the files of `device=`
     options, to loop devices first.
@@ -27,7 +27,7 @@ class Mount(msgspec.Struct, frozen=True):
 
 
 class Command(msgspec.Struct, frozen=True):
-    """A program to run, as data. The kernel runs it with exactly this environment, without inherited descriptors, and kills
+    """A program to run, as data. The daemon runs it with exactly this environment, without inherited descriptors, and kills
     it after `timeout` seconds."""
 
     argv: tuple[str, ...]
@@ -48,11 +48,11 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Drift(msgspec.Struct, frozen=True):
-    """One difference between the machine and the kernel's records, reported by a driver's `audit`.
+    """One difference between the machine and the daemon's records, reported by a driver's `audit`.
 
     `kind` is "stray" (belongs to no record), "missing" or "damaged". `object` names the object and `text` describes the
     difference, both for users. `repair` describes what the driver's `repair` method would do; "" when no repair is safe.
-    `id` is the endpoint, network or snapshot concerned, "" when unknown. `note` is private to the driver: the kernel passes
+    `id` is the endpoint, network or snapshot concerned, "" when unknown. `note` is private to the driver: the daemon passes
     it back unchanged to `repair`."""
 
     kind: str

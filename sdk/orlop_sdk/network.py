@@ -1,4 +1,4 @@
-"""The contract of a network driver. The kernel allocates addresses (IPAM), unless the driver has its own address management
+"""The contract of a network driver. The daemon allocates addresses (IPAM), unless the driver has its own address management
 (DHCP, for example); the driver makes links, routes and firewall rules.
 
 Order of calls at the start of the daemon: `create_network` for each network, then `restore` once, then `update` for the
@@ -30,9 +30,9 @@ __all__ = [
 
 
 class NetworkCapabilities(msgspec.Struct, frozen=True):
-    """`sandbox`: the network namespace of a container on this network, "new" (its own) or "host". `addresses`: the kernel
+    """`sandbox`: the network namespace of a container on this network, "new" (its own) or "host". `addresses`: the daemon
     allocates addresses for endpoints; when false, the driver may give them addresses of its own (`EndpointState.addresses`).
-    `publishes`: the driver can publish ports, for which the kernel must know the addresses before `attach`.
+    `publishes`: the driver can publish ports, for which the daemon must know the addresses before `attach`.
     `predefined_only`: users cannot create networks with this driver; one network of it always exists."""
 
     sandbox: str = "new"
@@ -81,7 +81,7 @@ class Address(msgspec.Struct, frozen=True):
 
 
 class PublishedPort(msgspec.Struct, frozen=True):
-    """A published port. The kernel has chosen `host_port`, has bound (host_ip, host_port), and forwards connections over
+    """A published port. The daemon has chosen `host_port`, has bound (host_ip, host_port), and forwards connections over
     loopback and IPv6 itself. The driver forwards all other traffic for that address and port to the container. `host_ip`
     "0.0.0.0" or "::" means any address."""
 
@@ -102,7 +102,7 @@ class LinkedPort(msgspec.Struct, frozen=True):
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """A container's attachment to a network, as the kernel wants it to be. `netns` is a path below /proc that opens the
+    """A container's attachment to a network, as the daemon wants it to be. `netns` is a path below /proc that opens the
     container's network namespace, valid while the container's monitor lives. `ifname` is the interface name in the
     container. `default_route`: the container's default route goes through this endpoint. `mac` "" lets the driver choose.
     `links` are the ports that `--link` gives this container access to."""
@@ -121,9 +121,9 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 
 class EndpointState(msgspec.Struct, frozen=True):
-    """The result of `attach`. The kernel stores it and passes it to `update`, `detach` and `restore`. `host_link` is the
+    """The result of `attach`. The daemon stores it and passes it to `update`, `detach` and `restore`. `host_link` is the
     name of the link on the host ("" for none). `addresses` are those that a driver with its own address management has given
-    to the endpoint: the kernel shows them and answers them to DNS queries of other containers."""
+    to the endpoint: the daemon shows them and answers them to DNS queries of other containers."""
 
     mac: str = ""
     host_link: str = ""
@@ -159,7 +159,7 @@ class NetworkDriver(Protocol):
         """Change `ports` and `default_route` of an attached endpoint; no other field has changed. Publish exactly
         `endpoint.ports`; `Conflict` as in `attach`. With `default_route`, make the namespace's default routes go through
         this endpoint and replace others; without it, remove default routes through this endpoint. When the gateway of a
-        container moves, the kernel first withdraws the ports of the old endpoint, then updates the new one, then removes the
+        container moves, the daemon first withdraws the ports of the old endpoint, then updates the new one, then removes the
         default route of the old one. After a start of the daemon it is called with the recorded values, for the gateway
         endpoint first."""
         ...
@@ -184,7 +184,7 @@ class NetworkDriver(Protocol):
 
 @runtime_checkable
 class NetworkAudit(Protocol):
-    """Optional methods of a network driver: compare the host with the kernel's records, for `orlop system check`. They may
+    """Optional methods of a network driver: compare the host with the daemon's records, for `orlop system check`. They may
     be the first methods called after the factory, without `create_network` or `restore`."""
 
     async def audit(

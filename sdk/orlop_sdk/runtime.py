@@ -1,4 +1,4 @@
-"""The contract of a runtime driver. It returns the commands of an OCI runtime; the kernel runs them.
+"""The contract of a runtime driver. It returns the commands of an OCI runtime; the daemon runs them.
 
 The container's monitor runs `run`, `restore`, `exec` and `delete`, because the container must outlive the daemon. The daemon
 runs the other commands, in the host's mount namespace.
@@ -25,7 +25,7 @@ __all__ = [
 
 
 class RuntimeCapabilities(msgspec.Struct, frozen=True):
-    """`direct_signals`: the container's init is a process of this host, and the kernel may signal its pid directly instead
+    """`direct_signals`: the container's init is a process of this host, and the daemon may signal its pid directly instead
     of running `Runtime.signal`. `detach_mounts`: mount points that the monitor must detach in its own mount namespace before
     it runs a command (crun on hosts with hybrid cgroups). `checkpoint_programs`: programs that `RuntimeCheckpoints`
     needs."""

@@ -1,15 +1,15 @@
 """The contract of a storage driver, which manages snapshots and describes how to mount them.
 
-The kernel pulls a layer by `prepare`, `unpack_target` (it writes the files itself) and `commit`. It creates a container by
+The daemon pulls a layer by `prepare`, `unpack_target` (it writes the files itself) and `commit`. It creates a container by
 `prepare` on a committed snapshot, and calls `mounts` for each start.
 
 A driver that stores a layer in another form than a tree of files (a file system image, for example) also implements
-`LayerStream`: the kernel then calls `stream_target` and `stream_written` instead of `unpack_target`.
+`LayerStream`: the daemon then calls `stream_target` and `stream_written` instead of `unpack_target`.
 
-A driver whose layers do not depend on the layers below also implements `LayerRebase`: the kernel then makes the layers of an
+A driver whose layers do not depend on the layers below also implements `LayerRebase`: the daemon then makes the layers of an
 image at the same time, and commits them in order by `commit_on`.
 
-A driver whose commits need not be durable at once also implements `DeferredSync`: the kernel then writes the result of a
+A driver whose commits need not be durable at once also implements `DeferredSync`: the daemon then writes the result of a
 build's step to the disk while the next step runs.
 """
 
@@ -59,7 +59,7 @@ class StorageContext(msgspec.Struct, frozen=True):
 
 
 class UnpackTarget(msgspec.Struct, frozen=True):
-    """The directory where the kernel's unpacker writes a layer's files. `overlay_whiteouts`: a `.wh.` entry becomes an
+    """The directory where the daemon's unpacker writes a layer's files. `overlay_whiteouts`: a `.wh.` entry becomes an
     overlayfs whiteout. When false, the unpacker removes the named path from the tree instead."""
 
     directory: str
@@ -69,7 +69,7 @@ class UnpackTarget(msgspec.Struct, frozen=True):
 class StreamTarget(msgspec.Struct, frozen=True):
     """The program that turns a tar stream into a layer (see `LayerStream`). `argv` begins with the program's absolute path.
     Its working directory is `directory`, the only place where it can write. `keep` is the name of a file in `directory` to
-    which the kernel writes the same tar, "" for none."""
+    which the daemon writes the same tar, "" for none."""
 
     directory: str
     argv: tuple[str, ...]
@@ -100,7 +100,7 @@ class Change(msgspec.Struct, frozen=True):
 
 @runtime_checkable
 class Storage(Protocol):
-    """Snapshots by key. A key is opaque text chosen by the kernel (`[A-Za-z0-9:_.-]{1,128}`); `prepare` raises
+    """Snapshots by key. A key is opaque text chosen by the daemon (`[A-Za-z0-9:_.-]{1,128}`); `prepare` raises
     `InvalidParameter` for any other text.
 
     A snapshot is *active* (made by `prepare`, writable) or *committed* (immutable, may be a parent). Every method may be
@@ -133,19 +133,19 @@ class Storage(Protocol):
     async def remove(self, key: str) -> None:
         """Remove a snapshot. An unknown key is no error. `Conflict` when the snapshot is the parent of another. Must return
         quickly even for large trees: rename the tree, and delete it in the background. A monitor that is about to exit may
-        still have the snapshot mounted. A driver that cannot remove a mounted snapshot raises `DriverError`; the kernel
+        still have the snapshot mounted. A driver that cannot remove a mounted snapshot raises `DriverError`; the daemon
         calls again after the mount is gone."""
         ...
 
     async def mounts(self, key: str, *, readonly: bool = False, volatile: bool = False) -> Sequence[Mount]:
         """The mounts that show the snapshot on top of its parents, in the order in which to make them. The driver mounts
         nothing itself. Mounts of a committed snapshot are always read-only. `volatile`: written data need not survive a
-        power cut (the root of a `--rm` container), so the driver may leave out syncing. The kernel calls this for each new
+        power cut (the root of a `--rm` container), so the driver may leave out syncing. The daemon calls this for each new
         mount, and never while another writable mount of the same key exists."""
         ...
 
     async def unpack_target(self, key: str) -> UnpackTarget:
-        """The directory into which the kernel unpacks the layer of the active snapshot `key`. `Conflict` when it is
+        """The directory into which the daemon unpacks the layer of the active snapshot `key`. `Conflict` when it is
         committed."""
         ...
 
@@ -191,7 +191,7 @@ class DeferredSync(Protocol):
     at once. The steps of a build use the layer below immediately, while its files are written to the disk."""
 
     async def commit_unsynced(self, key: str, name: str) -> None:
-        """Like `commit`, but not durable: a power cut may lose the snapshot, or parts of its files. The kernel removes it
+        """Like `commit`, but not durable: a power cut may lose the snapshot, or parts of its files. The daemon removes it
         after a power cut, unless `make_durable` has returned before. A crash of the daemon alone loses nothing."""
         ...
 
@@ -206,7 +206,7 @@ class LayerStream(Protocol):
     """Optional methods of a storage driver that stores a layer in another form than a tree of files, and gets it as a tar
     stream. They belong to version 1 of the storage contract, as does the form of the tar.
 
-    The kernel decompresses the layer, computes its diffID, and checks it as for an unpacked layer. It rewrites the tar to a
+    The daemon decompresses the layer, computes its diffID, and checks it as for an unpacked layer. It rewrites the tar to a
     normalized one, so that the program reads no header that an image's author has written:
 
     - ustar with pax headers for `path`, `linkpath`, `uid`, `gid`, `size`, `mtime` and `SCHILY.xattr.*`; types 0 to 6 only,
@@ -220,7 +220,7 @@ class LayerStream(Protocol):
 
     The program reads the normalized tar from standard input while the layer is downloaded. It runs without privileges,
     network and access to files other than system libraries and `directory`, with limits of time and memory, and is killed
-    with its worker. Exit code 0 is success. Otherwise the kernel reports the end of what the program wrote to standard
+    with its worker. Exit code 0 is success. Otherwise the daemon reports the end of what the program wrote to standard
     error, and removes the snapshot."""
 
     async def stream_target(self, key: str) -> StreamTarget:

@@ -1,6 +1,6 @@
 """The contract of a volume driver, which manages volumes by name and describes how to mount them.
 
-The kernel calls `mounts` for each start of a container that uses the volume, and `remove` only when no container uses it.
+The daemon calls `mounts` for each start of a container that uses the volume, and `remove` only when no container uses it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A storage driver for tests of the kernel."""
+"""A storage driver for tests of the daemon."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["FakeStorage"]
 
 
 class FakeStorage(TreeStorage[Snapshot]):
-    """A storage driver for tests of the kernel. Each snapshot is a complete copy. Needs no root, and passes `StorageSuite`.
+    """A storage driver for tests of the daemon. Each snapshot is a complete copy. Needs no root, and passes `StorageSuite`.
     The state is in `context.root` and is found again by a new instance."""
 
     name = "fake"

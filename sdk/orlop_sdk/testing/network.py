@@ -53,7 +53,7 @@ Main = Callable[[], Awaitable[None]]
 
 
 class FakeNetwork:
-    """A network driver for tests of the kernel, which only records networks, endpoints and ports. `log` lists the calls as
+    """A network driver for tests of the daemon, which only records networks, endpoints and ports. `log` lists the calls as
     (method, subject). `fail` maps a method to the error that its next call raises. `shared` holds the ports of a host that
     several drivers share. `own_addresses` are those that the fake gives to endpoints, one for each `attach`, as a driver
     with its own address management does."""
@@ -430,7 +430,7 @@ class NetworkSuite:
                 assert list(await driver.audit([network], held)) == []
                 assert isinstance(await driver.dump(), str)
                 strays = list(await driver.audit([network], []))
-                assert strays, "audit(): an endpoint that the kernel does not know"
+                assert strays, "audit(): an endpoint that the daemon does not know"
                 assert {found.kind for found in strays} == {"stray"}
                 for found in strays:
                     assert found.repair, "an endpoint of nobody's can be removed"

@@ -29,7 +29,7 @@ Factory = Callable[[VolumeContext], VolumeDriver]
 
 
 class FakeVolume:
-    """A volume driver for tests of the kernel, with plain directories; it deletes synchronously. Passes `VolumeSuite`. Its
+    """A volume driver for tests of the daemon, with plain directories; it deletes synchronously. Passes `VolumeSuite`. Its
     only option is `note`, which it stores."""
 
     def __init__(self, context: VolumeContext) -> None:
