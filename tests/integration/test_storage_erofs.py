@@ -197,7 +197,7 @@ def test_digests_are_verified_at_the_first_mount() -> None:
 @pytest.mark.parametrize(
     "options, said",
     [
-        (["erofs.mode=half"], "invalid erofs.mode 'half': it is index or full"),
+        (["erofs.mode=half"], "invalid erofs.mode 'half': it must be index or full"),
         (["erofs.compression=zstd"], "cannot use erofs.compression without erofs.mode=full"),
         (["erofs.mode=full", "erofs.compression=--version"], "invalid erofs.compression"),
         (["erofs.size=1g"], "this driver has no quotas"),
