@@ -277,8 +277,8 @@ ALL = (
         Measure(f"erofs-{key}", label, bound, run, rounds, engines=("orlop", "erofs"))
         for key, label, bound, run, rounds in (
             ("pull", "erofs to overlay2: docker pull, 14,700 files", 0.9, storage.pull, 5),
-            ("rmi", "the same: docker rmi, until the disk is free", 0.1, storage.remove, 5),
-            ("run", "the same: docker run --rm true", 1.0, storage.start, 9),
+            ("rmi", "the same: docker rmi, until the disk is free", 0.2, storage.remove, 5),
+            ("run", "the same: docker run --rm true", 1.1, storage.start, 9),
         )
     ),
     *(
