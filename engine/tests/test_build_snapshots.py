@@ -145,6 +145,27 @@ def test_rows_follow_the_files_and_the_snapshots_below(tmp_path: Path, monkeypat
     trio.run(main)
 
 
+def test_a_row_that_changes_while_it_is_written_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with booted(tmp_path) as fixture:
+            disk = SlowDisk(fixture.storage, monkeypatch)
+            key = await committed(fixture)
+            commit, changes = fixture.store.commit, [("sha256:packed", 77)]
+
+            async def change_meanwhile(operations: Any) -> None:
+                await commit(operations)
+                if changes:
+                    await fixture.snapshots.packed(key, *changes.pop())
+
+            monkeypatch.setattr(fixture.store, "commit", change_meanwhile)
+            disk.proceed.set()
+            await fixture.snapshots.settle(key)
+        async with booted(tmp_path) as again:
+            assert again.snapshots.rows[key].diff_id == "sha256:packed"
+
+    trio.run(main)
+
+
 def test_a_boot_removes_what_was_not_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         async with booted(tmp_path) as one:
