@@ -67,7 +67,11 @@ class ContainerPaths:
             except OSError as error:
                 log.warning("cannot remove mount point of %s: %s", name, error)
         # The run directory is removed last, because the next start of the daemon finds the mount points by it.
-        shutil.rmtree(os.path.join(self.runs_root, name), ignore_errors=True)
+        # The zygote may write the exit record of a killed monitor meanwhile, so that the directory is not empty at the end.
+        # It writes no second one.
+        directory = os.path.join(self.runs_root, name)
+        for _ in range(2):
+            shutil.rmtree(directory, ignore_errors=True)
 
     def remove_run_directories(self, container_id: str) -> None:
         self.remove_run(self.run_name(container_id))
