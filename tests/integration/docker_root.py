@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -49,6 +51,8 @@ class Dockerd:
 
     def __init__(self, home: Path, *, containerd: bool) -> None:
         self.home, self.root, self.socket = home, home / "data", str(home / "s")
+        # containerd refuses sockets with paths of more than 104 bytes
+        self._exec_root = tempfile.mkdtemp(prefix="otx-", dir="/tmp")
         self._bridge = f"oad{os.getpid() % 100000}{'c' if containerd else 'o'}"
         default, self.subnet = free_subnets(2)
         (home / "daemon.json").write_text(json.dumps({"features": {"containerd-snapshotter": containerd}}))
@@ -58,7 +62,7 @@ class Dockerd:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        own = [f"--config-file={self.home}/daemon.json", f"--data-root={self.root}", f"--exec-root={self.home}/exec"]
+        own = [f"--config-file={self.home}/daemon.json", f"--data-root={self.root}", f"--exec-root={self._exec_root}"]
         quiet = [f"--pidfile={self.home}/pid", f"--bridge={self._bridge}", "--iptables=false", "--ip6tables=false"]
         with (self.home / "log").open("ab") as log:
             argv = ["dockerd", "-H", f"unix://{self.socket}", *own, *quiet]
@@ -83,8 +87,10 @@ class Dockerd:
             if name.startswith("br-") and name in self._bridges:
                 subprocess.run(["ip", "link", "del", name], check=False)
         mounts = Path("/proc/self/mountinfo").read_text()
-        for place in re.findall(rf"^\S+ \S+ \S+ \S+ ({re.escape(str(self.home))}\S*)", mounts, re.MULTILINE):
-            subprocess.run(["umount", "-l", place], check=False)
+        for home in (str(self.home), self._exec_root):
+            for place in re.findall(rf"^\S+ \S+ \S+ \S+ ({re.escape(home)}\S*)", mounts, re.MULTILINE):
+                subprocess.run(["umount", "-l", place], check=False)
+        shutil.rmtree(self._exec_root, ignore_errors=True)
 
     _bridges: tuple[str, ...] = ()
 

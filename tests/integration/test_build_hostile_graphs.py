@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import count
 
 import pytest
@@ -322,7 +322,8 @@ def test_endless_graphs_end_with_their_client(engine: Engine) -> None:
         for name, make in ENDLESS.items():
             definition = await trio.to_thread.run_sync(make)
             async with ProtocolClient.opened(engine) as own, own.session() as leaving:
-                with trio.move_on_after(1.5):
+                # A fast machine gets as far as the storage driver's limit on layers
+                with trio.move_on_after(1.5), suppress(RpcError):
                     await own.solve(definition, leaving)
             with trio.fail_after(patience(SECONDS)):  # the threads for hashes, which are few, are free
                 for number in range(4):

@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 import pytest
-from tests.integration.engine import BUSYBOX
+from tests.integration.engine import BUSYBOX, until
 from tests.integration.parity import API, Other, Side, both
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(not shutil.which("dockerd"), reason="no dockerd to compare with")]
@@ -127,10 +127,16 @@ def test_events_at_the_end_of_a_container_equal_dockerds(sides: tuple[Side, Side
         made(side, "files", {"AutoRemove": True, "Binds": ["/anonymous"]})
         assert side.api("POST", "/containers/files/start")[0] == 204
         side.api("POST", "/containers/files/wait?condition=removed")
-        status, data = side.raw("GET", f"{API}/events?since={since:.9f}&until={time.time():.9f}")
-        assert status == 200
-        events = [json.loads(line) for line in data.splitlines()]
-        return [(event["Type"], event["Action"]) for event in events if event["Type"] != "network"]
+
+        def events() -> list[tuple[str, str]]:
+            status, data = side.raw("GET", f"{API}/events?since={since:.9f}&until={time.time():.9f}")
+            assert status == 200
+            found = [json.loads(line) for line in data.splitlines()]
+            return [(event["Type"], event["Action"]) for event in found if event["Type"] != "network"]
+
+        # dockerd may answer the wait before it publishes the event
+        until(lambda: ("container", "destroy") in events(), "the event of the removal")
+        return events()
 
     theirs, ours = both(sides, do)
     assert theirs == ours
