@@ -1,0 +1,34 @@
+"""docs/commands.md says which of docker's commands and flags orlop has. It is compared with the docker client of this
+machine, if its version is the one that the page was written for."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[2] / "docs"))
+import commands
+
+VERSION = "26.1."
+
+
+def test_page_agrees_with_both_clients() -> None:
+    if not shutil.which("docker"):
+        pytest.skip("the docker client is not installed")
+    version = subprocess.run(["docker", "--version"], capture_output=True, text=True, check=True).stdout
+    if VERSION not in version:
+        pytest.skip(f"the page is about docker {VERSION}x, installed is {version.strip()}")
+    theirs = commands.docker_tree()
+    assert len(theirs) > 150 and "--volume" in theirs["run"] and "dial-stdio" in "".join(theirs)
+    assert commands.PAGE.read_text() == commands.generated(theirs, commands.orlop_tree()), "run ./dev docs"
+
+
+def test_page_marks_what_orlop_lacks() -> None:
+    page = commands.generated({"": set(), "ps": {"--all", "-a"}, "trust sign": set()}, {"": set(), "ps": {"--all", "--new"}})
+    assert "| `docker ps` | yes, without `-a` | `--new` |" in page
+    assert "| `docker trust sign` | no; names an alternative |" in page
+    assert "Of docker's 2 commands, orlop has 1. Of their flags, orlop lacks 1." in page
