@@ -2,6 +2,7 @@
 
 parse.py        what the client asks for        statements.py   in-toto statements, package URLs
 provenance.py   what a result was made of       sbom.py         a bill of materials, by a scanner's image
+layers.py       the layers of steps in an image
 """
 
 from __future__ import annotations

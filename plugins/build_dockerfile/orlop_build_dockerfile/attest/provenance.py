@@ -10,15 +10,15 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import trio
-from google.protobuf.json_format import MessageToDict
 
 from orlop_build_dockerfile.export.config import timestamp
 from orlop_build_dockerfile.pb import ops_pb2
 
+from .gojson import go_json
 from .statements import SLSA, Predicate, purl
 
 if TYPE_CHECKING:
@@ -26,17 +26,21 @@ if TYPE_CHECKING:
     from orlop_build_dockerfile.solver.definition import Graph
     from orlop_build_dockerfile.solver.job import SolverJob
 
-__all__ = ["provenance"]
+__all__ = ["METADATA", "provenance"]
 
 _BUILD_TYPE = "https://mobyproject.org/buildkit@v1"
-_METADATA, _HERMETIC = f"{_BUILD_TYPE}#metadata", f"{_BUILD_TYPE}#hermetic"
+METADATA, _HERMETIC = f"{_BUILD_TYPE}#metadata", f"{_BUILD_TYPE}#hermetic"
 _OF_HOST = ("cgroup-parent", "image-resolve-mode", "platform", "cache-imports")
 _CREDENTIALS = re.compile(r"(?<=://)([^/@\s]*)@")
 
 
 async def provenance(job: SolverJob, target: Target, attributes: Mapping[str, str]) -> Predicate:
     document = await trio.to_thread.run_sync(_document, job, target, attributes)
-    return Predicate(SLSA, document)
+    return Predicate(SLSA, document, names_layers=_is_whole(attributes))
+
+
+def _is_whole(attributes: Mapping[str, str]) -> bool:
+    return attributes.get("mode", "max") != "min"
 
 
 def _document(job: SolverJob, target: Target, attributes: Mapping[str, str]) -> bytes:
@@ -45,7 +49,7 @@ def _document(job: SolverJob, target: Target, attributes: Mapping[str, str]) -> 
     frontend, options = job.request
     arguments = _arguments(options)
     sources = _Sources(job, graph, target.platform)
-    whole = attributes.get("mode", "max") != "min"
+    whole = _is_whole(attributes)
     place = _context(arguments, sources)
     vcs = {key[4:]: _redacted(arguments.pop(key)) for key in sorted(arguments) if key.startswith("vcs:")}
     complete = bool(frontend)
@@ -71,7 +75,7 @@ def _document(job: SolverJob, target: Target, attributes: Mapping[str, str]) -> 
             "buildFinishedOn": timestamp(job.now()),
             "completeness": {"parameters": complete, "environment": True, "materials": not sources.incomplete},
             "reproducible": attributes.get("reproducible", "") in ("1", "true"),
-            _METADATA: {"vcs": vcs} if vcs else {},
+            METADATA: {"vcs": vcs} if vcs else {},
             **({_HERMETIC: True} if not sources.incomplete and not sources.network else {}),
         },
     }
@@ -79,7 +83,7 @@ def _document(job: SolverJob, target: Target, attributes: Mapping[str, str]) -> 
         steps, numbers = _steps(graph.definition)
         found["buildConfig"] = {"llbDefinition": steps, "digestMapping": _mapping(numbers)}
         if source := _source(graph.definition, numbers):
-            found["metadata"][_METADATA]["source"] = source
+            found["metadata"][METADATA]["source"] = source
     return json.dumps(found, indent=2, ensure_ascii=False).encode("utf-8", "surrogateescape")
 
 
@@ -166,24 +170,36 @@ def _note(found: list[dict[str, Any]], id: str, optional: bool) -> None:
 
 
 def _steps(definition: ops_pb2.Definition) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """The operations of a graph, inputs first, and their numbers by digest."""
+    """The operations that the last one needs, inputs first, and their numbers by digest."""
+    ops = {"sha256:" + hashlib.sha256(raw).hexdigest(): ops_pb2.Op.FromString(raw) for raw in getattr(definition, "def")}
     steps, numbers = [], dict[str, int]()
-    for number, raw in enumerate(getattr(definition, "def")):
-        op = ops_pb2.Op.FromString(raw)
+    for number, digest in enumerate(_inputs_first(ops)):
+        op = ops[digest]
         inputs = [f"step{numbers.get(each.digest, 0)}:{each.index}" for each in op.inputs]
         del op.inputs[:]
         for key in ("local.session", "local.unique"):
             op.source.attrs.pop(key, None) if op.HasField("source") else None
-        numbers["sha256:" + hashlib.sha256(raw).hexdigest()] = number
+        numbers[digest] = number
         steps.append({"id": f"step{number}", "op": _op(op), **({"inputs": inputs} if inputs else {})})
     return steps, numbers
 
 
+def _inputs_first(ops: Mapping[str, ops_pb2.Op]) -> list[str]:
+    """In BuildKit's order: depth first from the last operation, the first input before the second."""
+    order = dict[str, None]()
+    waiting = [(digest, False) for digest in list(ops)[-1:]]
+    while waiting:
+        digest, entered = waiting.pop()
+        if entered:
+            order[digest] = None
+        elif digest not in order and digest in ops:
+            waiting.append((digest, True))
+            waiting += [(each.digest, False) for each in reversed(ops[digest].inputs)]
+    return list(order)
+
+
 def _op(op: ops_pb2.Op) -> dict[str, Any]:
-    """As Go encodes it: the kind of an operation is a member `Op`."""
-    found: dict[str, Any] = MessageToDict(op, preserving_proto_field_name=True, use_integers_for_enums=True)
-    kind = op.WhichOneof("op")
-    return {"Op": {kind: found.pop(kind)} if kind else None, **found}
+    return {"Op": None, **go_json(op)}
 
 
 def _mapping(numbers: Mapping[str, int]) -> dict[str, str]:
@@ -203,16 +219,8 @@ def _source(definition: ops_pb2.Definition, numbers: Mapping[str, int]) -> dict[
             }
         )
     locations = {
-        f"step{numbers[digest]}": {"locations": list(_locations(found.locations))}
+        f"step{numbers[digest]}": go_json(found)
         for digest, found in definition.Source.locations.items()
         if digest in numbers
     }
     return {"locations": locations, "infos": infos} if infos else {}
-
-
-def _locations(found: Iterable[ops_pb2.Location]) -> Iterable[dict[str, Any]]:
-    for location in found:
-        ranges: Sequence[Any] = [
-            {"start": {"line": each.start.line}, "end": {"line": each.end.line}} for each in location.ranges
-        ]
-        yield {"sourceIndex": location.sourceIndex, "ranges": ranges} if location.sourceIndex else {"ranges": ranges}

@@ -15,11 +15,13 @@ SLSA, SPDX = "https://slsa.dev/provenance/v0.2", "https://spdx.dev/Document"
 
 
 class Predicate(msgspec.Struct, frozen=True):
-    """`content` is JSON. `subjects`: names and digests that it is about; None for the image itself under all its names."""
+    """`content` is JSON. `subjects`: names and digests that it is about; None for the image itself under all its names.
+    `names_layers`: in an image, the content also has the layers of each step (`layers.add_layers`)."""
 
     type: str
     content: bytes
     subjects: tuple[msgspec.Raw, ...] | None = None
+    names_layers: bool = False
 
 
 def statement(predicate: Predicate, image: Sequence[tuple[str, str]]) -> bytes:

@@ -203,7 +203,7 @@ class Composer:
                 annotations,
             )
         about = [
-            await self._attestation(name, image, predicates.get(target.key, ()))
+            await self._attestation(name, target, image, predicates.get(target.key, ()))
             for target, image in zip(found, images, strict=True)
         ]
         entries: list[tuple[Blob, str, Mapping[str, str]]] = [
@@ -263,13 +263,17 @@ class Composer:
 
         return await inline(self._job, remote, target.ref, blobs, chain)
 
-    async def _attestation(self, name: str, image: _Image, predicates: Sequence[Predicate]) -> Manifest | None:
+    async def _attestation(
+        self, name: str, target: Target, image: _Image, predicates: Sequence[Predicate]
+    ) -> Manifest | None:
         if not predicates:
             return None
         digest = image.manifest.descriptor.digest
         subjects = [(purl(each, image.platform), digest) for each in self._options.names]
         stored: list[tuple[Blob, str]] = []
         for predicate in predicates:
+            if predicate.names_layers:
+                predicate = await self._with_layers(name, target, image, predicate)
             data = statement(predicate, subjects)
             stored.append((documents.described(data, documents.IN_TOTO), predicate.type))
             await self._job.core.backend.put(name, data)
@@ -279,6 +283,19 @@ class Composer:
         data, root = documents.attestation_manifest(described, stored)
         await self._put(name, data, "attestation manifest", root)
         return Manifest(root, [described, *(blob for blob, _ in stored)])
+
+    async def _with_layers(self, name: str, target: Target, image: _Image, predicate: Predicate) -> Predicate:
+        """The provenance of an image with the layers of its steps."""
+        from orlop_build_dockerfile.attest.layers import Named, add_layers, layers_of_steps
+
+        async def of_other(snapshot: str) -> Sequence[Blob]:
+            # An image keeps the blobs that it has; a layer without a blob is described as a plain tar
+            form = LayerForm("uncompressed")
+            blobs = await self._job.core.backend.layers(name, [snapshot], form, lambda _: None)
+            return [documents.layer_part(blob, oci=True) for blob in blobs]
+
+        named = Named(image.manifest.blobs[1:], [blob.diff_id for blob in image.layers], image.chain)
+        return await add_layers(predicate, await layers_of_steps(self._job, target.ref, named, of_other))
 
 
 class _Image(msgspec.Struct, frozen=True):

@@ -137,6 +137,10 @@ class SolverJob:
             raise BuildFailed(f"vertex {vertex.digest} has no output {wanted[1]}")
         return made[wanted[1]]
 
+    def made(self, vertex: Vertex) -> Mapping[int, Value]:
+        """The outputs of a vertex, if this build has evaluated the vertex."""
+        return self._outputs.result((vertex.digest, vertex.ignore_cache)) or {}
+
     async def _vertex(self, graph: Graph, vertex: Vertex) -> Mapping[int, Value]:
         if self.remote is None:
             return await self._made(graph, vertex)

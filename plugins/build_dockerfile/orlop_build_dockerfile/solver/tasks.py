@@ -44,6 +44,11 @@ class SharedTasks(Generic[T]):
     def __len__(self) -> int:
         return len(self._tasks)
 
+    def result(self, key: Hashable) -> T | None:
+        """The result of work that has succeeded and is kept; None otherwise."""
+        task = self._tasks.get(key)
+        return task.value if task is not None and task.done.is_set() and task.error is None else None
+
     async def run(self, key: Hashable, work: Callable[[], Awaitable[T]]) -> T:
         """The result of `work`, or of equal work that already runs. Raises the error of the work, and BuildFailed after
         `aclose`."""

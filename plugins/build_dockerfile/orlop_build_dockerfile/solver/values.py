@@ -112,12 +112,15 @@ class Image(_Snapshot):
     def __init__(self, reader: Reader, base: Base, platform: str, pull: Callable[[], Awaitable[Base]]) -> None:
         super().__init__(reader)
         self.base, self._platform, self._pull = base, platform, pull
+        self.is_fetched = False
 
     async def key(self) -> str:
         return join_key("image", self.base.digest, self._platform)
 
     async def snapshot(self) -> str:
-        return (await self._pull()).snapshot
+        return (await self.fetched()).snapshot
 
     async def fetched(self) -> Base:
-        return await self._pull()
+        found = await self._pull()
+        self.is_fetched = True
+        return found
