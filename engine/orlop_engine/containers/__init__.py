@@ -1,6 +1,6 @@
 """Containers, from the create request to the removal. A container's row in table `containers` is authoritative. After a
-crash, the next start of the daemon accounts for containers that ended meanwhile, and removes files and directories
-without a row.
+crash, the next daemon records the exits of containers that ended meanwhile, and removes files and directories that belong to
+no row.
 
 Operations are functions. A function takes a container and `ports.Ports`, or only the ports that it needs.
 

@@ -1,11 +1,12 @@
-"""Recovery of containers when the daemon starts: adopt living monitors, and account for exits that happened while no
-daemon ran. The exit code comes from `exit.json`; without that file the exit code is 255.
+"""Recovery of containers when the daemon starts. The daemon takes over monitors (the parent processes of containers) that
+still run, and records the exits that happened while no daemon ran. A monitor writes the exit code to `exit.json`. If this
+file is missing, the exit code is 255.
 
-A monitor lives if there is a process with the pid and start time of the monitor's record. The daemon serves requests
-before the monitors have answered; until its monitor answers, a container is shown in the state that the previous daemon
-left it in. A monitor that does not answer (its disk hangs, its process is stopped) delays no other container: operations
-that need this monitor fail immediately with the reason, but its container can be killed and removed. The container is
-adopted as soon as the monitor answers.
+A monitor is alive if a process has the pid and the start time in the monitor's record. The daemon serves requests before the
+monitors have answered. Until a monitor answers, clients see its container in the state that the previous daemon recorded. A
+monitor may not answer, because its disk hangs or its process is stopped. Such a monitor delays no other container.
+Operations that need the monitor fail immediately with the reason, but its container can be killed and removed. The container
+is adopted as soon as the monitor answers.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ _PROMPT = 0.1  # seconds within which a monitor answers, unless it is stopped or
 
 
 async def recover(ports: Ports, container: Container, known: trio.Event, turns: trio.Lock) -> None:
-    """Recover one container. This function sets `known` once the records on disk and the kernel have shown whether the
-    container runs; after an error the caller sets it. The monitors are asked one at a time, while the daemon serves
-    requests: `turns` is the lock for this. Errors are logged, because one broken container or a full disk must not keep
-    the daemon from starting."""
+    """Recover one container. This function sets the event `known` when it has found out, from the records on disk and from
+    the kernel, whether the container runs. After an error, the caller sets `known`. The lock `turns` ensures that the daemon
+    contacts one monitor at a time, while it also serves requests. Errors are logged, because one broken container or a full
+    disk must not keep the daemon from starting."""
     try:
         async with container.lock:
             run = await _living_run(ports, container)
@@ -63,15 +64,15 @@ async def recover(ports: Ports, container: Container, known: trio.Event, turns: 
 
 
 async def _living_run(ports: Ports, container: Container) -> Run | None:
-    """Return the container's run if its monitor lives; the container is shown as running from now on. Otherwise account
-    for the end of the run and return None."""
+    """Return the container's run if its monitor is alive. From then on, clients see the container as running. If the monitor
+    is not alive, record the exit and return None."""
     run = Run(ports.paths.run_dir(container.id))
     if not os.path.isdir(run.run_dir):
         await _account_lost(ports, container)
         return None
     run.monitor = monitor = await _reach(ports, container, run)
     record = container.record
-    # A monitor that the row does not name is killed: no client was told that its container runs
+    # A monitor that is not in the row is killed, because no client was told that its container runs
     if monitor is not None and record.monitor_pid in (None, monitor.pid):
         if _is_accounted(record, run):
             await _adopt_ended(ports, container, run)
@@ -108,8 +109,8 @@ async def _reach(ports: Ports, container: Container, run: Run) -> MonitorClient 
 
 
 async def _has_started(monitor: MonitorClient) -> bool:
-    """Whether a monitor without a record of the start has started its container. If the monitor does not answer in time,
-    the answer is False, because no client was told of the start."""
+    """Whether a monitor has started its container although no start is recorded. Returns False if the monitor does not
+    answer in time, because no client was told of the start."""
     with trio.move_on_after(PATIENCE), suppress(OrlopError):
         return (await monitor.subscribe()).phase != "launched"
     return False
@@ -128,7 +129,7 @@ async def _adopt_once_it_answers(ports: Ports, container: Container, run: Run) -
             if status.phase != "launched":
                 await _adopt(ports, container, run, status)
                 return
-            monitor.kill()  # it has started no container: the row is damaged, or belongs to another run
+            monitor.kill()  # the monitor has started no container, so the row is damaged or belongs to another run
     run.settled.set()
     ports.background.start(lifecycle.supervise, ports, container, run)
 
@@ -169,7 +170,7 @@ async def _adopt_ended(ports: Ports, container: Container, run: Run) -> None:
     run.settled.set()
     run.finished.set()
     ports.background.start(run_cleanup.finish, ports, container, run)
-    if container.record.state.running:  # it waited for a restart, which this daemon decides on again
+    if container.record.state.running:  # the container was to be restarted; this daemon decides again whether to restart it
         with container.publish() as draft:
             draft.state = draft.state.after_loss()
         await _record(ports, container)
@@ -179,7 +180,8 @@ async def _adopt(ports: Ports, container: Container, run: Run, status: Status) -
     monitor = run.monitor
     assert monitor is not None
     monitor.on_resumed = partial(ports.execs.reconcile, container)
-    # The previous daemon died before it killed the container for the removal, and reported no removal
+    # The previous daemon was removing the container, and died before it killed the container and before any client was told
+    # of the removal
     with container.publish() as draft:
         draft.removing = False
     init = runs.init_record(run.run_dir)
@@ -188,8 +190,8 @@ async def _adopt(ports: Ports, container: Container, run: Run, status: Status) -
         init = runs.init_record(run.run_dir)
     changed = _note_init(container, init)
     if init is not None and not container.record.state.paused and cgroups.is_frozen(init.cgroups):
-        # The row says that the frozen container is not paused: the previous daemon died before it saved the pause, or
-        # after it saved an unpause and before it resumed the container
+        # The container is frozen, but not paused according to its row. Either the previous daemon died before it saved the
+        # pause, or it saved the unpause and died before it resumed the container
         changed = True
         with container.publish() as draft:
             draft.state = draft.state.after_pause()
@@ -208,8 +210,9 @@ async def _adopt(ports: Ports, container: Container, run: Run, status: Status) -
 
 
 def _note_init(container: Container, init: InitRecord | None) -> bool:
-    """Update the record from the record of the running process. Returns whether anything changed. The change is published
-    before it is committed (see `_record`), because the process runs in any case."""
+    """Update the container's record from the monitor's record of the running process. Returns whether anything changed. The
+    change is visible to clients before it is committed (see `_record`), because the process runs whether or not the commit
+    succeeds."""
     state = container.record.state
     if init is None or (state.running and state.pid == init.pid):
         return False
@@ -220,21 +223,22 @@ def _note_init(container: Container, init: InitRecord | None) -> bool:
 
 
 def _cgroup_by_name(config: Config, record: ContainerRecord) -> str:
-    """The cgroup path that a start would use now; "" when it is invalid, because the cgroup driver has changed since."""
+    """The cgroup path of a start with the current configuration. Returns "" if the path is invalid, because the cgroup
+    driver has been changed since the last start."""
     with suppress(InvalidParameter):
         return runtime.cgroup_path(config, record.id, record.host_config)
     return ""
 
 
 def _is_accounted(record: ContainerRecord, run: Run) -> bool:
-    """Whether the previous daemon has recorded the exit already, so that only cleanup is left."""
+    """Whether the previous daemon has recorded the exit already. If so, only the cleanup remains to be done."""
     found = runs.exit_record(run.run_dir)
     return found is not None and found.time_ns == record.state.finished_ns
 
 
 async def _record(ports: Ports, container: Container) -> None:
-    """Commit a change of the record that has been published already. A full disk must not prevent an adoption: the commit
-    is retried until there is space."""
+    """Commit a change of the record that clients see already. A full disk must not prevent an adoption, so the commit is
+    retried until there is space."""
     try:
         await ports.rows.save(container)
     except OrlopError as error:
@@ -243,17 +247,17 @@ async def _record(ports: Ports, container: Container) -> None:
 
 
 async def _account_lost(ports: Ports, container: Container, *, never: bool = False) -> None:
-    """Account for a container whose monitor is gone. `never`: no client was told of the start, so the container is
-    treated as not started. The container is shown as ended before this function first awaits."""
+    """Record the exit of a container whose monitor has ended. If `never` is true, no client was told of the start, and the
+    container is treated as if it had not been started. This function publishes the exit before it first awaits."""
     record = container.record
     run = Run(ports.paths.run_dir(record.id))
     left = os.path.isdir(run.run_dir)
     init = runs.init_record(run.run_dir) if left else None
     between = record.state.restarting and (init is None or _is_accounted(record, run))
     died = not between and (record.state.running or (init is not None and not never))
-    # The container does not run, so this is published even if the commit below fails
+    # The container does not run, so clients must see this state even if the commit below fails
     with container.publish() as draft:
-        if between:  # the last exit is accounted for, and this daemon decides on a restart
+        if between:  # the last exit is recorded; this daemon decides whether to restart
             draft.state = draft.state.after_cancelled_restart()
         elif died:
             _note_exit(draft, run, init)

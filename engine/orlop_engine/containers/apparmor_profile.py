@@ -1,5 +1,5 @@
-"""Load AppArmor's default profile into the kernel when the first container needs it. It stays loaded when the daemon
-ends, because containers may still run under it.
+"""Load AppArmor's default profile into the kernel when the first container needs it. The profile stays loaded when the
+daemon ends, because containers may still use it.
 """
 
 from __future__ import annotations

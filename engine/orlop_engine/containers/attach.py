@@ -1,7 +1,7 @@
 """Attach: relay bytes between a client's connection and the streams of a container or an exec.
 
-The monitor makes Docker's stream frames; the daemon relays them unchanged. It inspects only the client's input, for
-detach keys, and only with a terminal.
+The monitor makes Docker's stream frames; the daemon relays them unchanged. The daemon inspects only the client's input, and
+only if the container has a terminal, to find the detach keys.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = logging.getLogger("orlop.containers")
 
 DEFAULT_DETACH_KEYS = b"\x10\x11"
 _CHUNK = 256 << 10
-_LAST_WORDS = 1.0  # seconds to deliver the input of a client that hung up while the container was being started
+_LAST_WORDS = 1.0  # seconds to deliver the input of a client that disconnected while the container was being started
 
 
 class Duplex(Protocol):
@@ -117,7 +117,7 @@ async def join(container: Container, request: Attach) -> Joined | None:
     except trio.Cancelled:
         if waiter in container.attach_waiters:
             container.attach_waiters.remove(waiter)
-        elif waiter.joined.is_set():  # the stream arrived while this task was being cancelled
+        elif waiter.joined.is_set():  # another task put the stream here while this task was being cancelled
             with suppress(OrlopError):
                 if joined := waiter.joined.result():
                     joined.stream.socket.close()
@@ -133,9 +133,9 @@ async def relay(
     end_on_stdin_eof: bool,
     before_end: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
-    """Relay until the output ends, the client disconnects, or `Detached` is raised. `streams` may block until a
-    container starts; client input is buffered meanwhile, up to one chunk. `end_on_stdin_eof`: EOF on the client's input
-    ends the attach. `before_end` runs after the last output and before the client sees the end."""
+    """Relay until the output ends, the client disconnects, or `Detached` is raised. `streams` may wait until the container
+    starts. Meanwhile one chunk of the client's input is buffered. `end_on_stdin_eof`: EOF on the client's input ends the
+    attach. `before_end` runs after the last output and before the client sees the end."""
     keys = DetachKeys(detach_keys) if detach_keys else None
     inner: trio.SocketStream | None = None
     opened: Future[trio.SocketStream] = Future()
@@ -185,7 +185,7 @@ async def _upwards(
                 try:
                     await inner.send_all(data)
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    break  # the container does not read any more, but its output continues
+                    break  # the container has closed its input, but its output continues
             if done:
                 raise Detached
         if stdin:
@@ -213,7 +213,7 @@ async def _downwards(client: Duplex, inner: trio.SocketStream, before_end: Calla
 
 
 async def attach(events: ContainerEvents, container: Container, client: Duplex, request: Attach, detach_keys: bytes) -> None:
-    """Serve one attach connection until it ends."""
+    """Serve one attach connection until the connection ends."""
     config = container.record.config
     stdin = request.stdin and config.open_stdin
     once = stdin and config.stdin_once and not config.tty
@@ -232,8 +232,8 @@ async def attach(events: ContainerEvents, container: Container, client: Duplex, 
         return joined.stream
 
     async def ended() -> None:
-        # The monitor ends these streams after it has reported the exit. Clients inspect the exit code and remove networks
-        # as soon as they see the end, so the exit must be accounted for first.
+        # The monitor ends these streams after it has reported the exit. Clients inspect the exit code and remove networks as
+        # soon as the streams end, so the exit must be recorded before the streams end.
         assert run is not None
         await run.finished.wait()
 
@@ -249,5 +249,6 @@ async def attach(events: ContainerEvents, container: Container, client: Duplex, 
     except* Detached:
         events.publish(container, "detach")
     except* OrlopError as group:
-        for error in group.exceptions:  # the response has begun: the client only sees the end
+        # the response has begun, so no error can be sent; the client only sees that the connection ends
+        for error in group.exceptions:
             log.warning("attach to container %s: %s", container.name, error)

@@ -22,7 +22,7 @@ class Background:
         self.nursery = nursery
 
     def start(self, operation: Callable[[Unpack[Args]], Awaitable[object]], *args: *Args) -> None:
-        """Start a task. If it raises, the exception is logged, and other containers are not affected."""
+        """Start a task. If the task raises an exception, the exception is logged, and other containers are not affected."""
 
         async def guarded() -> None:
             try:

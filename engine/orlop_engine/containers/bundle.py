@@ -1,7 +1,7 @@
 """The OCI bundle of a container: gather the inputs of its spec, and write config.json for the runtime.
 
-Lookups happen here (users in the container's own root, namespaces of other containers, programs and profiles of the
-host); `engine.spec` builds the document.
+This module looks up users in the container's root, namespaces of other containers, and programs and profiles of the host.
+`engine.spec` builds the document from the results.
 """
 
 from __future__ import annotations

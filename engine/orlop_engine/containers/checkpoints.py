@@ -1,10 +1,10 @@
 """Checkpoints: the runtime writes the processes of a running container to disk (with CRIU), and a start restores them.
 
-Owns `checkpoints/NAME` in the container's directory (or NAME in a directory that the client chose), and the directory
-`criu`, which contains the runtime's logs of the last attempt. A checkpoint is written under a temporary name and renamed
-when it is complete, so a crash leaves no partial checkpoint; the temporary directory is removed when the name is used
-again, or together with the container. The container's root file system is not part of a checkpoint: a restore uses the
-root's current files.
+Files: `checkpoints/NAME` in the container's directory, or NAME in a directory that the client chose. The directory `criu`
+contains the runtime's logs of the last attempt. A checkpoint is written under a temporary name and renamed when it is
+complete, so a crash leaves no partial checkpoint. The temporary directory is removed when the name is used again, or
+together with the container. A checkpoint does not contain the container's root file system. A restore uses the current files
+of the root.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from .services import Drivers
 __all__ = ["complaint", "create", "find", "names", "remove", "runtime_of", "work_directory"]
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
-_ENDING = 10.0  # seconds to wait until the exit is accounted for, when the checkpoint stopped the container
+_ENDING = 10.0  # seconds to wait until the exit is recorded, if the checkpoint has stopped the container
 
 
 def runtime_of(drivers: Drivers, container: Container) -> RuntimeCheckpoints:
@@ -73,8 +73,8 @@ def work_directory(paths: ContainerPaths, container: Container) -> str:
 
 
 def complaint(work: str) -> str:
-    """The last error in CRIU's logs. It is appended to the runtime's message, because the runtime only names its log
-    file."""
+    """The last error in CRIU's logs. This error is appended to the runtime's message, because the runtime's message only
+    contains the name of the log file."""
     found = ""
     for name in ("dump.log", "restore.log"):
         try:
@@ -154,7 +154,8 @@ def find(paths: ContainerPaths, container: Container, name: str, directory: str)
 
 
 async def remove(paths: ContainerPaths, container: Container, name: str, directory: str) -> None:
-    """Rename first, then delete: an interrupted removal leaves no partial checkpoint."""
+    """Rename the checkpoint and then delete it, so that an interrupted removal leaves no partial checkpoint under this
+    name."""
     path = find(paths, container, name, directory)
     partial = os.path.join(os.path.dirname(path), f".{name}.partial")
     await trio.to_thread.run_sync(_clear, partial)

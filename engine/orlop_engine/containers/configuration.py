@@ -73,8 +73,8 @@ def _merge_health(given: Healthcheck | None, image: ImageConfig) -> object:
 
 
 def with_defaults(daemon: Config, config: ContainerConfig, host: HostConfig) -> HostConfig:
-    """Fill in the daemon's defaults, and bring values that clients write in several ways into one form. Changes `host`,
-    and returns it."""
+    """Fill in the daemon's defaults, and normalise values that clients write in different ways. Changes `host`, and returns
+    it."""
     if host.network_mode in ("", "default"):
         host.network_mode = defaults.DEFAULT_NETWORK
     if config.network_disabled is True:
@@ -100,7 +100,7 @@ def with_defaults(daemon: Config, config: ContainerConfig, host: HostConfig) -> 
     ]
     if missing:
         host.ulimits = [*(host.ulimits or ()), *missing]
-    # Docker's clients write "no limit" in several ways, but inspect shows one.
+    # Docker's clients write "no limit" in several ways, but inspect always shows null
     if host.pids_limit is not None and host.pids_limit <= 0:
         host.pids_limit = None
     if host.memory_swappiness == -1:

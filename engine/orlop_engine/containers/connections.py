@@ -1,6 +1,6 @@
-"""The networks that a container is on: connect and disconnect a running or stopped container, and release the addresses
-and ports of a run. Connect and disconnect commit the change before the request is answered; at its next start, the daemon
-applies what the row says.
+"""The networks of a container: connect and disconnect a running or stopped container, and release its addresses and ports
+after a run. Connect and disconnect commit the change to the container's row before the request is answered. After a crash,
+the next daemon connects the container as its row says.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ async def release(ports: Ports, container: Container) -> None:
 
 
 def announce(ports: Ports, container: Container, action: str) -> None:
-    """Publish an event of each network that the container is on."""
+    """Publish an event for each network of the container."""
     if container.record.sandbox is not None:
         _announce(ports, container, container.record.sandbox, action)
 
@@ -62,8 +62,8 @@ def _configured(networks: Networks, container: Container, record: NetworkRecord)
 
 
 def complete(networks: Networks, container: Container) -> None:
-    """Complete a record that an older daemon wrote: add the network of the network mode, and replace abbreviated ids by
-    full ones. The row is updated by its next commit."""
+    """Complete a record that an older daemon wrote: add the network of the network mode, and replace abbreviated ids by full
+    ids. The row is updated by its next commit."""
     record = container.record
     if record.endpoints_complete:
         return
@@ -82,7 +82,7 @@ class _Running(NamedTuple):
 
 
 def _running(container: Container) -> _Running | None:
-    """Sandbox and monitor of a container that runs in a network namespace of its own; None for others."""
+    """Sandbox and monitor of a container that runs in its own network namespace; None for other containers."""
     sandbox, run = container.record.sandbox, container.run
     if not container.record.state.running or sandbox is None or run is None or run.monitor is None:
         return None
@@ -102,7 +102,7 @@ async def connect(ports: Ports, container: Container, network: str, settings: En
             raise Conflict(f"container {container.id} has no network of its own to connect")
         if _configured(ports.networks, container, record):
             if running is None:
-                return  # this is a success, and the container keeps its settings, as in Docker
+                return  # as in Docker, this is no error, and the container keeps its settings
             raise Forbidden(f"endpoint with name {container.name} already exists in network {record.name}")
         if running:
             await _join(ports, container, running, record, _key(network, record), settings)
@@ -122,17 +122,17 @@ def _key(given: str, record: NetworkRecord) -> str:
 async def _join(
     ports: Ports, container: Container, running: _Running, record: NetworkRecord, key: str, settings: EndpointSettings
 ) -> None:
-    """Connect the running container to one more network and choose its gateway again. A failure undoes everything."""
+    """Connect the running container to one more network and choose its gateway again. A failure undoes all changes."""
     netns, endpoints = running.monitor.netns_path, container.record.endpoints
     grown = await ports.networks.connect(running.sandbox, record.id, settings, netns)
-    # The record is published before its commit, because the endpoint exists and the network files are written from the
-    # record.
+    # The record is published before it is committed, because the endpoint already exists, and because the network files are
+    # made from the published record.
     _publish(container, grown, {**endpoints, key: settings})
     now = grown
     try:
         await _refresh_network_files(ports, container, running.sandbox)
-        # Save before the gateway changes: at its start, the daemon removes network interfaces that no row lists, and with
-        # them their default routes.
+        # Save the row before the gateway changes. A starting daemon removes network interfaces that are in no row, and the
+        # kernel removes the default routes of these interfaces.
         await ports.rows.save(container)
         now = await ports.networks.choose_gateway(grown, _wanted(container), netns, running.monitor)
         if now is not grown:
@@ -165,13 +165,13 @@ async def _refresh_network_files(ports: Ports, container: Container, before: San
     try:
         netfiles.refresh(ports, container, before)
         await netfiles.answer_names(ports, container)
-    except Exception as error:  # for example an error that the container causes by changing these files
+    except Exception as error:  # for example, the container's processes have replaced these files
         _log.warning("cannot update network files of container %s: %s", container.name, error)
 
 
 def _check_combination(networks: Networks, container: Container, record: NetworkRecord) -> None:
-    """Raise if the container's networks cannot be combined with this network. Checks the networks that the container is
-    on now: it may have left the network of its mode."""
+    """Raise if the container's networks cannot be combined with this network. The check uses the container's current
+    networks, because the container may have left the network of its network mode."""
     mode = container.record.host_config.network_mode
     if mode == defaults.HOST_NETWORK or mode.startswith("container:"):
         raise InvalidParameter(planning.SHARED_NAMESPACE)
@@ -194,8 +194,8 @@ async def disconnect(ports: Ports, container: Container, network: str) -> None:
             ports.networks.without(running.sandbox, record.id)  # raises if the container is not on this network
             sandbox = await _with_gateway(ports.networks, container, running, leaving=record.id)
             _publish(container, sandbox)  # the gateway has changed, even if a later step fails
-        # Save the row first: at its start, the daemon removes an endpoint that no row lists, but does not recreate a
-        # missing endpoint.
+        # Save the row before the endpoint is removed. A starting daemon removes an endpoint that is in no row, but does not
+        # create a missing endpoint again.
         try:
             async with ports.rows.change(container) as draft:
                 draft.endpoints = {name: each for name, each in endpoints.items() if name not in names}
@@ -231,8 +231,8 @@ async def _with_gateway(networks: Networks, container: Container, running: _Runn
 
 
 async def keep_gateway(networks: Networks, container: Container) -> None:
-    """Set the gateway again when the daemon starts, because a crash may have interrupted a change of the gateway. A
-    container on one network has no choice of gateway, so its gateway never changed."""
+    """Set the gateway again when the daemon starts, because a crash may have interrupted a change of the gateway. If a
+    container has only one network, its gateway never changes."""
     await networks.wait_restored()
     async with container.lock, container.network_lock:
         running = _running(container)

@@ -1,6 +1,6 @@
 """One container in memory: its record, the tasks that wait for it, and its current run.
 
-Only the record is stored; everything else is built again when the daemon starts. `lock` serialises operations that change
+Only the record is stored. The daemon builds all other data again when it starts. `lock` serialises operations that change
 the container's state; readers do not take it.
 """
 
@@ -32,9 +32,10 @@ _BOOT_START = 30.0  # seconds that a request waits for a start that is due when 
 
 
 class Run(msgspec.Struct, eq=False):
-    """One run, from the launch of its monitor to the monitor's end. `settled` is set once the start has succeeded or
-    failed; an exit that is reported earlier is accounted for only then. `finished` is set once the exit has been
-    accounted for. `recorded`: the row contains the exit."""
+    """One run of a container, from the launch of its monitor (the parent process of the container) to the monitor's end.
+    `settled` is set once the start has succeeded or failed. An exit that the monitor reports earlier is processed only after
+    `settled` is set. `finished` is set once the exit has been published. `recorded` is true once the container's row
+    contains the exit."""
 
     run_dir: str
     monitor: MonitorClient | None = None
@@ -45,10 +46,9 @@ class Run(msgspec.Struct, eq=False):
     oom_told: bool = False
     """The event `oom` has been published already, when the kernel killed the process."""
     killed: bool = False
-    """SIGKILL is about to be sent: the container must not be paused any more, because a frozen process does not die."""
+    """SIGKILL is about to be sent. The container must not be paused after this, because a frozen process does not die."""
     graces: set[trio.CancelScope] = set()
-    """Tasks that hold the container's lock and wait for its exit register here, so that `expedite` can shorten their
-    wait."""
+    """The scopes of tasks that hold the container's lock and wait for its exit. `expedite` shortens these waits."""
     latest: float = float("inf")
     """The time at which every wait in `grace` ends at the latest."""
 
@@ -62,8 +62,8 @@ class Run(msgspec.Struct, eq=False):
                 self.graces.discard(scope)
 
     async def ended(self) -> None:
-        """Wait until the exit has been accounted for. A monitor that does not answer will not report the exit, so it is
-        killed once the container's process is dead."""
+        """Wait until the exit has been published. A monitor that does not answer cannot report the exit, so this function
+        kills such a monitor once the container's process is dead."""
         if self.monitor is not None and self.monitor.silent and await runs.init_ended(self.run_dir):
             self.monitor.kill()
         await self.finished.wait()
@@ -83,15 +83,15 @@ class Joined(NamedTuple):
 
 
 class AttachWaiter(msgspec.Struct, eq=False):
-    """A client that attached before the start. It gets its stream once the container's streams exist."""
+    """A client that attached before the start. The client gets its stream once the container's streams exist."""
 
     request: Attach
     joined: Future[Joined | None] = field(default_factory=Future)
 
 
 class PreparedSandbox:
-    """See the module `prepared_sandbox`. `wanted` is the launch request without mounts: the mounts are resolved only when
-    the monitor is forked."""
+    """See the module `prepared_sandbox`. `wanted` is the launch request without mounts, because the mounts are resolved only
+    when the monitor is forked."""
 
     def __init__(self, wanted: Launch) -> None:
         self.wanted = wanted
@@ -110,10 +110,10 @@ class TreeMount(msgspec.Struct, frozen=True):
 
 
 class Unlisted(msgspec.Struct, frozen=True):
-    """Marks a container that was not created through the API, such as a step of a build. It has no row and is in no
-    index, so that no list shows it; it publishes no events, is not restarted, and ends with the daemon. Its root is a
-    snapshot that belongs to the caller; the caller may make it a layer. `outputs` are the file descriptors of its
-    standard output and standard error, and optionally of its standard input."""
+    """Marks a container that was not created through the API, such as a step of a build. Such a container has no row and is
+    in no index, so no list shows it. It publishes no events, is not restarted, and ends when the daemon ends. Its root is a
+    snapshot of the caller, which the caller may turn into a layer. `outputs` are the file descriptors of its standard output
+    and standard error, and optionally of its standard input."""
 
     snapshot: str
     outputs: tuple[int, ...]
@@ -124,14 +124,15 @@ class Container:
     def __init__(self, record: ContainerRecord, unlisted: Unlisted | None = None) -> None:
         self.unlisted = unlisted
         self.record = record
-        """Never changed in place, but replaced as a whole (see `Rows.change` and `publish`): a reader that keeps a
-        reference sees one consistent state. After an await, `record` may be a newer record."""
+        """A record is never changed in place. A change replaces the whole record (see `Rows.change` and `publish`), so a
+        function that keeps a reference to a record sees one consistent state. After an await, this attribute may refer to a
+        newer record."""
         self.row_lock = trio.Lock()
-        """Held by `Rows.change` from before the row is committed until the new record is published."""
+        """The lock that `Rows.change` holds from before it commits the row until it has published the new record."""
         self.lock = StateLock()
         self.network_lock = trio.Lock()
-        """Held by tasks that change `record.sandbox` across an await: connect, disconnect, and the exit, which does not
-        take `lock`."""
+        """The lock of operations that change `record.sandbox` and await meanwhile: connect, disconnect, and the processing
+        of an exit, which does not take `lock`."""
         self.run: Run | None = None
         self.next_exit: Future[int] = Future()
         self.removed: Future[int] = Future()
@@ -139,22 +140,24 @@ class Container:
         self.restart_timer: trio.CancelScope | None = None
         self.restart_delay = 0.0
         self.stop_requested = False
-        """A user or the shutdown is ending the current run: the restart policy must not restart the container."""
+        """A user or the daemon's shutdown is ending the current run, so the restart policy must not restart the
+        container."""
         self.owed_start: trio.Event | None = None
-        """Set once the start that the restart policy requires when the daemon starts has been tried. Until then the
-        container is shown as restarting. None when no such start is due."""
+        """When the daemon starts, a restart policy may require that it starts this container. This event is set once the
+        daemon has tried that start. Until then the container is shown as restarting. None if the policy requires no
+        start."""
         self.being_restarted = False
-        """A user's restart is in progress: the exit that it causes is no manual stop, and does not remove a container with
-        `--rm`."""
+        """A user's restart is in progress. The exit during a restart does not count as a manual stop, and does not remove a
+        container with `--rm`."""
         self.row_going = False
-        """The row is deleted, or is being deleted: `save` must not write it again."""
+        """The row has been deleted or is being deleted, so `save` must not write the row again."""
         self.execs: set[str] = set()
         self.health: Health | None = None
         """The health check of the last run, if it has one."""
         self.revision = object()
-        """Identifies the shown state of the container: `touch` replaces the revision. Code that caches something derived
-        from the container, such as an encoded answer, stores the revision too, and compares it with the current revision
-        later."""
+        """Identifies the shown state of the container: `touch` replaces the revision. Code that caches a value derived from
+        the container, such as an encoded answer, also stores the revision. The cached value is valid as long as the stored
+        revision is the current one."""
 
     @property
     def id(self) -> str:
@@ -165,8 +168,8 @@ class Container:
         return self.record.name
 
     async def boot_start_tried(self) -> None:
-        """Wait until the start that is due when the daemon starts has been tried. With dockerd, no client sees the
-        container earlier, because dockerd serves no request until it has tried these starts."""
+        """Wait until the daemon has tried the start that the restart policy requires when the daemon starts. dockerd serves
+        no request before it has tried these starts, so its clients never see a container before that."""
         if self.owed_start is not None:
             with trio.move_on_after(_BOOT_START):
                 await self.owed_start.wait()
@@ -184,8 +187,9 @@ class Container:
     @contextmanager
     def published(self, **fields: object) -> Iterator[None]:
         """Publish fields before the `with` block runs. The block changes the kernel's state to match the fields, or the
-        fields mark its work as in progress. If the block fails, the fields are restored, except fields that were
-        published again meanwhile: an exit takes no lock, and the values that it published must stay."""
+        fields tell clients that the block is in progress. If the block fails, the fields get their former values back. A
+        field that another task has published meanwhile keeps the newer value, because an exit takes no lock and its values
+        must stay."""
         before = {name: getattr(self.record, name) for name in fields}
         self.record = replace(self.record, **fields)
         self.touch()
@@ -198,7 +202,7 @@ class Container:
             raise
 
     def touch(self) -> None:
-        """Begin a new revision, because the record, an exec or the health has changed, all of which clients are shown."""
+        """Begin a new revision, because data that clients see has changed: the record, an exec or the health."""
         self.revision = object()
 
     def release_attach_waiters(self) -> None:

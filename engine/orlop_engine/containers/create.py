@@ -1,6 +1,6 @@
 """Create a container: merge the request, the image's configuration and the daemon's defaults into one record, make the
-writable snapshot and the container's directory, and commit the row last. A container without a row does not exist: after
-a crash, the next start of the daemon removes its snapshot and directory.
+writable snapshot and the container's directory, and commit the row last. A container without a row does not exist. After a
+crash, the next daemon removes the snapshot and the directory of an unfinished create.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ class _Wanted(NamedTuple):
 
 
 def _joined(index: ContainerIndex, host: HostConfig) -> None:
-    """Replace `container:<name>` by `container:<id>`, so that a rename does not change the joined container. As with
-    dockerd, a container whose network is joined may be created later, before the start. A container whose other
-    namespaces are joined must exist already."""
+    """Replace `container:<name>` by `container:<id>`, so that a rename does not change which container is joined. As with
+    dockerd, a container whose network is joined may be created later, before the start. A container whose other namespaces
+    are joined must exist already."""
     for name in ("network_mode", "ipc_mode", "pid_mode"):
         mode = getattr(host, name)
         if not mode.startswith("container:"):
@@ -74,7 +74,7 @@ def _joined(index: ContainerIndex, host: HostConfig) -> None:
             setattr(host, name, f"container:{index.get(mode.removeprefix('container:')).id}")
         except NotFound as error:
             if name != "network_mode":
-                # After a 404, clients pull the container's image, because they believe that it is missing
+                # After a 404, clients pull the container's image, because they believe that the image is missing
                 raise InvalidParameter(str(error)) from None
 
 
@@ -88,7 +88,7 @@ def _inherited(index: ContainerIndex, host: HostConfig) -> list[MountRecord]:
             raise InvalidParameter(f"invalid mode for volumes-from: {mode}")
         try:
             shared = [mount for mount in index.get(name).record.mounts if mount.type != "tmpfs"]
-        except NotFound as error:  # clients take a 404 for a missing image
+        except NotFound as error:  # after a 404, clients believe that the image is missing
             raise InvalidParameter(str(error)) from None
         if len(found) + len(shared) > entry_limits.MOUNTS:
             raise InvalidParameter(f"too many mounts in VolumesFrom: a container may have {entry_limits.MOUNTS}")
@@ -101,7 +101,7 @@ def _with_image(images: Images, mount: MountRecord) -> MountRecord:
         return mount
     try:
         return replace(mount, name=images.resolve(mount.source).id)
-    except NotFound as error:  # after a 404, the client pulls the container's own image
+    except NotFound as error:  # after a 404, clients pull the container's image
         raise InvalidParameter(f'invalid mount config for type "image": {error}') from None
 
 
@@ -188,9 +188,9 @@ async def create(
     flat_readonly: bool = False,
     newest: bool = False,
 ) -> Created:
-    """Create a container. If it raises, everything has been undone. New volumes also get `volume_labels`; `vet` may
-    refuse volumes, and `images` the image. `flat_readonly`: see `mount_spec.plan`; `newest`: see `resolve` of the image
-    service."""
+    """Create a container. If this function raises an error, it has undone all changes. New volumes also get `volume_labels`.
+    `vet` may refuse volumes, and `images` may refuse the image. `flat_readonly`: see `mount_spec.plan`; `newest`: see
+    `resolve` of the image service."""
     container_id = names.new_id()
     given = request.host_config or HostConfig()
     await ports.drivers.load(
@@ -237,7 +237,7 @@ async def create(
             container = Container(draft)
             ports.index.add(container)
     except Exception:
-        await volumes.discard(ports.volumes, made)  # not earlier: until now, the volumes were held
+        await volumes.discard(ports.volumes, made)  # not earlier, because until now this task had reserved the volumes
         await volumes.clear_intent(ports.store, cleared)
         raise
     ports.events.publish(container, "create")
@@ -273,8 +273,8 @@ async def _make_working_directory(ports: Ports, record: ContainerRecord, path: s
 
 
 def _check_networks(networks: Networks, host: HostConfig, endpoints: Mapping[str, EndpointSettings]) -> None:
-    """Refuse impossible endpoints. A missing network is reported only at the start: if create answered with 404, clients
-    would believe that the image is missing, and pull it."""
+    """Refuse impossible endpoints. A missing network is reported only at the start, because clients react to a 404 of a
+    create by pulling the image."""
     with suppress(NotFound):
         networks.check(host.network_mode, endpoints)
 

@@ -1,5 +1,5 @@
-"""What front ends show of a container in addition to its record. The functions take no lock, and only `sizes` and
-`measure` call drivers that can hang.
+"""The values that front ends (such as the Docker API) show of a container in addition to its record. The functions take no
+lock, and only `sizes` and `measure` call drivers that can hang.
 """
 
 from __future__ import annotations
@@ -53,14 +53,15 @@ class FilePaths(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """`written`: bytes that the container has written. `root`: these bytes plus the size of its image."""
+    """`written`: bytes that the container has written. `root`: the sum of `written` and the size of the container's
+    image."""
 
     written: int
     root: int
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """What a list shows of a container. `image`: see `image_name`. `mounts`: see the function `mounts`."""
+    """The values that a list shows of a container. `image`: see `image_name`. `mounts`: see the function `mounts`."""
 
     record: ContainerRecord
     image: str
@@ -69,8 +70,8 @@ class Summary(msgspec.Struct, frozen=True):
 
 
 class Details(msgspec.Struct, frozen=True, kw_only=True):
-    """All values that front ends show of one container. `storage` is the storage driver's description of its root.
-    `links` are those of `links.shown`."""
+    """All values that front ends show of one container. `storage` is the storage driver's description of the container's
+    root. `links` is the result of `links.shown`."""
 
     record: ContainerRecord
     networks: ContainerNetworks
@@ -112,7 +113,8 @@ def networks_of(networks: Networks, container: Container) -> ContainerNetworks:
 
 
 def image_name(images: Images, record: ContainerRecord) -> str:
-    """The image name given at create, or the image's id when the name now refers to another image or none."""
+    """The image name that the create request contained. If this name now refers to another image or to none, the image's
+    id."""
     with suppress(NotFound):
         if any(image.id == record.image_id for image in images.all_platforms(record.config.image)):
             return record.config.image
@@ -125,8 +127,8 @@ def _tried(record: ContainerRecord) -> bool:
 
 
 def file_paths(ports: Ports, record: ContainerRecord) -> FilePaths:
-    """Paths of resolv.conf, hostname and hosts. The first start creates the files; a container that shares another
-    container's network has that container's files."""
+    """Paths of resolv.conf, hostname and hosts. The first start creates the files. A container that shares the network of
+    another container also shares these files."""
     if not _tried(record):
         return FilePaths()
     owner = record.host_config.network_mode.removeprefix("container:")
@@ -146,8 +148,8 @@ def summary(ports: Ports, container: Container) -> Summary:
 
 
 async def details(ports: Ports, container: Container) -> Details:
-    """All values that front ends show of a container. They belong to one moment: after the storage driver's answer, this
-    function awaits nothing."""
+    """All values that front ends show of a container. They are consistent with each other, because this function awaits
+    nothing after the storage driver's answer."""
     storage = await ports.storage.describe(container.id)
     record = container.record
     host = record.host_config

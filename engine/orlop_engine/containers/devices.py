@@ -79,7 +79,8 @@ def _decode(path: str) -> object:
         raise ValueError(f"it is larger than {_FILE_LIMIT >> 20} MiB")
     if path.endswith(".json"):
         return msgspec.json.decode(content)
-    yaml = importlib.import_module("yaml")  # imported late: it takes 20 ms, and few hosts have such files
+    # imported only here, because the import takes 20 ms and few hosts have files in YAML
+    yaml = importlib.import_module("yaml")
     try:
         return yaml.load(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError as error:
@@ -87,7 +88,8 @@ def _decode(path: str) -> object:
 
 
 def _nvidia_selects(request: DeviceRequest) -> Sequence[str] | None:
-    """The first list of capabilities in this request that NVIDIA's hook supports; None when it supports none."""
+    """The first list of capabilities in this request that NVIDIA's hook supports; None if the hook supports none of the
+    lists."""
     if request.driver not in ("", "nvidia") or shutil.which(_HOOK) is None:
         return None
     offered = {"nvidia", "gpu", *_DRIVER_CAPABILITIES}

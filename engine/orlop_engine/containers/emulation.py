@@ -1,7 +1,7 @@
 """Checks whether the kernel has emulators for programs of other architectures (Linux: admin-guide/binfmt-misc.rst).
 
-Without an emulator, the container would end with "exec format error" in its output. So a container that was explicitly
-created for another platform (`--platform`) is not started; the error says what to install.
+Without an emulator, a program of another architecture ends with "exec format error". So a container that was explicitly
+created for another platform (`--platform`) is not started, and the error names the package to install.
 """
 
 from __future__ import annotations

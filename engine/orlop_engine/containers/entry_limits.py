@@ -1,8 +1,7 @@
 """Limits on the number of mounts, devices, names and other entries of a container.
 
-Each entry costs system calls at the start, some of them in the daemon, and appears in every inspect. The limits are far
-above practical use. Without limits, one request could keep the daemon busy for minutes, and leave thousands of volumes
-behind.
+Each entry costs system calls at the start, some of them in the daemon, and appears in every inspect. Without limits, one
+request can keep the daemon busy for minutes, and leave thousands of volumes behind. The limits are far above practical use.
 """
 
 from __future__ import annotations

@@ -28,7 +28,8 @@ class ExecState:
     begun_at: float = float("inf")
     ended_at: float = float("inf")
     begun: trio.Event = field(default_factory=trio.Event)
-    """Set when the process runs, or has failed to start."""
+    """Set when the process has started or has failed to start."""
     ended: Future[int] = field(default_factory=Future)
     early: int | None = None
-    """The exit code, if the exit is reported before the start: the two reports arrive on different connections."""
+    """The exit code, if the report of the exit arrives before the report of the start. The two reports use different
+    connections."""

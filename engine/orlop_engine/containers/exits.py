@@ -1,9 +1,9 @@
-"""Account for the end of a run: release the network, commit the row, publish events, wake waiting tasks, and decide what
-follows.
+"""Process the end of a container's run: release the network, commit the row, publish events, wake waiting tasks, and decide
+whether to restart or remove the container.
 
-One task for each run waits for the monitor's message `Exited`, or for the end of the monitor. If the monitor ended
-without the message, the exit code is read from `exit.json`; without that file it is 255. No other code accounts for the
-exit of a container that has a row.
+One task for each run waits for the monitor's message `Exited`, or for the end of the monitor. If the monitor ended without
+the message, the exit code is read from `exit.json`. If this file is missing, the exit code is 255. Only this task processes
+the exit of a container that has a row.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ZYGOTE_PATIENCE = 2.0
 
 
 class Then(Enum):
-    """What the daemon does after the end of a run."""
+    """The action of the daemon after the end of a run."""
 
     RESTART = auto()
     """The restart policy wants another run, after `Container.restart_delay`."""
@@ -44,7 +44,7 @@ class Then(Enum):
 
 
 async def watch(ports: Ports, container: Container, run: Run) -> Then:
-    """Wait for the end of a run, and account for it. Returns what the caller must do then."""
+    """Wait for the end of a run, and process the exit. Returns the action that the caller must take."""
     exited = await outcome(ports, container, run)
     await run.settled.wait()
     return await account(ports, container, run, exited) if container.run is run else Then.NOTHING
@@ -71,8 +71,8 @@ async def _told(run: Run, scope: trio.CancelScope) -> None:
 
 
 async def _found(run: Run) -> Exited:
-    """The exit of a run whose monitor died. The zygote empties the cgroup and writes the exit record; if the zygote died
-    too, this function does it."""
+    """The exit of a run whose monitor died. The zygote (the parent process of all monitors) kills the processes in the
+    cgroup and writes the exit record. If the zygote died too, this function does both."""
     with trio.move_on_after(ZYGOTE_PATIENCE):
         while (record := runs.exit_record(run.run_dir)) is None:  # noqa: ASYNC110 - a file of another process
             await trio.sleep(0.01)
@@ -83,8 +83,8 @@ async def _found(run: Run) -> Exited:
 
 
 async def account(ports: Ports, container: Container, run: Run, exited: Exited) -> Then:
-    """Account for the exit: release the network, commit the row, publish events, wake waiting tasks. Returns the action
-    that the restart policy or `--rm` requires."""
+    """Process the exit: release the network, commit the row, publish events, wake waiting tasks. Returns the action that the
+    restart policy or `--rm` requires."""
     try:
         await connections.release(ports, container)
     except Exception:
@@ -92,7 +92,7 @@ async def account(ports: Ports, container: Container, run: Run, exited: Exited) 
     ports.events.publish_volumes(container, "unmount")
     ran_for = (exited.time_ns - container.record.state.started_ns) / 1e9
     again = _wanted_again(ports.state, container, exited.code)
-    # This is published before the commit: the container has ended even if a full disk prevents the commit
+    # The exit is published before the commit, because the container has ended even if a full disk prevents the commit
     with container.publish() as draft:
         draft.paused_by_engine = False
         draft.state = draft.state.after_exit(exited.code, exited.time_ns, exited.oom, restart=again)
@@ -120,15 +120,15 @@ async def account(ports: Ports, container: Container, run: Run, exited: Exited) 
 def _wanted_again(state: DaemonState, container: Container, code: int) -> bool:
     record = container.record
     policy = record.host_config.restart_policy
-    # After `docker kill -s HUP`, "unless-stopped" does not restart the container, because this is a manual stop. "always"
-    # does.
+    # `docker kill -s HUP` is a manual stop, so the policy "unless-stopped" does not restart the container. The policy
+    # "always" does.
     by_user = container.stop_requested or state.closing or (record.manually_stopped and policy.name == "unless-stopped")
     return restarts.wants_restart(policy, code, record.restart_count, by_user)
 
 
 async def _record(rows: Rows, container: Container, run: Run) -> None:
-    """Commit the row. On a full disk the exit is published anyway, and recorded as soon as there is space. Until
-    then the run directory is kept: its exit record tells the next daemon."""
+    """Commit the row. On a full disk the exit is published anyway, and committed as soon as there is space. Until then the
+    run directory is kept, because the next daemon reads the exit record in it."""
     try:
         await rows.save(container)
     except OrlopError as error:

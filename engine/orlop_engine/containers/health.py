@@ -1,4 +1,5 @@
-"""The health of a container, derived from the results of its probes. Pure: module `probes` runs the probes.
+"""The health of a container, derived from the results of its probes. This module does no I/O: the module `probes` runs the
+probes.
 
 Health is kept in memory only: after a restart of the daemon it is `starting` again, as with Docker.
 """
@@ -69,8 +70,8 @@ class Health:
 
 
 def _duration_or(ns: int, default: int) -> int:
-    """The configured duration, or the default. An image may contain durations that a create request may not: too long for
-    a sleep, or so short that the host would do nothing but run probes."""
+    """The configured duration, or the default if the duration is unusable. A create request is validated, but an image may
+    contain a duration that is too long for a sleep, or so short that the probes occupy the whole host."""
     return min(ns, _LONGEST) if ns >= SHORTEST else default
 
 

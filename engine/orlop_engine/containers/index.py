@@ -24,10 +24,10 @@ class ContainerIndex:
         self.names: dict[str, str] = {}
         """Name -> id, including names reserved for containers that are being created."""
         self.quarantined: dict[str, Sandbox | None] = {}
-        """Ids of quarantined containers: their rows could not be decoded. The value is the network sandbox, if that was
-        readable."""
+        """Ids of quarantined containers, whose rows could not be decoded. The value is the network sandbox, if that part of
+        the row was readable."""
         self.pending_removal: set[str] = set()
-        """Ids of containers whose rows are deleted, and whose files are about to be."""
+        """Ids of containers whose rows are deleted, and whose files will be deleted."""
         self._find_linked = find_linked
 
     def __iter__(self) -> Iterator[Container]:
@@ -82,7 +82,7 @@ class ContainerIndex:
         self.release_name(container.name, container.id)
 
     def release_name(self, name: str, container_id: str) -> None:
-        """Free a name, if it belongs to this container."""
+        """Free a name, if the name belongs to this container."""
         if self.names.get(name) == container_id:
             del self.names[name]
 

@@ -1,5 +1,6 @@
-"""The labels by which the configured `listeners` grant access to a container. Such a label must come from the create
-request, never from the image: an image could otherwise give any team access to its containers.
+"""The labels by which the configured `listeners` grant access to a container. These labels must come from the create
+request. They are not taken from the image, because otherwise the author of an image decides which listeners have access to
+its containers.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ def of_image_alone(given: ContainerConfig, image: ImageConfig) -> tuple[str, ...
 
 
 def shed(record: ContainerRecord, names: frozenset[str]) -> None:
-    """Remove the labels in `names` that came from the image. Also called when the daemon starts, because a listener may
-    have been added since the container was created."""
+    """Remove the labels in `names` that came from the image. The daemon also calls this function when it starts, because a
+    listener may have been added since the container was created."""
     for name in names.intersection(record.image_labels):
         if record.config.labels:
             record.config.labels.pop(name, None)

@@ -1,14 +1,14 @@
 """Start: from a record to a running process.
 
-   networks reserves addresses and ports -> the zygote forks a monitor, which builds the sandbox with the mounts that
-   storage returns (often prepared before the start) -> the network is attached to it -> files and spec are written,
-   clients that attached before the start get their streams -> the runtime runs
+   Steps: the network service reserves addresses and ports. The zygote forks a monitor, which builds the sandbox with the
+   mounts of the storage driver; these two steps are often done before the start. The network is attached to the sandbox.
+   Files and spec are written. Clients that attached before the start get their streams. The runtime runs.
 
-When a step fails, the monitor is ended, which also ends its mounts and its network namespace, and the reservations are
-released. The row is committed *while* the runtime starts; it contains the network sandbox, the monitor's pid and
-`started_before`. If the daemon dies in between, the next daemon finds the monitor by its run directory. If the row
-contains this monitor, the daemon adopts the monitor and its network endpoints; otherwise it ends the monitor, because no
-client was told that the container runs. After a power failure the restart policies apply.
+When a step fails, the monitor is ended, its mounts and its network namespace end with it, and the reservations are released.
+The row is committed *while* the runtime starts. The row then contains the network sandbox, the monitor's pid and
+`started_before`. If the daemon dies during a start, the next daemon finds the monitor by its run directory. If the row
+contains this monitor, the next daemon adopts the monitor and its network endpoints. Otherwise the next daemon ends the
+monitor, because no client was told that the container runs. After a power failure the restart policies apply.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ _CREATE = "failed to create task for container: failed to create shim task"
 
 
 async def launch(ports: Ports, container: Container, image: str = "") -> Run:
-    """Start the container, from a checkpoint if `image` (the checkpoint's directory) is given. When this function
-    returns, the container runs, or has already exited. If it raises, everything has been undone."""
+    """Start the container, from a checkpoint if `image` (the checkpoint's directory) is given. When this function returns,
+    the container runs or has already exited. If this function raises an error, it has undone all changes."""
     record = container.record
     runtime = ports.drivers.runtime(record.host_config.runtime)
     command, work = runtime.run(task(ports.paths, container)), ""
@@ -61,7 +61,7 @@ async def launch(ports: Ports, container: Container, image: str = "") -> Run:
     container.run = run
     plan = None
     try:
-        # Look up other containers before anything is created.
+        # Look up other containers first, so that a missing container is reported before a resource is created.
         user_namespaces.check(ports.ids, record.host_config)
         network = _network_namespace(ports, record.host_config)
         _share_names(ports.index, container)
@@ -127,8 +127,8 @@ def _network_namespace(ports: Ports, host: HostConfig) -> str:
 
 
 def _share_names(index: ContainerIndex, container: Container) -> None:
-    """If the container shares another container's network, give it that container's host name too, as Docker does,
-    because both share /etc/hosts."""
+    """If the container shares the network of another container, it also gets the host name of that container, because the
+    two containers share /etc/hosts. Docker does the same."""
     mode = container.record.host_config.network_mode
     if mode.startswith("container:"):
         other = index.get(mode.removeprefix("container:")).record.config
@@ -223,15 +223,15 @@ async def _start(ports: Ports, container: Container, runtime: Runtime, monitor: 
 
 
 def _publish_sandbox(container: Container, sandbox: Sandbox | None) -> None:
-    """Publish the network sandbox, because the name server and the network files are made from the record, and an undo
-    finds the sandbox there. The sandbox is committed later, together with the start or its failure."""
+    """Publish the network sandbox in the record, because the name server, the network files and an undo use the sandbox in
+    the record. The sandbox is committed later, together with the start or its failure."""
     with container.publish() as draft:
         draft.sandbox = sandbox
 
 
 async def _attach_waiters(container: Container, run: Run, monitor: MonitorClient) -> None:
-    """Give clients that attached before the start their streams before the container runs, so that they miss no output.
-    Clients that attach later ask the monitor themselves (see `attach.join`)."""
+    """Pass the container's streams to the clients that attached before the start. This happens before the container runs, so
+    that the clients miss no output. Clients that attach later connect to the monitor themselves (see `attach.join`)."""
     while container.attach_waiters:
         waiter = container.attach_waiters[0]
         stream = await monitor.attach(waiter.request)
@@ -243,9 +243,9 @@ async def _attach_waiters(container: Container, run: Run, monitor: MonitorClient
 
 
 async def _undo(ports: Ports, container: Container, run: Run, plan: Any, *, deleted: bool) -> None:
-    """Undo a failed start. Every step is tried. Resources that other containers may need are released first; the
-    runtime's delete is called last, because it may hang until the deadline. `deleted`: the monitor has called the
-    runtime's delete already, unless the monitor was killed."""
+    """Undo a failed start. Every step is tried. Resources that other containers may need are released first. The runtime's
+    delete is called last, because it may block until the deadline. `deleted`: the monitor, if it was not killed, has called
+    the runtime's delete already."""
     container.release_attach_waiters()
     sandbox = container.record.sandbox
     _publish_sandbox(container, None)

@@ -1,5 +1,6 @@
-"""Start, restart and rename a container, and restart, remove or clean it up after the end of a run. Each operation takes
-the container's lock, checks the state (errors have Docker's messages), acts, commits, and publishes events.
+"""Start, restart and rename a container. After the end of a run, restart the container, remove it, or clean up after it.
+Each operation takes the container's lock, checks the state (errors have Docker's messages), acts, commits, and publishes
+events.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def _reset_restarts(container: Container) -> None:
 
 async def start_locked(ports: Ports, container: Container, image: str = "", *, again: bool = False) -> None:
     """Start a container in any state except running; the caller holds the lock. `image`: the directory of a checkpoint.
-    `again`: a restart by the restart policy; it is skipped if a stop or a kill came first."""
+    `again`: a restart by the restart policy; the start is skipped if a client has requested a stop or a kill since the
+    exit."""
     from .launch import launch  # imported here, because the daemon needs it only once it serves requests
 
     if container.record.removing or container.row_going or container.record.state.dead:
@@ -92,7 +94,7 @@ async def start_locked(ports: Ports, container: Container, image: str = "", *, a
 
 
 async def _failed(ports: Ports, container: Container, error: OrlopError) -> OrlopError:
-    """Record why a start failed, with Docker's exit codes. Clients derive their own exit codes from these."""
+    """Record why a start failed, with Docker's exit codes. Clients derive their exit codes from these codes."""
     text, code, answer = str(error), 128, error
     # The exit codes 126 and 127 are only for errors of the runtime; all other errors have code 128
     lower = text.lower() if "failed to create task" in text else ""
@@ -127,7 +129,7 @@ async def _failed(ports: Ports, container: Container, error: OrlopError) -> Orlo
 
 
 async def supervise(ports: Ports, container: Container, run: Run) -> None:
-    """Wait for the end of a run and account for it. Then restart the container, remove it, or clean up after it."""
+    """Wait for the end of a run and process the exit. Then restart the container, remove it, or clean up after it."""
     then = await exits.watch(ports, container, run)
     if then is Then.RESTART:
         await _restart_later(ports, container, run)

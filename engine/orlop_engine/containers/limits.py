@@ -1,5 +1,5 @@
-"""Resource limits of a container. Invalid values are refused with Docker's messages; limits that this host does not
-support are discarded with a warning. Pure, except for facts of the host.
+"""Resource limits of a container. Invalid values are refused with Docker's messages; limits that this host does not support
+are discarded with a warning. The functions do no I/O and get the facts about the host as an argument.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from orlop_sdk import InvalidParameter
 __all__ = ["check"]
 
 _SMALLEST_MEMORY = 6 << 20
-_LIST_TEXT = 4096  # the kernel accepts one page for such a list
+_LIST_TEXT = 4096  # the kernel accepts at most one page of text
 _RLIMITS = frozenset(
     "as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack".split()
 )

@@ -37,8 +37,8 @@ def _parse(link: str) -> tuple[str, str]:
 
 
 def check(index: ContainerIndex, host: HostConfig) -> None:
-    """Validate links at create. Linked containers must exist, except on user-defined networks, where a name is resolved
-    only when it is used."""
+    """Validate links at create. Linked containers must exist. On user-defined networks they need not exist, because the name
+    is resolved only when a process uses it."""
     for link in host.links or ():
         name, alias = _parse(link)
         if not name or not alias:
@@ -84,8 +84,7 @@ def hosts(index: ContainerIndex, networks: KnownNetworks, record: ContainerRecor
 
 
 def environment(index: ContainerIndex, networks: KnownNetworks, record: ContainerRecord) -> list[str]:
-    """Environment variables for linked containers that are running. (At a start all linked containers run: see
-    `hosts`.)"""
+    """Environment variables for linked containers that are running. At a start, all linked containers run (see `hosts`)."""
     found: list[str] = []
     for ident, alias in _legacy(index, networks, record) if _on_bridge(networks, record) else ():
         other = index.by_id[ident]
@@ -130,8 +129,8 @@ def aliases(index: ContainerIndex, networks: KnownNetworks, record: ContainerRec
 
 
 def _on_bridge(networks: KnownNetworks, record: ContainerRecord) -> bool:
-    """Whether the container's links are links on the default bridge. Its current networks decide this, not its network
-    mode."""
+    """Whether the container's links are links on the default bridge. This depends on the current networks of the container,
+    not on its network mode."""
     if not record.host_config.links:
         return False
     found = map(networks.known, record.endpoints)

@@ -1,4 +1,4 @@
-"""Select containers for list and prune requests. Pure: takes records and filters, returns records."""
+"""Select containers for list and prune requests, without I/O."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def _in_range(port: int, protocol: str, ranges: Sequence[tuple[int, int, str]]) 
 
 
 def _by_port(ports: Ports, published: Sequence[str], exposed: Sequence[str]) -> Test:
-    """The filters `publish` and `expose`: a container matches if either of them selects one of its ports."""
+    """The filters `publish` and `expose`. A container matches if one of the two filters selects one of its ports."""
     wanted_public = [_port_range("publish", value) for value in published]
     wanted_private = [_port_range("expose", value) for value in exposed]
 
@@ -177,7 +177,7 @@ def _by_health(ports: Ports, values: Sequence[str]) -> Test:
 
 
 def _by_task(ports: Ports, values: Sequence[str]) -> Test:
-    """The filter `is-task`: no container is a swarm task."""
+    """The filter `is-task`. Orlop has no swarm, so no container is a task."""
     if len(values) != 1 or values[0].lower() not in ("1", "true", "0", "false"):
         raise InvalidParameter(f"invalid filter 'is-task=[{' '.join(values)}]'")
     return lambda item: values[0].lower() in ("0", "false")
@@ -196,4 +196,4 @@ _TESTS: dict[str, Callable[[Ports, Sequence[str]], Test]] = {
     "is-task": _by_task,
 }
 _KNOWN = _TESTS.keys() | {"before", "since", "publish", "expose", "isolation"}
-"""`select` itself applies the first four. `isolation` has no effect, as in dockerd on Linux."""
+"""The function `select` applies the first four filters. `isolation` has no effect, as in dockerd on Linux."""

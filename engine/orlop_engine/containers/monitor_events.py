@@ -18,7 +18,8 @@ def on_event(ports: Ports, container: Container, run: Run, event: Event) -> None
         ports.execs.exited(container, body)
     elif isinstance(body, Oom):
         run.oom_told = True
-        # This is published without a commit. If the container then exits, the commit of the exit saves this change, too
+        # The change is published without a commit. If the container then exits, the commit of the exit also saves this
+        # change
         with container.publish() as draft:
             draft.state = draft.state.after_oom()
         if container.unlisted is None:

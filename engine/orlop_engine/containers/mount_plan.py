@@ -1,6 +1,6 @@
 """The mounts of a start: the OCI mounts made from a container's mount records, and the mount trees that its monitor
-prepares. Trees are for mounts that are not just a directory of the host: a part of a volume, an image, or shared memory
-of several containers.
+prepares. A tree is used for a mount that is more than a directory of the host: a part of a volume, an image, or the shared
+memory of several containers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ _RECURSIVE = (5, 12)  # mount_setattr(2) exists since Linux 5.12
 
 
 class MountPlan(NamedTuple):
-    """`shm` is the source of the bind at /dev/shm; "" for private memory."""
+    """The mounts of one start. `shm` is the source of the bind at /dev/shm; "" if the container has its own shared
+    memory."""
 
     oci: list[dict[str, Any]]
     trees: tuple[Tree, ...] = ()
@@ -80,8 +81,8 @@ async def _sources(ports: Ports, mount: MountRecord) -> tuple[Mount, ...]:
 
 
 def _shared_memory(ports: Ports, record: ContainerRecord) -> tuple[tuple[Tree, ...], str]:
-    """The tree for /dev/shm, and the source of its bind. Containers that share an IPC namespace also share /dev/shm,
-    because POSIX shared memory consists of files there."""
+    """The tree for /dev/shm, and the source of its bind. Containers that share an IPC namespace also share /dev/shm, because
+    POSIX shared memory consists of files in /dev/shm."""
     mode, shm = record.host_config.ipc_mode, f"{ports.paths.stage(record.id)}/shm"
     if mode == "host":
         return (), "/dev/shm"

@@ -1,5 +1,5 @@
-"""Parse `--volume`, `--mount`, `--tmpfs` and the VOLUMEs of images into `MountRecord`s, and convert records to OCI
-mounts. Pure, except that it checks whether the sources of binds exist.
+"""Parse `--volume`, `--mount`, `--tmpfs` and the VOLUMEs of images into `MountRecord`s, and convert records to OCI mounts.
+The only I/O is the check whether the sources of binds exist.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ __all__ = ["normal_target", "oci", "parse_bind", "plan"]
 
 _PROPAGATION = frozenset({"private", "rprivate", "shared", "rshared", "slave", "rslave"})
 _CONSISTENCY = frozenset({"consistent", "cached", "delegated"})  # for Docker Desktop; has no effect on Linux
-# A mode has at most one word of each set.
+# A mode contains at most one word of each set.
 _MODES = (frozenset({"ro", "rw"}), frozenset({"z", "Z"}), frozenset({"nocopy"}), _CONSISTENCY, _PROPAGATION)
-_TMPFS_TEXT = 4095  # mount(2) accepts one page of options
+_TMPFS_TEXT = 4095  # mount(2) accepts at most one page of options
 _TMPFS = ("noexec", "nosuid", "nodev")
-# Docker's list without "bind", "rbind" and "remount", which do not create a tmpfs.
+# Docker's list, but without "bind", "rbind" and "remount", because a mount with these flags creates no tmpfs.
 _FLAGS = frozenset("defaults ro rw exec noexec suid nosuid dev nodev sync async dirsync mand nomand atime noatime diratime "
                    "nodiratime relatime norelatime strictatime nostrictatime unbindable runbindable".split())  # fmt: skip
 _VALUES = frozenset({"size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol"})
@@ -217,9 +217,9 @@ def plan(
     *,
     flat_readonly: bool = False,
 ) -> tuple[MountRecord, ...]:
-    """All mounts of a container, in Docker's order of precedence: volumes-from, then binds, then mounts and tmpfs, then
-    the image's volumes where no other mount is. `flat_readonly`: by default, mounts below a read-only bind stay
-    writable."""
+    """All mounts of a container, in Docker's order of precedence: volumes-from, then binds, then mounts and tmpfs, then the
+    image's volumes where no other mount is. With `flat_readonly`, mounts below a read-only bind stay writable unless the
+    client asks otherwise."""
     found: dict[str, MountRecord] = {mount.destination: mount for mount in inherited}
     own: set[str] = set()
 

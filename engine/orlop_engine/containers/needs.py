@@ -16,7 +16,8 @@ __all__ = ["needed", "order"]
 
 
 def order(index: ContainerIndex, networks: KnownNetworks) -> dict[str, set[str]]:
-    """Container id -> ids of the containers that must run before it. In a cycle, one dependency is ignored."""
+    """Container id -> ids of the containers that must run before it. If the dependencies form a cycle, one of them is
+    ignored."""
     needs = {item.id: needed(index, networks, item.record) for item in index}
     while True:
         try:

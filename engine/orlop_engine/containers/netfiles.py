@@ -1,5 +1,5 @@
-"""A container's hosts, hostname and resolv.conf. They are written to the container's directory and mounted into the
-container, which may change them.
+"""The files hosts, hostname and resolv.conf of a container. The engine writes them to the container's directory and mounts
+them into the container. The container's processes may change the files.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def _check_gateway(networks: Networks, extra_hosts: Iterable[str]) -> None:
 
 
 def write(ports: Ports, container: Container, network: str) -> dict[str, str]:
-    """Write the files for a start, and return the binds (destination: source). A container that shares another
-    container's network gets that container's files. Raises `DriverError` when host-gateway has no address."""
+    """Write the files for a start, and return the binds (destination: source). A container that shares the network of
+    another container gets the files of that container. Raises `DriverError` when host-gateway has no address."""
     record = container.record
     directory = _directory(ports.paths, container)
     if network not in ("", "new"):
@@ -67,14 +67,14 @@ def _directory(paths: ContainerPaths, container: Container) -> str:
 
 
 def refresh(ports: Ports, container: Container, before: Sandbox | None) -> None:
-    """Rewrite the files of a running container whose networks have changed. They are rewritten in place, because they are
-    mounted. A file that the container's processes have edited is kept."""
+    """Rewrite the files of a running container whose networks have changed. The files are mounted, so they are rewritten in
+    place. A file that the container's processes have edited is kept."""
     texts, old = _texts(ports, container, container.record.sandbox), _texts(ports, container, before)
     for name, text in texts.items():
         path, ours = f"{ports.paths.directory(container.id)}/{name}", old[name].encode()
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         with open(fd, "r+b") as file:
-            # Read only as much as is needed to compare: the container may have made the file huge or binary.
+            # Read only as many bytes as the comparison needs, because the container's processes may have made the file huge.
             if text != old[name] and file.read(len(ours) + 1) == ours:
                 file.seek(0)
                 file.write(text.encode())
@@ -82,7 +82,7 @@ def refresh(ports: Ports, container: Container, before: Sandbox | None) -> None:
 
 
 async def answer_names(ports: Ports, container: Container) -> None:
-    """If any of the container's networks has names, have the monitor answer DNS queries for these networks."""
+    """If one of the container's networks has names for DNS, tell the monitor to answer DNS queries for these networks."""
     sandbox, run = container.record.sandbox, container.run
     if sandbox is None or run is None or run.monitor is None or not is_named(sandbox):
         return

@@ -1,6 +1,6 @@
-"""The directories of containers. `<data-root>/containers/ID` contains the files that outlive a run. Below exec-root are
-the run directories (`run/NAME`) and the mount points of the containers' roots (`mnt/NAME`). After a crash, the next start
-of the daemon finds the mount points by the run directories, so a run directory is removed after its mount points.
+"""The directories of containers. `<data-root>/containers/ID` contains the files that outlive a run. Below exec-root are the
+run directories (`run/NAME`) and the mount points of the containers' roots (`mnt/NAME`). After a crash, the next daemon uses
+the run directories to find the mount points, so the mount points are removed before the run directory.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class ContainerPaths:
         return os.path.join(self.exec_root, "mnt", self.run_name(container_id))
 
     def stage(self, container_id: str) -> str:
-        """The directory, next to the root's mount point, where the monitor prepares additional mounts. Like the root,
-        they are mounted only in the monitor's mount namespace."""
+        """The directory where the monitor prepares additional mounts. It is next to the root's mount point. Like the root,
+        these mounts exist only in the monitor's mount namespace."""
         return self.root(container_id) + runs.STAGE
 
     def remove_run(self, name: str) -> None:
@@ -66,9 +66,9 @@ class ContainerPaths:
                 pass
             except OSError as error:
                 log.warning("cannot remove mount point of %s: %s", name, error)
-        # The run directory is removed last, because the next start of the daemon finds the mount points by it.
-        # The zygote may write the exit record of a killed monitor meanwhile, so that the directory is not empty at the end.
-        # It writes no second one.
+        # The run directory is removed last, because a starting daemon uses it to find the mount points. The zygote may write
+        # the exit record of a killed monitor during the first removal, so the directory is removed a second time. The zygote
+        # writes only one record.
         directory = os.path.join(self.runs_root, name)
         for _ in range(2):
             shutil.rmtree(directory, ignore_errors=True)

@@ -22,8 +22,9 @@ log = logging.getLogger("orlop.containers")
 
 
 async def pause(ports: Ports, container: Container, *, paused_by_engine: bool = False) -> None:
-    """Pause a container. `paused_by_engine`: the engine calls `resume` later. Then the row is committed before the
-    container is frozen, so that after a crash the next start of the daemon resumes the container."""
+    """Pause a container. `paused_by_engine`: the engine pauses the container for its own purposes, and calls `resume` later.
+    In this case the row is committed before the container is frozen, so that after a crash the next daemon resumes the
+    container."""
     await container.boot_start_tried()
     async with container.lock:
         state = container.record.state
@@ -53,15 +54,15 @@ async def pause(ports: Ports, container: Container, *, paused_by_engine: bool = 
 
 def _publish_pause_by_engine(container: Container, value: bool) -> None:
     """Set `paused_by_engine` in memory, without a commit. Call this only while the container is not frozen. The row keeps
-    the old value until the next commit. This does no harm, because a starting daemon resumes only containers that are
-    frozen."""
+    the old value until the next commit. An old value does no harm, because a starting daemon resumes only containers that
+    are frozen."""
     with container.publish() as draft:
         draft.paused_by_engine = value
 
 
 async def _freeze(ports: Ports, container: Container, runtime: Runtime) -> None:
-    """Freeze the cgroup. If this fails, thaw the cgroup: a container that is shown as running must not stay frozen, or
-    freeze later."""
+    """Freeze the cgroup. If the runtime fails, thaw the cgroup, because a container that clients see as running must not
+    stay frozen, or become frozen later."""
     try:
         await commands.check(runtime.pause(task(ports.paths, container)), f"pause container {container.id}")
     except DriverError as error:
@@ -78,9 +79,8 @@ async def _freeze(ports: Ports, container: Container, runtime: Runtime) -> None:
 
 
 async def _thaw_halfway(paths: ContainerPaths, container: Container, runtime: Runtime) -> None:
-    """Resume after a failed pause. If a process is blocked in the kernel, the runtime gives up, but its freeze request
-    stays in force: the container would freeze later, unnoticed. The runtime's error for a container that is not frozen is
-    ignored."""
+    """Resume after a failed pause. If a process is blocked in the kernel, the runtime gives up, but the kernel keeps the
+    freeze request and freezes the container later. The runtime's error for a container that is not frozen is ignored."""
     with trio.move_on_after(KILL_DEADLINE, shield=True):
         try:
             await commands.check(runtime.resume(task(paths, container)), f"unpause container {container.id}")
@@ -103,9 +103,10 @@ async def unpause(ports: Ports, container: Container) -> None:
 
 
 async def unpause_locked(ports: Ports, container: Container) -> None:
-    """Commit the row first, then resume: after a crash, the next daemon can detect that a container is frozen, but not
-    that it should have been resumed. A container that the engine paused stays `paused_by_engine` until it has been
-    resumed: if the daemon dies before that, the next daemon resumes the container."""
+    """Unpause a container; the caller holds the lock. The row is committed before the container is resumed, because after a
+    crash the next daemon can detect that the container is frozen, but not that a client has unpaused it. If the engine
+    paused the container, `paused_by_engine` stays true until the container has been resumed. If the daemon dies before that,
+    the next daemon resumes the container."""
     record = container.record
     if not record.state.paused:
         _publish_pause_by_engine(container, False)

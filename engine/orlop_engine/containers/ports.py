@@ -1,6 +1,6 @@
 """`Ports`: the dependencies of operations on containers. A function that needs a single port takes only this port.
 
-The engine makes one `Ports`, and passes it to the operations; no operation knows the engine.
+The engine makes one `Ports` object, and passes it to the operations. No operation imports the engine.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class DaemonState:
     """The progress of the daemon's start and shutdown."""
 
     closing: bool = False
-    """The daemon is shutting down: no container starts any more."""
+    """The daemon is shutting down, so no container is started any more."""
     networks_restored: bool = False
-    """Set during the daemon's start, once the network service knows the sandboxes of living containers: from then on a
+    """Set during the daemon's start, once the network service knows the sandboxes of running containers. From then on, a
     sandbox must be released when its container ends."""
 
 

@@ -1,9 +1,9 @@
-"""Sandboxes prepared before a start: a client such as `docker run` takes some milliseconds between create and start. In
-this time the monitor is forked and builds the sandbox. The start uses the prepared sandbox if it still matches the launch
-request.
+"""Sandboxes that are prepared before a start. A client such as `docker run` needs some milliseconds between create and
+start. In this time the daemon forks the monitor, which builds the sandbox. The start uses the prepared sandbox if the
+sandbox still matches the launch request.
 
-Owns monitors that have not started a container. Such a monitor ends when the daemon ends, when its container is removed,
-or when no start follows within a second. All functions except `begin` are called with the container's lock held.
+This module manages monitors that have not started a container. Such a monitor ends when the daemon ends, when its container
+is removed, or when no start follows within a second. All functions except `begin` are called with the container's lock held.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ async def fork(ports: Ports, container: Container, wanted: Launch, runtime: Runt
             # The runtime, as root of a user namespace, must be able to traverse the directory
             os.makedirs(mount_point, mode=0o711 if wanted.ids else 0o700, exist_ok=True)
     unlisted = container.unlisted
-    # The root of a container with --rm is removed at exit, so it need not be synced to disk. The root of a build step is
-    # synced when the step is committed
+    # The root of a container with --rm is removed at exit, so its files need not be synced to the disk. The root of a build
+    # step is synced when the step is committed
     volatile = container.record.host_config.auto_remove or unlisted is not None
     key = unlisted.snapshot if unlisted else wanted.id
     mounts = (*await ports.storage.mounts(key, volatile=volatile), *runtime.monitor_mounts())
@@ -59,7 +59,7 @@ async def _keep(ports: Ports, container: Container, prepared_sandbox: PreparedSa
     try:
         prepared_sandbox.monitor.set(await fork(ports, container, prepared_sandbox.wanted, runtime))
     except (OrlopError, OSError):
-        pass  # the start meets the same error, and reports it
+        pass  # the start fails with the same error, and reports it
     finally:
         prepared_sandbox.monitor.set(None)
     with trio.move_on_after(_SECONDS):
@@ -84,7 +84,8 @@ async def take(ports: Ports, container: Container, wanted: Launch) -> MonitorCli
 
 
 async def drop(ports: Ports, container: Container) -> None:
-    """End the prepared sandbox, if any: the container is being removed, or its root is needed elsewhere."""
+    """End the prepared sandbox, if the container has one. Called when the container is removed or when another operation
+    needs its root."""
     prepared_sandbox = ports.prepared_sandboxes.pop(container.id, None)
     if prepared_sandbox is None:
         return

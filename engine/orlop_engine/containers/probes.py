@@ -45,7 +45,7 @@ async def watch(ports: Ports, container: Container, run: Run) -> None:
 
 
 def suspend(container: Container) -> None:
-    """Mark a paused container unhealthy: it is not probed, so its health is unknown."""
+    """Mark a paused container unhealthy, because it is not probed and its health is unknown."""
     if container.health is not None:
         _change(container, container.health, UNHEALTHY)
 
@@ -91,8 +91,8 @@ async def _probe(execs: Execs, container: Container, argv: list[str], timeout_ns
     except trio.TooSlowError:
         return Result(start_ns, time.time_ns(), -1, f"Health check did not begin within {_BEGIN:g} s")
     except Exception as error:
-        # Also bugs in handling an image's values (a NUL, a size): such an error must end only this probe, not the
-        # watching task.
+        # All exceptions are caught, because an image may contain values that cause unexpected errors, such as a NUL byte.
+        # Such an error must end only this probe, not the task that runs the probes.
         return Result(start_ns, time.time_ns(), -1, str(as_orlop_error(error, "cannot run the health check")))
     text = output.text()
     if code is None:

@@ -31,8 +31,8 @@ class ProcessTable(NamedTuple):
 
 async def processes(ports: Ports, container: Container, ps_args: str, *, apart: bool = False) -> ProcessTable:
     """List a container's processes with the host's ps. `apart`: never run ps on processes outside the container. Without
-    `apart`, if ps refuses the list of pids, all processes of the host are listed and filtered by the column PID. This
-    filter is not safe: a blank in an earlier column (such as a process's name) shifts the columns."""
+    `apart`, if ps refuses the list of pids, all processes of the host are listed and filtered by the column PID. This filter
+    is not safe, because a blank in an earlier column (such as a process's name) shifts the columns."""
     state = container.record.state
     if not state.running:
         raise Conflict(f"container {container.id} is not running")
@@ -47,18 +47,19 @@ async def processes(ports: Ports, container: Container, ps_args: str, *, apart: 
     words = ps_args.split()
     outcome = await _ps(*words, f"-q{','.join(map(str, pids))}")
     if outcome.status and not apart:
-        # Some selections cannot be combined with -q: list all processes and filter.
+        # Some selections cannot be combined with -q, so list all processes and filter the list.
         outcome = await _ps(*words)
-    # With `apart`, ps fails without a message if it found no process. Then all processes have ended, and only the titles
-    # are returned
+    # With `apart`, ps fails without a message if it found no process. In that case all processes have ended, and only the
+    # titles are returned
     if outcome.status and (outcome.stderr or not apart):
         raise DriverError(outcome.stderr.decode("utf-8", "replace").strip().partition("\n")[0] or "ps failed")
     return parse(outcome.stdout.decode("utf-8", "replace"), pids)
 
 
 async def _pids(ports: Ports, container: Container) -> list[int]:
-    """The pids of the container's processes, from the runtime. Empty when the last process has just ended: then runc
-    prints `null`, or does not know the container any more while the exit is not recorded yet."""
+    """The pids of the container's processes, from the runtime. The list is empty if the last process has just ended. At that
+    moment runc prints `null`, or fails because it has already deleted the container although the daemon has not recorded the
+    exit yet."""
     run = container.run
     runtime = ports.drivers.runtime(container.record.host_config.runtime)
     what = f"list processes of container {container.id}"

@@ -25,10 +25,11 @@ not as a phase."""
 class MountRecord(msgspec.Struct, frozen=True):
     """One mount of a container, resolved at create.
 
-    `source` is a host path for binds, and the reference as given for images. Volumes are looked up by name and images by
-    ID at start: `name` holds either. `options` are those of a tmpfs. With `copy`, an empty volume is filled from the
-    image. If the kernel and the runtime support it, mounts below a read-only bind are read-only too. With `flat_readonly`
-    they stay writable. With `deep_readonly`, a start fails if the kernel or the runtime does not support it."""
+    `source` is a host path for binds, and the reference as given for images. At start, a volume is looked up by name and an
+    image by ID; `name` contains this name or ID. `options` are the options of a tmpfs. With `copy`, an empty volume is
+    filled from the image. Mounts below a read-only bind are read-only too, if the kernel and the runtime support this. With
+    `flat_readonly` these mounts stay writable. With `deep_readonly`, the start fails if the kernel or the runtime does not
+    support read-only mounts below a bind."""
 
     type: str
     destination: str
@@ -59,14 +60,14 @@ class ImageManifest(msgspec.Struct, frozen=True):
 
 
 class ContainerRecord(msgspec.Struct, kw_only=True):
-    """`args` is the resolved entrypoint and command. `endpoints` are the networks of the container, by name or full id,
-    with the endpoint settings of the client. Rows without `endpoints_complete` were written by an older daemon, which
-    left out the network of the network mode (see `connections.complete`). `monitor_pid` is the pid of the monitor of the
-    last recorded start; 0 before the first start, None in rows of a daemon that did not store it. (If a monitor with
-    another pid lives, its start was not recorded.) `image_labels` are the names of labels that only the image sets.
+    """`args` is the resolved entrypoint and command. `endpoints` are the networks of the container, by name or full id, with
+    the endpoint settings of the client. Rows without `endpoints_complete` were written by an older daemon, which left out
+    the network of the network mode (see `connections.complete`). `monitor_pid` is the pid of the monitor of the last
+    recorded start: 0 before the first start, None in rows of a daemon that did not store it. If a monitor with another pid
+    is alive, its start was not recorded. `image_labels` are the names of labels that only the image sets.
     `no_new_privileges` is the value at the last start; None before the first start and in rows of a daemon that did not
-    store it. `paused_by_engine`: the engine has paused the container for a moment, and will resume it, also after a
-    crash; stored as `held`. `emulated` is the platform that the client asked for, if its architecture is not the host's.
+    store it. `paused_by_engine` (stored as `held`): the engine has paused the container for a moment, and will resume it,
+    also after a crash. `emulated` is the platform that the client asked for, if its architecture is not the host's.
     `image_manifest`: unset if the image was built or imported on this host, and in rows of a daemon that did not store
     it."""
 
@@ -131,7 +132,7 @@ _encode = msgspec.json.Encoder().encode
 
 @functools.cache
 def _decoder() -> msgspec.json.Decoder[ContainerRecord]:
-    """The decoder is created only when there is a row, because its creation takes 5 ms."""
+    """The decoder of rows. It is created only when the store contains a row, because its creation takes 5 ms."""
     return msgspec.json.Decoder(ContainerRecord)
 
 
@@ -141,8 +142,8 @@ def encode(record: ContainerRecord) -> bytes:
 
 
 def decode(row: bytes) -> ContainerRecord:
-    """Decode a row of this schema or an earlier one. Raises ValueError (which msgspec's errors are) if the row is damaged,
-    names an unknown phase, or is of a later schema."""
+    """Decode a row of this schema or an earlier one. Raises ValueError (the base class of msgspec's errors) if the row is
+    damaged, names an unknown phase, or has a later schema."""
     schema = _header(row).schema
     if not 0 <= schema <= SCHEMA:
         raise ValueError(f"it has schema {schema}, and this Orlop reads {SCHEMA} at most")

@@ -1,10 +1,10 @@
-"""Settings that must not change while containers keep running across a restart of the daemon (live-restore).
+"""Settings that must not change if containers keep running while the daemon restarts (live-restore).
 
-Owns `<exec-root>/data-root`, which names the data root of the containers that run below this exec-root. It is checked
-before any cleanup: otherwise a daemon with another data root would treat these running containers as garbage and remove
+The file `<exec-root>/data-root` contains the data root of the containers that run below this exec-root. A starting daemon
+checks this file before any cleanup, because a daemon with another data root knows none of these containers, and would remove
 them.
 
-Settings that only concern new containers (cgroup driver and parent, default runtime, address pools, log driver, MTU) may
+Settings that only affect new containers (cgroup driver and parent, default runtime, address pools, log driver, MTU) may
 change.
 """
 
@@ -77,7 +77,7 @@ def _bridge(living: Sequence[ContainerRecord], config: Config) -> Iterator[Confi
 
 
 def _differences(network: NetworkSpec, config: Config) -> Iterator[tuple[str, str]]:
-    """For each setting that conflicts with this network: yield the property that containers rely on, and the setting."""
+    """For each setting that conflicts with this network, yield the property that containers rely on, and the setting."""
     link = network.options.get(_LINK, config.bridge_name)
     if config.bridge_name != link:
         yield f"are on bridge {link}", f"bridge is {config.bridge_name or 'none'}"
@@ -105,15 +105,15 @@ def _same(key: str, text: str, subnet: Subnet) -> bool:
 
 
 def _rules(living: Sequence[ContainerRecord], config: Config) -> Iterator[ConfigError]:
-    """Published ports need firewall rules: with iptables off, the driver would remove the existing rules."""
+    """Published ports need firewall rules, and the driver removes the existing rules if iptables is off."""
     published = [record for record in living if record.sandbox and record.sandbox.iptables and record.sandbox.ports]
     if published and not config.iptables:
         yield _conflict(published, "have published ports, which need firewall rules", "iptables is false")
 
 
 def _roots(living: Sequence[ContainerRecord], running: Config, config: Config) -> Iterator[ConfigError]:
-    """The data root and the exec root must not change. Checked only on reload: at start, a changed root is detected by
-    its contents."""
+    """The data root and the exec root must not change. This is checked only on reload. At start, `check_at_start` detects a
+    changed root by the files in it."""
     for key, old, new in (
         ("data-root", running.data_root, config.data_root),
         ("exec-root", running.exec_root, config.exec_root),
@@ -123,9 +123,9 @@ def _roots(living: Sequence[ContainerRecord], running: Config, config: Config) -
 
 
 def check(index: Iterable[Container], paths: ContainerPaths, running: Config, config: Config) -> None:
-    """Raise `ConfigError` when running containers are incompatible with this configuration. A reload applies some keys
-    immediately, so these are checked for all running containers. The other keys take effect when the daemon restarts, so
-    they are checked only with live-restore, because otherwise no container survives the restart."""
+    """Raise `ConfigError` when running containers are incompatible with this configuration. Keys that a reload applies
+    immediately are checked for all running containers. The other keys take effect when the daemon restarts. They are checked
+    only with live-restore, because without it no container survives the restart."""
     living = _living(index, paths)
     checks = (_storage, _runtimes, _bridge, _rules) if config.live_restore else (_runtimes,)
     found = [error for each in checks for error in each(living, config)]
@@ -136,9 +136,9 @@ def check(index: Iterable[Container], paths: ContainerPaths, running: Config, co
 
 
 def check_at_start(index: Iterable[Container], paths: ContainerPaths, config: Config) -> None:
-    """Like `check`, but before containers are restored. Also raise when containers are running that this daemon would not
-    find, or would remove as garbage. These containers are looked for without live-restore too, because the daemon could
-    not stop them."""
+    """Like `check`, but for the start of the daemon, before containers are restored. Also raise if there are running
+    containers that this daemon does not find, or would remove because it does not know them. This check is made without
+    live-restore too, because the daemon cannot stop containers that it does not know."""
     _check_data_root(paths, config)
     lost = [
         item.record
@@ -152,8 +152,8 @@ def check_at_start(index: Iterable[Container], paths: ContainerPaths, config: Co
 
 
 def _runs_elsewhere(record: ContainerRecord) -> bool:
-    """Whether the container runs under another exec-root. Compare pid and start time, and look for the id in the name of
-    the process's cgroup, because pids and start times repeat after a reboot."""
+    """Whether the container runs under another exec-root. The pid and the start time must match. The name of the process's
+    cgroup must contain the container's id, because after a reboot another process may have the same pid and start time."""
     if not record.state.pid or not linux.is_process(record.state.pid, record.state.pid_start_time):
         return False
     try:

@@ -1,17 +1,17 @@
-"""Remove a container. One operation, in this order:
+"""Remove a container, in these steps:
 
-   1. the exit has been accounted for, and the network is released
-   2. the row is deleted; the same commit records an intent for its anonymous volumes. Now its id and name are free
-   3. its anonymous volumes are removed
+   1. the exit is recorded, and the network is released
+   2. the row is deleted; the same commit records the intent to remove the container's anonymous volumes. From now on the
+      container's id and name are free
+   3. the anonymous volumes are removed
    4. `destroy` is published, and waiters for the removal are woken; `docker run --rm` returns
-   5. the snapshot, log and files are removed; once the monitor has ended, the run directory, too. Removals that failed
-      because a mount was busy are retried then
+   5. the snapshot, log and files are removed, and, once the monitor has ended, also the run directory. Removals that failed
+      because a mount was busy are then tried again
    6. if a client asked for the removal, its request is answered
 
-From step 4 on, a client finds no trace of the container: the remaining files can neither be named nor counted, and block
-no other operation. The layers of an image that is removed between 4 and 5 are removed after 5. Files that a crash after
-step 2 leaves have no row, and the next start of the daemon removes them. So a removed container never comes back and
-leaves nothing behind.
+From step 4 on, clients do not see the container. The remaining files appear in no answer, and block no other operation. If
+the container's image is removed between steps 4 and 5, the layers of the image are removed after step 5. After a crash later
+than step 2, the remaining files have no row, so the next daemon removes them.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ async def remove(ports: Ports, container: Container, *, force: bool, volumes: bo
     if record.removing:
         raise Conflict(f"removal of container {record.name} is already in progress")
     container.stop_requested = True
-    # This is committed together with the exit: after a crash, the next start of the daemon completes the removal
+    # This mark is committed together with the exit, so that after a crash the next daemon completes the removal
     with container.published(removing=True, removing_volumes=volumes):
         await stopping.kill_now(ports, container)
         async with container.lock:
             _check_there(ports.index, container)
-            # The previous holder of the lock may have started the container again.
+            # The task that held the lock before may have started the container again.
             container.stop_requested = True
             await stopping.kill_now(ports, container)
             await _remove_locked(ports, container, volumes=volumes)
@@ -122,15 +122,15 @@ async def _remove_locked(ports: Ports, container: Container, *, volumes: bool) -
 
 
 async def _remove_rest(ports: Ports, container: Container, run: Run | None, *, volumes: bool) -> None:
-    """Remove the container's resources. The monitor is waited for last: the runtime's delete takes longest, and clients
-    do not see its effects. Then removals that failed because of mounts are retried."""
+    """Remove the container's resources. The monitor is waited for last, because it runs the runtime's delete, which takes
+    longest and has no effect that clients see. Removals that failed because of mounts are retried after that."""
     record = container.record
     busy, busy_volumes = False, []
     try:
         await prepared_sandbox.drop(ports, container)
         if run is not None and record.host_config.pid_mode:
-            # In another PID namespace, processes may outlive the container's init and still write. In a PID namespace of
-            # their own, the kernel kills them when init exits: pid_namespaces(7).
+            # If the container has its own PID namespace, the kernel kills its processes when its init process exits
+            # (pid_namespaces(7)). In a shared PID namespace they may outlive the init process, and still write files.
             await _end_run(ports, container, run)
         if volumes:
             busy_volumes = await container_volumes.discard(ports.volumes, container_volumes.anonymous(record.mounts))
@@ -148,7 +148,7 @@ async def _remove_rest(ports: Ports, container: Container, run: Run | None, *, v
     # The root's mount point must outlive the monitor (see `launch`).
     ports.paths.remove_run_directories(record.id)
     if ports.images.get(record.image_id) is None:
-        await ports.images.collect()  # the image was removed before its last container: now its layers can be removed
+        await ports.images.collect()  # if the image was removed before its last container, its layers can be removed now
 
 
 async def _end_run(ports: Ports, container: Container, run: Run) -> None:
@@ -175,7 +175,7 @@ async def auto_remove(ports: Ports, container: Container) -> None:
                 await _remove_locked(ports, container, volumes=True)
         except Exception as error:
             log.error("cannot remove container %s: %s", container.name, error)
-            with container.publish() as draft:  # not committed: the next daemon tries again
+            with container.publish() as draft:  # not committed, so the next daemon tries the removal again
                 draft.state = draft.state.after_failed_auto_remove()
             container.removed.set(container.record.state.exit_code)
 
@@ -202,7 +202,7 @@ async def prune(ports: Ports, filters: Filters) -> tuple[list[str], int]:
 
 
 async def discard_files(ports: Ports, container_id: str) -> None:
-    """Remove everything that a container has outside the store. Also for an unfinished create."""
+    """Remove all resources of a container except its row. Also used after a failed create."""
     ports.paths.remove_run_directories(container_id)
     await _discard_data(ports, container_id)
 
@@ -217,9 +217,10 @@ async def _discard_data(ports: Ports, container_id: str) -> None:
 
 
 async def sweep(ports: Ports) -> None:
-    """At the daemon's start, reconcile directories and snapshots with the rows. Directories and snapshots without a row
-    are removed. If their row is quarantined, they are kept, because they may be the only copy. A snapshot that was lost
-    in a power failure is created again, but empty, because the writes to it had not reached the disk."""
+    """At the daemon's start, compare directories and snapshots with the rows. Directories and snapshots without a row are
+    removed. If the row is quarantined, they are kept, because they may be the only copy of the data. A snapshot that was
+    lost in a power failure is created again, without the container's changes, because these changes had not been written to
+    the disk."""
     store = ports.store
     known = {*ports.index.by_id, *(key for table, key, _ in store.quarantined() if table == "containers")}
     if sweeping := not store.lost_rows():

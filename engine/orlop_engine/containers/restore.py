@@ -30,7 +30,7 @@ log = logging.getLogger("orlop.containers")
 
 _STARTS = 8
 _NEEDED = 30.0  # seconds that a start waits for the starts of the containers that it needs
-_PROMPT = 0.1  # seconds that the daemon's start waits, before it serves requests, until the state of all containers is known
+_PROMPT = 0.1  # seconds that a starting daemon waits for the state of all containers before it serves requests
 _SLOW = 1.0  # seconds after which a shutdown logs what it waits for; most containers have ended by then
 _NAMED = 10  # limit on the containers that this log line names
 
@@ -45,7 +45,8 @@ async def restore(ports: Ports) -> None:
     with trio.move_on_after(_PROMPT):
         for event in known.values():
             await event.wait()
-    # Loading network drivers takes longest. It begins when requests are served; requests that need a network wait.
+    # Loading network drivers takes longest. It begins after the daemon has begun to serve requests. Requests that need a
+    # network wait.
     quarantined = _quarantined_alive(ports)
     ports.background.start(_restore_networks, ports, [sandbox for sandbox in quarantined.values() if sandbox is not None])
     await _sweep_runs(ports, {*quarantined, *(container.id for container in _undecided(ports.index, known))})
@@ -125,7 +126,8 @@ async def _sweep_run(paths: ContainerPaths, name: str) -> None:
 
 
 def _patience(config: Config, container: Container) -> int:
-    """Seconds for a container to stop when the daemon starts. Never infinite, because the container might never end."""
+    """Seconds for a container to stop when the daemon starts. The time is never infinite, because the container might never
+    end."""
     own, config = stopping.stop_timeout(config, container), config
     return next(seconds for seconds in (own, config.shutdown_timeout, config.default_stop_timeout) if seconds >= 0)
 
@@ -144,9 +146,9 @@ async def _stop_orderly(ports: Ports, container: Container, seconds: int | None 
 
 
 async def _bring_up(ports: Ports, known: Mapping[str, trio.Event], tried: Mapping[str, trio.Event]) -> None:
-    """Stop containers that must not run, and start those that the restart policies want. This happens in parallel, so
-    that a container that hangs does not delay the others; containers that others need are started first. `known` is set
-    once a container's state is known, `tried` once its start was tried."""
+    """Stop containers that must not run, and start those that the restart policies want. This happens in parallel, so that a
+    container that hangs does not delay the others; containers that others need are started first. An event in `known` is set
+    once the container's state is known; an event in `tried` is set once the start was tried."""
     limit = trio.CapacityLimiter(_STARTS)
     wanted = needs.order(ports.index, ports.networks)
     living = [item for item in ports.index if item.run is not None and item.owed_start is None]
@@ -182,8 +184,8 @@ async def _bring_up(ports: Ports, known: Mapping[str, trio.Event], tried: Mappin
 
 
 def _announce_start(container: Container, tried: trio.Event) -> None:
-    """Show a container as restarting until its start has been tried. (dockerd serves no requests before these starts, so
-    its clients never see this state.)"""
+    """Show a container as restarting until its start has been tried. dockerd serves no requests before these starts, so its
+    clients never see this state."""
     if container.owed_start is None and _is_owed_a_start(container.record):
         container.owed_start = tried
         with container.publish() as draft:  # not committed: the next daemon decides again
@@ -226,8 +228,8 @@ async def _start_if_wanted(ports: Ports, container: Container, tried: trio.Event
 
 
 async def shutdown(ports: Ports, *, leave_running: bool) -> None:
-    """Stop all containers in parallel, each within its own timeout; with `leave_running`, leave all to their monitors. No
-    container starts from now on."""
+    """Stop all containers in parallel, each within its stop timeout. With `leave_running`, all containers keep running under
+    their monitors. From now on, no container is started."""
     ports.state.closing = True
     for container in ports.index:
         if container.restart_timer is not None:
@@ -235,7 +237,7 @@ async def shutdown(ports: Ports, *, leave_running: bool) -> None:
         if container.owed_start is not None:
             stopping.cancel_restart(container)
     if not leave_running:
-        # `run`: containers that are being started must be stopped as well
+        # A container with a `run` may still be starting; such a container must be stopped as well
         running = [item for item in ports.index if item.record.state.running or item.run is not None]
         async with trio.open_nursery() as reporting:
             reporting.start_soon(_report_slow, ports, running)
@@ -243,7 +245,7 @@ async def shutdown(ports: Ports, *, leave_running: bool) -> None:
                 for container in running:
                     nursery.start_soon(_stop_orderly, ports, container)
             reporting.cancel_scope.cancel()
-    # Monitors of exited containers need a moment to clean up: wait, so that their cgroups and mounts are removed.
+    # Wait for the monitors of exited containers, because they still remove cgroups and mounts.
     with trio.move_on_after(5):
         async with trio.open_nursery() as nursery:
             for container in list(ports.index):

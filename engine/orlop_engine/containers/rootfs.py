@@ -1,8 +1,8 @@
 """A container's root: a snapshot on top of the init layer of its image.
 
-The first container of an image creates the init layer. All containers of the image share it, and it is removed with the
-image's layers (`engine.images.layers`). A container's changes are computed against the init layer. So, as with dockerd,
-the files of the init layer appear in no diff and no commit unless the container itself changes them.
+The first container of an image creates the init layer. All containers of the image share this layer. It is removed together
+with the image's layers (`engine.images.layers`). A container's changes are computed against the init layer. So, as with
+dockerd, the files of the init layer appear in no diff and no commit unless the container itself changes them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ __all__ = ["prepare"]
 
 
 async def prepare(ports: Ports, record: ContainerRecord, image: Image) -> None:
-    """Create the writable snapshot. Also used when the daemon starts, for a snapshot that was lost in a power failure."""
+    """Create the writable snapshot. Also used when the daemon starts, to replace a snapshot that was lost in a power
+    failure."""
     storage, options = ports.storage, record.host_config.storage_opt or None
     below = init_layer(image.snapshot)
     try:
@@ -33,7 +34,8 @@ async def prepare(ports: Ports, record: ContainerRecord, image: Image) -> None:
 
 
 async def _make_init_layer(ports: Ports, record: ContainerRecord, layer: str) -> None:
-    """Create the init layer. When several tasks create the same layer, the first one committed is kept."""
+    """Create the init layer. If several tasks create the same layer at the same time, the layer that is committed first is
+    kept."""
     from orlop_engine.unpacking import make_init_layer  # imported here, because the daemon's start does not need it
 
     storage, key = ports.storage, temporary_key()

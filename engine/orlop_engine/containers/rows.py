@@ -75,8 +75,8 @@ class Rows:
         is committed, and then these fields are published in one step. After a failure nothing has changed. Changes of one
         container wait for each other. The block must not await.
 
-        If another task publishes a field without a commit meanwhile (an exit, for example), that value stays, not the
-        draft's. The next commit writes it to the row."""
+        Another task (for example an exit) may publish a field without a commit meanwhile. The published value then replaces
+        the draft's value, and the next commit writes it to the row."""
         async with container.row_lock:
             base, draft = container.record, copy(container.record)
             yield draft
@@ -90,13 +90,13 @@ class Rows:
         """Commit the record as it is published, and begin a new revision, whether or not the commit succeeds."""
         container.touch()
         if container.row_lock.locked():
-            async with container.row_lock:  # a change that is being committed is not in the record yet
+            async with container.row_lock:  # wait until a change that is being committed has been published in the record
                 pass
         await self._commit(container, container.record)
 
     async def _commit(self, container: Container, record: ContainerRecord) -> None:
-        """Commit the row, unless the container was removed meanwhile. The store commits in order, so the last of several
-        saves wins."""
+        """Commit the row, unless the container was removed meanwhile. The store commits in the order of the calls, so the
+        last of several saves wins."""
         if container.id in self._index and not container.row_going:
             await self._store.commit([Put(_TABLE, container.id, encode(record))])
 

@@ -1,5 +1,5 @@
-"""Clean up after a run whose exit is accounted for: wait for the end of its monitor, and remove the runtime's state and
-the run directory.
+"""Clean up after a run whose exit is recorded: wait for the end of its monitor, and remove the runtime's state and the run
+directory.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _CLEAN_UP = 30.0
 
 
 async def clean_up(ports: Ports, container: Container, run: Run) -> None:
-    """Wait until a run has been cleaned up: its exit is accounted for, and its monitor has ended. If the monitor died
-    after it reported the exit, this function does the rest of the monitor's cleanup; if the monitor hangs, it is killed.
-    Raises `DeadlineExceeded` when the monitor does not die."""
+    """Wait until the exit of a run has been published and its monitor has ended. If the monitor died after it reported the
+    exit, this function does the rest of the monitor's cleanup. A monitor that hangs is killed. Raises `DeadlineExceeded`
+    when the monitor does not die."""
     await run.finished.wait()
     monitor = run.monitor
     assert monitor is not None

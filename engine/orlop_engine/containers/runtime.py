@@ -1,4 +1,4 @@
-"""The OCI runtime's view of a container (its `Task`), and removal of the runtime's state."""
+"""The description of a container for its OCI runtime (`Task`), and the removal of the runtime's state."""
 
 from __future__ import annotations
 
@@ -56,16 +56,16 @@ def has_state(paths: ContainerPaths, container: Container) -> bool:
 
 
 def is_left(paths: ContainerPaths, container: Container, run: Run) -> bool:
-    """Whether the runtime's delete still has to run, which removes the runtime's state and the cgroups. (With systemd,
-    the cgroups are removed by systemd.)"""
+    """Whether the runtime's delete still has to run. It removes the runtime's state and the cgroups. With the cgroup driver
+    systemd, systemd removes the cgroups."""
     init = runs.init_record(run.run_dir)
     made = init.cgroups if init is not None else ()
     return has_state(paths, container) or any(map(os.path.isdir, made))
 
 
 async def clean(ports: Ports, container: Container) -> None:
-    """Run the runtime's delete. Normally the monitor runs it. If nobody ran it, the container could not start again.
-    Never raises: an exit must be accounted for even when the runtime hangs or is no longer installed."""
+    """Run the runtime's delete, if the monitor has not run it: without a delete, the container cannot start again. Never
+    raises an error, because an exit must be processed even when the runtime hangs or is no longer installed."""
     record = container.record
     try:
         runtime = ports.drivers.runtime(record.host_config.runtime)

@@ -144,13 +144,13 @@ class Containers:
         return listing.select(self.ports, everything=everything, limit=limit, filters=filters)
 
     def summary(self, container: Container) -> details.Summary:
-        """What a list shows of a container. Valid as long as the container's `revision` and `images_revision` are the
-        same."""
+        """The values that a list shows of a container. They are valid as long as the container's `revision` and
+        `images_revision` stay the same."""
         return details.summary(self.ports, container)
 
     async def describe(self, container: Container) -> details.Details:
-        """All that is shown of a container. Valid as long as its `revision` is the same, except for `links`, which
-        contain names of other containers."""
+        """All values that are shown of a container. They are valid as long as the container's `revision` stays the same,
+        except `links`, because these contain names of other containers."""
         return await details.details(self.ports, container)
 
     @property

@@ -1,5 +1,5 @@
-"""Protocols of the other services of the engine that operations on containers use. The services satisfy these Protocols
-without importing them; the classes of the services document the methods.
+"""Protocols of the other services of the engine that operations on containers use. The services implement these Protocols
+without importing them. The methods are documented in the classes of the services.
 
 For the lower layers (store, configuration, zygote) the concrete types are used.
 """

@@ -17,11 +17,11 @@ A new phase also concerns:
 - the client: `_LIVING` in `commands/system.py`, and `_completion.py`;
 - a new schema version of the rows (`record.SCHEMA`).
 
-Two conditions are not phases. "Starting" belongs to the run (`Run.settled`): no client sees it and no row contains it,
-because a start that a crash interrupts is undone. "Removing" is `ContainerRecord.removing`: after a failed removal, the
+Two conditions are not phases. "Starting" belongs to the run (`Run.settled`). No client sees it and no row contains it,
+because after a crash an interrupted start is undone. "Removing" is `ContainerRecord.removing`: after a failed removal, the
 container is in the same phase as before.
 
-Sans-IO, like h11's `_state.py`, which the table is modelled on.
+This module does no I/O. The table is modelled on h11's `_state.py`.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ class Phase(Enum):
     """The values are Docker's words for `State.Status`; they are stored in the rows."""
 
     CREATED = "created"
-    """It has never run. A start may have failed."""
+    """The container has never run. A start may have failed."""
     RUNNING = "running"
     PAUSED = "paused"
-    """It runs, and its cgroup is frozen."""
+    """The container runs, and its cgroup is frozen."""
     RESTARTING = "restarting"
-    """It has no process. The daemon is about to start it by its restart policy, after an exit or at the daemon's own
-    start. `State.Running` is true, as in Docker."""
+    """The container has no process. The restart policy requires a start, after an exit or at the start of the daemon.
+    `State.Running` is true, as in Docker."""
     EXITED = "exited"
-    """It has run and ended."""
+    """The container has run and ended."""
     DEAD = "dead"
-    """It has ended, and its automatic removal (`--rm`) has failed. It can only be removed."""
+    """The container has ended, and its automatic removal (`--rm`) has failed. The only possible operation is a removal."""
 
 
 class Event(Enum):
@@ -65,7 +65,7 @@ class Event(Enum):
     WILL_RESTART = "will restart"
     """The exit has been reported, and the restart policy wants another run."""
     START_ANNOUNCED = "start announced"
-    """The daemon has just started, and is going to start the container by its restart policy."""
+    """The daemon has just started, and is going to start the container because of the restart policy."""
     RESTART_CANCELLED = "restart cancelled"
     ADOPTED = "adopted"
     """When the daemon started, it found a process that is not in the row."""
@@ -76,8 +76,8 @@ class Event(Enum):
 
 _STOPPED = Phase.EXITED  # for a container that has never run, `State._next` uses CREATED instead
 
-# Events that the daemon causes are refused in phases where they make no sense. Events that it observes (an exit, a living
-# process, no process) are accepted in almost every phase, because a crash or a full disk may have prevented earlier
+# Events that the daemon causes are refused in phases where they make no sense. Events that the daemon observes (an exit, a
+# running process, no process) are accepted in almost every phase, because a crash or a full disk may have prevented earlier
 # commits.
 TRANSITIONS: Mapping[Phase, Mapping[Event, Phase]] = {
     Phase.CREATED: {
@@ -134,13 +134,13 @@ TRANSITIONS: Mapping[Phase, Mapping[Event, Phase]] = {
         Event.EXITED: Phase.DEAD,
         Event.ADOPTED: Phase.RUNNING,
         Event.LOST: Phase.DEAD,
-        Event.AUTO_REMOVE_FAILED: Phase.DEAD,  # the next start of the daemon tries again
+        Event.AUTO_REMOVE_FAILED: Phase.DEAD,  # the next daemon tries the removal again
     },
 }
 
 
 class InvalidTransition(RuntimeError):
-    """The table does not allow the event in this phase. This is a bug in Orlop, never a mistake of a client or a
+    """The table does not allow the event in this phase. This error is always a bug in Orlop, not a mistake of a client or a
     driver."""
 
     def __init__(self, phase: Phase, event: Event) -> None:

@@ -28,7 +28,7 @@ log = logging.getLogger("orlop.containers")
 
 
 def cancel_restart(container: Container) -> None:
-    """Cancel a pending start that the restart policy wants, after an exit or at the daemon's start."""
+    """Cancel the start that the restart policy requires after an exit or when the daemon starts."""
     if container.restart_timer is not None:
         container.restart_timer.cancel()
     if container.record.state.restarting and (container.run is None or container.run.finished.is_set()):
@@ -44,7 +44,7 @@ def _note_manual_stop(container: Container) -> None:
 
 async def _signal(container: Container, signum: int) -> None:
     """Send a signal through the monitor, which knows whether the process has just ended. If the monitor does not answer,
-    send it directly."""
+    send the signal directly."""
     run = container.run
     if run is None or run.monitor is None:
         raise Conflict(f"container {container.id} is not running")
@@ -61,9 +61,9 @@ def stop_signal(container: Container, given: str) -> int:
 
 
 async def stop(ports: Ports, container: Container, given: str = "", seconds: int | None = None) -> None:
-    """Send the stop signal, wait, kill. With `seconds` below 0, wait for ever. The lock is released during the wait, so
-    that a later stop can shorten the wait. If a restart holds the lock and waits for the exit, this stop shortens the
-    restart's wait."""
+    """Send the stop signal, wait, and send SIGKILL after `seconds`. If `seconds` is negative, wait for ever. The lock is
+    released during the wait, so that a later stop can shorten the wait. If a restart holds the lock and waits for the exit,
+    this stop shortens the restart's wait."""
     signum = stop_signal(container, given)
     expedite(ports.config, container, seconds)
     async with container.lock:
@@ -84,7 +84,7 @@ def stop_timeout(config: Config, container: Container) -> int:
 
 
 async def stop_locked(ports: Ports, container: Container, signum: int, seconds: int | None) -> None:
-    """Stop the container and hold the lock during the wait, for callers that still need the lock afterwards. `expedite`
+    """Stop the container, and keep the lock during the wait, because the caller still needs the lock afterwards. `expedite`
     shortens the wait."""
     run, patience = await _begin_stop(ports, container, signum, seconds)
     if run is not None:
@@ -105,8 +105,8 @@ def _patience(config: Config, container: Container, seconds: int | None) -> floa
 
 
 async def _begin_stop(ports: Ports, container: Container, signum: int, seconds: int | None) -> tuple[Run | None, float]:
-    """Send the stop signal, and prevent a restart. Returns the run (None if it has ended already), and the seconds that
-    it has to end."""
+    """Send the stop signal, and prevent a restart. Returns the run (None if it has ended already), and the seconds until
+    SIGKILL."""
     patience = _patience(ports.config, container, seconds)
     if not (ports.state.closing or container.being_restarted):
         _note_manual_stop(container)
@@ -146,7 +146,7 @@ async def _end_restarting(rows: Rows, container: Container) -> None:
 
 
 async def _thaw(ports: Ports, container: Container) -> None:
-    """Unpause the container before a signal that is to end it. A failure is only logged, because SIGKILL may work
+    """Unpause the container before it gets a signal that should end it. A failure is only logged, because SIGKILL may work
     anyway."""
     try:
         await unpause_locked(ports, container)
@@ -155,7 +155,7 @@ async def _thaw(ports: Ports, container: Container) -> None:
 
 
 async def kill_now(ports: Ports, container: Container) -> None:
-    """Send SIGKILL and wait until the exit is accounted for. Publishes `kill`, not `stop`."""
+    """Send SIGKILL and wait until the exit is published. Publishes the event `kill`, not `stop`."""
     run = container.run
     if run is None or run.finished.is_set():
         return
@@ -172,7 +172,7 @@ async def kill_now(ports: Ports, container: Container) -> None:
     with trio.move_on_after(patience):
         await run.ended()
         return
-    # End a monitor that does not answer; then the zygote kills the container through its cgroup.
+    # Kill a monitor that does not answer. The zygote (the parent process of all monitors) then kills the container's cgroup.
     if run.monitor is not None:
         run.monitor.kill()
     with trio.move_on_after(2 * KILL_DEADLINE):

@@ -1,6 +1,7 @@
 """Update: change the limits and the restart policy of a container, running or not.
 
-The runtime applies the limits first: if it refuses a limit, the record and the container stay unchanged.
+The runtime applies the limits before the record changes. If the runtime refuses a limit, the record and the container stay
+unchanged.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _DEVICES = (
     "blkio_device_read_iops",
     "blkio_device_write_iops",
 )
-"""Lists of limits by device: with null the limits stay as they are, and an empty list removes them."""
+"""Lists of limits by device. With null the limits stay unchanged; an empty list removes them."""
 _CONFLICTS = (
     ("nano_cpus", "cpu_period", "Nano CPUs cannot be updated as CPU Period has already been set"),
     ("nano_cpus", "cpu_quota", "Nano CPUs cannot be updated as CPU Quota has already been set"),

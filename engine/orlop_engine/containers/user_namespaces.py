@@ -18,13 +18,13 @@ _HOST = "use --userns=host"
 
 
 def ids_of(ids: IdMap | None, host: HostConfig) -> IdMap | None:
-    """The id mapping of a container; `ids` is the daemon's mapping. None: the container has the host's ids."""
+    """The id mapping of a container; `ids` is the daemon's mapping. None if the container uses the host's ids."""
     return None if host.userns_mode == "host" else ids
 
 
 def check(ids: IdMap | None, host: HostConfig) -> None:
     """Refuse options that a container with a user namespace cannot have, with Docker's messages. Also called at a start,
-    because the container may have been created before the daemon's configuration changed."""
+    because the daemon's configuration may have changed since the container was created."""
     if ids_of(ids, host) is None:
         return
     if host.privileged:

@@ -1,4 +1,5 @@
-"""Validate a create request, with Docker's messages. Pure, except for facts of the host."""
+"""Validate a create request, with Docker's messages. The functions do no I/O and get the facts about the host as an
+argument."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from .signals import parse_signal
 
 __all__ = ["check"]
 
-# "_" is not valid in host names (RFC 952), but people use it in container names, and Docker accepts anything.
+# "_" is not valid in host names (RFC 952), but people use it in container names, and Docker accepts any text.
 _HOSTNAME = re.compile(r"[a-zA-Z0-9_]([a-zA-Z0-9_-]*[a-zA-Z0-9_])?(\.[a-zA-Z0-9_]([a-zA-Z0-9_-]*[a-zA-Z0-9_])?)*\Z")
 _HOSTNAME_LIMIT = 64  # the kernel's limit: uname(2)
 _NO_LINKS = "can't be used with links. This would result in undefined behavior"
@@ -58,7 +59,7 @@ def check(config: ContainerConfig, host: HostConfig, facts: Host) -> list[str]:
 
 
 def _check_server(server: str) -> None:
-    """Refuse an invalid address already at create. (Docker accepts any text, and fails when the container starts.)"""
+    """Refuse an invalid address already at create. Docker accepts any text, and fails when the container starts."""
     try:
         ipaddress.ip_address(server)
     except ValueError:
@@ -98,8 +99,8 @@ def _check_config(config: ContainerConfig) -> None:
 
 
 def _check_network_mode(config: ContainerConfig, host: HostConfig) -> None:
-    """A container that shares another container's network cannot configure the network. Like Docker, check only the
-    request: ports that the image exposes are no conflict."""
+    """A container that shares another container's network cannot configure the network. Like Docker, check only the request.
+    Ports that the image exposes are allowed."""
     kind, _, other = host.network_mode.partition(":")
     if kind != "container":
         return

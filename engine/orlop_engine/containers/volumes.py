@@ -49,8 +49,8 @@ _ANONYMOUS = "com.docker.volume.anonymous"
 
 
 async def patiently(look: Callable[[], T]) -> T:
-    """Access a path that a user chose: on a worker thread and with a deadline, because a path on a dead server (NFS)
-    would block the daemon for ever."""
+    """Access a path that a user chose. The access runs on a worker thread and with a deadline, because a path on a dead NFS
+    server blocks for ever."""
     begun = False
 
     def begin() -> T:
@@ -66,8 +66,8 @@ async def patiently(look: Callable[[], T]) -> T:
 
 def note(container_id: str, mounts: Sequence[MountRecord]) -> tuple[list[Put], list[Delete]]:
     """The rows that record the intent to remove the anonymous volumes of a container, and the deletes that clear this
-    intent. A create commits the intent before it creates the first volume; a removal commits it together with the
-    deletion of the container's row. Otherwise a crash could leave volumes that belong to no container."""
+    intent. A create commits the intent before it creates the first volume; a removal commits it together with the deletion
+    of the container's row. Without the intent, a crash can leave volumes that belong to no container."""
     names = anonymous(mounts)
     if not names:
         return [], []
@@ -111,9 +111,9 @@ async def ensure(
     vet: VolumeCheck | None = None,
 ) -> tuple[MountRecord, ...]:
     """Create missing volumes, with `labels` in addition to their own labels, and missing source directories of `--volume`
-    binds. Appends the names of new volumes to `made`, even when it raises, so that the caller can discard them. `vet`
-    checks each volume that the container gets: a volume that did not exist when the request was authorized may have been
-    created by another client since. The caller holds the volumes, so that the result stays valid."""
+    binds. Appends the names of new volumes to `made`, even when an error is raised, so that the caller can remove them.
+    `vet` checks each volume that the container gets, because another client may have created a volume since the request was
+    authorized. The caller has reserved the volumes, so no other task removes them."""
     from .mount_spec import normal_target  # imported here, because the daemon's start does not need it
 
     out = []
@@ -143,13 +143,13 @@ async def ensure(
 
 def _promised(source: str) -> None:
     if not os.path.exists(source):
-        # Docker creates missing sources only for --volume; for --mount, the parser has refused them.
+        # Docker creates missing sources only for --volume. The parser has refused missing sources of --mount.
         os.makedirs(source, mode=0o755, exist_ok=True)
 
 
 async def populate(ports: Ports, record: ContainerRecord) -> None:
-    """Fill empty volumes with the image's files, as Docker does. Only volumes that are a directory on this host are
-    filled: a volume that its driver mounts (nfs, tmpfs) is not mounted before the container's start."""
+    """Fill empty volumes with the image's files, as Docker does. Only volumes that are a directory on this host are filled.
+    A volume that its driver mounts (nfs, tmpfs) is not filled, because it is mounted only at the container's start."""
     for mount in record.mounts:
         if mount.type != "volume" or not mount.copy:
             continue
@@ -190,8 +190,8 @@ def _is_empty(source: str, subpath: str) -> bool:
 
 
 def _open_directory(source: str, subpath: str) -> int:
-    """A descriptor of the directory; -1 when the directory does not exist, or is outside the volume, which the start
-    refuses."""
+    """A file descriptor of the directory. Returns -1 when the directory does not exist or is outside the volume; in these
+    cases the start reports the error."""
     try:
         return open_subpath(source, subpath, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
@@ -216,7 +216,7 @@ def anonymous(mounts: Sequence[MountRecord]) -> list[str]:
 
 
 async def discard(volumes: Volumes, names: Sequence[str]) -> list[str]:
-    """Remove volumes that no other container uses. Returns those that their drivers failed to remove."""
+    """Remove volumes that no other container uses. Returns the volumes that their drivers failed to remove."""
     failed = []
     for name in names:
         try:

@@ -27,7 +27,7 @@ async def decided(container: Container) -> None:
 
 
 async def unless_it_ended(container: Container, error: OrlopError) -> None:
-    """Raise `Conflict` instead of the runtime's error, if the operation failed because the container was ending."""
+    """If the operation failed because the container was ending, raise `Conflict` instead of the runtime's error."""
     run = container.run
     with trio.move_on_after(SIGNAL_FAILED):
         if run is not None:

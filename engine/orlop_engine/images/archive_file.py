@@ -1,9 +1,9 @@
 """The members of an image archive that a client sent. Nothing is extracted.
 
-No name in the archive becomes a path on this host. Members are looked up in a table, and symlinks lead only to other
-members. The content of small members is in one unnamed file. A larger member, such as a layer, is written to its own
-temporary file and hashed at the same time; a rename makes the file a blob. The next start of the daemon removes temporary
-files that a crash left.
+No name in the archive becomes a path on this host: members are found in a table, and a symlink can only refer to another
+member. The content of small members is in one unnamed file. A larger member, such as a layer, is hashed while it is written
+to its own temporary file. Renaming this file makes it a blob of the content store. After a crash, the next daemon removes
+the temporary files.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ __all__ = ["Archive", "Member", "Source"]
 _SMALL = 64 << 10  # bytes; each larger member is written to its own file
 _MAX_MEMBERS = 1 << 17
 _MAX_LINKS = 16
-_MAX_READ = 64 << 20  # total bytes of the members that `read` returns: the manifests of 4,096 images have some 40 MiB
+# limit for all bytes that `read` returns; for comparison: the manifests of 4,096 images have some 40 MiB
+_MAX_READ = 64 << 20
 
 
 class Source(archive.Source, Protocol):
@@ -41,7 +42,8 @@ class Source(archive.Source, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A regular file. Its content is in the archive's unnamed file, from `offset` on, or in the temporary file `path`."""
+    """A regular file of the archive. Its content is in the archive's unnamed file, from `offset` on, or in the temporary
+    file `path`."""
 
     size: int
     digest: str
@@ -50,8 +52,8 @@ class Member:
 
 
 class Archive:
-    """The members of a tar archive. Owns their files; call `close`. Methods block, except for `find` and `need`: call
-    them on a thread."""
+    """The members of a tar archive. `close` removes their temporary files. All methods except `find` and `need` block, so
+    call them on a thread."""
 
     def __init__(self, content: ContentStore) -> None:
         self._content = content
@@ -69,14 +71,15 @@ class Archive:
     # --- reading the archive ------------------------------------------------------------------------------------------
 
     def fill(self, source: Source) -> None:
-        """Read all members. Raises `UnpackError` if this is no tar archive, and `InvalidParameter` if it has too many
-        members."""
+        """Read all members. Raises `UnpackError` if the source is no tar archive, and `InvalidParameter` if the archive has
+        too many members."""
         for number, entry in enumerate(entries(source)):
             if number == _MAX_MEMBERS:
                 raise InvalidParameter(f"cannot read the archive: it has more than {_MAX_MEMBERS} members")
             member = None
             if entry.segments is not None or entry.type not in (b"0", b"\0", b"7"):
-                source.skip(entry.size)  # only plain regular files are used: this is a sparse file, or no regular file
+                # only plain regular files are used, and this member is a sparse file or no regular file
+                source.skip(entry.size)
             elif entry.size > _SMALL:
                 member = self._store(source, entry.size)
             else:
@@ -121,7 +124,7 @@ class Archive:
     # --- members --------------------------------------------------------------------------------------------------------
 
     def find(self, name: str) -> Member | None:
-        """The regular file with this name; links are followed within the archive. None if there is none."""
+        """The regular file with this name; links are followed within the archive. Returns None if there is no such file."""
         path = _normal(name)
         for _ in range(_MAX_LINKS):
             if path in self._files:
@@ -132,7 +135,7 @@ class Archive:
         return None
 
     def _step(self, path: str) -> str:
-        """Resolve one link: of the member itself, or of its nearest parent directory. "" if there is none."""
+        """Resolve one link: of the member itself, or of its nearest parent directory. Returns "" if there is no link."""
         head, tail = path, ""
         while head != "/":
             if head in self._links:
@@ -148,8 +151,8 @@ class Archive:
         return member
 
     def read(self, name: str, limit: int) -> bytes:
-        """The content of a member, which may have at most `limit` bytes. Several names may lead to one member: each read
-        adds to the total, which is limited to `_MAX_READ`."""
+        """The content of a member, which may have at most `limit` bytes. Every read counts towards the limit `_MAX_READ`,
+        even if several names refer to the same member."""
         member = self.need(name)
         if member.size > limit:
             raise InvalidParameter(f"cannot read the archive: {name[:200]!r} is larger than {limit} bytes")
@@ -165,8 +168,8 @@ class Archive:
             return file.read()
 
     def publish(self, member: Member) -> None:
-        """Make a member a blob of the content store, unless the store has the blob already. A lease must hold its
-        digest."""
+        """Make a member a blob of the content store, unless the store has the blob already. The caller must have added its
+        digest to a lease."""
         if self._content.has(member.digest):
             return
         path = member.path
@@ -178,7 +181,7 @@ class Archive:
 
 
 def _remove(member: Member) -> None:
-    """Remove the member's file, unless it became a blob."""
+    """Remove the member's file, unless the file became a blob."""
     if member.path:
         try:
             os.unlink(member.path)

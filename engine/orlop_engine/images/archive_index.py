@@ -1,4 +1,4 @@
-"""An index (manifest list) in an archive of images: the platforms to load, and the attestations that come with them."""
+"""Select from an index (manifest list) in an archive of images: the platforms to load, and the attestations about them."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def _member(archive: Archive, part: Descriptor) -> Member | None:
 
 
 def chosen(archive: Archive, index: Index, wanted: Sequence[Platform]) -> list[Descriptor]:
-    """The manifests to load: the best manifest for each platform in `wanted`. If `wanted` is empty, these are all
-    manifests for Linux that are in the archive, with the manifest for this host last. Raises `NotFound` if there is no
-    manifest for a wanted platform; with an empty `wanted`, if the archive contains no manifest for Linux and the index
-    lists no manifest for this host."""
+    """The manifests to load: the best manifest for each platform in `wanted`. If `wanted` is empty, all manifests for Linux
+    that are in the archive, with the manifest for this host last. Raises `NotFound` if there is no manifest for a wanted
+    platform. If `wanted` is empty, raises `NotFound` if the archive contains no manifest for Linux and the index lists no
+    manifest for this host."""
     if wanted:
         return list({entry.digest: entry for entry in (manifests.choose(index, platform) for platform in wanted)}.values())
     present = [entry for entry in index.manifests if _is_loadable(entry) and _member(archive, entry)]
@@ -49,8 +49,8 @@ def _is_loadable(entry: Descriptor) -> bool:
 
 
 def attachments(archive: Archive, index: Index, manifest: str) -> tuple[Member, ...]:
-    """The archive's attestations about a manifest: the members with their manifests and contents. An attestation that is
-    not complete in the archive is skipped."""
+    """The archive's attestations about a manifest: the members with their manifests and contents. An attestation is skipped
+    if a part of it is missing in the archive."""
     found: list[Member] = []
     for entry in index.manifests:
         if not manifests.is_attestation(entry) or (entry.annotations or {}).get(ATTESTATION_OF) != manifest:

@@ -2,8 +2,8 @@
 Docker's `manifest.json` and `repositories`, so that older engines can load the archive. Sans-IO.
 
 Members are sorted and have fixed times and owners, so the same images give the same bytes every time. A blob that several
-images share is written once. Of an index, only the parts that are stored on this host are written; `manifest.json` lists
-one of its images.
+images share is written once. The parts of an index that are not stored on this host are omitted. `manifest.json` lists only
+one image of an index.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ Saved = SavedImage | SavedIndex
 
 @dataclass(frozen=True, slots=True)
 class LayerContent:
-    """Stands for the content of a blob (a layer or a document), exactly `size` bytes, which are read when the archive is
-    sent."""
+    """A placeholder for the content of a blob (a layer or a document). The content has exactly `size` bytes, and is read
+    when the archive is sent."""
 
     layer: Layer
     size: int
@@ -101,8 +101,8 @@ def blob_path(digest: str) -> str:
 
 
 def parts(images: Sequence[Saved]) -> Iterator[bytes | LayerContent]:
-    """The archive from its first byte to its last: bytes, and a `LayerContent` at each place where the content of a blob
-    must be inserted."""
+    """Yields the archive in order: bytes, and a `LayerContent` at each place where the content of a blob must be
+    inserted."""
     yield from _archive(dict(itertools.chain(_blobs(images), _documents(images))))
 
 
@@ -113,7 +113,7 @@ def layout_parts(
     annotations: Mapping[str, str],
     docker: tuple[str, Sequence[str]] | None,
 ) -> Iterator[bytes | LayerContent]:
-    """The archive of one manifest or index (`root`) that `building` has made, with these names. `blobs` are all blobs
+    """The archive of one manifest or index (`root`) that `engine.building` has made, with these names. `blobs` are all blobs
     that the root refers to. `docker`: the configuration and the layers for `manifest.json`; None to write no
     `manifest.json`."""
     members: dict[str, bytes | LayerContent] = {blob_path(blob.digest): blob_content(blob) for blob in (root, *blobs)}

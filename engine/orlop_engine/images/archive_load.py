@@ -1,9 +1,9 @@
 """`POST /images/load`: load images from an archive in Docker's format (`manifest.json`) or from an OCI image layout
 (image-layout.md).
 
-Crash-safe like a pull: stores blobs, then layers, then the row. The archive is not trusted: layers must have the diffIDs
-of the configuration, and blobs of a layout must match their digests. A layer is not checked if the client may use an
-image that has this layer already.
+For crash safety, a load stores the blobs, then the layers, then the row. The archive is not trusted, so layers must have the
+diffIDs of the configuration, and blobs of a layout must match their digests. A layer is not checked if this host has an
+image with this layer that the client may use.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def _tag(text: str) -> Reference:
 
 
 def _check_count(count: int, what: str) -> None:
-    """Limit the count of images and names: the archive is not trusted, and all of them are committed, reported and
-    listed."""
+    """Limit the count of images and names, because the archive is not trusted, and because each image and name is committed,
+    reported and listed."""
     if count > MAX_ENTRIES:
         raise InvalidParameter(f"cannot read the archive: it contains {count} {what}, at most {MAX_ENTRIES} are allowed")
 
@@ -109,8 +109,8 @@ class Loader:
     async def load(
         self, body: AsyncIterable[bytes], wanted: Sequence[Platform], quiet: bool, report: Report
     ) -> list[tuple[Image, tuple[Reference, ...]]]:
-        """Load the images of an archive: all of them, or those for the platforms in `wanted`. Reports each image as
-        Docker does."""
+        """Load all images of an archive, or only the images for the platforms in `wanted`. Reports each image as Docker
+        does."""
         archive = await receive(self._image_store.content, self._zygote, body, self._decompress)
         try:
             # One lease for all images, because they may share blobs
@@ -141,8 +141,8 @@ class Loader:
         return loaded
 
     def _find(self, archive: Archive, wanted: Sequence[Platform]) -> list[_Found]:
-        """The images of an archive. All are checked before the first one is created. Runs on a thread, because there may
-        be some thousand images."""
+        """The images of an archive. All images are checked before the first image is created. Runs on a thread, because an
+        archive may contain thousands of images."""
         try:
             if archive.find("manifest.json") is not None:
                 return self._listed(archive, wanted)
@@ -153,8 +153,8 @@ class Loader:
         raise InvalidParameter("invalid archive: does not contain a manifest.json")
 
     def _listed(self, archive: Archive, wanted: Sequence[Platform]) -> list[_Found]:
-        """The images in Docker's manifest.json. It lists only one image for a name; if the archive also contains an OCI
-        layout, the images of the other platforms are taken from there."""
+        """The images in Docker's manifest.json. This file lists only one image for each name. If the archive also contains
+        an OCI layout, the images of other platforms are taken from that layout."""
         table = msgspec.json.decode(archive.read("manifest.json", MAX_MANIFEST), type=list[_Entry] | None) or []
         _check_count(len(table), "images")
         _check_count(sum(len(entry.repo_tags or ()) for entry in table), "names")
@@ -179,9 +179,9 @@ class Loader:
         return msgspec.json.decode(archive.read("index.json", MAX_MANIFEST), type=_Layout).manifests or []
 
     def _beside(self, archive: Archive, wanted: Sequence[Platform]) -> tuple[dict[str, bytes], list[_Found]]:
-        """What an OCI layout adds to the archive's `manifest.json`: manifests by the digest of their configuration, so
-        that images can be saved and pushed again with the same manifest; and the images of indexes. A layout that cannot
-        be used is no error, because older versions of Docker ignore it."""
+        """The content of an OCI layout that is not in the archive's `manifest.json`. The first value: manifests by the
+        digest of their configuration, so that images can be saved and pushed again with the same manifest. The second value:
+        the images of indexes. An unusable layout is no error, because older versions of Docker ignore the layout."""
         kept: dict[str, bytes] = {}
         found: list[_Found] = []
         if archive.find("index.json") is None:
@@ -220,7 +220,7 @@ class Loader:
         found = manifests.parse(entry.media_type, data)
         notes = entry.annotations or {}
         text = notes.get(_NAME) or notes.get(_REF_NAME, "")
-        # The value of `_REF_NAME` may be only a tag, such as "latest": without a repository it is no name
+        # The value of `_REF_NAME` may be only a tag, such as "latest", which names no image
         names = (_tag(text),) if ":" in text or "/" in text else ()
         if isinstance(found, Manifest):
             yield self._image(archive, found, wanted, _Found(b"", (), names, (data,)))
@@ -302,7 +302,7 @@ class Loader:
         lease: Lease,
         progress: Report,
     ) -> tuple[Layer, ...]:
-        """Store and unpack the layers; several at the same time, if the storage driver supports that."""
+        """Store and unpack the layers. If the storage driver supports it, several layers are unpacked at the same time."""
         store = self._image_store
         layers: dict[int, Layer] = {}
         waiting: list[Callable[[], Awaitable[None]]] = []
@@ -329,7 +329,8 @@ class Loader:
         return tuple(layers[number] for number in range(len(chain_ids)))
 
     def _check_space(self, found: _Found, chain_ids: Sequence[str]) -> None:
-        """Raise if the unpacked layers cannot fit on the disk; the archive itself is stored already. Runs on a thread."""
+        """Raise if the unpacked layers cannot fit on the disk. The archive itself has been stored already. Runs on a
+        thread."""
         built = self._image_store.layers.built
         layers = zip(found.layers, chain_ids, strict=True)
         unpacked = sum(member.size for (member, _), chain_id in layers if chain_id not in built)

@@ -36,8 +36,8 @@ class Decompress(Protocol):
 
 
 async def receive(content: ContentStore, zygote: Any, body: AsyncIterable[bytes], decompress: Decompress) -> Archive:
-    """Read the archive that a client sends, compressed or not. Raises `InvalidParameter` if it is not an archive. The
-    body is always read to its end, because a client that is still sending might not see the answer."""
+    """Read the archive that a client sends, compressed or not. Raises `InvalidParameter` if the body is not an archive. The
+    body is always read to its end, because a client that is still sending might not read the answer."""
     async with aclosing(_batches(body)) as batches:
         first = await anext(batches, b"")
         if not sniff(first[:_MAGIC]):
@@ -55,7 +55,7 @@ def _check_space(content: ContentStore, _: int) -> None:
 
 
 async def _read_ahead(content: ContentStore, batches: AsyncIterable[bytes], first: bytes) -> Archive:
-    """Receive the next pieces while a thread hashes and writes the previous ones."""
+    """Receive the next pieces while a thread hashes and writes the previous pieces."""
     found: Archive | None = None
     failure: Exception | None = None
     sender, receiver = trio.open_memory_channel[bytes | Exception](_AHEAD)
@@ -64,7 +64,7 @@ async def _read_ahead(content: ContentStore, batches: AsyncIterable[bytes], firs
         try:
             found = await _read(content, _Stream(receiver, first))
         except Exception as error:
-            failure = error  # a nursery would wrap it in a group
+            failure = error  # stored, because a nursery wraps exceptions in a group
         nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
@@ -78,7 +78,7 @@ async def _pump(batches: AsyncIterable[bytes], channel: trio.MemorySendChannel[b
             async for batch in batches:
                 await channel.send(batch)
         except Exception as error:
-            await channel.send(error)  # for example the client disconnected; the reader raises it
+            await channel.send(error)  # the reader raises the error; for example, the client has disconnected
 
 
 async def _read(content: ContentStore, source: _Stream | _File) -> Archive:

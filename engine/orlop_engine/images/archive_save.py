@@ -1,8 +1,8 @@
 """`GET /images/get`: images as one archive, streamed from the content store without a temporary copy.
 
-All errors of the request (unknown names, platforms, missing permissions) are raised before the first byte is sent. A
-lease holds the blobs until the archive is closed, so that removals and prunes do not delete them. Each layer is hashed
-while it is sent: if its content is damaged, the stream is aborted before the layer's end, and the blob is quarantined.
+All errors of the request (unknown names, platforms, missing permissions) are raised before the first byte is sent. A lease
+holds the blobs until the archive is closed, so that removals and prunes do not delete them. Each layer is hashed while it is
+sent. If the content is damaged, the stream is aborted before the layer's end, and the blob is moved to the quarantine.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _PIECE = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class SaveRequest:
-    """`names` are as the client wrote them. Each name must have an image for each of `platforms`. Without `platforms`, a
-    name of several platforms is saved with its index and all images that are stored; with one platform, only the image is
-    saved."""
+    """`names` are the names as the client wrote them. Each name must have an image for each of `platforms`. With one
+    platform, only the image of this platform is saved. Without `platforms`, a name of several platforms is saved with its
+    index and all images that are stored."""
 
     names: tuple[str, ...]
     platforms: tuple[Platform, ...] = ()
@@ -49,7 +49,7 @@ class SaveRequest:
 @dataclass(slots=True)
 class _Selected:
     """`images` are of different platforms; `index` is the digest of the index that they are saved with, "" for a single
-    image. The first image is the one for engines where a name means an image of a single platform."""
+    image. The first image is for engines in which a name refers to only one image."""
 
     images: list[Image]
     index: str
@@ -57,8 +57,8 @@ class _Selected:
 
 
 async def _select(catalog: Catalog, names: Iterable[str], request: SaveRequest) -> list[_Selected]:
-    """The images and their tags, in the order in which they are named first (rules: moby's tarexport `parseNames`). A
-    name without a tag means all tags of the repository; an ID means the image without tags. Raises `NotFound` with
+    """The images and their tags, in the order in which the request first names them (rules: moby's tarexport `parseNames`).
+    A name without a tag means all tags of the repository; an ID means the image without tags. Raises `NotFound` with
     Docker's messages."""
     found: dict[tuple[str, ...], _Selected] = {}
 
@@ -111,8 +111,8 @@ def _by_id(catalog: Catalog, text: str) -> Image:
 
 
 async def _tags(catalog: Catalog, repository: Reference) -> list[Reference]:
-    """The references of a repository, sorted. All of them exist when this function returns: its last step omits
-    references that were removed meanwhile, and awaits nothing."""
+    """The references of a repository, sorted. All returned references exist, because the last step omits references that
+    were removed meanwhile, and awaits nothing."""
     pace, found = Pace(), []
     for reference in list(catalog.references):
         if reference.path == repository.path and reference.domain == repository.domain:
@@ -129,15 +129,15 @@ def _check(selected: Sequence[_Selected], request: SaveRequest) -> None:
 
 
 async def open_archive(image_store: ImageStore, request: SaveRequest, saved: Callable[[Image], None]) -> ImageArchive:
-    """Choose the images and hold them. `saved` is called for each image once it has been sent completely. The caller
-    closes the archive."""
+    """Choose the images and add them to a lease. `saved` is called for each image once it has been sent completely. The
+    caller closes the archive."""
     selected = await _select(image_store.catalog, request.names, request)
     _check(selected, request)
     return await _opened(image_store, selected, saved)
 
 
 def open_archive_of_parts(image_store: ImageStore, parts: Iterator[bytes | LayerContent]) -> ImageArchive:
-    """An archive of `parts`. The caller holds their blobs until the archive is closed."""
+    """An archive of `parts`. The caller's lease must contain their blobs until the archive is closed."""
     return ImageArchive(image_store, [], parts, AsyncExitStack(), lambda _: None)
 
 
@@ -153,8 +153,8 @@ async def _opened(image_store: ImageStore, selected: Sequence[_Selected], saved:
 
 
 async def _described(content: ContentStore, selected: _Selected) -> Saved:
-    """The image or index to write. An index is written as it was received, byte for byte; but if the stored blobs of an
-    image are not those that the index lists, a new index is made."""
+    """The image or index to write. An index is written as it was received, byte for byte. If the stored blobs of an image
+    differ from the blobs that the index lists, a new index is made."""
     images, index = selected.images, None
     if selected.index:
         index = await trio.to_thread.run_sync(describe_index, content, selected.index, images)
@@ -180,10 +180,11 @@ async def _hold(image_store: ImageStore, images: Sequence[Image], lease: Lease) 
 
 
 class ImageArchive:
-    """Iterating over it (once) yields the archive's bytes, in pieces of at most a MiB. `aclose` releases the images; it
-    may be called at any time, and more than once.
+    """An archive that can be iterated over once: it yields the archive's bytes in pieces of at most a MiB. `aclose` releases
+    the images. It may be called at any time, and more than once.
 
-    This is not an async generator, because closing a generator that was never started runs none of its code."""
+    This class is not an async generator, because closing a generator that was never started runs none of the generator's
+    code."""
 
     def __init__(
         self,
@@ -235,7 +236,8 @@ class ImageArchive:
             finally:
                 await self._resources.aclose()
             if any(self._image_store.catalog.images.get(image.id) is None for image in self._images):
-                await self._image_store.collect()  # if an image was removed meanwhile, only the lease kept its content
+                # if an image was removed meanwhile, only the lease has protected its content
+                await self._image_store.collect()
 
 
 class _LayerReader:

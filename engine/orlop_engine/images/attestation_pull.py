@@ -1,7 +1,7 @@
 """Downloads the attestations about a pulled image. The image's index lists them next to the image's manifest.
 
-Attestations are documents about the image, not part of it: if one is missing, damaged or too large, this is logged, and
-the pull continues without it.
+An attestation is a document about the image, not a part of the image. If an attestation is missing, damaged or too large,
+the pull logs a message and continues without the attestation.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = logging.getLogger("orlop.images")
 
 _MOST = 16
 _MAX_BYTES = 64 << 20
-"""The limit for all attestations about one image together. A bill of materials has some MiB."""
+"""The limit for all attestations about one image together. For comparison: a bill of materials has some MiB."""
 
 
 def _quiet(_: Record) -> None:
@@ -52,10 +52,10 @@ async def fetch(
     *,
     owner: str,
 ) -> tuple[str, ...]:
-    """Download attestations into the content store. Returns the digests of their blobs, which the lease holds. With
-    `owner` (see `Downloads.fetch`), blobs are downloaded even if they exist already: an index may list any digest, and
-    the client can read all attestations of the image that it pulled. Otherwise a client could read other clients' content
-    by listing its digest."""
+    """Download attestations into the content store. Returns the digests of their blobs, which this function adds to the
+    lease. With `owner` (see `Downloads.fetch`), blobs are downloaded even if they exist already. The reason: an index may
+    list any digest, and a client can read all attestations of an image that it pulled. Without this download, a client can
+    read the content of other clients by listing its digest."""
     found: dict[str, None] = {}
     left, failed = _MAX_BYTES, False
     for entry in wanted[:_MOST]:
@@ -84,7 +84,7 @@ async def _one(
     left: int,
     owner: str,
 ) -> int:
-    """Download one attestation; the lease holds its blobs. Returns its size in bytes."""
+    """Download one attestation, and add its blobs to the lease. Returns the size of the attestation in bytes."""
     content = image_store.content
     await image_store.hold(lease, blob=entry.digest)
     if content.has(entry.digest) and not owner:

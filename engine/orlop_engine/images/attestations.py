@@ -1,7 +1,7 @@
 """Attestations of an image: in-toto statements (provenance, a bill of materials) that came with its index.
 
-The manifests and statements are kept as blobs, whose digests are in `ImageRecord.attachments`. They come from a registry
-or an archive and are not trusted: sizes are limited, and attestations that cannot be read are skipped.
+The manifests and statements are kept as blobs, whose digests are in `ImageRecord.attachments`. They come from a registry or
+an archive and are not trusted, so sizes are limited, and unreadable attestations are skipped.
 """
 
 from __future__ import annotations
@@ -40,8 +40,7 @@ class Attestation:
 
 
 class _Manifest(msgspec.Struct):
-    """The manifest of an attestation. Its layers are documents, not file systems, so `manifests.parse` would refuse
-    it."""
+    """The manifest of an attestation. Its layers are documents, not file systems, so `manifests.parse` cannot parse it."""
 
     config: Descriptor | None = None
     layers: list[Descriptor] = []
@@ -62,7 +61,7 @@ def parts_of(manifest: bytes) -> tuple[Descriptor, ...]:
 
 
 def attestations(content: ContentStore, image: Image, types: Collection[str], *, statements: bool) -> list[Attestation]:
-    """The attestations of these predicate types; all attestations if `types` is empty. Reads blobs: call it on a
+    """The attestations whose predicate type is in `types`; all attestations if `types` is empty. Reads blobs: call it on a
     thread."""
     found: list[Attestation] = []
     for digest in image.record.attachments:

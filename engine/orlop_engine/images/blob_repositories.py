@@ -1,9 +1,10 @@
 """The repositories that are known to have a blob, because it was pulled from them or pushed to them. A push can ask the
 registry to mount the blob from such a repository, instead of uploading it again.
 
-Stored in rows of the table `meta`: `blob-repositories:<digest>` contains at most `_REPOSITORIES` names, the newest last.
-A row is removed together with its blob, so there are never more rows than blobs. The rows are only hints: a damaged row
-is dropped, and a row that cannot be written is no error. If the repository no longer has the blob, the blob is uploaded.
+The repositories are stored in rows of the table `meta`. The row `blob-repositories:<digest>` contains at most
+`_REPOSITORIES` names, the newest last. A row is removed together with its blob, so there are never more rows than blobs. The
+rows are only hints, so a damaged row is deleted, and a failed write of a row is no error. If the repository no longer has
+the blob, the blob is uploaded.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class BlobRepositories:
         self._known: dict[str, tuple[str, ...]] = {}
 
     async def load(self) -> None:
-        """Read the rows; drop those that are damaged or whose blob is gone."""
+        """Read the rows. Rows that are damaged or whose blob was removed are deleted."""
         pace, dropped = Pace(), []
         for key, value in self._store.load(_TABLE):
             await pace()
@@ -63,7 +64,7 @@ class BlobRepositories:
         await self._commit(puts)
 
     async def forget(self, digests: Sequence[str]) -> None:
-        """Drop the rows of blobs that are no longer on this host."""
+        """Delete the rows of blobs that are no longer on this host."""
         deletes = [Delete(_TABLE, _KEY + digest) for digest in digests]
         for digest in digests:
             self._known.pop(digest, None)
@@ -79,7 +80,7 @@ class BlobRepositories:
         return self._known.get(digest, ())
 
     def candidates(self, digest: str, target: Reference) -> list[str]:
-        """The paths of repositories, at the target's registry, from which the blob may be mounted; the newest first."""
+        """The paths of repositories from which the target's registry may be able to mount the blob; the newest first."""
         domain = f"{target.domain}/"
         names = [name for name in reversed(self._known.get(digest, ())) if name.startswith(domain) and name != target.name]
         return [name.removeprefix(domain) for name in names[:_CANDIDATES]]

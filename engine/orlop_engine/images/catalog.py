@@ -1,6 +1,6 @@
 """The images and their names, with Docker's look-up rules (daemon/images/image.go). Sans-IO.
 
-The cost of a change does not depend on the number of images: names, children and layers have indexes.
+Names, children and layers have indexes, so the cost of a change does not depend on the number of images.
 """
 
 from __future__ import annotations
@@ -33,23 +33,24 @@ def _drop(index: dict[str, dict[str, T]], key: str, id: str) -> None:
 
 
 class Catalog:
-    """Images by ID, references by their full form. A reference has a tag or a digest, never both. It means one image, or
-    several images of different platforms."""
+    """Images by ID, references by their full form. A reference has a tag or a digest, never both. It refers to one image, or
+    to several images of different platforms."""
 
     def __init__(self) -> None:
         self.images: dict[str, Image] = {}
         self.references: dict[Reference, str] = {}
-        """The image that each name means if no platform is asked for: the best image for this host."""
+        """The image that each name refers to if the client asks for no platform: the best image for this host."""
         self.targets: dict[Reference, NameRecord] = {}
-        """Names that mean images of several platforms, or that come from an index. `owner` is not kept here."""
+        """Names that refer to images of several platforms, or that come from an index. The owner of a name is in
+        `owners`."""
         self.owners: dict[Reference, str] = {}
         """The owners of names that restricted clients have given (see `policy`)."""
         self._ids: list[str] = []
         self._children: dict[str, dict[str, None]] = {}
         self._several: dict[str, int] = {}
-        """By image: the number of its names that mean images of several platforms."""
+        """Image ID -> the number of its names that refer to images of several platforms."""
         self._layers: dict[str, dict[str, Layer]] = {}
-        """By chain ID, then by the ID of the image that has the layer."""
+        """Layers by chain ID and by the ID of the image that has the layer."""
         self.changes = 0
         """Incremented when a name may refer to another image, or to none."""
 
@@ -81,8 +82,8 @@ class Catalog:
             _drop(self._children, image.parent, image.id)
 
     def point(self, reference: Reference, *images: str, owner: str = "", index: str = "") -> None:
-        """Make a reference mean these images, which are of different platforms, and no other image. For the meaning of
-        the first image, see `newest`."""
+        """Make a reference refer to exactly these images, which have different platforms. For the meaning of the first
+        image, see `newest`."""
         if reference in self.references:
             self.drop(reference)
         self.changes += 1
@@ -112,7 +113,7 @@ class Catalog:
         self.targets.pop(reference, None)
 
     def members(self, reference: Reference) -> tuple[str, ...]:
-        """The images that a name means, of all platforms; () if there is no such name."""
+        """The images of all platforms that a name refers to; () if there is no such name."""
         if (target := self.targets.get(reference)) is not None:
             return target.images
         id = self.references.get(reference)
@@ -126,12 +127,12 @@ class Catalog:
         return NameRecord(target.images, target.index, self.owners.get(reference, ""))
 
     def newest(self, reference: Reference) -> str:
-        """The image that the name means to clients that know one platform per name: for a tag, the image that was added
-        last; for a digest, the image that was added first."""
+        """The image of the name for clients that know only one platform per name: for a tag, the image that was added last;
+        for a digest, the image that was added first."""
         return self.members(reference)[0]
 
     def shares_names(self, id: str) -> bool:
-        """Whether a name of the image also means images of other platforms."""
+        """Whether a name of the image also refers to images of other platforms."""
         return id in self._several
 
     def _for_host(self, images: Sequence[str]) -> str:
@@ -169,7 +170,8 @@ class Catalog:
         return next(iter(holders.values())) if holders else None
 
     def layers(self, chain_id: str, policy: ImagePolicy) -> Iterator[Layer]:
-        """The layer's entries in the images that the client may use. The images may have different blobs of the layer."""
+        """The layer's entries in the images that the client may use. The images may have different blobs of the same
+        layer."""
         for id, layer in self._layers.get(chain_id, {}).items():
             if policy.may_use(self.images[id]):
                 yield layer
@@ -203,15 +205,15 @@ class Catalog:
         return self.images[found[0]]
 
     def find(self, text: str, *, newest: bool = False) -> Image | None:
-        """An image by ID, reference or unique ID prefix, in this order. Raises `InvalidParameter` if the text can be none
-        of them. `newest`: use the image that the method `newest` returns."""
+        """An image by ID, reference or unique ID prefix, in this order. Raises `InvalidParameter` if the text has none of
+        these forms. `newest`: use the image that the method `newest` returns."""
         reference = self.reference(text)
         if reference is not None:
             return self.images[self.newest(reference) if newest else self.references[reference]]
         return self.images.get(whole) if (whole := image_id(text)) is not None else self.by_prefix(text)
 
     def reference(self, text: str) -> Reference | None:
-        """The existing reference that the text means; None if the text is an ID, or no such reference exists."""
+        """The existing reference that the text refers to; None if the text is an ID, or no such reference exists."""
         if image_id(text) is not None:
             return None
         try:
@@ -247,7 +249,7 @@ class Catalog:
         )
 
     def all_platforms(self, text: str) -> list[Image]:
-        """All images that the text means. A name of several platforms means several images."""
+        """All images that the text refers to. A name of several platforms refers to several images."""
         reference = self.reference(text)
         if reference is not None:
             return [self.images[id] for id in self.members(reference)]

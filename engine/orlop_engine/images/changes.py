@@ -1,4 +1,5 @@
-"""`changes` of import and commit: applies Dockerfile instructions to a configuration (builder/dockerfile). Sans-IO."""
+"""Applies Dockerfile instructions (the parameter `changes` of import and commit) to a configuration, like moby's
+builder/dockerfile. Sans-IO."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ def _exec_form(text: str) -> list[str] | None:
 
 
 def _pairs(name: str, text: str) -> Iterator[tuple[str, str]]:
-    """The pairs of `K=V K2="a b"`, or of the old form `K the rest`, unexpanded."""
+    """The pairs in `K=V K2="a b"`, or the pair in the old form `K the rest`. Variables in the pairs are not expanded."""
     words = _WORD.findall(text)
     if words and "=" not in words[0]:
         key, *value = text.split(None, 1)
@@ -131,7 +132,7 @@ def _healthcheck(text: str) -> ImageHealthcheck:
 
 
 class _Builder:
-    """A configuration under construction. Lists and maps are extended in place, as there may be thousands of
+    """A configuration under construction. Lists and maps are extended in place, because there may be thousands of
     instructions."""
 
     def __init__(self, config: ImageConfig) -> None:
@@ -170,7 +171,7 @@ class _Builder:
 
     def entrypoint(self, text: str) -> None:
         self._other["entrypoint"] = self._command(text)
-        # The base image's CMD belongs to its own entrypoint; a CMD in `changes` is kept
+        # The base image's CMD belongs to the base image's entrypoint, so it is removed; a CMD in `changes` is kept
         self._other.setdefault("cmd", None)
 
     def env(self, text: str) -> None:
@@ -233,7 +234,7 @@ _RULES: dict[str, Callable[[_Builder, str], None]] = {
 
 
 def _lines(changes: Iterable[str]) -> Iterator[str]:
-    """The instructions, one for each line, without comments and empty lines. A trailing backslash continues a line."""
+    """The instructions, without comments and empty lines. A line that ends with a backslash continues in the next line."""
     begun = ""
     for line in "\n".join(changes).split("\n"):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -249,8 +250,8 @@ def _lines(changes: Iterable[str]) -> Iterator[str]:
 
 
 def apply(config: ImageConfig, changes: Iterable[str]) -> ImageConfig:
-    """A configuration with these instructions applied, in order. Raises `InvalidParameter`, which names the invalid
-    instruction."""
+    """A configuration with these instructions applied, in order. Raises `InvalidParameter` with the invalid instruction in
+    the message."""
     changes = list(changes)
     if not changes:
         return config

@@ -71,7 +71,7 @@ class Committer:
         self._image_store, self._max_depth = image_store, max_depth
 
     async def make(self, request: CommitRequest, diff: AsyncIterable[bytes]) -> Image:
-        """Store and unpack the layer, then acknowledge the image. Adds no layer if the container has changed nothing."""
+        """Store and unpack the layer, then commit the image. If the container has changed no file, no layer is added."""
         base, image_store = request.base, self._image_store
         check_names(request.policy, image_store.catalog, [request.name] if request.name else [], "")
         async with image_store.lease_for_new_image() as lease:

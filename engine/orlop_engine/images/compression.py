@@ -1,12 +1,13 @@
-"""Compresses a layer that is stored as a plain tar, before its first push: only once, in a stream, and on threads.
+"""Compresses a layer that is stored as a plain tar, before its first push. A layer is compressed only once, as a stream, and
+on threads.
 
 Registries and clients expect compressed layers. The compressed blob replaces the plain blob in every image that has the
-layer, so the next push finds it, also after a restart. Crash-safe like a pull: the blob is made durable before one commit
-refers to it; blobs that nothing refers to are collected. The same tar always gives the same blob, because the blob
-depends on nothing else.
+layer, so the next push uses the compressed blob, also after a restart. For crash safety, the blob is made durable before a
+row refers to it, and blobs without a reference are removed. The same tar always results in the same blob.
 
-One thread reads and hashes the tar (a layer that is damaged on disk must not be pushed), other threads compress. One
-layer is compressed at a time, because it keeps all processors busy; memory is bounded by a few blocks for each thread.
+One thread reads and hashes the tar, because a layer that is damaged on disk must not be pushed. Other threads compress. Only
+one layer is compressed at a time, because one layer keeps all processors busy. Each thread needs memory for only a few
+blocks.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ Expand = Callable[[AsyncIterable[bytes], int], Awaitable[None]]
 
 PLAIN = "uncompressed"
 _PUSHABLE = ("gzip", "zstd")
-_GZIP_LEVEL = 1  # isal has levels 0 to 3: levels 2 and 3 are a third slower and save 2 %
+_GZIP_LEVEL = 1  # isal has levels 0 to 3; levels 2 and 3 are a third slower than level 1 and save 2 %
 _ZSTD_LEVEL = 3  # the default level of zstd
 _BLOCK = 256 << 10
 _THREADS = min(4, os.cpu_count() or 1)
@@ -119,14 +120,14 @@ class LayerCompression:
         self._limiter = trio.CapacityLimiter(1)
 
     async def compressed(self, layer: Layer, lease: Lease, report: Report) -> Layer:
-        """Return the layer with a compressed blob. This is its own blob, a blob of another image with this layer, or a
-        new blob. The lease holds the blob."""
+        """Return the layer with a compressed blob. The blob is the layer's present blob, a blob of another image with this
+        layer, or a new blob. This method adds the blob to the lease."""
         if layer.blob and await compression_of(self._image_store.content, layer) in _PUSHABLE:
             return layer
         while True:
             done = await self._shared.run(layer.chain_id, partial(self._make, layer), report)
             await self._image_store.hold(lease, blob=done.blob)
-            if self._image_store.content.has(done.blob):  # otherwise the blob was collected before this lease held it
+            if self._image_store.content.has(done.blob):  # otherwise the blob was removed before it was added to this lease
                 return done
 
     async def converted(
@@ -137,8 +138,8 @@ class LayerCompression:
         report: Report,
         opened: Callable[[], AbstractAsyncContextManager[int]] | None = None,
     ) -> Layer:
-        """The layer with a blob as the recipe says. The lease holds the blob; images keep the blobs that they have.
-        `opened` opens the layer's tar if the layer is not in the image store."""
+        """The layer with a blob that is compressed according to the recipe. This method adds the blob to the lease. The
+        blobs of existing images stay unchanged. `opened` opens the layer's tar if the layer is not in the image store."""
         if layer.blob and recipe.level < 0:
             kind = await compression_of(self._image_store.content, layer)
             if (kind or PLAIN) == recipe.kind:
@@ -168,7 +169,7 @@ class LayerCompression:
         opened: Callable[[], AbstractAsyncContextManager[int]] | None = None,
     ) -> Layer:
         store = self._image_store
-        # Keep the layer's files: a layer without a blob is read from them
+        # Protect the layer's files, because the tar of a layer without a blob is made from them
         lease.chains.update(filter(None, (layer.chain_id,)))
         await store.hold(lease, blob=layer.blob)
         ingest = await store.content.ingest(None)

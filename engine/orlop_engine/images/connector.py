@@ -44,8 +44,8 @@ class Access:
 
 
 async def load_http() -> None:
-    """Import the HTTP client on a thread, because the first import takes 80 ms. Call this before importing a module that
-    uses the HTTP client."""
+    """Import the HTTP client on a thread, because the first import takes 80 ms. Call this function before importing a module
+    that uses the HTTP client."""
     await trio.to_thread.run_sync(import_module, f"{__package__}.registry")
 
 
@@ -72,9 +72,9 @@ class Connector:
 
     @asynccontextmanager
     async def target(self, kind: type[S], access: Access) -> AsyncIterator[S]:
-        """The host to push to: the first host with the capability `push`. No other host is tried, because it would not
-        have the same content. But if the registry is insecure and does not answer over TLS, plain HTTP is tried; for a
-        while after that, plain HTTP is tried first."""
+        """The host to push to: the first host with the capability `push`. No other host is tried, because other hosts may
+        have other content. If the registry is insecure and does not answer over TLS, plain HTTP is tried. For some time
+        after that, plain HTTP is tried first."""
         rules = HostRules.of(self.config, self._certificates)
         endpoints = [one for one in await rules.endpoints(access.reference) if "push" in one.capabilities]
         endpoints = [one for one in endpoints if one.host == endpoints[0].host]
@@ -116,8 +116,8 @@ class Connector:
 
 
 def _credentials_match(credentials: Credentials, endpoint: Endpoint) -> bool:
-    """Whether to send these credentials to the endpoint. Credentials of Docker Hub are not sent to its mirrors: a mirror
-    gets only credentials that the client gave for the mirror, and only over TLS."""
+    """Whether to send these credentials to the endpoint. Credentials of Docker Hub are not sent to its mirrors. A mirror
+    gets only credentials that the client sent for this mirror, and only over TLS."""
     if not endpoint.mirror:
         return True
     address = credentials.server

@@ -1,4 +1,5 @@
-"""The content store: an OCI image layout under `<data-root>/content` (image-spec image-layout.md), blobs only.
+"""The content store: an OCI image layout under `<data-root>/content` (image-spec image-layout.md), which contains only
+blobs.
 
 References are in the database.
 
@@ -8,8 +9,8 @@ References are in the database.
                                                    continue: removed at the daemon's next start
     quarantine/<hex>                               a blob whose content was found damaged: kept for the administrator
 
-A blob is renamed into place after its bytes were hashed and synced, and the directory is synced before `commit` returns, so
-every file under blobs/ is complete. Only the daemon writes here; one process at a time.
+A blob is renamed to its final name after its bytes were hashed and synced, and the directory is synced before `commit`
+returns. So every file under blobs/ is complete. Only one process, the daemon, writes to the content store.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from .documents import digest as digest_of
 __all__ = ["ContentStore", "DamagedBlob", "DigestMismatch", "Ingest"]
 
 _HEX = re.compile(r"[0-9a-f]{64}")
-_BATCH = 1 << 20  # bytes passed to a thread at a time: hashing a MiB takes about a millisecond, too long for the event loop
+# bytes passed to a thread at a time; hashing a MiB takes about a millisecond, which is too long for the event loop
+_BATCH = 1 << 20
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _INDEX = b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}'
 
@@ -41,8 +43,8 @@ class DamagedBlob(DriverError):
 
 
 class DigestMismatch(DriverError):
-    """The received bytes do not match the digest. `resumed`: some bytes are from an earlier attempt, so a retry from the
-    start may help."""
+    """The received bytes do not match the digest. `resumed`: some of the bytes are from an earlier attempt, so a retry from
+    the first byte may succeed."""
 
     def __init__(self, expected: str, found: str, *, resumed: bool) -> None:
         super().__init__(f"filesystem layer verification failed for digest {expected}")
@@ -59,7 +61,7 @@ def _sync_directory(path: str) -> None:
 
 
 class Ingest:
-    """One blob being received. Ends with exactly one of `commit`, `abandon` or `keep`."""
+    """One blob that is being received. It ends with a call of `commit`, `abandon` or `keep`."""
 
     def __init__(self, store: ContentStore, path: str, expected: str | None) -> None:
         self._store, self._path, self._expected = store, path, expected
@@ -68,7 +70,8 @@ class Ingest:
         self._pending: list[bytes] = []
         self._waiting = 0
         self.resumed = False
-        """The bytes come from several attempts: if the digest is wrong, a retry from the start may help."""
+        """Whether the bytes come from several attempts. If so, and if the digest is wrong, a retry from the first byte may
+        succeed."""
         self.offset = 0
         """Bytes received so far, including those of earlier attempts."""
 
@@ -103,16 +106,16 @@ class Ingest:
             view = view[os.write(self._fd, view) :]
 
     async def restart(self) -> None:
-        """Discard the received bytes: the source starts again with the first byte."""
+        """Discard the received bytes, because the source starts again with the first byte."""
         self._pending, self._waiting, self.offset, self.resumed = [], 0, 0, False
         self._hash = hashlib.sha256()
         os.ftruncate(self._fd, 0)
         os.lseek(self._fd, 0, os.SEEK_SET)
 
     async def commit(self, hold: Callable[[str], Awaitable[None]] | None = None) -> str:
-        """Verify the content, make it durable, and publish it as a blob. Calls `hold` with the digest before publishing,
-        so that a lease protects the blob from garbage collection. After a `DigestMismatch` the ingest is still open, for
-        `restart` or `abandon`."""
+        """Verify the content, make it durable, and publish it as a blob. Calls `hold` with the digest before publishing, so
+        that the caller can add the blob to a lease, which protects it from garbage collection. After a `DigestMismatch` the
+        ingest is still open, for `restart` or `abandon`."""
         await self._flush()
         found = "sha256:" + self._hash.hexdigest()
         if self._expected is not None and found != self._expected:
@@ -140,8 +143,8 @@ class Ingest:
             self._close()
 
     def keep(self) -> None:
-        """End the ingest, and keep the received bytes: a later ingest of the same digest resumes it. An empty ingest is
-        removed."""
+        """End the ingest, and keep the received bytes. A later ingest of the same digest continues after these bytes. An
+        empty ingest is removed."""
         if self._fd < 0:
             return
         if self._pending:
@@ -194,14 +197,14 @@ class ContentStore:
             return 0
 
     def open(self, digest: str) -> int:
-        """A descriptor to read the blob; the caller closes it."""
+        """A file descriptor to read the blob; the caller closes it."""
         try:
             return os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             raise NotFound(f"cannot read blob {digest}: it is not in the content store") from None
 
     def read(self, digest: str, limit: int) -> bytes:
-        """The content of a small blob, verified against its digest: the disk may have damaged it."""
+        """The content of a small blob. It is compared with the digest, because the disk may have damaged it."""
         fd = self.open(digest)
         with os.fdopen(fd, "rb") as file:
             data = file.read(limit + 1)
@@ -222,21 +225,22 @@ class ContentStore:
         return digest
 
     async def ingest(self, expected: str | None, *, apart: bool = False) -> Ingest:
-        """Begin to receive a blob, or resume an interrupted download of the digest `expected`. Only one ingest per digest
-        at a time. `apart`: begin a separate ingest that uses no earlier download. It may run at the same time as another
-        ingest of the digest, and cannot be kept."""
+        """Begin to receive a blob, or resume an interrupted download of the digest `expected`. Only one ingest per digest at
+        a time. `apart`: begin a separate ingest that uses no earlier download. This ingest may run at the same time as
+        another ingest of the digest, but `keep` cannot be called for it."""
         name = expected.removeprefix("sha256:") if expected and not apart else f"tmp-{secrets.token_hex(8)}"
         ingest = Ingest(self, os.path.join(self.partial, name), expected)
         await trio.to_thread.run_sync(ingest._open)
         return ingest
 
     def temporary(self) -> str:
-        """The path of a new temporary file. The caller passes it to `adopt` or removes it; otherwise the next start of
-        the daemon removes it."""
+        """The path of a new temporary file. The caller passes the path to `adopt` or removes the file. If the daemon crashes
+        before that, the next daemon removes the file."""
         return os.path.join(self.partial, f"tmp-{secrets.token_hex(8)}")
 
     def adopt(self, path: str, digest: str) -> None:
-        """Publish a temporary file, whose content the caller has hashed, as a blob. A lease must hold the digest."""
+        """Publish a temporary file, whose content the caller has hashed, as a blob. The caller must have added the digest to
+        a lease."""
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             os.fsync(fd)
@@ -246,16 +250,16 @@ class ContentStore:
         _sync_directory(self.blobs)
 
     def remove(self, digest: str) -> None:
-        """Remove a blob, if it exists. The removal is durable after the next sync of the directory; a crash before that
-        leaves a blob that nothing needs."""
+        """Remove a blob, if it exists. The removal is durable after the next sync of the directory. A crash before this sync
+        leaves a blob without a reference."""
         try:
             os.unlink(self.path(digest))
         except FileNotFoundError:
             pass
 
     def quarantine(self, digest: str) -> None:
-        """Move a damaged blob away, so that the next pull or load stores it again. Does nothing if the blob does not
-        exist. Replaces an older quarantined blob of this digest, so that a failing disk does not fill up."""
+        """Move a damaged blob away, so that the next pull or load stores it again. Does nothing if the blob does not exist.
+        An older quarantined blob with the same digest is replaced, so that repeated quarantines do not fill the disk."""
         directory = os.path.join(self.root, "quarantine")
         os.makedirs(directory, 0o700, exist_ok=True)
         try:
@@ -291,6 +295,6 @@ class ContentStore:
         return total
 
     def spool(self) -> int:
-        """An unnamed temporary file, for a body that must be read twice. It disappears when its descriptor is closed,
+        """An unnamed temporary file, for a body that must be read twice. The file disappears when its descriptor is closed,
         also in a crash."""
         return os.open(self.partial, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)

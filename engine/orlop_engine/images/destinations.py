@@ -1,10 +1,10 @@
 """Restricts where the daemon connects for a client that is limited by a role or labels (protection against SSRF).
 
-Such a client chooses registries and URLs, and the daemon connects to them. From this host, it can reach the loopback
-addresses, private networks and a cloud's metadata service (169.254.169.254). For such a client, the daemon therefore
-connects only to public addresses and to registries that the administrator has configured. Every connection is checked,
-also after redirects and to token services, and goes to the address that was checked: a second DNS lookup could return
-another address.
+Such a client chooses registries and URLs, and the daemon connects to them. The daemon can reach the host's loopback
+addresses, private networks and a cloud's metadata service (169.254.169.254). For a restricted client, the daemon therefore
+connects only to public addresses and to registries that the administrator has configured. Every connection is checked, also
+connections to token services and after redirects. The daemon connects to the address that it has checked, because a second
+DNS lookup may return another address.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .registry_tls import CERTS_D, host_directory
 __all__ = ["Destinations", "Refuse", "for_registry", "send"]
 
 Refuse = Callable[[str], Exception]
-"""Makes the exception for a refused destination. The argument says what was refused."""
+"""Makes the exception for a refused destination. The argument describes this destination."""
 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -81,14 +81,14 @@ async def send(
         data = content if isinstance(content, bytes) else None
         request = client.build_request(method, url, headers=headers, content=data, timeout=timeout, extensions=extensions)
         if isinstance(content, httpx.AsyncByteStream):
-            request.stream = content  # if it were passed as `content`, httpx would wrap it into a generator
+            request.stream = content  # not passed as `content`, because httpx would then wrap the stream in a generator
         return request
 
     if destinations is None:
         return await client.send(build(url, headers), stream=True)
     target = httpx.URL(url)
     addresses = await destinations.addresses(target.host)
-    if proxied:  # the proxy looks up the name and connects, so no address can be chosen here
+    if proxied:  # the proxy looks up the name and connects, so the daemon cannot choose the address
         return await client.send(build(url, headers), stream=True)
     if not addresses:
         raise httpx.ConnectError("no such host") from socket.gaierror()

@@ -1,4 +1,4 @@
-"""The values that the engine gives front ends to show images. Sans-IO."""
+"""The values of images that front ends (such as the Docker API) show. Sans-IO."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["HistoryStep", "ImageDetails", "ListedImage", "ManifestDetails", "Pru
 
 
 class ManifestDetails(msgspec.Struct, frozen=True, kw_only=True):
-    """One of the manifests that an image's name means: see `image_manifests`. `available`: the manifest's content is
-    stored. `stored` and `unpacked`: bytes of its blobs, and of its unpacked files. `platform` and `containers` (ids) are
-    set for an image. `about`: for an attestation, the digest of the manifest that it describes. `repositories`: where the
-    image was pulled from or pushed to."""
+    """One of the manifests that an image's name refers to: see `image_manifests`. `available`: all content of the manifest
+    is stored. `stored` and `unpacked`: bytes of its blobs, and bytes of its unpacked files. `platform` and `containers`
+    (ids) are set for an image. `about`: for an attestation, the digest of the manifest that it describes. `repositories`:
+    where the image was pulled from or pushed to."""
 
     descriptor: Descriptor
     kind: Literal["image", "attestation", "unknown"]
@@ -36,8 +36,8 @@ class ManifestDetails(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ListedImage(NamedTuple):
-    """An image in a list, with the names that the list shows for it. Sizes are in bytes. None: the client did not ask for
-    the value."""
+    """An image in a list, with the names that the list shows for it. Sizes are in bytes. A value is None if the client did
+    not ask for it."""
 
     image: Image
     tags: list[str]
@@ -74,8 +74,8 @@ class HistoryStep(NamedTuple):
 
 
 class RemovedItem(NamedTuple):
-    """One removed thing: a name, in familiar form (`untagged`), or the ID of an image or a layer (`deleted`). The other
-    field is ""."""
+    """One removed name or object. `untagged` is a name in familiar form; `deleted` is the ID of an image or a layer. One of
+    the two fields is ""."""
 
     untagged: str = ""
     deleted: str = ""

@@ -1,8 +1,9 @@
 """Refuses a pull or load that cannot fit on the disk, before it fills the disk.
 
-The check uses a lower bound of the needed space, so that it refuses nothing that would fit. Before a download, only the
-compressed sizes are known, and the unpacked files are at least as large. Before a layer is unpacked, its size is known
-better, because gzip stores it (RFC 1952, ISIZE). A reserve stays free for containers, logs and the database.
+The check uses a lower bound of the needed space, so it never refuses an image that fits. Before a download, only the
+compressed sizes are known, and the unpacked files are at least as large. Before a layer is unpacked, a better estimate is
+possible, because gzip files contain the unpacked size (RFC 1952, ISIZE). A reserve of the disk stays free for containers,
+logs and the database.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from orlop_sdk import DriverError
 __all__ = ["DiskSpace", "least_unpacked"]
 
 _RESERVE = 512_000_000
-_RESERVE_PART = 50  # the reserve is at most this part of the disk: a fiftieth
+_RESERVE_PART = 50  # the reserve is at most a fiftieth of the disk
 
 
 def _readable(size: int) -> str:
@@ -27,8 +28,8 @@ def _readable(size: int) -> str:
 
 
 def least_unpacked(fd: int, size: int) -> int:
-    """A lower bound of the unpacked size of a layer of `size` bytes. ISIZE is the size of only the last gzip member,
-    modulo 4 GiB, so it can raise the bound, but not lower it."""
+    """A lower bound of the unpacked size of a layer of `size` bytes. ISIZE is only the size of the last gzip member, modulo
+    4 GiB, so ISIZE can raise the bound, but not lower it."""
     # Imported here, because it loads decompressors, which the daemon's start does not need
     from orlop_monitor.unpack.stream import sniff
 

@@ -30,13 +30,13 @@ __all__ = [
 ]
 
 MAX_MANIFEST = 4 << 20
-"""Docker's and the registries' own limit; a manifest of 127 layers has some 30 KiB."""
+"""The limit of Docker and of registries. For comparison: a manifest of 127 layers has some 30 KiB."""
 MAX_LAYERS = 1024
 
 ROOTFS_MISMATCH = "layers from manifest don't match image configuration"
 
 LARGE = 64 << 10
-"""Larger documents (bytes) are parsed on a thread: parsing some MiB takes a tenth of a second."""
+"""Documents with more bytes are parsed on a thread, because parsing some MiB takes a tenth of a second."""
 _MAX_STEPS = 10_000
 
 _ENCODER = msgspec.json.Encoder()
@@ -55,7 +55,7 @@ def chain_ids(diff_ids: Iterable[str]) -> list[str]:
 
 
 def go_compat(value: Any) -> Any:
-    """Like Go's decoder, treat null as absent; and accept a string where a list of strings is expected (Cmd, Entrypoint,
+    """Like Go's decoder, treat null as absent, and accept a string in fields that are lists of strings (Cmd, Entrypoint,
     Shell)."""
     if isinstance(value, dict):
         result = {key: go_compat(item) for key, item in value.items() if item is not None}

@@ -1,9 +1,9 @@
 """Downloads blobs into the content store: resumes with Range requests, retries with growing delays, and shares one
 download between all pulls that wait for the blob.
 
-The received bytes survive connection failures and crashes (`ingest/<hex>`); content with a wrong digest is removed. A
-download for a restricted client always begins with the first byte, because stored parts may be from another client's
-pull. Messages are Docker's (daemon/internal/distribution/xfer/download.go, pull_v2.go).
+The received bytes are stored in `ingest/<hex>`, and survive connection failures and crashes. Content with a wrong digest is
+removed. A download for a restricted client always begins with the first byte, because stored parts may be from another
+client's pull. Messages are the same as Docker's (daemon/internal/distribution/xfer/download.go, pull_v2.go).
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ __all__ = ["Downloads", "short"]
 
 T = TypeVar("T")
 _MAX_WAIT = 60.0  # seconds; if a registry asks for a longer pause (Retry-After), the request fails instead
-# An attempt with less progress is a failed attempt: otherwise a registry could prolong a pull by sending single bytes
+# An attempt with less progress counts as failed, because otherwise a registry can prolong a pull for ever by sending single
+# bytes
 _PROGRESS = 1 << 20
 
 
 def _asked(error: RegistryError) -> float | None:
-    """The seconds that the registry asks to wait, in an answer 429 (too many requests); None if it asks for no pause, or
-    for more than `_MAX_WAIT`. (Docker does not retry after a 429.)"""
+    """The seconds that the registry asks to wait, in an answer 429 (too many requests); None if it asks for no pause, or for
+    a pause of more than `_MAX_WAIT`. Docker does not retry after a 429."""
     return error.wait if error.status == 429 and error.wait is not None and error.wait <= _MAX_WAIT else None
 
 
@@ -56,7 +57,8 @@ class _Source:
 
 
 class Downloads:
-    """All downloads of the daemon. `slots` is `max-concurrent-downloads`, `attempts` is `max-download-attempts`."""
+    """All downloads of the daemon. `slots` is the setting `max-concurrent-downloads`, and `attempts` is
+    `max-download-attempts`."""
 
     def __init__(self, content: ContentStore, nursery: trio.Nursery, slots: int, attempts: int, wait: float = 5.0) -> None:
         self.attempts = attempts
@@ -71,9 +73,9 @@ class Downloads:
     async def fetch(self, sources: Sources, descriptor: Descriptor, report: Report, *, owner: str = "") -> None:
         """Download the blob into the store. Raises `RegistryError` or `DriverError`.
 
-        `owner` is set for a restricted client, which must prove that it can get the blob without this daemon: then every
-        byte comes from `sources`, even if the blob or a part of it is stored. Only downloads for the same owner are
-        shared."""
+        `owner` is set for a restricted client. Such a client must prove that it can get the blob without this daemon, so
+        every byte comes from `sources`, even if the blob or a part of it is stored. Two downloads share their work only if
+        they have the same owner."""
         if self._content.has(descriptor.digest) and not owner:
             report(state(short(descriptor.digest), "Download complete"))
             return
@@ -118,7 +120,7 @@ class Downloads:
                 ingest.abandon()
 
     async def _retry(self, source: _Source, ingest: Ingest, report: Report) -> None:
-        """Retry until the blob is complete, or a retry cannot help. Progress resets the count of attempts."""
+        """Retry until the blob is complete, or until a retry is useless. Progress resets the count of attempts."""
         tries, best = 0, ingest.offset
         while True:
             try:
@@ -135,7 +137,7 @@ class Downloads:
             except DigestMismatch as error:
                 if not source.sources.reject(source.descriptor.digest) and not error.resumed:
                     raise
-                await ingest.restart()  # the part from an earlier attempt, or from a mirror, may be wrong
+                await ingest.restart()  # the bytes from an earlier attempt, or from a mirror, may be wrong
                 best = 0
                 continue
             except OSError as error:
@@ -154,7 +156,8 @@ class Downloads:
         ingest.resumed = ingest.offset > 0
         if ingest.offset < wanted.size or wanted.size == 0:
             async with source.sources.blob(wanted.digest, ingest.offset) as (start, pieces):
-                # A registry without ranges sends everything again: skip the bytes that are already stored
+                # A registry that does not support ranges sends the whole blob again, so skip the bytes that are already
+                # stored
                 ahead = ingest.offset - start
                 await self._receive(
                     pieces, ahead, wanted, ingest, lambda done: report(amount(id, "Downloading", done, wanted.size))

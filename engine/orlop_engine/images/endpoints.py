@@ -20,9 +20,9 @@ _MOST_OUTAGES = 1000
 
 @dataclass(frozen=True, slots=True)
 class HostSettings:
-    """The settings of a host in `hosts.toml`. `url` does not include the `/v2` of a registry's API, except with
-    `override_path`: then it is the whole URL of the API. "" means the registry itself. `ca` and `client` (certificate,
-    key) are absolute paths. `dial_timeout` in seconds."""
+    """The settings of a host in `hosts.toml`. `url` is the URL of the host without `/v2`; with `override_path`, it is the
+    whole URL of the registry's API; "" means the registry itself. `ca` and `client` (certificate, key) are absolute paths.
+    `dial_timeout` is in seconds."""
 
     url: str = ""
     override_path: bool = False
@@ -45,9 +45,9 @@ _NO_SETTINGS = HostSettings()
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """One endpoint. `url` has no trailing slash. `verify`: TLS is required and its certificate is verified. `mirror`: the
-    endpoint is a mirror, not the registry of the image's name. `namespace`: for a mirror from `hosts.toml`, the registry
-    of the image's name, sent as `ns` because one mirror may serve several registries; else "". `configured`: the endpoint
-    is in the administrator's configuration."""
+    endpoint is a mirror, not the registry of the image's name. `namespace`: for a mirror from `hosts.toml`, the registry of
+    the image's name; "" for other endpoints. It is sent as the parameter `ns`, because one mirror may serve several
+    registries. `configured`: the endpoint is in the administrator's configuration."""
 
     url: str
     verify: bool
@@ -62,8 +62,7 @@ class Endpoint:
         return urlsplit(self.url).netloc
 
     def at(self, path: str) -> str:
-        """The URL of a path that begins with `/v2/`. With a `namespace`, it is added as the parameter `ns`, as in
-        containerd."""
+        """The URL of a path that begins with `/v2/`. A `namespace` is added as the parameter `ns`, as in containerd."""
         url = self.url + (path.removeprefix("/v2") if self.settings.override_path else path)
         if not self.namespace:
             return url
@@ -71,7 +70,7 @@ class Endpoint:
 
 
 class Outages:
-    """Mirrors that did not answer, by URL. They are skipped for `seconds`, so that not every pull waits for them."""
+    """Mirrors that did not answer, by URL. They are skipped for `seconds`, so that the next pulls do not wait for them."""
 
     def __init__(self, seconds: float = 60.0) -> None:
         self._seconds = seconds

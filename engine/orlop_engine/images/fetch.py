@@ -1,4 +1,4 @@
-"""Fetches the body of a URL, for an import. Imported on demand, as httpx is large."""
+"""Fetches the body of a URL, for an import. This module is imported on demand, because httpx is large."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def fetch(
     url: str, proxies: Proxies, certificates: Sequence[str], destinations: Destinations | None, report: Report
 ) -> AsyncIterator[AsyncIterator[bytes]]:
     """The body of a URL. Raises `NotFound` and `DriverError` with Docker's messages. The messages omit the server's error
-    text: otherwise a client could read from a server that only this host can reach."""
+    text, because otherwise a client can read from a server that only this host can reach."""
     async with get(url, proxies=proxies, certificates=certificates, destinations=destinations, timeout=_STALL) as answer:
         if answer.status_code >= 400:
             text = f"failed to GET {url} with status {answer.status_code} {answer.reason_phrase}"

@@ -1,7 +1,7 @@
 """Parses `hosts.toml`, containerd's configuration file for the hosts of a registry (containerd: docs/hosts.md). Sans-IO.
 
-Unlike in containerd, an unknown key or a wrong value is an error: if it were ignored, a misspelt `skip_verify` or
-`capabilities` would change which host is trusted. Imported on demand, because it imports tomllib.
+Unlike in containerd, an unknown key or a wrong value is an error, because ignoring a misspelt `skip_verify` or
+`capabilities` changes which host is trusted. This module is imported on demand, because it imports tomllib.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
 class _Settings(msgspec.Struct, forbid_unknown_fields=True):
-    """The keys of a `host` table. At the top of the file, the same keys apply to the server."""
+    """The keys of a `host` table. At the top of the file, the same keys apply to the host `server`."""
 
     capabilities: list[Capability] = []
     ca: str | list[str] = []
@@ -47,7 +47,7 @@ SETTINGS = _Settings.__struct_fields__
 
 @dataclass(frozen=True, slots=True)
 class HostsFile:
-    """The hosts are tried in this order; the server is tried last."""
+    """The parsed file. The hosts are tried in this order; the server is tried last."""
 
     hosts: tuple[HostSettings, ...]
     server: HostSettings
@@ -70,8 +70,8 @@ def _has(document: object, keys: tuple[str, ...]) -> bool:
 
 
 def _line_of(text: str, keys: tuple[str, ...]) -> int:
-    """The line where this key is set; 1 if it is not found. Parses longer and longer beginnings of the file: the first
-    one that contains the key ends with the key's value."""
+    """The line where this key is set; 1 if the key is not found. Parses longer and longer beginnings of the file. The first
+    beginning that contains the key ends with the key's value."""
     lines = text.splitlines(keepends=True)
     for at, line in enumerate(lines):
         if not keys or keys[-1] not in line:

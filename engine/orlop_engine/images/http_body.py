@@ -1,4 +1,4 @@
-"""Reads the body of an HTTP response in pieces; reading may stop early."""
+"""Reads the body of an HTTP response in pieces. The caller may stop before the end."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ __all__ = ["body"]
 
 
 async def body(response: httpx.Response) -> AsyncGenerator[bytes, None]:
-    """The bytes of the body as they were sent, not decoded. Closes the response at the end; use it in `aclosing`.
+    """The bytes of the body as they were sent, not decoded. Closes the response at the end. Use this generator with
+    `aclosing`.
 
-    httpx reads through five nested generators and closes only the outermost one; trio would warn about the others when
-    they are garbage-collected. So after the connection was closed, one more read makes each generator end with an error.
+    httpx reads through five nested generators and closes only the outermost generator. trio warns about the other generators
+    when they are garbage-collected. So after the connection was closed, one more read makes every generator end with an
+    error.
     """
     pieces = response.aiter_raw()
     try:

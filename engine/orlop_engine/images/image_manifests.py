@@ -1,8 +1,8 @@
-"""The manifests that an image's name means, one for each platform, and their attestations.
+"""The manifests that an image's name refers to, one for each platform, and their attestations.
 
-An index is shown as it was received: its manifests in order, including those whose content is not stored. An image
-without an index has one manifest: the manifest that it was pulled or loaded with, or else the manifest that a push or
-save would send.
+An index is shown as it was received: its manifests in order, including manifests whose content is not stored. An image
+without an index has one manifest. This is the manifest that the image was pulled or loaded with, or, if there is none, the
+manifest that a push or save sends.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def no_origins(_: str) -> Sequence[str]:
 async def manifests_of(
     catalog: Catalog, content: ContentStore, image: Image, users: Users, origins: Origins = no_origins
 ) -> list[ManifestDetails]:
-    """The manifests of all names with which a list shows this image."""
+    """The manifests that all names of this image in a list refer to."""
     pace, found = Pace(), dict[str, ManifestDetails]()
     seen = set()
     images = {image.id: image}

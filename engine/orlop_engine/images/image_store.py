@@ -1,9 +1,9 @@
 """The image store: rows, blobs and layers of images, and garbage collection of layers and blobs that nothing references.
 
-Order for a new image: blobs durable -> layers committed -> one commit with its row and all its names. So a row never
-refers to missing content; a crash can only leave content without a row. The daemon's start removes all content that no
-image, container or interrupted pull needs. An image that lost its content (because of a damaged disk) is quarantined; the
-daemon starts without it.
+For a new image, the blobs are made durable first, then the layers are committed, then one commit writes the row and all
+names. So a row never refers to missing content, and a crash can only leave content without a row. A starting daemon removes
+all content that no image, container or interrupted pull needs. If the content of an image is missing (because of a damaged
+disk), the image is quarantined, and the daemon starts without it.
 
 Rows of the table `images`: `sha256:<hex>` (ImageRecord), `ref:<full reference>` (NameRecord), `resume:<full reference>`
 (ResumeRecord).
@@ -54,7 +54,7 @@ def _name_row(name: Reference, meaning: NameRecord) -> Put:
 
 
 class Collected(msgspec.Struct, frozen=True):
-    """What a collection has removed: layers with their sizes, highest first, and the bytes of blobs."""
+    """The content that a garbage collection has removed: layers with their sizes, highest first, and the bytes of blobs."""
 
     layers: tuple[tuple[str, int], ...] = ()
     blob_bytes: int = 0
@@ -70,8 +70,8 @@ class ImageStore:
         self.repositories = BlobRepositories(store, content)
         self.lock = trio.Lock()
         self._kept: frozenset[str] | set[str] = frozenset()
-        """If rows of images may be missing: all layers and blobs that the daemon found when it started. They must be
-        kept."""
+        """If rows of images may be missing, this set contains all layers and blobs that the daemon found when it started.
+        They must be kept."""
 
     # --- start of the daemon ----------------------------------------------------------------------------------------
 
@@ -109,7 +109,7 @@ class ImageStore:
             log.warning("cannot collect unreferenced layers and blobs yet: %s", error)
 
     def _rows_are_missing(self) -> bool:
-        """Whether rows of images may be missing. Then unreferenced content is kept, because it may be the last copy of an
+        """Whether rows of images may be missing. If so, unreferenced content is kept, because it may be the last copy of an
         image."""
         return self.store.lost_rows() or any(
             table == _TABLE and not key.startswith((_REF, _RESUME)) for table, key, _ in self.store.quarantined()
@@ -125,7 +125,7 @@ class ImageStore:
         try:
             raw = self.content.read(record.id, documents.MAX_MANIFEST)
         except DamagedBlob:
-            self.content.remove(record.id)  # otherwise a pull would use the damaged blob
+            self.content.remove(record.id)  # so that the next pull does not use the damaged blob
             raise
         document = documents.parse(raw, layers=len(record.layers))
         missing = [layer.key for layer in record.layers if layer.key not in stored]
@@ -151,14 +151,14 @@ class ImageStore:
     # --- changes ----------------------------------------------------------------------------------------------------
 
     async def _commit(self, operations: Sequence[Put | Delete]) -> None:
-        """Commit, shielded from cancellation: the caller changes the catalog only if it knows that the commit has
-        succeeded."""
+        """Commit, shielded from cancellation, because the caller must know whether the commit has succeeded before it
+        changes the catalog."""
         with trio.fail_after(_COMMIT_SECONDS, shield=True):
             await self.store.commit(operations)
 
     @asynccontextmanager
     async def lease_for_new_image(self) -> AsyncIterator[Lease]:
-        """A lease for an image that is being created. If creation fails, the content that it has stored is collected."""
+        """A lease for an image that is being created. If the creation fails, the stored content is removed."""
         try:
             with self.leases.hold() as lease:
                 yield lease
@@ -168,13 +168,13 @@ class ImageStore:
             raise
 
     def complete(self, layers: Iterable[Layer]) -> bool:
-        """Whether each layer can be saved and pushed: the content store has its blob, or the tar can be rebuilt from its
-        files."""
+        """Whether all layers can be saved and pushed. This is possible if the content store has the layer's blob, or if the
+        tar can be rebuilt from the layer's files."""
         return all(self.content.has(layer.blob) if layer.blob else is_known(self.content, layer) for layer in layers)
 
     async def with_blobs(self, image: Image, lease: Lease) -> Image:
-        """Give each layer of the image a blob, and return the image. If a layer has no blob, its tar is made again
-        of its unpacked files and stored as a blob, and the image's row is updated. The lease holds the blobs."""
+        """Give each layer of the image a blob, and return the image. If a layer has no blob, its tar is made again from its
+        unpacked files and stored as a blob, and the image's row is updated. This method adds the blobs to the lease."""
         lease.blobs.update(blob for layer in image.layers for blob in layer.blobs)
         if all(layer.blob for layer in image.layers):
             return image
@@ -210,8 +210,8 @@ class ImageStore:
         parent: str = "",
         policy: ImagePolicy = UNRESTRICTED,
     ) -> Image:
-        """Write the configuration of an image that this engine creates, and acknowledge the image. Raises
-        `InvalidParameter` if the document is larger than the next start of the daemon would read."""
+        """Write the configuration of an image that this engine creates, and commit the image. Raises `InvalidParameter` if
+        the document is too large to be read by the next daemon."""
         raw = documents.encode(document)
         try:
             await documents.read(raw)
@@ -246,9 +246,9 @@ class ImageStore:
         resumed: str = "",
         policy: ImagePolicy = UNRESTRICTED,
     ) -> Image:
-        """Acknowledge an image with its names, in one commit. The caller's lease holds its blobs and layers. If the image
-        exists already, its record stays and the new manifests are added. If the names come from an `index`, they keep
-        their images of other platforms that are in the index. `resumed`: the name of an interrupted pull, which is
+        """Write the rows of an image and its names, in one commit. The caller's lease contains the image's blobs and layers.
+        If the image exists already, its record stays and the new manifests are added. If the names come from an `index`,
+        they keep their images of other platforms that are in the index. `resumed`: the name of an interrupted pull, which is
         complete now."""
         async with self.lock:
             record = self._joined(record, policy)
@@ -273,13 +273,12 @@ class ImageStore:
             return self.catalog.images[record.id]
 
     def _joined(self, record: ImageRecord, policy: ImagePolicy) -> ImageRecord:
-        """The record to store for an added image. If the image exists already, its record is extended by the parts of the
-        new record."""
+        """The record to store for an added image. If the image exists already, its record is extended by the new record."""
         known = self.catalog.images.get(record.id)
         if known is not None:
             layers = known.record.layers
             if not self.complete(layers):
-                layers = record.layers  # content of the existing layers is missing
+                layers = record.layers  # the existing layers have missing content
             elif len(layers) == len(record.layers):  # the new record may have blobs for layers without one
                 layers = tuple(old if old.blob else new for old, new in zip(layers, record.layers, strict=True))
             record = msgspec.structs.replace(
@@ -298,8 +297,8 @@ class ImageStore:
         index: str,
         policy: ImagePolicy = UNRESTRICTED,
     ) -> list[Image]:
-        """Acknowledge all images of an index that this engine has made, with its names, in one commit. Without a
-        platform, the names mean the last image. The caller's lease holds the content."""
+        """Write the rows of all images of an index that this engine has made, and of its names, in one commit. For a client
+        that asks for no platform, the names refer to the last image. The caller's lease contains the content."""
         async with self.lock:
             joined = [(self._joined(record, policy), document, raw) for record, document, raw in images]
             ids = tuple(dict.fromkeys(record.id for record, _, _ in reversed(joined)))
@@ -315,8 +314,8 @@ class ImageStore:
             return [self.catalog.images[record.id] for record, _, _ in joined]
 
     async def add_index(self, name: Reference, index: str, manifests: Mapping[str, str], policy: ImagePolicy) -> None:
-        """Keep an index and its `manifests` (by image ID), and give the images the index's digest as a name. Skips images
-        that were removed meanwhile. The caller's lease holds the index and the manifests."""
+        """Keep an index and its `manifests` (by image ID), and make the index's digest a name of the images. Skips images
+        that were removed meanwhile. The caller's lease contains the index and the manifests."""
         async with self.lock:
             images = [self.catalog.images[id] for id in manifests if id in self.catalog.images]
             if not images:
@@ -338,8 +337,8 @@ class ImageStore:
             self._point(name, meaning)
 
     async def add_manifest(self, id: str, manifest: str, name: Reference, policy: ImagePolicy) -> None:
-        """Keep a manifest of an image, and give the image this name by digest. Does nothing if the image was removed
-        meanwhile. The caller's lease holds the manifest."""
+        """Keep a manifest of an image, and add this name by digest to the image. Does nothing if the image was removed
+        meanwhile. The caller's lease contains the manifest."""
         async with self.lock:
             image = self.catalog.images.get(id)
             if image is None or (manifest in image.record.manifests and self.catalog.references.get(name) == id):
@@ -354,9 +353,9 @@ class ImageStore:
             self._point(name, meaning)
 
     async def replace_layer(self, layer: Layer) -> None:
-        """Store another blob for a layer in every image with this chain ID, in one commit. The images keep their
-        snapshots of the layer: a build may have its own snapshot of the same layer. The caller's lease holds the new
-        blob; the old blob is collected when nothing else needs it."""
+        """Store another blob for a layer in every image with this chain ID, in one commit. The images keep their snapshots
+        of the layer, because a build may have a separate snapshot of the same layer. The caller's lease contains the new
+        blob. The old blob is removed when it has no reference."""
         blob = {"blob": layer.blob, "media_type": layer.media_type, "blob_size": layer.blob_size}
         async with self.lock:
             changed, pace = [], Pace()
@@ -376,7 +375,7 @@ class ImageStore:
     async def point(
         self, name: Reference, id: str, like: NameRecord | None, tagged: str, policy: ImagePolicy = UNRESTRICTED
     ) -> None:
-        """Add a name to an image, or to all images that another name means (`like`). The caller holds `lock`."""
+        """Add a name to an image, or to all images that another name (`like`) refers to. The caller holds `lock`."""
         check_names(policy, self.catalog, [name], id)
         image, owner = self.catalog.images[id], owner_of_name(policy, self.catalog, name, id)
         meaning = NameRecord(like.images, like.index, owner) if like else NameRecord((id,), owner=owner)
@@ -386,7 +385,7 @@ class ImageStore:
         self._point(name, meaning)
 
     async def forget(self, names: Mapping[Reference, Collection[str]], ids: Sequence[str]) -> list[Reference]:
-        """Take `names` from images, and remove the images `ids`, in one commit. Returns the names that no image has any
+        """Remove `names` from images, and remove the images `ids`, in one commit. Returns the names that no image has any
         more. The caller holds `lock`."""
         pace = Pace(shielded=True)  # after the commit, the catalog must change too, even if the caller is cancelled
         operations: list[Put | Delete] = []
@@ -416,7 +415,7 @@ class ImageStore:
         self.leases.resumable[name] = record
 
     async def give_up(self, names: Iterable[str]) -> None:
-        """Drop the records of interrupted pulls, so that their content is collected."""
+        """Delete the records of interrupted pulls, so that the next collection removes their content."""
         names = list(names)
         if names:
             await self._commit([Delete(_TABLE, _RESUME + name) for name in names])
@@ -432,8 +431,8 @@ class ImageStore:
             gone = await self.layers.remove(await self._unneeded_layers())
             while await self.layers.after_removal():
                 gone += await self.layers.remove(await self._unneeded_layers())
-            # List the blobs before reading the leases: a blob that is published later is not in the list, and a blob that
-            # was published earlier has a lease by now
+            # List the blobs before reading the leases. A blob that is published after this is not in the list, and a blob
+            # that was published before has been added to a lease already
             found = await trio.to_thread.run_sync(self.content.digests)
             keep = await self._needed_blobs()
             removed, total = await trio.to_thread.run_sync(self._remove_blobs, found, keep)
@@ -465,14 +464,14 @@ class ImageStore:
         return removed, total
 
     async def hold(self, lease: Lease, *, blob: str = "", chain_id: str = "") -> None:
-        """Add content that is about to be stored to a lease. If the content exists already, a running collection may be
-        about to remove it; that collection has finished when this method returns."""
+        """Add content that will be stored to a lease. If the content exists already, a running collection may remove it, so
+        this method waits until that collection has finished."""
         lease.blobs.update(filter(None, (blob,)))
         lease.chains.update(filter(None, (chain_id,)))
         await self.barrier()
 
     async def barrier(self) -> None:
-        """Wait for a collection that may not have seen the latest content of the leases. After this call, content that a
-        lease held before the call is safe."""
+        """Wait for a collection that may not have seen the latest content of the leases. Content that was in a lease before
+        the call is protected when this method returns."""
         async with self.layers.guard:
             return

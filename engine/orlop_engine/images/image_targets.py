@@ -1,4 +1,4 @@
-"""The target of an image: the descriptor of the index or manifest that its names mean.
+"""The target of an image: the descriptor of the index or manifest that its names refer to.
 
 An image that was built or imported on this host has no target until it is pushed. The media type and size of a stored
 manifest never change, so they are read only once.
@@ -42,8 +42,8 @@ class ImageTargets:
             self._known.update(await trio.to_thread.run_sync(self._read, unknown))
 
     def of(self, image: Image, *, whole: bool = True) -> Descriptor | None:
-        """With `whole`, the index that a name of the image comes from; otherwise, or without such an index, the image's
-        own manifest. None if there is none."""
+        """With `whole`, the index that a name of the image comes from. Without `whole`, or if there is no index, the image's
+        manifest. None if the image has neither."""
         if whole and (index := self._index(image)):
             return self._known.get(index)
         found = (self._known.get(digest) for digest in reversed(image.record.manifests))

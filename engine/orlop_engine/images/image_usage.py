@@ -1,7 +1,7 @@
 """The disk usage of each image, and of all images together.
 
-With `blobs`, the total is the real disk usage: unpacked layers and blobs, each counted once, including those of
-interrupted pulls and of removed images that a container still needs. Without `blobs`, the sizes are as with dockerd's
+With `blobs`, the total is the real disk usage: unpacked layers and blobs, each counted once, including those of interrupted
+pulls and of removed images that a container still needs. Without `blobs`, the sizes are those that dockerd shows with its
 graph drivers, which keep no blobs.
 """
 
@@ -49,7 +49,7 @@ async def usage(
 
 
 async def _members(catalog: Catalog, image: Image, pace: Pace) -> list[Image]:
-    """The image, and those of other platforms that are listed with it."""
+    """The image, and the images of other platforms that a list shows together with it."""
     members = {image.id: image}
     for name in list(image.names) if catalog.shares_names(image.id) else ():
         if catalog.references.get(name) == image.id:
@@ -59,7 +59,7 @@ async def _members(catalog: Catalog, image: Image, pace: Pace) -> list[Image]:
 
 
 def _sizes(catalog: Catalog, members: Sequence[Image]) -> tuple[int, int]:
-    """The bytes of the images, including blobs; and how many of these bytes other images share."""
+    """The bytes of the images, including blobs, and the number of these bytes that other images share."""
     own = {image.id for image in members}
     layers = {layer.chain_id: layer for image in members for layer in image.layers}
     size = sum(len(image.raw) for image in members)

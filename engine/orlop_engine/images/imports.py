@@ -43,12 +43,12 @@ class Importer:
         self._image_store = image_store
 
     def config(self, changes_: Sequence[str]) -> ImageConfig:
-        """The configuration that the instructions give. Raises for invalid instructions before any content is
+        """The configuration that results from the instructions. Raises for invalid instructions before any content is
         received."""
         return changes.apply(ImageConfig(), changes_)
 
     async def make(self, request: ImportRequest, config: ImageConfig, body: AsyncIterable[bytes]) -> Image:
-        """Store and unpack the tar, then acknowledge the image."""
+        """Store and unpack the tar, then commit the image."""
         image_store = self._image_store
         check_names(request.policy, image_store.catalog, [request.name] if request.name else [], "")
         async with image_store.lease_for_new_image() as lease:

@@ -1,4 +1,4 @@
-"""Ask a registry for the manifest or index of a name. Imported on demand, like `registry`."""
+"""Ask a registry for the manifest or index of a name. This module is imported on demand, like `registry`."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _KINDS: dict[str, type[OrlopError]] = {
     "NAME_UNKNOWN": NotFound,
     "UNAUTHORIZED": Unauthorized,
 }
-"""The registry's error code -> the exception whose HTTP status is the one that dockerd answers with."""
+"""The registry's error code -> the exception that has the same HTTP status as dockerd's answer."""
 
 
 class DistributionPlatform(NamedTuple):
-    """A platform as a registry gives it, with all fields of the OCI specification."""
+    """A platform as a registry returns it, with all fields of the OCI specification."""
 
     architecture: str
     os: str

@@ -1,12 +1,12 @@
 """The layers of images in the storage driver: unpacks each chain only once, tracks which layers exist, and removes layers
 that nothing needs.
 
-A layer's storage key is its chain ID; for a layer that a builder of this engine made, the key of the builder's snapshot.
-While a layer is being unpacked, it is an active snapshot `extract-<random>`. If a crash leaves such snapshots, the next
-start of the daemon removes them. Add a layer to a lease (`leases`) before asking for it.
+A layer's storage key is its chain ID. For a layer that a builder of this engine made, the storage key is the key of the
+builder's snapshot. While a layer is being unpacked, it is an active snapshot `extract-<random>`. After a crash, the next
+daemon removes such snapshots. A caller must add a layer to a lease (`leases`) before it asks for the layer.
 
-A blob is accepted as the content of a layer only after it was decompressed and hashed, even if the layer exists already:
-a manifest or an archive may combine any blob with any diffID.
+A blob is accepted as the content of a layer only after it was decompressed and hashed, even if the layer exists already. The
+reason: a manifest or an archive may combine any blob with any diffID.
 
 A layer that containers were created from has an init layer on top (`engine.containers.rootfs`), which is removed together
 with the layer. Init layers of adopted containers are removed together with the container.
@@ -39,7 +39,7 @@ _ACTIVE = ("extract-", "build-new-")
 BUILD = "build-"
 """The beginning of the keys of all snapshots of builders."""
 _INIT = "init-"
-_AT_ONCE = max(2, min(4, os.cpu_count() or 1))  # workers at a time; each keeps one or two processors busy
+_AT_ONCE = max(2, min(4, os.cpu_count() or 1))  # workers at a time; each worker keeps one or two processors busy
 
 
 def temporary_key() -> str:
@@ -48,8 +48,9 @@ def temporary_key() -> str:
 
 
 def init_layer(layer: str) -> str:
-    """The key of the init layer on an image's top layer, given by its key; "" for an image without layers. A container that
-    was adopted from a dockerd has an init layer of its own, whose key is made from the container's ID in the same way."""
+    """The key of the init layer on the top layer of an image. `layer` is the key of the top layer, "" for an image without
+    layers; the result is then "". A container that was adopted from a dockerd has its own init layer. The key of that init
+    layer is made from the container's ID in the same way."""
     return _INIT + layer
 
 
@@ -85,8 +86,8 @@ class Unpack(Protocol):
 
 
 class Built(msgspec.Struct, frozen=True):
-    """A committed layer. `parent` is the chain ID of the layer below, "" for the lowest. `snapshot`: see `records.Layer`.
-    `blob`: a blob that is known to contain the layer, "" if none is known."""
+    """A committed layer. `parent` is the chain ID of the layer below, "" for the lowest layer. `snapshot`: see
+    `records.Layer`. `blob`: a blob that is known to contain the layer, "" if none is known."""
 
     diff_id: str
     parent: str
@@ -110,18 +111,18 @@ async def _nothing_freed() -> bool:
 
 
 class Layers:
-    """`built` is every committed layer by chain ID. `guard` is held during removals and while checking whether a layer
-    exists."""
+    """`built` contains all committed layers by chain ID. The lock `guard` is held during removals and while checking whether
+    a layer exists."""
 
     def __init__(
         self, storage: Storage, content: ContentStore, zygote: Any, unpack: Unpack | None, nursery: trio.Nursery
     ) -> None:
         self.built: dict[str, Built] = {}
         self.drop_built_here: Callable[[str], Awaitable[bool]] = _is_kept
-        """Removes the snapshot of a layer that was built by this engine, unless the builder still needs it; returns
-        whether it was removed. Raises `Conflict` like `Storage.remove`. Set by `building`."""
+        """Removes the snapshot of a layer that was built by this engine, unless the builder still needs the snapshot.
+        Returns whether it was removed. Raises `Conflict` like `Storage.remove`. Set by `building`."""
         self.after_removal: Callable[[], Awaitable[bool]] = _nothing_freed
-        """Removes content that was kept only for layers that have now been removed; returns whether more layers may have
+        """Removes content that was kept only for layers that have now been removed. Returns whether more layers may have
         become unneeded. The caller holds `guard`. Set by `building`."""
         self.of_builds = False
         """Whether the daemon found snapshots of builders when it started."""
@@ -166,8 +167,8 @@ class Layers:
         return (await self._storage.usage(key)).size
 
     async def found(self, keys: Iterable[str]) -> None:
-        """Add layers that are in the storage driver but in no row. The builder's snapshots have rows of their own, and
-        are skipped."""
+        """Add layers that are in the storage driver but in no row. Snapshots of a builder are skipped, because they have
+        rows in other tables."""
         for chain_id in keys:
             if chain_id.startswith(BUILD):
                 continue
@@ -182,9 +183,9 @@ class Layers:
         self, chain_id: str, parent: str, blob: str, diff_id: str, report: Report, progress: Callable[[Report, int], None]
     ) -> Built:
         """Make sure that the layer exists: unpack `blob` on top of `parent`, unless the layer exists already. Raises
-        `InvalidParameter` if the content of the blob is not `diff_id`, even if the layer exists. `progress` turns a byte
-        count into a record. With `independent`, another task may still be building the parent; then this method waits for
-        the parent."""
+        `InvalidParameter` if the content of the blob is not `diff_id`, even if the layer exists. `progress` makes a progress
+        record from a byte count. With `independent`, this method waits for the parent, if another task is still building
+        it."""
 
         async def work(share: Report) -> Built:
             if chain_id not in self.built:
@@ -199,8 +200,8 @@ class Layers:
         return built
 
     async def _verify(self, parent: str, blob: str, diff_id: str, progress: Callable[[int], None]) -> None:
-        """Check that a blob contains the layer: unpack it under a temporary key, with the same limits as any layer, and
-        remove the files."""
+        """Check that a blob contains the layer. The blob is unpacked under a temporary key, with the same limits as any
+        layer, and the files are removed."""
         key, source = temporary_key(), self._content.open(blob)
         try:
             async with self._writing:
@@ -227,8 +228,8 @@ class Layers:
         progress: Callable[[int], None] | None,
         hold: Callable[[str], Awaitable[None]] | None = None,
     ) -> Unpacked:
-        """Unpack and commit a layer. It is added to `built` as soon as it is committed, even if the caller is cancelled
-        at that moment: otherwise no collection would find it."""
+        """Unpack and commit a layer. The layer is added to `built` as soon as it is committed, even if the caller is
+        cancelled at that moment, because a collection only finds layers in `built`."""
         key, later = temporary_key(), bool(parent) and self.independent
         source = self._content.open(blob)
         try:
@@ -249,8 +250,8 @@ class Layers:
                 await self._storage.remove(key)
 
     async def _commit(self, key: str, chain_id: str, parent: str) -> None:
-        """Commit the snapshot `key` as the layer `chain_id`. `parent`: wait for this layer and make it the parent; "" if
-        the snapshot already has its parent, or needs none."""
+        """Commit the snapshot `key` as the layer `chain_id`. `parent`: wait for this layer and make it the parent; "" if the
+        snapshot already has its parent, or needs no parent."""
         if parent and isinstance(self._storage, LayerRebase):
             while parent not in self.built:
                 await self._awaited.setdefault(parent, trio.Event()).wait()
@@ -259,7 +260,7 @@ class Layers:
             await self._storage.commit(key, chain_id)
 
     async def write_blob(self, key: str, blob: str, diff_id: str) -> None:
-        """Unpack a blob into the active snapshot `key`, which is the caller's."""
+        """Unpack a blob into the active snapshot `key`, which belongs to the caller."""
         source = self._content.open(blob)
         try:
             async with self._writing:
@@ -290,8 +291,8 @@ class Layers:
         return result
 
     async def remove(self, chain_ids: Iterable[str]) -> list[tuple[str, int]]:
-        """Remove layers, highest first, except those with snapshots on top (a container's root, for example). Returns what
-        was removed, with sizes, in order. The caller holds `guard`."""
+        """Remove layers, highest first, except those with snapshots on top (a container's root, for example). Returns the
+        removed layers with their sizes, in this order. The caller holds `guard`."""
         removed: list[tuple[str, int]] = []
         waiting = sorted(chain_ids, key=self.depth, reverse=True)
         while waiting:
@@ -314,5 +315,5 @@ class Layers:
                 removed.append((chain_id, built.size if built else 0))
             if len(blocked) == len(waiting):
                 break
-            waiting = blocked  # after a crash the order of the layers is unknown: try again those that may be unblocked now
+            waiting = blocked  # after a crash the order of the layers is unknown, so try the blocked layers again
         return removed

@@ -1,7 +1,8 @@
 """Leases protect content that no image references yet, such as the blobs of a running pull, from garbage collection.
 
-A lease lives in memory and ends with its operation. A pull's lease is also a row (`resume:<reference>`), so that after a
-crash, a broken connection or a cancellation the next pull can resume; such rows expire after a day.
+A lease is an object in memory and ends with its operation. The lease of a pull is also stored in a row
+(`resume:<reference>`), so that the next pull can resume after a crash, a broken connection or a cancellation. These rows
+expire after a day.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ RESUME_SECONDS = 24 * 3600.0
 
 
 class Lease:
-    """The content that one operation holds."""
+    """The content that is protected for one operation."""
 
     def __init__(self) -> None:
         self.blobs: set[str] = set()
         self.chains: set[str] = set()
         self.resumed = ""
-        """For a running pull: the name under which it could be resumed."""
+        """For a running pull: the name under which the pull can be resumed."""
 
     def record(self) -> ResumeRecord:
         return ResumeRecord(tuple(sorted(self.blobs)), tuple(sorted(self.chains)), time.time() + RESUME_SECONDS)
@@ -46,7 +47,7 @@ class Leases:
             self.drop(lease)
 
     def add(self) -> Lease:
-        """A lease that lasts until `drop`."""
+        """A new lease. It ends when `drop` is called."""
         lease = Lease()
         self._active.append(lease)
         return lease
@@ -60,7 +61,7 @@ class Leases:
         return [name for name, record in self.resumable.items() if record.until < now]
 
     def interrupted(self) -> list[str]:
-        """Pulls that could be resumed and are not running."""
+        """Pulls that can be resumed and are not running."""
         running = {lease.resumed for lease in self._active}
         return [name for name in self.resumable if name not in running]
 

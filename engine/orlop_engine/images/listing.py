@@ -34,7 +34,7 @@ def check(filters: Filters, known: Collection[str]) -> None:
 
 
 def boolean(filters: Filters, name: str, default: bool) -> bool:
-    """The value of a boolean filter. If it is given several times, all values must be the same."""
+    """The value of a boolean filter. If the filter has several values, all of them must be the same."""
     values = set(filters.get(name, ()))
     if not values:
         return default
@@ -111,9 +111,9 @@ def _pieces(pattern: str) -> Iterator[str]:
 
 @lru_cache(maxsize=256)
 def glob(pattern: str) -> re.Pattern[str]:
-    """Go's `path.Match`: `*` and `?` do not match a slash; character classes and backslash escapes are supported. As in
-    Go, each part between two stars matches at its first possible position only (an atomic group); otherwise a pattern
-    with many stars would backtrack exponentially."""
+    """Like Go's `path.Match`: `*` and `?` do not match a slash; character classes and backslash escapes are supported. As in
+    Go, each part between two stars matches at its first possible position only (an atomic group). This prevents exponential
+    backtracking in a pattern with many stars."""
     if len(pattern) > _LONGEST_PATTERN:
         raise _bad_pattern(pattern)
     first, *rest = _pieces(pattern)
@@ -126,7 +126,7 @@ def glob(pattern: str) -> re.Pattern[str]:
 
 
 def name_matches(patterns: Sequence[re.Pattern[str]], name: Reference) -> bool:
-    """Whether a pattern matches the name in its familiar or full form, with or without the tag."""
+    """Whether one of the patterns matches the name, in its familiar or full form, with or without the tag."""
     forms = (name.familiar, name.familiar_name, str(name), name.name)
     return any(pattern.fullmatch(form) for pattern in patterns for form in forms)
 
@@ -192,7 +192,7 @@ class _Wanted:
 
 
 async def names_of(catalog: Catalog, image: Image) -> tuple[list[str], list[str]]:
-    """Tags and digests that mean the image to clients that know one platform per name."""
+    """The tags and digests of the image for clients that know only one platform per name."""
     found = await _Wanted(catalog, {}, True, 0, True).names(image, Pace())
     return found or ([], [])
 
@@ -200,10 +200,10 @@ async def names_of(catalog: Catalog, image: Image) -> tuple[list[str], list[str]
 async def choose(
     catalog: Catalog, filters: Filters, *, everything: bool, newest: bool = False, now: float | None = None
 ) -> list[Listed]:
-    """The images that a list shows, newest first. Untagged images with children are shown only with `everything`. A name
-    of several platforms is shown with the image for this host; its other images have no entry. With `newest`, for clients
-    that know one platform per name, the name is shown with the image that was added last; its other images are shown as
-    untagged."""
+    """The images that a list shows, newest first. Untagged images with children are shown only with `everything`. A name of
+    several platforms is shown with the image for this host; the other images of the name have no entry. With `newest`, the
+    list is for clients that know only one platform per name. In this case the name is shown with the image that was added
+    last, and the other images are shown as untagged."""
     wanted = _Wanted(catalog, filters, everything, time.time() if now is None else now, newest)
     pace, result = Pace(), []
     for image in list(catalog.images.values()):

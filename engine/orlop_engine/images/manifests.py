@@ -1,7 +1,7 @@
 """Manifests and indexes, Docker's and OCI's (image-spec manifest.md, image-index.md): parse, check, choose. Sans-IO.
 
-The input comes from a registry and is not trusted: sizes are limited before parsing. This module checks the syntax of
-digests; the code that receives the content compares the content with its digest.
+The input comes from a registry and is not trusted, so sizes are limited before parsing. This module only checks the syntax
+of digests. The code that receives the content compares the content with its digest.
 """
 
 from __future__ import annotations
@@ -139,8 +139,8 @@ def _index(media_type: str, raw: _Raw) -> Index:
 
 
 def parse(content_type: str, data: bytes) -> Manifest | Index:
-    """Parse a registry's answer. The document's own `mediaType` must not contradict the header, and a document that is both
-    manifest and index is refused (CVE-2021-41190)."""
+    """Parse a registry's answer. The field `mediaType` of the document must not contradict the header. A document that is
+    both manifest and index is refused (CVE-2021-41190)."""
     declared = content_type.partition(";")[0].strip().lower()
     if len(data) > MAX_MANIFEST:
         raise DriverError(f"cannot read manifest: larger than {MAX_MANIFEST} bytes")
@@ -167,8 +167,8 @@ def parse(content_type: str, data: bytes) -> Manifest | Index:
 
 
 def parse_kept(data: bytes) -> Manifest | Index | None:
-    """Parse a stored manifest or index; None if it is neither. Only OCI documents may lack the field `mediaType`
-    (image-spec manifest.md)."""
+    """Parse a stored manifest or index. Returns None if the data is neither. Only OCI documents may lack the field
+    `mediaType` (image-spec manifest.md)."""
     for media_type in ("", OCI_MANIFEST):
         try:
             return parse(media_type, data)

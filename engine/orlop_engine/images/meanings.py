@@ -1,7 +1,7 @@
-"""Computes which images a name means after an image was added to the name or removed from it. Sans-IO.
+"""Computes which images a name refers to after an image was added to the name or removed from it. Sans-IO.
 
-A name from an index (manifest list) means images of several platforms. Pulling another platform of the same index adds an
-image. If the registry's index has changed, images that the new index lists keep the name; the others lose it.
+A name from an index (manifest list) refers to images of several platforms. Pulling another platform of the same index adds
+an image. If the registry's index has changed, only images that the new index lists keep the name.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class IndexSource:
 def with_image(
     catalog: Catalog, name: Reference, id: str, platform: Platform, index: IndexSource | None, owner: str
 ) -> NameRecord:
-    """The meaning of a name after it was given to image `id`, which is of this platform."""
+    """The images of a name after the name was added to image `id`, which has this platform."""
     if index is None:
         return NameRecord((id,), owner=owner)
 
@@ -53,7 +53,7 @@ def with_image(
 
 
 def without_images(catalog: Catalog, name: Reference, gone: Collection[str]) -> NameRecord | None:
-    """The meaning of a name after it was taken from these images; None if nothing is left."""
+    """The images of a name after the name was removed from the images in `gone`; None if no image is left."""
     before = catalog.meaning(name)
     left = tuple(id for id in before.images if id not in gone) if before else ()
     return NameRecord(left, before.index, before.owner) if before and left else None

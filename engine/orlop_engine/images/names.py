@@ -1,6 +1,6 @@
 """The references of one image, in the order in which they are shown. Sans-IO.
 
-An archive or a client decides how many names an image has: adding a name, or finding the names in one repository, must
+An archive or a client decides how many names an image has. So adding a name, or finding the names in one repository, must
 not scan all names.
 """
 
@@ -22,11 +22,11 @@ class _Entry(NamedTuple):
 
 
 class Names:
-    """The names of one image. Only the catalog changes this object. It does so in place, so an `Image` that was looked up
-    earlier shows the current names.
+    """The names of one image. Only the catalog changes this object. The change is made in place, so an `Image` that was
+    looked up earlier shows the current names.
 
-    An insertion only moves pointers (some 10 us for 100,000 names), and an insertion at the end moves none. So the
-    daemon's start adds names in order, and removals go through them in reverse order.
+    An insertion moves the pointers behind it, which takes some 10 us for 100,000 names. An insertion at the end moves no
+    pointers. So a starting daemon adds names in sorted order, and a removal of many names begins with the last name.
     """
 
     __slots__ = ("_entries", "tagged")
@@ -70,8 +70,8 @@ class Names:
         return [entry.familiar for entry in self._entries if entry.reference.digest]
 
     def tags_of(self, repository: str) -> int:
-        """The number of tags in one repository. They are adjacent, and followed by its digests, because no character of a
-        name sorts between ":" and "@"."""
+        """The number of tags in one repository. These tags are adjacent, and the digests of the repository follow them,
+        because no character of a name sorts between ":" and "@"."""
         return self._at(f"{repository}@") - self._at(f"{repository}:")
 
     def digests_of(self, repository: str) -> list[Reference]:

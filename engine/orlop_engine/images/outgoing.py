@@ -1,10 +1,10 @@
 """An image as it is pushed or saved: its manifest, the descriptors in the manifest, and the source of each blob.
 
-An image from a registry is sent with the manifest that was received, byte for byte, if that manifest describes the
-image's configuration and layers. For any other image, a manifest is made from its layers as they are stored: Docker's
-schema 2 if every layer is compressed with gzip, else an OCI manifest, because schema 2 has no other compression. The
-manifest depends only on the image's record, so it has the same digest every time. A push first compresses uncompressed
-layers (see `compression`).
+An image from a registry is sent with the manifest that was received, byte for byte, if that manifest describes the image's
+configuration and layers. For any other image, a manifest is made from its layers as they are stored: Docker's schema 2 if
+every layer is compressed with gzip, otherwise an OCI manifest, because schema 2 supports no other compression. The manifest
+depends only on the image's record, so it has the same digest every time. A push first compresses uncompressed layers (see
+`compression`).
 
 Layers are read only through `open_layer`, because adopted layers have no blob (see `tar_split`).
 """
@@ -48,7 +48,7 @@ _HEAD = 8
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """An image with its manifest. `layers` are the descriptors in the manifest, lowest first, one for each of
+    """An image with its manifest. `layers` are the descriptors of the layers in the manifest, in the order of
     `image.layers`. The content of `config` is `image.raw`; the content of a layer is read with `open_layer`."""
 
     image: Image
@@ -85,9 +85,9 @@ class _Document(msgspec.Struct, frozen=True, rename={"schema_version": "schemaVe
 
 @asynccontextmanager
 async def open_layer(content: ContentStore, layer: Layer) -> AsyncIterator[int]:
-    """Open the layer's blob: a file descriptor of a regular file, to be read once from start to end. It is closed at the
-    end of the block. Raises `NotFound` if the blob is missing. If only the layer's unpacked files are stored, this is a
-    tar made from them; the caller must check the tar's digest."""
+    """Open the layer's blob: a file descriptor of a regular file, to be read once from start to end. The file is closed at
+    the end of the block. Raises `NotFound` if the blob is missing. If only the layer's unpacked files are stored, the file
+    is a tar made from them, and the caller must check the digest of the tar."""
     fd = content.open(layer.blob) if layer.blob else await open_tar(content, layer)
     try:
         yield fd
@@ -96,8 +96,8 @@ async def open_layer(content: ContentStore, layer: Layer) -> AsyncIterator[int]:
 
 
 async def compression_of(content: ContentStore, layer: Layer) -> str:
-    """How the layer's blob is compressed: gzip, zstd, bzip2, xz, or "" for a plain tar. Detected from the content,
-    because archives do not say it and media types may be wrong."""
+    """How the layer's blob is compressed: gzip, zstd, bzip2, xz, or "" for a plain tar. The format is detected from the
+    content, because archives do not contain it and media types may be wrong."""
     if layer.blob in ("", layer.diff_id):
         return ""
     async with open_layer(content, layer) as fd:
@@ -105,14 +105,13 @@ async def compression_of(content: ContentStore, layer: Layer) -> str:
 
 
 async def describe(content: ContentStore, image: Image) -> Outgoing:
-    """The image with its manifest. The caller's lease holds the image's blobs."""
+    """The image with its manifest. The caller's lease contains the image's blobs."""
     return await trio.to_thread.run_sync(received, content, image) or await _made(content, image)
 
 
 async def describe_oci(content: ContentStore, image: Image) -> Outgoing:
-    """Like `describe`, but always with an OCI manifest, because umoci reads only these in an OCI layout. Layers
-    compressed with bzip2 or xz (from an archive) get media types of the same pattern, because OCI defines none for
-    them."""
+    """Like `describe`, but always with an OCI manifest, because umoci reads only OCI manifests in an OCI layout. Layers
+    compressed with bzip2 or xz (from an archive) get media types of the same pattern, because OCI defines none for them."""
     kept = await trio.to_thread.run_sync(received, content, image)
     return kept if kept is not None and kept.media_type == OCI_MANIFEST else await _made(content, image, oci=True)
 
@@ -132,7 +131,8 @@ def received(content: ContentStore, image: Image) -> Outgoing | None:
 
 
 def kept_as(content: ContentStore, image: Image, digest: str) -> Outgoing | None:
-    """The image with this received manifest; None if it does not describe exactly this image, or is damaged or missing."""
+    """The image with this received manifest; None if the manifest does not describe exactly this image, or is damaged or
+    missing."""
     try:
         data = content.read(digest, MAX_MANIFEST)
     except OrlopError:

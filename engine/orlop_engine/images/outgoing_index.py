@@ -1,7 +1,7 @@
 """An index (manifest list) as it is pushed or saved: the bytes that were received, and the parts of it that are stored.
 
-The index of a name lists manifests of images and of attestations. Only content that belongs to the name's own images is
-sent: an index comes from outside, and may list digests of content that its author has never had.
+The index of a name lists manifests of images and of attestations. Only content that belongs to the images of this name is
+sent, because an index comes from a client or a registry, and may list digests of content that its author has never had.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class OutgoingAttestation:
 
 @dataclass(frozen=True, slots=True)
 class OutgoingIndex:
-    """`images` and `attestations` are those whose content is stored, in the order of the index. `complete`: the index
-    lists nothing else. `others`: images in the index that are stored with other blobs than their listed manifest has.
+    """`images` and `attestations`: the entries whose content is stored, in the order of the index. `complete`: the index
+    lists no other entries. `others`: images in the index whose stored blobs differ from the blobs in the listed manifest.
     `covered`: all images of the index are in `images` or `others`."""
 
     descriptor: Descriptor
@@ -108,7 +108,8 @@ def _exact(content: ContentStore, entry: Descriptor, image: Image) -> Outgoing |
 
 
 def _attestation(content: ContentStore, entry: Descriptor, images: Sequence[Image]) -> list[OutgoingAttestation]:
-    """A list that contains the attestation; [] if it is not stored completely, or belongs to none of the images."""
+    """A list that contains the attestation; [] if a part of the attestation is missing, or if it belongs to none of the
+    images."""
     if not any(entry.digest in image.record.attachments for image in images):
         return []
     try:
@@ -122,8 +123,8 @@ def _attestation(content: ContentStore, entry: Descriptor, images: Sequence[Imag
 
 
 def make_index(images: Sequence[Outgoing]) -> OutgoingIndex:
-    """A new index, for images that cannot be sent with the index that they came with. The same images give the same
-    bytes."""
+    """A new index, for images that cannot be sent with the index from which they were pulled or loaded. The same images
+    result in the same bytes."""
     entries = []
     for one in images:
         where, about = one.image.platform, one.descriptor

@@ -68,8 +68,8 @@ def amd64_level(flags: Collection[str]) -> str:
 
 
 def default() -> Platform:
-    """The platform of images that are created on this host: without a variant, so that any processor of this architecture
-    runs them."""
+    """The platform of images that are created on this host. It has no variant, so that any processor of this architecture
+    can run them."""
     return normalise(Platform("linux", machine.machine()))
 
 

@@ -1,4 +1,5 @@
-"""What a client may do to existing names and images. Checked while holding the lock for changes of names and images."""
+"""The permissions of a client for existing names and images. They are checked while the lock for changes of names and images
+is held."""
 
 from __future__ import annotations
 
@@ -17,15 +18,15 @@ __all__ = ["UNRESTRICTED", "ImagePolicy", "check_names", "owner_of_image", "owne
 
 
 class ImagePolicy(Protocol):
-    """`owner` is stored with the names and images that this client creates: the address of a listener, or "" for an
-    unrestricted client."""
+    """The permissions of one client. `owner` is stored with the names and images that the client creates. It is the address
+    of the listener that the client uses, or "" for an unrestricted client."""
 
     @property
     def owner(self) -> str: ...
 
     def may_take(self, name: Reference, image: Image | None, owner: str) -> bool:
-        """Whether the client may give `name` to an image, or remove it. `image` is the image that has the name now, and
-        `owner` is the name's owner; None: the name is free."""
+        """Whether the client may add `name` to an image, or remove it. `image` is the image that has the name now, None if
+        the name is free. `owner` is the name's owner."""
         ...
 
     def may_delete(self, image: Image) -> bool:
@@ -33,12 +34,12 @@ class ImagePolicy(Protocol):
         ...
 
     def may_use(self, image: Image) -> bool:
-        """Whether the client may create a container from an image, or save the image. Checked after the final look-up of
-        its name: when the request was checked earlier, the name may have meant another image."""
+        """Whether the client may create a container from an image, or save the image. Checked after the final look-up of the
+        image's name, because the name may have referred to another image when the request was authorized."""
         ...
 
     def denied(self, what: str) -> Exception:
-        """The exception to raise for a denied operation. `what` says what was denied."""
+        """The exception to raise for a denied operation. `what` describes the operation."""
         ...
 
 
@@ -62,7 +63,8 @@ UNRESTRICTED: ImagePolicy = _Unrestricted()
 
 
 def check_names(policy: ImagePolicy, catalog: Catalog, names: Iterable[Reference], id: str) -> None:
-    """Raise the policy's exception if one of the names may not be given to image `id` ("": an image yet to be created)."""
+    """Raise the policy's exception if one of the names may not be added to image `id` ("" for an image that does not exist
+    yet)."""
     if policy is UNRESTRICTED:
         return
     for name in names:
@@ -91,8 +93,8 @@ async def removable(policy: ImagePolicy, catalog: Catalog, images: Sequence[Imag
 
 
 def owner_of_name(policy: ImagePolicy, catalog: Catalog, name: Reference, id: str) -> str:
-    """The owner of a name after the client has given it to image `id`. Giving an image a name that it already has does not
-    change the owner to the client."""
+    """The owner of a name after the client has added it to image `id`. If the image has this name already, the owner does
+    not change."""
     if catalog.references.get(name) != id or catalog.owners.get(name, "") == policy.owner:
         return policy.owner
     return ""

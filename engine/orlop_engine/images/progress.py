@@ -1,7 +1,7 @@
 """Progress records of pull, load and import (format: Docker's JSON message stream), streamed to one client.
 
-Producers never wait. Records are sent at most every 100 ms (as in Docker); until then, a newer byte count of a layer
-replaces the older one, and all other records are kept. So a slow client delays no operation and costs little memory.
+Producers never wait. Records are sent at most every 100 ms (as in Docker). Until then, a newer byte count of a layer
+replaces the older count, and all other records are kept. So a slow client delays no operation and costs little memory.
 """
 
 from __future__ import annotations
@@ -72,9 +72,10 @@ def encode(record: Record) -> bytes:
 
 
 class Progress:
-    """The records of one operation. Iterate over it once: it yields encoded pieces. Stopping early cancels the operation.
+    """The records of one operation. Iterate over this object once; it yields encoded records. Stopping before the end
+    cancels the operation.
 
-    `run` is the operation; its error becomes the last record, unless `started` raised it.
+    `run` is the operation. Its error becomes the last record, unless `started` has raised this error.
     """
 
     def __init__(self, nursery: trio.Nursery, run: Callable[[Report], Awaitable[None]]) -> None:
@@ -95,7 +96,7 @@ class Progress:
         except (OrlopError, OSError) as error:
             self._error = error
         except Exception as error:
-            # The cause is an incomplete request body, or a bug: only this operation fails
+            # The cause is an incomplete request body, or a bug. Only this operation fails
             _log.exception("an image operation failed")
             self._error = error
         finally:
@@ -174,7 +175,7 @@ class Progress:
         if self._error is None:
             raise StopAsyncIteration
         error, self._error = self._error, None
-        # Omit "[Errno 28]": for a full disk, Docker shows only the system's message, in lower case
+        # Omit "[Errno 28]", because for a full disk Docker shows only the system's message, in lower case
         text = error.strerror.lower() if isinstance(error, OSError) and error.strerror else str(error)
         return encode(error_record(text))
 

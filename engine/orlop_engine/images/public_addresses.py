@@ -1,4 +1,4 @@
-"""Decides which addresses are public. The builder process imports this module too, so it imports little."""
+"""Decides which addresses are public. The builder process imports this module too, so this module has few imports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 __all__ = ["is_public"]
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
-# All unicast addresses that IANA has assigned. They exclude, for example, the old site-local addresses
+# All unicast addresses that IANA has assigned; the old site-local addresses, for example, are not among them
 _UNICAST = ipaddress.ip_network("2000::/3")
 
 
@@ -22,8 +22,8 @@ def _embedded(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddre
 
 
 def _is_own(address: str) -> bool:
-    """Whether the address belongs to this host. A firewall may protect services of this host from other hosts, but not
-    from the daemon."""
+    """Whether the address belongs to this host. A firewall may protect services of this host from other hosts, but it does
+    not protect them from the daemon."""
     try:
         with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.bind((address, 0))

@@ -1,8 +1,10 @@
-"""Pull: manifest -> configuration and layers (in parallel) -> verify -> unpack in order -> one commit.
+"""Pull an image: get the manifest, get the configuration and the layers in parallel, verify them, unpack the layers in
+order, and write the rows in one commit.
 
-A pull survives a crash at any point: blobs and partial blobs are kept for the next pull of the same reference, committed
-layers are found again, and the image exists only once its row is committed. A client that disconnects cancels its pull,
-except for layers that another pull waits for. Messages are Docker's (daemon/internal/distribution/pull_v2.go).
+A crash at any point leaves a consistent state. Blobs and partial blobs are kept for the next pull of the same reference,
+which also uses committed layers. The image exists only once its row is committed. If a client disconnects, its pull is
+cancelled, except for layers that another pull waits for. Messages are the same as Docker's
+(daemon/internal/distribution/pull_v2.go).
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ class Resolved(NamedTuple):
 
 
 class _Pulled(NamedTuple):
-    """`newer`: the name did not mean this image before."""
+    """The result of a pull. `newer`: the name did not refer to this image before."""
 
     image: Image
     newer: bool
@@ -90,11 +92,12 @@ class _Plan:
 
 
 def _quiet(_: object) -> None:
-    """Reports nothing: the download of the configuration is not shown."""
+    """Report nothing, because the download of the configuration is not shown to the client."""
 
 
 class Puller:
-    """`pulled` is called with what each pull that succeeded asked for: one image, or all tags of a repository."""
+    """Pulls images. After each successful pull, `pulled` is called with the requested reference: one image, or all tags of a
+    repository."""
 
     def __init__(
         self,
@@ -187,8 +190,8 @@ class Puller:
                 return await self._fetch(sources, plan, name, lease, report)
         except BaseException as error:
             with trio.move_on_after(CLEANUP_SECONDS, shield=True):
-                # After a broken connection or a disconnect of the client, the content is valid, and the next pull
-                # resumes. After any other error, the content is invalid or the disk is full, so it is dropped.
+                # After a broken connection or a disconnect of the client, the content is valid, so it is kept and the next
+                # pull resumes. After any other error, the content is invalid or the disk is full, so the content is removed.
                 if isinstance(error, OrlopError) and not (isinstance(error, RegistryError) and error.retry):
                     await self._image_store.give_up([name])
                 await self._image_store.collect()
@@ -197,7 +200,8 @@ class Puller:
     async def _plan(
         self, sources: Sources, request: PullRequest, reference: Reference, first: tuple[str, bytes], lease: Lease
     ) -> _Plan:
-        """Choose the platform, fetch the configuration, and check that both match each other and this host."""
+        """Choose the platform, fetch the configuration, and check that the configuration matches the platform and this
+        host."""
         kept = [first[1]]
         found = manifests.parse(*first)
         index, about = None, list[Descriptor]()
@@ -282,9 +286,9 @@ class Puller:
         content.space.check(f"pull {plan.reference.familiar}", stored=stored, unpacked=unpacked)
 
     def _present(self, plan: _Plan, lease: Lease) -> dict[str, Layer]:
-        """Layers that need no download: they are unpacked, and (unless they were adopted) have a blob for a later push or
-        save. For a restricted client, these are only layers of images that the client may use: a manifest may contain any
-        digest and diffID, so the manifest does not prove that the registry has the layer."""
+        """Layers that need no download. They are unpacked, and (unless they were adopted) have a blob for a later push or
+        save. For a restricted client, these are only layers of images that the client may use. The reason: a manifest may
+        contain any digest and diffID, so it does not prove that the registry has the layer."""
         store, result = self._image_store, dict[str, Layer]()
         for chain_id, diff_id, part in zip(plan.chain_ids, plan.diff_ids, plan.manifest.layers, strict=True):
             built = store.layers.built.get(chain_id)
@@ -317,8 +321,8 @@ class _Attached:
 
 
 class _LayerPull:
-    """The layers of one image: downloads them all in parallel, and unpacks each layer once it is downloaded. If the
-    storage driver needs it, layers are unpacked in order."""
+    """The pull of the layers of one image. All layers are downloaded in parallel, and a layer is unpacked once it is
+    downloaded. If the storage driver requires it, layers are unpacked in order."""
 
     def __init__(
         self,
@@ -335,7 +339,7 @@ class _LayerPull:
         self._failures: list[Exception] = []
 
     async def run(self, beside: Callable[[], Awaitable[None]]) -> Sequence[Layer]:
-        """Pull the layers. Returns them lowest first. `beside` runs at the same time, and must not fail."""
+        """Pull the layers. Returns them lowest first. `beside` runs at the same time, and must not raise an error."""
         plan = self._plan
         async with trio.open_nursery() as nursery:
             nursery.start_soon(beside)
@@ -356,8 +360,8 @@ class _LayerPull:
         return [self._known[chain_id] for chain_id in plan.chain_ids]
 
     async def _try(self, work: Callable[[T], Awaitable[None]], argument: T, scope: trio.CancelScope) -> None:
-        """Run a task. The first error of any task cancels the other tasks, and is raised as a single error: a nursery
-        would wrap it in a group."""
+        """Run a task. The first error of any task cancels the other tasks, and is raised as a single error, not in an
+        exception group."""
         try:
             await work(argument)
         except Exception as error:

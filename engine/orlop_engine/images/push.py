@@ -1,14 +1,15 @@
 """Push: compress layers if necessary, upload the blobs that the registry does not have, and then the manifest. At the
 end, record which repository has the blobs.
 
-A repeated push needs only one request, which asks the registry whether the tag already means the same manifest, as in
-go-containerregistry. A registry accepts a manifest only after its blobs.
+A repeated push needs only one request, as in go-containerregistry: the request asks the registry whether the tag already
+refers to the same manifest. A registry accepts a manifest only after it has all blobs of the manifest.
 
 A name from an index (manifest list) is pushed as that index if everything that the index lists is stored. Otherwise one
-image is pushed, and the client is told so (daemon/containerd/image_push.go).
+image is pushed, and the answer says so (daemon/containerd/image_push.go).
 
-A crash leaves nothing incomplete: a compressed layer replaces the plain layer in its own commit, and the image gets its
-digest only after the registry has the manifest. Messages are Docker's (daemon/internal/distribution/push_v2.go).
+A crash leaves a consistent state: a compressed layer replaces the plain layer in one commit, and the digest becomes a name
+of the image only after the registry has the manifest. Messages are the same as Docker's
+(daemon/internal/distribution/push_v2.go).
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class Pusher:
 
 
 class _ImagePush:
-    """The push of one name. `_lease` holds its content."""
+    """The push of one name. `_lease` protects the content that is pushed."""
 
     def __init__(
         self,
@@ -127,8 +128,8 @@ class _ImagePush:
                     await self._image_store.collect()
 
     async def _held(self, name: Reference, lease: Lease) -> list[Image]:
-        """The images of the name that the client may read. The lease holds their content until the push has ended. The
-        first image is the one to push if only one can be pushed."""
+        """The images of the name that the client may read. The lease protects their content until the push has ended. If
+        only one image can be pushed, the first image is pushed."""
         catalog, request = self._image_store.catalog, self._request
         while True:
             if name not in catalog.references:
@@ -190,8 +191,8 @@ class _ImagePush:
         return found
 
     async def _layers(self, target: PushTarget, image: Image, lease: Lease) -> Image:
-        """Upload all layers, the top layer first, as Docker does. Returns the image with its layers as they were pushed:
-        equal layers have the same blob."""
+        """Upload all layers, the top layer first, as Docker does. Returns the image with its layers as they were pushed.
+        Layers with the same content have the same blob."""
         for layer in reversed(image.layers):
             self._report(state(progress_id(layer), "Preparing"))
         pushed: dict[str, Layer] = {}
@@ -215,7 +216,8 @@ class _ImagePush:
         return sent
 
     async def _finish(self, target: PushTarget, found: Outgoing, lease: Lease) -> None:
-        """Push the configuration and the manifest, and record what the next push needs."""
+        """Push the configuration and the manifest, and record the digest and the repository of the blobs for the next
+        push."""
         store, by_digest = self._image_store, target.name.with_digest(found.digest)
         check_names(self._request.policy, store.catalog, [by_digest], found.image.id)
         await target.blob(found.config)
@@ -235,13 +237,13 @@ def _platforms(images: Sequence[Image]) -> str:
 
 
 def _both(index: Descriptor, manifest: Descriptor) -> dict[str, Any]:
-    """The fields from which clients see that one image was pushed, not the index (moby's `auxprogress`)."""
+    """The fields that tell clients that one image was pushed instead of the index (moby's `auxprogress`)."""
     shown = [{"mediaType": one.media_type, "digest": one.digest, "size": one.size} for one in (index, manifest)]
     return {"originalIndex": shown[0], "selectedManifest": shown[1]}
 
 
 def _aux(**fields: Any) -> Record:
-    """The record that tells programs what was pushed."""
+    """The record from which programs read what was pushed."""
     return replace(state("", ""), status=None, aux=fields)
 
 

@@ -1,5 +1,5 @@
-"""Push manifests that `building` has written: first the blobs that they refer to, then the manifests, and the root
-last."""
+"""Push manifests and indexes that `engine.building` has made: first the blobs that they refer to, then the manifests, and
+the root document last."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Document:
 async def push_documents(
     target: PushTarget, found: Sequence[Document], shown: Mapping[str, str], *, by_digest: bool
 ) -> None:
-    """Push documents, in an order in which an index follows the manifests that it lists. The last document gets the
-    target's tag, unless `by_digest`. `shown`: the ids of blobs in progress records. The caller's lease holds the
+    """Push the documents. They must be sorted so that an index follows the manifests that it lists. The last document gets
+    the target's tag, unless `by_digest`. `shown`: the ids of blobs in progress records. The caller's lease contains the
     blobs."""
     blobs = {blob.digest: blob for document in found for blob in document.blobs}
     # Upload the largest blobs first, so that all slots are busy until the end

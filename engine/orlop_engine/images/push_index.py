@@ -1,4 +1,5 @@
-"""Push an index (manifest list): the layers of all platforms in parallel, then each image and attestation, last the index.
+"""Push an index (manifest list): the layers of all platforms in parallel, then each image and attestation, and then the
+index.
 
 A registry accepts an index only after the manifests that it lists, so a push that fails leaves no tag.
 """
@@ -34,7 +35,8 @@ async def _layer(target: PushTarget, layer: Layer) -> None:
 
 
 async def push_index(target: PushTarget, index: OutgoingIndex) -> None:
-    """Push an index under the target's tag, after its layers were uploaded. The caller's lease holds its content."""
+    """Push an index under the target's tag, after its layers were uploaded. The caller's lease contains the content of the
+    index."""
     store, by_digest = target.image_store, target.name.with_digest(index.descriptor.digest)
     check_names(target.request.policy, store.catalog, [by_digest], index.images[0].image.id)
     for image in index.images:

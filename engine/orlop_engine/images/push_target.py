@@ -26,13 +26,13 @@ __all__ = ["PushTarget", "progress_id"]
 
 
 def progress_id(layer: Layer) -> str:
-    """A layer's id in the progress records of a push: from the digest of the uncompressed tar. (A pull uses the blob's
-    digest.)"""
+    """A layer's id in the progress records of a push. It is made from the digest of the uncompressed tar. A pull uses the
+    blob's digest."""
     return layer.diff_id.removeprefix("sha256:")[:12]
 
 
 class PushTarget:
-    """`name` is what is pushed."""
+    """`name` is the name of the image that is pushed."""
 
     def __init__(
         self,
@@ -64,9 +64,9 @@ class PushTarget:
         await self.uploads.upload(self._registry, upload, self.report)
 
     async def has(self, manifest: Descriptor, data: bytes) -> bool:
-        """Whether the tag already means this manifest or index at the registry, which then has all its blobs. The
-        registry is asked only if the image was pushed to this repository or pulled from it before: then the image has a
-        name with this digest."""
+        """Whether the tag at the registry already refers to this manifest or index. If so, the registry has all blobs of it.
+        The registry is asked only if the image has a name with this digest, because only then the image was pushed to this
+        repository or pulled from it before."""
         if self.name.with_digest(manifest.digest) not in self.image_store.catalog.references:
             return False
         return await self._registry.has_manifest(self.name.tag, manifest.media_type, data)
@@ -79,7 +79,7 @@ class PushTarget:
                 self.report(state(id, text))
 
     async def manifest(self, reference: str, media_type: str, data: bytes) -> None:
-        """Store a manifest or index under a tag or its digest, and check that the registry serves it."""
+        """Store a manifest or index at the registry, under a tag or its digest, and check that the registry returns it."""
         await self.uploads.repeat(partial(self._registry.put_manifest, reference, media_type, data))
         await self.uploads.repeat(partial(self._registry.check_manifest, media_type, data))
 
@@ -88,8 +88,8 @@ class PushTarget:
         await self.image_store.repositories.add(self.name, (part.digest for part in parts))
 
     def _mounts(self, digest: str) -> Sequence[str]:
-        """Repositories from which the registry may mount the blob. Empty for a restricted client, because it would learn
-        which repositories others use."""
+        """Repositories from which the registry may mount the blob. The result is empty for a restricted client, because
+        otherwise this client learns which repositories other clients use."""
         if self.request.policy is not UNRESTRICTED:
             return ()
         return self.image_store.repositories.candidates(digest, self.name)

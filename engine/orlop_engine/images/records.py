@@ -32,10 +32,10 @@ __all__ = [
 
 class Layer(msgspec.Struct, frozen=True):
     """One layer. `blob` is the digest of the compressed or plain tar in the content store; the plain tar has the digest
-    `diff_id`. `size` is the total size of the unpacked files in bytes. `blob` is "" if only the layer's unpacked files
-    are stored, because it was built by this engine or adopted from a dockerd, which keeps no blobs: then `media_type` is
-    "" and `blob_size` 0. `snapshot` is the storage key of a layer that was built by this engine; "" for other layers,
-    whose key is the chain ID."""
+    `diff_id`. `size` is the total size of the unpacked files in bytes. If only the layer's unpacked files are stored, `blob`
+    and `media_type` are "" and `blob_size` is 0. Such a layer was built by this engine, or adopted from a dockerd, which
+    keeps no blobs. `snapshot` is the storage key of a layer that was built by this engine; "" for other layers, whose key is
+    the chain ID."""
 
     blob: str
     media_type: str
@@ -57,9 +57,9 @@ class Layer(msgspec.Struct, frozen=True):
 
 
 class ImageRecord(msgspec.Struct, frozen=True):
-    """The row of an image; its key is the image's ID. `manifests` are kept because references by digest refer to them:
-    the image's manifests, and the indexes that they were chosen from. `attachments` are blobs of attestations about the
-    image: manifests and their content. `tagged`: RFC 3339, "" for never. `owner`: see `policy`."""
+    """The row of an image; its key is the image's ID. `manifests` are the image's manifests, and the indexes that contain
+    these manifests. They are kept because references by digest refer to them. `attachments` are blobs of attestations about
+    the image: manifests and their content. `tagged`: RFC 3339, "" for never. `owner`: see `policy`."""
 
     id: str
     layers: tuple[Layer, ...]
@@ -71,9 +71,9 @@ class ImageRecord(msgspec.Struct, frozen=True):
 
 
 class NameRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The row `ref:<full reference>`: the images that a name means. `images` have different platforms. The first one is,
-    for a tag, the image that was added last; for a digest, the image that was added first. `index`: digest of the index
-    (manifest list) that the images come from, "" if there is none. `owner`: see `policy`."""
+    """The row `ref:<full reference>`: the images that a name refers to. `images` have different platforms. For a tag, the
+    first of them is the image that was added last; for a digest, the image that was added first. `index`: digest of the
+    index (manifest list) that the images come from, "" if there is none. `owner`: see `policy`."""
 
     images: tuple[str, ...]
     index: str = ""
@@ -92,7 +92,7 @@ def encode_name(record: NameRecord) -> bytes:
 
 
 def decode_name(value: bytes) -> NameRecord:
-    """Decode a row. Raises `ValueError` (msgspec's errors are a subclass)."""
+    """Decode a row. Raises `ValueError` (the base class of msgspec's errors)."""
     if value.startswith(b"{"):
         record = _decode_name(value)
         if not record.images:
@@ -120,9 +120,8 @@ class ImageUser(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image as the engine sees it. `names` are its current names; `repo_tags` and `repo_digests` are these names in
-    familiar form, sorted. `chain_id` and `snapshot` are the chain ID and the storage key of its top layer, "" for an
-    image without layers."""
+    """An image. `names` are its current names; `repo_tags` and `repo_digests` are these names in familiar form, sorted.
+    `chain_id` and `snapshot` are the chain ID and the storage key of its top layer, "" for an image without layers."""
 
     record: ImageRecord
     document: ImageDocument

@@ -1,6 +1,7 @@
 """Image references: parses user input as Docker does (distribution/reference: grammar, normalising, familiar form).
 
-Sans-IO. A `Reference` is always normalised: it has a domain, and Docker Hub's official images have `library/` in front.
+Sans-IO. A `Reference` is always normalised. It has a domain, and the path of an official image of Docker Hub begins with
+`library/`.
 """
 
 from __future__ import annotations
@@ -76,8 +77,8 @@ class Reference(msgspec.Struct, frozen=True, order=True):
         return replace(self, tag=tag, digest="")
 
     def with_digest(self, digest: str) -> Reference:
-        """The reference with only this digest. A tag is dropped, as in dockerd's graph-driver stores, because the digest
-        alone decides."""
+        """The reference with only this digest. A tag is removed, as in dockerd's graph-driver stores, because the digest
+        identifies the image."""
         return replace(self, tag="", digest=parse_digest(digest))
 
 
@@ -98,7 +99,7 @@ def parse_digest(text: str) -> str:
 
 
 def image_id(text: str) -> str | None:
-    """The full image ID if `text` is an image ID ("sha256:" is optional), else None."""
+    """The full image ID if `text` is an image ID ("sha256:" is optional), otherwise None."""
     if is_digest(text):
         return text
     return f"sha256:{text}" if _HEX_RE.fullmatch(text) else None
@@ -137,8 +138,8 @@ def parse(text: str) -> Reference:
 
 
 def with_tag_or_digest(name: str, tag: str) -> Reference:
-    """The reference that a pull means by `fromImage` (`name`) and `tag`. `tag` may be a digest, and overrides a tag or
-    digest in `name`."""
+    """The reference in the parameters `fromImage` (`name`) and `tag` of a pull. `tag` may be a digest, and overrides a tag
+    or digest in `name`."""
     reference = parse(name.removesuffix(":"))
     if not tag:
         return reference.with_digest(reference.digest) if reference.digest else reference
@@ -146,7 +147,7 @@ def with_tag_or_digest(name: str, tag: str) -> Reference:
 
 
 def push_reference(name: str, tag: str) -> Reference:
-    """The reference that a push means by `name` and `tag`. `tag` overrides a tag in `name`. Without a tag, the reference
-    means all tags."""
+    """The reference in the parameters `name` and `tag` of a push. `tag` overrides a tag in `name`. Without a tag, the
+    reference means all tags."""
     reference = parse(name)
     return reference.with_tag(tag) if tag else reference

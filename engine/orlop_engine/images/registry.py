@@ -1,7 +1,7 @@
 """A client of a registry (distribution spec, pull): manifests, blobs and tags of one repository at one endpoint.
 
-Imported on demand, like `registry_session`. Answers are limited by `MAX_MANIFEST` and `_ALL_TAGS`; the caller limits the
-size of blobs.
+This module is imported on demand, like `registry_session`. The size of answers is limited by `MAX_MANIFEST` and `_ALL_TAGS`.
+The caller limits the size of blobs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from .registry_session import Session, origin
 __all__ = ["Registry"]
 
 _PAGES = 1000
-_ALL_TAGS = 8 << 20  # limit for the bytes of all pages: a hundred thousand tags, more than any real repository has
+# limit for the bytes of all pages; enough for a hundred thousand tags, more than any real repository has
+_ALL_TAGS = 8 << 20
 _NEXT = re.compile(r'<([^>]+)>\s*;\s*rel="?next"?')
 
 

@@ -26,7 +26,7 @@ __all__ = [
 
 _SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9!#$%&'*+.^_`|~-]*)(?:\s+|$)")
 _PARAMETER = re.compile(r'\s*([A-Za-z0-9!#$%&\'*+.^_`|~-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*))\s*(?:,|$)')
-_MIN_LIFETIME = 60.0  # Docker's minimum, also used if the registry gives no lifetime
+_MIN_LIFETIME = 60.0  # Docker's minimum, also used if the registry's answer contains no lifetime
 
 
 class _AuthConfig(msgspec.Struct):
@@ -58,8 +58,9 @@ class Credentials:
     server: str = ""
     """The registry that the credentials are for, as the client spells it."""
     ask: Ask | None = field(default=None, repr=False, compare=False)
-    """Asks the client for what the registry requires, if no other field is set: with a realm, for a token for this realm,
-    service and scopes; without a realm, for user and password. Returns the token, or credentials. Raises `OrlopError`."""
+    """If no other field is set, this function asks the client for a token or for credentials. With a realm, it asks for a
+    token for this realm, service and scopes; without a realm, for user and password. Returns the token or the credentials.
+    Raises `OrlopError`."""
 
     @property
     def basic(self) -> str:

@@ -1,6 +1,6 @@
 """Errors of registries, with the messages that Docker's users know (distribution spec, error codes). Sans-IO.
 
-The messages are those of distribution/registry/client/errors.go and moby's daemon/internal/distribution/errors.go.
+The messages are the same as in distribution/registry/client/errors.go and moby's daemon/internal/distribution/errors.go.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ _TEXTS = {
 
 
 class RegistryError(DriverError):
-    """A registry refused a request, or failed. `code` is the registry's error code, "" if it gave none. `retry`: a retry
-    may help."""
+    """A registry refused a request, or failed. `code` is the registry's error code, "" if the answer contained none.
+    `retry`: a retry may succeed."""
 
     def __init__(self, message: str, *, code: str = "", status: int = 0, retry: bool = False) -> None:
         super().__init__(message)
         self.code, self.status, self.retry = code, status, retry
         self.wait: float | None = None
-        """The seconds that the registry asks to wait before the next request; None if it does not ask."""
+        """The seconds that the registry asks to wait before the next request; None if it does not ask for a pause."""
 
     @property
     def answered(self) -> bool:
-        """Whether a registry answered. Then it makes no sense to try another protocol or address."""
+        """Whether a registry answered. If it did, the client does not try another protocol or address."""
         return bool(self.code or self.status)
 
 
@@ -81,7 +81,7 @@ def _from_body(status: int, body: bytes) -> RegistryError | None:
 
 
 def _from_challenge(status: int, header: str) -> RegistryError | None:
-    """The error for one of OAuth's own error codes (RFC 6750, section 3.1); None if the header has none."""
+    """The error for an error code of OAuth (RFC 6750, section 3.1); None if the header contains no such code."""
     for challenge in challenges(header):
         code = {"invalid_token": "UNAUTHORIZED", "insufficient_scope": "DENIED"}.get(challenge.parameters.get("error", ""))
         if challenge.scheme == "bearer" and code:
@@ -102,13 +102,13 @@ def from_answer(status: int, body: bytes, authenticate: str = "") -> RegistryErr
         return found
     if status in (401, 403, 429):
         return _coded({401: "UNAUTHORIZED", 403: "DENIED", 429: "TOOMANYREQUESTS"}[status], "", status)
-    # Do not show the body: the client could use it to read from a server that only this host can reach
+    # Do not show the body, because otherwise a client can read from a server that only this host can reach
     return RegistryError(f"error parsing HTTP {status} response body: it is not the error of a registry", status=status)
 
 
 def retry_after(text: str) -> float | None:
-    """`Retry-After` in seconds (RFC 9110, section 10.2.3). None for a date: clocks may differ, and in practice registries
-    send seconds."""
+    """`Retry-After` in seconds (RFC 9110, section 10.2.3). None for a date, because clocks may differ, and in practice
+    registries send seconds."""
     return float(text) if text.isascii() and text.isdigit() and len(text) < 6 else None
 
 
@@ -142,7 +142,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def explain_os_error(error: BaseException, host: str, port: int) -> str:
-    """The reason of a failed connection, in the words of Go's libraries, because users search for these."""
+    """The reason of a failed connection, in the words of Go's libraries, because users search for these words."""
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             unknown = cause.verify_code in (18, 19, 20, 21)  # X509_V_ERR_*: no chain to a trusted authority

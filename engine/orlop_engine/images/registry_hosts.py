@@ -1,7 +1,7 @@
 """Finds the endpoints for a repository: the registry and its mirrors, whether TLS is required, and the proxy to use.
 
-The rules are those of dockerd, and for `hosts.toml` those of containerd.
-Reads `certs.d` and resolves names; keeps no state.
+The rules are the same as in dockerd; for `hosts.toml`, the same as in containerd. This module reads `certs.d` and resolves
+names. It keeps no state.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class Proxies(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Timeouts in seconds. `ping`: for the first answer (15, as in Docker). `stall`: the longest time without a received
-    byte. `small`: for a manifest or token. `finish`: for the answer to a complete upload, because the registry first
-    verifies, and maybe copies, the blob. `outage`: how long a mirror that did not answer is skipped."""
+    """Timeouts in seconds. `ping`: for the first answer (15, as in Docker). `stall`: the longest time in which no byte is
+    received. `small`: for a manifest or token. `finish`: for the answer to a complete upload, which takes long, because the
+    registry verifies and maybe copies the blob. `outage`: the time for which a mirror that did not answer is skipped."""
 
     connect: float = 30.0
     ping: float = 15.0
@@ -83,7 +83,7 @@ async def resolve(name: str) -> list[str]:
             found = await trio.socket.getaddrinfo(name, None, type=trio.socket.SOCK_STREAM)
             return [str(entry[4][0]).partition("%")[0] for entry in found]
     except OSError:
-        pass  # connecting will fail too, with a better message
+        pass  # the connection fails too, with a better message
     return []
 
 
@@ -116,10 +116,10 @@ class HostRules:
         return found
 
     async def is_insecure(self, host: str) -> bool:
-        """Whether a registry may be used without TLS: its name is listed (with or without the port), or listed CIDRs
-        contain all of its addresses. This is always allowed for a loopback address and for `localhost`. It is not allowed
-        for other names that resolve to a loopback address, because an attacker who can forge DNS answers must not be able
-        to disable TLS."""
+        """Whether a registry may be used without TLS. This is allowed if its name is listed (with or without the port), or
+        if listed CIDRs contain all of its addresses. It is always allowed for a loopback address and for `localhost`. It is
+        not allowed for other names that resolve to a loopback address, because an attacker who can forge DNS answers must
+        not be able to disable TLS."""
         name, _ = split_host(host, 443)
         if host in self.insecure or name in self.insecure or _is_loopback(name):
             return True

@@ -1,6 +1,7 @@
 """A client of a registry (distribution spec, push): uploads blobs and manifests to one repository at one endpoint.
 
-Imported on demand, like `registry_session`. Each method makes one request; retries and resumption are in `upload`.
+This module is imported on demand, like `registry_session`. Each method makes one request. The module `upload` repeats
+requests and resumes uploads.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ def _size(response: httpx.Response) -> int | None:
 
 
 class _Stream(httpx.AsyncByteStream):
-    """Reads a part of a file on threads. This is not a generator, because httpx does not close a generator when a request
-    fails."""
+    """Reads a part of a file on threads. This class is not a generator, because httpx does not close a generator when a
+    request fails."""
 
     def __init__(self, part: Part, sent: Callable[[int], None]) -> None:
         self._part, self._sent = part, sent
@@ -67,7 +68,7 @@ class PushRegistry(Session):
     actions = "pull,push"
 
     def _check_digest(self, response: httpx.Response, wanted: str, what: str) -> None:
-        """Raise if the registry's answer contains another digest: then it has stored other content."""
+        """Raise if the registry's answer contains another digest, which means that the registry has stored other content."""
         found = response.headers.get("docker-content-digest", "")
         if found and found != wanted:
             raise RegistryError(f"cannot push {what} {wanted}: the registry reports the digest {found[:100]}")
@@ -91,8 +92,8 @@ class PushRegistry(Session):
             return self._location("POST", response, self.endpoint.at(path))
 
     async def mount(self, digest: str, source: str) -> str:
-        """Mount a blob from another repository of this registry. Returns "" if the registry has mounted it, otherwise the
-        location of the upload that the registry has started instead."""
+        """Mount a blob from another repository of this registry. Returns "" if the registry has mounted the blob. Otherwise
+        returns the location of the upload that the registry has started instead."""
         path = f"/v2/{self.repository}/blobs/uploads/?mount={quote(digest)}&from={quote(source)}"
         async with self.request("POST", path, {"Content-Length": "0"}, source=source) as response:
             if response.status_code == 201:
@@ -101,8 +102,9 @@ class PushRegistry(Session):
             return self._location("POST", response, self.endpoint.at(path))
 
     async def append(self, location: str, part: Part, sent: Callable[[int], None]) -> tuple[str, int | None]:
-        """Send bytes of a blob. Returns the location for the next request, and the number of bytes that the registry says
-        it has (None if it does not say). Calls `sent` with the offset up to which bytes are being sent."""
+        """Send bytes of a blob. Returns the location for the next request, and the number of bytes that the registry reports
+        as received (None if its answer contains no number). Calls `sent` with the offset up to which bytes are being
+        sent."""
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(part.length)}
         if part.ranged:
             headers["Content-Range"] = f"{part.start}-{part.start + part.length - 1}"
@@ -146,7 +148,7 @@ class PushRegistry(Session):
         return self.target(method, url, location)
 
     async def has_manifest(self, tag: str, media_type: str, data: bytes) -> bool:
-        """Whether the tag means this manifest at the registry. False if the request fails."""
+        """Whether the tag at the registry refers to this manifest. False if the request fails."""
         try:
             async with self.request("HEAD", f"/v2/{self.repository}/manifests/{tag}", {"Accept": media_type}) as response:
                 found = response.headers.get("docker-content-digest", "")
@@ -163,7 +165,7 @@ class PushRegistry(Session):
             self._check_digest(response, digest_of(data), "manifest")
 
     async def check_manifest(self, media_type: str, data: bytes) -> None:
-        """Check that the registry serves this manifest under its digest. After a 404, a retry may help, because some
+        """Check that the registry returns this manifest for its digest. After a 404, a retry may succeed, because some
         registries are replicated."""
         digest = digest_of(data)
         path = f"/v2/{self.repository}/manifests/{digest}"

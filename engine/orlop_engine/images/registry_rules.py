@@ -1,6 +1,6 @@
 """`registry-rules` of daemon.json: which repositories may be pulled from and pushed to. Sans-IO.
 
-The rules apply to names, so they are checked before the first request, whichever mirror is used.
+The rules apply to names, not to mirrors, so they are checked before the first request.
 """
 
 from __future__ import annotations

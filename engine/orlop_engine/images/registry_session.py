@@ -1,9 +1,9 @@
 """HTTP requests to one repository at one endpoint of a registry: connections, authentication, redirects.
 
-Imported at the first pull or push: httpx takes longer to import than the rest of the daemon. Owns its HTTP connection pools.
-The input is limited: the HTTP parser limits headers, `SMALL` and the caller limit small bodies, and a server that sends
-nothing for `stall` seconds is an error. Credentials and tokens are only sent to the registry's own origin and its token
-service.
+This module is imported at the first pull or push, because the import of httpx takes longer than the imports of the whole
+daemon. A session has its own HTTP connection pools. All input is limited: the HTTP parser limits headers, `SMALL` and the
+caller limit small bodies, and it is an error if a server sends no data for `stall` seconds. Credentials and tokens are only
+sent to the origin of the registry and to its token service.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _REDIRECTED = (301, 302, 303, 307, 308)
 _REPEATED = (307, 308)  # the other redirects would turn a POST, PUT or PATCH into a GET (RFC 9110, section 15.4)
 
 Body = bytes | Callable[[], httpx.AsyncByteStream]
-"""The body of a request. For a stream, a function that makes a new stream for each attempt."""
+"""The body of a request: bytes, or a function that makes a new stream for each attempt."""
 
 
 def origin(url: str) -> tuple[str, str, int]:
@@ -100,14 +100,15 @@ class Session:
         def make(url: str) -> httpx.AsyncClient:
             parts = urlsplit(url)
             secure = parts.scheme == "https"
-            # The settings in hosts.toml are only for this host, not for token services and storage to which it redirects
+            # The settings in hosts.toml apply only to this host, not to token services and storage to which the host
+            # redirects
             settings = endpoint.settings if origin(url) == origin(endpoint.url) else HostSettings()
             limits = httpx.Timeout(timeouts.stall, connect=settings.dial_timeout or timeouts.connect, pool=None)
             headers = httpx.Headers(settings.headers)
             headers.update({"Accept-Encoding": "identity"})
             headers.setdefault("User-Agent", "orlop")
             return httpx.AsyncClient(
-                # With trust_env, httpx would use .netrc and SSL_CERT_FILE of the user who started the daemon.
+                # With trust_env, httpx uses .netrc and SSL_CERT_FILE of the user who started the daemon.
                 trust_env=False,
                 timeout=limits,
                 follow_redirects=False,
@@ -124,8 +125,8 @@ class Session:
 
     @asynccontextmanager
     async def borrowed(self) -> AsyncIterator[None]:
-        """Keep the connections open while in use. Several pulls may share a download, which must continue when the pull
-        that started it ends. The last user closes the connections."""
+        """Keep the connections open while the `with` block runs. Several pulls may share a download, which must continue
+        when the pull that started it ends. The connections are closed when the last block ends."""
         if self._users == 0 and self._clients:
             raise RegistryError(f"cannot use {self.endpoint.host}: its connections were closed", retry=True)
         self._users += 1
@@ -160,7 +161,7 @@ class Session:
         self, method: str, url: str, headers: dict[str, str], body: Body | None = None, patience: float | None = None
     ) -> httpx.Response:
         """Send one request without following redirects. The body of the response is not read yet. `patience` replaces the
-        timeout for its first byte."""
+        timeout for the first byte of the response."""
         try:
             return await send(
                 self._client(url),
@@ -186,8 +187,8 @@ class Session:
         source: str = "",
         patience: float | None = None,
     ) -> AsyncIterator[httpx.Response]:
-        """The response, after authentication and redirects. Raises `RegistryError` for a status of 400 or above.
-        `source`: another repository that the request also reads from."""
+        """The response, after authentication and redirects. Raises `RegistryError` for a status of 400 or above. `source`:
+        another repository from which the request also reads."""
         url = path if "://" in path else self.endpoint.at(path)
         for attempt in (1, 2):
             response = await self._follow(_Request(method, headers, body, source, patience), url)
@@ -218,8 +219,8 @@ class Session:
         return error
 
     async def _follow(self, request: _Request, url: str) -> httpx.Response:
-        """Send a request, and follow redirects (usually to the storage of the blobs). The Authorization header is only
-        sent to the registry's own origin."""
+        """Send a request, and follow redirects (usually to the storage of the blobs). The Authorization header is only sent
+        to the origin of the registry."""
         home, method = origin(self.endpoint.url), request.method
         for _ in range(_REDIRECTS):
             proof = await self._authorization(request.source) if origin(url) == home else ""
@@ -313,7 +314,7 @@ class Session:
             return self._tokens[source][0]
 
     async def _ask_client(self, realm: str, service: str, scopes: list[str]) -> Token | None:
-        """A token that the client has fetched. If the client gives credentials instead, the session uses them from now
+        """A token that the client has fetched. If the client sends credentials instead, the session uses them from now
         on."""
         if self._credentials.ask is None:
             return None
@@ -334,7 +335,7 @@ class Session:
             raise RegistryError(
                 f"cannot authenticate to {self.endpoint.host}: its WWW-Authenticate header names no address for tokens"
             )
-        # A client would send its password to a service without TLS
+        # A client would send its password to this service without encryption
         safe = parts.scheme == "https" or not self.endpoint.url.startswith("https:")
         if (given := await self._ask_client(realm if safe else "", service, scopes)) is not None:
             return given.value, trio.current_time() + given.lifetime * 0.9

@@ -20,8 +20,8 @@ _NONE = HostSettings()
 
 def host_directory(host: str, roots: Sequence[str] = CERTS_D, *, default: bool = False) -> str:
     """The directory of a registry, `HOST_PORT_` (containerd's spelling) or `HOST:PORT`, in the first of `roots` that
-    contains one. If no root contains one, and `default` is set, the directory `_default`. "" if there is no such
-    directory."""
+    contains such a directory. If no root contains it, and `default` is set, the directory `_default`. "" if neither
+    exists."""
     name, colon, port = host.rpartition(":")
     spellings = [f"{name}_{port}_", host] if colon and not port.endswith("]") else [host]
     for names in (spellings, [_DEFAULT] if default else []):
@@ -62,8 +62,8 @@ def _load_named(context: ssl.SSLContext, settings: HostSettings) -> None:
 
 
 def tls_context(host: str, verify: bool, roots: Sequence[str] = CERTS_D, settings: HostSettings = _NONE) -> ssl.SSLContext:
-    """A TLS context that trusts the system's authorities, the authorities in `certs.d/<host>`, and those in `settings`.
-    Without `verify`, any server is trusted, but client certificates are still sent."""
+    """A TLS context that trusts the certificate authorities of the system, of `certs.d/<host>`, and of `settings`. Without
+    `verify`, any server is trusted, but client certificates are still sent."""
     context = client_context(verify=verify)
     if directory := host_directory(host, roots):
         try:

@@ -1,7 +1,7 @@
 """Plans the removal of an image: which names are removed, whether the image is removed too, and conflicts. Sans-IO.
 
-The rules are those of daemon/images/image_delete.go. A plan is made from the catalog and the containers that use an image;
-the service carries it out under its lock.
+The rules are those of daemon/images/image_delete.go. A plan is made from the catalog and from the containers that use an
+image. The image service executes the plan while it holds its lock.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Users = Mapping[str, Sequence[ImageUser]]
 
 
 class Step(NamedTuple):
-    """An image, the names to take from it, and whether to delete it. `silent` are those of the names whose removal is no
-    event, as in dockerd: digests that are removed with the last tag of their repository."""
+    """An image, the names to remove from it, and whether to delete it. `silent` are the names whose removal is no event, as
+    in dockerd: digests that are removed together with the last tag of their repository."""
 
     id: str
     names: list[Reference]
@@ -61,7 +61,7 @@ def _is_id(image: Image, text: str) -> bool:
 
 
 class _Planner:
-    """Plans step by step; each step sees the results of the previous ones."""
+    """Plans one step after the other. A step takes the results of the previous steps into account."""
 
     def __init__(self, catalog: Catalog, users: Users, policy: ImagePolicy) -> None:
         self._catalog, self._users, self._policy = catalog, users, policy
@@ -134,7 +134,7 @@ class _Planner:
         self._check(image, gone)
         delete = len(gone) == len(names) and self._policy.may_delete(image)
         if delete:
-            # The name is removed in any case. An image that a container or a child needs stays, without names
+            # The name is removed in any case. If a container or a child needs the image, the image stays without names
             delete = self._conflict(image, force=force, named=False) is None
         self._step(removal, image, gone, delete)
 
@@ -181,9 +181,9 @@ def plan(
 def prune(
     catalog: Catalog, users: Users, images: Iterable[Image], removal: Removal, policy: ImagePolicy = UNRESTRICTED
 ) -> Iterator[None]:
-    """Plan a prune of these images (daemon/images/image_prune.go): removes each name as `docker rmi` would, and skips
-    names that `docker rmi` refuses to remove, so an image in use keeps one name. Adds to `removal`; yields after each name,
-    so that the caller can let other tasks run."""
+    """Plan a prune of these images (daemon/images/image_prune.go). Names are removed as `docker rmi` removes them. Names
+    that `docker rmi` refuses to remove are skipped, so an image in use keeps one name. The steps are added to `removal`.
+    Yields after each name, so that the caller can let other tasks run."""
     planner = _Planner(catalog, users, policy)
     for image in images:
         names = list(image.names)

@@ -1,4 +1,4 @@
-"""Carries out removals and prunes of images, and reports them in Docker's order."""
+"""Executes removals and prunes of images, and reports them in Docker's order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Remover"]
 
 
 class Remover:
-    """`users` returns, by image ID, the containers that were created from the image."""
+    """Removes images. `users` returns, by image ID, the containers that were created from the image."""
 
     def __init__(self, image_store: ImageStore, events: EventBus, users: Callable[[], Users]) -> None:
         self._image_store, self._events, self._users = image_store, events, users
@@ -49,7 +49,7 @@ class Remover:
                 policy=policy,
             )
             gone, steps = await self._carry_out(planned)
-        # If only names were removed, all content is still needed: a collection would find nothing
+        # If only names were removed, all content is still needed, so a collection is useless
         collected = await self._image_store.collect() if gone else Collected()
         return await self._items(steps, gone, collected)
 
@@ -88,7 +88,7 @@ class Remover:
                 return planned
 
     async def _carry_out(self, planned: Removal) -> tuple[list[Image], list[Step]]:
-        """Carry out a plan. Returns the removed images, and the steps to report."""
+        """Execute a plan. Returns the removed images, and the steps to report."""
         gone = [self._image_store.catalog.images[id] for id in planned.images]
         images = {step.id: self._image_store.catalog.images[step.id] for step in planned.steps}
         untagged = await self._image_store.forget(await _lost_names(planned.steps), planned.images)
@@ -126,7 +126,7 @@ class Remover:
 
 
 async def _lost_names(steps: Iterable[Step]) -> dict[Reference, set[str]]:
-    """Name -> IDs of the images that lose it. The name disappears when all of its images have lost it."""
+    """Name -> IDs of the images from which the steps remove the name. A name disappears when it has no image any more."""
     pace, result = Pace(shielded=True), dict[Reference, set[str]]()
     for step in steps:
         for name in step.names:
@@ -136,7 +136,7 @@ async def _lost_names(steps: Iterable[Step]) -> dict[Reference, set[str]]:
 
 
 async def _reported(steps: Iterable[Step], untagged: Iterable[Reference]) -> list[Step]:
-    """The steps to report: each name is reported only once, and only if no image of another platform keeps it."""
+    """The steps to report. Each name is reported only once, and only if no image of another platform keeps the name."""
     pace, left, result = Pace(shielded=True), set[Reference](), list[Step]()
     for name in untagged:
         left.add(name)

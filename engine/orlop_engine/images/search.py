@@ -1,4 +1,5 @@
-"""`GET /images/search`: the old index protocol (`/v1/search`), which Docker Hub still supports. Imported on demand."""
+"""`GET /images/search`: the old index protocol (`/v1/search`), which Docker Hub still supports. This module is imported on
+demand."""
 
 from __future__ import annotations
 
@@ -42,7 +43,7 @@ class _Answer(msgspec.Struct):
 
 
 def _where(term: str) -> tuple[str, str]:
-    """The index to ask, and the words to search for: a term may begin with a registry."""
+    """The registry to ask, and the words to search for. A term may begin with the name of a registry."""
     host, slash, rest = term.partition("/")
     if slash and ("." in host or ":" in host or host == "localhost"):
         return f"https://{host}", rest

@@ -2,9 +2,9 @@
 
 Reads (`resolve`, `get`, `names`, `listed`, ...) use published values; they take no lock and call no driver. Changes are
 serialized by the image store's lock and acknowledged after their commit. Pull, push, load and import run in the engine's
-nursery and report through a `Progress`; closing it early cancels them.
+nursery and report through a `Progress`. Closing the `Progress` before its end cancels the operation.
 
-Modules that only such operations need are imported when an operation runs, so that they do not delay the daemon's start
+Modules that only these operations need are imported when an operation runs, so that they do not delay the daemon's start
 (see `preload`).
 """
 
@@ -160,13 +160,13 @@ class Images:
     # --- reads ------------------------------------------------------------------------------------------------------
 
     def resolve(self, reference: str, platform: Platform | None = None, *, newest: bool = False) -> Image:
-        """An image by ID, name, name@digest or unique ID prefix. Raises `NotFound("No such image: x:latest")`. A name of
-        several platforms means the image of `platform`; without `platform`, the image for this host, or with `newest` the
-        image that was added last."""
+        """An image by ID, name, name@digest or unique ID prefix. Raises `NotFound("No such image: x:latest")`. If a name has
+        images of several platforms, this returns the image of `platform`; without `platform`, the image for this host, or
+        with `newest` the image that was added last."""
         return self._image_store.catalog.resolve(reference, platform, newest=newest)
 
     def all_platforms(self, reference: str) -> list[Image]:
-        """All images that a name means; `NotFound` if there is none."""
+        """All images that a name refers to. Raises `NotFound` if there is none."""
         self.resolve(reference)
         return self._image_store.catalog.all_platforms(reference)
 
@@ -186,7 +186,7 @@ class Images:
         return len(self._image_store.catalog.images)
 
     def pushed_names(self, name: str, tag: str) -> list[Reference]:
-        """The names that a push of `name` and `tag` would push now."""
+        """The names that a push of `name` and `tag` pushes."""
         reference = push_reference(name, tag)
         names = self._image_store.catalog.tags(reference)
         return [found for found in names if found == reference] if reference.tag else names
@@ -261,8 +261,8 @@ class Images:
         targets: bool = False,
         origins: bool = False,
     ) -> ImageDetails:
-        """One image: see `resolve`. With `newest`, only the names are included that mean this image to a client that
-        knows one platform per name. `manifests`, `targets` and `origins`: see `listed`."""
+        """One image: see `resolve`. With `newest`, the result only includes the names of the image for a client that knows
+        only one platform per name. `manifests`, `targets` and `origins`: see `listed`."""
         from . import listing
         from .details import ImageDetails
 
@@ -289,7 +289,7 @@ class Images:
     async def attestations(
         self, name: str, platform: Platform | None, types: Collection[str], *, statements: bool
     ) -> list[Attestation]:
-        """The attestations about the image that a name means for `platform`, or for this host."""
+        """The attestations about the image that a name refers to for `platform`, or for this host."""
         from .attestations import attestations
 
         image = self.resolve(name, platform)
@@ -318,7 +318,7 @@ class Images:
         await self._transfers.pull_to(request, report)
 
     async def resolve_at_registry(self, request: PullRequest) -> Resolved:
-        """Ask the registry for the image that a reference means: the digest of its manifest, and its configuration.
+        """Ask the registry for the image that a reference refers to: the digest of its manifest, and its configuration.
         Downloads no layers."""
         return await self._transfers.resolve(request)
 
@@ -343,7 +343,7 @@ class Images:
         quiet: bool = True,
         policy: ImagePolicy = UNRESTRICTED,
     ) -> Progress:
-        """Load the images of a `docker save` archive or an OCI layout: all of them, or those for the given platforms."""
+        """Load all images of a `docker save` archive or an OCI layout, or only the images for the given platforms."""
 
         async def run(report: Report) -> None:
             # Imported here, because tarfile and decompressors take two megabytes of memory and are rarely needed
@@ -364,7 +364,7 @@ class Images:
         return await open_archive(self._image_store, request, lambda image: self._event("save", image.id, image.id, image))
 
     async def import_image(self, request: ImportRequest, body: AsyncIterable[bytes]) -> Progress:
-        """Create an image from a tar, which is `body` or, if the request's source is a URL, the content of this URL.
+        """Create an image from a tar. The tar is `body` or, if the request's source is a URL, the content of this URL.
         Raises for an invalid change or URL."""
         config = await trio.to_thread.run_sync(self._importer.config, request.changes)
         if request.source != "-":
@@ -403,11 +403,11 @@ class Images:
         return image
 
     async def search(self, term: str, limit: int, filters: Filters, refuse: Refuse | None = None) -> list[SearchResult]:
-        """Search the index of a registry (Docker Hub's, unless the term names another) for repositories."""
+        """Search a registry for repositories. The registry is Docker Hub, unless the term contains another registry."""
         return await self._transfers.search(term, limit, filters, refuse)
 
     async def tag(self, name: str, repository: str, tag: str, policy: ImagePolicy = UNRESTRICTED) -> None:
-        """Add a name to an image. If another image has the name, that image loses it."""
+        """Add a name to an image. If another image has the name, the name is removed from that image."""
         reference = parse(repository)
         if reference.digest:
             raise InvalidParameter("refusing to create a tag with a digest reference")
@@ -432,8 +432,8 @@ class Images:
         platforms: Sequence[Platform] = (),
         policy: ImagePolicy = UNRESTRICTED,
     ) -> list[RemovedItem]:
-        """Remove names; if the image has no other names, also the image and its layers. Raises `Conflict` with Docker's
-        messages. With `platforms`, the name loses only its images of these platforms."""
+        """Remove names. If the image has no other names, also remove the image and its layers. Raises `Conflict` with
+        Docker's messages. With `platforms`, the name is only removed from its images of these platforms."""
         return await self._remover.remove(name, force=force, prune=prune, platforms=platforms, policy=policy)
 
     async def prune(self, filters: Filters, policy: ImagePolicy = UNRESTRICTED, *, blobs: bool = True) -> Pruned:
@@ -442,5 +442,5 @@ class Images:
         return await self._remover.prune(filters, policy, blobs=blobs)
 
     async def collect(self) -> None:
-        """Remove layers that nothing needs; call this when a container of a removed image is removed."""
+        """Remove unneeded layers. Call this method when a container is removed whose image was removed before."""
         await self._image_store.collect()

@@ -1,8 +1,8 @@
 """Runs work only once if several operations need its result, such as two pulls of the same layer.
 
-The work runs in the engine's nursery, not in a waiting task. The work is cancelled when the last waiting task is
-cancelled; that task then waits until the work has ended. If the work fails, only the task that started it gets the error.
-The other tasks start the work again, because they may have a better source (another registry, other credentials).
+The work runs in the engine's nursery, not in a waiting task. The work is cancelled when the last waiting task is cancelled.
+That task then waits until the work has ended. If the work fails, only the task that started it gets the error. The other
+tasks start the work again, because they may have a better source (another registry, other credentials).
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class SharedWork(Generic[T]):
                 entry = self._entries[key] = _Entry()
                 self._nursery.start_soon(self._work, key, entry, work)
             elif entry.scope.cancel_called:
-                await entry.done.wait()  # the work was cancelled: wait until it has released its resources
+                await entry.done.wait()  # the work was cancelled, so wait until it has released its resources
                 continue
             await self._watch(entry, report)
             if entry.error is not None:
@@ -85,6 +85,7 @@ class SharedWork(Generic[T]):
             entry.watchers.remove(report)
             if not entry.watchers:
                 entry.scope.cancel()
-                # Wait for the end of the work: only then can a garbage collection find the content that it stored
+                # Wait for the end of the work, because only after its end a garbage collection finds the content that it has
+                # stored
                 with trio.move_on_after(_UNDO, shield=True):
                     await entry.done.wait()

@@ -1,7 +1,7 @@
 """Words of Dockerfile instructions: quotes, escapes and variables (buildkit frontend/dockerfile/shell/lex.go). Sans-IO.
 
-The input comes from a client, and each variable could double the text. So all work of an `Expander` is counted and
-limited, and patterns match in linear time.
+The input comes from a client, and each variable can double the length of the text. So the work of an `Expander` is counted
+and limited, and patterns match in linear time.
 """
 
 from __future__ import annotations

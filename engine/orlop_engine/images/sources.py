@@ -1,9 +1,9 @@
 """The endpoints that one pull uses: mirrors in order, then the registry.
 
 Each request goes to the first endpoint that may answer it (`capabilities`) and has not failed during this pull. A mirror
-that did not answer is remembered in `Outages`, and other pulls skip it for a while; the last endpoint is always tried.
-Only endpoints with the capability `resolve` are asked for the digest of a name; content is fetched by digest, so any
-mirror may provide it.
+that did not answer is recorded in `Outages`, and other pulls skip it for some time. The last endpoint is always tried. Only
+endpoints with the capability `resolve` are asked for the digest of a name. Content is fetched by digest, so any mirror may
+provide it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ Connect = Callable[[Endpoint], AbstractAsyncContextManager["Registry"]]
 
 
 class Sources:
-    """`connect` opens an endpoint when it is first needed. Use the sources inside `borrowed`."""
+    """The endpoints of one pull. `connect` opens an endpoint when it is first needed. Use the methods only inside a `with`
+    block of `borrowed`."""
 
     def __init__(self, endpoints: Sequence[Endpoint], connect: Connect, outages: Outages) -> None:
         self._endpoints, self._connect, self._outages = endpoints, connect, outages
@@ -47,8 +48,8 @@ class Sources:
 
     @asynccontextmanager
     async def borrowed(self) -> AsyncIterator[None]:
-        """Keep the connections open while in use. Several pulls may share a download, which must continue when the pull
-        that started it ends. The last user closes the connections."""
+        """Keep the connections open while the `with` block runs. Several pulls may share a download, which must continue
+        when the pull that started it ends. The connections are closed when the last block ends."""
         if self._closed:
             raise RegistryError("cannot use the registry: its connections were closed", retry=True)
         self._users += 1
@@ -108,7 +109,7 @@ class Sources:
 
     async def _ask(self, capability: Capability, request: Callable[[Registry], Awaitable[T]]) -> T:
         """The result of the first endpoint where the request succeeds. Skips mirrors that fail. Uses plain HTTP only for
-        insecure registries, and only if nothing answered over TLS."""
+        insecure registries, and only if the server did not answer over TLS."""
         error: OrlopError = DriverError(
             f"no registry to {capability} from: no host in hosts.toml has the capability {capability}"
         )

@@ -2,13 +2,14 @@
 engine is packed again from its snapshot; the tar of an adopted layer is rebuilt from its files and a tar-split file.
 
 dockerd keeps no tars of layers. In `tar-split.json.gz`, it keeps all parts of a tar except the contents of its files
-(github.com/vbatts/tar-split, tar/storage): each line is a JSON object, which is a piece of the tar, or a file whose
-content must be inserted there. An adoption adds two links to the content store, which are removed with their layer:
+(github.com/vbatts/tar-split, tar/storage). Each line is a JSON object. It contains a piece of the tar, or names a file whose
+content must be inserted. When a layer of a dockerd is adopted, two links are added to the content store. They are removed
+together with the layer:
 
     tar-split/<chain>.json.gz      the tar-split file
     tar-split/<chain>              the directory with the layer's files
 
-Names and sizes come from the author of the image and are not trusted: files are opened only inside the layer's directory,
+Names and sizes come from the author of the image and are not trusted. So files are opened only inside the layer's directory,
 and the caller compares the digest of the result with the diffID.
 """
 
@@ -41,13 +42,13 @@ def paths_of(chain_id: str) -> tuple[str, str]:
 
 
 def is_known(content: ContentStore, layer: Layer) -> bool:
-    """Whether the tar of a layer without a blob can be rebuilt: it was built by this engine, or there is a tar-split
-    file."""
+    """Whether the tar of a layer without a blob can be rebuilt. This is possible if the layer was built by this engine, or
+    if there is a tar-split file."""
     return bool(layer.snapshot) or os.path.exists(os.path.join(content.root, paths_of(layer.chain_id)[0]))
 
 
 def remove(content: ContentStore, chain_id: str) -> None:
-    """Remove both links, if they exist."""
+    """Remove the two links of a layer, if they exist."""
     for path in paths_of(chain_id):
         with suppress(FileNotFoundError, NotADirectoryError):
             os.unlink(os.path.join(content.root, path))
@@ -81,8 +82,8 @@ async def _copy(content: ContentStore, layer: Layer, ingest: Ingest) -> None:
 
 
 async def open_tar(content: ContentStore, layer: Layer) -> int:
-    """A descriptor of the layer's tar, in an unnamed temporary file. The caller closes it, and compares the tar with the
-    diffID."""
+    """A file descriptor of the layer's tar, in an unnamed temporary file. The caller closes the descriptor, and compares the
+    digest of the tar with the diffID."""
     if layer.snapshot:
         return await spooled(content, content.packed(layer.snapshot))
     split, files = (os.path.join(content.root, path) for path in paths_of(layer.chain_id))
@@ -105,7 +106,8 @@ async def open_tar(content: ContentStore, layer: Layer) -> int:
 
 
 async def spooled(content: ContentStore, source: AbstractAsyncContextManager[AsyncIterator[bytes]]) -> int:
-    """A descriptor of an unnamed temporary file with a stream's content, at its beginning. The caller closes it."""
+    """A file descriptor of an unnamed temporary file with the content of a stream. Its position is the beginning of the
+    file. The caller closes it."""
     fd = content.spool()
     try:
         with os.fdopen(fd, "wb", closefd=False) as file:
@@ -152,7 +154,7 @@ def _tar(path: str, directory: str) -> Generator[bytes, None, None]:
 
 
 def _content(root: int, name: bytes, size: int) -> Iterator[bytes]:
-    """The first `size` bytes of a file. If the file is shorter, the tar ends early, and has the wrong digest."""
+    """The first `size` bytes of a file. If the file is shorter, the tar is too short and has the wrong digest."""
     with os.fdopen(linux.open_in_root(root, name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
         while size > 0 and (piece := file.read(min(_PIECE, size))):
             size -= len(piece)
@@ -161,8 +163,8 @@ def _content(root: int, name: bytes, size: int) -> Iterator[bytes]:
 
 @asynccontextmanager
 async def pieces(path: str, directory: str) -> AsyncIterator[AsyncIterator[bytes]]:
-    """The tar of an adopted layer, read on a thread. `path` is the tar-split file, `directory` contains the layer's
-    files. Raises `DriverError` when these cannot be read."""
+    """The tar of an adopted layer, read on a thread. `path` is the tar-split file, `directory` contains the layer's files.
+    Raises `DriverError` if one of these files cannot be read."""
     with closing(_tar(path, directory)) as tar, closing(_batches(tar)) as batches:
 
         async def read() -> AsyncIterator[bytes]:
@@ -176,7 +178,7 @@ async def pieces(path: str, directory: str) -> AsyncIterator[AsyncIterator[bytes
 
 
 def _batches(found: Iterator[bytes]) -> Generator[bytes, None, None]:
-    """Join small pieces: most pieces of a tar are headers, and each call on a thread costs 50 us."""
+    """Join small pieces, because most pieces of a tar are headers, and each call on a thread costs 50 us."""
     waiting, size = [], 0
     for piece in found:
         waiting.append(piece)

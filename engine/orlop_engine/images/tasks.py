@@ -12,8 +12,8 @@ __all__ = ["run_all"]
 
 
 async def run_all(tasks: Iterable[Callable[[], Awaitable[None]]]) -> None:
-    """Run all tasks in parallel. The first error cancels the other tasks, and is raised as a single error: a nursery
-    would wrap it in a group."""
+    """Run all tasks in parallel. The first error cancels the other tasks, and is raised as a single error, not in an
+    exception group."""
     failures: list[OrlopError] = []
 
     async def run(task: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:

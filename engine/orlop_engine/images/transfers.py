@@ -82,7 +82,7 @@ class Transfers:
         self._puller = Puller(image_store, self._downloads, self._connector, self._pulled, max_depth)
 
     def reconfigure(self, config: Config) -> None:
-        """Use a new configuration: mirrors, insecure registries, compression and limits take effect with the next
+        """Use a new configuration. Mirrors, insecure registries, compression and limits take effect with the next
         operation."""
         self._config = config
         self._downloads.reconfigure(config.max_concurrent_downloads, config.max_download_attempts)
@@ -92,7 +92,7 @@ class Transfers:
         self._tell("pull", reference, image or self._default_tag(reference))
 
     def _default_tag(self, reference: Reference) -> Image | None:
-        """The image whose labels are in an event about all tags of a repository, as in dockerd."""
+        """The image whose labels are added to an event about all tags of a repository, as in dockerd."""
         catalog = self._image_store.catalog
         return catalog.images.get(catalog.references.get(reference.with_default_tag(), ""))
 
@@ -157,11 +157,11 @@ class Transfers:
                 raise translate(error) from error
 
     async def fetch_manifest(self, request: PullRequest) -> tuple[str, bytes]:
-        """The media type and the bytes of the manifest or index that a reference means at its registry now."""
+        """The media type and the bytes of the manifest or index that a reference refers to at its registry."""
         return await self._puller.manifest(request)
 
     async def fetch_blobs(self, request: PullRequest, blobs: Sequence[Descriptor], lease: Lease, report: Report) -> None:
-        """Download blobs of a repository. The lease holds them."""
+        """Download blobs of a repository, and add them to the lease."""
         await self._puller.blobs(request, blobs, lease, report)
 
     async def pull_to(self, request: PullRequest, report: Report) -> None:
@@ -170,7 +170,7 @@ class Transfers:
             await self._puller.pull(request, report)
 
     async def resolve(self, request: PullRequest) -> Resolved:
-        """The image that a reference means at its registry."""
+        """The image that a reference refers to at its registry."""
         return await self._puller.resolve(request)
 
     async def inspect(self, name: str, credentials: Credentials, refuse: Refuse | None) -> Distribution:

@@ -1,9 +1,9 @@
-"""Uploads blobs to a registry. If the registry does not have the blob, it is mounted from another repository or sent.
-Resumes and retries.
+"""Uploads blobs to a registry. If the registry does not have the blob, the blob is mounted from another repository or sent.
+Failed uploads are resumed and repeated.
 
-After a broken connection, the registry is asked how many bytes it has, and the rest is sent; if the registry has
-forgotten the upload, a new upload is started. A failed or cancelled upload is removed at the registry. Messages are
-Docker's (daemon/internal/distribution/xfer/upload.go, push_v2.go).
+After a broken connection, the registry is asked how many bytes it has, and the remaining bytes are sent. If the registry has
+forgotten the upload, a new upload is started. A failed or cancelled upload is removed at the registry. Messages are the same
+as Docker's (daemon/internal/distribution/xfer/upload.go, push_v2.go).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ __all__ = ["BlobUpload", "Part", "Uploads"]
 
 _WHOLE = 1 << 20  # smaller blobs are sent in the request that completes the upload: one round trip less
 _PART = 16 << 20  # bytes in one request, after the registry or a proxy has refused a larger request (413)
-_PROGRESS = 1 << 20  # an attempt that sent more bytes than this is not counted as failed
-_MAX_WAIT = 60.0  # seconds; limits a registry's Retry-After, because the client waits for the push
+_PROGRESS = 1 << 20  # an attempt that has sent more bytes than this does not count as failed
+_MAX_WAIT = 60.0  # seconds; the limit of a registry's Retry-After, because the client waits for the push
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,8 @@ class Part:
 
 
 class Uploads:
-    """All uploads of the daemon. `slots` is `max-concurrent-uploads`, `attempts` is `max-upload-attempts`. `wait`:
-    seconds before the first retry; the pause grows by as much with each retry."""
+    """All uploads of the daemon. `slots` is `max-concurrent-uploads`, `attempts` is `max-upload-attempts`. `wait`: seconds
+    before the first retry; the pause grows by this time with each retry."""
 
     def __init__(self, slots: int, attempts: int, wait: float = 5.0) -> None:
         self.attempts = attempts
@@ -70,7 +70,7 @@ class Uploads:
 
     @asynccontextmanager
     async def slot(self, id: str, report: Report) -> AsyncIterator[None]:
-        """Wait until one more upload may run, and hold its slot."""
+        """Wait until one more upload may run. The upload occupies a slot while the `with` block runs."""
         if not self._limiter.available_tokens:
             report(state(id, "Waiting"))
         async with self._limiter:
@@ -88,7 +88,7 @@ class Uploads:
             await running.close()
 
     async def repeat(self, request: Callable[[], Awaitable[None]]) -> None:
-        """Make a request, and repeat it until it succeeds or a repetition cannot help."""
+        """Make a request, and repeat it until it succeeds or a repetition is useless."""
         tries = 0
         while True:
             try:
@@ -117,7 +117,8 @@ class Uploads:
                 await self.pause(tries, running.blob.id, report, error.wait)
 
     async def pause(self, tries: int, id: str, report: Report, asked: float | None = None) -> None:
-        """Wait before the next attempt: longer each time, or as long as the registry asks."""
+        """Wait before the next attempt. The pause grows with each attempt; if the registry asks for a pause, its length is
+        used instead."""
         seconds = 5 * tries if asked is None else max(1, round(min(asked, _MAX_WAIT)))
         for left in range(seconds, 0, -1):
             if id:
@@ -139,7 +140,7 @@ class _Running:
         self._mounts = list(blob.mounts)
 
     def survives(self, error: RegistryError) -> bool:
-        """Whether another attempt may succeed. Also sets how that attempt begins."""
+        """Whether another attempt may succeed. Also sets where that attempt begins."""
         if error.status == 413 and self._part == 0:
             self._part = _PART
             return True
@@ -171,7 +172,7 @@ class _Running:
         self._tell("Pushed")
 
     async def _resume(self) -> int:
-        """The offset at which to continue. If the registry has lost the upload, give it up."""
+        """The offset at which to continue. If the registry has lost the upload, start again with a new upload."""
         try:
             self._location, self.acknowledged = await self._registry.state(self._location)
         except RegistryError as error:
@@ -188,7 +189,8 @@ class _Running:
         return 0
 
     async def _mount(self) -> bool:
-        """Try to mount the blob from another repository. If no mount succeeds, a try may have started an upload."""
+        """Try to mount the blob from another repository. If a mount fails, the registry may have started an upload
+        instead."""
         while self._mounts:
             source = self._mounts.pop(0)
             try:
@@ -236,14 +238,14 @@ class _Running:
 
 
 def _may_pass(error: RegistryError) -> bool:
-    """Whether the same request may succeed later. A registry's refusal is final, except for a timeout and for too many
+    """Whether the same request may succeed later. A registry's refusal is final, unless the reason is a timeout or too many
     requests."""
     refused = 400 <= error.status < 500 and bool(error.code)
     return error.status in (408, 429) or (error.retry and not refused)
 
 
 async def _verify(blob: BlobUpload) -> None:
-    """Raise `DamagedBlob` if the blob is damaged on this host. Otherwise it was damaged on the way to the registry."""
+    """Raise `DamagedBlob` if the blob is damaged on this host. If not, the blob was damaged on the way to the registry."""
     async with blob.open() as fd:
         found = await trio.to_thread.run_sync(_digest, fd)
     if found != blob.digest:

@@ -1,5 +1,5 @@
-"""HTTP GET for imports and searches, with redirects, proxies and the TLS settings of registries. Imported on demand,
-because httpx is large."""
+"""HTTP GET for imports and searches, with redirects, proxies and the TLS settings of registries. This module is imported on
+demand, because httpx is large."""
 
 from __future__ import annotations
 
