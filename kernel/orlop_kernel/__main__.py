@@ -1,5 +1,5 @@
-"""`orlopd`, and `python -m orlop_kernel`. Answers --version, --help, --validate and --show-config without importing trio or
-the engine.
+"""The entry point of `orlopd` and of `python -m orlop_kernel`. For --version, --help, --validate and --show-config, neither
+trio nor the engine is imported.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ __all__ = ["main"]
 
 
 def _open_standard_streams() -> None:
-    """Open descriptors 0 to 2 if they are closed. Otherwise the next socket or database would get the descriptor of stderr,
-    and messages would be written to it."""
+    """Open /dev/null for each closed descriptor from 0 to 2. Otherwise the next socket or database could get the descriptor
+    of stderr, and messages would be written to this socket or database."""
     for fd, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(fd)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # open returns the lowest free fd, which is `fd`
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # os.open returns the lowest free descriptor: `fd`
         if getattr(sys, name) is None:
             setattr(sys, name, open(fd, "w" if fd else "r", closefd=False))  # noqa: SIM115 - never closed, as in Python
     for stream in (sys.stdout, sys.stderr):
@@ -40,7 +40,7 @@ def _print(text: str) -> int:
     """Print to stdout and flush. Without the flush, Python would report a full disk only at exit, with status 120."""
     import signal
 
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # the reader of the output may close early, as `head` does
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a program such as `head` may close the pipe early
     try:
         print(text, flush=True)
     except OSError as error:
@@ -81,7 +81,7 @@ def _command(name: str) -> Callable[[Config, Sequence[str]], int]:
 
 def main() -> int:
     began = time.monotonic()
-    gc.disable()  # re-enabled once the daemon is ready: imports create many objects and free few
+    gc.disable()  # enabled again once the daemon is ready: imports create many objects and free few
     _open_standard_streams()
     try:
         parsed = parse(sys.argv[1:], os.getcwd())

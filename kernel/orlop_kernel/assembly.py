@@ -1,4 +1,4 @@
-"""Turns the plugin names in daemon.json into open services, routes, guards and checks. Decides only order and lifetime."""
+"""Turns the plugin names in daemon.json into open services, routes, guards and checks, each after those that it requires."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = [
 
 
 def _made(kind: str, name: str, protocol: type, *args: object) -> object:
-    """The object that a plugin's factory makes. Raises NotFound; DriverError, also if it is no `protocol`."""
+    """The object that a plugin's factory makes, if it implements `protocol`. Raises NotFound and DriverError."""
     made: object = discovery.find(kind, name).make(*args)
     check_protocol(made, protocol, f'{kind} plugin "{name}"')
     return made
@@ -49,12 +49,12 @@ def check_protocol(made: object, protocol: type, label: str) -> None:
 
 
 def service_plugins(config: Config) -> dict[str, ServicePlugin]:
-    """The configured services, each after those that it requires. Raises ConfigError, NotFound, DriverError."""
+    """The configured services, sorted by `in_order`. Raises ConfigError, NotFound, DriverError."""
     return in_order({name: cast("ServicePlugin", _made("service", name, kinds.ServicePlugin)) for name in config.services})
 
 
 def in_order(plugins: Mapping[str, ServicePlugin]) -> dict[str, ServicePlugin]:
-    """Sorted so that requirements come first. Raises ConfigError when one is missing or two require each other."""
+    """Sort services so that each comes after those that it requires. Raises ConfigError for a missing service or a cycle."""
     ordered: dict[str, ServicePlugin] = {}
     waiting = dict(plugins)
     while waiting:
@@ -79,7 +79,7 @@ async def processes(plugins: Mapping[str, ServicePlugin], config: Config) -> Asy
 async def opened(
     plugins: Mapping[str, ServicePlugin], started: Mapping[str, Any], context: Context
 ) -> AsyncIterator[dict[str, Service]]:
-    """Open all services; they are closed in reverse order. `context` has no services and no processes yet."""
+    """Open all services, and close them in reverse order. `context` is the context without services and processes."""
     services: dict[str, Service] = {}
     async with AsyncExitStack() as stack:
         for name, plugin in plugins.items():
@@ -111,7 +111,7 @@ def check_plugins(config: Config) -> dict[str, CheckPlugin]:
 
 
 def problems(config: Config) -> Iterator[Problem]:
-    """Everything that would keep the selected plugins from starting with this configuration."""
+    """The problems that prevent the selected plugins from starting with this configuration."""
     for key, kind, names in (
         ("services", "service", config.services),
         ("front-ends", "frontend", config.front_ends),
@@ -156,7 +156,7 @@ async def guards(context: Context) -> AsyncIterator[list[Guards]]:
 
 
 def guarded(found: Iterable[Guard | None]) -> Guard | None:
-    """Combine several guards into one, the first outermost."""
+    """Combine several guards into one. The first guard is the outermost: it calls the second."""
     chain = [guard for guard in found if guard is not None]
     if len(chain) < 2:
         return chain[0] if chain else None
@@ -170,7 +170,7 @@ def guarded(found: Iterable[Guard | None]) -> Guard | None:
 
 
 def on_answer(services: Iterable[Service]) -> OnAnswer | None:
-    """Combine the services' `on_answer` callbacks into one; None when there are none."""
+    """Combine the `on_answer` callbacks of the services into one. None if no service has a callback."""
     listening = [service.on_answer for service in services if service.on_answer is not None]
     if len(listening) < 2:
         return listening[0] if listening else None

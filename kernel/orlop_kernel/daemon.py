@@ -1,7 +1,7 @@
 """The daemon's lifetime: start -> restore -> serve -> reload -> shutdown. `Daemon.live` is the whole tree of nurseries.
 
-Decides only the order of the steps. Everything that a running container needs is in its monitor, so this process may die at
-any point and the next daemon adopts the containers.
+This module decides only the order of the steps. Each running container has a monitor (a process of its own) with everything
+that the container needs. So the daemon may die at any point, and the next daemon adopts the containers.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Daemon:
         self._watchdog: LoopWatchdog | None = None
 
     async def live(self) -> None:
-        """Start, serve until a signal, stop. Returns after a clean stop; raises what made the start fail."""
+        """Start, serve until a signal, stop. Returns after a clean stop. If the start fails, raises the error."""
         config = self._loaded.config
         inherited = systemd.inherited_sockets(os.environ, os.getpid())
         listen.close_unused(inherited, config)
@@ -67,7 +67,7 @@ class Daemon:
                 self._priority.raise_()
                 outer.start_soon(systemd.feed_watchdog, os.environ, os.getpid())
                 await outer.start(self._watch_signals)
-                # The started processes import their modules on another processor while we import ours
+                # The processes import their modules on another processor, while this process imports its own
                 from orlop_kernel.events import EventBus
                 from orlop_kernel.kinds import Context
                 from orlop_kernel.store import Store, database_path
@@ -76,7 +76,7 @@ class Daemon:
                 assembly.check(self._loaded)
                 async with (
                     Store.open(database_path(config.data_root)) as store,
-                    trio.open_nursery() as state,  # operations that outlive the request that started them
+                    trio.open_nursery() as state,  # operations that may outlive the request that started them
                 ):
                     events = EventBus(store)
                     context = Context(self._loaded, store, events, state, {}, None)
@@ -141,7 +141,7 @@ class Daemon:
         systemd.notify_ready("serving")
 
     def _watch_loop(self, config: Config) -> None:
-        """Start the loop watchdog if it is configured. This is early enough: no client is served before."""
+        """Start the loop watchdog if it is configured. No client is served before this call."""
         debug = config.effective_log_level == "debug"
         if debug or self._watchdog or "ORLOP_LOOP_WATCHDOG" in self._environ:
             from orlop_kernel.boot import watchdog
@@ -180,7 +180,7 @@ class Daemon:
             os._exit(128 + signum)
 
     async def _reload(self) -> None:
-        """Read the file again and apply everything that can be applied, or nothing if any of it is invalid."""
+        """Read the file again. Apply all changes that a reload can apply, or none if any value is invalid."""
         if not self._serving:
             _log.warning("SIGHUP ignored: the daemon is still starting")
             return
@@ -189,9 +189,9 @@ class Daemon:
         running = self._loaded.config
         try:
             loaded = load_all(self._parsed._replace(read=None), self._environ)
-            renewed = tls.contexts(running, listen.any_tls(self._listeners))  # the files may have new content
+            renewed = tls.contexts(running, listen.any_tls(self._listeners))  # the certificate files may have new content
             listen.check(running, loaded.config)
-            await trio.to_thread.run_sync(assembly.check, loaded)  # on a thread: it imports drivers and reads files
+            await trio.to_thread.run_sync(assembly.check, loaded)  # imports drivers and reads files
             for service in self._services.values():
                 service.check_reload(loaded)
             found = plan(self._loaded, loaded)
@@ -214,7 +214,7 @@ class Daemon:
             logs.set_level(found.config.effective_log_level)
             self._watch_loop(found.config)
             _log_reload(found)
-        finally:  # otherwise systemd would wait for READY=1
+        finally:  # also after an error, because systemd waits for READY=1
             systemd.notify_ready(status)
 
     async def _shutdown(self, events: EventBus, servers: list[Server]) -> None:

@@ -12,7 +12,7 @@ _EXHAUSTION = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 def in_use() -> int:
-    """A lower bound of open files: the kernel gives a new descriptor the lowest free number."""
+    """A lower bound of the number of open files: the kernel gives a new descriptor the lowest free number."""
     try:
         with socket.socket(socket.AF_UNIX) as probe:
             return probe.fileno()
@@ -38,7 +38,7 @@ def is_exhaustion(error: BaseException | None) -> bool:
 
 
 def advice() -> str:
-    """The advice, for the log and for clients."""
+    """How an administrator can raise the limit, for the log and for clients."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return (
         f"too many open files: the daemon may have {limit}; end clients that follow logs, events or attached containers, "

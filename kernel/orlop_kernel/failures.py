@@ -1,7 +1,7 @@
 """Converts any exception of an operation to an `OrlopError`, the type that callers handle.
 
-Other exceptions (a full disk, a process that is gone, a driver's bug) must fail one operation and never the daemon. They are
-converted where operations begin, so that no code in between has to catch them.
+Other exceptions (a full disk, a process that has ended, a driver's bug) must end one operation and never the daemon. The
+caller of the operation converts them, so that no code of the operation has to catch them.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def as_orlop_error(error: BaseException, what: str) -> OrlopError:
 
 
 def forget_frames(error: BaseException) -> None:
-    """Drop the tracebacks of an error that has been handled, and of those that led to it. Frames that keep their own
-    exception form reference cycles; with them the body of a failed request would stay until a full garbage collection."""
+    """Drop the tracebacks of a handled error and of its causes. A frame and the exception that it keeps refer to each other.
+    Such a cycle would keep the body of a failed request in memory until a full garbage collection."""
     waiting, seen = [error], set[int]()
     while waiting:
         each = waiting.pop()

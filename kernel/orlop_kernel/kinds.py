@@ -1,8 +1,8 @@
 """The plugin kinds that make up the daemon: services, front ends, guards and checks.
 
 The daemon opens the services that daemon.json names, each after those that it requires, collects the routes of the front
-ends, puts the guards in front of them, and serves. It knows nothing else about a plugin. The consistency check opens the
-checks; it may run without a daemon.
+ends, puts the guards in front of them, and serves. The daemon knows nothing else about plugins. The consistency check opens
+the checks; it may run without a daemon.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ __all__ = ["Check", "CheckPlugin", "Context", "FrontEnd", "GuardPlugin", "Guards
 
 class Context(NamedTuple):
     """The environment of a plugin. `nursery` runs tasks that outlive the request that started them, until the daemon stops.
-    `services` are the open services; a service gets those opened before it. `processes` is what a service's `processes`
-    yielded, None for other kinds."""
+    `services` are the open services; a service gets those opened before it. `processes` is the value that
+    `ServicePlugin.processes` yielded; None for other kinds."""
 
     loaded: Loaded
     store: Store
@@ -42,7 +42,7 @@ class Context(NamedTuple):
 
 
 class Service:
-    """A part of the daemon, open for as long as its context. By default every step does nothing."""
+    """A part of the daemon, open until `ServicePlugin.open` exits. By default, every method does nothing."""
 
     on_answer: OnAnswer | None = None
     """Called after each answer of a front end, once `restore` has returned."""
@@ -52,7 +52,7 @@ class Service:
         await trio.lowlevel.checkpoint()
 
     def serving(self) -> None:
-        """Called when requests are answered: do work here that would delay the first answer."""
+        """Called once the daemon answers requests: do work here that must not delay the first answer."""
 
     def check_reload(self, wanted: Loaded) -> None:
         """Raise ConfigError or OrlopError when this configuration cannot be applied. Changes nothing."""
@@ -65,7 +65,7 @@ class Service:
         return 0.0
 
     async def shutdown(self) -> None:
-        """Called when no more requests are accepted and running ones finish. Cancelled at the limit, or sooner."""
+        """Called when no more requests are accepted and running ones may finish. Cancelled at `stop_limit`, or sooner."""
         await trio.lowlevel.checkpoint()
 
     def stopped(self) -> None:
@@ -82,8 +82,8 @@ class ServicePlugin(Protocol):
     requires: tuple[str, ...]
 
     def problems(self, config: Config) -> Iterable[Problem]:
-        """Everything that would keep the service from starting with this configuration on this machine. Changes nothing;
-        `open` and `check_reload` refuse the same configurations."""
+        """The problems that prevent the service from starting with this configuration on this machine. Changes nothing.
+        `open` and `check_reload` refuse a configuration with such problems."""
         ...
 
     def processes(self, config: Config) -> AbstractAsyncContextManager[Any]:
@@ -109,11 +109,11 @@ class Guards(Protocol):
     """The guards of one daemon's listeners."""
 
     def guard(self, listener: Listener | None) -> Guard | None:
-        """The guard of every call through this entry of `listeners`; None stands for the addresses of `hosts`."""
+        """The guard of every call that arrives at this entry of `listeners`; None means the addresses of `hosts`."""
         ...
 
     def prepare(self, config: Config) -> Callable[[], None]:
-        """Check a reloaded configuration; the result applies it and cannot fail. Raises ConfigError."""
+        """Check a reloaded configuration. The returned function applies it and cannot fail. Raises ConfigError."""
         ...
 
 
@@ -128,8 +128,8 @@ class GuardPlugin(Protocol):
 
 
 class Check(Protocol):
-    """Compares what one part of the daemon has with what it should have. One object serves one run of the check, from the
-    first `examine` to the last; calls do not overlap. User data is never touched."""
+    """Compares what one part of the daemon has with what it should have. One object is used for one run of the check, from
+    the first `examine` to the last; calls do not overlap. A check never changes user data."""
 
     async def examine(self, database: Examined, *, deep: bool) -> Sequence[Finding]:
         """Every inconsistency, found without changing anything. `database` is one snapshot of all tables, the same for every
@@ -147,7 +147,7 @@ class Check(Protocol):
         ...
 
     async def facts(self, database: Examined) -> Mapping[str, str]:
-        """Texts for a debug bundle, by file name, without secrets."""
+        """Maps file names to texts without secrets, for a debug bundle."""
         ...
 
 
@@ -155,5 +155,5 @@ class CheckPlugin(Protocol):
     """The check of a service, front end or guard; it has that plugin's name."""
 
     def open(self, config: Config, services: Services) -> AbstractAsyncContextManager[Check]:
-        """`services` is empty when no daemon is running; then the locks of both roots are held."""
+        """If no daemon is running, `services` is empty, and the caller has locked data root and exec root."""
         ...

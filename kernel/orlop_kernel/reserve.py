@@ -1,7 +1,7 @@
-"""Reserves disk space for operations that free space: a preallocated file that is shrunk when the disk is full.
+"""Reserves disk space for operations that free space, by a preallocated file, which shrinks when the disk is full.
 
-Owned by the store's thread. `release` frees a step of the file; `refill` grows it again once there is enough free space. The
-file has no content; a file left short by a crash is grown later.
+Only the store's thread uses the file. `release` shrinks it by a step; `refill` grows it again once there is enough free
+space. The file has no content; a file left short by a crash is grown later.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Reserve:
         return True
 
     def refill(self) -> None:
-        """Grow the file to its full size if there is space. Costs one statvfs, and nothing when it is whole."""
+        """Grow the file to its full size if there is space. Costs one statvfs, or nothing when the file is whole."""
         if self.whole:
             return
         try:

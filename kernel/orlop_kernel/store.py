@@ -1,5 +1,5 @@
 # ruff: noqa: S608 - table names in SQL text are checked against TABLES; values are always bound
-"""The daemon's database. Only this module and `storefile`, which opens the file, know that it is SQLite.
+"""The daemon's database. Only this module and `storefile`, which opens the file, use SQLite.
 
 One thread owns the connection: it takes the waiting jobs, gives each a savepoint and commits them together. `commit` returns
 when its job is on the disk (WAL, `synchronous=FULL`: NORMAL lost acknowledged rows in a power cut). A submitted job is
@@ -8,8 +8,8 @@ carried out even if the task that waits for it is cancelled.
 Every acknowledged commit survives a crash. A damaged file never prevents a start (see `storefile`). A row that its owner
 cannot decode moves to the table `quarantine`, and each start tries it again. An flock excludes other processes.
 
-On a full disk a commit fails with `Unavailable`, except that jobs that free space may use the space held by `reserve`. The
-database opens on a full disk, and commits succeed again once there is space.
+On a full disk a commit fails with `Unavailable`. Only jobs that free space succeed, with the space that `reserve` releases.
+The database opens on a full disk, and commits succeed again once there is space.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ UNREADABLE = (ValueError, RecursionError)
 
 _log = logging.getLogger("orlop.store")
 _GROUP = 256  # jobs in one transaction; the limit bounds how long the first job waits
-_NAMED = 100  # this many quarantined rows are logged one by one; of the others, only the number is logged
+_NAMED = 100  # this many quarantined rows are logged one by one; the others are only counted
 _REFILL = 5.0  # seconds between two checks of free space while the reserve is not whole
 
 
@@ -91,7 +91,7 @@ Operation = Put | Delete | DropQuarantined | _Quarantine
 
 
 def _table(name: str) -> str:
-    """Return the name if it is one of TABLES: it goes into SQL text."""
+    """Return the name if it is one of TABLES. Checked, because the name is inserted into SQL text."""
     if name not in TABLES:
         raise ValueError(f"unknown table: {name}")
     return name
@@ -165,8 +165,8 @@ class Store:
             os.close(lock)
 
     def load(self, table: str) -> Iterator[tuple[str, bytes]]:
-        """All rows of a table, ordered by key. For the daemon's start: it reads all rows on the calling thread first, so
-        that the caller may write to the table while iterating."""
+        """All rows of a table, ordered by key. Only the daemon's start calls this. All rows are read first, on the calling
+        thread, so the caller may write to the table while it iterates."""
         rows = self._connection.execute(f"SELECT key, value FROM {_table(table)} ORDER BY key").fetchall()
         # Damage may have changed the type of a value; decoders expect bytes
         return iter([(str(key), value if isinstance(value, bytes) else repr(value).encode()) for key, value in rows])
@@ -238,7 +238,7 @@ class Store:
                 return
 
     def _take(self) -> tuple[list[_Job], bool]:
-        """All waiting jobs, at least one unless the reserve is due for a check; and whether the store is closing."""
+        """Wait for jobs and return them (none when the reserve must be checked), and whether the store is closing."""
         group: list[_Job] = []
         try:
             job = self._jobs.get(timeout=None if self._reserve.whole else _REFILL)
@@ -282,7 +282,7 @@ class Store:
         return None
 
     def _apply(self, job: _Job) -> None:
-        """Apply one job in its own savepoint, so that a failure does not undo the others."""
+        """Apply one job in its own savepoint, so that a failure does not undo the other jobs."""
         execute = self._connection.execute
         execute("SAVEPOINT job")
         try:

@@ -1,9 +1,9 @@
 # ruff: noqa: S608 - table names in SQL text are those of TABLES; values are always bound
-"""The database file: opening it in any condition, and reading it while a daemon runs. `store` does the rest.
+"""The database file: opening it in any condition, and reading it while a daemon runs. `store` does all other work.
 
-A file that is damaged, empty or not a database is renamed, and its readable rows are copied to a new file. If only the log
-belongs to another database, only the log is renamed. Nothing is repaired in place. A start fails only for a failing
-disk, a newer schema or another process that holds the database.
+A file that is damaged, empty or not a database is renamed, and its readable rows are copied to a new file. If only its
+write-ahead log belongs to another database, only this log is renamed. Nothing is repaired in place. A start fails only for a
+failing disk, a newer schema or another process that holds the database.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ _NOT_DAMAGE = frozenset(
 
 
 def lock_root(root: str, what: str) -> int:
-    """Lock `<root>/orlop.lock` for this process and return the fd that holds the lock. The kernel releases it on any
-    exit."""
+    """Lock `<root>/orlop.lock` for this process and return the fd that holds the lock. The kernel releases the lock when the
+    process ends."""
     path = os.path.join(root, "orlop.lock")
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -85,8 +85,8 @@ def _text(raw: bytes) -> str:
 
 def _make_private(path: str) -> None:
     """Create the file readable by root only, because it holds the containers' environments. SQLite would create it
-    world-readable; its log and index inherit the mode. Before the first connection only, because closing the file drops
-    SQLite's locks on it."""
+    world-readable; its log and index inherit the mode. Call this only before the first connection, because closing the file
+    drops SQLite's locks on it."""
     with suppress(OSError):  # SQLite's own error follows and is clearer
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     for suffix in ("", "-wal", "-shm"):
@@ -99,7 +99,7 @@ class _ForeignLog(Exception):
 
 
 _IDENTITY = slice(60, 64)  # bytes of the user version in the file's header (SQLite's file format, section 1.3)
-_LOG_HEADER, _FRAME_HEADER = 32, 24  # bytes; section 4.1 of the same document
+_LOG_HEADER, _FRAME_HEADER = 32, 24  # bytes (SQLite's file format, section 4.1)
 
 
 def _check_log(path: str) -> None:
@@ -128,8 +128,8 @@ def _identify(connection: sqlite3.Connection) -> None:
 
 
 def _retry_quarantined(connection: sqlite3.Connection) -> None:
-    """Move quarantined rows back, because this version may read what another could not. If a row with the same key was
-    written since then, the quarantined row is dropped. On a full disk they stay in quarantine."""
+    """Move quarantined rows back to their tables, because this version may read rows that another version could not. If a
+    row with the same key was written meanwhile, the quarantined row is dropped. On a full disk, all stay in quarantine."""
     if connection.execute("SELECT 1 FROM quarantine LIMIT 1").fetchone() is None:
         return  # do not begin a transaction, which would wait for the disk
     try:
@@ -146,7 +146,7 @@ def _retry_quarantined(connection: sqlite3.Connection) -> None:
 
 
 def _connect(path: str, *, alone: bool = False) -> sqlite3.Connection:
-    """`alone`: keep the index of the log in memory, invisible to other connections and independent of disk space."""
+    """`alone`: keep the log's index in memory, where other connections cannot see it and no disk space is needed."""
     _make_private(path)
     _check_log(path)
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
@@ -239,7 +239,7 @@ def _salvage(aside: str, fresh: sqlite3.Connection) -> int:
 
 
 def _connect_reader(path: str) -> sqlite3.Connection:
-    """Open read-only. Where there is no log, reading creates no files."""
+    """Open read-only. If there is no write-ahead log, reading creates no files."""
     how = "mode=ro" if os.path.exists(f"{path}-wal") else "immutable=1"
     connection = sqlite3.connect(f"file:{urllib.parse.quote(path)}?{how}", uri=True, isolation_level=None, timeout=5)
     connection.text_factory = _text
@@ -251,7 +251,7 @@ def _readable(aside: str, table: str) -> Iterator[tuple[object, object]]:
     Read-only, so that nothing is repaired."""
     listed: dict[int, None] = {}
     for direction in ("ASC", "DESC"):
-        with suppress(sqlite3.Error), closing(_salvager(aside)) as connection:  # an error may leave it unusable
+        with suppress(sqlite3.Error), closing(_salvager(aside)) as connection:  # an error can make the connection unusable
             for (row,) in connection.execute(f"SELECT rowid FROM {table} NOT INDEXED ORDER BY rowid {direction}"):
                 listed[row] = None
     rows = iter(listed)
@@ -298,7 +298,7 @@ def examine(path: str) -> Examined:
             present = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             for table in TABLES:
                 if table in _ADDED and table not in present:
-                    continue  # an older version wrote the file, without this table
+                    continue  # an older version wrote the file and has no such table
                 rows[table].update(connection.execute(f"SELECT key, value FROM {table}"))
             quarantined += connection.execute("SELECT source, key, reason FROM quarantine ORDER BY time")
     except sqlite3.Error as error:

@@ -1,4 +1,4 @@
 """Startup and process setup of the daemon: log, pid file, listening sockets, systemd.
 
-Small modules that `daemon` composes; none of them knows the engine.
+The module `orlop_kernel.daemon` calls these small modules. None of them imports the engine.
 """

@@ -40,7 +40,7 @@ def tasks() -> Iterator[str]:
 
 
 def threads() -> Iterator[str]:
-    """The other threads: the store's, and workers that run blocking calls for tasks."""
+    """The stacks of the other threads: the store's thread, and worker threads, which run blocking calls of tasks."""
     frames, this = sys._current_frames(), threading.get_ident()
     for thread in threading.enumerate():
         if thread.ident is not None and thread.ident != this and (frame := frames.get(thread.ident)):

@@ -1,7 +1,7 @@
-"""Checks whether a TCP address may be served: access to the API is root on this machine. Pure and without trio, for
-`--validate`.
+"""Checks whether the daemon may listen on a TCP address, because clients of the API have root's rights on this machine.
+Pure; imports no trio, because `--validate` uses it.
 
-Off loopback, clients must present a certificate, unless `allow-insecure-tcp` says that something else protects the port.
+On all addresses except loopback, clients must present a certificate, unless `allow-insecure-tcp` is set.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ def split_tcp(text: str, tls: bool) -> tuple[str, int]:
 
 
 def _is_loopback(host: str) -> bool:
-    """Judged by name or number only, because the answer of a resolver may change after the check."""
+    """Looks only at the name or number, because the answer of a resolver may change after the check."""
     return host in ("localhost", "::1") or (host.startswith("127.") and host.replace(".", "").isdigit())
 
 
 def check(url: str, host: str, config: Config) -> None:
-    """Raise `ConfigError` when listening there would give strangers root; warn when `allow-insecure-tcp` permits it."""
+    """Raise `ConfigError` if this address gives root's rights to strangers; only warn if `allow-insecure-tcp` is set."""
     if config.verifies_clients:
         return
     lacking = "without client certificates (tlsverify is off)" if config.uses_tls else "without TLS"
@@ -52,6 +52,6 @@ def by_tcp(config: Config) -> list[str]:
 
 
 def check_hosts(config: Config) -> None:
-    """`check` for every `tcp://` of the configuration."""
+    """Call `check` for every `tcp://` address of the configuration."""
     for url in by_tcp(config):
         check(url, split_tcp(url.removeprefix("tcp://"), config.uses_tls)[0], config)

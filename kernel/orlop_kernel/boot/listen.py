@@ -1,6 +1,6 @@
 """Opens the listening sockets of `hosts` and `listeners`.
 
-A unix socket belongs to root and to the configured group. TCP is checked by `exposure`, TLS files by `tls`.
+A unix socket belongs to root and to the configured group. `exposure` checks TCP, `tls` the TLS files.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ async def _open_tcp(url: str, config: Config, context: ssl.SSLContext | None) ->
 
 
 def _adopt_inherited(rest: str, inherited: Mapping[int, str], config: Config, context: ssl.SSLContext | None) -> Listeners:
-    """`fd://` means all sockets that systemd opened, `fd://3` or `fd://name` the one with this number or name. TCP sockets
-    are checked like configured ones."""
+    """`fd://` means all sockets that systemd opened; `fd://3` or `fd://name` means the socket with this number or name. TCP
+    sockets of systemd are checked like configured TCP addresses."""
     if not inherited:
         raise ConfigError(
             f"cannot listen on fd://{rest}: systemd passed no sockets (LISTEN_FDS is not set for this process)"
@@ -97,7 +97,7 @@ def _guarded(
 
 @asynccontextmanager
 async def opened(config: Config, inherited: Mapping[int, str]) -> AsyncIterator[Listeners]:
-    """Listen on every host of the configuration; if one fails, on none. On exit, close the listeners that are still open."""
+    """Listen on every host of the configuration, or on none. On exit, close the listeners that are still open."""
     async with AsyncExitStack() as undo:
         context = tls.server_context(config) if config.uses_tls else None
         listeners: Listeners = []
@@ -139,7 +139,7 @@ def _open_entry(path: str, entry: Listener) -> trio.abc.Listener[Any]:
 
 @asynccontextmanager
 async def opened_entries(config: Config, hosts: Listeners) -> AsyncIterator[list[tuple[Listener, Listeners]]]:
-    """Open the sockets of `listeners`, each with its entry: all or none. `hosts` are the listeners returned by `opened`."""
+    """Open all sockets of `listeners`, or none if one fails; yield each with its entry. `hosts`: the result of `opened`."""
     async with AsyncExitStack() as undo:
         found: list[tuple[Listener, Listeners]] = []
         by_tcp = any(entry.host.startswith("tcp:") for entry in config.listeners)
@@ -158,8 +158,8 @@ async def opened_entries(config: Config, hosts: Listeners) -> AsyncIterator[list
 
 
 def check(running: Config, wanted: Config) -> None:
-    """Raise `ConfigError` if a start with `wanted` would, but do not create the sockets. Settings that are the same in
-    `running` are not checked again."""
+    """Raise `ConfigError` if a start with `wanted` would raise it, but create no sockets. Settings that are equal in
+    `wanted` and `running` are not checked again."""
     exposure.check_hosts(wanted)
     if wanted.uses_tls and not tls.same(running, wanted):
         tls.contexts(wanted, bool(exposure.by_tcp(wanted)))
@@ -185,14 +185,14 @@ def any_tls(listeners: Listeners) -> bool:
 
 
 def renew(listeners: Listeners, context: ssl.SSLContext | None) -> None:
-    """Use this context for new connections; open connections keep the old context."""
+    """Use this TLS context for new connections. Open connections keep the old TLS context."""
     for listener in listeners:
         if isinstance(listener, TlsListener) and context is not None:
             listener.context = context
 
 
 def close_unused(inherited: Mapping[int, str], config: Config) -> None:
-    """Close sockets that systemd passed and that no host names."""
+    """Close the sockets from systemd that no entry of `hosts` selects."""
     if not any(host.startswith("fd://") for host in config.effective_hosts):
         for fd in inherited:
             os.close(fd)

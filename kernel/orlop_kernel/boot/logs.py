@@ -45,9 +45,9 @@ def _time(record: logging.LogRecord) -> str:
 
 
 class Throttle(logging.Filter):
-    """Lets one record of a kind through every ten seconds and appends the number of suppressed records to the next. The
-    caller names the kind (`extra={"throttle": "..."}`). Failures for lack of descriptors are one kind wherever they occur,
-    and are logged without tracebacks, because the limit explains them."""
+    """Logs one record of each kind in ten seconds, and drops the others. The next logged record shows how many were dropped.
+    The caller names the kind (`extra={"throttle": "..."}`). All failures for lack of file descriptors are of one kind. They
+    are logged without tracebacks, because their cause is the limit of open files and not the code."""
 
     PERIOD = 10.0
 
@@ -82,7 +82,7 @@ class _Text(logging.Formatter):
     """`2026-01-02T03:04:05.678Z warn  message`; a traceback follows on separate lines."""
 
     def format(self, record: logging.LogRecord) -> str:
-        # Messages may contain text from containers and clients: a newline must not forge a second log line
+        # Messages may contain text from containers and clients. A newline in such text must not forge a second log line
         message = record.getMessage().replace("\n", "\\n")
         line = f"{_time(record)} {_NAMES.get(record.levelno, record.levelname):5} {message}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
@@ -121,12 +121,12 @@ class _Json(logging.Formatter):
 
 
 def set_level(level: str) -> None:
-    """The level applies to our loggers; libraries log warnings and worse only."""
+    """Set the level of Orlop's own loggers. The loggers of libraries always log only warnings and errors."""
     logging.getLogger("orlop").setLevel(_LEVELS[level])
 
 
 def _is_journal(fd: int, stream: str) -> bool:
-    """JOURNAL_STREAM names the device and inode of the journal's socket. Standard error may have been redirected since."""
+    """Compares stderr with the device and inode in JOURNAL_STREAM, because stderr may have been redirected."""
     try:
         info = os.fstat(fd)
     except OSError:

@@ -1,8 +1,8 @@
-"""Returns freed memory to the kernel: bodies, logs and lists leave a heap that is mostly free, and malloc keeps all of it.
+"""Returns freed memory to the kernel. After large bodies, logs and lists, most of the heap is free, but malloc keeps it.
 
 Small objects that stay in use lie between large freed ones, so malloc by itself shrinks only the end of the heap.
-`malloc_trim` releases the free pages in between. It takes milliseconds, and pages needed again must be faulted in. It runs
-while the daemon is idle, or when there is much to release.
+`malloc_trim` releases the free pages in between. The call takes milliseconds, and each released page that is used again
+costs a page fault. Therefore `malloc_trim` is called only while the daemon is idle, or when there is much to release.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _log = logging.getLogger("orlop.daemon")
 _EVERY = 5.0
 _IDLE = 0.02  # the daemon is idle while it uses less than this share of a processor
 _IDLE_GROWTH = 4 << 20  # bytes; an idle daemon releases memory when it has grown this much over its minimum
-_URGENT_GROWTH = 64 << 20  # bytes; a busy daemon does so when it has grown this much since the last release
+_URGENT_GROWTH = 64 << 20  # bytes; a busy daemon releases memory when it has grown this much since the last release
 _MIN_WORK = 0.01  # seconds of processor time; less work than this cannot have freed much memory
-_QUICK = 0.03  # seconds; after a slower collection, the next one waits for `_PAUSE`
+_QUICK = 0.03  # seconds; after a collection that took longer, no other runs for `_PAUSE`
 _PAUSE = 600.0  # seconds
-_FEW_OBJECTS = 150_000  # a full collection visits this many in 20 ms; it skips objects made at the start (gc.freeze)
+_FEW_OBJECTS = 150_000  # a full collection visits this many objects in 20 ms; it skips those made at the start (gc.freeze)
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -43,8 +43,8 @@ def resident() -> int:
 
 class Releaser:
     """Runs the garbage collector, then `malloc_trim`. An exception can leave a reference cycle of stack frames. The objects
-    of these frames stay in memory until a full collection. A collection that took long is not repeated for a while, because
-    it delays all requests."""
+    of these frames stay in memory until a full collection. After a collection that took long, the collector is not run for
+    some minutes, because it delays all requests."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, collect: Callable[[], object] = gc.collect) -> None:
         self._clock, self._collect = clock, collect
@@ -64,7 +64,7 @@ async def release_when_idle(
     processor: Callable[[], float] = time.process_time,
     release: Callable[[], None] | None = None,
 ) -> None:
-    """Runs as long as the daemon. The parameters are for tests."""
+    """Release memory when the module's docstring says so, until cancelled. Only tests pass arguments."""
     release = release or Releaser()
     least = left = resident()
     worked = 0.0  # processor time at the last release

@@ -1,4 +1,4 @@
-"""The pid file, for people and init scripts. Ownership of a data root is decided by flock, not by the pid file."""
+"""The pid file, for people and init scripts. The daemon locks its data root by flock, not by the pid file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _read(path: str) -> int:
 
 
 def _is_daemon(pid: int) -> bool:
-    """Whether that process is an orlopd: after a reboot the pid may belong to any process."""
+    """Whether the process with this pid is an orlopd. After a reboot, any process may have the pid."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             return b"orlop" in file.read()
@@ -30,7 +30,7 @@ def _is_daemon(pid: int) -> bool:
 
 @contextmanager
 def held(path: str) -> Iterator[None]:
-    """Write our pid and remove the file on exit. Raises `ConfigError` in dockerd's words when another daemon runs."""
+    """Write the pid of this process, and remove the file on exit. Raises `ConfigError` when another daemon runs."""
     other = _read(path)
     if other and other != os.getpid() and _is_daemon(other):
         raise ConfigError(f"ensure orlopd is not running or delete {path}: process with PID {other} is still running")

@@ -18,11 +18,11 @@ from orlop_sdk import linux
 __all__ = ["BootPriority", "client_limits", "roots", "set_limits"]
 
 _log = logging.getLogger("orlop.daemon")
-_MOST_CONNECTIONS = 16_384  # each also costs some 10 KiB of memory
+_MOST_CONNECTIONS = 16_384  # each connection takes some 10 KiB of memory
 _FEWEST = 16
-_MOST_BUFFERED = 64 << 20  # for each client: sixteen bodies of the largest size
-_BUFFERS = 2 << 20  # bytes; relaying a stream repeatedly allocates and frees buffers of up to this size together
-_OOM_SCORE = -500  # as dockerd: when memory runs out, the kernel kills most other processes first
+_MOST_BUFFERED = 64 << 20  # bytes for each client: sixteen bodies of the largest size
+_BUFFERS = 2 << 20  # bytes; the total size of the buffers that relaying a stream allocates and frees repeatedly
+_OOM_SCORE = -500  # dockerd's value: when memory runs out, the kernel kills most other processes first
 _BOOT_NICE = -10
 
 
@@ -47,7 +47,7 @@ def roots(config: Config) -> Iterator[None]:
 def set_limits() -> None:
     """Raise the limit of open files, lower the OOM score, and enable stack dumps for aborts."""
     linux.keep_freed_memory(_BUFFERS)
-    # When systemd's watchdog aborts this process, the stacks of all threads go to the log; a core dump would fill the disk
+    # If systemd's watchdog aborts this process, the log gets the stacks of all threads; a core dump could fill the disk
     faulthandler.enable()
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -88,7 +88,7 @@ class BootPriority:
 def client_limits(guarded: int) -> tuple[Limits, Limits]:
     """The limits for clients of `hosts`, and for clients of each of `guarded` entries of `listeners`, from the file limit. A
     connection takes one file, and its request up to three more while it streams. One sixteenth is reserved for the daemon's
-    own work. Clients of `listeners` may not use another sixteenth, so that an administrator can always connect."""
+    own work. Another sixteenth is reserved for clients of `hosts`, so that an administrator can always connect."""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     share = min(max(files // 16, 32), 1024)
     here = min(files // 4, _MOST_CONNECTIONS)

@@ -1,4 +1,4 @@
-"""sd_notify(3), sd_watchdog_enabled(3) and sd_listen_fds(3). Does nothing without systemd."""
+"""Implements sd_notify(3), sd_watchdog_enabled(3) and sd_listen_fds(3). The functions do nothing without systemd."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def notify_reloading() -> None:
 
 
 def notify_stopping(limit: float) -> None:
-    """`limit`: the seconds that stopping may take. The unit's TimeoutStopSec does not know the containers' stop timeouts."""
+    """Stopping may take `limit` seconds. The unit's TimeoutStopSec does not include the stop timeouts of containers."""
     seconds = min(limit + _MARGIN, 365 * 86400.0)  # `limit` is infinite if a container has no stop timeout
     notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={seconds * 1e6:.0f}")
 
@@ -55,8 +55,8 @@ async def feed_watchdog(environ: MutableMapping[str, str], pid: int) -> None:
 
 
 def inherited_sockets(environ: MutableMapping[str, str], pid: int) -> dict[int, str]:
-    """The sockets that systemd opened, by fd, with their names. Removes the variables from `environ`, so that children do
-    not use the sockets."""
+    """The sockets that systemd opened, by fd, with their names. Removes systemd's variables from `environ`, so that child
+    processes do not use the sockets."""
     for_whom, count, names = (environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"))
     if for_whom != str(pid) or not count.isdigit():
         return {}

@@ -1,6 +1,6 @@
 """Reads the TLS files of the configuration and tests them with a handshake before any client connects.
 
-Imports ssl but not trio, for `--validate`. Writes nothing; a renewed certificate becomes a new context.
+Imports ssl but not trio, because `--validate` uses it. Writes nothing. For a renewed certificate, a new context is made.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _refuse(text: str) -> NoReturn:
 
 
 def _check_form(key: str, path: str) -> None:
-    """Check the PEM file's form: OpenSSL's errors name neither the file nor what is wrong with it."""
+    """Check the form of a PEM file, because OpenSSL's errors name neither the file nor the mistake in it."""
     try:
         with open(path, "rb") as file:
             content = file.read(1 << 20)
@@ -72,10 +72,10 @@ def _check_dates(what: str, certificate: dict[str, Any]) -> None:
 
 
 def _test_handshake(context: ssl.SSLContext, config: Config) -> dict[str, Any]:
-    """Do a handshake in memory with a client that trusts exactly this certificate, and return the certificate presented.
-    Finds what every client would find: a key that does not match, a certificate that is not for servers."""
+    """Do a handshake in memory with a client that trusts only this certificate, and return the certificate that the server
+    presents. Fails as for a real client if the key does not match, or if the certificate is not for servers."""
     trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    trusting.check_hostname = False  # it is unknown by which names clients reach this daemon
+    trusting.check_hostname = False  # the names by which clients reach this daemon are unknown
     trusting.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME
     trusting.load_verify_locations(config.tlscert)
     one, other = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -106,7 +106,7 @@ def _load_authority(context: ssl.SSLContext, config: Config) -> None:
 
 
 def server_context(config: Config) -> ssl.SSLContext:
-    """The context of new connections. Raises `ConfigError` naming the file when no client could connect with it."""
+    """The TLS context of new connections. Raises `ConfigError`, which names the file, if no client could connect."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     _check_form("tlscert", config.tlscert)
@@ -123,7 +123,7 @@ def server_context(config: Config) -> ssl.SSLContext:
 
 
 def contexts(config: Config, hosts_by_tcp: bool) -> dict[str, ssl.SSLContext]:
-    """A `server_context` for each CA whose clients may connect, by CA: the CA of `hosts`, and the CAs of `listeners`. Raises
+    """Maps each CA whose clients may connect (the CA of `hosts`, and the CAs of `listeners`) to a `server_context`. Raises
     `ConfigError` also when a client certificate for one address would be accepted at an address with other rights."""
     if not config.uses_tls:
         return {}
@@ -136,7 +136,7 @@ def contexts(config: Config, hosts_by_tcp: bool) -> dict[str, ssl.SSLContext]:
 
 
 def _check_rights(config: Config, hosts_by_tcp: bool) -> None:
-    """A certificate is accepted at every address that trusts its CA: it proves the CA, not the address."""
+    """Refuse a CA of two addresses with different rights: each address accepts all certificates of its CA."""
     entries = [entry for entry in config.listeners if entry.host.startswith("tcp:")]
     if hosts_by_tcp:
         entries.insert(0, Listener(host="hosts", role="full"))
@@ -159,7 +159,7 @@ def _rights(entry: Listener) -> object:
 
 
 def _certificates(path: str) -> set[bytes]:
-    """The certificates in a checked file. They are compared by content, because two files may hold the same CA."""
+    """The certificates in a checked file. CAs are compared by content, because two files may contain the same CA."""
     with open(path, encoding="ascii", errors="replace") as file:
         return {ssl.PEM_cert_to_DER_cert(text) for text in _CERTIFICATE.findall(file.read())}
 

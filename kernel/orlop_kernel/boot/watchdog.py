@@ -1,13 +1,13 @@
 """Reports tasks that block the event loop, as asyncio's `slow_callback_duration` does.
 
-A step is the run of a task between two checkpoints; during a step no client is answered. Its length is wall time minus the
-time that the thread was runnable and waited for a processor (the second field of /proc/thread-self/schedstat), so that the
-step is not blamed for a busy machine. What remains is computing, blocking system calls and waiting for the GIL. If a step
-waits for the disk when it is sampled, the report says so, because that time depends on the machine. For a step that waited
-for another thread, only the processor time of this process is counted, because that thread may have waited for a processor.
+A step is the run of a task between two checkpoints; during a step no client is answered. The length of a step is its wall
+time minus the time in which the thread waited for a processor (the second field of /proc/thread-self/schedstat), so that a
+busy machine causes no reports. The rest is computing, blocking system calls and waiting for the GIL. If a step waits for the
+disk when it is sampled, the report says so, because that time depends on the machine. For a step that waited for another
+thread, only the processor time of this process is counted, because the other thread may have waited for a processor.
 
-Installed while `debug` is on, or when the environment sets ORLOP_LOOP_WATCHDOG to a threshold in milliseconds. Otherwise not
-imported.
+The watchdog is installed while `debug` is on, or if the environment sets ORLOP_LOOP_WATCHDOG to a threshold in milliseconds.
+Otherwise this module is not imported.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ import trio
 __all__ = ["BLOCKED", "DISK", "THRESHOLD", "VARIABLE", "Blocked", "LoopWatchdog", "follow", "log_blocked", "threshold"]
 
 THRESHOLD = 0.1
-"""Seconds. A client notices such a delay of its `ping`."""
+"""Seconds. A client notices when its `ping` takes this long."""
 
 BLOCKED = "event loop blocked"
 DISK = "waiting for the disk"
 VARIABLE = "ORLOP_LOOP_WATCHDOG"
-_FRAMES = 12  # the innermost frames; twelve reach from a blocking call up to the handler
+_FRAMES = 12  # innermost frames in a report; twelve reach from a blocking call up to the handler
 _log = logging.getLogger("orlop.loop")
 
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """A step that took too long: the task's name, seconds, the innermost frames when the threshold was passed ("" when they
-    were not sampled in time), and whether the thread was in uninterruptible sleep then, which usually means the disk."""
+    """A step that took too long. `frames` are the innermost frames when the threshold was passed, "" when they were not
+    sampled in time. `disk`: the thread was in uninterruptible sleep then, so it probably waited for the disk."""
 
     task: str
     seconds: float
@@ -64,7 +64,7 @@ def _open_schedstat() -> int | None:
 
 
 class LoopWatchdog(trio.abc.Instrument):
-    """The trio instrument. Create it in the thread of the run that it watches."""
+    """The trio instrument. Create it in the thread of the event loop that it watches."""
 
     def __init__(self, report: Report, threshold: float = THRESHOLD) -> None:
         self._report = report
@@ -110,7 +110,7 @@ class LoopWatchdog(trio.abc.Instrument):
         return int(os.pread(self._fd, 64, 0).split()[1]) if self._fd is not None else 0
 
     def _sample(self) -> None:
-        """Record the stack of the loop's thread once a step passes the threshold: after the step the frames are gone."""
+        """Record the stack of the loop's thread as soon as a step passes the threshold: the frames end with the step."""
         looked_at = 0.0
         while not self._closed.wait(self._threshold / 2):
             began = self._began

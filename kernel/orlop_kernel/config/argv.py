@@ -1,7 +1,7 @@
 """Parses the arguments of `orlopd` by pflag's rules. Pure.
 
-Not argparse: `--iptables=false`, `-H=unix:///x` and `-DH unix:///x` must mean what they mean to dockerd, and importing
-argparse would slow the start.
+argparse is not used, because `--iptables=false`, `-H=unix:///x` and `-DH unix:///x` must have the same meaning as for
+dockerd, and because its import would slow the start.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class Parsed(NamedTuple):
     """Empty to run the daemon, or "help", "version", "validate", "show-config", "show-config=json", "check" ("check deep",
     "check deep repair", ...)."""
     directory: str = ""
-    """The working directory at the start. Relative paths begin there, also when a reload reads the file again: the daemon
-    itself changes to "/"."""
+    """The working directory at the start, where relative paths begin. A reload needs it, because the daemon itself changes
+    its working directory to "/"."""
     adopt: str = ""
     read: tuple[Document, list[str]] | None = None
-    """The configuration file and its errors, which `load.parse` has read to know the flags: a pipe can be read only once. A
-    reload reads the file again."""
+    """The configuration file and its errors. `load.parse` reads the file to know the flags, and keeps it here, because a
+    pipe can be read only once. A reload reads the file again."""
 
 
 def _join(old: Any, new: Any) -> Any:
@@ -50,7 +50,7 @@ def _join(old: Any, new: Any) -> Any:
 
 
 def config_file(argv: Sequence[str]) -> str:
-    """The likely value of `--config-file`: a guess, because the file selects plugins, which have more flags."""
+    """The probable value of `--config-file`: the flags of plugins are known only after the file has been read."""
     found = ""
     for word, following in zip(argv, [*argv[1:], ""], strict=False):
         if word == "--":

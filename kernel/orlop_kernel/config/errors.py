@@ -1,4 +1,4 @@
-"""The errors of this package. Not in `orlop_sdk.errors`, because `orlopd --help` must not import the driver contracts."""
+"""Errors of the configuration. They are here, because `orlopd --help` must not import the driver contracts (`orlop_sdk`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Problem(NamedTuple):
 
 class ConfigError(Exception):
     """The configuration cannot be used; the text is for the user who wrote it. `problems` lists all errors, each on one
-    line, so that the user can correct all of it together."""
+    line, so that the user can correct them together."""
 
     def __init__(self, *problems: str) -> None:
         super().__init__("\n".join(problems))

@@ -29,8 +29,8 @@ _COLON = re.compile(r"\s*:")
 
 class Document(NamedTuple):
     """The content of a file. `schema` has the keys of the plugins that it selects; `values` are the known keys that it sets;
-    `lines` gives the line of each key, with members of objects as "proxies.http-proxy". `problems` make the file unusable,
-    `notes` do not."""
+    `lines` gives the line of each key, with members of objects as "proxies.http-proxy". `problems` are errors, with which
+    the file is unusable; `notes` are warnings."""
 
     schema: Schema
     values: dict[str, Any]
@@ -47,7 +47,7 @@ def find(explicit: str) -> str:
 
 
 def fallback_for(path: str) -> str:
-    """The preferred file that this default replaces; "" for the preferred one, and for a path that is no default."""
+    """The preferred default file, if `path` is the default file that replaces it; otherwise ""."""
     return DEFAULT_FILES[0] if path in DEFAULT_FILES[1:] else ""
 
 
@@ -127,7 +127,7 @@ def _is_zero(value: Any) -> bool:
 
 
 def _sets(key: str, value: Any, zeros: Collection[str]) -> bool:
-    """null, "" and 0 set nothing, as in dockerd, except that keys of `zeros` may be 0."""
+    """Whether the value sets its key. As in dockerd, null, "" and 0 do not, except 0 for a key of `zeros`."""
     return not _is_zero(value) or (key in zeros and value == 0 and value is not None)
 
 

@@ -1,7 +1,7 @@
 """Flags of `orlopd`: the types of a flag, and the kernel's flags. Plugins declare the flags that set their keys
 (`Keys.FLAGS`).
 
-A flag that dockerd has, too, has dockerd's name. Pure.
+Flags that dockerd also has are named as in dockerd. Pure.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["BOOL", "FLAGS", "INT", "LIST", "MAP", "STRING", "Flag", "Kind", "fla
 class Kind(NamedTuple):
     """The form of a flag's value. `parse` returns it in daemon.json's shape, or raises ValueError. Values of a repeated flag
     are combined: lists are extended and maps are merged, two levels deep; otherwise the last value is used. `alone` is the
-    value of a flag that is given without a value; if it is "", the next word is the value."""
+    value of a flag that is given without a value; if `alone` is "", the next word is the value."""
 
     name: str
     parse: Callable[[str], Any]
@@ -36,7 +36,7 @@ class Flag(NamedTuple):
 
 
 def flag(name: str, kind: Kind, help: str, key: str | None = None, short: str = "", hidden: bool = False) -> Flag:
-    """A flag whose key has the same name, unless another is given."""
+    """Make a flag. Its key has the flag's name, unless `key` names another."""
     return Flag(name, name if key is None else key, kind, help, short, hidden)
 
 

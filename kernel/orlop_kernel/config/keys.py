@@ -1,4 +1,4 @@
-"""Which plugin has which key of daemon.json, and the conversion of raw values to typed structs."""
+"""Maps the keys of daemon.json to the plugins that declare them, and converts raw values to typed structs."""
 
 from __future__ import annotations
 

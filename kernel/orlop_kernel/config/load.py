@@ -35,7 +35,7 @@ _WORDS = {
     "`float`": "a number with a fraction",
     "`null`": "null",
 }
-_PASSWORD = re.compile(r"(://)[^/]*@")  # ends at the authority's last "@": a password may contain "@"
+_PASSWORD = re.compile(r"(://)[^/]*@")  # up to the last "@" before the path, because a password may contain "@"
 
 
 class Loaded(NamedTuple):
@@ -100,7 +100,7 @@ def _conflicts(document: Document, parsed: Parsed) -> str:
 
 
 def _wrong_member(values: Mapping[str, Any], key: str, schema: Schema) -> tuple[str, str]:
-    """The wrong member of a map, which msgspec does not name: a suffix of the key, and the value to show."""
+    """Find the wrong member of a map, which msgspec does not name. Returns a suffix of the key, and the value to show."""
     members = values.get(key)
     if isinstance(members, Mapping):
         for name, value in members.items():
@@ -143,13 +143,13 @@ def _warnings(values: Mapping[str, Any], config: Config) -> Iterator[str]:
 
 
 def certificates(environ: Mapping[str, str]) -> str:
-    """The directory where dockerd looks for certificates by default: the client's directory of the user that runs the
-    daemon."""
+    """The directory where dockerd looks for certificates by default. It is the configuration directory of the docker
+    client."""
     return environ.get("DOCKER_CERT_PATH") or environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
 
 
 def _certificates(values: dict[str, Any], environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Look for certificates where dockerd does. Yields each key that it sets, and the path."""
+    """Look for certificates where dockerd does. For each certificate found, set its key, and yield the key and the path."""
     if values.get("tls") or values.get("tlsverify") is not None:
         where = certificates(environ)
         for key, name in (("tlscacert", "ca.pem"), ("tlscert", "cert.pem"), ("tlskey", "key.pem")):

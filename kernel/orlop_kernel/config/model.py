@@ -38,9 +38,9 @@ DEFAULT_TLS_HOST = "tcp://localhost:2376"
 
 class Listener(ConfigBase, frozen=True, kw_only=True, omit_defaults=True):
     """An entry of `listeners`: one more socket, and what its clients may do. `mode` is octal; the default is 0660 with a
-    `group`, and 0600 without. `labels`: only objects with all of these labels are visible. `tlscacert`: the CA of its
-    clients over TCP; the default is the daemon's CA. `image_names`: patterns of the image names that its clients may assign,
-    move and remove.
+    `group`, and 0600 without. `labels`: only objects with all of these labels are visible. `tlscacert`: the CA of the
+    listener's TCP clients; the default is the daemon's CA. `image_names`: patterns of the image names that the listener's
+    clients may assign, move and remove.
 
     The guard decides what `role`, `labels` and the other rights mean. A new member that is a right must be in
     `boot.tls._rights` (a test compares the fields)."""
@@ -84,8 +84,8 @@ class Keys(ConfigBase, frozen=True, kw_only=True):
 
     @classmethod
     def complete(cls, values: dict[str, Any], environ: Mapping[str, str], directory: str) -> Iterable[tuple[str, str]]:
-        """Complete raw values, which have any type: add those from the environment, and make relative paths absolute, from
-        `directory`. Returns each key that it adds, with the origin of the value."""
+        """Complete raw values, which may have any type: add values from the environment, and make paths that are relative to
+        `directory` absolute. Returns each key that it adds, with the origin of the value."""
         return ()
 
 
@@ -100,7 +100,7 @@ Part = TypeVar("Part", bound=Keys)
 
 @lru_cache(maxsize=16)
 def instance_of(data_root: str) -> str:
-    """Cached: it resolves two paths, and a start of the daemon calls it for each container."""
+    """Cached, because it resolves two paths, and the daemon's start calls it for each container."""
     root = os.path.realpath(data_root)
     return "" if root == os.path.realpath(DEFAULT_DATA_ROOT) else f"{crc32(os.fsencode(root)):08x}"
 
@@ -167,12 +167,12 @@ class Config(ConfigBase, frozen=True, kw_only=True):
 
     @property
     def uses_tls(self) -> bool:
-        """As in dockerd, `tlsverify` means TLS even when it is false: then clients need no certificate."""
+        """Whether TCP uses TLS. As in dockerd, `tlsverify: false` means TLS without certificates of clients."""
         return self.tls or self.tlsverify is not None
 
     @property
     def verifies_clients(self) -> bool:
-        """Whether TLS clients need a certificate: yes, unless `tlsverify` is false. `tls` alone verifies."""
+        """Whether TLS clients need a certificate: always, except if `tlsverify` is set to false."""
         return self.uses_tls and self.tlsverify is not False
 
     @property

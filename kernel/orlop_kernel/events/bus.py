@@ -1,9 +1,9 @@
 """Publishes events to subscribers and keeps their history.
 
 The bus owns the history: the last `HISTORY` events, fewer when they are large, in memory and in the store's table `events`.
-`publish` only appends. It never waits for the disk (a task of the daemon writes events in batches) or for a subscriber (each
-has a bounded buffer; a subscriber that falls behind is told how many events it lost). A crash loses only the events of the
-last tenth of a second. While the disk is full, nothing is saved.
+`publish` never waits: a task of the daemon writes events to the disk in batches, and each subscriber has a bounded buffer. A
+subscriber that falls behind is told how many events it lost. A crash loses only the events of the last tenth of a second.
+While the disk is full, no event is saved.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .event import Event, decode, encode
 __all__ = ["BUFFER", "HISTORY", "HISTORY_BYTES", "LOST", "EventBus", "Subscription"]
 
 HISTORY = 4096
-HISTORY_BYTES = 8 << 20  # attributes include the object's labels, whose length users choose
+HISTORY_BYTES = 8 << 20  # an event contains the labels of its object, which may have any length
 BUFFER = 1024  # events; Docker's limit: a subscriber that is further behind loses events
 LOST = "events-lost"
 """An event of type `daemon` with this action tells a subscriber that it lost events at this point; the attribute `count` has
@@ -83,8 +83,8 @@ class Subscription:
             self._live = False
 
     def offer(self, event: Event) -> None:
-        """Called by the bus. Never waits: events that do not fit are counted, and the client is told where they are
-        missing."""
+        """Buffer an event; called by the bus. Never waits: events that do not fit are counted, and an event `LOST` in their
+        place reports the number."""
         if not self._live or not self._wanted(event):
             return
         if self._lost or len(self._waiting) >= BUFFER:
@@ -110,7 +110,7 @@ class EventBus:
         self._store = store
         self._limit, self._byte_limit = history, history_bytes
         self._history: deque[Event] = deque()
-        self._sizes: deque[int] = deque()  # encoded sizes of the same events
+        self._sizes: deque[int] = deque()  # the encoded size of each event of the history
         self._bytes = 0
         self._subscriptions: WeakSet[Subscription] = WeakSet()
         self._unsaved: dict[str, bytes | None] = {}  # rows to write; None deletes the row
@@ -206,8 +206,8 @@ class EventBus:
             self._behind = False
 
     async def run(self) -> None:
-        """The task that writes. Events within a tenth of a second go into one commit: one start makes three events, and each
-        commit would delay the commits that users wait for. `kill -9` loses the events of that time."""
+        """The task that writes events. It commits all events of a tenth of a second together, because each commit delays the
+        commits that users wait for, and a start of a container makes three events. `kill -9` loses uncommitted events."""
         while True:
             if not self._behind:
                 await self._work.wait()

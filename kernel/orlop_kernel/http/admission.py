@@ -1,8 +1,8 @@
 """Limits connections: how many a server has at a time, and how many of them belong to one peer.
 
-A peer is a user of this machine, or a remote address. When a peer has too many, the one of its connections that has waited
-longest for a request is closed; when none waits, the new connection is refused. So a client that opens many idle
-connections, or never completes its requests, harms only itself.
+A peer is a user of this machine, or a remote address. If a peer opens too many, the server closes the connection of this
+peer that has waited longest for a request. If none of its connections waits, the new connection is refused. So a client that
+opens many idle connections, or never completes its requests, harms only itself.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Peer:
 
 
 class Lease:
-    """One connection's slot. `scope` ends the connection."""
+    """The slot of one connection. Cancelling `scope` ends the connection."""
 
     __slots__ = ("_admission", "_peer", "scope")
 
@@ -57,12 +57,12 @@ class Lease:
 
     @property
     def waits(self) -> bool:
-        """Whether the connection is between `wait` and `work`."""
+        """Whether the connection waits for a request."""
         return self._peer is not None and self in self._peer.waiting
 
     def buffer(self, size: int) -> bool:
-        """Account for `size` bytes of a body that is buffered until it is complete; a negative `size` returns them. False,
-        without accounting, when the peer would have too many."""
+        """Count `size` bytes of a body that is buffered until it is complete; a negative `size` subtracts bytes. If the
+        total of the peer would exceed its limit, counts nothing and returns false."""
         peer = self._peer
         if peer is None:
             return size <= 0
@@ -119,8 +119,8 @@ class Admission:
         return ""
 
     def _evict_waiting(self, peer: _Peer) -> bool:
-        """Close a waiting connection of this peer. If it has none and is below its own limit, close one of the peer with the
-        most connections. False when no such connection exists."""
+        """Close a waiting connection of this peer. If the peer has none and is below its limit, close a waiting connection
+        of the peer with the most connections. Returns false when no connection was closed."""
         victim: _Peer | None = peer
         if not peer.waiting:
             if self.limits.connections_by_peer and peer.open >= self.limits.connections_by_peer:
@@ -149,7 +149,7 @@ class Admission:
 
 def peer_key(stream: trio.abc.Stream) -> tuple[str, int]:
     """The key by which the stream's peer is counted, and the stream's descriptor. IPv6 addresses are counted by /64, because
-    a host chooses freely within one. Raises OSError when the stream is already closed."""
+    a host can use any address of its /64. Raises OSError when the stream is already closed."""
     inner = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
     if not isinstance(inner, trio.SocketStream):
         return "", 0

@@ -15,7 +15,7 @@ from orlop_kernel.http.transport import Inbound
 __all__ = ["RequestBody"]
 
 _PIECE = 256 << 10
-_DISCARD = 256 << 10  # bytes; Go's limit: to read and discard more costs more than a new connection
+_DISCARD = 256 << 10  # bytes; Go's limit: reading and discarding more is slower than a new connection
 
 
 class RequestBody:
@@ -30,8 +30,8 @@ class RequestBody:
         self._inbound = inbound
         self._timeout = timeout
         self._lease = lease
-        # Not the exception itself, whose traceback refers to this object: the cycle would keep the data until a full
-        # collection
+        # The exception itself is not kept: its traceback refers to this object, and such a cycle would keep the data until a
+        # full garbage collection
         self._failure: tuple[int, str] | None = None
         self.expects = expects
         """The client waits for `100 Continue` before it sends the body."""
@@ -62,7 +62,7 @@ class RequestBody:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def __aiter__(self) -> Self:
-        # Not a generator, which would need closing when a handler stops early
+        # This is no generator, because a generator must be closed when a handler stops early
         return self
 
     async def __anext__(self) -> bytes:

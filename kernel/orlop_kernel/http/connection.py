@@ -38,7 +38,7 @@ def default_on_error(request: Request, error: Exception) -> Response:
 
 
 class Connection:
-    """`scope` cancels the connection. So does its `lease`, which also records whether the connection waits for a request."""
+    """Cancelling `scope` ends the connection. `lease` can do so, too, and records when it waits for a request."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class Connection:
             if self._last or not await inbound.more():
                 raise EOFError
         else:
-            # A client that pipelines a thousand requests must yield to the other clients
+            # Other clients must be served between the requests of a client that pipelines
             await trio.lowlevel.checkpoint()
         head = self._parse() or await self._slow_head()
         self._lease.work()
@@ -173,14 +173,14 @@ class Connection:
             nursery.start_soon(self._cancel_when_gone, nursery.cancel_scope)
             try:
                 if not body.done:
-                    await body.invite()  # now, because `100 Continue` cannot be sent after the final head
+                    await body.invite()  # before the head of the answer, because `100 Continue` cannot be sent after it
                 await self._transport.answer(beginning)
                 if head.method != "HEAD":
                     await self._produce(answer, chunked=head.version == "1.1")
                 complete = True
             except Exception as error:
                 if not _client_left(error):
-                    self._on_error(request, error)  # only to log the error: the head has already been sent
+                    self._on_error(request, error)  # this only logs the error, because the head has already been sent
             finally:
                 await _close(answer)
             nursery.cancel_scope.cancel()
@@ -214,7 +214,7 @@ class Connection:
 
 
 def _client_left(error: BaseException) -> bool:
-    """Whether the client disconnected or broke off its body, which is not worth logging."""
+    """Whether the client disconnected or broke off its body. Such errors are not logged."""
     if isinstance(error, BaseExceptionGroup):
         return all(_client_left(inner) for inner in error.exceptions)
     return isinstance(error, trio.BrokenResourceError | trio.ClosedResourceError | BodyError)

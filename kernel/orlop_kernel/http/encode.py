@@ -1,7 +1,7 @@
 """Encodes answers. Sans-IO, except that it reads the clock.
 
-Order: status line, the handler's headers, Content-Length or Transfer-Encoding, Date, Connection. Handlers never set the last
-four.
+Order: status line, the handler's headers, Content-Length or Transfer-Encoding, Date, Connection. Handlers never set these
+last four headers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BODILESS = frozenset({204, 304})
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _FORBIDDEN_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _OURS = frozenset({"content-length", "transfer-encoding", "date", "connection"})
-_REASONS = {int(status): status.phrase for status in HTTPStatus} | {413: "Request Entity Too Large"}  # Go's phrase differs
+_REASONS = {int(status): status.phrase for status in HTTPStatus} | {413: "Request Entity Too Large"}  # 413: Go's phrase
 
 
 class BadHeader(ValueError):
@@ -38,7 +38,7 @@ def _date_line() -> bytes:
     if now != _date[0]:
         days, months = "Mon Tue Wed Thu Fri Sat Sun".split(), "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
         at = time.gmtime(now)
-        # Not strftime, because names of days and months must not depend on the daemon's locale
+        # strftime is not used, because names of days and months must not depend on the daemon's locale
         text = f"Date: {days[at.tm_wday]}, {at.tm_mday:02d} {months[at.tm_mon - 1]} {at.tm_year:04d} "
         _date = now, (text + f"{at.tm_hour:02d}:{at.tm_min:02d}:{at.tm_sec:02d} GMT\r\n").encode("ascii")
     return _date[1]
@@ -64,7 +64,7 @@ def _connection(version: str, keep: bool) -> bytes:
 
 
 def whole(version: str, status: int, headers: Headers, body: bytes, *, head_only: bool, keep: bool) -> bytes:
-    """A complete answer in one piece, so that it is one send. `head_only` is for HEAD: the length without the body."""
+    """A complete answer in one piece, for one send. With `head_only`, the body is left out, but the head has its length."""
     beginning = _beginning(version, status, headers)
     connection = _connection(version, keep)
     if status in _BODILESS:
@@ -79,7 +79,7 @@ def whole(version: str, status: int, headers: Headers, body: bytes, *, head_only
 
 
 def stream_head(version: str, status: int, headers: Headers, *, keep: bool) -> bytes:
-    """The head of an answer of unknown length: chunked, or ended by closing for HTTP/1.0."""
+    """The head of an answer of unknown length. The answer is chunked; for HTTP/1.0, closing the connection ends it."""
     coding = b"Transfer-Encoding: chunked\r\n" if version == "1.1" else b""
     return b"%b%b%b%b\r\n" % (_beginning(version, status, headers), coding, _date_line(), _connection(version, keep))
 

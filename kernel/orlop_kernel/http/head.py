@@ -24,7 +24,7 @@ _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2}).{0,2}", re.DOTALL)
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^/?#]*")
 _NO_QUERY: Mapping[str, list[str]] = MappingProxyType({})
 
-# llhttp's reasons that name smuggling tricks are passed on to the client; all of them are constant strings.
+# Reasons of llhttp that name a smuggling technique are sent to the client; all of them are constant strings.
 _UNSUPPORTED_CODING = "unsupported transfer encoding"
 
 
@@ -38,7 +38,7 @@ class BadRequest(Exception):
 
 class Head:
     """A parsed head. `length` is the size of the body in bytes, -1 when it is chunked. `query_error` says why the query is
-    invalid. The head's end is known nevertheless, so the API may answer in its own format."""
+    invalid. With such a query the head is otherwise valid, so the front end answers in its own error format."""
 
     __slots__ = ("expects", "headers", "keep_alive", "length", "method", "path", "query", "query_error", "target", "version")
 
@@ -64,7 +64,7 @@ class Head:
         if "transfer-encoding" in headers:
             self._coding(headers["transfer-encoding"])
         elif "content-length" in headers:
-            self.length = int(headers["content-length"])  # llhttp has checked it: digits only, once, below 2**64
+            self.length = int(headers["content-length"])  # llhttp has checked: one header, a number below 2**64
         if "expect" in headers:
             self._expect(headers["expect"])
 
@@ -99,7 +99,7 @@ def _unescape(text: str) -> str:
 
 
 def _parse_query(text: str) -> Mapping[str, list[str]]:
-    if ";" in text:  # ";" used to separate pairs; Go's server refuses it, and Go's url.Query drops the pair
+    if ";" in text:  # ";" once separated pairs. Go's server refuses ";", and Go's url.Query drops such a pair
         raise BadRequest(400, "invalid semicolon separator in query")
     query: dict[str, list[str]] = {}
     for pair in text.split("&"):
@@ -111,7 +111,7 @@ def _parse_query(text: str) -> Mapping[str, list[str]]:
 
 def _origin_form(method: str, target: str) -> str:
     """Path and query of an origin-form, absolute-form or `*` target (RFC 9112 section 3.2). Fragments are refused, because
-    readers disagree whether one ends the target."""
+    implementations disagree whether a fragment ends the target."""
     if "#" in target:
         raise BadRequest(400, "malformed request target")
     if target[0] == "/" or target == "*" or method == "CONNECT":
@@ -124,8 +124,8 @@ def _origin_form(method: str, target: str) -> str:
 
 
 class _Headers:
-    """What llhttp finds in one head. A separate object, because the parser refers to it: a parser that referred to itself
-    would keep each connection's memory until the next full collection."""
+    """The headers that llhttp finds in one head. They are a separate object, because llhttp's parser refers to it: a
+    reference cycle would keep each connection's memory until the next full garbage collection."""
 
     __slots__ = ("count", "found")
 

@@ -60,9 +60,9 @@ async def _tls_peer(stream: trio.SSLStream[trio.SocketStream]) -> Peer:
 
 
 async def _send_refusal(stream: trio.SSLStream[trio.SocketStream], answer: bytes) -> None:
-    """Send `answer` to the refused client, or else the alert that OpenSSL created for the failure (RFC 8446 section 6.2).
-    trio does not send that alert, and without it the client only sees an EOF. Then drain the input: closing with unread
-    input resets the connection, and the reset can overtake the alert."""
+    """Send `answer` to the refused client; if `answer` is empty, send OpenSSL's alert for the failure (RFC 8446 section
+    6.2). trio does not send the alert, and without an alert the client only sees an EOF. Then drain the input: closing with
+    unread input resets the connection, and the reset can overtake the alert."""
     tcp, kept = stream.transport_stream, getattr(stream, "_outgoing", None)
     with trio.move_on_after(_LAST_WORD):
         await tcp.send_all(answer or (kept.read() if kept else b""))
@@ -75,7 +75,7 @@ _SHORT = {"commonName": "CN", "organizationName": "O", "organizationalUnitName":
 
 
 def _names(certificate: dict[str, object]) -> list[tuple[str, str]]:
-    """The subject's attributes in the order of the certificate."""
+    """The attributes of the certificate's subject, in their order."""
     subject = certificate.get("subject", ())
     assert isinstance(subject, tuple)
     return [name for relative in subject for name in relative]

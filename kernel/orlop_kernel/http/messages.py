@@ -113,8 +113,8 @@ class RawStream(Protocol):
 
     def share(self) -> tuple[int, bytes] | None:
         """Let another process continue the connection: returns a duplicate of its descriptor, which the caller closes, and
-        the bytes that have already been read from it. None unless the connection is a plain socket. This process must not
-        read from it any more. When this stream is closed, a shutdown of the socket tells the other process."""
+        the bytes that have already been read; None if the connection is not a plain socket. This process must not read from
+        the connection any more. When this stream is closed, a shutdown of the socket tells the other process."""
         ...
 
     async def aclose(self) -> None: ...
@@ -153,4 +153,4 @@ class Limits(msgspec.Struct, frozen=True):
     descriptors: int = 0
     """While the process has this many open files, new connections are refused."""
     descriptors_by_request: bool = False
-    """With that many open files, requests are refused, too. For clients that must not delay others."""
+    """Whether requests, too, are refused at `descriptors` open files. True for clients that must not delay others."""

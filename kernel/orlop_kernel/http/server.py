@@ -1,7 +1,7 @@
 """Serves all connections: accepting, idle timeout, and a shutdown that lets running requests finish.
 
-A server owns its listeners and connections. One task checks the idle time of all of them: a timer per connection would cost
-each request more than parsing it.
+A server owns its listeners and connections. One task checks the idle time of all connections: a timer for each connection
+would take more time per request than the parser.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _LOST = frozenset(
     }
 )
 _PAUSE = 0.1  # seconds: when accept fails for lack of descriptors or memory, it is tried again after this pause
-_REFUSALS = 32  # the most refused connections that may wait for their client to close; each holds a descriptor
+_REFUSALS = 32  # how many refused connections may wait for their client to close; each uses a descriptor
 _REFUSAL_TIME = 2.0
 _RETRY_AFTER = (("Retry-After", "1"),)
 
@@ -119,8 +119,8 @@ class Server:
             connections.start_soon(self._serve, stream, lease)
 
     async def _refuse(self, stream: trio.abc.Stream, reason: str) -> None:
-        """Send the reason, then wait briefly for the client to close: except on unix sockets, closing first sends a reset
-        that can overtake the answer."""
+        """Send the reason, then wait briefly for the client to close. If the server closed a TCP connection first, its reset
+        could overtake the answer."""
         log.warning("connection refused: %s", reason, extra={"throttle": "connection refused"})
         lingers = self._refusing < _REFUSALS and not self._draining
         self._refusing += lingers

@@ -1,7 +1,7 @@
 """Reads and writes the bytes of one connection. The transport owns the stream: no other object may close it.
 
-Plain sockets are read and written by their fd, bypassing trio's stream: a request then costs one epoll wait and nothing
-else. (trio's receive and send each pass through the scheduler once more, a quarter of a small request's time.) TLS and test
+Plain sockets are read and written by their fd, without trio's stream, so that a request waits in trio's scheduler only once.
+(trio's receive and send each pass through the scheduler, which takes a quarter of a small request's time.) TLS and test
 streams use trio's methods.
 """
 
@@ -56,7 +56,7 @@ class Transport:
         return b""
 
     async def answer(self, data: bytes) -> None:
-        """Send all of it. Not a checkpoint if one write sends everything: for answers that are followed by a wait."""
+        """Send all data. Not a checkpoint if one write sends everything, so call it only before a wait."""
         if self._fd >= 0:
             try:
                 sent = os.write(self._fd, data)
@@ -70,7 +70,7 @@ class Transport:
         await self.send(data)
 
     async def send(self, data: bytes | bytearray | memoryview) -> None:
-        """Send all of it; blocks while the socket is full."""
+        """Send all data; waits while the socket is full."""
         if not self._send_timeout:
             await self.stream.send_all(data)
             return
@@ -102,7 +102,7 @@ class Transport:
             await trio.lowlevel.checkpoint()
         with trio.move_on_after(1):
             try:
-                tcp, _ = await stream.unwrap()  # closing `stream` no longer closes it
+                tcp, _ = await stream.unwrap()  # closing the TLS stream no longer closes `tcp`
                 await trio.aclose_forcefully(tcp)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 pass  # the peer closed first
@@ -114,7 +114,7 @@ class Transport:
         if not isinstance(stream, trio.SocketStream):
             await trio.sleep_forever()
             return
-        # trio also waits for readability, and after a half-close EOF is always readable.
+        # trio can only wait for readability, and after a half-close the socket is always readable (EOF).
         with select.epoll() as hangups:  # EPOLLHUP is reported without being requested
             hangups.register(stream.socket.fileno(), 0)
             await trio.lowlevel.wait_readable(hangups.fileno())

@@ -1,4 +1,4 @@
-"""One API call as its handler gets it: the request, its version, and parameters parsed by Docker's rules."""
+"""One API call as the handler receives it: the request, its version, and parameters parsed by Docker's rules."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class Call:
     """`params` are the decoded parameters of the path; `version` is the API version that the path names, else the newest.
     `pattern` is the route's, for guards, metrics and the audit log; `dialect` decodes bodies and formats errors.
 
-    A guard narrows the call: `only` are labels that `filters` requires in addition; `restrictions` are interpreted by the
-    front end and the engine, None when there are none."""
+    A guard may restrict the call by two fields. `only` are labels that `filters` requires in addition. The front end and the
+    engine interpret `restrictions`; None means no restrictions."""
 
     __slots__ = (
         "_json",
@@ -117,7 +117,7 @@ class Call:
         result: dict[str, list[str]] = {}
         for key, values in (parsed or {}).items():
             chosen = [value for value, on in values.items() if on] if isinstance(values, dict) else values or []
-            if len(chosen) > _FILTER_VALUES:  # the engine compares each value with each object
+            if len(chosen) > _FILTER_VALUES:  # limited, because the engine compares each value with each object
                 raise InvalidParameter(f"invalid filter '{key}': more than {_FILTER_VALUES} values")
             result[key] = list(dict.fromkeys(chosen))
         if self.only:
@@ -133,8 +133,8 @@ class Call:
             raise InvalidParameter(f"cannot read the request's body: {error}") from error
 
     async def json_bytes(self, limit: int = JSON_LIMIT) -> bytes:
-        """The JSON body unparsed, b"" when there is none; may be called again. A guard therefore sees the same bytes that
-        the handler decodes. Raises InvalidParameter when the content type is not JSON, BodyError when it is too large."""
+        """The unparsed JSON body, b"" when there is none. Each call returns the same bytes, so a guard sees what the handler
+        decodes. Raises InvalidParameter when the content type is not JSON, BodyError when it is too large."""
         if self._json is None:
             declared = self.request.headers.get("content-type", "")
             data = await self.request.body.read(limit)
