@@ -1,7 +1,7 @@
 """The cgroups of a container: find, kill and remove them, and read their state. For cgroup v1, v2 and hybrid hosts.
 
-Callers kill every process in the directories returned here. These therefore never include a root cgroup, or a cgroup that
-contains the calling process.
+Callers kill every process in the directories that these functions return. Therefore the result never includes a root cgroup,
+or a cgroup that contains the calling process.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _write(path: str, text: str) -> bool:
 
 
 def memberships(content: str) -> dict[frozenset[str], str]:
-    """Parse /proc/PID/cgroup into paths by set of controllers. The empty set stands for v2."""
+    """Parse /proc/PID/cgroup. Maps each set of controllers to a path; the empty set stands for v2."""
     table = {}
     for line in content.splitlines():
         _, controllers, path = line.split(":", 2)
@@ -65,7 +65,8 @@ def _directory(mount: MountEntry, path: str) -> str:
 
 def select(theirs: str, ours: str, mounts: Sequence[MountEntry], container_id: str) -> tuple[str, ...]:
     """The cgroup directories of a process, from its /proc/PID/cgroup (`theirs`) and the caller's (`ours`). A path is cut
-    after the component with the container's id, because an init such as systemd moves itself to a cgroup further down."""
+    after the component with the container's id, because an init such as systemd moves itself to a child of the container's
+    cgroup."""
     found: dict[str, None] = {}
     own = memberships(ours)
     table = memberships(theirs)
@@ -131,8 +132,8 @@ def _kill_tree(top: str) -> bool:
 
 
 def kill(cgroups: Iterable[str]) -> bool:
-    """Send SIGKILL to every process in these cgroups. Returns true when they were empty; otherwise call again a little
-    later."""
+    """Send SIGKILL to every process in these cgroups. Returns true when the cgroups were empty; otherwise call again a
+    little later."""
     empty = True
     for directory in cgroups:
         if _write(f"{directory}/cgroup.kill", "1"):
@@ -143,8 +144,8 @@ def kill(cgroups: Iterable[str]) -> bool:
 
 
 def remove(cgroups: Iterable[str]) -> bool:
-    """Remove the empty directories of these cgroups. Returns true when none is left; otherwise call again, because a process
-    that was just killed may take a moment to leave its cgroup."""
+    """Remove the empty directories of these cgroups. Returns true when no directory is left; otherwise call again, because a
+    process that was just killed may take a moment to leave its cgroup."""
     gone = True
     for top in cgroups:
         for directory, _, _ in os.walk(top, topdown=False):
@@ -159,8 +160,8 @@ def remove(cgroups: Iterable[str]) -> bool:
 def is_frozen(cgroups: Iterable[str]) -> bool:
     """Whether the processes in these cgroups are frozen, as those of a paused container are."""
     every = tuple(cgroups)
-    # v1 mounts the freezer controller below a directory of that name, and runtimes use it if it exists. Then only that
-    # directory is read, instead of eleven for each container at the start of the daemon.
+    # In v1, the freezer controller is mounted below a directory named "freezer", and runtimes use it if it exists. The other
+    # ten directories of each container are not read, so that the daemon starts faster.
     freezers = [directory for directory in every if "freezer" in directory] or every
     return any(
         _read(f"{directory}/cgroup.freeze").strip() == "1"

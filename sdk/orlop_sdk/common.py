@@ -8,15 +8,16 @@ __all__ = ["Command", "Drift", "Mount", "Outcome"]
 
 
 class Mount(msgspec.Struct, frozen=True):
-    """One mount, as data: a driver describes the mount, a monitor makes it (containerd's snapshotter contract).
+    """One mount, as data. A driver only describes the mount; the container's monitor mounts it (as in containerd's
+    snapshotter contract).
 
     `type` is a file system type or "bind". `target` is relative to the mount point that the daemon chose; "" is the mount
     point itself. `options` are mount(8) options: known ones ("ro", "nosuid", "rbind", "rprivate", ...) become mount flags,
     the rest are joined by commas and passed to the file system as data. "loop" attaches `source`, and the files of `device=`
     options, to loop devices first.
 
-    `mountpoint`, if set, is used instead of `target`: the absolute path of a directory of the driver. It is for mounts that
-    only later mounts use (a layer of an overlay). Such mounts, too, are made in a private mount namespace.
+    `mountpoint`, if set, is used instead of `target`: the absolute path of a directory of the driver. Use `mountpoint` for a
+    mount that only later mounts need (a layer of an overlay). It is also made in a private mount namespace.
     """
 
     type: str
@@ -38,7 +39,7 @@ class Command(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How a `Command` ended. `status` is the exit code, or the negated signal number. `stdout` and `stderr` hold at least
+    """How a `Command` ended. `status` is the exit code, or the negated signal number. `stdout` and `stderr` contain at least
     the last 4 KiB of each stream."""
 
     status: int
@@ -51,9 +52,9 @@ class Drift(msgspec.Struct, frozen=True):
     """One difference between the machine and the daemon's records, reported by a driver's `audit`.
 
     `kind` is "stray" (belongs to no record), "missing" or "damaged". `object` names the object and `text` describes the
-    difference, both for users. `repair` describes what the driver's `repair` method would do; "" when no repair is safe.
-    `id` is the endpoint, network or snapshot concerned, "" when unknown. `note` is private to the driver: the daemon passes
-    it back unchanged to `repair`."""
+    difference, both for users. `repair` describes, for users, what the driver's `repair` method does about it; "" when no
+    repair is safe. `id` is the endpoint, network or snapshot concerned, "" when unknown. `note` is private to the driver:
+    the daemon passes it back unchanged to `repair`."""
 
     kind: str
     object: str

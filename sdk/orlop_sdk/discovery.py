@@ -20,7 +20,7 @@ __all__ = ["Factory", "find", "installed"]
 
 
 class Factory(NamedTuple):
-    """A loaded plugin factory, and the distribution that it came from."""
+    """A loaded plugin factory, and the distribution that contains it."""
 
     kind: str
     name: str
@@ -64,8 +64,8 @@ def _broken(kind: str, name: str, error: BaseException) -> DriverError:
 
 
 def _wrong_version(kind: str, written_for: object, distribution: str) -> str:
-    """If a plugin that was written for this version of its contract cannot be used: the reason, and what to install.
-    Otherwise ""."""
+    """Why a plugin that was written for this version of its contract cannot be used, and what to install instead; "" if it
+    can be used."""
     _, newest, oldest, driver = hooks.KINDS[kind]
     if not isinstance(written_for, int) or written_for < 1:
         return f"its spi_version is {written_for!r}: a whole number from 1 is needed"
@@ -91,11 +91,11 @@ def find(kind: str, name: str) -> Factory:
         return _loaded[kind, point]
     hook = hooks.KINDS[kind].hook
     manager = pluggy.PluginManager("orlop")
-    # Add only this kind's hook: all of them would take 0.5 ms
+    # Add only the hook of this kind, because adding all hooks takes 0.5 ms
     manager.add_hookspecs(type("Specification", (), {hook: staticmethod(getattr(hooks, hook))}))
     try:
         manager.register(point.load(), name=name)
-    except BaseException as error:  # also SystemExit: an imported module that calls sys.exit must not end the daemon
+    except BaseException as error:  # includes SystemExit: a module that calls sys.exit on import must not end the daemon
         raise _broken(kind, name, error) from error
     found: dict[str, tuple[Callable[..., Any], int, hooks.CheckOptions | None]] = {}
 

@@ -1,8 +1,8 @@
 """Entry points of the installed distributions, read as importlib.metadata reads them.
 
 importlib.metadata itself takes a tenth of a start of the daemon (it imports zipfile and email), and reads each
-distribution's metadata as a mail message. It is used only if something other than a directory may hold distributions: a
-zip file or an egg on `sys.path`, or another importer that can find distributions.
+distribution's metadata as a mail message. It is used only if distributions may be somewhere else than in directories: in a
+zip file or an egg on `sys.path`, or behind another importer that can find distributions.
 
 Format: https://packaging.python.org/specifications/entry-points/
 """
@@ -22,8 +22,8 @@ _HEAD = 4096  # bytes that are read of a METADATA file, which begins with name a
 
 
 class EntryPoint(NamedTuple):
-    """`value` is "module" or "module:attribute"; `info` is the path of the metadata directory of its distribution, or "" if
-    importlib.metadata found it, which then gives its `distribution` (name, version)."""
+    """`value` is "module" or "module:attribute". `info` is the path of the distribution's metadata directory. If
+    importlib.metadata found the entry point, `info` is "", and `known` is the distribution's name and version."""
 
     name: str
     value: str
@@ -32,7 +32,7 @@ class EntryPoint(NamedTuple):
     known: tuple[str, str] = ("", "")
 
     def load(self) -> Any:
-        """Import the object that `value` names. Raises what the import raises."""
+        """Import the object that `value` names. Any exception of the import is raised."""
         module, _, attributes = self.value.partition("[")[0].partition(":")
         found = import_module(module.strip())
         for name in filter(None, attributes.strip().split(".")):
@@ -40,7 +40,7 @@ class EntryPoint(NamedTuple):
         return found
 
     def distribution(self) -> tuple[str, str]:
-        """Name and version of the distribution that it came from; ("", "") if its metadata cannot be read."""
+        """Name and version of the distribution with this entry point; ("", "") if the metadata cannot be read."""
         for file in ("METADATA", "PKG-INFO") if self.info else ():
             try:
                 with open(os.path.join(self.info, file), "rb") as opened:
@@ -53,7 +53,8 @@ class EntryPoint(NamedTuple):
 
 
 def every() -> Iterator[EntryPoint]:
-    """All entry points. If a distribution is hidden by another of the same name, it comes after that one."""
+    """All entry points. If two distributions have the same name, the entry points of the one that Python imports come
+    first."""
     if not _only_directories():
         yield from _by_metadata()
         return
@@ -68,7 +69,8 @@ def every() -> Iterator[EntryPoint]:
 
 
 def _only_directories() -> bool:
-    """Whether every distribution lies in a directory of `sys.path` (a path that does not exist holds none)."""
+    """Whether every distribution lies in a directory of `sys.path` (a path that does not exist contains no
+    distributions)."""
     if any(os.path.isfile(path) or path.rstrip(os.sep).endswith(".egg") for path in sys.path):
         return False
     finders = [each for each in sys.meta_path if hasattr(each, "find_distributions")]

@@ -1,8 +1,8 @@
 """Walking, measuring, copying and deleting directory trees whose content containers control.
 
-All paths are relative to descriptors and no symlink is followed, so a tree that is changed meanwhile, or is malicious,
-cannot lead out of itself. All functions block: call them on a worker thread. Nothing here may import trio (`unpack` uses
-it).
+All paths are relative to descriptors and no symlink is followed, so no path leads out of the tree, even if a container
+changes the tree meanwhile. All functions block: call them on a worker thread. This module must not import trio, because
+unpack workers use it.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ def _same(fd: int, identity: tuple[int, int]) -> bool:
 
 
 def walk(root: int) -> Iterator[tuple[str, int, list[Entry]]]:
-    """Yield (path, descriptor, entries) for the directory `root` and each directory below it, parents first. The path is
-    relative, "" for the root; the descriptor is valid until the next step. The caller may remove an entry from the list, so
-    that it is not entered. Stays on the root's file system. Holds one descriptor at any depth, because it goes up by ".." as
-    fts(3) does. When a directory is moved away meanwhile, the rest of it is left out."""
+    """Yield (path, descriptor, entries) for the directory `root` and each directory below, parents first. The path is
+    relative, "" for the root; the descriptor is valid until the next step. If the caller removes an entry from the list, the
+    entry is not visited. Other file systems are not entered. One descriptor is open at any depth, because the walk returns
+    to a parent by "..", as fts(3) does. If a directory is moved meanwhile, its remaining entries are left out."""
     device = os.fstat(root).st_dev
     fd = os.open(".", _DIRECTORY, dir_fd=root)
     try:
@@ -99,8 +99,8 @@ def _subdirectories(entries: list[Entry], device: int) -> list[str]:
 
 
 def _up(fd: int, root: int, stack: list[tuple[str, tuple[int, int], list[str]]]) -> int:
-    """Go from the directory `fd`, whose stack entry was just popped, to its parent. If the directory has been moved,
-    continue at the root and drop the levels in between."""
+    """Return a descriptor of the parent of the directory `fd`, whose stack entry was just popped. If the directory has been
+    moved, continue at the root and drop the levels in between."""
     if not stack:
         return fd
     parent = os.open("..", _DIRECTORY, dir_fd=fd)
@@ -115,7 +115,7 @@ def _up(fd: int, root: int, stack: list[tuple[str, tuple[int, int], list[str]]])
 def spread_directories(path: str) -> None:
     """Tell ext4 that the subdirectories of `path` are unrelated (chattr +T): each gets inodes in another part of the disk.
     Otherwise a new tree gets inodes where another tree was deleted. ext4 does not reuse deleted inodes for some minutes, so
-    it would search past all of them for each new file (`recently_deleted` in fs/ext4/ialloc.c). Other file systems ignore
+    it would skip all deleted inodes for each new file (`recently_deleted` in fs/ext4/ialloc.c). Other file systems ignore
     it."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -128,8 +128,8 @@ def spread_directories(path: str) -> None:
 
 
 def tree_usage(path: str) -> Usage:
-    """Bytes of regular files, and number of inodes, below `path` (not counting `path` itself). Hard links are counted once,
-    as in Docker."""
+    """Bytes of regular files, and number of inodes, below `path` (not counting `path` itself). A file with several hard
+    links is counted once, as in Docker."""
     size = inodes = 0
     linked: set[int] = set()
     root = os.open(path, _DIRECTORY)
@@ -195,7 +195,7 @@ def _copy_entry(
     source: int, target: int, name: str, info: os.stat_result, linked: dict[tuple[int, int], str], path: str
 ) -> None:
     if info.st_nlink > 1:
-        # Link by path: keeping a descriptor of the first copy's directory would cost an open file for each hard link
+        # Link by path, because a descriptor of the first copy's directory would be an open file for each hard link
         known = linked.get((info.st_dev, info.st_ino))
         if known is not None:
             try:
@@ -235,8 +235,8 @@ def _copy_file(source: int, target: int, name: str) -> None:
 
 
 def copy_content(reader: int, writer: int, info: os.stat_result) -> None:
-    """Copy a file's bytes into an empty one, without its holes. Shares blocks if the file system can. `info` is the
-    reader's."""
+    """Copy a file's bytes into an empty file, without its holes. Shares blocks if the file system can. `info` is the stat
+    result of the source."""
     if not info.st_size:
         return
     try:
@@ -279,8 +279,8 @@ def _copy_range(reader: int, writer: int, at: int, end: int) -> int:
 
 
 def copy_xattrs(source: int, target: int, *, ignored: Collection[int] = ()) -> None:
-    """Copy extended attributes, except those of overlayfs. Those that the target's file system or our privileges do not
-    allow, or that fail with an error number in `ignored`, are left out."""
+    """Copy extended attributes, except those of overlayfs. An attribute is left out if the target's file system or the
+    privileges of this process do not allow it, or if setting it fails with an error number in `ignored`."""
     try:
         keys = os.listxattr(source)
     except OSError as error:
@@ -310,7 +310,7 @@ def _copy_attributes(source: int, target: int, info: os.stat_result) -> None:
 
 def delete_tree(path: str) -> None:
     """Delete a file or a directory tree of any depth, with two descriptors: a subdirectory that is not empty is moved next
-    to `path` and deleted after its parent. A file that cannot be deleted (chattr +i) is left, and the `OSError` is raised at
+    to `path` and deleted after its parent. A file that cannot be deleted (chattr +i) stays, and the `OSError` is raised at
     the end."""
     home = os.open(os.path.dirname(path), _DIRECTORY)
     failure: OSError | None = None
@@ -357,8 +357,8 @@ def _delete_level(home: int, name: str) -> list[str]:
 
 
 class Trash:
-    """Deletes trees in the background. `take` renames a tree into `directory`, which must be on the same file system; a
-    thread deletes it and ends when there is no more to delete. Trees that a crash leaves in the directory are deleted after
+    """Deletes trees in the background. `take` moves a tree into `directory`, which must be on the tree's file system. A
+    thread deletes the trees there, and ends when the directory is empty. Trees that remain after a crash are deleted after
     the next start. A tree that cannot be deleted stays, and the next start tries again."""
 
     def __init__(self, directory: str) -> None:
@@ -400,7 +400,8 @@ class Trash:
                 pass  # the tree stays, and the next start tries again
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the trash is empty, at most `timeout` seconds; false when it is not. For tests and orderly shutdown."""
+        """Wait until the trash is empty, at most `timeout` seconds; returns false if it is not empty then. For tests and
+        orderly shutdown."""
         with self._lock:
             thread = self._thread
         if thread is not None:

@@ -14,8 +14,8 @@ SEVERITIES = (ERROR, WARNING, INFO)
 
 
 class Remedy(msgspec.Struct, frozen=True):
-    """A repair, private to the check that returned it: the name of a step and its subject. `drift` is the drift that a
-    driver is to repair. Equal remedies are carried out once."""
+    """A repair: the name of a step and its subject, which only the check that returned it interprets. `drift` is set if a
+    driver must repair the drift. Equal remedies are carried out once."""
 
     step: str
     subject: str = ""
@@ -23,10 +23,10 @@ class Remedy(msgspec.Struct, frozen=True):
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One inconsistency. `severity`: "error", something is lost or does not work; "warning", something is left over or will
-    fail; "info", the next start corrects it. `area` is the part of the daemon, `object` names the thing, `text` says what is
-    wrong, `repair` what a repair would do ("": nothing; an administrator must correct it). `id` is the object that an
-    operation may be changing just now, which would explain the finding; "" for none."""
+    """One inconsistency. `severity` is "error" if data is lost or a function does not work, "warning" if an object is left
+    over or will cause a failure, "info" if the next start of the daemon corrects it. `area` is the part of the daemon,
+    `object` names the object, `text` says what is wrong. `repair` says what a repair does; "" if an administrator must
+    correct it. `id` is the object that a running operation may be changing, which could explain the finding; "" for none."""
 
     severity: str
     area: str
@@ -38,5 +38,5 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def identity(self) -> tuple[str, str, str]:
-        """Two runs of the check have found the same inconsistency if this is equal."""
+        """A key that is equal for the same inconsistency in two runs of the check."""
         return self.area, self.object, self.text

@@ -1,4 +1,4 @@
-"""The pluggy hooks, one per plugin kind. A hook only registers factories; the objects that these make do the work.
+"""The pluggy hooks, one per plugin kind. A hook only registers factories; the objects that the factories make do the work.
 
 A plugin is a module with an entry point in the group of its kind (`orlop.storage`, `orlop.log`, ...; see `KINDS`). The name
 of the entry point is the name that daemon.json or a request uses. The module defines one function:
@@ -9,8 +9,8 @@ of the entry point is the name that daemon.json or a request uses. The module de
     def orlop_log(register):
         register("json-file", JsonFile, spi_version=1)
 
-The factory is called once, when configuration or a request first selects the name. Its argument is the context of its kind;
-the factory of a log driver takes no argument.
+The factory is called once, when configuration or a request first selects the name. Its argument is the context of the
+plugin's kind (`StorageContext`, for example); the factory of a log driver takes no argument.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ hookimpl = pluggy.HookimplMarker("orlop")
 
 class Kind(NamedTuple):
     """A plugin kind. `hook` is the function that a plugin of this kind defines. `version` is the major version of the kind's
-    contract that this SDK describes, `oldest` the oldest that is still accepted. `driver` is true for drivers, which the
-    engine calls; plugins of other kinds are parts of the daemon."""
+    contract that this SDK describes, `oldest` the oldest version that is still accepted. `driver` is true for drivers, which
+    the engine calls; plugins of other kinds are parts of the daemon."""
 
     hook: str
     version: int = 1

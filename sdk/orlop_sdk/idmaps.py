@@ -1,8 +1,9 @@
-"""User namespaces and id-mapped mounts: the ids that a container sees, and the host's ids that they stand for.
+"""User namespaces and id-mapped mounts: the user and group ids that a container sees, and the ids of the host to which they
+are mapped.
 
-Files on disk have the ids that they have in a container without a user namespace. Their mounts are id-mapped
+Files on disk have the ids that a container without a user namespace sees. The mounts of these files are id-mapped
 (mount_setattr(2)), so that the mapping may change at each start of a container, and no image is unpacked twice. The zygote
-imports this module, so nothing here may import trio.
+(the process from which monitors are forked) imports this module, so it must not import trio.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class IdRange(msgspec.Struct, frozen=True):
-    """`size` ids, from `inside` in the container and from `outside` on the host."""
+    """A range of `size` ids, which begins at `inside` in the container and at `outside` on the host."""
 
     inside: int
     outside: int
@@ -36,7 +37,7 @@ class IdRange(msgspec.Struct, frozen=True):
 
 
 class IdMap(msgspec.Struct, frozen=True):
-    """The mapping of a user namespace. Both must map the id 0."""
+    """The mapping of a user namespace. The ranges of users and those of groups must map the id 0."""
 
     uids: tuple[IdRange, ...]
     gids: tuple[IdRange, ...]
@@ -55,10 +56,10 @@ def _check(result: int) -> None:
 
 
 def user_namespace(ids: IdMap, *, network: bool = False, join: str = "") -> tuple[int, int]:
-    """Create a user namespace; with `join`, open the one at this path instead, which has the same mapping. With `network`,
-    also create a network namespace that belongs to it: runtimes mount sysfs and set sysctls only in such a namespace.
-    Returns their descriptors, -1 for no network namespace. Needs CAP_SYS_ADMIN, CAP_SETUID and CAP_SETGID, and a process of
-    one thread."""
+    """Create a user namespace. With `join`, open the user namespace at this path instead, which has the same mapping. With
+    `network`, also create a network namespace that belongs to it: runtimes mount sysfs and set sysctls only in such a
+    namespace. Returns their descriptors, -1 for no network namespace. Needs CAP_SYS_ADMIN, CAP_SETUID and CAP_SETGID, and a
+    process of one thread."""
     joined = os.open(join, os.O_RDONLY | os.O_CLOEXEC) if join else -1
     if joined >= 0 and not network:
         return joined, -1
@@ -105,8 +106,8 @@ def _write_map(path: str, ranges: Sequence[IdRange]) -> None:
 
 
 def map_tree(tree: int, user: int) -> None:
-    """Id-map a detached tree of mounts (`linux.clone_tree`) by the user namespace `user`. `OSError` (EINVAL) when one of the
-    file systems cannot be id-mapped, such as overlayfs and NFS."""
+    """Id-map a detached tree of mounts (`linux.clone_tree`) by the user namespace `user`. Raises `OSError` (EINVAL) when one
+    of the file systems, such as overlayfs or NFS, cannot be id-mapped."""
     attributes = struct.pack("QQQQ", _MOUNT_ATTR_IDMAP, 0, 0, user)
     flags = _AT_EMPTY_PATH | _AT_RECURSIVE
     _check(_libc.syscall(_SYS_MOUNT_SETATTR, tree, b"", flags, attributes, len(attributes)))
@@ -115,8 +116,8 @@ def map_tree(tree: int, user: int) -> None:
 @contextmanager
 def file_system_ids(uid: int, gid: int) -> Iterator[None]:
     """Run the block with other file system ids (setfsuid(2)), and with all capabilities. overlayfs keeps the credentials of
-    the process that mounts it, and creates files with these ids: they must be mapped in the mounts of its layers, or the
-    overlay is read-only."""
+    the process that mounts the overlay, and creates files with its ids. If the mounts of the layers do not map these ids,
+    the overlay is read-only."""
     restored: list[Callable[[], object]] = []
     try:
         for change, ident in ((_libc.setfsgid, gid), (_libc.setfsuid, uid)):

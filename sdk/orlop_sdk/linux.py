@@ -1,7 +1,7 @@
 """System calls that Python 3.11 does not wrap: mounts, namespaces, openat2, subreapers, fd hygiene.
 
 Each function wraps one system call (or two that belong together), raises `OSError` with the path, and keeps no state. The
-zygote imports this module, so nothing here may import trio.
+zygote (the process from which monitors are forked) imports this module, so it must not import trio.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ _FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
 _OPEN_TREE_CLONE, _AT_RECURSIVE, _AT_FDCWD = 1, 0x8000, -100
 _MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_SYMLINKS = 0x04, 0x10
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH, _RESOLVE_IN_ROOT = 0x02, 0x04, 0x08, 0x10
-_OPENAT2_TRIES = 64  # the lookup of a path with ".." fails with EAGAIN if any process renames a file meanwhile
+_OPENAT2_TRIES = 64  # openat2 of a path with ".." fails with EAGAIN if any process renames a file meanwhile
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
@@ -190,8 +190,8 @@ def relative_layers(options: Sequence[str]) -> tuple[str, list[str]]:
 
 def _mount_relative(source: str, target: str, flags: int, options: Sequence[str]) -> None:
     """Mount an overlay with so many layers that the options do not fit in the page that mount(2) copies. The layers are
-    named relative to the working directory, as Docker does. The working directory of the whole process changes meanwhile, so
-    the process must be single-threaded."""
+    named relative to the working directory, as Docker does. During the call, the process has another working directory, so
+    it must be single-threaded."""
     base, short = relative_layers(options)
     target = os.path.join(os.getcwd(), target)
     home = os.open(".", os.O_PATH | os.O_CLOEXEC)
@@ -217,7 +217,8 @@ def attach_tree(fd: int, target: str) -> None:
 
 def detached_mount(kind: str, source: str, options: Collection[str] = ()) -> int:
     """Mount a file system read-only, without a mount point. Returns a descriptor of its root directory; the mount ends when
-    that is closed. `options` as for `mount`, without those that become mount flags. The `OSError` names `source`."""
+    the descriptor is closed. `options` are those of `mount`, without options that become mount flags. The `OSError` names
+    `source`."""
     if "loop" in options:
         with loopdevices.attached(source, options) as (device, rest):
             return detached_mount(kind, device, rest)
@@ -237,8 +238,8 @@ def detached_mount(kind: str, source: str, options: Collection[str] = ()) -> int
 
 
 def start_writeback(fd: int, offset: int, size: int) -> None:
-    """sync_file_range(2): start writing a part of a file to disk, so that a later fsync has less to wait for. Promises
-    nothing, so errors are ignored."""
+    """sync_file_range(2): start writing a part of a file to disk, so that a later fsync takes less time. Errors are ignored,
+    because the call only saves time."""
     _libc.sync_file_range(fd, ctypes.c_int64(offset), ctypes.c_int64(size), _SYNC_FILE_RANGE_WRITE)
 
 
@@ -291,7 +292,8 @@ def new_network_namespace() -> int:
 
 def open_in_root(root: int, path: str | bytes, flags: int, mode: int = 0) -> int:
     """openat2(RESOLVE_IN_ROOT): resolve `path` as for a process chrooted to the directory descriptor `root`; neither
-    symlinks nor ".." lead out of it. Retries EAGAIN, and raises it only when renames keep disturbing the lookup."""
+    symlinks nor ".." lead out of it. Retries after EAGAIN, and raises EAGAIN only if concurrent renames disturb every
+    attempt."""
     return _openat2(root, path, _OpenHow(flags | os.O_CLOEXEC, mode, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS))
 
 
@@ -305,7 +307,7 @@ def open_beneath(root: int, path: str | bytes, flags: int, *, symlinks: bool = T
 def _openat2(root: int, path: str | bytes, how: _OpenHow) -> int:
     name = os.fsencode(path)
     if b"\0" in name:
-        raise ValueError("embedded null byte")  # as from `os.open`; the kernel would take what is before it
+        raise ValueError("embedded null byte")  # as `os.open` does; the kernel would use the path before the null byte
     for left in reversed(range(_OPENAT2_TRIES)):
         fd = _libc.syscall(_SYS_OPENAT2, root, name, ctypes.byref(how), ctypes.sizeof(how))
         if fd >= 0:
@@ -411,8 +413,8 @@ def is_process(pid: int, start_time: int) -> bool:
 
 
 def receive_fds(sock: socket.socket, size: int, most: int) -> tuple[bytes, list[int]]:
-    """Receive up to `size` bytes and up to `most` descriptors, which are close-on-exec from the start. `socket.recv_fds`
-    ignores its flags in many versions of Python, so every program would inherit the descriptors it returns."""
+    """Receive up to `size` bytes and up to `most` descriptors, which are close-on-exec from the start. `socket.recv_fds` is
+    not used: in many versions of Python it ignores its flags, so child processes would inherit the descriptors."""
     data, ancillary, _, _ = sock.recvmsg(size, socket.CMSG_LEN(most * _INT.size), socket.MSG_CMSG_CLOEXEC)
     fds = []
     for level, kind, content in ancillary:

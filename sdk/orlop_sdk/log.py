@@ -1,7 +1,7 @@
 """The contract of a log driver. The writer runs in a container's monitor, the reader in the daemon.
 
-Both are synchronous objects: the monitor does not run trio, and the daemon calls readers on a worker thread. A module that
-implements them must not import trio, because the zygote preloads it.
+Both are synchronous objects: the monitor does not run trio, and the daemon calls readers on a worker thread. A driver's
+module must not import trio, because the zygote (the process from which monitors are forked) imports it.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class LogInfo(msgspec.Struct, frozen=True):
 
 
 class LogBlock(msgspec.Struct, frozen=True, gc=False):
-    """Output of a container. `stream` is "stdout" or "stderr". `data` is one or more whole lines; each ends in a newline,
-    and none is longer than 16 KiB without it. When `partial`, `data` is exactly one piece without a newline: a part of a
-    longer line, or a last line that has no newline. `time_ns` (Unix time, nanoseconds) is when the newline was read, as in
-    dockerd. The last part of a long line is a block of its own. All parts of a long line have the time at which the first
-    was complete."""
+    """Output of a container. `stream` is "stdout" or "stderr". `data` is one or more whole lines. Each line ends in a
+    newline and has at most 16 KiB without it. When `partial`, `data` is exactly one piece without a newline: a part of a
+    longer line, or a last line without a newline. `time_ns` (Unix time, nanoseconds) is the time at which the newline was
+    read, as in dockerd. The last part of a long line is a separate block. All parts of a long line have the time at which
+    the first part was complete."""
 
     stream: str
     data: bytes
@@ -64,8 +64,8 @@ class LogRecord(msgspec.Struct, frozen=True, gc=False):
 
 class LogQuery(msgspec.Struct, frozen=True):
     """The entries to read. `since` and `until` are Unix times in nanoseconds, inclusive; 0 means no limit. `tail` is the
-    number of last entries, over all rotated files and before `since` is applied; None means all. `follow`: `read` will be
-    called again after it returned no entries."""
+    number of last entries to read, counted over all rotated files before `since` is applied; None means all. `follow`:
+    `read` will be called again after it returned no entries."""
 
     since: int = 0
     until: int = 0
@@ -75,11 +75,11 @@ class LogQuery(msgspec.Struct, frozen=True):
 
 @runtime_checkable
 class LogWriter(Protocol):
-    """Appends the output of one run of a container. Used by one thread. May block on nothing but its own disk."""
+    """Appends the output of one run of a container. Used by one thread. May wait only for the disk that it writes to."""
 
     def write(self, blocks: Sequence[LogBlock]) -> None:
-        """Append the records of all blocks in order, with as few system calls as possible. Must not raise: when the disk is
-        full, drop and count the records and accept later ones, because the container must not stop for its log."""
+        """Append the records of all blocks in order, with as few system calls as possible. Must not raise, because a failing
+        log must not stop the container: when the disk is full, drop the records, count them, and accept later records."""
         ...
 
     def close(self) -> None:
@@ -93,8 +93,8 @@ class LogReader(Protocol):
 
     def read(self) -> Sequence[LogRecord]:
         """The next entries (up to about 1 MiB), oldest first; empty when there are no more. With `follow`, later calls
-        return the entries written since, across rotations, each once. Torn and damaged records are skipped. Raises
-        `DriverError`."""
+        return the entries that were written after the last call, each once, also across rotations. Torn and damaged records
+        are skipped. Raises `DriverError`."""
         ...
 
     def fileno(self) -> int:
@@ -111,15 +111,15 @@ class LogReader(Protocol):
 class LogDriver(Protocol):
     """A log driver. The factory is called once per process; the object holds no state of a container.
 
-    The daemon calls `validate`, `path` and `capabilities` on its event loop: they must not wait for anything, and are
-    interrupted after 5 seconds."""
+    The daemon calls `validate`, `path` and `capabilities` on its event loop: these methods must not wait for anything, and
+    are interrupted after 5 seconds."""
 
     @property
     def capabilities(self) -> LogCapabilities: ...
 
     def validate(self, options: Mapping[str, str]) -> None:
-        """Raise `InvalidParameter` for an invalid option. The message for an unknown one is Docker's: `unknown log opt 'X'
-        for NAME log driver`."""
+        """Raise `InvalidParameter` for an invalid option. The message for an unknown option is Docker's: `unknown log opt
+        'X' for NAME log driver`."""
         ...
 
     def open_writer(self, info: LogInfo, options: Mapping[str, str]) -> LogWriter:

@@ -1,7 +1,8 @@
 """Loop devices for mounts of files (loop(4)).
 
-A device is made with LO_FLAGS_AUTOCLEAR: the kernel detaches it when its last user is gone. That is the mount, or, if the
-mount fails, the descriptor of this process. So no process has to clean up, even if this one is killed.
+A device is made with LO_FLAGS_AUTOCLEAR: the kernel detaches the file when the last user of the device is gone. The last
+user is the mount, or, if the mount fails, the descriptor of this process. So nothing has to be cleaned up, even if this
+process is killed.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ class MountEntry(NamedTuple):
     type: str
     options: tuple[str, ...]
     shared: bool = False
-    """The mount is in a peer group: mounts made below it here appear on the host."""
+    """The mount is in a peer group: if this process mounts something below it, the new mount appears on the host, too."""
 
 
 def _text(field: bytes) -> str:

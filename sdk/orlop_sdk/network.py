@@ -93,8 +93,8 @@ class PublishedPort(msgspec.Struct, frozen=True):
 
 class LinkedPort(msgspec.Struct, frozen=True):
     """A port of another container that a `--link` gives access to, over the network that both are attached to. The driver
-    must allow this traffic even on a network that isolates its containers (icc=false), and when the other container's
-    address changes."""
+    must allow this traffic even on a network that isolates its containers (icc=false), and also after the other container's
+    address has changed."""
 
     container_id: str
     protocol: str
@@ -104,8 +104,8 @@ class LinkedPort(msgspec.Struct, frozen=True):
 class Endpoint(msgspec.Struct, frozen=True):
     """A container's attachment to a network, as the daemon wants it to be. `netns` is a path below /proc that opens the
     container's network namespace, valid while the container's monitor lives. `ifname` is the interface name in the
-    container. `default_route`: the container's default route goes through this endpoint. `mac` "" lets the driver choose.
-    `links` are the ports that `--link` gives this container access to."""
+    container. `default_route`: the container's default route goes through this endpoint. If `mac` is "", the driver chooses
+    the address. `links` are the ports that `--link` gives this container access to."""
 
     id: str
     network: NetworkSpec
@@ -122,8 +122,8 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 class EndpointState(msgspec.Struct, frozen=True):
     """The result of `attach`. The daemon stores it and passes it to `update`, `detach` and `restore`. `host_link` is the
-    name of the link on the host ("" for none). `addresses` are those that a driver with its own address management has given
-    to the endpoint: the daemon shows them and answers them to DNS queries of other containers."""
+    name of the link on the host ("" for none). `addresses` are the addresses that a driver with its own address management
+    has given to the endpoint: the daemon shows them, and its name servers answer with them."""
 
     mac: str = ""
     host_link: str = ""
@@ -134,7 +134,7 @@ class EndpointState(msgspec.Struct, frozen=True):
 class NetworkDriver(Protocol):
     """Works on the host's network and on namespaces given by path. Every method may be called again after a crash at any
     point of an earlier call. Methods may be called concurrently for different endpoints and networks. The links of an
-    endpoint disappear with its namespace; `detach` must not fail when they are gone. Failures raise `DriverError`.
+    endpoint disappear with its namespace; `detach` must not fail when the links are gone. Failures raise `DriverError`.
 
     The daemon calls each async method with a deadline, and may cancel it at any await. `capabilities` must not wait."""
 
@@ -157,17 +157,17 @@ class NetworkDriver(Protocol):
 
     async def update(self, endpoint: Endpoint, state: EndpointState) -> None:
         """Change `ports` and `default_route` of an attached endpoint; no other field has changed. Publish exactly
-        `endpoint.ports`; `Conflict` as in `attach`. With `default_route`, make the namespace's default routes go through
-        this endpoint and replace others; without it, remove default routes through this endpoint. When the gateway of a
-        container moves, the daemon first withdraws the ports of the old endpoint, then updates the new one, then removes the
-        default route of the old one. After a start of the daemon it is called with the recorded values, for the gateway
-        endpoint first."""
+        `endpoint.ports`; `Conflict` as in `attach`. With `default_route`, replace the namespace's default routes by default
+        routes through this endpoint; without it, remove default routes through this endpoint. When the default route of a
+        container moves to another endpoint, the daemon first withdraws the ports of the old endpoint, then updates the new
+        endpoint, then removes the default route of the old endpoint. After a start of the daemon, `update` is called with
+        the recorded values, first for the endpoint with the default route."""
         ...
 
     async def detach(self, endpoint: Endpoint, state: EndpointState) -> None:
-        """Withdraw the ports, then remove the link. No error when they are gone. `endpoint.netns` "" means that the
-        namespace is about to be destroyed, and the link with it: on return the link must carry no traffic, but it may still
-        exist."""
+        """Withdraw the ports, then remove the link. No error when ports or link do not exist. If `endpoint.netns` is "", the
+        namespace is about to be destroyed together with the link. On return, no traffic must pass through the link, but the
+        link may still exist."""
         ...
 
     async def restore(self, networks: Sequence[NetworkSpec], endpoints: Sequence[tuple[Endpoint, EndpointState]]) -> None:
@@ -178,7 +178,8 @@ class NetworkDriver(Protocol):
         ...
 
     async def close(self) -> None:
-        """Release threads and sockets. Links, rules and routes stay: containers keep their network while no daemon runs."""
+        """Release threads and sockets. Links, rules and routes stay, so that containers keep their network while no daemon
+        runs."""
         ...
 
 

@@ -19,8 +19,8 @@ __all__ = ["MAX_LOWERS", "check_root", "overlay_changes", "overlay_mount", "plai
 MAX_LOWERS = 128  # Docker's limit of layers (its error: `max depth exceeded`)
 _PAGE = 4095  # mount(2) copies one page of options, including the terminating NUL
 
-# Set explicitly, because a host may change the defaults by module parameters. Other values would change the format of layers
-# (metacopy, redirect_dir), or refuse lower directories that several mounts share (index).
+# Set explicitly, because a host may change the defaults by module parameters. Other values change the format of layers
+# (metacopy, redirect_dir), or make the kernel refuse lower directories that several mounts share (index).
 _FIXED = ("index=off", "xino=off", "metacopy=off", "redirect_dir=off", "nfs_export=off")
 
 
@@ -39,9 +39,9 @@ def plain_mount(diff: str, *, readonly: bool) -> tuple[Mount, ...]:
 def overlay_mount(
     root: str, lowers: Sequence[str], directory: str | None = None, *, volatile: bool = False
 ) -> tuple[Mount, ...]:
-    """Stack `lowers` (paths below `root`, uppermost first) below the writable layer `directory` (None: read-only). Raises
-    `DriverError` when the options do not fit in a page even with paths relative to `root`, which `linux.mount` uses if
-    necessary. 128 layers fit."""
+    """Stack `lowers` (paths below `root`, uppermost first) below the writable layer `directory` (None: read-only). If
+    necessary, `linux.mount` uses paths relative to `root`. Raises `DriverError` when even then the options do not fit in a
+    page; 128 layers fit."""
     options = [*_FIXED, "lowerdir=" + ":".join(f"{root}/{path}" for path in lowers)]
     if directory is not None:
         options += [f"upperdir={directory}/diff", f"workdir={directory}/work"]
@@ -70,8 +70,9 @@ def _opaque(target: int | str) -> bool:
 
 
 def _lookup(lowers: Sequence[str], path: str) -> tuple[os.stat_result | None, list[str]]:
-    """What is visible at `path` when `lowers` are merged (None: nothing), and, if it is a directory, the layers whose
-    directories are merged into it, uppermost first. The parent of `path` must be a directory in each of `lowers`."""
+    """The file that is visible at `path` when `lowers` are merged, None if there is none. If it is a directory, also the
+    layers whose directories are merged into it, uppermost first. The parent of `path` must be a directory in each of
+    `lowers`."""
     shown: os.stat_result | None = None
     merged: list[str] = []
     for lower in lowers:
@@ -112,8 +113,8 @@ def _unchanged(new: os.stat_result, old: os.stat_result) -> bool:
 
 
 def overlay_changes(upper: str, lowers: Sequence[str]) -> list[Change]:
-    """All changes of the directory `upper` against `lowers`, sorted by path. They are read from overlayfs's whiteouts and
-    opaque xattrs, instead of comparing whole trees.
+    """All changes of the directory `upper` against `lowers`, sorted by path. The changes are found by overlayfs's whiteouts
+    and opaque xattrs, without comparing whole trees.
 
     The upper directory may belong to a running container, so it is read relative to descriptors. Lower directories never
     change, so paths into them are safe if each component is known to be a directory and not a symlink."""

@@ -36,9 +36,9 @@ class RuntimeCapabilities(msgspec.Struct, frozen=True):
 
 
 class RuntimeContext(msgspec.Struct, frozen=True):
-    """Argument of a runtime factory: an entry of `runtimes` in daemon.json. `name` is its key, `path` the runtime's program;
-    "" when the entry has a `runtimeType` and no path. `root` is a directory below exec-root for the runtime's own state.
-    `arguments` are the entry's `runtimeArgs`."""
+    """Argument of a runtime factory: an entry of `runtimes` in daemon.json. `name` is the entry's key. `path` is the
+    runtime's program; "" when the entry has a `runtimeType` and no path. `root` is a directory below exec-root for the
+    runtime's own state. `arguments` are the entry's `runtimeArgs`."""
 
     name: str
     path: str
@@ -89,7 +89,8 @@ class RuntimeCheckpoints(Protocol):
 
     def checkpoint(self, task: Task, image: str, work: str, *, leave_running: bool) -> Command:
         """Write the state of the task's processes to the directory `image`, which exists and is empty. Then end the
-        processes, unless `leave_running`. `work` is a directory for logs. When the command fails, the task keeps running."""
+        processes, unless `leave_running` is true. `work` is a directory for logs. When the command fails, the task keeps
+        running."""
         ...
 
     def restore(self, task: Task, image: str, work: str) -> Command:
@@ -100,9 +101,9 @@ class RuntimeCheckpoints(Protocol):
 
 @runtime_checkable
 class Runtime(Protocol):
-    """All methods are pure: they only build the command to run, and may be called at any time, in any order. A command that
-    fails exits with a status other than 0. The daemon calls them on its event loop: they must not wait for anything, and
-    are interrupted after 5 seconds."""
+    """All methods are pure: each only builds the command to run, and may be called at any time, in any order. A command that
+    fails exits with a status other than 0. The daemon calls the methods on its event loop: they must not wait for anything,
+    and are interrupted after 5 seconds."""
 
     @property
     def capabilities(self) -> RuntimeCapabilities: ...
@@ -122,8 +123,8 @@ class Runtime(Protocol):
         ...
 
     def delete(self, task: Task) -> Command:
-        """Remove the runtime's state and the cgroups of a task, killing processes that are left. May be run twice: for an
-        unknown task the command succeeds and prints nothing."""
+        """Remove the runtime's state and the cgroups of a task, and kill its remaining processes. The command may run twice:
+        for an unknown task it succeeds and prints nothing."""
         ...
 
     def signal(self, task: Task, signum: int) -> Command:

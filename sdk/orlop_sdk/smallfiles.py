@@ -1,4 +1,5 @@
-"""Read and write small files by system calls. Python's file objects would cost a forked process a hundred more pages."""
+"""Read and write small files by system calls. With Python's file objects, a forked process would copy a hundred more pages
+of memory."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """A durable index of snapshots for storage drivers: maps each key to a directory and its parent.
 
 Each snapshot is one symbolic link, `active/<key>` or `committed/<key>`. The link's target is a record, not a path: "<id>",
-or "<id>:<parent's id>" (Emacs stores its locks in this way). Links are metadata, so after a crash a journalling file system
-has each of them complete or not at all, without an fsync. Adding is one symlink(2) and committing one rename(2); both are
-atomic. Ids are the driver's directory names.
+or "<id>:<parent's id>" (Emacs stores its locks in this way). Links are metadata, so after a crash of the machine a
+journalling file system has each link complete or not at all, without an fsync. Adding a snapshot is one symlink(2),
+committing is one rename(2); both are atomic. Ids are the driver's directory names.
 
-All functions block. Nothing here may import trio.
+All functions block. This module must not import trio.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["SnapshotIndex", "SnapshotRecord", "check_key", "fsync_directory", "f
 _log = logging.getLogger("orlop.storage")
 _libc = ctypes.CDLL(None, use_errno=True)
 _KEY = re.compile(r"[A-Za-z0-9:_.-]{1,128}")
-_CHANGED = "changed-"  # the prefix of an entry that is about to replace another
+_CHANGED = "changed-"  # the prefix of an entry that is about to replace another entry
 _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
@@ -126,7 +126,7 @@ class SnapshotIndex:
 
     def compare(self, present: Collection[str], is_empty: Callable[[str], bool]) -> list[Drift]:
         """For `StorageAudit.audit`: compare the index with `present`, the ids of the directories that exist. A directory
-        without a record may be removed only when it is empty: if not, its record may have been lost."""
+        without a record may be removed only when it is empty, because otherwise its record may have been lost."""
         records, damaged = self._read()
         lost = [*damaged, *(os.path.join(self._damaged, name) for name in _listed(self._damaged))]
         found = [
@@ -161,8 +161,8 @@ class SnapshotIndex:
         )
 
     def commit(self, key: str, name: str) -> None:
-        """Turn the active `key` into the committed `name`. Durable on return. The caller must have synced the snapshot's
-        content before."""
+        """Turn the active `key` into the committed `name`. Durable on return. The caller must sync the snapshot's content
+        before this call."""
         self.commit_unsynced(key, name)
         self.sync()
 

@@ -1,7 +1,7 @@
 """The contract of a storage driver, which manages snapshots and describes how to mount them.
 
-The daemon pulls a layer by `prepare`, `unpack_target` (it writes the files itself) and `commit`. It creates a container by
-`prepare` on a committed snapshot, and calls `mounts` for each start.
+To pull a layer, the daemon calls `prepare` and `unpack_target`, writes the files itself, and calls `commit`. To create a
+container, it calls `prepare` on a committed snapshot; for each start, it calls `mounts`.
 
 A driver that stores a layer in another form than a tree of files (a file system image, for example) also implements
 `LayerStream`: the daemon then calls `stream_target` and `stream_written` instead of `unpack_target`.
@@ -69,7 +69,7 @@ class UnpackTarget(msgspec.Struct, frozen=True):
 class StreamTarget(msgspec.Struct, frozen=True):
     """The program that turns a tar stream into a layer (see `LayerStream`). `argv` begins with the program's absolute path.
     Its working directory is `directory`, the only place where it can write. `keep` is the name of a file in `directory` to
-    which the daemon writes the same tar, "" for none."""
+    which the daemon writes a copy of the tar, "" for none."""
 
     directory: str
     argv: tuple[str, ...]
@@ -116,18 +116,17 @@ class Storage(Protocol):
 
     async def prepare(self, key: str, parent: str | None, *, options: Mapping[str, str] | None = None) -> None:
         """Make an active snapshot on top of the committed `parent` (None: an empty root). When `key` is already active on
-        that parent, it is left unchanged. `Conflict` when `key` has another parent or is committed, or when `parent` is
-        active.
+        `parent`, it is left unchanged. `Conflict` when `key` has another parent or is committed, or when `parent` is active.
 
-        The call is atomic: a crash leaves a complete snapshot or none. It need not be synced to disk: a snapshot that a
-        power cut loses is prepared again. `options` are a container's `--storage-opt`; `InvalidParameter` for an option that
-        the driver does not have."""
+        The call is atomic: a crash leaves a complete snapshot or none. The snapshot need not be synced to disk, because the
+        daemon prepares a snapshot that a power cut lost again. `options` are a container's `--storage-opt`;
+        `InvalidParameter` for an option that the driver does not have."""
         ...
 
     async def commit(self, key: str, name: str) -> None:
         """Make the active snapshot `key` immutable under the new key `name`. When `name` is already committed (two pulls of
-        one layer), keep that snapshot and remove `key`. `Conflict` when `name` is an active snapshot. The commit, with all
-        files of the snapshot, is durable on return: it survives a power cut."""
+        one layer), keep the committed snapshot and remove `key`. `Conflict` when `name` is an active snapshot. The commit,
+        with all files of the snapshot, is durable on return: it survives a power cut."""
         ...
 
     async def remove(self, key: str) -> None:
@@ -188,11 +187,11 @@ class LayerRebase(Protocol):
 @runtime_checkable
 class DeferredSync(Protocol):
     """Optional methods of a storage driver, which belong to version 1 of the storage contract: a commit that is not durable
-    at once. The steps of a build use the layer below immediately, while its files are written to the disk."""
+    at once. The next step of a build uses the layer immediately, while the files of the layer are written to the disk."""
 
     async def commit_unsynced(self, key: str, name: str) -> None:
-        """Like `commit`, but not durable: a power cut may lose the snapshot, or parts of its files. The daemon removes it
-        after a power cut, unless `make_durable` has returned before. A crash of the daemon alone loses nothing."""
+        """Like `commit`, but not durable: a power cut may lose the snapshot, or parts of its files. The daemon removes the
+        snapshot after a power cut, unless `make_durable` had returned. A crash of the daemon alone loses nothing."""
         ...
 
     async def make_durable(self, key: str) -> None:
@@ -204,7 +203,7 @@ class DeferredSync(Protocol):
 @runtime_checkable
 class LayerStream(Protocol):
     """Optional methods of a storage driver that stores a layer in another form than a tree of files, and gets it as a tar
-    stream. They belong to version 1 of the storage contract, as does the form of the tar.
+    stream. These methods and the form of the tar belong to version 1 of the storage contract.
 
     The daemon decompresses the layer, computes its diffID, and checks it as for an unpacked layer. It rewrites the tar to a
     normalized one, so that the program reads no header that an image's author has written:
@@ -218,18 +217,18 @@ class LayerStream(Protocol):
     - Last come the whiteouts (OCI image specification): `.wh.NAME` in a directory where the layer has no NAME, and
       `.wh..wh..opq` in a directory that hides those of lower layers. No other name begins with `.wh.`.
 
-    The program reads the normalized tar from standard input while the layer is downloaded. It runs without privileges,
-    network and access to files other than system libraries and `directory`, with limits of time and memory, and is killed
-    with its worker. Exit code 0 is success. Otherwise the daemon reports the end of what the program wrote to standard
-    error, and removes the snapshot."""
+    The program reads the normalized tar from standard input while the layer is downloaded. It runs in a worker process
+    without privileges and network, with limits of time and memory, and can access no files except system libraries and
+    `directory`. The kernel kills it when the worker ends. Exit code 0 is success. Otherwise the daemon reports the end of
+    what the program wrote to standard error, and removes the snapshot."""
 
     async def stream_target(self, key: str) -> StreamTarget:
         """The program for the layer of the active snapshot `key`. `Conflict` when it is committed."""
         ...
 
     async def stream_written(self, key: str, usage: Usage) -> None:
-        """The program has succeeded, and the layer has the expected diffID. `usage` is the disk usage of the layer's files.
-        `commit` follows."""
+        """Called when the program has succeeded, and the layer has the expected diffID. `usage` is the disk usage of the
+        layer's files. `commit` follows."""
         ...
 
 

@@ -49,8 +49,8 @@ def _lines(text: str, fields: int) -> Iterator[list[str]]:
 
 
 def _number(text: str, what: str, user: str) -> int | None:
-    """`text` as an id; None when it is a name. A number out of range raises `InvalidParameter`: it must not select another
-    user."""
+    """`text` as an id; None when it is a name. A number out of range raises `InvalidParameter`, because after truncation it
+    would select another user."""
     if not text.isascii() or not text.lstrip("+-").isdigit():
         return None
     value = natural(text, _ID_LIMIT)

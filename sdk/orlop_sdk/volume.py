@@ -49,8 +49,8 @@ class VolumeDriver(Protocol):
     def capabilities(self) -> VolumeCapabilities: ...
 
     async def create(self, name: str, options: Mapping[str, str]) -> Volume:
-        """Create a volume, or return the existing one unchanged. `InvalidParameter` for an invalid name or option; nothing
-        is created then."""
+        """Create a volume, or return the existing one unchanged. Raises `InvalidParameter` for an invalid name or option,
+        and creates nothing then."""
         ...
 
     async def remove(self, name: str) -> None:
@@ -60,7 +60,8 @@ class VolumeDriver(Protocol):
     async def get(self, name: str) -> Volume: ...
 
     async def mounts(self, name: str) -> Sequence[Mount]:
-        """The mounts that a monitor makes so that the mount point shows the volume. A plain directory is one bind mount."""
+        """The mounts that show the volume at a mount point; a container's monitor makes them. For a plain directory, one
+        bind mount."""
         ...
 
     async def usage(self, name: str) -> Usage:

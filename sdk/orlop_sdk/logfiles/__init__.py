@@ -5,11 +5,12 @@ A driver implements only the record format (`RecordFormat`). The files are named
 `{"lastTime": ...}`.
 
 The writer (`RotatingFile`) belongs to the container's monitor, readers (`FileLogReader`) to the daemon. They share only the
-directory: a reader finds its position after a rotation by the inode of the file that it holds open. A killed writer can
-leave a torn record at the end of the current file: readers skip it, and the next open cuts it off. It can also leave an
-unfinished `.tmp` file next to a rotated file that is not compressed yet: the next open compresses the file again.
+directory: after a rotation, a reader finds its file again by the inode of its open descriptor. A killed writer can leave a
+torn record at the end of the current file. Readers skip such a record, and the next open for writing truncates the file
+before it. A killed writer can also leave an unfinished `.tmp` file next to a rotated file. The next open for writing then
+compresses the rotated file again.
 
-`orlop_sdk` does not import this package, so that only log drivers pay for the import.
+`orlop_sdk` does not import this package, so that programs without log drivers need not load it.
 """
 
 from ._attributes import extra_attributes

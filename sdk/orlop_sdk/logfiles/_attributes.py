@@ -26,8 +26,8 @@ def _pattern(key: str, text: str) -> re.Pattern[str]:
 
 
 def check_attribute_options(options: Mapping[str, str]) -> None:
-    """Raise `InvalidParameter` for a pattern or tag that cannot be evaluated at container start, or is so long that checking
-    it would block the daemon."""
+    """Raise `InvalidParameter` for a pattern or tag that cannot be evaluated at container start, or that is too long to be
+    checked without blocking the daemon."""
     for key in ("labels-regex", "env-regex", "tag"):
         if len(options.get(key, "")) > _LONGEST:
             raise InvalidParameter(f"cannot use log option {key}: it has more than {_LONGEST} characters")

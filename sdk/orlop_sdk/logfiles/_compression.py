@@ -1,8 +1,9 @@
 """Compresses rotated files on a thread, and reads compressed files.
 
-Deflate and file I/O release the interpreter's lock, so the monitor keeps serving the container's output. A child process
-would inherit every descriptor of the monitor. Readers use the plain file until the compressed one is renamed into place. A
-crash leaves at most a `.tmp`, and the next open compresses again.
+Deflate and file I/O release the interpreter's lock, so the monitor continues to read the container's output. A thread is
+used and not a child process, because a child process would inherit every descriptor of the monitor. Readers use the plain
+file until the compressed file is renamed into place. A crash leaves at most a `.tmp` file, and the next open for writing
+compresses again.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ log = logging.getLogger("orlop.log")
 
 class Header(msgspec.Struct, frozen=True, omit_defaults=True):
     """The Extra field of the gzip header, JSON as dockerd writes it. `inode` is Orlop's addition: the inode of the file
-    before compression. A reader that still holds the plain file open identifies the compressed file by it."""
+    before compression. A reader with the plain file still open identifies the compressed file by this inode."""
 
     last_time: str = msgspec.field(default="", name="lastTime")
     inode: int = 0
@@ -108,7 +109,7 @@ class Compression:
 
 
 def read_header(fd: int) -> Header:
-    """The Extra field of a compressed file; an empty `Header` when neither Orlop nor dockerd wrote one."""
+    """The Extra field of a compressed file; an empty `Header` if the file has no such field of Orlop or dockerd."""
     start = os.pread(fd, 12 + 4096, 0)
     if len(start) < 12 or start[:2] != b"\x1f\x8b" or not start[3] & _FEXTRA:
         return Header()

@@ -10,12 +10,12 @@ __all__ = ["RecordFormat"]
 
 
 class RecordFormat(Protocol):
-    """How records follow each other in a file. The methods are pure functions of bytes, except that `last` and `valid_size`
+    """How the records of a file are encoded. The methods are pure functions of bytes, except that `last` and `valid_size`
     may call `os.pread`. A record may hold several log entries."""
 
     def complete_length(self, data: bytes) -> int:
         """The length of the longest prefix of `data` that ends at the end of a record; 0 if `data` holds no complete record.
-        `data` begins at the beginning of a record. Bytes that can never become a record are treated as one."""
+        `data` begins at the beginning of a record. Bytes that can never become a record are treated as a record."""
         ...
 
     def next_end(self, data: bytes, offset: int) -> int:
@@ -37,8 +37,8 @@ class RecordFormat(Protocol):
 
     def last(self, fd: int, end: int, count: int) -> tuple[int, int]:
         """Find the last `count` entries in [0, end) of the file. Returns (offset of a record, number of entries from there
-        on). The number may be greater than `count` (a record with several entries) or less (the file has no more). An
-        incomplete record at the end is not counted."""
+        on). The number is greater than `count` if a record contains several entries, and less if the file has fewer entries.
+        An incomplete record at the end is not counted."""
         ...
 
     def valid_size(self, fd: int, size: int) -> int:

@@ -12,15 +12,15 @@ def rotated(path: str, number: int, *, packed: bool = False) -> str:
 
 
 def numbered(path: str) -> dict[int, str]:
-    """The existing rotated files, by number. When a crash left a plain and a compressed file, the plain one is complete and
-    is returned."""
+    """The existing rotated files, by number. If a crash left both a plain and a compressed file, the plain file is returned,
+    because it is complete."""
     directory, base = os.path.split(path)
     found: dict[int, str] = {}
     try:
         names = os.listdir(directory or ".")
     except FileNotFoundError:
         return {}
-    for name in sorted(names, reverse=True):  # NAME.1.gz comes before NAME.1, which then replaces it
+    for name in sorted(names, reverse=True):  # NAME.1.gz comes before NAME.1, so NAME.1 replaces it in the dict
         if name.startswith(base + "."):
             number = name[len(base) + 1 :].removesuffix(".gz")
             if number.isascii() and number.isdigit():

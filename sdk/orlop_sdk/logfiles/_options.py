@@ -20,8 +20,8 @@ _BOOLEANS = dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True) | dict.
 )
 
 FILE_OPTIONS = frozenset({"max-size", "max-file", "compress"})
-# Every driver accepts these (dockerd removes them before it calls a driver). `cache-*` are for the local copy of the logs of
-# drivers without a reader.
+# Every driver accepts these (dockerd removes them before it calls a driver). `cache-*` configure dockerd's local copy of the
+# logs of drivers without a reader.
 COMMON_OPTIONS = frozenset(
     {"mode", "max-buffer-size", "cache-disabled", "cache-max-size", "cache-max-file", "cache-compress"}
 )
@@ -59,7 +59,7 @@ def _boolean(key: str, value: str) -> bool:
 
 
 def file_options(options: Mapping[str, str], default: FileOptions) -> FileOptions:
-    """Parse `max-size` (decimal units: 10m is 10,000,000 bytes), `max-file` and `compress`; missing ones are taken from
+    """Parse `max-size` (decimal units: 10m is 10,000,000 bytes), `max-file` and `compress`. Missing options are taken from
     `default`. Raises `InvalidParameter`."""
     max_size, max_files, compress = default.max_size, default.max_files, default.compress
     if (value := options.get("max-size")) is not None:

@@ -17,18 +17,19 @@ from ._watch import Watch
 
 __all__ = ["FileLogReader"]
 
-_CHUNK = 1 << 18  # with 1 MiB or more, malloc returns the memory to the kernel, and page faults take half the decoding time
+_CHUNK = 1 << 18  # malloc returns larger buffers to the kernel, and page faults then take half of the decoding time
 _CHUNK_MAX = 64 << 20  # bytes; a longer record is treated as damaged
 _PROBE = 1 << 16
 
 
 def _bound(time_ns: int) -> str:
-    """`time_ns` as text without the final Z. In this form, times without trailing zeros sort as text as they do in time."""
+    """`time_ns` as text without the final Z. In this form, texts sort in the order of their times, also if trailing zeros
+    are left out."""
     return rfc3339(time_ns)[:-1] if time_ns else ""
 
 
 class FileLogReader:
-    """A `LogReader` of the files of `path`. Keeps every file open that it has not read to its end."""
+    """A `LogReader` of the files of `path`. Keeps each file open until it has read the file to its end."""
 
     def __init__(self, path: str, records: RecordFormat, query: LogQuery) -> None:
         self._path = path
@@ -57,7 +58,7 @@ class FileLogReader:
         if not query.follow:
             for segment in self._segments:
                 if isinstance(segment, Plain):
-                    # Without a limit, a container that writes faster than this reader reads would keep it busy for ever.
+                    # Without a limit, the reader would never finish if the container writes faster than the reader reads.
                     segment.limit = segment.size()
         if query.tail is not None:
             self._seek_tail(query.tail)
@@ -95,9 +96,9 @@ class FileLogReader:
                 return
 
     def _bisect(self, segment: Plain) -> bool:
-        """Set the offset in a large file close before `since`, by binary search. Times in a log increase, except when the
-        clock is set, and between lines of the two streams. Each probe therefore looks at a block of many records, and
-        reading begins two blocks early. Returns true when no probe found a record as late as `since`."""
+        """Set the offset in a large file close before `since`, by binary search. Times in a log increase, except after the
+        clock was set, and between lines of different streams. Each step of the search therefore looks at a block of many
+        records, and reading begins two blocks early. Returns true when no step found a record as late as `since`."""
         low, high = 0, segment.size() // _PROBE
         blocks = high
         while low < high:
@@ -155,7 +156,7 @@ class FileLogReader:
         batch = self._records.decode(piece) if piece else []
         segment.consume(length)
         if self._skip and batch:
-            # `last` and `count` include damaged entries, so they are skipped as well.
+            # `last` and `count` also count damaged entries, so these are skipped here as well.
             counted = self._records.count(piece)
             batch = batch[self._skip :]
             self._skip = max(0, self._skip - counted)
@@ -167,14 +168,14 @@ class FileLogReader:
         if until := self._until:
             kept = [record for record in batch if record.time[:-1] <= until]
             if batch and not kept:
-                # A whole batch is later than `until`, so all later batches are.
+                # This whole batch is later than `until`, so all following batches are later, too.
                 self._done = True
             batch = kept
         return batch
 
     def _advance(self, segment: Segment) -> bool:
-        """Called at the end of the newest known file. Returns true when there is more to read, in this file or a newer
-        one."""
+        """Called at the end of the newest known file. Returns true when there is more to read, in this file or in a newer
+        file."""
         if not self._follow:
             return False
         if isinstance(segment, Plain):

@@ -1,7 +1,7 @@
 """The file that a monitor appends to: rotation, repair after a crash, and behaviour on a full disk.
 
-Owns the descriptor of the current file. The file always ends with a complete record: a record that a full disk cut short is
-truncated.
+Owns the descriptor of the current file. The file always ends with a complete record: if a full disk cuts a record short, its
+beginning is removed again.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ __all__ = ["RotatingFile"]
 
 _MODE = 0o640
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-_CLOSE_WAIT = 0.25  # seconds that `close` waits for a compression; if it is cancelled then, the next open repeats it
+_CLOSE_WAIT = 0.25  # seconds that `close` waits for a compression; a compression cancelled then is repeated at the next open
 
 log = logging.getLogger("orlop.log")
 
 
 def _open(path: str, extra: int = 0) -> int:
     fd = os.open(path, _FLAGS | extra, _MODE)
-    os.fchmod(fd, _MODE)  # the umask must not change the mode: log shippers read the file as members of its group
+    os.fchmod(fd, _MODE)  # set the mode despite the umask, because log shippers read the file as members of its group
     return fd
 
 
@@ -68,9 +68,9 @@ class RotatingFile:
         return sound
 
     def append(self, data: bytes, last_ns: int) -> None:
-        """Append the complete records in `data`; `last_ns` is the time of the last one. dockerd checks the size before each
-        record, so a file may exceed `max_size` by one record; a batch is split at the same place. Never raises: records that
-        do not fit on the disk are dropped."""
+        """Append the complete records in `data`; `last_ns` is the time of the last record. As dockerd checks the size before
+        each record, its files may exceed `max_size` by one record; a batch is split at the same record. Never raises:
+        records that do not fit on the disk are dropped."""
         limit = self._options.max_size
         while data and self._fd >= 0:
             piece = data
@@ -101,8 +101,8 @@ class RotatingFile:
         self._size += done
 
     def _cut(self, size: int) -> bool:
-        """Remove the beginning of a record that did not fit. This is safe for readers, which stop at the last complete
-        record."""
+        """Remove the beginning of a record that did not fit. Readers are not disturbed, because they stop at the last
+        complete record."""
         try:
             os.ftruncate(self._fd, size)
             self._torn = False
@@ -119,11 +119,11 @@ class RotatingFile:
                 return True
             if self._compression:
                 self._compression.wait()
-            # The inodes differ when the last rotation failed after the renames, or a user removed or renamed the file.
+            # The inodes differ if the last rotation failed after the renames, or if a user removed or renamed the file.
             if _inode(self._path) == status.st_ino:
                 self._shift()
         except OSError as error:
-            # Reuse the file, as dockerd does: the size limit has priority over keeping old records.
+            # Truncate and reuse the file, as dockerd does: the size limit has priority over keeping old records.
             log.warning("cannot rotate %s: %s", self._path, error.strerror)
         return self._renew()
 
@@ -155,8 +155,8 @@ class RotatingFile:
         return True
 
     def _compress(self) -> None:
-        """Compress PATH.1 if it is plain: after a rotation, or at open if a crash or a cancelled compression left it
-        plain."""
+        """Compress PATH.1 if it is plain. Called after a rotation, and at open, because a crash or a cancelled compression
+        leaves PATH.1 plain."""
         name = rotated(self._path, 1)
         if numbered(self._path).get(1) == name:
             self._compression = Compression(name, rfc3339(self._last_ns) if self._last_ns else "")

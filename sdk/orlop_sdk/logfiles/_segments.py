@@ -1,7 +1,7 @@
 """The open files of a log reader, plain or compressed, oldest first.
 
-A rotation does not disturb a reader, because it holds descriptors. `open_segments` returns a consistent set of files: it
-opens all names, then checks them again, and starts over if a rotation renamed files meanwhile.
+A rotation does not disturb a reader, because the reader has the files open. `open_segments` returns a consistent set of
+files: it opens all names, then checks them again, and starts over if a rotation renamed files meanwhile.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _TRIES = 64  # a rotation takes microseconds, so it cannot interfere 64 times in
 
 
 class Plain:
-    """An uncompressed file. `offset` is always the beginning of a record. `limit` is the size to read up to, None for
-    all."""
+    """An uncompressed file. `offset` is always the beginning of a record. `limit` is the offset at which reading ends, None
+    for the end of the file."""
 
     def __init__(self, fd: int) -> None:
         status = os.fstat(fd)
@@ -97,8 +97,8 @@ Segment = Plain | Packed
 
 
 def is_same(held: Segment, other: Segment) -> bool:
-    """Whether `other` is the open file `held`, possibly compressed since. No new file can have the inode of a file that is
-    still open."""
+    """Whether `other` is the open file `held`, or the compressed form of `held`. No new file can have the inode of a file
+    that is still open."""
     if isinstance(held, Plain) and isinstance(other, Packed):
         return other.plain_inode == held.inode
     return type(held) is type(other) and other.inode == held.inode

@@ -23,8 +23,8 @@ _EVENT = struct.Struct("@iIII")  # wd, mask, cookie, length of the name that fol
 _OVERFLOW = -1  # the wd of IN_Q_OVERFLOW, which reports lost events
 _CLOCK_MONOTONIC = 1
 _TICK_NS = 200_000_000
-_MANY = 20  # up to this number of watches are woken without a pause
-_PACE = 0.0002  # otherwise, seconds of pause for each woken watch: time for its reader and for other requests
+_MANY = 20  # up to this number of watches, all are woken without a pause
+_PACE = 0.0002  # seconds; with more watches, the pause after waking each, in which its reader and other requests run
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -44,7 +44,8 @@ def _ticker() -> int:
 
 
 class _Dispatcher:
-    """The inotify instance and its thread. They are started for the first watch and kept; they cost one descriptor."""
+    """The inotify instance and its thread. Both are made for the first watch and kept until the process ends; they use one
+    descriptor."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

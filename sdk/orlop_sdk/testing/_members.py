@@ -32,7 +32,8 @@ def unpack_members(target: UnpackTarget, *members: tuple[str, bytes | None]) -> 
 
 
 def stream_members(target: StreamTarget, *members: tuple[str, bytes | None]) -> Usage:
-    """Have the target's program make a layer of the same members, without a sandbox. Returns the layer's usage."""
+    """Run the target's program, without a sandbox, to make a layer of (name, content) pairs as in `unpack_members`. Returns
+    the layer's usage."""
     data = _normalized(members)
     if target.keep:
         Path(target.directory, target.keep).write_bytes(data)

@@ -1,4 +1,5 @@
-"""Shows the content of a driver's mounts. They are made in a process with its own mount namespace, so that no mount remains.
+"""Shows the content of a driver's mounts. The mounts are made in a process with its own mount namespace, so that no mount
+remains.
 
 `python -m orlop_sdk.testing._mounted` reads {"mounts", "operations"} as JSON, mounts, applies the operations and prints the
 resulting tree. Without root, only a single bind mount can be looked at, by its source.
@@ -49,7 +50,7 @@ def apply(root: str, operations: Sequence[Sequence[Any]]) -> None:
 
 def tree(root: str) -> dict[str, str | None]:
     """Every path below `root`, with the text of a file, None for a directory, "-> target" for a symlink, "<type>" for
-    others."""
+    another type of file."""
     found: dict[str, str | None] = {}
     for directory, names, files in os.walk(root):
         for name in names + files:

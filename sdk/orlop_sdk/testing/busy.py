@@ -1,4 +1,4 @@
-"""What tests may expect of a machine that is doing other work as well."""
+"""Limits of time for tests on a machine that is also doing other work."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _BUSY = 1.25  # runnable tasks per processor
 def tolerated() -> float:
     """Seconds that an event loop may be blocked in a test.
 
-    On a busy machine a step takes longer, although the watchdog leaves out the time in which its thread waited for a
-    processor: caches are cold, and a virtual processor is not always scheduled. ORLOP_TEST_SLOWNESS says how much slower an
-    emulated processor is."""
+    The watchdog does not count the time in which the event loop waited for a processor. Nevertheless the event loop is
+    slower on a busy machine: caches are cold, and a virtual processor is not always scheduled. ORLOP_TEST_SLOWNESS says how
+    much slower an emulated processor is."""
     busy = os.getloadavg()[0] > _BUSY * (os.cpu_count() or 1)
     return (_BLOCKED_BUSY if busy else _BLOCKED) * float(os.environ.get("ORLOP_TEST_SLOWNESS", "1"))

@@ -10,7 +10,7 @@
             return MyLog()
 
 For a driver without a reader, subclass `LogWriterSuite` instead. A driver with other rotation options overrides the fixture
-`rotating`. No test needs root; each has its own container directory.
+`rotating`. No test needs root; each test has a container directory of its own.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def files(info: LogInfo) -> list[str]:
 
 @contextmanager
 def file_size_limit(limit: int) -> Iterator[None]:
-    """Simulate a full disk with RLIMIT_FSIZE: both cause a short write, then an error."""
+    """Simulate a full disk with RLIMIT_FSIZE, which also causes a short write, then an error."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:

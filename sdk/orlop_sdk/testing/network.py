@@ -55,7 +55,7 @@ Main = Callable[[], Awaitable[None]]
 class FakeNetwork:
     """A network driver for tests of the daemon, which only records networks, endpoints and ports. `log` lists the calls as
     (method, subject). `fail` maps a method to the error that its next call raises. `shared` holds the ports of a host that
-    several drivers share. `own_addresses` are those that the fake gives to endpoints, one for each `attach`, as a driver
+    several drivers share. `own_addresses` are addresses that the fake gives to endpoints, one for each `attach`, as a driver
     with its own address management does."""
 
     def __init__(
@@ -214,7 +214,7 @@ class NetworkSuite:
     """Tests for every network driver. Override `factory`; see the module's docstring for drivers that change the machine."""
 
     real = False
-    """Whether the driver makes real links and rules. If so, each container of a test has a new network namespace."""
+    """Whether the driver makes real links and rules. If true, each container of a test has a new network namespace."""
 
     @pytest.fixture
     def factory(self) -> Factory:

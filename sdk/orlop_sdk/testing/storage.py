@@ -366,7 +366,7 @@ class StorageSuite:
         trio.run(main)
 
     def test_failed_stream_can_be_written_again(self, driver: Storage) -> None:
-        """`stream_target` after a program that failed half-way starts over."""
+        """After a program failed half-way, `stream_target` starts from an empty layer."""
 
         async def main() -> None:
             if not isinstance(driver, LayerStream):
@@ -382,7 +382,8 @@ class StorageSuite:
         trio.run(main)
 
     def test_unsynced_commit_is_made_durable_later(self, factory: Factory, context: StorageContext) -> None:
-        """The files are synced by `make_durable` alone, and the snapshot is used before (drivers with `DeferredSync`)."""
+        """Only `make_durable` syncs the files, and the snapshot can be used before that call (drivers with
+        `DeferredSync`)."""
 
         async def main() -> None:
             driver = factory(context)
@@ -408,7 +409,7 @@ class StorageSuite:
         trio.run(main)
 
     def test_commit_sets_the_parent_of_a_layer(self, factory: Factory, context: StorageContext) -> None:
-        """Layers are written before those below exist, and committed in order (drivers with `LayerRebase`)."""
+        """Layers are written before the layers below exist, and committed in order (drivers with `LayerRebase`)."""
 
         async def main() -> None:
             driver = factory(context)

@@ -11,8 +11,8 @@ The base owns everything below the driver's root:
     .orlop/staging/<id>                      a snapshot that is being made; the next start deletes it
     .orlop/trash/<id>                        a removed snapshot, which is deleted in the background
 
-A snapshot exists when its key is in `.orlop`. After a crash at any point, the next start deletes partial work. Directories
-that `.orlop` does not name (those of a dockerd that used the same directory) are never touched.
+A snapshot exists when its key is in `.orlop`. After a crash at any point, the next start deletes incomplete snapshots.
+Directories that `.orlop` does not name (of a dockerd that used the root before) are never changed.
 """
 
 from ._overlay import OverlaySnapshot, OverlayStorage

@@ -21,7 +21,7 @@ __all__ = ["OverlaySnapshot", "OverlayStorage"]
 @dataclass(slots=True, eq=False)
 class OverlaySnapshot(Snapshot):
     """`marked` is true if the work directory may contain `incompat`, a directory that the kernel makes at a volatile mount.
-    After a restart of the daemon this is unknown, so `marked` is true for every snapshot."""
+    A restarted daemon does not know whether it exists, so `marked` is true for every snapshot at first."""
 
     marked: bool = True
 

@@ -1,7 +1,7 @@
 """Snapshots by key: the index in memory and on disk, locks, undo and recovery.
 
 The trio thread keeps the snapshots in memory; disk operations run on worker threads. There is one lock per key. A parent
-with children cannot be removed; its count of children is raised before the first await.
+with children cannot be removed. A call that adds a child counts it before the first await.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ T = TypeVar("T")
 
 @dataclass(slots=True, eq=False)
 class Snapshot:
-    """`id` is the name of its directory. `parent` is the key of its parent, and `below` the parent itself, None if the
-    parent is lost. `children` is the number of snapshots on top of this one. `broken`: why this snapshot and those on top of
-    it cannot be used; "" if they can. `usage` is set for committed snapshots that were measured."""
+    """A snapshot. `id` is the name of its directory. `parent` is the key of its parent; `below` is the parent's `Snapshot`,
+    None if the parent is lost. `children` is the number of snapshots on top of this one. `broken`: why this snapshot and all
+    snapshots on top of it cannot be used; "" if they can be used. `usage` is set for committed snapshots that were
+    measured."""
 
     id: str
     parent: str | None = None
@@ -45,7 +46,7 @@ class Snapshot:
     usage: Usage | None = None
 
     def stack(self) -> Iterator[Self]:
-        """This snapshot and those below, uppermost first."""
+        """This snapshot and all snapshots below, uppermost first."""
         each: Self | None = self
         while each is not None:
             yield each
@@ -57,7 +58,7 @@ S = TypeVar("S", bound=Snapshot)
 
 class TreeStorage(ABC, Generic[S]):
     """Base of storage drivers. A driver sets `name` and implements `create`; the other methods under "What drivers override"
-    have defaults for drivers whose snapshots are complete trees. Those that are not async run on worker threads, and may
+    have defaults for drivers whose snapshots are complete trees. Methods that are not async run on worker threads, and may
     raise `OSError`."""
 
     name: ClassVar[str]
@@ -107,15 +108,15 @@ class TreeStorage(ABC, Generic[S]):
         return False
 
     def seal(self, snapshot: S) -> None:
-        """Called before the snapshot is committed. What this makes is synced by `sync`."""
+        """Called before the snapshot is committed. `sync` also syncs the files that this method writes."""
 
     def sync(self, snapshot: S) -> None:
         """Make the snapshot's files durable; called before the commit of the snapshot, or later (`DeferredSync`)."""
         sync_filesystem(self.path(snapshot))
 
     def destroy(self, snapshot: S) -> None:
-        """Remove the snapshot's directory. Return quickly: the trash deletes its content in the background. No error if
-        there is none."""
+        """Remove the snapshot's directory. Return quickly: the trash deletes the content in the background. No error if the
+        directory does not exist."""
         self.trash.take(self.path(snapshot))
 
     def measure(self, snapshot: S) -> Usage:
@@ -129,7 +130,7 @@ class TreeStorage(ABC, Generic[S]):
         return tree_changes(self.tree(snapshot), self.tree(snapshot.below) if snapshot.below else None)
 
     def is_empty(self, snapshot: S) -> bool:
-        """Whether a directory without a key holds nothing that a container may have written."""
+        """Whether a directory without a key contains no files that a container may have written."""
         return not os.listdir(self.tree(snapshot))
 
     # --- What drivers use
@@ -344,7 +345,8 @@ class TreeStorage(ABC, Generic[S]):
         self.index.commit_unsynced(key, name)
 
     async def _rebase(self, snapshot: S, key: str, parent: str) -> None:
-        """Give an active snapshot a parent. It keeps the parent even if the commit, which makes this durable, fails."""
+        """Give an active snapshot a parent. The commit makes the parent durable; if the commit fails, the snapshot keeps the
+        parent."""
         if snapshot.parent == parent:
             return
         if snapshot.parent is not None:
@@ -368,7 +370,7 @@ class TreeStorage(ABC, Generic[S]):
             await self._remove(snapshots, key)
 
     async def _remove(self, snapshots: dict[str, S], key: str) -> None:
-        snapshot = snapshots.pop(key)  # from now on, no snapshot can be prepared on it
+        snapshot = snapshots.pop(key)  # from now on, no snapshot can be prepared on this snapshot
         try:
             await self.run(f"remove snapshot {key}", lambda: self._destroy(snapshot, key))
         except BaseException:
