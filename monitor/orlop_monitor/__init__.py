@@ -1,15 +1,15 @@
-"""The process that owns a container, and outlives the daemon.
+"""The monitor: the process that owns a container, and continues when the daemon ends.
 
-Ownership: a monitor is the subreaper and parent of one container. It holds the container's mount namespace, its network
-namespace (a descriptor), its standard streams, its log writer and its listeners. None of them is pinned by a name on the
-host: when the container and the monitor are gone, the mounts, the namespace and the veth pair are gone too.
+Ownership: a monitor is the subreaper and parent of one container. It owns the container's mount namespace, network namespace
+(by a descriptor), standard streams, log writer and listeners. No file or name on the host keeps them alive: when the
+container and the monitor have ended, the kernel destroys the mounts, the namespaces and the veth pair.
 
 When `orlopd` dies, the monitor continues. A later daemon finds `monitor.json` in the run directory, checks pid and start
 time, and connects to `sock`. When the monitor dies, its parent, the zygote, kills the processes in the container's cgroups
-and writes `exit.json`. When the zygote dies, monitors continue. When a monitor and the zygote die, the next daemon finds the
-container by `init.json`, kills it and records its exit.
+and writes `exit.json`. When the zygote dies, monitors continue. When both a monitor and the zygote die, the next daemon
+finds the container by `init.json`, kills it and records its exit.
 
-Modules, put together by `main`:
+Modules, which `main` connects:
 
 start       `zygote`, with `forking`, `orphans`, `sealed`, `sharing`, `title`
 sandbox     `sandbox`, with `mounting`, `staging`, `oom`

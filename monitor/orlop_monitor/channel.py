@@ -1,6 +1,7 @@
 """A non-blocking stream socket on the monitor's loop. Data that the peer does not read is queued here.
 
-The owner must watch `pending`, and stop producing or close. `connection` implements frames, `streams` raw streams.
+The owner must watch the size of the queue (`pending`). If it is too large, the owner must stop sending, or close the
+channel. `connection` implements frames, `streams` raw streams.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ def _nothing() -> None:
 
 
 class Channel:
-    """Owns the socket. Callbacks: `on_data(data, fds)`; `on_eof` at the peer's write shutdown; `on_gone` once when the peer
-    has closed or the connection is broken (the socket is closed then); `on_drain` when the queue has become empty."""
+    """Owns the socket. Callbacks: `on_data(data, fds)`; `on_eof` when the peer shuts down writing; `on_gone` once, when the
+    peer has closed the connection or it is broken (the socket is closed then); `on_drain` when the queue has become
+    empty."""
 
     def __init__(self, loop: Loop, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -79,7 +81,7 @@ class Channel:
         self.on_eof()
 
     def _hangup(self) -> None:
-        # Data that the peer wrote before it closed must still be read; reading ends in `_gone`.
+        # Data that the peer wrote before it closed must still be read; the last read calls `_gone`.
         if not self._reading:
             self._gone()
 
@@ -89,8 +91,8 @@ class Channel:
             self.on_gone()
 
     def send(self, parts: Sequence[bytes], fds: Sequence[int] = ()) -> None:
-        """Send as much as the socket accepts now, and queue the rest. `fds` are sent with the first byte, and only if the
-        queue is empty, as it is when an answer is sent."""
+        """Send as much as the socket accepts now, and queue the rest. `fds` are sent with the first byte. They may be passed
+        only while the queue is empty, as it is when an answer is sent."""
         if self.closed or self._finishing:
             return
         sent = 0
@@ -139,7 +141,7 @@ class Channel:
                 self._queue.popleft()
 
     def finish(self) -> None:
-        """Send the queued data, then shut down for writing. Further input is read and dropped."""
+        """Send the queued data, then shut down for writing. Input that still arrives is read and dropped."""
         if self.closed or self._finishing:
             return
         self._finishing = True
@@ -155,8 +157,8 @@ class Channel:
             self._gone()
 
     def push_out(self) -> None:
-        """Write all queued data to the socket buffer, enlarging it, so that the peer can read it after this process has
-        ended."""
+        """Enlarge the socket buffer and write all queued data to it, so that the peer can read the data after this process
+        has ended."""
         if self.closed or not self._queue:
             return
         try:

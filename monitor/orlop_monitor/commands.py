@@ -1,8 +1,8 @@
 """Runs a runtime's commands from the monitor, without blocking.
 
-It uses posix_spawn, whose child shares the parent's memory until it execs: it takes 0.5 ms, whatever the size of the
-process. The child inherits only the three standard descriptors; all others are close-on-exec. Ignored signals are reset,
-because the container's init would inherit them, and so is the monitor's raised limit of descriptors.
+It uses posix_spawn, which takes 0.5 ms for a process of any size, because the child shares the parent's memory until it
+execs. The child inherits only the three standard descriptors; all others are close-on-exec. Ignored signals and the
+monitor's raised limit of descriptors are reset in the child, because the container's init would inherit them.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from .loop import Loop
 __all__ = ["IGNORED_SIGNALS", "raise_file_limit", "run"]
 
 IGNORED_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE, signal.SIGXFSZ)
-"""Signals that must not end a monitor. They are sent when a systemd unit stops, by a terminal, on a write to a pipe without
-a reader, and at a file size limit."""
+"""Signals that must not end a monitor. They are sent by systemd when a unit stops, by a terminal, and by the kernel on a
+write to a pipe without a reader or beyond a file size limit."""
 
 _FILES = 1 << 16  # descriptors; a relayed connection needs two, and 32,768 connections take some 100 MB of memory
 _inherited: tuple[int, int] | None = None
 
 
 def raise_file_limit() -> None:
-    """Raise this process's soft limit of descriptors. The container's processes start with the inherited limit."""
+    """Raise this process's soft limit of descriptors. The container's processes start with the original limit."""
     global _inherited
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < _FILES:
@@ -39,7 +39,7 @@ def raise_file_limit() -> None:
 
 @contextmanager
 def _inherited_limits() -> Iterator[None]:
-    """Restore the inherited limit for the block. Descriptors above it stay open."""
+    """Restore the original limit of descriptors for the block. Open descriptors above the limit stay open."""
     if _inherited is None:
         yield
         return
@@ -60,9 +60,9 @@ def _input_file(data: bytes) -> int:
 
 def run(loop: Loop, command: Command, stdio: tuple[int, int, int], on_end: Callable[[int, bool], None]) -> int:
     """Start a command with these standard descriptors and return its pid. `on_end(status, timed_out)` is called once; the
-    status is the exit code, or the negated signal. At its deadline the command is killed with its children. The end is
-    detected by SIGCHLD and not by EOF of the outputs, which a detached container keeps open. Raises `OSError` when the
-    program cannot be executed."""
+    status is the exit code, or the negated signal. At its deadline the command is killed with its children. SIGCHLD reports
+    the end. EOF of the outputs does not, because a detached container keeps them open. Raises `OSError` when the program
+    cannot be executed."""
     stdin = _input_file(command.stdin) if command.stdin else stdio[0]
     os.chdir(command.cwd)  # posix_spawn cannot set the directory; the log threads use absolute paths
     try:

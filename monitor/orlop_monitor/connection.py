@@ -1,7 +1,7 @@
 """The monitor's side of the protocol: frames on channels, and the listening socket for later connections.
 
-A connection lives until its peer closes it, or until `become_stream` gives its channel away. A connection whose peer does
-not read its answers is closed, so that the monitor never waits for a daemon.
+A connection exists until its peer closes it, or until `become_stream` transfers its channel. If the peer does not read its
+answers, the monitor closes the connection, so that it never waits for a daemon.
 """
 
 from __future__ import annotations
@@ -84,10 +84,10 @@ class Connection:
             while not self._held and not self._given_away and (frame := self._parser.next()) is not None:
                 self._on_request(self, _DECODER.decode(frame))
         except (ValueError, msgspec.MsgspecError):
-            self.close()  # after invalid data, the rest of the stream cannot be parsed either
+            self.close()  # after invalid data, the rest of the stream cannot be parsed
 
     def hold(self) -> None:
-        """Handle no further request until `release` or `become_stream`, because the current one is still in progress."""
+        """Handle no further request until `release` or `become_stream`, because the current request is still in progress."""
         self._held = True
 
     def release(self) -> None:
@@ -112,8 +112,8 @@ class Connection:
             self.close()
 
     def become_stream(self) -> tuple[Channel, bytes]:
-        """Return the channel, and the bytes that the peer has sent on it already. This object must not be used after
-        that."""
+        """Return the channel, and the bytes that the peer has sent already. The `Connection` must not be used after this
+        call."""
         self._given_away = True
         self._drop_fds()
         self._channel.pause()
@@ -142,8 +142,8 @@ class Connection:
 
 
 class Listener:
-    """The listening socket `sock` in the run directory, whose mode 0700 is the access control. It is closed when the process
-    ends."""
+    """The listening socket `sock` in the run directory. The directory's mode 0700 is the access control. The socket is
+    closed when the process ends."""
 
     def __init__(self, loop: Loop, run_dir: str, on_socket: Callable[[socket.socket], None]) -> None:
         self._loop = loop

@@ -1,5 +1,5 @@
-"""Terminals: the runtime makes a pty in the container and sends its master to a socket (`--console-socket` of OCI
-runtimes)."""
+"""Terminals: the runtime makes a pty in the container and sends the descriptor of its master side to a socket
+(`--console-socket` of OCI runtimes)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def set_size(master: int, rows: int, columns: int) -> None:
 
 
 class ConsoleSocket:
-    """Listens at `path` for one runtime, which connects and sends one descriptor. `take` returns the master."""
+    """Listens at `path` for one runtime, which connects and sends one descriptor, the pty's master. `take` returns the
+    descriptor."""
 
     def __init__(self, loop: Loop, path: str) -> None:
         self._loop = loop
@@ -44,8 +45,8 @@ class ConsoleSocket:
         loop.on_readable(self._listener.fileno(), self.poll)
 
     def poll(self) -> None:
-        """Receive the master if it was sent. Also called when the runtime has ended, because the loop may not have seen it
-        yet."""
+        """Receive the master if it was sent. Also called when the runtime has ended, because the loop may not have reported
+        the data yet."""
         try:
             if self._peer is None:
                 self._peer, _ = self._listener.accept()
@@ -63,7 +64,7 @@ class ConsoleSocket:
             self.on_master()
 
     def take(self) -> int:
-        """Hand the master over to the caller, who owns it then; -1 when none was received."""
+        """Return the master, which the caller then owns; -1 when none was received."""
         master, self._master = self._master, -1
         return master
 

@@ -1,9 +1,9 @@
 """The lifecycle of one container: start, run, exit. These are the steps at its exit, in order:
 
 output read to its end (2 s at most), log closed, `exit.json` written, `Exited` announced, attached streams ended, runtime
-state deleted, monitor exits (and with it the root mounts, network namespace and listeners). The last step may take long,
-because the kernel writes dirty pages to disk, but the exit code is available before it. The root of a bound
-container is unmounted before `Exited`.
+state deleted, monitor exits (which destroys the root mounts, network namespace and listeners). The last step may take long,
+because the kernel writes dirty pages to disk, but the exit code is available before this step. The root of a bound container
+(`protocol.Launch.bound`) is unmounted before `Exited`.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _STRAGGLER_SECONDS = 1.0
 
 
 class Container:
-    """`announce(event)` sends an event to subscribers. `on_dead` is called when the exit is recorded, before the exit is
-    announced; `on_gone` when nothing is left to do."""
+    """`announce(event)` sends an event to subscribers. `on_dead` is called when the exit has been recorded, before it is
+    announced. `on_gone` is called after the last step."""
 
     def __init__(
         self, loop: Loop, launch: Launch, announce: Callable[[Exited | Oom], object], outputs: Sequence[int] = ()
@@ -78,8 +78,8 @@ class Container:
         return self._launch.bound
 
     def kill(self) -> None:
-        """Kill the container's init, and thereby all of its processes. A container that is being started is killed as soon
-        as it runs."""
+        """Kill the container's init, and thereby all of its processes. If the container is being started, it is killed as
+        soon as it runs."""
         self._doomed = True
         if self.task:
             try:
@@ -124,7 +124,7 @@ class Container:
     def _running(self, connection: Connection, serial: int, started: Started) -> None:
         assert self._start
         self.phase = "running"
-        # Combine both: if the process is dead already, v2 still reports its cgroup, but v1 does not.
+        # Combine both results: for a process that is dead already, v2 still reports the cgroup, but v1 does not.
         asked = cgroups.directories(started.pid, self._launch.id)
         found = tuple(dict.fromkeys((*asked, *cgroups.named(self._start.cgroup))))
         records.write(self._launch.run_dir, InitRecord(started.pid, started.start_time, started.time_ns, found))
@@ -158,8 +158,8 @@ class Container:
         self._delete(start.delete, deleted)
 
     def _sweep(self, start: Start) -> None:
-        """Kill the processes and remove the cgroups that an interrupted runtime left. Blocks for a bounded time, which is
-        acceptable because the monitor has nothing else to do."""
+        """Kill the processes and remove the cgroups that an interrupted runtime left. Blocks for a bounded time; the monitor
+        has nothing else to do then."""
         found = cgroups.named(start.cgroup)
         deadline = time.monotonic() + _STRAGGLER_SECONDS
         while not (cgroups.kill(found) and orphans.kill_children(()) and cgroups.remove(found)):
@@ -189,10 +189,11 @@ class Container:
         self._delete(self._start.delete, self._deleted)
 
     def _unmount(self) -> None:
-        """Unmount the root and the stage, which nothing uses any more. The overlay mount ends with this call, so that its
-        snapshot can be committed, and be a lower directory of the next one, while the runtime deletes the container."""
+        """Unmount the root and the stage, because no process uses them any more. The overlay mount ends with this call. So
+        the snapshot can be committed, and become a lower directory of the next snapshot, while the runtime deletes the
+        container."""
         for directory in filter(None, (self._launch.root, self._launch.stage)):
-            with suppress(OSError):  # a stage without trees is no mount
+            with suppress(OSError):  # without trees, the stage is not mounted
                 linux.umount(directory)
 
     def _deleted(self, status: int) -> None:

@@ -1,4 +1,4 @@
-"""The execs of a container, each from its request to its `ExecExited`."""
+"""The execs of a container, from the request `Exec` to the event `ExecExited`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .task import Stdio, Task, failure
 __all__ = ["Execs"]
 
 
-_UNHEARD = 1000  # exit codes; more than these are not expected, because no exec can start while no daemon is connected
+_UNHEARD = 1000  # exit codes that are kept; without a connected daemon no exec can start, so there are never more
 
 
 class Execs:
@@ -68,13 +68,13 @@ class Execs:
         task = Task(self._loop, stdio, output)
         self._tasks[request.exec_id] = task
         if attach is not None:
-            connection.hold()  # what follows is standard input, not requests
+            connection.hold()  # the following bytes are standard input, not requests
 
         def started(answer: Started) -> None:
             connection.reply(serial, answer)
             if attach is None:
                 return
-            # The end of the client's input ends the process's input, because no other client can attach to an exec.
+            # The end of the client's input closes the process's input, because no other client can attach to an exec.
             once = msgspec.structs.replace(attach, stdin_once=True)
             process_input = input_ if request.stdin else None
             self._attach(connection, lambda channel: Attachment(channel, once, process_input, output, not request.terminal))

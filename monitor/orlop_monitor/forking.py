@@ -16,8 +16,8 @@ ENTRIES = ("monitor", "unpack")
 
 class Fork(msgspec.Struct, frozen=True):
     """Fork a child that runs `entry`. `run_dir` is a monitor's run directory: the zygote writes its exit record if the
-    monitor dies without one. The answer has the same `serial`, so that a late answer is not taken for the answer to the next
-    request."""
+    monitor dies without one. The answer has the `serial` of its request, so that a late answer is not mistaken for the
+    answer to the next request."""
 
     serial: int
     entry: str
@@ -25,7 +25,7 @@ class Fork(msgspec.Struct, frozen=True):
 
 
 class Forked(msgspec.Struct, frozen=True):
-    """The child's `pid`, or 0 and the `error`."""
+    """The answer: the child's `pid`, or 0 and the `error`."""
 
     serial: int
     pid: int

@@ -1,9 +1,9 @@
 """Userland proxy for published ports, as docker-proxy: relays the traffic that nftables does not forward (loopback, IPv6).
 
-The daemon binds the sockets and passes them to the monitor, which owns them: ports are served while no daemon runs, and are
-freed when the monitor exits. Nothing here blocks. An error of one connection ends only that connection. Buffers are bounded:
-when one side does not read, the other side is not read either. Some descriptors are reserved for the daemon's requests,
-however many clients connect.
+The daemon binds the sockets and passes them to the monitor, which owns them. So ports work while no daemon runs, and are
+freed when the monitor exits. No function blocks. An error of one connection ends only that connection. Buffers are bounded:
+while one side does not read, no data is read from the other side. Some descriptors are reserved for the daemon's requests,
+even if many clients connect.
 
 Connections to the container are opened from the host's network namespace, which is the monitor's own.
 """
@@ -24,7 +24,7 @@ from orlop_monitor.protocol import Forward
 __all__ = ["Forwarder"]
 
 _CHUNK = 64 << 10
-_BATCH = 64  # one callback accepts or relays at most this many, so that other callbacks get their turn
+_BATCH = 64  # connections or datagrams that one callback handles, so that other callbacks are not delayed
 _RESERVE = 4 * _BATCH  # descriptors that clients may not use
 _UDP_IDLE = 90.0  # seconds without a datagram after which a client's socket is closed, as in docker-proxy
 _UDP_FLOWS = 1024
@@ -47,8 +47,8 @@ class Forwarder:
             self._listeners.append(kind(self._loop, sock, (forward.address, forward.port)))
 
     def retarget(self, moved: Mapping[str, str]) -> None:
-        """Change the target address of listeners from each key to its value; "" closes the listener. Existing connections
-        stay open as long as their address exists."""
+        """Change the target of listeners: each key is an old address, its value the new address; "" closes the listeners.
+        Existing connections stay open as long as the old address exists."""
         for listener in list(self._listeners):
             address = moved.get(listener.target[0])
             if address:
@@ -65,8 +65,8 @@ class Forwarder:
 
 
 def _crowded(fd: int) -> bool:
-    """Whether only the reserve of descriptors is left. A new descriptor has the lowest free number, which tells how many are
-    in use."""
+    """Whether only the reserve of descriptors is free. The number of a new descriptor, which is the lowest free number,
+    shows how many are in use."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     try:
         lowest_free = os.dup(fd)
@@ -88,7 +88,7 @@ def _close(loop: Loop, sock: socket.socket, *, reset: bool = False) -> None:
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         except OSError:
-            pass  # then the connection is closed without a reset
+            pass  # if this fails, the connection is closed without a reset
     sock.close()
 
 
@@ -129,8 +129,8 @@ class _TcpListener:
             self._relays.add(_Relay(self._loop, client, upstream, self.target, self._relays.discard))
 
     def _pause(self) -> None:
-        """Called when no descriptor is free: stop watching the listener for a moment, because it stays readable and the loop
-        would spin."""
+        """Called when no descriptor is free: stop watching the listener for a moment. It stays readable, so the loop would
+        spin."""
         self._loop.on_readable(self._sock.fileno(), None)
         self._resume = self._loop.call_later(BACK_OFF, self._listen)
 
@@ -199,7 +199,7 @@ class _Relay:
 
 
 class _Pipe:
-    """Copies one direction. Holds at most one chunk that the sink did not accept."""
+    """Copies one direction of a connection. Keeps at most one chunk that the sink did not accept."""
 
     _buffer = bytearray(_CHUNK)  # all pipes share this buffer, which is filled and emptied within one callback
 
@@ -256,7 +256,7 @@ class _Pipe:
             self._loop.on_readable(self._source.fileno(), self._read)
 
     def _shut(self) -> None:
-        """Pass on the EOF of the source. The other direction stays open."""
+        """Shut down writing to the sink after the source's EOF. The other direction stays open."""
         try:
             self._sink.shutdown(socket.SHUT_WR)
         except OSError:
@@ -281,8 +281,8 @@ class _Flow:
 
 
 class _UdpListener:
-    """Relays datagrams. Each client has its own socket towards the container, so that each answer is sent to the right
-    client. The socket is closed when it is idle."""
+    """Relays datagrams. For each client there is a socket towards the container, so that each answer can be sent to the
+    right client. An idle socket is closed."""
 
     def __init__(self, loop: Loop, sock: socket.socket, target: tuple[str, int]) -> None:
         self._loop, self._sock, self.target = loop, sock, target
@@ -300,7 +300,7 @@ class _UdpListener:
             except BlockingIOError:
                 return
             except OSError:
-                continue  # the call returned, and thereby cleared, an ICMP error of an earlier answer
+                continue  # the call reported an ICMP error of an earlier answer, and cleared the error
             flow = self._flow(client, self._reply_from(ancillary))
             if flow is None:
                 continue
@@ -311,8 +311,8 @@ class _UdpListener:
                 continue  # datagrams may be lost
 
     def _reply_from(self, ancillary: Sequence[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
-        """The ancillary data that sets the source address of an answer to the address that the client has used. The kernel
-        would choose an address by the route."""
+        """The ancillary data that sets the source address of an answer to the address that the client has used. Otherwise
+        the kernel chooses the source address by the route."""
         for level, kind, data in ancillary:
             if level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
                 return [(level, kind, bytes(4) + data[4:8] + bytes(4))]

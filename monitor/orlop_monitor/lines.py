@@ -1,7 +1,7 @@
 """Splits output into `LogBlock`s for the log driver: blocks of complete lines, and pieces of long lines.
 
-No I/O. Each stream has its own splitter, which holds back an incomplete line of at most 16 KiB; if the monitor is killed, at
-most this much output is lost.
+No I/O. Each stream has its own splitter, which keeps an incomplete line of at most 16 KiB in memory. If the monitor is
+killed, at most this line is lost.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from orlop_sdk.log import LogBlock
 __all__ = ["LINE_LIMIT", "LineSplitter"]
 
 LINE_LIMIT = 16384
-"""Docker splits lines at this length (BufSize in its copier), and log shippers rely on it to join them. A line that is
-longer, including its newline, is cut into pieces of exactly this length and a rest. A line of 16384 bytes thus becomes one
-piece and a lone newline."""
+"""Docker splits lines at this length (BufSize in its copier), and log shippers rely on the length to join the pieces. A line
+that is longer, including its newline, is cut into pieces of exactly this length and a last piece. So a line of 16384 bytes
+and a newline becomes one piece of 16384 bytes, and a block with only the newline."""
 
 
 class LineSplitter:
     """Times are as in Docker: a line has the time at which its newline was read. All pieces of a long line have the time at
-    which the first was complete."""
+    which the first piece was complete."""
 
     __slots__ = ("_pending", "_piece_time", "_stream")
 
@@ -43,7 +43,7 @@ class LineSplitter:
         return blocks
 
     def flush(self, time_ns: int) -> list[LogBlock]:
-        """Called at the end of the stream: the rest, which has no newline."""
+        """Called at the end of the stream. Returns the last line, which has no newline."""
         if not self._pending:
             return []
         time_ns = time_ns if self._piece_time is None else self._piece_time
@@ -66,7 +66,7 @@ class LineSplitter:
         blocks += [LogBlock(self._stream, data[at : at + LINE_LIMIT], stamp, True) for at in range(start, end, LINE_LIMIT)]
 
     def _lines(self, data: bytes, time_ns: int, blocks: list[LogBlock]) -> None:
-        """Split `data`, which ends in a newline, into blocks. The first line may be the rest of a long one."""
+        """Split `data`, which ends in a newline, into blocks. The first line may be the last piece of a long line."""
         begin = position = 0  # data[begin:position] holds short lines that are not in a block yet
         if self._piece_time is not None:
             begin = position = self._long(data, 0, time_ns, blocks)
@@ -83,7 +83,8 @@ class LineSplitter:
             blocks.append(LogBlock(self._stream, data[begin:] if begin else data, time_ns))
 
     def _long(self, data: bytes, start: int, time_ns: int, blocks: list[LogBlock]) -> int:
-        """Cut the line at `start`, which is long or the rest of a long line, to its newline. Returns its end."""
+        """Cut the line at `start`, which is a long line or the last piece of one, into pieces up to its newline. Returns the
+        end of the line."""
         newline = data.index(b"\n", start)
         rest = newline - (newline - start) % LINE_LIMIT
         self._cut(data, start, rest, time_ns, blocks)

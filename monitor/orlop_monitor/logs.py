@@ -23,8 +23,8 @@ _factories: dict[str, Factory] = {}
 
 
 def preload(names: Iterable[str]) -> None:
-    """Import these log drivers before monitors are forked, to save each monitor the time and memory. A driver that cannot be
-    loaded is reported when a container uses it."""
+    """Import these log drivers before monitors are forked, so that no monitor needs the time and memory of the import. If a
+    driver cannot be loaded, the error is reported when a container uses the driver."""
     for name in names:
         try:
             _factories[name] = discovery.find("log", name)

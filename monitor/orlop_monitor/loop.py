@@ -1,7 +1,7 @@
 """The monitor's event loop: readiness (epoll), timers and child processes, in one thread.
 
-It is not trio, because a monitor is forked in 0.4 ms from a process with few imports, and needs only a few callbacks. A
-callback must not block. An exception in a callback ends the monitor, and with it the container, by design.
+trio is not used, because a monitor is forked in 0.4 ms from a process with few imports, and needs only a few callbacks. A
+callback must not block. An exception in a callback deliberately ends the monitor, and thereby the container.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ __all__ = ["BACK_OFF", "EXHAUSTED", "Loop", "Timer"]
 
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 BACK_OFF = 0.1
-"""Seconds to stop watching a listener after accept failed with one of `EXHAUSTED`, because it stays readable."""
+"""Seconds. After accept failed with one of `EXHAUSTED`, the listener is not watched for this time, because it stays
+readable."""
 
 Callback = Callable[[], None]
 
@@ -105,8 +106,8 @@ class Loop:
         return self.call_later(0, callback)
 
     def on_child(self, pid: int, callback: Callable[[int], None]) -> None:
-        """Call `callback` once with the exit code (or the negated signal) when the child `pid` ends. If it ended before this
-        call, its status must have been kept (`hold_unclaimed`)."""
+        """Call `callback` once with the exit code (or the negated signal) when the child `pid` ends. If the child ended
+        before this call, `hold_unclaimed` must have been called before its end."""
         if pid in self._unclaimed:
             status = self._unclaimed.pop(pid)
             self.call_soon(lambda: callback(status))
@@ -115,7 +116,7 @@ class Loop:
 
     def hold_unclaimed(self) -> None:
         """Keep the exit statuses of unclaimed children until `release_unclaimed`. Used while a runtime's command runs: the
-        process that it makes will be claimed, but may end before the command does."""
+        process that the runtime makes may end before `on_child` is called for it."""
         self._claimants += 1
 
     def release_unclaimed(self) -> None:
@@ -141,8 +142,8 @@ class Loop:
             if callback is not None:
                 callback(code)
             elif self._claimants:
-                # A subreaper also gets unrelated orphans. Statuses must not be kept longer than needed, because pids are
-                # reused.
+                # A subreaper also gets statuses of unrelated orphans. A status must not be kept longer than needed, because
+                # pids are reused.
                 self._unclaimed[pid] = code
 
     def stop(self) -> None:

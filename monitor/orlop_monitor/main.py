@@ -1,7 +1,8 @@
 """The monitor: one process for one container. It is forked by the zygote and receives requests over its first connection.
 
-It exits when its container has ended and is deleted. Until it has started a container, it exits when its first connection is
-closed. A container that is bound to the first connection (see `protocol.Launch`) is killed when that connection is closed.
+A monitor exits when its container has ended and has been deleted, or when its first connection is closed before it has
+started a container. A container that is bound to the first connection (see `protocol.Launch`) is killed when that connection
+is closed.
 """
 
 from __future__ import annotations
@@ -121,7 +122,8 @@ class Monitor:
         make(channel).join(early)
 
     def _dead(self) -> None:
-        """Called before the exit is announced, because a subscriber may want to reuse the ports immediately."""
+        """Close the listeners. Called before the exit is announced, because a subscriber may want to reuse the ports
+        immediately."""
         self._execs.end_all()
         if self._forwarder:
             self._forwarder.close()
@@ -129,7 +131,7 @@ class Monitor:
             self._names.close()
 
     def _gone(self) -> None:
-        """The last step: write all queued data to the socket buffers, so that peers can read it after the exit."""
+        """The last step: write all queued data to the socket buffers, so that peers can read the data after the exit."""
         self._execs.end_all()
         for connection in tuple(self._connections):
             connection.push_out()
@@ -259,10 +261,10 @@ class Monitor:
 
 
 def run(connection: socket.socket, build: Callable[[Launch], Namespaces] = sandbox.build) -> None:
-    """Run a monitor that is controlled by `connection`. Returns when it has nothing left to do. `build` makes the sandbox
-    and returns its network namespace; it is the only step that needs root."""
+    """Run a monitor with `connection` as its first connection. Returns when the monitor has nothing left to do. `build`
+    makes the sandbox and returns its namespaces; only this step needs root."""
     for signum in IGNORED_SIGNALS:
-        # The end of a systemd unit or a terminal must not end the container; it is ended by request, or through its cgroup.
+        # The end of a systemd unit or a terminal must not end the container; only a request, or a kill of its cgroup, does.
         signal.signal(signum, signal.SIG_IGN)
     linux.set_subreaper()
     raise_file_limit()

@@ -1,8 +1,8 @@
-"""Detects that a container is out of memory, when it happens and again at the container's end: the kernel has killed one of
-its processes, or has stopped one because the OOM killer is disabled.
+"""Detects that a container is out of memory: the kernel has killed one of its processes, or has stopped one because the OOM
+killer is disabled. Checks at each event of the kernel, and again at the container's end.
 
 v2: inotify on `memory.events` (the kernel reports its modification). v1: an eventfd registered with `memory.oom_control`.
-Both only trigger a check; the content of the file decides.
+Both events only trigger a check; the content of the file decides.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def _eventfd(path: str) -> int:
 
 
 class OomWatch:
-    """Calls `on_oom()` each time that the counter has grown or a process was stopped. `happened`: whether it was called."""
+    """Calls `on_oom()` each time that the counter has grown or a process was stopped. `happened`: whether `on_oom` was
+    called."""
 
     def __init__(self, loop: Loop, file: str, on_oom: Callable[[], None]) -> None:
         self._loop = loop
@@ -72,7 +73,8 @@ class OomWatch:
             os.read(self._fd, 4096)
         except BlockingIOError:
             return
-        # Report blocked processes at each wake-up, also those of an earlier one: the kernel does not tell when they continue
+        # Report blocked processes at each wake-up, even if they were reported before: the kernel does not report when they
+        # continue
         if cgroups.oom_stopped(self._file):
             self._out_of_memory()
         else:

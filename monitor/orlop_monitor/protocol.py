@@ -1,5 +1,5 @@
 """The protocol between the daemon and a monitor. It must stay compatible between versions, because an upgraded daemon adopts
-monitors that an older one started: fields are only added, with a default, and never changed or removed.
+monitors that an older daemon started: fields are only added, with a default, and never changed or removed.
 
 A connection (a SOCK_STREAM unix socket in a 0700 directory) carries frames: uint32 little endian length, then msgpack of
 `Request` from the daemon, `Reply` or `Event` from the monitor. The first connection is a socketpair passed at the fork;
@@ -8,11 +8,11 @@ later connections are made to `<run_dir>/sock`. A connection has one of two uses
 *control*: any number of requests, each answered by the `Reply` with the same `serial`; after `Subscribe` also events.
 *stream*: the first request is `Attach`, or `Exec` with `attach`; after its successful `Reply` the connection is a raw duplex
 stream. The monitor sends Docker's multiplexed frames, or raw bytes with a terminal, and shuts down writing at the end of the
-output. The daemon sends standard input; a write shutdown ends it.
+output. The daemon sends standard input, and shuts down writing at its end.
 
 Files in `run_dir` (0700, below exec-root), each written atomically by rename: `monitor.json` (`MonitorRecord`, once the
 monitor listens), `init.json` (`InitRecord`, once the container runs), `exit.json` (`ExitRecord`, before the exit is
-announced). A restarted daemon reads them.
+announced). A restarted daemon reads these files.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ HEADER = struct.Struct("<I")
 
 
 class Log(msgspec.Struct, frozen=True):
-    """The container's log driver. Its module is preloaded by the zygote, or imported in the monitor."""
+    """The container's log driver. The zygote has imported its module; otherwise the monitor imports it."""
 
     driver: str
     info: LogInfo
@@ -72,10 +72,11 @@ class Log(msgspec.Struct, frozen=True):
 
 
 class Tree(msgspec.Struct, frozen=True):
-    """A part of a volume or an image, or shared memory of several containers. It is mounted at `<stage>/<name>`, a path that
-    no container can change, and the OCI spec binds it from there. The content is `mounts`; or, with `pid`, a copy of the
-    mounts that the process `pid` (another monitor) has at `path`. `subpath` is resolved inside the content, by descriptor.
-    If the container has a user namespace, the content is id-mapped where its file system supports that."""
+    """A part of a volume or an image, or shared memory of several containers. The tree is mounted at `<stage>/<name>`, a
+    path that no container can change, and the OCI spec binds the tree from there. The content is `mounts`; or, with `pid`, a
+    copy of the mounts that the process `pid` (another monitor) has at `path`. `subpath` is resolved inside the content, by
+    descriptor. If the container has a user namespace, the content is id-mapped if its file system supports id-mapped
+    mounts."""
 
     name: str
     mounts: tuple[Mount, ...] = ()
@@ -85,8 +86,8 @@ class Tree(msgspec.Struct, frozen=True):
 
 
 class MountPoint(msgspec.Struct, frozen=True):
-    """A mount point in the container's root. `source` is the path that is mounted there. If it is a file, the mount point is
-    a file too."""
+    """A mount point in the container's root. `source` is the path that is mounted there. If `source` is a file, the mount
+    point is a file too."""
 
     path: str
     source: str = ""
@@ -95,8 +96,8 @@ class MountPoint(msgspec.Struct, frozen=True):
 class Launch(msgspec.Struct, frozen=True, tag=True):
     """The first request, sent once: build the sandbox. `mounts` are made at `root` in order, in the monitor's mount
     namespace. `network` is "new", "" for the host's network, or a path below /proc of a namespace to join. `detach` are
-    mount points to detach first. Answer: `Status`, with the network namespace's descriptor (SCM_RIGHTS) unless it is the
-    host's."""
+    mount points to detach first. Answer: `Status`, with the descriptor of the network namespace (SCM_RIGHTS), except for the
+    host's network."""
 
     id: str
     run_dir: str
@@ -110,30 +111,30 @@ class Launch(msgspec.Struct, frozen=True, tag=True):
     stdin: bool = False
     log: Log | None = None
     stage: str = ""
-    """The directory for `trees`, below a mount that does not propagate; "" when there are none."""
+    """The directory for `trees`, below a mount that does not propagate; "" when there are no trees."""
     trees: tuple[Tree, ...] = ()
     outputs: bool = False
     """The container's standard output and standard error are descriptors that are sent with this request, instead of pipes
-    to the monitor. Then nothing is logged, and an attachment gets no output. With `stdin`, a third descriptor is the
-    container's standard input."""
+    to the monitor. With `outputs`, nothing is logged, and an attachment gets no output. With `stdin`, a third descriptor is
+    the container's standard input."""
     bound: bool = False
     """The container is killed when the first connection is closed. Its root is unmounted before `Exited` is announced."""
     stubs: tuple[MountPoint, ...] = ()
     """Mount points that must not remain in the root after the exit (see `stubs`)."""
     ids: IdMap | None = None
-    """The mapping of the container's user namespace, which the monitor creates; None for the host's user namespace. A
-    mapping needs a `stage`."""
+    """The id mapping of the user namespace that the monitor creates for the container; None for the host's user namespace.
+    With `ids`, `stage` must be set."""
     user: str = ""
-    """With `ids`: the path of another container's user namespace, which is joined instead of creating one. Other namespaces
-    of that container are joined too."""
+    """With `ids`: the path of another container's user namespace, which is joined instead of creating a new one. Other
+    namespaces of that container are joined, too."""
     layers: str = ""
     """With `ids`: the storage driver's directory. It is id-mapped for `mounts` and `trees`."""
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):
     """The second request, sent once: run the container. `delete` is run after its exit. `console_size` is (rows, columns).
-    `cgroup` is the spec's linux.cgroupsPath, needed when init exits before its cgroups can be read from /proc.
-    Answer: `Started`, or `Failed` after the monitor has cleaned up; the monitor then exits."""
+    `cgroup` is the spec's linux.cgroupsPath. It is needed if init exits before the monitor has read init's cgroups from
+    /proc. Answer: `Started`, or `Failed` after the monitor has cleaned up; the monitor then exits."""
 
     run: Command
     delete: Command
@@ -154,8 +155,8 @@ class Forward(msgspec.Struct, frozen=True):
 
 
 class Serve(msgspec.Struct, frozen=True, tag=True):
-    """Serve additional listeners, whose sockets are attached (SCM_RIGHTS) in order. Before that, for each pair in `moved`,
-    change the target of listeners from the first address to the second; if the second is "", close these listeners. Answer:
+    """First, for each pair in `moved`, change the target of listeners from the first address to the second; if the second is
+    "", close these listeners. Then serve additional listeners, whose sockets are attached (SCM_RIGHTS) in order. Answer:
     `Status`."""
 
     forwards: tuple[Forward, ...]
@@ -163,8 +164,8 @@ class Serve(msgspec.Struct, frozen=True, tag=True):
 
 
 class Resolve(msgspec.Struct, frozen=True, tag=True):
-    """Start the name server at 127.0.0.11 in the container's network namespace, with this file (see `dns.names`). A second
-    request changes nothing. Answer: `Status` once names resolve, or `Failed`."""
+    """Start the name server at 127.0.0.11 in the container's network namespace, with the tables in `file` (see `dns.names`).
+    A second request changes nothing. Answer: `Status` once names resolve, or `Failed`."""
 
     path: str
 
@@ -182,8 +183,8 @@ class Attach(msgspec.Struct, frozen=True, tag=True):
 
 
 class Exec(msgspec.Struct, frozen=True, tag=True):
-    """Run an additional process. With `attach`, this connection becomes its stream; otherwise its output is dropped.
-    Answer: `Started` or `Failed`; later, subscribers get an `ExecExited` event."""
+    """Run an additional process. With `attach`, this connection becomes the process's stream; otherwise the process's output
+    is dropped. Answer: `Started` or `Failed`; later, subscribers get an `ExecExited` event."""
 
     exec_id: str
     run: Command
@@ -231,7 +232,7 @@ class Request(msgspec.Struct, frozen=True):
 
 class Status(msgspec.Struct, frozen=True, tag=True):
     """`phase`: "launched", "running" or "ended". `netns_fd` is the number of the network namespace's descriptor in the
-    monitor: /proc/<monitor_pid>/fd/<netns_fd> opens it; -1 for the host's. `execs` maps running execs to pids.
+    monitor, which /proc/<monitor_pid>/fd/<netns_fd> opens; -1 for the host's network. `execs` maps running execs to pids.
     `unreported_exits` are the exit codes of execs that ended without a subscriber."""
 
     phase: str
@@ -246,7 +247,7 @@ class Status(msgspec.Struct, frozen=True, tag=True):
 
 
 class Started(msgspec.Struct, frozen=True, tag=True):
-    """The process runs. `start_time` is that of `linux.process_start_time`; `time_ns` is Unix time."""
+    """The process runs. `start_time` is the result of `linux.process_start_time`; `time_ns` is Unix time."""
 
     pid: int
     start_time: int
@@ -267,7 +268,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 class Exited(msgspec.Struct, frozen=True, tag=True):
     """The container exited. Its output has been read to the end, its log is closed and `exit.json` is written. The monitor
-    then deletes the task and exits; the root mounts and the network namespace are destroyed with it."""
+    then deletes the task and exits, which destroys the root mounts and the network namespace."""
 
     code: int
     time_ns: int
@@ -308,7 +309,7 @@ class MonitorRecord(msgspec.Struct, frozen=True):
 
 
 class InitRecord(msgspec.Struct, frozen=True):
-    """`cgroups` are the absolute directories of the container's cgroups, which must be empty when it is dead."""
+    """`cgroups` are the absolute directories of the container's cgroups, which must be empty when the container is dead."""
 
     pid: int
     start_time: int

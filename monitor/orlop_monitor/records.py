@@ -1,6 +1,6 @@
 """The record files in a monitor's run directory. Each is written atomically, by rename.
 
-They are not synced to disk: the directory is on a tmpfs, and after a power cut the containers do not exist either.
+The files are not synced to disk: the directory is on a tmpfs, and a power cut ends the containers, too.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def read_exit(run_dir: str) -> ExitRecord | None:
 
 
 def clear(run_dir: str) -> None:
-    """Remove the records of an earlier run, so that its exit record is not taken for the next run's."""
+    """Remove the records of an earlier run, so that its exit record is not mistaken for a record of the next run."""
     for name in (*_NAMES.values(), SOCKET):
         try:
             os.unlink(os.path.join(run_dir, name))
@@ -62,7 +62,7 @@ def clear(run_dir: str) -> None:
 
 
 def socket_directory(run_dir: str) -> tuple[int, str]:
-    """A descriptor of the run directory, which the caller must close, and a path of the socket through it. A unix socket's
-    address is limited to 107 bytes, so a long exec-root would not fit."""
+    """A descriptor of the run directory, which the caller must close, and a path of the socket below /proc/self/fd. The
+    usual path may be too long, because a unix socket's address is limited to 107 bytes."""
     fd = os.open(run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     return fd, f"/proc/self/fd/{fd}/{SOCKET}"

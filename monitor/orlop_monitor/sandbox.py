@@ -1,7 +1,7 @@
 """Builds a container's sandbox: a mount namespace, a network namespace and the mounts of its root.
 
-Only this process holds them; no name on the host pins them, so they are destroyed when it exits. `detachable` is pure, so
-that it can be tested without root.
+Only this process refers to the namespaces and mounts, so the kernel destroys them when the process exits. `detachable` is
+pure, so that it can be tested without root.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ def _within(path: str, tree: str) -> bool:
 
 
 def detachable(entries: Sequence[MountEntry], needed: Iterable[str], trees: Iterable[str]) -> list[MountEntry]:
-    """The topmost mounts that can be detached. Their copies in this namespace would keep file systems busy that the host
-    unmounts.
+    """The topmost mounts that can be detached. Without the detach, the copies in this namespace would keep file systems busy
+    after the host unmounts them.
 
-    If the parent of a mount propagates, the mount keeps nothing busy, because the host's umount is propagated here. It must
-    not be detached, because this would be propagated to the host. A mount also stays if it is needed, is in or above one of
-    `trees`, or has a mount below it that stays.
+    If the parent of a mount propagates, the host's umount also unmounts the copy. Such a mount must not be detached, because
+    the detach would propagate to the host. A mount also stays if it is needed, is in or above one of `trees`, or has a mount
+    below it that stays.
     """
     by_id = {entry.id: entry for entry in entries}
     needed, trees = tuple(needed), tuple(trees)
@@ -81,7 +81,7 @@ def _detach_unneeded(launch: Launch) -> None:
             linux.mount("", "none", entry.path, ["rprivate"])
             linux.umount(entry.path)
         except OSError:
-            pass  # another mount hides this one, which therefore stays and keeps the file system busy
+            pass  # another mount hides this mount, so it stays and keeps the file system busy
 
 
 def _detach(paths: Iterable[str]) -> None:
@@ -119,15 +119,15 @@ def _namespaces(launch: Launch) -> Namespaces:
     elif wanted == "new":
         network = linux.new_network_namespace()
     if wanted == "new":
-        _loopback_up(network)  # here, because runtimes bring loopback up only in namespaces that they create
+        _loopback_up(network)  # done here, because runtimes bring up loopback only in namespaces that they create
     elif wanted:
         network = os.open(wanted, os.O_RDONLY | os.O_CLOEXEC)
     return Namespaces(network, user)
 
 
 def build(launch: Launch) -> Namespaces:
-    """Move this process into a new mount namespace and build the sandbox. `OSError` names the path; the process must exit
-    then, which destroys the partial sandbox."""
+    """Move this process into a new mount namespace and build the sandbox. A raised `OSError` names the path. The caller must
+    then exit, which destroys the incomplete sandbox."""
     linux.unshare(linux.CLONE_NEWNS)
     _detach_unneeded(launch)
     _detach(launch.detach)

@@ -1,8 +1,8 @@
-"""Sealed copies of runtimes in memory, so that runtimes need not copy themselves at each start.
+"""Copies of runtime programs in sealed memfds, so that a runtime need not copy itself at each start.
 
 runc and crun do not run from a file that a container could overwrite (CVE-2019-5736): at each start they copy the whole
-program, ten megabytes, into a sealed memfd, unless they already run from one. The zygote makes this copy once. Monitors
-inherit it and execute it instead of the file, as long as the file is unchanged.
+program, ten megabytes, into a sealed memfd, unless they already run from such a memfd. The zygote makes this copy once.
+Monitors inherit the copy and execute it instead of the file, as long as the file is unchanged.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _copy(path: str) -> _Copy:
             left -= count
         os.fchmod(memory, 0o555)
         with suppress(OSError):
-            linux.use_huge_pages(memory)  # before sealing: a sealed memfd cannot be mapped before Linux 6.7
+            linux.use_huge_pages(memory)  # called before sealing, because a sealed memfd cannot be mapped before Linux 6.7
         fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
         # Reopen read-only: a file that is open for writing cannot be executed (ETXTBSY).
         return _Copy(os.open(f"/proc/self/fd/{memory}", os.O_RDONLY | os.O_CLOEXEC), _identity(info))
@@ -60,7 +60,8 @@ def _copy(path: str) -> _Copy:
 
 
 def hold(paths: Iterable[str]) -> None:
-    """Copy these programs. A program that cannot be read, or is a script, is not copied and runs from its file."""
+    """Copy these programs. A program that cannot be read, or that is a script, is not copied; it is executed from its
+    file."""
     for path in paths:
         try:
             _copies[path] = _copy(path)
@@ -74,11 +75,12 @@ def descriptors() -> list[int]:
 
 
 def executable(path: str) -> str:
-    """The path to execute for a program: its copy, or the file itself if there is no copy or the file was replaced since."""
+    """The path to execute for a program: its copy; or the file itself if there is no copy, or if the file was replaced after
+    the copy was made."""
     copy = _copies.get(path)
     try:
         if copy is not None and copy.identity == _identity(os.stat(path)):
             return f"/proc/self/fd/{copy.fd}"
     except OSError:
-        pass  # the file was removed; executing it will report that
+        pass  # the file was removed; the exec will report this
     return path

@@ -1,7 +1,7 @@
 """Mounts of a container with a user namespace: its layers, volumes and other trees are id-mapped (see `orlop_sdk.idmaps`).
 
-The storage driver's directory is cloned once, id-mapped and mounted on the stage; the driver's mounts then name paths below
-that clone. An overlay itself cannot be id-mapped.
+An overlay itself cannot be id-mapped. Therefore the mount of the storage driver's directory is cloned once, id-mapped, and
+attached to the stage; the driver's mounts then use paths below the clone.
 """
 
 from __future__ import annotations

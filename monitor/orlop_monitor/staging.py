@@ -2,7 +2,7 @@
 
 A subpath of a volume is resolved inside the volume and mounted by descriptor, in the monitor's mount namespace. The runtime
 then binds from this mount, so that other containers cannot redirect it by changing symlinks in the volume. The stage is a
-tmpfs in this namespace, over a directory that is empty on the host, and is destroyed with this process.
+tmpfs in this namespace, mounted over a directory that is empty on the host. The kernel destroys it when this process ends.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ __all__ = ["build"]
 
 
 def build(stage: str, trees: Sequence[Tree], shift: Shift | None = None) -> None:
-    """Mount all trees below `stage`. `OSError` names the path. With `shift`, the trees are id-mapped, and other users may
-    pass through the stage, because the runtime then runs as another user."""
+    """Mount all trees below `stage`. A raised `OSError` names the path. With `shift`, the trees are id-mapped, and the stage
+    is accessible to other users, because the runtime then runs as another user."""
     if not trees and shift is None:
         return
     linux.mount("tmpfs", "tmpfs", stage, ["mode=0711" if shift else "mode=0700", "size=1m"])
@@ -58,8 +58,8 @@ def _copy(tree: Tree, target: str) -> None:
 
 
 def _taken(tree: Tree, home: int) -> int:
-    """Copy the tree from another monitor's mount namespace. The thread enters it, because open_tree(2) resolves paths only
-    in the caller's namespace."""
+    """Copy the tree from another monitor's mount namespace. The thread enters that namespace, because open_tree(2) resolves
+    paths only in the caller's namespace."""
     other = os.open(f"/proc/{tree.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:
         linux.setns(other, linux.CLONE_NEWNS)

@@ -1,9 +1,9 @@
 """The standard streams of one process, and the clients attached to them.
 
 `Output` reads the process's pipes or terminal and passes each read to the log and to all attachments. `Input` writes to the
-process's standard input. `Attachment` connects one client to both. Up to 1 MiB is queued for a slow client; then no more
-output is read until the client has caught up (dockerd does the same, with 1 MB). A client that disconnects is removed
-immediately.
+process's standard input. `Attachment` connects one client to both. Up to 1 MiB of output is queued for a slow client. After
+that, no output is read from the process until the client has read its queue (as in dockerd, whose limit is 1 MB). A client
+that disconnects is removed immediately.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ _FRAME = struct.Struct(">BxxxL")  # Docker's multiplexed stream: stream number, 
 _STREAMS = {"stdout": 1, "stderr": 2}
 _SLOW = 1 << 20
 _LAST = 16 << 20
-"""Bytes read from a dead process even when clients are slow. This is more than its pipes hold. It limits the memory for the
-output of a descendant that continues to write."""
+"""Bytes that are read after the process's end even if clients are slow. The pipes of the process contain less than this
+limit. It bounds the memory for the output of a descendant that continues to write."""
 _LARGE, _TRIM_AFTER = 32 << 10, 10.0
 _READ, _READ_UNLOGGED = 64 << 10, 256 << 10
-"""Bytes per read. Larger reads are faster for a stream that is only passed on. When a stream is encoded for a log, 64 KiB
-and their encoded form stay in the processor's cache."""
+"""Bytes per read. Larger reads are faster if the stream is only passed to clients. If it is also encoded for a log, reads
+are 64 KiB, because then the data and its encoded form stay in the processor's cache."""
 _INPUT_LIMIT = 256 << 10
 _F_SETPIPE_SZ = 1031
 
 
 class Input:
-    """The writing end of a process's standard input. Data is queued until `open`, because a terminal exists only once the
-    process does. Owns the descriptor."""
+    """The writing end of a process's standard input. Data is queued until `open`, because a terminal does not exist before
+    the process runs. Owns the descriptor."""
 
     def __init__(self, loop: Loop, terminal: bool) -> None:
         self._loop = loop
@@ -97,7 +97,7 @@ class Input:
         except BlockingIOError:
             self._loop.on_writable(self._fd, self._flush)
         except OSError:
-            self.close()  # the process has closed its end or has ended
+            self.close()  # the process has closed its standard input or has ended
         else:
             self._loop.on_writable(self._fd, None)
             if self._ending:
@@ -163,8 +163,8 @@ class Output:
             self._adjust()
 
     def _adjust(self) -> None:
-        """Read unless a client is slow. After the process's end, up to `_LAST` bytes are read for slow clients too, because
-        the time is limited."""
+        """Read unless a client is slow. After the process's end, up to `_LAST` bytes are read even if a client is slow,
+        because the time for reading is limited."""
         wanted = self._running and (self._last > 0 or not any(a.slow for a in self._attachments))
         for source in self._sources:
             self._loop.on_readable(source.fd, partial(self._read, source) if wanted else None)
@@ -193,7 +193,7 @@ class Output:
         try:
             fcntl.fcntl(source.fd, _F_SETPIPE_SZ, source.size)
         except OSError:
-            pass  # keep the size: this is a terminal, or the user's limit for pipe buffers is reached
+            pass  # a terminal has no pipe buffer, or the user's limit for pipe buffers is reached
 
     def _deliver(self, stream: str, data: bytes) -> None:
         if len(data) >= _LARGE and self._trim is None:
@@ -222,7 +222,7 @@ class Output:
 
     def end(self, seconds: float, callback: Callable[[], None]) -> None:
         """Called when the process is dead: call `callback` at the end of its output, or after `seconds`, because a
-        descendant may keep the other end open for ever. Attachments stay open."""
+        descendant may keep the pipe open for ever. Attachments stay open."""
         self._on_end, self._last = callback, _LAST
         self._deadline = self._loop.call_later(seconds, self._ended)
         self._adjust()
@@ -264,7 +264,7 @@ class Attachment:
         channel.on_drain = self._drained
 
     def join(self, early: bytes) -> None:
-        """Start passing data. `early` is input that arrived with the request."""
+        """Start passing data. `early` is standard input that arrived together with the request."""
         self._output.attach(self)
         if early:
             self._received(early, [])
@@ -297,8 +297,9 @@ class Attachment:
         self._channel.resume()
 
     def _input_ended(self) -> None:
-        """The peer has shut down writing. As in dockerd: with StdinOnce and without a terminal, the process's input is
-        closed, and output continues. Otherwise this attachment ends if it has standard input; if not, nothing happens."""
+        """Called when the client has shut down writing. As in dockerd: with StdinOnce and without a terminal, the process's
+        input is closed, and output continues. Otherwise an attachment with standard input ends, and an attachment without
+        standard input continues."""
         if self._input is None:
             return
         if self._request.stdin_once and not self._input.terminal:
@@ -312,7 +313,7 @@ class Attachment:
         self._channel.finish()
 
     def _gone(self) -> None:
-        """The connection is gone. While input is paused, EOF is not read, so end the input here as well."""
+        """Called when the client has disconnected. While input is paused, EOF is not read, so end the input here as well."""
         self._output.detach(self)
         if self._input is not None and self._request.stdin_once:
             self._input.end()

@@ -1,8 +1,9 @@
-"""Missing mount points in a container's root. If the root becomes a layer of an image, the monitor creates them before the
-start and removes them after the exit. Otherwise the runtime would create them and leave them in the layer.
+"""Stubs: missing mount points in a container's root. If the root becomes a layer of an image, the monitor creates the stubs
+before the start and removes them after the exit. Otherwise the runtime would create the mount points, and they would become
+part of the layer.
 
-A mount point with files of the container stays. Directories keep their times: overlayfs copies a directory up when its
-entries change, and a directory with unchanged attributes is not part of the layer.
+A mount point in which the container has created files stays. Directories keep their times: overlayfs copies a directory up
+when its entries change, and a directory with unchanged attributes is not part of the layer.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ _LINKS = 40  # symlinks that are followed in one path; the kernel has the same l
 
 class Stubs:
     """Owns a descriptor of the root until `remove`. Paths are resolved inside the root. `ids` is the mapping of the
-    container's user namespace: files are created with the ids of its root, because the host's root has no id in its
-    layers."""
+    container's user namespace: files are created as the container's root, because the id-mapped layers do not map the host's
+    root."""
 
     def __init__(self, root: str, points: tuple[MountPoint, ...], ids: IdMap | None = None) -> None:
-        """Create the missing mount points. `OSError` names the path."""
+        """Create the missing mount points. A raised `OSError` names the path."""
         self._ids = ids
         self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._made: list[str] = []
@@ -71,7 +72,8 @@ class Stubs:
 
     @contextmanager
     def _parent(self, path: str) -> Iterator[tuple[int, str]]:
-        """The directory of `path`, whose times are restored at the end of the block, and the name in it."""
+        """The directory of `path`, and the name in this directory. The directory's times are restored at the end of the
+        block."""
         head, _, name = path.rpartition("/")
         fd = linux.open_in_root(self._root, head or "/", os.O_RDONLY | os.O_DIRECTORY)
         try:

@@ -1,7 +1,7 @@
 """One process of the container (its init or an exec), from the runtime's command that makes it to the end of its output.
 
-The runtime makes the process and writes its pid to a file; the monitor is its parent as subreaper. The process may end
-before the runtime's command does, so the loop keeps its exit status until it is claimed here.
+The runtime makes the process and writes its pid to a file. The monitor becomes the process's parent, because it is a
+subreaper. The process may end before the runtime's command, so the loop keeps the exit status until the task asks for it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from .streams import Input, Output
 __all__ = ["DRAIN_SECONDS", "Stdio", "Task", "failure"]
 
 DRAIN_SECONDS = 2.0
-"""Seconds to wait for the end of the output when the process has ended, because a descendant may keep the output open. As in
-dockerd."""
+"""Seconds to wait for the end of the output when the process has ended, because a descendant may keep the output open.
+dockerd waits as long."""
 _TAIL = 64 << 10
 
 
@@ -43,8 +43,9 @@ def _tail(path: str) -> bytes:
 
 class Stdio:
     """The descriptors between a process and the monitor: pipes for the wanted streams and /dev/null for the others, or a
-    terminal. Owns the process's ends until `close_theirs`, and the monitor's ends until they are taken. `given` are the
-    process's standard output, standard error and perhaps standard input, if they do not lead to the monitor."""
+    terminal. Owns the process's ends until `close_theirs`, and the monitor's ends until they are taken. `given` are
+    descriptors for the process's standard output, standard error and perhaps standard input, which are used instead of pipes
+    to the monitor."""
 
     def __init__(
         self,
@@ -143,8 +144,8 @@ class Stdio:
 
 
 class Task:
-    """Calls either `on_started` or `on_failed`. After `on_started`, it calls `on_ended(code, time_ns)` at the end of the
-    output."""
+    """Calls either `on_started` or `on_failed`. After `on_started`, `on_ended(code, time_ns)` is called when the process has
+    ended and its output has been read."""
 
     def __init__(self, loop: Loop, stdio: Stdio, output: Output) -> None:
         self._loop = loop
@@ -179,7 +180,7 @@ class Task:
 
     def _command_ended(self, status: int, timed_out: bool, pid_file: str, log_file: str) -> None:
         if timed_out:
-            orphans.kill_child_of_file(pid_file)  # the runtime may have hung after it had made the process
+            orphans.kill_child_of_file(pid_file)  # the runtime may have made the process before it hung
         if status or timed_out:
             stderr = self._stdio.said()
             log = _tail(log_file)
@@ -231,7 +232,7 @@ class Task:
         self.on_ended(self.code, self.time_ns)
 
     def resize(self, rows: int, columns: int) -> None:
-        """Raises `OSError` when the process has no terminal, or it is closed."""
+        """Set the terminal's size. Raises `OSError` when the process has no terminal, or when the terminal is closed."""
         if self._stdio.master < 0:
             raise OSError(errno.ENOTTY, "it has no terminal")
         set_size(self._stdio.master, rows, columns)
@@ -243,7 +244,7 @@ class Task:
         linux.pidfd_send_signal(self._pidfd, signum)
 
     def kill(self) -> None:
-        """Kill an exec whose container has ended. If it is dead already, stop waiting for its output."""
+        """Kill an exec whose container has ended. If the exec's process is dead already, stop waiting for its output."""
         if self.code is not None:
             self._output.end_now()
         elif self._pidfd >= 0:

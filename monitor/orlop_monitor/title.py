@@ -10,8 +10,8 @@ __all__ = ["Title"]
 
 
 class Title:
-    """The memory from which the kernel reads this process's command line, between arg_start and arg_end (proc(5)). It is the
-    same in forked processes, so look it up once, before the first fork."""
+    """The memory from which the kernel reads this process's command line, between arg_start and arg_end (proc(5)). The
+    addresses are equal in forked processes, so look them up once, before the first fork."""
 
     def __init__(self) -> None:
         fields = smallfiles.read("/proc/self/stat").rpartition(b") ")[2].split()

@@ -1,13 +1,14 @@
-"""The zygote: monitors and unpack workers are forked from it. It is small, single-threaded and has imported all modules.
+"""The zygote: the process from which monitors and unpack workers are forked. It is small, single-threaded and has imported
+all modules.
 
     python -I -m orlop_monitor.zygote FD [LOG_DRIVER | /PATH/OF/A/RUNTIME]...
 
-Orlopd starts it in a new session. It is the parent of every monitor, and a subreaper: processes that a dead monitor leaves
-(its container's init, an interrupted runtime) become its children. When a monitor ends without an exit record, the zygote
-kills the processes in the container's cgroups and writes the record.
+orlopd starts the zygote in a new session. The zygote is the parent of every monitor, and a subreaper: when a monitor dies,
+its children (its container's init, an interrupted runtime) become children of the zygote. When a monitor ends without an
+exit record, the zygote kills the processes in the container's cgroups and writes the record.
 
-Crashes: when orlopd dies, its socket reaches EOF; the zygote forks no more and exits when its last child has ended. When the
-zygote dies, monitors continue as children of pid 1, and the daemon writes their exit records instead.
+Crashes: when orlopd dies, its socket reaches EOF; the zygote accepts no more requests and exits when its last child has
+ended. When the zygote dies, monitors continue as children of pid 1, and the daemon writes their exit records instead.
 """
 
 from __future__ import annotations
@@ -125,8 +126,9 @@ class Zygote:
         self._end_if_done()
 
     def _clean_up_after(self, dead: _DeadMonitor, since: float, pause: float) -> None:
-        """Kill the remaining processes of a container repeatedly until none is left, then write its exit record. By then the
-        container may have been started again in the same run directory; the new run and its records must not be touched."""
+        """Kill the remaining processes of a container repeatedly until none is left, then write the container's exit record.
+        Meanwhile the container may have been started again in the same run directory; the new run and its records must not
+        be changed."""
         empty = cgroups.kill(dead.cgroups)
         # Children that the zygote did not fork come from dead monitors; other containers are children of their monitors.
         empty = orphans.kill_children(self._children) and empty
@@ -150,8 +152,8 @@ class Zygote:
 
 
 def _child(entry: str, fd: int) -> NoReturn:
-    """Run the child. The zygote's objects stay referenced by the calling frames: if they were freed here, they would close
-    descriptor numbers that are reused in the child."""
+    """Run the child. The calling frames keep references to the zygote's objects, so that they are not freed: freed objects
+    would close descriptor numbers that the child has reused."""
     status = 70
     try:
         linux.close_other_fds([fd, *sealed.descriptors()])
@@ -168,8 +170,8 @@ def _child(entry: str, fd: int) -> NoReturn:
 
 
 def reset_oom_score(path: str = "/proc/self/oom_score_adj") -> None:
-    """Reset a negative oom_score_adj, which is inherited from the daemon: the OOM killer should spare the daemon, but not
-    containers."""
+    """Reset a negative oom_score_adj, which is inherited from the daemon, because it protects the daemon, but must not
+    protect containers."""
     with open(path, "r+") as file:
         if int(file.read()) < 0:
             file.seek(0)

@@ -1,7 +1,7 @@
 """The tables that the daemon writes for name servers, and their answers.
 
 There is one file per network, with the names on it, and one per container, with its networks and upstream servers. Files are
-replaced atomically and never modified, so a reader sees complete content. They stay valid while no daemon runs.
+replaced atomically and never modified, so a reader sees complete content. The files stay valid while no daemon runs.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class NetworkNames(msgspec.Struct, frozen=True):
 
 class ContainerNames(msgspec.Struct, frozen=True):
     """`networks` are files, in the order of lookup. `links` maps this container's `--link` aliases to names. `inside`: the
-    upstream servers were set for this container, and are queried from its network namespace. `dotted`: names without a dot
-    are not forwarded."""
+    upstream servers were set for this container, so they are queried from its network namespace. `dotted`: only names with a
+    dot are forwarded."""
 
     networks: tuple[str, ...]
     servers: tuple[str, ...] = ()

@@ -1,9 +1,9 @@
 """The name server's sockets at 127.0.0.11 in the container's namespace (UDP and TCP), and forwarding to upstream servers.
 
 The sockets have random ports, and a few stateless nftables rules in the container's namespace redirect port 53 to them, so
-that the container can run its own name server on port 53. Without nft, port 53 is bound.
+that the container can run its own name server on port 53. If `nft` is not installed, the sockets use port 53.
 
-The number of pending queries, their time and their size are bounded. A slow upstream server delays no other query.
+The number, the duration and the size of pending queries are limited. A slow upstream server delays no other query.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ADDRESS = "127.0.0.11"
 _PORT = 53
 _MOST = 1024
 _CONNECTIONS = 256
-_SECONDS = 4.0  # seconds that each upstream server has for its answer
+_SECONDS = 4.0  # seconds to wait for the answer of one upstream server
 _SERVERS = 3
 _IDLE = 10.0
 _BATCH = 64
@@ -49,7 +49,7 @@ _RULES = """table ip orlop_dns {{
 
 
 class NameServer:
-    """Calls `on_ready` once: when names resolve, or when this has failed and the reason has been logged."""
+    """Calls `on_ready` once: when the server answers, or when its start has failed and the reason has been logged."""
 
     def __init__(self, loop: Loop, netns: int, tables: Tables, on_ready: Callable[[], None]) -> None:
         self._loop, self._netns, self._tables, self._on_ready = loop, netns, tables, on_ready
@@ -171,7 +171,7 @@ class NameServer:
             return
         container = self._tables.container
         if container.dotted and "." not in asked.name and asked.type in (wire.A, wire.AAAA):
-            answer(wire.reply(query, asked))  # after an empty answer, the client continues with its search list
+            answer(wire.reply(query, asked))  # an empty answer makes the client continue with its search list
             return
         servers = container.servers[:_SERVERS]
         if not servers or len(self._asking) >= _MOST:
@@ -187,7 +187,7 @@ class NameServer:
 
 
 class _Asking:
-    """One query, which is forwarded to one upstream server after another, by UDP or TCP as it came from the client."""
+    """One query, which is forwarded to one upstream server after another, by the client's protocol (UDP or TCP)."""
 
     def __init__(
         self,

@@ -45,7 +45,7 @@ class Question(NamedTuple):
 
 
 def question(data: bytes) -> Question | None:
-    """Parse a query; None unless it is a single query for one name of class IN."""
+    """Parse a query for one name of class IN; None for other data."""
     if len(data) < 12:
         return None
     ident, flags, questions, answers, authorities, more = _HEADER.unpack_from(data)

@@ -1,6 +1,6 @@
 """The unpack worker: a short-lived, sandboxed process that unpacks layers and handles other requests on untrusted trees.
 
-The zygote forks it; it serves one request on its socket and exits. It owns nothing: the directory it writes to belongs to an
-active snapshot of a storage driver. If it dies, removing that snapshot removes all it has written. Nothing here may import
-trio, because the zygote preloads it.
+The zygote forks a worker, which handles one request on its socket and exits. The directory that a worker writes to belongs
+to an active snapshot of a storage driver. If the worker dies, the daemon removes the snapshot, and thereby all written
+files. This package must not import trio, because the zygote imports it.
 """

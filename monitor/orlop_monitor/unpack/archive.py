@@ -52,8 +52,9 @@ def _padded(source: Source, size: int, what: str) -> bytes:
 
 
 def _check_map(entry: Entry, segments: list[Segment]) -> None:
-    """A sparse map must be ascending without overlaps, lie within the file, and describe exactly the data that follows. Only
-    files may have one, as in Go: other entries have no content, so this data would be read as the next header."""
+    """Check that a sparse map is ascending without overlaps, lies within the file, and describes exactly the data that
+    follows. As in Go, only regular files may have a sparse map: other entries have no content, so their data would be parsed
+    as the next header."""
     if entry.type not in (b"0", b"7"):
         raise UnpackError(f"damaged tar archive: {shown(entry.name)} has a sparse map, but is not a file")
     if entry.real_size < 0:
@@ -92,7 +93,7 @@ def _old_gnu_sparse(source: Source, block: bytes, entry: Entry) -> None:
 
 
 def _sparse_1_0(source: Source, entry: Entry) -> None:
-    """Read a sparse map in pax format 1.0: text at the beginning of the data, padded to a block."""
+    """Read a sparse map in pax format 1.0, which is text at the beginning of the data, padded to a block."""
     text, lines = b"", 1
     while text.count(b"\n") < lines:
         text += _exactly(source, BLOCK)
@@ -146,8 +147,8 @@ def entries(source: Source) -> Iterator[Entry]:
             entry.link = long_link or entry.link
             apply_pax(entry, records)
             if kind == b"\0":
-                # v7 has no type for directories, only a final slash. Check the full name: the header may hold only its
-                # beginning.
+                # v7 has no type for directories, only a final slash. Check the full name, because the header may contain
+                # only its beginning.
                 kind = entry.type = b"5" if entry.name.endswith(b"/") else b"0"
             _check_numbers(entry)
             if kind == b"S":

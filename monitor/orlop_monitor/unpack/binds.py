@@ -1,8 +1,8 @@
 """Makes a container's binds and volumes in its root, for a worker that reads or writes the container's files.
 
 Mount points are resolved inside the root, because the container may have replaced them by symlinks. If the worker may write,
-missing mount points are created, as dockerd and runtimes do. If it only reads, a tree that lacks a mount point is first
-covered by an overlay on a tmpfs, so that neither the container nor a volume is changed.
+missing mount points are created, as dockerd and runtimes do. If the worker only reads, a tree without the mount point is
+first covered by an overlay on a tmpfs, so that neither the container nor a volume is changed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DANGER = ("nosuid", "nodev", "noexec")
 
 @dataclass(slots=True)
 class _Source:
-    """An opened bind. `fd` is the tree to mount. `detached`: it is a detached mount (of an image), not a path in this
+    """An opened bind. `fd` is the tree to mount. `detached`: the tree is a detached mount (of an image), not a path in this
     namespace."""
 
     bind: Bind
@@ -74,8 +74,8 @@ def _source(bind: Bind, scratch: str) -> _Source:
 
 
 def _nested(sources: Sequence[_Source]) -> list[_Source]:
-    """Arrange sources as a tree by destination: each is a child of the deepest source that contains it. `sources` must be
-    sorted by depth."""
+    """Arrange sources as a tree by destination: the parent of a source is the source with the deepest destination above it.
+    `sources` must be sorted by depth."""
     top: list[_Source] = []
     for index, source in enumerate(sources):
         above = [other for other in sources[:index] if source.bind.destination.startswith(f"{other.bind.destination}/")]
@@ -113,7 +113,8 @@ def _exists(root: str, path: str) -> bool:
 
 
 def _open(root: str, path: str, flags: int = os.O_PATH) -> int:
-    """Open a path in the tree that is mounted at `root` now: the root may have been covered by an overlay."""
+    """Open a path in the tree that is mounted at `root` now, because an overlay may have covered the root since the last
+    call."""
     top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return open_in_root(top, path, flags)

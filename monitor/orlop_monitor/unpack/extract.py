@@ -1,7 +1,7 @@
 """Creates files from archive entries: the part of unpacking that writes to disk.
 
 The rules are those of Docker (moby's archive package), with one difference: a whiteout hides only lower layers, never
-entries of its own layer, whether before or after it (OCI image spec, "Whiteouts").
+entries of its own layer, whether they come before or after the whiteout (OCI image spec, "Whiteouts").
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ class _Extractor:
             raise UnpackError(f"cannot overwrite non-directory {shown(entry.name)} with directory")
 
     def _retry(self, parent: Parent, path: bytes, name: bytes) -> Parent:
-        """The path exists already: remove it, and open the parent again, because its cached descriptor may have been
-        closed."""
+        """Called when the path exists already: remove it, and open the parent again, because its cached descriptor may have
+        been closed."""
         remove(name, parent.fd)
         self._tree.forget()
         return self._tree.directory(path.rpartition(b"/")[0])
@@ -235,7 +235,8 @@ class _Extractor:
                     raise
 
     def _settle_times(self) -> None:
-        """Set the times of directories, last because creating a file in a directory changes its time."""
+        """Set the times of directories. This is the last step, because creating a file in a directory changes the
+        directory's time."""
         for path, mtime in self._times.items():
             head, _, name = path.rpartition(b"/")
             try:
@@ -262,5 +263,5 @@ _MAKERS: dict[bytes, Callable[[_Extractor, Parent, bytes, bytes, Entry], None]] 
 def extract(source: Uncompressed, root: int, request: Unpack, tick: Callable[[], None] = lambda: None) -> int:
     """Unpack all of `source` into the directory `root`; returns the number of entries. The process's umask must be 0. Raises
     `UnpackError` for an invalid archive, and `OSError` with the entry's name for a failure of the system. `tick` is called
-    often."""
+    often, for progress messages."""
     return _Extractor(source, root, request, tick).run()

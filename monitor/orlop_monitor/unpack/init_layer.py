@@ -1,7 +1,7 @@
 """The init layer: files and directories that every container's root needs in addition to its image.
 
-Paths and modes are dockerd's, and so is the handling of existing files (moby daemon/initlayer/setup_unix.go). A runtime
-mounts over most of these paths, but clients read and write them in containers that were never started.
+Paths, modes and the handling of existing files are those of dockerd (moby daemon/initlayer/setup_unix.go). A runtime mounts
+over most of these paths, but clients read and write them in containers that were never started.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _make(parent: int, names: list[str], kind: str) -> None:
     except FileNotFoundError:
         pass
     except IsADirectoryError:
-        return  # keep a directory, as dockerd does: the runtime will report that it cannot mount there
+        return  # keep a directory, as dockerd does; the runtime will report that it cannot mount a file there
     if kind == _FILE:
         os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o755, dir_fd=parent))
     else:

@@ -1,8 +1,8 @@
 """Rewrites a layer's tar for a program that makes a file system image of it, in the form that `orlop_sdk.LayerStream` needs.
 
 The rules for entries are those of `extract`. Instead of a directory on disk there is a tree of `_Node`s in memory, which
-holds kinds and names but no attributes. Whiteouts are written last, because an entry of the same layer may come after its
-whiteout (see `whiteout`).
+holds kinds and names but no attributes. Whiteouts are written last, because an entry of the layer may come after a whiteout
+of its name (see `whiteout`).
 """
 
 from __future__ import annotations
@@ -224,7 +224,8 @@ class _Normalizer:
 
     @staticmethod
     def _is_above(name: bytes, base: bytes, last: bytes) -> bool:
-        """Whether the target is below the link's own path. A file at this path is removed before the link is made."""
+        """Whether the link's path is above the target. Such a link is impossible, because a file at the link's path is
+        removed before the link is made."""
         return (base + b"/" + last).startswith(name + b"/")
 
     def _whiteout(self, head: bytes, name: bytes) -> None:
@@ -275,7 +276,7 @@ class _Normalizer:
         self._out.write(padding(entry.real_size))
 
     def _finish(self, result: Normalized) -> None:
-        """Write the whiteouts, and count the files."""
+        """Write the whiteouts, and count the files of the layer."""
         waiting = [(b"", self._root)]
         while waiting:
             base, directory = waiting.pop()

@@ -1,7 +1,8 @@
 """Writes files as a tar stream: the part of packing that reads from disk.
 
 The container may change files while they are read. Each file is therefore opened by its name relative to the descriptor of
-its directory, without following symlinks. A file that shrinks meanwhile is padded with zeros; one that grows is truncated.
+its directory, without following symlinks. A file that shrinks meanwhile is padded with zeros; a file that grows is
+truncated.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ def go_mode(mode: int) -> int:
 
 
 class Packer:
-    """Writes a tar stream to the descriptor `out`. `sparse`: leave out holes of files. `latest` (seconds): later times of
-    files are replaced by it. `tick` is called often."""
+    """Writes a tar stream to the descriptor `out`. `sparse`: leave out holes of files. `latest` (seconds since 1970)
+    replaces all later times of files. `tick` is called often, for progress messages."""
 
     def __init__(
         self, out: int, *, sparse: bool = True, latest: int | None = None, tick: Callable[[], None] = lambda: None
@@ -86,8 +87,8 @@ class Packer:
     # --- entries
 
     def tree(self, parent: int, name: str, shown: bytes) -> None:
-        """Pack `name` in the directory `parent` and everything below it, under the name `shown`. Files that vanish meanwhile
-        are left out."""
+        """Pack `name` in the directory `parent` and everything below it, under the name `shown`. Files that are removed
+        meanwhile are left out."""
         try:
             info = os.stat(name, dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:
@@ -178,7 +179,7 @@ class Packer:
             self._head(self._described(shown, kind, info, ()))
 
     def _is_again(self, shown: bytes, info: os.stat_result) -> bool:
-        """If this is another name of a file that was packed already, pack a hard link and return true."""
+        """If `shown` is another name of a file that was packed already, pack a hard link and return true."""
         if info.st_nlink < 2:
             return False
         first = self._links.setdefault((info.st_dev, info.st_ino), shown)

@@ -36,12 +36,12 @@ _SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "nix")  # host directo
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "TMPDIR": ".", "LC_ALL": "C"}
 _MEMORY = 2 << 30  # bytes of address space; mkfs.erofs takes 450 bytes for each file
 _CPU = 900  # seconds
-_STALLED = 120.0  # seconds without a read after which the program has failed
+_STALLED = 120.0  # seconds; if the program reads nothing for this time, it has failed
 _ENDING = 900.0  # seconds that the program may run after the end of the stream
 _PIPE = 1 << 20
 _WRITEBACK = 8 << 20
 _FILE = 4 << 40  # bytes; mkfs.erofs keeps data to compress in a sparse part of the image, 1 TiB from its beginning
-_FULL = 1 << 20  # bytes; with less free space, the disk counts as full
+_FULL = 1 << 20  # bytes; with less free space, the disk is treated as full
 _SHOWN = 2000
 
 
@@ -53,7 +53,7 @@ class Program:
     def __init__(self, argv: Sequence[str], directory: int, keep: str) -> None:
         self._pending = bytearray()
         self._kept = -1
-        self._started = 0  # writeback to disk was started for this many bytes of the copy
+        self._started = 0  # bytes of the copy for which writing to disk was started
         if keep:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
             self._kept = os.open(keep, flags, 0o600, dir_fd=directory)
@@ -133,8 +133,8 @@ class Program:
         return bool(select.select([self._pidfd], [], [], seconds)[0])
 
     def _fail(self, status: int | None = None) -> NoReturn:
-        """Raise the error of a program that has failed or no longer reads. A program that still runs ends when this process
-        ends."""
+        """Raise the error of a program that has failed or no longer reads. The kernel kills a program that still runs when
+        this process ends."""
         ended = "stopped reading"
         if status is None and self._ends_in(1.0):
             status = os.waitpid(self._pid, 0)[1]

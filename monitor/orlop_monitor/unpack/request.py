@@ -54,10 +54,10 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Unpack(msgspec.Struct, frozen=True, tag=True):
-    """Unpack the tar stream of the first descriptor into the directory of the second. `devices`: false refuses device nodes.
-    `ownership`: false leaves all files to the user who runs the worker (a worker without root). `owner`: (uid, gid) of all
-    files, instead of the archive's. `layer`: names that begin with ".wh." are whiteouts; when false, they are ordinary
-    names. `keep_kind`: refuse to replace a directory by a file, or a file by a directory."""
+    """Unpack the tar stream of the first descriptor into the directory of the second descriptor. `devices`: false refuses
+    device nodes. `ownership`: false leaves all files to the user who runs the worker (a worker without root). `owner`: (uid,
+    gid) of all files, instead of the archive's. `layer`: names that begin with ".wh." are whiteouts; when false, they are
+    ordinary names. `keep_kind`: refuse to replace a directory by a file, or a file by a directory."""
 
     overlay_whiteouts: bool
     limits: Limits = Limits()
@@ -69,15 +69,16 @@ class Unpack(msgspec.Struct, frozen=True, tag=True):
 
 
 class Decompress(msgspec.Struct, frozen=True, tag=True):
-    """Write the decompressed stream of the first descriptor to the file of the second, at most `size` bytes. Long runs of
-    zeros become holes."""
+    """Write the decompressed stream of the first descriptor to the file of the second descriptor, at most `size` bytes. Long
+    runs of zeros become holes."""
 
     size: int
 
 
 class Stream(msgspec.Struct, frozen=True, tag=True):
     """Normalize the tar stream of the first descriptor (see `normalize`), and run `argv` with the result as standard input,
-    in the directory of the second. `keep` is the name of a file there that gets a copy of the result, "" for none."""
+    in the directory of the second descriptor. `keep` is the name of a file there that gets a copy of the result, "" for
+    none."""
 
     argv: tuple[str, ...]
     keep: str = ""
@@ -85,8 +86,8 @@ class Stream(msgspec.Struct, frozen=True, tag=True):
 
 
 class CopyUp(msgspec.Struct, frozen=True, tag=True):
-    """Copy the content, owner and mode of the directory `path` into the directory of the only descriptor, if that directory
-    is empty. `path` is in the root made by `mounts`, which the worker mounts at `mountpoint`, an empty directory, in its own
+    """Copy the content, owner and mode of the directory `path` into the directory of the only descriptor, if the latter is
+    empty. `path` is in the root that `mounts` make. The worker makes them at `mountpoint`, an empty directory, in its own
     mount namespace."""
 
     mounts: tuple[Mount, ...]
@@ -144,11 +145,11 @@ class StatPath(msgspec.Struct, frozen=True, tag=True):
 
 
 class Pack(msgspec.Struct, frozen=True, tag=True):
-    """Write a tar stream to the last descriptor. It contains `path`, under its last component; if `path` is "", the whole
-    root; or, with `layer`, the changes that are listed in the file of the descriptor before. `sparse`: leave out holes (pax
-    format 1.0, which most tar programs read). `measure`: write nothing, and answer with the digest and the length of the
-    stream; then there is no descriptor to write to. `latest` (seconds since 1970): later times of files are replaced by
-    it."""
+    """Write a tar stream to the last descriptor. The stream contains `path`, under its last component; if `path` is "", the
+    whole root; or, with `layer`, the changes that are listed in the file of the last but one descriptor. `sparse`: leave out
+    holes (pax format 1.0, which most tar programs read). `measure`: write nothing, and answer with the digest and the length
+    of the stream; the request then has no descriptor to write to. `latest` (seconds since 1970) replaces all later times of
+    files."""
 
     view: View
     path: str = ""
@@ -170,8 +171,8 @@ class ExtractInto(msgspec.Struct, frozen=True, tag=True):
 
 
 class Found(msgspec.Struct, frozen=True, tag=True):
-    """Attributes of the requested path. `mode` has the format of Go's `os.FileMode`. `link`: for a symlink, the path in
-    the container that it leads to, with all links resolved."""
+    """Attributes of the requested path. `mode` has the format of Go's `os.FileMode`. `link`: for a symlink, the path in the
+    container to which it leads, with all symlinks resolved."""
 
     name: str
     size: int
@@ -206,8 +207,8 @@ class Done(msgspec.Struct, frozen=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """The request failed. `archive`: the archive or the request is invalid, and would fail on any machine; otherwise `errno`
-    is the error of this machine. `missing`: the path does not exist in the container."""
+    """The request failed. `archive`: the archive or the request is invalid, so it would fail on any machine. Otherwise
+    `errno` is the error of a system call. `missing`: the path does not exist in the container."""
 
     message: str
     archive: bool = False
@@ -234,7 +235,7 @@ def decode_answer(body: bytes) -> Answer:
 
 
 def receive_request(connection: socket.socket) -> tuple[Request, list[int]]:
-    """Read the request and its descriptors. Raises `EOFError` when the daemon closed the connection before."""
+    """Read the request and its descriptors. Raises `EOFError` when the daemon has closed the connection."""
     data, fds = receive_fds(connection, HEADER.size, 4)
     while len(data) < HEADER.size:
         data += _some(connection, HEADER.size - len(data))

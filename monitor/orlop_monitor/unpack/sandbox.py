@@ -2,10 +2,10 @@
 
 There are two layers of protection. First, `tree` resolves every path by openat2 relative to the root. This makes a malicious
 archive harmless, needs no privileges (tests run it without root), and is as fast as a chroot, because parents are cached.
-Second, this module limits what a bug in a decompressor, which is C code, can do. The worker gets a mount namespace whose
-root is only the target directory (pivot_root, so that no open descriptor leads out and no host file system is kept busy),
-mounted nodev, nosuid and noexec; no sockets; only the capabilities that creating files needs; and a seccomp filter, because
-CAP_SYS_ADMIN is needed for `trusted.overlay.opaque`.
+Second, this module limits the effect of a bug in a decompressor, which is C code. The worker's mount namespace contains only
+the target directory, mounted nodev, nosuid and noexec. (pivot_root is used, so that no open descriptor leads out and no host
+file system is kept busy.) The worker can open no sockets, and keeps only the capabilities that are needed to create files.
+One of them is CAP_SYS_ADMIN, for `trusted.overlay.opaque`, so a seccomp filter refuses other privileged system calls.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def own_mounts() -> None:
 
 def enter(directory: str, *, recursive: bool = False) -> None:
     """Make `directory` the root, and detach everything else. Call `own_mounts` first. `recursive`: keep the mounts below
-    it."""
+    `directory`."""
     mount("bind", directory, directory, ("rbind" if recursive else "bind", "nosuid", "nodev", "noexec"))
     pivot(directory)
 
@@ -107,8 +107,8 @@ def pivot(directory: str) -> None:
 
 
 def enter_user_namespace(fd: int) -> None:
-    """Become the root of a container's user namespace. Then files have the ids that the container's processes see, and
-    cannot be given other ids. The descriptor is closed. Mounts must have been made before."""
+    """Become the root user of a container's user namespace. After this call, files have the ids that the container's
+    processes see, and chown accepts no other ids. The descriptor is closed. Make all mounts before this call."""
     setns(fd, _CLONE_NEWUSER)
     os.close(fd)
     os.setgroups([])
@@ -130,7 +130,7 @@ def confine(
     memory: int = _MEMORY,
     allowed: Collection[str] = (),
 ) -> None:
-    """Drop privileges and lower resource limits for good. Call it before starting a thread. Without root, only limits are
+    """Drop privileges and lower resource limits permanently. Call it before starting a thread. Without root, only limits are
     lowered. `makes_files`: keep the capabilities that creating files of any owner and type needs. `allowed` are names in
     `_REFUSED` that are not refused. `memory` is a limit of address space."""
     _lower_limit(resource.RLIMIT_CORE, 0)
@@ -139,7 +139,8 @@ def confine(
     if os.geteuid():
         return
     _lower_limit(resource.RLIMIT_NOFILE, 2048)
-    # If the seccomp filter refuses sockets, a network namespace is not needed; it would cost 3 ms for each layer.
+    # The seccomp filter refuses sockets. Where it is available, no network namespace is needed, which saves 3 ms for each
+    # layer.
     known = platform.machine() in _ARCHITECTURES
     unshare(_CLONE_NEWIPC | _CLONE_NEWUTS | (0 if known else CLONE_NEWNET))
     _drop_capabilities({*(_MAKING_FILES if makes_files else ()), *([_SYS_ADMIN] if trusted_xattrs else ())})
@@ -172,7 +173,7 @@ def _filter_system_calls(allowed: Collection[str]) -> None:
     process."""
     known = _ARCHITECTURES.get(platform.machine())
     if known is None:
-        return  # the call numbers of this architecture are not known; the other protections still apply
+        return  # the system call numbers of this architecture are unknown; the other protections still apply
     column, audit = known
     load, equal, at_least, result = 0x20, 0x15, 0x35, 0x06
     kill, refuse, allow = 0x80000000, 0x00050001, 0x7FFF0000

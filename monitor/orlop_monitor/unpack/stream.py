@@ -1,8 +1,8 @@
 """Decompresses a stream from a descriptor, and computes its hash.
 
 A second thread reads, decompresses and hashes (all in C, without the interpreter's lock), up to four chunks ahead of the
-thread that writes files. It ends at the end of the stream, at an error, or after `close`. It has its own descriptor, so that
-the caller can close the original at any time.
+thread that writes files. The second thread ends at the end of the stream, at an error, or after `close`. It has its own
+descriptor, so that the caller can close the original descriptor at any time.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def decompress(file: CompressedFile) -> Iterator[bytes]:
 
 
 class Uncompressed:
-    """The consumer's end of the stream; implements `archive.Source`. Used by one thread. The caller keeps ownership of
+    """The reader of the decompressed stream; implements `archive.Source`. Used by one thread. The caller keeps ownership of
     `fd`."""
 
     def __init__(self, fd: int, limit: int) -> None:
@@ -205,7 +205,7 @@ class Uncompressed:
         if self._ended:
             return False
         item = self._queue.get()
-        # Of the decompressors, gzip and bzip2 raise `OSError` for damaged data, but without an errno.
+        # gzip and bzip2 raise `OSError` without an errno for damaged data.
         if isinstance(item, UnpackError) or (isinstance(item, OSError) and item.errno is not None):
             raise item
         if isinstance(item, BaseException):
@@ -253,7 +253,7 @@ class Uncompressed:
             pass
 
     def rest(self) -> Iterator[memoryview]:
-        """Yield what is left, as views that are valid until the next step."""
+        """Yield the rest of the stream, as views that are valid until the next step."""
         while piece := self._piece(CHUNK):
             yield piece
 
@@ -267,7 +267,8 @@ class Uncompressed:
         return f"sha256:{self._hash.hexdigest()}"
 
     def close(self) -> None:
-        """Stop the thread at its next chunk. If it waits for input, it ends with the input or the process."""
+        """Stop the thread at its next chunk. A thread that waits for input ends at the end of the input or of the
+        process."""
         self._closed = True
         while True:
             try:

@@ -1,8 +1,8 @@
 """Access to a directory tree with untrusted content, only through descriptors.
 
 Parent directories are resolved by `openat2(RESOLVE_IN_ROOT)`: symlinks are interpreted as in a chroot, and no path leads out
-of the root, even if it is changed meanwhile. Files are then accessed by their last name, relative to that descriptor,
-without following symlinks.
+of the root, even if another process changes the tree meanwhile. Files are then accessed by their last name, relative to the
+parent's descriptor, without following symlinks.
 """
 
 from __future__ import annotations

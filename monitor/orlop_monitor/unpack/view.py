@@ -1,7 +1,7 @@
 """A container's files as its processes see them, for a worker that reads or writes them.
 
-The worker makes them its root, in its own mount namespace, and detaches everything else. Even if the container changes
-symlinks meanwhile, no path leads out of the container's files.
+The worker makes these files its root, in its own mount namespace, and detaches everything else. Even if the container
+changes symlinks meanwhile, no path leads out of the container's files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["NoSuchPath", "ResolvedPath", "describe", "directory", "make", "pack"
 
 def make(view: View, namespace: int, user: int = -1) -> None:
     """Make the view the root of this process. `namespace` is the mount namespace of a running container's monitor, or -1 for
-    a container that does not run. `user` is its user namespace, -1 for the host's."""
+    a container that does not run. `user` is the container's user namespace, -1 for the host's."""
     if namespace >= 0:
         setns(namespace, CLONE_NEWNS)
         os.close(namespace)
@@ -45,8 +45,8 @@ class NoSuchPath(Exception):
 
 class ResolvedPath:
     """A path in the view, resolved as in Docker: symlinks are followed, but the last component only when the path ends with
-    "/" or "/.". Raises `NoSuchPath`, and `UnpackError` when a component is not a directory. Holds a descriptor of the parent
-    directory, so that later changes of the path have no effect."""
+    "/" or "/.". Raises `NoSuchPath`, and `UnpackError` when a component is not a directory. Keeps a descriptor of the parent
+    directory open, so that later changes of the path have no effect."""
 
     def __init__(self, path: str) -> None:
         follow = path.endswith(("/", "/."))

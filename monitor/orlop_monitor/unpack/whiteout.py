@@ -29,7 +29,8 @@ class Whiteouts(Protocol):
         ...
 
     def hide_below(self, parent: int, name: bytes) -> None:
-        """Called when the new directory `name` has replaced a whiteout: lower layers must stay hidden below it."""
+        """Called when the new directory `name` has replaced a whiteout: lower layers must stay hidden below the
+        directory."""
         ...
 
 
@@ -64,7 +65,8 @@ class _Overlay:
             try:
                 os.mknod(hidden, stat.S_IFCHR, os.makedev(0, 0), dir_fd=parent.fd)
             except FileExistsError:
-                # An entry of this layer hides a lower one already, but a directory would be merged: make it opaque.
+                # A file of this layer already hides the lower file of its name. A directory would be merged with the lower
+                # directory, so make it opaque.
                 if stat.S_ISDIR(os.stat(hidden, dir_fd=parent.fd, follow_symlinks=False).st_mode):
                     _set_opaque(parent.fd, hidden)
 
@@ -79,8 +81,8 @@ class _Overlay:
             return self._tree.directory(path)
 
     def _replace_whiteout(self, path: bytes) -> None:
-        """Replace the first whiteout on the way to `path` (or at it) by an opaque directory. Needed when a layer has a
-        whiteout and later files below the same name, but no entry for the directory."""
+        """Replace the topmost whiteout among `path` and its parents by an opaque directory. Needed when a layer has a
+        whiteout and later files below its name, but no entry for the directory."""
         parts = path.split(b"/")
         for index, name in enumerate(parts):
             parent = self._tree.directory(b"/".join(parts[:index]))

@@ -1,5 +1,5 @@
-"""The worker process, which serves one request and exits. It is a child of the zygote and shares only a socket with the
-daemon.
+"""The worker process, which handles one request and exits. It is a child of the zygote, and a socket is its only connection
+to the daemon.
 
 When the daemon dies, the worker exits at its next progress message, or when its source reaches EOF.
 """
@@ -73,7 +73,7 @@ class _Reporter:
 
 
 def run(connection: socket.socket) -> None:
-    """Serve one request on `connection`, then close it."""
+    """Handle one request on `connection`, then close the connection."""
     set_process_name("orlop-unpack")
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     try:
@@ -234,7 +234,7 @@ def _pack(connection: socket.socket, request: Pack, fds: list[int]) -> Done:
 def _extract_into(connection: socket.socket, request: ExtractInto, fds: list[int]) -> Done:
     _enter(request.view, fds)
     target, source_fd = view.directory(request.path), fds.pop()
-    if os.fstatvfs(target).f_flag & os.ST_RDONLY:  # as dockerd, check this before reading the archive
+    if os.fstatvfs(target).f_flag & os.ST_RDONLY:  # like dockerd, refuse a read-only directory before reading the archive
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
     owner = None
     if request.user:

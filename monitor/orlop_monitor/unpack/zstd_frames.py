@@ -19,7 +19,7 @@ class _Readable(Protocol):
 
 
 class _Step(NamedTuple):
-    """Skip `skip` bytes, then collect `wanted`. `first`: these begin a frame."""
+    """Skip `skip` bytes, then collect `wanted` bytes. `first`: the collected bytes begin a frame."""
 
     skip: int
     wanted: int
@@ -32,7 +32,7 @@ def is_skippable(magic: bytes) -> bool:
 
 
 def _steps() -> Generator[_Step, bytes, None]:
-    """Yields steps, and is sent the bytes that they collect. Invalid frames are left to the decompressor."""
+    """Yields steps; the caller sends the bytes that each step collects. The decompressor reports invalid frames."""
     skip = 0
     while True:
         magic = yield _Step(skip, 4, first=True)
