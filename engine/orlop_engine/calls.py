@@ -1,19 +1,19 @@
-"""Calls of plugins: each has a deadline and a circuit breaker, and raises only `OrlopError`.
+"""Calls of plugins. Each call has a deadline and a circuit breaker, and raises only `OrlopError`.
 
-`Gate` holds the state of one plugin. `guard` makes an object with the methods of a Protocol; its calls go through a gate.
-Whatever a plugin does, its caller gets an answer, an `OrlopError` or its own cancellation:
+A `Gate` contains the state of one plugin. `guard` makes an object with the methods of a Protocol; each call of these methods
+goes through a gate. Whatever a plugin does, the caller gets an answer or an `OrlopError`, or is cancelled:
 
-- An async method runs in a task of its own, which is cancelled at the deadline. If the task does not end then (it shields
-itself, or waits for a thread), it is abandoned: this is counted and logged once, and a late answer is discarded. If a
-caller is cancelled, its call is cancelled too; the caller waits for the end of the call, at most until the deadline.
+- An async method runs in a separate task, which is cancelled at the deadline. If the task does not end then (it is shielded,
+  or waits for a thread), it is abandoned: the gate counts it, logs one message, and discards a late answer. If a caller is
+  cancelled, its call is cancelled too. The caller then waits for the end of the call, at most until the deadline.
 - An exception that is not an `OrlopError` becomes a `DriverError`; this includes SystemExit and KeyboardInterrupt.
 - After `MISSES` missed deadlines in a row, the gate is degraded: calls fail immediately with `Unavailable`. After a
 delay, which doubles from `SHORTEST_DELAY` to `LONGEST_DELAY`, one call is made as a trial. If the plugin answers (even
 with an error), the gate is no longer degraded.
 
-Synchronous methods and properties run on the event loop: by their contracts, they must not wait. If one takes longer than
-`SYNCHRONOUS`, it is interrupted by a signal, which is treated as a missed deadline. Imports and factories may take long:
-`Gate.make` and `Gate.make_blocking` run them on threads that can be abandoned.
+Synchronous methods and properties run on the event loop, because their contracts forbid them to wait. If such a call takes
+longer than `SYNCHRONOUS`, a signal interrupts it, and this counts as a missed deadline. Imports and factories may take long,
+so `Gate.make` and `Gate.make_blocking` run them on threads that can be abandoned.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = ["DEADLINE", "LONGEST_DELAY", "MISSES", "SHORTEST_DELAY", "SYNCHRONOUS
 T = TypeVar("T")
 
 DEADLINE = 60.0
-SYNCHRONOUS = 5.0  # seconds; this is long, because on a busy machine the daemon may not run for a second
+SYNCHRONOUS = 5.0  # seconds; a long time, because on a busy machine the kernel may not run the daemon for a second
 MISSES = 3
 SHORTEST_DELAY = 1.0
 LONGEST_DELAY = 60.0
@@ -53,14 +53,14 @@ _log = logging.getLogger("orlop.drivers")
 def _now() -> float:
     try:
         return trio.current_time()
-    except RuntimeError:  # this code runs outside of trio
+    except RuntimeError:  # no trio loop is running
         return time.monotonic()
 
 
 class Gate:
-    """The calls of one plugin. `label` names it in messages: 'storage driver "overlay2"'. `failures` are the numbers of
-    failures by reason, "deadline" or "exception"; `abandoned` is the number of calls that still run although their caller
-    has given up."""
+    """The calls of one plugin. `label` is the plugin's name in messages: 'storage driver "overlay2"'. `failures` are the
+    numbers of failures by reason, "deadline" or "exception"; `abandoned` is the number of calls that still run although
+    their caller has given up."""
 
     def __init__(self, label: str, seconds: float = DEADLINE) -> None:
         self.label = label
@@ -89,12 +89,12 @@ class Gate:
     async def call(
         self, verb: str, method: Callable[..., Awaitable[T]], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> T:
-        """Await `method(*args, **kwargs)` in a task of its own. `verb` is for messages: "cannot VERB: LABEL failed"."""
+        """Await `method(*args, **kwargs)` in a separate task. `verb` is for messages: "cannot VERB: LABEL failed"."""
         trial = self._missed >= MISSES and self._admit(verb)
         call = _Call(self, verb, method, args, kwargs)
         deadline = trio.current_time() + self.seconds
-        # The call runs in a system task, which only this caller can cancel. So shielded cleanup code may call plugins
-        # while the daemon stops.
+        # The call runs in a system task, which only this caller can cancel. So shielded cleanup code can call plugins while
+        # the daemon stops.
         name = f"{verb}: {self.label}"
         trio.lowlevel.spawn_system_task(call.run, name=name, context=contextvars.copy_context())
         try:
@@ -162,7 +162,8 @@ class Gate:
         trial = self._admit("use it")
         try:
             with trio.move_on_after(self.seconds) as scope:
-                limiter = trio.CapacityLimiter(1)  # a limiter of its own, so that other threads that hang do not use it up
+                # a separate limiter, so that other threads that hang do not block this call
+                limiter = trio.CapacityLimiter(1)
                 await trio.to_thread.run_sync(making.run, abandon_on_cancel=True, limiter=limiter)
         except BaseException as error:
             if trial:
@@ -208,7 +209,8 @@ class Gate:
     # --- breaker ----------------------------------------------------------------------------------------------------
 
     def _admit(self, verb: str) -> bool:
-        """Whether this call is the trial of a degraded plugin. Raises `Unavailable` when the call may not be made now."""
+        """Whether this call is the trial of a degraded plugin. Raises `Unavailable` if the plugin is degraded and no trial
+        is due."""
         if not self.degraded:
             return False
         if self._on_trial or _now() < self._retry_at:
@@ -246,7 +248,7 @@ class Gate:
 
 
 class _Call:
-    """A call of an async method, and its result. If it has `ended` without an answer and without an error, it was
+    """A call of an async method, and its result. If the call has `ended` without an answer and without an error, it was
     cancelled."""
 
     __slots__ = (
@@ -278,12 +280,12 @@ class _Call:
         return f"the call {self._verb} of {self._gate.label}"
 
     async def run(self) -> None:
-        """Make the call. Never raises, because an exception from a system task would end trio, and the daemon."""
+        """Make the call. Never raises, because an exception from a system task ends trio and thereby the daemon."""
         try:
             with self.scope:
                 self.value = await self._method(*self._args, **self._kwargs)
                 self.answered = True
-        except BaseException as error:  # the scope catches its own cancellation; everything else comes from the plugin
+        except BaseException as error:  # the scope catches its own cancellation; all other exceptions come from the plugin
             self.error = error
         self.ended = True
         if self._waiter is not None:
@@ -294,7 +296,8 @@ class _Call:
             _log.info("%s was abandoned and has now ended; its answer is discarded", self)
 
     async def wait(self) -> None:
-        """Wait until the call has ended. Supports only one waiter, which makes it twice as fast as a `trio.Event`."""
+        """Wait until the call has ended. Supports only one waiting task. This restriction makes it twice as fast as a
+        `trio.Event`."""
         if self.ended:
             return
 
@@ -343,11 +346,11 @@ class _Making(typing.Generic[T]):
 
 
 def guard(gate: Gate, plugin: object, protocol: type, *optional: type) -> object:
-    """An object that has exactly the members of `protocol`, and of those `optional` Protocols that `plugin` implements.
+    """An object that has exactly the members of `protocol`, and of the Protocols in `optional` that `plugin` implements.
     Raises `DriverError` when `plugin` does not implement `protocol`. The caller casts the object to `protocol`.
 
-    Answers are checked against the annotations of the Protocol, if these are plain classes or collections. If the
-    annotation of an answer is a Protocol, the answer is guarded too.
+    Answers are checked against the annotations of the Protocol, if these are plain classes or collections. If the annotation
+    of an answer is a Protocol, this function also guards the answer.
     """
     missing = protocols.mismatch(plugin, protocol)
     if missing:

@@ -1,9 +1,9 @@
-"""Runs programs from the daemon: the only gateway for subprocesses.
+"""Runs programs for the daemon. No other module of the daemon starts subprocesses.
 
 A child is either supervised (`run_supervised` waits for it and kills it at its deadline), or it deliberately outlives the
-daemon (`spawn_detached`). Both get an argv list, an explicit environment, /dev/null or given bytes on standard input, and
-only the listed fds. Waiting uses a pidfd, because `subprocess` with a timeout polls with growing sleeps, which doubles
-the time of a fast child.
+daemon (`spawn_detached`). Both functions pass an argv list, an explicit environment, /dev/null or given bytes as standard
+input, and only the listed fds. Waiting uses a pidfd, because `subprocess` with a timeout polls with growing sleeps, which
+doubles the time of a fast child.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ async def run_supervised(command: Command, *, pass_fds: Sequence[int] = (), limi
                 await trio.lowlevel.wait_readable(pidfd)
                 timed_out = False
             if timed_out:
-                os.killpg(process.pid, signal.SIGKILL)  # this also kills the child's children, which would be orphaned
+                # this also kills the child's children, which otherwise become orphans
+                os.killpg(process.pid, signal.SIGKILL)
             readers.cancel_scope.deadline = trio.current_time() + 0.1
     finally:
         await _reap(process, pidfd)

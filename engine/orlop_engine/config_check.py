@@ -1,6 +1,6 @@
 """Check a configuration against the engine and this host.
 
-`orlopd --validate`, a start and a reload all use these checks, so that they find the same problems. Read-only.
+`orlopd --validate`, a start and a reload use these checks, so that they find the same problems. The checks change nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BRIDGE = ("bip", "bip6", "bridge", "fixed_cidr", "fixed_cidr_v6", "default_gate
 
 
 def problems(config: Config) -> Iterator[Problem]:
-    """Yield every problem that would keep the engine from starting with this configuration."""
+    """Yield every problem that prevents the engine from starting with this configuration."""
     yield from _data_root(config)
     yield from _log_driver(config)
     yield from _storage_driver(config)
@@ -41,8 +41,8 @@ def _problem(error: BaseException, what: str, *keys: str) -> Problem:
 
 
 def _data_root(config: Config) -> Iterator[Problem]:
-    """Refuse the data root of another engine, because the daemon's start removes everything that is not in our database.
-    (If Orlop has no daemon.json, it reads dockerd's, which may contain dockerd's data-root.)"""
+    """Refuse the data root of another engine, because a starting daemon removes all files that are not in Orlop's database.
+    If Orlop has no daemon.json, it reads dockerd's daemon.json, which may contain dockerd's data-root."""
     try:
         names = set(os.listdir(config.data_root))
     except FileNotFoundError:
@@ -62,7 +62,7 @@ def _data_root(config: Config) -> Iterator[Problem]:
 def _log_driver(config: Config) -> Iterator[Problem]:
     try:
         driver = discovery.find("log", config.log_driver).make()
-    except NotFound as error:  # the message begins as Docker's does
+    except NotFound as error:  # the message begins like Docker's message
         name = config.log_driver
         yield Problem(f'error looking up logging plugin {name}: plugin "{name}" not found: {error}', ("log-driver",))
         return
@@ -122,7 +122,7 @@ def _runtimes(config: Config) -> Iterator[Problem]:
 
 
 def _init(config: Config) -> Iterator[Problem]:
-    """Check that the init program exists: otherwise every container with `--init` would fail."""
+    """Check that the init program exists, because without it every container with `--init` fails."""
     if (config.init or config.init_path) and not find_init(config.init_path):
         key = "init-path" if config.init_path else "init"
         yield Problem(f"cannot use {key}: {no_init(config.init_path)}", (key,))
@@ -151,7 +151,7 @@ def _registry_rules(config: Config) -> Iterator[Problem]:
 
 
 def _bridge(config: Config) -> Iterator[Problem]:
-    """Check the keys of the network `bridge`. The module for this is imported only when one of these keys is set."""
+    """Check the keys of the network `bridge`. The module with the checks is imported only if one of these keys is set."""
     keys = tuple(name.replace("_", "-") for name in _BRIDGE if getattr(config, name))
     if not keys:
         return

@@ -11,7 +11,8 @@ __all__ = ["Counters"]
 
 
 class Counters:
-    """An engine's counters since its start. Actions are keyed by object and action: ("container", "start")."""
+    """The counters of an engine since its start. The keys of actions are (object, action), such as ("container",
+    "start")."""
 
     def __init__(self) -> None:
         self.health_checks = 0
@@ -28,8 +29,8 @@ class Counters:
 
     @contextmanager
     def timed(self, kind: str, action: str) -> Iterator[None]:
-        """Count the block as one action. If it raises, it is counted as a failure; if it is cancelled, it is not
-        counted."""
+        """Count the `with` block as one action. If the block raises an error, it is counted as a failure. If the block is
+        cancelled, it is not counted."""
         began = time.perf_counter()
         try:
             yield

@@ -1,9 +1,9 @@
 """The drivers in use. A driver is found by its name when it is first needed, created once, and kept until the daemon
 ends.
 
-Each driver has a gate (see `calls`), which exists even if the driver cannot be loaded, and callers get a guarded object.
-If a driver hangs, raises a wrong exception, or lacks a method, only its own operations fail, with a message that names
-the driver.
+Each driver has a gate (see `calls`), even if the driver cannot be loaded. Callers get an object whose calls go through this
+gate. If a driver hangs, raises a wrong exception, or lacks a method, only operations that use this driver fail, with a
+message that names the driver.
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ class Drivers:
 
     @contextmanager
     def _forgotten_if_unknown(self, kind: str, name: str) -> Iterator[Gate]:
-        """Drop the gate if no driver with this name is installed: clients choose the names, so the gates would grow
-        without bound."""
+        """Remove the gate if no driver with this name is installed. Clients choose the names, so without this the number of
+        gates grows without bound."""
         try:
             yield self._gate(kind, name)
         except NotFound:
@@ -161,7 +161,8 @@ class Drivers:
         try:
             return self._make_blocking("log", name, self._logs, lambda: _plain("log", name), _log_driver, _BLOCKING)
         except NotFound as error:
-            # Lists the installed drivers; the error has only Docker's message, because clients compare it as a whole
+            # The log lists the installed drivers. The answer contains only Docker's message, because clients compare the
+            # whole message
             _log.info("%s", error)
             raise InvalidParameter(f'error looking up logging plugin {name}: plugin "{name}" not found') from None
 
@@ -231,7 +232,7 @@ class Drivers:
             del self.gates[key]
 
     async def close(self) -> None:
-        """Close every network driver, even if another one fails."""
+        """Close every network driver, even if the close of another driver fails."""
         for driver in self._networks.values():
             try:
                 await driver.close()

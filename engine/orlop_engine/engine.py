@@ -1,7 +1,8 @@
-"""The engine: Docker's containers, images, networks and volumes. Owns the services and the order of their lifecycle.
+"""The engine: Docker's containers, images, networks and volumes. This module creates the services, and opens and closes them
+in order.
 
-   open: create the services and load their rows -> restore: adopt living containers, account for dead ones
-   -> (requests) -> shutdown: stop the containers, or leave them to their monitors
+   `open` creates the services and loads their rows. `restore` adopts running containers, and records the exits of containers
+   that have ended. Then requests are served. `shutdown` stops the containers, or leaves them to their monitors.
 
 Mutating operations run in the engine's nursery (`Engine.run`), so a client that disconnects does not interrupt them.
 """
@@ -53,9 +54,9 @@ Args = TypeVarTuple("Args")
 
 
 class Engine:
-    """The engine's services are its attributes. A reload replaces `config`; everything else lives as long as the engine.
-    `loaded` is the same configuration with the origin of each value; `needs_restart` are changed keys that the last
-    reload could not apply."""
+    """The engine's services are its attributes. A reload replaces `config`; all other attributes stay the same as long as
+    the engine exists. `loaded` is the configuration with the origin of each value. `needs_restart` are changed keys that the
+    last reload could not apply."""
 
     def __init__(self, config: Config, store: Store, events: EventBus, zygote: Zygote, nursery: trio.Nursery) -> None:
         self.current = CurrentConfig(config)
@@ -107,8 +108,8 @@ class Engine:
         self.images.users = self.index.users_of_images
         self.images.counters = self.counters
 
-    # The modules of these services are imported at the first request, or by `preload`: the daemon's start does not need
-    # them
+    # The modules of these services are imported at the first request, or by `preload`, because the daemon's start does not
+    # need them
 
     @cached_property
     def containers(self) -> Containers:
@@ -158,7 +159,7 @@ class Engine:
     async def open(
         cls, config: Config, store: Store, events: EventBus, zygote: Zygote, nursery: trio.Nursery
     ) -> AsyncIterator[Engine]:
-        """Create the services and load their rows. Does nothing with containers yet."""
+        """Create the services and load their rows. No container is changed yet."""
         mount_points = os.path.join(config.exec_root, "mnt")
         private_directory(mount_points, 0o711 if config.userns_remap else 0o700)
         engine = cls(config, store, events, zygote, nursery)
@@ -181,8 +182,8 @@ class Engine:
                 await engine.drivers.close()
 
     async def restore(self) -> None:
-        """Adopt living containers, account for containers that exited while no daemon ran, remove orphaned files, and
-        start containers as their restart policies require."""
+        """Adopt running containers, record the exits of containers that ended while no daemon ran, remove orphaned files,
+        and start containers as their restart policies require."""
         self.nursery.start_soon(self.networks.names.write_again)
         if "building" in vars(self) or self.images.image_store.layers.of_builds:
             self.ports.background.start(self.building.snapshots.sweep)
@@ -194,7 +195,7 @@ class Engine:
         await restore.shutdown(self.ports, leave_running=leave_running)
         if not restore.any_alive(self.index, self.paths):
             await self.networks.remove_from_host()
-            # With the systemd driver, systemd owns the slice, and must remove it
+            # With the cgroup driver systemd, systemd must remove the slice
             if self.config.cgroup_driver == "cgroupfs":
                 cgroups.remove(cgroups.named(self.config.effective_cgroup_parent))
 

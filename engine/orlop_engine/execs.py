@@ -2,8 +2,8 @@
 container.
 
 The monitor runs the process and reports its exit. After a crash of the daemon, the process continues to run in its
-container, but no exec refers to it any more. `reconcile` handles exits that happened while the connection to the monitor
-was broken.
+container, but the next daemon has no exec object for it. `reconcile` handles exits that happened while the connection to the
+monitor was broken.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ class Execs:
         self, state: ExecState, wanted: Attach | None, console_size: list[int] | None
     ) -> trio.SocketStream | None:
         container = state.container
-        await decided(container)  # an adoption removes files of execs that the monitor does not know
+        await decided(container)  # wait, because an adoption removes the files of execs that the monitor does not know
         assert container.run is not None and container.run.monitor is not None
         monitor = container.run.monitor
         base = f"{self._paths.run_dir(container.id)}/exec-{state.id[:16]}"
@@ -264,7 +264,7 @@ class Execs:
         self._forgotten.append((state.ended_at + KEEP_ENDED, state.id))
 
     async def kill(self, state: ExecState) -> None:
-        """Send SIGKILL to the process. No error if it, or its container, has ended already."""
+        """Send SIGKILL to the process. It is no error if the process or its container has ended already."""
         run = state.container.run
         if state.running and run is not None and run.monitor is not None:
             with suppress(OrlopError):
@@ -307,8 +307,8 @@ class Execs:
             del self.index[state.id]
 
     def reconcile(self, container: Container, status: Status, asked_at: float) -> None:
-        """After a reconnect, end execs that are missing in the monitor's status: the monitor does not report their exits
-        again. An exec that began after `asked_at` may not be in the status yet."""
+        """After a reconnect, end execs that are missing in the monitor's status, because the monitor does not report their
+        exits again. An exec that began after `asked_at` stays, because it may not be in the status yet."""
         for exec_id in list(container.execs - status.execs.keys()):
             if (state := self.index.get(exec_id)) is not None and state.begun_at < asked_at:
                 self._end(state, status.unreported_exits.get(exec_id, UNKNOWN_EXIT))

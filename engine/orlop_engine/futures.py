@@ -14,7 +14,7 @@ Args = TypeVarTuple("Args")
 
 
 class Future(Generic[T]):
-    """A value that is set once, and read by any number of tasks before or after."""
+    """A value that is set once. Any number of tasks can wait for it and read it."""
 
     __slots__ = ("_error", "_event", "_value")
 
@@ -49,8 +49,8 @@ class Future(Generic[T]):
 
 
 async def run_to_completion(nursery: trio.Nursery, operation: Callable[[Unpack[Args]], Awaitable[T]], *args: *Args) -> T:
-    """Run an operation in `nursery` and wait for it. If the caller is cancelled, the operation still completes: a client
-    that hangs up must not leave a half-created container."""
+    """Run an operation in `nursery` and wait for it. The operation completes even if the caller is cancelled, because a
+    client that disconnects must not leave a half-created container."""
     outcome: Future[T] = Future()
 
     async def run() -> None:

@@ -1,8 +1,8 @@
 """A deadline for a synchronous call on the main thread, which blocks the event loop.
 
-SIGALRM interrupts a blocking system call (`time.sleep`, `recv`) as well as a loop in Python, and its handler raises an
-exception in the running code. It can interrupt neither a C function that keeps the interpreter's lock, nor a process in
-an uninterruptible system call; the service manager's watchdog ends such a daemon.
+SIGALRM interrupts a blocking system call (`time.sleep`, `recv`) and also a loop in Python. Its handler raises an exception
+in the running code. The signal can interrupt neither a C function that keeps the interpreter's lock, nor a process in an
+uninterruptible system call. In these cases the service manager's watchdog ends the daemon.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 __all__ = ["TooLong", "within"]
 
 T = TypeVar("T")
-_AGAIN = 0.1  # seconds until the signal is sent again, in case the called code swallowed the exception
+_AGAIN = 0.1  # seconds until the signal is sent again, because the called code may have caught the exception
 _armed = False
 
 
 class TooLong(BaseException):
-    """Raised in the called code at the deadline. Not an Exception, so that few handlers catch it."""
+    """Raised in the called code at the deadline. It is no subclass of Exception, so that few handlers catch it."""
 
 
 def _raise(_signum: int, _frame: FrameType | None) -> None:
@@ -33,8 +33,8 @@ def _raise(_signum: int, _frame: FrameType | None) -> None:
 def within(
     seconds: float, function: Callable[..., T], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
 ) -> T:
-    """Call the function. Raises `TooLong` if it takes longer than `seconds`. Calls on threads other than the main thread,
-    and nested calls, have no deadline of their own. A SIGALRM timer that was set before the call continues after it."""
+    """Call the function. Raises `TooLong` if it takes longer than `seconds`. Nested calls, and calls on threads other than
+    the main thread, have no deadline. A SIGALRM timer that was set before the call continues after the call."""
     global _armed
     if _armed or threading.get_ident() != threading.main_thread().ident:
         return function(*args, **kwargs or {})

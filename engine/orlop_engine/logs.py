@@ -1,8 +1,8 @@
 """Read logs for clients: `GET /containers/{id}/logs`, and attach with `logs=1`.
 
 The driver's reader and the framing run on worker threads, in batches of about 1 MiB. If a request is cancelled while a
-thread reads (perhaps on a hung disk), the request returns immediately; the thread closes the reader when its read
-returns.
+thread reads (perhaps from a hung disk), the request returns immediately, and the thread closes the reader later, when its
+read returns.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ __all__ = ["LogStream", "LogsRequest", "frame_records", "parse_tail", "parse_tim
 
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 _FRACTION = re.compile(r"\d{1,9}", re.ASCII)
-_CHUNK_MIN = 1 << 18  # least bytes to read in one call on a thread, so that switching threads is a small part of the cost
+# minimum number of bytes to read in one call on a thread, so that switching threads is a small part of the cost
+_CHUNK_MIN = 1 << 18
 _CHUNK_MAX = 1 << 20
 _STREAMS = {"stdout": 1, "stderr": 2}
 _SYSTEM_ERROR = 3
@@ -99,7 +100,7 @@ def _texts(records: Sequence[LogRecord], request: LogsRequest) -> list[bytes]:
 
 
 def frame_records(records: Sequence[LogRecord], request: LogsRequest) -> bytes:
-    """Encode the records of the requested streams. Each record is one frame, because clients take a frame for a line."""
+    """Encode the records of the requested streams. Each record is one frame, because clients treat a frame as a line."""
     if not (request.stdout and request.stderr):
         wanted = "stdout" if request.stdout else "stderr"
         records = [record for record in records if record.stream == wanted]
@@ -131,7 +132,8 @@ def _error_text(error: Exception, request: LogsRequest) -> bytes:
 
 
 class _Lease:
-    """A log reader that may be closed while a thread reads from it: then that thread closes it after its read."""
+    """A log reader that may be closed while a thread reads from it. In this case that thread closes the reader after its
+    read."""
 
     def __init__(self, make: Callable[[], LogReader], request: LogsRequest) -> None:
         self._make = make
@@ -189,8 +191,8 @@ async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
 
 
 class LogStream:
-    """An async iterator of body chunks. Call `open` first to get errors as exceptions, before a header is sent; later
-    errors are written into the stream. `aclose`, or the end of `async with`, closes the files."""
+    """An async iterator of body chunks. Call `open` first, to get errors as exceptions before a header is sent. Later errors
+    are written into the stream. `aclose`, or the end of `async with`, closes the files."""
 
     def __init__(
         self,
@@ -209,8 +211,8 @@ class LogStream:
         self._chunks = self._run()
 
     async def open(self) -> LogStream:
-        """Open the driver's reader; may be called twice. Raises `NotImplementedHere` when the driver's logs cannot be
-        read."""
+        """Open the driver's reader. This method may be called twice. Raises `NotImplementedHere` when the driver's logs
+        cannot be read."""
         if self._lease is None:
             lease = _Lease(self._make, self._request)
             try:
@@ -248,7 +250,7 @@ class LogStream:
                 for start in range(0, len(data), _CHUNK_MAX):
                     yield data[start : start + _CHUNK_MAX] if len(data) > _CHUNK_MAX else data
                 if not more:
-                    if over:  # `over` was checked before the read, so the read has returned everything up to the end
+                    if over:  # `over` was checked before the read, so the read has returned all records up to the end
                         return
                     await self._wait(self._lease.reader.fileno())
         except (OrlopError, OSError) as error:
@@ -282,7 +284,7 @@ def read_logs(
 ) -> LogStream:
     """Stream a container's log: `async with read_logs(...) as chunks: async for chunk in chunks`.
 
-    `ended` is set when the container's log is complete. It is None for a stopped container: then `follow` ends after the
-    existing records. Opening (`async with`, or `await stream.open()`) raises `NotImplementedHere` and `DriverError`.
-    Chunks are at most 1 MiB, and at least 256 KiB while that much is available."""
+    `ended` is set when the container's log is complete. `ended` is None for a stopped container; `follow` then ends after
+    the existing records. Opening (`async with`, or `await stream.open()`) raises `NotImplementedHere` and `DriverError`.
+    Chunks have at most 1 MiB, and at least 256 KiB if that much is available."""
     return LogStream(driver, info, options, request, ended)

@@ -1,5 +1,5 @@
-"""Splits long computations on the event loop into slices. A computation may take long because a request or an archive is
-large, and other clients wait during each slice (limit: no request delays another client's ping by more than 100 ms).
+"""Splits long computations on the event loop into slices. A computation takes long if a request or an archive is large, and
+other clients wait during each slice. The aim: no request delays another client's ping by more than 100 ms.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ SLICE = 0.01
 
 
 class Pace:
-    """Call `await pace()` for each item. When the slice is over, it lets other tasks run; otherwise it costs some 100 ns.
+    """Call `await pace()` for each item of a computation. When the slice is over, this call lets other tasks run; otherwise
+    it takes some 100 ns.
 
-    `shielded`: never raises `Cancelled`, for work that must not be interrupted."""
+    With `shielded`, the call never raises `Cancelled`, for work that must not be interrupted."""
 
     __slots__ = ("_checkpoint", "_until")
 
@@ -36,8 +37,8 @@ class Pace:
 
 @contextmanager
 def no_full_collection() -> Iterator[None]:
-    """Disable full garbage collections during work that creates hundreds of thousands of objects: a full collection would
-    visit all of them in one step, which `Pace` cannot split. Collections of young objects still happen."""
+    """Disable full garbage collections during work that creates hundreds of thousands of objects. A full collection visits
+    all of them in one step, which `Pace` cannot split. Collections of young objects still happen."""
     young, middle, old = gc.get_threshold()
     gc.set_threshold(young, middle, 1 << 30)
     try:

@@ -1,8 +1,8 @@
 """Regular expressions that clients send as filters.
 
-They run on the event loop's thread, and some would run practically for ever: a nested repetition has exponentially many
-ways to fail (catastrophic backtracking). Docker is safe, because Go's expressions take linear time. In Orlop, expressions
-are checked before use.
+They are matched on the event loop's thread. Some expressions never end in practice, because a nested repetition has
+exponentially many ways to fail (catastrophic backtracking). Docker does not have this problem, because Go's expressions take
+linear time. Orlop checks expressions before it uses them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from orlop_sdk import InvalidParameter
 __all__ = ["compiled"]
 
 _LONGEST = 256
-_MOST_REPEATS = 4  # limit for one sequence: each repeat multiplies the attempts by the length of a name
+_MOST_REPEATS = 4  # limit for one sequence, because each repeat multiplies the attempts by the length of a name
 _MOST_OPTIONAL = 8  # limit, because each optional part doubles the attempts
 _PIECE = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?[^):=!<P]*:?|\{\d*,?\d*\}|.", re.DOTALL)
 
@@ -22,7 +22,7 @@ _PIECE = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?[^):=!<P]*:?|\{\d*,?\d*
 def _is_costly(text: str) -> bool:
     """Whether an ambiguous group is repeated, or the number of attempts is too large."""
     repeats = optional = 0
-    groups = [False]  # for each open group, the innermost last: whether it can match in more than one way
+    groups = [False]  # for each open group (the innermost last), whether it can match in more than one way
     closed = False  # whether the previous piece closed an ambiguous group
     for piece in _PIECE.findall(text):
         if piece == ")" and len(groups) > 1:

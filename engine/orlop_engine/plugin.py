@@ -1,6 +1,6 @@
-"""Registers the engine as a service of the daemon: its processes, its lifecycle, its part in reload and stop.
+"""Registers the engine as a service of the daemon: its processes, its start and end, its part of a reload.
 
-Imports little: `open` imports the engine itself, while the zygote imports its own modules in parallel.
+This module has few imports. `open` imports the engine, while the zygote imports its modules in parallel.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class EnginePlugin:
 
     @asynccontextmanager
     async def processes(self, config: kernel.Config) -> AsyncIterator[Zygote]:
-        """Run the zygote. Monitors mount below `<exec-root>/mnt`, which is a mount point while the engine is open. When
-        no container is left, this mount point is released, even if the daemon ends with an error, so that no mount of
-        Orlop remains on the host."""
+        """Run the zygote. Monitors mount below `<exec-root>/mnt`, which is a mount point while the engine is open. If no
+        container is left at the end, this mount point is released, even if the daemon ends with an error, so that no mount
+        of Orlop remains on the host."""
         own = Config.of(config)
         try:
             async with Zygote.start(config.exec_root, [own.log_driver], _programs(own)) as zygote:

@@ -1,8 +1,9 @@
-"""Once the daemon serves requests, imports modules that most requests need but the daemon's start does not.
+"""Imports modules that most requests need but the daemon's start does not need. This happens after the daemon has begun to
+serve requests.
 
-To make the start faster, modules of the engine import many other modules only inside the functions that need them.
-Without this task, the first container would have to wait for these imports. Modules for rarer operations (pull, commit,
-copy, statistics) are imported by the first such operation.
+To make the start faster, modules of the engine import many other modules only inside the functions that need them. Without
+this task, the first container waits for these imports. Modules for rarer operations (pull, commit, copy, statistics) are
+imported when such an operation first runs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Apply a new configuration to a running engine. First all of it is checked. If it is valid, the keys that a reload can
-change are applied; otherwise nothing changes.
+"""Apply a new configuration to a running engine. The whole configuration is checked first. If it is valid, the keys that a
+reload can change are applied; otherwise nothing changes.
 
-`check` raises before anything has changed; `apply` cannot fail.
+`check` changes nothing and raises an error if the configuration is invalid. `apply` cannot fail.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def warn_of_runtime(engine: Reloadable) -> None:
 
 
 def check(engine: Reloadable, wanted: Loaded) -> None:
-    """Raises `ConfigError` or `OrlopError` when this configuration cannot be applied, or when the next start would fail
+    """Raises `ConfigError` or `OrlopError` when this configuration cannot be applied, or when the next daemon cannot start
     with it."""
     config = Config.of(wanted.config)
     engine.networks.check_config(config)

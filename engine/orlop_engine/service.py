@@ -22,7 +22,7 @@ class EngineService(Service):
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.preload = list(preload.MODULES)
-        """The modules that `preload` imports. Front ends add their own modules."""
+        """The modules that `preload` imports. Front ends add modules to this list."""
 
     async def restore(self) -> None:
         """See Service."""
@@ -42,11 +42,11 @@ class EngineService(Service):
         reload.apply(self.engine, found)
 
     def stop_limit(self) -> float:
-        """Seconds that a shutdown may take, as in dockerd: `shutdown-timeout`, or the longest stop timeout of a running
-        container plus 5, whichever is larger; infinite if one of these is negative."""
+        """Seconds that a shutdown may take, as in dockerd. This is the larger of `shutdown-timeout` and the longest stop
+        timeout of a running container plus 5. It is infinite if one of these timeouts is negative."""
         config = self.engine.config
         items = self.engine.index
-        # `run`: containers that are being started must be stopped as well
+        # A container with a `run` may still be starting; such a container must be stopped as well
         own = [item.record.config.stop_timeout for item in items if item.record.state.running or item.run is not None]
         seconds = [value if isinstance(value, int) else config.default_stop_timeout for value in own]
         if config.shutdown_timeout < 0 or any(value < 0 for value in seconds):

@@ -1,4 +1,4 @@
-"""Terminal sizes from clients. Pure."""
+"""Terminal sizes from clients."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["rows_and_columns"]
 
 
 def rows_and_columns(size: Sequence[int] | None) -> tuple[int, int]:
-    """(rows, columns) for the kernel, which takes 16 bits for each (TIOCSWINSZ). A missing value becomes 0, which means
+    """Returns (rows, columns) as 16-bit numbers for the kernel (TIOCSWINSZ). A missing value becomes 0, which means
     "unknown"."""
     rows, columns = [*(size or ()), 0, 0][:2]
     return rows & 0xFFFF, columns & 0xFFFF

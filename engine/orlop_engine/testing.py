@@ -1,7 +1,7 @@
 """Containers for tests of the layers below the engine: a monitor, a runtime and a busybox root, and nothing else.
 
-`MonitorHost` launches them. With `FakeZygote` and `FakeRuntime` it needs no root privileges; containers are then
-ordinary processes without namespaces.
+`MonitorHost` launches these containers. With `FakeZygote` and `FakeRuntime` it needs no root privileges, and the containers
+are ordinary processes without namespaces.
 
 `decompress_here` replaces the worker that decompresses archives.
 """
@@ -44,7 +44,7 @@ class _Spawner(Protocol):
 
 
 class FakeZygote:
-    """Starts monitors that build no sandbox, each as a separate program. `close` kills and reaps them."""
+    """Starts monitors as separate programs. These monitors build no sandbox. `close` kills and reaps them."""
 
     def __init__(self) -> None:
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -80,7 +80,7 @@ async def read_all(stream: trio.SocketStream) -> bytes:
             async for chunk in stream:
                 data += chunk
         except trio.BrokenResourceError:
-            pass  # the monitor ended before it had read all input; this is the end of the stream, too
+            pass  # the monitor ended before it had read all input, which also ends the stream
     return bytes(data)
 
 
@@ -152,8 +152,8 @@ class MonitorCase:
 
 
 class MonitorHost:
-    """`top` is a directory for run directories, roots and writable layers. `busybox_root` makes the `rootfs`; None for
-    containers that are ordinary processes."""
+    """`top` is a directory for run directories, roots and writable layers. `busybox_root` makes the root file system; None
+    for containers that are ordinary processes."""
 
     def __init__(self, top: Path, rootfs: Path | None, runtime: Runtime, zygote: _Spawner, nursery: trio.Nursery) -> None:
         self.top = top
@@ -174,11 +174,11 @@ class MonitorHost:
         resources: dict[str, Any] | None = None,
         edit: Callable[[dict[str, Any]], None] = lambda spec: None,
     ) -> MonitorCase:
-        """Launch a case: the sandbox is built and the bundle is written, but no process runs in the container yet."""
+        """Launch a case. Its sandbox is built and its bundle is written, but no process runs in the container yet."""
         name = f"orlop-case-{os.getpid()}-{next(_ids)}"
         case = MonitorCase(self, name, str(self.top / "run" / name))
         launch, root = self._launch(case, terminal, stdin, log)
-        # A fake is as good
+        # A fake zygote has the same interface
         case.monitor, status = await MonitorClient.launch(self.zygote, launch, self.nursery, case.on_event)  # type: ignore[arg-type]
         assert status.phase == "launched"
         cgroup = f"/{name}"
@@ -245,7 +245,7 @@ class MonitorHost:
 async def decompress_here(
     zygote: Any, source: AsyncIterable[bytes], target: int, *, progress: Callable[[int], None] | None
 ) -> None:
-    """Decompresses in this process, without a sandboxed worker."""
+    """Decompress in this process, without a sandboxed worker."""
     data = b"".join([piece async for piece in source])
     with tempfile.TemporaryFile() as file:
         file.write(data)

@@ -1,4 +1,4 @@
-"""Worker threads for calls that may never return. Each kind of call has its own limit, so that calls to a dead server do
+"""Worker threads for calls that may never return. Each kind of call has a separate limit, so that calls to a dead server do
 not use up the threads of other calls.
 """
 
@@ -14,14 +14,13 @@ import trio
 __all__ = ["Abandonable"]
 
 T = TypeVar("T")
-_STUCK = 0.5  # seconds after which a call is treated as stuck: it waits for a device, so another call may run
+_STUCK = 0.5  # seconds after which a call is treated as stuck; such a call waits for a device, so another call may run
 
 
 class Abandonable:
-    """Runs at most `most` calls at the same time, including abandoned ones. Create one `Abandonable` for each kind of
-    call, at module level. `turns` is a lower limit that applies while calls return quickly: more threads would not
-    compute faster, because they share the GIL, and each thread could keep the GIL from the event loop for up to 5 ms at a
-    time."""
+    """Runs at most `most` calls at the same time, including abandoned ones. Create one `Abandonable` for each kind of call,
+    at module level. `turns` is a lower limit that applies while calls return quickly. More threads do not compute faster,
+    because they share the GIL, and each thread can keep the GIL from the event loop for up to 5 ms at a time."""
 
     def __init__(self, name: str, most: int, turns: int = 0) -> None:
         self._most = most

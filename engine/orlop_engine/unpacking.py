@@ -1,8 +1,7 @@
 """The daemon's side of unpacking: start a worker through the zygote, send it data, read its answers.
 
-Owns the worker for the duration of one call. When the call returns, raises or is cancelled, the worker is dead, so the
-caller may remove or commit the snapshot immediately. After a crash, only the snapshot must be cleaned up. It is still an
-active snapshot.
+A worker exists only during one call. When the call returns, raises or is cancelled, the worker is dead, so the caller may
+remove or commit the snapshot immediately. After a crash, only the active snapshot must be removed.
 """
 
 from __future__ import annotations
@@ -82,7 +81,7 @@ async def worker(zygote: Spawner, request: Request, fds: Sequence[int]) -> Async
     with ours:
         with theirs:
             pid = await zygote.spawn("unpack", theirs)
-        # The pid is still valid: the worker waits for its request, which only we can send.
+        # The pid is still valid, because the worker waits for its request, which only this function can send.
         pidfd = os.pidfd_open(pid)
         try:
             socket.send_fds(ours, [encode(request)], list(fds))
@@ -151,8 +150,8 @@ class _CannotUnpack(WorkerRefused, DriverError):
 
 
 def refusal(what: str, answer: Answer | None) -> Exception:
-    """The error for a failed worker: `NotFound`, or a `WorkerRefused`. The latter is also an `InvalidParameter` if the
-    archive is the cause, or a `DriverError` if this host is the cause."""
+    """The error for a failed worker: `NotFound`, or a `WorkerRefused`. The `WorkerRefused` is also an `InvalidParameter` if
+    the archive is the cause, or a `DriverError` if this host is the cause."""
     if not isinstance(answer, Failed):
         return DriverError(f"cannot {what}: the worker ended without an answer (killed, or out of memory)")
     if answer.missing:
@@ -186,13 +185,14 @@ async def unpack(
     progress: Callable[[int], None] | None = None,
     timeout: float = math.inf,
 ) -> Unpacked:
-    """Unpack a tar stream, compressed or not, into `target`, or have the target's program make a layer from it. `source`
-    is a file descriptor (of a blob, at its beginning; the caller closes it) or an iterator of bytes. `progress` is called
-    with the number of compressed bytes read so far, about ten times a second.
+    """Unpack a tar stream, compressed or not, into `target`, or pass it to the target's program, which makes a layer.
+    `source` is an iterator of bytes, or a file descriptor at the beginning of a blob; the caller closes this descriptor.
+    `progress` is called with the number of compressed bytes read so far, about ten times a second.
 
-    Raises `InvalidParameter` when the archive is damaged, malicious, beyond `limits`, or has another diffID than
-    expected; `DriverError` when this host fails (disk full, ...). The caller then removes the snapshot. Exceptions of
-    `source` pass through. Cancelling kills the worker. The files are not synced to disk: `Storage.commit` does that."""
+    Raises `InvalidParameter` when the archive is damaged, malicious, beyond `limits`, or has another diffID than expected;
+    `DriverError` when this host fails (disk full, ...). The caller then removes the snapshot. Exceptions of `source` are
+    raised unchanged. Cancelling kills the worker. The files are not synced to the disk, because `Storage.commit` does
+    this."""
     limits = limits or Limits()
     request: Unpack | Stream
     if isinstance(target, StreamTarget):
@@ -233,7 +233,7 @@ async def decompress(
     progress: Callable[[int], None] | None = None,
 ) -> None:
     """Decompress a stream into the file of the descriptor `target`, at most `size` bytes. Raises the same errors as
-    `unpack`. `progress` is called about ten times a second; its exceptions pass through."""
+    `unpack`. `progress` is called about ten times a second; its exceptions are raised unchanged."""
     await feed(zygote, source, Decompress(size), lambda pipe: (pipe, target), "decompress the archive", progress)
 
 
@@ -245,8 +245,8 @@ async def feed(
     what: str,
     progress: Callable[[int], None] | None = None,
 ) -> Done:
-    """Send `source` to a worker through a pipe. `fds` is called with the pipe's read end, and returns the descriptors
-    that the worker gets. Exceptions of `source` pass through."""
+    """Send `source` to a worker through a pipe. `fds` is called with the pipe's read end, and returns the descriptors that
+    are passed to the worker. Exceptions of `source` are raised unchanged."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
     pipe = trio.lowlevel.FdStream(writing)
     failure: Exception | None = None
@@ -257,7 +257,7 @@ async def feed(
         try:
             await _feed(source, pipe)
         except Exception as error:
-            failure = error  # for example a failed download: report this error, not that the archive ends too early
+            failure = error  # for example a failed download; this error is reported instead of the early end of the archive
             nursery.cancel_scope.cancel()
 
     try:
@@ -295,10 +295,10 @@ async def make_init_layer(zygote: Spawner, mounts: Sequence[Mount], mountpoint: 
 
 
 async def copy_up(zygote: Spawner, mounts: Sequence[Mount], path: str, target: int, mountpoint: str) -> bool:
-    """Copy the content, owner and mode of directory `path` into the directory of descriptor `target`, if that is empty.
-    `path` is in the root that `mounts` form; the worker mounts it at `mountpoint`, in its own namespace. Returns whether
-    it copied. Raises `DriverError("cannot copy ...: cannot mount volume over existing file, file exists")` when `path`
-    is a file."""
+    """Copy the content, owner and mode of directory `path` into the directory of descriptor `target`, if the target is
+    empty. `path` is in the root that `mounts` form; the worker mounts it at `mountpoint`, in its own namespace. Returns
+    whether the content was copied. Raises `DriverError("cannot copy ...: cannot mount volume over existing file, file
+    exists")` when `path` is a file."""
     async with worker(zygote, CopyUp(tuple(mounts), mountpoint, path), (target,)) as stream:
         done = await _result(stream, None, f"copy {path} of the image into the volume")
     return done.copied

@@ -1,8 +1,8 @@
 """Artifacts of builds that are not images of the image store: blobs, manifests and archives that are fetched from
 registries, pushed or saved.
 
-A builder chooses the names of its artifacts. Each artifact has a lease, which holds its blobs until the builder drops the
-artifact or the workspace is closed. Manifests are made by the builder; this package stores, pushes and packs them.
+A builder chooses the names of its artifacts. Each artifact has a lease, which protects its blobs until the builder drops the
+artifact or the workspace is closed. The builder makes the manifests; this package stores, pushes and packs them.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ _MAX_BLOB = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class LayerForm:
-    """The form of exported layers. `kind` is "gzip", "zstd", "uncompressed", or "" for the configured compression;
-    `level` is -1 for the default level. A layer that has a blob already keeps this blob, unless `force` is set. `latest`
-    (seconds since 1970): in layers that were built by this engine, later times of files are replaced by this time."""
+    """The form of exported layers. `kind` is "gzip", "zstd", "uncompressed", or "" for the configured compression; `level`
+    is -1 for the default level. If a layer has a blob already, this blob is used, unless `force` is set. `latest` (seconds
+    since 1970): in layers that were built by this engine, file times after `latest` are replaced by `latest`."""
 
     kind: str = ""
     level: int = -1
@@ -59,8 +59,8 @@ class LayerForm:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A manifest or an index, which is a blob of the artifact. `blobs` are the blobs that it refers to, without other
-    manifests; for an image, the configuration comes first."""
+    """A manifest or an index, which is a blob of the artifact. `blobs` are the blobs that the manifest refers to, without
+    other manifests. In the manifest of an image, the first blob is the configuration."""
 
     descriptor: Descriptor
     blobs: tuple[Descriptor, ...] = ()
@@ -120,8 +120,9 @@ class Artifacts:
         return digest
 
     async def receive(self, artifact: str, digest: str, source: int) -> None:
-        """Store the bytes from a pipe as a blob, which must have this digest. The bytes are required even if the blob
-        exists already: otherwise a client could get content of which it knows only the digest."""
+        """Store the bytes from a pipe as a blob with this digest. Raises if the bytes have another digest. The bytes are
+        required even if the blob exists already, because otherwise a client can get content of which it knows only the
+        digest."""
 
         async def check(found: str) -> None:
             if found != digest:
@@ -237,7 +238,7 @@ class Artifacts:
         await self._remember(request.reference, manifests)
 
     async def _remember(self, reference: Reference, pushed: Sequence[Manifest]) -> None:
-        """If the pushed images are in the store, give them a name with the digest under which they were pushed."""
+        """If the pushed images are in the image store, add a name with the pushed digest to them."""
         root, images = pushed[-1].descriptor.digest, self._store.catalog.images
         builds = self._scope.restrictions.builds
         policy = builds.pulls if builds is not None else UNRESTRICTED
@@ -267,7 +268,7 @@ class Artifacts:
                 await stream.send_all(piece)
 
     async def fetch_manifest(self, name: str, credentials: Credentials) -> tuple[str, bytes]:
-        """The media type and the bytes of the manifest or index that a name means at its registry now."""
+        """The media type and the bytes of the manifest or index that a name refers to at its registry."""
         request = self._scope.restricted(PullRequest(parse(name).with_default_tag(), None, credentials))
         return await self._building.engine.images.transfers.fetch_manifest(request)
 
@@ -290,7 +291,7 @@ class Artifacts:
         await self._store.layers.write_blob(key, blob.digest, blob.diff_id)
 
     def prefix(self, diff_ids: Sequence[str]) -> tuple[Layer, ...]:
-        """The layers of a chain, from the lowest layer up, as far as images that the client may use have them."""
+        """The lowest layers of a chain, up to the first layer that is in no image that the client may use."""
         builds, found = self._scope.restrictions.builds, list[Layer]()
         policy = builds.pulls if builds is not None else UNRESTRICTED
         for chain_id in documents.chain_ids(diff_ids):

@@ -1,4 +1,4 @@
-"""Images for builds: the base images that a build starts from, and the images that it makes."""
+"""Images for builds: the base images that a build starts from, and the images that a build makes."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class BaseImage:
-    """`digest` is the digest of the manifest; for an image that was built or imported on this host, it is the digest of
-    the configuration. `snapshot` is the storage key of its top layer, "" if the image has no layers or was only resolved.
-    `image` is None if it was only resolved at a registry."""
+    """`digest` is the digest of the manifest; for an image that was built or imported on this host, it is the digest of the
+    configuration. `snapshot` is the storage key of the image's top layer, "" if the image has no layers or was only
+    resolved. `image` is None if the image was only resolved at a registry."""
 
     name: str
     digest: str
@@ -69,10 +69,10 @@ class LayerBlob:
 
 @dataclass(frozen=True, slots=True)
 class NewImage:
-    """An image to be made from a configuration and the snapshots of its layers, lowest first. `blobs`: the layers in its
-    manifest, if it has a manifest; if the diffID of a blob is not that of the snapshot, the blob is unpacked. `manifests`
-    are digests of blobs: its index, if there is one, and its manifest. `attachments` are the digests of attestations and
-    of their content."""
+    """An image to be made from a configuration and the snapshots of its layers, lowest first. `blobs`: the layers in the
+    image's manifest, if it has a manifest. If a blob and its snapshot have different diffIDs, the blob is unpacked.
+    `manifests` are digests of blobs: the image's manifest, after its index if it has an index. `attachments` are the digests
+    of attestations and of their content."""
 
     config: bytes
     keys: Sequence[str]
@@ -100,8 +100,8 @@ class BaseImages:
         return BaseImage(str(request.reference), found.digest, found.config)
 
     async def fetch(self, wanted: Wanted, report: Callable[[Record], None], scope: Scope) -> BaseImage:
-        """Make sure that an image and its layers are stored. They may be removed again before the caller has leased them,
-        so the caller must check this afterwards."""
+        """Make sure that an image and its layers are stored. They may be removed again before the caller has added them to a
+        lease, so the caller must then check that they still exist."""
         image = await self._here(wanted) if not wanted.pull or wanted.digest else None
         if image is None:
             scope.check_pull()
@@ -126,8 +126,8 @@ class BaseImages:
         platform = platforms.parse(wanted.platform) if wanted.platform else None
         names = [wanted.name]
         if wanted.digest:
-            # The digest may come from `resolve`. Then it is the digest of a manifest or, for an image without a manifest,
-            # of its configuration
+            # If the digest comes from `resolve`, it is the digest of a manifest or, for an image without a manifest, of its
+            # configuration
             reference = parse(wanted.name)
             names += [wanted.digest, *([str(reference.with_tag(reference.tag))] if reference.tag else [])]
         for name in names:
@@ -170,8 +170,8 @@ class ImageMaker:
         return diff_id, size
 
     async def make(self, made: Sequence[NewImage], names: Sequence[str], scope: Scope, index: str = "") -> list[Image]:
-        """Make an image, or all images of an index. Raises `InvalidParameter` if their parts do not match. The caller's
-        lease holds their blobs."""
+        """Make an image, or all images of an index. Raises `InvalidParameter` if the parts of an image do not match. The
+        caller's lease contains the blobs."""
         references = [parse(name).with_default_tag() for name in names]
         for reference in references:
             if reference.digest:
@@ -187,7 +187,7 @@ class ImageMaker:
             return [await store.add(record, document, config, references, policy=policy)]
 
     async def _prepared(self, new: NewImage, scope: Scope, lease: Lease) -> tuple[ImageRecord, ImageDocument, bytes]:
-        """Store the content of an image. It has no row yet."""
+        """Store the content of an image. The image has no row yet."""
         store, config = self._image_store, scope.labelled(new.config)
         found = await self.layers(new.keys)
         try:
@@ -231,7 +231,8 @@ class ImageMaker:
         return layers
 
     async def layers(self, keys: Sequence[str]) -> list[Layer]:
-        """The layers, lowest first. Chain IDs are not set yet, except in the layers of a base."""
+        """The layers, lowest first. Only the layers of a base image have chain IDs; the chain IDs of other layers are not
+        set yet."""
         found: list[Layer] = []
         for number, key in enumerate(keys):
             base = self._snapshots.bases.get(key)
@@ -254,7 +255,7 @@ class ImageMaker:
             if existing is not None and known is not None:
                 blob = known if known.blob else layer
                 layer = msgspec.structs.replace(known, blob=blob.blob, media_type=blob.media_type, blob_size=blob.blob_size)
-            elif existing is None or (not existing.snapshot and not layer.blob):  # otherwise the layer could not be packed
+            elif existing is None or (not existing.snapshot and not layer.blob):  # otherwise the layer cannot be packed
                 built[chain_id] = Built(layer.diff_id, parent, layer.size, layer.snapshot, layer.blob)
                 layer = msgspec.structs.replace(layer, chain_id=chain_id)
             else:
@@ -265,4 +266,4 @@ class ImageMaker:
 
 
 def _quiet(_: object) -> None:
-    """Report nothing: unpacking is not shown."""
+    """Report nothing, because unpacking is not shown to the client."""

@@ -1,7 +1,7 @@
-"""The tars of snapshots. A worker packs them when they are needed; they are not stored.
+"""The tars of snapshots. A worker packs a snapshot when its tar is needed; the tar is not stored.
 
-Packing a snapshot again gives the same bytes, because its files do not change and the packer sorts them. So for a layer
-that was built by this engine, only the digest of its tar is stored, and the tar is made for a `docker save` or a push.
+Packing a snapshot again results in the same bytes, because its files do not change and the packer sorts them. So for a layer
+that was built by this engine, only the digest of its tar is stored. The tar is made again for each `docker save` or push.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class Packing:
 
     @asynccontextmanager
     async def tar(self, key: str, latest: int | None = None) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The tar itself. `latest` (seconds since 1970): later times of files are replaced by this time."""
+        """The tar of a snapshot's difference from its parent. `latest` (seconds since 1970): file times after `latest` are
+        replaced by `latest`."""
         async with self._changes(key) as (view, listed):
             request = Pack(view, layer=True, sparse=False, latest=latest)
             pieces = await packed(self._zygote, request, (listed,), f"pack snapshot {key}", AsyncExitStack())

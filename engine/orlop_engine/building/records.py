@@ -3,7 +3,7 @@
    build-<hex>     SnapshotRecord: a committed snapshot
    base:<key>      BaseRecord: the layers of an image below snapshots; `key` is the storage key of its top layer
 
-A snapshot is committed in the storage driver before its row is committed. At its start, the daemon removes snapshots
+A snapshot is committed in the storage driver before its row is committed. When the daemon starts, it removes snapshots
 without a row, and rows without a snapshot.
 """
 
@@ -20,8 +20,8 @@ BASE = "base:"
 
 
 class SnapshotRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`parent` is the key of the snapshot below, "" for none. `diff_id`, and the length of the tar in bytes, are known
-    once the snapshot has been packed. `released`: the builder does not need the snapshot any more; it still exists
+    """`parent` is the key of the snapshot below, "" for none. `diff_id`, and the length of the tar in bytes, are known once
+    the snapshot has been packed. `released`: the builder does not need the snapshot any more, but the snapshot still exists
     because it is a layer of an image, or the parent of other snapshots. `domain` is the builder's domain
     (`Restrictions.builds`)."""
 
@@ -33,7 +33,8 @@ class SnapshotRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class BaseRecord(msgspec.Struct, frozen=True):
-    """The layers, lowest first. Their blobs are kept, because images that are built on them need the blobs for a push."""
+    """The layers of an image below snapshots, lowest first. Their blobs are kept, because a push of an image that was built
+    on these layers needs the blobs."""
 
     layers: tuple[Layer, ...]
 

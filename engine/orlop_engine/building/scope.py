@@ -1,7 +1,8 @@
 """The restrictions of a builder's clients: which images they may use and make.
 
-A build does things that its client could also request directly: pull and use images, run commands, make and name images.
-So the same restrictions apply. A builder serves only clients of one domain (`Restrictions.builds`).
+A build pulls and uses images, runs commands, and makes and names images. Its client can also request these operations
+directly, so the client's restrictions also apply to its builds. A builder serves only clients of one domain
+(`Restrictions.builds`).
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ class _Base:
 
 
 class Workspace:
-    """Everything that one builder is using. `active` maps its active snapshots to their parents."""
+    """All objects that one builder is using. `active` maps its active snapshots to their parents."""
 
     def __init__(self, building: Building, scope: Scope) -> None:
         self._building, self.scope = building, scope
@@ -97,7 +97,8 @@ class Workspace:
         self._bases: dict[str, _Base] = {}
 
     async def aclose(self) -> None:
-        """Release everything, even when cancelled. Call this when no other call is in progress."""
+        """Release all objects of the workspace, even when cancelled. Call this method only when no other call is in
+        progress."""
         with trio.move_on_after(_CLOSING, shield=True):
             await self._building.steps.ended()
             await self._snapshots.settle_all()
@@ -130,7 +131,7 @@ class Workspace:
                 lease.blobs.update((found.image.id, *(blob for layer in found.image.layers for blob in layer.blobs)))
                 await image_store.barrier()
                 if found.image.id in image_store.catalog.images:
-                    break  # if not, the image was removed before the lease held its layers
+                    break  # otherwise the image was removed before its layers were added to the lease
         except BaseException:
             image_store.leases.drop(lease)
             raise
@@ -148,10 +149,10 @@ class Workspace:
         return found
 
     async def release(self, digest: str) -> None:
-        """End one use of a base, which began with `base`. No error if the base is not in use."""
+        """End one use of a base image, which began with `base`. It is no error if the base is not in use."""
         if digest in self._bases and self._unuse(digest):
             await self._snapshots.reap()
-        await self._building.steps.ended()  # a build releases its bases at its end
+        await self._building.steps.ended()  # a build releases its bases when it ends, so wait for its steps here
 
     def _unuse(self, digest: str) -> bool:
         """Decrease the number of users. Returns whether this was the last user."""
@@ -168,9 +169,9 @@ class Workspace:
         self._image_store.leases.drop(dropped.lease)
 
     async def create_images(self, made: Sequence[NewImage], names: Sequence[str], index: str = "") -> list[Image]:
-        """Make the images of one build, one for each platform, with the same names. If no platform is asked for, the
-        names mean the last image. `index`: the digest of the index with all their manifests, which is a blob of an
-        artifact. All images are made in one commit."""
+        """Make the images of one build, one for each platform, with the same names. For clients that ask for no platform,
+        the names refer to the last image. `index`: the digest of the index with all manifests of the images; the index is a
+        blob of an artifact. All images are made in one commit."""
         if not index and len(made) != 1:
             raise InvalidParameter("cannot make images of several platforms without an index")
         images = await self._building.maker.make(made, names, self.scope, index)
@@ -179,9 +180,9 @@ class Workspace:
         return images
 
     async def prefix(self, diff_ids: Sequence[str]) -> tuple[str, int, str]:
-        """The layers of a chain, from the lowest layer up, as far as stored images have them. Returns a name for
-        `release`, the number of layers, and the snapshot of the highest layer; ("", 0, "") if there is none. The layers
-        are kept until `release` has been called as many times as this method."""
+        """The lowest layers of a chain, up to the first layer that is in no stored image. Returns a name for `release`, the
+        number of layers, and the snapshot of the highest layer; ("", 0, "") if there is none. The layers are kept until
+        `release` has been called as many times as this method."""
         layers = self.artifacts.prefix(diff_ids)
         if not layers:
             return "", 0, ""
@@ -194,7 +195,7 @@ class Workspace:
             self._image_store.leases.drop(lease)
             self._bases[name].users += 1
             return name, len(layers), key
-        if self.artifacts.prefix(diff_ids) != layers:  # an image was removed before the lease held its layers
+        if self.artifacts.prefix(diff_ids) != layers:  # an image was removed before its layers were added to the lease
             self._image_store.leases.drop(lease)
             return await self.prefix(diff_ids)
         self._bases[name] = _Base(key, lease)
@@ -207,7 +208,8 @@ class Workspace:
         return name, len(layers), key
 
     async def unpack_layer(self, artifact: str, parent: str, blob: LayerBlob) -> str:
-        """Make a committed snapshot on top of `parent` from a layer's blob, which the artifact holds. Returns its key."""
+        """Make a committed snapshot on top of `parent` from the blob of a layer. The blob belongs to the artifact. Returns
+        the key of the snapshot."""
         key = await self.prepare(parent)
         try:
             await self.artifacts.unpack(artifact, key, blob)
@@ -261,7 +263,8 @@ class Workspace:
     async def mounts(self, key: str, *, readonly: bool) -> Sequence[Mount]:
         self._check(key)
         readonly = readonly or key not in self.active
-        # What is written is synced by the commit: without `volatile`, the end of the mount would sync the file system, too
+        # `volatile` prevents the kernel from syncing the file system when the mount ends, because the commit syncs the
+        # snapshot
         return await self._storage.mounts(key, readonly=readonly, volatile=not readonly)
 
     async def usage(self, key: str) -> Usage:
@@ -289,7 +292,8 @@ class Workspace:
     # --- steps ------------------------------------------------------------------------------------------------------
 
     async def run(self, request: StepRequest, outputs: tuple[int, ...]) -> int:
-        """Run a step on an active snapshot. If the step's root is read-only, the snapshot may also be a committed one."""
+        """Run a step on an active snapshot. If the step's root is read-only, the snapshot may also be a committed
+        snapshot."""
         self.scope.check_step(request.host)
         if request.root in self.active:
             return await self._building.steps.run(request, outputs)

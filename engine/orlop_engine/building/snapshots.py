@@ -1,8 +1,8 @@
 """The snapshots of builders, and their bases: the images below the snapshots.
 
-A committed snapshot has two kinds of users: the build cache, until the builder removes the snapshot, and images that have
-it as a layer. When neither needs it any more, it is removed from the storage driver. While a base has snapshots on top,
-its layers and blobs are kept like those of an image.
+A committed snapshot has two kinds of users: the build cache, until the builder removes the snapshot, and images of which the
+snapshot is a layer. When neither the build cache nor an image needs the snapshot, it is removed from the storage driver.
+While a base has snapshots on top, its layers and blobs are kept like the layers and blobs of an image.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ _COMMIT = 300.0  # seconds; a commit writes the snapshot's files to the disk
 
 
 def active_key() -> str:
-    """A new key for an active snapshot. If a crash leaves the snapshot, the next start of the daemon removes it
-    (`images.layers`)."""
+    """A new key for an active snapshot. After a crash, the next daemon removes active snapshots (`images.layers`)."""
     return f"{BUILD}new-{secrets.token_hex(12)}"
 
 
@@ -46,9 +45,9 @@ class Snapshots:
         self.bases: dict[str, BaseRecord] = {}
         self._bases_lock = trio.Lock()
         self._unsynced: dict[str, trio.Lock] = {}
-        """The snapshots that are not durable, and that have no row in the database for this reason."""
+        """The snapshots that are not durable yet. For this reason they have no row in the database."""
         self._in_use: dict[str, int] = {}
-        """The number of uses of each snapshot, by key: running builders use it as a parent or in another way."""
+        """Key of a snapshot -> the number of its uses by running builders, as a parent or in another way."""
         self._lease = image_store.leases.add()
         image_store.layers.drop_built_here = self._unneeded_by_images
         image_store.layers.after_removal = self._forget_unneeded
@@ -56,8 +55,8 @@ class Snapshots:
     # --- start of the daemon ----------------------------------------------------------------------------------------
 
     async def load(self, rows: Iterable[tuple[str, bytes]]) -> None:
-        """Decode the rows. Call this before images are loaded, so that the content that the rows need is not
-        collected."""
+        """Decode the rows. Call this method before images are loaded, so that the garbage collection keeps the content that
+        the rows need."""
         unusable = []
         for key, value in rows:
             try:
@@ -91,8 +90,8 @@ class Snapshots:
             await self._image_store.collect()
 
     async def _forget_unneeded(self) -> bool:
-        """Like `reap`, but without removing the layers of bases. Returns whether some of these layers may be unneeded.
-        See `Layers.after_removal`."""
+        """Like `reap`, but keep the layers of bases. Returns whether some of these layers may be unneeded. See
+        `Layers.after_removal`."""
         await self._remove_all([key for key, row in self.rows.items() if row.released and self._is_free(key)])
         return await self._forget_bases()
 
@@ -100,7 +99,7 @@ class Snapshots:
         return key not in self._in_use and not self._of_image(key)
 
     async def _remove_all(self, keys: list[str]) -> None:
-        """Remove snapshots that nothing needs, the highest first, because a snapshot with children cannot be removed."""
+        """Remove unneeded snapshots, the highest first, because a snapshot with children cannot be removed."""
         while keys:
             blocked = []
             for key in keys:
@@ -134,16 +133,16 @@ class Snapshots:
             del self._in_use[key]
 
     def check(self, key: str) -> None:
-        """Raise `NotFound` unless this snapshot may be the parent of a new one."""
+        """Raise `NotFound` unless this snapshot may be the parent of a new snapshot."""
         if key and key not in self.rows and key not in self.bases:
             raise NotFound(f"snapshot {key} does not exist")
 
     async def set_base(self, key: str, layers: tuple[Layer, ...]) -> None:
-        """Record the layers of an image before a snapshot is made on top of it. The caller holds the layers, and has
-        called `use` for `key`."""
+        """Record the layers of an image before a snapshot is made on top of it. The caller's lease contains the layers, and
+        the caller has called `use` for `key`."""
         if not key:
             return
-        async with self._bases_lock:  # another task may be about to forget the base, or to record it
+        async with self._bases_lock:  # another task may be forgetting or recording the base
             if key not in self.bases:
                 record = BaseRecord(layers)
                 await self._store.commit([Put(TABLE, BASE + key, encode(record))])
@@ -169,8 +168,9 @@ class Snapshots:
     # --- changes ----------------------------------------------------------------------------------------------------
 
     async def commit(self, active: str, parent: str, domain: str = "") -> str:
-        """Commit an active snapshot. It is made durable in the background if the driver can do so: wait for `settle` before
-        anything durable refers to the snapshot. If the task is cancelled, nothing has been committed."""
+        """Commit an active snapshot. If the driver supports it, the snapshot is made durable in the background. Await
+        `settle` before a row or another durable object refers to the snapshot. If the task is cancelled, the snapshot has
+        not been committed."""
         key = BUILD + secrets.token_hex(12)
         record = SnapshotRecord(parent, domain=domain)
         try:
@@ -191,18 +191,19 @@ class Snapshots:
         return key
 
     async def settle(self, key: str) -> None:
-        """Wait until a snapshot, and those below it, are durable and have their rows. After a failure, this tries again."""
+        """Wait until a snapshot and all snapshots below it are durable and have their rows. If making them durable has
+        failed before, this method tries again."""
         below = []
         while key in self.rows:
             below.append(key)
             key = self.rows[key].parent
-        for each in reversed(below):  # no row may name a parent that a power cut loses
+        for each in reversed(below):  # lowest first, because no row may name a parent that is lost in a power cut
             if lock := self._unsynced.get(each):
                 async with lock:
                     await self._make_durable(each)
 
     async def settle_all(self) -> None:
-        """Like `settle`, for all snapshots, as far as this is possible."""
+        """Like `settle`, but for all snapshots. Failures are only logged."""
         for key in list(self._unsynced):
             await self._try_to_settle(key)
 
@@ -220,12 +221,12 @@ class Snapshots:
         while True:
             record = self.rows[key]
             await self._store.commit([Put(TABLE, key, encode(record))])
-            if self.rows[key] is record:  # otherwise it has changed meanwhile
+            if self.rows[key] is record:  # otherwise the record has changed meanwhile
                 break
         del self._unsynced[key]
 
     async def _save(self, key: str) -> None:
-        """Write a row that has changed; that of a snapshot that is not durable is written by `settle`."""
+        """Write a changed row. The row of a snapshot that is not durable is written later, by `settle`."""
         if key not in self._unsynced:
             await self._store.commit([Put(TABLE, key, encode(self.rows[key]))])
 
@@ -267,7 +268,7 @@ class Snapshots:
 
     async def _remove(self, key: str) -> None:
         """Remove a snapshot. Raises `Conflict` while it has children."""
-        async with self._unsynced.get(key) or nullcontext():  # a task may be making it durable
+        async with self._unsynced.get(key) or nullcontext():  # another task may be making the snapshot durable
             await self._storage.remove(key)
             self._unsynced.pop(key, None)
             if self.rows.pop(key, None) is not None:

@@ -1,8 +1,9 @@
 """Steps of builds. Each step runs in a container without a row, whose root is a snapshot of the builder.
 
-A step is started like any container (`containers.launch`). It ends when its caller is cancelled or the daemon ends: its
-monitor kills it when the connection to the daemon ends. If both the monitor and the daemon die, the next start of the
-daemon removes the rest of the step, as for any run directory without a row.
+A step is started like any container (`containers.launch`). A step ends when its caller is cancelled. It also ends when the
+daemon ends, because its monitor (the parent process of the step's container) kills it when the connection to the daemon
+ends. If both the monitor and the daemon die, the next daemon removes the remains of the step, like any run directory without
+a row.
 """
 
 from __future__ import annotations
@@ -63,9 +64,9 @@ class Steps:
 
     async def run(self, request: StepRequest, outputs: tuple[int, ...]) -> int:
         """Run a step to its end, and return its exit code. When this method returns, raises or is cancelled, the step's
-        snapshots are not mounted any more. After a success, the rest of the step is removed in the background (see `ended`),
-        because the next step need not wait for that. `outputs` (standard output and error, and optionally standard input)
-        still belong to the caller."""
+        snapshots are not mounted any more. After a success, the container is removed in the background (see `ended`), so
+        that the next step does not wait for the removal. `outputs` are file descriptors of standard output and error, and
+        optionally of standard input; the caller closes them."""
         ports = self._ports
         if ports.state.closing:
             raise Unavailable("cannot run a step: the daemon is shutting down")
@@ -93,7 +94,7 @@ class Steps:
         return code
 
     async def ended(self) -> None:
-        """Wait until nothing is left of the steps that have succeeded until now."""
+        """Wait until the containers of all steps that have succeeded until now are removed."""
         for ending in list(self._ending.values()):
             await ending.wait()
 
@@ -116,11 +117,12 @@ class Steps:
             working_dir=request.cwd or "/",
             open_stdin=reads,
         )
-        if host.network_mode in (defaults.HOST_NETWORK, defaults.NO_NETWORK):  # else the name has the sandbox's address
+        # otherwise the host name gets the address of the sandbox
+        if host.network_mode in (defaults.HOST_NETWORK, defaults.NO_NETWORK):
             host.extra_hosts = [*(host.extra_hosts or ()), f"{config.hostname}:127.0.0.1"]
         host.log_config = LogConfig(type="none")
         host.ipc_mode = "private"
-        # A user namespace would not allow these entitlements
+        # These entitlements are not possible in a user namespace
         if host.privileged or host.network_mode == defaults.HOST_NETWORK:
             host.userns_mode = "host"
         with_defaults(ports.config, config, host)
@@ -151,7 +153,7 @@ class Steps:
                 await self._kill(container, run)
             run.settled.set()
             run.finished.set()
-            async with trio.open_nursery() as nursery:  # meanwhile the monitor has the runtime delete the container
+            async with trio.open_nursery() as nursery:  # in parallel to the runtime's delete, which the monitor runs
                 if container.record.sandbox is not None:
                     nursery.start_soon(ports.networks.release, container.record.sandbox)
                 await run_cleanup.clean_up(ports, container, run)

@@ -11,11 +11,11 @@ __all__ = ["compare"]
 
 
 def compare(facts: Facts) -> list[Finding]:
-    """Every inconsistency in these facts."""
+    """All inconsistencies in these facts."""
     rows_read, findings = rows.read(facts.database)
     findings += rows.compare(rows_read)
     if facts.database.damage:
-        return findings  # if rows are missing, all other objects would look like garbage
+        return findings  # if rows are missing, all other objects look like garbage
     findings += files.compare(facts, rows_read)
     findings += runs.compare(facts, rows_read)
     return findings

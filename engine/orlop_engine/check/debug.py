@@ -1,6 +1,7 @@
-"""The engine's part of a debug bundle: state that only the daemon or root can read, as texts by file name.
+"""The engine's part of a debug bundle (an archive for bug reports): state that only the daemon or root can read, as texts by
+file name.
 
-Contains no environments, command lines or credentials.
+The texts contain no environments, command lines or credentials.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ __all__ = ["collect"]
 
 
 async def collect(config: Config, drivers: Drivers, facts: Facts) -> dict[str, str]:
-    """The texts. If something cannot be read, its text is the error message."""
+    """The texts by file name. If a file cannot be made, its text is the error message."""
     found = await trio.to_thread.run_sync(_machine, config, facts)
     for name in sorted(facts.networks):
         found[f"network-{name}.txt"] = await _dump(drivers, name)

@@ -1,4 +1,4 @@
-"""The gathered state, as one value: everything that the comparisons need."""
+"""The gathered state, as one value. It contains all data that the comparisons need."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["Blob", "Facts", "Process", "RunFacts", "StorageFacts", "VolumeFacts"
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """One directory of `<exec-root>/run`. `alive`: the process of `monitor`, identified by pid and start time, exists;
-    `init_alive`: the same for init. `status` is the monitor's answer; None when the monitor did not answer. `damaged` are
-    the names of unreadable records. `sandbox_agrees`: the container is in the network namespace that its monitor holds;
-    None when unknown."""
+    """One directory of `<exec-root>/run`. `alive`: the process of `monitor`, identified by pid and start time, exists.
+    `init_alive`: the container's init process exists. `status` is the monitor's answer, None if the monitor did not answer.
+    `damaged` are the names of unreadable records. `sandbox_agrees`: the container is in the network namespace that its
+    monitor keeps open; None if unknown."""
 
     monitor: MonitorRecord | None = None
     init: InitRecord | None = None
@@ -49,7 +49,7 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class StorageFacts:
-    """`keys` is None when the driver failed; `failure` says why."""
+    """The keys of the storage driver's snapshots. `keys` is None if the driver failed; `failure` is then the error."""
 
     name: str
     keys: frozenset[str] | None = None
@@ -67,7 +67,7 @@ class VolumeFacts:
 
 @dataclass(slots=True)
 class Facts:
-    """`serving`: a daemon is running, so findings are not left for the next start to repair. Paths are absolute; `cgroups`
+    """`serving`: a daemon is running, so a finding is not repaired by a start of the daemon. Paths are absolute; `cgroups`
     and `runtime_states` are by container ID."""
 
     data_root: str

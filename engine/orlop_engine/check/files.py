@@ -1,4 +1,5 @@
-"""Compares rows with the disk and the drivers: directories, snapshots, blobs, volumes, mounts, networks. Pure."""
+"""Compares rows with the disk and the drivers: directories, snapshots, blobs, volumes, mounts, networks. This module does no
+I/O."""
 
 from __future__ import annotations
 
@@ -29,8 +30,8 @@ def compare(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
 
 
 def _swept(facts: Facts, rows_read: Rows) -> str:
-    """The severity of a finding about container files without a row, which the next start removes; "" when the files must
-    be kept."""
+    """The severity of a finding about container files without a row. The next daemon removes these files. "" if the files
+    must be kept."""
     return "" if rows_read.rows_incomplete else INFO if not facts.serving else WARNING
 
 
@@ -128,15 +129,15 @@ def _no_build(facts: Facts, rows_read: Rows, key: str) -> Finding:
 
 
 def _needed(key: str, owners: set[str]) -> bool:
-    """Whether a layer, or an init layer, is needed. `owners`: chain IDs of layers, and IDs of containers, which may have
-    their own init layer."""
+    """Whether a layer, or an init layer, is needed. `owners`: chain IDs of layers, and IDs of containers, because a
+    container may have its own init layer."""
     below = below_init_layer(key)
     return key in owners or below == "" or below in owners
 
 
 def _held_by_container(rows_read: Rows) -> bool:
-    """Whether a container's image was removed before the container. The layers of such images have no row; only the
-    storage driver knows their users."""
+    """Whether a container's image was removed before the container. The layers of such an image have no row, and only the
+    storage driver knows which snapshots use them."""
     return any(record.image_id not in rows_read.images for record in rows_read.containers.values())
 
 

@@ -1,4 +1,4 @@
-"""Reads everything that the check compares, and changes nothing. The parts that block are marked, and run in a worker
+"""Reads the state that the check compares, and changes nothing. Functions that block are marked, and run in a worker
 thread."""
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ def _digest(path: str) -> str:
 
 def _container_cgroups(config: Config, rows_read: Rows) -> dict[str, dict[str, int]]:
     """The cgroups whose name contains a container ID, below the cgroup parents of this engine's containers. If an
-    administrator chose the parent, another engine may use it too: then only cgroups of this engine's containers are
-    included."""
+    administrator chose the parent, another engine may use this parent too. In this case only cgroups of this engine's
+    containers are included."""
     found: dict[str, dict[str, int]] = {}
     own = config.effective_cgroup_parent
     shared = bool(config.cgroup_parent)
@@ -170,8 +170,8 @@ def _runtime_states(exec_root: str) -> dict[str, tuple[str, ...]]:
 
 
 def _processes(log: str) -> Iterable[Process]:
-    """The processes of this exec root. They are recognized by their log file, which is below the exec root: processes of
-    another daemon log elsewhere."""
+    """The processes of this exec root. They are recognized by their log file, which is below the exec root. Processes of
+    another daemon have another log file."""
     seen: dict[int, tuple[str, int]] = {}
     parents: Counter[int] = Counter()
     for name in os.listdir("/proc"):
@@ -226,7 +226,7 @@ async def _status(run_dir: str) -> Status | None:
 
 
 def _agrees(status: Status) -> bool | None:
-    """Whether the container is in the network namespace that its monitor holds."""
+    """Whether the container is in the network namespace that its monitor keeps open."""
     if status.netns_fd < 0 or not status.pid:
         return None
     try:

@@ -39,7 +39,8 @@ def in_progress(engine: Engine, finding: Finding) -> bool:
 
 
 def _building(engine: Engine, about: str) -> bool:
-    """Whether a build explains the finding: it is about a snapshot that a builder is using, or about a running step."""
+    """Whether a build explains the finding. This is so if the finding is about a snapshot that a builder is using, or about
+    a running step."""
     building = engine.building
     return building.is_active(about) or any(key.startswith(about) for key in building.steps.running)
 

@@ -62,8 +62,8 @@ class EngineCheck:
         return await gather(self._config, self._drivers, self._storage_name, database, serving=serving, deep=deep)
 
     async def examine(self, database: Examined, *, deep: bool) -> list[Finding]:
-        """See Check. With `deep`, blobs are hashed; a blob that was found damaged is reported as damaged in later checks
-        too, as long as it exists."""
+        """See Check. With `deep`, blobs are hashed. A damaged blob is then also reported by later checks without `deep`, as
+        long as it exists."""
         if self._engine is not None:
             await self._engine.networks.wait_restored()  # until then, the host has the state of the previous daemon
         facts = await self._gather(database, deep)

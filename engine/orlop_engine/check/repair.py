@@ -1,7 +1,7 @@
 """Repairs findings without losing data: removes objects that have no row, and restores what the rows describe.
 
-Each step checks the state again before it acts, because the state may have changed since. Each step may run twice. User
-data (contents of volumes, files written by containers) is never touched.
+Each step checks the state again before it acts, because the state may have changed since the comparison. A step may run
+twice without harm. User data (contents of volumes, files written by containers) is never changed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Repairs:
         }
 
     async def carry_out(self, remedy: Remedy) -> bool:
-        """Carry out a repair. Returns False if this repair needs a running engine."""
+        """Execute a repair. Returns False if this repair needs a running engine."""
         step = self.steps.get(remedy.step)
         if step is None:
             return False

@@ -1,4 +1,5 @@
-"""Checks the database itself: can all rows be decoded, are names unique, do references resolve? Pure."""
+"""Checks the database itself: whether all rows can be decoded, names are unique, and references resolve. This module does no
+I/O."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Compares rows with running processes and their files: run directories, monitors, zygotes, cgroups, state of runtimes.
-Pure."""
+"""Compares rows with running processes and their files: run directories, monitors, zygotes, cgroups, state of runtimes. This
+module does no I/O."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def compare(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
 
 
 def _later(facts: Facts, severity: str) -> str:
-    """The severity of a finding. Without a running daemon it is info, because the next start repairs it."""
+    """The severity of a finding. Without a running daemon the severity is "info", because the next daemon repairs the
+    finding."""
     return severity if facts.serving else INFO
 
 

@@ -1,4 +1,4 @@
-"""The engine's part of daemon.json: its keys, their checks, and the default drivers. Does not import trio."""
+"""The engine's part of daemon.json: its keys, their checks, and the default drivers. This package does not import trio."""
 
 from .keys import AddressPool, EngineKeys, Proxies, RegistryRules, RuntimeEntry, Ulimit
 from .model import Config

@@ -1,5 +1,5 @@
 """The drivers and networks that are used if neither daemon.json nor a request names one. No other module of the kernel or
-the engine names a driver; a test checks this.
+the engine contains the name of a driver; a test checks this.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ DEFAULT_NETWORK = "bridge"
 """The network of containers whose request names no network. Keys such as `bridge`, `bip` and `icc` configure it."""
 
 HOST_NETWORK = "host"
-"""The network of containers in the host's network namespace; also their network mode."""
+"""The network of containers in the host's network namespace. The network mode of these containers has the same name."""
 
 NO_NETWORK = "none"
-"""The network of containers without network access; also their network mode."""
+"""The network of containers without network access. The network mode of these containers has the same name."""
 
 PREDEFINED_NETWORKS: Mapping[str, str] = {
     DEFAULT_NETWORK: NETWORK_DRIVER,

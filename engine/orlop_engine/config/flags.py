@@ -1,4 +1,4 @@
-"""The engine's flags of `orlopd`, under dockerd's names, and the forms of their values. Pure."""
+"""The engine's flags of `orlopd`, under dockerd's names, and the forms of their values. This module does no I/O."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine's keys of daemon.json: every key that dockerd 29 knows and that is not the kernel's or another plugin's."""
+"""The engine's keys of daemon.json: all keys of dockerd 29, except the keys of the kernel and of other plugins."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ __all__ = ["AddressPool", "EngineKeys", "Proxies", "RegistryRules", "RuntimeEntr
 
 
 class AddressPool(ConfigBase, frozen=True, kw_only=True):
-    """A pool of addresses from which networks without a subnet get one. `size` is the prefix length of each subnet."""
+    """A pool of addresses. A network that is created without a subnet gets a subnet from a pool. `size` is the prefix length
+    of each subnet."""
 
     base: str
     size: int
@@ -191,7 +192,7 @@ class EngineKeys(Keys, frozen=True, kw_only=True):
         return self.storage_driver or defaults.STORAGE_DRIVER
 
     def all_runtimes(self) -> dict[str, RuntimeEntry]:
-        """Every runtime that a container may use, including the built-in one."""
+        """All runtimes that a container may use, including the built-in runtime."""
         return {defaults.RUNTIME: RuntimeEntry(path=defaults.RUNTIME), **self.runtimes}
 
     def storage_options(self, driver: str) -> tuple[tuple[str, str], ...]:
@@ -214,8 +215,8 @@ class EngineKeys(Keys, frozen=True, kw_only=True):
 
     @classmethod
     def complete(cls, values: dict[str, Any], environ: Mapping[str, str], directory: str) -> Iterator[tuple[str, str]]:
-        """See Keys. As in dockerd, environment variables set the proxies (if nothing else sets them) and the storage
-        driver."""
+        """See Keys. As in dockerd, environment variables set the proxies (if neither daemon.json nor a flag sets them) and
+        the storage driver."""
         proxies = dict(values.get("proxies") or {})
         for key in ("http-proxy", "https-proxy", "no-proxy"):
             name = key.upper().replace("-", "_")

@@ -1,5 +1,5 @@
-"""`Config`: the configuration that the engine uses, as one frozen value. It contains the engine's own keys, and a few of
-the kernel's.
+"""`Config`: the configuration that the engine uses, as one frozen value. It contains the engine's keys, and a few keys of
+the kernel.
 
 Names that are derived from the configuration (bridge, cgroup parent) are derived only here, so that daemons with
 different data roots never use the same name.
@@ -35,8 +35,8 @@ class Config(EngineKeys, frozen=True, kw_only=True):
 
     @property
     def bridge_name(self) -> str:
-        """The name of the bridge of the network `bridge`; "" when the key `bridge` is "none" (there is no such network).
-        At most 15 bytes, the kernel's limit."""
+        """The name of the bridge of the network `bridge`; "" when the key `bridge` is "none" (that network then does not
+        exist). At most 15 bytes, the kernel's limit."""
         if self.bridge:
             return "" if self.bridge == "none" else self.bridge
         return self.default_bridge

@@ -1,7 +1,7 @@
-"""The keys that Orlop refuses or ignores, and the keys that a reload applies. Data, no code.
+"""The keys that Orlop refuses or ignores, and the keys that a reload applies. This module contains no code.
 
-A key is refused if ignoring it would weaken a security boundary that the administrator relies on. A key for a feature
-that Orlop does not have is ignored, with a warning at start and in `GET /info`.
+A key is refused if ignoring it weakens a security boundary that the administrator relies on. A key for a feature that Orlop
+does not have is ignored, with a warning at start and in `GET /info`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ HINTS = {
     "oom-score-adjust": "dockerd has removed this key; the daemon sets its OOM score itself",
     "resolv-conf": "dns, dns-opts and dns-search",
 }
-"""Names that users mistake for keys, and what to write instead."""
+"""Names that users mistake for keys -> the key to write instead."""
 
 REFUSED: dict[str, str] = {
     "cpu-rt-period": "real-time scheduling of the parent cgroup is not supported",
@@ -43,8 +43,8 @@ IGNORED: dict[str, str] = {
 """Keys that are accepted without effect, with a warning when they are set."""
 
 SILENT = frozenset({"allow-nondistributable-artifacts", "deprecated-key-path", "raw-logs"})
-"""Keys that are accepted without effect and without a warning, because dockerd ignores them too. (`raw-logs` has no
-effect because Orlop's log never has colours.)"""
+"""Keys that are accepted without effect and without a warning, because dockerd ignores them too. `raw-logs` has no effect
+because Orlop's log never has colours."""
 
 RELOADABLE = frozenset(
     {

@@ -1,6 +1,6 @@
 """`userns-remap`: the user whose subordinate ids containers get, from /etc/passwd, /etc/group, /etc/subuid and /etc/subgid.
 
-As in dockerd: all ranges of the user are concatenated in the order of their first ids, and mapped from 0.
+As in dockerd, all ranges of the user are concatenated in the order of their first ids, and mapped from 0.
 """
 
 from __future__ import annotations

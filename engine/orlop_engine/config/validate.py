@@ -1,7 +1,7 @@
-"""Checks the engine's keys. Pure, except that it reads the host's cgroup version.
+"""Checks the engine's keys. The only I/O is reading the host's cgroup version.
 
-The checks are in dockerd's order, and use dockerd's messages if these are known. Every problem is reported, together with
-its keys. `ipaddress` is imported only when there is an address to check.
+The checks have the same order as in dockerd, and the same messages if dockerd has the check too. Every problem is reported,
+together with its keys. `ipaddress` is imported only when there is an address to check.
 """
 
 from __future__ import annotations
@@ -209,6 +209,6 @@ def _network(config: EngineKeys) -> Problems:
 
 
 def validate(config: EngineKeys) -> list[Problem]:
-    """All problems of these values."""
+    """All problems of the configured values."""
     checks = (_labels, _numbers, _names, _registries, _execution, _network)
     return [problem for check in checks for problem in check(config)]

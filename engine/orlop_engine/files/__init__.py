@@ -1,5 +1,6 @@
 """Copying files into and out of containers: `docker cp`, export, diff, commit.
 
-Workers forked by the zygote do the work (see `unpack`), with the container's files as their root: the daemon never opens
-a path that a container controls. No worker outlives its request.
+Workers read and write the files. The zygote forks a worker for each request (see `unpack`), and the worker uses the
+container's files as its root directory. So the daemon itself never opens a path that a container controls. A worker ends
+with its request.
 """

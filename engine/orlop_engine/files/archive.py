@@ -22,7 +22,8 @@ from . import views
 __all__ = ["TarStream", "look", "pack", "packed", "place", "stream"]
 
 _PIPE = 1 << 20
-_SILENCE = 60.0  # seconds without data after which an upload fails, because the upload keeps a stopped container locked
+# seconds without data after which an upload fails; there is a limit because the upload locks a stopped container
+_SILENCE = 60.0
 
 
 def _missing(container: Container, path: str) -> NotFound:
@@ -48,11 +49,11 @@ async def look(ports: Ports, container: Container, path: str) -> Found:
 
 
 class TarStream:
-    """The tar stream that a worker writes. It ends with an error if the worker failed. Iterate over it once. `aclose` ends
-    the worker and removes its view; a task other than the reader may call it.
+    """The tar stream that a worker writes. Iterate over it once; the iteration raises an error if the worker failed.
+    `aclose` ends the worker and removes its view of the files. Any task may call `aclose`.
 
-    This is not an async generator: a generator that yields within `async with` is closed only when the garbage collector
-    finds it, and trio forbids yielding within a cancel scope (python-trio#638)."""
+    This class is not an async generator, because a generator that yields within `async with` is closed only when the garbage
+    collector finds it. trio also forbids yielding within a cancel scope (python-trio#638)."""
 
     def __init__(self, resources: AsyncExitStack, pipe: trio.lowlevel.FdStream, answers: AnswerReader, what: str) -> None:
         self._resources = resources
@@ -92,8 +93,8 @@ class TarStream:
 async def stream(
     ports: Ports, container: Container, request: Callable[[View], Pack], what: str, *, changes: int = -1
 ) -> TarStream:
-    """Start a worker that packs the container's files as `request` says. If the request names a path, the view includes
-    volumes; otherwise it is only the root. `changes` is the descriptor of a layer's list of changes."""
+    """Start a worker that packs the container's files as `request` says. If the request names a path, the worker also sees
+    volumes; otherwise it only sees the root. `changes` is the file descriptor of a layer's list of changes."""
     async with AsyncExitStack() as resources:
         seen = await resources.enter_async_context(views.opened(ports, container, mounts=bool(request(View("")).path)))
         fds = (*seen.fds, *((changes,) if changes >= 0 else ()))
@@ -101,7 +102,7 @@ async def stream(
 
 
 async def packed(zygote: Spawner, request: Pack, fds: Sequence[int], what: str, resources: AsyncExitStack) -> TarStream:
-    """Start a worker that packs files. The returned stream owns `resources` and closes them."""
+    """Start a worker that packs files. The returned stream closes `resources` at its end."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
     try:
         with suppress(OSError):
@@ -130,7 +131,7 @@ async def place(
 ) -> None:
     """Unpack a tar stream into a directory of the container. `own`: the container's user becomes the owner of every file.
 
-    Raises `DriverError` for an archive that cannot be unpacked, because dockerd answers 500 to it."""
+    Raises `DriverError` for an archive that cannot be unpacked, because dockerd answers with 500."""
     user = container.record.config.user if own else ""
     async with views.opened(ports, container, mounts=True, write=True) as seen:
         request = ExtractInto(seen.view, path, keep_kind, user)
@@ -145,7 +146,7 @@ async def place(
 
 
 def _words(container: Container, path: str, failed: Failed) -> str:
-    """The error message: dockerd's, if dockerd has a message for this error."""
+    """The error message; the same as dockerd's, if dockerd has a message for this error."""
     if failed.errno == errno.EROFS:
         return _read_only(container, path)
     if failed.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -155,7 +156,7 @@ def _words(container: Container, path: str, failed: Failed) -> str:
 
 
 class _Upload:
-    """Iterates over the chunks that a client sends. Raises when the client is silent for too long."""
+    """Iterates over the chunks that a client sends. Raises if the client sends nothing for too long."""
 
     def __init__(self, source: AsyncIterable[bytes]) -> None:
         self._pieces = aiter(source)

@@ -86,7 +86,7 @@ async def commit(
     pause: bool,
     policy: ImagePolicy = UNRESTRICTED,
 ) -> Image:
-    """Commit a container, and return the image once it is durable. For an invalid request, raise before any change is
+    """Commit a container, and return the image once it is durable. For an invalid request, raises before any change is
     made."""
     record = container.record
     base = images.get(record.image_id)
@@ -124,7 +124,7 @@ async def commit(
 
 @asynccontextmanager
 async def _still(ports: Ports, container: Container, pause: bool) -> AsyncIterator[None]:
-    """Pause the container during the block. If a user has paused it before, it stays paused."""
+    """Pause the container during the block. If a user has paused the container before, it stays paused."""
     paused = False
     if pause and container.record.state.running and not container.record.state.paused:
         try:
@@ -134,7 +134,7 @@ async def _still(ports: Ports, container: Container, pause: bool) -> AsyncIterat
             if container.record.paused_by_engine:  # the container is frozen, but the row could not be committed
                 await _resume(ports, container)
             if container.record.state.running:
-                raise  # a container that has ended is not paused: its files do not change any more
+                raise  # a container that has ended need not be paused, because its files do not change any more
     try:
         yield
     finally:

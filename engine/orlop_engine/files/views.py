@@ -23,7 +23,8 @@ __all__ = ["Seen", "opened"]
 
 
 class Seen(NamedTuple):
-    """A view, and its descriptors. In the message to the worker, these come before all other descriptors."""
+    """A view, and its file descriptors. In the message to the worker, these descriptors come before all other
+    descriptors."""
 
     view: View
     fds: tuple[int, ...]
@@ -31,7 +32,8 @@ class Seen(NamedTuple):
 
 @asynccontextmanager
 async def opened(ports: Ports, container: Container, *, mounts: bool, write: bool = False) -> AsyncIterator[Seen]:
-    """Prepare a view. `mounts`: include volumes and binds; otherwise the view is only the root, as for an export."""
+    """Prepare a view. With `mounts`, the view includes volumes and binds. Without `mounts`, it is only the root, as for an
+    export."""
     async with AsyncExitStack() as stack:
         readonly = write and container.record.host_config.readonly_rootfs
         namespace = _namespace(container)
@@ -58,15 +60,15 @@ async def opened(ports: Ports, container: Container, *, mounts: bool, write: boo
 
 
 def _mount_point(ports: Ports) -> str:
-    """One empty directory, where all workers mount. Each worker has its own mount namespace, so workers do not see each
-    other's mounts, and no mount remains when the daemon is killed."""
+    """An empty directory on which all workers mount. Each worker has its own mount namespace, so workers do not see the
+    mounts of other workers, and no mount remains when the daemon is killed."""
     path = os.path.join(ports.config.exec_root, "files")
     os.makedirs(path, mode=0o700, exist_ok=True)
     return path
 
 
 def _namespace(container: Container) -> int:
-    """A descriptor of the mount namespace of a running container's monitor; -1 when there is none."""
+    """A file descriptor of the mount namespace of a running container's monitor; -1 if no monitor is running."""
     run = container.run
     if run is None or run.monitor is None or run.finished.is_set() or not container.record.state.running:
         return -1
@@ -81,7 +83,7 @@ def _namespace(container: Container) -> int:
 
 
 def _user_namespace(container: Container) -> int:
-    """A descriptor of a running container's user namespace; -1 when the container has the host's user namespace. The
+    """A file descriptor of a running container's user namespace; -1 when the container has the host's user namespace. The
     monitor's pid cannot have been reused, because its mount namespace is still open."""
     assert container.run is not None and container.run.monitor is not None
     path = container.run.monitor.userns_path
@@ -89,8 +91,8 @@ def _user_namespace(container: Container) -> int:
 
 
 async def _binds(ports: Ports, container: Container, *, mapped: bool = False) -> tuple[Bind, ...]:
-    """The binds of the container's volumes, images and host directories. `mapped`: the container runs with a user
-    namespace; then its monitor has mounted its volumes and images on the stage."""
+    """The binds of the container's volumes, images and host directories. `mapped`: the container runs with a user namespace.
+    In this case the monitor has mounted the volumes and images in its stage directory."""
     found: list[Bind] = []
     for number, record in enumerate(container.record.mounts):
         sources: Sequence[str] = ()
@@ -101,7 +103,7 @@ async def _binds(ports: Ports, container: Container, *, mapped: bool = False) ->
         if record.type == "bind":
             sources = [record.source]
         elif record.type == "volume":
-            # A volume that its driver mounts only in the container's namespace cannot be reached.
+            # A volume that is mounted only in the container's namespace cannot be reached.
             sources = [mount.source for mount in await ports.volumes.mounts(record.name) if mount.type == "bind"]
         elif record.type == "image" and (image := ports.images.get(record.name)) is not None:
             layers = tuple(await ports.storage.mounts(image.snapshot, readonly=True))

@@ -1,8 +1,8 @@
-"""A container's endpoints, from plan to release: reserves addresses and ports, calls network drivers, and frees
-everything at the end.
+"""The endpoints of a container. This module reserves addresses and ports, calls network drivers, and frees addresses and
+ports at the end.
 
 All state is in memory; the sandboxes are stored in the containers' rows. Addresses are reserved without an await, so that
-two starts cannot interleave meanwhile.
+two starts cannot interleave.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Listeners(Protocol):
 
 
 class Attachments:
-    """Owns the host ports. `networks` is the table of `service.Networks`, by network id."""
+    """The endpoints and host ports of all containers. `networks` is the table of `service.Networks`, by network id."""
 
     def __init__(
         self,
@@ -213,7 +213,7 @@ class Attachments:
             self._changed(network)
 
     def _add_members(self, sandbox: Sandbox) -> list[Network]:
-        """Make the endpoints members of their networks. Returns those networks."""
+        """Make the endpoints members of their networks. Returns the changed networks."""
         joined = []
         for attached in sandbox.endpoints:
             network = self._networks.get(attached.network.id)
@@ -242,8 +242,8 @@ class Attachments:
         if network is None or network.members.pop(attached.endpoint.id, None) is None:
             return
         self._changed(network)
-        # The address stays allocated until the driver has detached the endpoint: until then, no other container may get
-        # it.
+        # The address stays allocated until the driver has detached the endpoint, because until then no other container may
+        # get the address.
         network.planned.add(attached.endpoint.id)
         try:
             await self._detach_one(attached, ending=ending)
@@ -255,8 +255,8 @@ class Attachments:
     # --- start of the daemon ----------------------------------------------------------------------------------------
 
     async def restore(self, sandboxes: Sequence[Sandbox]) -> None:
-        """Restore the endpoints of running containers when the daemon starts. Does not call `changed`: a names table
-        without all members would break lookups of running containers."""
+        """Restore the endpoints of running containers when the daemon starts. Does not call `changed`, because a names table
+        without all members breaks name lookups of running containers."""
         by_driver: dict[str, list[AttachedEndpoint]] = {network.record.driver: [] for network in self._networks.values()}
         for sandbox in sandboxes:
             for attached in sandbox.endpoints:
@@ -272,8 +272,8 @@ class Attachments:
             except Exception:  # the addresses of the other containers must still be marked as used
                 _log.exception("cannot restore networks of container %s", sandbox.container_id[:12])
         for name, living in by_driver.items():
-            # This includes networks that could not be created: they still have rows, and containers may be running on
-            # them.
+            # This includes networks that could not be created, because they have rows, and containers may still be running
+            # on them.
             specs = [network.spec for network in self._networks.values() if network.record.driver == name]
             try:
                 driver = await self._drivers(name)
@@ -294,8 +294,8 @@ class Attachments:
         self, sandbox: Sandbox, wanted: Sequence[Wanted], netns: str, listeners: Listeners, leaving: str
     ) -> Sandbox:
         """Choose the gateway again and move the published ports to it. The ports keep their host address, even if the new
-        network has another default address: the monitor's listeners hold the ports, and if they were released for a
-        moment, another program could take them."""
+        network has another default address. The reason: the monitor's listeners keep the ports bound, and another program
+        can take a port that is released for a moment."""
         former, chosen = sandbox.gateway, self._chosen(sandbox, leaving)
         if former is chosen:
             return sandbox
@@ -325,7 +325,7 @@ class Attachments:
         if former and ports:
             try:
                 await listeners.redirect(_moved([former], new_gateway if publishes else None))
-            except OrlopError as error:  # only logged: an outdated listener is better than moving the rules back
+            except OrlopError as error:  # only logged, because an outdated listener is better than moving the rules back
                 _log.warning(
                     "cannot redirect listeners of published ports of container %s: %s",
                     former.endpoint.container_id[:12],
@@ -341,8 +341,8 @@ class Attachments:
         return updated
 
     async def _unserve(self, chosen: AttachedEndpoint, listeners: Listeners) -> None:
-        """Stop serving ports at `chosen`. If the monitor timed out, it may still carry out the earlier request to serve
-        them; it handles this request after the earlier one."""
+        """Stop serving ports at `chosen`. If the request to serve them timed out, the monitor may still execute it. The
+        monitor executes requests in order, so this request takes effect last."""
         try:
             await listeners.redirect(_moved([chosen], None))
         except OrlopError as error:
@@ -381,16 +381,16 @@ class Attachments:
             raise type(error)(f"{_FAILED}{error}") from error
 
     async def keep_gateway(self, sandbox: Sandbox, netns: str, listeners: Listeners) -> None:
-        """Apply a container's gateway again after a start of the daemon: if the previous daemon was killed within
-        `choose_gateway`, routes and listeners may differ from the row. (The driver's `restore` has already made the rules
-        match the row.)"""
+        """Apply a container's gateway again after a start of the daemon, because routes and listeners may differ from the
+        row if the previous daemon was killed within `choose_gateway`. The driver's `restore` has already made the rules
+        match the row."""
         gateway = sandbox.gateway
         others = [each for each in sandbox.endpoints if each is not gateway]
         for each in (gateway, *others):
             if each:
                 await self._update(each, netns)
         new_gateway = gateway if gateway and gateway.endpoint.ports else None
-        # If the monitor was started by an older daemon, it does not know `redirect`, and its listeners were never moved
+        # A monitor that an older daemon started does not know `redirect`, and its listeners were never moved
         with suppress(Unavailable):
             await listeners.redirect(_moved(others if new_gateway else sandbox.endpoints, new_gateway))
 
@@ -444,7 +444,7 @@ def _forward(port: PublishedPort, addresses: Sequence[Address]) -> Forward:
 
 
 def _moved(others: Iterable[AttachedEndpoint], new_gateway: AttachedEndpoint | None) -> dict[str, str]:
-    """Maps each address of `others` to the address that its listeners forward to from now on; "" without a gateway."""
+    """Maps each address of `others` to the address to which its listeners forward from now on; "" without a gateway."""
     addresses = [_bare(address) for each in others for address in each.endpoint.addresses]
     return {address: _same_family(address, new_gateway.endpoint.addresses) if new_gateway else "" for address in addresses}
 

@@ -1,4 +1,5 @@
-"""Checks a request to create a network and chooses its subnets. No I/O; the caller passes in what the host uses."""
+"""Checks a request to create a network and chooses its subnets. This module does no I/O; the caller passes the networks that
+the host uses."""
 
 from __future__ import annotations
 
@@ -41,15 +42,15 @@ class Choice(NamedTuple):
 
 
 def ula_pool(host_id: str) -> tuple[str, int]:
-    """A /48 of unique local addresses for this host, cut into /64 (RFC 4193). It is a digest of the host's id, so that it
-    never changes."""
+    """A /48 of unique local addresses for this host, divided into /64 subnets (RFC 4193). The prefix is computed from the
+    host's id, so it never changes."""
     digest = hashlib.sha256(host_id.encode()).digest()
     base = ipaddress.IPv6Network((int.from_bytes(b"\xfd" + digest[:5] + bytes(10), "big"), 48))
     return str(base), 64
 
 
 def address_pools(config: Config, host_id: str) -> list[tuple[str, int]]:
-    """The pools (base, prefix length) from which networks without a subnet get one."""
+    """The pools (base, prefix length) for networks that are created without a subnet."""
     pools = [(pool.base, pool.size) for pool in config.default_address_pools] or list(DEFAULT_POOLS)
     if not any(":" in base for base, _ in pools):
         pools.append(ula_pool(host_id))
@@ -70,8 +71,8 @@ def check_request(request: CreateRequest) -> None:
 
 
 def _asked(request: CreateRequest) -> Iterator[tuple[str, IPNetwork]]:
-    """The subnets that the request gives. Skips invalid ones, which `create` refuses, and wildcards ("0.0.0.0/24"), which
-    are chosen from the pools and overlap nothing."""
+    """The subnets in the request. Skips invalid subnets, because `create` refuses them. Skips wildcards ("0.0.0.0/24"),
+    because their subnets are chosen from the pools without an overlap."""
     for config in (request.ipam.config or ()) if request.ipam else ():
         try:
             subnet = ipaddress.ip_network(config.subnet, strict=False)
@@ -91,7 +92,7 @@ def overlapping(request: CreateRequest, avoid: Collection[IPNetwork]) -> list[st
 
 
 def subnets_outside_pools(request: CreateRequest, pools: Collection[tuple[str, int]]) -> list[str]:
-    """The requested subnets that lie in none of the pools."""
+    """The requested subnets that are in none of the pools."""
     bases = [ipaddress.ip_network(base, strict=False) for base, _ in pools]
     return [
         text
@@ -105,8 +106,8 @@ _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 
 
 def _wanted(given: object, options: Mapping[str, str], key: str, default: bool) -> bool:
-    """The value of the field; if it is not set, of the option (from an older client, or from `default-network-opts`);
-    otherwise the default."""
+    """The value of the field. If the field is not set, the value of the option, which an older client or
+    `default-network-opts` may set. If neither is set, the default."""
     if given is not UNSET and given is not None:
         return bool(given)
     text = options.get(key)

@@ -1,8 +1,8 @@
 """The three network files of a container: `hostname`, `hosts`, `resolv.conf`. This module only builds the texts; the
 caller writes the files.
 
-Rules and layout are Docker's. On the default bridge, a container uses the host's name servers, except for loopback
-addresses, which a container cannot reach. On user-defined networks it uses 127.0.0.11.
+Rules and layout are the same as Docker's. On the default bridge, a container uses the host's name servers, except servers
+with a loopback address, because a container cannot reach them. On user-defined networks it uses 127.0.0.11.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _is_loopback(server: str) -> bool:
     try:
         return ipaddress.ip_address(server.partition("%")[0]).is_loopback
     except ValueError:
-        return True  # it is not an address, so a container cannot use it
+        return True  # the text is not an address, so a container cannot use it
 
 
 def _render(
@@ -117,15 +117,16 @@ def _render(
 
 
 def embedded_servers(host: ResolvConf, overrides: Overrides) -> list[str]:
-    """The servers to which the resolver at 127.0.0.11 forwards: `--dns`, else the host's servers. The host's servers may
-    be loopback addresses, because the resolver forwards from the host's network namespace."""
+    """The servers to which the resolver at 127.0.0.11 forwards: `--dns`, otherwise the host's servers. The host's servers
+    may be loopback addresses, because the resolver forwards from the host's network namespace."""
     return list(overrides.servers) or list(host.servers) or list(_FALLBACK)
 
 
 def resolv_conf(
     host: ResolvConf, overrides: Overrides = _NO_OVERRIDES, *, embedded: bool = False, ipv6: bool = False
 ) -> str:
-    """`embedded`: the container is on a user-defined network and uses 127.0.0.11. `ipv6`: it can reach IPv6 servers."""
+    """The text of resolv.conf. `embedded`: the container is on a user-defined network and uses 127.0.0.11. `ipv6`: the
+    container can reach IPv6 servers."""
     search = list(overrides.search) or list(host.search)
     options = list(overrides.options) or list(host.options)
     changed = ", ".join(
@@ -175,7 +176,7 @@ def parse_extra_host(entry: str) -> tuple[str, str]:
 
 
 def _extra_hosts(entries: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Parse `--add-host` entries. Invalid entries are skipped: an older daemon may have stored the row without a
+    """Parse `--add-host` entries. Invalid entries are skipped, because an older daemon may have stored them without a
     check."""
     for entry in entries:
         with suppress(InvalidParameter):
@@ -213,8 +214,8 @@ def _host_hosts() -> str:
 
 
 def host_gateways(config: Config, bridge: NetworkRecord | None) -> tuple[str, ...]:
-    """The addresses that `host-gateway` stands for: `host-gateway-ip(s)` of daemon.json; if it is not set, the host's
-    addresses on the default bridge. Empty if there is no default bridge."""
+    """The addresses that replace `host-gateway`: `host-gateway-ip(s)` of daemon.json. If this key is not set, the host's
+    addresses on the default bridge; none if there is no default bridge."""
     if config.host_gateway_ips or config.host_gateway_ip:
         return config.host_gateway_ips or (config.host_gateway_ip,)
     return tuple(subnet.gateway for subnet in bridge.subnets if subnet.gateway) if bridge else ()

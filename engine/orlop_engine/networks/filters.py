@@ -1,4 +1,4 @@
-"""Filters of network list and prune. No I/O."""
+"""Filters of network list and prune. This module does no I/O."""
 
 from __future__ import annotations
 

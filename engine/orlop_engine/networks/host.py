@@ -24,7 +24,7 @@ __all__ = [
 
 _SIOCGIFADDR, _SIOCGIFNETMASK = 0x8915, 0x891B
 _RTF_UP, _RTF_GATEWAY = 0x1, 0x2
-# The directory of the thread, not of the process, because tests run the daemon in a thread with its own network
+# This is the directory of the thread, not of the process, because tests run the daemon in a thread with its own network
 # namespace.
 _PROC_NET = "/proc/thread-self/net/"
 
@@ -38,8 +38,8 @@ def _lines(path: str) -> list[str]:
 
 
 def on_link_routes() -> list[IPNetwork]:
-    """Networks that the host reaches without a gateway. If a container network overlapped such a network, the host could
-    no longer reach it."""
+    """Networks that the host reaches without a gateway. The host cannot reach such a network if a container network overlaps
+    it."""
     return _routes(0)
 
 
@@ -54,7 +54,7 @@ def _routes(gateway: int) -> list[IPNetwork]:
         fields = line.split()
         flags = int(fields[3], 16)
         if flags & _RTF_UP and flags & _RTF_GATEWAY == gateway and fields[7] != "00000000":
-            # The kernel prints both numbers in native byte order.
+            # The kernel prints the address and the mask in native byte order.
             address, mask = (socket.inet_ntoa(struct.pack("=I", int(fields[i], 16))) for i in (1, 7))
             found.append(ipaddress.IPv4Network(f"{address}/{mask}", strict=False))
     for line in _lines(_PROC_NET + "ipv6_route"):

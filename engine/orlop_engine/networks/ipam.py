@@ -1,6 +1,7 @@
-"""IP address management: chooses subnets for networks and addresses for containers. No I/O; independent of host and drivers.
+"""IP address management: chooses subnets for networks and addresses for containers. This module does no I/O, and depends on
+neither the host nor drivers.
 
-The lowest free address is given first, as in Docker: users rely on `172.17.0.2` for their first container.
+As in Docker, a container gets the lowest free address, because users rely on `172.17.0.2` for their first container.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ def find_subnet(
     size: int | None = None,
 ) -> IPNetwork:
     """The first subnet of the pools that overlaps neither a network of this engine (`taken`) nor a network that the host
-    uses (`avoid`: on-link routes, name servers). `size`: another prefix length than the pool's."""
+    uses (`avoid`: on-link routes, name servers). `size`: the prefix length, if it differs from the prefix length of the
+    pool's subnets."""
     blocked = [*taken, *avoid]
     for pool in pools:
         if ipaddress.ip_network(pool[0]).version != version:
@@ -79,8 +81,8 @@ def find_subnet(
 
 
 def check_overlap(subnet: IPNetwork, taken: Collection[IPNetwork]) -> None:
-    """Raise if a subnet that a user chose overlaps another network of this engine. It may overlap the host's routes: that
-    is the user's decision."""
+    """Raise if a subnet that a user chose overlaps another network of this engine. A subnet that a user chose may overlap
+    the host's routes."""
     if _overlaps(subnet, taken):
         raise Forbidden(OVERLAP)
 
@@ -93,7 +95,7 @@ def derived_mac(address: str) -> str:
 
 
 class AddressPool:
-    """The addresses of one subnet. Never gives the network and broadcast addresses (a /31 or /32 has neither)."""
+    """The addresses of one subnet. The network and broadcast addresses are never allocated (a /31 or /32 has neither)."""
 
     def __init__(self, subnet: IPNetwork, gateway: str = "", ip_range: str = "", reserved: Iterable[str] = ()) -> None:
         self.subnet = subnet
@@ -138,7 +140,7 @@ class AddressPool:
         try:
             return ipaddress.ip_address(address) in self.subnet
         except ValueError:
-            return False  # the row is damaged: the address is invalid
+            return False  # the row is damaged, because its address is invalid
 
     def allocate(self, requested: str = "") -> str:
         """Allocate the lowest free address of the range, or the requested address (`Forbidden` if it is taken)."""
@@ -148,7 +150,7 @@ class AddressPool:
                 raise Forbidden("Address already in use")
             self._used.add(value)
             return self._text(value)
-        # All addresses below the hint are taken. Without the hint, allocating many addresses would take quadratic time.
+        # All addresses below the hint are taken. Without the hint, allocating many addresses takes quadratic time.
         address = self._first_free(self._hint, self._high)
         value = int(ipaddress.ip_address(address))
         self._used.add(value)
@@ -156,7 +158,7 @@ class AddressPool:
         return address
 
     def reserve(self, address: str) -> None:
-        """Mark an address that a running container holds. May be called twice."""
+        """Mark the address of a running container as taken. May be called twice."""
         self._used.add(int(self._inside(address)))
 
     def release(self, address: str) -> None:
@@ -168,7 +170,7 @@ class AddressPool:
                 self._hint = min(self._hint, value)
 
     def usage(self) -> tuple[int, int]:
-        """(number of addresses in use, including the network and broadcast address; number of addresses that can still be
-        allocated)."""
+        """Returns (number of addresses in use, including the network and broadcast address; number of addresses that can
+        still be allocated)."""
         in_range = sum(self._low <= value <= self._high for value in self._used)
         return len(self._used), self._high - self._low + 1 - in_range

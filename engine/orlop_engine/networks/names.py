@@ -1,8 +1,9 @@
-"""Writes the files that containers' name servers answer from. The files are rewritten when a network's members change.
+"""Writes the files from which the name servers of containers read names. The files are rewritten when a network's members
+change.
 
-Owns `<exec-root>/network/names/` (one file per user-defined network) and the file `names` in the run directories of
-containers on such networks. Each write replaces a whole file. Monitors read the files, even while no daemon runs. If a
-table cannot be written (the file system is full), it is kept in memory, and `write_again` writes it when there is space.
+Files: `<exec-root>/network/names/` (one file per user-defined network), and `names` in the run directories of containers on
+these networks. Each write replaces a whole file. Monitors read the files, even while no daemon runs. If a file cannot be
+written (the file system is full), its content is kept in memory, and `write_again` writes it when there is space.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ class Names:
         return path
 
     def _replace(self, path: str, content: bytes) -> None:
-        """Replace a file. A failure is only logged: an outdated names table is better than a container that does not
+        """Replace a file. A failure is only logged, because an outdated names table is better than a container that does not
         start."""
         try:
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
@@ -116,13 +117,13 @@ class Names:
 
     def _write(self, path: str, content: bytes) -> None:
         os.makedirs(self._directory, mode=0o700, exist_ok=True)
-        half = f"{self._directory}/new"  # here, the next start of the daemon removes a file that a crash left
+        half = f"{self._directory}/new"  # after a crash, the next daemon removes this file
         with open(half, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
             file.write(content)
         os.rename(half, path)
 
     async def write_again(self) -> None:
-        """Runs until the daemon ends: writes pending tables as soon as possible."""
+        """Write pending tables as soon as possible, until the daemon ends."""
         while True:
             await self._failed.wait()
             self._failed = trio.Event()

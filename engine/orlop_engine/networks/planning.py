@@ -1,4 +1,4 @@
-"""Checks and orders a container's requests for networks. No I/O, allocates nothing."""
+"""Checks and orders a container's requests for networks. This module does no I/O and allocates nothing."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ class Request(NamedTuple):
 
 
 def network_of(name: str, settings: EndpointSettings | None) -> str:
-    """The network that an entry of `EndpointsConfig` refers to: `NetworkID` takes precedence over the key, unless the key
-    is a predefined network (Docker's getNetworkID). Access checks must use this function too."""
+    """The network that an entry of `EndpointsConfig` refers to: `NetworkID` takes precedence over the key, unless the key is
+    a predefined network (see getNetworkID in Docker). Access checks must use this function too."""
     if name in PREDEFINED or settings is None or not settings.network_id:
         return defaults.DEFAULT_NETWORK if name == "default" else name
     return settings.network_id
 
 
 def check_combination(network_mode: str, records: Sequence[NetworkRecord]) -> None:
-    """Raise `InvalidParameter` if a container cannot be on all these networks. The order of the requests does not matter.
-    Only a container with network mode `host` may be on the host's network, because the namespace and access checks depend
-    on the mode."""
+    """Raise `InvalidParameter` if a container cannot be on all these networks. The order of the requests is irrelevant. Only
+    a container with network mode `host` may be on the host's network, because the namespace and access checks depend on the
+    mode."""
     names = {record.name for record in records}
     if network_mode == defaults.HOST_NETWORK:
         if names - {defaults.HOST_NETWORK}:
@@ -120,8 +120,9 @@ def endpoint_sysctls(settings: EndpointSettings) -> tuple[tuple[str, str], ...]:
 
 
 def choose_gateway(requests: Sequence[Request]) -> Request | None:
-    """The request whose network provides the default route: the one with the highest priority; among equals, a network
-    with both IP families, then the first by name. Internal networks cannot provide it. None if no network can."""
+    """The request whose network provides the default route. This is the request with the highest priority. With equal
+    priorities, a network with IPv4 and IPv6 comes first, then the order of names decides. Internal networks cannot provide
+    the default route. None if there is no suitable network."""
     able = [request for request in requests if request.record.subnets and not request.record.internal]
     if not able:
         return None
@@ -159,7 +160,7 @@ def interface_names(requests: Sequence[Request]) -> list[str]:
 def dns_names(
     record: NetworkRecord, settings: EndpointSettings, name: str, container_id: str, hostname: str
 ) -> tuple[str, ...]:
-    """The names by which other containers of a user-defined network can look up this one, in Docker's order."""
+    """The names by which other containers of a user-defined network can look up this container, in Docker's order."""
     if record.predefined or not record.subnets:
         return ()
     names = [name, *(settings.aliases or ()), container_id[:12], hostname]

@@ -1,9 +1,9 @@
 """Ports: parses Docker's `ExposedPorts` and `PortBindings`, and allocates host ports.
 
-The daemon takes a host port by binding a socket to it, so that no other program can take it. Connections that arrive
-before the driver's rules are installed wait in the socket's queue. The sockets are passed to the container's monitor,
-which uses them to serve loopback and IPv6, and holds the port as long as the monitor lives, with or without a daemon. A
-table in this module finds conflicts between containers.
+The daemon takes a host port by binding a socket to it, so that no other program can take it. Connections that arrive before
+the driver's rules are installed wait in the socket's queue. The sockets are passed to the container's monitor, which uses
+them to serve loopback and IPv6. The port stays bound as long as the monitor runs, with or without a daemon. A table in this
+module finds conflicts between containers.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ _BACKLOG = 4096  # the kernel reduces this to net.core.somaxconn
 _EPHEMERAL = (49153, 65535)
 _MAX_EXPOSED = 32_768
 _MAX_PUBLISHED = 4_096  # each port needs two sockets in the container's monitor, and packet filter rules
-_AT_ONCE = 64  # ports to take between two checkpoints of the event loop; each takes about 30 us
-_TRIES = 256  # attempts for an ephemeral port: other engines on this host try ports in the same order
+_AT_ONCE = 64  # ports to bind between two checkpoints of the event loop; one port takes about 30 us
+# attempts for an ephemeral port; many are needed, because other engines on this host try ports in the same order
+_TRIES = 256
 
 PortBindings = Mapping[str, Sequence[PortBinding] | None]
 
 
 class Wanted(NamedTuple):
-    """One container port to publish. `low`..`high` is a range of host ports; the first free one is taken. (0, 0) means
-    any port."""
+    """One container port to publish. `low`..`high` is a range of host ports, of which the first free port is taken. (0, 0)
+    means any port."""
 
     protocol: str
     container_port: int
@@ -77,7 +78,7 @@ def parse_port(text: str) -> list[tuple[int, str]]:
 
 
 def normal_ports(exposed: Collection[str]) -> list[str]:
-    """ "80-81" -> ["80/tcp", "81/tcp"]. Invalid ports are skipped: an image may contain anything, and a single image must
+    """ "80-81" -> ["80/tcp", "81/tcp"]. Invalid ports are skipped, because an image may contain any text, and one image must
     not make lists fail."""
     found: list[str] = []
     for text in exposed:
@@ -106,8 +107,8 @@ def _too_many(what: str, limit: int) -> InvalidParameter:
 
 
 def wanted_ports(exposed: Iterable[str], bindings: PortBindings, publish_all: bool) -> list[Wanted]:
-    """The ports to publish, in a stable order. A port with null or an empty list of bindings gets an ephemeral port.
-    Raises for any invalid port, also if it is not published, because lists show it."""
+    """The ports to publish, in a stable order. A port with null or an empty list of bindings gets an ephemeral port. Raises
+    for any invalid port, also if the port is not published, because lists show it."""
     found: list[Wanted] = []
     bound: set[tuple[int, str]] = set()
     for text, given in bindings.items():
@@ -126,7 +127,7 @@ def wanted_ports(exposed: Iterable[str], bindings: PortBindings, publish_all: bo
         if len(found) + len(bare) > _MAX_PUBLISHED:
             raise _too_many("published", _MAX_PUBLISHED)
         found += [Wanted(protocol, port, "", 0, 0) for port, protocol in bare if (port, protocol) not in bound]
-    # Fixed host ports first: an ephemeral port must not take a port that another binding asks for by number.
+    # Fixed host ports come first, because an ephemeral port must not take a port that another binding asks for by number.
     return sorted(
         set(found), key=lambda want: (want.low == 0, want.low != want.high, want.container_port, want.protocol, want)
     )
@@ -136,7 +137,7 @@ def wanted_ports(exposed: Iterable[str], bindings: PortBindings, publish_all: bo
 
 
 class PortTaken(Exception):
-    """A candidate port is not available. The message is Docker's."""
+    """A candidate port is not available. The message is the same as Docker's."""
 
 
 def ephemeral_range() -> tuple[int, int]:
@@ -176,7 +177,7 @@ def _open(protocol: str, address: str, port: int) -> socket.socket | None:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if protocol == "tcp":
-            # The option allows a port that has connections in TIME_WAIT. It is not set for UDP, where it would allow two
+            # The option allows a port that has connections in TIME_WAIT. It is not set for UDP, because there it allows two
             # sockets on one port.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((address, port))
@@ -190,9 +191,8 @@ def _open(protocol: str, address: str, port: int) -> socket.socket | None:
 
 class _Ephemeral:
     """Ephemeral ports in the order in which they are tried: from the port after the last allocated port to the end of the
-    range, then from its start. Use one object for all ports of an allocation: iteration continues after the previous
-    port, so that an allocation of thousands of ports does not try the occupied ports again each time. Each port is given
-    once."""
+    range, then from its start. Use one object for all ports of an allocation. The iteration continues after the previous
+    port, so an allocation of thousands of ports does not try occupied ports again. No port is returned twice."""
 
     def __init__(self, last: int) -> None:
         self._low, self._high = ephemeral_range()
@@ -207,8 +207,8 @@ class _Ephemeral:
 
 
 class PortAllocator:
-    """The host ports that containers of this engine hold. They are not stored: when the daemon starts, it calls `adopt`
-    with the ports of running containers."""
+    """The host ports of this engine's containers. They are not stored. When the daemon starts, it calls `adopt` with the
+    ports of running containers."""
 
     def __init__(self, default_ip: str = "0.0.0.0") -> None:
         self._default_ip = default_ip
@@ -286,7 +286,7 @@ class PortAllocator:
                 raise PortTaken(f"Bind for {_shown(address)}:{port} failed: port is already allocated")
 
     def adopt(self, ports: Iterable[PublishedPort]) -> None:
-        """Record the ports that running containers hold."""
+        """Record the ports of running containers."""
         for port in ports:
             self._taken.setdefault((port.protocol, port.host_port), []).append(ipaddress.ip_address(port.host_ip))
 
@@ -303,7 +303,7 @@ class PortAllocator:
 
 
 def _reason(error: OSError) -> str:
-    """The message of Go's errno table, which clients match on."""
+    """The message in Go's errno table, because clients compare this text."""
     known = {
         errno.EADDRINUSE: "address already in use",
         errno.EADDRNOTAVAIL: "cannot assign requested address",

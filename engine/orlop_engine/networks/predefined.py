@@ -65,8 +65,8 @@ def _kept(held: Sequence[SubnetRecord], version: int, ip_range: str) -> SubnetRe
 
 
 def _routed_by(record: SubnetRecord, config: Config) -> SubnetRecord:
-    """Add the `default-gateway` of this IP family as an auxiliary address, under Docker's name: containers use it as
-    gateway, and no container gets it as its own address."""
+    """Add the `default-gateway` of this IP family as an auxiliary address, under Docker's name. Containers use this address
+    as gateway, and no container gets it as its own address."""
     wanted, name = (
         (config.default_gateway_v6, GATEWAY_AUXILIARIES[6])
         if ":" in record.subnet
@@ -80,8 +80,8 @@ def _routed_by(record: SubnetRecord, config: Config) -> SubnetRecord:
 def _bridge_subnets(
     config: Config, held: Sequence[SubnetRecord], choice: Callable[[], Choice], address_of: Callable[[str], str]
 ) -> tuple[SubnetRecord, ...]:
-    """The subnets of the default bridge: from daemon.json, else from the administrator's bridge, else from the existing
-    row, else free subnets."""
+    """The subnets of the default bridge. They come from the first of these sources that has a subnet: daemon.json, the
+    administrator's bridge, the existing row, the free subnets of the pools."""
     found: list[SubnetRecord] = []
     given = config.bip or (address_of(config.bridge) if config.bridge and config.bridge != config.default_bridge else "")
     fixed = _network(config.fixed_cidr)

@@ -107,8 +107,8 @@ class PlannedEndpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan:
-    """The addresses and ports that a start has reserved: pass it to `Networks.attach` or to `abandon`. Owns its sockets
-    until they are passed to the monitor (`forwards` and `sockets` correspond one to one)."""
+    """The addresses and ports that a start has reserved. Pass the plan to `Networks.attach` or to `abandon`. The plan keeps
+    its sockets open until they are passed to the monitor. `forwards` and `sockets` correspond one to one."""
 
     def __init__(self, container_id: str, container_name: str, network_mode: str, hostname: str) -> None:
         self.container_id = container_id
@@ -121,7 +121,8 @@ class Plan:
         self.attached = False
 
     def close_sockets(self) -> None:
-        """Close the daemon's copies only: a monitor that received the sockets has its own. May be called twice."""
+        """Close the daemon's copies of the sockets. A monitor that received the sockets has its own copies. May be called
+        twice."""
         for sock in self.sockets:
             sock.close()
 

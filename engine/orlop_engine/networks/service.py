@@ -1,9 +1,9 @@
 """The networks of the engine: rows, addresses and host ports, and the endpoints of containers.
 
-Owns the table `networks`. Addresses and ports in use are held in memory. When the daemon starts, it rebuilds them from
-the sandboxes in the rows of running containers. A driver's objects are created before the row is written and removed
-before it is deleted. After a crash in between, `restore` has the driver remove objects without a row and create missing
-objects.
+The rows are in the table `networks`. The addresses and ports in use are only in memory. A starting daemon rebuilds them from
+the sandboxes in the rows of running containers. A driver creates its objects before the row is written, and removes them
+before the row is deleted. After a crash between these steps, `restore` makes the driver remove objects without a row and
+create missing objects.
 
 A start calls `plan`, which reserves addresses and ports, then `attach`, which creates the endpoints. `abandon` frees the
 reservations of an unused plan; `release` frees the addresses and ports of a container.
@@ -52,8 +52,7 @@ class Networks:
         self._attachments = Attachments(drivers, self._networks, config, self.names.publish)
         self._pruning = False
         self._up = trio.Event()
-        """Set when the drivers have restored the networks. Loading the drivers takes longer than the rest of the daemon's
-        start."""
+        """Set when the drivers have restored the networks. This takes longer than all other steps of the daemon's start."""
 
     # --- start of the daemon ----------------------------------------------------------------------------------------
 
@@ -84,13 +83,13 @@ class Networks:
     async def restore(self, sandboxes: Iterable[Sandbox]) -> None:
         """Call once, when the daemon starts: create every network, mark the addresses and ports of running containers as
         used, and have each driver restore the host's objects. If a network cannot be created, each start that needs it
-        reports the error. Changes to networks wait until this is done."""
+        reports the error. Changes to networks wait until this method is done."""
         try:
             for network in list(self._networks.values()):
                 await self._make(network)
             await self._attachments.restore(list(sandboxes))
             self.names.keep(self._networks)
-            # The tables are published only when all members are known: until then the previous tables are correct
+            # The tables are published only when all members are known, because until then the previous tables are correct
             for network in self._networks.values():
                 self.names.publish(network)
         finally:
@@ -149,8 +148,8 @@ class Networks:
         return creation.overlapping(request, host.used() + host.gateway_routes())
 
     def outside_pools(self, request: CreateRequest) -> list[str]:
-        """The requested subnets outside `default-address-pools`. Networks that the host reaches only by its default
-        route, such as other subnets of a site, are not in its routing table. So only the pools are known to be free,
+        """The requested subnets outside `default-address-pools`. The host's routing table does not contain networks that the
+        host reaches only by its default route, such as other subnets of a site. So only the pools are known to be free,
         because the administrator has declared them."""
         return creation.subnets_outside_pools(request, self._pools())
 
@@ -161,8 +160,8 @@ class Networks:
         return self._resolve(name_or_id).record
 
     def known(self, ref: str) -> NetworkRecord | None:
-        """Find a network by id or name only: a stored name must never match another network whose id begins with the same
-        characters."""
+        """Find a network by full id or name, not by a prefix of the id, because a stored name must never match another
+        network whose id begins with the same characters."""
         found = self._known(ref)
         return found.record if found else None
 
@@ -190,7 +189,7 @@ class Networks:
         return {str(pool.subnet): pool.usage() for pool in self._resolve(name_or_id).pools}
 
     def records(self) -> list[tuple[NetworkRecord, bool]]:
-        """(row, whether a container uses it), newest first."""
+        """Returns (row, whether a container uses the network) for all networks, newest first."""
         ordered = sorted(self._networks.values(), key=lambda network: (-network.record.created_ns, network.record.name))
         return [(network.record, network.in_use) for network in ordered]
 
@@ -254,7 +253,8 @@ class Networks:
                 raise Forbidden(
                     f"error while removing network: network {record.name} has active endpoints ({users or 'starting'})"
                 )
-            # Remove it from the tables first: no start may plan an endpoint on a network that is being removed.
+            # Remove the network from the tables first, because no start may plan an endpoint on a network that is being
+            # removed.
             del self._networks[record.id], self._by_name[record.name]
             try:
                 driver = await self._drivers(record.driver)
@@ -305,8 +305,8 @@ class Networks:
     def pin(
         self, network_mode: str, endpoints: Mapping[str, EndpointSettings | None]
     ) -> tuple[str, dict[str, EndpointSettings]]:
-        """At create: the mode and all requested networks, with abbreviated ids replaced by full ids (see `known`). As in
-        Docker, the mode's network is included only if no other network is requested."""
+        """Called at create. Returns the mode and all requested networks, with abbreviated ids replaced by full ids (see
+        `known`). As in Docker, the mode's network is included only if no other network is requested."""
         mode = self._pinned(defaults.DEFAULT_NETWORK if network_mode in ("", "default") else network_mode)
         if mode.startswith("container:"):
             return mode, {}
@@ -347,7 +347,7 @@ class Networks:
         return planning.order(found, first.id if first else "")
 
     def check(self, network_mode: str, endpoints: Mapping[str, EndpointSettings]) -> None:
-        """At create: refuse requests that can never be started, with the errors that `plan` would raise."""
+        """Called at create: refuse requests that can never be started, with the same errors as `plan`."""
         if not network_mode.startswith("container:"):
             planning.interface_names(self._requests(network_mode, endpoints))
 
@@ -383,8 +383,8 @@ class Networks:
         self._attachments.abandon(plan)
 
     async def release(self, sandbox: Sandbox) -> None:
-        """A container has exited: remove its published ports and free its addresses. May be called twice. A driver's
-        failure is only logged, because no caller could act on it."""
+        """A container has exited: remove its published ports and free its addresses. May be called twice. A driver's failure
+        is only logged, because no caller can correct it."""
         await self._up.wait()
         await self._attachments.release(sandbox)
 
@@ -402,9 +402,9 @@ class Networks:
     async def choose_gateway(
         self, sandbox: Sandbox, wanted: Sequence[Wanted], netns_path: str, listeners: Listeners, *, leaving: str = ""
     ) -> Sandbox:
-        """Choose the gateway of a running container again, after a `connect` or before a `disconnect` (`leaving`: the id
-        of the network to leave). Moves the default route and the published ports to the new gateway. `wanted`: the ports
-        to publish if none are published yet. All or nothing."""
+        """Choose the gateway of a running container again, after a `connect` or before a `disconnect` (`leaving`: the id of
+        the network to leave). Moves the default route and the published ports to the new gateway. `wanted`: the ports to
+        publish if none are published yet. After a failure, all changes are undone."""
         await self._up.wait()
         return await self._attachments.choose_gateway(sandbox, wanted, netns_path, listeners, leaving)
 
@@ -414,7 +414,7 @@ class Networks:
         await self._attachments.keep_gateway(sandbox, netns_path, listeners)
 
     def without(self, sandbox: Sandbox, name_or_id: str) -> Sandbox:
-        """The sandbox after a `disconnect` from this network. `Forbidden` if the container is not on this network."""
+        """The sandbox after a `disconnect` from this network. Raises `Forbidden` if the container is not on this network."""
         return self._attachments.without(sandbox, self._resolve(name_or_id).record)
 
     async def disconnect(self, sandbox: Sandbox, name_or_id: str, netns_path: str) -> Sandbox:
@@ -431,7 +431,7 @@ class Networks:
         self._attachments.update_members(sandbox)
 
     def host_gateways(self) -> tuple[str, ...]:
-        """The addresses that `host-gateway` stands for in `--add-host`; without a default bridge, there may be none."""
+        """The addresses that replace `host-gateway` in `--add-host`; without a default bridge, there may be none."""
         bridge = self._by_name.get(defaults.DEFAULT_NETWORK)
         return files.host_gateways(self._config, bridge.record if bridge else None)
 
@@ -448,8 +448,8 @@ class Networks:
         exposed: Collection[str] = (),
         running: bool = True,
     ) -> status.ContainerNetworks:
-        """The networks of a container. If no endpoint is attached: the configured networks, and removed networks by their
-        old names."""
+        """The networks of a container. If no endpoint is attached, these are the configured networks, and removed networks
+        under their old names."""
         configured: dict[str, tuple[str, EndpointSettings]] = {}
         for name, settings in (endpoints or {}).items() if sandbox is None or not sandbox.endpoints else ():
             record = self.known(name)

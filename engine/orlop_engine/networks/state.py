@@ -19,9 +19,9 @@ def new_id() -> str:
 
 
 class Network:
-    """When the daemon starts, it rebuilds the pools from the row and from the endpoints of running containers. `planned`
-    are endpoints that are being created or removed. `fault` is the error with which the driver could not create the
-    network."""
+    """A network. When the daemon starts, it rebuilds the address pools from the row and from the endpoints of running
+    containers. `planned` are endpoints that are being created or removed. `fault` is the error with which the driver could
+    not create the network."""
 
     def __init__(self, record: NetworkRecord) -> None:
         self.members: dict[str, tuple[Sandbox, AttachedEndpoint]] = {}
@@ -92,7 +92,8 @@ def _family(text: str) -> int:
 
 
 def mac_for(settings: EndpointSettings, addresses: tuple[Address, ...]) -> str:
-    """The requested MAC address, else one derived from the IPv4 address, else the driver's choice ("")."""
+    """The requested MAC address. If none is requested, an address derived from the IPv4 address; without IPv4, "", which
+    means that the driver chooses."""
     if settings.mac_address:
         return settings.mac_address.replace("-", ":").lower()
     for each in addresses:
@@ -102,8 +103,8 @@ def mac_for(settings: EndpointSettings, addresses: tuple[Address, ...]) -> str:
 
 
 def reported_addresses(name: str, state: EndpointState) -> tuple[Address, ...]:
-    """The addresses that a driver with its own address management has given to an endpoint. Raises `DriverError` if a
-    reported address is invalid, because that would break the names tables."""
+    """The addresses that a driver with its own address management has assigned to an endpoint. Raises `DriverError` if a
+    reported address is invalid, because an invalid address breaks the names tables."""
     for each in state.addresses:
         try:
             if "/" not in each.address:

@@ -1,4 +1,4 @@
-"""The networks of one container, from its row and its sandbox, for front ends and filters. No I/O."""
+"""The networks of one container, from its row and its sandbox, for front ends and filters. This module does no I/O."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class EndpointStatus(msgspec.Struct, frozen=True):
 
 
 class ContainerNetworks(msgspec.Struct, frozen=True):
-    """`endpoints`: by network name. `ports`: "80/tcp" -> where it is published; empty for a port that is only exposed."""
+    """`endpoints`: by network name. `ports`: "80/tcp" -> the host addresses where the port is published; empty for a port
+    that is only exposed."""
 
     sandbox: Sandbox | None
     endpoints: Mapping[str, EndpointStatus]
@@ -48,9 +49,9 @@ def container_networks(
     *,
     running: bool,
 ) -> ContainerNetworks:
-    """The networks of a container. For a stopped container they come from `configured` (network name -> (its id, the
-    settings)). As in Docker, only the endpoint of the gateway has ports; a container without a gateway (modes `host`,
-    `none`, `container:`; internal networks) has no ports."""
+    """The networks of a container. For a stopped container, the networks come from `configured`, which maps the name of a
+    network to its id and the settings. As in Docker, only the endpoint of the gateway has ports; a container without a
+    gateway (modes `host`, `none`, `container:`; internal networks) has no ports."""
     attached = sandbox.endpoints if sandbox else ()
     endpoints = {each.network.name: EndpointStatus(each.network.id, each.settings, each) for each in attached} or {
         name: EndpointStatus(network_id, settings) for name, (network_id, settings) in configured.items()

@@ -1,6 +1,6 @@
 """Framing of a control connection to a monitor: requests, answers with the serial number of their request, and events.
 
-Deadlines, reconnecting and the meaning of an answer are left to `monitor_client`.
+The module `monitor_client` implements deadlines and reconnecting, and interprets the answers.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ async def _exactly(stream: trio.SocketStream, size: int) -> bytes:
 
 
 async def receive(stream: trio.SocketStream) -> Reply | Event:
-    """Read the next message, and no byte more, because a raw stream may follow it. Raises `Disconnected`."""
+    """Read the next message. Reads no byte after the message, because a raw stream may follow. Raises `Disconnected`."""
     (length,) = HEADER.unpack(await _exactly(stream, HEADER.size))
     if length > FRAME_LIMIT:
         raise Disconnected
@@ -73,8 +73,8 @@ async def receive(stream: trio.SocketStream) -> Reply | Event:
 
 
 class Control:
-    """Owns the stream. `run` reads until the end; `ask` may be called by many tasks. `on_message()` is called for each
-    message before the message is dispatched."""
+    """A control connection. `run` reads the stream until its end; `ask` may be called by many tasks. `on_message()` is
+    called for each message before the message is dispatched."""
 
     def __init__(
         self, stream: trio.SocketStream, on_event: Callable[[Event], None], on_message: Callable[[], None] = lambda: None
@@ -134,7 +134,7 @@ class Control:
             except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
                 raise Disconnected from None
             except trio.Cancelled:
-                # Part of a frame may have been sent: the connection cannot be used any more.
+                # Close the connection, because only a part of a frame may have been sent.
                 with suppress(OSError):
                     self._stream.socket.shutdown(socket.SHUT_RDWR)
                 raise

@@ -1,8 +1,8 @@
 """The daemon's client of one monitor: launch or adopt it, send requests, receive events, wait for its end.
 
-Owns one control connection and a pidfd. If this object is lost (because the daemon dies), the container is not affected;
-the next daemon makes a new one with `MonitorClient.adopt`. Every call has a deadline, because a monitor may be stopped or
-stuck (see `watchdog`); a monitor that does not answer delays no other container.
+A client has one control connection and a pidfd. If the daemon dies, the container is not affected, and the next daemon makes
+a new client with `MonitorClient.adopt`. Every call has a deadline, because a monitor may be stopped or stuck (see
+`watchdog`). A monitor that does not answer delays no other container.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _FDS_A_MESSAGE = 200  # file descriptors in one message; the kernel allows 253 (
 
 
 class MonitorFailed(DriverError):
-    """The monitor refused a request. `failed` has the details."""
+    """The monitor refused a request. `failed` contains the details."""
 
     def __init__(self, what: str, failed: Failed) -> None:
         super().__init__(f"cannot {what}: {failed.message}")
@@ -61,12 +61,13 @@ class MonitorFailed(DriverError):
 
 
 class StartFailed(MonitorFailed):
-    """A container or an exec did not start. `failed` holds the runtime's output, which the runtime's driver can explain."""
+    """A container or an exec did not start. `failed` contains the runtime's output, which the runtime's driver can
+    explain."""
 
 
 class MonitorClient:
     """`on_event(event)` is called for `Exited`, `ExecExited` and `Oom`, in order, from a task of the given nursery, and
-    never before the start. `on_resumed(status, asked_at)` is called after a broken connection was opened again."""
+    never before the start. `on_resumed(status, asked_at)` is called after a broken connection has been opened again."""
 
     def __init__(self, run_dir: str, pid: int, pidfd: int, on_event: Callable[[Event], None]) -> None:
         self.run_dir = run_dir
@@ -92,9 +93,9 @@ class MonitorClient:
         on_event: Callable[[Event], None] = lambda _: None,
         fds: Sequence[int] = (),
     ) -> tuple[MonitorClient, Status]:
-        """Fork a monitor and have it build the sandbox. Creates the run directory if necessary, and removes an earlier
-        run's records from it. `fds` are file descriptors to send with the request; they still belong to the caller.
-        Raises `MonitorFailed` when the sandbox cannot be built; then the monitor has ended already."""
+        """Fork a monitor and have it build the sandbox. Creates the run directory if necessary, and removes an earlier run's
+        records from it. `fds` are file descriptors to send with the request; they still belong to the caller. Raises
+        `MonitorFailed` when the sandbox cannot be built; in this case the monitor has ended already."""
         os.makedirs(launch.run_dir, mode=0o700, exist_ok=True)
         records.clear(launch.run_dir)
         ours, theirs = socket.socketpair()
@@ -109,7 +110,8 @@ class MonitorClient:
         monitor._begin(stream, nursery)
         try:
             what = f"launch container {launch.id}"
-            # Without `MonitorWatchdog.wait`, because a monitor that builds a sandbox answers no other requests meanwhile.
+            # This does not use `MonitorWatchdog.wait`, because a monitor that builds a sandbox answers no other requests
+            # meanwhile.
             answer = await monitor._ask_patiently(what, lambda n: Request(n, launch), _LAUNCH_DEADLINE, fds)
             status = cls._as_status(what, answer)
         except BaseException:
@@ -122,9 +124,9 @@ class MonitorClient:
 
     @classmethod
     async def adopt(cls, run_dir: str, nursery: trio.Nursery, on_event: Callable[[Event], None]) -> MonitorClient | None:
-        """Connect to the living monitor of a run that another daemon started; None when it is dead. The monitor is
-        identified by pid *and* start time, because the pid may have been reused. Only `subscribe` shows whether the
-        monitor answers. Raises `Unavailable` when the monitor lives but refuses connections."""
+        """Connect to the running monitor of a run that another daemon started. Returns None if the monitor is dead. The
+        monitor is identified by pid *and* start time, because the pid may have been reused. Only `subscribe` shows whether
+        the monitor answers. Raises `Unavailable` if the monitor is running but refuses connections."""
         record = records.read_monitor(run_dir) or await cls._who_listens(run_dir)
         if record is None:
             return None
@@ -146,8 +148,8 @@ class MonitorClient:
 
     @staticmethod
     async def _who_listens(run_dir: str) -> MonitorRecord | None:
-        """Identify the monitor when its record cannot be read: it is the process at the other end of the socket, because
-        only our monitors can create a socket in this directory."""
+        """Identify the monitor when its record cannot be read. The monitor is the process at the other end of the socket,
+        because only Orlop's monitors can create a socket in this directory."""
         if not os.path.lexists(os.path.join(run_dir, records.SOCKET)):
             return None
         try:
@@ -163,7 +165,7 @@ class MonitorClient:
             if linux.is_process(record.pid, record.start_time):
                 return await connect(run_dir)
         except OSError as error:
-            with trio.move_on_after(1):  # a monitor that is about to end accepts no connections: wait for its end
+            with trio.move_on_after(1):  # a monitor that is about to end accepts no connections, so wait for its end
                 await trio.lowlevel.wait_readable(pidfd)
                 return None
             raise Unavailable(f"cannot adopt monitor {record.pid}: {error}") from error
@@ -182,8 +184,8 @@ class MonitorClient:
             log.exception("event of monitor %d", self.pid)  # a bug in the listener; the next event may be handled
 
     async def _listen(self, control: Control) -> None:
-        """Read until the monitor ends. If the monitor lives but dropped the connection (we read too slowly), connect
-        again."""
+        """Read until the monitor ends. If the monitor is still running but has closed the connection (because the daemon
+        read too slowly), connect again."""
         try:
             again = False
             while True:
@@ -212,7 +214,7 @@ class MonitorClient:
         try:
             status = await control.ask(lambda n: Request(n, Subscribe()))
         except Disconnected:
-            return  # `_listen` notices it too
+            return  # `_listen` notices the end too
         if isinstance(status, Status):
             try:
                 self.on_resumed(status, asked_at)
@@ -224,7 +226,7 @@ class MonitorClient:
             await trio.lowlevel.wait_readable(self._pidfd)
             self._dead.set()
             with trio.move_on_after(1):
-                await self._heard.wait()  # deliver the last events first
+                await self._heard.wait()  # the last events must be delivered before
             self._ended.set()
         finally:
             os.close(self._pidfd)
@@ -234,12 +236,12 @@ class MonitorClient:
 
     @property
     def silent(self) -> bool:
-        """Whether the monitor lives but does not answer. Until a message from it arrives, requests to it fail
-        immediately."""
+        """Whether the monitor is running but does not answer. Requests to such a monitor fail immediately, until a message
+        from it arrives."""
         return self._watchdog is not None and self._watchdog.silent and not self.is_over
 
     def suspect(self, what: str) -> Unavailable:
-        """Called when an adopted monitor has not answered `subscribe` for too long: it is treated as silent from now on.
+        """Called when an adopted monitor has not answered `subscribe` for too long. From now on it is treated as silent.
         Returns the error to report."""
         assert self._watchdog
         self._watchdog.suspect(math.inf)
@@ -302,8 +304,8 @@ class MonitorClient:
         return await self._status("ask for the container's state", lambda n: Request(n, State()))
 
     async def start(self, start: Start) -> Started:
-        """Run the container. Raises `StartFailed` when the runtime cannot run it; then the monitor has already cleaned up
-        and ended."""
+        """Run the container. Raises `StartFailed` when the runtime cannot run the container; in this case the monitor has
+        already cleaned up and ended."""
         seconds = start.run.timeout + start.delete.timeout + _DEADLINE
         answer = await self._ask("start the container", lambda n: Request(n, start), seconds)
         if isinstance(answer, Started):
@@ -313,7 +315,8 @@ class MonitorClient:
         raise StartFailed("start the container", answer if isinstance(answer, Failed) else Failed("not a start"))
 
     async def serve(self, forwards: Sequence[Forward], sockets: Sequence[socket.socket]) -> None:
-        """Have the monitor serve these listeners. The caller still closes its sockets; the monitor has its own copies."""
+        """Make the monitor serve these listeners. The caller still closes its sockets, because the monitor has its own
+        copies."""
         for at in range(0, len(forwards), _FDS_A_MESSAGE):
             fds = [sock.fileno() for sock in sockets[at : at + _FDS_A_MESSAGE]]
             await self._serve_part(Serve(tuple(forwards[at : at + _FDS_A_MESSAGE])), fds)
@@ -332,20 +335,21 @@ class MonitorClient:
         await self._status("serve the container's ports", lambda n: Request(n, part), fds=fds)
 
     async def resolve(self, path: str) -> None:
-        """Have the monitor answer DNS queries at 127.0.0.11, from the tables listed in the file at `path`."""
+        """Make the monitor answer DNS queries at 127.0.0.11, from the tables listed in the file at `path`."""
         await self._status("answer names", lambda n: Request(n, Resolve(path)))
 
     async def resize(self, rows: int, columns: int, exec_id: str = "") -> None:
         await self._status("resize", lambda n: Request(n, Resize(rows, columns, exec_id)))
 
     async def signal(self, signum: int, exec_id: str = "") -> None:
-        """Send a signal to the container's init, or to an exec's process. Raises `MonitorFailed` when it is not running."""
+        """Send a signal to the container's init process, or to an exec's process. Raises `MonitorFailed` if the process is
+        not running."""
         await self._status("send a signal", lambda n: Request(n, Signal(signum, exec_id)))
 
     async def attach(self, attach: Attach) -> trio.SocketStream:
-        """Open a raw duplex stream to the container's standard streams (see `protocol`). Attach before the start to miss
-        no output. The caller closes the stream. The monitor may end before the stream is read: a broken stream means end
-        of file."""
+        """Open a raw duplex stream to the container's standard streams (see `protocol`). Attach before the start to miss no
+        output. The caller closes the stream. The monitor may end before the stream is read, so a broken stream means end of
+        file."""
         stream, answer = await self._stream("attach to the container", Request(1, attach), _DEADLINE)
         if isinstance(answer, Status):
             return stream
@@ -353,8 +357,8 @@ class MonitorClient:
         raise MonitorFailed("attach to the container", answer if isinstance(answer, Failed) else Failed("not a status"))
 
     async def exec(self, request: Exec) -> tuple[Started, trio.SocketStream | None]:
-        """Run another process in the container. Returns its stream if `request.attach` is set. Raises `StartFailed` when
-        the runtime cannot start it."""
+        """Run another process in the container. Returns its stream if `request.attach` is set. Raises `StartFailed` when the
+        runtime cannot start the process."""
         seconds, stream = request.run.timeout + _DEADLINE, None
         if request.attach is None:
             answer = await self._ask("run the exec", lambda n: Request(n, request), seconds)
@@ -394,7 +398,7 @@ class MonitorClient:
 
     @property
     def netns_path(self) -> str:
-        """Path that opens the container's network namespace while the monitor lives; "" for the host's namespace."""
+        """The path of the container's network namespace, valid while the monitor runs; "" for the host's namespace."""
         return f"/proc/{self.pid}/fd/{self._netns}" if self._netns >= 0 else ""
 
     @property

@@ -1,7 +1,7 @@
-"""Read the records that a run leaves in its directory, and end processes whose monitor is gone.
+"""Read the records in the directory of a run, and end processes whose monitor has ended.
 
-Everything is synchronous except `init_ended`: the records are on a tmpfs. `kill_cgroups` blocks, so call it on a worker
-thread.
+All functions except `init_ended` are synchronous, because the records are on a tmpfs. `kill_cgroups` blocks, so call it on a
+worker thread.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ STAGE = ".stage"
 
 
 def monitor_record(run_dir: str) -> MonitorRecord | None:
-    """The monitor that listens, or last listened, in this run directory; None if there was never one."""
+    """The monitor that listens, or last listened, in this run directory; None if no monitor has ever listened there."""
     return records.read_monitor(run_dir)
 
 
@@ -57,7 +57,7 @@ def exit_record(run_dir: str) -> ExitRecord | None:
 
 
 def complete(run_dir: str, container_id: str, status: Status, cgroup: str) -> None:
-    """If records of a living monitor are missing or unreadable, write them again, because the next daemon and the zygote
+    """If records of a running monitor are missing or unreadable, write them again, because the next daemon and the zygote
     need them."""
     with suppress(OSError):  # the monitor may be ending
         if records.read_monitor(run_dir) is None:
@@ -115,8 +115,8 @@ def kill_cgroups(init: InitRecord, seconds: float = 10.0) -> bool:
 
 
 def private_directory(path: str, mode: int = 0o700) -> None:
-    """Make `path` a private mount point, if it is not one already. Then mounts that monitors make below it, in their own
-    namespaces, never propagate to the host."""
+    """Make `path` a private mount point, if it is not a private mount point already. Monitors mount below `path` in their
+    own namespaces, and these mounts must never propagate to the host."""
     os.makedirs(path, mode=mode, exist_ok=True)
     path = os.path.realpath(path)
     os.chmod(path, mode)

@@ -19,8 +19,8 @@ __all__ = ["PATIENCE", "MonitorWatchdog"]
 T = TypeVar("T")
 
 PATIENCE = 10.0
-"""If an answer is pending and the monitor has sent no message for this number of seconds, it is treated as silent. A ping
-is sent after half of this time."""
+"""If an answer is pending and the monitor has sent no message for this number of seconds, the monitor is treated as silent.
+A ping is sent after half of this time."""
 _LOOK = 1.0  # seconds between two checks while an answer is pending
 
 
@@ -41,7 +41,7 @@ class MonitorWatchdog:
 
     @property
     def silent(self) -> bool:
-        """Whether the monitor was found not to answer, and no message has arrived since."""
+        """Whether the monitor did not answer in time, and has sent no message since."""
         if self._stopped and not linux.is_stopped(self._pid):
             self._silent = self._stopped = False
         return self._silent
@@ -76,7 +76,7 @@ class MonitorWatchdog:
             self._silent = True
 
     async def _look(self) -> None:
-        """Check the monitor while any request waits. At most one such task runs."""
+        """Check the monitor while any request waits. At most one task runs this method."""
         try:
             while self._waiting:
                 await trio.sleep(_LOOK)

@@ -1,7 +1,7 @@
 """The daemon's client of the zygote: starts it early, restarts it when it dies, leaves it running when the daemon ends.
 
-Owns the control socket. The zygote lives as long as it has children; closing the socket tells it that the daemon is
-gone.
+The zygote runs as long as it has children. The daemon keeps a control socket open; when this socket is closed, the zygote
+knows that the daemon has ended.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _decoder = msgspec.msgpack.Decoder(Forked)
 
 
 def _open_log(exec_root: str) -> int:
-    """Open the log for tracebacks of the zygote and the monitors. They do not get the daemon's standard error, because
-    they would keep it open after the daemon's end."""
+    """Open the log for tracebacks of the zygote and the monitors. They do not inherit the daemon's standard error, because
+    they then keep it open after the daemon's end."""
     path = os.path.join(exec_root, "monitors.log")
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     if os.fstat(fd).st_size > _LOG_LIMIT:
@@ -54,8 +54,8 @@ def closing_pidfd(pid: int) -> Iterator[int]:
 
 
 class Zygote:
-    """Use as `async with Zygote.start(...)`. `spawn` may be called immediately: it waits until the zygote has imported
-    its modules."""
+    """Use as `async with Zygote.start(...)`. `spawn` may be called immediately. It waits until the zygote has imported its
+    modules."""
 
     def __init__(self, exec_root: str, preload: Sequence[str]) -> None:
         self._exec_root = exec_root
@@ -75,8 +75,8 @@ class Zygote:
     async def start(
         cls, exec_root: str, log_drivers: Sequence[str] = (), programs: Sequence[str] = ()
     ) -> AsyncIterator[Zygote]:
-        """Start the zygote with these log drivers imported and these runtimes (absolute paths) held in memory (see
-        `monitor.sealed`). Returns immediately: the zygote imports its modules while the daemon imports other modules."""
+        """Start the zygote. It imports these log drivers, and keeps these runtimes (absolute paths) in memory (see
+        `monitor.sealed`). Returns immediately, so the zygote imports its modules while the daemon imports other modules."""
         os.makedirs(exec_root, mode=0o711, exist_ok=True)
         zygote = cls(exec_root, (*log_drivers, *programs))
         zygote._spawn_process()
@@ -114,8 +114,9 @@ class Zygote:
         self._ready.set()
 
     def _stand_as_the_first(self) -> None:
-        """Before the zygote forks, give it the resource limits, OOM score and priority that the daemon was started with:
-        containers must not inherit the values that the daemon has set for itself since."""
+        """Before the zygote forks, set its resource limits, OOM score and priority to the values with which the daemon was
+        started. Containers inherit them, and must not inherit the values that the daemon has set for itself since its
+        start."""
         with suppress(OSError):  # the zygote has ended already, which `_keep` notices
             for kind, limits in self._limits.items():
                 resource.prlimit(self.pid, kind, limits)
@@ -124,7 +125,7 @@ class Zygote:
             os.setpriority(os.PRIO_PROCESS, self.pid, self._priority)
 
     async def _keep(self) -> None:
-        """Restart the zygote whenever it dies. The pause doubles unless the zygote stayed up."""
+        """Restart the zygote whenever it dies. The pause before a restart doubles, unless the zygote ran for some time."""
         pause = _RESTART_PAUSE[0]
         while True:
             assert self._process
@@ -151,10 +152,10 @@ class Zygote:
             self._control = None
 
     async def spawn(self, entry: str, connection: socket.socket, run_dir: str = "") -> int:
-        """Fork a child that runs `entry` ("monitor" or "unpack") with this end of a connection; the caller still closes
-        it. Returns the child's pid. `run_dir` is the directory of a monitor's records: if the monitor dies without an
-        exit record, the zygote kills its container and writes the record. Raises `Unavailable` when the zygote died or
-        refused; a retry with a new connection may succeed."""
+        """Fork a child that runs `entry` ("monitor" or "unpack") with this end of a connection. The caller still closes its
+        copy of `connection`. Returns the child's pid. `run_dir` is the directory of a monitor's records: if the monitor dies
+        without an exit record, the zygote kills its container and writes the record. Raises `Unavailable` when the zygote
+        died or refused; a retry with a new connection may succeed."""
         assert entry in ENTRIES
         with trio.move_on_after(_DEADLINE):
             async with self._turn:
@@ -194,11 +195,11 @@ class Zygote:
             forked = _decoder.decode(data)
             if forked.serial == self._serial:
                 return forked
-            # This answers a request whose caller was cancelled. The forked child sees that its connection is closed, and
-            # ends.
+            # This answer belongs to a request whose caller was cancelled. The forked child sees that its connection is
+            # closed, and ends.
 
     async def aclose(self) -> None:
-        """Close the socket. The zygote ends with its last child; if it has none, wait for its end."""
+        """Close the socket. The zygote ends when its last child ends. If it has no children, wait for its end."""
         self._drop_control()
         process, self._process = self._process, None
         if process is None or process.returncode is not None:

@@ -1,3 +1,3 @@
-"""The OCI runtime spec of a container: pure functions from the request, the resolved inputs and the host's facts to one
-JSON document. They touch neither files nor the kernel (except `host`, which reads facts once).
+"""The OCI runtime spec of a container. The functions make one JSON document from the request, the resolved inputs and the
+facts about the host. They do no I/O, except in the module `host`, which reads the facts once.
 """

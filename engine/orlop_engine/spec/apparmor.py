@@ -1,5 +1,5 @@
 """AppArmor: the choice of a container's profile, and the text of the default profile (Docker's, in
-`apparmor-default.profile`). Pure; `engine.containers.apparmor_profile` loads the profile.
+`apparmor-default.profile`). This module does no I/O; `engine.containers.apparmor_profile` loads the profile.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from pathlib import Path
 __all__ = ["DEFAULT", "UNCONFINED", "chosen", "is_loaded", "text"]
 
 DEFAULT = "docker-default"
-"""Docker's name for its profile. Requests use this name, and a dockerd on the same host loads the same rules under it."""
+"""Docker's name for its profile. Requests use this name, and a dockerd on the same host loads the same rules under this
+name."""
 UNCONFINED = "unconfined"
 
 
@@ -34,7 +35,7 @@ def _template() -> str:
 
 def text(exists: Callable[[str], bool], daemon: str) -> str:
     """The text of the default profile for this host. `exists` tests a path below /etc/apparmor.d; `daemon` is the name of
-    the profile that the daemon itself runs under."""
+    the profile of the daemon's process."""
     head = ["abi <abi/3.0>,"] if exists("abi/3.0") else []
     head.append("#include <tunables/global>" if exists("tunables/global") else "@{PROC}=/proc/")
     inner = "  #include <abstractions/base>" if exists("abstractions/base") else ""

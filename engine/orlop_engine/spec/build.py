@@ -1,5 +1,5 @@
-"""Build the OCI spec of a container, in Docker's order and with Docker's defaults. Pure: the inputs are resolved
-already.
+"""Build the OCI spec of a container, in Docker's order and with Docker's defaults. This module does no I/O, because the
+inputs are resolved already.
 """
 
 from __future__ import annotations
@@ -66,9 +66,10 @@ class ProcessInput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpecInput:
-    """A resolved container. `namespaces` maps a type to the path to join; "" means a new one, absent means the host's.
-    `mounts` are the user's mounts in OCI form. `files` are binds of resolv.conf, hostname and hosts (destination:
-    source). `shm` is the source of the bind at /dev/shm, when that is shared with other containers."""
+    """A resolved container. `namespaces` maps a type of namespace to the path of the namespace to join. "" means a new
+    namespace; if a type is absent, the host's namespace is used. `mounts` are the user's mounts in OCI form. `files` are
+    binds of resolv.conf, hostname and hosts (destination: source). `shm` is the source of the bind at /dev/shm, if the
+    shared memory is shared with other containers."""
 
     root: str
     process: ProcessInput
@@ -96,8 +97,8 @@ def process(given: ProcessInput) -> dict[str, Any]:
         "args": list(given.args),
         "env": list(given.env),
         "cwd": given.cwd or "/",
-        # Capabilities are never inheritable or ambient: otherwise a program without file capabilities would get its
-        # caller's (CVE-2022-24769).
+        # Capabilities are never inheritable or ambient, because otherwise a program without file capabilities gets the
+        # capabilities of its caller (CVE-2022-24769).
         "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
         "noNewPrivileges": given.no_new_privileges,
     }
@@ -113,7 +114,7 @@ def process(given: ProcessInput) -> dict[str, Any]:
         ]
     if given.apparmor:
         out["apparmorProfile"] = given.apparmor
-    # The score is set even when it is 0, because otherwise the process would inherit the daemon's score
+    # The score is set even when it is 0, because otherwise the process inherits the daemon's score
     out["oomScoreAdj"] = given.oom_score_adj
     return out
 
@@ -143,7 +144,7 @@ def _mounts(given: SpecInput) -> list[dict[str, Any]]:
             {"destination": "/sbin/docker-init", "type": "bind", "source": given.init_binary, "options": ["bind", "ro"]}
         )
     binds += [dict(item) for item in given.mounts]
-    # A mount below another mount must come after it. This includes our files if a volume is mounted at /etc.
+    # A mount below another mount must come after the other mount. For example, resolv.conf must come after a volume at /etc.
     return defaults + sorted(binds, key=lambda item: str(item["destination"]).rstrip("/").count("/"))
 
 

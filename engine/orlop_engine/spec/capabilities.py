@@ -9,7 +9,7 @@ from orlop_sdk import InvalidParameter
 
 __all__ = ["DEFAULT", "available", "effective"]
 
-# In the kernel's order: the index is the capability's number (capabilities(7)).
+# The index in this list is the capability's number in the kernel (capabilities(7)).
 NAMES = (
     "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE "
     "NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT "
@@ -52,9 +52,10 @@ def _normalise(names: Sequence[str]) -> list[str]:
 
 
 def effective(add: Sequence[str], drop: Sequence[str], privileged: bool) -> tuple[str, ...]:
-    """The container's bounding set. Rules, in order: a privileged container has all capabilities; `--cap-add ALL` gives
-    all except the dropped ones; `--cap-drop ALL` gives exactly the added ones; otherwise the container has the defaults
-    without the dropped ones, and with the added ones."""
+    """The container's bounding set. The first matching rule applies. A privileged container has all capabilities. With
+    `--cap-add ALL`, the set contains all capabilities except the dropped capabilities. With `--cap-drop ALL`, the set
+    contains exactly the added capabilities. Otherwise the set contains the default capabilities without the dropped
+    capabilities, and the added capabilities."""
     adds, drops = _normalise(add), _normalise(drop)
     if privileged:
         return available()

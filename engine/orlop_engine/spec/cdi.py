@@ -1,8 +1,8 @@
-"""Container Device Interface (CNCF's CDI specification, 0.3 to 1.0): vendors describe devices in files, and each
-description lists edits of a container's OCI spec. Pure, except that device nodes of the host are looked up.
+"""Container Device Interface (CNCF's CDI specification, 0.3 to 1.0): vendors describe devices in files, and each description
+lists edits of a container's OCI spec. The only I/O is the look-up of device nodes on the host.
 
-A file has a `kind`, "vendor.com/class", and named devices; "vendor.com/class=name" identifies a device. The file's edits
-apply to each container that has any device of the file; a device's edits apply to the containers that have this device.
+A file has a `kind`, "vendor.com/class", and named devices; "vendor.com/class=name" identifies a device. The edits of a file
+apply to each container that has any device of the file. The edits of a device apply to each container that has this device.
 """
 
 from __future__ import annotations
@@ -188,7 +188,8 @@ def _add_node(linux: dict[str, Any], wanted: DeviceNode, user: Mapping[str, Any]
     if mode is not None:
         node["fileMode"] = mode
     for key, own in (("uid", wanted.uid), ("gid", wanted.gid)):
-        # A node without an owner is given to the user of the process, who must be able to open it.
+        # The owner of a node without a configured owner is the user of the process, because the process must be able to open
+        # the node.
         if (value := own if own is not None else user[key]) or own is not None:
             node[key] = value
     linux["devices"] = [other for other in linux.get("devices", ()) if other["path"] != wanted.path] + [node]

@@ -24,7 +24,7 @@ class Host(msgspec.Struct, frozen=True):
     """Whether AppArmor is enabled in the kernel. The program that loads profiles may still be missing."""
     cpuset_cpus: str = "0"
     cpuset_mems: str = "0"
-    """The CPUs and memory nodes that containers may be pinned to, in the kernel's list format: 0-3,6."""
+    """The CPUs and memory nodes to which containers may be pinned, in the kernel's list format: 0-3,6."""
     blkio_weight: bool = True
     swap_limit: bool = True
     realtime: bool = True
@@ -56,8 +56,8 @@ def _text(*paths: str) -> str:
 
 
 def _weights(version: int) -> bool:
-    """Whether I/O weights work: they need the bfq scheduler, CFQ in old kernels, or io.cost. Looks into child cgroups,
-    because the root cgroup does not have these files."""
+    """Whether I/O weights work. They need the bfq scheduler, CFQ in old kernels, or io.cost. The function looks for their
+    files in child cgroups, because the root cgroup does not have them."""
     files = ("*/io.weight", "*/io.bfq.weight") if version == 2 else ("blkio/blkio.weight",)
     if any(glob.glob(f"/sys/fs/cgroup/{name}") for name in files):
         return True

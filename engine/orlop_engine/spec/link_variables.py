@@ -1,5 +1,6 @@
-"""The environment variables of a link on the default bridge, such as DB_PORT_5432_TCP_ADDR. Containers used them to find
-each other before Docker had a DNS server. Pure; names and order are Docker's (moby daemon/links/links.go).
+"""The environment variables of a link on the default bridge, such as DB_PORT_5432_TCP_ADDR. Containers used these variables
+to find each other before Docker had a DNS server. Names and order are the same as Docker's (moby daemon/links/links.go).
+This module does no I/O.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def _name(prefix: str, port: Port) -> str:
 
 
 def _runs(ports: Sequence[Port]) -> Iterator[tuple[Port, Port]]:
-    """Yield the first and last port of each run of three or more consecutive numbers; their protocols do not matter."""
+    """Yield the first and last port of each sequence of three or more consecutive numbers. Protocols are ignored."""
     begin = 0
     for index in range(1, len(ports) + 1):
         if index == len(ports) or _low(ports[index]) > _low(ports[index - 1]) + 1:

@@ -14,8 +14,8 @@ from orlop_sdk import InvalidParameter
 
 __all__ = ["device_nodes", "host_devices", "of", "privileged_devices"]
 
-# The device rules of Docker's containers, in Docker's order: deny all, then allow zero, null, urandom, random, tty,
-# console. Docker's last rule, which denies fuse, is omitted: it changes nothing, and crun's systemd manager (before 1.22)
+# The device rules of Docker's containers, in Docker's order: deny all, then allow zero, null, urandom, random, tty, console.
+# Docker's last rule, which denies fuse, is omitted, because it has no effect, and crun's systemd manager (before 1.22)
 # refuses any denial except the first.
 _DEVICE_RULES: tuple[dict[str, Any], ...] = (
     {"allow": False, "access": "rwm"},

@@ -1,5 +1,5 @@
-"""Seccomp: resolve the default profile (Docker's, in `seccomp-default.json`) for this machine and a set of capabilities
-into the form of the OCI spec.
+"""Seccomp: convert the default profile (Docker's, in `seccomp-default.json`) to the form of the OCI spec, for this machine
+and a set of capabilities.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from orlop_sdk import InvalidParameter
 
 __all__ = ["default", "from_profile"]
 
-# Maps the machine names of os.uname to Go's architecture names, which profiles use in includes/excludes. The second table
-# maps these to libseccomp's names.
+# The first table maps the machine names of os.uname to Go's architecture names, which profiles use in includes/excludes. The
+# second table maps Go's names to libseccomp's names.
 _GO_ARCH = {
     "x86_64": "amd64",
     "aarch64": "arm64",
@@ -56,7 +56,7 @@ def _matches(rule: dict[str, Any], capabilities: frozenset[str], arch: str) -> b
 
 
 def from_profile(profile: dict[str, Any], capabilities: Iterable[str]) -> dict[str, Any]:
-    """Resolve a profile in Docker's format. Rules for other machines, kernels and capabilities are dropped."""
+    """Convert a profile in Docker's format. Rules for other machines, kernels and capabilities are omitted."""
     arch = _GO_ARCH.get(os.uname().machine, os.uname().machine)
     native = _SCMP_ARCH.get(arch, "")
     held = frozenset(capabilities)
@@ -101,7 +101,7 @@ def default(capabilities: tuple[str, ...]) -> dict[str, Any]:
 
 
 def parse(text: str, capabilities: Iterable[str]) -> dict[str, Any]:
-    """Resolve a profile from a request (`seccomp=<json>`). Raises `InvalidParameter`."""
+    """Convert a profile from a request (`seccomp=<json>`). Raises `InvalidParameter`."""
     try:
         profile = json.loads(text)
         return from_profile(profile, capabilities)

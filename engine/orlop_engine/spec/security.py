@@ -1,4 +1,4 @@
-"""Parse `HostConfig.SecurityOpt`: the confinement that a request asks for. Pure."""
+"""Parse `HostConfig.SecurityOpt`: the confinement that a request asks for. This module does no I/O."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def _switch(value: str, option: str) -> bool:
 
 
 def parse(options: Sequence[str]) -> Security:
-    """Parse the options. The last option of a name wins, but labels accumulate. ":" is Docker's older form of "="."""
+    """Parse the options. If an option is repeated, the last one wins; labels accumulate. ":" is Docker's older form of
+    "="."""
     fields: dict[str, object] = {}
     labels: list[str] = []
     for option in options:

@@ -1,7 +1,7 @@
 """Read the resource usage of a container from its cgroup, for cgroup v1, v2 and hybrid hosts.
 
-`Source.find` finds out once which files a container has, and `Source.read` opens only these. For a removed cgroup the
-values are zero, because its container has just ended. All functions may block in the kernel.
+`Source.find` finds out once which files a container has, and `Source.read` opens only these files. The values of a removed
+cgroup are zero, because its container has just ended. All functions may block in the kernel.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class Pids(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """The resources that a cgroup has used. `version` is the cgroup version. `pids` is None without that controller."""
+    """The resources that a cgroup has used. `version` is the cgroup version. `pids` is None if the controller `pids` is not
+    available."""
 
     version: int
     cpu: Cpu
@@ -129,7 +130,8 @@ def _table(path: str) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A container's cgroup directory for each controller; "" if there is none. `unified` is the cgroup v2 directory."""
+    """A container's cgroup directory for each controller; "" if the controller has none. `unified` is the cgroup v2
+    directory."""
 
     unified: str = ""
     cpuacct: str = ""
@@ -250,8 +252,8 @@ def networks(pid: int) -> dict[str, Interface]:
 
 
 def system_cpu(cpus: int) -> int:
-    """CPU time in nanoseconds that all processors together have had since the host was booted. Computed from the clock,
-    because /proc/stat counts in hundredths of a second, which is too coarse for two samples 0.1 s apart."""
+    """CPU time in nanoseconds that all processors together have had since the host was booted. The time is computed from the
+    clock, because /proc/stat counts in hundredths of a second, which is too coarse for two samples 0.1 s apart."""
     return time.clock_gettime_ns(time.CLOCK_MONOTONIC) * cpus
 
 

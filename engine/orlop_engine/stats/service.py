@@ -1,7 +1,7 @@
 """Stats: one sampler for all viewers.
 
-Owns, in memory only, the last sample of each watched container. One task runs while there are viewers. Each second it
-reads every watched container once, all in one call on a worker thread. All viewers of a container get the same object.
+The last sample of each watched container is kept in memory. One task runs while there are viewers. Each second this task
+reads every watched container once, in one call on a worker thread. All viewers of a container get the same object.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _EMPTY = Sample()
 
 @dataclass(slots=True)
 class _Watched:
-    """A container with viewers. `source` belongs to the run whose directory and start time are in `run_dir`."""
+    """A container with viewers. `source` is for the run whose directory and start time are in `run_dir`."""
 
     container: Container
     viewers: int = 0
@@ -79,7 +79,7 @@ class Stats:
         self._ticked = trio.Event()
 
     async def once(self, container: Container, *, twice: bool) -> Measurement:
-        """One measurement. `twice` takes two samples, from which the client computes the CPU percentage."""
+        """One measurement. With `twice`, it contains two samples, from which the client computes the CPU percentage."""
         watched = _Watched(container)
         if container.record.state.running:
             await self._sample([watched])

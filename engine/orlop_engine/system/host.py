@@ -1,4 +1,4 @@
-"""Facts about the host for `info` and `version`, from /proc, /sys and /etc. Never writes."""
+"""Facts about the host for `info` and `version`, from /proc, /sys and /etc."""
 
 from __future__ import annotations
 
@@ -130,8 +130,8 @@ def ipv4_forwarding() -> bool:
 
 
 def bridged_packets_filtered(version: int) -> bool:
-    """Whether iptables (6: ip6tables) filters packets between ports of a bridge. Without the module br_netfilter, it does
-    not."""
+    """Whether iptables (with version 6: ip6tables) filters packets between ports of a bridge. This needs the kernel module
+    br_netfilter."""
     name = {4: "iptables", 6: "ip6tables"}[version]
     return _text(f"/proc/sys/net/bridge/bridge-nf-call-{name}").strip() == "1"
 

@@ -30,7 +30,7 @@ def daemon_id(data_root: str) -> str:
     try:
         _keep(path, made)
     except OSError as error:
-        # `info` must work on a full disk too; the next daemon tries again to save an ID.
+        # Only a warning, because `info` must also work on a full disk. The next daemon tries again to save an ID.
         _log.warning("cannot store the engine's id in %s: %s", path, error.strerror)
     return made
 

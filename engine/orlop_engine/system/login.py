@@ -1,4 +1,4 @@
-"""Checks credentials by asking the registry. Stores nothing: clients store them."""
+"""Checks credentials by asking the registry. Clients store the credentials; the daemon stores nothing."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["check_login", "registry_host"]
 
 
 def registry_host(address: str) -> str:
-    """The registry host for a client's server address. (For Docker Hub, clients send an old URL.)"""
+    """The registry host for the server address that a client sends. For Docker Hub, clients send an old URL."""
     host = urlsplit(address if "://" in address else f"//{address}").netloc.rpartition("@")[2]
     return "docker.io" if host in ("", "index.docker.io", "registry-1.docker.io") else host
 
 
 async def check_login(config: Config, server: str, credentials: Credentials, refuse: Refuse | None = None) -> None:
-    """Check that the registry accepts the credentials. Raises `Unauthorized` if the registry refuses them, and
-    `DriverError` if it cannot be reached. `refuse`: see `engine.images.destinations`."""
+    """Check that the registry accepts the credentials. Raises `Unauthorized` if the registry refuses the credentials, and
+    `DriverError` if the registry cannot be reached. `refuse`: see `engine.images.destinations`."""
     # Imported here, because importing the HTTP client takes 90 ms, and only logins and pulls need it
     from orlop_engine.images.connector import load_http
 

@@ -1,5 +1,5 @@
-"""Runs helper programs (runtimes and the init) to get their versions and features. Each command line is run only once,
-with a deadline. After a failure, which is logged, it is run again at the next request, because the administrator may have
+"""Runs helper programs (runtimes and the init) to get their versions and features. Each command line is run only once, with
+a deadline. A failure is logged, and the command line is run again at the next request, because the administrator may have
 fixed the cause."""
 
 from __future__ import annotations

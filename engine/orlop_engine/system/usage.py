@@ -1,7 +1,7 @@
-"""The disk space of images, containers and volumes, and how much of it a prune would reclaim.
+"""The disk space of images, containers and volumes, and the part of it that a prune frees.
 
-Asks the drivers for sizes, a few at a time; concurrent requests share one measurement. Drivers walk directories on
-threads reserved for this. When the last waiting client disconnects, the measurement is cancelled.
+This module asks the drivers for sizes, a few at a time. Concurrent requests share one measurement. Drivers walk directories
+on separate threads. When the last waiting client disconnects, the measurement is cancelled.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ __all__ = ["OBJECT_TYPES", "ContainerUsage", "DiskUsageService", "Measured"]
 
 OBJECT_TYPES = frozenset({"container", "image", "volume", "build-cache"})
 
-_AT_ONCE = 4  # measurements at a time; each reads directories, and more would make the disk slow for other programs
+# measurements at a time; each measurement reads directories, and too many slow down the disk for other programs
+_AT_ONCE = 4
 
 
 class ContainerUsage(NamedTuple):
@@ -81,4 +82,4 @@ class DiskUsageService:
 
 
 def _quiet(_record: object) -> None:
-    """Report nothing: a measurement has no progress."""
+    """Report nothing, because a measurement has no progress."""

@@ -1,5 +1,6 @@
 """Structs with Docker's field names: the configuration of containers, images, networks and volumes, in requests, rows and
-image documents. No logic, no trio. The structs of answers are in `orlop_api_docker.wire`."""
+image documents. This package contains no logic and does not import trio. The structs of answers are in
+`orlop_api_docker.wire`."""
 
 from __future__ import annotations
 

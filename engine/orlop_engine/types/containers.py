@@ -1,6 +1,6 @@
 """The configuration of containers and execs, and requests to change it.
 
-Field names, types and zero values are Docker's; `null` means the same as an absent field. Contains no logic.
+Field names, types and zero values are the same as Docker's. `null` means the same as an absent field.
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ class ThrottleDevice(WireBase):
 
 
 class DeviceRequest(WireBase):
-    """Devices that a driver selects: GPUs by capabilities (an OR of ANDs), or CDI devices by name. `count` -1 means all
-    devices."""
+    """Devices that a driver selects: GPUs by capabilities (a device must have all capabilities of one of the lists), or CDI
+    devices by name. `count` -1 means all devices."""
 
     driver: str = ""
     count: int = 0

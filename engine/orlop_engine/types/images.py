@@ -1,7 +1,7 @@
 """The configuration document of an image (OCI image-spec config.md, and Docker's additions).
 
-Documents from registries may have unknown fields. Their bytes are kept in addition to the parsed form, because an image's
-ID is the hash of these bytes.
+Documents from registries may have unknown fields. The bytes of a document are kept in addition to the parsed form, because
+an image's ID is the hash of these bytes.
 """
 
 from __future__ import annotations

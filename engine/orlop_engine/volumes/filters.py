@@ -1,4 +1,4 @@
-"""Filters of volume list and prune. No I/O."""
+"""Filters of volume list and prune. This module does no I/O."""
 
 from __future__ import annotations
 

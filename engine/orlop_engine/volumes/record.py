@@ -1,4 +1,4 @@
-"""The stored record of a volume, and the rules for its name. No I/O."""
+"""The stored record of a volume, and the rules for its name."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ decode = _decoder.decode
 
 
 def check_name(name: str) -> None:
-    """Raise `InvalidParameter` for an invalid name, with Docker's messages (volume/local): clients print them
+    """Raise `InvalidParameter` for an invalid name, with Docker's messages (volume/local), because clients print them
     unchanged."""
     if len(name) < 2:
         raise InvalidParameter("volume name is too short, names should be at least two alphanumeric characters")

@@ -1,8 +1,8 @@
 """The volumes of this daemon: rows in the store, content in the drivers.
 
-The driver creates a volume first; it is acknowledged after its row is committed. A crash in between leaves content without a
-row, which `load` adopts from the local driver. A removal first marks the row, so that `load` can complete an interrupted
-removal; it is acknowledged when the row is deleted.
+The driver creates a volume before its row is committed, and the create is acknowledged after the commit. A crash between
+these steps leaves content without a row; `load` makes rows for such volumes of the local driver. A removal first marks the
+row, so that `load` can complete an interrupted removal. The removal is acknowledged when the row is deleted.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _TABLE = "volumes"
 
 class Volumes:
     """`drivers` returns the driver with a name; `users` returns, for each volume, the IDs of the containers that use it,
-    including stopped containers. Reads need neither a lock nor a driver."""
+    including stopped containers. Methods that only read take no lock and call no driver."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class Volumes:
         return record
 
     def mountpoint(self, name: str) -> str:
-        """The directory of the volume's content on the host; "" if it has none, or the volume does not exist."""
+        """The directory of the volume's content on the host; "" if the volume has no directory or does not exist."""
         record = self._records.get(name)
         return record.mountpoint if record else ""
 
@@ -239,8 +239,8 @@ class Volumes:
         self._records[record.name] = record
 
     async def remove(self, name: str, *, force: bool = False) -> None:
-        """Remove a volume. Raises `Conflict`, with the containers' IDs, if containers use it; and `NotFound` if it does
-        not exist, unless `force`."""
+        """Remove a volume. Raises `Conflict`, with the containers' IDs, if containers use the volume. Raises `NotFound` if
+        the volume does not exist, unless `force` is set."""
         async with self._locked(name):
             try:
                 record = self.get(name)
@@ -270,8 +270,8 @@ class Volumes:
         self._events.publish("volume", "destroy", record.name, {"driver": record.driver})
 
     async def _discard(self, record: VolumeRecord) -> None:
-        """Remove the content and the row of a marked volume. If the driver fails, the mark stays: clients no longer see
-        the volume, and the next create of this name, or the next start of the daemon, tries again."""
+        """Remove the content and the row of a marked volume. If the driver fails, the mark stays. Clients no longer see the
+        volume, and the next create of this name, or the next daemon, tries the removal again."""
         await (await self._drivers(record.driver)).remove(record.name)
         await self._store.commit([Delete(_TABLE, record.name)])
         self._records.pop(record.name, None)
