@@ -263,7 +263,8 @@ class ImageStore:
             operations += map(_name_row, names, meanings)
             if resumed:
                 operations.append(Delete(_TABLE, _RESUME + resumed))
-            await self._commit(operations)
+            if resumed or not self._is_stored(record, names, meanings):
+                await self._commit(operations)
             self.leases.resumable.pop(resumed, None)
             self.catalog.put(record, document, raw)
             pace = Pace(shielded=True)
@@ -271,6 +272,12 @@ class ImageStore:
                 self._point(name, meaning)
                 await pace()
             return self.catalog.images[record.id]
+
+    def _is_stored(self, record: ImageRecord, names: Sequence[Reference], meanings: Sequence[NameRecord]) -> bool:
+        """Whether the rows of an image and of its names exist already, as after a build in which nothing has changed."""
+        known = self.catalog.images.get(record.id)
+        same = all(self.catalog.meaning(name) == meaning for name, meaning in zip(names, meanings, strict=True))
+        return known is not None and known.record == record and same
 
     def _joined(self, record: ImageRecord, policy: ImagePolicy) -> ImageRecord:
         """The record to store for an added image. If the image exists already, its record is extended by the new record."""

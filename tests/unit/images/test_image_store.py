@@ -230,6 +230,35 @@ def test_a_layer_known_only_unpacked_gets_the_blob_of_a_later_image(tmp_path: Pa
     trio.run(main)
 
 
+def test_an_image_that_exists_already_is_not_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build in which nothing has changed ends without a write to the disk."""
+
+    async def main() -> None:
+        async with open_images(str(tmp_path)) as images:
+            await load(images, docker_archive({"a:x": APP, "b:x": OTHER}))
+            image, store, written = images.images.resolve("a:x"), images.images._image_store, list[object]()
+            commit = store._commit
+
+            async def count(operations: list[Put | Delete]) -> None:
+                written.append(operations)
+                await commit(operations)
+
+            monkeypatch.setattr(store, "_commit", count)
+
+            async def add(*tags: str) -> int:
+                written.clear()
+                with store.leases.hold():
+                    await store.add(image.record, image.document, image.raw, [parse(each) for each in tags])
+                return len(written)
+
+            assert await add("a:x") == 0 and await add() == 0
+            assert await add("a:x", "a:new") == 1 and await add("a:new") == 0
+            assert await add("b:x") == 1, "the name meant another image"
+            assert images.images.resolve("b:x").id == image.id == images.images.resolve("a:new").id
+
+    trio.run(main)
+
+
 @pytest.mark.parametrize(("until", "kept"), [(4e9, True), (1.0, False)])
 def test_interrupted_pulls_expire(tmp_path: Path, until: float, kept: bool) -> None:
     row = {"blobs": ["sha256:" + "e" * 64], "chains": [], "until": until}
