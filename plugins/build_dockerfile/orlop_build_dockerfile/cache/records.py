@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import trio
 
-from orlop_build_dockerfile.contracts import Backend
+from orlop_build_dockerfile.contracts import Backend, Layer
 from orlop_sdk import Conflict, OrlopError
 from orlop_sdk.files import delete_tree, tree_usage
 
@@ -29,6 +29,7 @@ __all__ = ["Lease", "Record", "Records"]
 _log = logging.getLogger("orlop.build")
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 _WRITING = 60.0
+_FLUSHING = 1.0
 _BASE = "base:"  # key prefix: "base:" and the snapshot of an image; the value is its diffIDs
 T = TypeVar("T")
 
@@ -36,7 +37,8 @@ T = TypeVar("T")
 @dataclass(slots=True, eq=False)
 class Record:
     """`key` is the cache key of the record's result: steps on results with equal keys have equal keys. `snapshots` are those
-    of the outputs by number, `parents` the snapshots below them."""
+    of the outputs by number, `parents` the snapshots below them, `layers` those of the snapshots that an export has asked
+    the daemon for."""
 
     id: str
     key: str
@@ -51,6 +53,7 @@ class Record:
     parents: dict[str, str] = field(default_factory=dict)
     extra: dict[str, str] = field(default_factory=dict)
     keys: set[str] = field(default_factory=set)
+    layers: dict[str, Layer] = field(default_factory=dict)
     leases: int = 0
     removed: bool = False
 
@@ -87,6 +90,7 @@ class Records:
         self._by_snapshot: dict[str, Record] = {}
         self._children: dict[str, int] = {}
         self._touched: set[Record] = set()
+        self._flushing = False
         self.base_layers: dict[str, tuple[str, ...]] = {}
         """The diffIDs of images, by the snapshot of their top layer, as far as records depend on it."""
         self._doomed: list[str] = []
@@ -253,6 +257,17 @@ class Records:
                 with contextlib.suppress(OSError):
                     await trio.to_thread.run_sync(delete_tree, path)
         return True
+
+    def flush_soon(self, nursery: trio.Nursery) -> None:
+        """`flush` in a while, for all builds that end until then: a client does not wait for it."""
+        if not self._flushing:
+            self._flushing = True
+            nursery.start_soon(self._flush_later)
+
+    async def _flush_later(self) -> None:
+        await trio.sleep(_FLUSHING)
+        self._flushing = False
+        await self.flush()
 
     async def flush(self) -> None:
         """Write the times at which records were used."""

@@ -12,6 +12,7 @@ from orlop_build_dockerfile.contracts import BuildFailed, Client, Job, Solver
 from orlop_build_dockerfile.control.builds import ActiveBuild, Builds
 from orlop_build_dockerfile.dockerfile.references import parse_reference
 from orlop_build_dockerfile.nurseries import nursery
+from orlop_build_dockerfile.pb.ops_pb2 import Definition
 from orlop_build_dockerfile.session import Sessions
 from orlop_sdk import Forbidden, InvalidParameter, NotFound, OrlopError, Unavailable
 
@@ -23,6 +24,7 @@ from .steps import Steps
 __all__ = ["ClassicEndpoint"]
 
 _LAST = 5.0  # seconds for a slow client to take the last reports
+_SMALL = 16 << 10  # bytes of a graph with its Dockerfile, which is parsed in some milliseconds
 _ERRORS: dict[int, type[OrlopError]] = {5: NotFound, 7: Forbidden, 14: Unavailable}
 _PLATFORM = re.compile(r"failed to parse target platform [^:]*: (.*)", re.DOTALL)
 _NO_DOCKERFILE = re.compile(r"failed to read dockerfile: open (.*): no such file or directory", re.DOTALL)
@@ -122,11 +124,17 @@ async def _image(job: Job, request: ClassicRequest, renderer: Renderer) -> str:
     """Build and export the result. Returns the ID of the image, "" if the output is not an image."""
     result = await job.frontend("dockerfile.v0", request.options, {})
     for ref in result.refs.values():
-        renderer.steps = await trio.to_thread.run_sync(Steps.of, ref.definition)
+        renderer.steps = await _steps(ref.definition)
         await job.evaluate(ref)
     if request.export is None:
         return ""
     return (await job.export(result, request.export)).get("containerimage.config.digest", "")
+
+
+async def _steps(definition: Definition) -> Steps:
+    if definition.ByteSize() <= _SMALL:
+        return Steps.of(definition)
+    return await trio.to_thread.run_sync(Steps.of, definition)
 
 
 def _refusal(error: BuildFailed) -> OrlopError:

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import trio
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from orlop_build_dockerfile.contracts import BuildFailed
 from orlop_build_dockerfile.control.logs import LogLimit
@@ -108,6 +109,11 @@ def _words(error: BaseException) -> str:
     return error.message if isinstance(error, BuildFailed) else str(error) or type(error).__name__
 
 
+def _set_now(timestamp: Timestamp) -> None:
+    """As `Timestamp.GetCurrentTime`, in a tenth of its time: a build sets a hundred of them."""
+    timestamp.seconds, timestamp.nanos = divmod(time.time_ns(), 1_000_000_000)
+
+
 class _Reader:
     def __init__(self, position: int) -> None:
         self.position = position
@@ -121,7 +127,7 @@ class _Vertex:
         self.error = ""
         self._progress = progress
         self._vertex = pb.Vertex(digest=digest, name=name, inputs=inputs)
-        self._vertex.started.GetCurrentTime()
+        _set_now(self._vertex.started)
         self._began = time.monotonic()
         self._limits: dict[int, LogLimit] = {}
         self._statuses: dict[str, pb.VertexStatus] = {}
@@ -131,7 +137,7 @@ class _Vertex:
 
     def complete(self) -> None:
         self._vertex.cached, self._vertex.error = self.cached, self.error
-        self._vertex.completed.GetCurrentTime()
+        _set_now(self._vertex.completed)
         self.show()
 
     def log(self, data: bytes, stream: int = 1) -> None:
@@ -139,16 +145,16 @@ class _Vertex:
         if not (data := limit.take(data, time.monotonic())):
             return
         entry = pb.VertexLog(vertex=self._vertex.digest, stream=stream, msg=data)
-        entry.timestamp.GetCurrentTime()
+        _set_now(entry.timestamp)
         self._progress.report(pb.StatusResponse(logs=[entry]), output=True)
 
     def status(self, id: str, *, name: str = "", current: int = 0, total: int = 0, done: bool = False) -> None:
         status = self._statuses.get(id)
         if status is None:
             status = self._statuses[id] = pb.VertexStatus(ID=id, vertex=self._vertex.digest)
-            status.started.GetCurrentTime()
+            _set_now(status.started)
         status.name, status.current, status.total = name, current, total
-        status.timestamp.GetCurrentTime()
+        _set_now(status.timestamp)
         if done:
             status.completed.CopyFrom(status.timestamp)
         self._progress.report(pb.StatusResponse(statuses=[status]), output=not done)

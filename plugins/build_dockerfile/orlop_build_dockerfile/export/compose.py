@@ -16,12 +16,12 @@ import msgspec
 import trio
 
 from orlop_build_dockerfile.attest.statements import Predicate, purl, statement
+from orlop_build_dockerfile.cache.records import Record
 from orlop_build_dockerfile.contracts import (
     Blob,
     BuildFailed,
     Download,
     ImagePart,
-    Layer,
     LayerBlob,
     LayerForm,
     Manifest,
@@ -139,23 +139,21 @@ class Composer:
     async def _layers(self, target: Target, chain: Sequence[str]) -> list[BuiltLayer]:
         """The layers of a chain of snapshots, lowest first. The lowest snapshot may be that of an image."""
         records, backend = self._job.core.records, self._job.core.backend
-        own = [snapshot for snapshot in chain if records.of_snapshot(snapshot) is not None]
-        packed: dict[str, Layer] = {}
+        found = {snapshot: record for snapshot in chain if (record := records.of_snapshot(snapshot)) is not None}
         limiter = trio.CapacityLimiter(_PACKING)
 
-        async def pack(snapshot: str) -> None:
+        async def pack(snapshot: str, record: Record) -> None:
             async with limiter:
-                packed[snapshot] = await backend.pack(snapshot)
+                record.layers[snapshot] = await backend.pack(snapshot)
 
         async with nursery() as packing:
-            for snapshot in own:
-                packing.start_soon(pack, snapshot)
-        base = [] if len(own) == len(chain) else await self._base_layers(chain[0])
+            for snapshot, record in found.items():
+                if snapshot not in record.layers:
+                    packing.start_soon(pack, snapshot, record)
+        base = [] if len(found) == len(chain) else await self._base_layers(chain[0])
         layers = [BuiltLayer(diff_id) for diff_id in base]
-        for snapshot in own:
-            record = records.of_snapshot(snapshot)
-            assert record is not None
-            layers.append(BuiltLayer(packed[snapshot].diff_id, record.created, record.description))
+        for snapshot, record in found.items():
+            layers.append(BuiltLayer(record.layers[snapshot].diff_id, record.created, record.description))
         return layers
 
     async def _base_layers(self, snapshot: str) -> Sequence[str]:

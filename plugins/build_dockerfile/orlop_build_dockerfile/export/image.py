@@ -42,7 +42,7 @@ async def export_image(job: SolverJob, result: Result, export: Export) -> Mappin
     options = read_options(export, result.metadata, job.build.options, frozenset(target.platform for target in found))
     digest = "sha256:" + join_key("exporter", job.id, str(export.number), export.kind)
     said = await attested(job, found, options)
-    async with artifact(job) as name, job.build.progress.vertex(digest, "exporting to image", ()) as shown:
+    async with job.build.progress.vertex(digest, "exporting to image", ()) as shown:
         composer = Composer(job, shown, result, options)
         shown.status("exporting layers", name="exporting layers")
         inline = any(each.kind == "inline" for each in job.build.cache_exports)
@@ -54,9 +54,10 @@ async def export_image(job: SolverJob, result: Result, export: Export) -> Mappin
             _tell(shown, [image], options.names)
         else:
             index = len(found) > 1 or any(said.values()) or ("" not in result.refs and options.push)
-            composed = await composer.compose(name, found, said, index=index)
-            shown.status("exporting layers", name="exporting layers", done=True)
-            answer = await _store_and_push(job, shown, name, composed, options)
+            async with artifact(job) as name:
+                composed = await composer.compose(name, found, said, index=index)
+                shown.status("exporting layers", name="exporting layers", done=True)
+                answer = await _store_and_push(job, shown, name, composed, options)
     if options.names:
         answer["image.name"] = ",".join(options.names)
     return answer

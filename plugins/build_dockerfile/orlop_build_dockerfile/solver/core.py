@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,6 +16,7 @@ from orlop_build_dockerfile.ops.views import Views
 from orlop_sdk import OrlopError
 
 from .broadcast import Broadcast
+from .remembered import Remembered
 from .tasks import SharedTasks
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ __all__ = ["Core", "failure"]
 
 T = TypeVar("T")
 _REMEMBERED = 4096
+_SMALL = 4 << 10  # bytes of a Dockerfile or a graph: converting these takes a few milliseconds at most
+_FILES = 64
 _CLEANUP = 30.0
 
 
@@ -49,17 +51,17 @@ class Core:
         self.hashing = trio.CapacityLimiter(max(2, processors or 1))
         self.cache_mounts: dict[str, trio.Lock] = {}
         self.broadcasts: dict[str, Broadcast] = {}
-        self._digests: OrderedDict[tuple[str, Selection], list[tuple[str, str]]] = OrderedDict()
+        self._digests: Remembered[tuple[str, Selection], list[tuple[str, str]]] = Remembered(_REMEMBERED)
+        self.files: Remembered[tuple[str, str], bytes | None] = Remembered(_FILES)
+        """Small files that frontends have read, by snapshot and path; None for a missing one. Snapshots do not change."""
 
     def read(self, snapshot: str) -> contextlib.AbstractAsyncContextManager[int]:
         return self.views.read(snapshot)
 
     async def digests(self, snapshot: str, wanted: Selection) -> list[tuple[str, str]]:
         """Digests of the files that a selection names in a snapshot. They are kept, because snapshots do not change."""
-        known = self._digests.get((snapshot, wanted))
-        if known is not None:
-            self._digests.move_to_end((snapshot, wanted))
-            return known
+        if (snapshot, wanted) in self._digests:
+            return self._digests[snapshot, wanted]
 
         async def compute() -> list[tuple[str, str]]:
             async with self.views.read(snapshot) as fd:
@@ -67,9 +69,12 @@ class Core:
 
         found: list[tuple[str, str]] = await self.steps.run(("digests", snapshot, wanted), compute)
         self._digests[snapshot, wanted] = found
-        if len(self._digests) > _REMEMBERED:
-            self._digests.popitem(last=False)
         return found
+
+    @staticmethod
+    async def compute(size: int, work: Callable[[], T]) -> T:
+        """Run work that takes time in proportion to an input of `size` bytes: on a thread, unless it is short."""
+        return work() if size <= _SMALL else await trio.to_thread.run_sync(work)
 
     async def file_work(self, work: Callable[[], T], limiter: trio.CapacityLimiter | None = None) -> T:
         """Run blocking work on files on a thread. Its errors become `BuildFailed`."""

@@ -83,9 +83,9 @@ async def _convert(job: SolverJob, request: Request) -> Converted | OtherFronten
 
     conversion = convert(request)
     answers: list[Answer] | None = None
+    size = sum(map(len, request.options.values()))
 
     def step() -> Sequence[Need] | Converted | OtherFrontend:
-        # On a thread: a long Dockerfile takes longer than the event loop may be blocked
         try:
             return next(conversion) if answers is None else conversion.send(answers)
         except StopIteration as stop:
@@ -94,7 +94,9 @@ async def _convert(job: SolverJob, request: Request) -> Converted | OtherFronten
 
     try:
         while True:
-            needs = await trio.to_thread.run_sync(step)
+            # A long Dockerfile takes longer than the event loop may be blocked
+            size += sum(sum(map(len, filter(None, answer))) for answer in answers or () if isinstance(answer, list))
+            needs = await job.core.compute(size, step)
             if isinstance(needs, Converted | OtherFrontend):
                 return needs
             answers = await _answers(job, needs)
@@ -126,7 +128,7 @@ async def _answer(job: SolverJob, need: Need) -> Answer:
         base = await job.resolve_image(need.name, need.platform, mode=need.mode, log_name=need.vertex)
         return ResolvedImage(base.digest, base.config, base.name)
     assert isinstance(need, ReadFiles)
-    ref = await trio.to_thread.run_sync(job.define, need.definition)
+    ref = await job.core.compute(need.definition.ByteSize(), lambda: job.define(need.definition))
     contents: list[bytes | None] = []
     for file in need.files:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -28,7 +29,7 @@ from orlop_sdk import OrlopError, linux
 from .core import Core, failure
 from .definition import Graph, Output, Vertex, decode, source_details
 from .tasks import SharedTasks
-from .values import Empty, Image, Value, registry_of
+from .values import Empty, Image, Made, Value, registry_of
 
 if TYPE_CHECKING:
     from orlop_build_dockerfile.ops.layout_source import Layout
@@ -42,6 +43,7 @@ _VERTEX_ERROR = "github.com/moby/buildkit/errdefs.Vertex+json"
 _LAYOUT = "oci-layout://"
 _FILE_LIMIT = 64 << 20
 _LIST_LIMIT = 100_000
+_SMALL_FILE = 16 << 10  # bytes of a file that is kept in memory
 
 
 Operation = Callable[["SolverJob", Vertex, list[Value]], Awaitable[Mapping[int, Value]]]
@@ -239,22 +241,18 @@ class SolverJob:
 
     async def read_value(self, value: Value, path: str, *, offset: int = 0, length: int = 0) -> bytes:
         """As `read_file`."""
-
-        def read(root: int) -> bytes:
-            try:
-                with paths.opened(linux.open_in_root(root, paths.clean(path), os.O_RDONLY | os.O_NONBLOCK)) as fd:
-                    info = os.fstat(fd)
-                    if not stat.S_ISREG(info.st_mode):
-                        raise BuildFailed(f"read {path}: is not a regular file")
-                    wanted = min(length or info.st_size, info.st_size - offset)
-                    if wanted > _FILE_LIMIT:
-                        raise BuildFailed(f"read {path}: the file is larger than {_FILE_LIMIT >> 20} MiB")
-                    return os.pread(fd, max(wanted, 0), offset)
-            except OSError as error:
-                raise _missing("open", path, error) from None
-
-        async with value.view() as root:
-            return await trio.to_thread.run_sync(read, root)
+        known, files = ("", path), self.core.files
+        if isinstance(value, Made):
+            known = (await value.snapshot(), path)
+        if known not in files:
+            async with value.view() as root:
+                data, is_whole = await trio.to_thread.run_sync(_read, root, path, offset, length)
+            if not is_whole:
+                return data or b""
+            if not known[0]:
+                return _part(path, data, offset, length)
+            files[known] = data
+        return _part(path, files[known], offset, length)
 
     async def read_directory(self, ref: Ref, path: str, *, pattern: str = "") -> Sequence[Stat]:
         def read(root: int) -> list[Stat]:
@@ -371,6 +369,31 @@ def _is_cancelled(error: BaseException) -> bool:
 def _missing(verb: str, path: str, error: OSError) -> BuildFailed:
     code = 5 if isinstance(error, FileNotFoundError | NotADirectoryError) else 2
     return BuildFailed(f"{verb} {path}: {(error.strerror or str(error)).lower()}", code=code)
+
+
+def _read(root: int, path: str, offset: int, length: int) -> tuple[bytes | None, bool]:
+    """A part of a file, or all of a small file, and whether it is all. None if there is no file."""
+    try:
+        with paths.opened(linux.open_in_root(root, paths.clean(path), os.O_RDONLY | os.O_NONBLOCK)) as fd:
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode):
+                raise BuildFailed(f"read {path}: is not a regular file")
+            if info.st_size <= _SMALL_FILE:
+                return os.pread(fd, _SMALL_FILE, 0), True
+            wanted = min(length or info.st_size, info.st_size - offset)
+            if wanted > _FILE_LIMIT:
+                raise BuildFailed(f"read {path}: the file is larger than {_FILE_LIMIT >> 20} MiB")
+            return os.pread(fd, max(wanted, 0), offset), False
+    except FileNotFoundError:
+        return None, True
+    except OSError as error:
+        raise _missing("open", path, error) from None
+
+
+def _part(path: str, data: bytes | None, offset: int, length: int) -> bytes:
+    if data is None:
+        raise BuildFailed(f"open {path}: {os.strerror(errno.ENOENT).lower()}", code=5)
+    return data[offset : offset + length] if length else data[offset:]
 
 
 _TYPES = {stat.S_IFDIR: 1 << 31, stat.S_IFLNK: 1 << 27, stat.S_IFIFO: 1 << 25, stat.S_IFSOCK: 1 << 24}

@@ -40,7 +40,7 @@ class LLBSolver:
         finally:
             with trio.move_on_after(_CLOSING, shield=True):
                 await job.close()
-                await self.core.records.flush()
+            self.core.records.flush_soon(self._nursery)
             self.collector.wake()
 
     async def usage(self, filters: Sequence[str]) -> Sequence[CacheRecord]:
