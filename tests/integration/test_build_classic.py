@@ -3,6 +3,7 @@ clients."""
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import io
 import json
@@ -138,7 +139,41 @@ def test_a_damaged_context_is_refused(shared: Engine) -> None:
     for body in (b"no archive", tar(Dockerfile=SIMPLE)[:700], b""):
         status, lines = post(shared.socket, body)
         assert status in (400, 404) and lines[0]["message"], body[:10]
-    assert not [name for name in os.listdir(shared.home / "data" / "build") if name.startswith("unpack-")]
+    assert not unpacked(shared)
+
+
+def test_a_large_context_is_copied_and_found_in_the_cache(shared: Engine) -> None:
+    """It is unpacked while it comes."""
+    steps = "COPY . /c/\nRUN cd /c && sha256sum big && stat -c '%a %u %Y %h' big && readlink link && ls\n"
+    big = os.urandom(3 << 20)
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as made:
+        for name, data in {"Dockerfile": f"FROM {BUSYBOX}\n{steps}".encode(), "big": big}.items():
+            info = tarfile.TarInfo(name)
+            info.size, info.mode, info.mtime = len(data), 0o4751, 1_600_000_000
+            made.addfile(info, io.BytesIO(data))
+        for name, kind in (("link", tarfile.SYMTYPE), ("second", tarfile.LNKTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "big"
+            made.addfile(info)
+    for cached in (False, True):
+        status, lines = post(shared.socket, out.getvalue())
+        assert status == 200
+        assert (f"{hashlib.sha256(big).hexdigest()}  big\n4751 0 1600000000 2\nbig\n" in text_of(lines)) is not cached
+        assert text_of(lines).count(" ---> Using cache\n") == (3 if cached else 1)
+    until(lambda: not unpacked(shared), "the files of the context are removed")
+
+
+def test_a_large_context_that_is_damaged_is_refused(shared: Engine) -> None:
+    whole = tar(Dockerfile=SIMPLE, f="x" * (4 << 20))
+    for body in (whole[: 3 << 20], b"other name, wrong checksum" + whole[26:]):
+        status, lines = post(shared.socket, body)
+        assert status in (200, 400) and "cannot unpack the archive" in str(lines[-1]), lines
+    until(lambda: not unpacked(shared), "the files of the context are removed")
+
+
+def unpacked(engine: Engine) -> list[str]:
+    return [name for name in os.listdir(engine.home / "data" / "build") if name.startswith("unpack-")]
 
 
 def test_docker_py_builds_an_image(shared: Engine, tmp_path: Path) -> None:

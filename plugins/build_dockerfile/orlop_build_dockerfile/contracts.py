@@ -323,6 +323,20 @@ class Transferred(msgspec.Struct, frozen=True):
     state: str = ""
 
 
+class Streamed(Protocol):
+    """An upload that is still to be read from its connection, once, by one of the methods. `head` is its first bytes."""
+
+    head: bytes
+
+    async def pour(self, pipe: int) -> None:
+        """Write all of it to a pipe (without blocking: O_NONBLOCK is set), and close the pipe."""
+        ...
+
+    async def skip(self) -> None:
+        """Read the rest, and drop it."""
+        ...
+
+
 class Session(Protocol):
     """One client, as long as its connection lasts. Calls raise `BuildFailed` when the client has disconnected."""
 
@@ -348,6 +362,10 @@ class Session(Protocol):
 
     def upload(self, path: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """A tar that the client sends as its context (`docker build -`)."""
+        ...
+
+    async def stream(self) -> Streamed | None:
+        """The same, for a long tar that is not compressed, if it can be read without a copy; None for others."""
         ...
 
     async def send_directory(self, exporter: str, directory: int, *, below: str = "", time: int | None = None) -> None:

@@ -161,10 +161,15 @@ class FakeBackend(FakeArtifacts):
     async def unpack(self, archive: int, directory: int) -> None:
         import tarfile
 
-        with open(archive, "rb", closefd=False) as file, tarfile.open(fileobj=file) as members:
-            await trio.to_thread.run_sync(
-                lambda: members.extractall(f"/proc/self/fd/{directory}", filter="fully_trusted")  # noqa: S202
-            )
+        def extract() -> None:
+            with open(archive, "rb", closefd=False) as file, tarfile.open(fileobj=file, mode="r|*") as members:
+                members.extractall(f"/proc/self/fd/{directory}", filter="fully_trusted")  # noqa: S202
+                file.read()
+
+        try:
+            await trio.to_thread.run_sync(extract)
+        except tarfile.TarError as error:
+            raise InvalidParameter(f"cannot unpack the archive: {error}") from error
 
     # --- steps
 
@@ -327,6 +332,9 @@ class FakeSession:
         if path not in self.uploads:
             raise BuildFailed("nothing to upload")
         yield _pieces(self.uploads[path])
+
+    async def stream(self) -> None:
+        return None
 
     async def send_directory(self, exporter: str, directory: int, *, below: str = "", time: int | None = None) -> None:
         for name in os.listdir(directory):

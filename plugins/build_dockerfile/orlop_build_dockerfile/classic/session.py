@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import trio
 
-from orlop_build_dockerfile.contracts import BuildFailed, Credentials, LocalDirectory, Transferred, Vertex
-from orlop_build_dockerfile.dockerfile.archives import HEAD, begins_archive
+from orlop_build_dockerfile.contracts import BuildFailed, Credentials, LocalDirectory, Streamed, Transferred, Vertex
+from orlop_build_dockerfile.dockerfile.archives import HEAD, begins_archive, begins_plain_archive
 
 __all__ = ["RequestSession"]
 
 _PIECE = 256 << 10
+_LONG = 1 << 20
 
 
 class RequestSession:
@@ -25,10 +27,13 @@ class RequestSession:
         self._body, self._credentials, self._taken = body, credentials, False
         self._head = b""
 
+    async def _read_head(self, size: int) -> None:
+        while len(self._head) < size and (piece := await self._body.receive_some(_PIECE)):
+            self._head += bytes(piece)
+
     async def check_archive(self) -> None:
         """Read the beginning of the body. Raises `BuildFailed` unless an archive with some file begins there."""
-        while len(self._head) < HEAD and (piece := await self._body.receive_some(_PIECE)):
-            self._head += bytes(piece)
+        await self._read_head(HEAD)
         if not self._head.strip(b"\0"):
             raise BuildFailed("failed to read dockerfile: open Dockerfile: no such file or directory")
         if not begins_archive(self._head):
@@ -49,11 +54,21 @@ class RequestSession:
     async def ssh_agent(self, id: str, connection: int) -> None:
         raise BuildFailed("the client has no SSH agent", code=5)
 
-    @asynccontextmanager
-    async def upload(self, path: str) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def stream(self) -> Streamed | None:
+        if self._taken or not begins_plain_archive(self._head) or not isinstance(self._body, trio.SocketStream):
+            return None
+        await self._read_head(_LONG)
+        return _Streamed(self, self._head, self._body) if len(self._head) >= _LONG else None
+
+    def take(self) -> None:
+        """Called before the body is read, which is possible once."""
         if self._taken:
             raise BuildFailed("the context can be read only once")
         self._taken = True
+
+    @asynccontextmanager
+    async def upload(self, path: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        self.take()
         yield self._pieces()
 
     async def _pieces(self) -> AsyncIterator[bytes]:
@@ -79,3 +94,29 @@ class RequestSession:
     async def read_content(self, store: str, digest: str) -> AsyncIterator[AsyncIterator[bytes]]:
         raise BuildFailed("the client has no content store", code=5)
         yield self._pieces()
+
+
+class _Streamed:
+    """Implements `contracts.Streamed`."""
+
+    def __init__(self, session: RequestSession, head: bytes, body: trio.SocketStream) -> None:
+        self._session, self.head, self._body = session, head, body
+
+    async def pour(self, pipe: int) -> None:
+        async with trio.lowlevel.FdStream(pipe) as sink:
+            self._session.take()
+            await sink.send_all(self.head)
+            source = self._body.socket.fileno()
+            while True:
+                await trio.lowlevel.wait_readable(source)
+                await trio.lowlevel.wait_writable(pipe)
+                try:
+                    if not os.splice(source, pipe, _LONG, flags=os.SPLICE_F_NONBLOCK):
+                        return
+                except BlockingIOError:
+                    continue
+
+    async def skip(self) -> None:
+        with suppress(trio.BrokenResourceError):
+            while await self._body.receive_some(_PIECE):
+                pass

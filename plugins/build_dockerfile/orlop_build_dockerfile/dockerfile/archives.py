@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["HEAD", "begins_archive"]
+__all__ = ["HEAD", "begins_archive", "begins_plain_archive"]
 
 HEAD = 512
 """The number of bytes that are needed: the header of a tar."""
@@ -12,4 +12,9 @@ _MAGIC = slice(257, 262)
 
 def begins_archive(head: bytes) -> bool:
     """Whether the bytes begin a tar or compressed data."""
-    return head.startswith(_COMPRESSED) or head[_MAGIC] == b"ustar"
+    return head.startswith(_COMPRESSED) or begins_plain_archive(head)
+
+
+def begins_plain_archive(head: bytes) -> bool:
+    """Whether the bytes begin a tar that is not compressed."""
+    return head[_MAGIC] == b"ustar"

@@ -24,6 +24,7 @@ from .copying import Copier, Options
 from .owners import resolve_owner
 from .patterns import has_wildcard
 from .produce import produce
+from .upload import Upload, is_unpacking
 
 if TYPE_CHECKING:
     from orlop_build_dockerfile.solver.core import ActiveSnapshot
@@ -37,6 +38,10 @@ Owner = tuple[int, int] | None
 
 async def change_files(job: SolverJob, vertex: Vertex, inputs: list[Value]) -> Mapping[int, Value]:
     op = vertex.op.file
+    if len(inputs) == 1 and isinstance(inputs[0], Upload) and is_unpacking(op):
+        async with job.build.progress.vertex(vertex.digest, vertex.name, [digest for digest, _ in vertex.inputs]):
+            if (unpacked := await inputs[0].unpacked()) is not None:
+                return {0: unpacked}
 
     async def exact() -> str:
         return join_key(_VERSION, *await exact_parts(op, inputs, vertex.digest[7:32]))

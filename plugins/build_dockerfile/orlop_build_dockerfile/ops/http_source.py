@@ -11,7 +11,8 @@ import secrets
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
@@ -25,8 +26,10 @@ from orlop_build_dockerfile.solver.definition import Vertex
 from orlop_build_dockerfile.solver.values import Made, join_key
 
 from . import paths
+from .upload import Upload
 
 if TYPE_CHECKING:
+    from orlop_build_dockerfile.solver.core import Core
     from orlop_build_dockerfile.solver.job import SolverJob
 
 __all__ = ["http_source"]
@@ -67,10 +70,11 @@ def _wanted(vertex: Vertex) -> _Wanted:
     return _Wanted(vertex.op.source.identifier, checksum, attrs.get("http.filename", ""), mode, owner)
 
 
-async def http_source(job: SolverJob, vertex: Vertex) -> Made:
+async def http_source(job: SolverJob, vertex: Vertex) -> Made | Upload:
     wanted, records = _wanted(vertex), job.core.records
-    own = job.id if wanted.url.startswith(_SESSION) else ""  # each build uploads a context of its own
-    by_address = join_key("http", msgspec.json.encode(wanted), own)
+    by_address = join_key("http", msgspec.json.encode(wanted))
+    if wanted.url.startswith(_SESSION):
+        return await _uploaded(job, vertex, wanted, by_address)
     async with job.build.progress.vertex(vertex.digest, vertex.name, ()) as shown:
         known = None if vertex.ignore_cache else records.find(by_address)
         if known is not None:
@@ -92,55 +96,102 @@ async def http_source(job: SolverJob, vertex: Vertex) -> Made:
 
 async def _fetch(job: SolverJob, wanted: _Wanted, key: str, known: Record | None, shown: Shown, lease: Lease) -> Record:
     core = job.core
-    path = os.path.join(core.directory, f"unpack-{secrets.token_hex(8)}")
     etag = known.extra.get("etag", "") if known is not None else ""
-    try:
-        if wanted.url.startswith(_SESSION):
-            received = await _upload(job, wanted, path, shown)
-        else:
-            received = await trio.to_thread.run_sync(
-                _download, wanted, path, etag, core.settings, shown, abandon_on_cancel=True
-            )
+    async with _temporary(core) as path:
+        received = await trio.to_thread.run_sync(_download, wanted, path, etag, core.settings, shown, abandon_on_cancel=True)
         if not received.digest and known is not None:
             return known
         if wanted.checksum and received.digest != wanted.checksum:
             raise BuildFailed(f"digest mismatch {received.digest}: {wanted.checksum}")
-        content = join_key("http-content", msgspec.json.encode(received), str(wanted.mode), str(wanted.owner))
+        content = _content_key(wanted, received)
         record = core.records.find(content)
         if record is not None:
             core.records.use(record, lease)  # the step's own: other builds may wait for it when this one has ended
             await core.records.link(key, record)
             return record
-        async with core.active("") as active:
-            async with core.views.write(active.key) as root:
-                await core.file_work(lambda: _place(path, root, wanted, received))
-            snapshot = await active.commit()
-        return await core.records.add(
-            content,
-            {0: (snapshot, "")},
-            lease,
-            keys=[key],
-            description=f"http url {wanted.url}"[:500],
-            extra={"etag": received.etag, "digest": received.digest},
-        )
+        return await _stored(core, wanted, received, path, content, lease, [key])
+
+
+def _content_key(wanted: _Wanted, received: _Received) -> str:
+    return join_key("http-content", msgspec.json.encode(received), str(wanted.mode), str(wanted.owner))
+
+
+async def _stored(
+    core: Core, wanted: _Wanted, received: _Received, path: str, content: str, lease: Lease, keys: Sequence[str]
+) -> Record:
+    """A new record of the file `path`."""
+    async with core.active("") as active:
+        async with core.views.write(active.key) as root:
+            await core.file_work(lambda: _place(path, root, wanted, received))
+        snapshot = await active.commit()
+    return await core.records.add(
+        content,
+        {0: (snapshot, "")},
+        lease,
+        keys=keys,
+        description=f"http url {wanted.url}"[:500],
+        extra={"etag": received.etag, "digest": received.digest},
+    )
+
+
+@asynccontextmanager
+async def _temporary(core: Core) -> AsyncIterator[str]:
+    """The path of a file, which is removed at the end."""
+    path = os.path.join(core.directory, f"unpack-{secrets.token_hex(8)}")
+    try:
+        yield path
     finally:
         with trio.move_on_after(10, shield=True):
             await trio.to_thread.run_sync(_unlink, path)
 
 
-async def _upload(job: SolverJob, wanted: _Wanted, path: str, shown: Shown) -> _Received:
-    """Write the client's upload to the file `path`."""
-    digest, size = hashlib.sha256(), 0
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-        async with job.build.session.upload(wanted.url.removeprefix(_SESSION)) as pieces:
-            async for piece in pieces:
-                await trio.to_thread.run_sync(file.write, piece)
-                digest.update(piece)
-                size += len(piece)
-                shown.status(wanted.url, name="transferring", current=size)
-        await trio.to_thread.run_sync(file.flush)
-    shown.status(wanted.url, name="transferring", current=size, done=True)
-    return _Received("sha256:" + digest.hexdigest(), wanted.filename or "context")
+# --- uploads
+
+
+async def _uploaded(job: SolverJob, vertex: Vertex, wanted: _Wanted, key: str) -> Made | Upload:
+    """The upload of this build's client. It can be read once, and no other build uses it."""
+
+    async def receive() -> Made | Upload:
+        async with job.build.progress.vertex(vertex.digest, vertex.name, ()) as shown:
+
+            async def store() -> Made:
+                return Made(job.core, await _received_upload(job, vertex, wanted, shown), 0)
+
+            streamed = None if wanted.checksum else await job.build.session.stream()
+            return await store() if streamed is None else Upload(job, streamed, store)
+
+    return await job.uploads.run(key, receive)
+
+
+async def _received_upload(job: SolverJob, vertex: Vertex, wanted: _Wanted, shown: Shown) -> Record:
+    """Receive an upload. A short one is kept in memory, and is not written if the cache has it."""
+    core, digest, size, waiting = job.core, hashlib.sha256(), 0, bytearray()
+    async with _temporary(core) as path, job.build.session.upload(wanted.url.removeprefix(_SESSION)) as pieces:
+        async for piece in pieces:
+            digest.update(piece)
+            size += len(piece)
+            waiting += piece
+            if len(waiting) >= _CHUNK:
+                await trio.to_thread.run_sync(_append, path, waiting)
+                waiting = bytearray()
+            shown.status(wanted.url, name="transferring", current=size)
+        shown.status(wanted.url, name="transferring", current=size, done=True)
+        received = _Received("sha256:" + digest.hexdigest(), wanted.filename or "context")
+        if wanted.checksum and received.digest != wanted.checksum:
+            raise BuildFailed(f"digest mismatch {received.digest}: {wanted.checksum}")
+        job.materials[vertex.digest] = (wanted.url, received.digest)
+        content = _content_key(wanted, received)
+        record = core.records.find(content)
+        if record is None:
+            await trio.to_thread.run_sync(_append, path, waiting)
+            record = await _stored(core, wanted, received, path, content, job.lease, ())
+        core.records.use(record, job.lease)
+        return record
+
+
+def _append(path: str, data: bytes | bytearray) -> None:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "wb") as file:
+        file.write(data)
 
 
 def _unlink(path: str) -> None:

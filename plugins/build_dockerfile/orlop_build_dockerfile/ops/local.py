@@ -45,13 +45,13 @@ _SELECTION_DECODER = msgspec.msgpack.Decoder(_Selections)
 
 
 class Directory:
-    """A `Value` that is a directory of the builder: `tree` in `place`. Files in `place` keep the digests of files, by path,
-    and of selections, for as long as nothing changes."""
+    """A `Value` that is a directory of the builder: `tree` in `place`. If it is `lasting`, files in `place` keep the digests
+    of files, by path, and of selections, for as long as nothing changes."""
 
     by_content = True
 
-    def __init__(self, job: SolverJob, place: str, state: str) -> None:
-        self._job, self._state = job, state
+    def __init__(self, job: SolverJob, place: str, state: str, *, lasting: bool = True) -> None:
+        self._job, self._state, self._lasting = job, state, lasting
         self.path = os.path.join(place, "tree")
         self._table, self._selections = os.path.join(place, "digests"), os.path.join(place, "selections")
         self._hashing = trio.Lock()
@@ -89,7 +89,7 @@ class Directory:
         with paths.opened(os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as root:
             hasher = ContentHasher(root, files)
             found = hasher.digest(wanted)
-        if hasher.changed or before != len(files):
+        if self._lasting and (hasher.changed or before != len(files)):
             self._save(files)
         self._files = files
         return found

@@ -137,6 +137,9 @@ class ClientSession:
             call.finish_sending()
             yield _bytes(call)
 
+    async def stream(self) -> None:
+        return None
+
     # Content stores of the client
 
     async def has_content(self, store: str, digest: str) -> bool:

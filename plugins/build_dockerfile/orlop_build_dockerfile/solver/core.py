@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
@@ -14,6 +14,7 @@ from orlop_build_dockerfile.cache.records import Lease, Record, Records
 from orlop_build_dockerfile.contracts import Backend, BuildFailed, Settings
 from orlop_build_dockerfile.ops.views import Views
 from orlop_sdk import OrlopError
+from orlop_sdk.files import delete_tree
 
 from .broadcast import Broadcast
 from .remembered import Remembered
@@ -71,6 +72,11 @@ class Core:
         self._digests[snapshot, wanted] = found
         return found
 
+    def delete_soon(self, directories: Sequence[str]) -> None:
+        """Remove directories whose names `cache.strays` knows: the next start removes them if this process does not."""
+        if directories:
+            self._nursery.start_soon(_delete, tuple(directories))
+
     @staticmethod
     async def compute(size: int, work: Callable[[], T]) -> T:
         """Run work that takes time in proportion to an input of `size` bytes: on a thread, unless it is short."""
@@ -116,6 +122,12 @@ class Core:
             finally:
                 if self._first.get(key) is job:
                     del self._first[key]
+
+
+async def _delete(directories: Sequence[str]) -> None:
+    with trio.move_on_after(_CLEANUP, shield=True), contextlib.suppress(OSError):
+        for directory in directories:
+            await trio.to_thread.run_sync(delete_tree, directory)
 
 
 async def _end_soon(lease: Lease) -> None:

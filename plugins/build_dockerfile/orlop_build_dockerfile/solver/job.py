@@ -22,6 +22,7 @@ from orlop_build_dockerfile.contracts import Base, Build, BuildFailed, CacheTarg
 from orlop_build_dockerfile.contracts import Vertex as Shown
 from orlop_build_dockerfile.ops import paths
 from orlop_build_dockerfile.ops.patterns import Matcher
+from orlop_build_dockerfile.ops.upload import Upload
 from orlop_build_dockerfile.pb.fsutil_pb2 import Stat
 from orlop_build_dockerfile.pb.ops_pb2 import Definition
 from orlop_sdk import OrlopError, linux
@@ -64,6 +65,9 @@ class SolverJob:
         self.id = uuid.uuid4().hex
         self.lease = Lease()
         self.cleanups = contextlib.AsyncExitStack()
+        self.temporary: list[str] = []
+        """Directories that are removed when the build has ended."""
+        self.uploads: SharedTasks[Made | Upload] = SharedTasks(nursery, keep=True)
         self._outputs: SharedTasks[Mapping[int, Value]] = SharedTasks(nursery, keep=True)
         self._bases: SharedTasks[Base] = SharedTasks(nursery, keep=True)
         self._resolved: SharedTasks[Base] = SharedTasks(nursery, keep=True)
@@ -98,13 +102,15 @@ class SolverJob:
 
     async def close(self) -> None:
         self.closed = True
-        for tasks in (self._outputs, self._bases, self._resolved):  # none of them may use what is released below
+        # None of them may use what is released below
+        for tasks in (self._outputs, self._bases, self._resolved, self.uploads):
             await tasks.aclose()
         await self.cleanups.aclose()
         for digest in self._held:
             with contextlib.suppress(OrlopError):
                 await self.core.backend.release(digest)
         self.lease.end()
+        self.core.delete_soon(self.temporary)
 
     # --- graphs
 
@@ -241,6 +247,8 @@ class SolverJob:
 
     async def read_value(self, value: Value, path: str, *, offset: int = 0, length: int = 0) -> bytes:
         """As `read_file`."""
+        if isinstance(value, Upload) and paths.clean(path) == "/context" and 0 < offset + length <= len(value.head):
+            return value.head[offset : offset + length]
         known, files = ("", path), self.core.files
         if isinstance(value, Made):
             known = (await value.snapshot(), path)
