@@ -86,11 +86,11 @@ SYSTEM = {
     "prune": Lazy("prune", "system", "Remove unused data"),
 }
 TLS = {
-    "init": Lazy("tls", "init", "Make a CA, a certificate for the daemon, and one for a client"),
-    "renew": Lazy("tls", "renew", "Make a new certificate for the daemon, of the same CA and names"),
+    "init": Lazy("tls", "init", "Make a CA, a certificate for the daemon, and a certificate for one client"),
+    "renew": Lazy("tls", "renew", "Make a new certificate for the daemon, with the same CA and names"),
 }
 CONFIG = {"show": Lazy("config", "show", "Show the daemon's configuration")}
-DEBUG = {"bundle": Lazy("bundle", "bundle", "Collect what a bug report needs in one file, without secrets")}
+DEBUG = {"bundle": Lazy("bundle", "bundle", "Write the information for a bug report into one file, without secrets")}
 LIST_ALIASES = {"list": "ls", "remove": "rm"}
 PS_ALIASES = {**LIST_ALIASES, "ps": "ls"}
 
@@ -113,7 +113,7 @@ TABLE = {
     "events": SYSTEM["events"],
     "help": Lazy("help", "help_", "Show what a command does, its flags and examples"),
     "completion": Lazy(
-        "completion", "completion", "Print a script that makes a shell complete orlop's commands, flags and names"
+        "completion", "completion", "Print a script for the shell that completes commands, flags and names of orlop"
     ),
     "history": IMAGE["history"],
     "import": IMAGE["import"],

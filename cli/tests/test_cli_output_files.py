@@ -168,7 +168,7 @@ def test_container_is_named_if_its_cidfile_cannot_be_written(
     monkeypatch.setattr(outputs, "write_all", full)
     daemon.on("POST", "/containers/create", answer({"Id": ID}, 201))
     done = orlop("create", "--cidfile", f"{tmp_path}/cid", "x")
-    said = f"cannot write {tmp_path}/cid: no space left on device; container {ID} was created all the same"
+    said = f"cannot write {tmp_path}/cid: no space left on device; container {ID} has been created"
     assert (done.code, done.err) == (125, f"orlop: {said}\n")
     assert not (tmp_path / "cid").exists()
 

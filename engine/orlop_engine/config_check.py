@@ -53,7 +53,7 @@ def _data_root(config: Config) -> Iterator[Problem]:
     if "orlop.db" not in names and (found := sorted(names & _FOREIGN_DIRECTORIES)):
         listed = ", ".join(found)
         yield Problem(
-            f"cannot use data root {config.data_root}: it holds data of another engine ({listed}) and no orlop.db; "
+            f"cannot use data root {config.data_root}: it contains data of another engine ({listed}) and no orlop.db; "
             "give Orlop a data-root of its own in /etc/orlop/daemon.json",
             ("data-root",),
         )

@@ -18,7 +18,7 @@ def refused(data_root: Path) -> list[str]:
 def test_data_root_of_another_engine_is_refused_unchanged(tmp_path: Path) -> None:
     (tmp_path / "containers" / "precious").mkdir(parents=True)
     (found,) = refused(tmp_path)
-    assert "holds data of another engine (containers) and no orlop.db" in found
+    assert "contains data of another engine (containers) and no orlop.db" in found
     assert os.listdir(tmp_path) == ["containers"]
 
 

@@ -46,9 +46,9 @@ def test_mappings_of_groups_default_users_and_none_are_found(etc: str) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("me:", "it is default, USER or USER:GROUP"),
-        (":me", "it is default, USER or USER:GROUP"),
-        ("a:b:c", "it is default, USER or USER:GROUP"),
+        ("me:", "it must be default, USER or USER:GROUP"),
+        (":me", "it must be default, USER or USER:GROUP"),
+        ("a:b:c", "it must be default, USER or USER:GROUP"),
         ("nobody", "there is no user nobody"),
         ("me:nogroup", "there is no group nogroup"),
         ("root", "subgid has no range of root. Add one: usermod --add-subgids FIRST-LAST root"),

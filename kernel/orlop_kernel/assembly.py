@@ -145,7 +145,7 @@ async def guards(context: Context) -> AsyncIterator[list[Guards]]:
     """Open the configured guards. Raises ConfigError, also when a listener needs a guard and none is configured."""
     config = context.config
     if not config.guards and config.listeners:
-        raise ConfigError("listeners need a guard: name one in guards in daemon.json")
+        raise ConfigError("listeners need a guard: add a plugin to the key guards in daemon.json")
     async with AsyncExitStack() as stack:
         opened: list[Guards] = []
         for name in config.guards:

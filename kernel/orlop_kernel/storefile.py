@@ -56,8 +56,8 @@ def lock_root(root: str, what: str) -> int:
         holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
         os.close(fd)
         raise Unavailable(
-            f"cannot use {what} {root}: process with PID {holder} is still running and holds it; "
-            "give each daemon a --data-root and an --exec-root of its own"
+            f"cannot use {what} {root}: process with PID {holder} is still running and uses it; "
+            "start each daemon with a different --data-root and --exec-root"
         ) from None
     with suppress(OSError):  # only people read the pid, so a full disk must not prevent a start
         os.ftruncate(fd, 0)
@@ -168,7 +168,7 @@ def _connect(path: str, *, alone: bool = False) -> sqlite3.Connection:
         (found,) = connection.execute("SELECT value FROM meta WHERE key='schema'").fetchone()
         if int(found) > SCHEMA_VERSION:
             raise DriverError(
-                f"cannot open {path}: it was written by a newer Orlop (schema {int(found)}, this one knows {SCHEMA_VERSION})"
+                f"cannot open {path}: a newer Orlop wrote it (schema {int(found)}, this one reads up to {SCHEMA_VERSION})"
             )
         if connection.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
             raise sqlite3.DatabaseError("integrity_check found damage")

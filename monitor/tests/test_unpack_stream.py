@@ -114,7 +114,7 @@ def test_zeros_after_the_last_member_are_ignored() -> None:
 def test_uncompressed_size_is_limited() -> None:
     bomb = gzip.compress(bytes(4 * CHUNK))
     assert read_whole(bomb, 4 * CHUNK)[0] == bytes(4 * CHUNK)
-    with pytest.raises(UnpackError, match=f"^it holds more than {4 * CHUNK - 1} bytes uncompressed, which is the limit"):
+    with pytest.raises(UnpackError, match=f"^it has more than {4 * CHUNK - 1} bytes uncompressed, which is the limit"):
         read_whole(bomb, 4 * CHUNK - 1)
 
 

@@ -525,7 +525,7 @@ def test_images_that_do_not_fit_are_refused(client: BuilderClient) -> None:
     assert answer["kind"] == "InvalidParameter"
     config["rootfs"]["diff_ids"] = ["sha256:" + "0" * 64]
     answer = client.call("create_image", config=json.dumps(config), snapshots=[found["snapshot"]], names=[])
-    assert answer["kind"] == "InvalidParameter" and "lists other layers" in answer["error"]
+    assert answer["kind"] == "InvalidParameter" and "lists layers that the image does not have" in answer["error"]
     assert client.call("create_image", config="{", snapshots=[], names=[])["kind"] == "InvalidParameter"
     assert client.call("create_image", config=found["config"], snapshots=["build-x"], names=[])["kind"] == "NotFound"
 

@@ -134,12 +134,12 @@ def test_check_without_a_daemon_reports_and_repairs(fresh: Callable[..., Engine]
     one.ok("run", "-d", "--name", "cc", *SLEEP)
     code, answer = offline(one)
     assert code == 2
-    assert "is still running and holds it" in answer["error"]
+    assert "is still running and uses it" in answer["error"]
     one.stop()
     assert offline(one, "--deep") == (0, SOUND)
     down = one.orlop("system", "check")
     assert down.code == 2
-    assert "`orlopd --check` checks without a daemon" in down.err
+    assert "To check without a daemon, run: orlopd --check" in down.err
     assert one.run([*one.command, "--repair"]).err.startswith("--repair needs --check")
 
     (one.exec_root / "run" / STRANGER[:32]).mkdir()

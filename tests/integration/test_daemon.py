@@ -243,7 +243,7 @@ def test_start_on_another_engines_data_root_is_refused_and_changes_nothing(daemo
     for _ in range(2):
         done = subprocess.run(daemon.command(), capture_output=True, text=True, timeout=30)
         assert done.returncode == 1
-        assert "it holds data of another engine (containers) and no orlop.db" in done.stderr
+        assert "it contains data of another engine (containers) and no orlop.db" in done.stderr
         assert [path.name for path in data.rglob("*")] == ["containers", "theirs"]
 
 

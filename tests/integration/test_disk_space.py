@@ -86,7 +86,7 @@ def test_a_pull_that_does_not_fit_downloads_no_layer(disk: Path) -> None:
         found = re.fullmatch(
             r"cannot pull 127\.0\.0\.1:\d+/app:v1: no space left on device: it needs at least 16MB \(8MB stored, "
             r"8MB unpacked\), and 1[3-6]\.?\dMB are free in (.*)/content, of which 336kB are kept in reserve; "
-            r'"orlop system prune" removes what is not used, "orlop system df" shows what uses the space',
+            r'"orlop system prune" removes unused objects, "orlop system df" shows the used space',
             await error_of_pull(images, registry),
         )
         assert found and found[1] == str(disk)

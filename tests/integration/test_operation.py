@@ -94,7 +94,7 @@ def test_metrics_count_requests_and_actions(fresh: Fresh) -> None:
 def test_metrics_warn_off_loopback_and_report_a_taken_address(fresh: Fresh) -> None:
     port = free_port()
     engine = fresh(config={"metrics-addr": f"0.0.0.0:{port}", "bridge": "none"})
-    assert f"metrics-addr: everybody who reaches 0.0.0.0:{port} can read" in engine.log()
+    assert f"metrics-addr: anyone who can reach 0.0.0.0:{port} can read" in engine.log()
     assert scrape(port)[0] == 200
     engine.stop()
     with socket.socket() as taken:

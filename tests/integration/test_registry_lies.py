@@ -100,7 +100,7 @@ def half(stay: bool) -> Answer:
 
 
 SERVICES: list[tuple[str, Answer, str]] = [
-    ("stalls", half(True), "the registry stalled"),
+    ("stalls", half(True), "the registry stopped sending"),
     ("breaks off", half(False), "unexpected EOF"),
     ("redirects", redirect("http://127.0.0.1:1/token"), "received unexpected HTTP status: 307"),
     ("fails", status(500), "received unexpected HTTP status: 500"),

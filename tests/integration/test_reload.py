@@ -97,7 +97,7 @@ def test_a_valid_configuration_is_applied_and_an_invalid_one_changes_nothing(fre
     assert shown["debug"] == {"Key": "debug", "Value": True, "Origin": f"{engine.config_path}:1"}
     assert shown["exec-root"]["Origin"] == "--exec-root"
     told = engine.orlop("config", "show", "--origin", check=0)
-    assert "needs a restart: mtu" in told.err
+    assert "these keys need a restart of the daemon: mtu" in told.err
     assert any(line.split() == ["log-driver", '"local"', f"{engine.config_path}:1"] for line in told.out.splitlines())
 
     for broken, texts in (
@@ -197,7 +197,7 @@ def test_settings_that_running_containers_depend_on_cannot_be_changed(fresh: Cal
 
     without = {key: value for key, value in live.items() if key != "runtimes"}
     log = reload(engine, {**without, "labels": ["ship=two"]})
-    assert "1 running container (web) run by runtime own, but runtimes has no such entry" in log
+    assert "1 running container (web) run by runtime own, but runtimes does not contain this name" in log
     log = reload(engine, {**live, "bip": "10.99.99.1/24"})
     assert f"have addresses of {subnet} with gateway" in log
     assert "but bip is 10.99.99.1/24" in log
@@ -214,7 +214,7 @@ def test_settings_that_running_containers_depend_on_cannot_be_changed(fresh: Cal
     assert "2 running containers" in text
     assert f"were started under another exec-root, but exec-root is {other}" in text
     text = refused(engine, {"live-restore": False}, "--data-root", other)
-    assert f"2 running containers of data-root {engine.data_root} live in exec-root {engine.exec_root}" in text
+    assert f"2 running containers of data-root {engine.data_root} use exec-root {engine.exec_root}" in text
     engine.configure(live)
     assert all(os.path.exists(f"/proc/{pid}") for pid in pids)
     engine.start()

@@ -59,8 +59,8 @@ LIMITS = "Limits of the steps"
 @option("--cpuset-mems", metavar="string", section=LIMITS, help="MEMs in which to allow execution (0-3, 0,1)")
 @option("--shm-size", type=BYTES, section=LIMITS, help="Size of /dev/shm")
 @many("--ulimit", metavar="ulimit", section=LIMITS, help="Ulimit options")
-@flag("--rm", default=True, hidden=True, help="Remove intermediate containers (there are none)")
-@flag("--force-rm", hidden=True, help="Always remove intermediate containers (there are none)")
+@flag("--rm", default=True, hidden=True, help="Accepted and ignored: builds make no intermediate containers")
+@flag("--force-rm", hidden=True, help="Accepted and ignored: builds make no intermediate containers")
 def build(session: Session, args: tuple[str, ...], **flags: Any) -> None:
     for tag in flags["tags"]:
         references.parse(tag)

@@ -171,11 +171,11 @@ def _gathered(engine: Engine, config_file: str | None, with_env: bool) -> Parts:
 
 @command(
     "bundle",
-    "Collect what a bug report needs in one file, without secrets",
+    "Write the information for a bug report into one file, without secrets",
     examples=["orlop debug bundle", "orlop debug bundle -o /tmp/orlop.tar.gz"],
 )
 @option("--config-file", "config_file", metavar="file", help="Configuration file to read if the daemon is down")
-@option("-o", "--output", metavar="file", help="Where to write (default orlop-debug-TIME.tar.gz)")
+@option("-o", "--output", metavar="file", help="Name of the file (default orlop-debug-TIME.tar.gz)")
 @flag("--with-env", help="Include the values of containers' environment variables")
 def bundle(session: Session, args: tuple[str, ...], config_file: str | None, output: str | None, with_env: bool) -> None:
     path = output or time.strftime("orlop-debug-%Y%m%dT%H%M%SZ.tar.gz", time.gmtime())

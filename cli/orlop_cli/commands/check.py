@@ -20,7 +20,7 @@ def ask(session: Session, *, repair: bool, deep: bool, forget: tuple[str, ...] =
         call = session.engine.post if repair or forget else session.engine.get
         return dict(call("/orlop/check", query))
     except CannotConnect as error:
-        raise CliError(f"{error.message}\n`orlopd --check` checks without a daemon", UNABLE) from None
+        raise CliError(f"{error.message}\nTo check without a daemon, run: orlopd --check", UNABLE) from None
     except ApiError as error:
         if error.status == 404:
             raise CliError(
@@ -53,7 +53,7 @@ def text(report: dict[str, Any]) -> str:
 @flag("--deep", help="Also read all blobs of images and compare them with their digests")
 @many("--forget", metavar="row", help="Drop this quarantined row (TABLE/KEY) and, at the next start, its files")
 @option("--format", "form", metavar="string", help="'json', or a Go template")
-@flag("--repair", help="Make the safe repair of each finding, and print what was done")
+@flag("--repair", help="Make the safe repair of each finding, and print each action")
 def check(
     session: Session, args: tuple[str, ...], deep: bool, forget: tuple[str, ...], form: str | None, repair: bool
 ) -> None:

@@ -9,7 +9,7 @@ from orlop_cli._session import Session
 
 @command(
     "completion",
-    "Print a script that makes a shell complete orlop's commands, flags and names",
+    "Print a script for the shell that completes commands, flags and names of orlop",
     usage="bash | fish | zsh",
     least=1,
     most=1,

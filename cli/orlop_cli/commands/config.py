@@ -53,7 +53,7 @@ def _text(found: Found, origin: bool) -> str:
     "Show the daemon's configuration",
     examples=["orlop config show --origin", "orlop config show --format json"],
 )
-@flag("--origin", help="Say where each value comes from: default, a line of a file, a flag, the environment")
+@flag("--origin", help="Show the origin of each value: default, a line of a file, a flag, the environment")
 @option("--format", "form", metavar="string", help="'json', or a Go template")
 def show(session: Session, args: tuple[str, ...], origin: bool, form: str | None) -> None:
     try:
@@ -63,8 +63,11 @@ def show(session: Session, args: tuple[str, ...], origin: bool, form: str | None
         if offline is None:
             raise
         found = offline
-        print(f"No daemon answers at {session.address.text}; this is what orlopd would start with.", file=sys.stderr)
+        print(f"No daemon answers at {session.address.text}; with these values orlopd would start.", file=sys.stderr)
     sys.stdout.write(render_values([found], form) if form else _text(found, origin))
     sys.stdout.flush()
     if found.get("NeedsRestart"):
-        print(f"Changed in the file, but needs a restart: {', '.join(found['NeedsRestart'])}", file=sys.stderr)
+        print(
+            f"Changed in the file; these keys need a restart of the daemon: {', '.join(found['NeedsRestart'])}",
+            file=sys.stderr,
+        )

@@ -51,9 +51,9 @@ class Stat(NamedTuple):
         "tar c config | orlop cp - web:/etc",
     ],
 )
-@flag("-a", "--archive", help="Archive mode (files that are copied in get the owner that the container runs as)")
+@flag("-a", "--archive", help="Archive mode (files copied into a container belong to the container's user)")
 @flag("-L", "--follow-link", help="Always follow symbol link in SRC_PATH")
-@flag("-q", "--quiet", default=None, help="Suppress progress output during copy (default: unless on a terminal)")
+@flag("-q", "--quiet", default=None, help="Suppress progress output during copy (default: if the output is not a terminal)")
 def cp(session: Session, args: tuple[str, ...], archive: bool, follow_link: bool, quiet: bool | None) -> None:
     source, destination = args
     quiet = not sys.stdout.isatty() if quiet is None else quiet

@@ -26,7 +26,7 @@ def _days(days: int) -> int:
 
 @command(
     "init",
-    "Make a CA, a certificate for the daemon, and one for a client",
+    "Make a CA, a certificate for the daemon, and a certificate for one client",
     examples=[
         "orlop tls init",
         "orlop tls init --name build.example.org --name 192.0.2.7",
@@ -38,14 +38,14 @@ def _days(days: int) -> int:
     "--name",
     "names",
     metavar="host|ip",
-    help="Further name or address of the daemon; those of this machine are always included",
+    help="Another name or address of the daemon; the machine's names and addresses are always included",
 )
 @option(
     "--days",
     type=int,
     default=DAYS,
     metavar="int",
-    help=f"Days for which they are valid (default {DAYS}); the CA is valid for ten years",
+    help=f"Days for which the certificates are valid (default {DAYS}); the CA is valid for ten years",
 )
 @option("--client", metavar="name", help="Only add a certificate for this client, signed by the CA in the directory")
 @flag("--force", help="Replace existing files: with a new CA, all clients need new certificates")
@@ -63,7 +63,7 @@ def init(
     directory, days = os.path.abspath(directory), _days(days)
     if client is not None:
         if names:
-            raise CliError("--name is for the daemon's certificate, and --client makes only the client's")
+            raise CliError("--name changes the daemon's certificate, but --client makes only a client's certificate")
         made.check_client(client)
         _add_client(directory, made.load(directory, made.CA, made.CA_KEY), client, days, force)
         print(f"Client certificate in {os.path.join(directory, client)}; to use it:\n\n" + _how(directory, client, "HOST"))
@@ -73,8 +73,8 @@ def init(
     there = [name for name in (made.CA, made.CA_KEY, made.SERVER, made.SERVER_KEY) if _exists(directory, name)]
     if there and not force:
         raise CliError(
-            f"{directory} has {', '.join(there)} already; --client adds a client, `orlop tls renew` renews the daemon's "
-            "certificate, --force replaces everything"
+            f"{directory} has {', '.join(there)} already. Use --client to add a client, `orlop tls renew` to "
+            "renew the daemon's certificate, or --force to replace all files"
         )
     made.make_directory(directory)
     ca = made.make_ca(days)
@@ -88,12 +88,12 @@ def init(
 
 @command(
     "renew",
-    "Make a new certificate for the daemon, of the same CA and names",
+    "Make a new certificate for the daemon, with the same CA and names",
     examples=["orlop tls renew && systemctl reload orlop"],
 )
 @option("--dir", "directory", metavar="string", default=DIRECTORY, help=f"Directory of the files (default {DIRECTORY})")
 @many("--name", "names", metavar="host|ip", help="Names and addresses instead of those in the old certificate")
-@option("--days", type=int, default=DAYS, metavar="int", help=f"Days for which it is valid (default {DAYS})")
+@option("--days", type=int, default=DAYS, metavar="int", help=f"Days for which the certificate is valid (default {DAYS})")
 def renew(session: Session, args: tuple[str, ...], directory: str, names: tuple[str, ...], days: int) -> None:
     from orlop_cli.daemon import certificates as made
 
@@ -102,7 +102,7 @@ def renew(session: Session, args: tuple[str, ...], directory: str, names: tuple[
     every = list(names) or made.names_of(made.read_certificate(directory, made.SERVER))
     server = made.make_server(ca, every, _days(days))
     made.store(directory, server, made.SERVER, made.SERVER_KEY)
-    print(f"{_validity(server, every)}\nThe daemon uses it after its next reload: systemctl reload orlop, or SIGHUP.")
+    print(f"{_validity(server, every)}\nTo use the new certificate, reload the daemon: systemctl reload orlop, or SIGHUP.")
 
 
 def _exists(*parts: str) -> bool:
@@ -114,7 +114,7 @@ def _add_client(directory: str, ca: Pair, name: str, days: int, force: bool) -> 
 
     own = os.path.join(directory, name)
     if not force and (_exists(own, "key.pem") or _exists(own, "cert.pem")):
-        raise CliError(f"{own} has a certificate already; --force replaces it")
+        raise CliError(f"{own} has a certificate already; use --force to replace the certificate")
     made.make_directory(own)
     made.store(own, made.make_client(ca, name, days), "cert.pem", "key.pem")
     made.store_certificate(own, ca.certificate, "ca.pem")

@@ -22,7 +22,7 @@ def create(engine: Engine, options: dict[str, Any], image: str, words: Sequence[
         try:
             write(made.encode())
         except CliError as error:
-            raise CliError(f"{error.message}; container {made} was created all the same", error.code) from None
+            raise CliError(f"{error.message}; container {made} has been created", error.code) from None
     return made
 
 

@@ -168,9 +168,7 @@ def load(directory: str, certificate: str, key: str) -> Pair:
     except (ValueError, TypeError) as error:
         raise CliError(f"cannot use {certificate} and {key} in {directory}: {error}") from None
     if not isinstance(private, ec.EllipticCurvePrivateKey) or private.public_key() != found.public_key():
-        raise CliError(
-            f"cannot use {certificate} in {directory}: {key} is not its key, or is of another kind than orlop makes"
-        )
+        raise CliError(f"cannot use {certificate} in {directory}: {key} is not its key, or was not made by orlop")
     return Pair(found, private)
 
 

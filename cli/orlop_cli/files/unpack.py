@@ -66,10 +66,10 @@ def _parts(path: str, strip: str, name: str) -> list[str]:
     """The components of an entry's path below the directory. Raises CliError for a path that would leave it."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if ".." in parts:
-        raise CliError(f"the archive has an entry outside of what was asked for: {path!r}")
+        raise CliError(f"the archive has an entry outside of the requested path: {path!r}")
     if strip:
         if not parts or parts[0] != strip:
-            raise CliError(f"the archive has an entry outside of what was asked for: {path!r}")
+            raise CliError(f"the archive has an entry outside of the requested path: {path!r}")
         parts = parts[1:]
     return [name, *parts] if name else parts
 

@@ -196,7 +196,7 @@ class ImageMaker:
             raise InvalidParameter(f"cannot make the image: {error}") from error
         diff_ids = [layer.diff_id for layer in new.blobs or found]
         if document.rootfs is None or document.rootfs.diff_ids != diff_ids:
-            raise InvalidParameter("cannot make the image: its configuration lists other layers")
+            raise InvalidParameter("cannot make the image: its configuration lists layers that the image does not have")
         if len(diff_ids) > self._max_depth:
             raise InvalidParameter(f"max depth exceeded: an image has {self._max_depth} layers at most")
         chain_ids = documents.chain_ids(diff_ids)

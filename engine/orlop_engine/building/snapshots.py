@@ -243,7 +243,7 @@ class Snapshots:
         if row is None or row.released:
             return
         if any(other.parent == key and not other.released for other in self.rows.values()):
-            raise Conflict(f"cannot remove snapshot {key}: it is the parent of others")
+            raise Conflict(f"cannot remove snapshot {key}: it is the parent of other snapshots")
         if self._is_free(key):
             try:
                 await self._remove(key)

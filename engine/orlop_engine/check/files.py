@@ -54,7 +54,7 @@ def _directories(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
                 severity=ERROR,
                 area="containers",
                 object=f"container {record.name}",
-                text=f"its directory containers/{record.id} and its log are missing",
+                text=f"has a row, but its directory containers/{record.id} and its log are missing",
                 repair="create an empty one",
                 id=record.id,
                 remedy=Remedy("make-directory", record.id),
@@ -96,7 +96,8 @@ def _snapshots(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
                 severity=ERROR,
                 area="storage",
                 object=f"container {record.name}",
-                text="has no root file system: the data it wrote is lost; the next start of the daemon creates an empty one",
+                text="has no root file system: the data that the container wrote is lost; the next start of the daemon "
+                "creates an empty root file system",
                 id=record.id,
             )
     for image in rows_read.images.values():
@@ -246,7 +247,7 @@ def _mounts(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
             severity=WARNING,
             area="mounts",
             object=f"mount {path}",
-            text="is a container's mount left in the host's mount namespace",
+            text="is a mount of a container that was left in the host's mount namespace",
             repair="unmount it" if below else "",
             remedy=Remedy("unmount", path) if below else None,
         )

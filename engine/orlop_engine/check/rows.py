@@ -161,7 +161,7 @@ def _containers(rows_read: Rows) -> Iterator[Finding]:
                 severity=WARNING,
                 area="network",
                 object=what,
-                text="is stopped but still holds addresses and ports",
+                text="is stopped, but still has addresses and ports",
                 repair="release them",
                 id=record.id,
                 remedy=Remedy("release-network", record.id),

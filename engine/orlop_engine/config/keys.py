@@ -154,7 +154,7 @@ class EngineKeys(Keys, frozen=True, kw_only=True):
         "image-compression": "Compression of layers that are pushed: gzip or zstd",
         "max-upload-attempts": "Attempts for each layer of a push",
         "nri-opts": "Refused",
-        "registry-rules": "Repositories that may be pulled from and pushed to",
+        "registry-rules": "Repositories that clients may pull from and push to",
     }
     HINTS: ClassVar = policy.HINTS
     OLDER: ClassVar = {"host-gateway-ip": "host-gateway-ips"}

@@ -18,7 +18,7 @@ HINTS = {
 REFUSED: dict[str, str] = {
     "cpu-rt-period": "real-time scheduling of the parent cgroup is not supported",
     "cpu-rt-runtime": "real-time scheduling of the parent cgroup is not supported",
-    "nri-opts": "NRI plugins are not supported; a plugin that enforces a policy would not be called",
+    "nri-opts": "NRI plugins are not supported; a plugin that enforces a policy would have no effect",
     "rootless": "Orlop runs as root",
     "selinux-enabled": "SELinux labels are not supported; containers would run unconfined",
 }
@@ -27,17 +27,17 @@ REFUSED: dict[str, str] = {
 IGNORED: dict[str, str] = {
     "allow-direct-routing": "Orlop has no such setting",
     "bridge-accept-fwmark": "Orlop's rules make no exception for packet marks",
-    "containerd": "Orlop uses no containerd",
-    "containerd-namespace": "Orlop uses no containerd",
-    "containerd-plugin-namespace": "Orlop uses no containerd",
-    "cri-containerd": "Orlop uses no containerd",
+    "containerd": "Orlop does not use containerd",
+    "containerd-namespace": "Orlop does not use containerd",
+    "containerd-plugin-namespace": "Orlop does not use containerd",
+    "cri-containerd": "Orlop does not use containerd",
     "ip-forward-no-drop": "Orlop never changes the FORWARD policy",
     "ip6tables": "iptables controls the rules for IPv6, too",
     "network-control-plane-mtu": "Orlop has no swarm mode",
     "network-diagnostic-port": "Orlop has no network diagnostic server",
     "node-generic-resources": "Orlop has no swarm mode",
     "swarm-default-advertise-addr": "Orlop has no swarm mode",
-    "userland-proxy": "published ports are always served on loopback, by the container's monitor",
+    "userland-proxy": "the container's monitor always forwards published ports on loopback",
     "userland-proxy-path": "Orlop serves published ports without a proxy program",
 }
 """Keys that are accepted without effect, with a warning when they are set."""

@@ -25,7 +25,7 @@ def id_map(text: str, etc: str = "/etc") -> IdMap | None:
         return None
     user, colon, group = (DEFAULT_USER, "", "") if text == "default" else text.partition(":")
     if not user or (colon and not group) or ":" in group:
-        raise InvalidParameter(f'invalid userns-remap "{text}": it is default, USER or USER:GROUP')
+        raise InvalidParameter(f'invalid userns-remap "{text}": it must be default, USER or USER:GROUP')
     if text == "default" and _find(f"{etc}/passwd", user) is None:
         raise InvalidParameter(
             f"cannot use userns-remap: there is no user {DEFAULT_USER}. Create it: useradd --system --no-create-home "

@@ -138,7 +138,7 @@ def _runtimes(config: EngineKeys) -> Problems:
     for name, entry in config.runtimes.items():
         if entry.runtime_type.startswith("io.containerd."):
             text = (
-                f"runtime '{name}': runtimeType {entry.runtime_type} is a containerd shim, and Orlop uses no containerd; "
+                f"runtime '{name}': runtimeType {entry.runtime_type} is a shim of containerd, which Orlop does not use; "
                 "name a program with runc's command line by path, or an installed runtime driver by runtimeType"
             )
             yield _problem(text, "runtimes")

@@ -103,7 +103,11 @@ async def _reach(ports: Ports, container: Container, run: Run) -> MonitorClient 
             run.run_dir, ports.background.nursery, lambda event: on_event(ports, container, run, event)
         )
     except OrlopError as error:
-        log.error("cannot reach the monitor of container %s, so both are killed: %s", container.name, error)
+        log.error(
+            "cannot reach the monitor of container %s, so the monitor and the container are killed: %s",
+            container.name,
+            error,
+        )
         kill_monitor(run.run_dir)
         return None
 

@@ -146,7 +146,7 @@ def decode(row: bytes) -> ContainerRecord:
     damaged, names an unknown phase, or has a later schema."""
     schema = _header(row).schema
     if not 0 <= schema <= SCHEMA:
-        raise ValueError(f"it has schema {schema}, and this Orlop reads {SCHEMA} at most")
+        raise ValueError(f"it has schema {schema}, but this version of Orlop reads only schemas up to {SCHEMA}")
     record = _decoder().decode(row)
     if schema == 0:
         _migrate_0(record, row)

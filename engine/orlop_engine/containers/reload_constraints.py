@@ -60,7 +60,7 @@ def _runtimes(living: Sequence[ContainerRecord], config: Config) -> Iterator[Con
     known = config.all_runtimes()
     others = [record for record in living if record.host_config.runtime not in known]
     if others:
-        yield _conflict(others, f"run by runtime {others[0].host_config.runtime}", "runtimes has no such entry")
+        yield _conflict(others, f"run by runtime {others[0].host_config.runtime}", "runtimes does not contain this name")
 
 
 def _bridge(living: Sequence[ContainerRecord], config: Config) -> Iterator[ConfigError]:
@@ -119,7 +119,7 @@ def _roots(living: Sequence[ContainerRecord], running: Config, config: Config) -
         ("exec-root", running.exec_root, config.exec_root),
     ):
         if os.path.realpath(old) != os.path.realpath(new) and living:
-            yield _conflict(living, f"live in {key} {old}", f"{key} is {new}")
+            yield _conflict(living, f"use {key} {old}", f"{key} is {new}")
 
 
 def check(index: Iterable[Container], paths: ContainerPaths, running: Config, config: Config) -> None:
@@ -175,8 +175,8 @@ def _check_data_root(paths: ContainerPaths, config: Config) -> None:
         if living:
             raise ConfigError(
                 f"{len(living)} running container{'s' if len(living) != 1 else ''} of data-root {theirs} "
-                f"live{'s' if len(living) == 1 else ''} in exec-root {config.exec_root}, but data-root is {mine}: "
-                f"start with --data-root {theirs} and stop them first, or give this daemon an exec-root of its own"
+                f"use{'s' if len(living) == 1 else ''} exec-root {config.exec_root}, but data-root is {mine}: "
+                f"start with --data-root {theirs} and stop the containers first, or set another exec-root"
             )
     with open(mark, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
         file.write(f"{mine}\n")

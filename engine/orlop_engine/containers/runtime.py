@@ -35,7 +35,7 @@ def cgroup_path(config: Config, container_id: str, host: HostConfig) -> str:
             )
         return f"{parent}:orlop:{container_id}"
     if ":" in parent:
-        raise InvalidParameter(f'invalid cgroup parent "{parent}": ":" is for slices of systemd')
+        raise InvalidParameter(f'invalid cgroup parent "{parent}": only names of systemd slices may contain ":"')
     return posixpath.normpath(f"/{parent.strip('/')}/{container_id}")
 
 

@@ -57,7 +57,9 @@ def merge(host: HostConfig, request: UpdateRequest) -> HostConfig:
     settings."""
     for field in fields(Resources):
         if field.name not in (*_CHANGEABLE, *_DEVICES) and getattr(request, field.name):
-            raise InvalidParameter(f"cannot update {field.encode_name}: it is fixed when a container is created")
+            raise InvalidParameter(
+                f"cannot update {field.encode_name}: the value cannot change after the container is created"
+            )
     for wanted, stored, text in _CONFLICTS:
         if getattr(request, wanted) > 0 and getattr(host, stored) > 0:
             raise Conflict(f"Conflicting options: {text}")

@@ -50,7 +50,7 @@ def check(config: ContainerConfig, host: HostConfig, facts: Host) -> list[str]:
         if not name:
             raise InvalidParameter("invalid Annotations: the empty string is not permitted as an annotation key")
     if host.cgroup:
-        raise InvalidParameter("the field Cgroup is not supported: CgroupParent says where a container's cgroup is")
+        raise InvalidParameter("the field Cgroup is not supported: set CgroupParent instead")
     _check_security(host, facts)
     warnings = limits.check(host, facts)
     if host.network_mode == defaults.HOST_NETWORK and host.port_bindings:
@@ -142,6 +142,8 @@ def _check_security(host: HostConfig, facts: Host) -> None:
         raise InvalidParameter(f'cannot use AppArmor profile "{asked.apparmor}": AppArmor is not enabled on this host')
     for label in asked.labels:
         if label != "disable":
-            raise InvalidParameter(f"cannot use label={label}: SELinux labels are not supported (label=disable is)")
+            raise InvalidParameter(
+                f"cannot use label={label}: SELinux labels are not supported (only label=disable is accepted)"
+            )
     if asked.writable_cgroups and (facts.cgroup_version != 2 or host.cgroupns_mode == "host"):
         raise InvalidParameter("option writable-cgroups needs cgroup v2 and a private cgroup namespace")

@@ -167,7 +167,7 @@ class _Upload:
     async def __anext__(self) -> bytes:
         with trio.move_on_after(_SILENCE):
             return await anext(self._pieces)
-        raise InvalidParameter(f"the archive broke off: nothing came for {_SILENCE:g} s")
+        raise InvalidParameter(f"the archive is incomplete: the client sent nothing for {_SILENCE:g} s")
 
     async def aclose(self) -> None:
         if (close := getattr(self._pieces, "aclose", None)) is not None:

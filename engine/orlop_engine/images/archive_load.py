@@ -196,7 +196,7 @@ class Loader:
                     found += self._oci(archive, entry, wanted)
                     _check_count(len(found), "images")
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, InvalidParameter, DriverError) as error:
-            log.info("the index.json of an archive is not used: %s", error)
+            log.info("ignoring the index.json of an archive: %s", error)
         return kept, found
 
     def _docker(
@@ -230,7 +230,7 @@ class Loader:
             one = self._verified(archive, part)
             manifest = manifests.parse(part.media_type, one)
             if isinstance(manifest, Index):
-                raise DriverError("cannot read the archive: a manifest list is inside another one")
+                raise DriverError("cannot read the archive: a manifest list is inside another manifest list")
             kept = attachments(archive, found, part.digest)
             yield self._image(archive, manifest, wanted, _Found(b"", (), names, (data, one), source, kept))
 

@@ -55,5 +55,5 @@ class DiskSpace:
         raise DriverError(
             f"cannot {doing}: no space left on device: it needs at least {_readable(stored + unpacked)} ({parts}), and "
             f"{_readable(free)} are free in {self._path}, of which {_readable(reserve)} are kept in reserve; "
-            '"orlop system prune" removes what is not used, "orlop system df" shows what uses the space'
+            '"orlop system prune" removes unused objects, "orlop system df" shows the used space'
         )

@@ -213,7 +213,7 @@ class Puller:
             kept.append(data)
             found = manifests.parse(media_type, data)
             if isinstance(found, Index):
-                raise DriverError(f"cannot read manifest: manifest list {entry.digest} is inside another one")
+                raise DriverError(f"cannot read manifest: manifest list {entry.digest} is inside another manifest list")
         lease.blobs.add(found.config.digest)
         await self._image_store.barrier()
         known = self._image_store.catalog.images.get(found.config.digest)

@@ -150,7 +150,7 @@ class Session:
         host, port = split_host(urlsplit(url).netloc, 443 if url.startswith("https:") else 80)
         if isinstance(error, httpx.TimeoutException):
             connecting = isinstance(error, httpx.ConnectTimeout)
-            cause = f"dial tcp {host}:{port}: i/o timeout" if connecting else "the registry stalled"
+            cause = f"dial tcp {host}:{port}: i/o timeout" if connecting else "the registry stopped sending"
         elif isinstance(error, httpx.RemoteProtocolError):
             cause = "unexpected EOF"
         else:
@@ -254,7 +254,7 @@ class Session:
                         if len(data) > limit:
                             raise RegistryError(f'{method.capitalize()} "{url}": the answer is larger than {limit} bytes')
         except trio.TooSlowError as error:
-            raise RegistryError(f'{method.capitalize()} "{url}": the registry stalled', retry=True) from error
+            raise RegistryError(f'{method.capitalize()} "{url}": the registry stopped sending', retry=True) from error
         except (httpx.HTTPError, httpx.StreamError) as error:
             raise self.failure(method, url, error) from error
         return bytes(data)
@@ -333,7 +333,7 @@ class Session:
         parts = urlsplit(realm)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise RegistryError(
-                f"cannot authenticate to {self.endpoint.host}: its WWW-Authenticate header names no address for tokens"
+                f"cannot authenticate to {self.endpoint.host}: its WWW-Authenticate header names no token service"
             )
         # A client would send its password to this service without encryption
         safe = parts.scheme == "https" or not self.endpoint.url.startswith("https:")

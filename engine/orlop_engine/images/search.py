@@ -90,5 +90,5 @@ async def search(
     try:
         found = msgspec.json.decode(data, type=_Answer).results or []
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise DriverError(f"cannot search {base}: it does not answer as an index") from error
+        raise DriverError(f"cannot search {base}: the server's answer is not the answer of a registry") from error
     return [result for result in found if _wanted(result, filters)]

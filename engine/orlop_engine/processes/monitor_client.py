@@ -328,7 +328,8 @@ class MonitorClient:
         status = await self._status("redirect the container's ports", lambda n: Request(n, request))
         if status.version < 2:
             raise Unavailable(
-                f"ports on loopback keep their target until the next start: monitor {self.pid} is from an older Orlop"
+                "ports on loopback keep their target until the next start of the container: "
+                f"an older version of Orlop started monitor {self.pid}"
             )
 
     async def _serve_part(self, part: Serve, fds: Sequence[int]) -> None:

@@ -197,7 +197,7 @@ def with_(**values: Any) -> Spoil:
             lambda facts: setattr(facts, "directories", frozenset({RUNS})),
             ERROR,
             "container stopped",
-            f"its directory containers/{STOPPED} and its log are missing",
+            f"has a row, but its directory containers/{STOPPED} and its log are missing",
             "make-directory",
         ),
         (
@@ -261,7 +261,7 @@ def with_(**values: Any) -> Spoil:
             with_row(container(STOPPED, "stopped", sandbox=sandbox())),
             WARNING,
             "container stopped",
-            "holds addresses",
+            "has addresses",
             "release-network",
         ),
         (with_(networks={"bridge": (Drift("stray", "link x", "y"),)}), WARNING, "link x", "y (network bridge)", ""),

@@ -96,7 +96,10 @@ def test_only_the_invalid_row_is_quarantined(tmp_path, monkeypatch):
             assert set(h.index.by_id) == {h.container.id, keys[0], OLD["paused"]["id"]}
             assert set(h.index.quarantined) == set(reasons) == set(keys[1:])
             assert "hibernating" in reasons[keys[1]]
-            assert reasons[keys[2]] == f"it has schema {SCHEMA + 1}, and this Orlop reads {SCHEMA} at most"
+            assert (
+                reasons[keys[2]]
+                == f"it has schema {SCHEMA + 1}, but this version of Orlop reads only schemas up to {SCHEMA}"
+            )
 
     run_fast(main)
 

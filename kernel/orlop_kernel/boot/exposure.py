@@ -39,11 +39,13 @@ def check(url: str, host: str, config: Config) -> None:
         return
     if not config.allow_insecure_tcp:
         raise ConfigError(
-            f"cannot listen on {url}: {lacking}, whoever reaches this address can become root on this machine; "
+            f"cannot listen on {url}: {lacking}, anyone who can reach this address can become root on this machine; "
             "use --tlsverify with --tlscacert, --tlscert and --tlskey (`orlop tls init` makes them), or listen on 127.0.0.1 "
             "(--allow-insecure-tcp skips this check)"
         )
-    _log.warning("allow-insecure-tcp: %s is open %s: everybody who reaches it can become root on this machine", url, lacking)
+    _log.warning(
+        "allow-insecure-tcp: %s is open %s: anyone who can reach this address can become root on this machine", url, lacking
+    )
 
 
 def by_tcp(config: Config) -> list[str]:

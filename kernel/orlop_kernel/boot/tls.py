@@ -179,5 +179,5 @@ def warnings(config: Config, certificate: dict[str, Any]) -> list[str]:
     if os.stat(config.tlskey).st_mode & 0o007:
         found.append(f"tlskey {config.tlskey} can be read by every user of this machine: chmod 600 {config.tlskey}")
     if not config.verifies_clients:
-        found.append("tlsverify is off: clients need no certificate, so whoever reaches the daemon can become root here")
+        found.append("tlsverify is off: clients need no certificate, so anyone who can reach it can become root")
     return found

@@ -71,9 +71,9 @@ ACTION = Kind("action", parse_bool, "true")
 SHOW = Kind("show", _show, "text")
 
 FLAGS: tuple[Flag, ...] = (
-    flag("adopt", STRING, "Adopt the data of the stopped dockerd with this data root, unless already adopted", key=""),
+    flag("adopt", STRING, "Adopt the data of the stopped dockerd with this data root, unless it was adopted before", key=""),
     flag("allow-insecure-tcp", BOOL, "Allow TCP off loopback without client certificates: clients can become root"),
-    flag("check", ACTION, "Compare database, files and the kernel's state, print the differences and exit", key=""),
+    flag("check", ACTION, "Compare the database with files and kernel objects, print the differences and exit", key=""),
     flag("config-file", STRING, "Configuration file (default /etc/orlop/daemon.json, else /etc/docker/daemon.json)", key=""),
     flag("data-root", STRING, "Root directory of persistent state (default /var/lib/orlop)"),
     flag("debug", BOOL, "Enable debug mode", short="D"),
@@ -88,15 +88,13 @@ FLAGS: tuple[Flag, ...] = (
     flag("log-format", STRING, "Format of the daemon's own log: text or json"),
     flag("log-level", STRING, "Level of the daemon's own log: debug, info, warn, error, fatal (default info)", short="l"),
     flag("pidfile", STRING, "File for the daemon's process id (default /run/orlop.pid)", short="p"),
-    flag("repair", ACTION, "With --check: repair what was found, without touching user data", key=""),
-    flag(
-        "show-config", SHOW, "Print every key, its value and where it comes from, and exit: text (default) or json", key=""
-    ),
+    flag("repair", ACTION, "With --check: make the safe repair of each finding; user data does not change", key=""),
+    flag("show-config", SHOW, "Print every key with its value and its origin, as text (default) or json, and exit", key=""),
     flag("tls", BOOL, "Use TLS on tcp:// sockets, and verify clients unless --tlsverify=false; implied by --tlsverify"),
     flag("tlscacert", STRING, "Trust clients with certificates signed by this CA only (default ~/.docker/ca.pem)"),
     flag("tlscert", STRING, "TLS certificate file (default ~/.docker/cert.pem)"),
     flag("tlskey", STRING, "TLS key file (default ~/.docker/key.pem)"),
-    flag("tlsverify", BOOL, "Use TLS and verify clients; with =false, only encrypt"),
+    flag("tlsverify", BOOL, "Use TLS and verify clients; --tlsverify=false: do not verify clients"),
     flag("validate", ACTION, "Validate the configuration, print the result and exit", key=""),
     flag("version", ACTION, "Print version information and quit", key="", short="v"),
 )

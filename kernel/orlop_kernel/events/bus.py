@@ -198,7 +198,7 @@ class EventBus:
         except OrlopError as error:
             self._unsaved = {**batch, **self._unsaved}
             if not self._behind:
-                _log.warning("cannot store events, a restart would lose them: %s", error)
+                _log.warning("cannot store events, so a restart of the daemon loses them: %s", error)
             self._behind = True
         else:
             if self._behind:

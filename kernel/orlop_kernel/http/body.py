@@ -111,7 +111,7 @@ class RequestBody:
                 if len(self._inbound.buffer) != before:
                     return
             raise self._fail(400, "unexpected end of the request body")
-        raise self._fail(408, "the request body did not come in time")
+        raise self._fail(408, "the request body did not arrive in time")
 
     def _fail(self, status: int, message: str) -> BodyError:
         self._failure = status, message

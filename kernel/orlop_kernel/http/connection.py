@@ -124,7 +124,7 @@ class Connection:
             if self._inbound.buffer.strip(b"\r\n"):
                 raise BadRequest(400, "unexpected end of the request")
             raise EOFError
-        raise BadRequest(408, "the request did not come in time")
+        raise BadRequest(408, "the request did not arrive in time")
 
     async def _exchange(self, head: Head) -> bool:
         """Answer one request. False when the connection must close after it."""

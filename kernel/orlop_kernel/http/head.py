@@ -79,7 +79,7 @@ class Head:
         if value.strip().lower() != "chunked":
             raise BadRequest(501, _UNSUPPORTED_CODING)
         if self.version == "1.0":
-            raise BadRequest(400, "HTTP/1.0 knows no Transfer-Encoding")
+            raise BadRequest(400, "HTTP/1.0 has no Transfer-Encoding")
         self.length = -1
 
     def _expect(self, value: str) -> None:

@@ -173,7 +173,7 @@ def test_socket_belongs_to_root_without_the_default_group(
 
 @pytest.mark.parametrize("host", ["tcp://0.0.0.0:0", "tcp://[::]:0", "tcp://example.org:0", "tcp://127.0.0.1.example.org:0"])
 def test_tcp_without_tls_off_loopback_is_refused(host: str) -> None:
-    with pytest.raises(ConfigError, match="whoever reaches this address can become root"):
+    with pytest.raises(ConfigError, match="anyone who can reach this address can become root"):
         opened(Config(hosts=(host,)))
 
 
@@ -202,7 +202,7 @@ def test_reload_checks_the_hosts_of_the_next_start(caplog: pytest.LogCaptureFixt
     running = Config(hosts=("unix:///x",), group="0")
     listen.check(running, running)
     for wanted, text in (
-        (Config(hosts=("tcp://0.0.0.0:1",)), "whoever reaches this address can become root"),
+        (Config(hosts=("tcp://0.0.0.0:1",)), "anyone who can reach this address can become root"),
         (Config(tlsverify=True, tlscacert="/no/ca", tlscert="/no/cert", tlskey="/no/key"), "cannot read tlscert /no/cert"),
         (Config(hosts=("unix:///x",), group="no-crew"), "group no-crew not found"),
         (Config(listeners=(Listener(host="unix:///y", role="full", owner="nobody-here"),)), "user nobody-here not found"),

@@ -53,7 +53,7 @@ class _Extractor:
                 if self._request.owner is not None:
                     entry.uid, entry.gid = self._request.owner
                 if count > limits.entries:
-                    raise UnpackError(f"it holds more than {limits.entries} entries, which is the limit")
+                    raise UnpackError(f"it has more than {limits.entries} entries, which is the limit")
                 try:
                     self._one(entry)
                 except OSError as error:

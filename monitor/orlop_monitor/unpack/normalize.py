@@ -84,7 +84,7 @@ class _Normalizer:
         for entry in entries(self._source):
             result.entries += 1
             if result.entries > limits.entries:
-                raise UnpackError(f"it holds more than {limits.entries} entries, which is the limit")
+                raise UnpackError(f"it has more than {limits.entries} entries, which is the limit")
             try:
                 self._one(entry)
             except (ValueError, OverflowError) as error:

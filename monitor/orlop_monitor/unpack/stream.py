@@ -190,7 +190,7 @@ class Uncompressed:
                 self._hash.update(data)
                 self.size += len(data)
                 if self.size > self._limit:
-                    raise UnpackError(f"it holds more than {self._limit} bytes uncompressed, which is the limit")
+                    raise UnpackError(f"it has more than {self._limit} bytes uncompressed, which is the limit")
                 self._queue.put(data)
                 if self._closed:
                     return

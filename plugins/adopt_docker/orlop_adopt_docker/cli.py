@@ -73,7 +73,7 @@ def _show(plan: Plan, form: str | None, *, done: bool) -> None:
 @click.command("adopt", short_help="Use the images, containers, volumes and networks of a stopped dockerd in place")
 @click.argument("root", default="/var/lib/docker", metavar="[PATH]")
 @click.option("--dry-run", is_flag=True, help="Show what would be adopted and what would not, and change nothing")
-@click.option("--for-good", is_flag=True, help="Move the files into Orlop's data root; without it, they stay where they are")
+@click.option("--for-good", is_flag=True, help="Move the files into Orlop's data root instead of linking to them")
 @click.option("--format", "form", type=click.Choice(["json"]), help="Print a document instead of a table")
 @_with_config
 def adopt(root: str, dry_run: bool, for_good: bool, form: str | None, **flags: str | None) -> None:
@@ -95,7 +95,7 @@ def adopt(root: str, dry_run: bool, for_good: bool, form: str | None, **flags: s
 
 
 @click.command("give-back", short_help="Give an adopted Docker root back, so that dockerd can start on it again")
-@click.option("--force", is_flag=True, help="Remove images and containers made by Orlop that depend on adopted ones")
+@click.option("--force", is_flag=True, help="Remove images and containers of Orlop that depend on adopted objects")
 @_with_config
 def give_back_command(force: bool, **flags: str | None) -> None:
     """Give an adopted Docker root back to dockerd, with all that containers have written since. orlopd must be stopped."""

@@ -50,7 +50,7 @@ async def give_back(config: Config, *, force: bool = False) -> tuple[Adopted, li
             if dependents and not force:
                 raise Conflict(
                     f"cannot give {found.root} back: {'; '.join(f'{table[:-1]} {name}' for table, _, name in dependents)} "
-                    "made here would lose what they depend on. Remove them, or give back with --force, which removes them"
+                    "of Orlop depend on adopted objects. Remove them, or use --force, which removes them"
                 )
             if dependents:
                 await store.commit([Delete(table, key) for table, key, _ in dependents])

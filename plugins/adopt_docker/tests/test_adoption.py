@@ -378,7 +378,7 @@ def test_give_back_is_refused_while_own_objects_use_adopted_ones(config: Config,
             await store.commit([Put("containers", "f" * 64, other)])
 
     trio.run(add_container)
-    with pytest.raises(Conflict, match="container ours made here would lose what they depend on"):
+    with pytest.raises(Conflict, match="container ours of Orlop depend on adopted objects"):
         trio.run(give_back.give_back, config)
     assert CONTAINER in objects(config)["containers"]
 

@@ -17,7 +17,7 @@ __all__ = ["ApiKeys"]
 class ApiKeys(Keys, frozen=True, kw_only=True):
     min_api_version: str = MIN_API_VERSION
 
-    HELP: ClassVar = {"min-api-version": "Oldest version of the API that is served"}
+    HELP: ClassVar = {"min-api-version": "Oldest version of the API that the daemon serves"}
 
     @classmethod
     def complete(cls, values: dict[str, Any], environ: Mapping[str, str], directory: str) -> Iterator[tuple[str, str]]:

@@ -56,7 +56,7 @@ class BuildCheck:
                     severity=WARNING,
                     area="builds",
                     object=f"build cache {os.path.join(root, 'cache.db')}",
-                    text="cannot be read: the next build moves it aside, and starts with an empty cache",
+                    text="cannot be read: the next build renames it, and starts with an empty cache",
                     id=domain or "*",
                 )
             for path in strays.strays(root, runtime, found):

@@ -59,7 +59,7 @@ class BuildKeys(Keys, frozen=True, kw_only=True):
     builder: Builder = Builder()
 
     HELP: ClassVar = {
-        "builder": "The build cache's garbage collection (gc), what builds may ask for (entitlements), and their history"
+        "builder": "Limits of the build cache (gc), privileges of builds (entitlements), limits of the build history"
     }
 
     def problems(self, config: Config) -> Iterator[Problem]:

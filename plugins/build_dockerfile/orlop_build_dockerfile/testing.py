@@ -274,7 +274,7 @@ class FakeBackend(FakeArtifacts):
             own = [snapshot for snapshot in part.snapshots if snapshot.startswith("build-")]
             packed = [(await self.pack(snapshot)).diff_id for snapshot in own]
             if packed != layers[len(layers) - len(own) :]:
-                raise InvalidParameter("cannot make the image: its configuration lists other layers")
+                raise InvalidParameter("cannot make the image: its configuration lists layers that the image does not have")
             ids.append("sha256:" + hashlib.sha256(part.config).hexdigest())
             self.made[ids[-1]] = (part.config, list(part.snapshots))
         self.tags.update(dict.fromkeys(names, ids[0]))

@@ -179,7 +179,7 @@ def test_only_quarantined_rows_are_dropped(tmp_path: Path) -> None:
     ("changes", "severity", "thing", "text"),
     [
         ({"damage": ("malformed",)}, ERROR, "file orlop.db", "is damaged: malformed"),
-        ({"damaged_files": ("orlop.db.damaged-1",)}, WARNING, "file orlop.db.damaged-1", "an earlier start moved aside"),
+        ({"damaged_files": ("orlop.db.damaged-1",)}, WARNING, "file orlop.db.damaged-1", "an earlier start of the daemon"),
         ({"quarantined": (("volumes", "x", "why"),)}, ERROR, "quarantined row volumes/x", "could not be used: why"),
     ],
 )

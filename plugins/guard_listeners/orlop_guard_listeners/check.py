@@ -73,8 +73,8 @@ def _of(path: str) -> Iterator[Finding]:
             severity=ERROR,
             area="access",
             object=f"audit log {path}",
-            text=f"is accessible to others than root (owner {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o})",
-            repair=f"give it to root, with mode {MODE:04o}",
+            text=f"is accessible to users other than root (owner {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o})",
+            repair=f"change its owner to root and its mode to {MODE:04o}",
             remedy=Remedy("restrict", path),
         )
 

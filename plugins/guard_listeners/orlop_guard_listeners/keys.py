@@ -45,12 +45,12 @@ class AccessKeys(Keys, frozen=True, kw_only=True):
         flag(
             "authorization-plugin",
             LIST,
-            "Plugin that allows or refuses requests; repeat the flag for several, asked in this order",
+            "Authorization plugin, which allows or refuses requests; repeat the flag for several, in order of use",
             key="authorization-plugins",
         ),
     )
     HELP: ClassVar = {
-        "audit-log": "Log of who did what: path, max-size, max-file, required",
+        "audit-log": "Log of all requests and their clients: path, max-size, max-file, required",
     }
     RELOADABLE: ClassVar = frozenset({"authorization-plugins"})
 

@@ -43,7 +43,7 @@ def test_audit_log_with_open_permissions_is_a_finding(tmp_path: Path) -> None:
         os.chmod(tmp_path / name, mode)
     (finding,) = checked(config, repair=True)
     assert finding.object == f"audit log {log}.1"
-    assert finding.text == f"is accessible to others than root (owner {os.geteuid()}, mode 0640)"
+    assert finding.text == f"is accessible to users other than root (owner {os.geteuid()}, mode 0640)"
     assert checked(config) == []
     assert os.stat(tmp_path / "audit.log.1").st_mode & 0o777 == 0o600
 

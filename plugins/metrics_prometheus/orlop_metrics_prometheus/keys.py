@@ -15,7 +15,9 @@ __all__ = ["MetricsKeys"]
 class MetricsKeys(Keys, frozen=True, kw_only=True):
     metrics_addr: str = ""
 
-    FLAGS: ClassVar = (flag("metrics-addr", STRING, "Address to serve metrics for Prometheus at: 127.0.0.1:9323"),)
+    FLAGS: ClassVar = (
+        flag("metrics-addr", STRING, "Address at which to serve metrics for Prometheus, such as 127.0.0.1:9323"),
+    )
 
     def problems(self, config: Config) -> Iterator[Problem]:
         """See Keys."""

@@ -57,7 +57,7 @@ async def start(address: str, engine: Engine, nursery: trio.Nursery, limits: Lim
         raise ConfigError(f"cannot serve metrics on {address}: {error.strerror or error}") from error
     bound = [listener.socket.getsockname()[0] for listener in listeners]
     if not all(ipaddress.ip_address(each.partition("%")[0]).is_loopback for each in bound):
-        _log.warning("metrics-addr: everybody who reaches %s can read the metrics of this daemon", address)
+        _log.warning("metrics-addr: anyone who can reach %s can read the metrics of this daemon", address)
     metrics = Metrics(engine)
     metrics.attach()
     nursery.start_soon(metrics.watch_lag)

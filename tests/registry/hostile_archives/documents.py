@@ -120,7 +120,7 @@ def nested(depth: int, **more: Any) -> bytes:
 
 
 case("an index inside", nested(1), None)
-case("an index in an index", nested(2), "no matching manifest for .*|.*inside another one")
+case("an index in an index", nested(2), "no matching manifest for .*|.*inside another manifest list")
 case("an index for another machine", nested(1, platform={"os": "linux", "architecture": "z80"}), None)
 case(
     "an index of attestations only",

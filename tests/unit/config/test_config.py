@@ -257,8 +257,8 @@ def test_invalid_values_are_refused(write: Any, content: Any, text: str) -> None
 def test_ignored_keys_are_warned_about(write: Any) -> None:
     loaded = load_all(parse(["--config-file", write({"userland-proxy": False, "containerd": "/run/c.sock"})]), {})
     assert loaded.warnings == (
-        "containerd is ignored: Orlop uses no containerd",
-        "userland-proxy is ignored: published ports are always served on loopback, by the container's monitor",
+        "containerd is ignored: Orlop does not use containerd",
+        "userland-proxy is ignored: the container's monitor always forwards published ports on loopback",
     )
 
 

@@ -160,8 +160,8 @@ def test_compatible_changes_are_applied(containers: Callable[..., Living], field
         ({"fixed_cidr_v6": "fd01::/64"}, "have addresses of fd00::/64 with gateway fd00::1, but fixed-cidr-v6 is fd01::/64"),
         ({"ipv6": False}, "have addresses of fd00::/64, but ipv6 is false"),
         ({"iptables": False}, "have published ports, which need firewall rules, but iptables is false"),
-        ({"exec_root": "/else"}, "live in exec-root /run/orlop, but exec-root is /else"),
-        ({"data_root": "/else"}, "live in data-root /var/lib/orlop, but data-root is /else"),
+        ({"exec_root": "/else"}, "use exec-root /run/orlop, but exec-root is /else"),
+        ({"data_root": "/else"}, "use data-root /var/lib/orlop, but data-root is /else"),
     ],
 )
 def test_changes_that_break_running_containers_are_refused(
@@ -181,7 +181,9 @@ def test_changes_that_break_running_containers_are_refused(
 
 def test_runtime_in_use_cannot_be_removed(containers: Callable[..., Living]) -> None:
     here = containers(record(1, runtime="own"), record(2))
-    with pytest.raises(ConfigError, match=r"^1 running container \(c1\) run by runtime own, but runtimes has no such entry"):
+    with pytest.raises(
+        ConfigError, match=r"^1 running container \(c1\) run by runtime own, but runtimes does not contain this name"
+    ):
         reload_constraints.check(*here, FITTING)
     reload_constraints.check(*here, changed(runtimes={"own": RuntimeEntry(path="/x")}))
 
@@ -194,7 +196,7 @@ def test_changes_are_allowed_without_live_restore(containers: Callable[..., Livi
     """They do not survive a restart of the daemon. They do survive a reload, which applies `runtimes`."""
     here = containers(record(1, runtime="own"), config=Config(exec_root=str(tmp_path)))
     reload_constraints.check(*here, Config(storage_driver="vfs", runtimes={"own": RuntimeEntry(path="/x")}))
-    with pytest.raises(ConfigError, match=r"\(c1\) run by runtime own, but runtimes has no such entry"):
+    with pytest.raises(ConfigError, match=r"\(c1\) run by runtime own, but runtimes does not contain this name"):
         reload_constraints.check(*here, Config())
     reload_constraints.check_at_start(*here)
 
@@ -276,7 +278,7 @@ def test_client_prints_the_result_of_a_reload(tmp_path: Path, capfd: pytest.Capt
     with RecordedDaemon(str(tmp_path / "d.sock")) as daemon:
         daemon.on("GET", "/orlop/config", answer(SHOWN))
         code, out, err = orlop(capfd, "-H", daemon.host, "config", "show", "--origin")
-        assert (code, err) == (0, "Changed in the file, but needs a restart: icc\n")
+        assert (code, err) == (0, "Changed in the file; these keys need a restart of the daemon: icc\n")
         assert [line.split() for line in out.splitlines()] == [
             ["KEY", "VALUE", "ORIGIN"],
             ["mtu", "1400", "/f:1"],
@@ -299,5 +301,5 @@ def test_config_show_without_a_daemon_runs_orlopd(
     monkeypatch.setattr("sys.argv", [str(tmp_path / "orlop")])
     code, out, err = orlop(capfd, "-H", f"unix://{tmp_path}/none.sock", "config", "show")
     assert (code, "1400" in out) == (0, True)
-    assert "this is what orlopd would start with" in err
+    assert "with these values orlopd would start" in err
     assert orlop(capfd, "-H", "tcp://127.0.0.1:1", "config", "show")[0] == 1

@@ -153,7 +153,7 @@ def test_renewal_keeps_the_ca_and_the_names(ready: Path, tmp_path: Path) -> None
         (["init", "--days", "0"], "invalid --days 0: 1 to 36500"),
         (["init", "--client", "../x"], 'invalid client name "../x"'),
         (["init", "--client", "x"], "ca.pem: No such file or directory"),
-        (["init", "--client", "x", "--name", "y"], "--client makes only the client's"),
+        (["init", "--client", "x", "--name", "y"], "--client makes only a client's certificate"),
         (["renew"], "ca.pem: No such file or directory"),
     ],
 )
@@ -403,11 +403,11 @@ def test_tlsverify_false_is_tls_without_client_certificates() -> None:
 
 @pytest.mark.parametrize("more", [{}, {"tls": True, "tlsverify": False}])
 def test_tcp_off_loopback_needs_tls_or_an_explicit_key(more: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(ConfigError, match=r"whoever reaches this address can become root .*--allow-insecure-tcp"):
+    with pytest.raises(ConfigError, match=r"anyone who can reach this address can become root .*--allow-insecure-tcp"):
         exposure.check("tcp://0.0.0.0:1", "0.0.0.0", Config(**more))
     exposure.check("tcp://0.0.0.0:1", "0.0.0.0", Config(allow_insecure_tcp=True, **more))
     assert caplog.messages == [
-        message for message in caplog.messages if "everybody who reaches it can become root" in message
+        message for message in caplog.messages if "anyone who can reach this address can become root" in message
     ]
     assert len(caplog.messages) == 1
 
@@ -418,7 +418,7 @@ def test_tcp_sockets_of_systemd_are_checked_as_well(ready: Path) -> None:
             async with listen.opened(found, {os.dup(sock.fileno()): ""}) as listeners:
                 return [type(each).__name__ for each in listeners]
 
-    with pytest.raises(ConfigError, match="without TLS, whoever reaches this address"):
+    with pytest.raises(ConfigError, match="without TLS, anyone who can reach this address"):
         trio.run(opened, Config(hosts=("fd://",)))
     assert trio.run(opened, config(ready, hosts=("fd://",))) == ["TlsListener"]
 

@@ -154,7 +154,7 @@ async def _environment(job: SolverJob, op: ops_pb2.ExecOp) -> tuple[str, ...]:
                 raise BuildFailed(f"secret {secret.ID}: not found")
             continue
         if b"\0" in data:
-            raise BuildFailed(f"secret {secret.ID} holds a NUL, and cannot be an environment variable")
+            raise BuildFailed(f"secret {secret.ID} contains a NUL, so it cannot be an environment variable")
         env.append(f"{secret.name}={data.decode('utf-8', 'surrogateescape')}")
     return tuple(env)
 
