@@ -53,7 +53,7 @@ def _guarded(arguments: list[str]) -> int:
     except CliError as error:
         return _complain(error.message, error.code)
     except ConnectionError as error:
-        return _complain(f"connection to the daemon lost: {error}", 1)
+        return _complain(f"lost the connection to the daemon:  {error}", 1)
     except OSError as error:
         return _complain(_cause(error), 1)
     except UnicodeError as error:

@@ -29,8 +29,8 @@ def message(group: str, name: str) -> str:
     if name in _CLIENT.get(group, ()):
         return (
             f"'{path}' is a command of docker that orlop does not have. "
-            f"The docker client works against Orlop too: DOCKER_HOST={hosts.DEFAULT_HOST}"
+            f"Use the docker client with Orlop:  DOCKER_HOST={hosts.DEFAULT_HOST}"
         )
     if name in _DAEMON.get(group, ()):
-        return f"'{path}' is a command of docker that Orlop does not have, neither the client nor the daemon."
+        return f"'{path}' is a command of docker that Orlop does not support, neither in the client nor in the daemon."
     return ""

@@ -109,7 +109,7 @@ class LazyGroup(click.Group):
             formatter.indent()
             formatter.write_dl(lines, col_max=30)
             formatter.dedent()
-        formatter.write(f"\nRun '{ctx.command_path} COMMAND --help' for what a command does and examples of it.\n")
+        formatter.write(f"\nRun '{ctx.command_path} COMMAND --help' for a description of a command and examples.\n")
 
 
 def _help_alone(**_flags: Any) -> None:

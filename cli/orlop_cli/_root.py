@@ -128,7 +128,7 @@ TABLE = {
     "debug": Lazy("groups", "debug", "Collect information for troubleshooting", MANAGE),
     "image": Lazy("groups", "image", "Manage images", MANAGE),
     "network": Lazy("groups", "network", "Manage networks", MANAGE),
-    "system": Lazy("groups", "system", "Manage the daemon's data and show what it does", MANAGE),
+    "system": Lazy("groups", "system", "Manage the daemon's data and show its state", MANAGE),
     "tls": Lazy("groups", "tls", "Make certificates for a daemon on the network, and for its clients", MANAGE),
     "volume": Lazy("groups", "volume", "Manage volumes", MANAGE),
 }

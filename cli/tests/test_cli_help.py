@@ -20,11 +20,11 @@ ID = "ab" * 32
 @pytest.mark.parametrize(
     ("words", "name", "then"),
     [
-        (["plugin", "ls"], "plugin", "Orlop does not have, neither the client nor the daemon."),
-        (["config", "ls"], "config ls", "neither the client nor the daemon."),
-        (["swarm", "init"], "swarm", "neither the client nor the daemon."),
-        (["login"], "login", "The docker client works against Orlop too: DOCKER_HOST=unix:///run/orlop.sock"),
-        (["help", "search"], "search", "The docker client works against Orlop too"),
+        (["plugin", "ls"], "plugin", "Orlop does not support, neither in the client nor in the daemon."),
+        (["config", "ls"], "config ls", "neither in the client nor in the daemon."),
+        (["swarm", "init"], "swarm", "neither in the client nor in the daemon."),
+        (["login"], "login", "Use the docker client with Orlop:  DOCKER_HOST=unix:///run/orlop.sock"),
+        (["help", "search"], "search", "Use the docker client with Orlop"),
     ],
 )
 def test_commands_that_only_docker_has_are_explained(
@@ -84,4 +84,4 @@ def test_flag_h_prints_help(daemon: RecordedDaemon, orlop: Any) -> None:
 def test_prune_does_not_promise_named_volumes(orlop: Any) -> None:
     text = orlop("system", "prune", "--help").out
     assert "everything no container uses" not in text
-    assert "also unused images, and anonymous volumes" in text
+    assert "also unused images and unused anonymous volumes" in text

@@ -117,5 +117,5 @@ def test_refusal_by_a_firewall_does_not_mention_groups(monkeypatch: pytest.Monke
 def test_unreachable_default_daemon_says_how_to_start_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hosts, "DEFAULT_HOST", "unix:///nosuch/orlop.sock")
     assert unreachable("unix:///nosuch/orlop.sock").endswith(
-        "\nStart it with `systemctl start orlop` or `sudo orlopd`, or name another with -H or ORLOP_HOST."
+        "\nStart it with `systemctl start orlop` or `sudo orlopd`, or select another daemon with -H or ORLOP_HOST."
     )

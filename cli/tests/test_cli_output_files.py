@@ -92,7 +92,7 @@ def test_lost_daemon_is_not_reported_as_a_write_error(
     done = orlop(*(arg.format(tmp_path) for arg in args))
     assert (done.code, done.err) == (
         1,
-        "orlop: connection to the daemon lost: connection closed in the middle of an answer\n",
+        "orlop: lost the connection to the daemon:  connection closed in the middle of an answer\n",
     )
     assert os.listdir(tmp_path) == before
 

@@ -81,7 +81,7 @@ class Gate:
     def describe(self) -> str:
         """A message that says why calls fail immediately, and until when."""
         wait = max(0.0, self._retry_at - _now())
-        again = "is being tried again" if self._on_trial else f"is tried again in {wait:.0f} s"
+        again = "is being called again" if self._on_trial else f"is called again in {wait:.0f} s"
         return f"{self.label} did not answer {self._missed} calls in a row; it {again}"
 
     # --- calls ------------------------------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ class Gate:
             self._answer()
         if call.answered:
             return typing.cast("T", call.value)
-        raise self.failure(verb, call.error or DriverError(f"cannot {verb}: {self.label} cancelled the call itself"))
+        raise self.failure(verb, call.error or DriverError(f"cannot {verb}: {self.label} cancelled its own call"))
 
     def call_now(self, verb: str, function: Callable[..., T], args: Sequence[Any], kwargs: Mapping[str, Any]) -> T:
         """Call a synchronous function of the plugin."""

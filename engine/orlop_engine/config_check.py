@@ -54,7 +54,7 @@ def _data_root(config: Config) -> Iterator[Problem]:
         listed = ", ".join(found)
         yield Problem(
             f"cannot use data root {config.data_root}: it contains data of another engine ({listed}) and no orlop.db; "
-            "give Orlop a data-root of its own in /etc/orlop/daemon.json",
+            "set another data-root for Orlop in /etc/orlop/daemon.json",
             ("data-root",),
         )
 

@@ -406,7 +406,7 @@ def test_breaker_opens_after_missed_deadlines(caplog):
                 await driver.get("v")
         began = trio.current_time()
         with pytest.raises(
-            Unavailable, match='cannot get: volume driver "x" did not answer 3 calls in a row; it is tried again in 1 s'
+            Unavailable, match='cannot get: volume driver "x" did not answer 3 calls in a row; it is called again in 1 s'
         ):
             await driver.get("v")
         assert gate.degraded and trio.current_time() == began and len(asked) == 3
@@ -419,7 +419,7 @@ def test_breaker_opens_after_missed_deadlines(caplog):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(trial, driver)
                 await trio.sleep(1)
-                with pytest.raises(Unavailable, match="it is being tried again"):  # only one trial is made at a time
+                with pytest.raises(Unavailable, match="it is being called again"):  # only one trial is made at a time
                     await driver.get("v")
             delay = min(2 * delay, LONGEST_DELAY)
         answers.append(True)

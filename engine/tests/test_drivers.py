@@ -70,7 +70,7 @@ def test_hanging_factory_delays_its_operation_only(made, kind):
                 with pytest.raises(DeadlineExceeded, match=f'cannot use {kind} driver "mine": it was not loaded in 0.01 s'):
                     await getattr(made.drivers, kind)("mine")
             assert gate.abandoned == 3
-            with pytest.raises(Unavailable, match="it is tried again in 1 s"):
+            with pytest.raises(Unavailable, match="it is called again in 1 s"):
                 await getattr(made.drivers, kind)("mine")
         finally:
             released.set()
@@ -219,7 +219,7 @@ def test_info_warns_of_a_driver_that_does_not_answer(made):
             with pytest.raises(DeadlineExceeded):
                 await gate.call("get", trio.sleep_forever, (), {})
         (sentence,) = made.drivers.degraded()
-        assert sentence.startswith('volume driver "mine" did not answer 3 calls in a row; it is tried again in ')
+        assert sentence.startswith('volume driver "mine" did not answer 3 calls in a row; it is called again in ')
 
     trio.run(main)
 

@@ -102,7 +102,7 @@ def main() -> int:
         print("configuration OK", file=sys.stderr)
         return 0
     if os.geteuid() != 0:
-        return _fail("orlopd needs to be started with root privileges: it makes namespaces and mounts. Try: sudo orlopd")
+        return _fail("orlopd must be started as root, because it makes namespaces and mounts. Try: sudo orlopd")
     if parsed.action.startswith("check"):
         return _command("check")(loaded.config, parsed.action.split()[1:])
     if parsed.adopt and (failed := _command("adopt")(loaded.config, [os.path.abspath(parsed.adopt)])):

@@ -135,13 +135,13 @@ class SnapshotIndex:
         ids = {record.id for record in records.values()}
         for key, record in sorted(records.items()):
             if record.id not in present:
-                found.append(Drift("missing", f"snapshot {key[:19]}", "its directory is gone", id=key))
+                found.append(Drift("missing", f"snapshot {key[:19]}", "its directory is missing", id=key))
             elif record.parent is not None and record.parent not in ids:
                 found.append(Drift("damaged", f"snapshot {key[:19]}", "a layer below it is missing", id=key))
         for ident in sorted(set(present) - ids):
-            text, repair = "belongs to no snapshot, and holds files", ""
+            text, repair = "belongs to no snapshot, but contains files", ""
             if is_empty(ident):
-                text, repair = "belongs to no snapshot, and is empty", "remove it"
+                text, repair = "belongs to no snapshot and is empty", "remove it"
             found.append(Drift("stray", f"directory {ident}", text, repair, note=ident))
         return found
 

@@ -64,7 +64,7 @@ def test_everything_is_used_in_place_and_given_back(side: Side, adopter: Engine)
             "name": "",
             "id": "",
             "adopted": False,
-            "text": "the cache of `docker build` stays with Docker",
+            "text": "the cache of `docker build` is not adopted",
         }
     ]
     assert took < 10, "metadata only"

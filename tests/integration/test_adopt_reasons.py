@@ -67,9 +67,9 @@ def test_swarm_and_plugin_stay_with_docker_and_are_reported(docker: Dockerd) -> 
         assert snapshot(docker.root) == untouched and not engine.data_root.exists(), "a look changes nothing"
         assert {name: each["text"] for name, each in found.items() if not each["adopted"]} == {
             "network docker_gwbridge": "it is a network of a swarm",  # tasks and other networks end with dockerd
-            "swarm ": "this node is part of a swarm: its services, secrets and configs stay with Docker",
+            "swarm ": "this node is part of a swarm: its services, secrets and configs are not adopted",
             "plugin example/plugin:latest": "managed plugins are not supported",
-            "build cache ": "the cache of `docker build` stays with Docker",
+            "build cache ": "the cache of `docker build` is not adopted",
         }
         table = system(engine, "adopt", str(docker.root), "--dry-run").out
         assert "managed plugins are not supported" in table and "mine" in table

@@ -18,7 +18,7 @@ from orlop_cli.daemon.client import Engine, decode, segment
     usage="CONTAINER",
     least=1,
     most=1,
-    examples=["orlop attach web            leave it running with ctrl-p ctrl-q (TTY) or --sig-proxy=false and ctrl-c"],
+    examples=["orlop attach web            to detach: ctrl-p ctrl-q (TTY), or --sig-proxy=false and ctrl-c"],
 )
 @option("--detach-keys", metavar="string", help="Override the key sequence for detaching a container")
 @flag("--no-stdin", help="Do not attach STDIN")

@@ -46,7 +46,7 @@ def text(report: dict[str, Any]) -> str:
     examples=[
         "orlop system check",
         "orlop system check --deep                        also read all blobs of images",
-        "orlop system check --repair                      repair what is found, without touching user data",
+        "orlop system check --repair                      make the safe repairs; user data does not change",
         "orlop system check --forget containers/0123...   drop a quarantined row",
     ],
 )

@@ -19,7 +19,7 @@ def _post(engine: Engine, verb: str, name: str, query: dict[str, Any] | None = N
     "stop",
     "Stop one or more running containers",
     examples=[
-        "orlop stop web               ask it to end, kill it after its stop timeout (10 s)",
+        "orlop stop web               send the stop signal, and SIGKILL after the stop timeout (10 s)",
         "orlop stop -t 60 db cache",
     ],
     usage="CONTAINER [CONTAINER...]",
@@ -52,7 +52,7 @@ def restart(session: Session, args: tuple[str, ...], signal: str | None, timeout
     usage="CONTAINER [CONTAINER...]",
     least=1,
     most=None,
-    examples=["orlop kill web", "orlop kill -s HUP web         reread its configuration"],
+    examples=["orlop kill web", "orlop kill -s HUP web         many programs then reload their configuration"],
 )
 @option("-s", "--signal", metavar="string", help="Signal to send to the container (default KILL)")
 def kill(session: Session, args: tuple[str, ...], signal: str | None) -> None:
@@ -116,8 +116,8 @@ def rename(session: Session, args: tuple[str, ...]) -> None:
     most=None,
     examples=[
         "orlop rm old                  a stopped container",
-        "orlop rm -f web               kill it first",
-        "orlop rm -v job               and its anonymous volumes",
+        "orlop rm -f web               kill the container first",
+        "orlop rm -v job               also remove its anonymous volumes",
     ],
 )
 @flag("-f", "--force", help="Force the removal of a running container (uses SIGKILL)")

@@ -16,9 +16,9 @@ from orlop_cli.values.times import query_time
     least=1,
     most=1,
     examples=[
-        "orlop logs -f --tail 20 web           the last lines, and what follows",
+        "orlop logs -f --tail 20 web           the last 20 lines and new lines",
         "orlop logs --since 10m web            the last ten minutes",
-        "orlop logs web 2>/dev/null            only what it wrote to stdout",
+        "orlop logs web 2>/dev/null            only lines of stdout",
     ],
 )
 @flag("--details", help="Show extra details provided to logs")

@@ -86,7 +86,9 @@ def image(session: Session, args: tuple[str, ...], everything: bool, filters: tu
     _report(*_images(session.engine, _filters(filters, (f"dangling={str(not everything).lower()}",))))
 
 
-@command("prune", "Remove unused local volumes", examples=["orlop volume prune", "orlop volume prune -a    named ones too"])
+@command(
+    "prune", "Remove unused local volumes", examples=["orlop volume prune", "orlop volume prune -a    also named volumes"]
+)
 @flag("-a", "--all", "everything", help="Remove all unused volumes, not just anonymous ones")
 @many("--filter", "filters", metavar="filter", help='Provide filter values (e.g. "label=<label>")')
 @flag("-f", "--force", help="Do not prompt for confirmation")
@@ -128,7 +130,7 @@ def builder(
     "Remove unused data",
     examples=[
         "orlop system prune",
-        "orlop system prune -a --volumes     also unused images, and anonymous volumes; named ones stay",
+        "orlop system prune -a --volumes     also unused images and unused anonymous volumes",
     ],
 )
 @flag("-a", "--all", "everything", help="Remove all unused images not just dangling ones")

@@ -131,7 +131,7 @@ def _asks_size(form: str | None) -> bool:
     "List containers",
     examples=[
         "orlop ps                                          running containers",
-        "orlop ps -a -f status=exited -f label=app         stopped ones with a label",
+        "orlop ps -a -f status=exited -f label=app         stopped containers with a label",
         "orlop ps -q | xargs orlop stop                    ids, for other commands",
         "orlop ps --format 'table {{.Names}}\\t{{.Status}}'  columns of your choice",
     ],

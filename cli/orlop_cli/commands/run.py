@@ -26,14 +26,14 @@ from orlop_cli.daemon.client import Engine
     most=None,
     interspersed=False,
     examples=[
-        "orlop run --rm -it busybox sh                        a shell, gone when you leave it",
+        "orlop run --rm -it busybox sh                        a shell; its container is removed at the end",
         "orlop run -d --name web -p 8080:80 nginx             a server in the background",
         "orlop run --rm -v $PWD:/src -w /src python:3 make    a tool on the files of this directory",
         "orlop run --rm -m 256m --cpus 0.5 busybox sleep 60   with limits",
         "tar c . | orlop run --rm -i busybox tar t            in a pipeline",
         "",
         "Everything after IMAGE belongs to the container's command. The exit code is the container's;",
-        "125: it could not be made or started, 126: command cannot be executed, 127: command not found.",
+        "125: the container could not be started, 126: the command cannot be executed, 127: command not found.",
     ],
 )
 @flag("-d", "--detach", section=STREAMS, help="Run container in background and print container ID")

@@ -18,7 +18,7 @@ from orlop_cli.daemon.client import segment
     usage="CONTAINER [CONTAINER...]",
     least=1,
     most=None,
-    examples=["orlop start web db", "orlop start -ai shell          and use it"],
+    examples=["orlop start web db", "orlop start -ai shell          attach the terminal"],
 )
 @flag("-a", "--attach", help="Attach STDOUT/STDERR and forward signals")
 @flag("-i", "--interactive", help="Attach container's STDIN")

@@ -136,7 +136,7 @@ def _report(directory: str, server: Pair, names: list[str]) -> str:
     settings = json.dumps(keys, indent=2)
     return (
         f"Made a CA, a certificate for the daemon and one for a client in {directory}.\n{_validity(server, names)}\n"
-        f"Whoever has ca-key.pem can make client certificates, and every client can become root on this machine.\n\n"
+        f"Anyone who has ca-key.pem can make client certificates, and every client can become root on this machine.\n\n"
         f"1. In /etc/orlop/daemon.json (without hosts if the systemd unit has -H), then restart orlopd:\n\n"
         f"{settings}\n\n"
         f"2. Copy {os.path.join(directory, CLIENT)} to the client's machine, and there:\n\n"

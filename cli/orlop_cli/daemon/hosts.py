@@ -98,7 +98,9 @@ def _unreachable(address: Address, error: OSError | UnicodeError) -> str:
     cause = (getattr(error, "strerror", None) or str(error)).lower()
     message = f"Cannot connect to the Orlop daemon at {address.text}. Is the daemon running?\n({cause})"
     if address.text == DEFAULT_HOST:
-        message += "\nStart it with `systemctl start orlop` or `sudo orlopd`, or name another with -H or ORLOP_HOST."
+        message += (
+            "\nStart it with `systemctl start orlop` or `sudo orlopd`, or select another daemon with -H or ORLOP_HOST."
+        )
     return message
 
 

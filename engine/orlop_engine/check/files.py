@@ -194,7 +194,7 @@ def _lost_blob(what: str, digest: str, text: str, remedy: Remedy | None = None) 
         area="images",
         object=what,
         text=f"blob {digest[:19]} {text}: it cannot be saved or pushed; pull or load it again",
-        repair="remove the damaged blob, so that it can be fetched again" if remedy else "",
+        repair="remove the damaged blob; the next pull or load of the image stores it again" if remedy else "",
         remedy=remedy,
     )
 

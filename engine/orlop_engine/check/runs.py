@@ -116,7 +116,7 @@ def _fault(record: ContainerRecord, run: RunFacts | None) -> str:
     if run.exit is not None:
         return "it has an exit record"
     if run.sandbox_agrees is False:
-        return "its network namespace is not the one that its monitor holds"
+        return "its network namespace is not that of its monitor"
     return ""
 
 

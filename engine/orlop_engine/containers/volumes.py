@@ -60,7 +60,7 @@ async def patiently(look: Callable[[], T]) -> T:
 
     with trio.move_on_after(_PATIENCE):
         return await _SOURCE_CHECKS.run(begin)
-    why = "its file system gave no answer" if begun else "too many other requests are waiting for their file systems"
+    why = "its file system did not answer" if begun else "too many other requests are waiting for their file systems"
     raise DeadlineExceeded(f"cannot access a mount source within {_PATIENCE:g} s: {why}")
 
 

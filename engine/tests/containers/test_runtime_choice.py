@@ -59,7 +59,7 @@ def test_failing_runtime_driver_is_reported(tmp_path, monkeypatch):
 
 def test_containerd_shims_are_refused(tmp_path):
     (problem,) = validate(config(tmp_path, shim=RuntimeEntry(runtime_type="io.containerd.kata.v2")))
-    assert "is a containerd shim" in problem.text
+    assert "is a shim of containerd" in problem.text
 
 
 @pytest.mark.parametrize(

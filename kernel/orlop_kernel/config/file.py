@@ -105,7 +105,7 @@ def _hint(key: str, schema: Schema) -> str:
     if known:
         return known
     if owner := schema.unselected(key):
-        return f'a key of the plugin "{owner}", which none of services, front-ends and guards selects'
+        return f'a key of the plugin "{owner}", which is not in services, front-ends or guards'
     from difflib import get_close_matches
 
     near = get_close_matches(key, schema.owners, 1)

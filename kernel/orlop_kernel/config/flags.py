@@ -106,7 +106,7 @@ def help_text(flags: Iterable[Flag]) -> str:
         "",
         "A container engine that serves the Docker Engine API.",
         "",
-        "Every option but --config-file, --validate, --show-config, --help and --version can instead be set in the",
+        "Every option except --config-file, --validate, --show-config, --help and --version can also be set in the",
         "configuration file, under the same name (lists in the plural). An option that is set in both is an error.",
         "To try out a second daemon:",
         "",

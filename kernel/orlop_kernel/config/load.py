@@ -221,7 +221,7 @@ def parse(argv: Sequence[str], directory: str = "") -> Parsed:
 
     def hint(name: str) -> str:
         owner = document.schema.unselected_flag(name)
-        return f'a flag of the plugin "{owner}", which none of services, front-ends and guards selects' if owner else ""
+        return f'a flag of the plugin "{owner}", which is not in services, front-ends or guards' if owner else ""
 
     parsed = parse_flags(argv, document.schema.flags, hint)
     if parsed.config_file != seeming:

@@ -58,7 +58,7 @@ def _hosts(config: Config) -> Problems:
                 yield _problem(f"{wrong}invalid port {port}", "hosts")
     tls = ("tls", "tlsverify")
     if config.uses_tls and not (config.tlscert and config.tlskey):
-        text = "invalid TLS configuration: tlscert and tlskey are needed; there are none in DOCKER_CERT_PATH or ~/.docker"
+        text = "invalid TLS configuration: tlscert and tlskey are needed; DOCKER_CERT_PATH and ~/.docker do not contain them"
         yield _problem(text, *tls, "tlscert", "tlskey")
     if config.verifies_clients and not config.tlscacert:
         text = 'invalid TLS configuration: tlscacert is needed to verify clients (or set "tlsverify": false)'

@@ -208,7 +208,7 @@ async def _check_options(config: ContainerConfig, host: HostConfig, around: Surr
     except InvalidParameter as error:
         raise InvalidParameter(f"its log driver cannot be used: {error}") from error
     if own.log_config.type == "local":
-        return ["its log stays with Docker: the log driver local has another format"]
+        return ["its log is not adopted: Docker's log driver local has another format"]
     return []
 
 

@@ -266,7 +266,7 @@ def _networks(root: str, remarks: list[Remark]) -> Iterator[Network]:
 
 def _without_place(root: str) -> Iterator[Remark]:
     if os.path.exists(os.path.join(root, "swarm", "docker-state.json")):
-        yield Remark("swarm", "", "this node is part of a swarm: its services, secrets and configs stay with Docker")
+        yield Remark("swarm", "", "this node is part of a swarm: its services, secrets and configs are not adopted")
     for id in files.hex_names(os.path.join(root, "plugins")):
         try:
             name = str(files.json(os.path.join(root, "plugins", id, "config.json"))["plugin"]["Name"])
@@ -276,7 +276,7 @@ def _without_place(root: str) -> Iterator[Remark]:
     for name in _remapped(root):
         yield Remark("root", name, "is the root of a dockerd with userns-remap, whose files are owned by mapped users")
     if os.path.isdir(os.path.join(root, "buildkit")):
-        yield Remark("build cache", "", "the cache of `docker build` stays with Docker")
+        yield Remark("build cache", "", "the cache of `docker build` is not adopted")
 
 
 def transactions(root: str) -> dict[str, int]:

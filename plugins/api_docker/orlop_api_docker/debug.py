@@ -73,8 +73,8 @@ class _Routes:
         self.engine = engine
         self._profiles: dict[str, tuple[str, Callable[[], str]]] = {
             "cmdline": ("The command line, its words separated by NUL", lambda: "\0".join(_command_line())),
-            "goroutine": ("What each trio task waits for (in place of goroutines)", lambda: "".join(dump.tasks())),
-            "threadcreate": ("What each thread does", lambda: "".join(dump.threads())),
+            "goroutine": ("The stack of each trio task (instead of goroutines)", lambda: "".join(dump.tasks())),
+            "threadcreate": ("The stack of each thread", lambda: "".join(dump.threads())),
         }
 
     def when_debugging(self, handler: RouteHandler) -> RouteHandler:
@@ -145,10 +145,10 @@ class _Routes:
 
         rows = [*((name, about) for name, (about, _) in self._profiles.items())]
         rows += [
-            ("profile?seconds=30", "Where the daemon spends its time: stacks and how often they were seen"),
-            ("../tasks", "Tasks and threads in one"),
+            ("profile?seconds=30", "CPU profile of the daemon: stacks, and the number of samples of each stack"),
+            ("../tasks", "Tasks and threads together"),
             ("../vars", "Counters, sizes, versions"),
-            ("../locks", "Containers that are being changed: by which task, since when"),
+            ("../locks", "Locked containers: the task that has the lock, and since when"),
         ]
         items = "".join(f'<li><a href="{html.escape(name)}">{html.escape(name)}</a>: {about}</li>\n' for name, about in rows)
         page = f"<html><head><title>/debug/pprof/</title></head><body>\n/debug/pprof/<ul>\n{items}</ul></body></html>\n"

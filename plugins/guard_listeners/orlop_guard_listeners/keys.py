@@ -92,7 +92,7 @@ def _place(listener: Listener, config: Config) -> Iterator[str]:
 
 def _rights(listener: Listener) -> Iterator[str]:
     if listener.role not in ROLES:
-        yield f'there is no role "{listener.role}" ({", ".join(ROLES)})'
+        yield f'unknown role "{listener.role}" ({", ".join(ROLES)})'
     if listener.mode and not re.fullmatch(r"0?[0-7]{3}", listener.mode):
         yield f'mode "{listener.mode}" is not octal, as in "0660"'
     elif listener.mode and int(listener.mode, 8) & 0o002 and listener.role == "full" and not listener.labels:

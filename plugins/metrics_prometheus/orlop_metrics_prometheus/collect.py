@@ -89,7 +89,7 @@ class Metrics:
         )
         self._lag = Histogram(
             "orlop_loop_lag_seconds",
-            "Seconds by which a task woke up late, measured once a second: how long the event loop delays requests",
+            "Delay in seconds with which the event loop wakes a task, measured once a second",
             buckets=_LAG_BUCKETS,
         )
         self.families: list[Family] = [*self._actions.values(), self._latency, self._commit_seconds, self._lag]
@@ -191,13 +191,13 @@ class Metrics:
         return [
             _counter(
                 "orlop_api_requests_total",
-                "Requests of the API that were answered",
+                "Answered requests of the API",
                 lambda: self._requests,
                 ("method", "route", "code"),
             ),
             _counter(
                 "orlop_actions_failed_total",
-                "Actions that failed, by what was acted on",
+                "Failed actions, by kind of object and action",
                 lambda: engine.counters.failures,
                 ("kind", "action"),
             ),
@@ -219,14 +219,14 @@ class Metrics:
             ),
             _gauge(
                 "orlop_driver_abandoned_calls",
-                "Calls of drivers that have not ended, although they were cancelled at their deadline",
+                "Calls of drivers that have not ended after the daemon cancelled them at their deadline",
                 lambda: {key: gate.abandoned for key, gate in engine.drivers.gates.items()},
                 ("kind", "driver"),
             ),
             _counter("orlop_store_transactions_total", "Transactions of the state database", lambda: self._transactions),
             _counter(
                 "orlop_store_commits_total",
-                "Commits requested of the state database; commits that wait at the same time share a transaction",
+                "Commits to the state database; concurrent commits share a transaction",
                 lambda: self._commits,
             ),
             _gauge("orlop_data_root_free_bytes", "Free bytes of the data root's file system", self._free),

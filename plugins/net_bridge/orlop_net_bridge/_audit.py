@@ -82,7 +82,9 @@ def compare_table(
     rules are those that this daemon writes. `expected`: see `Wanted.elements`."""
     name = f"nft table inet {table}"
     if held is None or not whole:
-        yield Drift("damaged", name, "its sets and rules are not those that this daemon writes", "rewrite it", note="table")
+        yield Drift(
+            "damaged", name, "its sets and rules differ from those that this daemon writes", "rewrite it", note="table"
+        )
     if held is None:
         return
     for element in sorted(held - expected.keys()):
@@ -167,7 +169,7 @@ def compare_endpoint(
 
 def _port_faults(link: Link, endpoint: Endpoint, bridge: Bridge, isolated: bool) -> Iterator[str]:
     if link.ident != endpoint.id:
-        yield "has another alias than this endpoint's"
+        yield "does not have the alias of this endpoint"
     if link.master != bridge.name:
         yield f"is a port of {link.master}, not of {bridge.name}" if link.master else f"is not a port of {bridge.name}"
         return

@@ -74,7 +74,7 @@ def explain(runtime: str, outcome: Outcome, log: bytes, verb: str = "create") ->
     if runtime.endswith("crun"):
         text = _in_runc_words(text)
     if outcome.timed_out:
-        text = "the runtime gave no answer in time and was killed" + (f": {text}" if text else "")
+        text = "the runtime did not answer in time and was killed" + (f": {text}" if text else "")
     elif not text:
         how = f"signal {-outcome.status}" if outcome.status < 0 else f"exit status {outcome.status}"
         text = f"{runtime} ended with {how} and gave no reason"

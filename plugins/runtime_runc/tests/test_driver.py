@@ -129,4 +129,4 @@ def test_runtime_killed_by_a_signal_is_reported() -> None:
 
 
 def test_runtime_that_timed_out_is_reported() -> None:
-    assert "gave no answer in time" in explain("runc", Outcome(-9, b"", b"", True), b"")
+    assert "did not answer in time" in explain("runc", Outcome(-9, b"", b"", True), b"")

@@ -75,7 +75,7 @@ def _damage(directory: str, sizes: Mapping[str, int], digests: Mapping[str, str]
             return f"its file {name} has {found} bytes instead of {size}"
     for name, wanted in digests.items():
         if _digest(os.path.join(directory, name)) != wanted:
-            return f"its file {name} has been changed: its digest is not the recorded one"
+            return f"its file {name} has been changed: its digest differs from the recorded digest"
     return ""
 
 

@@ -286,7 +286,7 @@ def test_valid_listeners_are_accepted(tmp_path: Path) -> None:
     [
         (
             {"host": "unix:///x", "role": "reader"},
-            'invalid listener (unix:///x): there is no role "reader" (read-only, no-exec, full)',
+            'invalid listener (unix:///x): unknown role "reader" (read-only, no-exec, full)',
         ),
         ({"host": "/x", "role": "full"}, "its host must be unix://PATH or tcp://HOST:PORT"),
         ({"host": "fd://3", "role": "full"}, "its host must be unix://PATH or tcp://HOST:PORT"),

@@ -141,13 +141,13 @@ def test_an_unknown_key_stays_an_error(loaded: Callable[..., Loaded]) -> None:
 
 def test_a_key_of_a_plugin_that_is_not_selected_names_the_plugin(loaded: Callable[..., Loaded]) -> None:
     said = refused(loaded, quota_dir="/x")
-    assert 'quota-dir (line 3; a key of the plugin "quota", which none of services, front-ends and guards selects)' in said
+    assert 'quota-dir (line 3; a key of the plugin "quota", which is not in services, front-ends or guards)' in said
 
 
 def test_a_flag_of_a_plugin_that_is_not_selected_names_the_plugin(loaded: Callable[..., Loaded]) -> None:
     said = refused(loaded, argv=("--quota-dir", "/x", "--debug"))
     assert said.startswith(
-        'unknown flag: --quota-dir (a flag of the plugin "quota", which none of services, front-ends and guards selects)'
+        'unknown flag: --quota-dir (a flag of the plugin "quota", which is not in services, front-ends or guards)'
     )
 
 
