@@ -1,4 +1,4 @@
-"""Adoption: Orlop uses the data of a stopped dockerd in place, and gives it back.
+"""Adoption: Orlop uses the data of a stopped dockerd in place, and can return the data to dockerd.
 
 reading    `bolt`, `files`; `docker_root` with `overlay2`, or `containerd` and `containerd_images`, into the values of
            `inventory`

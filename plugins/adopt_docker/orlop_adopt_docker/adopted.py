@@ -1,10 +1,10 @@
-"""The row that says what was adopted, in the table `meta`.
+"""The rows in the table `meta` that record an adoption.
 
-    adoption:links    links that are being made or removed: the next start or command removes them
-    adoption          a complete adoption
+    adoption:links links that are being made or removed; the next daemon or command removes them adoption a complete adoption
 
-An adoption commits the first row and makes the links. One commit then replaces the first row by the second and adds the
-rows of all objects. Giving back is the reverse. A crash leaves links without rows, never rows without links.
+An adoption commits the row `adoption:links` and makes the links. One commit then replaces this row by the row `adoption` and
+adds the rows of all objects. Returning a root does the same steps in reverse order. So a crash can leave links without rows,
+but never rows without links.
 """
 
 from __future__ import annotations
@@ -30,14 +30,15 @@ class Link(msgspec.Struct, frozen=True):
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A snapshot's entry of the storage driver's index."""
+    """The entry of a snapshot in the storage driver's index."""
 
     key: str
     committed: bool
 
 
 class Phase(Enum):
-    """`MOVING`, `RETURNING` (after a move) and `LEAVING` (of what is used in place) are completed by the next start."""
+    """`MOVING` is a move for good, `RETURNING` the return after such a move, `LEAVING` the return of files that were used in
+    place. After a crash in one of these phases, the next daemon completes it."""
 
     IN_PLACE = "in place"
     MOVING = "moving"
@@ -47,9 +48,9 @@ class Phase(Enum):
 
 
 class Adopted(msgspec.Struct, frozen=True, kw_only=True):
-    """One adoption. `transactions` are those of Docker's databases, by path below `root`: dockerd increases them when it
-    runs. `directories` are of snapshots and volumes, `logs` the containers' directories with their logs, `files` what is
-    linked by name. `made` are directories that hold nothing but links."""
+    """One adoption. `transactions` are the transaction numbers of Docker's databases, by path below `root`; dockerd
+    increases them when it runs. `directories` are the directories of snapshots and volumes. `logs` are the directories of
+    containers, with their logs. `files` are single linked files. `made` are directories that contain only links."""
 
     root: str
     engine_id: str
@@ -84,7 +85,7 @@ def load(store: Store) -> Adopted | None:
 
 
 def load_links(store: Store) -> Adopted | None:
-    """The adoption whose links are to be removed."""
+    """The adoption whose links must be removed."""
     return _row(store, _LINKS)
 
 

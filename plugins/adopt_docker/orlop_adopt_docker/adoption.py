@@ -1,9 +1,10 @@
 """Adopts a Docker root: `orlop system adopt`, and `orlopd --adopt`.
 
-    lock both daemons' roots -> read -> plan -> commit the list of links -> link -> commit all rows -> (for good: move)
+    Steps: lock the roots of Orlop and dockerd, read the Docker root, make a plan, commit the list of links, make the links,
+commit all rows. An adoption for good then moves the directories.
 
-Until the second commit, the only traces of Docker in the data root are links, which the next start removes. The Docker root
-is not written. Only a move for good changes it: the move begins after the second commit, and the next start completes it.
+If a crash happens before the second commit, the data root contains only links, which the next daemon removes. Only a move
+for good changes the Docker root. The move begins after the second commit; after a crash, the next daemon completes it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ STORAGE = "overlay2"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`plan` is None when this root had been adopted before, as `adopted` says."""
+    """The result of an adoption. `plan` is None if this root had been adopted before; `adopted` then describes the earlier
+    adoption."""
 
     adopted: Adopted | None
     plan: Plan | None
@@ -49,7 +51,7 @@ def _check_config(config: Config, root: str) -> None:
 
 
 def _check_place(config: Config, root: str) -> None:
-    """Hard links and renames need one file system."""
+    """Check that both roots are on one file system, because hard links and renames need this."""
     mounted = any(entry.path == root for entry in mountinfo.read())
     if mounted and os.stat(root).st_dev == os.stat(os.path.dirname(root)).st_dev:  # a bind mount of the root on itself
         raise Conflict(
@@ -67,7 +69,7 @@ def _check_place(config: Config, root: str) -> None:
 
 
 async def look(config: Config, root: str) -> Plan:
-    """`--dry-run`: what would be adopted. Changes nothing."""
+    """The plan of an adoption, for `--dry-run`. Changes nothing."""
     root = os.path.realpath(root)
     _check_config(config, root)
     drivers = Drivers(config)
@@ -86,7 +88,8 @@ async def _plan(config: Config, root: str, drivers: Drivers) -> Plan:
 
 
 async def adopt(config: Config, root: str, *, for_good: bool = False) -> Outcome:
-    """Adopt every adoptable object. Raises `Conflict` while dockerd runs on the root, or if another root was adopted."""
+    """Adopt all objects that can be adopted. Raises `Conflict` while dockerd runs on the root, or if another root was
+    adopted."""
     root = os.path.realpath(root)
     _check_config(config, root)
     database = os.path.join(config.data_root, "orlop.db")
@@ -157,7 +160,7 @@ async def finish_move(store: Store, data_root: str, made: Adopted) -> Adopted:
 
 
 async def clean_up(store: Store, data_root: str) -> None:
-    """Remove the links of an incomplete adoption, or of an adoption that was given back."""
+    """Remove the links of an incomplete adoption, or of an adoption that was returned to dockerd."""
     left = rows.load_links(store)
     if left is not None:
         await trio.to_thread.run_sync(partial(links.remove, data_root, left))

@@ -1,6 +1,7 @@
 """Reads a BoltDB file (go.etcd.io/bbolt: page.go, node.go, bucket.go), the format of dockerd's and containerd's databases.
 
-Sans-IO and read-only. The file is input: every offset, count and page number is checked, and a page is visited once.
+This module does no I/O. The content of the file is not trusted, so every offset, count and page number is checked, and each
+page is visited only once.
 
     page     id u64, flags u16, count u16, overflow u32, then the elements; it is followed by `overflow` more pages
     meta     pages 0 and 1, written in turn: of those with a matching checksum, the one with the higher transaction is valid
@@ -26,7 +27,7 @@ _MAGIC, _VERSION = 0xED0CDAED, 2
 _IS_BRANCH, _IS_LEAF, _IS_BUCKET = 1, 2, 1
 _SIZES = tuple(1 << bits for bits in range(9, 17))  # bbolt uses the page size of the machine that created the file
 _DEPTH = 32
-_BUCKETS = 32  # nested in each other: containerd has 6
+_BUCKETS = 32  # limit for the depth of nested buckets; containerd has 6
 
 
 class BoltError(ValueError):
@@ -35,7 +36,7 @@ class BoltError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """A page with its overflow. `data` ends where the page does."""
+    """A page with its overflow pages. `data` ends at the end of the last page."""
 
     data: memoryview
     flags: int
@@ -51,7 +52,7 @@ def _checksum(data: bytes) -> int:
 
 
 def _meta(data: memoryview, at: int) -> tuple[int, int, int] | None:
-    """(transaction, page size, root page) of a valid meta page."""
+    """Returns (transaction, page size, root page) of a valid meta page."""
     at += _PAGE.size
     if len(data) < at + _META.size:
         return None
@@ -64,7 +65,7 @@ def _meta(data: memoryview, at: int) -> tuple[int, int, int] | None:
 
 
 def _page(data: memoryview, extent: int) -> _Page:
-    """`extent` is the size of a page in a file, 0 for an inline page, which fills `data`."""
+    """Parse a page. `extent` is the size of a page in a file; 0 for an inline page, which fills `data`."""
     if len(data) < _PAGE.size:
         raise BoltError("a page is cut off")
     _, flags, count, overflow = _PAGE.unpack_from(data)
@@ -96,7 +97,8 @@ class Bolt:
 
 
 class Bucket:
-    """A bucket: iterate over (key, value or bucket) in the order of keys. Raises `BoltError` where the file is damaged."""
+    """A bucket. Iterating over it yields (key, value or bucket) in the order of keys, and raises `BoltError` where the file
+    is damaged."""
 
     def __init__(self, file: Bolt, root: int, inline: memoryview | None, depth: int) -> None:
         self._file, self._root, self._inline, self._depth = file, root, inline, depth
@@ -111,7 +113,7 @@ class Bucket:
             yield from self._walk(self._root, set(), 0)
 
     def buckets(self) -> Iterator[tuple[str, Bucket]]:
-        """The buckets in this one, with their names as text."""
+        """The buckets in this bucket, with their names as text."""
         return ((key.decode("utf-8", "replace"), value) for key, value in self if isinstance(value, Bucket))
 
     def values(self) -> dict[str, bytes]:
@@ -119,7 +121,7 @@ class Bucket:
         return {key.decode("utf-8", "replace"): value for key, value in self if isinstance(value, bytes)}
 
     def find(self, *names: str) -> Bucket | None:
-        """The bucket at this path, None when there is none."""
+        """The bucket at this path; None if it does not exist."""
         bucket: Bucket | None = self
         for name in names:
             bucket = next((value for key, value in bucket.buckets() if key == name), None) if bucket else None

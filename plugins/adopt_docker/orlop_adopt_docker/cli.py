@@ -1,6 +1,6 @@
 """`orlop system adopt` and `orlop system give-back`: commands that work while orlopd is stopped.
 
-They read the daemon's configuration as orlopd does.
+The commands read the configuration in the same way as orlopd.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _config(**flags: str | None) -> Config:
 
 
 def _run(config: Config, work: Callable[[], Awaitable[T]]) -> T:
-    """Run with the exec root locked: orlopd must not run."""
+    """Run `work` while the exec root is locked, so that orlopd cannot start."""
     try:
         held = lock_root(config.exec_root, "exec root") if os.path.isdir(config.exec_root) else -1
         try:

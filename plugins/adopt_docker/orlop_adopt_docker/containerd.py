@@ -42,7 +42,7 @@ class _Snapshot:
 
 
 def database(base: str) -> str:
-    """The database of a containerd whose root directory is `base`. A running containerd holds a lock of it."""
+    """The path of the database of a containerd whose root directory is `base`. A running containerd locks this file."""
     return os.path.join(base, "io.containerd.metadata.v1.bolt", "meta.db")
 
 
@@ -56,7 +56,7 @@ def is_present(base: str) -> bool:
 
 
 def read(base: str) -> Store:
-    """Everything that can be read; a remark for each object that cannot. Raises `Unreadable` for damaged databases."""
+    """Read all objects. An unreadable object is replaced by a remark. Raises `Unreadable` for damaged databases."""
     snapshotter = os.path.join(base, "io.containerd.snapshotter.v1.overlayfs")
     store = Store(NAME)
     try:
@@ -115,7 +115,8 @@ def _signed(data: bytes) -> int:
 
 
 def _snapshots(path: str) -> Iterator[tuple[str, _Snapshot]]:
-    """By their key, without the namespace and the number in front of it: "moby/12/sha256:..."."""
+    """Yields all snapshots with their keys. A key in the file, such as "moby/12/sha256:...", begins with a namespace and a
+    number, which are removed."""
     found = files.bolt(path).root.find("v1", "snapshots")
     for name, bucket in found.buckets() if found else ():
         namespace, _, rest = name.partition("/")
@@ -144,7 +145,7 @@ def _named(path: str) -> Iterator[Named]:
 
 
 def _below(snapshots: Mapping[str, _Snapshot], key: str) -> str:
-    """The key of the next snapshot below that is not the init layer of a container; "" for none."""
+    """The key of the next lower snapshot that is not the init layer of a container; "" for none."""
     for _ in range(documents.MAX_LAYERS):
         key = snapshots[key].parent if key in snapshots else ""
         if not key.endswith(_INIT):

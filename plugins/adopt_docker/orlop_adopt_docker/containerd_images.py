@@ -1,4 +1,4 @@
-"""Reads images from containerd's content store: `blobs/sha256/<hex>` has manifests, indexes, configurations and layers.
+"""Reads images from containerd's content store: `blobs/sha256/<hex>` are manifests, indexes, configurations and layers.
 
 A name refers to a manifest, or to an index of manifests for several platforms. dockerd pulls one platform at a time, so an
 index is read with the platforms whose content is stored and unpacked. Attestations are read with the manifest that they
@@ -27,7 +27,8 @@ _DANGLING = "moby-dangling@"
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """An image by name. `target` is the digest of its manifest or index, `parent` the digest of another image's."""
+    """An image by name. `target` is the digest of its manifest or index, `parent` the digest of the parent image's manifest
+    or index."""
 
     name: str
     target: str
@@ -37,7 +38,8 @@ class Named:
 
 @dataclass(slots=True)
 class Found:
-    """What a name refers to: `images`, the one for this host first, and the digest of their index ("" for none)."""
+    """The images that a name refers to. The first of `images` is the image for this host. `index` is the digest of their
+    index, "" for none."""
 
     images: list[Image] = field(default_factory=list)
     index: str = ""
@@ -45,7 +47,7 @@ class Found:
 
 
 class _Attestation(msgspec.Struct):
-    """What an attestation consists of. Its layers are documents, not file systems, so it is not the manifest of an image."""
+    """The manifest of an attestation. Its layers are documents, not file systems, so it is not the manifest of an image."""
 
     config: Descriptor | None = None
     layers: list[Descriptor] = []
@@ -55,8 +57,8 @@ _attestation = msgspec.json.Decoder(_Attestation).decode
 
 
 def read(directory: str, named: Named, sizes: Mapping[str, int]) -> Found:
-    """The images that a name refers to. `directory` holds the blobs, `sizes` is by chain ID of what is unpacked. Raises
-    `Unreadable` or an `OrlopError` if there is none."""
+    """The images that a name refers to. `directory` contains the blobs. `sizes` contains the size of each unpacked layer, by
+    chain ID. Raises `Unreadable` or an `OrlopError` if no image can be read."""
     target, names = _blob(directory, named.target), tuple[str, ...]()
     if not named.name.startswith(_DANGLING):
         reference = references.parse(named.name)
@@ -79,7 +81,7 @@ def _platforms(
             continue
         try:
             manifest = manifests.parse(entry.media_type, _document(own))
-            assert isinstance(manifest, Manifest)  # by its media type
+            assert isinstance(manifest, Manifest)  # its media type says so
             image = _image(directory, manifest, (own, target), names, sizes)
             found.images.append(replace(image, attachments=_by_digest(*_attachments(directory, index, entry.digest))))
         except (files.Unreadable, OrlopError) as error:
@@ -91,7 +93,7 @@ def _platforms(
 
 
 def _ordered(index: Index) -> list[Descriptor]:
-    """The entries that are images, the best for this host first."""
+    """The entries of the index that are images. The first one is the best for this host."""
     entries = [
         entry for entry in index.manifests if entry.media_type in IMAGE_MANIFESTS and not manifests.is_attestation(entry)
     ]
@@ -110,7 +112,7 @@ def _platform(entry: Descriptor) -> str:
 def _image(
     directory: str, manifest: Manifest, kept: tuple[Blob, ...], names: tuple[str, ...], sizes: Mapping[str, int]
 ) -> Image:
-    """`kept` are the manifest and its index."""
+    """Read an image. `kept` are the manifest and its index."""
     raw = _document(_blob(directory, manifest.config.digest))
     document = documents.parse(raw, layers=len(manifest.layers))
     diff_ids = document.rootfs.diff_ids if document.rootfs else []
@@ -142,7 +144,7 @@ def _attachments(directory: str, index: Index, manifest: str) -> Iterator[Blob]:
 
 
 def joined(known: Image | None, image: Image) -> Image:
-    """One image under several names, or with several manifests."""
+    """Combine two values of one image that has several names or several manifests."""
     if known is None:
         return image
     return replace(
@@ -155,7 +157,7 @@ def joined(known: Image | None, image: Image) -> Image:
 
 
 def with_blobs(image: Image, known: Mapping[str, Blob]) -> Image:
-    """`known`: by diffID, blobs that other images have for the same layers."""
+    """The image with blobs of other images for its layers. `known` maps diffIDs to these blobs."""
     return replace(image, layers=tuple(replace(one, blob=one.blob or known.get(one.diff_id)) for one in image.layers))
 
 

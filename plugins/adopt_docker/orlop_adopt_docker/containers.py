@@ -29,13 +29,14 @@ __all__ = ["Surroundings", "record"]
 T = TypeVar("T")
 
 _SWARM = "com.docker.swarm.task.id"
-_SHIM_RUNTIME = "io.containerd.runc.v2"  # how some versions name runc
+_SHIM_RUNTIME = "io.containerd.runc.v2"  # the name of runc in some versions of dockerd
 _STORAGE = "overlay2"
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """The objects that containers may refer to: those of Orlop, and those adopted too. `networks` are by name and ID."""
+    """The objects that containers may refer to: objects of Orlop, and objects that are adopted at the same time. `networks`
+    are by name and ID."""
 
     drivers: Drivers
     images: Collection[str]
@@ -91,7 +92,7 @@ class _Config(msgspec.Struct, rename="pascal"):
 
 
 def _without_nulls(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Go writes null for fields that are not set."""
+    """Remove nulls, because Go writes null for fields that are not set."""
     return {key: each for key, each in value.items() if each is not None}
 
 
@@ -104,7 +105,8 @@ def _ns(text: str) -> int:
 
 
 async def record(container: Container, around: Surroundings) -> tuple[ContainerRecord, list[str]]:
-    """The row, and what changes for the container. Raises `InvalidParameter`, with the reason, if it cannot be adopted."""
+    """The row, and descriptions of changes for the container. Raises `InvalidParameter`, with the reason, if the container
+    cannot be adopted."""
     try:
         found = _as(container.config, _Config)
         config = _as(container.config.get("Config") or {}, ContainerConfig)
@@ -117,7 +119,8 @@ async def record(container: Container, around: Surroundings) -> tuple[ContainerR
     _complete(host, around.drivers)
     main = endpoints.get(host.network_mode)
     if main is not None:
-        # Before 25.0, the address was in the container's configuration only; since then, it is there from the first start on
+        # Before 25.0, only the container's configuration contains the address. Since 25.0, the endpoint also contains it,
+        # from the first start on
         main.mac_address = main.mac_address or config.mac_address or ""
         config.mac_address = main.mac_address or UNSET
     changes = await _check_options(config, host, around)
@@ -182,7 +185,7 @@ def _lives(pid: int, container: str) -> bool:
 
 
 def _complete(host: HostConfig, drivers: Drivers) -> None:
-    """Fill in what older versions of dockerd did not store."""
+    """Fill in values that older versions of dockerd did not store."""
     config = drivers.config
     host.network_mode = "bridge" if host.network_mode in ("", "default") else host.network_mode
     host.restart_policy.name = host.restart_policy.name or "no"
@@ -194,10 +197,10 @@ def _complete(host: HostConfig, drivers: Drivers) -> None:
 
 
 async def _check_options(config: ContainerConfig, host: HostConfig, around: Surroundings) -> list[str]:
-    """Check the options as a create request is checked. The check may reset options, so it gets copies."""
+    """Check the options like the options of a create request. The check may reset options, so copies are passed to it."""
     asked, own = replace(config), msgspec.convert(msgspec.to_builtins(host), HostConfig)
     if own.network_mode.startswith("container:"):
-        asked.hostname, asked.exposed_ports = "", UNSET  # dockerd stores what it set itself
+        asked.hostname, asked.exposed_ports = "", UNSET  # these values were set by dockerd, not by a client
     if own.uts_mode == "host":
         asked.hostname = ""
     validate.check(asked, own, facts())
@@ -221,7 +224,7 @@ def _check_networks(host: HostConfig, endpoints: Mapping[str, EndpointSettings],
 
 
 class _Endpoint(EndpointSettings):
-    """`DesiredMacAddress` is the address that a user chose; `MacAddress` may be one that was generated."""
+    """`DesiredMacAddress` is the address that a user chose; `MacAddress` may be a generated address."""
 
     desired_mac_address: str = ""
 
@@ -247,14 +250,14 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 
 
 def _mounts(found: _Config, config: ContainerConfig, host: HostConfig, around: Surroundings) -> Iterator[MountRecord]:
-    """The planned mounts of the options, with what dockerd resolved: names of anonymous volumes, mounts of other containers
-    (--volumes-from), volumes of the image."""
+    """The mounts that the options require, together with the values that dockerd has resolved: names of anonymous volumes,
+    mounts of other containers (--volumes-from), volumes of the image."""
     points = {mount.destination: mount for mount in (found.mount_points or {}).values() if mount is not None}
     specs = [spec for spec in host.mounts or () if spec.type != "bind" or os.path.exists(spec.source)]
     planned = {each.destination: each for each in mount_spec.plan(replace(host, mounts=specs), config.volumes or ())}
     for destination, mount in planned.items():
         if mount.type == "tmpfs" and mount.mode:
-            yield mount  # --tmpfs: dockerd has no mount point for it
+            yield mount  # dockerd stores no mount point for --tmpfs
         elif destination not in points and mount.type != "volume":
             yield mount
     for destination, point in points.items():

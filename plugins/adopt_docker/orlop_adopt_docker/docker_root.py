@@ -34,18 +34,18 @@ _LOCKS = ("network/files/local-kv.db", "volumes/metadata.db")
 _REMAPPED = re.compile(r"\d+\.\d+")
 _OTHER_DRIVERS = ("aufs", "btrfs", "devicemapper", "fuse-overlayfs", "overlay", "vfs", "windowsfilter", "zfs")
 _KEY = "docker/network/v1.0/network/"
-_INDEX = 8  # bytes of libkv's own in front of each value
+_INDEX = 8  # length of the prefix that libkv writes before each value, in bytes
 
 
 def _containerd_bases(root: str) -> tuple[str, ...]:
     return os.path.join(root, "containerd", "daemon"), SYSTEM_CONTAINERD
 
 
-# --- is it one, and is it free ---
+# --- checks and locks ---
 
 
 def check(root: str) -> None:
-    """Raises `InvalidParameter` if there is nothing to adopt."""
+    """Raise `InvalidParameter` if the directory contains nothing to adopt."""
     if not os.path.isdir(root):
         raise InvalidParameter(f"cannot adopt {root}: there is no such directory")
     known = all(os.path.isdir(os.path.join(root, name)) for name in ("containers", "network"))
@@ -58,14 +58,14 @@ def check(root: str) -> None:
 
 
 def _remapped(root: str) -> list[str]:
-    """The roots of dockerds with userns-remap in this directory: "<uid>.<gid>"."""
+    """The subdirectories "<uid>.<gid>", which are the roots of dockerds with userns-remap."""
     return sorted(name for name in os.listdir(root) if _REMAPPED.fullmatch(name))
 
 
 @contextmanager
 def locked(root: str) -> Iterator[None]:
-    """Keep dockerd, and the containerd that it runs, from starting on this root. They hold the same locks while they run.
-    Raises `Conflict` when one of them does."""
+    """Keep dockerd, and the containerd that it runs, from starting on this root. Both lock the same files while they run.
+    Raises `Conflict` if one of them is running."""
     with ExitStack() as stack:
         for path in (*(os.path.join(root, name) for name in _LOCKS), containerd.database(_containerd_bases(root)[0])):
             if os.path.exists(path):
@@ -102,11 +102,12 @@ def _has_images(base: str) -> bool:
         return False
 
 
-# --- everything in it ---
+# --- objects ---
 
 
 def read(root: str) -> Inventory:
-    """Read everything. Raises `InvalidParameter` when this is not a Docker root, or Orlop cannot use its image store."""
+    """Read all objects. Raises `InvalidParameter` if the directory is not a Docker root, or if Orlop cannot use its image
+    store."""
     check(root)
     remarks: list[Remark] = []
     configs = dict(_configs(root, remarks))
@@ -142,7 +143,7 @@ def _configs(root: str, remarks: list[Remark]) -> Iterator[tuple[str, tuple[dict
 
 
 def _store(root: str, configs: Mapping[str, tuple[dict[str, Any], dict[str, Any]]], remarks: list[Remark]) -> Store:
-    """The image store that dockerd uses. If both exist, the store that most containers name as their driver."""
+    """The image store that dockerd uses. If both kinds of stores exist, this is the store that most containers use."""
     bases = [
         base for base in _containerd_bases(root)[: 2 if _uses_system_containerd(root) else 1] if containerd.is_present(base)
     ]
@@ -168,8 +169,8 @@ def _store(root: str, configs: Mapping[str, tuple[dict[str, Any], dict[str, Any]
 
 
 def _image(config: Mapping[str, Any], store: Store, snapshots: Sequence[Snapshot]) -> str:
-    """The ID of a container's image. With the containerd image store, `Image` may be the digest of an index
-    of several images; since 24.0, `ImageManifest` names the one image."""
+    """The ID of a container's image. With the containerd image store, `Image` may be the digest of an index of several
+    images. Since 24.0, `ImageManifest` is the digest of the image's manifest."""
     named = str(config.get("Image", ""))
     manifest = config.get("ImageManifest")
     exact = str(manifest.get("digest", "")) if isinstance(manifest, dict) else ""
@@ -224,7 +225,7 @@ def _volumes(root: str, remarks: list[Remark]) -> Iterator[Volume]:
 
 
 def _known_volumes(path: str, remarks: list[Remark]) -> dict[str, _Volume]:
-    """Volumes by name, from the database; those of dockerd before 1.13 have no entry."""
+    """Volumes by name, from the database. Volumes that were created before dockerd 1.13 have no entry."""
     if not os.path.exists(path):
         return {}
     found = {}
@@ -280,7 +281,8 @@ def _without_place(root: str) -> Iterator[Remark]:
 
 
 def transactions(root: str) -> dict[str, int]:
-    """The last transactions of dockerd's databases, by path below the root. Every start of dockerd writes to them."""
+    """The last transaction numbers of dockerd's databases, by path below the root. Every start of dockerd writes to the
+    databases."""
     found = {}
     for name in _LOCKS:
         path = os.path.join(root, name)

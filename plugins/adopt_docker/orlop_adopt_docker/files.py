@@ -1,4 +1,5 @@
-"""Reads files of a Docker root. They are untrusted: their size is limited, and links are not followed out of the root."""
+"""Reads files of a Docker root. The files are not trusted, so their size is limited, and links that lead out of the root are
+not followed."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ _DATABASE = 512 << 20
 
 
 class Unreadable(ValueError):
-    """A file is missing, too large, or damaged; the text names the file and the reason."""
+    """A file is missing, too large, or damaged. The text contains the path and the reason."""
 
 
 def is_hex(text: str) -> bool:
@@ -42,14 +43,14 @@ def raw(path: str, limit: int = _DOCUMENT) -> bytes:
 
 
 def text(path: str) -> str:
-    """A short file without its line end; "" when it does not exist."""
+    """The content of a short file, without its line end; "" if the file does not exist."""
     if not os.path.lexists(path):
         return ""
     return raw(path).decode("utf-8", "replace").strip()
 
 
 def json(path: str) -> dict[str, Any]:
-    """A JSON object."""
+    """Read a file that contains a JSON object."""
     try:
         return msgspec.json.decode(raw(path), type=dict[str, Any])
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
@@ -64,7 +65,7 @@ def bolt(path: str) -> Bolt:
 
 
 def hex_names(directory: str) -> Iterator[str]:
-    """The entries that are named like an ID or a digest, sorted; none when the directory does not exist."""
+    """The entries of a directory whose names are IDs or digests, sorted. There are none if the directory does not exist."""
     try:
         found = sorted(os.listdir(directory))
     except (FileNotFoundError, NotADirectoryError):

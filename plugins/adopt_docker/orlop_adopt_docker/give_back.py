@@ -1,10 +1,10 @@
-"""Gives an adopted Docker root back: `orlop system give-back`.
+"""Returns an adopted Docker root to dockerd: `orlop system give-back`.
 
-    check -> commit the phase -> (after a move for good: move back) -> return the logs -> commit the removal of all rows
-    -> remove the links
+    Steps: check, commit the phase, move the directories back (only after a move for good), return the logs, commit the
+    removal of all rows, remove the links.
 
-Containers used Docker's directories in place, so their data is there. Docker's own records of containers are unchanged
-since the adoption. The next start completes an interrupted return.
+Containers have used Docker's directories in place, so the directories contain their data. Docker's records of containers are
+unchanged since the adoption. After a crash, the next daemon completes the return.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ _image = msgspec.json.Decoder(ImageRecord).decode
 
 
 async def give_back(config: Config, *, force: bool = False) -> tuple[Adopted, list[str]]:
-    """Give the adopted root back. Returns what was adopted, and the directories that Orlop has removed after a move for
-    good. Raises `NotFound` when nothing was adopted; `Conflict` while containers run, or when objects of Orlop need
-    adopted ones: `force` removes these objects."""
+    """Return the adopted root to dockerd. The result is the adoption, and the directories that Orlop has removed after a
+    move for good. Raises `NotFound` if nothing was adopted. Raises `Conflict` while containers run. Also raises `Conflict`
+    if objects of Orlop need adopted objects; with `force`, these objects of Orlop are removed instead."""
     async with Store.open(os.path.join(config.data_root, "orlop.db")) as store:
         found = rows.load(store)
         if found is None:
@@ -58,7 +58,8 @@ async def give_back(config: Config, *, force: bool = False) -> tuple[Adopted, li
 
 
 async def finish_return(store: Store, data_root: str, found: Adopted) -> list[str]:
-    """Return the files, then remove the rows, then the links. Returns the directories that are lost."""
+    """Return the files to dockerd, then remove the rows, then the links. The result is the list of directories that are
+    lost."""
     lost: list[str] = []
     in_place = found.phase in (Phase.IN_PLACE, Phase.LEAVING)
     found = msgspec.structs.replace(found, phase=Phase.LEAVING if in_place else Phase.RETURNING)
@@ -87,7 +88,8 @@ def _rows(store: Store, found: Adopted) -> Iterator[Put | Delete]:
 
 
 def _name(key: str, value: bytes, given_back: Collection[str]) -> Iterator[Put | Delete]:
-    """A name may also mean images of other platforms, which Orlop has pulled."""
+    """The changes of a name's row. A name may also refer to images of other platforms that Orlop has pulled; these images
+    keep the name."""
     try:
         name = decode_name(value)
     except UNREADABLE:
@@ -104,11 +106,12 @@ def _records(store: Store) -> Iterator[ContainerRecord]:
         try:
             yield decode_container(row)
         except UNREADABLE:
-            continue  # quarantined by the next start
+            continue  # the row is damaged; the next daemon quarantines it
 
 
 def _check_stopped(store: Store, concerned: Collection[str]) -> None:
-    """`concerned`: the containers that are given back, or that use objects that are given back."""
+    """Raise `Conflict` if one of these containers runs. `concerned` are the containers that are returned to dockerd, or that
+    use objects that are returned."""
     for record in _records(store):
         state = record.state
         if record.id in concerned and state.pid and linux.is_process(state.pid, state.pid_start_time):
@@ -116,7 +119,7 @@ def _check_stopped(store: Store, concerned: Collection[str]) -> None:
 
 
 def _names_of_networks(store: Store, found: Adopted) -> set[str]:
-    """The names and IDs of the networks that are given back, without those that every daemon has."""
+    """The names and IDs of the networks that are returned to dockerd, except the predefined networks."""
     given_back, names = set(found.networks), set()
     for _, row in store.load("networks"):
         try:
@@ -129,7 +132,7 @@ def _names_of_networks(store: Store, found: Adopted) -> set[str]:
 
 
 def _dependents(store: Store, found: Adopted) -> Iterator[tuple[str, str, str]]:
-    """(table, key, name) of the objects that Orlop has made and that use layers, volumes or networks that are given back."""
+    """Yields (table, key, name) of the objects that Orlop has made and that use returned layers, volumes or networks."""
     images, volumes, networks = set(found.images), set(found.volumes), _names_of_networks(store, found)
     given_back, chains = set(found.containers), {entry.key for entry in found.entries}
     standing: set[str] = set()

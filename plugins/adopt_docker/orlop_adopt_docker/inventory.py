@@ -1,4 +1,5 @@
-"""The objects of a Docker root, as values. The readers make them; `plan` turns them into rows, `links` into links."""
+"""The objects of a Docker root, as values. The modules that read a Docker root make these values. `plan` makes rows of them,
+and `links` makes links."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """An object that is not adopted, or is changed by the adoption. `kind` and `name` identify the object."""
+    """A remark about an object that is not adopted, or that is changed by the adoption. `kind` and `name` identify the
+    object."""
 
     kind: str
     name: str
@@ -34,8 +36,9 @@ class Remark:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A directory with files of a layer or a container. `key` is our storage key, `id` the name of our directory, `parent`
-    the `id` of the snapshot below, "" for none. `path` holds `work` and the files in `files` ("diff" or "fs")."""
+    """A directory with files of a layer or a container. `key` is the storage key in Orlop, `id` the name of the directory in
+    Orlop, `parent` the `id` of the snapshot below, "" for none. `path` is the directory in the Docker root, with the
+    subdirectory `work` and a subdirectory for the files, whose name is `files` ("diff" or "fs")."""
 
     key: str
     id: str
@@ -57,7 +60,8 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """`size` in bytes, unpacked. `tar_split` is the file from which the layer's tar can be made again, "" without one."""
+    """A layer. `size` is the unpacked size in bytes. `tar_split` is the file from which the layer's tar can be made again;
+    "" if there is no such file."""
 
     diff_id: str
     chain_id: str
@@ -68,9 +72,10 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """`id` is the digest of `config`. `names` are references as Docker stores them. `tagged`: RFC 3339, "" for never.
-    `aliases` are other IDs under which containers name the image: its manifest's, its index's, which it may
-    share with images of other platforms. `attachments` are attestations about it, with their content."""
+    """An image. `id` is the digest of `config`. `names` are references as Docker stores them. `tagged`: RFC 3339, "" for
+    never. `aliases` are other IDs by which containers refer to the image: the digests of its manifest and of its index.
+    Images of several platforms may have the same index. `attachments` are attestations about the image, with their
+    content."""
 
     id: str
     config: bytes
@@ -85,8 +90,8 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """`config` and `host_config` are its two files. `image` is the ID of its image, `snapshots` its root (last) and its init
-    layer. `logs` are its json-file logs, by file name."""
+    """A container. `config` and `host_config` are the contents of its two files. `image` is the ID of its image. `snapshots`
+    are its init layer and its root, in this order. `logs` are its json-file logs, by file name."""
 
     id: str
     name: str
@@ -99,7 +104,8 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """`path` is its directory, which holds `_data`; "" for one of another driver. `created_ns`: Unix time."""
+    """A volume. `path` is its directory, which contains `_data`; "" for a volume of another driver than `local`.
+    `created_ns`: Unix time."""
 
     name: str
     driver: str
@@ -121,7 +127,8 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class IndexedName:
-    """A name that refers to an index, by its digest: the IDs of its images, the best for this host first."""
+    """A name that refers to an index, which is given by its digest. `images` are the IDs of the images in the index; the
+    first one is the best for this host."""
 
     index: str
     images: tuple[str, ...]
@@ -129,8 +136,8 @@ class IndexedName:
 
 @dataclass(slots=True)
 class Store:
-    """An image store and the snapshots of containers. `indexed` are the names that refer to an index. `containers` are by
-    container ID: root last, its init layer before."""
+    """An image store and the snapshots of containers. `indexed` are the names that refer to an index. `containers` are the
+    snapshots of each container, by container ID: the init layer, then the root."""
 
     name: str
     images: dict[str, Image] = field(default_factory=dict)
@@ -140,22 +147,23 @@ class Store:
     remarks: list[Remark] = field(default_factory=list)
 
     def by_alias(self, alias: str, chains: Collection[str]) -> str:
-        """The ID of the image with this alias, "" for none. The digest of an index is an alias of several images: of
-        these, the one whose top layer is in `chains`, else the best for this host."""
+        """The ID of the image with this alias, "" for none. The digest of an index is an alias of several images. In this
+        case, the result is the image whose top layer is in `chains`; if there is none, the best image for this host."""
         indexed = next((name.images for name in self.indexed.values() if name.index == alias), ())
         found = [self.images[id] for id in indexed] or [x for x in self.images.values() if alias in x.aliases]
         fitting = [image for image in found if image.layers and image.layers[-1].chain_id in chains]
         return next((image.id for image in (*fitting, *found)), "")
 
     def chain_below(self, snapshots: Collection[Snapshot]) -> str:
-        """The chain ID of the layer that a container's snapshots are on; "" for none."""
+        """The chain ID of the layer below a container's snapshots; "" for none."""
         below = {each.parent for each in snapshots}
         return next((key for key, layer in self.layers.items() if layer.id in below), "")
 
 
 @dataclass(slots=True)
 class Inventory:
-    """Everything in one Docker root. `remarks` are about what could not be read, and about what Orlop has no place for."""
+    """All objects in one Docker root. `remarks` are about objects that are unreadable, and about objects that Orlop does not
+    support."""
 
     root: str
     engine_id: str

@@ -9,7 +9,8 @@
     content/blobs/sha256/<digest>                              a blob of containerd
     containers/<id>/<id>-json.log                              a log: one file with two names, which both daemons continue
 
-Making and removing may be repeated, and continue where a crash stopped them. Nothing in the Docker root is written.
+After a crash, making or removing the links can be repeated, and continues where it stopped. The Docker root is never written
+to.
 """
 
 from __future__ import annotations
@@ -47,11 +48,11 @@ def known_snapshots(data_root: str) -> dict[str, str]:
     return {key: record.id for key, record in _index(data_root).load().items()}
 
 
-# --- what there is to link ---
+# --- list of links ---
 
 
 def describe(plan: Plan, base: Adopted) -> Adopted:
-    """`base`, with every link and object of the plan. Paths of targets are relative to the data root."""
+    """Returns `base` with all links and objects of the plan added. Paths of targets are relative to the data root."""
     containers = os.path.join(base.root, "containers")
     return msgspec.structs.replace(
         base,
@@ -85,7 +86,7 @@ def _volumes(plan: Plan) -> Iterator[Link]:
 
 
 def _files(plan: Plan) -> Iterator[Link]:
-    """Logs, blobs and what layers can be packed from, each once."""
+    """Links to logs, to blobs, and to the files from which layers can be packed. No file is listed twice."""
     found: dict[str, str] = {}
     for container in plan.containers:
         for name in container.logs:
@@ -109,7 +110,7 @@ def _blob(digest: str) -> str:
 
 
 def make(data_root: str, plan: Plan, adopted: Adopted) -> None:
-    """Make all links, and make them durable. Raises `Conflict` when a target already exists and is another file."""
+    """Make all links, and make them durable. Raises `Conflict` if a target exists already and is a different file."""
     for name, mode in ((_STORAGE, 0o710), (_INDEX, 0o700), ("containers", 0o710), ("volumes", 0o710)):
         os.makedirs(os.path.join(data_root, name), mode, exist_ok=True)
     ContentStore(os.path.join(data_root, "content")).prepare()
@@ -153,13 +154,14 @@ def _hard_link(source: str, target: str) -> None:
     os.makedirs(os.path.dirname(target), 0o700, exist_ok=True)
     try:
         os.link(source, target, follow_symlinks=False)
-    except FileExistsError:  # existing blobs and layers have the same content, because their names are its digests
+    # existing blobs and layers have the same content, because their names are digests of the content
+    except FileExistsError:
         if "-json.log" in target and not os.path.samefile(source, target):
             raise Conflict(f"cannot link {target} to {source}: {target} already exists") from None
 
 
 def _write_configurations(data_root: str, plan: Plan) -> None:
-    """Write the configurations of the images as blobs: complete, or not at all."""
+    """Write the configurations of the images as blobs. A crash leaves no incomplete blob."""
     for image in plan.images:
         path = os.path.join(data_root, _blob(image.id))
         if os.path.exists(path):
@@ -176,7 +178,7 @@ def _write_configurations(data_root: str, plan: Plan) -> None:
 
 
 def remove(data_root: str, adopted: Adopted) -> None:
-    """Remove the links, and nothing else. A link that was never made, or another file in its place, is ignored."""
+    """Remove the links, and no other files. A missing link is ignored, and so is another file with the name of a link."""
     found = _index(data_root)
     for entry in adopted.entries:
         found.drop(entry.key, committed=entry.committed)
@@ -187,9 +189,9 @@ def remove(data_root: str, adopted: Adopted) -> None:
     files = [paths_of(entry.key)[1] for entry in adopted.entries]
     tar_split = os.path.join("content", os.path.dirname(paths_of("")[0]))
     for target in (*(each.target for each in adopted.files), *(os.path.join("content", path) for path in files)):
-        if not target.startswith(os.path.dirname(_blob("x"))):  # the next start collects blobs
+        if not target.startswith(os.path.dirname(_blob("x"))):  # the next daemon removes these blobs
             with suppress(FileNotFoundError):
                 os.unlink(os.path.join(data_root, target))
     for made in (*adopted.made, *(each.target for each in adopted.logs), tar_split):
-        with suppress(OSError):  # it does not exist, or it holds more
+        with suppress(OSError):  # the directory does not exist, or contains other files
             os.rmdir(os.path.join(data_root, made))

@@ -1,7 +1,9 @@
-"""Moves the directories of an adoption: into Orlop's data root for good, and back into the Docker root. All functions block.
+"""Moves the directories of an adoption into Orlop's data root (for good), and back into the Docker root. All functions
+block.
 
-Each directory is moved by rename(2). A crash leaves some moved and others not; either direction may be run again, and
-continues from there. The phase in the row says which direction a start has to complete.
+Each directory is moved by rename(2). After a crash, some directories are moved and others are not. A move in either
+direction can then be run again, and moves the remaining directories. The phase in the row tells a starting daemon which
+direction it must complete.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ __all__ = ["check", "move_back", "move_here", "return_logs"]
 
 
 def check(data_root: str, directories: Iterable[Link]) -> None:
-    """Raises `Conflict` for a directory that cannot be renamed into the data root."""
+    """Raise `Conflict` if a directory cannot be renamed into the data root."""
     device, mounts = os.stat(data_root).st_dev, {entry.path for entry in mountinfo.read()}
     for each in directories:
         if not os.path.lexists(each.source):
@@ -30,7 +32,7 @@ def check(data_root: str, directories: Iterable[Link]) -> None:
 
 
 def move_here(data_root: str, adopted: Adopted) -> None:
-    """Replace each link by the directory that it names."""
+    """Replace each link by the directory that it points to."""
     for each in adopted.directories:
         target = os.path.join(data_root, each.target)
         if os.path.lexists(each.source) and (os.path.islink(target) or not os.path.lexists(target)):
@@ -41,8 +43,8 @@ def move_here(data_root: str, adopted: Adopted) -> None:
 
 
 def move_back(data_root: str, adopted: Adopted) -> list[str]:
-    """Move each directory that still exists back to the Docker root, and link it from Orlop's data root. Returns the sources
-    of directories that Orlop has removed, and that are lost."""
+    """Move each directory that still exists back to the Docker root, and link it from Orlop's data root. Returns the
+    original paths of directories that Orlop has removed. These directories are lost."""
     lost = []
     for each in adopted.directories:
         target = os.path.join(data_root, each.target)
@@ -67,7 +69,8 @@ def _sync(data_root: str, adopted: Adopted) -> None:
 
 
 def return_logs(data_root: str, adopted: Adopted) -> None:
-    """Give Docker the log files as they are now: a rotation by Orlop made new files. Both names are valid at any time."""
+    """Replace Docker's log files by the present log files, because a rotation by Orlop has made new files. At any time, both
+    daemons' paths of a log file are valid."""
     for each in adopted.logs:
         ours = os.path.join(data_root, each.target)
         if not os.path.isdir(ours) or not os.path.isdir(each.source):

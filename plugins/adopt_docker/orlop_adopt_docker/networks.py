@@ -19,12 +19,12 @@ __all__ = ["PREDEFINED", "record"]
 PREDEFINED = {"bridge": "bridge", "host": "host", "none": "null"}
 """The networks that every daemon has, and their drivers."""
 
-_SWARM_GATEWAY = "docker_gwbridge"  # a local bridge, by which a swarm's services reach other hosts
+_SWARM_GATEWAY = "docker_gwbridge"  # a local bridge through which the services of a swarm reach other hosts
 _GENERIC = "com.docker.network.generic"
 
 
 class _Pool(msgspec.Struct, rename="pascal"):
-    """An entry of `ipamV4Config`: what the user asked for."""
+    """An entry of `ipamV4Config`: the values that the user asked for."""
 
     preferred_pool: str = ""
     sub_pool: str = ""
@@ -33,7 +33,7 @@ class _Pool(msgspec.Struct, rename="pascal"):
 
 
 class _Given(msgspec.Struct):
-    """An entry of `ipamV4Info`: what was allocated, as a document in a string."""
+    """An entry of `ipamV4Info`: the allocated values, as JSON in a string."""
 
     data: str = msgspec.field(default="", name="IPAMData")
 
@@ -70,8 +70,8 @@ def _options(record: dict[str, Any]) -> dict[str, str]:
 
 
 def record(network: Network, drivers: Collection[str], taken: Collection[IPNetwork]) -> NetworkRecord:
-    """The row. Raises `InvalidParameter`, with the reason, for a network that cannot be adopted. `drivers` are the installed
-    drivers, `taken` the subnets of Orlop's networks."""
+    """The row of a network. Raises `InvalidParameter`, with the reason, for a network that cannot be adopted. `drivers` are
+    the installed drivers, `taken` the subnets of Orlop's networks."""
     found = dict(network.record)
     predefined = PREDEFINED.get(network.name) == network.driver
     if found.get("scope", "local") not in ("", "local") or found.get("ingress") or network.name == _SWARM_GATEWAY:

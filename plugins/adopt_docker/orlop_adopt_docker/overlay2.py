@@ -41,7 +41,7 @@ def is_present(root: str) -> bool:
 
 
 def read(root: str) -> Store:
-    """Everything that can be read; a remark for each object that cannot."""
+    """Read all objects. An unreadable object is replaced by a remark."""
     store = Store(NAME)
     base = os.path.join(root, "image", NAME)
     layers = dict(_layers(os.path.join(base, "layerdb", "sha256"), store))

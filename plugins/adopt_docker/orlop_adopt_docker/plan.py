@@ -1,4 +1,5 @@
-"""Decides which objects of a Docker root are adopted: the rows, the links, and the reasons why others are not adopted."""
+"""Decides which objects of a Docker root are adopted. The result is the rows, the links, and the reasons why other objects
+are not adopted."""
 
 from __future__ import annotations
 
@@ -40,7 +41,7 @@ _SHARING = ("network_mode", "ipc_mode", "pid_mode")
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One object. `text`: why it is not adopted, or what changes for it."""
+    """An object of the Docker root. `text`: the reason why it is not adopted, or the changes for an adopted object."""
 
     kind: str
     name: str
@@ -51,7 +52,7 @@ class Item:
 
 @dataclass(slots=True)
 class Known:
-    """The objects that the data root has already. `snapshots` maps storage keys to the names of their directories."""
+    """The objects that are in the data root already. `snapshots` maps storage keys to the names of their directories."""
 
     images: set[str] = field(default_factory=set)
     references: set[str] = field(default_factory=set)
@@ -83,12 +84,13 @@ def _decoded(rows: Mapping[str, bytes], decode: Callable[[bytes], T]) -> Iterato
         try:
             yield key, decode(row)
         except UNREADABLE:
-            continue  # the next start quarantines it
+            continue  # the next daemon quarantines the row
 
 
 @dataclass(slots=True)
 class Plan:
-    """What is adopted. `operations` are the rows, in one commit. `snapshots` need a directory and an entry of the index."""
+    """The adopted objects. `operations` are the changes of rows, to be made in one commit. For each of `snapshots`, a
+    directory and an entry in the index must be made."""
 
     inventory: Inventory
     items: list[Item] = field(default_factory=list)
@@ -100,7 +102,7 @@ class Plan:
     networks: list[str] = field(default_factory=list)
 
     def counts(self) -> dict[str, tuple[int, int]]:
-        """By kind: how many are adopted, and how many are not."""
+        """Kind of object -> the number of adopted objects, and the number of other objects."""
         found: dict[str, tuple[int, int]] = {}
         for item in self.items:
             taken, left = found.get(item.kind, (0, 0))
@@ -117,7 +119,7 @@ class Plan:
 
 
 async def make(inventory: Inventory, known: Known, config: Config, drivers: Drivers) -> Plan:
-    """The plan. Changes nothing."""
+    """Make the plan, without changing a file or a row."""
     plan = Plan(inventory)
     _images(plan, known)
     volumes = _volumes(plan, known, config)
@@ -155,7 +157,7 @@ def _images(plan: Plan, known: Known) -> None:
 
 
 def _changes(image: Image, names: Mapping[str, NameRecord]) -> Iterator[str]:
-    """What the adoption changes for the image."""
+    """Descriptions of the changes that the adoption makes to the image."""
     taken = sum(image.id not in names.get(_reference(each), NameRecord(())).images for each in image.names)
     if taken:
         yield f"without {taken} of its names, which are taken"
@@ -164,7 +166,8 @@ def _changes(image: Image, names: Mapping[str, NameRecord]) -> Iterator[str]:
 
 
 def _names(store: Store, known: Known) -> dict[str, NameRecord]:
-    """The images of each free name. If several images have a name, the first gets it, unless all are from one index."""
+    """The images of each free name. If several images have the same name, the first image gets the name, unless all of these
+    images are from one index."""
     found: dict[str, NameRecord] = {}
     for image in store.images.values():
         for each in image.names:
@@ -184,7 +187,7 @@ def _name_rows(plan: Plan, names: Mapping[str, NameRecord]) -> Iterator[Put]:
 
 
 def _reference(text: str) -> str:
-    """The full form; "" for an invalid name."""
+    """The full form of a name; "" for an invalid name."""
     try:
         return str(references.parse(text).with_default_tag())
     except InvalidParameter:
@@ -208,7 +211,8 @@ def _image_row(image: Image) -> ImageRecord:
 
 
 def _placed(snapshot: Snapshot, plan: Plan, known: Known) -> Snapshot:
-    """The snapshot, on Orlop's directory of its parent if the data root already has this layer."""
+    """The snapshot. If the data root already contains the parent layer, the snapshot's parent is Orlop's directory of that
+    layer."""
     for key, parent in plan.inventory.store.layers.items():
         if parent.id == snapshot.parent and key in known.snapshots:
             return Snapshot(
@@ -221,12 +225,12 @@ def _placed(snapshot: Snapshot, plan: Plan, known: Known) -> Snapshot:
 
 
 def _volumes(plan: Plan, known: Known, config: Config) -> set[str]:
-    """The names that containers may use."""
+    """Plan the volumes. Returns the names that containers may use."""
     installed = discovery.installed("volume")
     usable = set(known.volumes)
     for volume in plan.inventory.volumes:
         if volume.name in known.volumes:
-            usable.discard(volume.name)  # another volume, with other data
+            usable.discard(volume.name)  # Orlop has another volume with this name, with other data
             plan.leave("volume", volume.name, "", "a volume of this name exists in Orlop already")
         elif volume.driver not in installed:
             plan.leave("volume", volume.name, "", f'its driver "{volume.driver}" is not installed')
@@ -245,14 +249,14 @@ def _volumes(plan: Plan, known: Known, config: Config) -> set[str]:
 
 
 def _networks(plan: Plan, known: Known) -> dict[str, NetworkRecord]:
-    """The networks that containers may be on, by name and by ID."""
+    """Plan the networks. Returns the networks that containers may be on, by name and by ID."""
     installed = discovery.installed("network")
     taken = [parse_subnet(each.subnet) for record in known.networks.values() for each in record.subnets]
     usable = {name: record for record in known.networks.values() for name in (record.name, record.id)}
     for network in plan.inventory.networks:
         ours = known.networks.get(network.name)
         if ours is not None and ours.predefined and network.name in networks.PREDEFINED:
-            continue  # containers on it are connected to Orlop's network
+            continue  # containers on this network are connected to Orlop's predefined network
         if ours is not None:
             usable.pop(network.name, None)
             plan.leave("network", network.name, network.id, "a network of this name exists in Orlop already")
@@ -267,7 +271,7 @@ def _networks(plan: Plan, known: Known) -> dict[str, NetworkRecord]:
         plan.networks.append(row.id)
         plan.operations.append(Put("networks", row.id, encode_network(row)))
         plan.take("network", row.name, row.id)
-    for name, driver in networks.PREDEFINED.items():  # of a root that has never been started on
+    for name, driver in networks.PREDEFINED.items():  # a root on which dockerd has never started has no networks
         usable.setdefault(name, NetworkRecord(id=name, name=name, driver=driver, created_ns=0, predefined=True))
     return usable
 
@@ -299,7 +303,8 @@ async def _containers(plan: Plan, known: Known, around: containers.Surroundings)
 
 
 def _drop_dependents(plan: Plan, known: Known, rows: dict[str, tuple[Container, ContainerRecord, str]]) -> None:
-    """Do not adopt containers that share a namespace, directly or not, with a container that is not adopted."""
+    """Do not adopt containers that share a namespace, directly or through another container, with a container that is not
+    adopted."""
     for _ in itertools.repeat(None):
         lost = {
             id: other

@@ -1,4 +1,5 @@
-"""The hooks: the service that looks after an adopted root, and `orlopd --adopt`. Imports little: every start imports it."""
+"""The hooks: the service that maintains an adopted root, and `orlopd --adopt`. This module has few imports, because every
+start of the daemon imports it."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from orlop_sdk import Register, hookimpl
 
 __all__ = ["AdoptPlugin", "at_start"]
 
-_ROWS = "adoption"  # how the keys of `adopted` begin
+_ROWS = "adoption"  # the beginning of the keys in `adopted`
 
 
 @hookimpl
@@ -36,12 +37,13 @@ class AdoptPlugin:
 
     @asynccontextmanager
     async def processes(self, config: Config) -> AsyncIterator[None]:
-        """There are none."""
+        """This service has no processes."""
         yield None
 
     @asynccontextmanager
     async def open(self, context: Context) -> AsyncIterator[Service]:
-        """Opened before the engine. Raises `Conflict` while dockerd runs on the adopted root."""
+        """Open the service; this happens before the engine is opened. Raises `Conflict` while dockerd runs on the adopted
+        root."""
         with ExitStack() as stack:
             if any(key.startswith(_ROWS) for key, _ in context.store.load("meta")):
                 from .service import watch
@@ -51,7 +53,8 @@ class AdoptPlugin:
 
 
 def at_start(config: Config, words: Sequence[str]) -> int:
-    """`orlopd --adopt PATH`, before the daemon starts: adopt, unless that was done. Returns 0 when the daemon may start."""
+    """`orlopd --adopt PATH`: adopt the root before the daemon starts, unless it has been adopted already. Returns 0 if the
+    daemon may start."""
     import trio
 
     from orlop_engine.config import Config as EngineConfig

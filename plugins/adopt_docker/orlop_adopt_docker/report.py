@@ -1,4 +1,4 @@
-"""Shows what an adoption does: a table for people and a document for programs. Pure."""
+"""Shows the effects of an adoption, as a table for people and as a document for programs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _KINDS = ("image", "container", "volume", "network")
 
 
 def document(plan: Plan, *, done: bool) -> dict[str, Any]:
-    """`done`: the plan was carried out."""
+    """The document for programs. `done`: the plan was executed."""
     return {
         "root": plan.inventory.root,
         "store": plan.inventory.store.name,
@@ -27,7 +27,7 @@ def document(plan: Plan, *, done: bool) -> dict[str, Any]:
 
 
 def table(plan: Plan) -> str:
-    """One line for each object; all images without a name share a line."""
+    """The table for people, with one line for each object. All images without a name share one line."""
     shown = [item for item in plan.items if item.name != "<none>" or not item.adopted]
     rows = [("KIND", "NAME", "ADOPTED", "REMARK"), *(_row(item) for item in sorted(shown, key=_order))]
     unnamed = sum(item.name == "<none>" and item.adopted for item in plan.items)
@@ -51,7 +51,7 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
 
 
 def sentence(plan: Plan) -> str:
-    """How many objects are adopted."""
+    """A sentence with the number of adopted objects."""
     counts = plan.counts()
     parts = [f"{counts[kind][0]} {kind}{'' if counts[kind][0] == 1 else 's'}" for kind in _KINDS if kind in counts]
     stays = sum(stays for _, stays in counts.values())

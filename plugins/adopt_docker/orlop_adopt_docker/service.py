@@ -1,7 +1,8 @@
-"""Looks after an adopted Docker root while orlopd runs: the work of the service `adopt` if there is an adoption.
+"""Maintains an adopted Docker root while orlopd runs. This is the service `adopt`, if there is an adoption.
 
-The service is opened before the engine. It completes what a crash interrupted, keeps dockerd from starting on the root at
-the same time, and logs what dockerd has changed if it ran on the root in between.
+The service is opened before the engine. It completes a move or a return that a crash interrupted, and prevents dockerd from
+starting on the root. If dockerd has run on the root since the last start of orlopd, the service logs the changes that
+dockerd has made.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ __all__ = ["watch"]
 
 log = logging.getLogger("orlop.adopt")
 
-_NAMED = 10  # objects named in one line of the log
+_NAMED = 10  # limit for the number of objects in one line of the log
 
 
 async def watch(store: Store, data_root: str, stack: ExitStack) -> None:
-    """Complete what was interrupted, and hold the locks of dockerd's databases for the life of `stack`. Raises `Conflict`
-    while dockerd runs on the adopted root."""
+    """Complete an interrupted move or return, and lock dockerd's databases until `stack` is closed. Raises `Conflict` while
+    dockerd runs on the adopted root."""
     found = rows.load(store)
     if found is None:
         log.warning("an adoption was interrupted, so its links are removed. To adopt again: orlop system adopt")
@@ -57,7 +58,7 @@ async def watch(store: Store, data_root: str, stack: ExitStack) -> None:
 
 
 async def _report(found: Adopted) -> None:
-    """Log what dockerd has changed."""
+    """Log the changes that dockerd has made."""
     log.warning("dockerd has run on the adopted root %s since its adoption", found.root)
     try:
         there = await trio.to_thread.run_sync(docker_root.read, found.root)
@@ -69,7 +70,7 @@ async def _report(found: Adopted) -> None:
         image.id for image in there.store.images.values() if all(x.chain_id in there.store.layers for x in image.layers)
     }
     if found.phase == Phase.MOVED:
-        usable = set(there.store.images)  # the files of their layers are in Orlop's data root
+        usable = set(there.store.images)  # usable, because the files of their layers are in Orlop's data root
     for what, before, after in (
         ("container", found.containers, names),
         ("image", found.images, usable),

@@ -1,7 +1,7 @@
-"""The Docker Engine API over the engine: one thin module per resource, which decodes, calls the engine and encodes.
+"""The Docker Engine API. For each resource, a small module decodes requests, calls the engine, and encodes answers.
 
 `plugin` assembles the routes, `responses` builds answers, `errors` is the only place where exceptions become status codes.
-The engine decides what a container is.
+All behaviour of containers and other objects is in the engine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The Protocol by which the routes of builds use a builder: the service `build`, if daemon.json names it."""
+"""The Protocol through which the routes of builds use a builder. The builder is the service `build`, if daemon.json selects
+this service."""
 
 from __future__ import annotations
 
@@ -58,8 +59,8 @@ class Builder(Protocol):
         body: AsyncGenerator[bytes, None],
         restrictions: Restrictions,
     ) -> AsyncIterator[bytes]:
-        """The classic endpoint: the request's body is the context. Returns the body of the answer once the answer has begun.
-        An error before that is answered with its own status."""
+        """The classic endpoint, to which a client sends the context as body. Returns the body of the answer once the answer
+        has begun. An error before the beginning is answered with its HTTP status."""
         ...
 
     async def usage(self) -> Sequence[CacheRecord]:
@@ -76,9 +77,9 @@ class Builder(Protocol):
         maximum: int,
         free: int,
     ) -> Pruned:
-        """Remove records that are not in use and that the caller may use. Limits are bytes, 0 for none."""
+        """Remove unused records that the caller may use. Limits are in bytes; 0 means no limit."""
         ...
 
     async def cancel(self, build: str, restrictions: Restrictions) -> None:
-        """End a build of the caller's domain. No error if there is none with this id."""
+        """End a build of the caller's domain. It is no error if there is no build with this id."""
         ...

@@ -1,6 +1,8 @@
-"""Routes of builds. The builder speaks BuildKit's protocol itself: `/grpc` and `/session` hand it the connection.
+"""Routes of builds. The builder implements BuildKit's protocol, so `/grpc` and `/session` pass the connection to the
+builder.
 
-Without a builder they answer as unknown paths do, and `/build/prune`, which `docker system prune` calls, has nothing to do.
+Without a builder, these routes answer like unknown paths. `/build/prune` succeeds without an effect, because `docker system
+prune` calls it.
 """
 
 from __future__ import annotations

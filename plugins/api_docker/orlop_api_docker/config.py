@@ -1,4 +1,5 @@
-"""`GET /orlop/config`: the running daemon's configuration, with the origin of each value. Not part of Docker's API."""
+"""`GET /orlop/config`: the running daemon's configuration, with the origin of each value. This route is not part of Docker's
+API."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The container-wide `MacAddress`. Before API 1.44 it was the only MAC address of a request; then it was deprecated and
-applied to the network of `NetworkMode`; since 1.52 it is refused. Pure; rules are Docker's.
+"""The container-wide `MacAddress`. Before API 1.44, it was the only MAC address of a request. From 1.44 on, it is deprecated
+and applies to the network of `NetworkMode`. Since 1.52, it is refused. The rules are the same as Docker's.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ DEPRECATED = "The container-wide MacAddress field is now deprecated. It should b
 
 
 def settle(request: CreateRequest, version: tuple[int, int]) -> list[str]:
-    """Make `request` use one address for its main network, in its endpoint and in `mac_address`, which inspect shows.
-    Returns warnings."""
+    """Set the MAC address of the request's main network, in its endpoint and in `mac_address`, which inspect shows. Returns
+    warnings."""
     asked, main, endpoints = request.mac_address or "", _main_network(request), _endpoints(request)
     if version < (1, 44):
         if asked and not main:
@@ -58,7 +58,7 @@ def _name(network: str) -> str:
 
 
 def _endpoints(request: CreateRequest) -> dict[str, EndpointSettings]:
-    """Endpoint settings by network name. Null settings in the request are replaced by empty ones."""
+    """Endpoint settings by network name. Null settings in the request are replaced by empty settings."""
     given = request.networking_config.endpoints_config if request.networking_config else None
     for key, settings in (given or {}).items():
         if given is not None and settings is None:

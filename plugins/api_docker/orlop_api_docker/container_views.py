@@ -1,4 +1,4 @@
-"""Encoded answers about containers: inspect and list, kept until something that they show changes."""
+"""Encoded answers of inspect and list about containers. An answer is kept until a value in it changes."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _FORMS = ((1, 52), (1, 48), (1, 45))
 
 
 def _form(version: tuple[int, int]) -> str:
-    """The oldest API version whose inspect answer has the same fields. A field that another version introduces needs a line
-    here."""
+    """The oldest API version whose inspect answer has the same fields. If a new API version adds a field, add a line to this
+    function."""
     major, minor = next((form for form in _FORMS if version >= form), (1, 24))
     return f"{major}.{minor}"
 
@@ -43,7 +43,7 @@ class _Kept:
 
 
 class ContainerViews:
-    """One object for each front end. The answers about a container are dropped together with the `Container`."""
+    """The encoded answers of a front end. The answers about a container are dropped together with the `Container`."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -54,9 +54,9 @@ class ContainerViews:
         return self._engine.containers  # imported at the first request, because the daemon's start does not need it
 
     async def inspect(self, container: Container, version: tuple[int, int], *, size: bool = False) -> bytes:
-        """`GET /containers/{id}/json`. Without `size` it calls no driver that can hang, and takes no lock."""
+        """`GET /containers/{id}/json`. Without `size`, this method calls no driver that can hang, and takes no lock."""
         key = _form(version)
-        # The target of a link may be renamed, which changes the revision of the target only.
+        # Answers with links are not kept, because a rename of a link's target only changes the revision of the target.
         keep = not size and not container.record.host_config.links
         if keep and (found := self._of(container).inspected.get(key)):
             return found

@@ -47,7 +47,8 @@ _CONDITIONS = ("", "not-running", "next-exit", "removed")
 
 
 async def _refuse_body(call: Call) -> None:
-    """Older Docker versions took a HostConfig here. Old clients send "{}" or "null" for none; both are accepted."""
+    """Refuse a request with a body. Older Docker versions accepted a HostConfig as body. Old clients send "{}" or "null" if
+    they have none, so these bodies are accepted."""
     size = 0
     async for piece in call.request.body:
         size += len(piece)
@@ -256,8 +257,8 @@ class _Routes:
         return Hijack(hijack_head(call, not framed), await self._attachment(call, container, request))
 
     async def attach_websocket(self, call: Call) -> Answer:
-        """The output is never multiplexed: both outputs are one stream. Before 1.42 clients could not choose streams; before
-        1.28 messages were text."""
+        """Attach through a WebSocket. Standard output and standard error are one stream without frames. Before API 1.42,
+        clients cannot choose streams. Before 1.28, messages are text."""
         from orlop_api_docker import websocket  # imported here because few clients use it
 
         container = self._of(call)
@@ -276,8 +277,8 @@ class _Routes:
         return Hijack(head, run)
 
     async def _attachment(self, call: Call, container: Container, request: Attach) -> Callable[[RawStream], Awaitable[None]]:
-        """The function that serves the client after the head is sent. Raises errors that must be answered before the
-        head."""
+        """The function that serves the client after the head of the answer is sent. Raises errors that must be answered
+        before the head."""
         keys = attach.parse_detach_keys(call.arg("detachKeys"))
         await container.boot_start_tried()
         attach.check(container)

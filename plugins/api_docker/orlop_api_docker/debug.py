@@ -1,4 +1,4 @@
-"""Debugging a running daemon: the routes below /debug/, which exist only while `debug` is set.
+"""The routes below /debug/, for debugging a running daemon. They exist only while `debug` is set.
 
 The routes change nothing. Clients of listeners with a role cannot use them, because a dump of tasks shows the activity of
 all clients.
@@ -54,7 +54,8 @@ def _named(counted: Counter[tuple[str, ...]]) -> dict[str, int]:
 
 
 def _sampled(seconds: float, thread: int) -> str:
-    """Sample a thread's stack a hundred times a second: "outer;inner count" lines, the input of flame graphs."""
+    """Sample a thread's stack a hundred times a second. Returns lines of the form "outer;inner count", the input of flame
+    graphs."""
     found: Counter[str] = Counter()
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -78,7 +79,7 @@ class _Routes:
         }
 
     def when_debugging(self, handler: RouteHandler) -> RouteHandler:
-        """Answer as for an unknown route unless `debug` is on; a reload may change it."""
+        """Answer like an unknown route unless `debug` is on. A reload may change `debug`."""
 
         async def guarded(call: Call) -> Answer:
             if not self.engine.config.debug:

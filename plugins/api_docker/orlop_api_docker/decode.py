@@ -3,8 +3,8 @@
 msgspec is stricter, and Go clients send input that it rejects (`"Env": null`, `"hostconfig"`). So a body is parsed to plain
 values, normalized to the type, and converted.
 
-Objects with duplicate members are refused (docs/decisions/0012): parsers disagree which member is valid, so an authorization
-plugin could judge another value than the engine uses.
+Objects with duplicate members are refused (docs/decisions/0012). Parsers disagree on which member is valid, so an
+authorization plugin may check another value than the engine uses.
 """
 
 from __future__ import annotations
@@ -27,21 +27,23 @@ T = TypeVar("T")
 _Shape = Callable[[Any], Any]
 
 _SMALL = 64 << 10
-"""Bytes. The values of a smaller body are not counted, because parsing it takes a few ms at most."""
+"""Size in bytes. The values of a smaller body are not counted, because parsing such a body takes a few ms at most."""
 
 _MAX_VALUES = 50_000
-"""The most values in a larger body: parsing is one C call that holds the GIL and takes 0.2 us a value."""
+"""The maximum number of values in a larger body. It is limited because parsing is one C call that keeps the GIL and takes
+0.2 us a value."""
 
 _MAX_ITEMS = 10_000
-"""The most items of one list or map. The longest lists that clients send are port ranges, listed port by port."""
+"""The maximum number of items of one list or map. The longest lists that clients send are port ranges, listed port by
+port."""
 
 _MAX_TEXT = 1 << 20
-"""The most characters of one string. Linux limits an argument or variable to 128 KiB."""
+"""The maximum number of characters of one string. For comparison: Linux limits an argument or variable to 128 KiB."""
 
-_DROP = object()  # stands for a null that the type does not allow: the key is treated as absent
-_INT64 = range(-(1 << 63), 1 << 63)  # Docker's unsigned values are far below the limit
+_DROP = object()  # a null that the type does not allow; its key is treated as absent
+_INT64 = range(-(1 << 63), 1 << 63)  # also used for unsigned fields, because their values are far below the limit
 _DIGITS = 20
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # also matches unclosed strings, and so takes linear time
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # it also matches unclosed strings, so that it takes linear time
 _FOLD = str.maketrans("\u017f\u212a", "sk")
 
 _WHERE = re.compile(r" - at `(?:key in )?\$\.?([^`]*)`$")
@@ -61,7 +63,8 @@ class _DuplicateKeyError(Exception):
 
 
 def decode_json(data: bytes, kind: type[T]) -> T:
-    """A body as a value of `kind`. Raises InvalidParameter in Docker's words; a type error names the field."""
+    """Decode a body to a value of `kind`. Raises InvalidParameter with Docker's messages; the message of a type error
+    contains the field."""
     if len(data) > _SMALL:
         _check_size(data)
     try:
@@ -80,7 +83,7 @@ def decode_json(data: bytes, kind: type[T]) -> T:
 
 
 def _parse(data: bytes) -> Any:
-    """Parse to plain values. Not with msgspec, which is faster but does not report duplicate keys."""
+    """Parse to plain values. This function does not use msgspec, which is faster but does not report duplicate keys."""
     try:
         text = data.decode()
         if "\\u" in text:  # only Python accepts lone surrogates, which cannot be encoded
@@ -101,7 +104,7 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _whole_number(text: str) -> int:
-    return int(text) if len(text) <= _DIGITS else _INT64.stop  # a number with that many digits is out of range
+    return int(text) if len(text) <= _DIGITS else _INT64.stop  # a number with so many digits is out of range
 
 
 def _fraction(text: str) -> float:
@@ -139,7 +142,7 @@ def _separators(data: bytes, start: int, end: int) -> int:
 
 
 def _malformed(data: bytes) -> str:
-    """Why the body is malformed, from the parser with the better message."""
+    """The reason why the body is malformed, from the parser that has the better message."""
     if not data.strip():
         return "invalid JSON: got EOF while reading request body"
     try:
@@ -288,7 +291,8 @@ def _dict(inner: _Shape, zero: Any) -> _Shape:
 
 
 def _union(info: inspect.UnionType, known: dict[Any, _Shape]) -> _Shape:
-    """In practice only one member of a union contains other types (`Foo | None`, `list[str] | str`)."""
+    """The function for a union. Only one member of each union in use contains other types (`Foo | None`, `list[str] |
+    str`)."""
     members = [member for member in info.types if not isinstance(member, inspect.NoneType)]
     nullable = any(isinstance(member, inspect.NoneType) for member in info.types)
     inner = next((s for s in (_shape(member, known) for member in members) if s not in _PLAIN), _same)
@@ -304,7 +308,7 @@ def _union(info: inspect.UnionType, known: dict[Any, _Shape]) -> _Shape:
 
 
 def explain_validation(error: msgspec.ValidationError) -> str:
-    """msgspec's message with the field in front: "HostConfig.Memory: expected int, got str"."""
+    """msgspec's message after the name of the field: "HostConfig.Memory: expected int, got str"."""
     text = str(error)
     where = _WHERE.search(text)
     reason = (text[: where.start()] if where else text).replace("`", "")

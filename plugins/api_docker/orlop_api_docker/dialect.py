@@ -1,4 +1,5 @@
-"""The Engine API's conventions where no handler answers: Docker's error objects, common headers and version numbers."""
+"""The Engine API's conventions for answers that no handler makes: Docker's error objects, common headers and version
+numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ _NOT_FOUND = Response(404, b'{"message":"page not found"}\n', (("Content-Type", 
 
 
 def docker_dialect(oldest: str = MIN_API_VERSION) -> Dialect:
-    """`oldest` is the oldest API version served (`min-api-version`)."""
+    """The conventions as a `Dialect`. `oldest` is the oldest supported API version (`min-api-version`)."""
     return Dialect(
         answer_error=answer_error,
         decorate=with_common,
@@ -36,7 +37,7 @@ def docker_dialect(oldest: str = MIN_API_VERSION) -> Dialect:
 def docker_router(
     routes: Iterable[Route], *, guard: Guard | None = None, on_answer: OnAnswer | None = None, oldest: str = MIN_API_VERSION
 ) -> Router:
-    """A router of these routes alone, for tests and tools of the front end."""
+    """A router with only these routes, for tests and tools of the front end."""
     return Router(routes, docker_dialect(oldest), guard=guard, on_answer=on_answer)
 
 

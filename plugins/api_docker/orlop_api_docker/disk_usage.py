@@ -75,7 +75,7 @@ def _usage(active: int, reclaimable: int, total: int, items: Sequence[Any], verb
 
 
 def _images(measured: Measured, shown: Sequence[ImageSummary] | None, verbose: bool) -> ObjectUsage | UnsetType:
-    """As in Docker, data that an image in use shares with other images counts as reclaimable."""
+    """The usage of images. As in Docker, data that an image in use shares with other images counts as reclaimable."""
     if measured.images is None or shown is None:
         return UNSET
     used = [image for image in measured.images if image.containers]
@@ -112,7 +112,7 @@ def _cache(record: CacheRecord, version: tuple[int, int]) -> BuildCache:
 
 
 def _builds(found: Sequence[CacheRecord], shown: Sequence[BuildCache] | None, verbose: bool) -> ObjectUsage | UnsetType:
-    """As in Docker, data that a record shares with images is counted with the images."""
+    """The usage of the build cache. As in Docker, data that a record shares with images is counted with the images."""
     if shown is None:
         return UNSET
     own = [record for record in found if not record.shared]

@@ -1,4 +1,4 @@
-"""The table from exceptions to status codes. Code below this module raises errors with a text and knows no HTTP."""
+"""The table that maps exceptions to status codes. The engine raises errors with a text, and does not depend on HTTP."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ STATUS: dict[type[BaseException], int] = {
 
 
 def _leaf(error: BaseException) -> BaseException:
-    """The exception of a group to answer with: the first meant for users, else the first."""
+    """The exception of a group that is used for the answer: the first exception whose text is for users, otherwise the first
+    exception."""
     if not isinstance(error, BaseExceptionGroup):
         return error
     leaves = [_leaf(inner) for inner in error.exceptions]
@@ -51,14 +52,14 @@ def _status(error: BaseException) -> int:
 
 
 def _shown(request: Request) -> str:
-    """The target without its query, which may hold passwords (`fromSrc=https://USER:TOKEN@...`). Not decoded: a decoded path
-    could contain a newline and forge a line of the log."""
+    """The target without its query, because the query may contain passwords (`fromSrc=https://USER:TOKEN@...`). The path is
+    not decoded, because a decoded path can contain a newline and forge a line of the log."""
     return request.target.partition("?")[0]
 
 
 def answer_error(request: Request, error: Exception) -> Response:
-    """The error answer. Failures of the machine and bugs are also logged, bugs with their traceback, which is never sent to
-    a client."""
+    """The error answer. Failures of the machine and bugs are also logged. The traceback of a bug is logged, but never sent
+    to a client."""
     leaf = _leaf(error)
     status = _status(leaf)
     message = explain_validation(leaf) if isinstance(leaf, msgspec.ValidationError) else str(leaf)
@@ -72,7 +73,7 @@ def answer_error(request: Request, error: Exception) -> Response:
         log.error("cannot answer %s %s", request.method, _shown(request), exc_info=error)
         return error_response(500, message or type(leaf).__name__)
     if status >= 500:
-        # A client over its limits may be refused ten thousand times a second
+        # A client that exceeds its limits may be refused ten thousand times a second
         kind = "too many open files" if exhausted else message if isinstance(leaf, BodyError | BadRequest) else ""
         log.warning("cannot answer %s %s: %s", request.method, _shown(request), message, extra={"throttle": kind})
     return error_response(status, message)

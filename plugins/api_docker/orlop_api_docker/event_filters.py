@@ -1,7 +1,7 @@
-"""The `filters` of `GET /events`, compiled once per request. Pure.
+"""The `filters` of `GET /events`, compiled once per request.
 
-Source of the rules: moby daemon/events/filter.go. Several values of one filter are alternatives (labels: all must match),
-and all filters must match. Unknown filters are ignored, as in moby.
+Source of the rules: moby daemon/events/filter.go. All filters must match. Several values of one filter are alternatives,
+except that all values of `label` must match. Unknown filters are ignored, as in moby.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ __all__ = ["EventFilter"]
 Filters = Mapping[str, Collection[str]]
 Test = Callable[[Event], bool]
 
-# Filters by object match by prefix of the ID or of the attribute `name`, whatever the event's type is
+# A filter by object matches a prefix of the ID or of the attribute `name`, for events of all types
 _OBJECTS = ("container", "network", "volume", "daemon", "plugin", "service", "node", "secret", "config")
-# These actions carry a detail after a colon: "exec_create: sh", "health_status: healthy"
+# These actions contain a detail after a colon: "exec_create: sh", "health_status: healthy"
 _PREFIX_ACTIONS = frozenset({"health_status", "exec_create", "exec_start"})
 
 
 def _prefixed(text: str, values: Collection[str]) -> bool:
-    """The empty prefix matches everything, as in Docker: scripts that pass an empty variable see all events."""
+    """Whether the text begins with one of the values. As in Docker, an empty value matches every text, so a script that
+    passes an empty variable sees all events."""
     return any(text.startswith(value) for value in values)
 
 
@@ -66,7 +67,7 @@ def _label_test(values: Collection[str]) -> Test:
 
 
 class EventFilter:
-    """A predicate: true when the event matches."""
+    """A predicate that is true if an event matches."""
 
     def __init__(self, filters: Filters | None = None) -> None:
         self._tests: list[Test] = []

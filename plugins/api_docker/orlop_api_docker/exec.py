@@ -58,7 +58,7 @@ class _Routes:
             try:
                 started, stream = await self.engine.run(self._attached, exec_id, size, not request.tty)
             except OrlopError as error:
-                # The head has been sent: the runtime's error becomes the exec's output (and its exit code is set).
+                # The head has been sent, so the runtime's error is sent as the exec's output. The exit code is also set.
                 text = f"{error}\r\n".encode()
                 await client.send_all(text if request.tty else stdout_frame(text))
                 await client.send_eof()

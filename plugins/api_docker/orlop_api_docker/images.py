@@ -1,6 +1,6 @@
 """Routes of images: decode, call the engine, encode. Long operations answer with a stream of JSON records.
 
-Modules of the engine that only such operations need are imported by them, as in the engine's `images.service`.
+Modules of the engine that only long operations need are imported by these operations, as in the engine's `images.service`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class _PlatformJSON(msgspec.Struct):
 
 
 def _platform_json(text: str) -> Platform:
-    """`platform` of inspect, history, load, push and delete is a JSON object; create takes a string."""
+    """Parse the parameter `platform` of inspect, history, load, push and delete, which is a JSON object. In create,
+    `platform` is a plain string."""
     from orlop_engine.images import platforms
 
     try:
@@ -85,8 +86,8 @@ def _import_name(repository: str, tag: str) -> Reference | None:
 
 
 async def _push_credentials(call: Call) -> Credentials:
-    """The credentials of the header, or of the body, where older clients send them. Docker ignores an invalid header, but
-    not an invalid body."""
+    """The credentials in the header, or in the body, because older clients send them in the body. Like Docker, this ignores
+    an invalid header, but not an invalid body."""
     from orlop_engine.images.registry_auth import credentials, credentials_of
 
     header = call.request.headers.get("x-registry-auth", "")
@@ -104,7 +105,7 @@ def _missing(reason: str) -> NoReturn:
 
 
 async def _stream(progress: Progress) -> Answer:
-    """Answer with a stream once the first record exists; an error before it is a plain error answer."""
+    """Answer with a stream once the first record exists. An error before the first record is answered with an HTTP error."""
     await progress.started()
     return stream_head(progress)
 
@@ -172,8 +173,8 @@ class _Routes:
         return await _stream(await self.images.import_image(request, call.pieces()))
 
     async def load(self, call: Call) -> Answer:
-        # Start the answer only after the body has arrived (a client that waits for "100 Continue" would stop sending). Every
-        # error is a record, as with Docker.
+        # Start the answer only after the body has arrived, because a client that waits for "100 Continue" stops sending when
+        # the answer begins. Every error is sent as a record, as in Docker.
         platforms, quiet = _platforms(call), call.flag("quiet", True)
         progress = self.images.load_archive(call.pieces(), platforms, quiet=quiet, policy=restrictions(call).images)
         await progress.ready()

@@ -1,6 +1,6 @@
-"""`GET /info` and `GET /version`. Answers come from memory, without a lock. Drivers and programs are asked once,
-at the first request (the storage driver's status, `programs`), with a deadline, so that a driver that hangs delays `docker
-info` only briefly."""
+"""`GET /info` and `GET /version`. Answers are made from values in memory, without a lock. The first request asks drivers and
+programs (the storage driver's status, `programs`). These calls have a deadline, so a driver that hangs delays `docker info`
+only briefly."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class CountedImages(Protocol):
 
 
 class Information:
-    """What `info` and `version` show; one instance per engine."""
+    """The values that `info` and `version` show; one instance per engine."""
 
     def __init__(self, engine: Described) -> None:
         self._engine = engine
@@ -175,7 +175,7 @@ class Information:
         return [name for name, entry in self._engine.config.all_runtimes().items() if shutil.which(entry.path) is None]
 
     async def _discovered_devices(self) -> list[DeviceInfo] | UnsetType:
-        """UNSET without devices, as in Docker."""
+        """The CDI devices of this host; UNSET if there are none, as in Docker."""
         found: list[str] = []
         with trio.move_on_after(_PATIENCE):
             directories = self._engine.config.cdi_directories or ()

@@ -1,4 +1,5 @@
-"""Builds `GET /info` and `GET /version` from configuration, counts and host facts. No I/O."""
+"""Builds the answers of `GET /info` and `GET /version` from the configuration, counts and facts about the host. This module
+does no I/O."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ _LIMITS = (
 
 
 def registry(config: Config, version: Version) -> RegistryInfo:
-    """Docker Hub with its mirrors, and every registry that may be used without TLS."""
+    """Docker Hub with its mirrors, and all registries that may be used without TLS."""
     mirrors = [mirror.rstrip("/") + "/" for mirror in config.registry_mirrors]
     indexes = {"docker.io": IndexInfo(name="docker.io", mirrors=mirrors, secure=True, official=True)}
     cidrs = list(ALWAYS_INSECURE)
@@ -57,7 +58,8 @@ def registry(config: Config, version: Version) -> RegistryInfo:
 
 
 def runtimes(config: Config, status: Mapping[str, dict[str, str]], version: Version) -> dict[str, RuntimeInfo]:
-    """`status` is what each runtime reports of itself; clients know the field since 1.44."""
+    """The runtimes by name. `status` contains the values that each runtime reports; clients know this field since API
+    1.44."""
     known = status if version >= (1, 44) else {}
     return {
         name: RuntimeInfo(entry.path, list(entry.runtime_args) or None, known.get(name) or None)
@@ -66,7 +68,7 @@ def runtimes(config: Config, status: Mapping[str, dict[str, str]], version: Vers
 
 
 def address_pools(config: Config) -> list[AddressPoolInfo] | UnsetType:
-    """UNSET without configured pools: the built-in ones are not shown, as in Docker."""
+    """The configured address pools; UNSET if none are configured, because the built-in pools are not shown, as in Docker."""
     return [AddressPoolInfo(base=pool.base, size=pool.size) for pool in config.default_address_pools] or UNSET
 
 
@@ -78,7 +80,7 @@ def commit(found: str, version: Version) -> dict[str, str]:
 def security_options(
     config: Config, cgroups: Cgroups, seccomp: bool, apparmor: bool = False, *, version: Version
 ) -> list[str]:
-    """Items "name=NAME,KEY=VALUE"; before 1.25 names only."""
+    """Items of the form "name=NAME,KEY=VALUE". Before API 1.25, an item is only a name."""
     options = ["name=apparmor"] if apparmor else []
     if seccomp:
         options.append(f"name=seccomp,profile={config.seccomp_profile}")
@@ -99,8 +101,9 @@ def _open_tcp(config: Config) -> Sequence[str]:
 def warnings(
     config: Config, cgroups: Cgroups, forwarding: bool, missing_runtimes: Sequence[str], degraded: Iterable[str] = ()
 ) -> list[str] | None:
-    """What `docker info` prints in red: limits without effect, unprotected API sockets, configuration keys without effect,
-    runtimes that are not installed, and drivers that do not answer (`degraded`, a sentence for each)."""
+    """The warnings that `docker info` prints: limits without effect, unprotected API sockets, configuration keys without
+    effect, runtimes that are not installed, and drivers that do not answer (`degraded` contains a sentence for each of these
+    drivers)."""
     found = [f"WARNING: No {name} support" for field, name in _LIMITS if not getattr(cgroups, field)]
     if config.ip_forward and not forwarding:
         found.append("WARNING: IPv4 forwarding is disabled")
@@ -121,7 +124,8 @@ def warnings(
 
 
 def parse_runtime_version(output: str) -> Mapping[str, str]:
-    """Parse `runc --version` (crun's and youki's are alike): "runc version 1.1.15", "commit: ...", "spec: ..."."""
+    """Parse the output of `runc --version`: "runc version 1.1.15", "commit: ...", "spec: ...". crun and youki have the same
+    format."""
     found: dict[str, str] = {}
     for line in output.splitlines():
         name, colon, value = line.partition(":")

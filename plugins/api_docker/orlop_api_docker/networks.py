@@ -34,7 +34,7 @@ class _Routes:
 
         accept = filters.listed(call.filters())
         found = [record for record, in_use in self.networks.records() if accept(record, in_use)]
-        if call.version < (1, 28):  # older versions also list the containers of each network, as inspect does
+        if call.version < (1, 28):  # in older versions, the list also contains the containers of each network, like inspect
             return json_response([self._view(record.id) for record in found])
         members = () if call.version < (1, 52) else None  # `Containers` is {} before 1.52, and absent since then
         return json_response([network_view(record, members) for record in found])

@@ -1,6 +1,6 @@
 """Applies the rules of older API versions to requests: removes fields that a version did not have, fills in its defaults,
-and refuses what needs a newer version. Pure; rules and messages are Docker's (moby
-daemon/server/router/container/container_routes.go). Answers of older versions: `container_views` and
+and refuses fields that need a newer version. Rules and messages are the same as Docker's (moby
+daemon/server/router/container/container_routes.go). Answers of older versions are made in `container_views` and
 `wire.images`.
 """
 
@@ -25,19 +25,20 @@ Version = tuple[int, int]
 
 
 def flat_read_only(version: Version) -> bool:
-    """Before 1.44 a read-only bind does not make the mounts below it read-only."""
+    """Whether mounts below a read-only bind stay writable, which is so before API 1.44."""
     return version < (1, 44)
 
 
 def settle_create(request: CreateRequest, version: Version, cgroup_version: int) -> None:
-    """Raises InvalidParameter."""
+    """Apply the rules to a create request. Raises InvalidParameter."""
     host = request.host_config = request.host_config or HostConfig()
     for spec in host.mounts or ():
         _settle_mount(spec, version)
     for settings in _endpoints(request):
         settle_endpoint(settings, version)
     if version < (1, 25):
-        host.auto_remove = False  # old clients remove the container themselves, which would fail if it were gone
+        # old clients remove the container themselves, and this fails if the daemon has removed it already
+        host.auto_remove = False
     if version < (1, 40):
         host.ipc_mode = host.ipc_mode or "shareable"
     if version < (1, 41) and cgroup_version == 1:
@@ -63,14 +64,14 @@ def _endpoints(request: CreateRequest) -> list[EndpointSettings]:
 
 def _settle_mount(spec: MountSpec, version: Version) -> None:
     if version < (1, 42):
-        # Old versions did not check this, so clients sent both
+        # Old versions did not check this, so clients sent both options
         spec.volume_options = None if spec.type == "tmpfs" else spec.volume_options
         spec.tmpfs_options = spec.tmpfs_options if spec.type == "tmpfs" else None
     if bind := spec.bind_options:
         bind.non_recursive = bind.non_recursive and version >= (1, 40)
         bind.create_mountpoint = bind.create_mountpoint and version >= (1, 42)
         if version < (1, 44) and bind.read_only_force_recursive:
-            # If this were ignored, mounts would be writable that the client requires to be read-only
+            # The option must not be ignored, because then mounts are writable that the client requires to be read-only
             raise InvalidParameter("BindOptions.ReadOnlyForceRecursive needs API v1.44 or newer")
     if version < (1, 45) and spec.volume_options and spec.volume_options.subpath:
         raise InvalidParameter("VolumeOptions.Subpath needs API v1.45 or newer")
@@ -86,7 +87,7 @@ def settle_endpoint(settings: EndpointSettings, version: Version) -> None:
 def settle_connect(settings: EndpointSettings, version: Version) -> None:
     settle_endpoint(settings, version)
     if version < (1, 54):
-        settings.mac_address = ""  # Docker ignores it in these versions
+        settings.mac_address = ""  # Docker ignores the field in these versions
 
 
 def settle_exec(config: ExecConfig, version: Version) -> None:

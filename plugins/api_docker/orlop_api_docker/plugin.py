@@ -35,7 +35,7 @@ _RESOURCES = (
 
 
 _LATER = ("wire.containers", "wire.container_list", "wire.images")
-"""Modules that many requests need, but not the daemon's start: see `orlop_engine.preload`."""
+"""Modules that many requests need, but that the daemon's start does not need: see `orlop_engine.preload`."""
 
 
 @hookimpl

@@ -1,4 +1,5 @@
-"""Routes of Docker's managed plugins. None can be installed: Orlop's drivers are Python packages, listed by `GET /info`."""
+"""Routes of Docker's managed plugins. Orlop cannot install such plugins, because its drivers are Python packages, which `GET
+/info` lists."""
 
 from __future__ import annotations
 

@@ -58,17 +58,17 @@ def with_common(answer: Answer) -> Answer:
 
 
 def json_response(obj: Any, status: int = 200, headers: Headers = ()) -> Response:
-    """A Struct or plain value, encoded as JSON."""
+    """An answer with a Struct or plain value, encoded as JSON."""
     return json_bytes(_encoder.encode(obj), status, headers)
 
 
 def json_bytes(data: bytes, status: int = 200, headers: Headers = ()) -> Response:
-    """Encoded JSON, with the newline that Go's encoder appends."""
+    """An answer with encoded JSON, and with the newline that Go's encoder appends."""
     return Response(status, data + b"\n", _JSON + headers if headers else _JSON)
 
 
 def text_response(text: str, status: int = 200, headers: Headers = ()) -> Response:
-    """Plain text."""
+    """An answer with plain text."""
     return Response(status, text.encode(), (*COMMON, ("Content-Type", "text/plain; charset=utf-8"), *headers))
 
 
@@ -88,12 +88,12 @@ def error_response(status: int, message: str) -> Response:
 def stream_head(
     pieces: AsyncIterator[bytes], content_type: str = "application/json", status: int = 200, headers: Headers = ()
 ) -> Streaming:
-    """A streaming answer whose head is sent at once, before the first piece exists."""
+    """The head of a streaming answer, which is sent before the first piece exists."""
     return Streaming(status, pieces, (*COMMON, ("Content-Type", content_type), *headers))
 
 
 def stream_type(version: tuple[int, int], terminal: bool) -> str:
-    """The media type of a container's output. Before 1.42 a multiplexed stream was called raw as well."""
+    """The media type of a container's output. Before API 1.42, a multiplexed stream has the media type of a raw stream."""
     return RAW if terminal or version < (1, 42) else MULTIPLEXED
 
 
@@ -103,8 +103,9 @@ def stdout_frame(text: bytes) -> bytes:
 
 
 def hijack_head(call: Call, terminal: bool, *, with_api_headers: bool = False) -> bytes:
-    """The head of a hijack, byte for byte Docker's: 101 when the client asked for an upgrade, to any protocol, else 200. The
-    content type is always "raw" for 200. exec start adds the common headers, attach does not."""
+    """The head of an answer before a raw stream, byte for byte the same as Docker's. The status is 101 if the client asked
+    for an upgrade to any protocol, otherwise 200. With 200, the content type is always "raw". exec start adds the common
+    headers; attach does not add them."""
     if "upgrade" in call.request.headers:
         kind = stream_type(call.version, terminal)
         lines = f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {kind}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"

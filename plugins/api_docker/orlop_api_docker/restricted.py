@@ -9,6 +9,6 @@ __all__ = ["restrictions"]
 
 
 def restrictions(call: Call) -> Restrictions:
-    """The call's restrictions; empty ones when no guard has set any."""
+    """The call's restrictions; empty restrictions if no guard has set any."""
     found: Restrictions | None = call.restrictions
     return found or NO_RESTRICTIONS

@@ -1,5 +1,5 @@
-"""Routes of Docker's swarm mode, which Orlop does not have. Each answers like dockerd on a node outside a swarm: the cleanup
-of SDKs lists services and secrets, and continues after a 503 but not after a 404.
+"""Routes of Docker's swarm mode, which Orlop does not have. They answer like a dockerd outside a swarm, because the cleanup
+code of SDKs lists services and secrets, and continues after a 503 but not after a 404.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _MANAGER_ONLY = (
 
 
 async def _manager_only(call: Call) -> Answer:
-    return error_response(503, NOT_A_MANAGER)  # returned, because an error that is raised would be logged
+    return error_response(503, NOT_A_MANAGER)  # returned, because a raised error is logged
 
 
 async def _leave(call: Call) -> Answer:

@@ -1,6 +1,6 @@
 """Routes of the daemon itself: ping, version, info, events, disk usage, login.
 
-Requests other than ping and events need more modules of the engine, and import them when they first need them.
+Requests other than ping and events need more modules of the engine. The first such request imports them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["parse_moment", "routes"]
 
 
-# Docker's values: clients read the builder's version and the swarm state from a ping
+# These headers have Docker's values, because clients read the builder's version and the swarm state from a ping
 def _pong(body: bytes, builder: str, experimental: str) -> Response:
     headers = (
         *((name, experimental if name == "Docker-Experimental" else value) for name, value in COMMON),
@@ -48,8 +48,8 @@ def _pong(body: bytes, builder: str, experimental: str) -> Response:
     return Response(200, body, headers)
 
 
-# The answers to a ping, by body, whether clients should build with BuildKit, and `experimental` (if false, the client hides
-# `checkpoint`). They are encoded once, because ping is the most frequent request.
+# The answers to a ping. The key is: the body, whether clients should build with BuildKit, and `experimental` (if false, the
+# client hides `checkpoint`). The answers are encoded only once, because ping is the most frequent request.
 _PONGS = {
     (body, buildkit, experimental): _pong(body, "2" if buildkit else "1", str(experimental).lower())
     for body in (b"OK", b"")
@@ -63,8 +63,8 @@ _LINES = ("application/jsonl", "application/x-ndjson")
 
 
 def parse_moment(text: str, name: str) -> int | None:
-    """`since` and `until`: Unix seconds with up to nine digits of fraction, in ns; None when absent, "" or "-1", as in
-    Docker. Clients convert dates and durations themselves."""
+    """Parse `since` or `until` to ns. The text is Unix seconds with up to nine digits of fraction, because clients convert
+    dates and durations themselves. None if the parameter is absent, "" or "-1", as in Docker."""
     if text in ("", "-1"):
         return None
     match = _MOMENT.fullmatch(text)
@@ -74,7 +74,7 @@ def parse_moment(text: str, name: str) -> int | None:
 
 
 def event_media_type(accept: str, version: tuple[int, int]) -> str:
-    """The media type for events: the one known type in `Accept`, else the API version's default."""
+    """The media type for events: the known type in `Accept`, otherwise the default of the API version."""
     wanted = accept.partition(";")[0].strip()
     if wanted == _SEQUENCE or wanted in _LINES:
         return wanted
@@ -82,7 +82,8 @@ def event_media_type(accept: str, version: tuple[int, int]) -> str:
 
 
 async def event_pieces(subscription: Subscription, version: tuple[int, int], sequence: bool) -> AsyncIterator[bytes]:
-    """Encoded records: one JSON object a line, or a JSON text sequence, in which each begins with RS (RFC 7464)."""
+    """Encoded records: lines with one JSON object each, or (with `sequence`) a JSON text sequence, in which each record
+    begins with RS (RFC 7464)."""
     from .wire.events import encode_event
 
     head = b"\x1e" if sequence else b""
@@ -90,14 +91,14 @@ async def event_pieces(subscription: Subscription, version: tuple[int, int], seq
     try:
         async for event in subscription:
             if event.type == "image" and event.action == "create" and version < (1, 46):
-                continue  # clients of that API version would misinterpret it
+                continue  # clients of that API version misinterpret this event
             yield head + encode_event(event, legacy=legacy) + b"\n"
     finally:
         subscription.close()
 
 
 class AuthConfig(Struct, frozen=True):
-    """Body of `POST /auth`; the header X-Registry-Auth has the same content."""
+    """The body of `POST /auth`. The header X-Registry-Auth has the same content."""
 
     username: str = ""
     password: str = ""

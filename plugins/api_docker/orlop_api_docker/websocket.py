@@ -1,7 +1,7 @@
 """The server side of WebSockets (RFC 6455): the handshake, frames (sans-IO), and a byte stream over a hijacked connection.
 
-Message boundaries have no meaning here: text or binary, whole or fragmented, everything the client sends is one stream,
-passed on as it arrives, so that no message is too large. Extensions and subprotocols are not offered.
+All data of the client is one stream, which is passed on as it arrives. Message boundaries, types (text or binary) and
+fragmentation are ignored, so no message is too large. Extensions and subprotocols are not offered.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NORMAL, _PROTOCOL_ERROR = 1000, 1002
 
 
 class HandshakeError(Exception):
-    """The handshake cannot be accepted: the status and headers to answer with."""
+    """The handshake cannot be accepted. Contains the status and headers of the answer."""
 
     def __init__(self, status: int, message: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
         super().__init__(message)
@@ -45,13 +45,13 @@ class HandshakeError(Exception):
 
 
 class ProtocolError(Exception):
-    """The client violated the protocol: the connection ends with close code 1002."""
+    """The client violated the protocol. The connection ends with close code 1002."""
 
 
 def handshake(request: Request) -> bytes:
     """The head that accepts the connection (RFC 6455 section 4.2). Raises HandshakeError. A browser sends requests on behalf
-    of any page and names the page's origin; another origin than this server is refused, except on a unix socket, which
-    browsers cannot open."""
+    of any page, with the page's origin in a header. An origin other than this server is refused, except on a unix socket,
+    because browsers cannot open unix sockets."""
     headers = request.headers
     if "websocket" not in _tokens(headers.get("upgrade", "")) or "upgrade" not in _tokens(headers.get("connection", "")):
         raise HandshakeError(426, "WebSocket upgrade required", (("Upgrade", "websocket"),))
@@ -105,7 +105,7 @@ class Ping:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """`data` is the payload to send back: the close code without the reason, or nothing."""
+    """The client's close frame. `data` is the payload to send back: the close code without the reason, or nothing."""
 
     data: bytes
 
@@ -122,8 +122,8 @@ def frame(opcode: int, data: bytes) -> bytes:
 
 
 def _unmask(data: bytes, mask: bytes, at: int) -> bytes:
-    """`data` begins at position `at` of its payload. XORed as one large integer: a hundred times faster than byte by
-    byte."""
+    """Unmask `data`, which begins at position `at` of its payload. The XOR uses one large integer, which is a hundred times
+    faster than single bytes."""
     size = len(data)
     turned = mask[at % 4 :] + mask[: at % 4]
     pad = (turned * (size // 4 + 1))[:size]
@@ -138,7 +138,7 @@ class FrameParser:
         self._opcode = -1
         self._mask = b""
         self._left = self._at = 0
-        """Bytes of the current payload that are still to come, and bytes already seen."""
+        """The number of bytes of the current payload that have not arrived yet, and the number that have arrived."""
         self._in_message = False
         self._closed = False
 
@@ -211,8 +211,8 @@ class FrameParser:
 
 
 class WebSocketStream:
-    """Implements `messages.RawStream` on a hijacked connection. There is no half-close: closing one direction closes both.
-    Data is sent as binary messages, or as text in which invalid UTF-8 is replaced."""
+    """Implements `messages.RawStream` on a hijacked connection. Closing one direction closes both directions. Data is sent
+    as binary messages, or as text in which invalid UTF-8 is replaced."""
 
     def __init__(self, raw: RawStream, *, binary: bool) -> None:
         self._raw = raw
@@ -294,7 +294,7 @@ class WebSocketStream:
         scope.cancel()
 
     def share(self) -> None:
-        """See RawStream. None: only this process can read the frames."""
+        """See RawStream. Returns None, because only this process can parse the frames."""
 
     async def aclose(self) -> None:
         """See RawStream."""

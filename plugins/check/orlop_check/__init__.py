@@ -1,8 +1,9 @@
-"""The consistency check, `orlop system check`: collects what the owners of state find, prints it and has it repaired.
+"""The consistency check, `orlop system check`: collects the findings of the plugins that keep state, prints them, and lets
+these plugins repair them.
 
-It knows no other part's files or rows. A service, front end or guard that has state brings a plugin of kind `check`
-(`orlop_kernel.kinds.Check`); the state of the database itself is reported here. `online` repeats the check, because
-operations of a running daemon are in progress; `offline` holds the locks of both roots instead.
+This package does not depend on the files or rows of other parts. A service, front end or guard that keeps state has a plugin
+of kind `check` (`orlop_kernel.kinds.Check`). This package only checks the database itself. `online` repeats the check,
+because operations of a running daemon may be in progress. `offline` locks the data root and the exec root instead.
 
-It keeps no state of its own. The crash tests use it as their oracle.
+The check keeps no state. The crash tests use the check to find inconsistencies.
 """

@@ -1,7 +1,7 @@
-"""The daemon's part of a debug bundle: texts by file name, of the kernel, the database and the daemon itself. The owners of
-other state add theirs.
+"""The daemon's part of a debug bundle (an archive for bug reports): texts about the host, the database and the daemon, by
+file name. Other plugins add texts about their state.
 
-Contains no environments, command lines or credentials.
+The texts contain no environments, command lines or credentials.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["host", "tasks"]
 
 
 def host(database: Examined, *, serving: bool) -> dict[str, str]:
-    """The texts that can be read on a worker thread. A text that cannot be read is replaced by the error."""
+    """The texts that can be read on a worker thread. If a file cannot be read, its text is the error message."""
     found = {
         "kernel.txt": "".join(f"{line}\n" for line in _kernel()),
         "database.json": msgspec.json.format(msgspec.json.encode(_database(database)), indent=1).decode() + "\n",
@@ -31,7 +31,7 @@ def host(database: Examined, *, serving: bool) -> dict[str, str]:
 
 
 def tasks() -> dict[str, str]:
-    """The tasks and threads of this daemon. To be called on the event loop."""
+    """The tasks and threads of this daemon. Call this function on the event loop."""
     from orlop_kernel.boot import dump
 
     return {"tasks.txt": "".join((*dump.tasks(), *dump.threads()))}

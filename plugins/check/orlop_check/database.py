@@ -1,4 +1,4 @@
-"""What the kernel's database says about itself: damage, and quarantined rows. Pure."""
+"""Findings about the database itself: damage, and quarantined rows."""
 
 from __future__ import annotations
 

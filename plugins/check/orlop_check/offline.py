@@ -1,4 +1,5 @@
-"""The check without a daemon: `orlopd --check`. Holds the locks of both roots, so that no daemon starts meanwhile."""
+"""The check without a daemon: `orlopd --check`. The data root and the exec root are locked, so that no daemon starts
+meanwhile."""
 
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ SOUND, UNSOUND, UNABLE = 0, 1, 2
 
 
 def main(config: Config, wanted: Collection[str]) -> int:
-    """Print the report as JSON. Returns 0 without errors and warnings, 1 with some, 2 when the check failed. `wanted`:
-    "deep", "facts", "repair"."""
+    """Print the report as JSON. Returns 0 if there are no errors and warnings, 1 if there are some, 2 if the check failed.
+    `wanted`: "deep", "facts", "repair"."""
     try:
         with _alone(config):
             answer = trio.run(_check, config, wanted)

@@ -1,4 +1,4 @@
-"""The check in a running daemon, whose operations are in progress: an object may be half made or half removed.
+"""The check in a running daemon. Operations may be in progress, so an object may be incomplete.
 
 The check is repeated with growing pauses until there are no findings or the pauses are used up. Findings that an operation
 in progress explains are not reported.
@@ -20,11 +20,12 @@ from .report import Report, report
 
 __all__ = ["Checker"]
 
-_PAUSES = (0.1, 0.3, 0.6, 1.2)  # a link may remain for a second, the record of an exit for less
+# seconds; after an exit, a network link may remain for a second, and a monitor's record for less
+_PAUSES = (0.1, 0.3, 0.6, 1.2)
 
 
 class Checker:
-    """Runs one check or repair at a time: two repairs must not overlap."""
+    """Runs one check or repair at a time, because two repairs must not overlap."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -37,7 +38,7 @@ class Checker:
             return report(_findings(found), facts=await owners.facts(serving=True) if facts else None)
 
     async def repair(self, *, deep: bool = False, forget: Collection[str] = ()) -> Report:
-        """Check, repair, check again. Also drops the quarantined rows that `forget` names ("table/key")."""
+        """Check, repair, and check again. Also deletes the quarantined rows in `forget` ("table/key")."""
         store = self._context.store
         quarantined = {f"{table}/{key}": (table, key) for table, key, _ in store.quarantined()}
         if unknown := [name for name in forget if name not in quarantined]:
@@ -63,7 +64,7 @@ async def _steady(owners: Owners, deep: bool) -> list[Owned]:
 
 
 async def _recheck(owners: Owners, found: Iterable[Owned]) -> list[Owned]:
-    """The findings that still hold."""
+    """Check again. Returns the findings that are still found."""
     before = {each.identity for each in found}
     return [each for each in await owners.examine(deep=False) if each.identity in before]
 

@@ -24,7 +24,7 @@ __all__ = ["Owned", "Owners"]
 
 
 class Owned(NamedTuple):
-    """A finding and the name of the check that returned it; "" for the database's own."""
+    """A finding and the name of the check that returned it; "" for a finding about the database."""
 
     owner: str
     finding: Finding
@@ -56,7 +56,7 @@ class Owners:
         return await trio.to_thread.run_sync(examine, self._path)
 
     async def examine(self, *, deep: bool) -> list[Owned]:
-        """All findings. A check that fails is a finding, too. Raises `Unavailable` when there is no database."""
+        """All findings. The failure of a check is a finding, too. Raises `Unavailable` if there is no database."""
         rows = await self._database()
         found = [Owned("", finding) for finding in database.compare(rows)]
         for name, check in self._checks.items():
@@ -72,7 +72,7 @@ class Owners:
         return bool(found.owner) and self._checks[found.owner].in_progress(found.finding)
 
     async def repair(self, found: Iterable[Owned]) -> list[str]:
-        """Carry out every remedy once, even if others fail. Returns what was done, and what failed."""
+        """Execute every remedy once, even if other remedies fail. Returns a line about each remedy and its result."""
         done: list[str] = []
         taken: set[tuple[str, Remedy]] = set()
         for owner, finding in found:

@@ -22,8 +22,8 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The answer of `GET /orlop/check`. `repaired`: what a repair did, line by line; None of a check alone. `facts`: the
-    texts of a debug bundle, by file name."""
+    """The answer of `GET /orlop/check`. `repaired`: lines about the repairs that were made; None after a check without
+    repair. `facts`: the texts of a debug bundle, by file name."""
 
     findings: tuple[Line, ...]
     ok: bool

@@ -27,7 +27,7 @@ class _Routes:
 
     @cached_property
     def checker(self) -> Checker:
-        from .online import Checker  # imported here because it is rarely used
+        from .online import Checker  # imported here, because it is rarely used
 
         return Checker(self._context)
 
@@ -35,7 +35,7 @@ class _Routes:
         return _json(await self.checker.check(deep=call.flag("deep"), facts=call.flag("facts")))
 
     async def repair(self, call: Call) -> Answer:
-        """Runs to completion in the daemon's nursery even if the client disconnects."""
+        """Check and repair. The repair runs to completion in the daemon's nursery even if the client disconnects."""
         forget, deep = call.args("forget"), call.flag("deep")
         outcome: list[Report | Exception] = []
         ended = trio.Event()

@@ -1,11 +1,12 @@
-"""The audit log: who requested what, what was decided, and the result. One JSON object per line.
+"""The audit log: one JSON object per line, with the client, the request, the decision of the access checks, and the result.
 
-`write` appends to a list: no request waits for the disk. One task writes the lines in batches in a thread, so a crash of the
-daemon loses the lines of the last `_GATHER` seconds, and a power cut those that the kernel had not written. With `required`,
-a call that changes something waits until its `request` line is written, and is refused if writing fails.
+`write` appends a line to a list, so that no request waits for the disk. One task writes the lines in batches, on a thread.
+So a crash of the daemon loses the lines of the last `_GATHER` seconds, and a power cut also loses lines that the kernel had
+not written to the disk. With `required`, a call that may change something waits until its `request` line is written, and is
+refused if writing fails.
 
-On a full disk, lines are kept in memory, up to `_KEEP` bytes, and writing is retried; lines beyond that are counted, and the
-count is the first line written afterwards.
+On a full disk, lines are kept in memory, up to `_KEEP` bytes, and writing is retried. Lines beyond this limit are dropped
+and counted. The first line that is written afterwards contains the count.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _RETRY = 5.0
 _PATIENCE = 10.0
 _KEEP = 8 << 20
 _PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
-"""Disk errors that may be temporary; at the start, any other error is a wrong configuration."""
+"""Disk errors that may be temporary. Any other error at the daemon's start means a wrong configuration."""
 
 
 class Unwritable(Unavailable):
@@ -46,7 +47,7 @@ class Unwritable(Unavailable):
 
 
 class Client(msgspec.Struct, omit_defaults=True, frozen=True):
-    """The client: by SO_PEERCRED on a unix socket, by certificate on TLS."""
+    """The client: its process (from SO_PEERCRED) on a unix socket, its certificate on a TLS connection."""
 
     uid: int | None = None
     gid: int | None = None
@@ -62,9 +63,9 @@ class Client(msgspec.Struct, omit_defaults=True, frozen=True):
 
 
 class Line(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """`event`: "call" for a completed call; "begin" and "end" of a stream; "request" before a call is carried out (with
-    `required`); "build" for what was refused during a build; "lost" for `count` lines that were dropped. Lines of one call
-    have the same `id`."""
+    """`event`: "call" for a completed call; "begin" and "end" of a stream; "request" before a call is executed (with
+    `required`); "build" for a refusal during a build; "lost" for `count` lines that were dropped. Lines of one call have the
+    same `id`."""
 
     time: str
     event: str
@@ -109,7 +110,8 @@ class Audit:
     @classmethod
     @asynccontextmanager
     async def open(cls, settings: AuditLog) -> AsyncIterator[Audit]:
-        """Raises ConfigError when the file cannot be used. On exit, the remaining lines are written or dropped."""
+        """Open the log. Raises ConfigError if the file cannot be used. At the end of the block, the remaining lines are
+        written or dropped."""
         audit = cls(settings)
         try:
             audit._file.open()
@@ -127,7 +129,7 @@ class Audit:
                     audit._closing = True
                     audit._work.set()
                     audit._expedite.set()
-                    nursery.cancel_scope.cancel()  # only `_limit` is affected: the rest is shielded
+                    nursery.cancel_scope.cancel()  # this only cancels `_limit`, because the other tasks are shielded
         finally:
             if audit._written < audit._taken:
                 _log.error("the last %d lines of the audit log may be lost", audit._taken - audit._written)
@@ -146,7 +148,7 @@ class Audit:
         return self._taken
 
     async def wait(self, number: int) -> None:
-        """Wait until that line is in the file. Raises `Unwritable` when that fails or takes too long."""
+        """Wait until the line with this number is in the file. Raises `Unwritable` if writing fails or takes too long."""
         with trio.move_on_after(_PATIENCE):
             while number and self._written < number:
                 self._expedite.set()
@@ -158,7 +160,7 @@ class Audit:
             raise Unwritable(f"cannot write the audit log, so the request is refused: {reason}")
 
     async def _run(self) -> None:
-        with self._life:  # shielded, to log what the shutdown cancels; `_limit` sets the deadline
+        with self._life:  # shielded, so that calls that the shutdown cancels are still logged; `_limit` sets the deadline
             while not self._closing:
                 await self._work.wait()
                 if not self._expedite.is_set():
@@ -172,7 +174,7 @@ class Audit:
             await self._flush()
 
     async def _limit(self) -> None:
-        """Give the last lines `_PATIENCE` seconds after the cancellation: a disk that does not respond must not prevent the
+        """Stop writing `_PATIENCE` seconds after the cancellation, because a disk that does not respond must not prevent the
         daemon's exit."""
         try:
             await trio.sleep_forever()
@@ -180,7 +182,7 @@ class Audit:
             self._life.deadline = trio.current_time() + _PATIENCE
 
     async def _flush(self) -> None:
-        """Write the queued lines. Lines that cannot be written stay queued; none is written twice."""
+        """Write the queued lines. Lines that cannot be written stay queued. No line is written twice."""
         batch, taken, lost = self._lines, self._taken, self._lost
         if not batch and not lost:
             return

@@ -1,8 +1,9 @@
-"""The audit log's file: appended to, rotated by size. Knows nothing of trio: `audit` calls it in a thread.
+"""The file of the audit log. Lines are appended, and the file is rotated by size. This module does not use trio, because
+`audit` calls it on a thread.
 
-Readable by root only (0600). A batch is written whole or not at all: a partial write on a full disk is truncated. Rotation
-renames files (`audit.log.1` is the newest old one); a crash in between skips a number but loses no line. If the file is
-moved away, a new one is created.
+Only root can read the file (mode 0600). A batch of lines is written completely or not at all: if a full disk causes a
+partial write, the file is truncated. Rotation renames files; `audit.log.1` is the newest rotated file. A crash during the
+rotation skips a number but loses no line. If the file is moved away, a new file is created.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def file_names(path: str, max_files: int) -> tuple[str, ...]:
 
 
 class AuditFile:
-    """Not thread-safe. All methods raise OSError; after an error, the next `append` opens the file again."""
+    """The audit log's file and its rotated files. This class is not thread-safe. All methods raise OSError. After an error,
+    the next `append` opens the file again."""
 
     def __init__(self, path: str, max_bytes: int, max_files: int) -> None:
         self.path = path
@@ -37,7 +39,7 @@ class AuditFile:
         """Create the file and its directory if they are missing."""
         if not os.path.lexists(directory := os.path.dirname(self.path)):
             os.makedirs(directory, 0o700)
-        # O_NONBLOCK: opening a named pipe must not block the daemon
+        # O_NONBLOCK, because opening a named pipe must not block the daemon
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         fd = os.open(self.path, flags, MODE)
         try:
@@ -58,7 +60,7 @@ class AuditFile:
         self._fd = -1
 
     def append(self, lines: bytes) -> None:
-        """Append whole lines, after a rotation if the file would become too large."""
+        """Append complete lines. If the file becomes too large by this, rotate the files first."""
         if self._fd >= 0 and not self._is_ours():
             self.close()
         if self._fd < 0:

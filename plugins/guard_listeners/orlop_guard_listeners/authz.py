@@ -1,8 +1,9 @@
-"""Docker's authorization plugins: each is asked about every request before it is carried out, and about the answer before
-the client gets it. The first denial is final. If a plugin fails, is missing or is slow, the request is denied.
+"""Docker's authorization plugins. Each plugin is asked about every request before the request is executed, and about the
+answer before the client gets the answer. The first denial is final. If a plugin fails, is missing or is slow, the request is
+denied.
 
-Stateless. Messages and fields are Docker's (pkg/authorization). A plugin gets the body of a request if it is JSON:
-exactly the bytes that the handler decodes. It gets the body of an answer if it is JSON and is not streamed.
+Messages and fields are the same as Docker's (pkg/authorization). If the body of a request is JSON, a plugin gets exactly the
+bytes that the handler decodes. If the body of an answer is JSON and is not streamed, the plugin gets it, too.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ __all__ = ["BODY_LIMIT", "Chain", "Plugin", "PluginFailed", "Question", "is_json
 T = TypeVar("T")
 
 BODY_LIMIT = 4 << 20
-"""Docker's limit. A larger body is refused, because a plugin cannot judge what it does not see."""
+"""Docker's limit. A larger body is refused, because a plugin cannot check a body that it does not get."""
 
 TIMEOUT = 10.0
 """Seconds that a plugin has for an answer. Every request waits for the plugin."""
@@ -103,7 +104,7 @@ def _headers(items: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 class PluginFailed(DriverError):
-    """The plugin gave no verdict. The request is denied."""
+    """The plugin did not answer whether the request is allowed. The request is denied."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"plugin {name} failed with error: {reason}")
@@ -126,8 +127,9 @@ class Plugin:
             await client.aclose()
 
     async def ask(self, method: str, question: Question) -> None:
-        """Return if the plugin allows. Raises `Denied` if not, `PluginFailed` if its answer is missing or invalid."""
-        if self._client is None:  # takes 100 ms, once; other requests proceed meanwhile
+        """Ask the plugin. Raises `Denied` if the plugin denies the request, and `PluginFailed` if its answer is missing or
+        invalid."""
+        if self._client is None:  # this takes 100 ms, but only once, and other requests proceed meanwhile
             await trio.to_thread.run_sync(import_module, f"{__package__}.authz_client")
         try:
             with trio.fail_after(TIMEOUT):
@@ -183,12 +185,12 @@ class Chain:
         return bool(self._plugins)
 
     def prepare(self, names: Iterable[str]) -> tuple[Plugin, ...]:
-        """The plugins of these names; plugins in use are kept. Raises ConfigError for one that is not found."""
+        """The plugins with these names. Plugins in use are kept. Raises ConfigError if a plugin is not found."""
         known = {plugin.name: plugin for plugin in self._plugins}
         return tuple(known.get(name) or Plugin(name, find(name)) for name in dict.fromkeys(names))
 
     def replace(self, plugins: tuple[Plugin, ...]) -> None:
-        """Use these plugins from the next question on. Calls in progress keep the plugins that they began with."""
+        """Use these plugins for all further calls. Calls in progress keep the plugins with which they began."""
         self._retired += [plugin for plugin in self._plugins if plugin not in plugins]
         self._plugins = plugins
 

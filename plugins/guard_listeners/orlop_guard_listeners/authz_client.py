@@ -1,4 +1,5 @@
-"""HTTP to one plugin. A separate module, imported at the first question, because httpx is large."""
+"""The HTTP client of one plugin. This is a separate module that is imported at the first question, because httpx is
+large."""
 
 from __future__ import annotations
 
@@ -12,11 +13,11 @@ _HEADERS = {"Accept": "application/vnd.docker.plugins.v1.2+json", "Accept-Encodi
 
 
 class Unreachable(Exception):
-    """The plugin did not answer; the text says why."""
+    """The plugin did not answer. The text contains the reason."""
 
 
 class Client:
-    """Owns its connections, which are kept alive between questions."""
+    """A client whose connections stay open between questions."""
 
     def __init__(self, address: Address, patience: float) -> None:
         self._address = address

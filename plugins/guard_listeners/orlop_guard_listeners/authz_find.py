@@ -20,7 +20,8 @@ SPECS = ("/etc/docker/plugins", "/usr/lib/docker/plugins")
 
 
 class Address(NamedTuple):
-    """`unix` is a path, or "" for `host` and `port`. `context` is set for TLS."""
+    """The address of a plugin. `unix` is the path of a socket; if it is "", `host` and `port` are used. `context` is set for
+    TLS."""
 
     text: str
     unix: str = ""
@@ -92,7 +93,8 @@ def _address(spec: _Spec) -> Address:
 
 
 def _context(tls: _TLS) -> ssl.SSLContext:
-    """As in Docker, the plugin's certificate is not verified without a CA, or when verification is switched off."""
+    """The TLS context. As in Docker, the plugin's certificate is not verified if there is no CA, or if verification is
+    switched off."""
     context = client_context(verify=bool(tls.ca) and not tls.insecure, ca=tls.ca)
     if tls.cert:
         context.load_cert_chain(tls.cert, tls.key or None)

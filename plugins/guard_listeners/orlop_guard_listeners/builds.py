@@ -1,8 +1,8 @@
-"""Builds on restricted listeners: what a client may not do by other requests, it may not do by a build.
+"""Builds on restricted listeners. A client must not be able to do by a build what it may not do by other requests.
 
-The daemon sees only what the builder asks it for: base images, steps, images to make. The engine checks these
-(`engine.building.scope`) with the functions that check other requests. Each listener has its own build cache, because a
-shared one would show what others have built, and give it to a client that builds the same.
+The builder asks the daemon for base images, steps and new images. The engine checks these requests (`engine.building.scope`)
+with the functions that check other requests. Each listener has its own build cache, because a shared cache reveals the
+builds of other listeners, and returns their results to a client that makes the same build.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ ROUTES = frozenset({"/build", "/build/cancel", "/build/prune", "/grpc", "/sessio
 
 
 def domain(policy: ListenerPolicy) -> str:
-    """The name of the listener's build cache. It changes when the listener gets other labels: its clients may be others."""
+    """The name of the listener's build cache. The name changes when the listener gets other labels, because its clients may
+    then be different."""
     key = [policy.host, sorted(policy.label_texts), policy.shared_images]
     return hashlib.sha256(msgspec.json.encode(key)).hexdigest()[:16]
 
 
 def restrictions(policy: ListenerPolicy, scope: LabelScope | None, note: Callable[[Denied], None]) -> Restrictions:
-    """The restrictions of a client that builds. `note` writes a refusal to the audit log, because the call that began the
-    build has already been answered: the client gets the refusal in the output of the build."""
+    """The restrictions of a client that builds. `note` writes a refusal to the audit log. This is necessary because the call
+    that began the build has already been answered. The client gets the refusal in the output of the build."""
 
     def refuse(what: str) -> Denied:
         error = policy.denied(what)

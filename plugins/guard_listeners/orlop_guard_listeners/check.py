@@ -1,4 +1,4 @@
-"""The guard's part of the consistency check: only root can read the audit log and its rotated files."""
+"""The guard's part of the consistency check. It checks that only root can read the audit log and its rotated files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class AuditCheckPlugin:
 
 
 class AuditCheck:
-    """Implements Check. A missing file is no finding: the first line that is logged creates it."""
+    """Implements Check. A missing file is no finding, because the first logged line creates the file."""
 
     def __init__(self, paths: tuple[str, ...]) -> None:
         self._paths = paths
@@ -47,7 +47,7 @@ class AuditCheck:
         return await trio.to_thread.run_sync(lambda: [found for path in self._paths for found in _of(path)])
 
     def in_progress(self, finding: Finding) -> bool:
-        """See Check. Rotation renames files that already have the right mode."""
+        """See Check. The result is always False, because rotation only renames files that already have the right mode."""
         return False
 
     async def repair(self, finding: Finding) -> bool:
@@ -57,7 +57,7 @@ class AuditCheck:
         return True
 
     async def facts(self, database: Examined) -> dict[str, str]:
-        """See Check. The log says what people did, so no part of it is in a bundle."""
+        """See Check. The log contains the activity of people, so no part of it is in a bundle."""
         return {}
 
 
@@ -80,7 +80,7 @@ def _of(path: str) -> Iterator[Finding]:
 
 
 def _restrict(path: str) -> None:
-    """By descriptor: somebody else may own the directory."""
+    """Set the mode through a file descriptor, because another user may own the directory."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if stat.S_ISREG(os.fstat(fd).st_mode):

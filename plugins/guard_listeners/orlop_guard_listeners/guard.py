@@ -1,7 +1,8 @@
-"""The checks around one call: role, labels, plugins, the handler, plugins again; and the audit log of the call.
+"""The checks of one call: role, labels and plugins before the handler runs, and plugins again after it. The call is also
+logged in the audit log.
 
-Implements `orlop_kernel.routing.router.Guard`. All checks use the same `Call` that the handler gets: the object that
-`label_scope` resolves is the one used, and the body that a plugin sees is the one that is decoded.
+Implements `orlop_kernel.routing.router.Guard`. All checks use the same `Call` as the handler. So the handler uses the object
+that `label_scope` has resolved, and decodes the body that a plugin has seen.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ __all__ = ["Guard"]
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 COMPLETE, BROKEN = "complete", "broken off"
 WITHHELD = "withheld"
-"""The call was carried out, but a plugin withheld the answer from the client."""
+"""The call was executed, but a plugin withheld the answer from the client."""
 
 _numbers = itertools.count(1)
 _boot = secrets.token_hex(4)
@@ -56,7 +57,7 @@ class _TooLarge(DriverError):
 
 
 class Guard:
-    """The guard of one listener; `policy` is None for the addresses of `hosts`, which no role restricts."""
+    """The guard of one listener. `policy` is None for the addresses in `hosts`, because no role restricts them."""
 
     def __init__(self, engine: Engine, policy: ListenerPolicy | None, audit: Audit | None, plugins: Chain) -> None:
         self._engine = engine
@@ -125,8 +126,8 @@ class Guard:
         if not policy.may_exec and pattern == "/containers/{id}/attach" and call.flag("stdin"):
             raise policy.denied("attaching to standard input")
         if policy.guarded and pattern == "/containers/{id}/start" and (call.arg("checkpoint") or call.arg("checkpoint-dir")):
-            raise policy.denied("starting from a checkpoint")  # may be in any directory of the host
-        if self._label_scope:  # first, so that nothing is revealed about containers outside the scope
+            raise policy.denied("starting from a checkpoint")  # the checkpoint may be in any directory of the host
+        if self._label_scope:  # this check is the first, so that errors reveal nothing about containers outside the scope
             await self._label_scope(call, rule.scope)
         if not policy.may_exec and rule.host is Host.FILES:
             self._check_files(policy, call)
@@ -135,20 +136,21 @@ class Guard:
                 raise policy.denied(what)
 
     def _check_files(self, policy: ListenerPolicy, call: Call) -> None:
-        """Refuse access to the files of a container with host mounts: a client must not read what it may not mount. This
-        covers all of the container's files, not only paths below its mounts, because links and renames in the container
-        decide where a path leads."""
+        """Refuse access to the files of a container with host mounts, because a client must not read files that it may not
+        mount. This applies to all files of the container, not only to paths below its mounts, because links and renames in
+        the container decide where a path leads."""
         container = self._engine.containers.get(call.params["id"])
-        call.params["id"] = container.id  # pin the container that was checked: the name may move to another
+        # pass the ID of the checked container to the handler, because the name may move to another container
+        call.params["id"] = container.id
         if mount := inherited_access.outside_mount(container.record):
             raise policy.denied(f"access to files of container {container.name}, which has {mount},")
         for mounted in container.record.mounts:
             if mounted.type == "volume":
-                with suppress(NotFound):  # the volume is gone: nothing to read
+                with suppress(NotFound):  # the volume was removed, so it cannot be read
                     self._check_volume(policy, None, self._engine.volumes.get(mounted.name), mounted.anonymous)
 
     async def _host_requests(self, policy: ListenerPolicy, call: Call) -> list[str]:
-        """What the body requests from the host."""
+        """The accesses to the host that the body requests."""
         if call.pattern == "/containers/create":
             request = await call.json(CreateRequest)
             host = request.host_config or HostConfig()
@@ -167,7 +169,7 @@ class Guard:
         return []
 
     def _check_volume(self, policy: ListenerPolicy, line: Line | None, volume: VolumeRecord, anonymous: bool) -> None:
-        """See Restrictions.check_volume. The router answers this error, so the log line is completed here."""
+        """See Restrictions.check_volume. The log line is completed here, because the router answers the error."""
         try:
             if self._label_scope:
                 self._label_scope.check_volume(volume, anonymous)
@@ -200,12 +202,12 @@ class Guard:
             self._audit.write(found)
 
     def _image_policy(self, policy: ListenerPolicy, call: Call, denied: Callable[[str], Denied]) -> ImagePolicy:
-        # A push gives an image its digest in the repository as a name, which cannot mean another image
+        # After a push, the digest in the repository becomes a name of the image; this name cannot refer to another image
         pulling = call.pattern == "/images/{name}/push" or (call.pattern == "/images/create" and bool(call.arg("fromImage")))
         return ListenerImages(policy, self._label_scope.matches if self._label_scope else None, denied, pulling=pulling)
 
     def _redact(self, policy: ListenerPolicy, call: Call, answer: Answer) -> Answer:
-        """Remove what this client may not see."""
+        """Remove values that this client may not see."""
         if not isinstance(answer, Response) or answer.status != 200 or call.request.method != "GET":
             return answer
         hide = redact.READERS.get(call.pattern) if policy.level < Level.CHANGE else None
@@ -239,10 +241,11 @@ class Guard:
         return Question.about(request, b"" if call.pattern == "/auth" else body)
 
     async def _approved(self, question: Question, answer: Answer) -> Answer:
-        """The answer, unless a plugin withholds it. Error answers are always passed on, as by Docker."""
+        """The answer, unless a plugin withholds it. Error answers are always passed on, as in Docker."""
         try:
             await self._plugins.check_answer(question.with_answer(answer))
-        except BaseException as error:  # also when the client disconnects: a stream keeps open what its handler opened
+        # also on a disconnect of the client, because an open stream keeps the handler's files open
+        except BaseException as error:
             if isinstance(error, Exception) and isinstance(answer, Response) and answer.status >= 400:
                 return answer
             if isinstance(answer, Streaming):
@@ -265,7 +268,7 @@ class Guard:
             method=request.method,
             path=request.target.partition("?")[0],
             route=call.pattern,
-            object=describe(self._engine, call),  # before the call, which may remove the object
+            object=describe(self._engine, call),  # made before the call, because the call may remove the object
             decision="allowed",
         )
 
@@ -300,8 +303,8 @@ class Guard:
 
 
 class _LoggedStream:
-    """The pieces of a stream, whose end is logged. Not a generator: a generator that was never started runs no cleanup when
-    it is closed."""
+    """A stream whose end is logged. This class is not a generator, because a generator that was never started runs no
+    cleanup when it is closed."""
 
     def __init__(self, pieces: AsyncIterator[bytes], line: Line, end: Callable[[], None]) -> None:
         self._pieces = pieces
@@ -319,7 +322,7 @@ class _LoggedStream:
             raise
 
     async def aclose(self) -> None:
-        """Called by the server for every stream, however it ended."""
+        """Called by the server for every stream, whether it was completed or not."""
         end, self._end = self._end, None
         if end:
             end()
@@ -366,7 +369,7 @@ def _refuse(line: Line, error: Exception, decision: str = "denied") -> None:
 
 
 def _refused(policy: ListenerPolicy, line: Line | None, what: str) -> Denied:
-    """The error for `Restrictions.refuse`. Recorded here, because the router answers it."""
+    """The error for `Restrictions.refuse`. It is recorded here, because the router answers it."""
     error = policy.denied(what)
     if line:
         _refuse(line, error)
@@ -374,7 +377,7 @@ def _refused(policy: ListenerPolicy, line: Line | None, what: str) -> Denied:
 
 
 def _changes(call: Call) -> bool:
-    """Whether the call may change something; unknown routes do not."""
+    """Whether the call may change something. A call of an unknown route changes nothing."""
     rule = ROUTES.get(f"{call.request.method} {call.pattern}", UNKNOWN)
     writes = call.request.method not in _READS or call.pattern.endswith("/attach/ws")
     return bool(call.pattern) and writes and rule.level > Level.READ

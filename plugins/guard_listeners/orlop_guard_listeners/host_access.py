@@ -1,8 +1,8 @@
-"""What clients that must not become root may not request: resources of the host, and access to running containers. Checks
-the decoded bodies that the handlers use. Pure.
+"""Requests that are forbidden to clients that must not become root: access to resources of the host, and to running
+containers. This module checks the decoded bodies that the handlers use. It does no I/O.
 
-This does not isolate containers from each other: a client may mount any volume and join any network that it can name.
-`label_scope` limits that.
+These checks do not isolate containers from each other. A client may mount any volume and join any network whose name it
+knows, unless `label_scope` prevents this.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from orlop_engine.types.volumes import VolumeCreateRequest
 __all__ = ["OWN_MOUNTS", "PS_ARGS", "of_container", "of_network", "of_update", "of_volume"]
 
 PS_ARGS = frozenset({"", "-ef", "aux", "-aux"})
-"""Allowed arguments of `ps`: others, such as `ef`, show the environment of processes, and some make `ps` list all processes
-of the host (`containers.processes`)."""
+"""Allowed arguments of `ps`. Other arguments, such as `ef`, show the environment of processes, and some make `ps` list all
+processes of the host (`containers.processes`)."""
 
 OWN_MOUNTS = frozenset({"volume", "tmpfs"})
-"""Mount types that use nothing of the host, except volumes on a host directory (`VolumeRecord.is_host_path`)."""
+"""Mount types that use no resources of the host. Volumes on a host directory are an exception
+(`VolumeRecord.is_host_path`)."""
 
 _BLOCK_DEVICES = {
     "blkio_weight_device": "BlkioWeightDevice",
@@ -32,7 +33,8 @@ _BLOCK_DEVICES = {
     "blkio_device_read_iops": "BlkioDeviceReadIOps",
     "blkio_device_write_iops": "BlkioDeviceWriteIOps",
 }
-"""Limits for devices by host path: the error of a start reveals whether a path exists, and its type."""
+"""Limits for devices that are given by host path. They are refused, because the error of a start reveals whether a path
+exists, and its type."""
 
 _HOST_MODES = {
     "network_mode": "NetworkMode",
@@ -43,7 +45,7 @@ _HOST_MODES = {
     "cgroupns_mode": "CgroupnsMode",
 }
 _HOSTS_OWN = ("com.docker.network.bridge.name", "com.docker.network.host_ipv4", "com.docker.network.host_ipv6")
-"""Network options that name a link or an address of the host."""
+"""Network options that contain the name of a link or an address of the host."""
 
 
 def _of_resources(host: Resources) -> Iterator[str]:
@@ -69,11 +71,13 @@ def _of_mounts(host: HostConfig) -> Iterator[str]:
         if spec.type not in OWN_MOUNTS:
             yield f"the {spec.type} mount of {spec.source}"
         elif options and options.driver_config and options.driver_config.options:
-            yield f"the volume {spec.source} with options of its driver"  # local driver: `o=bind`, any device or path
+            # the local driver can mount any device or path with `o=bind`
+            yield f"the volume {spec.source} with options of its driver"
 
 
 def of_container(request: CreateRequest, *, apart: bool) -> Iterator[str]:
-    """Each item that gives the new container access to the host; with `apart`, also to processes of other containers."""
+    """Yields each item that allows the new container access to the host; with `apart`, also to processes of other
+    containers."""
     host = request.host_config
     if host is None:
         return
@@ -91,7 +95,7 @@ def of_container(request: CreateRequest, *, apart: bool) -> Iterator[str]:
     if host.readonly_paths is not None:
         yield "ReadonlyPaths"
     if host.annotations is not UNSET and host.annotations:
-        yield "Annotations"  # instructions to the runtime, which runs as root
+        yield "Annotations"  # annotations are instructions to the runtime, which runs as root
     for field, name in _HOST_MODES.items():
         mode = getattr(host, field)
         if mode == "host" or (apart and field in ("pid_mode", "ipc_mode") and mode.startswith("container:")):
@@ -108,7 +112,7 @@ def of_volume(request: VolumeCreateRequest) -> Iterator[str]:
 
 
 def of_network(request: NetworkRequest) -> Iterator[str]:
-    """Each item that gives the new network a link or an address of the host."""
+    """Yields each item that connects the new network to a link or an address of the host."""
     options: Mapping[str, str] = request.options or {}
     if request.driver not in ("", "bridge"):
         yield f"a network of driver {request.driver}"

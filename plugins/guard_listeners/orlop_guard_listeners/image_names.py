@@ -1,10 +1,10 @@
-"""Image names on restricted listeners: a client that moves a name which others run decides what they run next, with the host
-access that they give it.
+"""Image names on restricted listeners. If a client moves a name to another image, other clients who use this name run the
+other image, with the host access that they allow. So a restricted client may not move every name.
 
-A name belongs to the listener through which it was assigned, an image to the one through which it came. A client may assign
-names that belong to its listener, that `image-names` lists, or whose image has the listener's labels. It may assign a free
-name if the image comes from a registry, or if there is no `image-names`. The engine calls this under its lock
-(`engine.images.policy`).
+A name belongs to the listener through which it was assigned. An image belongs to the listener through which it was added. A
+client may assign a name if the name belongs to the client's listener, if `image-names` lists the name, or if the name's
+image has the listener's labels. A client may assign a free name if the image comes from a registry, or if `image-names` is
+not set. The engine calls these checks while it holds its lock (`engine.images.policy`).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ __all__ = ["ListenerImages"]
 
 
 class ListenerImages:
-    """An `ImagePolicy` for one call; `denied` makes its errors. `matches`: whether given labels match the listener's; None
-    for a listener without labels. `pulling`: the name and content of an image come from a registry."""
+    """An `ImagePolicy` for one call. `denied` makes its errors. `matches` returns whether labels match the labels of the
+    listener; None for a listener without labels. `pulling`: the name and content of an image come from a registry."""
 
     def __init__(
         self,

@@ -1,9 +1,9 @@
-"""Host access through another container, on restricted listeners: a new container can take over host files and namespaces
-from an existing one, and the API can read files below all mounts of a container. `host_access` checks what a new container
-requests directly.
+"""Host access through another container, on restricted listeners. A new container can use the host files and namespaces of
+an existing container, and the API can read files below all mounts of a container. `host_access` checks the direct requests
+of a new container.
 
-Checked containers are pinned: their ID replaces the name in the request, because the name may move to another container. A
-container's host access does not change while it exists.
+After the check, the ID of a container replaces its name in the request, because the name may move to another container. The
+host access of a container does not change while the container exists.
 """
 
 from __future__ import annotations
@@ -28,15 +28,14 @@ _PREFIX = "container:"
 
 
 def outside_mount(record: ContainerRecord) -> str:
-    """The first mount that a restricted client could not have requested; "" for none. The caller checks volumes by their
-    records."""
+    """The first mount that a restricted client may not request; "" for none. The caller checks volumes by their records."""
     found = next((mount for mount in record.mounts if mount.type not in OWN_MOUNTS), None)
     return f"the {found.type} mount of {found.source}" if found else ""
 
 
 def of_others(index: ContainerIndex, host: HostConfig) -> Iterator[str]:
-    """Each access to the host that the new container would take over from another one. A container that does not exist yet
-    is refused too, because it could be created with any of them."""
+    """Yields each access to the host that the new container gets through another container. If the other container does not
+    exist yet, this is refused too, because it may be created with any access."""
     given = host.volumes_from or []
     for at, text in enumerate(given):
         name, colon, access = text.partition(":")

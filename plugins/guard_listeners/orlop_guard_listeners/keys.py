@@ -1,6 +1,6 @@
 """The guard's keys of daemon.json, and the checks of entries of `listeners`.
 
-The kernel opens the sockets, so the struct of an entry is `orlop_kernel.config.Listener`. A new member that gives rights
+The kernel opens the sockets, so the struct of an entry is `orlop_kernel.config.Listener`. A new member that grants rights
 must also be added to `ListenerPolicy.of` and `orlop_kernel.boot.tls._rights`."""
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ __all__ = ["ROLES", "AccessKeys", "AuditLog"]
 ROLES = ("read-only", "no-exec", "full")
 
 _PLUGIN = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
-_IMAGE_NAMES = re.compile(r"[a-zA-Z0-9*?._/:-]+")  # characters of image names and the wildcards: no character classes
-# Events have these attributes in addition to an object's labels, so a label of this name would match an attribute.
+_IMAGE_NAMES = re.compile(r"[a-zA-Z0-9*?._/:-]+")  # characters of image names, and wildcards, but no character classes
+# These names are no valid labels, because events have attributes with these names in addition to an object's labels.
 _NO_LABELS = frozenset(
     {"container", "driver", "execDuration", "execID", "exitCode", "id", "image", "name", "reclaimed", "signal", "type"}
 )

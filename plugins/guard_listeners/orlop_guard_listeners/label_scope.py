@@ -1,7 +1,8 @@
-"""A listener's labels: only objects that have all of them are visible, and new objects get them.
+"""The labels of a listener. Only objects that have all of these labels are visible, and new objects get these labels.
 
-Resolves each name with the engine and replaces it by the object's ID, so that the handler uses the object that was checked,
-even if it is renamed meanwhile. Bodies are checked and labelled as the decoded objects that the handlers use.
+This module resolves each name with the engine and replaces the name by the object's ID. So the handler uses the checked
+object, even if the object is renamed meanwhile. For a body, the decoded object is checked and labelled, and the handler uses
+this object.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ if TYPE_CHECKING:
 __all__ = ["LabelScope"]
 
 _SHARED_NETWORKS = frozenset({"bridge", "none"})
-"""Predefined networks have no labels; containers use them by default."""
+"""Predefined networks, which have no labels. They are allowed, because containers use them by default."""
 
 
 class LabelScope:
-    """The scope of one listener with labels. Raises `Denied`, or `NotFound` as the engine would."""
+    """The scope of one listener with labels. Raises `Denied`, or `NotFound` like the engine."""
 
     def __init__(self, engine: Engine, policy: ListenerPolicy) -> None:
         self._engine = engine
@@ -63,7 +64,7 @@ class LabelScope:
         self._by_route = by_route
 
     async def __call__(self, call: Call, scope: Scope) -> None:
-        """Return if the call stays within the labels; adds labels and filters to the request."""
+        """Check that the call only uses objects with the labels, and add labels and filters to the request."""
         if scope in (Scope.OPEN, Scope.ABSENT) or (self._policy.shared_images and scope in (Scope.IMAGES, Scope.READ_IMAGE)):
             return
         judge = self._by_route.get(scope)
@@ -94,8 +95,8 @@ class LabelScope:
         return record.id
 
     def check_volume(self, volume: VolumeRecord, anonymous: bool) -> None:
-        """Check a volume that a container has or gets. Anonymous volumes without the labels come from a container of this
-        scope, or are new: they are allowed, unless they use something of the host."""
+        """Check a volume that a container has or gets. An anonymous volume without the labels is new or comes from a
+        container of this scope. It is allowed, unless it uses resources of the host."""
         if self.matches(volume.labels):
             return
         if volume.is_host_path:
@@ -104,13 +105,14 @@ class LabelScope:
             raise self._policy.outside(f"volume {volume.name}")
 
     def _check_image(self, text: str) -> None:
-        """A name may have an image for each of several platforms. All must match: the request may ask for any of them."""
+        """A name may have images of several platforms. All of them must match, because the request may ask for any of
+        them."""
         if not all(self.matches(image.config.labels) for image in self._engine.images.all_platforms(text)):
             raise self._policy.outside(f"image {text}")
 
     def _check_volume_name(self, name: str) -> None:
-        """The volume is in the scope, or will be created with the labels. `check_volume` checks again, in case another
-        client creates it first."""
+        """Check that the volume is in the scope or does not exist; a missing volume is created with the labels.
+        `check_volume` checks again, because another client may create the volume first."""
         try:
             record = self._engine.volumes.get(name)
         except NotFound:
@@ -127,11 +129,11 @@ class LabelScope:
         if call.pattern == "/containers/json":
             filters = call.filters()
             for name in (*filters.get("before", ()), *filters.get("since", ())):
-                self._container_id(name)  # the list would reveal when a container outside the scope was created
+                self._container_id(name)  # otherwise the list reveals when a container outside the scope was created
 
     async def _container(self, call: Call) -> None:
         parent, slash, alias = call.params["id"].removeprefix("/").rpartition("/")
-        if slash and call.pattern == "/containers/{id}" and call.flag("link"):  # removes a link from its parent
+        if slash and call.pattern == "/containers/{id}" and call.flag("link"):  # this request removes a link from its parent
             call.params["id"] = f"{self._container_id(parent)}/{alias}"
         else:
             call.params["id"] = self._container_id(call.params["id"])
@@ -151,7 +153,8 @@ class LabelScope:
         self._check_image(call.params["name"])
 
     async def _save(self, call: Call) -> None:
-        """Nothing is checked here: a name may select several tags. The engine checks each image (`ImagePolicy.may_use`)."""
+        """Nothing is checked here, because a name may select several tags. The engine checks each image
+        (`ImagePolicy.may_use`)."""
 
     async def _pull(self, call: Call) -> None:
         if not call.arg("fromImage"):
@@ -163,10 +166,12 @@ class LabelScope:
             raise self._policy.outside("pulling or importing images")
 
     async def _build(self, call: Call) -> None:
-        """Nothing is checked here: the engine checks the images that a build uses and makes (`Restrictions.builds`)."""
+        """Nothing is checked here, because the engine checks the images that a build uses and makes
+        (`Restrictions.builds`)."""
 
     async def _push(self, call: Call) -> None:
-        """The engine checks the image again when it pushes it (`ImagePolicy.may_use`): the name may be moved meanwhile."""
+        """Check the image. The engine checks it again at the push (`ImagePolicy.may_use`), because the name may be moved
+        meanwhile."""
         if not self._policy.shared_images:
             for name in self._engine.images.pushed_names(call.params["name"], call.arg("tag")):
                 self._check_image(str(name))
@@ -199,7 +204,7 @@ class LabelScope:
             each.links = self._linked(each.links)
 
     def _linked(self, links: list[str] | None) -> list[str] | None:
-        """Pin links to the containers that have the names now."""
+        """Replace the names in links by IDs, so that the links stay with the present containers."""
         split = (link.partition(":") for link in links or ())
         return [f"{self._link_id(name)}:{alias or name}" for name, _, alias in split] or None
 
@@ -223,16 +228,18 @@ class LabelScope:
                 self._check_volumes_of(self._engine.containers.get(text.partition(":")[0]).record)
 
     def _check_volumes_of(self, record: ContainerRecord) -> None:
-        """A container in this scope may have volumes outside the scope. A new container must not get them."""
+        """Check the volumes of a container in this scope. It may have volumes outside the scope, which a new container must
+        not get."""
         for mount in record.mounts:
             if mount.type == "volume" and not mount.anonymous:
                 self._check_volume_name(mount.name)
             elif mount.type == "volume":
-                with suppress(NotFound):  # the volume is gone and would be created empty
+                with suppress(NotFound):  # the volume was removed, and will be created empty
                     self.check_volume(self._engine.volumes.get(mount.name), True)
 
     def _pin_networks(self, request: CreateRequest, host: HostConfig) -> dict[str, EndpointSettings]:
-        """Replace names by IDs: a name may later belong to a network outside the scope. The mode stays unchanged."""
+        """Replace the names of networks by IDs, because a name may later belong to a network outside the scope. The network
+        mode stays unchanged."""
         if host.network_mode.startswith("container:"):
             return {}
         given = request.networking_config and request.networking_config.endpoints_config

@@ -1,4 +1,4 @@
-"""What a listener permits, and its error messages."""
+"""The permissions of a listener, and its error messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEFAULT = "default"
 
 
 class Denied(Forbidden):
-    """Refused by one of our policies. `by` names the policy in the audit log."""
+    """A call was refused by a policy. `by` is the name of the policy in the audit log."""
 
     def __init__(self, message: str, by: str) -> None:
         super().__init__(message)
@@ -25,7 +25,7 @@ class Denied(Forbidden):
 
 @dataclass(frozen=True, slots=True)
 class ListenerPolicy:
-    """A parsed entry of `listeners`. `labels`: name and value; a value of None matches any."""
+    """A parsed entry of `listeners`. `labels`: name and value; None matches any value."""
 
     host: str
     role: str
@@ -44,17 +44,18 @@ class ListenerPolicy:
 
     @property
     def guarded(self) -> bool:
-        """Whether its clients must not become root, so that their containers may use nothing of the host."""
+        """Whether the listener's clients must not become root. If so, their containers may not use resources of the host."""
         return self.level < Level.FULL or bool(self.labels)
 
     @property
     def may_exec(self) -> bool:
-        """Whether clients may run programs in containers that they can see. Who shares processes with a container can."""
+        """Whether clients may run programs in containers that they can see. Sharing the processes of a container also needs
+        this permission, because it has the same effect."""
         return self.level is Level.FULL
 
     @property
     def label_texts(self) -> tuple[str, ...]:
-        """The labels as filters and messages write them."""
+        """The labels as text, for filters and messages."""
         return tuple(key if value is None else f"{key}={value}" for key, value in self.labels)
 
     def denied(self, what: str) -> Denied:

@@ -31,12 +31,12 @@ _MADE = {
     "/networks/create": ("Id", "id"),
     "/volumes/create": ("Name", "name"),
 }
-"""By route: the member of a 201 answer that identifies the created object, and its key in the log."""
+"""Route -> the member of a 201 answer that identifies the created object, and the key of this member in the log."""
 
 
 def describe(engine: Engine, call: Call) -> dict[str, str]:
-    """The object of a call that is about to be carried out; {} if the call concerns no single object. An object that does
-    not exist has the name given by the client."""
+    """The object of a call before its execution; {} if the call does not concern a single object. An object that does not
+    exist has the name given by the client."""
     kind = _KINDS.get(call.pattern[1:].partition("/")[0], "")
     text = call.params.get("id") or call.params.get("name") or ""
     if call.pattern == "/containers/create":
@@ -69,12 +69,12 @@ def describe_made(engine: Engine, call: Call, answer: Answer) -> dict[str, str]:
         return {key: made}
     try:
         return {"type": kind, **_known(engine, kind, made)}
-    except OrlopError:  # removed meanwhile
+    except OrlopError:  # the object was removed meanwhile
         return {"type": kind, key: made}
 
 
 def describe_body(engine: Engine, call: Call) -> dict[str, str]:
-    """The container that the body of a finished call names, if the body was decoded."""
+    """The container in the body of a finished call, if the body was decoded."""
     body = call.body
     return _container(engine, body.container) if isinstance(body, ConnectRequest | DisconnectRequest) else {}
 
@@ -102,5 +102,5 @@ def _known(engine: Engine, kind: str, text: str) -> dict[str, str]:
 
 
 def clean(text: str) -> str:
-    """Client input may be long or not UTF-8; a line of the log must be short and UTF-8."""
+    """Shorten the text and make it valid UTF-8, because input of a client may be long or invalid."""
     return text[:1024].encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -1,5 +1,6 @@
-"""Removes secrets from answers to read-only clients: values of environment variables and build arguments, unless the
-listener shows them, and volume options, which may hold passwords. Names stay. Modifies decoded answers in place.
+"""Removes secrets from answers to read-only clients: values of environment variables and build arguments (unless the
+listener shows them), and volume options, which may contain passwords. The names of variables stay. Decoded answers are
+changed in place.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ __all__ = ["HIDDEN", "READERS"]
 HIDDEN = "(hidden)"
 _STEP = re.compile(r"((?:^|#\(nop\)\s+)(?:ENV|ARG)\s).*", re.DOTALL)
 _SHELL = r"(?= /bin/(?:ba|da|a)?sh(?: -\w+| pipefail)*? -\w*c )"
-# Only a known shell marks the end of the arguments, and a value may contain one too: the last match counts.
+# The arguments end before a known shell. A value may also contain the path of a shell, so the last match counts.
 _BUILD_ARGUMENTS = re.compile(rf"^((?:RUN )?\|\d+)(?: .*{_SHELL}| .*)", re.DOTALL)
 
 
@@ -37,7 +38,7 @@ def _history(found: Any, show_env: bool) -> None:
 
 
 def _attestations(found: Any, show_env: bool) -> None:
-    """Provenance names the arguments of the build."""
+    """Remove build arguments from attestations, because a provenance contains them."""
     for each in () if show_env else found:
         each.pop("Statement", None)
 
@@ -60,4 +61,4 @@ READERS: dict[str, Callable[[Any, bool], None]] = {
     "/volumes": _volumes,
     "/volumes/{name}": lambda found, show_env: _options(found),
 }
-"""By route: the function that redacts an answer, given whether environments are shown."""
+"""Route -> the function that redacts an answer. Its second argument says whether environments are shown."""

@@ -1,5 +1,5 @@
-"""The table of access rules: for each route the role it needs, how a label scope finds its objects, and its access to the
-host.
+"""The table of access rules. It contains for each route the necessary role, the way in which a label scope finds the objects
+of a call, and the route's access to the host.
 
 Every route of the API is listed (a test compares). An unlisted route needs role full and a listener without labels.
 """
@@ -13,15 +13,15 @@ __all__ = ["ROLE_LEVEL", "ROUTES", "UNKNOWN", "Host", "Level", "Rule", "Scope"]
 
 
 class Level(IntEnum):
-    """What a route lets its caller do. Each role includes the levels below its own. Below CHANGE, answers
-    have no environments or other secrets (`redact`)."""
+    """The rights that a route needs. A role includes all lower levels. Below CHANGE, answers contain no environments or
+    other secrets (`redact`)."""
 
     READ = 1
-    """See objects and their state; read logs. No files of containers or images."""
+    """See objects and their state, and read logs, but not files of containers or images."""
     CHANGE = 2
-    """Create, run and remove objects; read their files. Put no code or files into existing containers."""
+    """Create, run and remove objects, and read their files, but not put code or files into existing containers."""
     FULL = 3
-    """Everything. Root on the machine, unless the listener has labels."""
+    """All operations. Clients can become root on the machine, unless the listener has labels."""
 
 
 class Scope(Enum):
@@ -51,8 +51,8 @@ class Scope(Enum):
 
 
 class Host(Enum):
-    """What a route could reveal or change on the host. Only `FILES` is enforced by this table alone (`Guard._check`); for
-    `BODY` add a branch to `Guard._host_requests`. The others describe the route, for docs/access.md."""
+    """What a route may reveal or change on the host. `FILES` is enforced by `Guard._check`. A route with `BODY` needs a
+    branch in `Guard._host_requests`. All other values only describe the route, for docs/access.md."""
 
     NOTHING = "no access"
     FACTS = "shows names and figures, but not the content of files"
@@ -118,7 +118,7 @@ _ABSENT = (
         "POST /plugins/create",
     ),
 )
-"""Swarm mode and Docker's managed plugins: these routes do nothing."""
+"""Routes of swarm mode and of Docker's managed plugins, which do nothing."""
 
 ROUTES: dict[str, Rule] = {
     "GET /_ping": Rule(_R, _S.OPEN, _H.NOTHING),
@@ -151,8 +151,9 @@ ROUTES: dict[str, Rule] = {
     "POST /containers/{id}/resize": Rule(_C, _S.CONTAINER, _H.NOTHING),
     "POST /containers/{id}/update": Rule(_C, _S.CONTAINER, _H.BODY),
     "POST /containers/{id}/attach": Rule(_C, _S.CONTAINER, _H.OUTPUT),
-    "GET /containers/{id}/attach/ws": Rule(_F, _S.CONTAINER, _H.INSIDE),  # standard input cannot be left out before API 1.42
-    "GET /containers/{id}/checkpoints": Rule(_F, _S.CLOSED, _H.ANYTHING),  # in any directory of the host
+    # before API 1.42, standard input is always attached
+    "GET /containers/{id}/attach/ws": Rule(_F, _S.CONTAINER, _H.INSIDE),
+    "GET /containers/{id}/checkpoints": Rule(_F, _S.CLOSED, _H.ANYTHING),  # checkpoints may be in any directory of the host
     "POST /containers/{id}/checkpoints": Rule(_F, _S.CLOSED, _H.ANYTHING),
     "DELETE /containers/{id}/checkpoints/{checkpoint}": Rule(_F, _S.CLOSED, _H.ANYTHING),
     "DELETE /containers/{id}": Rule(_C, _S.CONTAINER, _H.NOTHING),

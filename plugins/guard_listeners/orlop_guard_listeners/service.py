@@ -38,13 +38,13 @@ class ListenerGuardPlugin:
 
     @asynccontextmanager
     async def open(self, context: Context) -> AsyncIterator[ListenerGuards]:
-        """The guards, with the authorization plugins found and the audit log open. Raises ConfigError."""
+        """The guards. The authorization plugins have been found and the audit log is open. Raises ConfigError."""
         async with ListenerGuards(context).opened() as guards:
             yield guards
 
 
 class ListenerGuards:
-    """Implements Guards. Imports the rest of the package only when it is needed."""
+    """Implements Guards. The other modules of the package are imported only when they are needed."""
 
     def __init__(self, context: Context) -> None:
         self._engine: Engine = context.services["engine"].engine
@@ -69,7 +69,7 @@ class ListenerGuards:
             await self._plugins.aclose()
 
     def prepare(self, config: Config) -> Callable[[], None]:
-        """See Guards: the authorization plugins of this configuration, used from the next request on."""
+        """See Guards. Prepares the authorization plugins of this configuration, which are used from the next request on."""
         names = config.part(AccessKeys).authorization_plugins
         if self._plugins is None:
             if not names:
@@ -97,4 +97,4 @@ class ListenerGuards:
 
 
 def _nothing() -> None:
-    """Apply a reload when there were no authorization plugins, and there are none now."""
+    """Apply a reload if there are no authorization plugins, neither before nor after it."""

@@ -24,7 +24,7 @@ _DEFAULT = FileOptions(max_size=None, max_files=1, compress=False)
 
 
 class JsonFileWriter:
-    """Implements `LogWriter`. `dropped` counts the records lost to a full disk."""
+    """Implements `LogWriter`. `dropped` is the number of records that were lost because of a full disk."""
 
     def __init__(self, path: str, options: FileOptions, attributes: Mapping[str, str]) -> None:
         self._file = RotatingFile(path, options, JsonRecords())

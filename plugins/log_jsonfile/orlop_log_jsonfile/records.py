@@ -1,8 +1,9 @@
 """Docker's json-file records: `{"log":"text\\n","stream":"stdout","attrs":{...},"time":"..."}` and a newline.
 
-Escapes are those of moby's jsonlog: Go's encoding/json with HTML escaping, but `\\u000X` for tab, backspace and form feed,
-which have a short form in JSON. A raw newline occurs only between records. A block is therefore encoded as a whole: all
-characters except newlines are escaped, then each newline is replaced by the end of one record and the beginning of the next.
+Escapes are the same as in moby's jsonlog: Go's encoding/json with HTML escaping, but with `\\u000X` for tab, backspace and
+form feed, although JSON has a short form for them. A raw newline occurs only between records. A block is therefore encoded
+as a whole: all characters except newlines are escaped, then each newline is replaced by the end of one record and the
+beginning of the next.
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ def escape(data: bytes) -> bytes:
     one pass in Python or any encoder, because most blocks contain few of them."""
     given = data
     for raw, escaped in _ESCAPES:
-        if raw in given:  # search `given`, because escaped NULs make `data` up to six times as long
-            # Replace runs first: the cost is per replacement, and binary output has long runs of NULs. The escape of a quote
-            # contains a quote, so its runs must not be replaced twice.
+        if raw in given:  # `given` is searched, because escaped NULs make `data` up to six times as long
+            # Replace sequences of the same character first, because the cost is per replacement, and binary output contains
+            # long sequences of NULs. The escape of a quote contains a quote, so sequences of quotes must not be replaced
+            # twice.
             if raw not in escaped and raw * _RUN in data:
                 data = data.replace(raw * _RUN, escaped * _RUN)
             data = data.replace(raw, escaped)
@@ -43,10 +45,10 @@ def escape(data: bytes) -> bytes:
 
 
 def _repair(data: bytes) -> bytes:
-    """Replace each byte that is not UTF-8 by `\\ufffd`: one for each byte, as Go does; Python's "replace" writes one for
-    several bytes. The work is done in C, because an error handler called for each byte reaches only 6 MB/s. Python's encoder
-    writes a question mark for each invalid byte. Real question marks become 0x02 meanwhile; control characters are escaped
-    already, so 0x02 cannot occur."""
+    """Replace each byte that is not UTF-8 by `\\ufffd`, as Go does. Python's "replace" writes one `\\ufffd` for several
+    bytes. The work is done in C, because an error handler that is called for each byte reaches only 6 MB/s. Python's encoder
+    writes a question mark for each invalid byte, so real question marks are replaced by 0x02 before and restored afterwards.
+    0x02 does not occur in `data`, because control characters are escaped already."""
     try:
         data.decode()
     except UnicodeDecodeError:
@@ -70,7 +72,7 @@ def _text(value: str) -> bytes:
 
 
 class JsonEncoder:
-    """Encodes blocks as records, for one run of a container, whose attributes do not change."""
+    """Encodes blocks as records, for one run of a container. The attributes do not change during a run."""
 
     def __init__(self, attributes: Mapping[str, str]) -> None:
         self._attributes = _attributes(attributes)
@@ -125,7 +127,7 @@ class JsonRecords:
         body = data[:-1] if data.endswith(b"\n") else data
         try:
             entries = _decode_list(b"[%b]" % body.replace(b"\n", b","))
-            if len(entries) == body.count(b"\n") + 1:  # otherwise, two torn lines may have formed one valid object
+            if len(entries) == body.count(b"\n") + 1:  # otherwise two incomplete lines may have formed one valid object
                 return _records(entries)
         except _DAMAGE:
             pass

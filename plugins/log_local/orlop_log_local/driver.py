@@ -29,17 +29,17 @@ def _file(info: LogInfo) -> str:
     try:
         os.mkdir(directory, 0o700)
     except OSError:
-        pass  # the directory exists; if its parent is missing, opening the file reports that
+        pass  # the directory exists; if its parent is missing, opening the file reports the error
     return os.path.join(directory, "container.log")
 
 
 class LocalLogWriter:
-    """Implements `LogWriter`. `dropped` counts the entries lost to a full disk."""
+    """Implements `LogWriter`. `dropped` is the number of entries that were lost because of a full disk."""
 
     def __init__(self, path: str, options: FileOptions, attributes: dict[str, str]) -> None:
         self._file = RotatingFile(path, options, Frames())
         self._attributes = encode_attributes(attributes)
-        # A file can exceed max-size by one frame, so a small max-size needs small frames.
+        # A file may be larger than max-size by one frame, so a small max-size needs small frames.
         self._limit = min(_FRAME_MAX, max(_FRAME_MIN, (options.max_size or _FRAME_MAX) // 16))
 
     @property
@@ -56,7 +56,8 @@ class LocalLogWriter:
 
 
 class LocalLog:
-    """Implements `LogDriver`. `LogPath` of inspect is empty, as in dockerd: tools that find a path there expect JSON."""
+    """Implements `LogDriver`. `LogPath` of inspect is empty, as in dockerd, because tools expect a JSON file at this
+    path."""
 
     capabilities = LogCapabilities(readable=True, stores=False)
 

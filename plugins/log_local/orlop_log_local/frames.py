@@ -9,7 +9,7 @@ All integers are little endian:
     crc      u32       CRC-32 of the body
     length   u32       again, so that a file can be read from its end
 
-A file is a sequence of frames in the order of writing. A frame that is cut short or does not match its crc is skipped:
+A file is a sequence of frames in the order of writing. A frame that is incomplete or does not match its crc is skipped, and
 reading continues at the next magic.
 """
 
@@ -41,13 +41,13 @@ _Frame = tuple[int, int, int]  # offset of its beginning, offset of its end, num
 
 
 def encode_attributes(attributes: dict[str, str]) -> bytes:
-    """Encode attributes for `encode`. Empty when they exceed 16 MiB, the limit of the frame's length field."""
+    """Encode attributes for `encode`. The result is empty if they exceed 16 MiB, the limit of the frame's length field."""
     encoded = msgspec.json.encode(attributes) if attributes else b""
     return encoded if len(encoded) < 1 << 24 else b""
 
 
 def encode(block: LogBlock, attributes: bytes, limit: int) -> bytes:
-    """Encode a block as one frame, or as several when it exceeds `limit` (bytes of output per frame); split at line ends."""
+    """Encode a block as one frame. A block of more than `limit` bytes is split at line ends into several frames."""
     data = block.data
     if len(data) <= limit:
         return _frame(block, data, attributes)
@@ -69,7 +69,7 @@ def _frame(block: LogBlock, data: bytes, attributes: bytes) -> bytes:
 
 
 def _frame_end(data: bytes, at: int) -> int:
-    """The end of the frame at `at`; -1 when there is no valid frame, 0 when `data` ends too early to tell."""
+    """The end of the frame at `at`; -1 if there is no valid frame, 0 if `data` ends before the end of the frame."""
     if len(data) - at < _START.size:
         return 0 if MAGIC.startswith(data[at : at + len(MAGIC)]) else -1
     magic, length = _START.unpack_from(data, at)
@@ -161,7 +161,7 @@ class Frames:
         return at, found
 
     def _last_of_all(self, fd: int, end: int, count: int, found: int) -> tuple[int, int]:
-        """Damage before `end` prevents reading backwards: read all frames from the beginning."""
+        """Read all frames from the beginning, because damage before `end` prevents reading backwards."""
         frames = _frames_of(fd, end)
         at = end
         while frames and count > 0:

@@ -25,7 +25,7 @@ class NoLog:
     capabilities = LogCapabilities(readable=False, stores=False)
 
     def validate(self, options: Mapping[str, str]) -> None:
-        """Accepts any option, as dockerd does: `log-opts` of daemon.json may be meant for another driver."""
+        """Accepts any option, as in dockerd, because `log-opts` of daemon.json may be for another driver."""
 
     def open_writer(self, info: LogInfo, options: Mapping[str, str]) -> LogWriter:
         return NoLogWriter()

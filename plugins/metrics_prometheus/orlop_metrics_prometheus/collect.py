@@ -1,7 +1,8 @@
-"""The metrics. `Metrics` owns the families; their values are read from the engine when a scraper asks.
+"""The metrics. `Metrics` contains the metric families. Most values are read from the engine when a scraper asks.
 
-Names that begin with `engine_daemon_` and `process_` are dockerd's, with its labels, so that existing dashboards work. Names
-that begin with `orlop_` are Orlop's own. Numbers of features that Orlop does not have (builder, swarm) are left out.
+Metrics whose names begin with `engine_daemon_` and `process_` are the same as dockerd's, with the same labels, so that
+existing dashboards work. Metrics whose names begin with `orlop_` exist only in Orlop. dockerd's metrics of builds and of
+swarm mode are omitted.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ _LAG_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 _COMMIT_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0)
 _CONTAINER_ACTIONS = ("changes", "commit", "create", "delete", "start")
 _counter, _gauge = partial(Values, "counter"), partial(Values, "gauge")
-# dockerd measures these internally; Orlop measures the requests
+# dockerd measures these actions internally; Orlop measures the requests
 _BY_REQUEST = {("GET", "/containers/{id}/changes"): "changes", ("POST", "/commit"): "commit"}
 
 
 def _stat(field: int) -> int:
-    """A field of /proc/self/stat by its number in proc(5), from 3 on: the second may contain any characters, so split after
-    it."""
+    """A field of /proc/self/stat by its number in proc(5), from 3 on. The second field may contain any characters, so the
+    line is split after it."""
     with open("/proc/self/stat") as file:
         return int(file.read().rpartition(") ")[2].split()[field - 3])
 
@@ -118,13 +119,13 @@ class Metrics:
             self._actions[kind].observe(seconds, action)
 
     def _committed(self, jobs: int, seconds: float) -> None:
-        """Runs on the store's thread, the only writer of these three."""
+        """Called on the store's thread, the only thread that changes these three metrics."""
         self._transactions += 1
         self._commits += jobs
         self._commit_seconds.observe(seconds)
 
     async def watch_lag(self) -> None:
-        """Measure for ever how late this task wakes up."""
+        """Measure, until cancelled, how late this task wakes up."""
         while True:
             due = trio.current_time() + _LAG_EVERY
             await trio.sleep_until(due)

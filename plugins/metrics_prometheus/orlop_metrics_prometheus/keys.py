@@ -1,4 +1,4 @@
-"""The key of daemon.json that the metrics service has."""
+"""The metrics service's key of daemon.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The metrics service. The rest of the package is imported only when there is an address to serve them at."""
+"""The metrics service. The other modules of the package are imported only if `metrics-addr` is set."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class MetricsPlugin:
     requires = ("engine",)
 
     def problems(self, config: Config) -> tuple[Problem, ...]:
-        """None: problems only show when the address is bound."""
+        """There are none, because problems only appear when the address is bound."""
         return ()
 
     def processes(self, config: Config) -> nullcontext[None]:

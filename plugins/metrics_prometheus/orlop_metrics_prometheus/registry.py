@@ -1,7 +1,7 @@
-"""Metric families and their encodings for Prometheus. Pure.
+"""Metric families and their encodings for Prometheus. This module does no I/O.
 
-Formats: the text exposition format 0.0.4 and OpenMetrics 1.0.0, which names counters, writes bucket bounds and ends
-differently. A scraper chooses in `Accept`.
+There are two formats: the text exposition format 0.0.4, and OpenMetrics 1.0.0, in which the names of counters, the bucket
+bounds and the end of the text are different. A scraper chooses the format in `Accept`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Family(ABC):
 
 
 class Values(Family):
-    """A value counted elsewhere and read on scrape: one number, or one for each tuple of label values."""
+    """A value that is counted elsewhere and read at each scrape. It is one number, or one number for each tuple of label
+    values."""
 
     def __init__(self, kind: str, name: str, help: str, read: Read, labels: Labels = ()) -> None:
         super().__init__(kind, name, help, labels)
@@ -58,7 +59,8 @@ class Values(Family):
 
 
 class Histogram(Family):
-    """A distribution of durations, in seconds. `known` are label values to show before anything was observed."""
+    """A distribution of durations, in seconds. `known` are label values that are shown even before a duration was observed
+    for them."""
 
     def __init__(
         self,
@@ -80,7 +82,7 @@ class Histogram(Family):
         return self._counts.setdefault(values, [0] * (len(self._buckets) + 1))
 
     def observe(self, seconds: float, *values: str) -> None:
-        """Call it from a single thread for each tuple of values."""
+        """Add a duration. For each tuple of values, always call this method from the same thread."""
         counts = self._counts.get(values) or self._begin(values)
         counts[bisect_left(self._buckets, seconds)] += 1
         self._sums[values] += seconds
@@ -100,7 +102,7 @@ def _bound(value: float) -> str:
 
 
 def _canonical(bound: str) -> str:
-    """OpenMetrics requires bounds in float notation, because queries compare labels as text."""
+    """The bound in float notation, which OpenMetrics requires because queries compare labels as text."""
     return bound if bound == "+Inf" else repr(float(bound))
 
 
@@ -126,7 +128,7 @@ def expose(families: Iterable[Family], *, openmetrics: bool) -> bytes:
     """All families as text, ordered by name."""
     lines: list[str] = []
     for family in sorted(families, key=lambda family: family.name):
-        # In OpenMetrics, a counter's family has no suffix; its sample has one
+        # In OpenMetrics, the name of a counter's family has no suffix, but the name of its sample has the suffix
         shown = family.name.removesuffix("_total") if openmetrics and family.kind == "counter" else family.name
         escapes = _ESCAPES if openmetrics else _HELP_ESCAPES
         lines.append(f"# HELP {shown} {family.help.translate(escapes)}\n# TYPE {shown} {family.kind}\n")

@@ -1,14 +1,16 @@
 """The network driver `bridge`: Linux bridges, veth pairs, and one nftables table.
 
-The driver owns on the host: the bridges that it made, the host ends of its veth pairs (`veth` and seven hex digits), both
-marked by their alias, and the table `inet orlop` (`inet orlop_INSTANCE` for a daemon with another data root).
+The driver's objects on the host are: the bridges that it has made, the host ends of its veth pairs (`veth` and seven hex
+digits), and the table `inet orlop` (`inet orlop_INSTANCE` for a daemon with another data root). An alias marks the driver's
+bridges and veths.
 
-It changes no other table, with one exception. Dockerd, and programs that imitate it, set the FORWARD policy to drop, and an
-accept in Orlop's table cannot undo a drop in another chain. The driver therefore adds two accept rules for each of its
-bridges to `ip filter DOCKER-USER` (and `ip6`), the chain that Docker reserves for administrators; they are removed with the
-network. See `_docker_user`.
+The driver changes no other table, with one exception. Dockerd, and programs that imitate it, set the FORWARD policy to drop,
+and an accept in Orlop's table cannot undo a drop in another chain. The driver therefore adds two accept rules for each of
+its bridges to `ip filter DOCKER-USER` (and `ip6`), the chain that Docker reserves for administrators. The rules are removed
+together with the network. See `_docker_user`.
 
-All of this is in the host's kernel and outlives the daemon. A veth pair is destroyed with the container's network namespace.
+These objects are in the host's kernel, and stay when the daemon ends. A veth pair is destroyed together with the container's
+network namespace.
 """
 
 from orlop_sdk import Register, hookimpl

@@ -1,7 +1,7 @@
-"""Comparison of the host's rules, bridges and bridge ports with the engine's records. No I/O.
+"""Comparison of the host's rules, bridges and bridge ports with the engine's records. This module does no I/O.
 
-`Drift.note` tells the driver's `repair` what to do: "link NAME ALIAS" and "element SET|KEY|VALUE" are removed, "bridge
-NETWORK" and "endpoint ID" are made or corrected, "table", "docker-user" and "forwarding FAMILY" are restored.
+`Drift.note` tells the driver's `repair` what to do. "link NAME ALIAS" and "element SET|KEY|VALUE" are removed. "bridge
+NETWORK" and "endpoint ID" are made or corrected. "table", "docker-user" and "forwarding FAMILY" are restored.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Wanted(NamedTuple):
     endpoints: Collection[tuple[Endpoint, EndpointState]]
 
     def elements(self) -> dict[_plan.Element, str]:
-        """All required elements, each with the id of the network or endpoint that needs it."""
+        """Maps all required elements to the id of the network or endpoint that needs the element."""
         found = {each: bridge.network_id for bridge in self.bridges.values() for each in _plan.network_elements(bridge)}
         found |= {each: endpoint.id for endpoint, _ in self.endpoints for each in _plan.port_elements(endpoint)}
         return found | dict.fromkeys(_plan.link_elements([endpoint for endpoint, _ in self.endpoints]), "")
@@ -78,8 +78,9 @@ def element_of(note: str) -> _plan.Element:
 def compare_table(
     table: str, held: frozenset[_plan.Element] | None, whole: bool, expected: Mapping[_plan.Element, str]
 ) -> Iterator[Drift]:
-    """`held` are the table's elements, None when the table was not written by this version. `whole`: its sets, chains and
-    rules are those that this daemon writes. `expected`: see `Wanted.elements`."""
+    """Compare the table. `held` are the elements in the kernel's table, None if this version did not write the table.
+    `whole`: the sets, chains and rules of the table are the same as this daemon writes. `expected`: see
+    `Wanted.elements`."""
     name = f"nft table inet {table}"
     if held is None or not whole:
         yield Drift(
@@ -105,7 +106,7 @@ def routed_families(bridges: Collection[Bridge]) -> set[int]:
 
 
 def compare_forwarding(off: Collection[int]) -> Iterator[Drift]:
-    """`off`: the IP versions whose packets the host should forward but does not."""
+    """Report missing forwarding. `off` are the IP versions whose packets the host should forward but does not forward."""
     for version in sorted(off):
         text = "is switched off: containers can neither reach other networks nor be reached from them"
         yield Drift("damaged", f"IPv{version} forwarding", text, "switch it on", note=f"forwarding {version}")

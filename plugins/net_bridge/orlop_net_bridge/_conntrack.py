@@ -1,9 +1,10 @@
 """Removal of UDP flows from the kernel's connection table (conntrack).
 
-While a UDP client keeps sending, its entry stays, and its packets are forwarded to the same container as its first packet
-(or to none), even if the rules have changed since. The entries of a port are therefore removed when the port is published.
+As long as a UDP client keeps sending, the kernel keeps its entry. All its packets are then forwarded to the same container
+as its first packet (or to none), even if the rules have changed. So the entries of a port are removed when the port is
+published.
 
-For the network thread only.
+Only the network thread (see `_worker`) calls this module.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ def _tuple(entry: Any, version: int) -> Any | None:
 
 
 def forget_udp(version: int, ports: Collection[int]) -> None:
-    """Remove all UDP flows to these host ports. Errors are ignored: the kernel may lack the interface, and an entry may
-    expire meanwhile."""
+    """Remove all UDP flows to these host ports. Errors are ignored, because the kernel may lack the interface, and an entry
+    may expire meanwhile."""
     try:
         table = NFCTSocket(nfgen_family=socket.AF_INET if version == 4 else socket.AF_INET6)
     except OSError:

@@ -1,13 +1,13 @@
-"""Accept rules in the chain `DOCKER-USER`, two for each bridge. Without them, dockerd's FORWARD policy would drop packets
+"""Accept rules in the chain `DOCKER-USER`, two for each bridge. Without these rules, dockerd's FORWARD policy drops packets
 that Orlop's table accepts.
 
-`DOCKER-USER` is evaluated before Docker's isolation of its own networks. Orlop's rules therefore accept only packets that
-Orlop's chain `admit` has marked: packets whose other end is not a bridge of another program. Packets to or from Docker's
-bridges are still filtered by Docker. The decision is passed in the mark because iptables, which dockerd runs on this table,
-cannot parse a rule that matches the kind of a link, and would then refuse the whole table.
+`DOCKER-USER` is evaluated before Docker's isolation of its own networks. So Orlop's rules accept only packets that Orlop's
+chain `admit` has marked, and this chain marks only packets whose other end is not a bridge of another program. Docker still
+filters packets to or from its bridges. The decision is passed in the mark, because iptables, which dockerd runs on this
+table, cannot parse a rule that matches the kind of a link, and refuses a table with such a rule.
 
-These are Orlop's only rules in a foreign table; each has a comment with the table's name. Nothing is done if the chain does
-not exist.
+These are Orlop's only rules in a table of another program. Each rule has a comment with the name of Orlop's table. Nothing
+is done if the chain does not exist.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Configures the container's end of a veth pair: sysctls, addresses, link state and routes.
 
-For the network thread while it is in the container's namespace. The netlink socket is opened there and closed before the
-thread leaves.
+Only the network thread (see `_worker`) calls this module, while it is in the container's namespace. The netlink socket is
+opened in this namespace and closed before the thread leaves it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _LOOPBACK = 1  # loopback has this index in every namespace
 
 
 def _prepare_ipv6(ifname: str, wanted: bool) -> None:
-    """Disable IPv6 on the link unless the endpoint has an IPv6 address; with one, ignore router advertisements. Links with
-    an MTU below 1280, and kernels without IPv6, have none of these settings."""
+    """If the endpoint has no IPv6 address, disable IPv6 on the link; otherwise ignore router advertisements. Links with an
+    MTU below 1280, and kernels without IPv6, do not have these settings."""
     if not os.path.exists(f"/proc/sys/net/ipv6/conf/{ifname}"):
         return
     if not wanted:
@@ -44,12 +44,13 @@ def set_up_inside(endpoint: Endpoint) -> None:
     with RouteSocket() as inside:
         inside.change(
             set_up(_LOOPBACK),
-            # Neighbours that cached an earlier MAC of this address learn the new one at "up", not half a minute later.
+            # Neighbours that have cached an earlier MAC of this address learn the new MAC when the link comes up, not half a
+            # minute later.
             notify_neighbours(index),
             *(add_address(index, each.address) for each in endpoint.addresses),
             set_up(index),
         )
-        # A separate request: an existing default route must not be replaced when the link failed to come up.
+        # This is a separate request, because an existing default route must not be replaced if the link failed to come up.
         if endpoint.default_route:
             inside.change(*(replace_default_route(index, each.gateway) for each in endpoint.addresses if each.gateway))
     for key, value in endpoint.sysctls:

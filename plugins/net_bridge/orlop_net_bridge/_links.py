@@ -1,9 +1,9 @@
-"""Bridges and veth pairs, by netlink. For the network thread only.
+"""Bridges and veth pairs, by netlink. Only the network thread (see `_worker`) calls this module.
 
 Bridges and listings use pyroute2; connecting and disconnecting containers uses the faster messages of `_netlink`.
 
 Each link that the driver makes has an alias, `orlop:KIND:ID` (`orlop-INSTANCE:...`), so that a later daemon recognizes its
-own links and touches no others. The request that creates a link cannot set an alias, but it can set a link group. The group
+links and changes no other links. The request that creates a link cannot set an alias, but it can set a link group. The group
 is derived from the owner's name. A link with this group and no alias is incomplete, because a daemon died before it set the
 alias.
 """
@@ -47,13 +47,13 @@ def _new_mac() -> str:
 
 
 def _mac_of(network_id: str) -> str:
-    """The MAC address of a network's bridge. A bridge that is made again has the same address, which containers have cached
-    as their gateway's."""
+    """The MAC address of a network's bridge. A bridge that is made again has the same address, because containers have
+    cached this address as the address of their gateway."""
     return ":".join(f"{byte:02x}" for byte in (0x02, 0x42, *hashlib.sha256(network_id.encode()).digest()[:4]))
 
 
 def _index(name: str) -> int | None:
-    """The index of a link in the thread's namespace. One ioctl; a lookup by pyroute2 would list every link."""
+    """The index of a link in the thread's namespace. This takes one ioctl, whereas a lookup by pyroute2 lists every link."""
     try:
         return socket.if_nametoindex(name)
     except OSError:
@@ -62,8 +62,8 @@ def _index(name: str) -> int | None:
 
 def isolates(bridge: Bridge) -> bool:
     """Whether the bridge's ports must be isolated from each other (icc=false). They are not isolated if br_netfilter passes
-    bridged packets through nftables, because the rules then enforce icc=false. Isolated ports would also block traffic to a
-    published port that is forwarded to another port of the same bridge."""
+    bridged packets through nftables, because the rules then enforce icc=false. Isolation also blocks packets to a published
+    port that are forwarded to another port of the same bridge."""
     if bridge.icc:
         return False
     try:
@@ -84,12 +84,12 @@ def _errors(what: str) -> Iterator[None]:
 
 
 class Links:
-    """Owns two netlink sockets on the host, one for veth pairs and one for everything else. `owner` is the prefix of
-    aliases."""
+    """Changes links through two netlink sockets on the host, one for veth pairs and one for all other operations. `owner` is
+    the prefix of aliases."""
 
     def __init__(self, owner: str) -> None:
         self._owner = owner
-        self._group = zlib.crc32(owner.encode()) & 0x7FFF_FFFF | 1  # 0 would be the default group
+        self._group = zlib.crc32(owner.encode()) & 0x7FFF_FFFF | 1  # not 0, because 0 is the default group
         self._pairs = RouteSocket()
         try:
             self._host = IPRoute()
@@ -130,7 +130,8 @@ class Links:
                 if (link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND")) != "bridge":
                     raise Conflict(f"cannot create bridge {bridge.name}: a link of this name exists and is not a bridge")
                 alias = link.get_attr("IFLA_IFALIAS") or ""
-                # Take over a bridge of another network id, too: its network was lost when the data root was wiped.
+                # Also take over a bridge of another network id, because its network may have been lost together with the
+                # data root.
                 ours = alias.startswith(self._bridge_alias("")) or self._is_half_made(link)
                 if ours and alias != self._bridge_alias(bridge.network_id):
                     self._host.link("set", index=index, ifalias=self._bridge_alias(bridge.network_id))
@@ -190,7 +191,7 @@ class Links:
 
     def connect(self, endpoint: Endpoint, bridge: Bridge, host_link: str = "") -> tuple[str, str]:
         """Connect the namespace to the bridge by a veth pair; returns (host link, MAC). On failure the pair is removed.
-        `host_link` is the name of the host end if a lost pair is created again; by default a new name is chosen."""
+        `host_link` is the name of the host end, if a lost pair is created again; by default a new name is chosen."""
         what = f"connect container {endpoint.container_id[:12]} to network {endpoint.network.name}"
         with _errors(what):
             master = _index(bridge.name)
@@ -228,8 +229,8 @@ class Links:
     def _add_pair(
         self, endpoint: Endpoint, bridge: Bridge, master: int, namespace: int, mac: str, host_link: str = ""
     ) -> str:
-        """Make a pair; returns the host end's name. Names are random, because a veth and its name outlive the namespace by
-        some milliseconds."""
+        """Make a pair; returns the host end's name. Names are random, because a veth with its name still exists some
+        milliseconds after its namespace was destroyed."""
         again = True
         while True:
             name = host_link or "veth" + secrets.token_hex(4)[:7]
@@ -258,9 +259,11 @@ class Links:
             self._mark(host_link, endpoint, bridge)
 
     def _mark(self, name: str, endpoint: Endpoint, bridge: Bridge) -> None:
-        """Set the alias and port settings. Not in one datagram with `_add_pair`: if that fails because another link has the
-        name, the kernel would still apply these settings to that link."""
-        # Hairpin: packets of a container to its own published port leave through the bridge port that they came in by.
+        """Set the alias and port settings. These messages are not in the same datagram as those of `_add_pair`. If
+        `_add_pair` fails because another link has the name, the kernel still executes all later messages of the datagram,
+        and changes that link."""
+        # Hairpin is needed, because packets of a container to its own published port leave through the bridge port from
+        # which they came.
         try:
             self._pairs.change(_netlink.mark_port(name, self._endpoint_alias(endpoint.id), isolates(bridge)))
         except Refused as error:
@@ -284,13 +287,13 @@ class Links:
                 self._delete_pair(host_link)
 
     def silence(self, host_link: str) -> None:
-        """Disable this bridge port immediately, because its address may be given to another container. This is faster than
-        removing the port."""
+        """Disable this bridge port immediately, because another container may get its address. This is faster than removing
+        the port."""
         try:
             self._pairs.change(_netlink.silence_port(host_link))
         except OSError as error:
             if error.errno != errno.ENODEV:
-                self.disconnect(host_link, "")  # slow: the link is being destroyed, or the bridge runs STP
+                self.disconnect(host_link, "")  # slow, but the link is being destroyed, or the bridge runs STP
 
     def _remove_endpoint(self, endpoint_id: str) -> None:
         alias = self._endpoint_alias(endpoint_id)
@@ -338,7 +341,7 @@ class Links:
                     self._delete(link["index"])
 
     def remove_strangers(self, network_ids: set[str], endpoint_ids: set[str]) -> None:
-        """Remove incomplete links, and links whose alias of this driver names none of these networks and endpoints."""
+        """Remove incomplete links, and links with an alias of this driver that contains none of these ids."""
         with _errors("remove left-over links"):
             for link in self._host.get_links():
                 if self._is_half_made(link):

@@ -1,7 +1,8 @@
-"""Encoding of the rtnetlink messages that connect and disconnect an endpoint, and decoding of acknowledgements. No I/O.
+"""Encoding of the rtnetlink messages that connect and disconnect an endpoint, and decoding of acknowledgements. This module
+does no I/O.
 
-For each container, this takes microseconds, and pyroute2 would take milliseconds. Bridges and listings use pyroute2.
-Formats: linux/netlink.h, rtnetlink.h, if_link.h, veth.h, if_addr.h, in the byte order of the host.
+This takes microseconds for each container, whereas pyroute2 takes milliseconds. Bridges and listings use pyroute2. Formats:
+linux/netlink.h, rtnetlink.h, if_link.h, veth.h, if_addr.h, in the byte order of the host.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _ERROR = Struct("=i")
 
 _NLMSG_ERROR = 2
 _NEWLINK, _DELLINK, _NEWADDR, _NEWROUTE, _DELROUTE = 16, 17, 20, 24, 25
-_ASK = 0x01 | 0x04  # NLM_F_REQUEST | NLM_F_ACK
+_ASK = 0x01 | 0x04  # NLM_F_REQUEST and NLM_F_ACK
 _REPLACE, _EXCL, _CREATE = 0x100, 0x200, 0x400
 
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER = 1, 3, 4, 10
@@ -96,7 +97,7 @@ def _packed(address: str) -> tuple[int, bytes]:
 
 def add_veth(name: str, master: int, peer: str, namespace: int, mac: str, mtu: int, group: int = 0) -> Request:
     """Make a veth pair. `name` is in this namespace, up, a port of the bridge `master` and in link group `group`. `peer` is
-    down, in the namespace of the descriptor `namespace`. `mtu` 0 means the kernel's default."""
+    down, in the namespace of the file descriptor `namespace`. `mtu` 0 means the kernel's default."""
     size = _number(_IFLA_MTU, mtu) if mtu else b""
     inside = (
         _link()
@@ -125,13 +126,13 @@ def enslave(name: str, master: int, mtu: int) -> Request:
 
 
 def _port(settings: bytes) -> bytes:
-    # Do not send IFLA_INFO_KIND "bridge_slave": the kernel takes the kind from the master, and might run modprobe for a kind
-    # that is sent.
+    # IFLA_INFO_KIND "bridge_slave" is not sent, because the kernel derives the kind from the master, and might run modprobe
+    # for a kind that is sent.
     return _attribute(_IFLA_LINKINFO, _attribute(_INFO_SLAVE_DATA, settings))
 
 
 def mark_port(name: str, alias: str, isolated: bool) -> Request:
-    """Set a port's alias and turn on hairpin (packets may leave through the port that they came in by). `isolated`: no
+    """Set a port's alias and turn on hairpin (packets may leave through the port from which they came). `isolated`: no
     traffic to other isolated ports."""
     settings = _attribute(_BRPORT_MODE, _U8.pack(1)) + _attribute(_BRPORT_ISOLATED, _U8.pack(isolated))
     body = _link() + _text(_IFLA_IFNAME, name) + _text(_IFLA_IFALIAS, alias) + _port(settings)
@@ -154,7 +155,7 @@ def set_up(index: int) -> Request:
 
 
 def notify_neighbours(index: int) -> Request:
-    """Set arp_notify: the kernel announces the link's addresses when it comes up."""
+    """Set arp_notify, so that the kernel announces the link's addresses when the link comes up."""
     settings = _attribute(_IFLA_INET_CONF, _number(_ARP_NOTIFY, 1))
     body = _link(index) + _attribute(_IFLA_AF_SPEC, _attribute(socket.AF_INET, settings))
     return Request(_NEWLINK, _ASK, body, f"set arp_notify of link {index}")
@@ -164,7 +165,7 @@ def notify_neighbours(index: int) -> Request:
 
 
 def add_address(index: int, address: str) -> Request:
-    """`address` has a prefix length: "10.1.0.2/16"."""
+    """Add an address. `address` has a prefix length: "10.1.0.2/16"."""
     host, _, prefix = address.partition("/")
     family, packed = _packed(host)
     bits = 8 * len(packed)
@@ -209,7 +210,7 @@ def encode(requests: Sequence[Request], sequence: int) -> bytes:
     parts = []
     for number, request in enumerate(requests, sequence):
         parts.append(_HEADER.pack(_HEADER.size + len(request.body), request.kind, request.flags, number & 0xFFFFFFFF, 0))
-        parts.append(request.body)  # its attributes are padded, so the next header is aligned
+        parts.append(request.body)  # the attributes in the body are padded, so the next header is aligned
     return b"".join(parts)
 
 

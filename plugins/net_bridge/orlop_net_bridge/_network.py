@@ -1,4 +1,4 @@
-"""Parsing of a `NetworkSpec` into a bridge with validated options. No I/O."""
+"""Parsing of a `NetworkSpec` into a bridge with validated options. This module does no I/O."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 
 
 class Bridge(msgspec.Struct, frozen=True):
-    """A network with validated options. `addresses` are the bridge's own ("172.17.0.1/16"). `mtu` 0 means the kernel's
-    default."""
+    """A network with validated options. `addresses` are the addresses of the bridge ("172.17.0.1/16"). `mtu` 0 means the
+    kernel's default."""
 
     network_id: str
     name: str
@@ -64,7 +64,8 @@ def _mtu(options: Mapping[str, str], subnets: Sequence[str], default: int) -> in
 
 
 def _check_unused(options: Mapping[str, str]) -> None:
-    """Validate the options that this driver does not use: the engine uses some of them, others have no effect."""
+    """Validate the options that this driver does not use. The engine uses some of these options; other options have no
+    effect."""
     binding = options.get(_PREFIX + "bridge.host_binding_ipv4", "")
     if binding:
         _address(_PREFIX + "bridge.host_binding_ipv4", binding, 4)
@@ -128,7 +129,8 @@ def _wants_address(options: Mapping[str, str], version: int) -> bool:
 
 
 def read_network(network: NetworkSpec, context: NetworkContext) -> Bridge:
-    """Raises `InvalidParameter` with Docker's message for an option with an invalid value. Unknown options are ignored."""
+    """Parse a network. Raises `InvalidParameter` with Docker's message for an option with an invalid value. Unknown options
+    are ignored."""
     options = network.options
     addresses, subnets = [], []
     for each in network.subnets:

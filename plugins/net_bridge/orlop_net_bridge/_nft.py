@@ -1,8 +1,8 @@
-"""Runs nft commands, by libnftables in this process if it is installed (0.1-1 ms per change), else by the program `nft` (3
-ms).
+"""Runs nft commands. If libnftables is installed, it is used in this process (0.1-1 ms per change); otherwise the program
+`nft` is run (3 ms).
 
 An object belongs to one thread, and acts on the network namespace in which that thread created it. Errors are raised as
-`NftError`, which tells whether an object existed already or was missing.
+`NftError`, whose attributes say whether an object existed already or was missing.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class _Library:
     def _call(self, commands: str, what: str, flags: int) -> str:
         self._lib.nft_ctx_output_set_flags(self._context, flags)
         status = self._lib.nft_run_cmd_from_buffer(self._context, commands.encode())
-        # Always read both buffers: reading empties them, and the next call must not find output of this one.
+        # Always read both buffers. Reading empties them, and the next call must not find output of this call.
         output = self._lib.nft_ctx_get_output_buffer(self._context) or b""
         complaint = self._lib.nft_ctx_get_error_buffer(self._context) or b""
         if status:
@@ -99,7 +99,8 @@ class _Program:
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
-        # A timer instead of `timeout`: with a timeout, `subprocess` polls, which doubles the time of a short-lived child.
+        # A timer is used instead of `timeout`, because with `timeout`, `subprocess` polls, which doubles the time of a
+        # short-lived child.
         expired = threading.Event()
 
         def expire() -> None:
@@ -139,7 +140,7 @@ def _decoded(text: str, what: str) -> dict[str, Any]:
 
 
 def open_nft() -> Nft:
-    """Open libnftables or find `nft`. Raises `DriverError`, which says what to install, when neither is available."""
+    """Open libnftables or find `nft`. If neither is available, raises `DriverError` with the package to install."""
     with contextlib.suppress(OSError, AttributeError):  # libnftables is not installed, or has an incompatible version
         return _Library()
     path = shutil.which("nft", path=_PATH)

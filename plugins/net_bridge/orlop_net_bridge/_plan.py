@@ -1,9 +1,9 @@
 """The nftables table as data: the elements that networks and published ports need, and the commands that change the kernel's
-table from its current to the wanted content. No I/O.
+table from its current to the wanted content. This module does no I/O.
 
-The rules do not depend on networks and ports: they look up sets and maps. Publishing a port is therefore one `add element`,
-which is atomic, and which fails when the key exists; this is how port conflicts are detected. Each text made here is one nft
-transaction: packets see the state before or after it.
+The rules do not depend on networks and ports, because they look up sets and maps. So a port is published by one `add
+element`. This command is atomic, and fails if the key exists, which detects port conflicts. Each text that this module makes
+is one nft transaction, so every packet sees either the old or the new state.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
 
 ADMITTED = 0x0100_0000
 """The bit of the packet mark that the rules in `DOCKER-USER` accept (see `_docker_user`). Kubernetes, Cilium, Tailscale and
-Docker use other bits. It is set and cleared within the forward hook, so routing and other hooks do not see it."""
+Docker use other bits. The bit is set and cleared within the forward hook, so routing and other hooks do not see it."""
 _OTHERS = 0xFFFF_FFFF ^ ADMITTED
 
 _PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
@@ -86,12 +86,13 @@ _RULES = (
     ("publish", "meta nfproto ipv4 dnat ip to meta l4proto . th dport map @ports4"),
     ("publish", "meta nfproto ipv6 dnat ip6 to meta l4proto . th dport map @ports6"),
     ("prerouting", "fib daddr type local jump publish"),
-    # The monitor serves loopback: packets with an address in 127/8 cannot leave the host without route_localnet.
+    # The monitor serves ports on loopback, because packets with an address in 127/8 cannot leave the host without
+    # route_localnet.
     ("output", "ip daddr 127.0.0.0/8 return"),
     ("output", "ip6 daddr ::1 return"),
     ("output", "fib daddr type local jump publish"),
-    # For packets of a container to a published port of its own bridge, or to its own published port. The answer must come
-    # back through the host.
+    # These rules apply to packets of a container to a published port of its bridge, or to its own published port.
+    # Masquerading makes the answers return through the host.
     ("postrouting", "oifname @bridges ct status dnat ip saddr @inside4 masquerade"),
     ("postrouting", "oifname @bridges ct status dnat ip6 saddr @inside6 masquerade"),
     ("postrouting", "oifname != @bridges snat ip to ip saddr map @source4"),
@@ -108,9 +109,9 @@ _RULES = (
     ("forward", "meta nfproto ipv4 iifname != @bridges oifname @open4 accept"),
     ("forward", "meta nfproto ipv6 iifname != @bridges oifname @open6 accept"),
     ("forward", "oifname @bridges drop"),
-    # Mark packets that Docker need not filter: neither end is a bridge of another program. The kind of the link is checked
-    # for each packet, so a bridge that dockerd makes later is left to Docker's rules immediately, even while orlopd does not
-    # run.
+    # Mark packets that Docker need not filter, because neither end is a bridge of another program. The kind of the link is
+    # checked for each packet, so Docker's rules apply immediately to a bridge that dockerd makes later, even while orlopd
+    # does not run.
     ("admit", "iifname != @bridges oifname != @bridges return"),
     ("admit", f"meta mark set meta mark & {_OTHERS:#x}"),
     ("admit", 'meta iifkind "bridge" iifname != @bridges iifname != @uplinks return'),
@@ -122,7 +123,7 @@ _RULES = (
 
 
 class Element(NamedTuple):
-    """One element of a set (`value` is "") or of a map, in nft's syntax."""
+    """An element of a set (`value` is "") or of a map, in nft's syntax."""
 
     set: str
     key: str
@@ -176,13 +177,13 @@ def _link(endpoint: Endpoint, other: Endpoint, port: str, protocol: str) -> Iter
 
 
 def uplink_elements(names: Iterable[str]) -> frozenset[Element]:
-    """The elements for bridges that lead out of the host (see `_uplinks`)."""
+    """The elements for bridges that connect the host to other hosts (see `_uplinks`)."""
     return frozenset(Element("uplinks", f'"{name}"') for name in names)
 
 
 def port_elements(endpoint: Endpoint) -> frozenset[Element]:
-    """The elements that forward packets to the endpoint's published ports. Bindings to loopback, and to an IP version in
-    which the endpoint has no address, are served only by the monitor."""
+    """The elements that forward packets to the endpoint's published ports. There are no elements for bindings to loopback,
+    and for bindings to an IP version in which the endpoint has no address, because the monitor serves them."""
     targets: dict[int, str] = {}
     for each in endpoint.addresses:
         interface = ipaddress.ip_interface(each.address)
@@ -226,7 +227,7 @@ def delete_elements(table: str, elements: Iterable[Element]) -> str:
 
 
 def delete_table(table: str) -> str:
-    # "add" first, because deleting a table that does not exist fails.
+    # "add" comes first, because deleting a table that does not exist fails.
     return f"add table inet {table}\ndelete table inet {table}"
 
 
@@ -240,8 +241,8 @@ def _skeleton(table: str) -> list[str]:
 
 
 def keep_compatible(wanted: frozenset[Element], held: frozenset[Element]) -> frozenset[Element]:
-    """`wanted`, and the elements of `held` that do not conflict with it. At the start of the daemon these may belong to
-    running containers."""
+    """`wanted`, and the elements of `held` that do not conflict with `wanted`. At the start of the daemon, these elements
+    may belong to running containers."""
     keys = {(element.set, element.key) for element in wanted}
     subnets = [(element.set, ipaddress.ip_network(element.key)) for element in wanted if element.set in _INTERVALS]
 
@@ -255,8 +256,8 @@ def keep_compatible(wanted: frozenset[Element], held: frozenset[Element]) -> fro
 
 
 def update_table(table: str, held: frozenset[Element], wanted: frozenset[Element]) -> str:
-    """Commands to change a table with the elements `held` (or no table) to exactly `wanted`. Elements in both are not
-    touched. An element whose value changed is deleted and added in the same transaction."""
+    """Commands to change a table with the elements `held` (or a missing table) so that it contains exactly `wanted`.
+    Elements in both sets stay unchanged. An element whose value has changed is deleted and added in the same transaction."""
     return "\n".join(
         filter(
             None,
@@ -266,7 +267,7 @@ def update_table(table: str, held: frozenset[Element], wanted: frozenset[Element
 
 
 def replace_table(table: str, wanted: frozenset[Element]) -> str:
-    """Commands to replace a table of another version, whatever its content, by one that holds exactly `wanted`."""
+    """Commands to replace a table of another version, with any content, by a table that contains exactly `wanted`."""
     return "\n".join([delete_table(table), *_skeleton(table), add_elements(table, wanted)])
 
 
@@ -316,7 +317,7 @@ def parse_elements(listing: dict[str, Any]) -> frozenset[Element]:
 
 
 def read_elements(listing: dict[str, Any]) -> frozenset[Element] | None:
-    """As `parse_elements`, but None for a table that Orlop did not write."""
+    """Like `parse_elements`, but returns None for a table that Orlop did not write."""
     try:
         return parse_elements(listing)
     except (ValueError, KeyError, IndexError, TypeError):
@@ -328,7 +329,7 @@ _VOLATILE = frozenset({"handle", "table", "elem"})
 
 def structure(listing: dict[str, Any]) -> dict[str, Any]:
     """The parts of a listed table that do not depend on networks and ports: sets and chains by name, and the rules of each
-    chain in order. Tables with the same structure and elements treat packets alike."""
+    chain in order. Two tables with the same structure and elements treat packets in the same way."""
     found: dict[str, Any] = {"other": []}
     for entry in listing.get("nftables", ()):
         for kind, value in entry.items():

@@ -2,7 +2,7 @@
 
 `import pyroute2.iproute` first runs `pyroute2/__init__.py`, which imports 64 modules (network databases, firewalls, Windows)
 and 4 MB that the daemon does not use. This module installs an empty package instead. When a name of the package itself is
-accessed, the real `__init__.py` is executed in place.
+accessed, the real `__init__.py` is executed in this package.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ class _Umbrella(ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or find_spec(f"{self.__name__}.{name}") is not None:
-            raise AttributeError(name)  # `name` is a module of the package: the import system then imports it
+            # `name` is a module of the package, and the import system imports it after this error
+            raise AttributeError(name)
         spec = self.__spec__
         assert spec is not None and spec.loader is not None
         # Switch to a plain module first, so that the package's own code sees ordinary attribute access.

@@ -1,5 +1,6 @@
-"""A netlink socket that sends requests and waits for their acknowledgements. It belongs to the namespace in which the thread
-opened it, even when the thread enters another. For the network thread only.
+"""A netlink socket that sends requests and waits for their acknowledgements. The socket belongs to the namespace in which
+the thread opened it, even when the thread enters another namespace. Only the network thread (see `_worker`) calls this
+module.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _SECONDS = 10
 
 
 class Refused(OSError):
-    """The kernel refused a request; `errno` is the kernel's."""
+    """The kernel refused a request. `errno` is the kernel's error number."""
 
     def __init__(self, what: str, code: int) -> None:
         super().__init__(code, os.strerror(code))
@@ -31,7 +32,7 @@ class Refused(OSError):
 
 
 class RouteSocket:
-    """Owns the socket. `close` may be called twice."""
+    """The socket. `close` may be called twice."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
@@ -51,7 +52,7 @@ class RouteSocket:
         self._socket.close()
 
     def change(self, *requests: Request) -> None:
-        """Execute all requests, even after one that fails. Raises `Refused` for the first that failed."""
+        """Execute all requests, even after one that fails. Raises `Refused` for the first request that failed."""
         if not requests:
             return
         first = self._sequence + 1
@@ -63,7 +64,7 @@ class RouteSocket:
         failures: list[Refused] = []
         while waiting:
             for sequence, code in self._receive():
-                request = waiting.pop(sequence, None)  # None: this is a late answer to a request that timed out
+                request = waiting.pop(sequence, None)  # None means a late answer to a request that timed out
                 if request is not None and code:
                     failures.append(Refused(request.what, code))
         if failures:

@@ -10,7 +10,7 @@ __all__ = ["enable_forwarding", "forwards", "skip_duplicate_search", "write_sysc
 
 
 def _sysctl_path(key: str) -> str:
-    # sysctl(8): in a key with a slash, slashes are separators and dots are literal.
+    # In a key with a slash, slashes are separators and dots are literal (sysctl(8)).
     parts = key.split("/") if "/" in key else key.split(".")
     if not parts or parts[0] != "net" or any(part in ("", ".", "..") for part in parts):
         raise DriverError(f"cannot set {key}: only net.* belongs to a network namespace")
@@ -29,8 +29,8 @@ def write_sysctl(key: str, value: str) -> None:
 
 
 def skip_duplicate_search(link: str) -> None:
-    """Disable duplicate address detection. Until the link-local address has passed it, which takes a second or two, the
-    kernel resolves no neighbours on the link, so no packet leaves."""
+    """Disable duplicate address detection. The detection takes a second or two. Until it has finished for the link-local
+    address, the kernel resolves no neighbours on the link, so no packet leaves."""
     write_sysctl(f"net/ipv6/conf/{link}/accept_dad", "0")
 
 
@@ -49,6 +49,7 @@ def forwards(version: int) -> bool:
 
 
 def enable_forwarding(version: int) -> None:
-    """Turn on forwarding on the host. It is written only when it is off, because dockerd and administrators watch it."""
+    """Turn on forwarding on the host. The setting is written only if it is off, because dockerd and administrators watch
+    it."""
     if not forwards(version):
         write_sysctl(_forwarding(version), "1")

@@ -1,6 +1,7 @@
-"""The nftables table of this daemon, and its accept rules in Docker's chain. For the network thread only.
+"""The nftables table of this daemon, and its accept rules in Docker's chain. Only the network thread (see `_worker`) calls
+this module.
 
-Holds the connection to nftables. The wanted content of the table is passed as arguments.
+`Table` keeps a connection to nftables. The wanted content of the table is passed as arguments.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ __all__ = ["Table"]
 
 
 class Table:
-    """Methods raise `NftError`, a `DriverError`, for a refused transaction, no part of which was applied."""
+    """The table in the kernel. If a transaction is refused, methods raise `NftError` (a `DriverError`), and no part of the
+    transaction is applied."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -31,7 +33,7 @@ class Table:
     # --- reading ----------------------------------------------------------------------------------------------------
 
     def listing(self) -> dict[str, Any]:
-        """The table as nft's JSON; {} when it does not exist."""
+        """The table as nft's JSON; {} if the table does not exist."""
         try:
             return self._nft.read(f"list table inet {self.name}", f"list table {self.name}")
         except NftError as error:
@@ -61,13 +63,14 @@ class Table:
         self._nft.run(_plan.delete_elements(self.name, elements), what)
 
     def delete_present(self, elements: frozenset[_plan.Element], what: str) -> None:
-        """Delete the elements that the table holds, and ignore the others."""
+        """Delete the elements that are in the table, and ignore all others."""
         held = self.held()
         if gone := elements if held is None else elements & held:
             self.delete(gone, what)
 
     def settle(self, wanted: frozenset[_plan.Element], *, keep: bool = False) -> None:
-        """Make the table hold exactly `wanted`, in one transaction. `keep`: keep other elements that do not conflict."""
+        """Change the table so that it contains exactly `wanted`, in one transaction. `keep`: also keep other elements that
+        do not conflict with `wanted`."""
         held = self.held()
         what = f"restore table {self.name}"
         if held is not None:
@@ -77,7 +80,7 @@ class Table:
                 self._nft.run(_plan.update_table(self.name, held, wanted), what)
                 return
             except NftError:
-                pass  # another version wrote its sets: replace the whole table
+                pass  # another version wrote the sets of the table, so replace the whole table
         self._nft.run(_plan.replace_table(self.name, wanted), what)
 
     def rebuild(self, wanted: frozenset[_plan.Element]) -> None:
@@ -102,8 +105,9 @@ class Table:
 
 @cache
 def _reference() -> dict[str, Any]:
-    """The structure of an unmodified table, as this machine's nft lists it. The table is written in a new network namespace,
-    because nft's listing differs between versions and from the syntax in which rules are written."""
+    """The structure of an unmodified table, as this machine's nft lists it. To get it, the table is written in a new network
+    namespace and listed there, because nft's listing differs between versions and from the syntax in which rules are
+    written."""
     namespace = linux.new_network_namespace()
     try:
         with linux.in_network_namespace(namespace):

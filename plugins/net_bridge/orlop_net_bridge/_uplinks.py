@@ -1,7 +1,8 @@
-"""Finds the host's bridges that lead out of it (uplinks). Pure except for reading the routes.
+"""Finds the bridges that connect the host to other hosts (uplinks).
 
-Next to dockerd, packets to and from a bridge that Orlop did not make are left to Docker's rules. The host's own uplink may
-be a bridge too: one with a network card as a port, or with a gateway behind it. Such bridges must not be taken for Docker's.
+On a host with dockerd, Orlop leaves packets to and from other programs' bridges to Docker's rules. The host's uplink may
+also be a bridge: it has a network card as a port, or there is a gateway behind it. Such a bridge must not be treated as a
+bridge of Docker.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from ._audit import Link
 
 __all__ = ["gateway_links", "uplink_bridges"]
 
-# Link types of network cards ("") and their aggregates. Docker and virtual machines attach "veth" and "tun" links.
+# The link types of network cards ("") and their aggregates. Docker and virtual machines use the types "veth" and "tun".
 _CARDS = frozenset({"", "bond", "team", "vlan"})
 _RTF_GATEWAY = 0x2
-# Of the thread, not the process: in tests the driver's thread is in another network namespace.
+# These are the files of the thread, not of the process, because in tests the driver's thread is in another network
+# namespace.
 _ROUTES = (("/proc/thread-self/net/route", 0, 3), ("/proc/thread-self/net/ipv6_route", 9, 8))
 
 

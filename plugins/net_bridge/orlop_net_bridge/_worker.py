@@ -1,8 +1,8 @@
 """The network thread: the only thread that changes the network.
 
-More threads would not help, because the kernel serializes these calls (RTNL lock); they would only slow each call down. A
-dedicated thread is also needed to enter containers' namespaces: a failure there must not leave a pool's worker in a foreign
-network. The thread starts in the namespace of the thread that created it. It holds nothing that outlives it.
+More threads do not help, because the kernel serializes these calls (RTNL lock), and more threads only make each call slower.
+A dedicated thread is also needed to enter the namespaces of containers, because a failure must not leave a worker of a
+thread pool in another network. The thread starts in the namespace of the thread that created it.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Worker:
         self._closed = False
 
     async def run(self, function: Callable[[], T], undo: Callable[[T], None] | None = None) -> T:
-        """Run `function` in the thread. If the caller is cancelled before `function` starts, it is not run. If the caller is
-        cancelled while `function` runs, `function` is completed, and `undo(result)` then runs in the thread, so that no
-        object is left without an owner."""
+        """Run `function` in the thread. If the caller is cancelled before `function` starts, `function` is not run. If the
+        caller is cancelled while `function` runs, `function` is completed, and `undo(result)` then runs in the thread, so
+        that no object is left without an owner."""
         if self._closed:
             raise DriverError("cannot change the network: the driver is closed")
         await trio.lowlevel.checkpoint_if_cancelled()

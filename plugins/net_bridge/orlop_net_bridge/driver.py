@@ -1,8 +1,8 @@
 """The driver: the order of operations. All methods that are not async run in the network thread.
 
-The driver keeps a copy of the table's wanted content in memory. The copy shows which elements belong to an endpoint, and is
-written again after a flush of the ruleset. Attach makes the link, then publishes ports; detach withdraws ports, then removes
-the link.
+The driver keeps a copy of the table's wanted content in memory. The copy shows which elements belong to an endpoint. If
+another program flushes the ruleset, the table is restored from the copy. Attach makes the link, then publishes the ports.
+Detach withdraws the ports, then removes the link.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def _version(address: str) -> int:
 
 
 def _ports_of(endpoint: Endpoint) -> frozenset[_plan.Element]:
-    """The elements of a running container's ports. On invalid data, none: the endpoint keeps its link but publishes no
-    ports."""
+    """The elements of a running container's ports. If the data is invalid, there are none; the endpoint then keeps its link
+    but publishes no ports."""
     try:
         return _plan.port_elements(endpoint)
     except (OrlopError, ValueError) as error:
@@ -58,12 +58,13 @@ def _ports_of(endpoint: Endpoint) -> frozenset[_plan.Element]:
 
 
 def _reachable(wanted: Wanted) -> Wanted:
-    """The endpoints whose namespace exists. Containers that ended while no daemon ran have none."""
+    """`wanted`, but only with endpoints whose namespace exists. The namespace is missing if a container ended while no
+    daemon ran."""
     return wanted._replace(endpoints=[each for each in wanted.endpoints if os.path.exists(each[0].netns)])
 
 
 class BridgeDriver:
-    """Owns the network thread and its sockets. Created once and closed once."""
+    """The driver, with its network thread and sockets. Created once and closed once."""
 
     def __init__(self, context: NetworkContext) -> None:
         self._context = context
@@ -113,7 +114,8 @@ class BridgeDriver:
         await self._worker.run(lambda: self._restore(wanted, known))
 
     def _readable(self, network: NetworkSpec) -> Bridge | None:
-        """Parse a recorded network. None when it is invalid: its bridge is kept, and other networks are restored."""
+        """Parse a recorded network. Returns None if it is invalid; its bridge is then kept, and other networks are
+        restored."""
         try:
             return read_network(network, self._context)
         except (OrlopError, ValueError) as error:
@@ -143,8 +145,8 @@ class BridgeDriver:
         return self._links
 
     def _open_table(self) -> Table | None:
-        """The open table. With `"iptables": false` it is None: there are no rules, and only the monitors serve published
-        ports."""
+        """The open table. With `"iptables": false` it is None. In this case there are no rules, and only the monitors serve
+        published ports."""
         if self._table is None and self._context.iptables:
             self._table = Table(_plan.table_name(self._context.instance))
         return self._table
@@ -163,8 +165,8 @@ class BridgeDriver:
         return [bridge.name for bridge in self._bridges.values()]
 
     def _known_uplinks(self) -> frozenset[_plan.Element]:
-        """The uplinks. They are found at the first network, at the start of the daemon and at each repair, and kept in
-        between, because listing links takes milliseconds."""
+        """The elements of the uplinks. The uplinks are found when the first network is made, at the start of the daemon and
+        at each repair. They are kept between these moments, because listing links takes milliseconds."""
         if self._uplinks is None:
             self._uplinks = self._find_uplinks()
         return self._uplinks
@@ -193,7 +195,8 @@ class BridgeDriver:
             table.ensure(elements, f"create the rules of bridge {bridge.name}")
             table.admit([bridge.name])
         except NftError:
-            # The table is of another version or holds a conflicting former subnet. `restore` corrects the rest.
+            # The table was written by another version, or contains a former subnet that conflicts. `restore` corrects the
+            # rest.
             try:
                 table.settle(self._wanted(), keep=True)
                 table.admit([bridge.name])
@@ -310,7 +313,7 @@ class BridgeDriver:
     def _detach(self, endpoint: Endpoint, state: EndpointState) -> None:
         known = self._ports.pop(endpoint.id, None)
         gone = _plan.port_elements(endpoint) if known is None else known
-        if known is None:  # an earlier daemon attached it: keep elements that other endpoints have taken since then
+        if known is None:  # an earlier daemon attached the endpoint, so keep elements that other endpoints have since then
             taken = {(element.set, element.key) for elements in self._ports.values() for element in elements}
             gone = frozenset(element for element in gone if (element.set, element.key) not in taken)
         table = self._open_table()
@@ -323,8 +326,9 @@ class BridgeDriver:
             self._remove_link(endpoint, state)
 
     def _remove_link(self, endpoint: Endpoint, state: EndpointState) -> None:
-        """Remove the endpoint's link. This takes the kernel 15-30 ms. When the namespace is about to be destroyed, and its
-        links with it, the link is only disabled, and removed later in case another process keeps the namespace alive."""
+        """Remove the endpoint's link. This takes the kernel 15-30 ms. If the namespace is about to be destroyed, its links
+        are destroyed with it, so the link is only disabled. It is removed later, because another process may keep the
+        namespace alive."""
         links = self._open_links()
         if endpoint.netns or not state.host_link:
             links.disconnect(state.host_link, endpoint.id)
@@ -339,7 +343,7 @@ class BridgeDriver:
         except NftError as error:
             if not error.missing:
                 raise
-            table.delete_present(gone, what)  # some elements no longer exist: delete the others
+            table.delete_present(gone, what)  # some elements no longer exist, so delete the others
 
     def _adopt(self, wanted: Wanted) -> None:
         self._bridges = dict(wanted.bridges)
@@ -362,11 +366,12 @@ class BridgeDriver:
             self._remove_rules()
         self._open_links().remove_strangers(networks, set(self._ports))
         for failure in self._reconnect_all(_reachable(wanted)):
-            _log.error("%s", failure)  # the daemon must start nevertheless; `audit` reports the failure as well
+            # only logged, because the daemon must start nevertheless; `audit` reports the failure, too
+            _log.error("%s", failure)
 
     def _remove_rules(self) -> None:
-        """Remove rules of an earlier daemon that ran with iptables on. They would forward ports to other containers, which
-        may have the same addresses now."""
+        """Remove rules of an earlier daemon that ran with iptables on. These rules forward ports to addresses that other
+        containers may have now."""
         with contextlib.suppress(DriverError):  # without nftables there are no rules to remove
             table = Table(_plan.table_name(self._context.instance))
             try:
@@ -376,7 +381,8 @@ class BridgeDriver:
                 table.close()
 
     def _reconnect_all(self, wanted: Wanted) -> list[DriverError]:
-        """Reconnect endpoints whose link was deleted, or is no longer a port of their bridge. Returns the failures."""
+        """Reconnect endpoints whose link was deleted or is no longer a port of the endpoint's bridge. Returns the
+        failures."""
         links = {link.name: link for link in self._open_links().listed()} if wanted.endpoints else {}
         failures = []
         for endpoint, state in wanted.endpoints:
@@ -411,7 +417,7 @@ class BridgeDriver:
 
     def _audit(self, wanted: Wanted) -> list[Drift]:
         if not self._bridges and not self._ports:
-            self._adopt(wanted)  # no daemon runs, so `restore` was not called: `repair` works from these records
+            self._adopt(wanted)  # no daemon runs, so `restore` was not called, and `repair` needs these records
         self._audited = wanted
         links = self._open_links()
         host = _audit.Host(

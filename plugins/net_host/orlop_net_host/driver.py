@@ -10,7 +10,7 @@ __all__ = ["HostDriver"]
 
 
 class HostDriver:
-    """Implements `NetworkDriver`. Owns nothing and changes nothing."""
+    """Implements `NetworkDriver`. It makes and changes no objects."""
 
     def __init__(self, context: NetworkContext) -> None:
         pass

@@ -18,7 +18,7 @@ _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
 
 
 def _loopback_up(netns: str) -> None:
-    """Bring loopback up. The calling thread enters the namespace and leaves it (see `linux.in_network_namespace`)."""
+    """Bring loopback up. The calling thread enters the namespace and leaves it again (see `linux.in_network_namespace`)."""
     fd = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
     try:
         with (
@@ -33,7 +33,7 @@ def _loopback_up(netns: str) -> None:
 
 
 class NoneDriver:
-    """Implements `NetworkDriver`. Owns nothing: loopback belongs to the namespace."""
+    """Implements `NetworkDriver`. It makes no objects, because loopback is a part of the namespace."""
 
     def __init__(self, context: NetworkContext) -> None:
         pass

@@ -1,6 +1,6 @@
 """The runtime driver `runc`: runc, and runtimes with the same command line (crun, youki).
 
-The driver only builds commands. The one exception: for crun, the constructor reads the host's mounts, to find out whether a
+The driver only builds commands, with one exception. For crun, the constructor reads the host's mounts, to find out whether a
 cgroup mount must be detached. `messages` converts the runtimes' error messages.
 """
 

@@ -14,12 +14,13 @@ from .messages import explain
 
 __all__ = ["Runc"]
 
-# Runtimes need PATH only for hooks and systemd. They do not get the daemon's environment.
+# Runtimes need PATH only for hooks and systemd. The daemon's environment is not passed to them.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _START_TIMEOUT = 120.0
 _TIMEOUT = 30.0
 _CHECKPOINT_TIMEOUT = 600.0  # seconds; a checkpoint writes all memory of a container to disk
-_SHORTER = "ORLOP_RUNTIME_TIMEOUT"  # sets an upper limit of all timeouts in seconds, for tests of runtimes that hang
+# environment variable with an upper limit of all timeouts in seconds, for tests of runtimes that hang
+_SHORTER = "ORLOP_RUNTIME_TIMEOUT"
 _UNIFIED = "/sys/fs/cgroup/unified"
 
 

@@ -1,7 +1,7 @@
-"""Converts a runtime's error message to the text that Docker's clients match on. No I/O.
+"""Converts a runtime's error message to the text that Docker's clients compare. This module does no I/O.
 
 `docker run` derives its exit code from the text: 127 for "executable file not found" and "no such file or directory", 126
-for "permission denied". The prefix is the one that dockerd's shim adds.
+for "permission denied". The prefix is the same as dockerd's shim adds.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ _CRUN_NOT_FOUND = re.compile(r"executable file [`'\"]?(?P<name>[^`'\"]*)[`'\"]? 
 
 
 def complaint(outcome: Outcome, log: bytes) -> str:
-    """The last error in the runtime's JSON log, or else the last line of its standard error."""
+    """The last error in the runtime's JSON log. If the log contains no error, the last line of the runtime's standard
+    error."""
     for line in reversed(log.splitlines()):
         try:
             entry = _decoder.decode(line)
@@ -44,7 +45,7 @@ def complaint(outcome: Outcome, log: bytes) -> str:
 
 
 def _in_runc_words(text: str) -> str:
-    """Convert crun's messages that clients match on to runc's."""
+    """Convert messages of crun that clients compare to runc's messages."""
     if found := _CRUN_NOT_FOUND.search(text):
         return f'unable to start container process: exec: "{found["name"]}": executable file not found in $PATH'
     if found := _CRUN_NOT_A_FILE.search(text):

@@ -1,11 +1,12 @@
 """The storage driver `erofs`: layers are not unpacked, but stored as EROFS images. The images are mounted, and a container's
 root is an overlay on these mounts.
 
-It follows containerd's EROFS snapshotter. The driver gets a layer as a tar stream (`orlop_sdk.LayerStream`), and mkfs.erofs
-makes an image of it: an index of the tar, which is kept (mode "index"), or a whole file system (mode "full"). A container's
-writable layer, and the init layer of an image, are directories, as in overlay2.
+The design is the same as in containerd's EROFS snapshotter. The driver gets a layer as a tar stream
+(`orlop_sdk.LayerStream`), and mkfs.erofs makes an image. In mode "index", the image is an index of the tar, and the tar is
+kept. In mode "full", the image is a whole file system. A container's writable layer, and the init layer of an image, are
+directories, as in overlay2.
 
-The driver owns everything below its root:
+All files below the driver's root belong to the driver:
 
     <id>/diff                          a directory snapshot; empty in a layer, where monitors mount its image
     <id>/work                          overlayfs's work directory, in a writable snapshot
@@ -15,8 +16,8 @@ The driver owns everything below its root:
     .orlop/staging/<id>                a snapshot that is being made; the next start deletes it
     .orlop/trash/<id>                  a removed snapshot, which is deleted in the background
 
-A snapshot exists when its key is in `.orlop`. A layer's files and its directory are synced before its key is committed, so
-that a committed layer survives a power cut. After a crash, the next start deletes all directories without a key.
+A snapshot exists if its key is in `.orlop`. A layer's files and its directory are synced before its key is committed, so
+that a committed layer survives a power cut. After a crash, the next daemon deletes all directories without a key.
 """
 
 from orlop_sdk import hookimpl

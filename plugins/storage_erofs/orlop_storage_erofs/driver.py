@@ -24,7 +24,7 @@ __all__ = ["Erofs"]
 
 @dataclass(slots=True, eq=False)
 class Snapshot(OverlaySnapshot):
-    """`image` is set when the snapshot is an image; otherwise it is a directory. `verified`: the digests of its image have
+    """`image` is set when the snapshot is an image; otherwise it is a directory. `verified`: the digests of the image have
     been checked since the start of the daemon."""
 
     image: Image | None = None
@@ -35,8 +35,8 @@ class Erofs(OverlayStorage[Snapshot]):
     """Implements `Storage`, `LayerStream`, `LayerRebase` and `StorageAudit`."""
 
     name = "erofs"
-    idmapped_mounts = False  # every mounted image would need an id-mapped mount, not only the directory
-    id_bytes = 10  # bytes; ids are short, so that 128 lower directories fit in the mount options
+    idmapped_mounts = False  # not supported, because every mounted image needs an id-mapped mount, not only the directory
+    id_bytes = 10  # short ids, in bytes, so that the paths of 128 lower directories fit in the mount options
     snapshot_type = Snapshot
 
     def __init__(self, context: StorageContext) -> None:
@@ -107,7 +107,8 @@ class Erofs(OverlayStorage[Snapshot]):
         return Mount("erofs", self.path(snapshot, IMAGE), "", tuple(options), mountpoint)
 
     def mount_plan(self, snapshot: Snapshot, *, readonly: bool, volatile: bool) -> Sequence[Mount]:
-        """First the mounts of the images, each at the directory that the overlay uses as a lower directory."""
+        """The first mounts are the mounts of the images. The overlay uses the mount point of each image as a lower
+        directory."""
         plan = super().mount_plan(snapshot, readonly=readonly, volatile=volatile)
         if snapshot.below is None:
             return plan if snapshot.image is None else (self._image_mount(snapshot),)
@@ -126,8 +127,8 @@ class Erofs(OverlayStorage[Snapshot]):
 
     @contextmanager
     def _lower_directories(self, snapshot: Snapshot) -> Iterator[list[str]]:
-        """Paths of the trees below a snapshot, uppermost first. Images are mounted without a mount point during the block:
-        no other process sees the mounts, and none remains when the daemon is killed."""
+        """Paths of the trees below a snapshot, uppermost first. Images are mounted without a mount point during the block,
+        so no other process sees the mounts, and no mount remains if the daemon is killed."""
         with ExitStack() as stack:
             found = []
             for each in snapshot.below.stack() if snapshot.below is not None else ():
@@ -141,7 +142,8 @@ class Erofs(OverlayStorage[Snapshot]):
             yield found
 
     def shown(self, snapshot: Snapshot) -> str:
-        """As for overlay2. A layer that is an image has no directory; for it, this is the path of the image."""
+        """The path that inspect shows, as for overlay2. A layer that is an image has no directory, so the path of the image
+        is shown."""
         return self.path(snapshot, IMAGE) if snapshot.image else super().shown(snapshot)
 
     async def status(self) -> Sequence[tuple[str, str]]:
@@ -156,7 +158,7 @@ class Erofs(OverlayStorage[Snapshot]):
     # --- consistency check
 
     def find_drift(self) -> list[Drift]:
-        """Also compare images with their records."""
+        """See StorageAudit. Also compares images with their records."""
         found = super().find_drift()
         for key, record in sorted(self.index.read().items()):
             directory = self.path(Snapshot(record.id))

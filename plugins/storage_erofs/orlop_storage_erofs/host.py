@@ -1,4 +1,4 @@
-"""What the driver needs of the host: mkfs.erofs, and a kernel that mounts its images."""
+"""The requirements of the driver: mkfs.erofs, and a kernel that mounts its images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ _NO_KERNEL = (
 
 
 def check_installed() -> str:
-    """The path of mkfs.erofs. `DriverError` if the program is not installed or the kernel has no EROFS. Runs no program."""
+    """The path of mkfs.erofs. Raises `DriverError` if the program is not installed or the kernel has no EROFS. Runs no
+    program."""
     program = shutil.which("mkfs.erofs", path=_PATH)
     if program is None:
         raise DriverError(_NO_PROGRAM)
@@ -40,7 +41,7 @@ def _has_filesystem() -> bool:
     with open("/proc/filesystems") as file:
         if any(line.split()[-1] == "erofs" for line in file):
             return True
-    # The module is not loaded yet, and mount(2) would load it
+    # The kernel module is not loaded yet, but mount(2) loads it if it exists
     try:
         with open(f"/lib/modules/{os.uname().release}/modules.dep") as file:
             return any("/erofs.ko" in line.partition(":")[0] for line in file)
@@ -51,8 +52,8 @@ def _has_filesystem() -> bool:
 def probe(command: Sequence[str], directory: str, tar: str, image: str, how: str) -> bool:
     """Make an image of an empty layer, and mount it so that no other process sees the mount. `command` writes `image`, and
     `tar` is the file to which the image refers ("" for none); both are in the existing `directory`. Returns whether images
-    need loop devices. `how` is "file", "loop", or "auto", which tries both in this order. `DriverError` says what is
-    missing."""
+    need loop devices. `how` is "file", "loop", or "auto", which tries both in this order. Raises `DriverError` with the
+    missing part."""
     source = os.path.join(directory, "probe.tar")
     with tarfile.open(source, "w"):
         pass

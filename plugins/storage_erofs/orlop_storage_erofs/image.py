@@ -38,7 +38,7 @@ def _digest(path: str) -> str:
 
 
 def write_image(directory: str, usage: Usage, *, digests: bool) -> Image:
-    """Describe the image files in `directory` by a record. Not synced to disk."""
+    """Write the record of the image files in `directory`. The record is not synced to the disk."""
     names = [name for name in (IMAGE, TAR) if name == IMAGE or os.path.exists(os.path.join(directory, name))]
     sizes = {name: os.stat(os.path.join(directory, name)).st_size for name in names}
     hashes = {name: _digest(os.path.join(directory, name)) for name in names} if digests else {}
@@ -60,7 +60,7 @@ def read_image(directory: str) -> Image | None:
 
 
 def damage(directory: str, image: Image, *, digests: bool = False) -> str:
-    """What is damaged in an image's files, as a clause for a message; "" if nothing is. `digests`: also read and hash the
+    """The damage of an image's files, as a clause for a message; "" if there is no damage. `digests`: also read and hash the
     files."""
     return _damage(directory, image.files, image.digests if digests else {})
 

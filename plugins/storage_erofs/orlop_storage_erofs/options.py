@@ -23,8 +23,8 @@ _COMPRESSION = re.compile(r"(lz4|lz4hc(,level=\d{1,2})?|zstd(,level=\d{1,2})?)")
 
 class Options(msgspec.Struct, frozen=True):
     """`mode`: "index" keeps the layer's tar and makes an index of it, "full" makes a whole file system. `compression` is an
-    argument of `mkfs.erofs -z`, "" for none; only with "full". `mount`: how images are mounted, see `host.probe`. `verify`:
-    "digest" checks an image's files before its first mount after each start of the daemon."""
+    argument of `mkfs.erofs -z`, "" for none; it is only possible with "full". `mount`: how images are mounted, see
+    `host.probe`. `verify`: "digest" checks an image's files before its first mount after each start of the daemon."""
 
     mode: str = "index"
     compression: str = ""
@@ -60,7 +60,8 @@ def check_options(pairs: Iterable[tuple[str, str]]) -> None:
 
 
 def mkfs_command(program: str, options: Options, image: str) -> tuple[str, ...]:
-    """Make `image` of the tar on standard input. `--aufs` turns OCI whiteouts into overlayfs's."""
+    """The command that makes `image` from the tar on standard input. `--aufs` converts whiteouts of OCI to whiteouts of
+    overlayfs."""
     command = (program, "--quiet", "--aufs")
     if options.mode == "index":
         return (*command, "--tar=i", image)

@@ -2,7 +2,7 @@
 
 The on-disk layout is Docker's (moby daemon/graphdriver/overlay2).
 
-The driver owns everything below its root:
+All files below the driver's root belong to the driver:
 
     l/<26 characters>  ->  ../<id>/diff      short names, so that mount options stay short
     <id>/{diff,work,link,lower,committed}    a layer; `lower` and `link` are for tools and can be rebuilt from `.orlop`
@@ -10,8 +10,8 @@ The driver owns everything below its root:
     .orlop/staging/<id>                      a snapshot that is being made; the next start deletes it
     .orlop/trash/<id>                        a removed snapshot, which is deleted in the background
 
-A snapshot exists when its key is in `.orlop`. After a crash at any point, the next start completes or deletes partial work.
-Layers that `.orlop` does not name (of a dockerd that used the same directory) are never touched.
+A snapshot exists if its key is in `.orlop`. After a crash at any point, the next daemon completes or deletes incomplete
+snapshots. Layers that are not in `.orlop` (of a dockerd that used the same directory) are never changed.
 """
 
 from orlop_sdk import hookimpl

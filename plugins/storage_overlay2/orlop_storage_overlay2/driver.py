@@ -53,7 +53,7 @@ class Overlay2(OverlayStorage[Snapshot]):
         for link in os.listdir(self._links):
             path = os.path.join(self._links, link)
             if not os.path.islink(path):
-                continue  # this driver makes only symlinks: leave other files alone
+                continue  # this driver makes only symlinks, so other files are kept
             ident = os.path.basename(os.path.dirname(os.readlink(path)))
             leads_here = os.readlink(path) == f"../{ident}/diff"
             if ident and leads_here and os.path.lexists(os.path.join(self.root, ident)):
@@ -69,7 +69,7 @@ class Overlay2(OverlayStorage[Snapshot]):
 
     def is_offline(self, snapshot: Snapshot) -> bool:
         """Whether the snapshot, whose files are missing, is a link to the data of an adopted dockerd. The disk with this
-        data may not be mounted, so the snapshot is left out until a later start finds its files."""
+        data may not be mounted, so the snapshot is ignored until a later start finds its files."""
         directory = self.path(snapshot)
         return os.path.islink(directory) or os.path.islink(os.path.join(directory, "diff"))
 

@@ -1,4 +1,5 @@
-"""The host's file system: syncing a small layer, and whether directories contain the types of files. All functions block."""
+"""Functions about the host's file system: syncing a small layer, and finding out whether directories contain the types of
+files. All functions block."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ _FEW = 64  # files; smaller layers are synced file by file, because syncfs waits
 
 
 def sync_few(directory: str) -> bool:
-    """Sync a small tree of regular files and directories. Returns false, and has synced nothing, when the tree is large or
-    has other types of files."""
+    """Sync a small tree of regular files and directories. If the tree is large or contains other types of files, syncs
+    nothing and returns False."""
     files, directories = list[str](), [directory]
     for here in directories:  # the loop appends the subdirectories that it finds
         with os.scandir(here) as entries:

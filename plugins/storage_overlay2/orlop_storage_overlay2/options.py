@@ -1,4 +1,4 @@
-"""The driver's options in daemon.json. No I/O."""
+"""The driver's options in daemon.json. This module does no I/O."""
 
 from __future__ import annotations
 

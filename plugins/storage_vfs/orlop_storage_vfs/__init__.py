@@ -1,14 +1,14 @@
-"""The storage driver `vfs`: each snapshot is a complete tree. It works on every file system. Snapshots share blocks if the
-file system has reflinks (xfs, btrfs); on others, each snapshot costs the disk space and time of a full copy.
+"""The storage driver `vfs`: each snapshot is a complete tree. It works on every file system. If the file system has reflinks
+(xfs, btrfs), snapshots share blocks. On other file systems, each snapshot needs the disk space and time of a full copy.
 
-The driver owns everything below its root:
+All files below the driver's root belong to the driver:
 
     dir/<id>                                 a tree (as in Docker's vfs)
     .orlop/{active,committed}/<key>          index: the tree and the parent of each key (orlop_sdk.snapshots)
     .orlop/staging/<id>                      a tree that is being copied; the next start deletes it
     .orlop/trash/<id>                        a removed snapshot, which is deleted in the background
 
-A snapshot exists when its key is in `.orlop`. After a crash at any point, the next start deletes partial work.
+A snapshot exists if its key is in `.orlop`. After a crash at any point, the next daemon deletes incomplete snapshots.
 """
 
 from orlop_sdk import hookimpl

@@ -1,4 +1,4 @@
-"""The driver: complete trees, each a copy of its parent's."""
+"""The driver. Each snapshot is a complete tree, made as a copy of its parent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Vfs", "check_options"]
 
 
 def check_options(options: Iterable[tuple[str, str]]) -> None:
-    """Raise `InvalidParameter` for any option: this driver has none."""
+    """Raise `InvalidParameter` for any option, because this driver has no options."""
     for name, _ in options:
         raise InvalidParameter(f"vfs: unknown option vfs.{name}")
 

@@ -85,7 +85,7 @@ class LocalVolumes:
         directory = self._path(name)
         if os.path.isdir(self._path(name, "_data")):
             return
-        if os.path.isdir(directory):  # made by an administrator, for example to mount a disk for the volume
+        if os.path.isdir(directory):  # an administrator made the directory, for example to mount a disk for the volume
             _fill(directory, options)
         else:
             staged = os.path.join(self._staging, secrets.token_hex(8))
@@ -154,8 +154,8 @@ class LocalVolumes:
         return (mount,)
 
     async def _exists(self, path: str) -> bool:
-        """Whether `path` exists. On a network file system whose server is gone this never returns: the thread is abandoned
-        at the caller's deadline. A separate limiter keeps threads available for other work."""
+        """Whether `path` exists. On a network file system whose server does not answer, this call never returns, and the
+        thread is abandoned at the caller's deadline. A separate limiter keeps threads available for other calls."""
         look = functools.partial(os.path.exists, path)
         return await trio.to_thread.run_sync(look, abandon_on_cancel=True, limiter=self._looks)
 

@@ -1,4 +1,4 @@
-"""The options of a local volume: validation, storage format, and the mount that they describe. No I/O."""
+"""The options of a local volume: validation, storage format, and the mount that they describe. This module does no I/O."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class Kept(msgspec.Struct, rename="pascal"):
 
     @property
     def needs_mount(self) -> bool:
-        """As in Docker, a volume with a device or a type is a mount; others are plain directories."""
+        """Whether the volume is a mount. As in Docker, a volume with a device or a type is a mount; any other volume is a
+        plain directory."""
         return bool(self.mount_device or self.mount_type)
 
     def options(self) -> dict[str, str]:

@@ -1,1 +1,2 @@
-"""The JSON of the Engine API that the engine does not know: answers made of its values, and bodies that only routes read."""
+"""The JSON of the Engine API that is not defined in the engine: answers made of the engine's values, and bodies that only
+routes read."""

@@ -74,7 +74,8 @@ def _command(args: list[str]) -> str:
 
 
 def list_item(found: Summary, names: Sequence[str]) -> dict[str, Any]:
-    """The fields that change only with the container; `changing` makes the others. `names` are additional names by links."""
+    """The fields that change only when the container changes; `changing` makes the other fields. `names` are additional
+    names by links."""
     record = found.record
     host: dict[str, Any] = {"NetworkMode": record.host_config.network_mode}
     if annotations := record.host_config.annotations:

@@ -29,7 +29,7 @@ _OF_DEFAULT_BRIDGE = (
 
 
 def _addresses(attached: AttachedEndpoint) -> dict[int, tuple[str, int, str]]:
-    """Family -> (address, prefix length, gateway)."""
+    """IP version -> (address, prefix length, gateway)."""
     found: dict[int, tuple[str, int, str]] = {}
     for each in attached.endpoint.addresses:
         address, _, length = each.address.partition("/")
@@ -69,7 +69,7 @@ def _ports(ports: Mapping[str, Collection[PublishedPort]]) -> dict[str, list[dic
 
 
 def network_settings(found: ContainerNetworks) -> dict[str, Any]:
-    """All fields. The top-level address fields are those of the default bridge, as old clients expect."""
+    """All fields. The top-level address fields describe the endpoint on the default bridge, as old clients expect."""
     sandbox = found.sandbox
     networks = {name: _endpoint(status) for name, status in found.endpoints.items()}
     bridge = networks.get(defaults.DEFAULT_NETWORK) if sandbox else None
@@ -94,7 +94,7 @@ def networks_in_list(found: ContainerNetworks) -> dict[str, Any]:
 
 
 def published_ports(found: ContainerNetworks) -> list[dict[str, Any]]:
-    """`Ports` of a list item: published ports with their host address, exposed ports without."""
+    """`Ports` of a list item: published ports with their host address, and exposed ports without a host address."""
     out: list[dict[str, Any]] = []
     for port, published in sorted(found.ports.items()):
         number, _, protocol = port.partition("/")

@@ -1,4 +1,4 @@
-"""Bodies of requests about containers that only routes read, and answers without an engine's value behind them."""
+"""Bodies of requests about containers that only routes read, and answers that are not made from a value of the engine."""
 
 from __future__ import annotations
 

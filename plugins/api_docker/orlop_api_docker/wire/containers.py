@@ -32,7 +32,7 @@ __all__ = [
 
 Version = tuple[int, int]
 _SINCE_1_52 = ("SandboxID", "SandboxKey", "Ports", "Networks")
-"""Fields of `NetworkSettings`. Older versions also have fields of the default bridge."""
+"""The fields of `NetworkSettings` since API 1.52. In older versions, there are also fields for the default bridge."""
 
 
 class TopResponse(WireBase):

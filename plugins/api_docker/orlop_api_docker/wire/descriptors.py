@@ -10,7 +10,7 @@ __all__ = ["DescriptorView", "PlatformView"]
 class PlatformView(
     Struct, frozen=True, omit_defaults=True, rename={"os_version": "os.version", "os_features": "os.features"}
 ):
-    """A platform in the OCI specification's order; the first two are always set."""
+    """A platform, with its fields in the OCI specification's order. The first two fields are always set."""
 
     architecture: str
     os: str

@@ -1,4 +1,4 @@
-"""Images in answers of the API. Field order is Docker's, as clients show raw JSON."""
+"""Images in answers of the API. The order of fields is Docker's, because clients show raw JSON."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ _ALWAYS: dict[str, Any] = {
 
 
 class _Wire(Struct, frozen=True, rename="pascal"):
-    """Frozen: answers are built once and only encoded."""
+    """Base of the structs of answers. They are frozen, because an answer is built once and then only encoded."""
 
 
 class ManifestSize(_Wire, frozen=True):
-    """`content`: bytes of blobs; `total`: with unpacked files."""
+    """`content`: the bytes of blobs. `total`: the bytes of blobs and unpacked files."""
 
     content: int
     total: int
@@ -94,7 +94,7 @@ class AttestationData(_Wire, frozen=True):
 
 
 class ManifestView(_Wire, frozen=True):
-    """One of `Manifests` in list (1.47) and inspect (1.48)."""
+    """An item of `Manifests` in list (since API 1.47) and inspect (since 1.48)."""
 
     id: str = field(name="ID")
     descriptor: DescriptorView
@@ -138,7 +138,7 @@ class InspectGraphDriver(_Wire, frozen=True):
 
 class ImageView(_Wire, frozen=True):
     """`GET /images/{name}/json`. `container_config` is for clients before 1.45, `virtual_size` before 1.44. Since 1.52,
-    empty texts are left out."""
+    empty texts are omitted."""
 
     id: str
     repo_tags: list[str]
@@ -176,7 +176,7 @@ class HistoryItem(_Wire, frozen=True):
 
 
 class DeletedItem(_Wire, frozen=True, omit_defaults=True):
-    """One item of a removal's answer: exactly one field is set."""
+    """One item of a removal's answer. Exactly one of the fields is set."""
 
     untagged: str = ""
     deleted: str = ""
@@ -273,7 +273,7 @@ def _last_comment(image: Image) -> str:
 
 
 def image_view(found: ImageDetails, version: Version) -> ImageView:
-    """Before 1.50 it parses the image's document, which may be large."""
+    """The answer of inspect. For API versions before 1.50, this function parses the image's document, which may be large."""
     image, document = found.image, found.image.document
 
     def text(value: str) -> str | UnsetType:

@@ -12,7 +12,7 @@ from orlop_sdk.base import WireBase, rfc3339
 
 __all__ = ["CreateResponse", "NetworkContainer", "NetworkView", "PruneResponse", "network_status", "network_view"]
 
-_MOST = (1 << 64) - 1  # the largest unsigned integer in Go; IPv6 subnets have more addresses
+_MOST = (1 << 64) - 1  # the largest unsigned integer in Go, used for IPv6 subnets, which have more addresses
 
 
 class CreateResponse(WireBase):
@@ -31,7 +31,7 @@ class NetworkContainer(WireBase):
 
 
 class SubnetStatus(WireBase):
-    """Numbers of addresses."""
+    """The numbers of used and free addresses of a subnet."""
 
     ips_in_use: int = field(name="IPsInUse")
     dynamic_ips_available: int = field(name="DynamicIPsAvailable")
@@ -46,7 +46,7 @@ class NetworkStatus(WireBase):
 
 
 class NetworkView(WireBase):
-    """An item of list, and the answer of inspect."""
+    """A network: an item of a list, or the answer of inspect."""
 
     name: str
     id: str

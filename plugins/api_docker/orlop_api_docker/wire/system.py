@@ -1,6 +1,6 @@
 """The daemon's information about itself: `GET /version`, `GET /info`, `GET /system/df`.
 
-Field names are Docker's; not all of them are plain pascal case (`CPUShares`, `IPv4Forwarding`, `NCPU`).
+Field names are the same as Docker's. Some of them are not plain pascal case (`CPUShares`, `IPv4Forwarding`, `NCPU`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
 
 
 class _Wire(Struct, frozen=True, kw_only=True, rename="pascal"):
-    """Frozen: answers are built once and only encoded."""
+    """Base of the structs of answers. They are frozen, because an answer is built once and then only encoded."""
 
 
 class Component(_Wire, frozen=True, kw_only=True):
@@ -90,7 +90,7 @@ class AddressPoolInfo(_Wire, frozen=True, kw_only=True):
 
 
 class DriverInfo(_Wire, frozen=True, kw_only=True):
-    """A driver in use and its package: Orlop's addition to `GET /info`."""
+    """A driver in use and its package. Orlop adds this field to `GET /info`."""
 
     kind: str
     name: str
@@ -175,7 +175,7 @@ class SystemInfo(_Wire, frozen=True, kw_only=True):
 
 
 class ObjectUsage(_Wire, frozen=True, kw_only=True):
-    """The disk usage of one type of objects. `items` only in a verbose answer."""
+    """The disk usage of one type of objects. Only a verbose answer has `items`."""
 
     active_count: int
     total_count: int
@@ -201,8 +201,8 @@ class BuildCache(_Wire, frozen=True, kw_only=True):
 
 
 class DiskUsage(_Wire, frozen=True, kw_only=True):
-    """`GET /system/df`. Lists that were not requested are null. API 1.52 introduced the sums by type, and leaves out the
-    lists in a verbose answer."""
+    """`GET /system/df`. Lists that were not requested are null. API 1.52 introduced the sums by type, and omits the lists in
+    a verbose answer."""
 
     layers_size: int | UnsetType = UNSET
     images: Sequence[Any] | UnsetType | None = UNSET

@@ -13,14 +13,14 @@ _SECOND = 1_000_000_000
 
 
 class UsageData(WireBase):
-    """-1 means unknown."""
+    """The size and the number of users of a volume. -1 means unknown."""
 
     ref_count: int = -1
     size: int = -1
 
 
 class Volume(WireBase):
-    """`labels` and `options` are null when there are none. `usage_data` only in `GET /system/df`."""
+    """`labels` and `options` are null if the volume has none. `usage_data` is only set in `GET /system/df`."""
 
     created_at: str
     driver: str
