@@ -107,3 +107,87 @@ def test_provenance_names_the_layers_that_dockerd_names(clients: Clients) -> Non
         assert our_forms == their_forms
     _, (least,) = attested(clients.orlop, "--provenance=mode=min")
     assert "layers" not in least["metadata"][METADATA]
+
+
+# Writes what it finds: files of the result and of each further file system
+SCANNER = r"""FROM busybox
+COPY --chmod=755 <<'END' /scan
+#!/bin/sh
+set -e
+extras=$BUILDKIT_SCAN_SOURCE_EXTRAS
+seen="result: $(cd $BUILDKIT_SCAN_SOURCE && ls marker* 2>/dev/null | xargs)"
+for each in $(test -z "$extras" || ls $extras); do
+    ! touch $extras/$each/written 2>/dev/null || exit 3
+    seen="$seen, $each: $(cd $extras/$each && ls | grep marker | xargs)"
+done
+cat > $BUILDKIT_SCAN_DESTINATION/sbom.spdx.json <<JSON
+{"_type": "https://in-toto.io/Statement/v0.1", "predicateType": "https://spdx.dev/Document",
+ "predicate": {"SPDXID": "SPDXRef-DOCUMENT", "name": "$seen", "extras": "$extras",
+  "again": "$(cat /proc/sys/kernel/random/uuid)"}}
+JSON
+END
+ENTRYPOINT ["/scan"]
+"""
+
+STAGES = """{before}FROM busybox AS first
+{first}
+RUN touch /marker-first
+FROM busybox AS unused
+ARG BUILDKIT_SBOM_SCAN_STAGE=true
+RUN touch /marker-unused
+FROM first AS second
+{second}
+RUN touch /marker-second
+FROM busybox AS third
+RUN touch /marker-third
+COPY marker-context marker-other /
+FROM busybox
+{target}
+RUN touch /marker-target
+COPY --from=second /marker-second /
+COPY --from=third /marker-third /
+"""
+
+STAGE, CONTEXT = "ARG BUILDKIT_SBOM_SCAN_STAGE", "ARG BUILDKIT_SBOM_SCAN_CONTEXT"
+# Parts of the Dockerfile, and options
+SCANS: dict[str, tuple[dict[str, str], list[str]]] = {
+    "nothing": ({"first": f"{CONTEXT}=true"}, ["--build-arg", "BUILDKIT_SBOM_SCAN_STAGE=true"]),
+    "all-but-one": ({"before": f"{STAGE}=true\n{CONTEXT}=1\n", "first": f"{STAGE}=false"}, []),
+    "list": ({"before": f"{STAGE}=third,first,nosuch\n"}, []),
+    "one-and-context": ({"first": f"{STAGE}=t", "target": f"{CONTEXT}=T\nRUN touch /marker$BUILDKIT_SBOM_SCAN_CONTEXT"}, []),
+    "option": ({"before": f"{STAGE}=false\n", "first": STAGE}, ["--build-arg", "BUILDKIT_SBOM_SCAN_STAGE=third"]),
+}
+
+
+@pytest.fixture(scope="module")
+def scanner(clients: Clients) -> str:
+    clients.write("Scanner", SCANNER)
+    for name in ("context", "other", "that-is-not-used"):
+        clients.write(f"marker-{name}", name)
+    for each in clients:
+        each.ok("build", "-t", "tb-scanner", "-f", "Scanner", "--provenance=false", ".")
+    return "--sbom=generator=tb-scanner"
+
+
+@pytest.mark.parametrize("name", SCANS)
+def test_scanner_reads_what_the_dockerfile_selects(clients: Clients, scanner: str, name: str) -> None:
+    def scanned(client: Client) -> dict[str, str]:
+        _, (found,) = attested(client, scanner, "--provenance=false", *options)
+        assert found.pop("again")
+        return dict(found)
+
+    parts, options = SCANS[name]
+    clients.write("Dockerfile", STAGES.format(**{**dict.fromkeys(("before", "first", "second", "target"), ""), **parts}))
+    clients.same(scanned)
+
+
+def test_scanner_is_run_again_without_the_cache(clients: Clients, scanner: str) -> None:
+    def runs(client: Client) -> int:
+        found = []
+        for options in ([], [], ["--no-cache-filter", "third"], ["--no-cache-filter", "first"]):
+            _, (said,) = attested(client, scanner, "--provenance=false", *options)
+            found.append(said["again"])
+        return [found.index(each) for each in found]
+
+    clients.write("Dockerfile", STAGES.format(before=f"{STAGE}=third\n", first="", second="", target=""))
+    clients.same(runs)

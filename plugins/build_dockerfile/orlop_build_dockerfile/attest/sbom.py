@@ -12,7 +12,8 @@ import trio
 from google.protobuf.message import DecodeError
 
 from orlop_build_dockerfile.contracts import BuildFailed
-from orlop_build_dockerfile.dockerfile.llb import Output, Vertex, definition, imported
+from orlop_build_dockerfile.dockerfile.interface import Scans
+from orlop_build_dockerfile.dockerfile.llb import Inputs, Output, Vertex, definition, head, imported, imported_outputs
 from orlop_build_dockerfile.dockerfile.platforms import parse_platform
 from orlop_build_dockerfile.dockerfile.references import parse_reference
 from orlop_build_dockerfile.pb import ops_pb2
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["scan"]
 
-_SOURCE, _DESTINATION = "/run/src/core/sbom", "/run/out/"
+_SOURCE, _EXTRAS, _DESTINATION = "/run/src/core/sbom", "/run/src/extras", "/run/out/"
 _MOST = 100  # most statements that are read
 
 
@@ -39,11 +40,14 @@ class _Statement(msgspec.Struct):
 
 
 async def scan(job: SolverJob, target: Target, attributes: Mapping[str, str]) -> list[Predicate]:
-    """Run the scanner, unless its result is in the cache, and read the statements that it has written."""
+    """Run the scanner, unless its result is in the cache, and read the statements that it has written. Attributes other than
+    "generator" become variables of the scanner."""
+    scans = job.scans.get((target.platform, head(target.ref.definition)), Scans())
     try:
         scanner = str(parse_reference(attributes.get("generator", "")).tagged())
         host = parse_platform((job.core.settings.platforms or ("linux/amd64",))[0]).normalized()
         graph = imported(target.ref.definition)
+        extras = _extras(scans)
     except (ValueError, DecodeError) as error:
         raise BuildFailed(
             f"failed to parse sbom scanner {attributes.get('generator', '')[:100]!r}: {error}", code=3
@@ -51,22 +55,37 @@ async def scan(job: SolverJob, target: Target, attributes: Mapping[str, str]) ->
     if graph is None:
         return []
     base = await job.resolve_image(scanner, host.full, mode="default", log_name="")
-    op = _operation(base, scanner)
+    op = _operation(base, scanner, attributes)
     source = ops_pb2.Op(source=ops_pb2.SourceOp(identifier=f"docker-image://{_pinned(scanner, base)}"))
-    for each in (source, op):
-        each.platform.CopyFrom(host.message())
-        each.constraints.SetInParent()
+    inputs = Inputs()
+    for each in (Output(Vertex(source)), graph):
+        inputs.add(each)
+    if extras:
+        op.exec.meta.env.append(f"BUILDKIT_SCAN_SOURCE_EXTRAS={_EXTRAS}")
+    for name, output in extras:
+        mount = ops_pb2.Mount(input=inputs.add(output), dest=f"{_EXTRAS}/sbom-{name}", output=-1, readonly=True)
+        op.exec.mounts.append(mount)
+    for message in (source, op):
+        message.platform.CopyFrom(host.message())
+        message.constraints.SetInParent()
     name = f"[{target.platform}] generating sbom using {scanner}"
-    step = Vertex(op, (Output(Vertex(source)), graph), name=name)
+    step = Vertex(op, inputs.outputs, name=name, ignore_cache=scans.ignore_cache)
     ref = await trio.to_thread.run_sync(job.define, definition(Output(step, 1)))
     return [await _read(job, ref, entry.path) for entry in (await job.read_directory(ref, "/"))[:_MOST]]
+
+
+def _extras(scans: Scans) -> list[tuple[str, Output | None]]:
+    """The further file systems, by name; None for an empty one."""
+    outputs = imported_outputs(scans.graph, filter(None, scans.outputs.values()))
+    made = iter(outputs)
+    return [(name, next(made) if output else None) for name, output in scans.outputs.items()]
 
 
 def _pinned(scanner: str, base: Base) -> str:
     return f"{scanner}@{base.digest}" if base.digest and "@" not in scanner else scanner
 
 
-def _operation(base: Base, scanner: str) -> ops_pb2.Op:
+def _operation(base: Base, scanner: str, attributes: Mapping[str, str]) -> ops_pb2.Op:
     try:
         config = json.loads(base.config).get("config") or {}
         args = [*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ())]
@@ -77,6 +96,7 @@ def _operation(base: Base, scanner: str) -> ops_pb2.Op:
     if not args:
         raise BuildFailed(f"scanner {scanner} does not have cmd")
     env += [f"BUILDKIT_SCAN_DESTINATION={_DESTINATION}", f"BUILDKIT_SCAN_SOURCE={_SOURCE}"]
+    env += [f"BUILDKIT_SCAN_{key}={value}" for key, value in sorted(attributes.items()) if key != "generator"]
     meta = ops_pb2.Meta(args=args, env=env, cwd=cwd)
     mounts = [
         ops_pb2.Mount(input=0, dest="/", output=0),

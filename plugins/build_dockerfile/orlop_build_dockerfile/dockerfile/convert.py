@@ -15,12 +15,13 @@ from .image import Image
 from .interface import DockerfileError, Failed, PlatformResult, ResolveImage, SourceFile
 from .limits import Budget
 from .lint import LintConfig, Linter, parse_lint_options
-from .llb import definition
+from .llb import Output, definition
 from .mounts import check_mount
 from .options import Options
 from .parser import Parsed, parse, read_check
 from .platforms import Platform, parse_platform
 from .references import parse_reference
+from .scans import scans
 from .stages import Command, StageState, StageTable, reachable, refuse_cycles
 from .suggest import suggestion
 from .together import Steps, together
@@ -73,6 +74,7 @@ class PlatformConversion:
         self.target: StageState | None = None
         self._needed: set[StageState] = set()
         self._ignored: list[str] = []
+        self._context: Output | None = None
 
     def run(self) -> Steps[PlatformResult]:
         if not self.source.data:
@@ -302,6 +304,7 @@ class PlatformConversion:
     def _dispatch(self, target: StageState) -> None:
         needed, patterns = self._needed, self._ignored
         context, complete = self.contexts.main_context(patterns)
+        self._context = context
         setting = Setting(
             options=self.options,
             platform=self.platform,
@@ -338,7 +341,11 @@ class PlatformConversion:
             image.data["created"] = self._created
         config = image.written()
         return PlatformResult(
-            str(self.platform.normalized()), definition(target.output, self.source), config, target.base_config
+            str(self.platform.normalized()),
+            definition(target.output, self.source),
+            config,
+            target.base_config,
+            scans(target, self._needed, self._arguments, self._context),
         )
 
 

@@ -8,11 +8,10 @@ from .builder import StageBuilder
 from .goformat import duration, map_keys, quote_list, quote_rune, words
 from .outline import ArgInfo
 from .ports import parse_ports
+from .scans import SCAN_ARGUMENTS
 from .signals import is_signal
 
 __all__ = ["convert_arg", "convert_env", "convert_metadata"]
-
-_NOT_IN_ENV = ("BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE")
 
 
 def convert_metadata(builder: StageBuilder, instruction: ins.Instruction) -> None:
@@ -72,7 +71,7 @@ def convert_arg(builder: StageBuilder, arg: ins.Arg) -> None:
             value = builder.expand(value, arg)
         elif pair.name in builder.setting.arguments:
             value, inherited = builder.setting.arguments[pair.name], True
-        if value is not None and pair.name not in _NOT_IN_ENV:
+        if value is not None and pair.name not in SCAN_ARGUMENTS:
             builder.set_variable(pair.name, value)
         outline = builder.state.outline
         if not inherited:

@@ -31,6 +31,7 @@ __all__ = [
     "Request",
     "ResolveImage",
     "ResolvedImage",
+    "Scans",
     "SourceFile",
     "SourceRange",
     "Warned",
@@ -131,6 +132,15 @@ class Warned(msgspec.Struct, frozen=True):
     level: int = 1
 
 
+class Scans(msgspec.Struct, frozen=True):
+    """Further file systems for a scanner (SBOM): each is an output of the graph, named by the digest of its vertex and its
+    index, None for an empty file system. `ignore_cache`: the scanner is to be run even if its result is in the cache."""
+
+    outputs: Mapping[str, tuple[str, int] | None] = {}
+    graph: Definition = Definition()
+    ignore_cache: bool = False
+
+
 class PlatformResult(msgspec.Struct, frozen=True):
     """`platform` is that of the image, normalized ("linux/arm64"), `config` the JSON of the image's configuration, whose
     `rootfs.diff_ids` are those of the base, to be replaced when the layers are known. `base_config` is that of the base
@@ -140,6 +150,7 @@ class PlatformResult(msgspec.Struct, frozen=True):
     definition: Definition
     config: bytes
     base_config: bytes = b""
+    scans: Scans = Scans()
 
 
 class Converted(msgspec.Struct, frozen=True):

@@ -15,7 +15,19 @@ from orlop_build_dockerfile.pb import ops_pb2 as pb
 from .interface import SourceFile, SourceRange
 from .platforms import Platform
 
-__all__ = ["Inputs", "Output", "Vertex", "definition", "file_op", "head", "imported", "internal", "set_platform"]
+__all__ = [
+    "Inputs",
+    "Output",
+    "Vertex",
+    "definition",
+    "file_op",
+    "head",
+    "imported",
+    "imported_outputs",
+    "internal",
+    "outputs_graph",
+    "set_platform",
+]
 
 
 class Vertex:
@@ -154,6 +166,17 @@ def definition(output: Output | None, source: SourceFile | None = None) -> pb.De
     return written.result
 
 
+def outputs_graph(outputs: Iterable[Output]) -> tuple[pb.Definition, list[tuple[str, int]]]:
+    """The operations that make several outputs, without an operation that names one; and the digest and index of each."""
+    written = _Written()
+    found = []
+    for output in outputs:
+        for vertex in _in_order(output.vertex, written.digests):
+            written.write(vertex)
+        found.append((written.digests[id(output.vertex)], output.index))
+    return written.result, found
+
+
 def head(graph: pb.Definition) -> str:
     """The digest of the operation that makes the result; "" for an empty file system."""
     operations = getattr(graph, "def")
@@ -168,10 +191,12 @@ def _append(result: pb.Definition, data: bytes) -> None:
     getattr(result, "def").append(data)
 
 
-def _in_order(last: Vertex) -> Iterable[Vertex]:
-    """Vertices after those that they need. Without recursion: a graph may be 50,000 deep."""
-    seen: set[int] = {id(last)}
-    stack: list[tuple[Vertex, int]] = [(last, 0)]
+def _in_order(last: Vertex, known: Iterable[int] = ()) -> Iterable[Vertex]:
+    """Vertices after those that they need, without those that are `known` by `id`. Without recursion: a graph may be 50,000
+    deep."""
+    seen: set[int] = set(known)
+    stack: list[tuple[Vertex, int]] = [] if id(last) in seen else [(last, 0)]
+    seen.add(id(last))
     while stack:
         vertex, at = stack.pop()
         if at < len(vertex.inputs):
@@ -199,6 +224,20 @@ def _add_source(written: _Written, source: SourceFile) -> None:
 
 def imported(graph: pb.Definition) -> Output | None:
     """The output of a graph that came from elsewhere. `ValueError` if it is not one."""
+    operations, last = _vertices(graph)
+    if last is None or not last.inputs:
+        return None
+    return operations[last.inputs[0].digest].output(last.inputs[0].index)
+
+
+def imported_outputs(graph: pb.Definition, outputs: Iterable[tuple[str, int]]) -> list[Output]:
+    """The outputs of a graph of `outputs_graph`."""
+    operations, _ = _vertices(graph)
+    return [operations[digest].output(index) for digest, index in outputs]
+
+
+def _vertices(graph: pb.Definition) -> tuple[dict[str, Vertex], pb.Op | None]:
+    """The operations of a graph by digest, and the last."""
     operations: dict[str, Vertex] = {}
     last: pb.Op | None = None
     for data in getattr(graph, "def"):
@@ -216,6 +255,4 @@ def imported(graph: pb.Definition) -> Output | None:
         description = dict(metadata.description)
         name = description.pop("llb.customname", "")
         operations[digest] = Vertex(op, inputs, name=name, description=description, ignore_cache=metadata.ignore_cache)
-    if last is None or not last.inputs:
-        return None
-    return operations[last.inputs[0].digest].output(last.inputs[0].index)
+    return operations, last

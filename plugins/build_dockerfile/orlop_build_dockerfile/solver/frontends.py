@@ -22,6 +22,7 @@ from orlop_build_dockerfile.dockerfile.interface import (
     ResolveImage,
     Warned,
 )
+from orlop_build_dockerfile.dockerfile.llb import head
 from orlop_build_dockerfile.pb import ops_pb2
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ async def run_frontend(
         await _tell_syntax(job, converted.syntax)
     for warning in converted.warnings:
         _warn(job, warning)
+    for result in converted.results:
+        job.scans[result.platform, head(result.definition)] = result.scans
     refs = {
         (result.platform if converted.multi_platform else ""): job.define(result.definition) for result in converted.results
     }

@@ -33,6 +33,7 @@ from .tasks import SharedTasks
 from .values import Empty, Image, Made, Value, registry_of
 
 if TYPE_CHECKING:
+    from orlop_build_dockerfile.dockerfile.interface import Scans
     from orlop_build_dockerfile.ops.layout_source import Layout
     from orlop_build_dockerfile.remote.steps import RemoteSteps
 
@@ -87,6 +88,8 @@ class SolverJob:
         """Names of the client's directories that the build has used. Some are used by its frontend only."""
         self.resolved_images: list[tuple[str, str, str]] = []
         """Name, digest and platform of images."""
+        self.scans: dict[tuple[str, str], Scans] = {}
+        """Further file systems for a scanner, by the platform of a result and the digest of its last vertex."""
         self.shown: dict[str, Shown] = {}
         """Vertices of local sources by digest: findings of lint checks are shown on the one that loaded the Dockerfile."""
 
