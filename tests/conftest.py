@@ -70,7 +70,7 @@ def _close(engine: Engine) -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Iterator[Engine]:
-    """One daemon for all tests that need no special configuration, with busybox loaded."""
+    """The shared daemon, for all tests that need no special configuration. The image busybox is loaded."""
     engine = _open(config={"shutdown-timeout": 3})
     try:
         engine.start()
@@ -93,7 +93,7 @@ def engine(shared: Engine) -> Iterator[Engine]:
 
 @pytest.fixture
 def fresh() -> Iterator[Callable[..., Engine]]:
-    """Starts a test's own daemons: `fresh(**daemon_json)`, with busybox loaded."""
+    """Returns a function `fresh(**daemon_json)` that starts a daemon for this test only, with the image busybox."""
     made: list[Engine] = []
 
     def make(config: dict[str, Any] | None = None, **options: Any) -> Engine:

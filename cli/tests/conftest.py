@@ -21,7 +21,7 @@ def daemon(tmp_path: Path) -> Any:
 
 @pytest.fixture(autouse=True)
 def no_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The machine's own plugins are not found: a test would become one."""
+    """Hide this machine's plugins, because a plugin would replace the process of the test."""
     monkeypatch.setattr(_plugins, "_SYSTEM", ())
     for name in ("DOCKER_BUILDKIT", "DOCKER_CONTEXT"):
         monkeypatch.delenv(name, raising=False)
@@ -29,7 +29,7 @@ def no_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def fresh_config() -> Iterator[None]:
-    """config.json is cached, and each test has its own."""
+    """Clear the cached config.json, because each test has a config.json of its own."""
     _config.load.cache_clear()
     yield
     _config.load.cache_clear()

@@ -51,7 +51,7 @@ def plugin(directory: Path, name: str) -> None:
 
 
 def called(directory: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The client in a process of its own, which a plugin may replace."""
+    """Run the client in a new process, because a plugin may replace the process."""
     env = {"PATH": os.environ["PATH"], "DOCKER_CONFIG": str(directory), **environment}
     return subprocess.run([sys.executable, "-m", "orlop_cli", *words], env=env, capture_output=True, text=True, check=False)
 

@@ -18,7 +18,7 @@ from orlop_cli.testing import UPGRADED, RecordedDaemon, Request, answer, chunked
 ID = "0123456789abcdef" * 4
 MISSING = answer({"message": "No such container: nope"}, 404)
 
-# Settings of the user who runs the tests must not matter
+# The settings of the user who runs the tests must not change the results
 pytestmark = pytest.mark.usefixtures("clean")
 
 
@@ -158,7 +158,7 @@ def test_permission_denied_names_owner_and_group(monkeypatch: pytest.MonkeyPatch
         b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n[]",
     ],
 )
-def test_answers_that_are_not_a_daemons_are_reported(daemon: RecordedDaemon, orlop: Any, said: bytes) -> None:
+def test_answer_of_another_server_is_reported(daemon: RecordedDaemon, orlop: Any, said: bytes) -> None:
     def speak(connection: Any, request: Request) -> None:
         connection.sendall(said)
 
@@ -409,8 +409,8 @@ ALL = [
 
 @pytest.mark.parametrize(("path", "lazy"), ALL, ids=lambda value: " ".join(value) if isinstance(value, tuple) else "")
 def test_each_command_has_help(path: tuple[str, ...], lazy: Lazy, orlop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every command has help, and its first line is the one in the table, which help prints without importing the
-    command."""
+    """Every command has help. Its first line equals the line in the table of commands, which `orlop --help` prints without
+    importing the command."""
     monkeypatch.setenv("COLUMNS", "120")
     done = orlop(*path, "--help")
     assert done.code == 0

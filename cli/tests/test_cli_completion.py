@@ -29,7 +29,7 @@ def complete(daemon: RecordedDaemon, clean: None, monkeypatch: pytest.MonkeyPatc
     daemon.on("GET", "/networks", answer([{"Name": "bridge"}, {"Name": "back"}]))
     daemon.on("GET", "/volumes", answer({"Volumes": [{"Name": "data"}]}))
     monkeypatch.setenv("DOCKER_HOST", daemon.host)
-    monkeypatch.setenv("DOCKER_BUILDKIT", "0")  # otherwise `build` is the machine's plugin
+    monkeypatch.setenv("DOCKER_BUILDKIT", "0")  # otherwise the client runs this machine's plugin for `build`
 
     def call(*words: str) -> list[str]:
         environment = {

@@ -62,7 +62,7 @@ def test_orlopd_starts_without_standard_descriptors(redirected: str, code: int) 
 
 
 def test_files_opened_later_do_not_become_stderr() -> None:
-    """Children inherit descriptors 0 to 2."""
+    """Child processes inherit descriptors 0 to 2."""
     script = (
         "import os, sys\n"
         "from {0}.__main__ import _open_standard_streams as guard\n"

@@ -12,7 +12,7 @@ from orlop_cli.testing import UPGRADED, RecordedDaemon, Request, answer, chunked
 
 ID = "0123456789abcdef" * 4
 
-# Settings of the user who runs the tests must not matter
+# The settings of the user who runs the tests must not change the results
 pytestmark = pytest.mark.usefixtures("clean")
 
 
@@ -20,7 +20,8 @@ pytestmark = pytest.mark.usefixtures("clean")
 
 
 def attached(daemon: RecordedDaemon, output: bytes, code: int, start: bytes | None = None) -> None:
-    """Record the answers for `run`: wait sends its head at once, and its body after the output has been sent."""
+    """Record the answers for `run`. The answer to `wait` has its head immediately, and its body after the output has been
+    sent."""
     import threading
 
     done = threading.Event()

@@ -16,7 +16,8 @@ from orlop_cli._errors import CannotConnect, CliError
 from orlop_cli.daemon import hosts
 from orlop_cli.daemon.http import Stream
 
-# A key pair for localhost that protects nothing: valid for a hundred years so that no test run needs to create one.
+# A key pair for localhost, which protects nothing. It is valid for a hundred years, so that no test has to create a key
+# pair.
 CERTIFICATE = """\
 -----BEGIN CERTIFICATE-----
 MIIBmzCCAUGgAwIBAgIUdJrrSAnKr1/Drbm23PL6/RFds9swCgYIKoZIzj0EAwIw
@@ -99,7 +100,8 @@ def test_half_close_keeps_the_other_direction_open(serve: Any, files: tuple[str,
 
 
 def test_full_buffers_in_both_directions_do_not_deadlock(serve: Any, files: tuple[str, str]) -> None:
-    """A peer that echoes stops reading while we do not read; we half-close while its data is in transit."""
+    """A peer that echoes stops reading while the client does not read. The client half-closes while the peer's data is in
+    transit."""
 
     def handle(peer: ssl.SSLSocket) -> None:
         while data := peer.recv(1 << 16):

@@ -54,7 +54,7 @@ class Terminal:
             self.read(0.02)
 
     def read(self, timeout: float) -> None:
-        """Read the client's output; EIO once it has closed its side."""
+        """Read the client's output. EIO means that the client has closed its side."""
         if select.select([self.fd], [], [], timeout)[0]:
             try:
                 self.output += os.read(self.fd, 65536)

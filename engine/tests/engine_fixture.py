@@ -250,7 +250,7 @@ class FakeEngine:
         self.told = self.events.subscribe()
 
     def __setattr__(self, name, value):
-        """Tests replace services."""
+        """Allow tests to replace services."""
         super().__setattr__(name, value)
         if name in _SERVICES and hasattr(self, "ports"):
             object.__setattr__(self.ports, name, value)

@@ -81,7 +81,7 @@ def test_snapshots_survive_a_boot_until_the_builder_removes_them(tmp_path: Path)
 
 
 def test_a_commit_without_a_row_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a driver whose commits are durable."""
+    """The driver's commits are durable."""
 
     async def main() -> None:
         async with booted(tmp_path, deferred=False) as fixture:
@@ -120,7 +120,7 @@ class SlowDisk:
 
 
 async def committed(fixture: Fixture, parent: str = "") -> str:
-    """A snapshot that may not be durable yet."""
+    """Commit a snapshot, which may not be durable yet."""
     key = active_key()
     await fixture.storage.prepare(key, parent or None)
     return await fixture.snapshots.commit(key, parent)
@@ -166,7 +166,7 @@ def test_a_row_that_changes_while_it_is_written_is_written_again(tmp_path: Path,
     trio.run(main)
 
 
-def test_a_boot_removes_what_was_not_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_boot_removes_snapshots_that_were_not_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         async with booted(tmp_path) as one:
             SlowDisk(one.storage, monkeypatch)
@@ -182,7 +182,7 @@ def test_a_snapshot_is_made_durable_again_after_a_failure(tmp_path: Path, monkey
     async def main() -> None:
         async with booted(tmp_path) as fixture:
             disk = SlowDisk(fixture.storage, monkeypatch)
-            disk.failures = 2  # of the background, and of the first call below
+            disk.failures = 2  # the background's call and the first call below fail
             key = await committed(fixture)
             disk.proceed.set()
             await trio.testing.wait_all_tasks_blocked(0.01)
@@ -382,7 +382,7 @@ def test_base_is_removed_with_the_last_image_that_uses_it(tmp_path: Path) -> Non
     trio.run(main)
 
 
-def test_snapshots_of_other_domains_are_left_alone(tmp_path: Path) -> None:
+def test_snapshots_of_other_domains_are_kept(tmp_path: Path) -> None:
     async def main() -> None:
         async with booted(tmp_path) as one:
             active = active_key()

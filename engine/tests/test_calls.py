@@ -1,4 +1,5 @@
-"""Hostile plugins behind a gate. If a plugin hangs, raises or gives a wrong answer, only its caller gets an error."""
+"""Calls of hostile plugins through `Gate`. If a plugin hangs, raises or returns a wrong answer, only its caller gets an
+error."""
 
 import logging
 import threading

@@ -114,7 +114,7 @@ def test_input_given_before_the_start_reaches_the_process(tmp_path: Path) -> Non
     _run(tmp_path, test)
 
 
-def test_streams_that_were_not_asked_for_are_not_sent(tmp_path: Path) -> None:
+def test_streams_that_were_not_requested_are_not_sent(tmp_path: Path) -> None:
     async def test(host: MonitorHost) -> None:
         case = await host.case(["sh", "-c", "echo out; echo err >&2"])
         only = await case.monitor.attach(Attach(stderr=True))
@@ -230,7 +230,7 @@ def test_listeners_are_handed_over(tmp_path: Path) -> None:
     _run(tmp_path, test)
 
 
-def test_client_that_subscribes_after_the_exit_gets_it(tmp_path: Path) -> None:
+def test_client_that_subscribes_after_the_exit_gets_the_exit(tmp_path: Path) -> None:
     async def test(host: MonitorHost) -> None:
         case = await host.case(["sleep", "60"])
         await case.start()
@@ -265,7 +265,7 @@ def test_invalid_message_closes_its_connection_only(tmp_path: Path) -> None:
     _run(tmp_path, test)
 
 
-def test_a_daemon_that_reads_no_answers_is_dropped_and_calls_again(tmp_path: Path) -> None:
+def test_daemon_that_reads_no_answers_is_disconnected_and_can_reconnect(tmp_path: Path) -> None:
     async def test(host: MonitorHost) -> None:
         case = await host.case(["sleep", "60"])
         await case.start()
@@ -276,7 +276,7 @@ def test_a_daemon_that_reads_no_answers_is_dropped_and_calls_again(tmp_path: Pat
                 await deaf.send_all(ask)
         await deaf.aclose()
         assert case.monitor._control
-        case.monitor._control._stream.socket.shutdown(socket.SHUT_RDWR)  # as if the daemon had closed it
+        case.monitor._control._stream.socket.shutdown(socket.SHUT_RDWR)  # simulates a close by the daemon
         while True:
             try:
                 await case.monitor.state()

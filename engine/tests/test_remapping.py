@@ -1,4 +1,4 @@
-"""`userns-remap`: the mapping of a user, and what containers with a user namespace cannot have."""
+"""`userns-remap`: the mapping of a user, and options that containers with a user namespace cannot have."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def test_invalid_and_too_many_ranges_are_refused(etc: str) -> None:
         remapping.id_map("default", etc)
 
 
-def test_directories_that_others_may_not_pass_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    with tempfile.TemporaryDirectory() as top:  # `tmp_path` would not do, because only its owner may enter it
+def test_directories_without_access_for_other_users_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory() as top:  # `tmp_path` is not used, because only its owner may enter it
         os.chmod(top, 0o711)
         middle, place = Path(top, "run"), Path(top, "run", "orlop")
         assert remapping.closed_directory(str(place)) == ""

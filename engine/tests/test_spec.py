@@ -174,7 +174,7 @@ def test_privileged_spec_masks_nothing():
     assert any(node["path"] == "/dev/null" for node in spec["linux"]["devices"])
 
 
-def test_read_only_root_leaves_only_the_kernels_own_writable():
+def test_read_only_root_keeps_only_kernel_file_systems_writable():
     spec = make(HostConfig(readonly_rootfs=True))
     assert spec["root"]["readonly"] is True
     writable = {m["destination"] for m in spec["mounts"] if "ro" not in m["options"]}

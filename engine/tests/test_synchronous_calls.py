@@ -111,7 +111,7 @@ def test_methods_that_hang_open_the_breaker():
     assert time.monotonic() - began < SHORT and gate.degraded
 
 
-def test_an_error_is_an_answer():
+def test_error_of_a_method_does_not_open_the_breaker():
     behaviors = [lambda: time.sleep(100)] * (MISSES - 1) + [lambda: 1 / 0, lambda: time.sleep(100)]
     gate, driver = log_driver(lambda: behaviors.pop(0)())
     for expected in (*[DeadlineExceeded] * (MISSES - 1), DriverError, DeadlineExceeded):

@@ -1,4 +1,4 @@
-"""Threads for calls that may never return: limits, stuck calls, cancelled waiters."""
+"""Threads for calls that may never return: limits, hanging calls, cancelled waiters."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def pass_time(seconds: float) -> None:
     await wait_all_tasks_blocked()
 
 
-def test_short_work_takes_turns() -> None:
+def test_concurrent_short_calls_are_limited() -> None:
     kind = Abandonable("test", 8, turns=2)
     at_once, most, lock = 0, 0, threading.Lock()
 
@@ -78,7 +78,7 @@ def test_short_work_takes_turns() -> None:
     assert most == 2
 
 
-def test_hanging_work_gives_up_its_slot() -> None:
+def test_hanging_call_releases_its_slot() -> None:
     kind = Abandonable("test", 4, turns=2)
 
     async def main(device: Device) -> None:
@@ -98,7 +98,7 @@ def test_hanging_work_gives_up_its_slot() -> None:
     run(main)
 
 
-def test_abandoned_work_still_counts() -> None:
+def test_abandoned_call_counts_towards_the_limit() -> None:
     kind = Abandonable("test", 1)
 
     async def main(device: Device) -> None:
@@ -117,7 +117,7 @@ def test_abandoned_work_still_counts() -> None:
     run(main)
 
 
-def test_a_turn_is_not_lost_to_a_failure_or_a_cancelled_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slot_is_released_after_a_failure_or_a_cancelled_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     kind = Abandonable("test", 1)
 
     def fail() -> None:

@@ -22,7 +22,7 @@ def test_wire_types_use_pascal_case_and_ignore_unknown_members() -> None:
     assert msgspec.json.decode(b'{"HostConfig":2,"New":1}', type=Wire).host_config == 2
 
 
-def test_configuration_is_kebab_and_strict() -> None:
+def test_configuration_uses_kebab_case_and_refuses_unknown_keys() -> None:
     assert msgspec.json.decode(b'{"data-root":"/x"}', type=Config).data_root == "/x"
     with pytest.raises(msgspec.ValidationError, match="data-rot"):
         msgspec.json.decode(b'{"data-rot":"/x"}', type=Config)

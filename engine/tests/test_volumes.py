@@ -223,7 +223,7 @@ def test_a_driver_that_fails_to_remove_is_asked_again(run: Run, finished: bool) 
     run(test)
 
 
-def test_content_without_a_row_is_adopted_and_bad_rows_are_set_aside(run: Run) -> None:
+def test_content_without_a_row_is_adopted_and_invalid_rows_are_quarantined(run: Run) -> None:
     async def before(world: World) -> None:
         await world.driver.create("orphan", {"note": "n"})
         await world.store.commit([Put("volumes", "bad", b"\xc1")])

@@ -83,7 +83,7 @@ def test_long_request_to_a_responsive_monitor_is_not_interrupted(monkeypatch):
     in_case(monkeypatch, test)
 
 
-def test_overdue_answer_counts_only_if_nothing_was_heard_since(monkeypatch):
+def test_monitor_that_sent_data_meanwhile_is_not_silent(monkeypatch):
     async def test(case):
         asked_at = trio.current_time()
         await trio.sleep(5)

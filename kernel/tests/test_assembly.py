@@ -44,7 +44,7 @@ class Demanding(Clock):
 
 
 class Bare:
-    """Lacks what it should have."""
+    """A plugin without the methods of its Protocol."""
 
 
 class Page:
@@ -68,7 +68,7 @@ class Blank:
 
 
 class Gates:
-    """The opened guards."""
+    """The guards that `Gate` opens."""
 
     def guard(self, listener: Listener | None) -> None:
         return None
@@ -95,7 +95,7 @@ class Open(Gate):
 
 
 class Nothing:
-    """Makes no check."""
+    """A check plugin that makes no check."""
 
     def open(self) -> None: ...
 
@@ -134,7 +134,7 @@ def context(config: Config) -> Context:
 
 
 def opened(config: Config) -> list[object]:
-    """Opens everything."""
+    """Open all plugins."""
 
     async def main() -> list[object]:
         plugins = assembly.service_plugins(config)

@@ -1,4 +1,4 @@
-"""Events: history, filters, slow subscribers, the wire."""
+"""Events: history, filters, slow subscribers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors that were handled hold nothing of the requests that failed."""
+"""Handled errors keep no references to objects of the failed requests."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from orlop_kernel.routing.router import Route, Router
 
 
 class Body:
-    """Something large that a handler holds."""
+    """A large object to which a handler refers."""
 
 
 async def raises(body: Body) -> None:
-    error = ValueError("refused")  # a frame that keeps its own exception
+    error = ValueError("refused")  # this frame refers to its own exception
     raise error
 
 

@@ -1,4 +1,4 @@
-"""A daemon that has stopped does not stay for calls that nobody waits for."""
+"""A stopped daemon exits, although abandoned calls still run."""
 
 import pytest
 import trio

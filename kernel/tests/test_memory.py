@@ -1,4 +1,4 @@
-"""Releasing freed memory: while the daemon is idle, and at once when there is much of it."""
+"""Freed memory is released while the daemon is idle, and immediately when there is much of it."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def test_grown_memory_is_released_once(grown: int, busy: bool, released: int) ->
 
 
 def test_memory_that_was_in_use_is_released_later() -> None:
-    """After a release that freed nothing, another one follows, but only after some work: otherwise nothing has been
-    freed."""
+    """After a release that freed nothing, memory is released again, but only after the process has done some work: without
+    work, it has freed nothing."""
     process = Process()
 
     async def main() -> None:
@@ -84,7 +84,7 @@ def test_resident_memory_is_measured() -> None:
 def test_a_slow_collection_is_not_repeated_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     now, collections = [0.0], [0]
     monkeypatch.setattr(memory, "_FEW_OBJECTS", 1 << 40)
-    monkeypatch.setattr(memory, "_QUICK", -1.0)  # every one is slow
+    monkeypatch.setattr(memory, "_QUICK", -1.0)  # treat every collection as slow
 
     def collect() -> None:
         collections[0] += 1

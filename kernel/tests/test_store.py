@@ -108,7 +108,7 @@ def test_damaged_file_is_moved_aside_and_a_new_one_is_opened(
     tmp_path: Path, damage: str, least: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "orlop.db"
-    (tmp_path / "containers").mkdir()  # in an empty data root, an empty file would count as new
+    (tmp_path / "containers").mkdir()  # in an empty data root, an empty database file is treated as a new file
     written = {f"{n:03}": os.urandom(3000) for n in range(100)}
 
     async def fill(store: Store) -> None:
@@ -148,7 +148,7 @@ def test_a_file_of_another_program_is_moved_aside(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("orlop.db.damaged-*"))) == 1
 
 
-def test_value_of_another_type_is_passed_on_to_its_owner(tmp_path: Path) -> None:
+def test_value_of_another_type_is_passed_to_its_owner_as_bytes(tmp_path: Path) -> None:
     async def body(store: Store) -> None:
         store._connection.execute("INSERT INTO containers VALUES (CAST(x'ff41' AS TEXT), 7)")
         assert list(store.load("containers")) == [("\ufffdA", b"7")]
@@ -170,7 +170,7 @@ def test_full_disk_is_reported_and_later_commits_succeed(tmp_path: Path) -> None
 
 
 class FullDisk:
-    """A page limit in place of a disk: each step that the reserve frees raises it."""
+    """Simulates a full disk by SQLite's page limit. Each step that the reserve frees raises the limit."""
 
     def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch, more: int = 2) -> None:
         self._connection = store._connection
@@ -216,7 +216,7 @@ def test_only_deletions_may_use_the_reserve(tmp_path: Path, monkeypatch: pytest.
     assert os.path.getsize(tmp_path / "orlop.db.reserve") == reserve.SIZE  # there is space again
 
 
-def test_used_up_reserve_is_reported_as_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_reported_when_the_reserve_is_used_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(store: Store) -> None:
         disk = FullDisk(store, monkeypatch, more=0)
         disk.limit()
@@ -316,7 +316,7 @@ def test_directory_instead_of_the_file_is_moved_aside(tmp_path: Path) -> None:
 
 
 def test_a_log_of_another_database_is_moved_aside(tmp_path: Path) -> None:
-    """SQLite would apply its pages to our database, and write them into the file at the next close."""
+    """SQLite would read the pages of the other log as pages of this database, and write them into its file."""
     program = (
         "import trio, sys, os\nfrom orlop_kernel.store import Store, Put\n"
         "async def main():\n    async with Store.open(sys.argv[1]) as store:\n"
@@ -337,7 +337,7 @@ def test_a_log_of_another_database_is_moved_aside(tmp_path: Path) -> None:
 def test_write_ahead_log_of_the_database_is_used(tmp_path: Path) -> None:
     async def body(store: Store) -> None:
         await store.commit([Put("containers", "a", b"1")])
-        for suffix in ("", "-wal"):  # as a killed daemon leaves them
+        for suffix in ("", "-wal"):  # the files that a killed daemon leaves
             shutil.copy(f"{store.path}{suffix}", tmp_path / f"copy.db{suffix}")
 
     in_store(tmp_path, body)
@@ -347,7 +347,7 @@ def test_write_ahead_log_of_the_database_is_used(tmp_path: Path) -> None:
 
 
 def test_rows_beside_an_unreadable_one_are_recovered(tmp_path: Path) -> None:
-    """A page in the middle of a long row is damaged: only that row is lost, whatever the order."""
+    """A page in the middle of a long row is damaged. Only this row is lost, in any order of the rows."""
 
     async def fill(store: Store) -> None:
         for key, value in (("before", b"1"), ("broken", b"x" * 20_000), ("after", b"2")):
@@ -409,7 +409,7 @@ def test_examining_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_row_beside_a_damaged_one_is_kept(tmp_path: Path) -> None:
-    """The key of a damaged row is no text, so all rows are searched for it; only the row with that key is quarantined."""
+    """The key of a damaged row is no text, so the row is found by a search through all rows. No other row is quarantined."""
 
     async def body(store: Store) -> None:
         store._connection.execute("INSERT INTO containers VALUES (x'ff42', x'00')")
@@ -431,10 +431,10 @@ def test_a_closed_store_refuses_commits(tmp_path: Path) -> None:
             await store.commit([Put("containers", "a", b"1")])
 
     trio.run(main)
-    kept[0].close()  # once more does nothing
+    kept[0].close()  # a second call does nothing
 
 
-def test_a_transaction_takes_a_limited_number_of_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_jobs_in_a_transaction_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "_GROUP", 3)
 
     async def body(store: Store) -> None:
@@ -458,7 +458,7 @@ def test_a_transaction_takes_a_limited_number_of_jobs(tmp_path: Path, monkeypatc
 
 
 class FailingConnection:
-    """Fails at one statement, once, as a disk does that works again afterwards."""
+    """A connection on which one statement fails once, as on a disk that works again afterwards."""
 
     def __init__(self, store: Store, statement: str, error: str = "disk I/O error") -> None:
         self._connection, self._statement, self._error = store._connection, statement, error
@@ -486,7 +486,7 @@ def test_a_failed_transaction_is_undone_and_the_next_one_works(tmp_path: Path, s
     assert rows(tmp_path) == {"kept": b"2"}
 
 
-def test_only_a_full_disk_takes_from_the_reserve(tmp_path: Path) -> None:
+def test_reserve_is_used_only_on_a_full_disk(tmp_path: Path) -> None:
     async def body(store: Store) -> None:
         FailingConnection(store, "COMMIT")
         with pytest.raises(DriverError):
@@ -496,12 +496,12 @@ def test_only_a_full_disk_takes_from_the_reserve(tmp_path: Path) -> None:
     in_store(tmp_path, body)
 
 
-def test_the_reserve_is_filled_again_without_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reserve_is_refilled_without_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "_REFILL", 0.01)
 
     async def body(store: Store) -> None:
         assert store._reserve.release()
-        await store.commit([Put("containers", "a", b"1")])  # the thread looks at the reserve after each commit
+        await store.commit([Put("containers", "a", b"1")])  # the thread checks the reserve after each commit
         with trio.fail_after(5):
             while not store._reserve.whole:  # noqa: ASYNC110 - the committing thread has no event for it
                 await trio.sleep(0.01)

@@ -66,7 +66,7 @@ def test_step_that_adds_the_watchdog_does_not_count(dog: LoopWatchdog, blocked: 
 
 def test_the_report_names_the_line_that_blocked(dog: LoopWatchdog, blocked: list[Blocked]) -> None:
     def slow() -> None:
-        end = time.thread_time() + 0.3  # processor time, so that the sampler gets its turn even on a busy machine
+        end = time.thread_time() + 0.3  # processor time, so that the sampler's thread runs even on a busy machine
         while time.thread_time() < end:
             pass
 

@@ -1,4 +1,4 @@
-"""DNS messages and name tables, and the answers to invalid queries. Without sockets."""
+"""DNS messages and name tables, and the answers to invalid queries. The tests use no sockets."""
 
 import os
 import random

@@ -81,7 +81,7 @@ def test_container_without_oom_killer_is_reported_as_stopped(tmp_path: Path) -> 
     for text, stopped in (
         ("oom_kill_disable 1\nunder_oom 1\noom_kill 0\n", True),
         ("oom_kill_disable 1\nunder_oom 0\noom_kill 0\n", False),
-        ("oom_kill_disable 0\nunder_oom 1\noom_kill 0\n", False),  # the OOM killer is about to act
+        ("oom_kill_disable 0\nunder_oom 1\noom_kill 0\n", False),  # the OOM killer is enabled and will kill a process
     ):
         file.write_text(text)
         assert cgroups.oom_stopped(str(file)) is stopped

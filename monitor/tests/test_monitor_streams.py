@@ -79,7 +79,7 @@ def test_remaining_output_is_read_for_a_slow_client() -> None:
 
 
 def test_unread_input_blocks_the_client_and_is_not_lost() -> None:
-    """The queue of standard input is bounded. A blocked client continues when the process reads again, and no input is
+    """The queue of standard input is bounded. A blocked client can send again when the process reads, and no input is
     lost."""
     assert (
         in_a_process(

@@ -1,4 +1,5 @@
-"""The normalized tar of a layer has the form that `orlop_sdk.LayerStream` needs. `test_layer_stream` compares the files."""
+"""The normalized tar of a layer has the form that `orlop_sdk.LayerStream` needs. The tests in `test_layer_stream.py` compare
+the resulting files."""
 
 from __future__ import annotations
 
@@ -132,7 +133,7 @@ def test_usage_counts_files_as_on_disk() -> None:
         member(".wh.x"),
         member("d/.wh..wh..opq"),
     )
-    assert (made.content, made.inodes, made.entries) == (8, 5, 7)  # a, d, d/c, a2, and a whiteout
+    assert (made.content, made.inodes, made.entries) == (8, 5, 7)  # inodes of a, d, d/c, a2 and a whiteout
 
 
 def test_repeated_replacement_of_large_directories_is_cheap() -> None:

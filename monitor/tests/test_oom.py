@@ -14,7 +14,7 @@ from orlop_sdk import cgroups
 
 
 class FakeLoop:
-    """Holds the callbacks, for the test to call."""
+    """Stores the callbacks, which the test calls."""
 
     def __init__(self) -> None:
         self.readable: dict[int, Callable[[], None]] = {}

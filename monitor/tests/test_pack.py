@@ -1,4 +1,4 @@
-"""Packing files as tar: headers that every tar program reads, and trees that change meanwhile. Without root."""
+"""Packing files as tar: headers that every tar program reads, and trees that change meanwhile. The tests need no root."""
 
 import hashlib
 import io
@@ -66,7 +66,7 @@ def test_links_and_devices_are_packed():
 
 
 def packed(tmp_path, write, **options):
-    """The output of a packer as bytes. It writes to a pipe, as a worker does."""
+    """The output of a packer as bytes. The packer writes to a pipe, as in a worker."""
     reading, writing = os.pipe()
     got = []
 

@@ -1,4 +1,4 @@
-"""Programs that the zygote holds in memory."""
+"""Programs that the zygote copies into memory."""
 
 from __future__ import annotations
 

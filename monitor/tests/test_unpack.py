@@ -1,5 +1,5 @@
-"""Unpacking, compared with Python's tarfile, and with malicious archives. Without root and without the sandbox, so that the
-unpacker's own protection is tested."""
+"""Unpacking: comparison with Python's tarfile, and malicious archives. The tests use neither root nor the sandbox, so that
+they test the unpacker's own protection."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ def trees(draw: st.DrawFn) -> tuple[list[tuple[tarfile.TarInfo, bytes]], int]:
             members.append(member(path, tarfile.FIFOTYPE, **fields))
         else:
             members.append(member(path, content=draw(st.binary(max_size=2000)), **fields))
-    # tarfile applies a hard link's attributes to its target; GNU tar and Orlop do not. Give both the same attributes.
+    # tarfile applies a hard link's attributes to its target; GNU tar and Orlop do not. So link and target get the same
+    # attributes here.
     first = {info.name: info for info, _ in members}
     for info, _ in members:
         if info.islnk():
@@ -116,7 +117,7 @@ def test_nothing_is_written_outside_the_target(overlay: bool, data: st.DataObjec
             for name, kind, target in data.draw(st.lists(entries, max_size=15))
         ]
         before = picture(outside), os.stat(outside).st_mtime_ns, os.stat(f"{outside}/b").st_nlink
-        # Unpack one member at a time, so that the members after a refused one are tried too.
+        # Unpack one member at a time, so that the members after a refused member are tried too.
         for each in members:
             try:
                 unpack(archive([each]), layer, overlay=overlay)
@@ -217,7 +218,7 @@ def test_trailing_slash_makes_a_directory_in_old_tars() -> None:
         unpack(archive([member("d/", tarfile.AREGTYPE), member("f", tarfile.AREGTYPE)]), target)
         assert [shown[0] for shown in picture(target).values()] == [stat.S_IFDIR, stat.S_IFREG]
     with directory() as target:
-        long = "x" * 99 + "/" + "y" * 60  # its first 100 bytes, which the header holds, end in a slash
+        long = "x" * 99 + "/" + "y" * 60  # the first 100 bytes, which are in the header, end in a slash
         unpack(archive([member(long, content=b"file")], tarfile.PAX_FORMAT), target)
         assert Path(target, long).read_bytes() == b"file"
 
@@ -255,7 +256,7 @@ def test_compression_is_detected_by_its_magic_bytes() -> None:
 
 
 def test_compressed_streams_of_several_members_are_read() -> None:
-    """Streams of several members, as pigz and zstd:chunked write, are read to the end."""
+    """Streams of several compressed members, as pigz and zstd:chunked write them, are read to the end."""
     data = archive([member("a", content=b"x" * 5000)])
     half = len(data) // 2
     skippable = b"\x50\x2a\x4d\x18" + (7).to_bytes(4, "little") + b"ignored"

@@ -25,7 +25,7 @@ def read(data: bytes) -> list[tuple[Entry, bytes]]:
 
 
 def one(data: bytes) -> Entry:
-    """The first of two entries. The second is found only if the first is read to its end and no further."""
+    """The first of two entries. The second entry is found only if the first is read exactly to its end."""
     (first, _), (second, _) = read(data + header(b"last"))
     assert second.name == b"last" and not second.xattrs
     return first
@@ -41,7 +41,7 @@ def segments(*numbers: int) -> bytes:
 def test_name_prefix_is_read_in_ustar_but_not_in_gnu() -> None:
     assert parse_header(header(b"f", prefix=b"dir")).name == b"dir/f"
     assert parse_header(header(b"f")).name == b"f"
-    gnu_times = b"12345670123\0" * 2  # GNU tar has times where ustar has the prefix
+    gnu_times = b"12345670123\0" * 2  # GNU tar stores times in the bytes where ustar stores the prefix
     assert parse_header(header(b"f", magic=b"ustar  \0", prefix=gnu_times)).name == b"f"
     assert parse_header(header(b"f", magic=b"\0" * 8, prefix=b"junk")).name == b"f"
 
@@ -53,7 +53,7 @@ def test_text_ends_at_a_nul_or_at_the_end_of_its_field() -> None:
 
 
 def test_only_devices_have_device_numbers() -> None:
-    """Some tars leave garbage in these fields of other entries."""
+    """Some tar programs leave garbage in the device fields of other entries."""
     for kind in (b"3", b"4"):
         entry = parse_header(header(b"d", kind, major=b"0000010\0", minor=b"0000345\0"))
         assert (entry.major, entry.minor) == (8, 229)
@@ -81,9 +81,9 @@ def test_numbers_that_are_not_octal_are_refused(bad: bytes) -> None:
     "data",
     [
         b"x",  # no length
-        b"6 a=b",  # without its end
+        b"6 a=b",  # without the final newline
         b"7 a=b\n",  # longer than the header
-        b"5 a=b\n",  # the end inside the record
+        b"5 a=b\n",  # the length ends inside the record
         b"6 abc\n",  # no value
         b"6 a=b\n1 ",  # a length that ends before itself
         b"6 a=b\n0 a=b\n",
@@ -201,7 +201,7 @@ def test_archive_ends_at_its_end_mark_and_truncation_is_refused() -> None:
 
 
 def old_gnu(*numbers: int, real: bytes = octal(20), data: bytes = b"x" * 10) -> bytes:
-    """Four segments are in the header, 21 in each block after it."""
+    """A tar with an old GNU sparse map: four segments are in the header, 21 in each following block."""
     inside, more = numbers[:8], numbers[8:]
     blocks = [more[at : at + 42] for at in range(0, len(more), 42)]
     text = header(
@@ -288,7 +288,7 @@ def test_inconsistent_sparse_maps_are_refused(form: Form, numbers: tuple[int, ..
 @PAX
 @pytest.mark.parametrize("kind", [b"1", b"2", b"3", b"4", b"5", b"6", b"V"])
 def test_only_files_are_sparse(form: Form, kind: bytes) -> None:
-    """Otherwise the content of a symlink would be read as the next header."""
+    """Without this check, the content of a symlink would be parsed as the next header."""
     with pytest.raises(UnpackError, match="f has a sparse map, but is not a file"):
         read(form(0, 10, kind=kind))
 

@@ -1,4 +1,5 @@
-"""What the unpacker writes to disk: kinds that change, links, owners, times, attributes, whiteouts and limits."""
+"""The files that the unpacker writes to disk: entries that replace others, links, owners, times, attributes, whiteouts and
+limits."""
 
 from __future__ import annotations
 
@@ -88,7 +89,7 @@ KINDS = {
 
 @pytest.mark.parametrize("old", KINDS)
 @pytest.mark.parametrize("new", KINDS)
-def test_any_kind_replaces_any_other(target: str, old: str, new: str) -> None:
+def test_entry_of_any_type_replaces_any_other_type(target: str, old: str, new: str) -> None:
     inside = [member("x/sub/f")] if old == "directory" else []
     members = [member("f", content=b"f", mtime=5), KINDS[old], *inside, KINDS[new], member("g")]
     assert unpack(archive(members), target) == len(members)
@@ -264,7 +265,7 @@ def test_extended_attributes_are_skipped_where_unsupported(target: str, monkeypa
 
 
 def test_modes_and_times_are_set(target: str) -> None:
-    """Also for directories that exist already, and for directories in which files are created later."""
+    """They are also set on directories that exist already, and on directories in which files are created later."""
     members = [
         member("made/f", mode=0o600, mtime=1),
         member("made", DIR, mode=0o2701, mtime=2),
@@ -315,7 +316,8 @@ def owners(target: str, members: list[Member]) -> dict[str, tuple[int, int]]:
 
 @needs_root
 def test_owners_are_set(target: str) -> None:
-    """A directory with set-group-ID gives its group to new files, so the owner of these files is always set."""
+    """New files in a directory with set-group-ID get the directory's group, so the owner of such files must always be
+    set."""
     members = [member("g/early"), member("g", DIR, mode=0o2755, gid=5)]
     for name, kind in {"file": tarfile.REGTYPE, "dir": DIR, "link": LINK, "fifo": FIFO}.items():
         members.append(member(f"g/{name}", kind, linkname="to"))
@@ -417,7 +419,7 @@ def overlay_picture(target: str) -> dict[str, str]:
         ([member("d/.wh..wh..opq"), member("d/f")], {"d": "opaque", "d/f": "file"}),
         ([member("d/f"), member("d/.wh..wh..opq")], {"d": "opaque", "d/f": "file"}),
         ([member("d", DIR), member("d/.wh..wh..opq"), member("d", DIR, uid=1)], {"d": "opaque"}),
-        # A whiteout and an entry of the same name: the entry stays, and a directory hides the lower one.
+        # A layer with a whiteout and an entry of the same name: the entry stays; a directory hides the lower directory.
         ([member("f"), member(".wh.f")], {"f": "file"}),
         ([member(".wh.f"), member("f")], {"f": "file"}),
         ([member("d/f"), member(".wh.d")], {"d": "opaque", "d/f": "file"}),

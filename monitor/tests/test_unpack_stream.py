@@ -1,4 +1,4 @@
-"""Streams that end early, are damaged or too long; and the protocol of the unpack worker."""
+"""Streams that are truncated, damaged or too long; and the protocol of the unpack worker."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from orlop_monitor.unpack.stream import CHUNK, CompressedFile, Uncompressed, wri
 from orlop_monitor.unpack.zstd_frames import ZstdFrames
 from orlop_sdk.testing.durability import no_descriptors_left
 
-pytestmark = pytest.mark.timeout(15)  # each takes less than a second, unless a reader does not see the end
+pytestmark = pytest.mark.timeout(15)  # a test takes less than a second, unless a reader misses the end of its stream
 
 NOISE = os.urandom(3 * CHUNK + 5)
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
@@ -90,7 +90,7 @@ def zstd_frames() -> list[bytes]:
 
 
 def test_zstd_streams_must_end_with_a_frame() -> None:
-    """Also if they are read in pieces of any size."""
+    """A truncated stream is also detected if it is read in small pieces."""
     frames = zstd_frames()
     whole = b"".join(frames)
     ends = {sum(map(len, frames[:count])) for count in range(len(frames) + 1)}
@@ -135,7 +135,7 @@ def test_reads_of_any_size_return_the_stream() -> None:
         assert stream.read(0) == b""
         assert stream.read(10) == NOISE[:10]
         assert stream.read(CHUNK) == NOISE[10 : CHUNK + 10]  # from two chunks
-        assert stream.read(CHUNK - 10) == NOISE[CHUNK + 10 : 2 * CHUNK]  # up to the end of one
+        assert stream.read(CHUNK - 10) == NOISE[CHUNK + 10 : 2 * CHUNK]  # up to the end of a chunk
         stream.skip(CHUNK)
         assert stream.read(100) == NOISE[-5:]
         stream.skip(0)
@@ -203,7 +203,7 @@ def test_zeros_become_holes() -> None:
 
 
 def received(*parts: bytes) -> object:
-    """What a worker receives if the daemon sends these messages and then closes its end."""
+    """The request that a worker receives if the daemon sends these messages and then closes its end."""
     ours, theirs = socket.socketpair()
 
     def send() -> None:
@@ -221,7 +221,7 @@ def received(*parts: bytes) -> object:
 
 
 def test_requests_are_read_from_pieces() -> None:
-    """Each byte is sent when the one before has been read."""
+    """Each byte is sent after the previous byte has been read."""
     whole = encode(Decompress(7))
 
     class Connection(socket.socket):

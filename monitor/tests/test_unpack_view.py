@@ -1,4 +1,4 @@
-"""Paths of a container's files, and copy-up into volumes: the parts that mount nothing and need no root."""
+"""Paths of a container's files, and copy-up into volumes: the functions that mount nothing and need no root."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def copied(base: str, path: str, volume: Path) -> bool:
 def test_only_an_empty_volume_is_filled(base: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     volume = tmp_path_factory.mktemp("volume")
     os.chmod(f"{base}/d", 0o710)
-    os.symlink(base, f"{base}/absolute")  # in the root, it leads nowhere
+    os.symlink(base, f"{base}/absolute")  # inside the root, this symlink is dangling
     assert not copied(base, "/gone", volume) and not copied(base, "/absolute", volume)
     with pytest.raises(FileExistsError, match="cannot mount volume over existing file"):
         copied(base, "/d/f", volume)

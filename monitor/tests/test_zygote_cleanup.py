@@ -10,7 +10,7 @@ from orlop_monitor.protocol import InitRecord, MonitorRecord
 
 @pytest.fixture
 def one(monkeypatch):
-    """A zygote without a process. `rounds` are the results of `cgroups.kill`, `killed` its arguments."""
+    """A zygote object in the process of the test. `rounds` are the results of `cgroups.kill`, `killed` its arguments."""
     made = object.__new__(zygote.Zygote)
     made._children, made._pending_cleanups, made._orphaned = {1}, 0, False
     made.later, made.killed, made.rounds = [], [], [False, True]

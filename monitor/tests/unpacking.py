@@ -106,7 +106,7 @@ def octal(number: int) -> bytes:
 
 
 def base256(number: int) -> bytes:
-    """A number in 12 bytes, in GNU tar's form for numbers that are negative or too large for octal text."""
+    """A number in 12 bytes, in GNU tar's encoding for numbers that are negative or too large for octal text."""
     return (number & ((1 << 95) - 1) | 1 << 95).to_bytes(12, "big")
 
 

@@ -74,11 +74,11 @@ def test_entry_points_equal_those_of_importlib_metadata(tmp_path: Path, monkeypa
     found = list(entrypoints.every())
     broken.write_text("x = no group\n[orlop.log]\nno value\n")
     assert _found() == [(point.group, point.name, point.value) for point in found]
-    broken.unlink()  # importlib.metadata raises UnicodeDecodeError or TypeError for it
+    broken.unlink()  # importlib.metadata raises UnicodeDecodeError or TypeError for this file
     assert _found() == _by_metadata() == [(point.group, point.name, point.value) for point in found]
     (mine,) = [point for point in found if point.name == "tsv"]
     assert mine.value == "my_tsv : made.of [extra]"
-    monkeypatch.chdir("/")  # as the daemon does after the scan
+    monkeypatch.chdir("/")  # the daemon also changes its working directory after the scan
     assert mine.distribution() == ("My.Plugin", "1.2")
     assert EntryPoint("a", "b", "c", str(tmp_path / "absent")).distribution() == ("", "")
 

@@ -12,7 +12,7 @@ from orlop_sdk import linux
 
 @pytest.mark.parametrize("opened", [linux.open_in_root, linux.open_beneath])
 def test_a_path_with_nul_is_refused(tmp_path: Path, opened: object) -> None:
-    """The kernel would open what is before it: another file than the one whose name was checked."""
+    """The kernel would open the path before the NUL, which is not the path that was checked."""
     (tmp_path / "file").write_text("")
     root = os.open(tmp_path, os.O_PATH)
     try:

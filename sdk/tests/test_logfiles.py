@@ -75,7 +75,7 @@ def names(path: Path) -> list[str]:
 
 
 def per_record(lines: list[bytes], limit: int) -> list[list[bytes]]:
-    """The files that dockerd would write: it checks the size before each record."""
+    """The files that dockerd would write; dockerd checks the size before each record."""
     files: list[list[bytes]] = [[]]
     for one in lines:
         if sum(map(len, files[-1])) >= limit:
@@ -218,7 +218,7 @@ def test_full_disk_removes_the_incomplete_record(tmp_path: Path, monkeypatch: py
 
 
 def test_rotation_without_free_inodes_deletes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rotation that fails for lack of an inode is not started again, so that no old file is deleted."""
+    """If a rotation fails for lack of an inode, it is not repeated, because each attempt would delete an old file."""
     path = tmp_path / "log"
     file = RotatingFile(str(path), FileOptions(50, 4), Lines())
     for number in range(6):

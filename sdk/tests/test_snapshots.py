@@ -1,4 +1,4 @@
-"""The index of snapshots, and what drivers tell the file system about their directories."""
+"""The index of snapshots, and the flag by which drivers spread directories over an ext4 file system."""
 
 import os
 import struct

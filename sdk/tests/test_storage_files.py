@@ -17,7 +17,7 @@ from orlop_sdk.linux import relative_layers
 from orlop_sdk.snapshots import SnapshotIndex, check_key
 from orlop_sdk.testing.durability import no_descriptors_left, recorded
 
-DEEP = 2500  # exceeds Python's recursion limit, and PATH_MAX as a path
+DEEP = 2500  # deeper than Python's recursion limit; such a path is longer than PATH_MAX
 
 
 @pytest.fixture(autouse=True)
@@ -208,7 +208,7 @@ def copied(source: Path, target: Path) -> None:
 
 
 def test_walk_continues_at_the_root_after_a_directory_was_moved(tmp_path: Path) -> None:
-    """The walk goes up by "..": where that leads elsewhere, it goes on at the root."""
+    """The walk returns to a parent by "..". If ".." is not the parent any more, the walk continues at the root."""
     root = tmp_path / "root"
     for name in ("a/x", "a/y", "z"):
         (root / name).mkdir(parents=True)
@@ -294,10 +294,10 @@ def test_file_with_one_name_is_not_linked(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("in_kernel", [True, False])
-def test_content_is_copied_with_and_without_help_of_the_kernel(
+def test_content_is_copied_with_and_without_copy_file_range(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_kernel: bool
 ) -> None:
-    """By the kernel, or by reading and writing, in pieces."""
+    """The content is copied in pieces, by the kernel (copy_file_range) or by reading and writing."""
 
     def no_clone(*arguments: Any) -> None:
         raise OSError(errno.EOPNOTSUPP, "no reflinks")
@@ -358,7 +358,7 @@ def test_extended_attributes_are_skipped_where_unsupported(tmp_path: Path, monke
 
 
 def test_copy_keeps_owners_and_modes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another owner is set; one's own is not, so that the copy works without root."""
+    """A different owner is set. The owner is not set if it is the user who copies, so that the copy works without root."""
     (tmp_path / "source").mkdir()
     (tmp_path / "source/file").write_text("x")
     os.mkfifo(tmp_path / "source/fifo")

@@ -64,7 +64,7 @@ def test_a_failed_prepare_leaves_no_directory_and_no_key(tmp_path: Path) -> None
             await storage.prepare("a", "base")
         assert storage.staged == []
         assert await storage.keys() == ["base"]
-        await storage.remove("base")  # not counted as a parent
+        await storage.remove("base")  # the base has no children after the failed prepare
 
     run(work)
     assert trio.run(Trees(tmp_path).keys) == []

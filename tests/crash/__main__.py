@@ -90,7 +90,7 @@ class _Run:
             for number, call in enumerate(calls, 1):
                 print(f"  {operation.name}:{number} {call}")
             return
-        # One point beyond the last call: killed when everything is done
+        # One point is beyond the last call: the process is killed when the operation is complete
         chosen = numbers or range(1, len(calls) + 2, self._options.every)
         for place, number in enumerate(chosen, 1):
             print(f"\r\033[K{operation.name} {place} of {len(chosen)}, {len(self._failed)} failed", end="", flush=True)
@@ -103,7 +103,7 @@ class _Run:
         print(f"\r\033[K{operation.name}: {len(chosen)} run of {len(calls)} points", flush=True)
 
     def _start_over(self) -> None:
-        """Use a new rig: leftovers of a failure must not fail the next point."""
+        """Use a new rig, because leftovers of a failure must not fail the next point."""
         rig, self._rig = self._rig, None
         if rig is not None:
             log = rig.engine.log()[-1500:]

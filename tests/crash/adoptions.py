@@ -1,4 +1,4 @@
-"""Operations on the root of a dockerd: adopting it, moving it for good, and giving it back.
+"""Operations on the root of a dockerd: adoption, adoption that moves the files, and giving back.
 
 The root is made by a real dockerd, once, and copied to `docker` in the engine's home. The state of the host includes its
 files.
@@ -25,7 +25,7 @@ _stack = contextlib.ExitStack()
 
 @cache
 def _template(containerd: bool) -> Path:
-    """The root. It exists until `close`."""
+    """The root made by dockerd, which exists until `close`."""
     _stack.callback(_template.cache_clear)
     return _stack.enter_context(small_root(containerd=containerd))
 
@@ -76,7 +76,7 @@ def _give_it_back(engine: Engine) -> None:
 
 
 def _use(engine: Engine) -> None:
-    """Write into the container, its volume and its log, which is rotated."""
+    """Write into the container, its volume and its log, and rotate the log."""
     ask(engine, "POST", "/containers/old/start")
     until(lambda: engine.state("old") == "exited", "the run of the container")
 

@@ -1,8 +1,9 @@
-"""Builds by both doors, and what removes their cache; the daemon or the builder process is killed.
+"""Builds by BuildKit's protocol and by `POST /build`, and removals of their cache. The daemon or the builder process is
+killed.
 
-A build that was interrupted leaves parts of its result in the build cache, on purpose. So the state after a crash is
-compared without the cache, and the cache is pruned afterwards: what is on the host then and was not before the build
-belongs to no record of the cache.
+An interrupted build deliberately leaves parts of its result in the build cache. So the state after a crash is compared
+without the cache. Then the cache is pruned: objects that remain, and did not exist before the build, belong to no record of
+the cache and are a failure.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def _to_directory(engine: Engine) -> None:
 
 
 def _index(engine: Engine) -> None:
-    """Images of two platforms with attestations: one commit has all of them."""
+    """Images of two platforms with attestations, which are stored by one commit."""
     root = _directory(engine)
     (root / "Platforms").write_text("FROM scratch\nARG TARGETARCH\nCOPY file /of-$TARGETARCH\n")
     platforms = "--platform=linux/amd64,linux/s390x"
@@ -138,7 +139,7 @@ def builder(engine: Engine) -> int:
 
 
 def _of_builder(operation: Operation) -> Operation:
-    """The same, with the builder process as the victim."""
+    """The operation with the builder process as the victim."""
     prepare: Step = all_of(operation.prepare, _start_builder)
     return replace(operation, name=f"builder-{operation.name}", prepare=prepare, victim="builder")
 

@@ -1,4 +1,4 @@
-"""One crash point: prepare, begin, kill, restart, judge, repeat, undo.
+"""One crash point: prepare, begin, kill, restart, compare, repeat, undo.
 
 The permitted states are learned first, by running the operation undisturbed and recording the state of the host before it
 and after each of its steps. A crash must leave the state after the last acknowledged step, or after the next step, and no

@@ -49,7 +49,7 @@ def text(value: object, chance: random.Random, twice: str = "") -> str:
 
 
 @pytest.mark.parametrize("seed", range(50))
-def test_a_member_in_any_spelling_is_the_same(seed: int) -> None:
+def test_member_in_any_spelling_is_recognized(seed: int) -> None:
     chance = random.Random(seed)
     body = {name: MEMBERS[name] for name in chance.sample([*MEMBERS], 5)}
     assert decode_json(text(body, chance).encode(), CreateRequest) == decode_json(json.dumps(body).encode(), CreateRequest)

@@ -50,7 +50,7 @@ def adopter() -> Iterator[Engine]:
         yield engine
 
 
-def test_everything_is_used_in_place_and_given_back(side: Side, adopter: Engine) -> None:
+def test_adopted_objects_are_used_in_place_and_given_back(side: Side, adopter: Engine) -> None:
     root = side.dockerd.root
     untouched = snapshot(root)
     began = time.monotonic()

@@ -54,7 +54,7 @@ def processor_time() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def test_adoption_of_many_objects_keeps_all_of_them(side: Side, adopter: Engine) -> None:
+def test_adoption_keeps_every_field_of_many_objects(side: Side, adopter: Engine) -> None:
     docker, root = side.dockerd, side.dockerd.root
     untouched, began = snapshot(root), processor_time()
     report = json.loads(system(adopter, "adopt", str(root), "--format", "json").out)

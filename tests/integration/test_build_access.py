@@ -199,7 +199,7 @@ def test_labels_of_other_teams_are_refused(listeners: Listeners) -> None:
     assert listeners.build("any", f"FROM scratch\nLABEL {LABELS}=mine\n", "-t", "ci/any").code == 0
 
 
-def test_names_of_others_are_not_moved(listeners: Listeners) -> None:
+def test_names_of_other_teams_are_not_moved(listeners: Listeners) -> None:
     before = listeners.engine.ok("image", "inspect", "-f", "{{.Id}}", "other:1")
     for name in ("db", "noexec"):
         refused(listeners.build(name, "FROM busybox\nRUN echo evil\n", "-t", "other:1"), "moving the name other:1")
@@ -299,7 +299,7 @@ def test_pushes_and_caches_outside_of_the_labels_are_refused(listeners: Listener
 
 
 @pytest.mark.parametrize("name", ["db", "noexec"])
-def test_steps_and_sources_do_not_reach_private_addresses(listeners: Listeners, name: str, loopback: str) -> None:
+def test_steps_and_sources_cannot_reach_private_addresses(listeners: Listeners, name: str, loopback: str) -> None:
     denied = "which is not public, is not allowed on this listener"
     for host in (loopback, loopback.replace("127.0.0.1", "localhost"), loopback.replace("127.0.0.1", "[::ffff:127.0.0.1]")):
         refused(listeners.build(name, f"FROM busybox\nADD http://{host}/secret /secret\n"), denied)
@@ -314,7 +314,7 @@ def test_steps_and_sources_do_not_reach_private_addresses(listeners: Listeners, 
     assert _Secret.asked == 1
 
 
-def test_builds_of_others_are_not_ended(listeners: Listeners) -> None:
+def test_builds_of_other_clients_cannot_be_ended(listeners: Listeners) -> None:
     """Another client may know the id of a build."""
     started = "FROM busybox\nRUN echo started; sleep 2; echo done\n"
     result: list[Result] = []

@@ -203,7 +203,7 @@ def test_writable_mounts_are_kept_and_read_only_roots_unchanged(client: BuilderC
     client.result("remove", key=shared)
 
 
-def test_a_layer_has_what_the_step_changed_and_nothing_else(
+def test_layer_contains_only_the_changes_of_the_step(
     building: BuildingEngine, client: BuilderClient, tmp_path: Path
 ) -> None:
     """Mount points that the base lacks are not in the layer, even if a symlink leads to them."""
@@ -518,7 +518,7 @@ def test_committed_layer_with_known_content_is_shared(client: BuilderClient, bui
     building.ok("rmi", "same:1")
 
 
-def test_images_that_do_not_fit_are_refused(client: BuilderClient) -> None:
+def test_images_with_inconsistent_layers_are_refused(client: BuilderClient) -> None:
     found = base(client)
     config = json.loads(found["config"])
     answer = client.call("create_image", config=json.dumps(config), snapshots=[], names=[])

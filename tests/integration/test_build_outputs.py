@@ -155,7 +155,7 @@ def test_layers_have_the_requested_compression(client: Client, options: str, suf
         ("type=image,name=A", "failed to parse target name"),
     ],
 )
-def test_mistakes_in_attributes_are_refused(client: Client, options: str, message: str) -> None:
+def test_invalid_exporter_attributes_are_refused(client: Client, options: str, message: str) -> None:
     result = client.build("-o", options, ".")
     assert result.code != 0
     assert message in result.err
@@ -324,7 +324,7 @@ def test_an_image_that_is_pushed_alone_stays_out_of_the_store(client: Client, re
     assert raw(client, name)["layers"]
 
 
-def test_files_of_several_platforms_are_exported_apart(client: Client) -> None:
+def test_files_of_each_platform_are_exported_to_a_separate_directory(client: Client) -> None:
     text = "FROM scratch\nARG TARGETARCH\nCOPY file /for-$TARGETARCH\n"
     (client.directory / "Dockerfile").write_text(text)
     platforms = ["--platform", "linux/arm64,linux/amd64"]

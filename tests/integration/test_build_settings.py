@@ -62,7 +62,7 @@ def test_step_sees_what_the_option_says(clients: Clients, name: str) -> None:
     clients.same(lambda client: shown(client, OPTIONS[name]))
 
 
-def test_description_of_a_cache_mount(clients: Clients) -> None:
+def test_disk_usage_describes_a_cache_mount(clients: Clients) -> None:
     def descriptions(client: Client) -> list[str]:
         client.ok("builder", "prune", "-af")
         client.ok("build", ".")
@@ -73,7 +73,7 @@ def test_description_of_a_cache_mount(clients: Clients) -> None:
     clients.same(descriptions)
 
 
-def test_filters(clients: Clients) -> None:
+def test_filters_select_records_of_the_build_cache(clients: Clients) -> None:
     def answers(client: Client) -> list[object]:
         client.ok("builder", "prune", "-af")
         client.ok("build", "-t", "tb-filters", ".")

@@ -1,4 +1,4 @@
-"""The comparisons of the engine's check: one inconsistency at a time, and no findings for a sound state."""
+"""The engine's check finds each single inconsistency, and finds nothing in a sound state."""
 
 from __future__ import annotations
 

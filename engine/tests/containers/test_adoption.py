@@ -186,8 +186,8 @@ def test_gateway_is_kept_when_there_are_several_networks(tmp_path, monkeypatch, 
     boot(tmp_path, monkeypatch, test, RUNNING, InitRecord(99, 1, 5), MONITOR, sandbox=sandbox)
 
 
-def test_monitor_that_has_started_nothing_is_killed(tmp_path, monkeypatch):
-    """The row is damaged, or belongs to another run."""
+def test_monitor_without_a_container_is_killed(tmp_path, monkeypatch):
+    """The row of the container is damaged, or belongs to another run."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
@@ -222,7 +222,7 @@ def test_recorded_exit_is_cleaned_up_when_its_monitor_ends(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize(("policy", "phase"), [("no", Phase.EXITED), ("always", Phase.RUNNING)])
-def test_restart_that_was_due_is_decided_again(tmp_path, monkeypatch, policy, phase):
+def test_interrupted_restart_follows_the_policy_when_the_daemon_starts(tmp_path, monkeypatch, policy, phase):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, restart_policy=RestartPolicy(name=policy)) as h:
             left = Left(h, monkeypatch)
@@ -287,7 +287,7 @@ def test_container_without_a_run_directory_needs_no_runtime(tmp_path, monkeypatc
     run_fast(main)
 
 
-# --- monitors that are no use -------------------------------------------------------------------------------------------
+# --- unusable monitors -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -314,7 +314,7 @@ def test_monitor_that_refuses_connections_is_killed(tmp_path, monkeypatch, proce
     assert process.wait(10) == -9
 
 
-def test_process_that_has_the_pid_of_a_monitor_by_now_is_not_killed(tmp_path, process):
+def test_process_with_a_reused_monitor_pid_is_not_killed(tmp_path, process):
     descriptors = len(os.listdir("/proc/self/fd"))
     records.write(str(tmp_path), MonitorRecord(process.pid, linux.process_start_time(process.pid) - 1, ID))
     adoption.kill_monitor(str(tmp_path))

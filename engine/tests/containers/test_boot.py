@@ -29,7 +29,7 @@ SICK, WELL = "a" * 64, "b" * 64
 
 
 class LeftMonitor(FakeMonitor):
-    """A monitor left by the previous daemon. Once the event `answers` is set it answers; until then it is found to be
+    """A monitor left by the previous daemon. It answers once the event `answers` is set; until then it is reported as
     silent."""
 
     def __init__(self, run, sick):
@@ -177,8 +177,8 @@ def test_a_stopped_monitor_is_reported_at_once(tmp_path, monkeypatch, caplog):
 
 
 def test_monitors_are_asked_once_requests_are_served(tmp_path, monkeypatch):
-    """The first answer waits for no monitor; until then their containers are shown as running. An exec waits for the
-    adoption, which would remove its files."""
+    """The daemon's first answer waits for no monitor, and shows the containers as running. An exec waits for the adoption of
+    its container, because the adoption removes the files of unknown execs."""
 
     async def test(h, left):
         h.engine.serving = trio.Event()
@@ -340,7 +340,7 @@ def test_containers_due_for_a_start_are_shown_as_restarting(tmp_path, monkeypatc
 
 
 def test_operations_wait_for_the_start_that_is_due_when_the_daemon_starts(tmp_path, monkeypatch):
-    """dockerd tries these starts before it serves requests."""
+    """The operations do not overtake the start, because dockerd tries such starts before it serves requests."""
 
     async def test(h, left):
         container = ran_before(h, restart_policy=ALWAYS)
@@ -407,7 +407,7 @@ def test_shutdown_cancels_starts_that_are_due(tmp_path, monkeypatch):
 
 
 def test_crash_before_the_start_is_not_recorded_as_an_exit(tmp_path, monkeypatch):
-    """The row was written in between, for another reason."""
+    """After the start was announced, the row was written for another reason."""
 
     async def test(h, left):
         container = ran_before(h, code=7, restart_policy=ALWAYS)
@@ -527,7 +527,7 @@ def test_networks_are_restored_once_requests_are_answered(tmp_path, monkeypatch)
     run_fast(main)
 
 
-def test_a_stop_when_the_daemon_starts_waits_until_it_is_known_whether_the_container_is_frozen(tmp_path, monkeypatch):
+def test_stop_at_daemon_start_waits_until_the_frozen_state_is_known(tmp_path, monkeypatch):
     """A frozen process does not see SIGTERM. The stop can thaw it only after its monitor has answered."""
 
     async def test(h, left):

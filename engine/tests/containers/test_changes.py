@@ -79,7 +79,7 @@ def test_a_change_that_fails_changes_nothing(tmp_path, monkeypatch, fails):
     run_fast(main)
 
 
-def test_changes_at_the_same_time_are_all_kept(tmp_path, monkeypatch):
+def test_concurrent_changes_are_all_kept(tmp_path, monkeypatch):
     """The row has all changes, too: each change is based on the record that the previous change has published."""
 
     async def main():

@@ -71,7 +71,7 @@ def test_image_volumes_are_replaced_by_user_mounts():
     assert [(m.destination, m.type) for m in planned] == [("/x", "bind"), ("/y", "volume")]
 
 
-def test_read_only_binds_of_older_clients_leave_what_is_mounted_below():
+def test_read_only_binds_of_older_clients_are_not_recursive():
     deep = MountSpec(type="bind", source="/", target="/deep", read_only=True)
     deep.bind_options = BindOptions(read_only_force_recursive=True)
     given = HostConfig(binds=["/a:/ro:ro", "/b:/rw", "volume:/volume:ro"], mounts=[deep])
@@ -208,7 +208,7 @@ def test_on_failure_limits_the_number_of_restarts():
     assert [restarts.wants_restart(policy, 1, tries, False) for tries in range(3)] == [True, True, False]
 
 
-def test_always_starts_when_the_daemon_starts_even_after_a_stop():
+def test_policy_always_starts_a_stopped_container_when_the_daemon_starts():
     assert restarts.wants_start_at_boot(RestartPolicy(name="always"), True, True, 0, 0)
     assert not restarts.wants_start_at_boot(RestartPolicy(name="unless-stopped"), True, True, 0, 0)
     assert not restarts.wants_start_at_boot(RestartPolicy(name="always"), False, False, 0, 0)

@@ -32,7 +32,7 @@ def test_exec_that_ends_before_its_start_is_reported(tmp_path, monkeypatch):
             execs = executing(h, monkeypatch)
 
             async def exec_(message):
-                execs.exited(h.container, ExecExited(message.exec_id, 5, 1))  # comes before the answer
+                execs.exited(h.container, ExecExited(message.exec_id, 5, 1))  # before the answer to the start
                 return Started(78, 1, 1), None
 
             h.run.monitor.exec = exec_

@@ -158,7 +158,7 @@ def test_addresses_are_released_when_the_runtime_hangs(tmp_path, monkeypatch):
     run_fast(main)
 
 
-def test_an_attach_in_the_middle_of_a_start_gets_its_stream(tmp_path, monkeypatch):
+def test_attach_during_a_start_gets_its_stream(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, None) as h, trio.open_nursery() as nursery:
             real, begun = RealLaunch(h, monkeypatch), trio.Event()

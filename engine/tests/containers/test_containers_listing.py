@@ -178,7 +178,7 @@ def test_names_by_links_are_shown(ports):
     assert links.names(index, networks) == {} and links.shown(index, networks, app.record) is None
 
 
-def test_a_link_is_found_and_removed_by_its_parents_id_too(ports):
+def test_link_is_found_and_removed_also_by_its_parents_id(ports):
     app = ports.index.get("app")
     app.record.endpoints = {"bridge": EndpointSettings()}
     assert ports.index.get(f"{app.id}/front") is ports.index.get("web")
@@ -220,7 +220,7 @@ def test_tmpfs_of_host_config_is_not_shown_as_a_mount():
 
 
 @pytest.mark.parametrize(("means", "shown"), [("sha256:1", "x:1"), ("sha256:2", "sha256:1"), (None, "sha256:1")])
-def test_image_name_is_the_requested_one_while_it_refers_to_the_image(means, shown):
+def test_requested_image_name_is_shown_while_it_refers_to_the_image(means, shown):
     def all_platforms(reference):
         if means is None:
             raise NotFound(f"No such image: {reference}")

@@ -1,4 +1,4 @@
-"""The consequences of a run's end: waiters, events, the row, and the cleanup after a monitor that died."""
+"""After the end of a run: waiters, events, the row, and the cleanup after a monitor that died."""
 
 import os
 

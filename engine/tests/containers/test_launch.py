@@ -1,4 +1,4 @@
-"""Launch: what the monitor is asked for, what is committed while the runtime starts, and how its failures are reported."""
+"""Launch: the requests to the monitor, the commits while the runtime starts, and the reports of the runtime's failures."""
 
 from functools import partial
 from types import SimpleNamespace

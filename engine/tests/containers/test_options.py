@@ -174,7 +174,7 @@ def test_unsupported_limits_are_discarded_with_a_warning():
     assert "no memory limit is set" in limits.check(Resources(oom_kill_disable=True), V1)[0]
 
 
-def test_unlimited_ulimits_and_free_lists_are_fine():
+def test_unlimited_ulimits_and_free_lists_are_accepted():
     limits.check(Resources(ulimits=[Ulimit("core", -1, -1), Ulimit("nofile", hard=-1, soft=5)], cpuset_cpus="0,1"), V1)
     limits.check(Resources(blkio_device_read_bps=[ThrottleDevice("/dev/x", 5)]), V1)
 
@@ -242,7 +242,7 @@ def test_invalid_mounts_are_refused(spec, message):
         mount_spec.parse_spec(spec)
 
 
-def test_options_of_a_tmpfs_take_the_defaults_back():
+def test_options_of_a_tmpfs_override_its_defaults():
     made = mount_spec.parse_spec(
         MountSpec(type="tmpfs", target="/x", tmpfs_options=TmpfsOptions(size_bytes=4096, mode=0o700, options=[["exec"]]))
     )
@@ -263,7 +263,7 @@ def test_invalid_tmpfs_options_are_refused(word: str, name: str) -> None:
         mount_spec.plan(HostConfig(tmpfs={"/t": word}), ())
 
 
-def test_a_device_is_a_node_or_a_directory_with_some(tmp_path: Path) -> None:
+def test_device_without_device_nodes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub/file").write_text("")
     for path in (tmp_path, tmp_path / "sub/file"):
@@ -290,7 +290,7 @@ def test_read_only_mounts_are_recursive_unless_switched_off():
     assert volume["options"] == ["addr=1.2.3.4", "ro"]
 
 
-def test_link_local_addresses_are_refused_not_forgotten():
+def test_link_local_addresses_are_refused():
     wanted = EndpointSettings(ipam_config=EndpointIPAMConfig(link_local_ips=["169.254.1.1"]))
     network = NetworkRecord(id="n", name="n", driver="bridge", created_ns=0)
     with pytest.raises(InvalidParameter, match="user-specified link-local addresses are not supported"):

@@ -1,4 +1,4 @@
-"""Pause and unpause: when they are refused, in which order they commit and act, and what a failure leaves."""
+"""Pause and unpause: refusals, the order of commit and runtime call, and the state after a failure."""
 
 from types import SimpleNamespace
 
@@ -116,7 +116,7 @@ def test_pause_of_a_container_that_has_just_ended_is_refused(tmp_path, monkeypat
 
 
 def test_failed_pause_is_undone_for_a_client_that_left(tmp_path, monkeypatch, runtime):
-    """When the runtime gives up, its freeze request stays in force: the container would freeze later."""
+    """When the runtime fails, its freeze request stays in force, and could freeze the container later."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:

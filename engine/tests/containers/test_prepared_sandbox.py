@@ -14,7 +14,8 @@ from orlop_sdk import DriverError
 
 
 class Forge:
-    """Replaces the zygote: counts forks, and holds them back while `hold` is set."""
+    """Replaces the launch of monitors by the zygote. `monitors` are the launched ones. `hold`: an event for which launches
+    wait."""
 
     def __init__(self, monkeypatch):
         self.monitors, self.hold, self.error = [], None, None

@@ -1,5 +1,5 @@
-"""Removal: refusals, the order of its steps, and what a start of the daemon finds of containers without a row, or without
-a snapshot."""
+"""Removal: refusals, the order of its steps, and the cleanup of containers without a row or a snapshot when the daemon
+starts."""
 
 import os
 from types import SimpleNamespace
@@ -127,9 +127,9 @@ def test_exit_is_announced_before_the_removal(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("volumes", [False, True])
-def test_anonymous_volumes_are_removed_on_request_and_after_their_intent(tmp_path, monkeypatch, volumes):
-    """The intent is committed with the deletion of the row: after a crash, the next start of the daemon removes the
-    volumes."""
+def test_requested_removal_of_anonymous_volumes_is_recorded_first(tmp_path, monkeypatch, volumes):
+    """The intent to remove the volumes is committed together with the deletion of the row. After a crash, the next start of
+    the daemon removes the volumes."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:

@@ -1,5 +1,4 @@
-"""Start and shutdown of the daemon: what is removed, what is kept, which containers are removed, and how long a stop may
-take."""
+"""Start and shutdown of the daemon: cleanup of files, containers that are removed or kept, and time limits of stops."""
 
 import os
 import subprocess
@@ -154,7 +153,7 @@ def test_container_with_rm_that_has_ended_is_removed_when_the_daemon_starts(tmp_
     run_fast(main)
 
 
-def test_container_that_is_created_during_the_boot_is_left_alone(tmp_path, monkeypatch):
+def test_container_created_during_the_boot_is_not_started(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, restart_policy=RestartPolicy(name="always")) as h:
             h.container.record.started_before, h.container.record.state = True, State(Phase.EXITED, started_ns=1)

@@ -1,4 +1,4 @@
-"""Rows of containers: what they hold, rows of an earlier schema, and rows that cannot be used."""
+"""Rows of containers: their fields, rows of an earlier schema, and rows that cannot be used."""
 
 import json
 from contextlib import suppress
@@ -53,13 +53,13 @@ def test_row_of_schema_0_is_read(which):
     assert decode(packed(again)) == record
 
 
-def test_a_row_holds_a_schema_and_a_phase_and_no_booleans():
+def test_row_contains_a_schema_and_a_phase_and_no_booleans():
     row = json.loads(encode(decode(packed(OLD["paused"]))))
     assert row["schema"] == SCHEMA == 1 and row["state"]["phase"] == "paused"
     assert not BOOLEANS & row["state"].keys()
 
 
-def test_booleans_in_a_row_of_this_schema_mean_nothing():
+def test_booleans_in_a_row_of_this_schema_are_ignored():
     row = json.loads(encode(decode(packed(OLD["exited"]))))
     assert decode(packed(row | {"state": row["state"] | {"running": True}})).state.phase is Phase.EXITED
 
@@ -120,8 +120,8 @@ def loaded(tmp_path, monkeypatch, rows, test, deciding=frozenset()):
     run_fast(main)
 
 
-def test_a_row_whose_id_or_name_is_not_its_own_is_quarantined(tmp_path, monkeypatch):
-    """Paths are made from the id."""
+def test_row_with_another_id_or_the_name_of_another_container_is_quarantined(tmp_path, monkeypatch):
+    """The daemon makes paths from the id, so a wrong id could lead outside of the container's directory."""
     good, other, second, third = (letter * 64 for letter in "abde")
     rows = {
         good: packed(spoiled(good)),
@@ -140,7 +140,7 @@ def test_a_row_whose_id_or_name_is_not_its_own_is_quarantined(tmp_path, monkeypa
 
 
 def test_addresses_of_a_quarantined_container_are_known(tmp_path, monkeypatch):
-    """The container may be running, so nobody else gets its addresses. A sandbox of another container is ignored."""
+    """The container may be running, so no other container gets its addresses. A sandbox of another container is ignored."""
     own, others = "a" * 64, "b" * 64
     sandbox = {
         "container_id": own,

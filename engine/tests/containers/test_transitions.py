@@ -1,4 +1,4 @@
-"""The container's record after an operation that fails, or that another event overtakes."""
+"""The container's record after an operation that fails, or during which another event occurs."""
 
 import pytest
 import trio
@@ -51,7 +51,7 @@ def test_exit_during_a_failed_resume_is_kept(tmp_path, monkeypatch, runtime):
 
 
 @pytest.mark.parametrize("held", [False, True])
-def test_a_container_that_ends_while_it_is_being_paused_has_ended(tmp_path, monkeypatch, runtime, held):
+def test_container_that_ends_during_its_pause_is_recorded_as_exited(tmp_path, monkeypatch, runtime, held):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)

@@ -121,7 +121,8 @@ def test_hosts_are_tried_before_the_registry_itself(tmp_path: Path) -> None:
 
 
 def test_directories_of_a_registry_have_an_order_of_precedence(tmp_path: Path) -> None:
-    """containerd's spelling wins over Docker's, the first root over the second, and any directory over `_default`."""
+    """containerd's spelling has precedence over Docker's, the first root over the second, and any directory over
+    `_default`."""
     write(tmp_path, "b/_default", 'server = "https://default.example"')
     assert [one.url for one in endpoints(tmp_path, "r.example:5/a")] == ["https://default.example"]
     (tmp_path / "b" / "r.example:5").mkdir()

@@ -102,7 +102,7 @@ def test_removal_by_id_removes_all_names() -> None:
 
 
 @pytest.mark.parametrize(("text", "silent"), [("a:x", {f"a@{DIGEST}"}), (f"a@{DIGEST}", set()), (ONE, set())])
-def test_digests_that_are_removed_with_the_last_tag_are_no_events(text: str, silent: set[str]) -> None:
+def test_digests_removed_with_the_last_tag_cause_no_events(text: str, silent: set[str]) -> None:
     plan = removal.plan(catalog({ONE: ["a:x", f"a@{DIGEST}"]}), {}, text, force=True, prune=True)
     assert [{name.familiar for name in step.silent} for step in plan.steps] == [silent]
 

@@ -202,7 +202,7 @@ def test_restarted_ingest_discards_earlier_bytes(tmp_path: Path) -> None:
         content.read(DIGEST, 2999)
 
 
-def test_foreign_files_in_the_store_are_no_blobs(tmp_path: Path) -> None:
+def test_foreign_files_in_the_store_are_not_listed(tmp_path: Path) -> None:
     content = store(tmp_path)
     for directory in (content.blobs, content.partial):
         (Path(directory) / "README").touch()

@@ -184,7 +184,7 @@ def test_a_cancelled_wait_for_a_parent_leaves_nothing(run):
 
 
 class Committing(FakeStorage):
-    """Its commit does what it is asked to, although its caller is cancelled meanwhile."""
+    """A driver whose commit succeeds, although its caller is cancelled meanwhile."""
 
     committing = trio.Event()
 
@@ -196,7 +196,8 @@ class Committing(FakeStorage):
 
 
 def test_layer_that_is_committed_as_its_pull_is_cancelled_is_known(run):
-    """A layer that only the storage driver knew would stay until the next start of the daemon."""
+    """Otherwise only the storage driver would know the layer, and the layer would stay until the next start of the
+    daemon."""
 
     async def test(fixture, nursery):
         fixture.unpack.finish(LAYERS[0][1])

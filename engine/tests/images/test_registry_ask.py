@@ -1,4 +1,4 @@
-"""Credentials that the client is asked for when a registry wants them: tokens that it fetches, passwords that it gives."""
+"""When a registry requires credentials, the daemon asks the client for a token or a password."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ SERVICE = "https://auth.example.com/token"
 
 
 class Registry:
-    """A registry and its token service. `asked` is what the client was asked for, `seen` what it all led to."""
+    """A registry and its token service. `asked` are the questions to the client, `seen` the (host, authorization) of all
+    requests."""
 
     def __init__(self, challenge: str, answer: Token | Credentials | Exception) -> None:
         self.challenge, self._answer = challenge, answer
@@ -64,7 +65,7 @@ def test_client_gives_a_token() -> None:
 
 
 @pytest.mark.parametrize("given", [Credentials("u", "p"), ANONYMOUS])
-def test_client_gives_what_the_daemon_fetches_a_token_with(given: Credentials) -> None:
+def test_daemon_fetches_a_token_with_the_clients_credentials(given: Credentials) -> None:
     registry = Registry(f'Bearer realm="{SERVICE}",service="s"', given)
     registry.get()
     assert len(registry.asked) == 1
@@ -79,14 +80,14 @@ def test_client_gives_a_password() -> None:
     assert registry.seen[-1] == ("r.example.com", Credentials("u", "p").basic)
 
 
-def test_client_is_not_sent_to_a_token_service_without_tls() -> None:
+def test_client_is_not_asked_for_a_token_of_a_service_without_tls() -> None:
     registry = Registry('Bearer realm="http://auth.example.com/token"', Credentials("u", "p"))
     with pytest.raises(RegistryError, match="has no TLS"):
         registry.get()
     assert registry.asked == [("", "", ["repository:app:pull"])]
 
 
-def test_client_that_gets_no_token() -> None:
+def test_failure_of_the_client_to_get_a_token_is_reported() -> None:
     registry = Registry(f'Bearer realm="{SERVICE}"', Unauthorized("failed to fetch oauth token: 401"))
     with pytest.raises(RegistryError, match="failed to fetch oauth token") as caught:
         registry.get()

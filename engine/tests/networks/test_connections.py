@@ -1,4 +1,4 @@
-"""Connecting and disconnecting containers, running or not: their rows, on real networks with the fake driver."""
+"""The rows of running and stopped containers after connects and disconnects, on real networks with the fake driver."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def test_pid_file_is_written_and_removed(tmp_path: Path) -> None:
 
 def test_stale_pid_file_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "orlop.pid"
-    for content in ("1\n", "garbage", "999999999", ""):  # pid 1 lives, but is not orlopd
+    for content in ("1\n", "garbage", "999999999", ""):  # pid 1 exists, but is not orlopd
         path.write_text(content)
         with pidfile.held(str(path)):
             assert path.read_text() == f"{os.getpid()}\n"
@@ -83,7 +83,7 @@ def test_pid_file_of_a_running_daemon_is_refused(tmp_path: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", program, "orlopd"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert child.stdout is not None
-        child.stdout.readline()  # after its exec, with its own command line
+        child.stdout.readline()  # the child prints after its exec, when it has its new command line
         path = tmp_path / "orlop.pid"
         path.write_text(str(child.pid))
         with pytest.raises(ConfigError, match=f"process with PID {child.pid} is still running"), pidfile.held(str(path)):
@@ -111,7 +111,7 @@ def test_notify_is_sent_to_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert manager.recv(999) == b"STOPPING=1\nEXTEND_TIMEOUT_USEC=45000000"
         systemd.notify_stopping(math.inf)
         assert int(manager.recv(999).rpartition(b"=")[2]) > 10**12
-    systemd.notify_stopping(30)  # no manager is listening: no error
+    systemd.notify_stopping(30)  # no service manager listens, which is no error
 
 
 def test_systemd_watchdog_is_notified_twice_per_period(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +120,7 @@ def test_systemd_watchdog_is_notified_twice_per_period(tmp_path: Path, monkeypat
 
     async def main() -> None:
         for environ in ({}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": "6"}):
-            await systemd.feed_watchdog(environ, 5)  # the watchdog is for another pid: returns at once
+            await systemd.feed_watchdog(environ, 5)  # the watchdog is for another pid, so the call returns at once
             assert environ == {}
         with trio.move_on_after(100):
             await systemd.feed_watchdog({"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": "5"}, 5)
@@ -230,7 +230,7 @@ def test_systemd_sockets_are_found_by_fd_or_name(tmp_path: Path) -> None:
         opened(Config(hosts=("fd://",)))
 
 
-def test_a_second_daemon_on_one_socket_is_refused(tmp_path: Path) -> None:
+def test_second_daemon_on_the_socket_is_refused(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(tmp_path / "s"))
         other.listen()
@@ -280,7 +280,7 @@ BAD = """{
 
 
 def test_validate_reports_all_problems_of_a_start(tmp_path: Path) -> None:
-    """All errors are reported, each with the line of its key."""
+    """`--validate` reports all errors, each with the line of its key."""
     path = tmp_path / "daemon.json"
     path.write_text(BAD)
     done = orlopd("--validate", "--config-file", str(path))
@@ -340,8 +340,9 @@ def test_quick_answers_import_neither_trio_nor_the_engine() -> None:
     assert done.stdout.endswith("\n[]\n")
 
 
-def test_every_listener_member_is_compared_or_listed_as_harmless() -> None:
-    """Entries with other rights must not trust the same CA, so a new member has to be named on one side."""
+def test_every_listener_member_is_a_right_or_listed_as_harmless() -> None:
+    """Entries with different rights must not trust the same CA. So each member must be in `_rights`, or be listed here as no
+    right."""
     none = {"host", "tlscacert", "owner", "group", "mode"}
     values: dict[str, Any] = {"role": "no-exec", "labels": ("a=b",), "image_names": ("x/*",)}
     plain = Listener(host="tcp://h:1", role="full")

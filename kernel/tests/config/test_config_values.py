@@ -1,4 +1,4 @@
-"""Notations of values, and reload plans."""
+"""Parsing of values, and the changes that a reload applies."""
 
 from __future__ import annotations
 

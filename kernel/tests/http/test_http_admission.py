@@ -44,7 +44,7 @@ def test_longest_idle_connections_of_a_peer_over_its_limit_are_closed() -> None:
     async def main() -> None:
         admission, leases = admitted(FEW, "a", "a", "a", "b")
         leases[0].work()
-        leases[0].wait()  # it has had a request since then
+        leases[0].wait()  # this connection has had a request meanwhile
         admission.admit("a")
         assert ended(leases) == [1]
         admission.admit("a")
@@ -71,7 +71,7 @@ def test_busy_connections_are_not_closed() -> None:
 
 @pytest.mark.parametrize(("descriptor", "holders"), [(5, ("a", "a", "b", "b", "c", "d")), (100, ("a", "a", "b"))])
 def test_at_the_total_limit_the_peer_with_most_connections_loses_one(descriptor: int, holders: tuple[str, ...]) -> None:
-    """For both connections and descriptors."""
+    """The limit may be one of connections or of descriptors."""
 
     async def main() -> None:
         admission, leases = admitted(FEW, *holders)
@@ -155,7 +155,7 @@ async def answer(stream: trio.SocketStream, request: bytes = GET) -> bytes:
 
 @pytest.mark.parametrize("beginning", [b"", b"GET / HTTP/1.1\r\nHost: d\r\nX-Slow: "])
 def test_idle_connections_are_closed_for_new_ones(tmp_path: Path, beginning: bytes) -> None:
-    """They send nothing, or an incomplete request. The last client to connect is served."""
+    """The idle clients send nothing, or an incomplete request. The last client to connect is answered."""
 
     async def body(server: Server, path: str) -> None:
         async with AsyncExitStack() as stack:
@@ -220,7 +220,7 @@ def test_requests_are_refused_when_file_descriptors_run_out(tmp_path: Path) -> N
 
 
 def test_memory_of_unfinished_bodies_is_limited(tmp_path: Path) -> None:
-    """Buffered bytes are limited per client; a body that is complete no longer counts."""
+    """The bytes of incomplete bodies are limited per client; a complete body no longer counts."""
     head = b"POST / HTTP/1.1\r\nHost: d\r\nContent-Length: 1001\r\n\r\n"
 
     async def body(server: Server, path: str) -> None:
@@ -267,7 +267,7 @@ class Failing(trio.abc.Listener[trio.SocketStream]):
 
 
 def test_failed_accept_is_retried_after_a_pause(caplog: pytest.LogCaptureFixture) -> None:
-    """Not at once, which would be a busy loop. A failure of one connection does not end the server."""
+    """An immediate retry would be a busy loop. The failure of one connection does not end the server."""
 
     async def ok(request: Request) -> Answer:
         return Response(200)

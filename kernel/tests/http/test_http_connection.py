@@ -43,7 +43,7 @@ def talk(handler: Handler, client: Callable[[Client], Awaitable[None]], limits: 
 
 
 def conversation(handler: Handler, sent: bytes, limits: Limits | None = None, *, eof: bool = False) -> bytes:
-    """The bytes that come back, until the connection is quiet."""
+    """The bytes that the server sends, until it sends no more."""
     got = bytearray()
 
     async def client(stream: Client) -> None:
@@ -59,7 +59,7 @@ def conversation(handler: Handler, sent: bytes, limits: Limits | None = None, *,
 
 
 def bodies(answers: bytes) -> list[bytes]:
-    """The bodies of answers with Content-Length."""
+    """The bodies of the answers, which have a Content-Length."""
     found = []
     while answers:
         head, _, answers = answers.partition(b"\r\n\r\n")
@@ -282,7 +282,7 @@ def test_head_of_a_stream_is_sent_before_its_first_piece() -> None:
         await stream.send_all(GET % b"/wait")
         assert (await until(stream, b"\r\n\r\n")).startswith(b"HTTP/1.1 200 OK\r\n")
         await stream.send_eof()
-        # As Go's server: a client that shuts its side down counts as gone, and even a silent stream must notice
+        # As in Go's server, a client that shuts down writing counts as disconnected; a silent stream must notice, too
         await gone.wait()
         assert await stream.receive_some() == b""
 
@@ -357,7 +357,7 @@ def test_hijack_gets_bytes_sent_after_the_request(headers: bytes, body: bytes) -
         assert await until(stream, b"GET \x00") == b"HTTP/1.1 101 UPGRADED\r\n\r\nGET \x00"
         await stream.send_all(b"more")
         await until(stream, b"MORE")
-        await stream.send_eof()  # half-close: the other direction stays open
+        await stream.send_eof()  # after this half-close, the other direction stays open
         assert await until(stream, b"bye") == b"bye"
         assert await stream.receive_some() == b""
 

@@ -1,4 +1,4 @@
-"""Body framing: where bodies end, input split anywhere, malformed chunks."""
+"""The end of a body: lengths, chunks, input that arrives in pieces, malformed chunks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from orlop_kernel.http.messages import BodyError
 
 
 def feed(framing: Framing, pieces: list[bytes]) -> tuple[bytes, bytes]:
-    """Content and remaining input, with the input arriving in these pieces."""
+    """The content and the remaining input, if the input arrives in these pieces."""
     content, waiting = b"", b""
     for piece in pieces:
         waiting += piece

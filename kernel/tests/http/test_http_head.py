@@ -1,4 +1,4 @@
-"""Request heads: which are accepted, and which are refused with which status."""
+"""Which request heads are accepted, and with which status others are refused."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ def test_invalid_escape_in_the_query_does_not_break_the_request() -> None:
 
 
 def test_semicolon_is_no_separator_in_queries() -> None:
-    """Go's url.Query drops such a pair, and Go's server refuses it: a plugin must see all parameters that are used."""
+    """Go's url.Query drops a pair with ";", and Go's server refuses it. Authorization plugins are written in Go, and must
+    see all parameters that the daemon uses."""
     assert get("/x?force=1;a").query_error == "invalid semicolon separator in query"
     assert get("/x?force=1%3Ba").query == {"force": ["1;a"]}
 

@@ -225,7 +225,8 @@ def test_hijacked_stream_can_be_closed_while_it_is_read(tmp_path: Path) -> None:
 
 
 def test_connection_continues_in_another_process(tmp_path: Path) -> None:
-    """Its descriptor and what was read already; when this side closes, the other's client is told."""
+    """The other process gets the descriptor and the bytes that were read already. When this process closes the stream, the
+    other process notices."""
 
     async def handler(request: Request) -> Answer:
         async def run(stream: RawStream) -> None:
@@ -233,7 +234,7 @@ def test_connection_continues_in_another_process(tmp_path: Path) -> None:
             assert shared is not None
             fd, early = shared
             assert not os.get_inheritable(fd)
-            with socket.socket(fileno=fd) as other:  # stands for the other process
+            with socket.socket(fileno=fd) as other:  # plays the other process
                 other.setblocking(False)
                 other.sendall(b"early: " + early)
                 await trio.lowlevel.wait_readable(other)
@@ -384,7 +385,7 @@ def test_mutual_tls_works_with_hijack_and_refuses_plain_clients(tmp_path: Path, 
 
                 async def read() -> None:
                     assert await stream.receive_some() == b"in"
-                    assert await stream.receive_some() == b""  # closed after our half-close
+                    assert await stream.receive_some() == b""  # the server closes after the half-close of this client
 
                 nursery.start_soon(read)
                 await stream.send_all(b"out")
@@ -437,7 +438,7 @@ def test_mutual_tls_works_with_hijack_and_refuses_plain_clients(tmp_path: Path, 
     ],
 )
 def test_a_connection_leaves_no_garbage(tmp_path: Path, request_: bytes, answered: bool) -> None:
-    """No garbage remains that only a full collection finds: it would hold the connection's buffers until then."""
+    """A reference cycle would keep the connection's buffers until a full garbage collection."""
 
     async def handler(request: Request) -> Answer:
         if request.method == "POST":
@@ -470,7 +471,7 @@ def test_a_connection_leaves_no_garbage(tmp_path: Path, request_: bytes, answere
             gc.enable()
 
     gc.collect()
-    gc.freeze()  # exclude objects of other tests: collecting them would block the event loop
+    gc.freeze()  # exclude objects of other tests, because their collection would block the event loop
     try:
         serving(tmp_path, handler, body)
     finally:
@@ -479,7 +480,8 @@ def test_a_connection_leaves_no_garbage(tmp_path: Path, request_: bytes, answere
 
 @pytest.mark.parametrize("hijacked", [False, True])
 def test_failure_of_a_stream_is_logged_like_others(tmp_path: Path, hijacked: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """By `on_error`, which does not log errors of clients as bugs; the client sees that the answer is incomplete."""
+    """`on_error` logs the failure, and does not log errors of clients as bugs. The client sees that the answer is
+    incomplete."""
     told = []
 
     async def handler(request: Request) -> Answer:

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("drivers")
 
 
 class Killed(BaseException):
-    """The process ends here."""
+    """Raised where a kill ends the process."""
 
 
 STEPS = ("symlink", "link", "unlink", "rename", "mkdir", "rmdir")
@@ -69,7 +69,7 @@ class Killer:
         self.left -= 1
 
     def run(self, after: int, work: Callable[[], Any]) -> bool:
-        """Run the work, killed after so many steps. Returns whether it came to its end."""
+        """Run the work, and kill it after `steps` steps. Returns whether the work was completed."""
         self.left = after
         try:
             work()
@@ -196,7 +196,7 @@ def test_move_is_synced_before_it_is_recorded(config: Config, docker_root: Any) 
 
 
 def kill_points(killer: Killer, work: Callable[[], Any], reset: Callable[[], None], every: int = 1) -> Iterator[int]:
-    """Run the work again and again, killed some steps later each time, until it comes to its end. Yields after each kill."""
+    """Run the work repeatedly, and kill it some steps later each time, until it is completed. Yields after each kill."""
     for after in range(0, 1000, every):
         if killer.run(after, work):
             assert after > 10, "the steps were counted"
@@ -245,7 +245,7 @@ def test_give_back_killed_at_any_step_can_be_repeated(
     adopt(config, root, for_good=for_good)
 
     def again() -> None:
-        boot(config)  # it completes what was begun
+        boot(config)  # the start completes the interrupted operation
         if objects(config) == NOTHING:
             assert contents(root) == before and links(config) == []
             adopt(config, root, for_good=for_good)
@@ -265,10 +265,10 @@ def rotate(config: Config) -> None:
     (ours / LOG).write_text("newer\n")
 
 
-def test_give_back_of_rotated_logs_killed_at_any_step_loses_none(
+def test_give_back_killed_at_any_step_loses_no_rotated_log(
     config: Config, docker_root: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    """All logs are the old ones while the root is adopted, and all are the new ones afterwards."""
+    """Docker's root contains the old logs until the give-back is complete, and the rotated logs afterwards."""
     root = docker_root.write()
     theirs, killer = root / "containers" / CONTAINER, Killer(monkeypatch, tmp_path)
     seen = set()
@@ -316,7 +316,7 @@ def test_interrupted_command_is_completed_by_repeating_it(
 
 
 def adopted_files(root: Path, data: Path) -> list[str]:
-    """The files that containers have written, in whichever root they are."""
+    """The files that containers have written, in Docker's root or in Orlop's."""
     return [
         next(path.read_text() for path in (root / file, data / file) if path.exists())
         for file in ("overlay2/rwcccc/diff/written", "volumes/named/_data/file")
@@ -443,7 +443,7 @@ def test_give_back_reports_files_removed_after_a_move(config: Config, docker_roo
 
 
 def test_move_of_a_link_is_refused(config: Config, docker_root: Any, tmp_path: Path) -> None:
-    """The volume is a link of the administrator's to another disk."""
+    """The administrator has replaced the volume's directory by a link to another disk."""
     root = docker_root.write()
     (root / "overlay2/layer0").rename(tmp_path / "elsewhere")
     (root / "overlay2/layer0").symlink_to(tmp_path / "elsewhere")
@@ -523,7 +523,7 @@ def test_adoption_of_a_second_root_is_refused(config: Config, docker_root: Any, 
         adopt(config, other)
 
 
-def test_give_back_keeps_what_replaced_a_link(config: Config, docker_root: Any, tmp_path: Path) -> None:
+def test_give_back_keeps_files_that_replaced_a_link(config: Config, docker_root: Any, tmp_path: Path) -> None:
     """An administrator has moved the volume to another disk."""
     adopt(config, docker_root.write())
     volume = Path(config.data_root, "volumes/named")
@@ -533,8 +533,8 @@ def test_give_back_keeps_what_replaced_a_link(config: Config, docker_root: Any, 
     assert volume.readlink() == tmp_path
 
 
-def test_objects_that_exist_already_are_left(config: Config, docker_root: Any, tmp_path: Path) -> None:
-    """The data root has had the same image, and a container and a network of these names, from another root."""
+def test_objects_that_exist_already_are_not_adopted(config: Config, docker_root: Any, tmp_path: Path) -> None:
+    """The data root already contains the image, and a container and a network with the same names, from another root."""
     first = type(docker_root)(tmp_path / "first")
     first.config |= {"ID": "d" * 64}
     root = first.write()
@@ -557,7 +557,7 @@ def test_objects_that_exist_already_are_left(config: Config, docker_root: Any, t
     }
 
 
-def test_volume_with_a_taken_name_and_its_users_are_left(config: Config, docker_root: Any) -> None:
+def test_volume_with_a_taken_name_and_its_users_are_not_adopted(config: Config, docker_root: Any) -> None:
     """The data root has a volume of the same name, so Docker's volume and the container that uses it are not adopted."""
 
     async def main() -> None:

@@ -65,7 +65,7 @@ def test_cycle_of_pages_is_refused(write_bolt: Callable[..., bytes]) -> None:
 
 def test_truncated_page_is_refused(write_bolt: Callable[..., bytes]) -> None:
     data = bytearray(write_bolt({"k": b"value"}))
-    struct.pack_into("<I", data, 2 * PAGE + 12, 1000)  # it says that 1,000 more pages belong to it
+    struct.pack_into("<I", data, 2 * PAGE + 12, 1000)  # the header says that the page has 1,000 overflow pages
     with pytest.raises(BoltError, match="a page is cut off"):
         everything(bytes(data))
 

@@ -107,8 +107,9 @@ class ContainerdStore:
         return str(target["digest"])
 
     def add_platforms(self) -> tuple[list[str], str]:
-        """`multi:1` refers to an index of four manifests: that of another platform and of this one with an attestation, one
-        that is not unpacked, and one that was not pulled. Returns the first two, and the index."""
+        """Add `multi:1`, which refers to an index. It lists manifests of another platform and of this platform (with an
+        attestation), a manifest that is not unpacked, and a manifest that was not pulled. Returns the first two, and the
+        index."""
         other, mine = self._manifest([b"other"], Platform("linux", "s390x")), self._manifest([b"mine"])
         packed = self._manifest([b"packed"], Platform("linux", "riscv64"))
         absent = {**mine, "digest": "sha256:" + "7" * 64, "platform": {"os": "linux", "architecture": "ppc64le"}}
@@ -204,7 +205,7 @@ def test_all_platforms_of_an_index_are_read(store: ContainerdStore) -> None:
 def test_container_of_another_platform_keeps_its_image(
     store: ContainerdStore, docker_root: Any, config: Config, exact: bool
 ) -> None:
-    """It does so whether or not dockerd has stored the manifest of that platform."""
+    """The manifest of the other platform may be stored by dockerd or missing."""
     (other, mine), index = store.add_platforms()
     store.snapshots[f"moby/5/{CONTAINER}-init"]["parent"] = f"moby/7/{digest(b'other')}".encode()
     docker_root.config |= {"Driver": "overlayfs", "Image": index}
@@ -272,7 +273,7 @@ def test_store_of_the_system_containerd_is_found(
         (lambda store: store.snapshots.clear(), "is not unpacked"),
     ],
 )
-def test_damaged_images_are_left_with_the_reason(
+def test_damaged_images_are_not_adopted_and_the_reason_is_reported(
     store: ContainerdStore, damage: Callable[[ContainerdStore], None], why: str
 ) -> None:
     damage(store)
@@ -281,7 +282,8 @@ def test_damaged_images_are_left_with_the_reason(
 
 
 def test_layer_without_its_archive_is_adopted(store: ContainerdStore, docker_root: Any, config: Config) -> None:
-    """containerd fetches no archive of a layer that it has unpacked already: that of another image is used, or none."""
+    """containerd does not fetch the archive of a layer that it has unpacked already. Then the archive in another image is
+    used, or the layer has no archive."""
     alone = b"only here"
     store._name(MULTI, store._manifest([store.tars[0], alone], archive=b"other gzip "))
     store._snapshot(9, digest(f"{store.chains[0]} {digest(alone)}".encode()), f"moby/4/{store.chains[0]}", 3)
@@ -298,7 +300,7 @@ def test_layer_without_its_archive_is_adopted(store: ContainerdStore, docker_roo
     assert [layer.blob for layer in row.layers] == [digest(b"gzip " + store.tars[0]), ""]
 
 
-def test_blob_with_a_wrong_digest_is_left(store: ContainerdStore) -> None:
+def test_blob_with_a_wrong_digest_is_not_adopted(store: ContainerdStore) -> None:
     base = store.write()
     (store.base / "io.containerd.content.v1.content/blobs/sha256" / store.app[7:]).write_bytes(b"{}")
     assert "is damaged" in containerd.read(base).remarks[0].text

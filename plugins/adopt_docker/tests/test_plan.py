@@ -1,4 +1,4 @@
-"""The choice of the objects of a Docker root that are adopted, and the reasons against others."""
+"""Which objects of a Docker root are adopted, and the reasons why others are not."""
 
 from __future__ import annotations
 
@@ -89,7 +89,9 @@ REFUSED: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_unsupported_container_is_left_with_its_reason(config: Config, docker_root: Any, case: str) -> None:
+def test_unsupported_container_is_not_adopted_and_the_reason_is_reported(
+    config: Config, docker_root: Any, case: str
+) -> None:
     change, why = REFUSED[case]
     change(docker_root)
     if case == "shared":
@@ -99,8 +101,9 @@ def test_unsupported_container_is_left_with_its_reason(config: Config, docker_ro
     assert list(found) == [f"container {name}"] and why in found[f"container {name}"], found
 
 
-def test_running_container_is_left(config: Config, docker_root: Any, monkeypatch: Any) -> None:
-    """With live-restore, containers run without a daemon: a process in a cgroup with the container's ID shows it."""
+def test_running_container_is_not_adopted(config: Config, docker_root: Any, monkeypatch: Any) -> None:
+    """With live-restore, containers run without a daemon. A process in a cgroup with the container's ID shows that it
+    runs."""
     docker_root.config["State"] |= {"Running": True, "Pid": 1}
     monkeypatch.setattr(containers, "_lives", lambda pid, container: (pid, container) == (1, CONTAINER))
     assert "it is still running (live-restore)" in stays(look(config, docker_root))["container web"]
@@ -146,8 +149,8 @@ def test_volumes_chosen_by_dockerd_are_kept(config: Config, docker_root: Any) ->
     assert stays(look(config, docker_root))["container web"] == f"its volume {anonymous} is not adopted"
 
 
-def test_container_sharing_a_namespace_with_one_that_is_left_is_left(config: Config, docker_root: Any) -> None:
-    """The second shares the network of the first, which has a quota."""
+def test_container_in_a_namespace_of_an_unadopted_one_is_not_adopted(config: Config, docker_root: Any) -> None:
+    """The second container shares the network of the first. The first is not adopted, because it has a quota."""
     docker_root.host["StorageOpt"] = {"size": "1G"}
     docker_root.more[OTHER] = (
         {**docker_root.config, "ID": OTHER, "Name": "/beside", "NetworkSettings": {}},
@@ -169,7 +172,9 @@ def test_container_sharing_a_namespace_with_one_that_is_left_is_left(config: Con
         (network(ipamV4Config="no JSON"), "it is not understood"),
     ],
 )
-def test_unsupported_network_is_left_with_its_containers(config: Config, docker_root: Any, change: Change, why: str) -> None:
+def test_unsupported_network_and_its_containers_are_not_adopted(
+    config: Config, docker_root: Any, change: Change, why: str
+) -> None:
     change(docker_root)
     found = stays(look(config, docker_root))
     name = docker_root.network["name"]
@@ -183,7 +188,7 @@ def test_unsupported_network_is_left_with_its_containers(config: Config, docker_
         ({"Options": {"size": "10G"}}, "its option size is not supported: there are no quotas"),
     ],
 )
-def test_unsupported_volume_is_left_with_its_containers(
+def test_unsupported_volume_and_its_containers_are_not_adopted(
     config: Config, docker_root: Any, change: dict[str, Any], why: str
 ) -> None:
     docker_root.volume.update(change)
@@ -201,21 +206,21 @@ def test_large_files_and_links_are_not_read(tmp_path: Path) -> None:
         files.raw(str(tmp_path / "link"))
 
 
-def test_image_configuration_with_a_wrong_digest_is_left(config: Config, docker_root: Any) -> None:
+def test_image_configuration_with_a_wrong_digest_is_not_adopted(config: Config, docker_root: Any) -> None:
     root = docker_root.write()
     (root / "image/overlay2/imagedb/content/sha256" / docker_root.image[7:]).write_bytes(docker_root.document + b" ")
     found = stays(trio.run(adoption.look, config, str(root)))
     assert found[f"image {docker_root.image}"] == "its configuration is damaged"
 
 
-def test_container_in_the_directory_of_another_is_left(config: Config, docker_root: Any) -> None:
+def test_container_in_the_directory_of_another_is_not_adopted(config: Config, docker_root: Any) -> None:
     root = docker_root.write()
     (root / "containers" / CONTAINER).rename(root / "containers" / OTHER)
     found = stays(trio.run(adoption.look, config, str(root)))
     assert "names another container" in found[f"container {OTHER[:12]}"]
 
 
-def test_volume_with_an_invalid_name_is_left(config: Config, docker_root: Any) -> None:
+def test_volume_with_an_invalid_name_is_not_adopted(config: Config, docker_root: Any) -> None:
     docker_root.volume["Name"] = "x"
     root = docker_root.write()
     (root / "volumes" / ".hidden" / "_data").mkdir(parents=True)
@@ -235,7 +240,7 @@ def test_root_on_another_file_system_is_refused(docker_root: Any) -> None:
     assert not os.path.exists("/dev/shm/orlop-none")
 
 
-def test_damaged_objects_are_left(config: Config, docker_root: Any) -> None:
+def test_damaged_objects_are_not_adopted(config: Config, docker_root: Any) -> None:
     root = docker_root.write()
     chain = docker_root.chains[0][7:]
     (root / "image/overlay2/layerdb/sha256" / chain / "cache-id").write_text("../../etc")
@@ -249,7 +254,7 @@ def test_damaged_objects_are_left(config: Config, docker_root: Any) -> None:
     assert "cannot read" in found[f"container {OTHER[:12]}"]
 
 
-def test_swarm_plugins_and_build_cache_are_reported_as_left(config: Config, docker_root: Any) -> None:
+def test_swarm_plugins_and_build_cache_are_reported_as_not_adopted(config: Config, docker_root: Any) -> None:
     root = docker_root.write()
     for path in ("swarm/docker-state.json", f"plugins/{OTHER}/config.json", "165536.165536/x", "buildkit/x"):
         (root / path).parent.mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,7 @@ def test_missing_body_is_an_empty_object_unless_required() -> None:
         with pytest.raises(errors.InvalidParameter, match="got EOF while reading request body"):
             await call().json(CreateRequest, required=True)
         asked = call()
-        await asked.json(CreateRequest)  # a policy asks like this: it does not know whether a body is required
+        await asked.json(CreateRequest)  # a guard calls it like this, because it does not know whether a body is required
         with pytest.raises(errors.InvalidParameter, match="got EOF while reading request body"):
             await asked.json(CreateRequest, required=True)
 

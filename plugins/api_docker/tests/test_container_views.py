@@ -1,4 +1,4 @@
-"""JSON of containers in inspect and list, and how long encoded answers are kept."""
+"""JSON of containers in inspect and list, and when encoded answers are reused."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def made(**fields: Any) -> Container:
 
 
 class FakeContainers:
-    """The part of the engine's facade that `ContainerViews` uses. Counts how often something is shown anew."""
+    """The part of the engine's facade that `ContainerViews` uses. Counts how often each value is computed."""
 
     def __init__(self, *containers: Container) -> None:
         self.all = list(containers)

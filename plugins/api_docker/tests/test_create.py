@@ -1,4 +1,4 @@
-"""Create requests, compared with what a real dockerd made of them: merged, refused, or accepted with a warning."""
+"""Create requests, compared with the recorded results of a real dockerd: merged, refused, or accepted with a warning."""
 
 from __future__ import annotations
 
@@ -335,7 +335,7 @@ def test_image_policy_is_applied_after_the_name_is_resolved(tmp_path: Path) -> N
 
 
 class _Pieces:
-    """A chunked body, or one with a length; both are read alike."""
+    """A body, chunked or with a length. The handler reads both in the same way."""
 
     def __init__(self, pieces: tuple[bytes, ...]) -> None:
         self._left = iter(pieces)

@@ -79,7 +79,7 @@ def test_half_closed_connection_is_not_a_disconnect() -> None:
             client.close()
             with trio.fail_after(2):
                 await stream.hung_up()
-            assert await stream.receive_some() == b"last"  # the hang-up watcher has read nothing of it
+            assert await stream.receive_some() == b"last"  # the hang-up watcher has not read this data
 
     trio.run(main)
 

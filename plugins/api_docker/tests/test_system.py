@@ -202,7 +202,7 @@ def test_clients_that_measure_at_the_same_time_share_one_walk() -> None:
                     assert (await measuring.measure({"volume"})).volumes == []
 
             async with trio.open_nursery() as clients:
-                clients.start_soon(ask, 0.5)  # one disconnects: the other still gets its answer
+                clients.start_soon(ask, 0.5)  # one client disconnects; the other still gets its answer
                 clients.start_soon(ask, 9)
             assert walks == ["began", "ended"]
             await ask(0.5)
@@ -225,7 +225,7 @@ def test_clients_that_measure_at_the_same_time_share_one_walk() -> None:
     ],
 )
 def test_prune_selects_stopped_containers_by_age_and_label(filters: dict[str, list[str]], names: set[str]) -> None:
-    """Containers that do not match must stay: a mistake here removes data."""
+    """Containers that do not match must stay, because a mistake removes data."""
 
     def made(name: str, age: float, running: bool = False, **labels: str) -> Any:
         state, config = SimpleNamespace(running=running), SimpleNamespace(labels=labels or None)
@@ -246,7 +246,7 @@ def test_prune_with_unknown_filters_is_refused() -> None:
         prunable({"until": ["1h", "2h"]}, 1e6)
 
 
-def test_old_clients_see_the_commit_they_expect() -> None:
+def test_expected_commit_is_shown_before_1_49() -> None:
     assert info_parts.commit("abc", (1, 48)) == {"ID": "abc", "Expected": "abc"}
     assert info_parts.commit("abc", (1, 49)) == {"ID": "abc"}
 
@@ -332,7 +332,7 @@ def _measured() -> Measured:
     return Measured(80, images, containers, [*volumes, VolumeUsage(VolumeRecord("c", "x", 0), 0, -1)])
 
 
-def test_disk_usage_of_older_versions_is_lists() -> None:
+def test_disk_usage_of_older_versions_has_lists() -> None:
     everything = {"image", "container", "volume", "build-cache"}
     old = disk_usage(_measured(), VIEWS, everything, (1, 41), verbose=False)
     assert (old.layers_size, old.builder_size, old.build_cache) == (80, 0, [])

@@ -59,7 +59,7 @@ class StepLog:
 
 
 def _make_mount_point(root: str, target: str) -> list[str]:
-    """Make the directories that are missing, and return their paths. A step's monitor removes them afterwards, too."""
+    """Make the missing directories, and return their paths. They are removed after the step, as by a step's monitor."""
     made, path = [], root
     for name in target.strip("/").split("/"):
         path = os.path.join(path, name)
@@ -199,7 +199,7 @@ class FakeBackend(FakeArtifacts):
             raise
         finally:
             for point in reversed(points):
-                with contextlib.suppress(OSError):  # the step has put something there
+                with contextlib.suppress(OSError):  # the step has put files into the directory
                     os.rmdir(point)
         return 0
 
@@ -476,7 +476,7 @@ class Llb:
         return self.add(ops_pb2.Op(file=ops_pb2.FileOp(actions=[action])), inputs, name=f"copy {src} {dest}"), 0
 
     def files(self, root: Output | None, *actions: ops_pb2.FileAction) -> Output:
-        """Actions in a chain; the last one's result is the output."""
+        """Actions in a chain; the result of the last action is the output."""
         inputs = [] if root is None else [root]
         for number, action in enumerate(actions):
             action.input = (0 if root is not None else -1) if number == 0 else len(inputs) + number - 1

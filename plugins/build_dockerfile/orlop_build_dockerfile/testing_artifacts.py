@@ -19,7 +19,7 @@ __all__ = ["FakeArtifacts"]
 
 class FakeArtifacts:
     """Implements `artifacts.Artifacts`. `registry` has manifests by name, `stored` blobs by digest. A layer's blob is JSON:
-    the files of its snapshot, with those below it. `fetched`: blobs that came from a registry."""
+    the files of its snapshot and of the snapshots below. `fetched`: blobs that were fetched from a registry."""
 
     def __init__(self) -> None:
         self.blobs: dict[str, dict[str, bytes]] = {}

@@ -37,7 +37,7 @@ def image(**config: object) -> dict[str, Any]:
 
 
 class Outside:
-    """Images by their normalized names, and files of the client's directories. Remembers what was asked."""
+    """Images by their normalized names, and files of the client's directories. Records the requests."""
 
     def __init__(self, files: Mapping[str, str | bytes], images: Mapping[str, dict[str, Any]] | None = None) -> None:
         self.files = {name: data.encode() if isinstance(data, str) else data for name, data in files.items()}
@@ -113,7 +113,7 @@ def names(converted: Converted, result: int = 0) -> list[str]:
 
 
 def graph(converted: Converted, result: int = 0) -> str:
-    """One line an operation: its number, name, inputs and what it does."""
+    """One line for each operation: its number, name, inputs and attributes."""
     definition = converted.results[result].definition
     numbers: dict[str, int] = {}
     lines = []

@@ -38,7 +38,7 @@ async def connected(handler: Handler) -> AsyncIterator[tuple[BackendClient, Link
 
 
 def test_a_shielded_handler_does_not_outlive_the_connection() -> None:
-    """The builder removes a snapshot in a shielded scope; the daemon is killed meanwhile."""
+    """The builder removes a snapshot in a shielded scope, and the daemon is killed meanwhile."""
 
     async def never(question: messages.Question, fds: list[int], report: Report) -> Any:
         await trio.sleep_forever()
@@ -154,7 +154,7 @@ def test_calls_transfer_results_progress_and_descriptors() -> None:
                 assert os.read(reading, 10) == expected
                 assert os.read(reading, 10) == b""  # the other side has closed its copy
                 os.close(reading)
-            assert await client.put("artifact", bytes(3_000_000)) == "3000000"  # more than a socket takes at once
+            assert await client.put("artifact", bytes(3_000_000)) == "3000000"  # more than one write to a socket accepts
 
     trio.run(main)
 
@@ -247,7 +247,7 @@ def test_closed_connection_ends_calls_and_handlers() -> None:
 
 
 def test_descriptors_of_an_incomplete_frame_are_closed() -> None:
-    """The descriptors of a call whose connection ends before its frame is complete."""
+    """The connection ends before the frame of the call is complete."""
     ours, theirs = socket.socketpair()
 
     async def main() -> None:

@@ -40,7 +40,7 @@ def test_unread_progress_is_bounded_in_memory() -> None:
         await anext(slow)
         for _ in range(MOST // 100_000 * 2):
             progress.report(_report(100_000), output=True)
-        assert progress._size < MOST + 200_000  # for a reader who is slow
+        assert progress._size < MOST + 200_000  # limit for a slow reader
         kept = len([raw async for raw in _all(slow, MOST)])
         assert kept > 100
         progress.report(_report(1))

@@ -1,4 +1,4 @@
-"""`POST /build`: parameters, the lines of the answer, and the endpoint with a solver that does what each test says."""
+"""`POST /build`: parameters, the lines of the answer, and the endpoint with a solver that each test scripts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def client(headers: Mapping[str, str] | None = None, **query: str | list[str]) -
 
 
 def graph() -> Definition:
-    """As the frontend makes it: each operation with the lines of its instruction."""
+    """A graph as the frontend makes it: each operation has the lines of its instruction."""
     made = Definition()
     made.Source.infos.add(filename="Dockerfile", data=DOCKERFILE, language="Dockerfile")
     for digest, lines in (("from", [2]), ("run", [4, 5]), ("copy", [6])):
@@ -283,7 +283,7 @@ def built(
     body: bytes = ARCHIVE,
     during: Callable[[Builds], Awaitable[None]] | None = None,
 ) -> str:
-    """The answer that the client gets."""
+    """Build, and return the answer that the client gets."""
 
     async def main() -> str:
         ours, theirs = trio.testing.memory_stream_pair()

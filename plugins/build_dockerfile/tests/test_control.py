@@ -1,4 +1,4 @@
-"""The services of /grpc as a client calls them, with a solver that does what each test says."""
+"""The services of /grpc as a client calls them, with a solver that each test scripts."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class FakeSolver:
         self.open_jobs = 0
 
     async def work(self, build: Build) -> None:
-        """What evaluating a value does."""
+        """Called when a value is evaluated."""
 
     @asynccontextmanager
     async def open(self, build: Build) -> AsyncIterator[FakeJob]:
@@ -108,7 +108,7 @@ class FakeSolver:
 
 
 class Client:
-    """A client with a connection, a session, and the usual calls."""
+    """A client with a connection, a session, and methods for the usual calls."""
 
     def __init__(self, connection: Connection, nursery: trio.Nursery, solver: FakeSolver, builds: Builds) -> None:
         self.connection, self.nursery, self.solver, self.builds = connection, nursery, solver, builds
@@ -146,7 +146,7 @@ def pair() -> tuple[trio.SocketStream, trio.SocketStream]:
 def control_test(
     test: Callable[[Client], Awaitable[None]], tmp_path: Path, *, session: bool = True, clock: Any = None, **options: Any
 ) -> FakeSolver:
-    """Run a test with a client, its session open unless told otherwise."""
+    """Run a test with a client, whose session is open by default."""
     solver = options.pop("solver", None) or FakeSolver()
     settings = Settings(root=str(tmp_path), version="1.2.3", **options)
 
@@ -158,7 +158,7 @@ def control_test(
             async with trio.open_nursery() as nursery:
                 builds = Builds(sessions, nursery)
                 history = History(str(tmp_path / "history"), settings.history_age, settings.history_entries)
-                history.records, history._sizes = history._read()  # no thread: it would let a MockClock jump
+                history.records, history._sizes = history._read()  # no thread, because a MockClock would jump
                 control = Control(solver, settings, sessions, builds, history, nursery)
                 server = Connection(far, handlers=control.handlers)
                 nursery.start_soon(client.run)
@@ -194,7 +194,7 @@ def test_client_runs_the_frontend_through_the_gateway(tmp_path: Path) -> None:
             statuses.append(await client.status())
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(status)  # in any order
+            nursery.start_soon(status)  # the two calls may arrive in any order
             nursery.start_soon(solve)
             pong = await client.bridge("Ping", gateway_pb2.PingRequest())
             assert {c.ID: c.Enabled for c in pong.LLBCaps} == {"exec.mount.bind": True, "mergeop": False}
@@ -238,7 +238,7 @@ def test_status_streams_progress_until_the_build_ends(tmp_path: Path) -> None:
             for _ in range(2):
                 nursery.start_soon(status)
             await client.solve(Definition=GRAPH, Internal=True)
-        late = await client.status()  # of a build that has ended a moment ago
+        late = await client.status()  # the status of a build that has just ended
         merged = control_pb2.StatusResponse()
         for each in late:
             merged.MergeFrom(each)

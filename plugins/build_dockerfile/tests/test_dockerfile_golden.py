@@ -1,7 +1,7 @@
 """Dockerfiles with the graphs, images and errors that they become: `dockerfiles/*.txt`.
 
-A case is "==== NAME", then parts: "---- Dockerfile", "---- options" (a line each), "---- file PATH", "---- result".
-With ORLOP_RECORD=1 in the environment, results are written anew; look at the difference.
+A case is "==== NAME", then parts: "---- Dockerfile", "---- options" (a line each), "---- file PATH", "---- result". With
+ORLOP_RECORD=1 in the environment, the results are recorded again; review the difference.
 """
 
 from __future__ import annotations

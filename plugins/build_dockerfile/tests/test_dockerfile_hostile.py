@@ -1,4 +1,4 @@
-"""Dockerfiles made to cost much: they end with an error or a graph, in bounded time."""
+"""Dockerfiles that are made to be expensive: each is converted or refused in bounded time."""
 
 from __future__ import annotations
 

@@ -70,14 +70,14 @@ async def test_archive_is_sent_with_the_digests_that_the_client_is_told(engine: 
     assert "3" in engine.session.sent
     await exported(engine, Export("oci", {"tar": "false"}))
     assert engine.backend.archives == [archive]
-    assert len(engine.session.contents["export"]) == 4  # two layers, configuration, manifest
+    assert len(engine.session.contents["export"]) == 4  # two layers, a configuration and a manifest
     refused = pytest.RaisesExc(BuildFailed, match="manifest lists")
     with pytest.RaisesGroup(refused, allow_unwrapped=True, flatten_subgroups=True):
         await exported(engine, Export("docker"), "linux/amd64", "linux/arm64")
 
 
 @trio_test
-async def test_provenance_is_added_by_default_where_the_build_pushes(engine: Engine) -> None:
+async def test_provenance_is_added_by_default_to_pushed_images(engine: Engine) -> None:
     default = {"attest:provenance": "mode=min,inline-only=true"}
     answer, _ = await exported(engine, Export("moby", {"name": "a"}), **default)
     assert answer["containerimage.digest"] == answer["containerimage.config.digest"]
@@ -167,7 +167,7 @@ def test_package_urls_of_images_equal_buildkits(name: str, platform: str, expect
     assert purl(name, platform) == expected
 
 
-def test_a_statement_keeps_subjects_of_its_own() -> None:
+def test_predicate_is_unchanged_in_the_statement() -> None:
     raw = statement(Predicate("t", b'{"a":  1}', None), [("n", "sha256:ab")])
     assert json.loads(raw)["subject"] == [{"name": "n", "digest": {"sha256": "ab"}}]
     assert b'{"a":  1}' in raw, "the predicate is passed on as it is"

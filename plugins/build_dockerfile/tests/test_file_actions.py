@@ -1,6 +1,6 @@
 """Copying and changing files in untrusted roots: no path leads out of them.
 
-No link of these tests may lead out of `tmp_path`, even without the guards that they test."""
+No link of these tests may lead out of `tmp_path`, even if the tested guards are removed from the code."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
 
 
-# Followed out of its root, each leads to a directory of this test and nowhere else. These tests remove files, as root:
-# a link to "/" would destroy the machine as soon as a guard is missing.
+# A link that is followed out of its root leads to a directory of this test. These tests remove files as root, so a link to
+# "/" would destroy the machine if a guard were missing.
 LINKS = ["../outside", "{outside}", "x/../../outside", "l"]
 
 

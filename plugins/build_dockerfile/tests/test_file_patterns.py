@@ -33,7 +33,7 @@ def test_globs_match_component_by_component(patterns: list[str], path: str) -> N
 
 
 def model(pattern: str, path: str) -> bool:
-    """`**` by trying every number of components."""
+    """Whether a pattern with `**` matches, found by trying every number of components."""
 
     def match(left: list[str], right: list[str]) -> bool:
         if not left:
@@ -63,7 +63,7 @@ def test_double_stars_match_any_number_of_components(parts: list[str], path: str
 
 
 @given(st.lists(st.tuples(st.booleans(), st.text("ab*", min_size=1, max_size=3)), max_size=4), PATHS)
-def test_the_last_pattern_that_matches_decides(patterns: list[tuple[bool, str]], path: str) -> None:
+def test_last_matching_pattern_decides(patterns: list[tuple[bool, str]], path: str) -> None:
     expected = False
     for negated, pattern in patterns:
         if Matcher([pattern]).match(path):
@@ -113,7 +113,7 @@ def test_symbolic_modes_work_like_chmod(tmp_path: Path, text: str, kind: str, mo
     before = path.stat().st_mode
     subprocess.run(["chmod", text, path], check=True, umask=0)
     ours, theirs = mode_function(text)(before), path.stat().st_mode & 0o7777
-    if kind == "directory":  # of which chmod keeps these bits unless they are named
+    if kind == "directory":  # for directories, chmod keeps these bits unless they are named
         ours, theirs = ours & ~0o6000, theirs & ~0o6000
     assert ours == theirs
 

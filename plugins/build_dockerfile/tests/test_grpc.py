@@ -1,4 +1,4 @@
-"""gRPC, both roles, against itself over a socket pair."""
+"""A gRPC client and a gRPC server of this package, connected by a socket pair."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def streams() -> tuple[trio.SocketStream, trio.SocketStream]:
 async def connected(
     handlers: Mapping[str, Handler], limits: Limits | None = None
 ) -> AsyncIterator[tuple[Connection, Connection]]:
-    """A client and its server, both running. Both must have ended by themselves a second after the block."""
+    """Run a client and its server. Both must end by themselves within a second after the block."""
     near, far = streams()
     client = Connection(near, client=True, limits=limits)
     server = Connection(far, handlers=handlers, limits=limits)
@@ -180,7 +180,7 @@ async def test_closing_a_call_cancels_its_handler() -> None:
         async with client.call("/w"):
             await begun.wait()
         await cancelled.wait()
-        async with client.call("/e") as call:  # the connection goes on
+        async with client.call("/e") as call:  # the connection can still be used
             await call.send(b"x")
             assert await call.receive() == b"x"
         assert await _soon(lambda: not server._calls)
@@ -309,14 +309,14 @@ async def test_early_error_stops_the_sender() -> None:
             with pytest.raises(RpcError, match="no"):
                 while True:
                     await call.send(bytes(1 << 20))
-        async with client.call("/e") as call:  # what the refused call sent did not use up the window
+        async with client.call("/e") as call:  # the data of the refused call did not use up the window
             for _ in range(20):
                 await call.send(bytes(1 << 20))
                 assert len(await call.receive() or b"") == 1 << 20
 
 
 @trio_test
-async def test_early_answer_ends_the_call_before_the_request_does() -> None:
+async def test_answer_ends_a_call_whose_request_is_incomplete() -> None:
     async def handler(call: Call) -> None:
         await call.send(b"answer")
 

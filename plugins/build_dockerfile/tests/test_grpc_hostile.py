@@ -1,4 +1,5 @@
-"""A gRPC server whose client violates the protocol: the connection ends, or the call; memory stays bounded."""
+"""A gRPC server whose client violates the protocol. The server ends the connection or the call, and its memory stays
+bounded."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 
 class Peer:
-    """A client of frames."""
+    """A client that sends single HTTP/2 frames."""
 
     def __init__(self, stream: trio.SocketStream, server: Connection) -> None:
         self.stream, self.server = stream, server
@@ -156,7 +157,7 @@ def test_data_beyond_the_connections_window_closes_it() -> None:
 def test_padding_is_removed_and_acknowledged(padding: int) -> None:
     async def test(peer: Peer) -> None:
         await peer.begin()
-        for _ in range(200):  # more than the window, if padding were not acknowledged
+        for _ in range(200):  # more than the window, so padding must be acknowledged
             await peer.send(frame(DATA, PADDED, 1, bytes([padding]) + bytes(4) + b"\x04abcd" + bytes(padding)))
         await peer.send(frame(DATA, END_STREAM, 1))
         await trio.testing.wait_all_tasks_blocked(0.1)
@@ -231,7 +232,7 @@ def test_concurrent_large_messages_are_bounded() -> None:
 def test_oversized_headers_close_the_connection() -> None:
     async def test(peer: Peer) -> None:
         await peer.begin(headers=[*REQUEST, ("x-big", "a" * 15000)])
-        for stream in range(3, 9, 2):  # short on the wire: references to the dynamic table
+        for stream in range(3, 9, 2):  # few bytes, because they refer to the dynamic table
             await peer.begin(stream, [*REQUEST, *[("x-table", "b" * 3000)] * 20])
         assert (await peer.closed_with())[0] in (9, 11)
 

@@ -1,4 +1,4 @@
-"""The history of builds: what is recorded, how it is read, and its limits."""
+"""The history of builds: its records, its readers, and its limits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONTENT = "/containerd.services.content.v1.Content/"
 
 
 class OneStep(FakeSolver):
-    """A build has a step that prints, a step of the cache, and perhaps fails."""
+    """A solver: each build has a step that prints and a step of the cache, and may fail."""
 
     def __init__(self, fail: str = "", output: bytes = b"hello\n") -> None:
         super().__init__()
@@ -165,7 +165,7 @@ def test_listeners_get_the_begin_and_end_of_builds(tmp_path: Path) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(listen)
             await started.wait()
-            await history(client)  # a call after that one
+            await history(client)  # this call begins after the build
             for ref in ("r1", "r2"):
                 await client.solve(Ref=ref, Frontend="dockerfile.v0")
             await update(client, Ref="r2", Pinned=True)
@@ -244,9 +244,7 @@ def test_pinned_records_stay(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("_MOST_RECORDS", 3), ("_MOST_BYTES", 35)])
-def test_the_history_is_bounded_whatever_its_age(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: int
-) -> None:
+def test_size_of_the_history_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: int) -> None:
     monkeypatch.setattr(f"orlop_build_dockerfile.history.store.{name}", value)
 
     async def main() -> None:
@@ -261,7 +259,7 @@ def test_the_history_is_bounded_whatever_its_age(
 
 
 def test_large_records_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attributes of a build may have megabytes; pinned records count, too, and a new daemon knows their size."""
+    """Attributes of a build may have megabytes. Pinned records count, too, also after a restart of the daemon."""
     monkeypatch.setattr(store_module, "_MOST_MEMORY", 10_000)
 
     async def large(store: History, ref: str) -> None:
@@ -275,7 +273,7 @@ def test_large_records_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         await store.open()
         for ref in ("a", "b", "c", "d"):
             await large(store, ref)
-            await trio.sleep(0.001)  # so that they differ in age
+            await trio.sleep(0.001)  # so that the records differ in age
         assert set(store.records) == {"c", "d"}
         await store.pin("c", True)
         await store.pin("d", True)

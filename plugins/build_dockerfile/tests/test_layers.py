@@ -1,4 +1,4 @@
-"""The operations merge, diff and build, on a fake daemon; and the changes of layers by property tests."""
+"""The operations merge, diff and build, on a fake daemon; and property tests of the changes between layers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def mkfile(path: str, data: bytes) -> ops_pb2.FileAction:
 
 
 async def files(engine: Engine, llb: Llb, end: tuple[str, int]) -> tuple[dict[str, str], FakeBuild]:
-    """The files of a value, and the build."""
+    """The files of a value, and its build."""
     found: dict[str, str] = {}
     made = FakeBuild(engine.session)
     failed: BuildFailed | None = None
@@ -84,7 +84,7 @@ def test_merge_applies_later_inputs_over_earlier_ones(engine: Engine) -> None:
     run(main)
 
 
-def test_a_layer_deletes_what_it_deleted_in_its_own_input(engine: Engine) -> None:
+def test_layer_deletes_the_files_that_it_deleted_in_its_input(engine: Engine) -> None:
     async def main() -> None:
         llb = Llb()
         first = llb.files(None, mkfile("/stays", b"1"), mkfile("/goes", b"2"))
@@ -107,7 +107,7 @@ def test_diff_contains_changed_files_and_deletes_removed_ones_when_merged(engine
         other = llb.files(None, mkfile("/goes", b"other"), mkfile("/other", b"o"))
         found, _ = await files(engine, llb, merge(llb, other, made))
         assert found == {"/changes": "b", "/deep/new": "z", "/other": "o"}
-        # What the layer deletes is known to a build after this one, too
+        # A later build also knows the files that the layer deletes
         found, _again = await files(engine, llb, llb.run(merge(llb, other, made), "write /more m"))
         assert found["/more"] == "m" and "/goes" not in found
         found, _ = await files(engine, llb, merge(llb, other, llb.run(made, "write /on-diff d")))
@@ -251,7 +251,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @given(lower=trees, upper=trees)
-def test_the_changes_applied_to_the_lower_root_give_the_upper_one(place: Path, lower: Tree, upper: Tree) -> None:
+def test_changes_applied_to_the_lower_tree_make_the_upper_tree(place: Path, lower: Tree, upper: Tree) -> None:
     roots = [place / name for name in ("lower", "upper", "target")]
     for root in roots:
         if root.exists():

@@ -1,4 +1,4 @@
-"""Images of OCI layouts: which of an index is taken, and what is refused."""
+"""Images of OCI layouts: which image of an index is used, and which content is refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def image(engine: Engine, name: str, layers: list[dict[str, Any]] | None = None)
 
 
 async def read(engine: Engine, root: dict[str, Any], platform: str) -> str:
-    """The name of the image, or the error."""
+    """Read a layout. Returns the name of the image, or the error."""
     async with engine.solver() as solver, solver.open(FakeBuild(engine.session)) as job:
         try:
             layout = await job.layout(f"store@{root['digest']}", platform)

@@ -1,4 +1,4 @@
-"""Caches elsewhere, on a fake daemon: what is found, what is run, what is fetched."""
+"""Remote caches, on a fake daemon: which steps are found in the cache, which are run, and which layers are fetched."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FROM = CacheTarget("registry", {"ref": NAME})
 
 
 def graph(text: str = "one") -> tuple[Llb, ops_pb2.Definition]:
-    """A stage, of which a file is copied on another one, with a file of the client."""
+    """A graph of two stages: a file of the first stage and a file of the client are copied to the second."""
     llb = Llb()
     stage = llb.run(llb.image(BASE), f"write /built {text}")
     end = llb.copy(llb.run(llb.image(BASE), "write /made two"), stage, "/built", "/")
@@ -67,8 +67,8 @@ async def test_steps_in_a_cache_are_not_run(engine: Engine) -> None:
         cached = found.progress.cached()
         assert cached["write /made two"] and cached["copy /a.txt /"]
         # Layers that only the other stage has are not fetched
-        assert len(engine.backend.fetched) == 1 + 3  # the configuration, and what is above the base
-        # The next build finds all of it here
+        assert len(engine.backend.fetched) == 1 + 3  # the configuration, and three layers above the base
+        # The next build finds all steps in the local cache
         before = len(engine.backend.fetched)
         await build(solver, engine, definition, imports=[FROM])
         assert len(engine.backend.fetched) == before + 1
@@ -103,7 +103,7 @@ async def test_minimal_cache_contains_only_the_last_stage(engine: Engine) -> Non
 
 @trio_test
 async def test_steps_above_an_uncached_step_are_run(engine: Engine) -> None:
-    """A step that is run again may have another result, so what was made from its last result must not be used."""
+    """A step that is run again may have another result, so results that were made from its last result must not be used."""
     engine.write("a.txt", "hello")
     llb = Llb()
     first = llb.run(llb.image(BASE), "write /made two")

@@ -123,7 +123,7 @@ def test_http_source_with_checksum_is_verified_and_not_requested_again(tmp_path:
 
 
 def test_uploaded_contexts_are_not_shared_between_clients(tmp_path: Path) -> None:
-    """Each build gets what its client sends, although the address is the same."""
+    """Each build gets the context that its client sends, although the address is the same."""
 
     async def test(solver: LLBSolver, session: FakeSession) -> None:
         for content in (b"one" * 1000, b"two", b"one" * 1000):

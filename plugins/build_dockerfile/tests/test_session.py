@@ -1,4 +1,4 @@
-"""The builder's calls to a client, which is a server of Orlop's own gRPC package."""
+"""The builder's calls to a client. The client of these tests is a gRPC server of Orlop's own package."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def transfer(source: Path, target: Path, beside: str = "") -> Receiver:
 
 
 def described(root: Path) -> dict[str, tuple[object, ...]]:
-    """All that a transfer carries."""
+    """All attributes that a transfer sends, by path."""
     found: dict[str, tuple[object, ...]] = {}
     first: dict[int, str] = {}
     for path in sorted(root.rglob("*")):
@@ -112,7 +112,7 @@ def test_only_changed_files_are_sent_again(source: Path, target: Path) -> None:
     (source / "script").unlink()
     assert transfer(source, target).requested == 2
     assert described(target) == described(source)
-    for name in ("a/file", "z-same", "link", "a/deep/er/x", "a/deep/empty"):  # not touched: digests are kept by ctime
+    for name in ("a/file", "z-same", "link", "a/deep/er/x", "a/deep/empty"):  # the ctime must not change
         assert (target / name).lstat().st_ctime_ns == before[name]
 
 
@@ -234,7 +234,7 @@ def test_unsafe_or_malformed_entries_are_refused(entries: list[dict[str, object]
 
 
 def test_link_that_replaced_a_directory_is_not_followed(target: Path, tmp_path: Path) -> None:
-    """This includes a link that another process has created since the directory was read."""
+    """The link may also have been created by another process after the directory was read."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "f").write_text("safe")
@@ -296,10 +296,10 @@ def test_stale_files_are_not_removed_through_a_link_inside(target: Path) -> None
 @pytest.mark.parametrize(
     "packets",
     [
-        [packet(DATA, 0, b"x")],  # not asked for
+        [packet(DATA, 0, b"x")],  # the receiver has not requested the file
         [packet(STAT, path=b"a", mode=DIR | 0o755), packet(DATA, 0, b"x")],  # a directory
         [packet(STAT), packet(STAT, path=b"a", mode=0o644)],  # after the end of the list
-        [packet(STAT, path=b"a", mode=0o644), packet(STAT), packet(FIN)],  # before the file has come
+        [packet(STAT, path=b"a", mode=0o644), packet(STAT), packet(FIN)],  # the end arrives before the file's content
         [packet(FIN)],
         [packet(REQ, 0)],
         [packet(77)],
@@ -327,7 +327,7 @@ def test_file_of_a_wrong_announced_size_is_sent_again(target: Path) -> None:
     for times in range(2):
         receiver = Receiver(str(target))
         receiver.feed([packet(STAT, path=b"f", mode=0o644, size=1_000_000, modTime=5), packet(STAT)])
-        assert receiver.requested == 1, times  # what is there is known to differ
+        assert receiver.requested == 1, times  # the receiver knows that its file differs
         receiver.feed([packet(DATA, 0, b"short"), packet(DATA, 0), packet(FIN)])
         receiver.close()
     assert (target / "f").read_bytes() == b"short"
@@ -341,11 +341,11 @@ def flat(root: Path) -> None:
     (root / "link").symlink_to("a")
 
 
-def test_equal_list_is_answered_without_a_look_at_the_directory(tmp_path: Path, target: Path) -> None:
+def test_equal_list_is_answered_without_reading_the_directory(tmp_path: Path, target: Path) -> None:
     flat(tmp_path / "source")
     beside = str(tmp_path / "list")
     first = transfer(tmp_path / "source", target, beside)
-    (target / "d" / "b").write_text("what no transfer has written")  # nobody does that
+    (target / "d" / "b").write_text("what no transfer has written")  # no transfer writes this file
     again = transfer(tmp_path / "source", target, beside)
     assert (again.requested, again.state) == (0, first.state) and first.state
     assert again.size == sum(map(len, last.load(beside, os.open(target, os.O_RDONLY)).packets)) + len(packet(FIN))  # type: ignore[union-attr]
@@ -365,7 +365,7 @@ def test_equal_list_is_answered_without_a_look_at_the_directory(tmp_path: Path, 
         lambda root: os.rename(root / "d", root / "moved"),
     ],
 )
-def test_list_that_differs_is_compared_from_where_it_differs(
+def test_list_is_compared_from_its_first_difference(
     change: Callable[[Path], object], hard_links: bool, tmp_path: Path, target: Path
 ) -> None:
     source, beside = tmp_path / "source", str(tmp_path / "list")
@@ -469,7 +469,7 @@ NAMES = st.sampled_from(["a", "a.b", "a-", "b", "ab", "é", "z"])
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(trees=st.lists(st.dictionaries(st.lists(NAMES, min_size=1, max_size=3).map(tuple), st.integers(0, 3)), max_size=3))
-def test_any_tree_is_updated_to_any_other(
+def test_any_tree_can_be_updated_to_any_other_tree(
     trees: list[dict[tuple[str, ...], int]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     base = tmp_path_factory.mktemp("trees")
@@ -489,7 +489,7 @@ def test_any_tree_is_updated_to_any_other(
                     path.write_text(f"{parts}{kind}")
                 os.utime(path, ns=(kind, kind * 10**9), follow_symlinks=False)
             except OSError:
-                continue  # something else has the name
+                continue  # another entry has the name
         transfer(source, base / "target")
         assert described(base / "target") == described(source)
 

@@ -362,7 +362,7 @@ async def test_cache_mounts_persist_and_secrets_do_not(engine: Engine) -> None:
         async with solver.open(FakeBuild(engine.session)) as job:
             ref = job.define(llb.define(second))
             names = [entry.path for entry in await job.read_directory(ref, "/")]
-            assert "cache" not in names and "run" not in names  # mount points, and what leads to them
+            assert "cache" not in names and "run" not in names  # mount points and their parent directories
 
 
 @trio_test
@@ -412,7 +412,7 @@ async def test_digests_are_remembered_while_the_state_of_a_directory_is_the_same
     engine.write("a.txt", "one")
     async with engine.solver() as solver:
         assert (await build(solver, engine, graph, "/a.txt")).ref == "one"
-    engine.write("a.txt", "two")  # and a session that says that nothing has changed is believed
+    engine.write("a.txt", "two")  # a session may state that nothing has changed; then files are not read
     async with engine.solver() as solver:
         assert (await build(solver, engine, graph, "/a.txt")).ref == "one"
         engine.session.state = "second"
@@ -441,7 +441,7 @@ async def test_selections_of_one_context_are_hashed_at_the_same_time(engine: Eng
 
 
 class _SlowSession(FakeSession):
-    """A transfer goes on for a while after its build was cancelled, as a thread that works on files does."""
+    """A session whose transfer continues for a while after its build was cancelled, like a thread that works on files."""
 
     def __init__(self, directories: dict[str, str]) -> None:
         super().__init__(directories, shared_key="key")
@@ -473,8 +473,8 @@ async def test_directory_of_a_cancelled_build_is_free_once_its_transfer_has_ende
 
 
 @trio_test
-async def test_calls_after_the_end_of_a_build_keep_nothing_in_use(engine: Engine) -> None:
-    """As those of a frontend, whose connection is another than its build's."""
+async def test_calls_after_the_end_of_a_build_keep_no_snapshot_in_use(engine: Engine) -> None:
+    """A frontend can make such calls, because it has a connection of its own."""
     engine.write("a.txt", "one")
     llb = Llb()
     local = llb.define(llb.local())

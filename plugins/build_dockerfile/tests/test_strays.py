@@ -1,4 +1,4 @@
-"""Leftovers of killed builds are removed, and other files are not."""
+"""Leftovers of killed builds are removed, and other files are kept."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_directories_without_a_record_are_removed(root: Path, tmp_path: Path) ->
     assert os.listdir(runtime / "steps") == []
 
 
-def test_nothing_that_a_damaged_cache_may_refer_to_is_removed(root: Path, tmp_path: Path) -> None:
+def test_files_that_a_damaged_cache_may_refer_to_are_kept(root: Path, tmp_path: Path) -> None:
     (root / "cache.db").write_bytes(b"no database" * 100)
     (root / "cachemounts/some").mkdir()
     found = strays.sweep(str(root), str(tmp_path))

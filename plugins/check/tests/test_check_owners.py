@@ -1,4 +1,5 @@
-"""The check with owners of its own: collected, filtered, repaired once, reported."""
+"""The consistency check with checks that these tests define: findings are collected, filtered, repaired once, and
+reported."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ EMPTY = Examined({table: {} for table in TABLES})
 
 
 class Litter:
-    """Implements Check and CheckPlugin: its own files below a directory, which should hold none."""
+    """Implements Check and CheckPlugin: each file in a directory is a finding."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory

@@ -1,4 +1,4 @@
-"""The audit log's file: whole lines, rotation, a full disk, and the waiting of `required`."""
+"""The audit log's file: complete lines, rotation, a full disk, and requests that wait with `required`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def line(number: int) -> Line:
 
 
 class Disk:
-    """While it is full, writes fail with ENOSPC after half of the data, as on a real disk."""
+    """Simulates a disk. While it is full, writes fail with ENOSPC after half of the data, as on a real disk."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.full, self.write = False, os.write
@@ -144,7 +144,7 @@ def test_cancelled_daemon_still_writes_its_lines(tmp_path: Path) -> None:
 
 
 def test_hanging_disk_does_not_delay_the_shutdown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
-    """The shield that lets the writer finish ends after a time counted from the cancellation, not from the end of other
+    """The writer is shielded for a time after the cancellation. The time begins at the cancellation, not at the end of other
     shutdown work."""
     monkeypatch.setattr(audit, "_PATIENCE", 0.2)
     begun, released = threading.Event(), threading.Event()

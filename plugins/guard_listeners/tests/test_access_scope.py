@@ -1,4 +1,4 @@
-"""Label scopes of listeners: which objects are inside, and how requests are changed."""
+"""Label scopes of listeners: which objects are in a scope, and how requests are changed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class FakeCollection:
         return self.things.get(name)
 
     def pushed_names(self, name: str, tag: str) -> list[str]:
-        """Of images: `both` has two tags."""
+        """The names that a push of an image sends; the image `both` has two tags."""
         return ["ours", "plain"] if name == "both" and not tag else [name]
 
 
@@ -191,7 +191,7 @@ def test_host_access_cannot_be_inherited_from_other_containers(host: dict[str, A
 
 
 def test_references_in_a_create_are_replaced_by_checked_ids() -> None:
-    """The name may move to another container while a plugin takes its time."""
+    """While an authorization plugin decides, the name may be given to another container."""
     host = HostConfig(volumes_from=["plain:ro", "hosts"], network_mode="container:plain", pid_mode="container:joined")
     assert not [*inherited_access.of_others(cast("Any", OTHERS), host)]
     assert (host.volumes_from, host.network_mode, host.pid_mode) == (["p:ro", "h"], "container:p", "container:j")
@@ -316,7 +316,7 @@ def test_volume_created_meanwhile_outside_the_scope_is_refused() -> None:
 
 
 def test_anonymous_volume_on_a_host_path_is_refused() -> None:
-    """A volume on a host directory is allowed only by its label, even when it has no name."""
+    """A volume on a host directory is allowed only if it has the label, even when it has no name."""
     assert created(judge(shared_images=True), Image="plain", HostConfig={"VolumesFrom": ["own"]})
     with pytest.raises(Denied, match="the volume etc, which is a directory or device of the host, is not allowed"):
         created(judge(shared_images=True), Image="plain", HostConfig={"VolumesFrom": ["host"]})
@@ -402,7 +402,7 @@ def test_only_named_volumes_must_exist_in_a_scope_without_values() -> None:
             created(made, Image="plain", Labels={TEAM: "web"}, HostConfig={**named, "NetworkMode": "mine"})
 
 
-def test_a_new_volume_does_not_take_the_name_of_one_outside_the_scope() -> None:
+def test_name_of_a_volume_outside_the_scope_cannot_be_used_for_a_new_one() -> None:
     asked = judged(judge(), call("/volumes/create", {"Name": "new"}), Scope.NEW_VOLUME)
     assert isinstance(asked.body, VolumeCreateRequest)
     assert asked.body.labels == {TEAM: "web"}

@@ -17,7 +17,7 @@ NS = 1_763_975_591_661_595_082
 
 
 def go_escape(data: bytes) -> bytes:
-    """Decode UTF-8 as Go does and escape as jsonlog does, byte by byte."""
+    """Decode UTF-8 like Go, and escape like jsonlog, byte by byte."""
     out, at = bytearray(), 0
     while at < len(data):
         byte = data[at : at + 1]

@@ -84,7 +84,8 @@ def on_host(body: Callable[[Host], None], bridge: Bridge = BRIDGE) -> None:
 
 
 def test_half_made_links_are_recognized_after_a_crash() -> None:
-    """A link that was made but has no alias yet is recognized by its group: a bridge is taken over, or removed as stray."""
+    """A link that was made before a crash, but has no alias yet, is recognized by its group. A bridge is adopted, or removed
+    as stray."""
 
     def body(host: Host) -> None:
         host.links.ensure_bridge(HALF)

@@ -46,7 +46,7 @@ def test_add_veth_is_encoded_like_pyroute2(mtu: int, peer: str) -> None:
 @pytest.mark.parametrize("isolated", [False, True])
 def test_mark_port_is_encoded_like_pyroute2(isolated: bool) -> None:
     settings = [("IFLA_BRPORT_MODE", 1), ("IFLA_BRPORT_ISOLATED", int(isolated))]
-    # pyroute2 needs the kind before it to encode slave data; the driver does not send it.
+    # pyroute2 needs IFLA_INFO_KIND to encode slave data; the driver does not send this attribute.
     kind = [("IFLA_INFO_KIND", "bridge_slave")]
     info = theirs(
         ifinfmsg(),

@@ -55,7 +55,7 @@ def test_cancelled_work_is_undone() -> None:
             nursery.cancel_scope.cancel()
         go_on.set()
         await worker.run(lambda: None)
-        await worker.run(lambda: None)  # the undo is queued after the functions that were queued already
+        await worker.run(lambda: None)  # wait for the undo, which is queued behind the earlier functions
         await worker.close(lambda: None)
         assert undone == ["made"] and not never
 

@@ -1,4 +1,4 @@
-"""Command lines and error messages of the runc driver. Without root; no runtime is run."""
+"""Command lines and error messages of the runc driver. The tests need no root, and run no runtime."""
 
 from __future__ import annotations
 

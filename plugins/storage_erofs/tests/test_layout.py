@@ -1,4 +1,5 @@
-"""The driver's files on disk, options, and recovery from crashes and damage; without mkfs.erofs, mounts and root."""
+"""The driver's files on disk, options, and recovery from crashes and damage. The tests need no mkfs.erofs, mounts or
+root."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ MKFS = "/sbin/mkfs.erofs"
 
 @pytest.fixture(autouse=True)
 def capable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host that has mkfs.erofs, and a kernel that mounts images as files."""
+    """Simulate a host with mkfs.erofs, whose kernel mounts images as files."""
     monkeypatch.setattr(driver, "check_installed", lambda: MKFS)
     monkeypatch.setattr(driver, "probe", lambda *_: False)
 
@@ -37,7 +38,7 @@ def opened(root: Path, **options: str) -> Erofs:
 
 
 async def layer(erofs: Erofs, name: str, parent: str | None = None, content: bytes = b"tar") -> Path:
-    """A committed layer, written as the kernel and mkfs.erofs would."""
+    """A committed layer, with files like those of the kernel and mkfs.erofs."""
     await erofs.prepare("pull", parent)
     target = await erofs.stream_target("pull")
     directory = Path(target.directory)
@@ -151,7 +152,7 @@ def test_digests_are_checked_once_after_each_start(root: Path) -> None:
         directory = await layer(opened(root, verify="digest"), "one")
         erofs = opened(root, verify="digest")
         await erofs.mounts("one")
-        (directory / "layer.tar").write_bytes(b"bad")  # this content has the same length
+        (directory / "layer.tar").write_bytes(b"bad")  # the damaged content has the length of the original
         await erofs.mounts("one")
         with pytest.raises(DriverError, match=r"cannot mount a layer: its file layer\.tar has been changed"):
             await opened(root, verify="digest").mounts("one")
