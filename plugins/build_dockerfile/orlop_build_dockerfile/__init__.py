@@ -1,8 +1,9 @@
-"""The builder: Dockerfiles by BuildKit's protocol and by the classic endpoint, on a solver of LLB graphs.
+"""The builder. It builds Dockerfiles through BuildKit's protocol and through the classic endpoint `POST /build`, with a
+solver of LLB graphs.
 
-Two processes. In orlopd, `plugin` starts the builder process on demand, hands it the connections of clients, and answers its
-requests (`daemon/`). The builder process (`python -m orlop_build_dockerfile`) does everything else, in a mount namespace of
-its own: when it is killed, its builds end, and none of their mounts remains.
+The builder runs in two processes. In orlopd, `plugin` starts the builder process on demand, passes the connections of
+clients to it, and answers its requests (`daemon/`). All other work is done in the builder process (`python -m
+orlop_build_dockerfile`), which has its own mount namespace. If this process is killed, its builds end, and no mounts remain.
 
    pb/          messages of the protocol            grpc/      HTTP/2 and gRPC on trio, both roles
    control/     what clients call (/grpc)           session/   what the builder calls at the client (/session)
@@ -13,6 +14,6 @@ its own: when it is killed, its builds end, and none of their mounts remains.
    history/     records of builds                   daemon/    the part that runs in orlopd
    contracts.py the Protocols between these packages, with artifacts.py
 
-State: `<data-root>/build/` holds the cache's database, the contexts last sent by clients, and cache mounts; snapshots are in
-the storage driver, under keys that begin with `build-`.
+State: `<data-root>/build/` contains the cache's database, the last contexts of clients, and cache mounts. Snapshots are in
+the storage driver; their keys begin with `build-`.
 """

@@ -1,5 +1,5 @@
-"""The calls by which the builder process has the daemon exchange content with registries and clients: `Artifacts`, which is
-a part of `contracts.Backend`, and the values that pass through it."""
+"""The calls with which the builder process asks the daemon to exchange content with registries and clients: `Artifacts`,
+which is a part of `contracts.Backend`, and the values in these calls."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ __all__ = [
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """`token` is an identity token; with it, `username` may be empty. With `session`, neither is known yet: the daemon asks
-    the client of the session when the registry `host` requires credentials (`Builder.authorize`)."""
+    """`token` is an identity token; with it, `username` may be empty. With `session`, the credentials are not known yet. The
+    daemon asks the client of the session for them when the registry `host` requires credentials (`Builder.authorize`)."""
 
     username: str = ""
     password: str = ""
@@ -37,7 +37,7 @@ class Credentials(msgspec.Struct, frozen=True):
 
 
 class Challenge(msgspec.Struct, frozen=True):
-    """What a registry requires: a token of a service, or user and password if `realm` is empty."""
+    """The authentication that a registry requires: a token of a service, or user and password if `realm` is empty."""
 
     realm: str = ""
     service: str = ""
@@ -63,7 +63,7 @@ class Download(msgspec.Struct, frozen=True):
 
 
 class Blob(msgspec.Struct, frozen=True):
-    """A descriptor."""
+    """A descriptor of a blob."""
 
     media_type: str
     digest: str
@@ -71,9 +71,9 @@ class Blob(msgspec.Struct, frozen=True):
 
 
 class LayerForm(msgspec.Struct, frozen=True):
-    """The compression of exported layers. `kind` is "gzip", "zstd", "uncompressed", or "" for the one in daemon.json;
-    `level` is -1 for the default. A layer that already has a blob keeps the blob, unless `force` is set. `latest`: in layers
-    that Orlop has built, later file times are replaced by this time (seconds since 1970)."""
+    """The compression of exported layers. `kind` is "gzip", "zstd", "uncompressed", or "" for the compression in
+    daemon.json; `level` is -1 for the default. If a layer already has a blob, this blob is used, unless `force` is set.
+    `latest` (seconds since 1970): in layers that Orlop has built, file times after `latest` are replaced by `latest`."""
 
     kind: str = ""
     level: int = -1
@@ -91,8 +91,8 @@ class LayerBlob(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """A manifest or an index of an artifact. `blobs` are the blobs that it names, without other manifests; the configuration
-    of an image comes first. `layers` are the blobs whose progress is reported: digest and name."""
+    """A manifest or an index of an artifact. `blobs` are the blobs that it refers to, without other manifests. In an image,
+    the first blob is the configuration. `layers` are the blobs whose progress is reported: digest and name."""
 
     descriptor: Blob
     blobs: Sequence[Blob] = ()
@@ -111,9 +111,9 @@ class Archive(msgspec.Struct, frozen=True):
 
 
 class ImagePart(msgspec.Struct, frozen=True):
-    """An image for one platform: a configuration and the snapshots of its layers, lowest first (a base comes first).
-    `blobs`: the layers as its manifest names them, if it has a manifest. `manifests`: the digests of its index, if any, and
-    of its manifest. `attachments`: attestations about the image, and the blobs that they name."""
+    """An image for one platform: a configuration and the snapshots of its layers, lowest first, beginning with its base
+    image. `blobs`: the layers in its manifest, if it has a manifest. `manifests`: the digests of its index, if any, and of
+    its manifest. `attachments`: attestations about the image, and the blobs that they refer to."""
 
     config: bytes
     snapshots: Sequence[str]
@@ -123,8 +123,8 @@ class ImagePart(msgspec.Struct, frozen=True):
 
 
 class Prefix(msgspec.Struct, frozen=True):
-    """The lowest layers of a chain that stored images have: their number, and the snapshot of the highest. `name` is for
-    `Backend.release`; "" if no image has any."""
+    """The lowest layers of a chain that are in a stored image: their number, and the snapshot of the highest of them. `name`
+    is for `Backend.release`; "" if no image has any of the layers."""
 
     name: str
     count: int
@@ -135,15 +135,15 @@ Report = Callable[[Download], None]
 
 
 class Artifacts(Protocol):
-    """Blobs to export, or that were imported. The builder chooses the names of artifacts. The blobs of an artifact are kept
-    until the artifact is dropped, or the builder's connection to the daemon ends."""
+    """Blobs that will be exported, or that were imported. The builder chooses the names of artifacts. The blobs of an
+    artifact are kept until the artifact is dropped, or the builder's connection to the daemon ends."""
 
     async def labelled(self, config: bytes) -> bytes:
         """The configuration of an image, with the labels that the daemon adds to images of this client."""
         ...
 
     async def layers(self, artifact: str, snapshots: Sequence[str], form: LayerForm, report: Report) -> Sequence[LayerBlob]:
-        """Store the layers of a chain of snapshots as blobs, lowest first (a base comes first)."""
+        """Store the layers of a chain of snapshots as blobs, lowest first, beginning with the base image."""
         ...
 
     async def put(self, artifact: str, data: bytes) -> str:
@@ -168,7 +168,8 @@ class Artifacts(Protocol):
         *,
         by_digest: bool = False,
     ) -> None:
-        """Push manifests, the root last, and the blobs that they name. The root gets the name's tag, unless `by_digest`."""
+        """Push manifests, the root last, and the blobs that they refer to. The root gets the name's tag, unless `by_digest`
+        is set."""
         ...
 
     async def save(self, artifact: str, archive: Archive, target: int) -> None:
@@ -186,11 +187,11 @@ class Artifacts(Protocol):
         ...
 
     async def prefix(self, diff_ids: Sequence[str]) -> Prefix:
-        """The longest part of a chain of layers, from the lowest up, that stored images have. Kept until it is released."""
+        """The lowest layers of a chain, as many as are in a stored image. They are kept until they are released."""
         ...
 
     async def unpack_layer(self, artifact: str, parent: str, blob: LayerBlob) -> str:
-        """Make a committed snapshot of a layer on another one. Returns its key."""
+        """Make a committed snapshot of a layer on the snapshot `parent`. Returns its key."""
         ...
 
     async def drop(self, artifact: str) -> None: ...

@@ -71,7 +71,7 @@ class BuildCheck:
                 )
 
     def in_progress(self, finding: Finding) -> bool:
-        """See Check. A running builder process may be using anything in its directories."""
+        """See Check. A running builder process may be using any file in its directories."""
         domain = "" if finding.id == "*" else finding.id
         return self._service is not None and bool(self._service.is_running(domain))
 
@@ -92,5 +92,5 @@ class BuildCheck:
         return True
 
     async def facts(self, database: Examined) -> dict[str, str]:
-        """See Check. A debug bundle contains nothing about builds."""
+        """See Check. A debug bundle contains no data about builds."""
         return {}

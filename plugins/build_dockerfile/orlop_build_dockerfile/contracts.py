@@ -1,7 +1,7 @@
-"""The Protocols between the packages of the builder process, and the values that pass through them.
+"""The Protocols between the packages of the builder process, and the values in their calls.
 
-`Backend` is the daemon as seen by the builder process, and `Builder` the process as seen by the daemon. `Session` is a
-client, `Progress` where a build reports what it does.
+The builder process calls the daemon through `Backend`, and the daemon calls the builder process through `Builder`. A
+`Session` is a client. A build reports its steps to a `Progress`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from orlop_build_dockerfile.artifacts import (
 )
 from orlop_sdk import Mount
 
-if TYPE_CHECKING:  # orlopd imports this module, and shall not import protobuf
+if TYPE_CHECKING:  # orlopd imports this module, and should not import protobuf
     from orlop_build_dockerfile.pb.control_pb2 import VertexWarning
     from orlop_build_dockerfile.pb.fsutil_pb2 import Stat
     from orlop_build_dockerfile.pb.ops_pb2 import Definition, Range, SourceInfo
@@ -80,9 +80,10 @@ __all__ = [
 
 
 class Base(msgspec.Struct, frozen=True):
-    """An image that a build starts from. `digest` is that of its manifest for the platform (of its configuration
-    if it was made here and has no manifest), `name` the normalized reference, `config` the JSON of its configuration.
-    `snapshot` is the committed snapshot of its top layer, "" if the image has none or was only resolved."""
+    """An image that a build starts from. `digest` is the digest of its manifest for the platform; if it was made on this
+    host and has no manifest, the digest of its configuration. `name` is the normalized reference, `config` the JSON of its
+    configuration. `snapshot` is the committed snapshot of its top layer, "" if the image has no layers or was only
+    resolved."""
 
     name: str
     digest: str
@@ -122,8 +123,8 @@ class Ulimit(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """A command that a build runs in a container. `root` is the key of an active snapshot, or of a committed one when
-    `readonly_root`. `network` is "" (a sandbox on the default network), "host" or "none"."""
+    """A command that a build runs in a container. `root` is the key of an active snapshot; with `readonly_root`, it may also
+    be the key of a committed snapshot. `network` is "" (a sandbox on the default network), "host" or "none"."""
 
     root: str
     args: Sequence[str]
@@ -149,22 +150,24 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     isolation: str = ""
     devices: Sequence[str] = ()
     platform: str = ""
-    """ "linux/arm64", for another processor than the host's: the backend refuses what the host cannot run."""
+    """ "linux/arm64", for another processor than the host's. The backend refuses platforms that the host cannot run."""
 
 
 class Backend(Artifacts, Protocol):
-    """The daemon: images, snapshots, containers of steps, and artifacts. Errors are `OrlopError`s with the daemon's words.
-    A call that is cancelled is undone. Everything that the builder has in use (bases, active snapshots, running steps) is
+    """The daemon: images, snapshots, containers of steps, and artifacts. Errors are `OrlopError`s with the daemon's
+    messages. A cancelled call is undone. All objects that the builder is using (bases, active snapshots, running steps) are
     released when its connection to the daemon ends."""
 
     async def resolve(self, name: str, platform: str, *, pull: bool, credentials: Credentials | None) -> Base:
-        """Find an image's configuration, at the registry if `pull` is set or the image is not stored. Downloads no layer."""
+        """Find an image's configuration. The registry is asked if `pull` is set or the image is not stored. Downloads no
+        layer."""
         ...
 
     def base(
         self, name: str, platform: str, *, pull: bool, credentials: Credentials | None
     ) -> AbstractAsyncContextManager[AsyncIterator[Download | Base]]:
-        """Make an image's layers exist. The last item is the `Base`, whose layers are kept until the builder releases it."""
+        """Make sure that the layers of an image are stored. The last item is the `Base`, whose layers are kept until the
+        builder releases it."""
         ...
 
     async def release(self, digest: str) -> None:
@@ -172,19 +175,20 @@ class Backend(Artifacts, Protocol):
         ...
 
     async def prepare(self, parent: str) -> str:
-        """A new active snapshot on a committed one, or on nothing (""). Returns its key."""
+        """Make an active snapshot on the committed snapshot `parent`; "" for no parent. Returns the key of the new
+        snapshot."""
         ...
 
     async def commit(self, key: str) -> str:
-        """Make a snapshot immutable, durably. Returns the key of the committed snapshot."""
+        """Make a snapshot immutable and durable. Returns the key of the committed snapshot."""
         ...
 
     async def remove(self, key: str) -> None:
-        """Remove a snapshot that has no children. No error if there is none."""
+        """Remove a snapshot that has no children. It is no error if the snapshot does not exist."""
         ...
 
     async def mounts(self, key: str, *, readonly: bool) -> Sequence[Mount]:
-        """The mounts that make a snapshot visible in the builder's own mount namespace."""
+        """The mounts that make a snapshot visible in the builder's mount namespace."""
         ...
 
     async def usage(self, key: str) -> SnapshotUsage: ...
@@ -198,29 +202,31 @@ class Backend(Artifacts, Protocol):
         ...
 
     async def unpack(self, archive: int, directory: int) -> None:
-        """Unpack a tar, compressed or not, into a directory, in a sandbox. Both are descriptors."""
+        """Unpack a tar, compressed or not, into a directory, in a sandbox. `archive` and `directory` are file
+        descriptors."""
         ...
 
     async def run(self, step: Step, stdout: int, stderr: int, stdin: int = -1) -> int:
         """Run a step to its end. Returns its exit code. Cancelling kills the step. The descriptors are blocking pipes;
-        without `stdin`, standard input is empty. Meanwhile, the root and the snapshots that the step may write must not be
-        mounted for writing elsewhere."""
+        without `stdin`, standard input is empty. While the step runs, its root and the snapshots to which it may write must
+        not be mounted for writing by another process."""
         ...
 
     async def pack(self, key: str) -> Layer:
-        """The layer of a committed snapshot of the builder: its difference from its parent. Computed once for each
+        """The layer of a committed snapshot of the builder: its difference from its parent. It is computed once for each
         snapshot."""
         ...
 
     async def create_images(self, parts: Sequence[ImagePart], names: Sequence[str], index: str = "") -> Sequence[str]:
-        """Make the image of a build, or the images for several platforms; then `index` is the digest of their index. `pack`
-        was called for each of their own snapshots before. Returns their IDs."""
+        """Make the image of a build, or the images for several platforms. With several platforms, `index` is the digest of
+        the index of the images. `pack` must have been called for all new snapshots of the images before. Returns the IDs of
+        the images."""
         ...
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """A rule of garbage collection (`builder.gc.policy` of daemon.json). Sizes are bytes, 0 for no limit; `keep_duration` is
-    seconds."""
+    """A rule of garbage collection (`builder.gc.policy` of daemon.json). Sizes are in bytes; 0 means no limit.
+    `keep_duration` is in seconds."""
 
     filters: Sequence[str] = ()
     everything: bool = False
@@ -231,14 +237,15 @@ class Policy(msgspec.Struct, frozen=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the daemon tells the builder process at its start. `root` is the builder's directory (`<data-root>/build`), and
-    `runtime` one below exec-root, for what must not reach the disk, such as secrets ("": one in `root`); they exist, with
-    mode 0700, and steps can mount what is in them. `proxies` are the daemon's own, for sources that the builder fetches
-    (HTTP_PROXY, HTTPS_PROXY, NO_PROXY). `host_gateway` is the address that `host-gateway` means in `--add-host`, "" if there
-    is none. `public_only`: sources that the builder fetches itself come from public addresses. Without `collect` there is
-    no garbage collection; `policies` are applied in order. `entitlements` are those that a build may ask for. `platforms`
-    are the host's, and then those that it has emulators for. Records of builds are kept for `history_age` seconds, and the
-    last `history_entries` for longer."""
+    """The settings that the daemon passes to the builder process at its start. `root` is the builder's directory
+    (`<data-root>/build`). `runtime` is a directory below exec-root for data that must not be stored on the disk, such as
+    secrets; if it is "", a directory in `root` is used. Both directories exist, with mode 0700, and steps can mount their
+    contents. `proxies` are the daemon's proxies, for sources that the builder fetches (HTTP_PROXY, HTTPS_PROXY, NO_PROXY).
+    `host_gateway` is the address that replaces `host-gateway` in `--add-host`, "" if there is none. `public_only`: the
+    builder fetches sources only from public addresses. Without `collect` there is no garbage collection; `policies` are
+    applied in order. `entitlements` are the entitlements that a build may request. `platforms` are the platform of the host,
+    and then the platforms for which it has emulators. Records of builds are kept for `history_age` seconds, and the last
+    `history_entries` records for longer."""
 
     root: str
     version: str
@@ -256,10 +263,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Client(msgspec.Struct, frozen=True, kw_only=True):
-    """A client's connection, handed over after the daemon has answered its request with 101. `kind` is "grpc" or "session".
-    Of a "build" (`POST /build`), the connection brings the request's body up to its end, and takes the body of the answer;
-    `query` has the request's parameters. `headers` has lower-case names, and "a, b" for a header that was sent twice.
-    `early` are the bytes that the client has sent already: they come before those of the connection."""
+    """A client's connection. For the kinds "grpc" and "session", the daemon has answered the client's request with 101
+    before. For the kind "build" (`POST /build`), the builder reads the request's body from the connection, up to its end,
+    and writes the body of the answer to it; `query` contains the request's parameters. `headers` has lower-case names, and
+    "a, b" for a header that was sent twice. `early` are the bytes that the client has sent already; they come before the
+    bytes of the connection."""
 
     kind: str
     headers: Mapping[str, str]
@@ -274,10 +282,10 @@ class Pruned(msgspec.Struct, frozen=True):
 
 
 class Builder(Protocol):
-    """The builder process as seen by the daemon. Errors that are `OrlopError`s reach the daemon's client."""
+    """The builder process, as the daemon calls it. `OrlopError`s are passed on to the daemon's client."""
 
     async def serve(self, client: Client, connection: trio.SocketStream) -> None:
-        """Serve a client until its connection ends, and close the connection. Cancelled when the daemon drops the
+        """Serve a client until its connection ends, and close the connection. The call is cancelled if the daemon drops the
         connection."""
         ...
 
@@ -288,7 +296,8 @@ class Builder(Protocol):
     async def prune(
         self, filters: Mapping[str, Sequence[str]], *, everything: bool, reserved: int, maximum: int, free: int
     ) -> Pruned:
-        """`POST /build/prune`. `filters` are those of the Docker API, such as until=24h; limits are bytes, 0 for none."""
+        """`POST /build/prune`. `filters` are filters of the Docker API, such as until=24h. Limits are in bytes; 0 means no
+        limit."""
         ...
 
     async def authorize(self, session: str, host: str, challenge: Challenge) -> Authorization:
@@ -296,16 +305,16 @@ class Builder(Protocol):
         ...
 
     async def drain(self, reason: str) -> None:
-        """End all builds, and tell their clients why. Returns when all are told."""
+        """End all builds, and send the reason to their clients. Returns when all clients have received it."""
         ...
 
     async def cancel(self, build: str) -> None:
-        """`POST /build/cancel`: end the build with this id. No error if there is none."""
+        """`POST /build/cancel`: end the build with this id. It is no error if there is no such build."""
         ...
 
 
 class LocalDirectory(msgspec.Struct, frozen=True):
-    """A directory that the client offers, as a build asks for it. `name` is "context", "dockerfile" or that of a named
+    """A request of a build for a directory that the client offers. `name` is "context", "dockerfile" or the name of a named
     context."""
 
     name: str
@@ -315,8 +324,8 @@ class LocalDirectory(msgspec.Struct, frozen=True):
 
 
 class Transferred(msgspec.Struct, frozen=True):
-    """`state` is a name for the present content of the directory: while transfers return the same name, the content has not
-    changed. "" means unknown."""
+    """The result of a transfer. `state` is a name for the present content of the directory. If two transfers return the same
+    name, the content has not changed between them. "" means unknown."""
 
     files: int
     size: int
@@ -344,8 +353,8 @@ class Session(Protocol):
     shared_key: str
 
     async def receive(self, wanted: LocalDirectory, target: str, progress: Vertex) -> Transferred:
-        """Make directory `target` equal to the client's; only differences are sent. Nothing else changes the directory. The
-        session keeps a file next to it, `target` with ".list" at the end."""
+        """Make directory `target` equal to the client's directory. Only differences are sent. No other code may change the
+        directory. The session keeps a file next to the directory, whose name is `target` with ".list" at the end."""
         ...
 
     async def secret(self, id: str) -> bytes | None: ...
@@ -357,7 +366,7 @@ class Session(Protocol):
     async def has_ssh_agent(self, id: str) -> bool: ...
 
     async def ssh_agent(self, id: str, connection: int) -> None:
-        """Connect a descriptor with the client's agent, until either end closes."""
+        """Connect a file descriptor with the client's agent, until one of them closes."""
         ...
 
     def upload(self, path: str) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
@@ -369,8 +378,8 @@ class Session(Protocol):
         ...
 
     async def send_directory(self, exporter: str, directory: int, *, below: str = "", time: int | None = None) -> None:
-        """Send a directory, which becomes the directory `below` in the client's directory if `below` is set. `time`: of all
-        files, in seconds since 1970, instead of their own."""
+        """Send a directory, which becomes the directory `below` in the client's directory if `below` is set. With `time`
+        (seconds since 1970), all files get this time."""
         ...
 
     async def send_archive(self, exporter: str, chunks: AsyncIterator[bytes], metadata: Mapping[str, str]) -> None: ...
@@ -385,7 +394,7 @@ class Session(Protocol):
 
 
 class Vertex(Protocol):
-    """One step of a build, as the client shows it."""
+    """A step of a build, as the client shows it."""
 
     cached: bool
 
@@ -405,20 +414,22 @@ class Vertex(Protocol):
 
 
 class Progress(Protocol):
-    """What a build reports. Several clients may read it, each from the beginning."""
+    """The reports of a build. Several clients may read them, each from the beginning."""
 
     def vertex(self, digest: str, name: str, inputs: Sequence[str]) -> AbstractAsyncContextManager[Vertex]:
-        """A vertex from its start to its end; an exception becomes its error, a cancellation "context canceled"."""
+        """A vertex from its start to its end, as a `with` block. An exception in the block becomes the error of the vertex,
+        a cancellation becomes "context canceled"."""
         ...
 
     def warn(self, warning: VertexWarning) -> None:
-        """A warning about a vertex, which may have ended."""
+        """Report a warning about a vertex. The vertex may have ended already."""
         ...
 
 
 class Export(msgspec.Struct, frozen=True):
-    """An exporter of a build. `kind` is "moby" (or "image"), "docker", "oci", "local" or "tar". `number` is its place in the
-    client's request, which the client is told when it receives files (`Session.send_directory`, `send_archive`)."""
+    """An exporter of a build. `kind` is "moby" (or "image"), "docker", "oci", "local" or "tar". `number` is its position in
+    the client's request. The builder sends this number to the client together with files (`Session.send_directory`,
+    `send_archive`)."""
 
     kind: str
     attributes: Mapping[str, str] = {}
@@ -426,7 +437,7 @@ class Export(msgspec.Struct, frozen=True):
 
 
 class Resources(msgspec.Struct, frozen=True):
-    """Limits of every step of a build, as in `Step`. BuildKit's protocol has none."""
+    """Limits for all steps of a build, as in `Step`. BuildKit's protocol does not contain such limits."""
 
     memory: int = 0
     memory_swap: int = 0
@@ -438,21 +449,22 @@ class Resources(msgspec.Struct, frozen=True):
 
 
 class CacheTarget(msgspec.Struct, frozen=True):
-    """Where cache is imported from or exported to. `kind` is "inline", "registry" or "local"."""
+    """A place from which a cache is imported, or to which a cache is exported. `kind` is "inline", "registry" or "local"."""
 
     kind: str
     attributes: Mapping[str, str] = {}
 
 
 class Build(Protocol):
-    """One build, as its client requested it. At its end, work that no other build waits for is cancelled."""
+    """A build, as its client requested it. When it ends, its work is cancelled, unless another build waits for the
+    result."""
 
     ref: str
     """The name that the client gave the build."""
     session: Session
     progress: Progress
     entitlements: Sequence[str]
-    """ "network.host", "security.insecure": what the client has allowed this build."""
+    """ The entitlements that the client has granted to this build: "network.host", "security.insecure"."""
     resources: Resources
     options: Mapping[str, str]
     """The client's options for the frontend."""
@@ -460,7 +472,7 @@ class Build(Protocol):
     cache_imports: Sequence[CacheTarget]
 
     async def other_session(self, id: str) -> Session:
-        """A further session of the client (`local-sessionid:NAME`), waited for."""
+        """Wait for another session of the client (`local-sessionid:NAME`)."""
         ...
 
 
@@ -468,12 +480,13 @@ class Ref(Protocol):
     """A value of a graph, computed when it is needed (`Job.evaluate`)."""
 
     definition: Definition
-    """The graph. A client may use it in further graphs (`FrontendInputs`)."""
+    """The graph. A client may use it in other graphs (`FrontendInputs`)."""
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What a frontend returns. A result for one platform has its value under "", others by platform ("linux/arm64").
-    `metadata` has the configurations of images: `containerimage.config`, or `containerimage.config/PLATFORM`."""
+    """The result of a frontend. A result for one platform has its value under the key ""; with several platforms, the keys
+    are platforms ("linux/arm64"). `metadata` contains the configurations of images: `containerimage.config`, or
+    `containerimage.config/PLATFORM`."""
 
     refs: Mapping[str, Ref]
     metadata: Mapping[str, bytes] = {}
@@ -481,8 +494,7 @@ class Result(msgspec.Struct, frozen=True):
 
 class CacheRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A record of `docker buildx du`. Times are seconds since 1970. `kind` is "regular", "internal", "source.local",
-    "source.git.checkout" or "exec.cachemount". `shared`: the record is a layer of images, so that its removal frees no
-    space."""
+    "source.git.checkout" or "exec.cachemount". `shared`: the record is a layer of images, so its removal frees no space."""
 
     id: str
     size: int
@@ -505,18 +517,18 @@ class Job(Protocol):
         ...
 
     def define(self, definition: Definition) -> Ref:
-        """The value of a client's own graph: the result of its last operation."""
+        """The value of a graph that the client has made: the result of its last operation."""
         ...
 
     async def evaluate(self, ref: Ref) -> None: ...
 
     async def resolve_image(self, name: str, platform: str, *, mode: str, log_name: str) -> Base:
-        """A `name` that begins with "oci-layout://" is `STORE@DIGEST` in a content store of the session. `mode` is
-        "default", "pull" or "local"; `log_name` the name of the vertex, "" for the usual one."""
+        """Find an image. A `name` that begins with "oci-layout://" is `STORE@DIGEST` in a content store of the session.
+        `mode` is "default", "pull" or "local". `log_name` is the name of the vertex, "" for the usual name."""
         ...
 
     async def read_file(self, ref: Ref, path: str, *, offset: int = 0, length: int = 0) -> bytes:
-        """Evaluate the value and read a file of it, up to the end when `length` is 0."""
+        """Evaluate the value and read a file in it. With `length` 0, read up to the end of the file."""
         ...
 
     async def read_directory(self, ref: Ref, path: str, *, pattern: str = "") -> Sequence[Stat]: ...
@@ -524,7 +536,8 @@ class Job(Protocol):
     async def stat(self, ref: Ref, path: str) -> Stat: ...
 
     async def export(self, result: Result, export: Export) -> Mapping[str, str]:
-        """Returns values for the client: `containerimage.config.digest`, `containerimage.digest`, `image.name`."""
+        """Export the result. Returns values for the client: `containerimage.config.digest`, `containerimage.digest`,
+        `image.name`."""
         ...
 
     async def provenance(self, result: Result) -> Mapping[str, bytes]:
@@ -540,8 +553,8 @@ class Solver(Protocol):
     """The solver of the builder process. Builds share its work and its cache."""
 
     capabilities: Mapping[str, str]
-    """The operations and options of LLB by name ("exec.mount.bind"), each with "" if the solver executes it, else with the
-    reason why not."""
+    """Maps the operations and options of LLB ("exec.mount.bind") to "" if the solver supports them, otherwise to the reason
+    why not."""
     exports: Sequence[str]
     """Kinds of exporters."""
 
@@ -559,9 +572,9 @@ class Solver(Protocol):
         reserved: int = 0,
         free: int = 0,
     ) -> AsyncGenerator[CacheRecord, None]:
-        """Remove records that are not in use, and yield them. `all` takes internal and shared records too. At least
-        `reserved` bytes are kept; at most `keep_bytes`, and not more than leaves `free` on the file system; 0 for no limit.
-        Callers close the generator."""
+        """Remove unused records, and yield them. `all` includes internal and shared records. At least `reserved` bytes are
+        kept. At most `keep_bytes` are kept, and fewer if less than `free` bytes remain on the file system. 0 means no limit.
+        Callers must close the generator."""
         ...
 
 

@@ -1,4 +1,5 @@
-"""The directories of builder processes. orlopd imports this module with the service, so it imports nothing."""
+"""The directories of builder processes. orlopd imports this module together with the service, so this module has no
+imports."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ __all__ = ["domains", "root", "runtime"]
 
 
 def root(config: Config, domain: str) -> str:
-    """The directory of a domain's builder: cache, contexts, cache mounts. Durable."""
+    """The directory of a domain's builder, for data that survives a reboot: cache, contexts, cache mounts."""
     return _below(config.data_root, domain)
 
 

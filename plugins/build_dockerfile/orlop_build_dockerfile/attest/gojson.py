@@ -1,4 +1,4 @@
-"""Operations of a graph as Go's `encoding/json` writes BuildKit's generated structs, which differs from protobuf's JSON:
+"""Operations of a graph as Go's `encoding/json` writes BuildKit's generated structs. This form differs from protobuf's JSON:
 numbers of 64 bits are numbers, members of a `oneof` are below its name, and indexes are written even if they are 0."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 
 __all__ = ["go_json"]
 
-# Fields without `omitempty` (of the types InputIndex and OutputIndex)
+# The fields without `omitempty` (their types are InputIndex and OutputIndex)
 _ALWAYS = frozenset({"input", "output", "secondaryInput", "builder"})
 
 

@@ -1,7 +1,7 @@
 """The layers of steps in provenance with `mode=max`: `layers` of BuildKit's metadata (solver/llbsolver/provenance.go).
 
-For each output of a step ("step3:0"), a list of chains of descriptors, lowest layer first. As in BuildKit, only layers that
-have a blob are named: those of the image itself, and those of the images that the build has used.
+For each output of a step ("step3:0"), a list of chains of descriptors, lowest layer first. As in BuildKit, the list only
+contains layers that have a blob: the layers of the image itself, and the layers of the images that the build has used.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ __all__ = ["Named", "add_layers", "layers_of_steps"]
 
 
 class Named(msgspec.Struct, frozen=True):
-    """The layers of an image: `parts` are those of its manifest, `diff_ids` their digests without compression, `snapshots`
-    the builder's chain, whose first member may stand for all layers of a base. All are lowest first."""
+    """The layers of an image, lowest first. `parts` are the descriptors in its manifest, `diff_ids` the digests without
+    compression. `snapshots` are the builder's snapshots, the first of which may contain all layers of a base image."""
 
     parts: Sequence[Blob]
     diff_ids: Sequence[str]
@@ -50,7 +50,7 @@ class Named(msgspec.Struct, frozen=True):
 async def layers_of_steps(
     job: SolverJob, ref: Ref, image: Named, of_other: Callable[[str], Awaitable[Sequence[Blob]]]
 ) -> dict[Output, Sequence[Blob]]:
-    """The layers of the steps of a result's graph. `of_other` returns those of the snapshot of another image."""
+    """The layers of the steps of a result's graph. `of_other` returns the layers of the snapshot of another image."""
     found: dict[Output, Sequence[Blob]] = {}
     for vertex in job.graph(ref).vertices.values():
         for index, value in job.made(vertex).items():
@@ -74,7 +74,7 @@ async def add_layers(predicate: Predicate, layers: Mapping[Output, Sequence[Blob
 
 
 def _with_layers(content: bytes, layers: Mapping[Output, Sequence[Blob]]) -> bytes:
-    """Call it on a thread: a graph may be large."""
+    """Call this function on a thread, because a graph may be large."""
     document = json.loads(content.decode("utf-8", "surrogateescape"))
     steps = document["buildConfig"]["digestMapping"]
     named = {

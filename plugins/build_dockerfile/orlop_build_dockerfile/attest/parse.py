@@ -18,8 +18,8 @@ _INVALID = 3
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """The attributes of each kind of attestation; None if it was not requested. `only_inline`: buildx requests attestations
-    by default; those are only pushed, or exported together with others."""
+    """The attributes of each kind of attestation; None if it was not requested. `only_inline`: the attestation was requested
+    by default by buildx. Such attestations are only pushed, or exported together with other attestations."""
 
     sbom: Mapping[str, str] | None = None
     provenance: Mapping[str, str] | None = None

@@ -1,7 +1,7 @@
 """SLSA provenance 0.2 of a result, in BuildKit's form (solver/llbsolver/provenance).
 
-`mode=min` names the sources; `mode=max` also contains the graph, the Dockerfile and all options. Options are unchanged:
-everybody who can read the image can read them.
+`mode=min` contains the sources; `mode=max` also contains the graph, the Dockerfile and all options. The values of options
+are not hidden, so everybody who can read the image can read them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _is_whole(attributes: Mapping[str, str]) -> bool:
 
 
 def _document(job: SolverJob, target: Target, attributes: Mapping[str, str]) -> bytes:
-    """Call it on a thread: a graph may be large."""
+    """Call this function on a thread, because a graph may be large."""
     graph = job.graph(target.ref)
     frontend, options = job.request
     arguments = _arguments(options)
@@ -96,7 +96,7 @@ def _redacted(text: str) -> str:
 
 
 def _arguments(options: Mapping[str, str]) -> dict[str, str]:
-    """The options that determine the result, without those for this host or for attestations."""
+    """The options that determine the result. Options for this host or for attestations are omitted."""
     found = {}
     for key, value in sorted(options.items()):
         if key in _OF_HOST or key.startswith(("attest:", "local-sessionid:")):
@@ -107,7 +107,7 @@ def _arguments(options: Mapping[str, str]) -> dict[str, str]:
 
 
 def _context(arguments: dict[str, str], sources: _Sources) -> dict[str, Any]:
-    """The context of the Dockerfile, which is removed from the arguments."""
+    """The context of the Dockerfile. This function removes it from the arguments."""
     place: dict[str, Any] = {}
     if address := arguments.pop(arguments.get("contextkey") or "context", ""):
         place["uri"] = address
@@ -170,7 +170,7 @@ def _note(found: list[dict[str, Any]], id: str, optional: bool) -> None:
 
 
 def _steps(definition: ops_pb2.Definition) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """The operations that the last one needs, inputs first, and their numbers by digest."""
+    """The operations that the last operation needs, inputs first, and their numbers by digest."""
     ops = {"sha256:" + hashlib.sha256(raw).hexdigest(): ops_pb2.Op.FromString(raw) for raw in getattr(definition, "def")}
     steps, numbers = [], dict[str, int]()
     for number, digest in enumerate(_inputs_first(ops)):
@@ -185,7 +185,7 @@ def _steps(definition: ops_pb2.Definition) -> tuple[list[dict[str, Any]], dict[s
 
 
 def _inputs_first(ops: Mapping[str, ops_pb2.Op]) -> list[str]:
-    """In BuildKit's order: depth first from the last operation, the first input before the second."""
+    """The digests in BuildKit's order: depth first from the last operation, the first input before the second."""
     order = dict[str, None]()
     waiting = [(digest, False) for digest in list(ops)[-1:]]
     while waiting:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["scan"]
 
 _SOURCE, _EXTRAS, _DESTINATION = "/run/src/core/sbom", "/run/src/extras", "/run/out/"
-_MOST = 100  # most statements that are read
+_MOST = 100  # limit for the number of statements
 
 
 class _Statement(msgspec.Struct):

@@ -15,8 +15,8 @@ SLSA, SPDX = "https://slsa.dev/provenance/v0.2", "https://spdx.dev/Document"
 
 
 class Predicate(msgspec.Struct, frozen=True):
-    """`content` is JSON. `subjects`: names and digests that it is about; None for the image itself under all its names.
-    `names_layers`: in an image, the content also has the layers of each step (`layers.add_layers`)."""
+    """`content` is JSON. `subjects`: names and digests of the subjects; None for the image itself under all its names.
+    `names_layers`: in an image, the content also contains the layers of each step (`layers.add_layers`)."""
 
     type: str
     content: bytes

@@ -1,8 +1,8 @@
 """Lists and removes records of the cache: `du`, `prune`, garbage collection.
 
-A record is removed only if no build uses it and no other record depends on it; so the newest go first along a chain, as in
-BuildKit. Records whose layers belong to images, too, are removed only by a prune of everything, and no limit counts them:
-their removal frees no space.
+A record is removed only if no build uses it and no other record depends on it. So in a chain of records, the newest is
+removed first, as in BuildKit. Records whose layers also belong to images are removed only by a prune of all records. They do
+not count towards limits, because their removal frees no space.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from .records import Record, Records
 __all__ = ["Collector", "Limits"]
 
 _log = logging.getLogger("orlop.build")
-_PAUSE = 60.0  # seconds between collections, while builds end
+_PAUSE = 60.0  # minimum seconds between two collections
 _PRIVATE = ("internal",)
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits of the cache. Sizes are bytes, 0 for no limit."""
+    """Limits of the cache. Sizes are in bytes; 0 means no limit."""
 
     filters: Sequence[str] = ()
     everything: bool = False
@@ -39,7 +39,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     free: int = 0
 
     def keep(self, total: int, available: int) -> int:
-        """How many bytes to keep; 0 to keep nothing that may be removed (BuildKit's `calculateKeepBytes`)."""
+        """The number of bytes to keep. With 0, all removable records are removed (BuildKit's `calculateKeepBytes`)."""
         keep, excess = self.maximum, self.free - available
         if self.free and excess > 0:
             keep = min(keep, total - excess) if keep else total - excess
@@ -52,7 +52,7 @@ class Collector:
         self._pruning = trio.Lock()
         self._wake = trio.Event()
 
-    # --- what there is
+    # --- listing
 
     async def usage(self, filters: Sequence[str]) -> list[CacheRecord]:
         matches = compile_filters(filters, "diskusage")
@@ -65,7 +65,7 @@ class Collector:
         ]
 
     async def _shared(self) -> set[Record]:
-        """The records that images share, and those below them."""
+        """The records that images share, and the records below them."""
         found = set[Record]()
         for snapshot in await self._records.backend.shared():
             for key in self._records.chain(snapshot):
@@ -107,7 +107,7 @@ class Collector:
     # --- removal
 
     async def prune(self, limits: Limits) -> AsyncGenerator[CacheRecord, None]:
-        """Remove records, and yield each after its removal."""
+        """Remove records. Yields a record after its removal."""
         matches = compile_filters(limits.filters)
         async with self._pruning:
             total, shared = 0, await self._shared()
@@ -152,7 +152,7 @@ class Collector:
     # --- garbage collection
 
     def wake(self) -> None:
-        """Called when a build has ended: collect soon."""
+        """Called when a build has ended. A collection then starts soon."""
         self._wake.set()
 
     async def run(self) -> None:
@@ -167,7 +167,7 @@ class Collector:
             await trio.sleep(_PAUSE)
 
     async def collect(self) -> int:
-        """Apply the policies in order. Returns how many records were removed."""
+        """Apply the policies in order. Returns the number of removed records."""
         count = 0
         for policy in self._settings.policies:
             limits = Limits(

@@ -1,8 +1,8 @@
 """Digests of the content of files, for cache keys.
 
-The digest of a file covers what COPY copies: type, permissions, owner, size, link target, device, extended attributes
-(of "security." only the capability) and bytes; of a directory, its entries with their names. Times and the
-place of a file are not covered. All functions block.
+The digest of a file covers all that COPY copies: type, permissions, owner, size, link target, device, extended attributes
+(of "security." only the capability) and bytes. The digest of a directory also covers its entries with their names. The times
+and the path of a file are not covered. All functions block.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class Selection(msgspec.Struct, frozen=True):
 
 
 class KnownFile(msgspec.Struct, frozen=True, array_like=True):
-    """The digest of a file's bytes and extended attributes, as long as its inode has this size and change time."""
+    """The digest of a file's bytes and extended attributes. It is valid as long as the file's inode has this size and change
+    time."""
 
     inode: int
     size: int
@@ -48,8 +49,8 @@ class KnownFile(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ContentHasher:
-    """Digests of one tree. Digests of directories are kept while the object lives, so the tree must not change. Digests of
-    files are in `files`, by path; callers may keep `files` for the next time."""
+    """Digests of one tree. Digests of directories are kept in this object, so the tree must not change while the object is
+    used. Digests of files are in `files`, by path. Callers may store `files` and use it for the next `ContentHasher`."""
 
     def __init__(self, root: int, files: dict[str, KnownFile] | None = None) -> None:
         self._root = root
@@ -59,7 +60,7 @@ class ContentHasher:
         self._known: dict[str, bytes] = {}
 
     def digest(self, wanted: Selection) -> list[tuple[str, str]]:
-        """(name, digest) of each path that the selection names, in order. Raises `BuildFailed` if there is none."""
+        """Returns (name, digest) of each selected path, in order. Raises `BuildFailed` if no path matches."""
         found = actions.matches(self._root, wanted.path, follow=wanted.follow, wildcard=wanted.wildcard)
         return [(os.path.basename(path), self._one(path, wanted).hex()) for path in found]
 

@@ -29,7 +29,7 @@ Statement = tuple[str, Sequence[Any]]
 
 class StoredRecord(msgspec.Struct, frozen=True, kw_only=True):
     """`snapshots` are (output, snapshot, parent) for each output; snapshot "" is an empty file system. `path` is the
-    directory of a record without snapshots. `size` -1 is not measured yet."""
+    directory of a record without snapshots. `size` is -1 if it was not measured yet."""
 
     id: str
     key: str
@@ -45,7 +45,7 @@ class StoredRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class References(NamedTuple):
-    """The directories and snapshots that the records of a cache refer to. `is_known`: the file exists and could be read."""
+    """The directories and snapshots that the records of a cache refer to. `is_known`: the file exists and is readable."""
 
     paths: frozenset[str] = frozenset()
     snapshots: frozenset[str] = frozenset()
@@ -53,7 +53,7 @@ class References(NamedTuple):
 
 
 def references(path: str) -> References:
-    """Read the file, which need not exist, without changing it."""
+    """Read the file without changing it. The file need not exist."""
     try:
         with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
             rows = database.execute("SELECT path, snapshots FROM records").fetchall()
@@ -64,7 +64,8 @@ def references(path: str) -> References:
 
 
 class CacheFile:
-    """Opens or makes the file. An unreadable file is renamed and replaced by an empty one: a cache may be lost."""
+    """Opens or makes the file. An unreadable file is renamed and replaced by an empty file, because the content of a cache
+    may be lost."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -96,7 +97,7 @@ class CacheFile:
         return db
 
     def load(self) -> tuple[list[StoredRecord], dict[str, str]]:
-        """All records, and the record of each key. Rows that cannot be read are dropped."""
+        """All records, and for each key the id of its record. Unreadable rows are dropped."""
         records = []
         for row in self._db.execute(
             "SELECT id, key, kind, description, created, used, uses, size, path, snapshots, extra FROM records"
@@ -124,7 +125,7 @@ class CacheFile:
         return records, dict(self._db.execute("SELECT key, record FROM keys"))
 
     def write(self, statements: Iterable[Statement]) -> None:
-        """Carry out all of the statements, or none of them."""
+        """Execute all statements, or none of them."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
             for sql, values in statements:

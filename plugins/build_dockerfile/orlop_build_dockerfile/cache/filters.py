@@ -1,7 +1,7 @@
 """Filters of `du` and `prune`, in containerd's syntax: "type==regular,inuse", "id~=^ab", "description!=x".
 
-A list of filters matches what one of them matches; a filter is a list of conditions that must all hold. A field that
-records do not have is not set. Pure functions. Messages are containerd's (pkg/filters).
+A list of filters matches a record if one of its filters matches. A filter is a list of conditions, all of which must match.
+Unknown fields are treated as not set. Messages are the same as containerd's (pkg/filters). All functions are pure.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class _ParseError(Exception):
 
 
 def compile_filters(filters: Sequence[str], use: str = "prune") -> Predicate:
-    """Whether the fields of a record match; None is a field that is not set. Raises `BuildFailed` for a bad filter: `use` is
-    in its message."""
+    """A predicate that says whether the fields of a record match. A field that is not set is None. Raises `BuildFailed` for
+    an invalid filter; the message contains `use`."""
     try:
         alternatives = [_filter(text) for text in filters if text.strip()]
     except _ParseError as error:

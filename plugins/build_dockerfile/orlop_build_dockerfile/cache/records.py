@@ -1,7 +1,7 @@
-"""Records of the cache in memory, the keys that lead to them, and leases.
+"""Records of the cache in memory, their keys, and leases.
 
-A record with a lease is not removed. A build leases each record that it uses until it ends. A record is also kept while one
-of its snapshots is an ancestor of another record's snapshot.
+A record with a lease is not removed. A build leases each record that it uses until the end of the build. A record is also
+kept while one of its snapshots is an ancestor of another record's snapshot.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ class Record:
 
 
 class Lease:
-    """The records that one build uses. After `end`, it holds no more: a call of a build that has just ended may go on."""
+    """The records that one build uses. After `end`, the lease accepts no more records, because a call of an ended build may
+    still be running."""
 
     def __init__(self) -> None:
         self._records: set[Record] = set()
@@ -92,7 +93,7 @@ class Records:
         self._touched: set[Record] = set()
         self._flushing = False
         self.base_layers: dict[str, tuple[str, ...]] = {}
-        """The diffIDs of images, by the snapshot of their top layer, as far as records depend on it."""
+        """Snapshot of an image's top layer -> diffIDs of the image, for all images on which records depend."""
         self._doomed: list[str] = []
 
     # --- start and end
@@ -166,7 +167,7 @@ class Records:
         self._keys[key] = record
         record.keys.add(key)
 
-    # --- looking up
+    # --- lookup
 
     def find(self, key: str) -> Record | None:
         return self._keys.get(key)
@@ -175,7 +176,7 @@ class Records:
         return self._by_snapshot.get(snapshot)
 
     def parent(self, snapshot: str) -> str | None:
-        """The snapshot below a record's snapshot; None for a snapshot that is not the builder's."""
+        """The snapshot below a record's snapshot; None if the snapshot does not belong to the builder."""
         record = self._by_snapshot.get(snapshot)
         return None if record is None else record.parents.get(snapshot, "")
 
@@ -208,7 +209,7 @@ class Records:
         path: str = "",
         extra: Mapping[str, str] | None = None,
     ) -> Record:
-        """Record committed `snapshots`: (snapshot, parent) by output. `keys` lead to the record too."""
+        """Record committed `snapshots`: (snapshot, parent) by output. `keys` are additional keys of the record."""
         ident = "".join(secrets.choice(_ALPHABET) for _ in range(25))
         now = time.time()
         record = Record(ident, key, kind, description, now, now, 1, path=path, extra=dict(extra or {}))
@@ -222,12 +223,13 @@ class Records:
         for each in keys:
             self._lead(each, record)
         rows = [file.put_key(each, ident) for each in {key, *keys}]
-        with trio.move_on_after(_WRITING, shield=True):  # a cancelled build must not leave a record in memory alone
+        # shielded, because a record must not be in memory without being in the file
+        with trio.move_on_after(_WRITING, shield=True):
             await self._write([file.put(_stored(record)), *rows])
         return record
 
     async def link(self, key: str, record: Record) -> None:
-        """Let a further key lead to a record."""
+        """Add a key to a record."""
         if self._keys.get(key) is record or record.removed:
             return
         self._lead(key, record)
@@ -246,7 +248,7 @@ class Records:
         with trio.move_on_after(_WRITING, shield=True):
             await self._write(file.delete(record.id))
             for snapshot in filter(None, record.snapshots.values()):
-                with contextlib.suppress(OrlopError):  # the next start of the builder tries again
+                with contextlib.suppress(OrlopError):  # the next builder process tries again
                     await self.backend.remove(snapshot)
                 self._by_snapshot.pop(snapshot, None)
                 parent = record.parents.get(snapshot, "")
@@ -270,12 +272,12 @@ class Records:
         await self.flush()
 
     async def flush(self) -> None:
-        """Write the times at which records were used."""
+        """Write to the file when records were used."""
         touched, self._touched = self._touched, set()
         await self._write([file.touch(record.id, record.used, record.uses) for record in touched if not record.removed])
 
     async def measure(self, record: Record) -> int:
-        """The size of a record. A snapshot is measured once, a directory each time."""
+        """The size of a record. A snapshot is measured once; a directory is measured each time."""
         if record.path:
             path = record.path
             with contextlib.suppress(OSError):
@@ -292,7 +294,7 @@ class Records:
         return max(record.size, 0)
 
     def chain(self, snapshot: str) -> Iterator[str]:
-        """The builder's snapshots from `snapshot` down, and last their base, if any."""
+        """The builder's snapshots from `snapshot` down, and then their base image's snapshot, if any."""
         while snapshot:
             yield snapshot
             snapshot = self.parent(snapshot) or ""

@@ -1,7 +1,7 @@
-"""Finds and removes files that killed builds have left in a builder's directories: the cache does not refer to them.
+"""Finds and removes files in a builder's directories to which the cache does not refer. Killed builds have left these files.
 
-Used by the builder process when it starts, by the daemon when a builder process has been killed, and by the consistency
-check. All functions block, and expect that no builder process is using the directories.
+A starting builder process uses this module, and so do the daemon after a builder process was killed, and the consistency
+check. All functions block. No builder process may use the directories meanwhile.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .file import References, references
 
 __all__ = ["referenced", "strays", "sweep"]
 
-_TEMPORARY = re.compile(r"(view|unpack)-.*|[0-9a-f]{32}")  # `delete_tree` gives names of the second form
+_TEMPORARY = re.compile(r"(view|unpack)-.*|[0-9a-f]{32}")  # `delete_tree` makes names of the second form
 _OF_RECORDS = ("contexts", "cachemounts")
 _STEPS = "steps"
 
@@ -26,7 +26,8 @@ def referenced(root: str) -> References:
 
 
 def strays(root: str, runtime: str, found: References) -> list[str]:
-    """The paths that nothing refers to. An unreadable cache may refer to any directory."""
+    """The paths without a reference. If the cache is unreadable, directories are not included, because the cache may refer
+    to any of them."""
     result = [os.path.join(root, name) for name in _names(root) if _TEMPORARY.fullmatch(name)]
     for directory in _OF_RECORDS if found.is_known else ():
         paths = (os.path.join(root, directory, name) for name in _names(os.path.join(root, directory)))
@@ -43,7 +44,8 @@ def _names(directory: str) -> list[str]:
 
 
 def sweep(root: str, runtime: str) -> References:
-    """Remove the strays, and return what the cache refers to. Raises an `ExceptionGroup` of what could not be removed."""
+    """Remove the stray files, and return the references of the cache. Raises an `ExceptionGroup` with the errors of failed
+    removals."""
     found, failures = referenced(root), list[OSError]()
     for path in strays(root, runtime, found):
         try:

@@ -23,7 +23,7 @@ from .steps import Steps
 
 __all__ = ["ClassicEndpoint"]
 
-_LAST = 5.0  # seconds for a slow client to take the last reports
+_LAST = 5.0  # seconds for a slow client to receive the last reports
 _SMALL = 16 << 10  # bytes of a graph with its Dockerfile, which is parsed in some milliseconds
 _ERRORS: dict[int, type[OrlopError]] = {5: NotFound, 7: Forbidden, 14: Unavailable}
 _PLATFORM = re.compile(r"failed to parse target platform [^:]*: (.*)", re.DOTALL)
@@ -31,8 +31,9 @@ _NO_DOCKERFILE = re.compile(r"failed to read dockerfile: open (.*): no such file
 
 
 class ClassicEndpoint:
-    """The request's body is read from `connection`, up to its end, and the body of the answer is written to it. A failure
-    before the answer has begun is an `OrlopError`, which decides the status; later failures are lines of the answer."""
+    """The classic endpoint. The request's body is read from `connection`, up to its end, and the body of the answer is
+    written to `connection`. A failure before the beginning of the answer is an `OrlopError`, which determines the status.
+    Later failures are lines of the answer."""
 
     def __init__(self, solver: Solver, sessions: Sessions, builds: Builds) -> None:
         self._solver, self._sessions, self._builds = solver, sessions, builds
@@ -77,7 +78,8 @@ class ClassicEndpoint:
                     image = await _image(job, request, renderer)
                 finally:
                     build.reports.close()
-                    with trio.move_on_after(_LAST, shield=True):  # shows the output that explains a failure before it
+                    # the output that explains a failure is shown before the failure
+                    with trio.move_on_after(_LAST, shield=True):
                         await shown.wait()
         if request.session:
             if image:
@@ -92,7 +94,7 @@ class ClassicEndpoint:
 
 
 class _Answer:
-    """The body of the answer. `begun`: some of it was sent, and so was the status."""
+    """The body of the answer. `begun`: the status and a part of the body have been sent."""
 
     def __init__(self, connection: trio.SocketStream) -> None:
         self._connection, self._lock = connection, trio.Lock()
@@ -108,7 +110,7 @@ class _Answer:
 
 
 async def _show(build: ActiveBuild, request: ClassicRequest, answer: _Answer, renderer: Renderer, shown: trio.Event) -> None:
-    """Send the build's progress, to its end."""
+    """Send the progress of the build, until the build ends."""
     try:
         async with aclosing(build.reports.read()) as reports:
             async for report in reports:

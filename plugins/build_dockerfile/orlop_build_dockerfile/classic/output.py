@@ -1,7 +1,7 @@
-"""The answer of `POST /build`: lines of JSON, from the reports of a build's progress. Sans-IO.
+"""The answer of `POST /build`: lines of JSON, made from the progress reports of a build. This module does no I/O.
 
-The lines are those of dockerd's classic builder, without the IDs of intermediate images and containers, which do not
-exist here.
+The lines are the same as those of dockerd's classic builder, but without the IDs of intermediate images and containers,
+because Orlop does not make these objects.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def stream(text: str) -> bytes:
 
 
 class Renderer:
-    """Turns reports into lines. `steps` are known once the frontend has converted the Dockerfile."""
+    """Converts reports to lines. `steps` are known once the frontend has converted the Dockerfile."""
 
     def __init__(self) -> None:
         self.steps = Steps([], {})
         self.begun = False
-        """Whether the lookup of an image has begun: later failures are not errors of the request."""
+        """Whether the lookup of an image has begun. Failures after this are not errors of the request."""
         self._begun: set[str] = set()
         self._ended: set[str] = set()
 
@@ -83,7 +83,7 @@ class Renderer:
 
 
 def result_lines(image: str, names: list[str], *, quiet: bool) -> Iterator[bytes]:
-    """The end of a build that succeeded. Clients look for "Successfully built" and for the last ID."""
+    """The last lines of a successful build. Clients look for "Successfully built" and for the last ID."""
     if quiet:
         yield stream(f"{image}\n")
         return
@@ -94,12 +94,12 @@ def result_lines(image: str, names: list[str], *, quiet: bool) -> Iterator[bytes
 
 
 def trace_line(report: bytes) -> bytes:
-    """A report for clients that speak BuildKit's protocol of version=2."""
+    """A report for clients that use BuildKit's protocol of version=2."""
     return _line(id="moby.buildkit.trace", aux=base64.b64encode(report).decode())
 
 
 def image_line(image: str) -> bytes:
-    """The result for such clients."""
+    """The result for clients that use BuildKit's protocol of version=2."""
     return _line(id="moby.image.id", aux={"ID": image})
 
 

@@ -1,4 +1,4 @@
-"""The parameters of `POST /build` (Docker Engine API, ImageBuild). Sans-IO."""
+"""The parameters of `POST /build` (Docker Engine API, ImageBuild). This module does no I/O."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orlop_sdk import InvalidParameter
 __all__ = ["CONTEXT", "ClassicRequest", "parse_request"]
 
 CONTEXT = "http://buildkit-session/context"
-"""The frontend's main context: the session's `upload` yields the request's body."""
+"""The address of the frontend's main context. The session's `upload` yields the request's body for it."""
 _CLIENT_SESSION = "client-session"
 _FALSE = frozenset({"", "0", "no", "false", "none"})
 _HUB = ("docker.io", "https://index.docker.io/v1/", "index.docker.io")
@@ -42,9 +42,9 @@ class _Ulimit(msgspec.Struct, rename="pascal"):
 
 
 class ClassicRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """`options` are those of the Dockerfile frontend; `names` are normalized. `session` belongs to a client that speaks
-    BuildKit's protocol as of Docker 18.09 (version=2): the client offers the files, and expects BuildKit's progress.
-    `export` is None if the client wants no output (`cacheonly`)."""
+    """`options` are the options of the Dockerfile frontend; `names` are normalized. `session` is set for a client that uses
+    BuildKit's protocol of Docker 18.09 (version=2). Such a client offers the files in its session, and expects BuildKit's
+    progress. `export` is None if the client wants no output (`cacheonly`)."""
 
     id: str
     options: Mapping[str, str]
@@ -73,7 +73,7 @@ class _Query:
         return self.text(name).strip().lower() not in _FALSE
 
     def number(self, name: str) -> int:
-        """As in dockerd, text that is not a number counts as 0."""
+        """The parameter as a number. As in dockerd, text that is not a number counts as 0."""
         text = self.text(name)
         return int(text) if re.fullmatch(r"[+-]?[0-9]{1,18}", text, re.ASCII) else 0
 
@@ -88,7 +88,7 @@ class _Query:
 
 
 def parse_request(client: Client) -> ClassicRequest:
-    """Raises `InvalidParameter`."""
+    """Parse the parameters and headers. Raises `InvalidParameter`."""
     query = _Query(client.query)
     if query.flag("squash"):
         raise InvalidParameter(_SQUASH)
@@ -124,7 +124,7 @@ def parse_request(client: Client) -> ClassicRequest:
 
 
 def _export(query: _Query, names: Sequence[str], session: str) -> Export | None:
-    """The output of the build: an image of the daemon, or the one that a client with a session names."""
+    """The output of the build: an image in the daemon, or the output that a client with a session requests."""
     outputs = query.decoded("outputs", list[_Output], "outputs")
     assert isinstance(outputs, list)
     if outputs and not session:
@@ -154,7 +154,7 @@ def _names(texts: Sequence[str]) -> list[str]:
 
 
 def _options(query: _Query) -> tuple[dict[str, str], list[str]]:
-    """Options of the frontend, and the entitlements that they need."""
+    """Options of the frontend, and the entitlements that these options need."""
     options: dict[str, str] = {}
     remote = query.text("remote")
     if remote != _CLIENT_SESSION:
@@ -196,7 +196,7 @@ def _remote(url: str) -> str:
 
 
 def _host(text: str) -> str:
-    """ "name:address", where the address may have colons."""
+    """Check "name:address", where the address may contain colons."""
     name, colon, address = text.partition(":")
     if not colon or not name or not address:
         raise InvalidParameter(f"bad format for add-host: {text!r}")
@@ -204,7 +204,7 @@ def _host(text: str) -> str:
 
 
 def _credentials(header: str) -> dict[str, Credentials]:
-    """`X-Registry-Config`: a JSON object of credentials by registry, in base64url. A damaged one is ignored, as in
+    """`X-Registry-Config`: a JSON object of credentials by registry, in base64url. A damaged header is ignored, as in
     dockerd."""
     try:
         raw = base64.urlsafe_b64decode(header + "=" * (-len(header) % 4))

@@ -1,4 +1,4 @@
-"""The client of a classic build, which has sent its context and answers no other requests."""
+"""The client of a classic build. This client has sent its context, and answers no other requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ _LONG = 1 << 20
 
 
 class RequestSession:
-    """Implements `contracts.Session`. The context can be read once: all steps that need it share its vertex."""
+    """Implements `contracts.Session`. The context can be read only once, which suffices because all steps that need it share
+    its vertex."""
 
     shared_key = ""
 
@@ -32,7 +33,7 @@ class RequestSession:
             self._head += bytes(piece)
 
     async def check_archive(self) -> None:
-        """Read the beginning of the body. Raises `BuildFailed` unless an archive with some file begins there."""
+        """Read the beginning of the body. Raises `BuildFailed` if the body is not an archive with at least one file."""
         await self._read_head(HEAD)
         if not self._head.strip(b"\0"):
             raise BuildFailed("failed to read dockerfile: open Dockerfile: no such file or directory")

@@ -1,4 +1,4 @@
-"""The instructions of a Dockerfile as the numbered steps of dockerd's classic builder. Sans-IO."""
+"""The instructions of a Dockerfile as the numbered steps of dockerd's classic builder. This module does no I/O."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["Steps"]
 
 
 class Steps(msgspec.Struct):
-    """`titles` are the lines "Step 1/3 : FROM busybox" without their ends, `places` the number of each vertex' instruction.
-    They are shown in the order of the file, each once."""
+    """`titles` are the lines "Step 1/3 : FROM busybox" without their ends, `places` the number of the instruction of each
+    vertex. Every title is shown once, in the order of the file."""
 
     titles: list[str]
     places: dict[str, int]
@@ -37,7 +37,7 @@ class Steps(msgspec.Struct):
         return cls([], {})
 
     def until(self, digest: str) -> list[str]:
-        """The titles to show before the output of this vertex: its own title, and those of earlier instructions."""
+        """The titles to show before the output of this vertex: its own title, and the titles of earlier instructions."""
         place = self.places.get(digest)
         return [] if place is None else self._next(place)
 

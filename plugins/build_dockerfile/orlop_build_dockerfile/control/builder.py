@@ -1,4 +1,4 @@
-"""`contracts.Builder`: the builder process as the daemon sees it."""
+"""Implements `contracts.Builder`: the calls of the daemon to the builder process."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class DockerfileBuilder:
         self._sessions = Sessions()
         self._connections: set[Connection] = set()
         self._requests = 0
-        """Those of `POST /build` that are not answered yet."""
+        """The number of requests `POST /build` that are not answered yet."""
         self._answered = trio.lowlevel.ParkingLot()
         self._builds = Builds(self._sessions, nursery)
         self._classic = ClassicEndpoint(solver, self._sessions, self._builds)
@@ -116,7 +116,8 @@ def _keep_seconds(until: Sequence[str]) -> float:
         return 0
     if len(until) > 1:
         raise InvalidParameter("filters expect only one value")
-    from orlop_engine.images.listing import moment  # loads a part of the engine, which no build needs
+    # imported here, because it loads a part of the engine that no build needs
+    from orlop_engine.images.listing import moment
 
     now = time.time()
     return max(0.0, now - moment(until[0], now))
@@ -137,7 +138,7 @@ def _conditions(filters: Mapping[str, Sequence[str]]) -> list[str]:
 
 @asynccontextmanager
 async def open_builder(settings: Settings, backend: Backend) -> AsyncIterator[DockerfileBuilder]:
-    """The builder, for as long as the block lasts. At its end, no build runs."""
+    """The builder, until the end of the block. At the end, no build is running."""
     history = History(os.path.join(settings.root, "history"), settings.history_age, settings.history_entries)
     await history.open()
     async with open_solver(backend, settings) as solver, trio.open_nursery() as nursery:

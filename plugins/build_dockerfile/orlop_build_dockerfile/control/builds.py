@@ -1,4 +1,5 @@
-"""Builds in progress, by their clients' names for them. A build's calls come on several connections, in any order."""
+"""Builds in progress, by the names that their clients have chosen. The calls of a build arrive on several connections, in
+any order."""
 
 from __future__ import annotations
 
@@ -15,12 +16,12 @@ from orlop_build_dockerfile.session import Sessions
 
 __all__ = ["ActiveBuild", "Builds"]
 
-_WAIT = 5.0  # seconds for the other calls of a build to come, BuildKit's
-_LINGER = 10.0  # seconds for a Status call to come after the end of its build
+_WAIT = 5.0  # seconds to wait for the other calls of a build, as in BuildKit
+_LINGER = 10.0  # seconds to wait for a Status call after the end of its build
 
 
 class ActiveBuild:
-    """Implements `contracts.Build`. `frontend` is the one in the client, if the client has one."""
+    """Implements `contracts.Build`. `frontend` is the frontend in the client, if the client has one."""
 
     session: Session
 
@@ -45,7 +46,7 @@ class ActiveBuild:
 
 
 class Builds:
-    """Tasks of `nursery` remove builds that have ended."""
+    """The builds in progress. Tasks in `nursery` remove builds that have ended."""
 
     def __init__(self, sessions: Sessions, nursery: trio.Nursery) -> None:
         self._sessions, self._nursery = sessions, nursery
@@ -61,7 +62,7 @@ class Builds:
 
     @asynccontextmanager
     async def open(self, ref: str) -> AsyncIterator[ActiveBuild]:
-        """A new build, until the end of the block. Its progress may be read for a while afterwards."""
+        """A new build, until the end of the block. Its progress can be read for some seconds after the end."""
         if self._closed:
             raise BuildFailed(self._closed, code=Code.UNAVAILABLE)
         if not ref or (ref in self._builds and not self._builds[ref].over):
@@ -89,12 +90,12 @@ class Builds:
         raise BuildFailed(f"no such job {ref[:100]}", code=Code.NOT_FOUND)
 
     def cancel(self, ref: str) -> None:
-        """End a build. No error if there is none."""
+        """End a build. It is no error if the build does not exist."""
         if build := self._builds.get(ref):
             build.scope.cancel()
 
     def close(self, reason: str) -> None:
-        """End all builds, and refuse others, with this reason."""
+        """End all builds, and refuse new builds, with this reason."""
         self._closed = reason
         for build in self._builds.values():
             build.cancelled = BuildFailed(reason, code=Code.UNAVAILABLE)

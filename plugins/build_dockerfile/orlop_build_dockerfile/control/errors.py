@@ -1,5 +1,5 @@
-"""Errors of builds as statuses of calls, and back: a status carries details that clients render, such as the lines of the
-Dockerfile (google.rpc.Status, with JSON in its `Any`s)."""
+"""Converts errors of builds to statuses of calls, and back. A status contains details that clients render, such as the lines
+of the Dockerfile (google.rpc.Status, with JSON in its `Any`s)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from orlop_sdk import Conflict, Forbidden, InvalidParameter, NotFound, OrlopErro
 
 __all__ = ["failed", "from_status", "status_of", "translated"]
 
-_DETAILS = 4 << 20  # bytes; grpc-go's clients accept 16 MiB of headers, in which these are base64
+_DETAILS = 4 << 20  # bytes; details are sent in headers, as base64, and grpc-go's clients accept 16 MiB of headers
 _CODES: Sequence[tuple[type[OrlopError], Code]] = (
     (NotFound, Code.NOT_FOUND),
     (InvalidParameter, Code.INVALID_ARGUMENT),
@@ -27,7 +27,7 @@ _CODES: Sequence[tuple[type[OrlopError], Code]] = (
 
 
 def failed(error: BaseException) -> BuildFailed:
-    """The error of a build that stands for an exception."""
+    """The `BuildFailed` for an exception."""
     if isinstance(error, BaseExceptionGroup):
         error = leading_error(error)
     if isinstance(error, BuildFailed):
@@ -55,7 +55,8 @@ def from_status(status: Status) -> BuildFailed:
 
 
 def translated(handler: Handler) -> Handler:
-    """Wraps a handler: its `BuildFailed` or `OrlopError`, alone or in a group, becomes the status of the call."""
+    """Wraps a handler. If the handler raises a `BuildFailed` or `OrlopError`, alone or in a group, this error becomes the
+    status of the call."""
 
     @wraps(handler)
     async def handle(call: Call) -> None:

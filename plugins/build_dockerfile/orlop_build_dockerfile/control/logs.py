@@ -1,4 +1,4 @@
-"""Limits of a step's output, with BuildKit's amounts and words: output beyond them is dropped."""
+"""Limits of a step's output, with BuildKit's amounts and messages. Output that exceeds a limit is dropped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SPEED = 200 << 10  # bytes for each second since the step began
 
 
 class LogLimit:
-    """One stream of a step that began at `began` (seconds of any clock)."""
+    """A stream of a step that began at `began` (seconds of any clock)."""
 
     def __init__(self, began: float) -> None:
         self._began = began
@@ -19,7 +19,7 @@ class LogLimit:
         self._clipping = False
 
     def take(self, data: bytes, now: float) -> bytes:
-        """The part of the data that is kept, with a remark where output is dropped for the first time."""
+        """The part of the data that is kept. A remark is added when output is dropped for the first time."""
         allowed = math.ceil(now - self._began) * SPEED
         limit = "200KiB/s"
         if allowed > SIZE:

@@ -1,8 +1,8 @@
-"""`contracts.Progress`: what a build reports, kept until all readers have read it.
+"""Implements `contracts.Progress`: the reports of a build, which are kept until all readers have read them.
 
-Each report is a serialized StatusResponse. Readers get several at once, joined: messages of protobuf that are concatenated
-are one message with the fields of all. Their size is limited: reports that all readers have read are dropped first, then
-output.
+Each report is a serialized StatusResponse. Readers get several reports at once, concatenated, because concatenated messages
+of protobuf are one message with all their fields. The size of kept reports is limited: reports that all readers have read
+are dropped first, then output.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from orlop_build_dockerfile.pb.ops_pb2 import Range, SourceInfo
 
 __all__ = ["BuildProgress"]
 
-KEEP = 8 << 20  # bytes kept for readers who come later
-MOST = 32 << 20  # bytes kept for readers who are slow
+KEEP = 8 << 20  # bytes kept for later readers
+MOST = 32 << 20  # bytes kept for slow readers
 _BATCH = 256 << 10
 
 
 class BuildProgress:
-    """Close it at the end of the build: readers end when they have read all."""
+    """The progress of a build. Close it at the end of the build, so that readers end when they have read all reports."""
 
     def __init__(self) -> None:
         self._reports: list[bytes] = []
-        self._dropped = 0  # reports that are no longer kept
+        self._dropped = 0  # number of reports that are no longer kept
         self._size = 0
         self._readers: list[_Reader] = []
         self._news = trio.lowlevel.ParkingLot()
@@ -43,7 +43,7 @@ class BuildProgress:
         self._news.unpark_all()
 
     def report(self, report: pb.StatusResponse, *, output: bool = False) -> None:
-        """`output` may be dropped if there is too much."""
+        """Add a report. With `output`, the report may be dropped if there is too much output."""
         if self._closed or (output and self._size > MOST):
             return
         raw = report.SerializeToString()
@@ -54,7 +54,7 @@ class BuildProgress:
         self._news.unpark_all()
 
     def _drop(self) -> None:
-        """Drop what all readers have read."""
+        """Drop reports that all readers have read."""
         if not self._readers:
             return
         read = min(reader.position for reader in self._readers) - self._dropped
@@ -64,7 +64,7 @@ class BuildProgress:
             self._dropped += read
 
     async def read(self) -> AsyncGenerator[bytes, None]:
-        """Serialized StatusResponses, from the beginning to the end of the build. Close the iterator."""
+        """Serialized StatusResponses, from the beginning to the end of the build. The caller must close the iterator."""
         reader = _Reader(self._dropped)
         self._readers.append(reader)
         try:
@@ -102,7 +102,7 @@ class BuildProgress:
 
 
 def _words(error: BaseException) -> str:
-    """An error as clients show it. They show "context canceled" as CANCELED."""
+    """The text of an error. Clients show the text "context canceled" as CANCELED."""
     error = leading_error(error)
     if isinstance(error, trio.Cancelled):
         return "context canceled"

@@ -1,4 +1,4 @@
-"""The service Control: what clients call on /grpc. One object for all connections."""
+"""The service Control, which clients call on /grpc. There is one object for all connections."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ _SERVING = b"\x08\x01"  # HealthCheckResponse{status: SERVING}
 
 
 class Control:
-    """`handlers` are those of a server connection. `settings` has the entitlements that builds may be given."""
+    """The service Control. `handlers` are the handlers for a server connection. `settings` contains the entitlements that
+    builds may get."""
 
     def __init__(
         self,
@@ -80,7 +81,7 @@ class Control:
         await call.send(_SERVING)
 
     async def _traces(self, call: Call) -> None:
-        """Clients send traces of their own work, which are not stored."""
+        """Receive traces that clients send about their work. They are not stored."""
         await call.receive_one()
         await call.send(b"")
 
@@ -152,7 +153,8 @@ class Control:
         exports: Sequence[Export],
         recording: Recording,
     ) -> Mapping[str, str]:
-        """Run the build. It ends with its client's session, and when the client cancels it by another call."""
+        """Run the build. The build ends when its client's session ends, or when the client cancels the build by another
+        call."""
         with build.scope:
             async with nursery() as tasks:
                 tasks.start_soon(_end_with, session)
@@ -209,7 +211,7 @@ async def _build(
     }
     for export in exports:
         response.update(await job.export(result, export))
-    # Clients write the manifest that is reported last into the index of their directory, so local exports come last
+    # Clients write the last reported manifest into the index of their directory, so local exports must be the last
     for target in sorted(build.cache_exports, key=lambda each: each.kind == "local"):
         response.update(await job.export_cache(result, target))
     return result, response

@@ -1,4 +1,5 @@
-"""A session inside a call of /grpc (Control/Session): a stream of bytes in messages, used by clients without /session."""
+"""A session inside a call on /grpc (Control/Session): a stream of bytes in messages. Clients that do not use /session use
+this call."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ _CHUNK = 1 << 20
 
 
 class Tunnel:
-    """A `ByteStream` of a call."""
+    """A `ByteStream` over a call."""
 
     def __init__(self, call: Call) -> None:
         self._call = call

@@ -5,5 +5,5 @@
    service: starts and ends the process   <-->   process: the beginning of its main
    requests: answers its requests         <-->   backend_client: implements `contracts.Backend`
 
-`link` carries calls in both directions over a socketpair, `messages` says what they are.
+`link` sends calls in both directions over a socketpair; `messages` defines the calls.
 """

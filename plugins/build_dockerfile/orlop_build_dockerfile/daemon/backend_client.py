@@ -1,4 +1,4 @@
-"""`contracts.Backend` in the builder process: each method is a call to the daemon."""
+"""The implementation of `contracts.Backend` in the builder process. Each method is a call to the daemon."""
 
 from __future__ import annotations
 
@@ -48,14 +48,15 @@ class BackendClient:
     async def base(
         self, name: str, platform: str, *, pull: bool, credentials: Credentials | None
     ) -> AsyncIterator[AsyncIterator[Download | Base]]:
-        """Leaving the block before the last item cancels the pull."""
+        """See `contracts.Backend`. Leaving the block before the last item cancels the pull."""
         question = messages.FetchBase(name, platform, pull, credentials)
         failure: Exception | None = None
         send: trio.MemorySendChannel[Download | Base]
         send, receive = trio.open_memory_channel[Download | Base](math.inf)
 
         def report(download: Download) -> None:
-            with suppress(trio.BrokenResourceError):  # the caller has left the block; the daemon does not know yet
+            # the caller has left the block, and the daemon has not received the cancellation yet
+            with suppress(trio.BrokenResourceError):
                 send.send_nowait(download)
 
         async def fetch() -> None:

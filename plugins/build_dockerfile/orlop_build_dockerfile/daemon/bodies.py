@@ -1,4 +1,4 @@
-"""A request whose body and answer pass through the daemon to and from the builder process (`POST /build`)."""
+"""A request whose body the daemon passes to the builder process, and whose answer the daemon passes back (`POST /build`)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["BuildAnswer"]
 log = logging.getLogger("orlop.build")
 
 _PIECE = 64 << 10
-_ENDING = 30.0  # seconds for the builder to undo a build whose client has gone
+_ENDING = 30.0  # seconds for the builder to undo a build whose client has disconnected
 
 
 class BuildAnswer:
     """The body of the answer. Iterate over it once; `aclose` ends the build, and may be called at any time.
 
-    `serve` makes the builder process serve the other end of a connection. `run` is to be started as a task."""
+    `serve` makes the builder process serve the other end of a connection. The caller must start `run` as a task."""
 
     def __init__(self, body: AsyncGenerator[bytes, None], serve: Callable[[int], Awaitable[None]]) -> None:
         ours, self._theirs = socket.socketpair()
@@ -35,7 +35,7 @@ class BuildAnswer:
         self._first: bytes | None = None
 
     async def run(self) -> None:
-        """Pass the body on, until the build has ended."""
+        """Pass the body to the builder process, until the build has ended."""
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
@@ -45,7 +45,7 @@ class BuildAnswer:
                     except OrlopError as error:
                         self._error = error
                     nursery.cancel_scope.cancel()
-        except Exception as error:  # for example, the request's body broke off
+        except Exception as error:  # for example, the request's body is incomplete
             self._error = error
         finally:
             self._theirs.close()  # ends the answer, unless the builder still has its copy open
@@ -59,7 +59,7 @@ class BuildAnswer:
                 await self._end.send_eof()
 
     async def ready(self) -> None:
-        """Wait for the beginning of the answer. Raises the builder's error if it refuses the build before."""
+        """Wait for the beginning of the answer. Raises the builder's error if the builder refuses the build before this."""
         try:
             self._first = await self._receive()
             if not self._first:
@@ -71,7 +71,8 @@ class BuildAnswer:
             raise
 
     async def _receive(self) -> bytes:
-        """b"" at the end, also if the builder has not read the whole request, which resets the connection."""
+        """The next part of the answer; b"" at the end. If the builder has not read the whole request, the connection is
+        reset, which also counts as the end."""
         try:
             return bytes(await self._end.receive_some(_PIECE))
         except trio.BrokenResourceError:

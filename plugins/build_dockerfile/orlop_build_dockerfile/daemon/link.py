@@ -1,7 +1,8 @@
-"""Calls between orlopd and the builder process, in both directions at once, over one socket.
+"""Calls between orlopd and the builder process. One socket transports the calls in both directions.
 
-Owns the socket, and the descriptors of calls until they are given to their handler. When the connection ends, the handlers
-of the other side's calls are cancelled and `run` returns; own calls fail with `Unavailable`.
+A `Link` closes the socket at its end. It also closes the file descriptors of a call, unless they have been passed to a
+handler. When the connection ends, the handlers of the other side's calls are cancelled, `run` returns, and calls to the
+other side fail with `Unavailable`.
 """
 
 from __future__ import annotations
@@ -25,18 +26,19 @@ __all__ = ["Handler", "Link"]
 log = logging.getLogger("orlop.build")
 
 _READ = 256 << 10
-_FDS = 16  # most descriptors that one read can receive
+_FDS = 16  # maximum number of file descriptors in one read
 _UNDO = 60.0  # seconds for the other side to undo a cancelled call
 _CANCELLED = "Cancelled"
 _encode = msgspec.msgpack.Encoder().encode
 
 Report = Callable[[Download], None]
 Handler = Callable[[Question, list[int], Report], Awaitable[Any]]
-"""Handles a call: its question, the descriptors that came with it, which it owns, and a function that reports progress."""
+"""Handles a call. The arguments are the question, the file descriptors of the call (which the handler must close), and a
+function that reports progress."""
 
 
 class _Pending:
-    """An own call that has no answer yet."""
+    """A call to the other side that has no answer yet."""
 
     def __init__(self, report: Callable[[Download], None] | None) -> None:
         self.report = report
@@ -58,7 +60,8 @@ class Link:
         self._ended = False
         self._fds: list[int] = []
 
-    # --- own calls --------------------------------------------------------------------------------------------------
+    # --- calls to the other side
+    # --------------------------------------------------------------------------------------------------
 
     async def call(
         self,
@@ -67,9 +70,9 @@ class Link:
         report: Callable[[Download], None] | None = None,
         undo: Callable[[Any], Question] | None = None,
     ) -> Any:
-        """Call the other side. The caller keeps its descriptors. When the caller is cancelled, the other side undoes the
-        call first; if the call was carried out already, `undo` makes a call from the result that reverses it. Raises the
-        other side's `OrlopError`, and `Unavailable` when the connection ends."""
+        """Call the other side. The caller's file descriptors stay open. If the caller is cancelled, this method waits until
+        the other side has undone the call. If the call was executed already, `undo` makes another call from the result,
+        which reverses the first call. Raises the other side's `OrlopError`, and `Unavailable` if the connection ends."""
         self._last += 1
         number, pending = self._last, _Pending(report)
         self._pending[number] = pending
@@ -97,7 +100,7 @@ class Link:
         try:
             async with trio.open_nursery() as nursery:
                 await self._receive(nursery)
-                self._lose()  # fails our own calls, for which handlers may be waiting, shielded from cancellation
+                self._lose()  # makes calls to the other side fail, because shielded handlers may be waiting for them
                 nursery.cancel_scope.cancel()
         finally:
             self._lose()
@@ -109,13 +112,13 @@ class Link:
                 self._socket.close()
 
     def _lose(self) -> None:
-        """Make own calls fail, because the connection has ended."""
+        """Make all calls to the other side fail, because the connection has ended."""
         self._ended = True
         for pending in self._pending.values():
             pending.done.set()
 
     def close(self) -> None:
-        """End the connection: `run` returns."""
+        """End the connection. `run` then returns."""
         if self._socket.fileno() >= 0:
             self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -156,7 +159,7 @@ class Link:
             scope = self._running[frame.number] = trio.CancelScope()
             nursery.start_soon(self._handle, frame, fds, scope, nursery)
             return
-        for fd in fds:  # only calls have descriptors
+        for fd in fds:  # only calls have file descriptors
             os.close(fd)
         if isinstance(frame, Cancel):
             if scope_ := self._running.get(frame.number):
@@ -171,7 +174,7 @@ class Link:
 
     async def _handle(self, call: Call, fds: list[int], scope: trio.CancelScope, nursery: trio.Nursery) -> None:
         waiting: dict[tuple[str, str], Download] = {}
-        """Progress that is not sent yet, the latest of each kind, so that reporting does not wait."""
+        """The latest unsent progress of each kind. It is kept here, so that reporting does not wait."""
 
         async def send_items() -> None:
             try:
@@ -206,7 +209,8 @@ class Link:
             pass  # the connection has ended
 
     async def _send(self, frame: Frame, fds: Sequence[int] = ()) -> None:
-        """A frame is sent whole even if the caller is cancelled, because half a frame would end the connection."""
+        """Send a frame. It is sent completely even if the caller is cancelled, because an incomplete frame breaks the
+        connection."""
         body = _encode(frame)
         data = memoryview(HEADER.pack(len(body), len(fds)) + body)
         async with self._sending:
@@ -241,7 +245,7 @@ def _lost() -> Unavailable:
 
 
 def _only_error(error: BaseException) -> OrlopError | None:
-    """The `OrlopError` in a group of one, which nurseries make."""
+    """The `OrlopError` in a group of one exception, because nurseries make such groups."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error if isinstance(error, OrlopError) else None

@@ -1,7 +1,8 @@
-"""The messages between orlopd and the builder process. Both have the same version: the process ends with its daemon.
+"""The messages between orlopd and the builder process. Both processes have the same version, because the builder process
+ends with its daemon.
 
-A frame is `HEADER` (length of the body, number of descriptors), then msgpack of `Frame`. Descriptors are attached
-(SCM_RIGHTS) to the frame's first byte. Each side numbers its own calls; an answer has the number of its call.
+A frame is `HEADER` (length of the body, number of file descriptors), then msgpack of `Frame`. The descriptors are attached
+(SCM_RIGHTS) to the frame's first byte. Each side numbers its calls, and an answer has the number of its call.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ HEADER = struct.Struct("<II")
 FRAME_LIMIT = 64 << 20
 
 
-# --- asked by the builder -------------------------------------------------------------------------------------------
+# --- calls of the builder -------------------------------------------------------------------------------------------
 
 
 class Resolve(msgspec.Struct, frozen=True, tag=True):
@@ -94,11 +95,11 @@ class ListShared(msgspec.Struct, frozen=True, tag=True):
 
 
 class Unpack(msgspec.Struct, frozen=True, tag=True):
-    """With two descriptors: the archive and the directory."""
+    """The call has two file descriptors: the archive and the directory."""
 
 
 class Run(msgspec.Struct, frozen=True, tag=True):
-    """With two descriptors: standard output and standard error of the step; or with three, the last of which is its
+    """The call has two or three file descriptors: standard output and standard error of the step, and optionally its
     standard input."""
 
     step: Step
@@ -119,7 +120,7 @@ class LabelConfig(msgspec.Struct, frozen=True, tag=True):
 
 
 class StoreLayers(msgspec.Struct, frozen=True, tag=True):
-    """Progress is an `Item`, as with `PushArtifact` and `FetchBlobs`."""
+    """Progress is sent as `Item`, as with `PushArtifact` and `FetchBlobs`."""
 
     artifact: str
     snapshots: Sequence[str]
@@ -132,14 +133,14 @@ class PutBlob(msgspec.Struct, frozen=True, tag=True):
 
 
 class ReceiveBlob(msgspec.Struct, frozen=True, tag=True):
-    """With one descriptor: the pipe that it comes from."""
+    """The call has one file descriptor: the pipe from which the blob is read."""
 
     artifact: str
     digest: str
 
 
 class ReadBlob(msgspec.Struct, frozen=True, tag=True):
-    """With one descriptor: the pipe that it is written to."""
+    """The call has one file descriptor: the pipe to which the blob is written."""
 
     artifact: str
     digest: str
@@ -154,7 +155,7 @@ class PushArtifact(msgspec.Struct, frozen=True, tag=True):
 
 
 class SaveArtifact(msgspec.Struct, frozen=True, tag=True):
-    """With one descriptor: the pipe that the archive is written to."""
+    """The call has one file descriptor: the pipe to which the archive is written."""
 
     artifact: str
     archive: Archive
@@ -186,17 +187,17 @@ class DropArtifact(msgspec.Struct, frozen=True, tag=True):
     artifact: str
 
 
-# --- asked by the daemon --------------------------------------------------------------------------------------------
+# --- calls of the daemon --------------------------------------------------------------------------------------------
 
 
 class Begin(msgspec.Struct, frozen=True, tag=True):
-    """The first call. Answered when the builder can serve clients."""
+    """The first call. It is answered when the builder can serve clients."""
 
     settings: Settings
 
 
 class Serve(msgspec.Struct, frozen=True, tag=True):
-    """With one descriptor: the client's connection. Answered when the connection has ended."""
+    """The call has one file descriptor: the client's connection. The call is answered when the connection has ended."""
 
     client: Client
 
@@ -285,7 +286,7 @@ RESULTS: dict[type, Any] = {
     PruneCache: Pruned,
     Authorize: Authorization,
 }
-"""The type of a call's result; None for those that are not listed."""
+"""Maps calls to the types of their results. A call that is not in this table has no result."""
 
 
 # --- frames ---------------------------------------------------------------------------------------------------------

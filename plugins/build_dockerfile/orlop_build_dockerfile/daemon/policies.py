@@ -1,4 +1,4 @@
-"""Rules of garbage collection, from daemon.json or by default (those of moby's builder)."""
+"""The rules of garbage collection, from daemon.json. The default rules are the same as in moby's builder."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _size(name: str, text: str) -> int:
 
 
 def history_limits(history: History) -> tuple[float, int]:
-    """Seconds and number of records. Raises `PolicyError`."""
+    """The age in seconds and the number of records. Raises `PolicyError`."""
     if history.max_entries < 0:
         raise PolicyError(f"invalid number in builder.history: maxEntries is {history.max_entries}")
     return duration(history.max_age, "builder.history"), history.max_entries
@@ -83,7 +83,7 @@ def duration(text: str, key: str = "builder.gc") -> int:
 
 
 def _disk(data_root: str) -> int:
-    """The size of the disk with the data root, which need not exist yet."""
+    """The size of the disk with the data root. The data root need not exist yet."""
     while not os.path.exists(data_root):
         data_root = os.path.dirname(data_root)
     found = os.statvfs(data_root)

@@ -1,7 +1,7 @@
-"""The beginning of the builder process's main: a mount namespace of its own, and the connection to the daemon.
+"""The main function of the builder process. It makes a new mount namespace, and connects to the daemon.
 
-`python -m orlop_build_dockerfile FD` calls `main`; FD is the socket. The process ends when the daemon closes the socket, and
-when the daemon ends in any other way: the socket is closed then, too.
+`python -m orlop_build_dockerfile FD` calls `main`; FD is the socket. The process ends when the daemon closes the socket. If
+the daemon is killed, the kernel closes the socket.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from .link import Link, Report
 
 __all__ = ["Open", "main"]
 
-_END = 10  # seconds for builds to end after the connection to the daemon
+_END = 10  # seconds for builds to end after the end of the connection to the daemon
 
 Open = Callable[[Settings, Backend], AbstractAsyncContextManager[Builder]]
-"""Makes the builder. When the context exits, no build is running any more; it is not entered twice."""
+"""Makes the builder. When the context exits, no build is running any more. The context is entered only once."""
 
 
 def main(open_builder: Open) -> None:
     """Run the builder process."""
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    # A terminal sends SIGINT to this process, too; the daemon, which gets it as well, ends this process itself
+    # A terminal sends SIGINT to the daemon and to this process. This process ignores it, because the daemon ends this
+    # process
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sock = socket.socket(fileno=int(sys.argv[1]))
     sock.set_inheritable(False)
@@ -42,7 +43,8 @@ def main(open_builder: Open) -> None:
     linux.set_process_name("orlop-builder")
     if os.geteuid() == 0:
         linux.unshare(linux.CLONE_NEWNS)
-        linux.mount("", "none", "/", ["rslave"])  # mounts of the host appear here, and ours do not appear on the host
+        # mounts of the host appear in this namespace, and mounts of this process do not appear on the host
+        linux.mount("", "none", "/", ["rslave"])
     trio.run(_serve, sock, open_builder)
 
 

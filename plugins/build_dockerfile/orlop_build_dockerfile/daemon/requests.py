@@ -1,4 +1,4 @@
-"""Answers the calls of the builder process: translates its messages to calls of the engine, and the results back."""
+"""Answers the calls of the builder process: converts its messages to calls of the engine, and the results to messages."""
 
 from __future__ import annotations
 
@@ -82,12 +82,13 @@ _RESTRICTED = frozenset(
         messages.DropArtifact,
     }
 )
-"""The calls that a builder of restricted clients may make: `building.scope` checks the objects that they name. Other calls
-name layers of imported caches by digest, and the client may never have had these layers."""
+"""The calls that a builder of restricted clients may make. `building.scope` checks the objects in these calls. All other
+calls contain digests of layers of imported caches, and the client may never have had these layers."""
 
 
 class Requests:
-    """`directories` are the builder's own: steps can mount what is in them. `authorize` asks the builder."""
+    """`directories` are the directories of the builder, whose contents steps can mount. `authorize` asks the builder for
+    credentials."""
 
     def __init__(
         self,
@@ -202,7 +203,7 @@ class Requests:
             selector = mount.selector.strip("/")
             if mount.path:
                 path = self._own(mount.path)
-                if not os.path.isdir(path):  # a file is mounted as a part of its directory, because trees are directories
+                if not os.path.isdir(path):  # to mount a file, its directory is the tree, because a tree must be a directory
                     path, _, selector = path.rpartition("/")
                 source: tuple[Mount, ...] = (Mount("bind", path, options=("rbind",)),)
             else:
@@ -239,7 +240,8 @@ class Requests:
         return token if token is not None else self._credentials(found.credentials)
 
     def _own(self, path: str) -> str:
-        """A path in the builder's directories. The client cannot choose the part below these directories."""
+        """Check that the path is in the builder's directories. The client cannot choose the part of the path below these
+        directories."""
         real = os.path.realpath(path)
         for root in self._directories:
             if real.startswith(os.path.realpath(root) + "/"):
@@ -250,7 +252,7 @@ class Requests:
 def _host(step: Step) -> HostConfig:
     if step.isolation not in ("", "default"):
         raise InvalidParameter(f'invalid isolation "{step.isolation}": Linux has the default only')
-    if step.network not in _NETWORKS:  # the check of a step does not cover others
+    if step.network not in _NETWORKS:  # the check of a step only covers these networks
         raise InvalidParameter(f"invalid network mode {step.network!r} of a step")
     if step.devices:
         raise InvalidParameter(f"cannot give a step the device {step.devices[0]}")
@@ -295,7 +297,7 @@ def _base(found: BaseImage) -> Base:
 
 
 def _reporter(report: Report) -> Any:
-    """Turns the records of layers in a pull's progress into `Download`s."""
+    """Converts the progress records of layers to `Download`s."""
 
     def tell(record: Record) -> None:
         status = record.status or ""

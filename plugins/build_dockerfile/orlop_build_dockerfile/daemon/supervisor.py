@@ -1,8 +1,8 @@
-"""Starts the builder process when a client needs it, ends it when none does, and cleans up after it.
+"""Starts the builder process when a client needs it, ends it when no client needs it, and cleans up after it.
 
-Owns the process, its connection, and its workspace in the engine. When the process ends, in whatever way, its steps are
-killed, its active snapshots removed and its bases released, before another process starts. Processes never overlap, because
-they share the directory of the build cache.
+A supervisor has the process, its connection, and its workspace in the engine. When the process ends for any reason, its
+steps are killed, its active snapshots are removed and its bases are released. Only then another process may start, because
+the processes share the directory of the build cache.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ __all__ = ["IDLE", "PROGRAM", "Supervisor"]
 log = logging.getLogger("orlop.build")
 
 PROGRAM = (sys.executable, "-I", "-m", "orlop_build_dockerfile")
-IDLE = 60.0  # seconds without clients after which the process is ended
+IDLE = 60.0  # seconds without clients until the process is ended
 _START = 60.0  # seconds for the process to answer, enough for a cold start on a busy machine
-_DRAIN = 5.0  # seconds for clients to receive how their builds ended
+_DRAIN = 5.0  # seconds for clients to receive the results of their builds
 _END = 15.0
 _LOG_LIMIT = 1 << 20
 _PIECE = 64 << 10
@@ -54,7 +54,8 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Supervisor:
-    """At most one builder process at a time, for the clients of one domain, which `scope` restricts."""
+    """Runs at most one builder process at a time, for the clients of one domain. `scope` contains the restrictions of these
+    clients."""
 
     def __init__(self, context: Context, domain: str = "") -> None:
         self._context, self._domain = context, domain
@@ -67,7 +68,7 @@ class Supervisor:
     # --- for front ends -----------------------------------------------------------------------------------------------
 
     async def serve(self, kind: str, headers: Mapping[str, str], peer: str, stream: RawStream) -> None:
-        """Hand the connection to the builder process, and wait for its end."""
+        """Pass the connection to the builder process, and wait for the end of the connection."""
         async with self._used() as process:
             shared = stream.share()
             if shared is not None:
@@ -89,7 +90,7 @@ class Supervisor:
     async def build(
         self, headers: Mapping[str, str], query: Mapping[str, Sequence[str]], peer: str, body: AsyncGenerator[bytes, None]
     ) -> BuildAnswer:
-        """`POST /build`. Returns when the answer has begun; raises the error of a build that is refused before."""
+        """`POST /build`. Returns when the answer has begun. Raises the error of a build that is refused before this."""
         client = Client(kind="build", headers=headers, peer=peer, query=dict(query))
 
         async def serve(connection: int) -> None:
@@ -146,7 +147,7 @@ class Supervisor:
 
     @asynccontextmanager
     async def _used(self) -> AsyncIterator[_Process]:
-        """The process, kept from becoming idle. Starts one if there is none."""
+        """The process, which does not become idle until the end of the block. Starts a process if there is none."""
         async with self._starting:
             process = self._process
             if process is not None and process.ending:
@@ -171,7 +172,7 @@ class Supervisor:
             os.makedirs(directory, mode=0o700, exist_ok=True)
             os.chmod(directory, 0o700)
         process = _Process(self._engine, self._spawn, self.scope, (self._root, run))
-        process.users = 1  # the caller: it must not count as idle while it starts
+        process.users = 1  # the caller is a user, so that the process does not count as idle while it starts
         self._context.nursery.start_soon(self._supervise, process)
         try:
             with trio.fail_after(_START):
@@ -249,13 +250,13 @@ class Supervisor:
             process.ended.set()
 
     async def tidy(self) -> None:
-        """Remove leftovers of builds, unless a process is running: it did this when it started."""
+        """Remove leftovers of builds, unless a process is running, because the process has done this when it started."""
         async with self._starting:
             if self._process is None and not self._closed:
                 await self._sweep()
 
     async def without_process(self, work: Callable[[], None]) -> None:
-        """Do blocking work while no process runs. Raises `Conflict` if one does."""
+        """Do blocking work while no process runs. Raises `Conflict` if a process is running."""
         async with self._starting:
             if self._process is not None:
                 raise Conflict("cannot change the builder's directories: a build may be running")
@@ -286,7 +287,7 @@ class Supervisor:
 
 
 class _Process:
-    """One builder process. `ending`: its connection is closed, or about to be."""
+    """A builder process. `ending`: its connection is closed, or will be closed soon."""
 
     def __init__(self, engine: Engine, spawn: Any, scope: Scope, directories: Sequence[str]) -> None:
         ours, theirs = socket.socketpair()
@@ -323,7 +324,7 @@ class _Process:
             nursery.start_soon(ask, told)
             with trio.move_on_after(_DRAIN):
                 await told.wait()
-            self.link.close()  # `ask` ends with it
+            self.link.close()  # `ask` ends when the connection is closed
 
     async def _authorize(self, question: messages.Authorize) -> Authorization:
         found: Authorization = await self.link.call(question)
@@ -333,7 +334,7 @@ class _Process:
         self._popen.send_signal(signal.SIGKILL)
 
     async def run(self) -> None:
-        """Run the process until it has ended and everything of it is removed."""
+        """Run the process until it has ended and all its resources are removed."""
         try:
             await self.link.run()
         finally:
@@ -343,7 +344,7 @@ class _Process:
             await self._workspace.aclose()
 
     async def _reap(self) -> None:
-        """Wait for the process, which has lost its connection, or kill it."""
+        """Wait for the process after the end of its connection, or kill it."""
         pidfd = os.pidfd_open(self._popen.pid)
         try:
             with trio.move_on_after(0 if self.users else _END / 2):
@@ -359,7 +360,8 @@ class _Process:
 
 
 def _be_killed_first(pid: int) -> None:
-    """The OOM killer should choose the builder rather than the daemon, whose score the builder would inherit."""
+    """Raise the OOM score of the builder, which it has inherited from the daemon, so that the OOM killer chooses the builder
+    before the daemon."""
     with suppress(OSError), open(f"/proc/{pid}/oom_score_adj", "r+") as file:
         if int(file.read()) < 0:
             file.seek(0)
