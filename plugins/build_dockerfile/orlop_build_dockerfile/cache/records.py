@@ -36,9 +36,9 @@ T = TypeVar("T")
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """`key` is the cache key of the record's result: steps on results with equal keys have equal keys. `snapshots` are those
-    of the outputs by number, `parents` the snapshots below them, `layers` those of the snapshots that an export has asked
-    the daemon for."""
+    """`key` is the cache key of the record's result. Equal steps on results with equal keys have equal keys. `snapshots` are
+    the snapshots of the outputs, by number, and `parents` the snapshots below them. `layers` are the layers of the
+    snapshots, as far as an export has asked the daemon for them."""
 
     id: str
     key: str

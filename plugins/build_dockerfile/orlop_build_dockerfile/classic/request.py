@@ -196,7 +196,7 @@ def _remote(url: str) -> str:
 
 
 def _host(text: str) -> str:
-    """Check "name:address", where the address may contain colons."""
+    """Convert "name:address" to "name=address". The address may contain colons."""
     name, colon, address = text.partition(":")
     if not colon or not name or not address:
         raise InvalidParameter(f"bad format for add-host: {text!r}")

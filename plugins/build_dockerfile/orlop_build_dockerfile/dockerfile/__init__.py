@@ -1,4 +1,4 @@
-"""From a Dockerfile to LLB: pure functions, without files or network.
+"""Converts a Dockerfile to LLB. All functions are pure, without access to files or the network.
 
 interface.py      what goes in, what is needed meanwhile, what comes out
 frontend.py       `convert(request)`: reads the Dockerfile, one conversion a platform, answers subrequests

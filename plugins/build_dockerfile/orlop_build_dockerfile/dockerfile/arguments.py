@@ -1,4 +1,4 @@
-"""The arguments of an instruction, in the form that it has: JSON, words, one string, or names with values."""
+"""The arguments of an instruction. Depending on the instruction, they are JSON, words, one string, or names with values."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Pair(msgspec.Struct, frozen=True):
 
 
 class Arguments(msgspec.Struct, frozen=True):
-    """`json` says that `words` are from a JSON array. `pairs` is set for ENV and LABEL; `child`, for ONBUILD, is the name of
-    the instruction in it, in lower case."""
+    """`json`: `words` are from a JSON array. `pairs` is set for ENV and LABEL. `child` is set for ONBUILD: the name of the
+    instruction in it, in lower case."""
 
     words: tuple[str, ...] = ()
     json: bool = False
@@ -40,7 +40,7 @@ class Arguments(msgspec.Struct, frozen=True):
 
 
 def parse_arguments(name: str, rest: str, escape: str) -> Arguments:
-    """`name` is in lower case. `ValueError` with BuildKit's message."""
+    """Parse the arguments of the instruction `name` (in lower case). Raises `ValueError` with BuildKit's message."""
     if name in _MAYBE_JSON:
         return _json(rest) or Arguments((rest,) if rest else ())
     if name in _MAYBE_JSON_OR_WORDS:
@@ -65,7 +65,7 @@ def _split(rest: str) -> tuple[str, ...]:
 
 
 def _json(rest: str) -> Arguments | None:
-    """None if the text is not a JSON array."""
+    """The arguments in a JSON array; None if the text is not a JSON array."""
     if not rest.lstrip(_GO_SPACE).startswith("["):
         return None
     try:
@@ -118,7 +118,8 @@ def _pairs(instruction: str, rest: str, escape: str) -> tuple[Pair, ...]:
 
 
 def shell_words(text: str, escape: str) -> list[str]:
-    """Words at spaces that are neither quoted nor escaped. Quotes and escape characters stay: expansion removes them."""
+    """Split the text at spaces that are neither quoted nor escaped. Quotes and escape characters stay, because the expansion
+    removes them."""
     words: list[str] = []
     special = re.compile(f"[^\\s'\"{re.escape(escape)}]+")
     word: list[str] = []
@@ -174,8 +175,8 @@ def split_instruction(line: str) -> tuple[str, tuple[str, ...], str]:
 
 
 def _flag(text: str, at: int) -> tuple[str, int]:
-    """The flag at a position, without its quotes and escape characters, and where it ends. A backslash escapes here,
-    whatever the escape directive says."""
+    """The flag at a position, without its quotes and escape characters, and the position of its end. In flags, the escape
+    character is always a backslash, also with another escape directive."""
     out: list[str] = []
     quote = ""
     while at < len(text):

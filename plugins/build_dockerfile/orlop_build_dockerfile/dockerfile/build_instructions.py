@@ -1,4 +1,5 @@
-"""From the parser's nodes to instructions and stages. Errors are BuildKit's, with the lines of the instruction."""
+"""Converts the parser's nodes to instructions and stages. Errors have BuildKit's messages, and the lines of the
+instruction."""
 
 from __future__ import annotations
 
@@ -61,7 +62,7 @@ def read_stages(nodes: tuple[Node, ...], budget: Budget) -> Stages:
 
 
 def instruction_of_trigger(text: str, lines: Lines, budget: Budget) -> ins.Instruction:
-    """The instruction of an image's ONBUILD. `lines` are those of the FROM that names the image."""
+    """The instruction of an image's ONBUILD. `lines` are the lines of the FROM with this image."""
     parsed = parse(text, budget)
     if len(parsed.nodes) != 1:
         raise DockerfileError("onbuild trigger should be a single expression", ranges=lines.ranges)
@@ -316,4 +317,5 @@ _READERS: dict[str, Callable[[Node], ins.Instruction]] = {
     "volume": _volume,
     "workdir": lambda node: ins.Workdir(**_base(node), path=_one(node)),  # type: ignore[arg-type]
 }
-_NAMES = ["from", "run", "copy", "add", *_READERS]  # by frequency: of equally similar names, the first one is suggested
+# sorted by frequency, because of equally similar names the first one is suggested
+_NAMES = ["from", "run", "copy", "add", *_READERS]

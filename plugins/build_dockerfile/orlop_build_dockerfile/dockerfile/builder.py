@@ -21,8 +21,8 @@ __all__ = ["Setting", "StageBuilder", "joined", "step_name"]
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings that all stages of a build share. `arguments` are the global ones, `context` the main context, `ignored` its
-    patterns, `created` the time for histories, or None."""
+    """Settings that all stages of a build share. `arguments` are the global arguments, `context` the main context, `ignored`
+    the patterns of its ignored files, `created` the time for histories, or None."""
 
     options: Options
     platform: Platform
@@ -36,7 +36,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StageBuilder:
-    """Changes a `StageState`."""
+    """Changes a `StageState` while the instructions of its stage are converted."""
 
     def __init__(self, state: StageState, setting: Setting) -> None:
         self.state, self.setting, self.options = state, setting, setting.options
@@ -49,7 +49,7 @@ class StageBuilder:
         if "PATH" not in self.image.env and self.platform.os != "windows":
             self.image.set_env("PATH", default_path(self.platform.os))
         state.env = dict(state.base.env) if state.base is not None else {}
-        for name, value in self.image.env.items():  # after the base's arguments, as BuildKit orders them
+        for name, value in self.image.env.items():  # after the arguments of the base, as in BuildKit
             self.set_variable(name, value)
         setting.lexer.budget.spend(sum(len(name) + len(value) for name, value in state.env.items()))
         state.directory = joined("/", self.image.config.get("WorkingDir") or "/")
@@ -60,7 +60,7 @@ class StageBuilder:
         self.image.record(text, layer=layer, created=self.setting.created, buildkit=buildkit)
 
     def expand(self, text: str, instruction: ins.Instruction, lexer: Lexer | None = None) -> str:
-        """One word, with the variables of this stage."""
+        """Expand a text to one word, with the variables of this stage."""
         found = (lexer or self.setting.lexer).expand(text, self.state.env)
         if found.unmatched:
             checks.variables(found.unmatched, self.state.declared, self.state.env, instruction, self.linter)
@@ -69,12 +69,12 @@ class StageBuilder:
     def name_step(
         self, instruction: ins.Instruction, lexer: Lexer, extra: str = "", env: Mapping[str, str] | None = None
     ) -> str:
-        """The name of an instruction's step. Its variables are expanded, if they can be."""
+        """The name of an instruction's step. Its variables are expanded, if possible."""
         text = instruction.code + extra
         try:
             text = lexer.word(text, self.state.env if env is None else env)
         except WordError:
-            pass  # syntax of the shell, not of Dockerfiles
+            pass  # the text has the syntax of the shell, not of Dockerfiles
         word, space, rest = text.partition(" ")
         prefix = self.options.multi_platform
         return step_name(self.state, word.upper() + space + rest, self.platform, prefix_platform=prefix, env=self.state.env)
@@ -85,7 +85,8 @@ class StageBuilder:
         return [*(self.image.config.get("Shell") or default), line]
 
     def path(self, text: str) -> str:
-        """A path relative to the working directory, absolute. A slash or "/." at its end stays: it means a directory."""
+        """The absolute path of a path that is relative to the working directory. A slash or "/." at its end stays, because
+        it means a directory."""
         if not text or text == ".":
             text = "./"
         path = joined(self.state.directory, text)
@@ -101,7 +102,7 @@ class StageBuilder:
 
 
 def step_name(state: StageState, text: str, platform: Platform, *, prefix_platform: bool, env: Mapping[str, str]) -> str:
-    """What clients show for a step: "[stage 2/5] RUN ..."."""
+    """The name of a step that clients show: "[stage 2/5] RUN ..."."""
     if state.steps == 0:
         return text
     state.steps_done += 1
@@ -121,7 +122,7 @@ def joined(directory: str, path: str) -> str:
 
 
 def _target_suffix(platform: Platform, env: Mapping[str, str]) -> str:
-    """For cross compilation: "linux/amd64->arm64"."""
+    """The text for cross compilation: "linux/amd64->arm64"."""
     target = None
     if "TARGETPLATFORM" in env:
         try:

@@ -45,14 +45,15 @@ def stage_names(stages: Sequence[ins.Stage], linter: Linter) -> None:
 
 
 def _matches_casing(keyword: str, word: str) -> bool:
-    """A keyword of mixed case is reported by another rule."""
+    """Whether `word` has the same case as the keyword. Returns True for a keyword of mixed case, because another rule
+    reports it."""
     if keyword == keyword.lower():
         return word == word.lower()
     return keyword != keyword.upper() or word == word.upper()
 
 
 def casing(stages: Sequence[ins.Stage], linter: Linter) -> None:
-    """All instructions should have the case of the majority."""
+    """Check that all instructions have the same case as the majority."""
     names = [
         (name, where.lines.ranges, where.comments)
         for stage in stages
@@ -68,7 +69,7 @@ def casing(stages: Sequence[ins.Stage], linter: Linter) -> None:
 
 
 def descriptions(stages: Sequence[ins.Stage], arguments: Sequence[ins.Arg], linter: Linter) -> None:
-    """A comment before a stage or an ARG describes it, if it begins with its name."""
+    """Check the comments before stages and ARGs. Such a comment is a description if it begins with the name."""
     for stage in stages:
         _description("FROM", [stage.name] if stage.name else [], stage.comments, stage.lines.ranges, linter)
     inner = [item for stage in stages for item in stage.instructions if isinstance(item, ins.Arg)]
@@ -97,7 +98,7 @@ def maintainers(stages: Sequence[ins.Stage], linter: Linter) -> None:
 
 
 def default_bases(found: Stages, defaults: Mapping[str, str], lexer: Lexer, linter: Linter) -> None:
-    """Bases must be names of images even without build arguments."""
+    """Check that base images have valid names even without build arguments."""
     try:
         arguments, _ = global_arguments(defaults, found.arguments, {}, lexer)
         for stage in found.stages:
@@ -108,7 +109,7 @@ def default_bases(found: Stages, defaults: Mapping[str, str], lexer: Lexer, lint
                 message = f"Default value for ARG {stage.base} results in empty or invalid base image name"
                 linter.with_comments(stage.comments).report("InvalidDefaultArgInFrom", stage.lines.ranges, message)
     except (DockerfileError, WordError):
-        return  # the conversion reports it
+        return  # the conversion reports the error
 
 
 def arguments_of_from(unmatched: Iterable[str], known: set[str], stage: ins.Stage, linter: Linter) -> None:
@@ -130,7 +131,7 @@ def platform_of_from(stage: ins.Stage, expanded: Expanded, arguments: Mapping[st
     try:
         platform = parse_platform(expanded.text)
     except ValueError:
-        return  # the conversion reports it
+        return  # the conversion reports the error
     if platform.os not in stage.name and platform.architecture not in stage.name:
         message = f"FROM --platform flag should not use constant value {quote(expanded.text)}"
         linter.report("FromPlatformFlagConstDisallowed", ranges, message)
@@ -175,7 +176,7 @@ def relative_workdir(path: str, instruction: ins.Workdir, linter: Linter) -> Non
 
 
 def used_once(instruction: ins.Instruction, before: tuple[SourceRange, ...] | None, linter: Linter) -> None:
-    """The earlier instruction is reported, because it has no effect."""
+    """Report the earlier of two instructions, because it has no effect."""
     if before is not None:
         message = (
             f"Multiple {instruction.name} instructions should not be used in the same stage because only the last one will "
@@ -201,7 +202,8 @@ def exposed(specs: Sequence[str], instruction: ins.Expose, linter: Linter) -> No
 
 
 def ignored_file(path: str, patterns: IgnorePatterns, instruction: ins.Add | ins.Copy, linter: Linter) -> None:
-    """Not checked if patterns have exceptions: a file in an ignored directory may be an exception."""
+    """Report a copied file that is ignored. Nothing is checked if the patterns have exceptions, because a file in an ignored
+    directory may be an exception."""
     if patterns.has_exceptions:
         return
     cleaned = posixpath.normpath(path)

@@ -1,4 +1,5 @@
-"""Where a build's files come from: the main context, the Dockerfile in it or outside of it, and named contexts."""
+"""The sources of a build's files: the main context, the Dockerfile (which may be outside of the context), and named
+contexts."""
 
 from __future__ import annotations
 
@@ -57,13 +58,13 @@ def read_files(output: llb.Output | None, files: Iterable[tuple[str, int]], what
 
 
 def follow_paths(paths: Iterable[str]) -> tuple[str, ...]:
-    """The paths that a client has to send for these paths of the context; empty for all."""
+    """The paths that a client must send for these paths of the context; empty if it must send all."""
     found = {path.lstrip("/") for path in paths}
     return () if "" in found else tuple(sorted(found))
 
 
 class NamedContext(msgspec.Struct, frozen=True):
-    """The meaning of `FROM NAME`. `image` is set for an image. `late` completes the operation once the used files are
+    """The meaning of `FROM NAME`. `image` is set for an image. `late` completes the operation when the used files are
     known."""
 
     output: llb.Output | None
@@ -90,7 +91,7 @@ class Contexts:
         return self._options.local_sessions.get(name, self._request.session)
 
     def detect(self) -> Steps[None]:
-        """Finds out what the main context is."""
+        """Find out the kind of the main context."""
         location = self._options.raw.get(self._context_key, "")
         keep = parse_bool(self._options.raw.get("build-arg:BUILDKIT_CONTEXT_KEEP_GIT_DIR", "")) or False
         if location and (git := git_context(location, keep)):
@@ -174,7 +175,7 @@ class Contexts:
         return vertex.output(), complete
 
     def named(self, name: str, platform: Platform) -> str | None:
-        """The key of a named context, or None if there is none."""
+        """The key of a named context; None if there is no such context."""
         try:
             familiar = parse_reference(name).familiar.removesuffix(":latest")
         except ValueError as error:
@@ -185,7 +186,7 @@ class Contexts:
         return None
 
     def load(self, key: str, platform: Platform) -> Steps[NamedContext]:
-        """Load the context that the option `context:KEY` names."""
+        """Load the context in the option `context:KEY`."""
         try:
             return (yield from self._load(key, platform))
         except ValueError as error:
@@ -273,7 +274,7 @@ class Contexts:
 
 
 def resolved(answer: Answer) -> tuple[ResolvedImage, Image]:
-    """The answer to `ResolveImage`."""
+    """The values in the answer to `ResolveImage`."""
     if isinstance(answer, Failed):
         raise failure(answer)
     assert isinstance(answer, ResolvedImage)

@@ -1,4 +1,4 @@
-"""From a Dockerfile to a graph and an image's configuration, for one platform (buildkit dockerfile2llb)."""
+"""Converts a Dockerfile to a graph and an image's configuration, for one platform (buildkit dockerfile2llb)."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def lint_config(text: str, options: Options) -> LintConfig:
 
 
 class PlatformConversion:
-    """`platform` is None if the build requests none; then the image's platform is used. `all_stages` also converts stages
-    that the target does not need, for lint."""
+    """`platform` is None if the build requests no platform; in this case the image's platform is used. With `all_stages`,
+    stages that the target does not need are also converted, for lint."""
 
     def __init__(
         self,
@@ -151,13 +151,13 @@ class PlatformConversion:
             raise DockerfileError(message, ranges=stage.lines.ranges) from None
 
     def _link(self) -> None:
-        """Finds the stages that instructions name."""
+        """Find the stages to which instructions refer."""
         for state in list(self.table.states):
             for instruction in state.stage.instructions:
                 state.commands.append(self._command(state, instruction))
         refuse_cycles(self.table.states)
         mounts = any(isinstance(item, ins.Run) and item.mounts for item in self.table.states[0].stage.instructions)
-        if len(self.table.states) == 1 and not mounts:  # BuildKit has one more stage where a step has mounts
+        if len(self.table.states) == 1 and not mounts:  # if a step has mounts, BuildKit counts one more stage
             self.table.states[0].name = ""
 
     def _command(self, state: StageState, instruction: ins.Instruction, *, trigger: bool = False) -> Command:
@@ -280,7 +280,7 @@ class PlatformConversion:
             state.output = sources.image(str(reference), platform, mode, text, command=code, ranges=state.ranges)
 
     def _triggers(self, state: StageState) -> bool:
-        """Adds the ONBUILD instructions of a stage's base. Returns whether they need other stages."""
+        """Add the ONBUILD instructions of a stage's base. Returns whether they need other stages."""
         if state.base is not None:
             expressions = [
                 command.instruction.expression
@@ -350,7 +350,7 @@ class PlatformConversion:
 
 
 def _detected(image: Image, target: Platform, build: Platform) -> Platform:
-    """The image's platform, if it is one that this host runs."""
+    """The image's platform, if this host can run it."""
     own = image.platform
     for candidate in (target, build):
         if (own.os, own.architecture) == (candidate.os, candidate.architecture):

@@ -1,4 +1,4 @@
-"""COPY and ADD."""
+"""Converts COPY and ADD."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def _add_files(work: _Copy, path: str) -> None:
 
 
 def _use_path(work: _Copy, path: str) -> None:
-    """Remembers which files are used, so that only these are transferred."""
+    """Record which files are used, so that only these files are transferred."""
     used = posixpath.normpath(posixpath.join("/", path)).replace("//", "/")
     if work.stage is not None:
         work.stage.paths[used] = None
@@ -264,7 +264,7 @@ def _file_vertex(work: _Copy, base: llb.Output | None) -> llb.Vertex:
 
 
 def set_owner(owner: pb.ChownOpt, text: str, base: int) -> None:
-    """ "user:group". Names are looked up in the file system of input `base`."""
+    """Set the owner "user:group". Names are looked up in the file system of input `base`."""
     if not text:
         return
     user, colon, group = text.partition(":")
@@ -276,7 +276,7 @@ def set_owner(owner: pb.ChownOpt, text: str, base: int) -> None:
         elif re.fullmatch(r"[0-9]{1,10}", value) and int(value) < 1 << 31:
             field.byID = int(value)
         elif not value:
-            field.byID = 0  # ":group" leaves the user at root
+            field.byID = 0  # with ":group", the user is root
         else:
             field.byName.name, field.byName.input = value, base
 

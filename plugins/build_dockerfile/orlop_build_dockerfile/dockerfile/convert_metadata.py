@@ -1,4 +1,4 @@
-"""Instructions that change the image's configuration and run nothing."""
+"""Converts instructions that only change the image's configuration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["convert_arg", "convert_env", "convert_metadata"]
 
 
 def convert_metadata(builder: StageBuilder, instruction: ins.Instruction) -> None:
-    """Instructions that only change the image's configuration."""
+    """Apply an instruction that only changes the image's configuration."""
     match instruction:
         case ins.Label():
             _label(builder, instruction)
@@ -48,7 +48,7 @@ def convert_metadata(builder: StageBuilder, instruction: ins.Instruction) -> Non
 
 
 def convert_env(builder: StageBuilder, env: ins.Env) -> None:
-    # BuildKit expands all pairs before it sets one: `ENV a=1 b=$a` does not see the new value
+    # BuildKit expands all pairs before it sets the first one, so `b` does not get the new value of `a` in `ENV a=1 b=$a`
     pairs = [(builder.expand(p.name, env), builder.expand(p.value, env), p.legacy) for p in env.pairs]
     for name, value, legacy in pairs:
         if legacy:
@@ -79,7 +79,7 @@ def convert_arg(builder: StageBuilder, arg: ins.Arg) -> None:
         outline.used.add(pair.name)
         builder.state.args[pair.name] = value
         builder.state.declared.add(pair.name)
-        # The history has the default, not the client's value, as in BuildKit 0.13
+        # As in BuildKit 0.13, the history contains the default, not the client's value
         shown.append(pair.name if pair.value is None else f"{pair.name}={builder.expand(pair.value, arg)}")
     builder.record("ARG " + " ".join(shown))
 

@@ -1,4 +1,4 @@
-"""RUN: the command, its mounts, and the build's options for all steps."""
+"""Converts RUN: the command, its mounts, and the build's options for all steps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NO_OUTPUT = -1
 
 
 class _Exec:
-    """The operation that is being built. Secrets and agents come after other mounts."""
+    """The operation that is being made. Secrets and agents come after other mounts."""
 
     def __init__(self) -> None:
         self.op = pb.Op()
@@ -72,7 +72,7 @@ def convert_run(builder: StageBuilder, run: ins.Run, sources: Sequence[StageStat
 
 
 def _command(builder: StageBuilder, run: ins.Run, step: _Exec) -> tuple[list[str], str]:
-    """The arguments of the process, and what is added to the name of the step."""
+    """The arguments of the process, and the addition to the name of the step."""
     command = run.command
     args, extra = list(command.words), ""
     if any("\udc80" <= char <= "\udcff" for doc in command.heredocs if not doc.content.isascii() for char in doc.content):
@@ -100,7 +100,7 @@ def _summary(text: str) -> str:
 
 
 def _script(builder: StageBuilder, step: _Exec, name: str, data: str) -> str:
-    """Mounts a heredoc that begins with "#!" as a file. Returns its path."""
+    """Mount a heredoc that begins with "#!" as a file. Returns the path of the file."""
     op = llb.file_op()
     action = op.file.actions.add(input=-1, secondaryInput=-1, output=0)
     action.mkfile.path, action.mkfile.mode = f"/{name}", 0o755
@@ -193,7 +193,7 @@ def _cache(builder: StageBuilder, message: pb.Mount, mount: Mount) -> None:
 
 
 def _owned_directory(builder: StageBuilder, mount: Mount, base: llb.Output | None) -> llb.Output:
-    """The initial content of a cache mount with an owner or a mode: a directory that has them."""
+    """The initial content of a cache mount with an owner or a mode: a directory with this owner and mode."""
     op = llb.file_op()
     inputs = llb.Inputs()
     action = op.file.actions.add(input=inputs.add(base), secondaryInput=-1, output=0)

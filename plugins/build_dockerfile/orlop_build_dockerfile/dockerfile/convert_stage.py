@@ -16,7 +16,7 @@ __all__ = ["convert_stage"]
 
 
 def convert_stage(state: StageState, setting: Setting) -> None:
-    """`DockerfileError` with the lines of the instruction."""
+    """Convert a stage. Raises `DockerfileError` with the lines of the instruction."""
     builder = StageBuilder(state, setting)
     for command in state.commands:
         ranges = command.instruction.lines.ranges

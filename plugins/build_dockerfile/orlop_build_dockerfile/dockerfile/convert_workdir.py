@@ -1,4 +1,4 @@
-"""WORKDIR: it makes the directory."""
+"""Converts WORKDIR, which also makes the directory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parser directives: `# syntax=`, `# escape=` and `# check=` before everything else."""
+"""Parser directives: `# syntax=`, `# escape=` and `# check=` at the beginning of a Dockerfile."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Directive(msgspec.Struct, frozen=True):
 
 
 class DirectiveReader:
-    """Takes lines, from the first on. The first line that is not a directive ends the directives."""
+    """Reads lines in order, beginning with the first line. The first line that is not a directive ends the directives."""
 
     def __init__(self, comment: str = "#", line: int = 0) -> None:
         self._comment, self._line = comment, line
@@ -72,14 +72,15 @@ def _read(reader: DirectiveReader, text: str) -> Iterable[Directive]:
         try:
             found = reader.line(text[at:end].removesuffix("\r"))
         except DockerfileError:
-            return  # the parser reports it
+            return  # the parser reports the error
         if found:
             yield found
         at = end + 1
 
 
 def find_syntax(text: str) -> Directive | None:
-    """The value of `# syntax=`, or of "// syntax=" or a JSON object with such a key in files of other frontends."""
+    """The value of `# syntax=`. In files of other frontends, it may also be the value of "// syntax=", or of the key
+    "syntax" in a JSON object."""
     for comment in ("#", "//"):
         if found := read_directives(text, comment).get("syntax"):
             return found

@@ -12,6 +12,6 @@ _CLAUSE = re.compile(r"[ugoa]*(?:[-+=](?:[rwxXst]*|[ugo]))+")
 
 
 def check_mode(text: str) -> None:
-    """`ValueError` if chmod(1) would refuse the mode."""
+    """Raise `ValueError` if chmod(1) refuses the mode."""
     if not all(_CLAUSE.fullmatch(clause) for clause in text.split(",")):
         raise ValueError(f"invalid mode: {quote(text)}")

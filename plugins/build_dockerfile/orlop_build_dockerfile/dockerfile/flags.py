@@ -8,7 +8,8 @@ __all__ = ["Flags"]
 
 
 class Flags:
-    """The given flags, checked against the flags that the instruction has. `ValueError` with BuildKit's message."""
+    """The flags in the text of an instruction, checked against the flags that the instruction supports. Raises `ValueError`
+    with BuildKit's message."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The Dockerfile frontend: from a client's request to graphs and images, one for each platform."""
+"""The Dockerfile frontend. It converts a client's request to a graph and an image for each platform."""
 
 from __future__ import annotations
 
@@ -43,9 +43,10 @@ def convert(request: Request) -> Conversion:
 
 
 def _named_frontend(options: Options, source: SourceFile) -> OtherFrontend | None:
-    """The frontend image that the Dockerfile names. "docker/dockerfile:1" and its later versions mean this frontend."""
+    """The frontend image in the Dockerfile's `# syntax=`; None if it is "docker/dockerfile:1" or a later version, because
+    this frontend is then used."""
     if "cmdline" in options.raw:
-        return None  # this frontend was chosen by such a line already
+        return None  # a `# syntax=` has chosen this frontend already
     named = options.raw.get("build-arg:BUILDKIT_SYNTAX")
     found = find_syntax(source.data.decode("utf-8", "surrogateescape")) if named is None else None
     line = found.value if found else (named or "").strip()
@@ -123,7 +124,7 @@ def _lint(source: SourceFile, conversion: PlatformConversion) -> Steps[Converted
 
 
 def _warnings(source: SourceFile, conversion: PlatformConversion) -> tuple[Warned, ...]:
-    """The warnings of the first platform: conversions for other platforms find the same."""
+    """The warnings of the first platform. Conversions for other platforms find the same warnings."""
     return tuple(_warned(finding, source) for finding in conversion.linter.found)
 
 

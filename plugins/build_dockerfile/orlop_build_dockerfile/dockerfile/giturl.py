@@ -16,8 +16,8 @@ _SCP = re.compile(r"(?:([A-Za-z0-9_.+-]+)@)([^:/\s]+):([^#?]*)(?:\?([^#]*))?(?:#
 
 
 class GitUrl(msgspec.Struct, frozen=True, kw_only=True):
-    """`remote` is what git fetches, `identity` its host and path, equal for all protocols. `like_local` marks
-    "github.com/...", which could also be a directory: it is taken for a repository only as a build's context."""
+    """`remote` is the URL for git. `identity` is its host and path, which is the same for all protocols. `like_local` marks
+    "github.com/...", which may also be a directory. It is treated as a repository only as a build's context."""
 
     remote: str
     identity: str
@@ -31,7 +31,8 @@ class GitUrl(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_git_url(text: str) -> GitUrl | None:
-    """None if this is not the URL of a repository. `ValueError` if its options are wrong."""
+    """Parse a URL. Returns None if the text is not the URL of a repository. Raises `ValueError` if its options are
+    invalid."""
     if text.startswith(("./", "../")):
         return None
     like_local = text.startswith("github.com/")

@@ -34,7 +34,7 @@ _SIZES = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40,
 
 
 def quote(text: str) -> str:
-    """strconv.Quote."""
+    """Quote a text like strconv.Quote."""
     if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
         return f'"{text}"'
     return '"' + "".join(_quoted(char) for char in text) + '"'
@@ -46,7 +46,7 @@ def _quoted(char: str) -> str:
     if char.isprintable():
         return char
     code = ord(char)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, as surrogateescape keeps it
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, in the form of surrogateescape
         return f"\\x{code - 0xDC00:02x}"
     if code < 0x80:
         return f"\\x{code:02x}"
@@ -54,12 +54,12 @@ def _quoted(char: str) -> str:
 
 
 def quote_list(items: Iterable[str]) -> str:
-    """A list as %q prints it."""
+    """Format a list like %q."""
     return "[" + " ".join(quote(item) for item in items) + "]"
 
 
 def quote_rune(code: int) -> str:
-    """An integer as %q prints it: as a character."""
+    """Format an integer like %q: as a character."""
     if code > 0x10FFFF or 0xD800 <= code < 0xE000:
         return "'\ufffd'"
     char = chr(code)
@@ -67,12 +67,12 @@ def quote_rune(code: int) -> str:
 
 
 def words(items: Iterable[str]) -> str:
-    """A list as %v prints it."""
+    """Format a list like %v."""
     return "[" + " ".join(items) + "]"
 
 
 def parse_bool(text: str) -> bool | None:
-    """strconv.ParseBool; None for an invalid text."""
+    """Parse a text like strconv.ParseBool; None for an invalid text."""
     if text in {"1", "t", "T", "TRUE", "true", "True"}:
         return True
     if text in {"0", "f", "F", "FALSE", "false", "False"}:
@@ -81,7 +81,7 @@ def parse_bool(text: str) -> bool | None:
 
 
 def parse_int(text: str, base: int, bits: int, *, signed: bool = False) -> int:
-    """strconv.ParseUint or ParseInt. `ValueError` with Go's message."""
+    """Parse an integer like strconv.ParseUint or ParseInt. Raises `ValueError` with Go's message."""
     name = "ParseInt" if signed else "ParseUint"
     digits = "01234567" if base == 8 else "0123456789"
     sign = r"[+-]?" if signed else ""
@@ -97,7 +97,7 @@ def parse_int(text: str, base: int, bits: int, *, signed: bool = False) -> int:
 
 
 def parse_duration(text: str) -> int:
-    """time.ParseDuration, in nanoseconds. `ValueError` with Go's message."""
+    """Parse a duration like time.ParseDuration, to nanoseconds. Raises `ValueError` with Go's message."""
     rest = text
     negative = rest[:1] == "-"
     if rest[:1] in {"-", "+"}:
@@ -127,7 +127,7 @@ def parse_duration(text: str) -> int:
 
 
 def duration(nanoseconds: int) -> str:
-    """time.Duration.String."""
+    """Format a duration like time.Duration.String."""
     if not nanoseconds:
         return "0s"
     sign, value = ("-", -nanoseconds) if nanoseconds < 0 else ("", nanoseconds)
@@ -153,7 +153,7 @@ def _decimal(value: int, size: int) -> str:
 
 
 def parse_size(text: str) -> int:
-    """units.RAMInBytes. `ValueError`, whose message is never printed."""
+    """Parse a size like units.RAMInBytes. Raises `ValueError`, whose message is never printed."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmgtp]?)(?:i?b)?", text.lower()) if len(text) < 40 else None
     if match is None:
         raise ValueError(f"invalid size: '{text}'")
@@ -162,7 +162,7 @@ def parse_size(text: str) -> int:
 
 
 def csv_fields(text: str) -> list[str]:
-    """The fields of one record of comma-separated values, quoted as in RFC 4180. `ValueError` with Go's message."""
+    """The fields of one record of comma-separated values, quoted as in RFC 4180. Raises `ValueError` with Go's message."""
     fields: list[str] = []
     at = 0
     while True:
@@ -195,5 +195,5 @@ def csv_fields(text: str) -> list[str]:
 
 
 def map_keys(keys: Mapping[str, object]) -> str:
-    """A map[string]struct{} as %v prints it: in the order of its keys."""
+    """Format a map[string]struct{} like %v: in the order of its keys."""
     return "map[" + " ".join(f"{key}:{{}}" for key in sorted(keys)) + "]"

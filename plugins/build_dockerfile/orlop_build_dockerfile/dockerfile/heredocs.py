@@ -16,7 +16,8 @@ _TABS = re.compile(r"^\t+", re.MULTILINE)
 
 
 class Heredoc(msgspec.Struct, frozen=True):
-    """`expand` is false if its name is quoted; `chomp` is set for `<<-`, which removes the tabs before each line."""
+    """A heredoc. `expand` is false if its name is quoted. `chomp` is set for `<<-`, which removes the tabs before each
+    line."""
 
     name: str
     expand: bool
@@ -26,7 +27,7 @@ class Heredoc(msgspec.Struct, frozen=True):
 
 
 def heredoc_word(word: str, budget: Budget) -> Heredoc | None:
-    """The heredoc that a word of an instruction announces. `WordError` if its quotes have no end."""
+    """The heredoc that a word of an instruction announces. Raises `WordError` if its quotes have no end."""
     if "<<" not in word or (match := _WORD.fullmatch(word)) is None:
         return None
     lexer = Lexer("\\", budget, skip_unset=True)
@@ -47,7 +48,7 @@ def heredocs_of_line(line: str, budget: Budget) -> list[Heredoc]:
     try:
         words = Lexer("\\", budget, raw_quotes=True, raw_escapes=True, skip_unset=True).expand(line, {}).words
     except WordError:
-        return []  # a line that a shell could not split into words has no heredoc
+        return []  # a line that a shell cannot split into words has no heredoc
     return [found for word in words if (found := heredoc_word(word, budget))]
 
 

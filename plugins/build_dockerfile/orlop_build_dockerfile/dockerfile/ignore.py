@@ -11,7 +11,8 @@ __all__ = ["IgnorePatterns", "read_ignore_file"]
 
 
 def read_ignore_file(data: bytes) -> list[str]:
-    """The patterns, as clients take them: cleaned, without comments. "!" in front stays."""
+    """The patterns of an ignore file, in the form that clients use: cleaned, and without comments. A "!" at the beginning
+    stays."""
     patterns = []
     for number, line in enumerate(data.decode("utf-8", "surrogateescape").split("\n")):
         pattern = (line.removeprefix("\ufeff") if number == 0 else line).removesuffix("\r")
@@ -37,8 +38,9 @@ def _clean(path: str) -> str:
 
 
 class _Token(msgspec.Struct, frozen=True):
-    """`kind` is "one" (a character that `chars` matches), "star" (any, no slash), "all" (any), or "deep"
-    (directories, or none: "**/"), which takes two places: one before it, one inside it."""
+    """A part of a pattern. `kind` is "one" (a character that `chars` matches), "star" (any characters except a slash), "all"
+    (any characters), or "deep" ("**/", any number of directories). A "deep" has two positions: one before it, one inside
+    it."""
 
     kind: str
     chars: re.Pattern[str] | None = None
@@ -50,7 +52,8 @@ class _Pattern(msgspec.Struct, frozen=True):
     tokens: tuple[_Token, ...]
 
     def matches(self, path: str) -> bool:
-        """Follows the set of all positions in the pattern at the same time, so the time is the product of both lengths."""
+        """Whether the pattern matches the path. The function tracks all possible positions in the pattern at the same time,
+        so the time is at most proportional to the product of the two lengths."""
         places = self._closed({0})
         for char in path:
             places = self._closed({after for place in places for after in self._step(place, char)})
@@ -85,7 +88,7 @@ class _Pattern(msgspec.Struct, frozen=True):
 
 
 class IgnorePatterns:
-    """`ValueError` for a pattern that is not valid."""
+    """The patterns of an ignore file. Raises `ValueError` for an invalid pattern."""
 
     def __init__(self, patterns: list[str]) -> None:
         self._patterns = [found for text in patterns if (found := _pattern(text))]
@@ -93,13 +96,13 @@ class IgnorePatterns:
         self.texts = [pattern.text for pattern in self._patterns]
 
     def excludes(self, path: str) -> bool:
-        """Whether a path is left out: the last pattern that matches it, or a directory above it, decides."""
+        """Whether a path is excluded. The last pattern that matches the path, or a directory above it, decides."""
         parts = path.split("/")
         above = ["/".join(parts[:end]) for end in range(1, len(parts))]
         excluded = False
         for pattern in self._patterns:
             if pattern.negated != excluded:
-                continue  # a match would change nothing
+                continue  # a match has no effect
             if any(pattern.matches(candidate) for candidate in (*above, path)):
                 excluded = not pattern.negated
         return excluded

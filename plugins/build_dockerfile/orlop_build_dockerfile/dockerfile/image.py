@@ -21,8 +21,8 @@ def default_path(os: str) -> str:
 
 
 class _History:
-    """Entries after those of another history. Stages that are based on other stages share the entries of those, which may be
-    many."""
+    """A history: the entries of another history, and additional entries. A stage that is based on another stage shares the
+    entries of that stage, because there may be many."""
 
     def __init__(self, before: _History | None, entries: list[dict[str, Any]]) -> None:
         self.before, self.entries = before, entries
@@ -37,7 +37,7 @@ class _History:
 
 
 class Image:
-    """`data` is the JSON of the configuration. Members that Docker does not know stay."""
+    """The configuration. `data` is its JSON. Members that Docker does not know stay."""
 
     def __init__(self, data: dict[str, Any], history: _History | None = None) -> None:
         self.data = data
@@ -58,7 +58,7 @@ class Image:
 
     @classmethod
     def parsed(cls, data: bytes) -> Image:
-        """`ValueError` if the JSON is not the configuration of an image."""
+        """Parse a configuration. Raises `ValueError` if the JSON is not the configuration of an image."""
         try:
             value = json.loads(data)
         except RecursionError:
@@ -92,8 +92,8 @@ class Image:
         return cls(value)
 
     def copied(self) -> Image:
-        """A copy for a stage that is based on this one, without its triggers. This configuration does not change any
-        more."""
+        """A copy for a stage that is based on this image, without its triggers. This configuration must not be changed after
+        the copy."""
         self._write_env()
         data = {name: value for name, value in self.data.items() if name != "history"}
         image = Image(copy.deepcopy(data), _History(self._history, []))

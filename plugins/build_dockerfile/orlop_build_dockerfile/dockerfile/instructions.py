@@ -1,4 +1,4 @@
-"""The instructions of a Dockerfile, as values. Each has the text that it was made of, before variables are expanded."""
+"""The instructions of a Dockerfile, as values. Variables in their texts are not expanded yet."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ __all__ = [
 
 
 class _Base(msgspec.Struct, frozen=True, kw_only=True):
-    """`name` is spelled as in the file; `code` is the logical line; `comments` are the comments before it."""
+    """`name` has the spelling of the file; `code` is the logical line; `comments` are the comments before this line."""
 
     name: str
     code: str
@@ -49,7 +49,7 @@ class _Base(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Inline(msgspec.Struct, frozen=True):
-    """A file of COPY or ADD whose content is in the Dockerfile. `expand` says that variables in it are expanded."""
+    """A file of COPY or ADD whose content is in the Dockerfile. `expand`: variables in the content are expanded."""
 
     path: str
     data: str
@@ -63,7 +63,7 @@ class Files(msgspec.Struct, frozen=True):
 
 
 class CommandLine(msgspec.Struct, frozen=True):
-    """`shell` says that a shell runs `words`, which then is one string."""
+    """The command of an instruction. `shell`: a shell runs `words`, which is then a single string."""
 
     words: tuple[str, ...]
     shell: bool
@@ -114,7 +114,7 @@ class Workdir(_Base, frozen=True):
 
 
 class Run(_Base, frozen=True, kw_only=True):
-    """`mounts` are the values of --mount, to be parsed when variables are known."""
+    """`mounts` are the values of --mount. They are parsed when the variables are known."""
 
     command: CommandLine
     mounts: tuple[str, ...] = ()
@@ -132,7 +132,7 @@ class Entrypoint(_Base, frozen=True):
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """Durations in nanoseconds."""
+    """A health check. Durations are in nanoseconds."""
 
     test: tuple[str, ...]
     interval: int = 0
@@ -163,7 +163,7 @@ class Stopsignal(_Base, frozen=True):
 
 
 class ArgPair(msgspec.Struct, frozen=True):
-    """`description` is from a comment "NAME description"."""
+    """One name of an ARG. `description` is from a comment "NAME description"."""
 
     name: str
     value: str | None
@@ -200,8 +200,8 @@ Instruction: TypeAlias = (
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
-    """FROM and what follows. `keyword` is "FROM" as it is spelled; `alias` is the name as it is spelled, `keyword_as`
-    the word before it."""
+    """A FROM and the instructions after it. `keyword` is "FROM" in the spelling of the file, `alias` is the name in the
+    spelling of the file, and `keyword_as` is the word before the name."""
 
     base: str
     name: str

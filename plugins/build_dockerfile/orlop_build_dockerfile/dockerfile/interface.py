@@ -1,8 +1,8 @@
-"""The frontend's interface: the request of a build, its needs during the conversion (images, files), and the result.
+"""The frontend's interface: the request of a build, the data that the conversion needs (images, files), and the result.
 
-`frontend.convert(request)` is a generator. It yields tuples of needs, which may be answered in parallel, and takes a list
-with an answer for each, in order. A need that cannot be met is answered by `Failed`. The generator returns a `Converted` or
-an `OtherFrontend`, and raises `DockerfileError`.
+`frontend.convert(request)` is a generator. It yields tuples of requests for data ("needs"), which may be answered in
+parallel. The caller sends a list with the answers, in the same order. If there is no answer to a need, the caller sends
+`Failed`. The generator returns a `Converted` or an `OtherFrontend`, and raises `DockerfileError`.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ __all__ = [
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """A build: the client's FrontendAttrs and FrontendInputs (their names are "context", "dockerfile" and those of named
-    contexts). `platforms` are those of the worker, its own first. `capabilities` are the names of those that the solver
-    has ("mergeop"...); None means all but merge and diff. `created` (RFC 3339) goes into the image, unless the build sets
-    SOURCE_DATE_EPOCH."""
+    """A build: the client's FrontendAttrs and FrontendInputs (whose names are "context", "dockerfile" and the names of named
+    contexts). `platforms` are the platforms that the host can run; the first is the host's platform. `capabilities` are the
+    names of the solver's capabilities ("mergeop"...); None means all except merge and diff. `created` (RFC 3339) goes into
+    the image, unless the build sets SOURCE_DATE_EPOCH."""
 
     options: Mapping[str, str] = {}
     inputs: Mapping[str, Definition] = {}
@@ -54,9 +54,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResolveImage(msgspec.Struct, frozen=True):
-    """The digest and configuration of an image. A `name` that begins with "oci-layout://" is "STORE@DIGEST" in a
-    store of the client's session. `mode` is "default" (local image, else the registry), "pull" or "local". `vertex`
-    is the name of this step of the progress."""
+    """The digest and configuration of an image. A `name` that begins with "oci-layout://" is "STORE@DIGEST" in a store of
+    the client's session. `mode` is "default" (the local image, otherwise the registry), "pull" or "local". `vertex` is the
+    name of this step of the progress."""
 
     name: str
     platform: str
@@ -65,7 +65,8 @@ class ResolveImage(msgspec.Struct, frozen=True):
 
 
 class ResolvedImage(msgspec.Struct, frozen=True):
-    """`name` is the normalized reference, "" for the name of the need. `digest` may be "" if the image has no manifest."""
+    """`name` is the normalized reference; "" means the name in the request. `digest` may be "" if the image has no
+    manifest."""
 
     digest: str
     config: bytes
@@ -73,21 +74,22 @@ class ResolvedImage(msgspec.Struct, frozen=True):
 
 
 class FileRange(msgspec.Struct, frozen=True):
-    """`limit` is the largest number of bytes wanted; a longer file is cut there."""
+    """A file. `limit` is the maximum number of bytes; a longer file is truncated."""
 
     path: str
     limit: int
 
 
 class ReadFiles(msgspec.Struct, frozen=True):
-    """Files of the result of a graph. Answered by a list with the content of each, None where there is no such file."""
+    """A need: files in the result of a graph. The answer is a list with the content of each file, None for a missing
+    file."""
 
     definition: Definition
     files: tuple[FileRange, ...]
 
 
 class Failed(msgspec.Struct, frozen=True):
-    """A need was not met. `code` is a gRPC status."""
+    """The answer to a need that failed. `code` is a gRPC status."""
 
     message: str
     code: int = 2
@@ -99,7 +101,7 @@ Answer: TypeAlias = ResolvedImage | Sequence[bytes | None] | Failed
 
 
 class Position(msgspec.Struct, frozen=True):
-    """Lines count from 1."""
+    """A position in a file. Lines count from 1."""
 
     line: int
     character: int = 0
@@ -111,7 +113,7 @@ class SourceRange(msgspec.Struct, frozen=True):
 
 
 class SourceFile(msgspec.Struct, frozen=True):
-    """The text that messages point to. `definition` is the graph that it was read from."""
+    """The file to which messages refer. `definition` is the graph from which it was read."""
 
     filename: str
     data: bytes
@@ -142,9 +144,10 @@ class Scans(msgspec.Struct, frozen=True):
 
 
 class PlatformResult(msgspec.Struct, frozen=True):
-    """`platform` is that of the image, normalized ("linux/arm64"), `config` the JSON of the image's configuration, whose
-    `rootfs.diff_ids` are those of the base, to be replaced when the layers are known. `base_config` is that of the base
-    image, if any. A `definition` without operations is an empty file system."""
+    """The result for one platform. `platform` is the image's platform, normalized ("linux/arm64"). `config` is the JSON of
+    the image's configuration; its `rootfs.diff_ids` are the diffIDs of the base image, and are replaced when the layers are
+    known. `base_config` is the configuration of the base image, if any. A `definition` without operations is an empty file
+    system."""
 
     platform: str
     definition: Definition
@@ -154,9 +157,9 @@ class PlatformResult(msgspec.Struct, frozen=True):
 
 
 class Converted(msgspec.Struct, frozen=True):
-    """`multi_platform` says that results are named by platform even if there is one only. A request for a list of
-    targets, an outline or a lint has no results; its answer is in `metadata`. `syntax` is the image that the Dockerfile
-    names as its frontend, and that this frontend stands for."""
+    """The result of a conversion. `multi_platform`: results are named by platform even if there is only one. A request for a
+    list of targets, an outline or a lint has no results; its answer is in `metadata`. `syntax` is the frontend image in the
+    Dockerfile, which this frontend replaces."""
 
     results: tuple[PlatformResult, ...]
     warnings: tuple[Warned, ...] = ()
@@ -179,8 +182,8 @@ class Converted(msgspec.Struct, frozen=True):
 
 
 class OtherFrontend(msgspec.Struct, frozen=True):
-    """The Dockerfile asks for a frontend that is not this one: run `image` with these options. `ranges` are the lines that
-    name it."""
+    """The Dockerfile requires another frontend, so the caller must run `image` with these options. `ranges` are the lines
+    with the name of the image."""
 
     image: str
     options: Mapping[str, str]
@@ -189,8 +192,8 @@ class OtherFrontend(msgspec.Struct, frozen=True):
 
 
 class DockerfileError(Exception):
-    """The build cannot be converted. `warnings` are findings made before. `details` are (type URL, JSON) pairs, from
-    which clients show the lines in question."""
+    """The build cannot be converted. `warnings` are the findings before the error. `details` are (type URL, JSON) pairs,
+    from which clients show the lines in question."""
 
     def __init__(
         self,
@@ -207,7 +210,7 @@ class DockerfileError(Exception):
         self._details = tuple(details)
 
     def located(self, ranges: Sequence[SourceRange]) -> DockerfileError:
-        """The same error with these lines, unless the error already has lines."""
+        """A copy of this error with these lines, unless the error already has lines."""
         if not self.ranges:
             self.ranges = tuple(ranges)
         return self
@@ -227,7 +230,7 @@ Conversion: TypeAlias = Generator[Sequence[Need], Sequence[Answer], Converted | 
 
 
 def platform_id(platform: Platform) -> str:
-    """ "linux/arm/v7"."""
+    """The text of a platform, such as "linux/arm/v7"."""
     return "/".join(part for part in (platform.OS, platform.Architecture, platform.Variant) if part)
 
 

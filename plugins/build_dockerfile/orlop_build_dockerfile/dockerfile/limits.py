@@ -1,7 +1,7 @@
-"""How much a Dockerfile may cost.
+"""Limits for the work that a Dockerfile causes.
 
 The text is not trusted. Variables can double at each step, and each instruction copies the whole environment into its
-operation: so the characters that are processed and produced are counted, over all of a build.
+operation. So the processed and produced characters of a build are counted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _CHARACTERS = 64 << 20
 
 
 class Budget:
-    """Characters that may still be processed."""
+    """The number of characters that may still be processed."""
 
     def __init__(self, characters: int = _CHARACTERS) -> None:
         self._left = characters

@@ -24,7 +24,7 @@ class Rule(msgspec.Struct, frozen=True):
     @property
     def url(self) -> str:
         if self.name == "InvalidBaseImagePlatform":
-            return ""  # Docker has no page for it
+            return ""  # Docker has no page for this rule
         words = re.findall(r"[A-Z]+(?=[A-Z][a-z])|[A-Z][a-z]+", self.name)
         return _URL + "-".join(words).lower() + "/"
 
@@ -131,7 +131,7 @@ def parse_lint_options(text: str) -> LintConfig:
 
 
 class Linter:
-    """Collects findings. A finding is made once, however often its instruction is looked at."""
+    """Collects findings. Each finding is collected once, even if its instruction is checked several times."""
 
     def __init__(self, config: LintConfig, found: dict[Finding, None] | None = None) -> None:
         self.config = config
@@ -139,7 +139,7 @@ class Linter:
 
     @property
     def full(self) -> bool:
-        """Whether the limit of findings is reached."""
+        """Whether the maximum number of findings is reached."""
         return len(self.found) >= _MOST
 
     def report(self, rule: str, ranges: Sequence[SourceRange], message: str) -> None:
@@ -153,7 +153,7 @@ class Linter:
             self.found.setdefault(Finding(known, message, tuple(ranges)))
 
     def with_comments(self, comments: tuple[str, ...]) -> Linter:
-        """The linter for an instruction, which "# check=skip=RULE" before it may restrict."""
+        """The linter for an instruction. A comment "# check=skip=RULE" before the instruction disables rules."""
         for comment in comments:
             if not comment.startswith("check="):
                 continue
@@ -166,7 +166,7 @@ class Linter:
         return self
 
     def fail_if_asked(self) -> None:
-        """`check=error=true`."""
+        """Raise an error for findings if "# check=error=true" is set."""
         if self.config.error and self.found:
             rules = dict.fromkeys(finding.rule.name for finding in self.found)
             ranges = sorted({item for finding in self.found for item in finding.ranges}, key=lambda item: item.start.line)

@@ -1,8 +1,8 @@
-"""Graphs of operations, and how they are written: BuildKit's LLB.
+"""Graphs of operations, and their encoding (BuildKit's LLB).
 
-A `Vertex` is an operation. Its message names inputs by their index; `Inputs` gives indexes out. Digests are made when a
-graph is written, by `definition`, because a vertex may be completed late: the files of the context that are used are known
-at the end.
+A `Vertex` is an operation. Its message refers to inputs by their index, and `Inputs` assigns these indexes. `definition`
+computes digests when it encodes a graph. They are not computed earlier, because a vertex may be completed late: the used
+files of the context are known only at the end.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 
 
 class Vertex:
-    """One operation. `op` is complete but for its inputs. `name` is what clients show."""
+    """An operation. `op` is complete except for its inputs. Clients show `name`."""
 
     __slots__ = ("_digest", "description", "ignore_cache", "inputs", "name", "op", "ranges")
 
@@ -63,7 +63,7 @@ class Output:
 
 
 class Inputs:
-    """The inputs of an operation that is being built, each once."""
+    """The inputs of an operation that is being made, without duplicates."""
 
     def __init__(self) -> None:
         self.outputs: list[Output] = []
@@ -85,7 +85,7 @@ def internal(name: str) -> str:
 
 
 def file_op() -> pb.Op:
-    """An operation on files. It has no platform: its result is the same for all."""
+    """An operation on files. It has no platform, because its result is the same for all platforms."""
     op = pb.Op()
     op.constraints.SetInParent()
     return op
@@ -125,13 +125,13 @@ class _Written:
         metadata.ignore_cache |= vertex.ignore_cache
         for key, value in vertex.description.items():
             metadata.description[key] = value
-        if vertex.name:  # of equal operations, the last one gives the name, as in BuildKit
+        if vertex.name:  # as in BuildKit, the last of several equal operations determines the name
             metadata.description["llb.customname"] = vertex.name
 
 
 def _renumber(op: pb.Op, numbers: Sequence[int], count: int) -> None:
-    """Renumber inputs after equal ones were joined: `numbers` has the new index of each, `count` is the new number of
-    inputs. Numbers beyond the inputs refer to an operation's own actions."""
+    """Renumber inputs after equal inputs were joined. `numbers` contains the new index of each input, `count` is the new
+    number of inputs. Numbers beyond the inputs refer to an operation's own actions."""
 
     def new(index: int) -> int:
         return index if index < 0 else numbers[index] if index < len(numbers) else index - len(numbers) + count
@@ -150,7 +150,8 @@ def _renumber(op: pb.Op, numbers: Sequence[int], count: int) -> None:
 
 
 def definition(output: Output | None, source: SourceFile | None = None) -> pb.Definition:
-    """The graph that makes `output`: operations after their inputs, then one that names the output. Empty for no output."""
+    """The graph that makes `output`: operations after their inputs, and then an operation that refers to the output. The
+    graph is empty if there is no output."""
     if output is None:
         return pb.Definition()
     written = _Written()
@@ -223,7 +224,7 @@ def _add_source(written: _Written, source: SourceFile) -> None:
 
 
 def imported(graph: pb.Definition) -> Output | None:
-    """The output of a graph that came from elsewhere. `ValueError` if it is not one."""
+    """The output of a graph that a client or another frontend has made. Raises `ValueError` if the graph is invalid."""
     operations, last = _vertices(graph)
     if last is None or not last.inputs:
         return None

@@ -42,7 +42,7 @@ class Device(msgspec.Struct, frozen=True):
 
 
 def check_mount(text: str) -> tuple[str, str]:
-    """The type and "from" of a mount whose variables are not known yet. They show which stages it needs."""
+    """The type and "from" of a mount whose variables are not known yet. These values show which stages the mount needs."""
     kind, source = "bind", ""
     for field in _fields(text):
         key, equals, value = field.partition("=")
@@ -63,7 +63,7 @@ def _fields(text: str) -> list[str]:
 
 
 def parse_mount(text: str, expand: Callable[[str], str]) -> Mount:
-    """`ValueError` with BuildKit's message."""
+    """Parse a mount. Raises `ValueError` with BuildKit's message."""
     values: dict[str, object] = {}
     readonly: bool | None = None
     for field in _fields(text):

@@ -26,7 +26,7 @@ class Ulimit(msgspec.Struct, frozen=True):
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """`targets` is empty if no platform was asked for. `no_cache` has the names of stages, "" in it is all of them."""
+    """`targets` is empty if no platform was requested. `no_cache` contains names of stages; "" means all stages."""
 
     raw: Mapping[str, str]
     build_args: Mapping[str, str]
@@ -61,7 +61,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_options(request: Request) -> Options:
-    """`DockerfileError` with BuildKit's message."""
+    """Read the options. Raises `DockerfileError` with BuildKit's message."""
     raw = request.options
     try:
         return _read(request, raw)

@@ -1,4 +1,5 @@
-"""The inputs that a build accepts: arguments, secrets, agents, caches. Collected during conversion for `--call outline`."""
+"""The inputs that a build accepts: arguments, secrets, agents, caches. They are collected during the conversion for `--call
+outline`."""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ class Outline:
         return other
 
     def used_args(self) -> list[ArgInfo]:
-        """The arguments that are used, and the arguments in their defaults."""
+        """The used arguments, and the arguments in their defaults."""
         waiting, seen = list(self.used), set(self.used)
         while waiting:
             info = self.args.get(waiting.pop())

@@ -1,7 +1,7 @@
-"""From the text of a Dockerfile to instructions with their arguments: lines, continuations, comments, heredocs.
+"""Parses the text of a Dockerfile to instructions with their arguments: lines, continuations, comments, heredocs.
 
-Follows buildkit frontend/dockerfile/parser, which keeps rules of early versions: whitespace at the beginning of a continued
-line stays, a comment between continued lines is left out, an empty one too (with a warning).
+The rules are the same as in buildkit frontend/dockerfile/parser, which keeps rules of early versions. Whitespace at the
+beginning of a continued line stays. Comments and (with a warning) empty lines between continued lines are ignored.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _GO_SPACE = " \t\n\v\f\r\x85\xa0"
 
 
 class Lines(msgspec.Struct, frozen=True):
-    """Lines of the file, from 1, both included."""
+    """A range of lines of the file, from `first` to `last`. Lines count from 1."""
 
     start: int
     end: int
 
     @property
     def ranges(self) -> tuple[SourceRange, ...]:
-        """One range a line, as BuildKit reports them. One for all if they are very many."""
+        """One range for each line, as in BuildKit. If there are very many lines, one range for all."""
         end = max(self.start, self.end)
         if end - self.start >= _MOST_RANGES:
             return (SourceRange(Position(self.start), Position(end)),)
@@ -41,8 +41,8 @@ class Lines(msgspec.Struct, frozen=True):
 
 
 class Node(msgspec.Struct, frozen=True):
-    """An instruction. `name` is spelled as in the file, `original` is its logical line, `comments` those directly
-    before it."""
+    """An instruction. `name` has the spelling of the file, `original` is its logical line, `comments` are the comments
+    directly before it."""
 
     name: str
     flags: tuple[str, ...]
@@ -62,7 +62,7 @@ class Parsed(msgspec.Struct, frozen=True):
 
 
 class _Physical:
-    """The lines of a text, with their ends, and the number of the last one."""
+    """The lines of a text, with their line ends, and the number of the last read line."""
 
     def __init__(self, text: str) -> None:
         self._text, self._at, self.number = text, 0, 0
@@ -77,7 +77,7 @@ class _Physical:
 
 
 def parse(text: str, budget: Budget) -> Parsed:
-    """`DockerfileError` with the lines in question."""
+    """Parse a Dockerfile. Raises `DockerfileError` with the lines of the error."""
     return _Parser(text, budget).parse()
 
 
@@ -94,7 +94,7 @@ class _Parser:
     def _set_escape(self, escape: str) -> None:
         self.escape = escape
         token = re.escape(escape)
-        # Two escape characters at the end of a line are an escaped one and continue nothing
+        # Two escape characters at the end of a line mean one literal character, and no continuation
         self._continued = re.compile(f"(?:(?<=[^{token}])|^){token}[ \t]*$")
 
     def parse(self) -> Parsed:
@@ -141,7 +141,7 @@ class _Parser:
         return True
 
     def _trimmed(self, line: str) -> tuple[str, bool]:
-        """The line without its continuation character, and whether it had none."""
+        """The line without its continuation character, and whether the line had no continuation character."""
         match = self._continued.search(line)
         return (line, True) if match is None else (line[: match.start()], False)
 
@@ -188,7 +188,8 @@ class _Parser:
 
 
 def _is_utf8(text: str) -> bool:
-    """Whether all bytes are UTF-8. Others are surrogates in the text; they are allowed in comments and in heredoc files."""
+    """Whether all bytes are UTF-8. Bytes that are not UTF-8 are surrogates in the text; they are allowed only in comments
+    and in heredoc files."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -203,7 +204,7 @@ def _takes_heredocs(node: Node) -> bool:
 
 
 def parse_node(line: str, escape: str, lines: Lines, comments: tuple[str, ...] = ()) -> Node:
-    """Parse one logical line. `ValueError` says what is wrong with its arguments."""
+    """Parse one logical line. Raises `ValueError` with the reason if its arguments are invalid."""
     name, flags, rest = split_instruction(line)
     return Node(name, flags, parse_arguments(name.lower(), rest, escape), line, lines, (), comments)
 

@@ -1,8 +1,8 @@
-"""Patterns of `${name#pattern}` and `${name/pattern/text}`: "*", "?", characters, and escapes of these. Like
-BuildKit's, a star does not match a newline.
+"""Patterns of `${name#pattern}` and `${name/pattern/text}`: "*", "?", characters, and escapes of these. As in BuildKit, a
+star does not match a newline.
 
-The text after each star matches at its first possible position only; for the longest match, the text after the last star
-matches at its last possible position. So the time is linear in the length of the text for each part of the pattern.
+The text after each star matches only at its first possible position. For the longest match, the text after the last star
+matches at its last possible position. So for each part of the pattern, the time is linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["Pattern"]
 
 
 class Pattern:
-    """`ValueError` for an escape that has no meaning. `size` is the number of its parts."""
+    """A pattern. `size` is the number of its parts. Raises `ValueError` for an unknown escape."""
 
     def __init__(self, text: str) -> None:
         self._parts = list(_parts(text))
@@ -30,7 +30,8 @@ class Pattern:
         return rest[::-1] if from_end else rest
 
     def replaced(self, value: str, replacement: str, *, everywhere: bool, spend: Callable[[int], None]) -> str:
-        """The value with its first match, or each, replaced. `spend` is called with the size of the output."""
+        """The value with its first match (or, with `everywhere`, all matches) replaced. `spend` is called with the size of
+        the output."""
         matcher = _compiled(self._parts, longest=True)
         out: list[str] = []
         at = last = 0
@@ -38,7 +39,7 @@ class Pattern:
             at = match.end()
             if match.start() == match.end():
                 at += 1
-                if out and match.start() == last:  # an empty match next to the one before it does not count
+                if out and match.start() == last:  # an empty match directly after the previous match does not count
                     continue
             spend(len(replacement) + 1)
             out += [value[last : match.start()], replacement]
@@ -49,7 +50,7 @@ class Pattern:
 
 
 def _parts(text: str) -> list[tuple[str, bool]]:
-    """Characters, each with whether it is a wildcard."""
+    """The parts of a pattern: characters, and whether they are wildcards."""
     parts: list[tuple[str, bool]] = []
     chars = iter(text)
     for char in chars:

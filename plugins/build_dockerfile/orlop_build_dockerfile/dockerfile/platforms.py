@@ -24,7 +24,7 @@ _ARCHITECTURES = set(
 
 
 class Platform(msgspec.Struct, frozen=True):
-    """`str()` is "linux/arm/v7"."""
+    """A platform. `str()` returns a text such as "linux/arm/v7"."""
 
     os: str
     architecture: str
@@ -37,7 +37,7 @@ class Platform(msgspec.Struct, frozen=True):
 
     @property
     def full(self) -> str:
-        """With the version of the system: "windows(10.0.17763)/amd64"."""
+        """The text with the version of the system: "windows(10.0.17763)/amd64"."""
         if not self.os_version and not self.os_features:
             return str(self)
         version = "+".join((self.os_version, *self.os_features))
@@ -80,7 +80,8 @@ def _normalized_architecture(architecture: str, variant: str) -> tuple[str, str]
 
 
 def parse_platform(text: str, default: Platform | None = None) -> Platform:
-    """`default` completes the name of a system or an architecture alone. `ValueError` with containerd's message."""
+    """Parse a platform. If the text is only a system or an architecture, `default` provides the other part. Raises
+    `ValueError` with containerd's message."""
     default = default or Platform("linux", "amd64")
     if "*" in text:
         raise ValueError(f"{quote(text)}: wildcards not yet supported: invalid argument")

@@ -10,7 +10,7 @@ __all__ = ["parse_ports"]
 
 
 def parse_ports(spec: str) -> list[str]:
-    """Each port with its protocol: "80/tcp". `ValueError` with Docker's message."""
+    """All ports, each with its protocol: "80/tcp". Raises `ValueError` with Docker's message."""
     parts = spec.split(":")
     ip, host, container = ":".join(parts[:-2]), parts[-2] if len(parts) > 1 else "", parts[-1]
     port, _, protocol = container.partition("/")

@@ -48,7 +48,7 @@ class Reference(msgspec.Struct, frozen=True):
 
 
 def parse_reference(text: str) -> Reference:
-    """`ValueError` with Docker's message."""
+    """Parse a reference. Raises `ValueError` with Docker's message."""
     if _ID.fullmatch(text):
         raise ValueError(f"invalid repository name ({text}), cannot specify 64-byte hexadecimal strings")
     if len(text) > 1024:

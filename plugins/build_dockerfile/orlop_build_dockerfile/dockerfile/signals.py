@@ -1,4 +1,4 @@
-"""Names of Linux signals, as STOPSIGNAL takes them (moby/sys/signal)."""
+"""Names of Linux signals for STOPSIGNAL (moby/sys/signal)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NAMES |= {f"RTMIN+{number}" for number in range(1, 16)} | {f"RTMAX-{number}" fo
 
 
 def is_signal(text: str) -> bool:
-    """A number above 0, or a name with or without "SIG"."""
+    """Whether the text is a number above 0, or a name with or without "SIG"."""
     if text.isdecimal() and text.isascii():
         return len(text) < 10 and int(text) != 0
     return text.upper().removeprefix("SIG") in _NAMES

@@ -33,7 +33,7 @@ def image(
     command: str = "",
     ranges: Sequence[SourceRange] = (),
 ) -> Output:
-    """`mode` is as in `ResolveImage`."""
+    """The source operation for an image. For `mode`, see `ResolveImage`."""
     attributes = {} if mode == "default" else {"image.resolvemode": mode}
     op = set_platform(_source(f"docker-image://{name}", attributes), platform)
     description = {"com.docker.dockerfile.v1.command": command} if command else {}
@@ -54,7 +54,8 @@ def local_op(
     exclude: Sequence[str] = (),
     all_files: bool = False,
 ) -> pb.Op:
-    """`all_files` says that files are sent again whatever their metadata."""
+    """The source operation for a directory of the client. `all_files`: all files are sent again, even if their metadata is
+    unchanged."""
     attributes = {}
     if session:
         attributes["local.session"] = session

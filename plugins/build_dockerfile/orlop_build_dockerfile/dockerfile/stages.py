@@ -30,9 +30,10 @@ class Command(msgspec.Struct, frozen=True):
 class StageState:
     """A stage during its conversion: its file system, the environment of its next step, the configuration of its image.
 
-    `anonymous` stages are images that COPY --from or a mount names (`known` once they are in the table). `context_paths` are
-    the paths of the main context that it uses, `paths` the paths of it that other stages use. `args` are the ARGs of this
-    stage, `declared` also has those of its bases. `late` completes the operation of a named context.
+    An `anonymous` stage is an image in COPY --from or in a mount; it is `known` once it is in the table. `context_paths` are
+    the paths of the main context that this stage uses. `paths` are the paths of this stage that other stages use. `args` are
+    the ARGs of this stage; `declared` also contains the ARGs of its bases. `late` completes the operation of a named
+    context.
     """
 
     def __init__(self, stage: ins.Stage, *, name: str, platform: Platform | None = None, anonymous: bool = False) -> None:
@@ -59,7 +60,8 @@ class StageState:
         self.directory_set = False
         self.outline = Outline()
         self.last: dict[str, tuple[SourceRange, ...]] = {}
-        """The position of the last CMD, ENTRYPOINT and HEALTHCHECK: only the last of each has an effect."""
+        """The positions of the last CMD, ENTRYPOINT and HEALTHCHECK. Only the last instruction of each kind has an
+        effect."""
 
     @property
     def ranges(self) -> tuple[SourceRange, ...]:
@@ -118,7 +120,7 @@ class StageTable:
         return found
 
     def image(self, name: str, lines: Lines) -> StageState:
-        """The stage of an image that an instruction names. All instructions that name the image get the same stage, so it is
+        """The stage of an image in an instruction. All instructions with this image get the same stage, so the image is
         loaded once."""
         if name not in self._anonymous:
             stage = ins.Stage(base=name, name="", code="", platform="", lines=lines, keyword="FROM")
@@ -146,7 +148,7 @@ def reachable(target: StageState) -> set[StageState]:
 
 
 def refuse_cycles(states: Sequence[StageState]) -> None:
-    """A stage can copy from a later one by name, so stages may need each other."""
+    """Raise an error if stages need each other. This is possible, because a stage can copy from a later stage by name."""
     done: set[StageState] = set()
     for first in states:
         if first in done:

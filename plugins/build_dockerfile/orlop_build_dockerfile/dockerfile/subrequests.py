@@ -1,4 +1,4 @@
-"""Answers to requests that build nothing: targets, outline, lint, and the list of these."""
+"""Answers to requests that build nothing: targets, outline, lint, and the list of these requests."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _location(ranges: Sequence[SourceRange]) -> dict[str, Any]:
 
 
 def _table(rows: Sequence[Sequence[str]], padding: int = 3) -> str:
-    """Columns as text/tabwriter aligns them: the last one is not padded."""
+    """Align columns like text/tabwriter: the last column is not padded."""
     if not rows:
         return ""
     widths = [max(len(row[at]) for row in rows) + padding for at in range(len(rows[0]) - 1)]
@@ -83,7 +83,7 @@ def targets(source: SourceFile, found: Stages) -> dict[str, bytes]:
 
 
 def _needs(found: Iterable[Need]) -> list[Need]:
-    """The needed arguments, each once, in the order of the lines."""
+    """The needed arguments, without duplicates, in the order of the lines."""
     known: dict[str, Need] = {}
     for need in found:
         known.setdefault(need.name, need)
@@ -151,7 +151,7 @@ def _warning(source: SourceFile, item: Finding) -> str:
 
 
 def _excerpt(source: SourceFile, ranges: Sequence[SourceRange]) -> str:
-    """The lines in question, marked, with those around them."""
+    """The lines in `ranges`, marked, with the lines around them."""
     lines = source.data.decode("utf-8", "surrogateescape").split("\n")
     start, end = ranges[0].start.line, max(item.end.line for item in ranges)
     if start > len(lines) or start < 1:

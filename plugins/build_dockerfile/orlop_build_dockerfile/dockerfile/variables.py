@@ -1,4 +1,4 @@
-"""Variables that each build has: platforms, and ARGs before the first FROM."""
+"""The variables of every build: platforms, and ARGs before the first FROM."""
 
 from __future__ import annotations
 
@@ -62,5 +62,5 @@ def global_arguments(
 
 
 def proxies(build_args: Mapping[str, str]) -> dict[str, str]:
-    """Build arguments that are proxies: steps get them without an ARG, and neither images nor cache keys have them."""
+    """The build arguments that are proxies. Steps get them without an ARG. Neither images nor cache keys contain them."""
     return {name.lower(): build_args[name] for name in sorted(build_args) if name.lower() in PROXIES}

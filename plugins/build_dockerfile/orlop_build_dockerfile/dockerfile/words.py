@@ -24,7 +24,7 @@ _SPACE = re.compile(r"\s+")
 
 
 class WordError(ValueError):
-    """A word cannot be expanded. The message is BuildKit's."""
+    """A word cannot be expanded. The message is the same as BuildKit's."""
 
 
 class Expanded(msgspec.Struct, frozen=True):
@@ -38,8 +38,9 @@ class Expanded(msgspec.Struct, frozen=True):
 
 
 class Lexer(msgspec.Struct, frozen=True):
-    """The rules by which a text is read. `raw_quotes` and `raw_escapes` keep quotes and escape characters in the result,
-    `skip_quotes` gives quotes no meaning, `skip_unset` leaves variables in place that are not set."""
+    """The rules by which a text is read. With `raw_quotes` and `raw_escapes`, quotes and escape characters stay in the
+    result. With `skip_quotes`, quotes are ordinary characters. With `skip_unset`, variables that are not set stay
+    unexpanded."""
 
     escape: str
     budget: Budget
@@ -80,7 +81,7 @@ class _Reader:
         self.matched: dict[str, None] = {}
         self.unmatched: dict[str, None] = {}
         special = re.escape(lexer.escape) + "$" + ("" if lexer.skip_quotes else "'\"")
-        self._plain = re.compile(f"[^{special}/}}]+")  # "/" and "}" may be where a part of a substitution ends
+        self._plain = re.compile(f"[^{special}/}}]+")  # a part of a substitution may end with "/" or "}"
 
     def _peek(self) -> str:
         return self._text[self._at : self._at + 1]
@@ -90,7 +91,8 @@ class _Reader:
         return self._text[self._at - 1 : self._at]
 
     def until(self, stop: str, raw_escapes: bool, depth: int) -> list[tuple[str, bool]]:
-        """The pieces up to the character `stop`, or to the end. Each has a flag: whether it is literal or may be split."""
+        """The pieces up to the character `stop`, or to the end. The flag of a piece says whether it is literal or may be
+        split."""
         if depth > _DEPTH:
             raise WordError("substitutions are nested too deeply")
         pieces: list[tuple[str, bool]] = []
@@ -191,7 +193,7 @@ class _Reader:
         if colon:
             modifier = self._next()
         if not modifier or modifier not in _MODIFIERS:
-            if colon:  # BuildKit reads the word of any modifier after a colon before it looks at the modifier
+            if colon:  # after a colon, BuildKit reads the word before it checks the modifier
                 self._inner("}", False, depth)
             raise WordError(f"unsupported modifier ({colon}{modifier or chr(0xFFFD)}) in substitution")
         word = self._inner("}", modifier in "#%", depth)

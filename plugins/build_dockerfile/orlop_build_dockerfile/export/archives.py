@@ -83,7 +83,7 @@ async def _send(job: SolverJob, export: Export, name: str, archive: Archive, ans
 
 
 async def _copy(job: SolverJob, name: str, composed: Composed) -> None:
-    """Copy the blobs to a content store of the client, which writes `index.json` itself."""
+    """Copy the blobs to a content store of the client. The client writes `index.json`."""
     for blob in (*composed.blobs, composed.root):
         await send_blob(job, name, _STORE, blob.digest, blob.size)
 

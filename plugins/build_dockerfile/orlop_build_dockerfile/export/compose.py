@@ -1,6 +1,6 @@
-"""From a result to documents: configurations, manifests and attestations of each platform, and an index if needed.
+"""Makes the documents of a result: configurations, manifests and attestations for each platform, and an index if needed.
 
-Everything is stored in an artifact of the daemon, which the caller drops.
+All documents and blobs are stored in an artifact of the daemon. The caller drops this artifact.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Composed", "Composer", "Target", "artifact", "reporter", "targets"]
 
-_PACKING = 2  # layers compressed at once
+_PACKING = 2  # number of layers that are compressed at the same time
 _REFERENCE = {"vnd.docker.reference.type": "attestation-manifest"}
 
 
 class Target(msgspec.Struct, frozen=True):
-    """A result for one platform. `key` is its name in the result, "" if there is one only."""
+    """A result for one platform. `key` is its name in the result, "" if there is only one platform."""
 
     key: str
     platform: str
@@ -73,7 +73,7 @@ class Composed(msgspec.Struct, frozen=True):
 
     @property
     def blobs(self) -> list[Blob]:
-        """All blobs but the root, each once."""
+        """All blobs except the root, without duplicates."""
         found = {blob.digest: blob for manifest in self.manifests for blob in manifest.blobs}
         found.update((one.descriptor.digest, one.descriptor) for one in self.manifests[:-1])
         return list(found.values())
@@ -114,7 +114,7 @@ async def artifact(job: SolverJob) -> AsyncIterator[str]:
             try:
                 await job.core.backend.drop(name)
             except OrlopError:
-                pass  # the daemon drops it when the builder disconnects
+                pass  # the daemon drops the artifact when the builder disconnects
 
 
 class Composer:
@@ -137,7 +137,7 @@ class Composer:
         return list(self._job.core.records.chain(snapshot))[::-1]
 
     async def _layers(self, target: Target, chain: Sequence[str]) -> list[BuiltLayer]:
-        """The layers of a chain of snapshots, lowest first. The lowest snapshot may be that of an image."""
+        """The layers of a chain of snapshots, lowest first. The lowest snapshot may be the top layer of an image."""
         records, backend = self._job.core.records, self._job.core.backend
         found = {snapshot: record for snapshot in chain if (record := records.of_snapshot(snapshot)) is not None}
         limiter = trio.CapacityLimiter(_PACKING)
@@ -182,8 +182,8 @@ class Composer:
     async def compose(
         self, name: str, found: Sequence[Target], predicates: Mapping[str, Sequence[Predicate]], *, index: bool
     ) -> Composed:
-        """The documents of an image, or of an `index` of images and attestations. `predicates` are by key of the target. The
-        documents are stored in the artifact `name`."""
+        """The documents of an image, or of an `index` of images and attestations. The keys of `predicates` are the keys of
+        the targets. The documents are stored in the artifact `name`."""
         oci, notes = self._options.oci or any(predicates.values()), self._options.annotations
         if notes.need_index and not index:
             raise BuildFailed("index annotations not supported for single platform export", code=3)
@@ -287,7 +287,7 @@ class Composer:
         from orlop_build_dockerfile.attest.layers import Named, add_layers, layers_of_steps
 
         async def of_other(snapshot: str) -> Sequence[Blob]:
-            # An image keeps the blobs that it has; a layer without a blob is described as a plain tar
+            # Existing blobs are used; a layer without a blob is described as a plain tar
             form = LayerForm("uncompressed")
             blobs = await self._job.core.backend.layers(name, [snapshot], form, lambda _: None)
             return [documents.layer_part(blob, oci=True) for blob in blobs]
@@ -313,7 +313,7 @@ def _short(digest: str) -> str:
 
 
 def reporter(shown: Shown) -> Report:
-    """Shows the progress of layers on a vertex."""
+    """A function that shows the progress of layers on a vertex."""
 
     def report(download: Download) -> None:
         name = f"{download.what} {download.layer}" if download.what != "done" else f"layer {download.layer}"

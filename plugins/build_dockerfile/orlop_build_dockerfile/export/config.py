@@ -1,4 +1,5 @@
-"""The configuration of an image: that of the frontend, with the layers that were made, and a history that fits them.
+"""The configuration of an image. It is the frontend's configuration, with the layers that were made, and a history that
+matches the layers.
 
 Pure functions. History entries without `empty_layer` belong to the layers in order (OCI image specification).
 """
@@ -19,7 +20,8 @@ __all__ = ["BuiltLayer", "complete"]
 
 
 class BuiltLayer(msgspec.Struct, frozen=True):
-    """`created` is when the layer was made (seconds since 1970), 0 if unknown: a layer of the base."""
+    """A layer. `created` is the time when the layer was made (seconds since 1970), 0 if unknown, as for a layer of the base
+    image."""
 
     diff_id: str
     created: float = 0
@@ -27,7 +29,7 @@ class BuiltLayer(msgspec.Struct, frozen=True):
 
 
 def timestamp(seconds: float) -> str:
-    """RFC 3339 with nanoseconds, as Go writes it."""
+    """Format a time as RFC 3339 with nanoseconds, like Go."""
     whole, fraction = divmod(round(seconds * 1_000_000_000), 1_000_000_000)
     text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
     return text + (f".{fraction:09d}".rstrip("0") if fraction else "") + "Z"
@@ -43,9 +45,9 @@ def complete(
     base: bytes = b"",
     cache: bytes = b"",
 ) -> bytes:
-    """The JSON of the image's configuration. `epoch` is SOURCE_DATE_EPOCH, the latest time that may be in the image, but for
-    the history of its base image, whose configuration `base` is. `cache` is an inline cache. Raises `BuildFailed` if
-    `config` is not a configuration."""
+    """The JSON of the image's configuration. `epoch` is SOURCE_DATE_EPOCH, the latest time that may be in the image (except
+    in the history of its base image). `base` is the configuration of the base image. `cache` is an inline cache. Raises
+    `BuildFailed` if `config` is not a configuration."""
     document = _document(config, platform)
     document["rootfs"] = {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]}
     history = [entry for entry in document.get("history") or [] if isinstance(entry, dict)]
@@ -91,7 +93,8 @@ def _document(config: bytes, platform: str) -> dict[str, Any]:
 
 
 def _fit(history: list[dict[str, Any]], layers: Sequence[BuiltLayer], now: float) -> list[dict[str, Any]]:
-    """Give each entry of a layer its time, and make as many such entries as there are layers."""
+    """The history with one entry for each layer. Entries are added or marked as empty if their number differs from the
+    number of layers. Missing times are set."""
     found, used = [], 0
     for entry in history:
         if not entry.get("empty_layer"):
@@ -112,8 +115,9 @@ def _fit(history: list[dict[str, Any]], layers: Sequence[BuiltLayer], now: float
 
 
 def _date(history: list[dict[str, Any]], now: str) -> None:
-    """Give each entry without a layer the time of the layer before it, or of the first new layer if there is none before it.
-    So a build whose steps are all cached gives the same image again (as buildkit exporter/containerimage/writer.go)."""
+    """Set the time of all entries without a layer: the time of the layer before it, or of the first new layer if there is no
+    layer before it. So a build whose steps are all cached results in the same image again (as in buildkit
+    exporter/containerimage/writer.go)."""
     times = [entry.get("created") for entry in history]
     new = next((number for number, time in enumerate(times) if not time), len(times))
     last = next((time for time in times[new:] if time), None) or next((time for time in reversed(times) if time), now)

@@ -1,4 +1,5 @@
-"""Manifests, indexes and manifests of attestations, as BuildKit writes them (exporter/containerimage/writer.go). Sans-IO."""
+"""Manifests, indexes and manifests of attestations, as BuildKit writes them (exporter/containerimage/writer.go). This module
+does no I/O."""
 
 from __future__ import annotations
 
@@ -107,7 +108,8 @@ def attestation_config(statements: Sequence[Blob]) -> bytes:
 
 
 def attestation_manifest(config: Blob, statements: Sequence[tuple[Blob, str]]) -> tuple[bytes, Blob]:
-    """A manifest of statements: (descriptor, predicate type). Its index names the image that it is about."""
+    """A manifest of statements: (descriptor, predicate type). The index that lists this manifest contains the digest of the
+    image that the statements are about."""
     layers = [
         {**_part(statement), "annotations": {"in-toto.io/predicate-type": predicate}} for statement, predicate in statements
     ]
@@ -119,7 +121,7 @@ def _part(blob: Blob) -> dict[str, Any]:
 
 
 def platform_object(platform: str) -> dict[str, str]:
-    """ "linux/arm/v7" as in an index."""
+    """A platform such as "linux/arm/v7", in the form of an index."""
     system, architecture, *variant = platform.split("/")
     found = {"architecture": architecture, "os": system}
     return found | {"variant": variant[0]} if variant else found

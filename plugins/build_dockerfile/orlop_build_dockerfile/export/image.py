@@ -1,7 +1,7 @@
 """The exporters "moby" and "image": images in the daemon's store, and at a registry.
 
-An image that stays in the daemon is made of the snapshots themselves. An image that is pushed, annotated or attested, or
-that has several platforms, gets manifests, and its layers get blobs.
+An image that stays in the daemon consists of the snapshots, without manifests and blobs. An image that is pushed, annotated
+or attested, or that has several platforms, gets manifests, and its layers get blobs.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ async def _store_and_push(
     if options.push and not options.names:
         raise BuildFailed("tag is needed when pushing to registry", code=3)
     if options.store:
-        # The name means the image that it was given to last, unless a platform is asked for
+        # For clients that ask for no platform, a name refers to the last image that got the name
         host = job.core.settings.platforms[:1]
         parts = [part for _, part in sorted(composed.parts, key=lambda each: each[0] in host)]
         images = await job.core.backend.create_images(parts, options.names, composed.index)

@@ -1,6 +1,6 @@
-"""The attributes of exporters of images ("moby", "image", "docker", "oci"), checked. Pure functions.
+"""Checks the attributes of exporters of images ("moby", "image", "docker", "oci"). All functions are pure.
 
-Names and defaults are BuildKit's (exporter/containerimage/exptypes/keys.go).
+Names and defaults are the same as in BuildKit (exporter/containerimage/exptypes/keys.go).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _INVALID = 3
 
 
 class Annotations(msgspec.Struct, frozen=True):
-    """Annotations as (kind, platform, key): value. The platform "" stands for all platforms."""
+    """Annotations as (kind, platform, key): value. The platform "" means all platforms."""
 
     given: Mapping[tuple[str, str, str], str] = {}
 
@@ -46,7 +46,7 @@ class Annotations(msgspec.Struct, frozen=True):
 
 
 class ImageOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """`epoch` is SOURCE_DATE_EPOCH. `inline`: attestations that were not requested are added, too."""
+    """`epoch` is SOURCE_DATE_EPOCH. `inline`: also add attestations that were only requested by default."""
 
     names: tuple[str, ...] = ()
     form: LayerForm = LayerForm()
@@ -78,7 +78,7 @@ def read_flag(attributes: Mapping[str, str], key: str, default: bool) -> bool:
 
 
 def read_form(attributes: Mapping[str, str], *, latest: int | None = None) -> LayerForm:
-    """The form of layers, also of those of an exported cache."""
+    """The form of layers, in an image or in an exported cache."""
     kind = attributes.get("compression", "")
     if kind not in ("", "gzip", "zstd", "uncompressed"):
         raise BuildFailed(f"unsupported compression type {kind[:100]}", code=_INVALID)
@@ -94,8 +94,8 @@ def read_form(attributes: Mapping[str, str], *, latest: int | None = None) -> La
 def read_options(
     export: Export, result: Mapping[str, bytes], frontend: Mapping[str, str], platforms: frozenset[str]
 ) -> ImageOptions:
-    """`result` is the metadata of the result: a frontend may annotate, too. `frontend` are the options of the frontend.
-    Raises `BuildFailed`."""
+    """`result` is the metadata of the result, in which a frontend may also set annotations. `frontend` are the options of
+    the frontend. Raises `BuildFailed`."""
     attributes, metadata = export.attributes, result
     name = attributes.get("name", "")
     if name == "*":

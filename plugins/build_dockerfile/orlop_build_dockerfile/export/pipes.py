@@ -1,7 +1,7 @@
-"""Pipes between a client and the daemon, which has blobs, or a thread that packs files.
+"""Pipes between a client and a writer. The writer is the daemon, which has the blobs, or a thread that packs files.
 
-Who writes must end when the client is gone, and waits in the kernel for a reader. So the reader is closed first:
-`async with pipe() as (reader, writer), nursery() as tasks, reader:`, with the writing task in the nursery.
+A writer blocks in the kernel until the pipe is read, and must end when the client has disconnected. So the reader must be
+closed first: `async with pipe() as (reader, writer), nursery() as tasks, reader:`, with the writing task in the nursery.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _CHUNK, _SIZE = 1 << 20, 1 << 20
 
 
 class PipeWriter:
-    """The end that is given to the daemon: close it when the daemon is done."""
+    """The writing end, which is passed to the daemon. Close it when the daemon has finished."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -28,7 +28,7 @@ class PipeWriter:
         return self._fd
 
     async def send(self, data: bytes) -> None:
-        """Write data for the reader of the pipe. The pipe blocks, so a thread writes."""
+        """Write data for the reader of the pipe. The data is written on a thread, because the pipe blocks."""
 
         def write() -> None:
             view = memoryview(data)
@@ -44,7 +44,7 @@ class PipeWriter:
 
 
 class PipeReader:
-    """An async context manager, which closes this end."""
+    """The reading end, an async context manager that closes it."""
 
     def __init__(self, stream: trio.lowlevel.FdStream) -> None:
         self._stream = stream

@@ -1,4 +1,4 @@
-"""Directories as a tar. Blocks: call it on a thread."""
+"""Packs directories as a tar. All functions block."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def pack_directories(roots: Sequence[tuple[int, str]], output: int, time: int | None = None) -> None:
-    """Write everything below the directories to the descriptor `output`. Each goes below its directory of the archive, if
-    that is not "". `time`: of all files, instead of their own. Stops without an error when the reader has gone."""
+    """Write all files below the directories to the file descriptor `output`. `roots` are directories, each with the path
+    that it gets in the archive ("" for the top). With `time`, all files get this time. Stops without an error when the
+    reader has closed the pipe."""
     try:
         with (
             open(output, "wb", buffering=1 << 20, closefd=False) as file,

@@ -1,7 +1,7 @@
-"""LLBBridge: the calls of frontends, which are in the client or are images that `# syntax=` names.
+"""LLBBridge: the calls of frontends. A frontend is in the client, or is an image in `# syntax=`.
 
-A frontend in the client calls on /grpc, and names its build in a header of each call. A frontend that is an image runs as a
-container, as a step does, and its standard input and output are the connection.
+A frontend in the client calls on /grpc, and each call has a header with the name of the build. A frontend that is an image
+runs in a container, like a step, and its standard input and output are the connection.
 
    bridge.py   the service            state.py    what one frontend has been given
    image.py    frontends as images    worker.py   capabilities

@@ -1,4 +1,4 @@
-"""The service LLBBridge. Values of graphs are known to a frontend by names (`FrontendState.keep`)."""
+"""The service LLBBridge. A frontend refers to values of graphs by names (`FrontendState.keep`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ _IMAGE, _LAYOUT = "docker-image://", "oci-layout://"
 
 
 class Bridge:
-    """`handlers` are those of a server connection, by path. `find` gives the frontend that a call is from."""
+    """The service. `handlers` are the handlers of a server connection, by path. `find` returns the frontend that has made a
+    call."""
 
     def __init__(self, find: Callable[[Call], Awaitable[FrontendState]], worker: Worker) -> None:
         self._find, self._worker = find, worker
@@ -86,7 +87,7 @@ class Bridge:
         await call.send(answer.SerializeToString())
 
     async def _resolve_source(self, call: Call) -> None:
-        """Sources other than images are returned unchanged, and checked when they are fetched."""
+        """Resolve a source. Sources other than images are returned unchanged, and checked when they are fetched."""
         request = pb.ResolveSourceMetaRequest.FromString(await call.receive_one())
         _, job = await self._job(call)
         answer = pb.ResolveSourceMetaResponse(Source=request.Source)
@@ -158,7 +159,8 @@ def _cache_target(entry: control_pb2.CacheOptionsEntry) -> CacheTarget:
 
 
 def _result(frontend: FrontendState, result: Result) -> pb.Result:
-    """A result whose values are named. Their graph is sent, too, because clients use it as an input of other builds."""
+    """A result with names of values. The graph of the values is sent too, because clients use it as an input of other
+    builds."""
     answer = pb.Result(metadata=result.metadata)
     for platform, ref in result.refs.items():
         named = pb.Ref(id=frontend.keep(ref))

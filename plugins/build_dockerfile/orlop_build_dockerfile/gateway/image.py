@@ -1,5 +1,6 @@
-"""Frontends as images (`gateway.v0`): the image's program runs as a container, and calls LLBBridge on its standard output
-and input. Its environment has the client's options (BUILDKIT_FRONTEND_OPT_n), the session and the workers.
+"""Frontends that are images (`gateway.v0`). The program of the image runs in a container, and calls LLBBridge on its
+standard output and input. Its environment contains the client's options (BUILDKIT_FRONTEND_OPT_n), the session and the
+workers.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["run_image"]
 
-_MOST = 8  # most frontends of a build at the same time: each may ask for another
+_MOST = 8  # limit for the frontends of a build at the same time, because a frontend may start another frontend
 _ENDING = 5.0  # seconds for the program to end after it has returned its result
-_STDERR = 4096  # bytes of standard error that the message of a failure quotes
+_STDERR = 4096  # bytes of standard error in the message of a failure
 _SERVING = b"\x08\x01"  # HealthCheckResponse{status: SERVING}
 
 
@@ -51,7 +52,7 @@ class _Document(msgspec.Struct):
 
 
 async def run_image(job: SolverJob, options: Mapping[str, str], inputs: Mapping[str, ops_pb2.Definition]) -> Result:
-    """Run the image that the option `source` names, and return what it returns."""
+    """Run the image in the option `source`, and return its result."""
     if not options.get("source"):
         raise BuildFailed("no source specified for gateway", code=Code.INVALID_ARGUMENT)
     name = _normalized(options["source"])
@@ -94,8 +95,8 @@ def _names(text: str) -> set[str]:
 def _check_capabilities(
     labels: Mapping[str, str], options: Mapping[str, str], inputs: Mapping[str, ops_pb2.Definition]
 ) -> None:
-    """Raises `BuildFailed` if the frontend lacks a capability that the client requires. The client then builds without
-    it."""
+    """Raise `BuildFailed` if the frontend lacks a capability that the client requires. The client then builds without this
+    capability."""
     wanted = _names(options.get("frontend.caps", ""))
     if inputs:
         wanted.add("moby.buildkit.frontend.inputs")
@@ -105,7 +106,7 @@ def _check_capabilities(
 
 
 def _source(base: Base, name: str) -> ops_pb2.Definition:
-    """The graph of the image alone."""
+    """A graph that consists only of the image."""
     pinned = f"{name}@{base.digest}" if base.digest and "@" not in name else name
     source = ops_pb2.Op(source=ops_pb2.SourceOp(identifier=f"docker-image://{pinned}")).SerializeToString()
     made = ops_pb2.Definition()
@@ -118,7 +119,8 @@ def _source(base: Base, name: str) -> ops_pb2.Definition:
 async def _run(
     job: SolverJob, name: str, config: _ImageConfig, options: Mapping[str, str], snapshot: str, state: FrontendState
 ) -> None:
-    """Run the program to its end. Raises if the program fails, unless it has returned an error before, which says more."""
+    """Run the program to its end. Raises an error if the program fails, unless the program has returned an error before,
+    because that error is more specific."""
     worker = Worker(job.core.settings, CAPABILITIES)
     args = tuple(config.entrypoint or ("/run",))
     digest = "sha256:" + uuid.uuid4().hex * 2
@@ -172,8 +174,7 @@ def _worker_json(record: WorkerRecord) -> dict[str, Any]:
 
 
 async def _serve(job: SolverJob, step: Step, worker: Worker, state: FrontendState, shown: Vertex) -> tuple[int, str]:
-    """Serve the program on its standard streams until it ends. Returns its exit code, and the end of what it has printed
-    on standard error."""
+    """Serve the program on its standard streams until it ends. Returns its exit code, and the end of its standard error."""
 
     async def find(call: Call) -> FrontendState:
         return state
@@ -207,7 +208,7 @@ async def _serve(job: SolverJob, step: Step, worker: Worker, state: FrontendStat
                 finally:
                     while theirs:
                         os.close(theirs.pop())
-            with trio.move_on_after(1):  # a process that the frontend left behind may hold the pipe open
+            with trio.move_on_after(1):  # a process that the frontend has left behind may keep the pipe open
                 await all_shown.wait()
             tasks.cancel_scope.cancel()
     return code, bytes(said).decode("utf-8", "replace").strip()
@@ -221,7 +222,7 @@ async def _end_soon(state: FrontendState, scope: trio.CancelScope) -> None:
 
 
 def _pipes(stack: AsyncExitStack) -> tuple[list[trio.lowlevel.FdStream], list[int]]:
-    """Our ends and the program's ends of its standard output, error and input."""
+    """The builder's ends and the program's ends of the pipes for standard output, error and input."""
     ours, theirs = [], list[int]()
 
     def close() -> None:

@@ -1,4 +1,4 @@
-"""The state of one frontend: names of values, graphs that the client gave it, and the result that it has returned."""
+"""The state of one frontend: names of values, graphs from the client, and the result that the frontend has returned."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from orlop_build_dockerfile.pb.ops_pb2 import Definition
 
 __all__ = ["FrontendState"]
 
-_WAIT = 5.0  # seconds for the other calls of a build to come, BuildKit's
+_WAIT = 5.0  # seconds to wait for the other calls of a build, as in BuildKit
 _REFS = 10_000
 
 
 class FrontendState:
-    """`name` is in the messages about it. `inputs` are graphs that its client has given to it."""
+    """A frontend. Messages contain its `name`. `inputs` are graphs from the client."""
 
     job: Job
 
@@ -42,7 +42,7 @@ class FrontendState:
         raise BuildFailed(f"build {self.name} has not begun", code=Code.UNAVAILABLE)
 
     def keep(self, ref: Ref) -> str:
-        """Keep a value for the frontend. Returns the name by which it refers to it."""
+        """Keep a value for the frontend. Returns the name of the value."""
         if len(self._refs) >= _REFS:
             raise BuildFailed(f"the build has more than {_REFS} results", code=Code.RESOURCE_EXHAUSTED)
         name = f"{self.name}-{len(self._refs)}"
@@ -56,7 +56,7 @@ class FrontendState:
         return found
 
     def finish(self, request: gateway_pb2.ReturnRequest) -> None:
-        """The frontend returns its result, or an error."""
+        """Store the result or the error that the frontend returns."""
         if self._returned.is_set():
             raise BuildFailed(f"build {self.name} has a result already", code=Code.FAILED_PRECONDITION)
         self._request = request
@@ -68,7 +68,7 @@ class FrontendState:
 
     @property
     def failed(self) -> bool:
-        """Whether it has returned an error."""
+        """Whether the frontend has returned an error."""
         return self._request is not None and self._request.HasField("error") and self._request.error.code != 0
 
     async def wait_returned(self) -> None:

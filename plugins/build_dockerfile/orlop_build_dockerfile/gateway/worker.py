@@ -13,13 +13,14 @@ from orlop_build_dockerfile.pb.ops_pb2 import Platform
 
 __all__ = ["Worker", "parse_platform", "platform_text"]
 
-# The capabilities of LLBBridge: each stands for code in `bridge`
+# The capabilities of LLBBridge, which `bridge` implements
 _GATEWAY = """
 solve.base resolveimage resolveimage.resolvemode readfile readdir statfile return returnmap proto.refarray reference.output
 frontend.inputs gateway.solve.metadata gateway.evaluate gateway.solve.evaluate gateway.warnings source.metaresolver
 """.split()
 _HOST_GATEWAY = "org.mobyproject.buildkit.worker.moby.host-gateway-ip"
-# With this label, buildx offers archives, export of caches, several platforms and attestations for the builder of a daemon
+# If this label is set, buildx offers archives, export of caches, several platforms and attestations with the builder of a
+# daemon
 _SNAPSHOTTER = "org.mobyproject.buildkit.worker.snapshotter"
 
 
@@ -59,7 +60,7 @@ class Worker:
 
 
 def _id(path: str) -> str:
-    """The worker's identity, which clients compare; made once."""
+    """The worker's identity, which is made once, because clients compare it."""
     try:
         with open(path) as file:
             if found := file.read(100).strip():
@@ -79,5 +80,5 @@ def parse_platform(text: str) -> Platform:
 
 
 def platform_text(platform: Platform) -> str:
-    """ "linux/arm64/v8"; "" if the message is empty."""
+    """The text of a platform, such as "linux/arm64/v8"; "" if the message is empty."""
     return "/".join(part for part in (platform.OS, platform.Architecture, platform.Variant) if part)

@@ -1,7 +1,8 @@
-"""gRPC over HTTP/2 on trio, server and client: h2 for the headers, messages as bytes. Knows nothing of builds.
+"""gRPC over HTTP/2 on trio, for servers and clients. h2 handles the headers, and messages are bytes. This package does not
+depend on the builder.
 
-A `Connection` runs on a connected stream, in one of the roles. Messages that have arrived and are not yet received are
-bounded by flow control, which is acknowledged as calls receive. Compression is neither offered nor accepted.
+A `Connection` runs on a connected stream, as server or as client. Flow control bounds the messages that have arrived but
+were not received by a call yet: data is acknowledged when a call receives it. Compression is neither offered nor accepted.
 """
 
 from orlop_build_dockerfile.grpc._call import Call

@@ -18,17 +18,17 @@ CONTENT_TYPE = ("content-type", "application/grpc")
 
 
 class CallOwner(Protocol):
-    """The interface of a connection that its calls use."""
+    """The interface of a connection for its calls."""
 
     http2: Http2
     client: bool
 
     def flush(self) -> None:
-        """Cause the output to be written."""
+        """Write the output soon."""
         ...
 
     def sent(self) -> None:
-        """Note that a message was sent, which the peer may be waiting for."""
+        """Note that a message was sent, for which the peer may be waiting."""
         ...
 
     async def writable(self) -> None:
@@ -40,13 +40,13 @@ class CallOwner(Protocol):
         ...
 
     def count_early(self, change: int) -> None:
-        """Count bytes that are kept though they were acknowledged. Raises RpcError when there are too many."""
+        """Count bytes that were acknowledged but are still kept. Raises RpcError if there are too many."""
         ...
 
 
 class _Received:
-    """Messages that have arrived together. `size` counts their bytes with their prefixes, of which `early` (of the first
-    message) were acknowledged when they came."""
+    """Messages that have arrived together. `size` is the number of their bytes, including their prefixes. `early` is the
+    number of bytes of the first message that were acknowledged when they arrived."""
 
     __slots__ = ("early", "messages", "size")
 
@@ -56,8 +56,8 @@ class _Received:
 
 
 class Call:
-    """`metadata` are the headers of the request, in both roles; `headers` those of the response, in the client's. One task
-    may receive and one may send at the same time."""
+    """A call. `metadata` are the headers of the request. `headers` are the headers of the response; only a client has them.
+    One task may receive while another task sends."""
 
     def __init__(self, owner: CallOwner, stream: int, path: str, metadata: Mapping[str, list[str]], limit: int) -> None:
         self.path, self.metadata, self.stream = path, metadata, stream
@@ -67,7 +67,7 @@ class Call:
         self.started = False
         self.mid_message = False
         self.sent_all = False
-        self.ended = False  # the peer has sent all
+        self.ended = False  # whether the peer has sent all its messages
         self._owner = owner
         self._reader = MessageReader(limit)
         self._received: deque[_Received] = deque()
@@ -77,10 +77,10 @@ class Call:
     def values(self, name: str) -> list[str]:
         return self.metadata.get(name, [])
 
-    # What the connection delivers
+    # Data from the connection
 
     def deliver(self, data: bytes, size: int) -> None:
-        """Take data of the peer; `size` bytes count against its window. Raises RpcError for refused data."""
+        """Process data of the peer; `size` bytes count against its window. Raises RpcError for invalid data."""
         acknowledge = self._owner.http2.acknowledge
         if self.error is not None:
             acknowledge(self.stream, size)
@@ -90,7 +90,7 @@ class Call:
         if messages := self._reader.feed(data):
             self._received.append(_Received(messages, self._early))
             self._early = 0
-        # A message larger than the window never arrives unless its parts are acknowledged
+        # A message that is larger than the window only arrives if its parts are acknowledged
         new = self._reader.pending - self._early
         if new > 0 and self._reader.needed > self._owner.http2.limits.window // 2:
             self._early += new
@@ -99,7 +99,7 @@ class Call:
         self._arrived.set()
 
     def deliver_headers(self, headers: list[tuple[str, str]]) -> None:
-        """The headers of a response, or its trailers, or both in one."""
+        """Process the headers of a response, its trailers, or both in one."""
         found = dict(headers)
         status = found.get(":status", "200")
         if "grpc-status" in found:
@@ -118,7 +118,7 @@ class Call:
         self._arrived.set()
 
     def fail(self, error: RpcError) -> None:
-        """End the call at once. Messages that have not been received are lost."""
+        """End the call immediately. Messages that have not been received are lost."""
         self.close(error)
         self._arrived.set()
         if not self._owner.client:
@@ -141,12 +141,14 @@ class Call:
     # Receiving
 
     async def receive(self) -> bytes | None:
-        """The next message, or None at the end. Raises RpcError for a status other than OK, and when the call is gone."""
+        """The next message, or None at the end. Raises RpcError for a status other than OK, and if the call has ended
+        otherwise."""
         batch = await self.receive_batch(1)
         return batch[0] if batch else None
 
     async def receive_batch(self, most: int = 1 << 20) -> list[bytes]:
-        """The messages that have arrived, at least one, until there are `most` bytes; none at the end."""
+        """The messages that have arrived, up to about `most` bytes. Waits for at least one message; returns an empty list at
+        the end."""
         while not self._received:
             if self.error is not None:
                 raise self.error
@@ -186,10 +188,11 @@ class Call:
             raise RpcError(Code.INTERNAL, "the peer sent more than one message")
         return message
 
-    # Sending. Each raises RpcError when the call is gone
+    # Sending. All methods raise RpcError if the call has ended
 
     def start(self, metadata: Headers = ()) -> None:
-        """Send the headers of the response, if not yet sent. A client has sent its own."""
+        """Send the headers of the response, unless they have been sent. A client sends none here, because its headers were
+        sent with the request."""
         if self._owner.client or self.started:
             return
         self.started = True
@@ -200,7 +203,7 @@ class Call:
         self._owner.flush()
 
     async def send(self, *messages: bytes) -> None:
-        """Send messages, several in a frame where they fit. If it is cancelled in the middle of a message, the call
+        """Send messages, several in one frame if they fit. If this method is cancelled in the middle of a message, the call
         fails."""
         self.start()
         http2 = self._owner.http2
@@ -225,7 +228,8 @@ class Call:
         self.mid_message = False
 
     def finish_sending(self) -> None:
-        """All messages of the client are sent. Nothing for a server, whose call ends with its handler."""
+        """Tell the server that the client has sent all its messages. Has no effect for a server, because a server's call
+        ends when its handler ends."""
         if self._owner.client and not self.sent_all:
             self.sent_all = True
             try:

@@ -40,11 +40,12 @@ __all__ = ["ByteStream", "Connection", "Handler"]
 log = logging.getLogger("orlop.build.grpc")
 
 READ_SIZE = 1 << 18
-HIGH_WATER = 1 << 18  # bytes of output at which those who send wait
-READ_STOP = 1 << 20  # bytes of output (acknowledgements of PING, mostly) at which a peer that does not read is not read
+HIGH_WATER = 1 << 18  # bytes of unwritten output above which senders wait
+# bytes of unwritten output (mostly acknowledgements of PING) above which no more input of the peer is read
+READ_STOP = 1 << 20
 SMALL_READ, SMALL_READS, SMALL_PAUSE = 16 << 10, 16, 0.001
-"""A peer that sends so many small pieces one after the other, and is not answered meanwhile, is read only this often
-(seconds): waking up for each piece would cost more than the pieces."""
+"""If a peer sends `SMALL_READS` pieces of less than `SMALL_READ` bytes in sequence, without an answer in between, its data
+is read only every `SMALL_PAUSE` seconds, because waking up for each piece costs more than processing it."""
 NO_ERROR, REFUSED, CANCEL, CALM = 0, 7, 8, 11
 
 Handler = Callable[[Call], Awaitable[None]]
@@ -63,8 +64,8 @@ class ByteStream(Protocol):
 
 
 class Connection:
-    """One HTTP/2 connection. A server calls `handlers`, by path ("/package.Service/Method"); a client calls `unary` and
-    `call`. `run` owns the stream, and must be running."""
+    """An HTTP/2 connection. A server has `handlers`, by path ("/package.Service/Method"); a client uses `unary` and `call`.
+    `run` reads and writes the stream, and must be running."""
 
     def __init__(
         self,
@@ -80,7 +81,7 @@ class Connection:
         self._stream, self._handlers = stream, handlers or {}
         self._calls: dict[int, Call] = {}
         self._early = 0
-        self._over: RpcError | None = None  # no further calls
+        self._over: RpcError | None = None  # set when no more calls are accepted
         self._draining = False
         self._sent = False  # whether a message was sent since the last read
         self._ready = trio.Event()
@@ -92,7 +93,8 @@ class Connection:
         self._nursery: trio.Nursery | None = None
 
     async def run(self, initial: bytes = b"") -> None:
-        """Serve until either side closes, and all handlers have ended. `initial` are bytes that were read before."""
+        """Serve until one side closes the connection and all handlers have ended. `initial` are bytes that were read
+        before."""
         try:
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(self._write)
@@ -110,7 +112,7 @@ class Connection:
         self._reading.cancel()
 
     async def drain(self, reason: str = "") -> None:
-        """Accept no further calls (GOAWAY), and close when those in progress have ended."""
+        """Accept no more calls (GOAWAY), and close the connection when the calls in progress have ended."""
         if not self._draining:
             self._draining = True
             self.http2.go_away(text=reason)
@@ -136,7 +138,7 @@ class Connection:
                         self._sent = False
                     while self.http2.backlog > READ_STOP and self._over is None:
                         await self._written.park()
-                    if small >= SMALL_READS:  # the peer sends a long list, entry by entry
+                    if small >= SMALL_READS:  # the peer sends a long list, one entry at a time
                         await trio.sleep(SMALL_PAUSE)
                     data = await self._stream.receive_some(READ_SIZE)
                     if not data:
@@ -173,7 +175,7 @@ class Connection:
         for lot in (self._written, self._window, self._idle):
             lot.unpark_all()
 
-    # What calls need
+    # Methods for calls (see CallOwner)
 
     def flush(self) -> None:
         self._output.set()
@@ -238,7 +240,7 @@ class Connection:
             self.http2.reset(stream, REFUSED)
             return
         if len(self._calls) >= 2 * self.limits.streams:
-            # A peer that opens and resets streams faster than their handlers end (CVE-2023-44487)
+            # The peer opens and resets streams faster than their handlers end (CVE-2023-44487)
             raise PeerError("too many cancelled calls have not finished", CALM)
         metadata: dict[str, list[str]] = {}
         for name, value in headers:
@@ -279,7 +281,8 @@ class Connection:
 
     def _answer(self, call: Call, status: RpcError | None) -> None:
         try:
-            if call.mid_message and status is not None:  # the peer would take trailers for a part of the message
+            # the stream is reset, because the peer would parse trailers as a part of the message
+            if call.mid_message and status is not None:
                 self.http2.reset(call.stream, CANCEL)
             else:
                 first = [] if call.started else [(":status", "200"), CONTENT_TYPE]
@@ -294,7 +297,7 @@ class Connection:
 
     @asynccontextmanager
     async def call(self, path: str, metadata: Headers = (), *, timeout: float = math.inf) -> AsyncIterator[Call]:
-        """A call to the peer, which is cancelled when the block is left before the peer has answered. Raises RpcError."""
+        """A call to the peer. It is cancelled if the block ends before the peer has answered. Raises RpcError."""
         await self._ready.wait()
         if self._over is not None or self._draining:
             raise self._over or RpcError(Code.UNAVAILABLE, "the peer closes the connection")

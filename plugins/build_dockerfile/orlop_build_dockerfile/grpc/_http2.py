@@ -1,9 +1,9 @@
-"""HTTP/2 without I/O: bytes in, events out; calls in, bytes out.
+"""HTTP/2 without I/O: received bytes result in events, and method calls result in bytes to send.
 
-h2 handles headers, settings, and the states of streams. DATA and PING are handled here: nearly all frames of a build are of
-these types (a context of 500 MB comes in 32,000 frames of DATA, and grpc-go sends a PING with most messages), and h2 takes
-some 40 us for each. h2 sees the end of a stream as an empty DATA frame. GOAWAY is handled here because h2 refuses all frames
-after one, while the calls that are still open go on (RFC 9113, 6.8).
+h2 handles headers, settings, and the states of streams. This module handles DATA and PING, because h2 takes some 40 us for a
+frame, and nearly all frames of a build have these types: a context of 500 MB arrives in 32,000 frames of DATA, and grpc-go
+sends a PING with most messages. h2 gets an empty DATA frame at the end of a stream. This module also handles GOAWAY, because
+h2 refuses all frames after a GOAWAY, although open calls continue (RFC 9113, 6.8).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-MAX_FRAME = 16384  # what a peer may send without our SETTINGS_MAX_FRAME_SIZE, and all that grpc-go sends
+MAX_FRAME = 16384  # the default of SETTINGS_MAX_FRAME_SIZE, and the size of the frames that grpc-go sends
 DATA, HEADERS, PING, GOAWAY, WINDOW_UPDATE = 0x0, 0x1, 0x6, 0x7, 0x8
 END_STREAM, ACK, END_HEADERS, PADDED = 0x1, 0x1, 0x4, 0x8
 _FRAME = struct.Struct(">HBBBI")
@@ -47,9 +47,9 @@ _FIRST_WINDOW = 65535
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Limits of the data that a peer can make this side keep. `window` and `connection_window` bound the bytes that are
-    received and not yet consumed, of a stream and of a connection; `message` one message; `partial` the parts of messages
-    larger than a window, of a connection."""
+    """Limits of the data that this side must keep for a peer, in bytes. `window` and `connection_window` bound the received
+    bytes that are not consumed yet, for a stream and for a connection. `message` bounds one message. `partial` bounds, for a
+    connection, the parts of messages that are larger than a window."""
 
     window: int = 2 << 20
     connection_window: int = 8 << 20
@@ -60,7 +60,7 @@ class Limits:
 
 
 class PeerError(Exception):
-    """The peer violated the protocol; the connection must end. `code` is HTTP/2's."""
+    """The peer violated the protocol; the connection must end. `code` is an error code of HTTP/2."""
 
     def __init__(self, message: str, code: int = h2.errors.ErrorCodes.PROTOCOL_ERROR) -> None:
         super().__init__(message)
@@ -72,7 +72,7 @@ class StreamGone(Exception):
 
 
 class Began(NamedTuple):
-    """A request: its stream, and headers as latin-1 text."""
+    """A request has begun: its stream, and headers as latin-1 text."""
 
     stream: int
     headers: list[tuple[str, str]]
@@ -86,7 +86,7 @@ class HeadersReceived(NamedTuple):
 
 
 class Data(NamedTuple):
-    """`size` is what to acknowledge once it is consumed."""
+    """Data of a stream. `size` is the number of bytes to acknowledge once the data is consumed."""
 
     stream: int
     data: bytes
@@ -118,8 +118,8 @@ Event = Began | HeadersReceived | Data | Ended | Reset | WindowOpened | GoingAwa
 
 
 class _Inbound:
-    """Flow control of the data received on a stream, or on the connection (number 0). `credit` is what the peer may still
-    send."""
+    """Flow control of the data received on a stream, or on the connection (number 0). `credit` is the number of bytes that
+    the peer may still send."""
 
     def __init__(self, number: int, window: int, credit: int) -> None:
         self.number, self.window, self.credit, self.consumed = number, window, credit, 0
@@ -130,7 +130,8 @@ class _Inbound:
         self.credit -= size
 
     def consume(self, size: int) -> bytes:
-        """A WINDOW_UPDATE once a quarter of the window is consumed: one for each message would double the frames."""
+        """Returns a WINDOW_UPDATE whenever a quarter of the window is consumed. A WINDOW_UPDATE for each message doubles the
+        number of frames."""
         self.consumed += size
         if self.consumed < self.window // 4:
             return b""
@@ -152,7 +153,8 @@ class Http2:
         config = h2.config.H2Configuration(client_side=client, header_encoding=None)
         self._h2 = h2.connection.H2Connection(config)
         codes = h2.settings.SettingCodes
-        # `local_settings.update` would wait for the acknowledgement of a SETTINGS frame that is never sent
+        # `local_settings.update` is not used, because it waits for the acknowledgement of a SETTINGS frame that is never
+        # sent
         self._h2.local_settings = h2.settings.Settings(
             client=client,
             initial_values={
@@ -178,7 +180,7 @@ class Http2:
     # Receiving
 
     def receive(self, data: bytes | bytearray) -> list[Event]:
-        """Events of what arrived. Raises PeerError."""
+        """The events in received bytes. Raises PeerError."""
         data = self._rest + data if self._rest else bytes(data)
         position, end = 0, len(data)
         events: list[Event] = []
@@ -201,7 +203,7 @@ class Http2:
                 break
             position = start + size
             stream &= 0x7FFFFFFF
-            if self._in_headers:  # h2 refuses any frame but CONTINUATION
+            if self._in_headers:  # h2 refuses any frame except CONTINUATION
                 self._in_headers = not flags & END_HEADERS
                 self._feed(data[start - 9 : position], events)
             elif kind == DATA:
@@ -223,9 +225,9 @@ class Http2:
         return events
 
     def _run(self, number: int, data: bytes, start: int, end: int, events: list[Event]) -> int:
-        """One event of a DATA frame without flags, and of those on the same stream that follow it in `data`: grpc-go sends
-        each message in a frame of its own. `start` and `end` are those of the first frame's payload. Returns where the last
-        frame ends."""
+        """Make one event of a DATA frame without flags and of all DATA frames on the same stream that follow it in `data`,
+        because grpc-go sends each message in a separate frame. `start` and `end` are the limits of the first frame's
+        payload. Returns the end of the last frame."""
         pieces, total = [data[start:end]], end - start
         unpack, limit = _FRAME.unpack_from, len(data) - 9
         while end <= limit:
@@ -250,7 +252,7 @@ class Http2:
         if stream is None:
             if number == 0 or number > self._highest:
                 raise PeerError(f"data on stream {number}, which is not open")
-            self._out += self._inbound.consume(size)  # the data was on its way when the stream was reset
+            self._out += self._inbound.consume(size)  # the peer has sent the data before it knew that the stream was reset
             return
         stream.receive(size)
         if flags & PADDED:
@@ -266,7 +268,7 @@ class Http2:
         try:
             found = self._h2.receive_data(frame)
         except h2.exceptions.ProtocolError as error:
-            self._h2.clear_outbound_data_buffer()  # h2's GOAWAY; ours has a text
+            self._h2.clear_outbound_data_buffer()  # drops h2's GOAWAY, because the GOAWAY of this module contains a text
             code = getattr(error, "error_code", h2.errors.ErrorCodes.PROTOCOL_ERROR)
             raise PeerError(str(error)[:200] or type(error).__name__, code) from error
         for event in found:
@@ -290,7 +292,7 @@ class Http2:
         self._highest = max(self._highest, stream)
 
     def acknowledge(self, stream: int, size: int) -> None:
-        """Report that received bytes are consumed: the peer may send as many again."""
+        """Report that received bytes are consumed, so that the peer may send the same number of bytes again."""
         self._out += self._inbound.consume(size)
         if found := self._streams.get(stream):
             self._out += found.consume(size)
@@ -298,7 +300,7 @@ class Http2:
     # Sending
 
     def open(self, headers: Headers) -> int:
-        """A new stream of a client. Raises StreamGone if the peer accepts no more."""
+        """A new stream of a client. Raises StreamGone if the peer accepts no more streams."""
         number: int = self._h2.get_next_available_stream_id()
         self.send_headers(number, headers)
         self._open(number)
@@ -322,12 +324,12 @@ class Http2:
     def send_data(self, stream: int, data: bytes, *, end: bool = False) -> None:
         try:
             self._h2.send_data(stream, data, end_stream=end)
-        except (h2.exceptions.ProtocolError, KeyError) as error:  # KeyError: h2 has forgotten the stream
+        except (h2.exceptions.ProtocolError, KeyError) as error:  # a KeyError means that h2 has forgotten the stream
             raise StreamGone(str(error)) from error
         self._collect()
 
     def reset(self, stream: int, code: int) -> None:
-        """End a stream at once; no error if it has ended."""
+        """End a stream immediately. It is no error if the stream has ended."""
         self._streams.pop(stream, None)
         try:
             self._h2.reset_stream(stream, code)

@@ -17,7 +17,7 @@ def encode(message: bytes) -> bytes:
 
 
 class MessageReader:
-    """Collects messages from pieces of any size. `pending` is the number of bytes of the message that is not complete,
+    """Collects messages from pieces of any size. `pending` is the number of received bytes of the incomplete message,
     `needed` its whole size (5 until the size is known)."""
 
     def __init__(self, limit: int) -> None:
@@ -30,7 +30,8 @@ class MessageReader:
         return len(self._partial)
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The messages that are now complete. Raises RpcError for compressed messages and for those over the limit."""
+        """The messages that are now complete. Raises RpcError for compressed messages and for messages that exceed the
+        limit."""
         if self._partial:
             self._partial += data
             if len(self._partial) < self.needed:

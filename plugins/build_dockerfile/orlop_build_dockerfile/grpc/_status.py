@@ -1,4 +1,4 @@
-"""Statuses of calls, and how they look in headers (gRPC over HTTP/2: PROTOCOL-HTTP2.md of grpc/grpc)."""
+"""Statuses of calls, and their form in headers (gRPC over HTTP/2: PROTOCOL-HTTP2.md of grpc/grpc)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Code(IntEnum):
 
 
 class RpcError(Exception):
-    """A status other than OK. `details` is a serialized google.rpc.Status, which repeats code and message."""
+    """A status other than OK. `details` is a serialized google.rpc.Status, which also contains the code and the message."""
 
     def __init__(self, code: int, message: str, details: bytes = b"") -> None:
         super().__init__(message)
@@ -57,7 +57,7 @@ _PRINTABLE = "".join(chr(c) for c in range(0x20, 0x7F) if c != ord("%"))
 
 
 def status_headers(error: RpcError | None) -> list[tuple[str, str]]:
-    """The trailers that end a call; None is OK."""
+    """The trailers that end a call. None means OK."""
     if error is None:
         return [("grpc-status", "0")]
     # HTTP/2 forbids white space around a value
@@ -69,7 +69,7 @@ def status_headers(error: RpcError | None) -> list[tuple[str, str]]:
 
 
 def status_of(headers: Mapping[str, str]) -> RpcError | None:
-    """The status in trailers; None is OK."""
+    """The status in trailers. None means OK."""
     text = headers.get("grpc-status", "")
     if text == "0":
         return None
@@ -94,7 +94,8 @@ def parse_timeout(text: str) -> float:
 
 
 def format_timeout(seconds: float) -> str:
-    """At most eight digits are allowed: milliseconds for a day, whole seconds above."""
+    """The text of `grpc-timeout`, in milliseconds up to a day, in whole seconds above, because at most eight digits are
+    allowed."""
     milliseconds = max(1, math.ceil(seconds * 1000))
     return f"{milliseconds}m" if milliseconds < 10**8 else f"{min(math.ceil(seconds), 10**8 - 1)}S"
 
@@ -112,7 +113,7 @@ def from_reset(code: int) -> RpcError:
 
 
 def from_http(status: str) -> RpcError:
-    """The status for an answer other than 200, which comes from a proxy rather than from a gRPC server."""
+    """The status for an HTTP status other than 200, which a proxy sends, not a gRPC server."""
     codes = {
         "400": Code.INTERNAL,
         "401": Code.UNAUTHENTICATED,
