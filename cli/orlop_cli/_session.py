@@ -79,4 +79,4 @@ def _refuse_context() -> None:
     if not name:
         name, where = _config.text("currentContext"), "currentContext of config.json"
     if name not in ("", "default"):
-        raise CliError(f'contexts are not supported, and {where} is "{name}": name the daemon with -H or ORLOP_HOST')
+        raise CliError(f'contexts are not supported, and {where} is "{name}": select the daemon with -H or ORLOP_HOST')

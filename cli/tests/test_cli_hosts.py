@@ -36,7 +36,7 @@ def test_chosen_docker_context_is_refused(
     monkeypatch.setattr(hosts, "DEFAULT_HOST", daemon.host)
     daemon.on("DELETE", "/containers/web", answer(status=204))
     monkeypatch.setenv("DOCKER_CONTEXT", "prod")
-    said = 'orlop: contexts are not supported, and {} is "prod": name the daemon with -H or ORLOP_HOST\n'
+    said = 'orlop: contexts are not supported, and {} is "prod": select the daemon with -H or ORLOP_HOST\n'
     assert elsewhere(capsys, "rm", "web") == said.format("DOCKER_CONTEXT")
     monkeypatch.delenv("DOCKER_CONTEXT")
     config(tmp_path, {"currentContext": "prod"})

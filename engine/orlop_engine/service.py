@@ -63,4 +63,4 @@ class EngineService(Service):
         if self.engine.config.live_restore or not running:
             _log.info("stopped; %d containers are left running", running)
         else:
-            _log.warning("force shutdown: %d containers still run, the next start will stop them", running)
+            _log.warning("forced shutdown: %d containers still run; the next start of the daemon stops them", running)

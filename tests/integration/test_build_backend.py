@@ -314,7 +314,7 @@ def test_a_step_dies_with_its_builder(building: BuildingEngine) -> None:
         client.receive()
     client.close()
     sound(building)
-    assert "its builds are lost" in building.log()
+    assert "the builds in it have failed" in building.log()
     again = building.builder()
     assert ran(again, "echo again")["out"] == "again\n"
     again.close()
@@ -371,7 +371,7 @@ def test_an_idle_builder_is_ended(monkeypatch: pytest.MonkeyPatch, own: Callable
     assert os.path.exists(f"/proc/{pid}"), "it has a client"
     client.close()
     until(lambda: not os.path.exists(f"/proc/{pid}"), "the idle builder is ended")
-    assert "its builds are lost" not in engine.log()
+    assert "the builds in it have failed" not in engine.log()
     again = engine.builder()
     assert ran(again, "echo again")["out"] == "again\n"
     again.close()

@@ -63,7 +63,7 @@ def show(session: Session, args: tuple[str, ...], origin: bool, form: str | None
         if offline is None:
             raise
         found = offline
-        print(f"No daemon answers at {session.address.text}; with these values orlopd would start.", file=sys.stderr)
+        print(f"No daemon answers at {session.address.text}; orlopd starts with these values.", file=sys.stderr)
     sys.stdout.write(render_values([found], form) if form else _text(found, origin))
     sys.stdout.flush()
     if found.get("NeedsRestart"):

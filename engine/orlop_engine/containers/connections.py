@@ -99,7 +99,7 @@ async def connect(ports: Ports, container: Container, network: str, settings: En
         planning.check_settings(record, settings)
         running = _running(container)
         if running is None and container.record.state.running:
-            raise Conflict(f"container {container.id} has no network of its own to connect")
+            raise Conflict(f"container {container.id} has no separate network, so it cannot be connected")
         if _configured(ports.networks, container, record):
             if running is None:
                 return  # as in Docker, this is no error, and the container keeps its settings

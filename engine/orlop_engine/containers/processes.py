@@ -74,7 +74,7 @@ async def _pids(ports: Ports, container: Container) -> list[int]:
     try:
         return msgspec.json.decode(listed.stdout, type=list[int] | None) or []
     except msgspec.MsgspecError as error:
-        raise DriverError(f"cannot {what}: the runtime's list: {error}") from None
+        raise DriverError(f"cannot {what}: cannot read the runtime's list of processes: {error}") from None
 
 
 async def _ps(*arguments: str) -> Outcome:

@@ -80,7 +80,7 @@ async def test_content_that_is_not_an_image_is_refused(engine: Engine) -> None:
     for root, message in (
         (nested, "is not the manifest of an image"),
         (put(engine, {"manifests": 1}), "cannot read manifest"),
-        (image(engine, "a", layers=[]), "has 0 layers, its configuration has 1"),
+        (image(engine, "a", layers=[]), "has 0 layers, but its configuration has 1"),
         (image(engine, "a", layers=[unknown]), "unknown media type"),
         (put(engine, {"config": {"digest": "sha256:0", "size": 1 << 40}}), "cannot read a manifest or configuration"),
     ):

@@ -301,5 +301,5 @@ def test_config_show_without_a_daemon_runs_orlopd(
     monkeypatch.setattr("sys.argv", [str(tmp_path / "orlop")])
     code, out, err = orlop(capfd, "-H", f"unix://{tmp_path}/none.sock", "config", "show")
     assert (code, "1400" in out) == (0, True)
-    assert "with these values orlopd would start" in err
+    assert "orlopd starts with these values" in err
     assert orlop(capfd, "-H", "tcp://127.0.0.1:1", "config", "show")[0] == 1

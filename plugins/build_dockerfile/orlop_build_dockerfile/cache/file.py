@@ -72,7 +72,7 @@ class CacheFile:
         try:
             self._db = self._open()
         except sqlite3.DatabaseError as error:
-            _log.error("cannot read the build cache %s: %s; starting with an empty one", path, error)
+            _log.error("cannot read the build cache %s: %s; starting with an empty cache", path, error)
             for suffix in ("", "-wal", "-shm"):
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(path + suffix, f"{path}.damaged-{int(time.time())}{suffix}")

@@ -356,7 +356,9 @@ class _Process:
             os.close(pidfd)
         if status:
             self.was_killed = True
-            log.error("the builder process (pid %d) ended with status %d; its builds are lost", self._popen.pid, status)
+            log.error(
+                "the builder process (pid %d) ended with status %d; the builds in it have failed", self._popen.pid, status
+            )
 
 
 def _be_killed_first(pid: int) -> None:

@@ -112,7 +112,9 @@ def _variant(platform: Platform) -> int:
 
 def _layers(digest: str, document: _Document, chain: tuple[str, ...]) -> tuple[CachedLayer, ...]:
     if len(chain) != len(document.layers):
-        raise BuildFailed(f"manifest {digest} has {len(document.layers)} layers, its configuration has {len(chain)}", code=3)
+        raise BuildFailed(
+            f"manifest {digest} has {len(document.layers)} layers, but its configuration has {len(chain)}", code=3
+        )
     for each in document.layers:
         if not each.media_type.startswith(_LAYERS):
             raise BuildFailed(f"layer {each.digest[:100]} has the unknown media type {each.media_type[:100]!r}", code=3)

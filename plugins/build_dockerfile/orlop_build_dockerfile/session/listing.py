@@ -100,7 +100,7 @@ class Listing:
         if name in (b"", b".", b"..") or b"\0" in path or len(name) > _NAME_MAX or len(path) > _PATH_MAX:
             raise _refused(path, "invalid")
         if self._listed.get(parent) != stat.S_IFDIR:
-            raise _refused(path, "not in a directory that it sent before")
+            raise _refused(path, "in a directory that it has not sent")
         parts = path.split(b"/")
         if parts <= self._last:
             raise _refused(path, "out of order")
@@ -123,7 +123,7 @@ class Listing:
                 self._same.add(entry.path)
             return Action.KEEP if equal else Action.REQUEST
         if self._listed.get(entry.link) != stat.S_IFREG or entry.link == entry.path:
-            raise _refused(entry.path, "a hard link to no file that it sent before")
+            raise _refused(entry.path, "a hard link to a file that it has not sent")
         first = self._known.get(entry.link)
         if equal and entry.link in self._same and known and first and known.inode == first.inode:
             self._same.add(entry.path)

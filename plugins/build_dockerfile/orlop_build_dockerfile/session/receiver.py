@@ -167,7 +167,7 @@ class Receiver:
     def _data(self, number: int, data: bytes) -> None:
         entry = self._wanted.get(number)
         if entry is None:
-            raise BuildFailed(f"the client sent data of file {number}, which was not asked for", code=3)
+            raise BuildFailed(f"the client sent data of file {number}, which the daemon has not requested", code=3)
         file = self._open.get(number)
         if file is None:
             if len(self._open) >= OPEN_FILES:
