@@ -217,6 +217,19 @@ def with_files(*words: str) -> Callable[[Engine], float]:
     return measured
 
 
+def by_both_clients(*words: str) -> Callable[[Engine], float]:
+    """The time of a command of orlop in relation to docker's, both on the same engine."""
+
+    def measured(engine: Engine) -> float:
+        theirs, ours = [], []
+        for _ in range(15):
+            theirs.append(timed(lambda: engine.docker(*words)))
+            ours.append(timed(lambda: engine.own(*words)))
+        return sorted(ours)[7] / sorted(theirs)[7]
+
+    return with_fifty(measured)
+
+
 def boot(engine: Engine) -> float:
     engine.stop()
     return engine.start()
@@ -236,6 +249,20 @@ ALL = (
     Measure("ps", "docker ps of 50, whole command", 0.9, with_fifty(ps_fifty), 9),
     Measure("stats50", "docker stats --no-stream of 50", 0.3, with_fifty(stats_fifty), 3),
     Measure("stats50-own", "stats --no-stream of 50, engine's own client", 0.2, with_fifty(stats_fifty_own), 3),
+    Measure("client-ps", "orlop ps of 50, to docker ps", 1.15, by_both_clients("ps"), 3, "x", ("orlop",)),
+    Measure("client-version", "orlop version, to docker version", 1.15, by_both_clients("version"), 3, "x", ("orlop",)),
+    Measure("client-inspect", "orlop inspect, to docker's", 1.15, by_both_clients("inspect", "stay-0"), 3, "x", ("orlop",)),
+    Measure("client-logs", "orlop logs, to docker logs", 1.15, by_both_clients("logs", "stay-0"), 3, "x", ("orlop",)),
+    Measure("client-exec", "orlop exec, to docker exec", 1.1, by_both_clients("exec", "stay-0", "true"), 3, "x", ("orlop",)),
+    Measure(
+        "client-run",
+        "orlop run --rm, to docker's",
+        1.3,
+        by_both_clients("run", "--rm", IMAGE, "true"),
+        3,
+        "x",
+        ("orlop",),
+    ),
     Measure("memory50", "memory per container (PSS)", 2.5, with_fifty(memory_per_container), 1, "MB"),
     Measure("json-write", "json-file: 1 M lines of 64 bytes, run to exit", 0.3, write_lines, 3),
     Measure("json-read", "docker logs of 1 M lines", 0.3, read_lines, 3),

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from orlop_cli import __version__
-from orlop_cli._command import Command
+from orlop_cli._click import Command
 from orlop_cli._root import root
 from orlop_kernel.config import help_of
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any
 
 from orlop_cli import _config
 from orlop_cli._errors import CliError
 from orlop_cli.values.references import HUB, HUB_KEY
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from typing import Any
+
 
 NOT_FOUND = "credentials not found in native keychain"
 

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
     from orlop_cli.daemon.client import Engine
+
 
 SHELLS = ("bash", "fish", "zsh")
 VARIABLE = "_ORLOP_COMPLETE"
@@ -78,9 +81,9 @@ def _within(seconds: float, action: Callable[[], list[str]]) -> list[str]:
 
 
 def _engine(context: click.Context) -> Engine:
-    from orlop_cli._root import session_of
+    from orlop_cli._session import open_session
 
-    return session_of(context.find_root().params).engine
+    return open_session(context.find_root().params).engine
 
 
 def _containers(engine: Engine, command: str) -> Iterable[str]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
-from functools import cache
-from typing import Any, TypeVar
 
 from orlop_cli._errors import CliError
+from orlop_cli.values import jsontext
 
-_Kind = TypeVar("_Kind")
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    _Kind = TypeVar("_Kind")
+
+
 _NAMES: dict[Any, str] = {str: "a string", dict: "an object", list: "a list"}
 
 
@@ -18,13 +22,26 @@ def directory() -> str:
     return os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
 
 
-@cache
+_loaded: dict[str, dict[str, Any]] = {}
+
+
 def load() -> dict[str, Any]:
-    """The file's content; {} if the file does not exist."""
+    """The file's content, which is read once; {} if the file does not exist."""
     path = _path()
+    if path not in _loaded:
+        _loaded[path] = _read(path)
+    return _loaded[path]
+
+
+def forget() -> None:
+    """Read the file again at the next use."""
+    _loaded.clear()
+
+
+def _read(path: str) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
-            loaded = json.load(file)
+            loaded = jsontext.loads(file.read())
     except FileNotFoundError:
         return {}
     except PermissionError:

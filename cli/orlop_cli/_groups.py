@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from orlop_cli._errors import CliError
+from orlop_cli._table import GROUPS
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from importlib.metadata import EntryPoint
 
-from orlop_cli._errors import CliError
+    from orlop_cli._table import Lazy
+
 
 ENTRY_POINTS = "orlop.cli"
-
-
-class Lazy(NamedTuple):
-    """A command's location: module below orlop_cli.commands, attribute, and the help line, which is printed without
-    importing it."""
-
-    module: str
-    attribute: str
-    summary: str
-    section: str = "Commands"
 
 
 class LazyGroup(click.Group):
@@ -57,8 +50,9 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         lazy = self.table.get(self._aliases.get(cmd_name, cmd_name))
         if lazy is not None:
-            found: click.Command = getattr(importlib.import_module(f"orlop_cli.commands.{lazy.module}"), lazy.attribute)
-            return found
+            if not lazy.module:
+                return LazyGroup(cmd_name, lazy.summary, *GROUPS[cmd_name], installed=True)
+            return lazy.load().click()
         for entry in self._others():
             if self._own_name(entry) == cmd_name:
                 return _load(entry)

@@ -9,13 +9,17 @@ from __future__ import annotations
 import os
 import re
 import sys
-from typing import NoReturn
 
 import click
 
 from orlop_cli import _config
 from orlop_cli._errors import CliError
 from orlop_cli._session import Session
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from typing import NoReturn
+
 
 __all__ = ["command", "find", "installed", "run"]
 

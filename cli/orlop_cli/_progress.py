@@ -5,15 +5,18 @@ Success is decided by the records: the status 200 is sent before the operation b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import IO, TYPE_CHECKING, Any
-
 from orlop_cli._errors import CliError
 
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import IO, Any
+
     from rich.progress import Progress, TaskID
 
-Record = dict[str, Any]
+    Record = dict[str, Any]
+
+
 _COMPLETE = frozenset(("Pull complete", "Already exists", "Download complete", "Pushed", "Layer already exists"))
 
 

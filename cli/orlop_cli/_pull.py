@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import IO
-
 from orlop_cli import _auth, _progress
 from orlop_cli.daemon.client import Engine, records
-from orlop_cli.values import references
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from typing import IO
+
+    from orlop_cli.values import references
 
 
 def pull(

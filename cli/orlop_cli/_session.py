@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from functools import cached_property
-from typing import TYPE_CHECKING
 
 from orlop_cli import _config
 from orlop_cli._errors import CliError
 from orlop_cli.daemon import hosts
 from orlop_cli.daemon.hosts import Tls
 
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from orlop_cli.daemon.client import Engine
 
 
@@ -33,18 +35,26 @@ class Session:
         self._files = (cacert, cert, key)
         self._host = host or environ.get("ORLOP_HOST") or environ.get("DOCKER_HOST")
 
-    @cached_property
+        self._address: hosts.Address | None = None
+        self._engine: Engine | None = None
+
+    @property
     def address(self) -> hosts.Address:
         """The daemon's address. Raises CliError if the settings conflict."""
-        if not self._host:
-            _refuse_context()
-        return hosts.parse(self._host or hosts.DEFAULT_HOST, self._tls)
+        if self._address is None:
+            if not self._host:
+                _refuse_context()
+            self._address = hosts.parse(self._host or hosts.DEFAULT_HOST, self._tls)
+        return self._address
 
-    @cached_property
+    @property
     def engine(self) -> Engine:
-        from orlop_cli.daemon.client import Engine
+        """The daemon."""
+        if self._engine is None:
+            from orlop_cli.daemon.client import Engine
 
-        return Engine(self.address, self._secure() if self._tls and not self.address.path else None)
+            self._engine = Engine(self.address, self._secure() if self._tls and not self.address.path else None)
+        return self._engine
 
     def environment(self) -> dict[str, str]:
         """Variables by which Docker's programs reach the same daemon."""
@@ -59,8 +69,8 @@ class Session:
 
     def close(self) -> None:
         """Close everything that the command opened."""
-        if "engine" in self.__dict__:
-            self.engine.close()
+        if self._engine is not None:
+            self._engine.close()
 
     def _secure(self) -> Tls:
         """Files named by flags must exist; the default ones (ca.pem, cert.pem, key.pem) are used if they exist."""
@@ -80,3 +90,12 @@ def _refuse_context() -> None:
         name, where = _config.text("currentContext"), "currentContext of config.json"
     if name not in ("", "default"):
         raise CliError(f'contexts are not supported, and {where} is "{name}": select the daemon with -H or ORLOP_HOST')
+
+
+def open_session(flags: Mapping[str, Any]) -> Session:
+    """The session that global flags describe."""
+    if flags["config"]:
+        os.environ["DOCKER_CONFIG"] = flags["config"]
+    if flags["debug"]:
+        os.environ["DEBUG"] = "1"
+    return Session(flags["host"], flags["tls"], flags["tlsverify"], flags["tlscacert"], flags["tlscert"], flags["tlskey"])

@@ -9,8 +9,12 @@ import json
 import socket
 import threading
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, NamedTuple
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from types import TracebackType
+
 
 RAW_STREAM = b"Content-Type: application/vnd.docker.raw-stream\r\n"
 UPGRADED = b"HTTP/1.1 101 UPGRADED\r\n" + RAW_STREAM + b"Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n"

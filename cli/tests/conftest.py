@@ -30,9 +30,9 @@ def no_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def fresh_config() -> Iterator[None]:
     """Clear the cached config.json, because each test has a config.json of its own."""
-    _config.load.cache_clear()
+    _config.forget()
     yield
-    _config.load.cache_clear()
+    _config.forget()
 
 
 @pytest.fixture

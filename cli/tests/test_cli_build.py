@@ -33,7 +33,7 @@ BUILT = [
 
 @pytest.fixture(autouse=True)
 def uncached() -> None:
-    _config.load.cache_clear()
+    _config.forget()
 
 
 def plugin(directory: Path, name: str) -> None:

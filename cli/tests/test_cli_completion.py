@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from orlop_cli._root import TABLE
+from orlop_cli._table import TABLE
 from orlop_cli.testing import RecordedDaemon, answer
 
 CONTAINERS = [

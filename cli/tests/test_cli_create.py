@@ -271,7 +271,7 @@ def test_relative_bind_becomes_absolute(daemon: RecordedDaemon, tmp_path: Path, 
 def test_proxies_of_config_json_become_variables(daemon: RecordedDaemon, tmp_path: Path) -> None:
     from orlop_cli import _config
 
-    _config.load.cache_clear()
+    _config.forget()
     (tmp_path / "config.json").write_text('{"proxies": {"default": {"httpProxy": "http://p", "noProxy": "a,b"}}}')
     try:
         assert sorted(body(daemon, "-e", "no_proxy=", "busybox")["Env"]) == [
@@ -281,7 +281,7 @@ def test_proxies_of_config_json_become_variables(daemon: RecordedDaemon, tmp_pat
             "no_proxy=",
         ]
     finally:
-        _config.load.cache_clear()
+        _config.forget()
 
 
 def test_cidfile_holds_the_id_and_is_not_overwritten(

@@ -9,7 +9,7 @@ from typing import Any
 import click
 import pytest
 
-from orlop_cli import _root
+from orlop_cli import _root, _table
 from orlop_cli.testing import RecordedDaemon, answer
 
 pytestmark = pytest.mark.usefixtures("clean")
@@ -46,8 +46,8 @@ def test_commands_that_only_docker_has_are_documented_and_absent() -> None:
     )
     for table in (_docker_only._CLIENT, _docker_only._DAEMON):
         for group, names in table.items():
-            ours = {"orlop": _root.TABLE, "system": _root.SYSTEM, "config": _root.CONFIG, "image": _root.IMAGE}
-            assert not names & ours.get(group, _root.VOLUME).keys()
+            ours = {"orlop": _table.TABLE, "system": _table.SYSTEM, "config": _table.CONFIG, "image": _table.IMAGE}
+            assert not names & ours.get(group, _table.VOLUME).keys()
             if group == "orlop":
                 assert names <= listed
     root = click.Context(_root.root, info_name="orlop")

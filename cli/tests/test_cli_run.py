@@ -216,7 +216,7 @@ def test_stored_credentials_are_sent_with_pull_and_push(daemon: RecordedDaemon, 
 
     from orlop_cli import _config
 
-    _config.load.cache_clear()
+    _config.forget()
     auth = base64.b64encode(b"me:pass:word").decode()
     (tmp_path / "config.json").write_text(json.dumps({"auths": {"reg.io": {"auth": auth}}}))
     daemon.on("POST", "/images/create", chunked(PULL))
@@ -224,7 +224,7 @@ def test_stored_credentials_are_sent_with_pull_and_push(daemon: RecordedDaemon, 
         orlop("pull", "-q", "reg.io/x")
         orlop("pull", "-q", "other.io/x")
     finally:
-        _config.load.cache_clear()
+        _config.forget()
     sent = json.loads(base64.urlsafe_b64decode(daemon.requests[0].headers["x-registry-auth"]))
     assert sent == {"username": "me", "password": "pass:word", "serveraddress": "reg.io"}
     assert "x-registry-auth" not in daemon.requests[1].headers

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from orlop_cli import __version__, _root
+from orlop_cli import __version__, _table
 from orlop_cli.testing import RecordedDaemon, answer
 
 pytestmark = pytest.mark.usefixtures("clean")
@@ -205,9 +205,9 @@ def test_until_filter_is_refused_with_volumes(daemon: RecordedDaemon, orlop: Any
 
 
 def test_system_commands_are_available_at_the_top_level() -> None:
-    assert set(_root.SYSTEM) == {"check", "df", "events", "info", "prune"}
-    assert _root.TABLE["info"][:2] == _root.SYSTEM["info"][:2]
-    assert _root.TABLE["events"] == _root.SYSTEM["events"]
+    assert set(_table.SYSTEM) == {"check", "df", "events", "info", "prune"}
+    assert _table.TABLE["info"].load() is _table.SYSTEM["info"].load()
+    assert _table.TABLE["events"] == _table.SYSTEM["events"]
 
 
 def test_info_describes_the_client(daemon: RecordedDaemon, orlop: Any, monkeypatch: pytest.MonkeyPatch) -> None:

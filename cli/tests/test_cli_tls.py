@@ -8,13 +8,15 @@ import ssl
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from orlop_cli._errors import CannotConnect, CliError
 from orlop_cli.daemon import hosts
-from orlop_cli.daemon.http import Stream
+
+if TYPE_CHECKING:
+    from orlop_cli.daemon.http import Stream
 
 # A key pair for localhost, which protects nothing. It is valid for a hundred years, so that no test has to create a key
 # pair.
@@ -131,7 +133,8 @@ def test_untrusted_certificate_is_refused_unless_verification_is_off(serve: Any)
 
 
 def test_wrong_host_name_is_refused(serve: Any, files: tuple[str, str]) -> None:
-    address = serve(lambda peer: None)._replace(host="127.0.0.2")
+    address = serve(lambda peer: None)
+    address = hosts.Address(address.text, "", "127.0.0.2", address.port)
     with pytest.raises(CannotConnect, match=r"IP address mismatch, certificate is not valid for '127\.0\.0\.2'"):
         hosts.connect(address, hosts.Tls(True, files[0], None, None))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orlop_cli._command import normalise
+from orlop_cli._click import normalise
 from orlop_cli._errors import CliError
 from orlop_cli.commands.run import run
 from orlop_cli.tables import table
@@ -193,4 +193,4 @@ def test_invalid_image_references_are_refused(text: str) -> None:
     ],
 )
 def test_boolean_flags_are_normalized_like_pflag(given: list[str], expected: list[str]) -> None:
-    assert normalise(run, given, interspersed=False) == expected
+    assert normalise(run.click(), given, interspersed=False) == expected

@@ -6,12 +6,9 @@ EOF of stdin the write side is closed and output continues; at EOF of the output
 
 from __future__ import annotations
 
+import _socket
 import os
-import socket
 import sys
-import threading
-from contextlib import ExitStack
-from typing import NamedTuple
 
 from orlop_cli._errors import CliError
 from orlop_cli.attached import terminal
@@ -21,14 +18,15 @@ from orlop_cli.daemon.http import RECEIVE, Response
 DEFAULT_DETACH = "ctrl-p,ctrl-q"
 
 
-class Wiring(NamedTuple):
+class Wiring:
     """The connected streams: our stdin, stdout, stderr, and whether the other side is a TTY."""
 
-    tty: bool
-    stdin: bool
-    stdout: bool = True
-    stderr: bool = True
-    detach_keys: str | None = None
+    __slots__ = ("detach_keys", "stderr", "stdin", "stdout", "tty")
+
+    def __init__(
+        self, tty: bool, stdin: bool, stdout: bool = True, stderr: bool = True, detach_keys: str | None = None
+    ) -> None:
+        self.tty, self.stdin, self.stdout, self.stderr, self.detach_keys = tty, stdin, stdout, stderr, detach_keys
 
 
 def detach_bytes(keys: str | None) -> bytes:
@@ -84,13 +82,23 @@ class Attachment:
     def run(self) -> None:
         """Attach; with a TTY on both sides the terminal is in raw mode meanwhile. Returns at EOF of the output."""
         sys.stdout.flush()
-        with ExitStack() as stack:
-            if self._wiring.tty and self._wiring.stdin and os.isatty(0):
-                stack.enter_context(terminal.Raw(0))
-            if self._wiring.stdin:
-                threading.Thread(target=self._copy_input, daemon=True).start()
+        if self._wiring.stdin:
+            self._run_with_input()
+        else:
             self._copy_output()
         self._stream.close()
+
+    def _run_with_input(self) -> None:
+        import threading
+
+        thread = threading.Thread(target=self._copy_input, daemon=True)
+        if not (self._wiring.tty and os.isatty(0)):
+            thread.start()
+            self._copy_output()
+            return
+        with terminal.Raw(0):
+            thread.start()
+            self._copy_output()
 
     def _copy_output(self) -> None:
         if self._wiring.tty:
@@ -107,8 +115,8 @@ class Attachment:
                 self._stream.sendall(data)
                 if self.detached:
                     # The daemon detaches on these keys; later output is not shown.
-                    self._stream.shutdown(socket.SHUT_RDWR)
+                    self._stream.shutdown(_socket.SHUT_RDWR)
                     return
-            self._stream.shutdown(socket.SHUT_WR)
+            self._stream.shutdown(_socket.SHUT_WR)
         except OSError:
             pass  # the other side has ended, or our stdin is closed: run() ends at EOF of the output

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from orlop_cli._errors import CliError
 from orlop_cli.attached import terminal
-from orlop_cli.attached.signals import FORWARDED, SignalThread
-from orlop_cli.daemon.client import Engine
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    import signal
+    from types import TracebackType
+
+    from orlop_cli.attached.signals import SignalThread
+    from orlop_cli.daemon.client import Engine
 
 
 def resize(engine: Engine, path: str, rows: int, columns: int) -> bool:
@@ -28,18 +31,36 @@ def resize_now(engine: Engine, path: str) -> bool:
     return here is None or resize(engine, path, *here)
 
 
-@contextmanager
-def control(engine: Engine, path: str, forward: bool, tty: bool) -> Iterator[None]:
+class control:  # noqa: N801 - used as a function; contextlib takes 4 ms to import
     """While active, signals are forwarded to `path`/kill and SIGWINCH to `path`/resize. Other signals that end the process
     do so after the terminal has been restored."""
-    other = engine.fork()
+
+    def __init__(self, engine: Engine, path: str, forward: bool, tty: bool) -> None:
+        self._thread: SignalThread | None = None
+        if forward or tty:
+            self._thread = _thread(engine.fork(), path, forward, tty)
+
+    def __enter__(self) -> None:
+        if self._thread is not None:
+            self._thread.start()
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        if self._thread is not None:
+            self._thread.stop()
+
+
+def _thread(engine: Engine, path: str, forward: bool, tty: bool) -> SignalThread:
+    import signal
+
+    from orlop_cli.attached.signals import FORWARDED, SignalThread
+
     raw = terminal.Raw(0) if tty and os.isatty(0) else None
 
     def handle(number: signal.Signals) -> None:
         if tty and number == signal.SIGWINCH:
-            resize_now(other, path)
+            resize_now(engine, path)
         elif forward:
-            _kill(other, path, number)
+            _kill(engine, path, number)
         else:
             if raw:
                 raw.restore()
@@ -47,12 +68,7 @@ def control(engine: Engine, path: str, forward: bool, tty: bool) -> Iterator[Non
 
     ending = {signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT} if raw else set()
     watched = set(FORWARDED) if forward else ending
-    thread = SignalThread(watched | ({signal.SIGWINCH} if tty else set()), handle)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.stop()
+    return SignalThread(watched | ({signal.SIGWINCH} if tty else set()), handle)
 
 
 def _kill(engine: Engine, path: str, number: signal.Signals) -> None:

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import os
 import select
-import signal
-import struct
-from collections.abc import Callable
+from struct import Struct
 
 from orlop_cli._errors import CliError
-from orlop_cli.daemon.http import RECEIVE, Stream
+from orlop_cli.daemon.http import RECEIVE
 
-HEADER = struct.Struct(">BxxxL")
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from orlop_cli.daemon.http import Stream
+
+
+HEADER = Struct(">BxxxL")
 STDIN, STDOUT, STDERR, SYSTEM = range(4)
 # writev takes 1024 pieces (IOV_MAX). Below this size, joining small payloads is cheaper than passing each to the kernel.
 WRITEV_FROM = 8192
@@ -125,6 +130,8 @@ def write_all(fd: int, data: memoryview | bytes) -> None:
 
 def die_of_broken_pipe() -> None:
     """End by SIGPIPE. Python ignores it, which is right for sockets; for stdout, shells expect the default action."""
+    import signal
+
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     os.kill(os.getpid(), signal.SIGPIPE)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import os
-import termios
-import tty
-from types import TracebackType
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from types import TracebackType
 
 
 def size(fd: int = 1) -> tuple[int, int] | None:
@@ -22,10 +22,16 @@ class Raw:
     """Raw mode within a `with` block; restored at its end, and by atexit if the block is not left normally."""
 
     def __init__(self, fd: int) -> None:
+        import termios
+
         self._fd = fd
         self._saved = termios.tcgetattr(fd)
 
     def __enter__(self) -> Raw:
+        import atexit
+        import termios
+        import tty
+
         atexit.register(self.restore)
         tty.setraw(self._fd, termios.TCSANOW)
         # Output processing is off, as in Docker: the container's own tty does it.
@@ -33,11 +39,15 @@ class Raw:
 
     def restore(self) -> None:
         """Restore the terminal; may be called several times, also from a signal's thread."""
+        import termios
+
         try:
             termios.tcsetattr(self._fd, termios.TCSADRAIN, self._saved)
         except termios.error:
             pass  # the terminal is gone
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        import atexit
+
         self.restore()
         atexit.unregister(self.restore)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 from orlop_cli._errors import CliError
-from orlop_cli.daemon.client import Engine
+from orlop_cli.values import jsontext
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from orlop_cli.daemon.client import Engine
 
 
 class Wait:
@@ -17,7 +19,7 @@ class Wait:
     def code(self) -> int:
         """Block until the exit; the container's exit code, 125 if waiting failed."""
         try:
-            ended = json.loads(self._answer.read())
+            ended = jsontext.loads(self._answer.read())
         except (ValueError, OSError) as error:
             raise CliError(f"error waiting for container: {error}", 125) from None
         problem = (ended.get("Error") or {}).get("Message")

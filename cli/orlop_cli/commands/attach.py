@@ -5,11 +5,14 @@ from __future__ import annotations
 from orlop_cli import _config
 from orlop_cli._command import command, fail, flag, option
 from orlop_cli._errors import CliError, Exit
-from orlop_cli._session import Session
 from orlop_cli.attached import terminal
 from orlop_cli.attached.attachment import Attachment, Wiring, check_terminal, detach_bytes
 from orlop_cli.attached.control import control, resize
 from orlop_cli.daemon.client import Engine, decode, segment
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from orlop_cli._session import Session
 
 
 @command(

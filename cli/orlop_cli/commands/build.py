@@ -5,19 +5,24 @@ from __future__ import annotations
 import base64
 import json
 import sys
-from collections.abc import Sequence
-from typing import Any
 
 from orlop_cli import _auth, _config, _progress
 from orlop_cli._command import command, fail, flag, many, option
 from orlop_cli._errors import CliError
-from orlop_cli._session import Session
 from orlop_cli.create import values
 from orlop_cli.create.body import extra_host
 from orlop_cli.daemon.client import records
 from orlop_cli.files.context import open_context
 from orlop_cli.values import references
 from orlop_cli.values.types import BYTES, INT, SWAP
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from orlop_cli._session import Session
+
 
 LIMITS = "Limits of the steps"
 

@@ -14,14 +14,19 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 from orlop_cli._command import command, flag, option
 from orlop_cli._errors import CannotConnect, CliError
-from orlop_cli._session import Session
 from orlop_cli.daemon.client import Engine, records
 from orlop_cli.files.outputs import new_file
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from orlop_cli._session import Session
+
 
 _MASK = "xxxxx"
 _PASSWORD = re.compile(r"(://)[^/@\s\"']+@")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from orlop_cli._command import command, flag, many, option
 from orlop_cli._errors import ApiError, CannotConnect, CliError, Exit
-from orlop_cli._session import Session
 from orlop_cli.tables.format import render_values
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from typing import Any
+
+    from orlop_cli._session import Session
+
 
 UNSOUND, UNABLE = 1, 2
 

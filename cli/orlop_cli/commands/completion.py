@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from orlop_cli._command import command
 from orlop_cli._errors import CliError
-from orlop_cli._session import Session
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from orlop_cli._session import Session
 
 
 @command(

@@ -7,15 +7,19 @@ import os
 import shutil
 import subprocess
 import sys
-from typing import Any
 
 from orlop_cli._command import command, flag, option
 from orlop_cli._errors import ApiError, CannotConnect, CliError
-from orlop_cli._session import Session
 from orlop_cli.tables import table
 from orlop_cli.tables.format import render_values
 
-Found = dict[str, Any]
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from typing import Any
+
+    from orlop_cli._session import Session
+
+    Found = dict[str, Any]
 
 
 def _running(session: Session) -> Found:

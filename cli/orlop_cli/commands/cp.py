@@ -8,17 +8,22 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from orlop_cli._command import command, fail, flag
 from orlop_cli._errors import ApiError, CliError
-from orlop_cli._session import Session
 from orlop_cli.attached.streams import write_all
 from orlop_cli.daemon.client import Engine, segment
 from orlop_cli.files import copy_rules as rules
 from orlop_cli.files.copy_rules import Place, Source
 from orlop_cli.values import units
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from orlop_cli._session import Session
+
 
 _STAT = "x-docker-container-path-stat"
 _GO_DIR, _GO_SYMLINK, _GO_DEVICE, _GO_IRREGULAR = 1 << 31, 1 << 27, 1 << 26, 1 << 19

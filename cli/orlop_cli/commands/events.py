@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from orlop_cli._command import command, many, option
-from orlop_cli._session import Session
 from orlop_cli.daemon.client import filters_json, records
 from orlop_cli.values.times import local_rfc3339, query_time
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from typing import Any
+
+    from orlop_cli._session import Session
 
 
 def line(event: dict[str, Any]) -> str:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import threading
-from typing import Any
-
 from orlop_cli import _config
 from orlop_cli._command import command, flag, many, option
 from orlop_cli._errors import CannotConnect, CliError, Exit
-from orlop_cli._session import Session
 from orlop_cli.attached import terminal
 from orlop_cli.attached.attachment import Attachment, Wiring, check_terminal, detach_bytes
 from orlop_cli.attached.control import control, resize_now
 from orlop_cli.create.values import environment
 from orlop_cli.daemon.client import Engine, segment
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from typing import Any
+
+    from orlop_cli._session import Session
+
 
 FIRST_RESIZES = 10  # tries of the first resize: the process may not have started yet
 
@@ -73,6 +76,8 @@ def _attached(engine: Engine, path: str, start: dict[str, Any], wiring: Wiring) 
     with control(engine, path, False, wiring.tty):
         attachment = Attachment(engine.hijack(f"{path}/start", body=start), wiring)
         if wiring.tty:
+            import threading
+
             threading.Thread(target=_first_resize, args=(engine.fork(), path), daemon=True).start()
         attachment.run()
     if attachment.detached:
@@ -85,6 +90,8 @@ def _attached(engine: Engine, path: str, start: dict[str, Any], wiring: Wiring) 
 
 
 def _first_resize(engine: Engine, path: str) -> None:
+    import threading
+
     pause = threading.Event()
     for attempt in range(FIRST_RESIZES):
         if resize_now(engine, path):

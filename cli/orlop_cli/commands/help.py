@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import click
-
 from orlop_cli._command import command
-from orlop_cli._session import Session
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from orlop_cli._session import Session
 
 
 @command(
@@ -16,7 +17,11 @@ from orlop_cli._session import Session
     examples=["orlop help run", "orlop help container ls"],
 )
 def help_(session: Session, args: tuple[str, ...]) -> None:
-    context = click.get_current_context().find_root()
+    import click
+
+    from orlop_cli._root import root
+
+    context = click.Context(root, info_name="orlop", **root.context_settings)
     rest = list(args)
     while rest and isinstance(context.command, click.Group):
         name, found, rest = context.command.resolve_command(context, rest)

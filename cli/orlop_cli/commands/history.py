@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from orlop_cli._command import command, flag, option
-from orlop_cli._session import Session
 from orlop_cli.daemon.client import segment
 from orlop_cli.tables.format import print_rows
 from orlop_cli.tables.row import Row
 from orlop_cli.tables.table import ellipsis
 from orlop_cli.values import platforms, units
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from typing import Any
+
+    from orlop_cli._session import Session
+
 
 HEADERS = {
     "ID": "IMAGE",

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any
 
 from orlop_cli import _config
 from orlop_cli._command import command, fail, flag, many, option
-from orlop_cli._session import Session
 from orlop_cli.daemon.client import filters_json
 from orlop_cli.tables.format import print_rows
 from orlop_cli.tables.row import Row
 from orlop_cli.values import units
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from orlop_cli._session import Session
+
 
 HEADERS = {
     "ID": "IMAGE ID",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from orlop_cli._command import command, each, flag, many
-from orlop_cli._session import Session
 from orlop_cli.daemon.client import segment
 from orlop_cli.values import platforms, references
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from typing import Any
+
+    from orlop_cli._session import Session
 
 
 @command(

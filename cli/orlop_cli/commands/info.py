@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
 
 from orlop_cli import __version__
 from orlop_cli._command import command, complain, option
 from orlop_cli._errors import CliError, Exit
-from orlop_cli._session import Session
 from orlop_cli.tables.format import render_values
 from orlop_cli.values.units import bytes_size
 
-Info = dict[str, Any]
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from typing import Any
+
+    from orlop_cli._session import Session
+
+    Info = dict[str, Any]
+
+
 Lines = list[str]
 
 _LIMITS = (

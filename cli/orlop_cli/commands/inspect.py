@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
 
-from orlop_cli._command import Command, command, complain, fail, flag, option
+from orlop_cli._command import Definition, command, complain, fail, flag, option
 from orlop_cli._errors import ApiError, CliError, Exit
-from orlop_cli._session import Session
 from orlop_cli.daemon.client import Engine, segment
 from orlop_cli.tables.format import render_values
-from orlop_cli.values import platforms
+from orlop_cli.values import jsontext
 
-Fetch = Callable[[str], Any]
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from orlop_cli._session import Session
+
+    Fetch = Callable[[str], Any]
 
 
 def _getters(engine: Engine, size: bool = False) -> dict[str, Fetch]:
@@ -56,9 +59,9 @@ def _show(names: Sequence[str], fetch: Fetch, form: str | None) -> None:
     if form and form != "json":
         sys.stdout.write(render_values(found, form))
     elif form == "json":
-        sys.stdout.write(json.dumps(found, separators=(",", ":"), ensure_ascii=False) + "\n")
+        sys.stdout.write(jsontext.dumps(found, False, compact=True) + "\n")
     else:
-        print(json.dumps(found, indent=4, ensure_ascii=False))
+        print(jsontext.indented(found))
     for problem in problems:
         complain(problem)
     if problems:
@@ -102,7 +105,7 @@ def container(session: Session, args: tuple[str, ...], form: str | None, size: b
     _show(args, _getters(session.engine, size)["container"], form)
 
 
-def _typed(kind: str, word: str) -> Command:
+def _typed(kind: str, word: str) -> Definition:
     @command(
         "inspect",
         f"Display detailed information on one or more {kind}s",
@@ -131,6 +134,8 @@ def _typed(kind: str, word: str) -> Command:
 def image(session: Session, args: tuple[str, ...], form: str | None, platform: str | None) -> None:
     engine, query = session.engine, {}
     if platform:
+        from orlop_cli.values import platforms
+
         query["platform"] = platforms.query_value(platform)
         engine.need((1, 49), "platform")
     _show(args, lambda name: engine.get(f"/images/{segment(name)}/json", query), form)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from orlop_cli._command import SILENT, command, complain, each, fail, flag, option
 from orlop_cli._errors import ApiError
-from orlop_cli._session import Session
 from orlop_cli.daemon.client import Engine, decode, segment
 from orlop_cli.values.types import INT
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from typing import Any
+
+    from orlop_cli._session import Session
 
 
 def _post(engine: Engine, verb: str, name: str, query: dict[str, Any] | None = None) -> Any:

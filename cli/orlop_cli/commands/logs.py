@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from orlop_cli._command import command, flag, option
-from orlop_cli._session import Session
 from orlop_cli.attached.streams import STDERR, STDOUT, framed_writer, write_all
 from orlop_cli.daemon.client import segment
 from orlop_cli.values.times import query_time
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from orlop_cli._session import Session
 
 
 @command(

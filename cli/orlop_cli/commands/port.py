@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from orlop_cli._command import command, fail
-from orlop_cli._session import Session
 from orlop_cli.daemon.client import segment
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from orlop_cli._session import Session
 
 
 @command(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from orlop_cli import _config
 from orlop_cli._command import command, flag, many, option
 from orlop_cli._errors import CliError
-from orlop_cli._session import Session
 from orlop_cli.daemon.client import Engine, filters_json
 from orlop_cli.values.types import BYTES
 from orlop_cli.values.units import human_size
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from typing import Any
+
+    from orlop_cli._session import Session
 
 
 def _confirm(warning: str, force: bool) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import time
-from typing import Any
 
 from orlop_cli import _config
 from orlop_cli._command import command, flag, many, option
-from orlop_cli._session import Session
 from orlop_cli.daemon.client import filters_json
 from orlop_cli.tables.format import print_rows
 from orlop_cli.tables.row import Row
 from orlop_cli.tables.table import ellipsis
 from orlop_cli.values import ports, units
+from orlop_cli.values.jsontext import quote
 from orlop_cli.values.types import INT
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from typing import Any
+
+    from orlop_cli._session import Session
+
 
 HEADERS = {
     "ID": "CONTAINER ID",
@@ -65,7 +70,7 @@ class Container(Row):
 
     def Command(self) -> str:  # noqa: N802
         text = self._data.get("Command") or ""
-        return json.dumps(ellipsis(text, 20) if self._trunc else text, ensure_ascii=False)
+        return quote(ellipsis(text, 20) if self._trunc else text)
 
     def CreatedAt(self) -> str:  # noqa: N802
         from orlop_cli.values.times import local_text

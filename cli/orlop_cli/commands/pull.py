@@ -6,8 +6,11 @@ import sys
 
 from orlop_cli import _pull
 from orlop_cli._command import command, fail, flag, option
-from orlop_cli._session import Session
 from orlop_cli.values import references
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from orlop_cli._session import Session
 
 
 @command(

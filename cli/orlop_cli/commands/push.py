@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from typing import Any
 
 from orlop_cli import _auth, _progress
 from orlop_cli._command import command, fail, flag, option
-from orlop_cli._session import Session
 from orlop_cli.daemon.client import records, segment
 from orlop_cli.values import platforms, references
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from orlop_cli._session import Session
 
 
 @command(

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import Any
-
 from orlop_cli import _config
 from orlop_cli._command import command, flag, option
 from orlop_cli._errors import ApiError, CliError, Exit
-from orlop_cli._session import Session
 from orlop_cli.attached.attachment import Attachment, Wiring, check_terminal, detach_bytes
 from orlop_cli.attached.control import control, resize_now
 from orlop_cli.attached.wait import Wait
 from orlop_cli.create import body
 from orlop_cli.create.container import create, start_code
 from orlop_cli.create.options import STREAMS, create_options
-from orlop_cli.daemon.client import Engine
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from typing import Any
+
+    from orlop_cli._session import Session
+    from orlop_cli.daemon.client import Engine
 
 
 @command(
@@ -86,6 +88,8 @@ def _start(engine: Engine, path: str, removal: Wait | None) -> None:
         engine.post(f"{path}/start")
     except ApiError as error:
         if removal is not None:
-            with contextlib.suppress(CliError):
+            try:
                 removal.code()
+            except CliError:
+                pass  # the error of the start is shown
         raise CliError(error.message, start_code(error)) from None

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Sequence
 
 from orlop_cli import _config
 from orlop_cli._command import command, complain, flag, option
 from orlop_cli._errors import CliError, Exit
-from orlop_cli._session import Session
 from orlop_cli.daemon.client import Engine, records, segment
 from orlop_cli.tables.format import render_rows
 from orlop_cli.tables.stats import COLUMNS, HEADERS, Figures, Line, figures
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from orlop_cli._session import Session
+
 
 FIRST_SAMPLE = 2.0  # seconds; containers without a sample then show dashes
 INTERVAL = 0.5

@@ -6,10 +6,8 @@ The sums and the meaning of reclaimable are Docker's (cli/command/formatter/disk
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from orlop_cli._command import command, flag, option
-from orlop_cli._session import Session
 from orlop_cli.commands.images import HEADERS as IMAGE_HEADERS
 from orlop_cli.commands.images import NONE, Image
 from orlop_cli.commands.ps import HEADERS as CONTAINER_HEADERS
@@ -21,7 +19,14 @@ from orlop_cli.tables.row import Row
 from orlop_cli.values.times import ago
 from orlop_cli.values.units import human_size
 
-Usage = dict[str, Any]
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from typing import Any
+
+    from orlop_cli._session import Session
+
+    Usage = dict[str, Any]
+
 
 HEADERS = {
     "Type": "TYPE",

@@ -5,19 +5,24 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import IO, Any
 
 from orlop_cli import _progress
 from orlop_cli._command import command, fail, flag, many, option
 from orlop_cli._errors import CliError
-from orlop_cli._session import Session
 from orlop_cli.attached.streams import write_all
 from orlop_cli.daemon.client import records, segment
 from orlop_cli.files.outputs import whole_file
 from orlop_cli.values import platforms, references
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import IO, Any
+
+    from orlop_cli._session import Session
+
 
 BLOCK = 1 << 20
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING
 
 from orlop_cli._command import command, flag, many, option
 from orlop_cli._errors import CliError
-from orlop_cli._session import Session
 
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
 if TYPE_CHECKING:
+    from orlop_cli._session import Session
     from orlop_cli.daemon.certificates import Pair
+
 
 DIRECTORY = "/etc/orlop/tls"
 CLIENT = "client"

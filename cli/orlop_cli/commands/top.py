@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 
 from orlop_cli._command import command
-from orlop_cli._session import Session
 from orlop_cli.daemon.client import segment
 from orlop_cli.tables import table
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from orlop_cli._session import Session
 
 
 @command(

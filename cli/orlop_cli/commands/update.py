@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from orlop_cli._command import command, each, fail, option
 from orlop_cli._errors import UsageProblem
-from orlop_cli._session import Session
 from orlop_cli.daemon.client import segment
 from orlop_cli.values.types import BYTES, CPUS, INT, SWAP
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from typing import Any
+
+    from orlop_cli._session import Session
+
 
 _KEYS = {
     "blkio_weight": "BlkioWeight",

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import platform
+import os
 import sys
 import time
-from typing import Any
 
 from orlop_cli import __version__
 from orlop_cli._command import command, complain, option
 from orlop_cli._errors import CliError, Exit
-from orlop_cli._session import Session
 from orlop_cli.daemon.client import MAX_API, Engine
 from orlop_cli.tables import table
 from orlop_cli.tables.format import render_values
-from orlop_cli.values.times import parse_nanoseconds
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from typing import Any
+
+    from orlop_cli._session import Session
+
 
 ORDER = ("ApiVersion", "MinAPIVersion", "GoVersion", "GitCommit", "BuildTime", "Os", "Arch", "Experimental")
 TITLES = {"ApiVersion": "API version", "GoVersion": "Go version", "GitCommit": "Git commit", "BuildTime": "Built"}
@@ -25,14 +29,14 @@ def _client(engine: Engine) -> dict[str, Any]:
         "Version": __version__,
         "ApiVersion": f"{engine.version[0]}.{engine.version[1]}",
         "MaxAPIVersion": f"{MAX_API[0]}.{MAX_API[1]}",
-        "PythonVersion": platform.python_version(),
+        "PythonVersion": ".".join(map(str, sys.version_info[:3])),
         "Os": sys.platform,
         "Arch": _arch(),
     }
 
 
 def _arch() -> str:
-    machine = platform.machine()
+    machine = os.uname().machine
     return {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
 
 
@@ -83,6 +87,10 @@ def _details(details: dict[str, Any], engine: bool) -> list[tuple[str, str]]:
 
 def _built(text: str) -> str:
     """RFC 3339 as `Thu Aug 13 05:35:48 2026`; other text unchanged."""
+    if not text:
+        return ""
+    from orlop_cli.values.times import parse_nanoseconds
+
     try:
         return time.strftime("%a %b %e %H:%M:%S %Y", time.gmtime(parse_nanoseconds(text) // 10**9))
     except ValueError:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from orlop_cli import _config
 from orlop_cli._command import command, each, fail, flag, many, option
-from orlop_cli._session import Session
 from orlop_cli.create.values import pairs, strict_pairs
 from orlop_cli.daemon.client import filters_json, segment
 from orlop_cli.tables.format import print_rows
 from orlop_cli.tables.row import Row
 from orlop_cli.values.units import human_size
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from typing import Any
+
+    from orlop_cli._session import Session
+
 
 HEADERS = {
     "Name": "VOLUME NAME",

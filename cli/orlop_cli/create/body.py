@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from orlop_cli.attached import terminal
 from orlop_cli.create import devices, mounts, network, values
 from orlop_cli.create.values import bad
 from orlop_cli.values import ports
 
-Json = dict[str, Any]
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    Json = dict[str, Any]
 
 
 def build(options: Json, image: str, words: Sequence[str], version: tuple[int, int], detach: bool = False) -> Json:

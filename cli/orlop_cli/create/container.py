@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
-from orlop_cli import _config, _pull
+from orlop_cli import _config
 from orlop_cli._errors import ApiError, CliError
 from orlop_cli.create import body
-from orlop_cli.daemon.client import Engine
-from orlop_cli.files.outputs import new_file
-from orlop_cli.values import references
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
+    from typing import Any
+
+    from orlop_cli.daemon.client import Engine
 
 
 def create(engine: Engine, options: dict[str, Any], image: str, words: Sequence[str], detach: bool = False) -> str:
     """Create the container and return its ID."""
+    if not options["cidfile"]:
+        return _create(engine, options, image, words, detach)
     with _cidfile(options["cidfile"]) as write:
         made = _create(engine, options, image, words, detach)
         try:
@@ -26,11 +30,11 @@ def create(engine: Engine, options: dict[str, Any], image: str, words: Sequence[
     return made
 
 
-def _cidfile(path: str | None) -> AbstractContextManager[Callable[[bytes], object]]:
+def _cidfile(path: str) -> AbstractContextManager[Callable[[bytes], object]]:
     """Create the file before the container, so that a file that cannot be written does not leave an unknown container
     behind. An existing file probably belongs to another container and is an error."""
-    if not path:
-        return nullcontext(bytes)
+    from orlop_cli.files.outputs import new_file
+
     taken = f"container ID file found, make sure the other container isn't running or delete {path}"
     return new_file(path, code=125, exists=taken)
 
@@ -73,11 +77,16 @@ def _image_missing(error: ApiError, options: dict[str, Any]) -> bool:
 
 
 def _tagged(image: str) -> str:
+    from orlop_cli.values import references
+
     reference = references.parse(image).with_default_tag()
     return f"{reference.name}@{reference.digest}" if reference.digest else f"{reference.name}:{reference.tag}"
 
 
 def _fetch(engine: Engine, options: dict[str, Any], image: str) -> None:
+    from orlop_cli import _pull
+    from orlop_cli.values import references
+
     reference = references.parse(image).with_default_tag()
     _pull.pull(engine, reference, None if options["quiet"] else sys.stderr, options["platform"])
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable
-from typing import Any
-
 from orlop_cli.create.values import bad, csv_fields
 
-Json = dict[str, Any]
-_CDI = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*=[\w.:-]+")  # vendor/class=name
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    Json = dict[str, Any]
+
+
+_CDI = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*=[\w.:-]+"  # vendor/class=name
 
 
 def devices(items: Iterable[str]) -> tuple[list[Json], list[Json]]:
@@ -18,7 +20,9 @@ def devices(items: Iterable[str]) -> tuple[list[Json], list[Json]]:
     mapped: list[Json] = []
     cdi: list[str] = []
     for item in items:
-        if _CDI.fullmatch(item):
+        import re
+
+        if re.fullmatch(_CDI, item):
             cdi.append(item)
         else:
             mapped.append(_device(item))
@@ -98,6 +102,8 @@ def security(items: Iterable[str]) -> tuple[list[str], bool]:
 def _profile(path: str) -> str:
     try:
         with open(path, "rb") as file:
+            import json
+
             return json.dumps(json.load(file), separators=(",", ":"))
     except OSError as error:
         raise bad(f"opening seccomp profile ({path}) failed: {error.strerror}") from None

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from typing import Any
 
 from orlop_cli.create.values import bad, csv_fields
 from orlop_cli.values.types import boolean
 from orlop_cli.values.units import parse_bytes
 
-Json = dict[str, Any]
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    Json = dict[str, Any]
 
 
 def binds(volumes: Iterable[str]) -> tuple[list[str], dict[str, Json]]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from orlop_cli.create.values import bad, csv_fields
 
-Json = dict[str, Any]
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from typing import Any
+
+    Json = dict[str, Any]
+
+
 _BUILTIN = ("default", "bridge", "host", "none")
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from orlop_cli._command import flag, many, option
 from orlop_cli.values.types import BYTES, CPUS, DURATION, INT, SWAP
 
-Function = Callable[..., Any]
-Decorator = Callable[[Function], Function]
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Function = Callable[..., Any]
+    Decorator = Callable[[Function], Function]
+
 
 STREAMS, NAMES, FILES = "Streams and process", "Identity and environment", "Storage"
 NET, LIMITS, HEALTH, SECURITY, LOGS = "Network", "Resources", "Health check", "Security and namespaces", "Logging"

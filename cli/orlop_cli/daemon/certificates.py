@@ -15,10 +15,14 @@ import ipaddress
 import os
 import re
 import socket
-from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from orlop_cli._errors import CliError
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
 
 try:
     from cryptography import x509

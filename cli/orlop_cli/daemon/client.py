@@ -7,26 +7,29 @@ not serve it answers 400 and names its versions, and the request is repeated onc
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import select
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 from orlop_cli import __version__
 from orlop_cli._errors import ApiError, CannotConnect, CliError
 from orlop_cli.daemon import hosts
 from orlop_cli.daemon.http import Connection, Response
+from orlop_cli.values import jsontext
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from typing import Any
+
+    Json = dict[str, Any]
+    Query = Mapping[str, str | int | list[str] | None]
+
 
 BASE_API = (1, 43)  # the version that the commands are written for
 MAX_API = (1, 48)  # the newest version that any flag needs
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 USER_AGENT = f"Orlop-Client/{__version__} (linux)"
-
-Json = dict[str, Any]
-Query = Mapping[str, str | int | list[str] | None]
 
 
 class Engine:
@@ -118,6 +121,8 @@ class Engine:
         """After status 400 because of the API version, use the version that the daemon names. False after another 400."""
         if self.pinned or error.status != 400:
             return False
+        import re
+
         found = re.search(r"client version [\d.]+ is too (new|old)\. M\w+ supported API version is ([\d.]+)", error.text)
         if not found:
             return False
@@ -167,7 +172,7 @@ class Engine:
 
     def post(self, path: str, query: Query | None = None, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
         """POST a JSON document (or nothing); returns the decoded answer, None for an empty one."""
-        encoded = None if body is None else json.dumps(body).encode()
+        encoded = None if body is None else jsontext.dumps(body).encode()
         data = self.open("POST", path, query, encoded, headers).read()
         return decode(data) if data.strip() else None
 
@@ -178,7 +183,7 @@ class Engine:
 
     def hijack(self, path: str, query: Query | None = None, body: Any = None) -> Response:
         """POST with `Upgrade: tcp`; the answer's connection belongs to the caller."""
-        encoded = None if body is None else json.dumps(body).encode()
+        encoded = None if body is None else jsontext.dumps(body).encode()
         answer = self.open("POST", path, query, encoded, {"Connection": "Upgrade", "Upgrade": "tcp"})
         self._idle = None
         return answer
@@ -192,21 +197,20 @@ class Engine:
 
 def records(answer: Response) -> Iterator[Json]:
     """JSON documents of a stream as they arrive, one per line or concatenated (events, stats, progress)."""
-    decoder = json.JSONDecoder()
     pending = b""
     for chunk in answer.chunks():
         pending += chunk
         *lines, pending = pending.split(b"\n")
         for line in lines:
-            yield from _documents(decoder, line)
-    yield from _documents(decoder, pending)
+            yield from _documents(line)
+    yield from _documents(pending)
 
 
-def _documents(decoder: json.JSONDecoder, line: bytes) -> Iterator[Json]:
+def _documents(line: bytes) -> Iterator[Json]:
     text = line.decode("utf-8", "replace").strip()
     while text:
         try:
-            value, end = decoder.raw_decode(text)
+            value, end = jsontext.first(text)
         except (ValueError, RecursionError):
             value, end = None, 0
         if not isinstance(value, dict):
@@ -235,7 +239,7 @@ def filters_json(pairs: Iterable[str]) -> str | None:
         if not equals:
             raise CliError(f"invalid argument {pair!r} for filter: bad format of filter (expected name=value)", 125)
         grouped.setdefault(key.strip().lower(), {})[value.strip()] = True
-    return json.dumps(grouped) if grouped else None
+    return jsontext.dumps(grouped) if grouped else None
 
 
 def _encode(query: Query) -> str:
@@ -249,7 +253,7 @@ def _encode(query: Query) -> str:
 def decode(data: bytes) -> Any:
     """Decode a JSON document. Raises CliError."""
     try:
-        return json.loads(data)
+        return jsontext.loads(data)
     except (ValueError, RecursionError):
         raise CliError(f"the daemon's answer is not JSON: {data[:80]!r}") from None
 
@@ -267,7 +271,7 @@ def _error(answer: Response) -> ApiError:
     text = body
     if body.startswith("{"):
         try:
-            text = str(json.loads(body).get("message", body))
+            text = str(jsontext.loads(body.encode()).get("message", body))
         except (ValueError, AttributeError):
             text = body
     text = text or f"status {answer.status} without a message"

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
+import _socket  # `socket` imports enum and selectors, which take 5 ms
 import os
-import socket
-from typing import NamedTuple
 
 from orlop_cli._errors import CannotConnect, CliError
-from orlop_cli.daemon.http import Stream
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    import socket
+
+    from orlop_cli.daemon.http import Stream
+
 
 DEFAULT_HOST = "unix:///run/orlop.sock"
 CONNECT_TIMEOUT = 20.0
 
 
-class Tls(NamedTuple):
+class Tls:
     """TLS settings of flags and environment; file names, or None."""
 
-    verify: bool
-    ca: str | None
-    cert: str | None
-    key: str | None
+    __slots__ = ("ca", "cert", "key", "verify")
+
+    def __init__(self, verify: bool, ca: str | None, cert: str | None, key: str | None) -> None:
+        self.verify, self.ca, self.cert, self.key = verify, ca, cert, key
 
 
-class Address(NamedTuple):
+class Address:
     """A parsed `-H` value: a path for unix sockets, host and port for TCP."""
 
-    text: str
-    path: str
-    host: str
-    port: int
+    __slots__ = ("host", "path", "port", "text")
+
+    def __init__(self, text: str, path: str, host: str, port: int) -> None:
+        self.text, self.path, self.host, self.port = text, path, host, port
 
 
 def parse(text: str, tls: bool) -> Address:
@@ -57,8 +62,7 @@ def connect(address: Address, tls: Tls | None) -> Stream:
     try:
         if address.path:
             return _unix(address.path)
-        raw = socket.create_connection((address.host, address.port), CONNECT_TIMEOUT)
-        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        raw = _tcp(address)
     except (OSError, UnicodeError) as error:  # UnicodeError: the name is invalid in IDNA
         denied = address.path and isinstance(error, PermissionError)  # over TCP it means a firewall
         raise CannotConnect(_denied(address) if denied else _unreachable(address, error)) from None
@@ -67,8 +71,16 @@ def connect(address: Address, tls: Tls | None) -> Stream:
     return stream
 
 
-def _unix(path: str) -> socket.socket:
-    stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def _tcp(address: Address) -> socket.socket:
+    import socket
+
+    stream = socket.create_connection((address.host, address.port), CONNECT_TIMEOUT)
+    stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return stream
+
+
+def _unix(path: str) -> Stream:
+    stream = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
         stream.connect(path)
     except OSError:

@@ -8,12 +8,16 @@ import re
 import secrets
 import sys
 import tarfile
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from orlop_cli._errors import CliError
 from orlop_cli.files.pack import BLOCK, Selection, pack
 from orlop_cli.values.ignore import Ignore, parse
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 
 __all__ = ["Context", "of_directory", "of_stdin", "open_context"]
 

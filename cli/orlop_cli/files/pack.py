@@ -6,10 +6,14 @@ import errno
 import os
 import stat
 import tarfile
-from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from orlop_cli._errors import CliError
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
 
 BLOCK = 1 << 20
 _CAPABILITY = "security.capability"

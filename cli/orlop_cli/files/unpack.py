@@ -11,9 +11,13 @@ import contextlib
 import os
 import stat
 import tarfile
-from collections.abc import Iterable, Iterator
 
 from orlop_cli._errors import CliError
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
 
 BLOCK = 1 << 20
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
 
 from orlop_cli.tables.table import layout
 
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Any
+
     from orlop_cli.tables.row import Row
 
 

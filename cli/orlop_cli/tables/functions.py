@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
-from typing import Any
 
 from orlop_cli.tables.parse import TemplateError
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 
 class _NoValue:

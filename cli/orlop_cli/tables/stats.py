@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from orlop_cli.tables.row import Row
 from orlop_cli.values.units import bytes_size, human_size
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from typing import Any
+
 
 HEADERS = {
     "Container": "CONTAINER",

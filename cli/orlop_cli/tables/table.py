@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
 
 MINIMUM, PADDING = 10, 3
 

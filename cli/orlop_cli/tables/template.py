@@ -7,14 +7,19 @@ ports): there Go prints `<no value>`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from orlop_cli.tables import functions as functions
 from orlop_cli.tables import parse as tree
 from orlop_cli.tables.functions import NO_VALUE, show, truth
 from orlop_cli.tables.parse import TemplateError
 from orlop_cli.tables.row import Row
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    _Scope = list[tuple[str, Any]]
+
 
 _MAPS = {
     "Annotations", "Attributes", "Containers", "Data", "DriverOpts", "ExposedPorts", "Labels", "Networks", "Options",
@@ -28,9 +33,6 @@ class _Break(Exception):
 
 class _Continue(Exception):
     pass
-
-
-_Scope = list[tuple[str, Any]]
 
 
 class Template:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from typing import Any
+
 
 Bindings = dict[str, list[dict[str, str]]]
 PROTOCOLS = ("tcp", "udp", "sctp")
 
 
-class Run(NamedTuple):
+class Run:
     """Consecutive ports of one address and protocol that are shown as one range."""
 
-    first: int
-    last: int
+    __slots__ = ("first", "last")
+
+    def __init__(self, first: int, last: int) -> None:
+        self.first, self.last = first, last
 
 
 def _range(text: str, what: str) -> tuple[int, int]:

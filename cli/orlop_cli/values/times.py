@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import time
 
 from orlop_cli._errors import CliError
 from orlop_cli.values.units import parse_duration
 
-_RFC3339 = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:T(\d\d):?(\d\d)?(?::(\d\d))?(\.\d+)?)?(Z|[+-]\d\d:\d\d)?")
-_STAMP = re.compile(r"\d+(\.\d{1,9})?")
+_RFC3339 = r"(\d{4})-(\d\d)-(\d\d)(?:T(\d\d):?(\d\d)?(?::(\d\d))?(\.\d+)?)?(Z|[+-]\d\d:\d\d)?"
+_STAMP = r"\d+(\.\d{1,9})?"
 
 
 def parse_nanoseconds(text: str) -> int:
     """An RFC 3339 timestamp as nanoseconds since 1970; without a zone it is local time. Raises ValueError."""
-    match = _RFC3339.fullmatch(text)
+    import re
+
+    match = re.fullmatch(_RFC3339, text)
     if not match:
         raise ValueError(f"not a time stamp: {text}")
     year, month, day = int(match[1]), int(match[2]), int(match[3])
@@ -37,7 +38,9 @@ def query_time(text: str | None, now: float | None = None) -> str | None:
     """--since/--until in the API's form `seconds[.nanoseconds]`: Unix times are unchanged, durations count back from now."""
     if not text:
         return None
-    if _STAMP.fullmatch(text):
+    import re
+
+    if re.fullmatch(_STAMP, text):
         return text
     try:
         nanoseconds = parse_nanoseconds(text)
@@ -56,7 +59,9 @@ def local_text(seconds: int) -> str:
 
 def go_text(stamp: str) -> str:
     """An RFC 3339 timestamp in the format of Go's time.Time: `2026-01-02 15:04:05.123 +0000 UTC`."""
-    match = _RFC3339.fullmatch(stamp)
+    import re
+
+    match = re.fullmatch(_RFC3339, stamp)
     if not match or not match[4]:
         return stamp
     zone = "+0000 UTC" if match[8] in (None, "Z") else match[8].replace(":", "") + " " + match[8].replace(":", "")

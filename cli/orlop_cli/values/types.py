@@ -1,31 +1,24 @@
-"""Flag values, parsed by click's types; errors have pflag's wording and Docker's exit code 125."""
+"""Types of flag values. Errors have pflag's wording and Docker's exit code 125."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import click
-
-from orlop_cli._errors import UsageProblem
 from orlop_cli.values import units
 
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
-class Parsed(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.5 on only
-    """A flag value parsed by a function that raises ValueError."""
+__all__ = ["BYTES", "CPUS", "DURATION", "INT", "SWAP", "Parsed", "boolean"]
 
-    def __init__(self, name: str, function: Callable[[str], Any]) -> None:
-        self.name = name
-        self._function = function
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):
-            return value  # a default value
-        try:
-            return self._function(value)
-        except ValueError as error:
-            opts = ", ".join(sorted(param.opts, key=len)) if param else ""
-            raise UsageProblem(f'invalid argument "{value}" for "{opts}" flag: {error}', 125) from None
+class Parsed:
+    """A type whose values are parsed by a function that raises ValueError."""
+
+    __slots__ = ("name", "parse")
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name, self.parse = name, parse
 
 
 def _integer(text: str) -> int:

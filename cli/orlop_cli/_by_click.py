@@ -1,0 +1,46 @@
+"""Runs a command line by click: help, messages about wrong usage, completion, plugins, commands of other packages."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+if sys.flags.no_site:  # the script of the Debian package; commands of other packages are found where `site` says
+    import site
+
+    site.main()
+
+import click
+
+from orlop_cli._errors import CliError
+from orlop_cli._root import root
+
+__all__ = ["run"]
+
+
+def run(arguments: list[str]) -> int:
+    """Run, and return the exit code. Raises CliError and Exit."""
+    if "_ORLOP_COMPLETE" in os.environ:
+        root.main(arguments, "orlop")  # shell completion is click's and exits
+    try:
+        with root.make_context("orlop", arguments) as ctx:
+            root.invoke(ctx)
+    except click.exceptions.Exit as end:  # --help
+        return end.exit_code
+    except click.exceptions.NoSuchOption as error:
+        raise _usage(error, f"unknown flag: {error.option_name}") from None
+    except click.exceptions.BadOptionUsage as error:
+        raise _usage(error, f"flag needs an argument: {error.option_name}") from None
+    except click.exceptions.UsageError as error:
+        raise _usage(error, error.format_message()) from None
+    except click.exceptions.ClickException as error:  # raised by a command of another distribution
+        raise CliError(error.format_message(), error.exit_code) from None
+    return 0
+
+
+def _usage(error: click.exceptions.UsageError, message: str) -> CliError:
+    context = error.ctx
+    if context is not None:
+        path = context.command_path
+        message += f"\n\n{context.command.get_usage(context)}\n\nRun '{path} --help' for more information"
+    return CliError(message, 125)
