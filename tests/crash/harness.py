@@ -30,10 +30,10 @@ from .tracer import Tracer
 __all__ = ["Failure", "Learned", "Point", "Rig"]
 
 _CONFIG = {"shutdown-timeout": 3}
-_PATIENCE = 10.0  # for background work after a start
-_STILL = 3.0  # a state that has not changed for so long is final
-_OFF = 5  # every fifth point is tried with live-restore off
-_ITSELF = ("daemon", "boot", "command")  # victims after whose death a daemon is started
+_PATIENCE = 10.0  # seconds for background work after a start
+_STILL = 3.0  # seconds; a state that has not changed for this time is final
+_OFF = 5  # every fifth point runs without live-restore
+_ITSELF = ("daemon", "boot", "command")  # after the kill of one of these victims, a daemon is started
 _LOST = (OSError, http.client.HTTPException)
 
 
@@ -43,7 +43,7 @@ class Failure(AssertionError):
 
 @dataclass
 class Learned:
-    """The result of an undisturbed run: the states before and after each step, and further ones that a crash may leave."""
+    """The result of an undisturbed run: the states before and after each step, and other states that a crash may leave."""
 
     calls: list[str]
     states: list[HostState]
@@ -148,7 +148,8 @@ class Rig:
         return last
 
     def _becomes(self, wanted: list[HostState], through: Callable[[HostState], HostState] = HostState) -> int:
-        """The index of the first of these states that the host reaches. `through` maps states before they are compared."""
+        """The index of the first of these states that the host reaches. `through` is applied to states before they are
+        compared."""
         found, since = HostState(), time.monotonic()
         end = since + _PATIENCE
         wanted = [through(item) for item in wanted]
@@ -201,7 +202,8 @@ class Rig:
     # --- learning ---------------------------------------------------------------------------------------------------
 
     def learn(self, operation: Operation, live: bool = True) -> Learned:
-        """Run it undisturbed. `live` false: record what each state becomes when a daemon without live-restore starts."""
+        """Run the operation undisturbed. If `live` is false, record the state after the start of a daemon without
+        live-restore, for each step."""
         key = operation.name, live
         if key not in self._learned:
             self._learned[key] = (
@@ -278,7 +280,7 @@ class Rig:
         return Learned(tracer.calls, [found])
 
     def _pings(self) -> bool:
-        """Does not wait for the process: that would take the stops of a traced process away from its tracer."""
+        """Does not wait for the process by waitpid, which would take stops of the traced process from its tracer."""
         try:
             return self.engine.api("GET", "/_ping")[0] == 200
         except _LOST:
@@ -293,7 +295,7 @@ class Rig:
             yield tracer
 
     def _revive(self) -> None:
-        """After a daemon without live-restore: restart the standing container."""
+        """Called after a daemon without live-restore has run: start the standing container again."""
         self._crash(live=True)
         ask(self.engine, "POST", "/containers/by/start", None, 304)
         self.pid = self.engine.inspect("by")["State"]["Pid"]

@@ -25,9 +25,9 @@ __all__ = ["HostState", "difference", "is_settled", "look", "relaxed", "without_
 
 HostState = Counter[str]
 
-# Not walked: what images and containers write, and what the kernel creates below a work directory.
+# These directories are not walked: files of images and containers, and files of the kernel below a work directory.
 _OPAQUE = frozenset({"diff", "work", "_data"})
-# Written with a delay, derived from rows, or created once and kept: independent of crashes
+# Files that do not depend on a crash: written with a delay, derived from rows, or created once and kept
 _UNSTEADY = re.compile(
     "|".join(
         (
@@ -131,7 +131,7 @@ def _default_routes(pid: int) -> Iterator[str]:
 
 
 def _files(names: _Names) -> Iterator[str]:
-    docker = names.engine.home / "docker"  # named alike, whether its objects are adopted or not
+    docker = names.engine.home / "docker"  # has the same name before and after an adoption
     for root in (names.engine.data_root, names.engine.exec_root, docker):
         for directory, inner, files in os.walk(root):
             inner[:] = [name for name in inner if name not in _OPAQUE]
@@ -208,7 +208,8 @@ def _cgroups(names: _Names) -> Iterator[str]:
 
 
 def _processes(names: _Names) -> Iterator[str]:
-    """Processes with files of this engine open, except containers' own. A zygote without children must be the daemon's."""
+    """Processes that have files of this engine open, except processes of containers. A zygote without children must be a
+    child of the daemon."""
     daemon = names.engine.process.pid if names.engine.process else 0
     parents: dict[int, int] = {}
     for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):

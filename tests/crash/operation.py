@@ -16,19 +16,18 @@ Step = Callable[[Engine], None]
 
 
 class Refused(AssertionError):
-    """An answer that is not a success."""
+    """The daemon's answer is not a success."""
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """`victim`: the process to kill. "daemon"; "boot", a daemon that is starting; "zygote"; "fork", what the zygote forks
-    during the operation (a monitor, an unpack worker); "monitor", that of `xx`; "builder", the process that builds;
-    "command", a program that runs while the
-    daemon is stopped: `command` returns its arguments, and the only step runs it. `storage`: the storage driver, "" for the
-    default. `between`: steps that lead from the prepared
-    state to a further state that a crash may leave. `window`: seconds after the last call that belong to the operation.
-    `resumes`: fetched content is kept on purpose, until the operation is repeated. `caches`: the build cache keeps what
-    was built, until `undo`."""
+    """`victim`: the process to kill. "daemon"; "boot", a daemon that is starting; "zygote"; "fork", a process that the
+    zygote forks during the operation (a monitor, an unpack worker); "monitor", the monitor of `xx`; "builder", the builder
+    process; "command", a program that runs while the daemon is stopped: `command` returns its arguments, and the only step
+    runs it. `storage`: the storage driver, "" for the default. `between`: steps that lead from the prepared state to a
+    further state that a crash may leave. `window`: seconds after the last call that belong to the operation. `resumes`:
+    fetched content is deliberately kept until the operation is repeated. `caches`: the build cache keeps the results of the
+    build until `undo`."""
 
     name: str
     steps: tuple[Step, ...]

@@ -38,7 +38,7 @@ _SMALL = "small:latest"
 
 
 def container(name: str, *command: str, volumes: bool = False, ports: bool = False, **host: Any) -> Step:
-    """The step that creates the container; its ports are chosen now."""
+    """The step that creates the container. Its ports are chosen in this call."""
     body: dict[str, Any] = {"Image": "busybox", "Cmd": list(command) or _TRAPPED, "HostConfig": host}
     body |= {key: host.pop(key) for key in ("StopSignal", "Labels") if key in host}
     if volumes:
@@ -138,7 +138,7 @@ def _names_for_push() -> tuple[str, str]:
 
 @cache
 def registry() -> str:
-    """The registry's address; it runs until this process ends."""
+    """The address of a registry, which runs until this process ends."""
     opened = running()
     found = opened.__enter__()
     push(found.host, "two", "latest", _two_layers())
@@ -151,7 +151,7 @@ _registries: list[contextlib.AbstractContextManager[Any]] = []
 
 
 def close_shared() -> None:
-    """Close what operations share: registries, and the roots of dockerds."""
+    """Close the objects that operations share: registries, and the roots of dockerds."""
     adoptions.close()
     while _registries:
         _registries.pop().__exit__(None, None, None)
@@ -175,7 +175,7 @@ def _load(engine: Engine) -> None:
 
 @cache
 def _refusing() -> str:
-    """The address of a registry that takes nothing."""
+    """The address of a registry that accepts no upload."""
     opened = receiving()
     found = opened.__enter__()
     found.script("POST", *[refuse(403, "DENIED", "no")] * 10_000)
@@ -362,5 +362,5 @@ OPERATIONS |= {
 def _terminate(engine: Engine) -> None:
     assert engine.process is not None
     os.kill(engine.process.pid, signal.SIGTERM)
-    # Popen's methods would take the stops of a traced process away from its tracer
+    # Popen's methods call waitpid, which would take stops of the traced process from its tracer
     until(lambda: not alive(engine.process.pid) if engine.process else True, "the daemon's end")

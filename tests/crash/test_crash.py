@@ -1,4 +1,4 @@
-"""A sample of `./dev crash`, spread evenly over operations and points, always the same. The full run is manual."""
+"""A fixed sample of `./dev crash`, spread evenly over operations and points. The full run is manual."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SAMPLE = {
 
 
 class _Rigs:
-    """One rig for all points, until one fails: its leftovers must not fail the next point."""
+    """One rig for all points. After a failure, a new rig is used, because leftovers must not fail the next point."""
 
     def __init__(self) -> None:
         self._rig: Rig | None = None
@@ -48,7 +48,7 @@ class _Rigs:
         try:
             calls = self._rig.learn(operation).calls
             number = max(1, len(calls) * percent // 100)
-            # Skip points without live-restore: they take more learning
+            # Skip points without live-restore, for which more states must be learned
             self._rig.run(Point(operation, number + (number % 5 == 0)))
         except Exception:
             rig, self._rig = self._rig, None
@@ -64,7 +64,7 @@ class _Rigs:
             rig.close()
         except Failure as failure:
             if str(failure).startswith(BLOCKED):
-                pytest.fail(str(failure), pytrace=False)  # alone, it makes pytest repeat the test
+                pytest.fail(str(failure), pytrace=False)  # if it is the only failure, pytest repeats the test
             raise
 
 

@@ -4,7 +4,7 @@ A thread seizes the victim's threads (ptrace(2)) and sees every system call. Wit
 not carried out: point n is the state after the first n - 1 calls. `follow`: counts the calls of processes that the victim
 forks instead of its own (the zygote's children: a monitor, an unpack worker), without their children.
 
-Owns no process. When the thread ends, the kernel detaches it from everything it has seized.
+Owns no process. When the thread ends, the kernel detaches it from all seized threads.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ def _ptrace(request: int, tid: int, address: int = 0, data: int = 0) -> int:
 
 
 class Tracer:
-    """`with Tracer(pid, ...) as tracer:` seizes; `calls` are the calls counted, `killed` the call at which it was killed."""
+    """`with Tracer(pid, ...) as tracer:` seizes the process. `calls` are the counted calls, `killed` the call at which the
+    process was killed."""
 
     def __init__(self, victim: int, stop_at: int = 0, *, follow: bool = False) -> None:
         self._victim, self._stop_at, self._follow = victim, stop_at, follow
@@ -106,7 +107,7 @@ class Tracer:
         self._thread = threading.Thread(target=self._run, name="tracer", daemon=True)
 
     def __enter__(self) -> Tracer:
-        signal.signal(signal.SIGUSR2, lambda *_: None)  # only interrupts waitpid with EINTR
+        signal.signal(signal.SIGUSR2, lambda *_: None)  # the signal only interrupts waitpid with EINTR
         self._thread.start()
         self._seized.wait()
         if self._error:
@@ -171,7 +172,7 @@ class Tracer:
     def _stopped(self, tid: int, status: int) -> None:
         signum, event = os.WSTOPSIG(status), status >> 16
         watched = self._watched(tid)
-        if tid not in self._groups:  # its first stop may precede the parent's event
+        if tid not in self._groups:  # the first stop of a thread may precede the event of its parent
             self._groups[tid] = _group_of(tid)
             watched = True
             if self._follow:
@@ -221,7 +222,7 @@ class Tracer:
         if name in _BY_FD:
             target = _fd(tid, arguments[0])
             if name in _WRITES and not target.startswith(("/", "socket:")):
-                return None  # an eventfd, a pipe: invisible outside the process
+                return None  # an eventfd or a pipe, which is invisible outside the process
             if name == "sendto" and arguments[2] == 1:
                 return None  # a trio thread wakes the event loop
             return target

@@ -16,13 +16,13 @@ from tests.integration.engine import Engine, Result
 
 __all__ = ["Side", "adopting", "running", "system"]
 
-# What each start of a container, or of a daemon, sets anew
+# Fields that change at each start of a container or of a daemon
 DYNAMIC = (
     r"\.State\.(Pid|StartedAt|FinishedAt|Health\..*)",
     r"\.NetworkSettings\.(Sandbox(ID|Key)|EndpointID|Networks\.\w+\.EndpointID)",
-    r"\.Containers\..*",  # of a network: the running ones
+    r"\.Containers\..*",  # a network lists its running containers
 )
-# What is shown of running containers only
+# Fields that are shown only for running containers
 RUNNING = (
     r"\.State\.(Status|Running|ExitCode)",
     r"\.NetworkSettings\.Ports\..*",
@@ -39,7 +39,7 @@ ENGINES = (
     r"\.EnableIPv4",  # new in API 1.47
     r"\.IPAM\.Config\[0\]\.Gateway",  # dockerd does not show a gateway that it chose
 )
-# What dockerd changes when it starts again
+# Fields that dockerd changes when it starts again
 RESTART = (r"\.NetworkSettings\.Networks\.bridge\.NetworkID", r"\.IPAM\.Config\[0\]\.Gateway")
 RESTARTED_BRIDGE = (r"\.Id", r"\.Created")
 BRIDGE = (r"\.IPAM\.Config\[0\]\.Subnet", r"\.Options\.com\.docker\.network\.bridge\.(name|enable_ip_masquerade)")
@@ -61,7 +61,7 @@ class Client(Protocol):
 
 
 class Side:
-    """A filled root of a stopped dockerd, and what its dockerd had shown of it."""
+    """A filled root of a stopped dockerd, and the inspects of this dockerd."""
 
     def __init__(self, home: Path, fill: Callable[[Dockerd], None], *, containerd: bool) -> None:
         self.containerd = containerd
@@ -86,7 +86,7 @@ class Side:
                 after = json.loads(client.ok(kind, "inspect", name))[0]
                 after = json.loads(json.dumps(after).replace(str(data_root), str(self.dockerd.root)))
                 for each in (before, after):
-                    if kind == "container":  # dockerd shows them in no order
+                    if kind == "container":  # dockerd shows mounts in random order
                         each["Mounts"].sort(key=lambda mount: mount["Destination"])
                 known = [*DYNAMIC, *more, *(bridge if (kind, name) == ("network", "bridge") else ())]
                 if kind == "container":
@@ -105,7 +105,7 @@ def _known(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
     if not any((each.get("IPAMConfig") or {}).get("IPv4Address") for each in networks):
         yield from CHOSEN_BY_DAEMON
     if before["State"]["Status"] == "created":
-        yield r"\.NetworkSettings\.Networks\.\w+\.NetworkID"  # dockerd knows it since the first start
+        yield r"\.NetworkSettings\.Networks\.\w+\.NetworkID"  # dockerd sets the field at the first start
 
 
 @contextmanager

@@ -1,4 +1,5 @@
-"""A Docker root made by a real dockerd, for the tests of its adoption: with its own roots, socket, pid file and bridge.
+"""A Docker root made by a real dockerd, for the tests of its adoption. The dockerd has its own roots, socket, pid file and
+bridge.
 
 `Dockerd` may be started and stopped any number of times on the same root. `fill` makes images, containers, volumes and
 networks of every kind that matters to an adoption.
@@ -105,7 +106,7 @@ class Dockerd:
         return done.stdout.decode().strip()
 
     def fill(self) -> None:
-        """Needs to run once; leaves containers running, which the stop of dockerd ends."""
+        """Call it once. The containers run until dockerd is stopped."""
         for data in (archive(), _images()):
             self.ok("load", "-q", stdin=data)
         self.ok("tag", BUSYBOX, "reg.example/x/tagged:2")
@@ -159,7 +160,7 @@ class Dockerd:
         self._bridges = tuple(f"br-{id[:12]}" for id in self.ok("network", "ls", "-q", "--no-trunc").split())
 
     def inspect(self) -> dict[str, dict[str, Any]]:
-        """Everything, by kind and name."""
+        """The inspect of every object, by kind and name."""
         return {kind: dict(self._inspect(kind)) for kind in ("container", "image", "network", "volume")}
 
     def _inspect(self, kind: str) -> Iterator[tuple[str, Any]]:
@@ -170,7 +171,8 @@ class Dockerd:
 
 
 def snapshot(root: Path) -> dict[str, tuple[int, int, int, int]]:
-    """Every file below: mode, size, mtime and number of its inode. Links to a file change none of them."""
+    """Every file below the directory, with mode, size, mtime and inode number. A new link to a file changes none of these
+    values."""
     found = {}
     for top, directories, files in os.walk(root):
         for name in (*directories, *files):

@@ -1,4 +1,4 @@
-"""A Docker root with 30 images and 50 containers of all kinds, for the proof that an adoption loses nothing."""
+"""A Docker root with 30 images and 50 containers of all kinds, for tests that an adoption loses nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def _is_created(n: int) -> bool:
     return n % 4 == 3
 
 
-# By turns; `{n}` is the number of the container, `{net}` the start of the network's addresses, `{port}` a free port.
+# Used in turn for the containers. `{n}` is the number of the container, `{net}` the start of the network's addresses,
+# `{port}` a free port.
 _OPTIONS: tuple[tuple[str, ...], ...] = (
     ("-d", "--restart", "always", "-v", "named{v}:/data", "--label", "n={n}", "-e", "N={n}"),
     ("-d", "--restart", "unless-stopped", "--network", "fixed", "--ip", "{net}.{ip}", "-p", "127.0.0.1:{port}:80"),
@@ -52,7 +53,7 @@ STARTED = sorted(f"c{n}" for n in range(CONTAINERS) if n % len(_OPTIONS) < 2 and
 
 
 def _images() -> bytes:
-    """They share layers, and have options of their own."""
+    """Images that share layers, each with options of its own."""
     base = layer(busybox())
     upper = [layer({"d": None, f"d/{n}": os.urandom(1000), "d/hard": ("hard", f"d/{n}")}) for n in range(6)]
     whiteout = layer({"d/.wh.hard": b"", "d/link": "gone"})
@@ -83,7 +84,7 @@ def _container(docker: Dockerd, n: int) -> None:
 
 
 def fill(docker: Dockerd) -> None:
-    """Needs to run once. Leaves containers running, which the stop of dockerd ends."""
+    """Call it once. The containers run until dockerd is stopped."""
     for data in (archive(), _images()):
         docker.ok("load", "-q", stdin=data)
     for n in range(4):
@@ -101,7 +102,7 @@ def fill(docker: Dockerd) -> None:
 
 
 def add_platforms(docker: Dockerd) -> None:
-    """`MULTI` from an index of three platforms, of which two are pulled, and a container of the other platform."""
+    """Pull two of the three platforms of the index `MULTI`, and create a container of the other platform."""
     here = {"os": "linux", "architecture": platforms.host().architecture}
     mine = image([layer(busybox())], platform=here, config={"Labels": {"multi": ""}})
     there = {"os": "linux", "architecture": OTHER_PLATFORM}

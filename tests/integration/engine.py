@@ -2,7 +2,7 @@
 
 `Engine` owns a directory under /tmp (short, as a socket's path is limited to 107 bytes) and every process that it starts.
 `close` ends the daemon, removes the directory, and returns what is left on the host, which must be nothing. The daemon's
-event loop watchdog is on, and what it reports fails the test.
+event loop watchdog is on, and any report of it fails the test.
 
 `./dev vm` runs the same tests in other environments: ORLOP_TEST_RUNTIME and ORLOP_TEST_CGROUP_DRIVER choose how all daemons
 run containers, ORLOP_TEST_SLOWNESS multiplies every time limit for an emulated processor. ORLOP_TEST_STORAGE chooses the
@@ -58,7 +58,8 @@ def patience(seconds: float) -> float:
 
 
 def until(condition: Callable[[], Any], what: str = "", seconds: float = DEADLINE) -> Any:
-    """Poll until the condition is true, and return its value. Polling, as the conditions are states of other processes."""
+    """Poll until the condition is true, and return its value. Conditions are states of other processes, so they must be
+    polled."""
     end = time.monotonic() + patience(seconds)
     while not (value := condition()):
         if time.monotonic() > end:
@@ -172,7 +173,7 @@ class Terminal:
 
 
 class Engine:
-    """One daemon; `start` after `stop` or `kill` is its next boot."""
+    """One daemon. To start it again, call `start` after `stop` or `kill`."""
 
     def __init__(
         self, config: Mapping[str, Any] | None = None, data_root: Path | None = None, prefix: Sequence[str] = ()
@@ -197,7 +198,7 @@ class Engine:
             "HOME": str(self.home),
             "DOCKER_HOST": f"unix://{self.socket}",
             "DOCKER_CONFIG": str(self.home / "client"),
-            "TMPDIR": str(self.home),  # a client that fails leaves files
+            "TMPDIR": str(self.home),  # a failing client does not remove its temporary files
             "LANG": "C.UTF-8",
             "TERM": "xterm",
         }
@@ -282,7 +283,7 @@ class Engine:
         if self.process is not None and self.process.poll() is not None:
             self.process = None
             with contextlib.suppress(AssertionError):
-                self.start()  # it has crashed, which another check reports; let it clean up
+                self.start()  # the daemon has crashed, which another check reports; a new daemon cleans up
         if self.process is not None:
             for container in self.docker("ps", "-aq").out.split():
                 self.docker("rm", "-f", container)

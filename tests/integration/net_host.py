@@ -1,5 +1,5 @@
 """A "host" for packet tests: a network namespace with a neighbour ("remote") on a link, servers and clients in both, and a
-bridge driver. The real host's network is not touched."""
+bridge driver. The network of the real host is not changed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Namespace:
     """A network namespace, and servers and clients in it."""
 
     def __init__(self, stack: contextlib.ExitStack, path: str = "") -> None:
-        """Makes a new one, or opens the one at `path`."""
+        """Make a new network namespace, or open the namespace at `path`."""
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path else linux.new_network_namespace()
         stack.callback(os.close, self.fd)
         self.path = f"/proc/{os.getpid()}/fd/{self.fd}"
@@ -115,7 +115,8 @@ class Host:
     async def container(
         self, number: int, *ports: PublishedPort, network: NetworkSpec = NETWORK, ident: int = 0, **more: Any
     ) -> tuple[Namespace, Endpoint, EndpointState]:
-        """A container with address .NUMBER that serves on ports 80 and 81. Its id is made of `ident`, else of NUMBER."""
+        """A container with address .NUMBER that serves on ports 80 and 81. Its id is made from `ident`, or else from
+        NUMBER."""
         namespace = Namespace(self.stack)
         addresses = []
         for each in network.subnets:

@@ -20,10 +20,10 @@ from typing import Any
 
 from tests.integration.engine import BUSYBOX, Engine, archive, free_subnets, until
 
-BRIDGE = f"otp{os.getpid()}"  # unique to this run: a killed run may have left its own
+BRIDGE = f"otp{os.getpid()}"  # unique to this run, because a killed run may have left its bridge
 SLEEP = ["sleep", "1000"]
 HOUR = 3600 * 10**9
-HEALTH = {"Test": ["CMD", "true"], "Interval": HOUR, "StartPeriod": HOUR, "StartInterval": 10**8}  # one check, then none
+HEALTH = {"Test": ["CMD", "true"], "Interval": HOUR, "StartPeriod": HOUR, "StartInterval": 10**8}  # one check in an hour
 API = "/v1.45"  # the newest version that both support
 
 # Name, command, configuration, HostConfig, started or not
@@ -105,7 +105,7 @@ KNOWN = (
     r".*Networks\.host\.EndpointID",
     r"\w+: Mounts\[\d\]\.Source: dockerd ''",  # dockerd shows an anonymous volume as it was before its creation
     r"(created|lender|inherits|privileged): .*Networks\.bridge\.NetworkID",
-    r"failed: .*Networks\.bridge\.\w+",  # dockerd keeps what the failed start had allocated
+    r"failed: .*Networks\.bridge\.\w+",  # dockerd keeps the addresses of the failed start
     r"failed: State\.Error",
     r"healthy: State\.Health",
 )
@@ -183,7 +183,7 @@ class Side:
         self.api("DELETE", "/volumes/parity")
 
     def plain(self, value: Any, key: str = "") -> Any:
-        """The value without what differs between any two engines."""
+        """The value without the parts that differ between any two engines."""
         if isinstance(value, dict):
             return {self.plain(name): self.plain(each, name) for name, each in value.items()}
         if isinstance(value, list):
@@ -220,7 +220,7 @@ def differences(theirs: Any, ours: Any, path: str = "") -> Iterator[str]:
 
 
 def both(sides: tuple[Side, Side], do: Callable[[Side], Any]) -> tuple[Any, Any]:
-    """Run the function on both concurrently. Raises the error of either."""
+    """Run the function on both sides concurrently. Raises the error of either side."""
     found: dict[str, Any] = {}
 
     def one(side: Side) -> None:

@@ -21,7 +21,7 @@ from orlop_engine.images.transfers import PushRequest
 Test = Callable[[ImagesFixture, Receiving], Awaitable[None]]
 
 
-# Not compressible, so that the layer is larger than what is uploaded with one request
+# Not compressible, so that the layer is larger than one upload request
 NOISE = b"".join(documents.digest(b"%d" % n).encode() for n in range(60_000))
 FILES: tuple[dict[str, Content], ...] = ({"etc/": None, "etc/base": NOISE}, {"hello": b"hi"})
 APP = image([layer(files) for files in FILES], config={"Env": ["A=b"], "Labels": {"who": "me"}})

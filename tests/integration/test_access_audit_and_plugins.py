@@ -147,7 +147,7 @@ def _no_volumes(method: str, question: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_plugins_are_asked_about_every_request(engine_fixture: EngineFixture) -> None:
-    """A reload enables and disables them, on all listeners."""
+    """A reload enables and disables the plugins, on all listeners."""
     engine = engine_fixture.engine
     first, second = Plugin(_no_volumes), Plugin(lambda method, question: {"Allow": True})
     try:

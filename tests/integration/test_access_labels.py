@@ -1,4 +1,4 @@
-"""Listeners with labels: which objects their clients see, change and create."""
+"""Clients of listeners with labels see, change and create only objects with these labels."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Restricted listeners and the layers of others: a client that knows digests and diffIDs, but has not the layers, tries to
-get them into an image of its own."""
+"""A client of a restricted listener knows digests and diffIDs of layers, but does not have the layers. It cannot get them
+into an image of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Roles of listeners, used with `docker` and curl: what they allow, and access to the host."""
+"""Roles of listeners, used with `docker` and curl: allowed operations, and access to the host."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def engine_fixture() -> Iterator[EngineFixture]:
 def test_read_only_clients_can_list_inspect_and_read_logs(engine_fixture: EngineFixture) -> None:
     assert sorted(engine_fixture.ok("read", "ps", "--format", "{{.Names}}").split()) == ["db1", "web1"]
     assert engine_fixture.ok("read", "logs", "web1") == "hello"
-    until(lambda: "web1" in engine_fixture.ok("read", "events", "--since", "1h", "--until", "0s"))  # in seconds
+    until(lambda: "web1" in engine_fixture.ok("read", "events", "--since", "1h", "--until", "0s"))  # times are in seconds
     assert "sleep" in engine_fixture.ok("read", "top", "web1")
     assert engine_fixture.ok("read", "version", "-f", "{{.Server.Version}}")
     assert engine_fixture.ok("read", "info", "-f", "{{.Containers}}") == "2"
@@ -89,7 +89,8 @@ def test_no_exec_clients_run_new_containers_but_nothing_in_existing_ones(engine_
 
 
 def test_restricted_clients_cannot_reach_private_addresses(engine_fixture: EngineFixture) -> None:
-    """The daemon could reach more addresses than the client (SSRF). It sends nothing, and the audit log names the client."""
+    """The daemon may be able to reach addresses that the client cannot reach (SSRF). It sends no request to them, and the
+    audit log names the client."""
     with hostile.serving() as inside:
         port = inside.host.rpartition(":")[2]
         what = "which is neither public nor a configured registry, is not allowed for role"
@@ -152,7 +153,7 @@ def test_attach_is_checked_by_role_and_labels(engine_fixture: EngineFixture) -> 
 
 
 def test_keys_in_other_case_are_checked_alike(engine_fixture: EngineFixture) -> None:
-    """Guard and handler read keys alike, whatever their case."""
+    """Guard and handler accept keys in any case, so they read the same values."""
     body = {"image": BUSYBOX, "hostconfig": {"PRIVILEGED": True}}
     status, answer = engine_fixture.api("ci", "POST", "/containers/create", body)
     assert (status, "Privileged is not allowed" in answer["message"]) == (403, True)
@@ -194,7 +195,7 @@ def test_volumes_on_host_directories_are_refused(engine_fixture: EngineFixture) 
 
 
 def test_files_of_the_host_cannot_be_copied_out_of_containers(engine_fixture: EngineFixture, tmp_path: Path) -> None:
-    """Tries paths below the mount, a link into it, and a volume, with a running and with a stopped container."""
+    """Tries paths below a bind mount, a link into the mount, and a volume, with a running and with a stopped container."""
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", tmp_path], check=True)
     subprocess.run(["mount", "--make-shared", tmp_path], check=True)
     try:
@@ -272,7 +273,7 @@ def test_image_names_of_others_cannot_be_moved(engine_fixture: EngineFixture, tm
         assert f"removing the name {BUSYBOX} is not allowed for role no-exec" in engine_fixture.denied("ci", *argv.split())
     engine_fixture.ok("ci", "image", "prune", "-af")
     assert engine_fixture.engine.ok("images", "-q", "--no-trunc", "busybox") == before
-    for _ in range(2):  # its own names may be moved and removed
+    for _ in range(2):  # the listener's own names may be moved and removed
         engine_fixture.ok("ci", "commit", "changed", "ci:2")
     engine_fixture.ok("ci", "rm", "changed")
     engine_fixture.ok("ci", "rmi", "ci:2")

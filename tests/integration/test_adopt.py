@@ -144,7 +144,7 @@ def _get(url: str) -> bytes:
 
 
 class AdoptingEngine(Engine):
-    """Its daemon is started with `--adopt`."""
+    """An engine whose daemon is started with `--adopt`."""
 
     root = ""
 
@@ -227,7 +227,7 @@ def test_removals_by_dockerd_are_reported_at_the_next_start(side: Side, adopter:
 
 
 def test_adoption_names_a_mount_that_dockerd_left(side: Side, adopter: Engine) -> None:
-    """A dockerd that is killed leaves a bind mount of its root on itself, across which nothing can be linked."""
+    """A killed dockerd leaves a bind mount of its root onto the same root. Hard links across this mount are impossible."""
     root = str(side.dockerd.root)
     subprocess.run(["mount", "--bind", root, root], check=True)
     try:

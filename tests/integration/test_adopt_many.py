@@ -1,5 +1,4 @@
-"""The proof of an adoption: 30 images and 50 containers of a real dockerd are adopted, used and given back, and no field of
-any inspect is lost."""
+"""30 images and 50 containers of a real dockerd are adopted, used and given back, and no field of any inspect is lost."""
 
 from __future__ import annotations
 
@@ -95,7 +94,7 @@ def _use(engine: Engine) -> None:
 
 
 def _use_platforms(engine: Engine) -> None:
-    """Both platforms are there under one name, with the third as dockerd knew it: by its manifest only."""
+    """Both platforms are stored under one name. Of the third platform, only the manifest is stored, as by dockerd."""
     found = json.loads(engine.ok("image", "inspect", many.MULTI))[0]
     assert found["Architecture"] != many.OTHER_PLATFORM
     status, listed = engine.api("GET", f"/v1.51/images/{many.MULTI}/json?manifests=1")

@@ -115,7 +115,7 @@ ONLY_CREATED: dict[str, Any] = {
 
 
 class Answers:
-    """The fields that came, by route."""
+    """The fields of all answers, by route."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -126,7 +126,7 @@ class Answers:
         method, path = route.split()
         status, raw, _ = self.engine.raw(method, VERSION + path.format(**names) + query, body)
         assert status in (200, 201), (route, status, raw)
-        found = [json.loads(line) for line in raw.splitlines()]  # events are several
+        found = [json.loads(line) for line in raw.splitlines()]  # a stream of events
         for answer in found:
             self.came[route] |= set(of_answer(answer, self.known[route]))
         return found[-1]
@@ -261,7 +261,7 @@ ABSENT = {
     "sizes are in /system/df alone, as in dockerd": (r"(GET|POST) /volumes.*UsageData\b.*",),
     "only after a failed wait": (r"POST /containers/\{id\}/wait Error\b.*",),
 }
-"""Fields of the description that do not come here: patterns of route and field, by reason."""
+"""Fields of the description that do not appear in these tests: patterns of route and field, by reason."""
 
 MORE = {
     "of Orlop: docs/api.md": (r"GET /info OrlopDrivers",),
@@ -269,7 +269,7 @@ MORE = {
         r"GET /system/df (BuildCache|Containers|Images|LayersSize|Volumes)",
     ),
 }
-"""Fields that come and are not in the description."""
+"""Fields that appear in answers and are not in the description."""
 
 
 def unexplained(found: dict[str, set[str]], reasons: Reasons) -> list[str]:
@@ -295,7 +295,8 @@ def test_answers_contain_no_field_that_is_not_described(answers: Answers) -> Non
 
 
 def test_most_described_fields_appear_in_some_answer(answers: Answers) -> None:
-    """Excepted are swarm mode, signatures and disk accesses; the listed reasons must not hide a whole route."""
+    """At most the fields of swarm mode, signatures and disk accesses are missing: the listed reasons must not hide a whole
+    route."""
     relevant = [
         (route, field)
         for route in ROUTES

@@ -150,7 +150,7 @@ def test_ambiguous_id_prefix_is_refused(engine: Engine) -> None:
 
 
 def test_disconnecting_clients_leave_nothing(engine: Engine) -> None:
-    """A client that disconnects within a request affects no other."""
+    """A client that disconnects within a request affects no other client."""
     import socket
 
     for piece in (
@@ -242,7 +242,7 @@ def test_operations_on_a_full_disk_fail_and_work_again_afterwards(small_disk: Pa
     assert engine.ok("run", "--rm", "--name", "full", "busybox", "echo", "again") == "again"
     assert engine.ok("start", "-a", "ready") == "ready"
     engine.ok("start", "before")
-    # The next daemon knows what happened while the disk was full
+    # The next daemon knows the exits that happened while the disk was full
     until(lambda: not engine.recorded_late(), "the exits are recorded")
     engine.kill()
     engine.start()

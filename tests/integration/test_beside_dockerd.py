@@ -1,5 +1,4 @@
-"""Beside a real dockerd that installs firewall rules, on a test host: Orlop's rules leave Docker's networks to Docker's
-rules."""
+"""On a test host with a real dockerd that installs firewall rules, Orlop's rules do not affect Docker's networks."""
 
 from __future__ import annotations
 
@@ -31,7 +30,8 @@ class Dockerd:
         self._socket = f"unix://{home}/s"
         argv = ["dockerd", "--data-root", f"{home}/data", "--exec-root", f"{home}/run", "-H", self._socket]
         self._cgroup = home.name
-        # The namespace inherits this. If it is on, dockerd takes the host for a router and keeps FORWARD's policy.
+        # The namespace inherits this setting. If forwarding is on, dockerd treats the host as a router and keeps FORWARD's
+        # policy.
         Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
         self._log = (home / "log").open("wb")
         self._process = subprocess.Popen(
@@ -127,8 +127,8 @@ async def test_networks_of_docker_are_left_to_its_rules(host: Host) -> None:
 
 @on_host()
 async def test_containers_reach_the_outside_over_an_administrators_bridge(host: Host) -> None:
-    """The host reaches its neighbour over an administrator's bridge: by a gateway behind it, or by the link that is its
-    port."""
+    """The host reaches its neighbour over an administrator's bridge: by a gateway behind the bridge, or by a link that is a
+    port of the bridge."""
     run("ip", "link", "add", "br0", "type", "bridge")
     run("ip", "address", "flush", "dev", "eth0")
     run("ip", "link", "set", "eth0", "master", "br0")
@@ -150,8 +150,8 @@ async def test_containers_reach_the_outside_over_an_administrators_bridge(host: 
 
 @on_host()
 async def test_packet_marks_of_other_programs_admit_nothing(host: Host) -> None:
-    """DOCKER-USER does not accept packets on which another program has set Orlop's bit of the mark. Its other bits are
-    kept."""
+    """DOCKER-USER does not accept packets on which another program has set Orlop's bit of the mark. The other bits of the
+    mark are kept."""
     hook = "type filter hook"
     rules = f"""
         table inet other {{

@@ -51,8 +51,8 @@ Effect = tuple[int, Any, str]
 
 
 def is_right(theirs: Effect, ours: Effect) -> bool:
-    """Whether the answers are equal, or differ on purpose."""
-    if ours[0] == 400 and "duplicate key" in ours[2]:  # docs/decisions/0012: dockerd uses the last one
+    """Whether the answers are equal, or differ deliberately."""
+    if ours[0] == 400 and "duplicate key" in ours[2]:  # docs/decisions/0012: dockerd uses the last of duplicate keys
         return True
     # Invalid requests get a 400 here; dockerd answers 500 if one of its own parsers failed
     return (theirs[0], ours[0]) == (500, 400)

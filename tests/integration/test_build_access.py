@@ -1,4 +1,5 @@
-"""Builds through restricted listeners: what a client may not do by other requests, it may not do by a build."""
+"""Builds through restricted listeners: an operation that is refused to a client in other requests is refused in a build,
+too."""
 
 from __future__ import annotations
 
@@ -71,13 +72,13 @@ class Listeners:
         return Result(done.returncode, done.stdout, done.stderr)
 
     def build(self, name: str, text: str, *argv: str, files: Mapping[str, str] | None = None) -> Result:
-        """By buildx."""
+        """Build with buildx."""
         for file, content in {"Dockerfile": text, **(files or {})}.items():
             (self.context / file).write_text(content)
         return self.docker(name, "buildx", "build", "--progress=plain", *argv, str(self.context))
 
     def classic(self, name: str, text: str, query: str = "") -> tuple[int, str]:
-        """By `POST /build`."""
+        """Build with `POST /build`."""
         made = io.BytesIO()
         with tarfile.open(fileobj=made, mode="w") as archive:
             entry = tarfile.TarInfo("Dockerfile")
@@ -166,7 +167,7 @@ def test_results_of_other_listeners_are_neither_shown_nor_used(listeners: Listen
 
 
 def test_local_contexts_are_not_shared_between_listeners(listeners: Listeners) -> None:
-    """Only the listener that sent a context before completes it by sending changes."""
+    """Only a client of the listener that sent a context before may send just its changes."""
     text = "FROM busybox\nCOPY . /all\n"
     for name in ("db", "noexec"):
         result = listeners.build(name, text, files={"large": "x" * 100_000})
@@ -289,7 +290,7 @@ def test_pushes_and_caches_outside_of_the_labels_are_refused(listeners: Listener
         listeners.build(name, text, "-o", "type=image,name=other:1,push=true,store=false"),
         "moving the name other:1",
     )
-    # A cache names layers by digests: whoever has it need not have seen them
+    # A cache names layers by digests, which a client may know without having the layers
     result = listeners.build(name, text, "--cache-to", f"type=local,dest={listeners.context.parent}/cache-{name}")
     assert result.code == 0, result.err
     assert listeners.docker(name, "builder", "prune", "-af").code == 0
@@ -344,7 +345,7 @@ def test_audit_log_has_builds_and_their_refusals(listeners: Listeners) -> None:
 
 
 def test_pruned_cache_of_a_listener_leaves_nothing(listeners: Listeners) -> None:
-    """Prunes after all tests above: the consistency check knows what belongs to which builder."""
+    """Prunes after all tests above. The consistency check knows the builder of each object."""
     for name in ("web", "db", "noexec", "any"):
         assert listeners.docker(name, "builder", "prune", "-af").code == 0
     listeners.engine.ok("builder", "prune", "-af")

@@ -1,6 +1,6 @@
-"""An attacker who may only build, through a restricted listener, and who speaks BuildKit's protocol as he likes.
+"""Attacks by a client of a restricted listener that may only build, with arbitrary messages of BuildKit's protocol.
 
-`test_build_access.py` has what the usual clients can ask for; here are requests that they do not send.
+`test_build_access.py` tests requests that the usual clients can send; this module tests requests that they do not send.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Work = Callable[[ProtocolClient, str], Awaitable[None]]
 
 
 def attacking(listeners: Listeners, name: str, work: Work) -> None:
-    """`work` by a client of the listener; "" is the daemon's own socket."""
+    """Run `work` with a client of the listener; "" is the daemon's own socket."""
 
     async def main() -> None:
         path = listeners.socket(name) if name else ""
@@ -69,7 +69,7 @@ def test_privileges_requested_by_a_graph_are_refused(listeners: Listeners, name:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_private_addresses_in_other_forms_are_refused(listeners: Listeners, name: str, loopback: str) -> None:
-    """All of them are the host's loopback, its network or a cloud's metadata service."""
+    """All these addresses are the host's loopback, its network or a cloud's metadata service."""
     port = loopback.rpartition(":")[2]
     hosts = ["2130706433", "0x7f000001", "0177.0.0.1", "127.1", "0", "0.0.0.0", "[::1]", "[::]", "localhost.", "LOCALHOST"]
     hosts += ["[::ffff:7f00:1]", "[64:ff9b::7f00:1]", "[2002:7f00:1::]", "[fe80::1%25lo]"]
@@ -92,7 +92,7 @@ def test_private_addresses_in_other_forms_are_refused(listeners: Listeners, name
 
 
 def test_session_of_another_listener_cannot_be_used(listeners: Listeners) -> None:
-    """A client that knows the id of a session at another listener gets nothing from it, and cannot take its place."""
+    """A client that knows the id of a session at another listener cannot use this session, and cannot replace it."""
     secret = session_pb2.GetSecretResponse(data=b"of the victim").SerializeToString()
     mount = pb.Mount(input=-1, dest="/s", output=-1, mountType=pb.SECRET, secretOpt=pb.SecretOpt(ID="s"))
     reading = executing("cat", "/s", mounts=[mount])
@@ -127,7 +127,7 @@ def test_builds_and_history_of_another_listener_are_not_found(listeners: Listene
             definition = executing("sh", "-c", "echo private; sleep 1.5")
             nursery.start_soon(lambda: victim.solve(definition, session, Ref=ref))
             await trio.sleep(0.5)
-            async with trio.open_nursery() as asking:  # each waits for a build that may come
+            async with trio.open_nursery() as asking:  # each request waits for a build that may begin later
                 for method, request in {
                     f"{BRIDGE}ReadFile": gateway_pb2.ReadFileRequest(Ref=f"{ref}-0", FilePath="/etc/passwd"),
                     f"{BRIDGE}Return": gateway_pb2.ReturnRequest(),
@@ -170,7 +170,7 @@ async def history(client: ProtocolClient) -> set[str]:
 
 
 def test_cache_mounts_are_separate_for_each_listener(listeners: Listeners) -> None:
-    """The same id is another directory at another listener, and so are files that a mount begins with."""
+    """One id means different directories at different listeners. This includes the initial files of a mount."""
     mount = pb.Mount(input=-1, dest="/c", output=-1, mountType=pb.CACHE, cacheOpt=pb.CacheOpt(ID="everybody's"))
 
     async def writes(client: ProtocolClient, session: str) -> None:
@@ -205,7 +205,7 @@ def test_images_outside_of_the_labels_are_no_frontends_or_inputs(listeners: List
 
 
 def test_exporter_attributes_do_not_move_names(listeners: Listeners) -> None:
-    """By attributes of the exporter that the usual clients do not send."""
+    """The client sends exporter attributes that the usual clients do not send."""
     before = listeners.engine.ok("image", "inspect", "-f", "{{.Id}}", "other:1")
     made = graph(filing(action("mkfile", mkfile())))
 

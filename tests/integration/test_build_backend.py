@@ -1,4 +1,5 @@
-"""The daemon's services for a builder: steps, snapshots, images. The builder process is the one of `building`."""
+"""The daemon's services for a builder: steps, snapshots, images. The builder process is
+`tests.integration.building.builder`."""
 
 from __future__ import annotations
 
@@ -238,7 +239,7 @@ def _layer(archive: Path, digest: str) -> list[str]:
 
 
 def _steps(engine: BuildingEngine, marker: str) -> list[int]:
-    """The processes of steps with this in their command line."""
+    """The processes of steps with this text in their command line."""
     found = []
     for name in os.listdir("/proc"):
         if name.isdecimal():
@@ -258,7 +259,7 @@ def _builder(engine: BuildingEngine) -> int:
 
 
 def running(engine: BuildingEngine) -> tuple[BuilderClient, str]:
-    """A client with a step that does not end by itself, and what is in its command line."""
+    """A client with a step that does not end by itself, and a text of the step's command line."""
     client, marker = engine.builder(), str(7_000_000 + int.from_bytes(os.urandom(2)))
     client.send("run", root=prepared(client), args=["sh", "-c", f"trap '' TERM; sleep {marker}"])
     until(lambda: _steps(engine, marker), "the step runs")
@@ -266,7 +267,8 @@ def running(engine: BuildingEngine) -> tuple[BuilderClient, str]:
 
 
 def test_the_next_step_does_not_wait_for_the_runtime(own: Callable[..., BuildingEngine], tmp_path: Path) -> None:
-    """A step that succeeded has no mount any more. The runtime deletes it meanwhile, and the release of the base waits."""
+    """A step that succeeded has no mount any more. The runtime deletes the step while the next runs, and the release of the
+    base waits."""
     wrapper, proceed = tmp_path / "runtime", tmp_path / "proceed"
     waiting = f'case " $* " in *" delete "*) while [ ! -e {proceed} ]; do sleep 0.1; done;; esac'
     wrapper.write_text(f'#!/bin/sh\n{waiting}\nexec {shutil.which("runc")} "$@"\n')
@@ -446,7 +448,7 @@ def test_a_base_is_kept_until_the_last_of_its_builds_has_released_it(own: Callab
 
 
 def test_images_of_cached_snapshots_outlive_their_base(own: Callable[..., BuildingEngine], tmp_path: Path) -> None:
-    """The base is removed while only the cache uses it: an image that is made of the cache can still be saved."""
+    """The base is removed while only the cache uses it. An image that is made from the cache can still be saved."""
     engine = own()
     client = engine.builder()
     found = base(client)
@@ -486,14 +488,14 @@ def test_snapshot_below_another_one_cannot_be_removed(client: BuilderClient) -> 
     assert client.call("remove", key=lower)["kind"] == "Conflict"
     client.result("remove", key=upper)
     client.result("remove", key=lower)
-    client.result("remove", key=lower)  # there is none any more
+    client.result("remove", key=lower)  # no snapshot is above it any more
     assert client.call("prepare", parent=lower)["kind"] == "NotFound"
     assert client.call("mounts", key=lower)["kind"] == "NotFound"
     assert client.call("commit", key=lower)["kind"] == "NotFound"
 
 
 def test_committed_layer_with_known_content_is_shared(client: BuilderClient, building: BuildingEngine) -> None:
-    """A layer with the same content as a layer of an image is the same layer."""
+    """A committed layer whose content equals a layer of an image becomes this layer."""
     key = client.result("prepare", parent="")
     assert ran(client, "true", key).get("kind"), "there is no shell in an empty root"
     client.result("remove", key=key)

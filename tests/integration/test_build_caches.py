@@ -17,7 +17,7 @@ __all__ = ["client", "registry"]  # fixtures
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 
-# Each run of a step gives another result
+# Each run of the step has another result
 UUID = "cat /proc/sys/kernel/random/uuid"
 STAGES = f"""FROM busybox AS build
 RUN {UUID} > /out
@@ -63,7 +63,7 @@ def test_exported_cache_in_a_registry_is_imported(client: Client, registry: Regi
     again, shown = built(client, "--cache-from", f"type=registry,ref={name}")
     assert again == first
     assert shown.count("CACHED") >= 4
-    # The step above a change is found, and so is a stage that nothing else has changed in
+    # The step above a change is found in the cache, and so is an unchanged stage
     (client.directory / "file").write_text("changed\n")
     changed, shown = built(client, "--cache-from", name)
     assert changed.splitlines()[0] == first.splitlines()[0]
@@ -77,11 +77,11 @@ def test_exported_cache_in_a_directory_is_imported(client: Client, mode: str) ->
     again, shown = built(client, "--cache-from", "type=local,src=cache")
     assert again == first
     assert "importing cache manifest from cache" in shown
-    # What was imported can be exported again, with all that it has
+    # An imported cache can be exported again, with its complete content
     again, _ = built(client, "--cache-from", "type=local,src=cache", "--cache-to", f"type=local,dest=second,mode={mode}")
     assert again == first
     assert layers_in(client.directory / "cache") == layers_in(client.directory / "second")
-    # Equal steps are found here, and stay as they are
+    # Equal steps are found in the daemon's own cache, and are unchanged
     here, _ = built(client, "--cache-from", "type=local,src=cache", forget=False)
     assert here == first
 
@@ -94,7 +94,7 @@ def test_inline_cache_of_an_image_is_imported(client: Client, registry: Registry
     again, shown = built(client, "--cache-from", name)
     assert again == first
     assert shown.count("CACHED") >= 4
-    # The image has all it needs to be pushed again
+    # The image is complete, so it can be pushed again
     client.ok("tag", "tb-cached", f"{registry.host}/tb/inline:2")
     client.ok("push", "-q", f"{registry.host}/tb/inline:2")
     client.ok("save", "-o", "out.tar", "tb-cached")
@@ -169,7 +169,7 @@ def both(client: Client, sides: tuple[Side, Side], tmp_path: Path) -> Iterator[C
 
 
 def test_dockerd_and_orlop_read_each_others_inline_caches(both: Clients, registry: Registry, shared: Engine) -> None:
-    """Neither finds its own steps in the other's cache, because keys differ; both read it without complaint."""
+    """Each engine reads the cache of the other without an error, but finds no step in it, because the keys differ."""
     for maker, reader in (both, both[::-1]):
         name = f"{registry.host}/tb/{maker.name}:1"
         maker.ok("build", "--build-arg", "BUILDKIT_INLINE_CACHE=1", "--provenance=false", "-t", name, ".")
@@ -179,7 +179,7 @@ def test_dockerd_and_orlop_read_each_others_inline_caches(both: Clients, registr
         assert result.code == 0, result.err
         assert f"importing cache manifest from {name}" in result.err
         assert "ERROR" not in result.err
-        # What it has made itself, it finds
+        # The engine finds the steps that it has cached itself
         again = maker.build("-t", "tb-own", "--cache-from", name, ".")
         assert again.code == 0
         assert again.err.count("CACHED") >= 3

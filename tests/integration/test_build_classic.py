@@ -71,7 +71,7 @@ CASES: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
     "an invalid platform": ({"Dockerfile": SIMPLE}, {"platform": "x/y/z/w"}),
     "a remote that is none": ({"Dockerfile": SIMPLE}, {"remote": "zzz"}),
 }
-STATUS = {  # dockerd answers 500 where the request is at fault
+STATUS = {  # dockerd answers 500, although the request is invalid
     "another Dockerfile that is missing": (500, 400),
     "no Dockerfile": (500, 400),
     "an invalid name": (500, 400),
@@ -95,7 +95,7 @@ def test_a_build_shows_its_steps_and_its_image(sides: tuple[Side, Side]) -> None
     for side in sides:
         status, lines = post(side.path, tar(Dockerfile=SIMPLE, f="content\n"), t=["classic:a", "classic-b"])
         assert status == 200
-        text = text_of(lines).replace("\x1b[0m", "")  # where colours end differs, with the lines between steps
+        text = text_of(lines).replace("\x1b[0m", "")  # the end of colours differs, and so do the lines between steps
         image = next(line["aux"]["ID"] for line in reversed(lines) if "aux" in line)
         assert f"Successfully built {image[7:19]}\n" in text
         shown.append([line for line in text.splitlines() if "--->" not in line and image[7:19] not in line])
@@ -206,7 +206,7 @@ def test_docker_and_orlop_build_without_buildx(shared: Engine, tmp_path: Path) -
 
 
 def test_disconnected_client_cancels_its_build(shared: Engine) -> None:
-    seconds = str(1000 + os.getpid())  # to find the step's process by
+    seconds = str(1000 + os.getpid())  # a unique text by which the step's process is found
     body = tar(Dockerfile=f"FROM {BUSYBOX}\nRUN echo began; sleep {seconds}\n")
     head = f"POST /v1.43/build HTTP/1.1\r\nHost: d\r\nContent-Type: application/x-tar\r\nContent-Length: {len(body)}\r\n\r\n"
     with socket.socket(socket.AF_UNIX) as sock:

@@ -44,7 +44,7 @@ def steps(result: Result) -> list[str]:
     for line in result.err.splitlines():
         line = re.sub(r"^#\d+ ", "", line)
         line = re.sub(r"@sha256:[0-9a-f]{64}", "", re.sub(r"\d+\.\d+s?\b", "T", line))
-        if line.startswith("[") and "[internal]" not in line and " FROM " not in line:  # shared by stages: named by either
+        if line.startswith("[") and "[internal]" not in line and " FROM " not in line:  # not steps that stages share
             found.add(line)
     return sorted(found)
 
@@ -70,7 +70,7 @@ def processes(engine: Engine, text: str) -> list[str]:
 
 
 def nothing_left(engine: Engine) -> None:
-    """No mount, cgroup, link or file of a build: what the consistency check finds."""
+    """The consistency check finds no mount, cgroup, link or file of a build."""
     engine.until_sound()
     assert not [path for path in engine.data_root.glob("build/view-*") if path.is_mount()]
 
@@ -339,7 +339,7 @@ def test_build_cache_is_listed_and_pruned(clients: Clients) -> None:
 
 
 def test_prune_keeps_what_images_share(clients: Clients) -> None:
-    """`prune` without --all, as dockerd's: removing what an image has as a layer would free nothing."""
+    """As in dockerd, `prune` without --all keeps layers of images, because their removal would free no space."""
     clients.write("Dockerfile", "FROM busybox\nRUN echo shared > /shared\nCOPY file /shared\n")
 
     def cached(each: Client, *options: str) -> list[tuple[str, str]]:

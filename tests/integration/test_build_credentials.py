@@ -42,7 +42,7 @@ def _pull_and_push(both: Clients, host: str) -> None:
     both.write("Dockerfile", f"FROM {name}\nRUN echo from a private base > /made\n")
     for each in both:
         each.run("logout", host)
-        # Docker and Orlop both find the layers of busybox here; what they ask for at the registry is its manifest
+        # Both daemons have the layers of busybox, so they request only its manifest from the registry
         refused = each.build("--pull", "-t", "tb-private", ".")
         assert refused.code != 0, each.name
         assert name in refused.err

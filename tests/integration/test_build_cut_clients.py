@@ -1,4 +1,5 @@
-"""Clients that are gone after some message of a build. `python -m tests.integration.building.cutting` tries all messages."""
+"""Clients that disconnect after some message of a build. `python -m tests.integration.building.cutting` tries all
+messages."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ def cutter() -> Iterator[Cutter]:
     engine.start()
     engine.load()
     made = Cutter(engine)
-    made.build("image")  # from now on, the builder runs and the context is there
+    made.build("image")  # after this build, the builder runs and has the context
     yield made
     try:
         made.pruned()

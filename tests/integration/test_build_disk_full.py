@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 Full = tuple[Engine, Callable[[], None]]
 BIG = "FROM busybox\nRUN head -c 12000000 /dev/urandom > /big\n"
-"""A layer that does not fit on the disk a second time, compressed or not, once the disk is filled."""
+"""The disk is filled so that a second copy of this layer does not fit, compressed or not."""
 NO_SPACE = "no space left on device"
 
 
@@ -29,7 +29,8 @@ def build(engine: Engine, dockerfile: str, *argv: str, context: Path | None = No
 
 
 def test_export_to_a_full_disk_names_the_cause(full: Full) -> None:
-    """What a kind of export must store fails; what it only reads is complete. The cache and the images stay."""
+    """An export that must store files on the disk fails; an export that only reads succeeds. The cache and the images
+    stay."""
     engine, fill = full
     assert build(engine, BIG, "-t", "before:1").code == 0
     digest = engine.ok("run", "--rm", "--network=none", "before:1", "sha256sum", "/big")
@@ -68,7 +69,7 @@ def test_export_to_a_full_disk_names_the_cause(full: Full) -> None:
 
 
 def test_upload_to_a_full_disk_is_repeated_with_space(full: Full, tmp_path: Path) -> None:
-    """The context is sent again when there is space, and only then is it complete."""
+    """The context is sent again when there is space, and is complete only after that."""
     engine, fill = full
     context = tmp_path / "context"
     context.mkdir()

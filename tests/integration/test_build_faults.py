@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 DAEMON_GROWS = 5 << 10
 """KiB."""
 BUILDER = 45 << 10
-"""KiB of a builder at work, besides 1 KiB for each file of the context."""
+"""KiB that a working builder may use, plus 1 KiB for each file of the context."""
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def engine() -> Iterator[Engine]:
     made.start()
     made.load()
     build(made, "FROM busybox\nRUN true\n")
-    made.docker("pull", "127.0.0.1:1/none")  # what a first request to a registry loads stays in the daemon's memory
+    made.docker("pull", "127.0.0.1:1/none")  # the modules of a first request to a registry stay in the daemon's memory
     yield made
     assert made.close() == []
 
@@ -61,7 +61,7 @@ def context(dockerfile: str, *entries: Entry) -> bytes:
 
 
 def post(engine: Engine, body: bytes, query: str = "") -> str:
-    """`POST /build`: the whole answer."""
+    """Send `POST /build`. Returns the whole answer."""
     connection = UnixConnection(engine.socket)
     connection.timeout = patience(120)
     try:
@@ -74,7 +74,7 @@ def post(engine: Engine, body: bytes, query: str = "") -> str:
 
 
 def build(engine: Engine, dockerfile: str, *argv: str) -> Result:
-    """By buildx, without a context."""
+    """Build with buildx, without a context."""
     return engine.docker("buildx", "build", "--progress=plain", *argv, "-", stdin=dockerfile, seconds=120)
 
 
@@ -95,7 +95,7 @@ class Watched:
         self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> Watched:
-        """With a new builder: the one before may keep memory that an earlier test was allowed."""
+        """Use a new builder, because the previous builder may keep memory of an earlier test."""
         assert self._engine.process is not None
         if pid := builder(self._engine):
             os.kill(pid, signal.SIGKILL)
@@ -120,7 +120,8 @@ class Watched:
         self._thread.join()
 
     def check(self, files: int = 0) -> None:
-        """A ping under 100 ms, apart from the machine's own delays; memory as promised."""
+        """Check that pings took less than 100 ms, except for delays of the machine, and that memory stayed below its
+        limits."""
         assert self._engine.process is not None
         waits = sorted(self.waits)
         assert waits[len(waits) * 9 // 10] < patience(max(0.1, tolerated())), waits[-5:]
@@ -142,7 +143,7 @@ def watched(engine: Engine, files: int = 0) -> Iterator[Watched]:
 
 
 def test_thousand_children_of_a_step_end_with_it(engine: Engine) -> None:
-    """The step does not wait for all of them."""
+    """The step's command does not wait for all its children."""
     script = "for i in $(seq 1000); do sleep 51337 & done; echo forked; exit 3"
     with watched(engine):
         result = build(engine, f"FROM busybox\nRUN {script}\n", "--no-cache")
@@ -206,7 +207,7 @@ def test_contexts_with_wrong_sizes_are_refused(engine: Engine) -> None:
 
 
 def test_context_of_many_files_takes_bounded_memory(fresh: Callable[..., Engine]) -> None:
-    """Memory of the builder grows by less than 1 KiB a file. In an engine of its own, because Python keeps this memory."""
+    """Memory of the builder grows by less than 1 KiB a file. Uses an engine of its own, because Python keeps this memory."""
     engine, count = fresh(), 20_000
     build(engine, "FROM busybox\nRUN true\n")
     files = [entry(f"{number % 100}/{number}", b"x") for number in range(count)]
@@ -262,7 +263,7 @@ def test_hostile_dockerfiles_end_in_bounded_time(engine: Engine, name: str) -> N
 
 @contextmanager
 def hung_registry() -> Iterator[str]:
-    """Takes connections, and answers nothing."""
+    """A registry that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 

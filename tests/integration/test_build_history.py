@@ -44,7 +44,7 @@ def connected(client: Client) -> socket.socket:
 
 
 def attachments(client: Client) -> list[tuple[str, pb.Descriptor, Any]]:
-    """What the last record has: platform, descriptor and content."""
+    """The attachments of the last record: platform, descriptor and content."""
 
     async def ask(connection: Connection, method: str, message: bytes) -> list[bytes]:
         async with connection.call(method) as call:
@@ -89,7 +89,8 @@ def test_record_of_a_build_has_the_provenance_that_dockerd_records(clients: Clie
 
 
 def _shape(document: Any) -> Any:
-    """What does not depend on the engine: the request, and the operations without what each frontend calls its own."""
+    """The parts that do not depend on the engine: the request, and the operations without names that each frontend
+    chooses."""
     steps = [step["op"]["Op"] for step in document["buildConfig"]["llbDefinition"]]
     return {
         "members": sorted(document),

@@ -1,6 +1,6 @@
-"""Clients of BuildKit's protocol that violate it, against a live daemon: HTTP/2, gRPC, sessions and what they send.
+"""Clients that violate BuildKit's protocol, against a live daemon: HTTP/2, gRPC, sessions and their content.
 
-The connection ends, or the call; memory and time are bounded, others build meanwhile, and nothing is left.
+The daemon ends the connection or the call. Memory and time are bounded, other clients build meanwhile, and nothing is left.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def beyond_the_window() -> Iterator[bytes]:
 
 
 def partial_messages() -> Iterator[bytes]:
-    """Many messages of 16 MB, and none of them complete."""
+    """Many incomplete messages of 16 MB."""
     for stream in each_stream(100):
         yield call(stream, SOLVE, struct.pack(">BI", 0, 15 << 20))
     for _ in range(800):
@@ -137,13 +137,13 @@ ATTACKS: dict[str, Callable[[], Iterator[bytes]]] = {
 
 
 def send(path: str, pieces: Iterator[bytes], greeting: bytes) -> bytes:
-    """Send until the other side closes the connection or reads no more. Returns the end of what it sent."""
+    """Send until the server closes the connection or reads no more. Returns the last bytes of the server's answer."""
     seen = b""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(patience(1))
         sock.connect(path)
         sock.sendall(greeting)
-        with suppress(OSError):  # among them a timeout: it does not read
+        with suppress(OSError):  # includes a timeout, if the server does not read
             batch = b""
             for piece in pieces:
                 batch += piece
@@ -165,7 +165,7 @@ def descriptors(pid: int) -> int:
 
 @pytest.mark.parametrize("kind", ["grpc", "session"])
 def test_hostile_http2_connection_harms_no_other_client(engine: Engine, kind: str) -> None:
-    """All of them by /grpc, where the client is the one that calls, and by /session, where it is called."""
+    """Each attack is tried by /grpc, where the client calls, and by /session, where the client is called."""
     headers = {"X-Docker-Expose-Session-Uuid": "hostile", "X-Docker-Expose-Session-Sharedkey": "h"}
     head = upgrade(f"/{kind}", headers)
     slow: dict[str, float] = {}
@@ -207,7 +207,7 @@ def listing(*entries: Mapping[str, object], end: bool = True) -> list[bytes]:
 
 
 def sending(*packets: bytes, forever: bool = False) -> Mapping[str, Handler]:
-    """A directory of the client that is these packets; the last of them without end."""
+    """A directory of the client that consists of these packets. The last packet is repeated without end."""
 
     async def send(call: Call) -> None:
         await call.send(*packets)
@@ -318,7 +318,7 @@ async def _fails(client: ProtocolClient, definition: ops_pb2.Definition, session
 
 
 def test_hostile_receiver_of_a_result_fails_its_build(engine: Engine) -> None:
-    """Clients that get a directory or an archive: they ask for files that there are not, and do not read."""
+    """Clients that receive a directory or an archive: they request missing files, or do not read."""
 
     async def asks(call: Call) -> None:
         await call.send(packet(REQ, 1 << 31))

@@ -1,4 +1,5 @@
-"""Hostile graphs (LLB) sent to a live daemon: an error in bounded time and memory, while others build, and nothing left."""
+"""Hostile graphs (LLB) sent to a live daemon: each ends with an error in bounded time and memory, other clients build
+meanwhile, and nothing is left."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 ESCAPED = "/tmp/orlop-escaped"
 MEMORY = 400 << 10
-"""KiB of the builder: a request has at most 16 MiB, in up to eight million parts."""
+"""KiB that the builder may use: a request has at most 16 MiB, in up to eight million parts."""
 SECONDS = 15
 
 
@@ -32,7 +33,7 @@ def engine() -> Iterator[Engine]:
     made = Engine({"shutdown-timeout": 3})
     made.start()
     made.load()
-    made.docker("pull", "127.0.0.1:1/none")  # what a first request to a registry loads stays in the daemon's memory
+    made.docker("pull", "127.0.0.1:1/none")  # the modules of a first request to a registry stay in the daemon's memory
     yield made
     assert made.close() == []
 
@@ -68,7 +69,7 @@ def mounting(dest: str, kind: int = pb.BIND, **fields: object) -> pb.Definition:
 
 
 def deep(levels: int) -> pb.Definition:
-    """Each file system is made on the one before."""
+    """A chain of file systems, each made from the previous one."""
     ops = [filing(action("mkfile", mkfile()))]
     for number in range(levels - 1):
         ops.append(filing(action("mkfile", mkfile(f"/{number}"), input=0), inputs=ops[-1:]))
@@ -87,7 +88,7 @@ def same_input(times: int) -> pb.Definition:
 
 
 def missing() -> pb.Definition:
-    """A cycle would need a collision of SHA-256: what is below a vertex can only be missing."""
+    """An input that is missing. A cycle is impossible, because it needs a collision of SHA-256."""
     file = pb.FileOp(actions=[action("mkfile", mkfile(), input=0)])
     return graph(pb.Op(inputs=[pb.Input(digest="sha256:" + "0" * 64)], file=file))
 
@@ -238,7 +239,7 @@ CONTAINED: dict[str, Callable[[], pb.Definition]] = {
     ),
     "the name of a cache": lambda: mounting("/x", pb.CACHE, cacheOpt=pb.CacheOpt(ID=f"../../..{ESCAPED}\0")),
 }
-"""Refused or not: nothing of the host is reached."""
+"""These graphs may be refused or run, but must not reach the host."""
 
 ENDLESS: dict[str, Callable[[], pb.Definition]] = {
     "layers on layers": lambda: deep(4000),
@@ -247,7 +248,7 @@ ENDLESS: dict[str, Callable[[], pb.Definition]] = {
     "patterns and long paths again": lambda: searching("b"),
     "a step that does not end": lambda: executing("sleep", "61337"),
 }
-"""These may take their time, until the client leaves."""
+"""These graphs may run until the client disconnects."""
 
 
 # --- the tests --------------------------------------------------------------------------------------------------------
@@ -255,7 +256,7 @@ ENDLESS: dict[str, Callable[[], pb.Definition]] = {
 
 @asynccontextmanager
 async def others_building(engine: Engine) -> AsyncIterator[None]:
-    """Another client builds all the time. Each of its builds is a new one, and none takes long."""
+    """Another client builds all the time. None of its builds is cached, and none takes long."""
     builds = 0
 
     async def build(client: ProtocolClient, session: str) -> None:
@@ -274,7 +275,8 @@ async def others_building(engine: Engine) -> AsyncIterator[None]:
 
 
 def attack(engine: Engine, work: Callable[[ProtocolClient, str], Awaitable[None]]) -> None:
-    """`work` with a client, watched; the builder must be the same afterwards, and have logged no mistake of its own."""
+    """Run `work` with a client, and measure. Afterwards the same builder must run, and must have logged no internal
+    error."""
 
     async def main() -> None:
         async with ProtocolClient.opened(engine) as client, client.session() as session:

@@ -61,7 +61,7 @@ def parts(client: Client) -> tuple[Path, Path, list[Path]]:
 
 
 def built(client: Client) -> Any:
-    """Build on the layout. Returns what the image is."""
+    """Build on the layout. Returns the parts of the image that are compared."""
     result = client.build("-t", "tb-layout", *CONTEXT, ".")
     assert result.code == 0, f"{client.name}: {result.err}"
     assert "[context base] OCI load from client" in result.err
@@ -89,7 +89,7 @@ def test_damaged_and_incomplete_layouts_fail_the_build(client: Client) -> None:
         path.write_bytes(data)
     missing = "base=oci-layout://layout@sha256:" + "0" * 64
     assert client.build("--build-context", missing, ".").code != 0
-    layers[0].unlink()  # that of busybox, which is here
+    layers[0].unlink()  # the layer of busybox, which the engine has
     assert built(client)[0][0] == "layout"
 
 
@@ -113,7 +113,7 @@ def test_second_build_needs_no_layer_of_the_layout(client: Client) -> None:
     for path in parts(client)[2]:
         path.unlink()
     assert client.build("-t", "tb-layout", *CONTEXT, ".").err.count("CACHED") == 3
-    # Above a change of the Dockerfile, too: the cache has the layers
+    # Also if the Dockerfile changes above the base, because the cache has the layers
     (client.directory / "Dockerfile").write_text("FROM base\nRUN cat /base > /other\n")
     client.ok("build", "-t", "tb-layout", *CONTEXT, ".")
 

@@ -30,7 +30,7 @@ LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
 IN_TOTO = "application/vnd.in-toto+json"
 
-# Writes a statement that counts the files that it has seen
+# Writes a statement with the number of files that it has scanned
 SCANNER = r"""FROM busybox
 COPY --chmod=755 <<'END' /scan
 #!/bin/sh
@@ -120,7 +120,7 @@ def test_an_oci_archive_and_an_oci_layout_have_the_same_image(client: Client) ->
     blobs = {path.name for path in (client.directory / "layout" / "blobs" / "sha256").iterdir()}
     with opened((client.directory / "out.tar").read_bytes()) as archive:
         assert blobs == {Path(name).name for name in archive.getnames() if name.startswith("blobs/sha256/") and name[13:]}
-    # Once more: the blobs are there already
+    # The second export finds the blobs in the layout
     client.ok("build", "-o", "type=oci,dest=layout,tar=false", ".")
 
 
@@ -221,7 +221,7 @@ def test_steps_of_other_platforms_run_by_an_emulator(
     name, other = f"{registry.host}/tb/multi:1", emulated("base")
     push_index(registry.host, "tb/multi", "1", index([other, MINE], oci=True), (other, MINE))
     for pid in shared.children("orlop-builder"):
-        os.kill(pid, signal.SIGKILL)  # the next one sees the emulator
+        os.kill(pid, signal.SIGKILL)  # the next builder finds the emulator
     (client.directory / "Dockerfile").write_text(f'FROM {name}\nRUN ["/bin/echo", "was here"]\nCOPY file /\n')
     result = client.build("--platform", "linux/amd64,linux/s390x", "-t", "tb-emulated", ".")
     assert result.code == 0, result.err
@@ -248,7 +248,7 @@ def test_only_pushed_images_have_attestations_by_default(client: Client, registr
     plain = f"{registry.host}/tb/attested:2"
     client.ok("buildx", "build", "-t", plain, "--push", "--provenance=false", ".")
     assert "manifests" not in raw(client, plain)
-    # What is in the store goes to another registry as it is
+    # The stored image is pushed unchanged to another registry
     again = f"{registry.host}/tb/again:1"
     client.ok("tag", name, again)
     client.ok("push", "-q", again)
@@ -297,7 +297,7 @@ def test_scanner_adds_a_bill_of_materials(client: Client, registry: Registry) ->
     (statement,) = raw(client, f"{name.rpartition(':')[0]}@{about['digest']}")["layers"]
     assert statement["mediaType"] == IN_TOTO
     assert statement["annotations"] == {"in-toto.io/predicate-type": "https://spdx.dev/Document"}
-    # Kept with an image of the store, too
+    # The statement is also kept with an image in the store
     client.ok("build", "-t", "tb-with-sbom", "--sbom=generator=tb-scanner", ".")
     (client.directory / "Nothing").write_text("FROM scratch\nCOPY file /\n")
     client.ok("build", "-t", "tb-nothing", "-f", "Nothing", ".")

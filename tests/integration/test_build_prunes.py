@@ -1,4 +1,4 @@
-"""Prunes while a build runs: it keeps its base, its finished steps and its context, whatever the filters say."""
+"""Prunes while a build runs: with any filters, the base, the finished steps and the context of the build are kept."""
 
 from __future__ import annotations
 

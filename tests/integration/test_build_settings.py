@@ -12,7 +12,8 @@ from tests.integration.parity import Side
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 
-# What a step sees. Docker's files for the network are similar, but not equal: here are the parts that steps rely on
+# Prints what a step sees. Docker's network files are similar, but not equal, so only the parts that steps rely on are
+# compared
 SHOWN = {
     "hosts": "grep -E '^(10.1|fd)' /etc/hosts | tr '\\t' ' '",
     "gate": "grep -c gate /etc/hosts",

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.root
 SLEEP = (BUSYBOX, "sleep", "600")
 SOUND = {"findings": [], "ok": True}
 STRANGER = "ab" * 32
-LINK = f"otc{os.getpid()}"  # unique to this run: a killed run may have left its own
+LINK = f"otc{os.getpid()}"  # unique to this run, because a killed run may have left its link
 
 
 def check(engine: Engine, *flags: str) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def test_damage_and_leftovers_are_found_and_repaired(litter: Engine) -> None:
 
 
 def test_running_operations_are_not_findings(engine: Engine) -> None:
-    """Containers come and go meanwhile: operations in progress are not reported."""
+    """Containers are created and removed during the check. Operations in progress are not reported."""
     loop = "for n in 1 2 3 4 5 6; do docker run --rm -v /x busybox true; docker run -d --name w$0 busybox sleep 9; "
     loop += "docker rm -f w$0; done"
     workers = [

@@ -1,5 +1,5 @@
-"""What every program that Orlop starts inherits: descriptors and environment, compared with what each may have. Also checks
-that nothing of Orlop listens in the abstract namespace, where no directory's mode protects it.
+"""Every program that Orlop starts inherits only the descriptors and environment variables that it may have. Also checks that
+no process of Orlop listens in the abstract namespace, where no directory's mode protects a socket.
 
 The daemon of these tests is started with inheritable open descriptors and with an environment full of secrets and of
 variables that change how programs behave. Runtimes are wrapped by a program that records what it inherited.
@@ -115,7 +115,7 @@ def _environment(pid: int) -> dict[str, str]:
 
 
 def _descriptors(pid: int) -> dict[int, str]:
-    """None of a process that has ended."""
+    """The descriptors of a process; none if the process has ended."""
     found: dict[int, str] = {}
     names: list[str] = []
     with contextlib.suppress(FileNotFoundError):
@@ -191,7 +191,7 @@ def test_containers_get_their_streams_and_their_own_environment(exposed: Exposed
     engine.ok("rm", "-f", "plain", "tty")
 
 
-def test_limits_are_those_that_the_daemon_was_started_with(exposed: Exposed) -> None:
+def test_containers_get_the_original_limits_of_the_daemon(exposed: Exposed) -> None:
     """The limits inside containers are the daemon's original ones. Only monitors raise their own limit of descriptors."""
     exposed.ok("run", "-d", "--name", "limited", "busybox", "sleep", "600")
     exposed.ok("exec", "-d", "limited", "sleep", "500")
@@ -240,7 +240,7 @@ def test_zygote_and_monitors_hold_only_needed_descriptors(exposed: Exposed) -> N
     attached.communicate(timeout=10)
 
 
-def test_unpack_workers_hold_their_layer(exposed: Exposed) -> None:
+def test_unpack_workers_have_access_only_to_their_layer(exposed: Exposed) -> None:
     """The worker is stopped by SIGSTOP in the middle of a layer of 60 MB, and then inspected."""
     big = docker_archive({"big:latest": image([layer({"zeros": bytes(60 << 20)}, compression="none")])})
     path = exposed.home / "big.tar"
@@ -294,7 +294,7 @@ def test_programs_get_only_listed_descriptors_and_variables(tmp_path: Path) -> N
         os.close(inheritable)
     ran, nft = [json.loads(line) for line in (tmp_path / "seen").read_text().splitlines()]
     assert ran["env"] == {"A": "b"} and set(ran["fds"]) == {"0", "1", "2"}
-    assert nft["env"].pop("PWD") == "/"  # set by the shell itself
+    assert nft["env"].pop("PWD") == "/"  # the shell itself sets this variable
     assert nft["env"] == {"PATH": SEARCHED, "LC_ALL": "C"} and set(nft["fds"]) == {"0", "1", "2"}
 
 
@@ -317,7 +317,7 @@ def _bound(pid: int, name: str) -> list[str]:
 def _is_listener(line: str, name: str) -> bool:
     fields = line.split()
     directory, base = os.path.split(name)
-    # It was bound to another name and renamed; the kernel shows the former
+    # The socket was bound to another name and renamed; the kernel shows the former name
     return len(fields) == 8 and fields[3] == "00010000" and fields[7].startswith((name, f"{directory}/.{base}."))
 
 
@@ -343,7 +343,8 @@ def test_no_process_has_a_socket_in_the_abstract_namespace(exposed: Exposed) -> 
 
 
 def test_image_and_environment_of_the_tests_are_as_expected(exposed: Exposed) -> None:
-    """Checks that the daemon itself inherited these, without which the tests above would prove nothing."""
+    """Checks that the daemon itself has inherited the descriptors and variables. Otherwise the tests above would prove
+    nothing."""
     assert exposed.process is not None
     environment, held = _environment(exposed.process.pid), _descriptors(exposed.process.pid).values()
     assert HOSTILE.items() <= environment.items()

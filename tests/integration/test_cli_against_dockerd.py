@@ -94,8 +94,8 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dockerd]:
 
 
 def plain(text: str) -> str:
-    """The output without the clients' names, Docker's hint to read its help, and what changes between two calls: ages (which
-    affect the width of columns) and the processor time that ps shows."""
+    """The output without the clients' names, without Docker's hint to read its help, and without values that change between
+    two calls: ages (which affect the width of columns) and the processor time that ps shows."""
     text = re.sub(r"(?m)^(orlop|docker): |\.$|^See 'docker.*\n?", "", text)
     text = re.sub(r"(\d+ +\d+ +)\d+( +\d\d:\d\d +\? +)[\d:]+", r"\1C\2T", text)
     return re.sub(r" {2,}", "  ", re.sub(r"Less than a second|\b\d+ seconds?\b|About a minute", "N", text))

@@ -1,5 +1,5 @@
-"""Many connections: those of one client cannot exhaust the daemon, an administrator can always connect, and idle ones cost
-nothing."""
+"""Many connections: one client cannot exhaust the daemon, an administrator can always connect, and idle connections use
+almost no resources."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def crowd(stack: ExitStack, path: str, size: int, says: bytes = b"") -> list[soc
         try:
             sock.sendall(says)
         except OSError:
-            pass  # the connection was refused, which reading will show
+            pass  # the connection was refused; the next read shows the reason
         found.append(sock)
     return found
 
@@ -63,7 +63,8 @@ def said(path: str, request: bytes = b"GET /_ping HTTP/1.1\r\nHost: d\r\n\r\n") 
 
 
 def beginning(sock: socket.socket) -> bytes:
-    """The start of the answer; empty if so many are refused at once that not each gets an answer."""
+    """The start of the answer. It is empty if too many connections are refused at once, because not each then gets an
+    answer."""
     try:
         return sock.recv(12)
     except ConnectionResetError:
@@ -88,8 +89,8 @@ def works(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("says", [IDLE, SLOW_HEAD])
-def test_idle_connections_are_closed_for_new_ones(guarded: tuple[Engine, str], says: bytes) -> None:
-    """The daemon closes a client's oldest waiting connection in favour of its next one."""
+def test_idle_connections_are_closed_in_favour_of_new_ones(guarded: tuple[Engine, str], says: bytes) -> None:
+    """When a client has too many connections, the daemon closes its oldest waiting connection for a new one."""
     engine, path = guarded
     with ExitStack() as stack:
         held = crowd(stack, path, 1500, says)
@@ -100,7 +101,7 @@ def test_idle_connections_are_closed_for_new_ones(guarded: tuple[Engine, str], s
     assert engine.log().count("\n") < 20, engine.log()
 
 
-def test_streams_of_a_guarded_socket_do_not_keep_the_administrator_out(guarded: tuple[Engine, str]) -> None:
+def test_streams_of_a_guarded_socket_do_not_block_the_administrator(guarded: tuple[Engine, str]) -> None:
     engine, path = guarded
     with ExitStack() as stack:
         held = crowd(stack, path, 600, EVENTS)
@@ -174,7 +175,7 @@ def test_idle_log_followers_share_one_inotify_instance(engine: Engine, name: str
         for sock in held:
             sock.settimeout(20)
             seen = b""
-            while not seen.endswith(b"0\r\n\r\n"):  # the last chunk, as the container has exited
+            while not seen.endswith(b"0\r\n\r\n"):  # wait for the last chunk, because the container has exited
                 seen += sock.recv(4096)
 
 

@@ -100,7 +100,7 @@ def test_invalid_rows_are_quarantined(live: Engine) -> None:
     assert not found["ok"]
     assert f"containers {bad} cannot be used and is quarantined" in live.log()
 
-    for path in aside(live):  # only the copy for the schema's row: all other rows were saved
+    for path in aside(live):  # the damaged file contains only the schema's row, because all other rows were saved
         path.unlink()
     rows = [name.removeprefix("quarantined row ") for name in objects(found) if name.startswith("quarantined row ")]
     query = "&".join(f"forget={row.replace(' ', '%20')}" for row in rows)
@@ -219,7 +219,7 @@ def foreign_log(live: Engine) -> None:
 
 
 def test_daemon_starts_with_a_destroyed_database_and_reads_a_restored_one(live: Engine) -> None:
-    """The daemon starts with any damage; with the original file restored, all objects are back."""
+    """The daemon starts with any damage. After the original file is restored, all objects exist again."""
     live.ok("run", "--name", "cc", "-v", "data:/data", BUSYBOX, "sh", "-c", "echo kept > /file; echo kept > /data/file")
     live.stop()
     backup = live.home / "backup.db"

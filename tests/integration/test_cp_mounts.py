@@ -106,7 +106,7 @@ def test_cp_into_a_read_only_volume_is_refused(engine, name, volume, tmp_path, s
 
 
 def test_cp_does_not_see_a_tmpfs(engine, name):
-    """As in dockerd: what is copied to its path is stored in the root file system below the tmpfs."""
+    """As in dockerd, files that are copied to the path of the tmpfs are stored in the root file system below the tmpfs."""
     create(engine, name, "--tmpfs", "/t")
     assert content(engine, f"{name}:/t") == {}
     engine.ok("start", name)

@@ -203,7 +203,7 @@ def test_events_survive_a_restart(daemon: Orlopd) -> None:
     assert daemon.process
     daemon.process.send_signal(signal.SIGHUP)
     daemon.wait_for("configuration reloaded")
-    daemon.get("/info")  # once this is answered, the event is being written
+    daemon.get("/info")  # after this answer, the event is being written
     before = daemon.request("GET", f"/events?since=1&until={time.time():.3f}")[1]
     assert daemon.stop() == 0
     daemon.start()
@@ -212,7 +212,7 @@ def test_events_survive_a_restart(daemon: Orlopd) -> None:
     assert after == before
 
 
-def test_an_open_stream_of_events_does_not_hold_up_a_stop(daemon: Orlopd) -> None:
+def test_open_stream_of_events_does_not_delay_a_stop(daemon: Orlopd) -> None:
     daemon.start()
     connection = UnixConnection(daemon.socket)
     connection.request("GET", "/events")
@@ -237,7 +237,7 @@ def test_a_second_daemon_on_the_same_roots_is_refused(daemon: Orlopd) -> None:
 
 
 def test_start_on_another_engines_data_root_is_refused_and_changes_nothing(daemon: Orlopd) -> None:
-    """If this start had made a database, the next start would find no row of the other engine's objects in it."""
+    """The refused start makes no database, which would contain no rows of the other engine's objects."""
     data = daemon.home / "data"
     (data / "containers" / "theirs").mkdir(parents=True)
     for _ in range(2):
@@ -308,7 +308,7 @@ def test_blocked_event_loop_is_logged_if_configured(daemon: Orlopd, monkeypatch:
     daemon.get("/info")
     daemon.stop()
     assert "event loop blocked" not in "".join(daemon.lines)
-    monkeypatch.setenv("ORLOP_LOOP_WATCHDOG", "1")  # millisecond: some step takes longer
+    monkeypatch.setenv("ORLOP_LOOP_WATCHDOG", "1")  # milliseconds; some step takes longer
     daemon.start()
     daemon.get("/info")
     daemon.stop()

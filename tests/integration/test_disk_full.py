@@ -77,7 +77,7 @@ def test_full_disk_does_not_stop_containers(disk: Disk, fresh: Callable[..., Eng
     assert engine.ok("kill", "two") == "two"
     engine.wait_state("two", "exited")
 
-    # What needs space fails with an error
+    # Operations that need space fail with an error
     for command in (
         ("create", "--network", "none", BUSYBOX, "true"),
         ("run", "--rm", "--network", "none", BUSYBOX, "true"),
@@ -91,7 +91,7 @@ def test_full_disk_does_not_stop_containers(disk: Disk, fresh: Callable[..., Eng
     assert FULL in engine.docker("load", stdin=archive()).err
     assert engine.inspect("three")["Name"] == "/three"
 
-    # What frees space works
+    # Operations that free space work
     assert engine.ok("rm", "one") == "one"
     assert disk.reserve < reserve.SIZE
     disk.fill()

@@ -40,7 +40,7 @@ class Disk:
         return found.f_bfree * found.f_frsize
 
     def fill(self, leave: int = 0) -> None:
-        """Use up the disk, but for so many bytes."""
+        """Use up the disk except for this many bytes."""
         with self._hog.open("ab", buffering=0) as hog:
             for piece in (1 << 20, 1 << 14, 4096):
                 with suppress(OSError):
@@ -69,7 +69,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 def run(disk: Disk, test: Callable[[ImagesFixture, Receiving], Awaitable[None]]) -> None:
-    """With an image of 4 MB, `app:v1` of the registry, whose layer is stored as a plain tar."""
+    """Run with an image of 4 MB, `app:v1` of the registry, whose layer is stored as a plain tar."""
     made = image([layer({"noise": noise(4 * MB)})])
 
     async def main() -> None:
@@ -173,7 +173,7 @@ def test_adoption_on_a_full_disk_changes_nothing_in_the_docker_root(disk: Disk, 
 
 @pytest.mark.parametrize("for_good", [False, True], ids=["in place", "moved"])
 def test_give_back_on_a_full_disk_can_be_repeated(disk: Disk, root: Path, adopter: Engine, for_good: bool) -> None:
-    """It frees space, so it usually succeeds; after a failure nothing is lost."""
+    """A give-back frees space, so it usually succeeds. After a failure, nothing is lost."""
     docker = disk.path / "docker"
     if for_good and not (root / "image/overlay2/layerdb").is_dir():
         pytest.skip("a move is the same with both stores")
@@ -188,7 +188,7 @@ def test_give_back_on_a_full_disk_can_be_repeated(disk: Disk, root: Path, adopte
             assert FULL in done.err.lower() and "Traceback" not in done.err, (leave, done.err)
             adopter.start()
             adopter.stop()
-            system(adopter, "give-back", check=None)  # the start has completed it, if it had begun
+            system(adopter, "give-back", check=None)  # if the give-back had begun, the start has completed it
         assert sorted(snapshot(docker)) == names
         adopter.start()
         assert not adopter.ok("ps", "-aq") and not adopter.ok("images", "-q")
@@ -196,7 +196,7 @@ def test_give_back_on_a_full_disk_can_be_repeated(disk: Disk, root: Path, adopte
 
 
 def test_save_of_a_layer_without_a_blob_fails_cleanly_on_a_full_disk(disk: Disk, root: Path, adopter: Engine) -> None:
-    """A layer that is known only unpacked gets its blob by the first save."""
+    """For a layer that is stored only unpacked, the first save makes the blob."""
     docker = disk.path / "docker"
     if not (root / "image/overlay2/layerdb").is_dir():
         pytest.skip("its layers have blobs")

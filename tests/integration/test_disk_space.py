@@ -32,7 +32,7 @@ def noise(size: int, seed: int = 0) -> bytes:
 
 
 def app(size: int) -> Image:
-    """Made before the event loop runs: it takes a while."""
+    """Made before the event loop runs, because it takes long."""
     return image([layer({"noise": noise(size)})])
 
 
@@ -124,7 +124,7 @@ def test_an_interrupted_download_is_counted_once(disk: Path) -> None:
 
 
 def test_a_layer_that_grows_is_not_unpacked(disk: Path) -> None:
-    """30 MB of zeros are 30 kB in the registry: only the downloaded layer shows how large it becomes."""
+    """30 MB of zeros are 30 kB in the registry, so the unpacked size is known only after the download."""
     grows = image([layer({"zeros": bytes(30 * MB)})])
 
     async def test(images: ImagesFixture, registry: Hostile) -> None:

@@ -1,4 +1,4 @@
-"""`system df` agrees with the disk: what it adds up to is what the data root uses. The disk is a tmpfs."""
+"""The sum of `system df` equals the space that the data root uses. The disk is a tmpfs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ OTHER = image([layer({"other": noise(8 * MB, 4)})], platform={"os": "linux", "ar
 
 
 def used(disk: Path) -> int:
-    """Bytes of the data root's files, as `du` counts their blocks, without the database and what runs."""
+    """Bytes of the data root's files, as `du` counts their blocks, without the database and the files of running
+    containers."""
     total = 0
     for name in ("content", "overlay2", "volumes"):
         out = subprocess.run(["du", "-s", "-B1", disk / "data" / name], check=True, capture_output=True, text=True).stdout

@@ -1,4 +1,4 @@
-"""Lookup of containers by name, across changes of daemons and networks."""
+"""Lookup of containers by name, after changes of networks and restarts of the daemon."""
 
 import json
 import socket
@@ -189,7 +189,7 @@ def test_names_resolve_while_no_daemon_runs_and_with_the_next(fresh):
     engine.start()
     seen = engine.ok("logs", "asks").splitlines()
     until(lambda: len(engine.ok("logs", "asks").splitlines()) > len(seen) + 3)
-    assert engine.ok("logs", "asks").splitlines().count("no") <= 1  # the first may precede "other"
+    assert engine.ok("logs", "asks").splitlines().count("no") <= 1  # the first lookup may precede the start of "other"
     sleeper(engine, "late", "--network", "lasting")
     assert lookup(engine, "other", "late") == [address(engine, "late", "lasting")]
     engine.ok("rm", "-f", "other", "asks", "late")
@@ -218,8 +218,8 @@ while True:
 
 
 def test_names_resolve_correctly_while_daemons_restart(fresh):
-    """A boot replaces the names table of a network only when the new one is complete. With an incomplete one, name servers
-    would forward missing names to outside servers, and the containers would get "no such host"."""
+    """A start of the daemon replaces the names table of a network only when the new table is complete. With an incomplete
+    one, name servers would forward missing names to outside servers, and the containers would get "no such host"."""
     engine = fresh({"live-restore": True, "shutdown-timeout": 3})
     engine.ok("network", "create", "net")
     peers = [f"peer{number}" for number in range(12)]

@@ -1,5 +1,5 @@
-"""An answer or event about a container's exit is sent after the reported work is done: streams, waits, events, with the real
-client."""
+"""The answer or event about a container's exit is sent only after the reported work is done: streams, waits and events, with
+the real client."""
 
 import json
 import os
@@ -65,7 +65,7 @@ WEBSOCKET = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Ke
 @pytest.mark.parametrize(
     ("method", "route", "upgrade"), [("POST", "attach", "Upgrade: tcp\r\n"), ("GET", "attach/ws", WEBSOCKET)]
 )
-def test_inspect_and_network_know_of_the_end_of_a_stream(engine, name, method, route, upgrade):
+def test_inspect_and_network_show_the_exit_when_a_stream_has_ended(engine, name, method, route, upgrade):
     for _ in range(ROUNDS):
         engine.ok("network", "create", name)
         made = engine.ok("create", "--network", name, BUSYBOX, "sh", "-c", "echo over; exit 7")
@@ -86,7 +86,7 @@ def test_inspect_and_network_know_of_the_end_of_a_stream(engine, name, method, r
         engine.ok("rm", made)
 
 
-def test_inspect_knows_of_the_end_of_followed_logs(engine, name):
+def test_inspect_shows_the_exit_when_followed_logs_have_ended(engine, name):
     for _ in range(ROUNDS):
         engine.ok("run", "-d", "--name", name, BUSYBOX, "sh", "-c", "sleep 0.1; exit 7")
         engine.ok("logs", "-f", name)

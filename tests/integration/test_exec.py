@@ -109,7 +109,7 @@ def test_detach_keys_leave_the_exec_running(engine: Engine, box: str) -> None:
     terminal.expect("# ")
     terminal.type(b"\x18x")
     assert terminal.wait() in (0, 1)
-    assert [word for word in engine.ok("exec", box, "ps", "-o", "args").split("\n") if word == "sh"]  # it still runs
+    assert [word for word in engine.ok("exec", box, "ps", "-o", "args").split("\n") if word == "sh"]  # the exec still runs
 
 
 def test_inspect_shows_state_and_exit_code_of_an_exec(engine: Engine, box: str) -> None:

@@ -100,7 +100,7 @@ def test_the_answer_does_not_wait_for_the_rest_of_the_body(engine, name):
     engine.ok("rm", name)
 
 
-def test_the_client_prints_what_the_daemon_says(engine, name, tmp_path):
+def test_client_prints_the_error_of_the_daemon(engine, name, tmp_path):
     """`docker cp`, many concurrently: each gets its own error, and the daemon keeps working."""
     (tmp_path / "big").write_bytes(os.urandom(BIG))
     engine.ok("create", "--name", name, "--read-only", BUSYBOX, "true")

@@ -1,4 +1,4 @@
-"""docker cp, export, diff and commit with the real client: running, stopped and hostile containers."""
+"""docker cp, export, diff and commit with the real client, for running, stopped and hostile containers."""
 
 import io
 import json
@@ -199,7 +199,7 @@ def test_commit_pauses_and_resumes_the_container(engine, name):
     assert engine.api("POST", "/commit")[0] == 400
 
 
-def test_links_that_change_meanwhile_lead_nowhere(engine, name, tmp_path):
+def test_links_that_change_meanwhile_do_not_lead_to_the_host(engine, name, tmp_path):
     """The container replaces a directory by a link to the host's root, in a loop, while files are copied in and out."""
     (tmp_path / "secret").write_text("of the host")
     outside = tmp_path / "secret"

@@ -1,7 +1,7 @@
 """Every hostile archive is refused with a clear error or loaded correctly. It leaves nothing behind, and the daemon answers
 other clients.
 
-The archives and what must come of them are in `tests.registry.hostile_archives`.
+The archives and their expected results are in `tests.registry.hostile_archives`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WORKER = 64 << 20
 
 
 class Pings(threading.Thread):
-    """Asks the daemon all the time. `waits` are the seconds that it took to answer."""
+    """Pings the daemon all the time. `waits` are the seconds until each answer."""
 
     def __init__(self, path: str) -> None:
         super().__init__(daemon=True)
@@ -83,7 +83,7 @@ def load(engine: Engine, body: Iterable[bytes]) -> tuple[str, list[str]]:
 
 
 def store(engine: Engine) -> dict[str, list[str]]:
-    """All that images leave in the data root, and the rows that the API shows."""
+    """All files of images in the data root, and the rows that the API shows."""
     root = engine.data_root
     found = {}
     for name in ("content/blobs/sha256", "content/ingest", "overlay2", "overlay2/l", "overlay2/.orlop/active"):
@@ -122,7 +122,7 @@ def test_hostile_archive_is_refused_or_unpacked_correctly(engine: Engine, case: 
 
 
 class Workers(threading.Thread):
-    """`peak` is the most memory that an unpack worker had."""
+    """Watches unpack workers. `peak` is the highest memory use of a worker."""
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(daemon=True)

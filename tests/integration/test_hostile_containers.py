@@ -102,7 +102,7 @@ def test_the_runtime_cannot_be_overwritten(fresh: Callable[..., Engine], tmp_pat
             esac
         done
     done 2>&1"""
-    # AppArmor would hide /proc/PID/exe, which is not the defence under test
+    # without AppArmor, which would hide /proc/PID/exe: another defence is tested
     rights = ("--cap-add", "SYS_PTRACE", "--security-opt", "apparmor=unconfined")
     engine.ok("run", "-d", "--name", "watcher", *rights, "busybox", "sh", "-c", watch)
     engine.ok("exec", "watcher", "sh", "-c", "echo '#!/proc/self/exe' >/bad; chmod +x /bad")

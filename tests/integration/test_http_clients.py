@@ -116,7 +116,7 @@ def box(engine: Engine) -> Engine:
     [("1.1", "", True), ("1.1", "close", False), ("1.0", "", False), ("1.0", "keep-alive", True), ("1.0", "close", False)],
 )
 def test_answers_end_as_the_clients_http_version_requires(dial: Dial, version: str, connection: str, kept: bool) -> None:
-    """The body's end is marked in a way of the client's version, and the connection is kept or closed as requested."""
+    """The body ends in a way that the client's HTTP version has, and the connection is kept or closed as requested."""
     for path in READS:
         wire = dial()
         field = f"Connection: {connection}\r\n" if connection else ""
@@ -152,7 +152,7 @@ def test_a_head_has_no_body(dial: Dial) -> None:
 
 
 def test_streams_to_an_http_1_0_client_end_with_the_connection(dial: Dial, box: Engine) -> None:
-    """nginx proxies with HTTP/1.0 by default: no chunks; the end of the connection ends the body."""
+    """nginx proxies with HTTP/1.0 by default, which has no chunks: the end of the connection ends the body."""
     wire = dial()
     wire.send(b"GET /containers/box/logs?stdout=1&follow=1 HTTP/1.0\r\nConnection: close\r\n\r\n")
     assert wire.head()[1] == 200

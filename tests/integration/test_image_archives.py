@@ -1,4 +1,4 @@
-"""Archives between Orlop and other tools: each loads the archives that the other saves.
+"""Archives between Orlop and other tools: Orlop loads archives of the other tool, and the other tool loads Orlop's.
 
 Each tool is skipped if its package is not installed.
 """
@@ -190,7 +190,7 @@ def podman(tmp_path: Path) -> Iterator[list[str]]:
 def test_podman_loads_saved_images_and_saves_them_unchanged(engine: Engine, podman: list[str], form: str) -> None:
     before = ids(engine)
     theirs = {}
-    for name in NAMES:  # podman gives the images of an archive of several other names, also of dockerd's
+    for name in NAMES:  # podman renames the images of an archive with several images, also of dockerd's archives
         tool(*podman, "load", stdin=save(engine, name))
         shown = json.loads(tool(*podman, "image", "inspect", f"docker.io/library/{name}"))[0]
         assert f"sha256:{shown['Id']}" == before[name]

@@ -1,5 +1,5 @@
-"""Indexes between Orlop, Debian's docker-registry and other tools: what is pushed and saved is what came, attestations
-included, and docker, buildx, skopeo, podman, containerd and dockerd read it."""
+"""Indexes between Orlop, Debian's docker-registry and other tools. Orlop pushes and saves an index and its attestations
+unchanged, and docker, buildx, skopeo, podman, containerd and dockerd read the result."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def one(engine: Engine, registry: Registry) -> Iterator[str]:
 
 @pytest.fixture
 def both(engine: Engine, one: str) -> str:
-    """The same, pulled for both platforms."""
+    """A name of two platforms, pulled for both."""
     engine.ok("pull", "-q", "--platform", "linux/s390x", one)
     return one
 

@@ -1,4 +1,4 @@
-"""Layers that are not unpacked: the unpack worker normalizes the tar, and a sandboxed mkfs.erofs makes an image of it.
+"""Layers that are not unpacked: the unpack worker normalizes the tar, and a sandboxed mkfs.erofs makes an image of the tar.
 
 The same archive is also unpacked to a directory. Both must show the same files."""
 
@@ -264,7 +264,7 @@ def attempt(directory: Path, members: Members, normalized: Path | None = None) -
 
 
 def some_member(dice: random.Random) -> tuple[tarfile.TarInfo, bytes]:
-    """Few names, so that entries, links and whiteouts meet."""
+    """There are few names, so that entries, links and whiteouts often have the same name."""
     names = ["a", "b", "a/x", "a/y", "b/x", "a/x/p", "b/x/p", "c", "c/x"]
     name = dice.choice(names)
     kind = dice.choice(["file", "file", "dir", "dir", "symlink", "hardlink", "fifo"])
@@ -275,14 +275,16 @@ def some_member(dice: random.Random) -> tuple[tarfile.TarInfo, bytes]:
     if kind == "symlink":
         return member(name, S, linkname=dice.choice(["a", "/b", "../c", "x", "c/x", "/"]))
     if kind == "hardlink":
-        # Not to what the link would remove first: through symlinks, only one of the two ways notices
+        # The link's target must not be a file that the link removes first: with symlinks, only one of the two ways detects
+        # this
         return member(name, L, linkname=dice.choice([other for other in names if not other.startswith(f"{name}/")]))
     return member(name, tarfile.FIFOTYPE)
 
 
 @pytest.mark.parametrize("seed", range(15))
 def test_any_order_of_entries_gives_the_same_image(tmp_path: Path, seed: int) -> None:
-    """Entries replace others, also through links that are replaced. Both ways refuse the same archives."""
+    """Entries replace other entries, also through links that are replaced. Unpacking and streaming refuse the same
+    archives."""
     dice, kept = random.Random(seed), Members()
     image, plain, tar = tmp_path / "image", tmp_path / "plain", tmp_path / "image/layer.tar"
     image.mkdir()
@@ -335,7 +337,7 @@ def script(layer: Path, text: str, *words: str) -> StreamTarget:
     return StreamTarget(str(layer), ("/usr/bin/python3", "-c", text, *words))
 
 
-def test_the_program_has_the_layer_and_nothing_else(layer: Path) -> None:
+def test_program_has_access_only_to_the_layer(layer: Path) -> None:
     run(SMALL, script(layer, REPORT))
     report = json.loads((layer / "report").read_text())
     assert set(report.pop("root")) <= {"bin", "sbin", "lib", "lib32", "lib64", "nix", "usr", "layer"}
@@ -393,7 +395,7 @@ def _running(mark: str) -> bool:
     return False
 
 
-def test_the_program_dies_with_its_worker(layer: Path) -> None:
+def test_program_is_killed_when_its_worker_dies(layer: Path) -> None:
     mark = f"orlop-test-{os.getpid()}"
     text = "import sys, time; sys.stdin.buffer.read(); open('reading-done', 'w'); time.sleep(300)"
 

@@ -164,7 +164,7 @@ def test_rm_of_a_restarting_container_is_refused(engine: Engine, name: str) -> N
 
 
 def test_concurrent_operations_leave_no_container_or_process(engine: Engine, name: str) -> None:
-    """Concurrent operations: each succeeds or is refused, and the container is gone in the end."""
+    """Each concurrent operation succeeds or is refused, and at the end the container is removed."""
     engine.ok("run", "-d", "--name", name, *SLEEP)
     pid = engine.inspect(name)["State"]["Pid"]
     commands = (
@@ -294,7 +294,7 @@ def test_inspect_describes_a_running_container(engine: Engine, name: str) -> Non
 # --- restart policies ---------------------------------------------------------------------------------------------------
 
 
-def test_restart_on_failure_tries_and_backs_off(engine: Engine, name: str) -> None:
+def test_restart_on_failure_is_delayed_and_limited(engine: Engine, name: str) -> None:
     script = "cut -d' ' -f1 /proc/uptime; exit 1"
     engine.ok("run", "-d", "--name", name, "--restart", "on-failure:3", "busybox", "sh", "-c", script)
     until(lambda: engine.state(name) == "exited" and engine.inspect(name)["RestartCount"] == 3, "three tries")
@@ -302,7 +302,7 @@ def test_restart_on_failure_tries_and_backs_off(engine: Engine, name: str) -> No
     pauses = [after - before for before, after in itertools.pairwise(began)]
     assert len(pauses) == 3
     assert all(pause >= least for pause, least in zip(pauses, (0.1, 0.2, 0.4), strict=True))
-    slack = patience(1) - 1  # none, unless starts take longer than the delay between restarts
+    slack = patience(1) - 1  # seconds; 0, unless the machine is slow and starts take longer than the delay between restarts
     assert pauses[0] <= pauses[2] + slack
     assert max(pauses) < patience(2)
 
@@ -329,7 +329,7 @@ def test_restart_always_restarts_after_a_killed_process(engine: Engine, name: st
     assert engine.inspect(name)["RestartCount"] == 1
 
 
-def test_kill_of_unless_stopped_is_a_stop(engine: Engine, name: str) -> None:
+def test_kill_prevents_a_restart_by_unless_stopped(engine: Engine, name: str) -> None:
     engine.ok("run", "-d", "--name", name, "--restart", "unless-stopped", *SLEEP)
     engine.ok("kill", name)
     assert engine.ok("wait", name) == "137"

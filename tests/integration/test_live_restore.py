@@ -1,5 +1,5 @@
 """Live restore: if any part of Orlop is restarted, upgraded or killed, containers keep running. Without live-restore, they
-stop with the daemon. The next daemon learns what happened while none was running."""
+stop with the daemon. The next daemon records the exits that happened while no daemon was running."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ def test_container_survives_a_kill_of_the_daemon(live: Engine) -> None:
 
 
 def test_container_with_a_silent_monitor_is_adopted_once_it_answers(live: Engine) -> None:
-    """A stalled disk may silence a monitor: its container is listed, and usable once the monitor answers."""
+    """A monitor that waits for a stalled disk does not answer. Its container is listed, and usable once the monitor
+    answers."""
     live.ok("run", "-d", "--name", "cc", *SLEEP)
     live.ok("run", "-d", "--name", "ended", *SLEEP)
     pid, monitor = live.inspect("cc")["State"]["Pid"], live.monitor("cc")
@@ -270,7 +271,7 @@ def test_daemon_of_a_new_version_adopts_containers(live: Engine, tmp_path: Path)
     assert live.inspect("cc")["State"]["Pid"] == pid
     assert live.ok("exec", "cc", "echo", "well") == "well"
     live.stop()
-    live.start()  # back to the present version
+    live.start()  # start the present version again
     assert live.inspect("cc")["State"]["Pid"] == pid
     live.ok("rm", "-f", "cc")
 
@@ -402,7 +403,7 @@ def test_container_paused_by_a_commit_is_resumed_after_a_kill_of_the_daemon(live
     live.kill()
     commit.wait(timeout=patience(10))
     live.start()
-    live.wait_state("cc", "running")  # the row changes before the container is thawed, in case of another crash
+    live.wait_state("cc", "running")  # the row changes first, because the daemon may crash again
     until(lambda: live.docker("exec", "cc", "echo", "well").out == "well\n", "it is thawed")
 
 

@@ -1,4 +1,4 @@
-"""Monitors with a real runtime: how containers run, what is reported of them, and what is left."""
+"""Monitors with a real runtime: the start and run of containers, reports to the daemon, and cleanup."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.root
 
 
 class Place:
-    """A directory and a runtime, and the traces of their containers on the host."""
+    """A directory and a runtime, and the leftovers of their containers on the host."""
 
     def __init__(self, top: Path, runtime: str) -> None:
         self.top = top
@@ -44,7 +44,7 @@ class Place:
                 with trio.fail_after(50):
                     yield host
             except BaseException:
-                host.close()  # only removes something if the test failed
+                host.close()  # removes leftovers if the test failed
                 raise
             finally:
                 nursery.cancel_scope.cancel()
@@ -57,7 +57,7 @@ class Place:
         trio.run(main)
 
     def traces(self) -> list[str]:
-        """What is left of any container: mounts, cgroups, processes, runtime state."""
+        """The leftovers of containers: mounts, cgroups, processes, runtime state."""
         with open("/proc/self/mountinfo") as file:
             found = [line for line in file if str(self.top) in line]
         marker = f"orlop-case-{os.getpid()}-"
@@ -330,7 +330,7 @@ def test_disconnected_client_does_not_block_the_container(runc: Place) -> None:
     runc.run(test)
 
 
-def test_a_monitor_that_starts_nothing_ends_with_its_daemon(runc: Place) -> None:
+def test_monitor_without_a_container_ends_with_its_daemon(runc: Place) -> None:
     async def test(host: MonitorHost) -> None:
         case = await host.case(["true"])
         pid = case.monitor.pid

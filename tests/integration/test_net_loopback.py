@@ -1,4 +1,5 @@
-"""The network of a start, as the engine sets it up: plan, attach, and the monitor's relay for what nftables leaves to it."""
+"""The network of a start, as the engine sets it up: plan, attach, and the monitor's relay for traffic that nftables does not
+forward."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ def run(*argv: str) -> str:
 
 
 def serve(fd: int, port: int) -> socket.socket:
-    """In a namespace: answer each connection with its source address, until the socket is shut down."""
+    """In a namespace, answer each connection with its source address, until the socket is shut down."""
     with linux.in_network_namespace(fd):
         listener = socket.create_server(("0.0.0.0", port))
 
@@ -49,7 +50,7 @@ def serve(fd: int, port: int) -> socket.socket:
 
 
 class Daemon:
-    """A daemon's networks; several in succession share the host and the state."""
+    """A daemon's networks. Several daemons, one after another, share the host and the state."""
 
     def __init__(self, root: Path) -> None:
         self.config = Config(data_root=str(root), bip="10.211.0.1/24")
@@ -121,7 +122,7 @@ def test_ports_on_loopback_are_served_by_the_monitor_without_the_daemon(tmp_path
         forwarder = Forwarder(loop)
         forwarder.serve(plan.sockets, plan.forwards)
         loop.on_readable(done.fileno(), loop.stop)
-        thread = threading.Thread(target=clients)  # a new thread inherits our namespace
+        thread = threading.Thread(target=clients)  # a new thread inherits the namespace of this thread
         thread.start()
         try:
             loop.run()

@@ -43,7 +43,7 @@ def write(path: str, value: str) -> None:
         file.write(value)
 
 
-# The damage; and a word of the finding
+# Each damage, and a word of its finding
 DAMAGES: dict[str, tuple[Callable[[str], object], str]] = {
     "bridge deleted": (lambda link: run("ip", "link", "del", BRIDGE), "is missing"),
     "bridge down": (lambda link: run("ip", "link", "set", BRIDGE, "down"), "is down"),
@@ -72,7 +72,7 @@ DAMAGES: dict[str, tuple[Callable[[str], object], str]] = {
 
 
 async def works(host: Host, one: Namespace, two: Namespace) -> None:
-    """Traffic works, with neighbour caches as they are."""
+    """Whether traffic works, without clearing the neighbour caches."""
     assert host.remote.call(HOST, 8080) == REMOTE
     assert host.call("10.211.0.2", 81) == "10.211.0.1"
     assert two.call("10.211.0.2", 80) == "10.211.0.3"
@@ -130,7 +130,7 @@ def test_damage_is_repaired_by_the_next_start(damage: str) -> None:
 
 @on_host()
 async def test_damage_is_repaired_without_a_daemon(host: Host) -> None:
-    """A new driver knows only what `audit` passes to it, and keeps what running containers have."""
+    """A new driver knows only the networks and endpoints that `audit` gets, and keeps those of running containers."""
     one, two, held = await set_up(host)
     await host.driver.close()
     run("nft", "delete", "element", *TABLE, "masquerade4", "{ 10.211.0.0/24 }")

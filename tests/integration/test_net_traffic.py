@@ -119,8 +119,9 @@ async def test_without_icc_and_br_netfilter_containers_do_not_reach_each_other(h
 
 
 @on_host()
-async def test_without_icc_links_open_only_exposed_ports(host: Host) -> None:
-    """A link allows the other container's exposed ports, even if its address changes; not a later owner of the address."""
+async def test_without_icc_links_allow_only_exposed_ports(host: Host) -> None:
+    """A link allows the other container's exposed ports, even after the container's address changes, and not a later owner
+    of the old address."""
     network = msgspec.structs.replace(NETWORK, options={"com.docker.network.bridge.enable_icc": "false"})
     await host.driver.create_network(network)
     _, endpoint, state = await host.container(2, network=network)
@@ -167,7 +168,7 @@ async def test_ipv6_containers_reach_each_other_and_publish_ports(host: Host) ->
 
 @on_host()
 async def test_connections_continue_while_the_driver_restarts(host: Host) -> None:
-    """While one daemon exits and the next one restores, every new connection succeeds."""
+    """While one daemon exits and the next daemon restores the rules, every new connection succeeds."""
     await host.driver.create_network(NETWORK)
     _, endpoint, state = await host.container(2, HTTP)
     failures, calls, stop = [], [], threading.Event()
@@ -207,7 +208,7 @@ async def test_flushed_rules_are_restored_at_the_next_start(host: Host) -> None:
 
 @on_host()
 async def test_accept_rules_in_docker_user_follow_the_networks(host: Host) -> None:
-    """dockerd's FORWARD policy is drop; Orlop's accept rules in DOCKER-USER are added and removed with a network."""
+    """dockerd's FORWARD policy is drop. Orlop adds accept rules to DOCKER-USER with a network, and removes them with it."""
     rules = """
         table ip filter {
             chain DOCKER-USER { }
@@ -228,7 +229,7 @@ async def test_accept_rules_in_docker_user_follow_the_networks(host: Host) -> No
 
 
 @on_host()
-async def test_bridge_and_links_of_others_are_kept(host: Host) -> None:
+async def test_foreign_bridge_and_links_are_kept(host: Host) -> None:
     """A bridge made by an administrator, and other links on it, remain when the network is removed."""
     run("ip", "link", "add", "br-admin", "type", "bridge")
     run("ip", "link", "add", "veth1234567", "type", "veth", "peer", "name", "other0")

@@ -58,7 +58,7 @@ def route(engine: Engine, name: str) -> str:
 def test_second_connect_of_a_stopped_container_changes_nothing(
     engine: Engine, networks: Callable[..., str], name: str
 ) -> None:
-    """As in dockerd: a success without effect. A running container is refused."""
+    """As in dockerd, the second connect succeeds without effect. For a running container, it is refused."""
     one = networks("one", "--subnet", "10.215.0.0/24")
     engine.ok("create", "--name", name, "--network", one, "--ip", "10.215.0.9", *SLEEP)
     engine.ok("network", "connect", "--ip", "10.215.0.10", one, name)
@@ -111,7 +111,7 @@ def test_container_is_only_on_the_requested_networks(engine: Engine, name: str, 
     assert (on(engine, name), links(engine, name), route(engine, name), mode(engine, name)) == ({inner}, 1, "", "bridge")
     engine.ok("restart", "-t", "0", name)
     assert (on(engine, name), links(engine, name)) == ({inner}, 1)
-    # With the SDK, as testcontainers does
+    # With docker's Python SDK, as testcontainers does
     low = engine.sdk.api
     config = low.create_networking_config({other: low.create_endpoint_config(aliases=["db"])})
     made = low.create_container(BUSYBOX, [*SLEEP[1:]], networking_config=config)
@@ -138,7 +138,8 @@ def test_network_is_selected_by_its_id(engine: Engine, name: str, networks: Call
 
 
 def test_removed_network_is_not_replaced_by_one_whose_id_begins_with_its_name(engine: Engine, name: str) -> None:
-    """The name of the removed network is a prefix of another network's ID; its container must not get onto that network."""
+    """The name of the removed network is a prefix of another network's ID. The container must not be connected to the other
+    network."""
     victim = engine.ok("network", "create", f"victim-{name}")
     try:
         own = victim[:2]
@@ -192,7 +193,7 @@ def test_running_container_leaves_and_joins_networks(engine: Engine, name: str, 
     engine.ok("network", "disconnect", "bridge", f"{name}b")
     engine.ok("start", f"{name}b")
     assert (on(engine, f"{name}b"), mode(engine, f"{name}b")) == (set(), "bridge")
-    # The networks that it is on count, not its mode
+    # The container's networks count, not its network mode
     engine.ok("run", "-d", "--name", f"{name}c", "--network", "none", *SLEEP)
     result = engine.docker("network", "connect", two, f"{name}c")
     assert result.code == 1 and "one of the networks in private (none) mode" in result.err

@@ -209,14 +209,14 @@ def test_only_the_daemon_has_a_lower_oom_score(engine: Engine, name: str) -> Non
 
 
 def priorities(pid: int) -> set[int]:
-    """The nice values of all threads of a process; none if it has ended."""
+    """The nice values of all threads of a process; empty if the process has ended."""
     try:
         return {os.getpriority(os.PRIO_PROCESS, int(thread)) for thread in os.listdir(f"/proc/{pid}/task")}
     except OSError:
         return set()
 
 
-def test_only_a_boot_has_a_higher_priority(fresh: Fresh) -> None:
+def test_priority_is_higher_only_during_a_boot(fresh: Fresh) -> None:
     usual = os.getpriority(os.PRIO_PROCESS, 0)
     engine = fresh(config={"bridge": "none"})
     engine.ok("run", "-d", "--name", "started", "--restart", "always", "--network", "none", BUSYBOX, "sleep", "1000")
@@ -254,7 +254,7 @@ def test_only_a_boot_has_a_higher_priority(fresh: Fresh) -> None:
 # --- events -----------------------------------------------------------------------------------------------------------
 
 
-def test_only_the_slow_reader_of_events_loses_some(engine: Engine, name: str) -> None:
+def test_only_a_slow_reader_of_events_loses_events(engine: Engine, name: str) -> None:
     """A label makes each event large, so that the buffers between daemon and client fill quickly."""
     engine.ok("run", "-d", "--name", name, "--label", f"big={'x' * 8000}", "--network", "none", BUSYBOX, "sleep", "1000")
     filters = ("--filter", f"container={name}", "--filter", "event=kill", "--format", "{{json .}}")
@@ -262,7 +262,7 @@ def test_only_the_slow_reader_of_events_loses_some(engine: Engine, name: str) ->
     def listeners() -> int:
         return int(engine.api("GET", "/info")[1]["NEventsListener"])
 
-    before = listeners()  # other tests may have left some on the shared daemon
+    before = listeners()  # other tests may have left listeners on the shared daemon
     slow = engine.background("events", *filters)
     quick = engine.background("events", *filters)
     seen: list[str] = []

@@ -1,4 +1,4 @@
-"""Mounts: what is visible and writable inside, ownership, and removal."""
+"""Mounts: visible and writable files in the container, ownership, and removal."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_read_only_mounts_include_mounts_below_unless_switched_off(engine: Engin
         assert _run(engine, [f"{bind},ro,bind-recursive=writable"], script).out.split() == ["below", "/x/sub/mark"]
         force = f"{bind},ro,bind-recursive=readonly,bind-propagation=rprivate"
         assert _run(engine, [force], script).out.split() == ["/x/sub/mark"]
-        assert _run(engine, [f"{bind},bind-recursive=disabled"], script).out.split() == ["top", "below"]  # not the mount
+        assert _run(engine, [f"{bind},bind-recursive=disabled"], script).out.split() == ["top", "below"]  # writable below
         old = {"Type": "bind", "Source": str(tmp_path), "Target": "/x", "ReadOnly": True}
         for given in ({"Mounts": [old]}, {"Binds": [f"{tmp_path}:/x:ro"]}):
             body = {"Image": "busybox", "Cmd": ["sh", "-c", script], "HostConfig": {**given, "NetworkMode": "none"}}
@@ -174,7 +174,7 @@ def test_volumes_are_created_shared_and_removed_as_by_docker(engine: Engine, nam
     assert engine.docker("run", "--rm", "--volumes-from", name, "busybox", "sh", "-c", script).code == 0
     assert len(_volumes(engine) - before) == 2  # --rm keeps volumes of other containers
     engine.ok("rm", "-v", name)
-    assert len(_volumes(engine) - before) == 2  # so does rm -v
+    assert len(_volumes(engine) - before) == 2  # rm -v also keeps volumes of other containers
     engine.ok("rm", "-v", f"{name}-heir")
     assert _volumes(engine) - before == {f"named-{name}"}
     engine.ok("run", "--rm", "-v", "/anonymous", "-v", f"named-{name}:/n", "busybox", "true")

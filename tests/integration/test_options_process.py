@@ -85,9 +85,9 @@ def test_working_directory_is_created_before_the_start(engine: Engine, name: str
     assert engine.docker("ps", "-aq").out.split() == [engine.inspect(name)["Id"][:12]]
 
 
-def test_init_reaps_what_the_command_leaves_behind(engine: Engine, name: str) -> None:
+def test_init_reaps_orphans_of_the_command(engine: Engine, name: str) -> None:
     assert shutil.which("docker-init") or shutil.which("tini"), "the tests need an init: tini"
-    orphan = ("busybox", "sh", "-c", "(sleep 0.05 &); exec sleep 600")  # reparented to PID 1, which does not wait
+    orphan = ("busybox", "sh", "-c", "(sleep 0.05 &); exec sleep 600")  # becomes a child of PID 1, which does not wait
     for flags, zombies in (([], "1"), (["--init"], "0")):
         engine.ok("run", "-d", "--name", name, "--network", "none", *flags, *orphan)
         until(

@@ -1,4 +1,4 @@
-"""Containers that swap links during operations of the daemon: nothing outside is read, written or mounted.
+"""Containers that swap links during operations of the daemon: no file outside of the container is read, written or mounted.
 
 In each test, a container exchanges a directory and a link out of it in a loop, while the daemon resolves that path many
 times. The daemon may reach only the container's own files.

@@ -89,7 +89,7 @@ def test_limits_of_the_container_are_enforced(engine: Engine, name: str) -> None
     forks = "i=0; while [ $i -lt 40 ]; do sleep 30 & i=$((i+1)); done; echo all"
     result = engine.docker("run", "--rm", "--pids-limit", "20", "--network", "none", "busybox", "sh", "-c", forks)
     assert "can't fork: Resource temporarily unavailable" in result.err and "all" not in result.out
-    # A child was killed and the container runs on: there is an event, and the state shows it
+    # A child was killed and the container still runs: there is an event, and the state shows the kill
     until(lambda: "oom" in engine.events(container=f"{name}-mem"), "the event oom")
     container = engine.inspect(f"{name}-cpu")["Id"]
     throttled = "cpu.stat"

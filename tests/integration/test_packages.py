@@ -1,6 +1,6 @@
 """The Debian packages in a chroot with their dependencies and nothing else; wheels and the one-file client.
 
-Commands in the chroot run in process and mount namespaces of their own, so that nothing of them outlives a test.
+Commands in the chroot run in process and mount namespaces of their own, so that no process or mount outlives a test.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Chroot:
             call("dpkg-deb", "-f", each, field) for each in packages.glob("*.deb") for field in ("Depends", "Pre-Depends")
         ]
         names = sorted({each.split()[0] for field in fields for each in field.split(",") if each.strip()})
-        # Its mounts below the chroot are in a namespace too: if it is killed, pytest must not remove files through them
+        # The mounts below the chroot are in a namespace, because pytest must not remove files through them after a kill
         mmdebstrap = ("mmdebstrap", "--quiet", "--variant=apt", f"--include={','.join(names)}", "trixie", root)
         call(*UNSHARE, "--mount-proc", *mmdebstrap)
         shutil.copytree(packages, root / "packages")
@@ -113,7 +113,7 @@ def test_packages_install_and_purge_completely(chroot: Chroot) -> None:
 
 
 def test_drivers_of_other_packages_are_found(chroot: Chroot) -> None:
-    """A driver that Debian's python3 has is a driver of the installed daemon, and imports the sdk's package."""
+    """The installed daemon finds a driver among the packages of Debian's python3. The driver imports the sdk's package."""
     metadata = "/usr/lib/python3/dist-packages/acme_log-1.dist-info"
     chroot.sh(
         f"""dpkg -i /packages/*.deb >/dev/null; mkdir -p {metadata} /etc/orlop
@@ -129,7 +129,7 @@ def test_drivers_of_other_packages_are_found(chroot: Chroot) -> None:
 
 
 def test_upgrade_keeps_files_in_use(chroot: Chroot, packages: Path, tmp_path: Path) -> None:
-    """A process of the first version runs, as a container's monitor does, while the second and third are installed."""
+    """A process of the first version runs, like a container's monitor, while the second and third versions are installed."""
     (first,) = packages.glob("orlop_*.deb")
     for version in ("0.2", "0.3"):
         shutil.move(release(first, version, tmp_path), chroot.root / f"{version}.deb")
@@ -151,7 +151,7 @@ def test_upgrade_keeps_files_in_use(chroot: Chroot, packages: Path, tmp_path: Pa
         *(old, "0.3"),
         *("started", "imported"),
         *("/usr/lib/orlop:", "current", "versions", "/usr/lib/orlop/versions:", "0.2"),
-        *("Orlop", "version", "0.1.0"),  # what the code says of itself
+        *("Orlop", "version", "0.1.0"),  # the version that the code reports
     ]
 
 

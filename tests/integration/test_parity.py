@@ -211,7 +211,7 @@ def _event(side: Side, event: dict[str, Any]) -> str:
         if key in attributes:
             attributes[key] = "N"
     if event["Action"] == "delete":
-        attributes.pop("k", None)  # on deletion of an image: dockerd no longer knows its labels
+        attributes.pop("k", None)  # when an image is deleted, dockerd no longer knows its labels
     more = {key: side.text(event[key]) for key in ("status", "id", "from", "scope") if key in event}
     return f"{event['Type']} {event['Action']} {side.text(event['Actor']['ID'])} {json.dumps(attributes)} {json.dumps(more)}"
 

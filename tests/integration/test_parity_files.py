@@ -23,7 +23,7 @@ WRITE = "echo one > /v/one; mkdir /v/sub; echo two > /v/sub/two; ln -s / /v/out;
 
 
 def archived(side: Side, name: str, path: str) -> Any:
-    """The status and the members of a tar, without what differs between any two engines."""
+    """The status and the members of a tar, without parts that differ between any two engines."""
     status, data = side.raw("GET", f"{API}/containers/{name}/archive?path={path}")
     if status != 200:
         return status, json.loads(data)
@@ -120,7 +120,7 @@ def test_starts_with_a_subpath_end_as_in_dockerd(sides: tuple[Side, Side], subpa
 
 
 def test_events_at_the_end_of_a_container_equal_dockerds(sides: tuple[Side, Side]) -> None:
-    """Events in order; `destroy` comes after the events of the volumes."""
+    """Compares the order of events: `destroy` comes after the events of the volumes."""
 
     def do(side: Side) -> Any:
         since = time.time()

@@ -1,4 +1,4 @@
-"""Images on a real dockerd and on orlopd: the same `docker` commands list, create and remove the same."""
+"""Images on a real dockerd and on orlopd: equal `docker` commands list, create and remove equal images."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_sizes_in_old_api_versions_equal_dockerds(sides: tuple[Side, Side], vers
 
 
 def test_platforms_of_one_name_are_shown_as_by_dockerd(sides: tuple[Side, Side]) -> None:
-    """At this API version a name means the platform that was pulled last, on both."""
+    """At this API version, a name means the platform that was pulled last, on both sides."""
     mine = image([BASE], platform={"os": "linux", "architecture": "amd64"})
     other = image([layer({"other": b"1"})], platform={"os": "linux", "architecture": "s390x"})
     with running() as registry:
@@ -173,7 +173,7 @@ def test_prunes_remove_the_same_images_as_in_dockerd(sides: tuple[Side, Side]) -
 
 
 def test_events_of_images_equal_dockerds(sides: tuple[Side, Side]) -> None:
-    """Of loads, tags, pushes, pulls, saves, imports, removals and prunes."""
+    """Compares the events of loads, tags, pushes, pulls, saves, imports, removals and prunes."""
     app, seen = image([BASE], config=CONFIG), []
     with running() as registry:
         one, two, imported = (f"{registry.host}/{name}" for name in ("events:1", "events:2", "imported:1"))

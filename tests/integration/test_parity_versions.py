@@ -21,7 +21,7 @@ from tests.integration.parity import SLEEP, Side, differences, in_order, unexpec
 pytestmark = [pytest.mark.root, pytest.mark.skipif(not shutil.which("dockerd"), reason="no dockerd to compare with")]
 
 VERSIONS = [f"/v1.{minor}" for minor in (24, 25, 28, 29, 30, 39, 40, 41, 42, 43, 44, 45)]
-ABSENT = "/PARITY-HOME/absent"  # a directory per side; a create makes it
+ABSENT = "/PARITY-HOME/absent"  # a directory for each side, which a create makes
 BIND = {"Type": "bind", "Source": "/usr/share", "Target": "/m", "ReadOnly": True}
 
 

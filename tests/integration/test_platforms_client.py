@@ -25,7 +25,7 @@ MINE = image([layer(busybox())], platform={"os": "linux", "architecture": platfo
 
 
 def emulated(said: str) -> Image:
-    """An image for s390x that says this with an emulator."""
+    """An image for s390x that prints this text if an emulator runs it."""
     return image(
         [layer({"bin/": None, "bin/echo": S390X}), layer({"other": said.encode()})],
         platform={"os": "linux", "architecture": "s390x"},
@@ -46,7 +46,7 @@ def multi() -> Iterator[str]:
 
 @pytest.fixture
 def binfmt() -> Iterator[Path]:
-    """For one test at a time on this host, because two would register the same emulator."""
+    """A lock, because two tests at the same time would register the same emulator on this host."""
     place = os.open(BINFMT.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(place, fcntl.LOCK_EX)

@@ -19,7 +19,7 @@ FILES = dict(re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", PAGE.read_tex
 
 
 def install(site: Path) -> None:
-    """As pip would: the package, and a dist-info with the entry points of pyproject.toml."""
+    """Install like pip: the package, and a dist-info with the entry points of pyproject.toml."""
     project = tomllib.loads(FILES["pyproject.toml"])["project"]
     (site / "orlop_visits").mkdir()
     (site / "orlop_visits" / "__init__.py").touch()

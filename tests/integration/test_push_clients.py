@@ -46,7 +46,7 @@ def app(engine: Engine, registry: Registry) -> Iterator[str]:
 
 
 def uploads(registry: Registry) -> list[str]:
-    """Requests that carry content of blobs."""
+    """Requests that contain content of blobs."""
     return [one for one in registry.requests() if one.startswith(("PATCH", "PUT")) and "/blobs/" in one]
 
 

@@ -21,7 +21,7 @@ from orlop_sdk.testing.ports import free_port
 
 pytestmark = pytest.mark.root
 
-PORTS = [free_port() for _ in range(3)]  # below those of outgoing connections, which other programs hold
+PORTS = [free_port() for _ in range(3)]  # below the ports of outgoing connections, which other programs may use
 SLEEP = ("busybox", "sleep", "600")
 QUICK = ("--stop-timeout", "0", *SLEEP)
 
@@ -45,7 +45,7 @@ def test_wait_and_attach_end_with_a_removal(engine: Engine, name: str) -> None:
 
 
 def test_attach_during_a_start_gets_all_output(engine: Engine, name: str) -> None:
-    """Each client attaches at another moment of the start; all of them get the end of the output."""
+    """Each client attaches at another moment of the start. All clients get the end of the output."""
     engine.ok("create", "--name", name, "busybox", "sh", "-c", "sleep 0.5; echo end")
     attached = []
     start = engine.background("start", name)

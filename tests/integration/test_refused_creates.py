@@ -68,7 +68,7 @@ def test_refused_create_leaves_nothing(engine, name, body, status, message):
 
 
 def test_joining_a_missing_container_is_refused_at_create(engine, name):
-    """The client gets the error, and no container is created; but a missing network may be named, as in dockerd."""
+    """The client gets the error, and no container is created. A missing network may be named, as in dockerd."""
     for flag in ("--pid", "--ipc"):
         refused = engine.docker("run", "--name", name, flag, "container:nosuch", BUSYBOX, "true")
         assert refused.code == 125 and "No such container: nosuch" in refused.err and "Unable to find" not in refused.err

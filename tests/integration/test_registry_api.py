@@ -314,8 +314,8 @@ def test_credentials_reach_the_registry(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tokens", [False, True])
-def test_distribution_with_credentials(tmp_path: Path, tokens: bool) -> None:
-    """From the request alone: the next one without them is refused."""
+def test_distribution_uses_only_the_credentials_of_its_request(tmp_path: Path, tokens: bool) -> None:
+    """Credentials are used only for the request that contains them: the next request without credentials is refused."""
     header = base64.urlsafe_b64encode(json.dumps({"username": USER, "password": PASSWORD}).encode()).decode()
     mine, home = {"X-Registry-Auth": header}, tmp_path / "registry"
     home.mkdir()

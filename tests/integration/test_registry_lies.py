@@ -87,7 +87,7 @@ def test_credentials_do_not_follow_redirects_of_another_token_service(tmp_path: 
 
 
 def half(stay: bool) -> Answer:
-    """A part of a token, then nothing: the connection stays open, or it is closed."""
+    """Send a part of a token, then nothing. The connection stays open, or it is closed."""
 
     def answer(handler: Handler, _: object) -> None:
         handler.send(200, b'{"token":"t', length=100)
@@ -127,7 +127,7 @@ def test_failure_of_a_token_service_is_reported(tmp_path: Path, answer: Answer, 
 
 
 def mounts_nothing(handler: PushHandler) -> None:
-    """Says that it has mounted the blob, and has not."""
+    """Answers that the blob was mounted, but does not mount it."""
     digest = handler.query["mount"]
     handler.send(201, b"", {"Location": f"/v2/two/blobs/{digest}", "Docker-Content-Digest": digest})
 
@@ -192,7 +192,8 @@ def test_push_recovers_from_temporary_failures_of_the_registry(
 
 
 def test_push_fails_if_the_registry_only_claims_to_have_a_blob(tmp_path: Path) -> None:
-    """The registry is believed, as by Docker, until it refuses the manifest: the push fails with the registry's error."""
+    """As in Docker, the registry's answers about blobs are trusted. When it refuses the manifest, the push fails with the
+    registry's error."""
 
     async def check(images: ImagesFixture, registry: Receiving) -> None:
         registry.script("HEAD", *[reply(200)] * 2, path="/blobs/")

@@ -61,7 +61,7 @@ def manifests_and_blobs(server: Hostile) -> list[str]:
 
 
 def test_mirrors_are_tried_before_the_registry(tmp_path: Path) -> None:
-    """Three docker-registry processes: one that is down, one that lacks the image, and the registry itself."""
+    """Three docker-registry processes: a mirror that is down, a mirror without the image, and the registry itself."""
     with running() as empty, running() as upstream:
         push(empty.host, "other", "v1", OTHER)
         push(upstream.host, "app", "v1", APP)
@@ -93,7 +93,7 @@ def test_a_default_mirror_serves_every_registry(tmp_path: Path) -> None:
 
 
 def partial_mirror(mirror: Registry) -> None:
-    """A mirror with the manifest and one of two layers: as in a mirror whose storage was cleaned up."""
+    """A mirror with the manifest and one of two layers, like a mirror whose storage was cleaned up."""
     push(mirror.host, "app", "", APP)
     data = Path(mirror.root) / "data/docker/registry/v2/repositories/app/_layers/sha256" / TOP.digest[7:]
     for path in data.iterdir():
@@ -131,7 +131,7 @@ def test_mirror_without_resolve_is_not_asked_for_tags(tmp_path: Path) -> None:
     names."""
     several = index([APP, OTHER])
     with serving() as mirror, serving() as push_only, running() as upstream:
-        mirror.add("app", "v1", OTHER)  # a lie: the tag means another image
+        mirror.add("app", "v1", OTHER)  # a wrong answer: the tag means another image
         for one in (APP, OTHER):
             mirror.add("app", one.manifest.digest, one)
         push_index(upstream.host, "app", "v1", several, (APP, OTHER))
@@ -181,14 +181,14 @@ def test_unreachable_mirror_is_skipped_for_a_while(tmp_path: Path) -> None:
             await pulled(images, f"{NAME}/app:v2")
             assert len(mirror.requests) == 1, "not asked again yet"
             asked = len(upstream.requests)
-            await trio.sleep(0.6)  # the time of an outage passes in real time: the servers are threads
+            await trio.sleep(0.6)  # the outage takes real time, because the servers are threads
             await pulled(images, f"{NAME}/app:v3")
             assert len(mirror.requests) > 1 and len(upstream.requests) == asked, "tried again"
 
         run(tmp_path, test, timeouts=replace(FAST, outage=0.5))
 
 
-def test_the_only_host_is_tried_although_it_was_down(tmp_path: Path) -> None:
+def test_only_host_is_tried_even_if_it_was_unreachable(tmp_path: Path) -> None:
     with serving() as server:
         server.add("app", "v1", APP)
         server.ping = status(503)
@@ -233,7 +233,7 @@ def test_wrong_manifest_of_a_mirror_is_fetched_from_the_registry(tmp_path: Path)
         run(tmp_path, test)
 
 
-def test_credentials_and_headers_stay_with_their_host(tmp_path: Path) -> None:
+def test_credentials_and_headers_are_sent_only_to_their_host(tmp_path: Path) -> None:
     with serving() as mirror, serving() as upstream:
         mirror.ping = status(401, "UNAUTHORIZED", "", WWW_Authenticate='Basic realm="x"')
         upstream.add("app", "v1", APP)

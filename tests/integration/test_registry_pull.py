@@ -146,7 +146,7 @@ def test_damaged_layers_fail_the_pull_and_leave_nothing(tmp_path: Path, answers:
         records = await pulled(images, registry)
         assert message in error_of(records)
         assert not images.images.all() and images.actions() == []
-        # What arrived before a broken connection is kept for the next attempt, until a prune
+        # Bytes that arrived before the connection broke are kept for the next attempt, until a prune
         await images.images.prune({})
         assert images.is_empty()
         registry.misbehave(BASE.digest)
@@ -289,7 +289,7 @@ def test_broken_download_restarts_without_range_support(tmp_path: Path) -> None:
     run(tmp_path, check)
 
 
-def test_a_bad_piece_of_an_earlier_try_is_forgotten(tmp_path: Path) -> None:
+def test_wrong_bytes_of_an_interrupted_download_are_discarded(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, registry: Hostile) -> None:
         path = tmp_path / "content" / "ingest" / BASE.digest[7:]
         path.write_bytes(b"x" * 300_000)
@@ -312,7 +312,7 @@ def test_pull_is_resumed_after_a_kill_of_the_daemon(tmp_path: Path) -> None:
                     seen += piece
                     if b"Retrying" in seen and TOP.digest[7:].encode() in b"".join(map(str.encode, images.blobs())):
                         break
-            # Everything was cancelled without notice, which is like SIGKILL for files and rows
+            # All tasks were cancelled without cleanup, which has the same effect on files and rows as SIGKILL
             registry.requests.clear()
             registry.misbehave(BASE.digest)
             async with open_images(str(tmp_path), storage=storage) as images:
@@ -432,7 +432,7 @@ def test_pull_requests_and_uses_a_token(tmp_path: Path) -> None:
     run(tmp_path, check)
 
 
-def test_tokens_are_refused_or_missing(tmp_path: Path) -> None:
+def test_refused_or_missing_tokens_fail_the_pull(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, registry: Hostile) -> None:
         registry.ping = challenge(f"http://{registry.host}/token")
         for answer, message in (
@@ -474,7 +474,7 @@ def test_layers_wait_for_a_download_slot(tmp_path: Path) -> None:
     run(tmp_path, check, max_concurrent_downloads=1)
 
 
-def test_mirrors_are_asked_first_and_passed_over(tmp_path: Path) -> None:
+def test_unusable_mirrors_are_tried_first_and_skipped(tmp_path: Path) -> None:
     async def main() -> None:
         with serving() as empty, serving() as mirror:
             mirror.add("library/app", "v1", APP)

@@ -170,7 +170,7 @@ def test_layer_in_bzip2_or_xz_is_recompressed(tmp_path: Path, compress: Callable
 
 
 class AnyUnpacker(Unpacker):
-    """Takes layers without a look at them."""
+    """An unpacker that accepts all layers without reading them."""
 
     async def __call__(self, zygote: Any, source: int, target: Any, *, expect_diff_id: str | None, progress: Any) -> Done:
         await trio.lowlevel.checkpoint()
@@ -258,8 +258,8 @@ def test_layers_are_mounted_from_known_repositories(tmp_path: Path) -> None:
 
 
 def test_refused_mount_becomes_an_upload(tmp_path: Path) -> None:
-    """202 instead of 201, and a refusal: the source repository may have been removed, or may not be readable for this
-    user."""
+    """The registry answers 202 instead of 201, or refuses: the source repository may have been removed, or may not be
+    readable for this user."""
 
     async def check(images: ImagesFixture, registry: Receiving) -> None:
         await pushed(images, registry)
@@ -295,7 +295,7 @@ def test_sources_are_forgotten_with_their_blob(tmp_path: Path) -> None:
 
 
 def test_concurrent_pushes_compress_a_layer_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several concurrent pushes, and a push of another image with the layer, share the compression."""
+    """Concurrent pushes of an image, and a push of another image with the layer, share the compression."""
 
     async def check(images: ImagesFixture, registry: Receiving) -> None:
         made: list[str] = []

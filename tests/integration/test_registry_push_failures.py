@@ -105,7 +105,7 @@ def test_push_to_a_faulty_registry_fails_with_the_reason(
         registry._scripts.clear()
         assert not error_of(await pushed(images, registry)), "nothing of it stays"
 
-    # One upload at a time: a cancellation while the registry is starting another would leave that to the registry
+    # One upload at a time, because the registry keeps an upload whose start was cancelled
     run(tmp_path, check, max_concurrent_uploads=1)
 
 

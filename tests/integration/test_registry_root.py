@@ -106,7 +106,7 @@ def test_loaded_and_imported_images_are_stored(tmp_path: Path, kind: str) -> Non
 
 def test_private_ca_of_a_registry_is_trusted_only_with_its_certificate(tmp_path: Path) -> None:
     """With `certs.d/<host>/ca.crt`, a private CA is trusted; without it the registry is refused, without a fallback to HTTP.
-    Loopback needs no certificate, so the test uses a name that the rules do not take for loopback."""
+    Loopback needs no certificate, so the test uses a name that the rules do not treat as loopback."""
     certificate(tmp_path)
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")

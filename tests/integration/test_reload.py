@@ -1,5 +1,5 @@
-"""SIGHUP on a real daemon: the changes that a reload applies, those it ignores, and those it refuses while containers
-run."""
+"""SIGHUP on a real daemon: changes that a reload applies, changes that it ignores, and changes that it refuses while
+containers run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIRST = {"shutdown-timeout": 3, "labels": ["ship=one"]}
 
 
 def reload(engine: Engine, config: dict[str, Any] | str) -> str:
-    """Change the file, send SIGHUP, and return what the daemon logs about it."""
+    """Change the file, send SIGHUP, and return the daemon's log lines about the reload."""
     if isinstance(config, str):
         engine.config_path.write_text(config)
     else:
@@ -134,11 +134,11 @@ def test_a_valid_configuration_is_applied_and_an_invalid_one_changes_nothing(fre
 
 
 def deleted(engine: Engine) -> None:
-    """Wait until the runtime has deleted what ran: `run --rm` returns before."""
+    """Wait until the runtime has deleted the container, because `run --rm` returns before."""
     until(lambda: not os.listdir(engine.home / "run" / "run"), "the runtime's delete")
 
 
-def test_a_runtime_held_in_memory_is_not_run_once_another_is_named(fresh: Callable[..., Engine]) -> None:
+def test_copy_of_a_runtime_in_memory_is_not_used_after_a_reload(fresh: Callable[..., Engine]) -> None:
     engine = fresh(FIRST)
     first, first_ran = wrapper(engine, "first")
     second, second_ran = wrapper(engine, "second")
@@ -159,7 +159,7 @@ def test_a_runtime_held_in_memory_is_not_run_once_another_is_named(fresh: Callab
     assert not second_ran.exists()
 
 
-def test_execs_are_as_their_container_was_started(fresh: Callable[..., Engine]) -> None:
+def test_execs_use_the_settings_of_their_containers_start(fresh: Callable[..., Engine]) -> None:
     """This holds after a reload, and with the next daemon."""
 
     def quiet() -> str:

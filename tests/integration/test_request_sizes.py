@@ -1,6 +1,6 @@
-"""Requests with thousands of items: each is refused with a reason or carried out, without delay to other clients, and
-refused ones leave nothing. The daemon's watchdog (boot.watchdog) reports whether its loop was blocked: times measured by a
-client also depend on the machine."""
+"""Requests with thousands of items. Each is refused with a reason or carried out, without a delay for other clients, and a
+refused request leaves nothing. The daemon's watchdog (boot.watchdog) reports whether the event loop was blocked, because
+times measured by a client also depend on the machine."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def test_a_daemon_killed_while_it_exports_leaves_no_mount_point(fresh: Callable[
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(engine.socket)
         client.sendall(f"GET /containers/{name}/export HTTP/1.1\r\nHost: d\r\n\r\n".encode())
-        assert client.recv(64)  # the client reads no more, so the worker blocks
+        assert client.recv(64)  # the client stops reading, so the worker blocks
         engine.kill()
     assert sorted(engine.exec_root.iterdir()) == before
     engine.start()

@@ -1,4 +1,5 @@
-"""A boot with a thousand containers, a few of them running: time until the daemon answers, and until it lists them."""
+"""A start of the daemon with a thousand containers, a few of them running: the time until it answers, and until it lists
+them."""
 
 from __future__ import annotations
 
@@ -87,7 +88,7 @@ def test_boot_and_list_are_fast_with_a_thousand_containers(fresh: Callable[..., 
     store = os.path.join(engine.data_root, "orlop.db")
     engine.stop()
     _drop(store, "many")
-    engine.start()  # for the clean-up, which removes containers one by one
+    engine.start()  # the cleanup needs a daemon, because it removes containers one by one
 
 
 def _drop(path: str, prefix: str) -> None:

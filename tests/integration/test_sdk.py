@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.root, pytest.mark.filterwarnings("ignore::pytest.Pytes
 @pytest.fixture
 def sdk(engine: Engine) -> Iterator[docker.DockerClient]:
     yield engine.sdk
-    gc.collect()  # the SDK leaves stream sockets to the garbage collector: collect them here, where a warning is allowed
+    gc.collect()  # the SDK does not close stream sockets: collect them here, where a ResourceWarning is allowed
 
 
 def test_docker_py_runs_a_container(sdk: docker.DockerClient) -> None:

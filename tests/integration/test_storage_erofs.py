@@ -71,7 +71,7 @@ def test_pulled_layers_run_and_are_removed_with_their_image(engine: Engine, tmp_
         engine.ok("tag", name, "layered")
         engine.ok("rmi", name)
     assert "erofs" in engine.ok("info", "--format", "{{.Driver}} {{.DriverStatus}}")
-    assert len(_layers(engine)) == 3  # the lowest is also that of busybox
+    assert len(_layers(engine)) == 3  # the lowest layer is also the layer of busybox
     shown = engine.ok("run", "--rm", "layered", "sh", "-c", "cat /etc/one /dir/a /dir/b; ls /etc/gone /opaque; true")
     assert shown.split() == ["1", "anew", "/opaque:", "new"]
 
@@ -119,7 +119,7 @@ def test_pulled_layers_run_and_are_removed_with_their_image(engine: Engine, tmp_
 def test_volumes_image_mounts_and_read_only_roots_work(index: Engine) -> None:
     index.load()
     index.docker("load", stdin=docker_archive({"layered:latest": layered()}), check=0)
-    index.ok("run", "-d", "--name", "vv", "-v", "data:/dir", "layered", "sleep", "600")  # copies up
+    index.ok("run", "-d", "--name", "vv", "-v", "data:/dir", "layered", "sleep", "600")  # the write copies a file up
     assert index.ok("exec", "vv", "cat", "/dir/b") == "new"
     host = {"ReadonlyRootfs": True, "Mounts": [{"Type": "image", "Source": "layered", "Target": "/image"}]}
     body = {"Image": "layered", "Cmd": ["sh", "-c", "cat /image/dir/b; sleep 600"], "HostConfig": host}

@@ -1,4 +1,4 @@
-"""Attach and exec in the API: which streams, what ends them, and error messages. Compared with dockerd."""
+"""Attach and exec in the API, compared with dockerd: requested streams, their end, and error messages."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_exec_without_streams_runs_and_ends_its_request(engine: Engine, box: str
 
 
 def test_exec_frames_output_as_its_start_requests(engine: Engine, box: str) -> None:
-    """As in dockerd: a start without Tty gets frames, and a start with Tty gets a raw stream."""
+    """As in dockerd, a start without Tty gets frames, and a start with Tty gets a raw stream."""
     made = exec_in(engine, box, "tty", AttachStdout=True, Tty=True)
     assert frames(Hijacked(engine, f"/exec/{made}/start", {}).rest()) == {1: b"/dev/pts/0\r\n"}
     made = exec_in(engine, box, "echo", "plain", AttachStdout=True)
@@ -190,7 +190,8 @@ def test_exec_without_programs_and_passwd_is_reported(engine: Engine, box: str) 
 
 
 def test_exit_of_an_exec_is_found_after_the_connection_broke(engine: Engine, box: str) -> None:
-    """The daemon's connection to the monitor breaks, and the report of an exit is lost: it is found after the reconnect."""
+    """The daemon's connection to the monitor breaks, so the report of an exit is lost. The daemon asks for the exit after it
+    has reconnected."""
     lost = exec_in(engine, box, "sh", "-c", "sleep 0.2; exit 3")
     kept = exec_in(engine, box, "sleep", "600")
     assert engine.process is not None

@@ -1,4 +1,4 @@
-"""Checkpoints. With CRIU where it works; otherwise with a wrapper that simulates it: command lines, stored files,
+"""Checkpoints, with CRIU where it works, and otherwise with a wrapper that simulates CRIU: command lines, stored files,
 messages."""
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def test_restored_container_continues_where_it_was(counting: Engine) -> None:
     engine.ok("start", "--checkpoint", "last", "cc")
     until(lambda: len(engine.ok("logs", "cc").split()) > len(before) + 3, "it counts on")
     after = [*map(int, engine.ok("logs", "cc").split())]
-    assert 0 < after[len(before)] - before[-1] <= 2  # continues instead of starting at 1; one line may have been lost
+    assert 0 < after[len(before)] - before[-1] <= 2  # does not start at 1 again; one line may be lost
     assert engine.ok("exec", "cc", "echo", "well") == "well"
     engine.ok("kill", "cc")
     engine.ok("checkpoint", "rm", "cc", "last")
@@ -51,7 +51,7 @@ def test_restored_container_continues_where_it_was(counting: Engine) -> None:
 
 @pytest.fixture
 def pretending(fresh: Callable[..., Engine], tmp_path: Path) -> Iterator[tuple[Engine, Path]]:
-    """A runtime that records checkpoints and restores, and restores by starting anew; and a program named criu."""
+    """A runtime that records checkpoints and restores (a restore starts a new process), and a program named criu."""
     wrapper, real = tmp_path / "pretender", shutil.which(RUNTIME or "runc")
     wrapper.write_text(
         f"""#!/bin/sh

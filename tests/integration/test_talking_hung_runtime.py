@@ -1,4 +1,4 @@
-"""A runtime that hangs: each request fails at its deadline with an error; everything else works, and nothing is left."""
+"""When the runtime hangs, each request that needs it fails at its deadline. All other requests work, and nothing is left."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Sick:
         self._verbs.write_text(" ".join(verbs))
 
     def fails(self, method: str, path: str, body: Any = None) -> str:
-        """A request that fails at the deadline; others are answered meanwhile."""
+        """Send a request, which must fail at the deadline; other requests must be answered meanwhile."""
         answers: list[tuple[int, Any]] = []
         began = time.monotonic()
         request = threading.Thread(target=lambda: answers.append(self.engine.api(method, path, body)))
@@ -75,7 +75,8 @@ def _read(path: Path) -> bytes:
 
 
 def _of(cmdline: Path, wrapper: Path) -> bool:
-    """Whether a sleep is the wrapper's: its mount namespace is the host's or a monitor's, not a container's."""
+    """Whether a `sleep` process belongs to the wrapper: its mount namespace is that of the host or of a monitor, not of a
+    container."""
     try:
         return (cmdline.parent / "root").readlink() == Path("/") and str(wrapper).encode() in _read(
             cmdline.parent.parent / str(_parent(cmdline)) / "cmdline"

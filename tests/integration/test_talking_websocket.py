@@ -106,7 +106,7 @@ def test_frame_types_and_streams_depend_on_the_api_version(engine: Engine, name:
             data += piece
 
     assert replayed(f"/v1.45/containers/{name}/attach/ws?logs=1&stderr=1") == ({2}, b"e\n")
-    opcodes, data = replayed(f"/v1.41/containers/{name}/attach/ws?logs=1")  # before streams could be chosen
+    opcodes, data = replayed(f"/v1.41/containers/{name}/attach/ws?logs=1")  # in this version, streams cannot be chosen
     assert (opcodes, sorted(data.split())) == ({2}, [b"e", b"o"])
     assert replayed(f"/v1.27/containers/{name}/attach/ws?logs=1")[0] == {1}
     assert replayed(f"/v1.45/containers/{name}/attach/ws") == (set(), b"")
@@ -142,7 +142,7 @@ def test_invalid_websocket_requests_are_refused(engine: Engine, name: str, opene
 
 
 class Listening(Engine):
-    """With an additional TCP listener, for clients that support only TCP."""
+    """An engine with an additional TCP listener, for clients that support only TCP."""
 
     port = 0
 

@@ -1,4 +1,4 @@
-"""A daemon with TLS on TCP: which clients get in; renewal of certificates, and a shutdown that clients see."""
+"""A daemon with TLS on TCP: accepted and refused clients, renewal of certificates, and the end of streams at a shutdown."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _gone(engine: Remote) -> None:
 def test_clients_need_a_certificate_of_the_configured_ca(
     remote: Callable[..., Remote], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`tls` without `tlsverify` verifies, too, as in dockerd."""
+    """As in dockerd, `tls` without `tlsverify` requires certificates, too."""
     own, other = tmp_path / "own", tmp_path / "other"
     tls("init", "--dir", own)
     tls("init", "--dir", other)

@@ -32,7 +32,7 @@ _CHILD = "import socket, sys; from orlop_monitor.unpack.worker import run; run(s
 
 
 class Spawner:
-    """Replaces the zygote: starts the worker's entry point in a process of its own."""
+    """Replaces the zygote: starts the worker's entry point in a new process."""
 
     def __init__(self) -> None:
         self.children: list[subprocess.Popen[bytes]] = []
@@ -83,7 +83,7 @@ def run(data: bytes, directory: Path, *, overlay: bool = True, **options: Any) -
 
 @pytest.fixture
 def world(tmp_path: Path) -> Path:
-    """A layer directory with neighbours that must not change."""
+    """A layer directory, next to files that must not change."""
     (tmp_path / "outside").write_text("untouched")
     (tmp_path / "layer").mkdir()
     return tmp_path
@@ -259,7 +259,7 @@ def test_whiteouts_become_those_of_overlayfs(world: Path) -> None:
 
 
 def test_the_sandbox_sees_only_the_layer(world: Path) -> None:
-    """Tries what hostile code in a worker could do, in a child that has entered the sandbox."""
+    """A child that has entered the sandbox tries operations of hostile code in a worker."""
     script = """
 import ctypes, os, socket
 from orlop_monitor.unpack.sandbox import confine, enter, own_mounts

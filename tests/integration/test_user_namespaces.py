@@ -25,7 +25,7 @@ def _opened(ranges: Path, **config: object) -> Engine:
     binds = f"mount --bind {ranges} /etc/subuid && mount --bind {ranges} /etc/subgid"
     prefix = ("unshare", "--mount", "--propagation", "slave", "sh", "-c", f'{binds} && exec "$@"', "sh")
     engine = Engine({"userns-remap": "nobody:nogroup", "live-restore": True, **config}, prefix=prefix)
-    os.chmod(engine.home, 0o711)  # the runtime passes through as the container's root
+    os.chmod(engine.home, 0o711)  # the runtime enters this directory as the container's root
     engine.start()
     engine.load()
     return engine
@@ -60,7 +60,7 @@ def test_processes_are_root_inside_and_unprivileged_outside(mapped: Engine, name
     assert "name=userns" in mapped.api("GET", "/info")[1]["SecurityOptions"]
 
 
-def test_the_disk_has_the_ids_of_a_container_without_a_mapping(mapped: Engine, name: str) -> None:
+def test_files_on_disk_have_the_ids_of_an_unmapped_container(mapped: Engine, name: str) -> None:
     script = "touch /new /vol/new; chown 33:44 /new /vol/new; chown 5 /bin/sh; rm /bin/vi; mkdir /d; sleep 600"
     mapped.ok("run", "-d", "--name", name, "-v", f"{name}:/vol", "busybox", "sh", "-c", script)
     until(lambda: mapped.docker("exec", name, "ls", "-d", "/d").code == 0)

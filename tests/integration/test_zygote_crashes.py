@@ -50,7 +50,7 @@ async def _host(top: Path, runtime: Runtime | None = None) -> AsyncIterator[tupl
             with trio.fail_after(50):
                 yield host, zygote
         except BaseException:
-            host.close()  # only removes something if the test failed
+            host.close()  # removes leftovers if the test failed
             raise
         finally:
             nursery.cancel_scope.cancel()
@@ -77,12 +77,12 @@ def _gone(pid: int) -> bool:
 
 
 async def _delete(case: MonitorCase) -> None:
-    """The daemon's clean-up after a killed monitor: the runtime's state, and the cgroups."""
+    """The daemon's cleanup after a killed monitor: remove the runtime's state and the cgroups."""
     assert (await run_supervised(case.host.runtime.delete(case.task))).status == 0
 
 
 @pytest.mark.parametrize("paused", [False, True])
-def test_a_killed_monitor_takes_its_container_along(top: Path, paused: bool) -> None:
+def test_container_is_killed_when_its_monitor_is_killed(top: Path, paused: bool) -> None:
     async def test(host: MonitorHost, zygote: Zygote) -> None:
         case = await host.case(["sh", "-c", "sleep 100 & sleep 101"])
         started = await case.start()
@@ -98,7 +98,7 @@ def test_a_killed_monitor_takes_its_container_along(top: Path, paused: bool) -> 
         assert "monitor ended (signal 9)" in case.exit.error
         assert _gone(started.pid) and _gone(exec_started.pid)
         init = runs.init_record(case.run_dir)
-        assert init and runs.kill_cgroups(init)  # nothing was left to kill
+        assert init and runs.kill_cgroups(init)  # no process was left
         assert took < 2
         await _delete(case)
 
@@ -175,7 +175,7 @@ def test_a_runtime_that_hangs_is_killed_at_its_deadline(top: Path) -> None:
     _run(top, test, _runtime(top, str(script)))
 
 
-def test_monitors_live_on_without_their_zygote(top: Path) -> None:
+def test_monitors_continue_without_their_zygote(top: Path) -> None:
     async def test(host: MonitorHost, zygote: Zygote) -> None:
         case = await host.case(["sh", "-c", "read x; echo got $x; exit 4"], stdin=True)
         await case.start()
@@ -254,7 +254,7 @@ def test_next_daemon_adopts_the_monitors_of_a_dead_one(top: Path) -> None:
 
     async def successor() -> None:
         before = log.stat().st_size
-        await _until(lambda: log.stat().st_size > before + 200)  # it keeps running without a daemon
+        await _until(lambda: log.stat().st_size > before + 200)  # the container runs without a daemon
         async with trio.open_nursery() as nursery:
             monitor = await MonitorClient.adopt(run_dir, nursery, events.append)
             assert monitor and monitor.pid == int(monitor_pid)
@@ -266,7 +266,7 @@ def test_next_daemon_adopts_the_monitors_of_a_dead_one(top: Path) -> None:
             await monitor.signal(signal.SIGKILL)
             await monitor.ended()
             nursery.cancel_scope.cancel()
-        # The zygote exited with its last child: its daemon was gone.
+        # The zygote exited with its last child, because its daemon had ended.
         with trio.fail_after(5):
             await trio.lowlevel.wait_readable(zygote_pidfd)
 
@@ -313,11 +313,11 @@ def test_container_inherits_only_standard_descriptors_and_no_signal_masks(top: P
     _run(top, test)
 
 
-def test_cancelled_spawn_leaves_the_next_answer_right(top: Path) -> None:
+def test_answer_to_a_cancelled_spawn_is_not_taken_for_the_next(top: Path) -> None:
     async def test(host: MonitorHost, zygote: Zygote) -> None:
         assert (await host.run(["true"]))[0].exit
         with trio.move_on_after(0) as scope:
-            await host.case(["true"])  # cancelled half-way: its answer must not be taken for the next one's
+            await host.case(["true"])  # the answer to the cancelled fork must not be taken for the next answer
         assert scope.cancelled_caught
         _, output = await host.run(["echo", "hi"])
         assert output == {1: b"hi\n"}

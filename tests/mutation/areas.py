@@ -54,8 +54,8 @@ AREAS = {
         root=True,
     ),
     "unpack": Area(
-        # Without binds, copyup and view, which mount: test_cp_mounts, test_files and test_unpack_worker of tests/integration
-        # cover these as root, in processes of their own.
+        # binds, copyup and view are left out, because they mount. test_cp_mounts, test_files and test_unpack_worker of
+        # tests/integration test them as root, in processes of their own.
         _in("orlop_monitor.unpack", "archive extract header layer request stream tree whiteout zstd_frames"),
         (
             "monitor/tests/test_unpack.py",
@@ -64,7 +64,7 @@ AREAS = {
             "monitor/tests/test_unpack_stream.py",
             "monitor/tests/test_pack.py",
         ),
-        root=True,  # they make device nodes, and files of other owners
+        root=True,  # the tests make device nodes, and files of other owners
     ),
     "lifecycle": Area(
         _in(

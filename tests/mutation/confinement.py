@@ -15,13 +15,13 @@ _CLONE_NEWPID = 0x2000_0000
 _PR_SET_DUMPABLE = 4
 _NOBODY = 65534
 _SCRATCH = "/run/m"
-"""Sockets lie below it: its path is short."""
+"""A short path, because sockets lie below this directory."""
 
 
 def confine(*, root: bool) -> None:
     """Make the machine read-only for this process and its children, except for a new directory of temporary files, and hide
     all other processes. With `root` false, the process runs as nobody afterwards. Without root, changes nothing but the
-    directory of temporary files. The process must be single-threaded; it is another process afterwards."""
+    directory of temporary files. The process must be single-threaded. The function forks and returns in the child."""
     if os.geteuid() != 0:
         _use(tempfile.mkdtemp(prefix="om-", dir="/var/tmp"))
         return
@@ -35,14 +35,14 @@ def confine(*, root: bool) -> None:
     ]
     for step in steps:
         subprocess.run(["mount", *step], check=True)
-    os.chdir(os.getcwd())  # the directory as it is now, read-only
+    os.chdir(os.getcwd())  # enter the directory again, through the read-only mount
     os.mkdir(_SCRATCH)
     if not root:
         os.chown(_SCRATCH, _NOBODY, _NOBODY)
         os.setgroups([])
         os.setresgid(_NOBODY, _NOBODY, _NOBODY)
         os.setresuid(_NOBODY, _NOBODY, _NOBODY)
-        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # else /proc/self belongs to root
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # otherwise /proc/self belongs to root
     os.environ.update(HOME=_SCRATCH, LOGNAME="root" if root else "nobody")
     _use(_SCRATCH)
 
@@ -53,8 +53,8 @@ def _use(scratch: str) -> None:
 
 
 def _become_child() -> None:
-    """Fork. The parent passes on the exit status of the child, which is the first process of the new namespace: with it,
-    all others end."""
+    """Fork. The parent exits with the exit status of the child. The child is the first process of the new pid namespace, so
+    all others end with it."""
     child = os.fork()
     if child == 0:
         linux.set_parent_death_signal(9)

@@ -1,4 +1,4 @@
-"""Which lines a test reaches."""
+"""Records the lines that a test reaches."""
 
 from __future__ import annotations
 

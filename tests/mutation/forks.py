@@ -39,7 +39,7 @@ class _Running:
 
 
 def run(forks: Sequence[Fork], jobs: int) -> Iterator[tuple[int, int]]:
-    """Yields the number and the exit status of each, as they end."""
+    """Yields the number and the exit status of each process, in the order in which they end."""
     waiting = list(enumerate(forks))[::-1]
     running: dict[int, _Running] = {}
     while waiting or running:
@@ -81,7 +81,7 @@ def _start(fork: Fork, scratch: str) -> int:
 
 
 def _kill_group(leader: int) -> None:
-    """End what the tests left running: a mutant may have kept them from doing it."""
+    """End processes that the tests left running, because a mutant may have prevented their cleanup."""
     try:
         os.killpg(leader, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):

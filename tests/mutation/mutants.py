@@ -1,4 +1,4 @@
-"""The changes that are tried: a condition is turned round, a check, a call or a raise is left out, a limit is moved by one.
+"""The changes that are tried: a condition is inverted, a check, a call or a raise is left out, a limit is moved by one.
 
 A mutant is named by its function and the changed text, without line numbers, so that the results of two runs can be compared
 when lines have moved.
@@ -28,7 +28,7 @@ _OPPOSITE: dict[type[ast.cmpop], type[ast.cmpop]] = {
 }
 _TURNED = {"all": "any", "any": "all", "min": "max", "max": "min"}
 _UNTESTED = {"log", "_log"}
-"""Calls of these objects are left alone: what a log line says is not a guard."""
+"""Calls of these objects are not changed, because log messages are no guards."""
 _SHOWN = 70
 
 
@@ -74,7 +74,7 @@ def mutants(module: str, tree: ast.Module) -> Iterator[Mutant]:
 
 
 def _end_of_head(statement: ast.stmt) -> int:
-    """The last line of a statement without the block that it holds."""
+    """The last line of a statement without the block that it contains."""
     body = getattr(statement, "body", None)
     return body[0].lineno - 1 if body else statement.end_lineno or statement.lineno
 
@@ -182,7 +182,8 @@ def _turn_comparison(node: ast.AST) -> None:
 
 
 def _leave_out(node: ast.AST) -> None:
-    """Make a statement do nothing. It stays in the tree: its function keeps its closure, and `patching` can exchange it."""
+    """Make a statement do nothing. The statement stays in the tree, so that its function keeps its closure, which `patching`
+    needs."""
     assert isinstance(node, ast.stmt)
     statement = copy.copy(node)
     node.__class__ = ast.If

@@ -21,8 +21,8 @@ class Functions:
                 self._found[function.__code__.co_filename].append(function)
 
     def exchange(self, source: str, tree: ast.Module) -> int:
-        """Give the functions of `source` the code of `tree`. Returns how many changed: none if the change is in code that
-        runs at the import alone."""
+        """Give the functions of `source` the code of `tree`. Returns how many functions changed; 0 if the change is in code
+        that runs only at import."""
         codes = dict(_named(compile(tree, source, "exec")))
         changed = 0
         for function in self._found[source]:
@@ -41,6 +41,6 @@ def _named(code: CodeType) -> Iterator[tuple[tuple[object, ...], CodeType]]:
 
 
 def _name(code: CodeType) -> tuple[object, ...]:
-    """Two lambdas of one line differ in their columns."""
+    """The name includes the column, because two lambdas may be on one line."""
     columns = [position[2] for position in code.co_positions() if position[2] is not None]
     return code.co_qualname, code.co_firstlineno, code.co_name == "<lambda>" and max(columns, default=0)

@@ -32,17 +32,17 @@ from .patching import Functions
 __all__ = ["Outcome", "source_of", "try_mutants"]
 
 _SURE = 4.0
-"""A mutant that takes so many times as long as the tests take without it, and some seconds, hangs: it is killed."""
+"""If the tests take this many times as long as without the mutant, and some seconds more, the mutant hangs and is killed."""
 _SECONDS = 8.0
 _FILE_SECONDS = 1800.0
 _NOT_LOADED = 71
-"""Exit status of a process whose mutant changes no function: the code runs at the import alone."""
+"""Exit status of a process whose mutant changes no function, because the code runs only at import."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Names of mutants, in the order of the source. `noticed`: the test that failed first, or "" if the change kept the
-    tests from ending. Tests in `failing` fail without a change, so they were left out."""
+    """Names of mutants, in the order of the source. `noticed`: the test that failed first, or "" if the tests did not end.
+    Tests in `failing` fail without a change, so they were left out."""
 
     survivors: tuple[str, ...]
     noticed: dict[str, str]
@@ -99,14 +99,14 @@ class _Reach:
     failing: set[int] = field(default_factory=set)
 
     def reaching(self, source: str, mutant: Mutant) -> list[int]:
-        """The quickest first."""
+        """The numbers of the tests that reach the lines, the fastest test first."""
         lines = range(mutant.first, mutant.last + 1)
         found = set().union(*(self.tests.get((source, line), ()) for line in lines)) - self.failing
         return sorted(found, key=lambda number: self.seconds[number])
 
 
 class _Trials:
-    """A plugin of pytest, which does not run the collected tests, but tries mutants with them."""
+    """A pytest plugin that tries mutants with the collected tests instead of running them once."""
 
     def __init__(self, area: Area, wanted: Callable[[str], bool], jobs: int, result: int) -> None:
         self._sources = {module: source_of(module) for module in area.modules}
@@ -177,8 +177,8 @@ class _Trials:
         return reach
 
     def _leave_out_dependent(self, session: pytest.Session, reach: _Reach) -> None:
-        """Run all tests in the order of a trial, without a change. A test that fails now depends on another one, and would
-        notice every change."""
+        """Run all tests in the order of a trial, without a change. A test that fails now depends on other tests, and would
+        fail for every mutant."""
         tests = sorted(reach.seconds.keys() - reach.failing, key=lambda number: reach.seconds[number])
         with mmap.mmap(-1, len(session.items) or 1) as failed:
 
@@ -226,7 +226,8 @@ class _Trial:
     tests: Sequence[int]
 
     def run(self, failed: mmap.mmap, place: int) -> int:
-        """The exit status: 0 if all tests pass. The number of the test that fails, from 1, is written at `place`."""
+        """Run the tests. Returns the exit status, 0 if all tests pass. The number of the failing test, from 1, is written at
+        `place`."""
         if not self.functions.exchange(self.source, self.mutant.tree(self.tree)):
             return _NOT_LOADED
         null = os.open(os.devnull, os.O_RDWR)
@@ -236,7 +237,7 @@ class _Trial:
             try:
                 if _passes(self.session, number, following):
                     continue
-            except BaseException:  # pytest passes SystemExit and KeyboardInterrupt on
+            except BaseException:  # pytest does not catch SystemExit and KeyboardInterrupt
                 pass
             struct.pack_into("i", failed, place, number + 1)
             return 1

@@ -1,4 +1,4 @@
-"""The changes that are tried, and how a run distinguishes noticed changes from unnoticed ones."""
+"""The changes that are tried, and the distinction between noticed and unnoticed changes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ print(len(outcome.noticed), len(outcome.survivors), *outcome.failing)
 
 
 def try_phases(tests: str, *, root: bool) -> str:
-    """How many changes of a module were noticed, how many survived, and tests that failed. A process of its own forks."""
+    """Try the changes of a module in a new process, which forks. Returns the numbers of noticed and of surviving changes,
+    and the failing tests."""
     command = [sys.executable, "-c", _TRY, tests, str(root)]
     done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=55, check=False)
     assert done.returncode == 0, done.stderr
@@ -84,7 +85,7 @@ def test_fails_without_a_change():
 """
 
 
-def test_a_change_that_a_test_notices_is_no_survivor(tmp_path: Path) -> None:
+def test_change_that_a_test_notices_does_not_survive(tmp_path: Path) -> None:
     assert try_phases("kernel/tests/test_phases.py", root=False) == "1 0"
     assert try_phases("kernel/tests/test_store.py", root=False) == "0 1", "no test reaches it"
     reached = tmp_path / "test_reached.py"
@@ -103,7 +104,7 @@ def test_a_result_counts_survivors() -> None:
 @pytest.mark.root
 @pytest.mark.parametrize("root", [True, False])
 def test_a_mutant_that_runs_as_root_cannot_harm_the_machine(root: bool) -> None:
-    """The test only looks at flags and tries to change its own file, so that it is harmless even without the protection."""
+    """The test only reads mount flags and tries to change its own file, so it is harmless even without the protection."""
     places = ("/", "/usr", "/dev", "/var/tmp", str(_ROOT))
     harm = Path("/var/tmp") / f"test_orlop_harm_{os.getpid()}.py"
     victim = harm.with_suffix(".victim")

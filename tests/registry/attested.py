@@ -15,8 +15,8 @@ PROVENANCE = "https://slsa.dev/provenance/v1"
 
 
 class Attested:
-    """`blobs` are what the attestations consist of: a configuration and a statement for each, in this order. `size_off` and
-    `claims` are added to the sizes that the entries of attestations and of statements have."""
+    """`blobs` are the blobs of the attestations: for each, a configuration and a statement, in this order. `size_off` is
+    added to the sizes in the entries of attestations, `claims` to those of statements."""
 
     def __init__(self, *images: Image, size_off: int = 0, claims: int = 0) -> None:
         self.images = images
@@ -57,7 +57,7 @@ class Attested:
         return list({part.digest: part for part in parts}.values())
 
     def publish(self, registry: Hostile, name: str = "app", tag: str = "v1") -> str:
-        """Have a registry of this process serve it. Returns the full name."""
+        """Add the index to a registry in this process. Returns the full name."""
         for one in self.images:
             registry.add(name, one.manifest.digest, one)
         for manifest in self.attestations:
@@ -68,7 +68,7 @@ class Attested:
         return f"{registry.host}/{name}:{tag}"
 
     def push(self, registry: Registry, name: str, tag: str) -> str:
-        """Push it to docker-registry. Returns the full name."""
+        """Push the index to docker-registry. Returns the full name."""
         for one in self.images:
             push(registry.host, name, "", one)
         for part in self.blobs:
@@ -79,7 +79,7 @@ class Attested:
         return f"{registry.host}/{name}:{tag}"
 
     def archive(self, name: str, *, absent: Sequence[Blob] = (), docker: Image | None = None) -> bytes:
-        """An OCI layout without the `absent` blobs; `docker` is the image in a `manifest.json` beside it."""
+        """An OCI layout without the `absent` blobs. `docker` is the image in the additional `manifest.json`."""
         left = {part.digest for part in absent}
         parts = [part for part in self.everything() if part.digest not in left]
         members: dict[str, Content] = {f"blobs/sha256/{part.digest[7:]}": part.data for part in parts}

@@ -25,7 +25,8 @@ OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
 
 Content = bytes | str | None | tuple[str, str]
-"""A member of a layer: bytes = a file, str = a symlink to it, None = a directory, ("hard", target) = a hard link."""
+"""A member of a layer: bytes = a file with this content, str = a symlink to this target, None = a directory, ("hard",
+target) = a hard link."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """An image service for tests: the real service, store, events and content store; storage and unpacker are fakes.
 
-The fakes implement only what the service relies on (a parent cannot be removed, a diffID must match); `test_images_root`
-tests the service with the real driver and the real sandbox.
+The fakes implement only the behaviour that the service relies on (a parent cannot be removed, a diffID must match).
+`test_registry_root` tests the service with the real driver and the real sandbox.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ FAST = Timeouts(connect=2, ping=2, stall=0.5, small=2)
 
 
 class DirectoryStorage:
-    """Snapshots as directories under `root`. Parents are kept in memory only, as tests reopen it in the same process."""
+    """Snapshots as directories under `root`. Parents are kept in memory only, because tests reopen the storage in the same
+    process."""
 
     def __init__(self, root: str) -> None:
         self._root = root
@@ -105,7 +106,8 @@ class Done:
 
 @dataclass
 class Unpacker:
-    """Unpacks regular files only, in this process. `count` counts unpacked layers; while `gate` is unset, each one waits."""
+    """Unpacks regular files only, in this process. `count` counts unpacked layers. While `gate` is unset, unpacking
+    waits."""
 
     count: int = 0
     gate: trio.Event | None = None
@@ -192,7 +194,7 @@ async def open_images(
     certificates: tuple[str, ...] = (),
     **config: Any,
 ) -> AsyncIterator[ImagesFixture]:
-    """Open the service, also with a `storage` used before. Closing resembles a killed daemon: nothing is finished."""
+    """Open the service, also with a `storage` used before. As when a daemon is killed, closing finishes no operation."""
     storage = storage or DirectoryStorage(f"{root}/layers")
     unpacker = unpacker or Unpacker()
     config = {"max_download_attempts": 2, **config}

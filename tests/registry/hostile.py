@@ -109,7 +109,7 @@ class Hostile:
 
 
 def status(code: int, error: str = "", message: str = "", **headers: str) -> Answer:
-    """An error answer; without `error` its body is not JSON."""
+    """An error answer. Without `error`, the body of the answer is not JSON."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
 
     def answer(handler: Handler, _: Blob | None) -> None:
@@ -212,7 +212,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore errors: tests disconnect on purpose."""
+        """Ignore errors, because tests disconnect deliberately."""
 
 
 @contextmanager

@@ -50,8 +50,9 @@ class Upload:
 
 
 class Receiving(Hostile):
-    """`blobs` and `manifests` are what it has, by repository. `uploads` are unfinished. `mounts`: whether it mounts blobs of
-    other repositories. `headers`: by method, headers for the next answer. `reached` is set when a request hangs."""
+    """`blobs` and `manifests` are the registry's content, by repository. `uploads` are unfinished. `mounts`: whether the
+    registry mounts blobs of other repositories. `headers`: by method, headers for the next answer. `reached` is set when a
+    request hangs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +66,8 @@ class Receiving(Hostile):
         self._number = 0
 
     def script(self, method: str, *answers: Answer | None, path: str = "") -> None:
-        """Answer the next requests with this method, and with `path` in theirs, so; None: correctly."""
+        """Give these answers to the next requests with this method and with `path` in their path; None is the correct
+        answer."""
         self._scripts.append((method, path, list(answers)))
 
     def asked(self, *methods: str) -> list[str]:
@@ -73,14 +75,14 @@ class Receiving(Hostile):
         return [f"{method} {path}" for method, path, _ in self.requests if method in methods]
 
     def sent(self) -> int:
-        """How many requests carried content of blobs."""
+        """How many requests contained content of blobs."""
         return sum(
             method in ("PATCH", "PUT") and "/blobs/" in path and headers.get("content-length", "0") != "0"
             for method, path, headers in self.requests
         )
 
     def pushed(self, repository: str, tag: str) -> Blob:
-        """The manifest under this tag, after checking that the repository has all that it names."""
+        """The manifest with this tag. Fails if the repository lacks a blob that the manifest names."""
         manifest = self.manifests[repository, tag]
         document = json.loads(manifest.data)
         for part in (document["config"], *document["layers"]):
@@ -89,7 +91,7 @@ class Receiving(Hostile):
         return manifest
 
     def put(self, repository: str, image: Image) -> None:
-        """The repository has the blobs of this image."""
+        """Add the blobs of this image to the repository."""
         for part in (image.config, *image.layers):
             self.blobs[repository, part.digest] = part.data
 
@@ -181,7 +183,7 @@ class Receiving(Hostile):
 
 
 def refuse(status: int, code: str = "", message: str = "", **headers: str) -> Answer:
-    """An error answer after the request was read; without `code` its body is not JSON."""
+    """An error answer after the request was read. Without `code`, the body of the answer is not JSON."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
 
     def answer(handler: PushHandler) -> None:
@@ -195,7 +197,7 @@ def refuse(status: int, code: str = "", message: str = "", **headers: str) -> An
 
 
 def forget(status: int, code: str, message: str) -> Answer:
-    """Like `refuse`, and the upload is forgotten."""
+    """Like `refuse`, but also drop the upload."""
 
     def answer(handler: PushHandler) -> None:
         handler.registry.uploads.pop(urlsplit(handler.path).path.rpartition("/")[2])
@@ -205,7 +207,7 @@ def forget(status: int, code: str, message: str) -> Answer:
 
 
 def reply(status: int, *, length: int = 0, **headers: str) -> Answer:
-    """An answer without a body; one to HEAD may announce a length."""
+    """An answer without a body. An answer to HEAD may announce a length."""
 
     def answer(handler: PushHandler) -> None:
         handler.body()
@@ -227,7 +229,7 @@ def cut(after: int) -> Answer:
 
 
 def carried_out_and_cut() -> Answer:
-    """Carry the request out, and close the connection without an answer."""
+    """Process the request, and close the connection without an answer."""
 
     def answer(handler: PushHandler) -> None:
         sending = handler.wfile

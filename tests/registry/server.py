@@ -69,7 +69,7 @@ def _wait(process: subprocess.Popen[bytes], address: tuple[str, int]) -> None:
         except OSError:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(0.02)  # another process: only its port shows that it is ready
+            time.sleep(0.02)  # poll, because only the open port shows that the process is ready
 
 
 @contextmanager

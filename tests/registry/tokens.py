@@ -30,8 +30,8 @@ def with_password(home: Path) -> Iterator[Registry]:
 
 
 class TokenService:
-    """Gives tokens to `USER`, and to others only for reading `public/...`. `asked`: user and scopes of each request;
-    `agents`: the programs that sent them."""
+    """Gives tokens to `USER`; other users get tokens only for reading `public/...`. `asked`: user and scopes of each
+    request; `agents`: the programs that sent the requests."""
 
     def __init__(self, home: Path) -> None:
         self.key, self.certificate = home / "key.pem", home / "cert.pem"

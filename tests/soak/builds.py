@@ -66,7 +66,7 @@ class Builds:
         until(pruned, "an empty build cache")
 
     def whole(self) -> None:
-        """Several stages, files from the context, a cache mount; the image is removed."""
+        """A build with several stages, files from the context and a cache mount. The image is removed."""
         number = next(self._numbers)
         said = self._build(
             f"RUN --mount=type=cache,target=/c echo {number} | tee /c/n > /n",
@@ -80,19 +80,19 @@ class Builds:
         self._tidy()
 
     def failing(self) -> None:
-        """A step that fails, while another one runs."""
+        """A step that fails while another step runs."""
         said = self._build("RUN sleep 1000", f"FROM {BUSYBOX}", "RUN sleep 0.2; exit 7", "COPY --from=0 /n /n")
         assert b"returned a non-zero code: 7" in said or b"exit code: 7" in said, said
         self._tidy()
 
     def drop_upload(self) -> None:
-        """A client that leaves while it sends its context."""
+        """A client that disconnects while it sends its context."""
         context = _context("COPY file /file")
         self._send(context[:50_000], len(context)).close()
         self._tidy()
 
     def drop_step(self) -> None:
-        """A client that leaves while a step runs."""
+        """A client that disconnects while a step runs."""
         context, said = _context("RUN echo begun; sleep 1000"), b""
         with self._send(context, len(context)) as sock:
             while b"begun\\n" not in said:
@@ -102,7 +102,7 @@ class Builds:
         self._tidy()
 
     def drop_protocol(self) -> None:
-        """Clients of BuildKit's protocol that leave after the first frame, and before it."""
+        """Clients of BuildKit's protocol that disconnect before and after the first frame."""
         for kind in (b"grpc", b"session"):
             for read in (True, False):
                 with socket.socket(socket.AF_UNIX) as sock:

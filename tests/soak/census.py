@@ -1,7 +1,7 @@
 """Counts the resources of a daemon, its zygote and its monitors by kind: everything that can leak.
 
-Reads them from outside (/proc, /sys, nft, the database file, the dump that SIGUSR1 requests), because a leaking process does
-not know of the leak. Ids are removed from names, so that resources of one kind are counted together.
+The resources are read from outside (/proc, /sys, nft, the database file, the dump that SIGUSR1 requests), because a leaking
+process does not know of the leak. Ids are removed from names, so that resources of one kind are counted together.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ Census = Counter[str]
 _ID = re.compile(r"[0-9a-f]{12,}|(?<=[:\[/.-])\d+")
 _NAMESPACES = ("mnt", "net", "pid", "ipc", "uts", "cgroup", "user")
 _BOUNDED = frozenset({"events"})  # tables with a size limit of their own
-_HISTORY = "history"  # of builds, with a size limit of its own
+_HISTORY = "history"  # the history of builds, which has its own size limit
 _FILES = frozenset({"orlop.db-wal", "orlop.db-shm", "cache.db-wal", "cache.db-shm"})
 
 
 _IDLE_THREAD = "Trio thread"
-"""trio keeps a thread for ten seconds after its last use, and a census uses one. A thread at work has another name."""
+"""trio keeps a thread for ten seconds after its last use, and a census uses one. A working thread has another name."""
 
 
 def _plain(text: str, home: str) -> str:
@@ -69,7 +69,7 @@ def _process(kind: str, pid: int, home: str) -> Iterator[str]:
     for target in descriptors(pid):
         yield f"{kind} fd {_plain(target, home)}"
     for task in os.listdir(f"/proc/{pid}/task"):
-        with contextlib.suppress(OSError):  # it has ended
+        with contextlib.suppress(OSError):  # the process has ended
             name = Path(f"/proc/{pid}/task/{task}/comm").read_text().strip()
             if not name.startswith(_IDLE_THREAD):
                 yield f"{kind} thread {name.rstrip('0123456789')}".rstrip()
@@ -121,7 +121,7 @@ def _tree(kind: str, top: Path) -> Iterator[str]:
 
 
 def _data(engine: Engine) -> Iterator[str]:
-    """Files and rows. Does not descend into layers and containers' root file systems."""
+    """Counts files and rows. Layers and root file systems of containers are not entered."""
     for name in os.listdir(engine.data_root):
         top = engine.data_root / name
         if name in ("overlay2", "vfs"):

@@ -1,6 +1,6 @@
 """Memory growth over the cycles: samples of a process, and a regression line through them.
 
-RSS decides whether a process grows: PSS and private memory also change when processes that share its pages start and exit.
+Growth is measured by RSS, because PSS and private memory also change when processes that share pages start and exit.
 """
 
 from __future__ import annotations

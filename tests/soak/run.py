@@ -19,7 +19,7 @@ from .transfers import TRANSFERS, Transfers
 __all__ = ["Report", "Size", "soak"]
 
 _SETTLE = 30.0
-"""Seconds: idle threads stay for ten, a monitor prepared for a start for one."""
+"""Seconds: idle threads exist for ten seconds, a monitor prepared for a start exists for one second."""
 
 _REST = 60.0
 """Seconds before memory is measured: the idle daemon returns memory to the system."""
@@ -52,7 +52,8 @@ class Report:
 
 
 def _take(engine: Engine, size: Size) -> Census:
-    """The short form does not count threads: idle ones stay for ten seconds, longer than it waits."""
+    """The short form does not count threads, because idle threads exist for ten seconds, longer than the short form
+    waits."""
     found = census.take(engine)
     if not size.long:
         del found["daemon thread"]

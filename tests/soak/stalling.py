@@ -63,13 +63,13 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Ignore errors: clients disconnect on purpose."""
+        """Ignore errors, because clients disconnect deliberately."""
 
 
 @contextmanager
 def stalling(layers: int = 1) -> Iterator[str]:
-    """Run it until the end of the block; the value is the name of its image. The partial layers are kept for the next pull,
-    one copy each, however many pulls are cancelled."""
+    """Run the registry until the end of the block. Yields the name of its image. The daemon keeps one copy of each partial
+    layer for the next pull, no matter how many pulls are cancelled."""
     made = image([layer({f"file{number}": os.urandom(256 << 10)}) for number in range(layers)])
     over = threading.Event()
     handler = type("Handler", (_Handler,), {"wanted": made, "over": over})

@@ -1,4 +1,4 @@
-"""The short form of `./dev soak`: a leak per cycle or per broken connection shows after a few dozen."""
+"""The short form of `./dev soak`: a leak for each cycle or broken connection is visible after a few dozen."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ def test_repeated_operations_leak_nothing(fresh: Callable[..., Engine]) -> None:
     assert not report.leaks, "\n".join(f"{key}: {first} -> {last}" for key, (first, last) in report.leaks.items())
 
 
-def test_memory_of_a_burst_is_given_back(fresh: Callable[..., Engine]) -> None:
-    """The daemon returns it in the next idle moment. malloc alone would keep it, because the end of the heap is in use."""
+def test_memory_of_a_burst_is_returned_to_the_kernel(fresh: Callable[..., Engine]) -> None:
+    """The daemon returns the memory in the next idle moment. malloc alone would keep it, because the end of the heap is in
+    use."""
     engine = fresh({"shutdown-timeout": 3})
     assert engine.process is not None
     pid = engine.process.pid

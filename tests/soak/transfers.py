@@ -1,7 +1,7 @@
 """Operations of the soak test that transfer images: pushes, saves and loads, complete and interrupted ones.
 
-Like those of `work`, each leaves nothing behind. Each has an image of its own, so that nothing is known from the last time:
-its layer is stored as a plain tar, and compressed by the push.
+Like the operations of `work`, each leaves nothing behind. Each uses a new image, so that the daemon cannot reuse earlier
+work: the layer is stored as a plain tar, and compressed by the push.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class Transfers:
 
     @contextmanager
     def _registry(self) -> Iterator[Receiving]:
-        """The registry, honest and empty."""
+        """The registry, without misbehaviour and empty."""
         registry = self._opened
         for held in (registry.blobs, registry.manifests, registry.uploads, registry.requests, registry._scripts):
             held.clear()
         registry.reached.clear()
         registry.gate.clear()
         yield registry
-        registry.gate.set()  # what hangs ends
+        registry.gate.set()  # hanging requests end
 
     @contextmanager
     def _image(self, size: int = 100_000) -> Iterator[str]:
@@ -88,7 +88,8 @@ class Transfers:
             assert b"manifest invalid: no" in self._push(name)
 
     def drop_push(self) -> None:
-        """The client leaves while the registry takes nothing. The image can be removed: the push is cancelled."""
+        """The client disconnects while the registry accepts no data. The image can be removed, because the push is
+        cancelled."""
         with self._registry() as registry, self._image(_SIZE) as name:
             registry.script("PATCH", hang())
             sock = self.scene.send("POST", f"/images/{name}/push", {})
@@ -107,7 +108,7 @@ class Transfers:
             self._load(data)
 
     def drop_save(self) -> None:
-        """Before the answer, and in the middle of the archive."""
+        """Disconnect before the answer, and in the middle of the archive."""
         with self._image(_SIZE) as name:
             self.scene.send("GET", f"/images/get?names={name}").close()
             sock = self.scene.send("GET", f"/images/{name}/get")
@@ -127,7 +128,7 @@ class Transfers:
         assert status == 400 or b"errorDetail" in answer, answer
 
     def drop_load(self) -> None:
-        """The client leaves in the middle of a layer that is being unpacked."""
+        """The client disconnects in the middle of a layer that is being unpacked."""
         data = docker_archive({"soak:latest": image([layer({"a": os.urandom(_SIZE)})])})
         sock = socket.socket(socket.AF_UNIX)
         sock.connect(self.scene.engine.socket)

@@ -1,7 +1,7 @@
 """Operations of the soak test: ordinary cycles, and everything that a client can abort half-way.
 
-Each operation leaves nothing behind by itself, so what remains is a leak of the daemon. All use the long-lived containers of
-one `Scene`, so that leaks accumulate in one place.
+Each operation removes its own objects, so remaining objects are a leak of the daemon. All operations use the long-lived
+containers of one `Scene`, so that leaks accumulate in one place.
 """
 
 from __future__ import annotations
@@ -79,14 +79,14 @@ class Scene:
         return self.send("POST", f"/containers/{name}/attach?{query}", upgrade=upgrade)
 
     def fill_history(self) -> None:
-        """Fill the daemon's event history: after that its memory is steady."""
+        """Fill the daemon's event history. After that, the memory of the history is constant."""
         for number in range(HISTORY):
             self.post(f"/containers/{self._waiting}/rename?name={('patient', 'waiting')[number % 2]}", 204)
 
     # --- whole cycles -------------------------------------------------------------------------------------------------
 
     def cycle(self) -> None:
-        """create, start, wait, rm; sometimes on the bridge, with a port and an anonymous volume."""
+        """Create, start, wait for and remove a container, sometimes on the bridge, with a port and an anonymous volume."""
         number = next(self._numbers)
         name = f"cycle{number}"
         host: dict[str, Any] = {"NetworkMode": "none"}
@@ -114,7 +114,7 @@ class Scene:
         assert self.engine.api("GET", f"/exec/{made}/json")[1]["ExitCode"] == 0
 
     def restart(self) -> None:
-        """A restarted container, and one that is restarted by its policy."""
+        """Restart a container, and let a policy restart another."""
         name = f"again{next(self._numbers)}"
         host = {"NetworkMode": "bridge", "RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 1}}
         self.create(name, ["false"], host)
@@ -194,7 +194,7 @@ class Scene:
         sock = self.attach("talker")
         while b"talk" not in sock.recv(4096):
             pass
-        sock.close()  # with unread data, so the daemon gets a reset
+        sock.close()  # data is unread, so the daemon gets a reset
 
     def drop_half_closed(self) -> None:
         """Half-close, which keeps an attach without input open, then disconnect."""
@@ -217,7 +217,7 @@ class Scene:
         self.remove(name)
 
     def drop_before_start(self) -> None:
-        """Requests on a container that is never started: only the disconnect can end them."""
+        """Requests on a container that is never started. Only the disconnect can end these requests."""
         for sock in (self.attach("waiting"), self.attach("waiting", stdin=False), self.attach("waiting", upgrade=False)):
             sock.settimeout(0.02)
             try:
@@ -228,7 +228,8 @@ class Scene:
             sock.close()
 
     def drop_exec(self) -> None:
-        """Disconnect in the middle of an exec's output, and before its answer. Its process ends by SIGPIPE, or by itself."""
+        """Disconnect in the middle of an exec's output, and before its answer. The exec's process ends by SIGPIPE, or by
+        itself."""
         script = ["sh", "-c", "for i in 1 2 3 4 5; do echo word || exit; sleep 0.02; done"]
         config = {"Cmd": script, "AttachStdin": True, "AttachStdout": True}
         for read in (True, False):
@@ -301,4 +302,4 @@ RARE: tuple[Callable[[Scene], None], ...] = (
     Scene.drop_pull,
     Scene.drop_load,
 )
-"""Slower, or not caused by a client alone; run less often."""
+"""Operations that are slow, or not caused by a client alone. They are run less often."""

@@ -42,7 +42,7 @@ def test_kernel_is_below_its_line_limit() -> None:
 
 
 def test_container_modules_import_neither_the_engine_nor_each_other_in_circles() -> None:
-    """Imports for type checkers alone count, too. Only the engine and front ends know the facade, `service`."""
+    """Imports only for type checkers count, too. Only the engine and front ends import the facade, `service`."""
     package = "orlop_engine.containers"
     graph: dict[str, set[str]] = {}
     for path in sorted((structure.packages()["orlop_engine"] / "containers").glob("*.py")):
@@ -65,7 +65,7 @@ def test_every_place_that_the_page_names_exists() -> None:
 
 
 def test_table_of_states_matches_the_code() -> None:
-    """Excepts the event that changes no phase."""
+    """The event that changes no phase is left out."""
     section = structure.PAGE.read_text().partition("## The states of a container")[2].partition("\n## ")[0]
     head, _, *rows = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("|")
@@ -77,5 +77,5 @@ def test_table_of_states_matches_the_code() -> None:
         if event.value in shown:
             targets = [TRANSITIONS[phase].get(event) for phase in Phase]
             if targets[0] is Phase.EXITED:
-                targets[0] = Phase.CREATED  # of a container that has never run
+                targets[0] = Phase.CREATED  # the container has never run
             assert shown[event.value] == [target.value if target else "" for target in targets], event

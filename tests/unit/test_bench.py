@@ -1,4 +1,4 @@
-"""Command line of the benchmarks: a check that would check nothing is refused."""
+"""Command line of the benchmarks: a check without results to compare is refused."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import sys
 
 __all__ = ["LATER"]
 
-# What a start has imported when it begins to listen, in the order of the start
+# Prints the modules that a start has imported when it begins to listen
 _START = """
 import sys
 import orlop_kernel.__main__, orlop_kernel.daemon, orlop_kernel.store, orlop_kernel.kinds, orlop_kernel.http.server
@@ -53,7 +53,7 @@ LATER = {
     "orlop_engine.system.service",
     "orlop_engine.unpacking",
 }
-_MOST = 275  # modules of Orlop
+_MOST = 275  # the largest allowed number of Orlop's modules
 
 
 def test_start_imports_few_modules() -> None:
@@ -64,6 +64,6 @@ def test_start_imports_few_modules() -> None:
 
 
 def test_preloaded_modules_exist() -> None:
-    """`preload` would fail in its task, after the first answer."""
+    """A missing module would fail the task of `preload`, after the first answer."""
     program = "import trio; from orlop_engine import preload; trio.run(preload.run)"
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)

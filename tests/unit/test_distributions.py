@@ -57,7 +57,7 @@ def _closure(name: str) -> Iterator[str]:
 
 
 def _install(name: str, site: Path) -> None:
-    """Link its top-level packages into `site`, like an installer."""
+    """Link the distribution's top-level packages into `site`, like an installer."""
     distribution = metadata.distribution(name)
     if name in OURS:
         package = _package(OURS[name])
@@ -79,8 +79,8 @@ import pytest
 sys.exit(pytest.main(sys.argv[3:]))
 """
 TOOLS = ("pytest", "pytest-timeout", "hypothesis")
-"""What tests may use beside what their distribution requires. Those of the sdk use its extra `testing`; the monitor's run
-without trio, as the monitor does."""
+"""Packages that tests may use in addition to the requirements of their distribution. The sdk's tests use its extra
+`testing`. The monitor's tests run without trio, like the monitor."""
 
 
 @pytest.mark.parametrize("name", sorted(OURS))
@@ -104,11 +104,11 @@ def test_a_distribution_passes_its_tests_alone(name: str, tmp_path: Path) -> Non
         _install(one, site)
     tests = OURS[name] / "tests"
     options = ["-q", "-m", "not root", "-c", str(TOP / "pyproject.toml"), f"--confcutdir={tests}", "-p", "no:cacheprovider"]
-    options.append("--hypothesis-profile=ci")  # without deadlines: the machine may be busy
-    with tempfile.TemporaryDirectory(prefix="o") as short:  # sockets lie below it, whose paths have at most 107 bytes
+    options.append("--hypothesis-profile=ci")  # without deadlines, because the machine may be busy
+    with tempfile.TemporaryDirectory(prefix="o") as short:  # short, because a socket's path has at most 107 bytes
         argv = ["-c", TEST, str(site), str(tests), *options, f"--basetemp={short}/t", str(tests)]
         done = subprocess.run([sys.executable, "-I", "-S", *argv], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode in (0, 5), done.stdout[-8000:] + done.stderr  # 5: all of its tests need root
+    assert done.returncode in (0, 5), done.stdout[-8000:] + done.stderr  # 5: no test was run, because all need root
 
 
 def test_metapackage_requires_all_distributions_at_one_version() -> None:
@@ -124,7 +124,7 @@ def test_metapackage_requires_all_distributions_at_one_version() -> None:
 
 
 def test_a_start_imports_no_http_client() -> None:
-    """httpx, and what it imports where it is installed (rich, click), cost a third of a start."""
+    """The import of httpx, rich and click takes a third of the time of a start."""
     program = (
         "import sys, orlop_kernel.daemon, orlop_engine.service, orlop_api_docker.plugin, orlop_guard_listeners.service\n"
         "import orlop_check.plugin, orlop_metrics_prometheus.plugin\n"

@@ -1,6 +1,8 @@
-"""Documentation is complete: everything the code offers is on its page, and everything on a page is in the code.
+"""The documentation is complete: every option, route and name of the code is on its page, and everything on a page is in the
+code.
 
-The pages contain tables whose first cell names the thing in backquotes. Each table is compared with the code both ways.
+The pages contain tables. The first cell of a row has the name in backquotes. Each table must have all names of the code, and
+no others.
 """
 
 from __future__ import annotations
@@ -86,7 +88,7 @@ def test_configuration_page_marks_reloadable_keys() -> None:
 
 @pytest.mark.parametrize("key", [*_KEYS])
 def test_documented_default_of_each_key_is_right(key: str) -> None:
-    """The page gives a default as JSON, or in words if the configuration has none and something else decides."""
+    """The page shows a default as JSON. If the configuration has no default, the page describes the effect in words."""
     default = _VALUES[key]
     written = _KEYS[key][1].strip("`")
     if default in ("", ()) and written != "[]":
@@ -123,7 +125,7 @@ def test_configuration_page_lists_every_flag_of_orlopd() -> None:
 
 
 class _Anything(SimpleNamespace):
-    """An engine with every attribute, for collecting routes."""
+    """An engine that has any attribute, for collecting routes."""
 
     def __getattr__(self, name: str) -> Any:
         return _Anything()
@@ -172,7 +174,8 @@ def test_drivers_page_names_every_hook_and_entry_point_group() -> None:
 
 
 def test_plugins_page_has_an_example_of_every_kind() -> None:
-    """tests/integration/test_plugin_guide.py runs it. Commands are Orlop's own."""
+    """tests/integration/test_plugin_guide.py runs the examples. The kind `command` is left out, because only Orlop provides
+    commands."""
     page = (DOCS / "plugins.md").read_text()
     for name, kind in hooks.KINDS.items():
         if not kind.driver and name != "command":
@@ -259,7 +262,7 @@ def test_every_page_is_linked_from_the_readme() -> None:
     assert not [str(page.relative_to(ROOT)) for page in DOCS.rglob("*.md") if page.resolve() not in seen]
 
 
-# Concatenated, so that this file does not match itself
+# The texts are concatenated, so that they do not match this file
 _UNWANTED = {
     "a path of a developer's machine": "/wor" + "k/",
     "a package index": r"py" + r"pi\.|python" + r"hosted|crates\." + r"io|npm" + r"js|rubygems\." + "org|proxy\\.golang",

@@ -14,10 +14,10 @@ TOP = Path(__file__).parents[2]
 DEFAULTS = "engine/orlop_engine/config/defaults.py"
 NAMES = {name for kind, each in hooks.KINDS.items() if each.driver for name in discovery.installed(kind)}
 WORDS = {"host", "local", "none", "null"}
-"""Names of drivers that mean something else, too: a namespace of the host, a scope, no health check, JSON's null. They count
-in expressions about drivers."""
+"""Names of drivers that have other meanings, too: a namespace of the host, a scope, no health check, JSON's null. They are
+reported only in expressions about drivers."""
 KEY = "bridge"
-"""Also a key of daemon.json, which the configuration may name."""
+"""A driver name that is also a key of daemon.json, which the configuration may name."""
 
 
 def _strings(node: ast.AST) -> Iterator[str]:

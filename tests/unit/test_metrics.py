@@ -1,4 +1,4 @@
-"""Metrics: the formats, the values, that they are off by default; access to the debug routes."""
+"""Metrics: formats, values, and the default (off); access to the debug routes."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_metrics_are_collected_at_each_request(tmp_path: Path) -> None:
         ):
             assert f"\n{line}\n" in found
 
-        engine.containers.index.counts = dict  # an error while collecting is answered to the scraper and stops nothing else
+        engine.containers.index.counts = dict  # an error while collecting is answered, and has no other effect
         answer = await Endpoint(metrics)(request())
         assert isinstance(answer, Response)
         assert answer.status == 500

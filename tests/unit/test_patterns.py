@@ -1,4 +1,4 @@
-"""Filters of clients may be regular expressions, but none may stall the daemon."""
+"""Filters of clients may be regular expressions, but no expression can block the daemon."""
 
 import time
 

@@ -28,7 +28,7 @@ def project(tmp_path: Path) -> Path:
 @pytest.mark.timeout(180)
 def test_the_guides_driver_is_short_and_passes_the_suite(project: Path) -> None:
     assert FILES[f"{DRIVER}.py"].count("\n") <= 60
-    # On a tmpfs: each of some hundred commits waits for everything that is being written to the file system (syncfs)
+    # Uses a tmpfs, because each of some hundred commits waits for all data that is being written to the file system (syncfs)
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as top:
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={top}/t", "test_copies.py"],

@@ -1,4 +1,4 @@
-"""A private CA from `openssl req -x509` is trusted wherever TLS is verified if it is configured, and only then."""
+"""A private CA from `openssl req -x509` is trusted for every TLS connection if it is configured, and not otherwise."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def by_file(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.
 
 
 def by_directory(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
-    """A directory that is second in the list, not rehashed, and has other files."""
+    """A CA directory that is second in the list, is not rehashed, and contains other files."""
     (tmp_path / "any name").write_bytes((made / "ca.pem").read_bytes())
     (tmp_path / "README").write_text("no certificate")
     (tmp_path / "broken").symlink_to("nowhere")

@@ -1,4 +1,4 @@
-"""systemd units, checked by systemd's own parser; and the cases in which the installer refuses."""
+"""systemd's own parser accepts the units; and the cases in which the installer refuses to run."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """`./dev vm`: build the machine, run tests in it, show their output, and exit with their exit code.
 
 One boot runs everything: first Orlop as a service (checks.py), then tests of the integration suite for each combination of
-runtime and cgroup driver. Emulation is some fifteen times slower than a processor, so by default only tests run that a
-runtime or a cgroup driver can break.
+runtime and cgroup driver. Emulation is some fifteen times slower than a processor. So by default only those tests run that
+depend on the runtime or the cgroup driver.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def main() -> int:
     )
     parser.add_argument("tests", nargs="*", help="for pytest, instead of the chosen ones; options after --")
     given = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the emulator is stopped as well
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # raises an exception, so that the emulator is stopped as well
 
     where = given.on or (list(GROUNDS) if given.tests else ["systemd", *GROUNDS])
     tests = given.tests or (["tests/integration", "plugins"] if given.all else chosen())

@@ -1,7 +1,7 @@
 """Orlop as a systemd service: installed, activated, restarted, watched, upgraded, removed.
 
-Not named test_*: only `./dev vm` runs it, in its virtual machine, as it installs Orlop into the machine it runs on. The
-tests build on each other and run in order.
+This module installs Orlop into the machine on which it runs. So it is not named test_*, and only `./dev vm` runs it, in its
+virtual machine. The tests depend on each other and run in order.
 """
 
 from __future__ import annotations
@@ -150,7 +150,8 @@ def test_restart_does_not_affect_containers() -> None:
 
 
 def test_limits_are_enforced_after_a_restart() -> None:
-    """systemd owns the slice: if Orlop removed its cgroup, the next scope in it would have no controllers."""
+    """systemd owns the slice, so Orlop must not remove the slice's cgroup: otherwise the next scope in the slice would have
+    no controllers."""
     run("docker", "rm", "-f", "live")
     run("systemctl", "restart", "orlop")  # while no container runs
     run("docker", "run", "-d", "--name", "live", "--memory", "64m", "busybox", "sh", "-c", LOOP)
@@ -225,7 +226,7 @@ def test_upgrade_keeps_a_running_container() -> None:
     assert "orlop.service was restarted" in run("./dev", "install")
     new = CURRENT.resolve()
     assert new != old
-    assert old.exists()  # the monitor was started from it
+    assert old.exists()  # the running monitor was started from the old version
     assert f" {new}/" in Path(f"/proc/{unit('MainPID')}/maps").read_text()
     assert (pid_of("live"), parent_of(pid)) == (pid, monitor)
     assert run("docker", "exec", "live", "echo", "hi") == "hi"
@@ -248,7 +249,7 @@ def test_without_live_restore_a_stop_ends_containers() -> None:
     until(lambda: inspect("live")["State"]["Running"], "its policy brings it back")
 
 
-def test_uninstall_removes_only_what_install_made() -> None:
+def test_uninstall_removes_only_files_that_install_made() -> None:
     assert "1 containers run" in run("./dev", "uninstall", code=1)
     assert unit("ActiveState") == "active"
     run("docker", "rm", "-f", "live")

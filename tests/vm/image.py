@@ -45,7 +45,15 @@ Delegate=yes
 """
 _FSTAB = "/dev/vda {checkout} ext4 defaults 0 0\n"
 _LEFT_OUT = (".git", ".cache", ".mypy_cache", ".ruff_cache", ".hypothesis", ".pytest_cache")
-_TOOLS = ("mypy", "mypyc", "*__mypyc*", "ruff", "grimp", "ast_serialize", "uv")  # large, and not needed in the machine
+_TOOLS = (
+    "mypy",
+    "mypyc",
+    "*__mypyc*",
+    "ruff",
+    "grimp",
+    "ast_serialize",
+    "uv",
+)  # large; the machine does not need them
 
 
 def _file_system(directory: Path, file: Path, size: str) -> None:
@@ -98,7 +106,7 @@ def base(cache: Path, checkout: Path) -> Path:
 
 
 def wheels(cache: Path, checkout: Path) -> Path:
-    """A directory with what `./dev install` takes from the package index, as the machine has no network."""
+    """A directory with the packages that `./dev install` needs, because the machine has no network."""
     pins = checkout / "packaging" / "install.txt"
     key = hashlib.sha256(pins.read_bytes()).hexdigest()[:16]
 
@@ -117,7 +125,7 @@ def payload(work: Path, checkout: Path, wheelhouse: Path, job: str) -> Path:
     root.mkdir()
     with subprocess.Popen(["tar", "-cC", str(checkout), *excluded, "."], stdout=subprocess.PIPE) as packing:
         subprocess.run(["tar", "-xC", str(root)], stdin=packing.stdout, check=True)
-    if packing.returncode > 1:  # 1: a file changed while being read
+    if packing.returncode > 1:  # 1 means that a file changed while it was read
         raise RuntimeError("cannot pack the checkout")
     shutil.copytree(wheelhouse, root / ".cache/wheels")
     _write(root / ".cache/job", job)

@@ -55,7 +55,7 @@ def run(base: Path, cache: Path, payload: Callable[[Path], Path], seconds: float
             *("-accel", "kvm" if kvm else "tcg,thread=multi,tb-size=1024"),
             *("-nodefaults", "-no-reboot", "-display", "none", "-serial", f"file:{console}"),
             *("-kernel", str(base / "vmlinuz"), "-append", _APPEND),
-            # Two kinds of disk: the names of two equal ones would depend on the order of detection
+            # The disks are of two kinds, because the names of two equal disks would depend on the order of detection
             *_drive("root", base / "disk", "nvme,serial=root"),
             *_drive("work", disk, "virtio-blk-pci"),
             *("-device", "virtio-rng-pci", "-device", "virtio-serial"),

@@ -1,4 +1,4 @@
-"""A builder process for tests: a client's connection carries calls of `contracts.Backend`, a JSON object a line."""
+"""A builder process for tests: on a client's connection, each line is a JSON object with a call of `contracts.Backend`."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class BuilderClient:
         self.socket.settimeout(patience(60))
         self.socket.connect(engine.socket)
         head = f"POST /{kind} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nX-Test: yes\r\n\r\n"
-        # The first call goes with the request: the daemon reads it together with the head.
+        # The first call is sent together with the request, so that the daemon reads it together with the head.
         self.socket.sendall(head.encode() + self._encoded(0, "hello", {}))
         self._file = self.socket.makefile("rb")
         self.head = b""

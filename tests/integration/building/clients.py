@@ -63,7 +63,7 @@ class Clients(NamedTuple):
             path.write_bytes(text.encode() if isinstance(text, str) else text)
 
     def same(self, shown: Callable[[Client], object]) -> object:
-        """The output of both, which must be equal."""
+        """The output of both clients, which must be equal."""
         theirs, ours = (shown(each) for each in self)
         assert ours == theirs, f"orlop: {ours}\ndockerd: {theirs}"
         return ours

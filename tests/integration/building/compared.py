@@ -1,5 +1,6 @@
-"""Builds one Dockerfile with two engines, and reduces the images to what must be equal: configuration, history, and the
-files of each layer with types, modes, owners, links, attributes and content; times where the Dockerfile defines them."""
+"""Builds a Dockerfile with two engines, and extracts the parts of the images that must be equal: configuration, history, and
+the files of each layer with types, modes, owners, links, attributes and content. Times are compared if the Dockerfile
+defines them."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ __all__ = ["classic_outcome", "docker", "outcome"]
 
 _OF_CLASSIC = ("Image", "Hostname", "Domainname", "ArgsEscaped", "AttachStdin", "AttachStdout", "AttachStderr", "Tty")
 STUBS = ("dev", "etc", "proc", "sys")
-"""dockerd leaves directories in layers that its mounts have made or touched. Ours have those that the step changed."""
+"""In dockerd's layers, directories remain that its mounts have created or changed. Orlop's layers contain only directories
+that the step changed."""
 
 
 _ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "DOCKER_BUILDKIT"}
@@ -37,12 +39,12 @@ def docker(socket: str, *words: str, env: Mapping[str, str] | None = None) -> su
     given = dict(_ENVIRONMENT)
     given |= {
         "DOCKER_HOST": f"unix://{socket}",
-        "DOCKER_CONFIG": f"{socket}.client",  # beside the socket, so it goes with the engine
+        "DOCKER_CONFIG": f"{socket}.client",  # next to the socket, so it is removed with the engine
         "BUILDX_NO_DEFAULT_ATTESTATIONS": "1",
         "TMPDIR": os.path.dirname(socket),
     }
     given |= env or {}
-    # `docker build` runs this program; without the detour a build takes a third less of the processor
+    # `docker build` runs this program; a direct call takes a third less processor time
     direct = words[0] == "build" and "DOCKER_BUILDKIT" not in given and _BUILDX.exists()
     command = [str(_BUILDX)] if direct else ["docker"]
     return subprocess.run([*command, *words], capture_output=True, env=given, timeout=patience(120), check=False)
@@ -68,7 +70,7 @@ def classic_outcome(socket: str, directory: Path, case: Case, name: str, http: s
         return ("failed", done.returncode)
     found = _image(_saved(socket, name), begun)
     settings = {key: value for key, value in found["config"]["config"].items() if key not in _OF_CLASSIC and value}
-    if settings.get("WorkingDir") == "/":  # dockerd leaves it out of images from scratch
+    if settings.get("WorkingDir") == "/":  # dockerd leaves the field out of images from scratch
         del settings["WorkingDir"]
     files: dict[str, Any] = {}
     for layer in found["layers"]:
@@ -107,7 +109,7 @@ def _message(text: str) -> tuple[str, str]:
     line = text[text.rindex(line) :].strip() if line in text else line
     for pattern, put in (
         (r"ref \S+:", "ref REF:"),
-        # BuildKit says either, as its cache of the context has been used before or not
+        # BuildKit reports one of the two, depending on its cache of the context
         (r"failed to walk \S+/(\w+): lstat \S+: no such file or directory", r'"/\1/passwd": not found'),
         (r"/\S*/overlay2/\w+/merged", ""),
         (r"sha256:[0-9a-f]{64}", "sha256:..."),
@@ -136,7 +138,7 @@ def _image(archive: bytes, begun: float) -> Any:
 
 
 def _time(seconds: float, begun: float) -> float | str:
-    """A time of a context stands for those of all: a file that another case had with another time is the cache's."""
+    """All times of contexts are shown as one text, because the cache may return a file of another case, with its time."""
     if OLD <= seconds < OLD + 2 * 10**6:
         return "context"
     return seconds if seconds < begun - 3600 else "now"
@@ -154,7 +156,7 @@ def _layer(data: bytes, begun: float) -> dict[str, Any]:
             reader = layer.extractfile(entry) if entry.isreg() else None
             content = hashlib.sha256(reader.read()).hexdigest()[:12] if reader else ""
             xattrs = {k: v for k, v in entry.pax_headers.items() if k.startswith("SCHILY.xattr.")}
-            # Times of directories differ between two builds by one dockerd: its client's files come in any order
+            # Times of directories differ between two builds by one dockerd, because its client sends files in any order
             at = "" if entry.isdir() else _time(entry.mtime, begun)
             found[entry.name.rstrip("/")] = (
                 entry.type.decode(),

@@ -1,5 +1,5 @@
-"""Builds whose client is gone after any message: a proxy between the real client and the daemon counts frames, and closes
-all connections of the client after the one with a given number, in whichever direction it goes.
+"""Builds whose client disconnects after any message. A proxy between the real client and the daemon counts messages in both
+directions, and closes all connections of the client after the message with a given number.
 
 `python -m tests.integration.building.cutting [--every N]` cuts a build after each of its messages.
 """
@@ -30,8 +30,8 @@ EXPORTS = ("image", "tar")
 
 
 class CuttingProxy:
-    """Listens at `path`. `seen` is the number of messages so far, of all connections: frames of HTTP/2, and what is read at
-    once of HTTP/1. After number `last`, there are no connections any more."""
+    """Listens at `path`. `seen` is the number of messages of all connections so far: frames of HTTP/2, and single reads of
+    HTTP/1. After message number `last`, all connections are closed."""
 
     def __init__(self, path: str, target: str, last: int) -> None:
         self._target, self._last = target, last
@@ -82,7 +82,7 @@ class CuttingProxy:
                     self.seen += 1
                     number = self.seen
                 if number <= self._last:
-                    sink.sendall(message)  # without the lock: it may have to wait for the other direction
+                    sink.sendall(message)  # without the lock, because the call may wait for the other direction
                 if number >= self._last:
                     self._cut()
                     return
@@ -92,7 +92,8 @@ class CuttingProxy:
 
 
 def _messages(sock: socket.socket) -> Iterator[bytes]:
-    """Until the end. A connection is HTTP/1 up to its first frame: the client's preface, or the daemon's after its 101."""
+    """Yields all messages. A connection is HTTP/1 up to its first HTTP/2 frame: the client's preface, or the daemon's frame
+    after its 101."""
     buffer, frames = b"", False
     while data := sock.recv(1 << 18):
         buffer += data
@@ -115,7 +116,7 @@ def _messages(sock: socket.socket) -> Iterator[bytes]:
 
 
 class Cutter:
-    """Builds in one engine, again and again."""
+    """Builds repeatedly in one engine."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -126,7 +127,7 @@ class Cutter:
             path.write_text(text)
 
     def build(self, export: str, last: int = sys.maxsize) -> tuple[Result, int]:
-        """One build, with the number of its messages."""
+        """Run one build. Returns the number of its messages."""
         path = str(self.engine.home / "cut.sock")
         output = {"image": "type=image,name=cut:1", "tar": f"type=tar,dest={self.engine.home / 'cut.tar'}"}[export]
         options = ("--progress=plain", "--no-cache", f"--secret=id=s,src={self._context / 'secret'}", "-o", output)
@@ -150,7 +151,7 @@ class Cutter:
         return found
 
     def pruned(self) -> None:
-        """Nothing of all these builds is left."""
+        """After a prune, no object of the builds is left."""
         self.engine.docker("rmi", "cut:1")
         self.engine.ok("builder", "prune", "-af")
         assert self._cache() == []

@@ -1,4 +1,4 @@
-"""`orlopd` whose builder process is that of the tests (`builder.py`), which does what a client says in JSON."""
+"""`orlopd` with the builder process of the tests (`builder.py`), which carries out calls that a client sends in JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client of BuildKit's protocol whose calls, graphs and answers are the test's to choose: no valid client sends them."""
+"""A client of BuildKit's protocol. Tests choose its calls, graphs and answers, also such as no valid client sends."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def connected(socket: str, path: str, headers: Mapping[str, str] | None = 
     async with trio.SocketStream(sock) as stream:
         await stream.send_all(upgrade(path, headers))
         head = b""
-        while not head.endswith(b"\r\n\r\n"):  # what follows it is HTTP/2's
+        while not head.endswith(b"\r\n\r\n"):  # the bytes after the head are HTTP/2
             data = await stream.receive_some(1)
             assert data, head
             head += data

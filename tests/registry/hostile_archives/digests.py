@@ -12,7 +12,7 @@ case("another layer under the digest", oci(blobs=[blob(OTHER, digest(FILES)[7:])
 
 
 def _swapped(what: str) -> bytes:
-    """A layout in which one blob has other bytes than its digest says."""
+    """A layout with a blob whose content does not match its digest."""
     raw = document([FILES])
     manifest = dumps(
         {"schemaVersion": 2, "mediaType": MANIFEST, "config": part(raw, CONFIG), "layers": [part(FILES, LAYER)]}

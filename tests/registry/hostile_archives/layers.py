@@ -10,7 +10,7 @@ from .making import END, FILES, docker, member, pax
 
 
 def layer(name: str, content: bytes, error: str | None, *below: bytes) -> None:
-    """An image with this layer on those below; `error` is a part of the message."""
+    """An image with this layer on top of the layers below. `error` is a part of the message."""
     pattern = rf"(invalid diffID for layer {len(below)}: .*)?cannot unpack layer: .*{error}.*"
     case(f"layer: {name}", docker([*below, content + END]), None if error is None else pattern)
 

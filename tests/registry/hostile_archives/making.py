@@ -1,4 +1,4 @@
-"""Makes tars of raw headers, and archives of those."""
+"""Makes tars of raw headers, and image archives of such tars."""
 
 from __future__ import annotations
 
@@ -97,7 +97,8 @@ def docker(
     before: bytes = b"",
     after: bytes = b"",
 ) -> bytes:
-    """`stored`: what is stored for the layers of the configuration; `entry` replaces parts of the manifest's entry."""
+    """`stored`: the files that are stored as the layers of the configuration. `entry` replaces parts of the manifest's
+    entry."""
     layers = list(layers)
     about = document(layers) if config is None else config
     paths = [f"{n}/layer.tar" for n in range(len(layers))]

@@ -1,4 +1,4 @@
-"""Answers in a guard: it redacts them for read-only clients and label scopes, and logs how streams end."""
+"""A guard removes secrets from answers to read-only clients and label scopes, and logs how streams end."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def logged(tmp_path: Path, ask: Callable[[Audit], Awaitable[Any]]) -> list[tuple
 
 
 class _Pieces:
-    """A stream of two pieces that notes whether it was closed."""
+    """A stream of two pieces that records whether it was closed."""
 
     def __init__(self) -> None:
         self.left, self.closed = [b"one", b"two"], False

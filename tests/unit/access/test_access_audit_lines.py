@@ -39,7 +39,7 @@ def test_change_is_refused_when_a_required_audit_log_fails(tmp_path: Path) -> No
             served = api(handler, Chain(), audit)
             await served(request("POST", "/x"))
             written = [json.loads(line)["event"] for line in path.read_text().splitlines()]
-            assert written == ["request"]  # before the call; the record of its end follows
+            assert written == ["request"]  # written before the call; the record of its end follows
             path.unlink()
             path.mkdir()
             refused = told(await served(request("POST", "/x")))
@@ -58,7 +58,7 @@ def test_change_is_refused_when_a_required_audit_log_fails(tmp_path: Path) -> No
 
 
 def test_required_audit_log_delays_changes_alone(tmp_path: Path) -> None:
-    """A `wait` reads, although it is a POST: it is served without the log."""
+    """`POST /containers/{id}/wait` only reads, so it is answered without the log."""
 
     async def handler(call: Call) -> Answer:
         return json_response({})

@@ -102,7 +102,7 @@ def test_plugin_client_is_imported_on_a_thread(tmp_path: Path, monkeypatch: pyte
 
 
 def test_streaming_handler_gets_the_body_that_the_plugin_saw(tmp_path: Path) -> None:
-    """This holds for content that only claims to be JSON, too."""
+    """The same is true for invalid content whose type is JSON."""
     seen = []
 
     async def handler(call: Call) -> Answer:

@@ -162,7 +162,7 @@ def test_archive_reads_by_listener_and_host_access(name: str, no_exec: str, labe
         for method in ("GET", "HEAD"):
             status, said, found = ask(LISTENERS[listener], f"{method} /containers/{{id}}/archive", name)
             assert (status, refused in said) == (403 if refused else 200, True), (listener, said)
-            assert refused or found == ENGINE.containers.get(name).id  # by ID: the name may pass to another one
+            assert refused or found == ENGINE.containers.get(name).id  # by ID, because another container may get the name
 
 
 def test_routes_that_reach_the_host_have_a_host_rule() -> None:
@@ -180,7 +180,7 @@ def test_routes_that_reach_the_host_have_a_host_rule() -> None:
 
 @pytest.mark.parametrize("field", ["PidMode", "IpcMode"])
 def test_only_role_full_shares_processes_with_a_container(field: str) -> None:
-    """A process in the same namespace reaches the container's files, also its host directories."""
+    """A process in a container's namespace can reach the container's files, including mounted directories of the host."""
     body = {"Image": "x", "HostConfig": {field: "container:bound"}}
     for listener in ("no-exec", "no-exec, labels", "full, labels"):
         made = msgspec.structs.replace(LISTENERS[listener], shared_images=bool(LISTENERS[listener].labels))

@@ -1,4 +1,4 @@
-"""Image names on restricted listeners: ownership, and that no client takes names of others."""
+"""Image names on restricted listeners: each name has an owner, and no client can take names of another owner."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_tag_of_another_owner_cannot_be_moved(tmp_path: Path) -> None:
         assert not await ci.load(own__1=OTHER)
         assert await ci.tag("own:1", "app:1") == moved
         assert names(fixture) == {**before, "own:1": OTHER.id}
-        assert not await ci.tag("app:1", "app:1")  # its own name
+        assert not await ci.tag("app:1", "app:1")  # this name belongs to the client
         assert not await ci.load(app__1=BASE)
         assert await ci.load(app__1=OTHER) == moved, "what was given again is not therefore one's own"
         assert not await ci.load(own__1=THIRD), "one's own may be moved"
@@ -128,8 +128,8 @@ def test_tag_of_another_owner_cannot_be_moved(tmp_path: Path) -> None:
     on(tmp_path, body)
 
 
-def test_tag_that_another_owner_gets_meanwhile_is_not_moved(tmp_path: Path) -> None:
-    """The name was free when the request came. It is checked again when the name would be moved."""
+def test_tag_given_to_another_owner_meanwhile_is_not_moved(tmp_path: Path) -> None:
+    """The name was free when the request arrived. The owner is checked again before the name is moved."""
 
     async def body(fixture: ImagesFixture) -> None:
         admin = Client(fixture, UNRESTRICTED)
@@ -148,8 +148,8 @@ def test_tag_that_another_owner_gets_meanwhile_is_not_moved(tmp_path: Path) -> N
 
 
 def test_pull_cannot_move_a_tag_of_another_owner(tmp_path: Path) -> None:
-    """A client does not fetch an image whose name it may not set. Free names may be pulled, whatever labels the listener
-    has."""
+    """A pull is refused before any download if the client may not set the name. Free names may be pulled with any labels of
+    the listener."""
 
     async def body(fixture: ImagesFixture) -> None:
         with serving() as registry:

@@ -1,4 +1,4 @@
-"""Roles, host access rules and configuration of listeners: what they allow, without a daemon."""
+"""Roles, host access rules and configuration of listeners, tested without a daemon."""
 
 from __future__ import annotations
 
@@ -151,16 +151,16 @@ JUDGED = {
     *("privileged", "cap_add", "security_opt", "masked_paths", "readonly_paths", "annotations"),
 }
 HARMLESS = {
-    # Numbers and switches of the container's own cgroup and processes
+    # Numbers and switches that affect only the container's own cgroup and processes
     *("cpu_shares", "memory", "nano_cpus", "blkio_weight", "cpu_period", "cpu_quota", "cpu_realtime_period"),
     *("cpu_realtime_runtime", "cpuset_cpus", "cpuset_mems", "memory_reservation", "memory_swap", "memory_swappiness"),
     *("oom_kill_disable", "pids_limit", "ulimits", "oom_score_adj", "shm_size", "init", "sysctls", "group_add", "cap_drop"),
-    # For Windows, or ignored
+    # Only for Windows, or ignored
     *("cpu_count", "cpu_percent", "io_maximum_iops", "io_maximum_bandwidth", "kernel_memory", "kernel_memory_tcp"),
     *("isolation", "container_id_file", "console_size", "cgroup"),
-    # Names of what the administrator has installed, options that drivers check, and settings inside the container
+    # Names of installed drivers and runtimes, options that drivers check, and settings inside the container
     *("log_config", "runtime", "volume_driver", "storage_opt", "tmpfs", "readonly_rootfs", "restart_policy", "auto_remove"),
-    # The container's network
+    # Settings of the container's network
     *("port_bindings", "publish_all_ports", "dns", "dns_options", "dns_search", "extra_hosts", "links"),
 }
 

@@ -1,4 +1,5 @@
-"""The guard checks what the handler carries out: both decode bodies into the same type and read parameters alike."""
+"""The guard checks exactly the values that the handler uses: both decode bodies as the same type, and read parameters by the
+same rules."""
 
 from __future__ import annotations
 
@@ -175,7 +176,7 @@ def test_version_in_the_path_does_not_change_the_decision(path: str) -> None:
     assert ask(LISTENERS[0], "POST /containers/{id}/attach", done, path).status == 200
 
 
-def test_role_full_includes_standard_input() -> None:
+def test_role_full_allows_attach_to_standard_input() -> None:
     answer = ask(LISTENERS[1], "POST /containers/{id}/attach", done, query={"stdin": ["1"]})
     assert (answer.status, msgspec.json.decode(answer.body)["stdin"]) == (200, True)
 

@@ -46,7 +46,7 @@ def write(tmp_path: Path) -> Any:
 
 
 def configured(path: str, *argv: str, **environ: str) -> Config:
-    """The engine's view, which has almost all keys."""
+    """The engine's part of the configuration, which has almost all keys."""
     return Config.of(load(["--config-file", path, *argv], environ))
 
 
@@ -285,7 +285,7 @@ def test_environment_is_used_where_neither_file_nor_flag_sets_a_value(write: Any
 
 
 def test_relative_paths_begin_at_the_working_directory(tmp_path: Path) -> None:
-    """The working directory at the start, also on a reload: the daemon leaves that directory."""
+    """A reload also uses the working directory of the start, because the daemon changes to another directory."""
     values = {
         "init-path": "bin/init",
         "cdi-spec-dirs": ["cdi"],
@@ -321,7 +321,7 @@ def test_storage_options_are_passed_to_their_driver_only() -> None:
     assert config.storage_options("overlay2") == (("size", "10G"),)
 
 
-def test_tables_agree_with_each_other() -> None:
+def test_tables_of_keys_and_flags_are_consistent() -> None:
     for flag in FLAGS.values():
         key = flag.key.partition(".")[0]
         assert not key or key in KEYS, flag
@@ -454,7 +454,7 @@ def test_shown_configuration_hides_passwords(write: Any) -> None:
     assert "hidden" not in json.dumps(found) + show.text(found)
 
 
-def test_nri_may_be_switched_off_but_not_on(write: Any) -> None:
+def test_nri_can_only_be_disabled(write: Any) -> None:
     assert configured(write({"nri-opts": {"enable": False}}))
     assert "cannot use nri-opts: NRI plugins are not supported" in complaint(write({"nri-opts": {"enable": True}}))
 

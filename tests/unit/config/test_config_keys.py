@@ -199,7 +199,7 @@ def test_plugin_declares_older_names_zeros_and_hints(loaded: Callable[..., Loade
 
 @pytest.mark.parametrize("argv", [["--pidfile", "--config-file=/x"], ["--debug", "--config-file", "/x", "--"]])
 def test_ambiguous_config_file_flag_is_refused(argv: list[str]) -> None:
-    """Which flags take the next word as their value is known only when the file has been read."""
+    """Before the file is read, it is unknown which flags take the next word as their value."""
     if "--" in argv:
         assert parse(argv).config_file == "/x"
     else:

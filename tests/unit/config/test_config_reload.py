@@ -1,5 +1,5 @@
-"""The settings that a reload changes in a running engine, those that it must not change while containers run, and how both
-are shown."""
+"""Settings that a reload changes in a running engine, settings that it must not change while containers run, and their
+display."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def test_iptables_may_be_turned_off_without_published_ports(containers: Callable
 
 
 def test_changes_are_allowed_without_live_restore(containers: Callable[..., Living], tmp_path: Path) -> None:
-    """They do not survive a restart of the daemon. They do survive a reload, which applies `runtimes`."""
+    """Without live-restore, containers end with the daemon, but not at a reload, which applies `runtimes`."""
     here = containers(record(1, runtime="own"), config=Config(exec_root=str(tmp_path)))
     reload_constraints.check(*here, Config(storage_driver="vfs", runtimes={"own": RuntimeEntry(path="/x")}))
     with pytest.raises(ConfigError, match=r"\(c1\) run by runtime own, but runtimes does not contain this name"):

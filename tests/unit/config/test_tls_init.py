@@ -1,4 +1,5 @@
-"""`orlop tls`: the files it makes, how the daemon reads them and rejects wrong ones, and where TLS is required to listen."""
+"""`orlop tls`: the files that it makes, how the daemon reads them and refuses wrong files, and addresses that require
+TLS."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ from orlop_sdk.testing.ports import free_port
 
 
 def orlop(*argv: object) -> subprocess.CompletedProcess[str]:
-    """`orlop tls ARGV`, run in this process, as starting a process would dominate the cost."""
+    """Run `orlop tls ARGV` in this process, because the start of a process takes most of the time."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = _guarded(["tls", *map(str, argv)])
@@ -70,7 +71,7 @@ def copied(ready: Path, tmp_path: Path) -> Path:
 
 
 def outdated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on `days=-1` makes certificates that expired yesterday."""
+    """After this fixture, `days=-1` makes certificates that expired yesterday."""
     monkeypatch.setattr(certificates, "_SLACK", dt.timedelta(days=9))
 
 
@@ -140,7 +141,7 @@ def test_renewal_keeps_the_ca_and_the_names(ready: Path, tmp_path: Path) -> None
     new, ca = (certificates.read_certificate(str(here), name) for name in ("server-cert.pem", "ca.pem"))
     assert new.serial_number != old.serial_number
     assert certificates.names_of(new) == certificates.names_of(old)
-    assert new.not_valid_after_utc == ca.not_valid_after_utc  # not valid longer than its CA
+    assert new.not_valid_after_utc == ca.not_valid_after_utc  # the certificate ends no later than its CA
     assert (here / "ca.pem").read_bytes() == (ready / "ca.pem").read_bytes()
     tls.server_context(config(here))
 

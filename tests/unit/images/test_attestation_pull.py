@@ -1,4 +1,4 @@
-"""Attestations of pulled images: what a pull keeps, and what it leaves out without failing."""
+"""Attestations of pulled images: a pull stores valid attestations, and leaves others out without failing."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_the_number_of_attestations_is_limited(tmp_path: Path, monkeypatch: pyte
 
 
 class Restricted:
-    """A client that may do everything with its own images."""
+    """A client with all rights on its own images only."""
 
     owner = "unix:///x"
 
@@ -140,7 +140,8 @@ class Restricted:
 
 @pytest.mark.parametrize("answers", [[], [status(404, "BLOB_UNKNOWN")], [flip()]])
 def test_a_restricted_client_must_have_what_an_attestation_names(tmp_path: Path, answers: list[Answer]) -> None:
-    """Its registry must deliver content that is already stored; otherwise its image would get content of another client."""
+    """The client's registry must deliver even content that is already stored. Otherwise the client's image would get content
+    of another client."""
 
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         about = Attested(APP, OTHER)

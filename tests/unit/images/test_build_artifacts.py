@@ -1,4 +1,4 @@
-"""Artifacts of builders: blobs that are kept by name, pushed, fetched and packed. With docker-registry."""
+"""Artifacts of builders: blobs that are kept by name, pushed, fetched and packed. The tests use docker-registry."""
 
 from __future__ import annotations
 
@@ -82,7 +82,8 @@ def test_blobs_are_kept_until_their_artifact_is_dropped(tmp_path: Path) -> None:
 
 
 def test_artifact_serves_only_its_own_blobs(tmp_path: Path) -> None:
-    """A builder's mistake must not send blobs of other images to a client or to a registry."""
+    """An artifact refuses other blobs, so that a faulty builder cannot send blobs of other images to a client or to a
+    registry."""
 
     async def test(artifacts: Artifacts, api: ImagesFixture) -> None:
         other = await artifacts.put("other", b"secret")

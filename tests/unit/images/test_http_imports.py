@@ -1,5 +1,5 @@
-"""The HTTP client is imported on a thread, whatever operation needs it first: on the event loop, the import would delay all
-clients."""
+"""The HTTP client is imported on a thread by any operation that needs it first, because an import on the event loop would
+delay all clients."""
 
 from __future__ import annotations
 

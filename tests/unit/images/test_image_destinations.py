@@ -112,7 +112,7 @@ def test_pull_from_a_configured_private_registry_is_allowed(tmp_path: Path) -> N
 def test_redirects_and_token_services_on_private_addresses_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rules take the registry's address for public; the addresses that it redirects to are not."""
+    """The rules treat the registry's address as public. The addresses to which it redirects are private."""
     monkeypatch.setattr(destinations, "is_public", lambda address: address == "127.0.0.1")
 
     async def check(images: ImagesFixture, server: Hostile) -> None:
@@ -181,7 +181,7 @@ def test_import_redirected_to_a_private_address_is_refused(tmp_path: Path) -> No
 
 
 def test_connection_uses_the_address_that_was_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The daemon connects to the address that was checked, without a second DNS lookup (DNS rebinding); the first address
+    """The daemon connects to the address that was checked, without a second DNS lookup (DNS rebinding). The first address
     that answers is used."""
 
     async def resolve(name: str) -> list[str]:
@@ -202,7 +202,7 @@ def test_connection_uses_the_address_that_was_checked(tmp_path: Path, monkeypatc
 
 
 def test_answers_of_refused_servers_are_not_shown(tmp_path: Path) -> None:
-    """The client may not be able to reach that server itself."""
+    """Answers of a server that the client itself may not be able to reach must not be shown to the client."""
 
     async def check(images: ImagesFixture, server: Hostile) -> None:
         server.misbehave("x.tar", status(403))

@@ -74,7 +74,7 @@ async def listed(images: ImagesFixture, version: tuple[int, int] = NEW, **option
 
 
 async def several(images: ImagesFixture, registry: Hostile) -> str:
-    """app:v1 for this host, then for s390x."""
+    """Pull app:v1 for this host, then for s390x."""
     publish(registry, MINE, BIG, ARM)
     name = f"{registry.host}/app:v1"
     await pull(images, name)
@@ -128,7 +128,8 @@ def test_list_has_one_entry_per_name(tmp_path: Path) -> None:
 
 
 def test_older_clients_see_one_platform_of_a_name(tmp_path: Path) -> None:
-    """As with dockerd 26.1: the image that was pulled last has the tag, the one that was pulled first keeps the digest."""
+    """As in dockerd 26.1, the image that was pulled last has the tag, and the image that was pulled first keeps the
+    digest."""
 
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         name = await several(images, registry)
@@ -155,13 +156,13 @@ def test_pull_of_a_newer_index_moves_the_name(tmp_path: Path) -> None:
         await pull(images, name)
         assert {one.id for one in images.images.all_platforms(name)} == {newer.id, BIG.id}
         assert [item["RepoTags"] for item in await listed(images)] == [[name], []]
-        publish(registry, MINE, newer, BIG)  # two of one platform: the name means the first
+        publish(registry, MINE, newer, BIG)  # the index has two images of one platform; the name means the first
         await pull(images, name)
         assert {one.id for one in images.images.all_platforms(name)} == {MINE.id, BIG.id}
         publish(registry, MINE)
         await pull(images, name)
         assert [one.id for one in images.images.all_platforms(name)] == [MINE.id]
-        registry.add("app", "v1", newer)  # no index any more
+        registry.add("app", "v1", newer)  # the tag is not an index any more
         await pull(images, name)
         assert [one.id for one in images.images.all_platforms(name)] == [newer.id]
 
@@ -293,7 +294,8 @@ def test_a_damaged_index_hides_only_itself(tmp_path: Path) -> None:
 
 
 def test_rows_of_earlier_versions_are_read(tmp_path: Path) -> None:
-    """A row that is only an ID, with or without an owner, means this image; a pull of another platform adds to it."""
+    """A row that contains only an ID, with or without an owner, means the image with this ID. A pull of another platform
+    adds an image to the row."""
     storage = DirectoryStorage(f"{tmp_path}/layers")
     found: dict[str, str] = {}
 
@@ -334,7 +336,7 @@ def test_rows_of_earlier_versions_are_read(tmp_path: Path) -> None:
 
 
 def attested() -> tuple[Blob, list[Blob]]:
-    """An attestation: its manifest, and what it consists of."""
+    """An attestation: its manifest and its blobs."""
     config, document = (
         Blob(b"{}", "application/vnd.oci.image.config.v1+json"),
         Blob(b'{"a":1}', "application/vnd.in-toto+json"),
@@ -438,7 +440,8 @@ def test_row_of_no_image_is_refused() -> None:
 
 
 def test_compatible_variants_are_selected(tmp_path: Path) -> None:
-    """`arm/v7` runs what is for v6 and v5, but not v8; `amd64/v3` what is for lower levels (containerd's platforms)."""
+    """`arm/v7` runs images for v6 and v5, but not for v8; `amd64/v3` runs images for lower levels (containerd's
+    platforms)."""
     v3 = Platform("linux", "amd64", "v3")
     five, six = made(Platform("linux", "arm", "v5")), made(Platform("linux", "arm", "v6"))
     levels = made(Platform("linux", "amd64", "v2")), made(Platform("linux", "amd64"))

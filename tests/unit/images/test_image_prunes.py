@@ -1,5 +1,5 @@
-"""Prunes while images are pulled, loaded, saved and pushed: images and layers that an operation uses stay, whatever the
-filters say."""
+"""Prunes while images are pulled, loaded, saved and pushed: with any filters, images and layers that an operation uses
+stay."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def pull(images: ImagesFixture, registry: Hostile, results: list[dict[str,
 
 
 async def reached(test: Any) -> None:
-    """Wait for other threads: the registry, and those that write files."""
+    """Wait for other threads, which run the registry or write files."""
     while not test():  # noqa: ASYNC110 - threads set no event of trio
         await trio.sleep(0.005)
 
@@ -180,9 +180,9 @@ def test_prune_keeps_what_a_save_reads(tmp_path: Path, filters: Mapping[str, Seq
 
 
 @pytest.mark.parametrize(("method", "path"), [("HEAD", "blobs"), ("POST", ""), ("PUT", "uploads"), ("PUT", "manifests")])
-def test_push_holds_its_content_against_a_prune(tmp_path: Path, method: str, path: str) -> None:
-    """The push also holds the blobs that it compresses. Everything is removed after it, because its image has been
-    pruned."""
+def test_prune_keeps_content_that_a_push_uses(tmp_path: Path, method: str, path: str) -> None:
+    """The prune also keeps the blobs that the push compresses. After the push, everything is removed, because the image has
+    been pruned."""
 
     async def body(name: str) -> AsyncIterator[bytes]:
         yield docker_archive({name: APP})

@@ -162,7 +162,7 @@ def test_save_is_refused_before_the_first_byte(tmp_path: Path, name: str, kind: 
         assert fixture.is_empty(), "nothing is held any more"
 
 
-def test_no_names_make_an_empty_archive(tmp_path: Path) -> None:
+def test_save_without_names_makes_an_empty_archive(tmp_path: Path) -> None:
     @on(tmp_path)
     async def _(fixture: ImagesFixture) -> None:
         found = members(await saved(fixture))
@@ -177,7 +177,7 @@ def test_another_platform_is_refused(tmp_path: Path) -> None:
             await opened(fixture, "a:x", platforms=(Platform("linux", "amd64"), Platform("linux", "arm64")))
 
 
-def test_labels_decide_which_images_a_listener_saves(tmp_path: Path) -> None:
+def test_listener_with_labels_saves_only_images_with_the_labels(tmp_path: Path) -> None:
     def policy(*labels: str, shared: bool = False) -> ListenerImages:
         entry = Listener(host="unix:///ci", role="no-exec", labels=labels, shared_images=shared)
         found = ListenerPolicy.of(entry)
@@ -189,7 +189,7 @@ def test_labels_decide_which_images_a_listener_saves(tmp_path: Path) -> None:
         for allowed in (UNRESTRICTED, policy(), policy("team=web", shared=True)):
             assert await saved(fixture, "a", policy=allowed)
         assert await saved(fixture, "a:x", policy=policy("team=web"))
-        for name in ("a:y", "a", OTHER.id):  # the bare name stands for an image without the label, too
+        for name in ("a:y", "a", OTHER.id):  # the name without a tag includes an image without the label
             with pytest.raises(Denied, match=r"saving image .* is not allowed for role no-exec of listener unix:///ci"):
                 await opened(fixture, name, policy=policy("team=web"))
 
@@ -222,7 +222,7 @@ def test_an_oci_image_keeps_its_manifest_and_blobs(tmp_path: Path, parts: list[B
 
 
 def test_a_docker_manifest_becomes_an_oci_manifest(tmp_path: Path) -> None:
-    """umoci reads no other kind; the image's ID stays the same."""
+    """umoci reads only OCI manifests. The image's ID stays the same."""
     made = image([layer({"a": b"1"})])
     assert "docker" in made.manifest.media_type
 
@@ -290,7 +290,7 @@ def test_disconnect_during_a_save_frees_its_lease_and_descriptors(tmp_path: Path
 
 
 def test_save_waits_for_a_collection_that_began_before_its_lease(tmp_path: Path) -> None:
-    """Otherwise the collection might remove the blobs of an image that lost its last name just before."""
+    """Otherwise the collection could remove blobs that the save needs, if the image has just lost its last name."""
 
     @on(tmp_path, BOTH)
     async def _(fixture: ImagesFixture) -> None:
@@ -300,7 +300,7 @@ def test_save_waits_for_a_collection_that_began_before_its_lease(tmp_path: Path)
             archives.append(await opened(fixture, "a:x"))
 
         async with trio.open_nursery() as nursery:
-            async with fixture.images._layers.guard:  # as a collection holds it
+            async with fixture.images._layers.guard:  # as during a collection
                 nursery.start_soon(save)
                 await trio.testing.wait_all_tasks_blocked()
                 assert not archives

@@ -1,4 +1,4 @@
-"""Work whose size an archive or a request decides is linear and bounded, and does not block the event loop.
+"""The time for archives and requests of any size is linear and bounded, and they do not block the event loop.
 
 Times are CPU time of the loop's thread, which is hardly affected by other load.
 """
@@ -35,7 +35,7 @@ from orlop_kernel.store import Put, Store, examine
 from orlop_sdk import DriverError, InvalidParameter
 
 APP = image([layer({"app": b"1"})])
-MANY = 5000  # names: with a scan for each name, this takes two minutes
+MANY = 5000  # number of names; with a scan for each name, the tests would take two minutes
 SLICE = 0.1  # seconds of CPU
 
 
@@ -63,7 +63,7 @@ class _Watch(trio.abc.Instrument):
 @asynccontextmanager
 async def in_slices() -> AsyncIterator[None]:
     watch = _Watch()
-    gc.freeze()  # keeps objects of other tests out of garbage collections
+    gc.freeze()  # exclude objects of other tests from garbage collections
     trio.lowlevel.add_instrument(watch)
     try:
         yield
@@ -110,8 +110,8 @@ def test_archive_over_the_limits_leaves_nothing(tmp_path: Path, data: Callable[[
 
 
 def test_one_configuration_under_many_names_counts_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limit includes the configuration once for each name, because it is parsed for each: a few bytes of a manifest
-    cause a megabyte of work."""
+    """The limit counts the configuration once for each name, because it is parsed for each name: a few bytes of a manifest
+    cause the parsing of a megabyte."""
     monkeypatch.setattr(archive_file, "_MAX_READ", 100 * len(APP.config.data))
 
     async def main() -> None:
@@ -252,7 +252,7 @@ def test_work_on_all_names_is_split_into_steps(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_names_without_images_are_quarantined_together(tmp_path: Path) -> None:
-    """With a commit for each name, 100,000 of them would take minutes at boot."""
+    """With a commit for each name, 100,000 names would delay the start by minutes."""
 
     async def main() -> None:
         async with open_images(str(tmp_path)):
@@ -282,7 +282,8 @@ async def opened_images(tmp_path: Path, store: Store) -> AsyncIterator[None]:
 
 
 def test_shared_sizes_and_children_of_many_images_are_fast() -> None:
-    """5,000 images on one base: shared sizes and children are found without scanning the others."""
+    """5,000 images have the same base. The shared sizes and children of an image are found without a scan of all other
+    images."""
     catalog = Catalog()
     base = "sha256:" + "0" * 64
     catalog.put(ImageRecord(base, ()), ImageDocument(), b"")
@@ -357,7 +358,7 @@ def test_empty_commit_adds_no_layer(tmp_path: Path) -> None:
 
 
 def test_large_configurations_do_not_block_the_event_loop(tmp_path: Path) -> None:
-    """Each has up to 4 MiB, and is parsed on a thread, both by a load and by an inspect of an old client."""
+    """A configuration may have 4 MiB. A load, and an inspect by an old client, parse it on a thread."""
     large = image([layer({"x": b"1"})], config={"Labels": {f"label{n}": "x" * 20 for n in range(80_000)}})
     odd = image([layer({"x": b"1"})], nothing=[[n] for n in range(400_000)])
     steps = image([layer({"x": b"1"})], history=[{"created_by": "x"}] * 10_001)

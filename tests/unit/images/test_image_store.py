@@ -1,4 +1,4 @@
-"""The image store reopened after a crash: what survives, what is quarantined and what is collected."""
+"""The image store, reopened after a crash: images that survive, are quarantined, or are removed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def load(images: ImagesFixture, data: bytes) -> str:
 def reopened(
     tmp_path: Path, damage: Callable[[DirectoryStorage], None], rows: list[tuple[str, bytes]] | None = None
 ) -> ImagesFixture:
-    """A store with a:x and b:x, closed, damaged, and opened again. Returned closed, for inspection."""
+    """Make a store with a:x and b:x, close it, damage it, and open it again. Returns the closed store."""
 
     async def main() -> ImagesFixture:
         storage = DirectoryStorage(str(tmp_path / "layers"))
@@ -142,7 +142,7 @@ def test_invalid_rows_are_quarantined(tmp_path: Path) -> None:
 
 
 def test_content_of_quarantined_images_is_kept(tmp_path: Path) -> None:
-    """While its row is quarantined, it is unknown which layers and blobs belong to the image."""
+    """While the row of an image is quarantined, it is unknown which layers and blobs belong to the image."""
     images = reopened(tmp_path, lambda storage: None, [(APP.id, b"garbage")])
     assert names(images) == ["b:x"]
     assert len(images.storage.parents) == 3
@@ -162,7 +162,7 @@ def test_content_of_quarantined_images_is_kept(tmp_path: Path) -> None:
 
 
 def test_damaged_blob_is_downloaded_again(tmp_path: Path) -> None:
-    """A layer's blob is lost but its files are not: loading the image restores the blob."""
+    """A layer's blob is lost, but its unpacked files are not. Loading the image again restores the blob."""
 
     async def main() -> None:
         storage = DirectoryStorage(str(tmp_path / "layers"))
@@ -178,7 +178,7 @@ def test_damaged_blob_is_downloaded_again(tmp_path: Path) -> None:
 
 
 async def forget_blobs(images: ImagesFixture, tmp_path: Path) -> None:
-    """Leave all layers of all images known only unpacked, as an adoption of a dockerd's data does."""
+    """Remove the blobs of all layers, so that only unpacked files remain, as after the adoption of a dockerd's data."""
     for found in images.images.all():
         layers = [msgspec.structs.replace(each, blob="", media_type="", blob_size=0) for each in found.layers]
         for each in found.layers:
@@ -187,7 +187,7 @@ async def forget_blobs(images: ImagesFixture, tmp_path: Path) -> None:
         await images.images._image_store.store.commit([Put("images", found.id, msgspec.json.encode(record))])
 
 
-def test_an_unpacked_layer_without_blob_gets_that_of_an_archive(tmp_path: Path) -> None:
+def test_unpacked_layer_without_a_blob_gets_the_blob_of_an_archive(tmp_path: Path) -> None:
     async def main() -> None:
         storage = DirectoryStorage(str(tmp_path / "layers"))
         async with open_images(str(tmp_path), storage=storage) as images:
@@ -335,7 +335,7 @@ def test_import_makes_an_image_of_one_layer(tmp_path: Path) -> None:
 
 
 def test_replacing_the_blob_of_a_layer_keeps_the_snapshots_of_its_images(tmp_path: Path) -> None:
-    """A build may have a snapshot of its own of a layer that images have, and compress it: the images keep theirs."""
+    """A build may have another snapshot of a layer of images, and compress it again. The images keep their snapshots."""
 
     async def main() -> None:
         async with open_images(str(tmp_path)) as images:

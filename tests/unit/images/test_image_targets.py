@@ -1,4 +1,5 @@
-"""The target of an image: the index of its name, its manifest for one platform, none for an image that was made here."""
+"""The target of an image: the index of its name, or its manifest for one platform. An image that was made by the daemon has
+no target."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def test_platforms_that_were_removed_are_not_saved(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_images_that_are_stored_otherwise_get_an_index_of_their_own(tmp_path: Path) -> None:
+def test_images_stored_with_another_compression_are_saved_with_a_new_index(tmp_path: Path) -> None:
     async def test(images: ImagesFixture) -> None:
         plain = image([layer({"shared": b"12345"}, compression="none", oci=True)], oci=True)
         await load(images, oci_archive({"plain:x": plain}))
@@ -172,7 +172,7 @@ def test_images_that_are_stored_otherwise_get_an_index_of_their_own(tmp_path: Pa
 def test_archive_with_manifest_json_and_index_loads_all_platforms(
     tmp_path: Path, wanted: tuple[Platform, ...], there: list[Image]
 ) -> None:
-    """`manifest.json` has the image for one host; the platforms are in the OCI layout."""
+    """`manifest.json` names only the image for one host; the OCI layout has all platforms."""
 
     async def test(images: ImagesFixture) -> None:
         records = await load(images, ALL.archive(NAME, docker=MINE), *wanted)

@@ -1,5 +1,5 @@
-"""Layers by digest or diffID: a restricted client gets no layer of others by naming it, and nobody's image gets a blob that
-does not contain the layer."""
+"""A restricted client cannot get a layer of another client by its digest or diffID. No image gets a blob that does not
+contain the layer."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def run(tmp_path: Path, test: Test, **options: Any) -> None:
 
 
 async def pull(images: ImagesFixture, name: str, policy: ImagePolicy = UNRESTRICTED) -> str:
-    """The error, "" if the pull succeeded."""
+    """Pull an image. Returns the error, "" if the pull succeeded."""
     return await error_of(lambda: images.images.pull(PullRequest(parse(name), policy=policy)))
 
 
@@ -94,7 +94,7 @@ def has(images: ImagesFixture, name: str) -> bool:
     return any(name in found.repo_tags for found in images.images.all())
 
 
-def test_a_registry_that_only_names_a_layer_does_not_get_it(tmp_path: Path) -> None:
+def test_pull_of_a_layer_that_the_registry_does_not_serve_is_refused(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         attack = forged(SECRET)
         registry.add("attack", "1", attack)
@@ -107,7 +107,7 @@ def test_a_registry_that_only_names_a_layer_does_not_get_it(tmp_path: Path) -> N
     run(tmp_path, test)
 
 
-def test_a_registry_that_serves_a_layer_proves_it(tmp_path: Path) -> None:
+def test_pull_of_a_layer_that_the_registry_serves_is_allowed(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         registry.add("other", "1", forged(SECRET))
         before = images.unpacker.count
@@ -140,7 +140,7 @@ def test_wrong_blob_for_a_known_layer_is_refused(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_configuration_of_another_image_is_not_given(tmp_path: Path) -> None:
+def test_configuration_of_another_image_is_not_used(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         name = f"{registry.host}/attack:1"
         registry.add("attack", "1", THEIRS)
@@ -188,7 +188,7 @@ def test_a_download_of_others_is_not_shared(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_a_wrong_answer_leaves_the_blob_that_is_here(tmp_path: Path) -> None:
+def test_wrong_answer_of_a_registry_does_not_replace_a_stored_blob(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         registry.add("other", "1", forged(SECRET))
         registry.misbehave(SECRET.digest, flip())
@@ -205,7 +205,7 @@ def archive_of(attack: Image, member: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("member", [b"", OWN.data], ids=["empty", "another layer"])
-def test_an_archive_that_only_names_a_diff_id_does_not_get_the_layer(tmp_path: Path, member: bytes) -> None:
+def test_load_of_an_archive_that_only_names_a_diff_id_is_refused(tmp_path: Path, member: bytes) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         archive = archive_of(forged(SECRET), member)
         assert "invalid diffID" in await load(images, archive, RESTRICTED)
@@ -215,7 +215,7 @@ def test_an_archive_that_only_names_a_diff_id_does_not_get_the_layer(tmp_path: P
     run(tmp_path, test)
 
 
-def test_an_archive_with_the_layer_proves_it(tmp_path: Path) -> None:
+def test_load_of_an_archive_that_contains_the_layer_is_allowed(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         assert not await load(images, archive_of(forged(SECRET), SECRET.data), RESTRICTED)
         assert has(images, "attack:1")
@@ -224,8 +224,8 @@ def test_an_archive_with_the_layer_proves_it(tmp_path: Path) -> None:
 
 
 def test_layers_without_an_image_must_be_in_the_archive(tmp_path: Path) -> None:
-    """A layer that only a container, a build or an interrupted pull still needs: the archive's blob must contain it, whoever
-    loads it, because the image would keep the blob."""
+    """A layer that only a container, a build or an interrupted pull still needs must be in the archive's blob. This is
+    required of every client, because the image keeps the blob."""
 
     async def main() -> None:
         storage = DirectoryStorage(str(tmp_path / "layers"))

@@ -1,4 +1,5 @@
-"""Images as they leave the host: received manifests byte for byte, manifests made for other images, reading layers."""
+"""Images that are sent: received manifests are sent unchanged, new manifests are made for other images, and layers are
+read."""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ def run(tmp_path: Path, test: Callable[[ContentStore], Awaitable[None]]) -> None
 
 
 async def stored(content: ContentStore, layers: Sequence[Blob], manifests: Sequence[bytes] = ()) -> records.Image:
-    """An image whose layers are these blobs; nothing tells how they are compressed, as after a `docker load`."""
+    """An image whose layers are these blobs. Their compression is not recorded, as after a `docker load`."""
     raw = image(layers).config.data
     chain_ids = documents.chain_ids(part.diff_id for part in layers)
     for data in (raw, *manifests, *(part.data for part in layers)):

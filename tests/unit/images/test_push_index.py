@@ -1,5 +1,5 @@
-"""Pushes of names from an index. If all of the index is stored, the index is pushed byte for byte; otherwise one image is
-pushed, and the client is told."""
+"""Pushes of names from an index. If the complete content of an index is stored, the index is pushed unchanged. Otherwise one
+image is pushed, and a message tells the client."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_incomplete_index_is_replaced_by_one_image(tmp_path: Path, about: Attest
 
 
 def test_index_is_rebuilt_if_layers_are_stored_with_another_compression(tmp_path: Path) -> None:
-    """A layer that was loaded as a plain tar before: manifests and index are made anew, and stay the same."""
+    """A layer had been loaded as a plain tar. So new manifests and a new index are made, which are equal for each push."""
 
     async def main() -> None:
         with receiving() as registry, trio.fail_after(30):
@@ -239,7 +239,7 @@ class OnlyMine:
 
 
 def test_restricted_client_cannot_push_an_image_that_it_may_not_read(tmp_path: Path) -> None:
-    """An index is made by others and may list any digest, so it must not give access to images."""
+    """An index may come from another client and may list any digest, so it must not give access to images."""
 
     async def test(images: ImagesFixture, registry: Receiving) -> None:
         await pushed(images, registry, policy=OnlyMine())
@@ -250,7 +250,7 @@ def test_restricted_client_cannot_push_an_image_that_it_may_not_read(tmp_path: P
 
 
 def test_content_of_other_images_does_not_make_an_index_complete(tmp_path: Path) -> None:
-    """An archive whose index lists a manifest of another image on this host, but does not have it."""
+    """The index of an archive lists a manifest that is stored as another image, but is not in the archive."""
 
     async def test(images: ImagesFixture, registry: Receiving) -> None:
         await load(images, Attested(BIG).archive("docker.io/library/secret:x"))

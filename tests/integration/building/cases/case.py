@@ -19,8 +19,8 @@ Entry = str | bytes | tuple[Any, ...]
 class Case:
     """`files` are those of the context: text, bytes, or ("mode", mode, text), ("link", target), ("dir", mode), ("tar",
     {name: text}, compression), ("hard", path), ("fifo",). In `text` and `options`, @HTTP@ is the address of a server, and
-    @CONTEXT@ the context's directory. `text` is written to the file `dockerfile`. `lines` says whether the lines that a
-    failure shows are compared."""
+    @CONTEXT@ the context's directory. `text` is written to the file `dockerfile`. `lines`: compare also the lines of the
+    Dockerfile that an error message shows."""
 
     def __init__(
         self,
@@ -69,8 +69,8 @@ def context(directory: Path, case: Case, http: str = "") -> None:
             path.hardlink_to(directory / rest[0])
         else:
             os.mkfifo(path)
-    # Clients tell the builder the last name of a context, which all of these share: without times of their own, files of
-    # equal size would count as those that were sent before
+    # A client names a context by the last component of its path, which is equal for all cases. Each case therefore has its
+    # own file times; otherwise files of equal size would be treated as sent before
     when = OLD + zlib.crc32(os.fsencode(directory)) % 10**6
     for path in sorted(directory.rglob("*"), reverse=True):
         os.utime(path, (when, when), follow_symlinks=False)
@@ -80,7 +80,7 @@ def context(directory: Path, case: Case, http: str = "") -> None:
 
 
 SERVED = {"file.txt": b"served\n", "a.tar": _tar({"x": "1", "d/y": "2"})}
-"""What @HTTP@ serves."""
+"""The files that the server @HTTP@ serves."""
 
 TREE: dict[str, Entry] = {
     "dir/a.txt": "a",

@@ -1,4 +1,4 @@
-"""RUN: forms, mounts, networks, what it leaves in layers."""
+"""RUN: forms, mounts, networks, and the files in its layers."""
 
 from __future__ import annotations
 

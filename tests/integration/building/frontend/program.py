@@ -1,6 +1,6 @@
 """A BuildKit frontend: gRPC calls on standard output and input, with h2. Its Dockerfiles are JSON below the syntax line.
 
-It shares nothing with the builder but the definitions of BuildKit's messages.
+It shares only the definitions of BuildKit's messages with the builder.
 """
 
 import hashlib
@@ -133,7 +133,7 @@ def dockerfile(bridge):
 
 
 def build(bridge, what):
-    """An image of busybox with what a command has made."""
+    """An image of busybox with the files that a command has made."""
     graph = Graph()
     made = graph.run(graph.source("docker-image://docker.io/library/busybox:latest"), what["run"])
     result = bridge.solve(Definition=graph.define(made))
@@ -142,7 +142,7 @@ def build(bridge, what):
 
 
 def look(bridge, what):
-    """An image of what the bridge's calls answer."""
+    """An image that contains the answers to the bridge's calls."""
     graph = Graph()
     made = graph.run(graph.source("docker-image://docker.io/library/busybox:latest"), what["run"])
     ref = bridge.solve(Definition=graph.define(made), Evaluate=True).ref.id
@@ -203,7 +203,7 @@ def forward(bridge, what):
 
 
 def collect(bridge, what):
-    """Have another frontend build for several platforms, and make one image of what is in the results."""
+    """Have another frontend build for several platforms, and make one image of all results."""
     given = {key: value for key, value in OPTIONS.items() if key not in ("source", "cmdline")}
     found = bridge.solve(Frontend="dockerfile.v0", FrontendOpt={**given, **what["options"]})
     said = {}
