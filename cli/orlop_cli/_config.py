@@ -1,4 +1,4 @@
-"""Docker's config.json (`$DOCKER_CONFIG` or ~/.docker): read, never written."""
+"""Docker's config.json (`$DOCKER_CONFIG` or ~/.docker), which both clients share."""
 
 from __future__ import annotations
 
@@ -93,3 +93,38 @@ def proxy_environment(host: str) -> dict[str, str]:
 def detach_keys(flag: str | None) -> str | None:
     """--detach-keys, else the configured ones, else None for the daemon's ctrl-p,ctrl-q."""
     return flag or text("detachKeys") or None
+
+
+def save(document: dict[str, Any]) -> None:
+    """Write the file in docker's layout. Raises CliError."""
+    import json
+
+    path = os.path.realpath(_path())
+    text = json.dumps({"auths": {}, **document}, indent="\t", ensure_ascii=False)
+    try:
+        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        replace(path, text.encode(), 0o600)
+    except OSError as error:
+        raise CliError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None
+    forget()
+
+
+def replace(path: str, content: bytes, mode: int) -> None:
+    """Write a file so that a reader sees the old content or the new one. An existing file keeps its mode. Raises OSError."""
+    import tempfile
+
+    try:
+        mode = os.stat(path).st_mode & 0o777
+    except FileNotFoundError:
+        pass
+    fd, temporary = tempfile.mkstemp(prefix=os.path.basename(path), dir=os.path.dirname(path))
+    try:
+        with open(fd, "wb") as file:
+            os.fchmod(fd, mode)
+            file.write(content)
+            file.flush()
+            os.fsync(fd)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

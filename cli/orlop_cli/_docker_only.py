@@ -6,8 +6,7 @@ from orlop_cli.daemon import hosts
 
 # Commands whose function the daemon serves, or that need no daemon: by group.
 _CLIENT = {
-    "orlop": {"checkpoint", "context", "login", "logout", "manifest", "search", "trust"},
-    "system": {"dial-stdio"},
+    "orlop": {"checkpoint", "login", "logout", "manifest", "search", "trust"},
 }
 _PLUGINS = {"buildx": "docker-buildx", "compose": "docker-compose"}
 # Commands whose function Orlop's daemon does not have either.

@@ -83,8 +83,8 @@ def command(name: str, plugin: str, *before: str) -> click.Command | None:
 def run(session: Session | None, program: str, arguments: tuple[str, ...]) -> NoReturn:
     """Replace this process by the plugin."""
     assert session is not None
-    environment = {key: value for key, value in os.environ.items() if key != "DOCKER_CONTEXT"}
-    environment.update(session.environment())
+    environment = {**os.environ, **session.environment()}
+    environment = {key: value for key, value in environment.items() if value or key not in ("DOCKER_CONTEXT", "DOCKER_HOST")}
     environment[_CALLER] = sys.argv[0]
     try:
         os.execve(program, [program, *arguments], environment)  # noqa: S606 - an argv list

@@ -98,6 +98,7 @@ NETWORK = {
 }
 SYSTEM = {
     "check": Lazy("check", "check", "Compare the daemon's database with files, monitors and the kernel"),
+    "dial-stdio": Lazy("dial", "dial_stdio", "Connect standard input and output with the daemon"),
     "df": Lazy("system", "df", "Show docker disk usage"),
     "events": Lazy("events", "events", "Get real time events from the server"),
     "info": Lazy("info", "info", "Display system-wide information"),
@@ -106,6 +107,17 @@ SYSTEM = {
 TLS = {
     "init": Lazy("tls", "init", "Make a CA, a certificate for the daemon, and a certificate for one client"),
     "renew": Lazy("tls", "renew", "Make a new certificate for the daemon, with the same CA and names"),
+}
+CONTEXT = {
+    "create": Lazy("context", "create", "Create a context"),
+    "export": Lazy("context", "export", "Export a context to a tar archive FILE or a tar stream on STDOUT."),
+    "import": Lazy("context", "import_", "Import a context from a tar or zip file"),
+    "inspect": Lazy("context", "inspect", "Display detailed information on one or more contexts"),
+    "ls": Lazy("context", "ls", "List contexts"),
+    "rm": Lazy("context", "rm", "Remove one or more contexts"),
+    "show": Lazy("context", "show", "Print the name of the current context"),
+    "update": Lazy("context", "update", "Update a context"),
+    "use": Lazy("context", "use", "Set the current docker context"),
 }
 CONFIG = {"show": Lazy("config", "show", "Show the daemon's configuration")}
 DEBUG = {"bundle": Lazy("bundle", "bundle", "Write the information for a bug report into one file, without secrets")}
@@ -143,6 +155,7 @@ TABLE = {
     "builder": Lazy("", "builder", "Manage builds", MANAGE),
     "config": Lazy("", "config", "Inspect the daemon's configuration", MANAGE),
     "container": Lazy("", "container", "Manage containers", MANAGE),
+    "context": Lazy("", "context", "Manage contexts", MANAGE),
     "debug": Lazy("", "debug", "Collect information for troubleshooting", MANAGE),
     "image": Lazy("", "image", "Manage images", MANAGE),
     "network": Lazy("", "network", "Manage networks", MANAGE),
@@ -155,6 +168,7 @@ GROUPS: Mapping[str, tuple[Mapping[str, Lazy], Mapping[str, str]]] = {
     "builder": (BUILDER, {}),
     "config": (CONFIG, {}),
     "container": (CONTAINER, PS_ALIASES),
+    "context": (CONTEXT, LIST_ALIASES),
     "debug": (DEBUG, {}),
     "image": (IMAGE, LIST_ALIASES),
     "network": (NETWORK, LIST_ALIASES),
@@ -176,7 +190,9 @@ def _switch(*names: str, help: str) -> Flag:
 GLOBAL = [
     _value("-H", "--host", help="Daemon socket to connect to (unix://PATH, tcp://HOST:PORT)"),
     _value("--config", help="Location of client config files (default ~/.docker)"),
+    _value("-c", "--context", help="Name of the context to use (overrides DOCKER_HOST and the default context)"),
     _switch("-D", "--debug", help="Print each request to the daemon and the status of its answer"),
+    _value("-l", "--log-level", help="Set the logging level (debug, info, warn, error, fatal); debug is the same as -D"),
     _switch("--tls", help="Use TLS; implied by --tlsverify"),
     _value("--tlscacert", help="Trust certs signed only by this CA (default ~/.docker/ca.pem)"),
     _value("--tlscert", help="Path to TLS certificate file (default ~/.docker/cert.pem)"),

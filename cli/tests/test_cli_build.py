@@ -268,6 +268,17 @@ def test_unknown_command_runs_its_plugin(tmp_path: Path) -> None:
     assert called(tmp_path, "other").returncode == 1
 
 
+def test_plugin_gets_the_selected_context(tmp_path: Path) -> None:
+    plugin(tmp_path, "mine")
+    words = ["context", "create", "far", "--docker", "host=unix:///far.sock"]
+    assert called(tmp_path, *words).returncode == 0
+    assert called(tmp_path, "-c", "far", "mine").stdout.split()[1:] == ["mine", "far"]
+    assert called(tmp_path, "mine", DOCKER_CONTEXT="far").stdout.split()[1:] == ["mine", "far"]
+    done = called(tmp_path, "mine", DOCKER_CONTEXT="far", DOCKER_HOST="unix:///x")
+    assert done.stdout.split()[1:] == ["mine", "unix:///x", "unset"]
+    assert "context not found" in called(tmp_path, "-c", "gone", "mine").stderr
+
+
 def test_build_runs_buildx_if_it_is_installed(tmp_path: Path) -> None:
     plugin(tmp_path, "buildx")
     host = "unix:///x.sock"

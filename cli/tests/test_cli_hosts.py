@@ -30,17 +30,17 @@ def elsewhere(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     return capsys.readouterr().err
 
 
-def test_chosen_docker_context_is_refused(
+def test_missing_context_is_refused(
     daemon: RecordedDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(hosts, "DEFAULT_HOST", daemon.host)
     daemon.on("DELETE", "/containers/web", answer(status=204))
     monkeypatch.setenv("DOCKER_CONTEXT", "prod")
-    said = 'orlop: contexts are not supported, and {} is "prod": select the daemon with -H or ORLOP_HOST\n'
-    assert elsewhere(capsys, "rm", "web") == said.format("DOCKER_CONTEXT")
+    said = 'orlop: Failed to initialize: unable to resolve docker endpoint: context "prod": context not found: open '
+    assert elsewhere(capsys, "rm", "web").startswith(said)
     monkeypatch.delenv("DOCKER_CONTEXT")
     config(tmp_path, {"currentContext": "prod"})
-    assert elsewhere(capsys, "rm", "web") == said.format("currentContext of config.json")
+    assert elsewhere(capsys, "rm", "web").startswith(said)
     assert daemon.requests == []
 
 

@@ -205,7 +205,7 @@ def test_until_filter_is_refused_with_volumes(daemon: RecordedDaemon, orlop: Any
 
 
 def test_system_commands_are_available_at_the_top_level() -> None:
-    assert set(_table.SYSTEM) == {"check", "df", "events", "info", "prune"}
+    assert set(_table.SYSTEM) == {"check", "df", "dial-stdio", "events", "info", "prune"}
     assert _table.TABLE["info"].load() is _table.SYSTEM["info"].load()
     assert _table.TABLE["events"] == _table.SYSTEM["events"]
 

@@ -11,7 +11,7 @@ import os
 import select
 import sys
 
-from orlop_cli import __version__
+from orlop_cli import __version__, _config
 from orlop_cli._errors import ApiError, CannotConnect, CliError
 from orlop_cli.daemon import hosts
 from orlop_cli.daemon.http import Connection, Response
@@ -141,7 +141,7 @@ class Engine:
     ) -> Response:
         if versioned:
             target = f"/v{self.version[0]}.{self.version[1]}{target}"
-        full = {"User-Agent": USER_AGENT, **headers}
+        full = {**_configured_headers(), "User-Agent": USER_AGENT, **headers}
         if isinstance(body, bytes) and body and "Content-Type" not in full:
             full["Content-Type"] = "application/json"
         connection = self._connection()
@@ -193,6 +193,19 @@ class Engine:
         answer = self.open(method, path, query)
         self._idle = None
         return answer
+
+
+def _configured_headers() -> dict[str, str]:
+    """The headers that the user wants in all requests: DOCKER_CUSTOM_HEADERS, else HttpHeaders of config.json."""
+    text = os.environ.get("DOCKER_CUSTOM_HEADERS")
+    if not text:
+        return {str(name): str(value) for name, value in _config.table("HttpHeaders").items()}
+    import csv
+
+    pairs = [item.partition("=") for item in next(csv.reader([text]), [])]
+    if not all(name.strip() and equals for name, equals, _ in pairs):
+        raise CliError("cannot use DOCKER_CUSTOM_HEADERS: it is a list of name=value, separated by commas")
+    return {name.strip(): value for name, _, value in pairs}
 
 
 def records(answer: Response) -> Iterator[Json]:

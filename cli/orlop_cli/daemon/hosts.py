@@ -28,12 +28,13 @@ class Tls:
 
 
 class Address:
-    """A parsed `-H` value: a path for unix sockets, host and port for TCP."""
+    """A parsed `-H` value: a path for unix sockets, host and port for TCP; for `ssh` also the user, and the path of the
+    daemon's socket on that machine. Port 0 is ssh's own default."""
 
-    __slots__ = ("host", "path", "port", "text")
+    __slots__ = ("host", "path", "port", "ssh", "text", "user")
 
-    def __init__(self, text: str, path: str, host: str, port: int) -> None:
-        self.text, self.path, self.host, self.port = text, path, host, port
+    def __init__(self, text: str, path: str, host: str, port: int, ssh: bool = False, user: str = "") -> None:
+        self.text, self.path, self.host, self.port, self.ssh, self.user = text, path, host, port, ssh, user
 
 
 def parse(text: str, tls: bool) -> Address:
@@ -46,8 +47,10 @@ def parse(text: str, tls: bool) -> Address:
         scheme, rest = "tcp", text
     if scheme == "unix":
         return Address(text, rest or DEFAULT_HOST.partition("://")[2], "", 0)
+    if scheme == "ssh":
+        return _parse_ssh(text, rest)
     if scheme not in ("tcp", "http", "https"):
-        raise CliError(f'unable to parse daemon host "{text}": use unix://PATH or tcp://HOST:PORT')
+        raise CliError(f'unable to parse daemon host "{text}": use unix://PATH, tcp://HOST:PORT or ssh://USER@HOST')
     authority = rest.split("/", 1)[0]
     host, colon, port = authority.rpartition(":")
     if not colon or authority.endswith("]"):
@@ -57,8 +60,25 @@ def parse(text: str, tls: bool) -> Address:
     return Address(f"tcp://{authority}" if not separator else text, "", host.strip("[]") or "127.0.0.1", int(port))
 
 
+def _parse_ssh(text: str, rest: str) -> Address:
+    authority, slash, path = rest.partition("/")
+    user, _, place = authority.rpartition("@")
+    host, colon, port = place.rpartition(":")
+    if not colon or place.endswith("]"):
+        host, port = place, "0"
+    if ":" in user:
+        raise CliError(f'unable to parse daemon host "{text}": plain-text password is not supported')
+    if not host or host.startswith("-") or user.startswith("-") or not (port.isascii() and port.isdecimal()):
+        raise CliError(f'unable to parse daemon host "{text}": use ssh://USER@HOST[:PORT]')
+    return Address(text, slash + path if path else "", host.strip("[]"), int(port), True, user)
+
+
 def connect(address: Address, tls: Tls | None) -> Stream:
     """Connect, or raise CannotConnect with a message that says how to fix it."""
+    if address.ssh:
+        from orlop_cli.daemon.ssh import SshStream
+
+        return SshStream(address)
     try:
         if address.path:
             return _unix(address.path)
