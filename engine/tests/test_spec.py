@@ -181,6 +181,14 @@ def test_read_only_root_keeps_only_kernel_file_systems_writable():
     assert writable == {"/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"}
 
 
+@pytest.mark.parametrize("readonly_rootfs", [True, False])
+def test_files_have_the_given_options_once(readonly_rootfs):
+    host = HostConfig(readonly_rootfs=readonly_rootfs)
+    spec = make(host, files={"/etc/hosts": "/h"}, file_options=("ro", "noexec"))
+    (found,) = [mount for mount in spec["mounts"] if mount["destination"] == "/etc/hosts"]
+    assert found["options"] == ["rbind", "rprivate", "ro", "noexec"]
+
+
 def test_capabilities_are_never_inheritable_or_ambient():
     held = make()["process"]["capabilities"]
     assert set(held) == {"bounding", "effective", "permitted"}

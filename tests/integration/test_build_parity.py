@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from tests.integration.building.cases import CASES, CLASSIC, context
+from tests.integration.building.clients import remove_cgroups
 from tests.integration.building.compared import classic_outcome, docker, outcome
 from tests.integration.building.server import serve
 from tests.integration.engine import patience
@@ -61,6 +62,7 @@ def builds(
             pool.shutdown(cancel_futures=True)
             for side in sides:
                 docker(side.path, "rmi", "-f", *made.names)
+            remove_cgroups("orlop-parity")
 
 
 @pytest.mark.timeout(300)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
-from tests.integration.building.clients import Client, Clients, build_clients
-from tests.integration.engine import Engine
+from tests.integration.building.clients import Client, Clients, build_clients, remove_cgroups
+from tests.integration.docker_root import Dockerd
+from tests.integration.engine import Engine, archive
 from tests.integration.parity import Side
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
@@ -18,14 +20,19 @@ SHOWN = {
     "hosts": "grep -E '^(10.1|fd)' /etc/hosts | tr '\\t' ' '",
     "gate": "grep -c gate /etc/hosts",
     "own name": "grep -qw $(hostname) /etc/hosts && hostname",
-    "servers": "grep nameserver /etc/resolv.conf",
+    "servers": "grep -E '^(nameserver|search|options)' /etc/resolv.conf | sort",
+    "files": """awk '$2 ~ "^/etc/" {print $2, substr($4, 1, 2)}' /proc/mounts | sort""",
+    "changed": "for f in hosts resolv.conf hostname; do (echo '# x' >> /etc/$f) 2>/dev/null && echo $f; done; true",
     "links": "ls /sys/class/net | grep -vE '^(veth|br-|orlop|otp)'",
     "limits": "ulimit -a",
     "shm": "grep /dev/shm /proc/mounts | grep -o 'size=[0-9k]*'",
     "group": "grep -c /orlop-settings/ /proc/self/cgroup",
     "environment": "env | sort",
+    "proxies": "env | grep -i proxy | sort",
     "privileges": "grep -E 'Cap|Seccomp|NoNew' /proc/self/status",
 }
+# What a step of the classic builder sees in the same way: its other files and its environment have the container's name
+CLASSIC = ("servers", "changed", "proxies", "limits", "shm", "privileges")
 OPTIONS = {
     "no network": ["--network=none"],
     "default network": ["--network=default"],
@@ -41,26 +48,84 @@ DU = (
 PRUNE = "id~=x what=x until=x".split()
 
 
+# Keys of daemon.json: those for DNS are for steps, too; proxies are for the daemon's own connections
+KEYS = {
+    "dns": ["192.0.2.1", "192.0.2.2"],
+    "dns-search": ["s.example", "t.example"],
+    "dns-opts": ["timeout:3"],
+    "proxies": {"http-proxy": "http://p:1", "https-proxy": "http://q:2", "no-proxy": "n.example"},
+}
+
+
 @pytest.fixture(scope="module")
 def clients(shared: Engine, sides: tuple[Side, Side], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clients]:
     with build_clients(shared, sides, tmp_path_factory.mktemp("settings")) as found:
         yield found
+        remove_cgroups("orlop-settings")
 
 
-def shown(client: Client, options: list[str]) -> dict[str, str]:
-    script = "".join(f"echo '<<{name}'; {command}; echo '>>'\n" for name, command in SHOWN.items())
-    (client.directory / "Dockerfile").write_text(f"FROM busybox\nRUN <<END\n{script}END\n")
-    result = client.build("--no-cache", *options, ".")
+@pytest.fixture(scope="module")
+def configured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clients]:
+    """Both engines with the same daemon.json."""
+    home = tmp_path_factory.mktemp("keys")
+    dockerd = Dockerd(home, containerd=False)
+    (home / "daemon.json").write_text(json.dumps(KEYS))
+    engine = Engine(KEYS)
+    try:
+        dockerd.start()
+        engine.start()
+        sides = Side("dockerd", dockerd.socket, home, ""), Side("orlopd", engine.socket, engine.home, "")
+        with build_clients(engine, sides, home) as found:
+            for each in found:
+                each.ok("load", "-q", stdin=archive())
+            yield found
+    finally:
+        dockerd.close()
+        assert not engine.close()
+
+
+def shown(client: Client, options: list[str], names: Iterable[str] = SHOWN) -> dict[str, str]:
+    script = "".join(f"echo '<<{name}'; {SHOWN[name]}; echo '>>'\n" for name in names)
+    kit = client.env.get("DOCKER_BUILDKIT") != "0"
+    text = f"FROM busybox\nRUN <<END\n{script}END\n"
+    if not kit:
+        text = "FROM busybox\nRUN " + script.replace("\n", "; \\\n") + "true\n"
+    (client.directory / "Dockerfile").write_text(text)
+    result = client.run("build", *(["--progress=plain"] if kit else []), "--no-cache", *options, ".")
     assert result.code == 0, result.err
-    text = re.sub(r"^#\d+ (\d+\.\d+ )?", "", result.err, flags=re.MULTILINE)
-    found = dict(re.findall(r"^<<([a-z ]+)\n(.*?)^>>$", text, re.MULTILINE | re.DOTALL))
-    assert found.keys() == SHOWN.keys()
+    printed = re.sub(r"^#\d+ (\d+\.\d+ )?", "", result.err, flags=re.MULTILINE) if kit else result.out
+    found = dict(re.findall(r"^<<([a-z ]+)\n(.*?)^>>$", printed, re.MULTILINE | re.DOTALL))
+    assert found.keys() == set(names)
     return found
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_step_sees_what_the_option_says(clients: Clients, name: str) -> None:
     clients.same(lambda client: shown(client, OPTIONS[name]))
+
+
+@pytest.mark.parametrize("network", ["default", "none", "host"])
+def test_step_sees_what_daemon_json_says(configured: Clients, network: str) -> None:
+    options = [f"--network={network}", *(["--allow=network.host"] if network == "host" else [])]
+    seen = configured.same(lambda client: shown(client, options))
+    assert isinstance(seen, dict)
+    assert not seen["proxies"]
+    assert seen["servers"].splitlines() == [
+        "nameserver 192.0.2.1",
+        "nameserver 192.0.2.2",
+        "options timeout:3",
+        "search s.example t.example",
+    ]
+
+
+def test_step_of_the_classic_builder_sees_what_daemon_json_says(
+    configured: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for each in configured:
+        monkeypatch.setitem(each.env, "DOCKER_BUILDKIT", "0")
+    seen = configured.same(lambda client: shown(client, [], CLASSIC))
+    assert isinstance(seen, dict)
+    assert seen["changed"].split() == ["hosts", "resolv.conf", "hostname"]
 
 
 def test_disk_usage_describes_a_cache_mount(clients: Clients) -> None:

@@ -40,7 +40,9 @@ _HOSTNAME = "buildkitsandbox"  # BuildKit's host name, which some Dockerfiles re
 
 
 class StepRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """`root` is the key of an active snapshot. `host` contains the limits, the network mode and the privileges."""
+    """`root` is the key of an active snapshot. `host` contains the limits, the network mode and the privileges. With
+    `editable_files`, the step can change /etc/hosts and /etc/resolv.conf, as in the classic builder; its layer does not get
+    them."""
 
     root: str
     args: Sequence[str]
@@ -52,6 +54,7 @@ class StepRequest(msgspec.Struct, frozen=True, kw_only=True):
     mounts: tuple[MountRecord, ...] = ()
     host: HostConfig
     platform: str = ""
+    editable_files: bool = False
 
 
 class Steps:
@@ -73,7 +76,7 @@ class Steps:
         if request.platform and emulation.is_foreign(platforms.parse(request.platform)):
             await trio.to_thread.run_sync(emulation.check, request.platform)
         record = await self._record(request, reads=len(outputs) > 2)
-        container = Container(record, Unlisted(request.root, outputs, request.trees))
+        container = Container(record, Unlisted(request.root, outputs, request.trees, request.editable_files))
         if len(self._ending) >= _MOST_ENDING:
             await self.ended()
         self.running[container.id] = container

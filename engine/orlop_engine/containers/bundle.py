@@ -34,6 +34,7 @@ from .runtime import cgroup_path
 __all__ = ["bounding_set", "process_input", "resolve_user", "write"]
 
 _encode = msgspec.json.Encoder().encode
+_READ_ONLY = ("ro", "nosuid", "nodev", "noexec")  # BuildKit's options
 
 
 async def write(
@@ -71,6 +72,7 @@ async def write(
             cgroup_path=cgroup_path(ports.config, record.id, record.host_config),
             mounts=user_mounts,
             files=files,
+            file_options=_READ_ONLY if container.unlisted and not container.unlisted.editable_files else (),
             seccomp=_seccomp(ports.config, record.host_config, asked.seccomp, bounding),
             facts=facts(),
             annotations=record.host_config.annotations or {},

@@ -174,16 +174,16 @@ def _wanted(ports: Ports, container: Container, runtime: Runtime, network: str, 
         trees=plan.trees,
         outputs=container.unlisted is not None,
         bound=container.unlisted is not None,
-        stubs=_mount_points(plan) if container.unlisted else (),
+        stubs=_mount_points(container, plan) if container.unlisted else (),
         ids=ids,
         user=user_namespaces.joined(ports.index, record.host_config) if ids else "",
         layers=os.path.join(ports.config.data_root, ports.storage_name) if ids else "",
     )
 
 
-def _mount_points(plan: mount_plan.MountPlan) -> tuple[MountPoint, ...]:
+def _mount_points(container: Container, plan: mount_plan.MountPlan) -> tuple[MountPoint, ...]:
     """All mount points in the root, except those below other default mounts."""
-    files = [MountPoint(target, "/dev/null") for target in netfiles.targets()]
+    files = [MountPoint(target, "/dev/null") for target in netfiles.targets(container)]
     own = [MountPoint(str(item["destination"]), str(item["source"]) if item["type"] == "bind" else "") for item in plan.oci]
     return (*(MountPoint(path) for path in ("/proc", "/dev", "/sys")), *files, *own)
 

@@ -1,5 +1,5 @@
 """The files hosts, hostname and resolv.conf of a container. The engine writes them to the container's directory and mounts
-them into the container. The container's processes may change the files.
+them into the container. The container's processes may change the files, except in steps of builds.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from .services import Networks
 __all__ = ["answer_names", "refresh", "write"]
 
 NAMES = ("resolv.conf", "hostname", "hosts")
+_STEP_NAMES = ("resolv.conf", "hosts")  # the file system of a step is to be that of its layer, with the layer's hostname
 
 
 def _texts(ports: Ports, container: Container, sandbox: Sandbox | None) -> dict[str, str]:
@@ -52,12 +53,12 @@ def write(ports: Ports, container: Container, network: str) -> dict[str, str]:
                 file.write(text.encode())
             os.chmod(path, 0o644)
             os.chown(path, *owner)
-    return {f"/etc/{name}": f"{directory}/{name}" for name in NAMES}
+    return {target: f"{directory}/{os.path.basename(target)}" for target in targets(container)}
 
 
-def targets() -> tuple[str, ...]:
+def targets(container: Container) -> tuple[str, ...]:
     """The paths in the container where the files are mounted."""
-    return tuple(f"/etc/{name}" for name in NAMES)
+    return tuple(f"/etc/{name}" for name in (_STEP_NAMES if container.unlisted else NAMES))
 
 
 def _directory(paths: ContainerPaths, container: Container) -> str:

@@ -68,8 +68,8 @@ class ProcessInput:
 class SpecInput:
     """A resolved container. `namespaces` maps a type of namespace to the path of the namespace to join. "" means a new
     namespace; if a type is absent, the host's namespace is used. `mounts` are the user's mounts in OCI form. `files` are
-    binds of resolv.conf, hostname and hosts (destination: source). `shm` is the source of the bind at /dev/shm, if the
-    shared memory is shared with other containers."""
+    binds of resolv.conf, hostname and hosts (destination: source), with `file_options`. `shm` is the source of the bind at
+    /dev/shm, if the shared memory is shared with other containers."""
 
     root: str
     process: ProcessInput
@@ -80,6 +80,7 @@ class SpecInput:
     cgroup_path: str
     mounts: Sequence[Mapping[str, Any]]
     files: Mapping[str, str]
+    file_options: Sequence[str] = ()
     seccomp: Mapping[str, Any] | None
     facts: Host
     annotations: Mapping[str, str] = field(default_factory=dict)
@@ -133,9 +134,14 @@ def _mounts(given: SpecInput) -> list[dict[str, Any]]:
         defaults.append({"destination": destination, "type": kind, "source": source, "options": words})
     if "/dev/shm" not in taken and "/dev" not in taken:
         defaults += _shm(given)
-    readonly = ["ro"] if host.readonly_rootfs else []
+    readonly = ["ro"] if host.readonly_rootfs and "ro" not in given.file_options else []
     binds: list[dict[str, Any]] = [
-        {"destination": destination, "type": "bind", "source": source, "options": ["rbind", "rprivate", *readonly]}
+        {
+            "destination": destination,
+            "type": "bind",
+            "source": source,
+            "options": ["rbind", "rprivate", *given.file_options, *readonly],
+        }
         for destination, source in given.files.items()
         if destination not in taken
     ]

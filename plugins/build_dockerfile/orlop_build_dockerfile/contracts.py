@@ -147,6 +147,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     cpu_quota: int = 0
     cpuset_cpus: str = ""
     cpuset_mems: str = ""
+    editable_files: bool = False
+    """Whether the step can change /etc/hosts and /etc/resolv.conf while it runs."""
     isolation: str = ""
     devices: Sequence[str] = ()
     platform: str = ""
@@ -437,7 +439,7 @@ class Export(msgspec.Struct, frozen=True):
 
 
 class Resources(msgspec.Struct, frozen=True):
-    """Limits for all steps of a build, as in `Step`. BuildKit's protocol does not contain such limits."""
+    """Limits and settings for all steps of a build, as in `Step`. BuildKit's protocol does not contain such limits."""
 
     memory: int = 0
     memory_swap: int = 0
@@ -446,6 +448,7 @@ class Resources(msgspec.Struct, frozen=True):
     cpu_quota: int = 0
     cpuset_cpus: str = ""
     cpuset_mems: str = ""
+    editable_files: bool = False
 
 
 class CacheTarget(msgspec.Struct, frozen=True):

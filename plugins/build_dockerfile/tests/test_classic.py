@@ -88,7 +88,8 @@ def test_query_parameters_become_frontend_options() -> None:
     }
     assert request.names == ["docker.io/library/app:1", "127.0.0.1:5000/x:latest"]
     assert request.entitlements == ["network.host"] and not request.quiet
-    assert request.resources == Resources(memory=100)
+    assert request.resources == Resources(memory=100, editable_files=True)
+    assert not parse_request(client(version="2", session="s")).resources.editable_files, "it is a build by BuildKit"
     assert [(each.kind, dict(each.attributes)) for each in request.imports] == [("registry", {"ref": "c:1"})]
 
 

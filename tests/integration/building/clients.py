@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.integration.engine import Engine, Result, patience
+from tests.integration.engine import Engine, Result, patience, until
 from tests.integration.parity import Side
 
-__all__ = ["Client", "Clients", "build_clients"]
+__all__ = ["Client", "Clients", "build_clients", "remove_cgroups"]
 
 
 class Client:
@@ -81,3 +83,18 @@ def build_clients(shared: Engine, sides: tuple[Side, Side], directory: Path) -> 
     yield found
     for each in found:
         each.run("image", "rm", "-f", *(each.run("images", "-q", "--filter", "reference=tb-*").out.split() or ["none"]))
+
+
+def remove_cgroups(name: str) -> None:
+    """Remove the empty cgroups that builds with `--cgroup-parent` have left. The cgroup of a step is removed a little after
+    the end of the step."""
+
+    def is_removed(top: Path) -> bool:
+        with suppress(OSError):  # a step is ending
+            for directory, _, _ in os.walk(top, topdown=False):
+                os.rmdir(directory)
+        return not top.exists()
+
+    roots = Path("/sys/fs/cgroup")
+    for path in (*roots.glob(name), *roots.glob(f"*/{name}")):
+        until(partial(is_removed, path), f"{path} has no processes")

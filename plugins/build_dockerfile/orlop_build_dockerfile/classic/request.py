@@ -115,6 +115,7 @@ def parse_request(client: Client) -> ClassicRequest:
             cpu_quota=query.number("cpuquota"),
             cpuset_cpus=query.text("cpusetcpus"),
             cpuset_mems=query.text("cpusetmems"),
+            editable_files=not session,  # a client with a session wants BuildKit
         ),
         imports=[
             CacheTarget("registry", {"ref": name}) for name in _strings(query.decoded("cachefrom", list, "cache-from"))

@@ -220,6 +220,7 @@ class Requests:
             mounts=tuple(mounts),
             host=_host(step),
             platform=step.platform,
+            editable_files=step.editable_files,
         )
 
     def _wanted(self, question: messages.Resolve | messages.FetchBase) -> Wanted:
