@@ -46,7 +46,7 @@ class Container:
         self._announce = announce
         self._log: LogSink | None = None
         self._input = Input(loop, launch.terminal)
-        self._output = Output(loop, self._write_log if launch.log else None)
+        self._output = Output(loop, self._write_log if launch.log else None, self._log_is_full)
         self._stdio = Stdio(loop, self._input, self._output, launch.terminal, (launch.stdin, True, True), outputs)
         self._stubs = Stubs(launch.root, launch.stubs, launch.ids) if launch.stubs else None
         self._task: Task | None = None
@@ -95,6 +95,9 @@ class Container:
     def _write_log(self, stream: str, data: bytes, time_ns: int) -> None:
         if self._log:
             self._log.write(stream, data, time_ns)
+
+    def _log_is_full(self) -> bool:
+        return self._log is not None and self._log.full
 
     # --- start ------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from orlop_sdk import discovery
 from orlop_sdk.discovery import Factory
-from orlop_sdk.log import LogBlock, LogDriver, LogWriter
+from orlop_sdk.log import LogBlock, LogDriver, LogWriter, ThrottledLogWriter
 
 from .lines import LineSplitter
 from .protocol import Log
@@ -33,19 +33,34 @@ def preload(names: Iterable[str]) -> None:
 
 
 def open_log(log: Log) -> LogSink:
-    """Open the log for writing. Raises any exception of the driver."""
-    factory = _factories.get(log.driver) or discovery.find("log", log.driver)
+    """Open the log, and the cache that it may need, for writing. Raises any exception of the drivers."""
+    driver = _driver(log.driver)
+    writers = [ringed(driver.open_writer(log.info, log.options), log.options)]
+    if log.cache and not driver.capabilities.readable:
+        writers.append(_driver(log.cache).open_writer(log.info, log.cache_options))
+    return LogSink(*writers)
+
+
+def _driver(name: str) -> LogDriver:
+    factory = _factories.get(name) or discovery.find("log", name)
     driver: LogDriver = factory.make()
-    return LogSink(ringed(driver.open_writer(log.info, log.options), log.options))
+    return driver
 
 
 class LogSink:
-    """Splits output into lines and writes them. Owns the writer."""
+    """Splits output into lines and passes them to the writers. Owns the writers. `dropped` counts the blocks of lines that
+    the first writer did not take."""
 
-    def __init__(self, writer: LogWriter) -> None:
-        self._writer = writer
+    def __init__(self, *writers: LogWriter) -> None:
+        self._writers = writers
+        self._throttled = [writer for writer in writers if isinstance(writer, ThrottledLogWriter)]
         self._splitters = {stream: LineSplitter(stream) for stream in ("stdout", "stderr")}
         self.dropped = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether a writer asks the container to wait (see `ThrottledLogWriter`)."""
+        return any(writer.full for writer in self._throttled)
 
     def write(self, stream: str, data: bytes, time_ns: int) -> None:
         self._put(self._splitters[stream].feed(data, time_ns))
@@ -53,17 +68,19 @@ class LogSink:
     def _put(self, blocks: list[LogBlock]) -> None:
         if not blocks:
             return
-        try:
-            self._writer.write(blocks)
-        except Exception as error:
-            if not self.dropped:
-                print(f"log writer: {type(error).__name__}: {error}", file=sys.stderr)
-            self.dropped += len(blocks)
+        for writer in self._writers:
+            try:
+                writer.write(blocks)
+            except Exception as error:
+                if not self.dropped:
+                    print(f"log writer: {type(error).__name__}: {error}", file=sys.stderr)
+                self.dropped += len(blocks) if writer is self._writers[0] else 0
 
     def close(self) -> None:
         for splitter in self._splitters.values():
             self._put(splitter.flush(time.time_ns()))
-        try:
-            self._writer.close()
-        except Exception as error:
-            print(f"log writer: close: {type(error).__name__}: {error}", file=sys.stderr)
+        for writer in self._writers:
+            try:
+                writer.close()
+            except Exception as error:
+                print(f"log writer: close: {type(error).__name__}: {error}", file=sys.stderr)

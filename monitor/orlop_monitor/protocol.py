@@ -61,11 +61,14 @@ HEADER = struct.Struct("<I")
 
 
 class Log(msgspec.Struct, frozen=True):
-    """The container's log driver. The zygote has imported its module; otherwise the monitor imports it."""
+    """The container's log driver. The zygote has imported its module; otherwise the monitor imports it. If the driver has no
+    reader, the monitor also writes the log with the driver `cache`, for `docker logs`; "" is no driver."""
 
     driver: str
     info: LogInfo
     options: dict[str, str] = {}
+    cache: str = ""
+    cache_options: dict[str, str] = {}
 
 
 # --- requests -------------------------------------------------------------------------------------------------------

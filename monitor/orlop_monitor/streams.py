@@ -33,6 +33,7 @@ _SLOW = 1 << 20
 _LAST = 16 << 20
 """Bytes that are read after the process's end even if clients are slow. The pipes of the process contain less than this
 limit. It bounds the memory for the output of a descendant that continues to write."""
+_LOOK_AGAIN = 0.02  # seconds after which a full sink is asked again
 _LARGE, _TRIM_AFTER = 32 << 10, 10.0
 _READ, _READ_UNLOGGED = 64 << 10, 256 << 10
 """Bytes per read. Larger reads are faster if the stream is only passed to clients. If it is also encoded for a log, reads
@@ -131,9 +132,10 @@ class _Source:
 
 
 class Output:
-    """Owns the reading ends. `sink(stream, data, time_ns)` gets every read before the attachments do."""
+    """Owns the reading ends. `sink(stream, data, time_ns)` gets every read before the attachments do. While `is_full()` is
+    true, the sink takes no more."""
 
-    def __init__(self, loop: Loop, sink: Sink | None = None) -> None:
+    def __init__(self, loop: Loop, sink: Sink | None = None, is_full: Callable[[], bool] = lambda: False) -> None:
         self._loop = loop
         self._sink = sink
         self._largest = _READ if sink else _READ_UNLOGGED
@@ -144,6 +146,8 @@ class Output:
         self._deadline: Timer | None = None
         self._last = 0
         self._trim: Timer | None = None
+        self._is_full = is_full
+        self._sink_timer: Timer | None = None
 
     def start(self, sources: Mapping[str, int]) -> None:
         """Start reading. Takes ownership of the descriptors."""
@@ -163,9 +167,10 @@ class Output:
             self._adjust()
 
     def _adjust(self) -> None:
-        """Read unless a client is slow. After the process's end, up to `_LAST` bytes are read even if a client is slow,
-        because the time for reading is limited."""
-        wanted = self._running and (self._last > 0 or not any(a.slow for a in self._attachments))
+        """Read unless a client is slow or the sink is full. After the process's end, up to `_LAST` bytes are read in both
+        cases, because the time for reading is limited."""
+        is_slow = self._sink_timer is not None or any(attachment.slow for attachment in self._attachments)
+        wanted = self._running and (self._last > 0 or not is_slow)
         for source in self._sources:
             self._loop.on_readable(source.fd, partial(self._read, source) if wanted else None)
 
@@ -201,11 +206,20 @@ class Output:
         if self._sink:
             self._sink(stream, data, time.time_ns())
         self._last = max(0, self._last - len(data))
-        slow = False
+        slow = self._is_full()
+        if slow and self._sink_timer is None:
+            self._sink_timer = self._loop.call_later(_LOOK_AGAIN, self._look_again)
         for attachment in tuple(self._attachments):
             attachment.output(stream, data)
             slow = slow or attachment.slow
         if slow:
+            self._adjust()
+
+    def _look_again(self) -> None:
+        self._sink_timer = (
+            self._loop.call_later(_LOOK_AGAIN, self._look_again) if self._running and self._is_full() else None
+        )
+        if self._sink_timer is None:
             self._adjust()
 
     def _give_back(self) -> None:

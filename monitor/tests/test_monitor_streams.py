@@ -148,3 +148,31 @@ def test_failed_creation_of_streams_leaves_no_descriptors(monkeypatch: pytest.Mo
     with pytest.raises(OSError, match="Too many"):
         Stdio(loop, Input(loop, terminal=False), Output(loop), False, (True, True, True))
     assert len(opened) == 1 + 2 * made and sorted(closed) == sorted(opened)
+
+
+def test_output_is_not_read_while_the_log_is_full() -> None:
+    loop, timers = _Reads(), list[Callable[[], None]]()
+
+    def call_later(_: float, callback: Callable[[], None]) -> SimpleNamespace:
+        timers.append(callback)
+        return SimpleNamespace(cancel=lambda: None)
+
+    loop.call_later = call_later  # type: ignore[method-assign]
+    logged: list[bytes] = []
+    full = [False]
+    output = Output(loop, lambda _, data, __: logged.append(data), lambda: full[0])  # type: ignore[arg-type]
+    ours, theirs = os.pipe()
+    output.start({"stdout": ours})
+    full[0] = True
+    os.write(theirs, b"one")
+    assert loop.read
+    loop.read()
+    assert (logged, loop.read) == ([b"one"], None)
+    timers.pop()()  # the log is still full
+    assert (len(timers), loop.read) == (1, None)
+    full[0] = False
+    timers.pop()()
+    assert loop.read
+    os.close(theirs)
+    output.end(2, lambda: None)
+    loop.run()

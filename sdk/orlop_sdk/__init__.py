@@ -34,6 +34,7 @@ from .log import (
     LogReader,
     LogRecord,
     LogWriter,
+    ThrottledLogWriter,
 )
 from .network import (
     Address,
@@ -130,6 +131,7 @@ __all__ = [
     "StreamTarget",
     "Subnet",
     "Task",
+    "ThrottledLogWriter",
     "Unauthorized",
     "Unavailable",
     "UnpackTarget",

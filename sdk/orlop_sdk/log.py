@@ -11,7 +11,17 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-__all__ = ["LogBlock", "LogCapabilities", "LogDriver", "LogInfo", "LogQuery", "LogReader", "LogRecord", "LogWriter"]
+__all__ = [
+    "LogBlock",
+    "LogCapabilities",
+    "LogDriver",
+    "LogInfo",
+    "LogQuery",
+    "LogReader",
+    "LogRecord",
+    "LogWriter",
+    "ThrottledLogWriter",
+]
 
 
 class LogCapabilities(msgspec.Struct, frozen=True):
@@ -23,7 +33,8 @@ class LogCapabilities(msgspec.Struct, frozen=True):
 
 class LogInfo(msgspec.Struct, frozen=True):
     """The container whose output is logged. `directory` is the container's directory, which exists with mode 0710; the
-    driver may write files only there. `created` is an RFC 3339 time; `env` holds NAME=VALUE."""
+    driver may write files only there. `created` is an RFC 3339 time; `env` holds NAME=VALUE;
+    `hostname` is the name of the host."""
 
     container_id: str
     container_name: str
@@ -85,6 +96,15 @@ class LogWriter(Protocol):
     def close(self) -> None:
         """Flush and close. May be called twice."""
         ...
+
+
+@runtime_checkable
+class ThrottledLogWriter(LogWriter, Protocol):
+    """A writer that may ask the container to wait, because its queue is full. While `full` is true, the monitor reads no
+    output; it looks again every 20 ms."""
+
+    @property
+    def full(self) -> bool: ...
 
 
 @runtime_checkable

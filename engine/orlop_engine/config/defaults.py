@@ -10,6 +10,7 @@ __all__ = [
     "DEFAULT_NETWORK",
     "DIRECTORIES",
     "HOST_NETWORK",
+    "LOG_CACHE_DRIVER",
     "LOG_DRIVER",
     "NETWORK_DRIVER",
     "NO_LOG_DRIVER",
@@ -25,6 +26,9 @@ STORAGE_DRIVER = "overlay2"
 LOG_DRIVER = "json-file"
 NETWORK_DRIVER = "bridge"
 VOLUME_DRIVER = "local"
+
+LOG_CACHE_DRIVER = "local"
+"""Writes a copy of the log of containers whose log driver has no reader, for `docker logs`."""
 
 NO_LOG_DRIVER = "none"
 """Containers with this log driver have no log, so their monitors load no driver."""

@@ -31,7 +31,17 @@ from orlop_engine.types.containers import HostConfig
 from orlop_monitor.protocol import Launch, Log, MountPoint, Start, Started
 from orlop_sdk import Command, DeadlineExceeded, InvalidParameter, OrlopError, Outcome, Runtime
 
-from . import apparmor_profile, bundle, checkpoints, links, mount_plan, netfiles, prepared_sandbox, user_namespaces
+from . import (
+    apparmor_profile,
+    bundle,
+    checkpoints,
+    links,
+    log_cache,
+    mount_plan,
+    netfiles,
+    prepared_sandbox,
+    user_namespaces,
+)
 from . import runtime as runtimes
 from .container import Container, Joined, Run
 from .index import ContainerIndex
@@ -158,7 +168,8 @@ def _wanted(ports: Ports, container: Container, runtime: Runtime, network: str, 
     log = None
     if config.type != defaults.NO_LOG_DRIVER:
         options = dict(config.config or {})
-        log = Log(config.type, log_info(paths, container), options)
+        copy = log_cache.driver_of_copy(config.type, options)
+        log = Log(config.type, log_info(paths, container), options, copy, log_cache.options_of_copy(options))
     return Launch(
         id=record.id,
         run_dir=paths.run_dir(record.id),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from orlop_sdk import LogInfo
 from orlop_sdk.base import rfc3339
 
@@ -15,7 +17,7 @@ def log_info(paths: ContainerPaths, container: Container) -> LogInfo:
     record = container.record
     return LogInfo(
         container_id=record.id,
-        container_name=record.name,
+        container_name=f"/{record.name}",
         image_id=record.image_id,
         image_name=record.config.image,
         command=" ".join(record.args),
@@ -23,5 +25,5 @@ def log_info(paths: ContainerPaths, container: Container) -> LogInfo:
         directory=paths.directory(record.id),
         labels=record.config.labels or {},
         env=tuple(record.config.env or ()),
-        hostname=record.config.hostname,
+        hostname=os.uname().nodename,
     )

@@ -22,6 +22,7 @@ from . import (
     lifecycle,
     links,
     listing,
+    log_cache,
     pausing,
     processes,
     removal,
@@ -118,8 +119,10 @@ class Containers:
         """The container's log. Without `living`, a request with `follow` ends after the existing records."""
         config, run = container.record.host_config.log_config, container.run
         ended = run.finished if living and run is not None else None
-        driver = self.ports.drivers.log(config.type)
-        return read_logs(driver, log_info(self.paths, container), config.config or {}, request, ended)
+        driver, options = self.ports.drivers.log(config.type), config.config or {}
+        if not driver.capabilities.readable and (copy := log_cache.driver_of_copy(config.type, options)):
+            driver, options = self.ports.drivers.log(copy), log_cache.options_of_copy(options)
+        return read_logs(driver, log_info(self.paths, container), options, request, ended)
 
     async def processes(self, container: Container, ps_args: str, *, apart: bool = False) -> processes.ProcessTable:
         return await processes.processes(self.ports, container, ps_args, apart=apart)

@@ -13,7 +13,7 @@ compresses the rotated file again.
 `orlop_sdk` does not import this package, so that programs without log drivers need not load it.
 """
 
-from ._attributes import extra_attributes
+from ._attributes import ATTRIBUTE_OPTIONS, extra_attributes, log_tag, selected_attributes
 from ._format import RecordFormat
 from ._options import FILE_AND_ATTRIBUTE_OPTIONS, FileOptions, buffer_size, check_options, file_options
 from ._reading import FileLogReader
@@ -21,6 +21,7 @@ from ._rotation import RotatingFile
 from ._time import TimeFormatter, rfc3339
 
 __all__ = [
+    "ATTRIBUTE_OPTIONS",
     "FILE_AND_ATTRIBUTE_OPTIONS",
     "FileLogReader",
     "FileOptions",
@@ -31,5 +32,7 @@ __all__ = [
     "check_options",
     "extra_attributes",
     "file_options",
+    "log_tag",
     "rfc3339",
+    "selected_attributes",
 ]

@@ -11,7 +11,7 @@ from orlop_sdk.log import LogInfo
 
 from ._template import Template, Value
 
-__all__ = ["ATTRIBUTE_OPTIONS", "check_attribute_options", "extra_attributes"]
+__all__ = ["ATTRIBUTE_OPTIONS", "check_attribute_options", "extra_attributes", "log_tag", "selected_attributes"]
 
 _LONGEST = 1024
 ATTRIBUTE_OPTIONS = frozenset({"labels", "labels-regex", "env", "env-regex", "tag"})
@@ -45,7 +45,8 @@ def _select(values: Mapping[str, str], options: Mapping[str, str], key: str) -> 
     return found
 
 
-def _selected(info: LogInfo, options: Mapping[str, str]) -> dict[str, str]:
+def selected_attributes(info: LogInfo, options: Mapping[str, str]) -> dict[str, str]:
+    """The labels and environment variables that the options `labels`, `labels-regex`, `env` and `env-regex` select."""
     env = dict(pair.split("=", 1) for pair in info.env if "=" in pair)
     return _select(info.labels, options, "labels") | _select(env, options, "env")
 
@@ -69,13 +70,18 @@ def _fields(info: LogInfo, options: Mapping[str, str]) -> dict[str, Value]:
         "ContainerCreated": info.created,
         "ContainerEnv": list(info.env),
         "ContainerLabels": dict(info.labels),
-        "ExtraAttributes": _selected(info, options),
+        "ExtraAttributes": selected_attributes(info, options),
     }
 
 
 def extra_attributes(info: LogInfo, options: Mapping[str, str]) -> dict[str, str]:
     """The extra attributes, sorted by name. They do not change during a run of the container. An empty `tag` is left out."""
-    attributes = _selected(info, options)
+    attributes = selected_attributes(info, options)
     if tag := Template(options.get("tag", "")).render(_fields(info, options)):
         attributes["tag"] = tag
     return dict(sorted(attributes.items()))
+
+
+def log_tag(info: LogInfo, options: Mapping[str, str], default: str = "{{.ID}}") -> str:
+    """The rendered `tag` option. Drivers that send logs to a service identify the container by it."""
+    return Template(options.get("tag", "") or default).render(_fields(info, options))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .log import FakeLog, LogSuite, LogWriterSuite
+    from .log_services import LogServiceSuite, RecordingService
     from .network import Factory as NetworkFactory
     from .network import FakeNetwork, NetworkSuite, in_own_network, own_namespace
     from .network import Main as NetworkMain
@@ -30,11 +31,13 @@ __all__ = [
     "FakeRuntime",
     "FakeStorage",
     "FakeVolume",
+    "LogServiceSuite",
     "LogSuite",
     "LogWriterSuite",
     "NetworkFactory",
     "NetworkMain",
     "NetworkSuite",
+    "RecordingService",
     "RuntimeSuite",
     "StorageFactory",
     "StorageSuite",
@@ -50,6 +53,7 @@ __all__ = [
 
 _NAMES = {
     "log": "FakeLog LogSuite LogWriterSuite",
+    "log_services": "LogServiceSuite RecordingService",
     "network": "FakeNetwork NetworkSuite in_own_network own_namespace",
     "runtime": "FakeRuntime RuntimeSuite busybox_root oci_process oci_spec",
     "storage": "FakeStorage StorageSuite unpack_members",

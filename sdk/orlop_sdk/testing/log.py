@@ -9,8 +9,9 @@
         def driver(self):
             return MyLog()
 
-For a driver without a reader, subclass `LogWriterSuite` instead. A driver with other rotation options overrides the fixture
-`rotating`. No test needs root; each test has a container directory of its own.
+For a driver without a reader, subclass `LogWriterSuite` instead; if the driver sends to a service, subclass
+`LogServiceSuite`. A driver with other rotation options overrides the fixture `rotating`. No test needs root; each test has a
+container directory of its own.
 """
 
 from __future__ import annotations
@@ -129,6 +130,11 @@ class LogWriterSuite:
         raise LookupError("a subclass of the suite must override the fixture `driver`")
 
     @pytest.fixture
+    def options(self) -> dict[str, str]:
+        """The options that the driver needs."""
+        return {}
+
+    @pytest.fixture
     def info(self, tmp_path: os.PathLike[str]) -> LogInfo:
         directory = os.path.join(tmp_path, "container")
         os.mkdir(directory, 0o710)
@@ -148,11 +154,11 @@ class LogWriterSuite:
     def test_is_a_driver(self, driver: LogDriver) -> None:
         assert isinstance(driver, LogDriver)
 
-    def test_accepts_no_options(self, driver: LogDriver) -> None:
-        driver.validate({})
+    def test_accepts_the_options_that_it_needs(self, driver: LogDriver, options: dict[str, str]) -> None:
+        driver.validate(options)
 
-    def test_writes_and_closes_twice(self, driver: LogDriver, info: LogInfo) -> None:
-        writer = driver.open_writer(info, {})
+    def test_writes_and_closes_twice(self, driver: LogDriver, info: LogInfo, options: dict[str, str]) -> None:
+        writer = driver.open_writer(info, options)
         assert isinstance(writer, LogWriter)
         writer.write([entry(0), entry(1, "stderr")])
         writer.write([])
@@ -166,14 +172,16 @@ class LogWriterSuite:
             with pytest.raises(NotImplementedHere, match=r"^configured logging driver does not support reading$"):
                 driver.open_reader(info, {}, LogQuery())
 
-    def test_path_exists_if_the_driver_stores(self, driver: LogDriver, info: LogInfo) -> None:
-        write(driver, info, {}, [entry(0)])
+    def test_path_exists_if_the_driver_stores(self, driver: LogDriver, info: LogInfo, options: dict[str, str]) -> None:
+        write(driver, info, options, [entry(0)])
         path = driver.path(info)
         assert bool(path) == driver.capabilities.stores
         assert not path or os.path.isfile(path)
 
-    def test_writes_only_in_its_directory(self, driver: LogDriver, info: LogInfo, tmp_path: os.PathLike[str]) -> None:
-        write(driver, info, {}, [entry(0)])
+    def test_writes_only_in_its_directory(
+        self, driver: LogDriver, info: LogInfo, options: dict[str, str], tmp_path: os.PathLike[str]
+    ) -> None:
+        write(driver, info, options, [entry(0)])
         assert os.listdir(tmp_path) == ["container"]
 
 

@@ -1,0 +1,173 @@
+"""Connections of senders: streams (TCP, TLS, unix) and datagrams (UDP, unix)."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+from collections.abc import Sequence
+
+import msgspec
+
+from ._lines import LogLine
+
+__all__ = ["DatagramSender", "StreamSender", "Tls"]
+
+_CONNECT_SECONDS = 10.0
+_DEAD_AFTER = 30_000  # milliseconds after which unacknowledged data means that the peer is gone (TCP_USER_TIMEOUT)
+_AT_ONCE = 64 << 10  # bytes of output in one call of `send`
+_GONE = (errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOENT, errno.ENOTCONN, errno.EPIPE)
+
+
+class Tls(msgspec.Struct, frozen=True):
+    """The settings of a TLS connection: paths of PEM files, "" for none. `verify`: check the certificate of the service.
+    `name`: the name in that certificate, "" for the host of the address."""
+
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+    verify: bool = True
+    name: str = ""
+
+
+def _whole(encoded: Sequence[bytes], sent: int) -> int:
+    """The number of whole lines among the `sent` bytes."""
+    for number, data in enumerate(encoded):
+        sent -= len(data)
+        if sent < 0:
+            return number
+    return len(encoded)
+
+
+class StreamSender:
+    """A `Sender` over a stream. `address` is (host, port), or the path of a unix socket. A subclass implements `encode`; a
+    line for which that returns nothing is not sent."""
+
+    def __init__(self, address: tuple[str, int] | str, tls: Tls | None = None) -> None:
+        self.address = address
+        self._tls = tls
+        self.socket: socket.socket | None = None
+
+    def encode(self, line: LogLine) -> bytes:
+        raise NotImplementedError
+
+    def open(self) -> None:
+        if isinstance(self.address, str):
+            made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                made.connect(self.address)
+            except OSError:
+                made.close()
+                raise
+        else:
+            made = socket.create_connection(self.address, _CONNECT_SECONDS)
+            made.settimeout(None)
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAD_AFTER)
+        self.socket = self._secured(made)
+
+    def _secured(self, made: socket.socket) -> socket.socket:
+        if self._tls is None or isinstance(self.address, str):
+            return made
+        import ssl
+
+        try:
+            context = ssl.create_default_context(cafile=self._tls.ca or None)
+            if not self._tls.verify:
+                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            if self._tls.cert:
+                context.load_cert_chain(self._tls.cert, self._tls.key or None)
+            made.settimeout(_CONNECT_SECONDS)
+            secured = context.wrap_socket(made, server_hostname=self._tls.name or self.address[0])
+            secured.settimeout(None)
+            return secured
+        except BaseException:
+            made.close()
+            raise
+
+    def send(self, lines: Sequence[LogLine]) -> int:
+        if self.socket is None or self._has_hung_up():
+            raise OSError("the service has closed the connection")
+        encoded: list[bytes] = []
+        size = 0
+        for line in lines:
+            encoded.append(self.encode(line))
+            size += len(encoded[-1])
+            if size >= _AT_ONCE:
+                break
+        view = memoryview(b"".join(encoded))
+        sent = 0
+        try:
+            while sent < len(view):
+                sent += self.socket.send(view[sent:])
+        except OSError:
+            whole = _whole(encoded, sent)
+            if not whole:
+                raise
+            self.close()
+            return whole  # the rest is sent over the next connection
+        return len(encoded)
+
+    def _has_hung_up(self) -> bool:
+        """Whether the peer has closed the connection. Otherwise the next lines would be sent into the void, because only
+        the write after them fails."""
+        if self._tls is not None:
+            return False  # a TLS socket cannot look at data without taking it
+        assert self.socket is not None
+        try:
+            return self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
+
+    def close(self) -> None:
+        if self.socket is not None:
+            with contextlib.suppress(OSError):
+                self.socket.close()
+            self.socket = None
+
+
+class DatagramSender:
+    """A `Sender` with one datagram per line. `address` is (host, port), or the path of a unix socket. A subclass implements
+    `encode`, or `datagrams` if a line needs several."""
+
+    def __init__(self, address: tuple[str, int] | str) -> None:
+        self.address = address
+        self.socket: socket.socket | None = None
+
+    def encode(self, line: LogLine) -> bytes:
+        raise NotImplementedError
+
+    def datagrams(self, line: LogLine) -> Sequence[bytes]:
+        data = self.encode(line)
+        return (data,) if data else ()
+
+    def open(self) -> None:
+        if isinstance(self.address, str):
+            family, address = socket.AF_UNIX, self.address
+        else:
+            family, _, _, _, address = socket.getaddrinfo(*self.address, type=socket.SOCK_DGRAM)[0]  # type: ignore[assignment]
+        made = socket.socket(family, socket.SOCK_DGRAM)
+        try:
+            made.connect(address)
+        except OSError:
+            made.close()
+            raise
+        self.socket = made
+
+    def send(self, lines: Sequence[LogLine]) -> int:
+        assert self.socket is not None
+        for number, line in enumerate(lines):
+            for data in self.datagrams(line):
+                try:
+                    self.socket.send(data)
+                except OSError as error:
+                    if isinstance(self.address, str) and error.errno in _GONE:
+                        if number:
+                            return number
+                        raise
+                    # A line that is too long, or a UDP port at which nobody listens: datagrams get lost, like in the network
+        return len(lines)
+
+    def close(self) -> None:
+        if self.socket is not None:
+            self.socket.close()
+            self.socket = None

@@ -1,0 +1,168 @@
+"""The queue between a container's monitor and the thread that sends."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from orlop_sdk.log import LogBlock
+from orlop_sdk.logfiles import buffer_size
+
+from ._lines import Lines, LogLine
+
+__all__ = ["Sender", "SendingWriter"]
+
+_LIMIT = 8 << 20
+"""Bytes of queued output, unless `max-buffer-size` is given."""
+_SLOW = 1 << 20
+"""A service that takes fewer bytes per second, while the queue is full, is too slow: lines are dropped."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds between attempts to connect
+_LAST_SECONDS = 5.0  # the most that `close` waits while the service takes lines
+_STALLED_SECONDS = 0.5  # `close` gives up when the service took nothing for so long
+
+
+class Sender(Protocol):
+    """The connection to a service. Used by one thread."""
+
+    def open(self) -> None:
+        """Connect. May be called after `close`. Raises `OSError`."""
+        ...
+
+    def send(self, lines: Sequence[LogLine]) -> int:
+        """Send the lines in order, and return how many were sent, at least one. Raises `OSError` if the connection failed
+        before the first was sent. Blocks as long as the service is slow."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection. May be called twice."""
+        ...
+
+
+class SendingWriter:
+    """Implements `LogWriter`. `dropped` counts lines, or blocks of lines that came while the queue was full.
+
+    `name` is the driver's name, for messages. `limit` is the size of the queue in bytes, unless `options` have
+    `max-buffer-size`. The monitor reads no output while `full` is true.
+    """
+
+    def __init__(self, name: str, sender: Sender, options: Mapping[str, str], limit: int | None = None) -> None:
+        mode = options.get("mode", "")
+        self._name = name
+        self._sender = sender
+        self._limit = buffer_size(options) if mode == "non-blocking" else limit or _LIMIT
+        self._waits, self._never_waits = mode == "blocking", mode == "non-blocking"
+        self._changed = threading.Condition()
+        self._blocks: list[LogBlock] = []
+        self._size = 0
+        self._sent_bytes = 0
+        self._full_since: tuple[float, int] | None = None
+        self._closed = False
+        self._abandoned = False
+        self.dropped = 0
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def full(self) -> bool:
+        """Whether the container should wait: the queue is full, and the service keeps up or `mode` is `blocking`."""
+        if self._size < self._limit or self._never_waits or self._closed:
+            self._full_since = None
+            return False
+        now = time.monotonic()
+        if self._waits or self._full_since is None:
+            self._full_since = self._full_since or (now, self._sent_bytes)
+            return True
+        since, sent = self._full_since
+        if now - since < 1:
+            return True
+        if self._sent_bytes - sent < _SLOW * (now - since):
+            return False
+        self._full_since = now, self._sent_bytes
+        return True
+
+    def write(self, blocks: Sequence[LogBlock]) -> None:
+        with self._changed:
+            for block in blocks:
+                if self._size >= 2 * self._limit or (self._size >= self._limit and not self.full):
+                    self.dropped += 1
+                    continue
+                self._blocks.append(block)
+                self._size += len(block.data)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Send the queued lines. Lines are lost if the service takes none for half a second, or not all within 5 s."""
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = True
+            self._changed.notify()
+        end = time.monotonic() + _LAST_SECONDS
+        seen, since = self._sent_bytes, time.monotonic()
+        while self._thread.is_alive() and time.monotonic() < end:
+            self._thread.join(0.02)
+            if self._sent_bytes != seen:
+                seen, since = self._sent_bytes, time.monotonic()
+            elif time.monotonic() - since > _STALLED_SECONDS:
+                break
+        with self._changed:
+            self._abandoned = True
+            self._changed.notify()
+        if self._size:
+            print(f"log driver {self._name}: {self._size} bytes of output were not sent", file=sys.stderr)
+
+    # --- the thread -------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        lines, is_open, pause, splitter = list[LogLine](), False, _FIRST_PAUSE, Lines()
+        while not self._abandoned:
+            if not lines:
+                blocks = self._take()
+                if not blocks:
+                    break
+                lines = splitter.split(blocks)
+                # The newlines are in no line; they are counted as sent, so that an empty queue has the size 0
+                self._count(sum(len(block.data) for block in blocks) - sum(len(line.data) for line in lines))
+            try:
+                if not is_open:
+                    self._sender.open()
+                    is_open = True
+                sent = self._sender.send(lines)
+            except OSError as error:
+                self._sender.close()
+                if pause == _FIRST_PAUSE:
+                    print(f"log driver {self._name}: {error}", file=sys.stderr)
+                is_open, pause = False, self._wait(pause)
+                continue
+            except Exception as error:
+                print(f"log driver {self._name}: {type(error).__name__}: {error}", file=sys.stderr)
+                self.dropped += len(lines)
+                sent = len(lines)
+            pause = _FIRST_PAUSE
+            self._count(sum(len(line.data) for line in lines[:sent]))
+            lines = lines[sent:]
+        self._sender.close()
+
+    def _take(self) -> list[LogBlock]:
+        """Wait for output. Returns an empty list when the writer is closed and everything was taken."""
+        with self._changed:
+            while not self._blocks and not self._closed:
+                self._changed.wait()
+            blocks, self._blocks = self._blocks, []
+            return blocks
+
+    def _count(self, size: int) -> None:
+        with self._changed:
+            self._size -= size
+            self._sent_bytes += size
+
+    def _wait(self, pause: float) -> float:
+        """Wait before the next attempt. Returns the pause after it."""
+        end = time.monotonic() + pause
+        with self._changed:
+            while not self._abandoned and (left := end - time.monotonic()) > 0:
+                self._changed.wait(left)
+        return min(2 * pause, _LONGEST_PAUSE)
