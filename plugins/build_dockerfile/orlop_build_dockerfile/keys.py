@@ -36,7 +36,7 @@ class Collection(ConfigBase, frozen=True, kw_only=True, rename="camel", omit_def
 
 
 class Entitlements(ConfigBase, frozen=True, kw_only=True, omit_defaults=True):
-    """What builds may ask for. Defaults are dockerd's."""
+    """The entitlements that builds may request. The defaults are the same as in dockerd."""
 
     network_host: bool = True
     security_insecure: bool = False

@@ -1,4 +1,4 @@
-"""Nurseries whose caller is interested in one error."""
+"""Nurseries that raise a single error instead of a group."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["leading_error", "nursery"]
 
 
 def leading_error(error: BaseException) -> BaseException:
-    """The error of a group that explains the failure: the first BuildFailed in the group, else its first exception."""
+    """The error of a group that explains the failure: the first BuildFailed in the group, otherwise the first exception."""
     found: list[BaseException] = []
 
     def collect(each: BaseException) -> None:

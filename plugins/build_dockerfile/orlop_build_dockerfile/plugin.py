@@ -1,4 +1,4 @@
-"""The service `build`. The rest of the package is imported when a client first builds something."""
+"""The service `build`. The other modules of the package are imported when a client first builds an image."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class BuildPlugin:
     requires = ("engine",)
 
     def problems(self, config: Config) -> tuple[Problem, ...]:
-        """None: the configuration is checked with its keys."""
+        """There are none, because the keys check the configuration."""
         return ()
 
     def processes(self, config: Config) -> nullcontext[None]:
-        """The builder process starts on demand, and is ended by `shutdown`."""
+        """There are none, because the builder process starts on demand, and `shutdown` ends it."""
         return nullcontext()
 
     @asynccontextmanager
@@ -52,8 +52,8 @@ class BuildPlugin:
 
 
 class BuildService(Service):
-    """The builder, as front ends use it. Clients of a domain (`Restrictions.builds`) have a process and a cache of their
-    own; the domain of all clients without restrictions is ""."""
+    """The builder, for front ends. The clients of each domain (`Restrictions.builds`) have a separate process and cache. The
+    domain of all clients without restrictions is ""."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -72,8 +72,8 @@ class BuildService(Service):
         return self._supervisors[domain]
 
     def _all(self) -> list[Supervisor]:
-        """The supervisors of all domains that have a cache. A domain whose listener no longer exists gets no restrictions:
-        only its cache is used."""
+        """The supervisors of all domains that have a cache. A domain whose listener no longer exists gets no restrictions,
+        because only its cache is used."""
         for domain in ("", *domains(self._context.config)):
             self._of_domain(domain)
         return list(self._supervisors.values())
@@ -92,7 +92,8 @@ class BuildService(Service):
         body: AsyncGenerator[bytes, None],
         restrictions: Restrictions,
     ) -> AsyncIterator[bytes]:
-        """The classic endpoint: the request's body is the context. Returns the body of the answer, once it has begun."""
+        """The classic endpoint, to which a client sends the context as body. Returns the body of the answer, once the answer
+        has begun."""
         return await self._of(restrictions).build(headers, query, peer, body)
 
     async def usage(self) -> Sequence[CacheRecord]:
@@ -109,8 +110,8 @@ class BuildService(Service):
         maximum: int,
         free: int,
     ) -> Pruned:
-        """Remove unused records of the client's domain, or of all domains for a client without restrictions. Limits are
-        bytes for each domain, 0 for none."""
+        """Remove unused records of the client's domain, or of all domains for a client without restrictions. Limits are in
+        bytes for each domain; 0 means no limit."""
         from .contracts import Pruned
 
         ids, size = list[str](), 0
@@ -121,7 +122,7 @@ class BuildService(Service):
         return Pruned(ids, size)
 
     async def cancel(self, build: str, restrictions: Restrictions) -> None:
-        """End a build. No error if there is none with this id."""
+        """End a build. It is no error if there is no build with this id."""
         await self._of(restrictions).cancel(build)
 
     def is_running(self, domain: str) -> bool:

@@ -1,6 +1,7 @@
-"""Fakes of the daemon and of a client, for tests of the solver: they need neither root nor a network.
+"""Fakes of the daemon and of a client, for tests of the solver. They need neither root privileges nor a network.
 
-`FakeBackend` keeps snapshots in any storage driver, and runs steps whose command is a script of its own small language.
+`FakeBackend` keeps snapshots in a storage driver. The command of a step is a script in a small language, which `FakeBackend`
+executes.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ __all__ = ["FakeBackend", "FakeBuild", "FakeProgress", "FakeSession", "Llb", "St
 
 
 class StepLog:
-    """The steps that were run, and events that they wait for (`wait NAME`)."""
+    """The steps that were run, and the events for which they wait (`wait NAME`)."""
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
@@ -288,7 +289,7 @@ async def _pieces(data: bytes) -> AsyncIterator[bytes]:
 
 
 class FakeSession:
-    """Implements `contracts.Session`. `directories` are the client's, by name. Patterns are not applied."""
+    """Implements `contracts.Session`. `directories` are the directories of the client, by name. Patterns are not applied."""
 
     def __init__(self, directories: Mapping[str, str], *, shared_key: str = "") -> None:
         self.id, self.shared_key = uuid.uuid4().hex, shared_key

@@ -1,4 +1,4 @@
-"""The history of builds, as `docker buildx history` shows it: the request, the end and the output of each build.
+"""The history of builds, which `docker buildx history` shows: the request, the result and the output of each build.
 
    store.py      records and blobs on disk, their limits, listeners
    recorder.py   what a build reports, written while it runs

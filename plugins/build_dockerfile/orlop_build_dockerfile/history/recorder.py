@@ -1,5 +1,5 @@
-"""Writes the reports of a build to a file while it runs: StatusResponses, each with its length in front (4 bytes, little
-endian; BuildKit's media type application/vnd.buildkit.status.v0)."""
+"""Writes the reports of a build to a file while the build runs. Each report is a StatusResponse after its length (4 bytes,
+little endian; BuildKit's media type application/vnd.buildkit.status.v0)."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ __all__ = ["LOGS", "Recorder", "Recording", "read_frames"]
 
 LOGS, TRACE = "application/vnd.buildkit.status.v0", "application/vnd.buildkit.otlp.json.v0"
 _LENGTH = struct.Struct("<I")
-_MOST_LOG = 16 << 20  # bytes of a build; output beyond it is not kept
+_MOST_LOG = 16 << 20  # bytes for each build; further output is not kept
 _MOST_VERTICES = 20_000
 _STORING = 10.0  # seconds that a client waits for its record
 
 
 class Recording:
-    """The record of one build. `response` is the answer of its exporters, `provenance` has a predicate for each platform."""
+    """The record of one build. `response` is the answer of its exporters. `provenance` contains a predicate for each
+    platform."""
 
     def __init__(self) -> None:
         self.response: Mapping[str, str] = {}
@@ -70,15 +71,15 @@ class _Steps:
 
 
 class Recorder:
-    """Records are completed by tasks of `nursery`, because a client may leave before."""
+    """Records builds. Tasks of `nursery` complete the records, because a client may disconnect before."""
 
     def __init__(self, history: History, nursery: trio.Nursery) -> None:
         self._history, self._nursery = history, nursery
 
     @contextmanager
     def record(self, recording: Recording, request: pb.SolveRequest, reports: BuildProgress) -> Iterator[None]:
-        """Record a build for the duration of the block, and until `reports` are closed. Builds that the client calls
-        internal leave no record."""
+        """Record a build during the block, and until `reports` are closed. Builds that the client marks as internal leave no
+        record."""
         if not request.Internal:
             recording.begun = True
             record = _begin(request)

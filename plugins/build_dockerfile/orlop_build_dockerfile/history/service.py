@@ -60,7 +60,7 @@ class HistoryService:
         request = pb.UpdateBuildHistoryRequest.FromString(await call.receive_one())
         if request.Delete:
             await self._history.delete(request.Ref)
-        elif not request.Finalize:  # `Finalize` has nothing to do: complete records have their traces
+        elif not request.Finalize:  # `Finalize` has no effect, because complete records have their traces
             await self._history.pin(request.Ref, request.Pinned)
         await call.send(pb.UpdateBuildHistoryResponse().SerializeToString())
 

@@ -32,21 +32,23 @@ T = TypeVar("T")
 _log = logging.getLogger("orlop.build")
 
 STARTED, COMPLETE, DELETED = 0, 1, 2
-_MOST_RECORDS = 1000  # most records, whatever `maxEntries` and `maxAge` say, because both must be exceeded
-_MOST_BYTES = 256 << 20  # most bytes of blobs
-_MOST_MEMORY = 32 << 20  # most bytes of records, which are kept in memory: clients choose their content
-_WAITING = 1000  # most events kept for a slow listener
+# limit for records; needed because a record is only deleted if it exceeds both `maxEntries` and `maxAge`
+_MOST_RECORDS = 1000
+_MOST_BYTES = 256 << 20  # limit for the bytes of blobs
+_MOST_MEMORY = 32 << 20  # limit for the bytes of records, because clients choose their content and they are kept in memory
+_WAITING = 1000  # limit for the events that are kept for a slow listener
 
 
 class History:
-    """`active` and `records` are by ref. Call `open` first."""
+    """The history of one builder. The keys of `active` and `records` are refs, the names that clients gave their builds.
+    Call `open` first."""
 
     def __init__(self, directory: str, max_age: float, max_entries: int) -> None:
         self._directory, self._max_age, self._max_entries = directory, max_age, max_entries
         self.active: dict[str, pb.BuildHistoryRecord] = {}
         self.records: dict[str, pb.BuildHistoryRecord] = {}
-        self._sizes: dict[str, int] = {}  # of blobs
-        self._weights: dict[str, int] = {}  # of records
+        self._sizes: dict[str, int] = {}  # bytes of each blob
+        self._weights: dict[str, int] = {}  # bytes of each record
         self._listeners: set[trio.MemorySendChannel[pb.BuildHistoryEvent]] = set()
         self._one = trio.CapacityLimiter(1)  # files are changed in the order of the calls
 
@@ -93,7 +95,7 @@ class History:
         _log.warning("cannot write the build history: %s", error)
 
     def abandon(self, record: pb.BuildHistoryRecord) -> None:
-        """Forget a running build, which leaves no record."""
+        """Forget a running build that leaves no record."""
         if self.active.get(record.Ref) is record:
             del self.active[record.Ref]
 
@@ -113,14 +115,14 @@ class History:
         self.records[record.Ref], self._weights[record.Ref] = record, len(raw)
 
     async def add_blob(self, data: bytes, media_type: str) -> pb.Descriptor:
-        """Keep a blob, for a record that is about to be completed."""
+        """Keep a blob for a record that will be completed soon."""
         digest = hashlib.sha256(data).hexdigest()
         await self._run(lambda: self._put("blobs", digest, data))
         self._sizes[f"sha256:{digest}"] = len(data)
         return pb.Descriptor(media_type=media_type, digest=f"sha256:{digest}", size=len(data))
 
     async def take_blob(self, path: str, digest: str, media_type: str) -> pb.Descriptor:
-        """Keep a file made by `new_path` as a blob. `digest` is that of its content, in hexadecimal."""
+        """Keep a file made by `new_path` as a blob. `digest` is the digest of its content, in hexadecimal."""
         size = await self._run(lambda: self._take(path, digest))
         self._sizes[f"sha256:{digest}"] = size
         return pb.Descriptor(media_type=media_type, digest=f"sha256:{digest}", size=size)
@@ -174,7 +176,8 @@ class History:
             await self._run(partial(_unlink, self.blob(digest)))
 
     async def _collect(self) -> None:
-        """Delete records that exceed both `maxEntries` and `maxAge`, as in BuildKit, and those beyond Orlop's own limits."""
+        """Delete records that exceed both `maxEntries` and `maxAge`, as in BuildKit, and records that exceed Orlop's
+        limits."""
         by_age = sorted(self.records.values(), key=lambda record: -record.CompletedAt.ToNanoseconds())
         oldest = time.time_ns() - int(self._max_age * 1e9)
         size = memory = 0
@@ -202,7 +205,7 @@ class History:
 
     @contextmanager
     def listening(self) -> Iterator[trio.MemoryReceiveChannel[pb.BuildHistoryEvent]]:
-        """Events from now on. The channel of a listener that does not read is closed."""
+        """A channel with all events from now on. If a listener does not read, its channel is closed."""
         send, receive = trio.open_memory_channel[pb.BuildHistoryEvent](_WAITING)
         self._listeners.add(send)
         try:
@@ -222,7 +225,7 @@ class History:
 
 
 def _name(ref: str) -> str:
-    """The name of a record's file: refs are the clients' own words."""
+    """The name of a record's file. It is a digest, because clients choose refs freely."""
     return hashlib.sha256(ref.encode()).hexdigest()
 
 

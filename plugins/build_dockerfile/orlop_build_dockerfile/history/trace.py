@@ -1,5 +1,5 @@
-"""The steps of a build as spans, in the form in which BuildKit keeps traces: a JSON object of OpenTelemetry's Go library
-(`tracetest.SpanStub`) a line. The first span is the build; each step is a span below it."""
+"""The steps of a build as spans, in BuildKit's form of traces: each line is a JSON object of OpenTelemetry's Go library
+(`tracetest.SpanStub`). The first span is the build, and the spans of the steps are its children."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LIBRARY = {"Name": "orlop_build_dockerfile", "Version": "", "SchemaURL": ""}
 
 
 def spans(record: pb.BuildHistoryRecord, vertices: Iterable[pb.Vertex]) -> bytes:
-    """The trace of a build that has ended; nothing if it has no steps."""
+    """The trace of a build that has ended; empty if the build has no steps."""
     steps = [each for each in vertices if each.HasField("started") and each.HasField("completed")]
     if not steps:
         return b""

@@ -28,16 +28,16 @@ from .patterns import glob_match, has_wildcard
 __all__ = ["Unpack", "copy", "copy_options", "matches", "mkdir", "mkfile", "rm", "symlink"]
 
 Unpack = Callable[[int, int], None]
-"""Unpacks an archive into a directory; both are descriptors."""
+"""Unpacks an archive into a directory. The arguments are the file descriptors of the two."""
 
 
 def attributes_of(owner: tuple[int, int] | None, timestamp: int) -> Attributes:
-    """`timestamp` is in ns, -1 (and 0, of clients that know no timestamps) for none."""
+    """The attributes for new entries. `timestamp` is in ns. -1 means no timestamp, and so does 0, which old clients send."""
     return Attributes(owner, timestamp if timestamp > 0 else None)
 
 
 def _keep_suffix(path: str) -> str:
-    """A cleaned path that keeps "/" or "/." at its end, because the end decides about a destination."""
+    """Clean a path, but keep "/" or "/." at its end, because this end changes the meaning of a destination."""
     cleaned = clean(path)
     if path.endswith("/.") and cleaned != "/":
         return cleaned + "/."
@@ -45,8 +45,8 @@ def _keep_suffix(path: str) -> str:
 
 
 def matches(root: int, path: str, *, follow: bool, wildcard: bool) -> list[str]:
-    """The paths that a source names: the source itself, or the paths that match its wildcards, sorted. Missing paths give an
-    empty list."""
+    """The paths of a source: the source itself, or the paths that match its wildcards, sorted. The list is empty if no path
+    exists."""
     path = clean(path)
     if not wildcard or not has_wildcard(path):
         return [path] if lookup(root, path, follow=follow) is not None else []
@@ -74,7 +74,7 @@ def _expand(root: int, above: list[str], part: str, *, last: bool, follow: bool)
 
 
 def copy_options(action: ops_pb2.FileActionCopy, owner: tuple[int, int] | None) -> Options:
-    """Raises `BuildFailed` for an invalid mode."""
+    """The options of a copy. Raises `BuildFailed` for an invalid mode."""
     mode: Callable[[int], int] | None = None
     if action.modeStr:
         try:
@@ -96,7 +96,7 @@ def copy_options(action: ops_pb2.FileActionCopy, owner: tuple[int, int] | None) 
 
 
 def copy(target: int, source: int, action: ops_pb2.FileActionCopy, owner: tuple[int, int] | None, unpack: Unpack) -> None:
-    """Raises `BuildFailed` and `OSError`."""
+    """Execute a copy action. Raises `BuildFailed` and `OSError`."""
     destination = _keep_suffix(action.dest)
     if not action.createDestPath:
         above = split(destination)[0]

@@ -1,4 +1,5 @@
-"""Detects whether a file is a tar, compressed or not, for ADD. Reads only the beginning; all functions block."""
+"""Detects whether a file is a tar, compressed or not, for ADD. Only the beginning of the file is read. All functions
+block."""
 
 from __future__ import annotations
 
@@ -30,15 +31,16 @@ _FORMATS: tuple[tuple[bytes, Callable[[bytes], bytes]], ...] = (
 
 
 def is_archive(fd: int) -> bool:
-    """Whether the regular file begins with a member of a tar, once decompressed. Does not move the file's offset."""
+    """Whether the (decompressed) content of a regular file begins with a member of a tar. The file's offset stays
+    unchanged."""
     data = os.pread(fd, _HEAD, 0)
     for magic, decompress in _FORMATS:
         if data.startswith(magic):
             try:
-                if magic == b"BZh":  # a block of bzip2 is up to 900 kB, and is decompressed as a whole
+                if magic == b"BZh":  # read more, because a block of bzip2 has up to 900 kB, and is decompressed as a whole
                     data = os.pread(fd, 1 << 20, 0)
                 data = decompress(data)
-            except Exception:  # not what its first bytes say: each module raises its own error
+            except Exception:  # the file is damaged or of another type; the decompressors raise different errors
                 return False
             break
     if len(data) < _BLOCK:

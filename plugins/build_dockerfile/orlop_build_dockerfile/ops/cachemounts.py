@@ -1,6 +1,7 @@
-"""Cache mounts: directories that outlive builds, by id, with the sharing modes shared, private and locked.
+"""Cache mounts: directories that stay after the end of a build. They have an id, and the sharing mode shared, private or
+locked.
 
-Records of the cache, of type exec.cachemount. Mounted directories are leased, so that prune keeps them.
+They are records of the cache, of type exec.cachemount. Mounted directories have a lease, so that prune keeps them.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ __all__ = ["cache_mount"]
 
 @contextlib.asynccontextmanager
 async def cache_mount(job: SolverJob, mount: ops_pb2.Mount, source: Value | None, command: str) -> AsyncIterator[str]:
-    """The directory of a cache mount while it is in use. It begins as a copy of `source`, whose key is a part of its
-    name. `command` is that of the step, for the description."""
+    """The directory of a cache mount, in use until the end of the block. A new directory is a copy of `source`, whose key is
+    a part of the directory's name. `command` is the command of the step, for the description."""
     options = mount.cacheOpt
     base = await source.key() if source is not None else ""
     key = join_key("cachemount", options.ID or mount.dest, base, mount.selector if base else "")
@@ -96,6 +97,6 @@ def _fill(root: int, selector: str, tree: str) -> None:
 
 
 def _description(mount: ops_pb2.Mount, command: str) -> str:
-    """As BuildKit shows it in `docker buildx du`."""
+    """The description in `docker buildx du`, the same as BuildKit's."""
     text = f"cached mount {mount.dest} from exec {command}"[:500]
     return f"{text} with id {quote(mount.cacheOpt.ID[:200])}" if mount.cacheOpt.ID else text

@@ -1,4 +1,5 @@
-"""Blocking work on files that ends when the build does: threads cannot be interrupted, and there are few for such work."""
+"""Lets blocking work on files end soon after its build was cancelled. This is needed because threads cannot be interrupted,
+and there are only few threads for this work."""
 
 from __future__ import annotations
 
@@ -10,6 +11,6 @@ __all__ = ["checkpoint"]
 
 
 def checkpoint() -> None:
-    """In a thread whose task has been cancelled, raise `trio.Cancelled`."""
-    with contextlib.suppress(RuntimeError):  # not in a thread of trio
+    """Raise `trio.Cancelled` if the task of this thread has been cancelled."""
+    with contextlib.suppress(RuntimeError):  # this is no thread of trio
         trio.from_thread.check_cancelled()

@@ -16,14 +16,15 @@ __all__ = ["Changes", "apply_changes", "find_changes"]
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-_MAX_DEPTH = 400  # each level needs two descriptors
+_MAX_DEPTH = 400  # each level needs two file descriptors
 _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Paths below the root, without a slash in front. `changed` are added or changed entries, each of a new directory's
-    included; `deleted` contains only the top of a deleted tree. `above` are the directories that lead to changed entries."""
+    """Paths below the root, without a slash at the beginning. `changed` are the added or changed entries, including all
+    entries of new directories. `deleted` contains only the top of a deleted tree. `above` are the directories above changed
+    entries."""
 
     changed: set[str] = field(default_factory=set)
     deleted: list[str] = field(default_factory=list)
@@ -31,8 +32,8 @@ class Changes:
 
 
 def find_changes(lower: int, upper: int) -> Changes:
-    """The differences of the root `upper` from `lower`. A file with the same metadata, inode and ctime is the same file. A
-    file with only the same metadata is unchanged if its content is the same."""
+    """The differences of the root `upper` from `lower`. A file is unchanged if its metadata, inode and ctime are the same.
+    If only the metadata is the same, the contents are compared."""
     found = Changes()
     _compare(found, lower, upper, "", 0)
     for path in found.changed:
@@ -119,8 +120,9 @@ class _ChangesOnly(Copier):
 
 
 def apply_changes(source: int, target: int, changes: Changes | None, deleted: Iterable[str] = ()) -> None:
-    """Make the changes of the root `source` in the root `target`; without `changes`, copy everything in `source`.
-    Directories get the owner, mode and time that they have in the source."""
+    """Apply changes: copy the changed entries of the root `source` to the root `target`, and remove the deleted entries.
+    Without `changes`, all entries of `source` are copied. Directories get the owner, mode and time that they have in the
+    source."""
     for path in (*deleted, *(changes.deleted if changes else ())):
         _delete(target, path)
     if changes is None:

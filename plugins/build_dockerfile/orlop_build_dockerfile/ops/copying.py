@@ -1,6 +1,6 @@
-"""Copies files and trees from one root into another, as COPY does (the rules of BuildKit's fsutil/copy).
+"""Copies files and trees from one root into another root for COPY (the rules are the same as in BuildKit's fsutil/copy).
 
-Relative to descriptors, so that no link in either tree leads out of it. All functions block.
+All paths are relative to file descriptors, so that no link leads out of its tree. All functions block.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ __all__ = ["Copier", "Options"]
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_MAX_DEPTH = 400  # each level needs two descriptors
+_MAX_DEPTH = 400  # each level needs two file descriptors
 _SMALL = 256 << 10
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """`mode` gives the new permissions of a file's `st_mode`. `contents` copies the entries of a source directory instead of
-    the directory. `replace` removes existing entries of any type."""
+    """`mode` computes the new permissions from a file's `st_mode`. With `contents`, the entries of a source directory are
+    copied instead of the directory. With `replace`, existing entries of any type are removed."""
 
     attributes: Attributes = Attributes()
     mode: Callable[[int], int] | None = None
@@ -53,8 +53,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Pending:
-    """A directory of the target that is made when its first entry is copied: its source may contain no entry that the
-    patterns include. `fd` is -1 until then."""
+    """A directory of the target that is made only when its first entry is copied, because the patterns may include no entry
+    of its source. `fd` is -1 until the directory is made."""
 
     def __init__(self, above: _Pending | None, name: str, place: str) -> None:
         self.above, self.name, self.place = above, name, place
@@ -62,7 +62,7 @@ class _Pending:
 
 
 class Copier:
-    """Copies from the directory `source` into the directory `target`; hard links within one copy are kept."""
+    """Copies from the directory `source` into the directory `target`. Hard links between files of one copy are kept."""
 
     def __init__(self, source: int, target: int, options: Options) -> None:
         self._source, self._target, self._options = source, target, options
@@ -75,7 +75,7 @@ class Copier:
 
     def copy(self, path: str, destination: str) -> None:
         """Copy `path` of the source to `destination`. If the destination ends with "/" or is a directory, the source is
-        copied into it, under its own name. Missing directories above the destination are made."""
+        copied into the destination, and keeps its name. Missing directories above the destination are made."""
         attributes = self._options.attributes
         info = stat_in(self._source, path, follow=self._options.follow)
         directory = stat.S_ISDIR(info.st_mode)
@@ -124,7 +124,7 @@ class Copier:
             return os.open(name, _DIRECTORY, dir_fd=parent)
 
     def _top(self, source: int, base: int, name: str) -> None:
-        """Copy a directory. An existing directory keeps its owner and mode, and gets the time."""
+        """Copy a directory. If the target directory exists, it keeps its owner and mode, and gets the time."""
         info = os.fstat(source)
         if not name:
             with opened(os.open(".", _DIRECTORY, dir_fd=base)) as fd:
@@ -147,7 +147,7 @@ class Copier:
                 self._set_times(fd, info)
 
     def _replace_file(self, parent: int, name: str, place: str) -> None:
-        """Replace another entry by a directory."""
+        """Replace an existing entry by a directory."""
         if not self._options.replace:
             raise BuildFailed(f"cannot copy to non-directory: {self._shown(place)}")
         os.unlink(name, dir_fd=parent)
@@ -162,7 +162,7 @@ class Copier:
 
     def _fill(self, source: int, target: int, pending: _Pending | None, path: str, place: str, depth: int) -> None:
         """Copy the entries of a directory. `path` is relative to the copied directory, for patterns; `place` is relative to
-        the base, for hard links. `pending` is set when the target is not made yet; `target` is -1 then."""
+        the base, for hard links. `pending` is set if the target is not made yet; in this case `target` is -1."""
         if depth > _MAX_DEPTH:
             raise BuildFailed(f"cannot copy {path[:200]}: directories are nested deeper than {_MAX_DEPTH}")
         with os.scandir(source) as entries:
@@ -186,7 +186,7 @@ class Copier:
         return self._exclude is None or not self._exclude.match(path)
 
     def _entered(self, path: str) -> bool:
-        """Whether a directory that is not included itself may contain included entries."""
+        """Whether a directory that is not included may contain included entries."""
         return True
 
     def _directory(
@@ -217,7 +217,7 @@ class Copier:
                     os.close(step.fd)
 
     def _make(self, step: _Pending) -> int:
-        """The descriptor of a pending directory, which is made now, with the directories above it."""
+        """Make a pending directory, and the directories above it. Returns its file descriptor."""
         if step.fd >= 0:
             return step.fd
         assert step.above is not None
@@ -294,8 +294,8 @@ class Copier:
         return stat.S_IMODE(mode) if self._options.mode is None else self._options.mode(mode)
 
     def _finish(self, source: int, target: int, info: os.stat_result) -> None:
-        """Owner, mode, extended attributes and times of a file or directory, in this order: chown clears the first, and a
-        change of content the last."""
+        """Set the owner, mode, extended attributes and times of a file or directory. The order is important, because chown
+        clears mode bits and capabilities, and every change of the content changes the times."""
         owner = self._owner or (info.st_uid, info.st_gid)
         if owner != self._self or stat.S_ISDIR(info.st_mode):
             os.fchown(target, *owner)
@@ -311,8 +311,8 @@ def _write(fd: int, data: bytes) -> None:
 
 
 def remove_tree(parent: int, name: str) -> None:
-    """Remove a file or a tree, following no link. No error if there is nothing. `name` is one component: an absolute path,
-    or one with "..", would be resolved outside of the root."""
+    """Remove a file or a tree without following links. It is no error if nothing exists. `name` must be one component,
+    because an absolute path, or a path with "..", leads out of the root."""
     if "/" in name or name in ("", ".", ".."):
         raise ValueError(f"{name!r} is not the name of an entry")
     try:

@@ -1,4 +1,4 @@
-"""Commands: runs a container on snapshots, with its mounts."""
+"""The operation exec: runs a command in a container on snapshots, with its mounts."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _check_entitlements(job: SolverJob, op: ops_pb2.ExecOp) -> None:
 
 
 def _normalized(op: ops_pb2.Op) -> ops_pb2.Op:
-    """The operation without settings that must not change its key: proxies, and addresses of further hosts."""
+    """The operation without settings that must not change its key: proxies, and addresses of additional hosts."""
     text = ops_pb2.Op()
     text.CopyFrom(op)
     text.ClearField("constraints")
@@ -75,7 +75,7 @@ def _normalized(op: ops_pb2.Op) -> ops_pb2.Op:
 
 
 def _read_only(mount: ops_pb2.Mount) -> bool:
-    """Whether a mount is read-only and may be cached by its content, whatever steps made it."""
+    """Whether a mount is read-only and may be cached by its content, independently of the steps that made it."""
     if mount.contentCache == ops_pb2.OFF or mount.dest == "/":
         return False
     return mount.mountType == ops_pb2.BIND and mount.readonly and mount.output < 0
@@ -131,7 +131,7 @@ async def _run(job: SolverJob, vertex: Vertex, inputs: list[Value], shown: Shown
                 if _NOT_STARTED not in str(error):
                     command = quote(" ".join(op.meta.args))
                     raise BuildFailed(f"process {command} did not complete successfully: {error}") from error
-                shown.log(f"{error}\n".encode(), 2)  # as runc prints it in BuildKit
+                shown.log(f"{error}\n".encode(), 2)  # the same output as runc's in BuildKit
                 raise _failed(op, 1) from error
             if code not in (op.meta.validExitCodes or (0,)):
                 raise _failed(op, code)
@@ -170,7 +170,7 @@ def _failed(op: ops_pb2.ExecOp, code: int) -> BuildFailed:
 
 
 async def run_step(job: SolverJob, step: Step, shown: Shown) -> int:
-    """Run a step, and show what it prints. Returns its exit code."""
+    """Run a step, and show its output. Returns its exit code."""
     async with contextlib.AsyncExitStack() as stack:
         ends = [await stack.enter_async_context(_pipe()) for _ in range(2)]
         async with nursery() as showing:
@@ -181,7 +181,8 @@ async def run_step(job: SolverJob, step: Step, shown: Shown) -> int:
             finally:
                 for _, writer in ends:
                     writer.close()
-                # A process that a step left behind may hold the pipe open; the step's own output is in the pipe already
+                # A process that a step left behind may keep the pipe open; the output of the step itself is in the pipe
+                # already
                 showing.cancel_scope.deadline = trio.current_time() + 5
 
 

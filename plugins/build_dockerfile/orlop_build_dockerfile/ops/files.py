@@ -53,7 +53,7 @@ async def change_files(job: SolverJob, vertex: Vertex, inputs: list[Value]) -> M
 
 
 async def exact_parts(op: ops_pb2.FileOp, inputs: list[Value], ref: str) -> list[str | bytes]:
-    """The parts of the cache key. For COPY: the content that it copies and the last component of its path."""
+    """The parts of the cache key. For COPY, these are the copied content and the last component of its path."""
     parts: list[str | bytes] = []
     for action in op.actions:
         text = ops_pb2.FileAction()
@@ -88,8 +88,8 @@ async def _selected(text: ops_pb2.FileActionCopy, action: ops_pb2.FileAction, in
 
 
 class _Run:
-    """One execution. If only one action uses the result of another action, it continues on the same snapshot, so a chain of
-    actions makes one snapshot. Other results are committed."""
+    """One execution of a file operation. If only one action uses the result of another action, it continues on the same
+    snapshot, so a chain of actions makes one snapshot. All other results are committed."""
 
     def __init__(self, job: SolverJob, vertex: Vertex, inputs: list[Value]) -> None:
         self._job, self._core, self._op, self._inputs = job, job.core, vertex.op.file, inputs
@@ -112,7 +112,7 @@ class _Run:
             return await self._core.records.add(key, outputs, lease, description=self._name[:500])
 
     def _shared(self, number: int) -> bool:
-        """Whether an action's result is used by more than the next change of it."""
+        """Whether the result of an action has other users than one following action that changes it."""
         index = self._count + number
         return self._op.actions[number].output >= 0 or index in self._read_from or self._changes[index] != 1
 
@@ -173,8 +173,8 @@ class _Run:
             actions.rm(root, action.rm)
 
     def _unpack(self, archive: int, directory: int) -> None:
-        """Unpack into a directory of the host, where the daemon's sandbox can work, and copy the files from there into the
-        snapshot, which only this process has mounted."""
+        """Unpack an archive into a snapshot. The daemon's sandbox unpacks it into a directory of the host. Then the files
+        are copied into the snapshot, because only this process has mounted the snapshot."""
         place = os.path.join(self._core.directory, f"unpack-{secrets.token_hex(8)}")
         os.mkdir(place, 0o700)
         try:

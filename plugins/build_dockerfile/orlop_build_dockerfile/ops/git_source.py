@@ -1,4 +1,4 @@
-"""Git repositories, by the host's git program. A commit that was fetched before is taken from the cache.
+"""The source git: repositories, fetched by the host's git program. A commit that was fetched before is taken from the cache.
 
 The program runs without the machine's configuration, hooks, credential helpers and local protocols, because the author of a
 repository decides what the program reads."""
@@ -38,7 +38,8 @@ _TIMEOUT = 1800.0
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REMOTE = re.compile(r"(https?|ssh|git)://[^\s-]\S*|[\w.-]+@[\w.-]+:\S+")
 _REF = re.compile(r"[^-\s:~^?*\[\\][^\s:~^?*\[\\]*")
-_UMASK = ("/bin/sh", "-c", 'umask 022; exec "$0" "$@"')  # the builder's own is 0, and git's files are an image's
+# the builder's umask is 0, and the files that git makes become files of an image
+_UMASK = ("/bin/sh", "-c", 'umask 022; exec "$0" "$@"')
 _SAFE = (
     *("-c", "core.hooksPath=/dev/null"),
     *("-c", "protocol.allow=never"),
@@ -69,7 +70,7 @@ class _Git:
             "GIT_SSH_COMMAND": "ssh -F /dev/null -o BatchMode=yes",
             **{name.lower(): value for name, value in self._job.core.settings.proxies.items()},
         }
-        if self._header:  # in the environment: arguments can be read by every process
+        if self._header:  # passed in the environment, because arguments can be read by every process
             env |= {
                 "GIT_CONFIG_COUNT": "1",
                 "GIT_CONFIG_KEY_0": "http.extraHeader",
@@ -90,7 +91,8 @@ async def git_source(job: SolverJob, vertex: Vertex, rest: str) -> Made:
     remote = attrs.get("git.fullurl", "") or f"https://{address}"
     if not _REMOTE.fullmatch(remote) or (ref and not _REF.fullmatch(ref)):
         raise BuildFailed(f"invalid git source {remote[:200]}#{ref[:200]}", code=3)
-    if job.core.settings.public_only:  # the program follows redirects and submodules on its own
+    # git follows redirects and submodules itself, so it cannot be limited to public addresses
+    if job.core.settings.public_only:
         raise BuildFailed(
             "git repositories are not allowed on this listener: git's connections cannot be limited to public addresses",
             code=7,
@@ -134,7 +136,8 @@ async def _authorization(job: SolverJob, vertex: Vertex) -> str:
 
 
 async def _resolve(tool: _Git, remote: str, ref: str) -> str:
-    """The commit that a ref names at the remote. Tags come before branches, and an annotated tag stands for its commit."""
+    """The commit of a ref at the remote. Tags come before branches. For an annotated tag, this is the commit that the tag
+    refers to."""
     wanted = ref or "HEAD"
     names = [wanted, f"refs/tags/{wanted}^{{}}", f"refs/tags/{wanted}", f"refs/heads/{wanted}"]
     listed = await tool.run("ls-remote", "--", remote, *names, what=f"fetch remote {remote}")
@@ -184,7 +187,7 @@ class _Checkout:
         try:
             await tool.run("fetch", "-q", "--depth=1", "origin", self._commit, cwd=tree, what=what)
         except BuildFailed:
-            # Servers may refuse commits that no ref names
+            # Servers may refuse commits that are not the target of a ref
             await tool.run("fetch", "-q", "--tags", "origin", "+refs/heads/*:refs/remotes/origin/*", cwd=tree, what=what)
         await tool.run("checkout", "-q", "--detach", self._commit, cwd=tree, what=f"checkout remote {self._remote}")
         if self._submodules and os.path.lexists(os.path.join(tree, ".gitmodules")):

@@ -1,5 +1,5 @@
-"""Files by HTTP, for ADD, and contexts that a client uploads. A known file is requested again with its ETag, or not at all
-if the build names its checksum."""
+"""The source http: files for ADD, and contexts that a client uploads. A known file is requested again with its ETag, or not
+at all if the build specifies its checksum."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 __all__ = ["http_source"]
 
-_TIMEOUT = 60.0  # seconds of silence
+_TIMEOUT = 60.0  # seconds without data
 _CHUNK = 1 << 20
 _AGENT = "orlop-build"
-_SESSION = "http://buildkit-session/"  # an address of the client: it sends its context as an archive
+_SESSION = "http://buildkit-session/"  # an address that means the client, which sends its context as an archive
 
 
 class _Wanted(msgspec.Struct, frozen=True):
@@ -106,7 +106,8 @@ async def _fetch(job: SolverJob, wanted: _Wanted, key: str, known: Record | None
         content = _content_key(wanted, received)
         record = core.records.find(content)
         if record is not None:
-            core.records.use(record, lease)  # the step's own: other builds may wait for it when this one has ended
+            # `lease` is the lease of the step, because other builds may wait for the step when this build has ended
+            core.records.use(record, lease)
             await core.records.link(key, record)
             return record
         return await _stored(core, wanted, received, path, content, lease, [key])
@@ -212,7 +213,7 @@ def _place(path: str, root: int, wanted: _Wanted, received: _Received) -> None:
 
 
 def _is_direct(host: str, no_proxy: str) -> bool:
-    """Whether NO_PROXY names the host or its domain."""
+    """Whether NO_PROXY contains the host or its domain."""
     names = [name.strip().lstrip(".").lower() for name in no_proxy.split(",") if name.strip()]
     return any(name == "*" or host == name or host.endswith("." + name) for name in names)
 
@@ -242,7 +243,7 @@ def _opener(url: str, proxies: Mapping[str, str], *, public_only: bool) -> urlli
 
 
 def _download(wanted: _Wanted, path: str, etag: str, settings: Settings, shown: Shown) -> _Received:
-    """Download to the file `path`. On a thread; ends soon after the build is cancelled."""
+    """Download to the file `path`. Runs on a thread, and ends soon after the build is cancelled."""
     headers = {"User-Agent": _AGENT, "Accept-Encoding": "identity", **({"If-None-Match": etag} if etag else {})}
     request = urllib.request.Request(wanted.url, headers=headers)  # noqa: S310 - the scheme has been checked
     try:

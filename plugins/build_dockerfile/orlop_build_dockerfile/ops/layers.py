@@ -1,8 +1,9 @@
-"""Operations on layers: merge applies the layers of values on each other, and diff makes a layer of the difference of two.
+"""Operations on layers: merge applies the layers of several values in order, and diff makes a layer from the difference of
+two values.
 
-A layer of a value is a snapshot of the build cache on its parent. The image below a value is treated as one layer. Storage
-drivers cannot give a layer another parent, so its files are copied. A layer that diff has made has no parent; its record
-lists the paths that it deletes.
+A layer of a value is a snapshot of the build cache, on its parent. The image below a value is treated as one layer. Storage
+drivers cannot change the parent of a layer, so the files of a layer are copied. A layer that diff has made has no parent;
+its record lists the paths that the layer deletes.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ async def _merge(core: Core, values: Sequence[Value], key: str, lease: Lease) ->
     layers = [layer for value in values[1:] for layer in await _layers(core, value)]
     made: list[tuple[str, str]] = []
     async with core.running:
-        for layer in layers or [_Layer("", "", ())]:  # a record needs a snapshot of its own, even for no layers
+        for layer in layers or [_Layer("", "", ())]:  # a record needs a new snapshot, even if there are no layers
             async with core.active(below) as active:
                 await _apply(core, layer, active.key)
                 snapshot = await active.commit()

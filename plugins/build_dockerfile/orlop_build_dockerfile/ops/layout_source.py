@@ -1,6 +1,7 @@
-"""Images of OCI layouts in directories of the client (`--build-context NAME=oci-layout://DIRECTORY`), by its content stores.
+"""The source oci-layout: images in OCI layouts in directories of the client (`--build-context NAME=oci-layout://DIRECTORY`),
+read through the client's content stores.
 
-A layer becomes a snapshot only when a step needs it and no image here has it, as with imported caches.
+As with imported caches, a layer is made a snapshot only if a step needs it and no stored image has it.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class _Document(msgspec.Struct):
 
 
 class Layout(msgspec.Struct, frozen=True):
-    """An image without its layers. `base` has no name and no snapshot."""
+    """An image without its layers. `base` contains no name and no snapshot."""
 
     base: Base
     source: StoreSource
@@ -89,7 +90,7 @@ def _parsed(digest: str, data: bytes) -> _Document:
 
 
 def _chosen(index: _Document, wanted: Platform) -> _Descriptor | None:
-    """The entry for the highest variant that the wanted processor can run, else one that names no platform."""
+    """The entry for the highest variant that the wanted processor can run, otherwise an entry without a platform."""
     best, found = -1, None
     for each in index.manifests:
         platform = each.platform.normalized() if each.platform else None
@@ -105,7 +106,8 @@ def _chosen(index: _Document, wanted: Platform) -> _Descriptor | None:
 
 
 def _variant(platform: Platform) -> int:
-    """Processors run programs for lower variants of their architecture ("linux/arm/v6" on v7)."""
+    """The number of the variant. Processors can run programs for lower variants of their architecture ("linux/arm/v6" on
+    v7)."""
     number = platform.variant.removeprefix("v").partition(".")[0]
     return int(number) if number.isascii() and number.isdigit() else {"amd64": 1, "arm64": 8}.get(platform.architecture, 1)
 
@@ -123,7 +125,7 @@ def _layers(digest: str, document: _Document, chain: tuple[str, ...]) -> tuple[C
 
 
 async def layout_source(job: SolverJob, vertex: Vertex, name: str) -> Value:
-    """`name` has the digest; the content store is an attribute of the operation."""
+    """The value of an OCI layout. `name` contains the digest; the content store is an attribute of the operation."""
     attributes = vertex.op.source.attrs
     if attributes.get("oci.session", "") not in ("", job.build.session.id):
         raise BuildFailed("OCI layouts of another session are not supported", code=12)

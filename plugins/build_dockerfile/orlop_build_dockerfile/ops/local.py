@@ -1,7 +1,8 @@
-"""Directories of the client. The last transfer is kept for each shared key, so that the next build receives only changes.
+"""The source local: directories of the client. For each shared key, the last transferred directory is kept, so that the next
+build receives only changes.
 
-A directory belongs to one build at a time, from the transfer to the end of the build: another build with the same key gets
-another directory. So no directory changes during a build, and steps read the directory without a copy.
+From the transfer to the end of the build, a directory belongs to one build; another build with the same key gets another
+directory. So no directory changes during a build, and steps read the directory without a copy.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Directory", "local"]
 
-_SELECTIONS = 1000  # digests of more selections than these are not kept
+_SELECTIONS = 1000  # limit for the selections whose digests are kept
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(dict[str, KnownFile])
 
 
 class _Selections(msgspec.Struct, frozen=True, array_like=True):
-    """Digests that were computed when the directory was in this state (`Transferred.state`)."""
+    """The digests of a directory's selections, valid for this state of the directory (`Transferred.state`)."""
 
     state: str
     digests: list[tuple[Selection, list[tuple[str, str]]]]
@@ -65,7 +66,8 @@ class Directory:
         return join_key("content", found[1])
 
     async def digests(self, wanted: Selection) -> list[tuple[str, str]]:
-        async with self._hashing:  # selections overlap, and the second finds the files that the first has hashed
+        # one at a time, because selections overlap, and later selections use the digests of earlier ones
+        async with self._hashing:
             if wanted not in self._memo:
                 self._memo[wanted] = await self._job.core.file_work(lambda: self._hash(wanted), self._job.core.hashing)
                 if self._state and len(self._memo) <= _SELECTIONS:
@@ -170,7 +172,8 @@ async def local(job: SolverJob, vertex: Vertex, name: str) -> Directory:
 
 
 async def _take(job: SolverJob, session: Session, wanted: LocalDirectory, hint: str) -> Record:
-    """A directory that no other build uses: a free directory of an earlier build with this key, else a new one."""
+    """A directory that no other build uses: an unused directory of an earlier build with this key, otherwise a new
+    directory."""
     shared = session.shared_key or session.id
     patterns = json.dumps([list(wanted.include), list(wanted.exclude), list(wanted.follow)])
     key = join_key("directory", shared, hint, wanted.name, patterns)

@@ -1,4 +1,4 @@
-"""Modes as chmod(1) takes them: "755", "u+x,go-w", "a=rX". Pure functions."""
+"""Modes in the syntax of chmod(1): "755", "u+x,go-w", "a=rX". All functions are pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BITS = {"r": 4, "w": 2, "x": 1}
 
 
 def mode_function(text: str) -> Callable[[int], int]:
-    """A function from a file's `st_mode` to its new permissions. Raises ValueError."""
+    """A function that computes the new permissions from a file's `st_mode`. Raises ValueError."""
     if re.fullmatch(r"[0-7]{1,5}", text, re.ASCII) and int(text, 8) <= 0o7777:
         value = int(text, 8)
         return lambda mode: value

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = ["build"]
 
-# The names of BuildKit (solver/pb/const.go)
+# BuildKit's constants (solver/pb/const.go)
 _LLB_BUILDER = -1
 _INPUT = _FILE = "buildkit.llb.definition"
 _FILE_NAME = "llbbuild.filename"
-_DEEPEST = 16  # levels of graphs that are made by steps of graphs
+_DEEPEST = 16  # limit for the levels of graphs that steps of other graphs have made
 _depth: ContextVar[int] = ContextVar("_depth", default=0)
 
 

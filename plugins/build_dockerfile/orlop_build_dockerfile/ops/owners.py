@@ -1,5 +1,5 @@
-"""Owners by name, looked up in the files of an image. The image's author controls these files: they are read inside the
-root, up to a limit."""
+"""Owners by name, looked up in the files of an image. The image's author controls these files, so they are opened inside the
+root and read up to a limit."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _LIMIT = 4 << 20
 
 
 def resolve_owner(root: int, chown: ops_pb2.ChownOpt) -> tuple[int, int]:
-    """User and group. A user name without a group has the group of its entry in passwd; a number without a group has the
-    same number as group. An unknown name is root, as in BuildKit."""
+    """Returns user and group. If only a user name is given, the group comes from its entry in passwd. If only a number is
+    given, the group has the same number. As in BuildKit, an unknown name means root."""
     uid = gid = 0
     if chown.HasField("user"):
         uid, gid = _user(root, chown.user)
@@ -47,7 +47,7 @@ def _group(root: int, name: str) -> int:
 
 
 def _lines(root: int, path: str, fields: int) -> list[list[str]]:
-    """The entries of a file; none if there is no file."""
+    """The entries of a file; empty if the file does not exist."""
     try:
         fd = linux.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:

@@ -1,6 +1,8 @@
-"""Paths inside a root: a snapshot whose links, made by an image's author or a build, may lead anywhere.
+"""Paths inside a root. A root is a snapshot whose links may point to any path, because an image's author or a build has made
+them.
 
-Everything is resolved relative to the root's descriptor, as for a process that is chrooted there. All functions block.
+All paths are resolved relative to the root's file descriptor, as if the process were chrooted to the root. All functions
+block.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ class Attributes(msgspec.Struct, frozen=True):
 
 
 def clean(path: str) -> str:
-    """The path from the root, without "." and ".." and doubled slashes, as Go's `filepath.Join("/", path)`."""
+    """The path from the root, without "." and ".." and doubled slashes, like Go's `filepath.Join("/", path)`."""
     return os.path.normpath("/" + path.lstrip("/"))
 
 
@@ -60,25 +62,25 @@ def opened(fd: int) -> Iterator[int]:
 
 
 def open_directory(root: int, path: str) -> int:
-    """A directory below the root; links are followed inside it."""
+    """Open a directory below the root. Links are followed inside the root."""
     return linux.open_in_root(root, clean(path), _DIRECTORY)
 
 
 def parent_of(root: int, path: str) -> tuple[int, str]:
-    """A descriptor of the directory that holds `path`, and the name in it ("." for the root)."""
+    """A file descriptor of the directory that contains `path`, and the name in this directory ("." for the root)."""
     directory, name = split(path)
     return open_directory(root, directory), name or "."
 
 
 def stat_in(root: int, path: str, *, follow: bool) -> os.stat_result:
-    """Raises `OSError`. Without `follow`, a link at the end of the path is not followed."""
+    """The stat of a path. Without `follow`, a link at the end of the path is not followed. Raises `OSError`."""
     flags = os.O_PATH | (0 if follow else os.O_NOFOLLOW)
     with opened(linux.open_in_root(root, clean(path), flags)) as fd:
         return os.fstat(fd)
 
 
 def lookup(root: int, path: str, *, follow: bool) -> os.stat_result | None:
-    """As `stat_in`, but None if the path does not exist."""
+    """Like `stat_in`, but returns None if the path does not exist."""
     try:
         return stat_in(root, path, follow=follow)
     except (FileNotFoundError, NotADirectoryError):
@@ -86,7 +88,7 @@ def lookup(root: int, path: str, *, follow: bool) -> os.stat_result | None:
 
 
 def resolve_last(root: int, path: str) -> str:
-    """The cleaned path, with links at its end replaced by their targets, which need not exist."""
+    """The cleaned path. Links at its end are replaced by their targets, which need not exist."""
     path = clean(path)
     for _ in range(_MAX_LINKS):
         try:
@@ -110,8 +112,8 @@ def set_attributes(fd: int, attributes: Attributes) -> None:
 
 
 def make_directories(root: int, path: str, mode: int = 0o755, attributes: Attributes = Attributes()) -> int:  # noqa: B008
-    """Make a directory and missing directories above it, and return its descriptor. A link is followed inside the root, even
-    to a path that does not exist yet. Existing directories are not changed."""
+    """Make a directory and missing directories above it, and return its file descriptor. A link is followed inside the root,
+    even to a path that does not exist yet. Existing directories are not changed."""
     try:
         return open_directory(root, path)
     except FileNotFoundError:

@@ -1,5 +1,5 @@
-"""Patterns of paths, as in .dockerignore (moby/patternmatcher) and in COPY (Go's `filepath.Match`). Pure functions, apart
-from the end of a match in the thread of a build that has been cancelled."""
+"""Patterns of paths, as in .dockerignore (moby/patternmatcher) and in COPY (Go's `filepath.Match`). All functions are pure,
+except that a match ends with `trio.Cancelled` in a thread whose build has been cancelled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from .cancelling import checkpoint
 
 __all__ = ["Matcher", "glob_match", "has_wildcard"]
 
-_OFTEN = 16  # patterns between looks whether the build has been cancelled: a long path takes milliseconds for each
+# number of patterns after which the code checks whether the build has been cancelled; with a long path, a pattern takes
+# milliseconds
+_OFTEN = 16
 
 
 def has_wildcard(path: str) -> bool:
@@ -23,8 +25,8 @@ def has_wildcard(path: str) -> bool:
 def _component(pattern: str) -> re.Pattern[str]:
     """A pattern for one component of a path. Raises ValueError.
 
-    The text between two stars is matched only at the first position where it fits. That is enough to decide about the whole
-    pattern, and the time does not grow exponentially with the number of stars."""
+    The text between two stars is matched only at the first possible position. This gives the right result for the whole
+    pattern, and prevents exponential time in the number of stars."""
     runs, at = [""], 0
     while at < len(pattern):
         letter = pattern[at]
@@ -52,7 +54,7 @@ def _component(pattern: str) -> re.Pattern[str]:
 
 
 class _Path:
-    """A pattern for a path: a component that is "**" stands for any number of them, at the end for at least one."""
+    """A pattern for a path. A component "**" matches any number of components; at the end of the pattern, at least one."""
 
     def __init__(self, pattern: str) -> None:
         self._parts: list[re.Pattern[str] | None] = []
@@ -63,7 +65,8 @@ class _Path:
                 self._parts.append(None)
 
     def match(self, path: str) -> bool:
-        """Follows all ways to match at the same time, so the time is the product of both lengths."""
+        """Whether the pattern matches the path. All possible positions in the pattern are tracked at the same time, so the
+        time is at most proportional to the product of the two lengths."""
         last = len(self._parts)
         states = {0}
         for name in path.split("/"):
@@ -80,7 +83,7 @@ class _Path:
         return last in states
 
     def _entered(self, states: set[int]) -> set[int]:
-        """The positions, with those that are reached when "**" stands for no component."""
+        """The positions, and the positions that are reached if a "**" matches no component."""
         found = set(states)
         for state in states:
             if state + 1 < len(self._parts) and self._parts[state] is None:
@@ -116,15 +119,15 @@ def _letter(pattern: str, at: int) -> tuple[str, int]:
 
 
 def glob_match(pattern: str, path: str) -> bool:
-    """Go's `filepath.Match`."""
+    """Match like Go's `filepath.Match`."""
     parts, names = pattern.split("/"), path.split("/")
     found = [_component(part).fullmatch(name) is not None for part, name in zip(parts, names, strict=False)]
     return len(parts) == len(names) and all(found)
 
 
 class Matcher:
-    """A list of patterns, of which the last that matches decides; "!" before a pattern negates it. A pattern that matches a
-    directory matches what is below it. Raises ValueError for a bad pattern."""
+    """A list of patterns. The last matching pattern decides; "!" before a pattern negates it. A pattern that matches a
+    directory also matches all paths below it. Raises ValueError for an invalid pattern."""
 
     def __init__(self, patterns: Iterable[str]) -> None:
         self._patterns: list[tuple[bool, _Path]] = []
@@ -143,8 +146,8 @@ class Matcher:
         return self.match_below(path, ())[0]
 
     def match_below(self, path: str, above: Sequence[bool]) -> tuple[bool, tuple[bool, ...]]:
-        """Whether a path matches, and which patterns match it or a directory above it. `above` is the second value for its
-        directory, () at the top."""
+        """Whether a path matches, and which patterns match it or a directory above it. `above` is the second value that this
+        method returned for the directory of the path, () at the top."""
         matched, each = False, []
         for number, (negated, pattern) in enumerate(self._patterns):
             if number % _OFTEN == 0:

@@ -25,8 +25,8 @@ async def produce(
     exact: Callable[[], Awaitable[str]],
     make: Callable[[Shown, str, Lease], Awaitable[Record]],
 ) -> Mapping[int, Value]:
-    """The outputs of a step. `quick` is a key that is known without reading files (None if there is none), `exact` computes
-    the key by content, and `make` runs the step and records its result under the key that it is given."""
+    """The outputs of a step. `quick` is a key that is known without reading files (None if there is none). `exact` computes
+    the key by content. `make` runs the step and records its result under the key in its argument."""
     records = job.core.records
     async with job.build.progress.vertex(vertex.digest, vertex.name, [digest for digest, _ in vertex.inputs]) as shown:
         if not vertex.ignore_cache and quick is not None and (record := records.find(quick)) is not None:
@@ -40,7 +40,7 @@ async def produce(
             if quick is not None:
                 await records.link(quick, record)
             return _outputs(job, record)
-        # Without the cache, equal steps of other builds are no replacement either
+        # A step without the cache must not use the result of an equal step of another build either
         name = f"{key}:{job.id}" if vertex.ignore_cache else key
         async with Broadcast.joined(job.core.broadcasts, name, shown) as all_shown:
             record = await job.core.shared_step(job, name, lambda lease: make(all_shown, key, lease))

@@ -1,9 +1,10 @@
-"""HTTP connections to public addresses only, for builds of clients that are limited by a role or labels: the builder runs on
-the host's network, and such a client must not reach the host's loopback, its private networks or a cloud's metadata service
-through it (`orlop_engine.images.destinations` does the same for registries).
+"""HTTP connections to public addresses only, for builds of clients that are limited by a role or labels. The builder runs on
+the host's network. Such a client must not use the builder to reach the host's loopback, its private networks or a cloud's
+metadata service. (`orlop_engine.images.destinations` does the same for registries.)
 
-A direct connection goes to the address that was checked: a second DNS lookup could return another one. Redirects are checked
-like other requests. The administrator chooses a proxy; the host name of a request through it is resolved and checked here.
+A direct connection uses the checked address, because a second DNS lookup may return another address. Redirects are checked
+like other requests. If the administrator has configured a proxy, the host name of a request is resolved and checked before
+the request is sent to the proxy.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ __all__ = ["HTTPHandler", "HTTPSHandler", "addresses"]
 
 
 def addresses(host: str, port: int) -> list[str]:
-    """The addresses of a host. Raises `BuildFailed` unless all of them are public, `OSError` if there are none."""
+    """The addresses of a host. Raises `BuildFailed` if one of them is not public, and `OSError` if the host has none."""
     found = list(dict.fromkeys(str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
     if not all(map(is_public, found)):
         raise BuildFailed(f"connecting to {host[:255]}, which is not public, is not allowed on this listener", code=7)
@@ -29,7 +30,7 @@ def addresses(host: str, port: int) -> list[str]:
 
 
 def _connect(address: tuple[str, int], timeout: float | None = None, source_address: Any = None) -> socket.socket:
-    """As `socket.create_connection`."""
+    """Connect to an allowed address, like `socket.create_connection`."""
     host, port = address
     error: OSError = OSError(f"{host} has no address")
     for each in addresses(host, port):
@@ -53,7 +54,7 @@ class _Secure(http.client.HTTPSConnection):
 
 
 def _check_proxied(request: urllib.request.Request) -> bool:
-    """Whether a proxy makes the connection. Checks the host name of the request then."""
+    """Whether a proxy makes the connection. If so, this function checks the host name of the request."""
     wanted = urllib.parse.urlsplit(request.full_url)
     tunnelled: str | None = getattr(request, "_tunnel_host", None)
     if request.host == wanted.netloc and not tunnelled:

@@ -75,7 +75,7 @@ async def _image(job: SolverJob, vertex: Vertex, name: str) -> Value:
 
 
 async def _pull(job: SolverJob, vertex: Vertex, name: str, platform: str) -> Base:
-    """Make the layers exist. The vertex is shown again if layers have to be downloaded."""
+    """Make sure that the layers are stored. The vertex is shown again if layers must be downloaded."""
     credentials = await job.build.session.credentials(registry_of(name))
     async with AsyncExitStack() as stack:
         items = await stack.enter_async_context(job.core.backend.base(name, platform, pull=False, credentials=credentials))

@@ -1,7 +1,7 @@
 """The mounts of a command: snapshots, cache directories, secrets, the client's ssh agent, tmpfs.
 
-Secrets and sockets are files in a directory of the step, below the builder's directory for data that must not be stored on
-disk, and are removed with the step.
+Secrets and sockets are files in a directory of the step. It is below the builder's directory for data that must not be
+stored on disk, and is removed at the end of the step.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ __all__ = ["StepMounts"]
 
 
 class StepMounts:
-    """An async context. `root` is the snapshot of the root, `steps` the other mounts in the order in which they are made."""
+    """The mounts of a step, as an async context manager. `root` is the snapshot of the root. `steps` are all other mounts,
+    in the order in which they are mounted."""
 
     def __init__(self, job: SolverJob, op: ops_pb2.ExecOp, inputs: list[Value], platform: ops_pb2.Platform) -> None:
         self._job, self._core, self._op, self._inputs = job, job.core, op, inputs
@@ -46,7 +47,7 @@ class StepMounts:
 
     async def __aenter__(self) -> StepMounts:
         try:
-            # A mount below another comes after it
+            # A mount below another mount must come after it
             for mount in sorted(self._op.mounts, key=lambda mount: paths.clean(mount.dest).rstrip("/").count("/")):
                 await self._add(mount)
         except BaseException:
@@ -60,7 +61,7 @@ class StepMounts:
         await self._stack.aclose()
 
     async def commit(self) -> dict[int, tuple[str, str]]:
-        """The outputs: (snapshot, parent)."""
+        """Commit the snapshots. Returns (snapshot, parent) by output."""
         found = {}
         for output, made in self._outputs.items():
             found[output] = made if isinstance(made, tuple) else (await made.commit(), made.parent)
@@ -187,7 +188,7 @@ async def _delete(path: str) -> None:
 
 
 def _inside(directory: str, selector: str) -> str:
-    """The real path of `selector` inside a directory that does not change meanwhile."""
+    """The real path of `selector` inside a directory. The directory must not change meanwhile."""
     with (
         paths.opened(os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root,
         paths.opened(linux.open_in_root(root, paths.clean(selector or "/"), os.O_PATH)) as fd,

@@ -1,7 +1,8 @@
-"""Snapshots as directories, for the builder process: mounted in its own mount namespace, and reached only by a descriptor.
+"""Snapshots as directories, for the builder process. They are mounted in its mount namespace, and accessed only through a
+file descriptor.
 
-The mount point is detached as soon as the descriptor is open, so that a mount lives exactly as long as its descriptor and
-nothing can be left mounted. Nothing but descriptors is ever used to reach files of a snapshot.
+The mount is detached from its mount point as soon as the descriptor is open. So a mount exists exactly as long as its
+descriptor, and no mount can be left over. Files of a snapshot are only accessed relative to descriptors.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class _View:
 
 
 class Views:
-    """`directory` is the builder's own; its `empty` is an empty file system."""
+    """Opens snapshots. `directory` is a directory of the builder; its subdirectory `empty` is used as empty file system."""
 
     def __init__(self, backend: Backend, directory: str) -> None:
         self._backend, self._directory = backend, directory
@@ -38,8 +39,8 @@ class Views:
 
     @contextlib.asynccontextmanager
     async def read(self, snapshot: str) -> AsyncIterator[int]:
-        """A descriptor of the root of a committed snapshot, or of an empty directory for "". Read-only; shared by all
-        concurrent readers of the snapshot."""
+        """A file descriptor of the root of a committed snapshot, or of an empty directory for "". It is read-only, and all
+        concurrent readers of the snapshot share it."""
         view = self._views.setdefault(snapshot, _View())
         view.users += 1
         try:
@@ -57,7 +58,7 @@ class Views:
 
     @contextlib.asynccontextmanager
     async def write(self, snapshot: str) -> AsyncIterator[int]:
-        """A descriptor of the root of an active snapshot, for one writer at a time."""
+        """A file descriptor of the root of an active snapshot, for one writer at a time."""
         fd = await self._open(snapshot, readonly=False)
         try:
             yield fd
@@ -78,7 +79,7 @@ class Views:
     def _mount(self, mounts: Sequence[Mount]) -> int:
         if os.geteuid() and len(mounts) == 1 and mounts[0].type == "bind":
             return os.open(mounts[0].source, _DIRECTORY)  # only unit tests run without root
-        # Many layers are mounted relative to the working directory, which the threads of a process share
+        # A mount of many layers changes the working directory, which the threads of a process share, so unshare it first
         linux.unshare(_CLONE_FS)
         point = tempfile.mkdtemp(prefix="view-", dir=self._directory)
         made: list[str] = []

@@ -1,2 +1,2 @@
-"""Messages of BuildKit's protocol. `./dev proto` makes the modules from the .proto files, which name the fields that Orlop
-uses; others are kept or skipped."""
+"""Messages of BuildKit's protocol. `./dev proto` makes the modules from the .proto files. These files contain only the
+fields that Orlop uses."""

@@ -4,6 +4,6 @@ config.py    BuildKit's format                keys.py      keys of steps that ar
 imports.py   caches that a build may use      exports.py   what a build gives to caches
 chains.py    layers of a cache as snapshots   steps.py     both ends, for a job
 
-The format is BuildKit's (cache/remotecache/v1/doc.go): Orlop and BuildKit read each other's caches. The keys are Orlop's, so
-neither finds its steps in a cache of the other.
+The format is the same as BuildKit's (cache/remotecache/v1/doc.go), so Orlop can read BuildKit's caches and BuildKit can read
+Orlop's. The keys are different, so Orlop finds no steps in BuildKit's caches, and BuildKit finds none in Orlop's.
 """

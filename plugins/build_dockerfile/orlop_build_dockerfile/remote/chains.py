@@ -1,6 +1,6 @@
 """Layers of caches and of OCI layouts as snapshots.
 
-Each becomes a record, so that a layer is fetched once, whatever step it belongs to.
+Each layer becomes a record, so a layer is fetched only once, even if it belongs to several steps.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ __all__ = ["snapshot_of"]
 async def snapshot_of(
     job: SolverJob, source: Source, layers: Sequence[CachedLayer], description: str, shown: Shown
 ) -> tuple[str, Record | None]:
-    """The snapshot of the highest of these layers and its record, after missing layers were fetched. None if stored images
-    have all of them."""
+    """The snapshot of the highest of these layers and its record, after missing layers were fetched. The record is None if
+    stored images have all layers."""
     chain = [layer.diff_id for layer in layers]
     count, parent = await _base(job, chain)
     records, record = job.core.records, None
@@ -60,8 +60,8 @@ def _key(chain: Sequence[str], base: Sequence[str]) -> str:
 
 
 async def _base(job: SolverJob, chain: Sequence[str]) -> tuple[int, str]:
-    """How many of the lowest layers stored images have, and the snapshot of the highest of these. An image of the build is
-    pulled if necessary."""
+    """The number of the lowest layers that are in a stored image, and the snapshot of the highest of these layers. An image
+    of the build is pulled if necessary."""
     for image in job.images:
         below = diff_ids(image.base.config)
         if below and tuple(chain[: len(below)]) == below:

@@ -1,7 +1,8 @@
-"""The configuration of a cache, and the manifests with it (buildkit cache/remotecache). Sans-IO.
+"""The configuration of a cache, and the manifests that contain it (buildkit cache/remotecache). This module does no I/O.
 
-A record has the digest of a step's key, and results: the top layer of each, by its number in the list of layers. Layers name
-their parents. Records of BuildKit have inputs, too; those of Orlop have none. Imported caches are not trusted.
+A record contains the digest of a step's key, and results. A result is the number of its top layer in the list of layers. A
+layer contains the number of its parent. Records of BuildKit also have inputs; records of Orlop have none. Imported caches
+are not trusted.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _DEEPEST = 1024
 
 
 class _Layer(msgspec.Struct):
-    """`parent` is the number of the layer below, -1 for none. (Go leaves out a 0.)"""
+    """`parent` is the number of the layer below, -1 for none. Go omits a 0."""
 
     blob: str = ""
     parent: int = 0
@@ -74,7 +75,7 @@ class CachedLayer(msgspec.Struct, frozen=True):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """A cache that was read: by the digest of a record, the layers of its result, lowest first."""
+    """A cache that was read. It maps the digest of a record to the layers of its result, lowest first."""
 
     results: Mapping[str, tuple[CachedLayer, ...]] = {}
 
@@ -131,7 +132,7 @@ def read(document: Document, config: bytes) -> Found:
 
 
 def read_inline(document: Document, config: bytes) -> Found:
-    """Read the inline cache of an image's configuration: records whose layers are those of the image."""
+    """Read the inline cache in an image's configuration. The layers of its records are layers of the image."""
     image: _ImageConfig = _decoded(config, _ImageConfig)
     if image.cache is None or len(image.rootfs.diff_ids) != len(document.layers):
         return Found()
@@ -165,7 +166,7 @@ def _results(config: _Config, layers: Mapping[str, CachedLayer]) -> Found:
 
 
 def _path(layers: Sequence[_Layer], number: int) -> list[int]:
-    """The numbers of a layer and those below it, lowest first; [] if the parents form a cycle or do not exist."""
+    """The numbers of a layer and of all layers below it, lowest first; [] if the parents form a cycle or do not exist."""
     found: list[int] = []
     while number != -1:
         if not 0 <= number < len(layers) or len(found) > _DEEPEST:
@@ -194,7 +195,7 @@ class Result(msgspec.Struct, frozen=True):
 
 
 def encode(results: Sequence[Result]) -> tuple[bytes, list[LayerBlob]]:
-    """The configuration of a cache, and its layers, each once."""
+    """The configuration of a cache, and its layers without duplicates."""
     layers: list[dict[str, Any]] = []
     numbers: dict[tuple[str, ...], int] = {}
     blobs: dict[str, LayerBlob] = {}
@@ -217,7 +218,8 @@ def _record(result: Result, layer: int) -> dict[str, Any]:
 
 
 def inline(results: Sequence[Result], image: Sequence[str]) -> bytes:
-    """The records for the configuration of an image with these layers (digests, lowest first); b"" without any."""
+    """The records for the configuration of an image with these layers (digests, lowest first); b"" if there are no
+    records."""
     records = [
         _record(result, len(result.layers) - 1)
         for result in sorted(results, key=lambda each: each.key)
@@ -229,7 +231,7 @@ def inline(results: Sequence[Result], image: Sequence[str]) -> bytes:
 def cache_manifest(
     config: bytes, layers: Sequence[LayerBlob], created: Mapping[str, str], *, oci: bool, as_image: bool
 ) -> tuple[bytes, Blob, list[Blob]]:
-    """The manifest of a cache, its descriptor, and the blobs that it names."""
+    """The manifest of a cache, its descriptor, and the blobs that it refers to."""
     about = described(config, CONFIG)
     parts = [layer_part(layer, oci) for layer in layers]
     entries = [

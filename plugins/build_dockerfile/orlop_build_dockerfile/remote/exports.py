@@ -25,7 +25,8 @@ __all__ = ["export_cache", "steps_of"]
 
 
 async def steps_of(job: SolverJob, remote: RemoteSteps, refs: Sequence[Ref], *, everything: bool) -> dict[str, Made]:
-    """The results of the graphs' steps, by their digests in caches: all results, or only layers of the graphs' results."""
+    """The results of the graphs' steps, by their digests in caches. With `everything`, all results; otherwise only layers of
+    the graphs' results."""
     kept: set[str] = set()
     for ref in refs:
         kept.update(job.core.records.chain(await job.snapshot(ref)))
@@ -58,7 +59,7 @@ async def inline(job: SolverJob, remote: RemoteSteps, ref: Ref, blobs: Sequence[
 
 
 async def export_cache(job: SolverJob, remote: RemoteSteps, result: Result, target: CacheTarget) -> Mapping[str, str]:
-    """Returns the values for the client. With `ignore-error=true`, an error is only shown on the vertex."""
+    """Export a cache. Returns the values for the client. With `ignore-error=true`, an error is only shown on the vertex."""
     if target.kind == "inline":
         return {}  # an inline cache is exported in the image
     attributes = target.attributes
@@ -124,7 +125,8 @@ async def _push(job: SolverJob, shown: Shown, name: str, manifest: Manifest, tar
 async def _results(
     job: SolverJob, shown: Shown, name: str, found: Mapping[str, Made], form: LayerForm
 ) -> list[config.Result]:
-    """The layers of each result. A chain that is a part of another chain is stored once: the longest chains come first."""
+    """The layers of each result. The longest chains come first, so that a chain that is a part of another chain is not
+    stored again."""
     chains = {key: list(job.core.records.chain(await value.snapshot()))[::-1] for key, value in found.items()}
     known: dict[str, Sequence[LayerBlob]] = {}
     results = []

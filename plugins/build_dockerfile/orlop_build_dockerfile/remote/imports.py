@@ -1,4 +1,4 @@
-"""Caches that a build may use: read once, when the first step is looked up. A cache that cannot be read is reported and
+"""The caches that a build may use. They are read once, at the first lookup of a step. An unreadable cache is reported and
 ignored."""
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Imported", "Source", "load"]
 
-_LIMIT = 16 << 20  # bytes of a manifest or a configuration
-_MOST = 50  # manifests of an index
+_LIMIT = 16 << 20  # limit for the bytes of a manifest or a configuration
+_MOST = 50  # limit for the manifests of an index
 
 
 class Source(Protocol):
     """The location of a cache."""
 
     async def document(self, reference: str) -> bytes:
-        """A manifest, by digest, or "" for the root."""
+        """A manifest by digest; "" for the root manifest."""
         ...
 
     async def small(self, digest: str, size: int) -> bytes: ...
@@ -58,7 +58,7 @@ async def load(job: SolverJob, target: CacheTarget) -> list[Imported]:
             source = await _source(job, target)
             return await _read(source)
     except (BuildFailed, OrlopError):
-        return []  # as BuildKit: the vertex has failed, not the build
+        return []  # as in BuildKit, the vertex has failed, but not the build
 
 
 async def _source(job: SolverJob, target: CacheTarget) -> Source:

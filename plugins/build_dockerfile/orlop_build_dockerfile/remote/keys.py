@@ -1,8 +1,8 @@
 """Keys of steps that are the same on every daemon, and known before a step has been run.
 
-The key of a step is made of its operation and the keys of its inputs: files of the client by their content, images by their
-digests, other sources by what they resolved to. `cache.records` also has keys by content, which match more often but need
-stored results.
+The key of a step is computed from its operation and the keys of its inputs. The keys of sources are: for files of the
+client, their content; for images, their digests; for other sources, the resolved version. `cache.records` also has keys by
+content, which match more often but need stored results.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SESSION = "http://buildkit-session/"
 
 
 class Promised:
-    """Stands for the output of a step that was not run."""
+    """A value for the output of a step that was not run."""
 
     by_content = False
 
@@ -54,7 +54,8 @@ class Promised:
 
 
 class Contained:
-    """A value whose key is made of its content: an unpacked context equals a context that was sent as a directory."""
+    """A value whose key is computed from its content, so that an unpacked context has the same key as a context that was
+    sent as a directory."""
 
     by_content = True
 
@@ -76,7 +77,7 @@ class Contained:
 
 
 class StepKeys:
-    """The keys of one job's steps, each computed once."""
+    """The keys of the steps of a job. A key is computed only once."""
 
     def __init__(self, job: SolverJob) -> None:
         self._job = job
@@ -93,7 +94,8 @@ class StepKeys:
         return found
 
     async def _all_below(self, graph: Graph, vertex: Vertex) -> None:
-        """Without recursion: a graph may be 50,000 deep."""
+        """Compute the keys of all inputs, direct and indirect. The function is not recursive, because a graph may have a
+        depth of 50,000."""
         waiting = [vertex]
         while waiting:
             last = waiting[-1]
@@ -114,7 +116,8 @@ class StepKeys:
             waiting.pop()
 
     def _is_upload(self, graph: Graph, vertex: Vertex) -> bool:
-        """Whether this is an archive from the client's session, or its content (a frontend unpacks it by one operation)."""
+        """Whether this is an archive from the client's session, or the unpacked content of such an archive (a frontend
+        unpacks it with one operation)."""
         if vertex.op.HasField("file") and len(vertex.inputs) == 1:
             vertex = graph.vertices[vertex.inputs[0][0]]
         return vertex.op.HasField("source") and vertex.op.source.identifier.startswith(_SESSION)

@@ -1,4 +1,5 @@
-"""Both ends of remote caches for a job: it finds results before steps are run, and keeps the results to export."""
+"""Imports and exports of remote caches for a job: finds results before steps are run, and keeps the results that are
+exported."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RemoteSteps", "result_key"]
 
-_HERE = "remote "  # key prefix, before a result key: finds the record that has this output under its number, or as 0
+_HERE = "remote "  # prefix of keys for outputs; the rest of the key is a result key
 
 
 def result_key(key: str, output: int) -> str:
@@ -32,7 +33,8 @@ def result_key(key: str, output: int) -> str:
 
 
 class RemoteSteps:
-    """For a job whose build imports or exports caches. `made`: the results of steps, by the digests of their vertices."""
+    """The steps of a job whose build imports or exports caches. `made`: the results of steps, by the digests of their
+    vertices."""
 
     def __init__(self, job: SolverJob) -> None:
         self._job, self.keys = job, StepKeys(job)
@@ -43,8 +45,8 @@ class RemoteSteps:
         self._shown: set[str] = set()
 
     def _is_fresh(self, graph: Graph, vertex: Vertex) -> bool:
-        """Whether the step, or one that it needs, is to be run without the cache: then nothing above it is looked up by a
-        key that does not know its result."""
+        """Whether the step, or a step that it needs, must be run without the cache. If so, steps above it are not looked up
+        by keys that do not depend on its result."""
         waiting = [vertex]
         while waiting:
             last = waiting[-1]
@@ -58,16 +60,16 @@ class RemoteSteps:
         return self._fresh[vertex.digest]
 
     async def find(self, graph: Graph, vertex: Vertex) -> Mapping[int, Value] | None:
-        """The result of a step, if a cache has it. The steps that it needs are not run then."""
+        """The result of a step, if a cache has it. In this case the steps that it needs are not run."""
         if not _outputs(vertex) or self._is_fresh(graph, vertex):
             return None
         imported = await self._all_imported()
         if not any(each.found.results for each in imported):
-            return None  # no cache has results: executing step by step is faster
+            return None  # no cache has results, so executing step by step is faster
         try:
             key = await self.keys.key(graph, vertex)
         except BuildFailed:
-            return None  # the step itself will raise the error
+            return None  # the step raises the error when it is run
         if not key:
             return None
         found: dict[int, Value] = {}
@@ -109,7 +111,7 @@ class RemoteSteps:
                     shown.cached = True
                     _, record = await snapshot_of(self._job, each.source, layers, vertex.name, shown)
             except (BuildFailed, OrlopError):
-                continue  # the cache has lost these layers: try another, or run the step
+                continue  # the cache has lost these layers, so try another cache, or run the step
             if record is not None:
                 await records.link(_HERE + name, record)
                 await self._show(graph, vertex)
@@ -120,7 +122,7 @@ class RemoteSteps:
         return Made(self._job.core, record, output if output in record.snapshots else 0)
 
     async def _show(self, graph: Graph, vertex: Vertex) -> None:
-        """Show a step, and those that it needs, as cached: each once."""
+        """Show a step, and the steps that it needs, as cached. Every step is shown only once."""
         waiting, order, seen = [vertex], list[Vertex](), set[str]()
         while waiting:
             last = waiting.pop()
@@ -143,7 +145,7 @@ class RemoteSteps:
 
 
 def _outputs(vertex: Vertex) -> set[int]:
-    """The outputs of a step that caches contain; a source has none."""
+    """The outputs of a step that caches contain. A source has no such outputs."""
     if vertex.op.HasField("exec"):
         return {mount.output for mount in vertex.op.exec.mounts if mount.output >= 0}
     if vertex.op.HasField("file"):

@@ -1,9 +1,9 @@
 """Access to registries with the credentials of the client (moby.filesync.v1.Auth).
 
 A client that offers FetchToken gets tokens from token services itself, so that the daemon does not see its passwords
-(buildkit session/auth). GetTokenAuthority fails if the client is set not to (BUILDKIT_NO_CLIENT_TOKEN). The key that it
-returns serves to prove that another session has the same password (VerifyTokenAuthority). It is not used here, because no
-token is ever given to another session.
+(buildkit session/auth). GetTokenAuthority fails if the user has disabled this (BUILDKIT_NO_CLIENT_TOKEN). It returns a key
+that can prove that another session has the same password (VerifyTokenAuthority). Orlop does not use this key, because it
+never uses a token for another session.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ __all__ = ["AUTHORITY", "CREDENTIALS", "FETCH_TOKEN", "RegistryAuth"]
 _SERVICE = "/moby.filesync.v1.Auth/"
 CREDENTIALS, FETCH_TOKEN, AUTHORITY = (_SERVICE + name for name in ("Credentials", "FetchToken", "GetTokenAuthority"))
 
-_HUB = "registry-1.docker.io"  # as clients know Docker Hub
-_CLIENT = "buildkit-client"  # a token service may keep a log of such names
+_HUB = "registry-1.docker.io"  # the name of Docker Hub in the credentials of clients
+_CLIENT = "buildkit-client"  # the client ID that is sent to token services, which may log it
 
 
 class RegistryAuth:
@@ -65,6 +65,6 @@ class RegistryAuth:
         found = pb.CredentialsResponse.FromString(answer)
         if not found.Secret:
             return None
-        if not found.Username or found.Username == "<token>":  # `docker login` stores an identity token under this name
+        if not found.Username or found.Username == "<token>":  # `docker login` stores an identity token with this user name
             return Credentials(token=found.Secret)
         return Credentials(username=found.Username, password=found.Secret)

@@ -1,4 +1,4 @@
-"""`contracts.Session`: calls of the builder to a client, over the connection that the client has opened."""
+"""Implements `contracts.Session`: calls of the builder to a client, over the connection that the client has opened."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ CHECK_AGENT, FORWARD_AGENT = "/moby.sshforward.v1.SSH/CheckAgent", "/moby.sshfor
 PULL = "/moby.upload.v1.Upload/Pull"
 HEALTH = "/grpc.health.v1.Health/Check"
 
-_ANSWER = 60.0  # seconds; a client may ask its user for a passphrase or run a program for credentials
+_ANSWER = 60.0  # seconds; this is long, because a client may ask its user for a passphrase or run a program for credentials
 _CHECK_EVERY, _CHECK_TIMEOUT = 10.0, 30.0
-_PROGRESS_EVERY = 0.15  # seconds, BuildKit's interval
+_PROGRESS_EVERY = 0.15  # seconds, the same as in BuildKit
 _CHUNK = 1 << 20
 _SECRET_LIMIT = 500 << 10  # BuildKit's limit of a secret's size
 
 
 class ClientSession:
-    """One client. `run` must run meanwhile; afterwards `ended` is set and all calls fail. `methods` are the paths that the
-    client serves, empty if it did not say."""
+    """The session of a client. `run` must be running while calls are made. When it has returned, `ended` is set and all
+    calls fail. `methods` are the paths that the client supports, empty if the client has not listed them."""
 
     def __init__(self, id: str, shared_key: str, methods: Collection[str], connection: Connection) -> None:
         self.id, self.shared_key = id, shared_key
@@ -68,8 +68,8 @@ class ClientSession:
         self._connection.close()
 
     async def _check_health(self) -> None:
-        """A client that is stopped or hangs keeps its connection. (PING would do, but grpc-go's servers refuse frequent
-        ones.)"""
+        """End the session if the client is stopped or hangs, because such a client keeps its connection. A PING is not used,
+        because grpc-go's servers refuse frequent PINGs."""
         if HEALTH not in self._methods:
             return
         while True:
@@ -95,7 +95,7 @@ class ClientSession:
             raise self._failure(error) from error
 
     async def _ask(self, method: str, message: bytes) -> bytes:
-        """A unary call. Raises RpcError."""
+        """Make a unary call. Raises RpcError."""
         if not self.serves(method):
             raise RpcError(Code.UNIMPLEMENTED, f"the client does not offer {method}")
         return await self._connection.unary(method, message, timeout=_ANSWER)
@@ -203,7 +203,7 @@ class ClientSession:
         return True
 
     async def ssh_agent(self, id: str, connection: int) -> None:
-        """Connect a stream socket with the client's agent, until either end closes. The descriptor stays the caller's."""
+        """Connect a stream socket with the client's agent, until one of them closes. The caller closes `connection`."""
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(socket.socket(fileno=os.dup(connection))))
         async with stream, self._call(FORWARD_AGENT, [("buildkit.ssh.id", id)]) as call, nursery() as tasks:
             tasks.start_soon(_forward, stream, call, tasks.cancel_scope)
@@ -226,7 +226,8 @@ async def _forward(stream: trio.SocketStream, call: Call, scope: trio.CancelScop
 
 
 async def _bytes(call: Call) -> AsyncIterator[bytes]:
-    """The data of messages that carry bytes. (Nothing is awaited between items that would have to be cleaned up.)"""
+    """The bytes in the messages of a call. The generator keeps no resource open between two items, so the caller need not
+    close it."""
     while batch := await call.receive_batch():
         data = b"".join(pb.Bytes.FromString(each).data for each in batch)
         if data:
@@ -234,7 +235,7 @@ async def _bytes(call: Call) -> AsyncIterator[bytes]:
 
 
 class _Teller:
-    """Reports the bytes of a transfer at most every so often."""
+    """Reports the bytes of a transfer, at most once per interval."""
 
     def __init__(self, vertex: Vertex, status: str) -> None:
         self._vertex, self._status, self._last = vertex, status, -math.inf

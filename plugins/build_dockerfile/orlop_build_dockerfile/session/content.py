@@ -17,7 +17,7 @@ _CHUNK = 1 << 20
 
 
 async def write(call: Call, digest: str, size: int, chunks: AsyncIterator[bytes]) -> None:
-    """Write a blob by a call of `WRITE`. Raises `RpcError`, but not for a blob that the client already has."""
+    """Write a blob with a call of `WRITE`. Raises `RpcError`, but not for a blob that the client already has."""
     offset = await _exchange(call, pb.WriteContentRequest(action=pb.STAT, ref=digest, total=size, expected=digest))
     if offset:
         raise BuildFailed(f"the client has a part of {digest} already: its content store is in use, or was interrupted")
@@ -52,7 +52,8 @@ async def _exchange(call: Call, request: pb.WriteContentRequest) -> int:
 
 
 async def read(call: Call, digest: str) -> AsyncIterator[bytes]:
-    """The content of a blob by a call of `READ`. (Nothing is awaited between items that would have to be cleaned up.)"""
+    """The content of a blob, read with a call of `READ`. The generator keeps no resource open between two items, so the
+    caller need not close it."""
     await call.send(pb.ReadContentRequest(digest=digest).SerializeToString())
     call.finish_sending()
     while batch := await call.receive_batch():

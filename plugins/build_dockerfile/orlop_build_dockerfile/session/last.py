@@ -1,8 +1,8 @@
-"""The list of a directory's last transfer, in a file beside the directory.
+"""The list of a directory's last transfer, in a file next to the directory.
 
-If a sender lists the same again, byte for byte, the directory is unchanged and need not be read. The file is removed before
-a transfer changes the directory and written when it is complete, so a transfer that was interrupted leaves none. It is valid
-until the next boot: a power cut may lose files that it lists.
+If the next list of a sender is the same, byte for byte, the directory is unchanged and need not be read. The file is removed
+before a transfer changes the directory, and written when the transfer is complete, so an interrupted transfer leaves no
+file. The list is valid until the next boot, because a power cut may lose listed files.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import msgspec
 
 __all__ = ["LIMIT", "LastList", "forget", "load", "save"]
 
-LIMIT = 64 << 20  # most bytes of packets; longer lists are not kept
+LIMIT = 64 << 20  # limit for the bytes of packets; longer lists are not kept
 
 
 class LastList(msgspec.Struct, frozen=True, array_like=True):
-    """`packets` are the STAT packets as they came, the last of them empty. `directory` is the inode and the device of the
-    directory. `state` is a random name for the content that the directory has."""
+    """`packets` are the received STAT packets, the last of which is empty. `directory` is the inode and the device of the
+    directory. `state` is a random name for the content of the directory."""
 
     boot: str
     directory: tuple[int, int]
@@ -44,7 +44,7 @@ def _identity(directory: int) -> tuple[int, int]:
 
 
 def load(path: str, directory: int) -> LastList | None:
-    """The valid list of the directory (a descriptor), if there is one."""
+    """The list of the directory (a file descriptor), if there is a valid list."""
     try:
         with open(path, "rb") as file:
             found = _decode(file.read())
@@ -54,7 +54,7 @@ def load(path: str, directory: int) -> LastList | None:
 
 
 def save(path: str, directory: int, packets: Sequence[bytes]) -> str:
-    """Keep a list. Returns the name of the directory's state, "" if the list cannot be kept."""
+    """Store a list. Returns the name of the directory's state, "" if the list cannot be stored."""
     state = secrets.token_hex(16)
     try:
         with open(path + ".new", "wb") as file:

@@ -1,7 +1,9 @@
-"""Checks the entries that a sender lists, and compares them with the existing ones. Pure; the sender is not trusted.
+"""Checks the entries that a sender lists, and compares them with the existing entries. The sender is not trusted. This
+module does no I/O.
 
-Entries come in the order of a walk: each directory before its entries, these by their bytes. With that order each path is
-listed once and below a listed directory, so no entry replaces a directory that another entry is in.
+Entries come in the order of a walk: a directory comes before its entries, and these are sorted by the bytes of their names.
+This order ensures that each path is listed once, and below a listed directory. So no entry replaces a directory that
+contains another entry.
 """
 
 from __future__ import annotations
@@ -34,8 +36,8 @@ class Known(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """An entry as the sender lists it. `link` is the target of a symbolic link, or the path of an earlier file of which a
-    regular file is a hard link. `device` is as in `st_rdev`, `modified` in nanoseconds."""
+    """An entry in the sender's list. `link` is the target of a symbolic link. For a regular file that is a hard link, `link`
+    is the path of an earlier file. `device` has the form of `st_rdev`; `modified` is in nanoseconds."""
 
     path: bytes
     mode: int
@@ -55,7 +57,7 @@ class Action(Enum):
     REQUEST = auto()
     """Ask the sender for the bytes."""
     LINK = auto()
-    """Make a hard link, once all files are there."""
+    """Make a hard link, once all files exist."""
 
 
 def _refused(path: bytes, reason: str) -> BuildFailed:
@@ -65,12 +67,12 @@ def _refused(path: bytes, reason: str) -> BuildFailed:
 
 
 class Listing:
-    """`known` are the existing entries, by path. `owners` says whether owners are compared: not for an unprivileged
-    receiver, which cannot set them."""
+    """`known` are the existing entries, by path. `owners`: whether owners are compared. An unprivileged receiver does not
+    compare them, because it cannot set them."""
 
     def __init__(self, known: Mapping[bytes, Known], *, owners: bool = True) -> None:
         self._known, self._owners = known, owners
-        self._listed: dict[bytes, int] = {b"": stat.S_IFDIR}  # path to file type
+        self._listed: dict[bytes, int] = {b"": stat.S_IFDIR}  # path -> file type
         self._same: set[bytes] = set()  # regular files whose content has not changed
         self._last: list[bytes] = []
         self.count = 0
@@ -131,7 +133,7 @@ class Listing:
         return Action.LINK
 
     def changed(self, path: bytes) -> None:
-        """Called when the content of a file turns out to be different."""
+        """Called when the received content of a file differs from the existing content."""
         self._same.discard(path)
 
     def stale(self) -> list[bytes]:

@@ -1,8 +1,8 @@
-"""The fsutil protocol, by which a directory is sent: types of packets, and file modes, which are Go's (`os.FileMode`).
+"""The fsutil protocol for sending directories: types of packets, and file modes in Go's form (`os.FileMode`).
 
-The sender lists all entries as STAT, in the order of a walk, and ends the list with an empty one. The receiver asks for
-files by their place in the list (REQ, at any time after their STAT), the sender sends each as DATA, the last of them empty.
-FIN goes both ways.
+The sender lists all entries as STAT packets, in the order of a walk, and ends the list with an empty STAT. The receiver
+requests files by their position in the list (REQ, at any time after their STAT). The sender sends a file as DATA packets,
+the last of which is empty. At the end, both sides send FIN.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from urllib.parse import quote_plus
 __all__ = ["CHUNK", "DATA", "ERR", "FIN", "REQ", "STAT", "encode_metadata", "go_mode", "unix_mode"]
 
 STAT, REQ, DATA, FIN, ERR = range(5)
-CHUNK = 32 << 10  # bytes of a DATA packet, as fsutil's senders make them
+CHUNK = 32 << 10  # bytes of a DATA packet, the same as fsutil's senders use
 
 _DIR, _SYMLINK, _DEVICE, _PIPE, _SOCKET, _SETUID, _SETGID, _CHAR, _STICKY = (
     1 << n for n in (31, 27, 26, 25, 24, 23, 22, 21, 20)
@@ -34,7 +34,7 @@ _TYPE_MASK = _DIR | _SYMLINK | _DEVICE | _CHAR | _PIPE | _SOCKET
 
 
 def unix_mode(mode: int) -> int:
-    """`st_mode` of Go's mode. Raises ValueError for a type that does not exist."""
+    """Convert Go's mode to `st_mode`. Raises ValueError for an unknown type."""
     kind = _TYPES.get(mode & _TYPE_MASK)
     if kind is None:
         raise ValueError(f"unknown file mode {mode:#o}")
@@ -45,7 +45,7 @@ def unix_mode(mode: int) -> int:
 
 
 def go_mode(mode: int) -> int:
-    """Go's mode of `st_mode`."""
+    """Convert `st_mode` to Go's mode."""
     result = _GO_TYPES[stat.S_IFMT(mode)] | (mode & 0o777)
     for go, unix in _BITS:
         if mode & unix:
@@ -54,7 +54,8 @@ def go_mode(mode: int) -> int:
 
 
 def encode_metadata(name: str, values: Iterable[str]) -> list[tuple[str, str]]:
-    """Headers of a list of options. Values that a header cannot carry are sent encoded, all of a name alike."""
+    """The headers for a list of options. If a header cannot contain one of the values of a name, all values of this name are
+    sent encoded."""
     values = list(values)
     if all(value.isascii() and value.isprintable() and value == value.strip() for value in values):
         return [(name, value) for value in values]

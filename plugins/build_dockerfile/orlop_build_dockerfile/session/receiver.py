@@ -1,4 +1,5 @@
-"""The receiving side of a transfer: packets in, packets out, files in between. Blocks; knows no connection."""
+"""The receiving side of a transfer: processes packets, writes files, and returns packets to send. It blocks, and does not
+use the connection."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ _FIN = pb.Packet(type=FIN).SerializeToString()
 
 
 class _Open:
-    """A file that is being received, and how many bytes of it have come."""
+    """A file that is being received, and the number of its received bytes."""
 
     __slots__ = ("fd", "size")
 
@@ -31,16 +32,16 @@ class _Open:
 
 
 class Receiver:
-    """Makes a directory equal to the sender's. `size` counts the bytes of packets, `requested` files whose content was asked
-    for. `done` is set when everything is there and the sender has said that it is finished; `state` is then a name for what
-    the directory holds, which is the same as long as nothing of it changes ("" if unknown). `beside` is the path of a file
-    for the list of the last transfer."""
+    """Makes a directory equal to the sender's directory. `size` is the number of bytes in packets, `requested` the number of
+    files whose content was requested. `done` is set when all files exist and the sender has sent FIN. `state` is then a name
+    for the content of the directory ("" if unknown); it is the same as long as the content does not change. `beside` is the
+    path of a file for the list of the last transfer."""
 
     def __init__(self, root: str, beside: str = "") -> None:
         self._tree = Tree(root)
         self._beside = beside
         self._last = last.load(beside, self._tree.root) if beside else None
-        self._matched = 0  # number of packets that equal those of the last transfer
+        self._matched = 0  # number of packets that are the same as in the last transfer
         self._packets: list[bytes] = []
         self._kept = 0  # total bytes of these packets
         self._known: dict[bytes, Known] = {}
@@ -62,15 +63,15 @@ class Receiver:
                 raise
 
     def close(self) -> None:
-        """Leaves incomplete files without their time, so that the next transfer requests them again."""
+        """Close all files. Incomplete files do not get their time, so that the next transfer requests them again."""
         for file in self._open.values():
             os.close(file.fd)
         self._open.clear()
         self._tree.close()
 
     def match(self, packets: list[bytes]) -> list[bytes] | None:
-        """Take packets if they are the next ones of the last transfer's list, and return those to send. None if they are
-        not: `feed` must take them. Does not block."""
+        """Process packets that are the next packets in the last transfer's list, and return the packets to send. Returns
+        None if they are different; then call `feed` with them. Does not block."""
         if self._last is None or self._complete:
             return None
         end = self._matched + len(packets)
@@ -85,7 +86,7 @@ class Receiver:
         return [_FIN]
 
     def feed(self, packets: Iterable[bytes]) -> list[bytes]:
-        """Take packets, and return those to send. Raises BuildFailed, and OSError of the local files."""
+        """Process packets, and return the packets to send. Raises BuildFailed, and OSError for errors of local files."""
         answers: list[bytes] = []
         if self._last is not None and not self._complete:
             self._compare()
@@ -96,7 +97,7 @@ class Receiver:
         return answers
 
     def _compare(self) -> None:
-        """Read the existing entries, because the sender's list differs from the last one."""
+        """Read the existing entries, because the sender's list differs from the last list."""
         known, before = None, self._last
         if before is not None:
             last.forget(self._beside)
@@ -190,7 +191,7 @@ class Receiver:
             return
         for entry in self._links:
             self._tree.link(entry)
-        # Last, because making an entry changes the time of its directory
+        # This comes last, because making an entry changes the time of its directory
         for path, modified in self._directories:
             self._tree.set_time(path, modified)
         self._complete = True
@@ -201,8 +202,8 @@ class Receiver:
 
 
 def _listed_before(packets: Sequence[bytes]) -> dict[bytes, Known] | None:
-    """The entries that a complete transfer has left, or None if there are hard links, whose inodes the list does not
-    contain."""
+    """The entries that a complete transfer has left. None if there are hard links, because the list does not contain their
+    inodes."""
     known: dict[bytes, Known] = {}
     for raw in packets[:-1]:
         entry = _entry(pb.Packet.FromString(raw).stat)

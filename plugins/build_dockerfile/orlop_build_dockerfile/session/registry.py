@@ -1,4 +1,4 @@
-"""The sessions that are open, by their ids. A build and its session come at the same moment, in any order."""
+"""The open sessions, by their ids. A build and its session begin at the same moment, in any order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from orlop_build_dockerfile.session.client import ClientSession
 
 __all__ = ["Sessions"]
 
-_WAIT = 5.0  # seconds, BuildKit's
+_WAIT = 5.0  # seconds, the same as in BuildKit
 
 
 class Sessions:

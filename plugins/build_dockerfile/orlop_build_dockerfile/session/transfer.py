@@ -1,4 +1,4 @@
-"""Transfers directories in calls: receives those of the client, and sends results."""
+"""Transfers directories in calls: receives directories of the client, and sends results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _REQUESTS = 1000
 _END = 5  # seconds for the receiver to end a call whose files it has received
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
-_threads = trio.CapacityLimiter(8)  # so that slow disks do not use up the threads of other work
+_threads = trio.CapacityLimiter(8)  # a separate limit, so that slow disks do not use up the threads of other work
 
 
 async def _thread(function: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
@@ -45,8 +45,8 @@ def options(wanted: LocalDirectory) -> Headers:
 
 
 async def receive_directory(call: Call, target: str, progress: Callable[[int], None]) -> Transferred:
-    """Make directory `target` equal to the one that the other side of a call sends. The list of the last transfer is kept in
-    a file next to the directory. Raises BuildFailed and RpcError."""
+    """Make directory `target` equal to the directory that the other side of a call sends. The list of the last transfer is
+    kept in a file next to the directory. Raises BuildFailed and RpcError."""
     try:
         receiver = await _thread(Receiver, target, target + ".list")
         try:
@@ -69,14 +69,14 @@ async def receive_directory(call: Call, target: str, progress: Callable[[int], N
 
 
 class _Sender:
-    """The files of a directory, as packets. Blocks. `below`, `time`: see `contracts.Session.send_directory`."""
+    """The files of a directory, as packets. All methods block. `below`, `time`: see `contracts.Session.send_directory`."""
 
     def __init__(self, root: int, below: bytes = b"", time: int | None = None) -> None:
         self._root, self._below, self._time = root, below, time
         self._paths: list[bytes | None] = []  # paths of regular files, by their position in the list
 
     def entries(self) -> Iterator[bytes]:
-        """STAT packets: each directory before its entries, these by their bytes."""
+        """The STAT packets: a directory comes before its entries, and these are sorted by the bytes of their names."""
         linked: dict[tuple[int, int], bytes] = {}
         waiting: list[bytes] = [b""]
         if self._below:
@@ -146,7 +146,7 @@ class _Sender:
             yield from self.content(number)
 
     def content(self, number: int) -> Iterator[bytes]:
-        """DATA packets of a file. Raises BuildFailed if the receiver may not ask for it."""
+        """The DATA packets of a file. Raises BuildFailed if the receiver may not request this file."""
         path = self._paths[number] if number < len(self._paths) else None
         if path is None:
             raise BuildFailed(f"the client asks for file {number}, which was not sent", code=3)
@@ -162,9 +162,9 @@ class _Sender:
 async def send_directory(
     call: Call, directory: int, progress: Callable[[int], None], *, below: bytes = b"", time: int | None = None
 ) -> None:
-    """Send a directory to the other side of a call, which asks for the files that it wants. Raises BuildFailed, RpcError."""
+    """Send a directory to the other side of a call, which requests the files that it needs. Raises BuildFailed, RpcError."""
     sender = _Sender(directory, below, time)
-    wanted, numbers = trio.open_memory_channel[int](math.inf)  # each file may be asked for once
+    wanted, numbers = trio.open_memory_channel[int](math.inf)  # unbounded, because each file can be requested only once
     sent = 0
 
     async def send(packets: Iterator[bytes]) -> None:
@@ -177,7 +177,7 @@ async def send_directory(
 
     try:
         async with nursery() as tasks:
-            # Requests come while the list is sent: if they were not received then, either side could wait for the other
+            # Receive requests while the list is sent, because otherwise both sides may wait for each other
             tasks.start_soon(_receive_requests, call, wanted)
             await send(sender.entries())
             async for number in numbers:
@@ -192,7 +192,7 @@ async def send_directory(
 
 
 def _at_once(number: int, numbers: trio.MemoryReceiveChannel[int]) -> list[int]:
-    """This request and those that wait, up to a bound."""
+    """This request and the waiting requests, up to a limit."""
     found = [number]
     while len(found) < _REQUESTS:
         try:

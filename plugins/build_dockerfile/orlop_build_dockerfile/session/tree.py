@@ -1,8 +1,8 @@
 """A directory that receives files of a client. All functions block.
 
-Every file is opened relative to a descriptor of its directory, which is opened below the root's: no path of the client is
-resolved outside, whatever links the client has sent. Files are replaced, never written over: others may share them by hard
-link.
+Every file is opened relative to a file descriptor of its directory, and directories are opened relative to the root. So no
+path of the client leads out of the root, even if the client has sent links. Files are replaced, never overwritten, because
+other paths may be hard links to them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ _WHITEOUT = 0  # a character device of overlayfs, which hides a file of the laye
 
 
 class Tree:
-    """Close it after use. `root` is a descriptor. `owners` says whether it sets owners: root does."""
+    """The directory. Close it after use. `root` is a file descriptor. `owners`: whether owners are set, which only root can
+    do."""
 
     def __init__(self, root: str) -> None:
         self.root = os.open(root, _DIRECTORY)
@@ -72,7 +73,8 @@ class Tree:
         return linux.open_beneath(self.root, path, os.O_RDONLY | os.O_DIRECTORY, symlinks=False)
 
     def _parent(self, path: bytes) -> tuple[int, bytes]:
-        """A descriptor of the directory that holds `path`, which stays ours, and the name in it."""
+        """A file descriptor of the directory that contains `path`, and the name in this directory. The caller must not close
+        the descriptor."""
         above, _, name = path.rpartition(b"/")
         if not above:
             return self.root, name
@@ -86,7 +88,7 @@ class Tree:
         return fd, name
 
     def remove(self, path: bytes) -> None:
-        """Remove an entry and everything below it. No error if it does not exist."""
+        """Remove an entry and all entries below it. It is no error if the entry does not exist."""
         try:
             parent, name = self._parent(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -115,8 +117,8 @@ class Tree:
             os.close(self._parents.pop(each))
 
     def make(self, entry: Entry, known: Known | None) -> None:
-        """Make a directory, a symbolic link, a pipe or a device; `known` is what is there now. An existing directory keeps
-        its entries. Sockets are left out: nothing can be at their other end."""
+        """Make a directory, a symbolic link, a pipe or a device. `known` is the existing entry. An existing directory keeps
+        its entries. Sockets are omitted, because no process can listen on them."""
         kind = stat.S_IFMT(entry.mode)
         stays = known is not None and kind == stat.S_IFDIR and stat.S_ISDIR(known.mode)
         if known is not None and not stays:
@@ -138,7 +140,7 @@ class Tree:
         if self.owners:
             os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
         if kind != stat.S_IFLNK:
-            os.chmod(name, stat.S_IMODE(entry.mode), dir_fd=parent)  # safe: the entry was just made and is no link
+            os.chmod(name, stat.S_IMODE(entry.mode), dir_fd=parent)  # safe, because the entry was just made and is no link
         if kind == stat.S_IFDIR and entry.xattrs:
             fd = os.open(name, _DIRECTORY, dir_fd=parent)
             try:
@@ -156,7 +158,7 @@ class Tree:
         return os.open(name, _NEW, 0o600, dir_fd=parent)
 
     def finish(self, fd: int, entry: Entry) -> None:
-        """Set the attributes of a file as its entry says, and close it."""
+        """Set the attributes of a file according to its entry, and close it."""
         try:
             if self.owners and (entry.uid or entry.gid):
                 os.fchown(fd, entry.uid, entry.gid)
@@ -168,7 +170,7 @@ class Tree:
             os.close(fd)
 
     def link(self, entry: Entry) -> None:
-        """Make a hard link of the file that the entry names."""
+        """Make a hard link to the file in the entry."""
         self.remove(entry.path)
         source_parent, source = self._parent(entry.link)
         held = os.dup(source_parent)  # `_parent` may close it
@@ -193,8 +195,9 @@ class Tree:
 
 
 def _carried(key: str) -> bool:
-    """Whether an extended attribute is taken over. "trusted." has those of overlayfs, "system." access control lists, and
-    those of "security." but file capabilities belong to the host's policy."""
+    """Whether an extended attribute is copied. Attributes of overlayfs ("trusted."), access control lists ("system.") and
+    security labels are not copied. In "security.", only file capabilities are copied, because all others belong to the
+    host's policy."""
     return key.startswith("user.") or key == "security.capability"
 
 

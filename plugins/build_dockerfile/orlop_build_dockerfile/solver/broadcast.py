@@ -1,4 +1,4 @@
-"""The progress of a step that several builds wait for: each build sees all of it, whenever it joined."""
+"""The progress of a step for which several builds wait. Each build sees the whole progress, even if it joins late."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from orlop_build_dockerfile.pb.ops_pb2 import Range, SourceInfo
 
 __all__ = ["Broadcast"]
 
-_KEPT = 1 << 20  # bytes of log for those who join later
+_KEPT = 1 << 20  # bytes of log that are kept for builds that join later
 _CALLS = 10_000
 
 
 class Broadcast:
-    """Implements `contracts.Vertex` for many."""
+    """Implements `contracts.Vertex` for several builds."""
 
     def __init__(self) -> None:
         self.cached = False
@@ -27,7 +27,7 @@ class Broadcast:
     @classmethod
     @contextlib.asynccontextmanager
     async def joined(cls, all_of: dict[str, Broadcast], key: str, shown: Vertex) -> AsyncIterator[Broadcast]:
-        """Join the step `key`, which begins with its first viewer and is forgotten with its last."""
+        """Join the step `key`. The entry is made for the first build that joins, and removed when the last build leaves."""
         found = all_of.setdefault(key, cls())
         for call in found._before:
             call(shown)

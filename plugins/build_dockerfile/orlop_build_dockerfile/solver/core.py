@@ -33,7 +33,8 @@ _CLEANUP = 30.0
 
 
 def failure(error: OSError) -> BuildFailed:
-    """The error of a failed file operation, with only the path: descriptors mean nothing to a user."""
+    """The error of a failed file operation. Its message contains only the path, because users do not know file
+    descriptors."""
     path = f" {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
     return BuildFailed(f"cannot change files:{path}: {(error.strerror or str(error)).lower()}")
 
@@ -60,7 +61,7 @@ class Core:
         return self.views.read(snapshot)
 
     async def digests(self, snapshot: str, wanted: Selection) -> list[tuple[str, str]]:
-        """Digests of the files that a selection names in a snapshot. They are kept, because snapshots do not change."""
+        """The digests of the selected files in a snapshot. They are kept, because snapshots do not change."""
         if (snapshot, wanted) in self._digests:
             return self._digests[snapshot, wanted]
 
@@ -99,8 +100,8 @@ class Core:
             await active.discard()
 
     async def shared_step(self, job: SolverJob, key: str, work: Callable[[Lease], Awaitable[Record]]) -> Record:
-        """Run a step, unless an equal one runs already, for this build or another. A step that failed because the build that
-        began it has ended is run again for other waiting builds. `work` gets the lease for its records."""
+        """Run a step, unless an equal step is running already, for this or another build. If a step failed because its build
+        has ended, it is run again for the other waiting builds. `work` gets the lease for its records."""
 
         async def run() -> Record:
             lease = Lease()
@@ -131,8 +132,8 @@ async def _delete(directories: Sequence[str]) -> None:
 
 
 async def _end_soon(lease: Lease) -> None:
-    """End a step's own lease when the builds that waited for the step have theirs: they are woken together, and take it
-    before their next await."""
+    """End the lease of a step when the waiting builds have added the record to their own leases. They are woken together,
+    and do this before their next await."""
     for _ in range(10):
         await trio.lowlevel.checkpoint()
     lease.end()

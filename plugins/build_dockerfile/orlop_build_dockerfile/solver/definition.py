@@ -1,8 +1,8 @@
 """Decodes a graph of operations (LLB) that a client or a frontend has sent, and checks it.
 
-A vertex is named by the digest of its operation's bytes, and its inputs by the digests of theirs, so that a graph without
-missing vertices has no cycle unless SHA-256 is broken; the order is checked nevertheless, because everything after relies on
-it. Graphs are bounded in bytes, vertices and edges: each vertex in progress takes some 5 KB of memory.
+A vertex is identified by the digest of its operation, and an operation contains the digests of its inputs. So a graph
+without missing vertices has no cycle unless SHA-256 is broken. The order is checked nevertheless, because later code relies
+on it. The number of bytes, vertices and edges is limited, because each vertex in progress takes some 5 KB of memory.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from orlop_build_dockerfile.pb import ops_pb2
 __all__ = ["Graph", "Output", "Vertex", "decode", "file_description", "source_details"]
 
 MAX_BYTES, MAX_VERTICES, MAX_EDGES = 64 << 20, 20_000, 100_000
-MAX_ARGUMENTS = 6 << 20  # bytes of arguments and environment with their pointers: Linux executes no more (execve(2))
-MAX_PATTERNS = 10_000  # of a file action: all are compared with each path
-MAX_MODE = 1000  # letters
-MAX_MERGED = 1000  # inputs of a merge; storage drivers stack fewer layers
+MAX_ARGUMENTS = 6 << 20  # bytes of arguments and environment with their pointers; Linux's limit (execve(2))
+MAX_PATTERNS = 10_000  # limit for a file action, because all patterns are compared with each path
+MAX_MODE = 1000  # length of a mode
+MAX_MERGED = 1000  # limit for the inputs of a merge; storage drivers support fewer layers
 MAX_NAME = 4096
 _INVALID = 3  # gRPC's InvalidArgument
 _POINTER = 8  # bytes
@@ -45,7 +45,7 @@ class Vertex:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """`head` is the output that the graph is made for, None for an empty file system."""
+    """A graph. `head` is the output that the graph makes, None for an empty file system."""
 
     vertices: Mapping[str, Vertex]
     head: Output | None
@@ -159,7 +159,7 @@ def _vertex(digest: str, op: ops_pb2.Op, definition: ops_pb2.Definition) -> Vert
 
 
 def _check_inputs(digest: str, used: Sequence[int], count: int) -> None:
-    """Inputs of merge, diff and build; -1 is an empty file system."""
+    """Check the inputs of merge, diff and build. -1 means an empty file system."""
     if not used or not all(-1 <= each < count for each in used):
         raise _invalid(f"vertex {digest} uses inputs {list(used)[:10]} of {count}")
 
@@ -219,7 +219,7 @@ def _paths(action: ops_pb2.FileAction) -> tuple[str, ...]:
 
 
 def file_description(op: ops_pb2.FileOp) -> str:
-    """What the actions of a file operation do, as BuildKit says it."""
+    """The description of a file operation, the same as BuildKit's."""
     return ", ".join(map(_action_name, op.actions[:20]))
 
 
@@ -232,7 +232,7 @@ def _action_name(action: ops_pb2.FileAction) -> str:
 
 
 def _name(op: ops_pb2.Op) -> str:
-    """BuildKit's names of vertices that have none of their own."""
+    """The name of a vertex without a name, the same as BuildKit's."""
     if op.HasField("source"):
         return op.source.identifier
     if op.HasField("exec"):
@@ -243,7 +243,7 @@ def _name(op: ops_pb2.Op) -> str:
 
 
 def source_details(definition: ops_pb2.Definition, digest: str) -> list[tuple[str, bytes]]:
-    """Details of an error of a vertex, from which clients show the lines of the Dockerfile that it comes from."""
+    """The details of an error of a vertex, from which clients show the lines of the Dockerfile."""
     if digest not in definition.Source.locations:
         return []
     found = []

@@ -1,4 +1,5 @@
-"""Frontends make a graph from a client's options. The Dockerfile frontend is a generator that asks for what it needs."""
+"""Frontends make a graph from a client's options. The Dockerfile frontend is a generator that yields requests for the data
+that it needs."""
 
 from __future__ import annotations
 
@@ -62,14 +63,14 @@ async def run_frontend(
 
 
 async def _tell_syntax(job: SolverJob, image: str) -> None:
-    """Show that the image is not run."""
+    """Show that the frontend image is not run, because Orlop's frontend replaces it."""
     digest = "sha256:" + hashlib.sha256(f"syntax {image}".encode()).hexdigest()
     async with job.build.progress.vertex(digest, f"[internal] frontend {image}", ()) as shown:
         shown.log(f"{image} is not pulled: the Dockerfile frontend is part of Orlop\n".encode())
 
 
 async def _other(job: SolverJob, wanted: OtherFrontend, inputs: Mapping[str, ops_pb2.Definition]) -> Result:
-    """Run the frontend that the Dockerfile asks for. An error without lines gets the lines that name the frontend."""
+    """Run the frontend that the Dockerfile requires. An error without lines gets the lines with the name of the frontend."""
     from orlop_build_dockerfile.gateway.image import run_image
 
     try:

@@ -77,21 +77,22 @@ class SolverJob:
         self._remote: RemoteSteps | None = None
         self.closed = False
         self.frontends = 0
-        """Frontends that run as images."""
+        """The number of running frontends that are images."""
         self.images: list[Image] = []
         self.started = self.now()
         self.request: tuple[str, Mapping[str, str]] = ("", {})
         """The frontend that made the result, and its options."""
         self.materials: dict[str, tuple[str, str]] = {}
-        """Address and digest of each source, by the digest of its vertex."""
+        """Digest of a source's vertex -> address and digest of the source."""
         self.locals: set[str] = set()
-        """Names of the client's directories that the build has used. Some are used by its frontend only."""
+        """The names of the client's directories that the build has used. Only the frontend has used some of them."""
         self.resolved_images: list[tuple[str, str, str]] = []
-        """Name, digest and platform of images."""
+        """Name, digest and platform of all resolved images."""
         self.scans: dict[tuple[str, str], Scans] = {}
         """Further file systems for a scanner, by the platform of a result and the digest of its last vertex."""
         self.shown: dict[str, Shown] = {}
-        """Vertices of local sources by digest: findings of lint checks are shown on the one that loaded the Dockerfile."""
+        """The vertices of local sources, by digest. Findings of lint checks are shown on the vertex that has loaded the
+        Dockerfile."""
 
     @property
     def remote(self) -> RemoteSteps | None:
@@ -189,7 +190,8 @@ class SolverJob:
     # --- images
 
     async def resolve_image(self, name: str, platform: str, *, mode: str, log_name: str) -> Base:
-        """An image that was made here has no manifest: its digest is "", because frontends make references of digests."""
+        """See `contracts.Job`. The digest of an image that was made on this host is "", because it has no manifest, and
+        frontends make references from digests."""
         vertex = log_name or f"[internal] load metadata for {name}"
         digest = "sha256:" + uuid.uuid4().hex * 2
 
@@ -203,8 +205,8 @@ class SolverJob:
         return await self._resolved.run(("metadata", name, platform, mode), resolve)
 
     async def resolve(self, name: str, platform: str, mode: str) -> Base:
-        """Find an image once for the build, so that the whole build uses the same image even if the tag moves meanwhile. A
-        name that begins with "oci-layout://" is `STORE@DIGEST` in a content store of the client."""
+        """Find an image, only once for each build, so that the whole build uses the same image even if the tag moves
+        meanwhile. A name that begins with "oci-layout://" is `STORE@DIGEST` in a content store of the client."""
         if name.startswith(_LAYOUT):
             return (await self.layout(name.removeprefix(_LAYOUT), platform)).base
 
@@ -217,21 +219,23 @@ class SolverJob:
         return await self._resolved.run((name, platform, mode == "pull"), ask)
 
     async def layout(self, place: str, platform: str) -> Layout:
-        """An image in a content store of the client, read once for the build."""
+        """An image in a content store of the client. It is read only once for each build."""
         from orlop_build_dockerfile.ops.layout_source import read_layout
 
         return await self._layouts.run((place, platform), lambda: read_layout(self, place, platform))
 
     async def base(self, key: tuple[str, ...], work: Callable[[], Awaitable[Base]]) -> Base:
-        """An image with its layers. `work`, which runs once for equal keys, makes them exist until the build ends."""
+        """An image with its layers. `work`, which runs only once for equal keys, ensures that the layers are kept until the
+        build ends."""
         return await self._bases.run(key, work)
 
     def hold(self, digest: str) -> None:
-        """Register a release at the daemon for the end of the build. It happens as often as `hold` was called."""
+        """Register a base image, which is released at the daemon when the build ends. It is released as many times as `hold`
+        was called."""
         self._held.append(digest)
 
     async def base_of(self, snapshot: str) -> Base | None:
-        """The image of this build whose top layer is the snapshot, with its layers."""
+        """The image of this build whose top layer is the snapshot; None if there is none."""
         for image in self.images:
             if await image.snapshot() == snapshot:
                 return await image.fetched()
@@ -249,7 +253,7 @@ class SolverJob:
             return await self.read_value(await self.value(ref), path, offset=offset, length=length)
 
     async def read_value(self, value: Value, path: str, *, offset: int = 0, length: int = 0) -> bytes:
-        """As `read_file`."""
+        """See `read_file`."""
         if isinstance(value, Upload) and paths.clean(path) == "/context" and 0 < offset + length <= len(value.head):
             return value.head[offset : offset + length]
         known, files = ("", path), self.core.files
@@ -302,7 +306,8 @@ class SolverJob:
     async def frontend(self, name: str, options: Mapping[str, str], inputs: Mapping[str, Definition]) -> Result:
         from .frontends import run_frontend
 
-        self.request = self.request if self.request[0] else (name, options)  # one frontend may call another
+        # the first one counts, because a frontend may call another frontend
+        self.request = self.request if self.request[0] else (name, options)
         return await run_frontend(self, name, options, inputs)
 
     async def export(self, result: Result, export: Export) -> Mapping[str, str]:
@@ -347,21 +352,21 @@ def _operation(kind: str) -> Operation:
 
 @contextlib.contextmanager
 def _translated(name: str = "") -> Any:
-    """Errors of the daemon, of files and of values that the client chose, as errors of the build."""
+    """Converts errors of the daemon, of files and of values that the client chose to errors of the build."""
     try:
         yield
     except OrlopError as error:
         raise BuildFailed(f"{name}: {error}" if name else str(error)) from error
     except OSError as error:
         raise failure(error) from error
-    except ValueError as error:  # of a path or a pattern
+    except ValueError as error:  # a path or a pattern is invalid
         _log.debug("invalid value", exc_info=error)
         raise BuildFailed(str(error), code=3) from error
 
 
 @contextlib.asynccontextmanager
 async def _first_error() -> AsyncIterator[None]:
-    """The error of a nursery: that of the first task that failed."""
+    """Raises, instead of a nursery's group, the error of the first task that failed."""
     try:
         yield
     except BaseExceptionGroup as group:
@@ -411,7 +416,7 @@ _TYPES = {stat.S_IFDIR: 1 << 31, stat.S_IFLNK: 1 << 27, stat.S_IFIFO: 1 << 25, s
 
 
 def go_mode(mode: int) -> int:
-    """`st_mode` as Go's `os.FileMode`."""
+    """Convert `st_mode` to Go's `os.FileMode`."""
     kind = stat.S_IFMT(mode)
     bits = _TYPES.get(kind, 0)
     if kind in (stat.S_IFBLK, stat.S_IFCHR):
@@ -421,7 +426,7 @@ def go_mode(mode: int) -> int:
 
 
 def _stat(parent: int, name: str) -> Stat:
-    """The stat of an entry of a directory, or of the descriptor itself ("")."""
+    """The stat of an entry of a directory; "" means the directory itself."""
     info = os.stat(name, dir_fd=parent, follow_symlinks=False) if name else os.fstat(parent)
     link = os.readlink(name, dir_fd=parent) if stat.S_ISLNK(info.st_mode) else ""
     return Stat(

@@ -23,7 +23,7 @@ _CLOSING = 60.0
 
 
 class LLBSolver:
-    """Made by `open_solver`."""
+    """Implements `contracts.Solver`. `open_solver` makes it."""
 
     capabilities: Mapping[str, str] = CAPABILITIES
     exports: Sequence[str] = KINDS
@@ -70,9 +70,9 @@ class LLBSolver:
 
 @asynccontextmanager
 async def open_solver(backend: Backend, settings: Settings) -> AsyncIterator[LLBSolver]:
-    """A solver, with its cache read and compared with the backend's snapshots. `settings.root` exists. The calling process
-    has a mount namespace of its own."""
-    umask = os.umask(0)  # modes of files in images are set exactly
+    """A solver, with its cache read and compared with the backend's snapshots. `settings.root` must exist. The calling
+    process must have its own mount namespace."""
+    umask = os.umask(0)  # the modes of files in images are set explicitly
     async with trio.open_nursery() as nursery:
         core = Core(backend, settings, nursery)
         await trio.to_thread.run_sync(_tidy, core)

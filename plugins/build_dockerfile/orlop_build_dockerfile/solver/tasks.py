@@ -1,4 +1,4 @@
-"""Shared work: it runs once for each key, and is cancelled when no task waits for it any more."""
+"""Shared work. It runs once for each key, and is cancelled when no task waits for it any more."""
 
 from __future__ import annotations
 
@@ -26,19 +26,20 @@ class _Task(Generic[T]):
 
 
 def _fresh(error: Exception) -> Exception:
-    """A copy of the error for one of several waiting tasks, so that its traceback does not grow with each of them."""
+    """A copy of the error for one of several waiting tasks. Without a copy, each task lengthens the traceback."""
     if isinstance(error, BuildFailed):
         return BuildFailed(error.message, code=error.code, details=error.details)
     return error
 
 
 class SharedTasks(Generic[T]):
-    """Tasks run in `nursery`, not in those of their callers. With `keep`, results are kept until `aclose`."""
+    """Shared work by key. It runs in `nursery`, not in the nurseries of the callers. With `keep`, results are kept until
+    `aclose`."""
 
     def __init__(self, nursery: trio.Nursery, *, keep: bool = False) -> None:
         self._nursery, self._keep = nursery, keep
         self._tasks: dict[Hashable, _Task[T]] = {}
-        self._running: set[_Task[T]] = set()  # also those that nobody waits for, and that have not ended yet
+        self._running: set[_Task[T]] = set()  # includes tasks for which no caller waits, and which have not ended yet
         self._closed = False
 
     def __len__(self) -> int:
@@ -96,7 +97,8 @@ class SharedTasks(Generic[T]):
             del self._tasks[key]
 
     async def aclose(self) -> None:
-        """Cancel what runs, and wait for its end: a thread that works on files goes on for a while. Forget all results."""
+        """Cancel all running work, wait for its end, and forget all results. Waiting is necessary, because a thread that
+        works on files does not end immediately."""
         self._closed = True
         for task in list(self._running):
             task.scope.cancel()
@@ -109,7 +111,7 @@ def _cancelled() -> BuildFailed:
 
 
 def _single(error: Exception) -> Exception:
-    """The error of a nursery: the first of its tasks' errors that the build is about."""
+    """The error of a nursery's group that explains the failure."""
     while isinstance(error, ExceptionGroup):
         error = next((each for each in error.exceptions if isinstance(each, BuildFailed)), error.exceptions[0])
     if not isinstance(error, BuildFailed):

@@ -1,4 +1,4 @@
-"""The results of vertices: file systems, named by keys. Results with equal keys are interchangeable.
+"""The results of vertices: file systems with keys. Results with equal keys are interchangeable.
 
 A value is computed as late as possible: the layers of an image are not pulled if every step on top of it is in the cache.
 """
@@ -30,7 +30,7 @@ def join_key(*parts: str | bytes) -> str:
 
 
 def registry_of(name: str) -> str:
-    """The registry of an image's name, as clients know credentials for it; "" if the name is invalid."""
+    """The registry of an image's name, in the form that clients use for credentials; "" if the name is invalid."""
     try:
         return parse_reference(name).domain
     except ValueError:
@@ -52,15 +52,15 @@ class Value(Protocol):
     async def key(self) -> str: ...
 
     async def snapshot(self) -> str:
-        """The committed snapshot, which is made now if necessary; "" for an empty file system."""
+        """The committed snapshot; "" for an empty file system. It is made now if necessary."""
         ...
 
     async def digests(self, wanted: Selection) -> Digests:
-        """(name, digest) of the files that the selection names."""
+        """Returns (name, digest) of the selected files."""
         ...
 
     def view(self) -> contextlib.AbstractAsyncContextManager[int]:
-        """A descriptor of the root, to read from."""
+        """A file descriptor of the root, for reading."""
         ...
 
 
@@ -91,7 +91,7 @@ class Empty(_Snapshot):
 
 
 class Made(_Snapshot):
-    """The output of a step. The record is leased by the build."""
+    """The output of a step. The build has a lease for the record."""
 
     def __init__(self, reader: Reader, record: Record, output: int) -> None:
         super().__init__(reader)
@@ -107,7 +107,8 @@ class Made(_Snapshot):
 
 
 class Image(_Snapshot):
-    """An image whose layers are pulled by `pull` when they are needed. `base` is the part that is known without them."""
+    """An image whose layers are pulled by `pull` when they are needed. `base` contains the values that are known without the
+    layers."""
 
     def __init__(self, reader: Reader, base: Base, platform: str, pull: Callable[[], Awaitable[Base]]) -> None:
         super().__init__(reader)
