@@ -254,7 +254,7 @@ async def _live(daemon: Daemon) -> None:
 
 
 def run(loaded: Loaded, parsed: Parsed, began: float) -> int:
-    """Run the daemon until it is told to stop. Returns the exit code: 0 after a clean stop, 1 when it could not start."""
+    """Run the daemon until it is told to stop. Returns the exit code: 0 after a clean stop, 1 when the start failed."""
     linux.share_one_arena()
     config = loaded.config
     os.umask(0o022)

@@ -41,8 +41,8 @@ def as_orlop_error(error: BaseException, what: str) -> OrlopError:
 
 
 def forget_frames(error: BaseException) -> None:
-    """Drop the tracebacks of a handled error and of its causes. A frame and the exception that it keeps refer to each other.
-    Such a cycle would keep the body of a failed request in memory until a full garbage collection."""
+    """Drop the tracebacks of a handled error and of its causes. A frame that stores an exception with a traceback is part of
+    a reference cycle. This cycle would keep the body of a failed request in memory until a full garbage collection."""
     waiting, seen = [error], set[int]()
     while waiting:
         each = waiting.pop()

@@ -1,8 +1,8 @@
 """The plugin kinds that make up the daemon: services, front ends, guards and checks.
 
-The daemon opens the services that daemon.json names, each after those that it requires, collects the routes of the front
-ends, puts the guards in front of them, and serves. The daemon knows nothing else about plugins. The consistency check opens
-the checks; it may run without a daemon.
+The daemon opens the services that daemon.json names, in the order of their requirements. It collects the routes of the front
+ends, puts the guards in front of the routes, and answers requests. The daemon knows nothing else about plugins. The
+consistency check opens the checks; it may run without a daemon.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["Check", "CheckPlugin", "Context", "FrontEnd", "GuardPlugin", "Guards
 
 class Context(NamedTuple):
     """The environment of a plugin. `nursery` runs tasks that outlive the request that started them, until the daemon stops.
-    `services` are the open services; a service gets those opened before it. `processes` is the value that
+    `services` are the open services; a service gets only services that were opened before it. `processes` is the value that
     `ServicePlugin.processes` yielded; None for other kinds."""
 
     loaded: Loaded
@@ -87,8 +87,8 @@ class ServicePlugin(Protocol):
         ...
 
     def processes(self, config: Config) -> AbstractAsyncContextManager[Any]:
-        """Start the processes of the service. Entered before the daemon imports most of its modules, so that both happen in
-        parallel; exited last."""
+        """Start the processes of the service. Entered before the daemon imports most of its modules, so that processes and
+        daemon start in parallel; exited last."""
         ...
 
     def open(self, context: Context) -> AbstractAsyncContextManager[Service]:
@@ -97,7 +97,7 @@ class ServicePlugin(Protocol):
 
 
 class FrontEnd(Protocol):
-    """Serves an API; the factory of a front end takes the `Context`. All routes use the same dialect: that of the first
+    """Serves an API; the factory of a front end takes the `Context`. All routes use one dialect: the dialect of the first
     front end whose `dialect` is not None."""
 
     dialect: Dialect | None
@@ -128,13 +128,13 @@ class GuardPlugin(Protocol):
 
 
 class Check(Protocol):
-    """Compares what one part of the daemon has with what it should have. One object is used for one run of the check, from
-    the first `examine` to the last; calls do not overlap. A check never changes user data."""
+    """Compares the actual state of one part of the daemon with the expected state. One object is used for one run of the
+    check, from the first `examine` to the last; calls do not overlap. A check never changes user data."""
 
     async def examine(self, database: Examined, *, deep: bool) -> Sequence[Finding]:
-        """Every inconsistency, found without changing anything. `database` is one snapshot of all tables, the same for every
-        check. `deep`: also runs slow checks, such as reading all content; later calls without `deep` report these findings
-        again as long as they may hold."""
+        """Every inconsistency, found without changing anything. `database` is a snapshot of all tables, which all checks
+        share. `deep`: also runs slow checks, such as reading all content; later calls without `deep` report these findings
+        again as long as they may be true."""
         ...
 
     def in_progress(self, finding: Finding) -> bool:
@@ -142,8 +142,8 @@ class Check(Protocol):
         ...
 
     async def repair(self, finding: Finding) -> bool:
-        """Check that the finding still holds, then do what `finding.repair` describes. False if only a running daemon can do
-        that. Raises any exception on failure."""
+        """Check that the finding is still true, then do what `finding.repair` describes. False if only a running daemon can
+        do that. Raises any exception on failure."""
         ...
 
     async def facts(self, database: Examined) -> Mapping[str, str]:
@@ -152,7 +152,7 @@ class Check(Protocol):
 
 
 class CheckPlugin(Protocol):
-    """The check of a service, front end or guard; it has that plugin's name."""
+    """The check of a service, front end or guard; it has the name of this plugin."""
 
     def open(self, config: Config, services: Services) -> AbstractAsyncContextManager[Check]:
         """If no daemon is running, `services` is empty, and the caller has locked data root and exec root."""

@@ -1,7 +1,7 @@
 """Reserves disk space for operations that free space, by a preallocated file, which shrinks when the disk is full.
 
 Only the store's thread uses the file. `release` shrinks it by a step; `refill` grows it again once there is enough free
-space. The file has no content; a file left short by a crash is grown later.
+space. The file has no content; after a crash, a file that is too short grows later.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 __all__ = ["SIZE", "Reserve"]
 
 SIZE = 2 << 20
-_STEP = 256 << 10  # bytes; a deletion needs a few pages of 4 KiB, and other writers may take the rest
+_STEP = 256 << 10  # bytes; a deletion needs a few pages of 4 KiB, and other writers may use the remaining space
 _AMPLE = 2 * SIZE  # bytes that must remain free after a refill, or the reserve itself would fill the disk
 
 _log = logging.getLogger("orlop.store")
@@ -26,7 +26,7 @@ class Reserve:
         self.whole = False
 
     def release(self) -> bool:
-        """Free one step. False when none is left."""
+        """Free one step. Returns false when the file is empty."""
         try:
             fd = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
         except OSError:

@@ -1,12 +1,12 @@
 # ruff: noqa: S608 - table names in SQL text are checked against TABLES; values are always bound
 """The daemon's database. Only this module and `storefile`, which opens the file, use SQLite.
 
-One thread owns the connection: it takes the waiting jobs, gives each a savepoint and commits them together. `commit` returns
-when its job is on the disk (WAL, `synchronous=FULL`: NORMAL lost acknowledged rows in a power cut). A submitted job is
-carried out even if the task that waits for it is cancelled.
+One thread owns the connection: it executes all waiting jobs, each in a savepoint, and commits them together. `commit`
+returns when its job is on the disk (WAL, `synchronous=FULL`: NORMAL lost acknowledged rows in a power cut). A submitted job
+is carried out even if the task that waits for it is cancelled.
 
 Every acknowledged commit survives a crash. A damaged file never prevents a start (see `storefile`). A row that its owner
-cannot decode moves to the table `quarantine`, and each start tries it again. An flock excludes other processes.
+cannot decode moves to the table `quarantine`, and each start tries to decode it again. An flock excludes other processes.
 
 On a full disk a commit fails with `Unavailable`. Only jobs that free space succeed, with the space that `reserve` releases.
 The database opens on a full disk, and commits succeed again once there is space.
@@ -127,7 +127,7 @@ class _Job:
         self.operations = operations
         self.done = trio.Event()
         self.error: Exception | None = None
-        # Deletions free files, except those of events, which may be lost on a full disk
+        # Deletions free files, except deletions of events, which may be lost on a full disk
         self.frees_space = any(not isinstance(each, Put) and each.table != "events" for each in operations)
 
 
@@ -150,7 +150,7 @@ class Store:
     @asynccontextmanager
     async def open(cls, path: str) -> AsyncIterator[Store]:
         """Open or create the database and lock it against other daemons until the block exits. Raises `Unavailable` when
-        another process holds it or the disk is full."""
+        another process has locked it or the disk is full."""
         os.makedirs(os.path.dirname(path), mode=0o710, exist_ok=True)
         lock = lock_root(os.path.dirname(path), "data root")
         try:
@@ -185,8 +185,8 @@ class Store:
             raise job.error
 
     async def quarantine(self, table: str, key: str, reason: str) -> None:
-        """Move an unusable row to the table `quarantine`, so that it is preserved but no longer loaded. If this fails, the
-        next start tries again: a start never fails because of such a row."""
+        """Move an unusable row to the table `quarantine`, so that it is preserved but no longer loaded. If the move fails,
+        the next start tries again: a start never fails because of an unusable row."""
         await self.quarantine_all(table, [(key, reason)])
 
     async def quarantine_all(self, table: str, rows: Sequence[tuple[str, str]]) -> None:

@@ -3,7 +3,7 @@
 
 A file that is damaged, empty or not a database is renamed, and its readable rows are copied to a new file. If only its
 write-ahead log belongs to another database, only this log is renamed. Nothing is repaired in place. A start fails only for a
-failing disk, a newer schema or another process that holds the database.
+failing disk, a newer schema or another process that has locked the database.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _NOT_DAMAGE = frozenset(
 
 
 def lock_root(root: str, what: str) -> int:
-    """Lock `<root>/orlop.lock` for this process and return the fd that holds the lock. The kernel releases the lock when the
+    """Lock `<root>/orlop.lock` for this process and return the locked descriptor. The kernel releases the lock when the
     process ends."""
     path = os.path.join(root, "orlop.lock")
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -66,7 +66,7 @@ def lock_root(root: str, what: str) -> int:
 
 
 def is_full(error: sqlite3.Error) -> bool:
-    """Whether the disk is full. SQLite reports a full disk differently when it writes the index of its log."""
+    """Whether the error means a full disk. SQLite reports a full disk differently when it writes the index of its log."""
     code = getattr(error, "sqlite_errorcode", 0)
     return code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE) or "disk is full" in str(error)
 
@@ -84,9 +84,9 @@ def _text(raw: bytes) -> str:
 
 
 def _make_private(path: str) -> None:
-    """Create the file readable by root only, because it holds the containers' environments. SQLite would create it
-    world-readable; its log and index inherit the mode. Call this only before the first connection, because closing the file
-    drops SQLite's locks on it."""
+    """Create the file readable by root only, because it contains the environments of containers. SQLite would create the
+    file world-readable; SQLite's log and index get the mode of the file. Call this only before the first connection, because
+    closing the file drops SQLite's locks on it."""
     with suppress(OSError):  # SQLite's own error follows and is clearer
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     for suffix in ("", "-wal", "-shm"):
@@ -95,7 +95,7 @@ def _make_private(path: str) -> None:
 
 
 class _ForeignLog(Exception):
-    """The WAL of this file belongs to another database; SQLite would copy its pages into the file."""
+    """The write-ahead log of this file belongs to another database; SQLite would copy the log's pages into the file."""
 
 
 _IDENTITY = slice(60, 64)  # bytes of the user version in the file's header (SQLite's file format, section 1.3)
@@ -180,8 +180,8 @@ def _connect(path: str, *, alone: bool = False) -> sqlite3.Connection:
 
 
 def _emptied(path: str) -> bool:
-    """Whether the file was truncated to nothing, which SQLite would take for a new file. A file is new only in an empty
-    data root."""
+    """Whether the file was truncated to nothing. SQLite would treat such a file as new. A file is new only in an empty data
+    root."""
     directory, name = os.path.split(path)
     try:
         if os.path.getsize(path):
@@ -192,7 +192,7 @@ def _emptied(path: str) -> bool:
 
 
 def open_database(path: str) -> sqlite3.Connection:
-    """Open the file; a damaged one is renamed and a new one created, because the daemon must always start."""
+    """Open the file. A damaged file is renamed and a new file created, because the daemon must always start."""
     try:
         if os.path.isdir(path):
             raise sqlite3.DatabaseError("it is a directory")
@@ -208,7 +208,7 @@ def open_database(path: str) -> sqlite3.Connection:
                 return _connect(path, alone=True)
             raise
     except (sqlite3.Error, ValueError, TypeError) as error:
-        # The low byte is the error code, the rest its details. Damage causes many codes, so the others are listed
+        # The low byte is the error code. Damage causes many codes, so all codes of other causes are listed
         if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _NOT_DAMAGE:
             raise translate(error) from error
         aside = _set_aside(path, "", "-wal", "-shm")

@@ -1,6 +1,6 @@
 """A non-blocking stream socket on the monitor's loop. Data that the peer does not read is queued here.
 
-The owner must watch the size of the queue (`pending`). If it is too large, the owner must stop sending, or close the
+The owner must watch the size of the queue (`pending`). If the queue is too large, the owner must stop sending, or close the
 channel. `connection` implements frames, `streams` raw streams.
 """
 
@@ -29,8 +29,7 @@ def _nothing() -> None:
 
 class Channel:
     """Owns the socket. Callbacks: `on_data(data, fds)`; `on_eof` when the peer shuts down writing; `on_gone` once, when the
-    peer has closed the connection or it is broken (the socket is closed then); `on_drain` when the queue has become
-    empty."""
+    connection is broken or closed by the peer (the socket is closed then); `on_drain` when the queue has become empty."""
 
     def __init__(self, loop: Loop, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -91,8 +90,8 @@ class Channel:
             self.on_gone()
 
     def send(self, parts: Sequence[bytes], fds: Sequence[int] = ()) -> None:
-        """Send as much as the socket accepts now, and queue the rest. `fds` are sent with the first byte. They may be passed
-        only while the queue is empty, as it is when an answer is sent."""
+        """Send as much as the socket accepts now, and queue the remaining data. `fds` are sent with the first byte. They may
+        be passed only while the queue is empty, as it is when an answer is sent."""
         if self.closed or self._finishing:
             return
         sent = 0

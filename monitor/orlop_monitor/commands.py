@@ -1,7 +1,7 @@
 """Runs a runtime's commands from the monitor, without blocking.
 
-It uses posix_spawn, which takes 0.5 ms for a process of any size, because the child shares the parent's memory until it
-execs. The child inherits only the three standard descriptors; all others are close-on-exec. Ignored signals and the
+The module uses posix_spawn, which takes 0.5 ms for a process of any size, because the child shares the parent's memory until
+it execs. The child inherits only the three standard descriptors; all others are close-on-exec. Ignored signals and the
 monitor's raised limit of descriptors are reset in the child, because the container's init would inherit them.
 """
 
@@ -93,7 +93,7 @@ def run(loop: Loop, command: Command, stdio: tuple[int, int, int], on_end: Calla
     def ended(status: int) -> None:
         deadline.cancel()
         on_end(status, expired)
-        loop.release_unclaimed()  # after `on_end`, because it claims the container's process
+        loop.release_unclaimed()  # after `on_end`, in which the container's process is claimed
 
     loop.hold_unclaimed()
     loop.on_child(pid, ended)

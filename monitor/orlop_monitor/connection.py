@@ -52,7 +52,8 @@ class FrameParser:
 
 
 class Connection:
-    """Calls `on_request(connection, request)` for each request, and `on_end(connection)` once, unless it became a stream."""
+    """Calls `on_request(connection, request)` for each request, and `on_end(connection)` once, unless the connection became
+    a stream."""
 
     def __init__(
         self,
@@ -127,7 +128,7 @@ class Connection:
 
     @property
     def closed(self) -> bool:
-        """Whether the connection is closed or has become a stream."""
+        """Whether the connection was closed or has become a stream."""
         return self._given_away
 
     def push_out(self) -> None:

@@ -152,7 +152,7 @@ class Container:
         start = self._start
 
         def deleted(status: int) -> None:
-            # A runtime that was killed before it wrote its state left processes and cgroups that its `delete` does not know
+            # A runtime that was killed before it wrote its state leaves processes and cgroups that `delete` does not know
             if failed.status or failed.timed_out or status:
                 self._sweep(start)
             connection.reply(serial, failed)

@@ -67,7 +67,7 @@ class LineSplitter:
 
     def _lines(self, data: bytes, time_ns: int, blocks: list[LogBlock]) -> None:
         """Split `data`, which ends in a newline, into blocks. The first line may be the last piece of a long line."""
-        begin = position = 0  # data[begin:position] holds short lines that are not in a block yet
+        begin = position = 0  # data[begin:position] are short lines that are not in a block yet
         if self._piece_time is not None:
             begin = position = self._long(data, 0, time_ns, blocks)
         # Search backwards for a newline within the line limit: a read of short lines takes only a few searches.

@@ -1,4 +1,5 @@
-"""Passes the container's output to the log driver's writer. It runs in the monitor, so it does not need a daemon.
+"""Passes the container's output to the log driver's writer. The writer runs in the monitor, so logs are written even if no
+daemon runs.
 
 A failing writer must not end the container: errors are caught here, and lost entries are counted.
 """

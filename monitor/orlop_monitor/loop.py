@@ -39,7 +39,8 @@ class Timer:
 
 
 class Loop:
-    """Owns the epoll descriptor and the SIGCHLD wake-up. Create it after the fork; the end of the process closes it."""
+    """Owns the epoll descriptor and the SIGCHLD wake-up. Create the loop after the fork. It is closed when the process
+    ends."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -69,8 +70,8 @@ class Loop:
         self._set(self._writers, fd, callback)
 
     def on_hangup(self, fd: int, callback: Callback | None) -> None:
-        """Call `callback` when both directions of the socket `fd` are shut, or it is broken; not at a half-close. With None,
-        stop watching."""
+        """Call `callback` when both directions of the socket `fd` are shut down, or when the connection is broken; not at a
+        half-close. With None, stop watching."""
         self._set(self._hangups, fd, callback)
 
     def forget(self, fd: int) -> None:

@@ -1,9 +1,9 @@
 """The protocol between the daemon and a monitor. It must stay compatible between versions, because an upgraded daemon adopts
 monitors that an older daemon started: fields are only added, with a default, and never changed or removed.
 
-A connection (a SOCK_STREAM unix socket in a 0700 directory) carries frames: uint32 little endian length, then msgpack of
-`Request` from the daemon, `Reply` or `Event` from the monitor. The first connection is a socketpair passed at the fork;
-later connections are made to `<run_dir>/sock`. A connection has one of two uses:
+On a connection (a SOCK_STREAM unix socket in a 0700 directory), both sides send frames: uint32 little endian length, then
+msgpack of `Request` from the daemon, `Reply` or `Event` from the monitor. The first connection is a socketpair passed at the
+fork; later connections are made to `<run_dir>/sock`. A connection has one of two uses:
 
 *control*: any number of requests, each answered by the `Reply` with the same `serial`; after `Subscribe` also events.
 *stream*: the first request is `Attach`, or `Exec` with `attach`; after its successful `Reply` the connection is a raw duplex

@@ -40,8 +40,8 @@ def detachable(entries: Sequence[MountEntry], needed: Iterable[str], trees: Iter
     after the host unmounts them.
 
     If the parent of a mount propagates, the host's umount also unmounts the copy. Such a mount must not be detached, because
-    the detach would propagate to the host. A mount also stays if it is needed, is in or above one of `trees`, or has a mount
-    below it that stays.
+    the detach would propagate to the host. A mount also stays if it is needed, if it is in or above one of `trees`, or if a
+    mount below it stays.
     """
     by_id = {entry.id: entry for entry in entries}
     needed, trees = tuple(needed), tuple(trees)
@@ -61,7 +61,7 @@ def detachable(entries: Sequence[MountEntry], needed: Iterable[str], trees: Iter
 
 
 def _paths(mounts: Iterable[Mount]) -> set[str]:
-    """All absolute paths in mounts, such as an overlay's lowerdirs in its options."""
+    """All absolute paths in mounts, including paths in options (the lower directories of an overlay)."""
     found = {path for mount in mounts for path in (mount.source, mount.mountpoint)}
     for mount in mounts:
         for option in mount.options:
@@ -77,7 +77,7 @@ def _detach_unneeded(launch: Launch) -> None:
     code = {sys.prefix, sys.base_prefix, *sys.path}
     for entry in detachable(mountinfo.read(), needed - {""}, {*_TREES, *launch.keep, *sources, *code} - {""}):
         try:
-            # Mounts below it may have peers on the host, to which the umount must not propagate.
+            # Mounts below this mount may have peers on the host, to which the umount must not propagate.
             linux.mount("", "none", entry.path, ["rprivate"])
             linux.umount(entry.path)
         except OSError:
@@ -106,7 +106,7 @@ def _loopback_up(netns: int) -> None:
 
 
 class Namespaces(NamedTuple):
-    """Descriptors of the namespaces that this process holds for the container, -1 for the host's."""
+    """Descriptors of the container's namespaces, which this process keeps open; -1 for the host's namespaces."""
 
     network: int = -1
     user: int = -1

@@ -1,11 +1,11 @@
 """Keeps the memory of a forked process shared with its parent.
 
-A page is copied when it is first written. CPython writes to every object that it uses: to its reference count, and during a
-collection to its place in the collector's lists. `gc.freeze` avoids the writes of the collector. For reference counts,
-CPython 3.12 and later has immortal objects (PEP 683), whose count is never written, but there is no API to make an object
-immortal. Therefore this module writes the count in memory, after a test has shown that the interpreter treats the object as
-immortal. With other interpreters, nothing is done. A monitor then copies pages of 1.5 MB instead of 2.7 MB. Immortal objects
-are never freed, but these objects are needed until the exit anyway.
+A page is copied when it is first written. CPython writes to every object that it uses: to the object's reference count, and
+during a collection to its links in the collector's lists. `gc.freeze` avoids the writes of the collector. For reference
+counts, CPython 3.12 and later has immortal objects (PEP 683), whose count is never written, but there is no API to make an
+object immortal. Therefore this module writes the count in memory, after a test has shown that the interpreter treats the
+object as immortal. With other interpreters, nothing is done. A monitor then copies pages of 1.5 MB instead of 2.7 MB.
+Immortal objects are never freed, but these objects are needed until the exit anyway.
 """
 
 from __future__ import annotations

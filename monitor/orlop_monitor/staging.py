@@ -1,8 +1,9 @@
 """The stage: trees outside of the container's root, which the OCI spec binds into the root (see `protocol.Tree`).
 
 A subpath of a volume is resolved inside the volume and mounted by descriptor, in the monitor's mount namespace. The runtime
-then binds from this mount, so that other containers cannot redirect it by changing symlinks in the volume. The stage is a
-tmpfs in this namespace, mounted over a directory that is empty on the host. The kernel destroys it when this process ends.
+then binds from this mount, so that other containers cannot redirect the bind by changing symlinks in the volume. The stage
+is a tmpfs in this namespace, mounted over a directory that is empty on the host. The kernel destroys the stage when this
+process ends.
 """
 
 from __future__ import annotations

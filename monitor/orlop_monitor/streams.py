@@ -1,9 +1,9 @@
 """The standard streams of one process, and the clients attached to them.
 
 `Output` reads the process's pipes or terminal and passes each read to the log and to all attachments. `Input` writes to the
-process's standard input. `Attachment` connects one client to both. Up to 1 MiB of output is queued for a slow client. After
-that, no output is read from the process until the client has read its queue (as in dockerd, whose limit is 1 MB). A client
-that disconnects is removed immediately.
+process's standard input. `Attachment` connects one client to output and input. Up to 1 MiB of output is queued for a slow
+client. After that, no output is read from the process until the client has read its queue (as in dockerd, whose limit is 1
+MB). A client that disconnects is removed immediately.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""One process of the container (its init or an exec), from the runtime's command that makes it to the end of its output.
+"""One process of the container (its init or an exec). A `Task` begins with the runtime's command that makes the process, and
+ends with the end of the process's output.
 
 The runtime makes the process and writes its pid to a file. The monitor becomes the process's parent, because it is a
 subreaper. The process may end before the runtime's command, so the loop keeps the exit status until the task asks for it.
@@ -42,7 +43,7 @@ def _tail(path: str) -> bytes:
 
 
 class Stdio:
-    """The descriptors between a process and the monitor: pipes for the wanted streams and /dev/null for the others, or a
+    """The descriptors between a process and the monitor: pipes for the requested streams and /dev/null for all others, or a
     terminal. Owns the process's ends until `close_theirs`, and the monitor's ends until they are taken. `given` are
     descriptors for the process's standard output, standard error and perhaps standard input, which are used instead of pipes
     to the monitor."""
@@ -203,7 +204,7 @@ class Task:
             self._pidfd = os.pidfd_open(self.pid)
             start_time = linux.process_start_time(self.pid)
         except ProcessLookupError:
-            pass  # the process is dead and reaped; the loop holds its exit status
+            pass  # the process is dead and reaped; the loop has its exit status
         self.on_started(Started(self.pid, start_time, time.time_ns()))
         self._loop.on_child(self.pid, self._dead)
 

@@ -42,7 +42,7 @@ def _whole_seconds(seconds: int) -> str:
 
 def rfc3339(ns: int) -> str:
     """Format nanoseconds since the epoch as Go's RFC3339Nano in UTC: without trailing zeros in the fraction, without a point
-    when there is no fraction. 0 means "never" and gives `ZERO_TIME`."""
+    when there is no fraction. 0 means "never" and becomes `ZERO_TIME`."""
     if not ns:
         return ZERO_TIME
     seconds, fraction = divmod(ns, _SECOND)
@@ -52,7 +52,7 @@ def rfc3339(ns: int) -> str:
 
 
 def parse_rfc3339(text: str) -> int:
-    """Parse an RFC 3339 time with any UTC offset into nanoseconds since the epoch, exactly. "" and `ZERO_TIME` give 0.
+    """Parse an RFC 3339 time with any UTC offset into nanoseconds since the epoch, exactly. "" and `ZERO_TIME` become 0.
     Raises ValueError."""
     if not text or text == ZERO_TIME:
         return 0

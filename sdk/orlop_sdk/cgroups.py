@@ -117,13 +117,13 @@ def _kill_tree(top: str) -> bool:
     for directory, _, _ in os.walk(top):
         for pid in _pids(directory):
             if pid <= 0 or pid == os.getpid():
-                continue  # pid 0 stands for a process in another pid namespace, which is killed through its own cgroups
+                continue  # pid 0 means a process in another pid namespace; it is killed through its own cgroups
             empty = False
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
-        # A frozen process in v1 dies only when it is thawed. In v2 it dies while frozen, except on older kernels.
+        # A frozen process in v1 dies only when it is thawed. In v2, it dies while it is frozen, except on older kernels.
         if os.path.exists(f"{directory}/freezer.state"):
             _write(f"{directory}/freezer.state", "THAWED")
         elif not empty and os.path.exists(f"{directory}/cgroup.freeze"):
@@ -145,7 +145,7 @@ def kill(cgroups: Iterable[str]) -> bool:
 
 def remove(cgroups: Iterable[str]) -> bool:
     """Remove the empty directories of these cgroups. Returns true when no directory is left; otherwise call again, because a
-    process that was just killed may take a moment to leave its cgroup."""
+    killed process leaves its cgroup with a delay."""
     gone = True
     for top in cgroups:
         for directory, _, _ in os.walk(top, topdown=False):
@@ -158,7 +158,7 @@ def remove(cgroups: Iterable[str]) -> bool:
 
 
 def is_frozen(cgroups: Iterable[str]) -> bool:
-    """Whether the processes in these cgroups are frozen, as those of a paused container are."""
+    """Whether the processes in these cgroups are frozen, like the processes of a paused container."""
     every = tuple(cgroups)
     # In v1, the freezer controller is mounted below a directory named "freezer", and runtimes use it if it exists. The other
     # ten directories of each container are not read, so that the daemon starts faster.

@@ -12,9 +12,9 @@ class Mount(msgspec.Struct, frozen=True):
     snapshotter contract).
 
     `type` is a file system type or "bind". `target` is relative to the mount point that the daemon chose; "" is the mount
-    point itself. `options` are mount(8) options: known ones ("ro", "nosuid", "rbind", "rprivate", ...) become mount flags,
-    the rest are joined by commas and passed to the file system as data. "loop" attaches `source`, and the files of `device=`
-    options, to loop devices first.
+    point itself. `options` are mount(8) options: known options ("ro", "nosuid", "rbind", "rprivate", ...) become mount
+    flags, all other options are joined by commas and passed to the file system as data. "loop" attaches `source`, and the
+    files of `device=` options, to loop devices first.
 
     `mountpoint`, if set, is used instead of `target`: the absolute path of a directory of the driver. Use `mountpoint` for a
     mount that only later mounts need (a layer of an overlay). It is also made in a private mount namespace.
@@ -52,9 +52,9 @@ class Drift(msgspec.Struct, frozen=True):
     """One difference between the machine and the daemon's records, reported by a driver's `audit`.
 
     `kind` is "stray" (belongs to no record), "missing" or "damaged". `object` names the object and `text` describes the
-    difference, both for users. `repair` describes, for users, what the driver's `repair` method does about it; "" when no
-    repair is safe. `id` is the endpoint, network or snapshot concerned, "" when unknown. `note` is private to the driver:
-    the daemon passes it back unchanged to `repair`."""
+    difference, both for users. `repair` describes, for users, the work of the driver's `repair` method; "" when no repair is
+    safe. `id` is the endpoint, network or snapshot concerned, "" when unknown. `note` is private to the driver: the daemon
+    passes it back unchanged to `repair`."""
 
     kind: str
     object: str

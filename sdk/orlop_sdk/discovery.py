@@ -1,4 +1,4 @@
-"""Plugin discovery: the one typed wrapper around pluggy. No other module uses `pm.hook`.
+"""Plugin discovery: the only typed wrapper around pluggy. No other module uses `pm.hook`.
 
 Only plugins that configuration or a request names are loaded: an installed plugin that is not selected costs nothing and
 cannot break the daemon. The caller owns the object that the factory makes.
@@ -41,8 +41,8 @@ _scanned: tuple[float, dict[str, dict[str, EntryPoint]]] = (float("-inf"), {})
 
 
 def _entry_points(kind: str, max_age: float) -> dict[str, EntryPoint]:
-    """The entry points of a kind by name, cached for `max_age` seconds. A scan covers all kinds, because it reads a file of
-    each installed distribution, and a start of the daemon needs twenty plugins."""
+    """The entry points of a kind by name, cached for `max_age` seconds. One scan finds the entry points of all kinds,
+    because a scan reads a file of each installed distribution, and a start of the daemon needs twenty plugins."""
     global _scanned
     when, found = _scanned
     if not found or time.monotonic() - when > max_age:

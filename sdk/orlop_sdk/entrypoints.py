@@ -1,8 +1,8 @@
 """Entry points of the installed distributions, read as importlib.metadata reads them.
 
 importlib.metadata itself takes a tenth of a start of the daemon (it imports zipfile and email), and reads each
-distribution's metadata as a mail message. It is used only if distributions may be somewhere else than in directories: in a
-zip file or an egg on `sys.path`, or behind another importer that can find distributions.
+distribution's metadata as a mail message. importlib.metadata is used only if `sys.path` has a zip file or an egg, or if
+another importer can find distributions.
 
 Format: https://packaging.python.org/specifications/entry-points/
 """
@@ -53,8 +53,8 @@ class EntryPoint(NamedTuple):
 
 
 def every() -> Iterator[EntryPoint]:
-    """All entry points. If two distributions have the same name, the entry points of the one that Python imports come
-    first."""
+    """All entry points. If two distributions have the same name, the entry points of the distribution that Python imports
+    come first."""
     if not _only_directories():
         yield from _by_metadata()
         return

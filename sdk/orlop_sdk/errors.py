@@ -1,4 +1,5 @@
-"""The errors that drivers raise and the engine handles. The Docker API maps each to the HTTP status in its docstring.
+"""The errors that drivers raise and the engine handles. The Docker API maps each class to the HTTP status in the class's
+docstring.
 
 Messages have the form "cannot VERB OBJECT: cause", or Docker's own text where clients match on it.
 """

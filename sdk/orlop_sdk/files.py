@@ -113,10 +113,10 @@ def _up(fd: int, root: int, stack: list[tuple[str, tuple[int, int], list[str]]])
 
 
 def spread_directories(path: str) -> None:
-    """Tell ext4 that the subdirectories of `path` are unrelated (chattr +T): each gets inodes in another part of the disk.
-    Otherwise a new tree gets inodes where another tree was deleted. ext4 does not reuse deleted inodes for some minutes, so
-    it would skip all deleted inodes for each new file (`recently_deleted` in fs/ext4/ialloc.c). Other file systems ignore
-    it."""
+    """Tell ext4 that the subdirectories of `path` are unrelated (chattr +T), so that each subdirectory gets inodes in
+    another part of the disk. Otherwise a new tree gets inodes where another tree was deleted. ext4 does not reuse deleted
+    inodes for some minutes, so it would skip all deleted inodes for each new file (`recently_deleted` in fs/ext4/ialloc.c).
+    Other file systems ignore it."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         flags = struct.unpack("=i", ioctl(fd, _GET_FLAGS, bytes(4)))[0]
@@ -383,7 +383,7 @@ class Trash:
         with self._lock:
             self._queue.put(name)
             if self._thread is None:
-                # A daemon thread: the process does not wait for it at exit, and the next start continues.
+                # A daemon thread, so that the process can exit during a deletion; the next start continues the deletion.
                 self._thread = threading.Thread(target=self._run, name="orlop-trash", daemon=True)
                 self._thread.start()
 
@@ -411,7 +411,7 @@ class Trash:
 
 
 def filesystem_type(path: str) -> str:
-    """Docker's name of the file system that holds `path` ("extfs", "xfs", "btrfs", "overlayfs", ...)."""
+    """Docker's name of the file system of `path` ("extfs", "xfs", "btrfs", "overlayfs", ...)."""
     # Look up the mount id, not st_dev: btrfs gives each subvolume its own device number, which mountinfo does not list
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:

@@ -14,8 +14,8 @@ SEVERITIES = (ERROR, WARNING, INFO)
 
 
 class Remedy(msgspec.Struct, frozen=True):
-    """A repair: the name of a step and its subject, which only the check that returned it interprets. `drift` is set if a
-    driver must repair the drift. Equal remedies are carried out once."""
+    """A repair: the name of a step and its subject. Only the check that returned the remedy interprets them. `drift` is set
+    if a driver must repair the drift. Equal remedies are carried out once."""
 
     step: str
     subject: str = ""

@@ -116,8 +116,8 @@ def orlop_keys(register: Register) -> None:
 
 @hookspec
 def orlop_check(register: Register) -> None:
-    """Register factories `() -> CheckPlugin` (orlop_kernel.kinds): compares what the service, front end or guard of the same
-    name has with what it should have."""
+    """Register factories `() -> CheckPlugin` (orlop_kernel.kinds): compares the actual state of the service, front end or
+    guard of the same name with the expected state."""
 
 
 @hookspec

@@ -58,8 +58,8 @@ def _check(result: int) -> None:
 def user_namespace(ids: IdMap, *, network: bool = False, join: str = "") -> tuple[int, int]:
     """Create a user namespace. With `join`, open the user namespace at this path instead, which has the same mapping. With
     `network`, also create a network namespace that belongs to it: runtimes mount sysfs and set sysctls only in such a
-    namespace. Returns their descriptors, -1 for no network namespace. Needs CAP_SYS_ADMIN, CAP_SETUID and CAP_SETGID, and a
-    process of one thread."""
+    namespace. Returns the descriptors of both, -1 for no network namespace. Needs CAP_SYS_ADMIN, CAP_SETUID and CAP_SETGID,
+    and a process of one thread."""
     joined = os.open(join, os.O_RDONLY | os.O_CLOEXEC) if join else -1
     if joined >= 0 and not network:
         return joined, -1

@@ -176,7 +176,7 @@ def change_mount(target: str, options: Iterable[str]) -> None:
 
 
 def relative_layers(options: Sequence[str]) -> tuple[str, list[str]]:
-    """The common parent of all directories in overlay options, and the options with paths relative to it."""
+    """The common parent of all directories in overlay options, and the options with paths relative to this parent."""
     words = [option.partition("=") for option in options]
     layered = ("lowerdir", "upperdir", "workdir")
     base = os.path.commonpath([path for name, _, value in words if name in layered for path in value.split(":")])
@@ -244,7 +244,8 @@ def start_writeback(fd: int, offset: int, size: int) -> None:
 
 
 def umount(target: str) -> None:
-    """Detach a mount immediately (MNT_DETACH); processes that use it keep it until they close it. Follows no symlink."""
+    """Detach a mount immediately (MNT_DETACH). Processes that use the mount can use it until they close it. Follows no
+    symlink."""
     _check(_libc.umount2(os.fsencode(target), MNT_DETACH | UMOUNT_NOFOLLOW), target)
 
 
@@ -259,7 +260,7 @@ def setns(fd: int, kind: int) -> None:
 @contextmanager
 def in_network_namespace(fd: int) -> Iterator[None]:
     """Run the block with the calling thread in another network namespace. When the thread cannot return to its own
-    namespace, the process aborts, so that it does not act on the wrong network."""
+    namespace, the process aborts, because its later calls would change the wrong network."""
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         setns(fd, CLONE_NEWNET)
@@ -344,8 +345,8 @@ def keep_freed_memory(size: int) -> None:
 
 
 def share_one_arena() -> None:
-    """Make all threads allocate from one heap. This saves memory in a process whose threads take turns under Python's lock.
-    Call it before starting a second thread."""
+    """Make all threads allocate from one heap. This saves memory in a process whose threads run one at a time, because of
+    Python's lock. Call it before starting a second thread."""
     try:
         _libc.mallopt(_M_ARENA_MAX, 1)
     except AttributeError:
@@ -361,8 +362,8 @@ def release_freed_memory() -> None:
 
 
 def use_huge_pages(fd: int) -> None:
-    """Move the content of a memfd into huge pages, as far as it fills whole ones, so that executing it takes fewer page
-    faults. Raises `OSError` before Linux 6.1, or when memory is too fragmented; the memfd is unchanged then."""
+    """Move the content of a memfd into huge pages, as far as it fills whole pages, so that executing the memfd causes fewer
+    page faults. Raises `OSError` before Linux 6.1, or when memory is too fragmented; the memfd is unchanged then."""
     size = os.fstat(fd).st_size // _HUGE_PAGE * _HUGE_PAGE
     if not size:
         return
@@ -392,7 +393,7 @@ def _process_fields(pid: int) -> list[bytes]:
 
 def process_start_time(pid: int) -> int:
     """When `pid` started, in clock ticks since the machine's boot (field 22 of /proc/PID/stat). Pid and start time together
-    identify a process uniquely. Raises `ProcessLookupError` when it does not exist."""
+    identify a process uniquely. Raises `ProcessLookupError` when there is no such process."""
     return int(_process_fields(pid)[19])
 
 

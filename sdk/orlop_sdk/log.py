@@ -33,8 +33,8 @@ class LogCapabilities(msgspec.Struct, frozen=True):
 
 class LogInfo(msgspec.Struct, frozen=True):
     """The container whose output is logged. `directory` is the container's directory, which exists with mode 0710; the
-    driver may write files only there. `created` is an RFC 3339 time; `env` holds NAME=VALUE;
-    `hostname` is the name of the host."""
+    driver may write files only there. `created` is an RFC 3339 time; `env` are NAME=VALUE texts. `hostname` is the name
+    of the host."""
 
     container_id: str
     container_name: str
@@ -51,10 +51,10 @@ class LogInfo(msgspec.Struct, frozen=True):
 
 class LogBlock(msgspec.Struct, frozen=True, gc=False):
     """Output of a container. `stream` is "stdout" or "stderr". `data` is one or more whole lines. Each line ends in a
-    newline and has at most 16 KiB without it. When `partial`, `data` is exactly one piece without a newline: a part of a
-    longer line, or a last line without a newline. `time_ns` (Unix time, nanoseconds) is the time at which the newline was
-    read, as in dockerd. The last part of a long line is a separate block. All parts of a long line have the time at which
-    the first part was complete."""
+    newline and has at most 16 KiB before the newline. When `partial`, `data` is exactly one piece without a newline: a part
+    of a longer line, or a last line without a newline. `time_ns` (Unix time, nanoseconds) is the time at which the newline
+    was read, as in dockerd. The last part of a long line is a separate block. All parts of a long line have the time at
+    which the first part was complete."""
 
     stream: str
     data: bytes
@@ -63,9 +63,9 @@ class LogBlock(msgspec.Struct, frozen=True, gc=False):
 
 
 class LogRecord(msgspec.Struct, frozen=True, gc=False):
-    """One log entry as read back: a line with its newline, or a piece of a line without one. `time` is RFC 3339 in UTC,
-    ending in Z, with up to nine fraction digits and no trailing zeros. `attrs` are the container's extra attributes, None
-    for none."""
+    """One log entry as it is read back: a line with its newline, or a piece of a line without a newline. `time` is RFC 3339
+    in UTC, ending in Z, with up to nine fraction digits and no trailing zeros. `attrs` are the container's extra attributes,
+    None for none."""
 
     stream: str
     data: bytes
@@ -129,7 +129,7 @@ class LogReader(Protocol):
 
 @runtime_checkable
 class LogDriver(Protocol):
-    """A log driver. The factory is called once per process; the object holds no state of a container.
+    """A log driver. The factory is called once per process; the object has no state of a container.
 
     The daemon calls `validate`, `path` and `capabilities` on its event loop: these methods must not wait for anything, and
     are interrupted after 5 seconds."""

@@ -13,7 +13,8 @@ _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
 class MountEntry(NamedTuple):
-    """One mount. `propagates`: the mount is in a peer group or is a slave of one, so it receives mounts from the host."""
+    """One mount. `propagates`: the mount is in a peer group or is a slave of a peer group, so it receives mounts from the
+    host."""
 
     id: int
     parent: int

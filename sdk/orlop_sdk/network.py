@@ -31,9 +31,9 @@ __all__ = [
 
 class NetworkCapabilities(msgspec.Struct, frozen=True):
     """`sandbox`: the network namespace of a container on this network, "new" (its own) or "host". `addresses`: the daemon
-    allocates addresses for endpoints; when false, the driver may give them addresses of its own (`EndpointState.addresses`).
-    `publishes`: the driver can publish ports, for which the daemon must know the addresses before `attach`.
-    `predefined_only`: users cannot create networks with this driver; one network of it always exists."""
+    allocates addresses for endpoints; when false, the driver may assign addresses (`EndpointState.addresses`). `publishes`:
+    the driver can publish ports, for which the daemon must know the addresses before `attach`. `predefined_only`: users
+    cannot create networks with this driver; one network of the driver always exists."""
 
     sandbox: str = "new"
     addresses: bool = True
@@ -43,9 +43,9 @@ class NetworkCapabilities(msgspec.Struct, frozen=True):
 
 class NetworkContext(msgspec.Struct, frozen=True):
     """Argument of a network factory. `instance` distinguishes the daemons of one host ("" for a single one); the driver must
-    derive the names of all tables, chains and links from it. `default_bridge` is the link name of the network `bridge`.
-    `state_dir` is the driver's private directory below exec-root (`network` for `bridge`, `network-drivers/NAME` for
-    others); it exists, and is lost when the machine reboots. `mtu` is in bytes."""
+    derive the names of all tables, chains and links from `instance`. `default_bridge` is the link name of the network
+    `bridge`. `state_dir` is the driver's private directory below exec-root (`network` for `bridge`, `network-drivers/NAME`
+    for others); it exists, and is lost when the machine reboots. `mtu` is in bytes."""
 
     instance: str
     default_bridge: str
@@ -92,9 +92,9 @@ class PublishedPort(msgspec.Struct, frozen=True):
 
 
 class LinkedPort(msgspec.Struct, frozen=True):
-    """A port of another container that a `--link` gives access to, over the network that both are attached to. The driver
-    must allow this traffic even on a network that isolates its containers (icc=false), and also after the other container's
-    address has changed."""
+    """A port of another container, to which a `--link` gives access over a network of both containers. The driver must allow
+    this traffic even on a network that isolates its containers (icc=false), and also after the other container's address has
+    changed."""
 
     container_id: str
     protocol: str
@@ -103,9 +103,9 @@ class LinkedPort(msgspec.Struct, frozen=True):
 
 class Endpoint(msgspec.Struct, frozen=True):
     """A container's attachment to a network, as the daemon wants it to be. `netns` is a path below /proc that opens the
-    container's network namespace, valid while the container's monitor lives. `ifname` is the interface name in the
-    container. `default_route`: the container's default route goes through this endpoint. If `mac` is "", the driver chooses
-    the address. `links` are the ports that `--link` gives this container access to."""
+    container's network namespace, valid while the container's monitor runs. `ifname` is the interface name in the container.
+    `default_route`: the container's default route goes through this endpoint. If `mac` is "", the driver chooses the
+    address. `links` are the ports to which `--link` gives this container access."""
 
     id: str
     network: NetworkSpec
@@ -142,8 +142,9 @@ class NetworkDriver(Protocol):
     def capabilities(self) -> NetworkCapabilities: ...
 
     async def create_network(self, network: NetworkSpec) -> None:
-        """Make the network's objects on the host, or correct existing ones. Called again for every network at each start of
-        the daemon. `InvalidParameter` for an option with an invalid value, `Conflict` when the name of a link is in use."""
+        """Make the network's objects on the host, or correct existing objects. Called again for every network at each start
+        of the daemon. `InvalidParameter` for an option with an invalid value, `Conflict` when the name of a link is in
+        use."""
         ...
 
     async def delete_network(self, network: NetworkSpec) -> None:

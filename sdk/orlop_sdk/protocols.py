@@ -41,7 +41,7 @@ def mismatch(plugin: object, protocol: type) -> str | None:
 
 
 def _accepts(found: Callable[..., Any], member: Callable[..., Any]) -> bool:
-    """Whether a bound method can be called as the Protocol says, with all arguments and without the optional ones."""
+    """Whether a bound method can be called as the Protocol says, with and without the optional arguments."""
     try:
         signature = inspect.signature(found)
     except (ValueError, TypeError):  # a function written in C may have no signature
@@ -61,14 +61,14 @@ def members(protocol: type) -> dict[str, Any]:
 
 
 def has_all(plugin: object, protocol: type) -> bool:
-    """Whether a plugin has all members of a Protocol, checked without running the plugin's code. `isinstance` does not run
-    the plugin's code only since Python 3.12: in 3.11 it evaluates the plugin's properties."""
+    """Whether a plugin has all members of a Protocol, checked without running the plugin's code. `isinstance` cannot be
+    used, because in Python 3.11 it evaluates the plugin's properties."""
     return all(inspect.getattr_static(plugin, name, None) is not None for name in members(protocol))
 
 
 @functools.cache
 def returned(function: Callable[..., Any] | None) -> Any:
-    """The annotated result of a Protocol's member. Evaluated at the member's first call, because evaluating those of all
+    """The annotated result of a Protocol's member. Evaluated at the member's first call, because the evaluation for all
     members takes 3 ms."""
     try:
         return get_type_hints(function).get("return") if function else None

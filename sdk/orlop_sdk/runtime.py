@@ -94,8 +94,8 @@ class RuntimeCheckpoints(Protocol):
         ...
 
     def restore(self, task: Task, image: str, work: str) -> Command:
-        """Start the task from the files that `checkpoint` wrote, in the bundle as it is now. The monitor runs it in place of
-        `run`, with the same guarantees."""
+        """Start the task from the files that `checkpoint` wrote, in the bundle as it is now. The monitor runs this command
+        instead of `run`; the guarantees of `run` apply."""
         ...
 
 
@@ -113,13 +113,13 @@ class Runtime(Protocol):
         ...
 
     def run(self, task: Task) -> Command:
-        """Create and start the task, detached. When the command has succeeded, `task.pid_file` holds the pid of the
+        """Create and start the task, detached. When the command has succeeded, `task.pid_file` contains the pid of the
         container's init, and the parent of init is the nearest subreaper, which is the monitor. Init inherits the command's
         stdio; with `task.console_socket`, the runtime has sent the terminal there instead."""
         ...
 
     def exec(self, task: Task, execution: Execution) -> Command:
-        """Start an additional process in the running task, with the same guarantees as `run`."""
+        """Start an additional process in the running task. The guarantees of `run` apply."""
         ...
 
     def delete(self, task: Task) -> Command:

@@ -57,7 +57,7 @@ def fsync_file(path: str) -> None:
 
 
 def sync_filesystem(path: str) -> None:
-    """Make everything on the file system that holds the directory `path` durable (syncfs(2))."""
+    """Make everything on the file system of the directory `path` durable (syncfs(2))."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if _libc.syncfs(fd) < 0:

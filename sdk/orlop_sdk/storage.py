@@ -118,9 +118,9 @@ class Storage(Protocol):
         """Make an active snapshot on top of the committed `parent` (None: an empty root). When `key` is already active on
         `parent`, it is left unchanged. `Conflict` when `key` has another parent or is committed, or when `parent` is active.
 
-        The call is atomic: a crash leaves a complete snapshot or none. The snapshot need not be synced to disk, because the
-        daemon prepares a snapshot that a power cut lost again. `options` are a container's `--storage-opt`;
-        `InvalidParameter` for an option that the driver does not have."""
+        The call is atomic: a crash leaves a complete snapshot or none. The snapshot need not be synced to disk: if a power
+        cut loses it, the daemon calls `prepare` again. `options` are a container's `--storage-opt`; `InvalidParameter` for
+        an option that the driver does not have."""
         ...
 
     async def commit(self, key: str, name: str) -> None:

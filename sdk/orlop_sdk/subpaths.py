@@ -1,7 +1,7 @@
 """Resolves `volume-subpath` and `image-subpath`: a path inside a volume or an image.
 
 Containers that share the volume may have put symlinks anywhere in it. The path is therefore resolved beneath the volume's
-directory. A path that leads out of it is refused with dockerd's messages (moby volume/safepath).
+directory. A path that leads out of this directory is refused with dockerd's messages (moby volume/safepath).
 """
 
 from __future__ import annotations

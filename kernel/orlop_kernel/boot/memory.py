@@ -44,7 +44,7 @@ def resident() -> int:
 class Releaser:
     """Runs the garbage collector, then `malloc_trim`. An exception can leave a reference cycle of stack frames. The objects
     of these frames stay in memory until a full collection. After a collection that took long, the collector is not run for
-    some minutes, because it delays all requests."""
+    some minutes, because each collection delays all requests."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, collect: Callable[[], object] = gc.collect) -> None:
         self._clock, self._collect = clock, collect
@@ -64,7 +64,7 @@ async def release_when_idle(
     processor: Callable[[], float] = time.process_time,
     release: Callable[[], None] | None = None,
 ) -> None:
-    """Release memory when the module's docstring says so, until cancelled. Only tests pass arguments."""
+    """Run for as long as the daemon, and release memory as described above. Only tests pass arguments."""
     release = release or Releaser()
     least = left = resident()
     worked = 0.0  # processor time at the last release

@@ -62,7 +62,7 @@ def set_limits() -> None:
 
 class BootPriority:
     """A higher priority while the daemon starts. The start takes a quarter of a second of processor time. Without priority,
-    busy containers would delay it for seconds."""
+    busy containers could delay the start for seconds."""
 
     def __init__(self) -> None:
         self._usual = os.getpriority(os.PRIO_PROCESS, 0)

@@ -3,8 +3,8 @@
 A step is the run of a task between two checkpoints; during a step no client is answered. The length of a step is its wall
 time minus the time in which the thread waited for a processor (the second field of /proc/thread-self/schedstat), so that a
 busy machine causes no reports. The rest is computing, blocking system calls and waiting for the GIL. If a step waits for the
-disk when it is sampled, the report says so, because that time depends on the machine. For a step that waited for another
-thread, only the processor time of this process is counted, because the other thread may have waited for a processor.
+disk when it is sampled, the report says so, because the speed of the disk depends on the machine. For a step that waited for
+another thread, only the processor time of this process is counted, because the other thread may have waited for a processor.
 
 The watchdog is installed while `debug` is on, or if the environment sets ORLOP_LOOP_WATCHDOG to a threshold in milliseconds.
 Otherwise this module is not imported.
@@ -150,7 +150,7 @@ def log_blocked(found: Blocked) -> None:
 
 
 def threshold(environ: Mapping[str, str]) -> float:
-    """The threshold that the environment sets, in seconds; 0 when it sets none."""
+    """The threshold in seconds that the environment variable sets; 0 when it is not set."""
     text = environ.get(VARIABLE, "")
     return int(text) / 1000 if text.isascii() and text.isdecimal() else 0.0
 

@@ -123,7 +123,7 @@ _WITH_CHECK = frozenset({"deep", "facts", "repair"})
 
 
 def parse_flags(argv: Sequence[str], flags: Mapping[str, Flag], hint: Callable[[str], str] = lambda name: "") -> Parsed:
-    """Parse the arguments (without the program's name) with these flags, by name. `hint` explains an unknown one. Raises
+    """Parse the arguments (without the program's name). `flags` maps names to flags. `hint` explains an unknown flag. Raises
     `ConfigError`."""
     values: dict[str, Any] = {}
     given: dict[str, Flag] = {}

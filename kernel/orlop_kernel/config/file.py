@@ -40,7 +40,7 @@ class Document(NamedTuple):
 
 
 def find(explicit: str) -> str:
-    """The file to read: the one named by --config-file, else the first default that exists, else ""."""
+    """The file to read: the file that --config-file names, else the first existing default, else ""."""
     if explicit:
         return explicit
     return next((path for path in DEFAULT_FILES if os.path.exists(path)), "")

@@ -36,7 +36,7 @@ class Flag(NamedTuple):
 
 
 def flag(name: str, kind: Kind, help: str, key: str | None = None, short: str = "", hidden: bool = False) -> Flag:
-    """Make a flag. Its key has the flag's name, unless `key` names another."""
+    """Make a flag. The flag sets the key with its name, or `key` if it is given."""
     return Flag(name, name if key is None else key, kind, help, short, hidden)
 
 

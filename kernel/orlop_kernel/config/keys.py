@@ -26,8 +26,8 @@ def _label(owner: str) -> str:
 
 
 class Schema:
-    """The keys and flags of the kernel, and those of plugins by the plugin's name. Raises `ConfigError` when two declare the
-    same key or flag."""
+    """The keys and flags of the kernel, and the keys and flags of plugins, by the plugin's name. Raises `ConfigError` when
+    two plugins declare one key or flag."""
 
     def __init__(self, parts: Mapping[str, type[Keys]]) -> None:
         self._parts = dict(parts)

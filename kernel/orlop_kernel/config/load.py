@@ -215,8 +215,8 @@ def _read_first(argv: Sequence[str], directory: str = "") -> tuple[str, Document
 
 
 def parse(argv: Sequence[str], directory: str = "") -> Parsed:
-    """Parse the arguments (without the program's name). Relative paths begin at `directory`. The flags are the kernel's, and
-    those of the plugins that the configuration file selects. Raises `ConfigError`."""
+    """Parse the arguments (without the program's name). Relative paths begin at `directory`. Valid flags are those of the
+    kernel and of the plugins that the configuration file selects. Raises `ConfigError`."""
     seeming, document, problems = _read_first(argv, directory)
 
     def hint(name: str) -> str:
@@ -235,8 +235,8 @@ def help_of(argv: Sequence[str]) -> str:
 
 
 def load_all(parsed: Parsed, environ: Mapping[str, str]) -> Loaded:
-    """`load` for parsed arguments, with the file's name, the warnings and the origins. Unusable values are left out and
-    the rest is checked, so that the error names every problem."""
+    """`load` for parsed arguments, with the file's name, the warnings and the origins. Unusable values are left out and all
+    other values are checked, so that the error names every problem."""
     path = find(os.path.join(parsed.directory, parsed.config_file) if parsed.config_file else "")
     document, wrong = parsed.read or _read(path)
     if conflicts := _conflicts(document, parsed):

@@ -106,7 +106,7 @@ def instance_of(data_root: str) -> str:
 
 
 class Config(ConfigBase, frozen=True, kw_only=True):
-    """The merged configuration. Immutable: a reload makes a new one. `parts` are the keys of plugins, by the plugin's
+    """The merged configuration. Immutable: a reload makes a new `Config`. `parts` are the keys of plugins, by the plugin's
     name."""
 
     allow_insecure_tcp: bool = False

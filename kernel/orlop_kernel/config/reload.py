@@ -16,9 +16,9 @@ __all__ = ["ReloadPlan", "plan"]
 
 
 class ReloadPlan(NamedTuple):
-    """`loaded` is the configuration after the reload: the running one with the reloadable keys of the new one, each with its
-    origin. `applied` are the keys that change, `unchanged` those that are set and stay the same, `needs_restart` those that
-    differ but are not applied."""
+    """`loaded` is the configuration after the reload: the running configuration with the reloadable keys of the new file,
+    each with its origin. `applied` are keys that change, `unchanged` are set keys that do not change, `needs_restart` are
+    keys that differ but are not applied."""
 
     loaded: Loaded
     applied: tuple[str, ...]

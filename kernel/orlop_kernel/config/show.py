@@ -35,7 +35,7 @@ def _masked(value: Any) -> Any:
 
 
 def document(loaded: Loaded, needs_restart: Collection[str] = ()) -> dict[str, Any]:
-    """`needs_restart`: keys whose value in the file differs from the one that the daemon was started with."""
+    """`needs_restart`: keys whose value in the file differs from the value with which the daemon was started."""
     values = msgspec.to_builtins(loaded.config.items())
     parts = loaded.config.parts.values()
     helps = {flag.key.partition(".")[0]: flag.help for part in parts for flag in part.FLAGS}

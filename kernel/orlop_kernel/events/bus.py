@@ -47,7 +47,7 @@ def _every(_event: Event) -> bool:
 
 
 class Subscription:
-    """An async iterator over the events that match one subscription. Ends at `until`; close or drop it to unsubscribe."""
+    """An async iterator over the events of one subscription, which ends at `until`. To unsubscribe, close or drop it."""
 
     def __init__(self, wanted: Filter, past: list[Event], until_ns: int, live: bool) -> None:
         self._wanted = wanted
@@ -94,7 +94,7 @@ class Subscription:
         self._notify()
 
     def close(self) -> None:
-        """End the subscription: buffered events are still delivered, no new ones are added."""
+        """End the subscription: buffered events are still delivered, new events are not added."""
         self._live = False
         self._notify()
 
@@ -143,7 +143,7 @@ class EventBus:
                 self._unsaved[oldest] = None
 
     def publish(self, type: str, action: str, actor_id: str, attributes: Mapping[str, str]) -> None:
-        """Deliver an event to all subscribers now; it is saved a moment later. Event times never decrease, even when the
+        """Deliver an event to all subscribers now; a task saves it a moment later. Event times never decrease, even when the
         clock does."""
         self._last_ns = max(time.time_ns(), self._last_ns + 1)
         event = Event(type, action, actor_id, dict(attributes), self._last_ns)
@@ -162,7 +162,7 @@ class EventBus:
         wanted: Filter = _every,
     ) -> Subscription:
         """Events from now on. With `since_ns` or `until_ns` (Unix time), past events come first. If `until_ns` is in the
-        past, only past events come; scripts pass 0 to read the whole history. No event is lost between past and present."""
+        past, only past events come; scripts pass 0 to read the whole history. No event is lost in between."""
         past: list[Event] = []
         if since_ns is not None or until_ns is not None:
             since, end = since_ns or 0, until_ns or self._last_ns

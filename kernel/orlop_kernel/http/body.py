@@ -119,14 +119,14 @@ class RequestBody:
 
     @property
     def unrecoverable(self) -> bool:
-        """Whether the next request on this connection cannot be located: the rest of the body is lost or too long."""
+        """Whether the next request on this connection cannot be found, because the rest of this body is lost or too long."""
         if self._failure or (self.expects and not self.done):
             return True
         left = self._framing.left if isinstance(self._framing, Counted) else 0
         return left > _DISCARD
 
     async def discard(self) -> bool:
-        """Read and drop the rest. False when it is too long or malformed."""
+        """Read and drop the unread part. Returns false when it is too long or malformed."""
         size = 0
         try:
             while piece := await self._next():

@@ -30,7 +30,7 @@ OnError = Callable[[Request, Exception], Response]
 
 
 def default_on_error(request: Request, error: Exception) -> Response:
-    """The default `on_error`: sends the text of errors that the client caused, and no details of others."""
+    """The default `on_error`: sends the text of errors that the client caused, and hides all other errors."""
     if isinstance(error, BodyError | BadRequest):
         return Response(error.status, str(error).encode(), (("Content-Type", "text/plain; charset=utf-8"),))
     log.error("cannot answer %s %s", request.method, request.target, exc_info=error)
@@ -38,7 +38,7 @@ def default_on_error(request: Request, error: Exception) -> Response:
 
 
 class Connection:
-    """Cancelling `scope` ends the connection. `lease` can do so, too, and records when it waits for a request."""
+    """Cancelling `scope` ends the connection; `lease` may do this. `lease` also records when the connection is waiting."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class Connection:
         raise BadRequest(408, "the request did not arrive in time")
 
     async def _exchange(self, head: Head) -> bool:
-        """Answer one request. False when the connection must close after it."""
+        """Answer one request. Returns false when the connection must close after this answer."""
         body = self._no_body
         if head.length:
             body = RequestBody(
@@ -173,7 +173,7 @@ class Connection:
             nursery.start_soon(self._cancel_when_gone, nursery.cancel_scope)
             try:
                 if not body.done:
-                    await body.invite()  # before the head of the answer, because `100 Continue` cannot be sent after it
+                    await body.invite()  # before the head of the answer, after which `100 Continue` cannot be sent
                 await self._transport.answer(beginning)
                 if head.method != "HEAD":
                     await self._produce(answer, chunked=head.version == "1.1")

@@ -1,4 +1,4 @@
-"""Encodes answers. Sans-IO, except that it reads the clock.
+"""Encodes answers. The module does no I/O, but reads the clock.
 
 Order: status line, the handler's headers, Content-Length or Transfer-Encoding, Date, Connection. Handlers never set these
 last four headers.

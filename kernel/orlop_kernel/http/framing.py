@@ -1,7 +1,7 @@
 """Finds the end of a request body: counted bytes or chunks (RFC 9112 section 7.1). Sans-IO.
 
-A framing takes the body from the front of the connection's input and leaves the rest, which is the next request or a
-hijacked stream.
+A framing removes the body from the front of the connection's input. The remaining input is the next request or a hijacked
+stream.
 """
 
 from __future__ import annotations

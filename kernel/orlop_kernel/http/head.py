@@ -124,8 +124,8 @@ def _origin_form(method: str, target: str) -> str:
 
 
 class _Headers:
-    """The headers that llhttp finds in one head. They are a separate object, because llhttp's parser refers to it: a
-    reference cycle would keep each connection's memory until the next full garbage collection."""
+    """The headers that llhttp finds in one head. This object is separate from `HeadParser`, because llhttp's parser refers
+    to it: a reference cycle would keep each connection's memory until the next full garbage collection."""
 
     __slots__ = ("count", "found")
 

@@ -1,8 +1,8 @@
-"""Listening sockets: unix, TCP, and those that systemd opened.
+"""Listening sockets: unix sockets, TCP sockets, and sockets that systemd opened.
 
-A unix socket is renamed into place once its owner and mode are set and it listens, so that no client sees it with the wrong
-mode or not yet listening. After a crash the name remains; the next daemon replaces it after checking that no process answers
-on it.
+A unix socket gets its final name once its owner and mode are set and it listens, so that no client sees a socket with the
+wrong mode, or a socket that does not listen. After a crash the socket file remains. The next daemon replaces it, after
+checking that no process answers on it.
 """
 
 from __future__ import annotations
@@ -112,8 +112,8 @@ async def open_tcp_listeners(host: str, port: int) -> list[trio.SocketListener]:
 
 
 class TlsListener(trio.abc.Listener["trio.SSLStream[trio.SocketStream]"]):
-    """Speaks TLS on the connections of another listener. `context` holds the certificate and whether clients must present
-    one; it may be replaced at any time, for later connections. `identify` does the handshake."""
+    """Speaks TLS on the connections of another listener. `context` is the TLS context: the certificate, and whether clients
+    must present one. A new `context` applies to later connections. `identify` does the handshake."""
 
     def __init__(self, listener: trio.abc.Listener[trio.SocketStream], context: ssl.SSLContext) -> None:
         self._listener = listener

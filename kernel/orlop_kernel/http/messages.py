@@ -33,14 +33,14 @@ class BodyError(Exception):
 
 
 class Body(Protocol):
-    """The request's body. Read it once, by either method; the server discards the rest."""
+    """The request's body. Read it once, with `read` or by iteration; the server discards unread bytes."""
 
     async def read(self, limit: int) -> bytes:
         """Read all of it. Raises `BodyError(413)` past `limit` bytes."""
         ...
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        """Pieces as they arrive. Sends `100 Continue` before the first, if the client waits for it."""
+        """Pieces as they arrive. Sends `100 Continue` before the first piece, if the client waits for it."""
         ...
 
 
@@ -108,7 +108,7 @@ class RawStream(Protocol):
         ...
 
     async def hung_up(self) -> None:
-        """Return when the client can neither send nor read any more. A half-close is not enough."""
+        """Return when the client has closed both directions. A half-close is not enough."""
         ...
 
     def share(self) -> tuple[int, bytes] | None:

@@ -80,8 +80,8 @@ class Server:
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Accept on `listeners` and close them at the end. Returns when `drain` has ended the last connection; cancelling it
-        ends all connections immediately. Calls `task_status.started` when it accepts."""
+        """Accept on `listeners` and close them at the end. Returns when `drain` has ended the last connection. Cancelling
+        this call ends all connections immediately. Calls `task_status.started` when the server accepts connections."""
         async with trio.open_nursery() as connections:
             connections.start_soon(self._watch_idle)
             with self._accepting:
@@ -168,8 +168,8 @@ class Server:
             self._changed.unpark_all()
 
     async def drain(self, grace: float) -> None:
-        """Stop accepting, close idle connections, give running requests `grace` seconds, then cancel them. Returns when no
-        connection is left."""
+        """Stop accepting, close idle connections, give running requests `grace` seconds, then cancel them. Returns when all
+        connections have ended."""
         self._draining = True
         self._accepting.cancel()
         for connection in list(self._connections):
@@ -207,7 +207,7 @@ async def serve_connection(
     *,
     on_error: OnError = default_on_error,
 ) -> None:
-    """Serve a single connection until it closes, without a server."""
+    """Serve a single connection until it closes, without a `Server`."""
     server = Server(handler, limits, on_error=on_error)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server._watch_idle)

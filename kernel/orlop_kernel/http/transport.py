@@ -86,7 +86,7 @@ class Transport:
                 self.stream.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _STREAM_BUFFER)
 
     async def send_eof(self) -> None:
-        """Shut down our side, once. On TLS this ends both sides: a pending `receive` returns b"", as all later ones do."""
+        """Shut down our side, once. On TLS this ends both directions: a pending `receive` and all later calls return b""."""
         if self._ended:
             return
         self._ended = True

@@ -125,7 +125,7 @@ class Call:
         return result
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
-        """The body as it arrives, when it is not JSON. Raises InvalidParameter when the client breaks it off."""
+        """The body as it arrives, when it is not JSON. Raises InvalidParameter when the client ends the body early."""
         try:
             async for piece in self.request.body:
                 yield piece

@@ -1,7 +1,8 @@
 """The tables that the daemon writes for name servers, and their answers.
 
-There is one file per network, with the names on it, and one per container, with its networks and upstream servers. Files are
-replaced atomically and never modified, so a reader sees complete content. The files stay valid while no daemon runs.
+For each network there is a file with the names on this network. For each container there is a file with its networks and
+upstream servers. Files are replaced atomically and never modified, so a reader sees complete content. The files stay valid
+while no daemon runs.
 """
 
 from __future__ import annotations

@@ -159,7 +159,7 @@ def entries(source: Source) -> Iterator[Entry]:
             if entry.segments is not None:
                 _check_map(entry, entry.segments)
             elif kind in b"123456":
-                # Only regular files have content. Old tars set a hard link's size to that of its target.
+                # Only regular files have content. Old tar programs set a hard link's size to the size of its target.
                 entry.size = 0
             yield entry
             source.skip(-entry.size % BLOCK)

@@ -41,8 +41,8 @@ class _Source:
 
 
 def place(root: str, binds: Sequence[Bind], *, writable: bool) -> None:
-    """Mount all binds in the tree at `root`. A bind that fails is left out: its source may be gone, its subpath may lead out
-    of the volume, its mount point may be missing."""
+    """Mount all binds in the tree at `root`. A bind that fails is left out: its source or mount point may be missing, or its
+    subpath may lead out of the volume."""
     with ExitStack() as stack:
         sources = []
         for bind in sorted(binds, key=lambda bind: bind.destination.count("/")):
@@ -158,7 +158,7 @@ def _protect(root: str, path: str, *, readonly: bool) -> None:
 
 
 def _cover(root: str, path: str) -> None:
-    """Mount an overlay over the tree at `path`. It shows the same content, and writes go to a tmpfs."""
+    """Mount an overlay over the tree at `path`. The overlay shows the tree's content, and stores changes in a tmpfs."""
     lower = _open(root, path, os.O_PATH | os.O_DIRECTORY)
     try:
         mount("tmpfs", "tmpfs", f"/proc/self/fd/{lower}", ("mode=0700",))

@@ -27,7 +27,7 @@ def padding(size: int) -> bytes:
 
 
 def _split(name: bytes) -> tuple[bytes, bytes] | None:
-    """Split a name into ustar's fields (prefix, name); None when it does not fit."""
+    """Split a name into ustar's fields (prefix, name); None when the name does not fit."""
     if len(name) <= 100:
         return b"", name
     if len(name) > 256:

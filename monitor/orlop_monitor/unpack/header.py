@@ -80,7 +80,7 @@ def _text(raw: bytes) -> bytes:
 
 
 def parse_header(block: bytes) -> Entry:
-    """Decode a header block that is not all zeros. Raises `UnpackError` when its checksum is wrong."""
+    """Decode a header block that is not all zeros. Raises `UnpackError` when the checksum is wrong."""
     (
         name,
         mode,
@@ -145,7 +145,8 @@ def _nanoseconds(text: bytes) -> int:
 
 
 def apply_pax(entry: Entry, records: list[tuple[bytes, bytes]]) -> None:
-    """Override header fields by pax records. An empty value keeps the header's value (POSIX: it deletes the record)."""
+    """Override header fields by pax records. An empty value means that the header's value is used (POSIX: an empty value
+    deletes the record)."""
     for key, value in records:
         if key.startswith(_XATTR):
             entry.xattrs.append((key[len(_XATTR) :], value))

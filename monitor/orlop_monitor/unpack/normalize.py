@@ -127,8 +127,8 @@ class _Normalizer:
         return node, real
 
     def _walk(self, path: bytes, *, create: bool) -> tuple[_Node, bytes]:
-        """Resolve a directory as in a chroot. Raises `UnpackError` if it is not a directory, and `FileNotFoundError` if it
-        does not exist and `create` is false."""
+        """Resolve a directory as in a chroot. Raises `UnpackError` if the path is not a directory, and `FileNotFoundError`
+        if it does not exist and `create` is false."""
         nodes, names = [self._root], list[bytes]()
         parts, of_links, links = deque(path.split(b"/") if path else ()), 0, 0
         while parts:

@@ -1,8 +1,8 @@
 """Runs the program that turns a tar stream into a layer (`orlop_sdk.LayerStream`), in a separate sandbox.
 
-The program is a child of the worker, and the kernel kills it when the worker dies. Its root is a tmpfs with the layer's
-directory, the only place where it can write, and read-only binds of the host's programs and libraries. It has no
-capabilities and no sockets. Its system call filter is that of the worker, but allows execve.
+The program is a child of the worker, and the kernel kills it when the worker dies. The program's root is a tmpfs with
+read-only binds of the host's programs and libraries. It can write only to the layer's directory. It has no capabilities and
+no sockets. Its system call filter is that of the worker, but allows execve.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "nix")  # host directo
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "TMPDIR": ".", "LC_ALL": "C"}
 _MEMORY = 2 << 30  # bytes of address space; mkfs.erofs takes 450 bytes for each file
 _CPU = 900  # seconds
-_STALLED = 120.0  # seconds; if the program reads nothing for this time, it has failed
+_STALLED = 120.0  # seconds; a program that reads nothing for this time has failed
 _ENDING = 900.0  # seconds that the program may run after the end of the stream
 _PIPE = 1 << 20
 _WRITEBACK = 8 << 20
@@ -116,7 +116,8 @@ class Program:
     # --- end
 
     def finish(self, tick: Callable[[], None]) -> None:
-        """Write the rest, and wait for the program. Raises `OSError` when it fails. `tick` is called often."""
+        """Write the remaining data, and wait for the program. Raises `OSError` when the program fails. `tick` is called
+        often."""
         self.flush()
         os.close(self._pipe)
         if self._kept >= 0:
@@ -145,7 +146,7 @@ class Program:
             text = os.read(self._errors, 65536)[-_SHOWN:].decode("utf-8", "backslashreplace").strip()
         except BlockingIOError:
             text = ""
-        # Programs may not report a full disk: mkfs.erofs reports a wrong checksum of data that it could not write
+        # Programs may not report a full disk: mkfs.erofs reports only a wrong checksum of the data that is missing
         free = os.statvfs("/")  # the worker's root is the layer's directory
         if free.f_bavail * free.f_frsize < _FULL or os.strerror(errno.ENOSPC) in text:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

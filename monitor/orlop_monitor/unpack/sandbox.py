@@ -1,11 +1,12 @@
 """The sandbox of workers that process untrusted data.
 
-There are two layers of protection. First, `tree` resolves every path by openat2 relative to the root. This makes a malicious
-archive harmless, needs no privileges (tests run it without root), and is as fast as a chroot, because parents are cached.
-Second, this module limits the effect of a bug in a decompressor, which is C code. The worker's mount namespace contains only
-the target directory, mounted nodev, nosuid and noexec. (pivot_root is used, so that no open descriptor leads out and no host
-file system is kept busy.) The worker can open no sockets, and keeps only the capabilities that are needed to create files.
-One of them is CAP_SYS_ADMIN, for `trusted.overlay.opaque`, so a seccomp filter refuses other privileged system calls.
+There are two layers of protection. First, `tree` resolves every path by openat2 relative to the root. So a malicious archive
+is harmless. This layer needs no privileges (tests run it without root), and is as fast as a chroot, because parents are
+cached. Second, this module limits the effect of a bug in a decompressor, which is C code. The worker's mount namespace
+contains only the target directory, mounted nodev, nosuid and noexec. (pivot_root is used, so that no open descriptor leads
+out and no host file system is kept busy.) The worker can open no sockets, and keeps only the capabilities that are needed to
+create files. One of them is CAP_SYS_ADMIN, for `trusted.overlay.opaque`, so a seccomp filter refuses other privileged system
+calls.
 """
 
 from __future__ import annotations
@@ -149,8 +150,8 @@ def confine(
 
 
 def _lower_limit(kind: int, most: int) -> None:
-    """Lower a resource's soft and hard limit. A lower hard limit is kept, because raising it needs CAP_SYS_RESOURCE, which
-    the daemon may lack."""
+    """Lower a resource's soft and hard limit. If the hard limit is lower already, it is kept, because raising a limit needs
+    CAP_SYS_RESOURCE, which the daemon may lack."""
     hard = resource.getrlimit(kind)[1]
     if hard != resource.RLIM_INFINITY:
         most = min(most, hard)
@@ -160,7 +161,7 @@ def _lower_limit(kind: int, most: int) -> None:
 def _drop_capabilities(keep: set[int]) -> None:
     for capability in range(_LAST_CAP + 1):
         if capability not in keep:
-            _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # an old kernel may not know it (EINVAL)
+            _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # an old kernel may not know the capability (EINVAL)
     bits = sum(1 << capability for capability in keep)
     low, high = bits & 0xFFFFFFFF, bits >> 32
     header = struct.pack("=Ii", _CAP_VERSION_3, 0)

@@ -1,8 +1,8 @@
 """Decompresses a stream from a descriptor, and computes its hash.
 
 A second thread reads, decompresses and hashes (all in C, without the interpreter's lock), up to four chunks ahead of the
-thread that writes files. The second thread ends at the end of the stream, at an error, or after `close`. It has its own
-descriptor, so that the caller can close the original descriptor at any time.
+thread that writes files. The second thread ends at the end of the stream, at an error, or after `close`. The thread reads
+from its own descriptor, so that the caller can close the original descriptor at any time.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ _CACHED = 64
 
 def clean(name: bytes) -> bytes:
     """The name relative to the root, without empty, "." and ".." components; b"" is the root itself. Raises `UnpackError`
-    when it leads out of the root (Docker: "breakout") or is not a valid path."""
+    when the name leads out of the root (Docker: "breakout") or is not a valid path."""
     if b"\0" in name:
         raise UnpackError(f"{shown(name)}: the name contains a NUL")
     parts = [part for part in name.split(b"/") if part and part != b"."]
@@ -46,7 +46,7 @@ def is_whiteout(info: os.stat_result) -> bool:
 
 
 def remove(name: str | bytes, dir_fd: int) -> None:
-    """Remove a file or a directory tree. No error when it does not exist."""
+    """Remove a file or a directory tree. No error when there is no such file."""
     try:
         os.unlink(name, dir_fd=dir_fd)
     except FileNotFoundError:
@@ -63,7 +63,7 @@ def remove(name: str | bytes, dir_fd: int) -> None:
 
 @dataclass(slots=True)
 class Parent:
-    """An open directory. `plain`: files created in it are owned by root:root without a chown."""
+    """An open directory. `plain`: files that are created in the directory are owned by root:root without a chown."""
 
     fd: int
     plain: bool
@@ -84,7 +84,8 @@ class Tree:
 
     def directory(self, path: bytes, *, create: bool = True) -> Parent:
         """Open the directory `path`, a result of `clean`. `create`: missing directories are made (mode 0755, owner root), as
-        in Docker. Raises `OSError` when it does not exist or is not a directory. Valid until the next call or `forget`."""
+        in Docker. Raises `OSError` when the path does not exist or is not a directory. Valid until the next call or
+        `forget`."""
         known = self._cache.get(path)
         if known is None:
             fd = self._make(path) if create else self._open(path)

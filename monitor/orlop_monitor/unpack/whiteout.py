@@ -97,7 +97,7 @@ class _Overlay:
 
 
 class _Plain:
-    """Whiteouts for a copy of the lower layers: removes files of lower layers, but keeps those that this layer added."""
+    """Whiteouts for a copy of the lower layers: removes files of lower layers, but keeps files that this layer added."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
@@ -148,7 +148,7 @@ class _Plain:
         return self._tree.directory(path)
 
     def hide_below(self, parent: int, name: bytes) -> None:
-        """Does nothing: a plain tree has no whiteouts, and a 0:0 device in it is an ordinary device."""
+        """Does nothing: a plain tree has no whiteouts, and a 0:0 device in a plain tree is an ordinary device."""
 
 
 def whiteouts_for(tree: Tree, *, overlay: bool) -> Whiteouts:

@@ -48,7 +48,7 @@ from .tree import Tree, clean
 
 __all__ = ["run"]
 
-_PROGRESS_EVERY = 0.1  # seconds; Docker's clients do not redraw more often
+_PROGRESS_EVERY = 0.1  # seconds; Docker's clients redraw at most this often
 _HEADERS = 4096  # bytes; an entry's headers in a normalized tar are smaller than this on average
 
 
@@ -123,7 +123,8 @@ def _serve(connection: socket.socket, request: Request, fds: list[int]) -> Done 
 
 def _unpack(connection: socket.socket, request: Unpack, source_fd: int, target_fd: int) -> Done:
     if os.geteuid() == 0:
-        # Use the working directory: unshare moves it to the new mount namespace, but not a descriptor.
+        # Use the working directory, because unshare moves the working directory to the new mount namespace, but not a
+        # descriptor.
         os.fchdir(target_fd)
         own_mounts()
         enter(os.getcwd())

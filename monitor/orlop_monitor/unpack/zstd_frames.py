@@ -1,6 +1,6 @@
 """Follows the frames of a zstd stream (RFC 8878, section 3.1) while a decompressor reads it.
 
-If a stream ends within a frame, the library returns the data that it has, without an error, and does not tell whether the
+If a stream ends within a frame, the library returns the available data without an error, and does not report whether the
 last frame was complete. So a truncated archive would be treated as complete.
 """
 
@@ -27,7 +27,7 @@ class _Step(NamedTuple):
 
 
 def is_skippable(magic: bytes) -> bool:
-    """Whether these four bytes begin a frame without data, of which zstd:chunked layers have some."""
+    """Whether these four bytes begin a frame without data. zstd:chunked layers contain such frames."""
     return magic[0] & 0xF0 == 0x50 and magic[1:] == b"\x2a\x4d\x18"
 
 

@@ -75,7 +75,8 @@ class Compression:
         self._thread.start()
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait until the compression has ended. After `timeout` seconds, cancel it and leave the plain file unchanged."""
+        """Wait until the compression has ended. After `timeout` seconds, cancel the compression and leave the plain file
+        unchanged."""
         self._thread.join(timeout)
         self._stop.set()
         self._thread.join()

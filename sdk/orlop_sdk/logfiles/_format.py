@@ -11,15 +11,15 @@ __all__ = ["RecordFormat"]
 
 class RecordFormat(Protocol):
     """How the records of a file are encoded. The methods are pure functions of bytes, except that `last` and `valid_size`
-    may call `os.pread`. A record may hold several log entries."""
+    may call `os.pread`. A record may contain several log entries."""
 
     def complete_length(self, data: bytes) -> int:
-        """The length of the longest prefix of `data` that ends at the end of a record; 0 if `data` holds no complete record.
-        `data` begins at the beginning of a record. Bytes that can never become a record are treated as a record."""
+        """The length of the longest prefix of `data` that ends at the end of a record; 0 if `data` contains no complete
+        record. `data` begins at the beginning of a record. Bytes that can never become a record are treated as a record."""
         ...
 
     def next_end(self, data: bytes, offset: int) -> int:
-        """The end of the first record that ends at `offset` or later. `data` holds whole records only."""
+        """The end of the first record that ends at `offset` or later. `data` contains whole records only."""
         ...
 
     def count(self, data: bytes) -> int:

@@ -40,7 +40,7 @@ class FileLogReader:
         self._skip = 0
         self._done = False
         self._chunk = _CHUNK
-        # Watch before opening the files, so that no write between the two goes unnoticed.
+        # Watch before opening the files, so that no write is missed.
         self._watch = Watch(os.path.dirname(path)) if query.follow else None
         self._segments: deque[Segment] = deque()
         try:
@@ -89,7 +89,7 @@ class FileLogReader:
         first = 0
         for index, segment in enumerate(self._segments):
             if isinstance(segment, Packed) and segment.last_time and segment.last_time[:-1] < self._since:
-                first = min(index + 1, len(self._segments) - 1)  # `follow` needs the newest file to find newer ones
+                first = min(index + 1, len(self._segments) - 1)  # `follow` needs the newest file to find later files
         self._drop_before(first)
         for segment in list(self._segments):
             if isinstance(segment, Plain) and not self._bisect(segment):

@@ -1,7 +1,7 @@
 """The file that a monitor appends to: rotation, repair after a crash, and behaviour on a full disk.
 
-Owns the descriptor of the current file. The file always ends with a complete record: if a full disk cuts a record short, its
-beginning is removed again.
+Owns the descriptor of the current file. The file always ends with a complete record: if only a part of a record fits on a
+full disk, this part is removed again.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class RotatingFile:
         return not self._torn
 
     def _rotate(self, limit: int) -> bool:
-        """Continue in a new file. Returns false when it cannot be created."""
+        """Continue in a new file. Returns false when the new file cannot be created."""
         try:
             status = os.fstat(self._fd)
             if status.st_size < limit:  # a user emptied the file (`truncate -s 0`): keep using it

@@ -181,7 +181,8 @@ _FIELD_NAMES = frozenset(
 
 
 class Template:
-    """A parsed template. The constructor and `render` raise `InvalidParameter` when it cannot be parsed or evaluated."""
+    """A parsed template. The constructor and `render` raise `InvalidParameter` when the template cannot be parsed or
+    evaluated."""
 
     def __init__(self, source: str) -> None:
         self._parts: list[str | Node] = []

@@ -1,8 +1,8 @@
 """A descriptor that polls readable when files in a directory change.
 
-One inotify instance serves the whole process, because the kernel allows a user only 128 instances. One thread reads it and
-wakes the watches of the changed directory. An idle watch costs only its descriptor. Where inotify is not available, a watch
-polls readable five times a second.
+One inotify instance is used for the whole process, because the kernel allows a user only 128 instances. One thread reads the
+instance and wakes the watches of the changed directory. An idle watch costs only its descriptor. Where inotify is not
+available, a watch polls readable five times a second.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ _dispatcher = _Dispatcher()
 
 
 class Watch:
-    """Watches a directory. Watching the file would not work, because a rotation replaces it."""
+    """Watches a directory. A watch of the file is not possible, because a rotation replaces the file."""
 
     def __init__(self, directory: str) -> None:
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)

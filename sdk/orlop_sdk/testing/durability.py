@@ -1,6 +1,4 @@
-"""For tests of crash safety: records what is synced to disk and renamed, in which order, and finds descriptors that are left
-open.
-"""
+"""For tests of crash safety: records the order of syncs and renames, and finds descriptors that are left open."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ Main = Callable[[], Awaitable[None]]
 
 class FakeNetwork:
     """A network driver for tests of the daemon, which only records networks, endpoints and ports. `log` lists the calls as
-    (method, subject). `fail` maps a method to the error that its next call raises. `shared` holds the ports of a host that
+    (method, subject). `fail` maps a method to the error that its next call raises. `shared` are the ports of a host that
     several drivers share. `own_addresses` are addresses that the fake gives to endpoints, one for each `attach`, as a driver
     with its own address management does."""
 
@@ -172,8 +172,8 @@ class FakeNetwork:
 
 
 def in_own_network(main: Main) -> None:
-    """Run `main` under trio in a thread with a new network namespace (loopback down), which serves as the host of a test.
-    Threads that the driver starts are in the same namespace. The namespace ends with the thread."""
+    """Run `main` under trio in a thread with a new network namespace (loopback down), which is the host of a test. Threads
+    that the driver starts are in the same namespace. The namespace ends with the thread."""
     failures: list[BaseException] = []
 
     def run() -> None:
@@ -192,7 +192,7 @@ def in_own_network(main: Main) -> None:
 
 @contextmanager
 def own_namespace() -> Iterator[str]:
-    """The path of a new network namespace, which serves as a container's."""
+    """The path of a new network namespace, used as a container's namespace."""
     fd = linux.new_network_namespace()
     try:
         yield f"/proc/{os.getpid()}/fd/{fd}"

@@ -380,7 +380,7 @@ class TreeStorage(ABC, Generic[S]):
             snapshot.below.children -= 1
 
     def _destroy(self, snapshot: S, key: str) -> None:
-        """Remove the directory, then the key: after a crash between the two, `_load` drops the key without a directory."""
+        """Remove the directory, then the key: after a crash in between, `_load` drops the key without a directory."""
         self.destroy(snapshot)
         self.index.drop(key, committed=snapshot.committed)
 
