@@ -9,11 +9,29 @@ from typing import Any
 
 import pytest
 from tests.integration.engine import BUSYBOX
-from tests.integration.parity import Side
+from tests.integration.parity import Side, both
+from tests.registry import image, layer
+from tests.registry.hostile import serving
+from tests.registry.hostile import status as failing
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(not shutil.which("dockerd"), reason="no dockerd to compare with")]
 
 
+# Status and error code of a registry, "" for an answer without a code
+REFUSED_BY_REGISTRY = [
+    (400, "MANIFEST_INVALID"),
+    (400, "OTHER"),
+    (400, "TAG_INVALID"),
+    (400, "UNAVAILABLE"),
+    (401, "UNAUTHORIZED"),
+    (403, "DENIED"),
+    (404, "MANIFEST_UNKNOWN"),
+    (405, ""),
+    (405, "UNSUPPORTED"),
+    (429, ""),
+    (429, "TOOMANYREQUESTS"),
+    (503, "UNAVAILABLE"),
+]
 REFUSED: list[tuple[str, str, Any]] = [
     ("POST", "/containers/create?name=-x", {"Image": BUSYBOX, "Cmd": ["true"]}),
     ("POST", "/containers/create?name=plain", {"Image": BUSYBOX, "Cmd": ["true"]}),
@@ -155,3 +173,17 @@ def test_refusals_equal_those_of_dockerd(sides: tuple[Side, Side], requests: lis
         if theirs != ours:
             wrong.append(f"{method} {path} {body}: dockerd {theirs}, orlopd {ours}")
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(("status", "code"), REFUSED_BY_REGISTRY)
+def test_errors_of_a_registry_have_the_same_status(sides: tuple[Side, Side], status: int, code: str) -> None:
+    with serving() as registry:
+        registry.add("app", "v1", image([layer({"file": b""})]))
+        registry.misbehave("v1", *[failing(status, code, "because")] * 20)
+        (theirs, their_answer), (ours, our_answer) = both(
+            sides, lambda side: side.api("GET", f"/distribution/{registry.host}/app:v1/json")
+        )
+    assert ours == theirs
+    # Without a code, dockerd shows the body, which may be that of a server that only the host can reach
+    if code not in ("", "OTHER"):
+        assert our_answer == their_answer

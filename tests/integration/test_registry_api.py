@@ -210,6 +210,10 @@ def test_errors_have_dockers_messages(tmp_path: Path) -> None:
         (403, "DENIED", 403),
         (404, "MANIFEST_UNKNOWN", 404),
         (404, "NAME_UNKNOWN", 404),
+        (400, "TAG_INVALID", 400),
+        (405, "UNSUPPORTED", 405),
+        (429, "TOOMANYREQUESTS", 429),
+        (400, "UNAVAILABLE", 503),
         (400, "OTHER", 500),
     ],
 )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from orlop_sdk import DriverError, Forbidden, InvalidParameter, NotFound, OrlopError, Unauthorized
+from orlop_sdk import DriverError, Forbidden, InvalidParameter, NotFound, OrlopError, Unauthorized, Unavailable
 
 from . import documents
 from .connector import Access, Connector
@@ -14,6 +14,7 @@ from .documents import MAX_MANIFEST
 from .manifests import Descriptor, Index
 from .manifests import parse as parse_manifest
 from .references import image_id, parse
+from .refusals import RegistryRefusal
 from .registry_errors import NO_CREDENTIALS, RegistryError
 from .sources import Sources
 
@@ -25,13 +26,20 @@ __all__ = ["Distribution", "DistributionPlatform", "inspect"]
 
 
 _KINDS: dict[str, type[OrlopError]] = {
+    "BLOB_UNKNOWN": NotFound,
     "DENIED": Forbidden,
+    "DIGEST_INVALID": InvalidParameter,
+    "MANIFEST_INVALID": InvalidParameter,
     "MANIFEST_UNKNOWN": NotFound,
     "NAME_INVALID": InvalidParameter,
     "NAME_UNKNOWN": NotFound,
+    "TAG_INVALID": InvalidParameter,
     "UNAUTHORIZED": Unauthorized,
+    "UNAVAILABLE": Unavailable,
 }
 """The registry's error code -> the exception that has the same HTTP status as dockerd's answer."""
+_STATUSES = {"TOOMANYREQUESTS": 429, "UNSUPPORTED": 405}
+"""The registry's error code -> the HTTP status of dockerd's answer, if no exception has this status."""
 
 
 class DistributionPlatform(NamedTuple):
@@ -113,5 +121,7 @@ def _platform(given: dict[str, Any]) -> DistributionPlatform:
 def _translate(error: RegistryError) -> OrlopError:
     if str(error).endswith(NO_CREDENTIALS):
         return error  # dockerd answers with 500
+    if error.code in _STATUSES:
+        return RegistryRefusal(str(error), _STATUSES[error.code])
     kind = NotFound if error.status == 404 else _KINDS.get(error.code)
     return error if kind is None else kind(str(error))

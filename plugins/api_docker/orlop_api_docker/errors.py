@@ -8,6 +8,7 @@ import logging
 import msgspec
 
 from orlop_api_docker.responses import error_response
+from orlop_engine.images.refusals import RegistryRefusal
 from orlop_kernel import descriptors
 from orlop_kernel.http.head import BadRequest
 from orlop_kernel.http.messages import BodyError, Request, Response
@@ -44,7 +45,7 @@ def _leaf(error: BaseException) -> BaseException:
 
 def _status(error: BaseException) -> int:
     """The status of an error; 0 for internal errors."""
-    if isinstance(error, BodyError | BadRequest):
+    if isinstance(error, BodyError | BadRequest | RegistryRefusal):
         return error.status
     if isinstance(error, msgspec.ValidationError):
         return 400

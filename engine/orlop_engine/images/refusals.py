@@ -1,0 +1,15 @@
+"""Errors of registries for which the SDK has no error, because only registries report them."""
+
+from __future__ import annotations
+
+from orlop_sdk import OrlopError
+
+__all__ = ["RegistryRefusal"]
+
+
+class RegistryRefusal(OrlopError):
+    """A registry refused a request. `status` is the HTTP status of its error code, which the daemon's client gets, too."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
