@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.integration.building.cutting import EXPORTS, Cutter
+from tests.integration.building.cutting_requests import CONTEXTS, RequestCutter
 from tests.integration.engine import Engine
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
@@ -29,11 +30,20 @@ def cutter() -> Iterator[Cutter]:
     assert left == []
 
 
+def cut_sample(cutter: Cutter, name: str) -> None:
+    count = cutter.cut(name)[1]
+    for number in range(SAMPLE):
+        cutter.cut(name, count * (2 * number + 1) // (2 * SAMPLE))  # in the middle of equal parts of the build
+        cutter.sound()
+
+
 @pytest.mark.parametrize("export", EXPORTS)
 def test_build_ends_when_its_client_is_gone(cutter: Cutter, export: str) -> None:
-    whole, count = cutter.build(export)
-    assert whole.code == 0, whole.err
-    for number in range(SAMPLE):
-        last = count * (2 * number + 1) // (2 * SAMPLE)  # in the middle of equal parts of the build
-        cutter.build(export, last)
-        cutter.sound()
+    cut_sample(cutter, export)
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_request_ends_when_its_client_is_gone(cutter: Cutter, context: str) -> None:
+    requests = RequestCutter(cutter.engine)
+    assert b"Successfully tagged cut:1" in requests.cut(context)[0]
+    cut_sample(requests, context)

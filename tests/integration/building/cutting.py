@@ -1,7 +1,8 @@
 """Builds whose client disconnects after any message. A proxy between the real client and the daemon counts messages in both
 directions, and closes all connections of the client after the message with a given number.
 
-`python -m tests.integration.building.cutting [--every N]` cuts a build after each of its messages.
+`python -m tests.integration.building.cutting [--every N] [--only NAME...]` cuts a build after each of its messages, and
+requests of the classic endpoint after each of their parts (`cutting_requests`).
 """
 
 from __future__ import annotations
@@ -138,13 +139,23 @@ class Cutter:
         finally:
             proxy.close()
 
+    def cut(self, export: str, last: int = sys.maxsize) -> tuple[bytes, int]:
+        """The output of a client that has lost its connections after message `last`, and the number of messages."""
+        result, count = self.build(export, last)
+        assert result.code == 0 or last <= count, result.err
+        return result.stdout, count
+
     def sound(self) -> None:
         """Nothing runs, nothing is leased, and every other snapshot belongs to a record of the cache."""
         engine = self.engine
         until(lambda: os.listdir(engine.exec_root / "run") == [], "no step runs")
         until(lambda: not [each for each in self._cache() if each["InUse"]], "no record of the cache is in use")
         until(lambda: engine.api("GET", "/orlop/check")[1]["findings"] == [], "the check finds nothing")
-        assert not [path for path in (engine.data_root / "build").glob("*") if path.name.startswith(("view-", "unpack-"))]
+        until(lambda: not self._temporary(), "no temporary file is left")
+
+    def _temporary(self) -> list[Path]:
+        found = (self.engine.data_root / "build").glob("*")
+        return [path for path in found if path.name.startswith(("view-", "unpack-"))]
 
     def _cache(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.engine.api("GET", "/system/df?type=build-cache")[1]["BuildCache"] or []
@@ -162,33 +173,42 @@ class Cutter:
 
 
 def main(argv: Sequence[str]) -> int:
+    from tests.integration.building.cutting_requests import CONTEXTS, RequestCutter
+
     parser = argparse.ArgumentParser(prog="cutting", description=__doc__, allow_abbrev=False)
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only every N-th message")
+    parser.add_argument("--only", nargs="+", choices=[*EXPORTS, *CONTEXTS], help="only these exports and contexts")
     options = parser.parse_args(argv)
     engine = Engine({"shutdown-timeout": 3})
     failed = 0
     try:
         engine.start()
         engine.load()
-        cutter = Cutter(engine)
-        for export in EXPORTS:
-            cutter.build(export)
-            result, count = cutter.build(export)
-            assert result.code == 0, result.err
-            for last in range(1, count + 1, options.every):
-                print(f"\r\033[K{export} {last} of {count}, {failed} failed", end="", flush=True)
-                try:
-                    cutter.build(export, last)
-                    cutter.sound()
-                except (AssertionError, subprocess.TimeoutExpired) as error:
-                    failed += 1
-                    print(f"\nFAILED {export} {last}: {error}", flush=True)
-            print(f"\r\033[K{export}: {count} messages", flush=True)
-        cutter.pruned()
+        builds, requests = Cutter(engine), RequestCutter(engine)
+        for name in options.only or (*EXPORTS, *CONTEXTS):
+            failed += _cut_everywhere(name, requests if name in CONTEXTS else builds, options.every)
+        builds.pruned()
     finally:
         left = engine.close()
     print(f"{failed} failed{''.join(f'{chr(10)}left: {each}' for each in left)}")
     return 1 if failed or left else 0
+
+
+def _cut_everywhere(name: str, cutter: Cutter, every: int) -> int:
+    """Returns the number of points after which something is left."""
+    failed = 0
+    cutter.cut(name)
+    count = cutter.cut(name)[1]
+    for last in range(1, count + 1, every):
+        print(f"\r\033[K{name} {last} of {count}, {failed} failed", end="", flush=True)
+        try:
+            cutter.cut(name, last)
+            cutter.sound()
+        except (AssertionError, OSError, subprocess.TimeoutExpired) as error:
+            failed += 1
+            print(f"\nFAILED {name} {last}: {error}", flush=True)
+    print(f"\r\033[K{name}: {count} messages", flush=True)
+    return failed
 
 
 if __name__ == "__main__":
