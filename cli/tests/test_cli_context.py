@@ -180,7 +180,7 @@ context
 
 
 @pytest.mark.skipif(not shutil.which("docker"), reason="the docker client is not installed")
-def test_output_and_store_are_dockers(tmp_path: Path) -> None:
+def test_output_and_store_equal_dockers(tmp_path: Path) -> None:
     found = {}
     for name, program in (("docker", ["docker"]), ("orlop", [sys.executable, "-m", "orlop_cli"])):
         home = tmp_path / name
@@ -202,7 +202,7 @@ def _call(program: list[str], words: list[str], home: Path) -> object:
 
 
 def _plain(text: str, home: Path) -> str:
-    """Without the names of the clients, their default sockets, and docker's hint to read its help."""
+    """The output without the names of the clients, their default sockets, and docker's hint to read its help."""
     text = text.replace(str(home), "HOME").replace("orlop: ", "").replace("unix:///var/run/docker.sock", "SOCKET")
     text = re.sub(r"\nSee 'docker .*' ?.*", "", text.replace(hosts.DEFAULT_HOST, "SOCKET"))
     return re.sub(r" {3,}", "   ", text).strip()

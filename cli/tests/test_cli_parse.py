@@ -1,4 +1,5 @@
-"""Command lines parsed without click give the same arguments as with click; JSON without the json package is the same."""
+"""Command lines that are parsed without click have the arguments that click finds. JSON that is written without the json
+package equals the package's output."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ ALL = dict(definitions())
 
 
 def by_click(definition: Definition, words: list[str]) -> Any:
-    """What the function would get, or None if click complains."""
+    """The arguments that click passes to the function, or None if click reports an error."""
     seen: list[Any] = []
     function, definition.function = definition.function, lambda session, args, **flags: seen.append({**flags, "args": args})
     try:
@@ -52,7 +53,7 @@ def lines(definition: Definition) -> Iterator[list[str]]:
         for opt in flag.opts:
             if flag.switch:
                 yield from ([opt, *words], [f"{opt}=maybe", *words], [*words, opt])
-                if flag.twin not in spellings:  # in `commit`, click takes --pause=false for the flag --no-pause
+                if flag.twin not in spellings:  # in `commit`, click treats --pause=false as the flag --no-pause
                     yield [f"{opt}=false", *words]
                 yield [flag.twin, *words]
                 continue
@@ -76,11 +77,11 @@ def test_words_are_parsed_as_by_click(path: str, monkeypatch: pytest.MonkeyPatch
         if ours is not None:
             directly += 1
             assert ours == by_click(definition, words), words
-    # Click parses the rest: lines that are wrong, and values of click's own types.
+    # Click parses all other lines: invalid lines, and values of click's own types.
     assert directly >= len(definition.flags)
 
 
-def test_wrong_lines_are_left_to_click() -> None:
+def test_invalid_lines_are_parsed_by_click() -> None:
     for words in (
         ["--nope"],
         ["--format"],
@@ -113,7 +114,7 @@ def test_environment_sets_the_platform(monkeypatch: pytest.MonkeyPatch) -> None:
     "value",
     [None, True, 1, -1.5, 1e300, "", 'a"\\\n\t\x01é\u2028😀', [], {}, [[], {}, {"a": [1, {"b": None}]}], {"é": ["<&>"]}],
 )
-def test_json_is_that_of_the_json_package(value: Any) -> None:
+def test_json_equals_the_output_of_the_json_package(value: Any) -> None:
     assert jsontext.dumps(value) == json.dumps(value)
     assert jsontext.dumps(value, False, compact=True) == json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     assert jsontext.indented(value) == json.dumps(value, ensure_ascii=False, indent=4)

@@ -28,7 +28,7 @@ class LineSplitter:
         self._piece_time: int | None = None  # the time of a long line, until its newline is read
 
     def feed(self, data: bytes, time_ns: int) -> list[LogBlock]:
-        """Split the data of one read. Its complete lines form one block, unless there is a long line between them."""
+        """Split the data of one read. The complete lines form one block, unless there is a long line between them."""
         blocks: list[LogBlock] = []
         end = data.rfind(b"\n") + 1
         if end:

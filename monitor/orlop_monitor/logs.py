@@ -34,7 +34,7 @@ def preload(names: Iterable[str]) -> None:
 
 
 def open_log(log: Log) -> LogSink:
-    """Open the log, and the cache that it may need, for writing. Raises any exception of the drivers."""
+    """Open the log for writing, and the cache that some drivers need. Raises any exception of the drivers."""
     driver = _driver(log.driver)
     writers = [ringed(driver.open_writer(log.info, log.options), log.options)]
     if log.cache and not driver.capabilities.readable:

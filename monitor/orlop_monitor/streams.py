@@ -33,7 +33,7 @@ _SLOW = 1 << 20
 _LAST = 16 << 20
 """Bytes that are read after the process's end even if clients are slow. The pipes of the process contain less than this
 limit. It bounds the memory for the output of a descendant that continues to write."""
-_LOOK_AGAIN = 0.02  # seconds after which a full sink is asked again
+_LOOK_AGAIN = 0.02  # seconds between two checks of a full sink
 _LARGE, _TRIM_AFTER = 32 << 10, 10.0
 _READ, _READ_UNLOGGED = 64 << 10, 256 << 10
 """Bytes per read. Larger reads are faster if the stream is only passed to clients. If it is also encoded for a log, reads
@@ -133,7 +133,7 @@ class _Source:
 
 class Output:
     """Owns the reading ends. `sink(stream, data, time_ns)` gets every read before the attachments do. While `is_full()` is
-    true, the sink takes no more."""
+    true, the sink takes no more data."""
 
     def __init__(self, loop: Loop, sink: Sink | None = None, is_full: Callable[[], bool] = lambda: False) -> None:
         self._loop = loop
@@ -167,8 +167,8 @@ class Output:
             self._adjust()
 
     def _adjust(self) -> None:
-        """Read unless a client is slow or the sink is full. After the process's end, up to `_LAST` bytes are read in both
-        cases, because the time for reading is limited."""
+        """Read unless a client is slow or the sink is full. After the process's end, up to `_LAST` bytes are read even then,
+        because the time for reading is limited."""
         is_slow = self._sink_timer is not None or any(attachment.slow for attachment in self._attachments)
         wanted = self._running and (self._last > 0 or not is_slow)
         for source in self._sources:

@@ -159,7 +159,7 @@ def copy_tree(source: int, target: int) -> None:
 
 
 def copy_directory(source: str, target: str) -> None:
-    """`copy_tree` by paths, whose last components are not followed when they are symlinks."""
+    """Call `copy_tree` with two paths. If the last component of a path is a symlink, it is not followed."""
     reader = os.open(source, _DIRECTORY)
     try:
         writer = os.open(target, _DIRECTORY)

@@ -1,6 +1,6 @@
 """Overlay mounts, and the changes that they leave in the upper directory, for storage drivers that use overlayfs.
 
-Nothing here may import trio.
+This module must not import trio.
 """
 
 from __future__ import annotations

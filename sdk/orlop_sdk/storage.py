@@ -177,10 +177,10 @@ class LayerRebase(Protocol):
     layers below do not exist yet while the layer is unpacked."""
 
     async def commit_on(self, key: str, name: str, parent: str) -> None:
-        """Like `commit`, for an active snapshot that was prepared without a parent and has never been mounted. The layer has
-        the committed `parent` from then on, as if it had been prepared on it. `NotFound` for an unknown parent; `Conflict`
-        when the parent is active, or when the snapshot has another parent. The parent gets a child before the first await,
-        so it cannot be removed meanwhile."""
+        """Like `commit`, for an active snapshot that was prepared without a parent and has never been mounted. After this
+        call, the layer has the committed `parent`, as if it had been prepared on this parent. `NotFound` for an unknown
+        parent; `Conflict` when the parent is active, or when the snapshot has another parent. The parent gets a child before
+        the first await, so it cannot be removed meanwhile."""
         ...
 
 

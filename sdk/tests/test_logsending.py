@@ -1,4 +1,4 @@
-"""The queue in front of a service: its bounds, its order, and what it asks of the container."""
+"""The queue in front of a service: its limits, its order, and when the container must wait."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_full_queue_drops_blocks_and_counts_them() -> None:
     assert gate.sent == [b"first", b"second"]
 
 
-def test_container_waits_for_a_service_that_is_asked_for() -> None:
+def test_container_waits_for_a_slow_service_in_mode_blocking() -> None:
     gate = Gate()
     writer = SendingWriter("t", gate, {"mode": "blocking"}, limit=10)
     writer.write([block(b"first line\n")])
@@ -88,7 +88,7 @@ def test_container_waits_only_while_the_service_keeps_up(monkeypatch: pytest.Mon
     assert writer.full
     now[0] += 0.9
     assert writer.full
-    writer._sent_bytes += 2 << 20  # as if the service had taken them
+    writer._sent_bytes += 2 << 20  # simulates a service that takes the lines
     now[0] += 0.2
     assert writer.full
     now[0] += 1.1
@@ -99,7 +99,7 @@ def test_container_waits_only_while_the_service_keeps_up(monkeypatch: pytest.Mon
 
 
 def test_queue_is_bounded_while_the_container_does_not_wait() -> None:
-    """The monitor reads on for up to 20 ms after the queue is full."""
+    """After the queue is full, the monitor continues to read for up to 20 ms."""
     gate = Gate()
     writer = SendingWriter("t", gate, {"mode": "blocking"}, limit=100)
     for _ in range(100):

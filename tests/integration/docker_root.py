@@ -31,7 +31,7 @@ _HEALTH = ("--health-cmd", "true", "--health-interval", "1h")
 
 @cache
 def _layers() -> tuple[Blob, Blob, Blob]:
-    """With whiteouts, hard links and symlinks."""
+    """Layers with whiteouts, hard links and symlinks."""
     one = layer({"d": None, "d/file": b"1" * 5000, "d/hard": ("hard", "d/file"), "d/link": "file"})
     return layer(busybox()), one, layer({"d/.wh.file": b"", "d/new": b"new"})
 

@@ -1,4 +1,4 @@
-"""What the tests of log drivers need of their services: the collector of Splunk, and a decoder for MessagePack."""
+"""Services for the tests of log drivers: the collector of Splunk, and a decoder for MessagePack."""
 
 from __future__ import annotations
 

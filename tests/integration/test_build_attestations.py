@@ -1,4 +1,5 @@
-"""Attestations of builds, beside a dockerd with the containerd image store: only with this store does dockerd make them."""
+"""Attestations of builds, compared with a dockerd. It uses the containerd image store, because dockerd makes attestations
+only with this store."""
 
 from __future__ import annotations
 
@@ -56,7 +57,7 @@ def attested(client: Client, *options: str) -> tuple[list[str], list[Any]]:
 
 
 def shown_steps(client: Client) -> tuple[dict[str, list[list[Any]]], dict[str, Any]]:
-    """By step and output: the positions in the image of the chains of layers. By step: its form."""
+    """For each step and output, the positions of its layers in the image; and for each step, its form."""
     image_layers, (predicate,) = attested(client, "--provenance=mode=max")
     steps = {each["id"]: each["op"] for each in predicate["buildConfig"]["llbDefinition"]}
     assert list(steps) == [f"step{number}" for number in range(len(steps))]
@@ -100,7 +101,7 @@ def test_provenance_names_the_layers_that_dockerd_names(clients: Clients) -> Non
     )
     for number in range(2):
         (theirs, their_forms), (ours, our_forms) = map(shown_steps, clients)
-        if number:  # all steps are in the cache: Orlop does not look at the image that the last of them had copied from
+        if number:  # all steps are in the cache, so Orlop does not read the image from which the last step copied
             theirs = {name: chains for name, chains in theirs.items() if OTHER not in name}
         assert ours == theirs
         assert len(ours) == 7 - number
@@ -109,7 +110,7 @@ def test_provenance_names_the_layers_that_dockerd_names(clients: Clients) -> Non
     assert "layers" not in least["metadata"][METADATA]
 
 
-# Writes what it finds: files of the result and of each further file system
+# Writes the files that it finds in the result and in each additional file system
 SCANNER = r"""FROM busybox
 COPY --chmod=755 <<'END' /scan
 #!/bin/sh
@@ -149,7 +150,7 @@ COPY --from=third /marker-third /
 """
 
 STAGE, CONTEXT = "ARG BUILDKIT_SBOM_SCAN_STAGE", "ARG BUILDKIT_SBOM_SCAN_CONTEXT"
-# Parts of the Dockerfile, and options
+# For each case, parts of the Dockerfile, and options
 SCANS: dict[str, tuple[dict[str, str], list[str]]] = {
     "nothing": ({"first": f"{CONTEXT}=true"}, ["--build-arg", "BUILDKIT_SBOM_SCAN_STAGE=true"]),
     "all-but-one": ({"before": f"{STAGE}=true\n{CONTEXT}=1\n", "first": f"{STAGE}=false"}, []),

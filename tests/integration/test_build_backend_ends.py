@@ -75,7 +75,7 @@ def test_the_next_step_does_not_wait_for_the_runtime(own: Callable[..., Building
     sound(engine)
 
 
-def test_a_step_dies_with_its_client(building: BuildingEngine) -> None:
+def test_step_is_killed_when_its_client_disconnects(building: BuildingEngine) -> None:
     client, marker = running(building)
     client.close()
     until(lambda: not _steps(building, marker), "the step has ended")
@@ -90,7 +90,7 @@ def sound_but_active(engine: BuildingEngine, client: BuilderClient) -> None:
     until(lambda: os.listdir(engine.exec_root / "run") == [], "no run is left")
 
 
-def test_a_step_dies_with_its_builder(building: BuildingEngine) -> None:
+def test_step_is_killed_when_its_builder_dies(building: BuildingEngine) -> None:
     client, marker = running(building)
     os.kill(_builder(building), signal.SIGKILL)
     until(lambda: not _steps(building, marker), "the step has ended")
@@ -105,7 +105,7 @@ def test_a_step_dies_with_its_builder(building: BuildingEngine) -> None:
 
 
 @pytest.mark.parametrize("live", [True, False])
-def test_a_step_dies_with_its_daemon(own: Callable[..., BuildingEngine], live: bool) -> None:
+def test_step_is_killed_when_its_daemon_dies(own: Callable[..., BuildingEngine], live: bool) -> None:
     engine = own({"live-restore": live})
     client, marker = running(engine)
     builder = _builder(engine)

@@ -107,7 +107,7 @@ def _keys(engine: BuildingEngine) -> list[str]:
     return [name for part in ("active", "committed") for name in os.listdir(index / part)]
 
 
-def test_snapshot_below_another_one_cannot_be_removed(client: BuilderClient) -> None:
+def test_snapshot_below_another_snapshot_cannot_be_removed(client: BuilderClient) -> None:
     lower = client.result("commit", key=client.result("prepare", parent=""))
     upper = client.result("commit", key=client.result("prepare", parent=lower))
     assert client.call("remove", key=lower)["kind"] == "Conflict"

@@ -1,4 +1,4 @@
-"""Log drivers that send to a service: the same containers under dockerd and Orlop send the same to recording services."""
+"""Log drivers that send to a service: equal containers of dockerd and Orlop send equal data to recording services."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def removed(side: Side) -> Iterator[None]:
 
 
 def settled(records: Callable[[], int], least: int) -> None:
-    """Wait until the service has everything: dockerd closes its drivers after its answer to a wait."""
+    """Wait until the service has received all data, because dockerd closes its log drivers after its answer to a wait."""
     seen = [-1] * 20
 
     def stands_still() -> bool:
@@ -59,7 +59,7 @@ def settled(records: Callable[[], int], least: int) -> None:
 
 
 def sent(sides: tuple[Side, Side], kind: str, path: Path, driver: str, options: dict[str, str]) -> tuple[bytes, bytes]:
-    """What both send: the records joined by U+0001."""
+    """The data that dockerd and Orlop send: the records, joined by U+0001."""
 
     def do(side: Side) -> bytes:
         recorder = RecordingService(kind, path=str(path / side.name) if kind.startswith("unix") else "")
@@ -119,7 +119,8 @@ def test_gelf_messages_equal_dockerds(sides: tuple[Side, Side], tmp_path: Path, 
 
 
 def _assembled(datagrams: list[bytes]) -> list[bytes]:
-    """The messages. A compressed one may contain the byte that separates records, so its beginning is looked for."""
+    """The messages. A compressed message may contain the byte that separates records, so messages are found by their
+    beginning."""
     whole = b"\1".join(datagrams)
     found: list[bytes] = []
     for part in re.split(rb"\x01(?=\x1e\x0f|\x1f\x8b|\x78|\{\"version)|^(?=\x1e\x0f)", whole):
@@ -284,15 +285,15 @@ def test_rsyslog_receives_all_lines(shared: Engine, tmp_path: Path) -> None:
 
             if kind == "tcp":
                 until(lambda: received() == wanted, f"{form} over {kind}")  # noqa: B023  called in this turn
-            else:  # datagrams may get lost
+            else:  # datagrams may be lost
                 until(lambda: len(received()) > 500 and received()[-1] == wanted[-1], form)  # noqa: B023
     finally:
         service.terminate()
         service.wait(10)
 
 
-def test_service_that_is_down_blocks_no_container(shared: Engine) -> None:
-    """Neither its start, nor its output, nor its end."""
+def test_service_that_is_down_does_not_block_containers(shared: Engine) -> None:
+    """The container's start, output and end do not wait for the service."""
     options = ["--log-driver=syslog", "--log-opt=syslog-address=tcp://127.0.0.1:1"]
     script = "head -c 30000000 /dev/zero | tr '\\0' '\\n'; echo done >&2"
     done = shared.docker("run", "--rm", "--network=none", *options, "busybox", "sh", "-c", script)

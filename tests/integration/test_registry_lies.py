@@ -69,8 +69,8 @@ def test_pull_ends_when_every_token_is_refused(tmp_path: Path) -> None:
 
 
 def test_credentials_do_not_follow_redirects_of_another_token_service(tmp_path: Path) -> None:
-    """As with Docker, a token service gets the credentials of the registry that names it. Credentials do not follow its
-    redirects, and its token is sent only to the registry."""
+    """As with Docker, a token service gets the credentials of the registry that names the service. Credentials are not sent
+    to addresses to which the service redirects, and the service's token is sent only to the registry."""
 
     async def check(images: ImagesFixture, registry: Hostile) -> None:
         with serving() as service, serving() as third:

@@ -115,7 +115,7 @@ def pinging(engine: Engine) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def big(shared: Engine) -> Iterator[None]:
-    """A container with 600 mounts, for --volumes-from."""
+    """A container with 600 mounts, to be named in --volumes-from."""
     tmpfs = [{"Type": "bind", "Source": "/tmp", "Target": f"/v{number}"} for number in range(600)]
     status, made = create(shared, host(Mounts=tmpfs), "big")
     assert status == 201, made

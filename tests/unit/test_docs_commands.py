@@ -1,5 +1,5 @@
-"""docs/commands.md says which of docker's commands and flags orlop has. It is compared with the docker client of this
-machine, if its version is the one that the page was written for."""
+"""docs/commands.md lists docker's commands and flags that orlop has. The page is compared with the docker client of this
+machine, if the client has the version for which the page was written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import commands
 VERSION = "26.1."
 
 
-def test_page_agrees_with_both_clients() -> None:
+def test_page_matches_both_clients() -> None:
     if not shutil.which("docker"):
         pytest.skip("the docker client is not installed")
     version = subprocess.run(["docker", "--version"], capture_output=True, text=True, check=True).stdout
@@ -27,7 +27,7 @@ def test_page_agrees_with_both_clients() -> None:
     assert commands.PAGE.read_text() == commands.generated(theirs, commands.orlop_tree()), "run ./dev docs"
 
 
-def test_page_marks_what_orlop_lacks() -> None:
+def test_page_marks_commands_that_orlop_lacks() -> None:
     page = commands.generated({"": set(), "ps": {"--all", "-a"}, "trust sign": set()}, {"": set(), "ps": {"--all", "--new"}})
     assert "| `docker ps` | yes, without `-a` | `--new` |" in page
     assert "| `docker trust sign` | no; names an alternative |" in page

@@ -153,7 +153,7 @@ class Config(ConfigBase, frozen=True, kw_only=True):
     @property
     def effective_hosts(self) -> tuple[str, ...]:
         """The addresses to listen on. With TLS and no `hosts`, dockerd listens on the TLS port of loopback only; Orlop
-        listens on the socket, too. An empty host means the socket, never an address."""
+        listens on the unix socket, too. An empty host means the unix socket, never an address."""
         if self.hosts:
             return tuple(dict.fromkeys(host if host.strip() else DEFAULT_HOST for host in self.hosts))
         return (DEFAULT_HOST, DEFAULT_TLS_HOST) if self.uses_tls else (DEFAULT_HOST,)

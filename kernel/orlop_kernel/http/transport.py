@@ -148,7 +148,7 @@ class Transport:
 
 
 class Inbound:
-    """Input of a connection that is not consumed yet. Several tasks may wait for more; one of them reads."""
+    """Input of a connection that is not consumed yet. Several tasks may wait for more input; one of them reads."""
 
     __slots__ = ("_reading", "_waiting", "buffer", "eof", "transport")
 

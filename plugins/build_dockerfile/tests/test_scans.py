@@ -1,4 +1,4 @@
-"""The file systems that a scanner reads besides the result: which stages select them, and how the scanner is run."""
+"""The additional file systems that a scanner reads: which stages select them, and the run of the scanner."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_graph_of_many_stages_has_each_operation_once() -> None:
     chain = "".join(f"FROM s{number} AS s{number + 1}\nRUN {number}\n" for number in range(500))
     found = scans(f"ARG {STAGE}=true\nFROM busybox AS s0\n{chain}")
     assert len(found.outputs) == 500
-    assert len(getattr(found.graph, "def")) == 500  # the last stage, which is the target, is no part of the graph
+    assert len(getattr(found.graph, "def")) == 500  # the graph does not contain the last stage, which is the target
 
 
 @trio_test
@@ -88,7 +88,7 @@ async def test_scanner_gets_the_selected_file_systems_and_its_attributes(engine:
     assert mounts == {"/run/src/core/sbom": True, "/run/src/extras/sbom-one": True, "/run/out/": False}
 
 
-def test_scanner_is_to_be_run_again_for_stages_without_cache() -> None:
+def test_scanner_runs_again_for_stages_without_cache() -> None:
     text = f"FROM busybox AS one\nARG {STAGE}=true\nRUN true\nFROM busybox\nCOPY --from=one /a /\n"
     found = [build(text, options).results[0].scans.ignore_cache for options in ({}, {"no-cache": ""}, {"no-cache": "one"})]
     assert found == [False, True, True]

@@ -1,4 +1,4 @@
-"""What the solver keeps in memory between builds, so that a build in which nothing has changed asks and reads little."""
+"""The solver keeps data in memory between builds, so that a build without changes makes few calls and reads little."""
 
 from __future__ import annotations
 

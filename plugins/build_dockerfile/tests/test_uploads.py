@@ -1,4 +1,4 @@
-"""Contexts that come as the body of a request: unpacked from the connection, or stored."""
+"""Contexts that are sent as the body of a request: each is unpacked from the connection, or stored."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def archive(files: Mapping[str, bytes], mode: str = "w") -> bytes:
 
 @asynccontextmanager
 async def uploading(body: bytes) -> AsyncIterator[tuple[FakeBuild, dict[str, Any]]]:
-    """A build whose client sends the body. The second item has "sent" when all of it has been read."""
+    """A build whose client sends the body. The second item contains "sent" when the whole body has been read."""
     ours, theirs = socket.socketpair()
     streams = [trio.SocketStream(trio.socket.from_stdlib_socket(each)) for each in (ours, theirs)]
     found: dict[str, Any] = {}
@@ -121,7 +121,7 @@ async def test_archive_that_is_not_unpacked_is_stored(engine: Engine) -> None:
 
 @trio_test
 async def test_damaged_archive_is_refused_after_all_of_it_was_read(engine: Engine) -> None:
-    """A client that sends its whole request before it reads the answer must be able to."""
+    """A client may send its whole request before it reads the answer."""
     body = b"other name, so that the checksum is wrong" + archive({"big": LARGE})[41:]
     async with engine.solver() as solver, uploading(body + bytes(8 << 20)) as (build, found):
         async with solver.open(build) as job:
@@ -143,7 +143,7 @@ async def test_upload_with_a_wrong_checksum_is_refused(engine: Engine) -> None:
 
 
 @trio_test
-async def test_two_readers_of_an_upload_share_it(engine: Engine) -> None:
+async def test_two_readers_of_an_upload_share_its_content(engine: Engine) -> None:
     async with engine.solver() as solver, uploading(archive({"f": LARGE})) as (build, _), solver.open(build) as job:
         assert isinstance(job, SolverJob)
         found = []

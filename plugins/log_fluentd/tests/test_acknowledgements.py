@@ -13,7 +13,8 @@ from orlop_sdk import LogBlock, LogInfo
 
 
 class Service:
-    """Acknowledges messages, but closes the first connection instead."""
+    """A service that closes its first connection without an answer, and acknowledges the messages of all later
+    connections."""
 
     def __init__(self) -> None:
         self.logs: list[str] = []

@@ -19,7 +19,7 @@ def lines(records: Sequence[bytes]) -> list[tuple[str, bytes]]:
             try:
                 _, _, fields, _ = msgspec.msgpack.decode(b"\x94\xac" + part)
             except msgspec.DecodeError:
-                continue  # the rest has not come yet
+                continue  # the message is not complete yet
             found.append((fields["source"], fields["log"].encode()))
     return found
 

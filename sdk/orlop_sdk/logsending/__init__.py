@@ -1,14 +1,14 @@
-"""For log drivers that send to a service: one queue and one thread per container, connections that are opened again, and
-the settings which such drivers share.
+"""For log drivers that send to a service: a queue and a thread for each container, connections that are opened again after a
+failure, and the common settings of these drivers.
 
 A driver implements `Sender`: how to connect, and how to send some lines. `SendingWriter` is its `LogWriter`. Most senders
 subclass `StreamSender` or `DatagramSender` and implement only `encode`.
 
-A service that is down or hangs never blocks the container: lines that do not fit into the queue are dropped and counted. A
-service that keeps up only slows a burst of output down. With the option `mode=blocking`, the container waits for the
-service; with `mode=non-blocking` it never does.
+A service that is down or hangs never blocks the container: lines that do not fit into the queue are dropped and counted. If
+the service takes lines at a sufficient rate, a full queue makes the container wait. With the option `mode=blocking`, the
+container always waits for the service; with `mode=non-blocking`, it never waits.
 
-`orlop_sdk` does not import this package, so that only these drivers pay for the import.
+`orlop_sdk` does not import this package, so that programs without such drivers need not load it.
 """
 
 from ._addresses import split_address

@@ -15,7 +15,7 @@ def split_address(address: str) -> tuple[str, str, str, str]:
     """Split a URL into scheme, host, port and path, "" for what is missing. The host of an IPv6 address has no brackets.
     Raises `ValueError` with Go's message for a port that is not a number."""
     found = _URL.match(address)
-    assert found is not None  # everything in the pattern is optional
+    assert found is not None  # all parts of the pattern are optional
     scheme, place, path = found["scheme"] or "", found["host"] or "", found["path"] or ""
     host = _HOST.fullmatch(place)
     if host is None:

@@ -14,7 +14,7 @@ from ._lines import LogLine
 __all__ = ["DatagramSender", "StreamSender", "Tls"]
 
 _CONNECT_SECONDS = 10.0
-_DEAD_AFTER = 30_000  # milliseconds after which unacknowledged data means that the peer is gone (TCP_USER_TIMEOUT)
+_DEAD_AFTER = 30_000  # milliseconds; if the peer acknowledges no data for this time, the connection fails (TCP_USER_TIMEOUT)
 _AT_ONCE = 64 << 10  # bytes of output in one call of `send`
 _GONE = (errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOENT, errno.ENOTCONN, errno.EPIPE)
 
@@ -40,8 +40,8 @@ def _whole(encoded: Sequence[bytes], sent: int) -> int:
 
 
 class StreamSender:
-    """A `Sender` over a stream. `address` is (host, port), or the path of a unix socket. A subclass implements `encode`; a
-    line for which that returns nothing is not sent."""
+    """A `Sender` over a stream. `address` is (host, port), or the path of a unix socket. A subclass implements `encode`. A
+    line is not sent if `encode` returns nothing."""
 
     def __init__(self, address: tuple[str, int] | str, tls: Tls | None = None) -> None:
         self.address = address
@@ -104,14 +104,14 @@ class StreamSender:
             if not whole:
                 raise
             self.close()
-            return whole  # the rest is sent over the next connection
+            return whole  # the other lines are sent over the next connection
         return len(encoded)
 
     def _has_hung_up(self) -> bool:
-        """Whether the peer has closed the connection. Otherwise the next lines would be sent into the void, because only
-        the write after them fails."""
+        """Whether the peer has closed the connection. Without this check, the next lines would be lost: a write to a closed
+        connection succeeds, and only the following write fails."""
         if self._tls is not None:
-            return False  # a TLS socket cannot look at data without taking it
+            return False  # a TLS socket has no MSG_PEEK
         assert self.socket is not None
         try:
             return self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
@@ -164,7 +164,7 @@ class DatagramSender:
                         if number:
                             return number
                         raise
-                    # A line that is too long, or a UDP port at which nobody listens: datagrams get lost, like in the network
+                    # The line is too long, or no process listens on the UDP port. Datagrams may be lost, as in a network
         return len(lines)
 
     def close(self) -> None:

@@ -31,7 +31,7 @@ class LogLine(msgspec.Struct, frozen=True, gc=False):
 
 
 class Lines:
-    """Remembers, for each stream, the long line of which parts have come."""
+    """Records, for each stream, the long line of which parts have arrived."""
 
     def __init__(self) -> None:
         self._open: dict[str, Part] = {}
@@ -49,7 +49,8 @@ class Lines:
         return found
 
     def _part(self, stream: str, *, last: bool) -> Part:
-        """As in dockerd, output without a newline at the end of a process is not the last part of its line."""
+        """As in dockerd, if the output of a process ends without a newline, its last piece is not marked as the last part of
+        a line."""
         before = self._open.pop(stream, None)
         part = Part(before.id if before else secrets.token_hex(32), before.ordinal + 1 if before else 1, last)
         if not last:

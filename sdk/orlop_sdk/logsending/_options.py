@@ -1,4 +1,4 @@
-"""Values of log options, parsed as Go parses them and with its messages."""
+"""Values of log options, parsed like in Go, with Go's error messages."""
 
 from __future__ import annotations
 

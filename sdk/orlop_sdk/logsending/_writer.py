@@ -18,10 +18,10 @@ __all__ = ["Sender", "SendingWriter"]
 _LIMIT = 8 << 20
 """Bytes of queued output, unless `max-buffer-size` is given."""
 _SLOW = 1 << 20
-"""A service that takes fewer bytes per second, while the queue is full, is too slow: lines are dropped."""
+"""Bytes per second. If the service takes less while the queue is full, it is too slow, and lines are dropped."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds between attempts to connect
-_LAST_SECONDS = 5.0  # the most that `close` waits while the service takes lines
-_STALLED_SECONDS = 0.5  # `close` gives up when the service took nothing for so long
+_LAST_SECONDS = 5.0  # the longest time that `close` waits while the service takes lines
+_STALLED_SECONDS = 0.5  # `close` stops waiting when the service took nothing for this time
 
 
 class Sender(Protocol):
@@ -33,7 +33,7 @@ class Sender(Protocol):
 
     def send(self, lines: Sequence[LogLine]) -> int:
         """Send the lines in order, and return how many were sent, at least one. Raises `OSError` if the connection failed
-        before the first was sent. Blocks as long as the service is slow."""
+        before the first line was sent. Blocks while the service is slow."""
         ...
 
     def close(self) -> None:
@@ -42,7 +42,7 @@ class Sender(Protocol):
 
 
 class SendingWriter:
-    """Implements `LogWriter`. `dropped` counts lines, or blocks of lines that came while the queue was full.
+    """Implements `LogWriter`. `dropped` counts lines, and blocks of lines that arrived while the queue was full.
 
     `name` is the driver's name, for messages. `limit` is the size of the queue in bytes, unless `options` have
     `max-buffer-size`. The monitor reads no output while `full` is true.
@@ -94,7 +94,8 @@ class SendingWriter:
             self._changed.notify()
 
     def close(self) -> None:
-        """Send the queued lines. Lines are lost if the service takes none for half a second, or not all within 5 s."""
+        """Send the queued lines. The remaining lines are lost if the service takes no line for half a second, or not all
+        lines within 5 s."""
         with self._changed:
             if self._closed:
                 return
@@ -124,7 +125,7 @@ class SendingWriter:
                 if not blocks:
                     break
                 lines = splitter.split(blocks)
-                # The newlines are in no line; they are counted as sent, so that an empty queue has the size 0
+                # Newlines are not part of lines. They are counted as sent, so that an empty queue has the size 0
                 self._count(sum(len(block.data) for block in blocks) - sum(len(line.data) for line in lines))
             try:
                 if not is_open:
@@ -147,7 +148,7 @@ class SendingWriter:
         self._sender.close()
 
     def _take(self) -> list[LogBlock]:
-        """Wait for output. Returns an empty list when the writer is closed and everything was taken."""
+        """Wait for output. Returns an empty list when the writer is closed and the queue is empty."""
         with self._changed:
             while not self._blocks and not self._closed:
                 self._changed.wait()
@@ -160,7 +161,7 @@ class SendingWriter:
             self._sent_bytes += size
 
     def _wait(self, pause: float) -> float:
-        """Wait before the next attempt. Returns the pause after it."""
+        """Wait before the next attempt. Returns the pause before the following attempt."""
         end = time.monotonic() + pause
         with self._changed:
             while not self._abandoned and (left := end - time.monotonic()) > 0:

@@ -1,4 +1,4 @@
-"""Conformance suite for log drivers that send to a service, and a service that records what it gets.
+"""Conformance suite for log drivers that send to a service, and a service that records the data that it receives.
 
     class TestMine(LogServiceSuite):
         name = "mine"
@@ -37,18 +37,18 @@ from .log import BASE, SECOND, LogWriterSuite, entry
 
 __all__ = ["LogServiceSuite", "RecordingService"]
 
-_PATIENCE = 20.0  # seconds after which something that should arrive is missing
-_QUICK = 3.0  # seconds that a container may wait at most for a service that is down or hangs
+_PATIENCE = 20.0  # seconds; data that has not arrived after this time is missing
+_QUICK = 3.0  # the longest time in seconds that a container may wait for a service that is down or hangs
 _DATAGRAMS = ("udp", "unixgram")
 
 Line = tuple[str, bytes]
 
 
 class RecordingService:
-    """Records the datagrams or the data of each connection at a socket. `kind` is `udp`, `tcp`, `unix` or `unixgram`;
-    `path` is for the last two. `address` is a URL. `decode` turns the records into lines. `answer` gets the data
-    of a connection that has no answer yet, and returns how much of it the answer is for. `secured` is
-    for TLS. `hangs`: read nothing more."""
+    """Records the datagrams or the data of each connection at a socket. `kind` is `udp`, `tcp`, `unix` or `unixgram`; `path`
+    is for the last two. `address` is a URL. `decode` turns the records into lines. `answer` gets the data of a connection
+    that was not answered yet, and returns the answer and the length of the answered data. `secured` is the TLS context.
+    `hangs`: stop reading."""
 
     def __init__(
         self,
@@ -118,14 +118,14 @@ class RecordingService:
         return self._decode(list(self.records))
 
     def until(self, wanted: Callable[[list[Line]], bool]) -> list[Line]:
-        """Wait until the lines are as wanted. Returns the lines, as they are after the timeout otherwise."""
+        """Wait until the lines satisfy the condition, or until the timeout. Returns the lines."""
         deadline = time.monotonic() + _PATIENCE
         while not wanted(found := self.received()) and time.monotonic() < deadline:
             time.sleep(0.02)
         return found
 
     def stop(self) -> None:
-        """As if the service had ended: connections are closed, and new ones refused."""
+        """Simulate the end of the service: close connections, and refuse new connections."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
@@ -144,8 +144,9 @@ class RecordingService:
 
 
 class LogServiceSuite(LogWriterSuite):
-    """Tests for log drivers that send to a service. `loses` is true for a protocol without connections, such as UDP: the
-    lines sent while the service is down are lost. `needs_service` is true if no container starts without the service."""
+    """Tests for log drivers that send to a service. `loses` is true for a protocol without connections, such as UDP, in
+    which lines that are sent while the service is down are lost. `needs_service` is true if no container starts without the
+    service."""
 
     loses = False
     needs_service = False

@@ -224,7 +224,7 @@ class _Bundle:
 
     def finish(self) -> None:
         assert self.call(self._driver.delete(self.task)).status == 0
-        cgroups.remove(cgroups.named(f"/{self.task.id}"))  # with cgroup v1, CRIU leaves a cgroup below the task's
+        cgroups.remove(cgroups.named(f"/{self.task.id}"))  # with cgroup v1, CRIU leaves a cgroup below the task's cgroup
 
 
 def _ended(pidfd: int, seconds: float = 10) -> bool:
