@@ -1,7 +1,7 @@
 """The `orlop` client: a command line for any daemon that serves the Docker Engine API.
 
-It uses only the HTTP API and imports nothing of the kernel. Modules of `orlop_cli.commands` are imported when their command
-is called, so that no command pays for importing all others.
+The client uses only the HTTP API, and imports no other package of Orlop. Modules of `orlop_cli.commands` are imported when
+their command is called, so that a command does not import the modules of all others.
 """
 
 __version__ = "0.1.0"

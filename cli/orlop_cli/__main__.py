@@ -12,14 +12,15 @@ from orlop_cli._errors import CliError, Exit
 from orlop_cli._session import open_session
 from orlop_cli._table import GLOBAL, find
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn, TextIO
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run `orlop ARGV` and exit: Docker's exit codes (0, 1, 125 for flags, a container's own, 128 + signal)."""
+    """Run `orlop ARGV` and exit with the same codes as Docker (0, 1, 125 for wrong flags, the container's exit code, 128 +
+    signal)."""
     _open_standard_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     code = _guarded(arguments)
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def _end(code: int) -> NoReturn:
-    """End the process as sys.exit does, but leave the memory to the kernel: that takes a millisecond less."""
+    """End the process like sys.exit, but let the kernel free the memory, which is a millisecond faster."""
     if "atexit" in sys.modules:
         sys.modules["atexit"]._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
@@ -39,13 +40,13 @@ def _end(code: int) -> NoReturn:
 
 def _open_standard_streams() -> None:
     """Open descriptors 0 to 2 if they are closed, as Go's runtime does. Otherwise the next socket becomes stdout (`orlop
-    logs web >&-`), and output is sent to the daemon. On an ASCII terminal, stdout escapes other characters, as stderr
-    does."""
+    logs web >&-`), and output is sent to the daemon. On an ASCII terminal, stdout escapes all other characters, like
+    stderr."""
     for fd, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(fd)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # returns the lowest free fd: this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # `open` returns the lowest free fd, which is this one
         if getattr(sys, name) is None:
             setattr(sys, name, open(fd, "w" if fd else "r", closefd=False))  # noqa: SIM115 - never closed, as in Python
     for stream in (sys.stdout, sys.stderr):
@@ -87,7 +88,8 @@ def _run(arguments: list[str]) -> int:
 
 
 def _run_directly(arguments: list[str]) -> bool:
-    """Run an ordinary command line without click. False if click must: for help, wrong usage, plugins."""
+    """Run an ordinary command line without click. Returns False if click must run it, for example for help, wrong usage and
+    plugins."""
     found = _parse.flags_and_words(GLOBAL, arguments, False)
     if found is None or found[0]["version"]:
         return False
@@ -117,8 +119,8 @@ def _complain(message: str, code: int) -> int:
 
 
 def _flush(stream: TextIO) -> None:
-    """Flush. Output that a full disk or a closed pipe refuses is dropped: otherwise Python would try again at exit and
-    exit with 120."""
+    """Flush a stream. If a full disk or a closed pipe refuses the output, the output is dropped, because otherwise Python
+    tries again at exit and exits with 120."""
     try:
         stream.flush()
     except OSError:
@@ -126,7 +128,7 @@ def _flush(stream: TextIO) -> None:
 
 
 def _cause(error: OSError) -> str:
-    """Errors of named files carry the file's name; an error without one comes from stdout."""
+    """The message for an error. Errors of named files contain the file's name. An error without a name comes from stdout."""
     cause = (error.strerror or str(error)).lower()
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and not error.filename:
         return f"cannot write to standard output: {cause}"

@@ -1,4 +1,4 @@
-"""Registry credentials stored by `docker login`: config.json and credential helpers. Read-only."""
+"""Reads the registry credentials that `docker login` has stored in config.json or in credential helpers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from orlop_cli import _config
 from orlop_cli._errors import CliError
 from orlop_cli.values.references import HUB, HUB_KEY
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from typing import Any
 
@@ -69,7 +69,7 @@ def _ask(helper: str, key: str) -> dict[str, str] | None:
 
 
 def all_registries() -> dict[str, dict[str, str]]:
-    """The stored credentials of every registry, for a build that may pull from any of them. A registry is left out if its
+    """The stored credentials of all registries, for a build that may pull from any of them. A registry is omitted if its
     helper has no credentials."""
     keys = {*_config.table("auths"), *_config.table("credHelpers")}
     found = {}

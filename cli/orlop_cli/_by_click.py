@@ -1,11 +1,12 @@
-"""Runs a command line by click: help, messages about wrong usage, completion, plugins, commands of other packages."""
+"""Runs a command line with click, for help, messages about wrong usage, completion, plugins, and commands of other
+packages."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-if sys.flags.no_site:  # the script of the Debian package; commands of other packages are found where `site` says
+if sys.flags.no_site:  # set by the script of the Debian package; `site` finds the commands of other packages
     import site
 
     site.main()
@@ -19,9 +20,9 @@ __all__ = ["run"]
 
 
 def run(arguments: list[str]) -> int:
-    """Run, and return the exit code. Raises CliError and Exit."""
+    """Run a command line, and return its exit code. Raises CliError and Exit."""
     if "_ORLOP_COMPLETE" in os.environ:
-        root.main(arguments, "orlop")  # shell completion is click's and exits
+        root.main(arguments, "orlop")  # click handles shell completion, and then exits
     try:
         with root.make_context("orlop", arguments) as ctx:
             root.invoke(ctx)

@@ -1,6 +1,7 @@
-"""Makes click commands of definitions, for what needs more than parsing: help, errors of usage, completion, man pages.
+"""Makes click commands from definitions, for help, errors of usage, completion and man pages.
 
-Positional arguments are one tuple, and `Command` counts them: click's messages and exit codes for them differ from Docker's.
+Positional arguments are one tuple. `Command` checks their number, because click's messages and exit codes for a wrong number
+differ from Docker's.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Option(click.Option):
 
 
 class ParsedType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.5 on only
-    """A `Parsed` as a type of click."""
+    """Converts a `Parsed` to a type of click."""
 
     def __init__(self, parsed: Parsed) -> None:
         self.name = parsed.name
@@ -53,7 +54,7 @@ class ParsedType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # ge
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not isinstance(value, str):
-            return value  # a default value
+            return value  # the value is a default value
         try:
             return self._parse(value)
         except ValueError as error:
@@ -124,7 +125,7 @@ def _count(ctx: click.Context, least: int, most: int | None) -> str:
 
 
 def normalise(command: click.Command, args: list[str], interspersed: bool) -> list[str]:
-    """Convert forms that pflag accepts and click does not: `--flag=false`, `-d=true`, `-m=512m`. Stops at the first
+    """Convert forms that pflag accepts but click does not accept: `--flag=false`, `-d=true`, `-m=512m`. Stops at the first
     argument."""
     named = {opt: param for param in command.params if isinstance(param, click.Option) for opt in param.opts}
     out: list[str] = []
@@ -157,7 +158,7 @@ def _switch(param: click.Option, name: str, value: str) -> str:
 
 
 def _takes_next(named: dict[str, click.Option], word: str) -> bool:
-    """Whether the next word is the value of this one: `--name x`, `-m x`, and `-itm x`, but not `-mx`."""
+    """Whether the next word is the value of this word: `--name x`, `-m x`, and `-itm x`, but not `-mx`."""
     if word.startswith("--"):
         param = named.get(word)
         return param is not None and not param.is_flag
@@ -173,7 +174,7 @@ def _takes_next(named: dict[str, click.Option], word: str) -> bool:
 
 
 def option_of(flag: Flag) -> Option:
-    """A flag as an option of click."""
+    """Convert a flag to an option of click."""
     kwargs = dict(flag.kwargs)
     if isinstance(kwargs.get("type"), Parsed):
         kwargs["type"] = ParsedType(kwargs["type"])
@@ -189,7 +190,7 @@ def option_of(flag: Flag) -> Option:
 
 
 def command_of(definition: Definition) -> Command:
-    """A definition as a command of click."""
+    """Convert a definition to a command of click."""
 
     def complete(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
         from orlop_cli import _completion
@@ -214,7 +215,8 @@ def command_of(definition: Definition) -> Command:
         add_help_option=True,
         context_settings={
             "allow_interspersed_args": definition.interspersed,
-            "help_option_names": ["-h", "--help"],  # click drops -h where it is an option: run, create
+            # click removes -h from the commands in which it is another option (run, create)
+            "help_option_names": ["-h", "--help"],
             "max_content_width": 110,
         },
     )

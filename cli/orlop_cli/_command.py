@@ -1,7 +1,7 @@
 """Definitions of commands: a function `(session, args, **flags)` with its flags.
 
-A definition is data. `_parse` parses an ordinary command line by it; `_click` makes a click command of it when help, a
-message about wrong usage or completion is wanted. So most commands run without importing click.
+A definition is data. `_parse` uses it to parse an ordinary command line. `_click` makes a click command from it for help,
+for messages about wrong usage and for completion. So most commands run without importing click.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 
 from orlop_cli._errors import ApiError, CliError, Exit
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, NoReturn, TypeAlias
@@ -23,7 +23,7 @@ __all__ = ["SILENT", "Definition", "Flag", "command", "complain", "each", "fail"
 
 
 class Flag:
-    """A flag: its spellings, the argument of the function that gets its value, and the other arguments of click.Option."""
+    """A flag: its spellings, the name of the function's argument for its value, and the other arguments of click.Option."""
 
     __slots__ = ("kwargs", "name", "opts", "repeated", "section", "switch", "twin")
 
@@ -63,7 +63,7 @@ def flag(*names: str, section: str = "", default: bool | None = False, **kwargs:
 
 
 class Definition:
-    """A command."""
+    """A command: its function, its flags, and its texts."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Definition:
         self._click: Command | None = None
 
     def click(self) -> Command:
-        """The command for click."""
+        """Make the command for click."""
         if self._click is None:
             from orlop_cli._click import command_of
 
@@ -108,8 +108,8 @@ SILENT = "\0"  # returned by an action that prints nothing
 
 
 def each(names: Sequence[str], action: Callable[[str], str | None]) -> None:
-    """Run an action for several objects: print its result (default: the name), continue after failures, exit 1 if any
-    failed."""
+    """Run an action for several objects, and print its results (by default the name). Continues after failures, and exits
+    with 1 if an action has failed."""
     failed = False
     for name in names:
         try:

@@ -1,6 +1,6 @@
 """Shell completion of arguments and of flags' values: names of the daemon's objects, and files.
 
-click completes commands and flags. A command's usage text says what its arguments are: "NETWORK CONTAINER" of
+click completes commands and flags. The usage text of a command tells which arguments it expects: "NETWORK CONTAINER" of
 `orlop network connect` means a network, then a container. If the daemon does not answer within a second, there are no
 completions.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
@@ -64,7 +64,7 @@ def _named(context: click.Context, word: str, incomplete: str) -> list[Completio
     try:
         names = set(_within(_TIMEOUT, lambda: list(source(_engine(context), str(context.command.name)))))
     except Exception:
-        return []  # an error message would appear in the middle of the command line
+        return []  # no error message, because it appears in the middle of the command line
     return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
 
 

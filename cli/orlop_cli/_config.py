@@ -7,7 +7,7 @@ import os
 from orlop_cli._errors import CliError
 from orlop_cli.values import jsontext
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from typing import Any, TypeVar
 
@@ -34,7 +34,7 @@ def load() -> dict[str, Any]:
 
 
 def forget() -> None:
-    """Read the file again at the next use."""
+    """Forget the content, so that the next use reads the file again."""
     _loaded.clear()
 
 
@@ -45,7 +45,7 @@ def _read(path: str) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except PermissionError:
-        return {}  # sudo without -H: another user's file may not be readable
+        return {}  # with sudo without -H, this is the file of another user, which may not be readable
     except OSError as error:
         raise CliError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
     except (ValueError, RecursionError) as error:
@@ -60,8 +60,8 @@ def _path() -> str:
 
 
 def member(found: dict[str, Any], key: str, kind: type[_Kind], name: str = "") -> _Kind:
-    """A member of the file or of an object in it; absent and null are empty. Raises CliError for another type than
-    `kind`."""
+    """A member of the file or of an object in it. An absent member or null is an empty value. Raises CliError for another
+    type than `kind`."""
     value = found.get(key)
     if value is None:
         return kind()
@@ -76,12 +76,13 @@ def text(key: str) -> str:
 
 
 def table(key: str) -> dict[str, Any]:
-    """An object of the file, {} if it is not set."""
+    """An object of the file; {} if it is not set."""
     return member(load(), key, dict)
 
 
 def proxy_environment(host: str) -> dict[str, str]:
-    """Proxy variables for new containers from `proxies`, in both spellings; the daemon's own entry wins over `default`."""
+    """Proxy variables for new containers from `proxies`, in upper and lower case. An entry for this daemon overrides the
+    entry `default`."""
     proxies = table("proxies")
     names = {"httpProxy": "HTTP_PROXY", "httpsProxy": "HTTPS_PROXY", "noProxy": "NO_PROXY", "ftpProxy": "FTP_PROXY"}
     names["allProxy"] = "ALL_PROXY"
@@ -91,7 +92,8 @@ def proxy_environment(host: str) -> dict[str, str]:
 
 
 def detach_keys(flag: str | None) -> str | None:
-    """--detach-keys, else the configured ones, else None for the daemon's ctrl-p,ctrl-q."""
+    """The detach keys: --detach-keys, otherwise the configured keys, otherwise None for the daemon's default
+    ctrl-p,ctrl-q."""
     return flag or text("detachKeys") or None
 
 

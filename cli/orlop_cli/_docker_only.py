@@ -1,15 +1,15 @@
-"""Commands that only docker has: named as such, because suggesting a similar command would mislead."""
+"""Commands that only docker has. The error message says so, because the suggestion of a similar command is misleading."""
 
 from __future__ import annotations
 
 from orlop_cli.daemon import hosts
 
-# Commands whose function the daemon serves, or that need no daemon: by group.
+# Commands that the daemon supports, or that need no daemon, by group.
 _CLIENT = {
     "orlop": {"checkpoint", "login", "logout", "manifest", "search", "trust"},
 }
 _PLUGINS = {"buildx": "docker-buildx", "compose": "docker-compose"}
-# Commands whose function Orlop's daemon does not have either.
+# Commands that Orlop's daemon does not support either.
 _DAEMON = {
     "orlop": {"node", "plugin", "secret", "service", "stack", "swarm"},
     "config": {"create", "inspect", "ls", "rm"},
@@ -18,7 +18,7 @@ _DAEMON = {
 
 
 def message(group: str, name: str) -> str:
-    """The message for a command of a group, "" if docker has no such command."""
+    """The message for a command of a group; "" if docker has no such command."""
     path = name if group == "orlop" else f"{group} {name}"
     if group == "orlop" and name in _PLUGINS:
         return (

@@ -1,10 +1,10 @@
-"""Error types, by who acts on them, and the exit codes that scripts written for Docker rely on."""
+"""The types of errors, and the exit codes on which scripts written for Docker rely."""
 
 from __future__ import annotations
 
 
 class CliError(Exception):
-    """Ends the command: the message is printed as `orlop: MESSAGE`, the process exits with `code`."""
+    """Ends the command. The message is printed as `orlop: MESSAGE`, and the process exits with `code`."""
 
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(message)

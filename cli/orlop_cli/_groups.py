@@ -20,8 +20,8 @@ ENTRY_POINTS = "orlop.cli"
 
 
 class LazyGroup(click.Group):
-    """Commands by name from a table; with `installed`, also those of other distributions (entry points `orlop.cli`): "NAME"
-    for the root, "GROUP.NAME" for a group."""
+    """Commands by name from a table. With `installed`, also commands of other distributions (entry points `orlop.cli`). The
+    entry point is "NAME" for the root command, "GROUP.NAME" for a group."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class LazyGroup(click.Group):
 
 
 def _help_alone(**_flags: Any) -> None:
-    """Called when a group is given no command: prints help."""
+    """Print help, if a group is called without a command."""
     context = click.get_current_context()
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
@@ -121,7 +121,7 @@ def _order(section: tuple[str, object]) -> tuple[int, str]:
 def _load(entry: EntryPoint) -> click.Command:
     try:
         loaded: click.Command = entry.load()
-    except Exception as error:  # a third party's module may raise anything; report it and continue
+    except Exception as error:  # the module of another distribution may raise any error; report the error and continue
         raise CliError(f"cannot load command {entry.name} of {entry.value}: {error!r}") from error
     return loaded
 

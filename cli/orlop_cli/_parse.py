@@ -1,7 +1,7 @@
-"""Parses the command lines that need no explanation: known flags, the right number of arguments.
+"""Parses command lines without errors: known flags, and the right number of arguments.
 
-For everything else, such as --help or an unknown flag, the functions return None, and click parses the words again: it has
-the messages. A test compares the results with click's.
+For all other command lines, such as --help or an unknown flag, the functions return None. Then click parses the words again,
+because click prints help and error messages. A test compares the results with click's.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 
 from orlop_cli.values.types import Parsed, boolean
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
@@ -21,7 +21,7 @@ __all__ = ["arguments", "flags_and_words"]
 
 
 def arguments(definition: Definition, words: Sequence[str]) -> dict[str, Any] | None:
-    """The arguments of a command's function, but for the session; None if click should parse the words."""
+    """The arguments of a command's function, except the session; None if click must parse the words."""
     found = flags_and_words(definition.flags, words, definition.interspersed)
     if found is None:
         return None
@@ -52,7 +52,7 @@ def flags_and_words(
 
 
 def _read(flags: Sequence[Flag], words: Sequence[str], interspersed: bool, given: dict[str, Any]) -> list[str] | None:
-    """Read the flags into `given`; returns the other words, None at the first word that only click can explain."""
+    """Read the flags into `given`. Returns the other words; None if a word needs a message from click."""
     known = {opt: flag for flag in flags for opt in flag.opts}
     twins = {flag.twin: flag for flag in flags if flag.twin}
     rest: list[str] = []
@@ -87,7 +87,8 @@ def _read(flags: Sequence[Flag], words: Sequence[str], interspersed: bool, given
 
 
 def _letters(known: dict[str, Flag], word: str, following: str | None, given: dict[str, Any]) -> int | None:
-    """Read `-it`, `-m 512m`, `-m512m`, `-m=512m`, `-d=true`: how many of the following words were used, or None."""
+    """Read `-it`, `-m 512m`, `-m512m`, `-m=512m`, `-d=true`. Returns how many of the following words were used; None if
+    click must parse the words."""
     for position in range(1, len(word)):
         flag, rest = known.get("-" + word[position]), word[position + 1 :]
         if flag is None:
@@ -97,7 +98,7 @@ def _letters(known: dict[str, Flag], word: str, following: str | None, given: di
                 return 0 if position == 1 and _take(flag, rest[1:], given) else None
             _take(flag, None, given)
         elif rest.startswith("=") and position > 1:
-            return None  # pflag and click differ
+            return None  # pflag and click parse this differently
         elif rest:
             return 0 if _take(flag, rest.removeprefix("="), given) else None
         else:
@@ -106,7 +107,7 @@ def _letters(known: dict[str, Flag], word: str, following: str | None, given: di
 
 
 def _take(flag: Flag, value: str | None, given: dict[str, Any]) -> bool:
-    """Store a value, None for a switch alone. False if the value is wrong, or its type is one of click's."""
+    """Store a value; None means a switch without a value. Returns False if the value is invalid or has a type of click."""
     kind = flag.kwargs.get("type")
     try:
         if flag.switch:

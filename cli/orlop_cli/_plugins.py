@@ -1,7 +1,7 @@
 """Docker's CLI plugins, such as buildx and compose: programs named `docker-NAME` that are run in place of a command.
 
-A plugin is called as `docker-NAME NAME ARGUMENTS` (docker/cli, cli-plugins/manager) and reaches the daemon that the
-environment names.
+A plugin is called as `docker-NAME NAME ARGUMENTS` (docker/cli, cli-plugins/manager) and connects to the daemon in the
+environment variables.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from orlop_cli import _config
 from orlop_cli._errors import CliError
 from orlop_cli._session import Session
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from typing import NoReturn
 
@@ -26,7 +26,7 @@ __all__ = ["command", "find", "installed", "run"]
 _PREFIX = "docker-"
 _NAME = re.compile(r"[a-z][a-z0-9]*")
 _CALLER = "DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND"
-"""Set for plugins that are called by a client: without it, they expect other arguments."""
+"""The variable that a client sets for its plugins. Without it, plugins expect other arguments."""
 _SYSTEM = (
     "/usr/local/lib/docker/cli-plugins",
     "/usr/local/libexec/docker/cli-plugins",
@@ -61,8 +61,8 @@ def installed() -> list[str]:
 
 
 def command(name: str, plugin: str, *before: str) -> click.Command | None:
-    """A command that runs the plugin with the words of `before`, then all words after the command's name. None if the plugin
-    is not installed."""
+    """A command that runs the plugin with the words of `before`, and then all words after the command's name. Returns None
+    if the plugin is not installed."""
     path = find(plugin)
     if path is None:
         return None

@@ -1,13 +1,13 @@
 """JSON progress of pull, push, load and import: one live line per layer on a terminal, plain lines elsewhere.
 
-Success is decided by the records: the status 200 is sent before the operation begins (formats, section 3).
+Only the records show whether the operation has succeeded, because the status 200 is sent before the operation begins.
 """
 
 from __future__ import annotations
 
 from orlop_cli._errors import CliError
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import IO, Any
@@ -69,7 +69,7 @@ def _live(records: Iterable[Record], out: IO[str], aux: Callable[[Any], None] | 
         TransferSpeedColumn(),
     )
     console = Console(file=out, highlight=False, markup=False, soft_wrap=True)
-    last: list[str] = []  # Digest and Status, printed below the layers
+    last: list[str] = []  # the lines Digest and Status, which are printed below the layers
     with Progress(*columns, console=console, refresh_per_second=10) as progress:
         board = _Board(progress)
         for record in _checked(records, aux):
@@ -86,7 +86,7 @@ def _live(records: Iterable[Record], out: IO[str], aux: Callable[[Any], None] | 
 
 
 class _Board:
-    """One task of the progress display per layer."""
+    """A progress display with one task for each layer."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -109,7 +109,7 @@ class _Board:
         self._status[layer] = status
 
     def _settle(self, task: TaskID, status: str) -> None:
-        """Show a status without figures; the bar is filled."""
+        """Show a status without numbers, and a full bar."""
         fields: dict[str, Any] = {"status": status}
         if status in _COMPLETE or status.startswith("Mounted from "):
             known = self._progress.tasks[self._progress.task_ids.index(task)].total or 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from orlop_cli import _auth, _progress
 from orlop_cli.daemon.client import Engine, records
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from typing import IO
 
@@ -19,7 +19,7 @@ def pull(
     platform: str | None = None,
     all_tags: bool = False,
 ) -> None:
-    """Pull, with progress on `out` (None: quietly). Raises CliError when it fails."""
+    """Pull an image, with progress on `out` (None for no progress). Raises CliError if the pull fails."""
     tag = None if all_tags else reference.digest or reference.tag
     query = {"fromImage": reference.name, "tag": tag, "platform": platform}
     answer = engine.open("POST", "/images/create", query, headers=_auth.header(reference.domain))

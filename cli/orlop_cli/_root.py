@@ -52,7 +52,7 @@ class Root(LazyGroup):
 
 
 def _uses_buildkit() -> bool:
-    """Whether builds use BuildKit. As in docker: unless DOCKER_BUILDKIT is false."""
+    """Whether builds use BuildKit. As in docker, they do unless DOCKER_BUILDKIT is false."""
     text = os.environ.get("DOCKER_BUILDKIT", "")
     try:
         return boolean(text) if text else True

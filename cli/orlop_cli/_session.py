@@ -1,4 +1,4 @@
-"""The settings of the global flags for a command: which daemon, and how to reach it."""
+"""The settings of the global flags for a command: the daemon's address, and how to connect to it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from orlop_cli._errors import CliError
 from orlop_cli.daemon import contexts, hosts
 from orlop_cli.daemon.hosts import Tls
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
@@ -94,7 +94,7 @@ class Session:
         return found
 
     def close(self) -> None:
-        """Close everything that the command opened."""
+        """Close the connections that the command has opened."""
         if self._engine is not None:
             self._engine.close()
 

@@ -1,10 +1,10 @@
-"""The table of all commands, and the global flags. Imports no command and not click."""
+"""The table of all commands, and the global flags. This module imports neither commands nor click."""
 
 from __future__ import annotations
 
 from orlop_cli._command import Flag
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -14,8 +14,8 @@ __all__ = ["GLOBAL", "GROUPS", "TABLE", "Lazy", "find"]
 
 
 class Lazy:
-    """A command's location: module below orlop_cli.commands, attribute, and the help line, which is printed without
-    importing it. A group has no module."""
+    """A command's location: module below orlop_cli.commands, attribute, and the help line, which can be printed without
+    importing the module. A group has no module."""
 
     __slots__ = ("attribute", "module", "section", "summary")
 
@@ -23,7 +23,7 @@ class Lazy:
         self.module, self.attribute, self.summary, self.section = module, attribute, summary, section
 
     def load(self) -> Definition:
-        """The command itself."""
+        """Import the command's module, and return the command's definition."""
         module = __import__(f"orlop_cli.commands.{self.module}", fromlist=(self.attribute,))
         found: Definition = getattr(module, self.attribute)
         return found
@@ -124,7 +124,7 @@ DEBUG = {"bundle": Lazy("bundle", "bundle", "Write the information for a bug rep
 LIST_ALIASES = {"list": "ls", "remove": "rm"}
 PS_ALIASES = {**LIST_ALIASES, "ps": "ls"}
 
-# Docker's top-level aliases of the commands above, and the few that exist only at top level.
+# Docker's top-level aliases of the commands above, and the few commands that exist only at top level.
 _TOP_CONTAINER = (
     *("attach", "commit", "cp", "create", "diff", "export", "kill", "logs", "pause", "port", "rename", "restart", "rm"),
     *("start", "stats", "stop", "top", "unpause", "update", "wait"),
@@ -203,8 +203,8 @@ GLOBAL = [
 
 
 def find(words: Sequence[str]) -> tuple[Lazy, Sequence[str]] | None:
-    """The command that the words begin with, and the words after its name. None for a group, for unknown words, and for
-    builds, which a plugin may do."""
+    """The command at the beginning of the words, and the words after its name. None for a group, for unknown words, and for
+    builds, because a plugin may run builds."""
     if not words or words[0] in ("build", "builder"):
         return None
     lazy, rest = TABLE.get(words[0]), words[1:]

@@ -1,6 +1,6 @@
-"""A fake daemon for tests of clients: answers requests on a unix socket with bytes recorded from a real one.
+"""A fake daemon for tests of clients. It answers requests on a unix socket with bytes recorded from a real daemon.
 
-It interprets nothing: replies are sent unchanged, and every request is kept for the test to inspect.
+Replies are sent unchanged, and every request is kept, so that the test can inspect it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -66,8 +66,8 @@ def frame(stream: int, payload: bytes) -> bytes:
 
 
 class RecordedDaemon:
-    """Serves until the `with` block ends. `on()` adds an answer for a method and path; the last one added is tried first,
-    and one with `times` is used up. A request without a matching answer gets dockerd's 404."""
+    """Serves until the `with` block ends. `on()` adds an answer for a method and path. The last added answer is tried first.
+    An answer with `times` is used only so many times. A request without a matching answer gets dockerd's 404."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -81,7 +81,8 @@ class RecordedDaemon:
         self._threads: list[threading.Thread] = []
 
     def on(self, method: str, path: str, reply: bytes | Script, times: int = -1) -> None:
-        """`reply` is sent unchanged; a function gets the connection, which is closed when it returns."""
+        """Add an answer. `reply` is sent unchanged; if it is a function, it is called with the connection, which is closed
+        when the function returns."""
         with self._lock:
             self._rules.insert(0, [method, path, reply, times])
 
@@ -90,7 +91,7 @@ class RecordedDaemon:
         return [f"{request.method} {request.path}" for request in self.requests]
 
     def find(self, method: str, path: str) -> Request:
-        """The first request to a path; AssertionError if there was none."""
+        """The first request to a path. Raises AssertionError if there was none."""
         for request in self.requests:
             if (request.method, request.path) == (method, path):
                 return request
@@ -110,7 +111,7 @@ class RecordedDaemon:
             try:
                 connection.shutdown(socket.SHUT_RDWR)
             except OSError:
-                pass  # closed already
+                pass  # the connection is closed already
         for thread in self._threads:
             thread.join(5)
 

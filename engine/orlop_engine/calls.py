@@ -162,7 +162,7 @@ class Gate:
         trial = self._admit("use it")
         try:
             with trio.move_on_after(self.seconds) as scope:
-                # a separate limiter, so that other threads that hang do not block this call
+                # A separate limiter, so that other threads that hang do not block this call
                 limiter = trio.CapacityLimiter(1)
                 await trio.to_thread.run_sync(making.run, abandon_on_cancel=True, limiter=limiter)
         except BaseException as error:

@@ -74,7 +74,7 @@ async def run_supervised(command: Command, *, pass_fds: Sequence[int] = (), limi
                 await trio.lowlevel.wait_readable(pidfd)
                 timed_out = False
             if timed_out:
-                # this also kills the child's children, which otherwise become orphans
+                # This also kills the child's children, which otherwise become orphans
                 os.killpg(process.pid, signal.SIGKILL)
             readers.cancel_scope.deadline = trio.current_time() + 0.1
     finally:

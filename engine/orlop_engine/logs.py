@@ -25,7 +25,7 @@ __all__ = ["LogStream", "LogsRequest", "frame_records", "parse_tail", "parse_tim
 
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 _FRACTION = re.compile(r"\d{1,9}", re.ASCII)
-# minimum number of bytes to read in one call on a thread, so that switching threads is a small part of the cost
+# Minimum number of bytes to read in one call on a thread, so that switching threads is a small part of the cost
 _CHUNK_MIN = 1 << 18
 _CHUNK_MAX = 1 << 20
 _STREAMS = {"stdout": 1, "stderr": 2}

@@ -1,7 +1,7 @@
-"""Copies between a hijacked connection to a container or exec and our stdin, stdout and stderr.
+"""Copies between the stream of a container or exec and the client's stdin, stdout and stderr.
 
-The main thread copies output; a daemon thread copies input. Each uses one direction of the stream until run() returns. At
-EOF of stdin the write side is closed and output continues; at EOF of the output everything ends.
+The main thread copies output, and a daemon thread copies input, until run() returns. At EOF of stdin, the write side of the
+stream is closed, and output continues. At EOF of the output, the attachment ends.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DEFAULT_DETACH = "ctrl-p,ctrl-q"
 
 
 class Wiring:
-    """The connected streams: our stdin, stdout, stderr, and whether the other side is a TTY."""
+    """The connected streams: the client's stdin, stdout, stderr, and whether the other side is a TTY."""
 
     __slots__ = ("detach_keys", "stderr", "stdin", "stdout", "tty")
 
@@ -45,15 +45,15 @@ def detach_bytes(keys: str | None) -> bytes:
 
 
 class Sequence:
-    """Sans-IO: detects a typed key sequence. The daemon also detects the sequence, and detaches; the client only has to
-    distinguish a detach from an exit."""
+    """Detects a typed key sequence, without I/O. The daemon also detects the sequence, and detaches. The client only detects
+    it to distinguish a detach from an exit."""
 
     def __init__(self, wanted: bytes) -> None:
         self._wanted = wanted
         self._seen = 0
 
     def feed(self, data: bytes) -> bool:
-        """True once the last byte of the sequence was fed."""
+        """Process typed bytes. Returns True once the last byte of the sequence was fed."""
         for byte in data:
             if byte == self._wanted[self._seen]:
                 self._seen += 1
@@ -65,7 +65,7 @@ class Sequence:
 
 
 def check_terminal(tty: bool, stdin: bool) -> None:
-    """A TTY that reads from a pipe would never see EOF: Docker refuses, and so does Orlop."""
+    """Like Docker, refuse a TTY whose input is a pipe, because the container never sees EOF."""
     if tty and stdin and not os.isatty(0):
         raise CliError("the input device is not a TTY")
 
@@ -80,7 +80,7 @@ class Attachment:
         self.detached = False
 
     def run(self) -> None:
-        """Attach; with a TTY on both sides the terminal is in raw mode meanwhile. Returns at EOF of the output."""
+        """Attach. With a TTY on both sides, the terminal is in raw mode until the end. Returns at EOF of the output."""
         sys.stdout.flush()
         if self._wiring.stdin:
             self._run_with_input()
@@ -110,13 +110,13 @@ class Attachment:
     def _copy_input(self) -> None:
         try:
             while data := os.read(0, RECEIVE):
-                # Set before sending: the daemon may close the stream before sendall() returns.
+                # Set this before sending, because the daemon may close the stream before sendall() returns.
                 self.detached = self._keys is not None and self._keys.feed(data)
                 self._stream.sendall(data)
                 if self.detached:
-                    # The daemon detaches on these keys; later output is not shown.
+                    # The daemon detaches after these keys. Later output is not shown.
                     self._stream.shutdown(_socket.SHUT_RDWR)
                     return
             self._stream.shutdown(_socket.SHUT_WR)
         except OSError:
-            pass  # the other side has ended, or our stdin is closed: run() ends at EOF of the output
+            pass  # the other side has ended, or stdin is closed; run() ends at EOF of the output

@@ -7,7 +7,7 @@ import os
 from orlop_cli._errors import CliError
 from orlop_cli.attached import terminal
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     import signal
     from types import TracebackType
@@ -26,14 +26,14 @@ def resize(engine: Engine, path: str, rows: int, columns: int) -> bool:
 
 
 def resize_now(engine: Engine, path: str) -> bool:
-    """Send our terminal's size, if we have a terminal."""
+    """Send the size of the user's terminal, if there is a terminal."""
     here = terminal.size()
     return here is None or resize(engine, path, *here)
 
 
 class control:  # noqa: N801 - used as a function; contextlib takes 4 ms to import
-    """While active, signals are forwarded to `path`/kill and SIGWINCH to `path`/resize. Other signals that end the process
-    do so after the terminal has been restored."""
+    """During the block, signals are forwarded to `path`/kill, and the size is sent to `path`/resize after a SIGWINCH.
+    Signals that are not forwarded and that end the process do this after the terminal has been restored."""
 
     def __init__(self, engine: Engine, path: str, forward: bool, tty: bool) -> None:
         self._thread: SignalThread | None = None
@@ -77,7 +77,7 @@ def _kill(engine: Engine, path: str, number: signal.Signals) -> None:
             f"{path}/kill", {"signal": number.name.removeprefix("SIG") if "RT" not in number.name else str(int(number))}
         )
     except CliError:
-        pass  # not started yet, or already ended
+        pass  # the process has not started yet, or has already ended
 
 
 def signal_self(number: int) -> None:

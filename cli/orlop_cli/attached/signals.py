@@ -1,4 +1,4 @@
-"""Handles signals while a container is attached in a separate thread: forwards them, or sends the terminal's size.
+"""Handles signals in a separate thread while a container is attached: forwards them, or sends the terminal's size.
 
 Python runs signal handlers in the main thread, which copies output and must not wait for a request to the daemon. So the
 handlers do nothing, and `set_wakeup_fd` passes the numbers to a thread with its own connection.
@@ -10,12 +10,12 @@ import os
 import signal
 import threading
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 
-# SIGURG: Go's scheduler uses it, so Docker does not forward it. Python does not, but scripts rely on Docker's list.
+# Docker does not forward SIGURG, because Go's scheduler uses it. Python does not use it, but scripts rely on Docker's list
 NOT_FORWARDED = {signal.SIGCHLD, signal.SIGPIPE, signal.SIGURG, signal.SIGKILL, signal.SIGSTOP}
 FORWARDED = sorted(
     set(signal.Signals) - NOT_FORWARDED - {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
@@ -40,7 +40,7 @@ class SignalThread:
             self._before[number] = signal.signal(number, _ignore)
 
     def stop(self) -> None:
-        """Restore the previous handlers; signals that arrived before are still handled."""
+        """Restore the previous handlers. Signals that arrived before this are still handled."""
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal gave us
         signal.set_wakeup_fd(-1)
@@ -59,4 +59,4 @@ class SignalThread:
 
 
 def _ignore(number: int, frame: object) -> None:
-    """A handler must exist, otherwise the wakeup descriptor is not written."""
+    """A handler without effect. A handler must exist, because otherwise Python does not write to the wakeup descriptor."""

@@ -1,7 +1,7 @@
 """A fast parser of Docker's multiplexed stream.
 
-A frame is `>BxxxL` (stream, size) and a payload; format: api/pkg/stdcopy in moby. Payloads are passed on as they arrive,
-even in part, and adjacent frames of one stream are written with one system call.
+A frame is `>BxxxL` (stream, size) and a payload (see api/pkg/stdcopy in moby). Payloads are passed on as they arrive, even
+if they are incomplete. Adjacent frames of one stream are written with one system call.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from struct import Struct
 from orlop_cli._errors import CliError
 from orlop_cli.daemon.http import RECEIVE
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 HEADER = Struct(">BxxxL")
 STDIN, STDOUT, STDERR, SYSTEM = range(4)
-# writev takes 1024 pieces (IOV_MAX). Below this size, joining small payloads is cheaper than passing each to the kernel.
+# writev accepts 1024 pieces (IOV_MAX). Below this size, joining small payloads is cheaper than passing many pieces to the
+# kernel.
 WRITEV_FROM = 8192
 IOV_MAX = 1024
 _NAMES = {1: "standard output", 2: "standard error"}
@@ -31,16 +32,17 @@ Run = tuple[int, list[memoryview]]
 
 
 class Demultiplexer:
-    """Sans-IO: feed() bytes, get runs of (stream, payload pieces). Pieces are views of the input."""
+    """Parses frames, without I/O. feed() returns runs of (stream, payload pieces). The pieces are views of the input."""
 
     def __init__(self) -> None:
         self._stream = STDOUT
-        self._left = 0  # bytes of the current payload still to come
+        self._left = 0  # bytes of the current payload that have not arrived yet
         self._head = b""  # the beginning of an incomplete header
         self._system = b""
 
     def feed(self, data: bytes | memoryview) -> list[Run]:
-        """Raises CliError for an error that the daemon sends in the stream, and for an unknown stream number."""
+        """Parse bytes. Raises CliError for an error that the daemon sends in the stream, and for an unknown stream
+        number."""
         view = memoryview(data)
         runs: list[Run] = []
         at, end = 0, len(view)
@@ -79,7 +81,7 @@ class Demultiplexer:
         self._stream, self._left, self._system = stream, size, b""
 
     def _take(self, view: memoryview, at: int, end: int, runs: list[Run]) -> int:
-        """Take the available part of the current payload."""
+        """Add the available part of the current payload to `runs`."""
         stop = min(at + self._left, end)
         self._left -= stop - at
         if self._stream == SYSTEM:
@@ -106,14 +108,14 @@ def write_run(fd: int, pieces: list[memoryview]) -> None:
         try:
             written = os.writev(fd, batch)
         except OSError:
-            written = 0  # write_all() then waits or raises
+            written = 0  # write_all() below waits or raises an error
         if written < size:
             write_all(fd, memoryview(b"".join(batch))[written:])
 
 
 def write_all(fd: int, data: memoryview | bytes) -> None:
-    """Write everything. If the reader has gone, the process ends by SIGPIPE, like other programs in a pipeline. Raises
-    CliError when stdout or stderr cannot be written, OSError for files."""
+    """Write all bytes. If the reader has closed the pipe, the process ends by SIGPIPE, like other programs in a pipeline.
+    Raises CliError when stdout or stderr cannot be written, OSError for files."""
     view = memoryview(data)
     while view:
         try:
@@ -129,7 +131,8 @@ def write_all(fd: int, data: memoryview | bytes) -> None:
 
 
 def die_of_broken_pipe() -> None:
-    """End by SIGPIPE. Python ignores it, which is right for sockets; for stdout, shells expect the default action."""
+    """End the process by SIGPIPE. Python ignores this signal, which is right for sockets, but for stdout, shells expect its
+    default action."""
     import signal
 
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -137,13 +140,13 @@ def die_of_broken_pipe() -> None:
 
 
 def copy_raw(stream: Stream, rest: bytes, fd: int) -> None:
-    """Copy until EOF of the stream; a TTY's output is not multiplexed."""
+    """Copy a stream without frames (a TTY's output) until its EOF."""
     write_all(fd, rest)
     _read_into(stream, lambda view: write_all(fd, view))
 
 
 def copy_framed(stream: Stream, rest: bytes, fds: dict[int, int]) -> None:
-    """Copy frames to the descriptors of their streams until EOF; frames of other streams are dropped."""
+    """Copy frames to the descriptors of their streams until EOF. Frames of streams without a descriptor are dropped."""
     write = framed_writer(fds)
     if rest:
         write(memoryview(rest))
@@ -151,7 +154,7 @@ def copy_framed(stream: Stream, rest: bytes, fds: dict[int, int]) -> None:
 
 
 def framed_writer(fds: dict[int, int]) -> Callable[[memoryview | bytes], None]:
-    """A function that demultiplexes bytes and writes the payloads. Stream 0 goes to stdout (formats)."""
+    """A function that demultiplexes bytes and writes the payloads. Stream 0 is also written to stdout."""
     demultiplexer = Demultiplexer()
     routes = {STDIN: fds.get(STDOUT), **fds}
 
@@ -170,7 +173,7 @@ def _read_into(stream: Stream, use: Callable[[memoryview], None]) -> None:
         try:
             count = stream.recv_into(buffer)
         except ConnectionResetError:
-            return  # the daemon was killed: callers get the exit code elsewhere
+            return  # the daemon was killed; callers get the exit code from another request
         if not count:
             return
         use(buffer[:count])

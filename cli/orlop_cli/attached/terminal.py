@@ -1,10 +1,10 @@
-"""The user's terminal: its size, and raw mode that is always undone."""
+"""The user's terminal: its size, and its raw mode, which is always undone."""
 
 from __future__ import annotations
 
 import os
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -19,7 +19,7 @@ def size(fd: int = 1) -> tuple[int, int] | None:
 
 
 class Raw:
-    """Raw mode within a `with` block; restored at its end, and by atexit if the block is not left normally."""
+    """Raw mode of the terminal during a `with` block. The terminal is restored at the end of the block, or by atexit."""
 
     def __init__(self, fd: int) -> None:
         import termios
@@ -34,17 +34,17 @@ class Raw:
 
         atexit.register(self.restore)
         tty.setraw(self._fd, termios.TCSANOW)
-        # Output processing is off, as in Docker: the container's own tty does it.
+        # As in Docker, output processing is off, because the container's tty processes the output.
         return self
 
     def restore(self) -> None:
-        """Restore the terminal; may be called several times, also from a signal's thread."""
+        """Restore the terminal. May be called several times, also in the thread for signals."""
         import termios
 
         try:
             termios.tcsetattr(self._fd, termios.TCSADRAIN, self._saved)
         except termios.error:
-            pass  # the terminal is gone
+            pass  # the terminal does not exist any more
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         import atexit

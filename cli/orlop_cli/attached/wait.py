@@ -5,7 +5,7 @@ from __future__ import annotations
 from orlop_cli._errors import CliError
 from orlop_cli.values import jsontext
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from orlop_cli.daemon.client import Engine
 
@@ -17,7 +17,7 @@ class Wait:
         self._answer = engine.detached("POST", f"{path}/wait", {"condition": "removed" if removed else "next-exit"})
 
     def code(self) -> int:
-        """Block until the exit; the container's exit code, 125 if waiting failed."""
+        """Wait for the exit. Returns the container's exit code, or 125 if waiting failed."""
         try:
             ended = jsontext.loads(self._answer.read())
         except (ValueError, OSError) as error:

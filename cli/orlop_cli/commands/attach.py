@@ -10,7 +10,7 @@ from orlop_cli.attached.attachment import Attachment, Wiring, check_terminal, de
 from orlop_cli.attached.control import control, resize
 from orlop_cli.daemon.client import Engine, decode, segment
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from orlop_cli._session import Session
 
@@ -41,7 +41,8 @@ def attach(session: Session, args: tuple[str, ...], detach_keys: str | None, no_
     keys = _config.detach_keys(detach_keys)
     detach_bytes(keys)
     path = f"/containers/{found['Id']}"
-    # Wait before attaching, so that an exit in between is not missed. Not for next-exit: the container may have exited.
+    # Begin to wait before attaching, so that no exit is missed. The condition next-exit is not used, because the container
+    # may have exited already
     ended = engine.detached("POST", f"{path}/wait")
     with control(engine, path, sig_proxy and not tty, tty):
         query = {"stream": 1, "stdin": int(stdin) or None, "stdout": 1, "stderr": 1, "detachKeys": keys}
@@ -59,7 +60,8 @@ def attach(session: Session, args: tuple[str, ...], detach_keys: str | None, no_
 
 
 def _redraw(engine: Engine, path: str) -> None:
-    """Programs redraw when the terminal's size changes: change it and change it back (as Docker does)."""
+    """Make the program redraw its screen. Programs redraw when the terminal's size changes, so change it and change it back,
+    as Docker does."""
     here = terminal.size()
     if here is not None:
         resize(engine, path, here[0] + 1, here[1] + 1)

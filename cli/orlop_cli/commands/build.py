@@ -1,4 +1,4 @@
-"""`orlop build` without docker's buildx plugin: the context as an archive, built by the daemon."""
+"""`orlop build` without docker's buildx plugin. The context is sent as an archive, and the daemon builds it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from orlop_cli.files.context import open_context
 from orlop_cli.values import references
 from orlop_cli.values.types import BYTES, INT, SWAP
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
@@ -76,7 +76,7 @@ def build(session: Session, args: tuple[str, ...], **flags: Any) -> None:
         "remote": context.remote or None,
     }
     engine = session.engine
-    engine.negotiate()  # the body can be sent only once
+    engine.negotiate()  # before the request, because the body can be sent only once
     headers = {"Content-Type": "application/x-tar", **_registry_config()}
     answer = records(engine.open("POST", "/build", query, context.body, headers))
     image = _show(answer, flags["quiet"])

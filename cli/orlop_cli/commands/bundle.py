@@ -1,7 +1,7 @@
-"""`orlop debug bundle`: collects everything needed for a bug report in one file, without secrets.
+"""`orlop debug bundle`: collects the data for a bug report in one file, without secrets.
 
-Most parts come from the daemon; if it does not answer, from `orlopd --check --facts` on this machine and from the journal. A
-part that cannot be collected is replaced by the error.
+Most parts come from the daemon. If the daemon does not answer, they come from `orlopd --check --facts` on this machine and
+from the journal. If a part cannot be collected, the file contains the error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from orlop_cli._errors import CannotConnect, CliError
 from orlop_cli.daemon.client import Engine, records
 from orlop_cli.files.outputs import new_file
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -60,7 +60,7 @@ def _member(key: str, value: Any, with_env: bool) -> Any:
 
 
 def _optionless(value: Any) -> Any:
-    """Mask the option values of volumes: `o` may contain passwords of network shares. `value` is a list or a driver
+    """Mask the option values of volumes, because `o` may contain passwords of network shares. `value` is a list or a driver
     config."""
     if isinstance(value, list):
         return [_optionless(item) for item in value]
@@ -109,7 +109,7 @@ def _events(engine: Engine, with_env: bool) -> str:
 
 
 def _checked(get: Callable[[], dict[str, Any]], with_env: bool) -> Iterator[tuple[str, str]]:
-    """The report of a check and the facts that come with it, one file each."""
+    """Yields the report of a check, and its facts, as separate files."""
     report: dict[str, Any] = {}
 
     def read() -> str:
@@ -153,7 +153,7 @@ def _journal() -> str:
 
 
 def _archive(path: str, parts: Parts) -> bytes:
-    import tarfile  # imported here: it costs some milliseconds
+    import tarfile  # imported here, because the import takes some milliseconds
 
     directory, packed = os.path.basename(path).partition(".")[0], io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:

@@ -8,7 +8,7 @@ from orlop_cli._command import command, flag, many, option
 from orlop_cli._errors import ApiError, CannotConnect, CliError, Exit
 from orlop_cli.tables.format import render_values
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from typing import Any
 
@@ -19,7 +19,7 @@ UNSOUND, UNABLE = 1, 2
 
 
 def ask(session: Session, *, repair: bool, deep: bool, forget: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The daemon's report. Exits with 2 when there is none."""
+    """The daemon's report. Exits with 2 if there is no report."""
     query: dict[str, str | int | list[str] | None] = {"deep": int(deep), "forget": list(forget)}
     try:
         call = session.engine.post if repair or forget else session.engine.get
@@ -35,7 +35,7 @@ def ask(session: Session, *, repair: bool, deep: bool, forget: tuple[str, ...] =
 
 
 def text(report: dict[str, Any]) -> str:
-    """The report as text: one line a finding, with its repair below."""
+    """The report as text: one line for each finding, with its repair in the next line."""
     lines = [f"repaired  {line}" for line in report.get("repaired") or ()]
     for finding in report["findings"]:
         lines.append(f"{finding['severity']:9} {finding['area']}: {finding['object']} {finding['text']}")

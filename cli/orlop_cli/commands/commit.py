@@ -5,7 +5,7 @@ from __future__ import annotations
 from orlop_cli._command import command, flag, many, option
 from orlop_cli.values import references
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from orlop_cli._session import Session
 

@@ -13,7 +13,7 @@ from orlop_cli._errors import ApiError, CannotConnect, CliError
 from orlop_cli.tables import table
 from orlop_cli.tables.format import render_values
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from typing import Any
 
@@ -32,8 +32,8 @@ def _running(session: Session) -> Found:
 
 
 def _offline() -> Found | None:
-    """The configuration that a daemon of this machine would start with, from the `orlopd` next to this program or on PATH;
-    None if there is no `orlopd`."""
+    """The configuration with which a daemon on this machine starts, from the `orlopd` next to this program or on PATH. None
+    if there is no `orlopd`."""
     beside = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "orlopd")
     program = beside if os.access(beside, os.X_OK) else shutil.which("orlopd")
     if program is None:

@@ -18,7 +18,7 @@ from orlop_cli.files import copy_rules as rules
 from orlop_cli.files.copy_rules import Place, Source
 from orlop_cli.values import units
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _STAT = "x-docker-container-path-stat"
 _GO_DIR, _GO_SYMLINK, _GO_DEVICE, _GO_IRREGULAR = 1 << 31, 1 << 27, 1 << 26, 1 << 19
-_LINKS = 10  # symbolic links that are followed in a destination, at most
+_LINKS = 10  # maximum number of symbolic links that are followed in a destination
 _BLOCK = 1 << 20
 _REDRAW = 0.1
 
@@ -119,7 +119,7 @@ def _check_output(path: str) -> None:
 
 
 def _destination(path: str) -> Place:
-    """The local destination, with links at its end followed, whether or not their target exists."""
+    """The local destination. Links at its end are followed, even if their target does not exist."""
     original = path
     for _ in range(_LINKS + 1):
         try:
@@ -141,7 +141,7 @@ def _destination(path: str) -> Place:
 
 
 def _copy_in(engine: Engine, path: str, container: str, destination: str, own: bool, follow: bool, quiet: bool) -> None:
-    engine.negotiate()  # a body that comes from a pipe can be sent only once
+    engine.negotiate()  # before the request, because a body from a pipe can be sent only once
     shown = f"{container}:{destination}"
     place = _remote_destination(engine, container, destination, shown)
     body: Iterable[bytes]
@@ -182,7 +182,7 @@ def _remote_destination(engine: Engine, container: str, path: str, shown: str) -
         path = rules.link_target(path, found.link)
         found = _stat(engine, container, path)
     if found is None:
-        return Place(path)  # its parent may exist; otherwise the daemon reports the error
+        return Place(path)  # the parent directory may exist; otherwise the daemon reports the error
     if found.mode & (_GO_DEVICE | _GO_IRREGULAR):
         what = "a device" if found.mode & _GO_DEVICE else "an irregular file"
         fail(f'destination "{shown}" must be a directory or a regular file: got {what}')
@@ -216,7 +216,7 @@ def _decoded(header: str) -> Stat:
 
 
 class Progress:
-    """Counts the pieces in transit and, on a terminal, shows the size so far."""
+    """Counts the transferred bytes, and shows their number on a terminal."""
 
     def __init__(self, pieces: Iterable[bytes], title: str, quiet: bool) -> None:
         self._pieces, self._title, self._quiet = pieces, title, quiet

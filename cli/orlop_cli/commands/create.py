@@ -6,7 +6,7 @@ from orlop_cli._command import command
 from orlop_cli.create.container import create as make
 from orlop_cli.create.options import create_options
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from typing import Any
 

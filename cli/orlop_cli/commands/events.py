@@ -8,7 +8,7 @@ from orlop_cli._command import command, many, option
 from orlop_cli.daemon.client import filters_json, records
 from orlop_cli.values.times import local_rfc3339, query_time
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from typing import Any
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def line(event: dict[str, Any]) -> str:
-    """`time type action id (key=value, ...)`"""
+    """The line of an event: `time type action id (key=value, ...)`."""
     actor = event.get("Actor") or {}
     stamp = local_rfc3339(event.get("timeNano") or event.get("time", 0) * 10**9)
     attributes = ", ".join(f"{key}={value}" for key, value in sorted((actor.get("Attributes") or {}).items()))

@@ -11,14 +11,14 @@ from orlop_cli.attached.control import control, resize_now
 from orlop_cli.create.values import environment
 from orlop_cli.daemon.client import Engine, segment
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from typing import Any
 
     from orlop_cli._session import Session
 
 
-FIRST_RESIZES = 10  # tries of the first resize: the process may not have started yet
+FIRST_RESIZES = 10  # attempts of the first resize, because the process may not have started yet
 
 
 @command(
@@ -85,7 +85,7 @@ def _attached(engine: Engine, path: str, start: dict[str, Any], wiring: Wiring) 
     try:
         found = engine.get(f"{path}/json")
     except CannotConnect:
-        raise Exit(255) from None  # Docker's -1: without the daemon the exit code is unknown
+        raise Exit(255) from None  # Docker exits with -1 if the exit code is unknown because the daemon does not answer
     raise Exit(int(found.get("ExitCode") or 0))
 
 

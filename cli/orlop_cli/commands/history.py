@@ -1,4 +1,4 @@
-"""`orlop history`: the layers of an image, and what made them."""
+"""`orlop history`: the layers of an image, and the commands that made them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orlop_cli.tables.row import Row
 from orlop_cli.tables.table import ellipsis
 from orlop_cli.values import platforms, units
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from typing import Any
 

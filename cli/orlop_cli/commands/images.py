@@ -12,7 +12,7 @@ from orlop_cli.tables.format import print_rows
 from orlop_cli.tables.row import Row
 from orlop_cli.values import units
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
@@ -85,8 +85,8 @@ class Image(Row):
 
 
 def rows(found: list[dict[str, Any]], trunc: bool, digests: bool) -> Iterator[Image]:
-    """A row per tag. An image with digests only is listed under its repository without a tag, and an image without names as
-    <none>."""
+    """Yields a row for each tag. An image that has only digests is listed under its repository without a tag. An image
+    without names is listed as <none>."""
     for data in found:
         tags = [tag for tag in data.get("RepoTags") or [] if tag != f"{NONE}:{NONE}"]
         by_name: dict[str, list[str]] = {}

@@ -11,7 +11,7 @@ from orlop_cli._errors import CliError, Exit
 from orlop_cli.tables.format import render_values
 from orlop_cli.values.units import bytes_size
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from typing import Any
 
@@ -35,7 +35,7 @@ _LIMITS = (
 
 
 def pretty(info: Info) -> str:
-    """The Server block in Docker's layout; lines that the daemon does not report are left out."""
+    """The Server block in Docker's layout. Lines about values that the daemon does not report are omitted."""
     lines: Lines = []
     for section in (_counts, _storage, _plugins, _swarm, _runtimes, _security, _host, _proxies, _registries, _tail):
         lines += section(info)
@@ -152,7 +152,7 @@ def _bool(value: Any) -> str:
 
 
 def warnings(info: Info) -> list[str]:
-    """The daemon's warnings, and those that the client derives for older daemons."""
+    """The daemon's warnings, and the warnings that the client makes for older daemons."""
     if info.get("Warnings") is not None:
         return list(info["Warnings"])
     return [f"WARNING: {text}" for key, text in _LIMITS if info.get(key) is False]

@@ -10,7 +10,7 @@ from orlop_cli.daemon.client import Engine, segment
 from orlop_cli.tables.format import render_values
 from orlop_cli.values import jsontext
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _getters(engine: Engine, size: bool = False) -> dict[str, Fetch]:
-    """How to fetch each type, in the order in which `inspect` tries them."""
+    """The functions that fetch the types of objects, in the order in which `inspect` tries them."""
     sized = {"size": 1} if size else None
     return {
         "container": lambda name: engine.get(f"/containers/{segment(name)}/json", sized),
@@ -37,7 +37,7 @@ def _any(getters: dict[str, Fetch]) -> Fetch:
             try:
                 return get(name)
             except ApiError as error:
-                # 400: the name is invalid for this type, such as an image's name with a slash for a volume.
+                # A 400 means that the name is invalid for this type, such as an image's name with a slash for a volume.
                 if error.status not in (400, 404):
                     raise
         raise CliError(f"no such object: {name}")
@@ -46,7 +46,7 @@ def _any(getters: dict[str, Fetch]) -> Fetch:
 
 
 def _show(names: Sequence[str], fetch: Fetch, form: str | None) -> None:
-    """Print the objects found, then the errors: the list is printed even if some are missing."""
+    """Print the objects that were found, and then the errors. The list is printed even if some objects are missing."""
     found: list[Any] = []
     problems: list[CliError] = []
     for name in names:

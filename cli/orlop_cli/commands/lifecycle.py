@@ -7,7 +7,7 @@ from orlop_cli._errors import ApiError
 from orlop_cli.daemon.client import Engine, decode, segment
 from orlop_cli.values.types import INT
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from typing import Any
 
@@ -137,7 +137,7 @@ def rm(session: Session, args: tuple[str, ...], force: bool, link: bool, volumes
         except ApiError as error:
             if not (force and error.status == 404):
                 raise
-            complain(error)  # printed, but with --force not a failure (Docker since 20.10)
+            complain(error)  # the error is printed, but with --force it is no failure (as in Docker since 20.10)
             return SILENT
         return None
 

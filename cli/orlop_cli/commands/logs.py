@@ -7,7 +7,7 @@ from orlop_cli.attached.streams import STDERR, STDOUT, framed_writer, write_all
 from orlop_cli.daemon.client import segment
 from orlop_cli.values.times import query_time
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from orlop_cli._session import Session
 
@@ -54,7 +54,8 @@ def logs(
         "timestamps": int(timestamps) or None,
         "until": query_time(until),
     }
-    # Since API 1.42, the content type tells whether a stream is multiplexed. Older daemons call both kinds raw: look at Tty.
+    # Since API 1.42, the content type tells whether a stream is multiplexed. With older daemons, the type is always raw, so
+    # Tty is used
     answer = engine.detached("GET", f"{path}/logs", query)
     framed = answer.headers.get("content-type", "").endswith("multiplexed-stream")
     if not framed:

@@ -10,7 +10,7 @@ from orlop_cli.tables.format import print_rows
 from orlop_cli.tables.row import Row
 from orlop_cli.values.times import go_text
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from typing import Any
 
@@ -125,7 +125,7 @@ def create(session: Session, args: tuple[str, ...], **options: Any) -> None:
 def pools(
     subnets: tuple[str, ...], ranges: tuple[str, ...], gateways: tuple[str, ...], aux: tuple[str, ...]
 ) -> list[dict[str, Any]]:
-    """IPAM.Config: assign every range, gateway and auxiliary address to the subnet that contains it."""
+    """The value of IPAM.Config. Every range, gateway and auxiliary address is assigned to the subnet that contains it."""
     import ipaddress
 
     try:

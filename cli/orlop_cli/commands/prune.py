@@ -11,7 +11,7 @@ from orlop_cli.daemon.client import Engine, filters_json
 from orlop_cli.values.types import BYTES
 from orlop_cli.values.units import human_size
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from typing import Any
 
@@ -28,7 +28,7 @@ def _confirm(warning: str, force: bool) -> None:
 
 
 def _filters(given: tuple[str, ...], extra: tuple[str, ...] = ()) -> str | None:
-    """--filter and the pruneFilters of config.json. (`label!=x` has the key `label!`.)"""
+    """The filters of --filter and of pruneFilters in config.json. `label!=x` has the key `label!`."""
     stored = [str(item) for item in _config.member(_config.load(), "pruneFilters", list)]
     kept = [item for item in stored if item not in given]
     return filters_json([*given, *kept, *extra])

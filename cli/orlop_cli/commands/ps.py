@@ -14,7 +14,7 @@ from orlop_cli.values import ports, units
 from orlop_cli.values.jsontext import quote
 from orlop_cli.values.types import INT
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from typing import Any
 
@@ -56,7 +56,7 @@ class Container(Row):
 
     def Names(self) -> str:  # noqa: N802
         names = [name.removeprefix("/") for name in self._data.get("Names") or []]
-        # Names that still contain a slash are legacy links of other containers to this one.
+        # Names that still contain a slash are legacy links of other containers to this container.
         return ",".join(name for name in names if not (self._trunc and "/" in name))
 
     def Image(self) -> str:  # noqa: N802
@@ -127,7 +127,7 @@ def _limit(last: int, latest: bool) -> int | None:
 
 
 def _asks_size(form: str | None) -> bool:
-    """Sizes are expensive for the daemon: requested only when they are printed."""
+    """Whether sizes are printed. They are only requested if they are printed, because they are expensive for the daemon."""
     return form is not None and (".Size" in form or "json ." in form)
 
 

@@ -9,7 +9,7 @@ from orlop_cli._command import command, fail, flag, option
 from orlop_cli.daemon.client import records, segment
 from orlop_cli.values import platforms, references
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
@@ -56,7 +56,7 @@ def push(session: Session, args: tuple[str, ...], all_tags: bool, platform: str 
 
 
 def _notes(aux: Any) -> Iterator[str]:
-    """What a record says besides progress (moby's `auxprogress`)."""
+    """The texts in a record that are not about progress (moby's `auxprogress`)."""
     if isinstance(aux, dict) and aux.get("manifestPushedInsteadOfIndex"):
         whole, one = aux["originalIndex"]["digest"], aux["selectedManifest"]["digest"]
         yield "Note: not all platforms and attestations of this image are stored here, so only one platform was pushed:\n"

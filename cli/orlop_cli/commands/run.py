@@ -12,7 +12,7 @@ from orlop_cli.create import body
 from orlop_cli.create.container import create, start_code
 from orlop_cli.create.options import STREAMS, create_options
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from typing import Any
 
@@ -83,7 +83,7 @@ def _foreground(engine: Engine, path: str, wiring: Wiring, forward: bool, remove
 
 
 def _start(engine: Engine, path: str, removal: Wait | None) -> None:
-    """Start the container. If that fails and it has --rm, its removal has finished when this returns."""
+    """Start the container. If the start of a container with --rm fails, wait until it has been removed."""
     try:
         engine.post(f"{path}/start")
     except ApiError as error:
@@ -91,5 +91,5 @@ def _start(engine: Engine, path: str, removal: Wait | None) -> None:
             try:
                 removal.code()
             except CliError:
-                pass  # the error of the start is shown
+                pass  # ignored, because the error of the start is shown
         raise CliError(error.message, start_code(error)) from None

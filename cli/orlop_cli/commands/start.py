@@ -10,7 +10,7 @@ from orlop_cli.attached.control import control, resize_now
 from orlop_cli.attached.wait import Wait
 from orlop_cli.daemon.client import segment
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from orlop_cli._session import Session
 

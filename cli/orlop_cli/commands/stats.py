@@ -12,7 +12,7 @@ from orlop_cli.daemon.client import Engine, records, segment
 from orlop_cli.tables.format import render_rows
 from orlop_cli.tables.stats import COLUMNS, HEADERS, Figures, Line, figures
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -26,7 +26,8 @@ HOME_AND_ERASE = "\033[2J\033[H"
 
 
 class Collector:
-    """The samples of one container. Its thread writes, the drawing thread reads; each field is replaced as a whole."""
+    """The samples of one container. Its thread writes the fields and the drawing thread reads them. A field is always
+    replaced as a whole."""
 
     def __init__(self, engine: Engine, asked: str, stream: bool) -> None:
         self.asked = asked
@@ -59,7 +60,7 @@ class Collector:
 
 
 class Board:
-    """The containers shown; with `follow`, also those that start later."""
+    """The displayed containers. With `follow`, containers that start later are added."""
 
     def __init__(self, engine: Engine, names: Sequence[str], everything: bool, stream: bool) -> None:
         self._engine, self._everything, self._stream = engine, everything, stream
@@ -77,7 +78,7 @@ class Board:
             self.collectors[name] = Collector(self._engine.fork(), name, self._stream)
 
     def refresh(self) -> None:
-        """Add new containers, drop those that have exited."""
+        """Add new containers, and remove containers that have exited."""
         if not self.follow:
             return
         present = self._listed()

@@ -1,6 +1,6 @@
-"""`orlop system df`: disk space of images, containers, volumes and build cache, and how much of it is reclaimable.
+"""`orlop system df`: the disk space of images, containers, volumes and build cache, and the reclaimable part of it.
 
-The sums and the meaning of reclaimable are Docker's (cli/command/formatter/disk_usage.go).
+The sums and the meaning of reclaimable are the same as in Docker (cli/command/formatter/disk_usage.go).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from orlop_cli.tables.row import Row
 from orlop_cli.values.times import ago
 from orlop_cli.values.units import human_size
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from typing import Any
 
@@ -157,7 +157,7 @@ def _cache(usage: Usage) -> Kind:
 
 
 def _objects(usage: Usage, trunc: bool) -> dict[str, list[Row]]:
-    """One row per object; images by their first name. A container's size excludes its image."""
+    """One row for each object. Images are listed by their first name. A container's size excludes its image."""
     images: list[Row] = []
     for image in usage.get("Images") or []:
         name = next(iter(image.get("RepoTags") or []), "")

@@ -1,4 +1,4 @@
-"""`load`, `save`, `import`, `export`: tar archives in and out."""
+"""`load`, `save`, `import`, `export`: commands for tar archives."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from orlop_cli.daemon.client import records, segment
 from orlop_cli.files.outputs import whole_file
 from orlop_cli.values import platforms, references
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import IO, Any
@@ -60,7 +60,7 @@ def load(session: Session, args: tuple[str, ...], path: str | None, platform: tu
     if path is None and os.isatty(0):
         fail("requested load from stdin, but stdin is empty")
     engine = session.engine
-    engine.negotiate()  # a body that comes from a pipe can be sent only once
+    engine.negotiate()  # before the request, because a body from a pipe can be sent only once
     query: dict[str, Any] = {"quiet": int(quiet or not sys.stdout.isatty()), **_platforms(session, platform)}
     with _input(path) as file:
         answer = engine.open("POST", "/images/load", query, _blocks(file), {"Content-Type": "application/x-tar"})

@@ -1,4 +1,4 @@
-"""`orlop tls`: creates the certificates for a daemon that listens on the network. Contacts no daemon."""
+"""`orlop tls`: creates the certificates for a daemon that listens on the network. The command contacts no daemon."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from orlop_cli._command import command, flag, many, option
 from orlop_cli._errors import CliError
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from orlop_cli._session import Session
     from orlop_cli.daemon.certificates import Pair
@@ -59,7 +59,7 @@ def init(
     client: str | None,
     force: bool,
 ) -> None:
-    from orlop_cli.daemon import certificates as made  # takes 40 ms to import
+    from orlop_cli.daemon import certificates as made  # imported here, because the import takes 40 ms
 
     directory, days = os.path.abspath(directory), _days(days)
     if client is not None:

@@ -8,7 +8,7 @@ from orlop_cli._command import command
 from orlop_cli.daemon.client import segment
 from orlop_cli.tables import table
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from orlop_cli._session import Session
 

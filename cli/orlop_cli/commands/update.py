@@ -7,7 +7,7 @@ from orlop_cli._errors import UsageProblem
 from orlop_cli.daemon.client import segment
 from orlop_cli.values.types import BYTES, CPUS, INT, SWAP
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from typing import Any
 

@@ -13,7 +13,7 @@ from orlop_cli.daemon.client import MAX_API, Engine
 from orlop_cli.tables import table
 from orlop_cli.tables.format import render_values
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from typing import Any
 
@@ -86,7 +86,7 @@ def _details(details: dict[str, Any], engine: bool) -> list[tuple[str, str]]:
 
 
 def _built(text: str) -> str:
-    """RFC 3339 as `Thu Aug 13 05:35:48 2026`; other text unchanged."""
+    """Convert RFC 3339 to `Thu Aug 13 05:35:48 2026`. Any other text stays unchanged."""
     if not text:
         return ""
     from orlop_cli.values.times import parse_nanoseconds

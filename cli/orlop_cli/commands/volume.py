@@ -10,7 +10,7 @@ from orlop_cli.tables.format import print_rows
 from orlop_cli.tables.row import Row
 from orlop_cli.values.units import human_size
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from typing import Any
 

@@ -1,1 +1,1 @@
-"""Turns the flags of `run` and `create` into the body of `POST /containers/create`. Reads only files that flags name."""
+"""Turns the flags of `run` and `create` into the body of `POST /containers/create`. Only files in flags are read."""

@@ -7,7 +7,7 @@ from orlop_cli.create import devices, mounts, network, values
 from orlop_cli.create.values import bad
 from orlop_cli.values import ports
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def build(options: Json, image: str, words: Sequence[str], version: tuple[int, int], detach: bool = False) -> Json:
-    """Config, HostConfig and NetworkingConfig from flags. Raises UsageProblem for values that no daemon accepts."""
+    """The body with Config, HostConfig and NetworkingConfig. Raises UsageProblem for values that no daemon accepts."""
     _conflicts(options, detach)
     mode, endpoints = network.build(options, version)
     bindings, exposed = _published(options)
@@ -29,7 +29,7 @@ def build(options: Json, image: str, words: Sequence[str], version: tuple[int, i
     host["SecurityOpt"] = security
     host.update({"Binds": bound or None, "PortBindings": bindings or None, "NetworkMode": mode})
     body["HostConfig"] = _present(host)
-    if unmasked:  # empty lists, not absent ones: nothing is masked
+    if unmasked:  # an empty list means that nothing is masked; an absent list means the default
         body["HostConfig"].update({"MaskedPaths": [], "ReadonlyPaths": []})
     if options["restart"]:
         body["HostConfig"]["RestartPolicy"] = restart_policy(options["restart"])
@@ -38,7 +38,7 @@ def build(options: Json, image: str, words: Sequence[str], version: tuple[int, i
 
 
 def _present(fields: Json) -> Json:
-    """Drop flags that were not given, so that the daemon's defaults apply. An explicit False or 0 is sent."""
+    """Remove flags that the user has not set, so that the daemon's defaults apply. An explicit False or 0 is sent."""
     return {key: value for key, value in fields.items() if value not in (None, "", (), [])}
 
 
@@ -70,7 +70,7 @@ def _config(options: Json, image: str, words: Sequence[str], version: tuple[int,
     return {
         "Image": image,
         "Cmd": list(words) or None,
-        # --entrypoint "" removes the image's entrypoint; an empty list would mean "not given".
+        # --entrypoint "" removes the image's entrypoint. An empty list means that the flag was not given.
         "Entrypoint": None if entrypoint is None else [entrypoint],
         "Hostname": options["hostname"],
         "Domainname": options["domainname"],
@@ -123,7 +123,7 @@ def _published(options: Json) -> tuple[ports.Bindings, list[str]]:
 
 
 def restart_policy(text: str) -> Json:
-    """Parse `on-failure:3` into the API's object."""
+    """Parse a policy such as `on-failure:3` to the object of the API."""
     name, colon, count = text.partition(":")
     if colon and name != "on-failure":
         raise bad(f"invalid restart policy format: {text}: maximum retry count can only be used with 'on-failure'")

@@ -8,7 +8,7 @@ from orlop_cli import _config
 from orlop_cli._errors import ApiError, CliError
 from orlop_cli.create import body
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
@@ -31,8 +31,8 @@ def create(engine: Engine, options: dict[str, Any], image: str, words: Sequence[
 
 
 def _cidfile(path: str) -> AbstractContextManager[Callable[[bytes], object]]:
-    """Create the file before the container, so that a file that cannot be written does not leave an unknown container
-    behind. An existing file probably belongs to another container and is an error."""
+    """Create the file before the container, so that no unknown container is left if the file cannot be written. An existing
+    file is an error, because it probably belongs to another container."""
     from orlop_cli.files.outputs import new_file
 
     taken = f"container ID file found, make sure the other container isn't running or delete {path}"
@@ -63,7 +63,7 @@ def _create(engine: Engine, options: dict[str, Any], image: str, words: Sequence
 
 
 def _add_proxies(document: dict[str, Any], proxies: dict[str, str]) -> None:
-    """Add proxy variables that the user has not set; `-e HTTP_PROXY=` with an empty value counts as set."""
+    """Add proxy variables that the user has not set. `-e HTTP_PROXY=` with an empty value counts as set."""
     given = document.get("Env") or []
     names = {item.partition("=")[0] for item in given}
     added = [f"{name}={value}" for name, value in proxies.items() if name not in names]
@@ -72,7 +72,8 @@ def _add_proxies(document: dict[str, Any], proxies: dict[str, str]) -> None:
 
 
 def _image_missing(error: ApiError, options: dict[str, Any]) -> bool:
-    """A missing network or volume is a 404 too: decide by the text."""
+    """Whether the image is missing. This depends on the text of the error, because a missing network or volume is a 404,
+    too."""
     return error.status == 404 and options["pull"] == "missing" and "no such image" in error.text.lower()
 
 
@@ -92,7 +93,7 @@ def _fetch(engine: Engine, options: dict[str, Any], image: str) -> None:
 
 
 def start_code(error: CliError) -> int:
-    """Docker's exit code for a failed create or start, decided by the text (toStatusError)."""
+    """Docker's exit code for a failed create or start. It depends on the text of the error (toStatusError in docker/cli)."""
     text = error.message.lower()
     if any(
         hint in text for hint in ("executable file not found", "no such file or directory", "system cannot find the file")

@@ -1,10 +1,10 @@
-"""--device, --gpus, --security-opt."""
+"""The values of --device, --gpus and --security-opt."""
 
 from __future__ import annotations
 
 from orlop_cli.create.values import bad, csv_fields
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
@@ -16,7 +16,7 @@ _CDI = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*=[\w.:-]+"  # vendor/class=name
 
 
 def devices(items: Iterable[str]) -> tuple[list[Json], list[Json]]:
-    """--device flags as (HostConfig.Devices, HostConfig.DeviceRequests): CDI names are requests."""
+    """Convert --device flags to (HostConfig.Devices, HostConfig.DeviceRequests). Names of CDI devices become requests."""
     mapped: list[Json] = []
     cdi: list[str] = []
     for item in items:
@@ -50,7 +50,7 @@ def _mode(text: str) -> bool:
 
 
 def gpus(text: str) -> Json:
-    """`all`, a count, or `device=0,driver=nvidia,capabilities=utility` as a DeviceRequest."""
+    """Convert `all`, a count, or `device=0,driver=nvidia,capabilities=utility` to a DeviceRequest."""
     request: Json = {"Driver": "", "Count": 0, "DeviceIDs": None, "Capabilities": [["gpu"]], "Options": {}}
     for field in csv_fields(text):
         key, equals, value = field.partition("=")
@@ -81,7 +81,7 @@ def _count(text: str) -> int:
 
 
 def security(items: Iterable[str]) -> tuple[list[str], bool]:
-    """(HostConfig.SecurityOpt, whether system paths are unmasked). Profiles are read by the client."""
+    """Returns (HostConfig.SecurityOpt, whether system paths are unmasked). The client reads the files of profiles."""
     out: list[str] = []
     unmasked = False
     for item in items:

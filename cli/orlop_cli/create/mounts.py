@@ -1,4 +1,4 @@
-"""`--mount`, `-v` and `--tmpfs`."""
+"""The values of `--mount`, `-v` and `--tmpfs`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from orlop_cli.create.values import bad, csv_fields
 from orlop_cli.values.types import boolean
 from orlop_cli.values.units import parse_bytes
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 def binds(volumes: Iterable[str]) -> tuple[list[str], dict[str, Json]]:
-    """-v flags as (HostConfig.Binds, Config.Volumes): with a colon there is a source; without one the volume is
-    anonymous."""
+    """Convert -v flags to (HostConfig.Binds, Config.Volumes). A value with a colon has a source; without a colon, the volume
+    is anonymous."""
     bound: list[str] = []
     anonymous: dict[str, Json] = {}
     for text in volumes:
@@ -28,18 +28,19 @@ def binds(volumes: Iterable[str]) -> tuple[list[str], dict[str, Json]]:
         elif not source or not rest:
             raise bad(f"invalid spec: {text}: empty section between colons")
         else:
-            # As in Docker: names stay, ./path and ../path become absolute, because the daemon cannot resolve them.
+            # As in Docker, names stay unchanged, and ./path and ../path become absolute, because the daemon cannot resolve
+            # them.
             bound.append(f"{os.path.abspath(source) if source.startswith('.') else source}:{rest}")
     return bound, anonymous
 
 
 def tmpfs(items: Iterable[str]) -> dict[str, str]:
-    """--tmpfs flags as HostConfig.Tmpfs."""
+    """Convert --tmpfs flags to HostConfig.Tmpfs."""
     return {path: options for path, _, options in (item.partition(":") for item in items)}
 
 
 def mount(text: str) -> Json:
-    """One --mount as an element of HostConfig.Mounts. Raises UsageProblem with Docker's texts."""
+    """Convert one --mount to an element of HostConfig.Mounts. Raises UsageProblem with Docker's messages."""
     made: Json = {"Type": "volume"}
     fields = [field.partition("=") for field in csv_fields(text)]
     for key, equals, value in fields:

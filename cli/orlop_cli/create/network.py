@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orlop_cli.create.values import bad, csv_fields
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from typing import Any
 
@@ -15,12 +15,12 @@ _BUILTIN = ("default", "bridge", "host", "none")
 
 
 def user_defined(name: str) -> bool:
-    """Whether the network is user-defined: the only kind with aliases and fixed addresses."""
+    """Whether the network is user-defined. Only such networks have aliases and fixed addresses."""
     return name not in _BUILTIN and not name.startswith("container:")
 
 
 def parse(text: str) -> tuple[str, Json]:
-    """`name` or `name=n,alias=a,ip=1.2.3.4,...` as (name, endpoint settings)."""
+    """Convert `name` or `name=n,alias=a,ip=1.2.3.4,...` to (name, endpoint settings)."""
     if "=" not in text:
         return text, {}
     name = ""
@@ -68,7 +68,8 @@ def _integer(text: str) -> int:
 
 
 def build(options: Json, version: tuple[int, int]) -> tuple[str, dict[str, Json]]:
-    """(NetworkMode, EndpointsConfig). The single-network flags (--ip, --network-alias, ...) belong to the first network."""
+    """Returns (NetworkMode, EndpointsConfig). The flags for a single network (--ip, --network-alias, ...) apply to the first
+    network."""
     parsed = [parse(text) for text in options["network"]] or [("default", {})]
     first, endpoint = parsed[0]
     _single(first, endpoint, options, version)
@@ -80,7 +81,7 @@ def build(options: Json, version: tuple[int, int]) -> tuple[str, dict[str, Json]
     if len({user_defined(name) for name in endpoints}) > 1:
         raise bad("conflicting options: cannot attach both user-defined and non-user-defined network-modes")
     if len(endpoints) == 1 and not endpoint:
-        endpoints = {}  # the daemon creates the default endpoint itself; old daemons accept no other
+        endpoints = {}  # the daemon creates the default endpoint; old daemons accept no other endpoint
     return first, endpoints
 
 

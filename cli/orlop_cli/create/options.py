@@ -1,11 +1,11 @@
-"""The flags that `run` and `create` share: Docker's, for one Linux host."""
+"""The flags that `run` and `create` share: the flags of Docker for one Linux host."""
 
 from __future__ import annotations
 
 from orlop_cli._command import flag, many, option
 from orlop_cli.values.types import BYTES, CPUS, DURATION, INT, SWAP
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
@@ -153,7 +153,7 @@ _LOGS: list[Decorator] = [
 
 
 def create_options(function: Function) -> Function:
-    """Add all of them to a command."""
+    """Add all these flags to a command."""
     for add in reversed([*_PROCESS, *_IDENTITY, *_FILES, *_NET, *_LIMITS, *_HEALTH, *_SECURITY, *_LOGS]):
         function = add(function)
     return function

@@ -7,19 +7,20 @@ import os
 from orlop_cli._errors import UsageProblem
 from orlop_cli.values.units import parse_bytes
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
 
 def bad(message: str) -> UsageProblem:
-    """Docker exits with 125 for every error of `run` before the container runs."""
+    """The error for an invalid value. As in Docker, the exit code is 125 for every error of `run` before the container
+    runs."""
     return UsageProblem(message, 125)
 
 
 def csv_fields(text: str) -> list[str]:
-    """One record of RFC 4180, as Docker reads --mount and --network (a quoted field may hold a comma)."""
+    """Split a record of RFC 4180, the format of --mount and --network. A quoted field may contain a comma."""
     import csv
 
     try:
@@ -30,12 +31,12 @@ def csv_fields(text: str) -> list[str]:
 
 
 def pairs(items: Iterable[str]) -> dict[str, str]:
-    """`key=value` and `key` (empty value); the last of equal keys wins."""
+    """Parse `key=value` and `key` (empty value). If a key is repeated, the last value wins."""
     return {key: value for key, _, value in (item.partition("=") for item in items)}
 
 
 def strict_pairs(items: Iterable[str], what: str) -> dict[str, str]:
-    """`key=value` only."""
+    """Parse `key=value`. Raises UsageProblem for a key without a value."""
     for item in items:
         if "=" not in item:
             raise bad(f"invalid {what} '{item}': expected key=value")
@@ -43,7 +44,8 @@ def strict_pairs(items: Iterable[str], what: str) -> dict[str, str]:
 
 
 def environment(files: Sequence[str], given: Sequence[str], ours: Mapping[str, str] | None = None) -> list[str]:
-    """Lines of --env-file, then -e. A bare KEY takes its value from the client's environment, or is left out."""
+    """The variables in the files of --env-file, and then of -e. A KEY without "=" gets its value from the client's
+    environment. If the client has no such variable, the KEY is omitted."""
     ours = os.environ if ours is None else ours
     out: list[str] = []
     for item in [*(line for path in files for line in file_lines(path)), *given]:
@@ -58,7 +60,7 @@ def environment(files: Sequence[str], given: Sequence[str], ours: Mapping[str, s
 
 
 def labels(files: Sequence[str], given: Sequence[str]) -> dict[str, str]:
-    """Lines of --label-file, then -l."""
+    """The labels in the files of --label-file, and then of -l."""
     found = pairs([*(line for path in files for line in file_lines(path)), *given])
     if "" in found:
         raise bad("invalid label: empty name")
@@ -66,7 +68,7 @@ def labels(files: Sequence[str], given: Sequence[str]) -> dict[str, str]:
 
 
 def file_lines(path: str) -> list[str]:
-    """The lines of an env or label file. Blank lines and comments are dropped, and spaces before a key; a space after it is
+    """The lines of an env or label file. Blank lines, comments and spaces before a key are removed. A space after a key is
     an error."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -76,7 +78,7 @@ def file_lines(path: str) -> list[str]:
     except UnicodeDecodeError:
         raise bad(f"invalid file {path}: not UTF-8") from None
     found: list[str] = []
-    for line in text.split("\n"):  # not splitlines(), which also splits at form feeds, and values contain them
+    for line in text.split("\n"):  # not splitlines(), because it also splits at form feeds, which values may contain
         line = line.removesuffix("\r").lstrip()
         if not line or line.startswith("#"):
             continue
@@ -90,7 +92,7 @@ def file_lines(path: str) -> list[str]:
 
 
 def ulimits(items: Iterable[str]) -> list[dict[str, Any]]:
-    """`nofile=1024:2048` and `nofile=1024`."""
+    """Parse ulimits such as `nofile=1024:2048` and `nofile=1024`."""
     found: dict[str, dict[str, Any]] = {}
     for item in items:
         name, equals, value = item.partition("=")
@@ -109,7 +111,7 @@ def ulimits(items: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def rates(items: Iterable[str], sizes: bool) -> list[dict[str, Any]]:
-    """`/dev/sda:1mb` (sizes) or `/dev/sda:1000`."""
+    """Parse rates such as `/dev/sda:1mb` (with `sizes`) or `/dev/sda:1000`."""
     found = []
     for item in items:
         path, colon, value = item.partition(":")
@@ -123,7 +125,7 @@ def rates(items: Iterable[str], sizes: bool) -> list[dict[str, Any]]:
 
 
 def weights(items: Iterable[str]) -> list[dict[str, Any]]:
-    """`/dev/sda:200`"""
+    """Parse weights such as `/dev/sda:200`."""
     found = []
     for item in items:
         path, colon, value = item.partition(":")

@@ -3,8 +3,9 @@
     ca.pem  ca-key.pem  server-cert.pem  server-key.pem
     CLIENT/ca.pem  CLIENT/cert.pem  CLIENT/key.pem       value of DOCKER_CERT_PATH; copied to the client's machine
 
-P-256 keys (FIPS 186-5): supported by Go, OpenSSL and every curl. Files are renamed into place, keys with mode 0600. An
-interrupted run leaves the old files, or a mismatched pair, which the server refuses.
+Keys are P-256 (FIPS 186-5), which Go, OpenSSL and every curl support. Files are written under temporary names and renamed;
+keys have mode 0600. An interrupted run leaves the old files, or a certificate and key that do not match, which the server
+refuses.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import NamedTuple
 
 from orlop_cli._errors import CliError
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -81,7 +82,7 @@ def _possible(name: str) -> bool:
 
 
 def _addresses() -> Iterable[str]:
-    """The addresses listed by the kernel (proc(5)); none if they cannot be read."""
+    """The addresses in the kernel's list (proc(5)); none if the list cannot be read."""
     try:
         with open("/proc/net/fib_trie") as file:
             text = file.read()
@@ -109,7 +110,7 @@ def _build(
     signer = issuer.key if issuer else key
     now = dt.datetime.now(dt.UTC).replace(microsecond=0)
     end = now + dt.timedelta(days=days)
-    end = min(end, issuer.certificate.not_valid_after_utc) if issuer else end  # useless beyond the CA's end
+    end = min(end, issuer.certificate.not_valid_after_utc) if issuer else end  # a certificate is useless after the CA's end
     builder = (
         x509.CertificateBuilder(name if issuer is None else issuer.certificate.subject, name, key.public_key())
         .serial_number(x509.random_serial_number())
@@ -192,7 +193,8 @@ def _read(path: str) -> bytes:
 
 
 def store(directory: str, pair: Pair, certificate: str, key: str) -> None:
-    """Write the key first: a server refuses a certificate without its key, while a key alone is harmless."""
+    """Write the key before the certificate, because a server refuses a certificate without its key, whereas a key without a
+    certificate is harmless."""
     private = pair.key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

@@ -1,8 +1,8 @@
 """API calls for the commands: untyped JSON, errors as ApiError, streams.
 
-Version negotiation usually costs no request. Requests use BASE_API, which every daemon since 2023 serves; a daemon that does
-not serve it answers 400 and names its versions, and the request is repeated once. Flags that need a newer version call
-`need()`, which asks `/_ping` first. DOCKER_API_VERSION pins the version, as in Docker's client.
+Version negotiation usually costs no request. Requests use BASE_API, which every daemon since 2023 supports. A daemon that
+does not support it answers with 400 and its versions, and the request is repeated once. Flags that need a newer version call
+`need()`, which first requests `/_ping`. DOCKER_API_VERSION pins the version, as in Docker's client.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from orlop_cli.daemon import hosts
 from orlop_cli.daemon.http import Connection, Response
 from orlop_cli.values import jsontext
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
@@ -33,7 +33,8 @@ USER_AGENT = f"Orlop-Client/{__version__} (linux)"
 
 
 class Engine:
-    """One daemon at one address. Not thread-safe: `fork()` gives another thread its own connections."""
+    """A daemon at an address. This class is not thread-safe; `fork()` makes an object with separate connections for another
+    thread."""
 
     def __init__(self, address: hosts.Address, tls: hosts.Tls | None = None) -> None:
         self.address = address
@@ -54,7 +55,7 @@ class Engine:
         return other
 
     def close(self) -> None:
-        """Close every connection, also those of hijacks and waits."""
+        """Close all connections, including the connections of hijacks and waits."""
         for other in self._forks:
             other.close()
         for connection in self._opened:
@@ -64,7 +65,7 @@ class Engine:
     # --- versions
 
     def server_version(self) -> tuple[int, int]:
-        """The newest API version the daemon serves (from `/_ping`, asked once)."""
+        """The newest API version that the daemon supports (from `/_ping`, requested once)."""
         if self._server is None:
             answer = self._exchange("GET", "/_ping", {}, None, versioned=False)
             answer.read()
@@ -77,7 +78,7 @@ class Engine:
             self.version = min(max(BASE_API, self.version), self.server_version())
 
     def need(self, version: tuple[int, int], what: str) -> None:
-        """Raise the version in use to what a flag needs, or raise CliError if the daemon is too old for it."""
+        """Use at least the version that a flag needs. Raises CliError if the daemon is too old."""
         if self.version >= version:
             return
         server = self.version if self.pinned else self.server_version()
@@ -89,7 +90,7 @@ class Engine:
         self.version = version
 
     def prefer(self, version: tuple[int, int]) -> None:
-        """Use a newer version, whose answers contain more, if the daemon serves it."""
+        """Use a newer version, whose answers contain more data, if the daemon supports it."""
         if not self.pinned and self.version < version <= self.server_version():
             self.version = version
 
@@ -103,7 +104,7 @@ class Engine:
         body: bytes | Iterable[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Response:
-        """Send a request; return the answer with its body unread. Raises ApiError for status 400 and above."""
+        """Send a request, and return the answer before its body is read. Raises ApiError for status 400 and above."""
         target = path + _encode(query or {})
         sent = dict(headers or {})
         answer = self._exchange(method, target, sent, body)
@@ -118,7 +119,8 @@ class Engine:
         raise error
 
     def _other_version(self, error: ApiError) -> bool:
-        """After status 400 because of the API version, use the version that the daemon names. False after another 400."""
+        """If the daemon has answered with 400 because of the API version, use the version in its message. Returns False if
+        the 400 has another reason."""
         if self.pinned or error.status != 400:
             return False
         import re
@@ -155,8 +157,8 @@ class Engine:
         return answer
 
     def _connection(self) -> Connection:
-        """The kept connection, or a new one if the daemon has closed it. Checked before the request: a failure on a kept
-        connection would not tell whether the request was carried out."""
+        """The kept connection, or a new connection if the daemon has closed it. This is checked before the request, because
+        after a failure on a kept connection it is unknown whether the request was executed."""
         kept, self._idle = self._idle, None
         if kept is not None and kept.idle:
             if not select.select([kept.stream], [], [], 0)[0]:
@@ -182,7 +184,7 @@ class Engine:
         return decode(data) if data.strip() else None
 
     def hijack(self, path: str, query: Query | None = None, body: Any = None) -> Response:
-        """POST with `Upgrade: tcp`; the answer's connection belongs to the caller."""
+        """POST with `Upgrade: tcp`. The caller must close the answer's connection."""
         encoded = None if body is None else jsontext.dumps(body).encode()
         answer = self.open("POST", path, query, encoded, {"Connection": "Upgrade", "Upgrade": "tcp"})
         self._idle = None
@@ -238,14 +240,14 @@ def segment(name: str) -> str:
 
 
 def _quote(text: str, safe: bytes = b"") -> str:
-    """Percent-encode all but RFC 3986's unreserved characters. (`urllib.parse` takes 4 ms to import.) Bytes of the command
-    line that are not UTF-8 are sent as they are; the daemon reports the error."""
+    """Percent-encode all except RFC 3986's unreserved characters. `urllib.parse` is not used, because its import takes 4 ms.
+    Bytes of the command line that are not UTF-8 are sent unchanged, and the daemon reports the error."""
     data = text.encode("utf-8", "surrogateescape")
     return "".join(chr(byte) if byte in _UNRESERVED or byte in safe else f"%{byte:02X}" for byte in data)
 
 
 def filters_json(pairs: Iterable[str]) -> str | None:
-    """`-f key=value` flags as the API's filters parameter; None if there are none."""
+    """Convert `-f key=value` flags to the parameter `filters` of the API; None if there are no flags."""
     grouped: dict[str, dict[str, bool]] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")

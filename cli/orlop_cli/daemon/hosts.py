@@ -1,13 +1,13 @@
-"""The daemon's address, connecting to it, and advice when that fails."""
+"""The daemon's address, connecting to it, and advice if the connection fails."""
 
 from __future__ import annotations
 
-import _socket  # `socket` imports enum and selectors, which take 5 ms
+import _socket  # not `socket`, because it imports enum and selectors, which takes 5 ms
 import os
 
 from orlop_cli._errors import CannotConnect, CliError
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     import socket
 
@@ -83,11 +83,11 @@ def connect(address: Address, tls: Tls | None) -> Stream:
         if address.path:
             return _unix(address.path)
         raw = _tcp(address)
-    except (OSError, UnicodeError) as error:  # UnicodeError: the name is invalid in IDNA
-        denied = address.path and isinstance(error, PermissionError)  # over TCP it means a firewall
+    except (OSError, UnicodeError) as error:  # a UnicodeError means that the name is invalid in IDNA
+        denied = address.path and isinstance(error, PermissionError)  # over TCP, a PermissionError means a firewall
         raise CannotConnect(_denied(address) if denied else _unreachable(address, error)) from None
     stream = raw if tls is None else _secured(raw, address, tls)
-    raw.settimeout(None)  # the daemon may be silent for any time after the connection
+    raw.settimeout(None)  # after the connection is made, the daemon may send nothing for any time
     return stream
 
 
@@ -137,7 +137,7 @@ def _unreachable(address: Address, error: OSError | UnicodeError) -> str:
 
 
 def _denied(address: Address) -> str:
-    """Docker's message, and which users may use the socket."""
+    """Docker's message, and the users who may use the socket."""
     message = f"permission denied while trying to connect to the Orlop daemon socket at {address.text}"
     try:
         status = os.stat(address.path)

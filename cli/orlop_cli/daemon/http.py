@@ -1,15 +1,15 @@
 """HTTP/1.1 over one connected stream, as far as the Engine API needs it.
 
-`http.client` takes 12 ms to import (it imports `email`), more than a whole `orlop ps` spends on the wire. This module has
-the three body framings, keep-alive, and the hijack (RFC 9110 section 7.8, Docker's `Upgrade: tcp`), after which the caller
-owns the connection, including the bytes that were read after the head.
+`http.client` is not used, because its import takes 12 ms (it imports `email`), which is longer than all requests of an
+`orlop ps`. This module has the three body framings, keep-alive, and the hijack (RFC 9110 section 7.8, Docker's `Upgrade:
+tcp`). After a hijack, the connection belongs to the caller, including the bytes that were read after the head.
 
-A Connection owns its stream. One thread at a time uses it; an answer must be read to its end before the next request.
+Only one thread at a time may use a Connection. An answer must be read to its end before the next request.
 """
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import Protocol
@@ -32,7 +32,7 @@ _HEX = b"0123456789abcdefABCDEF"
 
 
 class ProtocolError(ConnectionError):
-    """The peer does not speak valid HTTP/1.1, or closed in the middle of an answer."""
+    """The peer does not send valid HTTP/1.1, or has closed the connection in the middle of an answer."""
 
 
 class Head:
@@ -55,19 +55,19 @@ class Head:
 
 
 class ChunkedDecoder:
-    """Sans-IO decoder of `Transfer-Encoding: chunked`. feed() returns the data of all chunks seen so far joined, because a
-    log of small frames comes as a million tiny chunks."""
+    """Decoder of `Transfer-Encoding: chunked`, without I/O. feed() returns the joined data of all received chunks, because a
+    log of small frames arrives in a million tiny chunks."""
 
     __slots__ = ("_left", "_pending", "done", "rest")
 
     def __init__(self) -> None:
         self._pending = b""
-        self._left = 0  # bytes of the current chunk still to come, with its CRLF
+        self._left = 0  # bytes of the current chunk that have not arrived yet, with its CRLF
         self.done = False
         self.rest = b""
 
     def feed(self, data: bytes) -> bytes:
-        """Decode; after the last chunk `done` is set, and `rest` holds the bytes that followed it."""
+        """Decode bytes. After the last chunk, `done` is set, and `rest` contains the bytes after this chunk."""
         data = self._pending + data if self._pending else data
         self._pending = b""
         out: list[bytes] = []
@@ -87,7 +87,7 @@ class ChunkedDecoder:
                 break
             size = _chunk_size(data[at:eol])
             if size == 0:
-                blank = data.find(b"\r\n\r\n", eol)  # trailers, if any, lie in between
+                blank = data.find(b"\r\n\r\n", eol)  # trailers, if any, are between the two
                 if blank < 0:
                     break
                 self.done, self.rest = True, data[blank + 4 :]
@@ -138,7 +138,7 @@ class Response:
             self._connection.idle = True
 
     def chunks(self) -> Iterator[bytes]:
-        """The body in pieces as they arrive, never empty ones; ends with the body."""
+        """The body in pieces as they arrive, without empty pieces."""
         if self._decoder is not None:
             yield from self._chunked(self._decoder)
         elif self._length is not None:
@@ -180,7 +180,7 @@ class Response:
         return b"".join(self.chunks())
 
     def hijack(self) -> tuple[Stream, bytes]:
-        """Take over the connection: the stream, and bytes that were received together with the head."""
+        """Take over the connection. Returns the stream, and the bytes that were received together with the head."""
         return self._connection.stream, self._rest
 
     def close(self) -> None:
@@ -189,7 +189,7 @@ class Response:
 
 
 class Connection:
-    """One connection to a daemon; `idle` when another request may be sent on it."""
+    """A connection to a daemon. `idle` is set if another request may be sent on it."""
 
     def __init__(self, stream: Stream, host: str) -> None:
         self.stream = stream
@@ -197,8 +197,8 @@ class Connection:
         self.idle = True
 
     def receive(self) -> bytes:
-        """Receive bytes, b"" at EOF. Raises only ConnectionError, which files never raise: a caller that writes the bytes to
-        a file can tell a lost daemon from a full disk."""
+        """Receive bytes; b"" at EOF. Raises only ConnectionError. Files never raise this error, so a caller that writes the
+        bytes to a file can distinguish a lost connection from a full disk."""
         try:
             return self.stream.recv(RECEIVE)
         except ConnectionError:
@@ -230,7 +230,8 @@ class Connection:
         return self._answer(method)
 
     def _send_chunked(self, body: Iterable[bytes]) -> None:
-        # A daemon may answer early and close: its answer gives the reason, our broken pipe does not.
+        # A daemon may answer and close the connection before the request is sent completely. Its answer contains the reason,
+        # and the error of the pipe does not, so the error is ignored
         try:
             for piece in body:
                 self.stream.sendall(b"%x\r\n" % len(piece))
@@ -253,5 +254,5 @@ class Connection:
             head = Head(buffer[:end])
             buffer = buffer[end + 4 :]
             if 100 <= head.status < 200 and head.status != 101:
-                continue  # 100 Continue and other interim answers
+                continue  # ignore 100 Continue and other interim answers
             return Response(self, head, buffer, bodyless=method == "HEAD" or head.status == 101)

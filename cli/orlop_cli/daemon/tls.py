@@ -1,11 +1,12 @@
 """TLS over a socket with a half-close, for hijacked streams.
 
-`ssl.SSLSocket.shutdown(SHUT_WR)` discards the TLS state, and with it all later output of the daemon. Here the write side is
-closed by close_notify (RFC 8446 section 6.1: it closes one direction only) and reading continues.
+`ssl.SSLSocket.shutdown(SHUT_WR)` discards the TLS state, and with it all later output of the daemon. In this module, a
+close_notify closes the write side, and reading continues. (According to RFC 8446 section 6.1, close_notify closes only one
+direction.)
 
-Two threads use a stream, one to read and one to write. `_lock` guards the TLS object, `_sending` the order of records on the
-wire. A reader never waits for `_sending`: the writer may be blocked until the peer, which waits for us to read, makes
-progress.
+Two threads use a stream, one to read and one to write. `_lock` protects the TLS object, and `_sending` the order of sent
+records. A reader never waits for `_sending`, because the writer, which holds it, may be blocked until the peer's data is
+read.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from orlop_cli.daemon.http import RECEIVE
 
 
 def context(ca: str | None, cert: str | None, key: str | None, verify: bool) -> ssl.SSLContext:
-    """A client context; without `verify` the peer's name and chain are not checked (Docker's `--tls`)."""
+    """A client context. Without `verify`, the peer's name and chain are not checked (Docker's `--tls`)."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     made.minimum_version = ssl.TLSVersion.TLSv1_2
     if not verify:
@@ -34,13 +35,14 @@ def context(ca: str | None, cert: str | None, key: str | None, verify: bool) -> 
 
 
 def _told(error: ssl.SSLError) -> str:
-    """In TLS 1.3, a daemon refuses the client's certificate only after the client has finished its handshake."""
+    """The message for a TLS error. In TLS 1.3, a daemon refuses the client's certificate only after the client has finished
+    its handshake."""
     _, alert, why = (error.reason or "").partition("_ALERT_")
     return f"the daemon refused the TLS connection: {why.replace('_', ' ').lower()}" if alert else f"TLS: {error.reason}"
 
 
 class TlsStream:
-    """orlop_cli.daemon.http.Stream over TLS. Raises ssl.SSLError and OSError."""
+    """Implements orlop_cli.daemon.http.Stream over TLS. Raises ssl.SSLError and OSError."""
 
     def __init__(self, raw: socket.socket, ctx: ssl.SSLContext, server: str) -> None:
         self._raw = raw
@@ -71,7 +73,8 @@ class TlsStream:
             self._raw.sendall(data)
 
     def _flush_if_free(self) -> None:
-        """Called by the reader (answers to key updates): send now, or leave it to the writer if the writer is busy."""
+        """Called by the reader: send pending records (answers to key updates). If the writer is busy, the writer sends
+        them."""
         if self._out.pending and self._sending.acquire(blocking=False):
             try:
                 self._flush()
@@ -119,7 +122,7 @@ class TlsStream:
                 view = view[sent:]
 
     def shutdown(self, how: int, /) -> None:
-        """SHUT_WR sends close_notify and keeps reading; anything else shuts down the socket."""
+        """SHUT_WR sends close_notify, and reading continues. Any other value shuts down the socket."""
         if how != socket.SHUT_WR:
             self._raw.shutdown(how)
             return
@@ -129,16 +132,17 @@ class TlsStream:
                 try:
                     self._tls.unwrap()
                 except ssl.SSLError:
-                    pass  # our close_notify is buffered; the peer's comes after its output
+                    pass  # this side's close_notify is buffered; the peer's close_notify comes after its output
             self._flush()
 
     def _drain(self) -> None:
-        """Decrypt what has arrived: unwrap() looks for the peer's close_notify and discards data that it finds instead."""
+        """Decrypt all received data. This is needed because unwrap() looks for the peer's close_notify and discards data
+        before it."""
         try:
             while data := self._tls.read(RECEIVE):
                 self._ready += data
         except ssl.SSLError:
-            pass  # nothing more for now, or EOF: recv() finds out
+            pass  # no more data at the moment, or EOF; recv() finds out which
 
     def settimeout(self, seconds: float | None, /) -> None:
         self._raw.settimeout(seconds)

@@ -1,4 +1,4 @@
-"""The context of a build as the tar that `POST /build` takes: a directory, standard input, or a URL."""
+"""The context of a build, as the body of `POST /build`: a tar made from a directory or standard input, or a URL."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from orlop_cli._errors import CliError
 from orlop_cli.files.pack import BLOCK, Selection, pack
 from orlop_cli.values.ignore import Ignore, parse
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -36,7 +36,7 @@ class Context(NamedTuple):
 
 
 def open_context(where: str, dockerfile: str) -> Context:
-    """The context that `build` is given. Raises CliError."""
+    """The context in the argument of `build`. Raises CliError."""
     if where == "-":
         if dockerfile == "-":
             raise CliError("invalid argument: can't use stdin for both build context and dockerfile")
@@ -66,14 +66,14 @@ def _joined(head: bytes) -> Iterator[bytes]:
 
 
 def of_directory(directory: str, dockerfile: str) -> Context:
-    """A directory without what its `.dockerignore` excludes. A Dockerfile outside of the directory is added."""
+    """A directory, without the files that its `.dockerignore` excludes. A Dockerfile outside of the directory is added."""
     if not os.path.isdir(directory):
         what = "context must be a directory" if os.path.exists(directory) else "no such file or directory"
         raise CliError(f"unable to prepare context: path {directory!r}: {what}")
     inside, extra = _dockerfile(directory, dockerfile)
     name = inside or "Dockerfile"
     ignore = _ignore(directory, name)
-    needed = {name, _IGNORE}  # the daemon reads them even if they are ignored
+    needed = {name, _IGNORE}  # sent even if they are ignored, because the daemon reads them
 
     def keep(path: str) -> bool:
         return path in needed or not ignore.excludes(path)
@@ -89,7 +89,7 @@ def of_directory(directory: str, dockerfile: str) -> Context:
 
 
 def _dockerfile(directory: str, given: str) -> tuple[str, bytes | None]:
-    """The Dockerfile's path in the context, or its content if it is not there."""
+    """The Dockerfile's path in the context, or its content if it is not in the context."""
     if not given:
         return "", None
     if given == "-":

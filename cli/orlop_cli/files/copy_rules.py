@@ -1,7 +1,8 @@
-"""The path rules of `cp SRC DEST`, which are Docker's (moby/go-archive, copy.go): the destination directory, and the name of
-the archive's top entry there.
+"""The path rules of `cp SRC DEST`, the same as Docker's (moby/go-archive, copy.go): the destination directory, and the name
+of the archive's top entry in this directory.
 
-Pure. A final "/" means a directory, "/." the contents of a directory.
+A path that ends in "/" means a directory; a path that ends in "/." means the contents of a directory. This module does no
+I/O.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ from orlop_cli._errors import CliError
 
 
 class Source(NamedTuple):
-    """`name` is the name of its top entry in a destination directory; "" for the contents alone."""
+    """The source of a copy. `name` is the name of its top entry in a destination directory; "" if only the contents are
+    copied."""
 
     is_dir: bool
     name: str
 
 
 class Place(NamedTuple):
-    """A destination; `path` with symbolic links at its end followed."""
+    """A destination. In `path`, symbolic links at the end have been followed."""
 
     path: str
     exists: bool = False
@@ -28,7 +30,8 @@ class Place(NamedTuple):
 
 
 def split(argument: str) -> tuple[str, str]:
-    """(container, path) of an argument, container "" for a local path: one that begins with "/" or ".", or has no colon."""
+    """Returns (container, path) of an argument. The container is "" for a local path. A path is local if it begins with "/"
+    or ".", or has no colon."""
     container, colon, path = argument.partition(":")
     if not colon or argument.startswith(("/", ".")):
         return "", argument
@@ -56,7 +59,8 @@ def as_written(path: str, original: str) -> str:
 
 
 def parent_and_name(path: str) -> tuple[str, str]:
-    """The directory of an entry and its name there; "." for a path that means contents, "/" for the root."""
+    """The directory of an entry, and its name in this directory. The name is "." for a path that means contents, "/" for the
+    root."""
     cleaned = clean(path)
     if means_contents(path) and cleaned != ".":
         return cleaned, "."
@@ -76,7 +80,7 @@ def link_target(path: str, target: str) -> str:
 
 
 def settle(source: Source, place: Place) -> tuple[str, str]:
-    """(directory to extract to, name of the top entry there). Raises CliError."""
+    """Returns (directory to extract to, name of the top entry in it). Raises CliError."""
     if place.exists and place.is_dir:
         return place.path, source.name
     if place.exists and source.is_dir:

@@ -1,4 +1,5 @@
-"""Output files that a user names: created before the daemon is asked, and complete or absent at the end."""
+"""Output files of a command. They are created before the request to the daemon. At the end, such a file is complete, or does
+not exist."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from contextlib import contextmanager
 from orlop_cli._errors import CliError
 from orlop_cli.attached.streams import write_all
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from orlop_cli._errors import CliError
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -20,8 +20,8 @@ _CAPABILITY = "security.capability"
 
 
 class Selection(NamedTuple):
-    """What is packed of a tree: `keep` says whether an entry is packed, `enter` whether a directory is read. `owner` is the
-    uid and gid of all entries; None keeps those on disk."""
+    """The entries of a tree that are packed. `keep` says whether an entry is packed, `enter` whether a directory is read.
+    `owner` is the uid and gid of all entries; None keeps the owners of the files."""
 
     keep: Callable[[str], bool] = lambda _: True
     enter: Callable[[str], bool] = lambda _: True
@@ -32,8 +32,8 @@ ALL = Selection()
 
 
 def pack(path: str, name: str, selection: Selection = ALL) -> Iterator[bytes]:
-    """The tar stream of the tree at `path`, named `name`; "" leaves the directory itself out. Owners are numeric, sockets
-    are left out, files with several names become hard links. Raises CliError for files that cannot be read."""
+    """The tar stream of the tree at `path`. `name` is the name of its top entry; "" omits the directory itself. Owners are
+    numeric, sockets are omitted, and files with several names become hard links. Raises CliError for unreadable files."""
     try:
         yield from _entry(path, name, {}, selection)
     except OSError as error:
@@ -120,7 +120,7 @@ def _file(path: str, info: tarfile.TarInfo, seen: dict[tuple[int, int], str]) ->
 
 
 def _capability(fd: int) -> bytes:
-    """The file's capabilities; Docker copies no other extended attribute."""
+    """The file's capabilities. Docker copies no other extended attribute."""
     try:
         return os.getxattr(fd, _CAPABILITY)
     except OSError as error:

@@ -1,8 +1,8 @@
-"""Extracts a tar stream into a local directory. The archive is untrusted: nothing is written outside that directory.
+"""Extracts a tar stream into a local directory. The archive is not trusted, so no file is written outside that directory.
 
 Each directory is opened from its parent without following links, and entries are created by name inside it, so that links
-from the archive or from another process are not followed. Owners are the user's, as with `docker cp`; modes, times and
-extended attributes are the archive's.
+from the archive or from another process are not followed. As with `docker cp`, the files belong to the user. Modes, times
+and extended attributes come from the archive.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tarfile
 
 from orlop_cli._errors import CliError
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -46,7 +46,7 @@ class _Reader:
 
 
 def unpack(pieces: Iterable[bytes], directory: str, strip: str, name: str) -> None:
-    """Extract below `directory`. The archive's top entry `strip` is named `name` there; "" means the directory itself.
+    """Extract the archive below `directory`. Its top entry `strip` gets the name `name`; "" means the directory itself.
     Raises CliError."""
     reader = _Reader(iter(pieces))
     try:
@@ -56,18 +56,18 @@ def unpack(pieces: Iterable[bytes], directory: str, strip: str, name: str) -> No
         ):
             while (info := tar.next()) is not None:
                 tree.add(tar, info, _parts(info.name, strip, name), strip, name)
-                tar.members.clear()  # tarfile keeps every member, to seek in the archive
+                tar.members.clear()  # free the memory, because tarfile keeps every member
     except tarfile.TarError as error:
         raise CliError(f"the archive that the daemon sent is broken: {error}") from None
     except ConnectionError:
-        raise  # the connection failed, not the directory
+        raise  # the connection has failed, not the directory
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise CliError(f"cannot write to {directory}: {where}{(error.strerror or str(error)).lower()}") from None
 
 
 def _parts(path: str, strip: str, name: str) -> list[str]:
-    """The components of an entry's path below the directory. Raises CliError for a path that would leave it."""
+    """The components of an entry's path below the directory. Raises CliError for a path that leads out of the directory."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise CliError(f"the archive has an entry outside of the requested path: {path!r}")
@@ -79,14 +79,15 @@ def _parts(path: str, strip: str, name: str) -> list[str]:
 
 
 class _Tree:
-    """The directory, with the open directories of the last entry's path: entries of one directory come in sequence."""
+    """The directory. The directories of the last entry's path stay open, because entries of one directory usually follow
+    each other."""
 
     def __init__(self, directory: str) -> None:
         self._path = os.path.normpath(directory)
         self._root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._open: list[tuple[str, int]] = []
         self._late: list[tuple[list[str], int, int]] = []
-        """Modes and times of directories, applied at the end: a mode may forbid adding entries."""
+        """The modes and times of directories. They are applied at the end, because a mode may forbid adding entries."""
 
     def __enter__(self) -> _Tree:
         return self
@@ -107,7 +108,7 @@ class _Tree:
             os.close(self._open.pop()[1])
 
     def _enter(self, parts: list[str]) -> int:
-        """Open a directory below the root; missing ones are created."""
+        """Open a directory below the root. Missing directories are created."""
         depth = 0
         while depth < min(len(parts), len(self._open)) and self._open[depth][0] == parts[depth]:
             depth += 1
@@ -123,7 +124,7 @@ class _Tree:
     def add(self, tar: tarfile.TarFile, info: tarfile.TarInfo, parts: list[str], strip: str, name: str) -> None:
         mtime = int(info.mtime * 10**9)
         if not parts:
-            return  # the directory itself, which already existed
+            return  # the entry is the directory itself, which already exists
         parent = self._enter(parts[:-1])
         self._make_room(parent, parts, info.isdir())
         leaf = parts[-1]
@@ -184,7 +185,8 @@ def _write(tar: tarfile.TarFile, info: tarfile.TarInfo, parent: int, leaf: str) 
         file.truncate(info.size)
         for key, value in info.pax_headers.items():
             if key.startswith(_XATTR):
-                with contextlib.suppress(OSError):  # not supported by this file system, or not permitted
+                # This file system does not support the attribute, or setting it is not permitted
+                with contextlib.suppress(OSError):
                     os.setxattr(fd, key.removeprefix(_XATTR), value.encode("utf-8", "surrogateescape"))
         os.fchmod(fd, info.mode & 0o7777)
         mtime = int(info.mtime * 10**9)
@@ -192,7 +194,7 @@ def _write(tar: tarfile.TarFile, info: tarfile.TarInfo, parent: int, leaf: str) 
 
 
 def _contents(tar: tarfile.TarFile, info: tarfile.TarInfo) -> Iterator[tuple[int, bytes]]:
-    """(offset, data) pairs, without holes."""
+    """Yields (offset, data) pairs, without the holes of a sparse file."""
     stream = tar.fileobj
     assert stream is not None
     stream.seek(info.offset_data)

@@ -1,1 +1,1 @@
-"""Output of listings: tables, templates of --format, figures of `stats`."""
+"""The output of lists: tables, templates of --format, numbers of `stats`."""

@@ -1,4 +1,5 @@
-"""--format of listings: `table`, `table TEMPLATE`, `json`, or a template; and the default table, which uses no template."""
+"""The option --format of lists: `table`, `table TEMPLATE`, `json`, or a template. Also the default table, which uses no
+template."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import sys
 
 from orlop_cli.tables.table import layout
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
@@ -17,14 +18,14 @@ if TYPE_CHECKING:
 def print_rows(
     rows: Iterable[Row], columns: Sequence[str], headers: dict[str, str], form: str | None, quiet: str = ""
 ) -> None:
-    """Print a listing. `columns` are the default table's placeholders; `quiet` names the placeholder that -q prints."""
+    """Print a listing. `columns` are the default table's placeholders; `quiet` is the placeholder that -q prints."""
     sys.stdout.write(render_rows(rows, columns, headers, form, quiet))
 
 
 def render_rows(
     rows: Iterable[Row], columns: Sequence[str], headers: dict[str, str], form: str | None, quiet: str = ""
 ) -> str:
-    """The text print_rows prints."""
+    """The text that print_rows prints."""
     if quiet and form in (None, "", "table"):
         return "".join(f"{getattr(row, quiet)()}\n" for row in rows)
     if form in (None, "", "table"):
@@ -55,12 +56,12 @@ def _templated(rows: Iterable[Row], headers: dict[str, str], form: str) -> str:
 
 
 def unescape(form: str) -> str:
-    """Replace `\\t` and `\\n`, as typed in a shell, by tab and newline."""
+    """Replace `\\t` and `\\n`, which users type in a shell, by tab and newline."""
     return form.replace("\\t", "\t").replace("\\n", "\n")
 
 
 def render_values(values: Sequence[Any], form: str) -> str:
-    """Render each (JSON) value through a template, one per line: inspect, info, version, events."""
+    """Render JSON values with a template, one per line, for inspect, info, version and events."""
     if form == "json":
         from orlop_cli.tables.functions import to_json
 

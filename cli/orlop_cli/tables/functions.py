@@ -1,4 +1,4 @@
-"""Template functions, Go's and Docker's (docker/cli templates/templates.go), and Go's formatting of values."""
+"""The template functions of Go and of Docker (docker/cli templates/templates.go), and Go's formatting of values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 
 from orlop_cli.tables.parse import TemplateError
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
@@ -24,7 +24,7 @@ NO_VALUE = _NoValue()
 
 
 def truth(value: Any) -> bool:
-    """Go's truth: zero, empty and nil are false."""
+    """Whether Go treats a value as true. Zero, empty and nil are false."""
     return value is not None and bool(value)
 
 
@@ -38,7 +38,7 @@ def kind(value: Any) -> str:
 
 
 def show(value: Any, inner: bool = False) -> str:
-    """Go's `%v`."""
+    """Format a value like Go's `%v`."""
     if value is None or value is NO_VALUE:
         return "<nil>" if inner else "<no value>"
     if isinstance(value, bool):
@@ -54,7 +54,7 @@ def show(value: Any, inner: bool = False) -> str:
 
 
 def to_json(value: Any) -> str:
-    """Compact JSON without HTML escapes, as Docker's `json`."""
+    """Compact JSON without HTML escapes, like Docker's `json`."""
     if value is NO_VALUE:
         return "null"
     as_json = getattr(value, "as_json", None)
@@ -140,7 +140,7 @@ def _println(*values: Any) -> str:
 
 
 def _print(*values: Any) -> str:
-    """As fmt.Sprint: spaces only between operands when neither is a string."""
+    """Print like fmt.Sprint, with a space between two operands only if neither is a string."""
     out = ""
     for number, value in enumerate(values):
         if number and not isinstance(value, str) and not isinstance(values[number - 1], str):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orlop_cli.values import units
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
@@ -14,7 +14,8 @@ HEADERS = ("IMAGE", "ID", "DISK USAGE", "CONTENT SIZE", "EXTRA")
 
 
 def render(images: Iterable[Mapping[str, Any]]) -> str:
-    """`images` as the API lists them with `manifests`. `EXTRA` is "U" for images that containers use."""
+    """The text of the table. `images` is the API's list with `manifests`. The column `EXTRA` is "U" for images that
+    containers use."""
     blocks = [list(_block(image)) for image in images]
     rows = [HEADERS, *(row for block in blocks for row in block)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADERS))]
@@ -32,7 +33,7 @@ def _line(row: tuple[str, ...], widths: list[int]) -> str:
 
 
 def _block(image: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """The lines of an image: its names, the last one with the sizes, then its platforms."""
+    """The lines of an image: its names (the last one with the sizes), and then its platforms."""
     manifests = image.get("Manifests") or []
     shown = [one for one in manifests if one.get("Kind") == "image"]
     names = [name for name in image.get("RepoTags") or [] if name != "<none>:<none>"] or ["<untagged>"]

@@ -1,7 +1,7 @@
-"""Parser of the part of Go's text/template that is used in --format. Sans-IO; builds a tree of named tuples.
+"""Parser of the part of Go's text/template that is used in --format. It builds a tree of named tuples.
 
 Supported: text, pipelines, fields, variables, literals, parentheses, `if`/`else if`/`else`, `with`, `range` (with
-variables), `break`, `continue`, comments, trim markers. Refused by name: `define`, `template`, `block`, complex numbers.
+variables), `break`, `continue`, comments, trim markers. Not supported: `define`, `template`, `block`, complex numbers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from orlop_cli._errors import CliError
 
 
 class TemplateError(CliError):
-    """A template that cannot be parsed or evaluated; Docker exits 64 for some and 1 for most, Orlop always 1."""
+    """A template cannot be parsed or evaluated. The exit code is 1. (Docker exits with 64 for some of these errors.)"""
 
     def __init__(self, message: str) -> None:
         super().__init__(f"template parsing error: {message}")
@@ -24,7 +24,7 @@ class Literal(NamedTuple):
 
 
 class Field(NamedTuple):
-    """`.A.B` on dot; no names is dot itself."""
+    """The fields `.A.B` of dot. Without names, it is dot itself."""
 
     names: tuple[str, ...]
 
@@ -39,7 +39,7 @@ class Function(NamedTuple):
 
 
 class Group(NamedTuple):
-    """`(pipeline).A.B`"""
+    """The fields of a pipeline's result: `(pipeline).A.B`."""
 
     pipeline: Pipeline
     names: tuple[str, ...]
@@ -65,7 +65,7 @@ class Action(NamedTuple):
 
 
 class Branch(NamedTuple):
-    """`if` or `with`."""
+    """An `if` or `with`."""
 
     keyword: str
     pipeline: Pipeline
@@ -103,11 +103,11 @@ _REFUSED = {"define", "template", "block"}
 class Token(NamedTuple):
     kind: str
     text: str
-    glued: bool  # no space before it: `$x.Name` is one operand, `$x .Name` are two
+    glued: bool  # whether no space is before it: `$x.Name` is one operand, `$x .Name` are two
 
 
 def parse(source: str) -> tuple[Node, ...]:
-    """Parse a template; TemplateError says what is wrong or not supported."""
+    """Parse a template. Raises TemplateError for invalid and unsupported templates."""
     parser = _Parser(_pieces(source))
     nodes, end = parser.block()
     if end is not None:
@@ -116,7 +116,7 @@ def parse(source: str) -> tuple[Node, ...]:
 
 
 def _pieces(source: str) -> list[str | list[Token]]:
-    """Alternating text pieces and token lists, with trim markers applied and comments removed."""
+    """Split a template into alternating texts and token lists. Trim markers are applied, and comments are removed."""
     pieces: list[str | list[Token]] = []
     at, trim = 0, False
     for match in _ACTION.finditer(source):
@@ -157,7 +157,8 @@ class _Parser:
         self._loops = 0
 
     def block(self) -> tuple[tuple[Node, ...], str | None]:
-        """Nodes up to `end`, `else`, `else if` or the end of the template (None); the tail of `else if` is put back."""
+        """The nodes up to `end`, `else`, `else if` or the end of the template (None). The tokens after `else if` are put
+        back."""
         nodes: list[Node] = []
         while self._at < len(self._pieces):
             piece = self._pieces[self._at]

@@ -1,14 +1,15 @@
-"""A row of a listing, as templates see it. Separate from the evaluator, which a plain `orlop ps` does not import."""
+"""A row of a list, for templates. This is a separate module, so that a plain `orlop ps` does not import the evaluator of
+templates."""
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from typing import Any, ClassVar
 
 
 class Row:
-    """One row of a listing. Placeholders are methods without an underscore; FIELDS are those that `json` prints."""
+    """One row of a list. Placeholders are methods without an underscore; FIELDS are the placeholders that `json` prints."""
 
     FIELDS: ClassVar[tuple[str, ...]] = ()
     HEADERS: ClassVar[dict[str, str]] = {}
@@ -29,7 +30,7 @@ class Row:
 
 
 class Headers(Row):
-    """Column titles for a table's header line; `.Label "k"` has its argument as the title."""
+    """The column titles for a table's header line. The title of `.Label "k"` is its argument."""
 
     def __init__(self, titles: dict[str, str]) -> None:
         self._titles = titles

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from orlop_cli.tables.row import Row
 from orlop_cli.values.units import bytes_size, human_size
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from typing import Any
 
@@ -41,7 +41,7 @@ class Figures(NamedTuple):
 
 
 def figures(sample: dict[str, Any]) -> Figures:
-    """The figures of a sample; CPU is the share since the previous sample, where 100 is one core."""
+    """The figures of a sample. CPU is the usage since the previous sample in percent of one core."""
     memory, limit = _memory(sample.get("memory_stats") or {})
     networks = (sample.get("networks") or {}).values()
     read, written = _block(sample.get("blkio_stats") or {})
@@ -65,7 +65,8 @@ def _cpu(now: dict[str, Any], before: dict[str, Any]) -> float:
 
 
 def _memory(memory: dict[str, Any]) -> tuple[int, int]:
-    """Usage without the page cache that is reclaimed first: total_inactive_file on cgroup v1, inactive_file on v2."""
+    """Usage and limit. The usage does not include the page cache that is reclaimed first (total_inactive_file on cgroup v1,
+    inactive_file on v2)."""
     used, details = memory.get("usage") or 0, memory.get("stats") or {}
     cache = details.get("total_inactive_file", details.get("inactive_file", 0))
     return used - cache if cache < used else used, memory.get("limit") or 0
@@ -81,7 +82,7 @@ def _block(block: dict[str, Any]) -> tuple[int, int]:
 
 
 class Line(Row):
-    """One container's row; dashes before its first sample and after its exit."""
+    """The row of a container. It contains dashes before the first sample and after the exit."""
 
     FIELDS = tuple(sorted(HEADERS))
 

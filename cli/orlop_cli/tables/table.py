@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -11,8 +11,8 @@ MINIMUM, PADDING = 10, 3
 
 
 def layout(lines: Sequence[Sequence[str]], minimum: int = MINIMUM, padding: int = PADDING) -> str:
-    """The text of a table. The last cell of a line is never padded. A column is a block of consecutive lines whose cell in
-    it is followed by another cell, so a short line ends the column, as in tabwriter."""
+    """The text of a table. The last cell of a line is never padded. As in tabwriter, a column is a block of consecutive
+    lines in which the cell of the column is followed by another cell. So a short line ends the column."""
     if any("\n" in cell for cells in lines for cell in cells):
         lines = list(_broken(lines))
     widths = _widths(lines, minimum, padding)
@@ -25,7 +25,7 @@ def layout(lines: Sequence[Sequence[str]], minimum: int = MINIMUM, padding: int 
 
 
 def _broken(lines: Sequence[Sequence[str]]) -> Iterator[list[str]]:
-    """A newline within a cell ends the line, as in tabwriter."""
+    """Split lines at newlines within cells, as in tabwriter."""
     for cells in lines:
         line: list[str] = []
         for cell in cells:
@@ -38,7 +38,7 @@ def _broken(lines: Sequence[Sequence[str]]) -> Iterator[list[str]]:
 
 
 def _widths(lines: Sequence[Sequence[str]], minimum: int, padding: int) -> list[list[int]]:
-    """For each line, the widths of all its cells but the last."""
+    """For each line, the widths of all its cells except the last one."""
     widths: list[list[int]] = [[] for _ in lines]
     columns = max((len(cells) for cells in lines), default=0)
     for column in range(columns - 1):
@@ -58,5 +58,5 @@ def _widths(lines: Sequence[Sequence[str]], minimum: int, padding: int) -> list[
 
 
 def ellipsis(text: str, limit: int) -> str:
-    """At most `limit` characters, the last of a cut text being an ellipsis."""
+    """Shorten a text to at most `limit` characters. The last character of a shortened text is an ellipsis."""
     return text if len(text) <= limit else text[: limit - 1] + "…"

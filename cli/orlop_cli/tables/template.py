@@ -1,8 +1,8 @@
 """Evaluates Go templates (--format) over JSON values and table rows.
 
-Values are what `json` decodes to. A `Row` is a value with named, computed fields (`ps`, `images`, ...). A field that a
-JSON object lacks is an error, worded as Docker words it, except in objects that are Go maps on the daemon's side (labels,
-ports): there Go prints `<no value>`.
+Values are the values that `json` decodes, and `Row`s, which are values with named, computed fields (`ps`, `images`, ...). A
+field that a JSON object lacks is an error with Docker's message. In objects that are Go maps in the daemon (labels, ports),
+a missing field is printed as `<no value>`, as in Go.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from orlop_cli.tables.functions import NO_VALUE, show, truth
 from orlop_cli.tables.parse import TemplateError
 from orlop_cli.tables.row import Row
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
@@ -36,7 +36,7 @@ class _Continue(Exception):
 
 
 class Template:
-    """A parsed template; render() may be called many times."""
+    """A parsed template. render() may be called many times."""
 
     def __init__(self, source: str, known: dict[str, Callable[..., Any]] | None = None) -> None:
         self._nodes = tree.parse(source)
@@ -137,7 +137,7 @@ class Template:
             raise TemplateError(f"wrong number or type of arguments for {name}") from None
 
     def _logic(self, name: str, operands: list[tree.Operand], dot: Any, scope: _Scope, piped: tuple[Any, ...]) -> Any:
-        """`and` and `or` stop at the first operand that decides, and return it."""
+        """Evaluate `and` and `or`. They stop at the first operand that determines the result, and return this operand."""
         value: Any = NO_VALUE
         for operand in operands:
             value = self._operand(operand, dot, scope)

@@ -1,11 +1,11 @@
-"""`.dockerignore`: which files of a directory are not part of a build's context (moby/patternmatcher)."""
+"""`.dockerignore`: finds the files of a directory that are not part of a build's context (moby/patternmatcher)."""
 
 from __future__ import annotations
 
 import posixpath
 import re
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -16,15 +16,15 @@ _CLASS = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]")
 
 
 class Ignore:
-    """Patterns in the order of the file. The last one that matches a path, or a directory above it, decides."""
+    """Patterns in the order of the file. The last pattern that matches a path, or a directory above it, decides."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
-        """ValueError for a pattern that is not valid."""
+        """Raises ValueError for an invalid pattern."""
         self._rules = [(text.startswith("!"), _compiled(text.removeprefix("!"))) for text in patterns]
         self.has_exceptions = any(negated for negated, _ in self._rules)
 
     def excludes(self, path: str) -> bool:
-        """`path` is relative, with slashes."""
+        """Whether the file is excluded. `path` is relative, with slashes."""
         parts = path.split("/")
         candidates = ["/".join(parts[:end]) for end in range(len(parts), 0, -1)]
         for negated, pattern in reversed(self._rules):
@@ -34,7 +34,7 @@ class Ignore:
 
 
 def parse(data: bytes) -> list[str]:
-    """The patterns of a file, cleaned; comments and empty lines are left out."""
+    """The patterns of a file, cleaned, without comments and empty lines."""
     found = []
     for line in data.decode("utf-8", "surrogateescape").removeprefix("\ufeff").split("\n"):
         text = line.strip()

@@ -1,14 +1,14 @@
-"""JSON by the C functions that Python's json package uses.
+"""Encodes and decodes JSON with the C functions that Python's json package uses.
 
-The package itself imports `re` and `enum`, which takes longer than everything else that `orlop ps` does. A test compares the
-results.
+The package json is not imported, because it imports `re` and `enum`, which takes longer than all other work of `orlop ps`. A
+test compares the results.
 """
 
 from __future__ import annotations
 
 from _json import encode_basestring, encode_basestring_ascii, make_encoder, make_scanner
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
@@ -17,7 +17,7 @@ _BLANK = " \t\n\r"
 
 
 class _Context:
-    """The settings of a scanner: those of `json.loads` without arguments."""
+    """The settings of a scanner, the same as for `json.loads` without arguments."""
 
     strict = True
     object_hook = object_pairs_hook = None
@@ -30,7 +30,7 @@ _scan: Callable[[str, int], tuple[Any, int]] = make_scanner(_Context)  # type: i
 
 
 def first(text: str) -> tuple[Any, int]:
-    """The document at the beginning of the text, and where it ends. Raises ValueError."""
+    """The document at the beginning of the text, and the position of its end. Raises ValueError."""
     try:
         return _scan(text, 0)
     except StopIteration as error:
@@ -59,12 +59,12 @@ def _refuse(value: Any) -> Any:
 
 
 def quote(text: str) -> str:
-    """A string as JSON, other characters than ASCII unchanged."""
+    """Encode a string as JSON. Characters that are not ASCII stay unchanged."""
     return str(encode_basestring(text))
 
 
 def indented(value: Any, indent: str = "    ", margin: str = "\n") -> str:
-    """A document of several lines, as Go's json.Indent lays it out."""
+    """Encode a document with several lines, in the layout of Go's json.Indent."""
     inner = margin + indent
     if isinstance(value, dict) and value:
         lines = (f"{quote(str(key))}: {indented(item, indent, inner)}" for key, item in value.items())

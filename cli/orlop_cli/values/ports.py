@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from typing import Any
 
@@ -32,7 +32,7 @@ def _range(text: str, what: str) -> tuple[int, int]:
 
 
 def parse_expose(text: str) -> list[str]:
-    """`8000-8002/udp` as `["8000/udp", ...]`. Raises ValueError."""
+    """Convert `8000-8002/udp` to `["8000/udp", ...]`. Raises ValueError."""
     ports, _, protocol = text.partition("/")
     low, high = _range(ports, "range format for --expose")
     return [f"{port}/{_protocol(protocol)}" for port in range(low, high + 1)]
@@ -46,7 +46,8 @@ def _protocol(text: str) -> str:
 
 
 def parse_publish(text: str) -> Bindings:
-    """`[IP:][HOST[-HOST]:]CONTAINER[-CONTAINER][/PROTO]`, or `target=80,published=8080,protocol=tcp`, as PortBindings."""
+    """Convert `[IP:][HOST[-HOST]:]CONTAINER[-CONTAINER][/PROTO]`, or `target=80,published=8080,protocol=tcp`, to
+    PortBindings."""
     if "=" in text:
         text = _long_form(text)
     address, host, container, protocol = _split(text)
@@ -58,7 +59,7 @@ def parse_publish(text: str) -> Bindings:
     if last - first != size:
         if size:
             raise ValueError(f"invalid ranges specified for container and host Ports: {container} and {host}")
-        # Several host ports for one container port: the daemon picks a free one.
+        # With several host ports for one container port, the daemon chooses a free host port.
         return {f"{low}/{protocol}": [{"HostIp": address, "HostPort": host}]}
     return {f"{low + at}/{protocol}": [{"HostIp": address, "HostPort": str(first + at)}] for at in range(size + 1)}
 
@@ -107,7 +108,7 @@ def _long_form(text: str) -> str:
 
 
 def displayable(ports: list[dict[str, Any]]) -> str:
-    """The PORTS column: sorted; consecutive ports are merged if the host port equals the container port or is absent."""
+    """The PORTS column, sorted. Consecutive ports are merged if the host port equals the container port or is absent."""
     ranges: dict[str, list[Run]] = {}
     single: list[str] = []
     done: list[str] = []

@@ -15,7 +15,8 @@ _DIGEST = re.compile(r"[A-Za-z][\w+.-]*:[0-9a-fA-F]{32,}")
 
 
 class Reference(NamedTuple):
-    """`name` is the short form (without docker.io/library/); `tag` and `digest` are empty when not given."""
+    """A reference. `name` is the short form (without docker.io/library/). `tag` and `digest` are "" if the reference does
+    not contain them."""
 
     domain: str
     path: str
@@ -39,7 +40,7 @@ class Reference(NamedTuple):
 
 
 def parse(text: str) -> Reference:
-    """Parse, or raise CliError with Docker's wording."""
+    """Parse a reference. Raises CliError with Docker's message."""
     name, _, digest = text.partition("@")
     head, slash, last = name.rpartition("/")
     last, colon, tag = last.partition(":")
@@ -58,7 +59,7 @@ def parse(text: str) -> Reference:
 
 
 def split_tag(text: str) -> tuple[str, str]:
-    """Split REPOSITORY[:TAG] for queries that need both parts; nothing is validated, because the daemon does that."""
+    """Split REPOSITORY[:TAG] for queries that need both parts. The daemon validates them."""
     head, slash, last = text.rpartition("/")
     name, _, tag = last.partition(":")
     return head + slash + name, tag

@@ -12,7 +12,8 @@ _STAMP = r"\d+(\.\d{1,9})?"
 
 
 def parse_nanoseconds(text: str) -> int:
-    """An RFC 3339 timestamp as nanoseconds since 1970; without a zone it is local time. Raises ValueError."""
+    """Convert an RFC 3339 timestamp to nanoseconds since 1970. A timestamp without a zone is local time. Raises
+    ValueError."""
     import re
 
     match = re.fullmatch(_RFC3339, text)
@@ -35,7 +36,8 @@ def parse_nanoseconds(text: str) -> int:
 
 
 def query_time(text: str | None, now: float | None = None) -> str | None:
-    """--since/--until in the API's form `seconds[.nanoseconds]`: Unix times are unchanged, durations count back from now."""
+    """Convert --since or --until to the API's form `seconds[.nanoseconds]`. Unix times stay unchanged; a duration means a
+    time before now."""
     if not text:
         return None
     import re
@@ -53,12 +55,12 @@ def query_time(text: str | None, now: float | None = None) -> str | None:
 
 
 def local_text(seconds: int) -> str:
-    """`2026-01-02 15:04:05 +0100 CET`, the format of Docker's CreatedAt columns."""
+    """Format a time as `2026-01-02 15:04:05 +0100 CET`, the format of Docker's CreatedAt columns."""
     return time.strftime("%Y-%m-%d %H:%M:%S %z %Z", time.localtime(seconds))
 
 
 def go_text(stamp: str) -> str:
-    """An RFC 3339 timestamp in the format of Go's time.Time: `2026-01-02 15:04:05.123 +0000 UTC`."""
+    """Convert an RFC 3339 timestamp to the format of Go's time.Time: `2026-01-02 15:04:05.123 +0000 UTC`."""
     import re
 
     match = re.fullmatch(_RFC3339, stamp)
@@ -69,7 +71,7 @@ def go_text(stamp: str) -> str:
 
 
 def local_rfc3339(nanoseconds: int) -> str:
-    """RFC 3339 with nanoseconds in local time, as `events` prints it."""
+    """Format a time as RFC 3339 with nanoseconds in local time, for `events`."""
     local = time.localtime(nanoseconds // 10**9)
     zone = time.strftime("%z", local)
     zone = "Z" if local.tm_gmtoff == 0 else f"{zone[:3]}:{zone[3:]}"
@@ -77,7 +79,7 @@ def local_rfc3339(nanoseconds: int) -> str:
 
 
 def ago(stamp: str) -> str:
-    """`3 hours ago` for an RFC 3339 timestamp, "" for the zero time."""
+    """A text such as `3 hours ago` for an RFC 3339 timestamp; "" for the zero time."""
     from orlop_cli.values.units import human_duration
 
     if not stamp or stamp.startswith("0001-"):

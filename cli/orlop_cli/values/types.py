@@ -1,10 +1,10 @@
-"""Types of flag values. Errors have pflag's wording and Docker's exit code 125."""
+"""Types of flag values. Errors have pflag's messages and Docker's exit code 125."""
 
 from __future__ import annotations
 
 from orlop_cli.values import units
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
@@ -13,7 +13,7 @@ __all__ = ["BYTES", "CPUS", "DURATION", "INT", "SWAP", "Parsed", "boolean"]
 
 
 class Parsed:
-    """A type whose values are parsed by a function that raises ValueError."""
+    """A type with a function that parses its values. The function raises ValueError for an invalid value."""
 
     __slots__ = ("name", "parse")
 
@@ -33,7 +33,7 @@ def _swap(text: str) -> int:
 
 
 def boolean(text: str) -> bool:
-    """Go's strconv.ParseBool. Raises ValueError."""
+    """Parse a text like Go's strconv.ParseBool. Raises ValueError."""
     if text in ("1", "t", "T", "true", "TRUE", "True"):
         return True
     if text in ("0", "f", "F", "false", "FALSE", "False"):

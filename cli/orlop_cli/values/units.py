@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from decimal import Decimal
 
@@ -22,38 +22,38 @@ def _scaled(size: float, base: float, units: tuple[str, ...]) -> tuple[float, st
 
 
 def human_size(size: float, digits: int = 3) -> str:
-    """Powers of 1000, three significant digits: `1.23MB`, `0B`."""
+    """Format a size with powers of 1000 and three significant digits: `1.23MB`, `0B`."""
     value, unit = _scaled(size, 1000.0, _DECIMAL)
     text = f"{value:.{digits}g}"
     return f"{value:.0f}{unit}" if "e" in text else text + unit  # 999.9 rounds to an exponent
 
 
 def bytes_size(size: float) -> str:
-    """Powers of 1024, four significant digits: `12.5MiB`."""
+    """Format a size with powers of 1024 and four significant digits: `12.5MiB`."""
     value, unit = _scaled(size, 1024.0, _BINARY)
     return f"{value:.4g}{unit}"
 
 
 def parse_bytes(text: str) -> int:
-    """`512m`, `1.5g`, `64k`, `100` (powers of 1024, optional `b`/`ib`) in bytes. Raises ValueError."""
+    """Parse a size such as `512m`, `1.5g`, `64k`, `100` (powers of 1024, optional `b`/`ib`) to bytes. Raises ValueError."""
     import re
 
     match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+) ?([kmgtp]?)(?:i?b)?", text.strip().lower())
     if not match:
         raise ValueError(f"invalid size: '{text}'")
-    from decimal import Decimal  # 1.3 ms to import; `ps` parses no sizes
+    from decimal import Decimal  # imported here, because the import takes 1.3 ms and `ps` parses no sizes
 
     return _int64(Decimal(match[1]) * 1024 ** _SUFFIX[match[2]], f"invalid size: '{text}'")
 
 
 def parse_cpus(text: str) -> int:
-    """A decimal number of CPUs in billionths, exactly. Raises ValueError."""
+    """Parse a decimal number of CPUs to billionths, without rounding. Raises ValueError."""
     from decimal import Decimal
 
     wrong = f"failed to parse {text} as a rational number"
     try:
         nano = Decimal(text) * 10**9
-    except ArithmeticError:  # not a number, or an exponent out of range
+    except ArithmeticError:  # the text is no number, or its exponent is out of range
         raise ValueError(wrong) from None
     whole = _int64(nano, wrong)
     if nano != whole:
@@ -69,7 +69,7 @@ def _int64(number: Decimal, wrong: str) -> int:
 
 
 def parse_duration(text: str) -> int:
-    """Go's duration syntax (`1h30m`, `1.5s`, `-2m`, `0`) in nanoseconds. Raises ValueError."""
+    """Parse a duration in Go's syntax (`1h30m`, `1.5s`, `-2m`, `0`) to nanoseconds. Raises ValueError."""
     import re
 
     body = text.lstrip("+-")
@@ -86,7 +86,7 @@ def parse_duration(text: str) -> int:
 
 
 def human_duration(seconds: float) -> str:
-    """`Less than a second`, `5 minutes`, `About an hour`, `3 weeks` (formats: HumanDuration)."""
+    """Format a duration like go-units' HumanDuration: `Less than a second`, `5 minutes`, `About an hour`, `3 weeks`."""
     whole = int(seconds)
     if whole < 1:
         return "Less than a second"

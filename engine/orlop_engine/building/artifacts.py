@@ -98,7 +98,7 @@ class Artifacts:
                 raise NotFound(f"blob {blob} is not part of the artifact")
 
     async def drop(self, artifact: str) -> None:
-        """Release the artifact's lease. No error if there is no such artifact."""
+        """Release the artifact's lease. It is no error if there is no such artifact."""
         lease = self._leases.pop(artifact, None)
         if lease is not None:
             self._store.leases.drop(lease)

@@ -57,7 +57,8 @@ class Building:
         return made
 
     async def discard(self, domain: str, kept: Collection[str]) -> None:
-        """Remove the snapshots of a domain whose builder has ended, except those in `kept`, which its cache refers to."""
+        """Remove the snapshots of a domain whose builder has ended, except the snapshots in `kept`, to which its cache
+        refers."""
         waiting = [key for key, row in self.snapshots.rows.items() if not row.released and row.domain == domain]
         waiting = [key for key in waiting if key not in kept]
         while waiting:

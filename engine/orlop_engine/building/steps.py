@@ -120,7 +120,7 @@ class Steps:
             working_dir=request.cwd or "/",
             open_stdin=reads,
         )
-        # otherwise the host name gets the address of the sandbox
+        # In these network modes there is no sandbox whose address the host name can get
         if host.network_mode in (defaults.HOST_NETWORK, defaults.NO_NETWORK):
             host.extra_hosts = [*(host.extra_hosts or ()), f"{config.hostname}:127.0.0.1"]
         host.log_config = LogConfig(type="none")

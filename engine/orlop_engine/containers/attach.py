@@ -61,7 +61,8 @@ def parse_detach_keys(text: str) -> bytes:
 
 
 class DetachKeys:
-    """Finds the detach sequence in a stream of typed bytes. A partial match is held back until it fails. Sans-IO."""
+    """Finds the detach sequence in a stream of typed bytes. A partial match is held back until it fails. This module does no
+    I/O."""
 
     def __init__(self, keys: bytes) -> None:
         self._keys = keys
@@ -249,6 +250,6 @@ async def attach(events: ContainerEvents, container: Container, client: Duplex, 
     except* Detached:
         events.publish(container, "detach")
     except* OrlopError as group:
-        # the response has begun, so no error can be sent; the client only sees that the connection ends
+        # The response has begun, so no error can be sent; the client only sees that the connection ends
         for error in group.exceptions:
             log.warning("attach to container %s: %s", container.name, error)

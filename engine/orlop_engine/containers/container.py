@@ -170,7 +170,7 @@ class Container:
         return self.record.name
 
     async def boot_start_tried(self) -> None:
-        """Wait until the daemon has tried the start that the restart policy requires when the daemon starts. dockerd serves
+        """Wait until the daemon has tried the start that the restart policy requires at the daemon's start. dockerd serves
         no request before it has tried these starts, so its clients never see a container before that."""
         if self.owed_start is not None:
             with trio.move_on_after(_BOOT_START):

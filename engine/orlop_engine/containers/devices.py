@@ -79,7 +79,7 @@ def _decode(path: str) -> object:
         raise ValueError(f"it is larger than {_FILE_LIMIT >> 20} MiB")
     if path.endswith(".json"):
         return msgspec.json.decode(content)
-    # imported only here, because the import takes 20 ms and few hosts have files in YAML
+    # Imported only here, because the import takes 20 ms and few hosts have files in YAML
     yaml = importlib.import_module("yaml")
     try:
         return yaml.load(content, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))

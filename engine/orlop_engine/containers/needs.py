@@ -1,4 +1,5 @@
-"""Start dependencies: a container needs the containers whose namespaces it joins, and those that it links to."""
+"""Start dependencies. A container needs the containers whose namespaces it joins, and the containers to which it has
+links."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Settings that must not change if containers keep running while the daemon restarts (live-restore).
 
 The file `<exec-root>/data-root` contains the data root of the containers that run below this exec-root. A starting daemon
-checks this file before any cleanup, because a daemon with another data root knows none of these containers, and would remove
-them.
+checks this file before any cleanup, because a daemon with another data root does not know these containers, and removes them
+as unknown.
 
 Settings that only affect new containers (cgroup driver and parent, default runtime, address pools, log driver, MTU) may
 change.

@@ -36,9 +36,9 @@ _NAMED = 10  # limit on the containers that this log line names
 
 
 async def restore(ports: Ports) -> None:
-    """Restore all containers. Returns when requests can be served: running containers are shown as running, and
-    containers that a restart policy is about to start are shown as restarting. The remaining steps run in the background,
-    for each container separately."""
+    """Restore all containers. Returns when requests can be served: running containers are shown as running, and containers
+    that a restart policy will start are shown as restarting. The remaining steps run in the background, for each container
+    separately."""
     known, turns = {item.id: trio.Event() for item in ports.index}, trio.Lock()
     for container in list(ports.index):
         ports.background.start(_recover, ports, container, known[container.id], turns)
@@ -146,9 +146,9 @@ async def _stop_orderly(ports: Ports, container: Container, seconds: int | None 
 
 
 async def _bring_up(ports: Ports, known: Mapping[str, trio.Event], tried: Mapping[str, trio.Event]) -> None:
-    """Stop containers that must not run, and start those that the restart policies want. This happens in parallel, so that a
-    container that hangs does not delay the others; containers that others need are started first. An event in `known` is set
-    once the container's state is known; an event in `tried` is set once the start was tried."""
+    """Stop containers that must not run, and start the containers that the restart policies require. This happens in
+    parallel, so that a container that hangs does not delay the others; containers that others need are started first. An
+    event in `known` is set once the container's state is known; an event in `tried` is set once the start was tried."""
     limit = trio.CapacityLimiter(_STARTS)
     wanted = needs.order(ports.index, ports.networks)
     living = [item for item in ports.index if item.run is not None and item.owed_start is None]

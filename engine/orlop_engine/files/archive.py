@@ -22,7 +22,7 @@ from . import views
 __all__ = ["TarStream", "look", "pack", "packed", "place", "stream"]
 
 _PIPE = 1 << 20
-# seconds without data after which an upload fails; there is a limit because the upload locks a stopped container
+# Seconds without data after which an upload fails; there is a limit because the upload locks a stopped container
 _SILENCE = 60.0
 
 

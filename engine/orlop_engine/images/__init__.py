@@ -11,7 +11,7 @@ registries        `registry_session` (connections, authentication), `registry` a
 creation          `pull` with `download`, `archive_load` with `archive_receive`, `archive_file` and `archive_index`,
                   `imports` with `fetch`, `committed`, `changes`; `progress` reports to the client, `shared` runs work once
                   for several operations
-leaving           `outgoing`: manifest, descriptors and blobs of an image that is pushed or saved; `archive_save` with
+push and save     `outgoing`: manifest, descriptors and blobs of an image that is pushed or saved; `archive_save` with
                   `archive_layout`; `push` with `upload`, `compression` and `blob_repositories`
 lists, removal    `details`, `image_manifests`, `image_usage`, `listing`, `removal`, `remover`
 """

@@ -28,7 +28,7 @@ __all__ = ["Archive", "Member", "Source"]
 _SMALL = 64 << 10  # bytes; each larger member is written to its own file
 _MAX_MEMBERS = 1 << 17
 _MAX_LINKS = 16
-# limit for all bytes that `read` returns; for comparison: the manifests of 4,096 images have some 40 MiB
+# Limit for all bytes that `read` returns; for comparison: the manifests of 4,096 images have some 40 MiB
 _MAX_READ = 64 << 20
 
 
@@ -78,7 +78,7 @@ class Archive:
                 raise InvalidParameter(f"cannot read the archive: it has more than {_MAX_MEMBERS} members")
             member = None
             if entry.segments is not None or entry.type not in (b"0", b"\0", b"7"):
-                # only plain regular files are used, and this member is a sparse file or no regular file
+                # Only plain regular files are used, and this member is a sparse file or no regular file
                 source.skip(entry.size)
             elif entry.size > _SMALL:
                 member = self._store(source, entry.size)

@@ -1,7 +1,7 @@
 """The files of an image archive as `docker save` writes it: an OCI image layout (image-spec image-layout.md), and also
-Docker's `manifest.json` and `repositories`, so that older engines can load the archive. Sans-IO.
+Docker's `manifest.json` and `repositories`, so that older engines can load the archive. This module does no I/O.
 
-Members are sorted and have fixed times and owners, so the same images give the same bytes every time. A blob that several
+Members are sorted and have fixed times and owners, so the same images always result in the same bytes. A blob that several
 images share is written once. The parts of an index that are not stored on this host are omitted. `manifest.json` lists only
 one image of an index.
 """

@@ -236,7 +236,7 @@ class ImageArchive:
             finally:
                 await self._resources.aclose()
             if any(self._image_store.catalog.images.get(image.id) is None for image in self._images):
-                # if an image was removed meanwhile, only the lease has protected its content
+                # If an image was removed meanwhile, only the lease has protected its content
                 await self._image_store.collect()
 
 

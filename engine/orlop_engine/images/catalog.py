@@ -1,4 +1,4 @@
-"""The images and their names, with Docker's look-up rules (daemon/images/image.go). Sans-IO.
+"""The images and their names, with Docker's look-up rules (daemon/images/image.go). This module does no I/O.
 
 Names, children and layers have indexes, so the cost of a change does not depend on the number of images.
 """
@@ -44,7 +44,7 @@ class Catalog:
         """Names that refer to images of several platforms, or that come from an index. The owner of a name is in
         `owners`."""
         self.owners: dict[Reference, str] = {}
-        """The owners of names that restricted clients have given (see `policy`)."""
+        """The owners of names that restricted clients have assigned (see `policy`)."""
         self._ids: list[str] = []
         self._children: dict[str, dict[str, None]] = {}
         self._several: dict[str, int] = {}

@@ -1,5 +1,5 @@
 """Applies Dockerfile instructions (the parameter `changes` of import and commit) to a configuration, like moby's
-builder/dockerfile. Sans-IO."""
+builder/dockerfile. This module does no I/O."""
 
 from __future__ import annotations
 

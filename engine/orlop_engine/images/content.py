@@ -32,7 +32,7 @@ from .documents import digest as digest_of
 __all__ = ["ContentStore", "DamagedBlob", "DigestMismatch", "Ingest"]
 
 _HEX = re.compile(r"[0-9a-f]{64}")
-# bytes passed to a thread at a time; hashing a MiB takes about a millisecond, which is too long for the event loop
+# Bytes passed to a thread at a time; hashing a MiB takes about a millisecond, which is too long for the event loop
 _BATCH = 1 << 20
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _INDEX = b'{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}'
@@ -73,7 +73,7 @@ class Ingest:
         """Whether the bytes come from several attempts. If so, and if the digest is wrong, a retry from the first byte may
         succeed."""
         self.offset = 0
-        """Bytes received so far, including those of earlier attempts."""
+        """The number of received bytes, including the bytes of earlier attempts."""
 
     def _open(self) -> None:
         self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

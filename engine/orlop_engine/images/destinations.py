@@ -30,7 +30,7 @@ _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Destinations:
-    """The allowed destinations: public addresses, and those in `networks`."""
+    """The allowed destinations: public addresses, and the addresses in `networks`."""
 
     def __init__(self, refuse: Refuse, networks: Sequence[_Network] = ()) -> None:
         self._refuse, self._networks = refuse, networks

@@ -1,4 +1,4 @@
-"""The values of images that front ends (such as the Docker API) show. Sans-IO."""
+"""The values of images that front ends (such as the Docker API) show. This module does no I/O."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""`Endpoint`, the address and settings of a registry or mirror, and `Outages`, which remembers mirrors that do not
-answer. Sans-IO."""
+"""`Endpoint`, the address and settings of a registry or mirror, and `Outages`, which remembers mirrors that do not answer.
+This module does no I/O."""
 
 from __future__ import annotations
 

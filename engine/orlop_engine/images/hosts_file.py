@@ -1,4 +1,5 @@
-"""Parses `hosts.toml`, containerd's configuration file for the hosts of a registry (containerd: docs/hosts.md). Sans-IO.
+"""Parses `hosts.toml`, containerd's configuration file for the hosts of a registry (containerd: docs/hosts.md). This module
+does no I/O.
 
 Unlike in containerd, an unknown key or a wrong value is an error, because ignoring a misspelt `skip_verify` or
 `capabilities` changes which host is trusted. This module is imported on demand, because it imports tomllib.

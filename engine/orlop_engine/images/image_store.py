@@ -274,7 +274,8 @@ class ImageStore:
             return self.catalog.images[record.id]
 
     def _is_stored(self, record: ImageRecord, names: Sequence[Reference], meanings: Sequence[NameRecord]) -> bool:
-        """Whether the rows of an image and of its names exist already, as after a build in which nothing has changed."""
+        """Whether the rows of an image and of its names exist already. This is so after a build in which nothing has
+        changed."""
         known = self.catalog.images.get(record.id)
         same = all(self.catalog.meaning(name) == meaning for name, meaning in zip(names, meanings, strict=True))
         return known is not None and known.record == record and same

@@ -163,7 +163,7 @@ class Layers:
         return await self.measure(self.key(chain_id))
 
     async def measure(self, key: str) -> int:
-        """Like `size`, given a storage key."""
+        """Like `size`, but for a storage key."""
         return (await self._storage.usage(key)).size
 
     async def found(self, keys: Iterable[str]) -> None:
@@ -291,8 +291,8 @@ class Layers:
         return result
 
     async def remove(self, chain_ids: Iterable[str]) -> list[tuple[str, int]]:
-        """Remove layers, highest first, except those with snapshots on top (a container's root, for example). Returns the
-        removed layers with their sizes, in this order. The caller holds `guard`."""
+        """Remove layers, highest first, except layers that have snapshots on top (for example a container's root). Returns
+        the removed layers with their sizes, in this order. The caller holds `guard`."""
         removed: list[tuple[str, int]] = []
         waiting = sorted(chain_ids, key=self.depth, reverse=True)
         while waiting:

@@ -45,8 +45,8 @@ def boolean(filters: Filters, name: str, default: bool) -> bool:
 
 
 def moment(text: str, now: float) -> float:
-    """The time that an `until` filter means, as Unix time: given in Unix seconds, as an RFC 3339 date (possibly
-    abbreviated), or as a Go duration before now."""
+    """Parse the value of an `until` filter to Unix time. It contains Unix seconds, an RFC 3339 date (possibly abbreviated),
+    or a Go duration before now."""
     if re.fullmatch(r"\d{1,15}(\.\d+)?", text, re.ASCII):
         return float(text)
     pieces = _DURATION.findall(text) if len(text) < _LONGEST else []

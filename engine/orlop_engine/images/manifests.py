@@ -1,4 +1,5 @@
-"""Manifests and indexes, Docker's and OCI's (image-spec manifest.md, image-index.md): parse, check, choose. Sans-IO.
+"""Manifests and indexes, Docker's and OCI's (image-spec manifest.md, image-index.md): parse, check, choose. This module does
+no I/O.
 
 The input comes from a registry and is not trusted, so sizes are limited before parsing. This module only checks the syntax
 of digests. The code that receives the content compares the content with its digest.

@@ -1,4 +1,4 @@
-"""Computes which images a name refers to after an image was added to the name or removed from it. Sans-IO.
+"""Computes which images a name refers to after an image was added to the name or removed from it. This module does no I/O.
 
 A name from an index (manifest list) refers to images of several platforms. Pulling another platform of the same index adds
 an image. If the registry's index has changed, only images that the new index lists keep the name.

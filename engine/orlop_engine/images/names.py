@@ -1,4 +1,4 @@
-"""The references of one image, in the order in which they are shown. Sans-IO.
+"""The references of one image, in the order in which they are shown. This module does no I/O.
 
 An archive or a client decides how many names an image has. So adding a name, or finding the names in one repository, must
 not scan all names.

@@ -1,4 +1,5 @@
-"""Platforms: parses, normalises and ranks `os/arch/variant` like containerd's `platforms` package. Sans-IO."""
+"""Platforms: parses, normalises and ranks `os/arch/variant` like containerd's `platforms` package. This module does no
+I/O."""
 
 from __future__ import annotations
 

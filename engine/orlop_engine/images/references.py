@@ -1,7 +1,7 @@
 """Image references: parses user input as Docker does (distribution/reference: grammar, normalising, familiar form).
 
-Sans-IO. A `Reference` is always normalised. It has a domain, and the path of an official image of Docker Hub begins with
-`library/`.
+This module does no I/O. A `Reference` is always normalised. It has a domain, and the path of an official image of Docker Hub
+begins with `library/`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _HEX_RE = re.compile(r"[0-9a-f]{64}")
 
 
 class Reference(msgspec.Struct, frozen=True, order=True):
-    """`domain/path[:tag][@digest]`. `str()` gives the full form, `familiar` the form that is shown to users."""
+    """`domain/path[:tag][@digest]`. `str()` returns the full form, `familiar` the form that is shown to users."""
 
     domain: str
     path: str
@@ -50,7 +50,7 @@ class Reference(msgspec.Struct, frozen=True, order=True):
         short = self.path.removeprefix(LIBRARY)
         if "/" not in short:
             return short
-        # "library/a/b" is not an official image, and "docker.io/x.y/z" without the domain would refer to another registry
+        # "library/a/b" is not an official image, and "docker.io/x.y/z" without the domain refers to another registry
         return self.path if _split_domain(self.path) == (self.domain, self.path) else self.name
 
     @property

@@ -1,4 +1,4 @@
-"""Authentication to registries (distribution spec, token authentication; RFC 7235 challenges). Sans-IO."""
+"""Authentication to registries (distribution spec, token authentication; RFC 7235 challenges). This module does no I/O."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Errors of registries, with the messages that Docker's users know (distribution spec, error codes). Sans-IO.
+"""Errors of registries, with the messages that Docker's users know (distribution spec, error codes). This module does no
+I/O.
 
 The messages are the same as in distribution/registry/client/errors.go and moby's daemon/internal/distribution/errors.go.
 """

@@ -1,4 +1,4 @@
-"""`registry-rules` of daemon.json: which repositories may be pulled from and pushed to. Sans-IO.
+"""`registry-rules` of daemon.json: which repositories may be pulled from and pushed to. This module does no I/O.
 
 The rules apply to names, not to mirrors, so they are checked before the first request.
 """

@@ -36,7 +36,7 @@ _REDIRECTS = 10
 _SHORT = 64 << 10
 _PATIENT = Timeouts()
 _REDIRECTED = (301, 302, 303, 307, 308)
-_REPEATED = (307, 308)  # the other redirects would turn a POST, PUT or PATCH into a GET (RFC 9110, section 15.4)
+_REPEATED = (307, 308)  # all other redirects turn a POST, PUT or PATCH into a GET (RFC 9110, section 15.4)
 
 Body = bytes | Callable[[], httpx.AsyncByteStream]
 """The body of a request: bytes, or a function that makes a new stream for each attempt."""
@@ -335,7 +335,7 @@ class Session:
             raise RegistryError(
                 f"cannot authenticate to {self.endpoint.host}: its WWW-Authenticate header names no token service"
             )
-        # A client would send its password to this service without encryption
+        # Refuse a service without TLS, because the client sends its password to the service
         safe = parts.scheme == "https" or not self.endpoint.url.startswith("https:")
         if (given := await self._ask_client(realm if safe else "", service, scopes)) is not None:
             return given.value, trio.current_time() + given.lifetime * 0.9

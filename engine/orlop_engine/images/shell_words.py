@@ -1,4 +1,5 @@
-"""Words of Dockerfile instructions: quotes, escapes and variables (buildkit frontend/dockerfile/shell/lex.go). Sans-IO.
+"""Words of Dockerfile instructions: quotes, escapes and variables (buildkit frontend/dockerfile/shell/lex.go). This module
+does no I/O.
 
 The input comes from a client, and each variable can double the length of the text. So the work of an `Expander` is counted
 and limited, and patterns match in linear time.

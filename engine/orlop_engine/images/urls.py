@@ -1,4 +1,4 @@
-"""Checks URLs before they are fetched, with the messages of Go's `net/url` and `net/http`. Sans-IO."""
+"""Checks URLs before they are fetched, with the messages of Go's `net/url` and `net/http`. This module does no I/O."""
 
 from __future__ import annotations
 

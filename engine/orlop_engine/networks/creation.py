@@ -119,7 +119,7 @@ def _wanted(given: object, options: Mapping[str, str], key: str, default: bool) 
 
 
 def families(request: CreateRequest, options: Mapping[str, str]) -> tuple[bool, bool]:
-    """Whether (IPv4, IPv6) are wanted. `options`: the options of the request, completed with those of daemon.json."""
+    """Whether (IPv4, IPv6) are wanted. `options`: the options of the request, completed with the options of daemon.json."""
     ipv4 = _wanted(request.enable_ipv4, options, "com.docker.network.enable_ipv4", True)
     ipv6 = _wanted(request.enable_ipv6, options, "com.docker.network.enable_ipv6", False)
     if not (ipv4 or ipv6):

@@ -43,8 +43,8 @@ class Request(NamedTuple):
 
 
 def network_of(name: str, settings: EndpointSettings | None) -> str:
-    """The network that an entry of `EndpointsConfig` refers to: `NetworkID` takes precedence over the key, unless the key is
-    a predefined network (see getNetworkID in Docker). Access checks must use this function too."""
+    """The network of an entry of `EndpointsConfig`. `NetworkID` takes precedence over the key, unless the key is a
+    predefined network (see getNetworkID in Docker). Access checks must use this function too."""
     if name in PREDEFINED or settings is None or not settings.network_id:
         return defaults.DEFAULT_NETWORK if name == "default" else name
     return settings.network_id

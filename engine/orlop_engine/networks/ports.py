@@ -30,7 +30,7 @@ _EPHEMERAL = (49153, 65535)
 _MAX_EXPOSED = 32_768
 _MAX_PUBLISHED = 4_096  # each port needs two sockets in the container's monitor, and packet filter rules
 _AT_ONCE = 64  # ports to bind between two checkpoints of the event loop; one port takes about 30 us
-# attempts for an ephemeral port; many are needed, because other engines on this host try ports in the same order
+# Attempts for an ephemeral port; many are needed, because other engines on this host try ports in the same order
 _TRIES = 256
 
 PortBindings = Mapping[str, Sequence[PortBinding] | None]

@@ -76,7 +76,7 @@ class Networks:
             self._add(record)
 
     def check_config(self, config: Config) -> None:
-        """Raise the errors that `load` would raise with this configuration."""
+        """Raise the same errors as `load` with this configuration."""
         held = {record.name: record for record, _ in self.records() if record.predefined}
         predefined_records(config, held, self._choice, host.bridge_address)
 
@@ -143,8 +143,8 @@ class Networks:
         return creation.Choice(self._pools(), taken, host.used())
 
     def overlaps_host(self, request: CreateRequest) -> list[str]:
-        """The requested subnets that overlap the host's routes or name servers. Containers in such subnets would receive
-        the host's traffic for other hosts, so access control may refuse the subnets."""
+        """The requested subnets that overlap the host's routes or name servers. Containers in these subnets receive traffic
+        of the host that is for other hosts, so access control may refuse the subnets."""
         return creation.overlapping(request, host.used() + host.gateway_routes())
 
     def outside_pools(self, request: CreateRequest) -> list[str]:
@@ -374,8 +374,8 @@ class Networks:
         )
 
     async def attach(self, plan: Plan, netns_path: str) -> Sandbox:
-        """Connect the namespace to all of the plan's networks, or to none. The caller still owns the plan's sockets: it
-        passes them to the monitor, and closes them."""
+        """Connect the namespace to all of the plan's networks, or to none. The caller passes the plan's sockets to the
+        monitor, and closes its copies."""
         return await self._attachments.attach(plan, netns_path)
 
     async def abandon(self, plan: Plan) -> None:

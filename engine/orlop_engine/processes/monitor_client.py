@@ -66,8 +66,8 @@ class StartFailed(MonitorFailed):
 
 
 class MonitorClient:
-    """`on_event(event)` is called for `Exited`, `ExecExited` and `Oom`, in order, from a task of the given nursery, and
-    never before the start. `on_resumed(status, asked_at)` is called after a broken connection has been opened again."""
+    """`on_event(event)` is called for `Exited`, `ExecExited` and `Oom`, in order, from a task of `nursery`, and never before
+    the start. `on_resumed(status, asked_at)` is called after a broken connection has been opened again."""
 
     def __init__(self, run_dir: str, pid: int, pidfd: int, on_event: Callable[[Event], None]) -> None:
         self.run_dir = run_dir

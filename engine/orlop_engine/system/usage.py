@@ -25,7 +25,7 @@ __all__ = ["OBJECT_TYPES", "ContainerUsage", "DiskUsageService", "Measured"]
 
 OBJECT_TYPES = frozenset({"container", "image", "volume", "build-cache"})
 
-# measurements at a time; each measurement reads directories, and too many slow down the disk for other programs
+# Measurements at a time; each measurement reads directories, and too many slow down the disk for other programs
 _AT_ONCE = 4
 
 

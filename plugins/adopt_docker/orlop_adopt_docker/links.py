@@ -154,7 +154,7 @@ def _hard_link(source: str, target: str) -> None:
     os.makedirs(os.path.dirname(target), 0o700, exist_ok=True)
     try:
         os.link(source, target, follow_symlinks=False)
-    # existing blobs and layers have the same content, because their names are digests of the content
+    # Existing blobs and layers have the same content, because their names are digests of the content
     except FileExistsError:
         if "-json.log" in target and not os.path.samefile(source, target):
             raise Conflict(f"cannot link {target} to {source}: {target} already exists") from None

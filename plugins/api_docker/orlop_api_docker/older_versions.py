@@ -37,7 +37,7 @@ def settle_create(request: CreateRequest, version: Version, cgroup_version: int)
     for settings in _endpoints(request):
         settle_endpoint(settings, version)
     if version < (1, 25):
-        # old clients remove the container themselves, and this fails if the daemon has removed it already
+        # Old clients remove the container themselves, and this fails if the daemon has removed it already
         host.auto_remove = False
     if version < (1, 40):
         host.ipc_mode = host.ipc_mode or "shareable"

@@ -335,16 +335,17 @@ class Transferred(msgspec.Struct, frozen=True):
 
 
 class Streamed(Protocol):
-    """An upload that is still to be read from its connection, once, by one of the methods. `head` is its first bytes."""
+    """An upload that has not been read from its connection yet. Exactly one of the methods must be called, and only once.
+    `head` is its first bytes."""
 
     head: bytes
 
     async def pour(self, pipe: int) -> None:
-        """Write all of it to a pipe (without blocking: O_NONBLOCK is set), and close the pipe."""
+        """Write the whole upload to a pipe, and close the pipe. O_NONBLOCK is set, so that no write blocks."""
         ...
 
     async def skip(self) -> None:
-        """Read the rest, and drop it."""
+        """Read the upload, and discard its bytes."""
         ...
 
 
@@ -376,7 +377,8 @@ class Session(Protocol):
         ...
 
     async def stream(self) -> Streamed | None:
-        """The same, for a long tar that is not compressed, if it can be read without a copy; None for others."""
+        """Like `upload`, but for a long tar that is not compressed and can be read without a copy. Returns None for other
+        uploads."""
         ...
 
     async def send_directory(self, exporter: str, directory: int, *, below: str = "", time: int | None = None) -> None:
@@ -463,7 +465,7 @@ class Build(Protocol):
     result."""
 
     ref: str
-    """The name that the client gave the build."""
+    """The name of the build, which the client has chosen."""
     session: Session
     progress: Progress
     entitlements: Sequence[str]

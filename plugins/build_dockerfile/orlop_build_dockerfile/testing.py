@@ -60,7 +60,7 @@ class StepLog:
 
 
 def _make_mount_point(root: str, target: str) -> list[str]:
-    """Make the missing directories, and return their paths. They are removed after the step, as by a step's monitor."""
+    """Make the missing directories, and return their paths. They are removed after the step, as in a real step."""
     made, path = [], root
     for name in target.strip("/").split("/"):
         path = os.path.join(path, name)
@@ -477,7 +477,7 @@ class Llb:
         return self.add(ops_pb2.Op(file=ops_pb2.FileOp(actions=[action])), inputs, name=f"copy {src} {dest}"), 0
 
     def files(self, root: Output | None, *actions: ops_pb2.FileAction) -> Output:
-        """Actions in a chain; the result of the last action is the output."""
+        """A file operation with a chain of actions. The result of the last action is the output."""
         inputs = [] if root is None else [root]
         for number, action in enumerate(actions):
             action.input = (0 if root is not None else -1) if number == 0 else len(inputs) + number - 1

@@ -18,8 +18,8 @@ __all__ = ["FakeArtifacts"]
 
 
 class FakeArtifacts:
-    """Implements `artifacts.Artifacts`. `registry` has manifests by name, `stored` blobs by digest. A layer's blob is JSON:
-    the files of its snapshot and of the snapshots below. `fetched`: blobs that were fetched from a registry."""
+    """Implements `artifacts.Artifacts`. `registry` has manifests by name, `stored` blobs by digest. The blob of a layer is
+    JSON with the files of its snapshot and of all snapshots below it. `fetched`: blobs that were fetched from a registry."""
 
     def __init__(self) -> None:
         self.blobs: dict[str, dict[str, bytes]] = {}

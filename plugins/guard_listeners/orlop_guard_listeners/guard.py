@@ -140,7 +140,7 @@ class Guard:
         mount. This applies to all files of the container, not only to paths below its mounts, because links and renames in
         the container decide where a path leads."""
         container = self._engine.containers.get(call.params["id"])
-        # pass the ID of the checked container to the handler, because the name may move to another container
+        # Pass the ID of the checked container to the handler, because the name may move to another container
         call.params["id"] = container.id
         if mount := inherited_access.outside_mount(container.record):
             raise policy.denied(f"access to files of container {container.name}, which has {mount},")
@@ -244,7 +244,7 @@ class Guard:
         """The answer, unless a plugin withholds it. Error answers are always passed on, as in Docker."""
         try:
             await self._plugins.check_answer(question.with_answer(answer))
-        # also on a disconnect of the client, because an open stream keeps the handler's files open
+        # Also on a disconnect of the client, because an open stream keeps the handler's files open
         except BaseException as error:
             if isinstance(error, Exception) and isinstance(answer, Response) and answer.status >= 400:
                 return answer

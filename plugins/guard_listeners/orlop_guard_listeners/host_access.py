@@ -71,7 +71,7 @@ def _of_mounts(host: HostConfig) -> Iterator[str]:
         if spec.type not in OWN_MOUNTS:
             yield f"the {spec.type} mount of {spec.source}"
         elif options and options.driver_config and options.driver_config.options:
-            # the local driver can mount any device or path with `o=bind`
+            # The local driver can mount any device or path with `o=bind`
             yield f"the volume {spec.source} with options of its driver"
 
 

@@ -35,8 +35,8 @@ _MADE = {
 
 
 def describe(engine: Engine, call: Call) -> dict[str, str]:
-    """The object of a call before its execution; {} if the call does not concern a single object. An object that does not
-    exist has the name given by the client."""
+    """The object of a call before its execution; {} if the call does not concern a single object. If the object does not
+    exist, its name is the name in the request."""
     kind = _KINDS.get(call.pattern[1:].partition("/")[0], "")
     text = call.params.get("id") or call.params.get("name") or ""
     if call.pattern == "/containers/create":

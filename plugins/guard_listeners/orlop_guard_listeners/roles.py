@@ -151,7 +151,7 @@ ROUTES: dict[str, Rule] = {
     "POST /containers/{id}/resize": Rule(_C, _S.CONTAINER, _H.NOTHING),
     "POST /containers/{id}/update": Rule(_C, _S.CONTAINER, _H.BODY),
     "POST /containers/{id}/attach": Rule(_C, _S.CONTAINER, _H.OUTPUT),
-    # before API 1.42, standard input is always attached
+    # Before API 1.42, standard input is always attached
     "GET /containers/{id}/attach/ws": Rule(_F, _S.CONTAINER, _H.INSIDE),
     "GET /containers/{id}/checkpoints": Rule(_F, _S.CLOSED, _H.ANYTHING),  # checkpoints may be in any directory of the host
     "POST /containers/{id}/checkpoints": Rule(_F, _S.CLOSED, _H.ANYTHING),

@@ -259,7 +259,7 @@ class Links:
             self._mark(host_link, endpoint, bridge)
 
     def _mark(self, name: str, endpoint: Endpoint, bridge: Bridge) -> None:
-        """Set the alias and port settings. These messages are not in the same datagram as those of `_add_pair`. If
+        """Set the alias and port settings. These messages are not in the same datagram as the messages of `_add_pair`. If
         `_add_pair` fails because another link has the name, the kernel still executes all later messages of the datagram,
         and changes that link."""
         # Hairpin is needed, because packets of a container to its own published port leave through the bridge port from

@@ -366,7 +366,7 @@ class BridgeDriver:
             self._remove_rules()
         self._open_links().remove_strangers(networks, set(self._ports))
         for failure in self._reconnect_all(_reachable(wanted)):
-            # only logged, because the daemon must start nevertheless; `audit` reports the failure, too
+            # Only logged, because the daemon must start nevertheless; `audit` reports the failure, too
             _log.error("%s", failure)
 
     def _remove_rules(self) -> None:

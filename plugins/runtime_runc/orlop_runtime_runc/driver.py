@@ -19,7 +19,7 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _START_TIMEOUT = 120.0
 _TIMEOUT = 30.0
 _CHECKPOINT_TIMEOUT = 600.0  # seconds; a checkpoint writes all memory of a container to disk
-# environment variable with an upper limit of all timeouts in seconds, for tests of runtimes that hang
+# Environment variable with an upper limit of all timeouts in seconds, for tests of runtimes that hang
 _SHORTER = "ORLOP_RUNTIME_TIMEOUT"
 _UNIFIED = "/sys/fs/cgroup/unified"
 

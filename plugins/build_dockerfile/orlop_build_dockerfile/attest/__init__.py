@@ -1,7 +1,9 @@
 """Attestations: statements of a build about its images, stored together with the images.
 
-parse.py        what the client asks for        statements.py   in-toto statements, package URLs
-provenance.py   what a result was made of       sbom.py         a bill of materials, by a scanner's image
+parse.py        the attestations that the client requests
+statements.py   in-toto statements, package URLs
+provenance.py   the sources and steps of a result
+sbom.py         a bill of materials, which a scanner's image makes
 layers.py       the layers of steps in an image
 """
 

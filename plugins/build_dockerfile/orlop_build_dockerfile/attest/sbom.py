@@ -75,7 +75,7 @@ async def scan(job: SolverJob, target: Target, attributes: Mapping[str, str]) ->
 
 
 def _extras(scans: Scans) -> list[tuple[str, Output | None]]:
-    """The further file systems, by name; None for an empty one."""
+    """The additional file systems, by name; None for an empty file system."""
     outputs = imported_outputs(scans.graph, filter(None, scans.outputs.values()))
     made = iter(outputs)
     return [(name, next(made) if output else None) for name, output in scans.outputs.items()]

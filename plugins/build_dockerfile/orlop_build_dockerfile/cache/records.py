@@ -261,7 +261,7 @@ class Records:
         return True
 
     def flush_soon(self, nursery: trio.Nursery) -> None:
-        """`flush` in a while, for all builds that end until then: a client does not wait for it."""
+        """Call `flush` later, once for all builds that end until then, so that no client waits for it."""
         if not self._flushing:
             self._flushing = True
             nursery.start_soon(self._flush_later)

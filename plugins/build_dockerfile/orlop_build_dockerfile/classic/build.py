@@ -24,7 +24,8 @@ from .steps import Steps
 __all__ = ["ClassicEndpoint"]
 
 _LAST = 5.0  # seconds for a slow client to receive the last reports
-_SMALL = 16 << 10  # bytes of a graph with its Dockerfile, which is parsed in some milliseconds
+# Maximum bytes of a graph with its Dockerfile that are parsed on the event loop, which takes some milliseconds
+_SMALL = 16 << 10
 _ERRORS: dict[int, type[OrlopError]] = {5: NotFound, 7: Forbidden, 14: Unavailable}
 _PLATFORM = re.compile(r"failed to parse target platform [^:]*: (.*)", re.DOTALL)
 _NO_DOCKERFILE = re.compile(r"failed to read dockerfile: open (.*): no such file or directory", re.DOTALL)
@@ -78,7 +79,7 @@ class ClassicEndpoint:
                     image = await _image(job, request, renderer)
                 finally:
                     build.reports.close()
-                    # the output that explains a failure is shown before the failure
+                    # The output that explains a failure is shown before the failure
                     with trio.move_on_after(_LAST, shield=True):
                         await shown.wait()
         if request.session:

@@ -62,7 +62,7 @@ class RequestSession:
         return _Streamed(self, self._head, self._body) if len(self._head) >= _LONG else None
 
     def take(self) -> None:
-        """Called before the body is read, which is possible once."""
+        """Called before the body is read, because the body can be read only once."""
         if self._taken:
             raise BuildFailed("the context can be read only once")
         self._taken = True

@@ -116,7 +116,7 @@ def _keep_seconds(until: Sequence[str]) -> float:
         return 0
     if len(until) > 1:
         raise InvalidParameter("filters expect only one value")
-    # imported here, because it loads a part of the engine that no build needs
+    # Imported here, because it loads a part of the engine that no build needs
     from orlop_engine.images.listing import moment
 
     now = time.time()

@@ -55,7 +55,7 @@ class BackendClient:
         send, receive = trio.open_memory_channel[Download | Base](math.inf)
 
         def report(download: Download) -> None:
-            # the caller has left the block, and the daemon has not received the cancellation yet
+            # The caller has left the block, and the daemon has not received the cancellation yet
             with suppress(trio.BrokenResourceError):
                 send.send_nowait(download)
 

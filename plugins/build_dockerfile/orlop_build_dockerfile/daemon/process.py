@@ -43,7 +43,7 @@ def main(open_builder: Open) -> None:
     linux.set_process_name("orlop-builder")
     if os.geteuid() == 0:
         linux.unshare(linux.CLONE_NEWNS)
-        # mounts of the host appear in this namespace, and mounts of this process do not appear on the host
+        # Mounts of the host appear in this namespace, and mounts of this process do not appear on the host
         linux.mount("", "none", "/", ["rslave"])
     trio.run(_serve, sock, open_builder)
 

@@ -317,5 +317,5 @@ _READERS: dict[str, Callable[[Node], ins.Instruction]] = {
     "volume": _volume,
     "workdir": lambda node: ins.Workdir(**_base(node), path=_one(node)),  # type: ignore[arg-type]
 }
-# sorted by frequency, because of equally similar names the first one is suggested
+# Sorted by frequency, because the first of several equally similar names is suggested
 _NAMES = ["from", "run", "copy", "add", *_READERS]

@@ -42,8 +42,8 @@ __all__ = [
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """A build: the client's FrontendAttrs and FrontendInputs (whose names are "context", "dockerfile" and the names of named
     contexts). `platforms` are the platforms that the host can run; the first is the host's platform. `capabilities` are the
-    names of the solver's capabilities ("mergeop"...); None means all except merge and diff. `created` (RFC 3339) goes into
-    the image, unless the build sets SOURCE_DATE_EPOCH."""
+    names of the solver's capabilities ("mergeop"...); None means all except merge and diff. `created` (RFC 3339) is the
+    creation time of the image, unless the build sets SOURCE_DATE_EPOCH."""
 
     options: Mapping[str, str] = {}
     inputs: Mapping[str, Definition] = {}
@@ -135,8 +135,9 @@ class Warned(msgspec.Struct, frozen=True):
 
 
 class Scans(msgspec.Struct, frozen=True):
-    """Further file systems for a scanner (SBOM): each is an output of the graph, named by the digest of its vertex and its
-    index, None for an empty file system. `ignore_cache`: the scanner is to be run even if its result is in the cache."""
+    """Additional file systems for a scanner (SBOM). They are outputs of the graph, identified by the digest of the vertex
+    and the index; None for an empty file system. `ignore_cache`: the scanner must be run even if its result is in the
+    cache."""
 
     outputs: Mapping[str, tuple[str, int] | None] = {}
     graph: Definition = Definition()

@@ -91,7 +91,7 @@ RULES = {
 
 
 class LintConfig(msgspec.Struct, frozen=True):
-    """`skip` and `experimental` are names of rules; "all" stands for every rule."""
+    """`skip` and `experimental` are names of rules; "all" means every rule."""
 
     skip: frozenset[str] = frozenset()
     experimental: frozenset[str] = frozenset()

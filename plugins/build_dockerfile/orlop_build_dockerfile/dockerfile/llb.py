@@ -168,7 +168,8 @@ def definition(output: Output | None, source: SourceFile | None = None) -> pb.De
 
 
 def outputs_graph(outputs: Iterable[Output]) -> tuple[pb.Definition, list[tuple[str, int]]]:
-    """The operations that make several outputs, without an operation that names one; and the digest and index of each."""
+    """The operations that make several outputs, and the digest and index of each output. Unlike in `definition`, the last
+    operation does not refer to an output."""
     written = _Written()
     found = []
     for output in outputs:
@@ -193,8 +194,8 @@ def _append(result: pb.Definition, data: bytes) -> None:
 
 
 def _in_order(last: Vertex, known: Iterable[int] = ()) -> Iterable[Vertex]:
-    """Vertices after those that they need, without those that are `known` by `id`. Without recursion: a graph may be 50,000
-    deep."""
+    """The vertices, sorted so that each vertex comes after its inputs, without vertices whose `id` is in `known`. The
+    function is not recursive, because a graph may be 50,000 deep."""
     seen: set[int] = set(known)
     stack: list[tuple[Vertex, int]] = [] if id(last) in seen else [(last, 0)]
     seen.add(id(last))
@@ -232,13 +233,13 @@ def imported(graph: pb.Definition) -> Output | None:
 
 
 def imported_outputs(graph: pb.Definition, outputs: Iterable[tuple[str, int]]) -> list[Output]:
-    """The outputs of a graph of `outputs_graph`."""
+    """The outputs of a graph that `outputs_graph` has made."""
     operations, _ = _vertices(graph)
     return [operations[digest].output(index) for digest, index in outputs]
 
 
 def _vertices(graph: pb.Definition) -> tuple[dict[str, Vertex], pb.Op | None]:
-    """The operations of a graph by digest, and the last."""
+    """The operations of a graph by digest, and the last operation."""
     operations: dict[str, Vertex] = {}
     last: pb.Op | None = None
     for data in getattr(graph, "def"):

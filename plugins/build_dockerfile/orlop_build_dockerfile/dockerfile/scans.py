@@ -1,6 +1,6 @@
-"""Further file systems that a scanner reads: the context and stages of the build, as the arguments
-BUILDKIT_SBOM_SCAN_CONTEXT and BUILDKIT_SBOM_SCAN_STAGE select them (buildkit docs/attestations/sbom.md). These arguments are
-no variables."""
+"""Additional file systems that a scanner reads: the context and stages of the build. The arguments
+BUILDKIT_SBOM_SCAN_CONTEXT and BUILDKIT_SBOM_SCAN_STAGE select them (buildkit docs/attestations/sbom.md). These arguments do
+not become variables."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _BOOLEANS = {
 
 
 def scans(target: StageState, needed: Iterable[StageState], arguments: Mapping[str, str], context: Output | None) -> Scans:
-    """`needed` are the stages that the target needs, `arguments` the global ones. The target selects the context; the target
-    itself is no further file system."""
+    """`needed` are the stages that the target needs, `arguments` the global arguments. The argument of the target selects
+    the context. The target itself is not an additional file system."""
     selected = [state for state in needed if state is not target and _selects(state, _STAGE, arguments)]
     found = {"context": context} if _selects(target, _CONTEXT, arguments) else {}
     found.update((state.name, state.output) for state in selected)
@@ -32,7 +32,8 @@ def scans(target: StageState, needed: Iterable[StageState], arguments: Mapping[s
 
 
 def _selects(state: StageState, name: str, arguments: Mapping[str, str]) -> bool:
-    """Whether an argument is true for a stage, or lists its name. A stage does not inherit those of its base."""
+    """Whether an argument is true for a stage, or contains the name of the stage. A stage does not inherit the arguments of
+    its base."""
     if state.anonymous or state.context_key is not None:
         return False
     own = state.args.get(name)

@@ -1,9 +1,12 @@
 """Exports the result of a build in the form that the client requests.
 
-image.py     images in the daemon, or at a registry   archives.py    an image as a file of the client ("docker", "oci")
-compose.py   the documents of images                  documents.py   their form; options.py: what the client may say
-config.py    configurations: layers and history joined
-files.py     files sent to the client, as a directory or a tar
+image.py       images in the daemon, or at a registry
+archives.py    an image as a file of the client ("docker", "oci")
+compose.py     makes the documents of images
+documents.py   the form of these documents
+options.py     the attributes of exporters
+config.py      the configuration of an image, with its layers and history
+files.py       files sent to the client, as a directory or a tar
 """
 
 from __future__ import annotations

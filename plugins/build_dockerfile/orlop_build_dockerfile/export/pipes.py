@@ -44,7 +44,7 @@ class PipeWriter:
 
 
 class PipeReader:
-    """The reading end, an async context manager that closes it."""
+    """The reading end. It is an async context manager, which closes the end."""
 
     def __init__(self, stream: trio.lowlevel.FdStream) -> None:
         self._stream = stream

@@ -41,7 +41,7 @@ log = logging.getLogger("orlop.build.grpc")
 
 READ_SIZE = 1 << 18
 HIGH_WATER = 1 << 18  # bytes of unwritten output above which senders wait
-# bytes of unwritten output (mostly acknowledgements of PING) above which no more input of the peer is read
+# Bytes of unwritten output (mostly acknowledgements of PING) above which no more input of the peer is read
 READ_STOP = 1 << 20
 SMALL_READ, SMALL_READS, SMALL_PAUSE = 16 << 10, 16, 0.001
 """If a peer sends `SMALL_READS` pieces of less than `SMALL_READ` bytes in sequence, without an answer in between, its data
@@ -281,7 +281,7 @@ class Connection:
 
     def _answer(self, call: Call, status: RpcError | None) -> None:
         try:
-            # the stream is reset, because the peer would parse trailers as a part of the message
+            # Reset the stream, because the peer parses trailers in the middle of a message as a part of the message
             if call.mid_message and status is not None:
                 self.http2.reset(call.stream, CANCEL)
             else:

@@ -147,7 +147,7 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 
 class Http2:
-    """One connection, in either role. `backlog` is the number of bytes that `output` has not yet returned."""
+    """One connection, as server or as client. `backlog` is the number of bytes that `output` has not yet returned."""
 
     def __init__(self, *, client: bool, limits: Limits) -> None:
         config = h2.config.H2Configuration(client_side=client, header_encoding=None)

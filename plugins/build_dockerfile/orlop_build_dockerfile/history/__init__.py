@@ -1,7 +1,7 @@
 """The history of builds, which `docker buildx history` shows: the request, the result and the output of each build.
 
    store.py      records and blobs on disk, their limits, listeners
-   recorder.py   what a build reports, written while it runs
+   recorder.py   writes the reports of a build while it runs
    trace.py      the steps of a build as spans
    service.py    the calls of clients
 

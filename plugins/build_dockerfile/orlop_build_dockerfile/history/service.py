@@ -22,7 +22,7 @@ _CHUNK = 1 << 20
 
 
 class HistoryService:
-    """`handlers` are those of a server connection, by path."""
+    """`handlers` are the handlers of a server connection, by path."""
 
     def __init__(self, history: History) -> None:
         self._history = history

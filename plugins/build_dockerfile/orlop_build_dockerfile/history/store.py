@@ -1,8 +1,8 @@
 """Records and blobs of the history, in a directory of the builder.
 
    records/<digest of the ref>   a serialized BuildHistoryRecord
-   blobs/<digest>                what records refer to by descriptors: logs, traces, attestations
-   new-*                         being written; removed at the next start
+   blobs/<digest>                the content of records: logs, traces, attestations
+   new-*                         incomplete files; the next builder process removes them
 
 A blob is written before the record that refers to it, and removed after it.
 """
@@ -32,7 +32,7 @@ T = TypeVar("T")
 _log = logging.getLogger("orlop.build")
 
 STARTED, COMPLETE, DELETED = 0, 1, 2
-# limit for records; needed because a record is only deleted if it exceeds both `maxEntries` and `maxAge`
+# Limit for records; needed because a record is only deleted if it exceeds both `maxEntries` and `maxAge`
 _MOST_RECORDS = 1000
 _MOST_BYTES = 256 << 20  # limit for the bytes of blobs
 _MOST_MEMORY = 32 << 20  # limit for the bytes of records, because clients choose their content and they are kept in memory

@@ -7,5 +7,5 @@ views.py      snapshots as directories        owners.py       owners by name
 paths.py      paths inside a root             patterns.py     patterns of files to include or exclude
 layers.py     merge and diff, with changes.py nested.py       graphs that a graph has made
 copying.py    copying trees                   actions.py      the actions of a file operation
-modes.py      modes as chmod(1) takes them    archives.py     whether a file is an archive
+modes.py      modes in the syntax of chmod(1) archives.py     detects archives
 """

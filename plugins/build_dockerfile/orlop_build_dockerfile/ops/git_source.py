@@ -38,7 +38,7 @@ _TIMEOUT = 1800.0
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REMOTE = re.compile(r"(https?|ssh|git)://[^\s-]\S*|[\w.-]+@[\w.-]+:\S+")
 _REF = re.compile(r"[^-\s:~^?*\[\\][^\s:~^?*\[\\]*")
-# the builder's umask is 0, and the files that git makes become files of an image
+# The builder's umask is 0, and the files that git makes become files of an image
 _UMASK = ("/bin/sh", "-c", 'umask 022; exec "$0" "$@"')
 _SAFE = (
     *("-c", "core.hooksPath=/dev/null"),
@@ -91,7 +91,7 @@ async def git_source(job: SolverJob, vertex: Vertex, rest: str) -> Made:
     remote = attrs.get("git.fullurl", "") or f"https://{address}"
     if not _REMOTE.fullmatch(remote) or (ref and not _REF.fullmatch(ref)):
         raise BuildFailed(f"invalid git source {remote[:200]}#{ref[:200]}", code=3)
-    # git follows redirects and submodules itself, so it cannot be limited to public addresses
+    # Git follows redirects and submodules itself, so it cannot be limited to public addresses
     if job.core.settings.public_only:
         raise BuildFailed(
             "git repositories are not allowed on this listener: git's connections cannot be limited to public addresses",

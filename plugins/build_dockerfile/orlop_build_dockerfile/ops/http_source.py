@@ -120,7 +120,7 @@ def _content_key(wanted: _Wanted, received: _Received) -> str:
 async def _stored(
     core: Core, wanted: _Wanted, received: _Received, path: str, content: str, lease: Lease, keys: Sequence[str]
 ) -> Record:
-    """A new record of the file `path`."""
+    """Make a record of the file `path`."""
     async with core.active("") as active:
         async with core.views.write(active.key) as root:
             await core.file_work(lambda: _place(path, root, wanted, received))
@@ -150,7 +150,7 @@ async def _temporary(core: Core) -> AsyncIterator[str]:
 
 
 async def _uploaded(job: SolverJob, vertex: Vertex, wanted: _Wanted, key: str) -> Made | Upload:
-    """The upload of this build's client. It can be read once, and no other build uses it."""
+    """The upload of this build's client. The upload can be read only once, and no other build uses it."""
 
     async def receive() -> Made | Upload:
         async with job.build.progress.vertex(vertex.digest, vertex.name, ()) as shown:
@@ -165,7 +165,7 @@ async def _uploaded(job: SolverJob, vertex: Vertex, wanted: _Wanted, key: str) -
 
 
 async def _received_upload(job: SolverJob, vertex: Vertex, wanted: _Wanted, shown: Shown) -> Record:
-    """Receive an upload. A short one is kept in memory, and is not written if the cache has it."""
+    """Receive an upload. A short upload is kept in memory, and is not written if the cache contains it."""
     core, digest, size, waiting = job.core, hashlib.sha256(), 0, bytearray()
     async with _temporary(core) as path, job.build.session.upload(wanted.url.removeprefix(_SESSION)) as pieces:
         async for piece in pieces:

@@ -46,8 +46,8 @@ _SELECTION_DECODER = msgspec.msgpack.Decoder(_Selections)
 
 
 class Directory:
-    """A `Value` that is a directory of the builder: `tree` in `place`. If it is `lasting`, files in `place` keep the digests
-    of files, by path, and of selections, for as long as nothing changes."""
+    """A `Value` that is a directory of the builder: `tree` in `place`. If it is `lasting`, other files in `place` store the
+    digests of files, by path, and of selections. They are valid as long as the directory does not change."""
 
     by_content = True
 
@@ -66,7 +66,7 @@ class Directory:
         return join_key("content", found[1])
 
     async def digests(self, wanted: Selection) -> list[tuple[str, str]]:
-        # one at a time, because selections overlap, and later selections use the digests of earlier ones
+        # One at a time, because selections overlap, and later selections use the digests of earlier ones
         async with self._hashing:
             if wanted not in self._memo:
                 self._memo[wanted] = await self._job.core.file_work(lambda: self._hash(wanted), self._job.core.hashing)

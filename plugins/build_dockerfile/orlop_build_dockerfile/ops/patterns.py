@@ -12,7 +12,7 @@ from .cancelling import checkpoint
 
 __all__ = ["Matcher", "glob_match", "has_wildcard"]
 
-# number of patterns after which the code checks whether the build has been cancelled; with a long path, a pattern takes
+# Number of patterns after which the code checks whether the build has been cancelled; with a long path, a pattern takes
 # milliseconds
 _OFTEN = 16
 

@@ -1,7 +1,8 @@
 """An archive that a client uploads as its context, in a request whose body is the archive.
 
-A long plain tar that is only unpacked goes from the connection to the daemon's unpack worker, without a copy in between. The
-files stay in a directory until the build ends. In all other cases the archive is stored as a snapshot with one file.
+A long plain tar that is only unpacked is sent from the connection to the daemon's unpack worker, without a copy in the
+builder. The files stay in a directory until the build ends. In all other cases the archive is stored as a snapshot with one
+file.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ _UNPACKING = ops_pb2.FileAction(
 
 
 def is_unpacking(op: ops_pb2.FileOp) -> bool:
-    """Whether an operation only unpacks its input, as the Dockerfile frontend does with a context."""
+    """Whether an operation only unpacks its input. The Dockerfile frontend unpacks a context with such an operation."""
     return len(op.actions) == 1 and op.actions[0] == _UNPACKING
 
 
 class Upload:
-    """A `Value` with the archive as its file "context". `store` makes it a snapshot."""
+    """A `Value` with the archive as its file "context". `store` stores it as a snapshot."""
 
     by_content = False
 
@@ -79,7 +80,8 @@ class Upload:
             yield fd
 
     async def unpacked(self) -> Directory | None:
-        """The files of the archive; None if it has been stored: then they are unpacked from the snapshot."""
+        """The files of the archive. Returns None if the archive has been stored; in this case the files are unpacked from
+        the snapshot."""
         async with self._lock:
             if self._stored is None and self._unpacked is None:
                 self._unpacked = await self._unpack()
@@ -97,7 +99,7 @@ class Upload:
             reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             opened.callback(os.close, reading)
             os.set_blocking(reading, True)  # the worker's
-            with contextlib.suppress(OSError):  # beyond the user's limit of pipes
+            with contextlib.suppress(OSError):  # the size exceeds the user's limit for pipes
                 fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE)
             try:
                 async with nursery() as tasks:
@@ -105,6 +107,7 @@ class Upload:
                     await core.backend.unpack(reading, tree)
                     tasks.cancel_scope.cancel()
             except OrlopError:
-                await self._streamed.skip()  # a client that cannot send all of its request may not read the answer
+                # Read the body to its end, because a client that cannot send its whole request may not read the answer
+                await self._streamed.skip()
                 raise
         return Directory(self._job, place, "", lasting=False)

@@ -1,8 +1,11 @@
 """Caches outside of the daemon: in registries, in directories of clients, in images.
 
-config.py    BuildKit's format                keys.py      keys of steps that are the same on every daemon
-imports.py   caches that a build may use      exports.py   what a build gives to caches
-chains.py    layers of a cache as snapshots   steps.py     both ends, for a job
+config.py    BuildKit's format
+keys.py      keys of steps that are the same on every daemon
+imports.py   caches that a build may use
+exports.py   exports the results of a build to caches
+chains.py    layers of a cache as snapshots
+steps.py     imports and exports of one job
 
 The format is the same as BuildKit's (cache/remotecache/v1/doc.go), so Orlop can read BuildKit's caches and BuildKit can read
 Orlop's. The keys are different, so Orlop finds no steps in BuildKit's caches, and BuildKit finds none in Orlop's.

@@ -55,7 +55,7 @@ async def snapshot_of(
 
 
 def _key(chain: Sequence[str], base: Sequence[str]) -> str:
-    """The key of a layer, which covers all layers below it, including those of an image."""
+    """The key of a layer, which covers all layers below it, including the layers of an image."""
     return join_key("layers", str(len(base)), hashlib.sha256(" ".join(chain).encode()).digest())
 
 

@@ -1,10 +1,13 @@
 """The solver: executes graphs of operations (LLB), and shares work and results between builds.
 
-definition.py  a graph, decoded and checked      job.py        the graphs of one build
-core.py        what all builds share             tasks.py      work that several wait for
-values.py      what vertices give                broadcast.py  progress of shared work
-frontends.py   from a client's options to a graph
-service.py     `open_solver`: implements `contracts.Solver`
+definition.py   decodes and checks a graph
+job.py          executes the graphs of one build
+core.py         resources that all builds share
+tasks.py        work that several tasks wait for
+values.py       the results of vertices
+broadcast.py    the progress of shared work
+frontends.py    make a graph from a client's options
+service.py      `open_solver`: implements `contracts.Solver`
 """
 
 from .service import open_solver

@@ -27,7 +27,8 @@ __all__ = ["Core", "failure"]
 
 T = TypeVar("T")
 _REMEMBERED = 4096
-_SMALL = 4 << 10  # bytes of a Dockerfile or a graph: converting these takes a few milliseconds at most
+# Maximum bytes of a Dockerfile or a graph that are converted on the event loop, which takes a few milliseconds at most
+_SMALL = 4 << 10
 _FILES = 64
 _CLEANUP = 30.0
 
@@ -74,13 +75,14 @@ class Core:
         return found
 
     def delete_soon(self, directories: Sequence[str]) -> None:
-        """Remove directories whose names `cache.strays` knows: the next start removes them if this process does not."""
+        """Remove directories. Their names must match the patterns in `cache.strays`, so that the next builder process
+        removes them if this process is killed."""
         if directories:
             self._nursery.start_soon(_delete, tuple(directories))
 
     @staticmethod
     async def compute(size: int, work: Callable[[], T]) -> T:
-        """Run work that takes time in proportion to an input of `size` bytes: on a thread, unless it is short."""
+        """Run work whose time is proportional to an input of `size` bytes. Long work runs on a thread."""
         return work() if size <= _SMALL else await trio.to_thread.run_sync(work)
 
     async def file_work(self, work: Callable[[], T], limiter: trio.CapacityLimiter | None = None) -> T:

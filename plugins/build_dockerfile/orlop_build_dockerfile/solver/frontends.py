@@ -98,7 +98,7 @@ async def _convert(job: SolverJob, request: Request) -> Converted | OtherFronten
 
     try:
         while True:
-            # A long Dockerfile takes longer than the event loop may be blocked
+            # The conversion of a long Dockerfile takes longer than the event loop may be blocked
             size += sum(sum(map(len, filter(None, answer))) for answer in answers or () if isinstance(answer, list))
             needs = await job.core.compute(size, step)
             if isinstance(needs, Converted | OtherFrontend):

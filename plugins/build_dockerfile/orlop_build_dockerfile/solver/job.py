@@ -45,7 +45,7 @@ _VERTEX_ERROR = "github.com/moby/buildkit/errdefs.Vertex+json"
 _LAYOUT = "oci-layout://"
 _FILE_LIMIT = 64 << 20
 _LIST_LIMIT = 100_000
-_SMALL_FILE = 16 << 10  # bytes of a file that is kept in memory
+_SMALL_FILE = 16 << 10  # maximum bytes of a file that is kept in memory
 
 
 Operation = Callable[["SolverJob", Vertex, list[Value]], Awaitable[Mapping[int, Value]]]
@@ -106,7 +106,7 @@ class SolverJob:
 
     async def close(self) -> None:
         self.closed = True
-        # None of them may use what is released below
+        # End these tasks first, because they use objects that are released below
         for tasks in (self._outputs, self._bases, self._resolved, self.uploads):
             await tasks.aclose()
         await self.cleanups.aclose()
@@ -306,7 +306,7 @@ class SolverJob:
     async def frontend(self, name: str, options: Mapping[str, str], inputs: Mapping[str, Definition]) -> Result:
         from .frontends import run_frontend
 
-        # the first one counts, because a frontend may call another frontend
+        # The first one counts, because a frontend may call another frontend
         self.request = self.request if self.request[0] else (name, options)
         return await run_frontend(self, name, options, inputs)
 
@@ -388,7 +388,8 @@ def _missing(verb: str, path: str, error: OSError) -> BuildFailed:
 
 
 def _read(root: int, path: str, offset: int, length: int) -> tuple[bytes | None, bool]:
-    """A part of a file, or all of a small file, and whether it is all. None if there is no file."""
+    """Returns a part of a file, or the whole content of a small file, and whether it is the whole content. None if there is
+    no file."""
     try:
         with paths.opened(linux.open_in_root(root, paths.clean(path), os.O_RDONLY | os.O_NONBLOCK)) as fd:
             info = os.fstat(fd)
