@@ -1,6 +1,6 @@
 """Counts abandoned tasks: tasks that were cancelled but still run, because they are shielded or wait for a thread.
 
-While an abandoned task runs, `trio.run` does not return. The daemon therefore exits once everything else is closed.
+While an abandoned task runs, `trio.run` does not return. So the daemon does not wait for abandoned tasks when it exits.
 """
 
 from __future__ import annotations

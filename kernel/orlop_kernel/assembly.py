@@ -1,4 +1,4 @@
-"""Turns the plugin names in daemon.json into open services, routes, guards and checks, each after those that it requires."""
+"""Turns the plugin names in daemon.json into services, routes, guards and checks, in the order of their requirements."""
 
 from __future__ import annotations
 

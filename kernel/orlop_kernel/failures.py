@@ -1,7 +1,7 @@
 """Converts any exception of an operation to an `OrlopError`, the type that callers handle.
 
-Other exceptions (a full disk, a process that has ended, a driver's bug) must end one operation and never the daemon. The
-caller of the operation converts them, so that no code of the operation has to catch them.
+Other exceptions (a full disk, a process that has ended, a driver's bug) must make only the operation fail, never the daemon.
+The caller of the operation converts them, so that no code of the operation has to catch them.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class Service:
         """Apply the configuration, which every service has checked. Must not fail."""
 
     def stop_limit(self) -> float:
-        """The most seconds that `shutdown` may take."""
+        """The longest time, in seconds, that `shutdown` may take."""
         return 0.0
 
     async def shutdown(self) -> None:

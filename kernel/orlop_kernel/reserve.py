@@ -13,7 +13,7 @@ __all__ = ["SIZE", "Reserve"]
 
 SIZE = 2 << 20
 _STEP = 256 << 10  # bytes; a deletion needs a few pages of 4 KiB, and other writers may use the remaining space
-_AMPLE = 2 * SIZE  # bytes that must remain free after a refill, or the reserve itself would fill the disk
+_AMPLE = 2 * SIZE  # bytes that must remain free after a refill; otherwise the reserve itself would fill the disk
 
 _log = logging.getLogger("orlop.store")
 

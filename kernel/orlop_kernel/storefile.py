@@ -104,7 +104,7 @@ _LOG_HEADER, _FRAME_HEADER = 32, 24  # bytes (SQLite's file format, section 4.1)
 
 def _check_log(path: str) -> None:
     """Check the log before SQLite does, which would copy the pages of any log into the file. Raises `_ForeignLog` when file
-    and log both carry a database number and the numbers differ."""
+    and log contain different database numbers."""
     with suppress(OSError), open(path, "rb") as file, open(f"{path}-wal", "rb") as log:
         own = file.read(64)[_IDENTITY]
         header = log.read(_LOG_HEADER)
@@ -119,7 +119,7 @@ def _check_log(path: str) -> None:
 
 
 def _identify(connection: sqlite3.Connection) -> None:
-    """Give the database a random number of its own."""
+    """Write a random number into the database, by which `_check_log` identifies it."""
     (found,) = connection.execute("PRAGMA user_version").fetchone()
     if not found:
         with suppress(sqlite3.OperationalError):  # if the disk is full, the next start sets the number

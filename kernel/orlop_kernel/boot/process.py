@@ -1,5 +1,5 @@
-"""Sets up this process: its directories, locks, limits and priority. Called after the zygote has started, because
-containers are forked from the zygote and must not inherit these settings.
+"""Sets up this process: its directories, locks, limits and priority. Called after the processes of services have started:
+containers descend from these processes, and must not inherit the settings.
 """
 
 from __future__ import annotations

@@ -165,7 +165,7 @@ def _certificates(path: str) -> set[bytes]:
 
 
 def same(one: Config, other: Config) -> bool:
-    """Whether both configurations use the same files and require the same of clients."""
+    """Whether both configurations use the same files and have the same requirements for clients."""
     keys = ("uses_tls", "verifies_clients", "tlscacert", "tlscert", "tlskey", "listeners", "effective_hosts")
     return all(getattr(one, key) == getattr(other, key) for key in keys)
 

@@ -136,7 +136,7 @@ def _waits_for(tid: int) -> str:
 
 
 def _short(frame: FrameType) -> str:
-    """The step's frames in one line, innermost first, without trio's own."""
+    """The step's frames in one line, innermost first, without trio's frames."""
     found = []
     for one, line in itertools.islice(traceback.walk_stack(frame), _FRAMES):
         if one.f_globals.get("__name__") == "trio._core._run":

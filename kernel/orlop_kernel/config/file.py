@@ -52,7 +52,7 @@ def fallback_for(path: str) -> str:
 
 
 def read(path: str) -> str:
-    """The file's text. dockerd accepts UTF-8 and UTF-16 with a byte order mark; so do we."""
+    """The file's text. As in dockerd, it is UTF-8, or UTF-16 with a byte order mark."""
     try:
         with open(path, "rb") as file:
             data = file.read()
@@ -132,7 +132,7 @@ def _sets(key: str, value: Any, zeros: Collection[str]) -> bool:
 
 
 def decode(text: str) -> Document:
-    """Raises `ConfigError` for text that is not a JSON object; all other errors are in `problems`."""
+    """Raises `ConfigError` for text that is not a JSON object; all other errors are in `Document.problems`."""
     if not text.strip():
         return Document(Schema.select({}), {}, {})
     try:

@@ -61,8 +61,8 @@ class Keys(ConfigBase, frozen=True, kw_only=True):
     """Base of a plugin's own keys of daemon.json: each field is a key, with "_" for "-", and has a default. Registered with
     the hook `orlop_keys`, under the name of the service, front end or guard. `FLAGS` are flags of orlopd that set these
     keys; `HELP` has a line for each key without a flag, `RELOADABLE` the keys that a reload applies. A key of `REFUSED` is
-    an error, except with its default value or `"enable": false`; a key of `IGNORED` only causes a warning. Both map the key
-    to the reason.
+    an error, except with its default value or `"enable": false`; a key of `IGNORED` only causes a warning. `REFUSED` and
+    `IGNORED` map the key to the reason.
 
     `HINTS` says what to write instead of a name that people mistake for a key. A key of `OLDER` is the former name of
     another key. A key of `ZEROS` may be 0, which otherwise means unset. A key of `BOTH` may be set by flags and in the file;
@@ -134,7 +134,7 @@ class Config(ConfigBase, frozen=True, kw_only=True):
         return next((each for each in self.parts.values() if isinstance(each, keys)), keys())
 
     def items(self) -> dict[str, object]:
-        """The value of each key, the plugins' included."""
+        """The value of each key of the kernel and of the plugins."""
         return {key: getattr(each, field) for each in (self, *self.parts.values()) for key, field in fields(each)}
 
     @property

@@ -1,7 +1,7 @@
 """Compares two configurations and computes what a reload changes. Pure; the daemon applies the plan.
 
 The new file is complete: a key removed from it returns to its default. (dockerd keeps the old value of most such keys until
-a restart, so that the file does not show the value in use.)
+a restart, so its file may not show the value in use.)
 """
 
 from __future__ import annotations

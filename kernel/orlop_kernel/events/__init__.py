@@ -1,4 +1,4 @@
-"""Events: published by the engine, kept over restarts, streamed by `GET /events`."""
+"""Events: published by the engine, kept across restarts, streamed by `GET /events`."""
 
 from .bus import LOST, EventBus, Subscription
 from .event import Event

@@ -144,7 +144,7 @@ class EventBus:
 
     def publish(self, type: str, action: str, actor_id: str, attributes: Mapping[str, str]) -> None:
         """Deliver an event to all subscribers now; a task saves it a moment later. Event times never decrease, even when the
-        clock does."""
+        clock is set back."""
         self._last_ns = max(time.time_ns(), self._last_ns + 1)
         event = Event(type, action, actor_id, dict(attributes), self._last_ns)
         self.published += 1

@@ -1,8 +1,8 @@
 """Limits connections: how many a server has at a time, and how many of them belong to one peer.
 
-A peer is a user of this machine, or a remote address. If a peer opens too many, the server closes the connection of this
-peer that has waited longest for a request. If none of its connections waits, the new connection is refused. So a client that
-opens many idle connections, or never completes its requests, harms only itself.
+A peer is a user of this machine, or a remote address. If a peer opens too many connections, the server closes the connection
+of this peer that has waited longest for a request. If none of its connections waits, the new connection is refused. So a
+client that opens many idle connections, or never completes its requests, harms only itself.
 """
 
 from __future__ import annotations

@@ -85,8 +85,8 @@ class Response(msgspec.Struct, frozen=True):
 
 
 class Streaming(msgspec.Struct, frozen=True):
-    """An answer of unknown length, chunked (to HTTP/1.0 clients: until close). The head is sent before the first piece is
-    produced; each piece is sent immediately. Cancelled when the client disconnects. An exception in `pieces` breaks the
+    """An answer of unknown length, chunked (for HTTP/1.0 clients, closing ends it). The head is sent before the first piece
+    is produced; each piece is sent immediately. Cancelled when the client disconnects. An exception in `pieces` breaks the
     connection, so that the client sees that the answer is incomplete."""
 
     status: int

@@ -94,7 +94,7 @@ class Server:
             connections.cancel_scope.cancel()
 
     async def _accept(self, listener: trio.abc.Listener[trio.abc.Stream], connections: trio.Nursery) -> None:
-        """Accept connections. Not trio.serve_listeners, which logs a traceback for each failure, ten times a second."""
+        """Accept connections. trio.serve_listeners is not used: it logs ten tracebacks a second while accept fails."""
         async with listener:
             while True:
                 try:

@@ -120,7 +120,7 @@ class Transport:
             await trio.lowlevel.wait_readable(hangups.fileno())
 
     def share(self) -> int | None:
-        """A duplicate of the descriptor; None unless this is a plain socket."""
+        """A duplicate of the descriptor; None if this is not a plain socket."""
         if self._fd < 0:
             return None
         self._shared = True

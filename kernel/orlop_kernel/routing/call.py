@@ -42,7 +42,7 @@ def parse_integer(text: str) -> int:
 
 class Call:
     """`params` are the decoded parameters of the path; `version` is the API version that the path names, else the newest.
-    `pattern` is the route's, for guards, metrics and the audit log; `dialect` decodes bodies and formats errors.
+    `pattern` is that of the route, for guards, metrics and the audit log; `dialect` decodes bodies and formats errors.
 
     A guard may restrict the call by two fields. `only` are labels that `filters` requires in addition. The front end and the
     engine interpret `restrictions`; None means no restrictions."""
