@@ -1,4 +1,4 @@
-"""Docker's config.json (`$DOCKER_CONFIG` or ~/.docker), which both clients share."""
+"""Docker's config.json (`$DOCKER_CONFIG` or ~/.docker), which docker and orlop share."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def detach_keys(flag: str | None) -> str | None:
 
 
 def save(document: dict[str, Any]) -> None:
-    """Write the file in docker's layout. Raises CliError."""
+    """Write the file in docker's format. Raises CliError."""
     import json
 
     path = os.path.realpath(_path())
@@ -112,7 +112,8 @@ def save(document: dict[str, Any]) -> None:
 
 
 def replace(path: str, content: bytes, mode: int) -> None:
-    """Write a file so that a reader sees the old content or the new one. An existing file keeps its mode. Raises OSError."""
+    """Replace a file atomically: a reader gets the old or the new content. An existing file keeps its mode. Raises
+    OSError."""
     import tempfile
 
     try:

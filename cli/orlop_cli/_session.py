@@ -22,7 +22,8 @@ _LEVELS = ("trace", "debug", "info", "warn", "warning", "error", "fatal", "panic
 
 
 class Session:
-    """Created once by the root command; `engine` connects on first use. `context` is the value of --context."""
+    """The settings of one command line. `engine` connects to the daemon at its first use. `context` is the value of
+    --context."""
 
     def __init__(
         self,
@@ -46,11 +47,12 @@ class Session:
 
     @property
     def context_name(self) -> str:
-        """The selected context; "default" if the host is named otherwise."""
+        """The name of the selected context; "default" if another setting selects the host."""
         return "default" if self._host else contexts.current(self.context)[0]
 
     def _selected(self) -> Context | None:
-        """The selected context. Raises CliError: a missing one names another daemon, and `rm` must not reach this one."""
+        """The selected context. Raises CliError if it does not exist, because a context means another daemon, and commands
+        such as `rm` must not be sent to this daemon."""
         if self._stored is None and self.context_name != contexts.DEFAULT:
             try:
                 self._stored = contexts.read(self.context_name)
@@ -81,7 +83,7 @@ class Session:
         return self._secure() if self.address.host and not self.address.ssh else None
 
     def environment(self) -> dict[str, str]:
-        """Variables by which Docker's programs reach the same daemon."""
+        """Environment variables that make Docker's programs connect to the same daemon."""
         if self._selected() is not None:
             return {"DOCKER_CONTEXT": self.context_name, "DOCKER_HOST": ""}
         found = {"DOCKER_HOST": self.address.text, "DOCKER_CONTEXT": ""}
@@ -99,7 +101,7 @@ class Session:
             self._engine.close()
 
     def _secure(self) -> Tls | None:
-        """The TLS settings, None for a connection without TLS. Files named by flags must exist; the default ones (ca.pem,
+        """The TLS settings; None for a connection without TLS. Files in flags must exist. The default files (ca.pem,
         cert.pem, key.pem) are used if they exist."""
         context = self._selected()
         if context is not None and not self._tls:

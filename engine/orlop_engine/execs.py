@@ -289,8 +289,8 @@ class Execs:
                 pass  # the runtime did not create the file, or the container's directory was removed
 
     def adopt(self, container: Container, status: Status) -> None:
-        """Clean up after the previous daemon's execs, which clients can no longer refer to: remove the files of execs
-        that are not running."""
+        """Remove the files of the previous daemon's execs that are not running. Clients can no longer refer to these
+        execs."""
         living = {exec_id[:16] for exec_id in status.execs}
         for name in os.listdir(self._paths.run_dir(container.id)):
             exec_id, _, _ = name.removeprefix("exec-").partition(".")
@@ -345,7 +345,7 @@ def _attachment(config: ExecConfig, framed: bool | None) -> Attach | None:
 
 
 def _shown(command: list[str]) -> str:
-    """The command in the form of Docker's events: a command without arguments is followed by a blank."""
+    """The command in the form of Docker's events. A blank follows a command without arguments."""
     return f"{command[0]} {' '.join(command[1:])}"
 
 

@@ -81,7 +81,7 @@ def _details(attributes: Mapping[str, str] | None) -> bytes:
 
 
 class _Stamps(dict[str, bytes]):
-    """Cache of formatted timestamps: lines that were read together have the same timestamp."""
+    """A cache of formatted timestamps, because many lines have the same timestamp."""
 
     def __missing__(self, key: str) -> bytes:
         stamp = self[key] = _fixed(key)
@@ -115,7 +115,7 @@ def frame_records(records: Sequence[LogRecord], request: LogsRequest) -> bytes:
 
 
 class _Headers(dict[tuple[str, int], bytes]):
-    """Cache of frame headers by stream and length: a log has few lengths, and a lookup is cheaper than building a
+    """A cache of frame headers by stream and length. A log has few different lengths, and a lookup is cheaper than making a
     header."""
 
     def __missing__(self, key: tuple[str, int]) -> bytes:

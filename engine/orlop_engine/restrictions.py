@@ -1,4 +1,4 @@
-"""Restrictions on a caller: a guard uses them to limit what the engine does for one call."""
+"""Restrictions on a caller. A guard sets them for a call, and the engine obeys them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`orlop context`: daemons by name, in docker's store."""
+"""`orlop context`: the settings of daemons by name, in docker's context store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from orlop_cli.tables.row import Row
 from orlop_cli.tables.table import ellipsis
 from orlop_cli.values import jsontext
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from typing import Any
 
@@ -220,7 +220,7 @@ def _settings(given: tuple[str, ...]) -> dict[str, str]:
 
 
 def _endpoint(settings: dict[str, str]) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The endpoint's document and its TLS files."""
+    """The document of an endpoint and its TLS files."""
     unknown = sorted(set(settings) - set(_KEYS))
     if unknown:
         raise CliError(f"{unknown[0]}: unrecognized config key")

@@ -1,4 +1,4 @@
-"""`orlop system dial-stdio`: what `ssh://` runs on the daemon's machine."""
+"""`orlop system dial-stdio`: the command that a client with `ssh://` runs on the daemon's machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from orlop_cli.attached.streams import write_all
 from orlop_cli.daemon import hosts
 from orlop_cli.daemon.http import RECEIVE
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from orlop_cli._session import Session
     from orlop_cli.daemon.http import Stream
@@ -36,4 +36,4 @@ def _send(stream: Stream) -> None:
             stream.sendall(data)
         stream.shutdown(_socket.SHUT_WR)
     except OSError:
-        pass  # the daemon has closed the connection: the main thread sees its end
+        pass  # the daemon has closed the connection; the main thread notices the end

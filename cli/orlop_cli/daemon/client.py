@@ -198,7 +198,8 @@ class Engine:
 
 
 def _configured_headers() -> dict[str, str]:
-    """The headers that the user wants in all requests: DOCKER_CUSTOM_HEADERS, else HttpHeaders of config.json."""
+    """The headers that the user has configured for all requests: DOCKER_CUSTOM_HEADERS, otherwise HttpHeaders of
+    config.json."""
     text = os.environ.get("DOCKER_CUSTOM_HEADERS")
     if not text:
         return {str(name): str(value) for name, value in _config.table("HttpHeaders").items()}

@@ -1,7 +1,7 @@
-"""Docker's context store: daemons by name, in `contexts` of docker's configuration directory.
+"""Docker's context store: settings of daemons by name, in `contexts` of docker's configuration directory.
 
-`meta/ID/meta.json` is the context, and `tls/ID/docker/` has its TLS files; ID is the SHA-256 of the name (docker/cli,
-context/store). Files are written as docker writes them, so that both clients use one store.
+`meta/ID/meta.json` is the context, and `tls/ID/docker/` contains its TLS files. ID is the SHA-256 of the name (docker/cli,
+context/store). Files have the same format as docker's files, so that docker and orlop can use the same store.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from orlop_cli import _config
 from orlop_cli._errors import CliError
 from orlop_cli.values import jsontext
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from typing import Any
 
@@ -26,7 +26,7 @@ _NAME = "^[a-zA-Z0-9][a-zA-Z0-9_.+-]+$"
 
 
 class Context:
-    """A context: its document, with the keys Name, Metadata and Endpoints, and where it is stored."""
+    """A context: its document, with the keys Name, Metadata and Endpoints, and the path where it is stored."""
 
     def __init__(self, name: str, document: Document) -> None:
         self.name, self.document = name, document
@@ -112,7 +112,7 @@ def exists(name: str) -> bool:
 
 
 def names() -> list[str]:
-    """The names of all stored contexts, without the default one."""
+    """The names of all stored contexts, without the default context."""
     try:
         directories = os.listdir(_place("meta"))
     except FileNotFoundError:
@@ -123,7 +123,7 @@ def names() -> list[str]:
             with open(os.path.join(_place("meta"), directory, "meta.json"), "rb") as file:
                 found.append(str(jsontext.loads(file.read())["Name"]))
         except (OSError, ValueError, LookupError, TypeError):
-            continue  # another program's file, or one that is being written
+            continue  # the file belongs to another program, or is being written
     return sorted(found)
 
 
@@ -145,7 +145,7 @@ def write(context: Context, tls: dict[str, bytes] | None = None) -> None:
 
 
 def remove(name: str) -> None:
-    """Remove a context. Raises CliError if it does not exist."""
+    """Remove a context. Raises CliError if the context does not exist."""
     if not exists(name):
         raise CliError(f'context "{name}" does not exist')
     try:

@@ -28,8 +28,8 @@ class Tls:
 
 
 class Address:
-    """A parsed `-H` value: a path for unix sockets, host and port for TCP; for `ssh` also the user, and the path of the
-    daemon's socket on that machine. Port 0 is ssh's own default."""
+    """A parsed `-H` value: a path for unix sockets, host and port for TCP. For `ssh` it also contains the user, and the path
+    of the daemon's socket on that machine. Port 0 means ssh's default."""
 
     __slots__ = ("host", "path", "port", "ssh", "text", "user")
 

@@ -1,7 +1,7 @@
-"""A connection to a daemon on another machine: `ssh HOST docker system dial-stdio`, as docker's client makes it.
+"""A connection to a daemon on another machine: `ssh HOST docker system dial-stdio`, the same as docker's client makes.
 
-ssh asks for passwords at the terminal itself. Its standard error is kept, and is part of the message if the connection ends
-before the daemon has answered.
+ssh asks the user for passwords at the terminal. The standard error of ssh is kept, and is part of the error message if the
+connection ends before the daemon has answered.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 
 from orlop_cli._errors import CannotConnect
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from typing import IO
 
@@ -27,7 +27,7 @@ _ADVICE = "make sure the URL is valid, and docker or orlop is installed on the r
 
 
 def command(address: Address) -> list[str]:
-    """The command line. On a machine with both clients orlop is used."""
+    """The command line. On a machine with both clients, orlop is used."""
     options = ["-o", "ConnectTimeout=30", "-T"]
     if address.user:
         options += ["-l", address.user]
@@ -39,7 +39,7 @@ def command(address: Address) -> list[str]:
 
 
 class SshStream:
-    """orlop_cli.daemon.http.Stream through a process of ssh, which ends with the stream."""
+    """Implements orlop_cli.daemon.http.Stream through a process of ssh, which ends with the stream."""
 
     def __init__(self, address: Address) -> None:
         self._address = address
@@ -47,7 +47,8 @@ class SshStream:
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the stream
         self._heard = False
         try:
-            # A session of its own: Ctrl-C ends an attached container by a signal that the client forwards, not ssh.
+            # ssh runs in a separate session, so that Ctrl-C does not end it: the client forwards the signal to an attached
+            # container.
             self._process = subprocess.Popen(
                 command(address),
                 stdin=theirs.fileno(),
@@ -64,7 +65,7 @@ class SshStream:
     def recv(self, size: int, /) -> bytes:
         try:
             data = self._socket.recv(size)
-        except ConnectionResetError:  # ssh has ended without reading what was sent
+        except ConnectionResetError:  # ssh has ended without reading the sent data
             data = b""
         self._check(bool(data))
         return data
@@ -78,7 +79,7 @@ class SshStream:
         return count
 
     def _check(self, heard: bool) -> None:
-        """Raise CannotConnect if ssh has ended and the daemon never answered."""
+        """Raise CannotConnect if ssh has ended and the daemon has never answered."""
         self._heard = self._heard or heard
         if self._heard:
             return

@@ -14,13 +14,13 @@ from orlop_cli.daemon.contexts import TLS_FILES, Context
 from orlop_cli.files.outputs import new_file
 from orlop_cli.values import jsontext
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from typing import Any
 
 __all__ = ["export", "read"]
 
-LIMIT = 10 << 20  # bytes of an archive, as in docker
+LIMIT = 10 << 20  # maximum bytes of an archive, the same as in docker
 _PLACE = "tls/docker/"
 
 
@@ -113,7 +113,7 @@ def _zip(data: bytes) -> dict[str, bytes]:
 
 
 def _checked(name: str) -> str:
-    """Nothing is extracted by its name; but an archive with such a name is not docker's."""
+    """No file is extracted under its name in the archive. But docker makes no archive with such a name, so it is refused."""
     if name.startswith("/") or ".." in name.split("/"):
         raise CliError(f"unexpected file {name} in the archive")
     return name.removeprefix("./")

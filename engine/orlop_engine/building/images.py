@@ -71,8 +71,8 @@ class LayerBlob:
 class NewImage:
     """An image to be made from a configuration and the snapshots of its layers, lowest first. `blobs`: the layers in the
     image's manifest, if it has a manifest. If a blob and its snapshot have different diffIDs, the blob is unpacked.
-    `manifests` are digests of blobs: the image's manifest, after its index if it has an index. `attachments` are the digests
-    of attestations and of their content."""
+    `manifests` are digests of blobs: the image's index, if it has an index, and the image's manifest. `attachments` are the
+    digests of attestations and of their content."""
 
     config: bytes
     keys: Sequence[str]

@@ -1,6 +1,6 @@
 """The snapshots of builders, and their bases: the images below the snapshots.
 
-A committed snapshot has two kinds of users: the build cache, until the builder removes the snapshot, and images of which the
+A committed snapshot may be used by the build cache, until the builder removes the snapshot, and by images of which the
 snapshot is a layer. When neither the build cache nor an image needs the snapshot, it is removed from the storage driver.
 While a base has snapshots on top, its layers and blobs are kept like the layers and blobs of an image.
 """
@@ -70,7 +70,7 @@ class Snapshots:
         self._renew_lease()
 
     async def sweep(self) -> None:
-        """At the daemon's start, after images are loaded: remove incomplete objects that a crash or a power cut has
+        """Called at the daemon's start, after images are loaded. Removes incomplete objects that a crash or a power cut has
         left."""
         stored = {key for key in await self._storage.keys() if key.startswith(BUILD)}
         lost = [key for key in self.rows if key not in stored]

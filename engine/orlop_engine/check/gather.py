@@ -196,7 +196,7 @@ def _processes(log: str) -> Iterable[Process]:
 
 
 async def _asked(exec_root: str, runs: Mapping[str, RunFacts]) -> dict[str, RunFacts]:
-    """Add the answers of living monitors."""
+    """Add the answers of running monitors."""
     found = dict(runs)
 
     async def ask(name: str, run: RunFacts) -> None:

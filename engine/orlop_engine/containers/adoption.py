@@ -59,7 +59,7 @@ async def recover(ports: Ports, container: Container, known: trio.Event, turns: 
     except Exception as error:
         log.error("container %s: %s", container.name, as_orlop_error(error, "cannot restore it"))
         if container.run is None:
-            with container.publish() as draft:  # not committed: the next daemon may be able to restore it
+            with container.publish() as draft:  # not committed, because the next daemon may be able to restore the container
                 draft.state = draft.state.after_loss()
 
 
@@ -97,7 +97,7 @@ async def _living_run(ports: Ports, container: Container) -> Run | None:
 
 
 async def _reach(ports: Ports, container: Container, run: Run) -> MonitorClient | None:
-    """Connect to the living monitor. A monitor that refuses connections is killed; the zygote then kills its container."""
+    """Connect to the running monitor. A monitor that refuses connections is killed; the zygote then kills its container."""
     try:
         return await MonitorClient.adopt(
             run.run_dir, ports.background.nursery, lambda event: on_event(ports, container, run, event)

@@ -178,7 +178,7 @@ class Container:
 
     @contextmanager
     def publish(self) -> Iterator[ContainerRecord]:
-        """Change the record without a commit: the `with` block sets fields of a copy, and the copy replaces the record at
+        """Change the record without a commit. The `with` block sets fields of a copy, and the copy replaces the record at
         the end of the block. The block must not await. Use this for changes that must be visible whether or not a commit
         succeeds, and `Rows.change` for all others."""
         draft = copy(self.record)
@@ -208,7 +208,7 @@ class Container:
         self.revision = object()
 
     def release_attach_waiters(self) -> None:
-        """Tell clients that attached before the start that no stream will come: the start failed, or the container is
+        """Tell clients that attached before the start that they get no stream, because the start failed or the container is
         removed."""
         waiters, self.attach_waiters = self.attach_waiters, []
         for waiter in waiters:

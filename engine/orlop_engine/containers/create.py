@@ -262,8 +262,8 @@ async def _prepare(ports: Ports, record: ContainerRecord, image: Image) -> None:
 
 
 async def _make_working_directory(ports: Ports, record: ContainerRecord, path: str) -> None:
-    """Create the container's working directory already at create, as Docker does: clients may copy files into it before
-    the start."""
+    """Create the container's working directory already at create, as Docker does, because clients may copy files into it
+    before the start."""
     root = ports.paths.root(record.id)
     os.makedirs(root, mode=0o700, exist_ok=True)
     try:

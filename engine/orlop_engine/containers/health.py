@@ -1,7 +1,7 @@
 """The health of a container, derived from the results of its probes. This module does no I/O: the module `probes` runs the
 probes.
 
-Health is kept in memory only: after a restart of the daemon it is `starting` again, as with Docker.
+Health is kept only in memory. As with Docker, it is `starting` again after a restart of the daemon.
 """
 
 from __future__ import annotations

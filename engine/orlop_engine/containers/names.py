@@ -17,7 +17,8 @@ _ADJECTIVES = (
     "nimble noble patient plucky polite proud quick quiet ready robust serene sharp silent sleek smooth snug sober "
     "solid steady stout sturdy sunny swift tidy trusty upbeat vivid warm wise witty worthy zesty"
 ).split()
-# Surnames of seafarers, cable pioneers and computer scientists: an orlop is the deck where cables were stored.
+# Surnames of seafarers, cable pioneers and computer scientists, because an orlop is the deck of a ship where cables were
+# stored.
 _SURNAMES = (
     "anson babbage baret barents beaufort bering bligh boole bougainville cabot cartier champlain church cochrane "
     "cook dampier diaz dijkstra drake earhart elcano field fitzroy flinders franklin frobisher gama gilbert grace "
@@ -45,7 +46,7 @@ def generate(taken: Container[str], container_id: str) -> str:
 
 
 def new_id() -> str:
-    """64 random hex digits. The first twelve are never all decimal: a short id must not look like a number."""
+    """64 random hex digits. The first twelve are never all decimal, because a short id must not look like a number."""
     while True:
         made = secrets.token_hex(32)
         if not made[:12].isdecimal():

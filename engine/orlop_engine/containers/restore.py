@@ -1,4 +1,5 @@
-"""Start and shutdown of the daemon: which containers keep running, which are stopped, which are started.
+"""Start and shutdown of the daemon. This module decides which containers keep running, which are stopped, and which are
+started.
 
 With live-restore, running containers are adopted; without it, containers that a crashed daemon left running are stopped.
 """

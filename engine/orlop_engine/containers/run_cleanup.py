@@ -69,6 +69,6 @@ async def record_again(ports: Ports, container: Container) -> None:
 
 
 def settle(paths: ContainerPaths, container: Container) -> None:
-    """Forget the run: its monitor has ended and has cleaned up."""
+    """Forget a run whose monitor has ended and has cleaned up."""
     container.run = None
     paths.remove_run_directories(container.id)

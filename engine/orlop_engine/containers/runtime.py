@@ -64,8 +64,8 @@ def is_left(paths: ContainerPaths, container: Container, run: Run) -> bool:
 
 
 async def clean(ports: Ports, container: Container) -> None:
-    """Run the runtime's delete, if the monitor has not run it: without a delete, the container cannot start again. Never
-    raises an error, because an exit must be processed even when the runtime hangs or is no longer installed."""
+    """Run the runtime's delete, if the monitor has not run it, because without a delete the container cannot start again.
+    Never raises an error, because an exit must be processed even when the runtime hangs or is no longer installed."""
     record = container.record
     try:
         runtime = ports.drivers.runtime(record.host_config.runtime)

@@ -139,7 +139,7 @@ async def _send(events: ContainerEvents, container: Container, signum: int) -> N
 
 
 async def _end_restarting(rows: Rows, container: Container) -> None:
-    """End a container that waits for its restart: the restart is cancelled, and tasks that wait for the exit are woken."""
+    """End a container that waits for its restart. The restart is cancelled, and tasks that wait for the exit are woken."""
     cancel_restart(container)
     container.exit_announced(container.record.state.exit_code)
     await rows.save(container)

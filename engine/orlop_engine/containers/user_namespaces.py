@@ -1,5 +1,5 @@
-"""User namespaces of containers (`userns-remap`): which containers have one, and which options such containers cannot
-have."""
+"""User namespaces of containers (`userns-remap`): the containers that have a user namespace, and the options that these
+containers cannot have."""
 
 from __future__ import annotations
 

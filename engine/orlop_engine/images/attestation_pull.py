@@ -31,7 +31,7 @@ _MAX_BYTES = 64 << 20
 
 
 def _quiet(_: Record) -> None:
-    """Report nothing: like Docker, a pull reports only layers."""
+    """Report nothing, because a pull reports only layers, as in Docker."""
 
 
 def attestations_of(index: Index, manifest: str) -> list[Descriptor]:

@@ -180,4 +180,4 @@ class Downloads:
 
 
 def _quiet(_: object) -> None:
-    """Report nothing: pauses before requests for manifests are not shown."""
+    """Report nothing, because pauses before requests for manifests are not shown."""

@@ -77,7 +77,7 @@ async def _own(content: ContentStore, image: Image, users: Users, origins: Origi
     try:
         found = await outgoing.describe(content, image)
     except OrlopError:
-        return None  # a layer's blob is missing: the image has no manifest
+        return None  # a layer's blob is missing, so the image has no manifest
     return _image(content, found.descriptor, image, image.platform, users, origins)
 
 

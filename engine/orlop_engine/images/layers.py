@@ -1,5 +1,5 @@
-"""The layers of images in the storage driver: unpacks each chain only once, tracks which layers exist, and removes layers
-that nothing needs.
+"""The layers of images in the storage driver. This module unpacks each chain of layers only once, tracks which layers exist,
+and removes unneeded layers.
 
 A layer's storage key is its chain ID. For a layer that a builder of this engine made, the storage key is the key of the
 builder's snapshot. While a layer is being unpacked, it is an active snapshot `extract-<random>`. After a crash, the next

@@ -111,7 +111,7 @@ class HostRules:
         """The subnets in `insecure`."""
         found = []
         for entry in self.insecure:
-            with suppress(ValueError):  # ValueError: the entry is a host name, not a subnet
+            with suppress(ValueError):  # a ValueError means that the entry is a host name, not a subnet
                 found.append(ipaddress.ip_network(entry, strict=False))
         return found
 

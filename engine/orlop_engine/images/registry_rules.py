@@ -1,4 +1,5 @@
-"""`registry-rules` of daemon.json: which repositories may be pulled from and pushed to. This module does no I/O.
+"""`registry-rules` of daemon.json: the repositories from which images may be pulled, and to which they may be pushed. This
+module does no I/O.
 
 The rules apply to names, not to mirrors, so they are checked before the first request.
 """

@@ -1,5 +1,4 @@
-"""Plans the removal of an image: which names are removed, whether the image is removed too, and conflicts. This module does
-no I/O.
+"""Plans the removal of an image: the names to remove, whether to remove the image, and conflicts. This module does no I/O.
 
 The rules are the same as in daemon/images/image_delete.go. A plan is made from the catalog and from the containers that use
 an image. The image service executes the plan while it holds its lock.

@@ -260,4 +260,4 @@ def _digest(fd: int) -> str:
 
 
 def _quiet(_: object) -> None:
-    """Report nothing: requests for manifests are not shown."""
+    """Report nothing, because requests for manifests are not shown."""

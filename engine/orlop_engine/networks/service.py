@@ -81,8 +81,8 @@ class Networks:
         predefined_records(config, held, self._choice, host.bridge_address)
 
     async def restore(self, sandboxes: Iterable[Sandbox]) -> None:
-        """Call once, when the daemon starts: create every network, mark the addresses and ports of running containers as
-        used, and have each driver restore the host's objects. If a network cannot be created, each start that needs it
+        """Called once, when the daemon starts. Creates all networks, marks the addresses and ports of running containers as
+        used, and makes each driver restore the host's objects. If a network cannot be created, each start that needs it
         reports the error. Changes to networks wait until this method is done."""
         try:
             for network in list(self._networks.values()):
@@ -409,7 +409,7 @@ class Networks:
         return await self._attachments.choose_gateway(sandbox, wanted, netns_path, listeners, leaving)
 
     async def keep_gateway(self, sandbox: Sandbox, netns_path: str, listeners: Listeners) -> None:
-        """Call once for each running container after the daemon's start: sets the gateway of its row again, because the
+        """Called once for each running container after the daemon's start. Sets the gateway of its row again, because the
         previous daemon may have died while it changed the gateway."""
         await self._attachments.keep_gateway(sandbox, netns_path, listeners)
 

@@ -96,7 +96,7 @@ def _builtin() -> dict[str, Any]:
 
 @lru_cache(maxsize=64)
 def default(capabilities: tuple[str, ...]) -> dict[str, Any]:
-    """The built-in profile for a bounding set. The result is shared between containers: do not modify it."""
+    """The built-in profile for a bounding set. Containers share the result, so it must not be modified."""
     return from_profile(_builtin(), capabilities)
 
 

@@ -1,4 +1,4 @@
-"""Reads a Docker root (`/var/lib/docker`), and checks that a directory is a Docker root that no daemon uses.
+"""Reads a Docker root (`/var/lib/docker`). Also checks that a directory is a Docker root, and that no daemon uses it.
 
 containers/<id>/{config.v2.json,hostconfig.json,<id>-json.log*}
 volumes/metadata.db, volumes/<name>/{_data,opts.json}

@@ -36,7 +36,7 @@ _OPTIONS = (
 )
 _HOST, _PORT = "127.0.0.1", 24224
 _ACK_SECONDS = 30.0
-_UNACKNOWLEDGED = 100  # messages sent before their acknowledgements are read
+_UNACKNOWLEDGED = 100  # number of messages that are sent before their acknowledgements are read
 
 
 class _Forward(StreamSender):
@@ -73,7 +73,7 @@ class _Acknowledged(_Forward):
 
 
 def _take(data: bytes, expected: set[str]) -> bytes:
-    """Remove the acknowledged names from `expected`. Returns the rest of the data, an incomplete answer."""
+    """Remove the acknowledged names from `expected`. Returns the rest of the data, which is an incomplete answer."""
     start = data.find(b"\x81")
     while start >= 0:
         end = data.find(b"\x81", start + 1)
@@ -90,7 +90,7 @@ def _take(data: bytes, expected: set[str]) -> bytes:
 
 
 def _address(options: Mapping[str, str]) -> tuple[tuple[str, int] | str, bool]:
-    """Where to connect, and whether with TLS."""
+    """The address to connect to, and whether to use TLS."""
     text = options.get("fluentd-address", "")
     if not text:
         return (_HOST, _PORT), False
@@ -120,8 +120,8 @@ def _buffer_limit(options: Mapping[str, str]) -> int | None:
 
 
 class Fluentd:
-    """Implements `LogDriver`. Connections are always made in the background, and opened again until the service is there,
-    so the options for that are checked and have no further effect."""
+    """Implements `LogDriver`. Connections are always made in the background, and repeated until the service answers. So the
+    options about this are checked, but have no effect."""
 
     capabilities = LogCapabilities(readable=False, stores=False)
 

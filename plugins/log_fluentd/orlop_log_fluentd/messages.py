@@ -1,7 +1,8 @@
-"""Messages of Fluentd's forward protocol, version 1, in message mode: `[tag, time, record, options]` in MessagePack. No I/O.
+"""Messages of Fluentd's forward protocol, version 1, in message mode: `[tag, time, record, options]` in MessagePack. This
+module does no I/O.
 
-The line is written as a MessagePack string without a conversion, so that bytes which are not UTF-8 arrive unchanged, as
-from dockerd.
+As in dockerd, the line is written as a MessagePack string without a conversion, so that bytes which are not UTF-8 arrive
+unchanged.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Message:
         self._nanoseconds = nanoseconds
 
     def __call__(self, line: LogLine, chunk: str = "") -> bytes:
-        """`chunk` identifies the message in its acknowledgement; "" asks for none."""
+        """Encode a line. `chunk` identifies the message in its acknowledgement; "" requests no acknowledgement."""
         seconds, rest = divmod(line.time_ns, 1_000_000_000)
         extension = msgspec.msgpack.Ext(_EVENT_TIME, struct.pack(">II", seconds & 0xFFFF_FFFF, rest))
         time = _encode(extension if self._nanoseconds else seconds)

@@ -1,5 +1,5 @@
-"""Messages of GELF 1.1, and their division into datagrams. No I/O. Source: the specification at go2docs.graylog.org, "GELF
-via UDP" and "GELF Payload Specification"."""
+"""Messages of GELF 1.1, and their division into datagrams. The source is the specification at go2docs.graylog.org, "GELF via
+UDP" and "GELF Payload Specification". This module does no I/O."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ __all__ = ["COMPRESSIONS", "Message", "chunks", "compress", "extra"]
 
 COMPRESSIONS = frozenset({"gzip", "zlib", "none"})
 
-_CHUNK = 1420 - 12  # bytes of a message in one datagram: what fits into a frame of Ethernet, without the header of a chunk
+# Bytes of a message in one datagram, so that the datagram fits into a frame of Ethernet; 12 is the header of a chunk
+_CHUNK = 1420 - 12
 _MOST_CHUNKS = 128
 _LEVELS = {"stdout": 6, "stderr": 3}
 _encode = msgspec.json.Encoder().encode
@@ -41,7 +42,7 @@ class Message:
 
     def __init__(self, host: str, fields: dict[str, str]) -> None:
         self._host = _encode(host)
-        self._fields = _encode(fields)[1:]  # what follows the opening brace
+        self._fields = _encode(fields)[1:]  # the text after the opening brace
 
     def __call__(self, stream: str, data: bytes, time_ns: int) -> bytes:
         text = _encode(data.decode("utf-8", "replace"))

@@ -16,7 +16,7 @@ from .entries import Entries, fields
 __all__ = ["Journald"]
 
 _SOCKET = "/run/systemd/journal/socket"
-_SEALS = 0xF  # F_SEAL_SEAL, _SHRINK, _GROW and _WRITE: the journal accepts only a file that cannot change
+_SEALS = 0xF  # F_SEAL_SEAL, _SHRINK, _GROW and _WRITE, because the journal accepts only files that cannot change
 _F_ADD_SEALS = 1033
 _TOO_LONG = (errno.EMSGSIZE, errno.ENOBUFS)
 

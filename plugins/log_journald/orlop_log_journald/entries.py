@@ -1,7 +1,7 @@
-"""Entries in the journal's native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL). No I/O.
+"""Entries in the journal's native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL). This module does no I/O.
 
-A field is `NAME=VALUE\\n`. If the value has a newline or is not text: `NAME\\n`, its length (64 bits, little-endian), the
-value, `\\n`.
+A field is `NAME=VALUE\\n`. If the value contains a newline or is not text, the field is `NAME\\n`, its length (64 bits,
+little-endian), the value, `\\n`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _NOT_ALLOWED = re.compile(r"[^A-Z0-9]")
 
 
 def field_name(text: str) -> str:
-    """The name of a field for a label or an environment variable. The journal drops names with other characters, and hides
-    names that begin with an underscore."""
+    """The name of a field for a label or an environment variable. Other characters are replaced, because the journal drops
+    such names. It also hides names that begin with an underscore."""
     return _NOT_ALLOWED.sub("_", text.upper()).lstrip("_")
 
 
@@ -45,7 +45,7 @@ def fields(info: LogInfo, tag: str, attributes: dict[str, str]) -> dict[str, str
 
 
 class Entries:
-    """Encodes the lines of one run of a container, which are numbered within their epoch."""
+    """Encodes the lines of one run of a container. The lines are numbered within the run's epoch."""
 
     def __init__(self, constant: dict[str, str]) -> None:
         epoch = {"CONTAINER_LOG_EPOCH": secrets.token_hex(32)}

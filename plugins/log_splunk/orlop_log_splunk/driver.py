@@ -35,12 +35,12 @@ _OPTIONS = ATTRIBUTE_OPTIONS | {
     ).split()
 }
 _PATH = "/services/collector/event/1.0"
-_BATCH = 1000  # lines in one request
+_BATCH = 1000  # number of lines in one request
 _SECONDS = 30.0
 
 
 class _Collector:
-    """Implements `Sender` over one kept connection."""
+    """Implements `Sender` with one connection, which is kept open."""
 
     def __init__(self, url: str, headers: dict[str, str], tls: Tls, level: int | None, event: Event) -> None:
         self._parts = urlsplit(url)
@@ -67,7 +67,7 @@ class _Collector:
         return len(lines)
 
     def _post(self, body: bytes) -> None:
-        """Raises `OSError` if the request may succeed later. Lines that the collector refuses are lost."""
+        """Send lines. Raises `OSError` if the request may succeed later. Lines that the collector refuses are lost."""
         status, text = self.request("POST", body)
         if status >= 500 or status == 429:
             raise OSError(f"the collector answers {status}: {text}")
@@ -108,7 +108,7 @@ def _url(options: Mapping[str, str]) -> str:
 
 
 def _level(options: Mapping[str, str]) -> int | None:
-    """The level of compression, None for no compression."""
+    """The level of compression; None for no compression."""
     text = options.get("splunk-gzip-level", "")
     if text and text not in ("-1", *"0123456789"):
         raise DriverError(f"not supported level '{text}' for splunk-gzip-level (supported values between -1 and 9)")

@@ -1,4 +1,5 @@
-"""Events of Splunk's HTTP Event Collector, as dockerd writes them: JSON objects one after the other. No I/O."""
+"""Events of Splunk's HTTP Event Collector, the same as dockerd writes: concatenated JSON objects. This module does no
+I/O."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Event:
-    """Encodes the lines of one container. `fields` are those of every event: host, source, sourcetype, index."""
+    """Encodes the lines of one container. `fields` are the fields of every event: host, source, sourcetype, index."""
 
     def __init__(self, form: str, fields: dict[str, str], tag: str, attributes: dict[str, str]) -> None:
         self._form = form
@@ -25,7 +26,7 @@ class Event:
         self._prefix = "".join(f"{word} " for word in words)
 
     def __call__(self, line: LogLine) -> bytes:
-        """Empty for a line without an event: the collector refuses an event of nothing but white space."""
+        """Encode a line. The result is empty for a line of white space, because the collector refuses such an event."""
         text = line.data.decode("utf-8", "replace")
         if self._form == "raw":
             if not text.strip():
@@ -39,7 +40,7 @@ class Event:
 
     @staticmethod
     def _json(data: bytes) -> bytes:
-        """The line if it is a JSON document; otherwise nothing."""
+        """The line if it is a JSON document; otherwise b""."""
         try:
             msgspec.json.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -59,7 +59,7 @@ class _Datagram(DatagramSender):
 
 
 def _address(options: Mapping[str, str]) -> tuple[str, Address]:
-    """The scheme and where to connect; ("", "") for the local daemon. Raises `InvalidParameter`."""
+    """The scheme and the address to connect to; ("", "") for the local daemon. Raises `InvalidParameter`."""
     text = options.get("syslog-address", "")
     if not text:
         return "", ""
@@ -88,7 +88,7 @@ def _facility(options: Mapping[str, str]) -> int:
 
 
 def _tls(options: Mapping[str, str]) -> Tls:
-    """Raises `DriverError` for a file that cannot be read."""
+    """The TLS settings. Raises `DriverError` for an unreadable file."""
     ca, cert, key = (options.get(f"syslog-tls-{name}", "") for name in ("ca-cert", "cert", "key"))
     for path in filter(None, (ca, cert, key)):
         try:
@@ -97,7 +97,7 @@ def _tls(options: Mapping[str, str]) -> Tls:
         except OSError as error:
             what = "CA certificate" if path == ca else "X509 key pair"
             raise DriverError(f'could not read {what} "{path}": {error.strerror}') from None
-    # As in dockerd: the option's presence is enough, whatever its value
+    # As in dockerd, the option has an effect with any value
     return Tls(ca, cert, key, verify="syslog-tls-skip-verify" not in options)
 
 

@@ -1,4 +1,4 @@
-"""The formats of syslog messages, as dockerd writes them. No I/O.
+"""The formats of syslog messages, the same as dockerd's. This module does no I/O.
 
     ""             <PRI>Nov 29 10:40:41 TAG[PID]: TEXT              what syslog(3) writes
     rfc3164        <PRI>Nov 29 10:40:41 HOST TAG[PID]: TEXT
@@ -28,7 +28,7 @@ _MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 
 
 class _Clock:
-    """Formats times. Most lines come within the second of the line before, so the last text is kept."""
+    """Formats times. The last text is kept, because most lines are written in the same second as the line before."""
 
     def __init__(self, form: str) -> None:
         self._form = form
@@ -64,7 +64,7 @@ def encoder(form: str, facility: int, tag: str, host: str, pid: int, *, counted:
 
     def encode(stream: str, text: bytes, time_ns: int) -> bytes:
         if not text:
-            return b""  # as dockerd, which sends no empty lines
+            return b""  # as in dockerd, empty lines are not sent
         head = f"<{priorities[stream]}>{version}{clock(time_ns)}{middle}".encode()
         message = head + text if text.endswith(b"\n") else head + text + b"\n"
         return b"%d %s" % (len(message), message) if counted else message

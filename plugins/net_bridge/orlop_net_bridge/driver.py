@@ -185,8 +185,8 @@ class BridgeDriver:
                 enable_forwarding(version)
         self._open_links().ensure_bridge(bridge)
         table = self._open_table()
-        # Only add elements here: at the start of the daemon, the table holds ports of running containers, which are not
-        # known before `restore`.
+        # Only add elements here, because at the start of the daemon the table contains ports of running containers, which
+        # are not known before `restore`.
         self._bridges[bridge.network_id] = bridge
         if table is None:
             return

@@ -1,4 +1,4 @@
-"""The storage driver `erofs`: layers are not unpacked, but stored as EROFS images. The images are mounted, and a container's
+"""The storage driver `erofs`. Layers are not unpacked, but stored as EROFS images. The images are mounted, and a container's
 root is an overlay on these mounts.
 
 The design is the same as in containerd's EROFS snapshotter. The driver gets a layer as a tar stream

@@ -1,5 +1,6 @@
-"""The storage driver `vfs`: each snapshot is a complete tree. It works on every file system. If the file system has reflinks
-(xfs, btrfs), snapshots share blocks. On other file systems, each snapshot needs the disk space and time of a full copy.
+"""The storage driver `vfs`. Each snapshot is a complete tree. The driver works on every file system. If the file system has
+reflinks (xfs, btrfs), snapshots share blocks. On other file systems, each snapshot needs the disk space and time of a full
+copy.
 
 All files below the driver's root belong to the driver:
 

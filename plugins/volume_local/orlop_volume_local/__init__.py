@@ -1,4 +1,4 @@
-"""The volume driver `local`: volumes are directories below the data root, or mounts described by `-o type=,device=,o=`.
+"""The volume driver `local`. Volumes are directories below the data root, or mounts described by `-o type=,device=,o=`.
 
 The driver has these files, the same as in Docker (moby volume/local):
 

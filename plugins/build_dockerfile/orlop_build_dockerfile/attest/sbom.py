@@ -1,5 +1,5 @@
-"""A bill of materials: a scanner's image is run on the result, and writes in-toto statements (buildkit docs/attestations/
-sbom-protocol.md)."""
+"""A bill of materials. The image of a scanner is run on the result, and writes in-toto statements (buildkit
+docs/attestations/ sbom-protocol.md)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Implements `contracts.Progress`: the reports of a build, which are kept until all readers have read them.
 
 Each report is a serialized StatusResponse. Readers get several reports at once, concatenated, because concatenated messages
-of protobuf are one message with all their fields. The size of kept reports is limited: reports that all readers have read
+of protobuf are one message with all their fields. The size of kept reports is limited. Reports that all readers have read
 are dropped first, then output.
 """
 

@@ -35,7 +35,7 @@ def _location(ranges: Sequence[SourceRange]) -> dict[str, Any]:
 
 
 def _table(rows: Sequence[Sequence[str]], padding: int = 3) -> str:
-    """Align columns like text/tabwriter: the last column is not padded."""
+    """Align columns like text/tabwriter, without padding the last column."""
     if not rows:
         return ""
     widths = [max(len(row[at]) for row in rows) + padding for at in range(len(rows[0]) - 1)]

@@ -2,7 +2,8 @@
 depend on the builder.
 
 A `Connection` runs on a connected stream, as server or as client. Flow control bounds the messages that have arrived but
-were not received by a call yet: data is acknowledged when a call receives it. Compression is neither offered nor accepted.
+were not received by a call yet, because data is acknowledged only when a call receives it. Compression is neither offered
+nor accepted.
 """
 
 from orlop_build_dockerfile.grpc._call import Call

@@ -187,7 +187,7 @@ def _chain(layers: Sequence[_Layer], numbers: Sequence[int], known: Mapping[str,
 
 
 class Result(msgspec.Struct, frozen=True):
-    """The exported record of a step: its key, when it was run, and its layers, lowest first."""
+    """The exported record of a step: its key, the time when it was run, and its layers, lowest first."""
 
     key: str
     created: str

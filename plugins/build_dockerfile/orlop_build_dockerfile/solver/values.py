@@ -1,6 +1,7 @@
 """The results of vertices: file systems with keys. Results with equal keys are interchangeable.
 
-A value is computed as late as possible: the layers of an image are not pulled if every step on top of it is in the cache.
+A value is computed as late as possible. For example, the layers of an image are not pulled if every step on top of it is in
+the cache.
 """
 
 from __future__ import annotations
