@@ -1,4 +1,4 @@
-"""A non-blocking stream socket on the monitor's loop. Data that the peer does not read is queued here.
+"""A non-blocking stream socket on the monitor's loop. Data that the peer does not read is queued in the channel.
 
 The owner must watch the size of the queue (`pending`). If the queue is too large, the owner must stop sending, or close the
 channel. `connection` implements frames, `streams` raw streams.

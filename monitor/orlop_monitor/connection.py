@@ -96,7 +96,7 @@ class Connection:
         self._dispatch()
 
     def take_fds(self, count: int) -> list[int]:
-        """The descriptors that came with the current request. The caller owns them."""
+        """The descriptors that arrived with the current request. The caller owns them."""
         taken, self._fds = self._fds[:count], self._fds[count:]
         return taken
 

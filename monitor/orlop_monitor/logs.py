@@ -1,7 +1,7 @@
 """Passes the container's output to the log driver's writer. The writer runs in the monitor, so logs are written even if no
 daemon runs.
 
-A failing writer must not end the container: errors are caught here, and lost entries are counted.
+A failing writer must not end the container: this module catches errors, and counts lost entries.
 """
 
 from __future__ import annotations

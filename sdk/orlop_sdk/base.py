@@ -1,7 +1,7 @@
 """The base classes of all Structs, and the time format of Docker's API.
 
-API messages ignore unknown fields, because clients may be newer or older than the daemon. Configuration rejects them, so
-that a misspelt key in daemon.json is not silently ignored.
+API messages ignore unknown fields, because clients may be newer or older than the daemon. Configuration rejects unknown
+fields, so that a misspelt key in daemon.json is not silently ignored.
 """
 
 from __future__ import annotations

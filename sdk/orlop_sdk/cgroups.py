@@ -83,7 +83,7 @@ def select(theirs: str, ours: str, mounts: Sequence[MountEntry], container_id: s
 
 
 def directories(pid: int, container_id: str) -> tuple[str, ...]:
-    """The cgroup directories of a living process. For a zombie, v1 reports no cgroups: use `named`."""
+    """The cgroup directories of a running process. For a zombie, v1 reports no cgroups: use `named`."""
     return select(_read(f"/proc/{pid}/cgroup"), _read("/proc/self/cgroup"), mountinfo.read(), container_id)
 
 

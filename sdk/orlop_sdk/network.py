@@ -121,9 +121,9 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 
 class EndpointState(msgspec.Struct, frozen=True):
-    """The result of `attach`. The daemon stores it and passes it to `update`, `detach` and `restore`. `host_link` is the
-    name of the link on the host ("" for none). `addresses` are the addresses that a driver with its own address management
-    has given to the endpoint: the daemon shows them, and its name servers answer with them."""
+    """The result of `attach`. The daemon stores the state and passes it to `update`, `detach` and `restore`. `host_link` is
+    the name of the link on the host ("" for none). `addresses` are the addresses that a driver with its own address
+    management has given to the endpoint: the daemon shows them, and its name servers answer with them."""
 
     mac: str = ""
     host_link: str = ""
@@ -148,7 +148,7 @@ class NetworkDriver(Protocol):
         ...
 
     async def delete_network(self, network: NetworkSpec) -> None:
-        """Remove the network's objects from the host. No error when they do not exist."""
+        """Remove the network's objects from the host. No error when the objects do not exist."""
         ...
 
     async def attach(self, endpoint: Endpoint) -> EndpointState:

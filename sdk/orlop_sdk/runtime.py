@@ -75,8 +75,8 @@ class RuntimeFeatures(Protocol):
     """Optional method of a runtime driver: report the runtime's features."""
 
     def features(self) -> Command:
-        """A command that prints the runtime's features as JSON (OCI runtime-spec, features.md). `docker info` shows them.
-        When `mountOptions` contains `rro`, read-only binds are made recursively read-only."""
+        """A command that prints the runtime's features as JSON (OCI runtime-spec, features.md). `docker info` shows the
+        features. When `mountOptions` contains `rro`, read-only binds are made recursively read-only."""
         ...
 
 

@@ -154,8 +154,8 @@ class SnapshotIndex:
         return any(record.id == ident for record in self.read().values())
 
     def add(self, key: str, ident: str, parent: str | None, *, committed: bool = False) -> None:
-        """Add an active snapshot; with `committed`, a committed one, whose files exist already. Atomic, but not synced to
-        disk."""
+        """Add an active snapshot; with `committed`, a committed snapshot, whose files exist already. Atomic, but not synced
+        to disk."""
         os.symlink(
             f"{ident}:{parent}" if parent else ident, os.path.join(self._committed if committed else self._active, key)
         )

@@ -206,16 +206,16 @@ class LayerStream(Protocol):
     stream. These methods and the form of the tar belong to version 1 of the storage contract.
 
     The daemon decompresses the layer, computes its diffID, and checks it as for an unpacked layer. It rewrites the tar to a
-    normalized one, so that the program reads no header that an image's author has written:
+    normalized form, so that the program reads no header that an image's author has written:
 
     - ustar with pax headers for `path`, `linkpath`, `uid`, `gid`, `size`, `mtime` and `SCHILY.xattr.*`; types 0 to 6 only,
       no GNU extensions and no sparse files.
     - The first entry is the root, `./`. Other names are relative, without empty, "." and ".." components. A directory comes
       before its content, and nothing is below a symlink or a file. The target of a hard link comes before the link.
-    - A name may occur again. The later entry replaces the earlier one and everything below it; but a directory that occurs
+    - A name may occur again. The later entry replaces the earlier entry and everything below it; but a directory that occurs
       again as a directory keeps its content and gets new attributes.
     - Last come the whiteouts (OCI image specification): `.wh.NAME` in a directory where the layer has no NAME, and
-      `.wh..wh..opq` in a directory that hides those of lower layers. No other name begins with `.wh.`.
+      `.wh..wh..opq` in a directory that hides all names of lower layers. No other name begins with `.wh.`.
 
     The program reads the normalized tar from standard input while the layer is downloaded. It runs in a worker process
     without privileges and network, with limits of time and memory, and can access no files except system libraries and

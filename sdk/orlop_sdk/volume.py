@@ -31,7 +31,7 @@ class VolumeContext(msgspec.Struct, frozen=True):
 
 class Volume(msgspec.Struct, frozen=True):
     """A volume as the driver knows it. `mountpoint` is the path of its content on the host, "" when it has none yet.
-    `options` are those given to `create`."""
+    `options` are the options given to `create`."""
 
     name: str
     mountpoint: str
@@ -49,7 +49,7 @@ class VolumeDriver(Protocol):
     def capabilities(self) -> VolumeCapabilities: ...
 
     async def create(self, name: str, options: Mapping[str, str]) -> Volume:
-        """Create a volume, or return the existing one unchanged. Raises `InvalidParameter` for an invalid name or option,
+        """Create a volume, or return the existing volume unchanged. Raises `InvalidParameter` for an invalid name or option,
         and creates nothing then."""
         ...
 

@@ -33,7 +33,7 @@ class Source(Protocol):
         ...
 
     def skip(self, size: int) -> None:
-        """Skip `size` bytes. Raises `UnpackError` when the stream ends before."""
+        """Skip `size` bytes. Raises `UnpackError` when the stream ends too early."""
         ...
 
 

@@ -100,7 +100,7 @@ def parse_header(block: bytes) -> Entry:
     ) = _LAYOUT.unpack_from(block)
     stated = _number(checksum)
     total = sum(block) - sum(checksum) + 256  # the checksum field counts as eight blanks in the sum
-    # Some old tars sum the bytes as signed chars.
+    # Some old tar programs sum the bytes as signed chars.
     if total != stated and total - 256 * sum(byte > 127 for byte in block[:148] + block[156:]) != stated:
         raise UnpackError(NO_TAR)
     name = _text(name)

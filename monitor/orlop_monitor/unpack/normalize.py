@@ -1,7 +1,7 @@
 """Rewrites a layer's tar for a program that makes a file system image of it, in the form that `orlop_sdk.LayerStream` needs.
 
-The rules for entries are those of `extract`. Instead of a directory on disk there is a tree of `_Node`s in memory, which
-holds kinds and names but no attributes. Whiteouts are written last, because an entry of the layer may come after a whiteout
+The rules for entries are those of `extract`. Instead of a directory on disk there is a tree of `_Node`s in memory, with
+kinds and names but without attributes. Whiteouts are written last, because an entry of the layer may come after a whiteout
 of its name (see `whiteout`).
 """
 
@@ -202,7 +202,7 @@ class _Normalizer:
         return entry.size if entry.segments is None else entry.real_size
 
     def _linked(self, parent: _Node, name: bytes, entry: Entry) -> _Node:
-        """The target of a hard link. Its name in `entry` is replaced by the name without symlinks."""
+        """The target of a hard link. The target's name in `entry` is replaced by the name without symlinks."""
         said = shown(entry.link)
         target = clean(entry.link)
         head, _, last = target.rpartition(b"/")

@@ -1,8 +1,8 @@
 """Runs the program that turns a tar stream into a layer (`orlop_sdk.LayerStream`), in a separate sandbox.
 
 The program is a child of the worker, and the kernel kills it when the worker dies. The program's root is a tmpfs with
-read-only binds of the host's programs and libraries. It can write only to the layer's directory. It has no capabilities and
-no sockets. Its system call filter is that of the worker, but allows execve.
+read-only binds of the host's programs and libraries. The program can write only to the layer's directory. It has no
+capabilities and no sockets. Its system call filter is the filter of the worker, but allows execve.
 """
 
 from __future__ import annotations

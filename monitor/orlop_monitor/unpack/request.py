@@ -1,9 +1,9 @@
 """The protocol between the daemon and an unpack worker.
 
-One connection (SOCK_STREAM, a socketpair passed at the fork) carries frames: uint32 little endian length, then msgpack. The
-daemon sends one request, with descriptors attached (SCM_RIGHTS) in the order of the request's docstring. The worker answers
-with `Found` if the request names a path in a container, any number of `Progress`, then one `Done` or `Failed`, then EOF.
-Both ends always have the same version, because a worker does not outlive its request or the daemon.
+On one connection (SOCK_STREAM, a socketpair passed at the fork), both sides send frames: uint32 little endian length, then
+msgpack. The daemon sends one request, with descriptors attached (SCM_RIGHTS) in the order of the request's docstring. The
+worker answers with `Found` if the request names a path in a container, any number of `Progress`, then one `Done` or
+`Failed`, then EOF. Both ends always have the same version, because a worker does not outlive its request or the daemon.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def pivot(directory: str) -> None:
 
 def enter_user_namespace(fd: int) -> None:
     """Become the root user of a container's user namespace. After this call, files have the ids that the container's
-    processes see, and chown accepts no other ids. The descriptor is closed. Make all mounts before this call."""
+    processes see, and chown accepts no other ids. The function closes the descriptor. Make all mounts before this call."""
     setns(fd, _CLONE_NEWUSER)
     os.close(fd)
     os.setgroups([])

@@ -239,8 +239,8 @@ class Uncompressed:
         return piece
 
     def pieces(self, size: int) -> Iterator[memoryview]:
-        """Yield exactly `size` bytes as views, each valid until the next step. Raises `UnpackError` when the stream ends
-        before."""
+        """Yield exactly `size` bytes as views, each valid until the next step. Raises `UnpackError` when the stream ends too
+        early."""
         while size:
             piece = self._piece(size)
             if not piece:

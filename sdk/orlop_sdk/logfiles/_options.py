@@ -20,8 +20,8 @@ _BOOLEANS = dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True) | dict.
 )
 
 FILE_OPTIONS = frozenset({"max-size", "max-file", "compress"})
-# Every driver accepts these options (dockerd removes them before it calls a driver). `cache-*` configure dockerd's local
-# copy of the logs of drivers without a reader.
+# Every driver accepts these options (dockerd removes them before it calls a driver). `cache-*` configure the local copy of
+# the logs of drivers without a reader.
 COMMON_OPTIONS = frozenset(
     {"mode", "max-buffer-size", "cache-disabled", "cache-max-size", "cache-max-file", "cache-compress"}
 )

@@ -1,6 +1,6 @@
 """A base for storage drivers that keep each snapshot in a directory. It needs trio (the extra `storage` of the SDK).
 
-`TreeStorage` implements `Storage` and `StorageAudit`. A driver derives from it and defines how a new tree is made
+`TreeStorage` implements `Storage` and `StorageAudit`. A driver derives from `TreeStorage` and defines how a new tree is made
 (`create`). Where the defaults do not fit, it also defines how a tree is mounted, synced, measured, compared and destroyed.
 `OverlayStorage` is the base of drivers that stack layers by overlayfs; it implements `LayerRebase`, too.
 
