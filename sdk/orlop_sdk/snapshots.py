@@ -182,7 +182,7 @@ class SnapshotIndex:
         os.rename(changed, os.path.join(self._active, key))
 
     def drop(self, key: str, *, committed: bool) -> None:
-        """Remove a snapshot from the index. No error when it does not exist."""
+        """Remove a snapshot from the index. No error when there is no such snapshot."""
         try:
             os.unlink(os.path.join(self._committed if committed else self._active, key))
         except FileNotFoundError:

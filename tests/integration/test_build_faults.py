@@ -207,7 +207,8 @@ def test_contexts_with_wrong_sizes_are_refused(engine: Engine) -> None:
 
 
 def test_context_of_many_files_takes_bounded_memory(fresh: Callable[..., Engine]) -> None:
-    """Memory of the builder grows by less than 1 KiB a file. Uses an engine of its own, because Python keeps this memory."""
+    """The memory of the builder grows by less than 1 KiB for each file. Uses an engine of its own, because Python keeps this
+    memory."""
     engine, count = fresh(), 20_000
     build(engine, "FROM busybox\nRUN true\n")
     files = [entry(f"{number % 100}/{number}", b"x") for number in range(count)]

@@ -86,7 +86,7 @@ class BootPriority:
 
 
 def client_limits(guarded: int) -> tuple[Limits, Limits]:
-    """The limits for clients of `hosts`, and for clients of each of `guarded` entries of `listeners`, from the file limit. A
+    """The limits for clients of `hosts`, and for clients of each entry of `listeners` (their number is `guarded`). A
     connection uses one descriptor, and its request up to three more while it streams. One sixteenth is reserved for the
     daemon's own work. Another sixteenth is reserved for clients of `hosts`, so that an administrator can always connect."""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -290,7 +290,7 @@ class Measurer(Packer):
 
 
 def _segments(fd: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yield the data segments of a file. The last one is empty, at the file's end, as in GNU tar."""
+    """Yield the data segments of a file. The last segment is empty, at the file's end, as in GNU tar."""
     at = 0
     while at < size:
         try:

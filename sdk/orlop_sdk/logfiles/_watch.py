@@ -24,7 +24,7 @@ _OVERFLOW = -1  # the wd of IN_Q_OVERFLOW, which reports lost events
 _CLOCK_MONOTONIC = 1
 _TICK_NS = 200_000_000
 _MANY = 20  # up to this number of watches, all are woken without a pause
-_PACE = 0.0002  # seconds; with more watches, the pause after waking each, in which its reader and other requests run
+_PACE = 0.0002  # seconds; with more watches, a pause after each woken watch, so that its reader and other requests can run
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

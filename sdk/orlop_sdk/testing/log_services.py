@@ -37,7 +37,7 @@ from .log import BASE, SECOND, LogWriterSuite, entry
 
 __all__ = ["LogServiceSuite", "RecordingService"]
 
-_PATIENCE = 20.0  # seconds; data that has not arrived after this time is missing
+_PATIENCE = 20.0  # seconds to wait for data; a test fails if the data has not arrived then
 _QUICK = 3.0  # the longest time in seconds that a container may wait for a service that is down or hangs
 _DATAGRAMS = ("udp", "unixgram")
 
