@@ -1,4 +1,4 @@
-"""Runs programs for the daemon. No other module of the daemon starts subprocesses.
+"""Runs programs for the daemon. No other module of the engine starts subprocesses.
 
 A child is either supervised (`run_supervised` waits for it and kills it at its deadline), or it deliberately outlives the
 daemon (`spawn_detached`). Both functions pass an argv list, an explicit environment, /dev/null or given bytes as standard

@@ -58,7 +58,7 @@ async def run_to_completion(nursery: trio.Nursery, operation: Callable[[Unpack[A
             outcome.set(await operation(*args))
         except Exception as error:
             outcome.fail(error)
-        except BaseException:  # this includes a group that contains a cancellation
+        except BaseException:  # also for a group that contains a cancellation
             outcome.fail(RuntimeError("the daemon is shutting down"))
             raise
 

@@ -18,7 +18,7 @@ _STUCK = 0.5  # seconds after which a call is treated as stuck; such a call wait
 
 
 class Abandonable:
-    """Runs at most `most` calls at the same time, including abandoned ones. Create one `Abandonable` for each kind of call,
+    """Runs at most `most` calls at the same time, including abandoned calls. Create one `Abandonable` for each kind of call,
     at module level. `turns` is a lower limit that applies while calls return quickly. More threads do not compute faster,
     because they share the GIL, and each thread can keep the GIL from the event loop for up to 5 ms at a time."""
 

@@ -67,7 +67,8 @@ def general_name(text: str) -> x509.GeneralName:
 
 
 def own_names() -> list[str]:
-    """Names by which clients may reach this machine: its host names, loopback, and its addresses except link-local ones."""
+    """Names by which clients may reach this machine: its host names, loopback, and its addresses except link-local
+    addresses."""
     host = socket.gethostname()
     found = [host, socket.getfqdn(), "localhost", "127.0.0.1", "::1", *_addresses()]
     return [name for name in dict.fromkeys(found) if name not in _NEVER and _possible(name)]

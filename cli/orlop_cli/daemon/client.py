@@ -173,13 +173,13 @@ class Engine:
         return decode(self.open("GET", path, query).read())
 
     def post(self, path: str, query: Query | None = None, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
-        """POST a JSON document (or nothing); returns the decoded answer, None for an empty one."""
+        """POST a JSON document (or nothing). Returns the decoded answer; None for an empty answer."""
         encoded = None if body is None else jsontext.dumps(body).encode()
         data = self.open("POST", path, query, encoded, headers).read()
         return decode(data) if data.strip() else None
 
     def delete(self, path: str, query: Query | None = None) -> Any:
-        """DELETE; returns the decoded answer, None for an empty one."""
+        """DELETE an object. Returns the decoded answer; None for an empty answer."""
         data = self.open("DELETE", path, query).read()
         return decode(data) if data.strip() else None
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class Stream(Protocol):
-        """A connected byte stream: a socket, or TLS over one."""
+        """A connected byte stream: a socket, or TLS over a socket."""
 
         def recv(self, size: int, /) -> bytes: ...
         def recv_into(self, buffer: memoryview, /) -> int: ...

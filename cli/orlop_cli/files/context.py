@@ -28,7 +28,8 @@ _IGNORE = ".dockerignore"
 
 
 class Context(NamedTuple):
-    """`body` is None for a remote context. `dockerfile` is its path in the context, "" for the usual one."""
+    """`body` is None for a remote context. `dockerfile` is the path of the Dockerfile in the context, "" for the default
+    path."""
 
     body: Iterator[bytes] | None
     dockerfile: str

@@ -1,5 +1,5 @@
-"""The option --format of lists: `table`, `table TEMPLATE`, `json`, or a template. Also the default table, which uses no
-template."""
+"""The option --format of lists: `table`, `table TEMPLATE`, `json`, or a template. This module also prints the default table,
+which uses no template."""
 
 from __future__ import annotations
 

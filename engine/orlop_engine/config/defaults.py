@@ -1,5 +1,5 @@
-"""The drivers and networks that are used if neither daemon.json nor a request names one. No other module of the kernel or
-the engine contains the name of a driver; a test checks this.
+"""The drivers and networks that are used if neither daemon.json nor a request specifies others. No other module of the
+kernel or the engine contains the name of a driver; a test checks this.
 """
 
 from __future__ import annotations

@@ -272,7 +272,7 @@ async def _account_lost(ports: Ports, container: Container, *, never: bool = Fal
     if init is not None:
         await trio.to_thread.run_sync(runs.kill_cgroups, init)
     if left:
-        await runtime.clean(ports, container)  # needed even without `init`: an interrupted start leaves no record
+        await runtime.clean(ports, container)  # needed even without `init`, because an interrupted start leaves no record
     if between or died:
         await ports.rows.save(container)
     if died:

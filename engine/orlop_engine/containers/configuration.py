@@ -24,8 +24,8 @@ def _strings(value: list[str] | str | None) -> list[str] | None:
 def _merge_command(
     cmd: list[str] | None, entrypoint: list[str] | None, image: ImageConfig
 ) -> tuple[list[str] | None, list[str] | None]:
-    """Merge command and entrypoint. An empty entrypoint removes the image's entrypoint and keeps the image's command;
-    [""] removes both."""
+    """Merge command and entrypoint. An empty entrypoint removes the image's entrypoint and keeps the image's command. The
+    entrypoint [""] also removes the image's command."""
     if not cmd and not entrypoint:
         cmd = list(image.cmd) if image.cmd else None
     if entrypoint is None and image.entrypoint:

@@ -63,7 +63,7 @@ def _configured(networks: Networks, container: Container, record: NetworkRecord)
 
 def complete(networks: Networks, container: Container) -> None:
     """Complete a record that an older daemon wrote: add the network of the network mode, and replace abbreviated ids by full
-    ids. The row is updated by its next commit."""
+    ids. The next commit also writes this change to the row."""
     record = container.record
     if record.endpoints_complete:
         return

@@ -179,8 +179,8 @@ class Container:
     @contextmanager
     def publish(self) -> Iterator[ContainerRecord]:
         """Change the record without a commit. The `with` block sets fields of a copy, and the copy replaces the record at
-        the end of the block. The block must not await. Use this for changes that must be visible whether or not a commit
-        succeeds, and `Rows.change` for all others."""
+        the end of the block. The block must not await. Use this method for changes that must be visible even if a commit
+        fails, and `Rows.change` for all other changes."""
         draft = copy(self.record)
         yield draft
         self.record = draft
@@ -215,6 +215,6 @@ class Container:
             waiter.joined.set(None)
 
     def exit_announced(self, code: int) -> None:
-        """Wake the tasks that wait for the next exit. Later waiters wait for the exit after this one."""
+        """Wake the tasks that wait for the next exit. Tasks that begin to wait later wait for the following exit."""
         announced, self.next_exit = self.next_exit, Future()
         announced.set(code)

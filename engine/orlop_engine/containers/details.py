@@ -175,7 +175,7 @@ async def sizes(ports: Ports, container: Container) -> Sizes:
 
 
 async def measure(ports: Ports, containers: Iterable[Container], at_once: int) -> dict[str, Sizes]:
-    """The sizes by container id, without those that cannot be measured."""
+    """The sizes by container id, without containers that cannot be measured."""
     found: dict[str, Sizes] = {}
     slots = trio.CapacityLimiter(at_once)
 

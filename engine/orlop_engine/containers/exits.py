@@ -72,7 +72,8 @@ async def _told(run: Run, scope: trio.CancelScope) -> None:
 
 async def _found(run: Run) -> Exited:
     """The exit of a run whose monitor died. The zygote (the parent process of all monitors) kills the processes in the
-    cgroup and writes the exit record. If the zygote died too, this function does both."""
+    cgroup and writes the exit record. If the zygote died too, this function kills the processes and makes the exit
+    record."""
     with trio.move_on_after(ZYGOTE_PATIENCE):
         while (record := runs.exit_record(run.run_dir)) is None:  # noqa: ASYNC110 - a file of another process
             await trio.sleep(0.01)

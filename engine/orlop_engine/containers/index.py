@@ -65,7 +65,7 @@ class ContainerIndex:
         return next((item for key, item in self.by_id.items() if key.startswith(name)), None)
 
     def namespace_of(self, text: str, kind: str) -> str:
-        """The path of a running container's namespace, for another container to join."""
+        """The path of a running container's namespace, which another container can join."""
         other = self.get(text)
         if not other.record.state.running or other.record.state.restarting:
             raise Conflict(f"cannot join {kind} namespace of a non running container: {other.id}")

@@ -1,6 +1,6 @@
 """The labels by which the configured `listeners` grant access to a container. These labels must come from the create
-request. They are not taken from the image, because otherwise the author of an image decides which listeners have access to
-its containers.
+request. Labels of the image are not used for this, because otherwise the author of an image decides which listeners have
+access to its containers.
 """
 
 from __future__ import annotations

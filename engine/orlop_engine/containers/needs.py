@@ -31,7 +31,7 @@ def order(index: ContainerIndex, networks: KnownNetworks) -> dict[str, set[str]]
 
 
 def needed(index: ContainerIndex, networks: KnownNetworks, record: ContainerRecord) -> set[str]:
-    """The ids of the containers that must run before this one."""
+    """The ids of the containers that must run before this container."""
     host = record.host_config
     modes = [mode for mode in (host.network_mode, host.ipc_mode, host.pid_mode) if mode.startswith("container:")]
     found = {*links.linked(index, networks, record)}

@@ -142,8 +142,8 @@ def encode(record: ContainerRecord) -> bytes:
 
 
 def decode(row: bytes) -> ContainerRecord:
-    """Decode a row of this schema or an earlier one. Raises ValueError (the base class of msgspec's errors) if the row is
-    damaged, names an unknown phase, or has a later schema."""
+    """Decode a row of this schema or of an earlier schema. Raises ValueError (the base class of msgspec's errors) if the row
+    is damaged, names an unknown phase, or has a later schema."""
     schema = _header(row).schema
     if not 0 <= schema <= SCHEMA:
         raise ValueError(f"it has schema {schema}, but this version of Orlop reads only schemas up to {SCHEMA}")
@@ -154,6 +154,6 @@ def decode(row: bytes) -> ContainerRecord:
 
 
 def _migrate_0(record: ContainerRecord, row: bytes) -> None:
-    """Convert the record. The row is updated by its next commit."""
+    """Convert the record. The next commit writes the converted record to the row."""
     record.state = msgspec.structs.replace(record.state, phase=msgspec.json.decode(row, type=_Row0).state.phase)
     record.schema = SCHEMA

@@ -1,5 +1,5 @@
-"""Restart policies: whether to restart a container, and after what delay. The delays are the same as in Docker: 100 ms at
-first, doubled at each restart up to a minute, and reset after a run of at least ten seconds.
+"""Restart policies. They determine whether a container is restarted, and after which delay. The delays are the same as in
+Docker: 100 ms at first, doubled at each restart up to a minute, and reset after a run of at least ten seconds.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def quarantined_alive(index: ContainerIndex, paths: ContainerPaths) -> Iterator[
 
 
 def any_alive(index: ContainerIndex, paths: ContainerPaths) -> bool:
-    """Whether any container runs, or a monitor is still cleaning up after one."""
+    """Whether any container runs, or any monitor is still cleaning up after a container."""
     known = any(item.record.state.running or item.run is not None for item in index)
     return known or any(quarantined_alive(index, paths))
 
@@ -148,8 +148,9 @@ async def _stop_orderly(ports: Ports, container: Container, seconds: int | None 
 
 async def _bring_up(ports: Ports, known: Mapping[str, trio.Event], tried: Mapping[str, trio.Event]) -> None:
     """Stop containers that must not run, and start the containers that the restart policies require. This happens in
-    parallel, so that a container that hangs does not delay the others; containers that others need are started first. An
-    event in `known` is set once the container's state is known; an event in `tried` is set once the start was tried."""
+    parallel, so that a container that hangs delays no other container. Containers that other containers need are started
+    first. An event in `known` is set once the container's state is known; an event in `tried` is set once the start was
+    tried."""
     limit = trio.CapacityLimiter(_STARTS)
     wanted = needs.order(ports.index, ports.networks)
     living = [item for item in ports.index if item.run is not None and item.owed_start is None]
@@ -274,7 +275,7 @@ async def _settle_run(ports: Ports, container: Container) -> None:
         async with container.lock:
             await prepared_sandbox.drop(ports, container)
     run = container.run
-    # A run that has no monitor yet is still being started; the end of the daemon undoes the start
+    # A run without a monitor is still being started; the end of the daemon undoes this start
     if run is not None and not container.record.state.running and run.monitor is not None:
         await run.monitor.ended()
         if run.recorded and container.run is run:

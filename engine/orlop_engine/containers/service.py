@@ -170,6 +170,6 @@ class Containers:
         return await details.sizes(self.ports, container)
 
     async def measure(self, containers: Iterable[Container], *, at_once: int = 1 << 16) -> dict[str, details.Sizes]:
-        """The sizes by container id, without those that cannot be measured. `at_once`: how many are measured at the same
-        time."""
+        """The sizes by container id, without containers that cannot be measured. `at_once`: how many are measured at the
+        same time."""
         return await details.measure(self.ports, containers, at_once)

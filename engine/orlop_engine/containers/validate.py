@@ -28,7 +28,8 @@ _DEVICE_RULE = re.compile(r"[acb] (\d{1,10}|\*):(\d{1,10}|\*) [rwm]{1,3}\Z")
 
 
 def check(config: ContainerConfig, host: HostConfig, facts: Host) -> list[str]:
-    """Refuse invalid requests. Settings that this host does not support are reset; returns a warning about each."""
+    """Refuse invalid requests. Settings that this host does not support are reset. Returns a warning about each such
+    setting."""
     _check_config(config)
     restarts.check(host.restart_policy, host.auto_remove)
     _check_modes(config, host)

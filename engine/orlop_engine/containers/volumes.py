@@ -1,4 +1,5 @@
-"""Volumes of a container that is being created: create missing ones, and fill empty ones with the image's files."""
+"""Volumes of a container that is being created. Missing volumes are created, and empty volumes are filled with the image's
+files."""
 
 from __future__ import annotations
 

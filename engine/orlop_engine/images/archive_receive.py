@@ -23,7 +23,7 @@ from .image_store import CLEANUP_SECONDS
 __all__ = ["Decompress", "receive"]
 
 _BATCH = 1 << 20
-_AHEAD = 2  # batches that may wait for the thread
+_AHEAD = 2  # number of batches that may wait for the thread
 _MAGIC = 8
 
 

@@ -287,7 +287,8 @@ class ImageStore:
             layers = known.record.layers
             if not self.complete(layers):
                 layers = record.layers  # the existing layers have missing content
-            elif len(layers) == len(record.layers):  # the new record may have blobs for layers without one
+            # the new record may have blobs for layers that have no blob in the old record
+            elif len(layers) == len(record.layers):
                 layers = tuple(old if old.blob else new for old, new in zip(layers, record.layers, strict=True))
             record = msgspec.structs.replace(
                 known.record,

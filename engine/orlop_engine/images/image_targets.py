@@ -21,7 +21,7 @@ from .records import Image
 
 __all__ = ["ImageTargets"]
 
-_MOST = 10_000  # limit on the known descriptors, which take some 300 bytes each
+_MOST = 10_000  # limit on the known descriptors; a descriptor takes some 300 bytes
 
 
 class ImageTargets:

@@ -33,7 +33,7 @@ def _is_own(address: str) -> bool:
 
 
 def is_public(text: str) -> bool:
-    """Whether an address is public and not one of this host's."""
+    """Whether an address is public and does not belong to this host."""
     address = _embedded(ipaddress.ip_address(text))
     if not address.is_global or address.is_multicast or (address.version == 6 and address not in _UNICAST):
         return False

@@ -108,7 +108,7 @@ def credentials_of(data: bytes) -> Credentials:
 
 
 def challenges(header: str) -> list[Challenge]:
-    """The challenges of a `WWW-Authenticate` header, skipping invalid ones."""
+    """The challenges of a `WWW-Authenticate` header. Invalid challenges are skipped."""
     result: list[Challenge] = []
     rest = header[:8192]
     while match := _SCHEME.match(rest):

@@ -20,7 +20,7 @@ __all__ = ["check_pull", "check_push", "problems"]
 
 _PATTERN = re.compile(r"[a-z0-9*._:\[\]-]+(/[a-z0-9*._-]+)*")
 _MOST_SHOWN = 5
-_TLS_PORT = ":443"  # a name with this port means the same server as without it
+_TLS_PORT = ":443"  # a name with this port means the same server as a name without a port
 
 
 @lru_cache(maxsize=1024)

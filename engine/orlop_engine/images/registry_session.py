@@ -119,7 +119,7 @@ class Session:
 
         session._make_client = make
         async with session.borrowed():
-            if not endpoint.settings.override_path:  # such a host may not answer `/v2/`
+            if not endpoint.settings.override_path:  # a host with `override_path` may not answer requests for `/v2/`
                 await session._ping()
             yield session
 

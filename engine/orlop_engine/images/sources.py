@@ -128,7 +128,7 @@ class Sources:
         raise error
 
     def _fail(self, endpoint: Endpoint, error: DriverError) -> None:
-        """Skip an endpoint for the rest of this pull, unless it is the last one. If it is a mirror that did not answer,
+        """Skip an endpoint for the rest of this pull, unless it is the last endpoint. If it is a mirror that did not answer,
         other pulls skip it too."""
         if endpoint.mirror and endpoint not in self._failed:
             log.warning("cannot use mirror %s: %s", endpoint.url, error)

@@ -183,7 +183,7 @@ class _Running:
         return self.acknowledged if self.acknowledged <= self.blob.size else await self._give_up()
 
     async def _give_up(self) -> int:
-        """Close the upload; the next attempt starts a new one."""
+        """Close the upload. The next attempt starts a new upload."""
         await self.close()
         self._location, self.acknowledged = "", 0
         return 0

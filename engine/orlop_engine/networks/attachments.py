@@ -439,7 +439,8 @@ class Attachments:
 
 
 def _forward(port: PublishedPort, addresses: Sequence[Address]) -> Forward:
-    """The target of a listener's connections: the container's address of the same family, if it has one."""
+    """The target of a listener's connections: the container's address with the IP version of the listener, if the container
+    has such an address."""
     return Forward(port.protocol, _same_family(port.host_ip, addresses), port.container_port)
 
 

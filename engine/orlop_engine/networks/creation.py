@@ -60,7 +60,7 @@ def address_pools(config: Config, host_id: str) -> list[tuple[str, int]]:
 def check_request(request: CreateRequest) -> None:
     if not request.name.strip():
         raise InvalidParameter("invalid name: name is empty")
-    if request.name in PREDEFINED or request.name.startswith("container:"):  # such a name is a network mode
+    if request.name in PREDEFINED or request.name.startswith("container:"):  # this name is a network mode
         raise Forbidden(f"operation is not permitted on predefined {request.name} network ")
     if request.ingress or request.scope == "swarm":
         raise Forbidden("This node is not a swarm manager. Swarm-scoped networks are not available")

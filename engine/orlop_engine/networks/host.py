@@ -1,4 +1,5 @@
-"""Reads the host's network configuration: routes, name servers, the address of an existing bridge. Never writes."""
+"""Reads the host's network configuration: routes, name servers, the address of an existing bridge. This module changes
+nothing."""
 
 from __future__ import annotations
 

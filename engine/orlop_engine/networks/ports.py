@@ -177,8 +177,8 @@ def _open(protocol: str, address: str, port: int) -> socket.socket | None:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if protocol == "tcp":
-            # The option allows a port that has connections in TIME_WAIT. It is not set for UDP, because there it allows two
-            # sockets on one port.
+            # The option allows a port that has connections in TIME_WAIT. It is not set for UDP, because with UDP it allows
+            # two sockets on one port.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((address, port))
         if protocol == "tcp":

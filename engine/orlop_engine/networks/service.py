@@ -57,7 +57,7 @@ class Networks:
     # --- start of the daemon ----------------------------------------------------------------------------------------
 
     async def load(self) -> None:
-        """Load the rows and add the predefined networks. Calls no driver: `restore` calls them."""
+        """Load the rows and add the predefined networks. Calls no driver, because `restore` calls the drivers."""
         loaded: list[NetworkRecord] = []
         for key, value in self._store.load("networks"):
             try:

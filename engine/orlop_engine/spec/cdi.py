@@ -112,8 +112,9 @@ def parse(document: object) -> Spec:
 
 
 def described(directories: Iterable[Mapping[str, Spec]]) -> dict[str, tuple[Spec, Device]]:
-    """All devices by name. `directories` map paths to files, in ascending precedence: a later directory overrides an
-    earlier one. If two files of one directory describe the same device, the device is ambiguous and skipped."""
+    """All devices by name. `directories` map paths to files. They are in ascending precedence, so a later directory
+    overrides an earlier directory. If two files of one directory describe the same device, the device is ambiguous and
+    skipped."""
     known: dict[str, tuple[Spec, Device] | None] = {}
     for files in directories:
         here: dict[str, tuple[Spec, Device] | None] = {}

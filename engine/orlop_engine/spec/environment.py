@@ -1,4 +1,5 @@
-"""A process's environment: the defaults, then the image's and the user's entries. The last entry of a name wins."""
+"""A process's environment: the defaults, then the image's and the user's entries. If a name has several entries, the last
+one is used."""
 
 from __future__ import annotations
 

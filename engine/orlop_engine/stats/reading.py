@@ -55,7 +55,8 @@ class Memory(NamedTuple):
 
 
 class Io(NamedTuple):
-    """Bytes that an operation ("read", "write", and others of cgroup v1) has transferred to or from a device."""
+    """Bytes that an operation has transferred to or from a device. The operations are "read" and "write", and with cgroup v1
+    also other operations."""
 
     major: int
     minor: int
@@ -113,7 +114,7 @@ def _number(path: str) -> int:
 
 
 def _limit(path: str) -> int | None:
-    """The limit; None when there is no limit, or no such file."""
+    """The limit; None if there is no limit, or if the file does not exist."""
     text = _text(path).strip()
     return int(text) if text.isdigit() else None
 

@@ -187,7 +187,7 @@ class Artifacts(Protocol):
         ...
 
     async def prefix(self, diff_ids: Sequence[str]) -> Prefix:
-        """The lowest layers of a chain, as many as are in a stored image. They are kept until they are released."""
+        """The lowest layers of a chain, as many as are in a stored image. The layers are kept until they are released."""
         ...
 
     async def unpack_layer(self, artifact: str, parent: str, blob: LayerBlob) -> str:

@@ -1,4 +1,4 @@
-"""The hooks of the consistency check: its routes in a running daemon, and `orlopd --check` without one."""
+"""The hooks of the consistency check: its routes in a running daemon, and `orlopd --check` without a daemon."""
 
 from __future__ import annotations
 

@@ -75,5 +75,5 @@ def route_inside(endpoint: Endpoint) -> None:
             try:
                 inside.change(delete_default_route(index, gateway))
             except Refused as error:
-                if error.errno != errno.ESRCH:  # ESRCH: another default route has replaced this one
+                if error.errno != errno.ESRCH:  # ESRCH means that another default route has replaced this route
                     raise

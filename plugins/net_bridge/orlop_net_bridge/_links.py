@@ -107,7 +107,7 @@ class Links:
         return f"{self._owner}:network:{network_id}"
 
     def ensure_bridge(self, bridge: Bridge) -> None:
-        """Make the bridge, or correct an existing one. A bridge that an administrator made only receives missing
+        """Make the bridge, or correct an existing bridge. A bridge that an administrator made only receives missing
         settings."""
         with _errors(f"create bridge {bridge.name}"):
             index = _index(bridge.name)
@@ -327,7 +327,7 @@ class Links:
         )
 
     def addresses(self, name: str) -> frozenset[str]:
-        """The addresses of a host link with their prefix lengths, except link-local ones; empty when the link does not
+        """The addresses of a host link with their prefix lengths, except link-local addresses; empty if the link does not
         exist."""
         with _errors(f"list addresses of {name}"):
             index = _index(name)

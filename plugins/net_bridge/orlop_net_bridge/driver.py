@@ -343,7 +343,7 @@ class BridgeDriver:
         except NftError as error:
             if not error.missing:
                 raise
-            table.delete_present(gone, what)  # some elements no longer exist, so delete the others
+            table.delete_present(gone, what)  # some elements no longer exist, so delete the remaining elements
 
     def _adopt(self, wanted: Wanted) -> None:
         self._bridges = dict(wanted.bridges)

@@ -51,9 +51,9 @@ def _has_filesystem() -> bool:
 
 def probe(command: Sequence[str], directory: str, tar: str, image: str, how: str) -> bool:
     """Make an image of an empty layer, and mount it so that no other process sees the mount. `command` writes `image`, and
-    `tar` is the file to which the image refers ("" for none); both are in the existing `directory`. Returns whether images
-    need loop devices. `how` is "file", "loop", or "auto", which tries both in this order. Raises `DriverError` with the
-    missing part."""
+    `tar` is the file to which the image refers ("" for none); `image` and `tar` are in the existing `directory`. Returns
+    whether images need loop devices. `how` is "file", "loop", or "auto", which tries both in this order. Raises
+    `DriverError` with the missing part."""
     source = os.path.join(directory, "probe.tar")
     with tarfile.open(source, "w"):
         pass

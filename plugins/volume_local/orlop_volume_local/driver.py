@@ -160,7 +160,8 @@ class LocalVolumes:
         return await trio.to_thread.run_sync(look, abandon_on_cancel=True, limiter=self._looks)
 
     async def _mount_shared(self, mount: Mount, data: str) -> None:
-        """Mount a tmpfs volume on the host, so that all containers share it and it outlives each of them."""
+        """Mount a tmpfs volume on the host, so that all containers share the volume, and so that it stays when a container
+        ends."""
         async with self._mounting:
             if not await self._run("check mounts", lambda: os.path.ismount(data)):
                 options = ["-o", ",".join(mount.options)] if mount.options else []

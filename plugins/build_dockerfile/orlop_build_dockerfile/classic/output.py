@@ -104,7 +104,8 @@ def image_line(image: str) -> bytes:
 
 
 def error_line(error: BuildFailed) -> bytes:
-    """A failure after the answer has begun, with the classic builder's message if it has one."""
+    """A failure after the answer has begun, with the message of the classic builder, if that builder has a message for the
+    failure."""
     message, detail = error.message, {}
     for kind, value in error.details:
         if kind.endswith(_EXIT):

@@ -245,7 +245,7 @@ def _lost() -> Unavailable:
 
 
 def _only_error(error: BaseException) -> OrlopError | None:
-    """The `OrlopError` in a group of one exception, because nurseries make such groups."""
+    """The `OrlopError` in a group of one exception. Nurseries make groups, even for a single exception."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error if isinstance(error, OrlopError) else None

@@ -158,9 +158,9 @@ class PlatformResult(msgspec.Struct, frozen=True):
 
 
 class Converted(msgspec.Struct, frozen=True):
-    """The result of a conversion. `multi_platform`: results are named by platform even if there is only one. A request for a
-    list of targets, an outline or a lint has no results; its answer is in `metadata`. `syntax` is the frontend image in the
-    Dockerfile, which this frontend replaces."""
+    """The result of a conversion. `multi_platform`: results are named by platform even if there is only one platform. A
+    request for a list of targets, an outline or a lint has no results; its answer is in `metadata`. `syntax` is the frontend
+    image in the Dockerfile, which this frontend replaces."""
 
     results: tuple[PlatformResult, ...]
     warnings: tuple[Warned, ...] = ()

@@ -99,7 +99,7 @@ class Call:
         self._arrived.set()
 
     def deliver_headers(self, headers: list[tuple[str, str]]) -> None:
-        """Process the headers of a response, its trailers, or both in one."""
+        """Process the headers of a response, its trailers, or headers that are also trailers."""
         found = dict(headers)
         status = found.get(":status", "200")
         if "grpc-status" in found:

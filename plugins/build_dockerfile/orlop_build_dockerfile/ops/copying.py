@@ -311,8 +311,8 @@ def _write(fd: int, data: bytes) -> None:
 
 
 def remove_tree(parent: int, name: str) -> None:
-    """Remove a file or a tree without following links. It is no error if nothing exists. `name` must be one component,
-    because an absolute path, or a path with "..", leads out of the root."""
+    """Remove a file or a tree without following links. It is no error if the path does not exist. `name` must be one
+    component, because an absolute path, or a path with "..", leads out of the root."""
     if "/" in name or name in ("", ".", ".."):
         raise ValueError(f"{name!r} is not the name of an entry")
     try:

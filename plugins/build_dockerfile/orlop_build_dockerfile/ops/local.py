@@ -66,7 +66,7 @@ class Directory:
         return join_key("content", found[1])
 
     async def digests(self, wanted: Selection) -> list[tuple[str, str]]:
-        # One at a time, because selections overlap, and later selections use the digests of earlier ones
+        # One at a time, because selections overlap, and a later selection uses the digests of earlier selections
         async with self._hashing:
             if wanted not in self._memo:
                 self._memo[wanted] = await self._job.core.file_work(lambda: self._hash(wanted), self._job.core.hashing)

@@ -134,8 +134,8 @@ async def _delete(directories: Sequence[str]) -> None:
 
 
 async def _end_soon(lease: Lease) -> None:
-    """End the lease of a step when the waiting builds have added the record to their own leases. They are woken together,
-    and do this before their next await."""
+    """End the lease of a step when the waiting builds have added the record to their own leases. The builds are woken
+    together, and add the record before their next await."""
     for _ in range(10):
         await trio.lowlevel.checkpoint()
     lease.end()
