@@ -31,7 +31,7 @@ _FLAG = re.compile(r"^ {2,6}(?:(-\w), )?(--[a-z][\w-]*)")
 def _help(words: list[str]) -> tuple[list[str], set[str]]:
     """The subcommands and flags that `docker WORDS --help` lists. Without a daemon, docker hides no command that
     the daemon does not support."""
-    environment = {**os.environ, "DOCKER_HOST": "unix:///dev/null/no-daemon", "DOCKER_CONTEXT": ""}
+    environment = {**os.environ, "DOCKER_HOST": "unix:///dev/null/no-daemon", "DOCKER_CONTEXT": "", "DOCKER_BUILDKIT": "0"}
     done = subprocess.run(["docker", *words, "--help"], capture_output=True, text=True, check=True, env=environment)
     section, commands, flags = "", [], set[str]()
     for line in done.stdout.splitlines():
@@ -95,7 +95,8 @@ def generated(theirs: Tree, ours: Tree) -> str:
         "# Commands of docker and orlop\n\n"
         "`./dev docs` writes this page from the help of docker 26.1 and the commands of orlop.\n"
         f"Of docker's {len(there)} commands, orlop has {len(there) - len(missing)}. Of their flags, orlop lacks "
-        f"{sum(map(len, lacking.values()))}. docker's plugins (buildx, compose) are not counted: orlop runs them, too.\n"
+        f"{sum(map(len, lacking.values()))}. docker's plugins (buildx, compose) are not counted: orlop runs\n"
+        "them, too, also for `build` and `builder`.\n"
         "[The client](cli.md) describes the commands.\n\n"
         "| docker | orlop | Flags that only orlop has |\n|---|---|---|\n"
         + "\n".join(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from orlop_cli._errors import CliError
 from orlop_cli.values import jsontext
@@ -26,10 +27,14 @@ _loaded: dict[str, dict[str, Any]] = {}
 
 
 def load() -> dict[str, Any]:
-    """The file's content, which is read once; {} if the file does not exist."""
-    path = _path()
+    """The file's content, which is read once; {} if the file does not exist or cannot be read, with a warning."""
+    path = file_path()
     if path not in _loaded:
-        _loaded[path] = _read(path)
+        try:
+            _loaded[path] = _read(path)
+        except CliError as error:  # as in docker: commands that need nothing of the file still work
+            _loaded[path] = {}
+            print(f"WARNING: Error loading config file: {error.message}", file=sys.stderr)
     return _loaded[path]
 
 
@@ -55,7 +60,8 @@ def _read(path: str) -> dict[str, Any]:
     return loaded
 
 
-def _path() -> str:
+def file_path() -> str:
+    """The path of config.json."""
     return os.path.join(directory(), "config.json")
 
 
@@ -66,7 +72,7 @@ def member(found: dict[str, Any], key: str, kind: type[_Kind], name: str = "") -
     if value is None:
         return kind()
     if not isinstance(value, kind):
-        raise CliError(f"cannot read {_path()}: {name or key} is not {_NAMES[kind]}")
+        raise CliError(f"cannot read {file_path()}: {name or key} is not {_NAMES[kind]}")
     return value
 
 
@@ -101,7 +107,8 @@ def save(document: dict[str, Any]) -> None:
     """Write the file in docker's format. Raises CliError."""
     import json
 
-    path = os.path.realpath(_path())
+    path = os.path.realpath(file_path())
+    _read(path)  # a file that cannot be read is not replaced
     text = json.dumps({"auths": {}, **document}, indent="\t", ensure_ascii=False)
     try:
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)

@@ -1,20 +1,28 @@
-"""Commands that only docker has. The error message says so, because the suggestion of a similar command is misleading."""
+"""Commands that only docker has: the message says what to use instead. A similar name would mislead."""
 
 from __future__ import annotations
 
-from orlop_cli.daemon import hosts
-
-# Commands that the daemon supports, or that need no daemon, by group.
-_CLIENT = {
-    "orlop": {"checkpoint", "login", "logout", "manifest", "search", "trust"},
-}
 _PLUGINS = {"buildx": "docker-buildx", "compose": "docker-compose"}
-# Commands that Orlop's daemon does not support either.
-_DAEMON = {
-    "orlop": {"node", "plugin", "secret", "service", "stack", "swarm"},
-    "config": {"create", "inspect", "ls", "rm"},
-    "volume": {"update"},
+_COMPOSE = "Orlop has no swarm mode: use `orlop compose` (docker's plugin) for services on this machine"
+_MOUNT = "Orlop has no swarm mode: use `orlop compose` (docker's plugin), or a read-only bind mount of a file (--mount)"
+_MACHINES = (
+    "Orlop has no swarm mode: use a context for each machine (orlop context create NAME --docker host=ssh://USER@HOST)"
+)
+_ALTERNATIVES = {
+    "orlop": {
+        "manifest": "use `orlop buildx imagetools` (docker's plugin) for images of several platforms",
+        "node": _MACHINES,
+        "plugin": "plugins of Orlop are Python packages, which are installed with pip (docs/plugins.md)",
+        "secret": _MOUNT,
+        "service": _COMPOSE,
+        "stack": _COMPOSE,
+        "swarm": _MACHINES,
+        "trust": "use registry-rules of the daemon, which accept digests only (docs/registries.md), or cosign",
+    },
+    "config": dict.fromkeys(("create", "inspect", "ls", "rm"), _MOUNT),
+    "volume": {"update": "it changes cluster volumes of a swarm, which Orlop does not have; use a new volume"},
 }
+"""What to use instead, by group and command."""
 
 
 def message(group: str, name: str) -> str:
@@ -25,11 +33,5 @@ def message(group: str, name: str) -> str:
             f"'{name}' is a plugin of docker's client that is not installed (Debian: {_PLUGINS[name]}). "
             "orlop looks for plugins where docker does, in ~/.docker/cli-plugins for example"
         )
-    if name in _CLIENT.get(group, ()):
-        return (
-            f"'{path}' is a command of docker that orlop does not have. "
-            f"Use the docker client with Orlop:  DOCKER_HOST={hosts.DEFAULT_HOST}"
-        )
-    if name in _DAEMON.get(group, ()):
-        return f"'{path}' is a command of docker that Orlop does not support, neither in the client nor in the daemon."
-    return ""
+    instead = _ALTERNATIVES.get(group, {}).get(name)
+    return f"'{path}' is a command that only docker has: {instead}." if instead else ""

@@ -108,6 +108,11 @@ TLS = {
     "init": Lazy("tls", "init", "Make a CA, a certificate for the daemon, and a certificate for one client"),
     "renew": Lazy("tls", "renew", "Make a new certificate for the daemon, with the same CA and names"),
 }
+CHECKPOINT = {
+    "create": Lazy("checkpoint", "create", "Create a checkpoint from a running container"),
+    "ls": Lazy("checkpoint", "ls", "List checkpoints for a container"),
+    "rm": Lazy("checkpoint", "rm", "Remove a checkpoint"),
+}
 CONTEXT = {
     "create": Lazy("context", "create", "Create a context"),
     "export": Lazy("context", "export", "Export a context to a tar archive FILE or a tar stream on STDOUT."),
@@ -145,6 +150,9 @@ TABLE = {
     "completion": Lazy(
         "completion", "completion", "Print a script for the shell that completes commands, flags and names of orlop"
     ),
+    "login": Lazy("login", "login", "Log in to a registry", COMMON),
+    "logout": Lazy("login", "logout", "Log out from a registry", COMMON),
+    "search": Lazy("search", "search", "Search Docker Hub for images", COMMON),
     "history": IMAGE["history"],
     "import": IMAGE["import"],
     "inspect": Lazy("inspect", "inspect", "Return low-level information on containers, images, networks and volumes"),
@@ -153,6 +161,7 @@ TABLE = {
     "save": IMAGE["save"],
     "tag": IMAGE["tag"],
     "builder": Lazy("", "builder", "Manage builds", MANAGE),
+    "checkpoint": Lazy("", "checkpoint", "Manage checkpoints", MANAGE),
     "config": Lazy("", "config", "Inspect the daemon's configuration", MANAGE),
     "container": Lazy("", "container", "Manage containers", MANAGE),
     "context": Lazy("", "context", "Manage contexts", MANAGE),
@@ -166,6 +175,7 @@ TABLE = {
 
 GROUPS: Mapping[str, tuple[Mapping[str, Lazy], Mapping[str, str]]] = {
     "builder": (BUILDER, {}),
+    "checkpoint": (CHECKPOINT, LIST_ALIASES),
     "config": (CONFIG, {}),
     "container": (CONTAINER, PS_ALIASES),
     "context": (CONTEXT, LIST_ALIASES),

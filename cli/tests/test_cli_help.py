@@ -20,11 +20,12 @@ ID = "ab" * 32
 @pytest.mark.parametrize(
     ("words", "name", "then"),
     [
-        (["plugin", "ls"], "plugin", "Orlop does not support, neither in the client nor in the daemon."),
-        (["config", "ls"], "config ls", "neither in the client nor in the daemon."),
-        (["swarm", "init"], "swarm", "neither in the client nor in the daemon."),
-        (["login"], "login", "Use the docker client with Orlop:  DOCKER_HOST=unix:///run/orlop.sock"),
-        (["help", "search"], "search", "Use the docker client with Orlop"),
+        (["plugin", "ls"], "plugin", "plugins of Orlop are Python packages"),
+        (["config", "ls"], "config ls", "use `orlop compose`"),
+        (["swarm", "init"], "swarm", "use a context for each machine"),
+        (["stack", "deploy", "-c", "x", "y"], "stack", "use `orlop compose`"),
+        (["volume", "update", "x"], "volume update", "use a new volume"),
+        (["help", "manifest"], "manifest", "use `orlop buildx imagetools`"),
     ],
 )
 def test_commands_that_only_docker_has_are_explained(
@@ -32,7 +33,7 @@ def test_commands_that_only_docker_has_are_explained(
 ) -> None:
     done = orlop(*words)
     assert done.code == 1
-    assert done.err.startswith(f"orlop: '{name}' is a command of docker that ")
+    assert done.err.startswith(f"orlop: '{name}' is a command that only docker has: ")
     assert then in done.err and "Did you mean" not in done.err
     assert daemon.requests == []
 
@@ -44,12 +45,11 @@ def test_commands_that_only_docker_has_are_documented_and_absent() -> None:
     listed = set(
         re.findall("`([^`]+)`", page.partition("## Commands and flags that only docker has")[2].partition("\n## ")[0])
     )
-    for table in (_docker_only._CLIENT, _docker_only._DAEMON):
-        for group, names in table.items():
-            ours = {"orlop": _table.TABLE, "system": _table.SYSTEM, "config": _table.CONFIG, "image": _table.IMAGE}
-            assert not names & ours.get(group, _table.VOLUME).keys()
-            if group == "orlop":
-                assert names <= listed
+    for group, alternatives in _docker_only._ALTERNATIVES.items():
+        ours = _table.TABLE if group == "orlop" else _table.GROUPS[group][0]
+        assert not alternatives.keys() & ours.keys()
+        if group == "orlop":
+            assert alternatives.keys() <= listed
     root = click.Context(_root.root, info_name="orlop")
     for path, flags in re.findall(r"^- `([a-z ]+)`: ((?:`--[\w-]+`(?:, )?)+)", page, re.MULTILINE):
         command: Any = _root.root

@@ -100,9 +100,9 @@ def test_null_in_config_json_is_ignored(daemon: RecordedDaemon, orlop: Any, tmp_
 
 def test_unreadable_config_json_is_reported(orlop: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config.json").mkdir()
-    assert orlop("ps").err == f"orlop: cannot read {tmp_path}/config.json: is a directory\n"
+    assert f"WARNING: Error loading config file: cannot read {tmp_path}/config.json: is a directory\n" in orlop("ps").err
     monkeypatch.setenv("DOCKER_CONFIG", "/dev/null")
-    assert orlop("ps").err == "orlop: cannot read /dev/null/config.json: not a directory\n"
+    assert "WARNING: Error loading config file: cannot read /dev/null/config.json: not a directory\n" in orlop("ps").err
 
 
 @pytest.mark.parametrize("said", ["no JSON", "[]", '{"Username": "me"}'])

@@ -65,6 +65,11 @@ LIMITS = "Limits of the steps"
 @option("--shm-size", type=BYTES, section=LIMITS, help="Size of /dev/shm")
 @many("--ulimit", metavar="ulimit", section=LIMITS, help="Ulimit options")
 @flag("--rm", default=True, hidden=True, help="Accepted and ignored: builds make no intermediate containers")
+@flag("--compress", hidden=True, help="Accepted and ignored: the connection is local")
+@flag("--disable-content-trust", default=True, hidden=True, help="Accepted and ignored")
+@option("--isolation", metavar="string", hidden=True, help="Accepted and ignored: for Windows")
+@many("--security-opt", hidden=True, help="Accepted and ignored: for Windows")
+@flag("--squash", hidden=True, help="Accepted and ignored: docker needs an experimental daemon for it")
 @flag("--force-rm", hidden=True, help="Accepted and ignored: builds make no intermediate containers")
 def build(session: Session, args: tuple[str, ...], **flags: Any) -> None:
     for tag in flags["tags"]:

@@ -141,5 +141,19 @@ def image(session: Session, args: tuple[str, ...], form: str | None, platform: s
     _show(args, lambda name: engine.get(f"/images/{segment(name)}/json", query), form)
 
 
-network = _typed("network", "NETWORK")
+@command(
+    "inspect",
+    "Display detailed information on one or more networks",
+    usage="NETWORK [NETWORK...]",
+    least=1,
+    most=None,
+    examples=["orlop network inspect NAME"],
+)
+@option("-f", "--format", "form", metavar="string", help="'json', or a Go template")
+@flag("-v", "--verbose", help="Verbose output for diagnostics")
+def network(session: Session, args: tuple[str, ...], form: str | None, verbose: bool) -> None:
+    engine, query = session.engine, {"verbose": "true"} if verbose else None
+    _show(args, lambda name: engine.get(f"/networks/{segment(name)}", query), form)
+
+
 volume = _typed("volume", "VOLUME")

@@ -89,8 +89,11 @@ def ls(
 )
 @flag("--attachable", help="Enable manual container attachment")
 @many("--aux-address", metavar="map", help="Auxiliary IPv4 or IPv6 addresses used by Network driver")
+@option("--config-from", metavar="string", help="The network from which to copy the configuration")
+@flag("--config-only", help="Create a configuration only network")
 @option("-d", "--driver", metavar="string", default="bridge", help="Driver to manage the Network (default bridge)")
 @many("--gateway", metavar="ip", help="IPv4 or IPv6 Gateway for the subnet")
+@flag("--ingress", help="Create swarm routing-mesh network")
 @flag("--internal", help="Restrict external access to the network")
 @many("--ip-range", metavar="cidr", help="Allocate container ip from a sub-range")
 @option("--ipam-driver", metavar="string", default="default", help="IP Address Management Driver")
@@ -119,6 +122,9 @@ def create(session: Session, args: tuple[str, ...], **options: Any) -> None:
         body["EnableIPv6"] = options["ipv6"]
     if options["scope"]:
         body["Scope"] = options["scope"]
+    if options["config_from"]:
+        body["ConfigFrom"] = {"Network": options["config_from"]}
+    body.update({"Ingress": True} if options["ingress"] else {}, **({"ConfigOnly": True} if options["config_only"] else {}))
     print(session.engine.post("/networks/create", body=body)["Id"])
 
 

@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 @option(
     "--platform", metavar="string", envvar="DOCKER_DEFAULT_PLATFORM", help="Platform if server is multi-platform capable"
 )
+@flag("--disable-content-trust", default=True, hidden=True, help="Accepted and ignored")
 @flag("-q", "--quiet", help="Suppress verbose output")
-def pull(session: Session, args: tuple[str, ...], all_tags: bool, platform: str | None, quiet: bool) -> None:
+def pull(
+    session: Session, args: tuple[str, ...], all_tags: bool, platform: str | None, quiet: bool, disable_content_trust: bool
+) -> None:
     reference = references.parse(args[0])
     if all_tags and (reference.tag or reference.digest):
         fail("tag can't be used with --all-tags/-a")

@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 )
 @flag("-a", "--all-tags", help="Push all tags of an image to the repository")
 @option("--platform", metavar="string", help="Push only the image for a platform (os/arch[/variant]) of the name")
+@flag("--disable-content-trust", default=True, hidden=True, help="Accepted and ignored")
 @flag("-q", "--quiet", help="Suppress verbose output")
-def push(session: Session, args: tuple[str, ...], all_tags: bool, platform: str | None, quiet: bool) -> None:
+def push(
+    session: Session, args: tuple[str, ...], all_tags: bool, platform: str | None, quiet: bool, disable_content_trust: bool
+) -> None:
     reference = references.parse(args[0])
     if all_tags and (reference.tag or reference.digest):
         fail("tag can't be used with --all-tags/-a")

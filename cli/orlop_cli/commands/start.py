@@ -26,16 +26,31 @@ if TYPE_CHECKING:
 @flag("-a", "--attach", help="Attach STDOUT/STDERR and forward signals")
 @flag("-i", "--interactive", help="Attach container's STDIN")
 @option("--detach-keys", metavar="string", help="Override the key sequence for detaching a container")
-def start(session: Session, args: tuple[str, ...], attach: bool, interactive: bool, detach_keys: str | None) -> None:
+@option("--checkpoint", metavar="string", help="Restore from this checkpoint")
+@option("--checkpoint-dir", metavar="string", help="Use a custom checkpoint storage directory")
+def start(
+    session: Session,
+    args: tuple[str, ...],
+    attach: bool,
+    interactive: bool,
+    detach_keys: str | None,
+    checkpoint: str | None,
+    checkpoint_dir: str | None,
+) -> None:
+    query = {"checkpoint": checkpoint, "checkpoint-dir": checkpoint_dir}
+    if checkpoint and len(args) > 1:
+        fail("you cannot restore multiple containers at once")
     if not (attach or interactive):
-        each(args, lambda name: session.engine.post(f"/containers/{segment(name)}/start"))
+        each(args, lambda name: session.engine.post(f"/containers/{segment(name)}/start", query))
         return
     if len(args) > 1:
         fail("you cannot start and attach multiple containers at once")
-    _attached(session, args[0], interactive, detach_keys)
+    _attached(session, args[0], interactive, detach_keys, query)
 
 
-def _attached(session: Session, name: str, interactive: bool, detach_keys: str | None) -> None:
+def _attached(
+    session: Session, name: str, interactive: bool, detach_keys: str | None, start_query: dict[str, str | None]
+) -> None:
     engine = session.engine
     found = engine.get(f"/containers/{segment(name)}/json")
     config, path = found["Config"], f"/containers/{found['Id']}"
@@ -47,7 +62,7 @@ def _attached(session: Session, name: str, interactive: bool, detach_keys: str |
     with control(engine, path, not tty, tty):
         attachment = Attachment(engine.hijack(f"{path}/attach", query), Wiring(tty, stdin, True, True, keys))
         wait = Wait(engine, path, found["HostConfig"].get("AutoRemove", False))
-        engine.post(f"{path}/start")
+        engine.post(f"{path}/start", start_query)
         if tty:
             resize_now(engine, path)
         attachment.run()

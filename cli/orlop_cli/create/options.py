@@ -146,6 +146,16 @@ _SECURITY: list[Decorator] = [
     _text("--isolation", section=SECURITY, help="Container isolation technology"),
 ]
 
+# Flags of docker that have no effect on Linux, or none any more.
+_IGNORED: list[Decorator] = [
+    option("--cpu-count", type=INT, hidden=True, help="Accepted and ignored: for Windows"),
+    option("--cpu-percent", type=INT, hidden=True, help="Accepted and ignored: for Windows"),
+    flag("--disable-content-trust", default=True, hidden=True, help="Accepted and ignored"),
+    option("--io-maxbandwidth", type=BYTES, hidden=True, help="Accepted and ignored: for Windows"),
+    option("--io-maxiops", type=INT, hidden=True, help="Accepted and ignored: for Windows"),
+    option("--kernel-memory", type=BYTES, hidden=True, help="Accepted and ignored: Linux has no such limit any more"),
+]
+
 _LOGS: list[Decorator] = [
     _text("--log-driver", section=LOGS, help="Logging driver for the container"),
     many("--log-opt", section=LOGS, help="Log driver options"),
@@ -154,6 +164,6 @@ _LOGS: list[Decorator] = [
 
 def create_options(function: Function) -> Function:
     """Add all these flags to a command."""
-    for add in reversed([*_PROCESS, *_IDENTITY, *_FILES, *_NET, *_LIMITS, *_HEALTH, *_SECURITY, *_LOGS]):
+    for add in reversed([*_PROCESS, *_IDENTITY, *_FILES, *_NET, *_LIMITS, *_HEALTH, *_SECURITY, *_LOGS, *_IGNORED]):
         function = add(function)
     return function

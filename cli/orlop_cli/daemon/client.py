@@ -168,9 +168,9 @@ class Engine:
         self._opened.append(made)
         return made
 
-    def get(self, path: str, query: Query | None = None) -> Any:
+    def get(self, path: str, query: Query | None = None, headers: Mapping[str, str] | None = None) -> Any:
         """GET a JSON document."""
-        return decode(self.open("GET", path, query).read())
+        return decode(self.open("GET", path, query, headers=headers).read())
 
     def post(self, path: str, query: Query | None = None, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
         """POST a JSON document (or nothing). Returns the decoded answer; None for an empty answer."""
