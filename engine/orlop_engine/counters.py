@@ -1,4 +1,4 @@
-"""Counters for `/metrics` and `/debug/vars`. They are always on, because their cost is negligible."""
+"""Counters for `/metrics` and `/debug/vars`. The engine always counts, because the cost is negligible."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ class Snapshots:
                 self._renew_lease()
 
     async def _forget_bases(self) -> bool:
-        """Forget the bases without snapshots. Returns whether there were any."""
+        """Forget the bases without snapshots. Returns whether such bases existed."""
         async with self._bases_lock:
             needed = {row.parent for row in self.rows.values()} | self._in_use.keys()
             gone = [key for key in self.bases if key not in needed]
@@ -191,8 +191,8 @@ class Snapshots:
         return key
 
     async def settle(self, key: str) -> None:
-        """Wait until a snapshot and all snapshots below it are durable and have their rows. If making them durable has
-        failed before, this method tries again."""
+        """Wait until a snapshot and all snapshots below it are durable and have their rows. If an earlier attempt to make
+        the snapshots durable has failed, this method tries again."""
         below = []
         while key in self.rows:
             below.append(key)

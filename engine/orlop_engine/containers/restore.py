@@ -108,7 +108,8 @@ async def _sweep_runs(ports: Ports, keep: Collection[str]) -> None:
         *(ports.paths.run_name(key) for key in keep),
         *(ports.paths.run_name(item.id) for item in ports.index if item.run),
     }
-    async with trio.open_nursery() as nursery:  # in parallel, because each waits for its processes to die
+    # In parallel, because each sweep waits until the processes of its run have died
+    async with trio.open_nursery() as nursery:
         for name in set(os.listdir(ports.paths.runs_root)) - kept:
             nursery.start_soon(_sweep_run, ports.paths, name)
 

@@ -25,8 +25,8 @@ _CLEAN_UP = 30.0
 
 async def clean_up(ports: Ports, container: Container, run: Run) -> None:
     """Wait until the exit of a run has been published and its monitor has ended. If the monitor died after it reported the
-    exit, this function does the rest of the monitor's cleanup. A monitor that hangs is killed. Raises `DeadlineExceeded`
-    when the monitor does not die."""
+    exit, this function does the rest of the monitor's cleanup. If the monitor hangs, this function kills it. Raises
+    `DeadlineExceeded` when the monitor does not die."""
     await run.finished.wait()
     monitor = run.monitor
     assert monitor is not None

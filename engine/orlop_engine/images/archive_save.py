@@ -1,8 +1,8 @@
 """`GET /images/get`: images as one archive, streamed from the content store without a temporary copy.
 
 All errors of the request (unknown names, platforms, missing permissions) are raised before the first byte is sent. A lease
-holds the blobs until the archive is closed, so that removals and prunes do not delete them. Each layer is hashed while it is
-sent. If the content is damaged, the stream is aborted before the layer's end, and the blob is moved to the quarantine.
+protects the blobs from removals and prunes until the archive is closed. Each layer is hashed while it is sent. If the
+content is damaged, the stream is aborted before the layer's end, and the blob is moved to the quarantine.
 """
 
 from __future__ import annotations

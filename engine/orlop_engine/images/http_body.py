@@ -15,9 +15,9 @@ async def body(response: httpx.Response) -> AsyncGenerator[bytes, None]:
     """The bytes of the body as they were sent, not decoded. Closes the response at the end. Use this generator with
     `aclosing`.
 
-    httpx reads through five nested generators and closes only the outermost generator. trio warns about the other generators
-    when they are garbage-collected. So after the connection was closed, one more read makes every generator end with an
-    error.
+    httpx reads through five nested generators and closes only the outermost generator. When the other generators are
+    garbage-collected, trio logs warnings. To avoid these warnings, this function closes the connection and then reads once
+    more, so that every generator ends with an error.
     """
     pieces = response.aiter_raw()
     try:

@@ -287,7 +287,7 @@ class ImageStore:
             layers = known.record.layers
             if not self.complete(layers):
                 layers = record.layers  # the existing layers have missing content
-            # the new record may have blobs for layers that have no blob in the old record
+            # The new record may have blobs for layers that have no blob in the old record
             elif len(layers) == len(record.layers):
                 layers = tuple(old if old.blob else new for old, new in zip(layers, record.layers, strict=True))
             record = msgspec.structs.replace(
@@ -480,7 +480,7 @@ class ImageStore:
         await self.barrier()
 
     async def barrier(self) -> None:
-        """Wait for a collection that may not have seen the latest content of the leases. Content that was in a lease before
-        the call is protected when this method returns."""
+        """Wait for the end of a running garbage collection, because it may have read the leases before their latest change.
+        When this method returns, content that was in a lease before the call is protected."""
         async with self.layers.guard:
             return

@@ -42,7 +42,7 @@ class ImageTargets:
             self._known.update(await trio.to_thread.run_sync(self._read, unknown))
 
     def of(self, image: Image, *, whole: bool = True) -> Descriptor | None:
-        """With `whole`, the index that a name of the image comes from. Without `whole`, or if there is no index, the image's
+        """With `whole`, the index to which a name of the image refers. Without `whole`, or if there is no index, the image's
         manifest. None if the image has neither."""
         if whole and (index := self._index(image)):
             return self._known.get(index)

@@ -23,7 +23,7 @@ __all__ = ["IndexSource", "with_image", "without_images"]
 
 @dataclass(frozen=True, slots=True)
 class IndexSource:
-    """The index that an image was chosen from: its digest, and the digests of the manifests in it."""
+    """The index from which an image was chosen: the index's digest, and the digests of the manifests that it lists."""
 
     digest: str
     entries: frozenset[str]

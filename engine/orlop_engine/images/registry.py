@@ -39,7 +39,8 @@ class Registry(Session):
     """A connection for reading one repository. Open it with `Registry.connect`."""
 
     async def manifest(self, reference: str) -> tuple[str, bytes]:
-        """Media type and bytes of a manifest or index, by tag or digest. With a digest, the bytes are verified."""
+        """Media type and bytes of a manifest or index, by tag or digest. If the caller asks by digest, this method verifies
+        the bytes."""
         path = f"/v2/{self.repository}/manifests/{reference}"
         async with self.request("GET", path, {"Accept": ", ".join(ACCEPT)}) as response:
             data = await self.read_body(response, MAX_MANIFEST, "Get", self.endpoint.at(path))

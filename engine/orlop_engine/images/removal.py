@@ -134,7 +134,7 @@ class _Planner:
         self._check(image, gone)
         delete = len(gone) == len(names) and self._policy.may_delete(image)
         if delete:
-            # The name is removed in any case. If a container or a child needs the image, the image stays without names
+            # The name is always removed. If a container or a child image needs the image, the image stays without names
             delete = self._conflict(image, force=force, named=False) is None
         self._step(removal, image, gone, delete)
 

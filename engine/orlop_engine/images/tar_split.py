@@ -106,8 +106,8 @@ async def open_tar(content: ContentStore, layer: Layer) -> int:
 
 
 async def spooled(content: ContentStore, source: AbstractAsyncContextManager[AsyncIterator[bytes]]) -> int:
-    """A file descriptor of an unnamed temporary file with the content of a stream. Its position is the beginning of the
-    file. The caller closes it."""
+    """A file descriptor of an unnamed temporary file with the content of a stream. The descriptor's position is the
+    beginning of the file. The caller closes the descriptor."""
     fd = content.spool()
     try:
         with os.fdopen(fd, "wb", closefd=False) as file:

@@ -323,7 +323,7 @@ class MonitorClient:
 
     async def redirect(self, moved: Mapping[str, str]) -> None:
         """Make the monitor's listeners for an address (a key of `moved`) forward to another address (the value), or close
-        them (""). Raises `Unavailable` when the monitor was started by an older daemon and does not support this."""
+        them (""). Raises `Unavailable` when the monitor was started by an older daemon and does not support this request."""
         request = Serve((), tuple(moved.items()))
         status = await self._status("redirect the container's ports", lambda n: Request(n, request))
         if status.version < 2:

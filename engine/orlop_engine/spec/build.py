@@ -164,8 +164,8 @@ def _shm(given: SpecInput) -> list[dict[str, Any]]:
 
 
 def _sysctls(given: SpecInput) -> dict[str, str]:
-    """The sysctls of the container. As in Docker, one of them sets the domain name, because the OCI spec before 1.1 has no
-    field for the domain name."""
+    """The sysctls of the container. As in Docker, the sysctl kernel.domainname sets the domain name, because the OCI spec
+    before 1.1 has no field for the domain name."""
     own = {"kernel.domainname": given.domainname} if given.domainname and given.namespaces.get("uts") == "" else {}
     return {**own, **given.sysctls}
 

@@ -26,7 +26,8 @@ _HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "pos
 
 
 class _Base(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
-    """Unknown fields are forbidden, so that a file with an edit that Orlop cannot make is refused."""
+    """Unknown fields are forbidden, because a CDI file may ask for an edit that Orlop does not support. Such a file is
+    refused."""
 
 
 class DeviceNode(_Base):

@@ -56,8 +56,8 @@ def _text(*paths: str) -> str:
 
 
 def _weights(version: int) -> bool:
-    """Whether I/O weights work. They need the bfq scheduler, CFQ in old kernels, or io.cost. The function looks for their
-    files in child cgroups, because the root cgroup does not have them."""
+    """Whether I/O weights work. I/O weights need the bfq scheduler, CFQ in old kernels, or io.cost. The function looks for
+    the files of these features in child cgroups, because the root cgroup does not have them."""
     files = ("*/io.weight", "*/io.bfq.weight") if version == 2 else ("blkio/blkio.weight",)
     if any(glob.glob(f"/sys/fs/cgroup/{name}") for name in files):
         return True

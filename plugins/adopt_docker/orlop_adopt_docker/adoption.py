@@ -35,7 +35,7 @@ STORAGE = "overlay2"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of an adoption. `plan` is None if this root had been adopted before; `adopted` then describes the earlier
+    """The result of an adoption. If this root was adopted before, `plan` is None, and `adopted` describes the earlier
     adoption."""
 
     adopted: Adopted | None

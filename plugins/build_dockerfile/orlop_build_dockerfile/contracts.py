@@ -80,10 +80,10 @@ __all__ = [
 
 
 class Base(msgspec.Struct, frozen=True):
-    """An image that a build starts from. `digest` is the digest of its manifest for the platform; if it was made on this
-    host and has no manifest, the digest of its configuration. `name` is the normalized reference, `config` the JSON of its
-    configuration. `snapshot` is the committed snapshot of its top layer, "" if the image has no layers or was only
-    resolved."""
+    """An image that a build starts from. `digest` is the digest of the image's manifest for the platform. If the image was
+    made on this host and has no manifest, `digest` is the digest of its configuration. `name` is the normalized reference,
+    `config` the JSON of its configuration. `snapshot` is the committed snapshot of its top layer, "" if the image has no
+    layers or was only resolved."""
 
     name: str
     digest: str
@@ -307,7 +307,7 @@ class Builder(Protocol):
         ...
 
     async def drain(self, reason: str) -> None:
-        """End all builds, and send the reason to their clients. Returns when all clients have received it."""
+        """End all builds, and send the reason to their clients. Returns when all clients have received the reason."""
         ...
 
     async def cancel(self, build: str) -> None:

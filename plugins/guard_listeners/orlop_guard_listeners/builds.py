@@ -1,4 +1,5 @@
-"""Builds on restricted listeners. A client must not be able to do by a build what it may not do by other requests.
+"""Builds on restricted listeners. If a restricted client may not do something by other requests, it must not be able to do
+it by a build.
 
 The builder asks the daemon for base images, steps and new images. The engine checks these requests (`engine.building.scope`)
 with the functions that check other requests. Each listener has its own build cache, because a shared cache reveals the

@@ -228,8 +228,8 @@ class LabelScope:
                 self._check_volumes_of(self._engine.containers.get(text.partition(":")[0]).record)
 
     def _check_volumes_of(self, record: ContainerRecord) -> None:
-        """Check the volumes of a container in this scope. It may have volumes outside the scope, which a new container must
-        not get."""
+        """Check the volumes of a container in this scope. The container may have volumes outside the scope. A new container
+        must not get such volumes."""
         for mount in record.mounts:
             if mount.type == "volume" and not mount.anonymous:
                 self._check_volume_name(mount.name)

@@ -121,7 +121,7 @@ def _buffer_limit(options: Mapping[str, str]) -> int | None:
 
 class Fluentd:
     """Implements `LogDriver`. Connections are always made in the background, and repeated until the service answers. So the
-    options about this are checked, but have no effect."""
+    options for asynchronous connections and for retries are checked, but have no effect."""
 
     capabilities = LogCapabilities(readable=False, stores=False)
 

@@ -1,9 +1,9 @@
 """Docker's json-file records: `{"log":"text\\n","stream":"stdout","attrs":{...},"time":"..."}` and a newline.
 
 Escapes are the same as in moby's jsonlog: Go's encoding/json with HTML escaping, but with `\\u000X` for tab, backspace and
-form feed, although JSON has a short form for them. A raw newline occurs only between records. So a block is encoded as a
-whole. All characters except newlines are escaped. Then each newline is replaced by the end of one record and the beginning
-of the next record.
+form feed, although JSON has a short form for them. A raw newline occurs only between records. For this reason a block of
+many records can be encoded as a whole. All characters except newlines are escaped. Then each newline is replaced by the end
+of one record and the beginning of the next record.
 """
 
 from __future__ import annotations

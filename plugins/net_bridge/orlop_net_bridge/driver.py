@@ -166,7 +166,7 @@ class BridgeDriver:
 
     def _known_uplinks(self) -> frozenset[_plan.Element]:
         """The elements of the uplinks. The uplinks are found when the first network is made, at the start of the daemon and
-        at each repair. They are kept between these moments, because listing links takes milliseconds."""
+        at each repair. Between these moments the driver uses the stored result, because listing links takes milliseconds."""
         if self._uplinks is None:
             self._uplinks = self._find_uplinks()
         return self._uplinks

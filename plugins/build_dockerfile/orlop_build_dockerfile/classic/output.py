@@ -83,7 +83,7 @@ class Renderer:
 
 
 def result_lines(image: str, names: list[str], *, quiet: bool) -> Iterator[bytes]:
-    """The last lines of a successful build. Clients look for "Successfully built" and for the last ID."""
+    """The last lines of a successful build. Clients search the output for "Successfully built" and for the last ID."""
     if quiet:
         yield stream(f"{image}\n")
         return

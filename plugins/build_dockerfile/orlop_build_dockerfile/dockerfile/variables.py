@@ -62,5 +62,6 @@ def global_arguments(
 
 
 def proxies(build_args: Mapping[str, str]) -> dict[str, str]:
-    """The build arguments that are proxies. Steps get them without an ARG. Neither images nor cache keys contain them."""
+    """The build arguments that are proxies. Steps get these arguments as environment variables, even without an ARG. Neither
+    images nor cache keys contain them."""
     return {name.lower(): build_args[name] for name in sorted(build_args) if name.lower() in PROXIES}

@@ -191,8 +191,8 @@ class Call:
     # Sending. All methods raise RpcError if the call has ended
 
     def start(self, metadata: Headers = ()) -> None:
-        """Send the headers of the response, unless they have been sent. A client sends none here, because its headers were
-        sent with the request."""
+        """Send the headers of the response, unless they have been sent. On the client's side this method does nothing,
+        because the headers were sent with the request."""
         if self._owner.client or self.started:
             return
         self.started = True

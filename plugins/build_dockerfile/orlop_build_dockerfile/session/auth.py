@@ -1,9 +1,9 @@
 """Access to registries with the credentials of the client (moby.filesync.v1.Auth).
 
 A client that offers FetchToken gets tokens from token services itself, so that the daemon does not see its passwords
-(buildkit session/auth). GetTokenAuthority fails if the user has disabled this (BUILDKIT_NO_CLIENT_TOKEN). It returns a key
-that can prove that another session has the same password (VerifyTokenAuthority). Orlop does not use this key, because it
-never uses a token for another session.
+(buildkit session/auth). The client's method GetTokenAuthority fails if the user has disabled FetchToken
+(BUILDKIT_NO_CLIENT_TOKEN). Otherwise it returns a key, with which BuildKit checks that another session has the same password
+(VerifyTokenAuthority). Orlop does not use this key, because it never uses a token for another session.
 """
 
 from __future__ import annotations

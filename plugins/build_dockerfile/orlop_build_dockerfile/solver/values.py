@@ -53,7 +53,7 @@ class Value(Protocol):
     async def key(self) -> str: ...
 
     async def snapshot(self) -> str:
-        """The committed snapshot; "" for an empty file system. It is made now if necessary."""
+        """The committed snapshot; "" for an empty file system. If the snapshot does not exist yet, this method makes it."""
         ...
 
     async def digests(self, wanted: Selection) -> Digests:
