@@ -13,6 +13,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from orlop_sdk.testing.log_services import RecordingService
+
 from . import builds, images, large, storage
 from .engines import Connection, Engine, timed
 
@@ -169,8 +171,22 @@ def write_lines(engine: Engine) -> float:
     return timed(lambda: _run_to_exit(engine, "lines", script))
 
 
-def _run_to_exit(engine: Engine, name: str, script: str) -> None:
-    engine.docker("run", "-d", "--name", name, IMAGE, "sh", "-c", script)
+def write_to_syslog(engine: Engine) -> float:
+    """To a service that only counts: its speed is not what is measured."""
+    script = f"yes {_LINE} | head -n {LINES}"
+    with RecordingService("tcp", keeps=False) as service:
+        options = ("--log-driver=syslog", f"--log-opt=syslog-address={service.address}")
+
+        def work() -> None:
+            _run_to_exit(engine, "lines", script, *options)
+            while service.lines < LINES:  # dockerd closes its driver after the container's exit
+                time.sleep(0.001)
+
+        return timed(work)
+
+
+def _run_to_exit(engine: Engine, name: str, script: str, *options: str) -> None:
+    engine.docker("run", "-d", "--name", name, *options, IMAGE, "sh", "-c", script)
     engine.docker("wait", name)
     engine.docker("rm", "-f", name)
 
@@ -265,6 +281,7 @@ ALL = (
     ),
     Measure("memory50", "memory per container (PSS)", 2.5, with_fifty(memory_per_container), 1, "MB"),
     Measure("json-write", "json-file: 1 M lines of 64 bytes, run to exit", 0.3, write_lines, 3),
+    Measure("syslog-write", "syslog over TCP: 1 M lines of 64 bytes, run to exit", 0.3, write_to_syslog, 3),
     Measure("json-read", "docker logs of 1 M lines", 0.3, read_lines, 3),
     Measure("zeros-out", "docker run printing 200 MB of zeros", 0.5, zeros_out, 3),
     Measure("zeros-in", "docker run -i reading 200 MB", 0.8, zeros_in, 3),

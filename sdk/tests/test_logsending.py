@@ -13,13 +13,15 @@ import pytest
 
 from orlop_sdk import InvalidParameter, LogBlock
 from orlop_sdk.logsending import (
-    Lines,
+    Item,
     LogLine,
+    Numbering,
     SendingWriter,
     StreamSender,
     Tls,
     boolean,
     duration,
+    lines_of,
     split_address,
     unsigned,
 )
@@ -42,10 +44,10 @@ class Gate:
         if self.fails:
             raise OSError("nobody listens")
 
-    def send(self, lines: Sequence[LogLine]) -> int:
+    def send(self, items: Sequence[Item]) -> int:
         self.busy.set()
         self.may.wait(20)
-        self.sent.append(lines[0].data)
+        self.sent.append(items[0].data)
         return 1
 
     def close(self) -> None:
@@ -65,7 +67,7 @@ def test_full_queue_drops_blocks_and_counts_them() -> None:
     assert (writer.dropped, writer.full) == (2, False)
     gate.may.set()
     writer.close()
-    assert gate.sent == [b"first", b"second"]
+    assert gate.sent == [b"first\n", b"second\n"]
 
 
 def test_container_waits_for_a_slow_service_in_mode_blocking() -> None:
@@ -76,7 +78,7 @@ def test_container_waits_for_a_slow_service_in_mode_blocking() -> None:
     assert writer.full
     gate.may.set()
     writer.close()
-    assert (writer.full, writer.dropped, gate.sent) == (False, 0, [b"first line"])
+    assert (writer.full, writer.dropped, gate.sent) == (False, 0, [b"first line\n"])
 
 
 def test_container_waits_only_while_the_service_keeps_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,36 +122,35 @@ def test_failed_connection_is_made_again(monkeypatch: pytest.MonkeyPatch) -> Non
         pass
     gate.fails = False
     writer.close()
-    assert gate.sent == [b"one", b"two"]
+    assert gate.sent == [b"one\ntwo\n"]
 
 
 def test_line_that_cannot_be_encoded_is_dropped(capsys: pytest.CaptureFixture[str]) -> None:
     class Broken(Gate):
-        def send(self, lines: Sequence[LogLine]) -> int:
+        def send(self, items: Sequence[Item]) -> int:
             raise ValueError("bad line")
 
     writer = SendingWriter("t", Broken(), {})
     writer.write([block(b"one\ntwo\n")])
     writer.close()
-    assert writer.dropped == 2
+    assert writer.dropped == 1
     assert "log driver t: ValueError: bad line" in capsys.readouterr().err
 
 
 def test_parts_of_long_lines_are_numbered_by_stream() -> None:
-    lines = Lines()
     out = LogBlock("stdout", b"a" * 16384, 1, partial=True)
     err = LogBlock("stderr", b"b" * 16384, 1, partial=True)
-    found = lines.split([out, err, out, block(b"end\n"), block(b"x\ny\n"), LogBlock("stderr", b"\n", 1)])
-    parts = [line.part for line in found]
+    found = Numbering().items([out, err, out, block(b"end\n"), block(b"x\ny\n"), LogBlock("stderr", b"\n", 1)])
+    parts = [item.part if isinstance(item, LogLine) else None for item in found]
     numbers = [(part.ordinal, part.last) if part else None for part in parts]
-    assert numbers == [(1, False), (1, False), (2, False), (3, True), None, None, (2, True)]
+    assert numbers == [(1, False), (1, False), (2, False), (3, True), None, (2, True)]
     assert parts[0] and parts[1] and parts[3]
     assert parts[0].id == parts[3].id != parts[1].id
 
 
 @pytest.mark.parametrize("data, wanted", [(b"\n", [b""]), (b"a\n\nb\n", [b"a", b"", b"b"])], ids=["empty", "three"])
 def test_blocks_are_split_into_lines(data: bytes, wanted: list[bytes]) -> None:
-    assert [line.data for line in Lines().split([block(data)])] == wanted
+    assert [line.data for line in lines_of([block(data)])] == wanted
 
 
 def test_lines_arrive_over_tls_and_certificates_are_checked(tmp_path: Path) -> None:

@@ -110,6 +110,24 @@ def test_the_journal_has_priorities() -> None:
     assert ready["MESSAGE"].startswith("info  orlopd ")
 
 
+def test_journal_has_the_lines_of_containers() -> None:
+    script = "echo hello; echo bad >&2; head -c 40000 /dev/zero | tr '\\0' x; echo; printf 'bin\\377ary\\n'"
+    options = ("--log-driver=journald", "--log-opt=env=MODE", "-e", "MODE=prod")
+    shown = run("docker", "run", "--name=journal", *options, "busybox", "sh", "-c", script)
+    assert "hello" in shown
+    assert "hello" in run("docker", "logs", "journal")
+    text = run("journalctl", "CONTAINER_NAME=journal", "-o", "json", "--no-pager", "--all")
+    entries = [json.loads(line) for line in text.splitlines()]
+    by_message = {entry["MESSAGE"]: entry for entry in entries if isinstance(entry["MESSAGE"], str)}
+    assert (by_message["hello"]["PRIORITY"], by_message["bad"]["PRIORITY"]) == ("6", "3")
+    assert by_message["hello"]["MODE"] == "prod"
+    assert by_message["hello"]["SYSLOG_IDENTIFIER"] == inspect("journal")["Id"][:12]
+    parts = [entry for entry in entries if "CONTAINER_PARTIAL_ID" in entry]
+    assert sorted(entry["CONTAINER_PARTIAL_ORDINAL"] for entry in parts) == ["1", "2", "3"]
+    assert [entry["MESSAGE"] for entry in entries if isinstance(entry["MESSAGE"], list)] == [[*b"bin\xffary"]]
+    run("docker", "rm", "journal")
+
+
 def test_info_shows_systemd_and_cgroup_v2() -> None:
     said = run("docker", "info", "--format", "{{.CgroupDriver}} {{.CgroupVersion}} {{json .Warnings}} {{.SecurityOptions}}")
     assert said.startswith("systemd 2 ")

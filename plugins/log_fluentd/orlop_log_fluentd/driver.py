@@ -11,12 +11,14 @@ import msgspec
 from orlop_sdk import InvalidParameter, LogCapabilities, LogInfo, LogQuery, LogReader, LogWriter, NotImplementedHere
 from orlop_sdk.logfiles import ATTRIBUTE_OPTIONS, check_options, log_tag, selected_attributes
 from orlop_sdk.logsending import (
+    Item,
     LogLine,
     SendingWriter,
     StreamSender,
     Tls,
     boolean,
     duration,
+    lines_of,
     split_address,
     unsigned,
 )
@@ -51,15 +53,19 @@ class _Forward(StreamSender):
 class _Acknowledged(_Forward):
     """Sends a message again unless the service has acknowledged it."""
 
-    def send(self, lines: Sequence[LogLine]) -> int:
+    def send(self, items: Sequence[Item]) -> int:
+        lines = list(lines_of(items[:1]))
+        for start in range(0, len(lines), _UNACKNOWLEDGED):
+            self._send(lines[start : start + _UNACKNOWLEDGED])
+        return 1
+
+    def _send(self, lines: Sequence[LogLine]) -> None:
         if self.socket is None:
             raise OSError("the service has closed the connection")
-        lines = lines[:_UNACKNOWLEDGED]
         names = [base64.b64encode(secrets.token_bytes(16)).decode() for _ in lines]
         self.socket.settimeout(_ACK_SECONDS)
         self.socket.sendall(b"".join(self._message(line, name) for line, name in zip(lines, names, strict=True)))
         self._receive(set(names))
-        return len(lines)
 
     def _receive(self, expected: set[str]) -> None:
         assert self.socket is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from orlop_sdk import DriverError, LogCapabilities, LogInfo, LogQuery, LogReader, LogWriter, NotImplementedHere
 from orlop_sdk.logfiles import ATTRIBUTE_OPTIONS, check_options, log_tag, selected_attributes
@@ -26,20 +26,15 @@ class _Journal(DatagramSender):
         super().__init__(path)
         self._entries = entries
 
-    def send(self, lines: Sequence[LogLine]) -> int:
+    def send_line(self, line: LogLine) -> None:
         assert self.socket is not None
-        for number, line in enumerate(lines):
-            data = self._entries.encode(line)
-            try:
-                self.socket.send(data)
-            except OSError as error:
-                if error.errno in _TOO_LONG:
-                    self._send_file(data)
-                elif number:
-                    return number
-                else:
-                    raise
-        return len(lines)
+        data = self._entries.encode(line)
+        try:
+            self.socket.send(data)
+        except OSError as error:
+            if error.errno not in _TOO_LONG:
+                raise
+            self._send_file(data)
 
     def _send_file(self, data: bytes) -> None:
         """Pass an entry that is too long for a datagram as a file in memory."""

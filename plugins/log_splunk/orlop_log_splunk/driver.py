@@ -21,7 +21,7 @@ from orlop_sdk import (
     NotImplementedHere,
 )
 from orlop_sdk.logfiles import ATTRIBUTE_OPTIONS, check_options, log_tag, selected_attributes
-from orlop_sdk.logsending import LogLine, SendingWriter, Tls, boolean
+from orlop_sdk.logsending import Item, LogLine, SendingWriter, Tls, boolean, lines_of
 
 from .events import FORMATS, Event
 
@@ -59,12 +59,16 @@ class _Collector:
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         self._connection = http.client.HTTPSConnection(host, port, timeout=_SECONDS, context=context)
 
-    def send(self, lines: Sequence[LogLine]) -> int:
-        lines = lines[:_BATCH]
-        body = b"".join(map(self._event, lines))
-        if body:
-            self._post(gzip.compress(body, self._level, mtime=0) if self._level is not None else body)
-        return len(lines)
+    def send(self, items: Sequence[Item]) -> int:
+        lines, taken = list[LogLine](), 0
+        while taken < len(items) and len(lines) < _BATCH:
+            lines += lines_of(items[taken : taken + 1])
+            taken += 1
+        for start in range(0, len(lines), _BATCH):
+            body = b"".join(map(self._event, lines[start : start + _BATCH]))
+            if body:
+                self._post(gzip.compress(body, self._level, mtime=0) if self._level is not None else body)
+        return taken
 
     def _post(self, body: bytes) -> None:
         """Send lines. Raises `OSError` if the request may succeed later. Lines that the collector refuses are lost."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from orlop_sdk import (
     DriverError,
     InvalidParameter,
+    LogBlock,
     LogCapabilities,
     LogInfo,
     LogQuery,
@@ -36,26 +37,28 @@ _LOCAL = ("/dev/log", "/var/run/syslog", "/var/run/log")
 _TLS = "tcp+tls"
 _PORT = "514"
 
-Encode = Callable[[str, bytes, int], bytes]
 Address = tuple[str, int] | str
 
 
 class _Stream(StreamSender):
-    def __init__(self, address: Address, tls: Tls | None, encode: Encode) -> None:
+    def __init__(self, address: Address, tls: Tls | None, encoder: messages.Encoder) -> None:
         super().__init__(address, tls)
-        self._encode = encode
+        self._encoder = encoder
 
     def encode(self, line: LogLine) -> bytes:
-        return self._encode(line.stream, line.data, line.time_ns)
+        return self._encoder.line(line.stream, line.data, line.time_ns)
+
+    def encode_block(self, block: LogBlock) -> bytes:
+        return self._encoder.block(block.stream, block.data, block.time_ns)
 
 
 class _Datagram(DatagramSender):
-    def __init__(self, address: Address, encode: Encode) -> None:
+    def __init__(self, address: Address, encoder: messages.Encoder) -> None:
         super().__init__(address)
-        self._encode = encode
+        self._encoder = encoder
 
     def encode(self, line: LogLine) -> bytes:
-        return self._encode(line.stream, line.data, line.time_ns)
+        return self._encoder.line(line.stream, line.data, line.time_ns)
 
 
 def _address(options: Mapping[str, str]) -> tuple[str, Address]:
@@ -133,12 +136,12 @@ class Syslog:
         form = options.get("syslog-format", "")
         counted = scheme == _TLS
         host = os.uname().nodename
-        encode = messages.encoder(form, _facility(options), log_tag(info, options), host, os.getpid(), counted=counted)
+        encoder = messages.Encoder(form, _facility(options), log_tag(info, options), host, os.getpid(), counted=counted)
         sender: Sender
         if scheme in ("udp", "unixgram"):
-            sender = _Datagram(address, encode)
+            sender = _Datagram(address, encoder)
         else:
-            sender = _Stream(address, _tls(options) if scheme == _TLS else None, encode)
+            sender = _Stream(address, _tls(options) if scheme == _TLS else None, encoder)
         return SendingWriter("syslog", sender, options)
 
     def open_reader(self, info: LogInfo, options: Mapping[str, str], query: LogQuery) -> LogReader:

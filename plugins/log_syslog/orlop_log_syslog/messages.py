@@ -11,9 +11,8 @@ Each message ends in a newline. With rfc5424 over TLS, its length comes first (R
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
-__all__ = ["FACILITIES", "FORMATS", "encoder"]
+__all__ = ["FACILITIES", "FORMATS", "Encoder"]
 
 FACILITIES = {
     name: number
@@ -51,22 +50,32 @@ class _Clock:
         return time.strftime("%Y-%m-%dT%H:%M:%S", found), zone
 
 
-def encoder(form: str, facility: int, tag: str, host: str, pid: int, *, counted: bool) -> Callable[[str, bytes, int], bytes]:
-    """A function (stream, text, time in Unix nanoseconds) -> message. `counted`: the length precedes the message."""
-    clock = _Clock(form)
-    priorities = {stream: facility * 8 + severity for stream, severity in _SEVERITIES.items()}
-    middle = {
-        "": f" {tag}[{pid}]: ",
-        "rfc3164": f" {host} {tag}[{pid}]: ",
-    }.get(form, f" {host} {tag} {pid} {tag} - ")
-    version = "1 " if form.startswith("rfc5424") else ""
-    counted = counted and bool(version)
+class Encoder:
+    """Encodes the lines of one container. `counted`: the length precedes the message if the format is rfc5424. As dockerd,
+    it makes no message of an empty line."""
 
-    def encode(stream: str, text: bytes, time_ns: int) -> bytes:
+    def __init__(self, form: str, facility: int, tag: str, host: str, pid: int, *, counted: bool) -> None:
+        self._clock = _Clock(form)
+        self._priorities = {stream: facility * 8 + severity for stream, severity in _SEVERITIES.items()}
+        modern = form.startswith("rfc5424")
+        place = f" {host}" if form else ""
+        self._middle = f"{place} {tag} {pid} {tag} - " if modern else f"{place} {tag}[{pid}]: "
+        self._version = "1 " if modern else ""
+        self._counted = counted and modern
+
+    def _head(self, stream: str, time_ns: int) -> bytes:
+        return f"<{self._priorities[stream]}>{self._version}{self._clock(time_ns)}{self._middle}".encode()
+
+    def line(self, stream: str, text: bytes, time_ns: int) -> bytes:
+        """The message of a line without its newline."""
         if not text:
-            return b""  # as in dockerd, empty lines are not sent
-        head = f"<{priorities[stream]}>{version}{clock(time_ns)}{middle}".encode()
-        message = head + text if text.endswith(b"\n") else head + text + b"\n"
-        return b"%d %s" % (len(message), message) if counted else message
+            return b""
+        message = b"%s%s\n" % (self._head(stream, time_ns), text)
+        return b"%d %s" % (len(message), message) if self._counted else message
 
-    return encode
+    def block(self, stream: str, data: bytes, time_ns: int) -> bytes:
+        """The messages of whole lines, which end in newlines."""
+        if self._counted or data.startswith(b"\n") or b"\n\n" in data:
+            return b"".join([self.line(stream, text, time_ns) for text in data[:-1].split(b"\n")])
+        head = self._head(stream, time_ns)
+        return b"%s%s\n" % (head, data[:-1].replace(b"\n", b"\n" + head))

@@ -13,14 +13,15 @@ container always waits for the service; with `mode=non-blocking`, it never waits
 
 from ._addresses import split_address
 from ._connections import DatagramSender, StreamSender, Tls
-from ._lines import Lines, LogLine, Part
+from ._lines import Item, LogLine, Numbering, Part, lines_of
 from ._options import boolean, duration, unsigned
 from ._writer import Sender, SendingWriter
 
 __all__ = [
     "DatagramSender",
-    "Lines",
+    "Item",
     "LogLine",
+    "Numbering",
     "Part",
     "Sender",
     "SendingWriter",
@@ -28,6 +29,7 @@ __all__ = [
     "Tls",
     "boolean",
     "duration",
+    "lines_of",
     "split_address",
     "unsigned",
 ]

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ._lines import LogLine
+from orlop_sdk.log import LogBlock
+
+from ._lines import Item, LogLine, lines_of
 
 __all__ = ["DatagramSender", "StreamSender", "Tls"]
 
@@ -31,7 +33,7 @@ class Tls(msgspec.Struct, frozen=True):
 
 
 def _whole(encoded: Sequence[bytes], sent: int) -> int:
-    """The number of whole lines among the `sent` bytes."""
+    """The number of items that are sent as a whole when `sent` bytes are."""
     for number, data in enumerate(encoded):
         sent -= len(data)
         if sent < 0:
@@ -50,6 +52,10 @@ class StreamSender:
 
     def encode(self, line: LogLine) -> bytes:
         raise NotImplementedError
+
+    def encode_block(self, block: LogBlock) -> bytes:
+        """Encode a block of whole lines. May be overridden by a faster way than line by line."""
+        return b"".join(map(self.encode, lines_of([block])))
 
     def open(self) -> None:
         if isinstance(self.address, str):
@@ -84,13 +90,13 @@ class StreamSender:
             made.close()
             raise
 
-    def send(self, lines: Sequence[LogLine]) -> int:
+    def send(self, items: Sequence[Item]) -> int:
         if self.socket is None or self._has_hung_up():
             raise OSError("the service has closed the connection")
         encoded: list[bytes] = []
         size = 0
-        for line in lines:
-            encoded.append(self.encode(line))
+        for item in items:
+            encoded.append(self.encode(item) if isinstance(item, LogLine) else self.encode_block(item))
             size += len(encoded[-1])
             if size >= _AT_ONCE:
                 break
@@ -153,19 +159,27 @@ class DatagramSender:
             raise
         self.socket = made
 
-    def send(self, lines: Sequence[LogLine]) -> int:
+    def send(self, items: Sequence[Item]) -> int:
+        for number, item in enumerate(items):
+            try:
+                for line in lines_of([item]):
+                    self.send_line(line)
+            except OSError:
+                if not number:
+                    raise
+                return number
+        return len(items)
+
+    def send_line(self, line: LogLine) -> None:
+        """Raises `OSError` if nobody listens at a unix socket."""
         assert self.socket is not None
-        for number, line in enumerate(lines):
-            for data in self.datagrams(line):
-                try:
-                    self.socket.send(data)
-                except OSError as error:
-                    if isinstance(self.address, str) and error.errno in _GONE:
-                        if number:
-                            return number
-                        raise
-                    # The line is too long, or no process listens on the UDP port. Datagrams may be lost, as in a network
-        return len(lines)
+        for data in self.datagrams(line):
+            try:
+                self.socket.send(data)
+            except OSError as error:
+                if isinstance(self.address, str) and error.errno in _GONE:
+                    raise
+                # The line is too long, or no process listens on the UDP port. Datagrams may be lost, as in a network
 
     def close(self) -> None:
         if self.socket is not None:

@@ -1,15 +1,15 @@
-"""Splits the blocks of a log into single lines, and numbers the parts of long lines as Docker does."""
+"""Single lines, and the numbers of the parts of long lines, as Docker gives them."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
 from orlop_sdk.log import LogBlock
 
-__all__ = ["Lines", "LogLine", "Part"]
+__all__ = ["Item", "LogLine", "Numbering", "Part", "lines_of"]
 
 
 class Part(msgspec.Struct, frozen=True, gc=False):
@@ -30,22 +30,35 @@ class LogLine(msgspec.Struct, frozen=True, gc=False):
     part: Part | None = None
 
 
-class Lines:
+Item = LogLine | LogBlock
+"""What a sender gets: a part of a long line, or a block of whole lines. Some senders encode a block faster than its lines
+one by one."""
+
+
+def lines_of(items: Iterable[Item]) -> Iterator[LogLine]:
+    for item in items:
+        if isinstance(item, LogLine):
+            yield item
+        else:
+            for data in item.data.removesuffix(b"\n").split(b"\n"):
+                yield LogLine(item.stream, data, item.time_ns)
+
+
+class Numbering:
     """Records, for each stream, the long line of which parts have arrived."""
 
     def __init__(self) -> None:
         self._open: dict[str, Part] = {}
 
-    def split(self, blocks: Iterable[LogBlock]) -> list[LogLine]:
-        found: list[LogLine] = []
+    def items(self, blocks: Sequence[LogBlock]) -> list[Item]:
+        """The blocks, of which those with a part of a long line become a `LogLine`."""
+        found: list[Item] = []
         for block in blocks:
-            stream, time_ns = block.stream, block.time_ns
-            if block.partial:
-                found.append(LogLine(stream, block.data, time_ns, self._part(stream, last=False)))
-            elif stream in self._open:
-                found.append(LogLine(stream, block.data.removesuffix(b"\n"), time_ns, self._part(stream, last=True)))
+            if block.partial or block.stream in self._open:
+                part = self._part(block.stream, last=not block.partial)
+                found.append(LogLine(block.stream, block.data.removesuffix(b"\n"), block.time_ns, part))
             else:
-                found += [LogLine(stream, data, time_ns) for data in block.data.removesuffix(b"\n").split(b"\n")]
+                found.append(block)
         return found
 
     def _part(self, stream: str, *, last: bool) -> Part:

@@ -11,7 +11,7 @@ from typing import Protocol
 from orlop_sdk.log import LogBlock
 from orlop_sdk.logfiles import buffer_size
 
-from ._lines import Lines, LogLine
+from ._lines import Item, Numbering
 
 __all__ = ["Sender", "SendingWriter"]
 
@@ -31,9 +31,9 @@ class Sender(Protocol):
         """Connect. May be called after `close`. Raises `OSError`."""
         ...
 
-    def send(self, lines: Sequence[LogLine]) -> int:
-        """Send the lines in order, and return how many were sent, at least one. Raises `OSError` if the connection failed
-        before the first line was sent. Blocks while the service is slow."""
+    def send(self, items: Sequence[Item]) -> int:
+        """Send the items in order, and return how many were sent, at least one. Raises `OSError` if the connection failed
+        before the first item was sent as a whole; the item is then sent again. Blocks while the service is slow."""
         ...
 
     def close(self) -> None:
@@ -42,7 +42,7 @@ class Sender(Protocol):
 
 
 class SendingWriter:
-    """Implements `LogWriter`. `dropped` counts lines, and blocks of lines that arrived while the queue was full.
+    """Implements `LogWriter`. `dropped` counts blocks of lines that arrived while the queue was full.
 
     `name` is the driver's name, for messages. `limit` is the size of the queue in bytes, unless `options` have
     `max-buffer-size`. The monitor reads no output while `full` is true.
@@ -118,20 +118,20 @@ class SendingWriter:
     # --- the thread -------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        lines, is_open, pause, splitter = list[LogLine](), False, _FIRST_PAUSE, Lines()
+        items, is_open, pause, numbering = list[Item](), False, _FIRST_PAUSE, Numbering()
         while not self._abandoned:
-            if not lines:
+            if not items:
                 blocks = self._take()
                 if not blocks:
                     break
-                lines = splitter.split(blocks)
-                # Newlines are not part of lines. They are counted as sent, so that an empty queue has the size 0
-                self._count(sum(len(block.data) for block in blocks) - sum(len(line.data) for line in lines))
+                items = numbering.items(blocks)
+                # The newline after a long line is in no item; it is counted as sent, so that an empty queue has the size 0
+                self._count(sum(len(block.data) for block in blocks) - sum(len(item.data) for item in items))
             try:
                 if not is_open:
                     self._sender.open()
                     is_open = True
-                sent = self._sender.send(lines)
+                sent = self._sender.send(items)
             except OSError as error:
                 self._sender.close()
                 if pause == _FIRST_PAUSE:
@@ -140,11 +140,11 @@ class SendingWriter:
                 continue
             except Exception as error:
                 print(f"log driver {self._name}: {type(error).__name__}: {error}", file=sys.stderr)
-                self.dropped += len(lines)
-                sent = len(lines)
+                self.dropped += len(items)
+                sent = len(items)
             pause = _FIRST_PAUSE
-            self._count(sum(len(line.data) for line in lines[:sent]))
-            lines = lines[sent:]
+            self._count(sum(len(item.data) for item in items[:sent]))
+            items = items[sent:]
         self._sender.close()
 
     def _take(self) -> list[LogBlock]:

@@ -45,10 +45,10 @@ Line = tuple[str, bytes]
 
 
 class RecordingService:
-    """Records the datagrams or the data of each connection at a socket. `kind` is `udp`, `tcp`, `unix` or `unixgram`; `path`
-    is for the last two. `address` is a URL. `decode` turns the records into lines. `answer` gets the data of a connection
-    that was not answered yet, and returns the answer and the length of the answered data. `secured` is the TLS context.
-    `hangs`: stop reading."""
+    """Records the datagrams or the data of each connection at a socket. `kind` is `udp`, `tcp`, `unix` or `unixgram`;
+    `path` is for the last two. `address` is a URL. `decode` turns the records into lines. `answer` gets the data
+    of a connection that was not answered yet, and returns the length of the answered data and the answer. `secured` is the
+    TLS context. If `keeps` is false, the service discards the data; `lines` counts newlines. `hangs`: stop reading."""
 
     def __init__(
         self,
@@ -57,9 +57,11 @@ class RecordingService:
         path: str = "",
         answer: Callable[[bytes], tuple[int, bytes]] = lambda data: (len(data), b""),
         secured: ssl.SSLContext | None = None,
+        keeps: bool = True,
     ) -> None:
         self.kind, self._decode, self._path, self._answer = kind, decode, path, answer
-        self._secured = secured
+        self._secured, self._keeps = secured, keeps
+        self.lines = 0
         self.options: dict[str, str] = {}
         self.records: list[bytes] = []
         self.hangs = False
@@ -105,6 +107,9 @@ class RecordingService:
         with connection, suppress(OSError):
             while data := connection.recv(1 << 16):
                 self._wait()
+                self.lines += data.count(b"\n")
+                if not self._keeps:
+                    continue
                 self.records[number] += data
                 size, answer = self._answer(unanswered + data)
                 unanswered = (unanswered + data)[size:]
@@ -141,6 +146,12 @@ class RecordingService:
         self.hangs = False
         with suppress(OSError):
             self.stop()
+
+    def __enter__(self) -> RecordingService:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class LogServiceSuite(LogWriterSuite):
