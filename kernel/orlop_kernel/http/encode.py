@@ -90,8 +90,7 @@ def chunk(piece: bytes) -> bytes:
 
 
 def plain_error(status: int, message: str, more: Headers = ()) -> bytes:
-    """The answer to a peer that violates HTTP, in the words of Go's server. The connection is always closed after this
-    answer."""
+    """The answer to a peer that violates HTTP, in the words of Go's server. The server then closes the connection."""
     reason = _REASONS.get(status, "Unknown")
     body = f"{status} {reason}: {message}".encode("utf-8", "replace")
     headers = (("Content-Type", "text/plain; charset=utf-8"), *more)
