@@ -122,13 +122,16 @@ class Execs:
         bounding = capabilities.available() if config.privileged else bounding_set(record.host_config)
         linked = links.environment(self._containers, self._networks, record)
         base = process_input(self._current.config, record, identity, state.command, bounding, linked)
-        env = environment.container(
-            record.config.hostname,
-            config.tty,
-            environment.merge(record.config.env or (), config.env or ()),
-            identity.home,
-            linked,
-        )
+        if container.unlisted:  # the caller has set all variables except HOME
+            env = environment.with_home(config.env or (), identity.home)
+        else:
+            env = environment.container(
+                record.config.hostname,
+                config.tty,
+                environment.merge(record.config.env or (), config.env or ()),
+                identity.home,
+                linked,
+            )
         given = build.ProcessInput(
             args=state.command,
             env=env,
@@ -151,6 +154,16 @@ class Execs:
         code (126, 127) and raises `InvalidParameter` with the reason, which the caller writes to the client's stream.
         `framed`: as in `protocol.Attach`."""
         state = self.check_startable(exec_id)
+        return state, await self._start(state, detach=detach, console_size=console_size, framed=framed)
+
+    async def begin(self, exec_id: str, *, framed: bool) -> tuple[ExecState, trio.SocketStream | None]:
+        """As `start`, for an exec in a container that no client can refer to."""
+        state = self.index[exec_id]
+        return state, await self._start(state, detach=False, console_size=None, framed=framed)
+
+    async def _start(
+        self, state: ExecState, *, detach: bool, console_size: list[int] | None, framed: bool | None
+    ) -> trio.SocketStream | None:
         state.running = state.started = True
         run = state.container.run
         self._publish(state, f"exec_start: {_shown(state.command)}")
@@ -168,7 +181,7 @@ class Execs:
             self._end(state, state.early)
         elif run is None or run.finished.is_set():
             self._end(state, 137)  # the container exited at the same moment, so SIGKILL has ended the exec
-        return state, stream
+        return stream
 
     async def _run(
         self, state: ExecState, wanted: Attach | None, console_size: list[int] | None

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import trio
+from tests.integration.building.gateway import Frontend
 from tests.integration.building.protocol import BASE, CONTROL, ProtocolClient, executing, filing, graph
 from tests.integration.engine import patience
 from tests.integration.test_build_access import Listeners, listeners, loopback
@@ -63,6 +64,26 @@ def test_privileges_requested_by_a_graph_are_refused(listeners: Listeners, name:
         for wanted in ("network.host", "security.insecure"):
             said = await refusal(client, executing("true", network=pb.HOST), session, Entitlements=[wanted])
             assert f"granting entitlement {wanted} is not allowed" in said
+
+    attacking(listeners, name, work)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_privileges_requested_by_a_container_are_refused(listeners: Listeners, name: str) -> None:
+    async def work(client: ProtocolClient, session: str) -> None:
+        async with Frontend.opened(client, session) as frontend:
+            ref = await frontend.base()
+            with pytest.raises(RpcError, match=r"^network\.host is not allowed$"):
+                await frontend.new("host", ref, Network=pb.HOST)
+            await frontend.new("c", ref)
+            await frontend.new("d", ref)
+            async with frontend.processes() as processes:
+                await processes.start("insecure", "c", "true", Security=pb.INSECURE)
+                assert (await processes.ended("insecure")).Error.message == "security.insecure is not allowed"
+                await processes.start("first", "d", "sh", "-c", "echo ready; read x", fds=[0, 1])
+                await processes.said("first", b"ready")
+                await processes.start("second", "d", "grep", "CapEff", "/proc/self/status", Security=pb.INSECURE)
+                assert (await processes.ended("second")).Error.message == "security.insecure is not allowed"
 
     attacking(listeners, name, work)
 

@@ -57,6 +57,27 @@ def test_a_step_is_on_the_default_network(client: BuilderClient) -> None:
         assert ran(client, "true", network=network)["kind"] == "InvalidParameter", network
 
 
+@pytest.mark.parametrize("kind", ["run", "serve"])
+def test_daemon_checks_the_steps_of_a_restricted_builder(kind: str) -> None:
+    """Also if the builder asks for what it should have refused."""
+    engine = BuildingEngine()
+    path = str(engine.home / "r.sock")
+    engine.configure({"shutdown-timeout": 3, "listeners": [{"host": f"unix://{path}", "role": "no-exec"}]})
+    engine.start()
+    engine.load()
+    client = engine.builder(path=path)
+    try:
+        name = {"name": "n"} if kind == "serve" else {}
+        root = prepared(client)
+        for asked in ({"network": "host"}, {"privileged": True}):
+            refused = client.call(kind, root=root, args=["true"], **asked, **name)
+            assert refused["kind"] == "Forbidden" and "in a step of a build" in refused["error"], refused
+        assert client.call(kind, root=root, args=["false"], **name)["code"] == 1
+    finally:
+        client.close()
+        assert engine.close() == []
+
+
 def test_limits_of_a_step_are_applied(client: BuilderClient) -> None:
     found = ran(
         client,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from orlop_sdk import Conflict, InvalidParameter, Mount, NotFound, OrlopError, U
 
 from .artifacts import Artifacts
 from .images import BaseImage, BaseImages, ImageMaker, LayerBlob, NewImage, Wanted
+from .interactive import InteractiveSteps, Streams
 from .packing import Packing
 from .scope import Scope
 from .snapshots import Snapshots, active_key
@@ -94,6 +96,7 @@ class Workspace:
         self._snapshots, self._storage = building.snapshots, building.engine.storage
         self._image_store = building.engine.images.image_store
         self.artifacts = Artifacts(building, scope)
+        self.interactive = InteractiveSteps(building.steps, building.engine.ports)
         self.active: dict[str, str] = {}
         self._bases: dict[str, _Base] = {}
 
@@ -296,14 +299,28 @@ class Workspace:
         """Run a step on an active snapshot. If the step's root is read-only, the snapshot may also be a committed
         snapshot."""
         self.scope.check_step(request.host)
+        async with self._on_own_root(request) as own:
+            return await self._building.steps.run(own, outputs)
+
+    async def serve(self, name: str, request: StepRequest, streams: Streams, client: int) -> int:
+        """As `run`, in a container for which `interactive` has further operations. `client` is a socket, which still belongs
+        to the caller (see `interactive`)."""
+        self.scope.check_step(request.host)
+        async with self._on_own_root(request) as own:
+            return await self.interactive.run(name, own, streams, client)
+
+    @asynccontextmanager
+    async def _on_own_root(self, request: StepRequest) -> AsyncIterator[StepRequest]:
+        """The request, whose root is an active snapshot."""
         if request.root in self.active:
-            return await self._building.steps.run(request, outputs)
+            yield request
+            return
         self._check(request.root)
         if not request.host.readonly_rootfs:
             raise Conflict(f"cannot run a step on snapshot {request.root}: it is committed")
         own = await self.prepare(request.root)  # the runtime creates missing mount points in this snapshot
         try:
-            return await self._building.steps.run(replace(request, root=own), outputs)
+            yield replace(request, root=own)
         finally:
             with trio.move_on_after(_CLOSING, shield=True):
                 await self.remove(own)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from signal import SIGKILL
 
 import msgspec
@@ -71,30 +72,42 @@ class Steps:
         that the next step does not wait for the removal. `outputs` are file descriptors of standard output and error, and
         optionally of standard input; the caller closes them."""
         ports = self._ports
-        if ports.state.closing:
-            raise Unavailable("cannot run a step: the daemon is shutting down")
-        if request.platform and emulation.is_foreign(platforms.parse(request.platform)):
-            await trio.to_thread.run_sync(emulation.check, request.platform)
-        record = await self._record(request, reads=len(outputs) > 2)
-        container = Container(record, Unlisted(request.root, outputs, request.trees, request.editable_files))
-        if len(self._ending) >= _MOST_ENDING:
-            await self.ended()
-        self.running[container.id] = container
+        container = await self.make(request, outputs, reads=len(outputs) > 2)
         code = -1
-        try:
+        with self.listed(container):
             with ports.counters.timed("build", "step"):
                 run = await launch(ports, container)
             try:
                 code = (await exits.outcome(ports, container, run)).code
             finally:
                 if code:
-                    await self._end(container, run)
-        finally:
-            del self.running[container.id]
+                    await self.end(container, run)
         if not code:
             self._ending[container.id] = trio.Event()
             ports.background.start(self._end_later, container, run)
         return code
+
+    async def make(
+        self, request: StepRequest, outputs: tuple[int, ...] = (), *, reads: bool, terminal: bool = False
+    ) -> Container:
+        """A container that can be launched. `reads`: it has a standard input."""
+        if self._ports.state.closing:
+            raise Unavailable("cannot run a step: the daemon is shutting down")
+        if request.platform and emulation.is_foreign(platforms.parse(request.platform)):
+            await trio.to_thread.run_sync(emulation.check, request.platform)
+        record = await self._record(request, reads=reads, terminal=terminal)
+        if len(self._ending) >= _MOST_ENDING:
+            await self.ended()
+        return Container(record, Unlisted(request.root, outputs, request.trees, request.editable_files))
+
+    @contextmanager
+    def listed(self, container: Container) -> Iterator[None]:
+        """The container is in `running` for the duration of the block."""
+        self.running[container.id] = container
+        try:
+            yield
+        finally:
+            del self.running[container.id]
 
     async def ended(self) -> None:
         """Wait until the containers of all steps that have succeeded until now are removed."""
@@ -103,11 +116,11 @@ class Steps:
 
     async def _end_later(self, container: Container, run: Run) -> None:
         try:
-            await self._end(container, run)
+            await self.end(container, run)
         finally:
             self._ending.pop(container.id).set()
 
-    async def _record(self, request: StepRequest, *, reads: bool) -> ContainerRecord:
+    async def _record(self, request: StepRequest, *, reads: bool, terminal: bool) -> ContainerRecord:
         ports, host = self._ports, request.host
         await ports.drivers.load(runtime=host.runtime or ports.config.default_runtime, log=ports.config.log_driver)
         env = list(request.env)
@@ -119,6 +132,7 @@ class Steps:
             env=env,
             working_dir=request.cwd or "/",
             open_stdin=reads,
+            tty=terminal,
         )
         # In these network modes there is no sandbox whose address the host name can get
         if host.network_mode in (defaults.HOST_NETWORK, defaults.NO_NETWORK):
@@ -147,7 +161,7 @@ class Steps:
             mounts=request.mounts,
         )
 
-    async def _end(self, container: Container, run: Run) -> None:
+    async def end(self, container: Container, run: Run) -> None:
         """Kill the step if it still runs, free its addresses, and wait until its monitor has cleaned up."""
         ports, monitor = self._ports, run.monitor
         assert monitor is not None

@@ -24,7 +24,10 @@ class ContainerEvents:
         self.bus = bus
 
     def publish(self, container: Container, action: str, **more: str) -> None:
-        """Publish an event of a container. `more` are attributes in addition to labels, image and name."""
+        """Publish an event of a container. `more` are attributes in addition to labels, image and name. Unlisted containers
+        have no events."""
+        if container.unlisted is not None:
+            return
         self.bus.publish("container", action, container.id, attributes(container, **more))
 
     def publish_network(self, container: Container, action: str, network: NetworkRecord) -> None:

@@ -22,5 +22,4 @@ def on_event(ports: Ports, container: Container, run: Run, event: Event) -> None
         # change
         with container.publish() as draft:
             draft.state = draft.state.after_oom()
-        if container.unlisted is None:
-            ports.events.publish(container, "oom")
+        ports.events.publish(container, "oom")

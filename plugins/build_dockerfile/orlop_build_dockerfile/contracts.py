@@ -28,12 +28,13 @@ from orlop_build_dockerfile.artifacts import (
     Prefix,
     Report,
 )
+from orlop_build_dockerfile.processes import Process, Processes, StepContainer, Streams
 from orlop_sdk import Mount
 
 if TYPE_CHECKING:  # orlopd imports this module, and should not import protobuf
     from orlop_build_dockerfile.pb.control_pb2 import VertexWarning
     from orlop_build_dockerfile.pb.fsutil_pb2 import Stat
-    from orlop_build_dockerfile.pb.ops_pb2 import Definition, Range, SourceInfo
+    from orlop_build_dockerfile.pb.ops_pb2 import Definition, ExecOp, Platform, Range, SourceInfo
 
 __all__ = [
     "Archive",
@@ -61,6 +62,8 @@ __all__ = [
     "Manifest",
     "Policy",
     "Prefix",
+    "Process",
+    "Processes",
     "Progress",
     "Pruned",
     "Ref",
@@ -72,7 +75,9 @@ __all__ = [
     "SnapshotUsage",
     "Solver",
     "Step",
+    "StepContainer",
     "StepMount",
+    "Streams",
     "Transferred",
     "Ulimit",
     "Vertex",
@@ -155,7 +160,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     """ "linux/arm64", for another processor than the host's. The backend refuses platforms that the host cannot run."""
 
 
-class Backend(Artifacts, Protocol):
+class Backend(Artifacts, Processes, Protocol):
     """The daemon: images, snapshots, containers of steps, and artifacts. Errors are `OrlopError`s with the daemon's
     messages. A cancelled call is undone. All objects that the builder is using (bases, active snapshots, running steps) are
     released when its connection to the daemon ends."""
@@ -539,6 +544,11 @@ class Job(Protocol):
     async def read_directory(self, ref: Ref, path: str, *, pattern: str = "") -> Sequence[Stat]: ...
 
     async def stat(self, ref: Ref, path: str) -> Stat: ...
+
+    def container(self, op: ExecOp, refs: Sequence[Ref], platform: Platform) -> AbstractAsyncContextManager[StepContainer]:
+        """A container with the mounts, network and hosts of `op`, whose inputs are `refs`. Nothing is left of it after the
+        block."""
+        ...
 
     async def export(self, result: Result, export: Export) -> Mapping[str, str]:
         """Export the result. Returns values for the client: `containerimage.config.digest`, `containerimage.digest`,

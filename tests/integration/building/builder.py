@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,6 +15,7 @@ import trio
 
 from orlop_build_dockerfile.contracts import Backend, Base, CacheRecord, Client, ImagePart, Pruned, Settings, Step
 from orlop_build_dockerfile.daemon.process import main
+from orlop_build_dockerfile.processes import Streams
 from orlop_monitor.mounting import mount_all
 from orlop_sdk import OrlopError, linux
 
@@ -83,6 +85,8 @@ class TestBuilder:
                 return {"result": await self._read(given["key"], given["path"])}
             case "run":
                 return await self._run(msgspec.convert(given, Step))
+            case "serve":
+                return await self._serve(given.pop("name"), msgspec.convert(given, Step))
             case "unpack":
                 with open(given["archive"], "rb") as archive:
                     directory = os.open(given["directory"], os.O_RDONLY | os.O_DIRECTORY)
@@ -140,6 +144,11 @@ class TestBuilder:
                 os.close(out[1])
                 os.close(err[1])
         return {"code": code, "out": outputs["out"].decode(), "err": outputs["err"].decode()}
+
+    async def _serve(self, name: str, step: Step) -> dict[str, Any]:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            return {"code": await self.backend.serve(name, step, Streams(), theirs.fileno())}
 
 
 def _shown(base: Base) -> dict[str, Any]:

@@ -19,17 +19,18 @@ class BuildingEngine(Engine):
         at = found.index("-m")
         return [*found[:at], str(Path(__file__).with_name("orlopd.py")), *found[at + 2 :]]
 
-    def builder(self, kind: str = "grpc") -> BuilderClient:
-        return BuilderClient(self, kind)
+    def builder(self, kind: str = "grpc", path: str = "") -> BuilderClient:
+        """`path` is the socket of another listener."""
+        return BuilderClient(self, kind, path)
 
 
 class BuilderClient:
     """A connection that was upgraded. `call` returns the answer; `send` and `receive` are its halves."""
 
-    def __init__(self, engine: Engine, kind: str) -> None:
+    def __init__(self, engine: Engine, kind: str, path: str = "") -> None:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(patience(60))
-        self.socket.connect(engine.socket)
+        self.socket.connect(path or engine.socket)
         head = f"POST /{kind} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nX-Test: yes\r\n\r\n"
         # The first call is sent together with the request, so that the daemon reads it together with the head.
         self.socket.sendall(head.encode() + self._encoded(0, "hello", {}))

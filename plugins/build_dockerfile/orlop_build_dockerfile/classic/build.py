@@ -11,6 +11,7 @@ import trio
 from orlop_build_dockerfile.contracts import BuildFailed, Client, Job, Solver
 from orlop_build_dockerfile.control.builds import ActiveBuild, Builds
 from orlop_build_dockerfile.dockerfile.references import parse_reference
+from orlop_build_dockerfile.gateway.containers import open_containers
 from orlop_build_dockerfile.nurseries import nursery
 from orlop_build_dockerfile.pb.ops_pb2 import Definition
 from orlop_build_dockerfile.session import Sessions
@@ -70,8 +71,8 @@ class ClassicEndpoint:
         build.cache_imports = request.imports
 
     async def _run(self, build: ActiveBuild, request: ClassicRequest, answer: _Answer, renderer: Renderer) -> None:
-        async with self._solver.open(build) as job:
-            build.frontend.begin(job)
+        async with self._solver.open(build) as job, open_containers(job) as containers:
+            build.frontend.begin(job, containers)
             async with nursery() as tasks:
                 shown = trio.Event()
                 tasks.start_soon(_show, build, request, answer, renderer, shown)

@@ -14,7 +14,7 @@ from orlop_build_dockerfile.nurseries import leading_error
 from orlop_build_dockerfile.pb.status_pb2 import Status
 from orlop_sdk import Conflict, Forbidden, InvalidParameter, NotFound, OrlopError, Unavailable
 
-__all__ = ["failed", "from_status", "status_of", "translated"]
+__all__ = ["failed", "from_status", "status_message", "status_of", "translated"]
 
 _DETAILS = 4 << 20  # bytes; details are sent in headers, as base64, and grpc-go's clients accept 16 MiB of headers
 _CODES: Sequence[tuple[type[OrlopError], Code]] = (
@@ -39,13 +39,18 @@ def failed(error: BaseException) -> BuildFailed:
     return BuildFailed(str(error) or type(error).__name__)
 
 
-def status_of(error: BuildFailed) -> RpcError:
+def status_message(error: BuildFailed) -> Status:
     status = Status(code=error.code, message=error.message)
     left = _DETAILS
     for name, value in error.details:
         left -= len(value)
         if left >= 0:
             status.details.add(type_url=name, value=value)
+    return status
+
+
+def status_of(error: BuildFailed) -> RpcError:
+    status = status_message(error)
     return RpcError(error.code, error.message, status.SerializeToString() if status.details else b"")
 
 

@@ -14,6 +14,7 @@ from orlop_build_dockerfile.control.builds import ActiveBuild, Builds
 from orlop_build_dockerfile.control.errors import translated
 from orlop_build_dockerfile.control.tunnel import Tunnel
 from orlop_build_dockerfile.gateway.bridge import Bridge
+from orlop_build_dockerfile.gateway.containers import open_containers
 from orlop_build_dockerfile.gateway.state import FrontendState
 from orlop_build_dockerfile.gateway.worker import Worker
 from orlop_build_dockerfile.grpc import Call, Code, Connection, Handler
@@ -158,8 +159,8 @@ class Control:
         with build.scope:
             async with nursery() as tasks:
                 tasks.start_soon(_end_with, session)
-                async with self._solver.open(build) as job:
-                    build.frontend.begin(job)
+                async with self._solver.open(build) as job, open_containers(job) as containers:
+                    build.frontend.begin(job, containers)
                     result, recording.response = await _build(build, job, request, exports)
                     if recording.begun:
                         with suppress(BuildFailed):  # a result that cannot be exported has no provenance

@@ -24,6 +24,7 @@ from orlop_build_dockerfile.contracts import (
     SnapshotUsage,
     Step,
 )
+from orlop_build_dockerfile.processes import Process, Streams
 from orlop_sdk import Mount
 
 from . import messages
@@ -122,6 +123,20 @@ class BackendClient:
         given = (stdout, stderr) if stdin < 0 else (stdout, stderr, stdin)
         code: int = await self._link.call(messages.Run(step), given)
         return code
+
+    async def serve(self, name: str, step: Step, streams: Streams, client: int) -> int:
+        code: int = await self._link.call(messages.ServeStep(name, step, streams), (client,))
+        return code
+
+    async def execute(self, name: str, process: str, request: Process, client: int) -> int:
+        code: int = await self._link.call(messages.Execute(name, process, request), (client,))
+        return code
+
+    async def signal(self, name: str, process: str, signal: str) -> None:
+        await self._link.call(messages.SendSignal(name, process, signal))
+
+    async def resize(self, name: str, process: str, rows: int, columns: int) -> None:
+        await self._link.call(messages.Resize(name, process, rows, columns))
 
     async def pack(self, key: str) -> Layer:
         layer: Layer = await self._link.call(messages.Pack(key))

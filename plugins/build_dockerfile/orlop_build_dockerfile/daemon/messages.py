@@ -34,6 +34,7 @@ from orlop_build_dockerfile.contracts import (
     SnapshotUsage,
     Step,
 )
+from orlop_build_dockerfile.processes import Process, Streams
 from orlop_sdk import Mount
 
 __all__ = ["FRAME_LIMIT", "HEADER", "RESULTS", "Answer", "Call", "Cancel", "Failed", "Frame", "Item", "Question", "decode"]
@@ -103,6 +104,33 @@ class Run(msgspec.Struct, frozen=True, tag=True):
     standard input."""
 
     step: Step
+
+
+class ServeStep(msgspec.Struct, frozen=True, tag=True):
+    """With one descriptor: the client's socket, as with `Execute`."""
+
+    name: str
+    step: Step
+    streams: Streams
+
+
+class Execute(msgspec.Struct, frozen=True, tag=True):
+    name: str
+    process: str
+    request: Process
+
+
+class SendSignal(msgspec.Struct, frozen=True, tag=True):
+    name: str
+    process: str
+    signal: str
+
+
+class Resize(msgspec.Struct, frozen=True, tag=True):
+    name: str
+    process: str
+    rows: int
+    columns: int
 
 
 class Pack(msgspec.Struct, frozen=True, tag=True):
@@ -241,6 +269,10 @@ Question = (
     | ListShared
     | Unpack
     | Run
+    | ServeStep
+    | Execute
+    | SendSignal
+    | Resize
     | Pack
     | CreateImages
     | LabelConfig
@@ -274,6 +306,8 @@ RESULTS: dict[type, Any] = {
     ListSnapshots: tuple[str, ...],
     ListShared: tuple[str, ...],
     Run: int,
+    ServeStep: int,
+    Execute: int,
     Pack: Layer,
     CreateImages: tuple[str, ...],
     LabelConfig: bytes,

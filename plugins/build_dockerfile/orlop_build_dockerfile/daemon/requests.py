@@ -24,9 +24,12 @@ from orlop_build_dockerfile.contracts import (
     SnapshotUsage,
     Step,
 )
+from orlop_build_dockerfile.processes import Process, Streams
 from orlop_engine.building.artifacts import Archive, LayerForm, Manifest
 from orlop_engine.building.images import BaseImage, NewImage, Wanted
 from orlop_engine.building.images import LayerBlob as StoredLayer
+from orlop_engine.building.interactive import ProcessRequest
+from orlop_engine.building.interactive import Streams as ProcessStreams
 from orlop_engine.building.service import Workspace
 from orlop_engine.building.steps import StepRequest
 from orlop_engine.containers.container import TreeMount
@@ -70,6 +73,10 @@ _RESTRICTED = frozenset(
         messages.ListShared,
         messages.Unpack,
         messages.Run,
+        messages.ServeStep,
+        messages.Execute,
+        messages.SendSignal,
+        messages.Resize,
         messages.Pack,
         messages.CreateImages,
         messages.LabelConfig,
@@ -136,6 +143,17 @@ class Requests:
             case messages.Run():
                 streams = tuple(_given(fds, 3 if len(fds) == 3 else 2))
                 return await workspace.run(await self._step(question.step), streams)
+            case messages.ServeStep():
+                step = await self._step(question.step)
+                return await workspace.serve(question.name, step, _streams(question.streams), *_given(fds, 1))
+            case messages.Execute():
+                process = _process(question.request)
+                return await workspace.interactive.execute(question.name, question.process, process, *_given(fds, 1))
+            case messages.SendSignal():
+                return await workspace.interactive.signal(question.name, question.process, question.signal)
+            case messages.Resize():
+                size = (question.rows, question.columns)
+                return await workspace.interactive.resize(question.name, question.process, *size)
             case messages.Pack():
                 return Layer(*await workspace.pack(question.key))
             case messages.CreateImages():
@@ -273,6 +291,15 @@ def _host(step: Step) -> HostConfig:
         cpuset_cpus=step.cpuset_cpus,
         cpuset_mems=step.cpuset_mems,
     )
+
+
+def _streams(given: Streams) -> ProcessStreams:
+    return ProcessStreams(terminal=given.terminal, stdin=given.stdin, stdout=given.stdout, stderr=given.stderr)
+
+
+def _process(given: Process) -> ProcessRequest:
+    streams = _streams(given.streams)
+    return ProcessRequest(args=given.args, env=given.env, cwd=given.cwd, user=given.user, streams=streams)
 
 
 def _blob(given: Blob) -> Descriptor:

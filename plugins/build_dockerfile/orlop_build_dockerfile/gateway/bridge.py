@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import trio
 
 from orlop_build_dockerfile.contracts import CacheTarget, Job, Result
+from orlop_build_dockerfile.gateway.processes import ProcessStream
 from orlop_build_dockerfile.gateway.state import FrontendState
 from orlop_build_dockerfile.gateway.worker import Worker, platform_text
 from orlop_build_dockerfile.grpc import Call, Handler
@@ -36,6 +37,9 @@ class Bridge:
             _BRIDGE + "ReadDir": self._read_directory,
             _BRIDGE + "StatFile": self._stat,
             _BRIDGE + "Inputs": self._inputs,
+            _BRIDGE + "NewContainer": self._new_container,
+            _BRIDGE + "ReleaseContainer": self._release_container,
+            _BRIDGE + "ExecProcess": self._exec_process,
             _BRIDGE + "Warn": self._warn,
             _BRIDGE + "Return": self._return,
         }
@@ -130,6 +134,24 @@ class Bridge:
         await call.receive_one()
         frontend, _ = await self._job(call)
         await call.send(pb.InputsResponse(Definitions=frontend.inputs).SerializeToString())
+
+    async def _new_container(self, call: Call) -> None:
+        request = pb.NewContainerRequest.FromString(await call.receive_one())
+        frontend, _ = await self._job(call)
+        values = {each.resultID: frontend.value(each.resultID) for each in request.Mounts if each.resultID}
+        await frontend.containers.create(request, values)
+        await call.send(pb.NewContainerResponse().SerializeToString())
+
+    async def _release_container(self, call: Call) -> None:
+        request = pb.ReleaseContainerRequest.FromString(await call.receive_one())
+        frontend, _ = await self._job(call)
+        await frontend.containers.release(request.ContainerID)
+        await call.send(pb.ReleaseContainerResponse().SerializeToString())
+
+    async def _exec_process(self, call: Call) -> None:
+        call.start()
+        frontend, _ = await self._job(call)
+        await ProcessStream(call, frontend.containers).run()
 
     async def _warn(self, call: Call) -> None:
         request = pb.WarnRequest.FromString(await call.receive_one())

@@ -21,6 +21,7 @@ from orlop_build_dockerfile.control.errors import translated
 from orlop_build_dockerfile.dockerfile.goformat import quote
 from orlop_build_dockerfile.dockerfile.references import parse_reference
 from orlop_build_dockerfile.gateway.bridge import Bridge
+from orlop_build_dockerfile.gateway.containers import open_containers
 from orlop_build_dockerfile.gateway.state import FrontendState
 from orlop_build_dockerfile.gateway.worker import Worker
 from orlop_build_dockerfile.grpc import Call, Code, Connection
@@ -66,8 +67,9 @@ async def run_image(job: SolverJob, options: Mapping[str, str], inputs: Mapping[
         snapshot = await job.snapshot(job.define(_source(base, name)))
         state = FrontendState(f"{job.build.ref}-{uuid.uuid4().hex[:12]}", job.build)
         state.inputs = inputs
-        state.begin(job)
-        await _run(job, name, config, options, snapshot, state)
+        async with open_containers(job) as containers:
+            state.begin(job, containers)
+            await _run(job, name, config, options, snapshot, state)
         return await state.result()
     finally:
         job.frontends -= 1

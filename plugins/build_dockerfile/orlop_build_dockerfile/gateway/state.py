@@ -8,6 +8,7 @@ import trio
 
 from orlop_build_dockerfile.contracts import Build, BuildFailed, Job, Ref, Result
 from orlop_build_dockerfile.control.errors import from_status
+from orlop_build_dockerfile.gateway.containers import Containers
 from orlop_build_dockerfile.grpc import Code
 from orlop_build_dockerfile.pb import gateway_pb2
 from orlop_build_dockerfile.pb.ops_pb2 import Definition
@@ -22,6 +23,7 @@ class FrontendState:
     """A frontend. Messages contain its `name`. `inputs` are graphs from the client."""
 
     job: Job
+    containers: Containers
 
     def __init__(self, name: str, build: Build) -> None:
         self.name, self.build = name, build
@@ -30,8 +32,8 @@ class FrontendState:
         self._request: gateway_pb2.ReturnRequest | None = None
         self._begun, self._returned = trio.Event(), trio.Event()
 
-    def begin(self, job: Job) -> None:
-        self.job = job
+    def begin(self, job: Job, containers: Containers) -> None:
+        self.job, self.containers = job, containers
         self._begun.set()
 
     async def begun(self) -> Job:

@@ -17,6 +17,7 @@ __all__ = ["Worker", "parse_platform", "platform_text"]
 _GATEWAY = """
 solve.base resolveimage resolveimage.resolvemode readfile readdir statfile return returnmap proto.refarray reference.output
 frontend.inputs gateway.solve.metadata gateway.evaluate gateway.solve.evaluate gateway.warnings source.metaresolver
+gateway.exec gateway.exec.extrahosts gateway.exec.secretenv gateway.exec.signals
 """.split()
 _HOST_GATEWAY = "org.mobyproject.buildkit.worker.moby.host-gateway-ip"
 # If this label is set, buildx offers archives, export of caches, several platforms and attestations with the builder of a

@@ -28,10 +28,10 @@ from .stepmounts import StepMounts
 if TYPE_CHECKING:
     from orlop_build_dockerfile.solver.job import SolverJob
 
-__all__ = ["exact_parts", "execute"]
+__all__ = ["NOT_STARTED", "environment", "exact_parts", "execute", "exit_detail", "make_step", "missing_entitlement"]
 
 _VERSION = "exec 1"
-_NOT_STARTED = "unable to start container process"
+NOT_STARTED = "unable to start container process"
 _EXIT = "github.com/moby/buildkit/gatewayapi.ExitMessage+json"
 _NETWORKS = {ops_pb2.UNSET: "", ops_pb2.HOST: "host", ops_pb2.NONE: "none"}
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
@@ -39,7 +39,8 @@ _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 
 async def execute(job: SolverJob, vertex: Vertex, inputs: list[Value]) -> Mapping[int, Value]:
     op = vertex.op.exec
-    _check_entitlements(job, op)
+    if missing := missing_entitlement(job, op):
+        raise BuildFailed(f"failed to load LLB: {missing} is not allowed")
 
     async def exact() -> str:
         return join_key(_VERSION, *await exact_parts(vertex.op, inputs, vertex.digest[7:32]))
@@ -51,15 +52,14 @@ async def execute(job: SolverJob, vertex: Vertex, inputs: list[Value]) -> Mappin
     return await produce(job, vertex, quick, exact, lambda shown, key, lease: _run(job, vertex, inputs, shown, key, lease))
 
 
-def _check_entitlements(job: SolverJob, op: ops_pb2.ExecOp) -> None:
+def missing_entitlement(job: SolverJob, op: ops_pb2.ExecOp) -> str:
+    """An entitlement that a command needs, and that the client has not allowed the build; "" if none is missing."""
     wanted = []
     if op.network == ops_pb2.HOST:
         wanted.append("network.host")
     if op.security == ops_pb2.INSECURE:
         wanted.append("security.insecure")
-    for name in wanted:
-        if name not in job.build.entitlements:
-            raise BuildFailed(f"failed to load LLB: {name} is not allowed")
+    return next((name for name in wanted if name not in job.build.entitlements), "")
 
 
 def _normalized(op: ops_pb2.Op) -> ops_pb2.Op:
@@ -104,31 +104,12 @@ async def exact_parts(op: ops_pb2.Op, inputs: list[Value], ref: str) -> list[str
 async def _run(job: SolverJob, vertex: Vertex, inputs: list[Value], shown: Shown, key: str, lease: Lease) -> Record:
     core, op = job.core, vertex.op.exec
     async with StepMounts(job, op, inputs, vertex.op.platform) as mounts:
-        env = await _environment(job, op)
+        step = await make_step(job, op, mounts, vertex.op.platform)
         async with core.running:
-            step = Step(
-                root=mounts.root,
-                readonly_root=mounts.readonly_root,
-                args=tuple(op.meta.args),
-                env=env,
-                cwd=op.meta.cwd or "/",
-                user=op.meta.user,
-                hostname=op.meta.hostname or "buildkitsandbox",
-                mounts=tuple(mounts.steps),
-                network=_NETWORKS.get(op.network, ""),
-                privileged=op.security == ops_pb2.INSECURE,
-                extra_hosts=tuple((host.Host, host.IP) for host in op.meta.extraHosts),
-                ulimits=tuple(Ulimit(limit.Name, limit.Soft, limit.Hard) for limit in op.meta.ulimit),
-                cgroup_parent=op.meta.cgroupParent,
-                shm_size=mounts.shm_size,
-                devices=tuple(device.name for device in op.cdiDevices),
-                platform=_platform(vertex.op.platform),
-                **msgspec.structs.asdict(job.build.resources),
-            )
             try:
                 code = await run_step(job, step, shown)
             except OrlopError as error:
-                if _NOT_STARTED not in str(error):
+                if NOT_STARTED not in str(error):
                     command = quote(" ".join(op.meta.args))
                     raise BuildFailed(f"process {command} did not complete successfully: {error}") from error
                 shown.log(f"{error}\n".encode(), 2)  # the same output as runc's in BuildKit
@@ -140,7 +121,30 @@ async def _run(job: SolverJob, vertex: Vertex, inputs: list[Value], shown: Shown
         return await core.records.add(key, outputs, lease, description=description)
 
 
-async def _environment(job: SolverJob, op: ops_pb2.ExecOp) -> tuple[str, ...]:
+async def make_step(job: SolverJob, op: ops_pb2.ExecOp, mounts: StepMounts, platform: ops_pb2.Platform) -> Step:
+    return Step(
+        root=mounts.root,
+        readonly_root=mounts.readonly_root,
+        args=tuple(op.meta.args),
+        env=await environment(job, op),
+        cwd=op.meta.cwd or "/",
+        user=op.meta.user,
+        hostname=op.meta.hostname or "buildkitsandbox",
+        mounts=tuple(mounts.steps),
+        network=_NETWORKS.get(op.network, ""),
+        privileged=op.security == ops_pb2.INSECURE,
+        extra_hosts=tuple((host.Host, host.IP) for host in op.meta.extraHosts),
+        ulimits=tuple(Ulimit(limit.Name, limit.Soft, limit.Hard) for limit in op.meta.ulimit),
+        cgroup_parent=op.meta.cgroupParent,
+        shm_size=mounts.shm_size,
+        devices=tuple(device.name for device in op.cdiDevices),
+        platform=_platform(platform),
+        **msgspec.structs.asdict(job.build.resources),
+    )
+
+
+async def environment(job: SolverJob, op: ops_pb2.ExecOp) -> tuple[str, ...]:
+    """The environment of a command, with proxies and secrets."""
     env = list(op.meta.env)
     names = {text.partition("=")[0] for text in env}
     for name in _PROXIES:
@@ -165,8 +169,12 @@ def _platform(platform: ops_pb2.Platform) -> str:
 
 def _failed(op: ops_pb2.ExecOp, code: int) -> BuildFailed:
     command = quote(" ".join(op.meta.args))
-    detail = (_EXIT, json.dumps({"Code": code}).encode())
-    return BuildFailed(f"process {command} did not complete successfully: exit code: {code}", details=[detail])
+    return BuildFailed(f"process {command} did not complete successfully: exit code: {code}", details=[exit_detail(code)])
+
+
+def exit_detail(code: int) -> tuple[str, bytes]:
+    """The detail of an error from which clients read the exit code of a process."""
+    return (_EXIT, json.dumps({"Code": code}).encode())
 
 
 async def run_step(job: SolverJob, step: Step, shown: Shown) -> int:

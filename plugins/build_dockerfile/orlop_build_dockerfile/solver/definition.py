@@ -165,31 +165,41 @@ def _check_inputs(digest: str, used: Sequence[int], count: int) -> None:
 
 
 def _check_exec(digest: str, op: ops_pb2.ExecOp, count: int) -> None:
-    if not op.meta.args:
-        raise _invalid(f"vertex {digest} has no command")
+    if problem := mounts_problem(op, count) or command_problem(op):
+        raise _invalid(f"vertex {digest}{problem}")
+
+
+def mounts_problem(op: ops_pb2.ExecOp, count: int) -> str:
+    """What is wrong with the mounts and the network of a command with `count` inputs; "" if they are valid."""
     roots, outputs = 0, set()
     for mount in op.mounts:
         if not -1 <= mount.input < count:
-            raise _invalid(f"vertex {digest} mounts input {mount.input} of {count}")
+            return f" mounts input {mount.input} of {count}"
         if "\0" in mount.dest or "\0" in mount.selector:
-            raise _invalid(f"vertex {digest} has a NUL in a path")
+            return " has a NUL in a path"
         roots += mount.dest == "/"
         if mount.output >= 0:
             if mount.output in outputs or mount.output > len(op.mounts):
-                raise _invalid(f"vertex {digest} has two outputs {mount.output}")
+                return f" has two outputs {mount.output}"
             if mount.mountType != ops_pb2.BIND or mount.readonly:
-                raise _invalid(f"vertex {digest} has an output for a mount whose content is not kept")
+                return " has an output for a mount whose content is not kept"
             outputs.add(mount.output)
         if mount.mountType == ops_pb2.CACHE and mount.cacheOpt.sharing not in ops_pb2.CacheSharingOpt.values():
-            raise _invalid(f"vertex {digest} has an unknown mode of sharing a cache mount")
+            return " has an unknown mode of sharing a cache mount"
     if roots != 1:
-        raise _invalid(f"vertex {digest} has {roots} root mounts")
+        return f" has {roots} root mounts"
+    return "" if op.network in ops_pb2.NetMode.values() else " has an unknown network or security mode"
+
+
+def command_problem(op: ops_pb2.ExecOp) -> str:
+    """As `mounts_problem`, of the command itself."""
+    if not op.meta.args:
+        return " has no command"
     if any("\0" in text for text in (*op.meta.args, *op.meta.env, op.meta.cwd, op.meta.user)):
-        raise _invalid(f"vertex {digest} has a NUL in its command")
+        return " has a NUL in its command"
     if sum(len(text) + 1 + _POINTER for text in (*op.meta.args, *op.meta.env)) > MAX_ARGUMENTS:
-        raise _invalid(f"vertex {digest}: argument list too long")
-    if op.network not in ops_pb2.NetMode.values() or op.security not in ops_pb2.SecurityMode.values():
-        raise _invalid(f"vertex {digest} has an unknown network or security mode")
+        return ": argument list too long"
+    return "" if op.security in ops_pb2.SecurityMode.values() else " has an unknown network or security mode"
 
 
 def _check_file(digest: str, op: ops_pb2.FileOp, count: int) -> None:

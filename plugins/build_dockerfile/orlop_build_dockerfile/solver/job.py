@@ -18,13 +18,13 @@ import msgspec
 import trio
 
 from orlop_build_dockerfile.cache.records import Lease
-from orlop_build_dockerfile.contracts import Base, Build, BuildFailed, CacheTarget, Export, Ref, Result
+from orlop_build_dockerfile.contracts import Base, Build, BuildFailed, CacheTarget, Export, Ref, Result, StepContainer
 from orlop_build_dockerfile.contracts import Vertex as Shown
 from orlop_build_dockerfile.ops import paths
 from orlop_build_dockerfile.ops.patterns import Matcher
 from orlop_build_dockerfile.ops.upload import Upload
 from orlop_build_dockerfile.pb.fsutil_pb2 import Stat
-from orlop_build_dockerfile.pb.ops_pb2 import Definition
+from orlop_build_dockerfile.pb.ops_pb2 import Definition, ExecOp, Platform
 from orlop_sdk import OrlopError, linux
 
 from .core import Core, failure
@@ -309,6 +309,17 @@ class SolverJob:
         # The first one counts, because a frontend may call another frontend
         self.request = self.request if self.request[0] else (name, options)
         return await run_frontend(self, name, options, inputs)
+
+    @contextlib.asynccontextmanager
+    async def container(self, op: ExecOp, refs: Sequence[Ref], platform: Platform) -> AsyncIterator[StepContainer]:
+        from orlop_build_dockerfile.ops.containers import MountedContainer
+        from orlop_build_dockerfile.ops.stepmounts import StepMounts
+
+        async with contextlib.AsyncExitStack() as stack:
+            with _translated():
+                inputs = [await self.value(ref) for ref in refs]
+                mounts = await stack.enter_async_context(StepMounts(self, op, inputs, platform))
+            yield MountedContainer(self, op, mounts, platform)
 
     async def export(self, result: Result, export: Export) -> Mapping[str, str]:
         from orlop_build_dockerfile.export import run_export

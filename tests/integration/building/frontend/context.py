@@ -40,7 +40,8 @@ def write_context(directory: Path) -> None:
         [source] = resources.files(name)._paths if name == "google" else [Path(str(resources.files(name)))]  # type: ignore[attr-defined]
         shutil.copytree(source, packages / name, ignore=shutil.ignore_patterns("__pycache__"))
     _messages(packages / "bkpb")
-    shutil.copy(Path(__file__).with_name("program.py"), root / "program.py")
+    for name in ("program.py", "containers.py"):
+        shutil.copy(Path(__file__).with_name(name), root / name)
     for needed in _libraries([binary, *map(str, library.rglob("*.so")), *map(str, packages.rglob("*.so"))]):
         target = root / needed.lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)

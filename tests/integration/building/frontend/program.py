@@ -10,6 +10,7 @@ import struct
 import sys
 import time
 
+import containers
 import h2.config
 import h2.connection
 import h2.events
@@ -25,12 +26,32 @@ class CallFailed(Exception):
         self.code, self.message = code, message
 
 
+class Stream:
+    """What has been received for one call."""
+
+    def __init__(self):
+        self.data, self.status, self.message, self.ended = b"", "", "", False
+
+    def messages(self):
+        """The messages that have arrived whole; they are returned once."""
+        found = []
+        while len(self.data) >= 5 and len(self.data) >= (end := 5 + struct.unpack(">I", self.data[1:5])[0]):
+            found.append(self.data[5:end])
+            self.data = self.data[end:]
+        return found
+
+    def check(self):
+        if self.status != "0":
+            raise CallFailed(int(self.status or 13), self.message)
+
+
 class Bridge:
-    """A gRPC client for one call at a time."""
+    """A gRPC client: unary calls, one after the other, and streams beside them."""
 
     def __init__(self):
         self.http = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8"))
         self.http.initiate_connection()
+        self.streams = {}
         self._flush()
 
     def _flush(self):
@@ -38,37 +59,53 @@ class Bridge:
         while data:
             data = data[os.write(1, data) :]
 
-    def ask(self, method, request, answer):
-        stream = self.http.get_next_available_stream_id()
+    def receive(self):
+        """Read once, and deliver what has arrived."""
+        data = os.read(0, 65536)
+        if not data:
+            raise EOFError("the builder has closed the connection")
+        for event in self.http.receive_data(data):
+            stream = self.streams.get(getattr(event, "stream_id", 0))
+            if stream is None:
+                continue
+            if isinstance(event, h2.events.DataReceived):
+                stream.data += event.data
+                self.http.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            elif isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
+                given = dict(event.headers)
+                stream.status = given.get("grpc-status", stream.status)
+                stream.message = given.get("grpc-message", stream.message)
+            elif isinstance(event, h2.events.StreamEnded | h2.events.StreamReset):
+                stream.ended = True
+        self._flush()
+
+    def open(self, method):
+        number = self.http.get_next_available_stream_id()
         headers = [(":method", "POST"), (":scheme", "http"), (":path", SERVICE + method), (":authority", "localhost")]
-        self.http.send_headers(stream, [*headers, ("content-type", "application/grpc"), ("te", "trailers")])
-        raw = request.SerializeToString()
+        self.http.send_headers(number, [*headers, ("content-type", "application/grpc"), ("te", "trailers")])
+        self.streams[number] = Stream()
+        return number
+
+    def send(self, number, raw, end=False):
         rest = b"\0" + struct.pack(">I", len(raw)) + raw
-        found, status, message, ended = b"", "", "", False
-        while not ended:
-            size = min(len(rest), self.http.local_flow_control_window(stream), self.http.max_outbound_frame_size)
+        while rest and not self.streams[number].ended:
+            size = min(len(rest), self.http.local_flow_control_window(number), self.http.max_outbound_frame_size)
             if size:
-                self.http.send_data(stream, rest[:size], end_stream=size == len(rest))
+                self.http.send_data(number, rest[:size], end_stream=end and size == len(rest))
                 rest = rest[size:]
             self._flush()
-            if rest and size:
-                continue
-            data = os.read(0, 65536)
-            if not data:
-                raise EOFError("the builder has closed the connection")
-            for event in self.http.receive_data(data):
-                if isinstance(event, h2.events.DataReceived):
-                    found += event.data
-                    self.http.acknowledge_received_data(event.flow_controlled_length, stream)
-                elif isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
-                    given = dict(event.headers)
-                    status, message = given.get("grpc-status", status), given.get("grpc-message", message)
-                elif isinstance(event, h2.events.StreamEnded | h2.events.StreamReset):
-                    ended = True
-        self._flush()
-        if status != "0":
-            raise CallFailed(int(status or 13), message)
-        return answer.FromString(found[5:])
+            if rest and not size:
+                self.receive()
+
+    def ask(self, method, request, answer):
+        number = self.open(method)
+        stream = self.streams[number]
+        self.send(number, request.SerializeToString(), end=True)
+        while not stream.ended:
+            self.receive()
+        del self.streams[number]
+        stream.check()
+        return answer.FromString(stream.messages()[0])
 
     def solve(self, **request):
         request = gateway_pb2.SolveRequest(allowResultReturn=True, allowResultArrayRef=True, **request)
@@ -223,6 +260,15 @@ def inputs(bridge, what):
     kind, _, name = OPTIONS["context:base"].partition(":")
     assert kind == "input", OPTIONS
     result = bridge.solve(Definition=found[name])
+    result.metadata["containerimage.config"] = json.dumps(IMAGE).encode()
+    return result
+
+
+def contain(bridge, what):
+    """An image of what has happened in containers (see `containers`)."""
+    said = containers.carry_out(bridge, what["steps"], Graph)
+    graph = Graph()
+    result = bridge.solve(Definition=graph.define(graph.file("/made", json.dumps(said, indent=1).encode())))
     result.metadata["containerimage.config"] = json.dumps(IMAGE).encode()
     return result
 

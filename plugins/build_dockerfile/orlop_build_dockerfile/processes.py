@@ -1,0 +1,73 @@
+"""Processes whose streams and signals a client controls (`contracts.Backend`), and the values that describe them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+if TYPE_CHECKING:
+    from orlop_build_dockerfile.contracts import Step
+    from orlop_build_dockerfile.pb.ops_pb2 import ExecOp
+
+__all__ = ["STARTED", "Process", "Processes", "StepContainer", "Streams"]
+
+STARTED = 0
+"""The stream of a frame without content, which the client gets first: the process runs."""
+
+
+class Streams(msgspec.Struct, frozen=True, kw_only=True):
+    """The streams that the client has. With `terminal`, all output is standard output."""
+
+    terminal: bool = False
+    stdin: bool = False
+    stdout: bool = False
+    stderr: bool = False
+
+
+class Process(msgspec.Struct, frozen=True, kw_only=True):
+    """A further process in a step's container. It has the privileges and limits of the step, and the step's user if `user`
+    is empty."""
+
+    args: Sequence[str]
+    env: Sequence[str] = ()
+    cwd: str = "/"
+    user: str = ""
+    streams: Streams
+
+
+class StepContainer(Protocol):
+    """A container on its mounts. Its first process is that of `run`, which is called once; further processes are possible
+    while this process runs. Errors are `OrlopError`s and `BuildFailed`. `op` has the command, its environment and its user;
+    `client` is as in `Processes`."""
+
+    async def run(self, op: ExecOp, streams: Streams, client: int) -> int: ...
+
+    async def execute(self, process: str, op: ExecOp, streams: Streams, client: int) -> int: ...
+
+    async def signal(self, process: str, signal: str) -> None: ...
+
+    async def resize(self, process: str, rows: int, columns: int) -> None: ...
+
+
+class Processes(Protocol):
+    """Steps by names that the builder chooses. `client` is a socket: it gets frames of Docker's multiplexed stream, the
+    first of which is `STARTED`, and a write shutdown at the end of the output. What is written to it is standard input; a
+    write shutdown ends the input of a process without a terminal."""
+
+    async def serve(self, name: str, step: Step, streams: Streams, client: int) -> int:
+        """As `Backend.run`. Further processes of the step end with it."""
+        ...
+
+    async def execute(self, name: str, process: str, request: Process, client: int) -> int:
+        """Run a further process, which has a name too, to its end. Returns its exit code. Cancelling kills the process."""
+        ...
+
+    async def signal(self, name: str, process: str, signal: str) -> None:
+        """Send a signal to a process, or to the step's own with the name "". No error if the process has ended."""
+        ...
+
+    async def resize(self, name: str, process: str, rows: int, columns: int) -> None:
+        """Set the size of a process's terminal. No error if the process has none, or has ended."""
+        ...
