@@ -5,15 +5,17 @@ goes through a gate. Whatever a plugin does, the caller gets an answer or an `Or
 
 - An async method runs in a separate task, which is cancelled at the deadline. If the task does not end then (it is shielded,
   or waits for a thread), it is abandoned: the gate counts it, logs one message, and discards a late answer. If a caller is
-  cancelled, its call is cancelled too. The caller then waits for the end of the call, at most until the deadline.
+  cancelled, its call is cancelled too. The caller then waits for the end of the call, at most until the deadline, and at
+  most `STOPPING` seconds while the daemon stops. If another author wrote the plugin, the method runs on another event loop
+  (see `driver_loop`), which it may block.
+- A synchronous method runs on a thread, which is abandoned at the deadline: `await asked(driver.method, ...)`. A caller
+  that is on a thread already (readers of logs) calls the method directly. Imports, factories and checks of a plugin's
+  members run on threads, too (`Gate.make`, `Gate.make_blocking`).
+- Properties (`capabilities`) are read once, when the plugin is loaded.
 - An exception that is not an `OrlopError` becomes a `DriverError`; this includes SystemExit and KeyboardInterrupt.
 - After `MISSES` missed deadlines in a row, the gate is degraded: calls fail immediately with `Unavailable`. After a
 delay, which doubles from `SHORTEST_DELAY` to `LONGEST_DELAY`, one call is made as a trial. If the plugin answers (even
 with an error), the gate is no longer degraded.
-
-Synchronous methods and properties run on the event loop, because their contracts forbid them to wait. If such a call takes
-longer than `SYNCHRONOUS`, a signal interrupts it, and this counts as a missed deadline. Imports and factories may take long,
-so `Gate.make` and `Gate.make_blocking` run them on threads that can be abandoned.
 """
 
 from __future__ import annotations
@@ -22,29 +24,35 @@ import contextvars
 import functools
 import inspect
 import logging
+import os
 import threading
 import time
 import typing
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import trio
 
-from orlop_engine import interrupt
 from orlop_kernel import abandoned
 from orlop_kernel.failures import as_orlop_error
 from orlop_sdk import DeadlineExceeded, DriverError, OrlopError, Unavailable, protocols
 
-__all__ = ["DEADLINE", "LONGEST_DELAY", "MISSES", "SHORTEST_DELAY", "SYNCHRONOUS", "Gate", "guard"]
+if TYPE_CHECKING:
+    from orlop_engine.driver_loop import DriverLoop
+
+__all__ = ["DEADLINE", "LONGEST_DELAY", "MISSES", "SHORTEST_DELAY", "SYNCHRONOUS", "Gate", "asked", "guard", "late"]
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
-DEADLINE = 60.0
-SYNCHRONOUS = 5.0  # seconds; a long time, because on a busy machine the kernel may not run the daemon for a second
+DEADLINE = float(os.environ.get("ORLOP_DRIVER_TIMEOUT", "60"))  # seconds; tests of plugins that hang set it
+SYNCHRONOUS = min(5.0, DEADLINE)  # this is long, because on a busy machine the daemon may not run for a second
+THREADS = 20  # synchronous calls of a plugin at the same time, abandoned ones included
 MISSES = 3
 SHORTEST_DELAY = 1.0
 LONGEST_DELAY = 60.0
+STOPPING = 3.0  # seconds that a cancelled call has for its cleanup while the daemon stops
 _GRACE = 1.0  # seconds that a call has for its cleanup after it was cancelled at its deadline
 
 _log = logging.getLogger("orlop.drivers")
@@ -58,9 +66,9 @@ def _now() -> float:
 
 
 class Gate:
-    """The calls of one plugin. `label` is the plugin's name in messages: 'storage driver "overlay2"'. `failures` are the
-    numbers of failures by reason, "deadline" or "exception"; `abandoned` is the number of calls that still run although
-    their caller has given up."""
+    """The calls of one plugin. `label` names it in messages: 'storage driver "overlay2"'. `failures` are the numbers of
+    failures by reason, "deadline" or "exception"; `abandoned` is the number of calls that still run although their caller
+    has given up. `loop` runs async methods that must not run on the caller's event loop."""
 
     def __init__(self, label: str, seconds: float = DEADLINE) -> None:
         self.label = label
@@ -72,6 +80,10 @@ class Gate:
         self._retry_at = 0.0
         self._on_trial = False
         self._lock = threading.Lock()  # protects `abandoned`, which threads change too
+        self._threads = trio.CapacityLimiter(THREADS)
+        self._stopping = False
+        self._cancelled: set[trio.CancelScope] = set()  # scopes of cancelled callers that wait for the end of their calls
+        self.loop: DriverLoop | None = None
 
     @property
     def degraded(self) -> bool:
@@ -102,8 +114,8 @@ class Gate:
                 await call.wait()
         except trio.Cancelled:
             call.scope.cancel()
-            with trio.CancelScope(deadline=deadline, shield=True):
-                await call.wait()
+            with trio.CancelScope(deadline=deadline, shield=True) as scope:
+                await self._wait_cancelled(call, scope)
             if not call.ended:
                 self._abandon(call)
                 self._miss(trial)
@@ -127,18 +139,27 @@ class Gate:
             return typing.cast("T", call.value)
         raise self.failure(verb, call.error or DriverError(f"cannot {verb}: {self.label} cancelled its own call"))
 
-    def call_now(self, verb: str, function: Callable[..., T], args: Sequence[Any], kwargs: Mapping[str, Any]) -> T:
-        """Call a synchronous function of the plugin."""
-        trial = self._missed >= MISSES and self._admit(verb)
+    async def _wait_cancelled(self, call: _Call, scope: trio.CancelScope) -> None:
+        if self._stopping:
+            scope.deadline = min(scope.deadline, trio.current_time() + STOPPING)
+        self._cancelled.add(scope)
         try:
-            value = interrupt.within(SYNCHRONOUS, function, args, kwargs)
-        except trio.Cancelled:
-            if trial:
-                self._on_trial = False
-            raise
-        except interrupt.TooLong:
-            self._miss(trial)
-            raise DeadlineExceeded(f"cannot {verb}: {self.label} gave no answer in {SYNCHRONOUS:g} s") from None
+            await call.wait()
+        finally:
+            self._cancelled.discard(scope)
+
+    def stop(self) -> None:
+        """The daemon is stopping: from now on, a cancelled call is abandoned after `STOPPING` seconds."""
+        self._stopping = True
+        for scope in self._cancelled:
+            scope.deadline = min(scope.deadline, trio.current_time() + STOPPING)
+
+    def call_now(self, verb: str, function: Callable[[], T]) -> T:
+        """Call a synchronous function of the plugin on the caller's thread, without a deadline."""
+        if self.degraded and (self._on_trial or _now() < self._retry_at):
+            raise Unavailable(f"cannot {verb}: {self.describe()}")
+        try:
+            value = function()
         except BaseException as error:
             if self._missed:
                 self._answer()
@@ -146,6 +167,42 @@ class Gate:
         if self._missed:
             self._answer()
         return value
+
+    def late(self, verb: str, seconds: float) -> DeadlineExceeded:
+        """Count a missed deadline of `call_now`, whose caller has one of its own. Returns the caller's error."""
+        self._miss(False)
+        return DeadlineExceeded(f"cannot {verb}: {self.label} gave no answer in {seconds:g} s")
+
+    async def call_away(self, verb: str, function: Callable[[], T]) -> T:
+        """Call a synchronous function of the plugin on a thread, which is abandoned at the deadline or when the caller is
+        cancelled."""
+        work = _Work(self, f"cannot {verb}: {self.label}", function)
+        trial = self._missed >= MISSES and self._admit(verb)
+        late = await self._run(work, SYNCHRONOUS, trial, self._threads)
+        if late:
+            self._miss(trial)
+            raise DeadlineExceeded(f"cannot {verb}: {self.label} gave no answer in {SYNCHRONOUS:g} s")
+        if self._missed:
+            self._answer()
+        if work.error is not None:
+            raise self.failure(verb, work.error) from work.error
+        return typing.cast("T", work.value)
+
+    async def _run(self, work: _Work[Any], seconds: float, trial: bool, limiter: trio.CapacityLimiter) -> bool:
+        """Run `work` on a thread. Returns whether it was abandoned at the deadline."""
+        try:
+            with trio.move_on_after(seconds) as scope:
+                await trio.to_thread.run_sync(work.run, abandon_on_cancel=True, limiter=limiter)
+        except BaseException as error:
+            if trial:
+                self._on_trial = False  # the next call is the trial
+            work.abandon()
+            if isinstance(error, RuntimeError) and not work.started:  # the process can start no more threads
+                raise DriverError(f"{work.failure}: {error}") from error
+            raise
+        if scope.cancelled_caught:
+            work.abandon()
+        return scope.cancelled_caught and not work.ended.is_set()
 
     def failure(self, verb: str, error: BaseException) -> OrlopError:
         """The error that a caller gets for an exception of the plugin."""
@@ -158,27 +215,15 @@ class Gate:
 
     async def make(self, work: Callable[[], T]) -> T:
         """Run an import or a factory on a thread, which is abandoned at the deadline or when the caller is cancelled."""
-        making = _Making(self, work)
+        making = _Work(self, f"cannot use {self.label}", work)
         trial = self._admit("use it")
-        try:
-            with trio.move_on_after(self.seconds) as scope:
-                # A separate limiter, so that other threads that hang do not block this call
-                limiter = trio.CapacityLimiter(1)
-                await trio.to_thread.run_sync(making.run, abandon_on_cancel=True, limiter=limiter)
-        except BaseException as error:
-            if trial:
-                self._on_trial = False  # the next call is the trial
-            making.abandon()
-            if isinstance(error, RuntimeError) and not making.started:
-                raise DriverError(f"cannot use {self.label}: {error}") from error  # the process can start no more threads
-            raise
-        if scope.cancelled_caught:
-            making.abandon()
-        return self._made(making, trial, self.seconds if scope.cancelled_caught else 0.0)
+        # A limiter of its own, so that other threads that hang do not use it up
+        late = await self._run(making, self.seconds, trial, trio.CapacityLimiter(1))
+        return self._made(making, trial, self.seconds if late else 0.0)
 
     def make_blocking(self, work: Callable[[], T], seconds: float) -> T:
-        """Like `make`, for callers that cannot await: blocks the event loop, for at most `seconds`."""
-        making = _Making(self, work)
+        """Like `make`, for the start of the daemon, before its event loop serves: blocks for at most `seconds`."""
+        making = _Work(self, f"cannot use {self.label}", work)
         trial = self._admit("use it")
         try:
             threading.Thread(target=making.run, name=self.label, daemon=True).start()
@@ -191,7 +236,7 @@ class Gate:
             making.abandon()
         return self._made(making, trial, seconds if late else 0.0)
 
-    def _made(self, making: _Making[T], trial: bool, waited: float) -> T:
+    def _made(self, making: _Work[T], trial: bool, waited: float) -> T:
         if waited and not making.ended.is_set():
             self._miss(trial)
             raise DeadlineExceeded(f"cannot use {self.label}: it was not loaded in {waited:g} s")
@@ -283,7 +328,11 @@ class _Call:
         """Make the call. Never raises, because an exception from a system task ends trio and thereby the daemon."""
         try:
             with self.scope:
-                self.value = await self._method(*self._args, **self._kwargs)
+                loop = self._gate.loop
+                if loop is None:
+                    self.value = await self._method(*self._args, **self._kwargs)
+                else:
+                    self.value = await loop.call(self._method, self._args, self._kwargs)
                 self.answered = True
         except BaseException as error:  # the scope catches its own cancellation; all other exceptions come from the plugin
             self.error = error
@@ -309,14 +358,15 @@ class _Call:
         await trio.lowlevel.wait_task_rescheduled(abort)
 
 
-class _Making(typing.Generic[T]):
-    """Work on a thread that may be abandoned."""
+class _Work(typing.Generic[T]):
+    """Work on a thread that may be abandoned. `failure` begins messages: "cannot VERB: LABEL"."""
 
-    def __init__(self, gate: Gate, work: Callable[[], T]) -> None:
+    def __init__(self, gate: Gate, failure: str, work: Callable[[], T]) -> None:
         self._gate = gate
         self._work = work
         self._lock = threading.Lock()
         self._abandoned = False
+        self.failure = failure
         self.started = False
         self.ended = threading.Event()
         self.value: T | None = None
@@ -339,7 +389,7 @@ class _Making(typing.Generic[T]):
                 return
             self._abandoned = True
             self._gate.count_abandoned(1)
-        _log.warning("loading %s takes too long and is abandoned", self._gate.label)
+        _log.warning("%s: the thread does not end and is abandoned (%d abandoned calls)", self.failure, self._gate.abandoned)
 
 
 # --- objects whose calls go through a gate ----------------------------------------------------------------------------
@@ -349,8 +399,10 @@ def guard(gate: Gate, plugin: object, protocol: type, *optional: type) -> object
     """An object that has exactly the members of `protocol`, and of the Protocols in `optional` that `plugin` implements.
     Raises `DriverError` when `plugin` does not implement `protocol`. The caller casts the object to `protocol`.
 
-    Answers are checked against the annotations of the Protocol, if these are plain classes or collections. If the annotation
-    of an answer is a Protocol, this function also guards the answer.
+    Reads the plugin's properties, so call it on a thread: in `Gate.make`.
+
+    Answers are checked against the annotations of the Protocol, if these are plain classes or collections. If the
+    annotation of an answer is a Protocol, the answer is guarded too.
     """
     missing = protocols.mismatch(plugin, protocol)
     if missing:
@@ -359,27 +411,28 @@ def guard(gate: Gate, plugin: object, protocol: type, *optional: type) -> object
     for each in present:
         if (wrong := protocols.mismatch(plugin, each)) is not None:
             raise DriverError(f"cannot use {gate.label}: {wrong}")
-    made: object = _proxy((protocol, *present))(gate, plugin)
+    implemented = (protocol, *present)
+    made: object = _proxy(implemented)(gate, plugin, _properties(plugin, implemented))
     return made
 
 
 class _Proxy:
-    __slots__ = ("_gate", "_plugin")
+    __slots__ = ("_gate", "_plugin", "_values")
 
-    def __init__(self, gate: Gate, plugin: object) -> None:
-        self._gate, self._plugin = gate, plugin
+    def __init__(self, gate: Gate, plugin: object, values: Mapping[str, Any]) -> None:
+        self._gate, self._plugin, self._values = gate, plugin, values
 
     def __repr__(self) -> str:
         return f"<{self._gate.label}>"
 
 
 @functools.cache
-def _proxy(implemented: tuple[type, ...]) -> Callable[[Gate, object], _Proxy]:
+def _proxy(implemented: tuple[type, ...]) -> Callable[[Gate, object, Mapping[str, Any]], _Proxy]:
     body: dict[str, Any] = {"__slots__": ()}
     for protocol in implemented:
         for name, member in protocols.members(protocol).items():
             if isinstance(member, property):
-                body[name] = _property(name, member.fget)
+                body[name] = _property(name)
             elif inspect.iscoroutinefunction(member):
                 body[name] = _method(name, member)
             else:
@@ -387,21 +440,25 @@ def _proxy(implemented: tuple[type, ...]) -> Callable[[Gate, object], _Proxy]:
     return type(f"Guarded{implemented[0].__name__}", (_Proxy,), body)
 
 
-def _wrong(gate: Gate, verb: str, value: object, wanted: type) -> OrlopError:
-    gate.failures["exception"] += 1
-    return DriverError(f"cannot {verb}: {gate.label} returned {type(value).__name__}, not {wanted.__name__}")
+def _properties(plugin: object, implemented: tuple[type, ...]) -> dict[str, Any]:
+    """The values of all properties. `mismatch` has checked their types."""
+    found = {
+        name for each in implemented for name, member in protocols.members(each).items() if isinstance(member, property)
+    }
+    return {name: getattr(plugin, name) for name in sorted(found)}
 
 
-def _property(name: str, member: Callable[..., Any] | None) -> property:
-    def read(self: _Proxy) -> Any:
-        verb = f"read {name}"
-        value = self._gate.call_now(verb, getattr, (self._plugin, name), {})
-        wanted = protocols.checkable(member)
-        if wanted is not None and not isinstance(value, wanted):
-            raise _wrong(self._gate, verb, value, wanted)
-        return value
+def _checked(gate: Gate, verb: str, value: Any, member: Callable[..., Any]) -> Any:
+    """The value, if it has the type that the Protocol says; guarded, if that type is a Protocol."""
+    wanted, hint = protocols.checkable(member), protocols.returned(member)
+    if wanted is not None and not isinstance(value, wanted):
+        gate.failures["exception"] += 1
+        raise DriverError(f"cannot {verb}: {gate.label} returned {type(value).__name__}, not {wanted.__name__}")
+    return guard(gate, value, hint) if protocols.is_protocol(hint) else value
 
-    return property(read)
+
+def _property(name: str) -> property:
+    return property(lambda self: self._values[name])
 
 
 def _method(name: str, member: Callable[..., Any]) -> Callable[..., Any]:
@@ -410,16 +467,9 @@ def _method(name: str, member: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(member)
     async def call(self: _Proxy, *args: Any, **kwargs: Any) -> Any:
         value = await self._gate.call(verb, getattr(self._plugin, name), args, kwargs)
-        wanted = protocols.checkable(member)
-        if wanted is not None and not isinstance(value, wanted):
-            raise _wrong(self._gate, verb, value, wanted)
-        return value
+        return _checked(self._gate, verb, value, member)
 
     return call
-
-
-def _call_member(plugin: object, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    return getattr(plugin, name)(*args, **kwargs)
 
 
 def _function(name: str, member: Callable[..., Any]) -> Callable[..., Any]:
@@ -427,10 +477,30 @@ def _function(name: str, member: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(member)
     def call(self: _Proxy, *args: Any, **kwargs: Any) -> Any:
-        value = self._gate.call_now(verb, _call_member, (self._plugin, name, args, kwargs), {})
-        wanted, hint = protocols.checkable(member), protocols.returned(member)
-        if wanted is not None and not isinstance(value, wanted):
-            raise _wrong(self._gate, verb, value, wanted)
-        return guard(self._gate, value, hint) if protocols.is_protocol(hint) else value
+        return self._gate.call_now(verb, functools.partial(_call_member, self, name, verb, member, args, kwargs))
 
     return call
+
+
+def _call_member(
+    proxy: _Proxy, name: str, verb: str, member: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Any:
+    return _checked(proxy._gate, verb, getattr(proxy._plugin, name)(*args, **kwargs), member)
+
+
+def late(plugin: object, verb: str, seconds: float) -> DeadlineExceeded:
+    """The error for a caller that waited in vain for a thread which calls a method of a guarded plugin."""
+    if isinstance(plugin, _Proxy):
+        return plugin._gate.late(verb, seconds)
+    return DeadlineExceeded(f"cannot {verb}: no answer in {seconds:g} s")
+
+
+async def asked(method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a synchronous method of a guarded plugin on a thread, with the deadline `SYNCHRONOUS`. A method of any other
+    object is called directly."""
+    proxy = getattr(method, "__self__", None)
+    if not isinstance(proxy, _Proxy):
+        return method(*args, **kwargs)
+    name, member = method.__name__, typing.cast("Any", method).__wrapped__
+    verb = name.replace("_", " ")
+    return await proxy._gate.call_away(verb, functools.partial(_call_member, proxy, name, verb, member, args, kwargs))

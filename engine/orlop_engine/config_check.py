@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TypeVar
 
+from orlop_engine.calls import Gate
 from orlop_engine.config import Config, RegistryRules, defaults
 from orlop_engine.init_programs import find_init, no_init
 from orlop_kernel.config import Problem
@@ -15,6 +18,9 @@ from orlop_kernel.failures import as_orlop_error
 from orlop_sdk import NotFound, OrlopError, discovery
 
 __all__ = ["problems"]
+
+T = TypeVar("T")
+_LOADING = 20.0  # seconds that a plugin may take to be imported and to check its options
 
 # Names of directories in the data roots of dockerd, podman and containerd, and of an Orlop that has lost its database
 _FOREIGN_DIRECTORIES = frozenset(
@@ -34,6 +40,11 @@ def problems(config: Config) -> Iterator[Problem]:
     yield from _seccomp(config)
     yield from _bridge(config)
     yield from _registry_rules(config)
+
+
+def _bounded(label: str, work: Callable[[], T]) -> T:
+    """Run a plugin's code on a thread, which is abandoned at a deadline: a plugin that hangs is a problem like others."""
+    return Gate(label).make_blocking(work, _LOADING)
 
 
 def _problem(error: BaseException, what: str, *keys: str) -> Problem:
@@ -60,8 +71,9 @@ def _data_root(config: Config) -> Iterator[Problem]:
 
 
 def _log_driver(config: Config) -> Iterator[Problem]:
+    label = f'log driver "{config.log_driver}"'
     try:
-        driver = discovery.find("log", config.log_driver).make()
+        driver = _bounded(label, lambda: discovery.find("log", config.log_driver).make())
     except NotFound as error:  # the message begins like Docker's message
         name = config.log_driver
         yield Problem(f'error looking up logging plugin {name}: plugin "{name}" not found: {error}', ("log-driver",))
@@ -70,15 +82,16 @@ def _log_driver(config: Config) -> Iterator[Problem]:
         yield _problem(error, "cannot use log-driver", "log-driver")
         return
     try:
-        driver.validate(config.log_opts)
+        _bounded(label, lambda: driver.validate(config.log_opts))
     except BaseException as error:
         yield _problem(error, "cannot use log-opts", "log-driver", "log-opts")
 
 
 def _storage_driver(config: Config) -> Iterator[Problem]:
     name = config.effective_storage_driver
+    label = f'storage driver "{name}"'
     try:
-        found = discovery.find("storage", name)
+        found = _bounded(label, lambda: discovery.find("storage", name))
     except OrlopError as error:
         yield _problem(error, "cannot use storage-driver", "storage-driver")
         return
@@ -89,9 +102,9 @@ def _storage_driver(config: Config) -> Iterator[Problem]:
                 f'invalid storage option "{option}": it must begin with a storage driver, as in {name}.NAME=VALUE',
                 ("storage-opts",),
             )
-    if found.check_options is not None:
+    if (check := found.check_options) is not None:
         try:
-            found.check_options(config.storage_options(name))
+            _bounded(label, lambda: check(config.storage_options(name)))
         except BaseException as error:
             yield _problem(error, "cannot use storage-opts", "storage-opts")
 
@@ -116,7 +129,8 @@ def _userns_remap(config: Config) -> Iterator[Problem]:
 def _runtimes(config: Config) -> Iterator[Problem]:
     for name, entry in config.all_runtimes().items():
         try:
-            discovery.find("runtime", entry.runtime_type or defaults.RUNTIME_DRIVER)
+            kind = entry.runtime_type or defaults.RUNTIME_DRIVER
+            _bounded(f'runtime driver "{kind}"', partial(discovery.find, "runtime", kind))
         except OrlopError as error:
             yield Problem(f"cannot use runtime {name}: {error}", ("runtimes",))
 

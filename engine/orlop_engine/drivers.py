@@ -11,15 +11,18 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar, cast
 
 import trio
 
-from orlop_engine.calls import DEADLINE, Gate, guard
+from orlop_engine.calls import DEADLINE, STOPPING, Gate, guard
 from orlop_engine.config import Config, RuntimeEntry, defaults
 from orlop_sdk import (
+    DeadlineExceeded,
     DeferredSync,
     InvalidParameter,
     LayerRebase,
@@ -50,8 +53,7 @@ _Made = tuple[discovery.Factory, object]
 _Check = Callable[[Gate, object], T]
 
 _log = logging.getLogger("orlop.drivers")
-
-_BLOCKING = 20.0  # seconds that the event loop may wait for the import of a log driver or a runtime
+_SWITCH = 0.0005  # seconds; the default is 0.005
 
 
 def _storage(gate: Gate, made: object) -> Storage:
@@ -96,6 +98,7 @@ class Drivers:
         self._volumes: dict[str, VolumeDriver] = {}
         self._runtimes: dict[str, Runtime] = {}
         self._making: dict[_Key, trio.Lock] = {}
+        self._stopping = False
 
     def degraded(self) -> Iterator[str]:
         """A message for each driver whose calls fail immediately because it did not answer."""
@@ -106,6 +109,8 @@ class Drivers:
         if gate is None:
             label = f'runtime "{name}"' if kind == "runtime" else f'{kind} driver "{name}"'
             gate = self.gates[kind, name] = Gate(label)
+            if self._stopping:
+                gate.stop()
         return gate
 
     @contextmanager
@@ -123,24 +128,21 @@ class Drivers:
         """Create a driver on a thread, because its imports (pyroute2: 0.1 s) must not delay all requests, and may
         hang."""
         if name not in made:
-            async with self._making.setdefault((kind, name), trio.Lock()):
-                if name not in made:
-                    with self._forgotten_if_unknown(kind, name) as gate:
-                        self._keep(kind, name, made, await gate.make(work), check)
-        return made[name]
-
-    def _make_blocking(
-        self, kind: str, name: str, made: dict[str, T], work: Callable[[], _Made], check: _Check[T], seconds: float
-    ) -> T:
-        """Create a driver for a caller that cannot await."""
-        if name not in made:
             with self._forgotten_if_unknown(kind, name) as gate:
-                self._keep(kind, name, made, gate.make_blocking(work, seconds), check)
+                lock = self._making.setdefault((kind, name), trio.Lock())
+                with trio.move_on_after(gate.seconds):
+                    await lock.acquire()
+                if lock.statistics().owner is not trio.lowlevel.current_task():
+                    raise DeadlineExceeded(f"cannot use {gate.label}: it was not loaded in {gate.seconds:g} s")
+                try:
+                    if name not in made:
+                        self._keep(kind, name, made, await gate.make(partial(_checked, gate, work, check)))
+                finally:
+                    lock.release()
         return made[name]
 
-    def _keep(self, kind: str, name: str, made: dict[str, T], found: _Made, check: _Check[T]) -> None:
-        made[name] = check(self._gate(kind, name), found[1])
-        self.loaded[kind, name] = found[0]
+    def _keep(self, kind: str, name: str, made: dict[str, T], found: tuple[discovery.Factory, T]) -> None:
+        self.loaded[kind, name], made[name] = found
 
     # --- kinds --------------------------------------------------------------------------------------------------------
 
@@ -148,18 +150,21 @@ class Drivers:
         """The storage driver. It is created when the daemon starts."""
 
         def work() -> _Made:
-            factory = discovery.find("storage", name)
+            factory = _find("storage", name)
             root = os.path.join(self.config.data_root, name)
             os.makedirs(root, mode=0o710, exist_ok=True)
             return factory, factory.make(StorageContext(root, self.config.storage_options(name)))
 
-        return self._make_blocking("storage", name, self._storages, work, _storage, DEADLINE)
+        if name not in self._storages:
+            with self._forgotten_if_unknown("storage", name) as gate:
+                made = gate.make_blocking(partial(_checked, gate, work, _storage), DEADLINE)
+                self._keep("storage", name, self._storages, made)
+        return self._storages[name]
 
-    def log(self, name: str) -> LogDriver:
-        """A log driver. Raises `InvalidParameter` for an unknown name, because the name comes from a request. Blocks
-        while the driver is imported, unless `load` was awaited first."""
+    async def log(self, name: str) -> LogDriver:
+        """A log driver. Raises `InvalidParameter` for an unknown name, because the name comes from a request."""
         try:
-            return self._make_blocking("log", name, self._logs, lambda: _plain("log", name), _log_driver, _BLOCKING)
+            return await self._make("log", name, self._logs, lambda: _plain("log", name), _log_driver)
         except NotFound as error:
             # The log lists the installed drivers. The answer contains only Docker's message, because clients compare the
             # whole message
@@ -168,7 +173,7 @@ class Drivers:
 
     async def network(self, name: str) -> NetworkDriver:
         def work() -> _Made:
-            factory = discovery.find("network", name)
+            factory = _find("network", name)
             config = self.config
             context = NetworkContext(
                 instance=config.instance,
@@ -184,26 +189,25 @@ class Drivers:
 
     async def volume(self, name: str) -> VolumeDriver:
         def work() -> _Made:
-            factory = discovery.find("volume", name)
+            factory = _find("volume", name)
             root = _directory(self.config.data_root, "volume", name, 0o710)
             return factory, factory.make(VolumeContext(root))
 
         return await self._make("volume", name, self._volumes, work, _volume)
 
-    def runtime(self, name: str) -> Runtime:
+    async def runtime(self, name: str) -> Runtime:
         """A runtime of daemon.json. Its `runtimeType` names the driver; without a `runtimeType`, the driver for runc's
-        command line is used. Blocks while the driver is imported, unless `load` was awaited first."""
-        return self._make_blocking("runtime", name, self._runtimes, self._runtime_work(name), _runtime, _BLOCKING)
-
-    def _runtime_work(self, name: str) -> Callable[[], _Made]:
+        command line is used."""
+        if name in self._runtimes:
+            return self._runtimes[name]
         entry = self.config.all_runtimes().get(name)
         if entry is None:
             known = ", ".join(sorted(self.config.all_runtimes()))
             raise InvalidParameter(f"unknown or invalid runtime name: {name} (configured: {known})")
-        return lambda: self._make_runtime(name, entry)
+        return await self._make("runtime", name, self._runtimes, lambda: self._make_runtime(name, entry), _runtime)
 
     def _make_runtime(self, name: str, entry: RuntimeEntry) -> _Made:
-        factory = discovery.find("runtime", entry.runtime_type or defaults.RUNTIME_DRIVER)
+        factory = _find("runtime", entry.runtime_type or defaults.RUNTIME_DRIVER)
         path = shutil.which(entry.path) if entry.path else ""
         if path is None:
             raise InvalidParameter(
@@ -215,15 +219,6 @@ class Drivers:
         systemd = self.config.cgroup_driver == "systemd"
         return factory, factory.make(RuntimeContext(name, path, root, tuple(entry.runtime_args), systemd))
 
-    async def load(self, *, runtime: str, log: str) -> None:
-        """Create the drivers that `runtime` and `log` return without waiting. Unknown names are ignored: `runtime` and
-        `log` report them."""
-        try:
-            await self._make("runtime", runtime, self._runtimes, self._runtime_work(runtime), _runtime)
-            await self._make("log", log, self._logs, lambda: _plain("log", log), _log_driver)
-        except (NotFound, InvalidParameter):
-            pass
-
     def reconfigure(self, config: Config) -> None:
         """Use a reloaded configuration. Runtimes are looked up again."""
         self.config = config
@@ -231,15 +226,50 @@ class Drivers:
         for key in [key for key in self.gates if key[0] == "runtime"]:
             del self.gates[key]
 
+    def stop(self) -> None:
+        """The daemon is stopping, and does not wait for drivers that hang."""
+        self._stopping = True
+        for gate in self.gates.values():
+            gate.stop()
+
     async def close(self) -> None:
-        """Close every network driver, even if the close of another driver fails."""
-        for driver in self._networks.values():
+        """Close every network driver, even if another one fails or hangs."""
+
+        async def close(driver: NetworkDriver) -> None:
             try:
                 await driver.close()
             except OrlopError as error:
                 _log.warning("%s", error)
 
+        for gate in self.gates.values():
+            gate.seconds = min(gate.seconds, STOPPING)
+        async with trio.open_nursery() as nursery:
+            for driver in self._networks.values():
+                nursery.start_soon(close, driver)
+
+
+def _checked(gate: Gate, work: Callable[[], _Made], check: _Check[T]) -> tuple[discovery.Factory, T]:
+    factory, made = work()
+    if _is_foreign(factory):
+        from orlop_engine.driver_loop import DriverLoop  # imported here, because most daemons do not need it
+
+        gate.loop = gate.loop or DriverLoop(gate.label)
+    return factory, check(gate, made)
+
+
+def _is_foreign(factory: discovery.Factory) -> bool:
+    return factory.distribution not in defaults.DISTRIBUTIONS
+
+
+def _find(kind: str, name: str) -> discovery.Factory:
+    """Load a driver. If another author wrote it, threads pass on the GIL more often from then on: a driver that computes
+    would otherwise delay each step of the event loop by 5 ms."""
+    factory = discovery.find(kind, name)
+    if _is_foreign(factory):
+        sys.setswitchinterval(_SWITCH)
+    return factory
+
 
 def _plain(kind: str, name: str) -> _Made:
-    factory = discovery.find(kind, name)
+    factory = _find(kind, name)
     return factory, factory.make()

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 import trio
 
+from orlop_engine.calls import asked
 from orlop_engine.commands import describe_timeout
 from orlop_engine.containers import links, names
 from orlop_engine.containers.attach import Detached, Duplex, parse_detach_keys, relay
@@ -196,11 +197,11 @@ class Execs:
         execution = Execution(
             state.id, f"{base}.json", f"{base}.pid", f"{base}.log", f"{base}.tty" if state.config.tty else ""
         )
-        runtime = self._drivers.runtime(container.record.host_config.runtime)
+        runtime = await self._drivers.runtime(container.record.host_config.runtime)
         config = state.config
         message = Exec(
             exec_id=state.id,
-            run=runtime.exec(task(self._paths, container), execution),
+            run=await asked(runtime.exec, task(self._paths, container), execution),
             pid_file=execution.pid_file,
             log_file=execution.log,
             terminal=config.tty,
@@ -216,7 +217,7 @@ class Execs:
             if failed.timed_out:
                 raise DeadlineExceeded(f"OCI runtime exec failed: {describe_timeout(message.run)}") from error
             outcome = Outcome(failed.status, b"", failed.stderr, failed.timed_out)
-            raise InvalidParameter(runtime.explain(outcome, failed.log, "exec")) from error
+            raise InvalidParameter(await asked(runtime.explain, outcome, failed.log, "exec")) from error
         state.pid = started.pid
         return stream
 

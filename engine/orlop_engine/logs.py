@@ -11,18 +11,22 @@ import re
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
+from typing import TypeVar
 from urllib.parse import quote_plus
 
 import msgspec
 import trio
 
+from orlop_engine.calls import DEADLINE, late
 from orlop_engine.threads import Abandonable
 from orlop_sdk.errors import InvalidParameter, OrlopError
 from orlop_sdk.log import LogDriver, LogInfo, LogQuery, LogReader, LogRecord
 
 __all__ = ["LogStream", "LogsRequest", "frame_records", "parse_tail", "parse_time", "read_logs"]
 
+T = TypeVar("T")
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 _FRACTION = re.compile(r"\d{1,9}", re.ASCII)
 # Minimum number of bytes to read in one call on a thread, so that switching threads is a small part of the cost
@@ -30,6 +34,7 @@ _CHUNK_MIN = 1 << 18
 _CHUNK_MAX = 1 << 20
 _STREAMS = {"stdout": 1, "stderr": 2}
 _SYSTEM_ERROR = 3
+_CLOSING = 5.0  # seconds that a request waits for the end of `LogReader.close`
 _READS = Abandonable("reads of logs", 40, turns=3)
 
 
@@ -135,9 +140,11 @@ class _Lease:
     """A log reader that may be closed while a thread reads from it. In this case that thread closes the reader after its
     read."""
 
-    def __init__(self, make: Callable[[], LogReader], request: LogsRequest) -> None:
+    def __init__(self, make: Callable[[], LogReader], request: LogsRequest, *, follow: bool) -> None:
         self._make = make
         self._request = request
+        self._follow = follow
+        self.fd = -1
         self._lock = threading.Lock()
         self._reader: LogReader | None = None
         self._busy = False
@@ -146,6 +153,8 @@ class _Lease:
     def open(self) -> None:
         """Create the reader. Raises the errors of the driver."""
         reader = self._make()
+        if self._follow:
+            self.fd = reader.fileno()
         with self._lock:
             if not self._closed:
                 self._reader = reader
@@ -185,6 +194,12 @@ class _Lease:
                     self._reader.close()
 
 
+async def _close(lease: _Lease) -> None:
+    """Close a reader on a thread, because the driver's code may hang; its errors are of no interest."""
+    with suppress(OrlopError), trio.move_on_after(_CLOSING, shield=True):
+        await trio.to_thread.run_sync(lease.close, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1))
+
+
 async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
     await event.wait()
     scope.cancel()
@@ -204,6 +219,7 @@ class LogStream:
     ) -> None:
         follow = request.follow and ended is not None
         query = LogQuery(since=request.since_ns, until=request.until_ns, tail=request.tail, follow=follow)
+        self._driver = driver
         self._make = partial(driver.open_reader, info, options, query)
         self._request = request
         self._ended = ended if follow else None
@@ -214,14 +230,20 @@ class LogStream:
         """Open the driver's reader. This method may be called twice. Raises `NotImplementedHere` when the driver's logs
         cannot be read."""
         if self._lease is None:
-            lease = _Lease(self._make, self._request)
+            lease = _Lease(self._make, self._request, follow=self._ended is not None)
             try:
-                await _READS.run(lease.open)
+                await self._on_thread(lease.open, "open the log")
             except BaseException:
-                lease.close()
+                await _close(lease)
                 raise
             self._lease = lease
         return self
+
+    async def _on_thread(self, work: Callable[[], T], verb: str) -> T:
+        """Run a call of the driver's reader on a thread, which is abandoned at the deadline."""
+        with trio.move_on_after(DEADLINE):
+            return await _READS.run(work)
+        raise late(self._driver, verb, DEADLINE)
 
     def __aiter__(self) -> LogStream:
         return self
@@ -237,7 +259,7 @@ class LogStream:
 
     async def aclose(self) -> None:
         if self._lease:
-            self._lease.close()
+            await _close(self._lease)
         await self._chunks.aclose()
 
     async def _run(self) -> AsyncGenerator[bytes, None]:
@@ -246,17 +268,17 @@ class LogStream:
         try:
             while True:
                 over = self._is_over()
-                data, more = await _READS.run(self._lease.read)
+                data, more = await self._on_thread(self._lease.read, "read the log")
                 for start in range(0, len(data), _CHUNK_MAX):
                     yield data[start : start + _CHUNK_MAX] if len(data) > _CHUNK_MAX else data
                 if not more:
                     if over:  # `over` was checked before the read, so the read has returned all records up to the end
                         return
-                    await self._wait(self._lease.reader.fileno())
+                    await self._wait(self._lease.fd)
         except (OrlopError, OSError) as error:
             yield _error_text(error, self._request)
         finally:
-            self._lease.close()
+            await _close(self._lease)
 
     def _is_over(self) -> bool:
         """Whether no more data can follow: without `follow`, after the container's exit, or after `until`."""

@@ -63,7 +63,7 @@ class EnginePlugin:
         config = Config.of(context.config)
         async with Engine.open(config, context.store, context.events, context.processes, context.nursery) as engine:
             engine.loaded = context.loaded
-            reload.warn_of_runtime(engine)
+            await reload.warn_of_runtime(engine)
             yield EngineService(engine)
 
 

@@ -11,6 +11,7 @@ import socket
 from typing import Any, Protocol
 
 import msgspec
+import trio
 
 import orlop_kernel.config as kernel
 from orlop_engine.config import Config, EngineKeys
@@ -51,13 +52,15 @@ class Reloadable(Protocol):
     def index(self) -> ContainerIndex: ...
     @property
     def paths(self) -> ContainerPaths: ...
+    @property
+    def nursery(self) -> trio.Nursery: ...
     def reconfigure(self, config: Config) -> None: ...
 
 
-def warn_of_runtime(engine: Reloadable) -> None:
+async def warn_of_runtime(engine: Reloadable) -> None:
     """Warn of a missing runtime. It is not an error, because containers may use another runtime."""
     try:
-        engine.drivers.runtime(engine.config.default_runtime)
+        await engine.drivers.runtime(engine.config.default_runtime)
     except Exception as error:
         why = as_orlop_error(error, "cannot use it")
         _log.warning("containers cannot be started with the default runtime: %s", why)
@@ -74,7 +77,7 @@ def check(engine: Reloadable, wanted: Loaded) -> None:
 def apply(engine: Reloadable, found: ReloadPlan) -> None:
     engine.loaded, engine.needs_restart = found.loaded, found.needs_restart
     engine.reconfigure(Config.of(found.config))
-    warn_of_runtime(engine)
+    engine.nursery.start_soon(warn_of_runtime, engine)
     shown = {**attributes(found.config), "name": socket.gethostname()}
     engine.events.publish("daemon", "reload", daemon_id(found.config.data_root), shown)
 

@@ -55,6 +55,7 @@ class EngineService(Service):
 
     async def shutdown(self) -> None:
         """Stop the containers, or leave them to their monitors (`live-restore`)."""
+        self.engine.drivers.stop()
         await self.engine.shutdown(leave_running=self.engine.config.live_restore)
 
     def stopped(self) -> None:

@@ -38,6 +38,7 @@ __all__ = [
     "FakeMonitor",
     "FakeRuntime",
     "RealLaunch",
+    "asynced",
     "engine_fixture",
     "no_threads",
     "run_fast",
@@ -175,6 +176,15 @@ class FakeStorage:
         return ()
 
 
+def asynced(answer):
+    """An async function that returns `answer` whatever its arguments are: the lookup of a driver."""
+
+    async def look_up(*_):
+        return answer
+
+    return look_up
+
+
 class FakeRuntime:
     capabilities = SimpleNamespace(detach_mounts=())
 
@@ -222,7 +232,7 @@ class FakeEngine:
         self.counters = Counters()
         self.images = SimpleNamespace(get=lambda image: object())
         self.runtime_error = None
-        self.drivers = SimpleNamespace(runtime=self._runtime, load=self._load)
+        self.drivers = SimpleNamespace(runtime=self._runtime)
         self.volumes = None
         index, paths, events = ContainerIndex(), ContainerPaths(self.config.data_root, self.config.exec_root), self.events
         paths.make_roots()
@@ -255,10 +265,7 @@ class FakeEngine:
         if name in _SERVICES and hasattr(self, "ports"):
             object.__setattr__(self.ports, name, value)
 
-    async def _load(self, *, runtime, log):
-        pass
-
-    def _runtime(self, name):
+    async def _runtime(self, name):
         if self.runtime_error:
             raise self.runtime_error
         return FakeRuntime()

@@ -9,7 +9,7 @@ import trio
 import trio.lowlevel
 from trio.testing import MockClock
 
-from orlop_engine.calls import DEADLINE, LONGEST_DELAY, Gate, guard
+from orlop_engine.calls import DEADLINE, LONGEST_DELAY, Gate, asked, guard
 from orlop_kernel import abandoned
 from orlop_sdk import (
     Command,
@@ -264,19 +264,25 @@ def test_exceptions_of_synchronous_methods_become_driver_errors(error):
         def validate(self, options):
             raise error
 
-        @property
-        def capabilities(self):
-            if ready:
-                raise error
-            return LogCapabilities()
-
-    ready = []
     driver = guard(Gate('log driver "x"'), Broken(), LogDriver)
-    ready.append(True)
     with pytest.raises(DriverError, match='cannot validate: log driver "x" failed'):
         driver.validate({})
-    with pytest.raises(DriverError, match='cannot read capabilities: log driver "x" failed'):
-        _ = driver.capabilities
+    with pytest.raises(DriverError, match='cannot validate: log driver "x" failed'):
+        trio.run(asked, driver.validate, {})
+
+
+def test_properties_are_read_once():
+    class Moody(FakeLog):
+        reads = 0
+
+        @property
+        def capabilities(self):
+            self.reads += 1
+            return LogCapabilities(readable=not self.reads > 2)
+
+    driver = guard(Gate("x"), Moody(), LogDriver)
+    first = driver.capabilities
+    assert all(driver.capabilities is first for _ in range(5))
 
 
 def test_errors_of_the_sdk_are_passed_on():

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 import trio
 
-from orlop_engine import drivers as module
 from orlop_engine.config import Config
 from orlop_engine.drivers import Drivers
 from orlop_sdk import DeadlineExceeded, DriverError, InvalidParameter, NotFound, Unavailable, discovery
@@ -51,7 +50,8 @@ def test_factory_that_returns_no_driver_is_refused(made, kind, make, cause):
         for _ in range(2):
             with pytest.raises(DriverError, match=f'cannot use {kind}.* "{name}": {cause}'):
                 got = getattr(made.drivers, kind)(name)
-                await got
+                if kind != "storage":
+                    await got
         assert not made.drivers.loaded
 
     trio.run(main)
@@ -115,8 +115,8 @@ def test_failure_to_start_a_thread_is_reported(made, monkeypatch, start):
         made.make = lambda *context: FakeLog()
         if start is threading.Thread:
             monkeypatch.setattr(threading.Thread, "start", refuse)
-            with pytest.raises(DriverError, match=r"cannot use log driver .mine.: can't start new thread"):
-                made.drivers.log("mine")
+            with pytest.raises(DriverError, match=r"cannot use storage driver .mine.: can't start new thread"):
+                made.drivers.storage("mine")
         else:
             monkeypatch.setattr(trio.to_thread, "run_sync", refused)
             with pytest.raises(DriverError, match=r"cannot use volume driver .mine.: can't start new thread"):
@@ -127,36 +127,51 @@ def test_failure_to_start_a_thread_is_reported(made, monkeypatch, start):
     monkeypatch.undo()
 
 
-@pytest.mark.parametrize("kind", ["log", "runtime"])
-def test_hanging_factory_blocks_the_event_loop_for_a_limited_time(made, kind, monkeypatch):
-    monkeypatch.setattr(module, "_BLOCKING", 0.01)
-    released = threading.Event()
-    made.make = lambda *context: released.wait()
+@pytest.mark.parametrize("kind", ["log", "network", "runtime", "volume"])
+def test_drivers_are_made_and_checked_on_a_thread(made, kind):
+    """Their properties are the driver's code as well."""
+    threads = []
+    fake = {"log": FakeLog, "network": FakeNetwork, "runtime": FakeRuntime, "volume": FakeVolume}[kind]
+
+    class Watched(fake):
+        @property
+        def capabilities(self):
+            threads.append(threading.current_thread())
+            return super().capabilities if isinstance(fake.__dict__.get("capabilities"), property) else fake.capabilities
+
+    def make(*context):
+        threads.append(threading.current_thread())
+        return Watched(*context) if kind in ("runtime", "volume") else Watched()
 
     async def main():
-        with pytest.raises(DeadlineExceeded, match=r"it was not loaded in 0\.01 s"):
-            getattr(made.drivers, kind)("runc")
-        released.set()
+        made.make = make
+        driver = await getattr(made.drivers, kind)("runc" if kind == "runtime" else "mine")
+        count = len(threads)
+        assert driver.capabilities and len(threads) == count > 1
+        assert threading.main_thread() not in threads
 
     trio.run(main)
 
 
-def test_load_imports_on_a_thread(made):
-    threads = []
-
-    def make(*context):
-        threads.append(threading.current_thread())
-        return FakeRuntime(*context) if context else FakeLog()
+def test_callers_that_wait_for_another_load_have_a_deadline(made):
+    released = threading.Event()
 
     async def main():
-        made.make = make
-        await made.drivers.load(runtime="runc", log="mine")
-        made.drivers.runtime("runc")
-        made.drivers.log("mine")
-        assert len(threads) == 2 and threading.main_thread() not in threads
-        await made.drivers.load(runtime="no", log="unknown")  # the calls that need these drivers report the error
-        with pytest.raises(InvalidParameter):
-            made.drivers.log("unknown")
+        made.make = lambda *context: released.wait()
+        made.drivers._gate("volume", "mine").seconds = 0.05
+
+        async def use():
+            with pytest.raises((DeadlineExceeded, Unavailable)):
+                await made.drivers.volume("mine")
+
+        try:
+            with trio.fail_after(20):
+                async with trio.open_nursery() as nursery:
+                    for _ in range(30):
+                        nursery.start_soon(use)
+            assert made.drivers.gates["volume", "mine"].abandoned <= 3
+        finally:
+            released.set()
 
     trio.run(main)
 
@@ -184,7 +199,7 @@ def test_names_that_are_not_installed_leave_no_state(made):
             with pytest.raises(NotFound):
                 await getattr(made.drivers, kind)("unknown")
         with pytest.raises(InvalidParameter):
-            made.drivers.log("unknown")
+            await made.drivers.log("unknown")
         assert not made.drivers.gates and not made.drivers._making
 
     trio.run(main)

@@ -1,32 +1,25 @@
-"""Deadlines of synchronous methods and properties of plugins."""
+"""Deadlines of synchronous methods of plugins. `calls.asked` runs them on threads, so the event loop goes on."""
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 import trio
 
-from orlop_engine import calls, interrupt
-from orlop_engine.calls import MISSES, Gate, guard
-from orlop_sdk import DeadlineExceeded, DriverError, LogDriver, Unavailable, VolumeCapabilities, VolumeDriver
+from orlop_engine import calls
+from orlop_engine.calls import MISSES, Gate, asked, guard
+from orlop_sdk import DeadlineExceeded, DriverError, InvalidParameter, LogDriver, Unavailable
 from orlop_sdk.testing import FakeLog
 
-from .test_calls import Sound
-
-SHORT = 0.05  # the watchdog of tests allows the event loop to wait for 0.1 s
+SHORT = 0.05
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     monkeypatch.setattr(calls, "SYNCHRONOUS", SHORT)
-
-
-def spin():
-    while True:
-        pass
 
 
 class Log(FakeLog):
@@ -43,109 +36,162 @@ def log_driver(behave):
     return gate, guard(gate, Log(behave), LogDriver)
 
 
-@pytest.mark.parametrize("behave", [lambda: time.sleep(100), spin], ids=["blocks", "loops"])
-def test_a_synchronous_method_that_hangs_is_interrupted(behave):
-    gate, driver = log_driver(behave)
-    began = time.monotonic()
-    with pytest.raises(DeadlineExceeded, match=r'cannot validate: log driver "x" gave no answer in 0.05 s'):
-        driver.validate({})
-    assert SHORT <= time.monotonic() - began < 20
-    assert gate.failures == {"deadline": 1}
+@contextmanager
+def hanging():
+    """A function that returns only when the test has ended."""
+    over = threading.Event()
+    try:
+        yield over.wait
+    finally:
+        over.set()
 
 
-def test_signal_is_repeated_when_a_method_ignores_it():
-    """The first signal ends the suppressed sleep. The loop then ends by itself, and its answer is used."""
-    hits = []
-
-    def stubborn():
-        for _ in range(2):
-            try:
-                time.sleep(100)
-            except interrupt.TooLong:
-                hits.append(1)
-        time.sleep(100)
-
-    gate, driver = log_driver(stubborn)
-    with pytest.raises(DeadlineExceeded):
-        driver.validate({})
-    assert len(hits) == 2 and gate.failures == {"deadline": 1}
+async def settled(gate):
+    while gate.abandoned:  # noqa: ASYNC110 - threads are waited for
+        await trio.sleep(0.001)
 
 
-def test_event_loop_continues_after_a_hanging_method():
+def test_method_that_hangs_fails_at_its_deadline_and_the_loop_goes_on():
     async def main():
-        _, driver = log_driver(lambda: time.sleep(100))
-        with pytest.raises(DeadlineExceeded):
-            driver.validate({})
-        await trio.sleep(0.01)
-        assert await trio.to_thread.run_sync(lambda: 1) == 1
+        with hanging() as hang:
+            gate, driver = log_driver(hang)
+            passed = []
+
+            async def other():
+                while not gate.failures:
+                    passed.append(1)
+                    await trio.sleep(SHORT / 10)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(other)
+                began = time.monotonic()
+                with pytest.raises(DeadlineExceeded, match=r'cannot validate: log driver "x" gave no answer in 0.05 s'):
+                    await asked(driver.validate, {})
+            assert SHORT <= time.monotonic() - began < 20
+            assert gate.failures == {"deadline": 1} and gate.abandoned == 1 and len(passed) > 1
+        await settled(gate)
 
     trio.run(main)
 
 
-def test_a_property_has_a_deadline():
-    class Slow(Sound):
-        checked = False
+def test_method_runs_on_a_thread():
+    threads = []
+    _, driver = log_driver(lambda: threads.append(threading.current_thread()))
+    trio.run(asked, driver.validate, {})
+    assert threads and threading.main_thread() not in threads
 
-        @property
-        def capabilities(self):
-            if self.checked:
-                time.sleep(100)
-            return VolumeCapabilities()
 
-    gate, plugin = Gate('volume driver "x"'), Slow()
-    driver = guard(gate, plugin, VolumeDriver)
-    plugin.checked = True
-    with pytest.raises(DeadlineExceeded, match="cannot read capabilities"):
-        _ = driver.capabilities
-    assert gate.failures == {"deadline": 1}
+def test_method_of_an_unguarded_object_is_called():
+    assert trio.run(asked, FakeLog().validate, {}) is None
+
+
+def test_answer_and_type_are_passed_on():
+    class Named(FakeLog):
+        def path(self, info):
+            return info
+
+    async def main():
+        driver = guard(Gate("x"), Named(), LogDriver)
+        assert await asked(driver.path, "/there") == "/there"
+        with pytest.raises(DriverError, match="cannot path: x returned int, not str"):
+            await asked(driver.path, 7)
+
+    trio.run(main)
 
 
 def test_methods_that_hang_open_the_breaker():
-    gate, driver = log_driver(lambda: time.sleep(100))
-    for _ in range(MISSES):
-        with pytest.raises(DeadlineExceeded):
-            driver.validate({})
-    began = time.monotonic()
-    with pytest.raises(Unavailable, match="did not answer 3 calls in a row"):
-        driver.validate({})
-    assert time.monotonic() - began < SHORT and gate.degraded
+    async def main():
+        with hanging() as hang:
+            gate, driver = log_driver(hang)
+            for _ in range(MISSES):
+                with pytest.raises(DeadlineExceeded):
+                    await asked(driver.validate, {})
+            began = time.monotonic()
+            for call in (lambda: asked(driver.validate, {}), lambda: trio.to_thread.run_sync(driver.validate, {})):
+                with pytest.raises(Unavailable, match="did not answer 3 calls in a row"):
+                    await call()
+            assert time.monotonic() - began < 5 and gate.degraded
+        await settled(gate)
+
+    trio.run(main)
 
 
-def test_error_of_a_method_does_not_open_the_breaker():
-    behaviors = [lambda: time.sleep(100)] * (MISSES - 1) + [lambda: 1 / 0, lambda: time.sleep(100)]
-    gate, driver = log_driver(lambda: behaviors.pop(0)())
-    for expected in (*[DeadlineExceeded] * (MISSES - 1), DriverError, DeadlineExceeded):
-        with pytest.raises(expected):
-            driver.validate({})
-    assert not gate.degraded
+def test_threads_of_a_plugin_that_hangs_are_limited(monkeypatch):
+    """Calls beyond the limit wait for a thread, and end at the deadline as well."""
+    monkeypatch.setattr(calls, "THREADS", 2)
+    began = []
+
+    async def main():
+        with hanging() as hang:
+            gate, driver = log_driver(lambda: began.append(1) or hang())
+
+            async def call():
+                with pytest.raises(DeadlineExceeded):
+                    await asked(driver.validate, {})
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(5):
+                    nursery.start_soon(call)
+            assert len(began) == gate.abandoned == 2
+        await settled(gate)
+
+    trio.run(main)
 
 
-def test_earlier_timer_is_restored():
-    """pytest's own time limit is such a timer, and its handler stays in force."""
-    fired = []
-    before = signal.signal(signal.SIGALRM, lambda *_: fired.append(1))
-    earlier = signal.setitimer(signal.ITIMER_REAL, 0.3)
-    try:
-        assert interrupt.within(60, lambda: time.sleep(0.1) or 7) == 7
-        assert not fired
-        assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 0.21
-        time.sleep(0.5)
-        assert fired == [1]
-    finally:
-        signal.signal(signal.SIGALRM, before)
-        signal.setitimer(signal.ITIMER_REAL, *earlier)
+def test_a_cancelled_caller_does_not_wait():
+    async def main():
+        with hanging() as hang:
+            gate, driver = log_driver(hang)
+            with trio.move_on_after(0):
+                await asked(driver.validate, {})
+            assert not gate.failures
+        await settled(gate)
+
+    trio.run(main)
 
 
-def test_no_signal_after_the_call():
-    _, driver = log_driver(lambda: None)
-    driver.validate({})
-    assert interrupt.within(0.01, lambda: 7) == 7
-    time.sleep(0.05)
+def test_cancelled_trial_leaves_the_next_call_as_trial():
+    async def main():
+        with hanging() as hang:
+            behaviors = [hang] * (MISSES + 1) + [lambda: None]
+            gate, driver = log_driver(lambda: behaviors.pop(0)())
+            for _ in range(MISSES):
+                with pytest.raises(DeadlineExceeded):
+                    await asked(driver.validate, {})
+            gate._retry_at = 0
+            with trio.move_on_after(SHORT / 2):
+                await asked(driver.validate, {})
+            await asked(driver.validate, {})
+            assert not gate.degraded
+        await settled(gate)
+
+    trio.run(main)
 
 
-def test_other_threads_are_not_interrupted():
-    found = []
-    thread = threading.Thread(target=lambda: found.append(interrupt.within(0.01, lambda: time.sleep(0.1) or 7)))
-    thread.start()
-    thread.join()
-    assert found == [7]
+def test_an_error_is_an_answer():
+    def refuse():
+        raise InvalidParameter("no")
+
+    async def main():
+        with hanging() as hang:
+            behaviors = [hang] * (MISSES - 1) + [refuse, hang]
+            gate, driver = log_driver(lambda: behaviors.pop(0)())
+            for expected in (*[DeadlineExceeded] * (MISSES - 1), InvalidParameter, DeadlineExceeded):
+                with pytest.raises(expected):
+                    await asked(driver.validate, {})
+            assert not gate.degraded
+        await settled(gate)
+
+    trio.run(main)
+
+
+def test_late_answer_is_discarded():
+    async def main():
+        with hanging() as hang:
+            gate, driver = log_driver(hang)
+            with pytest.raises(DeadlineExceeded):
+                await asked(driver.validate, {})
+        await settled(gate)
+        assert gate.failures == {"deadline": 1}
+
+    trio.run(main)

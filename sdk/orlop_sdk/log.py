@@ -131,8 +131,8 @@ class LogReader(Protocol):
 class LogDriver(Protocol):
     """A log driver. The factory is called once per process; the object has no state of a container.
 
-    The daemon calls `validate`, `path` and `capabilities` on its event loop: these methods must not wait for anything, and
-    are interrupted after 5 seconds."""
+    The daemon calls `validate` and `path` on threads, several at the same time, and abandons them after 5 seconds: they
+    should only compute. `capabilities` is read once."""
 
     @property
     def capabilities(self) -> LogCapabilities: ...

@@ -136,7 +136,7 @@ class NetworkDriver(Protocol):
     point of an earlier call. Methods may be called concurrently for different endpoints and networks. The links of an
     endpoint disappear with its namespace; `detach` must not fail when the links are gone. Failures raise `DriverError`.
 
-    The daemon calls each async method with a deadline, and may cancel it at any await. `capabilities` must not wait."""
+    The daemon calls each async method with a deadline, and may cancel it at any await. `capabilities` is read once."""
 
     @property
     def capabilities(self) -> NetworkCapabilities: ...

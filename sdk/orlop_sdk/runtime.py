@@ -101,9 +101,9 @@ class RuntimeCheckpoints(Protocol):
 
 @runtime_checkable
 class Runtime(Protocol):
-    """All methods are pure: each only builds the command to run, and may be called at any time, in any order. A command that
-    fails exits with a status other than 0. The daemon calls the methods on its event loop: they must not wait for anything,
-    and are interrupted after 5 seconds."""
+    """All methods are pure: they only build the command to run, and may be called at any time, in any order. A command that
+    fails exits with a status other than 0. The daemon calls them on threads, several at the same time, and abandons them
+    after 5 seconds. `capabilities` is read once."""
 
     @property
     def capabilities(self) -> RuntimeCapabilities: ...

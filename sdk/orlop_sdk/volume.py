@@ -43,7 +43,7 @@ class VolumeDriver(Protocol):
     """Every method may be called again after a crash at any point of an earlier call. Methods may be called concurrently.
     `get`, `mounts` and `usage` raise `NotFound("get NAME: no such volume")` for an unknown name.
 
-    The daemon calls each async method with a deadline, and may cancel it at any await. `capabilities` must not wait."""
+    The daemon calls each async method with a deadline, and may cancel it at any await. `capabilities` is read once."""
 
     @property
     def capabilities(self) -> VolumeCapabilities: ...

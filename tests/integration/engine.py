@@ -215,11 +215,12 @@ class Engine:
         own = ["--data-root", str(self.data_root), "--exec-root", str(self.exec_root), "-H", f"unix://{self.socket}"]
         return [*self._prefix, sys.executable, "-m", "orlop_kernel", "--config-file", str(self.config_path), *own]
 
-    def start(self, *, pythonpath: str = "") -> None:
+    def start(self, *, pythonpath: str = "", environment: Mapping[str, str] | None = None) -> None:
         """Start the daemon, and wait until it answers."""
         assert self.process is None
         env = {**os.environ, "ORLOP_LOOP_WATCHDOG": f"{patience(100):.0f}"}
         env |= {"PYTHONPATH": pythonpath} if pythonpath else {}
+        env |= environment or {}
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(self.command, stdout=log, stderr=log, env=env, cwd="/")
         until(self._answers, "the daemon answers")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from orlop_engine.config import defaults
 from orlop_sdk import discovery, hooks
 
 TOP = Path(__file__).parents[2]
@@ -67,3 +69,11 @@ def test_only_the_defaults_name_drivers() -> None:
 )
 def test_search_for_driver_names_finds_examples(source: str, names: set[str]) -> None:
     assert found(source) == names
+
+
+def test_distributions_of_drivers_are_those_of_this_project() -> None:
+    """A distribution that is missing in the list would run on an event loop of its own."""
+    kinds = [f"orlop.{name}" for name, kind in hooks.KINDS.items() if kind.driver]
+    projects = (tomllib.loads(path.read_text())["project"] for path in TOP.glob("plugins/*/pyproject.toml"))
+    ours = {each["name"] for each in projects if set(kinds) & set(each.get("entry-points", {}))}
+    assert ours == defaults.DISTRIBUTIONS

@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-BOUNDED_LATER = {"plugins/guard_listeners/orlop_guard_listeners/audit.py"}  # a separate task sets the deadline
+BOUNDED_LATER = {
+    "plugins/guard_listeners/orlop_guard_listeners/audit.py",  # a separate task sets the deadline
+    "engine/orlop_engine/driver_loop.py",  # the gate abandons the task at its deadline
+}
 
 
 def shields(path: Path) -> Iterator[int]:

@@ -122,7 +122,6 @@ class Steps:
 
     async def _record(self, request: StepRequest, *, reads: bool, terminal: bool) -> ContainerRecord:
         ports, host = self._ports, request.host
-        await ports.drivers.load(runtime=host.runtime or ports.config.default_runtime, log=ports.config.log_driver)
         env = list(request.env)
         if not any(entry.startswith("PATH=") for entry in env):
             env.append(f"PATH={DEFAULT_PATH}")

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 __all__ = [
     "DEFAULT_NETWORK",
     "DIRECTORIES",
+    "DISTRIBUTIONS",
     "HOST_NETWORK",
     "LOG_CACHE_DRIVER",
     "LOG_DRIVER",
@@ -61,3 +62,26 @@ DIRECTORIES: Mapping[tuple[str, str], str] = {
 }
 """The directories of the default drivers, by kind and driver. The directory of any other driver is
 `KIND-drivers/NAME`."""
+
+DISTRIBUTIONS = frozenset(
+    {
+        "orlop-log-fluentd",
+        "orlop-log-gelf",
+        "orlop-log-journald",
+        "orlop-log-jsonfile",
+        "orlop-log-local",
+        "orlop-log-none",
+        "orlop-log-splunk",
+        "orlop-log-syslog",
+        "orlop-net-bridge",
+        "orlop-net-host",
+        "orlop-net-none",
+        "orlop-runtime-runc",
+        "orlop-storage-erofs",
+        "orlop-storage-overlay2",
+        "orlop-storage-vfs",
+        "orlop-volume-local",
+    }
+)
+"""The drivers of this project. Their async methods run on the daemon's event loop, which the tests show that they do not
+block."""

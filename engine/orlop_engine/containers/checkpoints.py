@@ -16,6 +16,7 @@ import shutil
 import trio
 
 from orlop_engine import commands
+from orlop_engine.calls import asked
 from orlop_sdk import (
     Conflict,
     DeadlineExceeded,
@@ -39,12 +40,12 @@ _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _ENDING = 10.0  # seconds to wait until the exit is recorded, if the checkpoint has stopped the container
 
 
-def runtime_of(drivers: Drivers, container: Container) -> RuntimeCheckpoints:
+async def runtime_of(drivers: Drivers, container: Container) -> RuntimeCheckpoints:
     """The container's runtime, if it supports checkpoints on this host."""
     name = container.record.host_config.runtime
     if container.run is not None and container.run.monitor is not None and container.run.monitor.userns_path:
         raise NotImplementedHere(f"cannot checkpoint container {container.name}: it has a user namespace")
-    runtime = drivers.runtime(name)
+    runtime = await drivers.runtime(name)
     if not isinstance(runtime, RuntimeCheckpoints):
         raise NotImplementedHere(f'cannot checkpoint container {container.name}: runtime "{name}" has no checkpoints')
     for program in runtime.capabilities.checkpoint_programs:
@@ -100,7 +101,7 @@ async def create(ports: Ports, container: Container, name: str, directory: str, 
             raise Conflict(f"container {container.id} is paused, unpause the container before checkpoint")
         if container.record.config.tty:
             raise InvalidParameter("checkpoint not support on containers with tty")
-        runtime = runtime_of(ports.drivers, container)
+        runtime = await runtime_of(ports.drivers, container)
         if os.path.lexists(final):
             raise Conflict(f"checkpoint with name {name} already exists for container {container.name}")
         run = container.run
@@ -109,7 +110,8 @@ async def create(ports: Ports, container: Container, name: str, directory: str, 
             await trio.to_thread.run_sync(_clear, partial)
             os.makedirs(partial, mode=0o700)
             work = work_directory(ports.paths, container)
-            command = runtime.checkpoint(task(ports.paths, container), partial, work, leave_running=not end)
+            this = task(ports.paths, container)
+            command = await asked(runtime.checkpoint, this, partial, work, leave_running=not end)
             await commands.check(command, f"checkpoint container {container.name}")
             os.rename(partial, final)
         except (OrlopError, OSError) as error:

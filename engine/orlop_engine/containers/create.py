@@ -18,6 +18,7 @@ from typing import NamedTuple
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
+from orlop_engine.calls import asked
 from orlop_engine.config import defaults
 from orlop_engine.images import platforms
 from orlop_engine.images.platforms import rank
@@ -171,8 +172,6 @@ def _wanted(
     endpoints = _endpoints(ports.networks, request, host)
     _check_networks(ports.networks, host, endpoints)
     wanted_ports(request.exposed_ports or (), host.port_bindings or {}, host.publish_all_ports)
-    ports.drivers.runtime(host.runtime)
-    ports.drivers.log(host.log_config.type).validate(host.log_config.config or {})
     return _Wanted(image, config, args, host, endpoints, warnings)
 
 
@@ -192,11 +191,10 @@ async def create(
     `vet` may refuse volumes, and `images` may refuse the image. `flat_readonly`: see `mount_spec.plan`; `newest`: see
     `resolve` of the image service."""
     container_id = names.new_id()
-    given = request.host_config or HostConfig()
-    await ports.drivers.load(
-        runtime=given.runtime or ports.config.default_runtime, log=given.log_config.type or ports.config.log_driver
-    )
     image, config, args, host, endpoints, warnings = _wanted(ports, container_id, platform, request, images, newest)
+    await ports.drivers.runtime(host.runtime)
+    log_driver = await ports.drivers.log(host.log_config.type)
+    await asked(log_driver.validate, host.log_config.config or {})
     plan = partial(mount_spec.plan, host, config.volumes or (), _inherited(ports.index, host), flat_readonly=flat_readonly)
     planned = await volumes.patiently(plan) if host.mounts else plan()
     planned = tuple(_with_image(ports.images, mount) for mount in planned)

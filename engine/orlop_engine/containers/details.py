@@ -13,6 +13,7 @@ import msgspec
 import trio
 from msgspec.structs import replace
 
+from orlop_engine.calls import asked
 from orlop_engine.config import defaults
 from orlop_engine.networks.status import ContainerNetworks
 from orlop_sdk import NotFound, OrlopError
@@ -136,9 +137,16 @@ def file_paths(ports: Ports, record: ContainerRecord) -> FilePaths:
     return FilePaths(f"{directory}/resolv.conf", f"{directory}/hostname", f"{directory}/hosts")
 
 
-def _log_path(ports: Ports, container: Container) -> str:
-    driver = ports.drivers.log(container.record.host_config.log_config.type)
-    return driver.path(log_info(ports.paths, container))
+async def _log_path(ports: Ports, container: Container) -> str:
+    """The path of the log file; "" if the log driver is missing or fails, because the container is still shown then."""
+    if not _tried(container.record):
+        return ""
+    try:
+        driver = await ports.drivers.log(container.record.host_config.log_config.type)
+        return await asked(driver.path, log_info(ports.paths, container))
+    except OrlopError as error:
+        log.info("cannot show the log path of container %s: %s", container.name, error)
+        return ""
 
 
 def summary(ports: Ports, container: Container) -> Summary:
@@ -150,6 +158,7 @@ def summary(ports: Ports, container: Container) -> Summary:
 async def details(ports: Ports, container: Container) -> Details:
     """All values that front ends show of a container. They are consistent with each other, because this function awaits
     nothing after the storage driver's answer."""
+    log_path = await _log_path(ports, container)
     storage = await ports.storage.describe(container.id)
     record = container.record
     host = record.host_config
@@ -159,7 +168,7 @@ async def details(ports: Ports, container: Container) -> Details:
         mounts=mounts(ports.volumes, record),
         storage=storage,
         files=file_paths(ports, record),
-        log_path=_log_path(ports, container) if _tried(record) else "",
+        log_path=log_path,
         links=links.shown(ports.index, ports.networks, record) if host.links else host.links,
         app_armor_profile=apparmor_profile.profile(host),
         execs=sorted(container.execs),

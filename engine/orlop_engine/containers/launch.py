@@ -23,6 +23,7 @@ from typing import Any
 import trio
 from msgspec.structs import replace
 
+from orlop_engine.calls import asked
 from orlop_engine.commands import describe_timeout
 from orlop_engine.config import defaults
 from orlop_engine.networks.ports import normal_ports
@@ -64,15 +65,16 @@ async def launch(ports: Ports, container: Container, image: str = "") -> Run:
     """Start the container, from a checkpoint if `image` (the checkpoint's directory) is given. When this function returns,
     the container runs or has already exited. If this function raises an error, it has undone all changes."""
     record = container.record
-    runtime = ports.drivers.runtime(record.host_config.runtime)
-    command, work = runtime.run(task(ports.paths, container)), ""
-    if image:
-        work = checkpoints.work_directory(ports.paths, container)
-        command = checkpoints.runtime_of(ports.drivers, container).restore(task(ports.paths, container), image, work)
     run = Run(ports.paths.run_dir(record.id))
-    container.run = run
-    plan = None
+    container.run = run  # before anything is awaited: a shutdown of the daemon waits for starts that have a run
+    plan, work = None, ""
     try:
+        runtime = await ports.drivers.runtime(record.host_config.runtime)
+        command = await asked(runtime.run, task(ports.paths, container))
+        if image:
+            restoring = await checkpoints.runtime_of(ports.drivers, container)
+            work = checkpoints.work_directory(ports.paths, container)
+            command = await asked(restoring.restore, task(ports.paths, container), image, work)
         # Look up other containers first, so that a missing container is reported before a resource is created.
         user_namespaces.check(ports.ids, record.host_config)
         network = _network_namespace(ports, record.host_config)
@@ -117,16 +119,18 @@ async def launch(ports: Ports, container: Container, image: str = "") -> Run:
         if isinstance(error, StartFailed):
             if error.failed.timed_out:
                 raise DeadlineExceeded(f"{_CREATE}: {describe_timeout(command)}") from error
-            raise InvalidParameter(_explain(runtime, error) + (checkpoints.complaint(work) if image else "")) from error
+            raise InvalidParameter(
+                await _explain(runtime, error) + (checkpoints.complaint(work) if image else "")
+            ) from error
         raise
     return run
 
 
-def _explain(runtime: Runtime, error: StartFailed) -> str:
+async def _explain(runtime: Runtime, error: StartFailed) -> str:
     failed = error.failed
     if failed.status or failed.timed_out or failed.log or failed.stderr:
         outcome = Outcome(failed.status, b"", failed.stderr, failed.timed_out)
-        return f"{_CREATE}: {runtime.explain(outcome, failed.log)}"
+        return f"{_CREATE}: {await asked(runtime.explain, outcome, failed.log)}"
     return f"failed to create task for container: {failed.message}"
 
 
@@ -148,7 +152,7 @@ def _share_names(index: ContainerIndex, container: Container) -> None:
             draft.config = replace(draft.config, hostname=other.hostname, domainname=other.domainname)
 
 
-def begin(ports: Ports, container: Container) -> None:
+async def begin(ports: Ports, container: Container) -> None:
     """Prepare the sandbox before the start, unless the mounts depend on other containers or need a call of a volume
     driver."""
     record = container.record
@@ -157,7 +161,12 @@ def begin(ports: Ports, container: Container) -> None:
         return
     if ports.networks.sandbox_kind(record.host_config.network_mode).startswith("container:"):
         return
-    runtime = ports.drivers.runtime(record.host_config.runtime)
+    try:
+        runtime = await ports.drivers.runtime(record.host_config.runtime)
+    except OrlopError:
+        return  # the start meets the same error, and reports it
+    if container.run is not None or container.record.removing:
+        return  # another client was faster
     network = _network_namespace(ports, record.host_config)
     prepared_sandbox.begin(ports, container, _wanted(ports, container, runtime, network, inside), runtime)
 
@@ -205,7 +214,7 @@ async def _start(ports: Ports, container: Container, runtime: Runtime, monitor: 
     this, host = task(ports.paths, container), container.record.host_config
     message = Start(
         run=command,
-        delete=runtime.delete(this),
+        delete=await asked(runtime.delete, this),
         pid_file=this.pid_file,
         log_file=this.log,
         console_socket=this.console_socket,

@@ -7,6 +7,7 @@ import logging
 import trio
 
 from orlop_engine import commands
+from orlop_engine.calls import asked
 from orlop_sdk import Conflict, DriverError, OrlopError, Runtime
 
 from . import probes
@@ -34,7 +35,7 @@ async def pause(ports: Ports, container: Container, *, paused_by_engine: bool = 
             raise Conflict(f"Container {container.id} is already paused")
         if state.restarting:
             raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
-        runtime = ports.drivers.runtime(container.record.host_config.runtime)
+        runtime = await ports.drivers.runtime(container.record.host_config.runtime)
         if paused_by_engine:
             async with ports.rows.change(container) as draft:
                 draft.paused_by_engine = True
@@ -64,7 +65,7 @@ async def _freeze(ports: Ports, container: Container, runtime: Runtime) -> None:
     """Freeze the cgroup. If the runtime fails, thaw the cgroup, because a container that clients see as running must not
     stay frozen, or become frozen later."""
     try:
-        await commands.check(runtime.pause(task(ports.paths, container)), f"pause container {container.id}")
+        await commands.check(await asked(runtime.pause, task(ports.paths, container)), f"pause container {container.id}")
     except DriverError as error:
         await _thaw_halfway(ports.paths, container, runtime)
         await unless_it_ended(container, error)
@@ -74,7 +75,7 @@ async def _freeze(ports: Ports, container: Container, runtime: Runtime) -> None:
         await _thaw_halfway(ports.paths, container, runtime)
         raise Conflict(f"container {container.id} is not running")
     if run is not None and run.killed:
-        await commands.check(runtime.resume(task(ports.paths, container)), f"unpause container {container.id}")
+        await commands.check(await asked(runtime.resume, task(ports.paths, container)), f"unpause container {container.id}")
         raise Conflict(f"container {container.id} is not running")
 
 
@@ -83,7 +84,7 @@ async def _thaw_halfway(paths: ContainerPaths, container: Container, runtime: Ru
     freeze request and freezes the container later. The runtime's error for a container that is not frozen is ignored."""
     with trio.move_on_after(KILL_DEADLINE, shield=True):
         try:
-            await commands.check(runtime.resume(task(paths, container)), f"unpause container {container.id}")
+            await commands.check(await asked(runtime.resume, task(paths, container)), f"unpause container {container.id}")
         except DriverError as error:
             log.info("cannot resume a container after a failed pause: %s", error)
 
@@ -111,7 +112,7 @@ async def unpause_locked(ports: Ports, container: Container) -> None:
     if not record.state.paused:
         _publish_pause_by_engine(container, False)
         return
-    runtime = ports.drivers.runtime(record.host_config.runtime)
+    runtime = await ports.drivers.runtime(record.host_config.runtime)
     failure = None
     try:
         with container.published(state=record.state.after_resume()):
@@ -119,7 +120,9 @@ async def unpause_locked(ports: Ports, container: Container) -> None:
                 await ports.rows.save(container)
             except OrlopError as error:
                 failure = error  # a full disk must not keep the container frozen
-            await commands.check(runtime.resume(task(ports.paths, container)), f"unpause container {container.id}")
+            await commands.check(
+                await asked(runtime.resume, task(ports.paths, container)), f"unpause container {container.id}"
+            )
     except BaseException:
         ports.background.start(ports.rows.save, container)
         raise

@@ -14,6 +14,7 @@ import shutil
 import trio
 from msgspec.structs import replace
 
+from orlop_engine.calls import asked
 from orlop_engine.processes.monitor_client import MonitorClient
 from orlop_monitor.protocol import Launch
 from orlop_sdk import OrlopError, Runtime
@@ -42,7 +43,7 @@ async def fork(ports: Ports, container: Container, wanted: Launch, runtime: Runt
     # step is synced when the step is committed
     volatile = container.record.host_config.auto_remove or unlisted is not None
     key = unlisted.snapshot if unlisted else wanted.id
-    mounts = (*await ports.storage.mounts(key, volatile=volatile), *runtime.monitor_mounts())
+    mounts = (*await ports.storage.mounts(key, volatile=volatile), *await asked(runtime.monitor_mounts))
     wanted = replace(wanted, mounts=mounts)
     outputs = unlisted.outputs if unlisted else ()
     monitor, _ = await MonitorClient.launch(ports.zygote, wanted, ports.background.nursery, fds=outputs)

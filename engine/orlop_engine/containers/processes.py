@@ -9,6 +9,7 @@ import msgspec
 import trio
 
 from orlop_engine import commands
+from orlop_engine.calls import asked
 from orlop_sdk import Command, Conflict, DriverError, InvalidParameter, Outcome
 
 from .container import Container
@@ -61,10 +62,11 @@ async def _pids(ports: Ports, container: Container) -> list[int]:
     moment runc prints `null`, or fails because it has already deleted the container although the daemon has not recorded the
     exit yet."""
     run = container.run
-    runtime = ports.drivers.runtime(container.record.host_config.runtime)
+    runtime = await ports.drivers.runtime(container.record.host_config.runtime)
     what = f"list processes of container {container.id}"
     try:
-        listed = await commands.check(runtime.processes(task(ports.paths, container)), what, limit=_OUTPUT)
+        command = await asked(runtime.processes, task(ports.paths, container))
+        listed = await commands.check(command, what, limit=_OUTPUT)
     except DriverError:
         if run is not None:
             with trio.move_on_after(_EXIT_RECORDED):

@@ -10,6 +10,7 @@ import shutil
 import trio
 
 from orlop_engine import commands
+from orlop_engine.calls import asked
 from orlop_engine.config import Config
 from orlop_engine.processes import runs
 from orlop_engine.types.containers import HostConfig
@@ -68,10 +69,9 @@ async def clean(ports: Ports, container: Container) -> None:
     Never raises an error, because an exit must be processed even when the runtime hangs or is no longer installed."""
     record = container.record
     try:
-        runtime = ports.drivers.runtime(record.host_config.runtime)
-        await commands.check(
-            runtime.delete(task(ports.paths, container)), f"delete the runtime's state of container {container.name}"
-        )
+        runtime = await ports.drivers.runtime(record.host_config.runtime)
+        delete = await asked(runtime.delete, task(ports.paths, container))
+        await commands.check(delete, f"delete the runtime's state of container {container.name}")
     except OrlopError as error:
         log.warning("%s", error)
     except Exception:

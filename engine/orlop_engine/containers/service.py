@@ -72,7 +72,7 @@ class Containers:
                 flat_readonly=flat_readonly,
                 newest=newest,
             )
-        launch.begin(self.ports, created.container)
+        await launch.begin(self.ports, created.container)
         return created
 
     async def start(self, container: Container, checkpoint: str = "", directory: str = "") -> None:
@@ -115,13 +115,13 @@ class Containers:
     async def attach(self, container: Container, client: attach.Duplex, request: Attach, detach_keys: bytes) -> None:
         await attach.attach(self.ports.events, container, client, request, detach_keys)
 
-    def logs(self, container: Container, request: LogsRequest, *, living: bool) -> LogStream:
+    async def logs(self, container: Container, request: LogsRequest, *, living: bool) -> LogStream:
         """The container's log. Without `living`, a request with `follow` ends after the existing records."""
         config, run = container.record.host_config.log_config, container.run
         ended = run.finished if living and run is not None else None
-        driver, options = self.ports.drivers.log(config.type), config.config or {}
+        driver, options = await self.ports.drivers.log(config.type), config.config or {}
         if not driver.capabilities.readable and (copy := log_cache.driver_of_copy(config.type, options)):
-            driver, options = self.ports.drivers.log(copy), log_cache.options_of_copy(options)
+            driver, options = await self.ports.drivers.log(copy), log_cache.options_of_copy(options)
         return read_logs(driver, log_info(self.paths, container), options, request, ended)
 
     async def processes(self, container: Container, ps_args: str, *, apart: bool = False) -> processes.ProcessTable:

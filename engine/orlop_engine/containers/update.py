@@ -9,6 +9,7 @@ from __future__ import annotations
 from msgspec.structs import fields, replace
 
 from orlop_engine import commands
+from orlop_engine.calls import asked
 from orlop_engine.spec import resources
 from orlop_engine.spec.host import facts
 from orlop_engine.types.containers import HostConfig, Resources, UpdateRequest
@@ -103,5 +104,6 @@ async def _apply(ports: Ports, container: Container, request: UpdateRequest) -> 
         wanted["pids"] = {"limit": -1}
     if not wanted:
         return
-    runtime = ports.drivers.runtime(container.record.host_config.runtime)
-    await commands.check(runtime.update(task(ports.paths, container), wanted), f"update container {container.id}")
+    runtime = await ports.drivers.runtime(container.record.host_config.runtime)
+    command = await asked(runtime.update, task(ports.paths, container), wanted)
+    await commands.check(command, f"update container {container.id}")

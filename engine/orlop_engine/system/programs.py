@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
 
 import msgspec
 import trio
 
+from orlop_engine.calls import asked
 from orlop_engine.commands import run_supervised
 from orlop_sdk import Command, OrlopError, Runtime, RuntimeFeatures
 
@@ -38,7 +40,16 @@ class Programs:
     def __init__(self) -> None:
         self._answers: dict[tuple[str, ...], str] = {}
 
-    async def _ask(self, command: Command) -> str:
+    async def _ask(self, asking: Callable[[], Command]) -> str:
+        """The output of the command that a method of a runtime returns; "" if it fails."""
+        try:
+            command = await asked(asking)
+        except OrlopError as error:
+            _log.warning("%s", error)
+            return ""
+        return await self._run(command)
+
+    async def _run(self, command: Command) -> str:
         if command.argv not in self._answers:
             try:
                 with trio.fail_after(_PATIENCE):
@@ -50,13 +61,13 @@ class Programs:
         return self._answers[command.argv]
 
     async def runtime_version(self, runtime: Runtime) -> str:
-        return await self._ask(runtime.version())
+        return await self._ask(runtime.version)
 
     async def runtime_status(self, runtime: Runtime) -> dict[str, str]:
         """The `status` of a runtime in `info`; empty if it reports no features."""
         if not isinstance(runtime, RuntimeFeatures):
             return {}
-        text = await self._ask(runtime.features())
+        text = await self._ask(runtime.features)
         try:
             return {_FEATURES: msgspec.json.encode(msgspec.json.decode(text)).decode()} if text else {}
         except msgspec.DecodeError:
@@ -71,4 +82,4 @@ class Programs:
         return told.mount_options
 
     async def init_version(self, path: str) -> str:
-        return parse_init_version(await self._ask(Command((path, "--version"), timeout=_PATIENCE))) if path else ""
+        return parse_init_version(await self._run(Command((path, "--version"), timeout=_PATIENCE))) if path else ""

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import trio
-from engine_fixture import ID, SANDBOX, TRUE, FakeMonitor, RealLaunch, engine_fixture, no_threads, run_fast
+from engine_fixture import ID, SANDBOX, TRUE, FakeMonitor, RealLaunch, asynced, engine_fixture, no_threads, run_fast
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from orlop_engine import commands
@@ -433,7 +433,7 @@ def test_a_create_that_fails_leaves_nothing(tmp_path, monkeypatch, fails):
             image = SimpleNamespace(id="i", config=ImageConfig(cmd=["true"]), os="linux", architecture="", platform=None)
             engine.images.resolve = lambda name, newest: image
             engine.images.manifest = manifest
-            engine.drivers.log = lambda name: SimpleNamespace(validate=lambda options: None)
+            engine.drivers.log = asynced(SimpleNamespace(validate=lambda options: None))
             engine.networks.check = lambda *of: None
             engine.store.full = fails == "commit"
             vars(engine.config).update(

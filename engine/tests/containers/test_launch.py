@@ -276,7 +276,7 @@ def test_request_to_the_monitor_has_the_containers_settings(tmp_path, monkeypatc
                     {"type": "tmpfs", "source": "tmpfs", "destination": "/tmp"},
                 ]
             )
-            request = partial(launch._wanted, h.ports, h.container, h.engine.drivers.runtime("runc"), "new")
+            request = partial(launch._wanted, h.ports, h.container, await h.engine.drivers.runtime("runc"), "new")
             made = request(plan)
             assert (made.keep, made.stage, made.stubs, made.bound) == (("/host",), "", (), False)
             assert (made.log and (made.log.driver, made.log.options)) == (None if driver == "none" else (driver, {}))

@@ -114,7 +114,7 @@ def test_number_of_prepared_sandboxes_is_limited(tmp_path, monkeypatch):
         assert len(forge.monitors) == 8
         await trio.sleep(3)
         h.engine.networks.sandbox_kind = lambda mode: f"container:{'d' * 64}"
-        launch.begin(h.ports, h.container)
+        await launch.begin(h.ports, h.container)
         assert not h.ports.prepared_sandboxes
 
     with_engine_fixture(tmp_path, monkeypatch, body)

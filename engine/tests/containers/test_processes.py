@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import trio
+from engine_fixture import asynced
 from trio.testing import MockClock
 
 from orlop_engine.containers import processes
@@ -34,7 +35,7 @@ def _running() -> tuple[Any, Any]:
         state=SimpleNamespace(running=True, restarting=False), host_config=SimpleNamespace(runtime="runc")
     )
     runtime = SimpleNamespace(processes=lambda _: None)
-    ports = SimpleNamespace(drivers=SimpleNamespace(runtime=lambda _: runtime), paths=ContainerPaths("/data", "/exec"))
+    ports = SimpleNamespace(drivers=SimpleNamespace(runtime=asynced(runtime)), paths=ContainerPaths("/data", "/exec"))
     return ports, SimpleNamespace(id="c", record=record, run=None)
 
 

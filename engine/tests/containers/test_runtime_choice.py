@@ -24,8 +24,8 @@ def test_a_runtime_type_names_the_driver(tmp_path, monkeypatch):
 
     monkeypatch.setattr(plugins, "find", find)
     drivers = Drivers(config(tmp_path, mine=RuntimeEntry(runtime_type="mine"), sh=RuntimeEntry(path="sh")))
-    drivers.runtime("mine")
-    drivers.runtime("sh")
+    trio.run(drivers.runtime, "mine")
+    trio.run(drivers.runtime, "sh")
     assert asked == [("runtime", "mine"), ("runtime", "runc")]
 
 
@@ -33,19 +33,19 @@ def test_unknown_runtime_driver_lists_the_installed_ones(tmp_path, monkeypatch):
     monkeypatch.setattr(plugins, "installed", lambda kind: ["runc"])
     drivers = Drivers(config(tmp_path, mine=RuntimeEntry(runtime_type="nobody-has-this")))
     with pytest.raises(NotFound, match="installed runtime drivers are: runc"):
-        drivers.runtime("mine")
+        trio.run(drivers.runtime, "mine")
 
 
 def test_unknown_runtime_lists_the_configured_ones(tmp_path):
     with pytest.raises(InvalidParameter, match=r"unknown or invalid runtime name: no \(configured: runc\)"):
-        Drivers(config(tmp_path)).runtime("no")
+        trio.run(Drivers(config(tmp_path)).runtime, "no")
 
 
 def test_missing_runtime_program_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(plugins, "find", lambda kind, name: plugins.Factory(kind, name, FakeRuntime, 1, "mine", "1"))
     drivers = Drivers(config(tmp_path, gone=RuntimeEntry(path="/no/such/program")))
     with pytest.raises(InvalidParameter, match="/no/such/program is not installed"):
-        drivers.runtime("gone")
+        trio.run(drivers.runtime, "gone")
 
 
 def test_failing_runtime_driver_is_reported(tmp_path, monkeypatch):
@@ -54,7 +54,7 @@ def test_failing_runtime_driver_is_reported(tmp_path, monkeypatch):
 
     monkeypatch.setattr(plugins, "find", lambda kind, name: plugins.Factory(kind, name, make, 1, "mine", "1"))
     with pytest.raises(DriverError, match='cannot use runtime "runc": no such mode'):
-        Drivers(config(tmp_path)).runtime("runc")
+        trio.run(Drivers(config(tmp_path)).runtime, "runc")
 
 
 def test_containerd_shims_are_refused(tmp_path):

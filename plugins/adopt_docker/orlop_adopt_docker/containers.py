@@ -12,6 +12,7 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from orlop_engine.calls import asked
 from orlop_engine.containers import mount_spec, names, validate
 from orlop_engine.containers.record import ContainerRecord, MountRecord
 from orlop_engine.containers.state import Phase, State
@@ -198,16 +199,16 @@ def _complete(host: HostConfig, drivers: Drivers) -> None:
 
 async def _check_options(config: ContainerConfig, host: HostConfig, around: Surroundings) -> list[str]:
     """Check the options like the options of a create request. The check may reset options, so copies are passed to it."""
-    asked, own = replace(config), msgspec.convert(msgspec.to_builtins(host), HostConfig)
+    wanted, own = replace(config), msgspec.convert(msgspec.to_builtins(host), HostConfig)
     if own.network_mode.startswith("container:"):
-        asked.hostname, asked.exposed_ports = "", UNSET  # these values were set by dockerd, not by a client
+        wanted.hostname, wanted.exposed_ports = "", UNSET  # these values were set by dockerd, not by a client
     if own.uts_mode == "host":
-        asked.hostname = ""
-    validate.check(asked, own, facts())
-    await around.drivers.load(runtime=own.runtime, log=own.log_config.type)
-    around.drivers.runtime(own.runtime)
+        wanted.hostname = ""
+    validate.check(wanted, own, facts())
+    await around.drivers.runtime(own.runtime)
     try:
-        around.drivers.log(own.log_config.type).validate(own.log_config.config or {})
+        log_driver = await around.drivers.log(own.log_config.type)
+        await asked(log_driver.validate, own.log_config.config or {})
     except InvalidParameter as error:
         raise InvalidParameter(f"its log driver cannot be used: {error}") from error
     if own.log_config.type == "local":

@@ -228,15 +228,12 @@ class FakeDrivers:
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    async def load(self, *, runtime: str, log: str) -> None:
-        pass
-
-    def runtime(self, name: str) -> object:
+    async def runtime(self, name: str) -> object:
         if name != "runc":
             raise NotFound(f"unknown or invalid runtime name: {name}")
         return object()
 
-    def log(self, name: str) -> Any:
+    async def log(self, name: str) -> Any:
         if name not in ("json-file", "local", "none"):
             raise InvalidParameter(f"logger: no log driver named '{name}' is registered")
         return SimpleNamespace(validate=lambda options: None)

@@ -247,7 +247,7 @@ class _Routes:
             details=call.flag("details"),
             multiplexed=not terminal,
         )
-        pieces = await self.containers.logs(container, request, living=living).open()
+        pieces = await (await self.containers.logs(container, request, living=living)).open()
         return Streaming(200, pieces, (("Content-Type", stream_type(call.version, terminal)),))
 
     async def attach(self, call: Call) -> Answer:
@@ -286,11 +286,11 @@ class _Routes:
         if replay:
             # Open the log before the head is sent, so that an unreadable log is an error answer and not a broken stream.
             # Close it again, because `run` is never called when the head cannot be sent.
-            await (await self._replay(container, request).open()).aclose()
+            await (await (await self._replay(container, request)).open()).aclose()
 
         async def run(client: RawStream) -> None:
             if replay:
-                async with self._replay(container, request) as pieces:
+                async with await self._replay(container, request) as pieces:
                     async for piece in pieces:
                         await client.send_all(piece)
             if stream:
@@ -300,11 +300,11 @@ class _Routes:
 
         return run
 
-    def _replay(self, container: Container, request: Attach) -> LogStream:
+    async def _replay(self, container: Container, request: Attach) -> LogStream:
         from orlop_engine import logs
 
         wanted = logs.LogsRequest(stdout=request.stdout, stderr=request.stderr, multiplexed=bool(request.framed))
-        return self.containers.logs(container, wanted, living=False)
+        return await self.containers.logs(container, wanted, living=False)
 
 
 def routes(engine: Engine, views: ContainerViews | None = None) -> list[Route]:

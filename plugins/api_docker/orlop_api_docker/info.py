@@ -99,16 +99,16 @@ class Information:
         names = self._engine.config.daemon.items().get("authorization-plugins")
         return list(names) if isinstance(names, tuple) else []
 
-    def _runtime(self, name: str) -> Runtime | None:
+    async def _runtime(self, name: str) -> Runtime | None:
         try:
-            return self._engine.drivers.runtime(name)
+            return await self._engine.drivers.runtime(name)
         except OrlopError as error:
             _log.warning("cannot read version of runtime %s: %s", name, error)
             return None
 
     async def _runtime_version(self) -> Mapping[str, str]:
         """The output of the default runtime's `--version`, parsed."""
-        runtime = self._runtime(self._engine.config.default_runtime)
+        runtime = await self._runtime(self._engine.config.default_runtime)
         return info_parts.parse_runtime_version(await self._programs.runtime_version(runtime) if runtime else "")
 
     async def _runtime_status(self) -> dict[str, dict[str, str]]:
@@ -121,7 +121,7 @@ class Information:
         missing = self._missing_runtimes()
         async with trio.open_nursery() as nursery:
             for name in self._engine.config.all_runtimes():
-                if name not in missing and (runtime := self._runtime(name)):
+                if name not in missing and (runtime := await self._runtime(name)):
                     nursery.start_soon(ask, name, runtime)
         return found
 

@@ -16,7 +16,7 @@ from typing import Any, cast
 import pytest
 import trio
 import trio.testing
-from engine_fixture import ID, engine_fixture
+from engine_fixture import ID, asynced, engine_fixture
 
 from orlop_api_docker.containers import routes
 from orlop_engine.containers.attach import join, relay
@@ -180,7 +180,7 @@ def test_attach_without_a_sent_head_closes_the_log(tmp_path: Path, monkeypatch: 
     async def main() -> None:
         async with engine_fixture(tmp_path, monkeypatch) as h:
             log = Log()
-            h.engine.drivers.log = lambda kind: log
+            h.engine.drivers.log = asynced(log)
             attach: Any = next(each.handler for each in routes(h.engine) if each.pattern == "/containers/{id}/attach")
             log.open_writer(log_info(h.paths, h.container), {}).write([LogBlock("stdout", b"said\n", 1)])
             query = {"logs": ["1"], "stdout": ["1"]}

@@ -1,0 +1,323 @@
+"""Drivers that hang, raise and lie, in a live daemon: their operations end with an error, and nothing else is affected.
+
+One daemon meets all drivers of `CASES` at the same time, each with real containers, while a client measures how long the
+daemon takes to answer. Each test then looks at one driver's results.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+import sysconfig
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from venv import EnvBuilder
+
+import pytest
+from tests.integration import hostile_drivers
+from tests.integration.engine import Engine, patience, until
+
+pytestmark = pytest.mark.root
+
+DEADLINE = patience(1)
+LATENCY = 50  # ms that the event loop may be blocked
+NO_ANSWER = 599
+HANGS = r"gave no answer in [\d.]+ s|was not loaded in [\d.]+ s"
+
+# Modules whose import is the fault.
+MODULES = {
+    "import-exits": "raise SystemExit(3)",
+    "import-interrupts": "raise KeyboardInterrupt",
+    "import-hangs": "import time; time.sleep(100)",
+    "import-fails": "import no_such_module_of_anybody",
+    "import-other": "from hostile_drivers import Plugin, hostile\nplugin = Plugin('another-name', hostile('log'))",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """The operations `steps` are made in order, until one fails: the last one, with a message that matches `error`. "" means
+    that all succeed."""
+
+    kind: str
+    name: str
+    steps: str
+    error: str = ""
+
+
+CASES = [
+    Case("log", "import-exits", "create", 'cannot load log driver "import-exits": SystemExit: 3'),
+    Case("log", "import-interrupts", "create", 'cannot load log driver "import-interrupts": KeyboardInterrupt'),
+    Case("log", "import-hangs", "create", HANGS),
+    Case("log", "import-fails", "create", "No module named 'no_such_module_of_anybody'"),
+    Case("log", "import-other", "create", "its plugin registers another-name"),
+    Case("log", "factory-hangs", "create", HANGS),
+    Case("log", "factory-exits", "create", "SystemExit: 3"),
+    Case("log", "factory-none", "create", "its factory returned None"),
+    Case("log", "factory-nonsense", "create", "dict lacks `capabilities`"),
+    Case("log", "lacks-method", "create", "open_writer is not a method"),
+    Case("log", "wrong-signature", "create", "does not take the arguments of LogDriver.validate"),
+    Case("log", "async-validate", "create", "validate is async"),
+    Case("log", "validate-hangs", "create", HANGS),
+    Case("log", "validate-spins", "create", HANGS),
+    Case("log", "validate-locked", "create", HANGS),
+    Case("log", "validate-exits", "create", "cannot validate: .*SystemExit"),
+    Case("log", "property-hangs", "create", HANGS),
+    Case("log", "property-wrong", "create", "capabilities is of type Options"),
+    Case("log", "write-hangs", "create start inspect stop"),
+    Case("log", "write-raises", "create start inspect stop"),
+    Case("log", "write-exits", "create start inspect stop"),
+    Case("log", "read-interrupts", "create start logs", "KeyboardInterrupt"),
+    Case("log", "read-hangs", "create start logs", HANGS),
+    Case("log", "fileno-hangs", "create start follow", HANGS),
+    Case("log", "close-hangs", "create start logs stop"),
+    Case("volume", "factory-raises", "create", "out of order"),
+    Case("volume", "create-thread", "create", HANGS),
+    Case("volume", "create-shielded", "create", HANGS),
+    Case("volume", "create-stubborn", "create", HANGS),
+    Case("volume", "create-blocks", "create", HANGS),
+    Case("volume", "create-spins", "create", HANGS),
+    Case("volume", "create-none", "create", "returned NoneType, not Volume"),
+    Case("volume", "create-exits", "create", "SystemExit"),
+    Case("volume", "create-ends-loop", "create", "event loop"),
+    Case("volume", "create-coroutine", "create", "returned coroutine, not Volume"),
+    Case("volume", "mounts-hangs", "create", HANGS),
+    Case("volume", "remove-hangs", "create start stop"),
+    Case("network", "create-hangs", "network", HANGS),
+    Case("network", "attach-thread", "network create start", HANGS),
+    Case("network", "attach-shielded", "network create start", HANGS),
+    Case("network", "attach-none", "network create start", "returned NoneType, not EndpointState"),
+    Case("network", "attach-interrupts", "network create start", "KeyboardInterrupt"),
+    Case("network", "detach-hangs", "network create start stop"),
+    Case("network", "detach-thread", "network create start stop"),
+    Case("runtime", "factory-runtime-none", "create", "its factory returned None"),
+    Case("runtime", "run-hangs", "create start", HANGS),
+    Case("runtime", "run-none", "create start", "returned NoneType, not Command"),
+    Case("runtime", "run-exits", "create start", "SystemExit"),
+    Case("runtime", "delete-hangs", "create start", HANGS),
+    Case("runtime", "exec-hangs", "create start exec", HANGS),
+    Case("runtime", "pause-raises", "create start pause", "out of order"),
+    Case("runtime", "mounts-nonsense", "create start", "returned int"),
+    Case("runtime", "features-hang", "create start stop"),
+]
+
+
+class PluginEngine(Engine):
+    """A daemon in a virtual environment of its own, because the zygote ignores PYTHONPATH. The environment has the packages
+    of this one, and those that `install` writes to `site`."""
+
+    def __init__(self, config: dict[str, Any], venv: Path) -> None:
+        self.python = str(venv / "bin" / "python")
+        super().__init__(config)
+
+    @property
+    def command(self) -> list[str]:
+        return [self.python if word == sys.executable else word for word in super().command]
+
+
+def environment(top: Path) -> Path:
+    """Make the virtual environment `top`; returns its directory of packages."""
+    EnvBuilder(symlinks=True).create(top)
+    (site,) = top.glob("lib/python3*/site-packages")
+    ours = sysconfig.get_path("purelib")
+    (site / "ours.pth").write_text(f"import site; site.addsitedir({ours!r})\n")
+    return site
+
+
+def install(site: Path) -> None:
+    """Write the modules, and a distribution whose entry points name them."""
+    shutil.copy(hostile_drivers.__file__, site / "hostile_drivers.py")
+    points: dict[str, list[str]] = {}
+    for kind, name in hostile_drivers.PLUGINS:
+        points.setdefault(kind, []).append(f"{name} = hostile_drivers:{kind}_{name.replace('-', '_')}")
+    for name, text in MODULES.items():
+        module = f"hostile_{name.replace('-', '_')}"
+        (site / f"{module}.py").write_text(f"{text}\n")
+        points["log"].append(f"{name} = {module}:plugin")
+    info = site / "hostile-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hostile\nVersion: 1.2\n")
+    groups = ("\n".join((f"[orlop.{kind}]", *lines)) for kind, lines in points.items())
+    (info / "entry_points.txt").write_text("\n".join(groups))
+
+
+@dataclass
+class Results:
+    """`answers`: for each case, its steps as (step, seconds, status, text). `slowest`: of the requests that measured."""
+
+    engine: Engine
+    answers: dict[Case, list[tuple[str, float, int, str]]] = field(default_factory=dict)
+    slowest: float = 0.0
+
+
+class Meeting:
+    """One driver's operations."""
+
+    def __init__(self, engine: Engine, case: Case) -> None:
+        self.engine, self.case = engine, case
+        self.name = f"{case.kind}-{case.name}"
+
+    def made(self) -> list[tuple[str, float, int, str]]:
+        found = []
+        for step in (*self.case.steps.split(), "rm"):
+            began = time.monotonic()
+            status, text = getattr(self, step)()
+            found.append((step, time.monotonic() - began, status, text))
+            if status >= 400 and step != "rm":
+                found.append(("rm", 0.0, *self.rm()))
+                break
+        return found
+
+    def _ask(self, method: str, path: str, body: Any = None) -> tuple[int, str]:
+        try:
+            status, raw, _ = self.engine.raw(method, path, body)
+        except OSError as error:
+            return NO_ANSWER, repr(error)
+        text = raw.decode("utf-8", "replace")
+        return status, str(json.loads(text)["message"]) if status >= 400 else text
+
+    def network(self) -> tuple[int, str]:
+        return self._ask("POST", "/networks/create", {"Name": self.name, "Driver": self.case.name})
+
+    def create(self) -> tuple[int, str]:
+        kind, name = self.case.kind, self.case.name
+        host: dict[str, Any] = {"NetworkMode": "none"}
+        if kind == "log":
+            host["LogConfig"] = {"Type": name}
+        elif kind == "volume":
+            mount = {
+                "Type": "volume",
+                "Source": self.name,
+                "Target": "/v",
+                "VolumeOptions": {"DriverConfig": {"Name": name}},
+            }
+            host["Mounts"] = [mount]
+        elif kind == "network":
+            host["NetworkMode"] = self.name
+        else:
+            host["Runtime"] = name
+        words = ["sh", "-c", "while :; do echo line; sleep 0.05; done"]
+        body = {"Image": "busybox", "Cmd": words, "HostConfig": host, "StopTimeout": 0}
+        return self._ask("POST", f"/containers/create?name={self.name}", body)
+
+    def start(self) -> tuple[int, str]:
+        return self._ask("POST", f"/containers/{self.name}/start")
+
+    def stop(self) -> tuple[int, str]:
+        return self._ask("POST", f"/containers/{self.name}/stop")
+
+    def inspect(self) -> tuple[int, str]:
+        return self._ask("GET", f"/containers/{self.name}/json")
+
+    def pause(self) -> tuple[int, str]:
+        return self._ask("POST", f"/containers/{self.name}/pause")
+
+    def logs(self) -> tuple[int, str]:
+        return self._in_band(self._ask("GET", f"/containers/{self.name}/logs?stdout=1"))
+
+    def follow(self) -> tuple[int, str]:
+        return self._in_band(self._ask("GET", f"/containers/{self.name}/logs?stdout=1&follow=1"))
+
+    @staticmethod
+    def _in_band(answer: tuple[int, str]) -> tuple[int, str]:
+        """Errors after the head are part of the stream."""
+        return (500, answer[1]) if "Error grabbing logs" in answer[1] else answer
+
+    def exec(self) -> tuple[int, str]:
+        status, text = self._ask("POST", f"/containers/{self.name}/exec", {"Cmd": ["true"]})
+        assert status == 201, text
+        found = re.search(r'"Id":"(\w+)"', text)
+        assert found
+        return self._ask("POST", f"/exec/{found[1]}/start", {"Detach": True})
+
+    def rm(self) -> tuple[int, str]:
+        status, text = self._ask("DELETE", f"/containers/{self.name}?force=1")
+        if self.case.kind == "network":
+            self._ask("DELETE", f"/networks/{self.name}")
+        return status, text
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Results]:
+    venv = tmp_path_factory.mktemp("venv")
+    install(environment(venv))
+    runtimes = {case.name: {"path": "runc", "runtimeType": case.name} for case in CASES if case.kind == "runtime"}
+    engine = PluginEngine({"runtimes": runtimes, "shutdown-timeout": 3}, venv)
+    try:
+        engine.start(environment={"ORLOP_DRIVER_TIMEOUT": str(DEADLINE), "ORLOP_LOOP_WATCHDOG": str(patience(LATENCY))})
+        engine.load()
+        engine.ok("run", "-d", "--name", "well", "busybox", "sleep", "600")
+        found = Results(engine)
+        over = threading.Event()
+
+        def probe() -> None:
+            while not over.wait(0.02):
+                asked = time.monotonic()
+                assert engine.api("GET", "/_ping")[0] == 200
+                found.slowest = max(found.slowest, time.monotonic() - asked)
+
+        with ThreadPoolExecutor(len(CASES) + 1) as pool:
+            probing = pool.submit(probe)
+            meetings = {case: pool.submit(Meeting(engine, case).made) for case in CASES}
+            found.answers = {case: meeting.result() for case, meeting in meetings.items()}
+            over.set()
+            probing.result()
+        yield found
+    finally:
+        left = engine.close()
+    assert not left, left
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kind}-{case.name}")
+def test_operations_of_a_hostile_driver_end(results: Results, case: Case) -> None:
+    answers = results.answers[case]
+    *steps, removal = answers
+    for step, seconds, status, text in steps:
+        assert status != 404, (step, text)
+        assert seconds < 4 * DEADLINE + patience(10), (step, seconds)
+    step, _, status, text = steps[-1]
+    assert (status >= 400) == bool(case.error), answers
+    assert step == case.steps.split()[-1], answers
+    assert re.search(case.error, text), text
+    if case.error:
+        assert case.name in text, text
+    assert removal[2] in (204, 404), answers
+    assert results.engine.api("GET", f"/containers/{case.kind}-{case.name}/json")[0] == 404
+
+
+def test_other_containers_and_requests_go_on(results: Results) -> None:
+    assert results.engine.state("well") == "running"
+    assert results.engine.ok("exec", "well", "echo", "here") == "here"
+    assert results.engine.docker("info").code == 0
+
+
+def test_event_loop_is_not_blocked(results: Results) -> None:
+    """The watchdog of the daemon measures each step of the loop, without the time that it waits for a processor."""
+    assert results.engine.blocked() == []
+
+
+def test_sigterm_ends_a_daemon_whose_drivers_hang(tmp_path: Path) -> None:
+    """Calls that have just begun, with the usual deadline of a minute."""
+    hanging = [case for case in CASES if case.error == HANGS and case.steps == "create" and case.kind in ("log", "volume")]
+    install(environment(tmp_path))
+    engine = PluginEngine({"shutdown-timeout": 1}, tmp_path)
+    try:
+        engine.start()
+        engine.load()
+        with ThreadPoolExecutor(len(hanging)) as pool:
+            for case in hanging:
+                pool.submit(Meeting(engine, case).create)
+            until(lambda: engine.log().count("hostile: ") >= len(hanging) - 1, "the calls")
+            began = time.monotonic()
+            assert engine.stop() == 0
+            assert time.monotonic() - began < patience(15)
+    finally:
+        left = engine.close()
+    assert not left, left
