@@ -51,6 +51,14 @@ def read_whole(data: bytes, limit: int = 1 << 30) -> tuple[bytes, str]:
         return whole, stream.digest()
 
 
+def test_stream_without_hash_has_no_digest_and_the_same_limit() -> None:
+    with memory(NOISE) as fd, Uncompressed(fd, 1 << 30, hashed=False) as stream:
+        assert b"".join(map(bytes, stream.rest())) == NOISE and stream.size == len(NOISE) and stream.digest() == ""
+    limit = len(NOISE) - 1
+    with memory(NOISE) as fd, Uncompressed(fd, limit, hashed=False) as stream, pytest.raises(UnpackError, match="the limit"):
+        stream.drain()
+
+
 # --- compressed streams
 
 

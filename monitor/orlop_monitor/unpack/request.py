@@ -56,8 +56,9 @@ class Limits(msgspec.Struct, frozen=True):
 class Unpack(msgspec.Struct, frozen=True, tag=True):
     """Unpack the tar stream of the first descriptor into the directory of the second descriptor. `devices`: false refuses
     device nodes. `ownership`: false leaves all files to the user who runs the worker (a worker without root). `owner`: (uid,
-    gid) of all files, instead of the archive's. `layer`: names that begin with ".wh." are whiteouts; when false, they are
-    ordinary names. `keep_kind`: refuse to replace a directory by a file, or a file by a directory."""
+    gid) of all files, instead of the archive's. `layer`: names that begin with ".wh." are whiteouts, and the answer has the
+    diffID; when false, they are ordinary names, and the stream is not hashed. `keep_kind`: refuse to replace a directory by
+    a file, or a file by a directory."""
 
     overlay_whiteouts: bool
     limits: Limits = Limits()

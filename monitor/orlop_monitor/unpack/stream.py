@@ -159,12 +159,13 @@ class Uncompressed:
     """The reader of the decompressed stream; implements `archive.Source`. Used by one thread. The caller keeps ownership of
     `fd`."""
 
-    def __init__(self, fd: int, limit: int) -> None:
+    def __init__(self, fd: int, limit: int, *, hashed: bool = True) -> None:
+        """`hashed`: false if `digest` is not needed; hashing takes most of the thread's time."""
         self.size = 0
         self._fd = os.dup(fd)
         self._file = CompressedFile(self._fd)
         self._limit = limit
-        self._hash = hashlib.sha256()
+        self._hash = hashlib.sha256() if hashed else None
         self._queue: queue.Queue[bytes | BaseException] = queue.Queue(_AHEAD)
         self._closed = False
         self._chunk = memoryview(b"")
@@ -187,7 +188,8 @@ class Uncompressed:
     def _produce(self) -> None:
         try:
             for data in decompress(self._file):
-                self._hash.update(data)
+                if self._hash is not None:
+                    self._hash.update(data)
                 self.size += len(data)
                 if self.size > self._limit:
                     raise UnpackError(f"it has more than {self._limit} bytes uncompressed, which is the limit")
@@ -263,8 +265,8 @@ class Uncompressed:
             pass
 
     def digest(self) -> str:
-        """The diffID. Call `drain` before."""
-        return f"sha256:{self._hash.hexdigest()}"
+        """The diffID, "" if the stream is not hashed. Call `drain` before."""
+        return f"sha256:{self._hash.hexdigest()}" if self._hash is not None else ""
 
     def close(self) -> None:
         """Stop the thread at its next chunk. A thread that waits for input ends at the end of the input or of the

@@ -131,7 +131,7 @@ def _unpack(connection: socket.socket, request: Unpack, source_fd: int, target_f
         os.close(target_fd)
         target_fd = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     confine(file_size=request.limits.size, trusted_xattrs=request.overlay_whiteouts)
-    with Uncompressed(source_fd, request.limits.size) as source:
+    with Uncompressed(source_fd, request.limits.size, hashed=request.layer) as source:
         entries = extract(source, target_fd, request, _Reporter(connection, source))
         return Done(source.digest(), source.size, entries)
 
@@ -254,5 +254,5 @@ def _extract_into(connection: socket.socket, request: ExtractInto, fds: list[int
         layer=False,
         keep_kind=request.keep_kind,
     )
-    with Uncompressed(source_fd, request.limits.size) as source:
+    with Uncompressed(source_fd, request.limits.size, hashed=False) as source:
         return Done(entries=extract(source, target, unpack, _Reporter(connection, source)))
