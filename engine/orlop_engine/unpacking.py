@@ -216,10 +216,11 @@ async def unpack(
     return Unpacked(done.diff_id, done.size, done.entries, Usage(done.content, done.inodes))
 
 
-async def unpack_files(zygote: Spawner, source: int, directory: int) -> None:
+async def unpack_files(zygote: Spawner, source: int, directory: int, owner: tuple[int, int] | None = None) -> None:
     """Unpack a tar stream, compressed or not, from the descriptor `source` into the directory of the descriptor
-    `directory`. Whiteouts are treated as ordinary files. Raises the same errors as `unpack`."""
-    request = Unpack(overlay_whiteouts=False, layer=False, ownership=os.geteuid() == 0)
+    `directory`. Whiteouts are treated as ordinary files. `owner`: (uid, gid) of all files, instead of the archive's.
+    Raises the same errors as `unpack`."""
+    request = Unpack(overlay_whiteouts=False, layer=False, ownership=os.geteuid() == 0, owner=owner)
     async with worker(zygote, request, (source, directory)) as stream:
         await _result(stream, None, "unpack the archive")
 

@@ -106,6 +106,22 @@ def test_a_build_shows_its_steps_and_its_image(sides: tuple[Side, Side]) -> None
     assert images[0] == images[1]
 
 
+@needs_dockerd
+@pytest.mark.parametrize("size", [10, 2 << 20], ids=["short", "long"])
+def test_files_of_the_context_belong_to_root(sides: tuple[Side, Side], size: int) -> None:
+    """Whoever owns them in the archive."""
+    out = io.BytesIO()
+    steps = f"FROM {BUSYBOX}\nCOPY f d /c/\nADD f /a/\nRUN stat -c '%a %u %g %n' /c/f /c/g /a/f\n"
+    with tarfile.open(fileobj=out, mode="w") as made:
+        for name, data in {"Dockerfile": steps.encode(), "f": os.urandom(size), "d/g": b""}.items():
+            info = tarfile.TarInfo(name)
+            info.size, info.mode, info.uid, info.gid = len(data), 0o640, 7, 9
+            made.addfile(info, io.BytesIO(data))
+    for side in sides:
+        status, lines = post(side.path, out.getvalue())
+        assert status == 200 and "640 0 0 /c/f\n640 0 0 /c/g\n640 0 0 /a/f\n" in text_of(lines), side.path
+
+
 # --- Orlop ------------------------------------------------------------------------------------------------------------
 
 

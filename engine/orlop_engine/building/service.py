@@ -289,9 +289,10 @@ class Workspace:
     async def pack(self, key: str) -> tuple[str, int]:
         return await self._building.maker.pack(key)
 
-    async def unpack(self, archive: int, directory: int) -> None:
-        """Unpack a tar, compressed or not, into a directory. Whiteouts are treated as ordinary files."""
-        await unpack_files(self._building.engine.zygote, archive, directory)
+    async def unpack(self, archive: int, directory: int, owner: tuple[int, int] | None = None) -> None:
+        """Unpack a tar, compressed or not, into a directory. Whiteouts are treated as ordinary files. `owner`: (uid, gid)
+        of all files, instead of the archive's."""
+        await unpack_files(self._building.engine.zygote, archive, directory, owner)
 
     # --- steps ------------------------------------------------------------------------------------------------------
 

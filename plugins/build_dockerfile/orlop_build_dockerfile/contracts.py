@@ -208,9 +208,9 @@ class Backend(Artifacts, Processes, Protocol):
         """The keys of the builder's snapshots that images have as layers."""
         ...
 
-    async def unpack(self, archive: int, directory: int) -> None:
+    async def unpack(self, archive: int, directory: int, owner: tuple[int, int] | None = None) -> None:
         """Unpack a tar, compressed or not, into a directory, in a sandbox. `archive` and `directory` are file
-        descriptors."""
+        descriptors. `owner`: (uid, gid) of all files, instead of the archive's."""
         ...
 
     async def run(self, step: Step, stdout: int, stderr: int, stdin: int = -1) -> int:
@@ -359,6 +359,8 @@ class Session(Protocol):
 
     id: str
     shared_key: str
+    upload_owner: tuple[int, int] | None
+    """(uid, gid) of all files in an archive that the client uploads, instead of the archive's."""
 
     async def receive(self, wanted: LocalDirectory, target: str, progress: Vertex) -> Transferred:
         """Make directory `target` equal to the client's directory. Only differences are sent. No other code may change the

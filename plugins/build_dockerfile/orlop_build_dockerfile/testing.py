@@ -83,6 +83,8 @@ class FakeBackend(FakeArtifacts):
         self.parents: dict[str, str] = {}
         self.pulled: list[str] = []
         self.released: list[str] = []
+        self.unpacked_for: list[tuple[int, int] | None] = []
+        """The owners that archives were unpacked for."""
         self._pulling = trio.Lock()
 
     # --- images
@@ -159,8 +161,10 @@ class FakeBackend(FakeArtifacts):
     async def shared(self) -> Sequence[str]:
         return [key for _, keys in self.made.values() for key in keys]
 
-    async def unpack(self, archive: int, directory: int) -> None:
+    async def unpack(self, archive: int, directory: int, owner: tuple[int, int] | None = None) -> None:
         import tarfile
+
+        self.unpacked_for.append(owner)
 
         def extract() -> None:
             with open(archive, "rb", closefd=False) as file, tarfile.open(fileobj=file, mode="r|*") as members:
@@ -293,6 +297,7 @@ class FakeSession:
 
     def __init__(self, directories: Mapping[str, str], *, shared_key: str = "") -> None:
         self.id, self.shared_key = uuid.uuid4().hex, shared_key
+        self.upload_owner: tuple[int, int] | None = None
         self.directories = directories
         self.secrets: dict[str, bytes] = {}
         self.received: list[LocalDirectory] = []

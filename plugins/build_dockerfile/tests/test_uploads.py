@@ -155,3 +155,19 @@ async def test_two_readers_of_an_upload_share_its_content(engine: Engine) -> Non
             for unpacked in (False, True, True):
                 nursery.start_soon(value, unpacked)
         assert {type(each) for each in found} == {Upload, Directory}
+
+
+@pytest.mark.parametrize("size", [10, 3 << 20], ids=["short", "long"])
+def test_files_of_a_request_are_root_s_and_those_of_other_clients_are_the_archive_s(engine: Engine, size: int) -> None:
+    body = archive({"f": bytes(size)})
+
+    async def main() -> None:
+        async with engine.solver() as solver:
+            for owner in ((0, 0), None, (0, 0), None):
+                async with uploading(body) as (build, _), solver.open(build) as job:
+                    build.session.upload_owner = owner
+                    await job.evaluate(job.define(context()))
+
+    trio.run(main)
+    expected = [(0, 0), None]
+    assert engine.backend.unpacked_for == (expected if size == 10 else expected * 2), "both are in the cache"

@@ -22,6 +22,7 @@ class RequestSession:
     its vertex."""
 
     shared_key = ""
+    upload_owner: tuple[int, int] | None = (0, 0)  # as in dockerd's classic builder, whose COPY makes all files root's
 
     def __init__(self, id: str, body: trio.abc.ReceiveStream, credentials: Mapping[str, Credentials]) -> None:
         self.id = id

@@ -116,8 +116,8 @@ class BackendClient:
         found: Sequence[str] = await self._link.call(messages.ListShared())
         return found
 
-    async def unpack(self, archive: int, directory: int) -> None:
-        await self._link.call(messages.Unpack(), (archive, directory))
+    async def unpack(self, archive: int, directory: int, owner: tuple[int, int] | None = None) -> None:
+        await self._link.call(messages.Unpack(owner), (archive, directory))
 
     async def run(self, step: Step, stdout: int, stderr: int, stdin: int = -1) -> int:
         given = (stdout, stderr) if stdin < 0 else (stdout, stderr, stdin)

@@ -98,6 +98,8 @@ class ListShared(msgspec.Struct, frozen=True, tag=True):
 class Unpack(msgspec.Struct, frozen=True, tag=True):
     """The call has two file descriptors: the archive and the directory."""
 
+    owner: tuple[int, int] | None = None
+
 
 class Run(msgspec.Struct, frozen=True, tag=True):
     """The call has two or three file descriptors: standard output and standard error of the step, and optionally its

@@ -139,7 +139,8 @@ class Requests:
             case messages.ListShared():
                 return workspace.shared()
             case messages.Unpack():
-                return await workspace.unpack(*_given(fds, 2))
+                archive, directory = _given(fds, 2)
+                return await workspace.unpack(archive, directory, question.owner)
             case messages.Run():
                 streams = tuple(_given(fds, 3 if len(fds) == 3 else 2))
                 return await workspace.run(await self._step(question.step), streams)

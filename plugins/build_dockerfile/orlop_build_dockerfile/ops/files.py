@@ -14,6 +14,7 @@ import trio
 from orlop_build_dockerfile.cache.content import Selection
 from orlop_build_dockerfile.cache.records import Lease, Record
 from orlop_build_dockerfile.contracts import BuildFailed
+from orlop_build_dockerfile.contracts import Vertex as Shown
 from orlop_build_dockerfile.pb import ops_pb2
 from orlop_build_dockerfile.solver.definition import Vertex
 from orlop_build_dockerfile.solver.values import Empty, Value, join_key
@@ -24,7 +25,7 @@ from .copying import Copier, Options
 from .owners import resolve_owner
 from .patterns import has_wildcard
 from .produce import produce
-from .upload import Upload, is_unpacking
+from .upload import Upload, unpacked_upload
 
 if TYPE_CHECKING:
     from orlop_build_dockerfile.solver.core import ActiveSnapshot
@@ -38,18 +39,25 @@ Owner = tuple[int, int] | None
 
 async def change_files(job: SolverJob, vertex: Vertex, inputs: list[Value]) -> Mapping[int, Value]:
     op = vertex.op.file
-    if len(inputs) == 1 and isinstance(inputs[0], Upload) and is_unpacking(op):
+    upload = unpacked_upload(op, inputs)
+    if isinstance(upload, Upload):
         async with job.build.progress.vertex(vertex.digest, vertex.name, [digest for digest, _ in vertex.inputs]):
-            if (unpacked := await inputs[0].unpacked()) is not None:
+            if (unpacked := await upload.unpacked()) is not None:
                 return {0: unpacked}
+    owner = None if upload is None else job.build.session.upload_owner
+    parts = [_VERSION] if owner is None else [_VERSION, f"owner {owner[0]}:{owner[1]}"]
 
     async def exact() -> str:
-        return join_key(_VERSION, *await exact_parts(op, inputs, vertex.digest[7:32]))
+        return join_key(*parts, *await exact_parts(op, inputs, vertex.digest[7:32]))
 
     quick = None
     if not any(value.by_content for value in inputs):
-        quick = join_key(_VERSION, "quick", op.SerializeToString(deterministic=True), *[await v.key() for v in inputs])
-    return await produce(job, vertex, quick, exact, lambda _, key, lease: _Run(job, vertex, inputs).make(key, lease))
+        quick = join_key(*parts, "quick", op.SerializeToString(deterministic=True), *[await v.key() for v in inputs])
+
+    async def make(shown: Shown, key: str, lease: Lease) -> Record:
+        return await _Run(job, vertex, inputs, owner).make(key, lease)
+
+    return await produce(job, vertex, quick, exact, make)
 
 
 async def exact_parts(op: ops_pb2.FileOp, inputs: list[Value], ref: str) -> list[str | bytes]:
@@ -91,8 +99,10 @@ class _Run:
     """One execution of a file operation. If only one action uses the result of another action, it continues on the same
     snapshot, so a chain of actions makes one snapshot. All other results are committed."""
 
-    def __init__(self, job: SolverJob, vertex: Vertex, inputs: list[Value]) -> None:
+    def __init__(self, job: SolverJob, vertex: Vertex, inputs: list[Value], archive_owner: Owner = None) -> None:
+        """`archive_owner`: of all files that are unpacked, instead of their archive's owners."""
         self._job, self._core, self._op, self._inputs = job, job.core, vertex.op.file, inputs
+        self._archive_owner = archive_owner
         self._count, self._name = len(inputs), vertex.name
         self._changes = Counter(action.input for action in self._op.actions)
         self._read_from = {action.secondaryInput for action in self._op.actions if action.HasField("copy")}
@@ -181,7 +191,7 @@ class _Run:
             with paths.opened(os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as unpacked:
                 os.mkdir("tree", 0o755, dir_fd=unpacked)
                 with paths.opened(os.open("tree", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=unpacked)) as tree:
-                    trio.from_thread.run(self._core.backend.unpack, archive, tree)
+                    trio.from_thread.run(self._core.backend.unpack, archive, tree, self._archive_owner)
                     Copier(tree, directory, Options(contents=True, replace=True)).copy("/", "/")
         finally:
             delete_tree(place)

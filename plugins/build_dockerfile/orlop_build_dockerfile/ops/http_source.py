@@ -26,7 +26,7 @@ from orlop_build_dockerfile.solver.definition import Vertex
 from orlop_build_dockerfile.solver.values import Made, join_key
 
 from . import paths
-from .upload import Upload
+from .upload import StoredUpload, Upload
 
 if TYPE_CHECKING:
     from orlop_build_dockerfile.solver.core import Core
@@ -149,14 +149,14 @@ async def _temporary(core: Core) -> AsyncIterator[str]:
 # --- uploads
 
 
-async def _uploaded(job: SolverJob, vertex: Vertex, wanted: _Wanted, key: str) -> Made | Upload:
+async def _uploaded(job: SolverJob, vertex: Vertex, wanted: _Wanted, key: str) -> StoredUpload | Upload:
     """The upload of this build's client. The upload can be read only once, and no other build uses it."""
 
-    async def receive() -> Made | Upload:
+    async def receive() -> StoredUpload | Upload:
         async with job.build.progress.vertex(vertex.digest, vertex.name, ()) as shown:
 
-            async def store() -> Made:
-                return Made(job.core, await _received_upload(job, vertex, wanted, shown), 0)
+            async def store() -> StoredUpload:
+                return StoredUpload(job.core, await _received_upload(job, vertex, wanted, shown), 0)
 
             streamed = None if wanted.checksum else await job.build.session.stream()
             return await store() if streamed is None else Upload(job, streamed, store)

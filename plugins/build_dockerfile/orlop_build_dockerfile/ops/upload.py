@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import os
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import trio
@@ -20,7 +20,7 @@ from orlop_build_dockerfile.cache.content import Selection
 from orlop_build_dockerfile.contracts import BuildFailed, Streamed
 from orlop_build_dockerfile.nurseries import nursery
 from orlop_build_dockerfile.pb import ops_pb2
-from orlop_build_dockerfile.solver.values import Made
+from orlop_build_dockerfile.solver.values import Made, Value
 from orlop_sdk import OrlopError
 
 from .local import Directory
@@ -28,7 +28,7 @@ from .local import Directory
 if TYPE_CHECKING:
     from orlop_build_dockerfile.solver.job import SolverJob
 
-__all__ = ["Upload", "is_unpacking"]
+__all__ = ["StoredUpload", "Upload", "unpacked_upload"]
 
 _PIPE = 1 << 20
 _UNPACKING = ops_pb2.FileAction(
@@ -39,9 +39,16 @@ _UNPACKING = ops_pb2.FileAction(
 )
 
 
-def is_unpacking(op: ops_pb2.FileOp) -> bool:
-    """Whether an operation only unpacks its input. The Dockerfile frontend unpacks a context with such an operation."""
-    return len(op.actions) == 1 and op.actions[0] == _UNPACKING
+def unpacked_upload(op: ops_pb2.FileOp, inputs: Sequence[Value]) -> Upload | StoredUpload | None:
+    """The upload that an operation only unpacks, None for other operations. The Dockerfile frontend unpacks a context with
+    such an operation."""
+    if len(inputs) == 1 and len(op.actions) == 1 and op.actions[0] == _UNPACKING:
+        return inputs[0] if isinstance(inputs[0], Upload | StoredUpload) else None
+    return None
+
+
+class StoredUpload(Made):
+    """An upload as a snapshot."""
 
 
 class Upload:
@@ -49,15 +56,15 @@ class Upload:
 
     by_content = False
 
-    def __init__(self, job: SolverJob, streamed: Streamed, store: Callable[[], Awaitable[Made]]) -> None:
+    def __init__(self, job: SolverJob, streamed: Streamed, store: Callable[[], Awaitable[StoredUpload]]) -> None:
         self._job, self._streamed, self._store = job, streamed, store
         self.head = streamed.head
         """The first bytes of the file."""
         self._lock = trio.Lock()
-        self._stored: Made | None = None
+        self._stored: StoredUpload | None = None
         self._unpacked: Directory | None = None
 
-    async def _value(self) -> Made:
+    async def _value(self) -> StoredUpload:
         async with self._lock:
             if self._unpacked is not None:
                 raise BuildFailed("the archive of the context has been unpacked, and is not kept")
@@ -104,7 +111,7 @@ class Upload:
             try:
                 async with nursery() as tasks:
                     tasks.start_soon(self._streamed.pour, writing)
-                    await core.backend.unpack(reading, tree)
+                    await core.backend.unpack(reading, tree, self._job.build.session.upload_owner)
                     tasks.cancel_scope.cancel()
             except OrlopError:
                 # Read the body to its end, because a client that cannot send its whole request may not read the answer

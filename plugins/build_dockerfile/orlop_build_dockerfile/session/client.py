@@ -50,6 +50,7 @@ class ClientSession:
 
     def __init__(self, id: str, shared_key: str, methods: Collection[str], connection: Connection) -> None:
         self.id, self.shared_key = id, shared_key
+        self.upload_owner: tuple[int, int] | None = None
         self.ended = trio.Event()
         self._methods, self._connection = frozenset(methods), connection
         self._auth = RegistryAuth(self._ask)

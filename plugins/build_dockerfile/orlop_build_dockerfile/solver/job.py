@@ -22,7 +22,7 @@ from orlop_build_dockerfile.contracts import Base, Build, BuildFailed, CacheTarg
 from orlop_build_dockerfile.contracts import Vertex as Shown
 from orlop_build_dockerfile.ops import paths
 from orlop_build_dockerfile.ops.patterns import Matcher
-from orlop_build_dockerfile.ops.upload import Upload
+from orlop_build_dockerfile.ops.upload import StoredUpload, Upload
 from orlop_build_dockerfile.pb.fsutil_pb2 import Stat
 from orlop_build_dockerfile.pb.ops_pb2 import Definition, ExecOp, Platform
 from orlop_sdk import OrlopError, linux
@@ -68,7 +68,7 @@ class SolverJob:
         self.cleanups = contextlib.AsyncExitStack()
         self.temporary: list[str] = []
         """Directories that are removed when the build has ended."""
-        self.uploads: SharedTasks[Made | Upload] = SharedTasks(nursery, keep=True)
+        self.uploads: SharedTasks[StoredUpload | Upload] = SharedTasks(nursery, keep=True)
         self._outputs: SharedTasks[Mapping[int, Value]] = SharedTasks(nursery, keep=True)
         self._bases: SharedTasks[Base] = SharedTasks(nursery, keep=True)
         self._resolved: SharedTasks[Base] = SharedTasks(nursery, keep=True)
