@@ -1,5 +1,20 @@
 """Images. The rest of the engine uses `Images`, in `service`.
 
+All modules of this package use these words:
+
+image             a configuration and its layers, for one platform; its ID is the digest of the configuration
+manifest          a document that describes one image: it lists the digests of the image's configuration and layers
+index             Docker's "manifest list": a document that lists the manifests of images, one for each platform, and the
+                  manifests of attestations
+attestation       a statement about an image, such as a bill of materials, that is stored next to the image
+name, reference   a repository with a tag or a digest. A name refers to one image, or to several images for different
+                  platforms
+content           blobs and unpacked layers. A blob is a file in the content store: a configuration, a manifest, an index, an
+                  attestation, or the tar of a layer
+row               an image or a name in the database
+
+The modules:
+
 storage           `image_store` (rows, blobs, layers), `catalog`, `records`, `meanings`, `names`, `content`, `disk_space`,
                   `layers`, `leases`
 formats           `references`, `platforms`, `manifests`, `documents`

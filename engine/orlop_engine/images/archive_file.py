@@ -135,7 +135,8 @@ class Archive:
         return None
 
     def _step(self, path: str) -> str:
-        """Resolve one link: of the member itself, or of its nearest parent directory. Returns "" if there is no link."""
+        """Replace one symlink in the path by its target. If several parts of the path are symlinks, the last of them is
+        replaced. Returns "" if no part is a symlink."""
         head, tail = path, ""
         while head != "/":
             if head in self._links:
@@ -168,8 +169,8 @@ class Archive:
             return file.read()
 
     def publish(self, member: Member) -> None:
-        """Make a member a blob of the content store, unless the store has the blob already. The caller must have added its
-        digest to a lease."""
+        """Make a member a blob of the content store, unless the store has the blob already. The caller must have added the
+        member's digest to a lease."""
         if self._content.has(member.digest):
             return
         path = member.path

@@ -1,4 +1,5 @@
-"""Select from an index (manifest list) in an archive of images: the platforms to load, and the attestations about them."""
+"""Select the images to load from an index in an image archive, and the attestations about these images. An index (Docker's
+"manifest list") is a document that lists the manifests of images, one for each platform."""
 
 from __future__ import annotations
 
@@ -26,10 +27,10 @@ def _member(archive: Archive, part: Descriptor) -> Member | None:
 
 
 def chosen(archive: Archive, index: Index, wanted: Sequence[Platform]) -> list[Descriptor]:
-    """The manifests to load: the best manifest for each platform in `wanted`. If `wanted` is empty, all manifests for Linux
-    that are in the archive, with the manifest for this host last. Raises `NotFound` if there is no manifest for a wanted
-    platform. If `wanted` is empty, raises `NotFound` if the archive contains no manifest for Linux and the index lists no
-    manifest for this host."""
+    """The manifests to load. With `wanted`: the best manifest for each of these platforms; raises `NotFound` if a platform
+    has no manifest. If `wanted` is empty: all manifests for Linux that are in the archive, with the manifest for this host
+    last. In this case, raises `NotFound` only if the archive contains no manifest for Linux and the index lists none for
+    this host."""
     if wanted:
         return list({entry.digest: entry for entry in (manifests.choose(index, platform) for platform in wanted)}.values())
     present = [entry for entry in index.manifests if _is_loadable(entry) and _member(archive, entry)]

@@ -2,8 +2,8 @@
 Docker's `manifest.json` and `repositories`, so that older engines can load the archive. This module does no I/O.
 
 Members are sorted and have fixed times and owners, so the same images always result in the same bytes. A blob that several
-images share is written once. The parts of an index that are not stored on this host are omitted. `manifest.json` lists only
-one image of an index.
+images share is written once. An index (Docker's "manifest list") lists the manifests of images, one for each platform.
+Listed content that is not stored on this host is omitted. `manifest.json` lists only one image of each index.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class SavedImage:
 
 @dataclass(frozen=True, slots=True)
 class SavedIndex:
-    """An index with its tags. `outgoing` is the image for engines where a name means an image of a single platform."""
+    """An index with the tags under which it is saved. `outgoing` is the one image that `manifest.json` lists, for engines in
+    which a name refers to only one image."""
 
     outgoing: Outgoing
     index: OutgoingIndex
@@ -113,9 +114,9 @@ def layout_parts(
     annotations: Mapping[str, str],
     docker: tuple[str, Sequence[str]] | None,
 ) -> Iterator[bytes | LayerContent]:
-    """The archive of one manifest or index (`root`) that `engine.building` has made, with these names. `blobs` are all blobs
-    that the root refers to. `docker`: the configuration and the layers for `manifest.json`; None to write no
-    `manifest.json`."""
+    """The archive of one manifest or index (`root`) that `engine.building` has made. The archive gives this document all
+    `names`. `blobs` are all blobs that the root refers to. `docker`: the configuration and the layers for `manifest.json`;
+    None to write no `manifest.json`."""
     members: dict[str, bytes | LayerContent] = {blob_path(blob.digest): blob_content(blob) for blob in (root, *blobs)}
     named = [{**annotations, _NAME: str(name), _REF_NAME: name.tag} for name in names] or [dict(annotations)]
     entries = [_Descriptor(root.media_type, root.digest, root.size, entry or None) for entry in named]

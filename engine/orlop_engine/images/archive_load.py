@@ -1,5 +1,5 @@
 """`POST /images/load`: load images from an archive in Docker's format (`manifest.json`) or from an OCI image layout
-(image-layout.md).
+(image-layout.md). An index in the layout (Docker's "manifest list") lists the manifests of images, one for each platform.
 
 For crash safety, a load stores the blobs, then the layers, then the row. The archive is not trusted, so layers must have the
 diffIDs of the configuration, and blobs of a layout must match their digests. A layer is not checked if this host has an
@@ -133,7 +133,7 @@ class Loader:
             image = await self._one(archive, found, lease, (lambda _: None) if quiet else report, report)
             loaded.append((image, found.names))
             for name in found.names:
-                if name not in reported or found.index is None:  # a name of several platforms is reported only once
+                if name not in reported or found.index is None:  # an index's name has several images, but is reported once
                     report(Record(stream=f"Loaded image: {name.familiar}\n"))
                 reported.add(name)
             if not found.names:
@@ -179,9 +179,10 @@ class Loader:
         return msgspec.json.decode(archive.read("index.json", MAX_MANIFEST), type=_Layout).manifests or []
 
     def _beside(self, archive: Archive, wanted: Sequence[Platform]) -> tuple[dict[str, bytes], list[_Found]]:
-        """The content of an OCI layout that is not in the archive's `manifest.json`. The first value: manifests by the
-        digest of their configuration, so that images can be saved and pushed again with the same manifest. The second value:
-        the images of indexes. An unusable layout is no error, because older versions of Docker ignore the layout."""
+        """Read the archive's OCI layout, which may contain more than `manifest.json`. Returns the manifests that the layout
+        lists, by the digest of their configuration, so that their images can be saved and pushed again with the same
+        manifest. Also returns the images that the layout's indexes list. An unusable layout is no error, because older
+        versions of Docker ignore the layout."""
         kept: dict[str, bytes] = {}
         found: list[_Found] = []
         if archive.find("index.json") is None:
@@ -215,7 +216,7 @@ class Loader:
         return _Found(raw, layers, names, (manifest,) if manifest else ())
 
     def _oci(self, archive: Archive, entry: Descriptor, wanted: Sequence[Platform]) -> Iterator[_Found]:
-        """The image of a manifest, or the images of an index."""
+        """The image that a manifest describes, or the images that an index lists."""
         data = self._verified(archive, entry)
         found = manifests.parse(entry.media_type, data)
         notes = entry.annotations or {}

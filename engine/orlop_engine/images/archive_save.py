@@ -1,4 +1,5 @@
-"""`GET /images/get`: images as one archive, streamed from the content store without a temporary copy.
+"""`GET /images/get`: images as one archive, streamed from the content store without a temporary copy. An index (Docker's
+"manifest list") lists the manifests of images, one for each platform.
 
 All errors of the request (unknown names, platforms, missing permissions) are raised before the first byte is sent. A lease
 protects the blobs from removals and prunes until the archive is closed. Each layer is hashed while it is sent. If the
@@ -38,8 +39,8 @@ _PIECE = 1 << 20
 @dataclass(frozen=True, slots=True)
 class SaveRequest:
     """`names` are the names as the client wrote them. Each name must have an image for each of `platforms`. With one
-    platform, only the image of this platform is saved. Without `platforms`, a name of several platforms is saved with its
-    index and all images that are stored."""
+    platform, only the image for this platform is saved. Without `platforms`, a name that refers to several images is saved
+    with all of these images and with their index."""
 
     names: tuple[str, ...]
     platforms: tuple[Platform, ...] = ()
@@ -48,8 +49,8 @@ class SaveRequest:
 
 @dataclass(slots=True)
 class _Selected:
-    """`images` are of different platforms; `index` is the digest of the index that they are saved with, "" for a single
-    image. The first image is for engines in which a name refers to only one image."""
+    """`images` are for different platforms. `index` is the digest of the index that is saved with them, "" for none. The
+    first image is for engines in which a name refers to only one image."""
 
     images: list[Image]
     index: str
@@ -58,7 +59,7 @@ class _Selected:
 
 async def _select(catalog: Catalog, names: Iterable[str], request: SaveRequest) -> list[_Selected]:
     """The images and their tags, in the order in which the request first names them (rules: moby's tarexport `parseNames`).
-    A name without a tag means all tags of the repository; an ID means the image without tags. Raises `NotFound` with
+    A name without a tag selects all tags of the repository. An ID selects the image and no tag. Raises `NotFound` with
     Docker's messages."""
     found: dict[tuple[str, ...], _Selected] = {}
 
@@ -90,7 +91,7 @@ async def _select(catalog: Catalog, names: Iterable[str], request: SaveRequest) 
 
 
 def _several(catalog: Catalog, image: Image, name: Reference | None, request: SaveRequest) -> tuple[str, list[Image]]:
-    """The images to save for one name, and the digest of their index."""
+    """The digest of the name's index ("" for none), and the images to save for the name."""
     if request.platforms:
         text = str(name) if name is not None else image.id
         chosen = [catalog.resolve(text, platform) for platform in request.platforms]
@@ -153,8 +154,8 @@ async def _opened(image_store: ImageStore, selected: Sequence[_Selected], saved:
 
 
 async def _described(content: ContentStore, selected: _Selected) -> Saved:
-    """The image or index to write. An index is written as it was received, byte for byte. If the stored blobs of an image
-    differ from the blobs that the index lists, a new index is made."""
+    """The image or index to write. An index is written as it was received, byte for byte. If an image's stored blobs differ
+    from the blobs in its listed manifest, a new index is made."""
     images, index = selected.images, None
     if selected.index:
         index = await trio.to_thread.run_sync(describe_index, content, selected.index, images)

@@ -1,4 +1,5 @@
-"""Downloads the attestations about a pulled image. The image's index lists them next to the image's manifest.
+"""Downloads the attestations about a pulled image. The index (Docker's "manifest list") that lists the image's manifest also
+lists its attestations.
 
 An attestation is a document about the image, not a part of the image. If an attestation is missing, damaged or too large,
 the pull logs a message and continues without the attestation.
@@ -54,8 +55,8 @@ async def fetch(
 ) -> tuple[str, ...]:
     """Download attestations into the content store. Returns the digests of their blobs, which this function adds to the
     lease. With `owner` (see `Downloads.fetch`), blobs are downloaded even if they exist already. The reason: an index may
-    list any digest, and a client can read all attestations of an image that it pulled. Without this download, a client can
-    read the content of other clients by listing its digest."""
+    list any digest, and a client can read all attestations of an image that it has pulled. Without this download, a client
+    that lists the digest of another client's blob can read this blob."""
     found: dict[str, None] = {}
     left, failed = _MAX_BYTES, False
     for entry in wanted[:_MOST]:

@@ -1,4 +1,5 @@
-"""Attestations of an image: in-toto statements (provenance, a bill of materials) that came with its index.
+"""Attestations of an image: in-toto statements (provenance, a bill of materials). The index (Docker's "manifest list") that
+lists the image's manifest also lists the image's attestations.
 
 The manifests and statements are kept as blobs, whose digests are in `ImageRecord.attachments`. They come from a registry or
 an archive and are not trusted, so sizes are limited, and unreadable attestations are skipped.

@@ -1,6 +1,10 @@
 """The images and their names, with Docker's look-up rules (daemon/images/image.go). This module does no I/O.
 
-Names, children and layers have indexes, so the cost of a change does not depend on the number of images.
+An index (Docker's "manifest list") is a document that lists the manifests of images, one for each platform. A name that was
+pulled or loaded as an index refers to several images.
+
+Dictionaries find the images by name, by parent and by layer, so the cost of a change does not depend on the number of
+images.
 """
 
 from __future__ import annotations
@@ -41,18 +45,18 @@ class Catalog:
         self.references: dict[Reference, str] = {}
         """The image that each name refers to if the client asks for no platform: the best image for this host."""
         self.targets: dict[Reference, NameRecord] = {}
-        """Names that refer to images of several platforms, or that come from an index. The owner of a name is in
-        `owners`."""
+        """Contains only the names that refer to several images, or that were pulled or loaded as an index. The owner of a
+        name is in `owners`, not here."""
         self.owners: dict[Reference, str] = {}
         """The owners of names that restricted clients have assigned (see `policy`)."""
         self._ids: list[str] = []
         self._children: dict[str, dict[str, None]] = {}
         self._several: dict[str, int] = {}
-        """Image ID -> the number of its names that refer to images of several platforms."""
+        """Image ID -> the number of the image's names that also refer to other images."""
         self._layers: dict[str, dict[str, Layer]] = {}
         """Layers by chain ID and by the ID of the image that has the layer."""
         self.changes = 0
-        """Incremented when a name may refer to another image, or to none."""
+        """A counter, incremented when a name may have been removed or may have moved to another image."""
 
     def put(self, record: ImageRecord, document: ImageDocument, raw: bytes) -> Image:
         """Add an image, or replace its record."""
@@ -249,7 +253,7 @@ class Catalog:
         )
 
     def all_platforms(self, text: str) -> list[Image]:
-        """All images that the text refers to. A name of several platforms refers to several images."""
+        """All images that the text refers to. A name may refer to several images for different platforms."""
         reference = self.reference(text)
         if reference is not None:
             return [self.images[id] for id in self.members(reference)]

@@ -1,7 +1,7 @@
 """The content store: an OCI image layout under `<data-root>/content` (image-spec image-layout.md), which contains only
 blobs.
 
-References are in the database.
+The database contains the references to these blobs.
 
     oci-layout  index.json  blobs/sha256/<hex>     immutable, verified, durable before a row refers to them
     ingest/<hex>                                   an incomplete download: survives a crash and is resumed

@@ -1,8 +1,8 @@
-"""The manifests that an image's name refers to, one for each platform, and their attestations.
+"""The manifests that an image's names refer to, one for each platform, and the attestations about them.
 
-An index is shown as it was received: its manifests in order, including manifests whose content is not stored. An image
-without an index has one manifest. This is the manifest that the image was pulled or loaded with, or, if there is none, the
-manifest that a push or save sends.
+An index (Docker's "manifest list") is the document that lists these manifests. It is shown as it was received: all its
+manifests in order, including manifests whose content is not stored. An image without an index has one manifest: the manifest
+that was pulled or loaded. An image that was built on this host has the manifest that a push or save sends.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def no_origins(_: str) -> Sequence[str]:
 async def manifests_of(
     catalog: Catalog, content: ContentStore, image: Image, users: Users, origins: Origins = no_origins
 ) -> list[ManifestDetails]:
-    """The manifests that all names of this image in a list refer to."""
+    """The manifests that the names of this image refer to. Names that a list shows with another image are skipped."""
     pace, found = Pace(), dict[str, ManifestDetails]()
     seen = set()
     images = {image.id: image}

@@ -1,12 +1,13 @@
 """The image store: rows, blobs and layers of images, and garbage collection of layers and blobs that nothing references.
 
-For a new image, the blobs are made durable first, then the layers are committed, then one commit writes the row and all
-names. So a row never refers to missing content, and a crash can only leave content without a row. A starting daemon removes
-all content that no image, container or interrupted pull needs. If the content of an image is missing (because of a damaged
-disk), the image is quarantined, and the daemon starts without it.
+For a new image, the blobs are made durable first, then the layers are committed, then one commit writes the rows of the
+image and of all its names. So a row never refers to missing content, and a crash can only leave content without a row. A
+starting daemon removes all content that no image, container or interrupted pull needs. If the content of an image is missing
+(because of a damaged disk), the image is quarantined, and the daemon starts without it.
 
-Rows of the table `images`: `sha256:<hex>` (ImageRecord), `ref:<full reference>` (NameRecord), `resume:<full reference>`
-(ResumeRecord).
+Rows of the table `images`: `sha256:<hex>` (ImageRecord), `ref:<full reference>` (NameRecord: the images that a name refers
+to), `resume:<full reference>` (ResumeRecord). An index (Docker's "manifest list") is a blob that lists the manifests of
+images, one for each platform.
 """
 
 from __future__ import annotations
@@ -246,10 +247,10 @@ class ImageStore:
         resumed: str = "",
         policy: ImagePolicy = UNRESTRICTED,
     ) -> Image:
-        """Write the rows of an image and its names, in one commit. The caller's lease contains the image's blobs and layers.
-        If the image exists already, its record stays and the new manifests are added. If the names come from an `index`,
-        they keep their images of other platforms that are in the index. `resumed`: the name of an interrupted pull, which is
-        complete now."""
+        """Add an image, and make `names` refer to it. One commit writes all rows. The caller's lease contains the image's
+        blobs and layers. If the image exists already, its record stays and the new manifests are added. `index`: the index
+        that was pulled or loaded; the names then still refer to images for other platforms if the index lists these images.
+        `resumed`: the name of an interrupted pull, which is complete now."""
         async with self.lock:
             record = self._joined(record, policy)
             names = list(names)
@@ -274,8 +275,8 @@ class ImageStore:
             return self.catalog.images[record.id]
 
     def _is_stored(self, record: ImageRecord, names: Sequence[Reference], meanings: Sequence[NameRecord]) -> bool:
-        """Whether the rows of an image and of its names exist already. This is so after a build in which nothing has
-        changed."""
+        """Whether the rows of an image and of its names have these values already. This is so after a build in which nothing
+        has changed."""
         known = self.catalog.images.get(record.id)
         same = all(self.catalog.meaning(name) == meaning for name, meaning in zip(names, meanings, strict=True))
         return known is not None and known.record == record and same
@@ -306,8 +307,9 @@ class ImageStore:
         index: str,
         policy: ImagePolicy = UNRESTRICTED,
     ) -> list[Image]:
-        """Write the rows of all images of an index that this engine has made, and of its names, in one commit. For a client
-        that asks for no platform, the names refer to the last image. The caller's lease contains the content."""
+        """Add several images for different platforms, and make `names` refer to all of them. One commit writes all rows.
+        `index` is the digest of an index that this engine has made; it lists the images. For a client that asks for no
+        platform, the names refer to the last image. The caller's lease contains the content."""
         async with self.lock:
             joined = [(self._joined(record, policy), document, raw) for record, document, raw in images]
             ids = tuple(dict.fromkeys(record.id for record, _, _ in reversed(joined)))
@@ -323,8 +325,9 @@ class ImageStore:
             return [self.catalog.images[record.id] for record, _, _ in joined]
 
     async def add_index(self, name: Reference, index: str, manifests: Mapping[str, str], policy: ImagePolicy) -> None:
-        """Keep an index and its `manifests` (by image ID), and make the index's digest a name of the images. Skips images
-        that were removed meanwhile. The caller's lease contains the index and the manifests."""
+        """Add a pushed index to the images that it lists. `manifests` maps the ID of each image to the digest of its
+        manifest. `name`, the reference with the index's digest, then refers to these images. Skips images that were removed
+        meanwhile. The caller's lease contains the index and the manifests."""
         async with self.lock:
             images = [self.catalog.images[id] for id in manifests if id in self.catalog.images]
             if not images:
@@ -346,8 +349,8 @@ class ImageStore:
             self._point(name, meaning)
 
     async def add_manifest(self, id: str, manifest: str, name: Reference, policy: ImagePolicy) -> None:
-        """Keep a manifest of an image, and add this name by digest to the image. Does nothing if the image was removed
-        meanwhile. The caller's lease contains the manifest."""
+        """Add a pushed manifest to the image that it describes. `name`, the reference with the manifest's digest, then
+        refers to this image. Does nothing if the image was removed meanwhile. The caller's lease contains the manifest."""
         async with self.lock:
             image = self.catalog.images.get(id)
             if image is None or (manifest in image.record.manifests and self.catalog.references.get(name) == id):

@@ -1,4 +1,5 @@
-"""The target of an image: the descriptor of the index or manifest that its names refer to.
+"""The target of an image: the descriptor of the manifest, or of the index, that a registry has under the image's name. An
+index (Docker's "manifest list") lists the manifests of images, one for each platform.
 
 An image that was built or imported on this host has no target until it is pushed. The media type and size of a stored
 manifest never change, so they are read only once.
@@ -42,8 +43,8 @@ class ImageTargets:
             self._known.update(await trio.to_thread.run_sync(self._read, unknown))
 
     def of(self, image: Image, *, whole: bool = True) -> Descriptor | None:
-        """With `whole`, the index to which a name of the image refers. Without `whole`, or if there is no index, the image's
-        manifest. None if the image has neither."""
+        """With `whole`, the index that was pulled or loaded under a name of the image. Without `whole`, or if there is no
+        such index, the image's manifest. None if the image has neither."""
         if whole and (index := self._index(image)):
             return self._known.get(index)
         found = (self._known.get(digest) for digest in reversed(image.record.manifests))

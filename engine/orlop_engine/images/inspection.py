@@ -1,4 +1,5 @@
-"""Ask a registry for the manifest or index of a name. This module is imported on demand, like `registry`."""
+"""Ask a registry which manifest or index (Docker's "manifest list") it has under a name. This module is imported on demand,
+like `registry`."""
 
 from __future__ import annotations
 

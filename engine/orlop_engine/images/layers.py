@@ -8,8 +8,9 @@ daemon removes such snapshots. A caller must add a layer to a lease (`leases`) b
 A blob is accepted as the content of a layer only after it was decompressed and hashed, even if the layer exists already. The
 reason: a manifest or an archive may combine any blob with any diffID.
 
-A layer that containers were created from has an init layer on top (`engine.containers.rootfs`), which is removed together
-with the layer. Init layers of adopted containers are removed together with the container.
+When a container is created, an init layer (`engine.containers.rootfs`) is put on the top layer of its image. The init layer
+is removed together with the layer below it. An adopted container has its own init layer, which is removed together with the
+container.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _AT_ONCE = max(2, min(4, os.cpu_count() or 1))  # workers at a time; each worker
 
 
 def temporary_key() -> str:
-    """A new key for a temporary snapshot. If a crash leaves the snapshot, the next start of the daemon removes it."""
+    """A new key for a temporary snapshot. If a crash leaves the snapshot, the next daemon removes it."""
     return _ACTIVE[0] + secrets.token_hex(12)
 
 
@@ -71,8 +72,8 @@ class Unpacked(Protocol):
 
 
 class Unpack(Protocol):
-    """`engine.unpacking.unpack`: a sandboxed child writes a layer's files, or feeds a program. `progress` is called with
-    compressed bytes read."""
+    """`engine.unpacking.unpack`: a sandboxed child process writes a layer's files to a snapshot, or sends them to a storage
+    driver's program (see `LayerStream`). `progress` is called with the number of compressed bytes that were read."""
 
     def __call__(
         self,

@@ -158,8 +158,8 @@ class _Wanted:
         self._patterns = [glob(pattern) for pattern in patterns]
 
     async def names(self, image: Image, pace: Pace) -> tuple[list[str], list[str]] | None:
-        """The matching tags and digests. None if the image has names, but each name belongs to another image in this
-        list."""
+        """The matching tags and digests. None if the image has names, but the list shows each of these names with another
+        image."""
         shared = self._catalog.shares_names(image.id)
         if not self._patterns and not shared:
             return image.repo_tags, image.repo_digests
@@ -200,10 +200,10 @@ async def names_of(catalog: Catalog, image: Image) -> tuple[list[str], list[str]
 async def choose(
     catalog: Catalog, filters: Filters, *, everything: bool, newest: bool = False, now: float | None = None
 ) -> list[Listed]:
-    """The images that a list shows, newest first. Untagged images with children are shown only with `everything`. A name of
-    several platforms is shown with the image for this host; the other images of the name have no entry. With `newest`, the
-    list is for clients that know only one platform per name. In this case the name is shown with the image that was added
-    last, and the other images are shown as untagged."""
+    """The images that a list shows, newest first. Untagged images with children are shown only with `everything`. A name
+    that refers to images for several platforms is shown with the image for this host; the other images of the name have no
+    entry. With `newest`, the list is for clients that know only one platform per name. In this case the name is shown with
+    the image that was added last, and the other images are shown as untagged."""
     wanted = _Wanted(catalog, filters, everything, time.time() if now is None else now, newest)
     pace, result = Pace(), []
     for image in list(catalog.images.values()):

@@ -1,5 +1,6 @@
-"""Manifests and indexes, Docker's and OCI's (image-spec manifest.md, image-index.md): parse, check, choose. This module does
-no I/O.
+"""Parses and checks manifests and indexes, in Docker's and OCI's formats (image-spec manifest.md, image-index.md). A
+manifest describes one image. An index (Docker's "manifest list") lists the manifests of images, one for each platform. This
+module does no I/O.
 
 The input comes from a registry and is not trusted, so sizes are limited before parsing. This module only checks the syntax
 of digests. The code that receives the content compares the content with its digest.
@@ -78,7 +79,7 @@ class Descriptor(msgspec.Struct, frozen=True, rename={"media_type": "mediaType",
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """One image for one platform."""
+    """Describes one image, which is for one platform."""
 
     media_type: str
     config: Descriptor
@@ -86,7 +87,7 @@ class Manifest(msgspec.Struct, frozen=True):
 
 
 class Index(msgspec.Struct, frozen=True):
-    """Manifests of one image for several platforms."""
+    """Lists the manifests of images for several platforms, and attestations about these images."""
 
     media_type: str
     manifests: tuple[Descriptor, ...]

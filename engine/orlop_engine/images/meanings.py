@@ -1,7 +1,9 @@
 """Computes which images a name refers to after an image was added to the name or removed from it. This module does no I/O.
 
-A name from an index (manifest list) refers to images of several platforms. Pulling another platform of the same index adds
-an image. If the registry's index has changed, only images that the new index lists keep the name.
+An index (Docker's "manifest list") is a document that lists the manifests of images, one for each platform. A name that was
+pulled or loaded as an index refers to several images: one for each platform that was pulled or loaded. When a client pulls
+one more platform, the name also refers to the image for this platform. If the registry's index has changed meanwhile, the
+name no longer refers to images that the new index does not list.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ class IndexSource:
 def with_image(
     catalog: Catalog, name: Reference, id: str, platform: Platform, index: IndexSource | None, owner: str
 ) -> NameRecord:
-    """The images of a name after the name was added to image `id`, which has this platform."""
+    """The images of a name after the name was added to image `id`, which is for this platform. `index`: the index that was
+    pulled or loaded, None if the registry or archive has a single image under the name."""
     if index is None:
         return NameRecord((id,), owner=owner)
 

@@ -1,7 +1,8 @@
-"""An index (manifest list) as it is pushed or saved: the bytes that were received, and the parts of it that are stored.
+"""An index as it is pushed or saved: its bytes, and the listed images and attestations that are stored on this host. An
+index (Docker's "manifest list") lists manifests of images, one for each platform, and manifests of attestations.
 
-The index of a name lists manifests of images and of attestations. Only content that belongs to the images of this name is
-sent, because an index comes from a client or a registry, and may list digests of content that its author has never had.
+Only content of the images that the name refers to is sent. The reason: the author of an index may list digests of content
+that belongs to others.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ __all__ = ["OutgoingAttestation", "OutgoingIndex", "describe_index", "make_index
 
 @dataclass(frozen=True, slots=True)
 class OutgoingAttestation:
-    """`parts` are the descriptors in the manifest; their content is in the content store."""
+    """`parts` are the descriptors in the attestation's manifest; their content is in the content store."""
 
     descriptor: Descriptor
     manifest: bytes
@@ -35,9 +36,9 @@ class OutgoingAttestation:
 
 @dataclass(frozen=True, slots=True)
 class OutgoingIndex:
-    """`images` and `attestations`: the entries whose content is stored, in the order of the index. `complete`: the index
-    lists no other entries. `others`: images in the index whose stored blobs differ from the blobs in the listed manifest.
-    `covered`: all images of the index are in `images` or `others`."""
+    """`images` and `attestations`: the entries whose content is stored, in the order of the index. `complete`: all entries
+    of the index are in `images` or `attestations`. `others`: images that the index lists, but whose stored blobs differ from
+    the blobs in the listed manifest. `covered`: all images of the index are in `images` or `others`."""
 
     descriptor: Descriptor
     data: bytes
@@ -68,8 +69,8 @@ class _Document(msgspec.Struct, frozen=True, rename={"schema_version": "schemaVe
 
 
 def describe_index(content: ContentStore, digest: str, images: Sequence[Image]) -> OutgoingIndex | None:
-    """The index `digest` with these images and the attestations about them; None if it is damaged. Reads blobs, so it runs
-    on a thread."""
+    """The index `digest` with these images and the attestations about them; None if the index is damaged. Reads blobs, so it
+    runs on a thread."""
     try:
         data = content.read(digest, MAX_MANIFEST)
     except OrlopError:
@@ -108,8 +109,8 @@ def _exact(content: ContentStore, entry: Descriptor, image: Image) -> Outgoing |
 
 
 def _attestation(content: ContentStore, entry: Descriptor, images: Sequence[Image]) -> list[OutgoingAttestation]:
-    """A list that contains the attestation; [] if a part of the attestation is missing, or if it belongs to none of the
-    images."""
+    """A list that contains the attestation; [] if a part of the attestation is missing, or if the attestation is about none
+    of these images."""
     if not any(entry.digest in image.record.attachments for image in images):
         return []
     try:

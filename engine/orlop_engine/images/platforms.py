@@ -112,7 +112,7 @@ def parse(text: str) -> Platform:
 
 
 def acceptable(wanted: Platform) -> list[Platform]:
-    """The platforms that can run where `wanted` is asked for, best first."""
+    """The platforms whose programs a host with the platform `wanted` can run, best first."""
     wanted = normalise(wanted)
     result = [wanted]
     if wanted.architecture == "amd64":

@@ -4,8 +4,9 @@ end, record which repository has the blobs.
 A repeated push needs only one request, as in go-containerregistry: the request asks the registry whether the tag already
 refers to the same manifest. A registry accepts a manifest only after it has all blobs of the manifest.
 
-A name from an index (manifest list) is pushed as that index if everything that the index lists is stored. Otherwise one
-image is pushed, and the answer says so (daemon/containerd/image_push.go).
+An index (Docker's "manifest list") lists the manifests of images, one for each platform. If a name was pulled or loaded as
+an index, and everything that the index lists is stored on this host, the index is pushed with all its images. If content is
+missing, only one image is pushed, and the answer says so (daemon/containerd/image_push.go).
 
 A crash leaves a consistent state: a compressed layer replaces the plain layer in one commit, and the digest becomes a name
 of the image only after the registry has the manifest. Messages are the same as Docker's
@@ -128,8 +129,8 @@ class _ImagePush:
                     await self._image_store.collect()
 
     async def _held(self, name: Reference, lease: Lease) -> list[Image]:
-        """The images of the name that the client may read. The lease protects their content until the push has ended. If
-        only one image can be pushed, the first image is pushed."""
+        """The images of the name that the client may read. The lease protects their content until the push has ended. The
+        first image of the result is the image to push if only one image can be pushed."""
         catalog, request = self._image_store.catalog, self._request
         while True:
             if name not in catalog.references:
@@ -145,7 +146,8 @@ class _ImagePush:
                 return images
 
     async def _index(self, name: Reference, images: Sequence[Image]) -> OutgoingIndex | None:
-        """The index that the name comes from; None if the client asked for one platform."""
+        """The index that was pulled or loaded under this name. None if there is none, or if the client asked for one
+        platform."""
         target = self._image_store.catalog.targets.get(name)
         if target is None or not target.index or self._request.platform:
             return None

@@ -1,5 +1,5 @@
-"""Push manifests and indexes that `engine.building` has made: first the blobs that they refer to, then the manifests, and
-the root document last."""
+"""Push manifests and indexes (Docker's "manifest lists") that `engine.building` has made: first the blobs that the manifests
+refer to, then the manifests, and last the document that refers to all others."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Push an index (manifest list): the layers of all platforms in parallel, then each image and attestation, and then the
-index.
+"""Push an index (Docker's "manifest list"), which lists the manifests of images, one for each platform, and attestations.
+First the layers of all images are pushed in parallel, then each image and attestation, and then the index.
 
 A registry accepts an index only after the manifests that it lists, so a push that fails leaves no tag.
 """

@@ -1,4 +1,5 @@
-"""The rows of images in the table `images`, and `Image`, the value that the rest of the engine uses."""
+"""The rows of images and of their names in the table `images`, and `Image`, the value that the rest of the engine uses. An
+index (Docker's "manifest list") lists the manifests of images, one for each platform."""
 
 from __future__ import annotations
 
@@ -57,9 +58,9 @@ class Layer(msgspec.Struct, frozen=True):
 
 
 class ImageRecord(msgspec.Struct, frozen=True):
-    """The row of an image; its key is the image's ID. `manifests` are the image's manifests, and the indexes that contain
-    these manifests. They are kept because references by digest refer to them. `attachments` are blobs of attestations about
-    the image: manifests and their content. `tagged`: RFC 3339, "" for never. `owner`: see `policy`."""
+    """The row of an image; its key is the image's ID. `manifests` are the digests of the image's manifests, and of the
+    indexes that list these manifests. Their blobs are kept because references by digest refer to them. `attachments` are the
+    digests of all blobs of the attestations about the image. `tagged`: RFC 3339, "" for never. `owner`: see `policy`."""
 
     id: str
     layers: tuple[Layer, ...]
@@ -71,9 +72,10 @@ class ImageRecord(msgspec.Struct, frozen=True):
 
 
 class NameRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The row `ref:<full reference>`: the images that a name refers to. `images` have different platforms. For a tag, the
-    first of them is the image that was added last; for a digest, the image that was added first. `index`: digest of the
-    index (manifest list) that the images come from, "" if there is none. `owner`: see `policy`."""
+    """The row `ref:<full reference>`: the images that a name refers to. `images` are the IDs of images for different
+    platforms. For a tag, the first image is the image that was added last; for a digest, the image that was added first.
+    `index`: the digest of the index that was pulled or loaded under this name, "" if there is none. `owner`: see
+    `policy`."""
 
     images: tuple[str, ...]
     index: str = ""
@@ -84,8 +86,8 @@ _decode_name = msgspec.json.Decoder(NameRecord).decode
 
 
 def encode_name(record: NameRecord) -> bytes:
-    """A name of one image, without an index, is stored as the image's ID. If the name has an owner, a space and the owner
-    follow."""
+    """If a name refers to only one image, and has no index, its row is the image's ID. If the name has an owner, a space and
+    the owner follow."""
     if record.index or len(record.images) > 1:
         return msgspec.json.encode(record)
     return f"{record.images[0]} {record.owner}".rstrip().encode()

@@ -8,7 +8,8 @@ __all__ = ["RegistryRefusal"]
 
 
 class RegistryRefusal(OrlopError):
-    """A registry refused a request. `status` is the HTTP status of its error code, which the daemon's client gets, too."""
+    """A registry refused a request. `status` is the HTTP status that belongs to the registry's error code. The daemon
+    answers its own client with the same status."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)

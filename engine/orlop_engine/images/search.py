@@ -1,5 +1,5 @@
-"""`GET /images/search`: the old index protocol (`/v1/search`), which Docker Hub still supports. This module is imported on
-demand."""
+"""`GET /images/search`: searches a registry with the old protocol `/v1/search`, which Docker Hub still supports. This module
+is imported on demand."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _STALL = 30.0
 
 
 class SearchResult(msgspec.Struct, frozen=True):
-    """A repository. The index and the Engine API use the same field names. `is_automated` is deprecated, and always
-    false."""
+    """A repository that was found. The registry's answer and the Engine API use the same field names. `is_automated` is
+    deprecated, and always false."""
 
     star_count: int = 0
     is_official: bool = False
@@ -78,7 +78,7 @@ def _wanted(result: SearchResult, filters: Filters) -> bool:
 async def search(
     term: str, limit: int, filters: Filters, config: Config, certificates: Sequence[str], refuse: Refuse | None
 ) -> list[SearchResult]:
-    """Repositories whose name or description matches the term. Raises `DriverError` if the index does not answer."""
+    """Repositories whose name or description matches the term. Raises `DriverError` if the registry does not answer."""
     check(filters, ("is-official", "is-automated", "stars"))
     if not 0 <= limit <= 100:
         raise InvalidParameter(f"limit {limit} is outside the range of [1, 100]")

@@ -160,9 +160,9 @@ class Images:
     # --- reads ------------------------------------------------------------------------------------------------------
 
     def resolve(self, reference: str, platform: Platform | None = None, *, newest: bool = False) -> Image:
-        """An image by ID, name, name@digest or unique ID prefix. Raises `NotFound("No such image: x:latest")`. If a name has
-        images of several platforms, this returns the image of `platform`; without `platform`, the image for this host, or
-        with `newest` the image that was added last."""
+        """An image by ID, name, name@digest or unique ID prefix. Raises `NotFound("No such image: x:latest")`. A name may
+        refer to images for several platforms. Then this method returns the image for `platform`. Without `platform`, it
+        returns the image for this host, or with `newest` the image that was added last."""
         return self._image_store.catalog.resolve(reference, platform, newest=newest)
 
     def all_platforms(self, reference: str) -> list[Image]:
@@ -172,7 +172,7 @@ class Images:
 
     @property
     def changes(self) -> int:
-        """A counter that changes whenever a name may refer to another image, or to none."""
+        """A counter that changes whenever a name may have been removed or may have moved to another image."""
         return self._image_store.catalog.changes
 
     def get(self, image_id: str) -> Image | None:

@@ -43,8 +43,8 @@ __all__ = ["PushRequest", "Transfers"]
 
 @dataclass(frozen=True, slots=True)
 class PushRequest:
-    """A reference without a tag means all tags of the repository. `platform`: for a name of several platforms, the image
-    to push; by default the image for this host. `refuse`: see `destinations`."""
+    """A reference without a tag means all tags of the repository. `platform`: push only the image for this platform. Without
+    it, all images of the name are pushed if possible, otherwise the image for this host. `refuse`: see `destinations`."""
 
     reference: Reference
     credentials: Credentials = ANONYMOUS

@@ -1,5 +1,5 @@
-"""Uploads blobs to a registry. If the registry does not have the blob, the blob is mounted from another repository or sent.
-Failed uploads are resumed and repeated.
+"""Uploads blobs to a registry. A blob that the registry does not have is mounted from another repository, or sent. Failed
+uploads are resumed and repeated.
 
 After a broken connection, the registry is asked how many bytes it has, and the remaining bytes are sent. If the registry has
 forgotten the upload, a new upload is started. A failed or cancelled upload is removed at the registry. Messages are the same
