@@ -97,7 +97,8 @@ async def _living_run(ports: Ports, container: Container) -> Run | None:
 
 
 async def _reach(ports: Ports, container: Container, run: Run) -> MonitorClient | None:
-    """Connect to the running monitor. A monitor that refuses connections is killed; the zygote then kills its container."""
+    """Connect to the running monitor. A monitor that refuses connections is killed; the zygote (the parent process of all
+    monitors) then kills the container."""
     try:
         return await MonitorClient.adopt(
             run.run_dir, ports.background.nursery, lambda event: on_event(ports, container, run, event)
@@ -227,8 +228,8 @@ def _note_init(container: Container, init: InitRecord | None) -> bool:
 
 
 def _cgroup_by_name(config: Config, record: ContainerRecord) -> str:
-    """The cgroup path of a start with the current configuration. Returns "" if the path is invalid, because the cgroup
-    driver has been changed since the last start."""
+    """The cgroup path that the container would get if it were started now. Returns "" if the path is invalid because the
+    cgroup driver has been changed since the container's last start."""
     with suppress(InvalidParameter):
         return runtime.cgroup_path(config, record.id, record.host_config)
     return ""
@@ -252,7 +253,7 @@ async def _record(ports: Ports, container: Container) -> None:
 
 async def _account_lost(ports: Ports, container: Container, *, never: bool = False) -> None:
     """Record the exit of a container whose monitor has ended. If `never` is true, no client was told of the start, and the
-    container is treated as if it had not been started. This function publishes the exit before it first awaits."""
+    container is treated as if it had not been started. This function publishes the exit before its first await."""
     record = container.record
     run = Run(ports.paths.run_dir(record.id))
     left = os.path.isdir(run.run_dir)

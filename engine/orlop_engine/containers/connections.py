@@ -62,8 +62,8 @@ def _configured(networks: Networks, container: Container, record: NetworkRecord)
 
 
 def complete(networks: Networks, container: Container) -> None:
-    """Complete a record that an older daemon wrote: add the network of the network mode, and replace abbreviated ids by full
-    ids. The next commit also writes this change to the row."""
+    """Complete a record that an older daemon wrote: add the network that the network mode (`HostConfig.NetworkMode`) names,
+    and replace abbreviated ids of networks by full ids. The next commit also writes this change to the row."""
     record = container.record
     if record.endpoints_complete:
         return
@@ -171,7 +171,7 @@ async def _refresh_network_files(ports: Ports, container: Container, before: San
 
 def _check_combination(networks: Networks, container: Container, record: NetworkRecord) -> None:
     """Raise if the container's networks cannot be combined with this network. The check uses the container's current
-    networks, because the container may have left the network of its network mode."""
+    networks, because the container may have left the network that its network mode names."""
     mode = container.record.host_config.network_mode
     if mode == defaults.HOST_NETWORK or mode.startswith("container:"):
         raise InvalidParameter(planning.SHARED_NAMESPACE)
@@ -218,8 +218,8 @@ async def disconnect(ports: Ports, container: Container, network: str) -> None:
 
 
 async def _with_gateway(networks: Networks, container: Container, running: _Running, leaving: str = "") -> Sandbox:
-    """Choose the gateway again, before the container leaves the network `leaving`. A failure is logged and does not
-    prevent leaving, as in Docker."""
+    """Choose the container's default gateway again, before the container leaves the network `leaving`. A failure is logged
+    and does not prevent leaving, as in Docker."""
     monitor = running.monitor
     try:
         return await networks.choose_gateway(

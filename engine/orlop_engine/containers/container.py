@@ -28,14 +28,14 @@ from .record import ContainerRecord
 
 __all__ = ["AttachWaiter", "Container", "Joined", "PreparedSandbox", "Run", "TreeMount", "Unlisted"]
 
-_BOOT_START = 30.0  # seconds that a request waits for a start that is due when the daemon starts
+_BOOT_START = 30.0  # seconds that a request waits for `owed_start`
 
 
 class Run(msgspec.Struct, eq=False):
-    """One run of a container, from the launch of its monitor (the parent process of the container) to the monitor's end.
-    `settled` is set once the start has succeeded or failed. An exit that the monitor reports earlier is processed only after
-    `settled` is set. `finished` is set once the exit has been published. `recorded` is true once the container's row
-    contains the exit."""
+    """One run of a container. The run begins when its monitor (the parent process of the container) is launched, and ends
+    when the monitor ends. `settled` is set once the start has succeeded or failed. An exit that the monitor reports earlier
+    is processed only after `settled` is set. `finished` is set once the exit has been published. `recorded` is true once the
+    container's row contains the exit."""
 
     run_dir: str
     monitor: MonitorClient | None = None
@@ -44,7 +44,7 @@ class Run(msgspec.Struct, eq=False):
     finished: trio.Event = field(default_factory=trio.Event)
     recorded: bool = True
     oom_told: bool = False
-    """The event `oom` has been published already, when the kernel killed the process."""
+    """The event `oom` has been published already. It is published when the kernel kills a process of the container."""
     killed: bool = False
     """SIGKILL is about to be sent. The container must not be paused after this, because a frozen process does not die."""
     graces: set[trio.CancelScope] = set()
@@ -146,9 +146,8 @@ class Container:
         """A user or the daemon's shutdown is ending the current run, so the restart policy must not restart the
         container."""
         self.owed_start: trio.Event | None = None
-        """When the daemon starts, a restart policy may require that it starts this container. This event is set once the
-        daemon has tried that start. Until then the container is shown as restarting. None if the policy requires no
-        start."""
+        """A new daemon restarts the containers whose restart policies require this. For such a container, this event is set
+        once the daemon has tried the restart. Until then the container is shown as restarting. None for other containers."""
         self.being_restarted = False
         """A user's restart is in progress. The exit during a restart does not count as a manual stop, and does not remove a
         container with `--rm`."""
@@ -171,8 +170,8 @@ class Container:
         return self.record.name
 
     async def boot_start_tried(self) -> None:
-        """Wait until the daemon has tried the start that the restart policy requires at the daemon's start. dockerd serves
-        no request before it has tried these starts, so its clients never see a container before that."""
+        """Wait for `owed_start`. dockerd serves no request before it has restarted the containers whose restart policies
+        require this. So clients of dockerd expect that the container has been restarted already."""
         if self.owed_start is not None:
             with trio.move_on_after(_BOOT_START):
                 await self.owed_start.wait()
@@ -209,8 +208,8 @@ class Container:
         self.revision = object()
 
     def release_attach_waiters(self) -> None:
-        """Tell clients that attached before the start that they get no stream, because the start failed or the container is
-        removed."""
+        """The start has failed, or the container is removed. Wake the tasks of clients that attached before the start; these
+        clients get no stream."""
         waiters, self.attach_waiters = self.attach_waiters, []
         for waiter in waiters:
             waiter.joined.set(None)

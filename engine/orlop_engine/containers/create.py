@@ -64,9 +64,9 @@ class _Wanted(NamedTuple):
 
 
 def _joined(index: ContainerIndex, host: HostConfig) -> None:
-    """Replace `container:<name>` by `container:<id>`, so that a rename does not change which container is joined. As with
-    dockerd, a container whose network is joined may be created later, before the start. A container whose other namespaces
-    are joined must exist already."""
+    """Replace `container:<name>` by `container:<id>`, so that a rename does not change which container is joined. To join a
+    namespace other than the network, the named container must exist already. To join the network, as with dockerd, the named
+    container need not exist before the start."""
     for name in ("network_mode", "ipc_mode", "pid_mode"):
         mode = getattr(host, name)
         if not mode.startswith("container:"):
@@ -135,8 +135,8 @@ def _image(images: Images, request: CreateRequest, platform: str, newest: bool) 
 
 
 def _endpoints(networks: Networks, request: CreateRequest, host: HostConfig) -> dict[str, EndpointSettings]:
-    """The container's networks, with the settings for each. The MAC address of the request's top level applies to the
-    network of the network mode; ambiguous requests have been refused before."""
+    """The container's networks, with the settings for each. A MAC address at the top level of the request applies to the
+    network that the network mode names; ambiguous requests have been refused before."""
     given = (request.networking_config.endpoints_config or {}) if request.networking_config else {}
     if request.network_disabled is True:
         given = {}
@@ -278,8 +278,8 @@ def _check_networks(networks: Networks, host: HostConfig, endpoints: Mapping[str
 
 
 async def _undo(ports: Ports, record: ContainerRecord) -> None:
-    """Remove what was created. Errors are only logged, because the user must see the original error. If the daemon ends
-    meanwhile, the next start of the daemon cleans up."""
+    """Remove what an unsuccessful create has created. Errors are only logged, because the user must see the original error.
+    If the daemon ends meanwhile, the next start of the daemon cleans up."""
     try:
         await removal.discard_files(ports, record.id)
     except Exception as error:

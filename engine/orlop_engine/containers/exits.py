@@ -65,7 +65,7 @@ async def outcome(ports: Ports, container: Container, run: Run) -> Exited:
 
 
 async def _told(run: Run, scope: trio.CancelScope) -> None:
-    """Wait for the monitor's report of the exit, which it sends before it cleans up. This is the normal case."""
+    """Wait for the monitor's report of the exit, which the monitor sends before it cleans up. This is the normal case."""
     await run.exited.get()
     scope.cancel()
 

@@ -16,8 +16,8 @@ __all__ = ["ContainerIndex"]
 
 
 class ContainerIndex:
-    """Iterating over the index yields all containers. `find_linked` resolves the additional names that links create
-    ("parent/alias")."""
+    """Iterating over the index yields all containers. `find_linked` resolves the additional names ("parent/alias") that
+    `--link` gives to containers."""
 
     def __init__(self, find_linked: Callable[[ContainerIndex, str], Container | None] = lambda index, name: None) -> None:
         self.by_id: dict[str, Container] = {}
@@ -27,7 +27,7 @@ class ContainerIndex:
         """Ids of quarantined containers, whose rows could not be decoded. The value is the network sandbox, if that part of
         the row was readable."""
         self.pending_removal: set[str] = set()
-        """Ids of containers whose rows are deleted, and whose files will be deleted."""
+        """Ids of containers whose rows have been deleted, but whose files have not been deleted yet."""
         self._find_linked = find_linked
 
     def __iter__(self) -> Iterator[Container]:

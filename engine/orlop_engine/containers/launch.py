@@ -1,13 +1,13 @@
 """Start: from a record to a running process.
 
-   Steps: the network service reserves addresses and ports. The zygote forks a monitor, which builds the sandbox with the
-   mounts of the storage driver; these two steps are often done before the start. The network is attached to the sandbox. The
-   container's files and its OCI spec are written. Clients that attached before the start get their streams. The runtime
-   starts the container's process.
+   Steps: the network service reserves addresses and ports. The zygote (the parent process of all monitors) forks a monitor,
+   and the monitor builds the sandbox with the mounts of the storage driver. The fork and the sandbox are often made before
+   the start (see `prepared_sandbox`). The network is attached to the sandbox. The container's files and its OCI spec are
+   written. Clients that attached before the start get their streams. The runtime starts the container's process.
 
 When a step fails, the daemon ends the monitor and releases the reservations. The monitor's mounts and network namespace
 disappear with the monitor. The row is committed *while* the runtime starts. The row then contains the network sandbox, the
-monitor's pid and `started_before`. If the daemon dies during a start, the next daemon finds the monitor by its run
+monitor's pid and the mark `started_before`. If the daemon dies during a start, the next daemon finds the monitor by its run
 directory. If the row contains this monitor, the next daemon adopts the monitor and its network endpoints. Otherwise the next
 daemon ends the monitor, because no client was told that the container runs. After a power failure the restart policies
 apply.

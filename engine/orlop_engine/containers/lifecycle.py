@@ -56,8 +56,8 @@ def _reset_restarts(container: Container) -> None:
 
 async def start_locked(ports: Ports, container: Container, image: str = "", *, again: bool = False) -> None:
     """Start a container in any state except running; the caller holds the lock. `image`: the directory of a checkpoint.
-    `again`: a restart by the restart policy; the start is skipped if a client has requested a stop or a kill since the
-    exit."""
+    `again`: the restart policy has caused this start; the start is skipped if a client has requested a stop or a kill since
+    the exit."""
     from .launch import launch  # imported here, because the daemon needs it only once it serves requests
 
     if container.record.removing or container.row_going or container.record.state.dead:

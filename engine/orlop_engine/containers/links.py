@@ -37,7 +37,7 @@ def _parse(link: str) -> tuple[str, str]:
 
 
 def check(index: ContainerIndex, host: HostConfig) -> None:
-    """Validate links at create. Linked containers must exist. On user-defined networks they need not exist, because the name
+    """Validate links at create. Linked containers must exist, except for a container on a user-defined network, where a name
     is resolved only when a process uses it."""
     for link in host.links or ():
         name, alias = _parse(link)
@@ -58,7 +58,8 @@ def _is_user_defined(mode: str) -> bool:
 
 
 def _sharing(index: ContainerIndex, name: str) -> Container:
-    """The container of this name, or the container whose network it shares. Raises `NotFound`."""
+    """The container with this name. If this container shares the network of another container, the other container. Raises
+    `NotFound`."""
     seen: set[str] = set()
     other = index.get(name)
     while (mode := other.record.host_config.network_mode).startswith("container:") and other.id not in seen:

@@ -1,5 +1,6 @@
-"""The copy of a log whose driver has no reader, such as syslog: `docker logs` reads the copy (dockerd calls this dual
-logging). The monitor writes it with another log driver, into the container's directory."""
+"""The copy of a container's log. A log driver such as syslog cannot read the log back. For such a driver, the monitor also
+writes a copy, with another log driver, into the container's directory, and `docker logs` reads the copy. dockerd calls this
+dual logging."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ _OPTIONS = {"cache-max-size": "max-size", "cache-max-file": "max-file", "cache-c
 
 
 def driver_of_copy(driver: str, options: Mapping[str, str]) -> str:
-    """The log driver that writes the copy, if `driver` has no reader; "" for no copy."""
+    """The log driver that writes the copy; "" if `driver` can read the log itself, so that no copy is needed."""
     is_wanted = driver != defaults.NO_LOG_DRIVER and options.get("cache-disabled", "") not in _TRUE
     return defaults.LOG_CACHE_DRIVER if is_wanted else ""
 

@@ -21,7 +21,7 @@ from .services import Networks
 __all__ = ["answer_names", "refresh", "write"]
 
 NAMES = ("resolv.conf", "hostname", "hosts")
-_STEP_NAMES = ("resolv.conf", "hosts")  # the file system of a step is to be that of its layer, with the layer's hostname
+_STEP_NAMES = ("resolv.conf", "hosts")  # a build step keeps the file `hostname` of its layer
 
 
 def _texts(ports: Ports, container: Container, sandbox: Sandbox | None) -> dict[str, str]:

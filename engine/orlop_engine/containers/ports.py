@@ -1,4 +1,6 @@
-"""`Ports`: the dependencies of operations on containers. A function that needs a single port takes only this port.
+"""`Ports`: the objects that operations on containers use, such as the services for images and volumes. The name is taken
+from the pattern "ports and adapters"; it does not mean TCP ports. A function that needs only one of these objects takes this
+object instead of the `Ports`.
 
 The engine makes one `Ports` object, and passes it to the operations. No operation imports the engine.
 """

@@ -30,8 +30,7 @@ _MOST = 8  # limit on prepared sandboxes, because some clients create containers
 
 
 async def fork(ports: Ports, container: Container, wanted: Launch, runtime: Runtime) -> MonitorClient:
-    """Fork a monitor and have it build its sandbox. The monitor mounts the storage driver's mounts first, then the
-    runtime's."""
+    """Fork a monitor, which builds the sandbox. The monitor mounts the storage driver's mounts first, then the runtime's."""
     shutil.rmtree(wanted.run_dir, ignore_errors=True)
     os.makedirs(wanted.run_dir, mode=0o700)
     for mount_point in (wanted.root, wanted.stage):

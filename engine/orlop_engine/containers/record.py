@@ -25,11 +25,11 @@ not as a phase."""
 class MountRecord(msgspec.Struct, frozen=True):
     """One mount of a container, resolved at create.
 
-    `source` is a host path for binds, and the reference as given for images. At start, a volume is looked up by name and an
-    image by ID; `name` contains this name or ID. `options` are the options of a tmpfs. With `copy`, an empty volume is
-    filled from the image. Mounts below a read-only bind are read-only too, if the kernel and the runtime support this. With
-    `flat_readonly` these mounts stay writable. With `deep_readonly`, the start fails if the kernel or the runtime does not
-    support read-only mounts below a bind."""
+    `source` is a host path for a bind, and for an image the reference as the client wrote it. At start, a volume is looked
+    up by name and an image by ID; `name` contains this name or ID. `options` are the options of a tmpfs. With `copy`, an
+    empty volume is filled from the image. Mounts below a read-only bind are read-only too, if the kernel and the runtime
+    support this. With `flat_readonly` these mounts stay writable. With `deep_readonly`, the start fails if the kernel or the
+    runtime does not support read-only mounts below a bind."""
 
     type: str
     destination: str
@@ -62,14 +62,14 @@ class ImageManifest(msgspec.Struct, frozen=True):
 class ContainerRecord(msgspec.Struct, kw_only=True):
     """`args` is the resolved entrypoint and command. `endpoints` are the networks of the container, by name or full id, with
     the endpoint settings of the client. Rows without `endpoints_complete` were written by an older daemon, which left out
-    the network of the network mode (see `connections.complete`). `monitor_pid` is the pid of the monitor of the last
-    recorded start: 0 before the first start, None in rows of a daemon that did not store it. If a monitor with another pid
-    is alive, its start was not recorded. `image_labels` are the names of labels that only the image sets.
-    `no_new_privileges` is the value at the last start; None before the first start and in rows of a daemon that did not
-    store it. `paused_by_engine` (stored as `held`): the engine has paused the container for a moment, and will resume it,
-    also after a crash. `emulated` is the platform that the client asked for, if its architecture is not the host's.
-    `image_manifest`: unset if the image was built or imported on this host, and in rows of a daemon that did not store
-    it."""
+    the network that the network mode names (see `connections.complete`). `monitor_pid` is the pid of the container's monitor
+    when a start was last recorded: 0 before the first start, None in rows of a daemon that did not store it. If the
+    container has a living monitor with another pid, a later start was not recorded. `image_labels` are the names of labels
+    that only the image sets. `no_new_privileges` is the value at the last start; None before the first start and in rows of
+    a daemon that did not store it. `paused_by_engine` (stored as `held`): the engine has paused the container for a moment,
+    and will resume it, also after a crash. `emulated` is the platform that the client asked for, if its architecture is not
+    the host's. `image_manifest`: unset if the image was built or imported on this host, and in rows of a daemon that did not
+    store it."""
 
     schema: int = SCHEMA
     id: str
@@ -104,7 +104,7 @@ class _Header(msgspec.Struct):
 
 
 class _State0(msgspec.Struct):
-    """The fields of a state of schema 0 that the phase has replaced. All other fields are unchanged."""
+    """In a row of schema 0, a state has these fields instead of a phase. The other fields are the same as now."""
 
     running: bool = False
     paused: bool = False

@@ -77,7 +77,8 @@ def _bridge(living: Sequence[ContainerRecord], config: Config) -> Iterator[Confi
 
 
 def _differences(network: NetworkSpec, config: Config) -> Iterator[tuple[str, str]]:
-    """For each setting that conflicts with this network, yield the property that containers rely on, and the setting."""
+    """Yields a pair for each setting that conflicts with this network: the property of the network on which containers rely,
+    and the setting."""
     link = network.options.get(_LINK, config.bridge_name)
     if config.bridge_name != link:
         yield f"are on bridge {link}", f"bridge is {config.bridge_name or 'none'}"

@@ -122,8 +122,9 @@ async def _remove_locked(ports: Ports, container: Container, *, volumes: bool) -
 
 
 async def _remove_rest(ports: Ports, container: Container, run: Run | None, *, volumes: bool) -> None:
-    """Remove the container's resources. The monitor is waited for last, because it runs the runtime's delete, which takes
-    longest and has no effect that clients see. Removals that failed because of mounts are retried after that."""
+    """Remove the container's resources. The last step waits for the monitor. The monitor runs the runtime's command
+    `delete`, which takes longest and has no effect that clients see. After this step, removals that failed because a mount
+    was busy are retried."""
     record = container.record
     busy, busy_volumes = False, []
     try:
@@ -148,7 +149,7 @@ async def _remove_rest(ports: Ports, container: Container, run: Run | None, *, v
     # The root's mount point must outlive the monitor (see `launch`).
     ports.paths.remove_run_directories(record.id)
     if ports.images.get(record.image_id) is None:
-        await ports.images.collect()  # if the image was removed before its last container, its layers can be removed now
+        await ports.images.collect()  # if the image was removed earlier, its layers can be removed now
 
 
 async def _end_run(ports: Ports, container: Container, run: Run) -> None:

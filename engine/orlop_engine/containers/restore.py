@@ -30,10 +30,10 @@ __all__ = ["any_alive", "restore", "shutdown"]
 log = logging.getLogger("orlop.containers")
 
 _STARTS = 8
-_NEEDED = 30.0  # seconds that a start waits for the starts of the containers that it needs
+_NEEDED = 30.0  # seconds to wait for the containers that must run before a container is started (see `needs`)
 _PROMPT = 0.1  # seconds that a starting daemon waits for the state of all containers before it serves requests
 _SLOW = 1.0  # seconds after which a shutdown logs what it waits for; most containers have ended by then
-_NAMED = 10  # limit on the containers that this log line names
+_NAMED = 10  # limit on the containers that the log message of a slow shutdown names
 
 
 async def restore(ports: Ports) -> None:
@@ -150,8 +150,8 @@ async def _stop_orderly(ports: Ports, container: Container, seconds: int | None 
 async def _bring_up(ports: Ports, known: Mapping[str, trio.Event], tried: Mapping[str, trio.Event]) -> None:
     """Stop containers that must not run, and start the containers that the restart policies require. This happens in
     parallel, so that a container that hangs delays no other container. Containers that other containers need are started
-    first. An event in `known` is set once the container's state is known; an event in `tried` is set once the start was
-    tried."""
+    first. `known` and `tried` contain an event for each container: in `known`, the event is set once the container's state
+    is known; in `tried`, once the daemon has tried to start the container."""
     limit = trio.CapacityLimiter(_STARTS)
     wanted = needs.order(ports.index, ports.networks)
     living = [item for item in ports.index if item.run is not None and item.owed_start is None]
@@ -187,8 +187,8 @@ async def _bring_up(ports: Ports, known: Mapping[str, trio.Event], tried: Mappin
 
 
 def _announce_start(container: Container, tried: trio.Event) -> None:
-    """Show a container as restarting until its start has been tried. dockerd serves no requests before these starts, so its
-    clients never see this state."""
+    """Show a container as restarting until the daemon has tried to start it. dockerd serves no requests before it has tried
+    these starts, so its clients never see this state."""
     if container.owed_start is None and _is_owed_a_start(container.record):
         container.owed_start = tried
         with container.publish() as draft:  # not committed: the next daemon decides again

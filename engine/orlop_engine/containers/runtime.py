@@ -57,16 +57,16 @@ def has_state(paths: ContainerPaths, container: Container) -> bool:
 
 
 def is_left(paths: ContainerPaths, container: Container, run: Run) -> bool:
-    """Whether the runtime's delete still has to run. It removes the runtime's state and the cgroups. With the cgroup driver
-    systemd, systemd removes the cgroups."""
+    """Whether the runtime's command `delete` still has to run. This command removes the runtime's state and the cgroups.
+    With the cgroup driver systemd, systemd removes the cgroups instead."""
     init = runs.init_record(run.run_dir)
     made = init.cgroups if init is not None else ()
     return has_state(paths, container) or any(map(os.path.isdir, made))
 
 
 async def clean(ports: Ports, container: Container) -> None:
-    """Run the runtime's delete, if the monitor has not run it, because without a delete the container cannot start again.
-    Never raises an error, because an exit must be processed even when the runtime hangs or is no longer installed."""
+    """Run the runtime's command `delete`, if the monitor has not run it. Without this command the container cannot start
+    again. Never raises an error, because an exit must be processed even when the runtime hangs or is no longer installed."""
     record = container.record
     try:
         runtime = await ports.drivers.runtime(record.host_config.runtime)
@@ -84,8 +84,8 @@ async def clean(ports: Ports, container: Container) -> None:
 
 
 async def _remove_cgroups(path: str) -> None:
-    """Remove the container's cgroups. A runtime that was killed during a start may have created cgroups, but no state
-    that its delete could find."""
+    """Remove the container's cgroups. A runtime that was killed during a start may have created cgroups, but not the state
+    by which its command `delete` finds them."""
     found = cgroups.named(path)
     with trio.move_on_after(_EMPTYING):
         while not (cgroups.kill(found) and cgroups.remove(found)):  # noqa: ASYNC110 - the kernel sends no notification

@@ -1,5 +1,6 @@
-"""Protocols of the other services of the engine that operations on containers use. The services implement these Protocols
-without importing them. The methods are documented in the classes of the services.
+"""Operations on containers use other services of the engine: images, volumes, networks, execs, drivers. This module
+declares the methods that these operations need as Protocols. The classes of the services contain the documentation of the
+methods, and do not import the Protocols.
 
 For the lower layers (store, configuration, zygote) the concrete types are used.
 """
@@ -83,7 +84,7 @@ class _ConfiguredNetworks(KnownNetworks, Protocol):
 
 
 class _Sandboxes(Protocol):
-    """The network of one run, for the start and exit of a container and for the start of the daemon."""
+    """The network of one run. These methods are called when a container starts or exits, and when the daemon starts."""
 
     @property
     def names(self) -> NameServers: ...

@@ -38,7 +38,7 @@ class BlobRepositories:
         self._known: dict[str, tuple[str, ...]] = {}
 
     async def load(self) -> None:
-        """Read the rows. Rows that are damaged or whose blob was removed are deleted."""
+        """Read the rows. Damaged rows are deleted, and also rows whose blobs were removed."""
         pace, dropped = Pace(), []
         for key, value in self._store.load(_TABLE):
             await pace()

@@ -71,8 +71,9 @@ def _has(document: object, keys: tuple[str, ...]) -> bool:
 
 
 def _line_of(text: str, keys: tuple[str, ...]) -> int:
-    """The line where this key is set; 1 if the key is not found. Parses longer and longer beginnings of the file. The first
-    beginning that contains the key ends with the key's value."""
+    """The number of the line that sets this key; 1 if the key is not found. A value may take several lines. So the first
+    lines of the file, up to the line with the key, are parsed together with more and more of the following lines, until the
+    parser succeeds."""
     lines = text.splitlines(keepends=True)
     for at, line in enumerate(lines):
         if not keys or keys[-1] not in line:
@@ -81,7 +82,7 @@ def _line_of(text: str, keys: tuple[str, ...]) -> int:
             try:
                 document = tomllib.loads("".join(lines[:end]))
             except tomllib.TOMLDecodeError:
-                continue  # this beginning of the file ends inside a value
+                continue  # the last of these lines ends inside a value
             if _has(document, keys):
                 return at + 1
             break

@@ -476,8 +476,8 @@ class ImageStore:
         return removed, total
 
     async def hold(self, lease: Lease, *, blob: str = "", chain_id: str = "") -> None:
-        """Add content that will be stored to a lease. If the content exists already, a running collection may remove it, so
-        this method waits until that collection has finished."""
+        """Add to a lease the content that the caller is about to store. If the content exists already, a running collection
+        may remove it, so this method waits until that collection has finished."""
         lease.blobs.update(filter(None, (blob,)))
         lease.chains.update(filter(None, (chain_id,)))
         await self.barrier()

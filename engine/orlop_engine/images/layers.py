@@ -38,7 +38,7 @@ log = logging.getLogger("orlop.images")
 
 _ACTIVE = ("extract-", "build-new-")
 BUILD = "build-"
-"""The beginning of the keys of all snapshots of builders."""
+"""Every snapshot that a builder makes has a storage key with this prefix."""
 _INIT = "init-"
 _AT_ONCE = max(2, min(4, os.cpu_count() or 1))  # workers at a time; each worker keeps one or two processors busy
 
@@ -133,7 +133,7 @@ class Layers:
         self._shared: SharedWork[Built] = SharedWork(nursery)
         self._writing = trio.CapacityLimiter(_AT_ONCE)
         self._awaited: dict[str, trio.Event] = {}
-        """An event for each chain ID that tasks wait for, set when that layer is built."""
+        """Chain ID -> an event, for each layer that tasks wait for. The event is set when the layer is built."""
 
     @property
     def independent(self) -> bool:

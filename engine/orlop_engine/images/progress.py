@@ -113,7 +113,7 @@ class Progress:
         self._wake.set()
 
     async def ready(self) -> None:
-        """Wait for the first record, or for the end."""
+        """Wait for the first record, or for the end of the operation."""
         try:
             while not self._any and not self._done:
                 await self._wait()

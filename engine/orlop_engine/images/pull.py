@@ -321,8 +321,8 @@ class _Attached:
 
 
 class _LayerPull:
-    """The pull of the layers of one image. All layers are downloaded in parallel, and a layer is unpacked once it is
-    downloaded. If the storage driver requires it, layers are unpacked in order."""
+    """Pulls the layers of one image. All layers are downloaded in parallel, and a layer is unpacked once it is downloaded.
+    If the storage driver requires it, layers are unpacked in order."""
 
     def __init__(
         self,

@@ -1,7 +1,8 @@
 """Push an index (Docker's "manifest list"), which lists the manifests of images, one for each platform, and attestations.
 First the layers of all images are pushed in parallel, then each image and attestation, and then the index.
 
-A registry accepts an index only after the manifests that it lists, so a push that fails leaves no tag.
+A registry accepts an index only if it has all manifests that the index lists. So after a failed push, the registry has no
+tag for the index.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ __all__ = ["push_index", "push_layers"]
 
 
 async def push_layers(target: PushTarget, index: OutgoingIndex) -> None:
-    """Upload the layers of all images of an index, each layer once."""
+    """Upload the layers of all images that an index lists. A layer that several images share is uploaded only once."""
     images = [image.image for image in index.images]
     for image in images:
         for layer in reversed(image.layers):

@@ -48,8 +48,8 @@ class Sources:
 
     @asynccontextmanager
     async def borrowed(self) -> AsyncIterator[None]:
-        """Keep the connections open while the `with` block runs. Several pulls may share a download, which must continue
-        when the pull that started it ends. The connections are closed when the last block ends."""
+        """Keep the connections open while the `with` block runs. Several pulls may share a download. The download must
+        continue even if the pull that started the download ends. The connections are closed when the last block ends."""
         if self._closed:
             raise RegistryError("cannot use the registry: its connections were closed", retry=True)
         self._users += 1

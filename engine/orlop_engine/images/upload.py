@@ -133,7 +133,7 @@ class _Running:
         self.blob = blob
         self._registry, self._report = registry, report
         self.acknowledged = 0
-        """The number of bytes of this upload that the registry is known to have."""
+        """The number of bytes that the registry is known to have received in this upload."""
         self._location = ""
         self._sent = False
         self._part = 0
