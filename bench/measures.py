@@ -319,7 +319,7 @@ ALL = (
         3,
     ),
     Measure("build-copy", "docker build, COPY of 20,000 files", 0.7, builds.copy_many, 3),
-    Measure("build-export", "docker build, RUN that writes 500 MB", 0.6, builds.export_large, 3),
+    Measure("build-export", "docker build, RUN that writes 500 MB", 0.9, builds.export_large, 3),
     Measure("build-parallel", "4 stages apart, to 4 steps in a row", 0.63, builds.parallel_stages, 3, "x"),
     Measure("classic-cached", "classic build, 10 steps, all cached", 1.3, builds.classic(builds.cached_steps), 5),
     Measure("classic-request", "the same, without the client", 2.3, builds.classic_request, 5),
