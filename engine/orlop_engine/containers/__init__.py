@@ -2,7 +2,8 @@
 crash, the next daemon records the exits of containers that ended meanwhile, and removes files and directories that belong to
 no row.
 
-Operations are functions. A function takes a container and `ports.Ports`, or only the ports that it needs.
+Operations are functions. A function takes a container and a `Ports` object (see the module `ports`), or only the attributes
+of this object that the function needs.
 
 data                 `index`, `container`, `record`, `state`, `rows`, `paths`, `events`, `names`, `labels`
 dependencies         `ports`, `services` (the other services, as Protocols), `background`

@@ -61,8 +61,8 @@ def parse_detach_keys(text: str) -> bytes:
 
 
 class DetachKeys:
-    """Finds the detach sequence in a stream of typed bytes (Docker's default is ctrl-p,ctrl-q). A partial match is held back
-    until it fails. This module does no I/O."""
+    """Finds the detach sequence in a stream of typed bytes (Docker's default is ctrl-p,ctrl-q). The bytes of a partial match
+    are held back until the match fails. This module does no I/O."""
 
     def __init__(self, keys: bytes) -> None:
         self._keys = keys

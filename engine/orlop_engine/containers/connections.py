@@ -122,7 +122,8 @@ def _key(given: str, record: NetworkRecord) -> str:
 async def _join(
     ports: Ports, container: Container, running: _Running, record: NetworkRecord, key: str, settings: EndpointSettings
 ) -> None:
-    """Connect the running container to one more network and choose its gateway again. A failure undoes all changes."""
+    """Connect the running container to one more network and choose the container's gateway again. A failure undoes all
+    changes."""
     netns, endpoints = running.monitor.netns_path, container.record.endpoints
     grown = await ports.networks.connect(running.sandbox, record.id, settings, netns)
     # The record is published before it is committed, because the endpoint already exists, and because the network files are

@@ -114,8 +114,8 @@ class Unlisted(msgspec.Struct, frozen=True):
     in no index, so no list shows it. It publishes no events, is not restarted, and ends when the daemon ends. Its root is a
     snapshot of the caller, which the caller may turn into a layer. `outputs` are the file descriptors of its standard output
     and standard error, and optionally of its standard input; without `outputs`, clients attach to its streams. As in
-    BuildKit, the container has no file of the host name, and it cannot change /etc/hosts and /etc/resolv.conf, unless
-    `editable_files` is set."""
+    BuildKit, the engine makes no file /etc/hostname for the container, and the container cannot change /etc/hosts and
+    /etc/resolv.conf, unless `editable_files` is set."""
 
     snapshot: str
     outputs: tuple[int, ...] = ()
@@ -131,7 +131,7 @@ class Container:
         function that keeps a reference to a record sees one consistent state. After an await, this attribute may refer to a
         newer record."""
         self.row_lock = trio.Lock()
-        """The lock that `Rows.change` holds from before it commits the row until it has published the new record."""
+        """`Rows.change` holds this lock while it commits the row and publishes the new record."""
         self.lock = StateLock()
         self.network_lock = trio.Lock()
         """The lock of operations that change `record.sandbox` and await meanwhile: connect, disconnect, and the processing

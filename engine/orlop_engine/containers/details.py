@@ -114,8 +114,8 @@ def networks_of(networks: Networks, container: Container) -> ContainerNetworks:
 
 
 def image_name(images: Images, record: ContainerRecord) -> str:
-    """The image name that the create request contained. If this name now refers to another image or to none, the image's
-    id."""
+    """The image's name in the create request. If this name now refers to another image or to none, the image's id is
+    returned instead."""
     with suppress(NotFound):
         if any(image.id == record.image_id for image in images.all_platforms(record.config.image)):
             return record.config.image

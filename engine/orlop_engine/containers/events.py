@@ -31,7 +31,7 @@ class ContainerEvents:
         self.bus.publish("container", action, container.id, attributes(container, **more))
 
     def publish_network(self, container: Container, action: str, network: NetworkRecord) -> None:
-        """Publish an event of a network, about a container that joins or leaves it."""
+        """Publish an event of a network, about a container that joins or leaves the network."""
         about = {"container": container.id, "name": network.name, "type": network.driver}
         self.bus.publish("network", action, network.id, about)
 

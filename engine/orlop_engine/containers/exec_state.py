@@ -1,4 +1,4 @@
-"""The state of one exec, which `orlop_engine.execs` keeps."""
+"""The state of one exec. The module `orlop_engine.execs` keeps these states."""
 
 from __future__ import annotations
 

@@ -266,8 +266,8 @@ async def _attach_waiters(container: Container, run: Run, monitor: MonitorClient
 
 async def _undo(ports: Ports, container: Container, run: Run, plan: Any, *, deleted: bool) -> None:
     """Undo a failed start. Every step is tried. Resources that other containers may need are released first. The runtime's
-    delete is called last, because it may block until the deadline. `deleted`: the monitor, if it was not killed, has called
-    the runtime's delete already."""
+    command `delete` is called last, because it may block until the deadline. `deleted`: the monitor, if it was not killed,
+    has called this command already."""
     container.release_attach_waiters()
     sandbox = container.record.sandbox
     _publish_sandbox(container, None)

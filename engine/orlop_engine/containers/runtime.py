@@ -52,7 +52,7 @@ def _state(paths: ContainerPaths, container: Container) -> str:
 
 
 def has_state(paths: ContainerPaths, container: Container) -> bool:
-    """Whether the runtime still has state of the container, which makes it refuse another start with this id."""
+    """Whether the runtime still has state of the container. If so, the runtime refuses to start a container with this id."""
     return os.path.isdir(_state(paths, container))
 
 

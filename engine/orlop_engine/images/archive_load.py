@@ -2,8 +2,8 @@
 (image-layout.md). An index in the layout (Docker's "manifest list") lists the manifests of images, one for each platform.
 
 For crash safety, a load stores the blobs, then the layers, then the row. The archive is not trusted, so layers must have the
-diffIDs of the configuration, and blobs of a layout must match their digests. A layer is not checked if this host has an
-image with this layer that the client may use.
+diffIDs of the configuration, and blobs of a layout must match their digests. A layer is not checked if the client may use an
+image on this host that has the same layer.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class Loader:
 
     def _listed(self, archive: Archive, wanted: Sequence[Platform]) -> list[_Found]:
         """The images in Docker's manifest.json. This file lists only one image for each name. If the archive also contains
-        an OCI layout, the images of other platforms are taken from that layout."""
+        an OCI layout, the images for other platforms are taken from that layout."""
         table = msgspec.json.decode(archive.read("manifest.json", MAX_MANIFEST), type=list[_Entry] | None) or []
         _check_count(len(table), "images")
         _check_count(sum(len(entry.repo_tags or ()) for entry in table), "names")

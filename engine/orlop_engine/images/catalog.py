@@ -38,7 +38,7 @@ def _drop(index: dict[str, dict[str, T]], key: str, id: str) -> None:
 
 class Catalog:
     """Images by ID, references by their full form. A reference has a tag or a digest, never both. It refers to one image, or
-    to several images of different platforms."""
+    to several images for different platforms."""
 
     def __init__(self) -> None:
         self.images: dict[str, Image] = {}
@@ -86,7 +86,7 @@ class Catalog:
             _drop(self._children, image.parent, image.id)
 
     def point(self, reference: Reference, *images: str, owner: str = "", index: str = "") -> None:
-        """Make a reference refer to exactly these images, which have different platforms. For the meaning of the first
+        """Make a reference refer to exactly these images, which are for different platforms. For the meaning of the first
         image, see `newest`."""
         if reference in self.references:
             self.drop(reference)
@@ -117,7 +117,7 @@ class Catalog:
         self.targets.pop(reference, None)
 
     def members(self, reference: Reference) -> tuple[str, ...]:
-        """The images of all platforms that a name refers to; () if there is no such name."""
+        """The images for all platforms that a name refers to; () if the name does not exist."""
         if (target := self.targets.get(reference)) is not None:
             return target.images
         id = self.references.get(reference)
@@ -136,7 +136,7 @@ class Catalog:
         return self.members(reference)[0]
 
     def shares_names(self, id: str) -> bool:
-        """Whether a name of the image also refers to images of other platforms."""
+        """Whether a name of the image also refers to images for other platforms."""
         return id in self._several
 
     def _for_host(self, images: Sequence[str]) -> str:
@@ -232,8 +232,7 @@ class Catalog:
         return reference if reference in self.references else None
 
     def resolve(self, text: str, platform: Platform | None = None, *, newest: bool = False) -> Image:
-        """Like `find`, but raises `NotFound` if there is no image. With a platform: the image of exactly this
-        platform."""
+        """Like `find`, but raises `NotFound` if there is no image. With a platform: the image for exactly this platform."""
         image = self.find(text, newest=newest)
         if image is None:
             name = text if image_id(text) else parse(text).with_default_tag().familiar

@@ -168,7 +168,8 @@ class ContentStore:
         self.blobs = os.path.join(root, "blobs", "sha256")
         self.partial = os.path.join(root, "ingest")
         self.packed: Callable[[str], AbstractAsyncContextManager[AsyncIterator[bytes]]] = _no_builder
-        """Opens the tar of a layer that was built by this engine, given its storage key. Set by `building`."""
+        """Opens the tar of a layer that was built by this engine. The argument is the layer's storage key. Set by
+        `building`."""
 
     def prepare(self) -> None:
         """Create the layout, and remove unnamed content that a crash left. Call once, when the daemon starts."""

@@ -247,10 +247,10 @@ class ImageStore:
         resumed: str = "",
         policy: ImagePolicy = UNRESTRICTED,
     ) -> Image:
-        """Add an image, and make `names` refer to it. One commit writes all rows. The caller's lease contains the image's
-        blobs and layers. If the image exists already, its record stays and the new manifests are added. `index`: the index
-        that was pulled or loaded; the names then still refer to images for other platforms if the index lists these images.
-        `resumed`: the name of an interrupted pull, which is complete now."""
+        """Add an image, and make `names` refer to the image. One commit writes all rows. The caller's lease contains the
+        image's blobs and layers. If the image exists already, its record stays and the new manifests are added. `index`: the
+        index that was pulled or loaded; the names then still refer to images for other platforms if the index lists these
+        images. `resumed`: the name of an interrupted pull, which is complete now."""
         async with self.lock:
             record = self._joined(record, policy)
             names = list(names)
@@ -365,9 +365,9 @@ class ImageStore:
             self._point(name, meaning)
 
     async def replace_layer(self, layer: Layer) -> None:
-        """Store another blob for a layer in every image with this chain ID, in one commit. The images keep their snapshots
-        of the layer, because a build may have a separate snapshot of the same layer. The caller's lease contains the new
-        blob. The old blob is removed when it has no reference."""
+        """Replace the blob of a layer in the rows of all images that have the layer, in one commit. The images keep their
+        snapshots of the layer, because a build may have a separate snapshot of the same layer. The caller's lease contains
+        the new blob. The old blob is removed when it has no reference."""
         blob = {"blob": layer.blob, "media_type": layer.media_type, "blob_size": layer.blob_size}
         async with self.lock:
             changed, pace = [], Pace()
@@ -483,7 +483,7 @@ class ImageStore:
         await self.barrier()
 
     async def barrier(self) -> None:
-        """Wait for the end of a running garbage collection, because it may have read the leases before their latest change.
-        When this method returns, content that was in a lease before the call is protected."""
+        """Wait for the end of a running garbage collection, because the collection may have read the leases before their
+        latest change. When this method returns, content that was in a lease before the call is protected."""
         async with self.layers.guard:
             return

@@ -49,7 +49,7 @@ async def usage(
 
 
 async def _members(catalog: Catalog, image: Image, pace: Pace) -> list[Image]:
-    """The image, and the images of other platforms that a list shows together with it."""
+    """The image, and the images for other platforms that a list shows together with this image."""
     members = {image.id: image}
     for name in list(image.names) if catalog.shares_names(image.id) else ():
         if catalog.references.get(name) == image.id:

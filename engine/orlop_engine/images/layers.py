@@ -3,7 +3,7 @@ and removes unneeded layers.
 
 A layer's storage key is its chain ID. For a layer that a builder of this engine made, the storage key is the key of the
 builder's snapshot. While a layer is being unpacked, it is an active snapshot `extract-<random>`. After a crash, the next
-daemon removes such snapshots. A caller must add a layer to a lease (`leases`) before it asks for the layer.
+daemon removes such snapshots. Before a caller asks for a layer, it must add the layer to a lease (`leases`).
 
 A blob is accepted as the content of a layer only after it was decompressed and hashed, even if the layer exists already. The
 reason: a manifest or an archive may combine any blob with any diffID.
@@ -215,8 +215,8 @@ class Layers:
                 await self._storage.remove(key)
 
     async def make_first(self, blob: str, hold: Callable[[str], Awaitable[None]]) -> tuple[str, Built]:
-        """Unpack a layer without a parent whose diffID is not known yet. Calls `hold` with its chain ID before it is
-        committed."""
+        """Unpack a layer without a parent whose diffID is not known yet. Calls `hold` with the layer's chain ID before the
+        layer is committed."""
         diff_id = (await self._into(None, "", blob, None, None, hold)).diff_id
         return diff_id, self.built[diff_id]
 

@@ -69,8 +69,8 @@ def amd64_level(flags: Collection[str]) -> str:
 
 
 def default() -> Platform:
-    """The platform of images that are created on this host. It has no variant, so that any processor of this architecture
-    can run them."""
+    """The platform of images that are created on this host. This platform has no variant, so that every processor of the
+    architecture can run the images."""
     return normalise(Platform("linux", machine.machine()))
 
 
@@ -128,7 +128,7 @@ def acceptable(wanted: Platform) -> list[Platform]:
 
 @cache
 def acceptable_here() -> tuple[Platform, ...]:
-    """The platforms that can run on this host, best first."""
+    """The platforms whose programs this host can run, best first."""
     return tuple(acceptable(host()))
 
 

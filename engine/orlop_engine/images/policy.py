@@ -25,8 +25,8 @@ class ImagePolicy(Protocol):
     def owner(self) -> str: ...
 
     def may_take(self, name: Reference, image: Image | None, owner: str) -> bool:
-        """Whether the client may add `name` to an image, or remove it. `image` is the image that has the name now, None if
-        the name is free. `owner` is the name's owner."""
+        """Whether the client may add `name` to an image, or remove the name. `image` is the image that has the name now,
+        None if the name is free. `owner` is the name's owner."""
         ...
 
     def may_delete(self, image: Image) -> bool:
@@ -93,8 +93,8 @@ async def removable(policy: ImagePolicy, catalog: Catalog, images: Sequence[Imag
 
 
 def owner_of_name(policy: ImagePolicy, catalog: Catalog, name: Reference, id: str) -> str:
-    """The owner of a name after the client has added it to image `id`. If the image has this name already, the owner does
-    not change."""
+    """The owner of a name after the client has added the name to image `id`. If the image has this name already, the owner
+    does not change."""
     if catalog.references.get(name) != id or catalog.owners.get(name, "") == policy.owner:
         return policy.owner
     return ""

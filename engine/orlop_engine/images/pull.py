@@ -286,9 +286,9 @@ class Puller:
         content.space.check(f"pull {plan.reference.familiar}", stored=stored, unpacked=unpacked)
 
     def _present(self, plan: _Plan, lease: Lease) -> dict[str, Layer]:
-        """Layers that need no download. These layers are unpacked. Except for adopted layers, they also have a blob for a
-        later push or save. For a restricted client, these are only layers of images that the client may use. The reason: a
-        manifest may contain any digest and diffID, so it does not prove that the registry has the layer."""
+        """Layers that need no download. These layers are unpacked already. Except for adopted layers, they also have a blob
+        for a later push or save. For a restricted client, these are only layers of images that the client may use. The
+        reason: a manifest may contain any digest and diffID, so it does not prove that the registry has the layer."""
         store, result = self._image_store, dict[str, Layer]()
         for chain_id, diff_id, part in zip(plan.chain_ids, plan.diff_ids, plan.manifest.layers, strict=True):
             built = store.layers.built.get(chain_id)
@@ -321,8 +321,8 @@ class _Attached:
 
 
 class _LayerPull:
-    """Pulls the layers of one image. All layers are downloaded in parallel, and a layer is unpacked once it is downloaded.
-    If the storage driver requires it, layers are unpacked in order."""
+    """Pulls the layers of one image. All layers are downloaded in parallel, and each layer is unpacked after its download.
+    If the storage driver requires this, each layer is unpacked only after the layer below it."""
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ __all__ = ["Document", "push_documents"]
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A manifest or an index. `blobs` are the blobs that it refers to, without other documents."""
+    """A manifest or an index. `blobs` are the blobs that the document refers to, except other manifests and indexes."""
 
     media_type: str
     data: bytes

@@ -1,7 +1,7 @@
 """Plans the removal of an image: the names to remove, whether to remove the image, and conflicts. This module does no I/O.
 
 The rules are the same as in daemon/images/image_delete.go. A plan is made from the catalog and from the containers that use
-an image. The image service executes the plan while it holds its lock.
+an image. The class `Remover` executes the plan while it holds the image store's lock.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Users = Mapping[str, Sequence[ImageUser]]
 
 
 class Step(NamedTuple):
-    """An image, the names to remove from it, and whether to delete it. `silent` are the names whose removal is no event, as
-    in dockerd: digests that are removed together with the last tag of their repository."""
+    """An image, the names to remove from the image, and whether to delete the image. `silent` are the names whose removal is
+    no event, as in dockerd: digests that are removed together with the last tag of their repository."""
 
     id: str
     names: list[Reference]
@@ -160,8 +160,8 @@ def plan(
     platforms: Sequence[Platform] = (),
     policy: ImagePolicy = UNRESTRICTED,
 ) -> Removal:
-    """Plan `DELETE /images/{text}`: remove the images of all platforms, or of `platforms`. Raises `NotFound` and
-    `Conflict` with Docker's messages."""
+    """Plan `DELETE /images/{text}`: remove the images for all platforms, or only those for `platforms`. Raises `NotFound`
+    and `Conflict` with Docker's messages."""
     removal, planner = Removal(), _Planner(catalog, users, policy)
     image = catalog.resolve(text)
     reference = None if _is_id(image, text) else catalog.reference(text)

@@ -136,7 +136,7 @@ async def _lost_names(steps: Iterable[Step]) -> dict[Reference, set[str]]:
 
 
 async def _reported(steps: Iterable[Step], untagged: Iterable[Reference]) -> list[Step]:
-    """The steps to report. Each name is reported only once, and only if no image of another platform keeps the name."""
+    """The steps to report. Each name is reported only once, and only if no image for another platform keeps the name."""
     pace, left, result = Pace(shielded=True), set[Reference](), list[Step]()
     for name in untagged:
         left.add(name)

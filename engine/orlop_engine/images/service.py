@@ -433,7 +433,7 @@ class Images:
         policy: ImagePolicy = UNRESTRICTED,
     ) -> list[RemovedItem]:
         """Remove names. If the image has no other names, also remove the image and its layers. Raises `Conflict` with
-        Docker's messages. With `platforms`, the name is only removed from its images of these platforms."""
+        Docker's messages. With `platforms`, the name is only removed from its images for these platforms."""
         return await self._remover.remove(name, force=force, prune=prune, platforms=platforms, policy=policy)
 
     async def prune(self, filters: Filters, policy: ImagePolicy = UNRESTRICTED, *, blobs: bool = True) -> Pruned:
@@ -442,5 +442,5 @@ class Images:
         return await self._remover.prune(filters, policy, blobs=blobs)
 
     async def collect(self) -> None:
-        """Remove unneeded layers. Call this method when a container is removed whose image was removed before."""
+        """Remove unneeded layers. Call this method after the removal of a container if its image was removed earlier."""
         await self._image_store.collect()

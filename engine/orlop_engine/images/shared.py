@@ -1,4 +1,4 @@
-"""Runs work only once if several operations need its result, such as two pulls of the same layer.
+"""Runs work only once, even if several operations need the result, such as two pulls of the same layer.
 
 The work runs in the engine's nursery, not in a waiting task. The work is cancelled when the last waiting task is cancelled.
 That task then waits until the work has ended. If the work fails, only the task that started it gets the error. The other

@@ -1,7 +1,7 @@
 """Rebuilds, byte for byte, the tar of a layer if only its unpacked files are stored. A layer that was built by this
 engine is packed again from its snapshot; the tar of an adopted layer is rebuilt from its files and a tar-split file.
 
-dockerd keeps no tars of layers. In `tar-split.json.gz`, it keeps all parts of a tar except the contents of its files
+dockerd keeps no tars of layers. In `tar-split.json.gz`, dockerd keeps all parts of a tar except the contents of its files
 (github.com/vbatts/tar-split, tar/storage). Each line is a JSON object. It contains a piece of the tar, or names a file whose
 content must be inserted. When a layer of a dockerd is adopted, two links are added to the content store. They are removed
 together with the layer:
@@ -55,8 +55,8 @@ def remove(content: ContentStore, chain_id: str) -> None:
 
 
 async def pack(content: ContentStore, layer: Layer, hold: Callable[[str], Awaitable[None]]) -> Layer:
-    """Rebuild the tar of a layer, and store it as a blob. Returns the layer with this blob. `hold` is called with the
-    blob's digest before it is published. Raises `DriverError` if the files have changed since they were unpacked."""
+    """Rebuild the tar of a layer, and store it as a blob. Returns the layer with this blob. `hold` is called with the blob's
+    digest before the blob is published. Raises `DriverError` if the files have changed since they were unpacked."""
     ingest = await content.ingest(layer.diff_id)
     try:
         await ingest.restart()  # an earlier attempt may have left pieces

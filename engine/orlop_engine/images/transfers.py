@@ -1,4 +1,5 @@
-"""Operations of the image service that use registries: pull, push, inspection and search, and the limits that they share.
+"""Operations of the image service that use registries: pull, push, inspection and search. Also the limits that these
+operations share.
 
 The HTTP client and the compressors are imported, on a thread, by the first operation that needs them.
 """

@@ -35,8 +35,8 @@ _MAX_WAIT = 60.0  # seconds; the limit of a registry's Retry-After, because the 
 
 @dataclass(frozen=True, slots=True)
 class BlobUpload:
-    """A blob to upload. `id` is its id in progress records; "" if it is not reported. `open` opens the blob for reading,
-    as a regular file. `mounts` are repositories of the registry that may have the blob."""
+    """A blob to upload. `id` is the blob's id in progress records; "" if the upload is not reported. `open` opens the blob
+    for reading, as a regular file. `mounts` are repositories of the registry that may have the blob."""
 
     digest: str
     size: int
@@ -47,8 +47,8 @@ class BlobUpload:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Bytes of a file to be sent in one request. `ranged`: send the header Content-Range, which a resumed or divided
-    upload needs. Other uploads omit it, as Docker does, because some registries do not expect it."""
+    """Bytes of a file to be sent in one request. `ranged`: send the header Content-Range, which a resumed or divided upload
+    needs. Other uploads omit this header, as Docker does, because some registries do not expect it."""
 
     fd: int
     start: int
