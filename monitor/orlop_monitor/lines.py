@@ -70,7 +70,7 @@ class LineSplitter:
         begin = position = 0  # data[begin:position] are short lines that are not in a block yet
         if self._piece_time is not None:
             begin = position = self._long(data, 0, time_ns, blocks)
-        # Search backwards for a newline within the line limit: a read of short lines takes only a few searches.
+        # Each search finds the last newline within the line limit, so data of many short lines needs only a few searches.
         while len(data) - position > LINE_LIMIT:
             newline = data.rfind(b"\n", position, position + LINE_LIMIT)
             if newline >= 0:

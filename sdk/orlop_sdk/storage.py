@@ -223,7 +223,7 @@ class LayerStream(Protocol):
     what the program wrote to standard error, and removes the snapshot."""
 
     async def stream_target(self, key: str) -> StreamTarget:
-        """The program for the layer of the active snapshot `key`. `Conflict` when it is committed."""
+        """Name the program that makes the layer of the active snapshot `key`. `Conflict` if the snapshot is committed."""
         ...
 
     async def stream_written(self, key: str, usage: Usage) -> None:

@@ -47,7 +47,7 @@ def find(explicit: str) -> str:
 
 
 def fallback_for(path: str) -> str:
-    """The preferred default file, if `path` is the default file that replaces it; otherwise ""."""
+    """The preferred default file, if `path` is a default file that is used because the preferred one is missing; or ""."""
     return DEFAULT_FILES[0] if path in DEFAULT_FILES[1:] else ""
 
 

@@ -86,7 +86,7 @@ class Transport:
                 self.stream.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _STREAM_BUFFER)
 
     async def send_eof(self) -> None:
-        """Shut down our side, once. On TLS this ends both directions: a pending `receive` and all later calls return b""."""
+        """Shut down our side; further calls do nothing. On TLS, this ends both directions: every `receive` returns b""."""
         if self._ended:
             return
         self._ended = True

@@ -313,7 +313,7 @@ class TreeStorage(ABC, Generic[S]):
         async with self._exclusive(key, name) as snapshots:
             there = snapshots.get(name)
             if there is not None and not there.committed and name != key:
-                raise Conflict(f"cannot commit snapshot {key} as {name}: that is an active snapshot")
+                raise Conflict(f"cannot commit snapshot {key} as {name}: {name} is an active snapshot")
             if key not in snapshots and there is not None:
                 return
             snapshot = await self.get(key)
