@@ -30,7 +30,7 @@ def test_operations_are_written_as_go_writes_them() -> None:
         "mode": 420,
         "data": "/w==",
         "timestamp": -1,
-        "owner": {"user": {"User": {"byName": {"name": "me", "input": 0}}}, "group": {"User": {"byID": 0}}},
+        "owner": {"user": {"User": {"byName": {"name": "me", "input": 0}}}, "group": {"User": {}}},
     }
     indexes = {"input": -1, "secondaryInput": -1, "output": 0}
     assert go_json(op) == {

@@ -24,7 +24,8 @@ def go_json(message: Message) -> dict[str, Any]:
             continue
         group = field.containing_oneof
         target = found if group is None else found.setdefault(group.name.capitalize(), {})
-        target[field.name] = _value(field, value)
+        if group is None or field.message_type is not None or value:  # a 0 leaves an empty object below its name
+            target[field.name] = _value(field, value)
     return found
 
 

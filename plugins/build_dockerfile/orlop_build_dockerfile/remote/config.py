@@ -17,6 +17,8 @@ import msgspec
 from orlop_build_dockerfile.contracts import Blob, BuildFailed, LayerBlob
 from orlop_build_dockerfile.export.documents import described, digest_of, encoded, layer_part
 
+from .buildkit import CacheGraph, CacheRecord
+
 __all__ = [
     "CONFIG",
     "CachedLayer",
@@ -55,8 +57,16 @@ class _Chain(msgspec.Struct):
     layers: list[int]
 
 
+class _Link(msgspec.Struct):
+    """(Go leaves out a 0.)"""
+
+    link: int = 0
+    selector: str = ""
+
+
 class _Record(msgspec.Struct, omit_defaults=True):
     digest: str = ""
+    inputs: list[list[_Link]] = []
     layers: list[_Result] = []
     chains: list[_Chain] = []
 
@@ -75,9 +85,11 @@ class CachedLayer(msgspec.Struct, frozen=True):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """A cache that was read. It maps the digest of a record to the layers of its result, lowest first."""
+    """A cache that was read. `results` maps the digest of a record to the layers of its result, lowest first. `graph` has
+    all records."""
 
     results: Mapping[str, tuple[CachedLayer, ...]] = {}
+    graph: CacheGraph = CacheGraph()
 
 
 class _Descriptor(msgspec.Struct):
@@ -153,16 +165,21 @@ def _layer(found: _Descriptor, diff_id: str = "") -> CachedLayer | None:
 
 
 def _results(config: _Config, layers: Mapping[str, CachedLayer]) -> Found:
-    if len(config.records) > _MOST or len(config.layers) > _MOST:
-        raise BuildFailed(f"cannot read the cache: it has more than {_MOST} records or layers")
+    links = sum(len(each) for record in config.records for each in record.inputs)
+    if max(len(config.records), len(config.layers), links) > _MOST:
+        raise BuildFailed(f"cannot read the cache: it has more than {_MOST} records, layers or inputs")
     found: dict[str, tuple[CachedLayer, ...]] = {}
+    records = []
     for record in config.records:
+        best: tuple[CachedLayer, ...] = ()
         numbers = [_path(config.layers, result.layer) for result in record.layers] + [each.layers for each in record.chains]
         for chain in numbers:
             result = _chain(config.layers, chain, layers)
             if result:
-                found[record.digest] = result
-    return Found(found)
+                found[record.digest] = best = result
+        inputs = [[(each.link, each.selector) for each in links] for links in record.inputs]
+        records.append(CacheRecord(record.digest, inputs, best))
+    return Found(found, CacheGraph(records))
 
 
 def _path(layers: Sequence[_Layer], number: int) -> list[int]:

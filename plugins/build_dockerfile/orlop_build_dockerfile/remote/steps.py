@@ -14,6 +14,7 @@ from orlop_build_dockerfile.solver.definition import Graph, Vertex
 from orlop_build_dockerfile.solver.values import Made, Value, join_key
 from orlop_sdk import OrlopError
 
+from .buildkit_steps import BuildKitSteps
 from .chains import snapshot_of
 from .imports import Imported, load
 from .keys import StepKeys
@@ -41,6 +42,7 @@ class RemoteSteps:
         self.made: dict[str, Mapping[int, Value]] = {}
         self._imported: list[Imported] | None = None
         self._loading = trio.Lock()
+        self._foreign = BuildKitSteps(job)
         self._fresh: dict[str, bool] = {}
         self._shown: set[str] = set()
 
@@ -100,7 +102,7 @@ class RemoteSteps:
             await self._show(graph, vertex)
             return self._value(record, output)
         for each in imported:
-            layers = each.found.results.get(name)
+            layers = each.found.results.get(name) or await self._foreign.layers(graph, vertex, output, each.found.graph)
             if not layers:
                 continue
             try:

@@ -1,0 +1,142 @@
+"""BuildKit's keys of steps. The expected digests are those in a cache that dockerd 26.1 (BuildKit 0.13) has exported."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from orlop_build_dockerfile.pb import ops_pb2
+from orlop_build_dockerfile.remote.buildkit import (
+    CacheGraph,
+    CacheRecord,
+    Needs,
+    Selector,
+    content_key,
+    image_keys,
+    root_key,
+    step_key,
+)
+from orlop_build_dockerfile.remote.contents import content_digest
+from orlop_build_dockerfile.solver.definition import Vertex
+
+PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+ROOT = "sha256:8a5edab282632443219e051e4ade2d1d5bbc671c781051bf1437897cbdfea0f1"  # of the selector "/"
+
+
+def vertex(op: ops_pb2.Op, inputs: int = 1) -> Vertex:
+    return Vertex("sha256:x", op, "", tuple((f"sha256:{number}", 0) for number in range(inputs)))
+
+
+def run(script: str, *env: str, **more: object) -> Vertex:
+    meta = ops_pb2.Meta(args=["/bin/sh", "-c", script], env=[PATH, *env], cwd="/", removeMountStubsRecursive=True)
+    for name, value in more.items():
+        getattr(meta, name).CopyFrom(value)
+    platform = ops_pb2.Platform(OS="linux", Architecture="amd64")
+    mounts = [ops_pb2.Mount(input=0, dest="/", output=0)]
+    return vertex(ops_pb2.Op(exec=ops_pb2.ExecOp(meta=meta, mounts=mounts), platform=platform))
+
+
+def copy(*sources: str, dest: str) -> Vertex:
+    op = ops_pb2.FileOp()
+    for number, source in enumerate(sources):
+        last = number == len(sources) - 1
+        action = op.actions.add(input=number and number + 1, secondaryInput=1, output=0 if last else -1)
+        action.copy.CopyFrom(
+            ops_pb2.FileActionCopy(
+                src=source,
+                dest=dest,
+                mode=-1,
+                followSymlink=True,
+                dirCopyContents=True,
+                createDestPath=True,
+                allowWildcard=True,
+                allowEmptyWildcard=True,
+                timestamp=-1,
+            )
+        )
+    return vertex(ops_pb2.Op(file=op), 2)
+
+
+def key(found: Vertex) -> tuple[str, tuple[Needs, ...]]:
+    made = step_key(found, "linux/amd64")
+    assert made is not None
+    return root_key(made.digest, 0), made.inputs
+
+
+def test_keys_of_commands() -> None:
+    assert key(run("echo built > /out")) == (
+        "sha256:50bccc3b80e03174eaa66365521816a559aa2a14f7db47133ccfdc24d7775a45",
+        (Needs(ROOT),),
+    )
+    changed = key(run("echo made > /made", "A=b"))
+    assert changed[0] == "sha256:668ce9f9ea2e21eec2ffb099b5faa748802239425da845ae678d967f22ab6176"
+    assert key(run("echo made > /made", "A=b", proxy_env=ops_pb2.ProxyEnv(http_proxy="http://p"))) == changed
+
+
+def test_keys_of_files() -> None:
+    making = ops_pb2.FileActionMkDir(path="/w", mode=0o755, makeParents=True, timestamp=-1)
+    action = ops_pb2.FileAction(input=0, secondaryInput=-1, output=0, mkdir=making)
+    found, needs = key(vertex(ops_pb2.Op(file=ops_pb2.FileOp(actions=[action]))))
+    assert found == "sha256:f6515d8afd8f2d2ce6612a1d4492f88887feb327524d76cfd0f4c19c328711c2"
+    assert needs == (Needs(),)
+    found, needs = key(copy("/out", dest="/from-build"))
+    assert found == "sha256:14c675cb12ab04db8d4660462b0b9caf9ee39b73a074c9f11b66b0625846a39c"
+    selector = "sha256:a5bcd92e5ab3b071d95f7c842563c82ee88ccfdda4536ae94d6da4e6d4bece5d"
+    assert needs == (Needs(), Needs(selector, (Selector("/out"),)))
+    found, needs = key(copy("/file", "/dir", dest="/copied/"))
+    assert found == "sha256:c793c303c0872788b206150826e0ffac9ca206a95c53444a6b9ea3e984e6d215"
+    assert needs[1].content == (Selector("/dir"), Selector("/file"))
+    assert key(copy("/f*", dest="/"))[1][1].content == (Selector("/f*", whole=False),)
+
+
+def test_keys_of_an_image() -> None:
+    diff_id = "sha256:d4f4b5323abe2c5938a93350a5e690b716ef7be457be20eafda0b9b98261281b"
+    digest = "sha256:6924e0a094e186acbf1c2fb1e956949cfdc950d42ebc1b69e330aafe60c99e4c"
+    by_digest = "sha256:f901faaec56e94b1509818412fa7b30ba048e7c18b99037e654b68ab6c033f6e"
+    by_layers = "sha256:5c7224cb4b62b37a6b0182b09f0c7fceea8ca6557e5fa40602acd5ef56dfc3f9"
+    assert image_keys(digest, [diff_id], "linux/amd64") == [by_digest, by_layers]
+    assert image_keys("", [diff_id], "linux/amd64") == [by_layers]
+
+
+@pytest.mark.root  # the digests are those of files of root
+def test_keys_of_content(tmp_path: Path) -> None:
+    (tmp_path / "dir").mkdir(mode=0o755)
+    (tmp_path / "file").write_text("x\n")
+    (tmp_path / "dir" / "y").write_text("y\n")
+    for path in ("file", "dir/y"):
+        (tmp_path / path).chmod(0o644)
+    (tmp_path / "dir").chmod(0o755)
+    root = os.open(tmp_path, os.O_RDONLY)
+    try:
+        parts = [content_digest(root, path, sent=True) for path in ("/dir", "/file")]
+        assert content_key(filter(None, parts)) == "sha256:a61b97893ac41ccb38a9ff9c0a95eb17185933c83a338ae1bf4607ad2b51ac5a"
+        (tmp_path / "link").symlink_to("dir/../file")
+        (tmp_path / "out").symlink_to("../" * 20 + "file")
+        assert content_digest(root, "link", sent=True) == content_digest(root, "out", sent=True) == parts[1]
+        assert content_digest(root, "/nosuch", sent=True) is None
+        (tmp_path / "dir" / "pipe").unlink(missing_ok=True)
+        os.mkfifo(tmp_path / "dir" / "pipe")
+        assert content_digest(root, "/dir", sent=True) is None, "BuildKit describes it in another way"
+        os.unlink(tmp_path / "dir" / "pipe")
+        os.chown(tmp_path / "file", 1, 1)
+        assert content_digest(root, "/file", sent=True) is None
+    finally:
+        os.close(root)
+
+
+def test_records_match_by_all_inputs_and_their_selectors() -> None:
+    graph = CacheGraph(
+        [
+            CacheRecord("image"),
+            CacheRecord("content"),
+            CacheRecord("step", [[(0, "")], [(1, ""), (3, "part")]]),
+            CacheRecord("stage", [[(99, "")]]),  # of a damaged cache
+        ]
+    )
+    assert graph.matches("image", []) == {0}
+    assert graph.matches("step", [{0: ""}, {1: ""}]) == {2}
+    assert graph.matches("step", [{0: ""}, {3: "part"}]) == {2}
+    for inputs in ([{0: ""}], [{0: ""}, {3: ""}], [{0: "part"}, {1: ""}], [{}, {1: ""}], [{1: ""}, {1: ""}]):
+        assert not graph.matches("step", inputs)
