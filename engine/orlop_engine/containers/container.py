@@ -111,11 +111,11 @@ class TreeMount(msgspec.Struct, frozen=True):
 
 class Unlisted(msgspec.Struct, frozen=True):
     """Marks a container that was not created through the API, such as a step of a build. Such a container has no row and is
-    in no index, so no list shows it. It publishes no events, is not restarted, and ends when the daemon ends. Its root is a
-    snapshot of the caller, which the caller may turn into a layer. `outputs` are the file descriptors of its standard output
-    and standard error, and optionally of its standard input; without `outputs`, clients attach to its streams. As in
-    BuildKit, the engine makes no file /etc/hostname for the container, and the container cannot change /etc/hosts and
-    /etc/resolv.conf, unless `editable_files` is set."""
+    not in the `ContainerIndex`, so no list shows it. It publishes no events, is not restarted, and ends when the daemon
+    ends. Its root is a snapshot of the caller, which the caller may turn into a layer. `outputs` are the file descriptors of
+    its standard output and standard error, and optionally of its standard input; without `outputs`, clients attach to its
+    streams. As in BuildKit, the engine makes no file /etc/hostname for the container, and the container cannot change
+    /etc/hosts and /etc/resolv.conf, unless `editable_files` is set."""
 
     snapshot: str
     outputs: tuple[int, ...] = ()

@@ -66,7 +66,7 @@ async def launch(ports: Ports, container: Container, image: str = "") -> Run:
     the container runs or has already exited. If this function raises an error, it has undone all changes."""
     record = container.record
     run = Run(ports.paths.run_dir(record.id))
-    container.run = run  # before anything is awaited: a shutdown of the daemon waits for starts that have a run
+    container.run = run  # before the first await, because a shutdown of the daemon only stops containers with a run
     plan, work = None, ""
     try:
         runtime = await ports.drivers.runtime(record.host_config.runtime)
@@ -166,7 +166,7 @@ async def begin(ports: Ports, container: Container) -> None:
     except OrlopError:
         return  # the start meets the same error, and reports it
     if container.run is not None or container.record.removing:
-        return  # another client was faster
+        return  # another client has started the container, or is removing it
     network = _network_namespace(ports, record.host_config)
     prepared_sandbox.begin(ports, container, _wanted(ports, container, runtime, network, inside), runtime)
 

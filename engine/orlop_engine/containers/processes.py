@@ -19,7 +19,7 @@ from .runtime import task
 __all__ = ["ProcessTable", "parse", "processes"]
 
 _OUTPUT = 8 << 20
-_EXIT_RECORDED = 1.0  # seconds to wait until an exit that made the runtime fail is recorded
+_EXIT_RECORDED = 1.0  # seconds to wait for the record of the exit, if the runtime failed because the container exited
 _PATH = (("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("LC_ALL", "C"))
 
 

@@ -103,7 +103,7 @@ async def _remove_locked(ports: Ports, container: Container, *, volumes: bool) -
         container.restart_timer.cancel()
     run = container.run
     if run is not None:
-        await run.finished.wait()  # `die` must come before `destroy`
+        await run.finished.wait()  # the event `die` must come before the event `destroy`
     await connections.release(ports, container)
     intents, cleared = container_volumes.note(record.id, record.mounts) if volumes else ([], [])
     container.row_going = True
@@ -211,7 +211,7 @@ async def discard_files(ports: Ports, container_id: str) -> None:
 async def _discard_data(ports: Ports, container_id: str) -> None:
     """Remove a container's snapshot, logs and files."""
     await ports.storage.remove(container_id)
-    await ports.storage.remove(init_layer(container_id))  # an adopted container has an init layer of its own
+    await ports.storage.remove(init_layer(container_id))  # if adopted from a dockerd, it has its own init layer
     directory = ports.paths.directory(container_id)
     if os.path.isdir(directory):
         await trio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))

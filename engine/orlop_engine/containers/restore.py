@@ -46,8 +46,8 @@ async def restore(ports: Ports) -> None:
     with trio.move_on_after(_PROMPT):
         for event in known.values():
             await event.wait()
-    # Loading network drivers takes longest. It begins after the daemon has begun to serve requests. Requests that need a
-    # network wait.
+    # Loading the network drivers takes longest, so it begins after the daemon has begun to serve requests. Until the drivers
+    # are loaded, requests that use networks wait.
     quarantined = _quarantined_alive(ports)
     ports.background.start(_restore_networks, ports, [sandbox for sandbox in quarantined.values() if sandbox is not None])
     await _sweep_runs(ports, {*quarantined, *(container.id for container in _undecided(ports.index, known))})

@@ -43,13 +43,14 @@ def _sandbox(key: str, row: bytes) -> Sandbox | None:
 
 
 class Rows:
-    """Loads, saves and changes the rows of the containers in an index."""
+    """Loads, saves and changes the rows of the containers in a `ContainerIndex`."""
 
     def __init__(self, store: Store, index: ContainerIndex) -> None:
         self._store, self._index = store, index
 
     async def load(self, deciding_labels: frozenset[str]) -> None:
-        """Load all rows into the index; quarantine rows that cannot be used. `deciding_labels`: see `labels.shed`."""
+        """Load all rows into the `ContainerIndex`; quarantine rows that cannot be used. `deciding_labels`: see
+        `labels.shed`."""
         for key, row in self._store.load(_TABLE):
             try:
                 record = self._checked(key, decode(row))

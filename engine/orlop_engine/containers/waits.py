@@ -12,7 +12,7 @@ from .container import Container
 __all__ = ["KILL_DEADLINE", "SIGNAL_FAILED", "decided", "unless_it_ended", "waiting"]
 
 KILL_DEADLINE = 10.0
-SIGNAL_FAILED = 2  # Docker's seconds for a container to end when sending the stop signal failed
+SIGNAL_FAILED = 2  # seconds (as in Docker) in which a container may still end by itself, if sending the stop signal failed
 _LOOK = 0.5  # seconds between two checks of a monitor that has not answered yet
 
 
@@ -36,7 +36,7 @@ async def unless_it_ended(container: Container, error: OrlopError) -> None:
 
 
 def waiting(container: Container, condition: str) -> Future[int]:
-    """A future of the exit code, set as soon as `condition` holds. No exit after this call is missed. The removal of the
+    """A future that gets the exit code as soon as `condition` holds. No exit after this call is missed. The removal of the
     container ends every wait."""
     if condition == "removed" or container.removed.is_set():
         return container.removed

@@ -12,6 +12,9 @@ name, reference   a repository with a tag or a digest. A name refers to one imag
 content           blobs and unpacked layers. A blob is a file in the content store: a configuration, a manifest, an index, an
                   attestation, or the tar of a layer
 row               an image or a name in the database
+lease             an object that protects content from garbage collection while an operation runs
+adopted           taken over from the data root of a dockerd; adopted layers have no blobs
+restricted        a client is restricted if a role or labels limit its access
 
 The modules:
 

@@ -45,7 +45,7 @@ def _union(own: dict[str, Any] | None, below: dict[str, Any] | None) -> dict[str
 
 
 def merge(own: ImageConfig, below: ImageConfig) -> ImageConfig:
-    """Fill the fields that `own` does not set from `below`, by Docker's rules (daemon/commit.go)."""
+    """`own`, where each field that is not set gets the value of `below`, by Docker's rules (daemon/commit.go)."""
     env = list(own.env or ())
     names = {entry.partition("=")[0] for entry in env}
     env += [entry for entry in below.env or () if entry.partition("=")[0] not in names]

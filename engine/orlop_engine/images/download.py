@@ -2,8 +2,9 @@
 download between all pulls that wait for the blob.
 
 The received bytes are stored in `ingest/<hex>`, and survive connection failures and crashes. Content with a wrong digest is
-removed. A download for a restricted client always begins with the first byte, because stored parts may be from another
-client's pull. Messages are the same as Docker's (daemon/internal/distribution/xfer/download.go, pull_v2.go).
+removed. A download for a restricted client (a client that is limited by a role or labels) always begins with the first byte,
+because stored parts may be from another client's pull. Messages are the same as Docker's
+(daemon/internal/distribution/xfer/download.go, pull_v2.go).
 """
 
 from __future__ import annotations

@@ -55,7 +55,8 @@ def _name_row(name: Reference, meaning: NameRecord) -> Put:
 
 
 class Collected(msgspec.Struct, frozen=True):
-    """The content that a garbage collection has removed: layers with their sizes, highest first, and the bytes of blobs."""
+    """The content that a garbage collection has removed: layers with their sizes, upper layers before lower layers, and the
+    bytes of blobs."""
 
     layers: tuple[tuple[str, int], ...] = ()
     blob_bytes: int = 0

@@ -31,7 +31,7 @@ class ImageTargets:
         self._known: dict[str, Descriptor | None] = {}
 
     async def load(self, images: Iterable[Image], *, whole: bool = True) -> None:
-        """Read what `of` needs for these images."""
+        """Read the descriptors that `of` returns for these images."""
         wanted: set[str] = set()
         for image in images:
             index = self._index(image) if whole else ""

@@ -59,7 +59,8 @@ async def _members(catalog: Catalog, image: Image, pace: Pace) -> list[Image]:
 
 
 def _sizes(catalog: Catalog, members: Sequence[Image]) -> tuple[int, int]:
-    """The bytes of the images, including blobs, and the number of these bytes that other images share."""
+    """The bytes of the images, including blobs, and how many of these bytes belong to layers that other images have as
+    well."""
     own = {image.id for image in members}
     layers = {layer.chain_id: layer for image in members for layer in image.layers}
     size = sum(len(image.raw) for image in members)

@@ -9,8 +9,8 @@ A blob is accepted as the content of a layer only after it was decompressed and 
 reason: a manifest or an archive may combine any blob with any diffID.
 
 When a container is created, an init layer (`engine.containers.rootfs`) is put on the top layer of its image. The init layer
-is removed together with the layer below it. An adopted container has its own init layer, which is removed together with the
-container.
+is removed together with the layer below it. A container that was adopted from a dockerd has its own init layer, which is
+removed together with the container.
 """
 
 from __future__ import annotations
@@ -292,8 +292,8 @@ class Layers:
         return result
 
     async def remove(self, chain_ids: Iterable[str]) -> list[tuple[str, int]]:
-        """Remove layers, highest first, except layers that have snapshots on top (for example a container's root). Returns
-        the removed layers with their sizes, in this order. The caller holds `guard`."""
+        """Remove layers, upper layers before lower layers, except layers that have snapshots on top (for example a
+        container's root). Returns the removed layers with their sizes, in this order. The caller holds `guard`."""
         removed: list[tuple[str, int]] = []
         waiting = sorted(chain_ids, key=self.depth, reverse=True)
         while waiting:
@@ -303,7 +303,7 @@ class Layers:
                 try:
                     await self._storage.remove(init_layer(key))
                     if key.startswith(BUILD) and not await self.drop_built_here(key):
-                        # The build cache still needs the snapshot, but it is no longer a layer of an image
+                        # The build cache still needs the snapshot, but the snapshot is no longer a layer of an image
                         self.built.pop(chain_id, None)
                         continue
                     if not key.startswith(BUILD):

@@ -6,7 +6,7 @@ every layer is compressed with gzip, otherwise an OCI manifest, because schema 2
 depends only on the image's record, so it has the same digest every time. A push first compresses uncompressed layers (see
 `compression`).
 
-Layers are read only through `open_layer`, because adopted layers have no blob (see `tar_split`).
+Layers are read only through `open_layer`, because layers that were adopted from a dockerd have no blob (see `tar_split`).
 """
 
 from __future__ import annotations

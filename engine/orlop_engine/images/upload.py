@@ -161,7 +161,7 @@ class _Running:
         offset = await self._resume() if self._location else 0
         if not self._location:
             if await self._registry.has_blob(self.blob.digest, self.blob.size):
-                # If bytes were sent, only the registry's answer was lost
+                # If bytes were sent, this upload was complete, and only the registry's answer was lost
                 self._tell("Pushed" if self._sent else "Layer already exists")
                 return
             if await self._mount():
