@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -12,12 +13,13 @@ import pytest
 import trio
 from tests.crash.builds import builder
 from tests.integration.building.gateway import Frontend, Processes
-from tests.integration.building.protocol import ProtocolClient
+from tests.integration.building.protocol import ProtocolClient, executing
 from tests.integration.engine import Engine, patience, until
 from tests.integration.test_build_faults import memory
 
 from orlop_build_dockerfile.grpc import Code, RpcError
 from orlop_build_dockerfile.pb import gateway_pb2 as pb
+from orlop_build_dockerfile.pb.status_pb2 import Status
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
@@ -108,6 +110,44 @@ def test_number_of_processes_is_limited(engine: Engine) -> None:
 
     trio.run(main)
     nothing_left(engine)
+
+
+def snapshots(engine: Engine) -> set[str]:
+    return set(os.listdir(engine.data_root / "overlay2")) - {"l"}
+
+
+async def kept(found: Frontend) -> dict[str, list[str]]:
+    """Run a command that fails. Returns the names of its values in the error."""
+    failing = executing("sh", "-c", "echo written > /made; exit 3", meta={"cwd": "/tmp"})
+    request = pb.SolveRequest(Definition=failing, allowResultReturn=True, allowResultArrayRef=True, Evaluate=True)
+    with pytest.raises(RpcError, match="exit code: 3") as caught:
+        await found.ask("Solve", request, pb.SolveResponse)
+    details = {each.type_url: each.value for each in Status.FromString(caught.value.details).details}
+    parsed: dict[str, list[str]] = json.loads(details.get("github.com/moby/buildkit/errdefs.Solve+json", b"{}"))
+    return parsed
+
+
+def test_files_of_failed_commands_are_kept_for_containers(engine: Engine) -> None:
+    before = snapshots(engine)
+
+    async def main() -> None:
+        async with frontend(engine) as (found, _), found.processes() as processes:
+            names = await kept(found)
+            for kind, out in (("mountIDs", b"written\n"), ("inputIDs", b"")):
+                await found.new(kind, names[kind][0])
+                await processes.start(kind, kind, "sh", "-c", "cat /made; touch /more")
+                await processes.ended(kind)
+                assert processes.out.get(kind, b"").startswith(out)
+            request = pb.ReadFileRequest(Ref=names["mountIDs"][0], FilePath="/made")
+            with pytest.raises(RpcError, match="no such ref"):
+                await found.ask("ReadFile", request, pb.ReadFileResponse)
+            for _ in range(15):
+                assert await kept(found)
+            assert not await kept(found)  # 16 are kept
+
+    trio.run(main)
+    nothing_left(engine)
+    until(lambda: snapshots(engine) == before, "the removal of the kept files")
 
 
 def test_release_kills_the_processes_of_a_container(engine: Engine) -> None:

@@ -274,18 +274,37 @@ class Terminal:
         os.close(self._fd)
 
 
+def shell(each: Client, on: str, script: str, end: str) -> str:
+    """What a script prints in the shell that buildx opens, up to `end`."""
+    options = ["buildx", "debug", "--detach=false", f"--on={on}", "--invoke", "/bin/sh", "build", "--progress=plain", "."]
+    terminal = Terminal(each, *options)
+    try:
+        terminal.expect("/ # ")
+        terminal.type(f"{script}\n")
+        said = terminal.expect(end)
+        terminal.expect("/ # ")
+        terminal.type("exit\n")
+        terminal.expect("(buildx) ")
+        return said
+    finally:
+        terminal.close()
+
+
 def test_buildx_debug_runs_a_shell_in_the_result(clients: Clients, shared: Engine) -> None:
     clients.write("Dockerfile", "FROM busybox\nRUN echo of the build > /made\nENV X=y\n")
-    options = ["buildx", "debug", "--detach=false", "--on=always", "--invoke", "/bin/sh", "build", "--progress=plain", "."]
     for each in clients:
-        terminal = Terminal(each, *options)
-        try:
-            terminal.expect("/ # ")
-            terminal.type("cat /made; echo $X; hostname; echo $((6*7))\n")
-            assert "of the build\ny\nbuildkitsandbox\n" in terminal.expect("42\n")
-            terminal.expect("/ # ")
-            terminal.type("exit\n")
-            terminal.expect("(buildx) ")
-        finally:
-            terminal.close()
+        said = shell(each, "always", "cat /made; echo $X; hostname; echo $((6*7))", "42\n")
+        assert "of the build\ny\nbuildkitsandbox\n" in said
     shared.until_sound()
+
+
+def test_buildx_debug_runs_a_shell_in_a_failed_step(clients: Clients, shared: Engine) -> None:
+    """Among the files are those that the failed command has written."""
+    clients.write("given", "of the context\n")
+    step = "RUN --mount=target=/ctx --mount=type=cache,target=/c echo written > /made; touch /c/x; exit 3"
+    clients.write("Dockerfile", f"FROM busybox\nRUN echo before > /before\n{step}\n")
+    for each in clients:
+        said = shell(each, "error", "cat /before /made /ctx/given; ls /c; echo $((6*7))", "42\n")
+        assert "before\nwritten\nof the context\nx\n" in said, each.name
+    shared.until_sound()
+    assert clients.orlop.build(".").err.count("exit code: 3") >= 1

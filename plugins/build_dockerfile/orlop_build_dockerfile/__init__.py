@@ -19,7 +19,7 @@ orlop_build_dockerfile`), which has its own mount namespace. If this process is 
    classic/      POST /build
    history/      records of builds
    daemon/       the part that runs in orlopd
-   contracts.py, artifacts.py, processes.py   the Protocols between these packages
+   contracts.py, artifacts.py, processes.py   the Protocols between these packages; failures.py: errors
 
 State: `<data-root>/build/` contains the cache's database, the last contexts of clients, and cache mounts. Snapshots are in
 the storage driver; their keys begin with `build-`.

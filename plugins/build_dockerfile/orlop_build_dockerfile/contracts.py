@@ -28,6 +28,7 @@ from orlop_build_dockerfile.artifacts import (
     Prefix,
     Report,
 )
+from orlop_build_dockerfile.failures import BuildFailed
 from orlop_build_dockerfile.processes import Process, Processes, StepContainer, Streams
 from orlop_sdk import Mount
 
@@ -532,7 +533,9 @@ class Job(Protocol):
         """The value of a graph that the client has made: the result of its last operation."""
         ...
 
-    async def evaluate(self, ref: Ref) -> None: ...
+    async def evaluate(self, ref: Ref, *, keep_failed: bool = False) -> None:
+        """Compute the value. `keep_failed`: keep the files of a command that fails (`BuildFailed.command`)."""
+        ...
 
     async def resolve_image(self, name: str, platform: str, *, mode: str, log_name: str) -> Base:
         """Find an image. A `name` that begins with "oci-layout://" is `STORE@DIGEST` in a content store of the session.
@@ -593,11 +596,3 @@ class Solver(Protocol):
         kept. At most `keep_bytes` are kept, and fewer if less than `free` bytes remain on the file system. 0 means no limit.
         Callers must close the generator."""
         ...
-
-
-class BuildFailed(Exception):
-    """A build cannot continue. `code` is a gRPC status; `details` are (type URL, JSON) pairs for the client."""
-
-    def __init__(self, message: str, *, code: int = 2, details: Sequence[tuple[str, bytes]] = ()) -> None:
-        super().__init__(message)
-        self.message, self.code, self.details = message, code, list(details)

@@ -51,7 +51,7 @@ class FakeJob:
     def define(self, definition: Definition) -> Ref:
         return Value(definition)
 
-    async def evaluate(self, ref: Ref) -> None:
+    async def evaluate(self, ref: Ref, *, keep_failed: bool = False) -> None:
         self.evaluated.append(ref)
         await self._work(self.build)
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
-from orlop_build_dockerfile.contracts import CacheTarget, Job, Result
+from orlop_build_dockerfile.contracts import BuildFailed, CacheTarget, Job, Ref, Result
 from orlop_build_dockerfile.gateway.processes import ProcessStream
 from orlop_build_dockerfile.gateway.state import FrontendState
 from orlop_build_dockerfile.gateway.worker import Worker, platform_text
@@ -69,13 +69,13 @@ class Bridge:
         if request.Evaluate:
             async with nursery() as tasks:
                 for ref in result.refs.values():
-                    tasks.start_soon(job.evaluate, ref)
+                    tasks.start_soon(_evaluated, frontend, job, ref)
         await call.send(pb.SolveResponse(result=_result(frontend, result)).SerializeToString())
 
     async def _evaluate(self, call: Call) -> None:
         request = pb.EvaluateRequest.FromString(await call.receive_one())
         frontend, job = await self._job(call)
-        await job.evaluate(frontend.value(request.Ref))
+        await _evaluated(frontend, job, frontend.value(request.Ref))
         await call.send(pb.EvaluateResponse().SerializeToString())
 
     async def _resolve_image(self, call: Call) -> None:
@@ -138,7 +138,7 @@ class Bridge:
     async def _new_container(self, call: Call) -> None:
         request = pb.NewContainerRequest.FromString(await call.receive_one())
         frontend, _ = await self._job(call)
-        values = {each.resultID: frontend.value(each.resultID) for each in request.Mounts if each.resultID}
+        values = {each.resultID: frontend.mounted(each.resultID) for each in request.Mounts if each.resultID}
         await frontend.containers.create(request, values)
         await call.send(pb.NewContainerResponse().SerializeToString())
 
@@ -174,6 +174,13 @@ class Bridge:
         frontend = await self._find(call)
         frontend.finish(request)
         await call.send(pb.ReturnResponse().SerializeToString())
+
+
+async def _evaluated(frontend: FrontendState, job: Job, ref: Ref) -> None:
+    try:
+        await job.evaluate(ref, keep_failed=True)
+    except BuildFailed as error:
+        raise frontend.explained(error) from error
 
 
 def _cache_target(entry: control_pb2.CacheOptionsEntry) -> CacheTarget:

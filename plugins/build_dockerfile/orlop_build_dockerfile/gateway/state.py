@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 
 import trio
+from google.protobuf.json_format import MessageToDict
 
 from orlop_build_dockerfile.contracts import Build, BuildFailed, Job, Ref, Result
 from orlop_build_dockerfile.control.errors import from_status
@@ -17,6 +19,7 @@ __all__ = ["FrontendState"]
 
 _WAIT = 5.0  # seconds to wait for the other calls of a build, as in BuildKit
 _REFS = 10_000
+_SOLVE = "github.com/moby/buildkit/errdefs.Solve+json"
 
 
 class FrontendState:
@@ -29,6 +32,7 @@ class FrontendState:
         self.name, self.build = name, build
         self.inputs: Mapping[str, Definition] = {}
         self._refs: dict[str, Ref] = {}
+        self._kept: dict[str, Ref] = {}
         self._request: gateway_pb2.ReturnRequest | None = None
         self._begun, self._returned = trio.Event(), trio.Event()
 
@@ -56,6 +60,24 @@ class FrontendState:
         if found is None:
             raise BuildFailed(f"no such ref: {name[:100]}", code=Code.NOT_FOUND)
         return found
+
+    def mounted(self, name: str) -> Ref:
+        """A value for a mount of a container."""
+        return self._kept[name] if name in self._kept else self.value(name)
+
+    def explained(self, error: BuildFailed) -> BuildFailed:
+        """The error, with the names of the values that a failed command had and has left."""
+        command = error.command
+        if command is None or command.owner is not self.job or len(self._kept) > _REFS:
+            return error
+        found = {"inputIDs": self._keep(command.inputs), "mountIDs": self._keep(command.mounts)}
+        detail = (_SOLVE, json.dumps({**found, "op": MessageToDict(command.op)}).encode())
+        return BuildFailed(error.message, code=error.code, details=[*error.details, detail])
+
+    def _keep(self, refs: Sequence[Ref | None]) -> list[str]:
+        names = [f"{self.name}-kept-{len(self._kept) + number}" if ref else "" for number, ref in enumerate(refs)]
+        self._kept.update({name: ref for name, ref in zip(names, refs, strict=True) if ref})
+        return names
 
     def finish(self, request: gateway_pb2.ReturnRequest) -> None:
         """Store the result or the error that the frontend returns."""

@@ -22,6 +22,7 @@ from orlop_build_dockerfile.solver.definition import Vertex
 from orlop_build_dockerfile.solver.values import Value, join_key
 from orlop_sdk import OrlopError
 
+from .kept import keep_failed
 from .produce import produce
 from .stepmounts import StepMounts
 
@@ -113,9 +114,9 @@ async def _run(job: SolverJob, vertex: Vertex, inputs: list[Value], shown: Shown
                     command = quote(" ".join(op.meta.args))
                     raise BuildFailed(f"process {command} did not complete successfully: {error}") from error
                 shown.log(f"{error}\n".encode(), 2)  # the same output as runc's in BuildKit
-                raise _failed(op, 1) from error
+                raise await _failed(job, vertex, inputs, mounts, 1) from error
             if code not in (op.meta.validExitCodes or (0,)):
-                raise _failed(op, code)
+                raise await _failed(job, vertex, inputs, mounts, code)
             outputs = await mounts.commit()
         description = f"mount / from exec {' '.join(op.meta.args)}"[:500]
         return await core.records.add(key, outputs, lease, description=description)
@@ -167,9 +168,13 @@ def _platform(platform: ops_pb2.Platform) -> str:
     return "/".join(part for part in (platform.OS, platform.Architecture, platform.Variant) if part)
 
 
-def _failed(op: ops_pb2.ExecOp, code: int) -> BuildFailed:
-    command = quote(" ".join(op.meta.args))
-    return BuildFailed(f"process {command} did not complete successfully: exit code: {code}", details=[exit_detail(code)])
+async def _failed(job: SolverJob, vertex: Vertex, inputs: list[Value], mounts: StepMounts, code: int) -> BuildFailed:
+    command = quote(" ".join(vertex.op.exec.meta.args))
+    message = f"process {command} did not complete successfully: exit code: {code}"
+    error = BuildFailed(message, details=[exit_detail(code)])
+    if job.keeps_failed and not job.closed:
+        error.command = await keep_failed(job, vertex.op, inputs, mounts)
+    return error
 
 
 def exit_detail(code: int) -> tuple[str, bytes]:

@@ -34,12 +34,13 @@ __all__ = ["StepMounts"]
 
 class StepMounts:
     """The mounts of a step, as an async context manager. `root` is the snapshot of the root. `steps` are all other mounts,
-    in the order in which they are mounted."""
+    in the order in which they are mounted. `written` are the snapshots that the step can change, by mount point."""
 
     def __init__(self, job: SolverJob, op: ops_pb2.ExecOp, inputs: list[Value], platform: ops_pb2.Platform) -> None:
         self._job, self._core, self._op, self._inputs = job, job.core, op, inputs
         self._stack = contextlib.AsyncExitStack()
         self._outputs: dict[int, ActiveSnapshot | tuple[str, str]] = {}
+        self.written: dict[str, ActiveSnapshot] = {}
         self._directory = ""
         self.root, self.readonly_root = "", False
         self.steps: list[StepMount] = []
@@ -102,7 +103,7 @@ class StepMounts:
             else:
                 self.steps.append(StepMount(mount.dest, snapshot=snapshot, selector=mount.selector, readonly=True))
             return
-        active = await self._stack.enter_async_context(self._core.active(snapshot))
+        active = self.written[mount.dest] = await self._stack.enter_async_context(self._core.active(snapshot))
         if mount.output >= 0:
             self._outputs[mount.output] = active
         if mount.dest == "/":

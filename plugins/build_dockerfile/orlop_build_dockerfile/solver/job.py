@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from orlop_build_dockerfile.ops.layout_source import Layout
     from orlop_build_dockerfile.remote.steps import RemoteSteps
 
-__all__ = ["GraphRef", "SolverJob"]
+__all__ = ["GraphRef", "SolverJob", "ValueRef"]
 
 _log = logging.getLogger("orlop.build")
 
@@ -58,6 +58,13 @@ class GraphRef:
         self.definition, self.graph = definition, graph
 
 
+class ValueRef:
+    """Implements `contracts.Ref` for a value that no graph computes."""
+
+    def __init__(self, value: Value) -> None:
+        self.definition, self.value = Definition(), value
+
+
 class SolverJob:
     """Implements `contracts.Job`."""
 
@@ -76,6 +83,8 @@ class SolverJob:
         self._held: list[str] = []
         self._remote: RemoteSteps | None = None
         self.closed = False
+        self.keeps_failed, self.kept_failed = False, 0
+        """Whether the files of a failed command are kept until the end of the build, and of how many commands they are."""
         self.frontends = 0
         """The number of running frontends that are images."""
         self.images: list[Image] = []
@@ -129,12 +138,15 @@ class SolverJob:
 
     async def value(self, ref: Ref) -> Value:
         """The value of a reference. Its layers may not exist yet."""
+        if isinstance(ref, ValueRef):
+            return ref.value
         graph = self.graph(ref)
         if graph.head is None:
             return Empty(self.core)
         return await self.output(graph, graph.head)
 
-    async def evaluate(self, ref: Ref) -> None:
+    async def evaluate(self, ref: Ref, *, keep_failed: bool = False) -> None:
+        self.keeps_failed = self.keeps_failed or keep_failed
         await self.snapshot(ref)
 
     async def snapshot(self, ref: Ref) -> str:

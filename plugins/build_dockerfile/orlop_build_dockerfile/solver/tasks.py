@@ -27,9 +27,7 @@ class _Task(Generic[T]):
 
 def _fresh(error: Exception) -> Exception:
     """A copy of the error for one of several waiting tasks. Without a copy, each task lengthens the traceback."""
-    if isinstance(error, BuildFailed):
-        return BuildFailed(error.message, code=error.code, details=error.details)
-    return error
+    return error.copy() if isinstance(error, BuildFailed) else error
 
 
 class SharedTasks(Generic[T]):

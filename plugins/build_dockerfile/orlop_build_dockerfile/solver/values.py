@@ -17,7 +17,7 @@ from orlop_build_dockerfile.cache.records import Record
 from orlop_build_dockerfile.contracts import Base, BuildFailed
 from orlop_build_dockerfile.dockerfile.references import parse_reference
 
-__all__ = ["Empty", "Image", "Made", "Value", "join_key", "registry_of"]
+__all__ = ["Empty", "Image", "Kept", "Made", "Value", "join_key", "registry_of"]
 
 Digests = list[tuple[str, str]]
 
@@ -89,6 +89,20 @@ class Empty(_Snapshot):
 
     async def snapshot(self) -> str:
         return ""
+
+
+class Kept(_Snapshot):
+    """A snapshot that a failed command has left."""
+
+    def __init__(self, reader: Reader, snapshot: str) -> None:
+        super().__init__(reader)
+        self._key = snapshot
+
+    async def key(self) -> str:
+        return f"kept:{self._key}"
+
+    async def snapshot(self) -> str:
+        return self._key
 
 
 class Made(_Snapshot):
