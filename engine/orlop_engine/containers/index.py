@@ -24,8 +24,8 @@ class ContainerIndex:
         self.names: dict[str, str] = {}
         """Name -> id, including names reserved for containers that are being created."""
         self.quarantined: dict[str, Sandbox | None] = {}
-        """Ids of quarantined containers, whose rows could not be decoded. The value is the network sandbox, if that part of
-        the row was readable."""
+        """Ids of quarantined containers, whose rows could not be decoded. The value is the network sandbox from the row,
+        None if the sandbox could not be decoded either."""
         self.pending_removal: set[str] = set()
         """Ids of containers whose rows have been deleted, but whose files have not been deleted yet."""
         self._find_linked = find_linked

@@ -48,7 +48,7 @@ async def start(ports: Ports, container: Container, checkpoint: str = "", direct
 
 
 def _reset_restarts(container: Container) -> None:
-    """Reset the restart delay and count before a start by a user. The start commits the change."""
+    """Reset the restart delay and count, because a user starts the container. The start commits the change."""
     container.restart_delay = 0.0
     with container.publish() as draft:
         draft.restart_count = 0

@@ -85,7 +85,8 @@ def hosts(index: ContainerIndex, networks: KnownNetworks, record: ContainerRecor
 
 
 def environment(index: ContainerIndex, networks: KnownNetworks, record: ContainerRecord) -> list[str]:
-    """Environment variables for linked containers that are running. At a start, all linked containers run (see `hosts`)."""
+    """Environment variables for linked containers that are running. When this container is started, all linked containers
+    run (see `hosts`)."""
     found: list[str] = []
     for ident, alias in _legacy(index, networks, record) if _on_bridge(networks, record) else ():
         other = index.by_id[ident]

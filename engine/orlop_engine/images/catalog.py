@@ -131,8 +131,8 @@ class Catalog:
         return NameRecord(target.images, target.index, self.owners.get(reference, ""))
 
     def newest(self, reference: Reference) -> str:
-        """The image of the name for clients that know only one platform per name: for a tag, the image that was added last;
-        for a digest, the image that was added first."""
+        """The image of the name for clients of old API versions, in which a name refers to only one image: for a tag, the
+        image that was added last; for a digest, the image that was added first."""
         return self.members(reference)[0]
 
     def shares_names(self, id: str) -> bool:

@@ -192,7 +192,7 @@ class _Wanted:
 
 
 async def names_of(catalog: Catalog, image: Image) -> tuple[list[str], list[str]]:
-    """The tags and digests of the image for clients that know only one platform per name."""
+    """The tags and digests of the image for clients of old API versions, in which a name refers to only one image."""
     found = await _Wanted(catalog, {}, True, 0, True).names(image, Pace())
     return found or ([], [])
 
@@ -202,8 +202,8 @@ async def choose(
 ) -> list[Listed]:
     """The images that a list shows, newest first. Untagged images with children are shown only with `everything`. A name
     that refers to images for several platforms is shown with the image for this host; the other images of the name have no
-    entry. With `newest`, the list is for clients that know only one platform per name. In this case the name is shown with
-    the image that was added last, and the other images are shown as untagged."""
+    entry. With `newest`, the list is for clients of old API versions, in which a name refers to only one image. In this case
+    the name is shown with the image that was added last, and the other images are shown as untagged."""
     wanted = _Wanted(catalog, filters, everything, time.time() if now is None else now, newest)
     pace, result = Pace(), []
     for image in list(catalog.images.values()):

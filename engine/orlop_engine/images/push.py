@@ -245,7 +245,7 @@ def _both(index: Descriptor, manifest: Descriptor) -> dict[str, Any]:
 
 
 def _aux(**fields: Any) -> Record:
-    """The record from which programs read what was pushed."""
+    """The progress record from which client programs learn what was pushed."""
     return replace(state("", ""), status=None, aux=fields)
 
 

@@ -261,8 +261,9 @@ class Images:
         targets: bool = False,
         origins: bool = False,
     ) -> ImageDetails:
-        """One image: see `resolve`. With `newest`, the result only includes the names of the image for a client that knows
-        only one platform per name. `manifests`, `targets` and `origins`: see `listed`."""
+        """One image: see `resolve`. With `newest`, the result is for a client of an old API version, in which a name refers
+        to only one image: it includes only the names that are shown with this image. `manifests`, `targets` and `origins`:
+        see `listed`."""
         from . import listing
         from .details import ImageDetails
 
