@@ -1,9 +1,9 @@
 """`POST /images/load`: load images from an archive in Docker's format (`manifest.json`) or from an OCI image layout
 (image-layout.md). An index in the layout (Docker's "manifest list") lists the manifests of images, one for each platform.
 
-For crash safety, a load stores the blobs, then the layers, then the row. The archive is not trusted, so layers must have the
-diffIDs of the configuration, and blobs of a layout must match their digests. A layer is not checked if the client may use an
-image on this host that has the same layer.
+For crash safety, a load stores the blobs, then the layers, then the rows of the image and its names. The archive is not
+trusted, so layers must have the diffIDs of the configuration, and blobs of a layout must match their digests. A layer is not
+checked if the client may use an image on this host that has the same layer.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class Loader:
             image = await self._one(archive, found, lease, (lambda _: None) if quiet else report, report)
             loaded.append((image, found.names))
             for name in found.names:
-                if name not in reported or found.index is None:  # an index's name has several images, but is reported once
+                if name not in reported or found.index is None:  # the name of an index is reported only once
                     report(Record(stream=f"Loaded image: {name.familiar}\n"))
                 reported.add(name)
             if not found.names:

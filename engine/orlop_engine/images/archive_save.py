@@ -154,8 +154,8 @@ async def _opened(image_store: ImageStore, selected: Sequence[_Selected], saved:
 
 
 async def _described(content: ContentStore, selected: _Selected) -> Saved:
-    """The image or index to write. An index is written as it was received, byte for byte. If an image's stored blobs differ
-    from the blobs in its listed manifest, a new index is made."""
+    """The image or index to write. An index is written as it was received, byte for byte. If the stored blobs of an image
+    differ from the blobs in the manifest that the index lists, a new index is made."""
     images, index = selected.images, None
     if selected.index:
         index = await trio.to_thread.run_sync(describe_index, content, selected.index, images)

@@ -1,7 +1,7 @@
 """The images and their names, with Docker's look-up rules (daemon/images/image.go). This module does no I/O.
 
 An index (Docker's "manifest list") is a document that lists the manifests of images, one for each platform. A name that was
-pulled or loaded as an index refers to several images.
+pulled, loaded or built as an index can refer to several images.
 
 Dictionaries find the images by name, by parent and by layer, so the cost of a change does not depend on the number of
 images.
@@ -45,8 +45,8 @@ class Catalog:
         self.references: dict[Reference, str] = {}
         """The image that each name refers to if the client asks for no platform: the best image for this host."""
         self.targets: dict[Reference, NameRecord] = {}
-        """Contains only the names that refer to several images, or that were pulled or loaded as an index. The owner of a
-        name is in `owners`, not here."""
+        """Contains only the names that refer to several images, or that have an index. The owner of a name is in `owners`,
+        not here."""
         self.owners: dict[Reference, str] = {}
         """The owners of names that restricted clients have assigned (see `policy`)."""
         self._ids: list[str] = []

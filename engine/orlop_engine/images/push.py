@@ -4,9 +4,9 @@ end, record which repository has the blobs.
 A repeated push needs only one request, as in go-containerregistry: the request asks the registry whether the tag already
 refers to the same manifest. A registry accepts a manifest only after it has all blobs of the manifest.
 
-An index (Docker's "manifest list") lists the manifests of images, one for each platform. If a name was pulled or loaded as
-an index, and everything that the index lists is stored on this host, the index is pushed with all its images. If content is
-missing, only one image is pushed, and the answer says so (daemon/containerd/image_push.go).
+An index (Docker's "manifest list") lists the manifests of images, one for each platform. If a name was pulled, loaded or
+built as an index, and everything that the index lists is stored on this host, the index is pushed with all its images. If
+content is missing, only one image is pushed, and the answer says so (daemon/containerd/image_push.go).
 
 A crash leaves a consistent state: a compressed layer replaces the plain layer in one commit, and the digest becomes a name
 of the image only after the registry has the manifest. Messages are the same as Docker's
@@ -146,7 +146,7 @@ class _ImagePush:
                 return images
 
     async def _index(self, name: Reference, images: Sequence[Image]) -> OutgoingIndex | None:
-        """The index that was pulled or loaded under this name. None if there is none, or if the client asked for one
+        """The index that was pulled, loaded or built under this name. None if there is none, or if the client asked for one
         platform."""
         target = self._image_store.catalog.targets.get(name)
         if target is None or not target.index or self._request.platform:

@@ -74,8 +74,8 @@ class ImageRecord(msgspec.Struct, frozen=True):
 class NameRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """The row `ref:<full reference>`: the images that a name refers to. `images` are the IDs of images for different
     platforms. For a tag, the first image is the image that was added last; for a digest, the image that was added first.
-    `index`: the digest of the index that was pulled or loaded under this name, "" if there is none. `owner`: see
-    `policy`."""
+    `index`: the digest of the index that was pulled, loaded, built or pushed under this name, "" if there is none. `owner`:
+    see `policy`."""
 
     images: tuple[str, ...]
     index: str = ""
