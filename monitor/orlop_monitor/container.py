@@ -113,8 +113,8 @@ class Container:
         try:
             if self._launch.log:
                 self._log = open_log(self._launch.log)
-        except Exception as error:  # a driver may raise anything, and the request must be answered
-            self._failed(connection, serial, Failed(f"failed to initialize logging driver: {error}"))
+        except BaseException as error:  # also SystemExit: a driver may raise anything, and the request must be answered
+            self._failed(connection, serial, Failed(f"failed to initialize logging driver: {_reason(error)}"))
             return
         try:
             if self._launch.terminal:
@@ -218,3 +218,7 @@ class Container:
         except OSError as error:
             print(f"{command.argv[0]}: {error}", file=sys.stderr)
             then(127)
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) if isinstance(error, Exception) else f"{type(error).__name__}: {error}"

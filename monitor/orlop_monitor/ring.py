@@ -70,7 +70,7 @@ class RingWriter:
                     self._writer.close()
                     return
                 self._writer.write(blocks)
-            except Exception as error:
+            except BaseException as error:  # also SystemExit, which would end the thread
                 if not failed:
                     print(f"log writer: {type(error).__name__}: {error}", file=sys.stderr)
                 failed = True
