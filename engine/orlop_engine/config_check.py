@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,6 +21,7 @@ from orlop_sdk import NotFound, OrlopError, discovery
 __all__ = ["problems"]
 
 T = TypeVar("T")
+_log = logging.getLogger("orlop.daemon")
 _LOADING = 20.0  # seconds that a plugin may take to be imported and to check its options
 
 # Names of directories in the data roots of dockerd, podman and containerd, and of an Orlop that has lost its database
@@ -132,7 +134,19 @@ def _runtimes(config: Config) -> Iterator[Problem]:
             kind = entry.runtime_type or defaults.RUNTIME_DRIVER
             _bounded(f'runtime driver "{kind}"', partial(discovery.find, "runtime", kind))
         except OrlopError as error:
-            yield Problem(f"cannot use runtime {name}: {error}", ("runtimes",))
+            # A daemon must start while containers run: otherwise nobody could stop them
+            if name != config.default_runtime and _has_runs(config):
+                _log.warning("containers cannot use runtime %s: %s", name, error)
+            else:
+                yield Problem(f"cannot use runtime {name}: {error}", ("runtimes",))
+
+
+def _has_runs(config: Config) -> bool:
+    """Whether monitors of an earlier daemon may still run containers."""
+    try:
+        return bool(os.listdir(os.path.join(config.exec_root, "run")))
+    except OSError:
+        return False
 
 
 def _init(config: Config) -> Iterator[Problem]:

@@ -204,7 +204,10 @@ class Drivers:
         if entry is None:
             known = ", ".join(sorted(self.config.all_runtimes()))
             raise InvalidParameter(f"unknown or invalid runtime name: {name} (configured: {known})")
-        return await self._make("runtime", name, self._runtimes, lambda: self._make_runtime(name, entry), _runtime)
+        try:
+            return await self._make("runtime", name, self._runtimes, lambda: self._make_runtime(name, entry), _runtime)
+        except NotFound as error:  # after a 404, clients pull the container's image
+            raise InvalidParameter(f'cannot use runtime "{name}": {error}') from None
 
     def _make_runtime(self, name: str, entry: RuntimeEntry) -> _Made:
         factory = _find("runtime", entry.runtime_type or defaults.RUNTIME_DRIVER)

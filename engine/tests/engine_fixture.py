@@ -232,7 +232,7 @@ class FakeEngine:
         self.counters = Counters()
         self.images = SimpleNamespace(get=lambda image: object())
         self.runtime_error = None
-        self.drivers = SimpleNamespace(runtime=self._runtime)
+        self.drivers = SimpleNamespace(runtime=self._runtime, log=asynced(None), volume=asynced(None), network=asynced(None))
         self.volumes = None
         index, paths, events = ContainerIndex(), ContainerPaths(self.config.data_root, self.config.exec_root), self.events
         paths.make_roots()

@@ -329,3 +329,75 @@ def test_sigterm_ends_a_daemon_whose_drivers_hang(tmp_path: Path) -> None:
     finally:
         left = engine.close()
     assert not left, left
+
+
+KINDS = ("log", "volume", "network", "runtime")
+SOUND = "from hostile_drivers import Plugin, hostile\n" + "".join(
+    f"{kind} = Plugin('mine', hostile({kind!r}))\n" for kind in KINDS
+)
+
+
+def test_containers_whose_drivers_were_uninstalled(tmp_path: Path) -> None:
+    """They run, and can be seen, stopped and removed. A restart does not stop what it cannot start."""
+    site = environment(tmp_path)
+    install(site)
+    (site / "mine.py").write_text(SOUND)
+    info = site / "mine-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("".join(f"[orlop.{kind}]\nmine = mine:{kind}\n" for kind in KINDS))
+    engine = PluginEngine({"live-restore": True, "runtimes": {"mine": {"path": "runc", "runtimeType": "mine"}}}, tmp_path)
+    try:
+        engine.start()
+        engine.load()
+        engine.ok("network", "create", "-d", "mine", "mine")
+        options = {
+            "log": ("--log-driver", "mine"),
+            "volume": ("--volume-driver", "mine", "-v", "mine:/v"),
+            "network": ("--network", "mine"),
+            "runtime": ("--runtime", "mine"),
+            "well": (),
+        }
+        for name, words in options.items():
+            engine.ok(
+                "run", "-d", "--name", name, "--stop-timeout", "0", *words, "busybox", "sh", "-c", "echo said; sleep 600"
+            )
+        engine.stop()
+        shutil.rmtree(info)
+        engine.start()
+        for name in options:
+            assert engine.state(name) == "running", name
+            listed = engine.docker("logs", name)
+            assert (listed.out == "said\n") == (name != "log"), (name, listed)
+            ran = engine.docker("exec", name, "echo", "here")
+            assert (ran.out == "here\n") == (name != "runtime"), (name, ran)
+        assert "mine" in engine.docker("logs", "log").err
+        for name in KINDS:
+            refused = engine.docker("restart", name)
+            assert refused.code == 1 and f"cannot restart container {name}, which keeps running" in refused.err, refused
+            assert engine.state(name) == "running", name
+            made = engine.api("POST", "/containers/create", _request(name))
+            assert made[0] in (201, 400), made  # never 404, after which clients pull the image
+            if made[0] == 400:
+                assert "mine" in made[1]["message"]
+            else:
+                assert name == "network"
+        engine.ok("restart", "well")
+        for name in KINDS[:2]:
+            engine.ok("stop", name)
+        for name in options:
+            engine.ok("rm", "-f", name)
+        assert engine.ok("ps", "-aq", "--filter", "status=running") == ""
+    finally:
+        left = engine.close()
+    assert not left, left
+
+
+def _request(kind: str) -> dict[str, Any]:
+    host = {
+        "log": {"LogConfig": {"Type": "mine"}},
+        "volume": {"Mounts": [{"Type": "volume", "Target": "/v", "VolumeOptions": {"DriverConfig": {"Name": "mine"}}}]},
+        "network": {"NetworkMode": "mine"},
+        "runtime": {"Runtime": "mine"},
+    }
+    return {"Image": "busybox", "Cmd": ["true"], "HostConfig": host[kind]}

@@ -226,7 +226,7 @@ async def create(
             )
             labels.shed(draft, labels.deciding(ports.config))
             try:
-                draft.mounts = await volumes.ensure(ports.volumes, planned, host, made, volume_labels, vet)
+                draft.mounts = await _ensure_volumes(ports, planned, host, made, volume_labels, vet)
                 await _prepare(ports, draft, image)
                 await ports.store.commit([Put("containers", container_id, encode(draft)), *cleared])
             except Exception:
@@ -240,6 +240,20 @@ async def create(
         raise
     ports.events.publish(container, "create")
     return Created(container, warnings)
+
+
+async def _ensure_volumes(
+    ports: Ports,
+    planned: tuple[MountRecord, ...],
+    host: HostConfig,
+    made: list[str],
+    volume_labels: Mapping[str, str] | None,
+    vet: VolumeCheck | None,
+) -> tuple[MountRecord, ...]:
+    try:
+        return await volumes.ensure(ports.volumes, planned, host, made, volume_labels, vet)
+    except NotFound as error:  # a volume driver that is not installed; after a 404, clients pull the container's image
+        raise InvalidParameter(str(error)) from error
 
 
 async def _manifest(images: Images, image: Image) -> ImageManifest | UnsetType:

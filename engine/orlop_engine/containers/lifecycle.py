@@ -162,6 +162,7 @@ async def restart(ports: Ports, container: Container, given: str = "", seconds: 
         container.being_restarted = True
         try:
             if container.record.state.running:
+                await _find_drivers(ports, container)
                 await stop_locked(ports, container, signum, seconds)
                 ports.events.publish(container, "stop")
             _reset_restarts(container)
@@ -169,6 +170,22 @@ async def restart(ports: Ports, container: Container, given: str = "", seconds: 
         finally:
             container.being_restarted = False
     ports.events.publish(container, "restart")
+
+
+async def _find_drivers(ports: Ports, container: Container) -> None:
+    """Load the drivers that the start needs, so that a restart does not stop a container that cannot start again, because a
+    driver was uninstalled."""
+    record = container.record
+    try:
+        await ports.drivers.runtime(record.host_config.runtime)
+        await ports.drivers.log(record.host_config.log_config.type)
+        for mount in record.mounts:
+            if mount.type == "volume" and mount.driver:
+                await ports.drivers.volume(mount.driver)
+        for network in ports.networks.networks_of(record.sandbox) if record.sandbox else ():
+            await ports.drivers.network(network.driver)
+    except OrlopError as error:
+        raise type(error)(f"cannot restart container {container.name}, which keeps running: {error}") from error
 
 
 async def rename(ports: Ports, container: Container, given: str) -> None:

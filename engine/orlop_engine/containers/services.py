@@ -24,6 +24,8 @@ from orlop_engine.volumes.record import VolumeRecord
 from orlop_monitor.protocol import ExecExited, Status
 from orlop_sdk import LinkedPort, Mount, Runtime
 from orlop_sdk.log import LogDriver
+from orlop_sdk.network import NetworkDriver
+from orlop_sdk.volume import VolumeDriver
 
 from .container import Container
 from .exec_state import ExecState
@@ -131,6 +133,8 @@ class Networks(_ConfiguredNetworks, _Sandboxes, _ChangingNetworks, Protocol):
 class Drivers(Protocol):
     async def runtime(self, name: str) -> Runtime: ...
     async def log(self, name: str) -> LogDriver: ...
+    async def volume(self, name: str) -> VolumeDriver: ...
+    async def network(self, name: str) -> NetworkDriver: ...
 
 
 class Execs(Protocol):

@@ -250,3 +250,22 @@ def test_container_that_is_being_removed_is_not_renamed(tmp_path, monkeypatch):
                 await h.containers.rename(h.container, "new")
 
     run_fast(main)
+
+
+@pytest.mark.parametrize("kind", ["runtime", "log"])
+def test_restart_looks_for_the_drivers_before_it_stops(tmp_path, monkeypatch, kind):
+    async def missing(name):
+        raise InvalidParameter(f"no {kind} driver")
+
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+            await h.containers.start(h.container)
+            run = h.container.run
+            setattr(h.engine.drivers, kind, missing)
+            with pytest.raises(
+                InvalidParameter, match=f"cannot restart container web, which keeps running: no {kind} driver"
+            ):
+                await h.containers.restart(h.container, "", 0)
+            assert h.container.record.state.running and h.container.run is run
+
+    run_fast(main)

@@ -3,10 +3,11 @@
 import pytest
 import trio
 
+from orlop_engine import config_check
 from orlop_engine.config import Config, RuntimeEntry
 from orlop_engine.config.validate import validate
 from orlop_engine.drivers import Drivers
-from orlop_sdk import DriverError, InvalidParameter, NotFound
+from orlop_sdk import DriverError, InvalidParameter
 from orlop_sdk import discovery as plugins
 from orlop_sdk.testing import FakeNetwork, FakeRuntime, FakeVolume
 
@@ -32,7 +33,7 @@ def test_a_runtime_type_names_the_driver(tmp_path, monkeypatch):
 def test_unknown_runtime_driver_lists_the_installed_ones(tmp_path, monkeypatch):
     monkeypatch.setattr(plugins, "installed", lambda kind: ["runc"])
     drivers = Drivers(config(tmp_path, mine=RuntimeEntry(runtime_type="nobody-has-this")))
-    with pytest.raises(NotFound, match="installed runtime drivers are: runc"):
+    with pytest.raises(InvalidParameter, match="installed runtime drivers are: runc"):
         trio.run(drivers.runtime, "mine")
 
 
@@ -84,3 +85,13 @@ def test_no_two_drivers_share_a_directory(tmp_path, monkeypatch, kind, name, pla
     given = contexts[0].root if kind == "volume" else contexts[0].state_dir
     assert given == str(tmp_path / place)
     assert (tmp_path / place).is_dir()
+
+
+def test_missing_driver_of_a_runtime_is_a_problem_unless_containers_run(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(plugins, "installed", lambda kind: ["runc"])
+    wanted = config(tmp_path, mine=RuntimeEntry(runtime_type="nobody-has-this"))
+    (problem,) = config_check._runtimes(wanted)
+    assert "cannot use runtime mine: cannot find runtime driver" in problem.text
+    (tmp_path / "run" / "c").mkdir(parents=True)
+    assert list(config_check._runtimes(wanted)) == []
+    assert "containers cannot use runtime mine: cannot find" in caplog.text
