@@ -162,7 +162,8 @@ def _wanted(container: Container) -> list[Wanted]:
 
 
 async def _refresh_network_files(ports: Ports, container: Container, before: Sandbox) -> None:
-    """Update the container's network files and names table. A failure is logged; the container stays connected."""
+    """Update the container's network files, and the names for which its monitor answers DNS queries. A failure is logged;
+    the container stays connected."""
     try:
         netfiles.refresh(ports, container, before)
         await netfiles.answer_names(ports, container)
@@ -232,8 +233,8 @@ async def _with_gateway(networks: Networks, container: Container, running: _Runn
 
 
 async def keep_gateway(networks: Networks, container: Container) -> None:
-    """Set the gateway again when the daemon starts, because a crash may have interrupted a change of the gateway. If a
-    container has only one network, its gateway never changes."""
+    """Set the gateway again when the daemon starts, because a crash may have interrupted a change of the gateway. A
+    container with only one network is skipped, because its gateway never changes."""
     await networks.wait_restored()
     async with container.lock, container.network_lock:
         running = _running(container)

@@ -190,8 +190,8 @@ class Container:
     def published(self, **fields: object) -> Iterator[None]:
         """Publish fields before the `with` block runs. The block changes the kernel's state to match the fields, or the
         fields tell clients that the block is in progress. If the block fails, the fields get their former values back. A
-        field that another task has published meanwhile keeps the newer value, because an exit takes no lock and its values
-        must stay."""
+        field that another task has published meanwhile keeps the newer value: an exit is published without the lock, and the
+        values of the exit must stay."""
         before = {name: getattr(self.record, name) for name in fields}
         self.record = replace(self.record, **fields)
         self.touch()

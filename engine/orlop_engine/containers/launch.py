@@ -66,7 +66,7 @@ async def launch(ports: Ports, container: Container, image: str = "") -> Run:
     the container runs or has already exited. If this function raises an error, it has undone all changes."""
     record = container.record
     run = Run(ports.paths.run_dir(record.id))
-    container.run = run  # before the first await, because a shutdown of the daemon only stops containers with a run
+    container.run = run  # before the first await, so that a shutdown of the daemon finds this start
     plan, work = None, ""
     try:
         runtime = await ports.drivers.runtime(record.host_config.runtime)

@@ -468,7 +468,7 @@ class ImageStore:
         return keep
 
     def _remove_blobs(self, found: Iterable[str], keep: set[str]) -> tuple[list[str], int]:
-        """Returns the digests of the removed blobs, and the sum of their sizes in bytes."""
+        """Returns the digests of the removed blobs, and the number of freed bytes."""
         total = self.content.remove_partials(digest for digest in self.content.partials() if digest not in keep)
         removed = [digest for digest in found if digest not in keep]
         for digest in removed:
