@@ -29,7 +29,9 @@ def run(arguments: list[str]) -> int:
     except click.exceptions.Exit as end:  # --help
         return end.exit_code
     except click.exceptions.NoSuchOption as error:
-        raise _usage(error, f"unknown flag: {error.option_name}") from None
+        name = error.option_name
+        short = len(name) == 2 and not name.startswith("--")
+        raise _usage(error, f"unknown shorthand flag: {name[1]!r} in {name}" if short else f"unknown flag: {name}") from None
     except click.exceptions.BadOptionUsage as error:
         raise _usage(error, f"flag needs an argument: {error.option_name}") from None
     except click.exceptions.UsageError as error:

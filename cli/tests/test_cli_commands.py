@@ -258,7 +258,7 @@ def test_inspect_finds_any_type_and_reports_what_is_missing(daemon: RecordedDaem
     daemon.on("GET", "/volumes/data", answer({"Name": "data"}))
     daemon.on("GET", "/containers/web/json", answer({"Name": "/web"}))
     done = orlop("inspect", "-f", "{{.Name}}", "web", "nope", "data")
-    assert (done.code, done.out, done.err) == (1, "/web\ndata\n", "orlop: no such object: nope\n")
+    assert (done.code, done.out, done.err) == (1, "/web\ndata\n", "orlop: Error: No such object: nope\n")
     assert json.loads(orlop("inspect", "--type", "volume", "data").out) == [{"Name": "data"}]
     assert orlop("inspect", "nope").out == "[]\n"
 
@@ -279,7 +279,7 @@ def test_exec_prints_output_and_returns_the_exit_code(daemon: RecordedDaemon, or
 @pytest.mark.parametrize(
     ("state", "text"),
     [
-        ({"Running": False}, "cannot attach to a stopped container, start it first"),
+        ({"Running": False}, "You cannot attach to a stopped container, start it first"),
         ({"Running": True, "Paused": True}, "cannot attach to a paused container, unpause it first"),
         ({"Running": True, "Restarting": True}, "cannot attach to a restarting container, wait until it is running"),
     ],
@@ -305,7 +305,7 @@ def test_port_prints_published_ports(daemon: RecordedDaemon, orlop: Any) -> None
     daemon.on("GET", "/containers/web/json", answer({"NetworkSettings": {"Ports": ports}}))
     assert orlop("port", "web").out == "80/tcp -> 0.0.0.0:8080\n80/tcp -> [::]:8080\n"
     assert orlop("port", "web", "80").out == "0.0.0.0:8080\n[::]:8080\n"
-    assert orlop("port", "web", "443").err == "orlop: no public port '443' published for web\n"
+    assert orlop("port", "web", "443").err == "orlop: Error: No public port '443' published for web\n"
 
 
 SAMPLE = {

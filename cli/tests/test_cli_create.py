@@ -299,7 +299,7 @@ REFUSED = [
     (["--cpus", "x"], "failed to parse x as a rational number"),
     (["--stop-timeout", "x"], 'strconv.ParseInt: parsing "x": invalid syntax'),
     (["--health-interval", "5"], 'time: invalid duration "5"'),
-    (["-p", "99999"], "invalid containerPort: 99999"),
+    (["-p", "99999"], "Invalid containerPort: 99999"),
     (["--rm", "--restart", "always"], "conflicting options: cannot specify both --restart and --rm"),
     (["--restart", "always:3"], "maximum retry count can only be used with 'on-failure'"),
     (["--no-healthcheck", "--health-cmd", "x"], "--no-healthcheck conflicts with --health-* options"),

@@ -6,8 +6,10 @@ import pytest
 
 from orlop_cli._errors import CliError
 from orlop_cli.commands.ps import COLUMNS, HEADERS, Container
+from orlop_cli.tables import format as format_module
 from orlop_cli.tables.format import render_rows
 from orlop_cli.tables.template import Template
+from orlop_cli.values import times
 
 WEB = {
     "Name": "/web",
@@ -78,9 +80,11 @@ def test_templates_render_like_go(source: str, expected: str) -> None:
         ("{{.Name.X}}", "can't evaluate field X in type string"),
         ("{{.Config.Cmd.X}}", "nil data"),
         ("{{foo .}}", 'function "foo" not defined'),
-        ("{{html .Name}}", 'function "html" not defined'),
-        ("{{template `x`}}", "{{template}} is not supported"),
-        ("{{define `x`}}{{end}}", "{{define}} is not supported"),
+        ("{{template `x`}}", 'template "x" not defined'),
+        ("{{define `x`}}", "unexpected end of the template in define clause"),
+        ("{{define `x`}}{{template `x`}}{{end}}{{template `x`}}", "exceeded maximum template depth"),
+        ("{{nil}}", "nil is not a command"),
+        ("{{'ab'}}", "unexpected"),
         ("{{.Name", "unclosed action"),
         ("{{if .Name}}x", "unexpected end of the template in {{if}}"),
         ("x{{end}}", "unexpected {{end}}"),
@@ -158,3 +162,60 @@ def test_json_rows_hold_every_placeholder() -> None:
 def test_unknown_placeholder_names_the_known_ones() -> None:
     with pytest.raises(CliError, match=r"can't evaluate field Nope.*\.Names"):
         rendered("{{.Nope}}")
+
+
+CONTAINER = {
+    "Id": "ab",
+    "State": {"Status": "running", "Running": True},
+    "HostConfig": {"NanoCpus": 5, "PortBindings": {"80/tcp": [{"HostIp": "", "HostPort": "8080"}]}, "Init": None},
+    "Config": {
+        "Labels": {"a": "b"},
+        "ExposedPorts": {"80/tcp": {}},
+        "Healthcheck": {"Test": ["NONE"], "Interval": 90 * 10**9},
+    },
+    "Mounts": [{"Type": "bind", "RW": True}],
+}
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("{{.State.Health}}|{{if .State.Health}}x{{end}}", "<nil>|"),
+        ("{{.ID}} {{.Id}} {{.SizeRw}} {{.RestartCount}}", "ab ab <nil> 0"),
+        ("{{.State}}", "{running true false false false false 0 0    <nil>}"),
+        ("{{.HostConfig.NanoCPUs}} {{.HostConfig.Memory}} {{.HostConfig.DNS}} {{.HostConfig.Sysctls}}", "5 0 [] map[]"),
+        ("{{.HostConfig.PortBindings}} {{.HostConfig.Init}}", "map[80/tcp:[{ 8080}]] <nil>"),
+        ("{{.Config.ExposedPorts}} {{.Config.Healthcheck}}", "map[80/tcp:{}] {[NONE] 1m30s 0s 0s 0s 0}"),
+        ("{{.Config.Labels.nope}} {{.Config.Labels}} {{.Mounts}}", "<no value> map[a:b] [{bind      true }]"),
+        ("{{define `x`}}<{{.}}>{{end}}{{template `x` .ID}}{{block `y` .State}}{{.Status}}{{end}}", "<ab>running"),
+        ("{{html `<a>&\"`}} {{js `a'b<`}} {{urlquery `a b&c/é`}}", "&lt;a&gt;&amp;&#34; a\\'b\\u003C a+b%26c%2F%C3%A9"),
+        (r"{{'a'}} {{'\n'}} {{'\x41'}} {{1e3}} {{0x10}}", "97 10 65 1000 16"),
+    ],
+)
+def test_values_have_the_types_of_dockers_client(source: str, expected: str) -> None:
+    assert format_module.render_values([CONTAINER], source) == f"{expected}\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "code"), [("{{.Nope}}", 1), ("{{.State.Health.Status}}", 1), ("{{.Id", 64), ("{{f}}", 64)]
+)
+def test_exit_codes_of_templates_are_dockers(source: str, code: int) -> None:
+    with pytest.raises(CliError) as raised:
+        format_module.render_values([CONTAINER], source)
+    assert raised.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("nanoseconds", "text"),
+    [
+        (0, "0s"),
+        (1, "1ns"),
+        (1500, "1.5µs"),
+        (10**8, "100ms"),
+        (90 * 10**9, "1m30s"),
+        (3_600_500_000_000, "1h0m0.5s"),
+        (-5, "-5ns"),
+    ],
+)
+def test_durations_are_printed_as_in_go(nanoseconds: int, text: str) -> None:
+    assert times.go_duration(nanoseconds) == text

@@ -148,7 +148,7 @@ def test_publish_flag_is_parsed(text: str, expected: dict[str, Any]) -> None:
     "text", ["foo", "8080:", "1:2:3:4", "80/xyz", "70000", "1-2:3-5", "300.1.1.1:1:2", "published=1", "[::1:80"]
 )
 def test_invalid_publish_flags_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"inval|no port"):
+    with pytest.raises(ValueError, match=r"(?i)inval|no port"):
         ports.parse_publish(text)
 
 

@@ -31,7 +31,7 @@ def attach(session: Session, args: tuple[str, ...], detach_keys: str | None, no_
     found = engine.get(f"/containers/{segment(args[0])}/json")
     state, config = found["State"], found["Config"]
     if not state.get("Running"):
-        fail("cannot attach to a stopped container, start it first")
+        fail("You cannot attach to a stopped container, start it first")
     if state.get("Paused"):
         fail("cannot attach to a paused container, unpause it first")
     if state.get("Restarting"):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from orlop_cli._command import command, each, flag, many
+from orlop_cli._command import SILENT, command, complain, each, flag, many
+from orlop_cli._errors import ApiError, CliError
 from orlop_cli.daemon.client import segment
 from orlop_cli.values import platforms, references
 
@@ -35,7 +36,13 @@ def rmi(session: Session, args: tuple[str, ...], force: bool, no_prune: bool, pl
         session.engine.need((1, 50), "platform")
 
     def one(name: str) -> str:
-        done = session.engine.delete(f"/images/{segment(name)}", query) or []
+        try:
+            done = session.engine.delete(f"/images/{segment(name)}", query) or []
+        except ApiError as error:
+            if not force or error.status != 404:
+                raise
+            complain(error)  # as in docker, a missing image is no failure of `rmi -f`
+            return SILENT
         return "\n".join(
             f"Untagged: {item['Untagged']}" if item.get("Untagged") else f"Deleted: {item['Deleted']}" for item in done
         )
@@ -52,5 +59,8 @@ def rmi(session: Session, args: tuple[str, ...], force: bool, no_prune: bool, pl
     examples=["orlop tag app:latest registry.example.com/team/app:1.4"],
 )
 def tag(session: Session, args: tuple[str, ...]) -> None:
-    target = references.parse(args[1])
+    try:
+        target = references.parse(args[1])
+    except CliError as error:
+        raise CliError(f'Error parsing reference: "{args[1]}" is not a valid repository/tag: {error.message}') from None
     session.engine.post(f"/images/{segment(args[0])}/tag", {"repo": target.name, "tag": target.tag or "latest"})

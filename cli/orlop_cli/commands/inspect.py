@@ -40,7 +40,7 @@ def _any(getters: dict[str, Fetch]) -> Fetch:
                 # A 400 means that the name is invalid for this type, such as an image's name with a slash for a volume.
                 if error.status not in (400, 404):
                     raise
-        raise CliError(f"no such object: {name}")
+        raise CliError(f"Error: No such object: {name}")
 
     return fetch
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orlop_cli._command import SILENT, command, complain, each, fail, flag, option
-from orlop_cli._errors import ApiError
+from orlop_cli._errors import ApiError, CliError
 from orlop_cli.daemon.client import Engine, decode, segment
 from orlop_cli.values.types import INT
 
@@ -108,7 +108,10 @@ def rename(session: Session, args: tuple[str, ...]) -> None:
     old, new = args
     if not new.strip():
         fail("neither old nor new names may be empty")
-    _post(session.engine, "rename", old, {"name": new})
+    try:
+        _post(session.engine, "rename", old, {"name": new})
+    except ApiError as error:
+        raise CliError(f"{error.message}\nError: failed to rename container named {old}") from None
 
 
 @command(

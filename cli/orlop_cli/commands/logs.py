@@ -49,10 +49,10 @@ def logs(
         "stderr": 1,
         "details": int(details) or None,
         "follow": int(follow) or None,
-        "since": query_time(since),
+        "since": query_time(since, flag="since"),
         "tail": tail,
         "timestamps": int(timestamps) or None,
-        "until": query_time(until),
+        "until": query_time(until, flag="until"),
     }
     # Since API 1.42, the content type tells whether a stream is multiplexed. With older daemons, the type is always raw, so
     # Tty is used

@@ -25,7 +25,7 @@ def port(session: Session, args: tuple[str, ...]) -> None:
         number, _, protocol = args[1].partition("/")
         wanted = f"{number}/{protocol or 'tcp'}"
         if not ports.get(wanted):
-            fail(f"no public port '{args[1]}' published for {args[0]}")
+            fail(f"Error: No public port '{args[1]}' published for {args[0]}")
         print("\n".join(_address(binding) for binding in ports[wanted]))
         return
     lines = [f"{key} -> {_address(binding)}" for key in sorted(ports, key=_order) for binding in ports[key] or []]

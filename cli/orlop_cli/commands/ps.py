@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 from orlop_cli import _config
@@ -167,7 +168,9 @@ def ps(
     quiet: bool,
     size: bool,
 ) -> None:
-    form = form or (None if quiet else _config.text("psFormat"))
+    if quiet and form:
+        print("WARNING: Ignoring custom format, because both --format and --quiet are set.", file=sys.stderr)
+    form = None if quiet else form or _config.text("psFormat")
     limit = _limit(last, latest)
     query = {
         "all": 1 if everything or limit else None,

@@ -56,8 +56,10 @@ def run(
         raise CliError(error.message, start_code(error) if isinstance(error, ApiError) else 125) from None
     path = f"/containers/{made}"
     if not (stdin or stdout or stderr):
-        _start(engine, path, None)
-        print(made)
+        try:
+            _start(engine, path, None)
+        finally:
+            print(made, flush=True)  # as in docker, also if the start has failed: the container exists
         return
     _foreground(engine, path, Wiring(options["tty"], stdin, stdout, stderr, keys), sig_proxy, options["remove"])
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 from orlop_cli import _config
-from orlop_cli._command import command, each, fail, flag, option
-from orlop_cli._errors import Exit
+from orlop_cli._command import command, complain, fail, flag, option
+from orlop_cli._errors import ApiError, Exit
 from orlop_cli.attached.attachment import Attachment, Wiring, check_terminal, detach_bytes
 from orlop_cli.attached.control import control, resize_now
 from orlop_cli.attached.wait import Wait
@@ -41,11 +43,25 @@ def start(
     if checkpoint and len(args) > 1:
         fail("you cannot restore multiple containers at once")
     if not (attach or interactive):
-        each(args, lambda name: session.engine.post(f"/containers/{segment(name)}/start", query))
+        _all(session, args, query)
         return
     if len(args) > 1:
         fail("you cannot start and attach multiple containers at once")
     _attached(session, args[0], interactive, detach_keys, query)
+
+
+def _all(session: Session, names: tuple[str, ...], query: dict[str, str | None]) -> None:
+    failed = []
+    for name in names:
+        try:
+            session.engine.post(f"/containers/{segment(name)}/start", query)
+            print(name, flush=True)
+        except ApiError as error:
+            complain(error)
+            failed.append(name)
+    if failed:
+        print(f"Error: failed to start containers: {', '.join(failed)}", file=sys.stderr)
+        raise Exit(1)
 
 
 def _attached(

@@ -9,7 +9,7 @@ import time
 from orlop_cli import __version__
 from orlop_cli._command import command, complain, option
 from orlop_cli._errors import CliError, Exit
-from orlop_cli.daemon.client import MAX_API, Engine
+from orlop_cli.daemon.client import BASE_API, MAX_API, Engine
 from orlop_cli.tables import table
 from orlop_cli.tables.format import render_values
 
@@ -24,10 +24,12 @@ ORDER = ("ApiVersion", "MinAPIVersion", "GoVersion", "GitCommit", "BuildTime", "
 TITLES = {"ApiVersion": "API version", "GoVersion": "Go version", "GitCommit": "Git commit", "BuildTime": "Built"}
 
 
-def _client(engine: Engine) -> dict[str, Any]:
+def _client(engine: Engine, context: str) -> dict[str, Any]:
     return {
         "Version": __version__,
         "ApiVersion": f"{engine.version[0]}.{engine.version[1]}",
+        "DefaultAPIVersion": f"{BASE_API[0]}.{BASE_API[1]}",
+        "Context": context,
         "MaxAPIVersion": f"{MAX_API[0]}.{MAX_API[1]}",
         "PythonVersion": ".".join(map(str, sys.version_info[:3])),
         "Os": sys.platform,
@@ -111,7 +113,7 @@ def version(session: Session, args: tuple[str, ...], form: str | None) -> None:
         server = engine.get("/version")
     except CliError as error:
         problem = error
-    client = _client(engine)
+    client = _client(engine, session.context_name)
     if form:
         sys.stdout.write(render_values([{"Client": client, "Server": server}], form))
     else:

@@ -253,7 +253,9 @@ def filters_json(pairs: Iterable[str]) -> str | None:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise CliError(f"invalid argument {pair!r} for filter: bad format of filter (expected name=value)", 125)
+            raise CliError(
+                f'invalid argument "{pair}" for "-f, --filter" flag: bad format of filter (expected name=value)', 125
+            )
         grouped.setdefault(key.strip().lower(), {})[value.strip()] = True
     return jsontext.dumps(grouped) if grouped else None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 
+from orlop_cli._errors import CliError
 from orlop_cli.tables.table import layout
 
 TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
@@ -35,8 +36,13 @@ def render_rows(
     if form == "json":
         from orlop_cli.tables.functions import to_json
 
-        return "".join(to_json(row) + "\n" for row in rows)
+        return "".join(_html_safe(to_json(row)) + "\n" for row in rows)
     return _templated(rows, headers, str(form))
+
+
+def _html_safe(text: str) -> str:
+    """JSON as Go's encoder writes it: with escapes for HTML."""
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _templated(rows: Iterable[Row], headers: dict[str, str], form: str) -> str:
@@ -66,7 +72,12 @@ def render_values(values: Sequence[Any], form: str) -> str:
         from orlop_cli.tables.functions import to_json
 
         return "".join(to_json(value) + "\n" for value in values)
+    from orlop_cli.tables.go_types import typed
     from orlop_cli.tables.template import Template
 
-    template = Template(form)
-    return "".join(template.render(value) + "\n" for value in values)
+    try:
+        template = Template(form)
+    except CliError as error:
+        error.code = 64  # docker's code for a template that cannot be parsed
+        raise
+    return "".join(template.render(typed(value)) + "\n" for value in values)

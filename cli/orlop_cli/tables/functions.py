@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+from orlop_cli.tables.go_types import NIL, Struct
 from orlop_cli.tables.parse import TemplateError
 
 TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
@@ -39,6 +40,10 @@ def kind(value: Any) -> str:
 
 def show(value: Any, inner: bool = False) -> str:
     """Format a value like Go's `%v`."""
+    if value is NIL:
+        return "<nil>"
+    if isinstance(value, Struct):
+        return "{" + " ".join(show(item, True) for item in value.in_order()) + "}"
     if value is None or value is NO_VALUE:
         return "<nil>" if inner else "<no value>"
     if isinstance(value, bool):
@@ -55,7 +60,7 @@ def show(value: Any, inner: bool = False) -> str:
 
 def to_json(value: Any) -> str:
     """Compact JSON without HTML escapes, like Docker's `json`."""
-    if value is NO_VALUE:
+    if value is NO_VALUE or value is NIL:
         return "null"
     as_json = getattr(value, "as_json", None)
     plain = as_json() if as_json else value
@@ -196,7 +201,32 @@ def _string(function: Callable[[str], str]) -> Callable[[Any], str]:
     return lambda value: function(value if isinstance(value, str) else show(value, True))
 
 
+def _call(value: Any, *_arguments: Any) -> Any:
+    raise TemplateError(f"error calling call: non-function of type {kind(value)}")
+
+
+def _escaped(escapes: dict[str, str]) -> Callable[..., str]:
+    """A function that replaces characters in what `print` makes of its arguments."""
+    table = str.maketrans(escapes)
+    return lambda *values: _print(*values).translate(table)
+
+
+def _urlquery(*values: Any) -> str:
+    from urllib.parse import quote_plus
+
+    return quote_plus(_print(*values), safe="~")
+
+
+_HTML = {"\0": "\ufffd", '"': "&#34;", "'": "&#39;", "&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_JS = {"\\": "\\\\", "'": "\\'", '"': '\\"', "<": "\\u003C", ">": "\\u003E", "&": "\\u0026", "=": "\\u003D"}
+_JS.update({chr(code): f"\\u{code:04X}" for code in range(32)})
+
+
 TABLE: dict[str, Callable[..., Any]] = {
+    "call": _call,
+    "html": _escaped(_HTML),
+    "js": _escaped(_JS),
+    "urlquery": _urlquery,
     "eq": _equal,
     "ge": lambda left, right: not _less(left, right),
     "gt": lambda left, right: not _less(left, right) and not _equal(left, right),

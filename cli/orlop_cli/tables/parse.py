@@ -1,7 +1,7 @@
 """Parser of the part of Go's text/template that is used in --format. It builds a tree of named tuples.
 
 Supported: text, pipelines, fields, variables, literals, parentheses, `if`/`else if`/`else`, `with`, `range` (with
-variables), `break`, `continue`, comments, trim markers. Not supported: `define`, `template`, `block`, complex numbers.
+variables), `break`, `continue`, `define`, `template`, `block`, comments, trim markers. Not supported: complex numbers.
 """
 
 from __future__ import annotations
@@ -79,15 +79,24 @@ class Range(NamedTuple):
     otherwise: tuple[Node, ...]
 
 
+class Call(NamedTuple):
+    """`template "name" pipeline`."""
+
+    name: str
+    pipeline: Pipeline | None
+
+
 class Jump(NamedTuple):
     keyword: str  # break or continue
 
 
-Node: TypeAlias = "Text | Action | Branch | Range | Jump"
+Node: TypeAlias = "Text | Action | Branch | Range | Call | Jump"
+Named: TypeAlias = "dict[str, tuple[Node, ...]]"
 
 _TOKEN = re.compile(
     r"""(?P<space>\s+) | (?P<string>"(?:\\.|[^"\\\n])*") | (?P<raw>`[^`]*`)
-      | (?P<number>[+-]?(?:0x[\da-fA-F]+|\d+(?:\.\d+)?))(?![\w.])
+      | (?P<char>'(?:\\.[\da-fA-F]*|[^'\\\n])')
+      | (?P<number>[+-]?(?:0x[\da-fA-F]+|\d+(?:\.\d+)?(?:[eE][+-]?\d+)?))(?![\w.])
       | (?P<field>(?:\.[^\W\d]\w*)+) | (?P<dot>\.) | (?P<variable>\$\w*) | (?P<word>[^\W\d]\w*) | (?P<mark>:=|[()|,=])""",
     re.VERBOSE,
 )
@@ -97,7 +106,6 @@ _ACTION = re.compile(
 )
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", '"': '"', "\\": "\\", "a": "\a", "b": "\b", "f": "\f", "v": "\v", "'": "'"}
 _WORDS = {"true": True, "false": False, "nil": None}
-_REFUSED = {"define", "template", "block"}
 
 
 class Token(NamedTuple):
@@ -106,13 +114,13 @@ class Token(NamedTuple):
     glued: bool  # whether no space is before it: `$x.Name` is one operand, `$x .Name` are two
 
 
-def parse(source: str) -> tuple[Node, ...]:
+def parse_all(source: str) -> tuple[tuple[Node, ...], Named]:
     """Parse a template. Raises TemplateError for invalid and unsupported templates."""
     parser = _Parser(_pieces(source))
     nodes, end = parser.block()
     if end is not None:
         raise TemplateError(f"unexpected {{{{{end}}}}}")
-    return nodes
+    return nodes, parser.named
 
 
 def _pieces(source: str) -> list[str | list[Token]]:
@@ -155,6 +163,7 @@ class _Parser:
         self._pieces = pieces
         self._at = 0
         self._loops = 0
+        self.named: Named = {}  # the templates of `define` and `block`
 
     def block(self) -> tuple[tuple[Node, ...], str | None]:
         """The nodes up to `end`, `else`, `else if` or the end of the template (None). The tokens after `else if` are put
@@ -170,7 +179,10 @@ class _Parser:
             word = piece[0].text if piece[0].kind == "word" else ""
             if word in ("end", "else"):
                 return tuple(nodes), self._closing(word, piece)
-            nodes.append(self._node(word, piece))
+            if word == "define":
+                self._define(word, self._name(word, piece))
+            else:
+                nodes.append(self._node(word, piece))
         return tuple(nodes), None
 
     def _closing(self, word: str, piece: list[Token]) -> str:
@@ -183,8 +195,11 @@ class _Parser:
         raise TemplateError(f"unexpected {piece[1].text!r} in {word}")
 
     def _node(self, word: str, piece: list[Token]) -> Node:
-        if word in _REFUSED:
-            raise TemplateError(f"{{{{{word}}}}} is not supported here")
+        if word in ("template", "block"):
+            call = Call(self._name(word, piece), _Expression(piece[2:]).whole() if piece[2:] else None)
+            if word == "block":
+                self._define(word, call.name)
+            return call
         if word in ("break", "continue") and len(piece) == 1:
             if not self._loops:
                 raise TemplateError(f"{{{{{word}}}}} outside {{{{range}}}}")
@@ -196,6 +211,19 @@ class _Parser:
         body, otherwise = self._bodies(word)
         self._loops -= word == "range"
         return Range(pipeline, body, otherwise) if word == "range" else Branch(word, pipeline, body, otherwise)
+
+    def _name(self, word: str, piece: list[Token]) -> str:
+        if len(piece) < 2 or piece[1].kind not in ("string", "raw") or (word == "define" and len(piece) > 2):
+            raise TemplateError(f"unexpected {piece[-1].text!r} in {word} clause")
+        return _unquote(piece[1].text) if piece[1].kind == "string" else piece[1].text[1:-1]
+
+    def _define(self, word: str, name: str) -> None:
+        loops, self._loops = self._loops, 0
+        body, end = self.block()
+        self._loops = loops
+        if end != "end":
+            raise TemplateError(f"unexpected {end or 'end of the template'} in {word} clause")
+        self.named[name] = body
 
     def _bodies(self, word: str) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
         body, end = self.block()
@@ -273,8 +301,10 @@ class _Expression:
             return Literal(_unquote(token.text))
         if token.kind == "raw":
             return Literal(token.text[1:-1])
+        if token.kind == "char":
+            return Literal(_code(token.text))
         if token.kind == "number":
-            return Literal(float(token.text) if "." in token.text else int(token.text, 0 if "x" in token.text else 10))
+            return Literal(_number(token.text))
         if token.kind == "word":
             return Literal(_WORDS[token.text]) if token.text in _WORDS else Function(token.text)
         if token.kind == "field":
@@ -298,6 +328,22 @@ class _Expression:
             return ()
         self._at += 1
         return tuple(token.text[1:].split("."))
+
+
+def _code(text: str) -> int:
+    """The value of a character constant."""
+    found = _unquote(text)
+    if len(found) != 1:
+        raise TemplateError(f"malformed character constant: {text}")
+    return ord(found)
+
+
+def _number(text: str) -> int | float:
+    if "x" in text:
+        return int(text, 0)
+    value = float(text) if re.search("[.eE]", text) else int(text)
+    # In Go, a constant without a fraction can be an integer, too.
+    return int(value) if isinstance(value, float) and "." not in text and value.is_integer() else value
 
 
 def _unquote(text: str) -> str:

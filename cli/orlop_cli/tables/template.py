@@ -10,6 +10,7 @@ from __future__ import annotations
 from orlop_cli.tables import functions as functions
 from orlop_cli.tables import parse as tree
 from orlop_cli.tables.functions import NO_VALUE, show, truth
+from orlop_cli.tables.go_types import NIL, GoMap, Struct
 from orlop_cli.tables.parse import TemplateError
 from orlop_cli.tables.row import Row
 
@@ -27,6 +28,9 @@ _MAPS = {
 }  # fmt: skip
 
 
+_MAX_DEPTH = 100  # of templates that include templates
+
+
 class _Break(Exception):
     pass
 
@@ -39,12 +43,14 @@ class Template:
     """A parsed template. render() may be called many times."""
 
     def __init__(self, source: str, known: dict[str, Callable[..., Any]] | None = None) -> None:
-        self._nodes = tree.parse(source)
+        self._nodes, self._named = tree.parse_all(source)
+        self._depth = 0
         self._functions = known if known is not None else functions.TABLE
 
     def render(self, value: Any) -> str:
         """The text for one value. Raises TemplateError."""
         out: list[str] = []
+        self._depth = 0
         self._run(self._nodes, value, [("$", value)], out)
         return "".join(out)
 
@@ -61,9 +67,23 @@ class Template:
                 self._branch(node, dot, scope, out)
             elif isinstance(node, tree.Range):
                 self._range(node, dot, scope, out)
+            elif isinstance(node, tree.Call):
+                self._include(node, dot, scope, out)
             else:
                 raise _Break if node.keyword == "break" else _Continue
         del scope[depth:]
+
+    def _include(self, node: tree.Call, dot: Any, scope: _Scope, out: list[str]) -> None:
+        """`template` and `block`: a named template, which sees only its argument."""
+        body = self._named.get(node.name)
+        if body is None:
+            raise TemplateError(f'executing "" at <{{{{template "{node.name}"}}}}>: template "{node.name}" not defined')
+        value = None if node.pipeline is None else self._pipeline(node.pipeline, dot, scope)
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            raise TemplateError(f"exceeded maximum template depth ({_MAX_DEPTH})")
+        self._run(body, value, [("$", value)], out)
+        self._depth -= 1
 
     def _branch(self, node: tree.Branch, dot: Any, scope: _Scope, out: list[str]) -> None:
         depth = len(scope)
@@ -120,6 +140,8 @@ class Template:
             owner, _ = _walk(dot, first.names[:-1], "")
             if isinstance(owner, Row):
                 return owner.field(first.names[-1], *arguments)
+        if isinstance(first, tree.Literal) and first.value is None:
+            raise TemplateError("nil is not a command")
         if arguments:
             raise TemplateError(f"can't give argument to non-function {_text(first)}")
         return self._operand(first, dot, scope)
@@ -129,7 +151,9 @@ class Template:
             return self._logic(name, operands, dot, scope, piped)
         function = self._functions.get(name)
         if function is None:
-            raise TemplateError(f'function "{name}" not defined')
+            error = TemplateError(f'function "{name}" not defined')
+            error.code = 64  # docker finds it when it parses the template
+            raise error
         arguments = (*(self._operand(operand, dot, scope) for operand in operands), *piped)
         try:
             return function(*arguments)
@@ -165,15 +189,17 @@ def _walk(value: Any, names: tuple[str, ...], path: str) -> tuple[Any, str]:
     parent = ""
     for name in names:
         path += "." + name
-        if isinstance(value, Row):
+        if isinstance(value, Row) or (isinstance(value, Struct) and value.has(name)):
             value = value.field(name)
         elif isinstance(value, dict):
             if name in value:
                 value = value[name]
-            elif parent in _MAPS:
+            elif parent in _MAPS or isinstance(value, GoMap):
                 value = NO_VALUE
             else:
                 raise TemplateError(f'executing "" at <{path}>: map has no entry for key "{name}"')
+        elif value is NIL:
+            raise TemplateError(f'executing "" at <{path}>: map has no entry for key "{parent}"')
         elif value is None or value is NO_VALUE:
             raise TemplateError(f'executing "" at <{path}>: nil data; no entry for key "{name}"')
         else:

@@ -20,14 +20,14 @@ class Run:
         self.first, self.last = first, last
 
 
-def _range(text: str, what: str) -> tuple[int, int]:
+def _range(text: str, what: str, problem: str = "invalid") -> tuple[int, int]:
     first, dash, last = text.partition("-")
     try:
         low, high = int(first), int(last) if dash else int(first)
     except ValueError:
-        raise ValueError(f"invalid {what}: {text}") from None
+        raise ValueError(f"{problem} {what}: {text}") from None
     if not 0 <= low <= high <= 65535:
-        raise ValueError(f"invalid {what}: {text}")
+        raise ValueError(f"{problem} {what}: {text}")
     return low, high
 
 
@@ -51,11 +51,11 @@ def parse_publish(text: str) -> Bindings:
     if "=" in text:
         text = _long_form(text)
     address, host, container, protocol = _split(text)
-    low, high = _range(container, "containerPort")
+    low, high = _range(container, "containerPort", "Invalid")
     size = high - low
     if not host:
         return {f"{port}/{protocol}": [{"HostIp": address, "HostPort": ""}] for port in range(low, high + 1)}
-    first, last = _range(host, "hostPort")
+    first, last = _range(host, "hostPort", "Invalid")
     if last - first != size:
         if size:
             raise ValueError(f"invalid ranges specified for container and host Ports: {container} and {host}")

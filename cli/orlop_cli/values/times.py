@@ -35,7 +35,7 @@ def parse_nanoseconds(text: str) -> int:
     return seconds * 10**9 + int(fraction)
 
 
-def query_time(text: str | None, now: float | None = None) -> str | None:
+def query_time(text: str | None, now: float | None = None, flag: str = "") -> str | None:
     """Convert --since or --until to the API's form `seconds[.nanoseconds]`. Unix times stay unchanged; a duration means a
     time before now."""
     if not text:
@@ -50,7 +50,8 @@ def query_time(text: str | None, now: float | None = None) -> str | None:
         try:
             nanoseconds = int((time.time() if now is None else now) * 10**9) - parse_duration(text)
         except ValueError:
-            raise CliError(f'invalid value for "since" or "until": {text} is neither a time stamp nor a duration') from None
+            prefix = f'invalid value for "{flag}": ' if flag else ""
+            raise CliError(f'{prefix}failed to parse value as time or duration: "{text}"') from None
     return f"{nanoseconds // 10**9}.{nanoseconds % 10**9:09d}"
 
 
@@ -85,3 +86,23 @@ def ago(stamp: str) -> str:
     if not stamp or stamp.startswith("0001-"):
         return ""
     return f"{human_duration(time.time() - parse_nanoseconds(stamp) / 1e9)} ago"
+
+
+def go_duration(nanoseconds: int) -> str:
+    """A duration in the format of Go's time.Duration: `1h30m0s`, `1.5s`, `100ms`."""
+    sign, left = ("-" if nanoseconds < 0 else ""), abs(nanoseconds)
+    if left < 10**9:
+        for unit, size in (("ms", 10**6), ("µs", 10**3)):
+            if left >= size:
+                return f"{sign}{_decimal(left, size)}{unit}"
+        return f"{sign}{left}ns" if left else "0s"
+    hours, left = divmod(left, 3600 * 10**9)
+    minutes, left = divmod(left, 60 * 10**9)
+    text = f"{hours}h{minutes}m" if hours else f"{minutes}m" if minutes else ""
+    return f"{sign}{text}{_decimal(left, 10**9)}s"
+
+
+def _decimal(number: int, unit: int) -> str:
+    whole, rest = divmod(number, unit)
+    fraction = str(rest).rjust(len(str(unit)) - 1, "0").rstrip("0")
+    return f"{whole}.{fraction}" if fraction else str(whole)
