@@ -172,7 +172,7 @@ async def begin(ports: Ports, container: Container) -> None:
 
 
 def _wanted(ports: Ports, container: Container, runtime: Runtime, network: str, plan: mount_plan.MountPlan) -> Launch:
-    """The launch request without its mounts."""
+    """The request to the monitor to build the sandbox, without the mounts."""
     record, paths = container.record, ports.paths
     ids = user_namespaces.ids_of(ports.ids, record.host_config)
     config = record.host_config.log_config

@@ -1,6 +1,6 @@
-"""The mounts of a start: the OCI mounts made from a container's mount records, and the mount trees that its monitor
-prepares. A tree is used for a mount that is more than a directory of the host: a part of a volume, an image, or the shared
-memory of several containers.
+"""The mounts that a container gets when it is started: the OCI mounts made from its mount records, and the mount trees that
+its monitor prepares. A tree is used for a mount that is more than a directory of the host: a part of a volume, an image, or
+the shared memory of several containers.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _RECURSIVE = (5, 12)  # mount_setattr(2) exists since Linux 5.12
 
 
 class MountPlan(NamedTuple):
-    """The mounts of one start. `shm` is the source of the bind at /dev/shm; "" if the container has its own shared
-    memory."""
+    """The mounts that a container gets at one start. `shm` is the source of the bind at /dev/shm; "" if the container has
+    its own shared memory."""
 
     oci: list[dict[str, Any]]
     trees: tuple[Tree, ...] = ()

@@ -1,6 +1,6 @@
-"""Operations on containers use other services of the engine: images, volumes, networks, execs, drivers. This module
-declares the methods that these operations need as Protocols. The classes of the services contain the documentation of the
-methods, and do not import the Protocols.
+"""Operations on containers use other services of the engine: images, volumes, networks, execs, drivers. This module declares
+Protocols with the methods that these operations need. The classes of the services contain the documentation of the methods,
+and do not import the Protocols.
 
 For the lower layers (store, configuration, zygote) the concrete types are used.
 """

@@ -67,8 +67,8 @@ async def patiently(look: Callable[[], T]) -> T:
 
 def note(container_id: str, mounts: Sequence[MountRecord]) -> tuple[list[Put], list[Delete]]:
     """The rows that record the intent to remove the anonymous volumes of a container, and the deletes that clear this
-    intent. A create commits the intent before it creates the first volume; a removal commits it together with the deletion
-    of the container's row. Without the intent, a crash can leave volumes that belong to no container."""
+    intent. A create commits the intent before it creates the first volume; a removal commits the intent together with the
+    deletion of the container's row. Without the intent, a crash can leave volumes that belong to no container."""
     names = anonymous(mounts)
     if not names:
         return [], []
