@@ -25,7 +25,7 @@ SHELLS = ("bash", "fish", "zsh")
 VARIABLE = "_ORLOP_COMPLETE"
 _TIMEOUT = 1.0
 _ONLY_RUNNING = frozenset("attach exec kill pause port stats stop top unpause".split())
-_FLAGS = {"network": "NETWORK", "volumes-from": "CONTAINER", "link": "CONTAINER"}
+_FLAGS = {"network": "NETWORK", "volumes-from": "CONTAINER", "link": "CONTAINER", "context": "CONTEXT"}
 _FILES = frozenset(
     "cidfile config env-file file iidfile input label-file metadata-file output tlscacert tlscert tlskey".split()
 )
@@ -109,6 +109,12 @@ def _volumes(engine: Engine, _: str) -> Iterable[str]:
     return (each["Name"] for each in engine.get("/volumes", {})["Volumes"] or ())
 
 
+def _contexts(_engine: Engine, command: str) -> Iterable[str]:
+    from orlop_cli.daemon import contexts
+
+    return () if command in ("create", "import") else (contexts.DEFAULT, *contexts.names())
+
+
 def _objects(engine: Engine, command: str) -> Iterable[str]:
     for source in (_containers, _images, _networks, _volumes):
         yield from source(engine, command)
@@ -116,6 +122,7 @@ def _objects(engine: Engine, command: str) -> Iterable[str]:
 
 _SOURCES: dict[str, Callable[[Any, str], Iterable[str]]] = {
     "CONTAINER": _containers,
+    "CONTEXT": _contexts,
     "IMAGE": _images,
     "NAME": _images,
     "NAME|ID": _objects,

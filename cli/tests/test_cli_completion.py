@@ -74,6 +74,17 @@ def test_names_files_and_flags_are_completed(complete: Complete, words: list[str
     assert complete(*words) == expected
 
 
+def test_contexts_are_completed(complete: Complete, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from orlop_cli.daemon import contexts
+
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    contexts.write(contexts.Context("far", {"Name": "far", "Endpoints": {"docker": {"Host": "unix:///x"}}}))
+    assert complete("context", "use", "") == ["default", "far"]
+    assert complete("context", "rm", "f") == ["far"]
+    assert complete("context", "create", "") == []
+    assert complete("-c", "f") == ["far"]
+
+
 def test_stop_completes_only_running_containers(complete: Complete, daemon: RecordedDaemon) -> None:
     complete("stop", "")
     assert daemon.requests[-1].target.endswith("?all=0")
