@@ -97,7 +97,7 @@ def _storage_driver(config: Config) -> Iterator[Problem]:
     except OrlopError as error:
         yield _problem(error, "cannot use storage-driver", "storage-driver")
         return
-    known = discovery.installed("storage")
+    known = {each.rpartition(":")[2] for each in discovery.installed("storage")}  # without DISTRIBUTION:
     for option in config.storage_opts:
         if option.partition("=")[0].strip().partition(".")[0] not in known:
             yield Problem(
@@ -106,7 +106,7 @@ def _storage_driver(config: Config) -> Iterator[Problem]:
             )
     if (check := found.check_options) is not None:
         try:
-            _bounded(label, lambda: check(config.storage_options(name)))
+            _bounded(label, lambda: check(config.storage_options(found.name)))
         except BaseException as error:
             yield _problem(error, "cannot use storage-opts", "storage-opts")
 

@@ -76,9 +76,14 @@ def _runtime(gate: Gate, made: object) -> Runtime:
     return cast("Runtime", guard(gate, made, Runtime, RuntimeFeatures, RuntimeCheckpoints))
 
 
+def _file_name(name: str) -> str:
+    """The name of a driver's directory. DISTRIBUTION:NAME has a colon, which separates paths in mount options."""
+    return name.replace(":", "@")
+
+
 def _directory(root: str, kind: str, name: str, mode: int) -> str:
     """Create the private directory of a driver."""
-    path = os.path.join(root, defaults.DIRECTORIES.get((kind, name)) or os.path.join(f"{kind}-drivers", name))
+    path = os.path.join(root, defaults.DIRECTORIES.get((kind, name)) or os.path.join(f"{kind}-drivers", _file_name(name)))
     for each in (os.path.dirname(path), path):
         os.makedirs(each, mode, exist_ok=True)
     return path
@@ -151,9 +156,9 @@ class Drivers:
 
         def work() -> _Made:
             factory = _find("storage", name)
-            root = os.path.join(self.config.data_root, name)
+            root = os.path.join(self.config.data_root, _file_name(name))
             os.makedirs(root, mode=0o710, exist_ok=True)
-            return factory, factory.make(StorageContext(root, self.config.storage_options(name)))
+            return factory, factory.make(StorageContext(root, self.config.storage_options(factory.name)))
 
         if name not in self._storages:
             with self._forgotten_if_unknown("storage", name) as gate:

@@ -49,13 +49,45 @@ def _entry_points(kind: str, max_age: float) -> dict[str, EntryPoint]:
         found = {}
         for point in entrypoints.every():
             if point.group.startswith("orlop."):
-                found.setdefault(point.group.removeprefix("orlop."), {}).setdefault(point.name, point)
+                _add(found.setdefault(point.group.removeprefix("orlop."), {}), point)
         _scanned = (time.monotonic(), found)
     return found.get(kind, {})
 
 
+def _add(points: dict[str, EntryPoint], point: EntryPoint) -> None:
+    """Add an entry point. If several distributions register one name, the keys are DISTRIBUTION:NAME, so that no plugin
+    takes the place of another one. If a distribution is hidden by another one of the same name, the first one counts."""
+    several = [key for key in points if key.endswith(f":{point.name}")]
+    other = points.get(point.name)
+    if other is None and not several:
+        points[point.name] = point
+        return
+    distribution = point.distribution()[0]
+    if other is not None:
+        if other.distribution()[0] == distribution:
+            return
+        points[f"{other.distribution()[0]}:{point.name}"] = points.pop(point.name)
+    points.setdefault(f"{distribution}:{point.name}", point)
+
+
+def _select(kind: str, name: str, max_age: float) -> EntryPoint | None:
+    """The entry point for a name, or for DISTRIBUTION:NAME. Raises `DriverError` if several distributions register it."""
+    points = _entry_points(kind, max_age)
+    several = sorted(key for key in points if key.endswith(f":{name}"))
+    if several:
+        raise DriverError(
+            f'cannot load {_what(kind)} "{name}": several distributions register this name; '
+            f"write {' or '.join(several)} in daemon.json, or uninstall the others"
+        )
+    distribution, colon, plain = name.rpartition(":")
+    if colon and name not in points and plain in points and points[plain].distribution()[0] == distribution:
+        return points[plain]
+    return points.get(name)
+
+
 def installed(kind: str) -> list[str]:
-    """The names of all installed plugins of a kind, sorted. Imports none of them."""
+    """The names of all installed plugins of a kind, sorted; DISTRIBUTION:NAME if several distributions register a name.
+    Imports none of them."""
     return sorted(_entry_points(kind, _FRESH))
 
 
@@ -83,7 +115,7 @@ def find(kind: str, name: str) -> Factory:
     """Load the plugin `name` of `kind`. Raises `NotFound`, which lists the installed plugins, or `DriverError` when the
     plugin cannot be imported, does not register `name`, or was written for another version of the kind's contract."""
     # Scan again only for an unknown name: its plugin may have been installed after the last scan
-    point = _entry_points(kind, float("inf")).get(name) or _entry_points(kind, _FRESH).get(name)
+    point = _select(kind, name, float("inf")) or _select(kind, name, _FRESH)
     if point is None:
         have = ", ".join(installed(kind)) or "none"
         raise NotFound(f'cannot find {_what(kind)} "{name}": installed {_what(kind)}s are: {have}')
@@ -112,12 +144,12 @@ def find(kind: str, name: str) -> Factory:
         getattr(manager.hook, hook)(register=register)
     except BaseException as error:
         raise _broken(kind, name, error) from error
-    if name not in found:
+    if point.name not in found:
         offers = ", ".join(sorted(found)) or "nothing"
         raise DriverError(f'cannot load {_what(kind)} "{name}": its plugin registers {offers}')
-    make, spi_version, check_options = found[name]
+    make, spi_version, check_options = found[point.name]
     distribution, version = point.distribution()
     if remedy := _wrong_version(kind, spi_version, distribution or f"the plugin {name}"):
         raise DriverError(f'cannot load {_what(kind)} "{name}": {remedy}')
-    _loaded[kind, point] = Factory(kind, name, make, spi_version, distribution, version, check_options)
+    _loaded[kind, point] = Factory(kind, point.name, make, spi_version, distribution, version, check_options)
     return _loaded[kind, point]

@@ -155,3 +155,48 @@ def test_plugin_for_another_contract_version_is_refused(
     ours = "orlop-sdk" if known.driver else "orlop-sdk and orlop-kernel"
     assert remedy.format(kind=kind, ours=ours) in str(caught.value)
     assert "spi_version" in remedy or str(caught.value).endswith("release of my-plugin")
+
+
+def _install(top: Path, distribution: str, module: str) -> None:
+    (top / f"{module}.py").write_text(
+        "from orlop_sdk import hookimpl\n\n@hookimpl\ndef orlop_log(register):\n"
+        f"    register('same', lambda: {distribution!r}, spi_version=1)\n"
+    )
+    info = top / f"{distribution}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.4\nName: {distribution}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[orlop.log]\nsame = {module}\n")
+
+
+def test_name_of_two_distributions_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of them can be chosen, by a name that stays valid when the other one is uninstalled."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(discovery, "_scanned", (float("-inf"), {}))
+    for letter in "ab":
+        _install(tmp_path, f"dist-{letter}", f"clash_{letter}")
+    with pytest.raises(DriverError, match="several distributions register this name; write dist-a:same or dist-b:same in"):
+        discovery.find("log", "same")
+    assert {"dist-a:same", "dist-b:same"} <= set(discovery.installed("log")) and "same" not in discovery.installed("log")
+    for letter in "ab":
+        found = discovery.find("log", f"dist-{letter}:same")
+        assert (found.make(), found.name, found.distribution) == (f"dist-{letter}", "same", f"dist-{letter}")
+    with pytest.raises(NotFound):
+        discovery.find("log", "dist-c:same")
+
+    (tmp_path / "dist-a-1.0.dist-info" / "entry_points.txt").unlink()
+    monkeypatch.setattr(discovery, "_scanned", (float("-inf"), {}))
+    for name in ("same", "dist-b:same"):
+        assert discovery.find("log", name).make() == "dist-b"
+    with pytest.raises(NotFound):
+        discovery.find("log", "dist-a:same")
+
+
+def test_hidden_distribution_of_the_same_name_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "_scanned", (float("-inf"), {}))
+    for number in (1, 2):
+        top = tmp_path / str(number)
+        top.mkdir()
+        _install(top, "dist-same", f"twice_{number}")
+        monkeypatch.syspath_prepend(str(top))
+    assert discovery.installed("log").count("same") == 1
+    assert discovery.find("log", "same").distribution == "dist-same"
