@@ -6,8 +6,9 @@ imports.py   caches that a build may use
 exports.py   exports the results of a build to caches
 chains.py    layers of a cache as snapshots
 steps.py     imports and exports of one job
-buildkit.py buildkit_steps.py contents.py    BuildKit's keys, and the steps of a job in caches that BuildKit has made
+buildkit.py contents.py                   BuildKit's keys of steps and of files
+buildkit_steps.py buildkit_records.py     the steps of a job in caches of BuildKit, and in exported caches
 
-The format is the same as BuildKit's (cache/remotecache/v1/doc.go), so Orlop can read BuildKit's caches and BuildKit can read
-Orlop's. Exported records have Orlop's own keys, so BuildKit finds no steps in Orlop's caches.
+The format is the same as BuildKit's (cache/remotecache/v1/doc.go). An exported result has two records: one with Orlop's own
+key, which covers the inputs, and, if BuildKit has a key for the step, one with this key, which names records of the inputs.
 """

@@ -51,7 +51,7 @@ class CacheRecord(msgspec.Struct, frozen=True):
 
     digest: str
     inputs: Sequence[Sequence[tuple[int, str]]] = ()
-    result: Sequence[Any] = ()
+    result: Any = ""
 
 
 class CacheGraph:

@@ -41,7 +41,8 @@ class BuildKitSteps:
             graph, vertex, cache
         )  # a lock would let this wait for itself: a step may be run for its content
         for number in sorted(self._known[id(cache), vertex.digest].get(output, ())):
-            if found := cache.records[number].result:
+            found: Sequence[CachedLayer] = cache.records[number].result or ()
+            if found:
                 return found
         return ()
 
@@ -97,11 +98,15 @@ class BuildKitSteps:
 
     async def _input(self, graph: Graph, wanted: Output, needs: Needs, cache: CacheGraph) -> dict[int, str]:
         """The records that an input is known by without a step being run, and the selector with which each is used."""
-        below = graph.vertices[wanted[0]]
-        found = dict.fromkeys(self._known[id(cache), below.digest].get(wanted[1], ()), needs.selector)
-        if below.op.source.identifier.startswith("local://"):
-            found |= await self._by_content(graph, wanted, needs, cache)
+        found = dict.fromkeys(self._known[id(cache), wanted[0]].get(wanted[1], ()), needs.selector)
+        if key := await self.content_of_sent(graph, wanted, needs):
+            found.update(dict.fromkeys(cache.find(key), ""))
         return found
+
+    async def content_of_sent(self, graph: Graph, wanted: Output, needs: Needs) -> str | None:
+        """The key of the content of an input that a client has sent; None for other inputs."""
+        is_sent = graph.vertices[wanted[0]].op.source.identifier.startswith("local://")
+        return await self._content(graph, wanted, needs.content) if is_sent and needs.content is not None else None
 
     async def _by_content(self, graph: Graph, wanted: Output, needs: Needs, cache: CacheGraph) -> dict[int, str]:
         key = await self._content(graph, wanted, needs.content) if needs.content is not None else None

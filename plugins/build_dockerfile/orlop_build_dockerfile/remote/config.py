@@ -1,15 +1,15 @@
 """The configuration of a cache, and the manifests that contain it (buildkit cache/remotecache). This module does no I/O.
 
 A record contains the digest of a step's key, and results. A result is the number of its top layer in the list of layers. A
-layer contains the number of its parent. Records of BuildKit also have inputs; records of Orlop have none. Imported caches
-are not trusted.
+layer contains the number of its parent. Records with BuildKit's keys also have inputs; those with Orlop's keys have none.
+Imported caches are not trusted.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -211,8 +211,9 @@ class Result(msgspec.Struct, frozen=True):
     layers: Sequence[LayerBlob]
 
 
-def encode(results: Sequence[Result]) -> tuple[bytes, list[LayerBlob]]:
-    """The configuration of a cache, and its layers without duplicates."""
+def encode(results: Sequence[Result], foreign: Sequence[CacheRecord] = ()) -> tuple[bytes, list[LayerBlob]]:
+    """The configuration of a cache, and its layers without duplicates. `foreign` are records with BuildKit's keys, whose
+    `result` is the key of one of the results, or ""."""
     layers: list[dict[str, Any]] = []
     numbers: dict[tuple[str, ...], int] = {}
     blobs: dict[str, LayerBlob] = {}
@@ -227,6 +228,7 @@ def encode(results: Sequence[Result]) -> tuple[bytes, list[LayerBlob]]:
                 layers.append({"blob": layer.digest, "parent": parent})
             blobs[layer.digest] = layer
         records.append(_record(result, numbers[path]))
+    records += _foreign(foreign, {record["digest"]: record["layers"] for record in records}, len(records))
     return json.dumps({"layers": layers, "records": records}, separators=(",", ":")).encode(), list(blobs.values())
 
 
@@ -234,7 +236,18 @@ def _record(result: Result, layer: int) -> dict[str, Any]:
     return {"digest": result.key, "layers": [{"layer": layer, "createdAt": result.created}]}
 
 
-def inline(results: Sequence[Result], image: Sequence[str]) -> bytes:
+def _foreign(records: Sequence[CacheRecord], layers: Mapping[str, Sequence[Any]], first: int) -> Iterable[dict[str, Any]]:
+    """Records with BuildKit's keys, the first of which gets the number `first`."""
+    for record in records:
+        inputs = [
+            [{"link": first + link, **({"selector": selector} if selector else {})} for link, selector in links]
+            for links in record.inputs
+        ]
+        found = layers.get(str(record.result), ())
+        yield {"digest": record.digest, **({"layers": found} if found else {}), **({"inputs": inputs} if inputs else {})}
+
+
+def inline(results: Sequence[Result], image: Sequence[str], foreign: Sequence[CacheRecord] = ()) -> bytes:
     """The records for the configuration of an image with these layers (digests, lowest first); b"" if there are no
     records."""
     records = [
@@ -242,6 +255,8 @@ def inline(results: Sequence[Result], image: Sequence[str]) -> bytes:
         for result in sorted(results, key=lambda each: each.key)
         if result.layers and [layer.digest for layer in result.layers] == list(image[: len(result.layers)])
     ]
+    if records:
+        records += _foreign(foreign, {record["digest"]: record["layers"] for record in records}, len(records))
     return json.dumps(records, separators=(",", ":")).encode() if records else b""
 
 
@@ -256,7 +271,10 @@ def cache_manifest(
             "mediaType": part.media_type,
             "digest": part.digest,
             "size": part.size,
-            "annotations": {_CREATED: created.get(part.digest, ""), _UNCOMPRESSED: layer.diff_id},
+            "annotations": {  # BuildKit does not read a cache with an empty time
+                **({_CREATED: created[part.digest]} if part.digest in created else {}),
+                _UNCOMPRESSED: layer.diff_id,
+            },
         }
         for part, layer in zip(parts, layers, strict=True)
     ]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec import structs
 
 from orlop_build_dockerfile.contracts import BuildFailed, CacheTarget, LayerBlob, Manifest, Result
 from orlop_build_dockerfile.export.archives import send_blob
@@ -14,6 +16,8 @@ from orlop_build_dockerfile.export.options import read_flag, read_form
 from orlop_build_dockerfile.solver.values import Made, join_key, registry_of
 
 from . import config
+from .buildkit import CacheRecord
+from .buildkit_records import Described
 from .steps import RemoteSteps, result_key
 
 if TYPE_CHECKING:
@@ -24,15 +28,25 @@ if TYPE_CHECKING:
 __all__ = ["export_cache", "steps_of"]
 
 
-async def steps_of(job: SolverJob, remote: RemoteSteps, refs: Sequence[Ref], *, everything: bool) -> dict[str, Made]:
+class Steps(NamedTuple):
+    """The results of steps, by their digests in caches, and the records of BuildKit's keys, whose `result` is such a
+    digest."""
+
+    made: Mapping[str, Made]
+    records: Sequence[CacheRecord]
+
+
+async def steps_of(job: SolverJob, remote: RemoteSteps, refs: Sequence[Ref], *, everything: bool) -> Steps:
     """The results of the graphs' steps, by their digests in caches. With `everything`, all results; otherwise only layers of
     the graphs' results."""
     kept: set[str] = set()
     for ref in refs:
         kept.update(job.core.records.chain(await job.snapshot(ref)))
     found: dict[str, Made] = {}
+    described, results = Described(job, remote.foreign), dict[int, str]()
     for ref in refs:
         graph = job.graph(ref)
+        await described.add(graph)
         for vertex in graph.vertices.values():
             made = remote.made.get(vertex.digest)
             if made is None and everything and not vertex.op.HasField("source"):
@@ -44,18 +58,21 @@ async def steps_of(job: SolverJob, remote: RemoteSteps, refs: Sequence[Ref], *, 
                     continue
                 if everything or snapshot in kept:
                     found[result_key(key, output)] = value
-    return found
+                    if (number := described.numbers.get((vertex.digest, output))) is not None:
+                        results[number] = result_key(key, output)
+    return Steps(found, [structs.replace(each, result=results.get(n, "")) for n, each in enumerate(described.records)])
 
 
 async def inline(job: SolverJob, remote: RemoteSteps, ref: Ref, blobs: Sequence[LayerBlob], chain: Sequence[str]) -> bytes:
     """The inline cache in the configuration of an image: the records of the steps that made its layers."""
     layers = {snapshot: list(blobs[: len(blobs) - len(chain) + number + 1]) for number, snapshot in enumerate(chain)}
     results = []
-    for key, value in (await steps_of(job, remote, [ref], everything=False)).items():
+    steps = await steps_of(job, remote, [ref], everything=False)
+    for key, value in steps.made.items():
         snapshot = await value.snapshot()
         if snapshot in layers:
             results.append(config.Result(key, timestamp(value.record.created), layers[snapshot]))
-    return config.inline(results, [blob.digest for blob in blobs])
+    return config.inline(results, [blob.digest for blob in blobs], steps.records)
 
 
 async def export_cache(job: SolverJob, remote: RemoteSteps, result: Result, target: CacheTarget) -> Mapping[str, str]:
@@ -80,16 +97,14 @@ async def export_cache(job: SolverJob, remote: RemoteSteps, result: Result, targ
         raise
 
 
-async def _export(
-    job: SolverJob, shown: Shown, name: str, found: Mapping[str, Made], target: CacheTarget
-) -> Mapping[str, str]:
+async def _export(job: SolverJob, shown: Shown, name: str, steps: Steps, target: CacheTarget) -> Mapping[str, str]:
     attributes = target.attributes
     shown.status("preparing build cache for export", name="preparing build cache for export")
-    results = await _results(job, shown, name, found, read_form(attributes))
+    results = await _results(job, shown, name, steps.made, read_form(attributes))
     if not results:
         shown.status("skipping cache export for empty result", name="skipping cache export for empty result", done=True)
         return {}
-    data, layers = config.encode(results)
+    data, layers = config.encode(results, steps.records)
     created = {layer.digest: result.created for result in results for layer in result.layers[-1:]}
     manifest, root, blobs = config.cache_manifest(
         data,

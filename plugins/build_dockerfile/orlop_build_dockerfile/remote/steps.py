@@ -42,7 +42,7 @@ class RemoteSteps:
         self.made: dict[str, Mapping[int, Value]] = {}
         self._imported: list[Imported] | None = None
         self._loading = trio.Lock()
-        self._foreign = BuildKitSteps(job)
+        self.foreign = BuildKitSteps(job)
         self._fresh: dict[str, bool] = {}
         self._shown: set[str] = set()
 
@@ -102,7 +102,7 @@ class RemoteSteps:
             await self._show(graph, vertex)
             return self._value(record, output)
         for each in imported:
-            layers = each.found.results.get(name) or await self._foreign.layers(graph, vertex, output, each.found.graph)
+            layers = each.found.results.get(name) or await self.foreign.layers(graph, vertex, output, each.found.graph)
             if not layers:
                 continue
             try:

@@ -1,0 +1,82 @@
+"""Describes the steps of a job by BuildKit's keys, for exported caches: the records of a step name those of its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import trio
+
+from orlop_build_dockerfile.ops.source import diff_ids, platform_of
+from orlop_build_dockerfile.solver.definition import Graph, Vertex
+from orlop_build_dockerfile.solver.values import Image
+
+from .buildkit import CacheRecord, image_keys, root_key, step_key
+
+if TYPE_CHECKING:
+    from orlop_build_dockerfile.solver.job import SolverJob
+
+    from .buildkit_steps import BuildKitSteps
+
+__all__ = ["Described"]
+
+_Numbers = Mapping[int, list[int]]
+
+
+class Described:
+    """The records of the steps of some graphs, inputs first. `numbers` has the record of each step's output. A step whose
+    key is not known, or one of whose inputs has no record, has none."""
+
+    def __init__(self, job: SolverJob, steps: BuildKitSteps) -> None:
+        self._job, self._steps = job, steps
+        self.records: list[CacheRecord] = []
+        self.numbers: dict[tuple[str, int], int] = {}
+        self._known: dict[str, _Numbers] = {}
+        self._plain: dict[str, int] = {}
+
+    async def add(self, graph: Graph) -> None:
+        for vertex in graph.vertices.values():  # inputs first
+            if vertex.digest not in self._known:
+                self._known[vertex.digest] = await self._describe(graph, vertex)
+
+    def _add(self, record: CacheRecord) -> int:
+        """The number of a record. BuildKit ignores all but the last of several equal ones that have no inputs."""
+        if not record.inputs and record.digest in self._plain:
+            return self._plain[record.digest]
+        self.records.append(record)
+        if not record.inputs:
+            self._plain[record.digest] = len(self.records) - 1
+        return len(self.records) - 1
+
+    async def _describe(self, graph: Graph, vertex: Vertex) -> _Numbers:
+        platform = (self._job.core.settings.platforms or ("linux/amd64",))[0]
+        if vertex.op.HasField("source"):
+            if not vertex.op.source.identifier.startswith("docker-image://"):
+                return {}
+            value = await self._job.output(graph, (vertex.digest, 0))
+            known = diff_ids(value.base.config) if isinstance(value, Image) else ()
+            digest = vertex.op.source.identifier.partition("@")[2]
+            names = image_keys(digest, known, platform_of(vertex) or platform)
+            return {0: [self._add(CacheRecord(name)) for name in names]}
+        key = await trio.to_thread.run_sync(step_key, vertex, platform)
+        if key is None:
+            return {}
+        inputs: list[list[tuple[int, str]]] = []
+        for wanted, needs in zip(vertex.inputs, key.inputs, strict=True):
+            links = [(number, needs.selector) for number in self._known[wanted[0]].get(wanted[1], ())]
+            if content := await self._steps.content_of_sent(graph, wanted, needs):
+                links.append((self._add(CacheRecord(content)), ""))
+            if not links:
+                return {}
+            inputs.append(links)
+        found: dict[int, list[int]] = {}
+        for output in _outputs(vertex):
+            number = self._add(CacheRecord(root_key(key.digest, output), inputs))
+            found[output], self.numbers[vertex.digest, output] = [number], number
+        return found
+
+
+def _outputs(vertex: Vertex) -> set[int]:
+    if vertex.op.HasField("exec"):
+        return {mount.output for mount in vertex.op.exec.mounts if mount.output >= 0}
+    return {action.output for action in vertex.op.file.actions if action.output >= 0}
