@@ -146,6 +146,7 @@ TABLE = {
     "version": Lazy("version", "version", "Show the version information", COMMON),
     "info": SYSTEM["info"].within(COMMON),
     "events": SYSTEM["events"],
+    "explain": Lazy("explain", "explain", "Explain why a container ended or does not start, and what uses an object"),
     "help": Lazy("help", "help_", "Show what a command does, its flags and examples"),
     "completion": Lazy(
         "completion", "completion", "Print a script for the shell that completes commands, flags and names of orlop"

@@ -1,0 +1,68 @@
+"""`orlop explain` and the client's other own commands, with real containers."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tests.integration.engine import Engine, until
+
+pytestmark = pytest.mark.root
+
+
+def explained(engine: Engine, name: str, kind: str = "container") -> dict[str, Any]:
+    (found,) = json.loads(engine.orlop("explain", "--format", "json", "--type", kind, name, check=0).out)
+    return dict(found)
+
+
+def lines(found: dict[str, Any], title: str) -> list[str]:
+    return next((section["Lines"] for section in found["Sections"] if section["Title"] == title), [])
+
+
+def test_explain_names_the_memory_limit(engine: Engine) -> None:
+    engine.orlop("run", "--name", "hungry", "-m", "8m", "busybox", "sh", "-c", "x=a; while :; do x=$x$x; done")
+    found = explained(engine, "hungry")
+    assert found["Facts"]["Cause"] == "oom"
+    assert "8MiB (OOM)" in lines(found, "Cause")[0]
+
+
+def test_explain_shows_the_last_exit_and_who_asked_for_it(engine: Engine) -> None:
+    engine.orlop("run", "--name", "ended", "busybox", "sh", "-c", "echo last words; exit 3")
+    found = explained(engine, "ended")
+    assert "with exit code 3" in found["Summary"]
+    assert lines(found, "Last log lines") == ["last words"]
+    engine.ok("run", "-d", "--name", "deaf", "busybox", "sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1; done")
+    until(lambda: "ready" in engine.ok("logs", "deaf"), "the program ignores SIGTERM")
+    engine.ok("stop", "-t", "1", "deaf")
+    assert "did not end after signal 15, so the daemon sent SIGKILL" in lines(explained(engine, "deaf"), "Cause")[0]
+
+
+def test_explain_names_the_process_that_holds_a_port(engine: Engine) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as server:
+        port = server.getsockname()[1]
+        assert engine.orlop("run", "-d", "--name", "late", "-p", f"{port}:80", "busybox", "sleep", "600").code == 125
+        found = explained(engine, "late")
+    assert found["Summary"].startswith("does not start")
+    assert found["Facts"]["Ports"] == [{"Port": port, "Protocol": "tcp", "Pids": [os.getpid()]}]
+    assert f"pid {os.getpid()} (for 80/tcp of the container)" in lines(found, "Ports")[0]
+    engine.ok("run", "-d", "--name", "first", "-p", f"{port}:80", "busybox", "sleep", "600")
+    assert lines(explained(engine, "late"), "Ports")[0].startswith(f"port {port} is held by container first")
+
+
+def test_explain_lists_who_uses_a_volume_a_network_and_an_image(fresh: Callable[..., Engine]) -> None:
+    engine = fresh({"shutdown-timeout": 3})
+    engine.ok("network", "create", "back")
+    script = "head -c 5000 /dev/zero >/v/x"
+    engine.ok("run", "--name", "user", "--network", "back", "-v", "data:/v", "busybox", "sh", "-c", script)
+    volume = explained(engine, "data", "volume")
+    assert (volume["Facts"]["UsedBy"], volume["Facts"]["Size"]) == (["user"], 5000)
+    assert explained(engine, "back", "network")["Facts"]["UsedBy"] == ["user"]
+    assert explained(engine, "busybox", "image")["Facts"]["UsedBy"] == ["user"]
+    removal = next(item["Command"] for item in explained(engine, "back", "network")["Next"])
+    assert removal.split() == ["orlop", "network", "rm", "back"]
+    engine.ok("rm", "user")
+    engine.ok("network", "rm", "back")
