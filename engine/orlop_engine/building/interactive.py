@@ -124,6 +124,7 @@ class InteractiveSteps:
             try:
                 with self._ports.counters.timed("build", "step"):
                     run = await launch(self._ports, container)
+                run.settled.set()  # otherwise an exec would wait for the end of the start
                 started.set()
                 code = await self._outcome(container, run)
             except OrlopError as error:  # raised below, because the nursery would wrap it in a group
