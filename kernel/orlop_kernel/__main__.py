@@ -28,7 +28,7 @@ def _open_standard_streams() -> None:
         try:
             os.fstat(fd)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # os.open returns the lowest free descriptor: `fd`
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # os.open returns the lowest free number, which is `fd`
         if getattr(sys, name) is None:
             setattr(sys, name, open(fd, "w" if fd else "r", closefd=False))  # noqa: SIM115 - never closed, as in Python
     for stream in (sys.stdout, sys.stderr):

@@ -36,7 +36,7 @@ __all__ = [
 
 
 def _made(kind: str, name: str, protocol: type, *args: object) -> object:
-    """The object that a plugin's factory makes, if it implements `protocol`. Raises NotFound and DriverError."""
+    """Call a plugin's factory, and check that the object implements `protocol`. Raises NotFound and DriverError."""
     made: object = discovery.find(kind, name).make(*args)
     check_protocol(made, protocol, f'{kind} plugin "{name}"')
     return made
@@ -104,7 +104,7 @@ def router(ends: Sequence[FrontEnd]) -> Router:
 
 
 def check_plugins(config: Config) -> dict[str, CheckPlugin]:
-    """The consistency checks of the configured plugins, by the plugin's name."""
+    """Maps the names of the configured plugins to their consistency checks."""
     names = dict.fromkeys((*config.services, *config.front_ends, *config.guards))
     have = discovery.installed("check")
     return {name: cast("CheckPlugin", _made("check", name, kinds.CheckPlugin)) for name in names if name in have}

@@ -67,7 +67,7 @@ class Daemon:
                 self._priority.raise_()
                 outer.start_soon(systemd.feed_watchdog, os.environ, os.getpid())
                 await outer.start(self._watch_signals)
-                # The processes import their modules on another processor, while this process imports its own
+                # The processes of services import their modules on another processor, while this process imports its own
                 from orlop_kernel.events import EventBus
                 from orlop_kernel.kinds import Context
                 from orlop_kernel.store import Store, database_path

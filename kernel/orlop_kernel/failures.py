@@ -24,8 +24,8 @@ def leaves(error: BaseException) -> list[BaseException]:
 
 
 def as_orlop_error(error: BaseException, what: str) -> OrlopError:
-    """`error` itself if it is an OrlopError; for an exception group, its first OrlopError; else a `DriverError` that
-    begins with `what`, "cannot VERB OBJECT"."""
+    """Returns `error` if it is an OrlopError, or the first OrlopError in a group; else a new error with the message "`what`:
+    cause". `what` has the form "cannot VERB OBJECT"."""
     found = leaves(error)
     for leaf in found:
         if isinstance(leaf, OrlopError):

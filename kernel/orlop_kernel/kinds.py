@@ -65,7 +65,7 @@ class Service:
         return 0.0
 
     async def shutdown(self) -> None:
-        """Called when no more requests are accepted and running ones may finish. Cancelled at `stop_limit`, or sooner."""
+        """Called when no more requests are accepted; running requests may finish. Cancelled at `stop_limit`, or sooner."""
         await trio.lowlevel.checkpoint()
 
     def stopped(self) -> None:

@@ -58,7 +58,7 @@ def database_path(data_root: str) -> str:
 
 
 class Put(NamedTuple):
-    """Write one row, replacing the row with that key."""
+    """Write one row; an existing row with this key is replaced."""
 
     table: str
     key: str
@@ -109,7 +109,7 @@ def _run(connection: sqlite3.Connection, operation: Operation) -> None:
         case DropQuarantined(_, key):
             connection.execute("DELETE FROM quarantine WHERE source = ? AND key = ?", (table, key))
         case _Quarantine(_, key, reason):
-            # By rowid: damage may have changed a key's type, and then no SQL comparison finds the row
+            # Compare all keys if necessary: if damage has changed the type of a key, `WHERE key = ?` does not find it
             rows = connection.execute(f"SELECT rowid, key FROM {table} WHERE key = ?", (key,)).fetchall()
             rows = rows or connection.execute(f"SELECT rowid, key FROM {table}").fetchall()
             for row in [row for row, found in rows if str(found) == key]:

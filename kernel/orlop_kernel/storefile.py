@@ -66,7 +66,7 @@ def lock_root(root: str, what: str) -> int:
 
 
 def is_full(error: sqlite3.Error) -> bool:
-    """Whether the error means a full disk. SQLite reports a full disk differently when it writes the index of its log."""
+    """Whether the error means a full disk. SQLite reports a full disk differently when it writes the `-shm` file."""
     code = getattr(error, "sqlite_errorcode", 0)
     return code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE) or "disk is full" in str(error)
 
@@ -103,8 +103,8 @@ _LOG_HEADER, _FRAME_HEADER = 32, 24  # bytes (SQLite's file format, section 4.1)
 
 
 def _check_log(path: str) -> None:
-    """Check the log before SQLite does, which would copy the pages of any log into the file. Raises `_ForeignLog` when file
-    and log contain different database numbers."""
+    """Check the write-ahead log before SQLite opens the file, because SQLite would copy the pages of any log into the file.
+    Raises `_ForeignLog` when file and log contain different database numbers."""
     with suppress(OSError), open(path, "rb") as file, open(f"{path}-wal", "rb") as log:
         own = file.read(64)[_IDENTITY]
         header = log.read(_LOG_HEADER)
@@ -146,7 +146,7 @@ def _retry_quarantined(connection: sqlite3.Connection) -> None:
 
 
 def _connect(path: str, *, alone: bool = False) -> sqlite3.Connection:
-    """`alone`: keep the log's index in memory, where other connections cannot see it and no disk space is needed."""
+    """`alone`: lock out other connections, so that SQLite keeps its shared memory in the heap and needs no `-shm` file."""
     _make_private(path)
     _check_log(path)
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)

@@ -127,7 +127,7 @@ class Container:
     def _running(self, connection: Connection, serial: int, started: Started) -> None:
         assert self._start
         self.phase = "running"
-        # Combine both results: for a process that is dead already, v2 still reports the cgroup, but v1 does not.
+        # Use the cgroups in /proc and the cgroup of the spec: /proc reports no v1 cgroups of a process that is dead already.
         asked = cgroups.directories(started.pid, self._launch.id)
         found = tuple(dict.fromkeys((*asked, *cgroups.named(self._start.cgroup))))
         records.write(self._launch.run_dir, InitRecord(started.pid, started.start_time, started.time_ns, found))

@@ -15,7 +15,7 @@ from .task import Stdio, Task, failure
 __all__ = ["Execs"]
 
 
-_UNHEARD = 1000  # exit codes that are kept; without a connected daemon no exec can start, so there are never more
+_UNHEARD = 1000  # exit codes that are kept. More are not expected, because execs are started only by a connected daemon
 
 
 class Execs:
@@ -95,6 +95,6 @@ class Execs:
         task.start(request.run, request.pid_file, request.log_file)
 
     def end_all(self) -> None:
-        """Called when the container is dead: kill execs that outlived its pid namespace, and stop waiting for output."""
+        """Called when the container is dead. Kill execs that outlived its pid namespace, and stop waiting for output."""
         for task in tuple(self._tasks.values()):
             task.kill()

@@ -15,9 +15,9 @@ ENTRIES = ("monitor", "unpack")
 
 
 class Fork(msgspec.Struct, frozen=True):
-    """Fork a child that runs `entry`. `run_dir` is a monitor's run directory: the zygote writes its exit record if the
-    monitor dies without one. The answer has the `serial` of its request, so that a late answer is not mistaken for the
-    answer to the next request."""
+    """Fork a child that runs `entry`. `run_dir` is a monitor's run directory: if the monitor dies without having written an
+    exit record there, the zygote writes the record. The answer has the `serial` of its request, so that a late answer is not
+    mistaken for the answer to the next request."""
 
     serial: int
     entry: str

@@ -1,4 +1,4 @@
-"""Userland proxy for published ports, as docker-proxy: relays the traffic that nftables does not forward (loopback, IPv6).
+"""Userland proxy for published ports, like docker-proxy: relays the traffic that nftables does not forward (loopback, IPv6).
 
 The daemon binds the sockets and passes them to the monitor, which owns them. So ports work while no daemon runs, and are
 freed when the monitor exits. No function blocks. An error of one connection ends only that connection. Buffers are bounded:
@@ -65,7 +65,7 @@ class Forwarder:
 
 
 def _crowded(fd: int) -> bool:
-    """Whether only the reserve of descriptors is free. The number of a new descriptor, which is the lowest free number,
+    """Whether only the `_RESERVE` descriptors are free. The number of a new descriptor, which is the lowest free number,
     shows how many are in use."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     try:

@@ -116,8 +116,8 @@ class Loop:
             self._children[pid] = callback
 
     def hold_unclaimed(self) -> None:
-        """Keep the exit statuses of unclaimed children until `release_unclaimed`. Used while a runtime's command runs: the
-        process that the runtime makes may end before `on_child` is called for it."""
+        """Keep the exit statuses of unclaimed children (those without a call of `on_child`) until `release_unclaimed`. Used
+        while a runtime's command runs: the process that the runtime makes may end before `on_child` is called for it."""
         self._claimants += 1
 
     def release_unclaimed(self) -> None:

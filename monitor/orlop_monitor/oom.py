@@ -1,8 +1,8 @@
 """Detects that a container is out of memory: the kernel has killed one of its processes, or has stopped one because the OOM
 killer is disabled. Checks at each event of the kernel, and again at the container's end.
 
-In cgroup v2, the event is inotify's for `memory.events`, which the kernel modifies. In v1, it is that of an eventfd
-registered with `memory.oom_control`. Both events only trigger a check; the content of the file decides.
+In cgroup v2, the event is inotify's for `memory.events`, which the kernel modifies. In v1, an eventfd that is registered
+with `memory.oom_control` reports the event. Both events only trigger a check; the content of the file decides.
 """
 
 from __future__ import annotations

@@ -98,9 +98,9 @@ class MountPoint(msgspec.Struct, frozen=True):
 
 class Launch(msgspec.Struct, frozen=True, tag=True):
     """The first request, sent once: build the sandbox. `mounts` are made at `root` in order, in the monitor's mount
-    namespace. `network` is "new", "" for the host's network, or a path below /proc of a namespace to join. `detach` are
-    mount points to detach first. Answer: `Status`, with the descriptor of the network namespace (SCM_RIGHTS), except for the
-    host's network."""
+    namespace. `network` is "new", "" for the host's network, or a path below /proc of a namespace to join. The mounts at
+    `detach` are unmounted first (MNT_DETACH). Answer: `Status`, with the descriptor of the network namespace (SCM_RIGHTS),
+    except for the host's network."""
 
     id: str
     run_dir: str

@@ -50,7 +50,7 @@ class Shift:
             os.close(tree)
 
     def _layered(self, mount: Mount) -> Mount:
-        """The mount with all paths in the driver's directory moved to the clone."""
+        """A copy of `mount` in which each path below the driver's directory is replaced by the same path below the clone."""
 
         def moved(path: str) -> str:
             return _moved(_moved(path, self._given, self._place), self._directory, self._place)

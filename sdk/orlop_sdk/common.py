@@ -17,7 +17,7 @@ class Mount(msgspec.Struct, frozen=True):
     files of `device=` options, to loop devices first.
 
     `mountpoint`, if set, is used instead of `target`: the absolute path of a directory of the driver. Use `mountpoint` for a
-    mount that only later mounts need (a layer of an overlay). Such a mount is also made in a private mount namespace.
+    mount that only later mounts need (a layer of an overlay). These mounts, too, are made in a private mount namespace.
     """
 
     type: str

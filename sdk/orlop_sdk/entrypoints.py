@@ -1,6 +1,6 @@
 """Entry points of the installed distributions, read as importlib.metadata reads them.
 
-importlib.metadata itself takes a tenth of a start of the daemon (it imports zipfile and email), and reads each
+importlib.metadata itself takes a tenth of the time in which the daemon starts (it imports zipfile and email), and reads each
 distribution's metadata as a mail message. importlib.metadata is used only if `sys.path` has a zip file or an egg, or if
 another importer can find distributions.
 

@@ -63,8 +63,9 @@ def _same(fd: int, identity: tuple[int, int]) -> bool:
 def walk(root: int) -> Iterator[tuple[str, int, list[Entry]]]:
     """Yield (path, descriptor, entries) for the directory `root` and each directory below, parents first. The path is
     relative, "" for the root; the descriptor is valid until the next step. If the caller removes an entry from the list, the
-    entry is not visited. Other file systems are not entered. One descriptor is open at any depth, because the walk returns
-    to a parent by "..", as fts(3) does. If a directory is moved meanwhile, its remaining entries are left out."""
+    entry is not visited. Other file systems are not entered. The walk returns to a parent by "..", as fts(3) does, so it has
+    only one descriptor open, however deep the tree is. If a directory is moved meanwhile, its remaining entries are left
+    out."""
     device = os.fstat(root).st_dev
     fd = os.open(".", _DIRECTORY, dir_fd=root)
     try:
@@ -116,7 +117,7 @@ def spread_directories(path: str) -> None:
     """Tell ext4 that the subdirectories of `path` are unrelated (chattr +T), so that each subdirectory gets inodes in
     another part of the disk. Otherwise a new tree gets inodes where another tree was deleted. ext4 does not reuse deleted
     inodes for some minutes, so it would skip all deleted inodes for each new file (`recently_deleted` in fs/ext4/ialloc.c).
-    Other file systems ignore it."""
+    Other file systems ignore the flag, or refuse it (no error)."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         flags = struct.unpack("=i", ioctl(fd, _GET_FLAGS, bytes(4)))[0]

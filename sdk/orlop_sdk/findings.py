@@ -10,7 +10,7 @@ __all__ = ["ERROR", "INFO", "SEVERITIES", "WARNING", "Finding", "Remedy"]
 
 ERROR, WARNING, INFO = "error", "warning", "info"
 SEVERITIES = (ERROR, WARNING, INFO)
-"""In order, the worst first."""
+"""All severities, the worst first."""
 
 
 class Remedy(msgspec.Struct, frozen=True):

@@ -57,9 +57,9 @@ def _check(result: int) -> None:
 
 def user_namespace(ids: IdMap, *, network: bool = False, join: str = "") -> tuple[int, int]:
     """Create a user namespace. With `join`, open the user namespace at this path instead, which has the same mapping. With
-    `network`, also create a network namespace that belongs to it: runtimes mount sysfs and set sysctls only in such a
-    namespace. Returns the descriptors of both, -1 for no network namespace. Needs CAP_SYS_ADMIN, CAP_SETUID and CAP_SETGID,
-    and a process of one thread."""
+    `network`, also create a network namespace that the user namespace owns, because the container cannot mount sysfs or set
+    sysctls in any other. Returns the descriptors of the user namespace and of the network namespace (-1 for none). Needs
+    CAP_SYS_ADMIN, CAP_SETUID and CAP_SETGID, and a process of one thread."""
     joined = os.open(join, os.O_RDONLY | os.O_CLOEXEC) if join else -1
     if joined >= 0 and not network:
         return joined, -1
@@ -116,8 +116,8 @@ def map_tree(tree: int, user: int) -> None:
 @contextmanager
 def file_system_ids(uid: int, gid: int) -> Iterator[None]:
     """Run the block with other file system ids (setfsuid(2)), and with all capabilities. overlayfs keeps the credentials of
-    the process that mounts the overlay, and creates files with its ids. If the mounts of the layers do not map these ids,
-    the overlay is read-only."""
+    the process that mounts the overlay, and creates files with the ids of this process. If the mounts of the layers do not
+    map these ids, the overlay is read-only."""
     restored: list[Callable[[], object]] = []
     try:
         for change, ident in ((_libc.setfsgid, gid), (_libc.setfsuid, uid)):

@@ -32,7 +32,7 @@ __all__ = [
 class NetworkCapabilities(msgspec.Struct, frozen=True):
     """`sandbox`: the network namespace of a container on this network, "new" (its own) or "host". `addresses`: the daemon
     allocates addresses for endpoints; when false, the driver may assign addresses (`EndpointState.addresses`). `publishes`:
-    the driver can publish ports, for which the daemon must know the addresses before `attach`. `predefined_only`: users
+    the driver can publish ports; then the daemon must know an endpoint's addresses before `attach`. `predefined_only`: users
     cannot create networks with this driver; one network of the driver always exists."""
 
     sandbox: str = "new"

@@ -26,9 +26,9 @@ __all__ = [
 
 class RuntimeCapabilities(msgspec.Struct, frozen=True):
     """`direct_signals`: the container's init is a process of this host, and the daemon may signal its pid directly instead
-    of running `Runtime.signal`. `detach_mounts`: mount points that the monitor must detach in its own mount namespace before
-    it runs a command (crun on hosts with hybrid cgroups). `checkpoint_programs`: programs that `RuntimeCheckpoints`
-    needs."""
+    of running `Runtime.signal`. `detach_mounts`: mount points that the monitor must unmount in its own mount namespace
+    (MNT_DETACH) before it runs a command (crun on hosts with hybrid cgroups). `checkpoint_programs`: programs that
+    `RuntimeCheckpoints` needs."""
 
     direct_signals: bool = True
     detach_mounts: tuple[str, ...] = ()
@@ -102,8 +102,8 @@ class RuntimeCheckpoints(Protocol):
 @runtime_checkable
 class Runtime(Protocol):
     """All methods are pure: they only build the command to run, and may be called at any time, in any order. A command that
-    fails exits with a status other than 0. The daemon calls them on threads, several at the same time, and abandons them
-    after 5 seconds. `capabilities` is read once."""
+    fails exits with a status other than 0. The daemon calls methods on threads, several at the same time, and abandons a
+    call after 5 seconds. `capabilities` is read once."""
 
     @property
     def capabilities(self) -> RuntimeCapabilities: ...

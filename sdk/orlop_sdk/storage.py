@@ -172,22 +172,23 @@ class Storage(Protocol):
 
 @runtime_checkable
 class LayerRebase(Protocol):
-    """Optional method of a storage driver, which belongs to version 1 of the storage contract: the commit of a layer may
-    name its parent (containerd's snapshotters call this "rebase"). It needs `overlay_whiteouts`, because the files of the
-    layers below do not exist yet while the layer is unpacked."""
+    """Optional method of a storage driver: the commit of a layer may name its parent (containerd's snapshotters call this
+    "rebase"). The method belongs to version 1 of the storage contract. It needs `overlay_whiteouts`, because the files of
+    the layers below do not exist yet while the layer is unpacked."""
 
     async def commit_on(self, key: str, name: str, parent: str) -> None:
         """Like `commit`, for an active snapshot that was prepared without a parent and has never been mounted. After this
         call, the layer has the committed `parent`, as if it had been prepared on this parent. `NotFound` for an unknown
-        parent; `Conflict` when the parent is active, or when the snapshot has another parent. The parent gets a child before
-        the first await, so it cannot be removed meanwhile."""
+        parent; `Conflict` when the parent is active, or when the snapshot has another parent. Count the new child of
+        `parent` before the first await, so that `parent` cannot be removed meanwhile."""
         ...
 
 
 @runtime_checkable
 class DeferredSync(Protocol):
-    """Optional methods of a storage driver, which belong to version 1 of the storage contract: a commit that is not durable
-    at once. The next step of a build uses the layer immediately, while the files of the layer are written to the disk."""
+    """Optional methods of a storage driver: a commit that is not durable at once. The methods belong to version 1 of the
+    storage contract. The next step of a build uses the layer immediately, while the files of the layer are written to the
+    disk."""
 
     async def commit_unsynced(self, key: str, name: str) -> None:
         """Like `commit`, but not durable: a power cut may lose the snapshot, or parts of its files. The daemon removes the

@@ -158,7 +158,7 @@ async def opened_entries(config: Config, hosts: Listeners) -> AsyncIterator[list
 
 
 def check(running: Config, wanted: Config) -> None:
-    """Raise `ConfigError` if a start with `wanted` would raise it, but create no sockets. Settings that are equal in
+    """Raise the `ConfigError` that a start with `wanted` would raise, without creating sockets. Settings that are equal in
     `wanted` and `running` are not checked again."""
     exposure.check_hosts(wanted)
     if wanted.uses_tls and not tls.same(running, wanted):

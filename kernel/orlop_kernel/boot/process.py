@@ -86,9 +86,9 @@ class BootPriority:
 
 
 def client_limits(guarded: int) -> tuple[Limits, Limits]:
-    """The limits for clients of `hosts`, and for clients of each entry of `listeners` (their number is `guarded`). A
-    connection uses one descriptor, and its request up to three more while it streams. One sixteenth is reserved for the
-    daemon's own work. Another sixteenth is reserved for clients of `hosts`, so that an administrator can always connect."""
+    """The limits for clients of `hosts`, and for clients of each of the `guarded` entries of `listeners`. A connection uses
+    one descriptor, and its request up to three more while it streams. One sixteenth is reserved for the daemon's own work.
+    Another sixteenth is reserved for clients of `hosts`, so that an administrator can always connect."""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     share = min(max(files // 16, 32), 1024)
     here = min(files // 4, _MOST_CONNECTIONS)

@@ -110,7 +110,7 @@ class LoopWatchdog(trio.abc.Instrument):
         return int(os.pread(self._fd, 64, 0).split()[1]) if self._fd is not None else 0
 
     def _sample(self) -> None:
-        """Record the stack of the loop's thread as soon as a step passes the threshold: the frames end with the step."""
+        """Record the stack of the loop's thread when a step passes the threshold: after the step, its frames are gone."""
         looked_at = 0.0
         while not self._closed.wait(self._threshold / 2):
             began = self._began

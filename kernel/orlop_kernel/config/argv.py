@@ -50,7 +50,7 @@ def _join(old: Any, new: Any) -> Any:
 
 
 def config_file(argv: Sequence[str]) -> str:
-    """The probable value of `--config-file`: the flags of plugins are known only after the file has been read."""
+    """Guess the value of `--config-file`. All flags, those of plugins too, are known only when the file has been read."""
     found = ""
     for word, following in zip(argv, [*argv[1:], ""], strict=False):
         if word == "--":

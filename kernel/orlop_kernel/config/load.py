@@ -100,7 +100,7 @@ def _conflicts(document: Document, parsed: Parsed) -> str:
 
 
 def _wrong_member(values: Mapping[str, Any], key: str, schema: Schema) -> tuple[str, str]:
-    """Find the wrong member of a map, which msgspec does not name. Returns a suffix of the key, and the value to show."""
+    """Find the wrong member of a map, which msgspec does not name. Returns ".MEMBER", and the value to show."""
     members = values.get(key)
     if isinstance(members, Mapping):
         for name, value in members.items():
@@ -181,7 +181,7 @@ def merge(file: Mapping[str, Any], parsed: Parsed) -> dict[str, Any]:
 
 
 def _origins(document: Document, path: str, explicit: bool, parsed: Parsed) -> dict[str, list[str]]:
-    """The origins of each key: flags, or a line of the file, with a remark if that is dockerd's file."""
+    """The origins of each key: flags, or a line of the file, with a remark if the file is dockerd's."""
     remark = f" (no {fallback_for(path)})" if fallback_for(path) and not explicit else ""
     found = {key: [f"{path}:{document.lines[key]}{remark}" if key in document.lines else path] for key in document.values}
     for name, flag in sorted(parsed.flags.items()):

@@ -100,7 +100,7 @@ Part = TypeVar("Part", bound=Keys)
 
 @lru_cache(maxsize=16)
 def instance_of(data_root: str) -> str:
-    """Cached, because it resolves two paths, and the daemon's start calls it for each container."""
+    """See `Config.instance`. Cached, because the start calls this for each container, and a call resolves two paths."""
     root = os.path.realpath(data_root)
     return "" if root == os.path.realpath(DEFAULT_DATA_ROOT) else f"{crc32(os.fsencode(root)):08x}"
 

@@ -99,7 +99,7 @@ def _unescape(text: str) -> str:
 
 
 def _parse_query(text: str) -> Mapping[str, list[str]]:
-    if ";" in text:  # ";" once separated pairs. Go's server refuses ";", and Go's url.Query drops such a pair
+    if ";" in text:  # an obsolete separator; Go's server refuses it, and Go's url.Query drops a pair that contains it
         raise BadRequest(400, "invalid semicolon separator in query")
     query: dict[str, list[str]] = {}
     for pair in text.split("&"):

@@ -25,7 +25,7 @@ RouteHandler = Callable[[Call], Awaitable[Answer]]
 
 Guard = Callable[[Call, Callable[[], Awaitable[Answer]]], Awaitable[Answer]]
 """Wraps every call, including unknown routes (`pattern` ""). A guard calls and awaits the second argument once to get the
-answer, or answers itself. It gets the same Call as the handler: `call.json` returns the same object to both."""
+answer, or answers itself. Guard and handler get the same Call, so `call.json` returns the same object to both."""
 
 OnAnswer = Callable[[Call, int, float], None]
 """Called after a handler, with the status and the seconds until the answer (a stream: until its beginning). Status

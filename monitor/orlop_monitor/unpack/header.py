@@ -68,7 +68,7 @@ def _number(raw: bytes) -> int:
 
 
 def parse_decimal(text: bytes, what: str) -> int:
-    """Decode a decimal number of at most 64 bits, for `what`."""
+    """Decode a decimal number of at most 64 bits. `what` names the number in an error message."""
     if not text.isdigit() or len(text) > _DIGITS:
         raise UnpackError(f"damaged tar archive: {what} is malformed")
     return int(text)

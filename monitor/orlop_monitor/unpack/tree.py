@@ -84,8 +84,8 @@ class Tree:
 
     def directory(self, path: bytes, *, create: bool = True) -> Parent:
         """Open the directory `path`, a result of `clean`. `create`: missing directories are made (mode 0755, owner root), as
-        in Docker. Raises `OSError` when the path does not exist or is not a directory. Valid until the next call or
-        `forget`."""
+        in Docker. Raises `OSError` when the path does not exist or is not a directory. The result is valid until the next
+        call of a method."""
         known = self._cache.get(path)
         if known is None:
             fd = self._make(path) if create else self._open(path)

@@ -68,9 +68,9 @@ class RotatingFile:
         return sound
 
     def append(self, data: bytes, last_ns: int) -> None:
-        """Append the complete records in `data`; `last_ns` is the time of the last record. As dockerd checks the size before
-        each record, its files may exceed `max_size` by one record; a batch is split at the same record. Never raises:
-        records that do not fit on the disk are dropped."""
+        """Append the complete records in `data`; `last_ns` is the time of the last record. dockerd checks the size before
+        each record, so a file may exceed `max_size` by a part of its last record. This method splits `data` at the same
+        records. Never raises: records that do not fit on the disk are dropped."""
         limit = self._options.max_size
         while data and self._fd >= 0:
             piece = data

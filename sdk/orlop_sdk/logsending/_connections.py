@@ -33,7 +33,7 @@ class Tls(msgspec.Struct, frozen=True):
 
 
 def _whole(encoded: Sequence[bytes], sent: int) -> int:
-    """The number of items that are sent as a whole when `sent` bytes are."""
+    """The number of items that lie completely in the first `sent` bytes."""
     for number, data in enumerate(encoded):
         sent -= len(data)
         if sent < 0:
@@ -54,7 +54,7 @@ class StreamSender:
         raise NotImplementedError
 
     def encode_block(self, block: LogBlock) -> bytes:
-        """Encode a block of whole lines. May be overridden by a faster way than line by line."""
+        """Encode a block of whole lines. A subclass may override this to encode a block faster than line by line."""
         return b"".join(map(self.encode, lines_of([block])))
 
     def open(self) -> None:

@@ -45,13 +45,13 @@ def lines_of(items: Iterable[Item]) -> Iterator[LogLine]:
 
 
 class Numbering:
-    """Records, for each stream, the long line of which parts have arrived."""
+    """Numbers the parts of long lines. Remembers the last part of an incomplete long line for each stream."""
 
     def __init__(self) -> None:
         self._open: dict[str, Part] = {}
 
     def items(self, blocks: Sequence[LogBlock]) -> list[Item]:
-        """The blocks, of which those with a part of a long line become a `LogLine`."""
+        """Returns the blocks in order; a block that is a part of a long line is replaced by a `LogLine`."""
         found: list[Item] = []
         for block in blocks:
             if block.partial or block.stream in self._open:

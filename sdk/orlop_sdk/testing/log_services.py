@@ -45,10 +45,10 @@ Line = tuple[str, bytes]
 
 
 class RecordingService:
-    """Records the datagrams or the data of each connection at a socket. `kind` is `udp`, `tcp`, `unix` or `unixgram`;
-    `path` is for the last two. `address` is a URL. `decode` turns the records into lines. `answer` gets the data
-    of a connection that was not answered yet, and returns the length of the answered data and the answer. `secured` is the
-    TLS context. If `keeps` is false, the service discards the data; `lines` counts newlines. `hangs`: stop reading."""
+    """Records the datagrams or the data of each connection at a socket. `kind` is `udp`, `tcp`, `unix` or `unixgram`; `path`
+    is for `unix` and `unixgram`. `address` is a URL. `decode` turns the records into lines. `answer` gets the data of a
+    connection that was not answered yet, and returns the length of the answered data and the answer. `secured` is the TLS
+    context. If `keeps` is false, the service discards the data; `lines` counts newlines. `hangs`: stop reading."""
 
     def __init__(
         self,

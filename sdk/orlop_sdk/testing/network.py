@@ -202,8 +202,8 @@ def own_namespace() -> Iterator[str]:
 
 @contextmanager
 def _this_namespace() -> Iterator[str]:
-    """The path of the calling thread's network namespace, for drivers that do not enter the container's. It is not the
-    process's namespace under `in_own_network`."""
+    """The path of the calling thread's network namespace, for drivers that do not enter the container's namespace. Under
+    `in_own_network`, the thread has another network namespace than the process."""
     yield f"/proc/self/task/{threading.get_native_id()}/ns/net"
 
 

@@ -170,7 +170,7 @@ class FakeRuntime:
 
 
 def _detached(mounts: Sequence[str], argv: Sequence[str]) -> list[str]:
-    """The command as a monitor runs it, in a mount namespace where `mounts` are detached."""
+    """Wrap `argv` as a monitor would run it: in a new mount namespace, in which `mounts` were unmounted before."""
     if not mounts:
         return list(argv)
     script = "".join(f"mount --make-private $(dirname {path}) && umount -l {path} && " for path in mounts)
