@@ -24,20 +24,22 @@ _SCALE = {"ms": 1e3, "us": 1e6, "MB": 1, "x": 1}
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__)
-    parser.add_argument("measures", nargs="*", help=f"which (default all): {' '.join(m.key for m in ALL)}")
-    parser.add_argument("--crun", action="store_true", help="also Orlop with crun")
-    parser.add_argument("--podman", action="store_true", help="also podman")
+    parser.add_argument("measures", nargs="*", help=f"measures to run (default: all): {' '.join(m.key for m in ALL)}")
+    parser.add_argument("--crun", action="store_true", help="also measure Orlop with crun")
+    parser.add_argument("--podman", action="store_true", help="also measure podman")
     parser.add_argument(
-        "--against", metavar="CHECKOUT", help="also Orlop of another checkout, set up there with ./dev setup"
+        "--against", metavar="CHECKOUT", help="also measure Orlop from this checkout, in which ./dev setup has run"
     )
-    parser.add_argument("--in-memory", action="store_true", help="data roots in memory, to leave the disk out")
-    parser.add_argument("--only-orlop", action="store_true", help="no comparison; for work on one measure")
-    parser.add_argument("--check", action="store_true", help="exit with 1 when a ratio is over its bound")
+    parser.add_argument(
+        "--in-memory", action="store_true", help="keep data roots in memory, so that the disk has no influence"
+    )
+    parser.add_argument("--only-orlop", action="store_true", help="measure only Orlop, for work on one measure")
+    parser.add_argument("--check", action="store_true", help="exit with code 1 if a value is over its bound")
     asked = parser.parse_args(argv)
     if unknown := set(asked.measures) - {one.key for one in ALL}:
         parser.error(f"no such measure: {' '.join(sorted(unknown))}")
     if asked.check and asked.only_orlop:
-        parser.error("--check needs what --only-orlop leaves out: bounds are ratios to dockerd")
+        parser.error("--check cannot be used with --only-orlop: most bounds are ratios to dockerd's time")
     return asked
 
 

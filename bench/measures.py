@@ -252,27 +252,29 @@ def boot(engine: Engine) -> float:
 
 
 ALL = (
-    Measure("boot", "orlopd from exec to the first _ping, empty", 0.34, boot, 3),
-    Measure("memory", "memory idle (PSS)", 60, memory_idle, 1, "MB"),
-    Measure("run", "docker run --rm busybox true, bridge", 0.33, run_bridge, 9),
+    Measure("boot", "start of orlopd to its first answer, no containers", 0.34, boot, 3),
+    Measure("memory", "memory of an idle engine (PSS)", 60, memory_idle, 1, "MB"),
+    Measure("run", "docker run --rm busybox true, bridge network", 0.33, run_bridge, 9),
     Measure("run-none", "docker run --rm --network none busybox true", 0.4, run_none, 9),
     Measure("exec", "docker exec c true", 0.85, exec_true, 9),
-    Measure("start50", "50 x run -d, 8 at a time", 0.4, start_fifty, 3),
-    Measure("rm50", "rm -f of 50, 8 at a time", 0.4, remove_fifty, 3),
+    Measure("start50", "docker run -d of 50 containers, 8 at a time", 0.4, start_fifty, 3),
+    Measure("rm50", "docker rm -f of 50 containers, 8 at a time", 0.4, remove_fifty, 3),
     Measure("ping", "GET /_ping, 8 connections", 0.85, ping, 5, "us"),
     Measure("list", "GET /containers/json, 50 containers", 0.33, with_fifty(list_fifty), 5, "us"),
     Measure("inspect", "GET /containers/{id}/json", 1.0, with_fifty(inspect), 5, "us"),
     Measure("ps", "docker ps with 50 containers, client included", 0.9, with_fifty(ps_fifty), 9),
-    Measure("stats50", "docker stats --no-stream of 50", 0.3, with_fifty(stats_fifty), 3),
-    Measure("stats50-own", "stats --no-stream of 50, engine's own client", 0.2, with_fifty(stats_fifty_own), 3),
-    Measure("client-ps", "orlop ps of 50, to docker ps", 1.15, by_both_clients("ps"), 3, "x", ("orlop",)),
-    Measure("client-version", "orlop version, to docker version", 1.15, by_both_clients("version"), 3, "x", ("orlop",)),
-    Measure("client-inspect", "orlop inspect, to docker's", 1.15, by_both_clients("inspect", "stay-0"), 3, "x", ("orlop",)),
-    Measure("client-logs", "orlop logs, to docker logs", 1.15, by_both_clients("logs", "stay-0"), 3, "x", ("orlop",)),
-    Measure("client-exec", "orlop exec, to docker exec", 1.1, by_both_clients("exec", "stay-0", "true"), 3, "x", ("orlop",)),
+    Measure("stats50", "docker stats --no-stream of 50 containers", 0.3, with_fifty(stats_fifty), 3),
+    Measure("stats50-own", "the same, by each engine's own client", 0.2, with_fifty(stats_fifty_own), 3),
+    Measure("client-ps", "orlop ps / docker ps, 50 containers", 1.15, by_both_clients("ps"), 3, "x", ("orlop",)),
+    Measure("client-version", "orlop version / docker version", 1.15, by_both_clients("version"), 3, "x", ("orlop",)),
+    Measure(
+        "client-inspect", "orlop inspect / docker inspect", 1.15, by_both_clients("inspect", "stay-0"), 3, "x", ("orlop",)
+    ),
+    Measure("client-logs", "orlop logs / docker logs", 1.15, by_both_clients("logs", "stay-0"), 3, "x", ("orlop",)),
+    Measure("client-exec", "orlop exec / docker exec", 1.1, by_both_clients("exec", "stay-0", "true"), 3, "x", ("orlop",)),
     Measure(
         "client-run",
-        "orlop run --rm, to docker's",
+        "orlop run --rm / docker run --rm",
         1.3,
         by_both_clients("run", "--rm", IMAGE, "true"),
         3,
@@ -280,26 +282,26 @@ ALL = (
         ("orlop",),
     ),
     Measure("memory50", "memory per container (PSS)", 2.5, with_fifty(memory_per_container), 1, "MB"),
-    Measure("json-write", "json-file: 1 M lines of 64 bytes, run to exit", 0.3, write_lines, 3),
-    Measure("syslog-write", "syslog over TCP: 1 M lines of 64 bytes, run to exit", 0.3, write_to_syslog, 3),
+    Measure("json-write", "a container that writes 1 M lines to json-file", 0.3, write_lines, 3),
+    Measure("syslog-write", "a container that writes 1 M lines to syslog", 0.3, write_to_syslog, 3),
     Measure("json-read", "docker logs of 1 M lines", 0.3, read_lines, 3),
-    Measure("zeros-out", "docker run printing 200 MB of zeros", 0.5, zeros_out, 3),
-    Measure("zeros-in", "docker run -i reading 200 MB", 0.8, zeros_in, 3),
-    Measure("cp-big", "docker cp of one 500 MB file, to -", 0.7, with_files("cp", "files:/big", "-"), 5),
-    Measure("cp-small", "docker cp of 10,000 small files, to -", 0.7, with_files("cp", "files:/many", "-"), 5),
-    Measure("export", "docker export of the big and small files", 0.7, with_files("export", "files"), 5),
-    Measure("load", "docker load of 187 MB in 8,600 files", 0.4, images.load, 5),
+    Measure("zeros-out", "docker run of a container that writes 200 MB", 0.5, zeros_out, 3),
+    Measure("zeros-in", "docker run -i of a container that reads 200 MB", 0.8, zeros_in, 3),
+    Measure("cp-big", "docker cp of one 500 MB file to stdout", 0.7, with_files("cp", "files:/big", "-"), 5),
+    Measure("cp-small", "docker cp of 10,000 small files to stdout", 0.7, with_files("cp", "files:/many", "-"), 5),
+    Measure("export", "docker export of all these files", 0.7, with_files("export", "files"), 5),
+    Measure("load", "docker load of an image: 187 MB, 8,600 files", 0.4, images.load, 5),
     Measure("save", "docker save of the same image", 0.5, images.save, 5),
     Measure("pull", "docker pull of the same image", 0.35, images.pull, 5),
     Measure(
-        "unpack", "for comparison: gunzip and sha256 of its layers", math.inf, images.unpack_alone, 3, engines=("orlop",)
+        "unpack", "for comparison: gunzip and sha256 of the layers", math.inf, images.unpack_alone, 3, engines=("orlop",)
     ),
     Measure("push", "docker push of the same image, empty registry", 0.5, images.push, 3),
-    Measure("push-again", "the same again: the registry has it", 0.9, images.push_again, 9),
-    Measure("push-again-api", "the same, without the client", 0.7, images.push_request, 5),
+    Measure("push-again", "the same again: the registry has the image", 0.9, images.push_again, 9),
+    Measure("push-again-api", "the same, without docker's client", 0.7, images.push_request, 5),
     Measure("push-large", "docker push of a layer of 256 MB, empty registry", 0.5, images.push_large, 3),
     Measure("push-second", "the same image again, to a second empty registry", 0.3, images.push_second, 3),
-    Measure("pull10", "10 x docker pull at once, with shared layers", 0.4, images.pull_ten, 3),
+    Measure("pull10", "10 docker pulls at once, of images that share layers", 0.4, images.pull_ten, 3),
     Measure("images500", "docker images with 500 images, client included", 0.9, images.with_many(images.list_command), 5),
     Measure("images500-api", "GET /images/json, 500 images", 0.3, images.with_many(images.list_request), 5),
     Measure("rmi1000", "docker rmi of 1,000 tags of one image", 0.3, images.remove_tags, 3),
@@ -310,7 +312,7 @@ ALL = (
     Measure("build-cold", "docker build, 10 x RUN true", 0.4, builds.cold_steps, 3),
     Measure("build-context", "docker build with a file of 500 MB", 0.9, builds.large_context, 3),
     Measure("build-files", "docker build with 20,000 files", 1.0, builds.many_files, 3),
-    Measure("build-unchanged", "the same again, nothing changed", 0.85, builds.many_files_again, 3),
+    Measure("build-unchanged", "the same build again, no file has changed", 0.85, builds.many_files_again, 3),
     Measure(
         "build-unchanged-own",
         "the same, processor time of the engine",
@@ -320,18 +322,20 @@ ALL = (
     ),
     Measure("build-copy", "docker build, COPY of 20,000 files", 0.7, builds.copy_many, 3),
     Measure("build-export", "docker build, RUN that writes 500 MB", 0.9, builds.export_large, 3),
-    Measure("build-parallel", "4 stages apart, to 4 steps in a row", 0.63, builds.parallel_stages, 3, "x"),
+    Measure("build-parallel", "docker build: 4 parallel stages / 4 serial steps", 0.63, builds.parallel_stages, 3, "x"),
     Measure("classic-cached", "classic build, 10 steps, all cached", 1.3, builds.classic(builds.cached_steps), 5),
-    Measure("classic-request", "the same, without the client", 2.3, builds.classic_request, 5),
+    Measure("classic-request", "the same, without docker's client", 2.3, builds.classic_request, 5),
     Measure("classic-cold", "classic build, 10 x RUN true", 0.5, builds.classic(builds.cold_steps), 3),
     Measure("classic-context", "classic build with a file of 500 MB", 0.5, builds.classic(builds.large_context), 3),
     Measure("classic-files", "classic build with 20,000 files", 0.5, builds.classic(builds.many_files), 3),
-    Measure("builder-memory", "builder, 20,000 files: highest RSS", 65, builds.builder_peak, 1, "MB", ("orlop",)),
-    Measure("builder-daemon", "growth of the daemon by its first builds", 5, builds.daemon_growth, 1, "MB", ("orlop",)),
+    Measure("builder-memory", "highest RSS of the builder, 20,000 files", 65, builds.builder_peak, 1, "MB", ("orlop",)),
+    Measure(
+        "builder-daemon", "memory growth of the daemon in its first builds", 5, builds.daemon_growth, 1, "MB", ("orlop",)
+    ),
     *(
         Measure(f"erofs-{key}", label, bound, run, rounds, engines=("orlop", "erofs"))
         for key, label, bound, run, rounds in (
-            ("pull", "erofs to overlay2: docker pull, 14,700 files", 0.9, storage.pull, 5),
+            ("pull", "erofs / overlay2: docker pull, 14,700 files", 0.9, storage.pull, 5),
             ("rmi", "the same: docker rmi, until the disk is free", 0.2, storage.remove, 5),
             ("run", "the same: docker run --rm true", 1.1, storage.start, 9),
         )
@@ -340,8 +344,8 @@ ALL = (
         Measure(f"{name}-2gb-{key}", f"{name}, layer of 2 GB: {label}", bound, run, 1, "MB", (engine,))
         for name, engine in (("overlay2", "orlop"), ("erofs", "erofs"))
         for key, label, bound, run in (
-            ("daemon", "growth of the daemon", 20, large.growth),
-            ("worker", "highest RSS of a worker", 64, large.worker),
+            ("daemon", "memory growth of the daemon", 20, large.growth),
+            ("worker", "highest RSS of an unpack worker", 64, large.worker),
         )
     ),
 )

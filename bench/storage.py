@@ -134,7 +134,7 @@ class Round:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.storage", description=__doc__, allow_abbrev=False)
     parser.add_argument(
-        "drivers", nargs="*", default=["overlay2", "erofs"], help="storage drivers, the first is compared to"
+        "drivers", nargs="*", default=["overlay2", "erofs"], help="storage drivers; the others are compared with the first"
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--opt", action="append", default=[], help="an entry of storage-opts, such as erofs.mode=full")

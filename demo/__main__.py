@@ -117,7 +117,7 @@ def visitor(port: int) -> Iterator[list[str]]:
     finally:
         stop.set()
         thread.join()
-        print(f"{count[0]} pages fetched meanwhile, {len(failures)} failures", flush=True)
+        print(f"the page was fetched {count[0]} times; {len(failures)} fetches failed", flush=True)
 
 
 def main() -> None:
@@ -133,8 +133,8 @@ def main() -> None:
                     daemon.orlop("rm", "-f", container, check=False, quiet=True)
                 daemon.stop()
             left = sorted(host_objects(top) - before)
-    say("What is left on the machine")
-    print("\n".join(left) if left else f"nothing, but the virtual environment ({time.monotonic() - began:.1f} s in all)")
+    say("Objects that the demo has left on the machine")
+    print("\n".join(left) if left else f"none, except the virtual environment ({time.monotonic() - began:.1f} s in total)")
     sys.exit(1 if left else 0)
 
 
@@ -145,7 +145,7 @@ def steps(daemon: Daemon) -> None:
     with registry.running() as hub:
         registry.push(hub.host, "busybox", "latest", small)
         registry.push(hub.host, "nginx", "latest", web)
-        say(f"A registry on {hub.host} holds them; the daemon starts with this daemon.json")
+        say(f"A registry on {hub.host} has the images; the daemon starts with this daemon.json")
         print(json.dumps(CONFIG, indent=2))
         daemon.start()
         tour(daemon, hub.host)
@@ -163,18 +163,18 @@ def tour(daemon: Daemon, hub: str) -> None:
     daemon.orlop("ps")
     daemon.orlop("exec", "web", "nginx", "-v")
     daemon.orlop("run", "--rm", f"{hub}/busybox", "echo", "hello from busybox")
-    say("Restart the daemon; then kill it. The page is fetched all along")
+    say("Stop and start the daemon, then kill and start it. Meanwhile, a thread fetches the page")
     pid = daemon.orlop("inspect", "--format", "{{.State.Pid}}", "web", quiet=True)
     with visitor(port) as failures:
         for how in (signal.SIGTERM, signal.SIGKILL):
             daemon.stop(how)
-            print(f"orlopd is gone ({how.name}); the container lives: process {pid} {os.path.exists(f'/proc/{pid}')}")
+            print(f"orlopd has ended ({how.name}); the container's process {pid} is alive: {os.path.exists(f'/proc/{pid}')}")
             time.sleep(0.5)
             daemon.start()
     if failures:
         sys.exit("\n".join(failures))
     same = daemon.orlop("inspect", "--format", "{{.State.Pid}}", "web", quiet=True)
-    print(f"the container's process before and after: {pid}, {same}")
+    print(f"the container's process before and after these restarts: {pid}, {same}")
     check_log(daemon)
     say("Stop, remove, info")
     daemon.orlop("stop", "web")

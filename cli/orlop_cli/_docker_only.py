@@ -17,7 +17,7 @@ _ALTERNATIVES = {
         "service": _COMPOSE,
         "stack": _COMPOSE,
         "swarm": _MACHINES,
-        "trust": "use registry-rules of the daemon, which accept digests only (docs/registries.md), or cosign",
+        "trust": "use cosign, or registry-rules in daemon.json, which can require digests (docs/registries.md)",
     },
     "config": dict.fromkeys(("create", "inspect", "ls", "rm"), _MOUNT),
     "volume": {"update": "it changes cluster volumes of a swarm, which Orlop does not have; use a new volume"},

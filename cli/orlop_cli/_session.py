@@ -92,7 +92,10 @@ class Session:
             if self._verify:
                 found["DOCKER_TLS_VERIFY"] = "1"
             if any(self._files):
-                raise CliError("plugins take TLS files from DOCKER_CERT_PATH: a directory with ca.pem, cert.pem and key.pem")
+                raise CliError(
+                    "plugins cannot use --tlscacert, --tlscert and --tlskey: "
+                    "set DOCKER_CERT_PATH to a directory with ca.pem, cert.pem and key.pem"
+                )
         return found
 
     def close(self) -> None:

@@ -149,7 +149,7 @@ TABLE = {
     "explain": Lazy("explain", "explain", "Explain why a container ended or does not start, and what uses an object"),
     "help": Lazy("help", "help_", "Show what a command does, its flags and examples"),
     "completion": Lazy(
-        "completion", "completion", "Print a script for the shell that completes commands, flags and names of orlop"
+        "completion", "completion", "Print a shell script that completes orlop's commands, flags and names of objects"
     ),
     "login": Lazy("login", "login", "Log in to a registry", COMMON),
     "logout": Lazy("login", "logout", "Log out from a registry", COMMON),

@@ -177,7 +177,7 @@ def test_socket_of_an_unreadable_process_is_named_by_its_user(tmp_path: Path) ->
     line = "0: 00000000:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000 1000 0 4242 1"
     (tmp_path / "net" / "tcp").write_text(f"head\n{line}\n")
     assert [ports.words(one, {}) for one in ports.holders(8080, "tcp", str(tmp_path))] == [
-        "a process of user 1000; its name is readable for root"
+        "a process of user 1000; only root can read its name"
     ]
     (tmp_path / "77" / "fd" / "3").symlink_to("socket:[4242]")
     (tmp_path / "77" / "comm").write_text("nginx\n")
@@ -226,7 +226,7 @@ def test_network_names_the_container_that_prevents_removal() -> None:
 def test_image_says_what_a_removal_frees() -> None:
     image = {"Id": "sha256:" + ID, "RepoTags": ["app:1", "app:2"], "Size": 5_000_000}
     report = objects.explain_image(image, [], [{"Id": "sha256:" + ID, "SharedSize": 3_000_000}])
-    assert "a removal frees 2MB" in section(report, "Disk")[1]
+    assert "removing it frees 2MB" in section(report, "Disk")[1]
     used = objects.explain_image(image, [listed("web", ImageID="sha256:" + ID), listed("x", ImageID="sha256:1")], [])
     assert used.facts["UsedBy"] == ["web"]
 

@@ -279,7 +279,7 @@ class Gate:
             self._retry_at = _now() + self._delay
         elif self.degraded and not was:
             self._retry_at = _now() + self._delay
-            _log.warning("%s; until then, calls of this driver fail immediately", self.describe())
+            _log.warning("%s; until then, calls to this driver fail immediately", self.describe())
 
     def count_abandoned(self, change: int) -> None:
         with self._lock:

@@ -248,7 +248,7 @@ def _log_reload(found: ReloadPlan) -> None:
 async def _live(daemon: Daemon) -> None:
     await daemon.live()
     if running := abandoned.running():
-        _log.warning("%d calls of drivers have not returned; the daemon exits without waiting for them", running)
+        _log.warning("%d calls to drivers have not returned; the daemon exits without waiting for them", running)
         logging.shutdown()
         os._exit(0)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @command(
     "completion",
-    "Print a script for the shell that completes commands, flags and names of orlop",
+    "Print a shell script that completes orlop's commands, flags and names of objects",
     usage="bash | fish | zsh",
     least=1,
     most=1,

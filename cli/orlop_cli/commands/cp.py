@@ -50,8 +50,8 @@ class Stat(NamedTuple):
     least=2,
     most=2,
     examples=[
-        "orlop cp web:/var/log/app.log .            out of a container",
-        "orlop cp ./site/. web:/usr/share/site      the contents of a directory, into one",
+        "orlop cp web:/var/log/app.log .            from a container into this directory",
+        "orlop cp ./site/. web:/usr/share/site      the contents of a directory, into a directory of the container",
         "orlop cp web:/etc - | tar t                as an archive",
         "tar c config | orlop cp - web:/etc",
     ],

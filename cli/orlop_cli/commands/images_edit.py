@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     most=None,
     examples=[
         "orlop rmi alpine:3.19",
-        "orlop rmi -f 3f57d9401f8d      all its names, even if stopped containers use it",
+        "orlop rmi -f 3f57d9401f8d      remove all names of the image, even if stopped containers use the image",
         "orlop rmi --platform linux/s390x alpine",
     ],
 )

@@ -130,7 +130,9 @@ def _typed(kind: str, word: str) -> Definition:
     examples=["orlop image inspect --platform linux/s390x -f '{{.Id}}' alpine"],
 )
 @option("-f", "--format", "form", metavar="string", help="'json', or a Go template")
-@option("--platform", metavar="string", help="Inspect the image for a platform (os/arch[/variant]) of the name")
+@option(
+    "--platform", metavar="string", help="If the name has images for several platforms, inspect this one (os/arch[/variant])"
+)
 def image(session: Session, args: tuple[str, ...], form: str | None, platform: str | None) -> None:
     engine, query = session.engine, {}
     if platform:

@@ -29,7 +29,7 @@ def registry_key(server: str) -> str:
     usage="[SERVER]",
     most=1,
     examples=[
-        "orlop login registry.example.com                          asks for user and password",
+        "orlop login registry.example.com                          asks for the user name and the password",
         "orlop login -u me --password-stdin ghcr.io <token-file    in a script",
     ],
 )

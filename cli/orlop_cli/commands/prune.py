@@ -24,7 +24,7 @@ def _confirm(warning: str, force: bool) -> None:
     print(f"WARNING! {warning}\nAre you sure you want to continue? [y/N] ", end="", flush=True)
     if sys.stdin.readline().strip().lower() in ("y", "yes"):
         return
-    raise CliError("nothing was removed: not confirmed")
+    raise CliError("nothing was removed, because you did not confirm")
 
 
 def _filters(given: tuple[str, ...], extra: tuple[str, ...] = ()) -> str | None:

@@ -26,7 +26,11 @@ if TYPE_CHECKING:
     examples=["orlop push registry.example.com/team/app:1.0", "orlop push -a registry.example.com/team/app"],
 )
 @flag("-a", "--all-tags", help="Push all tags of an image to the repository")
-@option("--platform", metavar="string", help="Push only the image for a platform (os/arch[/variant]) of the name")
+@option(
+    "--platform",
+    metavar="string",
+    help="If the name has images for several platforms, push only this one (os/arch[/variant])",
+)
 @flag("--disable-content-trust", default=True, hidden=True, help="Accepted and ignored")
 @flag("-q", "--quiet", help="Suppress verbose output")
 def push(

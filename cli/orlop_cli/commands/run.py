@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     examples=[
         "orlop run --rm -it busybox sh                        a shell; its container is removed at the end",
         "orlop run -d --name web -p 8080:80 nginx             a server in the background",
-        "orlop run --rm -v $PWD:/src -w /src python:3 make    a tool on the files of this directory",
+        "orlop run --rm -v $PWD:/src -w /src python:3 make    a tool that reads and writes the files of this directory",
         "orlop run --rm -m 256m --cpus 0.5 busybox sleep 60   with limits",
         "tar c . | orlop run --rm -i busybox tar t            in a pipeline",
         "",

@@ -123,7 +123,9 @@ _HEALTH: list[Decorator] = [
     option("--health-interval", section=HEALTH, type=DURATION, help="Time between running the check (ms|s|m|h)"),
     option("--health-retries", section=HEALTH, type=INT, help="Consecutive failures needed to report unhealthy"),
     option("--health-timeout", section=HEALTH, type=DURATION, help="Maximum time to allow one check to run"),
-    option("--health-start-period", section=HEALTH, type=DURATION, help="Time to initialize before failures count"),
+    option(
+        "--health-start-period", section=HEALTH, type=DURATION, help="Time after the start in which failures do not count"
+    ),
     option("--health-start-interval", section=HEALTH, type=DURATION, help="Time between checks during the start period"),
     flag("--no-healthcheck", section=HEALTH, help="Disable any container-specified HEALTHCHECK"),
 ]

@@ -142,7 +142,7 @@ def _denied(address: Address) -> str:
     try:
         status = os.stat(address.path)
     except OSError:
-        return f"{message}\nYou may not even look into the directory of that socket; ask who runs this machine."
+        return f"{message}\nYou have no access to the socket's directory: ask the administrator of this machine."
     import grp
     import pwd
 

@@ -40,7 +40,7 @@ def holders(port: int, protocol: str, proc: str = "/proc") -> list[Holder]:
 def words(holder: Holder, names: dict[str, str]) -> str:
     """The process in words. `names` are the names of containers by ID."""
     if not holder.pid:
-        return f"a process of user {holder.uid}; its name is readable for root"
+        return f"a process of user {holder.uid}; only root can read its name"
     text = f"{holder.program or 'an unnamed program'}, pid {holder.pid}"
     return f"{text}, in container {names[holder.container]}" if holder.container in names else text
 

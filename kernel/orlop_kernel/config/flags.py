@@ -71,8 +71,12 @@ ACTION = Kind("action", parse_bool, "true")
 SHOW = Kind("show", _show, "text")
 
 FLAGS: tuple[Flag, ...] = (
-    flag("adopt", STRING, "Adopt the data of the stopped dockerd with this data root, unless it was adopted before", key=""),
-    flag("allow-insecure-tcp", BOOL, "Allow TCP off loopback without client certificates: clients can become root"),
+    flag("adopt", STRING, "Data root of a stopped dockerd, whose data Orlop adopts unless it did so before", key=""),
+    flag(
+        "allow-insecure-tcp",
+        BOOL,
+        "Allow TCP addresses other than loopback without client certificates: clients can become root",
+    ),
     flag("check", ACTION, "Compare the database with files and kernel objects, print the differences and exit", key=""),
     flag("config-file", STRING, "Configuration file (default /etc/orlop/daemon.json, else /etc/docker/daemon.json)", key=""),
     flag("data-root", STRING, "Root directory of persistent state (default /var/lib/orlop)"),
@@ -91,7 +95,7 @@ FLAGS: tuple[Flag, ...] = (
     flag("repair", ACTION, "With --check: make the safe repair of each finding; user data does not change", key=""),
     flag("show-config", SHOW, "Print every key with its value and its origin, as text (default) or json, and exit", key=""),
     flag("tls", BOOL, "Use TLS on tcp:// sockets, and verify clients unless --tlsverify=false; implied by --tlsverify"),
-    flag("tlscacert", STRING, "Trust clients with certificates signed by this CA only (default ~/.docker/ca.pem)"),
+    flag("tlscacert", STRING, "Trust only clients whose certificates this CA signed (default ~/.docker/ca.pem)"),
     flag("tlscert", STRING, "TLS certificate file (default ~/.docker/cert.pem)"),
     flag("tlskey", STRING, "TLS key file (default ~/.docker/key.pem)"),
     flag("tlsverify", BOOL, "Use TLS and verify clients; --tlsverify=false: do not verify clients"),
@@ -107,7 +111,7 @@ def help_text(flags: Iterable[Flag]) -> str:
         "A container engine that serves the Docker Engine API.",
         "",
         "Every option except --config-file, --validate, --show-config, --help and --version can also be set in the",
-        "configuration file, under the same name (lists in the plural). An option that is set in both is an error.",
+        "configuration file, under the same name (lists in the plural). It is an error to set an option in both places.",
         "To try out a second daemon:",
         "",
         "  orlopd --data-root /tmp/o/data --exec-root /tmp/o/run -H unix:///tmp/o/orlop.sock",

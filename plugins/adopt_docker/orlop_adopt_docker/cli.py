@@ -74,7 +74,7 @@ def _show(plan: Plan, form: str | None, *, done: bool) -> None:
 @click.argument("root", default="/var/lib/docker", metavar="[PATH]")
 @click.option("--dry-run", is_flag=True, help="Show what would be adopted and what would not, and change nothing")
 @click.option("--for-good", is_flag=True, help="Move the files into Orlop's data root instead of linking to them")
-@click.option("--format", "form", type=click.Choice(["json"]), help="Print a document instead of a table")
+@click.option("--format", "form", type=click.Choice(["json"]), help="'json': print JSON instead of a table")
 @_with_config
 def adopt(root: str, dry_run: bool, for_good: bool, form: str | None, **flags: str | None) -> None:
     """Use the images, containers, volumes, networks and logs of a stopped dockerd, in place: nothing is copied.

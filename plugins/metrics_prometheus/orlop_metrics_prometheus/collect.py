@@ -204,7 +204,7 @@ class Metrics:
             ),
             _counter(
                 "orlop_driver_failures_total",
-                "Calls of drivers without an answer in time (reason deadline) or with an unexpected exception (exception)",
+                "Failed calls to drivers: no answer in time (reason deadline) or an unexpected exception (reason exception)",
                 lambda: {
                     (*key, reason): gate.failures[reason]
                     for key, gate in engine.drivers.gates.items()
@@ -220,7 +220,7 @@ class Metrics:
             ),
             _gauge(
                 "orlop_driver_abandoned_calls",
-                "Calls of drivers that have not ended after the daemon cancelled them at their deadline",
+                "Calls to drivers that have not ended after the daemon cancelled them at their deadline",
                 lambda: {key: gate.abandoned for key, gate in engine.drivers.gates.items()},
                 ("kind", "driver"),
             ),
