@@ -392,7 +392,7 @@ def test_examining_changes_nothing(tmp_path: Path) -> None:
 
     async def body(store: Store) -> None:
         await store.commit([Put("containers", "a", b"1")])
-        found = examine(path)  # while a daemon has it open
+        found = examine(path)  # while a daemon has the database open
         assert found.rows["containers"] == {"a": b"1"}
         assert found.damage == ()
         assert any("CREATE TABLE containers" in text for text in found.schema)

@@ -170,8 +170,7 @@ def _child(entry: str, fd: int) -> NoReturn:
 
 
 def reset_oom_score(path: str = "/proc/self/oom_score_adj") -> None:
-    """Reset a negative oom_score_adj, which is inherited from the daemon, because it protects the daemon, but must not
-    protect containers."""
+    """Reset a negative oom_score_adj of this process. The value, inherited from the daemon, must protect only the daemon."""
     with open(path, "r+") as file:
         if int(file.read()) < 0:
             file.seek(0)

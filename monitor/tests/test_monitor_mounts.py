@@ -1,4 +1,4 @@
-"""Which mounts of the host a monitor detaches from its own mount namespace."""
+"""Which copies of the host's mounts a monitor unmounts in its own mount namespace."""
 
 from __future__ import annotations
 

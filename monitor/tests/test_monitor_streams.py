@@ -50,7 +50,7 @@ class _Reads:
 
 def test_output_after_the_exit_is_bounded_for_a_slow_client() -> None:
     loop, client, ended = _Reads(), _Slow(), []
-    output = Output(loop)  # type: ignore[arg-type]  # all that it needs of one
+    output = Output(loop)  # type: ignore[arg-type]  # `_Reads` has all methods of a loop that `Output` calls
     output.attach(client)  # type: ignore[arg-type]
     output.start({"stdout": os.open("/dev/zero", os.O_RDONLY)})
     loop.run()

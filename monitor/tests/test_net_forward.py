@@ -37,8 +37,8 @@ def serve(
     address: str = "127.0.0.1",
     steer: tuple[Callable[[Loop, Forwarder], None], int] | None = None,
 ) -> None:
-    """Relay a new host port to `target` while `client(port)` runs in a thread. `steer` is an additional callback on the
-    loop, and the descriptor that triggers it."""
+    """Relay a new host port to `target` while `client(port)` runs in a thread. `steer` is (callback, descriptor): an
+    additional callback, which the loop calls when the descriptor is readable."""
     failures: list[BaseException] = []
     done, finished = socket.socketpair()
     with a_loop() as loop, done, finished:

@@ -265,7 +265,7 @@ def test_extended_attributes_are_skipped_where_unsupported(target: str, monkeypa
 
 
 def test_modes_and_times_are_set(target: str) -> None:
-    """They are also set on directories that exist already, and on directories in which files are created later."""
+    """Modes and times are also set on existing directories, and on directories in which files are created later."""
     members = [
         member("made/f", mode=0o600, mtime=1),
         member("made", DIR, mode=0o2701, mtime=2),
@@ -398,7 +398,7 @@ def test_directory_removed_by_a_whiteout_can_be_created_again(target: str, white
 
 
 def overlay_picture(target: str) -> dict[str, str]:
-    """All files below `target`: whiteouts, opaque directories and others."""
+    """All files below `target`: whiteouts, opaque directories and other files."""
     found = {}
     for at, names, files in os.walk(target):
         for name in names + files:

@@ -56,7 +56,7 @@ def _entry_points(kind: str, max_age: float) -> dict[str, EntryPoint]:
 
 def _add(points: dict[str, EntryPoint], point: EntryPoint) -> None:
     """Add an entry point. If several distributions register one name, the keys are DISTRIBUTION:NAME, so that no plugin
-    takes the place of another one. If a distribution is hidden by another one of the same name, the first one counts."""
+    takes the place of another one. If `sys.path` has two distributions of one name, the first one counts."""
     several = [key for key in points if key.endswith(f":{point.name}")]
     other = points.get(point.name)
     if other is None and not several:

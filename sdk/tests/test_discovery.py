@@ -169,7 +169,7 @@ def _install(top: Path, distribution: str, module: str) -> None:
 
 
 def test_name_of_two_distributions_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of them can be chosen, by a name that stays valid when the other one is uninstalled."""
+    """DISTRIBUTION:NAME selects a plugin, and remains valid when the other distribution is uninstalled."""
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(discovery, "_scanned", (float("-inf"), {}))
     for letter in "ab":

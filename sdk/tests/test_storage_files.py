@@ -358,7 +358,7 @@ def test_extended_attributes_are_skipped_where_unsupported(tmp_path: Path, monke
 
 
 def test_copy_keeps_owners_and_modes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A different owner is set. The owner is not set if it is the user who copies, so that the copy works without root."""
+    """The owner of a file is set only if it is not the user who copies, so that this user can copy without root."""
     (tmp_path / "source").mkdir()
     (tmp_path / "source/file").write_text("x")
     os.mkfifo(tmp_path / "source/fifo")

@@ -126,7 +126,7 @@ def set_level(level: str) -> None:
 
 
 def _is_journal(fd: int, stream: str) -> bool:
-    """Compares stderr with the device and inode in JOURNAL_STREAM, because stderr may have been redirected."""
+    """Whether stderr is the socket with the device and inode in JOURNAL_STREAM, so it was not redirected to a file."""
     try:
         info = os.fstat(fd)
     except OSError:

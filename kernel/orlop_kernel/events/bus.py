@@ -139,7 +139,7 @@ class EventBus:
         while len(self._history) > self._limit or (self._bytes > self._byte_limit and len(self._history) > 1):
             self._bytes -= self._sizes.popleft()
             oldest = _key(self._history.popleft())
-            if self._unsaved.pop(oldest, None) is None:  # otherwise the event was never written
+            if self._unsaved.pop(oldest, None) is None:  # the event was written already, so its row must be deleted
                 self._unsaved[oldest] = None
 
     def publish(self, type: str, action: str, actor_id: str, attributes: Mapping[str, str]) -> None:

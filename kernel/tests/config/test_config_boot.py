@@ -341,8 +341,8 @@ def test_quick_answers_import_neither_trio_nor_the_engine() -> None:
 
 
 def test_every_listener_member_is_a_right_or_listed_as_harmless() -> None:
-    """Entries with different rights must not trust the same CA. So each member must be in `_rights`, or be listed here as no
-    right."""
+    """Entries with different rights must not trust the same CA. So each member must be in `_rights`, or be listed here as a
+    member that gives no right."""
     none = {"host", "tlscacert", "owner", "group", "mode"}
     values: dict[str, Any] = {"role": "no-exec", "labels": ("a=b",), "image_names": ("x/*",)}
     plain = Listener(host="tcp://h:1", role="full")

@@ -71,7 +71,7 @@ def test_busy_connections_are_not_closed() -> None:
 
 @pytest.mark.parametrize(("descriptor", "holders"), [(5, ("a", "a", "b", "b", "c", "d")), (100, ("a", "a", "b"))])
 def test_at_the_total_limit_the_peer_with_most_connections_loses_one(descriptor: int, holders: tuple[str, ...]) -> None:
-    """The limit may be one of connections or of descriptors."""
+    """The limit may be a number of connections or a number of descriptors."""
 
     async def main() -> None:
         admission, leases = admitted(FEW, *holders)

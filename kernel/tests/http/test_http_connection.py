@@ -282,7 +282,7 @@ def test_head_of_a_stream_is_sent_before_its_first_piece() -> None:
         await stream.send_all(GET % b"/wait")
         assert (await until(stream, b"\r\n\r\n")).startswith(b"HTTP/1.1 200 OK\r\n")
         await stream.send_eof()
-        # As in Go's server, a client that shuts down writing counts as disconnected; a silent stream must notice, too
+        # As in Go's server, a client that shuts down writing counts as disconnected. An idle stream must end then, too
         await gone.wait()
         assert await stream.receive_some() == b""
 

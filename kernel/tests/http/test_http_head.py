@@ -1,4 +1,4 @@
-"""Which request heads are accepted, and with which status others are refused."""
+"""Which request heads are accepted, and with which status other heads are refused."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def file_size_limit(limit: int) -> Iterator[None]:
 
 
 class Follower:
-    """Reads from a `follow` reader until it has seen entry `last`, and waits on its descriptor as the daemon does."""
+    """Reads from a `follow` reader until it has seen entry `last`. Waits on the reader's descriptor, as the daemon does."""
 
     def __init__(self, reader: LogReader, last: int) -> None:
         self.seen: list[int] = []
