@@ -226,7 +226,7 @@ def test_network_names_the_container_that_prevents_removal() -> None:
 def test_image_says_what_a_removal_frees() -> None:
     image = {"Id": "sha256:" + ID, "RepoTags": ["app:1", "app:2"], "Size": 5_000_000}
     report = objects.explain_image(image, [], [{"Id": "sha256:" + ID, "SharedSize": 3_000_000}])
-    assert "removing it frees 2MB" in section(report, "Disk")[1]
+    assert "removing this image frees 2MB" in section(report, "Disk")[1]
     used = objects.explain_image(image, [listed("web", ImageID="sha256:" + ID), listed("x", ImageID="sha256:1")], [])
     assert used.facts["UsedBy"] == ["web"]
 

@@ -158,7 +158,7 @@ def test_a_start_adopts_once(side: Side) -> None:
     engine.root = str(side.dockerd.root)
     try:
         engine.start()
-        assert f"adopted {engine.root}: 4 images, 9 containers, 4 volumes, 5 networks; 1 not" in engine.log()
+        assert f"adopted {engine.root}: 4 images, 9 containers, 4 volumes, 5 networks; not adopted: 1" in engine.log()
         assert sorted(engine.ok("ps", "-a", "--format", "{{.Names}}").split()) == NAMES
         engine.restart()
         assert engine.log().count("adopted ") == engine.log().count(f"adopted {engine.root}: ") == 2, "once, and the cache"

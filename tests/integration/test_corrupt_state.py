@@ -296,7 +296,8 @@ def test_damaged_images_are_quarantined_and_can_be_loaded_again(live: Engine) ->
     layer.write_bytes(data)
     assert check(live)["ok"]
     assert [finding["text"] for finding in check(live, query="?deep=1")["findings"]] == [
-        f"blob sha256:{layer.name[:12]} does not match its digest: it cannot be saved or pushed; pull or load it again"
+        f"blob sha256:{layer.name[:12]} does not match its digest: "
+        "the image cannot be saved or pushed; pull or load the image again"
     ]
     check(live, "POST", "?deep=1")
     assert not layer.exists()

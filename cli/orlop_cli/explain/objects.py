@@ -108,7 +108,8 @@ def explain_image(found: Json, containers: Sequence[Json], usage: Sequence[Json]
     disk = [f"{units.human_size(size)} in all"]
     if shared >= 0:
         disk.append(
-            f"{units.human_size(shared)} shared with other images; removing it frees {units.human_size(size - shared)}"
+            f"{units.human_size(shared)} shared with other images; "
+            f"removing this image frees {units.human_size(size - shared)}"
         )
     report.add("Disk", disk)
     report.add("Names", tags or ["none: a newer image has taken the name, or the image was built without a name"])

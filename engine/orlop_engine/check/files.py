@@ -107,7 +107,7 @@ def _snapshots(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
                     severity=ERROR,
                     area="images",
                     object=f"image {image.id[:19]}",
-                    text=f"its layer {layer.chain_id[:19]} is not in storage: pull, load or build it again",
+                    text=f"its layer {layer.chain_id[:19]} is not in storage: pull, load or build the image again",
                 )
     for key in rows_read.builds.keys() - storage.keys:
         yield Finding(
@@ -193,7 +193,7 @@ def _lost_blob(what: str, digest: str, text: str, remedy: Remedy | None = None) 
         severity=ERROR,
         area="images",
         object=what,
-        text=f"blob {digest[:19]} {text}: it cannot be saved or pushed; pull or load it again",
+        text=f"blob {digest[:19]} {text}: the image cannot be saved or pushed; pull or load the image again",
         repair="remove the damaged blob; the next pull or load of the image stores it again" if remedy else "",
         remedy=remedy,
     )

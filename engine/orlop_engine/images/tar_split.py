@@ -63,7 +63,9 @@ async def pack(content: ContentStore, layer: Layer, hold: Callable[[str], Awaita
         await _copy(content, layer, ingest)
         await ingest.commit(hold)
     except DigestMismatch as error:
-        raise DriverError(f"cannot pack layer {layer.diff_id}: its files have changed since it was unpacked") from error
+        raise DriverError(
+            f"cannot pack layer {layer.diff_id}: its files have changed since the layer was unpacked"
+        ) from error
     finally:
         ingest.abandon()
     return msgspec.structs.replace(layer, blob=layer.diff_id, blob_size=ingest.offset)

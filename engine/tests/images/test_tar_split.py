@@ -124,7 +124,7 @@ def test_changed_files_are_detected(tmp_path: Path) -> None:
     async def hold(blob: str) -> None:
         raise AssertionError
 
-    with pytest.raises(DriverError, match="its files have changed since it was unpacked"):
+    with pytest.raises(DriverError, match="its files have changed since the layer was unpacked"):
         trio.run(pack, content, layer, hold)
     assert content.digests() == [] and content.partials() == []
 

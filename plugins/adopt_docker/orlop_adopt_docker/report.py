@@ -55,4 +55,4 @@ def sentence(plan: Plan) -> str:
     counts = plan.counts()
     parts = [f"{counts[kind][0]} {kind}{'' if counts[kind][0] == 1 else 's'}" for kind in _KINDS if kind in counts]
     stays = sum(stays for _, stays in counts.values())
-    return f"{', '.join(parts) or 'nothing'}; {stays} not"
+    return f"{', '.join(parts) or 'nothing'}; not adopted: {stays}"

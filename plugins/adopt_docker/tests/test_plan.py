@@ -294,7 +294,7 @@ def test_other_storage_drivers_are_refused(config: Config, docker_root: Any, tmp
 def test_report_counts_and_lists_what_is_adopted(config: Config, docker_root: Any) -> None:
     docker_root.host["StorageOpt"] = {"size": "1G"}
     plan = look(config, docker_root)
-    assert report.sentence(plan) == "1 image, 0 containers, 1 volume, 1 network; 1 not"
+    assert report.sentence(plan) == "1 image, 0 containers, 1 volume, 1 network; not adopted: 1"
     first, second, *_ = report.table(plan).splitlines()
     assert first.split() == ["KIND", "NAME", "ADOPTED", "REMARK"]
     assert second.split(maxsplit=3) == [
