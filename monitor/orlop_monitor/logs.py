@@ -54,7 +54,7 @@ def open_log(log: Log) -> LogSink:
 
 @contextmanager
 def _deadline(name: str) -> Iterator[None]:
-    """Interrupt a driver that hangs, by a signal: the daemon waits for the answer of this process."""
+    """Interrupt a hanging driver by a signal, because the daemon waits for this process to answer."""
 
     def interrupt(*_: object) -> None:
         raise DriverError(f'log driver "{name}" did not open the log in {_OPENING:g} s')

@@ -108,7 +108,7 @@ class Loop:
 
     def on_child(self, pid: int, callback: Callable[[int], None]) -> None:
         """Call `callback` once with the exit code (or the negated signal) when the child `pid` ends. If the child ended
-        before this call, `hold_unclaimed` must have been called before its end."""
+        before this call, `hold_unclaimed` must have been called before the child ended."""
         if pid in self._unclaimed:
             status = self._unclaimed.pop(pid)
             self.call_soon(lambda: callback(status))

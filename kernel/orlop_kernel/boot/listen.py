@@ -97,7 +97,7 @@ def _guarded(
 
 @asynccontextmanager
 async def opened(config: Config, inherited: Mapping[int, str]) -> AsyncIterator[Listeners]:
-    """Listen on every host of the configuration, or on none. On exit, close the listeners that are still open."""
+    """Listen on every entry of `hosts`, or on none if one fails. On exit, close the listeners that are still open."""
     async with AsyncExitStack() as undo:
         context = tls.server_context(config) if config.uses_tls else None
         listeners: Listeners = []

@@ -27,7 +27,7 @@ def _label(owner: str) -> str:
 
 class Schema:
     """The keys and flags of the kernel, and the keys and flags of plugins, by the plugin's name. Raises `ConfigError` when
-    two plugins declare one key or flag."""
+    two plugins declare the same key or flag."""
 
     def __init__(self, parts: Mapping[str, type[Keys]]) -> None:
         self._parts = dict(parts)

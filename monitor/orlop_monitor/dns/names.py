@@ -1,4 +1,4 @@
-"""The tables that the daemon writes for name servers, and their answers.
+"""The tables that the daemon writes for name servers, and how names are looked up in them.
 
 For each network there is a file with the names on this network. For each container there is a file with its networks and
 upstream servers. Files are replaced atomically and never modified, so a reader sees complete content. The files stay valid

@@ -132,8 +132,8 @@ def confine(
     allowed: Collection[str] = (),
 ) -> None:
     """Drop privileges and lower resource limits permanently. Call it before starting a thread. Without root, only limits are
-    lowered. `makes_files`: keep the capabilities that creating files of any owner and type needs. `allowed` are names in
-    `_REFUSED` that are not refused. `memory` is a limit of address space."""
+    lowered. `makes_files`: keep the capabilities that creating files of any owner and type needs. `allowed` are the names in
+    `_REFUSED` whose system calls stay permitted. `memory` is a limit of address space."""
     _lower_limit(resource.RLIMIT_CORE, 0)
     _lower_limit(resource.RLIMIT_FSIZE, file_size)
     _lower_limit(resource.RLIMIT_AS, memory)

@@ -51,7 +51,7 @@ def _set_opaque(parent: int, name: bytes) -> None:
 
 
 class _Overlay:
-    """Whiteouts for an overlayfs upper directory that was empty, so that all existing entries come from this layer."""
+    """Whiteouts for an overlayfs upper directory that was empty before. Thus all entries come from this layer."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
