@@ -136,7 +136,7 @@ def contexts(config: Config, hosts_by_tcp: bool) -> dict[str, ssl.SSLContext]:
 
 
 def _check_rights(config: Config, hosts_by_tcp: bool) -> None:
-    """Refuse addresses with one CA and different rights, because each address accepts all certificates of its CA."""
+    """Refuse addresses with the same CA but different rights: an address accepts every certificate that its CA signed."""
     entries = [entry for entry in config.listeners if entry.host.startswith("tcp:")]
     if hosts_by_tcp:
         entries.insert(0, Listener(host="hosts", role="full"))
