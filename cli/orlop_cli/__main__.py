@@ -8,7 +8,7 @@ import os
 import sys
 
 from orlop_cli import _parse
-from orlop_cli._errors import CliError, Exit
+from orlop_cli._errors import CliError, Exit, with_hint
 from orlop_cli._session import open_session
 from orlop_cli._table import GLOBAL, find
 
@@ -67,7 +67,7 @@ def _guarded(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except CliError as error:
-        return _complain(error.message, error.code)
+        return _complain(with_hint(error), error.code)
     except ConnectionError as error:
         return _complain(f"lost the connection to the daemon:  {error}", 1)
     except OSError as error:

@@ -31,7 +31,8 @@ def run(arguments: list[str]) -> int:
     except click.exceptions.NoSuchOption as error:
         name = error.option_name
         short = len(name) == 2 and not name.startswith("--")
-        raise _usage(error, f"unknown shorthand flag: {name[1]!r} in {name}" if short else f"unknown flag: {name}") from None
+        message = f"unknown shorthand flag: {name[1]!r} in {name}" if short else f"unknown flag: {name}"
+        raise _usage(error, message + ("" if short else _near_flag(error))) from None
     except click.exceptions.BadOptionUsage as error:
         raise _usage(error, f"flag needs an argument: {error.option_name}") from None
     except click.exceptions.UsageError as error:
@@ -39,6 +40,19 @@ def run(arguments: list[str]) -> int:
     except click.exceptions.ClickException as error:  # raised by a command of another distribution
         raise CliError(error.format_message(), error.exit_code) from None
     return 0
+
+
+def _near_flag(error: click.exceptions.NoSuchOption) -> str:
+    """The question whether the user meant a similar flag that the help shows."""
+    if error.ctx is None:
+        return ""
+    from orlop_cli._suggest import near
+
+    shown = [
+        param for param in error.ctx.command.get_params(error.ctx) if isinstance(param, click.Option) and not param.hidden
+    ]
+    words = [opt[2:] for param in shown for opt in param.opts if opt.startswith("--")]
+    return near(error.option_name[2:], words, "--")
 
 
 def _usage(error: click.exceptions.UsageError, message: str) -> CliError:

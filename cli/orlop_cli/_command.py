@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from orlop_cli._errors import ApiError, CliError, Exit
+from orlop_cli._errors import ApiError, CliError, Exit, with_hint
 
 TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def each(names: Sequence[str], action: Callable[[str], str | None]) -> None:
 def complain(error: CliError) -> None:
     """Print an error without ending the command."""
     sys.stdout.flush()
-    print(f"orlop: {error.message}", file=sys.stderr)
+    print(f"orlop: {with_hint(error)}", file=sys.stderr)
 
 
 def fail(message: str, code: int = 1) -> NoReturn:

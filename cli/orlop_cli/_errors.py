@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
+if TYPE_CHECKING:
+    from orlop_cli.daemon.client import Engine
+
 
 class CliError(Exception):
-    """Ends the command. The message is printed as `orlop: MESSAGE`, and the process exits with `code`."""
+    """Ends the command. The message is printed as `orlop: MESSAGE`, and the process exits with `code`. If an object does
+    not exist, `source` is the daemon that may know a similar name."""
+
+    source: Engine | None = None
 
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(message)
@@ -36,3 +43,12 @@ class Exit(Exception):  # an exit is a request, not an error
     def __init__(self, code: int) -> None:
         super().__init__(code)
         self.code = code
+
+
+def with_hint(error: CliError) -> str:
+    """The message of an error, followed by the question whether the user meant a similar name."""
+    if error.source is None:
+        return error.message
+    from orlop_cli._suggest import name_hint
+
+    return error.message + name_hint(error)

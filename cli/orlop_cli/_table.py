@@ -45,7 +45,7 @@ CONTAINER = {
     "export": Lazy("tarballs", "export", "Export a container's filesystem as a tar archive"),
     "inspect": Lazy("inspect", "container", "Display detailed information on one or more containers"),
     "kill": Lazy("lifecycle", "kill", "Kill one or more running containers"),
-    "logs": Lazy("logs", "logs", "Fetch the logs of a container"),
+    "logs": Lazy("logs", "logs", "Fetch the logs of one or more containers"),
     "ls": Lazy("ps", "ps", "List containers"),
     "pause": Lazy("lifecycle", "pause", "Pause all processes within one or more containers"),
     "port": Lazy("port", "port", "List port mappings or a specific mapping for the container"),

@@ -184,7 +184,8 @@ def test_rm_force_of_a_missing_container_succeeds(daemon: RecordedDaemon, orlop:
     assert orlop("rm", "nope").code == 1
     done = orlop("rm", "-fv", "nope")
     assert (done.code, done.out) == (0, "")
-    assert daemon.requests[1].target.endswith("?force=1&v=1")
+    deletions = [request.target for request in daemon.requests if request.method == "DELETE"]
+    assert deletions[1].endswith("?force=1&v=1")
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,32 @@ def test_explain_names_the_process_that_holds_a_port(engine: Engine) -> None:
     assert lines(explained(engine, "late"), "Ports")[0].startswith(f"port {port} is held by container first")
 
 
+def test_logs_of_several_containers_are_in_the_order_of_time(engine: Engine) -> None:
+    """The order is compared with the stamps, because a busy monitor may read a line late."""
+    script = "for turn in 1 2 3 4; do echo $turn; sleep 0.2; done; echo problem >&2"
+    for name in ("even", "odd"):
+        engine.ok("run", "-d", "--name", name, "busybox", "sh", "-c", script)
+    engine.ok("wait", "even", "odd")
+    done = engine.orlop("logs", "-t", "even", "odd", check=0)
+    shown = [line.split() for line in done.out.splitlines()]
+    assert sorted((name, text) for name, _, _, text in shown) == [
+        (name, turn) for name in ("even", "odd") for turn in "1234"
+    ]
+    assert [stamp for _, _, stamp, _ in shown] == sorted(stamp for _, _, stamp, _ in shown)
+    assert sorted(line.split()[0] for line in done.err.splitlines()) == ["even", "odd"]
+    followed = engine.orlop("logs", "-f", "--tail", "2", "even", "odd", check=0)
+    assert sorted(followed.out.splitlines()) == ["even | 4", "odd  | 4"]
+
+
+def test_wait_for_health_ends_when_the_check_succeeds(engine: Engine) -> None:
+    check = ("--health-cmd", "test -e /ready", "--health-interval", "200ms", "--health-retries", "1000")
+    engine.ok("run", "-d", "--name", "slow", *check, "busybox", "sh", "-c", "sleep 1; : >/ready; sleep 600")
+    assert engine.orlop("wait", "--healthy", "slow", check=0).out == "slow\n"
+    assert engine.ok("inspect", "-f", "{{.State.Health.Status}}", "slow") == "healthy"
+    missing = engine.orlop("wait", "--healthy", "slwo")
+    assert (missing.code, missing.err.splitlines()[-1]) == (1, "Did you mean 'slow'?")
+
+
 def test_explain_lists_who_uses_a_volume_a_network_and_an_image(fresh: Callable[..., Engine]) -> None:
     engine = fresh({"shutdown-timeout": 3})
     engine.ok("network", "create", "back")

@@ -31,7 +31,7 @@ def _getters(engine: Engine, size: bool = False) -> dict[str, Fetch]:
     }
 
 
-def _any(getters: dict[str, Fetch]) -> Fetch:
+def _any(getters: dict[str, Fetch], engine: Engine) -> Fetch:
     def fetch(name: str) -> Any:
         for get in getters.values():
             try:
@@ -40,7 +40,9 @@ def _any(getters: dict[str, Fetch]) -> Fetch:
                 # A 400 means that the name is invalid for this type, such as an image's name with a slash for a volume.
                 if error.status not in (400, 404):
                     raise
-        raise CliError(f"Error: No such object: {name}")
+        missing = CliError(f"Error: No such object: {name}")
+        missing.source = engine
+        raise missing
 
     return fetch
 
@@ -88,7 +90,7 @@ def inspect(session: Session, args: tuple[str, ...], form: str | None, size: boo
     getters = _getters(session.engine, size)
     if kind is not None and kind not in getters:
         fail(f'"{kind}" is not a valid value for --type: use one of {", ".join(getters)}')
-    _show(args, getters[kind] if kind else _any(getters), form)
+    _show(args, getters[kind] if kind else _any(getters, session.engine), form)
 
 
 @command(

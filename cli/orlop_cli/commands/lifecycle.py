@@ -92,9 +92,22 @@ def unpause(session: Session, args: tuple[str, ...]) -> None:
     usage="CONTAINER [CONTAINER...]",
     least=1,
     most=None,
-    examples=["orlop wait job && echo done    prints the exit code, ends with 0"],
+    examples=[
+        "orlop wait job && echo done           prints the exit code, ends with 0",
+        "orlop wait --healthy --timeout 30 db  until the health check succeeds, at most 30 seconds",
+    ],
 )
-def wait(session: Session, args: tuple[str, ...]) -> None:
+@flag("--healthy", help="Block until the containers are healthy, then print their names")
+@option("--timeout", type=INT, metavar="seconds", help="With --healthy: fail after this number of seconds")
+def wait(session: Session, args: tuple[str, ...], healthy: bool, timeout: int | None) -> None:
+    if timeout is not None and (timeout < 0 or not healthy):
+        fail("--timeout is a number of seconds, and needs --healthy")
+    if healthy:
+        from orlop_cli.attached.healthy import wait_for_all
+
+        wait_for_all(session.engine, args, timeout)
+        return
+
     def one(name: str) -> str:
         ended = decode(session.engine.open("POST", f"/containers/{segment(name)}/wait").read())
         problem = (ended.get("Error") or {}).get("Message")

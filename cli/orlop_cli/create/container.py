@@ -55,7 +55,13 @@ def _create(engine: Engine, options: dict[str, Any], image: str, words: Sequence
             raise
         if not options["quiet"]:
             print(f"Unable to find image '{_tagged(image)}' locally", file=sys.stderr)
-        _fetch(engine, options, image)
+        try:
+            _fetch(engine, options, image)
+        except CliError as refused:
+            from orlop_cli._suggest import image_hint
+
+            refused.message += image_hint(engine, image)
+            raise
         made = engine.post("/containers/create", query, document)
     for warning in made.get("Warnings") or []:
         print(f"WARNING: {warning}", file=sys.stderr)

@@ -116,6 +116,8 @@ class Engine:
             if answer.status < 400:
                 return answer
             error = _error(answer)
+        if error.status == 404:
+            error.source = self
         raise error
 
     def _other_version(self, error: ApiError) -> bool:

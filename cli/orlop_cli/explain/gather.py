@@ -35,7 +35,9 @@ def find(engine: Engine, name: str, kind: str | None) -> list[tuple[str, Json]]:
             if error.status not in (400, 404):  # 400: the name is invalid for this kind
                 raise
     if not found:
-        raise CliError(f"no such {kind or 'object'}: {name}")
+        missing = CliError(f"no such {kind or 'object'}: {name}")
+        missing.source = engine
+        raise missing
     return found
 
 
