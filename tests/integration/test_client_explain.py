@@ -70,6 +70,32 @@ def test_logs_of_several_containers_are_in_the_order_of_time(engine: Engine) -> 
     assert sorted(followed.out.splitlines()) == ["even | 4", "odd  | 4"]
 
 
+def test_tree_shows_a_container_below_each_of_its_networks(fresh: Callable[..., Engine]) -> None:
+    engine = fresh({"shutdown-timeout": 3})
+    for name in ("back", "front"):
+        engine.ok("network", "create", name)
+    labels = ("--label", "com.docker.compose.project=shop")
+    engine.ok("run", "-d", "--name", "db", *labels, "--network", "back", "-v", "data:/v", "busybox", "sleep", "600")
+    needs = ("--label", "com.docker.compose.depends_on=db:service_started:false")
+    engine.ok("run", "-d", "--name", "web", *labels, *needs, "--network", "back", "busybox", "sleep", "600")
+    engine.ok("network", "connect", "front", "web")
+    engine.ok("run", "-d", "--name", "beside", "--network", "container:db", "busybox", "sleep", "600")
+    shown = [line.split("   busybox")[0].rstrip() for line in engine.orlop("ps", "--tree", check=0).out.splitlines()]
+    assert shown == [
+        "project shop",
+        "├── network back",
+        "│   ├── db",
+        "│   │   └── volume data at /v",
+        "│   └── web",
+        "│       └── needs db (started)",
+        "└── network front",
+        "    └── web",
+        "no project",
+        "└── network of container db",
+        "    └── beside",
+    ]
+
+
 def test_wait_for_health_ends_when_the_check_succeeds(engine: Engine) -> None:
     check = ("--health-cmd", "test -e /ready", "--health-interval", "200ms", "--health-retries", "1000")
     engine.ok("run", "-d", "--name", "slow", *check, "busybox", "sh", "-c", "sleep 1; : >/ready; sleep 600")

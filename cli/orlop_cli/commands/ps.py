@@ -6,7 +6,7 @@ import sys
 import time
 
 from orlop_cli import _config
-from orlop_cli._command import command, flag, many, option
+from orlop_cli._command import command, fail, flag, many, option
 from orlop_cli.daemon.client import filters_json
 from orlop_cli.tables.format import print_rows
 from orlop_cli.tables.row import Row
@@ -132,6 +132,14 @@ def _asks_size(form: str | None) -> bool:
     return form is not None and (".Size" in form or "json ." in form)
 
 
+def _print_tree(containers: list[dict[str, Any]]) -> None:
+    import sys
+
+    from orlop_cli.tables.container_tree import render
+
+    sys.stdout.write(render(containers, (sys.stdout.encoding or "").lower().startswith("utf")))
+
+
 @command(
     "ps",
     "List containers",
@@ -139,6 +147,7 @@ def _asks_size(form: str | None) -> bool:
         "orlop ps                                          running containers",
         "orlop ps -a -f status=exited -f label=app         stopped containers with a label",
         "orlop ps -q | xargs orlop stop                    ids, for other commands",
+        "orlop ps -a --tree                                compose projects, networks, dependencies, volumes",
         "orlop ps --format 'table {{.Names}}\\t{{.Status}}'  columns of your choice",
     ],
 )
@@ -156,6 +165,7 @@ def _asks_size(form: str | None) -> bool:
 @flag("--no-trunc", help="Don't truncate output")
 @flag("-q", "--quiet", help="Only display container IDs")
 @flag("-s", "--size", help="Display total file sizes")
+@flag("--tree", help="Group containers by compose projects and networks")
 def ps(
     session: Session,
     args: tuple[str, ...],
@@ -167,7 +177,10 @@ def ps(
     no_trunc: bool,
     quiet: bool,
     size: bool,
+    tree: bool,
 ) -> None:
+    if tree and (form or quiet or size or no_trunc):
+        fail("conflicting options: --tree cannot be used with --format, --no-trunc, --quiet or --size")
     if quiet and form:
         print("WARNING: Ignoring custom format, because both --format and --quiet are set.", file=sys.stderr)
     form = None if quiet else form or _config.text("psFormat")
@@ -181,5 +194,8 @@ def ps(
     if form and ".Platform" in form:
         session.engine.prefer((1, 48))
     found = session.engine.get("/containers/json", query)
+    if tree:
+        _print_tree(found)
+        return
     columns = (*COLUMNS, "Size") if size else COLUMNS
     print_rows([Container(item, not no_trunc) for item in found], columns, HEADERS, form, "ID" if quiet else "")
