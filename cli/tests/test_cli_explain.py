@@ -262,3 +262,17 @@ def test_command_refuses_unknown_values(orlop: Any, flags: list[str]) -> None:
     done = orlop("explain", *flags, "web")
     assert done.code == 1
     assert "is not a valid value" in done.err
+
+
+@pytest.mark.parametrize(("host", "seen"), [(os.uname().nodename, True), ("elsewhere", False)])
+def test_processes_are_searched_only_on_the_host_of_the_daemon(
+    daemon: RecordedDaemon, orlop: Any, host: str, seen: bool
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        bindings = {"PortBindings": {"80/tcp": [{"HostIp": "", "HostPort": str(port)}]}}
+        daemon.on("GET", "/containers/web/json", answer(container({"Status": "created"}, bindings)))
+        daemon.on("GET", "/containers/json", answer([]))
+        daemon.on("GET", "/info", answer({"Name": host}))
+        (found,) = json.loads(orlop("explain", "--format", "json", "--type", "container", "web").out)
+    assert found["Facts"]["Ports"] == [{"Port": port, "Protocol": "tcp", "Pids": [os.getpid()] if seen else []}]
