@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 import trio
 
+from orlop_engine.containers.record import MountRecord
+from orlop_engine.containers.volumes import ensure
+from orlop_engine.types.containers import HostConfig
 from orlop_engine.volumes.record import VolumeRecord, encode
 from orlop_engine.volumes.service import Volumes
 from orlop_kernel.store import Put, Store
@@ -78,6 +81,22 @@ def test_created_volume_is_found_again(run: Run) -> None:
 
     run(before)
     run(after)
+
+
+def test_container_uses_an_existing_volume_of_any_driver(run: Run) -> None:
+    """As dockerd does: only a request that names another driver is a conflict (moby volume/service, checkConflict)."""
+
+    async def test(world: World) -> None:
+        await world.volumes.create("data", "fake", {}, {})
+        made: list[str] = []
+        planned = (MountRecord("volume", "/data", name="data"), MountRecord("volume", "/new", name="new"))
+        mounts = await ensure(cast(Any, world.volumes), planned, HostConfig(), made)
+        assert [(mount.name, mount.driver) for mount in mounts] == [("data", "fake"), ("new", "local")]
+        assert made == ["new"]
+        with pytest.raises(Conflict, match="driver 'fake' already has volume 'data'"):
+            await ensure(cast(Any, world.volumes), planned, HostConfig(volume_driver="local"), made)
+
+    run(test)
 
 
 def test_anonymous_volumes_have_random_names_and_a_label(run: Run) -> None:

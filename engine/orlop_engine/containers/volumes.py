@@ -15,7 +15,6 @@ import msgspec
 import trio
 from msgspec.structs import replace
 
-from orlop_engine.config import defaults
 from orlop_engine.threads import Abandonable
 from orlop_engine.types.containers import HostConfig
 from orlop_engine.volumes.record import VolumeCheck
@@ -128,7 +127,7 @@ async def ensure(
             await patiently(partial(_promised, mount.source))
         if mount.type == "volume":
             extra = options.get(mount.destination)
-            driver = mount.driver or host.volume_driver or defaults.VOLUME_DRIVER
+            driver = mount.driver or host.volume_driver  # "" is the driver of an existing volume, or the default driver
             driver_options = (extra.driver_config.options if extra and extra.driver_config else None) or {}
             own = {_ANONYMOUS: ""} if mount.anonymous else {}
             own |= (extra.labels if extra else None) or {}
@@ -137,7 +136,7 @@ async def ensure(
                 made.append(mount.name)
             if vet:
                 vet(found, mount.anonymous)
-            mount = replace(mount, driver=driver)
+            mount = replace(mount, driver=found.driver)
         out.append(mount)
     return tuple(out)
 
