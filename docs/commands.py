@@ -94,9 +94,10 @@ def generated(theirs: Tree, ours: Tree) -> str:
     return (
         "# Commands of docker and orlop\n\n"
         "`./dev docs` writes this page from the help of docker 26.1 and the commands of orlop.\n"
-        f"Of docker's {len(there)} commands, orlop has {len(there) - len(missing)}. Of their flags, orlop lacks "
-        f"{sum(map(len, lacking.values()))}. docker's plugins (buildx, compose) are not counted: orlop runs\n"
-        "them, too, also for `build` and `builder`.\n"
+        f"Of docker's {len(there)} commands, orlop has {len(there) - len(missing)}. "
+        f"Of the flags of these commands, orlop lacks {sum(map(len, lacking.values()))}.\n"
+        "docker's plugins (buildx, compose) are not counted: orlop runs these plugins, too, "
+        "and uses buildx for `build` and `builder`.\n"
         "[The client](cli.md) describes the commands.\n\n"
         "| docker | orlop | Flags that only orlop has |\n|---|---|---|\n"
         + "\n".join(rows)
@@ -111,7 +112,7 @@ def _state(path: str, theirs: Tree, ours: Tree) -> str:
     group, _, name = path.rpartition(" ")
     first = path.partition(" ")[0]
     explained = _docker_only.message(group or "orlop", name) or _docker_only.message("orlop", first)
-    return "no; names an alternative" if explained else "no"
+    return "no; the error names an alternative" if explained else "no"
 
 
 def _list(flags: set[str]) -> str:

@@ -30,5 +30,5 @@ def test_page_matches_both_clients() -> None:
 def test_page_marks_commands_that_orlop_lacks() -> None:
     page = commands.generated({"": set(), "ps": {"--all", "-a"}, "trust sign": set()}, {"": set(), "ps": {"--all", "--new"}})
     assert "| `docker ps` | yes, without `-a` | `--new` |" in page
-    assert "| `docker trust sign` | no; names an alternative |" in page
-    assert "Of docker's 2 commands, orlop has 1. Of their flags, orlop lacks 1." in page
+    assert "| `docker trust sign` | no; the error names an alternative |" in page
+    assert "Of docker's 2 commands, orlop has 1. Of the flags of these commands, orlop lacks 1." in page
