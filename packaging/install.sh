@@ -20,7 +20,7 @@ install_options() {
             --prefix=*) PREFIX=${1#*=} ;;
             --root=*) ROOT=$(mkdir -p "${1#*=}" && cd "${1#*=}" && pwd) ;;
             --force) FORCE=1 ;;
-            *) die "unknown option: $1 (there are --prefix=DIR, --root=DIR; to uninstall also --force)" ;;
+            *) die "unknown option: $1 (known options: --prefix=DIR, --root=DIR, and --force of ./dev uninstall)" ;;
         esac
         shift
     done
@@ -74,13 +74,13 @@ keep_drivers() { # TARGET: refuse an upgrade that would lose third-party drivers
     lost=$(drivers "$top/current" | while read -r driver; do
         printf '%s\n' "$there" | grep -qxF "$driver" || printf ' (%s)' "$driver"
     done)
-    [ -z "$lost" ] || die "the new version lacks drivers that are installed now:$lost. The installation stays as it was. Install them
-    with $1/bin/python -m pip install NAME, and run this again"
+    [ -z "$lost" ] || die "the new version lacks drivers that are installed now:$lost. The installed version is unchanged. Install the
+    drivers with $1/bin/python -m pip install NAME, then run ./dev install again"
 }
 
 refuse_foreign() { # PATH: refuse to replace a file that ./dev install did not create
     if [ -e "$ROOT$1" ] || [ -L "$ROOT$1" ]; then
-        recorded "$1" || die "$ROOT$1 exists and is not of ./dev install: move it away first"
+        recorded "$1" || die "$ROOT$1 exists and was not made by ./dev install: move it away first"
     fi
 }
 
@@ -102,7 +102,7 @@ install_orlop() {
     if [ -z "$ROOT" ]; then
         # shellcheck disable=SC2046
         "$target/bin/orlopd" $(unit_flags) --validate ||
-            die "the new version refuses the configuration; the installation stays as it was"
+            die "the new version refuses the configuration; the installed version is unchanged"
     fi
 
     keep_drivers "$target"
@@ -148,7 +148,7 @@ orlop_says() { timeout 20 "$PREFIX/current/bin/orlop" -H unix:///run/orlop.sock 
 
 activate() {
     if ! with_systemd; then
-        [ -n "$ROOT" ] || say "systemd does not run here: start $PREFIX/current/bin/orlopd as root"
+        [ -n "$ROOT" ] || say "systemd does not run on this machine: start $PREFIX/current/bin/orlopd as root"
         return 0
     fi
     systemctl daemon-reload
@@ -161,9 +161,9 @@ activate() {
     case $(orlop_says info --format '{{.LiveRestoreEnabled}} {{.ContainersRunning}}') in
         true* | "false 0")
             systemctl restart orlop.service
-            say "orlop.service was restarted; containers that run went on"
+            say "orlop.service was restarted; running containers were not stopped"
             ;;
-        *) say "The version before still runs: its containers would stop with it. When they may: systemctl restart orlop" ;;
+        *) say "The daemon still runs the earlier version, because a restart would stop its containers. To switch to the new version: systemctl restart orlop" ;;
     esac
 }
 
@@ -175,11 +175,11 @@ uninstall_orlop() {
     if with_systemd && systemctl -q is-active orlop.service; then
         if listed=$(orlop_says ps -q); then
             running=$(printf '%s' "$listed" | grep -c .) || true
-            [ "$running" = 0 ] || [ -n "$FORCE" ] || die "$running containers run: stop them first, or give --force"
+            [ "$running" = 0 ] || [ -n "$FORCE" ] || die "$running containers run: stop them first, or use --force"
         elif [ -z "$FORCE" ]; then
-            die "orlop.service runs and gives no answer at /run/orlop.sock, so nobody can say whether containers would end with it.
-    Stop them where it does answer (orlop -H ADDRESS ps), then the service (systemctl stop orlop.service), and run this again; or
-    give --force"
+            die "orlop.service runs and gives no answer at /run/orlop.sock, so it is unknown whether containers run.
+    If the daemon listens on another address (orlop -H ADDRESS ps), stop its containers there. Then stop the service
+    (systemctl stop orlop.service) and run ./dev uninstall again; or use --force"
         fi
     fi
     if with_systemd; then
@@ -188,7 +188,7 @@ uninstall_orlop() {
         done
     fi
     if [ -z "$ROOT" ] && in_use "$top/versions" && [ -z "$FORCE" ]; then
-        die "processes of Orlop still run from $top: stop them first, or give --force"
+        die "processes of Orlop still run from $top: stop them first, or use --force"
     fi
     while read -r path; do
         case $path in
@@ -207,5 +207,5 @@ uninstall_orlop() {
     for path in /var/lib/orlop /etc/orlop /etc/systemd/system/orlop.service.d /etc/systemd/system/orlop.socket.d; do
         if [ -e "$ROOT$path" ]; then left="$left $ROOT$path,"; fi
     done
-    say "Uninstalled. ${left:+What is yours stays:${left%,}. }Debian packages stay as well: $RUN_PACKAGES"
+    say "Uninstalled. ${left:+Your data and settings were kept:${left%,}. }These Debian packages were kept, too: $RUN_PACKAGES"
 }

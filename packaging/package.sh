@@ -11,7 +11,7 @@ CLIENT_PACKAGES="click rich markdown-it-py mdurl pygments" # what the client nee
 package() {
     case ${1:-} in
         wheels | zipapp | deb) ;;
-        *) die "usage: ./dev package wheels|zipapp|deb [DIRECTORY] (without one: dist)" ;;
+        *) die "usage: ./dev package wheels|zipapp|deb [DIRECTORY] (default DIRECTORY: dist)" ;;
     esac
     setup
     mkdir -p "${2:-dist}"

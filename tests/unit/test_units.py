@@ -113,5 +113,5 @@ def test_uninstall_is_refused_while_containers_may_run(tmp_path: Path, says: str
 def test_installer_validates_with_the_flags_of_the_unit(tmp_path: Path, service: str, flags: str) -> None:
     done = installer(tmp_path, f"install_orlop --prefix={tmp_path}/orlop", service)
     assert (done.returncode, f"orlopd {flags}--validate\n" in done.stdout) == (1, True), done.stdout + done.stderr
-    assert "the new version refuses the configuration; the installation stays as it was" in done.stdout
+    assert "the new version refuses the configuration; the installed version is unchanged" in done.stdout
     assert not (tmp_path / "orlop" / "current").is_symlink()

@@ -60,16 +60,30 @@ def job(grounds: list[str], checks: bool, tests: list[str]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="./dev vm", description="Tests in a virtual machine with systemd and cgroup v2.")
-    parser.add_argument("--all", action="store_true", help="the whole integration suite on each ground: hours")
     parser.add_argument(
-        "--on", action="append", choices=(*GROUNDS, "systemd"), help="only there; may be given several times"
+        "--all",
+        action="store_true",
+        help="run the whole integration suite with each runtime and cgroup driver, which takes hours",
     )
-    parser.add_argument("--sh", metavar="SCRIPT", help="run this shell script there instead of tests")
-    parser.add_argument("--kvm", action="store_true", help="use the processor's virtualization: fast, where it works")
     parser.add_argument(
-        "--minutes", type=float, default=0, help="power off at the latest after so many (60; with --all 360)"
+        "--on",
+        action="append",
+        choices=(*GROUNDS, "systemd"),
+        help="run only with this runtime and cgroup driver; may be repeated",
     )
-    parser.add_argument("tests", nargs="*", help="for pytest, instead of the chosen ones; options after --")
+    parser.add_argument("--sh", metavar="SCRIPT", help="run this shell script in the virtual machine, instead of tests")
+    parser.add_argument(
+        "--kvm",
+        action="store_true",
+        help="use the processor's virtualization, which is fast, but not available on every machine",
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=0,
+        help="power the virtual machine off after this number of minutes (default 60; with --all 360)",
+    )
+    parser.add_argument("tests", nargs="*", help="tests to run, as arguments of pytest; write options of pytest after --")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # raises an exception, so that the emulator is stopped as well
 

@@ -27,7 +27,7 @@ def driver() -> None:
 
 
 @driver.command("list", short_help="List the drivers that are installed on this machine")
-@click.option("--format", "form", type=click.Choice(["json"]), help="Print a document instead of a table")
+@click.option("--format", "form", type=click.Choice(["json"]), help="'json': print JSON instead of a table")
 def list_drivers(form: str | None) -> None:
     """List the installed drivers, with the distributions that contain them. The column STATE says why a driver cannot be
     loaded.
@@ -46,7 +46,7 @@ def list_drivers(form: str | None) -> None:
 @driver.command("new", short_help="Write the project of a new driver, which works and passes its tests")
 @click.argument("kind", type=_KINDS)
 @click.argument("name")
-@click.option("--service", is_flag=True, help="A log driver that sends the log to a service over the network")
+@click.option("--service", is_flag=True, help="Make a log driver that sends the log to a service over the network")
 @click.option("--directory", metavar="PATH", help="Where to write the project (default: ./orlop-KIND-NAME)")
 def new_driver(kind: str, name: str, service: bool, directory: str | None) -> None:
     """Write the project of a new driver: the driver, a test with the conformance suite, pyproject.toml and README.md. The
@@ -80,7 +80,7 @@ def _pairs(options: tuple[str, ...]) -> list[tuple[str, str]]:
 
 @driver.command("check", short_help="Run the conformance tests for an installed driver")
 @click.argument("name")
-@click.option("--kind", type=_KINDS, help="The kind, if drivers of several kinds have the name")
+@click.option("--kind", type=_KINDS, help="Kind of the driver, if drivers of several kinds have this name")
 @click.option(
     "-o", "--opt", "options", multiple=True, metavar="NAME=VALUE", help="An option that a log or storage driver needs"
 )
