@@ -22,10 +22,12 @@ def main() -> int:
         action="append",
         default=[],
         metavar="OPERATION[:N]",
-        help="this operation, or one point of it; may be repeated",
+        help="test only this operation, or one point of the operation; may be repeated",
     )
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="only every N-th point")
-    parser.add_argument("--list", action="store_true", help="list the operations and their points, kill nothing")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="test only every N-th point")
+    parser.add_argument(
+        "--list", action="store_true", help="list the operations and their points, without killing a process"
+    )
     parser.add_argument("--traceback", action="store_true", help="show where a failure was raised")
     options = parser.parse_args()
     wanted: dict[str, list[int]] = {}

@@ -51,13 +51,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="./dev mutation", description=__doc__, allow_abbrev=False)
     parser.add_argument("areas", nargs="*", metavar="AREA", help=f"areas to try (default: all): {', '.join(AREAS)}")
     parser.add_argument(
-        "--only", action="append", default=[], metavar="TEXT", help="only changes whose name contains TEXT; may be repeated"
+        "--only",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="try only changes whose name contains TEXT; may be repeated",
     )
     parser.add_argument(
-        "--again", type=Path, metavar="FILE", help="only the survivors of an earlier run, whose output is in FILE"
+        "--again",
+        type=Path,
+        metavar="FILE",
+        help="try only changes with which no test failed in an earlier run; FILE is the output of this run",
     )
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="changes at a time (default: one per processor)")
-    parser.add_argument("--verbose", action="store_true", help="print which test noticed a change")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=os.cpu_count(),
+        help="number of changes to try at the same time (default: the number of processors)",
+    )
+    parser.add_argument("--verbose", action="store_true", help="also print which test failed with each change")
     parser.add_argument(
         "--record", action="store_true", help="write the results of these areas to tests/mutation/results.txt"
     )
@@ -65,7 +77,7 @@ def main() -> int:
     if unknown := set(options.areas) - AREAS.keys():
         parser.error(f"unknown area {', '.join(sorted(unknown))}; there are: {', '.join(AREAS)}")
     if options.record and (options.only or options.again):
-        parser.error("--record needs whole areas, without --only and --again")
+        parser.error("--record cannot be used with --only or --again")
     among = frozenset(map(str.strip, options.again.read_text().splitlines())) if options.again else None
     results = []
     for name in options.areas or AREAS:

@@ -23,15 +23,21 @@ _ENOUGH = 500
 
 def arguments() -> Size:
     parser = argparse.ArgumentParser(prog="./dev soak", description=__doc__)
-    parser.add_argument("--cycles", type=int, default=1000, help="create, start, wait, rm (default 1000)")
-    parser.add_argument("--execs", type=int, default=500, help="attached execs (default 500)")
     parser.add_argument(
-        "--drops", type=int, default=1200, help="connections broken off, twelve kinds in turn (default 1200)"
+        "--cycles", type=int, default=1000, help="containers to create, start, wait for and remove (default 1000)"
     )
-    parser.add_argument("--rare", type=int, default=20, help="restarts, failures, cancelled pulls: of each (default 20)")
-    parser.add_argument("--transfers", type=int, default=50, help="pushes, saves and loads: of each kind (default 50)")
-    parser.add_argument("--large", type=int, default=7200, help="requests and answers of megabytes (default 7200)")
-    parser.add_argument("--builds", type=int, default=40, help="builds, whole and broken off: of each kind (default 40)")
+    parser.add_argument("--execs", type=int, default=500, help="attached execs to run (default 500)")
+    parser.add_argument(
+        "--drops", type=int, default=1200, help="connections to break off, of twelve kinds in turn (default 1200)"
+    )
+    parser.add_argument(
+        "--rare", type=int, default=20, help="number of restarts, of failures, and of cancelled pulls (default 20)"
+    )
+    parser.add_argument("--transfers", type=int, default=50, help="number of pushes, of saves, and of loads (default 50)")
+    parser.add_argument("--large", type=int, default=7200, help="requests and answers of several megabytes (default 7200)")
+    parser.add_argument(
+        "--builds", type=int, default=40, help="number of complete builds, and of interrupted builds (default 40)"
+    )
     asked = parser.parse_args()
     return Size(asked.cycles, asked.execs, asked.drops, asked.rare, asked.transfers, asked.large, asked.builds, long=True)
 
