@@ -30,7 +30,7 @@ CHOSEN = {
     "exec": "returns_the_exit_code terminal execs_end_with",
     "monitor": "out_of_memory",
     "live_restore": "kill_of_daemon_and_zygote dies_with_the_daemon of_a_killed_monitor",
-    "zygote_crashes": "a_killed_monitor while_the_runtime_works hangs_is_killed",
+    "zygote_crashes": "killed_when_its_monitor while_the_runtime_works hangs_is_killed",
 }
 PREPARE = """
 link=$(ls /sys/class/net | grep -v lo | head -1)

@@ -90,8 +90,12 @@ def test_no_two_drivers_share_a_directory(tmp_path, monkeypatch, kind, name, pla
 def test_missing_driver_of_a_runtime_is_a_problem_unless_containers_run(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(plugins, "installed", lambda kind: ["runc"])
     wanted = config(tmp_path, mine=RuntimeEntry(runtime_type="nobody-has-this"))
-    (problem,) = config_check._runtimes(wanted)
-    assert "cannot use runtime mine: cannot find runtime driver" in problem.text
+
+    def problems() -> list[str]:  # the default runtime's driver is missing, too, if this distribution is installed alone
+        return [problem.text for problem in config_check._runtimes(wanted) if "runtime mine" in problem.text]
+
+    (text,) = problems()
+    assert "cannot use runtime mine: cannot find runtime driver" in text
     (tmp_path / "run" / "c").mkdir(parents=True)
-    assert list(config_check._runtimes(wanted)) == []
+    assert problems() == []
     assert "containers cannot use runtime mine: cannot find" in caplog.text
