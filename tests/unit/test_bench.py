@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
     ("argv", "complaint"),
     [
         (["--check", "exce"], "no such measure: exce"),
-        (["--check", "--only-orlop"], "--check needs what --only-orlop leaves out"),
+        (["--check", "--only-orlop"], "--check cannot be used with --only-orlop"),
     ],
 )
 def test_check_without_results_is_refused(argv: list[str], complaint: str) -> None:

@@ -249,9 +249,9 @@ def test_conflicting_mac_addresses_are_refused(request_, version, why):
 def test_volume_options_apply_to_the_normalized_target(target):
     made: list[tuple[Any, ...]] = []
 
-    async def ensure(name: str, driver: str, options: dict[str, str], labels: dict[str, str]) -> tuple[None, bool]:
+    async def ensure(name: str, driver: str, options: dict[str, str], labels: dict[str, str]) -> tuple[VolumeRecord, bool]:
         made.append((name, driver, options, labels))
-        return None, True
+        return VolumeRecord(name, driver or "local", 0, labels=labels), True
 
     options = VolumeOptions(
         labels={"a": "1"}, driver_config=DriverConfig(name="local", options={"type": "tmpfs", "device": "tmpfs"})
@@ -265,9 +265,9 @@ def test_volume_options_apply_to_the_normalized_target(target):
 def test_anonymous_volume_gets_the_requested_labels():
     made: list[dict[str, str]] = []
 
-    async def ensure(name: str, driver: str, options: dict[str, str], labels: dict[str, str]) -> tuple[None, bool]:
+    async def ensure(name: str, driver: str, options: dict[str, str], labels: dict[str, str]) -> tuple[VolumeRecord, bool]:
         made.append(labels)
-        return None, True
+        return VolumeRecord(name, driver or "local", 0, labels=labels), True
 
     spec = MountSpec(type="volume", target="/data", volume_options=VolumeOptions(labels={"a": "1"}))
     service = cast("Any", SimpleNamespace(ensure=ensure))
