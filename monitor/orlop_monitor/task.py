@@ -135,7 +135,7 @@ class Stdio:
             return b""
 
     def close(self) -> None:
-        """Close the monitor's ends. Called when the process has ended or was not started."""
+        """Close the monitor's ends of the pipes and the terminal. Called when the process has ended or was not started."""
         if self._console:
             self._console.close()
         self._input.close()

@@ -117,7 +117,7 @@ def spread_directories(path: str) -> None:
     """Tell ext4 that the subdirectories of `path` are unrelated (chattr +T), so that each subdirectory gets inodes in
     another part of the disk. Otherwise a new tree gets inodes where another tree was deleted. ext4 does not reuse deleted
     inodes for some minutes, so it would skip all deleted inodes for each new file (`recently_deleted` in fs/ext4/ialloc.c).
-    Other file systems ignore the flag, or refuse it (no error)."""
+    Other file systems ignore or refuse the flag, which is no error here."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         flags = struct.unpack("=i", ioctl(fd, _GET_FLAGS, bytes(4)))[0]

@@ -197,7 +197,7 @@ class DeferredSync(Protocol):
 
     async def make_durable(self, key: str) -> None:
         """Make a committed snapshot durable, with all of its files, but without its parents. `Conflict` when it is active.
-        Another call of the driver may use the snapshot meanwhile, except `remove`."""
+        Meanwhile, every other method except `remove` may use the snapshot."""
         ...
 
 

@@ -55,7 +55,7 @@ class HostsFile:
 
 
 class _Wrong(Exception):
-    """The value of `keys` (table, key) is invalid. The message says why."""
+    """A value in the file is invalid. `keys` are its table and its key. The message says why."""
 
     def __init__(self, text: str, *keys: str) -> None:
         super().__init__(text)

@@ -31,7 +31,7 @@ class ImageTargets:
         self._known: dict[str, Descriptor | None] = {}
 
     async def load(self, images: Iterable[Image], *, whole: bool = True) -> None:
-        """Read the descriptors that `of` returns for these images."""
+        """Read, for these images, the descriptors that the method `of` returns later."""
         wanted: set[str] = set()
         for image in images:
             index = self._index(image) if whole else ""

@@ -50,7 +50,7 @@ class Reference(msgspec.Struct, frozen=True, order=True):
         short = self.path.removeprefix(LIBRARY)
         if "/" not in short:
             return short
-        # "library/a/b" is not an official image, and "docker.io/x.y/z" without the domain refers to another registry
+        # Without its domain, "docker.io/x.y/z" would be read as the image "z" of the host "x.y", so the domain stays
         return self.path if _split_domain(self.path) == (self.domain, self.path) else self.name
 
     @property

@@ -68,7 +68,7 @@ class Schema:
 
     @property
     def hints(self) -> Mapping[str, str]:
-        """What to write instead of a name that is no key: the key of the flag with that name, or a plugin's hint."""
+        """Advice for unknown keys, by key. If the key is the name of a flag, the advice is the key that the flag sets."""
         found = {flag.name: flag.key.partition(".")[0] for flag in self.flags.values() if flag.key != flag.name and flag.key}
         for part in self.parts:
             found |= part.HINTS
