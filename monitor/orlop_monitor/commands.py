@@ -39,7 +39,7 @@ def raise_file_limit() -> None:
 
 @contextmanager
 def _inherited_limits() -> Iterator[None]:
-    """Restore the original limit of descriptors for the block. Open descriptors above the limit stay open."""
+    """Restore the original limit of descriptors during the `with` block. Open descriptors above the limit stay open."""
     if _inherited is None:
         yield
         return
@@ -61,7 +61,7 @@ def _input_file(data: bytes) -> int:
 def run(loop: Loop, command: Command, stdio: tuple[int, int, int], on_end: Callable[[int, bool], None]) -> int:
     """Start a command with these standard descriptors and return its pid. `on_end(status, timed_out)` is called once; the
     status is the exit code, or the negated signal. At its deadline the command is killed with its children. The end of the
-    command is known by SIGCHLD and not by EOF of its outputs, because a detached container keeps the outputs open. Raises
+    command is detected by SIGCHLD and not by EOF on its outputs, because a detached container keeps the outputs open. Raises
     `OSError` when the program cannot be executed."""
     stdin = _input_file(command.stdin) if command.stdin else stdio[0]
     os.chdir(command.cwd)  # posix_spawn cannot set the directory; the log threads use absolute paths
@@ -93,7 +93,7 @@ def run(loop: Loop, command: Command, stdio: tuple[int, int, int], on_end: Calla
     def ended(status: int) -> None:
         deadline.cancel()
         on_end(status, expired)
-        loop.release_unclaimed()  # after `on_end`, in which the container's process is claimed
+        loop.release_unclaimed()  # only now, because `on_end` calls `on_child` for the container's process
 
     loop.hold_unclaimed()
     loop.on_child(pid, ended)

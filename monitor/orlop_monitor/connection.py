@@ -166,7 +166,7 @@ class Listener:
         try:
             sock, _ = self._socket.accept()
         except OSError as error:
-            if error.errno in EXHAUSTED:  # try again later; the peer has its own deadline
+            if error.errno in EXHAUSTED:  # no descriptor or memory is free: try again later
                 self._loop.on_readable(self._socket.fileno(), None)
                 self._loop.call_later(BACK_OFF, self._listen)
             return  # the peer has closed the connection

@@ -127,7 +127,7 @@ class Container:
     def _running(self, connection: Connection, serial: int, started: Started) -> None:
         assert self._start
         self.phase = "running"
-        # Use the cgroups in /proc and the cgroup of the spec: /proc reports no v1 cgroups of a process that is dead already.
+        # Record the cgroups in /proc and also the cgroup in the spec, because /proc lists no v1 cgroups of a dead process.
         asked = cgroups.directories(started.pid, self._launch.id)
         found = tuple(dict.fromkeys((*asked, *cgroups.named(self._start.cgroup))))
         records.write(self._launch.run_dir, InitRecord(started.pid, started.start_time, started.time_ns, found))
@@ -140,7 +140,7 @@ class Container:
         self._announce(Oom(time.time_ns()))
 
     def _failed(self, connection: Connection, serial: int, failed: Failed) -> None:
-        """Clean up, then answer, because the daemon may retry with the same names after the answer."""
+        """Clean up before answering, because the daemon may retry with the same names after the answer."""
         assert self._start
         self.phase = "ended"
         self._stdio.close()
@@ -196,7 +196,7 @@ class Container:
         the snapshot can be committed, and become a lower directory of the next snapshot, while the runtime deletes the
         container."""
         for directory in filter(None, (self._launch.root, self._launch.stage)):
-            with suppress(OSError):  # without trees, the stage is not mounted
+            with suppress(OSError):  # the stage is not mounted if the container has no trees
                 linux.umount(directory)
 
     def _deleted(self, status: int) -> None:

@@ -15,12 +15,12 @@ from .task import Stdio, Task, failure
 __all__ = ["Execs"]
 
 
-_UNHEARD = 1000  # exit codes that are kept. More are not expected, because execs are started only by a connected daemon
+_UNHEARD = 1000  # limit of kept exit codes; more are not expected, because only a connected daemon starts execs
 
 
 class Execs:
-    """`attach(connection, make)` turns a connection into a stream with the attachment that `make` creates. `announce(event)`
-    sends an event to subscribers, and returns whether there are any."""
+    """`attach(connection, make)` turns a connection into a stream and passes its channel to `make`, which returns the
+    `Attachment`. `announce(event)` sends an event to subscribers, and returns whether there are any."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Execs:
             connection.reply(serial, answer)
             if attach is None:
                 return
-            # The end of the client's input closes the process's input, because no other client can attach to an exec.
+            # Close the process's input when the client's input ends, because no other client can attach to an exec.
             once = msgspec.structs.replace(attach, stdin_once=True)
             process_input = input_ if request.stdin else None
             self._attach(connection, lambda channel: Attachment(channel, once, process_input, output, not request.terminal))

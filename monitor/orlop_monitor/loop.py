@@ -1,7 +1,7 @@
 """The monitor's event loop: readiness (epoll), timers and child processes, in one thread.
 
-trio is not used, because a monitor is forked in 0.4 ms from a process with few imports, and needs only a few callbacks. A
-callback must not block. An exception in a callback deliberately ends the monitor, and thereby the container.
+trio is not used: a monitor needs only a few callbacks, and the zygote forks a monitor in 0.4 ms because few modules are
+imported. A callback must not block. An exception in a callback deliberately ends the monitor, and thereby the container.
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ class Loop:
         return self.call_later(0, callback)
 
     def on_child(self, pid: int, callback: Callable[[int], None]) -> None:
-        """Call `callback` once with the exit code (or the negated signal) when the child `pid` ends. If the child ended
-        before this call, `hold_unclaimed` must have been called before the child ended."""
+        """Call `callback` once with the exit code (or the negated signal) when the child `pid` ends. If the child may
+        end before this call, call `hold_unclaimed` before the child is started."""
         if pid in self._unclaimed:
             status = self._unclaimed.pop(pid)
             self.call_soon(lambda: callback(status))

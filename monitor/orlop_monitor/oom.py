@@ -1,8 +1,8 @@
 """Detects that a container is out of memory: the kernel has killed one of its processes, or has stopped one because the OOM
 killer is disabled. Checks at each event of the kernel, and again at the container's end.
 
-In cgroup v2, the event is inotify's for `memory.events`, which the kernel modifies. In v1, an eventfd that is registered
-with `memory.oom_control` reports the event. Both events only trigger a check; the content of the file decides.
+In cgroup v2, inotify reports that the kernel has modified `memory.events`. In v1, an eventfd that is registered with
+`memory.oom_control` reports the event. Both events only trigger a check; the content of the file decides.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def _eventfd(path: str) -> int:
 
 
 class OomWatch:
-    """Calls `on_oom()` each time that the counter has grown or a process was stopped. `happened`: whether `on_oom` was
-    called."""
+    """Calls `on_oom()` each time that `file`'s counter of OOM kills has grown or a process was stopped. `happened`: whether
+    `on_oom` was called."""
 
     def __init__(self, loop: Loop, file: str, on_oom: Callable[[], None]) -> None:
         self._loop = loop

@@ -62,7 +62,8 @@ HEADER = struct.Struct("<I")
 
 class Log(msgspec.Struct, frozen=True):
     """The container's log driver. The zygote has imported its module; otherwise the monitor imports it. If the driver has no
-    reader, the monitor also writes the log with the driver `cache`, for `docker logs`; "" is no driver."""
+    reader, the monitor also writes the log with the driver named `cache`, so that `docker logs` works. If `cache` is "",
+    only the first driver is used."""
 
     driver: str
     info: LogInfo
@@ -234,9 +235,9 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True, tag=True):
-    """`phase`: "launched", "running" or "ended". `netns_fd` is the number of the network namespace's descriptor in the
-    monitor, which /proc/<monitor_pid>/fd/<netns_fd> opens; -1 for the host's network. `execs` maps running execs to pids.
-    `unreported_exits` are the exit codes of execs that ended without a subscriber."""
+    """`phase`: "launched", "running" or "ended". `netns_fd` is the monitor's descriptor of the network namespace,
+    so the namespace can be opened as /proc/<monitor_pid>/fd/<netns_fd>; -1 for the host's network. `execs` maps running
+    execs to pids. `unreported_exits` are the exit codes of execs that ended without a subscriber."""
 
     phase: str
     monitor_pid: int
@@ -259,7 +260,7 @@ class Started(msgspec.Struct, frozen=True, tag=True):
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
     """The request failed. If a command failed: its `status` (exit code, or negated signal), the end of its stderr, and the
-    content of the runtime's log file. Otherwise `message` says what failed, and `errno` is set if it was a system call."""
+    content of the runtime's log file. Otherwise `message` says what failed, and `errno` is set if a system call failed."""
 
     message: str
     status: int = 0
@@ -312,7 +313,7 @@ class MonitorRecord(msgspec.Struct, frozen=True):
 
 
 class InitRecord(msgspec.Struct, frozen=True):
-    """`cgroups` are the absolute directories of the container's cgroups, which must be empty when the container is dead."""
+    """`cgroups` are the absolute paths of the container's cgroups, which must be empty when the container is dead."""
 
     pid: int
     start_time: int

@@ -39,9 +39,9 @@ def detachable(entries: Sequence[MountEntry], needed: Iterable[str], trees: Iter
     """The topmost mounts that can be detached. Without the detach, the copies in this namespace would keep file systems busy
     after the host unmounts them.
 
-    If the parent of a mount propagates, the host's umount also unmounts the copy. Such a mount must not be detached, because
-    the detach would propagate to the host. A mount also stays if it is needed, if it is in or above one of `trees`, or if a
-    mount below it stays.
+    If the parent of a mount propagates, the host's umount also unmounts the copy. A mount with such a parent must not be
+    detached, because the detach would propagate to the host. A mount also stays if it is needed, if it is in or above one of
+    `trees`, or if a mount below it stays.
     """
     by_id = {entry.id: entry for entry in entries}
     needed, trees = tuple(needed), tuple(trees)

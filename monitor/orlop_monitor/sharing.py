@@ -4,8 +4,8 @@ A page is copied when it is first written. CPython writes to every object that i
 during a collection to its links in the collector's lists. `gc.freeze` avoids the writes of the collector. For reference
 counts, CPython 3.12 and later has immortal objects (PEP 683), whose count is never written, but there is no API to make an
 object immortal. Therefore this module writes the count in memory, after a test has shown that the interpreter treats the
-object as immortal. With other interpreters, nothing is done. A monitor then copies pages of 1.5 MB instead of 2.7 MB.
-Immortal objects are never freed, but these objects are needed until the exit anyway.
+object as immortal. With other interpreters, nothing is done. With immortal objects, a monitor copies 1.5 MB of pages instead
+of 2.7 MB. Immortal objects are never freed, but the objects concerned are needed until the process exits anyway.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def _types() -> list[object]:
 
 
 def _make_reachable_immortal(roots: list[object]) -> None:
-    """Make `roots` and all objects reachable from them immortal, except frames, which are in use. Being immortal also marks
-    an object as visited, because a separate set would be larger than the objects."""
+    """Make `roots` and all objects reachable from them immortal, except frames, which are in use. Objects that
+    are already immortal are not visited again: a separate set of visited objects would be larger than the objects."""
     for root in roots:
         stack = gc.get_referents(root)
         stack.append(root)

@@ -28,8 +28,8 @@ def _moved(path: str, directory: str, place: str) -> str:
 
 
 class Shift:
-    """Makes mounts for the user namespace `user`. `directory` is the storage driver's directory, `place` the path of its
-    clone."""
+    """Makes mounts for the user namespace `user`. `open` attaches a clone of `directory`, the storage driver's directory,
+    below `stage`."""
 
     def __init__(self, ids: IdMap, user: int, directory: str, stage: str) -> None:
         self._ids, self._user = ids, user
@@ -38,7 +38,7 @@ class Shift:
         self._place = f"{stage}/layers"
 
     def open(self) -> None:
-        """Clone the storage driver's directory. `OSError` when its file system cannot be id-mapped."""
+        """Clone the storage driver's directory. Raises `OSError` when its file system cannot be id-mapped."""
         os.mkdir(self._place, 0o700)
         self._attach(linux.clone_tree(self._directory), self._place)
 

@@ -167,8 +167,8 @@ class Output:
             self._adjust()
 
     def _adjust(self) -> None:
-        """Read unless a client is slow or the sink is full. After the process's end, up to `_LAST` bytes are read even if a
-        client is slow or the sink is full, because the time for reading is limited."""
+        """Start or stop reading: stop while a client is slow or the sink is full. After the process's end, up to `_LAST`
+        bytes are read even if a client is slow or the sink is full, because the time for reading is limited."""
         is_slow = self._sink_timer is not None or any(attachment.slow for attachment in self._attachments)
         wanted = self._running and (self._last > 0 or not is_slow)
         for source in self._sources:

@@ -1,6 +1,6 @@
-"""Stubs: missing mount points in a container's root. If the root becomes a layer of an image, the monitor creates the stubs
-before the start and removes them after the exit. Otherwise the runtime would create the mount points, and they would become
-part of the layer.
+"""Stubs: missing mount points in a container's root. If the root is to become a layer of an image, the monitor creates
+the stubs before the start and removes them after the exit. Otherwise the runtime would create the mount points, and they
+would become part of the layer.
 
 A mount point in which the container has created files stays. Directories keep their times: overlayfs copies a directory up
 when its entries change, and a directory with unchanged attributes is not part of the layer.
@@ -73,7 +73,7 @@ class Stubs:
     @contextmanager
     def _parent(self, path: str) -> Iterator[tuple[int, str]]:
         """The directory of `path`, and the name in this directory. The directory's times are restored at the end of the
-        block."""
+        `with` block."""
         head, _, name = path.rpartition("/")
         fd = linux.open_in_root(self._root, head or "/", os.O_RDONLY | os.O_DIRECTORY)
         try:

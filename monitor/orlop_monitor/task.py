@@ -44,9 +44,9 @@ def _tail(path: str) -> bytes:
 
 class Stdio:
     """The descriptors between a process and the monitor: pipes for the requested streams and /dev/null for all others, or a
-    terminal. Owns the process's ends until `close_theirs`, and the monitor's ends until they are taken. `given` are
-    descriptors for the process's standard output, standard error and perhaps standard input, which are used instead of pipes
-    to the monitor."""
+    terminal. Owns the ends of the pipes that the process uses, until `close_theirs`, and the ends that the monitor uses,
+    until they are passed to `Input` and `Output`. `given` are descriptors for the process's standard output, standard error
+    and perhaps standard input, which are used instead of pipes to the monitor."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class Stdio:
         return True
 
     def said(self) -> bytes:
-        """The content of the standard error pipe, with the error message of a failed runtime."""
+        """The content of the standard error pipe, to which a failed runtime has written its error message."""
         try:
             fd = self._ours["stderr"]
             os.set_blocking(fd, False)
@@ -135,7 +135,7 @@ class Stdio:
             return b""
 
     def close(self) -> None:
-        """Close the monitor's ends of the pipes and the terminal. Called when the process has ended or was not started."""
+        """Close the pipes and the terminal on the monitor's side. Called when the process has ended or was not started."""
         if self._console:
             self._console.close()
         self._input.close()

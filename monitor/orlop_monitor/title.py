@@ -19,8 +19,9 @@ class Title:
         self._room = int(fields[46]) - self._start
 
     def set(self, title: str) -> None:
-        """Set comm to the first word of `title`, and overwrite the command line with `title`, truncated to its size. If the
-        last byte is not a NUL, the kernel shows the text up to the first NUL (the setproctitle convention)."""
+        """Set comm to the first word of `title`, and overwrite the memory of the command line with `title`, truncated to
+        fit. If the last byte of this memory is not a NUL, the kernel shows the text up to the first NUL (the setproctitle
+        convention)."""
         linux.set_process_name(title.split()[0])
         if self._start and self._room > 1:
             text = title.encode()[: self._room - 2]

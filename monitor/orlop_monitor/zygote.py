@@ -38,7 +38,7 @@ __all__ = ["Zygote"]
 
 _ENTRIES: dict[str, Callable[[socket.socket], None]] = {"monitor": main.run, "unpack": worker.run}
 _KILL_SECONDS = 10.0
-_BUFFERS = 4 << 20  # malloc keeps this much freed memory; monitors and unpack workers inherit the setting
+_BUFFERS = 4 << 20  # bytes of freed memory that malloc keeps; monitors and unpack workers inherit the setting
 _decoder = msgspec.msgpack.Decoder(Fork)
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -116,7 +116,7 @@ class Zygote:
 
     def _ended(self, pid: int, status: int, run_dir: str) -> None:
         self._children.discard(pid)
-        # A monitor exits with 0 when it has recorded its container's exit, or has never started one.
+        # A monitor exits with 0 when it has recorded its container's exit, or has never started a container.
         if run_dir and status and records.read_exit(run_dir) is None:
             how = f"signal {-status}" if status < 0 else f"exit status {status}"
             self._pending_cleanups += 1
@@ -130,7 +130,8 @@ class Zygote:
         Meanwhile the container may have been started again in the same run directory; the new run and its records must not
         be changed."""
         empty = cgroups.kill(dead.cgroups)
-        # Children that the zygote did not fork come from dead monitors; other containers are children of their monitors.
+        # Children that the zygote did not fork were children of dead monitors. Other containers have a living monitor as
+        # parent.
         empty = orphans.kill_children(self._children) and empty
         if not empty and time.monotonic() - since < _KILL_SECONDS:
             self._loop.call_later(pause, lambda: self._clean_up_after(dead, since, min(2 * pause, 0.1)))

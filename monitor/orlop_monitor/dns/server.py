@@ -49,7 +49,7 @@ _RULES = """table ip orlop_dns {{
 
 
 class NameServer:
-    """Calls `on_ready` once: when the server answers, or when its start has failed and the reason has been logged."""
+    """Calls `on_ready` once: when the server can answer queries, or when its start has failed and the error is logged."""
 
     def __init__(self, loop: Loop, netns: int, tables: Tables, on_ready: Callable[[], None]) -> None:
         self._loop, self._netns, self._tables, self._on_ready = loop, netns, tables, on_ready

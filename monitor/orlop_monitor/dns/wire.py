@@ -33,8 +33,8 @@ _UDP_MOST = 4096
 
 
 class Question(NamedTuple):
-    """A DNS question. `name` is in lower case, without the final dot. `end` is the end of the question section. `size` is
-    the largest datagram that the client accepts, in bytes."""
+    """A DNS question. `name` is in lower case, without the final dot. `end` is the offset at which the question section
+    ends. `size` is the largest datagram that the client accepts, in bytes."""
 
     ident: int
     flags: int
