@@ -55,8 +55,9 @@ def _entry_points(kind: str, max_age: float) -> dict[str, EntryPoint]:
 
 
 def _add(points: dict[str, EntryPoint], point: EntryPoint) -> None:
-    """Add an entry point. If several distributions register one name, the keys are DISTRIBUTION:NAME, so that no plugin
-    takes the place of another one. If `sys.path` has two distributions of one name, the first one counts."""
+    """Add an entry point to `points` under its name. If several distributions register the same name, their keys in `points`
+    are DISTRIBUTION:NAME instead, so that no plugin replaces another. If two distributions in `sys.path` have the same name,
+    the entry point of the first one is kept."""
     several = [key for key in points if key.endswith(f":{point.name}")]
     other = points.get(point.name)
     if other is None and not several:
@@ -96,8 +97,8 @@ def _broken(kind: str, name: str, error: BaseException) -> DriverError:
 
 
 def _wrong_version(kind: str, written_for: object, distribution: str) -> str:
-    """Why a plugin that was written for this version of its contract cannot be used, and what to install instead; "" if it
-    can be used."""
+    """Why a plugin whose `spi_version` is `written_for` cannot be used, and what to install instead; "" if it can be
+    used."""
     _, newest, oldest, driver = hooks.KINDS[kind]
     if not isinstance(written_for, int) or written_for < 1:
         return f"its spi_version is {written_for!r}: a whole number from 1 is needed"

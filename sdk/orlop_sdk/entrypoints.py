@@ -1,7 +1,7 @@
 """Entry points of the installed distributions, read as importlib.metadata reads them.
 
-importlib.metadata itself takes a tenth of the time in which the daemon starts (it imports zipfile and email), and reads each
-distribution's metadata as a mail message. importlib.metadata is used only if `sys.path` has a zip file or an egg, or if
+Importing importlib.metadata, which imports zipfile and email, would take a tenth of the daemon's start time, and it parses
+each distribution's metadata as a mail message. It is therefore used only if `sys.path` has a zip file or an egg, or if
 another importer can find distributions.
 
 Format: https://packaging.python.org/specifications/entry-points/
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 __all__ = ["EntryPoint", "every"]
 
 _INFO = (".dist-info", ".egg-info")
-_HEAD = 4096  # bytes that are read of a METADATA file, which begins with name and version
+_HEAD = 4096  # bytes to read from a METADATA file: its first lines contain the name and the version
 
 
 class EntryPoint(NamedTuple):
@@ -32,7 +32,7 @@ class EntryPoint(NamedTuple):
     known: tuple[str, str] = ("", "")
 
     def load(self) -> Any:
-        """Import the object that `value` names. Any exception of the import is raised."""
+        """Import the object that `value` names. Exceptions that the import raises are passed on."""
         module, _, attributes = self.value.partition("[")[0].partition(":")
         found = import_module(module.strip())
         for name in filter(None, attributes.strip().split(".")):
@@ -40,7 +40,7 @@ class EntryPoint(NamedTuple):
         return found
 
     def distribution(self) -> tuple[str, str]:
-        """Name and version of the distribution with this entry point; ("", "") if the metadata cannot be read."""
+        """Name and version of the distribution that registers this entry point; ("", "") if the metadata cannot be read."""
         for file in ("METADATA", "PKG-INFO") if self.info else ():
             try:
                 with open(os.path.join(self.info, file), "rb") as opened:

@@ -115,9 +115,10 @@ def _up(fd: int, root: int, stack: list[tuple[str, tuple[int, int], list[str]]])
 
 def spread_directories(path: str) -> None:
     """Tell ext4 that the subdirectories of `path` are unrelated (chattr +T), so that each subdirectory gets inodes in
-    another part of the disk. Otherwise a new tree gets inodes where another tree was deleted. ext4 does not reuse deleted
-    inodes for some minutes, so it would skip all deleted inodes for each new file (`recently_deleted` in fs/ext4/ialloc.c).
-    Other file systems ignore or refuse the flag, which is no error here."""
+    another part of the disk. Without the flag, ext4 would look for free inodes next to those of trees that were just
+    deleted. It does not reuse an inode for some minutes after its deletion, so it would skip all of these inodes for each
+    new file (`recently_deleted` in fs/ext4/ialloc.c). Other file systems ignore or refuse the flag, which is no error
+    here."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         flags = struct.unpack("=i", ioctl(fd, _GET_FLAGS, bytes(4)))[0]
@@ -129,8 +130,8 @@ def spread_directories(path: str) -> None:
 
 
 def tree_usage(path: str) -> Usage:
-    """Bytes of regular files, and number of inodes, below `path` (not counting `path` itself). A file with several hard
-    links is counted once, as in Docker."""
+    """The size of all regular files in bytes, and the number of inodes, below `path` (`path` itself is not counted). A file
+    with several hard links is counted once, as in Docker."""
     size = inodes = 0
     linked: set[int] = set()
     root = os.open(path, _DIRECTORY)
@@ -236,8 +237,8 @@ def _copy_file(source: int, target: int, name: str) -> None:
 
 
 def copy_content(reader: int, writer: int, info: os.stat_result) -> None:
-    """Copy a file's bytes into an empty file, without its holes. Shares blocks if the file system can. `info` is the stat
-    result of the source."""
+    """Copy a file's content into an empty file. Holes in the source stay holes in the copy. Shares blocks if the file system
+    can. `info` is the stat result of the source."""
     if not info.st_size:
         return
     try:

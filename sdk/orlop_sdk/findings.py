@@ -14,8 +14,9 @@ SEVERITIES = (ERROR, WARNING, INFO)
 
 
 class Remedy(msgspec.Struct, frozen=True):
-    """A repair: the name of a step and its subject. Only the check that returned the remedy interprets them. `drift` is set
-    if a driver must repair the drift. Equal remedies are carried out once."""
+    """A repair: the name of a step and the object to which it is applied. Only the check that returned the remedy interprets
+    them. If a driver's `audit` reported the inconsistency, `drift` is what it reported, and the driver's `repair` corrects
+    it. Equal remedies are carried out once."""
 
     step: str
     subject: str = ""
@@ -24,9 +25,10 @@ class Remedy(msgspec.Struct, frozen=True):
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """One inconsistency. `severity` is "error" if data is lost or a function does not work, "warning" if an object is left
-    over or will cause a failure, "info" if the next start of the daemon corrects it. `area` is the part of the daemon,
-    `object` names the object, `text` says what is wrong. `repair` says what a repair does; "" if an administrator must
-    correct it. `id` is the object that a running operation may be changing, which could explain the finding; "" for none."""
+    over or will cause a failure, "info" if the next start of the daemon corrects it. `area` is the affected part of the
+    daemon, `object` names the affected object, `text` says what is wrong. `repair` says what a repair does; "" if an
+    administrator must correct it. `id` is the id of an object; while an operation is changing this object, the finding may
+    be only temporary. "" for none."""
 
     severity: str
     area: str

@@ -122,4 +122,5 @@ def orlop_check(register: Register) -> None:
 
 @hookspec
 def orlop_command(register: Register) -> None:
-    """Register functions `(Config, words) -> exit code`, called for `orlopd --NAME`, which then exits without serving."""
+    """Register functions `(Config, arguments) -> exit code`. `orlopd --check` calls the function `check` and exits; `orlopd
+    --adopt PATH` calls the function `adopt` and starts the daemon if the exit code is 0."""

@@ -217,8 +217,8 @@ def attach_tree(fd: int, target: str) -> None:
 
 def detached_mount(kind: str, source: str, options: Collection[str] = ()) -> int:
     """Mount a file system read-only, without a mount point. Returns a descriptor of its root directory; the mount ends when
-    the descriptor is closed. `options` are those of `mount`, without options that become mount flags. The `OSError` names
-    `source`."""
+    the descriptor is closed. `options` are the same as for `mount`, but flags such as nosuid are not supported. An `OSError`
+    contains `source` as its file name."""
     if "loop" in options:
         with loopdevices.attached(source, options) as (device, rest):
             return detached_mount(kind, device, rest)
@@ -244,8 +244,8 @@ def start_writeback(fd: int, offset: int, size: int) -> None:
 
 
 def umount(target: str) -> None:
-    """Detach a mount immediately (MNT_DETACH). Processes that use the mount can use it until they close it. Follows no
-    symlink."""
+    """Detach a mount immediately (MNT_DETACH). Processes can continue to use the files that they have open on it. Symlinks
+    are not followed."""
     _check(_libc.umount2(os.fsencode(target), MNT_DETACH | UMOUNT_NOFOLLOW), target)
 
 
@@ -299,8 +299,8 @@ def open_in_root(root: int, path: str | bytes, flags: int, mode: int = 0) -> int
 
 
 def open_beneath(root: int, path: str | bytes, flags: int, *, symlinks: bool = True) -> int:
-    """openat2(RESOLVE_BENEATH): raises EXDEV when a symlink or ".." would lead out of the directory descriptor `root`, and
-    without `symlinks` ELOOP for any symlink on the way."""
+    """openat2(RESOLVE_BENEATH): raises EXDEV when a symlink or ".." would lead out of the directory descriptor `root`. If
+    `symlinks` is false, raises ELOOP when any component of `path` is a symlink."""
     resolve = _RESOLVE_BENEATH | (_RESOLVE_NO_MAGICLINKS if symlinks else _RESOLVE_NO_SYMLINKS)
     return _openat2(root, path, _OpenHow(flags | os.O_CLOEXEC, 0, resolve))
 

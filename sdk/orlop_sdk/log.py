@@ -109,12 +109,13 @@ class ThrottledLogWriter(LogWriter, Protocol):
 
 @runtime_checkable
 class LogReader(Protocol):
-    """Reads a container's log once. The daemon calls one method at a time, but not always on the same thread."""
+    """Reads a container's log, from the oldest requested entry to the newest. The daemon calls one method at a time, but not
+    always on the same thread."""
 
     def read(self) -> Sequence[LogRecord]:
         """The next entries (up to about 1 MiB), oldest first; empty when there are no more. With `follow`, later calls
-        return the entries that were written after the last call, each once, also across rotations. Torn and damaged records
-        are skipped. Raises `DriverError`."""
+        return the entries that were written since the previous call. Each entry is returned exactly once, even if files are
+        rotated. Torn and damaged records are skipped. Raises `DriverError`."""
         ...
 
     def fileno(self) -> int:
@@ -129,7 +130,7 @@ class LogReader(Protocol):
 
 @runtime_checkable
 class LogDriver(Protocol):
-    """A log driver. The factory is called once per process; the object has no state of a container.
+    """A log driver. The factory is called once per process; the object keeps no state of individual containers.
 
     The daemon calls `validate` and `path` on threads, several at the same time, and abandons them after 5 seconds: they
     should only compute. `capabilities` is read once."""
@@ -152,5 +153,5 @@ class LogDriver(Protocol):
         ...
 
     def path(self, info: LogInfo) -> str:
-        """The log file's path, `LogPath` of inspect; "" when the driver has no file."""
+        """The path of the log file, shown as `LogPath` by `docker inspect`; "" when the driver has no file."""
         ...

@@ -24,7 +24,7 @@ _TRIES = 64  # another process may attach a file to the free device first
 
 
 def _attach(path: str) -> tuple[int, str]:
-    """Returns a descriptor that keeps the device, and the device's path."""
+    """Attach a file to a free loop device. Returns a descriptor, which keeps the file attached, and the device's path."""
     control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -48,8 +48,8 @@ def _attach(path: str) -> tuple[int, str]:
 
 @contextmanager
 def attached(source: str, options: Collection[str]) -> Iterator[tuple[str, list[str]]]:
-    """Attach `source` and the files of `device=` options, read-only. Yields the device of `source`, and the options with
-    devices for files and without "loop". Mount inside the block."""
+    """Attach `source` and the files of `device=` options to loop devices, read-only. Yields the device of `source`, and the
+    options for the mount: `device=` names loop devices instead of files, and "loop" is left out. Mount inside the block."""
     with ExitStack() as stack:
         fd, device = _attach(source)
         stack.callback(os.close, fd)

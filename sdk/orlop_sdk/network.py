@@ -92,9 +92,9 @@ class PublishedPort(msgspec.Struct, frozen=True):
 
 
 class LinkedPort(msgspec.Struct, frozen=True):
-    """A port of another container, to which a `--link` gives access over a network of both containers. The driver must allow
-    this traffic even on a network that isolates its containers (icc=false), and also after the other container's address has
-    changed."""
+    """A port of another container, to which a `--link` gives access over a network to which both containers are attached.
+    The driver must allow this traffic even on a network that isolates its containers (icc=false), and also after the other
+    container's address has changed."""
 
     container_id: str
     protocol: str

@@ -105,8 +105,8 @@ def _names(lowers: Sequence[str], path: str) -> set[str]:
 
 
 def _unchanged(new: os.stat_result, old: os.stat_result) -> bool:
-    """Whether a directory is in the upper layer only because an entry below it changed (Docker's rule: same mode, owner,
-    time)."""
+    """Whether a directory is in the upper layer only because an entry below it changed (Docker's rule: its mode, owner and
+    time are unchanged)."""
     if not (stat.S_ISDIR(new.st_mode) and stat.S_ISDIR(old.st_mode)):
         return False
     return (new.st_mode, new.st_uid, new.st_gid, new.st_mtime_ns) == (old.st_mode, old.st_uid, old.st_gid, old.st_mtime_ns)

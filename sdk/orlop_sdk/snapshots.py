@@ -27,7 +27,7 @@ __all__ = ["SnapshotIndex", "SnapshotRecord", "check_key", "fsync_directory", "f
 _log = logging.getLogger("orlop.storage")
 _libc = ctypes.CDLL(None, use_errno=True)
 _KEY = re.compile(r"[A-Za-z0-9:_.-]{1,128}")
-_CHANGED = "changed-"  # the prefix of an entry that is about to replace another entry
+_CHANGED = "changed-"  # the prefix of a new link's name, until the link is renamed over the old one
 _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
@@ -167,7 +167,7 @@ class SnapshotIndex:
         self.sync()
 
     def commit_unsynced(self, key: str, name: str) -> None:
-        """Like `commit`, but only durable after `sync`. The content need not be synced either."""
+        """Like `commit`, but only durable after `sync`, and the snapshot's content need not be synced before this call."""
         os.rename(os.path.join(self._active, key), os.path.join(self._committed, name))
 
     def sync(self) -> None:

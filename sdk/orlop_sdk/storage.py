@@ -172,9 +172,9 @@ class Storage(Protocol):
 
 @runtime_checkable
 class LayerRebase(Protocol):
-    """Optional method of a storage driver: the commit of a layer may name its parent (containerd's snapshotters call this
-    "rebase"). The method belongs to version 1 of the storage contract. It needs `overlay_whiteouts`, because the files of
-    the layers below do not exist yet while the layer is unpacked."""
+    """Optional method of a storage driver: set the parent of a layer at its commit (containerd's snapshotters call this
+    "rebase"). The method belongs to version 1 of the storage contract. It requires the capability `overlay_whiteouts`,
+    because the files of the layers below do not exist yet while the layer is unpacked."""
 
     async def commit_on(self, key: str, name: str, parent: str) -> None:
         """Like `commit`, for an active snapshot that was prepared without a parent and has never been mounted. After this
@@ -203,8 +203,8 @@ class DeferredSync(Protocol):
 
 @runtime_checkable
 class LayerStream(Protocol):
-    """Optional methods of a storage driver that stores a layer in another form than a tree of files, and gets it as a tar
-    stream. These methods and the form of the tar belong to version 1 of the storage contract.
+    """Optional methods of a storage driver that does not store layers as trees of files: it gets each layer as a tar stream.
+    These methods and the form of the tar belong to version 1 of the storage contract.
 
     The daemon decompresses the layer, computes its diffID, and checks it as for an unpacked layer. It rewrites the tar to a
     normalized form, so that the program reads no header that an image's author has written:

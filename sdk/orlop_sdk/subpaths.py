@@ -15,8 +15,8 @@ __all__ = ["is_local", "open_subpath"]
 
 
 def is_local(subpath: str) -> bool:
-    """Whether the text of the path does not lead out of the volume; the file system is not read. As Go's `filepath.IsLocal`,
-    but "" is allowed and means the whole volume."""
+    """Whether a path stays inside the volume, judged by its text alone: the file system is not read. Like Go's
+    `filepath.IsLocal`, but "" is allowed and means the whole volume."""
     return not os.path.isabs(subpath) and os.path.normpath(subpath).split("/")[0] != ".."
 
 

@@ -358,7 +358,7 @@ def test_extended_attributes_are_skipped_where_unsupported(tmp_path: Path, monke
 
 
 def test_copy_keeps_owners_and_modes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The owner of a file is set only if it is not the user who copies, so that this user can copy without root."""
+    """The copy calls chown only if a file's user or group differs from the process's, so users can copy their own files."""
     (tmp_path / "source").mkdir()
     (tmp_path / "source/file").write_text("x")
     os.mkfifo(tmp_path / "source/fifo")

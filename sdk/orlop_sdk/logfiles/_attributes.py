@@ -19,7 +19,7 @@ ATTRIBUTE_OPTIONS = frozenset({"labels", "labels-regex", "env", "env-regex", "ta
 
 def _pattern(key: str, text: str) -> re.Pattern[str]:
     try:
-        # Go's RE2 writes \z for Python's \Z. All other syntax that is common in these options is equal.
+        # Go's \z is \Z in Python. The rest of the syntax that is common in these options is the same in both.
         return re.compile(text.replace("\\z", "\\Z"))
     except (re.error, OverflowError, RecursionError) as error:
         raise InvalidParameter(f"cannot use log option {key}={text}: error parsing regexp: {error}") from None

@@ -96,9 +96,10 @@ class FileLogReader:
                 return
 
     def _bisect(self, segment: Plain) -> bool:
-        """Set the offset in a large file close before `since`, by binary search. Times in a log increase, except after the
-        clock was set, and between lines of different streams. Each step of the search therefore looks at a block of many
-        records, and reading begins two blocks early. Returns true when no step found a record as late as `since`."""
+        """Set `segment.offset` to a record shortly before `since`, by binary search in a large file. Times in a log
+        increase, with two exceptions: after the clock was set, and between lines of different streams. Each step of the
+        search therefore looks at a block of many records, and reading begins two blocks early. Returns true when no step
+        found a record as late as `since`."""
         low, high = 0, segment.size() // _PROBE
         blocks = high
         while low < high:
@@ -156,7 +157,7 @@ class FileLogReader:
         batch = self._records.decode(piece) if piece else []
         segment.consume(length)
         if self._skip and batch:
-            # `last` and `count` also count damaged entries, so these are skipped here as well.
+            # `last` counted damaged entries, too, so damaged entries also count as skipped here.
             counted = self._records.count(piece)
             batch = batch[self._skip :]
             self._skip = max(0, self._skip - counted)

@@ -69,8 +69,8 @@ class RotatingFile:
 
     def append(self, data: bytes, last_ns: int) -> None:
         """Append the complete records in `data`; `last_ns` is the time of the last record. dockerd checks the size before
-        each record, so a file may exceed `max_size` by a part of its last record. This method splits `data` at the same
-        records. Never raises: records that do not fit on the disk are dropped."""
+        each record, so a file may exceed `max_size` by a part of its last record. This method begins each new file with the
+        same record as dockerd would. Never raises: records that do not fit on the disk are dropped."""
         limit = self._options.max_size
         while data and self._fd >= 0:
             piece = data

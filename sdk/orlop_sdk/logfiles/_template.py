@@ -1,8 +1,8 @@
 """The subset of Go's text/template that log tags use: fields, constants, pipelines, and dockerd's functions.
 
 `{{.ImageName}}/{{.Name}}`, `{{index .ContainerLabels "com.example.app"}}`, `{{.Name | upper}}`,
-`{{(.ExtraAttributes nil).SERVICE}}`, `{{- .ID -}}`. Actions (`if`, `range`, `with`, variables) are not
-supported; the error names them.
+`{{(.ExtraAttributes nil).SERVICE}}`, `{{- .ID -}}`. Control structures (`if`, `range`, `with`) and variables are not
+supported; the error message names them.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _call(name: str, function: Callable[..., Value], arguments: list[Node]) -> N
 
 
 class _Parser:
-    """Recursive-descent parser of one action."""
+    """Recursive-descent parser of the text between `{{` and `}}`."""
 
     def __init__(self, source: str) -> None:
         self._source = source

@@ -4,9 +4,9 @@ failure, and the common settings of these drivers.
 A driver implements `Sender`: how to connect, and how to send some lines. `SendingWriter` is its `LogWriter`. Most senders
 subclass `StreamSender` or `DatagramSender` and implement only `encode`.
 
-A service that is down or hangs never blocks the container: lines that do not fit into the queue are dropped and counted. If
-the service takes lines at a sufficient rate, a full queue makes the container wait. With the option `mode=blocking`, the
-container always waits for the service; with `mode=non-blocking`, it never waits.
+By default, a service that is down or hangs does not block the container: lines that do not fit into the queue are dropped
+and counted. A full queue makes the container wait only if the service takes lines at a sufficient rate. With the option
+`mode=blocking`, the container always waits for the service; with `mode=non-blocking`, it never waits.
 
 `orlop_sdk` does not import this package, so that programs without such drivers need not load it.
 """

@@ -179,7 +179,7 @@ class DatagramSender:
             except OSError as error:
                 if isinstance(self.address, str) and error.errno in _GONE:
                     raise
-                # The line is too long, or no process listens on the UDP port. Datagrams may be lost, as in a network
+                # The line is too long, or no process listens on the UDP port. Datagrams may be lost in a network, too
 
     def close(self) -> None:
         if self.socket is not None:

@@ -94,8 +94,8 @@ class SendingWriter:
             self._changed.notify()
 
     def close(self) -> None:
-        """Send the queued lines. The remaining lines are lost if the service takes no line for half a second, or not all
-        lines within 5 s."""
+        """Send the queued lines. Gives up when the service has taken no line for half a second, and at the latest after 5 s;
+        the lines that are still in the queue are lost then."""
         with self._changed:
             if self._closed:
                 return
@@ -161,7 +161,8 @@ class SendingWriter:
             self._sent_bytes += size
 
     def _wait(self, pause: float) -> float:
-        """Wait before the next attempt. Returns the pause before the following attempt."""
+        """Wait for `pause` seconds before another attempt to connect. Returns twice this pause, at most 5 s, for the next
+        call."""
         end = time.monotonic() + pause
         with self._changed:
             while not self._abandoned and (left := end - time.monotonic()) > 0:

@@ -2,7 +2,8 @@
 remains.
 
 `python -m orlop_sdk.testing._mounted` reads {"mounts", "operations"} as JSON, mounts, applies the operations and prints the
-resulting tree. Without root, only a single bind mount can be looked at, by its source.
+resulting tree. Without root, nothing can be mounted: `look` then accepts only a single bind mount, and works on its source
+directory.
 """
 
 from __future__ import annotations

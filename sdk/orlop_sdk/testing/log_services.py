@@ -46,9 +46,10 @@ Line = tuple[str, bytes]
 
 class RecordingService:
     """Records the datagrams or the data of each connection at a socket. `kind` is `udp`, `tcp`, `unix` or `unixgram`; `path`
-    is for `unix` and `unixgram`. `address` is a URL. `decode` turns the records into lines. `answer` gets the data of a
-    connection that was not answered yet, and returns the length of the answered data and the answer. `secured` is the TLS
-    context. If `keeps` is false, the service discards the data; `lines` counts newlines. `hangs`: stop reading."""
+    is for `unix` and `unixgram`. `address` is a URL. `decode` turns the records into lines. `answer` is called with the
+    received data that has no answer yet, and returns the length of the data that it answers, and the answer. `secured` is
+    the TLS context. If `keeps` is false, the service discards the data, and only counts the newlines in `lines`. While
+    `hangs` is true, the service reads nothing."""
 
     def __init__(
         self,

@@ -54,9 +54,9 @@ Main = Callable[[], Awaitable[None]]
 
 class FakeNetwork:
     """A network driver for tests of the daemon, which only records networks, endpoints and ports. `log` lists the calls as
-    (method, subject). `fail` maps a method to the error that its next call raises. `shared` are the ports of a host that
-    several drivers share. `own_addresses` are addresses that the fake gives to endpoints, one for each `attach`, as a driver
-    with its own address management does."""
+    (method, subject). `fail` maps a method to the error that its next call raises. `shared` is a dict of published ports,
+    for tests in which several drivers use the ports of one host. `own_addresses` are addresses that the fake gives to
+    endpoints, one for each `attach`, as a driver with its own address management does."""
 
     def __init__(
         self,
@@ -228,7 +228,8 @@ class NetworkSuite:
         return own_namespace() if self.real else _this_namespace()
 
     def look(self, netns: str) -> set[str] | None:
-        """The addresses in a namespace whose links are up ("10.1.0.2/24"); None when the driver makes none visible."""
+        """The addresses ("10.1.0.2/24") of the links that are up in a network namespace; None if the driver makes no
+        addresses visible there."""
         return None
 
     def context(self, instance: str = "test") -> NetworkContext:

@@ -12,7 +12,7 @@ The base owns everything below the driver's root:
     .orlop/trash/<id>                        a removed snapshot, which is deleted in the background
 
 A snapshot exists when its key is in `.orlop`. After a crash at any point, the next start deletes incomplete snapshots.
-Directories that `.orlop` does not name (of a dockerd that used the root before) are never changed.
+Directories without an entry in `.orlop`, such as those of a dockerd that used the same root before, are never changed.
 """
 
 from ._overlay import OverlaySnapshot, OverlayStorage

@@ -93,8 +93,8 @@ class TreeStorage(ABC, Generic[S]):
 
     @abstractmethod
     def create(self, snapshot: S, directory: str) -> None:
-        """Make the content of the new, empty `directory` (mode 0710), which becomes the snapshot's directory after
-        this call. `snapshot.below` is the parent. Set modes explicitly: the daemon may run with umask 022 or 077."""
+        """Write the initial content into the new, empty `directory` (mode 0710), which becomes the snapshot's directory
+        after this call. `snapshot.below` is the parent. Set modes explicitly: the daemon may run with umask 022 or 077."""
 
     def opened(self) -> None:
         """Called once, before the snapshots are read. Refuse an unsuitable root by `DriverError`."""
@@ -345,8 +345,8 @@ class TreeStorage(ABC, Generic[S]):
         self.index.commit_unsynced(key, name)
 
     async def _rebase(self, snapshot: S, key: str, parent: str) -> None:
-        """Give an active snapshot a parent. The commit makes the parent durable; if the commit fails, the snapshot keeps the
-        parent."""
+        """Give an active snapshot a parent. The commit that follows makes this change durable; if that commit fails, the
+        snapshot keeps the new parent."""
         if snapshot.parent == parent:
             return
         if snapshot.parent is not None:
