@@ -3,10 +3,10 @@ still run, and records the exits that happened while no daemon ran. A monitor wr
 file is missing, the exit code is 255.
 
 A monitor is alive if a process has the pid and the start time in the monitor's record. The daemon serves requests before the
-monitors have answered. Until a monitor answers, clients see its container in the state that the previous daemon recorded. A
-monitor may not answer, because its disk hangs or its process is stopped. Such a monitor delays no other container.
-Operations that need the monitor fail immediately with the reason, but its container can be killed and removed. The container
-is adopted as soon as the monitor answers.
+monitors have answered. Until a monitor answers, clients see its container in the state that the previous daemon recorded.
+If a monitor does not answer (for example because its disk hangs or its process is stopped), other containers are not
+delayed. Operations that need this monitor fail immediately with the reason, but its container can be killed and removed.
+The container is adopted as soon as the monitor answers.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ _PROMPT = 0.1  # seconds within which a monitor answers, unless it is stopped or
 
 async def recover(ports: Ports, container: Container, known: trio.Event, turns: trio.Lock) -> None:
     """Recover one container. This function sets the event `known` when it has found out, from the records on disk and from
-    the kernel, whether the container runs. After an error, the caller sets `known`. The lock `turns` ensures that the daemon
-    contacts one monitor at a time, while it also serves requests. Errors are logged, because one broken container or a full
-    disk must not keep the daemon from starting."""
+    the kernel, whether the container runs. After an error, the caller sets `known`. All containers share the lock `turns`,
+    so that the daemon begins one adoption at a time and serves requests in between. Errors are logged, because one broken
+    container or a full disk must not keep the daemon from starting."""
     try:
         async with container.lock:
             run = await _living_run(ports, container)
@@ -64,8 +64,8 @@ async def recover(ports: Ports, container: Container, known: trio.Event, turns: 
 
 
 async def _living_run(ports: Ports, container: Container) -> Run | None:
-    """Return the container's run if its monitor is alive. From then on, clients see the container as running. If the monitor
-    is not alive, record the exit and return None."""
+    """If the container's monitor is alive, show the container to clients as running, and return its run. Otherwise record
+    the exit and return None."""
     run = Run(ports.paths.run_dir(container.id))
     if not os.path.isdir(run.run_dir):
         await _account_lost(ports, container)
@@ -115,7 +115,7 @@ async def _reach(ports: Ports, container: Container, run: Run) -> MonitorClient 
 
 async def _has_started(monitor: MonitorClient) -> bool:
     """Whether a monitor has started its container although no start is recorded. Returns False if the monitor does not
-    answer in time, because no client was told of the start."""
+    answer in time. The caller then kills the monitor; this is safe, because no client was told of the start."""
     with trio.move_on_after(PATIENCE), suppress(OrlopError):
         return (await monitor.subscribe()).phase != "launched"
     return False
@@ -128,7 +128,7 @@ async def _adopt_once_it_answers(ports: Ports, container: Container, run: Run) -
         try:
             status = await monitor.subscribe()
         except OrlopError:
-            with trio.move_on_after(1):  # the monitor has ended, or it dropped the connection and the client reconnects
+            with trio.move_on_after(1):  # the monitor has ended, or `MonitorClient` is reconnecting to it
                 await monitor.ended()
         else:
             if status.phase != "launched":
@@ -242,8 +242,8 @@ def _is_accounted(record: ContainerRecord, run: Run) -> bool:
 
 
 async def _record(ports: Ports, container: Container) -> None:
-    """Commit a change of the record that clients see already. A full disk must not prevent an adoption, so the commit is
-    retried until there is space."""
+    """Commit the published record, whose changes clients see already. A full disk must not prevent an adoption, so the
+    commit is retried until there is space."""
     try:
         await ports.rows.save(container)
     except OrlopError as error:

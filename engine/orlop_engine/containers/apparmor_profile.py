@@ -34,7 +34,7 @@ def has_default() -> bool:
 
 
 def profile(host: HostConfig) -> str:
-    """The AppArmor profile of a container, for its spec and inspect; "" for none."""
+    """The name of a container's AppArmor profile, as used in its OCI spec and shown by inspect; "" for none."""
     if not facts().apparmor:
         return ""
     chosen = apparmor.chosen(security.parse(host.security_opt or ()).apparmor, host.privileged)

@@ -62,7 +62,7 @@ def parse_detach_keys(text: str) -> bytes:
 
 class DetachKeys:
     """Finds the detach sequence in a stream of typed bytes (Docker's default is ctrl-p,ctrl-q). The bytes of a partial match
-    are held back until the match fails. This module does no I/O."""
+    are held back until the match fails. This class does no I/O."""
 
     def __init__(self, keys: bytes) -> None:
         self._keys = keys
@@ -118,7 +118,7 @@ async def join(container: Container, request: Attach) -> Joined | None:
     except trio.Cancelled:
         if waiter in container.attach_waiters:
             container.attach_waiters.remove(waiter)
-        elif waiter.joined.is_set():  # another task put the stream here while this task was being cancelled
+        elif waiter.joined.is_set():  # another task delivered the stream while this task was being cancelled
             with suppress(OrlopError):
                 if joined := waiter.joined.result():
                     joined.stream.socket.close()

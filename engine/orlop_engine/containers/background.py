@@ -1,4 +1,4 @@
-"""Tasks of containers that no caller waits for."""
+"""Background tasks: work on containers that runs in a task of its own, so that no caller waits for it."""
 
 from __future__ import annotations
 

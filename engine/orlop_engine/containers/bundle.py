@@ -1,6 +1,6 @@
 """The OCI bundle of a container: gather the inputs of its spec, and write config.json for the runtime.
 
-This module looks up users in the container's root, namespaces of other containers, and programs and profiles of the host.
+The inputs include users from the container's root, namespaces of other containers, and programs and profiles of the host.
 `engine.spec` builds the document from the results.
 """
 
@@ -149,8 +149,8 @@ def _no_new_privileges(config: Config, host: HostConfig) -> bool:
 
 
 def _seccomp(config: Config, host: HostConfig, asked: str, bounding: tuple[str, ...]) -> dict[str, Any] | None:
-    """The seccomp section of the spec. `asked` is what the client sent: "", a keyword, or the text of a profile, because
-    the client reads the file itself. In the daemon's own setting, a profile is a path."""
+    """The seccomp section of the spec. `asked` is the value that the client sent: "", a keyword, or the text of a profile
+    (`docker run` reads the profile's file and sends its text). In daemon.json, a profile is given as a path."""
     profile = asked or ("unconfined" if host.privileged else config.seccomp_profile)
     if profile == "unconfined":
         return None

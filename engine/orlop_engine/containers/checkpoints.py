@@ -88,7 +88,8 @@ def complaint(work: str) -> str:
 
 
 async def create(ports: Ports, container: Container, name: str, directory: str, *, end: bool) -> None:
-    """Write a checkpoint. `end`: also stop the container. The checkpoint is complete when this function returns."""
+    """Write a checkpoint. If `end` is true, also stop the container. The checkpoint is complete when this function
+    returns."""
     _check_name(name)
     base = _base(ports.paths, container, directory)
     final, partial = os.path.join(base, name), os.path.join(base, f".{name}.partial")

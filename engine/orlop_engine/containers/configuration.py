@@ -56,7 +56,7 @@ def merge_config(given: ContainerConfig, image: ImageConfig, container_id: str) 
 
 
 def clean_path(path: str) -> str:
-    """Normalise the path. A relative path (from an image) is kept: the runtime refuses it."""
+    """Normalise the path. A relative path (from an image) is returned unchanged, and the runtime refuses it later."""
     return mount_spec.normal_target(path) if path.startswith("/") else path
 
 

@@ -114,8 +114,8 @@ async def connect(ports: Ports, container: Container, network: str, settings: En
 
 
 def _key(given: str, record: NetworkRecord) -> str:
-    """The key under which the row lists the network: the id if the client gave the full id, otherwise the name. A stored
-    id always means this network, even if another network gets the same name later."""
+    """The key under which the row lists the network: its id if the client gave the full id, otherwise its name. A
+    stored id always means this network, even if this network is removed and another network gets its name."""
     return record.id if given == record.id else record.name
 
 

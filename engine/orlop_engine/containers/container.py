@@ -112,10 +112,10 @@ class TreeMount(msgspec.Struct, frozen=True):
 class Unlisted(msgspec.Struct, frozen=True):
     """Marks a container that was not created through the API, such as a step of a build. Such a container has no row and is
     not in the `ContainerIndex`, so no list shows it. It publishes no events, is not restarted, and ends when the daemon
-    ends. Its root is a snapshot of the caller, which the caller may turn into a layer. `outputs` are the file descriptors of
-    its standard output and standard error, and optionally of its standard input; without `outputs`, clients attach to its
-    streams. As in BuildKit, the engine makes no file /etc/hostname for the container, and the container cannot change
-    /etc/hosts and /etc/resolv.conf, unless `editable_files` is set."""
+    ends. The caller creates the snapshot for its root, and may later turn this snapshot into a layer. `outputs` are the file
+    descriptors of its standard output and standard error, and optionally of its standard input; without `outputs`, clients
+    attach to its streams. As in BuildKit, the engine makes no file /etc/hostname for the container, and the container cannot
+    change /etc/hosts and /etc/resolv.conf, unless `editable_files` is set."""
 
     snapshot: str
     outputs: tuple[int, ...] = ()
@@ -171,7 +171,7 @@ class Container:
 
     async def boot_start_tried(self) -> None:
         """Wait for `owed_start`. dockerd serves no request before it has restarted the containers whose restart policies
-        require this. So clients of dockerd expect that the container has been restarted already."""
+        require this. So clients expect that a daemon that answers has already tried to restart the container."""
         if self.owed_start is not None:
             with trio.move_on_after(_BOOT_START):
                 await self.owed_start.wait()

@@ -64,9 +64,9 @@ class _Wanted(NamedTuple):
 
 
 def _joined(index: ContainerIndex, host: HostConfig) -> None:
-    """Replace `container:<name>` by `container:<id>`, so that a rename does not change which container is joined. To join a
-    namespace other than the network, the named container must exist already. To join the network, as with dockerd, the named
-    container need not exist before the start."""
+    """Replace `container:<name>` by `container:<id>`, so that a rename does not change which container is joined. For an
+    IPC or PID namespace, the named container must exist already. For a network namespace, as with dockerd, it need not
+    exist before the start."""
     for name in ("network_mode", "ipc_mode", "pid_mode"):
         mode = getattr(host, name)
         if not mode.startswith("container:"):
@@ -235,7 +235,7 @@ async def create(
             container = Container(draft)
             ports.index.add(container)
     except Exception:
-        await volumes.discard(ports.volumes, made)  # not earlier, because until now this task had reserved the volumes
+        await volumes.discard(ports.volumes, made)  # only now, because volumes in `hold` cannot be removed
         await volumes.clear_intent(ports.store, cleared)
         raise
     ports.events.publish(container, "create")

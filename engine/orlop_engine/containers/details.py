@@ -138,7 +138,7 @@ def file_paths(ports: Ports, record: ContainerRecord) -> FilePaths:
 
 
 async def _log_path(ports: Ports, container: Container) -> str:
-    """The path of the log file; "" if the log driver is missing or fails, because the container is still shown then."""
+    """The path of the log file. Returns "" if the log driver is missing or fails, so that inspect still works."""
     if not _tried(container.record):
         return ""
     try:

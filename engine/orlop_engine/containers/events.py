@@ -12,7 +12,7 @@ __all__ = ["ContainerEvents", "attributes"]
 
 
 def attributes(container: Container, **more: str) -> dict[str, str]:
-    """The attributes of an event: the container's labels, `more`, image and name."""
+    """The attributes of an event: the container's labels, image and name, and the attributes in `more`."""
     record = container.record
     return {**(record.config.labels or {}), **more, "image": record.config.image, "name": record.name}
 

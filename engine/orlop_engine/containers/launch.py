@@ -6,11 +6,11 @@
    written. Clients that attached before the start get their streams. The runtime starts the container's process.
 
 When a step fails, the daemon ends the monitor and releases the reservations. The monitor's mounts and network namespace
-disappear with the monitor. The row is committed *while* the runtime starts. The row then contains the network sandbox, the
-monitor's pid and the mark `started_before`. If the daemon dies during a start, the next daemon finds the monitor by its run
-directory. If the row contains this monitor, the next daemon adopts the monitor and its network endpoints. Otherwise the next
-daemon ends the monitor, because no client was told that the container runs. After a power failure the restart policies
-apply.
+disappear with the monitor. The row is committed *while* the runtime starts the process. It then contains the network
+sandbox, the monitor's pid and the mark `started_before`. If the daemon dies during a start, the next daemon finds the
+monitor by its run directory. If the row contains the pid of this monitor, the next daemon adopts the monitor and its network
+endpoints. Otherwise the next daemon ends the monitor, because no client was told that the container runs. After a power
+failure the restart policies apply.
 """
 
 from __future__ import annotations
@@ -204,7 +204,8 @@ def _wanted(ports: Ports, container: Container, runtime: Runtime, network: str, 
 
 
 def _mount_points(container: Container, plan: mount_plan.MountPlan) -> tuple[MountPoint, ...]:
-    """All mount points in the root, except those below other default mounts."""
+    """The mount points that must exist in the root: /proc, /dev and /sys, and those of the network files and of the mounts
+    in `plan`. Default mounts below /dev and /sys, such as /dev/pts, need no mount point in the root."""
     files = [MountPoint(target, "/dev/null") for target in netfiles.targets(container)]
     own = [MountPoint(str(item["destination"]), str(item["source"]) if item["type"] == "bind" else "") for item in plan.oci]
     return (*(MountPoint(path) for path in ("/proc", "/dev", "/sys")), *files, *own)
@@ -266,8 +267,8 @@ async def _attach_waiters(container: Container, run: Run, monitor: MonitorClient
 
 async def _undo(ports: Ports, container: Container, run: Run, plan: Any, *, deleted: bool) -> None:
     """Undo a failed start. Every step is tried. Resources that other containers may need are released first. The runtime's
-    command `delete` is called last, because it may block until the deadline. `deleted`: the monitor, if it was not killed,
-    has called this command already."""
+    command `delete` is called last, because it may block until the deadline. `deleted`: the monitor has reported
+    the failure, so it has called this command already, unless it was killed before that."""
     container.release_attach_waiters()
     sandbox = container.record.sandbox
     _publish_sandbox(container, None)

@@ -56,8 +56,8 @@ def _reset_restarts(container: Container) -> None:
 
 async def start_locked(ports: Ports, container: Container, image: str = "", *, again: bool = False) -> None:
     """Start a container in any state except running; the caller holds the lock. `image`: the directory of a checkpoint.
-    `again`: the restart policy has caused this start; the start is skipped if a client has requested a stop or a kill since
-    the exit."""
+    `again` is true if the restart policy has caused this start. Such a start is skipped if a client has requested a stop or
+    a kill since the exit."""
     from .launch import launch  # imported here, because the daemon needs it only once it serves requests
 
     if container.record.removing or container.row_going or container.record.state.dead:
@@ -173,8 +173,8 @@ async def restart(ports: Ports, container: Container, given: str = "", seconds: 
 
 
 async def _find_drivers(ports: Ports, container: Container) -> None:
-    """Load the drivers that the start needs, so that a restart does not stop a container that cannot start again, because a
-    driver was uninstalled."""
+    """Load the drivers that the start needs, so that a restart does not stop a container that cannot start again (for
+    example because a driver was uninstalled)."""
     record = container.record
     try:
         await ports.drivers.runtime(record.host_config.runtime)

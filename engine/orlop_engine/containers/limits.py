@@ -150,7 +150,7 @@ def _devices(given: Resources) -> list[str]:
 
 
 def _elsewhere(given: Resources) -> list[str]:
-    """Warnings about fields that Linux does not support, or not any more."""
+    """Warnings about fields that Linux does not support or no longer supports."""
     if given.io_maximum_iops:
         raise InvalidParameter("Invalid QoS settings: linux does not support configuration of maximum IOPs")
     if given.io_maximum_bandwidth:

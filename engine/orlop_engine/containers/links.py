@@ -37,8 +37,8 @@ def _parse(link: str) -> tuple[str, str]:
 
 
 def check(index: ContainerIndex, host: HostConfig) -> None:
-    """Validate links at create. Linked containers must exist, except for a container on a user-defined network, where a name
-    is resolved only when a process uses it."""
+    """Validate links at create. The linked containers must exist already, unless the new container is on a user-defined
+    network. There a link is a DNS name, which is resolved only when a process looks it up."""
     for link in host.links or ():
         name, alias = _parse(link)
         if not name or not alias:
@@ -58,8 +58,8 @@ def _is_user_defined(mode: str) -> bool:
 
 
 def _sharing(index: ContainerIndex, name: str) -> Container:
-    """The container with this name. If this container shares the network of another container, the other container. Raises
-    `NotFound`."""
+    """Find the container with this name. If it shares the network of another container, return the other container instead.
+    Raises `NotFound`."""
     seen: set[str] = set()
     other = index.get(name)
     while (mode := other.record.host_config.network_mode).startswith("container:") and other.id not in seen:

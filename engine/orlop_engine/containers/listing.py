@@ -54,8 +54,8 @@ _PRUNE_KEYS = frozenset({"until", "label", "label!"})
 
 
 def prunable(filters: Filters, now: float) -> Test:
-    """A test for the stopped containers that a prune removes. `now` is the current Unix time: `until` may be relative to
-    it."""
+    """Return a test that is true for the stopped containers that a prune removes. `now` is the current Unix time; the filter
+    `until` may be relative to it."""
     check(filters, _PRUNE_KEYS)
     until = filters.get("until", ())
     if len(until) > 1:

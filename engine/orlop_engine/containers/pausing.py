@@ -71,7 +71,7 @@ async def _freeze(ports: Ports, container: Container, runtime: Runtime) -> None:
         await unless_it_ended(container, error)
         raise
     state, run = container.record.state, container.run
-    if not state.running or state.restarting:  # the container has exited meanwhile, because an exit takes no lock
+    if not state.running or state.restarting:  # the container has exited meanwhile; an exit needs no lock
         await _thaw_halfway(ports.paths, container, runtime)
         raise Conflict(f"container {container.id} is not running")
     if run is not None and run.killed:

@@ -1,8 +1,8 @@
 """Settings that must not change if containers keep running while the daemon restarts (live-restore).
 
-The file `<exec-root>/data-root` contains the data root of the containers that run below this exec-root. A starting daemon
-checks this file before any cleanup, because a daemon with another data root does not know these containers, and removes them
-as unknown.
+The file `<exec-root>/data-root` contains the path of the data root to which the containers below this exec-root belong.
+A starting daemon checks this file before any cleanup, because a daemon with another data root does not know these
+containers, and would remove them.
 
 Settings that only affect new containers (cgroup driver and parent, default runtime, address pools, log driver, MTU) may
 change.
@@ -91,7 +91,7 @@ def _differences(network: NetworkSpec, config: Config) -> Iterator[tuple[str, st
 
 
 def _says_subnet(config: Config, version: int) -> tuple[str, str]:
-    """The key that sets the subnet, and its value."""
+    """The key of daemon.json that sets the subnet, and the key's value."""
     if version == 4:
         return "bip", config.bip
     return ("bip6", config.bip6) if config.bip6 else ("fixed-cidr-v6", config.fixed_cidr_v6)
@@ -106,7 +106,7 @@ def _same(key: str, text: str, subnet: Subnet) -> bool:
 
 
 def _rules(living: Sequence[ContainerRecord], config: Config) -> Iterator[ConfigError]:
-    """Published ports need firewall rules, and the driver removes the existing rules if iptables is off."""
+    """Containers with published ports need firewall rules. If `iptables` is off, the driver removes these rules."""
     published = [record for record in living if record.sandbox and record.sandbox.iptables and record.sandbox.ports]
     if published and not config.iptables:
         yield _conflict(published, "have published ports, which need firewall rules", "iptables is false")
@@ -138,8 +138,8 @@ def check(index: Iterable[Container], paths: ContainerPaths, running: Config, co
 
 def check_at_start(index: Iterable[Container], paths: ContainerPaths, config: Config) -> None:
     """Like `check`, but for the start of the daemon, before containers are restored. Also raise if there are running
-    containers that this daemon does not find, or would remove because it does not know them. This check is made without
-    live-restore too, because the daemon cannot stop containers that it does not know."""
+    containers that this daemon does not find, or would remove because it does not know them. This second check is made
+    even without live-restore, because the daemon cannot stop containers that it does not know."""
     _check_data_root(paths, config)
     lost = [
         item.record

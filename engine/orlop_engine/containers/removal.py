@@ -93,7 +93,7 @@ async def _remove_stopped(ports: Ports, container: Container, *, volumes: bool) 
     async with container.lock:
         _check_there(ports.index, container)
         _check_stopped(container)
-        with container.published(removing=True):  # after a failure, the removal can be tried again
+        with container.published(removing=True):  # a failure resets this, so that the removal can be tried again
             await _remove_locked(ports, container, volumes=volumes)
 
 

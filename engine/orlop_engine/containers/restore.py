@@ -33,7 +33,7 @@ _STARTS = 8
 _NEEDED = 30.0  # seconds to wait for the containers that must run before a container is started (see `needs`)
 _PROMPT = 0.1  # seconds that a starting daemon waits for the state of all containers before it serves requests
 _SLOW = 1.0  # seconds after which a shutdown logs what it waits for; most containers have ended by then
-_NAMED = 10  # limit on the containers that the log message of a slow shutdown names
+_NAMED = 10  # the log message of a slow shutdown names at most this many containers
 
 
 async def restore(ports: Ports) -> None:
@@ -122,14 +122,14 @@ async def _sweep_run(paths: ContainerPaths, name: str) -> None:
             await trio.to_thread.run_sync(runs.kill_cgroups, init)
         paths.remove_run(name)
         if os.path.lexists(run_dir) and not os.path.isdir(run_dir):
-            os.unlink(run_dir)  # only directories are run directories
+            os.unlink(run_dir)  # a run directory is never a file, so this is another program's file
     except Exception as error:
         log.error("cannot remove files of run %s: %s", name, as_orlop_error(error, "cannot remove them"))
 
 
 def _patience(config: Config, container: Container) -> int:
-    """Seconds for a container to stop when the daemon starts. The time is never infinite, because the container might never
-    end."""
+    """The stop timeout, in seconds, of a container that a starting daemon stops. It is never infinite, because the container
+    might never end."""
     own, config = stopping.stop_timeout(config, container), config
     return next(seconds for seconds in (own, config.shutdown_timeout, config.default_stop_timeout) if seconds >= 0)
 

@@ -143,7 +143,7 @@ class Containers:
         await checkpoints.remove(self.paths, container, name, directory)
 
     def select(self, *, everything: bool, limit: int, filters: listing.Filters) -> list[Container]:
-        """The containers of a list: see `listing`."""
+        """The containers that a list request selects: see `listing.select`."""
         return listing.select(self.ports, everything=everything, limit=limit, filters=filters)
 
     def summary(self, container: Container) -> details.Summary:
@@ -162,7 +162,7 @@ class Containers:
         return self.ports.images.changes
 
     def linked_names(self) -> dict[str, list[str]]:
-        """The additional names that containers have by links, by container id."""
+        """Container id -> the additional names that links give to the container."""
         return links.names(self.index, self.ports.networks)
 
     async def sizes(self, container: Container) -> details.Sizes:

@@ -93,7 +93,8 @@ async def stop_locked(ports: Ports, container: Container, signum: int, seconds: 
 
 
 def expedite(config: Config, container: Container, seconds: int | None) -> None:
-    """Shorten the wait of a task that holds the lock to stop the container. Called before a stop waits for the lock."""
+    """Shorten the wait of a task that is stopping the container and holds the container's lock meanwhile. A stop calls this
+    function before it waits for the lock."""
     if container.run is not None:
         container.run.expedite(_patience(config, container, seconds))
 

@@ -41,9 +41,9 @@ def check(ids: IdMap | None, host: HostConfig) -> None:
 
 
 def joined(index: ContainerIndex, host: HostConfig) -> str:
-    """The path of the user namespace that the container must join. A container that joins the network, IPC or PID
-    namespace of another container must also join that container's user namespace. "" if it joins none. Raises if the
-    other container has the host's user namespace."""
+    """The path of the user namespace that the container must join; "" if there is none. A container that joins the network,
+    IPC or PID namespace of another container must also join that container's user namespace. Raises if the other container
+    has the host's user namespace."""
     for mode in (host.network_mode, host.ipc_mode, host.pid_mode):
         other = mode.removeprefix("container:")
         if other == mode:

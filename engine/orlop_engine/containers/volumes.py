@@ -127,7 +127,7 @@ async def ensure(
             await patiently(partial(_promised, mount.source))
         if mount.type == "volume":
             extra = options.get(mount.destination)
-            driver = mount.driver or host.volume_driver  # "" is the driver of an existing volume, or the default driver
+            driver = mount.driver or host.volume_driver  # "": keep an existing volume's driver, or use the default
             driver_options = (extra.driver_config.options if extra and extra.driver_config else None) or {}
             own = {_ANONYMOUS: ""} if mount.anonymous else {}
             own |= (extra.labels if extra else None) or {}
