@@ -50,8 +50,8 @@ def _is_loadable(entry: Descriptor) -> bool:
 
 
 def attachments(archive: Archive, index: Index, manifest: str) -> tuple[Member, ...]:
-    """The archive's attestations about a manifest: the members with their manifests and contents. An attestation is skipped
-    if a part of it is missing in the archive."""
+    """The archive members that contain the manifests and the blobs of the attestations about `manifest`. An attestation is
+    skipped if one of its members is missing."""
     found: list[Member] = []
     for entry in index.manifests:
         if not manifests.is_attestation(entry) or (entry.annotations or {}).get(ATTESTATION_OF) != manifest:

@@ -114,9 +114,9 @@ def layout_parts(
     annotations: Mapping[str, str],
     docker: tuple[str, Sequence[str]] | None,
 ) -> Iterator[bytes | LayerContent]:
-    """The archive of one manifest or index (`root`) that `engine.building` has made. The archive gives this document all
-    `names`. `blobs` are all blobs that the root refers to. `docker`: the configuration and the layers for `manifest.json`;
-    None to write no `manifest.json`."""
+    """The archive of one manifest or index (`root`) that `engine.building` has made. In the archive, this document has all
+    names in `names`. `blobs` are all blobs that the document refers to. `docker` contains the digests of the configuration
+    and of the layers for `manifest.json`; if it is None, no `manifest.json` is written."""
     members: dict[str, bytes | LayerContent] = {blob_path(blob.digest): blob_content(blob) for blob in (root, *blobs)}
     named = [{**annotations, _NAME: str(name), _REF_NAME: name.tag} for name in names] or [dict(annotations)]
     entries = [_Descriptor(root.media_type, root.digest, root.size, entry or None) for entry in named]

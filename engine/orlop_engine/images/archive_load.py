@@ -179,10 +179,10 @@ class Loader:
         return msgspec.json.decode(archive.read("index.json", MAX_MANIFEST), type=_Layout).manifests or []
 
     def _beside(self, archive: Archive, wanted: Sequence[Platform]) -> tuple[dict[str, bytes], list[_Found]]:
-        """Read the archive's OCI layout, which may contain more than `manifest.json`. Returns the manifests that the layout
-        lists, by the digest of their configuration, so that their images can be saved and pushed again with the same
-        manifest. Also returns the images that the layout's indexes list. An unusable layout is no error, because older
-        versions of Docker ignore the layout."""
+        """Read the archive's OCI layout, which may contain more than `manifest.json`. Returns a dictionary of the manifests
+        that the layout lists, and the images that the layout's indexes list. The keys of the dictionary are the digests of
+        the configurations. The manifests are kept so that their images can be saved and pushed with the same manifest. An
+        unusable layout is no error, because older versions of Docker ignore the layout."""
         kept: dict[str, bytes] = {}
         found: list[_Found] = []
         if archive.find("index.json") is None:
@@ -221,7 +221,7 @@ class Loader:
         found = manifests.parse(entry.media_type, data)
         notes = entry.annotations or {}
         text = notes.get(_NAME) or notes.get(_REF_NAME, "")
-        # The value of `_REF_NAME` may be only a tag, such as "latest", which names no image
+        # The annotation `_REF_NAME` may contain only a tag, such as "latest", without the name of an image
         names = (_tag(text),) if ":" in text or "/" in text else ()
         if isinstance(found, Manifest):
             yield self._image(archive, found, wanted, _Found(b"", (), names, (data,)))
@@ -236,7 +236,7 @@ class Loader:
             yield self._image(archive, manifest, wanted, _Found(b"", (), names, (data, one), source, kept))
 
     def _image(self, archive: Archive, manifest: Manifest, wanted: Sequence[Platform], found: _Found) -> _Found:
-        """`found` with the configuration and the layers of the manifest added."""
+        """A copy of `found`, with the configuration and the layers that the manifest lists."""
         raw = self._verified(archive, manifest.config)
         self._check(documents.parse(raw), len(manifest.layers), wanted, found.names)
         layers = tuple((self._layer(archive, part), part.media_type) for part in manifest.layers)

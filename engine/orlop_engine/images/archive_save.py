@@ -112,8 +112,8 @@ def _by_id(catalog: Catalog, text: str) -> Image:
 
 
 async def _tags(catalog: Catalog, repository: Reference) -> list[Reference]:
-    """The references of a repository, sorted. All returned references exist, because the last step omits references that
-    were removed meanwhile, and awaits nothing."""
+    """The references of a repository, sorted. The last step, which contains no `await`, omits references that were removed
+    during the search."""
     pace, found = Pace(), []
     for reference in list(catalog.references):
         if reference.path == repository.path and reference.domain == repository.domain:

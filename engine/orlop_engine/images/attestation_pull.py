@@ -55,8 +55,8 @@ async def fetch(
 ) -> tuple[str, ...]:
     """Download attestations into the content store. Returns the digests of their blobs, which this function adds to the
     lease. With `owner` (see `Downloads.fetch`), blobs are downloaded even if they exist already. The reason: an index may
-    list any digest, and a client can read all attestations of an image that it has pulled. Without this download, a client
-    that lists the digest of another client's blob can read this blob."""
+    list any digest, and a client can read all attestations of an image that it has pulled. Without the download, a client
+    could list the digest of another client's blob in an index, and then read that blob."""
     found: dict[str, None] = {}
     left, failed = _MAX_BYTES, False
     for entry in wanted[:_MOST]:

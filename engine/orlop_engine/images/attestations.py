@@ -77,7 +77,8 @@ def attestations(content: ContentStore, image: Image, types: Collection[str], *,
 
 
 def _statements_of(content: ContentStore, digest: str) -> list[Descriptor]:
-    """The statements in a manifest of attestations; [] if the blob is something else, for example a statement."""
+    """The statements that an attestation's manifest lists; [] if the blob is not such a manifest (for example, it is a
+    statement)."""
     if content.size(digest) > MAX_MANIFEST:
         return []
     try:
@@ -90,7 +91,7 @@ def _statements_of(content: ContentStore, digest: str) -> list[Descriptor]:
 def _statement(content: ContentStore, part: Descriptor) -> msgspec.Raw | None:
     try:
         data = content.read(part.digest, _MAX_STATEMENT)
-        msgspec.json.decode(data)  # the raw text becomes part of a JSON answer
+        msgspec.json.decode(data)  # checks the syntax, because the text is copied into a JSON answer
     except (OrlopError, msgspec.MsgspecError, RecursionError) as error:
         log.warning("cannot read attestation %s: %s", part.digest, error)
         return None

@@ -37,8 +37,8 @@ def _drop(index: dict[str, dict[str, T]], key: str, id: str) -> None:
 
 
 class Catalog:
-    """Images by ID, references by their full form. A reference has a tag or a digest, never both. It refers to one image, or
-    to several images for different platforms."""
+    """All images and references: images are found by ID, references by their full form. A reference has a tag or a digest,
+    never both. A reference refers to one image, or to several images for different platforms."""
 
     def __init__(self) -> None:
         self.images: dict[str, Image] = {}
@@ -94,7 +94,7 @@ class Catalog:
         if owner:
             self.owners[reference] = owner
         if index or len(images) > 1:
-            # `self.images[id].id`, not `id`: the record shares the string with the image
+            # Use `self.images[id].id` instead of `id`, so that the record and the image share one string object
             self.targets[reference] = NameRecord(tuple(self.images[id].id for id in images), index)
         for id in images:
             self.images[id].names.add(reference)
@@ -174,8 +174,8 @@ class Catalog:
         return next(iter(holders.values())) if holders else None
 
     def layers(self, chain_id: str, policy: ImagePolicy) -> Iterator[Layer]:
-        """The layer's entries in the images that the client may use. The images may have different blobs of the same
-        layer."""
+        """The `Layer` objects with this chain ID, one for each image that the client may use. They may have different
+        blobs."""
         for id, layer in self._layers.get(chain_id, {}).items():
             if policy.may_use(self.images[id]):
                 yield layer

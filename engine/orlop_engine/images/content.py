@@ -4,10 +4,10 @@ blobs.
 The database contains the references to these blobs.
 
     oci-layout  index.json  blobs/sha256/<hex>     immutable, verified, durable before a row refers to them
-    ingest/<hex>                                   an incomplete download: survives a crash and is resumed
-    ingest/tmp-*                                   content whose digest is not known yet, or that no other ingest may
-                                                   continue: removed at the daemon's next start
-    quarantine/<hex>                               a blob whose content was found damaged: kept for the administrator
+    ingest/<hex>                                   an incomplete download; survives a crash and is resumed
+    ingest/tmp-*                                   content whose digest is not known yet, or of a separate ingest (see
+                                                   `ContentStore.ingest`); removed at the daemon's next start
+    quarantine/<hex>                               a blob whose content was found damaged; kept for the administrator
 
 A blob is renamed to its final name after its bytes were hashed and synced, and the directory is synced before `commit`
 returns. So every file under blobs/ is complete. Only one process, the daemon, writes to the content store.
@@ -61,7 +61,7 @@ def _sync_directory(path: str) -> None:
 
 
 class Ingest:
-    """One blob that is being received. It ends with a call of `commit`, `abandon` or `keep`."""
+    """One blob that is being received. The ingest ends with a call of `commit`, `abandon` or `keep`."""
 
     def __init__(self, store: ContentStore, path: str, expected: str | None) -> None:
         self._store, self._path, self._expected = store, path, expected
@@ -205,7 +205,8 @@ class ContentStore:
             raise NotFound(f"cannot read blob {digest}: it is not in the content store") from None
 
     def read(self, digest: str, limit: int) -> bytes:
-        """The content of a small blob. It is compared with the digest, because the disk may have damaged it."""
+        """The content of a small blob. The content is hashed and compared with the digest, because the disk may have damaged
+        it."""
         fd = self.open(digest)
         with os.fdopen(fd, "rb") as file:
             data = file.read(limit + 1)
@@ -226,9 +227,9 @@ class ContentStore:
         return digest
 
     async def ingest(self, expected: str | None, *, apart: bool = False) -> Ingest:
-        """Begin to receive a blob, or resume an interrupted download of the digest `expected`. Only one ingest per digest at
-        a time. `apart`: begin a separate ingest that uses no earlier download. This ingest may run at the same time as
-        another ingest of the digest, but `keep` cannot be called for it."""
+        """Begin to receive a blob, or resume an interrupted download of the digest `expected`. There can be only one ingest
+        per digest at a time. `apart`: begin a separate ingest that uses no earlier download. A separate ingest may run at
+        the same time as other ingests of the digest, but its method `keep` must not be called."""
         name = expected.removeprefix("sha256:") if expected and not apart else f"tmp-{secrets.token_hex(8)}"
         ingest = Ingest(self, os.path.join(self.partial, name), expected)
         await trio.to_thread.run_sync(ingest._open)

@@ -72,7 +72,7 @@ async def send(
     patience: float | None = None,
 ) -> httpx.Response:
     """Send one request without following redirects; the body of the answer is not read yet. Raises httpx's exceptions.
-    `patience` replaces the client's timeout for reading."""
+    `patience` (in seconds) replaces the read timeout of the HTTP client."""
     timeout = client.timeout
     if patience:
         timeout = httpx.Timeout(connect=timeout.connect, read=patience, write=timeout.write, pool=timeout.pool)

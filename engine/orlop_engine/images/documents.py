@@ -67,8 +67,8 @@ def go_compat(value: Any) -> Any:
 
 
 def parse(data: bytes, *, layers: int | None = None) -> ImageDocument:
-    """Parse a configuration. Raises `DriverError` if it is invalid, or if its number of layers is not `layers`, the
-    number in the manifest."""
+    """Parse a configuration. Raises `DriverError` if the configuration is invalid, or if the number of its layers differs
+    from `layers`, the number of layers in the manifest."""
     if len(data) > MAX_MANIFEST:
         raise DriverError(f"cannot read image configuration: larger than {MAX_MANIFEST} bytes")
     try:

@@ -38,8 +38,8 @@ _PROGRESS = 1 << 20
 
 
 def _asked(error: RegistryError) -> float | None:
-    """The seconds that the registry asks to wait in an answer with status 429 (too many requests). None if it asks for no
-    pause, or for a pause of more than `_MAX_WAIT`. Docker does not retry after a 429."""
+    """The pause, in seconds, that the registry asks for in an answer with status 429 (too many requests). None if the
+    registry asks for no pause, or for a pause of more than `_MAX_WAIT`. Docker does not retry after a 429."""
     return error.wait if error.status == 429 and error.wait is not None and error.wait <= _MAX_WAIT else None
 
 

@@ -20,9 +20,9 @@ _MOST_OUTAGES = 1000
 
 @dataclass(frozen=True, slots=True)
 class HostSettings:
-    """The settings of a host in `hosts.toml`. `url` is the URL of the host without `/v2`; with `override_path`, it is the
-    whole URL of the registry's API; "" means the registry itself. `ca` and `client` (certificate, key) are absolute paths.
-    `dial_timeout` is in seconds."""
+    """The settings of a host in `hosts.toml`. `url` is the URL of the host without `/v2`, or with `override_path` the whole
+    URL of the registry's API. An empty `url` means the registry itself. `ca` and `client` (certificate, key) are absolute
+    paths. `dial_timeout` is in seconds."""
 
     url: str = ""
     override_path: bool = False
@@ -46,8 +46,8 @@ _NO_SETTINGS = HostSettings()
 class Endpoint:
     """One endpoint. `url` has no trailing slash. `verify`: TLS is required and its certificate is verified. `mirror`: the
     endpoint is a mirror, not the registry of the image's name. `namespace`: for a mirror from `hosts.toml`, the registry of
-    the image's name; "" for other endpoints. It is sent as the parameter `ns`, because one mirror may serve several
-    registries. `configured`: the endpoint is in the administrator's configuration."""
+    the image's name; "" for other endpoints. The namespace is sent as the parameter `ns`, because one mirror may serve
+    several registries. `configured`: the endpoint is in the administrator's configuration."""
 
     url: str
     verify: bool

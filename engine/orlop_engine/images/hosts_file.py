@@ -48,14 +48,15 @@ SETTINGS = _Settings.__struct_fields__
 
 @dataclass(frozen=True, slots=True)
 class HostsFile:
-    """The parsed file. The hosts are tried in this order; the server is tried last."""
+    """The parsed file. The hosts are tried in the order of `hosts`; `server` is tried last."""
 
     hosts: tuple[HostSettings, ...]
     server: HostSettings
 
 
 class _Wrong(Exception):
-    """A value in the file is invalid. `keys` are its table and its key. The message says why."""
+    """A value in the file is invalid; the message gives the reason. `keys` are the TOML keys that lead to the value, such as
+    ("host", URL, "proxy")."""
 
     def __init__(self, text: str, *keys: str) -> None:
         super().__init__(text)
@@ -71,9 +72,9 @@ def _has(document: object, keys: tuple[str, ...]) -> bool:
 
 
 def _line_of(text: str, keys: tuple[str, ...]) -> int:
-    """The number of the line that sets this key; 1 if the key is not found. A value may take several lines. So the first
-    lines of the file, up to the line with the key, are parsed together with more and more of the following lines, until the
-    parser succeeds."""
+    """The number of the line that sets the last of these nested keys; 1 if the line is not found. A value may take several
+    lines. So the first lines of the file, up to the line with the key, are parsed together with more and more of the
+    following lines, until the parser succeeds."""
     lines = text.splitlines(keepends=True)
     for at, line in enumerate(lines):
         if not keys or keys[-1] not in line:

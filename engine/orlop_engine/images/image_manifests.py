@@ -2,8 +2,7 @@
 
 An index (Docker's "manifest list") is the document that lists these manifests. It is shown as it was received: all its
 manifests in order, including manifests whose content is not stored. An image without an index has one manifest: the manifest
-that was pulled or loaded. For an image that was built on this host, the daemon makes the manifest that a push or
-save sends.
+that was pulled or loaded, or, if the image was built on this host, the manifest that a push or save would send.
 """
 
 from __future__ import annotations

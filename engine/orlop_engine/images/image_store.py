@@ -55,8 +55,8 @@ def _name_row(name: Reference, meaning: NameRecord) -> Put:
 
 
 class Collected(msgspec.Struct, frozen=True):
-    """The content that a garbage collection has removed: layers with their sizes, upper layers before lower layers, and the
-    bytes of blobs."""
+    """The content that a garbage collection has removed. `layers` contains the chain ID and the size of each removed layer,
+    upper layers before lower layers. `blob_bytes` is the total size of the removed blobs."""
 
     layers: tuple[tuple[str, int], ...] = ()
     blob_bytes: int = 0
@@ -231,7 +231,7 @@ class ImageStore:
         parent: str = "",
         policy: ImagePolicy = UNRESTRICTED,
     ) -> Image:
-        """Like `make`, but the configuration is already encoded as `raw`; `document` is the same, decoded."""
+        """Like `make`, but the caller has already encoded the configuration: `raw` is the encoded form of `document`."""
         record = ImageRecord(documents.digest(raw), tuple(layers), parent=parent)
         await self.hold(lease, blob=record.id)
         await self.content.put(raw)
@@ -249,9 +249,9 @@ class ImageStore:
         policy: ImagePolicy = UNRESTRICTED,
     ) -> Image:
         """Add an image, and make `names` refer to the image. One commit writes all rows. The caller's lease contains the
-        image's blobs and layers. If the image exists already, its record stays and the new manifests are added. `index`: the
-        index that was pulled or loaded; the names then still refer to images for other platforms if the index lists these
-        images. `resumed`: the name of an interrupted pull, which is complete now."""
+        image's blobs and layers. If the image exists already, the new manifests are added to its record. `index` is the
+        index that was pulled or loaded. If the names already refer to images for other platforms, they keep the images that
+        this index lists. `resumed` is the name of an interrupted pull, which is complete now."""
         async with self.lock:
             record = self._joined(record, policy)
             names = list(names)
@@ -288,7 +288,7 @@ class ImageStore:
         if known is not None:
             layers = known.record.layers
             if not self.complete(layers):
-                layers = record.layers  # the existing layers have missing content
+                layers = record.layers  # content of the existing layers is missing
             # The new record may have blobs for layers that have no blob in the old record
             elif len(layers) == len(record.layers):
                 layers = tuple(old if old.blob else new for old, new in zip(layers, record.layers, strict=True))
@@ -366,9 +366,10 @@ class ImageStore:
             self._point(name, meaning)
 
     async def replace_layer(self, layer: Layer) -> None:
-        """Replace the blob of a layer in the rows of all images that have the layer, in one commit. The images keep their
-        snapshots of the layer, because a build may have a separate snapshot of the same layer. The caller's lease contains
-        the new blob. The old blob is removed when it has no reference."""
+        """Replace the blob of a layer in the rows of all images that have the layer, in one commit. Other fields of the rows
+        do not change. In particular, each image keeps its own `snapshot`, because an image that was built here may have
+        another snapshot of the same layer. The caller's lease contains the new blob. The old blob is removed when it has no
+        reference."""
         blob = {"blob": layer.blob, "media_type": layer.media_type, "blob_size": layer.blob_size}
         async with self.lock:
             changed, pace = [], Pace()
@@ -444,8 +445,8 @@ class ImageStore:
             gone = await self.layers.remove(await self._unneeded_layers())
             while await self.layers.after_removal():
                 gone += await self.layers.remove(await self._unneeded_layers())
-            # List the blobs before reading the leases. A blob that is published after this is not in the list, and a blob
-            # that was published before has been added to a lease already
+            # List the blobs before reading the leases. Blobs that are published later are not in the list, and blobs that
+            # were published earlier have been added to a lease already
             found = await trio.to_thread.run_sync(self.content.digests)
             keep = await self._needed_blobs()
             removed, total = await trio.to_thread.run_sync(self._remove_blobs, found, keep)

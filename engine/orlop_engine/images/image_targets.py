@@ -22,7 +22,7 @@ from .records import Image
 
 __all__ = ["ImageTargets"]
 
-_MOST = 10_000  # limit on the known descriptors; a descriptor takes some 300 bytes
+_MOST = 10_000  # descriptors to cache; each takes some 300 bytes
 
 
 class ImageTargets:
@@ -31,7 +31,7 @@ class ImageTargets:
         self._known: dict[str, Descriptor | None] = {}
 
     async def load(self, images: Iterable[Image], *, whole: bool = True) -> None:
-        """Read, for these images, the descriptors that the method `of` returns later."""
+        """Read the descriptors of these images, so that the method `of` can return them."""
         wanted: set[str] = set()
         for image in images:
             index = self._index(image) if whole else ""

@@ -62,7 +62,8 @@ def below_init_layer(key: str) -> str | None:
 
 
 class Unpacked(Protocol):
-    """The unpacker's result: the digest of the uncompressed tar, and the layer's usage for a `LayerStream`."""
+    """The unpacker's result. `diff_id` is the digest of the uncompressed tar. `usage` is the layer's disk usage, which a
+    storage driver with `LayerStream` needs."""
 
     @property
     def diff_id(self) -> str: ...
@@ -184,9 +185,9 @@ class Layers:
         self, chain_id: str, parent: str, blob: str, diff_id: str, report: Report, progress: Callable[[Report, int], None]
     ) -> Built:
         """Make sure that the layer exists: unpack `blob` on top of `parent`, unless the layer exists already. Raises
-        `InvalidParameter` if the content of the blob is not `diff_id`, even if the layer exists. `progress` makes a progress
-        record from a byte count. With `independent`, this method waits for the parent, if another task is still building
-        it."""
+        `InvalidParameter` if the blob's uncompressed content does not have the digest `diff_id`, even if the layer exists.
+        `progress` makes a progress record from a byte count. With `independent`, this method waits for the parent, if
+        another task is still building it."""
 
         async def work(share: Report) -> Built:
             if chain_id not in self.built:

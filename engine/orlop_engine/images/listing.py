@@ -45,8 +45,8 @@ def boolean(filters: Filters, name: str, default: bool) -> bool:
 
 
 def moment(text: str, now: float) -> float:
-    """Parse the value of an `until` filter to Unix time. It contains Unix seconds, an RFC 3339 date (possibly abbreviated),
-    or a Go duration before now."""
+    """Convert the value of an `until` filter to Unix time. The value is a number of Unix seconds, an RFC 3339 date (possibly
+    abbreviated), or a Go duration before now."""
     if re.fullmatch(r"\d{1,15}(\.\d+)?", text, re.ASCII):
         return float(text)
     pieces = _DURATION.findall(text) if len(text) < _LONGEST else []
@@ -77,7 +77,8 @@ def _bad_pattern(pattern: str) -> InvalidParameter:
 
 
 def _class(pattern: str, at: int) -> tuple[str, int]:
-    """The character class at `at`, as a regular expression, and its end."""
+    """The character class that begins at the position `at` of the pattern, as a regular expression, and the position after
+    it."""
     end = pattern.find("]", at + 2)
     if end < 0:
         raise _bad_pattern(pattern)

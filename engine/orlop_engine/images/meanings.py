@@ -38,8 +38,8 @@ class IndexSource:
 def with_image(
     catalog: Catalog, name: Reference, id: str, platform: Platform, index: IndexSource | None, owner: str
 ) -> NameRecord:
-    """The images of a name after the name was added to image `id`, which is for this platform. `index`: the index that was
-    pulled or loaded, None if the registry or archive has a single image under the name."""
+    """The images of a name after the name was added to image `id`, which is for `platform`. `index` is the index that was
+    pulled or loaded; None if the registry or archive has a single image under the name."""
     if index is None:
         return NameRecord((id,), owner=owner)
 
@@ -48,7 +48,7 @@ def with_image(
         return image.id != id and image.platform != platform and listed
 
     others = [other for other in catalog.members(name) if stays(catalog.images[other])]
-    if name.digest:  # dockerd 26.1 does not move a digest to another image
+    if name.digest:  # as in dockerd 26.1, a name with a digest keeps its first image
         known = catalog.members(name)
         order = [each for each in known if each == id or each in others]
         return NameRecord(tuple(order if id in known else [*order, id]), index.digest, owner)

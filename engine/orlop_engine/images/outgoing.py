@@ -111,7 +111,7 @@ async def describe(content: ContentStore, image: Image) -> Outgoing:
 
 async def describe_oci(content: ContentStore, image: Image) -> Outgoing:
     """Like `describe`, but always with an OCI manifest, because umoci reads only OCI manifests in an OCI layout. Layers
-    compressed with bzip2 or xz (from an archive) get media types of the pattern that OCI uses, because OCI defines no media
+    compressed with bzip2 or xz (from an archive) get media types that are formed like OCI's, because OCI defines no media
     types for these formats."""
     kept = await trio.to_thread.run_sync(received, content, image)
     return kept if kept is not None and kept.media_type == OCI_MANIFEST else await _made(content, image, oci=True)

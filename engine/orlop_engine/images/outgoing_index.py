@@ -103,7 +103,7 @@ def describe_index(content: ContentStore, digest: str, images: Sequence[Image]) 
 
 def _exact(content: ContentStore, entry: Descriptor, image: Image) -> Outgoing | None:
     """The image as the index lists it. None if the blobs of the listed manifest are not all stored, for example because a
-    layer was already stored in another compression when the image was pulled."""
+    layer was already stored with another compression when the image was pulled."""
     found = outgoing.kept_as(content, image, entry.digest)
     return found if found and all(content.has(part.digest) for part in (found.config, *found.layers)) else None
 

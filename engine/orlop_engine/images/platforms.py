@@ -89,7 +89,7 @@ def host() -> Platform:
 
 
 def parse(text: str) -> Platform:
-    """`os[/arch[/variant]]` of a request; a single word may be either an OS or an architecture."""
+    """Parse a platform in a request: `os[/arch[/variant]]`. A single word may be either an OS or an architecture."""
     parts = text.split("/")
     if len(parts) > 3:
         raise InvalidParameter(f'"{text}": cannot parse platform specifier: invalid argument')

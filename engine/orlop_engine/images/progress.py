@@ -1,6 +1,6 @@
 """Progress records of pull, load and import (format: Docker's JSON message stream), streamed to one client.
 
-Producers never wait. Records are sent at most every 100 ms (as in Docker). Until then, a newer byte count of a layer
+Producers never wait. Records are sent at most every 100 ms (as in Docker). Between two sends, a newer byte count of a layer
 replaces the older count, and all other records are kept. So a slow client delays no operation and costs little memory.
 """
 

@@ -8,7 +8,7 @@ import socket
 __all__ = ["is_public"]
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
-# All unicast addresses that IANA has assigned; the old site-local addresses, for example, are not among them
+# All IPv6 unicast addresses that IANA has assigned; the old site-local addresses, for example, are not among them
 _UNICAST = ipaddress.ip_network("2000::/3")
 
 

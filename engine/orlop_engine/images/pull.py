@@ -96,8 +96,8 @@ def _quiet(_: object) -> None:
 
 
 class Puller:
-    """Pulls images. After each successful pull, `pulled` is called with the requested reference: one image, or all tags of a
-    repository."""
+    """Pulls images. After each successful pull, `pulled` is called with the requested reference and the pulled image, or
+    None for all tags of a repository."""
 
     def __init__(
         self,

@@ -218,8 +218,8 @@ class _ImagePush:
         return sent
 
     async def _finish(self, target: PushTarget, found: Outgoing, lease: Lease) -> None:
-        """Push the configuration and the manifest, and record for the next push the manifest's digest, and that the
-        repository has the blobs."""
+        """Push the configuration and the manifest. Then record, for later pushes, the manifest's digest and the fact that
+        the repository has the blobs."""
         store, by_digest = self._image_store, target.name.with_digest(found.digest)
         check_names(self._request.policy, store.catalog, [by_digest], found.image.id)
         await target.blob(found.config)

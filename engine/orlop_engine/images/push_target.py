@@ -65,8 +65,8 @@ class PushTarget:
 
     async def has(self, manifest: Descriptor, data: bytes) -> bool:
         """Whether the tag at the registry already refers to this manifest or index. If so, the registry also has all blobs
-        that the manifest or index refers to. The registry is asked only if the image has a name with this digest, because
-        only then the image was pushed to this repository or pulled from it before."""
+        that the manifest or index refers to. The registry is asked only if the image has a name with this digest. Without
+        such a name, the image was neither pushed to this repository nor pulled from it before."""
         if self.name.with_digest(manifest.digest) not in self.image_store.catalog.references:
             return False
         return await self._registry.has_manifest(self.name.tag, manifest.media_type, data)

@@ -60,7 +60,8 @@ class Layer(msgspec.Struct, frozen=True):
 class ImageRecord(msgspec.Struct, frozen=True):
     """The row of an image; its key is the image's ID. `manifests` are the digests of the image's manifests, and of the
     indexes that list these manifests. Their blobs are kept because references by digest refer to them. `attachments` are the
-    digests of all blobs of the attestations about the image. `tagged`: RFC 3339, "" for never. `owner`: see `policy`."""
+    digests of all blobs of the attestations about the image. `tagged` is the time at which the image last got a name with
+    `docker tag` (RFC 3339), "" for never. `owner`: see `policy`."""
 
     id: str
     layers: tuple[Layer, ...]

@@ -103,8 +103,8 @@ class PushRegistry(Session):
 
     async def append(self, location: str, part: Part, sent: Callable[[int], None]) -> tuple[str, int | None]:
         """Send bytes of a blob. Returns the location for the next request, and the number of bytes that the registry reports
-        as received (None if its answer contains no number). Calls `sent` with the offset up to which bytes are being
-        sent."""
+        as received (None if its answer contains no number). Before each piece is sent, calls `sent` with the offset of the
+        piece's end."""
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(part.length)}
         if part.ranged:
             headers["Content-Range"] = f"{part.start}-{part.start + part.length - 1}"

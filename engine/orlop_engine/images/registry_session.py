@@ -1,9 +1,10 @@
 """HTTP requests to one repository at one endpoint of a registry: connections, authentication, redirects.
 
 This module is imported at the first pull or push, because the import of httpx takes longer than the imports of the whole
-daemon. A session has its own HTTP connection pools. All input is limited: the HTTP parser limits headers, `SMALL` and the
-caller limit small bodies, and it is an error if a server sends no data for `stall` seconds. Credentials and tokens are only
-sent to the origin of the registry and to its token service.
+daemon. A session has its own HTTP connection pools. All input is limited: the HTTP parser limits the size of headers,
+`SMALL` limits the size of error messages and token answers, callers limit the size of other bodies, and a request fails if
+the server sends no data for `stall` seconds. Credentials and tokens are only sent to the origin of the registry and to its
+token service.
 """
 
 from __future__ import annotations
@@ -314,8 +315,8 @@ class Session:
             return self._tokens[source][0]
 
     async def _ask_client(self, realm: str, service: str, scopes: list[str]) -> Token | None:
-        """A token that the client has fetched. If the client sends credentials instead, the session uses them from now
-        on."""
+        """Ask the client for a token. If the client sends credentials instead, the session uses them from now on, and the
+        result is None."""
         if self._credentials.ask is None:
             return None
         try:

@@ -20,8 +20,8 @@ _NONE = HostSettings()
 
 def host_directory(host: str, roots: Sequence[str] = CERTS_D, *, default: bool = False) -> str:
     """The directory of a registry, `HOST_PORT_` (containerd's spelling) or `HOST:PORT`, in the first of `roots` that
-    contains such a directory. If no root contains a directory of the registry, and `default` is set, the directory
-    `_default`. "" if neither exists."""
+    contains such a directory. If no root contains such a directory and `default` is set, the result is the directory
+    `_default`. If that does not exist either, the result is ""."""
     name, colon, port = host.rpartition(":")
     spellings = [f"{name}_{port}_", host] if colon and not port.endswith("]") else [host]
     for names in (spellings, [_DEFAULT] if default else []):

@@ -26,8 +26,8 @@ Users = Mapping[str, Sequence[ImageUser]]
 
 
 class Step(NamedTuple):
-    """An image, the names to remove from the image, and whether to delete the image. `silent` are the names whose removal is
-    no event, as in dockerd: digests that are removed together with the last tag of their repository."""
+    """An image, the names to remove from the image, and whether to delete the image. `silent` are the names whose removal
+    causes no event, as in dockerd: digests that are removed together with the last tag of their repository."""
 
     id: str
     names: list[Reference]

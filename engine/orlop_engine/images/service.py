@@ -208,7 +208,8 @@ class Images:
         origins: bool = False,
     ) -> list[ListedImage]:
         """The images of a list: see `listing.choose`. `users`, `shared_size`, `manifests` and `targets`: include these
-        values. `origins`: include the repositories of the images in the manifests."""
+        values. `origins`: in the values of `manifests`, include the repositories that an image was pulled from or pushed
+        to."""
         from . import listing
         from .details import ListedImage
 
@@ -359,7 +360,8 @@ class Images:
         return Progress(self._nursery, run)
 
     async def save(self, request: SaveRequest) -> ImageArchive:
-        """An archive of images, to be read and closed. Errors of the request are raised before the first byte is read."""
+        """An archive of images, which the caller reads and closes. Errors of the request are raised before the first byte is
+        read."""
         from .archive_save import open_archive
 
         return await open_archive(self._image_store, request, lambda image: self._event("save", image.id, image.id, image))

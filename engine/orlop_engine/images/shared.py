@@ -85,7 +85,7 @@ class SharedWork(Generic[T]):
             entry.watchers.remove(report)
             if not entry.watchers:
                 entry.scope.cancel()
-                # Wait for the end of the work, because only after its end a garbage collection finds the content that it has
-                # stored
+                # Wait until the work has ended, because only then can a garbage collection find the content that the work
+                # has stored
                 with trio.move_on_after(_UNDO, shield=True):
                     await entry.done.wait()

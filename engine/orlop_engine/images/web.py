@@ -31,7 +31,7 @@ async def get(
     destinations: Destinations | None,
     timeout: float,
 ) -> AsyncIterator[httpx.Response]:
-    """The response of the last server in the redirects. Raises `DriverError` with Docker's messages if a connection
+    """The response of the server at the end of the redirects. Raises `DriverError` with Docker's messages if a connection
     fails."""
     asked = url
     check_url(url)
