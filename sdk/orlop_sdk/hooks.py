@@ -27,9 +27,9 @@ hookimpl = pluggy.HookimplMarker("orlop")
 
 
 class Kind(NamedTuple):
-    """A plugin kind. `hook` is the function that a plugin of this kind defines. `version` is the major version of the kind's
-    contract that this SDK describes, `oldest` the oldest version that is still accepted. `driver` is true for drivers, which
-    the engine calls; plugins of other kinds are parts of the daemon."""
+    """A plugin kind. `hook` is the name of the function that a plugin of this kind defines. `version` is the major version
+    of the kind's contract that this SDK describes, `oldest` the oldest version that is still accepted. `driver` is true for
+    drivers, which the engine calls; plugins of other kinds are parts of the daemon."""
 
     hook: str
     version: int = 1

@@ -37,7 +37,7 @@ class IdRange(msgspec.Struct, frozen=True):
 
 
 class IdMap(msgspec.Struct, frozen=True):
-    """The mapping of a user namespace. The ranges of users and those of groups must map the id 0."""
+    """The mapping of a user namespace. Both the user ranges and the group ranges must map the id 0."""
 
     uids: tuple[IdRange, ...]
     gids: tuple[IdRange, ...]

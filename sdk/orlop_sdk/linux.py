@@ -345,8 +345,8 @@ def keep_freed_memory(size: int) -> None:
 
 
 def share_one_arena() -> None:
-    """Make all threads allocate from one heap. This saves memory in a process whose threads run one at a time, because of
-    Python's lock. Call it before starting a second thread."""
+    """Make all threads allocate from one heap. This saves memory; the threads seldom wait for each other, because Python's
+    GIL lets only one thread run at a time. Call it before starting a second thread."""
     try:
         _libc.mallopt(_M_ARENA_MAX, 1)
     except AttributeError:
@@ -382,7 +382,7 @@ def pidfd_send_signal(pidfd: int, signum: int) -> None:
 
 
 def _process_fields(pid: int) -> list[bytes]:
-    """The fields of /proc/PID/stat from field 3 on, which follow the name (proc(5))."""
+    """The fields of /proc/PID/stat after the process name, which is field 2 (proc(5))."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             stat = file.read()

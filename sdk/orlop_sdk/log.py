@@ -100,8 +100,8 @@ class LogWriter(Protocol):
 
 @runtime_checkable
 class ThrottledLogWriter(LogWriter, Protocol):
-    """A writer that may ask the container to wait, because its queue is full. While `full` is true, the monitor reads no
-    output; it looks again every 20 ms."""
+    """A writer with a queue, which can make the container wait while the queue is full. While `full` is true, the monitor
+    reads no output; it looks again every 20 ms."""
 
     @property
     def full(self) -> bool: ...
@@ -132,8 +132,8 @@ class LogReader(Protocol):
 class LogDriver(Protocol):
     """A log driver. The factory is called once per process; the object keeps no state of individual containers.
 
-    The daemon calls `validate` and `path` on threads, several at the same time, and abandons them after 5 seconds: they
-    should only compute. `capabilities` is read once."""
+    The daemon calls `validate` and `path` on threads, several at the same time, and abandons a call after 5 seconds: these
+    methods should only compute. `capabilities` is read once."""
 
     @property
     def capabilities(self) -> LogCapabilities: ...

@@ -79,7 +79,7 @@ def file_options(options: Mapping[str, str], default: FileOptions) -> FileOption
 
 
 def buffer_size(options: Mapping[str, str]) -> int:
-    """`max-buffer-size` of `mode=non-blocking`, in bytes. The default is 1 MiB."""
+    """The option `max-buffer-size` in bytes, which applies to `mode=non-blocking`. The default is 1 MiB."""
     return _size("max-buffer-size", options.get("max-buffer-size", "1m"), parse_size)
 
 

@@ -44,8 +44,8 @@ def _ticker() -> int:
 
 
 class _Dispatcher:
-    """The inotify instance and its thread. Both are made for the first watch and kept until the process ends; they use one
-    descriptor."""
+    """The inotify instance and its thread. Both are made for the first watch and kept until the process ends; together they
+    use one descriptor."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""Single lines, and the numbers of the parts of long lines, as Docker gives them."""
+"""Splits output into single lines, and numbers the parts of long lines as Docker does."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
     from orlop_sdk.testing import StorageSuite
 
 Importing this package imports nothing else. The first access to a name imports its module, and with it pytest and trio; the
-daemon never does so. The docstring of each suite's module says which fixtures a subclass overrides and which tests need
-root.
+daemon never accesses any of the names. The docstring of each suite's module says which fixtures a subclass overrides and
+which tests need root.
 """
 
 from __future__ import annotations
