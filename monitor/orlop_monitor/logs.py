@@ -94,9 +94,9 @@ def _writer(driver: LogDriver, name: str, info: LogInfo, options: Mapping[str, s
 
 
 class LogSink:
-    """Splits output into lines and passes them to the writers. Owns `writers`: the log driver's writer, then the
-    cache's writer if there is a cache (see `open_log`). `dropped` counts the blocks of lines that the log driver's writer
-    did not take."""
+    """Splits output into lines and passes them to the writers. Owns `writers`: the log driver's writer, then the cache's
+    writer if there is a cache (see `open_log`). `dropped` counts the blocks of lines that the log driver's writer did not
+    take."""
 
     def __init__(self, *writers: LogWriter) -> None:
         self._writers = writers

@@ -27,7 +27,7 @@ class _Slow:
 
 
 class _Reads:
-    """A loop on which a process's output is readable as long as a callback is set."""
+    """A fake loop. The test calls `read`, the current callback, as if a process's output were readable."""
 
     def __init__(self) -> None:
         self.read: Callable[[], None] | None = None

@@ -127,7 +127,7 @@ def test_half_closed_connections_pass_data_both_ways() -> None:
 
 
 def test_more_data_than_the_buffers_hold_is_not_lost() -> None:
-    """A client that sends all data before it reads blocks the relay, but no data is lost."""
+    """If a client sends all its data before it reads anything, the relay blocks, but no data is lost."""
     data = bytes(range(256)) * (64 << 10)
 
     def client(port: int) -> None:

@@ -82,10 +82,10 @@ def test_numbers_that_are_not_octal_are_refused(bad: bytes) -> None:
     [
         b"x",  # no length
         b"6 a=b",  # without the final newline
-        b"7 a=b\n",  # longer than the header
+        b"7 a=b\n",  # the record's length is greater than the header's
         b"5 a=b\n",  # the length ends inside the record
         b"6 abc\n",  # no value
-        b"6 a=b\n1 ",  # a length that ends before itself
+        b"6 a=b\n1 ",  # a length smaller than the length field itself
         b"6 a=b\n0 a=b\n",
         b"6 a=b\n-6 a=b\n",
         b"6 a=b\n\xb2 a=b\n",  # no ASCII digit
@@ -254,10 +254,10 @@ PAX = pytest.mark.parametrize("form", [pax_0_0, pax_0_1, pax_1_0])
     [
         ((), b""),
         ((0, 10), b"x" * 10),
-        ((10, 10), b"x" * 10),  # up to the end
-        ((0, 5, 5, 5), b"x" * 10),  # without a hole between
+        ((10, 10), b"x" * 10),  # the data ends at the end of the file
+        ((0, 5, 5, 5), b"x" * 10),  # without a hole between the segments
         ((0, 5, 20, 0), b"x" * 5),  # GNU tar ends a map with the file's size
-        (tuple(n for at in range(10) for n in (2 * at, 1)), b"x" * 10),  # more than a header holds
+        (tuple(n for at in range(10) for n in (2 * at, 1)), b"x" * 10),  # more segments than fit in a header
         (tuple(n for at in range(60) for n in (20, 0)), b""),
     ],
 )

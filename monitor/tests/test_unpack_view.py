@@ -26,7 +26,7 @@ def base(tmp_path: Path) -> str:
 
 
 def found(path: str) -> tuple[str, int, str]:
-    """The name that is shown, the type of the file, and its link."""
+    """The attributes of the resolved path: its name (`ResolvedPath.shown`), the type of the file, and the link's target."""
     resolved = ResolvedPath(path)
     try:
         return resolved.shown, stat.S_IFMT(resolved.info.st_mode), describe(resolved).link

@@ -90,7 +90,8 @@ _OFFSETS = {name: int(at) for name, _, at in (field.partition(":") for field in 
 
 
 def header(name: bytes = b"f", kind: bytes = b"0", /, *, signed: bool = False, **fields: bytes) -> bytes:
-    """A header block with any bytes in its fields, and a correct checksum. `signed`: sum signed bytes, as some old tars."""
+    """A header block with any bytes in its fields, and a correct checksum. `signed`: the sum of signed bytes, as in some old
+    tars."""
     block = bytearray(512)
     block[: len(name)] = name
     block[156:157] = kind

@@ -36,7 +36,7 @@ _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:[.,](\d{1,9})\d
 
 @lru_cache(maxsize=256)
 def _whole_seconds(seconds: int) -> str:
-    # Cached: containers in a list often have times of the same second, and time.strftime takes half of a row's time
+    # Cached, because containers in a list often have times within the same second, and time.strftime is slow
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 

@@ -1,7 +1,7 @@
 """Plugin discovery: the only typed wrapper around pluggy. No other module uses `pm.hook`.
 
-Only plugins that configuration or a request names are loaded: an installed plugin that is not selected costs nothing and
-cannot break the daemon. The caller owns the object that the factory makes.
+A plugin is loaded only if it is named in the configuration or in a request. An installed plugin that is not selected costs
+nothing and cannot break the daemon. The caller owns the object that the factory makes.
 """
 
 from __future__ import annotations

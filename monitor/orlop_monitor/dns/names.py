@@ -29,9 +29,9 @@ class NetworkNames(msgspec.Struct, frozen=True):
 
 
 class ContainerNames(msgspec.Struct, frozen=True):
-    """`networks` are files, in the order of lookup. `links` maps this container's `--link` aliases to names. `inside`: the
-    upstream servers were set for this container, so they are queried from its network namespace. `dotted`: only names with a
-    dot are forwarded."""
+    """`networks` are the files of the networks (`NetworkNames`), in the order of lookup. `links` maps this container's
+    `--link` aliases to names. `inside`: the upstream servers were set for this container, so they are queried from its
+    network namespace. `dotted`: only names with a dot are forwarded."""
 
     networks: tuple[str, ...]
     servers: tuple[str, ...] = ()
@@ -93,7 +93,7 @@ class Tables:
         return [self._networks[path].get() for path in paths]
 
     def answer(self, kind: int, name: str) -> list[bytes] | None:
-        """The records of a known name, which may be empty; None for an unknown name."""
+        """The list of records of a known name, which may be empty; None for an unknown name."""
         if kind == wire.PTR:
             address = wire.reverse_name(name)
             found = next((table.reverse[address] for table in self._tables() if address in table.reverse), "")

@@ -1,8 +1,8 @@
-"""Makes a container's binds and volumes in its root, for a worker that reads or writes the container's files.
+"""Mounts a container's binds and volumes in its root, for a worker that reads or writes the container's files.
 
 Mount points are resolved inside the root, because the container may have replaced them by symlinks. If the worker may write,
-missing mount points are created, as dockerd and runtimes do. If the worker only reads, a tree without the mount point is
-first covered by an overlay on a tmpfs, so that neither the container nor a volume is changed.
+missing mount points are created, as dockerd and runtimes do. If the worker only reads and a mount point is missing, the
+surrounding tree is first covered by an overlay on a tmpfs, so that neither the container nor a volume is changed.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def _nested(sources: Sequence[_Source]) -> list[_Source]:
 
 
 def _fill(root: str, where: str, sources: Sequence[_Source], writable: bool) -> None:
-    """Mount `sources` and their children below `where` in the root. `writable`: missing mount points may be created
-    there."""
+    """Mount `sources` and their children. `where` is the path, inside `root`, of the tree that contains their mount points.
+    `writable`: missing mount points may be created in this tree."""
     covered = False
     if not writable and not all(_exists(root, source.bind.destination) for source in sources):
         with suppress(OSError):

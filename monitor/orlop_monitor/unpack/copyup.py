@@ -1,4 +1,4 @@
-"""Copy-up: an empty volume is filled with the image's content at its destination.
+"""Copy-up: an empty volume is filled with the content that the image has at the volume's mount point.
 
 As in Docker when a container is created (moby daemon/create_unix.go `populateVolumes`), content, owner and mode of the
 directory are copied. A volume that is not empty is left unchanged.

@@ -68,7 +68,7 @@ def _number(raw: bytes) -> int:
 
 
 def parse_decimal(text: bytes, what: str) -> int:
-    """Decode a decimal number of at most 64 bits. `what` names the number in an error message."""
+    """Decode a decimal number of at most 64 bits. `what` is the name of this number for error messages."""
     if not text.isdigit() or len(text) > _DIGITS:
         raise UnpackError(f"damaged tar archive: {what} is malformed")
     return int(text)
@@ -182,7 +182,8 @@ def parse_gnu_sparse(block: bytes, offset: int, count: int) -> list[Segment]:
 
 
 def parse_pax_sparse(records: list[tuple[bytes, bytes]]) -> tuple[list[Segment] | None, dict[bytes, bytes]]:
-    """The map in pax sparse format 0.0 or 0.1 (None if there is none), and all GNU.sparse.* values by their last name."""
+    """The map in pax sparse format 0.0 or 0.1 (None if there is none), and all records whose keys begin with "GNU.sparse.".
+    The keys in the result are without this prefix."""
     values = {key[11:]: value for key, value in records if key.startswith(b"GNU.sparse.")}
     numbers: list[bytes] = []
     if b"map" in values:

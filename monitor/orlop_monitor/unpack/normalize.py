@@ -1,4 +1,4 @@
-"""Rewrites a layer's tar for a program that makes a file system image of it, in the form that `orlop_sdk.LayerStream` needs.
+"""Rewrites a layer's tar in the form that `orlop_sdk.LayerStream` needs. A program makes a file system image of the result.
 
 The rules for entries are those of `extract`. Instead of a directory on disk there is a tree of `_Node`s in memory, with
 kinds and names but without attributes. Whiteouts are written last, because an entry of the layer may come after a whiteout
@@ -47,8 +47,8 @@ class Normalized:
 
 
 class _Node:
-    """A file of the layer; hard links share one node. `kind` is the tar's type. For a directory, `children` are its entries,
-    `hidden` the names that its whiteouts hide, and `opaque` says whether it has an opaque whiteout."""
+    """A file of the layer; hard links share one node. `kind` is the type in the tar header. For a directory, `children` are
+    its entries, `hidden` the names that its whiteouts hide, and `opaque` says whether it has an opaque whiteout."""
 
     __slots__ = ("children", "counted", "hidden", "kind", "link", "opaque", "size")
 
@@ -165,7 +165,7 @@ class _Normalizer:
         return nodes[-1], b"/".join(names)
 
     def _make(self, parent: _Node, names: list[bytes], name: bytes) -> _Node:
-        """Make a directory that has no entry."""
+        """Make a directory for which the tar has no entry."""
         node = parent.children[name] = _Node(_DIRECTORY)
         self._out.write(entry_header(_made(b"/".join((*names, name)) + b"/")))
         return node
@@ -224,8 +224,8 @@ class _Normalizer:
 
     @staticmethod
     def _is_above(name: bytes, base: bytes, last: bytes) -> bool:
-        """Whether the link's path is above the target. Such a link is impossible, because a file at the link's path is
-        removed before the link is made."""
+        """Whether the link's path is a parent directory of the target. Such a link is impossible, because anything at the
+        link's path, and so the target, is removed before the link is made."""
         return (base + b"/" + last).startswith(name + b"/")
 
     def _whiteout(self, head: bytes, name: bytes) -> None:

@@ -87,8 +87,8 @@ class Packer:
     # --- entries
 
     def tree(self, parent: int, name: str, shown: bytes) -> None:
-        """Pack `name` in the directory `parent` and everything below it, under the name `shown`. Files that are removed
-        meanwhile are left out."""
+        """Pack the file or directory `name` of the directory `parent`, with everything below it. Its name in the tar is
+        `shown`. Files that are removed meanwhile are left out."""
         try:
             info = os.stat(name, dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:
@@ -106,8 +106,8 @@ class Packer:
             os.close(fd)
 
     def content(self, fd: int, shown: bytes, *, head: bool = False) -> None:
-        """Pack the content of an open directory. `head`: also pack the directory itself, and prefix all names with `shown`
-        ("" for "/")."""
+        """Pack the content of an open directory. `head`: also pack the directory itself, under the name `shown`, and prefix
+        all names with `shown` (which is "" for "/")."""
         if head:
             self.directory_entry(fd, shown)
         base = shown + b"/" if head else b""
@@ -125,7 +125,7 @@ class Packer:
         self._head(self._described(shown + b"/", b"5", info, _xattrs(fd)))
 
     def one(self, parent: int, name: str, shown: bytes) -> None:
-        """Pack `name` in the directory `parent`; if it is a directory, without its content."""
+        """Pack the file `name` of the directory `parent`. A directory is packed without its content."""
         info = os.stat(name, dir_fd=parent, follow_symlinks=False)
         if stat.S_ISDIR(info.st_mode):
             fd = os.open(name, _DIRECTORY, dir_fd=parent)
@@ -199,7 +199,7 @@ class Packer:
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode) or self._is_again(shown, info):
                 return
-            # The only xattr is security.capability, which matters only for executable files
+            # The only xattr that is packed is security.capability, which matters only for executable files
             entry = self._described(shown, b"0", info, _xattrs(fd) if info.st_mode & 0o111 else ())
             if self._sparse and info.st_size > _SPARSE and info.st_blocks * 512 < info.st_size // 2:
                 self._holes(fd, entry, info.st_size)

@@ -47,7 +47,7 @@ _SHOWN = 2000
 
 class Program:
     """`directory` is a descriptor of the layer's directory. `keep` is the name of a file there that gets a copy of the tar,
-    "" for none. Implements `normalize.Output`. Create it before the worker has threads and before it drops its
+    "" for none. Implements `normalize.Output`. Create the object before the worker starts threads and drops its
     privileges."""
 
     def __init__(self, argv: Sequence[str], directory: int, keep: str) -> None:
@@ -146,7 +146,7 @@ class Program:
             text = os.read(self._errors, 65536)[-_SHOWN:].decode("utf-8", "backslashreplace").strip()
         except BlockingIOError:
             text = ""
-        # Programs may not report a full disk: mkfs.erofs reports only a wrong checksum of the data that is missing
+        # A program may not report that the disk is full: mkfs.erofs reports only a wrong checksum, because data is missing
         free = os.statvfs("/")  # the worker's root is the layer's directory
         if free.f_bavail * free.f_frsize < _FULL or os.strerror(errno.ENOSPC) in text:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

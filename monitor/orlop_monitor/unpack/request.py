@@ -146,11 +146,11 @@ class StatPath(msgspec.Struct, frozen=True, tag=True):
 
 
 class Pack(msgspec.Struct, frozen=True, tag=True):
-    """Write a tar stream to the last descriptor. The stream contains `path`, under its last component; if `path` is "", the
-    whole root; or, with `layer`, the changes that are listed in the file of the last but one descriptor. `sparse`: leave out
-    holes (pax format 1.0, which most tar programs read). `measure`: write nothing, and answer with the digest and the length
-    of the stream; the request then has no descriptor to write to. `latest` (seconds since 1970) replaces all later times of
-    files."""
+    """Write a tar stream to the last descriptor. The stream contains the file or directory `path`, named by the last
+    component of `path`; or the whole root, if `path` is ""; or, with `layer`, the changes that are listed in the file of the
+    last but one descriptor. `sparse`: leave out holes (pax format 1.0, which most tar programs read). `measure`: write
+    nothing, and answer with the digest and the length of the stream; the request then has no descriptor to write to.
+    `latest` (seconds since 1970) replaces all later times of files."""
 
     view: View
     path: str = ""

@@ -32,8 +32,8 @@ _MEMORY = 4 << 30
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
-# System calls that are refused, name: (x86_64, aarch64): mounts and namespaces, other processes, exec, kernel state,
-# sockets.
+# The refused system calls, with their numbers on x86_64 and aarch64. They concern mounts and namespaces, other processes,
+# exec, kernel state and sockets.
 _REFUSED = {
     "mount": (165, 40),
     "umount2": (166, 39),
@@ -132,8 +132,8 @@ def confine(
     allowed: Collection[str] = (),
 ) -> None:
     """Drop privileges and lower resource limits permanently. Call it before starting a thread. Without root, only limits are
-    lowered. `makes_files`: keep the capabilities that creating files of any owner and type needs. `allowed` are the names in
-    `_REFUSED` whose system calls stay permitted. `memory` is a limit of address space."""
+    lowered. `makes_files`: keep the capabilities that creating files of any owner and type needs. `allowed` names the system
+    calls of `_REFUSED` that stay permitted. `memory` is a limit of address space."""
     _lower_limit(resource.RLIMIT_CORE, 0)
     _lower_limit(resource.RLIMIT_FSIZE, file_size)
     _lower_limit(resource.RLIMIT_AS, memory)

@@ -233,7 +233,7 @@ class Uncompressed:
         return b"".join(parts)
 
     def _piece(self, most: int) -> memoryview:
-        """The next bytes, at most `most`, without a copy; empty at the end."""
+        """Up to `most` bytes that come next in the stream, without a copy; empty at the end of the stream."""
         if self._at == len(self._chunk) and not self._next():
             return memoryview(b"")
         piece = self._chunk[self._at : self._at + most]
@@ -269,8 +269,8 @@ class Uncompressed:
         return f"sha256:{self._hash.hexdigest()}" if self._hash is not None else ""
 
     def close(self) -> None:
-        """Stop the thread at its next chunk. A thread that waits for input ends at the end of the input or of the
-        process."""
+        """Stop the thread at its next chunk. If the thread is waiting for input, it ends when the input or the process
+        ends."""
         self._closed = True
         while True:
             try:

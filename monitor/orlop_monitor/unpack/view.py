@@ -74,7 +74,7 @@ def describe(resolved: ResolvedPath) -> Found:
 
 
 def pack(packer: Packer, resolved: ResolvedPath) -> None:
-    """Pack a path and everything below it, under its last component."""
+    """Pack a path and everything below it. Names in the tar begin with the last component of the path."""
     if resolved.name:
         packer.tree(resolved.parent, resolved.name, os.fsencode(resolved.shown))
     else:

@@ -35,7 +35,7 @@ class Whiteouts(Protocol):
 
 
 def hidden_name(head: bytes, name: bytes) -> bytes:
-    """The name that the whiteout `name` in `head` hides."""
+    """The name that is hidden by the whiteout file `name` in the directory `head`."""
     hidden = name[4:]
     if hidden in (b"", b".", b".."):
         raise UnpackError(f"{shown(head + b'/' + name)}: it is not a valid whiteout")
@@ -51,7 +51,7 @@ def _set_opaque(parent: int, name: bytes) -> None:
 
 
 class _Overlay:
-    """Whiteouts for an overlayfs upper directory that was empty before. Thus all entries come from this layer."""
+    """Whiteouts for an overlayfs upper directory that was empty at first, so all its entries come from this layer."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree

@@ -1,7 +1,7 @@
 """Follows the frames of a zstd stream (RFC 8878, section 3.1) while a decompressor reads it.
 
 If a stream ends within a frame, the library returns the available data without an error, and does not report whether the
-last frame was complete. So a truncated archive would be treated as complete.
+last frame was complete. So without this module, a truncated archive would be treated as complete.
 """
 
 from __future__ import annotations
