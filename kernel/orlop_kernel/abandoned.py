@@ -1,6 +1,6 @@
 """Counts abandoned tasks: tasks that were cancelled but still run, because they are shielded or wait for a thread.
 
-While an abandoned task runs, `trio.run` does not return. So the daemon does not wait for abandoned tasks when it exits.
+`trio.run` returns only when these tasks have ended. So if any remain when the daemon stops, it calls `os._exit`.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ log = logging.getLogger("orlop.daemon")
 
 
 def leaves(error: BaseException) -> list[BaseException]:
-    """The exceptions of a group and of the groups in it; [error] if it is no group."""
+    """The exceptions of a group and of its nested groups; `[error]` if `error` is not a group."""
     if isinstance(error, BaseExceptionGroup):
         return [leaf for inner in error.exceptions for leaf in leaves(inner)]
     return [error]

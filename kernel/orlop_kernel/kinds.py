@@ -1,8 +1,8 @@
 """The plugin kinds that make up the daemon: services, front ends, guards and checks.
 
 The daemon opens the services that daemon.json names, in the order of their requirements. It collects the routes of the front
-ends, puts the guards in front of the routes, and answers requests. The daemon knows nothing else about plugins. The
-consistency check opens the checks; it may run without a daemon.
+ends, puts the guards in front of the routes, and answers requests. The daemon knows nothing else about plugins.
+Checks are opened by the consistency check (`orlop system check`), which may also run while no daemon runs.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class ServicePlugin(Protocol):
         ...
 
     def open(self, context: Context) -> AbstractAsyncContextManager[Service]:
-        """The service, until the context exits. Raises ConfigError or OrlopError when the daemon cannot start."""
+        """Open the service; exiting the context closes it. Raises ConfigError or OrlopError when the daemon cannot start."""
         ...
 
 
@@ -109,7 +109,7 @@ class Guards(Protocol):
     """The guards of one daemon's listeners."""
 
     def guard(self, listener: Listener | None) -> Guard | None:
-        """The guard of every call that arrives at this entry of `listeners`; None means the addresses of `hosts`."""
+        """The guard of calls on this entry of `listeners`; if `listener` is None, of calls on the addresses of `hosts`."""
         ...
 
     def prepare(self, config: Config) -> Callable[[], None]:
@@ -123,7 +123,7 @@ class GuardPlugin(Protocol):
         ...
 
     def open(self, context: Context) -> AbstractAsyncContextManager[Guards]:
-        """The guards, until the context exits. Raises ConfigError."""
+        """Open the guards; exiting the context closes them. Raises ConfigError."""
         ...
 
 
@@ -138,12 +138,12 @@ class Check(Protocol):
         ...
 
     def in_progress(self, finding: Finding) -> bool:
-        """Whether an operation of the running daemon may explain the finding, which is then not reported."""
+        """Whether a running operation of the daemon may be the cause of the finding. Such a finding is not reported."""
         ...
 
     async def repair(self, finding: Finding) -> bool:
-        """Check that the finding is still true, then do what `finding.repair` describes. False if only a running daemon can
-        do that. Raises any exception on failure."""
+        """Check that the finding is still true, then do what `finding.repair` describes. Returns false if only a
+        running daemon can do that. Raises any exception on failure."""
         ...
 
     async def facts(self, database: Examined) -> Mapping[str, str]:
@@ -152,7 +152,7 @@ class Check(Protocol):
 
 
 class CheckPlugin(Protocol):
-    """The check of a service, front end or guard; it has the name of this plugin."""
+    """The check of a service, front end or guard, registered under the same name as that plugin."""
 
     def open(self, config: Config, services: Services) -> AbstractAsyncContextManager[Check]:
         """If no daemon is running, `services` is empty, and the caller has locked data root and exec root."""

@@ -1,4 +1,4 @@
-"""Reserves disk space for operations that free space, by a preallocated file, which shrinks when the disk is full.
+"""A preallocated file. When the disk is full, the file is shrunk, to make room for operations that free space.
 
 Only the store's thread uses the file. `release` shrinks it by a step; `refill` grows it again once there is enough free
 space. The file has no content; after a crash, a file that is too short grows later.

@@ -127,7 +127,7 @@ class _Job:
         self.operations = operations
         self.done = trio.Event()
         self.error: Exception | None = None
-        # Deletions free files, except deletions of events, which may be lost on a full disk
+        # Deleting an object's row frees space: its files are removed, too. Events have none, and may be lost on a full disk
         self.frees_space = any(not isinstance(each, Put) and each.table != "events" for each in operations)
 
 
@@ -238,7 +238,7 @@ class Store:
                 return
 
     def _take(self) -> tuple[list[_Job], bool]:
-        """Wait for jobs and return them (none when the reserve must be checked), and whether the store is closing."""
+        """Wait for jobs. Returns the jobs (no jobs if it is time to check the reserve), and whether the store is closing."""
         group: list[_Job] = []
         try:
             job = self._jobs.get(timeout=None if self._reserve.whole else _REFILL)

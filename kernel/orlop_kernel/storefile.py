@@ -247,8 +247,8 @@ def _connect_reader(path: str) -> sqlite3.Connection:
 
 
 def _readable(aside: str, table: str) -> Iterator[tuple[object, object]]:
-    """The readable rows of a table. Rowids are listed from both ends up to the damage, and each row is read by itself.
-    Read-only, so that nothing is repaired."""
+    """The readable rows of a table. Rowids are listed from both ends of the table up to the damage; then each row is
+    read by itself. Read-only, so that nothing is repaired."""
     listed: dict[int, None] = {}
     for direction in ("ASC", "DESC"):
         with suppress(sqlite3.Error), closing(_salvager(aside)) as connection:  # an error can make the connection unusable

@@ -24,7 +24,7 @@ def split_tcp(text: str, tls: bool) -> tuple[str, int]:
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether a name or number is loopback. Asks no resolver, because its answer may change after the check."""
+    """Whether a host name or IP address is loopback. Names are not resolved, because DNS may change after the check."""
     return host in ("localhost", "::1") or (host.startswith("127.") and host.replace(".", "").isdigit())
 
 

@@ -158,8 +158,8 @@ async def opened_entries(config: Config, hosts: Listeners) -> AsyncIterator[list
 
 
 def check(running: Config, wanted: Config) -> None:
-    """Raise the `ConfigError` that a start with `wanted` would raise, without creating sockets. Settings that are equal in
-    `wanted` and `running` are not checked again."""
+    """Raise the ConfigError that a start with the new configuration (`wanted`) would raise; create no sockets. Settings that
+    are the same in the `running` configuration are not checked again."""
     exposure.check_hosts(wanted)
     if wanted.uses_tls and not tls.same(running, wanted):
         tls.contexts(wanted, bool(exposure.by_tcp(wanted)))

@@ -35,7 +35,7 @@ _NAMES = {
 }
 
 
-# The priorities of syslog(3), by which `journalctl -p err` selects
+# The priorities of syslog(3), with which `journalctl -p err` filters the log
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 
 
@@ -104,7 +104,7 @@ class _Journal(logging.Formatter):
 
 
 class _Json(logging.Formatter):
-    """dockerd's keys (level, msg, time) and the logger's name."""
+    """Formats a record as JSON with dockerd's keys (level, msg, time) and the logger's name."""
 
     def format(self, record: logging.LogRecord) -> str:
         import msgspec
@@ -126,7 +126,7 @@ def set_level(level: str) -> None:
 
 
 def _is_journal(fd: int, stream: str) -> bool:
-    """Whether stderr is the socket with the device and inode in JOURNAL_STREAM, so it was not redirected to a file."""
+    """Whether stderr is still the journal's socket: JOURNAL_STREAM contains the device and inode of this socket."""
     try:
         info = os.fstat(fd)
     except OSError:

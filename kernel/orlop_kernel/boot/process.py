@@ -21,7 +21,7 @@ _log = logging.getLogger("orlop.daemon")
 _MOST_CONNECTIONS = 16_384  # each connection takes some 10 KiB of memory
 _FEWEST = 16
 _MOST_BUFFERED = 64 << 20  # bytes for each client: sixteen bodies of the largest size
-_BUFFERS = 2 << 20  # bytes; the total size of the buffers that relaying a stream allocates and frees repeatedly
+_BUFFERS = 2 << 20  # bytes of freed memory that malloc keeps, because streaming allocates and frees buffers all the time
 _OOM_SCORE = -500  # dockerd's value: when memory runs out, the kernel kills most other processes first
 _BOOT_NICE = -10
 
@@ -86,9 +86,9 @@ class BootPriority:
 
 
 def client_limits(guarded: int) -> tuple[Limits, Limits]:
-    """The limits for clients of `hosts`, and for clients of each of the `guarded` entries of `listeners`. A connection uses
-    one descriptor, and its request up to three more while it streams. One sixteenth is reserved for the daemon's own work.
-    Another sixteenth is reserved for clients of `hosts`, so that an administrator can always connect."""
+    """The limits for clients of `hosts`, and for clients of each entry of `listeners` (`guarded` is the number of entries).
+    A connection uses one descriptor, and up to three more while a request streams. A sixteenth of all descriptors is
+    reserved for the daemon's own work, and another for clients of `hosts`, so that an administrator can always connect."""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     share = min(max(files // 16, 32), 1024)
     here = min(files // 4, _MOST_CONNECTIONS)

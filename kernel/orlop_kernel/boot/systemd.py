@@ -12,7 +12,7 @@ import trio
 __all__ = ["feed_watchdog", "inherited_sockets", "notify", "notify_ready", "notify_reloading", "notify_stopping"]
 
 _FIRST_FD = 3
-_MARGIN = 15.0  # seconds for what the shutdown does after containers and clients have ended
+_MARGIN = 15.0  # seconds for the rest of the shutdown, after containers have stopped and connections are closed
 
 
 def notify(state: str) -> None:
@@ -34,12 +34,12 @@ def notify_ready(status: str) -> None:
 
 
 def notify_reloading() -> None:
-    """Send the start time of the reload, by which systemd matches the reload to its request."""
+    """Tell systemd that a reload begins. By the time in this message, systemd matches the reload to its request."""
     notify(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
 
 def notify_stopping(limit: float) -> None:
-    """Stopping may take `limit` seconds. The unit's TimeoutStopSec does not include the stop timeouts of containers."""
+    """Tell systemd that the stop may take `limit` seconds: TimeoutStopSec does not allow for stop timeouts of containers."""
     seconds = min(limit + _MARGIN, 365 * 86400.0)  # `limit` is infinite if a container has no stop timeout
     notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={seconds * 1e6:.0f}")
 
@@ -55,8 +55,8 @@ async def feed_watchdog(environ: MutableMapping[str, str], pid: int) -> None:
 
 
 def inherited_sockets(environ: MutableMapping[str, str], pid: int) -> dict[int, str]:
-    """The sockets that systemd opened, by fd, with their names. Removes systemd's variables from `environ`, so that child
-    processes do not use the sockets."""
+    """Maps the descriptors of the sockets that systemd opened to their names. Removes systemd's variables from `environ`, so
+    that child processes do not use the sockets."""
     for_whom, count, names = (environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"))
     if for_whom != str(pid) or not count.isdigit():
         return {}

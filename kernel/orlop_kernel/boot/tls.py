@@ -18,7 +18,7 @@ from orlop_kernel.config import Config, ConfigError, Listener
 
 __all__ = ["contexts", "same", "server_context", "warnings"]
 
-_NO_CHECK_TIME = ssl.VerifyFlags(0x200000)  # X509_V_FLAG_NO_CHECK_TIME: `_check_dates` checks the dates and names them
+_NO_CHECK_TIME = ssl.VerifyFlags(0x200000)  # X509_V_FLAG_NO_CHECK_TIME: `_check_dates` checks and reports dates
 _SOON = 14 * 86400.0
 _FLIGHTS = 4  # rounds of messages; an in-memory handshake needs two
 _PEM = {

@@ -124,7 +124,7 @@ class LoopWatchdog(trio.abc.Instrument):
 
 
 def _waits_for(tid: int) -> str:
-    """What a thread of this process waits for: "disk" (uninterruptible sleep), "lock" (futex(2): the GIL, too) or "" ."""
+    """What the thread `tid` waits for: "disk" (uninterruptible sleep), "lock" (futex(2), also for the GIL) or "" ."""
     try:
         with open(f"/proc/self/task/{tid}/stat") as file:
             if file.read().rpartition(") ")[2][:1] == "D":

@@ -17,8 +17,8 @@ __all__ = ["Parsed", "config_file", "parse_flags"]
 
 
 class Parsed(NamedTuple):
-    """`values` has the value of each key, in daemon.json's form; flags that set no key are in other fields. `flags` are the
-    flags that were given, `raw` their texts."""
+    """`values` has the value of each key, in daemon.json's form; flags that set no key are in other fields. `flags` maps the
+    names of the given flags to the flags; `raw` maps the names to the unparsed values."""
 
     values: dict[str, Any]
     flags: dict[str, Flag]
@@ -69,7 +69,7 @@ class _Words:
         self._by_short = {each.short: each for each in flags.values() if each.short}
 
     def tokens(self) -> list[tuple[Flag, str, str]]:
-        """(flag, its spelling, text of its value) for each flag, in order."""
+        """For each given flag, in order: the flag, its spelling (`-D` or `--debug`), and its unparsed value."""
         found = []
         while self._rest:
             word = self._rest.pop(0)

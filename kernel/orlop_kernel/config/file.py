@@ -29,8 +29,8 @@ _COLON = re.compile(r"\s*:")
 
 class Document(NamedTuple):
     """The content of a file. `schema` has the keys of the plugins that it selects; `values` are the known keys that it sets;
-    `lines` gives the line of each key, with members of objects as "proxies.http-proxy". `problems` are errors, with which
-    the file is unusable; `notes` are warnings."""
+    `lines` gives the line of each key, with members of objects as "proxies.http-proxy". `problems` are errors that
+    make the file unusable; `notes` are warnings."""
 
     schema: Schema
     values: dict[str, Any]
@@ -47,7 +47,7 @@ def find(explicit: str) -> str:
 
 
 def fallback_for(path: str) -> str:
-    """The preferred default file, if `path` is a default file that is used because the preferred one is missing; or ""."""
+    """If `path` is a default file, but not the first one, return the first one, which is missing then; else ""."""
     return DEFAULT_FILES[0] if path in DEFAULT_FILES[1:] else ""
 
 
@@ -68,7 +68,7 @@ def read(path: str) -> str:
 
 
 def key_lines(text: str) -> Iterator[tuple[str, int]]:
-    """(key, line) of a valid JSON object's keys, and of the keys of the objects in it ("runtimes.crun")."""
+    """Yields each key of a valid JSON object, and of the objects in it ("runtimes.crun"), with its line number."""
     depth, parent, line, seen = 0, "", 1, 0
     for match in _PIECE.finditer(text):
         piece = match[0]
@@ -127,7 +127,7 @@ def _is_zero(value: Any) -> bool:
 
 
 def _sets(key: str, value: Any, zeros: Collection[str]) -> bool:
-    """Whether the value sets its key. As in dockerd, null, "" and 0 do not, except 0 for a key of `zeros`."""
+    """Whether the key is set. As in dockerd, null, "" and 0 mean unset; but a key in `zeros` can be set to 0."""
     return not _is_zero(value) or (key in zeros and value == 0 and value is not None)
 
 

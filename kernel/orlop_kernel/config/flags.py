@@ -17,7 +17,7 @@ __all__ = ["BOOL", "FLAGS", "INT", "LIST", "MAP", "STRING", "Flag", "Kind", "fla
 class Kind(NamedTuple):
     """The form of a flag's value. `parse` returns it in daemon.json's shape, or raises ValueError. Values of a repeated flag
     are combined: lists are extended and maps are merged, two levels deep; otherwise the last value is used. `alone` is the
-    value of a flag that is given without a value; if `alone` is "", the next word is the value."""
+    value of a flag that is given without "=VALUE"; if `alone` is "", the next argument is the flag's value."""
 
     name: str
     parse: Callable[[str], Any]
@@ -36,7 +36,7 @@ class Flag(NamedTuple):
 
 
 def flag(name: str, kind: Kind, help: str, key: str | None = None, short: str = "", hidden: bool = False) -> Flag:
-    """Make a flag. The flag sets the key with its name, or `key` if it is given."""
+    """Make a flag that sets `key` in the configuration; the default is the key with the flag's name."""
     return Flag(name, name if key is None else key, kind, help, short, hidden)
 
 

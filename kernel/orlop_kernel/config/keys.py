@@ -48,7 +48,7 @@ class Schema:
 
     @classmethod
     def select(cls, values: Mapping[str, Any]) -> Schema:
-        """The schema for raw values, with the keys of the plugins that the values name. Raises `ConfigError`."""
+        """The schema for these raw values: it includes the keys of the plugins that they select. Raises `ConfigError`."""
         from orlop_sdk import OrlopError, discovery
 
         try:
@@ -92,7 +92,7 @@ class Schema:
         msgspec.convert({key: value}, self._parts[owner] if owner else Config)
 
     def convert(self, values: Mapping[str, Any]) -> Config:
-        """The configuration with these raw values of known keys. Raises `msgspec.ValidationError`."""
+        """Convert raw values to a configuration. All keys must be known. Raises `msgspec.ValidationError`."""
         split: dict[str, dict[str, Any]] = {_KERNEL: {}, **{name: {} for name in self._parts}}
         for key, value in values.items():
             split[self.owners[key]][key] = value
@@ -132,7 +132,7 @@ def _checked(name: str, keys: object) -> type[Keys]:
 
 
 def replaced(running: Config, wanted: Config, keys: Collection[str]) -> Config:
-    """`running` with the values that `wanted` has for these keys."""
+    """The `running` configuration, with the values of these `keys` taken from `wanted`, the new configuration."""
 
     def merged(old: Values, new: ConfigBase) -> Values:
         return msgspec.structs.replace(old, **{field: getattr(new, field) for key, field in fields(old) if key in keys})

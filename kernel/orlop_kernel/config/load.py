@@ -195,7 +195,7 @@ def _key(flag: Flag) -> str:
 
 
 def _read(path: str) -> tuple[Document, list[str]]:
-    """The file and its errors, in dockerd's words."""
+    """Read the file, and return its content and its errors. The errors are in dockerd's words."""
     if not path:
         return Document(Schema.select({}), {}, {}), []
     try:
@@ -235,8 +235,8 @@ def help_of(argv: Sequence[str]) -> str:
 
 
 def load_all(parsed: Parsed, environ: Mapping[str, str]) -> Loaded:
-    """`load` for parsed arguments, with the file's name, the warnings and the origins. Unusable values are left out and all
-    other values are checked, so that the error names every problem."""
+    """Like `load`, but takes parsed arguments, and also returns the file's name, the warnings and the origins. An unusable
+    value does not end the check: all other values are checked too, so that the error names every problem."""
     path = find(os.path.join(parsed.directory, parsed.config_file) if parsed.config_file else "")
     document, wrong = parsed.read or _read(path)
     if conflicts := _conflicts(document, parsed):

@@ -1,7 +1,7 @@
 """`Config`: the daemon's configuration as one frozen value. Field names are daemon.json's keys, with "_" for "-".
 
-Holds the kernel's own keys; the keys of plugins are in `parts`. The names that the daemon gives to objects of the host
-contain the `instance`, so that daemons with different data roots never share an object.
+Holds the kernel's own keys; the keys of plugins are in `parts`. The names of bridges, cgroups and other objects that
+the daemon creates on the host contain the `instance`, so that daemons with different data roots never share an object.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Keys(ConfigBase, frozen=True, kw_only=True):
 
 
 def fields(keys: ConfigBase) -> Iterable[tuple[str, str]]:
-    """(key, field) of each key."""
+    """Each key of daemon.json with the name of its struct field ("data-root", "data_root")."""
     names = zip(keys.__struct_encode_fields__, keys.__struct_fields__, strict=True)
     return ((key, field) for key, field in names if key != "parts")
 
@@ -146,14 +146,14 @@ class Config(ConfigBase, frozen=True, kw_only=True):
 
     @property
     def instance(self) -> str:
-        """ "" for the daemon on the default data root, else eight hex digits derived from its data root. Part of every name
-        that this daemon gives to an object of the host."""
+        """ "" for the daemon on the default data root, else eight hex digits derived from its data root. Part of the names
+        of all objects (bridges, cgroups) that this daemon creates on the host."""
         return instance_of(self.data_root)
 
     @property
     def effective_hosts(self) -> tuple[str, ...]:
         """The addresses to listen on. With TLS and no `hosts`, dockerd listens on the TLS port of loopback only; Orlop
-        listens on the unix socket, too. An empty host means the unix socket, never an address."""
+        listens on the unix socket, too. An empty string in `hosts` means the unix socket, never a TCP address."""
         if self.hosts:
             return tuple(dict.fromkeys(host if host.strip() else DEFAULT_HOST for host in self.hosts))
         return (DEFAULT_HOST, DEFAULT_TLS_HOST) if self.uses_tls else (DEFAULT_HOST,)

@@ -1,4 +1,4 @@
-"""Checks a merged configuration: the kernel's keys, and the keys of plugins by the plugins' own checks. Pure.
+"""Checks a merged configuration: the kernel's keys are checked here, a plugin's keys by the plugin. Pure.
 
 Reports every problem, each with the keys that cause it, where possible in dockerd's words.
 """

@@ -1,4 +1,4 @@
-"""Parses small notations of flags and of daemon.json. Pure.
+"""Parses booleans and "key=value" in flags and in daemon.json. Pure.
 
 Every function raises `ValueError` with a text that says what is wrong with the value; the caller adds the key's name.
 """

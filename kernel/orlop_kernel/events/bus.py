@@ -161,8 +161,8 @@ class EventBus:
         until_ns: int | None = None,
         wanted: Filter = _every,
     ) -> Subscription:
-        """Events from now on. With `since_ns` or `until_ns` (Unix time), past events come first. If `until_ns` is in the
-        past, only past events come; scripts pass 0 to read the whole history. No event is lost in between."""
+        """Subscribe to new events. With `since_ns` or `until_ns` (Unix time), past events come first, without a gap before
+        the new ones. If `until_ns` is in the past, only past events come; 0 means until now."""
         past: list[Event] = []
         if since_ns is not None or until_ns is not None:
             since, end = since_ns or 0, until_ns or self._last_ns

@@ -51,7 +51,7 @@ class Lease:
             self._peer.waiting.setdefault(self, trio.current_time())
 
     def work(self) -> None:
-        """A whole request has arrived: the connection may no longer be closed for its slot."""
+        """A whole request has arrived: from now on, the connection must not be closed to free its slot."""
         if self._peer is not None:
             self._peer.waiting.pop(self, None)
 
@@ -94,8 +94,8 @@ class Admission:
         self._open = 0
 
     def admit(self, key: str, descriptor: int = 0) -> Lease:
-        """A slot for a new connection of this peer. `descriptor` is its file descriptor: the kernel assigns the lowest free
-        number, so at least that many are in use. Raises `Refused`."""
+        """A slot for a new connection of this peer. `descriptor` is the connection's descriptor: it shows how many files the
+        daemon has open, because the kernel assigns the lowest free number. Raises `Refused`."""
         peer = self._peers.get(key)
         if peer is None:
             peer = self._peers[key] = _Peer(key)

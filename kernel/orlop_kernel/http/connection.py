@@ -38,7 +38,7 @@ def default_on_error(request: Request, error: Exception) -> Response:
 
 
 class Connection:
-    """Cancelling `scope` ends the connection; `lease` may do this. `lease` also records when the connection is waiting."""
+    """Cancelling `scope` ends the connection; `lease` may cancel it. `lease` also records whether a request is running."""
 
     def __init__(
         self,

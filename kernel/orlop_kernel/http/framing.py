@@ -75,7 +75,7 @@ class Chunked:
         return (pieces[0] if len(pieces) == 1 else b"".join(pieces)), data[at:]
 
     def _line(self, data: bytes, at: int) -> int:
-        """Parse the line between the data of two chunks. Returns the position after it, or `at` when it is incomplete."""
+        """Parse the line at `at`, before or after a chunk. Returns the position after it, or `at` if it is incomplete."""
         if self._ending:
             return self._crlf(data, at)
         end = data.find(b"\n", at, at + _LINE_LIMIT)

@@ -24,7 +24,6 @@ _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2}).{0,2}", re.DOTALL)
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^/?#]*")
 _NO_QUERY: Mapping[str, list[str]] = MappingProxyType({})
 
-# Reasons of llhttp that name a smuggling technique are sent to the client; all of them are constant strings.
 _UNSUPPORTED_CODING = "unsupported transfer encoding"
 
 
@@ -38,7 +37,7 @@ class BadRequest(Exception):
 
 class Head:
     """A parsed head. `length` is the size of the body in bytes, -1 when it is chunked. `query_error` says why the query is
-    invalid. With such a query the head is otherwise valid, so the front end answers in its own error format."""
+    invalid. An invalid query does not make the head invalid, so that the front end can send the error in its format."""
 
     __slots__ = ("expects", "headers", "keep_alive", "length", "method", "path", "query", "query_error", "target", "version")
 
@@ -64,7 +63,7 @@ class Head:
         if "transfer-encoding" in headers:
             self._coding(headers["transfer-encoding"])
         elif "content-length" in headers:
-            self.length = int(headers["content-length"])  # llhttp has checked: one header, a number below 2**64
+            self.length = int(headers["content-length"])  # llhttp ensures a single header and a value below 2**64
         if "expect" in headers:
             self._expect(headers["expect"])
 
@@ -195,7 +194,7 @@ class HeadParser:
             cause = error.__context__
             if isinstance(cause, BadRequest):
                 raise cause from None
-            raise BadRequest(400, str(error).lower()) from error
+            raise BadRequest(400, str(error).lower()) from error  # safe to send: llhttp's messages are constant strings
 
     def _check_beginning(self, data: bytes) -> None:
         """Reject TLS, HTTP/0.9 and garbage early: such input would never complete a head."""

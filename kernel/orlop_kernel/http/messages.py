@@ -36,7 +36,7 @@ class Body(Protocol):
     """The request's body. Read it once, with `read` or by iteration; the server discards unread bytes."""
 
     async def read(self, limit: int) -> bytes:
-        """Read all of it. Raises `BodyError(413)` past `limit` bytes."""
+        """Read the whole body. Raises `BodyError(413)` past `limit` bytes."""
         ...
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -45,8 +45,8 @@ class Body(Protocol):
 
 
 class Peer(msgspec.Struct, frozen=True):
-    """The other end of a connection. `pid`, `uid`, `gid` on a unix socket; `address` on TCP; with a verified client
-    certificate its `subject`, its common name, and the certificate itself (DER)."""
+    """The other end of a connection. `pid`, `uid` and `gid` are set for unix sockets, `address` for TCP; `subject`,
+    `common_name` and `certificate` (DER) if the client presented a certificate that was verified."""
 
     transport: str
     pid: int = 0
@@ -85,7 +85,7 @@ class Response(msgspec.Struct, frozen=True):
 
 
 class Streaming(msgspec.Struct, frozen=True):
-    """An answer of unknown length, chunked (for HTTP/1.0 clients, closing ends it). The head is sent before the first piece
+    """An answer of unknown length, chunked (for HTTP/1.0, ended by a close). The head is sent before the first piece
     is produced; each piece is sent immediately. Cancelled when the client disconnects. An exception in `pieces` breaks the
     connection, so that the client sees that the answer is incomplete."""
 
@@ -112,9 +112,9 @@ class RawStream(Protocol):
         ...
 
     def share(self) -> tuple[int, bytes] | None:
-        """Let another process continue the connection: returns a duplicate of its descriptor, which the caller closes, and
-        the bytes that have already been read; None if the connection is not a plain socket. This process must not read from
-        the connection any more. When this stream is closed, a shutdown of the socket tells the other process."""
+        """Let another process continue the connection. Returns a duplicate of the socket's descriptor, which the caller must
+        close, and the bytes that have already been read; None if the connection is not a plain socket. This process must not
+        read from the connection any more. Closing this stream shuts the socket down, so the other process sees an EOF."""
         ...
 
     async def aclose(self) -> None: ...
@@ -132,7 +132,7 @@ Handler = Callable[[Request], Awaitable[Answer]]
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Limits for clients. Times are seconds, sizes are bytes; a number of 0 means no limit."""
+    """Limits for clients. Times are in seconds, sizes in bytes. A limit whose default is 0 is not enforced while it is 0."""
 
     head: int = 64 << 10
     headers: int = 128

@@ -80,7 +80,7 @@ class Transport:
             raise trio.BrokenResourceError("the client does not read")
 
     def widen(self) -> None:
-        """Enlarge the send buffer, so that the producer can make the next piece while the client reads the last."""
+        """Enlarge the send buffer, so that the producer can make the next piece while the client reads the previous one."""
         if isinstance(self.stream, trio.SocketStream):
             with suppress(OSError):
                 self.stream.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _STREAM_BUFFER)

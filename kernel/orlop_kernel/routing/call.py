@@ -42,10 +42,10 @@ def parse_integer(text: str) -> int:
 
 class Call:
     """`params` are the decoded parameters of the path; `version` is the API version that the path names, else the newest.
-    `pattern` is that of the route, for guards, metrics and the audit log; `dialect` decodes bodies and formats errors.
+    `pattern` is the route's pattern, for guards, metrics and the audit log; `dialect` decodes bodies and formats errors.
 
-    A guard may restrict the call by two fields. `only` are labels that `filters` requires in addition. The front end and the
-    engine interpret `restrictions`; None means no restrictions."""
+    A guard may restrict the call by two fields. The method `filters` adds the labels in `only` to the filters of the client.
+    The front end and the engine interpret `restrictions`; None means no restrictions."""
 
     __slots__ = (
         "_json",
@@ -86,14 +86,14 @@ class Call:
         return self.request.query.get(name, [])
 
     def flag(self, name: str, default: bool = False) -> bool:
-        """Docker's rule: "", 0, no, false and none are false, everything else is true; absent is `default`."""
+        """Docker's rule: "", 0, no, false and none are false, everything else is true; a missing parameter is `default`."""
         values = self.request.query.get(name)
         if not values:
             return default
         return values[0].strip().lower() not in _FALSE
 
     def integer(self, name: str, default: int = 0) -> int:
-        """A decimal number of 64 bits; absent or empty is `default`. Raises InvalidParameter."""
+        """A parameter as a decimal number of 64 bits; `default` if it is missing or empty. Raises InvalidParameter."""
         text = self.arg(name)
         try:
             return parse_integer(text) if text else default
@@ -125,7 +125,7 @@ class Call:
         return result
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
-        """The body as it arrives, when it is not JSON. Raises InvalidParameter when the client ends the body early."""
+        """The pieces of a non-JSON body as they arrive. Raises InvalidParameter when the client ends the body early."""
         try:
             async for piece in self.request.body:
                 yield piece

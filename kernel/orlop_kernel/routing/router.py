@@ -1,7 +1,7 @@
 """Finds the route of a request: `Router` is the HTTP server's handler.
 
 Lookup does not scan the routes: literal paths are in a dict. Other paths are indexed by method, first and last segment, so
-that at most one or two patterns must be tried. A parameter may contain "/", as image names and Docker's own routes do.
+that at most one or two patterns must be tried. A parameter may contain "/", because image names do (as in Docker).
 """
 
 from __future__ import annotations
