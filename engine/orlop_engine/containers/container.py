@@ -100,8 +100,8 @@ class PreparedSandbox:
 
 
 class TreeMount(msgspec.Struct, frozen=True):
-    """A tree that the monitor mounts at `target` in the container: all of `mounts`, or only the path `subpath` inside
-    them."""
+    """Mounts that the monitor makes at `target` in the container. If `subpath` is set, only this path inside the mounts
+    appears at `target`."""
 
     target: str
     mounts: tuple[Mount, ...]
@@ -215,6 +215,6 @@ class Container:
             waiter.joined.set(None)
 
     def exit_announced(self, code: int) -> None:
-        """Wake the tasks that wait for the next exit. Tasks that begin to wait later wait for the following exit."""
+        """Wake the tasks that wait for this exit. A task that begins to wait after this call waits for the next exit."""
         announced, self.next_exit = self.next_exit, Future()
         announced.set(code)

@@ -88,8 +88,8 @@ def _decode(path: str) -> object:
 
 
 def _nvidia_selects(request: DeviceRequest) -> Sequence[str] | None:
-    """The first list of capabilities in this request that NVIDIA's hook supports; None if the hook supports none of the
-    lists."""
+    """The capabilities that NVIDIA's hook is asked for: all that the request lists if the request names the driver `nvidia`,
+    otherwise the first list that the hook supports. None if the hook is not installed or cannot serve the request."""
     if request.driver not in ("", "nvidia") or shutil.which(_HOOK) is None:
         return None
     offered = {"nvidia", "gpu", *_DRIVER_CAPABILITIES}

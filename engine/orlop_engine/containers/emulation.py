@@ -51,7 +51,7 @@ def is_foreign(platform: Platform) -> bool:
 
 
 def _header(architecture: str) -> bytes | None:
-    """The first bytes of a program; None for an unknown architecture."""
+    """The first bytes of an ELF program for this architecture; None if the architecture is unknown."""
     if architecture not in _MACHINES:
         return None
     size, order, machine = _MACHINES[architecture]

@@ -65,7 +65,8 @@ async def outcome(ports: Ports, container: Container, run: Run) -> Exited:
 
 
 async def _told(run: Run, scope: trio.CancelScope) -> None:
-    """Wait for the monitor's report of the exit, which the monitor sends before it cleans up. This is the normal case."""
+    """Wait until the monitor reports the exit. Normally a run ends in this way. The monitor sends the report before it
+    cleans up."""
     await run.exited.get()
     scope.cancel()
 

@@ -1,7 +1,7 @@
 """`--link`: reach another container under an alias.
 
-On the default bridge a link adds a line to /etc/hosts and environment variables, and the linked container must be running.
-On user-defined networks it adds a DNS name.
+On the default bridge, a link adds environment variables and a line in /etc/hosts, and the linked container must be running.
+On user-defined networks, a link adds a DNS name.
 
 A link on the default bridge also gives the linked container another name, "parent/alias", until the link is removed.
 """
@@ -85,8 +85,8 @@ def hosts(index: ContainerIndex, networks: KnownNetworks, record: ContainerRecor
 
 
 def environment(index: ContainerIndex, networks: KnownNetworks, record: ContainerRecord) -> list[str]:
-    """Environment variables for linked containers that are running. When this container is started, all linked containers
-    run (see `hosts`)."""
+    """The environment variables that describe the linked containers. Linked containers that do not run are skipped, but at
+    a start all of them run (see `hosts`)."""
     found: list[str] = []
     for ident, alias in _legacy(index, networks, record) if _on_bridge(networks, record) else ():
         other = index.by_id[ident]

@@ -1,6 +1,6 @@
 """The mounts that a container gets when it is started: the OCI mounts made from its mount records, and the mount trees that
-its monitor prepares. A tree is used for a mount that is more than a directory of the host: a part of a volume, an image, or
-the shared memory of several containers.
+its monitor prepares. A tree is used for a mount whose source is not simply a directory of the host: a part of a volume,
+an image, or the shared memory of several containers.
 """
 
 from __future__ import annotations

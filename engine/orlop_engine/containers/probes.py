@@ -75,7 +75,7 @@ def _change(container: Container, health: Health, status: str) -> bool:
 
 
 async def _probe(execs: Execs, container: Container, argv: list[str], timeout_ns: int) -> Result:
-    """Run the check once. An error that prevents the run is a failure of the check, with the error as its output."""
+    """Run the check once. If the check cannot be run, it counts as failed, and the error message is its output."""
     start_ns = time.time_ns()
     output = _Output()
     try:

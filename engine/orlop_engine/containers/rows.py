@@ -74,7 +74,7 @@ class Rows:
     async def change(self, container: Container) -> AsyncIterator[ContainerRecord]:
         """Change a record by copy, commit, swap: the `with` block sets fields of a draft. At the end of the block the row
         is committed, and then these fields are published in one step. After a failure nothing has changed. Changes of one
-        container wait for each other. The block must not await.
+        container are made one after the other. The block must not await.
 
         Another task (for example an exit) may publish a field without a commit meanwhile. The published value then replaces
         the draft's value, and the next commit writes it to the row."""

@@ -47,7 +47,7 @@ def task(paths: ContainerPaths, container: Container) -> Task:
 
 
 def _state(paths: ContainerPaths, container: Container) -> str:
-    """The state directory of a runtime with runc's command line: a few files on a tmpfs."""
+    """The container's state directory, if its runtime has runc's command line: a few files on a tmpfs."""
     return os.path.join(paths.exec_root, f"runtime-{container.record.host_config.runtime}", container.id)
 
 
