@@ -179,7 +179,8 @@ def _documents(images: Sequence[Saved]) -> Iterator[tuple[str, bytes]]:
 
 
 def _index_entries(saved: Saved) -> Iterator[_Descriptor]:
-    """The entries of `index.json`: one for each tag. containerd, podman and skopeo take the names from these."""
+    """The entries of `index.json`: one for each tag. containerd, podman and skopeo read the names of images from these
+    entries."""
     manifest = saved.descriptor
     for tag in saved.tags:
         yield _descriptor(manifest, {_NAME: str(tag), _REF_NAME: tag.tag})

@@ -3,8 +3,8 @@
 An index (Docker's "manifest list") is a document that lists the manifests of images, one for each platform. A name that was
 pulled, loaded or built as an index can refer to several images.
 
-Dictionaries find the images by name, by parent and by layer, so the cost of a change does not depend on the number of
-images.
+The catalog uses dictionaries to find images by name, by parent and by layer, so the cost of a change does not depend on the
+number of images.
 """
 
 from __future__ import annotations

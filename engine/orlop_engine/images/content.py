@@ -298,5 +298,5 @@ class ContentStore:
 
     def spool(self) -> int:
         """An unnamed temporary file, for a body that must be read twice. The file disappears when its descriptor is closed,
-        also in a crash."""
+        even if the daemon crashes."""
         return os.open(self.partial, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)

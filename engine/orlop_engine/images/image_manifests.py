@@ -41,7 +41,7 @@ def no_origins(_: str) -> Sequence[str]:
 async def manifests_of(
     catalog: Catalog, content: ContentStore, image: Image, users: Users, origins: Origins = no_origins
 ) -> list[ManifestDetails]:
-    """The manifests that the names of this image refer to. Names that a list shows with another image are skipped."""
+    """The manifests that the names of this image refer to. Names that an image list shows with another image are skipped."""
     pace, found = Pace(), dict[str, ManifestDetails]()
     seen = set()
     images = {image.id: image}

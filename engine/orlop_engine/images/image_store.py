@@ -170,8 +170,8 @@ class ImageStore:
             raise
 
     def complete(self, layers: Iterable[Layer]) -> bool:
-        """Whether all layers can be saved and pushed. This is possible if the content store has the layer's blob, or if the
-        tar can be rebuilt from the layer's files."""
+        """Whether all layers can be saved and pushed. For each layer, the content store must have the layer's blob, or it
+        must be possible to rebuild the tar from the layer's files."""
         return all(self.content.has(layer.blob) if layer.blob else is_known(self.content, layer) for layer in layers)
 
     async def with_blobs(self, image: Image, lease: Lease) -> Image:
@@ -309,8 +309,8 @@ class ImageStore:
         policy: ImagePolicy = UNRESTRICTED,
     ) -> list[Image]:
         """Add several images for different platforms, and make `names` refer to all of them. One commit writes all rows.
-        `index` is the digest of an index that this engine has made; it lists the images. For a client that asks for no
-        platform, the names refer to the last image. The caller's lease contains the content."""
+        `index` is the digest of an index that this engine has made and that lists these images. For a client that asks for
+        no platform, the names refer to the last image. The caller's lease contains the content."""
         async with self.lock:
             joined = [(self._joined(record, policy), document, raw) for record, document, raw in images]
             ids = tuple(dict.fromkeys(record.id for record, _, _ in reversed(joined)))

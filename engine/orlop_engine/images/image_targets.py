@@ -43,8 +43,9 @@ class ImageTargets:
             self._known.update(await trio.to_thread.run_sync(self._read, unknown))
 
     def of(self, image: Image, *, whole: bool = True) -> Descriptor | None:
-        """With `whole`, the index that was pulled, loaded, built or pushed under a name of the image. Without `whole`, or if
-        there is no such index, the image's manifest. None if the image has neither."""
+        """The descriptor of an image. With `whole`, this is the index that was pulled, loaded, built or pushed under a name
+        of the image. Without `whole`, or if there is no such index, it is the image's manifest. None if the image has
+        neither."""
         if whole and (index := self._index(image)):
             return self._known.get(index)
         found = (self._known.get(digest) for digest in reversed(image.record.manifests))

@@ -141,8 +141,8 @@ def _index(media_type: str, raw: _Raw) -> Index:
 
 
 def parse(content_type: str, data: bytes) -> Manifest | Index:
-    """Parse a registry's answer. The field `mediaType` of the document must not contradict the header. A document that is
-    both manifest and index is refused (CVE-2021-41190)."""
+    """Parse a registry's answer. The field `mediaType` of the document must not contradict the header Content-Type. A
+    document that is both manifest and index is refused (CVE-2021-41190)."""
     declared = content_type.partition(";")[0].strip().lower()
     if len(data) > MAX_MANIFEST:
         raise DriverError(f"cannot read manifest: larger than {MAX_MANIFEST} bytes")
@@ -169,8 +169,8 @@ def parse(content_type: str, data: bytes) -> Manifest | Index:
 
 
 def parse_kept(data: bytes) -> Manifest | Index | None:
-    """Parse a stored manifest or index. Returns None if the data is neither. Only OCI documents may lack the field
-    `mediaType` (image-spec manifest.md)."""
+    """Parse a stored manifest or index. Returns None if the data is neither. A document without the field `mediaType` is
+    parsed as an OCI manifest (image-spec manifest.md)."""
     for media_type in ("", OCI_MANIFEST):
         try:
             return parse(media_type, data)

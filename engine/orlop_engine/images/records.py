@@ -87,8 +87,8 @@ _decode_name = msgspec.json.Decoder(NameRecord).decode
 
 
 def encode_name(record: NameRecord) -> bytes:
-    """If a name refers to only one image, and has no index, its row is the image's ID. If the name has an owner, a space and
-    the owner follow."""
+    """If a name refers to only one image, and has no index, its row contains only the image's ID, followed by a space and
+    the owner if the name has an owner. All other rows are JSON."""
     if record.index or len(record.images) > 1:
         return msgspec.json.encode(record)
     return f"{record.images[0]} {record.owner}".rstrip().encode()

@@ -101,8 +101,8 @@ class Session:
         def make(url: str) -> httpx.AsyncClient:
             parts = urlsplit(url)
             secure = parts.scheme == "https"
-            # The settings in hosts.toml apply only to this host, not to token services and storage to which the host
-            # redirects
+            # The settings in hosts.toml apply only to this host. They do not apply to token services, or to storage
+            # servers to which this host redirects
             settings = endpoint.settings if origin(url) == origin(endpoint.url) else HostSettings()
             limits = httpx.Timeout(timeouts.stall, connect=settings.dial_timeout or timeouts.connect, pool=None)
             headers = httpx.Headers(settings.headers)
@@ -336,7 +336,7 @@ class Session:
             raise RegistryError(
                 f"cannot authenticate to {self.endpoint.host}: its WWW-Authenticate header names no token service"
             )
-        # Refuse a service without TLS, because the client sends its password to the service
+        # Refuse a token service without TLS, because the client sends its password to this service
         safe = parts.scheme == "https" or not self.endpoint.url.startswith("https:")
         if (given := await self._ask_client(realm if safe else "", service, scopes)) is not None:
             return given.value, trio.current_time() + given.lifetime * 0.9

@@ -330,7 +330,7 @@ class Images:
 
     @property
     def transfers(self) -> Transfers:
-        """The single steps of pulls and pushes, for a builder."""
+        """The individual steps of pulls and pushes, for a builder."""
         return self._transfers
 
     async def inspect_distribution(self, name: str, credentials: Credentials, refuse: Refuse | None = None) -> Distribution:
