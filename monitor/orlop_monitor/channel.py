@@ -29,7 +29,8 @@ def _nothing() -> None:
 
 class Channel:
     """Owns the socket. Callbacks: `on_data(data, fds)`; `on_eof` when the peer shuts down writing; `on_gone` once, when the
-    connection is broken or closed by the peer (the socket is closed then); `on_drain` when the queue has become empty."""
+    connection was broken or closed by the peer and the channel has closed its socket; `on_drain` when the queue has become
+    empty."""
 
     def __init__(self, loop: Loop, sock: socket.socket) -> None:
         sock.setblocking(False)

@@ -36,8 +36,8 @@ def _within(path: str, tree: str) -> bool:
 
 
 def detachable(entries: Sequence[MountEntry], needed: Iterable[str], trees: Iterable[str]) -> list[MountEntry]:
-    """The topmost mounts that can be detached. Without the detach, the copies in this namespace would keep file systems busy
-    after the host unmounts them.
+    """The topmost mounts that can be detached. This namespace has copies of the host's mounts, which would otherwise keep
+    file systems busy after the host unmounts them.
 
     If the parent of a mount propagates, the host's umount also unmounts the copy. A mount with such a parent must not be
     detached, because the detach would propagate to the host. A mount also stays if it is needed, if it is in or above one of

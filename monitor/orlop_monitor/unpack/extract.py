@@ -221,7 +221,7 @@ class _Extractor:
         if self._request.ownership and (entry.uid or entry.gid or not parent.plain):
             os.chown(name, entry.uid, entry.gid, dir_fd=parent.fd, follow_symlinks=False)
         if entry.mode & 0o7000 and entry.type != b"2":
-            os.chmod(name, entry.mode, dir_fd=parent.fd)  # this call created the file, and it is not a symlink
+            os.chmod(name, entry.mode, dir_fd=parent.fd)  # follows no symlink, because the file is new and is not a symlink
         os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent.fd, follow_symlinks=False)
 
     def _set_xattrs(self, fd: int, entry: Entry) -> None:

@@ -40,7 +40,7 @@ _STALLED = 120.0  # seconds; a program that reads nothing for this time has fail
 _ENDING = 900.0  # seconds that the program may run after the end of the stream
 _PIPE = 1 << 20
 _WRITEBACK = 8 << 20
-_FILE = 4 << 40  # bytes; mkfs.erofs keeps data to compress in a sparse part of the image, 1 TiB from its beginning
+_FILE = 4 << 40  # bytes; mkfs.erofs keeps data that is not compressed yet at an offset of 1 TiB in the sparse image
 _FULL = 1 << 20  # bytes; with less free space, the disk is treated as full
 _SHOWN = 2000
 
@@ -53,7 +53,7 @@ class Program:
     def __init__(self, argv: Sequence[str], directory: int, keep: str) -> None:
         self._pending = bytearray()
         self._kept = -1
-        self._started = 0  # bytes of the copy for which writing to disk was started
+        self._started = 0  # bytes of the copy for which writeback to disk was started
         if keep:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
             self._kept = os.open(keep, flags, 0o600, dir_fd=directory)
