@@ -1,4 +1,4 @@
-"""The daemon's lifetime: start -> restore -> serve -> reload -> shutdown. `Daemon.live` is the whole tree of nurseries.
+"""The daemon's lifetime: start -> restore -> serve -> reload -> shutdown. `Daemon.live` opens the nurseries of the daemon.
 
 This module decides only the order of the steps. Each running container has a monitor (a process of its own) with everything
 that the container needs. So the daemon may die at any point, and the next daemon adopts the containers.

@@ -87,8 +87,8 @@ class ServicePlugin(Protocol):
         ...
 
     def processes(self, config: Config) -> AbstractAsyncContextManager[Any]:
-        """Start the processes of the service. Entered before the daemon imports most of its modules, so that processes and
-        daemon start in parallel; exited last."""
+        """Start the processes of the service. The context is entered before the daemon imports most of its modules, so that
+        the processes and the daemon start in parallel; it is exited last."""
         ...
 
     def open(self, context: Context) -> AbstractAsyncContextManager[Service]:

@@ -208,7 +208,7 @@ def open_database(path: str) -> sqlite3.Connection:
                 return _connect(path, alone=True)
             raise
     except (sqlite3.Error, ValueError, TypeError) as error:
-        # The low byte is the error code. Damage causes many codes, so all codes of other causes are listed
+        # The low byte is the error code. Damage causes many codes, so the list contains all codes that mean no damage
         if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _NOT_DAMAGE:
             raise translate(error) from error
         aside = _set_aside(path, "", "-wal", "-shm")

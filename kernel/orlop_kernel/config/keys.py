@@ -100,11 +100,11 @@ class Schema:
         return msgspec.structs.replace(msgspec.convert(split[_KERNEL], Config), parts=parts)
 
     def unselected(self, key: str) -> str:
-        """The name of an installed, but not selected plugin that declares this key; "" for none."""
+        """The name of an installed plugin that declares this key but is not selected; "" for none."""
         return next((name for name, keys in _installed() if key in keys.__struct_encode_fields__), "")
 
     def unselected_flag(self, flag: str) -> str:
-        """The name of an installed, but not selected plugin that declares this flag; "" for none."""
+        """The name of an installed plugin that declares this flag but is not selected; "" for none."""
         return next((name for name, keys in _installed() if flag in {each.name for each in keys.FLAGS}), "")
 
 

@@ -56,7 +56,7 @@ class Transport:
         return b""
 
     async def answer(self, data: bytes) -> None:
-        """Send all data. Not a checkpoint if one write sends everything, so call it only before a wait."""
+        """Send all data. If one write sends everything, this is no checkpoint, so the caller must wait afterwards."""
         if self._fd >= 0:
             try:
                 sent = os.write(self._fd, data)
@@ -108,8 +108,8 @@ class Transport:
                 pass  # the peer closed first
 
     async def hung_up(self) -> None:
-        """Return when both directions are shut down or the connection broke, for a task that neither reads nor sends. If
-        the client's machine is gone, TCP keepalive breaks the connection. Never returns for test streams."""
+        """For a task that neither reads nor sends: return when both directions are shut down or the connection is broken.
+        If the client's machine is gone, TCP keepalive breaks the connection. Never returns for test streams."""
         stream = self.stream.transport_stream if isinstance(self.stream, trio.SSLStream) else self.stream
         if not isinstance(stream, trio.SocketStream):
             await trio.sleep_forever()
