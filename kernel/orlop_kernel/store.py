@@ -8,7 +8,7 @@ is carried out even if the task that waits for it is cancelled.
 Every acknowledged commit survives a crash. A damaged file never prevents a start (see `storefile`). A row that its owner
 cannot decode moves to the table `quarantine`, and each start tries to decode it again. An flock excludes other processes.
 
-On a full disk a commit fails with `Unavailable`. Only jobs that free space succeed, with the space that `reserve` releases.
+On a full disk a commit fails with `Unavailable`, except for jobs that remove data: `reserve` releases the space for them.
 The database opens on a full disk, and commits succeed again once there is space.
 """
 

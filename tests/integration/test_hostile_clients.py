@@ -53,7 +53,7 @@ def _others_are_served(engine: Engine) -> None:
 
 @contextmanager
 def _crowd(engine: Engine, size: int, *says: bytes) -> Iterator[list[socket.socket]]:
-    """Open connections, `size` for each of these texts. At the end, the daemon must have freed their memory."""
+    """Make `size` connections for each text, and send the text. At the end, the daemon must have freed their memory."""
     before = _fds(engine)
     with ExitStack() as stack:
         yield [stack.enter_context(_open(engine, data)) for data in says or (b"",) for _ in range(size)]

@@ -196,8 +196,7 @@ class Committing(FakeStorage):
 
 
 def test_layer_that_is_committed_as_its_pull_is_cancelled_is_known(run):
-    """Otherwise only the storage driver would know the layer, and the layer would stay until the next start of the
-    daemon."""
+    """If the daemon did not know the layer, nothing would remove the layer before the next start of the daemon."""
 
     async def test(fixture, nursery):
         fixture.unpack.finish(LAYERS[0][1])

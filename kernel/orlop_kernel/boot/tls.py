@@ -73,7 +73,7 @@ def _check_dates(what: str, certificate: dict[str, Any]) -> None:
 
 def _test_handshake(context: ssl.SSLContext, config: Config) -> dict[str, Any]:
     """Do a handshake in memory with a client that trusts only this certificate, and return the certificate that the server
-    presents. Fails as for a real client if the key does not match, or if the certificate is not for servers."""
+    presents. As with a real client, the handshake fails if the key does not match, or if the certificate is not for servers."""
     trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     trusting.check_hostname = False  # the names by which clients reach this daemon are unknown
     trusting.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME
@@ -106,7 +106,7 @@ def _load_authority(context: ssl.SSLContext, config: Config) -> None:
 
 
 def server_context(config: Config) -> ssl.SSLContext:
-    """The TLS context of new connections. Raises `ConfigError`, which names the file, if no client could connect."""
+    """The TLS context of new connections. Raises `ConfigError`, which names the file, if no client can connect with it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     _check_form("tlscert", config.tlscert)

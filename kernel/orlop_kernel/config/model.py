@@ -60,9 +60,9 @@ class Listener(ConfigBase, frozen=True, kw_only=True, omit_defaults=True):
 class Keys(ConfigBase, frozen=True, kw_only=True):
     """Base of a plugin's own keys of daemon.json: each field is a key, with "_" for "-", and has a default. Registered with
     the hook `orlop_keys`, under the name of the service, front end or guard. `FLAGS` are flags of orlopd that set these
-    keys; `HELP` has a line for each key without a flag, `RELOADABLE` the keys that a reload applies. A key of `REFUSED` is
-    an error, except with its default value or `"enable": false`; a key of `IGNORED` only causes a warning. `REFUSED` and
-    `IGNORED` map the key to the reason.
+    keys. `HELP` has a line for each key without a flag. `RELOADABLE` has the keys that a reload applies. A key of `REFUSED`
+    is an error, except with its default value or `"enable": false`; a key of `IGNORED` only causes a warning. `REFUSED`
+    and `IGNORED` map the key to the reason.
 
     `HINTS` says what to write instead of a name that people mistake for a key. A key of `OLDER` is the former name of
     another key. A key of `ZEROS` may be 0, which otherwise means unset. A key of `BOTH` may be set by flags and in the file;

@@ -23,7 +23,7 @@ class Dialect(NamedTuple):
     """`answer_error` turns an exception into an answer and must not raise. `decorate` adds headers to every answer.
     `check_version` parses the version of a path ("1.43" of "/v1.43/info") and raises errors that `answer_error` can format;
     `newest` is used for a path without a version. `decode` reads a JSON body as a value of a type, on a thread if the body
-    is large. `decode` raises InvalidParameter, also for an object that names a member twice (decision 0012)."""
+    is large. `decode` raises InvalidParameter for bad JSON and for a member that occurs twice (decision 0012)."""
 
     answer_error: Callable[[Request, Exception], Response]
     decorate: Callable[[Answer], Answer]

@@ -1,9 +1,9 @@
 """Shows the content of a driver's mounts. The mounts are made in a process with its own mount namespace, so that no mount
 remains.
 
-`python -m orlop_sdk.testing._mounted` reads {"mounts", "operations"} as JSON, mounts, applies the operations and prints the
-resulting tree. Without root, nothing can be mounted: `look` then accepts only a single bind mount, and works on its source
-directory.
+`python -m orlop_sdk.testing._mounted` reads a JSON object with "mounts" and "operations". It makes the mounts, applies the
+operations and prints the resulting tree. Without root, nothing can be mounted: `look` then accepts only a single bind mount,
+and works on its source directory.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Conformance suite for log drivers that send to a service, and a service that records the data that it receives.
+"""A conformance suite for log drivers that send to a service, and `RecordingService`, such a service for tests.
 
     class TestMine(LogServiceSuite):
         name = "mine"

@@ -389,7 +389,7 @@ class RuntimeSuite:
                 _, fds, _, _ = socket.recv_fds(peer, 4096, 1)
         try:
             assert os.isatty(fds[0])
-            assert _ended(fds[0])  # the terminal can be read
+            assert _ended(fds[0])  # the container has written to the terminal and ended
             assert os.read(fds[0], 100)
         finally:
             os.close(fds[0])
