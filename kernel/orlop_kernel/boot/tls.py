@@ -73,7 +73,7 @@ def _check_dates(what: str, certificate: dict[str, Any]) -> None:
 
 def _test_handshake(context: ssl.SSLContext, config: Config) -> dict[str, Any]:
     """Do a handshake in memory with a client that trusts only this certificate, and return the certificate that the server
-    presents. As with a real client, the handshake fails if the key does not match, or if the certificate is not for servers."""
+    presents. As with a real client, the handshake fails if the key does not match or the certificate is not for servers."""
     trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     trusting.check_hostname = False  # the names by which clients reach this daemon are unknown
     trusting.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME
