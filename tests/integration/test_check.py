@@ -105,7 +105,7 @@ def test_damage_and_leftovers_are_found_and_repaired(litter: Engine) -> None:
 
     text = litter.orlop("system", "check", "--repair", check=1).out
     assert f"repaired  run {STRANGER[:32]}: kill the processes and remove the directory: done" in text
-    assert text.endswith("holds files (storage overlay2)\n1 findings.\n"), "what may be somebody's stays"
+    assert text.endswith("contains files (storage overlay2)\n1 findings.\n"), "what may be somebody's stays"
     assert (litter.data_root / "overlay2" / ("cd" * 32) / "diff" / "file").read_text() == "somebody's"
     assert litter.ok("volume", "ls", "-q").split() == ["found", "mine"]
     assert litter.state("orderly") == "running"

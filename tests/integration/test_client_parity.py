@@ -98,12 +98,22 @@ def plain(text: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def results(shared: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[tuple[list[str], Result, Result]]]:
+def engine() -> Iterator[Engine]:
+    """Without objects of other tests: the clients show some images differently, and lines that prune remove them."""
+    made = Engine()
+    made.start()
+    made.load()
+    yield made
+    assert made.close() == []
+
+
+@pytest.fixture(scope="module")
+def results(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[tuple[list[str], Result, Result]]]:
     home = tmp_path_factory.mktemp("client")
     port = str(20000 + os.getpid() % 20000)
 
     def docker(*words: str) -> None:
-        done = run(shared, home, ["docker"], list(words))
+        done = run(engine, home, ["docker"], list(words))
         assert done.code == 0, done
 
     docker("tag", "busybox:latest", "parity:1")
@@ -125,17 +135,17 @@ def results(shared: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         flags = ["-l", "a=c", "-e", "X=1", "-p", f"{port}:80", "--restart", "on-failure:3", "-m", "32m"]
         docker("run", "-d", "--name", "hc", *health, *flags, *mounts, "parity:1", "sleep", "100000")
         docker("wait", "gone")
-        until(lambda: "healthy" in run(shared, home, ["docker"], ["ps", "-f", "health=healthy"]).out, "hc is healthy")
+        until(lambda: "healthy" in run(engine, home, ["docker"], ["ps", "-f", "health=healthy"]).out, "hc is healthy")
         lines = [[word.replace("PORT", port) for word in line] for line in LINES]
         reading = [line for line in lines if any("{{" in word for word in line)]
         with ThreadPoolExecutor(2) as pool:
-            found = list(pool.map(lambda line: (line, *pair(shared, home, line)), reading))
+            found = list(pool.map(lambda line: (line, *pair(engine, home, line)), reading))
         # One at a time: lines that create a container would show in lists of containers.
-        yield found + [(line, *pair(shared, home, line)) for line in lines if line not in reading]
+        yield found + [(line, *pair(engine, home, line)) for line in lines if line not in reading]
     finally:
         for words in (["rm", "-fv", "up", "gone", "hc"], ["network", "rm", "parity-net"], ["rmi", "-f", "parity:1"]):
-            run(shared, home, ["docker"], words)
-        run(shared, home, ["docker"], ["volume", "rm", "parity-vol"])
+            run(engine, home, ["docker"], words)
+        run(engine, home, ["docker"], ["volume", "rm", "parity-vol"])
 
 
 def pair(engine: Engine, home: Path, line: list[str]) -> tuple[Result, Result]:

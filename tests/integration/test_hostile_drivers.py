@@ -76,7 +76,8 @@ CASES = [
     Case("log", "property-wrong", "create", "capabilities is of type Options"),
     Case("log", "path-hangs", "create start inspect stop"),
     Case("log", "path-number", "create start inspect stop"),
-    Case("log", "open-hangs", "create start", 'log driver "open-hangs" did not open the log in 5 s'),
+    # On a busy machine, the daemon's deadline comes first
+    Case("log", "open-hangs", "create start", 'log driver "open-hangs" did not open the log in 5 s|does not answer'),
     Case("log", "open-exits", "create start", "failed to initialize logging driver: SystemExit: 3"),
     Case("log", "open-none", "create start", 'log driver "open-none" returned NoneType, which lacks `write` of LogWriter'),
     Case("log", "write-hangs", "create start inspect stop"),

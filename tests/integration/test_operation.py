@@ -345,7 +345,7 @@ def test_second_signal_ends_the_wait_for_containers(fresh: Fresh) -> None:
     began = time.monotonic()
     assert engine.stop() == 0
     assert time.monotonic() - began < 3
-    assert "force shutdown: 1 containers still run" in engine.log()
+    assert "forced shutdown: 1 containers still run" in engine.log()
     # The next boot stops the container, like one left by a crash, without an infinite wait
     engine.start()
     engine.docker("kill", "deaf")

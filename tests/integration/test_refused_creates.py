@@ -34,7 +34,7 @@ FAILURES = [
                 ],
             }
         },
-        404,
+        400,
         'plugin "nosuchdriver" not found',
     ),
 ]

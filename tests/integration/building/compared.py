@@ -56,6 +56,8 @@ def outcome(socket: str, directory: Path, case: Case, name: str, http: str) -> A
     done = docker(socket, "build", "--progress=plain", "-t", name, *_options(case, directory, http), str(directory))
     if done.returncode:
         lines, message = _message(done.stderr.decode())
+        # The client reports what it meets first: the end of the request, or that of the frontend
+        message = message.replace("failed to run Build function: ", "failed to solve: ")
         return ("failed", done.returncode, message, lines if case.lines else "")
     return _image(_saved(socket, name), begun)
 
