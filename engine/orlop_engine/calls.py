@@ -8,9 +8,9 @@ goes through a gate. Whatever a plugin does, the caller gets an answer or an `Or
   cancelled, its call is cancelled too. The caller then waits for the end of the call, at most until the deadline, and at
   most `STOPPING` seconds while the daemon stops. If another author wrote the plugin, the method runs on another event loop
   (see `driver_loop`), which it may block.
-- A synchronous method runs on a thread, which is abandoned at the deadline: `await asked(driver.method, ...)`. A caller
-  that is on a thread already (readers of logs) calls the method directly. Imports, factories and checks of a plugin's
-  members run on threads, too (`Gate.make`, `Gate.make_blocking`).
+- A synchronous method of a plugin of another author runs on a thread, which is abandoned at the deadline: `await
+  asked(driver.method, ...)`. A caller that is on a thread already (readers of logs) calls the method directly. Imports,
+  factories and checks of a plugin's members run on threads, too (`Gate.make`, `Gate.make_blocking`).
 - Properties (`capabilities`) are read once, when the plugin is loaded.
 - An exception that is not an `OrlopError` becomes a `DriverError`; this includes SystemExit and KeyboardInterrupt.
 - After `MISSES` missed deadlines in a row, the gate is degraded: calls fail immediately with `Unavailable`. After a
@@ -68,7 +68,8 @@ def _now() -> float:
 class Gate:
     """The calls of one plugin. `label` names it in messages: 'storage driver "overlay2"'. `failures` are the numbers of
     failures by reason, "deadline" or "exception"; `abandoned` is the number of calls that still run although their caller
-    has given up. `loop` runs async methods that must not run on the caller's event loop."""
+    has given up. `loop` runs async methods that must not run on the caller's event loop. `is_own` is true for a plugin of
+    this project: its methods run on the caller's event loop."""
 
     def __init__(self, label: str, seconds: float = DEADLINE) -> None:
         self.label = label
@@ -84,6 +85,7 @@ class Gate:
         self._stopping = False
         self._cancelled: set[trio.CancelScope] = set()  # scopes of cancelled callers that wait for the end of their calls
         self.loop: DriverLoop | None = None
+        self.is_own = False
 
     @property
     def degraded(self) -> bool:
@@ -496,10 +498,10 @@ def late(plugin: object, verb: str, seconds: float) -> DeadlineExceeded:
 
 
 async def asked(method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a synchronous method of a guarded plugin on a thread, with the deadline `SYNCHRONOUS`. A method of any other
-    object is called directly."""
+    """Call a synchronous method of a guarded plugin on a thread, with the deadline `SYNCHRONOUS`. A method of a plugin of
+    this project, or of any other object, is called directly."""
     proxy = getattr(method, "__self__", None)
-    if not isinstance(proxy, _Proxy):
+    if not isinstance(proxy, _Proxy) or proxy._gate.is_own:
         return method(*args, **kwargs)
     name, member = method.__name__, typing.cast("Any", method).__wrapped__
     verb = name.replace("_", " ")

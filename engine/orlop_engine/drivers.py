@@ -258,7 +258,8 @@ class Drivers:
 
 def _checked(gate: Gate, work: Callable[[], _Made], check: _Check[T]) -> tuple[discovery.Factory, T]:
     factory, made = work()
-    if _is_foreign(factory):
+    gate.is_own = not _is_foreign(factory)
+    if not gate.is_own:
         from orlop_engine.driver_loop import DriverLoop  # imported here, because most daemons do not need it
 
         gate.loop = gate.loop or DriverLoop(gate.label)

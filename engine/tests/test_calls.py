@@ -271,6 +271,20 @@ def test_exceptions_of_synchronous_methods_become_driver_errors(error):
         trio.run(asked, driver.validate, {})
 
 
+@pytest.mark.parametrize("is_own", [False, True], ids=["other author", "this project"])
+def test_only_synchronous_methods_of_other_authors_run_on_threads(is_own):
+    found = []
+
+    class Asked(FakeLog):
+        def validate(self, options):
+            found.append(threading.get_ident())
+
+    gate = Gate('log driver "x"')
+    gate.is_own = is_own
+    trio.run(asked, guard(gate, Asked(), LogDriver).validate, {})
+    assert (found == [threading.get_ident()]) is is_own
+
+
 def test_properties_are_read_once():
     class Moody(FakeLog):
         reads = 0

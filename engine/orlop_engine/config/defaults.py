@@ -83,5 +83,4 @@ DISTRIBUTIONS = frozenset(
         "orlop-volume-local",
     }
 )
-"""The drivers of this project. Their async methods run on the daemon's event loop, which the tests show that they do not
-block."""
+"""The drivers of this project. Their methods run on the daemon's event loop. The tests fail if a method blocks the loop."""
