@@ -30,7 +30,9 @@ RUNNING = (
     r"\.NetworkSettings\.Networks\.\w+\.DNSNames",
 )
 # Addresses that were not chosen, and follow from the order of starts
-CHOSEN_BY_DAEMON = (r"\.NetworkSettings\.(Networks\.\w+\.)?(IPAddress|MacAddress)", r"\.NetworkSettings\.Ports\..*HostPort")
+CHOSEN_BY_DAEMON = r"\.NetworkSettings\.(Networks\.\w+\.)?(IPAddress|MacAddress)"
+# A free port, which depends on the other programs of the host. Ports that were chosen are in HostConfig, too
+FREE_PORTS = r"\.NetworkSettings\.Ports\..*HostPort"
 # Differences of the two daemons
 ENGINES = (
     r"\.NetworkSettings\.Bridge",
@@ -99,11 +101,12 @@ class Side:
 
 def _known(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
     """The known differences of one container."""
+    yield FREE_PORTS
     if before["State"]["Running"] != after["State"]["Running"] or "exited" in before["State"]["Status"]:
         yield from (*RUNNING, r"\.State\.Health")
     networks = (before["NetworkSettings"]["Networks"] or {}).values()
     if not any((each.get("IPAMConfig") or {}).get("IPv4Address") for each in networks):
-        yield from CHOSEN_BY_DAEMON
+        yield CHOSEN_BY_DAEMON
     if before["State"]["Status"] == "created":
         yield r"\.NetworkSettings\.Networks\.\w+\.NetworkID"  # dockerd sets the field at the first start
 
