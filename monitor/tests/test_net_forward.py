@@ -242,7 +242,7 @@ def test_clients_wait_while_descriptors_are_short(reserve: bool) -> None:
                     sock.recv(1)
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-            sock.settimeout(5)
+            sock.settimeout(30)
             assert receive_all(sock) == b"olleh"
 
     with upstream(reverse) as target:
@@ -252,13 +252,13 @@ def test_clients_wait_while_descriptors_are_short(reserve: bool) -> None:
 def test_replies_to_datagrams_return_to_their_client() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))
-        server.settimeout(5)
+        server.settimeout(30)
 
         def client(port: int) -> None:
             with contextlib.ExitStack() as stack:
                 socks = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(3)]
                 for number, sock in enumerate(socks):
-                    sock.settimeout(5)
+                    sock.settimeout(30)
                     sock.connect(("127.0.0.1", port))
                     sock.send(b"%d" % number)
                 requests = [server.recvfrom(100) for _ in socks]
@@ -320,7 +320,7 @@ def test_connections_follow_the_container() -> None:
         def client(port: int, retarget: Callable[[dict[str, str]], None]) -> None:
             for server, moved in ((one, {"127.0.0.2": "127.0.0.9"}), (one, {"127.0.0.1": "127.0.0.2"}), (two, {})):
                 with socket.create_connection(("127.0.0.1", port), 5):
-                    server.settimeout(5)
+                    server.settimeout(30)
                     server.accept()[0].close()
                 retarget(moved)
             retarget({"127.0.0.2": ""})
@@ -340,8 +340,8 @@ def test_datagrams_follow_the_container() -> None:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
                 sock.connect(("127.0.0.1", port))
                 for server in (one, two):
-                    server.settimeout(5)
-                    sock.settimeout(5)
+                    server.settimeout(30)
+                    sock.settimeout(30)
                     sock.send(b"x")
                     data, peer = server.recvfrom(100)
                     server.sendto(data * 2, peer)
