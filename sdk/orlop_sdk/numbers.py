@@ -1,8 +1,12 @@
-"""Parsing of numbers that clients and images send as text."""
+"""Parsing of numbers and booleans that clients, options and images give as text."""
 
 from __future__ import annotations
 
-__all__ = ["natural"]
+__all__ = ["natural", "parse_bool"]
+
+_VALUES = dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True) | dict.fromkeys(
+    ("0", "f", "F", "FALSE", "false", "False"), False
+)
 
 
 def natural(text: str, largest: int) -> int | None:
@@ -12,3 +16,10 @@ def natural(text: str, largest: int) -> int | None:
         return None
     digits = text.lstrip("0") or "0"
     return number if len(digits) <= len(str(largest)) and (number := int(digits)) <= largest else None
+
+
+def parse_bool(text: str) -> bool:
+    """Parse a text as Go's strconv.ParseBool does. Raises `ValueError` with Go's message."""
+    if text not in _VALUES:
+        raise ValueError(f'strconv.ParseBool: parsing "{text}": invalid syntax')
+    return _VALUES[text]

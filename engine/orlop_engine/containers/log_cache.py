@@ -7,17 +7,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from orlop_engine.config import defaults
+from orlop_sdk.numbers import parse_bool
 
 __all__ = ["driver_of_copy", "options_of_copy"]
 
-_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _OPTIONS = {"cache-max-size": "max-size", "cache-max-file": "max-file", "cache-compress": "compress"}
 
 
 def driver_of_copy(driver: str, options: Mapping[str, str]) -> str:
-    """The log driver that writes the copy; "" if `driver` can read the log itself, so that no copy is needed."""
-    is_wanted = driver != defaults.NO_LOG_DRIVER and options.get("cache-disabled", "") not in _TRUE
-    return defaults.LOG_CACHE_DRIVER if is_wanted else ""
+    """The log driver that writes the copy if `driver` cannot read the log; "" if the options or `driver` exclude a copy."""
+    if driver == defaults.NO_LOG_DRIVER or ("cache-disabled" in options and parse_bool(options["cache-disabled"])):
+        return ""
+    return defaults.LOG_CACHE_DRIVER
 
 
 def options_of_copy(options: Mapping[str, str]) -> dict[str, str]:

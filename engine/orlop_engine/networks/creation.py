@@ -13,6 +13,7 @@ from msgspec import UNSET
 from orlop_engine.config import Config, defaults
 from orlop_engine.types.networks import CreateRequest, IPAMConfig
 from orlop_sdk import Forbidden, InvalidParameter
+from orlop_sdk.numbers import parse_bool
 
 from .ipam import DEFAULT_POOLS, AddressPool, IPNetwork, check_overlap, find_subnet, parse_address, parse_subnet
 from .records import SubnetRecord
@@ -101,10 +102,6 @@ def subnets_outside_pools(request: CreateRequest, pools: Collection[tuple[str, i
     ]
 
 
-_TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
-_FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
-
-
 def _wanted(given: object, options: Mapping[str, str], key: str, default: bool) -> bool:
     """The value of the field. If the field is not set, the value of the option, which an older client or
     `default-network-opts` may set. If neither is set, the default."""
@@ -113,9 +110,10 @@ def _wanted(given: object, options: Mapping[str, str], key: str, default: bool) 
     text = options.get(key)
     if text is None:
         return default
-    if text not in _TRUE | _FALSE:
-        raise InvalidParameter(f'driver-opt "{key}" is not a valid bool')
-    return text in _TRUE
+    try:
+        return parse_bool(text)
+    except ValueError:
+        raise InvalidParameter(f'driver-opt "{key}" is not a valid bool') from None
 
 
 def families(request: CreateRequest, options: Mapping[str, str]) -> tuple[bool, bool]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from orlop_engine.images.listing import boolean, check, labels_match
 from orlop_engine.patterns import compiled
 from orlop_sdk import InvalidParameter
+from orlop_sdk.numbers import parse_bool
 
 from .record import ANONYMOUS, VolumeRecord
 
@@ -16,7 +17,6 @@ Filters = Mapping[str, Sequence[str]]
 
 _LIST_KEYS = frozenset({"dangling", "driver", "label", "name"})
 _PRUNE_KEYS = frozenset({"all", "label", "label!"})
-_TRUE, _FALSE = frozenset({"1", "t", "T", "TRUE", "true", "True"}), frozenset({"0", "f", "F", "FALSE", "false", "False"})
 
 
 def _name_matches(pattern: str, name: str) -> bool:
@@ -49,10 +49,10 @@ def prunable(filters: Filters, *, named: bool = False) -> Callable[[VolumeRecord
     everything = named
     values = filters.get("all", ())
     if values and not named:
-        for value in values:
-            if value not in _TRUE | _FALSE:
-                raise InvalidParameter(f"invalid filter 'all': strconv.ParseBool: parsing \"{value}\": invalid syntax")
-        everything = values[0] in _TRUE
+        try:
+            everything, *_ = map(parse_bool, values)
+        except ValueError as error:
+            raise InvalidParameter(f"invalid filter 'all': {error}") from None
 
     def accept(record: VolumeRecord) -> bool:
         if not record.disposable or not (everything or ANONYMOUS in record.labels):

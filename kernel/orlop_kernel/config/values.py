@@ -5,19 +5,17 @@ Every function raises `ValueError` with a text that says what is wrong with the 
 
 from __future__ import annotations
 
-__all__ = ["key_value", "parse_bool"]
+from orlop_sdk import numbers
 
-_TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
-_FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
+__all__ = ["key_value", "parse_bool"]
 
 
 def parse_bool(text: str) -> bool:
     """Go's strconv.ParseBool, as for dockerd's flags: `--icc=f` is false, `--icc=no` an error."""
-    if text in _TRUE:
-        return True
-    if text in _FALSE:
-        return False
-    raise ValueError(f'"{text}" is neither true nor false')
+    try:
+        return numbers.parse_bool(text)
+    except ValueError:
+        raise ValueError(f'"{text}" is neither true nor false') from None
 
 
 def key_value(text: str) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 import msgspec
 
 from orlop_sdk.errors import InvalidParameter
+from orlop_sdk.numbers import parse_bool
 from orlop_sdk.sizes import parse_size, parse_size_decimal
 
 from ._attributes import ATTRIBUTE_OPTIONS, check_attribute_options
@@ -15,9 +16,6 @@ from ._attributes import ATTRIBUTE_OPTIONS, check_attribute_options
 __all__ = ["FileOptions", "buffer_size", "check_options", "file_options"]
 
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
-_BOOLEANS = dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True) | dict.fromkeys(
-    ("0", "f", "F", "FALSE", "false", "False"), False
-)
 
 FILE_OPTIONS = frozenset({"max-size", "max-file", "compress"})
 # Every driver accepts these options (dockerd removes them before it calls a driver). `cache-*` configure the local copy of
@@ -53,9 +51,10 @@ def _integer(key: str, value: str) -> int:
 
 
 def _boolean(key: str, value: str) -> bool:
-    if value not in _BOOLEANS:
-        raise _wrong(key, value, f'strconv.ParseBool: parsing "{value}": invalid syntax')
-    return _BOOLEANS[value]
+    try:
+        return parse_bool(value)
+    except ValueError as error:
+        raise _wrong(key, value, str(error)) from None
 
 
 def file_options(options: Mapping[str, str], default: FileOptions) -> FileOptions:

@@ -6,11 +6,10 @@ import re
 from collections.abc import Mapping
 
 from orlop_sdk.errors import InvalidParameter
+from orlop_sdk.numbers import parse_bool
 
 __all__ = ["boolean", "duration", "unsigned"]
 
-_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
-_FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"[+-]?(?:0|(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|ms|s|m|h))+)", re.ASCII)
 _TERM = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h)", re.ASCII)
@@ -20,9 +19,10 @@ def boolean(options: Mapping[str, str], key: str, default: bool = False) -> bool
     value = options.get(key, "")
     if not value:
         return default
-    if value not in _TRUE | _FALSE:
-        raise InvalidParameter(f'strconv.ParseBool: parsing "{value}": invalid syntax')
-    return value in _TRUE
+    try:
+        return parse_bool(value)
+    except ValueError as error:
+        raise InvalidParameter(str(error)) from None
 
 
 def unsigned(options: Mapping[str, str], key: str, default: int) -> int:
