@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from orlop_sdk import InvalidParameter, LogCapabilities, LogInfo, LogQuery, LogReader, LogWriter, NotImplementedHere
+from orlop_sdk import InvalidParameter, LogInfo, LogWriter
 from orlop_sdk.logfiles import ATTRIBUTE_OPTIONS, check_options, log_tag, selected_attributes
 from orlop_sdk.logsending import (
     Item,
     LogLine,
     SendingWriter,
+    ServiceLog,
     StreamSender,
     Tls,
     boolean,
@@ -125,11 +126,9 @@ def _buffer_limit(options: Mapping[str, str]) -> int | None:
         raise InvalidParameter(str(error)) from None
 
 
-class Fluentd:
+class Fluentd(ServiceLog):
     """Implements `LogDriver`. Connections are always made in the background, and repeated until the service answers. So the
     options for asynchronous connections and for retries are checked, but have no effect."""
-
-    capabilities = LogCapabilities(readable=False, stores=False)
 
     def validate(self, options: Mapping[str, str]) -> None:
         check_options("fluentd", options, _OPTIONS)
@@ -158,9 +157,3 @@ class Fluentd:
         kind = _Acknowledged if boolean(options, "fluentd-request-ack") else _Forward
         sender = kind(address, Tls() if secured else None, message)
         return SendingWriter("fluentd", sender, options, limit=_buffer_limit(options))
-
-    def open_reader(self, info: LogInfo, options: Mapping[str, str], query: LogQuery) -> LogReader:
-        raise NotImplementedHere("configured logging driver does not support reading")
-
-    def path(self, info: LogInfo) -> str:
-        return ""

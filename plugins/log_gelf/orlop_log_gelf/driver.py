@@ -6,9 +6,9 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 
-from orlop_sdk import InvalidParameter, LogCapabilities, LogInfo, LogQuery, LogReader, LogWriter, NotImplementedHere
+from orlop_sdk import InvalidParameter, LogInfo, LogWriter
 from orlop_sdk.logfiles import ATTRIBUTE_OPTIONS, check_options, log_tag, selected_attributes
-from orlop_sdk.logsending import DatagramSender, LogLine, Sender, SendingWriter, StreamSender, split_address
+from orlop_sdk.logsending import DatagramSender, LogLine, Sender, SendingWriter, ServiceLog, StreamSender, split_address
 
 from .messages import COMPRESSIONS, Message, chunks, compress, extra
 
@@ -74,10 +74,8 @@ def _check_tcp(options: Mapping[str, str]) -> None:
             raise InvalidParameter(f'"{key}" must be a positive integer')
 
 
-class Gelf:
+class Gelf(ServiceLog):
     """Implements `LogDriver`."""
-
-    capabilities = LogCapabilities(readable=False, stores=False)
 
     def validate(self, options: Mapping[str, str]) -> None:
         scheme, _ = _address(options)
@@ -95,9 +93,3 @@ class Gelf:
         else:
             sender = _Tcp(address, message)
         return SendingWriter("gelf", sender, options)
-
-    def open_reader(self, info: LogInfo, options: Mapping[str, str], query: LogQuery) -> LogReader:
-        raise NotImplementedHere("configured logging driver does not support reading")
-
-    def path(self, info: LogInfo) -> str:
-        return ""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from orlop_sdk import DriverError, LogCapabilities, LogInfo, LogQuery, LogReader, LogWriter, NotImplementedHere
+from orlop_sdk import DriverError, LogInfo, LogWriter
 from orlop_sdk.logfiles import ATTRIBUTE_OPTIONS, check_options, log_tag, selected_attributes
-from orlop_sdk.logsending import DatagramSender, LogLine, SendingWriter
+from orlop_sdk.logsending import DatagramSender, LogLine, SendingWriter, ServiceLog
 
 from .entries import Entries, fields
 
@@ -26,9 +26,11 @@ class _Journal(DatagramSender):
         super().__init__(path)
         self._entries = entries
 
-    def send_line(self, line: LogLine) -> None:
+    def datagrams(self, line: LogLine) -> Sequence[bytes]:
+        return (self._entries.encode(line),)
+
+    def send_datagram(self, data: bytes) -> None:
         assert self.socket is not None
-        data = self._entries.encode(line)
         try:
             self.socket.send(data)
         except OSError as error:
@@ -51,10 +53,8 @@ class _Journal(DatagramSender):
             os.close(fd)
 
 
-class Journald:
+class Journald(ServiceLog):
     """Implements `LogDriver`. `path` is for tests."""
-
-    capabilities = LogCapabilities(readable=False, stores=False)
 
     def __init__(self, path: str = _SOCKET) -> None:
         self._path = path
@@ -67,9 +67,3 @@ class Journald:
             raise DriverError("journald is not enabled on this host")
         constant = fields(info, log_tag(info, options), selected_attributes(info, options))
         return SendingWriter("journald", _Journal(Entries(constant), self._path), options)
-
-    def open_reader(self, info: LogInfo, options: Mapping[str, str], query: LogQuery) -> LogReader:
-        raise NotImplementedHere("configured logging driver does not support reading")
-
-    def path(self, info: LogInfo) -> str:
-        return ""

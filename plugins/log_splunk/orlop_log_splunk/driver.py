@@ -13,15 +13,11 @@ from urllib.parse import urlsplit
 from orlop_sdk import (
     DriverError,
     InvalidParameter,
-    LogCapabilities,
     LogInfo,
-    LogQuery,
-    LogReader,
     LogWriter,
-    NotImplementedHere,
 )
 from orlop_sdk.logfiles import ATTRIBUTE_OPTIONS, check_options, log_tag, selected_attributes
-from orlop_sdk.logsending import Item, LogLine, SendingWriter, Tls, boolean, lines_of
+from orlop_sdk.logsending import Item, LogLine, SendingWriter, ServiceLog, Tls, boolean, lines_of
 
 from .events import FORMATS, Event
 
@@ -39,6 +35,20 @@ _BATCH = 1000  # number of lines in one request
 _SECONDS = 30.0
 
 
+class _Https(http.client.HTTPConnection):
+    """Unlike `HTTPSConnection`, it can expect another name in the certificate than that of the host."""
+
+    default_port = 443
+
+    def __init__(self, host: str, port: int | None, tls: Tls) -> None:
+        super().__init__(host, port, timeout=_SECONDS)
+        self._tls = tls
+
+    def connect(self) -> None:
+        super().connect()
+        self.sock = self._tls.secure(self.sock, self.host)
+
+
 class _Collector:
     """Implements `Sender` with one connection, which is kept open."""
 
@@ -52,12 +62,7 @@ class _Collector:
         if self._parts.scheme != "https":
             self._connection = http.client.HTTPConnection(host, port, timeout=_SECONDS)
             return
-        import ssl
-
-        context = ssl.create_default_context(cafile=self._tls.ca or None)
-        if not self._tls.verify:
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        self._connection = http.client.HTTPSConnection(host, port, timeout=_SECONDS, context=context)
+        self._connection = _Https(host, port, self._tls)
 
     def send(self, items: Sequence[Item]) -> int:
         lines, taken = list[LogLine](), 0
@@ -83,7 +88,10 @@ class _Collector:
         try:
             self._connection.request(method, self._parts.path, body, self._headers)
             answer = self._connection.getresponse()
-            return answer.status, answer.read(1024).decode("utf-8", "replace").strip()
+            text = answer.read(1024).decode("utf-8", "replace").strip()
+            if not answer.isclosed():
+                self._connection.close()  # the next request opens the connection again
+            return answer.status, text
         except http.client.HTTPException as error:
             raise OSError(f"{type(error).__name__}: {error}") from None
 
@@ -130,11 +138,9 @@ def _headers(options: Mapping[str, str], compressed: bool) -> dict[str, str]:
     return found
 
 
-class Splunk:
+class Splunk(ServiceLog):
     """Implements `LogDriver`. As in dockerd, the values of options are checked at the start of a container, not at its
     creation."""
-
-    capabilities = LogCapabilities(readable=False, stores=False)
 
     def validate(self, options: Mapping[str, str]) -> None:
         check_options("splunk", options, _OPTIONS)
@@ -158,12 +164,6 @@ class Splunk:
         if options.get("splunk-verify-connection") and boolean(options, "splunk-verify-connection"):
             _verify(collector, url)
         return SendingWriter("splunk", collector, options)
-
-    def open_reader(self, info: LogInfo, options: Mapping[str, str], query: LogQuery) -> LogReader:
-        raise NotImplementedHere("configured logging driver does not support reading")
-
-    def path(self, info: LogInfo) -> str:
-        return ""
 
 
 def _verify(collector: _Collector, url: str) -> None:

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from orlop_sdk import (
     DriverError,
     InvalidParameter,
     LogBlock,
-    LogCapabilities,
     LogInfo,
-    LogQuery,
-    LogReader,
     LogWriter,
-    NotImplementedHere,
 )
 from orlop_sdk.logfiles import ATTRIBUTE_OPTIONS, check_options, log_tag
-from orlop_sdk.logsending import DatagramSender, LogLine, Sender, SendingWriter, StreamSender, Tls, split_address
+from orlop_sdk.logsending import DatagramSender, LogLine, Sender, SendingWriter, ServiceLog, StreamSender, Tls, split_address
 
 from . import messages
 
@@ -57,8 +53,9 @@ class _Datagram(DatagramSender):
         super().__init__(address)
         self._encoder = encoder
 
-    def encode(self, line: LogLine) -> bytes:
-        return self._encoder.line(line.stream, line.data, line.time_ns)
+    def datagrams(self, line: LogLine) -> Sequence[bytes]:
+        message = self._encoder.line(line.stream, line.data, line.time_ns)
+        return (message,) if message else ()
 
 
 def _address(options: Mapping[str, str]) -> tuple[str, Address]:
@@ -117,10 +114,8 @@ def _local() -> tuple[str, str]:
     raise DriverError(f"Unix syslog delivery error: no syslog daemon listens at {', '.join(_LOCAL)}")
 
 
-class Syslog:
+class Syslog(ServiceLog):
     """Implements `LogDriver`."""
-
-    capabilities = LogCapabilities(readable=False, stores=False)
 
     def validate(self, options: Mapping[str, str]) -> None:
         check_options("syslog", options, _OPTIONS)
@@ -143,9 +138,3 @@ class Syslog:
         else:
             sender = _Stream(address, _tls(options) if scheme == _TLS else None, encoder)
         return SendingWriter("syslog", sender, options)
-
-    def open_reader(self, info: LogInfo, options: Mapping[str, str], query: LogQuery) -> LogReader:
-        raise NotImplementedHere("configured logging driver does not support reading")
-
-    def path(self, info: LogInfo) -> str:
-        return ""

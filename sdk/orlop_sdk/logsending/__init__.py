@@ -13,6 +13,7 @@ and counted. A full queue makes the container wait only if the service takes lin
 
 from ._addresses import split_address
 from ._connections import DatagramSender, StreamSender, Tls
+from ._driver import ServiceLog
 from ._lines import Item, LogLine, Numbering, Part, lines_of
 from ._options import boolean, duration, unsigned
 from ._writer import Sender, SendingWriter
@@ -25,6 +26,7 @@ __all__ = [
     "Part",
     "Sender",
     "SendingWriter",
+    "ServiceLog",
     "StreamSender",
     "Tls",
     "boolean",

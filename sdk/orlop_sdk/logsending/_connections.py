@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import msgspec
@@ -31,6 +32,17 @@ class Tls(msgspec.Struct, frozen=True):
     verify: bool = True
     name: str = ""
 
+    def secure(self, made: socket.socket, host: str) -> socket.socket:
+        """Start TLS on a connection to `host`, and return the secured socket. Raises `OSError`."""
+        import ssl
+
+        context = ssl.create_default_context(cafile=self.ca or None)
+        if not self.verify:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        if self.cert:
+            context.load_cert_chain(self.cert, self.key or None)
+        return context.wrap_socket(made, server_hostname=self.name or host)
+
 
 def _whole(encoded: Sequence[bytes], sent: int) -> int:
     """The number of items that lie completely in the first `sent` bytes."""
@@ -41,7 +53,7 @@ def _whole(encoded: Sequence[bytes], sent: int) -> int:
     return len(encoded)
 
 
-class StreamSender:
+class StreamSender(ABC):
     """A `Sender` over a stream. `address` is (host, port), or the path of a unix socket. A subclass implements `encode`. A
     line is not sent if `encode` returns nothing."""
 
@@ -50,8 +62,8 @@ class StreamSender:
         self._tls = tls
         self.socket: socket.socket | None = None
 
-    def encode(self, line: LogLine) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def encode(self, line: LogLine) -> bytes: ...
 
     def encode_block(self, block: LogBlock) -> bytes:
         """Encode a block of whole lines. A subclass may override this to encode a block faster than line by line."""
@@ -74,16 +86,9 @@ class StreamSender:
     def _secured(self, made: socket.socket) -> socket.socket:
         if self._tls is None or isinstance(self.address, str):
             return made
-        import ssl
-
         try:
-            context = ssl.create_default_context(cafile=self._tls.ca or None)
-            if not self._tls.verify:
-                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-            if self._tls.cert:
-                context.load_cert_chain(self._tls.cert, self._tls.key or None)
             made.settimeout(_CONNECT_SECONDS)
-            secured = context.wrap_socket(made, server_hostname=self._tls.name or self.address[0])
+            secured = self._tls.secure(made, self.address[0])
             secured.settimeout(None)
             return secured
         except BaseException:
@@ -131,20 +136,18 @@ class StreamSender:
             self.socket = None
 
 
-class DatagramSender:
-    """A `Sender` with one datagram per line. `address` is (host, port), or the path of a unix socket. A subclass implements
-    `encode`, or `datagrams` if a line needs several."""
+class DatagramSender(ABC):
+    """A `Sender` of datagrams. `address` is (host, port), or the path of a unix socket. A subclass implements
+    `datagrams`."""
 
     def __init__(self, address: tuple[str, int] | str) -> None:
         self.address = address
         self.socket: socket.socket | None = None
 
-    def encode(self, line: LogLine) -> bytes:
-        raise NotImplementedError
-
+    @abstractmethod
     def datagrams(self, line: LogLine) -> Sequence[bytes]:
-        data = self.encode(line)
-        return (data,) if data else ()
+        """The datagrams of a line; none if the line is not sent."""
+        ...
 
     def open(self) -> None:
         if isinstance(self.address, str):
@@ -163,23 +166,23 @@ class DatagramSender:
         for number, item in enumerate(items):
             try:
                 for line in lines_of([item]):
-                    self.send_line(line)
+                    for data in self.datagrams(line):
+                        self.send_datagram(data)
             except OSError:
                 if not number:
                     raise
                 return number
         return len(items)
 
-    def send_line(self, line: LogLine) -> None:
-        """Raises `OSError` if nobody listens at a unix socket."""
+    def send_datagram(self, data: bytes) -> None:
+        """Raises `OSError` if nobody listens at a unix socket. Other datagrams that cannot be sent are lost: those that are
+        too long, and those to a UDP port on which no process listens."""
         assert self.socket is not None
-        for data in self.datagrams(line):
-            try:
-                self.socket.send(data)
-            except OSError as error:
-                if isinstance(self.address, str) and error.errno in _GONE:
-                    raise
-                # The line is too long, or no process listens on the UDP port. Datagrams may be lost in a network, too
+        try:
+            self.socket.send(data)
+        except OSError as error:
+            if isinstance(self.address, str) and error.errno in _GONE:
+                raise
 
     def close(self) -> None:
         if self.socket is not None:

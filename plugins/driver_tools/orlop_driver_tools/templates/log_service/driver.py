@@ -10,17 +10,13 @@ from collections.abc import Mapping
 
 from orlop_sdk import (
     InvalidParameter,
-    LogCapabilities,
     LogInfo,
-    LogQuery,
-    LogReader,
     LogWriter,
-    NotImplementedHere,
     Register,
     hookimpl,
 )
 from orlop_sdk.logfiles import ATTRIBUTE_OPTIONS, check_options, log_tag, rfc3339, selected_attributes
-from orlop_sdk.logsending import LogLine, SendingWriter, StreamSender, split_address
+from orlop_sdk.logsending import LogLine, SendingWriter, ServiceLog, StreamSender, split_address
 
 __all__ = ["MyDriver", "orlop_log"]
 
@@ -53,10 +49,8 @@ def parse_address(options: Mapping[str, str]) -> tuple[str, int]:
     return host, int(port)
 
 
-class MyDriver:
+class MyDriver(ServiceLog):
     """Implements `LogDriver`. The daemon keeps a copy of the log for `docker logs`, because `readable` is false."""
-
-    capabilities = LogCapabilities(readable=False, stores=False)
 
     def validate(self, options: Mapping[str, str]) -> None:
         parse_address(options)
@@ -65,12 +59,6 @@ class MyDriver:
     def open_writer(self, info: LogInfo, options: Mapping[str, str]) -> LogWriter:
         common = {**selected_attributes(info, options), "tag": log_tag(info, options)}
         return SendingWriter("mydriver", Sender(parse_address(options), common), options)
-
-    def open_reader(self, info: LogInfo, options: Mapping[str, str], query: LogQuery) -> LogReader:
-        raise NotImplementedHere("configured logging driver does not support reading")
-
-    def path(self, info: LogInfo) -> str:
-        return ""
 
 
 @hookimpl
