@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 import trio
@@ -64,7 +65,7 @@ class Server:
         self._identify = identify
         self._admission = Admission(self._limits)
         self._connections: set[Connection] = set()
-        self._refusing = 0
+        self._lingering: deque[trio.CancelScope] = deque()
         self._accepting = trio.CancelScope()
         self._draining = False
         self._changed = trio.lowlevel.ParkingLot()
@@ -119,23 +120,33 @@ class Server:
             connections.start_soon(self._serve, stream, lease)
 
     async def _refuse(self, stream: trio.abc.Stream, reason: str) -> None:
-        """Send the reason, then wait briefly for the client to close. If the server closed a TCP connection first, its reset
-        could overtake the answer."""
+        """Send the reason, then wait briefly for the client to close. If the server closed first, a client that still writes
+        its request would get an error of the socket instead of the answer."""
         log.warning("connection refused: %s", reason, extra={"throttle": "connection refused"})
-        lingers = self._refusing < _REFUSALS and not self._draining
-        self._refusing += lingers
         try:
-            with trio.move_on_after(_REFUSAL_TIME if lingers else _PAUSE):
+            with trio.move_on_after(_PAUSE):
                 await stream.send_all(plain_error(503, reason, _RETRY_AFTER))
                 if isinstance(stream, trio.abc.HalfCloseableStream):
                     await stream.send_eof()
-                while lingers and await stream.receive_some(4096):
-                    pass
+            if not self._draining:
+                await self._linger(stream)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         finally:
-            self._refusing -= lingers
             await trio.aclose_forcefully(stream)
+
+    async def _linger(self, stream: trio.abc.Stream) -> None:
+        """Read until the client closes. When too many connections linger, the oldest of them is closed."""
+        if len(self._lingering) >= _REFUSALS:
+            self._lingering.popleft().cancel()
+        with trio.move_on_after(_REFUSAL_TIME) as scope:
+            self._lingering.append(scope)
+            try:
+                while await stream.receive_some(4096):
+                    pass
+            finally:
+                if scope in self._lingering:
+                    self._lingering.remove(scope)
 
     async def _serve(self, stream: trio.abc.Stream, lease: Lease) -> None:
         peer = None

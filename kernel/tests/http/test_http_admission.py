@@ -202,6 +202,30 @@ def test_answer_is_503_when_no_connection_is_idle(tmp_path: Path, caplog: pytest
     assert {record.__dict__["throttle"] for record in caplog.records} == {"connection refused"}
 
 
+def test_refused_client_may_write_late(tmp_path: Path) -> None:
+    """A client that sends its request after the refusal gets the answer, although many refused clients never close."""
+
+    async def body(server: Server, path: str) -> None:
+        async def slow(request: Request) -> Answer:
+            await trio.sleep_forever()
+            raise AssertionError
+
+        server._handler = slow
+        async with AsyncExitStack() as stack:
+            crowd = [await stack.enter_async_context(await trio.open_unix_socket(path)) for _ in range(3)]
+            for stream in crowd:
+                await stream.send_all(GET)
+            await wait_all_tasks_blocked(0.01)
+            crowd = [await stack.enter_async_context(await trio.open_unix_socket(path)) for _ in range(100)]
+            await wait_all_tasks_blocked(0.01)
+            await crowd[-1].send_all(GET)
+            assert (await answer(crowd[-1], b"")).startswith(b"HTTP/1.1 503 ")
+            with pytest.raises(trio.BrokenResourceError):
+                await crowd[0].send_all(GET)
+
+    serving(tmp_path, FEW, body)
+
+
 def test_requests_are_refused_when_file_descriptors_run_out(tmp_path: Path) -> None:
     limits = Limits(descriptors=500, descriptors_by_request=True)
 
