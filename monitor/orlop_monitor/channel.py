@@ -28,9 +28,9 @@ def _nothing() -> None:
 
 
 class Channel:
-    """Owns the socket. Callbacks: `on_data(data, fds)`; `on_eof` when the peer shuts down writing; `on_gone` once, when the
-    connection was broken or closed by the peer and the channel has closed its socket; `on_drain` when the queue has become
-    empty."""
+    """Owns the socket. `on_data(data, fds)` is called with received data. `on_eof` is called when the peer shuts down
+    writing, `on_drain` when the queue has become empty. `on_gone` is called once, if the peer has closed the connection or
+    the connection is broken; the channel has closed its socket before."""
 
     def __init__(self, loop: Loop, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -81,7 +81,7 @@ class Channel:
         self.on_eof()
 
     def _hangup(self) -> None:
-        # Data that the peer wrote before it closed must still be read; the last read calls `_gone`.
+        # Read the data that the peer wrote before it closed the connection; the last read calls `_gone`.
         if not self._reading:
             self._gone()
 
@@ -91,8 +91,8 @@ class Channel:
             self.on_gone()
 
     def send(self, parts: Sequence[bytes], fds: Sequence[int] = ()) -> None:
-        """Send as much as the socket accepts now, and queue the remaining data. `fds` are sent with the first byte. They may
-        be passed only while the queue is empty, as it is when an answer is sent."""
+        """Send as much as the socket accepts now, and queue the remaining data. The descriptors `fds` are sent with the
+        first byte. Pass descriptors only while the queue is empty. (The queue is empty when an answer is sent.)"""
         if self.closed or self._finishing:
             return
         sent = 0

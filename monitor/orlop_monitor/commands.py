@@ -60,11 +60,13 @@ def _input_file(data: bytes) -> int:
 
 def run(loop: Loop, command: Command, stdio: tuple[int, int, int], on_end: Callable[[int, bool], None]) -> int:
     """Start a command with these standard descriptors and return its pid. `on_end(status, timed_out)` is called once; the
-    status is the exit code, or the negated signal. At its deadline the command is killed with its children. The end of the
-    command is detected by SIGCHLD and not by EOF on its outputs, because a detached container keeps the outputs open. Raises
-    `OSError` when the program cannot be executed."""
+    status is the exit code, or the negated signal. A command that does not end before its deadline is killed with its
+    children. SIGCHLD reports the end of the command. EOF on its outputs is not used, because a detached container keeps the
+    outputs open. Raises `OSError` when the program cannot be executed."""
     stdin = _input_file(command.stdin) if command.stdin else stdio[0]
-    os.chdir(command.cwd)  # posix_spawn cannot set the directory; the log threads use absolute paths
+    # The child starts in this process's working directory. Threads of log drivers do not depend on it: they use absolute
+    # paths
+    os.chdir(command.cwd)
     try:
         program = sealed.executable(command.argv[0])
         with _inherited_limits():

@@ -128,7 +128,7 @@ class Connection:
 
     @property
     def closed(self) -> bool:
-        """Whether the connection was closed or has become a stream."""
+        """True after the connection was closed, or has become a stream."""
         return self._given_away
 
     def push_out(self) -> None:

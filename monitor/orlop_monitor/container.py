@@ -34,7 +34,7 @@ _STRAGGLER_SECONDS = 1.0
 
 
 class Container:
-    """`announce(event)` sends an event to subscribers. `on_dead` is called when the exit has been recorded, before it is
+    """`announce(event)` sends an event to subscribers. `on_dead` is called after the exit is recorded, and before it is
     announced. `on_gone` is called after the last step."""
 
     def __init__(
@@ -78,8 +78,8 @@ class Container:
         return self._launch.bound
 
     def kill(self) -> None:
-        """Kill the container's init, and thereby all of its processes. If the container is being started, it is killed as
-        soon as it runs."""
+        """Kill the container's init. The kernel then kills all processes of the container. If the container is being
+        started, it is killed as soon as it runs."""
         self._doomed = True
         if self.task:
             try:
@@ -88,7 +88,8 @@ class Container:
                 pass
 
     def attachment(self, request: Attach) -> Callable[..., Attachment]:
-        """A function that attaches a channel to the streams. May be called before the start."""
+        """Returns a function that attaches a channel to the container's streams. Can be called before the container is
+        started."""
         process_input = self._input if self._launch.stdin else None
         return lambda channel: Attachment(channel, request, process_input, self._output, not self._launch.terminal)
 
@@ -140,7 +141,7 @@ class Container:
         self._announce(Oom(time.time_ns()))
 
     def _failed(self, connection: Connection, serial: int, failed: Failed) -> None:
-        """Clean up before answering, because the daemon may retry with the same names after the answer."""
+        """Clean up, then answer: after the answer, the daemon may retry with the same names."""
         assert self._start
         self.phase = "ended"
         self._stdio.close()
@@ -152,7 +153,8 @@ class Container:
         start = self._start
 
         def deleted(status: int) -> None:
-            # A runtime that was killed before it wrote its state leaves processes and cgroups that `delete` does not know
+            # The runtime may have been killed before it wrote its state. Then its command `delete` does not remove the
+            # processes and cgroups
             if failed.status or failed.timed_out or status:
                 self._sweep(start)
             connection.reply(serial, failed)

@@ -15,7 +15,7 @@ from .task import Stdio, Task, failure
 __all__ = ["Execs"]
 
 
-_UNHEARD = 1000  # limit of kept exit codes; more are not expected, because only a connected daemon starts execs
+_UNHEARD = 1000  # limit of stored exit codes; a monitor rarely stores any, because only a connected daemon starts execs
 
 
 class Execs:

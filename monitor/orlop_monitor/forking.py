@@ -1,7 +1,7 @@
 """The protocol between the daemon and its zygote: msgpack messages over a SOCK_SEQPACKET pair, one message per packet.
 
-`Fork` is sent with one descriptor (SCM_RIGHTS), the child's connection. Every `Fork` is answered, in order. When the
-daemon's end is closed, the zygote accepts no more requests and exits when its last child has ended.
+`Fork` is sent with one descriptor (SCM_RIGHTS), the child's connection. Every `Fork` is answered, in order. When the daemon
+has closed its socket, the zygote accepts no more requests, and exits when its last child has ended.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ __all__ = ["Forwarder"]
 
 _CHUNK = 64 << 10
 _BATCH = 64  # connections or datagrams that one callback handles, so that other callbacks are not delayed
-_RESERVE = 4 * _BATCH  # descriptors that clients may not use
+_RESERVE = 4 * _BATCH  # descriptors that are not used for clients
 _UDP_IDLE = 90.0  # seconds without a datagram after which a client's socket is closed, as in docker-proxy
 _UDP_FLOWS = 1024
 _IP_PKTINFO, _IPV6_RECVPKTINFO, _IPV6_PKTINFO = 8, 49, 50
@@ -187,7 +187,7 @@ class _Relay:
             self._end(reset=False)
 
     def abort(self) -> None:
-        """Reset both connections, so that each side sees the failure of the other."""
+        """Reset both connections, so that the client and the container see the failure."""
         self._end(reset=True)
 
     def _end(self, *, reset: bool) -> None:
@@ -269,7 +269,7 @@ class _Pipe:
 
 
 class _Flow:
-    """A client, the local address that it sent to, and the socket towards the container."""
+    """A client, the local address to which it sends, and the socket to the container."""
 
     __slots__ = ("ancillary", "client", "deadline", "target", "upstream")
 
@@ -281,8 +281,8 @@ class _Flow:
 
 
 class _UdpListener:
-    """Relays datagrams. For each client there is a socket towards the container, so that each answer can be sent to the
-    right client. An idle socket is closed."""
+    """Relays datagrams. Each client has its own socket to the container, so that each answer can be sent to the right
+    client. An idle socket is closed."""
 
     def __init__(self, loop: Loop, sock: socket.socket, target: tuple[str, int]) -> None:
         self._loop, self._sock, self.target = loop, sock, target
@@ -311,8 +311,8 @@ class _UdpListener:
                 continue  # datagrams may be lost
 
     def _reply_from(self, ancillary: Sequence[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
-        """The ancillary data that sets the source address of an answer to the address that the client has used. Otherwise
-        the kernel chooses the source address by the route."""
+        """The ancillary data that sets the source address of an answer: the address to which the client sends. Without this
+        data, the kernel chooses the source address by the route."""
         for level, kind, data in ancillary:
             if level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
                 return [(level, kind, bytes(4) + data[4:8] + bytes(4))]
@@ -355,7 +355,7 @@ class _UdpListener:
             except BlockingIOError:
                 return
             except OSError:
-                return  # an ICMP error says that no process in the container listens on the port yet
+                return  # an ICMP error: no process in the container listens on the port yet
             flow.deadline = time.monotonic() + _UDP_IDLE
             try:
                 self._sock.sendmsg([data], flow.ancillary, 0, flow.client)

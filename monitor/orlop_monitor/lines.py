@@ -28,7 +28,7 @@ class LineSplitter:
         self._piece_time: int | None = None  # the time of a long line, until its newline is read
 
     def feed(self, data: bytes, time_ns: int) -> list[LogBlock]:
-        """Split the data of one read. The complete lines form one block, unless there is a long line between them."""
+        """Split the data of one read. All complete lines form one block, unless a long line separates them."""
         blocks: list[LogBlock] = []
         end = data.rfind(b"\n") + 1
         if end:
@@ -83,8 +83,8 @@ class LineSplitter:
             blocks.append(LogBlock(self._stream, data[begin:] if begin else data, time_ns))
 
     def _long(self, data: bytes, start: int, time_ns: int, blocks: list[LogBlock]) -> int:
-        """Cut the line at `start`, which is a long line or the last piece of one, into pieces up to its newline. Returns the
-        end of the line."""
+        """Cut a long line, or the last part of a long line, into pieces. The line begins at `start` and ends at its newline.
+        Returns the offset of its end."""
         newline = data.index(b"\n", start)
         rest = newline - (newline - start) % LINE_LIMIT
         self._cut(data, start, rest, time_ns, blocks)

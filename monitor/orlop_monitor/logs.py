@@ -23,7 +23,7 @@ from .ring import ringed
 
 __all__ = ["LogSink", "open_log", "preload"]
 
-_OPENING = 5.0  # seconds; less than the time that the daemon waits for a monitor
+_OPENING = 5.0  # seconds; the daemon waits longer than this for a monitor
 _TRIO = "trio"
 _factories: dict[str, Factory] = {}
 _refused: dict[str, str] = {}
@@ -95,8 +95,8 @@ def _writer(driver: LogDriver, name: str, info: LogInfo, options: Mapping[str, s
 
 class LogSink:
     """Splits output into lines and passes them to the writers. Owns `writers`: the log driver's writer, then the cache's
-    writer if there is a cache (see `open_log`). `dropped` counts the blocks of lines that the log driver's writer did not
-    take."""
+    writer if there is a cache (see `open_log`). `dropped` counts the blocks of lines that the log driver's writer has
+    refused."""
 
     def __init__(self, *writers: LogWriter) -> None:
         self._writers = writers

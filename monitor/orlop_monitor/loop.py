@@ -70,8 +70,8 @@ class Loop:
         self._set(self._writers, fd, callback)
 
     def on_hangup(self, fd: int, callback: Callback | None) -> None:
-        """Call `callback` when both directions of the socket `fd` are shut down, or when the connection is broken; not at a
-        half-close. With None, stop watching."""
+        """Call `callback` when both directions of the socket `fd` are shut down, or when the connection is broken. If only
+        one direction is shut down, `callback` is not called. With None, stop watching."""
         self._set(self._hangups, fd, callback)
 
     def forget(self, fd: int) -> None:
@@ -116,8 +116,8 @@ class Loop:
             self._children[pid] = callback
 
     def hold_unclaimed(self) -> None:
-        """Keep the exit statuses of unclaimed children (those without a call of `on_child`) until `release_unclaimed`. Used
-        while a runtime's command runs: the process that the runtime makes may end before `on_child` is called for it."""
+        """Store the exit statuses of children for which `on_child` was not called, until `release_unclaimed`. Used while a
+        runtime's command runs: the process that the runtime starts may end before `on_child` is called for this process."""
         self._claimants += 1
 
     def release_unclaimed(self) -> None:

@@ -13,8 +13,8 @@ __all__ = ["mount_all"]
 
 def _mount_below(root: int, mount: Mount) -> None:
     """Mount at a target that the image controls. The target is resolved inside the root and used only by descriptor."""
-    # Options that change an existing mount need a new descriptor of the target, because the first descriptor refers to the
-    # directory that the new mount covers.
+    # Open the target again to change options of the new mount: the first descriptor refers to the directory that the new
+    # mount covers.
     bind = mount.type == "bind" or "bind" in mount.options or "rbind" in mount.options
     first = [word for word in mount.options if (word in ("bind", "rbind") if bind else word not in linux.PROPAGATION)]
     rest = [word for word in mount.options if word not in first]

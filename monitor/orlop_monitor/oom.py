@@ -47,8 +47,8 @@ def _eventfd(path: str) -> int:
 
 
 class OomWatch:
-    """Calls `on_oom()` each time that `file`'s counter of OOM kills has grown or a process was stopped. `happened`: whether
-    `on_oom` was called."""
+    """Calls `on_oom()` each time that the counter of OOM kills in `file` has grown, or a process was stopped. `happened`:
+    whether `on_oom` was called."""
 
     def __init__(self, loop: Loop, file: str, on_oom: Callable[[], None]) -> None:
         self._loop = loop
@@ -73,7 +73,7 @@ class OomWatch:
             os.read(self._fd, 4096)
         except BlockingIOError:
             return
-        # Report blocked processes at each wake-up, even if they were reported before: the kernel does not report when they
+        # Report blocked processes at each wake-up, even if they were reported before: the kernel sends no event when they
         # continue
         if cgroups.oom_stopped(self._file):
             self._out_of_memory()

@@ -77,10 +77,10 @@ class Log(msgspec.Struct, frozen=True):
 
 class Tree(msgspec.Struct, frozen=True):
     """A part of a volume or an image, or shared memory of several containers. The tree is mounted at `<stage>/<name>`, a
-    path that no container can change, and the OCI spec binds the tree from there. The content is `mounts`; or, with `pid`, a
-    copy of the mounts that the process `pid` (another monitor) has at `path`. `subpath` is resolved inside the content, by
-    descriptor. If the container has a user namespace, the content is id-mapped if its file system supports id-mapped
-    mounts."""
+    path that no container can change, and the OCI spec binds the tree from there. The content of the tree is made by
+    `mounts`. If `pid` is set, the content is a copy of the mounts that the process `pid` (another monitor) has at `path`.
+    `subpath` is resolved inside the content, by descriptor. For a container with a user namespace, the content is id-mapped
+    if its file system supports this."""
 
     name: str
     mounts: tuple[Mount, ...] = ()
@@ -99,9 +99,9 @@ class MountPoint(msgspec.Struct, frozen=True):
 
 class Launch(msgspec.Struct, frozen=True, tag=True):
     """The first request, sent once: build the sandbox. `mounts` are made at `root` in order, in the monitor's mount
-    namespace. `network` is "new", "" for the host's network, or a path below /proc of a namespace to join. The mounts at
-    `detach` are unmounted first (MNT_DETACH). Answer: `Status`, with the descriptor of the network namespace (SCM_RIGHTS),
-    except for the host's network."""
+    namespace. `network` is "new" for a new namespace, "" for the host's network, or the path (below /proc) of a namespace to
+    join. Before all other steps, the mounts at the paths in `detach` are unmounted (MNT_DETACH). Answer: `Status`, with the
+    descriptor of the network namespace (SCM_RIGHTS), except for the host's network."""
 
     id: str
     run_dir: str
@@ -136,9 +136,10 @@ class Launch(msgspec.Struct, frozen=True, tag=True):
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):
-    """The second request, sent once: run the container. `delete` is run after its exit. `console_size` is (rows, columns).
-    `cgroup` is the spec's linux.cgroupsPath. It is needed if init exits before the monitor has read init's cgroups from
-    /proc. Answer: `Started`, or `Failed` after the monitor has cleaned up; the monitor then exits."""
+    """The second request, sent once: run the container. The command `delete` is run after the container's exit.
+    `console_size` is (rows, columns). `cgroup` is the spec's linux.cgroupsPath. It is needed if init exits before the
+    monitor has read init's cgroups from /proc. Answer: `Started`, or `Failed` after the monitor has cleaned up; the monitor
+    then exits."""
 
     run: Command
     delete: Command
@@ -159,9 +160,9 @@ class Forward(msgspec.Struct, frozen=True):
 
 
 class Serve(msgspec.Struct, frozen=True, tag=True):
-    """First, for each pair in `moved`, change the target of listeners from the first address to the second; if the second is
-    "", close these listeners. Then serve additional listeners, whose sockets are attached (SCM_RIGHTS) in order. Answer:
-    `Status`."""
+    """`moved` contains pairs of an old and a new address. Listeners whose target is the old address get the new address as
+    target; if the new address is "", they are closed. After that, serve additional listeners, whose sockets are attached
+    (SCM_RIGHTS) in order. Answer: `Status`."""
 
     forwards: tuple[Forward, ...]
     moved: tuple[tuple[str, str], ...] = ()
@@ -235,9 +236,9 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True, tag=True):
-    """`phase`: "launched", "running" or "ended". `netns_fd` is the monitor's descriptor of the network namespace,
-    so the namespace can be opened as /proc/<monitor_pid>/fd/<netns_fd>; -1 for the host's network. `execs` maps running
-    execs to pids. `unreported_exits` are the exit codes of execs that ended without a subscriber."""
+    """`phase`: "launched", "running" or "ended". `netns_fd` is the monitor's descriptor of the network namespace, so the
+    namespace can be opened as /proc/<monitor_pid>/fd/<netns_fd>; -1 for the host's network. `execs` maps running execs to
+    pids. `unreported_exits` are the exit codes of execs that ended while there was no subscriber."""
 
     phase: str
     monitor_pid: int

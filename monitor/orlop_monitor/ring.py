@@ -19,7 +19,7 @@ _LAST_WRITES = 10.0  # seconds that `close` waits until the buffered entries are
 
 
 def ringed(writer: LogWriter, options: Mapping[str, str]) -> LogWriter:
-    """Return the writer, with a buffer in front of it if the options contain `mode=non-blocking`."""
+    """Return the writer. If the options contain `mode=non-blocking`, a buffer is put in front of it."""
     if options.get("mode") != "non-blocking":
         return writer
     from orlop_sdk.logfiles import buffer_size

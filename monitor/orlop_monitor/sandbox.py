@@ -39,9 +39,9 @@ def detachable(entries: Sequence[MountEntry], needed: Iterable[str], trees: Iter
     """The topmost mounts that can be detached. This namespace has copies of the host's mounts, which would otherwise keep
     file systems busy after the host unmounts them.
 
-    If the parent of a mount propagates, the host's umount also unmounts the copy. A mount with such a parent must not be
-    detached, because the detach would propagate to the host. A mount also stays if it is needed, if it is in or above one of
-    `trees`, or if a mount below it stays.
+    If the parent of a mount propagates, an unmount on the host also unmounts the copy. A mount with such a parent must not
+    be detached, because the detach would propagate to the host. Some other mounts must not be detached either: the needed
+    mounts, the mounts in or above one of `trees`, and all mounts above a mount that stays.
     """
     by_id = {entry.id: entry for entry in entries}
     needed, trees = tuple(needed), tuple(trees)
@@ -61,7 +61,7 @@ def detachable(entries: Sequence[MountEntry], needed: Iterable[str], trees: Iter
 
 
 def _paths(mounts: Iterable[Mount]) -> set[str]:
-    """All absolute paths in mounts, including paths in options (the lower directories of an overlay)."""
+    """All absolute paths in these mounts, including the paths in mount options (the lower directories of an overlay)."""
     found = {path for mount in mounts for path in (mount.source, mount.mountpoint)}
     for mount in mounts:
         for option in mount.options:
@@ -81,7 +81,7 @@ def _detach_unneeded(launch: Launch) -> None:
             linux.mount("", "none", entry.path, ["rprivate"])
             linux.umount(entry.path)
         except OSError:
-            pass  # another mount hides this mount, so it stays and keeps the file system busy
+            pass  # another mount hides this mount, so the umount fails, and the file system stays busy
 
 
 def _detach(paths: Iterable[str]) -> None:

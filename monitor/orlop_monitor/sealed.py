@@ -60,8 +60,7 @@ def _copy(path: str) -> _Copy:
 
 
 def hold(paths: Iterable[str]) -> None:
-    """Copy these programs. A program that cannot be read, or that is a script, is not copied; it is executed from its
-    file."""
+    """Copy these programs. A script, or a program that cannot be read, is not copied. Monitors execute its file."""
     for path in paths:
         try:
             _copies[path] = _copy(path)
@@ -75,8 +74,8 @@ def descriptors() -> list[int]:
 
 
 def executable(path: str) -> str:
-    """The path to execute for a program: its copy; or the file itself if there is no copy, or if the file was replaced after
-    the copy was made."""
+    """The path to execute for a program. This is the path of its copy. If there is no copy, or if the file was replaced
+    after it was copied, this is the path of the file."""
     copy = _copies.get(path)
     try:
         if copy is not None and copy.identity == _identity(os.stat(path)):

@@ -39,7 +39,7 @@ def _works() -> bool:
 
 
 def _types() -> list[object]:
-    """All classes. Builtin classes are immortal and not tracked by the collector, but their methods are not immortal."""
+    """All classes. The collector does not track builtin classes. They are immortal, but their methods are not."""
     found: list[type] = [object]
     known: set[type] = {object}
     for kind in found:

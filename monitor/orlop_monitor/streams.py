@@ -123,7 +123,7 @@ class Input:
 
 
 class _Source:
-    """One descriptor that the process writes to."""
+    """One of the pipes (or the terminal) to which the process writes."""
 
     def __init__(self, stream: str, fd: int) -> None:
         self.stream = stream
@@ -167,8 +167,8 @@ class Output:
             self._adjust()
 
     def _adjust(self) -> None:
-        """Start or stop reading: stop while a client is slow or the sink is full. After the process's end, up to `_LAST`
-        bytes are read even if a client is slow or the sink is full, because the time for reading is limited."""
+        """Start or stop reading. While a client is slow or the sink is full, nothing is read. After the process's end, the
+        time for reading is limited; up to `_LAST` bytes are then read in spite of a slow client or a full sink."""
         is_slow = self._sink_timer is not None or any(attachment.slow for attachment in self._attachments)
         wanted = self._running and (self._last > 0 or not is_slow)
         for source in self._sources:
@@ -235,8 +235,8 @@ class Output:
             self._ended()
 
     def end(self, seconds: float, callback: Callable[[], None]) -> None:
-        """Called when the process is dead: call `callback` at the end of its output, or after `seconds`, because a
-        descendant may keep the pipe open for ever. Attachments stay open."""
+        """Called when the process is dead. Calls `callback` at the end of its output, and at the latest after `seconds`,
+        because a descendant may keep the pipe open for ever. Attachments stay open."""
         self._on_end, self._last = callback, _LAST
         self._deadline = self._loop.call_later(seconds, self._ended)
         self._adjust()

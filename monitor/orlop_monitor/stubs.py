@@ -2,8 +2,9 @@
 the stubs before the start and removes them after the exit. Otherwise the runtime would create the mount points, and they
 would become part of the layer.
 
-A mount point in which the container has created files stays. Directories keep their times: overlayfs copies a directory up
-when its entries change, and a directory with unchanged attributes is not part of the layer.
+A mount point in which the container has created files stays. The times of directories are restored. When an entry of a
+directory changes, overlayfs copies the directory up; if its attributes are unchanged, the directory is not part of the
+layer.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .protocol import MountPoint
 __all__ = ["Stubs"]
 
 _DEPTH = 256
-_LINKS = 40  # symlinks that are followed in one path; the kernel has the same limit
+_LINKS = 40  # limit of symlinks that are followed in one path; the kernel has the same limit
 
 
 class Stubs:

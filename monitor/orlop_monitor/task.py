@@ -44,9 +44,9 @@ def _tail(path: str) -> bytes:
 
 class Stdio:
     """The descriptors between a process and the monitor: pipes for the requested streams and /dev/null for all others, or a
-    terminal. Owns the ends of the pipes that the process uses, until `close_theirs`, and the ends that the monitor uses,
-    until they are passed to `Input` and `Output`. `given` are descriptors for the process's standard output, standard error
-    and perhaps standard input, which are used instead of pipes to the monitor."""
+    terminal. Owns both ends of each pipe. `close_theirs` closes the end that the process uses. The monitor's end is passed
+    on to `Input` or `Output`. `given` are descriptors for the process's standard output, standard error and perhaps standard
+    input, which are used instead of pipes to the monitor."""
 
     def __init__(
         self,

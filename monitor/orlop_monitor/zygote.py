@@ -44,7 +44,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class _DeadMonitor(NamedTuple):
-    """A monitor that ended without an exit record, and its container's cgroups."""
+    """A monitor that ended without writing an exit record, and the cgroups of its container."""
 
     pid: int
     run_dir: str
@@ -130,8 +130,8 @@ class Zygote:
         Meanwhile the container may have been started again in the same run directory; the new run and its records must not
         be changed."""
         empty = cgroups.kill(dead.cgroups)
-        # Children that the zygote did not fork were children of dead monitors. Other containers have a living monitor as
-        # parent.
+        # A child that the zygote did not fork was a child of a dead monitor. The processes of all other containers have
+        # living monitors as parents.
         empty = orphans.kill_children(self._children) and empty
         if not empty and time.monotonic() - since < _KILL_SECONDS:
             self._loop.call_later(pause, lambda: self._clean_up_after(dead, since, min(2 * pause, 0.1)))

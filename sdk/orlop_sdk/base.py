@@ -17,13 +17,14 @@ __all__ = ["ZERO_TIME", "ConfigBase", "WireBase", "parse_rfc3339", "rfc3339"]
 
 
 class WireBase(msgspec.Struct, rename="pascal", kw_only=True):
-    """Base of API messages. Field `foo_bar` is `FooBar` on the wire (other spellings: `msgspec.field(name=...)`); unknown
-    fields are ignored. msgspec does not inherit `kw_only`: repeat it where required fields follow optional ones."""
+    """Base of API messages. The field `foo_bar` is `FooBar` on the wire; `msgspec.field(name=...)` sets another name.
+    Unknown fields are ignored. msgspec does not inherit `kw_only`: a class in which required fields follow optional fields
+    must set it again."""
 
 
 class ConfigBase(msgspec.Struct, rename="kebab", kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """Base of configuration files. Field `foo_bar` is `foo-bar` in the file; an unknown key is an error that names the
-    key."""
+    """Base of configuration files. The field `foo_bar` is `foo-bar` in the file. An unknown key is an error, whose message
+    names the key."""
 
 
 ZERO_TIME = "0001-01-01T00:00:00Z"
@@ -41,8 +42,8 @@ def _whole_seconds(seconds: int) -> str:
 
 
 def rfc3339(ns: int) -> str:
-    """Format nanoseconds since the epoch as Go's RFC3339Nano in UTC: without trailing zeros in the fraction, without a point
-    when there is no fraction. 0 means "never" and becomes `ZERO_TIME`."""
+    """Format nanoseconds since the epoch in UTC, like Go's RFC3339Nano. The fraction has no trailing zeros. If there is no
+    fraction, there is no decimal point. 0 means "never" and becomes `ZERO_TIME`."""
     if not ns:
         return ZERO_TIME
     seconds, fraction = divmod(ns, _SECOND)

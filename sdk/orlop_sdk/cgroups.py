@@ -1,4 +1,5 @@
-"""The cgroups of a container: find, kill and remove them, and read their state. For cgroup v1, v2 and hybrid hosts.
+"""Finds, kills and removes the cgroups of a container, and reads their state. Supports cgroup v1, cgroup v2, and hosts that
+use both.
 
 Callers kill every process in the directories that these functions return. Therefore the result never includes a root cgroup,
 or a cgroup that contains the calling process.
@@ -33,7 +34,7 @@ def _write(path: str, text: str) -> bool:
 
 
 def memberships(content: str) -> dict[frozenset[str], str]:
-    """Parse /proc/PID/cgroup. Maps each set of controllers to a path; the empty set stands for v2."""
+    """Parse /proc/PID/cgroup. The result maps each set of controllers to a path. The empty set means cgroup v2."""
     table = {}
     for line in content.splitlines():
         _, controllers, path = line.split(":", 2)
@@ -64,9 +65,9 @@ def _directory(mount: MountEntry, path: str) -> str:
 
 
 def select(theirs: str, ours: str, mounts: Sequence[MountEntry], container_id: str) -> tuple[str, ...]:
-    """The cgroup directories of a process, from its /proc/PID/cgroup (`theirs`) and the caller's (`ours`). A path is cut
-    after the component with the container's id, because an init such as systemd moves itself to a child of the container's
-    cgroup."""
+    """The cgroup directories of a process, from its /proc/PID/cgroup (`theirs`) and the caller's (`ours`). Components after
+    the one with the container's id are removed from a path, because an init such as systemd moves itself to a child of the
+    container's cgroup."""
     found: dict[str, None] = {}
     own = memberships(ours)
     table = memberships(theirs)
@@ -99,8 +100,8 @@ def relative(cgroups_path: str) -> str:
 
 
 def named(cgroups_path: str) -> tuple[str, ...]:
-    """The existing cgroup directories of an OCI `linux.cgroupsPath`, for a process that ended before `directories` could
-    read its cgroups."""
+    """The existing cgroup directories of an OCI `linux.cgroupsPath`. Use this function for a process that has ended:
+    `directories` cannot read its cgroups any more."""
     if not cgroups_path:
         return ()
     path, own = relative(cgroups_path), memberships(_read("/proc/self/cgroup"))
@@ -117,13 +118,15 @@ def _kill_tree(top: str) -> bool:
     for directory, _, _ in os.walk(top):
         for pid in _pids(directory):
             if pid <= 0 or pid == os.getpid():
-                continue  # pid 0 means a process in another pid namespace; it is killed through its own cgroups
+                # The kernel shows a process of another pid namespace as pid 0. Such a process is killed through its own
+                # cgroups
+                continue
             empty = False
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
-        # A frozen process in v1 dies only when it is thawed. In v2, it dies while it is frozen, except on older kernels.
+        # In v1, a killed process dies only after it is thawed. In v2, it dies while it is frozen, except on older kernels.
         if os.path.exists(f"{directory}/freezer.state"):
             _write(f"{directory}/freezer.state", "THAWED")
         elif not empty and os.path.exists(f"{directory}/cgroup.freeze"):
@@ -132,8 +135,8 @@ def _kill_tree(top: str) -> bool:
 
 
 def kill(cgroups: Iterable[str]) -> bool:
-    """Send SIGKILL to every process in these cgroups. Returns true when the cgroups were empty; otherwise call again a
-    little later."""
+    """Send SIGKILL to every process in these cgroups. Returns true if the cgroups were empty. Otherwise call the function
+    again, a little later."""
     empty = True
     for directory in cgroups:
         if _write(f"{directory}/cgroup.kill", "1"):
@@ -144,8 +147,8 @@ def kill(cgroups: Iterable[str]) -> bool:
 
 
 def remove(cgroups: Iterable[str]) -> bool:
-    """Remove the empty directories of these cgroups. Returns true when no directory is left; otherwise call again, because a
-    killed process leaves its cgroup with a delay."""
+    """Remove the empty directories of these cgroups. Returns true if no directory is left. Otherwise call the function
+    again: a killed process leaves its cgroup after a delay."""
     gone = True
     for top in cgroups:
         for directory, _, _ in os.walk(top, topdown=False):

@@ -13,8 +13,8 @@ class Mount(msgspec.Struct, frozen=True):
 
     `type` is a file system type or "bind". `target` is relative to the mount point that the daemon chose; "" is the mount
     point itself. `options` are mount(8) options: known options ("ro", "nosuid", "rbind", "rprivate", ...) become mount
-    flags, all other options are joined by commas and passed to the file system as data. "loop" attaches `source`, and the
-    files of `device=` options, to loop devices first.
+    flags, all other options are joined by commas and passed to the file system as data. If `options` contain "loop",
+    `source` and the files of `device=` options are first attached to loop devices.
 
     `mountpoint`, if set, is used instead of `target`: the absolute path of a directory of the driver. Use `mountpoint` for a
     mount that only later mounts need (a layer of an overlay). These mounts, too, are made in a private mount namespace.
@@ -28,8 +28,8 @@ class Mount(msgspec.Struct, frozen=True):
 
 
 class Command(msgspec.Struct, frozen=True):
-    """A program to run, as data. The daemon runs it with exactly this environment, without inherited descriptors, and kills
-    it after `timeout` seconds."""
+    """A program to run, as data. The daemon runs the program with exactly this environment, and without inherited
+    descriptors. It kills the program after `timeout` seconds."""
 
     argv: tuple[str, ...]
     env: tuple[tuple[str, str], ...] = ()
@@ -51,10 +51,10 @@ class Outcome(msgspec.Struct, frozen=True):
 class Drift(msgspec.Struct, frozen=True):
     """One difference between the machine and the daemon's records, reported by a driver's `audit`.
 
-    `kind` is "stray" (belongs to no record), "missing" or "damaged". `object` names the object and `text` describes the
-    difference, both for users. `repair` describes, for users, the work of the driver's `repair` method; "" when no repair is
-    safe. `id` is the endpoint, network or snapshot concerned, "" when unknown. `note` is private to the driver: the daemon
-    passes it back unchanged to `repair`."""
+    `kind` is "stray" (an object without a record), "missing" or "damaged". `object`, `text` and `repair` are shown to users:
+    `object` names the object, `text` describes the difference, and `repair` says what the driver's method `repair` will do
+    ("" if no repair is safe). `id` is the id of the endpoint, network or snapshot; "" if the driver does not know the id.
+    `note` is private to the driver: the daemon passes it unchanged to `repair`."""
 
     kind: str
     object: str

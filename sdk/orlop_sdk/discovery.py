@@ -55,9 +55,9 @@ def _entry_points(kind: str, max_age: float) -> dict[str, EntryPoint]:
 
 
 def _add(points: dict[str, EntryPoint], point: EntryPoint) -> None:
-    """Add an entry point to `points` under its name. If several distributions register the same name, their keys in `points`
-    are DISTRIBUTION:NAME instead, so that no plugin replaces another. If two distributions in `sys.path` have the same name,
-    the entry point of the first one is kept."""
+    """Add an entry point to `points`, with its name as key. If several distributions register the same entry point name, the
+    keys are DISTRIBUTION:NAME, so that no plugin replaces another. If two distributions in `sys.path` have the same name,
+    `points` keeps the entry point of the first distribution."""
     several = [key for key in points if key.endswith(f":{point.name}")]
     other = points.get(point.name)
     if other is None and not several:
@@ -87,8 +87,8 @@ def _select(kind: str, name: str, max_age: float) -> EntryPoint | None:
 
 
 def installed(kind: str) -> list[str]:
-    """The names of all installed plugins of a kind, sorted; DISTRIBUTION:NAME if several distributions register a name.
-    Imports none of them."""
+    """The sorted names of all installed plugins of a kind. A name that several distributions register has the form
+    DISTRIBUTION:NAME. No plugin is imported."""
     return sorted(_entry_points(kind, _FRESH))
 
 
@@ -97,8 +97,8 @@ def _broken(kind: str, name: str, error: BaseException) -> DriverError:
 
 
 def _wrong_version(kind: str, written_for: object, distribution: str) -> str:
-    """Why a plugin whose `spi_version` is `written_for` cannot be used, and what to install instead; "" if it can be
-    used."""
+    """A message if a plugin with the `spi_version` `written_for` cannot be used: the reason, and what to install instead. ""
+    if the plugin can be used."""
     _, newest, oldest, driver = hooks.KINDS[kind]
     if not isinstance(written_for, int) or written_for < 1:
         return f"its spi_version is {written_for!r}: a whole number from 1 is needed"
@@ -113,8 +113,9 @@ def _wrong_version(kind: str, written_for: object, distribution: str) -> str:
 
 
 def find(kind: str, name: str) -> Factory:
-    """Load the plugin `name` of `kind`. Raises `NotFound`, which lists the installed plugins, or `DriverError` when the
-    plugin cannot be imported, does not register `name`, or was written for another version of the kind's contract."""
+    """Load the plugin `name` of `kind`. Raises `NotFound` if there is no such plugin; the message lists the installed
+    plugins. Raises `DriverError` if the plugin cannot be imported, does not register `name`, or was written for another
+    version of the kind's contract."""
     # Scan again only for an unknown name: its plugin may have been installed after the last scan
     point = _select(kind, name, float("inf")) or _select(kind, name, _FRESH)
     if point is None:
@@ -128,7 +129,8 @@ def find(kind: str, name: str) -> Factory:
     manager.add_hookspecs(type("Specification", (), {hook: staticmethod(getattr(hooks, hook))}))
     try:
         manager.register(point.load(), name=name)
-    except BaseException as error:  # includes SystemExit: a module that calls sys.exit on import must not end the daemon
+    # also SystemExit: a module that calls sys.exit when it is imported must not end the daemon
+    except BaseException as error:
         raise _broken(kind, name, error) from error
     found: dict[str, tuple[Callable[..., Any], int, hooks.CheckOptions | None]] = {}
 

@@ -1,8 +1,8 @@
 """Entry points of the installed distributions, read as importlib.metadata reads them.
 
-Importing importlib.metadata, which imports zipfile and email, would take a tenth of the daemon's start time, and it parses
-each distribution's metadata as a mail message. It is therefore used only if `sys.path` has a zip file or an egg, or if
-another importer can find distributions.
+importlib.metadata is slow: its import, with zipfile and email, takes a tenth of the daemon's start time, and it parses each
+distribution's metadata as a mail message. This module therefore uses importlib.metadata only if `sys.path` has a zip file or
+an egg, or if another importer can find distributions.
 
 Format: https://packaging.python.org/specifications/entry-points/
 """
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 __all__ = ["EntryPoint", "every"]
 
 _INFO = (".dist-info", ".egg-info")
-_HEAD = 4096  # bytes to read from a METADATA file: its first lines contain the name and the version
+_HEAD = 4096  # bytes to read from a METADATA file; the name and the version are in its first lines
 
 
 class EntryPoint(NamedTuple):
@@ -69,8 +69,7 @@ def every() -> Iterator[EntryPoint]:
 
 
 def _only_directories() -> bool:
-    """Whether every distribution lies in a directory of `sys.path` (a path that does not exist contains no
-    distributions)."""
+    """Whether all distributions are in directories of `sys.path`. A path that does not exist contains no distributions."""
     if any(os.path.isfile(path) or path.rstrip(os.sep).endswith(".egg") for path in sys.path):
         return False
     finders = [each for each in sys.meta_path if hasattr(each, "find_distributions")]

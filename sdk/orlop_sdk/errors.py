@@ -1,7 +1,8 @@
 """The errors that drivers raise and the engine handles. The Docker API maps each class to the HTTP status in the class's
 docstring.
 
-Messages have the form "cannot VERB OBJECT: cause", or Docker's own text where clients match on it.
+Messages have the form "cannot VERB OBJECT: cause". If clients recognize an error by Docker's message, the message is
+Docker's.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class OrlopError(Exception):
 
 
 class InvalidParameter(OrlopError):
-    """The request is invalid, whatever the state of the machine (400)."""
+    """The request is invalid in every state of the machine (400)."""
 
 
 class Unauthorized(OrlopError):
@@ -50,7 +51,7 @@ class NotModified(OrlopError):
 
 
 class NotImplementedHere(OrlopError):
-    """The driver does not support the operation, by design (501)."""
+    """The driver deliberately does not support the operation (501)."""
 
 
 class Unavailable(OrlopError):

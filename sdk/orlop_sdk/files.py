@@ -62,10 +62,10 @@ def _same(fd: int, identity: tuple[int, int]) -> bool:
 
 def walk(root: int) -> Iterator[tuple[str, int, list[Entry]]]:
     """Yield (path, descriptor, entries) for the directory `root` and each directory below, parents first. The path is
-    relative, "" for the root; the descriptor is valid until the next step. If the caller removes an entry from the list, the
-    entry is not visited. Other file systems are not entered. The walk returns to a parent by "..", as fts(3) does, so it has
-    only one descriptor open, however deep the tree is. If a directory is moved meanwhile, its remaining entries are left
-    out."""
+    relative to the root, and "" for the root itself. The descriptor is valid until the next step. If the caller removes an
+    entry from the list, the entry is not visited. Other file systems are not entered. The walk opens ".." to return to a
+    parent, as fts(3) does. So only one descriptor is open, even in a deep tree. If a directory is moved meanwhile, its
+    remaining entries are left out."""
     device = os.fstat(root).st_dev
     fd = os.open(".", _DIRECTORY, dir_fd=root)
     try:
@@ -115,10 +115,10 @@ def _up(fd: int, root: int, stack: list[tuple[str, tuple[int, int], list[str]]])
 
 def spread_directories(path: str) -> None:
     """Tell ext4 that the subdirectories of `path` are unrelated (chattr +T), so that each subdirectory gets inodes in
-    another part of the disk. Without the flag, ext4 would look for free inodes next to those of trees that were just
-    deleted. It does not reuse an inode for some minutes after its deletion, so it would skip all of these inodes for each
-    new file (`recently_deleted` in fs/ext4/ialloc.c). Other file systems ignore or refuse the flag, which is no error
-    here."""
+    another part of the disk. Without the flag, ext4 looks for free inodes next to the inodes of trees that were just
+    deleted. ext4 does not reuse an inode in the first minutes after its deletion (`recently_deleted` in fs/ext4/ialloc.c),
+    so for each new file it would have to skip all of these inodes. Some other file systems ignore the flag, and some refuse
+    it; this function then does nothing."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         flags = struct.unpack("=i", ioctl(fd, _GET_FLAGS, bytes(4)))[0]
@@ -155,13 +155,13 @@ def tree_usage(path: str) -> Usage:
 
 def copy_tree(source: int, target: int) -> None:
     """Copy the content of the directory `source` into `target`, and the directory's own owner, mode, times and attributes.
-    Preserves hard links, holes, devices and extended attributes; shares blocks if the file system can. Leaves out sockets,
-    as layers do. No other process may change `target` meanwhile. Raises `OSError`."""
+    Preserves hard links, holes, devices and extended attributes; shares blocks if the file system can. Sockets are left out,
+    because layers contain no sockets. No other process may change `target` meanwhile. Raises `OSError`."""
     _copy_directory(source, target, {}, 0)
 
 
 def copy_directory(source: str, target: str) -> None:
-    """Call `copy_tree` with two paths. If the last component of a path is a symlink, it is not followed."""
+    """Like `copy_tree`, but with paths instead of descriptors. A symlink in the last component of a path is not followed."""
     reader = os.open(source, _DIRECTORY)
     try:
         writer = os.open(target, _DIRECTORY)
@@ -197,7 +197,7 @@ def _copy_entry(
     source: int, target: int, name: str, info: os.stat_result, linked: dict[tuple[int, int], str], path: str
 ) -> None:
     if info.st_nlink > 1:
-        # Link by path, because a descriptor of the first copy's directory would be an open file for each hard link
+        # Link by path: with descriptors, the directory of each hard link's first copy would have to stay open
         known = linked.get((info.st_dev, info.st_ino))
         if known is not None:
             try:
@@ -281,8 +281,8 @@ def _copy_range(reader: int, writer: int, at: int, end: int) -> int:
 
 
 def copy_xattrs(source: int, target: int, *, ignored: Collection[int] = ()) -> None:
-    """Copy extended attributes, except those of overlayfs. An attribute is left out if the target's file system or the
-    privileges of this process do not allow it, or if setting it fails with an error number in `ignored`."""
+    """Copy extended attributes, except those of overlayfs. An attribute is left out if the target's file system does not
+    support it, if this process may not set it, or if the system call fails with an error number in `ignored`."""
     try:
         keys = os.listxattr(source)
     except OSError as error:
@@ -311,9 +311,9 @@ def _copy_attributes(source: int, target: int, info: os.stat_result) -> None:
 
 
 def delete_tree(path: str) -> None:
-    """Delete a file or a directory tree of any depth, with two descriptors: a subdirectory that is not empty is moved next
-    to `path` and deleted after its parent. A file that cannot be deleted (chattr +i) stays, and the `OSError` is raised at
-    the end."""
+    """Delete a file or a directory tree of any depth. Only two descriptors are open at a time, because a subdirectory that
+    is not empty is moved next to `path`, and is deleted after its parent. A file that cannot be deleted (chattr +i) stays,
+    and the `OSError` is raised at the end."""
     home = os.open(os.path.dirname(path), _DIRECTORY)
     failure: OSError | None = None
     try:
@@ -373,7 +373,7 @@ class Trash:
             self._delete_soon(name)
 
     def take(self, path: str) -> None:
-        """Move `path` into the trash. No error when it does not exist."""
+        """Move `path` into the trash. If `path` does not exist, this is no error."""
         name = uuid.uuid4().hex
         try:
             os.rename(path, os.path.join(self.directory, name))
@@ -402,8 +402,8 @@ class Trash:
                 pass  # the tree stays, and the next start tries again
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the trash is empty, at most `timeout` seconds; returns false if it is not empty then. For tests and
-        orderly shutdown."""
+        """Wait until the trash is empty, but not longer than `timeout` seconds. Returns whether the trash is empty. Used by
+        tests, and when the daemon stops."""
         with self._lock:
             thread = self._thread
         if thread is not None:
@@ -414,7 +414,7 @@ class Trash:
 
 def filesystem_type(path: str) -> str:
     """Docker's name of the file system of `path` ("extfs", "xfs", "btrfs", "overlayfs", ...)."""
-    # Look up the mount id, not st_dev: btrfs gives each subvolume its own device number, which mountinfo does not list
+    # Look up the mount by its id, not by st_dev: mountinfo does not list the device numbers that btrfs gives to subvolumes
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
         with open(f"/proc/self/fdinfo/{fd}") as file:

@@ -14,9 +14,9 @@ SEVERITIES = (ERROR, WARNING, INFO)
 
 
 class Remedy(msgspec.Struct, frozen=True):
-    """A repair: the name of a step and the object to which it is applied. Only the check that returned the remedy interprets
-    them. If a driver's `audit` reported the inconsistency, `drift` is what it reported, and the driver's `repair` corrects
-    it. Equal remedies are carried out once."""
+    """A repair: the name of a step, and the object to which the step is applied. Only the check that returned the remedy
+    interprets these two. If a driver's `audit` reported the inconsistency, `drift` is the reported value, and the driver's
+    `repair` corrects the inconsistency. Equal remedies are carried out once."""
 
     step: str
     subject: str = ""
@@ -24,11 +24,11 @@ class Remedy(msgspec.Struct, frozen=True):
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One inconsistency. `severity` is "error" if data is lost or a function does not work, "warning" if an object is left
-    over or will cause a failure, "info" if the next start of the daemon corrects it. `area` is the affected part of the
-    daemon, `object` names the affected object, `text` says what is wrong. `repair` says what a repair does; "" if an
-    administrator must correct it. `id` is the id of an object; while an operation is changing this object, the finding may
-    be only temporary. "" for none."""
+    """One inconsistency. `severity` is "error" if data is lost or a function does not work. It is "warning" if an object is
+    left over or will cause a failure, and "info" if the next start of the daemon corrects the inconsistency. `area` is the
+    affected part of the daemon, `object` names the affected object, `text` says what is wrong. `repair` says what a repair
+    does; "" if an administrator must correct the inconsistency. `id` is the id of an object, or "". While an operation is
+    changing this object, the finding may be only temporary."""
 
     severity: str
     area: str

@@ -28,8 +28,8 @@ hookimpl = pluggy.HookimplMarker("orlop")
 
 class Kind(NamedTuple):
     """A plugin kind. `hook` is the name of the function that a plugin of this kind defines. `version` is the major version
-    of the kind's contract that this SDK describes, `oldest` the oldest version that is still accepted. `driver` is true for
-    drivers, which the engine calls; plugins of other kinds are parts of the daemon."""
+    of the kind's contract in this SDK. `oldest` is the oldest version of the contract for which plugins may be written.
+    `driver` is true for drivers, which the engine calls; plugins of other kinds are parts of the daemon."""
 
     hook: str
     version: int = 1
@@ -59,9 +59,9 @@ effects."""
 
 
 class Register(Protocol):
-    """The argument of a hook: call it once for each name that the plugin provides. `spi_version` is the version of the
-    kind's contract that the plugin was written for. `check_options` (storage drivers) lets `orlopd --validate` and a reload
-    check the driver's options in daemon.json without calling the factory."""
+    """The function that a hook gets as argument. The hook calls it once for each name that the plugin provides.
+    `spi_version` is the version of the kind's contract that the plugin was written for. `check_options` (storage drivers)
+    lets `orlopd --validate` and a reload check the driver's options in daemon.json without calling the factory."""
 
     def __call__(
         self, name: str, factory: Callable[..., Any], *, spi_version: int = 1, check_options: CheckOptions | None = None
@@ -95,29 +95,30 @@ def orlop_volume(register: Register) -> None:
 
 @hookspec
 def orlop_service(register: Register) -> None:
-    """Register factories `() -> ServicePlugin` (orlop_kernel.kinds): a part of the daemon that runs tasks of its own."""
+    """Register factories `() -> ServicePlugin` (orlop_kernel.kinds). A service is a part of the daemon that runs its own
+    tasks."""
 
 
 @hookspec
 def orlop_frontend(register: Register) -> None:
-    """Register factories `(Context) -> FrontEnd` (orlop_kernel.kinds): the routes of an API."""
+    """Register factories `(Context) -> FrontEnd` (orlop_kernel.kinds). A front end has the routes of an API."""
 
 
 @hookspec
 def orlop_guard(register: Register) -> None:
-    """Register factories `() -> GuardPlugin` (orlop_kernel.kinds): access control of requests."""
+    """Register factories `() -> GuardPlugin` (orlop_kernel.kinds). A guard controls the access of requests."""
 
 
 @hookspec
 def orlop_keys(register: Register) -> None:
-    """Register subclasses of `orlop_kernel.config.Keys`: the keys of daemon.json that belong to the service, front end or
-    guard of the same name."""
+    """Register subclasses of `orlop_kernel.config.Keys`. A subclass defines the keys of daemon.json that belong to the
+    service, front end or guard of the same name."""
 
 
 @hookspec
 def orlop_check(register: Register) -> None:
-    """Register factories `() -> CheckPlugin` (orlop_kernel.kinds): compares the actual state of the service, front end or
-    guard of the same name with the expected state."""
+    """Register factories `() -> CheckPlugin` (orlop_kernel.kinds). A check compares the actual state of the service, front
+    end or guard of the same name with the expected state."""
 
 
 @hookspec

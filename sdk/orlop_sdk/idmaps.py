@@ -1,9 +1,8 @@
-"""User namespaces and id-mapped mounts: the user and group ids that a container sees, and the ids of the host to which they
-are mapped.
+"""User namespaces and id-mapped mounts. They map the user and group ids that a container sees to ids of the host.
 
 Files on disk have the ids that a container without a user namespace sees. The mounts of these files are id-mapped
-(mount_setattr(2)), so that the mapping may change at each start of a container, and no image is unpacked twice. The zygote
-(the process from which monitors are forked) imports this module, so it must not import trio.
+(mount_setattr(2)). So the mapping may be different at each start of a container, and no image has to be unpacked twice. The
+zygote (the process from which monitors are forked) imports this module, so it must not import trio.
 """
 
 from __future__ import annotations

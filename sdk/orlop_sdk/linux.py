@@ -92,7 +92,7 @@ _FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
 _OPEN_TREE_CLONE, _AT_RECURSIVE, _AT_FDCWD = 1, 0x8000, -100
 _MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_SYMLINKS = 0x04, 0x10
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH, _RESOLVE_IN_ROOT = 0x02, 0x04, 0x08, 0x10
-_OPENAT2_TRIES = 64  # openat2 of a path with ".." fails with EAGAIN if any process renames a file meanwhile
+_OPENAT2_TRIES = 64  # a path with ".." makes openat2 fail with EAGAIN if any process renames a file meanwhile
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
@@ -134,8 +134,8 @@ def _mount(source: str, target: str, kind: str | None, flags: int, data: str | N
 
 
 def mount(kind: str, source: str, target: str, options: Collection[str] = ()) -> None:
-    """Mount with the options of mount(8). Flags of a bind mount (ro, nosuid, ...) and propagation need a second mount(2),
-    because the kernel ignores them in the first. For "loop" see `loopdevices`."""
+    """Mount with the options of mount(8). The flags of a bind mount (ro, nosuid, ...) and the propagation are set by a
+    second mount(2), because the kernel ignores them in the first one. The option "loop" is described in `loopdevices`."""
     flags, propagation, data = 0, 0, []
     if "loop" in options:
         with loopdevices.attached(source, options) as (device, rest):
@@ -176,7 +176,8 @@ def change_mount(target: str, options: Iterable[str]) -> None:
 
 
 def relative_layers(options: Sequence[str]) -> tuple[str, list[str]]:
-    """The common parent of all directories in overlay options, and the options with paths relative to this parent."""
+    """Returns the common parent of all directories in overlay options, and the same options with paths that are relative to
+    this parent."""
     words = [option.partition("=") for option in options]
     layered = ("lowerdir", "upperdir", "workdir")
     base = os.path.commonpath([path for name, _, value in words if name in layered for path in value.split(":")])
@@ -189,9 +190,9 @@ def relative_layers(options: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _mount_relative(source: str, target: str, flags: int, options: Sequence[str]) -> None:
-    """Mount an overlay with so many layers that the options do not fit in the page that mount(2) copies. The layers are
-    named relative to the working directory, as Docker does. During the call, the process has another working directory, so
-    it must be single-threaded."""
+    """Mount an overlay that has too many layers for the page of options that mount(2) copies. As in Docker, the paths of the
+    layers are relative to the working directory, which this function changes during the call. So the process must be
+    single-threaded."""
     base, short = relative_layers(options)
     target = os.path.join(os.getcwd(), target)
     home = os.open(".", os.O_PATH | os.O_CLOEXEC)
@@ -259,8 +260,8 @@ def setns(fd: int, kind: int) -> None:
 
 @contextmanager
 def in_network_namespace(fd: int) -> Iterator[None]:
-    """Run the block with the calling thread in another network namespace. When the thread cannot return to its own
-    namespace, the process aborts, because its later calls would change the wrong network."""
+    """Move the calling thread to another network namespace while the `with` block runs. If the thread cannot return to its
+    own namespace, the process aborts, because later calls would change the wrong network."""
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         setns(fd, CLONE_NEWNET)
@@ -292,9 +293,9 @@ def new_network_namespace() -> int:
 
 
 def open_in_root(root: int, path: str | bytes, flags: int, mode: int = 0) -> int:
-    """openat2(RESOLVE_IN_ROOT): resolve `path` as for a process chrooted to the directory descriptor `root`; neither
-    symlinks nor ".." lead out of it. Retries after EAGAIN, and raises EAGAIN only if concurrent renames disturb every
-    attempt."""
+    """openat2(RESOLVE_IN_ROOT): resolve `path` like a process whose root is the directory of the descriptor `root`. Neither
+    symlinks nor ".." lead out of this directory. Retries after EAGAIN, and raises EAGAIN only if concurrent renames disturb
+    every attempt."""
     return _openat2(root, path, _OpenHow(flags | os.O_CLOEXEC, mode, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS))
 
 
@@ -336,7 +337,7 @@ def set_process_name(name: str) -> None:
 
 def keep_freed_memory(size: int) -> None:
     """Make malloc keep up to `size` bytes of freed memory for the next buffer, large blocks included. Otherwise malloc
-    returns them to the kernel, and each new buffer costs a page fault per page. Does nothing without mallopt."""
+    returns large blocks to the kernel, and each new buffer costs a page fault per page. Does nothing without mallopt."""
     try:
         _libc.mallopt(_M_TRIM_THRESHOLD, size)
         _libc.mallopt(_M_MMAP_THRESHOLD, size)
@@ -362,8 +363,9 @@ def release_freed_memory() -> None:
 
 
 def use_huge_pages(fd: int) -> None:
-    """Move the content of a memfd into huge pages, as far as it fills whole pages, so that executing the memfd causes fewer
-    page faults. Raises `OSError` before Linux 6.1, or when memory is too fragmented; the memfd is unchanged then."""
+    """Move the content of a memfd into huge pages (the part that fills whole pages), so that fewer page faults occur when
+    the memfd is executed. Raises `OSError` on kernels before Linux 6.1, or if memory is too fragmented. The memfd is then
+    unchanged."""
     size = os.fstat(fd).st_size // _HUGE_PAGE * _HUGE_PAGE
     if not size:
         return
@@ -392,8 +394,8 @@ def _process_fields(pid: int) -> list[bytes]:
 
 
 def process_start_time(pid: int) -> int:
-    """When `pid` started, in clock ticks since the machine's boot (field 22 of /proc/PID/stat). Pid and start time together
-    identify a process uniquely. Raises `ProcessLookupError` when there is no such process."""
+    """The time at which the process `pid` started, in clock ticks since the machine's boot (field 22 of /proc/PID/stat). Pid
+    and start time together identify a process uniquely. Raises `ProcessLookupError` when there is no such process."""
     return int(_process_fields(pid)[19])
 
 
@@ -435,6 +437,6 @@ def close_other_fds(keep: Iterable[int]) -> None:
 
 
 def peer_credentials(sock: socket.socket) -> tuple[int, int, int]:
-    """(pid, uid, gid) of the process at the other end of a unix socket, at the time of its connect()."""
+    """The (pid, uid, gid) that the process at the other end of a unix socket had when it called connect()."""
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     return int.from_bytes(raw[:4], "little", signed=True), *(int.from_bytes(raw[i : i + 4], "little") for i in (4, 8))  # type: ignore[return-value]

@@ -32,9 +32,9 @@ class LogCapabilities(msgspec.Struct, frozen=True):
 
 
 class LogInfo(msgspec.Struct, frozen=True):
-    """The container whose output is logged. `directory` is the container's directory, which exists with mode 0710; the
-    driver may write files only there. `created` is an RFC 3339 time; `env` are NAME=VALUE texts. `hostname` is the name
-    of the host."""
+    """The container whose output is logged. `directory` is the container's directory, which exists with mode 0710. The
+    driver may write files only in this directory. `created` is an RFC 3339 time. `env` contains texts of the form
+    NAME=VALUE. `hostname` is the name of the host."""
 
     container_id: str
     container_name: str
@@ -51,10 +51,10 @@ class LogInfo(msgspec.Struct, frozen=True):
 
 class LogBlock(msgspec.Struct, frozen=True, gc=False):
     """Output of a container. `stream` is "stdout" or "stderr". `data` is one or more whole lines. Each line ends in a
-    newline and has at most 16 KiB before the newline. When `partial`, `data` is exactly one piece without a newline: a part
-    of a longer line, or a last line without a newline. `time_ns` (Unix time, nanoseconds) is the time at which the newline
-    was read, as in dockerd. The last part of a long line is a separate block. All parts of a long line have the time at
-    which the first part was complete."""
+    newline and has at most 16 KiB before the newline. If `partial` is true, `data` is exactly one piece without a newline: a
+    part of a longer line, or the end of the output if no newline follows. `time_ns` (Unix time, nanoseconds) is the time at
+    which the newline was read, as in dockerd. The last part of a long line is a separate block. All parts of a long line
+    have the time at which the first part was complete."""
 
     stream: str
     data: bytes
@@ -63,9 +63,9 @@ class LogBlock(msgspec.Struct, frozen=True, gc=False):
 
 
 class LogRecord(msgspec.Struct, frozen=True, gc=False):
-    """One log entry as it is read back: a line with its newline, or a piece of a line without a newline. `time` is RFC 3339
-    in UTC, ending in Z, with up to nine fraction digits and no trailing zeros. `attrs` are the container's extra attributes,
-    None for none."""
+    """One entry that was read from a log: a line with its newline, or a piece of a line without a newline. `time` has the
+    format of RFC 3339, in UTC: it ends in Z, and its fraction has up to nine digits and no trailing zeros. `attrs` are the
+    container's extra attributes; None if there are none."""
 
     stream: str
     data: bytes
@@ -74,9 +74,9 @@ class LogRecord(msgspec.Struct, frozen=True, gc=False):
 
 
 class LogQuery(msgspec.Struct, frozen=True):
-    """The entries to read. `since` and `until` are Unix times in nanoseconds, inclusive; 0 means no limit. `tail` is the
-    number of last entries to read, counted over all rotated files before `since` is applied; None means all. `follow`:
-    `read` will be called again after it returned no entries."""
+    """The entries to read. `since` and `until` are Unix times in nanoseconds, and both are inclusive; 0 means no limit.
+    `tail`: take only the last `tail` entries of all files of the log, before `since` is applied; None means all entries.
+    `follow`: `read` will be called again after it has returned no entries."""
 
     since: int = 0
     until: int = 0
@@ -89,8 +89,9 @@ class LogWriter(Protocol):
     """Appends the output of one run of a container. Used by one thread. May wait only for the disk that it writes to."""
 
     def write(self, blocks: Sequence[LogBlock]) -> None:
-        """Append the records of all blocks in order, with as few system calls as possible. Must not raise, because a failing
-        log must not stop the container: when the disk is full, drop the records, count them, and accept later records."""
+        """Append the records of all blocks in order, with as few system calls as possible. Must not raise an error, because
+        a failing log must not stop the container. If the disk is full, drop the records, count them, and accept later
+        records."""
         ...
 
     def close(self) -> None:
@@ -100,8 +101,8 @@ class LogWriter(Protocol):
 
 @runtime_checkable
 class ThrottledLogWriter(LogWriter, Protocol):
-    """A writer with a queue, which can make the container wait while the queue is full. While `full` is true, the monitor
-    reads no output; it looks again every 20 ms."""
+    """A writer that has a queue, and can make the container wait while the queue is full. While `full` is true, the monitor
+    reads no output of the container. It checks `full` again every 20 ms."""
 
     @property
     def full(self) -> bool: ...
@@ -113,9 +114,9 @@ class LogReader(Protocol):
     always on the same thread."""
 
     def read(self) -> Sequence[LogRecord]:
-        """The next entries (up to about 1 MiB), oldest first; empty when there are no more. With `follow`, later calls
-        return the entries that were written since the previous call. Each entry is returned exactly once, even if files are
-        rotated. Torn and damaged records are skipped. Raises `DriverError`."""
+        """The next entries (up to about 1 MiB), the oldest first. The result is empty if there are no more entries. With
+        `follow`, later calls return the entries that were written since the previous call. Each entry is returned exactly
+        once, even if files are rotated. Torn and damaged records are skipped. Raises `DriverError`."""
         ...
 
     def fileno(self) -> int:
@@ -139,12 +140,13 @@ class LogDriver(Protocol):
     def capabilities(self) -> LogCapabilities: ...
 
     def validate(self, options: Mapping[str, str]) -> None:
-        """Raise `InvalidParameter` for an invalid option. The message for an unknown option is Docker's: `unknown log opt
-        'X' for NAME log driver`."""
+        """Raise `InvalidParameter` for an invalid option. For an unknown option, use Docker's message: `unknown log opt 'X'
+        for NAME log driver`."""
         ...
 
     def open_writer(self, info: LogInfo, options: Mapping[str, str]) -> LogWriter:
-        """Open the log for appending. First remove a torn record that a crash left at the end. Raises `DriverError`."""
+        """Open the log for appending. If a crash left a torn record at the end of the log, remove it first. Raises
+        `DriverError`."""
         ...
 
     def open_reader(self, info: LogInfo, options: Mapping[str, str], query: LogQuery) -> LogReader:
@@ -153,5 +155,5 @@ class LogDriver(Protocol):
         ...
 
     def path(self, info: LogInfo) -> str:
-        """The path of the log file, shown as `LogPath` by `docker inspect`; "" when the driver has no file."""
+        """The path of the log file, which `docker inspect` shows as `LogPath`. "" if the driver has no file."""
         ...

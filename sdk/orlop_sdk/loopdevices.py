@@ -20,7 +20,7 @@ _LOOP_CTL_GET_FREE, _LOOP_CONFIGURE = 0x4C82, 0x4C0A
 _READ_ONLY, _AUTOCLEAR = 1, 4
 # struct loop_config: fd, block_size, struct loop_info64 (232 bytes; lo_flags at 52), 8 reserved numbers
 _CONFIG = struct.Struct("<II52xI176x64x")
-_TRIES = 64  # another process may attach a file to the free device first
+_TRIES = 64  # another process may attach a file to the device that was free
 
 
 def _attach(path: str) -> tuple[int, str]:
@@ -49,7 +49,8 @@ def _attach(path: str) -> tuple[int, str]:
 @contextmanager
 def attached(source: str, options: Collection[str]) -> Iterator[tuple[str, list[str]]]:
     """Attach `source` and the files of `device=` options to loop devices, read-only. Yields the device of `source`, and the
-    options for the mount: `device=` names loop devices instead of files, and "loop" is left out. Mount inside the block."""
+    options for the mount, without "loop" and with loop devices instead of files in `device=`. Mount inside the `with`
+    block."""
     with ExitStack() as stack:
         fd, device = _attach(source)
         stack.callback(os.close, fd)

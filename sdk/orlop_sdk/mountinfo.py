@@ -13,8 +13,8 @@ _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
 class MountEntry(NamedTuple):
-    """One mount. `propagates`: the mount is in a peer group or is a slave of a peer group, so it receives mounts from the
-    host."""
+    """One mount. `propagates` is true if the mount is in a peer group, or is a slave of a peer group. Such a mount receives
+    mounts from the host."""
 
     id: int
     parent: int
@@ -32,7 +32,7 @@ def _text(field: bytes) -> str:
 
 
 def parse(content: bytes) -> list[MountEntry]:
-    """All mounts, in the kernel's order: a mount comes after the mount that it is mounted on."""
+    """All mounts, in the kernel's order. If one mount is mounted on another mount, it comes later in the list."""
     entries = []
     for line in content.splitlines():
         head, _, tail = line.partition(b" - ")

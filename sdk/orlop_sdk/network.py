@@ -1,5 +1,5 @@
-"""The contract of a network driver. The daemon allocates addresses (IPAM), unless the driver has its own address management
-(DHCP, for example); the driver makes links, routes and firewall rules.
+"""The contract of a network driver. The driver makes links, routes and firewall rules. The daemon allocates addresses
+(IPAM), except for drivers with their own address management (DHCP, for example).
 
 Order of calls at the start of the daemon: `create_network` for each network, then `restore` once, then `update` for the
 endpoints of containers that run. After that, `attach`, `update` and `detach` of an endpoint come in this order.
@@ -30,10 +30,11 @@ __all__ = [
 
 
 class NetworkCapabilities(msgspec.Struct, frozen=True):
-    """`sandbox`: the network namespace of a container on this network, "new" (its own) or "host". `addresses`: the daemon
-    allocates addresses for endpoints; when false, the driver may assign addresses (`EndpointState.addresses`). `publishes`:
-    the driver can publish ports; then the daemon must know an endpoint's addresses before `attach`. `predefined_only`: users
-    cannot create networks with this driver; one network of the driver always exists."""
+    """`sandbox` is "new" if a container on this network gets its own network namespace, "host" if it uses the host's.
+    `addresses` is true if the daemon allocates addresses for endpoints. If it is false, the driver may assign addresses
+    (`EndpointState.addresses`). `publishes` is true if the driver can publish ports. Then the daemon must know an endpoint's
+    addresses before `attach`. `predefined_only` is true if users cannot create networks with this driver. One network of the
+    driver then always exists."""
 
     sandbox: str = "new"
     addresses: bool = True
@@ -42,10 +43,11 @@ class NetworkCapabilities(msgspec.Struct, frozen=True):
 
 
 class NetworkContext(msgspec.Struct, frozen=True):
-    """Argument of a network factory. `instance` distinguishes the daemons of one host ("" for a single one); the driver must
-    derive the names of all tables, chains and links from `instance`. `default_bridge` is the link name of the network
-    `bridge`. `state_dir` is the driver's private directory below exec-root (`network` for `bridge`, `network-drivers/NAME`
-    for others); it exists, and is lost when the machine reboots. `mtu` is in bytes."""
+    """Argument of a network factory. `instance` distinguishes the daemons of one host ("" if there is only one daemon). The
+    driver must derive the names of all tables, chains and links from `instance`. `default_bridge` is the link name of the
+    network `bridge`. `state_dir` is the driver's private directory below exec-root: `network` for the driver `bridge`,
+    `network-drivers/NAME` for other drivers. The directory exists. It is lost when the machine reboots. `mtu` is in
+    bytes."""
 
     instance: str
     default_bridge: str
@@ -82,8 +84,8 @@ class Address(msgspec.Struct, frozen=True):
 
 class PublishedPort(msgspec.Struct, frozen=True):
     """A published port. The daemon has chosen `host_port`, has bound (host_ip, host_port), and forwards connections over
-    loopback and IPv6 itself. The driver forwards all other traffic for that address and port to the container. `host_ip`
-    "0.0.0.0" or "::" means any address."""
+    loopback and IPv6 itself. The driver forwards all other traffic for this address and port to the container. "0.0.0.0" and
+    "::" in `host_ip` mean any address."""
 
     protocol: str
     host_ip: str
@@ -92,9 +94,9 @@ class PublishedPort(msgspec.Struct, frozen=True):
 
 
 class LinkedPort(msgspec.Struct, frozen=True):
-    """A port of another container, to which a `--link` gives access over a network to which both containers are attached.
-    The driver must allow this traffic even on a network that isolates its containers (icc=false), and also after the other
-    container's address has changed."""
+    """A port of another container to which a `--link` gives access. Both containers are attached to the network. The driver
+    must allow this traffic even if the network isolates its containers (icc=false). The traffic must still be allowed after
+    the other container's address has changed."""
 
     container_id: str
     protocol: str
@@ -102,10 +104,10 @@ class LinkedPort(msgspec.Struct, frozen=True):
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """A container's attachment to a network, as the daemon wants it to be. `netns` is a path below /proc that opens the
-    container's network namespace, valid while the container's monitor runs. `ifname` is the interface name in the container.
-    `default_route`: the container's default route goes through this endpoint. If `mac` is "", the driver chooses the
-    address. `links` are the ports to which `--link` gives this container access."""
+    """A container's attachment to a network, as the daemon wants it to be. `netns` is a path below /proc at which the
+    container's network namespace can be opened. It is valid while the container's monitor runs. `ifname` is the interface
+    name in the container. `default_route`: the container's default route goes through this endpoint. If `mac` is "", the
+    driver chooses the address. `links` are the ports to which `--link` gives this container access."""
 
     id: str
     network: NetworkSpec
@@ -122,8 +124,8 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 class EndpointState(msgspec.Struct, frozen=True):
     """The result of `attach`. The daemon stores the state and passes it to `update`, `detach` and `restore`. `host_link` is
-    the name of the link on the host ("" for none). `addresses` are the addresses that a driver with its own address
-    management has given to the endpoint: the daemon shows them, and its name servers answer with them."""
+    the name of the link on the host ("" for none). A driver with its own address management sets `addresses` to the
+    addresses that it gave to the endpoint. The daemon shows these addresses, and its name servers answer with them."""
 
     mac: str = ""
     host_link: str = ""
@@ -132,9 +134,10 @@ class EndpointState(msgspec.Struct, frozen=True):
 
 @runtime_checkable
 class NetworkDriver(Protocol):
-    """Works on the host's network and on namespaces given by path. Every method may be called again after a crash at any
-    point of an earlier call. Methods may be called concurrently for different endpoints and networks. The links of an
-    endpoint disappear with its namespace; `detach` must not fail when the links are gone. Failures raise `DriverError`.
+    """Changes the network of the host, and of the namespaces whose paths it gets. Every method may be called again, even if
+    a crash interrupted an earlier call at any point. Methods may be called concurrently for different endpoints and
+    networks. The links of an endpoint disappear with its namespace; `detach` must not fail when the links are gone. Failures
+    raise `DriverError`.
 
     The daemon calls each async method with a deadline, and may cancel it at any await. `capabilities` is read once."""
 
@@ -143,39 +146,39 @@ class NetworkDriver(Protocol):
 
     async def create_network(self, network: NetworkSpec) -> None:
         """Make the network's objects on the host, or correct existing objects. Called again for every network at each start
-        of the daemon. `InvalidParameter` for an option with an invalid value, `Conflict` when the name of a link is in
-        use."""
+        of the daemon. Raises `InvalidParameter` for an option with an invalid value, and `Conflict` if the name of a link is
+        in use."""
         ...
 
     async def delete_network(self, network: NetworkSpec) -> None:
-        """Remove the network's objects from the host. No error when the objects do not exist."""
+        """Remove the network's objects from the host. Succeeds if the objects do not exist."""
         ...
 
     async def attach(self, endpoint: Endpoint) -> EndpointState:
-        """Connect the namespace to the network and publish the ports. On failure nothing remains. `Conflict` when a port is
-        already published in the driver's own tables."""
+        """Connect the namespace to the network and publish the ports. After a failure, nothing remains. Raises `Conflict` if
+        a port is already published in the driver's own tables."""
         ...
 
     async def update(self, endpoint: Endpoint, state: EndpointState) -> None:
         """Change `ports` and `default_route` of an attached endpoint; no other field has changed. Publish exactly
-        `endpoint.ports`; `Conflict` as in `attach`. With `default_route`, replace the namespace's default routes by default
-        routes through this endpoint; without it, remove default routes through this endpoint. When the default route of a
-        container moves to another endpoint, the daemon first withdraws the ports of the old endpoint, then updates the new
-        endpoint, then removes the default route of the old endpoint. After a start of the daemon, `update` is called with
-        the recorded values, first for the endpoint with the default route."""
+        `endpoint.ports`, and raise `Conflict` as in `attach`. If `default_route` is true, replace the namespace's default
+        routes by default routes through this endpoint. If it is false, remove default routes through this endpoint. When the
+        default route of a container moves to another endpoint, the daemon first withdraws the ports of the old endpoint,
+        then updates the new endpoint, then removes the default route of the old endpoint. After a start of the daemon,
+        `update` is called with the recorded values, first for the endpoint with the default route."""
         ...
 
     async def detach(self, endpoint: Endpoint, state: EndpointState) -> None:
-        """Withdraw the ports, then remove the link. No error when ports or link do not exist. If `endpoint.netns` is "", the
-        namespace is about to be destroyed together with the link. On return, no traffic must pass through the link, but the
-        link may still exist."""
+        """Withdraw the ports, then remove the link. Succeeds if the ports or the link do not exist. If `endpoint.netns` is
+        "", the namespace is about to be destroyed together with the link. On return, no traffic must pass through the link,
+        but the link may still exist."""
         ...
 
     async def restore(self, networks: Sequence[NetworkSpec], endpoints: Sequence[tuple[Endpoint, EndpointState]]) -> None:
-        """Called once when the daemon starts, after `create_network` for each network. Afterwards, this instance's rules on
-        the host are exactly those that `endpoints` need. Rules of these endpoints must stay in force throughout; rules and
-        links of this instance that belong to no endpoint are removed. An endpoint whose link was deleted or disconnected
-        while no daemon ran is connected again, with the same `EndpointState`."""
+        """Called once when the daemon starts, after `create_network` for each network. Make this instance's rules on the
+        host exactly the rules that `endpoints` need. The rules of these endpoints must stay in force during the call. Remove
+        rules and links of this instance that belong to no endpoint. If an endpoint's link was deleted or disconnected while
+        no daemon ran, connect the endpoint again, with the same `EndpointState`."""
         ...
 
     async def close(self) -> None:
@@ -192,8 +195,8 @@ class NetworkAudit(Protocol):
     async def audit(
         self, networks: Sequence[NetworkSpec], endpoints: Sequence[tuple[Endpoint, EndpointState]]
     ) -> Sequence[Drift]:
-        """Compare the host with these networks and endpoints: the driver's objects that belong to none of them are "stray",
-        and objects that they should have are "missing". Changes nothing."""
+        """Compare the host with these networks and endpoints. An object of the driver that belongs to none of them is
+        "stray". An object that one of them needs, and that does not exist, is "missing". Changes nothing."""
         ...
 
     async def dump(self) -> str:
@@ -201,7 +204,7 @@ class NetworkAudit(Protocol):
         ...
 
     async def repair(self, found: Drift) -> None:
-        """Do what `found.repair` describes; `found` comes from the last `audit`. May be called twice. No error when the
-        difference no longer exists, or the object now belongs to another endpoint. Must not change the `EndpointState` of an
-        endpoint."""
+        """Do what `found.repair` describes; `found` comes from the last `audit`. May be called twice. Succeeds if the
+        difference no longer exists, or if the object now belongs to another endpoint. Must not change the `EndpointState` of
+        an endpoint."""
         ...

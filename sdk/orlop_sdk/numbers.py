@@ -10,8 +10,8 @@ _VALUES = dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True) | dict.fr
 
 
 def natural(text: str, largest: int) -> int | None:
-    """Parse a decimal number from 0 to `largest`; None for anything else. Python's `int` also accepts signs, blanks,
-    underscores and the digits of every script, and raises on more than 4,300 digits."""
+    """Parse a decimal number from 0 to `largest`; None for all other text. (Python's `int` also accepts signs, blanks,
+    underscores and the digits of every script, and raises an error for more than 4,300 digits.)"""
     if not (text.isascii() and text.isdecimal()):
         return None
     digits = text.lstrip("0") or "0"

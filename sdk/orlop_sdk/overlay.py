@@ -19,8 +19,9 @@ __all__ = ["MAX_LOWERS", "check_root", "overlay_changes", "overlay_mount", "plai
 MAX_LOWERS = 128  # Docker's limit of layers (its error: `max depth exceeded`)
 _PAGE = 4095  # mount(2) copies one page of options, including the terminating NUL
 
-# Set explicitly, because a host may change the defaults by module parameters. Other values change the format of layers
-# (metacopy, redirect_dir), or make the kernel refuse lower directories that several mounts share (index).
+# Set explicitly, because a host may change the defaults by module parameters. With other values of metacopy and
+# redirect_dir, the format of layers would change. With another value of index, the kernel would refuse lower directories
+# that several mounts share.
 _FIXED = ("index=off", "xino=off", "metacopy=off", "redirect_dir=off", "nfs_export=off")
 
 
@@ -39,9 +40,9 @@ def plain_mount(diff: str, *, readonly: bool) -> tuple[Mount, ...]:
 def overlay_mount(
     root: str, lowers: Sequence[str], directory: str | None = None, *, volatile: bool = False
 ) -> tuple[Mount, ...]:
-    """Stack `lowers` (paths below `root`, uppermost first) below the writable layer `directory` (None: read-only). If
-    necessary, `linux.mount` uses paths relative to `root`. Raises `DriverError` when even then the options do not fit in a
-    page; 128 layers fit."""
+    """An overlay mount of `lowers` (paths below `root`, the uppermost first). `directory` is the writable layer on top of
+    them; None for a read-only mount. If the options do not fit in a page, `linux.mount` uses paths relative to `root`. With
+    such paths, the options of 128 layers fit; for more, `DriverError` is raised."""
     options = [*_FIXED, "lowerdir=" + ":".join(f"{root}/{path}" for path in lowers)]
     if directory is not None:
         options += [f"upperdir={directory}/diff", f"workdir={directory}/work"]
@@ -70,9 +71,9 @@ def _opaque(target: int | str) -> bool:
 
 
 def _lookup(lowers: Sequence[str], path: str) -> tuple[os.stat_result | None, list[str]]:
-    """The file that is visible at `path` when `lowers` are merged, None if there is none. If it is a directory, also the
-    layers whose directories are merged into it, uppermost first. The parent of `path` must be a directory in each of
-    `lowers`."""
+    """Returns the file that is visible at `path` when `lowers` are merged; None if there is no file. For a directory, also
+    returns the layers whose directories are merged into it, the uppermost first. The parent of `path` must be a directory in
+    each of `lowers`."""
     shown: os.stat_result | None = None
     merged: list[str] = []
     for lower in lowers:
@@ -105,19 +106,19 @@ def _names(lowers: Sequence[str], path: str) -> set[str]:
 
 
 def _unchanged(new: os.stat_result, old: os.stat_result) -> bool:
-    """Whether a directory is in the upper layer only because an entry below it changed (Docker's rule: its mode, owner and
-    time are unchanged)."""
+    """Whether a directory is in the upper layer only because an entry below the directory has changed. As in Docker, this is
+    so if the directory's mode, owner and time are unchanged."""
     if not (stat.S_ISDIR(new.st_mode) and stat.S_ISDIR(old.st_mode)):
         return False
     return (new.st_mode, new.st_uid, new.st_gid, new.st_mtime_ns) == (old.st_mode, old.st_uid, old.st_gid, old.st_mtime_ns)
 
 
 def overlay_changes(upper: str, lowers: Sequence[str]) -> list[Change]:
-    """All changes of the directory `upper` against `lowers`, sorted by path. The changes are found by overlayfs's whiteouts
-    and opaque xattrs, without comparing whole trees.
+    """All changes of the directory `upper` against `lowers`, sorted by path. overlayfs's whiteouts and opaque xattrs show
+    what has changed, so the trees are not compared as a whole.
 
     The upper directory may belong to a running container, so it is read relative to descriptors. Lower directories never
-    change, so paths into them are safe if each component is known to be a directory and not a symlink."""
+    change. A path into them is safe if each component was found to be a directory, not a symlink."""
     found: dict[str, ChangeKind] = {}
     below: dict[str, list[str]] = {"": list(lowers)}
 

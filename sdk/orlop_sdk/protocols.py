@@ -13,7 +13,8 @@ __all__ = ["checkable", "evaluate", "has_all", "is_protocol", "members", "mismat
 
 
 def mismatch(plugin: object, protocol: type) -> str | None:
-    """Why an object does not implement a Protocol, for a message "cannot use X: ..."; None if it implements the Protocol."""
+    """Returns why an object does not implement a Protocol, as a text for the message "cannot use X: ...". None if the object
+    implements the Protocol."""
     kind = type(plugin).__name__
     if plugin is None:
         return f"its factory returned None, not a {protocol.__name__}"
@@ -41,7 +42,7 @@ def mismatch(plugin: object, protocol: type) -> str | None:
 
 
 def _accepts(found: Callable[..., Any], member: Callable[..., Any]) -> bool:
-    """Whether a bound method can be called as the Protocol says, with and without the optional arguments."""
+    """Whether a bound method accepts the arguments that the Protocol declares, with and without the optional arguments."""
     try:
         signature = inspect.signature(found)
     except (ValueError, TypeError):  # a function written in C may have no signature
@@ -78,7 +79,7 @@ def returned(function: Callable[..., Any] | None) -> Any:
 
 @functools.cache
 def checkable(function: Callable[..., Any] | None) -> type | None:
-    """The type with which `isinstance` can check the value that a plugin's member returns; None if there is no such type."""
+    """A type with which `isinstance` can check the return value of a plugin's member; None if there is no such type."""
     hint = returned(function)
     origin = get_origin(hint) or hint
     if not isinstance(origin, type) or origin is type(None) or is_protocol(origin):

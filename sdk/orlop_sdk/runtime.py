@@ -1,4 +1,4 @@
-"""The contract of a runtime driver. It returns the commands of an OCI runtime; the daemon runs them.
+"""The contract of a runtime driver. The driver only returns the command lines of an OCI runtime.
 
 The container's monitor runs `run`, `restore`, `exec` and `delete`, because the container must outlive the daemon. The daemon
 runs the other commands, in the host's mount namespace.
@@ -25,10 +25,10 @@ __all__ = [
 
 
 class RuntimeCapabilities(msgspec.Struct, frozen=True):
-    """`direct_signals`: the container's init is a process of this host, and the daemon may signal its pid directly instead
-    of running `Runtime.signal`. `detach_mounts`: mount points that the monitor must unmount in its own mount namespace
-    (MNT_DETACH) before it runs a command (crun on hosts with hybrid cgroups). `checkpoint_programs`: programs that
-    `RuntimeCheckpoints` needs."""
+    """`direct_signals`: the container's init is a process of this host, so the daemon may send a signal to its pid instead
+    of running the command of `Runtime.signal`. `detach_mounts`: mount points that the monitor unmounts in its own mount
+    namespace (MNT_DETACH) before it runs a command. (crun needs this on hosts with hybrid cgroups.) `checkpoint_programs`:
+    programs that `RuntimeCheckpoints` needs."""
 
     direct_signals: bool = True
     detach_mounts: tuple[str, ...] = ()
@@ -37,7 +37,7 @@ class RuntimeCapabilities(msgspec.Struct, frozen=True):
 
 class RuntimeContext(msgspec.Struct, frozen=True):
     """Argument of a runtime factory: an entry of `runtimes` in daemon.json. `name` is the entry's key. `path` is the
-    runtime's program; "" when the entry has a `runtimeType` and no path. `root` is a directory below exec-root for the
+    runtime's program; "" if the entry has a `runtimeType` instead of a path. `root` is a directory below exec-root for the
     runtime's own state. `arguments` are the entry's `runtimeArgs`."""
 
     name: str
@@ -48,9 +48,9 @@ class RuntimeContext(msgspec.Struct, frozen=True):
 
 
 class Task(msgspec.Struct, frozen=True):
-    """One run of a container. `bundle` is the OCI bundle directory. `pid_file` is where the runtime writes the pid of the
-    container's init. `log` is the file for the runtime's own errors. `console_socket` is the unix socket to which the
-    runtime sends the terminal's descriptor; "" without a terminal."""
+    """One run of a container. `bundle` is the OCI bundle directory. The runtime writes the pid of the container's init to
+    `pid_file`, and its own errors to `log`. `console_socket` is the unix socket to which the runtime sends the terminal's
+    descriptor; "" without a terminal."""
 
     id: str
     bundle: str
@@ -89,13 +89,13 @@ class RuntimeCheckpoints(Protocol):
 
     def checkpoint(self, task: Task, image: str, work: str, *, leave_running: bool) -> Command:
         """Write the state of the task's processes to the directory `image`, which exists and is empty. Then end the
-        processes, unless `leave_running` is true. `work` is a directory for logs. When the command fails, the task keeps
-        running."""
+        processes, unless `leave_running` is true. `work` is a directory for logs. If the command fails, the task continues
+        to run."""
         ...
 
     def restore(self, task: Task, image: str, work: str) -> Command:
-        """Start the task from the files that `checkpoint` wrote, in the bundle as it is now. The monitor runs this command
-        instead of `run`; the guarantees of `run` apply."""
+        """Start the task from the files that `checkpoint` wrote. The bundle may have changed since then. The monitor runs
+        this command instead of `run`, and the guarantees of `run` apply to it."""
         ...
 
 
@@ -115,7 +115,8 @@ class Runtime(Protocol):
     def run(self, task: Task) -> Command:
         """Create and start the task, detached. When the command has succeeded, `task.pid_file` contains the pid of the
         container's init, and the parent of init is the nearest subreaper, which is the monitor. Init inherits the command's
-        stdio; with `task.console_socket`, the runtime has sent the terminal there instead."""
+        stdio. If `task.console_socket` is set, init has a terminal instead, and the runtime has sent the terminal's
+        descriptor to this socket."""
         ...
 
     def exec(self, task: Task, execution: Execution) -> Command:
@@ -123,8 +124,8 @@ class Runtime(Protocol):
         ...
 
     def delete(self, task: Task) -> Command:
-        """Remove the runtime's state and the cgroups of a task, and kill its remaining processes. The command may run twice:
-        for an unknown task it succeeds and prints nothing."""
+        """Remove the runtime's state and the cgroups of a task, and kill its remaining processes. The command may be run
+        twice. For an unknown task, the command succeeds and prints nothing."""
         ...
 
     def signal(self, task: Task, signum: int) -> Command:
@@ -155,5 +156,5 @@ class Runtime(Protocol):
         ...
 
     def monitor_mounts(self) -> Sequence[Mount]:
-        """Mounts that the monitor must make in its own mount namespace for the runtime; usually none."""
+        """Mounts that the runtime needs in the monitor's mount namespace. Most runtimes need none."""
         ...

@@ -1,4 +1,4 @@
-"""Sizes as people write them, by the rules of Docker (go-units)."""
+"""Parses sizes such as "10m", by the rules of Docker (go-units)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Read and write small files by system calls. With Python's file objects, a forked process would copy a hundred more pages
-of memory."""
+"""Reads and writes small files by system calls. If a forked process uses Python's file objects, it copies a hundred more
+pages of memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write(path: str, data: bytes) -> None:
 
 
 def read_tail(path: str, size: int = 256 << 10) -> str:
-    """The last `size` bytes of a file as text, for a debug bundle; if the file cannot be read, the reason."""
+    """The last `size` bytes of a file as text, for a debug bundle. If the file cannot be read, the text is the reason."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:

@@ -1,9 +1,9 @@
-"""A durable index of snapshots for storage drivers: maps each key to a directory and its parent.
+"""A durable index of snapshots for storage drivers. It maps the key of each snapshot to the snapshot's directory and parent.
 
-Each snapshot is one symbolic link, `active/<key>` or `committed/<key>`. The link's target is a record, not a path: "<id>",
-or "<id>:<parent's id>" (Emacs stores its locks in this way). Links are metadata, so after a crash of the machine a
-journalling file system has each link complete or not at all, without an fsync. Adding a snapshot is one symlink(2),
-committing is one rename(2); both are atomic. Ids are the driver's directory names.
+Each snapshot is one symbolic link, `active/<key>` or `committed/<key>`. The target of the link is not a path, but a record:
+"<id>", or "<id>:<parent's id>". (Emacs stores its locks in this way.) Links are metadata. After a crash of the machine, a
+journalling file system therefore has each link complete or not at all, even without an fsync. A snapshot is added by one
+symlink(2), and committed by one rename(2). Both calls are atomic. Ids are the driver's directory names.
 
 All functions block. This module must not import trio.
 """
@@ -27,7 +27,7 @@ __all__ = ["SnapshotIndex", "SnapshotRecord", "check_key", "fsync_directory", "f
 _log = logging.getLogger("orlop.storage")
 _libc = ctypes.CDLL(None, use_errno=True)
 _KEY = re.compile(r"[A-Za-z0-9:_.-]{1,128}")
-_CHANGED = "changed-"  # the prefix of a new link's name, until the link is renamed over the old one
+_CHANGED = "changed-"  # the prefix of a new link's name; the new link is then renamed over the old link
 _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
@@ -84,7 +84,7 @@ class SnapshotRecord(msgspec.Struct, frozen=True):
 
 class SnapshotIndex:
     """The index in `directory`, which it owns. Concurrent calls must be for different keys. `load` moves invalid entries to
-    `damaged/`, so that the other snapshots and the entry's key remain usable."""
+    `damaged/`. All other snapshots remain usable, and the keys of the invalid entries can be used again."""
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
@@ -126,7 +126,7 @@ class SnapshotIndex:
 
     def compare(self, present: Collection[str], is_empty: Callable[[str], bool]) -> list[Drift]:
         """For `StorageAudit.audit`: compare the index with `present`, the ids of the directories that exist. A directory
-        without a record may be removed only when it is empty, because otherwise its record may have been lost."""
+        without a record may be removed only if it is empty. If it has content, its record may have been lost."""
         records, damaged = self._read()
         lost = [*damaged, *(os.path.join(self._damaged, name) for name in _listed(self._damaged))]
         found = [
@@ -154,20 +154,21 @@ class SnapshotIndex:
         return any(record.id == ident for record in self.read().values())
 
     def add(self, key: str, ident: str, parent: str | None, *, committed: bool = False) -> None:
-        """Add an active snapshot; with `committed`, a committed snapshot, whose files exist already. Atomic, but not synced
-        to disk."""
+        """Add an active snapshot. If `committed` is true, add a committed snapshot, whose files exist already. The change is
+        atomic, but not synced to disk."""
         os.symlink(
             f"{ident}:{parent}" if parent else ident, os.path.join(self._committed if committed else self._active, key)
         )
 
     def commit(self, key: str, name: str) -> None:
-        """Turn the active `key` into the committed `name`. Durable on return. The caller must sync the snapshot's content
-        before this call."""
+        """Turn the active snapshot `key` into the committed snapshot `name`. The change is durable when the method returns.
+        The caller must sync the snapshot's content before this call."""
         self.commit_unsynced(key, name)
         self.sync()
 
     def commit_unsynced(self, key: str, name: str) -> None:
-        """Like `commit`, but only durable after `sync`, and the snapshot's content need not be synced before this call."""
+        """Like `commit`, but the change is durable only after a call of `sync`, and the snapshot's content need not be
+        synced before."""
         os.rename(os.path.join(self._active, key), os.path.join(self._committed, name))
 
     def sync(self) -> None:
@@ -176,13 +177,13 @@ class SnapshotIndex:
         fsync_directory(self._active)
 
     def set_parent(self, key: str, ident: str, parent: str) -> None:
-        """Give the active `key` a parent. Atomic, but not synced to disk."""
+        """Give the active snapshot `key` a parent. The change is atomic, but not synced to disk."""
         changed = os.path.join(self._directory, f"{_CHANGED}{uuid.uuid4().hex}")
         os.symlink(f"{ident}:{parent}", changed)
         os.rename(changed, os.path.join(self._active, key))
 
     def drop(self, key: str, *, committed: bool) -> None:
-        """Remove a snapshot from the index. No error when there is no such snapshot."""
+        """Remove a snapshot from the index. Succeeds if there is no such snapshot."""
         try:
             os.unlink(os.path.join(self._committed if committed else self._active, key))
         except FileNotFoundError:

@@ -1,16 +1,17 @@
 """The contract of a storage driver, which manages snapshots and describes how to mount them.
 
 To pull a layer, the daemon calls `prepare` and `unpack_target`, writes the files itself, and calls `commit`. To create a
-container, it calls `prepare` on a committed snapshot; for each start, it calls `mounts`.
+container, the daemon calls `prepare` with a committed snapshot as parent. For each start of the container, it calls
+`mounts`.
 
-A driver that stores a layer in another form than a tree of files (a file system image, for example) also implements
-`LayerStream`: the daemon then calls `stream_target` and `stream_written` instead of `unpack_target`.
+Some drivers do not store a layer as a tree of files, but for example as a file system image. Such a driver also implements
+`LayerStream`. The daemon then calls `stream_target` and `stream_written` instead of `unpack_target`.
 
-A driver whose layers do not depend on the layers below also implements `LayerRebase`: the daemon then makes the layers of an
-image at the same time, and commits them in order by `commit_on`.
+A driver whose layers do not depend on the layers below also implements `LayerRebase`. The daemon then makes several layers
+of an image at the same time, and commits them in order by `commit_on`.
 
-A driver whose commits need not be durable at once also implements `DeferredSync`: the daemon then writes the result of a
-build's step to the disk while the next step runs.
+A driver that can sync a snapshot after its commit also implements `DeferredSync`. The daemon then writes the result of a
+build step to the disk while the next step runs.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ __all__ = [
 
 
 class StorageCapabilities(msgspec.Struct, frozen=True):
-    """`overlay_whiteouts`: layers record deletions as overlayfs does (a 0:0 character device, an opaque xattr). When false,
-    a layer is a complete tree, and a deleted path is absent from it. `max_depth`: the greatest number of layers of an
-    image. `idmapped_mounts`: all files that the mounts name are in the driver's root, on one file system that can be
-    id-mapped (see `orlop_sdk.idmaps`), so that containers may have a user namespace."""
+    """`overlay_whiteouts`: layers record deletions as overlayfs does (a 0:0 character device, an opaque xattr). If it is
+    false, a layer is a complete tree, and does not contain deleted paths. `max_depth`: the greatest number of layers of an
+    image. `idmapped_mounts`: all files that the mounts use are in the driver's root, on one file system that can be
+    id-mapped (see `orlop_sdk.idmaps`). Containers can then have a user namespace."""
 
     overlay_whiteouts: bool = False
     max_depth: int = 128
@@ -59,8 +60,8 @@ class StorageContext(msgspec.Struct, frozen=True):
 
 
 class UnpackTarget(msgspec.Struct, frozen=True):
-    """The directory where the daemon's unpacker writes a layer's files. `overlay_whiteouts`: a `.wh.` entry becomes an
-    overlayfs whiteout. When false, the unpacker removes the named path from the tree instead."""
+    """The directory where the daemon's unpacker writes a layer's files. If `overlay_whiteouts` is true, a `.wh.` entry
+    becomes an overlayfs whiteout. If it is false, the unpacker removes the path that the entry names from the tree."""
 
     directory: str
     overlay_whiteouts: bool
@@ -68,7 +69,7 @@ class UnpackTarget(msgspec.Struct, frozen=True):
 
 class StreamTarget(msgspec.Struct, frozen=True):
     """The program that turns a tar stream into a layer (see `LayerStream`). `argv` begins with the program's absolute path.
-    Its working directory is `directory`, the only place where it can write. `keep` is the name of a file in `directory` to
+    The program's working directory is `directory`; it can write only there. `keep` is the name of a file in `directory` to
     which the daemon writes a copy of the tar, "" for none."""
 
     directory: str
@@ -104,9 +105,9 @@ class Storage(Protocol):
     `InvalidParameter` for any other text.
 
     A snapshot is *active* (made by `prepare`, writable) or *committed* (immutable, may be a parent). Every method may be
-    called again after a crash or a cancellation at any point of an earlier call. `prepare`, `commit` and `remove` succeed
-    when the requested state exists already. Methods may be called concurrently. Unknown keys raise `NotFound`, except in
-    `remove`.
+    called again after a crash or a cancellation has interrupted an earlier call at any point. `prepare`, `commit` and
+    `remove` succeed if the requested state exists already. Methods may be called concurrently. Unknown keys raise
+    `NotFound`, except in `remove`.
 
     The daemon calls each async method with a deadline, and may cancel it at any await. `capabilities` must not wait.
     """
@@ -115,37 +116,38 @@ class Storage(Protocol):
     def capabilities(self) -> StorageCapabilities: ...
 
     async def prepare(self, key: str, parent: str | None, *, options: Mapping[str, str] | None = None) -> None:
-        """Make an active snapshot on top of the committed `parent` (None: an empty root). When `key` is already active on
-        `parent`, it is left unchanged. `Conflict` when `key` has another parent or is committed, or when `parent` is active.
+        """Make an active snapshot on top of the committed `parent` (None: an empty root). If `key` is already active with
+        this parent, it is left unchanged. Raises `Conflict` if `key` has another parent or is committed, or if `parent` is
+        active.
 
         The call is atomic: a crash leaves a complete snapshot or none. The snapshot need not be synced to disk: if a power
-        cut loses it, the daemon calls `prepare` again. `options` are a container's `--storage-opt`; `InvalidParameter` for
-        an option that the driver does not have."""
+        cut loses it, the daemon calls `prepare` again. `options` are a container's `--storage-opt`. Raises
+        `InvalidParameter` for an option that the driver does not have."""
         ...
 
     async def commit(self, key: str, name: str) -> None:
-        """Make the active snapshot `key` immutable under the new key `name`. When `name` is already committed (two pulls of
-        one layer), keep the committed snapshot and remove `key`. `Conflict` when `name` is an active snapshot. The commit,
-        with all files of the snapshot, is durable on return: it survives a power cut."""
+        """Make the active snapshot `key` immutable under the new key `name`. If `name` is already committed (by another pull
+        of the same layer), keep the committed snapshot and remove `key`. Raises `Conflict` if `name` is an active snapshot.
+        When the method returns, the commit and all files of the snapshot survive a power cut."""
         ...
 
     async def remove(self, key: str) -> None:
-        """Remove a snapshot. An unknown key is no error. `Conflict` when the snapshot is the parent of another. Must return
-        quickly even for large trees: rename the tree, and delete it in the background. A monitor that is about to exit may
-        still have the snapshot mounted. A driver that cannot remove a mounted snapshot raises `DriverError`; the daemon
-        calls again after the mount is gone."""
+        """Remove a snapshot. Succeeds for an unknown key. Raises `Conflict` if the snapshot is the parent of another
+        snapshot. Must return quickly even for large trees: rename the tree, and delete it in the background. A monitor that
+        is about to exit may still have the snapshot mounted. A driver that cannot remove a mounted snapshot raises
+        `DriverError`. The daemon calls `remove` again after the unmount."""
         ...
 
     async def mounts(self, key: str, *, readonly: bool = False, volatile: bool = False) -> Sequence[Mount]:
-        """The mounts that show the snapshot on top of its parents, in the order in which to make them. The driver mounts
-        nothing itself. Mounts of a committed snapshot are always read-only. `volatile`: written data need not survive a
-        power cut (the root of a `--rm` container), so the driver may leave out syncing. The daemon calls this for each new
-        mount, and never while another writable mount of the same key exists."""
+        """The mounts that show the snapshot on top of its parents, in the order in which the monitor makes them. The driver
+        itself mounts nothing. Mounts of a committed snapshot are always read-only. `volatile`: written data need not survive
+        a power cut (the root of a `--rm` container), so the driver may leave out syncing. The daemon calls `mounts` for each
+        new mount. It never does so while another writable mount of the same key exists."""
         ...
 
     async def unpack_target(self, key: str) -> UnpackTarget:
-        """The directory into which the daemon unpacks the layer of the active snapshot `key`. `Conflict` when it is
-        committed."""
+        """The directory into which the daemon unpacks the layer of the active snapshot `key`. Raises `Conflict` if the
+        snapshot is committed."""
         ...
 
     async def usage(self, key: str) -> Usage:
@@ -153,8 +155,8 @@ class Storage(Protocol):
         ...
 
     async def changes(self, key: str) -> Sequence[Change]:
-        """The differences of the active snapshot from its parents, sorted by path. The parent directories of a changed path
-        are included as MODIFIED. If a tree was deleted, only its top directory is listed."""
+        """The differences between the active snapshot and its parents, sorted by path. The parent directories of a changed
+        path are included as MODIFIED. If a tree was deleted, only its top directory is listed."""
         ...
 
     async def describe(self, key: str) -> dict[str, str]:
@@ -178,9 +180,9 @@ class LayerRebase(Protocol):
 
     async def commit_on(self, key: str, name: str, parent: str) -> None:
         """Like `commit`, for an active snapshot that was prepared without a parent and has never been mounted. After this
-        call, the layer has the committed `parent`, as if it had been prepared on this parent. `NotFound` for an unknown
-        parent; `Conflict` when the parent is active, or when the snapshot has another parent. Count the new child of
-        `parent` before the first await, so that `parent` cannot be removed meanwhile."""
+        call, the layer has the committed snapshot `parent` as parent, as if it had been prepared with it. Raises `NotFound`
+        for an unknown parent, and `Conflict` if the parent is active, or if the snapshot has another parent. Before its
+        first await, the method must record that `parent` has a child, so that `parent` cannot be removed meanwhile."""
         ...
 
 
@@ -191,13 +193,13 @@ class DeferredSync(Protocol):
     disk."""
 
     async def commit_unsynced(self, key: str, name: str) -> None:
-        """Like `commit`, but not durable: a power cut may lose the snapshot, or parts of its files. The daemon removes the
-        snapshot after a power cut, unless `make_durable` had returned. A crash of the daemon alone loses nothing."""
+        """Like `commit`, but not durable: a power cut may lose the snapshot, or parts of its files. If `make_durable` had
+        not returned before a power cut, the daemon then removes the snapshot. A crash of the daemon alone loses nothing."""
         ...
 
     async def make_durable(self, key: str) -> None:
-        """Make a committed snapshot durable, with all of its files, but without its parents. `Conflict` when it is active.
-        Meanwhile, every other method except `remove` may use the snapshot."""
+        """Make a committed snapshot and all of its files durable, but not its parents. Raises `Conflict` if the snapshot is
+        active. During the call, all other methods except `remove` may use the snapshot."""
         ...
 
 
@@ -213,18 +215,19 @@ class LayerStream(Protocol):
       no GNU extensions and no sparse files.
     - The first entry is the root, `./`. Other names are relative, without empty, "." and ".." components. A directory comes
       before its content, and nothing is below a symlink or a file. The target of a hard link comes before the link.
-    - A name may occur again. The later entry replaces the earlier entry and everything below it; but a directory that occurs
-      again as a directory keeps its content and gets new attributes.
+    - A name may occur again. The later entry replaces the earlier entry and everything below it. An exception is a directory
+      that occurs again as a directory: it keeps its content, and gets new attributes.
     - Last come the whiteouts (OCI image specification): `.wh.NAME` in a directory where the layer has no NAME, and
       `.wh..wh..opq` in a directory that hides all names of lower layers. No other name begins with `.wh.`.
 
-    The program reads the normalized tar from standard input while the layer is downloaded. It runs in a worker process
-    without privileges and network, with limits of time and memory, and can access no files except system libraries and
-    `directory`. The kernel kills it when the worker ends. Exit code 0 is success. Otherwise the daemon reports the end of
-    what the program wrote to standard error, and removes the snapshot."""
+    The program reads the normalized tar from standard input while the layer is downloaded. The program runs in a worker
+    process without privileges and network, and with limits of time and memory. It can access only system libraries and
+    `directory`. The kernel kills the program when the worker ends. Exit code 0 means success. After any other exit code, the
+    daemon reports the last part of the program's standard error, and removes the snapshot."""
 
     async def stream_target(self, key: str) -> StreamTarget:
-        """Name the program that makes the layer of the active snapshot `key`. `Conflict` if the snapshot is committed."""
+        """Returns the program that makes the layer of the active snapshot `key`. Raises `Conflict` if the snapshot is
+        committed."""
         ...
 
     async def stream_written(self, key: str, usage: Usage) -> None:
@@ -243,6 +246,6 @@ class StorageAudit(Protocol):
         ...
 
     async def repair(self, found: Drift) -> None:
-        """Do what `found.repair` describes, but never delete data that a container may have written. May be called twice; no
-        error when the difference no longer exists."""
+        """Do what `found.repair` describes, but never delete data that a container may have written. May be called twice.
+        Succeeds if the difference no longer exists."""
         ...

@@ -15,14 +15,14 @@ __all__ = ["is_local", "open_subpath"]
 
 
 def is_local(subpath: str) -> bool:
-    """Whether a path stays inside the volume, judged by its text alone: the file system is not read. Like Go's
-    `filepath.IsLocal`, but "" is allowed and means the whole volume."""
+    """Whether a path stays inside the volume. Only the text of the path is checked, not the file system, as in Go's
+    `filepath.IsLocal`. In contrast to Go, "" is allowed, and means the whole volume."""
     return not os.path.isabs(subpath) and os.path.normpath(subpath).split("/")[0] != ".."
 
 
 def open_subpath(base: str, subpath: str, flags: int = os.O_PATH) -> int:
-    """Open a path inside `base` ("" is `base` itself) and return its descriptor. Raises `OSError`, with EXDEV when the path
-    leads out of `base`; `strerror` is dockerd's message."""
+    """Open a path inside `base` and return its descriptor. "" means `base` itself. Raises `OSError`, whose `strerror` is
+    dockerd's message. `errno` is EXDEV if the path leads out of `base`."""
     if not subpath:
         return os.open(base, flags | os.O_CLOEXEC)
     top = os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

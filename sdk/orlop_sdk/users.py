@@ -32,7 +32,7 @@ def _read(root: int, path: str) -> str:
     try:
         fd = linux.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
-        return ""  # numeric ids need no file; names are then reported as unknown
+        return ""  # without the file, numeric ids can still be used, and names are unknown
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return ""
@@ -49,8 +49,8 @@ def _lines(text: str, fields: int) -> Iterator[list[str]]:
 
 
 def _number(text: str, what: str, user: str) -> int | None:
-    """`text` as an id; None when it is a name. A number out of range raises `InvalidParameter`, because after truncation it
-    would select another user."""
+    """`text` as an id; None when it is a name. A number out of range raises `InvalidParameter`: a runtime would truncate it,
+    and thus select another user."""
     if not text.isascii() or not text.lstrip("+-").isdigit():
         return None
     value = natural(text, _ID_LIMIT)
@@ -65,8 +65,8 @@ def _id(text: str) -> int | None:
 
 
 def resolve(root: int, user: str, group_add: Sequence[str] = ()) -> Identity:
-    """Resolve `user[:group]` (names or numbers) in the files below the directory descriptor `root`. Numbers need no entry.
-    Raises `InvalidParameter` for an unknown name."""
+    """Resolve `user[:group]` (names or numbers) in the files below the directory descriptor `root`. A number is accepted
+    without an entry in the files. Raises `InvalidParameter` for an unknown name."""
     passwd, groups = _read(root, "/etc/passwd"), _read(root, "/etc/group")
     name, _, group = user.partition(":")
     uid, gid, home, login = _user(passwd, name or "0", user)
@@ -85,7 +85,7 @@ def _user(passwd: str, name: str, user: str) -> tuple[int, int, str, str]:
     """Returns (uid, gid, home, login name)."""
     number = _number(name, "uid", user)
     for parts in _lines(passwd, 7):
-        # A number is not looked up as a login name: an image could give root the name "1000"
+        # Do not look up a number as a login name: an image could give root the name "1000"
         if _id(parts[2]) == number if number is not None else parts[0] == name:
             uid, gid = _id(parts[2]), _id(parts[3])
             if uid is not None and gid is not None:

@@ -1,6 +1,7 @@
 """The contract of a volume driver, which manages volumes by name and describes how to mount them.
 
-The daemon calls `mounts` for each start of a container that uses the volume, and `remove` only when no container uses it.
+The daemon calls `mounts` for each start of a container that uses the volume. It calls `remove` only if no container uses the
+volume.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ class VolumeCapabilities(msgspec.Struct, frozen=True):
 
 
 class VolumeContext(msgspec.Struct, frozen=True):
-    """Argument of a volume factory. `root` is the driver's private directory below data-root
-    (`volumes` for `local`, `volume-drivers/NAME` for others); it exists."""
+    """Argument of a volume factory. `root` is the driver's private directory below data-root: `volumes` for the driver
+    `local`, `volume-drivers/NAME` for other drivers. The directory exists."""
 
     root: str
 
@@ -40,8 +41,8 @@ class Volume(msgspec.Struct, frozen=True):
 
 @runtime_checkable
 class VolumeDriver(Protocol):
-    """Every method may be called again after a crash at any point of an earlier call. Methods may be called concurrently.
-    `get`, `mounts` and `usage` raise `NotFound("get NAME: no such volume")` for an unknown name.
+    """Every method may be called again, even if a crash interrupted an earlier call at any point. Methods may be called
+    concurrently. `get`, `mounts` and `usage` raise `NotFound("get NAME: no such volume")` for an unknown name.
 
     The daemon calls each async method with a deadline, and may cancel it at any await. `capabilities` is read once."""
 
@@ -49,19 +50,19 @@ class VolumeDriver(Protocol):
     def capabilities(self) -> VolumeCapabilities: ...
 
     async def create(self, name: str, options: Mapping[str, str]) -> Volume:
-        """Create a volume, or return the existing volume unchanged. Raises `InvalidParameter` for an invalid name or option,
-        and creates nothing then."""
+        """Create a volume, or return the existing volume unchanged. If the name or an option is invalid, creates nothing and
+        raises `InvalidParameter`."""
         ...
 
     async def remove(self, name: str) -> None:
-        """Remove a volume with its content. No error when it does not exist."""
+        """Remove a volume with its content. Succeeds if the volume does not exist."""
         ...
 
     async def get(self, name: str) -> Volume: ...
 
     async def mounts(self, name: str) -> Sequence[Mount]:
-        """The mounts that show the volume at a mount point; a container's monitor makes them. For a plain directory, one
-        bind mount."""
+        """The mounts that show the volume at a mount point. A container's monitor makes these mounts. If the volume is a
+        plain directory, the result is one bind mount."""
         ...
 
     async def usage(self, name: str) -> Usage:

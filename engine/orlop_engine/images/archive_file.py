@@ -25,10 +25,10 @@ from .content import ContentStore
 
 __all__ = ["Archive", "Member", "Source"]
 
-_SMALL = 64 << 10  # bytes; each larger member is written to its own file
+_SMALL = 64 << 10  # bytes; a member that is larger gets a file of its own
 _MAX_MEMBERS = 1 << 17
 _MAX_LINKS = 16
-# Limit for all bytes that `read` returns; for comparison: the manifests of 4,096 images have some 40 MiB
+# Limit for the bytes that all calls of `read` return together. The manifests of 4,096 images have some 40 MiB
 _MAX_READ = 64 << 20
 
 
@@ -78,7 +78,7 @@ class Archive:
                 raise InvalidParameter(f"cannot read the archive: it has more than {_MAX_MEMBERS} members")
             member = None
             if entry.segments is not None or entry.type not in (b"0", b"\0", b"7"):
-                # Only plain regular files are used, and this member is a sparse file or no regular file
+                # This member is a sparse file, or not a regular file, so it is not used
                 source.skip(entry.size)
             elif entry.size > _SMALL:
                 member = self._store(source, entry.size)
@@ -195,5 +195,5 @@ def _text(raw: bytes) -> str:
 
 
 def _normal(path: str) -> str:
-    """The absolute path without "." and "..", with one leading slash (normpath keeps two)."""
+    """The absolute path without "." and "..". It begins with exactly one slash (normpath keeps two slashes)."""
     return "/" + posixpath.normpath("/" + path).lstrip("/")

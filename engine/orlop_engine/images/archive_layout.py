@@ -1,5 +1,6 @@
-"""The files of an image archive as `docker save` writes it: an OCI image layout (image-spec image-layout.md), and also
-Docker's `manifest.json` and `repositories`, so that older engines can load the archive. This module does no I/O.
+"""The files of an image archive, as `docker save` writes them. The archive is an OCI image layout (image-spec
+image-layout.md). It also contains Docker's `manifest.json` and `repositories`, so that older engines can load the archive.
+This module does no I/O.
 
 Members are sorted and have fixed times and owners, so the same images always result in the same bytes. A blob that several
 images share is written once. An index (Docker's "manifest list") lists the manifests of images, one for each platform.

@@ -2,8 +2,8 @@
 (image-layout.md). An index in the layout (Docker's "manifest list") lists the manifests of images, one for each platform.
 
 For crash safety, a load stores the blobs, then the layers, then the rows of the image and its names. The archive is not
-trusted, so layers must have the diffIDs of the configuration, and blobs of a layout must match their digests. A layer is not
-checked if the client may use an image on this host that has the same layer.
+trusted, so layers must have the diffIDs that the configuration lists, and blobs of a layout must match their digests. A
+layer is not checked if the client may use an image on this host that has the same layer.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def _tag(text: str) -> Reference:
 
 
 def _check_count(count: int, what: str) -> None:
-    """Limit the count of images and names, because the archive is not trusted, and because each image and name is committed,
-    reported and listed."""
+    """Limit the count of images and names: the archive is not trusted, and each image and name costs a commit, a report and
+    an entry in lists."""
     if count > MAX_ENTRIES:
         raise InvalidParameter(f"cannot read the archive: it contains {count} {what}, at most {MAX_ENTRIES} are allowed")
 

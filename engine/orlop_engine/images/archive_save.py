@@ -49,8 +49,8 @@ class SaveRequest:
 
 @dataclass(slots=True)
 class _Selected:
-    """`images` are for different platforms. `index` is the digest of the index that is saved with the images, "" for none.
-    The first image is for engines in which a name refers to only one image."""
+    """`images` are images for different platforms. `index` is the digest of the index that is saved with these images, ""
+    for none. The first image is for engines in which a name refers to only one image."""
 
     images: list[Image]
     index: str

@@ -33,7 +33,7 @@ _MAX_STATEMENT = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class Attestation:
-    """`statement` is the JSON as it was received; None if the caller did not ask for it."""
+    """`statement` is the received JSON, unchanged; None if the caller did not ask for statements."""
 
     descriptor: Descriptor
     predicate_type: str
@@ -77,8 +77,8 @@ def attestations(content: ContentStore, image: Image, types: Collection[str], *,
 
 
 def _statements_of(content: ContentStore, digest: str) -> list[Descriptor]:
-    """The statements that an attestation's manifest lists; [] if the blob is not such a manifest (for example, it is a
-    statement)."""
+    """The statements that an attestation's manifest lists. If the blob is not such a manifest (it may be a statement), the
+    result is []."""
     if content.size(digest) > MAX_MANIFEST:
         return []
     try:

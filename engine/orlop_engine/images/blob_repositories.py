@@ -1,5 +1,5 @@
-"""For each blob, the repositories that are known to have it: the blob was pulled from them or pushed to them. A push can ask
-the registry to mount the blob from such a repository, instead of uploading it again.
+"""Records, for each blob, the repositories from which the blob was pulled, and to which it was pushed. A push can ask the
+registry to mount the blob from such a repository, instead of uploading it again.
 
 The repositories are stored in rows of the table `meta`. The row `blob-repositories:<digest>` contains at most
 `_REPOSITORIES` names, the newest last. A row is removed together with its blob, so there are never more rows than blobs. The

@@ -94,7 +94,7 @@ class Catalog:
         if owner:
             self.owners[reference] = owner
         if index or len(images) > 1:
-            # Use `self.images[id].id` instead of `id`, so that the record and the image share one string object
+            # Store `self.images[id].id`, not `id`, so that the record and the image share one string object
             self.targets[reference] = NameRecord(tuple(self.images[id].id for id in images), index)
         for id in images:
             self.images[id].names.add(reference)
@@ -131,8 +131,8 @@ class Catalog:
         return NameRecord(target.images, target.index, self.owners.get(reference, ""))
 
     def newest(self, reference: Reference) -> str:
-        """The image of the name for clients of old API versions, in which a name refers to only one image: for a tag, the
-        image that was added last; for a digest, the image that was added first."""
+        """In old API versions, a name refers to only one image. Returns this image: for a tag, the image that was added
+        last; for a digest, the image that was added first."""
         return self.members(reference)[0]
 
     def shares_names(self, id: str) -> bool:

@@ -22,7 +22,7 @@ _PORT = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp|sctp))?", re.IGNORECAS
 _UNIT = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h)")
 _WORD = re.compile(r"""(?:\\.|"(?:\\.|[^"\\])*(?:"|\\?$)|'[^']*(?:'|$)|[^\s\\"'])+""", re.DOTALL)
-_MOST_PORTS = 1 << 17  # limit for all ranges together; overlapping ranges count more than once
+_MOST_PORTS = 1 << 17  # limit for the ports in all ranges together; a port in two ranges counts twice
 
 
 def _exec_form(text: str) -> list[str] | None:
@@ -158,7 +158,7 @@ class _Builder:
         )
 
     def _expanded(self, name: str, text: str) -> dict[str, str]:
-        """Expands all pairs with the variables as they were before the instruction."""
+        """Expands all pairs. The variables have the values that they had before the instruction."""
         word = self._expander.word
         return {word(key): word(value) for key, value in [*_pairs(name, text)]}
 
@@ -171,7 +171,7 @@ class _Builder:
 
     def entrypoint(self, text: str) -> None:
         self._other["entrypoint"] = self._command(text)
-        # The base image's CMD belongs to the base image's entrypoint, so it is removed; a CMD in `changes` is kept
+        # Remove the base image's CMD, because it belongs to the base image's entrypoint. Keep a CMD that `changes` sets
         self._other.setdefault("cmd", None)
 
     def env(self, text: str) -> None:

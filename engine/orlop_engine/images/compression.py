@@ -2,8 +2,8 @@
 on threads.
 
 Registries and clients expect compressed layers. The compressed blob replaces the plain blob in every image that has the
-layer, so the next push uses the compressed blob, also after a restart. For crash safety, the blob is made durable before a
-row refers to it, and blobs without a reference are removed. The same tar always results in the same blob.
+layer. Later pushes therefore use the compressed blob, even after a restart. For crash safety, the blob is made durable
+before a row refers to it, and blobs without a reference are removed. The same tar always results in the same blob.
 
 One thread reads and hashes the tar, because a layer that is damaged on disk must not be pushed. Other threads compress. Only
 one layer is compressed at a time, because one layer keeps all processors busy. Each thread needs memory for only a few
@@ -127,7 +127,7 @@ class LayerCompression:
         while True:
             done = await self._shared.run(layer.chain_id, partial(self._make, layer), report)
             await self._image_store.hold(lease, blob=done.blob)
-            if self._image_store.content.has(done.blob):  # otherwise the blob was removed before it was added to this lease
+            if self._image_store.content.has(done.blob):  # if not, the blob was removed before this lease protected it
                 return done
 
     async def converted(

@@ -106,16 +106,16 @@ class Ingest:
             view = view[os.write(self._fd, view) :]
 
     async def restart(self) -> None:
-        """Discard the received bytes, because the source starts again with the first byte."""
+        """Discard the received bytes. The source will send the blob again, from the first byte."""
         self._pending, self._waiting, self.offset, self.resumed = [], 0, 0, False
         self._hash = hashlib.sha256()
         os.ftruncate(self._fd, 0)
         os.lseek(self._fd, 0, os.SEEK_SET)
 
     async def commit(self, hold: Callable[[str], Awaitable[None]] | None = None) -> str:
-        """Verify the content, make it durable, and publish it as a blob. Calls `hold` with the digest before publishing, so
-        that the caller can add the blob to a lease, which protects it from garbage collection. After a `DigestMismatch` the
-        ingest is still open, for `restart` or `abandon`."""
+        """Verify the content, make it durable, and publish it as a blob. Before the blob is published, `hold` is called with
+        its digest. The caller can then add the blob to a lease, which protects the blob from garbage collection. After a
+        `DigestMismatch` the ingest is still open: call `restart` or `abandon`."""
         await self._flush()
         found = "sha256:" + self._hash.hexdigest()
         if self._expected is not None and found != self._expected:

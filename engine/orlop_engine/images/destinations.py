@@ -71,8 +71,8 @@ async def send(
     proxied: bool,
     patience: float | None = None,
 ) -> httpx.Response:
-    """Send one request without following redirects; the body of the answer is not read yet. Raises httpx's exceptions.
-    `patience` (in seconds) replaces the read timeout of the HTTP client."""
+    """Send one request without following redirects. The body of the answer is not read yet. Raises httpx's exceptions.
+    `patience` (seconds) is used instead of the HTTP client's read timeout."""
     timeout = client.timeout
     if patience:
         timeout = httpx.Timeout(connect=timeout.connect, read=patience, write=timeout.write, pool=timeout.pool)

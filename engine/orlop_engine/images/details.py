@@ -20,9 +20,10 @@ __all__ = ["HistoryStep", "ImageDetails", "ListedImage", "ManifestDetails", "Pru
 
 class ManifestDetails(msgspec.Struct, frozen=True, kw_only=True):
     """One of the manifests that an image's name refers to: see `image_manifests`. `available`: all content of the manifest
-    is stored. `stored` and `unpacked`: bytes of its blobs, and bytes of its unpacked files. `platform` and `containers`
-    (ids) are set for an image. `about`: for an attestation, the digest of the manifest that it describes. `repositories`:
-    where the image was pulled from or pushed to."""
+    is stored. `stored` is the size of the manifest's blobs in bytes, `unpacked` the size of the unpacked files. `platform`
+    and `containers` (ids) are set if the manifest describes an image. `about` is set for an attestation: the digest of the
+    manifest to which the attestation belongs. `repositories` are the repositories that the image was pulled from or pushed
+    to."""
 
     descriptor: Descriptor
     kind: Literal["image", "attestation", "unknown"]
@@ -52,8 +53,8 @@ class ListedImage(NamedTuple):
 
 
 class ImageDetails(NamedTuple):
-    """One image, with the names that it is shown with. `storage`: the storage driver's description of the top layer.
-    `target`: see `image_targets`. `repositories`: where the image was pulled from or pushed to."""
+    """One image, with the names under which it is shown. `storage`: the storage driver's description of the top layer.
+    `target`: see `image_targets`. `repositories`: the repositories that the image was pulled from or pushed to."""
 
     image: Image
     tags: list[str]
@@ -66,7 +67,7 @@ class ImageDetails(NamedTuple):
 
 
 class HistoryStep(NamedTuple):
-    """`image`: the image that this step resulted in, if it still exists on this host."""
+    """`image` is the image that this step created; None if it does not exist on this host."""
 
     step: History
     size: int

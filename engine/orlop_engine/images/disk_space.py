@@ -28,8 +28,8 @@ def _readable(size: int) -> str:
 
 
 def least_unpacked(fd: int, size: int) -> int:
-    """A lower bound of the unpacked size of the layer whose blob is open as `fd` and has `size` bytes. ISIZE is only the
-    size of the last gzip member, modulo 4 GiB, so ISIZE can raise the bound, but not lower it."""
+    """A lower bound of a layer's unpacked size. `fd` is a descriptor of the layer's blob, `size` the blob's size in bytes.
+    ISIZE is only the size of the last gzip member, modulo 4 GiB, so ISIZE can raise the bound, but not lower it."""
     # Imported here, because it loads decompressors, which the daemon's start does not need
     from orlop_monitor.unpack.stream import sniff
 

@@ -157,8 +157,7 @@ class Downloads:
         ingest.resumed = ingest.offset > 0
         if ingest.offset < wanted.size or wanted.size == 0:
             async with source.sources.blob(wanted.digest, ingest.offset) as (start, pieces):
-                # A registry that does not support ranges sends the whole blob again, so skip the bytes that are already
-                # stored
+                # A registry that does not support ranges sends the whole blob again: skip the bytes that are already stored
                 ahead = ingest.offset - start
                 await self._receive(
                     pieces, ahead, wanted, ingest, lambda done: report(amount(id, "Downloading", done, wanted.size))

@@ -44,10 +44,10 @@ _NO_SETTINGS = HostSettings()
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One endpoint. `url` has no trailing slash. `verify`: TLS is required and its certificate is verified. `mirror`: the
-    endpoint is a mirror, not the registry of the image's name. `namespace`: for a mirror from `hosts.toml`, the registry of
-    the image's name; "" for other endpoints. The namespace is sent as the parameter `ns`, because one mirror may serve
-    several registries. `configured`: the endpoint is in the administrator's configuration."""
+    """One endpoint. `url` has no trailing slash. `verify`: the endpoint must use TLS, and its certificate is verified.
+    `mirror`: the endpoint is a mirror, not the registry of the image's name. `namespace`: for a mirror from `hosts.toml`,
+    the registry of the image's name; "" for other endpoints. The namespace is sent as the parameter `ns`, because one mirror
+    may serve several registries. `configured`: the endpoint is in the administrator's configuration."""
 
     url: str
     verify: bool

@@ -31,7 +31,8 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
 class _Settings(msgspec.Struct, forbid_unknown_fields=True):
-    """The keys of a `host` table. At the top of the file, the same keys apply to the host `server`."""
+    """The keys of a `host` table. The same keys can also be at the top of the file; there they apply to the host
+    `server`."""
 
     capabilities: list[Capability] = []
     ca: str | list[str] = []
@@ -83,7 +84,7 @@ def _line_of(text: str, keys: tuple[str, ...]) -> int:
             try:
                 document = tomllib.loads("".join(lines[:end]))
             except tomllib.TOMLDecodeError:
-                continue  # the last of these lines ends inside a value
+                continue  # the value continues in the next line
             if _has(document, keys):
                 return at + 1
             break

@@ -1,8 +1,9 @@
 """The manifests that an image's names refer to, one for each platform, and the attestations about them.
 
-An index (Docker's "manifest list") is the document that lists these manifests. It is shown as it was received: all its
-manifests in order, including manifests whose content is not stored. An image without an index has one manifest: the manifest
-that was pulled or loaded, or, if the image was built on this host, the manifest that a push or save would send.
+An index (Docker's "manifest list") is the document that lists these manifests. All manifests of a received index are shown,
+in its order, even if the content of a manifest is not stored. An image without an index has one manifest. If the image was
+pulled or loaded, it is the manifest that was received. If the image was built on this host, it is the manifest that a push
+or save would send.
 """
 
 from __future__ import annotations

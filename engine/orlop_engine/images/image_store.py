@@ -111,8 +111,8 @@ class ImageStore:
             log.warning("cannot collect unreferenced layers and blobs yet: %s", error)
 
     def _rows_are_missing(self) -> bool:
-        """Whether rows of images may be missing. If so, unreferenced content is kept, because it may be the last copy of an
-        image."""
+        """Whether rows of images may be missing. Then content without a reference is kept, because it may be the last copy
+        of an image."""
         return self.store.lost_rows() or any(
             table == _TABLE and not key.startswith((_REF, _RESUME)) for table, key, _ in self.store.quarantined()
         )
@@ -250,8 +250,8 @@ class ImageStore:
     ) -> Image:
         """Add an image, and make `names` refer to the image. One commit writes all rows. The caller's lease contains the
         image's blobs and layers. If the image exists already, the new manifests are added to its record. `index` is the
-        index that was pulled or loaded. If the names already refer to images for other platforms, they keep the images that
-        this index lists. `resumed` is the name of an interrupted pull, which is complete now."""
+        index that was pulled or loaded. If a name already refers to images for other platforms, it still refers to those of
+        them that this index lists. `resumed` is the name of an interrupted pull, which is complete now."""
         async with self.lock:
             record = self._joined(record, policy)
             names = list(names)
@@ -288,7 +288,7 @@ class ImageStore:
         if known is not None:
             layers = known.record.layers
             if not self.complete(layers):
-                layers = record.layers  # content of the existing layers is missing
+                layers = record.layers  # the content of the old layers is missing
             # The new record may have blobs for layers that have no blob in the old record
             elif len(layers) == len(record.layers):
                 layers = tuple(old if old.blob else new for old, new in zip(layers, record.layers, strict=True))
@@ -485,7 +485,7 @@ class ImageStore:
         await self.barrier()
 
     async def barrier(self) -> None:
-        """Wait for the end of a running garbage collection, because the collection may have read the leases before their
-        latest change. When this method returns, content that was in a lease before the call is protected."""
+        """Wait until no garbage collection runs. A running collection may have read the leases before their latest change.
+        When this method returns, content that was in a lease before the call is protected."""
         async with self.layers.guard:
             return

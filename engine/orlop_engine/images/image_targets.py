@@ -22,7 +22,7 @@ from .records import Image
 
 __all__ = ["ImageTargets"]
 
-_MOST = 10_000  # descriptors to cache; each takes some 300 bytes
+_MOST = 10_000  # limit of cached descriptors; each takes some 300 bytes
 
 
 class ImageTargets:
@@ -43,9 +43,9 @@ class ImageTargets:
             self._known.update(await trio.to_thread.run_sync(self._read, unknown))
 
     def of(self, image: Image, *, whole: bool = True) -> Descriptor | None:
-        """The descriptor of an image. With `whole`, this is the index that was pulled, loaded, built or pushed under a name
-        of the image. Without `whole`, or if there is no such index, it is the image's manifest. None if the image has
-        neither."""
+        """The descriptor of an image. If `whole` is true, this is the descriptor of the index that was pulled, loaded, built
+        or pushed under a name of the image. If `whole` is false, or if there is no such index, it is the descriptor of the
+        image's manifest. None if the image has neither an index nor a manifest."""
         if whole and (index := self._index(image)):
             return self._known.get(index)
         found = (self._known.get(digest) for digest in reversed(image.record.manifests))

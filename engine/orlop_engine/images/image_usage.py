@@ -1,8 +1,8 @@
 """The disk usage of each image, and of all images together.
 
-With `blobs`, the total is the real disk usage of unpacked layers and blobs. Each layer and blob is counted once, also if it
-belongs to an interrupted pull, or to a removed image that a container still needs. Without `blobs`, the sizes are the sizes
-that dockerd shows with its graph drivers, which keep no blobs.
+With `blobs`, the total is the real disk usage of unpacked layers and blobs. Each layer and blob is counted once. Content of
+interrupted pulls, and of removed images that a container still needs, is counted too. Without `blobs`, the sizes are the
+same as in dockerd with a graph driver, which keeps no blobs.
 """
 
 from __future__ import annotations

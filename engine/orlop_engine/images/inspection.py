@@ -54,7 +54,7 @@ class DistributionPlatform(NamedTuple):
 
 
 class Distribution(NamedTuple):
-    """A manifest or an index, and its platforms. `platforms` is None if they are not known."""
+    """A manifest or an index, and its platforms. `platforms` is None if the platforms are not known."""
 
     descriptor: Descriptor
     platforms: list[DistributionPlatform] | None

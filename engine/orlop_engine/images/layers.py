@@ -40,7 +40,8 @@ _ACTIVE = ("extract-", "build-new-")
 BUILD = "build-"
 """Every snapshot that a builder makes has a storage key with this prefix."""
 _INIT = "init-"
-_AT_ONCE = max(2, min(4, os.cpu_count() or 1))  # workers at a time; each worker keeps one or two processors busy
+# number of workers that run at a time; each worker keeps one or two processors busy
+_AT_ONCE = max(2, min(4, os.cpu_count() or 1))
 
 
 def temporary_key() -> str:
@@ -49,15 +50,14 @@ def temporary_key() -> str:
 
 
 def init_layer(layer: str) -> str:
-    """The key of the init layer on the top layer of an image. `layer` is the key of the top layer, "" for an image without
-    layers; the result is then "". A container that was adopted from a dockerd has its own init layer. The key of that init
-    layer is made from the container's ID in the same way."""
+    """The key of the init layer on the top layer of an image. `layer` is the key of the top layer, or "" if the image has no
+    layers. A container that was adopted from a dockerd has its own init layer: then `layer` is the container's ID."""
     return _INIT + layer
 
 
 def below_init_layer(key: str) -> str | None:
-    """The key of the layer below an init layer, or the ID of the container that owns the init layer; None if `key` is not
-    the key of an init layer."""
+    """The inverse of `init_layer`: the key of the top layer, or the ID of the adopted container. None if `key` is not the
+    key of an init layer."""
     return key.removeprefix(_INIT) if key.startswith(_INIT) else None
 
 
@@ -184,10 +184,10 @@ class Layers:
     async def build(
         self, chain_id: str, parent: str, blob: str, diff_id: str, report: Report, progress: Callable[[Report, int], None]
     ) -> Built:
-        """Make sure that the layer exists: unpack `blob` on top of `parent`, unless the layer exists already. Raises
-        `InvalidParameter` if the blob's uncompressed content does not have the digest `diff_id`, even if the layer exists.
-        `progress` makes a progress record from a byte count. With `independent`, this method waits for the parent, if
-        another task is still building it."""
+        """Unpack `blob` on top of `parent`, unless the layer exists already. Raises `InvalidParameter` if the blob's
+        uncompressed content does not have the digest `diff_id`, even if the layer exists. `progress` makes a progress record
+        from a byte count. If the parent is still being built by another task (see `independent`), this method waits for the
+        parent."""
 
         async def work(share: Report) -> Built:
             if chain_id not in self.built:

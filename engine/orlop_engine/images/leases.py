@@ -19,7 +19,7 @@ RESUME_SECONDS = 24 * 3600.0
 
 
 class Lease:
-    """The content that is protected for one operation."""
+    """The digests and layers that are protected while one operation runs."""
 
     def __init__(self) -> None:
         self.blobs: set[str] = set()
@@ -32,7 +32,7 @@ class Lease:
 
 
 class Leases:
-    """All leases. `resumable`: running and interrupted pulls, by full reference."""
+    """All leases. `resumable` maps the full reference of each running or interrupted pull to its content."""
 
     def __init__(self) -> None:
         self._active: list[Lease] = []

@@ -23,7 +23,7 @@ LIST_FILTERS = frozenset({"dangling", "label", "label!", "before", "since", "ref
 PRUNE_FILTERS = frozenset({"dangling", "label", "label!", "until"})
 _LONGEST_PATTERN, _MOST_PATTERNS = 1024, 100  # limits, because each pattern is compiled, and matched against every name
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
-_LONGEST = 64  # characters; no real duration is longer, and a longer number may not fit into a float
+_LONGEST = 64  # characters; real durations are shorter, and a longer number may not fit into a float
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -113,7 +113,7 @@ def _pieces(pattern: str) -> Iterator[str]:
 @lru_cache(maxsize=256)
 def glob(pattern: str) -> re.Pattern[str]:
     """Like Go's `path.Match`: `*` and `?` do not match a slash; character classes and backslash escapes are supported. As in
-    Go, each part between two stars matches at its first possible position only (an atomic group). This prevents exponential
+    Go, the text between two stars matches only at its first possible position (an atomic group). This prevents exponential
     backtracking in a pattern with many stars."""
     if len(pattern) > _LONGEST_PATTERN:
         raise _bad_pattern(pattern)
@@ -193,7 +193,7 @@ class _Wanted:
 
 
 async def names_of(catalog: Catalog, image: Image) -> tuple[list[str], list[str]]:
-    """The tags and digests of the image for clients of old API versions, in which a name refers to only one image."""
+    """The tags and digests that clients of old API versions see. In these versions, a name refers to only one image."""
     found = await _Wanted(catalog, {}, True, 0, True).names(image, Pace())
     return found or ([], [])
 

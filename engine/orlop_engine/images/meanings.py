@@ -38,7 +38,7 @@ class IndexSource:
 def with_image(
     catalog: Catalog, name: Reference, id: str, platform: Platform, index: IndexSource | None, owner: str
 ) -> NameRecord:
-    """The images of a name after the name was added to image `id`, which is for `platform`. `index` is the index that was
+    """Returns the new record of `name`, to which the image `id` for `platform` is added. `index` is the index that was
     pulled or loaded; None if the registry or archive has a single image under the name."""
     if index is None:
         return NameRecord((id,), owner=owner)
@@ -56,7 +56,7 @@ def with_image(
 
 
 def without_images(catalog: Catalog, name: Reference, gone: Collection[str]) -> NameRecord | None:
-    """The images of a name after the name was removed from the images in `gone`; None if no image is left."""
+    """Returns the new record of `name`, from which the images in `gone` are removed; None if no image is left."""
     before = catalog.meaning(name)
     left = tuple(id for id in before.images if id not in gone) if before else ()
     return NameRecord(left, before.index, before.owner) if before and left else None

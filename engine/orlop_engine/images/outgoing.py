@@ -1,4 +1,4 @@
-"""An image as it is pushed or saved: its manifest, the descriptors in the manifest, and the source of each blob.
+"""Describes an image for a push or save: its manifest, the descriptors in the manifest, and the source of each blob.
 
 An image from a registry is sent with the manifest that was received, byte for byte, if that manifest describes the image's
 configuration and layers. For any other image, a manifest is made from its layers as they are stored: Docker's schema 2 if

@@ -1,4 +1,4 @@
-"""An index as it is pushed or saved: its bytes, and the listed images and attestations that are stored on this host. An
+"""Describes an index for a push or save: its bytes, and the listed images and attestations that are stored on this host. An
 index (Docker's "manifest list") lists manifests of images, one for each platform, and manifests of attestations.
 
 Only content of the images that the name refers to is sent. The reason: the author of an index may list digests of content
@@ -102,15 +102,15 @@ def describe_index(content: ContentStore, digest: str, images: Sequence[Image]) 
 
 
 def _exact(content: ContentStore, entry: Descriptor, image: Image) -> Outgoing | None:
-    """The image as the index lists it. None if the blobs of the listed manifest are not all stored, for example because a
-    layer was already stored with another compression when the image was pulled."""
+    """The image, with the manifest that the index lists. None if a blob of this manifest is not stored. For example, a layer
+    may have been stored with another compression before the image was pulled."""
     found = outgoing.kept_as(content, image, entry.digest)
     return found if found and all(content.has(part.digest) for part in (found.config, *found.layers)) else None
 
 
 def _attestation(content: ContentStore, entry: Descriptor, images: Sequence[Image]) -> list[OutgoingAttestation]:
-    """A list that contains the attestation; [] if a part of the attestation is missing, or if the attestation is about none
-    of these images."""
+    """Returns a list with the attestation. The list is empty if a part of the attestation is missing, or if the attestation
+    is about an image that is not in `images`."""
     if not any(entry.digest in image.record.attachments for image in images):
         return []
     try:

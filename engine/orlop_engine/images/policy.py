@@ -1,5 +1,5 @@
-"""The permissions of a client for existing names and images. They are checked while the lock for changes of names and images
-is held."""
+"""What a client may do with existing names and images. The permissions are checked while the lock for changes of names and
+images is held."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ImagePolicy(Protocol):
         ...
 
     def may_delete(self, image: Image) -> bool:
-        """Whether the client may delete an image, also by removing its last remaining name."""
+        """Whether the client may delete an image. Removing the last name of an image also deletes the image."""
         ...
 
     def may_use(self, image: Image) -> bool:

@@ -122,7 +122,7 @@ class Progress:
             raise
 
     async def started(self) -> None:
-        """Like `ready`, but if the operation has failed before its first record, raise its error, so that the request can be
+        """Like `ready`, but raises the error of an operation that failed before its first record. The request can then be
         answered with an HTTP error."""
         await self.ready()
         if self._error is not None and not self._any:

@@ -65,7 +65,7 @@ class Resolved(NamedTuple):
 
 
 class _Pulled(NamedTuple):
-    """The result of a pull. `newer`: the name did not refer to this image before."""
+    """The result of a pull. `newer` is true if the name did not refer to this image before."""
 
     image: Image
     newer: bool
@@ -135,7 +135,7 @@ class Puller:
         self._pulled(reference, image)
 
     async def resolve(self, request: PullRequest) -> Resolved:
-        """Ask the registry for the image that a reference means now. Downloads no layers, and keeps nothing."""
+        """Ask the registry for the image to which a reference refers now. Downloads no layers, and stores nothing."""
         reference = request.reference.with_default_tag()
         check_pull(self._connector.config.registry_rules, reference)
         sources = await self._connector.sources(Access(reference, request.credentials, request.refuse))

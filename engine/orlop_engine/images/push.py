@@ -239,7 +239,7 @@ def _platforms(images: Sequence[Image]) -> str:
 
 
 def _both(index: Descriptor, manifest: Descriptor) -> dict[str, Any]:
-    """The fields that tell clients that one image was pushed instead of the index (moby's `auxprogress`)."""
+    """The fields of a progress record which says that one image was pushed instead of the index (moby's `auxprogress`)."""
     shown = [{"mediaType": one.media_type, "digest": one.digest, "size": one.size} for one in (index, manifest)]
     return {"originalIndex": shown[0], "selectedManifest": shown[1]}
 

@@ -26,7 +26,7 @@ from .registry_session import Session, origin
 __all__ = ["Registry"]
 
 _PAGES = 1000
-# Limit for the bytes of all pages; enough for a hundred thousand tags, more than any real repository has
+# Limit for the bytes of all pages. A hundred thousand tags fit, and no real repository has so many
 _ALL_TAGS = 8 << 20
 _NEXT = re.compile(r'<([^>]+)>\s*;\s*rel="?next"?')
 

@@ -55,9 +55,10 @@ class Proxies(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Timeouts in seconds. `ping`: for the first answer (15, as in Docker). `stall`: the longest time in which no byte is
-    received. `small`: for a manifest or token. `finish`: for the answer to a complete upload, which takes long, because the
-    registry verifies and maybe copies the blob. `outage`: the time for which a mirror that did not answer is skipped."""
+    """Timeouts in seconds. `ping` limits the wait for the first answer (15, as in Docker), and `small` the wait for a
+    manifest or token. `finish` limits the wait for the answer to a complete upload, before which the registry verifies and
+    maybe copies the blob. `stall` is the longest time without a received byte. A mirror that did not answer is skipped for
+    the time `outage`."""
 
     connect: float = 30.0
     ping: float = 15.0
@@ -138,7 +139,7 @@ class HostRules:
         return [secure, replace(secure, url=f"http://{host}")]
 
     async def login_endpoints(self, reference: Reference) -> list[Endpoint]:
-        """The endpoints at which to check a client's credentials for the registry: all except mirrors."""
+        """The endpoints at which a client's credentials for the registry are checked. Mirrors are not among them."""
         own = [endpoint for endpoint in await self.endpoints(reference) if not endpoint.mirror]
         return own or await self.own_endpoints(reference)
 

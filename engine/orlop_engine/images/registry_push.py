@@ -74,7 +74,7 @@ class PushRegistry(Session):
             raise RegistryError(f"cannot push {what} {wanted}: the registry reports the digest {found[:100]}")
 
     async def has_blob(self, digest: str, size: int) -> bool:
-        """Whether the repository has the blob. False if the registry's blob has another size, so that it is uploaded
+        """Whether the repository has the blob. False if the registry's blob has another size; the blob is then uploaded
         again."""
         try:
             async with self.request("HEAD", f"/v2/{self.repository}/blobs/{digest}", {}) as response:

@@ -31,7 +31,7 @@ def _components(pattern: str) -> list[re.Pattern[str]]:
 
 
 def matches(pattern: str, reference: Reference) -> bool:
-    """Whether the pattern matches the name of the repository, or a leading part of the name that ends before a slash. `*`
+    """Whether the pattern matches the name of the repository, or the beginning of the name up to one of its slashes. `*`
     matches any characters except a slash."""
     name = [reference.domain.lower().removesuffix(_TLS_PORT), *reference.path.split("/")]
     wanted = _components(pattern)

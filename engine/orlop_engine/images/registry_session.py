@@ -285,7 +285,7 @@ class Session:
     async def _authorization(self, source: str) -> str:
         """The Authorization header for a request to the registry; "" if none is needed or there are no credentials."""
         if any(name.lower() == "authorization" for name, _ in self.endpoint.settings.headers):
-            return ""  # hosts.toml sets this header, which is sent with every request
+            return ""  # hosts.toml sets this header, and every request contains it
         if self._credentials.registry_token:
             return f"Bearer {self._credentials.registry_token}"
         for challenge in self._challenges:
@@ -315,8 +315,8 @@ class Session:
             return self._tokens[source][0]
 
     async def _ask_client(self, realm: str, service: str, scopes: list[str]) -> Token | None:
-        """Ask the client for a token. If the client sends credentials instead, the session uses them from now on, and the
-        result is None."""
+        """Ask the client for a token. If the client sends credentials instead of a token, the session uses these from now
+        on, and the result is None."""
         if self._credentials.ask is None:
             return None
         try:

@@ -85,7 +85,8 @@ class _Planner:
         removal.steps.append(Step(image.id, names, delete, frozenset(names[1:])))
 
     def _conflict(self, image: Image, *, force: bool, named: bool) -> Conflict | None:
-        """`named`: the image keeps some of its names."""
+        """The reason why the image cannot be deleted; None if it can be deleted. `named`: the image keeps some of its
+        names."""
         id = image.id
         if any(child not in self._gone for child in self._catalog.children(id)):
             return _conflict(id, "image has dependent child images", hard=True)

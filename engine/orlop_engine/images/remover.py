@@ -23,7 +23,7 @@ __all__ = ["Remover"]
 
 
 class Remover:
-    """Removes images. `users` returns, by image ID, the containers that were created from the image."""
+    """Removes images. `users` returns a map from each image's ID to the containers that were created from the image."""
 
     def __init__(self, image_store: ImageStore, events: EventBus, users: Callable[[], Users]) -> None:
         self._image_store, self._events, self._users = image_store, events, users
@@ -49,7 +49,7 @@ class Remover:
                 policy=policy,
             )
             gone, steps = await self._carry_out(planned)
-        # If only names were removed, all content is still needed, so a collection is useless
+        # If only names were removed, all content is still needed, so nothing has to be collected
         collected = await self._image_store.collect() if gone else Collected()
         return await self._items(steps, gone, collected)
 

@@ -64,8 +64,8 @@ def _nobody() -> Users:
 
 
 class Images:
-    """The image service. The engine sets `users`, which returns, by image ID, the containers that were created from the
-    image."""
+    """The image service. The engine sets `users`, which returns a map from each image's ID to the containers that were
+    created from the image."""
 
     def __init__(
         self,
@@ -316,7 +316,7 @@ class Images:
         return self._transfers.pull(request)
 
     async def pull_to(self, request: PullRequest, report: Report) -> None:
-        """Pull in the calling task; cancelling the task cancels the pull."""
+        """Pull in the calling task. If the task is cancelled, the pull is cancelled too."""
         await self._transfers.pull_to(request, report)
 
     async def resolve_at_registry(self, request: PullRequest) -> Resolved:

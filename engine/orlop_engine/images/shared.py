@@ -66,7 +66,7 @@ class SharedWork(Generic[T]):
                 entry = self._entries[key] = _Entry()
                 self._nursery.start_soon(self._work, key, entry, work)
             elif entry.scope.cancel_called:
-                await entry.done.wait()  # the work was cancelled, so wait until it has released its resources
+                await entry.done.wait()  # The work was cancelled: wait until it has released its resources
                 continue
             await self._watch(entry, report)
             if entry.error is not None:

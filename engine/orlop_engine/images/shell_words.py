@@ -79,8 +79,8 @@ class Expander:
             raise _Failure("expansion is too large")
 
     def _until(self, text: _Text, stop: str, raw_escapes: bool, depth: int) -> list[tuple[str, bool]]:
-        """The pieces up to the character `stop`, or to the end. Each piece has a flag: True for a literal piece, False for a
-        piece that may be split at spaces."""
+        """The pieces up to the character `stop`, or up to the end of the text. Each piece has a flag: True means that the
+        piece is literal, False that it may be split at spaces."""
         if depth > _DEPTH:
             raise _Failure("expansion is nested too deeply")
         pieces: list[tuple[str, bool]] = []

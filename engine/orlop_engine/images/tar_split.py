@@ -1,5 +1,5 @@
-"""Rebuilds, byte for byte, the tar of a layer if only its unpacked files are stored. A layer that was built by this
-engine is packed again from its snapshot; the tar of an adopted layer is rebuilt from its files and a tar-split file.
+"""Rebuilds, byte for byte, the tar of a layer if only its unpacked files are stored. If this engine built the layer, the tar
+is made from the layer's snapshot. If the layer was adopted, the tar is made from its files and a tar-split file.
 
 dockerd keeps no tars of layers. In `tar-split.json.gz`, dockerd keeps all parts of a tar except the contents of its files
 (github.com/vbatts/tar-split, tar/storage). Each line is a JSON object. It contains a piece of the tar, or names a file whose
@@ -156,7 +156,7 @@ def _tar(path: str, directory: str) -> Generator[bytes, None, None]:
 
 
 def _content(root: int, name: bytes, size: int) -> Iterator[bytes]:
-    """The first `size` bytes of a file. If the file is shorter, the tar is too short and has the wrong digest."""
+    """The first `size` bytes of a file. If the file has fewer bytes, the tar becomes too short and has the wrong digest."""
     with os.fdopen(linux.open_in_root(root, name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
         while size > 0 and (piece := file.read(min(_PIECE, size))):
             size -= len(piece)

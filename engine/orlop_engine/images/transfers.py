@@ -55,7 +55,7 @@ class PushRequest:
 
 
 class Transfers:
-    """`tell` publishes an event: (action, name, image). `expand`: see `compression`."""
+    """`tell(action, name, image)` publishes an event. `expand`: see `compression`."""
 
     def __init__(
         self,

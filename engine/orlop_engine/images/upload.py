@@ -30,7 +30,7 @@ __all__ = ["BlobUpload", "Part", "Uploads"]
 _WHOLE = 1 << 20  # smaller blobs are sent in the request that completes the upload: one round trip less
 _PART = 16 << 20  # bytes in one request, after the registry or a proxy has refused a larger request (413)
 _PROGRESS = 1 << 20  # an attempt that has sent more bytes than this does not count as failed
-_MAX_WAIT = 60.0  # seconds; the limit of a registry's Retry-After, because the client waits for the push
+_MAX_WAIT = 60.0  # seconds; a longer Retry-After of a registry is shortened to this, because the client waits for the push
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ class _Running:
             self._location = ""  # the registry has forgotten this upload
             return True
         if error.code == "DIGEST_INVALID":
-            self._location = ""  # this answer has ended the upload
+            self._location = ""  # with this answer, the registry has ended the upload
             return True
         return _may_pass(error) or (error.status == 416 and bool(self._location))
 
@@ -198,7 +198,8 @@ class _Running:
             except RegistryError as error:
                 if (error.retry and not error.answered) or error.status == 429:
                     raise
-                continue  # the client may not read that repository, mounts are not supported, or the answer is invalid
+                # the client may not read that repository, the registry does not support mounts, or its answer is invalid
+                continue
             if not location:
                 if await self._registry.has_blob(self.blob.digest, self.blob.size):
                     self._tell(f"Mounted from {source}")

@@ -30,8 +30,8 @@ class NetworkNames(msgspec.Struct, frozen=True):
 
 class ContainerNames(msgspec.Struct, frozen=True):
     """`networks` are the files of the networks (`NetworkNames`), in the order of lookup. `links` maps this container's
-    `--link` aliases to names. `inside`: the upstream servers were set for this container, so they are queried from its
-    network namespace. `dotted`: only names with a dot are forwarded."""
+    `--link` aliases to names. `inside`: the upstream servers were configured for this container, so queries are sent to them
+    from the container's network namespace. `dotted`: only names with a dot are forwarded."""
 
     networks: tuple[str, ...]
     servers: tuple[str, ...] = ()
@@ -64,7 +64,7 @@ class _File(Generic[T]):
                     self._value = self._decoder.decode(file.read())
                 self._stamp = stamp
         except (OSError, msgspec.MsgspecError):
-            pass  # the file was removed together with its network or the daemon's directory: keep the last content
+            pass  # Use the last content: the file was removed together with its network, or with the daemon's directory
         return self._value
 
 
@@ -93,7 +93,7 @@ class Tables:
         return [self._networks[path].get() for path in paths]
 
     def answer(self, kind: int, name: str) -> list[bytes] | None:
-        """The list of records of a known name, which may be empty; None for an unknown name."""
+        """The records of a known name (the list may be empty); None for an unknown name."""
         if kind == wire.PTR:
             address = wire.reverse_name(name)
             found = next((table.reverse[address] for table in self._tables() if address in table.reverse), "")

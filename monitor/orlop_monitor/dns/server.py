@@ -1,7 +1,8 @@
 """The name server's sockets at 127.0.0.11 in the container's namespace (UDP and TCP), and forwarding to upstream servers.
 
-The sockets have random ports, and a few stateless nftables rules in the container's namespace redirect port 53 to them, so
-that the container can run its own name server on port 53. If `nft` is not installed, the sockets use port 53.
+The sockets have random ports. A few stateless nftables rules in the container's namespace redirect port 53 of 127.0.0.11 to
+these ports, so that the container can run its own name server on port 53. If `nft` is not installed, the sockets use port
+53.
 
 The number, the duration and the size of pending queries are limited. A slow upstream server delays no other query.
 """
@@ -158,7 +159,8 @@ class NameServer:
                 self._connections.add(_Connection(self._loop, sock, self.ask, self._connections.discard))
 
     def ask(self, query: bytes, answer: Callable[[bytes], None], *, stream: bool) -> None:
-        """Answer a query from the tables, or forward it. Invalid queries get an error, other data no answer."""
+        """Answer a query from the tables, or forward it. An invalid query is answered with an error; data that is not a
+        query is not answered."""
         asked = wire.question(query)
         if asked is None:
             if refusal := wire.refusal(query):
@@ -187,7 +189,8 @@ class NameServer:
 
 
 class _Asking:
-    """One query, which is forwarded to one upstream server after another, by the client's protocol (UDP or TCP)."""
+    """One query. It is forwarded to the upstream servers, one after the other, by the protocol that the client used (UDP or
+    TCP)."""
 
     def __init__(
         self,

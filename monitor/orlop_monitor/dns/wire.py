@@ -45,7 +45,7 @@ class Question(NamedTuple):
 
 
 def question(data: bytes) -> Question | None:
-    """Parse a query for one name of class IN; None for other data."""
+    """Parse a query for one name of class IN. Returns None for all other data."""
     if len(data) < 12:
         return None
     ident, flags, questions, answers, authorities, more = _HEADER.unpack_from(data)
@@ -77,7 +77,7 @@ def _size(data: bytes, at: int, records: int) -> int:
 
 
 def refusal(data: bytes) -> bytes:
-    """The error answer to a query that `question` does not accept; b"" for data that is not a query."""
+    """The error answer to a query that `question` does not accept. If the data is not a query, the result is b""."""
     if len(data) < 12 or data[2] & 0x80:
         return b""
     code = NOTIMP if data[2] & 0x78 else FORMERR

@@ -41,8 +41,8 @@ class _Source:
 
 
 def place(root: str, binds: Sequence[Bind], *, writable: bool) -> None:
-    """Mount all binds in the tree at `root`. A bind that fails is left out: its source or mount point may be missing, or its
-    subpath may lead out of the volume."""
+    """Mount all binds in the tree at `root`. A bind that cannot be mounted is left out. For example, its source or mount
+    point is missing, or its subpath leads out of the volume."""
     with ExitStack() as stack:
         sources = []
         for bind in sorted(binds, key=lambda bind: bind.destination.count("/")):

@@ -1,7 +1,7 @@
 """Encodes an `Entry` as tar header blocks; the counterpart of `header`. No I/O.
 
-The format is ustar, preceded by a pax header if the entry does not fit, as Go's archive/tar writes. Every tar program reads
-this format, and the output is deterministic.
+The format is ustar. If an entry does not fit into a ustar header, a pax header precedes it, as in archives that Go's
+archive/tar writes. Every tar program reads this format, and the output is deterministic.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def _is_plain(entry: Entry) -> bool:
 
 
 def entry_header(entry: Entry, sparse: tuple[int, bytes] | None = None) -> bytes:
-    """All blocks before an entry's content. `sparse` is (real size, map) of a file whose holes are left out; the map is the
-    first part of the content."""
+    """All blocks before an entry's content. For a file whose holes are left out, `sparse` is the pair (real size, map). The
+    map is the first part of the content."""
     if sparse is None and _is_plain(entry):
         return _block(entry.name, b"", entry, entry.type, entry.size, b"")
     records: list[tuple[bytes, bytes]] = []

@@ -1,7 +1,7 @@
 """Creates files from archive entries: the part of unpacking that writes to disk.
 
-The rules are those of Docker (moby's archive package), with one difference: a whiteout hides only lower layers, never
-entries of its own layer, whether they come before or after the whiteout (OCI image spec, "Whiteouts").
+The rules are those of Docker (moby's archive package), with one difference: a whiteout hides only entries of lower layers.
+It never hides entries of its own layer, whether they come before or after the whiteout (OCI image spec, "Whiteouts").
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class _Extractor:
             raise UnpackError(f"{shown(entry.name)}: it is more than {limits.depth} directories deep, which is the limit")
         if not path:
             self._source.skip(entry.size)
-            return  # the storage driver sets the root's attributes, as in Docker
+            return  # the attributes of the root are set by the storage driver, as in Docker
         head, _, name = path.rpartition(b"/")
         if self._request.layer and name.startswith(b".wh."):
             self._whiteouts.apply(head, name)
@@ -221,7 +221,7 @@ class _Extractor:
         if self._request.ownership and (entry.uid or entry.gid or not parent.plain):
             os.chown(name, entry.uid, entry.gid, dir_fd=parent.fd, follow_symlinks=False)
         if entry.mode & 0o7000 and entry.type != b"2":
-            os.chmod(name, entry.mode, dir_fd=parent.fd)  # follows no symlink, because the file is new and is not a symlink
+            os.chmod(name, entry.mode, dir_fd=parent.fd)  # `chmod` follows symlinks, but this new file is not a symlink
         os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent.fd, follow_symlinks=False)
 
     def _set_xattrs(self, fd: int, entry: Entry) -> None:

@@ -35,8 +35,8 @@ Segment = tuple[int, int]
 
 @dataclass(slots=True)
 class Entry:
-    """One archive member. `size` is the number of bytes that follow in the archive; `real_size` the size of a sparse
-    file."""
+    """One archive member. `size` is the number of bytes that follow in the archive. `real_size` is the size of a sparse file
+    with its holes."""
 
     name: bytes
     type: bytes
@@ -182,8 +182,8 @@ def parse_gnu_sparse(block: bytes, offset: int, count: int) -> list[Segment]:
 
 
 def parse_pax_sparse(records: list[tuple[bytes, bytes]]) -> tuple[list[Segment] | None, dict[bytes, bytes]]:
-    """The map in pax sparse format 0.0 or 0.1 (None if there is none), and all records whose keys begin with "GNU.sparse.".
-    The keys in the result are without this prefix."""
+    """Returns the map in pax sparse format 0.0 or 0.1 (None if there is no map), and the records whose keys begin with
+    "GNU.sparse.". This prefix is removed from the keys."""
     values = {key[11:]: value for key, value in records if key.startswith(b"GNU.sparse.")}
     numbers: list[bytes] = []
     if b"map" in values:

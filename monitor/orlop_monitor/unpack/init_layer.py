@@ -46,7 +46,8 @@ def _make(parent: int, names: list[str], kind: str) -> None:
     except FileNotFoundError:
         pass
     except IsADirectoryError:
-        return  # keep a directory, as dockerd does; the runtime will report that it cannot mount a file there
+        # As in dockerd, a directory at this path stays; the runtime will report that it cannot mount a file over a directory
+        return
     if kind == _FILE:
         os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o755, dir_fd=parent))
     else:

@@ -25,7 +25,7 @@ def _changes(listed: int) -> Iterator[Change]:
 
 
 def pack_layer(packer: Packer, listed: int) -> None:
-    """`listed` is a descriptor of a file with one change per line, parents before their content."""
+    """`listed` is a descriptor of a file with one change per line. A directory comes before its content."""
     root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for change in _changes(listed):

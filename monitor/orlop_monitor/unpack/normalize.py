@@ -1,8 +1,8 @@
 """Rewrites a layer's tar in the form that `orlop_sdk.LayerStream` needs. A program makes a file system image of the result.
 
 The rules for entries are those of `extract`. Instead of a directory on disk there is a tree of `_Node`s in memory, with
-kinds and names but without attributes. Whiteouts are written last, because an entry of the layer may come after a whiteout
-of its name (see `whiteout`).
+kinds and names but without attributes. Whiteouts are written last, because the layer may contain a whiteout and, after it,
+an entry with the hidden name (see `whiteout`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .whiteout import OPAQUE, hidden_name
 
 __all__ = ["Normalized", "Output", "normalize"]
 
-_LINKS = 40  # symlinks that are followed in one path; the kernel has the same limit
+_LINKS = 40  # limit of symlinks that are followed in one path; the kernel has the same limit
 _DIRECTORY, _SYMLINK = b"5", b"2"
 _KINDS = frozenset((b"0", b"7", b"1", b"2", b"3", b"4", b"5", b"6"))
 
@@ -48,7 +48,8 @@ class Normalized:
 
 class _Node:
     """A file of the layer; hard links share one node. `kind` is the type in the tar header. For a directory, `children` are
-    its entries, `hidden` the names that its whiteouts hide, and `opaque` says whether it has an opaque whiteout."""
+    its entries, and `hidden` are the names that its whiteouts hide. `opaque` is true if the directory has an opaque
+    whiteout."""
 
     __slots__ = ("children", "counted", "hidden", "kind", "link", "opaque", "size")
 
@@ -75,7 +76,7 @@ class _Normalizer:
     def __init__(self, source: Uncompressed, out: Output, limits: Limits, tick: Callable[[], None]) -> None:
         self._source, self._out, self._limits, self._tick = source, out, limits, tick
         self._root = _Node(_DIRECTORY)
-        self._found: tuple[bytes, _Node, bytes] | None = None  # the last argument and result of `_directory`
+        self._found: tuple[bytes, _Node, bytes] | None = None  # the argument and the result of the last call of `_directory`
         self._expanded = 0
 
     def run(self) -> Normalized:

@@ -87,7 +87,7 @@ class Packer:
     # --- entries
 
     def tree(self, parent: int, name: str, shown: bytes) -> None:
-        """Pack the file or directory `name` of the directory `parent`, with everything below it. Its name in the tar is
+        """Pack `name`, a file or directory in the directory `parent`, with everything below it. In the tar, its name is
         `shown`. Files that are removed meanwhile are left out."""
         try:
             info = os.stat(name, dir_fd=parent, follow_symlinks=False)
@@ -106,8 +106,8 @@ class Packer:
             os.close(fd)
 
     def content(self, fd: int, shown: bytes, *, head: bool = False) -> None:
-        """Pack the content of an open directory. `head`: also pack the directory itself, under the name `shown`, and prefix
-        all names with `shown` (which is "" for "/")."""
+        """Pack the content of an open directory. If `head` is true, the directory itself is packed too, under the name
+        `shown`. All names begin with `shown`, which is "" for "/"."""
         if head:
             self.directory_entry(fd, shown)
         base = shown + b"/" if head else b""

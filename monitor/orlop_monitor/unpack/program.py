@@ -2,7 +2,7 @@
 
 The program is a child of the worker, and the kernel kills it when the worker dies. The program's root is a tmpfs with
 read-only binds of the host's programs and libraries. The program can write only to the layer's directory. It has no
-capabilities and no sockets. Its system call filter is the filter of the worker, but allows execve.
+capabilities and no sockets. Its system call filter is the worker's filter, except that execve is allowed.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 On one connection (SOCK_STREAM, a socketpair passed at the fork), both sides send frames: uint32 little endian length, then
 msgpack. The daemon sends one request, with descriptors attached (SCM_RIGHTS) in the order of the request's docstring. The
 worker answers with `Found` if the request names a path in a container, any number of `Progress`, then one `Done` or
-`Failed`, then EOF. Both ends always have the same version, because a worker does not outlive its request or the daemon.
+`Failed`, then EOF. Daemon and worker always have the same version, because a worker does not outlive its request or the
+daemon.
 """
 
 from __future__ import annotations
@@ -54,11 +55,12 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Unpack(msgspec.Struct, frozen=True, tag=True):
-    """Unpack the tar stream of the first descriptor into the directory of the second descriptor. `devices`: false refuses
-    device nodes. `ownership`: false leaves all files to the user who runs the worker (a worker without root). `owner`: (uid,
-    gid) of all files, instead of the archive's. `layer`: names that begin with ".wh." are whiteouts, and the answer has the
-    diffID; when false, they are ordinary names, and the stream is not hashed. `keep_kind`: refuse to replace a directory by
-    a file, or a file by a directory."""
+    """Unpack the tar stream of the first descriptor into the directory of the second descriptor. If `devices` is false,
+    device nodes are refused. If `ownership` is false, all files belong to the user who runs the worker (a worker without
+    root). `owner` is the (uid, gid) of all files; None means the owners in the archive. If `layer` is true, names that begin
+    with ".wh." are whiteouts, and the answer has the diffID. If `layer` is false, such names are ordinary names, and the
+    stream is not hashed. If `keep_kind` is true, the worker refuses to replace a directory by a file, or a file by a
+    directory."""
 
     overlay_whiteouts: bool
     limits: Limits = Limits()
@@ -97,8 +99,8 @@ class CopyUp(msgspec.Struct, frozen=True, tag=True):
 
 
 class MakeDirectory(msgspec.Struct, frozen=True, tag=True):
-    """Make the directory `path` (mode 0755, owner root) and missing parents in the root made by `mounts`. `mountpoint` as in
-    `CopyUp`."""
+    """Make the directory `path` (mode 0755, owner root) and missing parents in the root that `mounts` make. `mountpoint`:
+    see `CopyUp`."""
 
     mounts: tuple[Mount, ...]
     mountpoint: str
@@ -106,7 +108,7 @@ class MakeDirectory(msgspec.Struct, frozen=True, tag=True):
 
 
 class MakeInitLayer(msgspec.Struct, frozen=True, tag=True):
-    """Make the paths of `init_layer` in the root made by `mounts`. `mountpoint` as in `CopyUp`."""
+    """Make the paths of `init_layer` in the root that `mounts` make. `mountpoint`: see `CopyUp`."""
 
     mounts: tuple[Mount, ...]
     mountpoint: str
@@ -124,10 +126,11 @@ class Bind(msgspec.Struct, frozen=True):
 
 
 class View(msgspec.Struct, frozen=True):
-    """A container's files. With `joined`, the first descriptor is the mount namespace of the container's monitor, and `root`
-    is the path of the root in it. With `joined` and `mapped`, the second descriptor is the container's user namespace, and
-    files have the ids of that namespace. Without `joined`, `root` is where the worker mounts `mounts`. `binds` are mounted
-    in the root. `writable`: missing mount points are created. `readonly`: the root is read-only."""
+    """A container's files. If `joined` is true, the first descriptor is the mount namespace of the container's monitor, and
+    `root` is the path of the container's root in this namespace. If `mapped` is true too, the second descriptor is the
+    container's user namespace, and files have the ids of the user namespace. If `joined` is false, the worker makes `mounts`
+    at `root`. `binds` are mounted in the container's root. `writable`: missing mount points are created. `readonly`: the
+    container's root is read-only."""
 
     root: str
     mounts: tuple[Mount, ...] = ()
@@ -146,11 +149,11 @@ class StatPath(msgspec.Struct, frozen=True, tag=True):
 
 
 class Pack(msgspec.Struct, frozen=True, tag=True):
-    """Write a tar stream to the last descriptor. The stream contains the file or directory `path`, named by the last
-    component of `path`; or the whole root, if `path` is ""; or, with `layer`, the changes that are listed in the file of the
-    last but one descriptor. `sparse`: leave out holes (pax format 1.0, which most tar programs read). `measure`: write
-    nothing, and answer with the digest and the length of the stream; the request then has no descriptor to write to.
-    `latest` (seconds since 1970) replaces all later times of files."""
+    """Write a tar stream to the last descriptor. The stream contains the file or directory `path`; its name in the stream is
+    the last component of `path`. If `path` is "", the stream contains the whole root. If `layer` is true, the stream
+    contains the changes that are listed in a file; the last but one descriptor refers to this file. `sparse`: leave out
+    holes (pax format 1.0, which most tar programs read). `measure`: write no stream, and answer with its digest and length;
+    the request then has no descriptor to write to. `latest` (seconds since 1970) replaces all later times of files."""
 
     view: View
     path: str = ""
@@ -161,8 +164,8 @@ class Pack(msgspec.Struct, frozen=True, tag=True):
 
 
 class ExtractInto(msgspec.Struct, frozen=True, tag=True):
-    """Unpack the tar stream of the last descriptor into the directory `path`. `keep_kind` as in `Unpack`. `user` owns all
-    files, and is resolved in the container's /etc/passwd; "" keeps the owners in the archive."""
+    """Unpack the tar stream of the last descriptor into the directory `path`. `keep_kind`: see `Unpack`. All files belong to
+    `user`, who is looked up in the container's /etc/passwd; "" means the owners in the archive."""
 
     view: View
     path: str
@@ -172,8 +175,8 @@ class ExtractInto(msgspec.Struct, frozen=True, tag=True):
 
 
 class Found(msgspec.Struct, frozen=True, tag=True):
-    """Attributes of the requested path. `mode` has the format of Go's `os.FileMode`. `link`: for a symlink, the path in the
-    container to which it leads, with all symlinks resolved."""
+    """Attributes of the requested path. `mode` has the format of Go's `os.FileMode`. For a symlink, `link` is the path in
+    the container to which the symlink leads; this path contains no symlinks."""
 
     name: str
     size: int
@@ -208,8 +211,8 @@ class Done(msgspec.Struct, frozen=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """The request failed. `archive`: the archive or the request is invalid, so it would fail on any machine. Otherwise
-    `errno` is the error of a system call. `missing`: the path does not exist in the container."""
+    """The request failed. `archive` is true if the archive or the request is invalid: the request would fail on any machine.
+    Otherwise `errno` is the error of a system call. `missing`: the path does not exist in the container."""
 
     message: str
     archive: bool = False

@@ -4,9 +4,9 @@ There are two layers of protection. First, `tree` resolves every path by openat2
 is harmless. This layer needs no privileges (tests run it without root), and is as fast as a chroot, because parents are
 cached. Second, this module limits the effect of a bug in a decompressor, which is C code. The worker's mount namespace
 contains only the target directory, mounted nodev, nosuid and noexec. (pivot_root is used, so that no open descriptor leads
-out and no host file system is kept busy.) The worker can open no sockets, and keeps only the capabilities that are needed to
-create files. One of them is CAP_SYS_ADMIN, for `trusted.overlay.opaque`, so a seccomp filter refuses other privileged system
-calls.
+out of the sandbox, and no file system of the host is kept busy.) The worker can open no sockets, and keeps only the
+capabilities that are needed to create files. One of them is CAP_SYS_ADMIN, for `trusted.overlay.opaque`, so a seccomp filter
+refuses other privileged system calls.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MEMORY = 4 << 30
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
-# The refused system calls, with their numbers on x86_64 and aarch64. They concern mounts and namespaces, other processes,
+# The refused system calls, with their numbers on x86_64 and aarch64: the calls for mounts and namespaces, other processes,
 # exec, kernel state and sockets.
 _REFUSED = {
     "mount": (165, 40),

@@ -27,7 +27,7 @@ __all__ = ["CHUNK", "COMPRESSIONS", "CompressedFile", "Uncompressed", "decompres
 CHUNK = 1 << 20
 _ZEROS = bytes(CHUNK)
 _AHEAD = 4
-_MEMORY = 256 << 20  # bytes that a decompressor may use: xz -9 needs 65 MiB, zstd --ultra --long=27 needs 128 MiB
+_MEMORY = 256 << 20  # bytes of memory that a decompressor may use: xz -9 needs 65 MiB, zstd --ultra --long=27 needs 128 MiB
 
 _MAGIC = (
     (b"\x1f\x8b", "gzip"),
@@ -233,7 +233,7 @@ class Uncompressed:
         return b"".join(parts)
 
     def _piece(self, most: int) -> memoryview:
-        """Up to `most` bytes that come next in the stream, without a copy; empty at the end of the stream."""
+        """The next bytes of the stream, at most `most`, without a copy. The result is empty at the end of the stream."""
         if self._at == len(self._chunk) and not self._next():
             return memoryview(b"")
         piece = self._chunk[self._at : self._at + most]
@@ -265,7 +265,7 @@ class Uncompressed:
             pass
 
     def digest(self) -> str:
-        """The diffID, "" if the stream is not hashed. Call `drain` before."""
+        """The diffID; "" if the stream is not hashed. Call `drain` first."""
         return f"sha256:{self._hash.hexdigest()}" if self._hash is not None else ""
 
     def close(self) -> None:

@@ -22,8 +22,8 @@ _CACHED = 64
 
 
 def clean(name: bytes) -> bytes:
-    """The name relative to the root, without empty, "." and ".." components; b"" is the root itself. Raises `UnpackError`
-    when the name leads out of the root (Docker: "breakout") or is not a valid path."""
+    """Returns the name relative to the root, without empty, "." and ".." components. b"" means the root. Raises
+    `UnpackError` when the name leads out of the root (Docker: "breakout") or is not a valid path."""
     if b"\0" in name:
         raise UnpackError(f"{shown(name)}: the name contains a NUL")
     parts = [part for part in name.split(b"/") if part and part != b"."]
@@ -46,7 +46,7 @@ def is_whiteout(info: os.stat_result) -> bool:
 
 
 def remove(name: str | bytes, dir_fd: int) -> None:
-    """Remove a file or a directory tree. No error when there is no such file."""
+    """Remove a file or a directory tree. If the file does not exist, this is no error."""
     try:
         os.unlink(name, dir_fd=dir_fd)
     except FileNotFoundError:
@@ -77,7 +77,8 @@ class Tree:
         self._cache: dict[bytes, Parent] = {}
 
     def forget(self) -> None:
-        """Drop the cache. Call it when a directory or a symlink was removed, or a directory's owner or mode has changed."""
+        """Close the cached descriptors. Call this method after a directory or a symlink was removed, or a directory's owner
+        or mode has changed."""
         for parent in self._cache.values():
             os.close(parent.fd)
         self._cache.clear()

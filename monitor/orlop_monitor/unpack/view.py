@@ -22,8 +22,9 @@ __all__ = ["NoSuchPath", "ResolvedPath", "describe", "directory", "make", "pack"
 
 
 def make(view: View, namespace: int, user: int = -1) -> None:
-    """Make the view the root of this process. `namespace` is the mount namespace of a running container's monitor, or -1 for
-    a container that does not run. `user` is the container's user namespace, -1 for the host's."""
+    """Make the files of the view, and nothing else, accessible to this process as its root. `namespace` is the mount
+    namespace of a running container's monitor, or -1 for a container that does not run. `user` is the container's user
+    namespace, -1 for the host's."""
     if namespace >= 0:
         setns(namespace, CLONE_NEWNS)
         os.close(namespace)
@@ -44,9 +45,9 @@ class NoSuchPath(Exception):
 
 
 class ResolvedPath:
-    """A path in the view, resolved as in Docker: symlinks are followed, but the last component only when the path ends with
-    "/" or "/.". Raises `NoSuchPath`, and `UnpackError` when a component is not a directory. Keeps a descriptor of the parent
-    directory open, so that later changes of the path have no effect."""
+    """A path in the view, resolved as in Docker. Symlinks are followed, except that a symlink in the last component is
+    followed only if the path ends with "/" or "/.". Raises `NoSuchPath`, and `UnpackError` when a component is not a
+    directory. Keeps a descriptor of the parent directory open, so that later changes of the path have no effect."""
 
     def __init__(self, path: str) -> None:
         follow = path.endswith(("/", "/."))

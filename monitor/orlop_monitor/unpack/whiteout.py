@@ -1,4 +1,4 @@
-"""Applies whiteouts of a layer, in one of two ways: as overlayfs whiteouts, or by removing the files."""
+"""Applies whiteouts of a layer in one of two ways: it makes overlayfs whiteouts, or removes the hidden files."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def _set_opaque(parent: int, name: bytes) -> None:
 
 
 class _Overlay:
-    """Whiteouts for an overlayfs upper directory that was empty at first, so all its entries come from this layer."""
+    """Whiteouts for an upper directory of overlayfs. The directory was empty at first, so all its entries come from this
+    layer."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
@@ -65,8 +66,8 @@ class _Overlay:
             try:
                 os.mknod(hidden, stat.S_IFCHR, os.makedev(0, 0), dir_fd=parent.fd)
             except FileExistsError:
-                # A file of this layer already hides the lower file of its name. A directory would be merged with the lower
-                # directory, so make it opaque.
+                # A file of this layer already hides the lower file with the same name. A directory would be merged with the
+                # lower directory, so make it opaque.
                 if stat.S_ISDIR(os.stat(hidden, dir_fd=parent.fd, follow_symlinks=False).st_mode):
                     _set_opaque(parent.fd, hidden)
 
@@ -148,7 +149,7 @@ class _Plain:
         return self._tree.directory(path)
 
     def hide_below(self, parent: int, name: bytes) -> None:
-        """Does nothing: a plain tree has no whiteouts, and a 0:0 device in a plain tree is an ordinary device."""
+        """Does nothing. A plain tree has no whiteouts: in it, a 0:0 device is an ordinary device."""
 
 
 def whiteouts_for(tree: Tree, *, overlay: bool) -> Whiteouts:

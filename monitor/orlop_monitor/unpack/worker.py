@@ -49,7 +49,7 @@ from .tree import Tree, clean
 __all__ = ["run"]
 
 _PROGRESS_EVERY = 0.1  # seconds; Docker's clients redraw at most this often
-_HEADERS = 4096  # bytes; an entry's headers in a normalized tar are smaller than this on average
+_HEADERS = 4096  # bytes; on average, the headers of an entry in a normalized tar are smaller
 
 
 class _Abandoned(Exception):

@@ -19,15 +19,15 @@ ATTRIBUTE_OPTIONS = frozenset({"labels", "labels-regex", "env", "env-regex", "ta
 
 def _pattern(key: str, text: str) -> re.Pattern[str]:
     try:
-        # Go's \z is \Z in Python. The rest of the syntax that is common in these options is the same in both.
+        # Go's \z is \Z in Python. The other syntax that is common in these options is the same in Go and Python.
         return re.compile(text.replace("\\z", "\\Z"))
     except (re.error, OverflowError, RecursionError) as error:
         raise InvalidParameter(f"cannot use log option {key}={text}: error parsing regexp: {error}") from None
 
 
 def check_attribute_options(options: Mapping[str, str]) -> None:
-    """Raise `InvalidParameter` for a pattern or tag that cannot be evaluated at container start, or that is too long to be
-    checked without blocking the daemon."""
+    """Raise `InvalidParameter` for a pattern or tag that cannot be evaluated when a container starts, or that is so long
+    that checking it would block the daemon."""
     for key in ("labels-regex", "env-regex", "tag"):
         if len(options.get(key, "")) > _LONGEST:
             raise InvalidParameter(f"cannot use log option {key}: it has more than {_LONGEST} characters")
@@ -83,5 +83,6 @@ def extra_attributes(info: LogInfo, options: Mapping[str, str]) -> dict[str, str
 
 
 def log_tag(info: LogInfo, options: Mapping[str, str], default: str = "{{.ID}}") -> str:
-    """The rendered `tag` option. Drivers that send logs to a service identify the container by it."""
+    """The text that results from the option `tag`. Drivers that send logs to a service identify the container by this
+    text."""
     return Template(options.get("tag", "") or default).render(_fields(info, options))

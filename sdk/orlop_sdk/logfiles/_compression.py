@@ -2,8 +2,8 @@
 
 Deflate and file I/O release the interpreter's lock, so the monitor continues to read the container's output. A thread is
 used and not a child process, because a child process would inherit every descriptor of the monitor. Readers use the plain
-file until the compressed file is renamed into place. A crash leaves at most a `.tmp` file, and the next open for writing
-compresses again.
+file until the compressed file is renamed into place. A crash may leave a `.tmp` file. The next open for writing then
+compresses the plain file again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ log = logging.getLogger("orlop.log")
 
 class Header(msgspec.Struct, frozen=True, omit_defaults=True):
     """The Extra field of the gzip header, JSON as dockerd writes it. `inode` is Orlop's addition: the inode of the file
-    before compression. A reader with the plain file still open identifies the compressed file by this inode."""
+    before compression. A reader that still has the plain file open recognizes the compressed file by this inode."""
 
     last_time: str = msgspec.field(default="", name="lastTime")
     inode: int = 0
@@ -110,7 +110,8 @@ class Compression:
 
 
 def read_header(fd: int) -> Header:
-    """The Extra field of a compressed file; an empty `Header` if the file has no such field of Orlop or dockerd."""
+    """The Extra field of a compressed file. If neither Orlop nor dockerd wrote such a field, the result is an empty
+    `Header`."""
     start = os.pread(fd, 12 + 4096, 0)
     if len(start) < 12 or start[:2] != b"\x1f\x8b" or not start[3] & _FEXTRA:
         return Header()

@@ -14,12 +14,13 @@ class RecordFormat(Protocol):
     may call `os.pread`. A record may contain several log entries."""
 
     def complete_length(self, data: bytes) -> int:
-        """The length of the longest prefix of `data` that ends at the end of a record; 0 if `data` contains no complete
-        record. `data` begins at the beginning of a record. Bytes that can never become a record are treated as a record."""
+        """The total length of the complete records at the beginning of `data`; 0 if `data` contains no complete record.
+        `data` begins at the beginning of a record. Bytes that can never become a record are treated as a record."""
         ...
 
     def next_end(self, data: bytes, offset: int) -> int:
-        """The end of the first record that ends at `offset` or later. `data` contains whole records only."""
+        """The offset at which a record ends: the first such offset that is not less than `offset`. `data` contains whole
+        records only."""
         ...
 
     def count(self, data: bytes) -> int:
@@ -31,16 +32,16 @@ class RecordFormat(Protocol):
         ...
 
     def sync(self, data: bytes) -> int:
-        """The offset of the first record that begins in `data`, which may begin within a record; len(data) if there is
-        none."""
+        """The offset in `data` at which the first record begins. (`data` may begin in the middle of a record.) len(data) if
+        no record begins in `data`."""
         ...
 
     def last(self, fd: int, end: int, count: int) -> tuple[int, int]:
-        """Find the last `count` entries in [0, end) of the file. Returns (offset of a record, number of entries from there
-        on). The number is greater than `count` if a record contains several entries, and less if the file has fewer entries.
-        An incomplete record at the end is not counted."""
+        """Find the last `count` entries in the first `end` bytes of the file. Returns the offset of a record, and the number
+        of entries from this offset on. The number can be greater than `count` if records contain several entries. It is less
+        than `count` if the file has fewer entries. An incomplete record at the end is not counted."""
         ...
 
     def valid_size(self, fd: int, size: int) -> int:
-        """The size to which a file that may end in a torn record must be truncated before appending."""
+        """The size to which the file must be truncated before records are appended, because it may end in a torn record."""
         ...

@@ -18,8 +18,8 @@ __all__ = ["FileOptions", "buffer_size", "check_options", "file_options"]
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 
 FILE_OPTIONS = frozenset({"max-size", "max-file", "compress"})
-# Every driver accepts these options (dockerd removes them before it calls a driver). `cache-*` configure the local copy of
-# the logs of drivers without a reader.
+# Every driver accepts these options (dockerd removes them before it calls a driver). The options `cache-*` configure the
+# local copy of the log, which is written if a driver has no reader.
 COMMON_OPTIONS = frozenset(
     {"mode", "max-buffer-size", "cache-disabled", "cache-max-size", "cache-max-file", "cache-compress"}
 )

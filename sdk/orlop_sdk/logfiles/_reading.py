@@ -17,7 +17,8 @@ from ._watch import Watch
 
 __all__ = ["FileLogReader"]
 
-_CHUNK = 1 << 18  # malloc returns larger buffers to the kernel, and page faults then take half of the decoding time
+# with larger buffers, page faults take half of the decoding time, because malloc returns such buffers to the kernel
+_CHUNK = 1 << 18
 _CHUNK_MAX = 64 << 20  # bytes; a longer record is treated as damaged
 _PROBE = 1 << 16
 
@@ -97,9 +98,9 @@ class FileLogReader:
 
     def _bisect(self, segment: Plain) -> bool:
         """Set `segment.offset` to a record shortly before `since`, by binary search in a large file. Times in a log
-        increase, with two exceptions: after the clock was set, and between lines of different streams. Each step of the
-        search therefore looks at a block of many records, and reading begins two blocks early. Returns true when no step
-        found a record as late as `since`."""
+        increase, with two exceptions: the clock may be set back, and lines of different streams may be out of order. Each
+        step of the search therefore reads a block of many records, and reading begins two blocks early. Returns true if all
+        records that were found are earlier than `since`."""
         low, high = 0, segment.size() // _PROBE
         blocks = high
         while low < high:
@@ -157,7 +158,7 @@ class FileLogReader:
         batch = self._records.decode(piece) if piece else []
         segment.consume(length)
         if self._skip and batch:
-            # `last` counted damaged entries, too, so damaged entries also count as skipped here.
+            # `last` has counted damaged entries, too, so they also count when entries are skipped.
             counted = self._records.count(piece)
             batch = batch[self._skip :]
             self._skip = max(0, self._skip - counted)

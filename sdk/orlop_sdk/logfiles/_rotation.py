@@ -21,7 +21,8 @@ __all__ = ["RotatingFile"]
 
 _MODE = 0o640
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-_CLOSE_WAIT = 0.25  # seconds that `close` waits for a compression; a compression cancelled then is repeated at the next open
+# seconds that `close` waits for a compression; after that it cancels the compression, which the next open repeats
+_CLOSE_WAIT = 0.25
 
 log = logging.getLogger("orlop.log")
 
@@ -68,9 +69,9 @@ class RotatingFile:
         return sound
 
     def append(self, data: bytes, last_ns: int) -> None:
-        """Append the complete records in `data`; `last_ns` is the time of the last record. dockerd checks the size before
-        each record, so a file may exceed `max_size` by a part of its last record. This method begins each new file with the
-        same record as dockerd would. Never raises: records that do not fit on the disk are dropped."""
+        """Append the complete records in `data`. `last_ns` is the time of the last record. As in dockerd, the size is
+        checked before each record, so a file may exceed `max_size` by a part of its last record; each new file begins with
+        the same record as in dockerd. Never raises: records that do not fit on the disk are dropped."""
         limit = self._options.max_size
         while data and self._fd >= 0:
             piece = data
@@ -101,7 +102,7 @@ class RotatingFile:
         self._size += done
 
     def _cut(self, size: int) -> bool:
-        """Remove the beginning of a record that did not fit. Readers are not disturbed, because they stop at the last
+        """Remove the written part of a record that did not fit. Readers are not disturbed, because they stop at the last
         complete record."""
         try:
             os.ftruncate(self._fd, size)

@@ -71,7 +71,7 @@ class Packed:
         self._data = self._data[length:]
 
     def exhaust(self) -> None:
-        """Skip to the end."""
+        """Skip all remaining content."""
         self._pieces, self._data = iter(()), b""
 
     def rewind(self) -> None:
@@ -97,8 +97,8 @@ Segment = Plain | Packed
 
 
 def is_same(held: Segment, other: Segment) -> bool:
-    """Whether `other` is the open file `held`, or the compressed form of `held`. No new file can have the inode of a file
-    that is still open."""
+    """Whether `other` is the file `held`, or the compressed form of this file. `held` is open, so no other file can have its
+    inode."""
     if isinstance(held, Plain) and isinstance(other, Packed):
         return other.plain_inode == held.inode
     return type(held) is type(other) and other.inode == held.inode
@@ -138,8 +138,8 @@ def open_segments(path: str) -> list[Segment]:
 
 
 def _picture(path: str, *, consistent: bool = True) -> list[Segment] | None:
-    """Try once to open all files. None when a rotation renamed files meanwhile. On an error, such as too many open files,
-    the files already opened are closed."""
+    """Try once to open all files. Returns None if a rotation renamed files meanwhile. After an error, such as too many open
+    files, all files are closed."""
     opened: list[Segment] = []
     try:
         names, seen = _names(path), []

@@ -117,7 +117,7 @@ class _Parser:
         return node
 
     def _command(self, piped: Node | None) -> Node:
-        """One operand, or a function with its operands. A piped value becomes the last argument."""
+        """Parse one operand, or a function with its operands. The value before a pipe becomes the last operand."""
         name = self._peek()
         if name in _FUNCTIONS:
             self._words.pop(0)

@@ -23,8 +23,10 @@ _EVENT = struct.Struct("@iIII")  # wd, mask, cookie, length of the name that fol
 _OVERFLOW = -1  # the wd of IN_Q_OVERFLOW, which reports lost events
 _CLOCK_MONOTONIC = 1
 _TICK_NS = 200_000_000
-_MANY = 20  # up to this number of watches, all are woken without a pause
-_PACE = 0.0002  # seconds; with more watches, a pause after each woken watch, so that its reader and other requests can run
+_MANY = 20  # this number of watches, or fewer, are woken without a pause
+# seconds; if there are more watches than `_MANY`, the thread pauses after each watch that it wakes, so that other threads
+# can run
+_PACE = 0.0002
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -44,8 +46,8 @@ def _ticker() -> int:
 
 
 class _Dispatcher:
-    """The inotify instance and its thread. Both are made for the first watch and kept until the process ends; together they
-    use one descriptor."""
+    """The inotify instance and its thread. Both are created for the first watch, and exist until the process ends. The
+    instance uses one descriptor."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,5 +1,5 @@
-"""For log drivers that send to a service: a queue and a thread for each container, connections that are opened again after a
-failure, and the common settings of these drivers.
+"""The parts that log drivers share if they send to a service: a queue and a thread for each container, connections that are
+opened again after a failure, and common settings.
 
 A driver implements `Sender`: how to connect, and how to send some lines. `SendingWriter` is its `LogWriter`. Most senders
 subclass `StreamSender` or `DatagramSender` and implement only `encode`.

@@ -12,7 +12,7 @@ _HOST = re.compile(r"(?:[^@]*@)?(?P<name>\[[^\]]*\]|[^:]*)(?P<port>:.*)?")
 
 
 def split_address(address: str) -> tuple[str, str, str, str]:
-    """Split a URL into scheme, host, port and path, "" for what is missing. The host of an IPv6 address has no brackets.
+    """Split a URL into scheme, host, port and path; a missing part is "". An IPv6 address in the host has no brackets.
     Raises `ValueError` with Go's message for a port that is not a number."""
     found = _URL.match(address)
     assert found is not None  # all parts of the pattern are optional

@@ -23,8 +23,8 @@ _GONE = (errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOENT, errno.ENOTCONN, err
 
 
 class Tls(msgspec.Struct, frozen=True):
-    """The settings of a TLS connection: paths of PEM files, "" for none. `verify`: check the certificate of the service.
-    `name`: the name in that certificate, "" for the host of the address."""
+    """The settings of a TLS connection. Paths of PEM files may be "". `verify`: check the certificate of the service.
+    `name`: the name that this certificate must contain; "" means the host in the address."""
 
     ca: str = ""
     cert: str = ""
@@ -66,7 +66,8 @@ class StreamSender(ABC):
     def encode(self, line: LogLine) -> bytes: ...
 
     def encode_block(self, block: LogBlock) -> bytes:
-        """Encode a block of whole lines. A subclass may override this to encode a block faster than line by line."""
+        """Encode a block of whole lines. A subclass may override this method, if it can encode a block faster than line by
+        line."""
         return b"".join(map(self.encode, lines_of([block])))
 
     def open(self) -> None:
@@ -122,7 +123,7 @@ class StreamSender(ABC):
         """Whether the peer has closed the connection. Without this check, the next lines would be lost: a write to a closed
         connection succeeds, and only the following write fails."""
         if self._tls is not None:
-            return False  # a TLS socket has no MSG_PEEK
+            return False  # a TLS socket does not support MSG_PEEK
         assert self.socket is not None
         try:
             return self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
@@ -175,8 +176,8 @@ class DatagramSender(ABC):
         return len(items)
 
     def send_datagram(self, data: bytes) -> None:
-        """Raises `OSError` if nobody listens at a unix socket. Other datagrams that cannot be sent are lost: those that are
-        too long, and those to a UDP port on which no process listens."""
+        """Raises `OSError` if no process listens at a unix socket. A datagram is lost if it is too long, or if no process
+        listens on the UDP port."""
         assert self.socket is not None
         try:
             self.socket.send(data)

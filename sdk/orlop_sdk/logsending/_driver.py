@@ -1,4 +1,4 @@
-"""The parts that all log drivers have that send to a service."""
+"""The parts that all log drivers for services have."""
 
 from __future__ import annotations
 

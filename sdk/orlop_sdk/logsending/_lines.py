@@ -13,8 +13,8 @@ __all__ = ["Item", "LogLine", "Numbering", "Part", "lines_of"]
 
 
 class Part(msgspec.Struct, frozen=True, gc=False):
-    """Which part of a long line this is. `id` is 64 hexadecimal digits, equal for all parts of one line. `ordinal` counts
-    from 1."""
+    """The number of a part of a long line. `id` has 64 hexadecimal digits, which are the same for all parts of one line.
+    `ordinal` counts from 1."""
 
     id: str
     ordinal: int
@@ -51,7 +51,7 @@ class Numbering:
         self._open: dict[str, Part] = {}
 
     def items(self, blocks: Sequence[LogBlock]) -> list[Item]:
-        """Returns the blocks in order; a block that is a part of a long line is replaced by a `LogLine`."""
+        """Returns the blocks in order. A block that contains a part of a long line is replaced by a `LogLine`."""
         found: list[Item] = []
         for block in blocks:
             if block.partial or block.stream in self._open:

@@ -20,8 +20,8 @@ _LIMIT = 8 << 20
 _SLOW = 1 << 20
 """Bytes per second. If the service takes less while the queue is full, it is too slow, and lines are dropped."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds between attempts to connect
-_LAST_SECONDS = 5.0  # the longest time that `close` waits while the service takes lines
-_STALLED_SECONDS = 0.5  # `close` stops waiting when the service took nothing for this time
+_LAST_SECONDS = 5.0  # seconds that `close` waits at most, while the service takes lines
+_STALLED_SECONDS = 0.5  # seconds; if the service takes no data for this time, `close` stops waiting
 
 
 class Sender(Protocol):
@@ -32,8 +32,8 @@ class Sender(Protocol):
         ...
 
     def send(self, items: Sequence[Item]) -> int:
-        """Send the items in order, and return how many were sent, at least one. Raises `OSError` if the connection failed
-        before the first item was sent as a whole; the item is then sent again. Blocks while the service is slow."""
+        """Send the items in order, and return how many were sent, at least one. Raises `OSError` if the connection fails
+        before the whole first item is sent; this item is then sent again. Blocks while the service is slow."""
         ...
 
     def close(self) -> None:
@@ -67,7 +67,8 @@ class SendingWriter:
 
     @property
     def full(self) -> bool:
-        """Whether the container should wait: the queue is full, and the service keeps up or `mode` is `blocking`."""
+        """Whether the container should wait. This is so if the queue is full, and the service is fast enough or `mode` is
+        `blocking`."""
         if self._size < self._limit or self._never_waits or self._closed:
             self._full_since = None
             return False
@@ -94,8 +95,8 @@ class SendingWriter:
             self._changed.notify()
 
     def close(self) -> None:
-        """Send the queued lines. Gives up when the service has taken no line for half a second, and at the latest after 5 s;
-        the lines that are still in the queue are lost then."""
+        """Send the queued lines. Waits at most 5 s, and stops earlier if the service has taken no line for half a second.
+        Lines that are still in the queue are then lost."""
         with self._changed:
             if self._closed:
                 return
@@ -125,7 +126,8 @@ class SendingWriter:
                 if not blocks:
                     break
                 items = numbering.items(blocks)
-                # The newline after a long line is in no item; it is counted as sent, so that an empty queue has the size 0
+                # The items do not contain the newline after a long line. Count it as sent, so that the size of an empty
+                # queue is 0
                 self._count(sum(len(block.data) for block in blocks) - sum(len(item.data) for item in items))
             try:
                 if not is_open:

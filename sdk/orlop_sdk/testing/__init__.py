@@ -2,9 +2,9 @@
 
     from orlop_sdk.testing import StorageSuite
 
-Importing this package imports nothing else. The first access to a name imports its module, and with it pytest and trio; the
-daemon never accesses any of the names. The docstring of each suite's module says which fixtures a subclass overrides and
-which tests need root.
+The import of this package imports no other modules. The first access to one of its names imports the name's module, and
+thereby pytest and trio. The daemon never uses these names. The docstring of each suite's module says which fixtures a
+subclass overrides and which tests need root.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ _HOME = {name: (module, name) for module, names in _NAMES.items() for name in na
 }
 
 if (_pytest := sys.modules.get("pytest")) is not None:
-    # pytest rewrites asserts only in test files, unless modules are registered before their import. Without this, failures
-    # of a suite would show no values.
+    # pytest rewrites asserts in test files, and in modules that are registered before their import. Without the rewriting, a
+    # failure of a suite would show no values.
     _suites = (f"{__name__}.{module}" for module in _NAMES)
     _pytest.register_assert_rewrite(*(suite for suite in _suites if suite not in sys.modules))
 

@@ -10,12 +10,12 @@ __all__ = ["FakeStorage"]
 
 class FakeStorage(TreeStorage[Snapshot]):
     """A storage driver for tests of the daemon. Each snapshot is a complete copy. Needs no root, and passes `StorageSuite`.
-    The state is in `context.root` and is found again by a new instance."""
+    The state is in `context.root`, where a new instance finds it."""
 
     name = "fake"
 
     def sync(self, snapshot: Snapshot) -> None:
-        """Does nothing, because tests would wait for the disk: commits do not survive a power cut."""
+        """Does nothing, so that tests do not wait for the disk. Commits therefore do not survive a power cut."""
 
     def create(self, snapshot: Snapshot, directory: str) -> None:
         if snapshot.below:

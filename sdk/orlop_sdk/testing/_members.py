@@ -1,5 +1,5 @@
-"""Writes a layer directly into a snapshot, with the same result as the unpack worker (whiteouts: OCI image spec,
-layer.md)."""
+"""Writes a layer directly into a snapshot, with the same result as the unpack worker. (Whiteouts are described in the OCI
+image spec, layer.md.)"""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ _PREFIX, _OPAQUE = ".wh.", ".wh..wh..opq"
 
 
 def unpack_members(target: UnpackTarget, *members: tuple[str, bytes | None]) -> None:
-    """Write (name, content) into a snapshot; content None makes a directory. `.wh.NAME` hides NAME of the layers below."""
+    """Write files into a snapshot. Each of `members` is (name, content); a content of None makes a directory. `.wh.NAME`
+    hides NAME in the layers below."""
     for name, content in members:
         path = Path(target.directory, name)
         if path.name == _OPAQUE:
@@ -32,8 +33,8 @@ def unpack_members(target: UnpackTarget, *members: tuple[str, bytes | None]) -> 
 
 
 def stream_members(target: StreamTarget, *members: tuple[str, bytes | None]) -> Usage:
-    """Run the target's program, without a sandbox, to make a layer of (name, content) pairs as in `unpack_members`. Returns
-    the layer's usage."""
+    """Run the target's program, without a sandbox, to make a layer from `members` (see `unpack_members`). Returns the
+    layer's usage."""
     data = _normalized(members)
     if target.keep:
         Path(target.directory, target.keep).write_bytes(data)

@@ -2,8 +2,8 @@
 remains.
 
 `python -m orlop_sdk.testing._mounted` reads a JSON object with "mounts" and "operations". It makes the mounts, applies the
-operations and prints the resulting tree. Without root, nothing can be mounted: `look` then accepts only a single bind mount,
-and works on its source directory.
+operations and prints the resulting tree. Without root, nothing can be mounted. `look` then accepts only a single bind mount,
+and uses its source directory instead of the mount.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def apply(root: str, operations: Sequence[Sequence[Any]]) -> None:
 
 
 def tree(root: str) -> dict[str, str | None]:
-    """Every path below `root`, with the text of a file, None for a directory, "-> target" for a symlink, "<type>" for
+    """Maps every path below `root` to the text of the file, None for a directory, "-> target" for a symlink, or "<type>" for
     another type of file."""
     found: dict[str, str | None] = {}
     for directory, names, files in os.walk(root):

@@ -33,8 +33,8 @@ def recorded() -> Iterator[list[tuple[str, str]]]:
 
 @contextmanager
 def no_descriptors_left() -> Iterator[None]:
-    """Fail if the body leaves descriptors of files open that were not open before. Threads in the background get a second
-    to close theirs."""
+    """Fail if the `with` block leaves descriptors of files open. Descriptors that were open before are not counted.
+    Background threads have one second to close their descriptors."""
     before = _open_files()
     yield
     end = time.monotonic() + 1

@@ -86,7 +86,7 @@ def files(info: LogInfo) -> list[str]:
 
 @contextmanager
 def file_size_limit(limit: int) -> Iterator[None]:
-    """Simulate a full disk with RLIMIT_FSIZE, which also causes a short write, then an error."""
+    """Simulate a full disk with RLIMIT_FSIZE. As on a full disk, the first write is short, and the next write fails."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
@@ -190,7 +190,7 @@ class LogSuite(LogWriterSuite):
 
     @pytest.fixture
     def rotating(self) -> dict[str, str]:
-        """Options with which the driver rotates every few hundred entries and keeps a hundred files."""
+        """Options that make the driver rotate its file every few hundred entries, and keep a hundred files."""
         return {"max-size": "16k", "max-file": "100"}
 
     @pytest.fixture(params=["plain", "compressed"])

@@ -37,7 +37,7 @@ from .log import BASE, SECOND, LogWriterSuite, entry
 
 __all__ = ["LogServiceSuite", "RecordingService"]
 
-_PATIENCE = 20.0  # seconds to wait for data; a test fails if the data has not arrived then
+_PATIENCE = 20.0  # seconds to wait for data; if the data has not arrived by then, the test fails
 _QUICK = 3.0  # the longest time in seconds that a container may wait for a service that is down or hangs
 _DATAGRAMS = ("udp", "unixgram")
 
@@ -47,7 +47,7 @@ Line = tuple[str, bytes]
 class RecordingService:
     """Records the datagrams or the data of each connection at a socket. `kind` is `udp`, `tcp`, `unix` or `unixgram`; `path`
     is for `unix` and `unixgram`. `address` is a URL. `decode` turns the records into lines. `answer` is called with the
-    received data that has no answer yet, and returns the length of the data that it answers, and the answer. `secured` is
+    received data that was not answered yet. It returns the length of the data that it answers, and the answer. `secured` is
     the TLS context. If `keeps` is false, the service discards the data, and only counts the newlines in `lines`. While
     `hangs` is true, the service reads nothing."""
 
@@ -72,7 +72,7 @@ class RecordingService:
         self.address = f"{kind}://{path}" if path else f"{kind}://127.0.0.1:{self._port}"
 
     def start(self) -> None:
-        """Listen, at the same address as before."""
+        """Listen; after `stop`, at the same address as before."""
         is_unix = self.kind.startswith("unix")
         kind = socket.SOCK_DGRAM if self.kind in _DATAGRAMS else socket.SOCK_STREAM
         self._socket = made = socket.socket(socket.AF_UNIX if is_unix else socket.AF_INET, kind)
@@ -156,9 +156,8 @@ class RecordingService:
 
 
 class LogServiceSuite(LogWriterSuite):
-    """Tests for log drivers that send to a service. `loses` is true for a protocol without connections, such as UDP, in
-    which lines that are sent while the service is down are lost. `needs_service` is true if no container starts without the
-    service."""
+    """Tests for log drivers that send to a service. `loses` is true for a protocol without connections, such as UDP: lines
+    that are sent while the service is down are lost. `needs_service` is true if no container starts without the service."""
 
     loses = False
     needs_service = False

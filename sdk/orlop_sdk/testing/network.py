@@ -12,8 +12,8 @@ class TestMine(NetworkSuite):
 
     def look(self, netns): ...              # the addresses in a container's namespace
 
-For a driver that creates links or rules, set `real` and override `host` and `look`, so that it changes only a network
-namespace that ends with the test; mark the tests `root`. For other drivers, override only `factory`.
+For a driver that creates links or rules, set `real`, and override `host` and `look`. The driver then changes only a network
+namespace that ends with the test. Mark these tests `root`. For other drivers, override only `factory`.
 """
 
 from __future__ import annotations
@@ -172,8 +172,8 @@ class FakeNetwork:
 
 
 def in_own_network(main: Main) -> None:
-    """Run `main` under trio in a thread with a new network namespace (loopback down), which is the host of a test. Threads
-    that the driver starts are in the same namespace. The namespace ends with the thread."""
+    """Run `main` under trio in a thread that has a new network namespace (loopback down). The test uses this namespace as
+    the host's. Threads that the driver starts are in the same namespace. The namespace ends with the thread."""
     failures: list[BaseException] = []
 
     def run() -> None:
@@ -202,8 +202,8 @@ def own_namespace() -> Iterator[str]:
 
 @contextmanager
 def _this_namespace() -> Iterator[str]:
-    """The path of the calling thread's network namespace, for drivers that do not enter the container's namespace. Under
-    `in_own_network`, the thread has another network namespace than the process."""
+    """The path of the calling thread's network namespace, for drivers that do not enter the container's namespace. In
+    `in_own_network`, the network namespace of the thread is not the one of the process."""
     yield f"/proc/self/task/{threading.get_native_id()}/ns/net"
 
 
@@ -221,7 +221,7 @@ class NetworkSuite:
         raise TypeError("override the fixture `factory`")
 
     def host(self, main: Main) -> None:
-        """Run the test. Override it to run on another host, such as a new network namespace."""
+        """Run the test. Override this method to run the test in a new network namespace instead of the host's."""
         trio.run(main)
 
     def namespace(self) -> Any:
@@ -347,7 +347,7 @@ class NetworkSuite:
                     await driver.attach(loser)
                 if self.look(second) is not None:
                     assert f"{loser.addresses[0].address}" not in (self.look(second) or set())
-                # The failed attach must not have kept its other port.
+                # The failed attach must not leave its other port published.
                 third_endpoint = self.endpoint(network, third, 4, other)
                 state = await driver.attach(third_endpoint)
                 await driver.detach(third_endpoint, state)

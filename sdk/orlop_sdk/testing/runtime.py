@@ -170,7 +170,7 @@ class FakeRuntime:
 
 
 def _detached(mounts: Sequence[str], argv: Sequence[str]) -> list[str]:
-    """Wrap `argv` as a monitor would run it: in a new mount namespace, in which `mounts` were unmounted before."""
+    """Return a command that runs `argv` as a monitor does: in a new mount namespace, after `mounts` were unmounted in it."""
     if not mounts:
         return list(argv)
     script = "".join(f"mount --make-private $(dirname {path}) && umount -l {path} && " for path in mounts)
@@ -191,7 +191,8 @@ class _Bundle:
         self.output = path / "output"
 
     def call(self, command: Command, pipe: int | None = None) -> Outcome:
-        """Run a command of the driver. Its output, and that of the process it starts, goes to a file or to `pipe`."""
+        """Run a command of the driver. The output of the command, and of the process that the command starts, goes to a file
+        or to `pipe`."""
         argv = _detached(self._driver.capabilities.detach_mounts, command.argv)
         with self.output.open("ab") as out:
             done = subprocess.run(
@@ -232,7 +233,7 @@ def _ended(pidfd: int, seconds: float = 10) -> bool:
 
 
 def _can_checkpoint(driver: RuntimeCheckpoints) -> bool:
-    """Whether the required programs are installed; for CRIU also whether `criu check` accepts the kernel and privileges."""
+    """Whether the required programs are installed. For CRIU, `criu check` must also accept the kernel and the privileges."""
     programs = driver.capabilities.checkpoint_programs
     if any(shutil.which(program) is None for program in programs):
         return False

@@ -366,7 +366,7 @@ class StorageSuite:
         trio.run(main)
 
     def test_failed_stream_can_be_written_again(self, driver: Storage) -> None:
-        """After a program failed half-way, `stream_target` starts from an empty layer."""
+        """If a program has failed half-way, the next `stream_target` starts with an empty layer."""
 
         async def main() -> None:
             if not isinstance(driver, LayerStream):

@@ -1,8 +1,8 @@
 """A base for storage drivers that keep each snapshot in a directory. It needs trio (the extra `storage` of the SDK).
 
 `TreeStorage` implements `Storage` and `StorageAudit`. A driver derives from `TreeStorage` and defines how a new tree is made
-(`create`). Where the defaults do not fit, it also defines how a tree is mounted, synced, measured, compared and destroyed.
-`OverlayStorage` is the base of drivers that stack layers by overlayfs; it implements `LayerRebase`, too.
+(`create`). A driver for which the defaults are wrong also defines how a tree is mounted, synced, measured, compared or
+destroyed. `OverlayStorage` is the base of drivers that stack layers by overlayfs; it implements `LayerRebase`, too.
 
 The base owns everything below the driver's root:
 
@@ -12,7 +12,8 @@ The base owns everything below the driver's root:
     .orlop/trash/<id>                        a removed snapshot, which is deleted in the background
 
 A snapshot exists when its key is in `.orlop`. After a crash at any point, the next start deletes incomplete snapshots.
-Directories without an entry in `.orlop`, such as those of a dockerd that used the same root before, are never changed.
+Directories without an entry in `.orlop` are never changed. For example, a dockerd that used the same root before may have
+left such directories.
 """
 
 from ._overlay import OverlaySnapshot, OverlayStorage

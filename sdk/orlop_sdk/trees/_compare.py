@@ -1,7 +1,7 @@
 """Comparison of two complete trees: the changes of a snapshot, and its own disk usage.
 
-The new tree may belong to a running container, so it is read relative to descriptors. The old tree never changes, so paths
-into it are safe if each component is known to be a directory and not a symlink.
+The new tree may belong to a running container, so it is read relative to descriptors. The old tree never changes. A path
+into it is safe if each component was found to be a directory, not a symlink.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ __all__ = ["tree_changes", "tree_growth"]
 
 
 def _differs(new: os.stat_result, old: os.stat_result) -> bool:
-    """Docker's rule (moby archive/changes_unix.go): compare mode, owner, device and time, and, except for
-    directories, the size."""
+    """Docker's rule (moby archive/changes_unix.go): files differ if mode, owner, device or time differ. The size is compared
+    too, except for directories."""
     if (new.st_mode, new.st_uid, new.st_gid, new.st_rdev) != (old.st_mode, old.st_uid, old.st_gid, old.st_rdev):
         return True
     return new.st_mtime_ns != old.st_mtime_ns or (not stat.S_ISDIR(new.st_mode) and new.st_size != old.st_size)
@@ -62,7 +62,8 @@ def tree_changes(new: str, old: str | None) -> list[Change]:
 
 
 def tree_growth(new: str, old: str | None) -> Usage:
-    """The usage that a snapshot adds to its parent: new and different files; hard links are counted once."""
+    """The usage that a snapshot adds to its parent: the usage of new and different files. A file with several hard links is
+    counted once."""
     size = inodes = 0
     below: dict[str, str | None] = {"": old}
     linked: set[int] = set()

@@ -21,7 +21,7 @@ __all__ = ["OverlaySnapshot", "OverlayStorage"]
 @dataclass(slots=True, eq=False)
 class OverlaySnapshot(Snapshot):
     """`marked` is true if the work directory may contain `incompat`, a directory that the kernel makes at a volatile mount.
-    A restarted daemon does not know whether it exists, so `marked` is true for every snapshot at first."""
+    A restarted daemon does not know which snapshots have this directory, so at first `marked` is true for all snapshots."""
 
     marked: bool = True
 
@@ -44,7 +44,7 @@ class OverlayStorage(TreeStorage[O], Generic[O]):
     # --- What drivers override
 
     def lower(self, snapshot: O) -> str:
-        """The path below the root by which an overlay mount names a snapshot."""
+        """The path of a snapshot, relative to the root, in the options of an overlay mount."""
         return f"{snapshot.id}/diff"
 
     def shown(self, snapshot: O) -> str:
@@ -86,9 +86,9 @@ class OverlayStorage(TreeStorage[O], Generic[O]):
         return self.mount_plan(snapshot, readonly=readonly, volatile=volatile)
 
     def _allow_remount(self, snapshot: O) -> None:
-        """Remove the directory `incompat` that a volatile mount has left. While it exists, the kernel refuses the next
-        mount, because data may have been lost (Documentation/filesystems/overlayfs.rst, "Volatile mount"). The caller of a
-        volatile mount has accepted this loss."""
+        """Remove the directory `incompat` that a volatile mount has left. While this directory exists, the kernel refuses
+        the next mount, because data may have been lost (Documentation/filesystems/overlayfs.rst, "Volatile mount"). A caller
+        that asks for a volatile mount accepts this loss."""
         mark = self.path(snapshot, "work", "work", "incompat")
         if os.path.isdir(mark):
             self.trash.take(mark)

@@ -1,7 +1,7 @@
 """Snapshots by key: the index in memory and on disk, locks, undo and recovery.
 
 The trio thread keeps the snapshots in memory; disk operations run on worker threads. There is one lock per key. A parent
-with children cannot be removed. A call that adds a child counts it before the first await.
+with children cannot be removed. A call that adds a child increments the parent's count of children before its first await.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ T = TypeVar("T")
 
 @dataclass(slots=True, eq=False)
 class Snapshot:
-    """A snapshot. `id` is the name of its directory. `parent` is the key of its parent; `below` is the parent's `Snapshot`,
-    None if the parent is lost. `children` is the number of snapshots on top of this one. `broken`: why this snapshot and all
-    snapshots on top of it cannot be used; "" if they can be used. `usage` is set for committed snapshots that were
-    measured."""
+    """A snapshot. `id` is the name of its directory. `parent` is the key of its parent. `below` is the parent's `Snapshot`;
+    None if the parent is lost. `children` is the number of snapshots whose parent is this snapshot. `broken` is the reason
+    why this snapshot and all snapshots above it cannot be used; "" if they can be used. `usage` is set for committed
+    snapshots that were measured."""
 
     id: str
     parent: str | None = None
@@ -46,7 +46,7 @@ class Snapshot:
     usage: Usage | None = None
 
     def stack(self) -> Iterator[Self]:
-        """This snapshot and all snapshots below, uppermost first."""
+        """This snapshot and all snapshots below it, the uppermost first."""
         each: Self | None = self
         while each is not None:
             yield each
@@ -57,9 +57,9 @@ S = TypeVar("S", bound=Snapshot)
 
 
 class TreeStorage(ABC, Generic[S]):
-    """Base of storage drivers. A driver sets `name` and implements `create`; the other methods under "What drivers override"
-    have defaults for drivers whose snapshots are complete trees. Methods that are not async run on worker threads, and may
-    raise `OSError`."""
+    """Base of storage drivers. A driver sets `name` and implements `create`. The other methods under "What drivers override"
+    have defaults, which are right for drivers whose snapshots are complete trees. Methods that are not async run on worker
+    threads, and may raise `OSError`."""
 
     name: ClassVar[str]
     """The driver's name in daemon.json."""
@@ -85,7 +85,7 @@ class TreeStorage(ABC, Generic[S]):
         self._snapshots: dict[str, S] | None = None
         self._loading = trio.Lock()
         self._locks: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
-        # Quick calls and tree walks have separate threads, so that `docker run` does not wait for `docker system df`.
+        # Quick calls and tree walks run on separate threads, so that `docker run` does not wait for `docker system df`.
         self.quick = trio.CapacityLimiter(4)
         self.slow = trio.CapacityLimiter(4)
 
@@ -97,26 +97,26 @@ class TreeStorage(ABC, Generic[S]):
         after this call. `snapshot.below` is the parent. Set modes explicitly: the daemon may run with umask 022 or 077."""
 
     def opened(self) -> None:
-        """Called once, before the snapshots are read. Refuse an unsuitable root by `DriverError`."""
+        """Called once, before the snapshots are read. Raise `DriverError` if the root is unsuitable."""
 
     def load(self, snapshot: S) -> None:
         """Called at the start, for each snapshot whose files exist. May set `broken`."""
 
     def is_offline(self, snapshot: S) -> bool:
-        """Whether a snapshot whose files are missing stays in the index, because a later start may find the files. By
-        default false: the key is dropped."""
+        """Called for a snapshot whose files are missing. Return true if a later start may find the files: the snapshot then
+        stays in the index. By default, the result is false, and the key is dropped."""
         return False
 
     def seal(self, snapshot: S) -> None:
         """Called before the snapshot is committed. `sync` also syncs the files that this method writes."""
 
     def sync(self, snapshot: S) -> None:
-        """Make the snapshot's files durable; called before the commit of the snapshot, or later (`DeferredSync`)."""
+        """Make the snapshot's files durable. Called before the snapshot is committed, or, with `DeferredSync`, later."""
         sync_filesystem(self.path(snapshot))
 
     def destroy(self, snapshot: S) -> None:
-        """Remove the snapshot's directory. Return quickly: the trash deletes the content in the background. No error if the
-        directory does not exist."""
+        """Remove the snapshot's directory. Return quickly: move the directory to the trash, which deletes it in the
+        background. If the directory does not exist, do nothing."""
         self.trash.take(self.path(snapshot))
 
     def measure(self, snapshot: S) -> Usage:
@@ -130,14 +130,14 @@ class TreeStorage(ABC, Generic[S]):
         return tree_changes(self.tree(snapshot), self.tree(snapshot.below) if snapshot.below else None)
 
     def is_empty(self, snapshot: S) -> bool:
-        """Whether a directory without a key contains no files that a container may have written."""
+        """Whether a directory without a key is free of files that a container may have written."""
         return not os.listdir(self.tree(snapshot))
 
     # --- What drivers use
 
     def path(self, snapshot: S, *names: str) -> str:
-        """The directory of a snapshot, or a path below it. Below a snapshot that was adopted from another daemon, this may
-        be a symbolic link: then the path of its target is returned, which can be opened without following links."""
+        """The directory of a snapshot, or a path below it. In a snapshot that was adopted from another daemon, this path may
+        be a symbolic link. Then the path of the link's target is returned, which can be opened without following links."""
         path = os.path.join(self.directory, snapshot.id, *names)
         return os.path.realpath(path) if names and os.path.islink(path) else path
 
@@ -158,7 +158,7 @@ class TreeStorage(ABC, Generic[S]):
             raise DriverError(f"cannot {what}: {error.strerror}{where}") from error
 
     async def get(self, key: str) -> S:
-        """Raises `NotFound`, and `DriverError` for a broken snapshot."""
+        """Returns a snapshot. Raises `NotFound` if there is none, and `DriverError` if the snapshot is broken."""
         snapshot = (await self._all()).get(key)
         if snapshot is None:
             raise NotFound(f"snapshot {key} does not exist")
@@ -168,7 +168,7 @@ class TreeStorage(ABC, Generic[S]):
         return snapshot
 
     async def get_active(self, key: str) -> S:
-        """Like `get`; `Conflict` for a committed snapshot."""
+        """Like `get`, but raises `Conflict` for a committed snapshot."""
         snapshot = await self.get(key)
         if snapshot.committed:
             raise Conflict(f"cannot unpack into snapshot {key}: it is committed")
@@ -283,7 +283,8 @@ class TreeStorage(ABC, Generic[S]):
         try:
             os.mkdir(staged, 0o710)
             self.create(snapshot, staged)
-            # Add the key first: `_load` drops a key without a directory, but a directory without a key may belong to dockerd
+            # Add the key before the directory. After a crash, `_load` drops a key without a directory, but must keep a
+            # directory without a key, which may belong to dockerd
             self.index.add(key, snapshot.id, snapshot.below.id if snapshot.below else None)
             os.rename(staged, self.path(snapshot))
         except BaseException:
@@ -345,8 +346,8 @@ class TreeStorage(ABC, Generic[S]):
         self.index.commit_unsynced(key, name)
 
     async def _rebase(self, snapshot: S, key: str, parent: str) -> None:
-        """Give an active snapshot a parent. The commit that follows makes this change durable; if that commit fails, the
-        snapshot keeps the new parent."""
+        """Give an active snapshot a parent. The next commit makes this change durable. If the commit fails, the snapshot
+        keeps the new parent."""
         if snapshot.parent == parent:
             return
         if snapshot.parent is not None:
@@ -380,7 +381,8 @@ class TreeStorage(ABC, Generic[S]):
             snapshot.below.children -= 1
 
     def _destroy(self, snapshot: S, key: str) -> None:
-        """Remove the directory, then the key: after a crash in between, `_load` drops the key without a directory."""
+        """Remove the directory, then the key. After a crash between these steps, `_load` drops the key, which has no
+        directory."""
         self.destroy(snapshot)
         self.index.drop(key, committed=snapshot.committed)
 
