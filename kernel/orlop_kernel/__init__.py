@@ -1,3 +1,3 @@
-"""Orlop's kernel: the parts of `orlopd` that know no containers (start, configuration, plugins, HTTP, events, store)."""
+"""Orlop's kernel: the general parts of `orlopd` (start, configuration, plugins, HTTP, events, store), without containers."""
 
 __version__ = "0.1.0"

@@ -1,6 +1,6 @@
 """Counts abandoned tasks: tasks that were cancelled but still run, because they are shielded or wait for a thread.
 
-`trio.run` returns only when these tasks have ended. So if any remain when the daemon stops, it calls `os._exit`.
+`trio.run` returns only when these tasks have ended. If tasks remain when the daemon stops, it therefore calls `os._exit`.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def service_plugins(config: Config) -> dict[str, ServicePlugin]:
 
 
 def in_order(plugins: Mapping[str, ServicePlugin]) -> dict[str, ServicePlugin]:
-    """Sort services so that each comes after those that it requires. Raises ConfigError for a missing service or a cycle."""
+    """Sort services: a required service comes first. Raises ConfigError for a missing service or a cycle."""
     ordered: dict[str, ServicePlugin] = {}
     waiting = dict(plugins)
     while waiting:
@@ -142,7 +142,7 @@ def check(loaded: Loaded) -> None:
 
 @asynccontextmanager
 async def guards(context: Context) -> AsyncIterator[list[Guards]]:
-    """Open the configured guards. Raises ConfigError, also when a listener needs a guard and none is configured."""
+    """Open the configured guards. Also raises ConfigError if a listener needs a guard, and no guard is configured."""
     config = context.config
     if not config.guards and config.listeners:
         raise ConfigError("listeners need a guard: add a plugin to the key guards in daemon.json")
@@ -156,7 +156,7 @@ async def guards(context: Context) -> AsyncIterator[list[Guards]]:
 
 
 def guarded(found: Iterable[Guard | None]) -> Guard | None:
-    """Combine several guards into one. The first guard is the outermost: it calls the second."""
+    """Combine several guards into one. The first guard is the outermost: it calls the second guard."""
     chain = [guard for guard in found if guard is not None]
     if len(chain) < 2:
         return chain[0] if chain else None

@@ -1,7 +1,7 @@
 """The daemon's lifetime: start -> restore -> serve -> reload -> shutdown. `Daemon.live` opens the nurseries of the daemon.
 
-This module decides only the order of the steps. Each running container has a monitor (a process of its own) with everything
-that the container needs. So the daemon may die at any point, and the next daemon adopts the containers.
+This module decides only the order of the steps. Each running container has its own monitor, a process with everything that
+the container needs. So the daemon may die at any point, and the next daemon adopts the containers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 _log = logging.getLogger("orlop.daemon")
-_STREAM_GRACE = 2.0  # seconds: a `logs -f` never ends by itself, and a restart must not wait for it
+_STREAM_GRACE = 2.0  # seconds; a `logs -f` never ends by itself, so a restart must not wait for its end
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
@@ -67,7 +67,7 @@ class Daemon:
                 self._priority.raise_()
                 outer.start_soon(systemd.feed_watchdog, os.environ, os.getpid())
                 await outer.start(self._watch_signals)
-                # The processes of services import their modules on another processor, while this process imports its own
+                # The processes of services import modules on another processor, while this process imports modules
                 from orlop_kernel.events import EventBus
                 from orlop_kernel.kinds import Context
                 from orlop_kernel.store import Store, database_path
@@ -130,7 +130,7 @@ class Daemon:
             router.guard = assembly.guarded(guards.guard(entry) for guards in self._guards)
 
     def _ready(self) -> None:
-        gc.freeze()  # objects made at the start live until exit: the collector need not visit them again
+        gc.freeze()  # the collector need not visit objects of the start again, because they exist until exit
         gc.enable()
         self._serving = True
         self._priority.restore()
@@ -214,7 +214,7 @@ class Daemon:
             logs.set_level(found.config.effective_log_level)
             self._watch_loop(found.config)
             _log_reload(found)
-        finally:  # also after an error, because systemd waits for READY=1
+        finally:  # done even after an error, because systemd waits for READY=1
             systemd.notify_ready(status)
 
     async def _shutdown(self, events: EventBus, servers: list[Server]) -> None:

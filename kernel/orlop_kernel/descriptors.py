@@ -21,7 +21,7 @@ def in_use() -> int:
 
 
 def is_exhaustion(error: BaseException | None) -> bool:
-    """Whether the error, or one of its causes, is a lack of descriptors."""
+    """Whether the error, or one of its causes, says that no descriptor is free."""
     seen: set[int] = set()
     pending = [error]
     while pending:

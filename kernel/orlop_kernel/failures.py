@@ -24,8 +24,8 @@ def leaves(error: BaseException) -> list[BaseException]:
 
 
 def as_orlop_error(error: BaseException, what: str) -> OrlopError:
-    """Returns `error` if it is an OrlopError, or the first OrlopError in a group; else a new error with the message "`what`:
-    cause". `what` has the form "cannot VERB OBJECT"."""
+    """Returns `error` if it is an OrlopError, or the first OrlopError in a group. Otherwise returns an error with the
+    message "`what`: cause". `what` has the form "cannot VERB OBJECT"."""
     found = leaves(error)
     for leaf in found:
         if isinstance(leaf, OrlopError):
@@ -41,8 +41,9 @@ def as_orlop_error(error: BaseException, what: str) -> OrlopError:
 
 
 def forget_frames(error: BaseException) -> None:
-    """Drop the tracebacks of a handled error and of its causes. A frame that stores an exception with a traceback is part of
-    a reference cycle. This cycle would keep the body of a failed request in memory until a full garbage collection."""
+    """Drop the tracebacks of a handled error and of its causes. A traceback refers to frames, and a frame that stores the
+    exception completes a reference cycle. Such a cycle keeps the body of a failed request in memory until a full garbage
+    collection."""
     waiting, seen = [error], set[int]()
     while waiting:
         each = waiting.pop()

@@ -1,8 +1,8 @@
 """The plugin kinds that make up the daemon: services, front ends, guards and checks.
 
 The daemon opens the services that daemon.json names, in the order of their requirements. It collects the routes of the front
-ends, puts the guards in front of the routes, and answers requests. The daemon knows nothing else about plugins.
-Checks are opened by the consistency check (`orlop system check`), which may also run while no daemon runs.
+ends, puts the guards in front of the routes, and answers requests. The daemon knows nothing else about plugins. The
+consistency check (`orlop system check`) opens the checks; it may also run while no daemon runs.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ __all__ = ["Check", "CheckPlugin", "Context", "FrontEnd", "GuardPlugin", "Guards
 
 
 class Context(NamedTuple):
-    """The environment of a plugin. `nursery` runs tasks that outlive the request that started them, until the daemon stops.
-    `services` are the open services; a service gets only services that were opened before it. `processes` is the value that
-    `ServicePlugin.processes` yielded; None for other kinds."""
+    """The environment of a plugin. `nursery` runs tasks that may outlive the request that started them; they end when the
+    daemon stops. `services` are the open services; a service gets only the services that were opened before it. `processes`
+    is the value that `ServicePlugin.processes` yielded; None for other kinds."""
 
     loaded: Loaded
     store: Store
@@ -52,7 +52,7 @@ class Service:
         await trio.lowlevel.checkpoint()
 
     def serving(self) -> None:
-        """Called once the daemon answers requests: do work here that must not delay the first answer."""
+        """Called when the daemon answers requests. Work that must not delay the first answer is done here."""
 
     def check_reload(self, wanted: Loaded) -> None:
         """Raise ConfigError or OrlopError when this configuration cannot be applied. Changes nothing."""
@@ -88,7 +88,7 @@ class ServicePlugin(Protocol):
 
     def processes(self, config: Config) -> AbstractAsyncContextManager[Any]:
         """Start the processes of the service. The context is entered before the daemon imports most of its modules, so that
-        the processes and the daemon start in parallel; it is exited last."""
+        the processes and the daemon start in parallel. It is exited last."""
         ...
 
     def open(self, context: Context) -> AbstractAsyncContextManager[Service]:
@@ -109,7 +109,7 @@ class Guards(Protocol):
     """The guards of one daemon's listeners."""
 
     def guard(self, listener: Listener | None) -> Guard | None:
-        """The guard of calls on this entry of `listeners`; if `listener` is None, of calls on the addresses of `hosts`."""
+        """The guard of calls on this entry of `listeners`, or, if `listener` is None, on the addresses of `hosts`."""
         ...
 
     def prepare(self, config: Config) -> Callable[[], None]:
@@ -133,8 +133,8 @@ class Check(Protocol):
 
     async def examine(self, database: Examined, *, deep: bool) -> Sequence[Finding]:
         """Every inconsistency, found without changing anything. `database` is a snapshot of all tables, which all checks
-        share. `deep`: also runs slow checks, such as reading all content; later calls without `deep` report these findings
-        again as long as they may be true."""
+        share. `deep`: also run slow checks, such as reading all content. Later calls without `deep` report these findings
+        again while they may still be true."""
         ...
 
     def in_progress(self, finding: Finding) -> bool:
@@ -142,8 +142,8 @@ class Check(Protocol):
         ...
 
     async def repair(self, finding: Finding) -> bool:
-        """Check that the finding is still true, then do what `finding.repair` describes. Returns false if only a
-        running daemon can do that. Raises any exception on failure."""
+        """If the finding is still true, do what `finding.repair` describes. Returns false if only a running daemon can do
+        this. Raises any exception on failure."""
         ...
 
     async def facts(self, database: Examined) -> Mapping[str, str]:
@@ -155,5 +155,5 @@ class CheckPlugin(Protocol):
     """The check of a service, front end or guard, registered under the same name as that plugin."""
 
     def open(self, config: Config, services: Services) -> AbstractAsyncContextManager[Check]:
-        """If no daemon is running, `services` is empty, and the caller has locked data root and exec root."""
+        """Open the check. If no daemon runs, `services` is empty, and the caller has locked data root and exec root."""
         ...

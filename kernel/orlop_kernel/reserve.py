@@ -12,14 +12,14 @@ import os
 __all__ = ["SIZE", "Reserve"]
 
 SIZE = 2 << 20
-_STEP = 256 << 10  # bytes; a deletion needs a few pages of 4 KiB, and other writers may use the remaining space
-_AMPLE = 2 * SIZE  # bytes that must remain free after a refill; otherwise the reserve itself would fill the disk
+_STEP = 256 << 10  # bytes; a deletion needs a few pages of 4 KiB, and other writers may use some of the freed space
+_AMPLE = 2 * SIZE  # bytes that must remain free after a refill, because the reserve itself must not fill the disk
 
 _log = logging.getLogger("orlop.store")
 
 
 class Reserve:
-    """`whole`: the file has its full size."""
+    """The preallocated file. `whole` is true if it has its full size."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -46,7 +46,7 @@ class Reserve:
         return True
 
     def refill(self) -> None:
-        """Grow the file to its full size if there is space. Costs one statvfs, or nothing when the file is whole."""
+        """Grow the file to its full size if there is space. Costs one statvfs; if the file has its full size, nothing."""
         if self.whole:
             return
         try:

@@ -2,11 +2,11 @@
 """The daemon's database. Only this module and `storefile`, which opens the file, use SQLite.
 
 One thread owns the connection: it executes all waiting jobs, each in a savepoint, and commits them together. `commit`
-returns when its job is on the disk (WAL, `synchronous=FULL`: NORMAL lost acknowledged rows in a power cut). A submitted job
-is carried out even if the task that waits for it is cancelled.
+returns when its job is on the disk (WAL, `synchronous=FULL`; with NORMAL, a power cut loses acknowledged rows). A submitted
+job is carried out even if the task that waits for it is cancelled.
 
 Every acknowledged commit survives a crash. A damaged file never prevents a start (see `storefile`). A row that its owner
-cannot decode moves to the table `quarantine`, and each start tries to decode it again. An flock excludes other processes.
+cannot decode is moved to the table `quarantine`, and each start tries to decode it again. An flock excludes other processes.
 
 On a full disk a commit fails with `Unavailable`, except for jobs that remove data: `reserve` releases the space for them.
 The database opens on a full disk, and commits succeed again once there is space.
@@ -48,8 +48,8 @@ UNREADABLE = (ValueError, RecursionError)
 """Errors of decoding a damaged row: msgspec's and Unicode's errors are ValueErrors."""
 
 _log = logging.getLogger("orlop.store")
-_GROUP = 256  # jobs in one transaction; the limit bounds how long the first job waits
-_NAMED = 100  # this many quarantined rows are logged one by one; the others are only counted
+_GROUP = 256  # limit of jobs in one transaction, because the first job waits for all of them
+_NAMED = 100  # so many quarantined rows are logged one by one; further rows are only counted
 _REFILL = 5.0  # seconds between two checks of free space while the reserve is not whole
 
 
@@ -109,7 +109,7 @@ def _run(connection: sqlite3.Connection, operation: Operation) -> None:
         case DropQuarantined(_, key):
             connection.execute("DELETE FROM quarantine WHERE source = ? AND key = ?", (table, key))
         case _Quarantine(_, key, reason):
-            # Compare all keys if necessary: if damage has changed the type of a key, `WHERE key = ?` does not find it
+            # If necessary, compare all keys: `WHERE key = ?` does not find a key whose type was changed by damage
             rows = connection.execute(f"SELECT rowid, key FROM {table} WHERE key = ?", (key,)).fetchall()
             rows = rows or connection.execute(f"SELECT rowid, key FROM {table}").fetchall()
             for row in [row for row, found in rows if str(found) == key]:
@@ -127,7 +127,8 @@ class _Job:
         self.operations = operations
         self.done = trio.Event()
         self.error: Exception | None = None
-        # Deleting an object's row frees space: its files are removed, too. Events have none, and may be lost on a full disk
+        # Deletion of an object's row frees space: its files are removed too. Events have no files, and may be lost on a full
+        # disk
         self.frees_space = any(not isinstance(each, Put) and each.table != "events" for each in operations)
 
 
@@ -190,7 +191,7 @@ class Store:
         await self.quarantine_all(table, [(key, reason)])
 
     async def quarantine_all(self, table: str, rows: Sequence[tuple[str, str]]) -> None:
-        """`quarantine` for many rows, each a key and a reason, in one commit, so that a start waits for the disk once."""
+        """Like `quarantine`, for many rows (key, reason) in one commit, so that a start waits for the disk only once."""
         if not rows:
             return
         for key, reason in rows[:_NAMED]:
@@ -238,7 +239,7 @@ class Store:
                 return
 
     def _take(self) -> tuple[list[_Job], bool]:
-        """Wait for jobs. Returns the jobs (no jobs if it is time to check the reserve), and whether the store is closing."""
+        """Wait for jobs, or until the reserve must be checked. Returns the jobs, and whether the store is closing."""
         group: list[_Job] = []
         try:
             job = self._jobs.get(timeout=None if self._reserve.whole else _REFILL)
@@ -290,8 +291,8 @@ class Store:
                 _run(self._connection, operation)
         except sqlite3.Error as error:
             if not self._connection.in_transaction or (job.frees_space and is_full(error)):
-                # The whole transaction fails: SQLite has rolled it back, or the disk is full and this job will free space.
-                # Then `_commit` tries it again with space from the reserve
+                # The whole transaction fails, because SQLite has rolled it back, or because this job, which will free space,
+                # found a full disk. In the second case, `_commit` tries again with space from the reserve
                 raise
             job.error = translate(error)
             execute("ROLLBACK TO job")

@@ -1,5 +1,5 @@
 # ruff: noqa: S608 - table names in SQL text are those of TABLES; values are always bound
-"""The database file: opening it in any condition, and reading it while a daemon runs. `store` does all other work.
+"""Opens the database file in any condition, and reads it while a daemon runs. `store` does all other work.
 
 A file that is damaged, empty or not a database is renamed, and its readable rows are copied to a new file. If only its
 write-ahead log belongs to another database, only this log is renamed. Nothing is repaired in place. A start fails only for a
@@ -95,7 +95,7 @@ def _make_private(path: str) -> None:
 
 
 class _ForeignLog(Exception):
-    """The write-ahead log of this file belongs to another database; SQLite would copy the log's pages into the file."""
+    """The write-ahead log belongs to another database. SQLite would copy the log's pages into this file."""
 
 
 _IDENTITY = slice(60, 64)  # bytes of the user version in the file's header (SQLite's file format, section 1.3)
@@ -129,7 +129,8 @@ def _identify(connection: sqlite3.Connection) -> None:
 
 def _retry_quarantined(connection: sqlite3.Connection) -> None:
     """Move quarantined rows back to their tables, because this version may read rows that another version could not. If a
-    row with the same key was written meanwhile, the quarantined row is dropped. On a full disk, all stay in quarantine."""
+    row with the same key was written meanwhile, the quarantined row is dropped. On a full disk, all rows stay in
+    quarantine."""
     if connection.execute("SELECT 1 FROM quarantine LIMIT 1").fetchone() is None:
         return  # do not begin a transaction, which would wait for the disk
     try:
@@ -146,7 +147,7 @@ def _retry_quarantined(connection: sqlite3.Connection) -> None:
 
 
 def _connect(path: str, *, alone: bool = False) -> sqlite3.Connection:
-    """`alone`: lock out other connections, so that SQLite keeps its shared memory in the heap and needs no `-shm` file."""
+    """`alone`: exclude other connections, so that SQLite keeps its shared memory in the heap, and needs no `-shm` file."""
     _make_private(path)
     _check_log(path)
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
@@ -247,8 +248,8 @@ def _connect_reader(path: str) -> sqlite3.Connection:
 
 
 def _readable(aside: str, table: str) -> Iterator[tuple[object, object]]:
-    """The readable rows of a table. Rowids are listed from both ends of the table up to the damage; then each row is
-    read by itself. Read-only, so that nothing is repaired."""
+    """The readable rows of a table. Rowids are listed from both ends of the table up to the damage; then each row is read
+    separately. The file is opened read-only, so that nothing is repaired."""
     listed: dict[int, None] = {}
     for direction in ("ASC", "DESC"):
         with suppress(sqlite3.Error), closing(_salvager(aside)) as connection:  # an error can make the connection unusable
@@ -257,7 +258,7 @@ def _readable(aside: str, table: str) -> Iterator[tuple[object, object]]:
     rows = iter(listed)
     for _ in range(len(listed) + 1):
         with suppress(sqlite3.Error), closing(_salvager(aside)) as connection:
-            for row in rows:  # an unreadable row ends the loop, and a new connection reads the rest
+            for row in rows:  # an unreadable row ends the loop, and a new connection reads the other rows
                 yield from connection.execute(
                     f"SELECT key, value FROM {table} NOT INDEXED WHERE rowid = ?", (row,)
                 ).fetchall()
@@ -266,13 +267,13 @@ def _readable(aside: str, table: str) -> Iterator[tuple[object, object]]:
 
 def _salvager(aside: str) -> sqlite3.Connection:
     connection = _connect_reader(aside)
-    connection.execute("PRAGMA writable_schema=ON")  # otherwise SQLite refuses to read a truncated file
+    connection.execute("PRAGMA writable_schema=ON")  # without this, SQLite refuses to read a truncated file
     return connection
 
 
 class Examined(NamedTuple):
-    """A database as found on the disk. `quarantined` is (table, key, reason); `damage` is what SQLite reports about the
-    file; `damaged_files` are the damaged files that earlier starts moved away."""
+    """The content of a database file. `quarantined` is (table, key, reason). `damage` is SQLite's report about the file.
+    `damaged_files` are the damaged files that earlier starts renamed."""
 
     rows: dict[str, dict[str, bytes]]
     quarantined: tuple[tuple[str, str, str], ...] = ()
@@ -282,8 +283,8 @@ class Examined(NamedTuple):
 
 
 def examine(path: str) -> Examined:
-    """Read a database without changing it, whether or not a daemon has it open: one snapshot of all tables. Damage is
-    reported, never raised; `Unavailable` when the file does not exist."""
+    """Read one snapshot of all tables, without changing the database. A daemon may have it open. Damage is reported, never
+    raised. Raises `Unavailable` if the file does not exist."""
     if not os.path.exists(path):
         raise Unavailable(f"cannot read the state database: there is no {path}")
     rows: dict[str, dict[str, bytes]] = {table: {} for table in TABLES}

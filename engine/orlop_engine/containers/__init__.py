@@ -1,6 +1,6 @@
 """Containers, from the create request to the removal. A container's row in table `containers` is authoritative. After a
-crash, the next daemon records the exits of containers that ended meanwhile, and removes files and directories that belong to
-no row.
+crash, the next daemon records the exits of containers that ended while no daemon ran. It also removes files and directories
+that belong to no row.
 
 Operations are functions. A function takes a container and a `Ports` object (see the module `ports`), or only the attributes
 of this object that the function needs.

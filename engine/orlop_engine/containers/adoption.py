@@ -38,14 +38,14 @@ __all__ = ["kill_monitor", "recover"]
 
 log = logging.getLogger("orlop.containers")
 
-_PROMPT = 0.1  # seconds within which a monitor answers, unless it is stopped or stuck
+_PROMPT = 0.1  # seconds; a monitor that is not stopped or stuck answers faster than this
 
 
 async def recover(ports: Ports, container: Container, known: trio.Event, turns: trio.Lock) -> None:
     """Recover one container. This function sets the event `known` when it has found out, from the records on disk and from
     the kernel, whether the container runs. After an error, the caller sets `known`. All containers share the lock `turns`,
-    so that the daemon begins one adoption at a time and serves requests in between. Errors are logged, because one broken
-    container or a full disk must not keep the daemon from starting."""
+    so that the daemon begins one adoption at a time, and serves requests between two adoptions. Errors are logged, because
+    one broken container or a full disk must not keep the daemon from starting."""
     try:
         async with container.lock:
             run = await _living_run(ports, container)
@@ -72,7 +72,7 @@ async def _living_run(ports: Ports, container: Container) -> Run | None:
         return None
     run.monitor = monitor = await _reach(ports, container, run)
     record = container.record
-    # A monitor that is not in the row is killed, because no client was told that its container runs
+    # If the row does not contain the monitor's pid, kill the monitor: no client was told that its container runs
     if monitor is not None and record.monitor_pid in (None, monitor.pid):
         if _is_accounted(record, run):
             await _adopt_ended(ports, container, run)
@@ -175,7 +175,7 @@ async def _adopt_ended(ports: Ports, container: Container, run: Run) -> None:
     run.settled.set()
     run.finished.set()
     ports.background.start(run_cleanup.finish, ports, container, run)
-    if container.record.state.running:  # the container was to be restarted; this daemon decides again whether to restart it
+    if container.record.state.running:  # the previous daemon wanted to restart the container; this daemon decides again
         with container.publish() as draft:
             draft.state = draft.state.after_loss()
         await _record(ports, container)
@@ -185,7 +185,7 @@ async def _adopt(ports: Ports, container: Container, run: Run, status: Status) -
     monitor = run.monitor
     assert monitor is not None
     monitor.on_resumed = partial(ports.execs.reconcile, container)
-    # The previous daemon was removing the container, and died before it killed the container and before any client was told
+    # The previous daemon had begun to remove the container. It died before it killed the container, and no client was told
     # of the removal
     with container.publish() as draft:
         draft.removing = False
@@ -195,8 +195,8 @@ async def _adopt(ports: Ports, container: Container, run: Run, status: Status) -
         init = runs.init_record(run.run_dir)
     changed = _note_init(container, init)
     if init is not None and not container.record.state.paused and cgroups.is_frozen(init.cgroups):
-        # The container is frozen, but not paused according to its row. Either the previous daemon died before it saved the
-        # pause, or it saved the unpause and died before it resumed the container
+        # The container is frozen, but its row does not say that it is paused. The previous daemon died between changing the
+        # row and freezing or thawing the container
         changed = True
         with container.publish() as draft:
             draft.state = draft.state.after_pause()
@@ -206,7 +206,7 @@ async def _adopt(ports: Ports, container: Container, run: Run, status: Status) -
     log.info("adopted container %s (monitor %d, %s)", record.name, monitor.pid, status.phase)
     ports.background.start(lifecycle.supervise, ports, container, run)
     ports.background.start(probes.watch, ports, container, run)
-    if record.paused_by_engine:  # an operation of the previous daemon paused it
+    if record.paused_by_engine:  # an operation of the previous daemon paused the container
         ports.background.start(pausing.resume, ports, container)
     if record.sandbox is not None and len(record.sandbox.endpoints) > 1:
         ports.background.start(connections.keep_gateway, ports.networks, container)
@@ -236,14 +236,14 @@ def _cgroup_by_name(config: Config, record: ContainerRecord) -> str:
 
 
 def _is_accounted(record: ContainerRecord, run: Run) -> bool:
-    """Whether the previous daemon has recorded the exit already. If so, only the cleanup remains to be done."""
+    """Whether the previous daemon has recorded the exit. If it has, only the cleanup remains to be done."""
     found = runs.exit_record(run.run_dir)
     return found is not None and found.time_ns == record.state.finished_ns
 
 
 async def _record(ports: Ports, container: Container) -> None:
-    """Commit the published record, whose changes clients see already. A full disk must not prevent an adoption, so the
-    commit is retried until there is space."""
+    """Commit the published record. Clients see its changes already. A full disk must not prevent an adoption, so the commit
+    is retried until there is space."""
     try:
         await ports.rows.save(container)
     except OrlopError as error:
@@ -252,8 +252,8 @@ async def _record(ports: Ports, container: Container) -> None:
 
 
 async def _account_lost(ports: Ports, container: Container, *, never: bool = False) -> None:
-    """Record the exit of a container whose monitor has ended. If `never` is true, no client was told of the start, and the
-    container is treated as if it had not been started. This function publishes the exit before its first await."""
+    """Record the exit of a container whose monitor has ended. Set `never` if no client was told of the start: the container
+    is then treated as if it had not been started. This function publishes the exit before its first await."""
     record = container.record
     run = Run(ports.paths.run_dir(record.id))
     left = os.path.isdir(run.run_dir)
@@ -262,7 +262,7 @@ async def _account_lost(ports: Ports, container: Container, *, never: bool = Fal
     died = not between and (record.state.running or (init is not None and not never))
     # The container does not run, so clients must see this state even if the commit below fails
     with container.publish() as draft:
-        if between:  # the last exit is recorded; this daemon decides whether to restart
+        if between:  # the exit is recorded; this daemon decides whether to restart the container
             draft.state = draft.state.after_cancelled_restart()
         elif died:
             _note_exit(draft, run, init)

@@ -28,8 +28,7 @@ def _parser() -> str | None:
 
 
 def has_default() -> bool:
-    """Whether containers are confined by default. Like Docker, treat a host without `apparmor_parser` as one without
-    AppArmor."""
+    """Whether containers are confined by default. As in Docker, this is false on a host without `apparmor_parser`."""
     return facts().apparmor and _parser() is not None
 
 
@@ -42,7 +41,7 @@ def profile(host: HostConfig) -> str:
 
 
 def _loaded() -> str | None:
-    """The kernel's list of profiles; None when securityfs is not mounted."""
+    """The profiles that the kernel has loaded; None if securityfs is not mounted."""
     try:
         with open(_PROFILES) as file:
             return file.read()

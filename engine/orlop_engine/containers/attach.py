@@ -98,9 +98,8 @@ def check(container: Container) -> None:
 
 
 async def join(container: Container, request: Attach) -> Joined | None:
-    """Attach to the container's streams. If the container has not been started, wait for its start. While a start is in
-    progress, the monitor already accepts attachments. Returns None when the start failed or the container has just
-    exited."""
+    """Attach to the container's streams. A monitor accepts attachments even while the container is being started. If there
+    is no monitor yet, wait for the start. Returns None if the start failed, or if the container has just exited."""
     check(container)
     run = container.run
     if run is not None and run.monitor is not None and not run.finished.is_set():
@@ -136,7 +135,7 @@ async def relay(
 ) -> None:
     """Relay until the output ends, the client disconnects, or `Detached` is raised. The call of `streams` may wait until the
     container starts. Meanwhile one chunk of the client's input is buffered. `end_on_stdin_eof`: EOF on the client's input
-    ends the attach. `before_end` runs after the last output and before the client sees the end."""
+    ends the attach. `before_end` is called after the last output was sent, and before the connection is closed."""
     keys = DetachKeys(detach_keys) if detach_keys else None
     inner: trio.SocketStream | None = None
     opened: Future[trio.SocketStream] = Future()
@@ -193,13 +192,13 @@ async def _upwards(
             try:
                 await inner.send_eof()
             except (trio.BrokenResourceError, trio.ClosedResourceError):
-                pass  # the container has exited; its remaining output decides when the relay ends
+                pass  # the container has exited; the relay ends at the end of its output
             if end_on_stdin_eof and not data:
                 scope.cancel()
         await client.hung_up()
     except trio.BrokenResourceError:
         pass  # the client is gone
-    scope.cancel()  # a container without output would never reveal the disconnect
+    scope.cancel()  # if the container has no output, the output task never detects the disconnect
 
 
 async def _downwards(client: Duplex, inner: trio.SocketStream, before_end: Callable[[], Awaitable[None]] | None) -> None:

@@ -52,7 +52,7 @@ async def write(
     files = netfiles.write(ports, container, network)
     bounding = bounding_set(record.host_config)
     asked = security.parse(record.host_config.security_opt or ())
-    with container.publish() as draft:  # the start commits this
+    with container.publish() as draft:  # the start commits this change
         draft.no_new_privileges = _no_new_privileges(ports.config, record.host_config)
     record = container.record
     linked = links.environment(ports.index, ports.networks, record)
@@ -117,9 +117,9 @@ def process_input(
     bounding: tuple[str, ...],
     linked: list[str],
 ) -> build.ProcessInput:
-    """The inputs of the spec for the container's first process and for its execs. An exec gets the privileges that its
-    container was started with, even if the daemon's default has changed since. `linked`: environment variables of linked
-    containers."""
+    """The inputs of the spec for a process of the container: the first process, or an exec. An exec has the privileges with
+    which its container was started, even if the daemon's default has changed since then. `linked`: environment variables of
+    linked containers."""
     host = record.host_config
     started_with = record.no_new_privileges
     return build.ProcessInput(
@@ -149,8 +149,9 @@ def _no_new_privileges(config: Config, host: HostConfig) -> bool:
 
 
 def _seccomp(config: Config, host: HostConfig, asked: str, bounding: tuple[str, ...]) -> dict[str, Any] | None:
-    """The seccomp section of the spec. `asked` is the value that the client sent: "", a keyword, or the text of a profile
-    (`docker run` reads the profile's file and sends its text). In daemon.json, a profile is given as a path."""
+    """The seccomp section of the spec. `asked` is the value that the client sent: "", a keyword, or the text of a profile.
+    (`docker run` reads the file of a profile and sends the text.) In daemon.json, the value for a profile is the path of its
+    file."""
     profile = asked or ("unconfined" if host.privileged else config.seccomp_profile)
     if profile == "unconfined":
         return None

@@ -124,7 +124,7 @@ async def create(ports: Ports, container: Container, name: str, directory: str, 
                 raise DriverError(f"Cannot checkpoint container {container.name}: {error}") from error
             raise DriverError(f"{error}{complaint(work)}") from error
         if end:
-            with container.publish() as draft:  # the commit of the exit saves this, too
+            with container.publish() as draft:  # the commit of the exit also saves this change
                 draft.manually_stopped = True
             with trio.move_on_after(_ENDING):
                 await run.finished.wait()

@@ -1,5 +1,5 @@
-"""The configuration of a new container. As in Docker, the user's request overrides the image's configuration, which
-overrides the daemon's defaults."""
+"""The configuration of a new container. As in Docker, values in the request override values in the image's configuration,
+and these override the daemon's defaults."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def with_defaults(daemon: Config, config: ContainerConfig, host: HostConfig) -> 
     ]
     if missing:
         host.ulimits = [*(host.ulimits or ()), *missing]
-    # Docker's clients write "no limit" in several ways, but inspect always shows null
+    # Clients write "no limit" in several ways, but inspect always shows null
     if host.pids_limit is not None and host.pids_limit <= 0:
         host.pids_limit = None
     if host.memory_swappiness == -1:

@@ -38,7 +38,7 @@ async def release(ports: Ports, container: Container) -> None:
         sandbox = container.record.sandbox
         if sandbox is None:
             return
-        with container.publish() as draft:  # the commit of the exit or of the removal saves this, too
+        with container.publish() as draft:  # the commit of the exit or of the removal also saves this change
             draft.sandbox = None
         with ports.counters.timed("network", "release"):
             await ports.networks.release(sandbox)
@@ -69,7 +69,7 @@ def complete(networks: Networks, container: Container) -> None:
         return
     mode = record.host_config.network_mode or defaults.DEFAULT_NETWORK
     endpoints = {mode: EndpointSettings(), **record.endpoints} if not mode.startswith("container:") else {}
-    with suppress(InvalidParameter):  # an abbreviated id has become ambiguous: the next start reports it
+    with suppress(InvalidParameter):  # an abbreviated id has become ambiguous; the next start reports this
         mode, endpoints = networks.pin(mode, endpoints)
     with container.publish() as draft:
         draft.endpoints, draft.endpoints_complete = endpoints, True
@@ -193,7 +193,7 @@ async def disconnect(ports: Ports, container: Container, network: str) -> None:
             raise Forbidden(f"container {container.id} is not connected to network {record.name}")
         endpoints = container.record.endpoints
         if running:
-            ports.networks.without(running.sandbox, record.id)  # raises if the container is not on this network
+            ports.networks.without(running.sandbox, record.id)  # raises an error if the container is not on this network
             sandbox = await _with_gateway(ports.networks, container, running, leaving=record.id)
             _publish(container, sandbox)  # the gateway has changed, even if a later step fails
         # Save the row before the endpoint is removed. A starting daemon removes an endpoint that is in no row, but does not

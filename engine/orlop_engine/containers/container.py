@@ -1,4 +1,4 @@
-"""One container in memory: its record, the tasks that wait for it, and its current run.
+"""A container as the daemon keeps it in memory: its record, the tasks that wait for it, and its current run.
 
 Only the record is stored. The daemon builds all other data again when it starts. `lock` serialises operations that change
 the container's state; readers do not take it.
@@ -112,10 +112,11 @@ class TreeMount(msgspec.Struct, frozen=True):
 class Unlisted(msgspec.Struct, frozen=True):
     """Marks a container that was not created through the API, such as a step of a build. Such a container has no row and is
     not in the `ContainerIndex`, so no list shows it. It publishes no events, is not restarted, and ends when the daemon
-    ends. The caller creates the snapshot for its root, and may later turn this snapshot into a layer. `outputs` are the file
-    descriptors of its standard output and standard error, and optionally of its standard input; without `outputs`, clients
-    attach to its streams. As in BuildKit, the engine makes no file /etc/hostname for the container, and the container cannot
-    change /etc/hosts and /etc/resolv.conf, unless `editable_files` is set."""
+    ends. The caller creates the snapshot for its root, and may later turn this snapshot into a layer. If `outputs` is set,
+    it contains the file descriptors of the container's standard output and standard error, and optionally of its standard
+    input. If it is not set, clients attach to the container's streams. As in BuildKit, the engine makes no file
+    /etc/hostname for the container, and the container cannot change /etc/hosts and /etc/resolv.conf, unless `editable_files`
+    is set."""
 
     snapshot: str
     outputs: tuple[int, ...] = ()

@@ -64,9 +64,9 @@ class _Wanted(NamedTuple):
 
 
 def _joined(index: ContainerIndex, host: HostConfig) -> None:
-    """Replace `container:<name>` by `container:<id>`, so that a rename does not change which container is joined. For an
-    IPC or PID namespace, the named container must exist already. For a network namespace, as with dockerd, it need not
-    exist before the start."""
+    """Replace `container:<name>` by `container:<id>`, so that a rename does not change which container is joined. For an IPC
+    or PID namespace, the named container must exist already. For a network namespace, it must exist only when the new
+    container is started, as in dockerd."""
     for name in ("network_mode", "ipc_mode", "pid_mode"):
         mode = getattr(host, name)
         if not mode.startswith("container:"):
@@ -75,7 +75,7 @@ def _joined(index: ContainerIndex, host: HostConfig) -> None:
             setattr(host, name, f"container:{index.get(mode.removeprefix('container:')).id}")
         except NotFound as error:
             if name != "network_mode":
-                # After a 404, clients pull the container's image, because they believe that the image is missing
+                # After a 404, clients believe that the image is missing, and pull it
                 raise InvalidParameter(str(error)) from None
 
 
@@ -235,7 +235,7 @@ async def create(
             container = Container(draft)
             ports.index.add(container)
     except Exception:
-        await volumes.discard(ports.volumes, made)  # only now, because volumes in `hold` cannot be removed
+        await volumes.discard(ports.volumes, made)  # not earlier, because volumes in `hold` cannot be removed
         await volumes.clear_intent(ports.store, cleared)
         raise
     ports.events.publish(container, "create")
@@ -252,7 +252,7 @@ async def _ensure_volumes(
 ) -> tuple[MountRecord, ...]:
     try:
         return await volumes.ensure(ports.volumes, planned, host, made, volume_labels, vet)
-    except NotFound as error:  # a volume driver that is not installed; after a 404, clients pull the container's image
+    except NotFound as error:  # a volume driver is not installed; after a 404, clients would pull the container's image
         raise InvalidParameter(str(error)) from error
 
 
@@ -274,7 +274,7 @@ async def _prepare(ports: Ports, record: ContainerRecord, image: Image) -> None:
 
 
 async def _make_working_directory(ports: Ports, record: ContainerRecord, path: str) -> None:
-    """Create the container's working directory already at create, as Docker does, because clients may copy files into it
+    """Create the container's working directory when the container is created, as in Docker: clients may copy files into it
     before the start."""
     root = ports.paths.root(record.id)
     os.makedirs(root, mode=0o700, exist_ok=True)
@@ -285,15 +285,15 @@ async def _make_working_directory(ports: Ports, record: ContainerRecord, path: s
 
 
 def _check_networks(networks: Networks, host: HostConfig, endpoints: Mapping[str, EndpointSettings]) -> None:
-    """Refuse impossible endpoints. A missing network is reported only at the start, because clients react to a 404 of a
-    create by pulling the image."""
+    """Refuse impossible endpoints. A missing network is reported only at the start: if a create request gets a 404, clients
+    pull the image."""
     with suppress(NotFound):
         networks.check(host.network_mode, endpoints)
 
 
 async def _undo(ports: Ports, record: ContainerRecord) -> None:
-    """Remove what an unsuccessful create has created. Errors are only logged, because the user must see the original error.
-    If the daemon ends meanwhile, the next start of the daemon cleans up."""
+    """Remove all objects that a failed create has made. Errors are only logged, because the user must see the original
+    error. If the daemon ends meanwhile, the next start of the daemon cleans up."""
     try:
         await removal.discard_files(ports, record.id)
     except Exception as error:

@@ -1,5 +1,5 @@
-"""The values that front ends (such as the Docker API) show of a container in addition to its record. The functions take no
-lock, and only `sizes` and `measure` call drivers that can hang.
+"""Front ends (such as the Docker API) show these values of a container in addition to its record. The functions take no
+lock. Only `sizes` and `measure` call drivers that can hang.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ log = logging.getLogger("orlop.containers")
 
 
 class FilePaths(NamedTuple):
-    """Host paths of the files that the engine makes for a container; "" before its first start."""
+    """Paths, on the host, of the files that the engine makes for a container. They are "" before the container's first
+    start."""
 
     resolv_conf: str = ""
     hostname: str = ""
@@ -156,8 +157,8 @@ def summary(ports: Ports, container: Container) -> Summary:
 
 
 async def details(ports: Ports, container: Container) -> Details:
-    """All values that front ends show of a container. They are consistent with each other, because this function awaits
-    nothing after the storage driver's answer."""
+    """All values that front ends show of a container. The values are consistent with each other, because this function
+    awaits nothing after it has the storage driver's answer."""
     log_path = await _log_path(ports, container)
     storage = await ports.storage.describe(container.id)
     record = container.record

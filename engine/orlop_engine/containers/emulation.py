@@ -61,7 +61,7 @@ def _header(architecture: str) -> bytes | None:
 
 
 def _read(path: str) -> _Handler | None:
-    """The handler in this file; None unless it is enabled and has a magic number."""
+    """The handler in this file; None if the handler is disabled, or has no magic number."""
     with open(path, encoding="ascii", errors="replace") as file:
         lines = file.read(4096).split("\n")
     fields = dict(line.partition(" ")[::2] for line in lines)

@@ -51,7 +51,7 @@ async def watch(ports: Ports, container: Container, run: Run) -> Then:
 
 
 async def outcome(ports: Ports, container: Container, run: Run) -> Exited:
-    """Wait for the end of a run. If its monitor died, also remove the runtime's state and the cgroups of the run."""
+    """Wait for the end of a run. If the run's monitor died, also remove the runtime's state and the cgroups of the run."""
     assert run.monitor is not None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_told, run, nursery.cancel_scope)
@@ -101,7 +101,7 @@ async def account(ports: Ports, container: Container, run: Run, exited: Exited) 
     gone = container.record.host_config.auto_remove and not again and not container.being_restarted
     if not gone:
         await _record(ports.rows, container, run)
-    # A stop or a kill was requested while the row was written
+    # A client requested a stop or a kill while the row was being written
     if again and not _wanted_again(ports.state, container, exited.code):
         again = False
         with container.publish() as draft:

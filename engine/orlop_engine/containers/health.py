@@ -70,13 +70,14 @@ class Health:
 
 
 def _duration_or(ns: int, default: int) -> int:
-    """The configured duration, or the default if the duration is unusable. A create request is validated, but an image may
-    contain a duration that is too long for a sleep, or so short that the probes occupy the whole host."""
+    """The configured duration; the default if the configured duration cannot be used. Durations in a create request are
+    validated, but durations in an image are not: they may be too long for a sleep, or so short that the probes occupy the
+    whole host."""
     return min(ns, _LONGEST) if ns >= SHORTEST else default
 
 
 def command(config: ContainerConfig) -> list[str] | None:
-    """The command of the check; None when there is no check."""
+    """The command of the health check; None if the container has no health check."""
     check = config.healthcheck
     test: Sequence[str] = (check.test or ()) if check is not UNSET else ()
     if not test or test[0] == "NONE":

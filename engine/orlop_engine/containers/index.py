@@ -88,8 +88,8 @@ class ContainerIndex:
 
     @contextmanager
     def reserve_name(self, wanted: str, container_id: str) -> Iterator[str]:
-        """Reserve a name (`wanted`, or a generated one) for a container that is being created or renamed. If the block
-        fails, the name is free again."""
+        """Reserve a name for a container that is being created or renamed: the name `wanted`, or a generated name if
+        `wanted` is "". If the `with` block fails, the name is free again."""
         name = wanted or names.generate(self.names, container_id)
         if holder := self.names.get(name):
             raise Conflict(

@@ -1,6 +1,6 @@
-"""The labels that decide which clients have access to a container: in daemon.json, a socket (an entry of `listeners`) may be
-limited to containers with certain labels. These labels must come from the create request. Labels of the image are not used
-for this, because otherwise the author of an image could decide which clients have access to its containers.
+"""Labels can decide which clients have access to a container: in daemon.json, a socket (an entry of `listeners`) may be
+limited to containers with certain labels. These labels must come from the create request. Labels of the image do not count,
+because otherwise the author of an image could decide which clients have access to containers of the image.
 """
 
 from __future__ import annotations

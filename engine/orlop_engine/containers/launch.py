@@ -57,7 +57,7 @@ __all__ = ["begin", "launch", "task"]
 
 log = logging.getLogger("orlop.containers")
 
-_UNDOING, _ENDING = 30.0, 10.0  # seconds to undo a start, and to wait for the end of its monitor
+_UNDOING, _ENDING = 30.0, 10.0  # seconds for undoing a start, and for the end of the start's monitor
 _CREATE = "failed to create task for container: failed to create shim task"
 
 
@@ -66,7 +66,7 @@ async def launch(ports: Ports, container: Container, image: str = "") -> Run:
     the container runs or has already exited. If this function raises an error, it has undone all changes."""
     record = container.record
     run = Run(ports.paths.run_dir(record.id))
-    container.run = run  # before the first await, so that a shutdown of the daemon finds this start
+    container.run = run  # set before the first await, so that a shutdown of the daemon finds this start
     plan, work = None, ""
     try:
         runtime = await ports.drivers.runtime(record.host_config.runtime)
@@ -135,7 +135,8 @@ async def _explain(runtime: Runtime, error: StartFailed) -> str:
 
 
 def _network_namespace(ports: Ports, host: HostConfig) -> str:
-    """The network namespace to use: "new", "" for the host's, or the path of another container's network namespace."""
+    """The network namespace to use: "new" for a new one, "" for the host's, or the path of another container's network
+    namespace."""
     kind = ports.networks.sandbox_kind(host.network_mode)
     if kind.startswith("container:"):
         return ports.index.namespace_of(kind.removeprefix("container:"), "net")
@@ -164,7 +165,7 @@ async def begin(ports: Ports, container: Container) -> None:
     try:
         runtime = await ports.drivers.runtime(record.host_config.runtime)
     except OrlopError:
-        return  # the start meets the same error, and reports it
+        return  # the start will fail with the same error, and report it
     if container.run is not None or container.record.removing:
         return  # another client has started the container, or is removing it
     network = _network_namespace(ports, record.host_config)
@@ -204,8 +205,8 @@ def _wanted(ports: Ports, container: Container, runtime: Runtime, network: str, 
 
 
 def _mount_points(container: Container, plan: mount_plan.MountPlan) -> tuple[MountPoint, ...]:
-    """The mount points that must exist in the root: /proc, /dev and /sys, and those of the network files and of the mounts
-    in `plan`. Default mounts below /dev and /sys, such as /dev/pts, need no mount point in the root."""
+    """The mount points that must exist in the root: /proc, /dev, /sys, and the mount points of the network files and of the
+    mounts in `plan`. Default mounts below /dev and /sys, such as /dev/pts, need no mount point in the root."""
     files = [MountPoint(target, "/dev/null") for target in netfiles.targets(container)]
     own = [MountPoint(str(item["destination"]), str(item["source"]) if item["type"] == "bind" else "") for item in plan.oci]
     return (*(MountPoint(path) for path in ("/proc", "/dev", "/sys")), *files, *own)
@@ -239,7 +240,7 @@ async def _start(ports: Ports, container: Container, runtime: Runtime, monitor: 
         except OrlopError as error:  # caught here, because the nursery would wrap it in a group
             failures.insert(0, error)
     if failures:
-        with container.publish() as draft:  # the commit of the failure saves this, too
+        with container.publish() as draft:  # the commit of the failure also saves this change
             draft.started_before = before
         raise failures[0]
     return started
@@ -266,9 +267,9 @@ async def _attach_waiters(container: Container, run: Run, monitor: MonitorClient
 
 
 async def _undo(ports: Ports, container: Container, run: Run, plan: Any, *, deleted: bool) -> None:
-    """Undo a failed start. Every step is tried. Resources that other containers may need are released first. The runtime's
-    command `delete` is called last, because it may block until the deadline. `deleted`: the monitor has reported
-    the failure, so it has called this command already, unless it was killed before that."""
+    """Undo a failed start. If a step fails, the next steps are still tried. Resources that other containers may need are
+    released first. The runtime's command `delete` is run last, because it may block until its deadline. `deleted` is true if
+    the monitor reported the failure: it has then run `delete` already, unless it was killed before."""
     container.release_attach_waiters()
     sandbox = container.record.sandbox
     _publish_sandbox(container, None)
@@ -279,7 +280,7 @@ async def _undo(ports: Ports, container: Container, run: Run, plan: Any, *, dele
                 await run.monitor.ended()
         try:
             if plan is not None:
-                await ports.networks.abandon(plan)  # after `attach`, this only closes the plan's sockets
+                await ports.networks.abandon(plan)  # if `attach` has been called, this only closes the plan's sockets
             if sandbox is not None:
                 await ports.networks.release(sandbox)
         finally:

@@ -1,6 +1,6 @@
-"""Start, restart and rename a container. After the end of a run, restart the container, remove it, or clean up after it.
-Each operation takes the container's lock, checks the state (errors have Docker's messages), acts, commits, and publishes
-events.
+"""Start, restart and rename a container. This module also decides what happens at the end of a run: the container is
+restarted, removed, or cleaned up. Each operation takes the container's lock, checks the state (errors have Docker's
+messages), acts, commits, and publishes events.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ async def start_locked(ports: Ports, container: Container, image: str = "", *, a
     """Start a container in any state except running; the caller holds the lock. `image`: the directory of a checkpoint.
     `again` is true if the restart policy has caused this start. Such a start is skipped if a client has requested a stop or
     a kill since the exit."""
-    from .launch import launch  # imported here, because the daemon needs it only once it serves requests
+    from .launch import launch  # imported here, because it is not needed before the daemon serves requests
 
     if container.record.removing or container.row_going or container.record.state.dead:
         raise Conflict("container is marked for removal and cannot be started")
@@ -70,7 +70,7 @@ async def start_locked(ports: Ports, container: Container, image: str = "", *, a
         if again and not container.record.state.restarting:
             return
         container.stop_requested = False
-        with container.publish() as draft:  # `launch` or `_failed` commits this
+        with container.publish() as draft:  # `launch` or `_failed` commits this change
             draft.restart_count += again
             draft.manually_stopped = False
         if container.record.emulated is not UNSET:
@@ -129,7 +129,8 @@ async def _failed(ports: Ports, container: Container, error: OrlopError) -> Orlo
 
 
 async def supervise(ports: Ports, container: Container, run: Run) -> None:
-    """Wait for the end of a run and process the exit. Then restart the container, remove it, or clean up after it."""
+    """Wait for the end of a run, and process the exit. Then restart the container, remove the container, or only clean
+    up."""
     then = await exits.watch(ports, container, run)
     if then is Then.RESTART:
         await _restart_later(ports, container, run)
@@ -173,8 +174,8 @@ async def restart(ports: Ports, container: Container, given: str = "", seconds: 
 
 
 async def _find_drivers(ports: Ports, container: Container) -> None:
-    """Load the drivers that the start needs, so that a restart does not stop a container that cannot start again (for
-    example because a driver was uninstalled)."""
+    """Load the drivers that a start needs. A restart calls this before the stop, so that it does not stop a container that
+    cannot be started again (for example because a driver was uninstalled)."""
     record = container.record
     try:
         await ports.drivers.runtime(record.host_config.runtime)

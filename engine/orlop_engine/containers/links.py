@@ -38,7 +38,7 @@ def _parse(link: str) -> tuple[str, str]:
 
 def check(index: ContainerIndex, host: HostConfig) -> None:
     """Validate links at create. The linked containers must exist already, unless the new container is on a user-defined
-    network. There a link is a DNS name, which is resolved only when a process looks it up."""
+    network. On such a network a link is a DNS name, which is resolved only when a process looks it up."""
     for link in host.links or ():
         name, alias = _parse(link)
         if not name or not alias:
@@ -58,8 +58,8 @@ def _is_user_defined(mode: str) -> bool:
 
 
 def _sharing(index: ContainerIndex, name: str) -> Container:
-    """Find the container with this name. If it shares the network of another container, return the other container instead.
-    Raises `NotFound`."""
+    """The container whose network the named container uses. This is the named container itself, or the container whose
+    network it shares. Raises `NotFound`."""
     seen: set[str] = set()
     other = index.get(name)
     while (mode := other.record.host_config.network_mode).startswith("container:") and other.id not in seen:
@@ -98,7 +98,8 @@ def environment(index: ContainerIndex, networks: KnownNetworks, record: Containe
 
 
 def _addresses(other: Container) -> list[str]:
-    """The container's addresses on the default bridge, IPv4 first; empty when it is not running."""
+    """The container's addresses on the default bridge, the IPv4 address first. The result is empty if the container is not
+    running."""
     sandbox = other.record.sandbox
     if sandbox is None or not other.record.state.running:
         return []

@@ -23,9 +23,9 @@ _HEALTH = frozenset({"none", "starting", "healthy", "unhealthy"})
 
 
 def select(ports: Ports, *, everything: bool, limit: int, filters: Filters) -> list[Container]:
-    """The containers that match all filters, newest first. Several values of one key are alternatives, except that all
-    values of `label` must match. A key without values is ignored. Stopped containers are included only with `everything`,
-    a limit or a `status` filter."""
+    """The containers that match all filters, newest first. If a key has several values, a container must match one of them.
+    If the key is `label`, it must match all of them. A key without values is ignored. Stopped containers are included only
+    with `everything`, a limit or a `status` filter."""
     for key in filters:
         if key not in _KNOWN:
             raise InvalidParameter(f"invalid filter '{key}'")
@@ -54,8 +54,8 @@ _PRUNE_KEYS = frozenset({"until", "label", "label!"})
 
 
 def prunable(filters: Filters, now: float) -> Test:
-    """Return a test that is true for the stopped containers that a prune removes. `now` is the current Unix time; the filter
-    `until` may be relative to it."""
+    """Return a function that tells whether a prune removes a container. `now` is the current Unix time, because the value of
+    the filter `until` may be relative to the current time."""
     check(filters, _PRUNE_KEYS)
     until = filters.get("until", ())
     if len(until) > 1:
@@ -151,7 +151,7 @@ def _in_range(port: int, protocol: str, ranges: Sequence[tuple[int, int, str]]) 
 
 
 def _by_port(ports: Ports, published: Sequence[str], exposed: Sequence[str]) -> Test:
-    """The filters `publish` and `expose`. A container matches if one of the two filters selects one of its ports."""
+    """The filters `publish` and `expose`. A container matches if one of its ports is selected by one of the two filters."""
     wanted_public = [_port_range("publish", value) for value in published]
     wanted_private = [_port_range("expose", value) for value in exposed]
 

@@ -15,7 +15,8 @@ _OPTIONS = {"cache-max-size": "max-size", "cache-max-file": "max-file", "cache-c
 
 
 def driver_of_copy(driver: str, options: Mapping[str, str]) -> str:
-    """The log driver that writes the copy if `driver` cannot read the log; "" if the options or `driver` exclude a copy."""
+    """The log driver that writes the copy if `driver` cannot read the log. The result is "" if `driver` or an option
+    excludes a copy."""
     if driver == defaults.NO_LOG_DRIVER or ("cache-disabled" in options and parse_bool(options["cache-disabled"])):
         return ""
     return defaults.LOG_CACHE_DRIVER

@@ -1,6 +1,6 @@
-"""The mounts that a container gets when it is started: the OCI mounts made from its mount records, and the mount trees that
-its monitor prepares. A tree is used for a mount whose source is not simply a directory of the host: a part of a volume,
-an image, or the shared memory of several containers.
+"""The mounts that a container gets when it is started. These are OCI mounts, made from the container's mount records, and
+mount trees, which the container's monitor prepares. A tree is used for a mount whose source is not a plain directory of the
+host: a part of a volume, an image, or the shared memory of several containers.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _shared_memory(ports: Ports, record: ContainerRecord) -> tuple[tuple[Tree, .
     theirs = other.record.host_config.ipc_mode
     if theirs == "host":
         return (), "/dev/shm"
-    ports.index.namespace_of(other.id, "ipc")  # raises if the container does not run
+    ports.index.namespace_of(other.id, "ipc")  # raises an error if the container does not run
     if theirs != "shareable" and not theirs.startswith("container:"):
         raise InvalidParameter(
             f"failed to join IPC namespace: container {other.id}: non-shareable IPC (hint: use IpcMode:shareable for the "
@@ -117,7 +117,7 @@ async def _can_be_deep(programs: Programs, runtime: Runtime, mount: MountRecord)
 
 
 def _check_propagation(mount: MountRecord) -> None:
-    """Raise unless the source's mount on the host allows the requested propagation."""
+    """Raise an error if the mount of the source on the host does not allow the requested propagation."""
     path = os.path.realpath(mount.source)
     parts = [entry for entry in mountinfo.read() if path == entry.path or path.startswith(entry.path.rstrip("/") + "/")]
     if not parts:

@@ -48,8 +48,8 @@ def _destination(path: str, text: str) -> str:
 
 
 def parse_bind(text: str) -> MountRecord:
-    """Parse `[source:]destination[:mode]`. An absolute path as source makes a bind; any other source is the name of a
-    volume."""
+    """Parse `[source:]destination[:mode]`. If the source is an absolute path, the mount is a bind. Any other source is the
+    name of a volume."""
     parts = text.split(":")
     if not 1 <= len(parts) <= 3 or not all(parts[:2]):
         raise InvalidParameter(f"invalid volume specification: '{text}'")
@@ -173,7 +173,7 @@ def _tmpfs_spec(spec: MountSpec, destination: str) -> MountRecord:
 
 
 def _tmpfs_words(words: list[str]) -> tuple[str, ...]:
-    """The options, preceded by the defaults that they do not override."""
+    """The default options that `words` do not override, followed by `words`."""
     for word in words:
         name, sign, _ = word.partition("=")
         if word not in _FLAGS | _PROPAGATION and not (sign and name in _VALUES):
@@ -217,9 +217,9 @@ def plan(
     *,
     flat_readonly: bool = False,
 ) -> tuple[MountRecord, ...]:
-    """All mounts of a container, in Docker's order of precedence: volumes-from, then binds, then mounts and tmpfs, then the
-    image's volumes where no other mount is. With `flat_readonly`, mounts below a read-only bind stay writable unless the
-    client asks otherwise."""
+    """All mounts of a container. As in Docker, the container's own mounts (binds, `--mount` and tmpfs) replace inherited
+    mounts (`--volumes-from`) with the same destination. A volume of the image is used only if its destination has no other
+    mount. With `flat_readonly`, mounts below a read-only bind stay writable unless the client asks otherwise."""
     found: dict[str, MountRecord] = {mount.destination: mount for mount in inherited}
     own: set[str] = set()
 

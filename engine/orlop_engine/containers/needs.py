@@ -17,8 +17,8 @@ __all__ = ["needed", "order"]
 
 
 def order(index: ContainerIndex, networks: KnownNetworks) -> dict[str, set[str]]:
-    """Container id -> ids of the containers that must run before it. If the dependencies form a cycle, one of them is
-    ignored."""
+    """Maps each container id to the ids of the containers that must run before this container. If the dependencies form a
+    cycle, one of them is ignored."""
     needs = {item.id: needed(index, networks, item.record) for item in index}
     while True:
         try:
@@ -36,6 +36,6 @@ def needed(index: ContainerIndex, networks: KnownNetworks, record: ContainerReco
     modes = [mode for mode in (host.network_mode, host.ipc_mode, host.pid_mode) if mode.startswith("container:")]
     found = {*links.linked(index, networks, record)}
     for mode in modes:
-        with suppress(NotFound, InvalidParameter):  # the start reports the error
+        with suppress(NotFound, InvalidParameter):  # the start will report the error
             found.add(index.get(mode.removeprefix("container:")).id)
     return found

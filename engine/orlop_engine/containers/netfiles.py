@@ -83,7 +83,7 @@ def refresh(ports: Ports, container: Container, before: Sandbox | None) -> None:
 
 
 async def answer_names(ports: Ports, container: Container) -> None:
-    """If one of the container's networks has names for DNS, tell the monitor to answer DNS queries for these networks."""
+    """If a network of the container has DNS names, tell the monitor to answer DNS queries for them."""
     sandbox, run = container.record.sandbox, container.run
     if sandbox is None or run is None or run.monitor is None or not is_named(sandbox):
         return

@@ -54,16 +54,16 @@ async def pause(ports: Ports, container: Container, *, paused_by_engine: bool = 
 
 
 def _publish_pause_by_engine(container: Container, value: bool) -> None:
-    """Set `paused_by_engine` in memory, without a commit. Call this only while the container is not frozen. The row keeps
-    the old value until the next commit. An old value does no harm, because a starting daemon resumes only containers that
-    are frozen."""
+    """Set `paused_by_engine` in memory, without a commit. Call this function only while the container is not frozen. The row
+    has the old value until the next commit. This does no harm, because a starting daemon resumes only containers that are
+    frozen."""
     with container.publish() as draft:
         draft.paused_by_engine = value
 
 
 async def _freeze(ports: Ports, container: Container, runtime: Runtime) -> None:
-    """Freeze the cgroup. If the runtime fails, thaw the cgroup, because a container that clients see as running must not
-    stay frozen, or become frozen later."""
+    """Freeze the cgroup. If the runtime fails, thaw the cgroup. Otherwise a container that clients see as running could stay
+    frozen, or become frozen later."""
     try:
         await commands.check(await asked(runtime.pause, task(ports.paths, container)), f"pause container {container.id}")
     except DriverError as error:
@@ -90,7 +90,7 @@ async def _thaw_halfway(paths: ContainerPaths, container: Container, runtime: Ru
 
 
 async def resume(ports: Ports, container: Container) -> None:
-    """Resume a container that the engine paused, unless a user has unpaused or paused it since."""
+    """Resume a container that the engine paused. Does nothing if a user has paused or unpaused the container since then."""
     async with container.lock:
         if container.record.paused_by_engine:
             await unpause_locked(ports, container)
@@ -104,10 +104,10 @@ async def unpause(ports: Ports, container: Container) -> None:
 
 
 async def unpause_locked(ports: Ports, container: Container) -> None:
-    """Unpause a container; the caller holds the lock. The row is committed before the container is resumed, because after a
-    crash the next daemon can detect that the container is frozen, but not that a client has unpaused it. If the engine
-    paused the container, `paused_by_engine` stays true until the container has been resumed. If the daemon dies before that,
-    the next daemon resumes the container."""
+    """Unpause a container; the caller holds the lock. The row is committed before the container is resumed. The reason:
+    after a crash, the next daemon can see that a container is frozen, but only the row can tell it that a client has
+    unpaused the container. If the engine paused the container, `paused_by_engine` stays true until the container has been
+    resumed. If the daemon dies before that, the next daemon resumes the container."""
     record = container.record
     if not record.state.paused:
         _publish_pause_by_engine(container, False)

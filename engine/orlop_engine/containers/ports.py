@@ -1,6 +1,6 @@
 """`Ports`: the objects that operations on containers use, such as the services for images and volumes. The name is taken
-from the pattern "ports and adapters"; it does not mean TCP ports. A function that needs only one of these objects takes this
-object instead of the `Ports`.
+from the pattern "ports and adapters"; it does not mean TCP ports. A function that needs only one of these objects gets only
+this object, not the `Ports`.
 
 The engine makes one `Ports` object, and passes it to the operations. No operation imports the engine.
 """

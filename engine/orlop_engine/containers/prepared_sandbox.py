@@ -30,7 +30,8 @@ _MOST = 8  # limit on prepared sandboxes, because some clients create containers
 
 
 async def fork(ports: Ports, container: Container, wanted: Launch, runtime: Runtime) -> MonitorClient:
-    """Fork a monitor, which builds the sandbox. The monitor mounts the storage driver's mounts first, then the runtime's."""
+    """Fork a monitor, which builds the sandbox. The monitor makes the mounts of the storage driver first, then the mounts
+    that the runtime needs."""
     shutil.rmtree(wanted.run_dir, ignore_errors=True)
     os.makedirs(wanted.run_dir, mode=0o700)
     for mount_point in (wanted.root, wanted.stage):
@@ -59,7 +60,7 @@ async def _keep(ports: Ports, container: Container, prepared_sandbox: PreparedSa
     try:
         prepared_sandbox.monitor.set(await fork(ports, container, prepared_sandbox.wanted, runtime))
     except (OrlopError, OSError):
-        pass  # the start fails with the same error, and reports it
+        pass  # the start will fail with the same error, and report it
     finally:
         prepared_sandbox.monitor.set(None)
     with trio.move_on_after(_SECONDS):
@@ -71,7 +72,7 @@ async def _keep(ports: Ports, container: Container, prepared_sandbox: PreparedSa
 
 
 async def take(ports: Ports, container: Container, wanted: Launch) -> MonitorClient | None:
-    """The prepared monitor, if it matches the launch request `wanted`; otherwise None."""
+    """The prepared monitor; None if there is none, or if its sandbox does not match the launch request `wanted`."""
     prepared_sandbox = ports.prepared_sandboxes.pop(container.id, None)
     if prepared_sandbox is None:
         return None

@@ -45,7 +45,7 @@ async def watch(ports: Ports, container: Container, run: Run) -> None:
 
 
 def suspend(container: Container) -> None:
-    """Mark a paused container unhealthy, because it is not probed and its health is unknown."""
+    """Mark a paused container as unhealthy: it is not probed, so its health is unknown."""
     if container.health is not None:
         _change(container, container.health, UNHEALTHY)
 

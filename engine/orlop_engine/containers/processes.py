@@ -19,21 +19,23 @@ from .runtime import task
 __all__ = ["ProcessTable", "parse", "processes"]
 
 _OUTPUT = 8 << 20
-_EXIT_RECORDED = 1.0  # seconds to wait for the record of the exit, if the runtime failed because the container exited
+# seconds; the runtime may have failed because the container exited, so wait this long for the record of the exit
+_EXIT_RECORDED = 1.0
 _PATH = (("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("LC_ALL", "C"))
 
 
 class ProcessTable(NamedTuple):
-    """The output of ps: the titles of the columns, and a row for each process."""
+    """The output of ps: the titles of its columns, and one row for each process."""
 
     titles: list[str]
     rows: list[list[str]]
 
 
 async def processes(ports: Ports, container: Container, ps_args: str, *, apart: bool = False) -> ProcessTable:
-    """List a container's processes with the host's ps. `apart`: never run ps on processes outside the container. Without
-    `apart`, if ps refuses the list of pids, all processes of the host are listed and filtered by the column PID. This filter
-    is not safe, because a blank in an earlier column (such as a process's name) shifts the columns."""
+    """List a container's processes with the host's ps. With `apart`, ps is never run on processes outside the container.
+    Without `apart`, if ps refuses the list of pids, all processes of the host are listed, and the lines are filtered by the
+    column PID. This filter is not safe, because a blank in an earlier column (such as a process's name) shifts the
+    columns."""
     state = container.record.state
     if not state.running:
         raise Conflict(f"container {container.id} is not running")
@@ -50,8 +52,7 @@ async def processes(ports: Ports, container: Container, ps_args: str, *, apart: 
     if outcome.status and not apart:
         # Some selections cannot be combined with -q, so list all processes and filter the list.
         outcome = await _ps(*words)
-    # With `apart`, ps fails without a message if it found no process. In that case all processes have ended, and only the
-    # titles are returned
+    # With `apart`, ps fails without a message if it finds no process. Then all processes have ended: return only the titles
     if outcome.status and (outcome.stderr or not apart):
         raise DriverError(outcome.stderr.decode("utf-8", "replace").strip().partition("\n")[0] or "ps failed")
     return parse(outcome.stdout.decode("utf-8", "replace"), pids)
@@ -59,8 +60,8 @@ async def processes(ports: Ports, container: Container, ps_args: str, *, apart: 
 
 async def _pids(ports: Ports, container: Container) -> list[int]:
     """The pids of the container's processes, from the runtime. The list is empty if the last process has just ended. At that
-    moment runc prints `null`, or fails because it has already deleted the container although the daemon has not recorded the
-    exit yet."""
+    moment runc prints `null`. Or it fails, because the container was deleted from runc's state before the daemon recorded
+    the exit."""
     run = container.run
     runtime = await ports.drivers.runtime(container.record.host_config.runtime)
     what = f"list processes of container {container.id}"
@@ -90,8 +91,8 @@ async def _ps(*arguments: str) -> Outcome:
 
 
 def parse(output: str, pids: list[int]) -> ProcessTable:
-    """Select the lines of ps that belong to `pids` or to their threads (lines without a pid). The last column takes the
-    rest of its line."""
+    """Select the lines of ps that belong to `pids`, and the lines of their threads (which have no pid). The last column
+    contains the rest of the line, which may have blanks."""
     lines = output.splitlines()
     titles = lines[0].split() if lines else []
     if "PID" not in titles:

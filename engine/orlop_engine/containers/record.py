@@ -25,11 +25,11 @@ not as a phase."""
 class MountRecord(msgspec.Struct, frozen=True):
     """One mount of a container, resolved at create.
 
-    `source` is a host path for a bind, and for an image the reference as the client wrote it. At start, a volume is looked
-    up by name and an image by ID; `name` contains this name or ID. `options` are the options of a tmpfs. With `copy`, an
-    empty volume is filled from the image. Mounts below a read-only bind are read-only too, if the kernel and the runtime
-    support this. With `flat_readonly` these mounts stay writable. With `deep_readonly`, the start fails if the kernel or the
-    runtime does not support read-only mounts below a bind."""
+    For a bind, `source` is a path on the host. For an image, it is the reference as the client wrote it. `name` is the name
+    of a volume, or the ID of an image: at a start, the volume or image is looked up by `name`. `options` are the options of
+    a tmpfs. With `copy`, an empty volume is filled from the image. Mounts below a read-only bind are read-only too, if the
+    kernel and the runtime support this. With `flat_readonly` these mounts stay writable. With `deep_readonly`, the start
+    fails if the kernel or the runtime does not support read-only mounts below a bind."""
 
     type: str
     destination: str
@@ -49,7 +49,7 @@ class MountRecord(msgspec.Struct, frozen=True):
 
 
 class ImageManifest(msgspec.Struct, frozen=True):
-    """The manifest that an image was pulled or loaded with. `size` in bytes."""
+    """The manifest with which an image was pulled or loaded. `size` is in bytes."""
 
     digest: str
     size: int
@@ -62,14 +62,14 @@ class ImageManifest(msgspec.Struct, frozen=True):
 class ContainerRecord(msgspec.Struct, kw_only=True):
     """`args` is the resolved entrypoint and command. `endpoints` are the networks of the container, by name or full id, with
     the endpoint settings of the client. Rows without `endpoints_complete` were written by an older daemon, which left out
-    the network that the network mode names (see `connections.complete`). `monitor_pid` is the pid of the container's monitor
-    when a start was last recorded: 0 before the first start, None in rows of a daemon that did not store it. If the
+    the network that the network mode names (see `connections.complete`). `monitor_pid` is the pid of the monitor at the last
+    recorded start. It is 0 before the first start, and None in rows of an older daemon, which did not store it. If the
     container has a living monitor with another pid, a later start was not recorded. `image_labels` are the names of labels
-    that only the image sets. `no_new_privileges` is the value at the last start; None before the first start and in rows of
-    a daemon that did not store it. `paused_by_engine` (stored as `held`): the engine has paused the container for a moment,
-    and will resume it, also after a crash. `emulated` is the platform that the client asked for, if its architecture is not
-    the host's. `image_manifest`: unset if the image was built or imported on this host, and in rows of a daemon that did not
-    store it."""
+    that only the image sets. `no_new_privileges` is the value at the last start. It is None before the first start, and in
+    rows of an older daemon. `paused_by_engine` (stored as `held`): the engine has paused the container for a moment, and
+    will resume it, also after a crash. `emulated` is the platform that the client asked for, if this platform has another
+    architecture than the host. `image_manifest` is unset if the image was built or imported on this host, and in rows of an
+    older daemon."""
 
     schema: int = SCHEMA
     id: str
@@ -142,8 +142,8 @@ def encode(record: ContainerRecord) -> bytes:
 
 
 def decode(row: bytes) -> ContainerRecord:
-    """Decode a row of this schema or of an earlier schema. Raises ValueError (the base class of msgspec's errors) if the row
-    is damaged, names an unknown phase, or has a later schema."""
+    """Decode a row that was written with this schema or an earlier schema. Raises ValueError (the base class of msgspec's
+    errors) if the row is damaged, names an unknown phase, or has a later schema."""
     schema = _header(row).schema
     if not 0 <= schema <= SCHEMA:
         raise ValueError(f"it has schema {schema}, but this version of Orlop reads only schemas up to {SCHEMA}")

@@ -77,8 +77,8 @@ def _bridge(living: Sequence[ContainerRecord], config: Config) -> Iterator[Confi
 
 
 def _differences(network: NetworkSpec, config: Config) -> Iterator[tuple[str, str]]:
-    """Yields a pair for each setting that conflicts with this network: the property of the network on which containers rely,
-    and the setting."""
+    """Yields a pair for each setting that conflicts with this network. The first item is the property of the network on
+    which containers rely; the second item is the setting."""
     link = network.options.get(_LINK, config.bridge_name)
     if config.bridge_name != link:
         yield f"are on bridge {link}", f"bridge is {config.bridge_name or 'none'}"
@@ -137,9 +137,9 @@ def check(index: Iterable[Container], paths: ContainerPaths, running: Config, co
 
 
 def check_at_start(index: Iterable[Container], paths: ContainerPaths, config: Config) -> None:
-    """Like `check`, but for the start of the daemon, before containers are restored. Also raise if there are running
-    containers that this daemon does not find, or would remove because it does not know them. This second check is made
-    even without live-restore, because the daemon cannot stop containers that it does not know."""
+    """Like `check`, but called when the daemon starts, before containers are restored. Also raises an error if a running
+    container belongs to another data root or exec root: this daemon would not find it, or would remove it. This is checked
+    even without live-restore, because the daemon cannot stop a container that it has no row for."""
     _check_data_root(paths, config)
     lost = [
         item.record

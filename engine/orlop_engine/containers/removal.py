@@ -9,8 +9,8 @@
       because a mount was busy are then tried again
    6. if a client asked for the removal, its request is answered
 
-From step 4 on, clients do not see the container. The remaining files appear in no answer, and block no other operation. If
-the container's image is removed between steps 4 and 5, the layers of the image are removed after step 5. After a crash later
+After step 4, no answer of the API contains the container or its remaining files, and they block no other operation. If the
+container's image is removed between steps 4 and 5, the layers of the image are removed after step 5. After a crash later
 than step 2, the remaining files have no row, so the next daemon removes them.
 """
 
@@ -89,11 +89,11 @@ def _check_stopped(container: Container) -> None:
 
 
 async def _remove_stopped(ports: Ports, container: Container, *, volumes: bool) -> None:
-    _check_stopped(container)  # checked before waiting for the lock, so that a stop in progress does not delay the refusal
+    _check_stopped(container)  # checked before the lock is taken, so that a stop in progress does not delay the error
     async with container.lock:
         _check_there(ports.index, container)
         _check_stopped(container)
-        with container.published(removing=True):  # a failure resets this, so that the removal can be tried again
+        with container.published(removing=True):  # a failure resets this mark, so that the removal can be tried again
             await _remove_locked(ports, container, volumes=volumes)
 
 
@@ -123,15 +123,16 @@ async def _remove_locked(ports: Ports, container: Container, *, volumes: bool) -
 
 async def _remove_rest(ports: Ports, container: Container, run: Run | None, *, volumes: bool) -> None:
     """Remove the container's resources. The last step waits for the monitor. The monitor runs the runtime's command
-    `delete`, which takes longest and has no effect that clients see. After this step, removals that failed because a mount
-    was busy are retried."""
+    `delete`. This takes longest, and clients see no effect of it. After this step, removals that failed because a mount was
+    busy are retried."""
     record = container.record
     busy, busy_volumes = False, []
     try:
         await prepared_sandbox.drop(ports, container)
         if run is not None and record.host_config.pid_mode:
-            # If the container has its own PID namespace, the kernel kills its processes when its init process exits
-            # (pid_namespaces(7)). In a shared PID namespace they may outlive the init process, and still write files.
+            # If the container has its own PID namespace, the kernel kills all its processes when its init process exits
+            # (pid_namespaces(7)). In a shared PID namespace, processes of the container may outlive its init process, and
+            # still write files.
             await _end_run(ports, container, run)
         if volumes:
             busy_volumes = await container_volumes.discard(ports.volumes, container_volumes.anonymous(record.mounts))
@@ -211,7 +212,8 @@ async def discard_files(ports: Ports, container_id: str) -> None:
 async def _discard_data(ports: Ports, container_id: str) -> None:
     """Remove a container's snapshot, logs and files."""
     await ports.storage.remove(container_id)
-    await ports.storage.remove(init_layer(container_id))  # if adopted from a dockerd, it has its own init layer
+    # a container that was adopted from a dockerd has its own init layer
+    await ports.storage.remove(init_layer(container_id))
     directory = ports.paths.directory(container_id)
     if os.path.isdir(directory):
         await trio.to_thread.run_sync(lambda: shutil.rmtree(directory, ignore_errors=True))
@@ -219,9 +221,9 @@ async def _discard_data(ports: Ports, container_id: str) -> None:
 
 async def sweep(ports: Ports) -> None:
     """At the daemon's start, compare directories and snapshots with the rows. Directories and snapshots without a row are
-    removed. If the row is quarantined, they are kept, because they may be the only copy of the data. A snapshot that was
-    lost in a power failure is created again, without the container's changes, because these changes had not been written to
-    the disk."""
+    removed. If the row is quarantined, its directories and its snapshot are kept, because they may be the only copy of the
+    data. If a snapshot was lost in a power failure, an empty snapshot replaces it: the container's changes had not been
+    written to the disk."""
     store = ports.store
     known = {*ports.index.by_id, *(key for table, key, _ in store.quarantined() if table == "containers")}
     if sweeping := not store.lost_rows():
@@ -234,7 +236,8 @@ async def sweep(ports: Ports) -> None:
     for key in keys:
         if sweeping and _CONTAINER_ID.fullmatch(key) and key not in known:
             await _try(f"cannot remove snapshot {key[:12]}, which belongs to no container", ports.storage.remove(key))
-    for container in list(ports.index):  # a copy, because a container with --rm may exit and leave the index meanwhile
+    # iterate over a copy, because a container with --rm may exit and leave the index meanwhile
+    for container in list(ports.index):
         image = ports.images.get(container.record.image_id)
         if container.id not in keys and container.id in ports.index and image is not None:
             log.warning(
@@ -259,7 +262,7 @@ async def _prepare_again(ports: Ports, container: Container, image: Image) -> No
 
 
 async def _try(otherwise: str, step: Awaitable[None]) -> None:
-    """Run a step of the daemon's start that concerns one container. The daemon starts even if the step fails."""
+    """Run a step of the daemon's start for one container. If the step fails, the daemon still starts."""
     try:
         await step
     except Exception as error:

@@ -1,5 +1,6 @@
 """Restart policies. They determine whether a container is restarted, and after which delay. The delays are the same as in
-Docker: 100 ms at first, doubled at each restart up to a minute, and reset after a run of at least ten seconds.
+Docker. The first delay is 100 ms, and each restart doubles it, up to a minute. After a run of at least ten seconds, the next
+delay is 100 ms again.
 """
 
 from __future__ import annotations

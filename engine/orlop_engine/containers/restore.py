@@ -1,7 +1,8 @@
 """Start and shutdown of the daemon. This module decides which containers keep running, which are stopped, and which are
 started.
 
-With live-restore, running containers are adopted; without it, containers that a crashed daemon left running are stopped.
+With live-restore, the daemon adopts running containers. Without live-restore, it stops containers that a crashed daemon left
+running.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ log = logging.getLogger("orlop.containers")
 
 _STARTS = 8
 _NEEDED = 30.0  # seconds to wait for the containers that must run before a container is started (see `needs`)
-_PROMPT = 0.1  # seconds that a starting daemon waits for the state of all containers before it serves requests
-_SLOW = 1.0  # seconds after which a shutdown logs what it waits for; most containers have ended by then
+_PROMPT = 0.1  # seconds; before it serves requests, a starting daemon waits so long for the state of all containers
+_SLOW = 1.0  # seconds after which a shutdown logs the containers that it still waits for; usually all have ended by then
 _NAMED = 10  # the log message of a slow shutdown names at most this many containers
 
 
@@ -72,8 +73,8 @@ def _undecided(index: ContainerIndex, known: Mapping[str, trio.Event]) -> list[C
 
 
 def _quarantined_alive(ports: Ports) -> dict[str, Sandbox | None]:
-    """Quarantined containers that are running. Their run directories are kept, because another version of Orlop may be
-    able to read their rows; this version cannot operate on them."""
+    """Quarantined containers that are running. This version of Orlop cannot operate on them. Their run directories are kept,
+    because another version may be able to read their rows."""
     if not ports.config.live_restore:
         return {}
     found = {key: ports.index.quarantined[key] for key in quarantined_alive(ports.index, ports.paths)}
@@ -128,8 +129,8 @@ async def _sweep_run(paths: ContainerPaths, name: str) -> None:
 
 
 def _patience(config: Config, container: Container) -> int:
-    """The stop timeout, in seconds, of a container that a starting daemon stops. It is never infinite, because the container
-    might never end."""
+    """The stop timeout, in seconds, of a container that a starting daemon stops. It is never infinite, because the daemon
+    must not wait for ever."""
     own, config = stopping.stop_timeout(config, container), config
     return next(seconds for seconds in (own, config.shutdown_timeout, config.default_stop_timeout) if seconds >= 0)
 
@@ -150,8 +151,8 @@ async def _stop_orderly(ports: Ports, container: Container, seconds: int | None 
 async def _bring_up(ports: Ports, known: Mapping[str, trio.Event], tried: Mapping[str, trio.Event]) -> None:
     """Stop containers that must not run, and start the containers that the restart policies require. This happens in
     parallel, so that a container that hangs delays no other container. Containers that other containers need are started
-    first. `known` and `tried` contain an event for each container: in `known`, the event is set once the container's state
-    is known; in `tried`, once the daemon has tried to start the container."""
+    first. `known` and `tried` contain an event for each container. The event in `known` is set when the container's state is
+    known. The event in `tried` is set when the daemon has tried to start the container."""
     limit = trio.CapacityLimiter(_STARTS)
     wanted = needs.order(ports.index, ports.networks)
     living = [item for item in ports.index if item.run is not None and item.owed_start is None]
@@ -161,7 +162,7 @@ async def _bring_up(ports: Ports, known: Mapping[str, trio.Event], tried: Mappin
             await known[container.id].wait()
         elif not ports.config.live_restore:
             log.warning("stopping container %s, which an earlier daemon left running: live-restore is off", container.name)
-            if container.run is not None:  # whether the container is frozen is known only after its monitor's answer
+            if container.run is not None:  # only after the monitor's answer is it known whether the container is frozen
                 with trio.move_on_after(PATIENCE):
                     await container.run.settled.wait()
             await _stop_orderly(ports, container, _patience(ports.config, container))
@@ -191,7 +192,7 @@ def _announce_start(container: Container, tried: trio.Event) -> None:
     these starts, so its clients never see this state."""
     if container.owed_start is None and _is_owed_a_start(container.record):
         container.owed_start = tried
-        with container.publish() as draft:  # not committed: the next daemon decides again
+        with container.publish() as draft:  # not committed, because the next daemon decides again
             draft.state = draft.state.after_start_announcement()
 
 
@@ -215,7 +216,7 @@ async def _start_if_wanted(ports: Ports, container: Container, tried: trio.Event
             record = container.record
             # A client may have stopped, started or removed the container meanwhile
             if record.state.restarting and container.id in ports.index and not record.removing:
-                with container.publish() as draft:  # the count is reset, as in dockerd; the start commits this
+                with container.publish() as draft:  # as in dockerd, the count is reset; the start commits this change
                     draft.restart_count = 0
                 await lifecycle.start_locked(ports, container)
     elif record.state.running:

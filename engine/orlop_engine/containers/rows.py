@@ -62,8 +62,8 @@ class Rows:
                 self._index.add(Container(record))
 
     def _checked(self, key: str, record: ContainerRecord) -> ContainerRecord:
-        """Validate a decoded record. Its id must equal the key, because paths are made from it, and its name must be
-        unique."""
+        """Validate a decoded record. The record's id must equal the key, because paths are made from the id. The record's
+        name must be unique."""
         if record.id != key or not _ID.fullmatch(key):
             raise ValueError(f"row contains another id: {record.id[:80]!r}")
         if holder := self._index.names.get(record.name):
@@ -72,8 +72,8 @@ class Rows:
 
     @asynccontextmanager
     async def change(self, container: Container) -> AsyncIterator[ContainerRecord]:
-        """Change a record by copy, commit, swap: the `with` block sets fields of a draft. At the end of the block the row
-        is committed, and then these fields are published in one step. After a failure nothing has changed. Changes of one
+        """Change a record by copy, commit, swap: the `with` block sets fields of a draft. At the end of the block the row is
+        committed, and then these fields are published in one step. If the commit fails, nothing changes. Changes of one
         container are made one after the other. The block must not await.
 
         Another task (for example an exit) may publish a field without a commit meanwhile. The published value then replaces
@@ -91,7 +91,7 @@ class Rows:
         """Commit the record as it is published, and begin a new revision, whether or not the commit succeeds."""
         container.touch()
         if container.row_lock.locked():
-            async with container.row_lock:  # wait until a change that is being committed has been published in the record
+            async with container.row_lock:  # if a change is being committed, wait until it is published
                 pass
         await self._commit(container, container.record)
 

@@ -24,8 +24,8 @@ _CLEAN_UP = 30.0
 
 
 async def clean_up(ports: Ports, container: Container, run: Run) -> None:
-    """Wait until the exit of a run has been published and its monitor has ended. If the monitor died after it reported the
-    exit, this function does the rest of the monitor's cleanup. If the monitor hangs, this function kills it. Raises
+    """Wait until the exit of a run has been published and its monitor has ended. If the monitor died after it had reported
+    the exit, this function completes the monitor's cleanup. If the monitor hangs, this function kills the monitor. Raises
     `DeadlineExceeded` when the monitor does not die."""
     await run.finished.wait()
     monitor = run.monitor
@@ -69,6 +69,6 @@ async def record_again(ports: Ports, container: Container) -> None:
 
 
 def settle(paths: ContainerPaths, container: Container) -> None:
-    """Forget a run whose monitor has ended and has cleaned up."""
+    """Drop the data of a run whose monitor has cleaned up and ended."""
     container.run = None
     paths.remove_run_directories(container.id)

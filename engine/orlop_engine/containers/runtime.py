@@ -47,7 +47,7 @@ def task(paths: ContainerPaths, container: Container) -> Task:
 
 
 def _state(paths: ContainerPaths, container: Container) -> str:
-    """The container's state directory, if its runtime has runc's command line: a few files on a tmpfs."""
+    """The directory in which a runtime with runc's command line keeps the container's state: a few files on a tmpfs."""
     return os.path.join(paths.exec_root, f"runtime-{container.record.host_config.runtime}", container.id)
 
 
@@ -84,8 +84,8 @@ async def clean(ports: Ports, container: Container) -> None:
 
 
 async def _remove_cgroups(path: str) -> None:
-    """Remove the container's cgroups. A runtime that was killed during a start may have created cgroups, but not the state
-    by which its command `delete` finds them."""
+    """Remove the container's cgroups. A runtime that was killed during a start may have created the cgroups, but not the
+    state that its command `delete` reads to find them."""
     found = cgroups.named(path)
     with trio.move_on_after(_EMPTYING):
         while not (cgroups.kill(found) and cgroups.remove(found)):  # noqa: ASYNC110 - the kernel sends no notification

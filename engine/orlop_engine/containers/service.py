@@ -1,5 +1,5 @@
-"""The operations on containers, for front ends and other services of the engine. Each method calls a function of this
-package with the `Ports`."""
+"""The operations on containers that front ends and other services of the engine can call. Each method calls a function of
+this package with the `Ports`."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class Containers:
         await attach.attach(self.ports.events, container, client, request, detach_keys)
 
     async def logs(self, container: Container, request: LogsRequest, *, living: bool) -> LogStream:
-        """The container's log. Without `living`, a request with `follow` ends after the existing records."""
+        """The container's log. If `living` is false, a request with `follow` ends after the existing records."""
         config, run = container.record.host_config.log_config, container.run
         ended = run.finished if living and run is not None else None
         driver, options = await self.ports.drivers.log(config.type), config.config or {}
@@ -147,13 +147,13 @@ class Containers:
         return listing.select(self.ports, everything=everything, limit=limit, filters=filters)
 
     def summary(self, container: Container) -> details.Summary:
-        """The values that a list shows of a container. They are valid as long as the container's `revision` and
-        `images_revision` stay the same."""
+        """The values that a list shows of a container. They do not change until the container's `revision` or
+        `images_revision` changes."""
         return details.summary(self.ports, container)
 
     async def describe(self, container: Container) -> details.Details:
-        """All values that are shown of a container. They are valid as long as the container's `revision` stays the same,
-        except `links`, because these contain names of other containers."""
+        """All values that are shown of a container. They do not change until the container's `revision` changes. Only
+        `links` may change earlier, because it contains names of other containers."""
         return await details.details(self.ports, container)
 
     @property
@@ -170,6 +170,6 @@ class Containers:
         return await details.sizes(self.ports, container)
 
     async def measure(self, containers: Iterable[Container], *, at_once: int = 1 << 16) -> dict[str, details.Sizes]:
-        """The sizes by container id, without containers that cannot be measured. `at_once`: how many are measured at the
-        same time."""
+        """The sizes by container id, without containers that cannot be measured. `at_once` is the number of containers that
+        are measured at the same time."""
         return await details.measure(self.ports, containers, at_once)

@@ -74,7 +74,7 @@ class Event(Enum):
     AUTO_REMOVE_FAILED = "auto-remove failed"
 
 
-_STOPPED = Phase.EXITED  # for a container that has never run, `State._next` uses CREATED instead
+_STOPPED = Phase.EXITED  # if the container has never run, `State._next` uses CREATED instead
 
 # Events that the daemon causes are refused in phases where they make no sense. Events that the daemon observes (an exit, a
 # running process, no process) are accepted in almost every phase, because a crash or a full disk may have prevented earlier
@@ -83,7 +83,7 @@ TRANSITIONS: Mapping[Phase, Mapping[Event, Phase]] = {
     Phase.CREATED: {
         Event.STARTED: Phase.RUNNING,
         Event.START_FAILED: _STOPPED,
-        Event.OUT_OF_MEMORY: Phase.CREATED,  # the kernel kills a process before the start has been reported
+        Event.OUT_OF_MEMORY: Phase.CREATED,  # the kernel may kill a process before the start is reported
         Event.EXITED: _STOPPED,
         Event.WILL_RESTART: Phase.RESTARTING,
         Event.START_ANNOUNCED: Phase.RESTARTING,
@@ -100,7 +100,7 @@ TRANSITIONS: Mapping[Phase, Mapping[Event, Phase]] = {
         Event.LOST: _STOPPED,
     },
     Phase.PAUSED: {
-        Event.PAUSED: Phase.PAUSED,  # an adoption may see the frozen cgroup before `pause` returns
+        Event.PAUSED: Phase.PAUSED,  # an adoption may find the frozen cgroup before `pause` returns
         Event.RESUMED: Phase.RUNNING,
         Event.OUT_OF_MEMORY: Phase.PAUSED,
         Event.EXITED: _STOPPED,
@@ -200,7 +200,7 @@ class State(msgspec.Struct, frozen=True):
         )
 
     def after_failed_start(self, exit_code: int, error: str) -> State:
-        """`exit_code` is the exit status that Docker's client ends with."""
+        """Docker's client ends with the exit status `exit_code`."""
         return replace(self, phase=self._next(Event.START_FAILED), pid=0, pid_start_time=0, exit_code=exit_code, error=error)
 
     def after_pause(self) -> State:

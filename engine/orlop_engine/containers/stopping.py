@@ -28,11 +28,11 @@ log = logging.getLogger("orlop.containers")
 
 
 def cancel_restart(container: Container) -> None:
-    """Cancel the start that the restart policy requires after an exit or when the daemon starts."""
+    """Cancel a pending start: the restart policy requires it after an exit, or because the daemon was started."""
     if container.restart_timer is not None:
         container.restart_timer.cancel()
     if container.record.state.restarting and (container.run is None or container.run.finished.is_set()):
-        with container.publish() as draft:  # clients see this before the caller commits it
+        with container.publish() as draft:  # clients see this change before the caller commits it
             draft.state = draft.state.after_cancelled_restart()
 
 
@@ -43,8 +43,8 @@ def _note_manual_stop(container: Container) -> None:
 
 
 async def _signal(container: Container, signum: int) -> None:
-    """Send a signal through the monitor, which knows whether the process has just ended. If the monitor does not answer,
-    send the signal directly."""
+    """Send a signal through the monitor, because the monitor knows whether the process has just ended. If the monitor does
+    not answer, send the signal directly."""
     run = container.run
     if run is None or run.monitor is None:
         raise Conflict(f"container {container.id} is not running")
@@ -147,8 +147,8 @@ async def _end_restarting(rows: Rows, container: Container) -> None:
 
 
 async def _thaw(ports: Ports, container: Container) -> None:
-    """Unpause the container before it gets a signal that should end it. A failure is only logged, because SIGKILL may work
-    anyway."""
+    """Unpause the container before a signal that should end it is sent. A failure is only logged, because SIGKILL may still
+    work."""
     try:
         await unpause_locked(ports, container)
     except OrlopError as error:

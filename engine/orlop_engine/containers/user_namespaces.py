@@ -18,7 +18,7 @@ _HOST = "use --userns=host"
 
 
 def ids_of(ids: IdMap | None, host: HostConfig) -> IdMap | None:
-    """The id mapping of a container; `ids` is the daemon's mapping. None if the container uses the host's ids."""
+    """The id mapping of a container; None if the container uses the host's ids. `ids` is the daemon's mapping."""
     return None if host.userns_mode == "host" else ids
 
 
@@ -42,8 +42,8 @@ def check(ids: IdMap | None, host: HostConfig) -> None:
 
 def joined(index: ContainerIndex, host: HostConfig) -> str:
     """The path of the user namespace that the container must join; "" if there is none. A container that joins the network,
-    IPC or PID namespace of another container must also join that container's user namespace. Raises if the other container
-    has the host's user namespace."""
+    IPC or PID namespace of another container must also join that container's user namespace. Raises an error if the other
+    container has the host's user namespace."""
     for mode in (host.network_mode, host.ipc_mode, host.pid_mode):
         other = mode.removeprefix("container:")
         if other == mode:

@@ -66,8 +66,8 @@ async def patiently(look: Callable[[], T]) -> T:
 
 def note(container_id: str, mounts: Sequence[MountRecord]) -> tuple[list[Put], list[Delete]]:
     """The rows that record the intent to remove the anonymous volumes of a container, and the deletes that clear this
-    intent. A create commits the intent before it creates the first volume; a removal commits the intent together with the
-    deletion of the container's row. Without the intent, a crash can leave volumes that belong to no container."""
+    intent. A create commits the intent before it creates the first volume. A removal commits the intent and the deletion of
+    the container's row together. Without the intent, a crash can leave volumes that belong to no container."""
     names = anonymous(mounts)
     if not names:
         return [], []
@@ -110,10 +110,10 @@ async def ensure(
     labels: Mapping[str, str] | None = None,
     vet: VolumeCheck | None = None,
 ) -> tuple[MountRecord, ...]:
-    """Create missing volumes, with `labels` in addition to their own labels, and missing source directories of `--volume`
-    binds. Appends the names of new volumes to `made`, even when an error is raised, so that the caller can remove them.
-    `vet` checks each volume that the container gets, because another client may have created a volume since the request was
-    authorized. The caller has reserved the volumes, so no other task removes them."""
+    """Create missing volumes, and missing source directories of `--volume` binds. New volumes get `labels` in addition to
+    their own labels. Appends the names of new volumes to `made`, even when an error is raised, so that the caller can remove
+    them. `vet` checks each volume that the container gets, because another client may have created a volume since the
+    request was authorized. The caller has reserved the volumes, so no other task removes them."""
     from .mount_spec import normal_target  # imported here, because the daemon's start does not need it
 
     out = []
@@ -127,7 +127,7 @@ async def ensure(
             await patiently(partial(_promised, mount.source))
         if mount.type == "volume":
             extra = options.get(mount.destination)
-            driver = mount.driver or host.volume_driver  # "": keep an existing volume's driver, or use the default
+            driver = mount.driver or host.volume_driver  # "" means the driver of an existing volume, or the default driver
             driver_options = (extra.driver_config.options if extra and extra.driver_config else None) or {}
             own = {_ANONYMOUS: ""} if mount.anonymous else {}
             own |= (extra.labels if extra else None) or {}
@@ -231,7 +231,7 @@ async def discard(volumes: Volumes, names: Sequence[str]) -> list[str]:
 
 
 async def discard_again(volumes: Volumes, names: Sequence[str]) -> None:
-    """Retry the removal of volumes whose removal failed, after they have been unmounted."""
+    """Remove volumes that could not be removed before. Called after they have been unmounted."""
     for name in names:
         try:
             await volumes.finish_removal(name)

@@ -12,7 +12,8 @@ from .container import Container
 __all__ = ["KILL_DEADLINE", "SIGNAL_FAILED", "decided", "unless_it_ended", "waiting"]
 
 KILL_DEADLINE = 10.0
-SIGNAL_FAILED = 2  # seconds (as in Docker) in which a container may still end by itself, if sending the stop signal failed
+# seconds; as in Docker, if the stop signal could not be sent, the container has this time to end by itself
+SIGNAL_FAILED = 2
 _LOOK = 0.5  # seconds between two checks of a monitor that has not answered yet
 
 

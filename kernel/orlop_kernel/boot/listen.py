@@ -30,7 +30,7 @@ Listeners = list[trio.abc.Listener[Any]]
 
 
 def _group(name: str) -> int | None:
-    """The gid of the socket's group. None when the default group does not exist: then only root can use the socket."""
+    """The gid of the socket's group. None if the default group does not exist; only root can then use the socket."""
     if name.isdigit():
         return int(name)
     if not name:
@@ -97,7 +97,7 @@ def _guarded(
 
 @asynccontextmanager
 async def opened(config: Config, inherited: Mapping[int, str]) -> AsyncIterator[Listeners]:
-    """Listen on every entry of `hosts`, or on none if one fails. On exit, close the listeners that are still open."""
+    """Listen on every entry of `hosts`. If one entry fails, close all. On exit, close the listeners that are still open."""
     async with AsyncExitStack() as undo:
         context = tls.server_context(config) if config.uses_tls else None
         listeners: Listeners = []
@@ -139,7 +139,7 @@ def _open_entry(path: str, entry: Listener) -> trio.abc.Listener[Any]:
 
 @asynccontextmanager
 async def opened_entries(config: Config, hosts: Listeners) -> AsyncIterator[list[tuple[Listener, Listeners]]]:
-    """Open all sockets of `listeners`, or none if one fails; yield each with its entry. `hosts`: the result of `opened`."""
+    """Open the sockets of `listeners`; yield each with its entry. If one fails, close all. `hosts`: from `opened`."""
     async with AsyncExitStack() as undo:
         found: list[tuple[Listener, Listeners]] = []
         by_tcp = any(entry.host.startswith("tcp:") for entry in config.listeners)
@@ -158,8 +158,8 @@ async def opened_entries(config: Config, hosts: Listeners) -> AsyncIterator[list
 
 
 def check(running: Config, wanted: Config) -> None:
-    """Raise the ConfigError that a start with the new configuration (`wanted`) would raise; create no sockets. Settings that
-    are the same in the `running` configuration are not checked again."""
+    """Raise the ConfigError that a start with the new configuration (`wanted`) would raise. No socket is created. Settings
+    that are the same in the `running` configuration are not checked again."""
     exposure.check_hosts(wanted)
     if wanted.uses_tls and not tls.same(running, wanted):
         tls.contexts(wanted, bool(exposure.by_tcp(wanted)))

@@ -13,7 +13,7 @@ __all__ = ["problems"]
 
 
 def problems(config: Config) -> Iterator[Problem]:
-    """Every problem found; changes nothing."""
+    """All problems that were found. The function changes nothing."""
     yield from _directory(config.data_root, "data-root")
     yield from _directory(config.exec_root, "exec-root")
     yield from _refused(lambda: listen.check_owners(config), "group", "listeners")

@@ -1,8 +1,8 @@
 """Returns freed memory to the kernel. After large bodies, logs and lists, most of the heap is free, but malloc keeps it.
 
-Small objects that stay in use lie between large freed ones, so malloc by itself shrinks only the end of the heap.
-`malloc_trim` releases the free pages in between. The call takes milliseconds, and each released page that is used again
-costs a page fault. Therefore `malloc_trim` is called only while the daemon is idle, or when there is much to release.
+Small objects in use lie between large freed objects, and malloc itself only shrinks the end of the heap. `malloc_trim`
+releases the free pages between the objects. The call takes milliseconds, and each released page that is used again costs a
+page fault. Therefore `malloc_trim` is called only while the daemon is idle, or when there is much to release.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ __all__ = ["Releaser", "release_when_idle", "resident"]
 
 _log = logging.getLogger("orlop.daemon")
 _EVERY = 5.0
-_IDLE = 0.02  # the daemon is idle while it uses less than this share of a processor
-_IDLE_GROWTH = 4 << 20  # bytes; an idle daemon releases memory when it has grown this much over its minimum
-_URGENT_GROWTH = 64 << 20  # bytes; a busy daemon releases memory when it has grown this much since the last release
+_IDLE = 0.02  # a daemon that uses less than this share of a processor is idle
+_IDLE_GROWTH = 4 << 20  # bytes; an idle daemon that has grown by this much above its minimum releases memory
+_URGENT_GROWTH = 64 << 20  # bytes; a busy daemon that has grown by this much since the last release releases memory
 _MIN_WORK = 0.01  # seconds of processor time; less work than this cannot have freed much memory
 _QUICK = 0.03  # seconds; after a collection that took longer, no collection runs for `_PAUSE`
 _PAUSE = 600.0  # seconds
-_FEW_OBJECTS = 150_000  # a full collection visits this many objects in 20 ms; it skips those made at the start (gc.freeze)
+_FEW_OBJECTS = 150_000  # a full collection visits so many objects in 20 ms; it skips objects made at the start (gc.freeze)
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def resident() -> int:
-    """Bytes of memory that this process occupies; 0 when they cannot be read for lack of a descriptor."""
+    """Bytes of memory that this process occupies. 0 if no descriptor is free to read the number."""
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * _PAGE
@@ -64,7 +64,7 @@ async def release_when_idle(
     processor: Callable[[], float] = time.process_time,
     release: Callable[[], None] | None = None,
 ) -> None:
-    """Run for as long as the daemon, and release memory as described above. Only tests pass arguments."""
+    """Release memory, as described above, until the daemon stops. Only tests pass arguments."""
     release = release or Releaser()
     least = left = resident()
     worked = 0.0  # processor time at the last release

@@ -8,7 +8,7 @@ __all__ = ["Phases"]
 
 
 class Phases:
-    """`began` is the `time.monotonic()` at which the start began. Call `end` at the end of each phase, with its name."""
+    """`began` is the `time.monotonic()` when the start began. At the end of each phase, call `end` with its name."""
 
     def __init__(self, began: float) -> None:
         self._began = self._last = began

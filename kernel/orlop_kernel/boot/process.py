@@ -68,7 +68,7 @@ class BootPriority:
         self._usual = os.getpriority(os.PRIO_PROCESS, 0)
 
     def raise_(self) -> None:
-        """Raise the priority of this thread, and so of threads and processes that it starts."""
+        """Raise the priority of this thread, and thus of the threads and processes that it starts."""
         if self._usual <= _BOOT_NICE:
             return
         try:
@@ -88,7 +88,8 @@ class BootPriority:
 def client_limits(guarded: int) -> tuple[Limits, Limits]:
     """The limits for clients of `hosts`, and for clients of each entry of `listeners` (`guarded` is the number of entries).
     A connection uses one descriptor, and up to three more while a request streams. A sixteenth of all descriptors is
-    reserved for the daemon's own work, and another for clients of `hosts`, so that an administrator can always connect."""
+    reserved for the daemon's own work. Another sixteenth is reserved for clients of `hosts`, so that an administrator can
+    always connect."""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     share = min(max(files // 16, 32), 1024)
     here = min(files // 4, _MOST_CONNECTIONS)

@@ -12,7 +12,7 @@ import trio
 __all__ = ["feed_watchdog", "inherited_sockets", "notify", "notify_ready", "notify_reloading", "notify_stopping"]
 
 _FIRST_FD = 3
-_MARGIN = 15.0  # seconds for the rest of the shutdown, after containers have stopped and connections are closed
+_MARGIN = 15.0  # seconds for the steps of a shutdown after the containers have stopped and the connections are closed
 
 
 def notify(state: str) -> None:
@@ -39,13 +39,13 @@ def notify_reloading() -> None:
 
 
 def notify_stopping(limit: float) -> None:
-    """Tell systemd that the stop may take `limit` seconds: TimeoutStopSec does not allow for stop timeouts of containers."""
+    """Tell systemd that the stop may take `limit` seconds: TimeoutStopSec does not include containers' stop timeouts."""
     seconds = min(limit + _MARGIN, 365 * 86400.0)  # `limit` is infinite if a container has no stop timeout
     notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={seconds * 1e6:.0f}")
 
 
 async def feed_watchdog(environ: MutableMapping[str, str], pid: int) -> None:
-    """Send the watchdog's keep-alive twice per WatchdogSec, as long as the event loop runs."""
+    """While the event loop runs, send the watchdog's keep-alive twice per WatchdogSec."""
     for_whom, microseconds = (environ.pop(name, "") for name in ("WATCHDOG_PID", "WATCHDOG_USEC"))
     if for_whom not in ("", str(pid)) or not microseconds.isdigit() or int(microseconds) == 0:
         return

@@ -73,7 +73,7 @@ def _check_dates(what: str, certificate: dict[str, Any]) -> None:
 
 def _test_handshake(context: ssl.SSLContext, config: Config) -> dict[str, Any]:
     """Do a handshake in memory with a client that trusts only this certificate, and return the certificate that the server
-    presents. As with a real client, the handshake fails if the key does not match or the certificate is not for servers."""
+    presents. It fails, as with a real client, if the key does not match or the certificate is not for servers."""
     trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     trusting.check_hostname = False  # the names by which clients reach this daemon are unknown
     trusting.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME
@@ -106,7 +106,7 @@ def _load_authority(context: ssl.SSLContext, config: Config) -> None:
 
 
 def server_context(config: Config) -> ssl.SSLContext:
-    """The TLS context of new connections. Raises `ConfigError`, which names the file, if no client can connect with it."""
+    """The TLS context of new connections. Raises `ConfigError`, which names the file, if no client could connect."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     _check_form("tlscert", config.tlscert)
@@ -136,7 +136,7 @@ def contexts(config: Config, hosts_by_tcp: bool) -> dict[str, ssl.SSLContext]:
 
 
 def _check_rights(config: Config, hosts_by_tcp: bool) -> None:
-    """Refuse addresses with the same CA but different rights: an address accepts every certificate that its CA signed."""
+    """Refuse two addresses with one CA and different rights: an address accepts every certificate that its CA signed."""
     entries = [entry for entry in config.listeners if entry.host.startswith("tcp:")]
     if hosts_by_tcp:
         entries.insert(0, Listener(host="hosts", role="full"))

@@ -39,8 +39,8 @@ _log = logging.getLogger("orlop.loop")
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """A step that took too long. `frames` are the innermost frames when the threshold was passed, "" when they were not
-    sampled in time. `disk`: the thread was in uninterruptible sleep then, so it probably waited for the disk."""
+    """A step that took too long. `frames` are the innermost frames when it passed the threshold, "" if they were not sampled
+    in time. `disk`: the thread was in uninterruptible sleep then, so it probably waited for the disk."""
 
     task: str
     seconds: float
@@ -110,7 +110,7 @@ class LoopWatchdog(trio.abc.Instrument):
         return int(os.pread(self._fd, 64, 0).split()[1]) if self._fd is not None else 0
 
     def _sample(self) -> None:
-        """Record the stack of the loop's thread when a step passes the threshold: after the step, its frames are gone."""
+        """Record the loop's stack when a step passes the threshold, because its frames do not exist after the step."""
         looked_at = 0.0
         while not self._closed.wait(self._threshold / 2):
             began = self._began
@@ -156,8 +156,8 @@ def threshold(environ: Mapping[str, str]) -> float:
 
 
 def follow(current: LoopWatchdog | None, debug: bool, environ: Mapping[str, str]) -> LoopWatchdog | None:
-    """Add the instrument to the running loop or remove it, as configuration and environment say. `current` is the installed
-    instrument; the result is the instrument installed afterwards. None means no instrument."""
+    """Add the instrument to the running loop or remove it, as configuration and environment demand. `current` is the
+    installed instrument; the result is the instrument that is installed after the call. None means no instrument."""
     wanted = threshold(environ) or (THRESHOLD if debug else 0.0)
     if wanted and current is None:
         current = LoopWatchdog(log_blocked, wanted)

@@ -17,8 +17,8 @@ __all__ = ["Parsed", "config_file", "parse_flags"]
 
 
 class Parsed(NamedTuple):
-    """`values` has the value of each key, in daemon.json's form; flags that set no key are in other fields. `flags` maps the
-    names of the given flags to the flags; `raw` maps the names to the unparsed values."""
+    """`values` has the value of each key, in daemon.json's form. Flags that set no key are in other fields. `flags` maps the
+    name of each given flag to the flag, `raw` to its unparsed value."""
 
     values: dict[str, Any]
     flags: dict[str, Flag]
@@ -37,8 +37,8 @@ class Parsed(NamedTuple):
 
 
 def _join(old: Any, new: Any) -> Any:
-    """Combine repeated flags: lists are extended, maps are merged (two levels deep for network options),
-    otherwise the last value is used."""
+    """Combine repeated flags: extend lists, merge maps (two levels deep for network options), otherwise use the last
+    value."""
     if isinstance(new, list):
         return [*(old or []), *new]
     if isinstance(new, dict):
@@ -50,7 +50,7 @@ def _join(old: Any, new: Any) -> Any:
 
 
 def config_file(argv: Sequence[str]) -> str:
-    """Guess the value of `--config-file`. All flags, those of plugins too, are known only when the file has been read."""
+    """Guess the value of `--config-file`: the flags of plugins are known only after the file has been read."""
     found = ""
     for word, following in zip(argv, [*argv[1:], ""], strict=False):
         if word == "--":

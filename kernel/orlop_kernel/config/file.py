@@ -28,9 +28,9 @@ _COLON = re.compile(r"\s*:")
 
 
 class Document(NamedTuple):
-    """The content of a file. `schema` has the keys of the plugins that it selects; `values` are the known keys that it sets;
-    `lines` gives the line of each key, with members of objects as "proxies.http-proxy". `problems` are errors that
-    make the file unusable; `notes` are warnings."""
+    """The content of a file. `schema` has the keys of the plugins that the file selects. `values` are the known keys that it
+    sets. `lines` maps each key to its line; a member of an object is written as "proxies.http-proxy". `problems` are errors
+    that make the file unusable, `notes` are warnings."""
 
     schema: Schema
     values: dict[str, Any]
@@ -47,7 +47,7 @@ def find(explicit: str) -> str:
 
 
 def fallback_for(path: str) -> str:
-    """If `path` is a default file, but not the first one, return the first one, which is missing then; else ""."""
+    """If `path` is a default file, but not the first default, the first default is missing. Return it; else return ""."""
     return DEFAULT_FILES[0] if path in DEFAULT_FILES[1:] else ""
 
 
@@ -68,7 +68,7 @@ def read(path: str) -> str:
 
 
 def key_lines(text: str) -> Iterator[tuple[str, int]]:
-    """Yields each key of a valid JSON object, and of the objects in it ("runtimes.crun"), with its line number."""
+    """Yields each key of a JSON object and of the objects inside ("runtimes.crun"), with its line number."""
     depth, parent, line, seen = 0, "", 1, 0
     for match in _PIECE.finditer(text):
         piece = match[0]
@@ -113,7 +113,7 @@ def _hint(key: str, schema: Schema) -> str:
 
 
 def _unknown(found: Mapping[str, Any], lines: Mapping[str, int], schema: Schema) -> str:
-    """dockerd's message about unknown keys, with line and nearest known key; "" when all are known."""
+    """dockerd's message about unknown keys, with line and nearest known key. "" if all keys are known."""
     listed = []
     for key in sorted(found.keys() - schema.owners.keys()):
         remarks = [f"line {lines[key]}" if key in lines else "", _hint(key, schema)]
@@ -132,7 +132,7 @@ def _sets(key: str, value: Any, zeros: Collection[str]) -> bool:
 
 
 def decode(text: str) -> Document:
-    """Raises `ConfigError` for text that is not a JSON object; all other errors are in `Document.problems`."""
+    """Raises `ConfigError` if the text is not a JSON object; all other errors are in `Document.problems`."""
     if not text.strip():
         return Document(Schema.select({}), {}, {})
     try:

@@ -25,7 +25,7 @@ class Kind(NamedTuple):
 
 
 class Flag(NamedTuple):
-    """One flag. `key` is the daemon.json key that it sets, as in "mtu" or "proxies.http-proxy"; "" for none."""
+    """One flag. `key` is the daemon.json key that it sets, such as "mtu" or "proxies.http-proxy"; "" for none."""
 
     name: str
     key: str
@@ -36,7 +36,7 @@ class Flag(NamedTuple):
 
 
 def flag(name: str, kind: Kind, help: str, key: str | None = None, short: str = "", hidden: bool = False) -> Flag:
-    """Make a flag that sets `key` in the configuration; the default is the key with the flag's name."""
+    """Make a flag that sets `key` in the configuration. The default of `key` is the key with the flag's name."""
     return Flag(name, name if key is None else key, kind, help, short, hidden)
 
 

@@ -48,7 +48,7 @@ class Schema:
 
     @classmethod
     def select(cls, values: Mapping[str, Any]) -> Schema:
-        """The schema for these raw values: it includes the keys of the plugins that they select. Raises `ConfigError`."""
+        """The schema for these raw values, with the keys of the plugins that the values select. Raises `ConfigError`."""
         from orlop_sdk import OrlopError, discovery
 
         try:
@@ -68,7 +68,7 @@ class Schema:
 
     @property
     def hints(self) -> Mapping[str, str]:
-        """Advice for unknown keys, by key. If the key is the name of a flag, the advice is the key that the flag sets."""
+        """Maps unknown keys to advice. If an unknown key is the name of a flag, the advice is the key that the flag sets."""
         found = {flag.name: flag.key.partition(".")[0] for flag in self.flags.values() if flag.key != flag.name and flag.key}
         for part in self.parts:
             found |= part.HINTS
@@ -132,7 +132,7 @@ def _checked(name: str, keys: object) -> type[Keys]:
 
 
 def replaced(running: Config, wanted: Config, keys: Collection[str]) -> Config:
-    """The `running` configuration, with the values of these `keys` taken from `wanted`, the new configuration."""
+    """The `running` configuration with the new values of `keys`, which are taken from `wanted`, the new configuration."""
 
     def merged(old: Values, new: ConfigBase) -> Values:
         return msgspec.structs.replace(old, **{field: getattr(new, field) for key, field in fields(old) if key in keys})

@@ -39,7 +39,7 @@ _PASSWORD = re.compile(r"(://)[^/]*@")  # up to the last "@" before the path, be
 
 
 class Loaded(NamedTuple):
-    """A configuration with the file it came from ("" for none), the warnings, and the origins of each key that was set:
+    """A configuration, the path of its file ("" for none), the warnings, and the origins of each key that was set:
     "FILE:LINE", "--flag", "environment NAME". A key whose values are combined has several origins."""
 
     config: Config
@@ -74,7 +74,7 @@ def _show(value: Any) -> str:
 
 
 def _conflicts(document: Document, parsed: Parsed) -> str:
-    """dockerd's message about keys set both by flag and in the file, "" when there are none."""
+    """dockerd's message about keys that are set by a flag and in the file; "" if there are no such keys."""
     by_key: dict[str, list[str]] = {}
     for each, flag in sorted(parsed.flags.items()):
         if flag.key:
@@ -100,7 +100,7 @@ def _conflicts(document: Document, parsed: Parsed) -> str:
 
 
 def _wrong_member(values: Mapping[str, Any], key: str, schema: Schema) -> tuple[str, str]:
-    """Find the wrong member of a map, which msgspec does not name. Returns ".MEMBER", and the value to show."""
+    """Find the wrong member of a map, because msgspec does not name it. Returns ".MEMBER", and the value to show."""
     members = values.get(key)
     if isinstance(members, Mapping):
         for name, value in members.items():
@@ -159,7 +159,7 @@ def _certificates(values: dict[str, Any], environ: Mapping[str, str]) -> Iterato
 
 
 def _make_absolute(values: dict[str, Any], directory: str) -> None:
-    """Make paths of files absolute as dockerd does. A name without a slash may be a program on PATH and stays."""
+    """Make paths of files absolute, as dockerd does. A name without a slash stays, because it may be a program on PATH."""
     for key in ("tlscacert", "tlscert", "tlskey", "pidfile"):
         if values.get(key):
             values[key] = os.path.join(directory, values[key])
@@ -206,7 +206,7 @@ def _read(path: str) -> tuple[Document, list[str]]:
 
 
 def _read_first(argv: Sequence[str], directory: str = "") -> tuple[str, Document, list[str]]:
-    """The file that the arguments seem to name, its content and its errors."""
+    """The path of the file that the arguments seem to name, its content and its errors."""
     path = config_file(argv)
     try:
         return path, *_read(find(os.path.join(directory, path) if path else ""))

@@ -1,7 +1,7 @@
 """`Config`: the daemon's configuration as one frozen value. Field names are daemon.json's keys, with "_" for "-".
 
-Holds the kernel's own keys; the keys of plugins are in `parts`. The names of bridges, cgroups and other objects that
-the daemon creates on the host contain the `instance`, so that daemons with different data roots never share an object.
+Its fields are the kernel's own keys; the keys of plugins are in `parts`. The names of bridges, cgroups and other objects
+that the daemon creates on the host contain the `instance`, so that daemons with different data roots never share an object.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ class Keys(ConfigBase, frozen=True, kw_only=True):
     """Base of a plugin's own keys of daemon.json: each field is a key, with "_" for "-", and has a default. Registered with
     the hook `orlop_keys`, under the name of the service, front end or guard. `FLAGS` are flags of orlopd that set these
     keys. `HELP` has a line for each key without a flag. `RELOADABLE` has the keys that a reload applies. A key of `REFUSED`
-    is an error, except with its default value or `"enable": false`; a key of `IGNORED` only causes a warning. `REFUSED`
+    is an error, unless it has its default value or `"enable": false`. A key of `IGNORED` only causes a warning. `REFUSED`
     and `IGNORED` map the key to the reason.
 
-    `HINTS` says what to write instead of a name that people mistake for a key. A key of `OLDER` is the former name of
-    another key. A key of `ZEROS` may be 0, which otherwise means unset. A key of `BOTH` may be set by flags and in the file;
-    the values are combined."""
+    `HINTS` maps names that people mistake for keys to advice. `OLDER` maps former names of keys to the keys. A key in
+    `ZEROS` may be 0; for other keys, 0 means unset. A key in `BOTH` may be set by flags and in the file: the values are
+    combined."""
 
     FLAGS: ClassVar[Sequence[Flag]] = ()
     HELP: ClassVar[Mapping[str, str]] = {}
@@ -90,7 +90,7 @@ class Keys(ConfigBase, frozen=True, kw_only=True):
 
 
 def fields(keys: ConfigBase) -> Iterable[tuple[str, str]]:
-    """Each key of daemon.json with the name of its struct field ("data-root", "data_root")."""
+    """Pairs of a key of daemon.json and the name of its field: ("data-root", "data_root")."""
     names = zip(keys.__struct_encode_fields__, keys.__struct_fields__, strict=True)
     return ((key, field) for key, field in names if key != "parts")
 
@@ -130,7 +130,7 @@ class Config(ConfigBase, frozen=True, kw_only=True):
     parts: dict[str, Keys] = msgspec.field(default_factory=dict)
 
     def part(self, keys: type[Part]) -> Part:
-        """The values of a plugin's keys; the defaults when the plugin is not selected."""
+        """The values of a plugin's keys. If the plugin is not selected, these are the defaults."""
         return next((each for each in self.parts.values() if isinstance(each, keys)), keys())
 
     def items(self) -> dict[str, object]:
@@ -146,8 +146,8 @@ class Config(ConfigBase, frozen=True, kw_only=True):
 
     @property
     def instance(self) -> str:
-        """ "" for the daemon on the default data root, else eight hex digits derived from its data root. Part of the names
-        of all objects (bridges, cgroups) that this daemon creates on the host."""
+        """ "" for the daemon on the default data root, else eight hex digits derived from its data root. It is a part of the
+        names of all objects (bridges, cgroups) that this daemon creates on the host."""
         return instance_of(self.data_root)
 
     @property
@@ -160,7 +160,7 @@ class Config(ConfigBase, frozen=True, kw_only=True):
 
     @property
     def pid_path(self) -> str:
-        """The path of the pid file: next to the default exec root, or inside any other exec root."""
+        """The path of the pid file. It is next to the default exec root, and inside any other exec root."""
         if self.pidfile:
             return self.pidfile
         return "/run/orlop.pid" if self.exec_root == DEFAULT_EXEC_ROOT else os.path.join(self.exec_root, "orlop.pid")

@@ -1,4 +1,4 @@
-"""Which of the kernel's keys a reload applies, and names that people mistake for keys. Data, no code."""
+"""Tables: the kernel's keys that a reload applies, and names that people mistake for keys."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def _masked(value: Any) -> Any:
 
 
 def document(loaded: Loaded, needs_restart: Collection[str] = ()) -> dict[str, Any]:
-    """`needs_restart`: keys whose value in the file differs from the value with which the daemon was started."""
+    """The configuration as a document. `needs_restart`: keys whose value in the file is not the one the daemon uses."""
     values = msgspec.to_builtins(loaded.config.items())
     parts = loaded.config.parts.values()
     helps = {flag.key.partition(".")[0]: flag.help for part in parts for flag in part.FLAGS}

@@ -1,6 +1,6 @@
 """Checks a merged configuration: the kernel's keys are checked here, a plugin's keys by the plugin. Pure.
 
-Reports every problem, each with the keys that cause it, where possible in dockerd's words.
+Reports every problem with the keys that cause it, in dockerd's words if dockerd has a message for it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Parses booleans and "key=value" in flags and in daemon.json. Pure.
 
-Every function raises `ValueError` with a text that says what is wrong with the value; the caller adds the key's name.
+Every function raises `ValueError` for a bad value. Its text gives the reason; the caller adds the key's name.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ __all__ = ["key_value", "parse_bool"]
 
 
 def parse_bool(text: str) -> bool:
-    """Go's strconv.ParseBool, as for dockerd's flags: `--icc=f` is false, `--icc=no` an error."""
+    """Like Go's strconv.ParseBool, which parses dockerd's flags: `--icc=f` is false, and `--icc=no` is an error."""
     try:
         return numbers.parse_bool(text)
     except ValueError:

@@ -1,6 +1,6 @@
 """Publishes events to subscribers and keeps their history.
 
-The bus owns the history: the last `HISTORY` events, fewer when they are large, in memory and in the store's table `events`.
+The bus owns the history: the last `HISTORY` events (fewer if they are large), in memory and in the store's table `events`.
 `publish` never waits: a task of the daemon writes events to the disk in batches, and each subscriber has a bounded buffer. A
 subscriber that falls behind is told how many events it lost. A crash loses only the events of the last tenth of a second.
 While the disk is full, no event is saved.
@@ -73,7 +73,7 @@ class Subscription:
         return (self._past or self._waiting).popleft()
 
     async def _sleep(self) -> None:
-        """Wait until an event is buffered, the subscription is closed, or `until` has come."""
+        """Wait until an event is buffered, the subscription is closed, or the time `until` is reached."""
         if not self._until_ns:
             await self._wake.wait()
             return
@@ -94,7 +94,7 @@ class Subscription:
         self._notify()
 
     def close(self) -> None:
-        """End the subscription: buffered events are still delivered, new events are not added."""
+        """End the subscription. Events in the buffer are still delivered; new events are not added."""
         self._live = False
         self._notify()
 
@@ -143,7 +143,7 @@ class EventBus:
                 self._unsaved[oldest] = None
 
     def publish(self, type: str, action: str, actor_id: str, attributes: Mapping[str, str]) -> None:
-        """Deliver an event to all subscribers now; a task saves it a moment later. Event times never decrease, even when the
+        """Deliver an event to all subscribers now. A task saves it a moment later. Event times never decrease, even if the
         clock is set back."""
         self._last_ns = max(time.time_ns(), self._last_ns + 1)
         event = Event(type, action, actor_id, dict(attributes), self._last_ns)
@@ -161,8 +161,8 @@ class EventBus:
         until_ns: int | None = None,
         wanted: Filter = _every,
     ) -> Subscription:
-        """Subscribe to new events. With `since_ns` or `until_ns` (Unix time), past events come first, without a gap before
-        the new ones. If `until_ns` is in the past, only past events come; 0 means until now."""
+        """Subscribe to new events. With `since_ns` or `until_ns` (Unix time), past events come first, and no event between
+        them and the new events is missing. If `until_ns` is in the past, only past events come; 0 means until now."""
         past: list[Event] = []
         if since_ns is not None or until_ns is not None:
             since, end = since_ns or 0, until_ns or self._last_ns
@@ -188,8 +188,8 @@ class EventBus:
             yield Delete("events", key) if row is None else Put("events", key, row)
 
     async def flush(self) -> None:
-        """Write unsaved events to the store. If the store cannot be written, they are kept and written with the next
-        batch; they are lost only if the store cannot be written until the daemon exits."""
+        """Write unsaved events to the store. If this fails, they are written with the next batch. They are lost only if no
+        write succeeds until the daemon exits."""
         batch, self._unsaved = self._unsaved, {}
         if not (self._store and batch):
             return

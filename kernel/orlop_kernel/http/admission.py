@@ -1,8 +1,8 @@
-"""Limits connections: how many a server has at a time, and how many of them belong to one peer.
+"""Limits the number of connections of a server, and the number of connections of one peer.
 
-A peer is a user of this machine, or a remote address. If a peer opens too many connections, the server closes the connection
-of this peer that has waited longest for a request. If none of its connections waits, the new connection is refused. So a
-client that opens many idle connections, or never completes its requests, harms only itself.
+A peer is a user of this machine, or a remote address. If a peer opens too many connections, the server closes one of them:
+the one that has waited longest for a request. If none of them waits, the new connection is refused. So a client with many
+idle connections, or with requests that it never completes, harms only itself.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Lease:
         self.scope = trio.CancelScope()
 
     def wait(self) -> None:
-        """From now on the connection waits for a request, and may be closed to free its slot."""
+        """The connection begins to wait for a request, and may be closed to free its slot."""
         if self._peer is not None:
             self._peer.waiting.setdefault(self, trio.current_time())
 
@@ -140,7 +140,7 @@ class Admission:
             self._peers.pop(peer.key, None)
 
     def waiting(self) -> Iterator[tuple[Lease, float]]:
-        """For each peer, the connection that has waited longest, and since when."""
+        """For each peer, the connection that has waited longest, and the time at which its wait began."""
         for peer in list(self._peers.values()):
             for lease, since in peer.waiting.items():
                 yield lease, since

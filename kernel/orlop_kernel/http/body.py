@@ -15,7 +15,7 @@ from orlop_kernel.http.transport import Inbound
 __all__ = ["RequestBody"]
 
 _PIECE = 256 << 10
-_DISCARD = 256 << 10  # bytes; Go's limit: reading and discarding more is slower than a new connection
+_DISCARD = 256 << 10  # bytes, as in Go: to read and discard more is slower than to open a new connection
 
 
 class RequestBody:
@@ -30,8 +30,8 @@ class RequestBody:
         self._inbound = inbound
         self._timeout = timeout
         self._lease = lease
-        # The exception itself is not kept: its traceback refers to this object, and such a cycle would keep the data until a
-        # full garbage collection
+        # The exception is not stored: its traceback refers to this object, and such a cycle would keep the data in memory
+        # until a full garbage collection
         self._failure: tuple[int, str] | None = None
         self.expects = expects
         """The client waits for `100 Continue` before it sends the body."""
@@ -62,7 +62,7 @@ class RequestBody:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def __aiter__(self) -> Self:
-        # This is no generator, because a generator must be closed when a handler stops early
+        # not a generator, because a generator must be closed if a handler stops early
         return self
 
     async def __anext__(self) -> bytes:
@@ -119,14 +119,14 @@ class RequestBody:
 
     @property
     def unrecoverable(self) -> bool:
-        """Whether the next request on this connection cannot be found, because the rest of this body is lost or too long."""
+        """True if the next request cannot be found, because the remaining part of this body is lost or too long."""
         if self._failure or (self.expects and not self.done):
             return True
         left = self._framing.left if isinstance(self._framing, Counted) else 0
         return left > _DISCARD
 
     async def discard(self) -> bool:
-        """Read and drop the unread part. Returns false when it is too long or malformed."""
+        """Read and drop the unread part of the body. Returns false if this part is too long or malformed."""
         size = 0
         try:
             while piece := await self._next():

@@ -63,7 +63,7 @@ class Connection:
         self._last = False
 
     def finish(self) -> None:
-        """End the connection: immediately if it is idle, else after the current answer."""
+        """End the connection: if it is idle, immediately; otherwise after the current answer."""
         self._last = True
         if self._lease.waits and not self._inbound.buffer:
             self.scope.cancel()
@@ -173,7 +173,7 @@ class Connection:
             nursery.start_soon(self._cancel_when_gone, nursery.cancel_scope)
             try:
                 if not body.done:
-                    await body.invite()  # before the head of the answer, after which `100 Continue` cannot be sent
+                    await body.invite()  # now, because `100 Continue` cannot be sent after the head of the answer
                 await self._transport.answer(beginning)
                 if head.method != "HEAD":
                     await self._produce(answer, chunked=head.version == "1.1")
@@ -214,14 +214,14 @@ class Connection:
 
 
 def _client_left(error: BaseException) -> bool:
-    """Whether the client disconnected or broke off its body. Such errors are not logged."""
+    """Whether the client disconnected, possibly within a body. Such errors are not logged."""
     if isinstance(error, BaseExceptionGroup):
         return all(_client_left(inner) for inner in error.exceptions)
     return isinstance(error, trio.BrokenResourceError | trio.ClosedResourceError | BodyError)
 
 
 async def _close(answer: Streaming) -> None:
-    """Close the generator with a deadline, even if the client has disconnected or the daemon stops."""
+    """Close the generator, within a time limit, even if the client has disconnected or the daemon stops."""
     aclose = getattr(answer.pieces, "aclose", None)
     if aclose is None:
         return

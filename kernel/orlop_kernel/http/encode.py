@@ -79,7 +79,7 @@ def whole(version: str, status: int, headers: Headers, body: bytes, *, head_only
 
 
 def stream_head(version: str, status: int, headers: Headers, *, keep: bool) -> bytes:
-    """The head of an answer of unknown length. The answer is chunked; for HTTP/1.0, closing the connection ends it."""
+    """The head of an answer of unknown length. The answer is chunked; with HTTP/1.0, a close ends it."""
     coding = b"Transfer-Encoding: chunked\r\n" if version == "1.1" else b""
     return b"%b%b%b%b\r\n" % (_beginning(version, status, headers), coding, _date_line(), _connection(version, keep))
 

@@ -13,7 +13,7 @@ from orlop_kernel.http.messages import BodyError
 
 __all__ = ["Chunked", "Counted", "Framing"]
 
-# Hex digits that fit 63 bits, an ignored extension, and exactly CRLF: lenient parsing enables request smuggling
+# Hex digits that fit in 63 bits, an ignored extension, and exactly CRLF: a lenient parser enables request smuggling
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f]*)?\r\n")
 _TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\x00-\x08\x0a-\x1f\x7f]*\r\n")
 _LINE_LIMIT = 1024
@@ -54,7 +54,7 @@ class Chunked:
     def __init__(self) -> None:
         self.done = False
         self._left = 0  # bytes left in the current chunk
-        self._ending = b""  # bytes that must come next: the CRLF after a chunk's data
+        self._ending = b""  # the bytes that must come next: the CRLF after a chunk's data
         self._trailers = -1  # bytes of trailers seen; -1 before the last chunk
 
     def take(self, data: bytes) -> tuple[bytes, bytes]:
@@ -75,7 +75,7 @@ class Chunked:
         return (pieces[0] if len(pieces) == 1 else b"".join(pieces)), data[at:]
 
     def _line(self, data: bytes, at: int) -> int:
-        """Parse the line at `at`, before or after a chunk. Returns the position after it, or `at` if it is incomplete."""
+        """Parse the line at `at`, next to a chunk. Returns the position after it, or `at` if the line is incomplete."""
         if self._ending:
             return self._crlf(data, at)
         end = data.find(b"\n", at, at + _LINE_LIMIT)

@@ -1,8 +1,8 @@
 """Parses the head of a request. Sans-IO.
 
 llhttp (httptools) parses the lines; input that llhttp accepts, but RFC 9112 or Go's server rejects, is rejected here. llhttp
-gets one head at a time and never the body: the end of a message must be known to the byte, because the following bytes may
-belong to the next request or to a hijacked stream.
+gets one head at a time and never the body: the exact end of a message must be known, because the bytes after it may belong
+to the next request or to a hijacked stream.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _unescape(text: str) -> str:
 
 
 def _parse_query(text: str) -> Mapping[str, list[str]]:
-    if ";" in text:  # an obsolete separator; Go's server refuses it, and Go's url.Query drops a pair that contains it
+    if ";" in text:  # ";" is an obsolete separator; Go's server refuses it, and Go's url.Query drops pairs that contain it
         raise BadRequest(400, "invalid semicolon separator in query")
     query: dict[str, list[str]] = {}
     for pair in text.split("&"):
@@ -155,7 +155,7 @@ class HeadParser:
 
     def parse(self, data: bytes) -> tuple[Head, int] | None:
         """The head at the front of `data` and its length in bytes; None when more input is needed. Raises BadRequest as soon
-        as no valid head can follow."""
+        as the head cannot become valid."""
         end = data.find(b"\r\n\r\n", 0, self._limits.head)
         if end < 0:
             self._check_beginning(data)

@@ -61,7 +61,7 @@ async def _tls_peer(stream: trio.SSLStream[trio.SocketStream]) -> Peer:
 
 async def _send_refusal(stream: trio.SSLStream[trio.SocketStream], answer: bytes) -> None:
     """Send `answer` to the refused client; if `answer` is empty, send OpenSSL's alert for the failure (RFC 8446 section
-    6.2). trio does not send the alert, and without an alert the client only sees an EOF. Then drain the input: closing with
+    6.2). trio does not send the alert, and without an alert the client only sees an EOF. Then drain the input: a close with
     unread input resets the connection, and the reset can overtake the alert."""
     tcp, kept = stream.transport_stream, getattr(stream, "_outgoing", None)
     with trio.move_on_after(_LAST_WORD):

@@ -1,8 +1,8 @@
 """Listening sockets: unix sockets, TCP sockets, and sockets that systemd opened.
 
-A unix socket gets its final name once its owner and mode are set and it listens, so that no client sees a socket with the
-wrong mode, or a socket that does not listen. After a crash the socket file remains. The next daemon replaces it, after
-checking that no process answers on it.
+A unix socket gets its final name after its owner and mode are set and it listens, so that no client sees a socket with the
+wrong mode, or a socket that does not listen. After a crash the socket file remains. If no process answers on it, the next
+daemon replaces it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import trio
 __all__ = ["TlsListener", "UnixListener", "inherited_listener", "open_tcp_listeners", "open_unix_listener"]
 
 _BACKLOG = 1024
-# dockerd's values: a client whose machine is gone is detected after 2.5 minutes, also on a silent stream.
+# dockerd's values: if a client's machine is gone, this is detected after 2.5 minutes, even on a silent stream.
 _KEEPALIVE = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
@@ -28,7 +28,7 @@ _KEEPALIVE = (
 
 
 class UnixListener(trio.abc.Listener[trio.SocketStream]):
-    """A listening unix socket that removes its name on close, unless another socket has the name by then."""
+    """A listening unix socket that removes its name on close, unless another socket has got this name."""
 
     def __init__(self, sock: socket.socket, path: str) -> None:
         self.path = path
@@ -40,8 +40,7 @@ class UnixListener(trio.abc.Listener[trio.SocketStream]):
         return await self._listener.accept()
 
     async def aclose(self) -> None:
-        """See trio.abc.Listener. The name is removed first, so that clients find no socket rather than one that does not
-        answer."""
+        """See trio.abc.Listener. The name is removed first, so that clients cannot find a socket that does not answer."""
         if self._identity and _identity(self.path) == self._identity:
             os.unlink(self.path)
         self._identity = None

@@ -1,4 +1,4 @@
-"""The interface of handlers, which take a request and return one of three kinds of answer. Knows nothing of Docker."""
+"""The interface of handlers. A handler takes a request and returns one of three kinds of answer. Knows nothing of Docker."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Body(Protocol):
     """The request's body. Read it once, with `read` or by iteration; the server discards unread bytes."""
 
     async def read(self, limit: int) -> bytes:
-        """Read the whole body. Raises `BodyError(413)` past `limit` bytes."""
+        """Read the whole body. Raises `BodyError(413)` if it has more than `limit` bytes."""
         ...
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -45,8 +45,8 @@ class Body(Protocol):
 
 
 class Peer(msgspec.Struct, frozen=True):
-    """The other end of a connection. `pid`, `uid` and `gid` are set for unix sockets, `address` for TCP; `subject`,
-    `common_name` and `certificate` (DER) if the client presented a certificate that was verified."""
+    """The other end of a connection. `pid`, `uid` and `gid` are set for unix sockets, `address` for TCP. `subject`,
+    `common_name` and `certificate` (DER) are set if the client presented a certificate that was verified."""
 
     transport: str
     pid: int = 0
@@ -85,9 +85,9 @@ class Response(msgspec.Struct, frozen=True):
 
 
 class Streaming(msgspec.Struct, frozen=True):
-    """An answer of unknown length, chunked (for HTTP/1.0, ended by a close). The head is sent before the first piece
-    is produced; each piece is sent immediately. Cancelled when the client disconnects. An exception in `pieces` breaks the
-    connection, so that the client sees that the answer is incomplete."""
+    """An answer of unknown length, sent in chunks (for HTTP/1.0, ended by a close). The head is sent before the first piece
+    is produced; each piece is sent immediately. If the client disconnects, the answer is cancelled. An exception in `pieces`
+    breaks the connection, so that the client sees that the answer is incomplete."""
 
     status: int
     pieces: AsyncIterator[bytes]
@@ -98,7 +98,7 @@ class RawStream(Protocol):
     """The connection after a hijack, beginning with bytes that the client had already sent."""
 
     async def receive_some(self, limit: int = 65536) -> bytes:
-        """The next bytes; b"" when the client has shut down its side."""
+        """The next bytes; b"" after the client has shut down its side."""
         ...
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None: ...
@@ -113,8 +113,9 @@ class RawStream(Protocol):
 
     def share(self) -> tuple[int, bytes] | None:
         """Let another process continue the connection. Returns a duplicate of the socket's descriptor, which the caller must
-        close, and the bytes that have already been read; None if the connection is not a plain socket. This process must not
-        read from the connection any more. Closing this stream shuts the socket down, so the other process sees an EOF."""
+        close, and the bytes that were read already. Returns None if the connection is not a plain socket. After this call,
+        this process must not read from the connection. Closing this stream shuts the socket down, so the other process sees
+        an EOF."""
         ...
 
     async def aclose(self) -> None: ...
@@ -132,7 +133,7 @@ Handler = Callable[[Request], Awaitable[Answer]]
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Limits for clients. Times are in seconds, sizes in bytes. A limit whose default is 0 is not enforced while it is 0."""
+    """Limits for clients. Times are in seconds, sizes in bytes. If the default is 0, the value 0 means no limit."""
 
     head: int = 64 << 10
     headers: int = 128

@@ -1,7 +1,7 @@
 """Serves all connections: accepting, idle timeout, and a shutdown that lets running requests finish.
 
-A server owns its listeners and connections. One task checks the idle time of all connections: a timer for each connection
-would take more time per request than the parser.
+A server owns its listeners and connections. One task checks the idle time of all connections, because a timer for each
+connection would cost more per request than the parser.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = logging.getLogger("orlop.http")
 Identify = Callable[[trio.abc.Stream], Awaitable[Peer]]
 
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
-# Errors of a connection that was lost before it was accepted (accept(2), "Error handling")
+# Errors of accept for a connection that was lost before (accept(2), "Error handling")
 _LOST = frozenset(
     {
         errno.ECONNABORTED,
@@ -42,14 +42,14 @@ _LOST = frozenset(
     }
 )
 _PAUSE = 0.1  # seconds: when accept fails for lack of descriptors or memory, it is tried again after this pause
-_REFUSALS = 32  # how many refused connections may wait for their client to close; each uses a descriptor
+_REFUSALS = 32  # limit of refused connections that wait until their client closes; each uses a descriptor
 _REFUSAL_TIME = 2.0
 _RETRY_AFTER = (("Retry-After", "1"),)
 
 
 class Server:
-    """`handler` answers; `on_error` turns its exceptions into answers; `identify` identifies the peer (and does the TLS
-    handshake), and raises OSError or trio.BrokenResourceError to refuse it."""
+    """`handler` answers requests. `on_error` turns its exceptions into answers. `identify` identifies the peer (and does the
+    TLS handshake); to refuse the peer, it raises OSError or trio.BrokenResourceError."""
 
     def __init__(
         self,
@@ -120,8 +120,8 @@ class Server:
             connections.start_soon(self._serve, stream, lease)
 
     async def _refuse(self, stream: trio.abc.Stream, reason: str) -> None:
-        """Send the reason, then wait briefly for the client to close. If the server closed first, a client that still writes
-        its request would get an error of the socket instead of the answer."""
+        """Send the reason, then wait briefly for the client to close. If the server closed first, a client that is still
+        writing its request could get a socket error instead of the answer."""
         log.warning("connection refused: %s", reason, extra={"throttle": "connection refused"})
         try:
             with trio.move_on_after(_PAUSE):
@@ -196,8 +196,8 @@ class Server:
             await self._changed.park()
 
     async def _watch_idle(self) -> None:
-        """Close connections that are idle too long. They expire in the order in which they became idle, so the next check is
-        due when the oldest expires."""
+        """Close connections that are idle too long. Connections expire in the order in which they became idle, so the next
+        check is due when the oldest expires."""
         allowed = self._limits.idle_timeout
         while allowed:
             now = oldest = trio.current_time()

@@ -80,7 +80,7 @@ class Transport:
             raise trio.BrokenResourceError("the client does not read")
 
     def widen(self) -> None:
-        """Enlarge the send buffer, so that the producer can make the next piece while the client reads the previous one."""
+        """Enlarge the send buffer, so that the next piece can be produced while the client reads the previous piece."""
         if isinstance(self.stream, trio.SocketStream):
             with suppress(OSError):
                 self.stream.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _STREAM_BUFFER)
@@ -96,7 +96,7 @@ class Transport:
             await self._close_notify(self.stream)
 
     async def _close_notify(self, stream: trio.SSLStream[trio.abc.Stream]) -> None:
-        """Send close_notify: Go's clients report an unexpected EOF without it. trio sends it only while no task reads."""
+        """Send close_notify: without it, Go's clients report an unexpected EOF. trio sends it only while no task reads."""
         while self._receiving:
             self._receiving.cancel()
             await trio.lowlevel.checkpoint()
@@ -108,8 +108,8 @@ class Transport:
                 pass  # the peer closed first
 
     async def hung_up(self) -> None:
-        """For a task that neither reads nor sends: return when both directions are shut down or the connection is broken.
-        If the client's machine is gone, TCP keepalive breaks the connection. Never returns for test streams."""
+        """Return when both directions are shut down or the connection is broken. For a task that neither reads nor sends. If
+        the client's machine is gone, TCP keepalive breaks the connection. Never returns for test streams."""
         stream = self.stream.transport_stream if isinstance(self.stream, trio.SSLStream) else self.stream
         if not isinstance(stream, trio.SocketStream):
             await trio.sleep_forever()
@@ -120,15 +120,15 @@ class Transport:
             await trio.lowlevel.wait_readable(hangups.fileno())
 
     def share(self) -> int | None:
-        """A duplicate of the descriptor; None if this is not a plain socket."""
+        """A duplicate of the descriptor; None if the stream is not a plain socket."""
         if self._fd < 0:
             return None
         self._shared = True
         return os.dup(self._fd)
 
     async def linger(self, seconds: float = 0.5) -> None:
-        """After the last answer: wait for the client to close first, and drain its input. Closing with unread input resets
-        the connection, and the reset can overtake the answer (RFC 9112 section 9.6)."""
+        """After the last answer, wait until the client closes, and drain its input. A close with unread input resets the
+        connection, and the reset can overtake the answer (RFC 9112 section 9.6)."""
         with trio.move_on_after(seconds):
             try:
                 await self.send_eof()

@@ -1,4 +1,4 @@
-"""One API call as the handler receives it: the request, its version, and parameters parsed by Docker's rules."""
+"""The argument of a handler: an API call with the request, its version, and parameters parsed by Docker's rules."""
 
 from __future__ import annotations
 
@@ -41,8 +41,9 @@ def parse_integer(text: str) -> int:
 
 
 class Call:
-    """`params` are the decoded parameters of the path; `version` is the API version that the path names, else the newest.
-    `pattern` is the route's pattern, for guards, metrics and the audit log; `dialect` decodes bodies and formats errors.
+    """`params` are the decoded parameters of the path. `version` is the API version in the path, or the newest version if
+    there is none. `pattern` is the route's pattern, for guards, metrics and the audit log; `dialect` decodes bodies and
+    formats errors.
 
     A guard may restrict the call by two fields. The method `filters` adds the labels in `only` to the filters of the client.
     The front end and the engine interpret `restrictions`; None means no restrictions."""
@@ -86,7 +87,7 @@ class Call:
         return self.request.query.get(name, [])
 
     def flag(self, name: str, default: bool = False) -> bool:
-        """Docker's rule: "", 0, no, false and none are false, everything else is true; a missing parameter is `default`."""
+        """Docker's rule: "", 0, no, false and none are false, all others true; a missing parameter is `default`."""
         values = self.request.query.get(name)
         if not values:
             return default
@@ -133,8 +134,8 @@ class Call:
             raise InvalidParameter(f"cannot read the request's body: {error}") from error
 
     async def json_bytes(self, limit: int = JSON_LIMIT) -> bytes:
-        """The unparsed JSON body, b"" when there is none. Each call returns the same bytes, so a guard sees what the handler
-        decodes. Raises InvalidParameter when the content type is not JSON, BodyError when it is too large."""
+        """The unparsed JSON body; b"" if there is none. Each call returns the same bytes, so a guard sees the bytes that the
+        handler decodes. Raises InvalidParameter if the content type is not JSON, and BodyError if the body is too large."""
         if self._json is None:
             declared = self.request.headers.get("content-type", "")
             data = await self.request.body.read(limit)
@@ -149,8 +150,8 @@ class Call:
         return self._value
 
     async def json(self, kind: type[T], required: bool = False, limit: int = JSON_LIMIT) -> T:
-        """The body as a value of `kind`. A missing body is an error if it is `required`, else decoded as `{}`, as nearly
-        everywhere in Docker. Decoded once: every caller gets the same object, including changes that a guard made."""
+        """The body as a value of `kind`. A missing body is an error if it is `required`. Otherwise it is decoded as `{}`, as
+        usual in Docker. The body is decoded once: every caller gets the same object, including changes that a guard made."""
         data = await self.json_bytes(limit)
         if self._value is None or (required and not data):
             if not data and not required:

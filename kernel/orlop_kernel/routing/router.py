@@ -48,7 +48,7 @@ _PARAMETER = re.compile(r"\{(\w+)\}")
 
 @functools.cache
 def _expression(pattern: str) -> re.Pattern[str]:
-    """A route's pattern as a regular expression: compiled at the first request that may match it, not at the start."""
+    """A route's pattern as a regular expression. It is compiled at the first request that may match the route."""
     parts = enumerate(_PARAMETER.split(pattern))
     text = "".join(f"(?P<{part}>.+)" if index % 2 else re.escape(part) for index, part in parts)
     return re.compile(text, re.DOTALL)
@@ -75,7 +75,7 @@ class Router:
         for route in self.routes:
             self._add(route)
         for patterns in self._patterns.values():
-            # "/a/{id}/b/{c}" comes before "/a/{id}", which would match it too
+            # Try "/a/{id}/b/{c}" before "/a/{id}", which matches the same paths
             patterns.sort(key=lambda entry: -_PARAMETER.sub("", entry.pattern).count("/"))
 
     def _add(self, route: Route) -> None:
