@@ -71,7 +71,7 @@ def test_second_connect_of_a_stopped_container_changes_nothing(
 
 
 def test_without_a_default_bridge_containers_have_only_loopback(fresh: Callable[..., Engine]) -> None:
-    """With `"bridge": "none"`, a container without other networks has none, as in Docker."""
+    """With `"bridge": "none"`, a container that names no network has no network, as in Docker."""
     engine = fresh({"bridge": "none"})
     for flags in ([], ["--network", "bridge"], ["-p", f"{free_port()}:80"]):
         assert engine.ok("run", "--rm", *flags, BUSYBOX, "ls", "/sys/class/net") == "lo"

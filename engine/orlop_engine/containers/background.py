@@ -1,4 +1,4 @@
-"""Background tasks: work on containers that runs in a task of its own, so that no caller waits for it."""
+"""Runs work on containers in background tasks, so that no caller waits for the work."""
 
 from __future__ import annotations
 

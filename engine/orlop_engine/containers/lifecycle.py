@@ -84,7 +84,8 @@ async def start_locked(ports: Ports, container: Container, image: str = "", *, a
         raise await _failed(ports, container, failure) from error
     ports.background.start(supervise, ports, container, run)
     ports.background.start(probes.watch, ports, container, run)
-    # `launch` has committed the start. The pid is saved later: the next daemon reads it from the monitor's record.
+    # `launch` has committed the start. The commit of the pid can wait, because the next daemon finds the pid in the
+    # monitor's record.
     ports.background.start(ports.rows.save, container)
     container.touch()
     connections.announce(ports, container, "connect")

@@ -73,9 +73,9 @@ def _has(document: object, keys: tuple[str, ...]) -> bool:
 
 
 def _line_of(text: str, keys: tuple[str, ...]) -> int:
-    """The number of the line that sets the last of these nested keys; 1 if the line is not found. A value may take several
-    lines. So the first lines of the file, up to the line with the key, are parsed together with more and more of the
-    following lines, until the parser succeeds."""
+    """The number of the line that sets the last of these nested keys; 1 if the line is not found. The function parses the
+    beginning of the file up to the line with the key. Because the key's value may have several lines, it adds one more line
+    after each failure, until the parser succeeds."""
     lines = text.splitlines(keepends=True)
     for at, line in enumerate(lines):
         if not keys or keys[-1] not in line:

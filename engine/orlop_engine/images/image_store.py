@@ -250,8 +250,8 @@ class ImageStore:
     ) -> Image:
         """Add an image, and make `names` refer to the image. One commit writes all rows. The caller's lease contains the
         image's blobs and layers. If the image exists already, the new manifests are added to its record. `index` is the
-        index that was pulled or loaded. If a name already refers to images for other platforms, it still refers to those of
-        them that this index lists. `resumed` is the name of an interrupted pull, which is complete now."""
+        index that was pulled or loaded. A name may already refer to images for other platforms. It keeps those images that
+        `index` lists. `resumed` is the name of an interrupted pull, which is complete now."""
         async with self.lock:
             record = self._joined(record, policy)
             names = list(names)

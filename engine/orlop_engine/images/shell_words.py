@@ -211,8 +211,8 @@ class Expander:
         return "".join(out) + value[at:]
 
     def _matcher(self, parts: list[str], length: int, longest: bool) -> re.Pattern[str]:
-        """A regular expression for the pattern. The text after each star matches only at its first possible position. For
-        the longest match, the text after the last star matches at its last possible position."""
+        """A regular expression for the pattern. The text after a star matches at the first possible position. If the longest
+        match is wanted, the text after the last star matches at the last possible position instead."""
         self._spend((length + 1) * (1 + len(parts)))
         pieces = [""]
         for part in parts:

@@ -47,7 +47,7 @@ def find(explicit: str) -> str:
 
 
 def fallback_for(path: str) -> str:
-    """If `path` is a default file, but not the first default, the first default is missing. Return it; else return ""."""
+    """Returns the first default file if `path` is another default file, because the first is then missing. Else ""."""
     return DEFAULT_FILES[0] if path in DEFAULT_FILES[1:] else ""
 
 

@@ -58,8 +58,8 @@ class Listener(ConfigBase, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Keys(ConfigBase, frozen=True, kw_only=True):
-    """Base of a plugin's own keys of daemon.json: each field is a key, with "_" for "-", and has a default. Registered with
-    the hook `orlop_keys`, under the name of the service, front end or guard. `FLAGS` are flags of orlopd that set these
+    """Base of a plugin's own keys of daemon.json: each field is a key, with "_" for "-", and has a default. The hook
+    `orlop_keys` registers it under the name of the service, front end or guard. `FLAGS` are flags of orlopd that set these
     keys. `HELP` has a line for each key without a flag. `RELOADABLE` has the keys that a reload applies. A key of `REFUSED`
     is an error, unless it has its default value or `"enable": false`. A key of `IGNORED` only causes a warning. `REFUSED`
     and `IGNORED` map the key to the reason.

@@ -13,7 +13,7 @@ from orlop_kernel.http.messages import BodyError
 
 __all__ = ["Chunked", "Counted", "Framing"]
 
-# Hex digits that fit in 63 bits, an ignored extension, and exactly CRLF: a lenient parser enables request smuggling
+# At most 15 hex digits (63 bits), an ignored extension, and exactly CRLF. A lenient parser enables request smuggling
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f]*)?\r\n")
 _TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\x00-\x08\x0a-\x1f\x7f]*\r\n")
 _LINE_LIMIT = 1024
