@@ -135,7 +135,7 @@ def _runtimes(config: Config) -> Iterator[Problem]:
             _bounded(f'runtime driver "{kind}"', partial(discovery.find, "runtime", kind))
         except OrlopError as error:
             # A daemon must start while containers run: otherwise nobody could stop them
-            if name != config.default_runtime and _has_runs(config):
+            if name != config.effective_runtime and _has_runs(config):
                 _log.warning("containers cannot use runtime %s: %s", name, error)
             else:
                 yield Problem(f"cannot use runtime {name}: {error}", ("runtimes",))

@@ -69,6 +69,6 @@ class EnginePlugin:
 
 def _programs(config: Config) -> list[str]:
     """The program of the default runtime, which starts most containers."""
-    entry = config.all_runtimes().get(config.default_runtime)
+    entry = config.all_runtimes().get(config.effective_runtime)
     found = shutil.which(entry.path) if entry and entry.path else None
     return [found] if found else []

@@ -60,7 +60,7 @@ class Reloadable(Protocol):
 async def warn_of_runtime(engine: Reloadable) -> None:
     """Warn of a missing runtime. It is not an error, because containers may use another runtime."""
     try:
-        await engine.drivers.runtime(engine.config.default_runtime)
+        await engine.drivers.runtime(engine.config.effective_runtime)
     except Exception as error:
         why = as_orlop_error(error, "cannot use it")
         _log.warning("containers cannot be started with the default runtime: %s", why)

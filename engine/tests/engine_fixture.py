@@ -213,7 +213,7 @@ class FakeEngine:
         self.config = SimpleNamespace(
             data_root=str(tmp / "data"),
             exec_root=str(tmp / "run"),
-            default_runtime="runc",
+            effective_runtime="runc",
             log_driver="json-file",
             default_stop_timeout=10,
             shutdown_timeout=15,

@@ -92,8 +92,12 @@ def test_cancelled_trial_does_not_block_later_ones(made):
                 await made.drivers.volume("mine")
         gate._retry_at = 0
         gate.seconds = 60
-        with trio.move_on_after(0.01):
-            await made.drivers.volume("mine")
+        begun = threading.Event()
+        made.make = lambda context: begun.set() or released.wait() or FakeVolume(context)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(made.drivers.volume, "mine")
+            await trio.to_thread.run_sync(begun.wait)
+            nursery.cancel_scope.cancel()
         assert gate.abandoned == 4
         released.set()
         made.make = FakeVolume

@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 __all__ = [
+    "AUTO_RUNTIME",
+    "AUTO_RUNTIMES",
     "DEFAULT_NETWORK",
     "DIRECTORIES",
     "DISTRIBUTIONS",
@@ -36,6 +38,12 @@ NO_LOG_DRIVER = "none"
 
 RUNTIME = "runc"
 """The name of the built-in entry of `runtimes`, and of its program."""
+
+AUTO_RUNTIME = "auto"
+"""As `default-runtime`: new containers get the first of `AUTO_RUNTIMES` whose program is installed."""
+
+AUTO_RUNTIMES = ("crun", RUNTIME)
+"""Names of programs with runc's command line, the fastest first. Containers may use each that is installed."""
 
 RUNTIME_DRIVER = "runc"
 """The driver for entries of `runtimes` that have no `runtimeType`."""

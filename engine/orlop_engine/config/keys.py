@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -192,8 +193,18 @@ class EngineKeys(Keys, frozen=True, kw_only=True):
         return self.storage_driver or defaults.STORAGE_DRIVER
 
     def all_runtimes(self) -> dict[str, RuntimeEntry]:
-        """All runtimes that a container may use, including the built-in runtime."""
-        return {defaults.RUNTIME: RuntimeEntry(path=defaults.RUNTIME), **self.runtimes}
+        """All runtimes that a container may use: those of `runtimes`, and the built-in ones whose program is installed. The
+        default runtime is included even if it is not installed."""
+        built_in = [name for name in defaults.AUTO_RUNTIMES if name == defaults.RUNTIME or shutil.which(name)]
+        return {**{name: RuntimeEntry(path=name) for name in built_in}, **self.runtimes}
+
+    @property
+    def effective_runtime(self) -> str:
+        """The runtime of new containers whose request names none."""
+        if self.default_runtime != defaults.AUTO_RUNTIME:
+            return self.default_runtime
+        known = self.all_runtimes()
+        return next(name for name in defaults.AUTO_RUNTIMES if name in known)
 
     def storage_options(self, driver: str) -> tuple[tuple[str, str], ...]:
         """The `storage-opts` of one driver, without the driver's prefix: `overlay2.size=10G` becomes ("size", "10G")."""

@@ -15,7 +15,7 @@ from orlop_kernel.config import Problem
 from orlop_kernel.config.values import key_value
 from orlop_sdk.sizes import parse_size
 
-from .defaults import RUNTIME
+from .defaults import AUTO_RUNTIME, RUNTIME
 from .keys import EngineKeys
 
 __all__ = ["validate"]
@@ -133,8 +133,9 @@ def _execution(config: EngineKeys) -> Problems:
 
 
 def _runtimes(config: EngineKeys) -> Problems:
-    if RUNTIME in config.runtimes:
-        yield _problem(f"runtime name '{RUNTIME}' is reserved", "runtimes")
+    for name in (RUNTIME, AUTO_RUNTIME):
+        if name in config.runtimes:
+            yield _problem(f"runtime name '{name}' is reserved", "runtimes")
     for name, entry in config.runtimes.items():
         if entry.runtime_type.startswith("io.containerd."):
             text = (
@@ -144,7 +145,7 @@ def _runtimes(config: EngineKeys) -> Problems:
             yield _problem(text, "runtimes")
         if not entry.path and not entry.runtime_type:
             yield _problem(f"runtime '{name}': a path is needed", "runtimes")
-    if config.default_runtime not in config.all_runtimes():
+    if config.effective_runtime not in config.all_runtimes():
         have = ", ".join(sorted(config.all_runtimes()))
         text = f"specified default runtime '{config.default_runtime}' does not exist: known runtimes are: {have}"
         yield _problem(text, "default-runtime", "runtimes")

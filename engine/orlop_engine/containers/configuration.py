@@ -80,7 +80,7 @@ def with_defaults(daemon: Config, config: ContainerConfig, host: HostConfig) -> 
     if config.network_disabled is True:
         host.network_mode = defaults.NO_NETWORK
     host.restart_policy.name = host.restart_policy.name or "no"
-    host.runtime = host.runtime or daemon.default_runtime
+    host.runtime = host.runtime or daemon.effective_runtime
     host.shm_size = host.shm_size or daemon.shm_bytes
     host.ipc_mode = host.ipc_mode or daemon.default_ipc_mode
     host.cgroupns_mode = (

@@ -437,7 +437,7 @@ def test_a_create_that_fails_leaves_nothing(tmp_path, monkeypatch, fails):
             engine.networks.check = lambda *of: None
             engine.store.full = fails == "commit"
             vars(engine.config).update(
-                log_driver="json-file", log_opts={}, default_runtime="runc", shm_bytes=1 << 26, default_ipc_mode="private"
+                log_driver="json-file", log_opts={}, effective_runtime="runc", shm_bytes=1 << 26, default_ipc_mode="private"
             )
             vars(engine.config).update(default_cgroupns_mode="", default_ulimits={})
             engine.storage_name = "fake"

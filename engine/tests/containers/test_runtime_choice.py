@@ -37,7 +37,8 @@ def test_unknown_runtime_driver_lists_the_installed_ones(tmp_path, monkeypatch):
         trio.run(drivers.runtime, "mine")
 
 
-def test_unknown_runtime_lists_the_configured_ones(tmp_path):
+def test_unknown_runtime_lists_the_configured_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(InvalidParameter, match=r"unknown or invalid runtime name: no \(configured: runc\)"):
         trio.run(Drivers(config(tmp_path)).runtime, "no")
 
@@ -99,3 +100,25 @@ def test_missing_driver_of_a_runtime_is_a_problem_unless_containers_run(tmp_path
     (tmp_path / "run" / "c").mkdir(parents=True)
     assert problems() == []
     assert "containers cannot use runtime mine: cannot find" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("installed", "runtimes", "chosen"),
+    [
+        (("crun", "runc"), {}, "crun"),
+        (("runc",), {}, "runc"),
+        ((), {}, "runc"),
+        (("runc",), {"crun": RuntimeEntry(path="/opt/crun")}, "crun"),
+    ],
+)
+def test_auto_chooses_the_first_installed_runtime(monkeypatch, installed, runtimes, chosen):
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}" if name in installed else None)
+    own = Config(default_runtime="auto", runtimes=runtimes)
+    assert own.effective_runtime == chosen
+    assert chosen in own.all_runtimes()
+    assert not list(validate(own))
+
+
+def test_a_runtime_cannot_be_named_auto():
+    own = Config(runtimes={"auto": RuntimeEntry(path="/opt/crun")})
+    assert [problem.text for problem in validate(own)] == ["runtime name 'auto' is reserved"]

@@ -190,7 +190,7 @@ def _complete(host: HostConfig, drivers: Drivers) -> None:
     config = drivers.config
     host.network_mode = "bridge" if host.network_mode in ("", "default") else host.network_mode
     host.restart_policy.name = host.restart_policy.name or "no"
-    host.runtime = config.default_runtime if host.runtime in ("", _SHIM_RUNTIME) else host.runtime
+    host.runtime = config.effective_runtime if host.runtime in ("", _SHIM_RUNTIME) else host.runtime
     host.shm_size = host.shm_size or config.shm_bytes
     host.ipc_mode = host.ipc_mode or config.default_ipc_mode
     host.cgroupns_mode = host.cgroupns_mode or ("private" if facts().cgroup_version == 2 else "host")

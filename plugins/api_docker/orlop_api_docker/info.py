@@ -108,7 +108,7 @@ class Information:
 
     async def _runtime_version(self) -> Mapping[str, str]:
         """The output of the default runtime's `--version`, parsed."""
-        runtime = await self._runtime(self._engine.config.default_runtime)
+        runtime = await self._runtime(self._engine.config.effective_runtime)
         return info_parts.parse_runtime_version(await self._programs.runtime_version(runtime) if runtime else "")
 
     async def _runtime_status(self) -> dict[str, dict[str, str]]:
@@ -147,7 +147,7 @@ class Information:
             "Os": "linux",
             "PythonVersion": host.python_version(),
         }
-        name = self._engine.config.default_runtime
+        name = self._engine.config.effective_runtime
         return SystemVersion(
             platform={"Name": "Orlop"},
             components=[
@@ -235,7 +235,7 @@ class Information:
             experimental_build=config.experimental,
             server_version=__version__,
             runtimes=info_parts.runtimes(config, await self._runtime_status(), version),
-            default_runtime=config.default_runtime,
+            default_runtime=config.effective_runtime,
             swarm=_NO_SWARM,
             live_restore_enabled=config.live_restore,
             init_binary=os.path.basename(init or config.init_path),

@@ -202,7 +202,7 @@ def test_an_archive_has_all_that_its_root_names(tmp_path: Path) -> None:
 )
 def test_layers_in_another_form_do_not_change_images(tmp_path: Path, recipe: Recipe, magic: bytes) -> None:
     async def main(host: str) -> None:
-        push(host, "app", "1", APP)
+        await trio.to_thread.run_sync(push, host, "app", "1", APP)
         async with open_images(str(tmp_path)) as api:
             from orlop_engine.images.pull import PullRequest
             from orlop_engine.images.references import parse
